@@ -1,1 +1,1 @@
-"""How fast it is, as ratios to a hand-written floor, and what is left of it after a crash."""
+"""Benchmarks against a hand-written baseline server, and soaks that kill servers."""

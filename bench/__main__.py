@@ -1,4 +1,4 @@
-"""`python -m bench`: measure a real server and the floor, in turn, in one run."""
+"""`python -m bench`: measure a real server and the baseline server, in turn, in one run."""
 
 import itertools
 import tempfile
@@ -15,16 +15,16 @@ from rich.progress import Progress
 
 from bench import clients
 from bench.figures import report
-from bench.figures.goals import AT, PAGE
-from bench.figures.measurements import Fact, Figure, Line
-from bench.figures.report import Results
+from bench.figures.goals import GOAL_CONNECTIONS, INBOX_PAGE
+from bench.figures.measurements import ComparedFigure, LoadFigure, MeasuredValue
+from bench.figures.report import BenchmarkResults
 from bench.load import lmtp_client
-from bench.load.documents import Work, works
-from bench.load.http_client import Target, loaded
-from bench.load.message_generator import Writer
-from bench.load.sample_account import TAKER
-from bench.scenarios import change_catch_up as behind
+from bench.load.documents import Workload, build_workloads
+from bench.load.http_client import BenchmarkTarget, measure_load
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import RECEIVER_ADDRESS
 from bench.scenarios import (
+    change_catch_up,
     change_latency,
     connector_fetch,
     filtered_delivery,
@@ -41,23 +41,33 @@ from bench.scenarios import (
     text_search,
     user_lists,
 )
-from bench.servers.compared_servers import Kind, Sides, Size, sides
-from bench.servers.merganser_process import bounded, broken, cpu, settled
+from bench.servers.compared_servers import (
+    ComparedServers,
+    DatabaseKind,
+    SampleSize,
+    start_compared_servers,
+)
+from bench.servers.merganser_process import (
+    cpu_seconds,
+    logged_errors,
+    run_with_timeout,
+    wait_until_idle,
+)
 
 DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
 INSIDE, HALF_OPEN, LOGINS = "inside the process", "half-open connections", "logins"
-LETTER = 20_000  # bytes of a letter that is delivered under load
-LONGEST = 2400.0  # seconds of a whole run
-BEHIND = 30_000  # changes that somebody has missed
-LARGE = 24_000  # bytes of one that is told of whole, to those who do not read
-SMALL = 2_000  # bytes of one that is only to be heard of
+DELIVERED_SIZE = 20_000  # bytes of a message in the delivery benchmark
+RUN_TIMEOUT = 2400.0  # seconds
+MISSED_CHANGE_COUNT = 30_000  # that a subscriber catches up on
+LARGE_EVENT_SIZE = 24_000  # bytes of a message whose events slow subscribers get
+SMALL_EVENT_SIZE = 2_000  # bytes of a message that only causes an event
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much is measured. SQLite takes about twenty minutes, a quick run two."""
 
-    size: Size = field(default_factory=Size)
+    size: SampleSize = field(default_factory=SampleSize)
     page: int = 100
     seconds: float = 3.0  # of each run
     least: int = 30  # requests of each run, however long they take
@@ -66,193 +76,269 @@ class Plan:
     events: int = 200
     subscribers: int = 1000
     unread: int = 300
-    accounts: int = user_lists.MANY
-    searched: tuple[int, ...] = text_search.MANY  # messages
-    clients: tuple[int, ...] = clients.MANY  # messages of accounts
-    boxes: large_mailboxes.Size = field(default_factory=large_mailboxes.Size)
-    followed: change_latency.Size = field(default_factory=change_latency.Size)
+    accounts: int = user_lists.USER_COUNT
+    searched: tuple[int, ...] = text_search.MESSAGE_COUNTS  # messages
+    clients: tuple[int, ...] = clients.MESSAGE_COUNTS  # messages of accounts
+    boxes: large_mailboxes.LargeMailboxSize = field(
+        default_factory=large_mailboxes.LargeMailboxSize
+    )
+    followed: change_latency.LatencySize = field(default_factory=change_latency.LatencySize)
     behind: int = 1_000_000  # changes of one account
     rounds: int = 200  # of deliveries with and without the journal
-    rules: filtered_delivery.Size = field(default_factory=filtered_delivery.Size)
-    fetched: int = connector_fetch.MESSAGES
-    waiting: int = queue_claims.MANY
-    sent: int = outbound_delivery.MESSAGES
+    rules: filtered_delivery.FilteredDeliverySize = field(
+        default_factory=filtered_delivery.FilteredDeliverySize
+    )
+    fetched: int = connector_fetch.MESSAGE_COUNT
+    waiting: int = queue_claims.RECIPIENT_COUNT
+    sent: int = outbound_delivery.MESSAGE_COUNT
     asked: int = many_tokens.ROUNDS  # requests of each user who asks now and then
 
 
-FEW = large_mailboxes.Size(2000, 50, 500)
-SOME = change_latency.Size(40, 20, 200, 2.0, 200)
+FEW = large_mailboxes.LargeMailboxSize(2000, 50, 500)
+SOME = change_latency.LatencySize(40, 20, 200, 2.0, 200)
 QUICK = Plan(
-    Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), (2000, 10_000), FEW, SOME,
-    20_000, 20, filtered_delivery.Size(2, 0.3, 1), 1000, 2000, 500, 1,
-)  # fmt: skip
-SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
+    SampleSize(2000),
+    20,
+    0.4,
+    5,
+    (1, 16),
+    (1, 8),
+    20,
+    100,
+    50,
+    5000,
+    (2000,),
+    (2000, 10_000),
+    FEW,
+    SOME,
+    20_000,
+    20,
+    filtered_delivery.FilteredDeliverySize(2, 0.3, 1),
+    1000,
+    2000,
+    500,
+    1,
+)
+SECOND = Plan(
+    SampleSize(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150
+)  # smaller sizes, for the second database
 
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute.")] = False,
-    store: Annotated[Kind | None, typer.Option(help="Where rows lie; else on both.")] = None,
+    store: Annotated[
+        DatabaseKind | None, typer.Option(help="Where rows lie; else on both.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Keep the figures in this file.")] = None,
     only: Annotated[str, typer.Option(help="Only what has this in its name.")] = "",
 ) -> None:
     """Measure requests, deliveries, events and memory beside a hand-written floor."""
-    done: list[Results] = []
-    kinds = [store] if store else [Kind.SQLITE] if quick else list(Kind)
+    all_results: list[BenchmarkResults] = []
+    kinds = [store] if store else [DatabaseKind.SQLITE] if quick else list(DatabaseKind)
     for kind in kinds:
-        plan = QUICK if quick else SECOND if done else Plan()
-        results = Results(kind.value, plan.size.messages)
-        done.append(results)
+        plan = QUICK if quick else SECOND if all_results else Plan()
+        results = BenchmarkResults(kind.value, plan.size.message_count)
+        all_results.append(results)
         try:
-            uvloop.run(bounded(_measured(plan, results, only), LONGEST))
-        finally:  # what was measured before something broke is true all the same
-            report.shown(results)
+            uvloop.run(run_with_timeout(_measure_all(plan, results, only), RUN_TIMEOUT))
+        finally:  # figures that were measured before an error are valid
+            report.print_report(results)
             if json:
-                report.written(done, json)
+                report.write_json_report(all_results, json)
 
 
-async def _measured(plan: Plan, results: Results, only: str) -> None:
+async def _measure_all(plan: Plan, results: BenchmarkResults, only: str) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="merganser-bench-") as folder,
         Progress(console=Console(stderr=True), transient=True) as bar,
     ):
-        async with sides(plan.size, Kind(results.store), Path(folder), bar) as both:
+        async with start_compared_servers(
+            plan.size, DatabaseKind(results.store), Path(folder), bar
+        ) as servers:
             try:
-                await _all(plan, both, results, only, bar)
+                await _measure_compared(plan, servers, results, only, bar)
             finally:
-                results.errors = broken(both.log)
-    await _alone(plan, results, only)
+                results.errors = logged_errors(servers.log_file)
+    await _measure_uncompared(plan, results, only)
 
 
-async def _alone(plan: Plan, results: Results, only: str) -> None:
-    """What has servers and stores of its own, without a floor."""
-    kind, seconds = Kind(results.store), plan.seconds
-    if only in user_lists.NAME:
+async def _measure_uncompared(plan: Plan, results: BenchmarkResults, only: str) -> None:
+    """Measure scenarios that have their own servers and databases, without a baseline."""
+    kind, seconds = DatabaseKind(results.store), plan.seconds
+    if only in user_lists.TITLE:
         with tempfile.TemporaryDirectory(prefix="merganser-crowd-") as folder:
-            results.lines += await user_lists.measured(
-                kind, Path(folder), many=plan.accounts, seconds=seconds
+            results.lines += await user_lists.measure_user_lists(
+                kind, Path(folder), user_count=plan.accounts, seconds=seconds
             )
-    for many in plan.searched if only in text_search.NAME else ():
+    for many in plan.searched if only in text_search.TITLE else ():
         with tempfile.TemporaryDirectory(prefix="merganser-searches-") as folder:
-            results.lines += await text_search.measured(
-                kind, Path(folder), many=many, seconds=seconds
+            results.lines += await text_search.measure_searches(
+                kind, Path(folder), message_count=many, seconds=seconds
             )
-    if only in clients.NAME:
+    if only in clients.TITLE:
         with tempfile.TemporaryDirectory(prefix="merganser-clients-") as folder:
-            results.lines += await clients.measured(
-                kind, Path(folder), many=plan.clients, seconds=seconds
+            results.lines += await clients.measure_client_documents(
+                kind, Path(folder), message_counts=plan.clients, seconds=seconds
             )
-    if only in large_mailboxes.NAME:
+    if only in large_mailboxes.TITLE:
         with tempfile.TemporaryDirectory(prefix="merganser-folders-") as folder:
-            lines, facts = await large_mailboxes.measured(
+            lines, facts = await large_mailboxes.measure_large_mailboxes(
                 kind, Path(folder), size=plan.boxes, seconds=seconds
             )
             results.lines += lines
             results.facts += facts
-    await _followed(plan, results, only)
+    await _measure_changes(plan, results, only)
 
 
-async def _followed(plan: Plan, results: Results, only: str) -> None:
-    """Many accounts that are followed, a long journal, and what writing it takes."""
-    works = {
-        change_latency.NAME: partial(change_latency.measured, size=plan.followed),
-        behind.NAME: partial(behind.measured, many=plan.behind),
-        connector_fetch.NAME: partial(connector_fetch.measured, many=plan.fetched),
-        many_tokens.NAME: partial(many_tokens.measured, rounds=plan.asked),
-        queue_claims.NAME: partial(queue_claims.measured, many=plan.waiting),
-        outbound_delivery.NAME: partial(outbound_delivery.measured, many=plan.sent),
-        message_submission.NAME: partial(message_submission.measured, seconds=plan.seconds),
-        journal_cost.NAME: partial(journal_cost.measured, rounds=plan.rounds),
-        filtered_delivery.NAME: partial(filtered_delivery.measured, size=plan.rules),
-        large_message.NAME: partial(
-            large_message.measured,
-            many=plan.rules.large,
-            seconds=(plan.rules.rounds, plan.rules.seconds),
+async def _measure_changes(plan: Plan, results: BenchmarkResults, only: str) -> None:
+    """Measure change streams, the journal, the queue and other scenarios with their own server."""
+    scenarios = {
+        change_latency.TITLE: partial(change_latency.measure_latency, size=plan.followed),
+        change_catch_up.TITLE: partial(change_catch_up.measure_catch_up, change_count=plan.behind),
+        connector_fetch.TITLE: partial(connector_fetch.measure_fetch, message_count=plan.fetched),
+        many_tokens.TITLE: partial(many_tokens.measure_many_tokens, rounds=plan.asked),
+        queue_claims.TITLE: partial(queue_claims.measure_claims, recipient_count=plan.waiting),
+        outbound_delivery.TITLE: partial(
+            outbound_delivery.measure_outbound_delivery, message_count=plan.sent
+        ),
+        message_submission.TITLE: partial(
+            message_submission.measure_submission, seconds=plan.seconds
+        ),
+        journal_cost.TITLE: partial(journal_cost.measure_journal_cost, rounds=plan.rounds),
+        filtered_delivery.TITLE: partial(
+            filtered_delivery.measure_filtered_delivery, size=plan.rules
+        ),
+        large_message.TITLE: partial(
+            large_message.measure_large_messages,
+            message_count=plan.rules.large_message_count,
+            rounds_and_seconds=(plan.rules.rounds, plan.rules.round_seconds),
         ),
     }
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        for name, work in works.items():
+        for name, measure in scenarios.items():
             if only in name:
                 with tempfile.TemporaryDirectory(prefix="merganser-live-") as folder:
-                    results.facts += await work(Kind(results.store), Path(folder), bar=bar)
+                    results.facts += await measure(
+                        DatabaseKind(results.store), Path(folder), progress=bar
+                    )
 
 
-async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progress) -> None:
-    if only in LIVE:  # first: memory that was needed once stays with the process
-        results.facts += await _live(plan, both, bar)
+async def _measure_compared(
+    plan: Plan, servers: ComparedServers, results: BenchmarkResults, only: str, bar: Progress
+) -> None:
+    if only in LIVE:  # first, because a process keeps the memory that it has once needed
+        results.facts += await _measure_live(plan, servers, bar)
     if only in DELIVERY:
-        await _deliveries(plan, both, results, bar)
-    found = await works(both, plan.page)
-    for work in found:
-        if only in work.name:
-            await _requests(plan, both, work, results, bar)
+        await _measure_deliveries(plan, servers, results, bar)
+    workloads = await build_workloads(servers, plan.page)
+    for workload in workloads:
+        if only in workload.name:
+            await _measure_requests(plan, servers, workload, results, bar)
     if only in INSIDE:
-        results.facts += await both.inside()
-    page = next(work for work in found if work.name == PAGE)
+        results.facts += await servers.measure_in_process()
+    page = next(workload for workload in workloads if workload.name == INBOX_PAGE)
     if only in LOGINS:
-        results.facts += await sign_ins.measured(both.ours, both.env, page.ours, plan.seconds)
+        results.facts += await sign_ins.measure_sign_ins(
+            servers.merganser, servers.process_environment, page.merganser, plan.seconds
+        )
     if only in HALF_OPEN:
-        results.facts += await half_open_connections.noticed(both.ours, page.ours, plan.seconds)
+        results.facts += await half_open_connections.measure_half_open_effect(
+            servers.merganser, page.merganser, plan.seconds
+        )
 
 
-async def _requests(plan: Plan, both: Sides, work: Work, results: Results, bar: Progress) -> None:
-    task = bar.add_task(work.name, total=len(plan.connections))
+async def _measure_requests(
+    plan: Plan,
+    servers: ComparedServers,
+    workload: Workload,
+    results: BenchmarkResults,
+    bar: Progress,
+) -> None:
+    task = bar.add_task(workload.name, total=len(plan.connections))
     for connections in plan.connections:
 
-        async def measured(
-            target: Target, requests: Iterator[bytes], many: int = connections
-        ) -> Figure:
-            return await loaded(
-                target, requests, connections=many, seconds=plan.seconds, least=plan.least
+        async def measure_target(
+            target: BenchmarkTarget, requests: Iterator[bytes], many: int = connections
+        ) -> LoadFigure:
+            return await measure_load(
+                target,
+                requests,
+                connection_count=many,
+                seconds=plan.seconds,
+                min_responses=plan.least,
             )
 
-        floor = await measured(both.floor, work.floor)
-        ours = await measured(both.ours, work.ours)
-        plain = None
-        if work.plain and connections == AT:
-            plain = await measured(both.plain, work.plain)
-        results.lines.append(Line(work.name, ours, floor, plain))
-        await settled(both.ours.pid)
+        baseline_figure = await measure_target(servers.baseline, workload.baseline)
+        merganser_figure = await measure_target(servers.merganser, workload.merganser)
+        strawberry_figure = None
+        if workload.strawberry and connections == GOAL_CONNECTIONS:
+            strawberry_figure = await measure_target(servers.strawberry, workload.strawberry)
+        results.lines.append(
+            ComparedFigure(workload.name, merganser_figure, baseline_figure, strawberry_figure)
+        )
+        await wait_until_idle(servers.merganser.pid)
         bar.advance(task)
     bar.remove_task(task)
 
 
-async def _deliveries(plan: Plan, both: Sides, results: Results, bar: Progress) -> None:
-    letters = _letters(LETTER)
+async def _measure_deliveries(
+    plan: Plan, servers: ComparedServers, results: BenchmarkResults, bar: Progress
+) -> None:
+    messages = _generate_messages(DELIVERED_SIZE)
     task = bar.add_task(DELIVERY, total=len(plan.neighbours))
     for connections in plan.neighbours:
-        floor, ours = [
-            await lmtp_client.delivered(
-                target, letters, TAKER, connections=connections, seconds=plan.seconds
+        baseline_figure, merganser_figure = [
+            await lmtp_client.measure_deliveries(
+                target,
+                messages,
+                RECEIVER_ADDRESS,
+                connection_count=connections,
+                seconds=plan.seconds,
             )
-            for target in (both.floor_lmtp, both.lmtp)
+            for target in (servers.baseline_lmtp, servers.lmtp)
         ]
-        before = cpu(both.ours.pid)
-        await settled(both.ours.pid)
-        behind = (cpu(both.ours.pid) - before) * 1e6 / max(ours.count, 1)
-        results.lines.append(Line(DELIVERY, replace(ours, cpu_behind=behind), floor))
+        before = cpu_seconds(servers.merganser.pid)
+        await wait_until_idle(servers.merganser.pid)
+        cpu_after_response = (
+            (cpu_seconds(servers.merganser.pid) - before) * 1e6 / max(merganser_figure.count, 1)
+        )
+        results.lines.append(
+            ComparedFigure(
+                DELIVERY, replace(merganser_figure, cpu_behind=cpu_after_response), baseline_figure
+            )
+        )
         bar.advance(task)
     bar.remove_task(task)
 
 
-async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
+async def _measure_live(plan: Plan, servers: ComparedServers, bar: Progress) -> list[MeasuredValue]:
     task = bar.add_task("subscribers", total=4)
-    neighbour, letters = await lmtp_client.connected(both.lmtp.port), _letters(SMALL)
-    target = replace(both.ours, secret=both.house.taker_secret)
-    facts = await live_subscriptions.crowd(target, neighbour, letters, TAKER, plan.subscribers)
+    lmtp_connection, messages = (
+        await lmtp_client.connect(servers.lmtp.port),
+        _generate_messages(SMALL_EVENT_SIZE),
+    )
+    target = replace(servers.merganser, bearer_token=servers.account.receiver_api_key)
+    facts = await live_subscriptions.measure_subscribers(
+        target, lmtp_connection, messages, RECEIVER_ADDRESS, plan.subscribers
+    )
     bar.advance(task)
-    facts += await live_subscriptions.latency(target, neighbour, letters, TAKER, plan.events)
+    facts += await live_subscriptions.measure_latency(
+        target, lmtp_connection, messages, RECEIVER_ADDRESS, plan.events
+    )
     bar.advance(task)
-    facts += await live_subscriptions.slow(target, neighbour, _letters(LARGE), TAKER, plan.unread)
+    facts += await live_subscriptions.measure_slow_subscribers(
+        target, lmtp_connection, _generate_messages(LARGE_EVENT_SIZE), RECEIVER_ADDRESS, plan.unread
+    )
     bar.advance(task)
-    facts += await live_subscriptions.caught_up(both.ours, BEHIND)
-    await neighbour.close()
+    facts += await live_subscriptions.measure_catch_up(servers.merganser, MISSED_CHANGE_COUNT)
+    await lmtp_connection.close()
     bar.remove_task(task)
     return facts
 
 
-def _letters(size: int) -> Iterator[bytes]:
-    writer = Writer(seed=size)
-    return (writer.letter(number, size=size) for number in itertools.count())
+def _generate_messages(size: int) -> Iterator[bytes]:
+    writer = MessageGenerator(seed=size)
+    return (writer.make_message(number, size=size) for number in itertools.count())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`python -m bench.clients`: documents of mail clients, in small and large accounts.
+"""`python -m bench.clients`: measure documents of mail clients in small and large accounts.
 
-The accounts are in one store with some others, so that its statistics know several users. Their
-messages are copied by SQL, and the statistics are up to date.
+The database has other accounts too, so that its statistics know several users. The messages are
+copied by SQL, and the statistics are up to date.
 """
 
 import tempfile
@@ -19,36 +19,36 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from bench.figures import report
-from bench.figures.measurements import Line
-from bench.load.http_client import Target, measure_documents
-from bench.load.message_generator import START, Writer
-from bench.load.sample_account import make_user
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, bounded, running
+from bench.figures.measurements import ComparedFigure
+from bench.load.http_client import BenchmarkTarget, measure_documents
+from bench.load.message_generator import FIRST_DATE, MessageGenerator
+from bench.load.sample_account import create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import MerganserServer, run_until_exit, run_with_timeout
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.server.environment_factory import on_behalf, opened, owner
+from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
 from models.messages.tables import Message, Thread
-from models.runtime.environment import World
-from models.store.columns import picked, table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table, select_columns
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 
-NAME = "clients"
-MANY = (10_000, 100_000, 1_000_000)  # messages of the accounts
-# Accounts besides, and their messages: so many mailboxes with so few of them that PostgreSQL takes
-# any mailbox for a small one when it does not look at the values of a statement.
-NEIGHBOURS, FEW = 12, 200
-LONGEST = 3600.0  # seconds of a whole run
-BLOCK = 1000  # messages that are copied at once
-IN_THREAD = 3  # messages of a conversation
-SENT, PROJECTS = range(0, 1000, 5), range(1, 1000, 5)  # messages of a block outside of INBOX
-BOXES = 40  # in three levels
-EVERY_UNSEEN = 50
+TITLE = "clients"
+MESSAGE_COUNTS = (10_000, 100_000, 1_000_000)  # of the measured accounts
+# Other accounts, and their messages: they have many small mailboxes, so that PostgreSQL expects any
+# mailbox to be small if it plans a statement without its values.
+NEIGHBOUR_COUNT, NEIGHBOUR_MESSAGE_COUNT = 12, 200
+RUN_TIMEOUT = 3600.0  # seconds
+BLOCK_SIZE = 1000  # messages that are copied at once
+THREAD_SIZE = 3  # messages
+SENT, PROJECTS = range(0, 1000, 5), range(1, 1000, 5)  # messages of a block that aren't in INBOX
+MAILBOX_COUNT = 40  # in three levels
+UNSEEN_INTERVAL = 50  # one of 50 messages is unseen
 
 _ROW = "id subject from { name address } to { name address } date flags size intro attachmentCount"
 DOCUMENTS = {
@@ -72,98 +72,121 @@ DOCUMENTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """An account with so many messages."""
+class MeasuredAccount:
+    """An account with its number of messages, an API key and the variables of documents."""
 
-    messages: int
-    secret: str = field(repr=False)
+    message_count: int
+    api_key: str = field(repr=False)
     variables: dict[str, str]
 
-    def body(self, document: str) -> dict[str, Any]:
-        """A request with those variables that the document has."""
-        known = {name: key for name, key in self.variables.items() if f"${name}:" in document}
-        return {"query": document, "variables": known}
+    def request_body(self, document: str) -> dict[str, Any]:
+        """Return a request with the variables that the document declares."""
+        declared = {name: key for name, key in self.variables.items() if f"${name}:" in document}
+        return {"query": document, "variables": declared}
 
 
-async def furnish(world: World, many: Sequence[int], neighbours: int) -> list[Account]:
-    """Make an account of each size, and others besides."""
+async def create_accounts(
+    environment: Environment, message_counts: Sequence[int], neighbour_count: int
+) -> list[MeasuredAccount]:
+    """Create an account of each size, and neighbours. Returns those without the neighbours."""
     accounts = []
-    first = 1  # no key that the server makes is that low
-    for nth, count in enumerate([*many, *[FEW] * neighbours]):
-        accounts.append(await _account(world, f"client{nth}@bench.example", count, first))
-        first += count + BLOCK
-    return accounts[: len(many)]
+    first_id = 1  # lower than any id that the server creates
+    for nth, count in enumerate([*message_counts, *[NEIGHBOUR_MESSAGE_COUNT] * neighbour_count]):
+        address = f"client{nth}@bench.example"
+        accounts.append(await _create_account(environment, address, count, first_id))
+        first_id += count + BLOCK_SIZE
+    return accounts[: len(message_counts)]
 
 
-async def analyze(world: World) -> None:
-    """Bring the statistics of the store up to date."""
-    async with world.database.engine.begin() as connection:
+async def analyze(environment: Environment) -> None:
+    """Update the statistics of the database."""
+    async with environment.database.engine.begin() as connection:
         await connection.execute(text("ANALYZE"))
 
 
-async def _account(world: World, address: str, count: int, first: int) -> Account:
-    user = await make_user(world, address)
-    ctx = on_behalf(world, user.id)
-    paths = [f"Projects/Year {nth % 5}/No {nth:02}" for nth in range(BOXES)]
-    await mailbox_loaders.create(ctx, NewMailboxes(paths))
-    to = await address_resolution.recipient(world, address)
-    letter = await received_messages.read(Writer().letter(1, size=4000, attached=b""))
-    await received_messages.receive(world, letter, to, "carol@example.com")
-    rows = await mailbox_loaders.all_of(ctx, user.id, {"id", "path"})
-    boxes = {box.path: box.id for box in rows}
-    there = {"inbox": boxes["INBOX"], "sent": boxes["Sent"], "project": boxes[paths[0]]}
-    async with world.database.engine.begin() as connection:
-        places = {"projects": [boxes[path] for path in paths], **there}
-        await _block(connection, user.id, places, range(first, first + min(count, BLOCK)))
-        for table in (table_of(Thread), table_of(Message)) if count > BLOCK else ():
-            await _copies(connection, table, first, count // BLOCK)
+async def _create_account(
+    environment: Environment, address: str, message_count: int, first_id: int
+) -> MeasuredAccount:
+    user = await create_user(environment, address)
+    ctx = user_context(environment, user.id)
+    paths = [f"Projects/Year {nth % 5}/No {nth:02}" for nth in range(MAILBOX_COUNT)]
+    await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(paths))
+    recipient = await address_resolution.load_recipient(environment, address)
+    message = await received_messages.read_message(
+        MessageGenerator().make_message(1, size=4000, attachment=b"")
+    )
+    await received_messages.store_for_recipient(
+        environment, message, recipient, "carol@example.com"
+    )
+    rows = await mailbox_loaders.load_all_of_user(ctx, user.id, {"id", "path"})
+    ids_by_path = {row.path: row.id for row in rows}
+    mailbox_ids = {
+        "inbox": ids_by_path["INBOX"],
+        "sent": ids_by_path["Sent"],
+        "project": ids_by_path[paths[0]],
+    }
+    async with environment.database.engine.begin() as connection:
+        target_ids = {"projects": [ids_by_path[path] for path in paths], **mailbox_ids}
+        first_block = range(first_id, first_id + min(message_count, BLOCK_SIZE))
+        await _insert_block(connection, user.id, target_ids, first_block)
+        if message_count > BLOCK_SIZE:
+            for table in (core_table(Thread), core_table(Message)):
+                await _copy_block(connection, table, first_id, message_count // BLOCK_SIZE)
         for statement in _COUNTERS:
             await connection.execute(text(statement), {"user": user.id})
-    _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
-    keys = {name: str(encode("Mailbox", key)) for name, key in there.items()}
-    return Account(count, secret, keys)
+    _, api_key = await api_keys.create_api_key(
+        root_context(environment), NewApiKey("bench", user_id=user.id)
+    )
+    variables = {name: str(encode("Mailbox", key)) for name, key in mailbox_ids.items()}
+    return MeasuredAccount(message_count, api_key, variables)
 
 
-async def _block(
-    connection: AsyncConnection, user_id: int, places: dict[str, Any], keys: range
+async def _insert_block(
+    connection: AsyncConnection, user_id: int, mailbox_ids: dict[str, Any], ids: range
 ) -> None:
-    """Put the first messages in, like the one that was delivered."""
-    asked = select(*picked(Message)).where(col(Message.user_id) == user_id)
-    like = (await connection.execute(asked.limit(1))).one()._asdict()
-    thread = select(*picked(Thread)).where(col(Thread.id) == like["thread_id"])
-    threads = (await connection.execute(thread)).one()._asdict()
-    rows = [
+    """Insert the first messages as copies of the one that was delivered."""
+    message_query = select(*select_columns(Message)).where(col(Message.user_id) == user_id)
+    message_row = (await connection.execute(message_query.limit(1))).one()._asdict()
+    thread_query = select(*select_columns(Thread)).where(col(Thread.id) == message_row["thread_id"])
+    thread_row = (await connection.execute(thread_query)).one()._asdict()
+    message_rows = [
         {
-            **like,
-            "id": key,
-            "mailbox_id": _mailbox(places, nth),
-            "thread_id": keys.start + nth // IN_THREAD,
+            **message_row,
+            "id": message_id,
+            "mailbox_id": _mailbox_of_message(mailbox_ids, nth),
+            "thread_id": ids.start + nth // THREAD_SIZE,
             "uid": nth + 2,
-            "seen": nth % EVERY_UNSEEN > 0,
-            "received_at": START + timedelta(minutes=nth),
-            "listed_at": START + timedelta(minutes=nth),
+            "seen": nth % UNSEEN_INTERVAL > 0,
+            "received_at": FIRST_DATE + timedelta(minutes=nth),
+            "listed_at": FIRST_DATE + timedelta(minutes=nth),
             "subject": f"Letter {nth}",
             "indexed": True,
         }
-        for nth, key in enumerate(keys)
+        for nth, message_id in enumerate(ids)
     ]
-    some = [{**threads, "id": keys.start + nth} for nth in range(len(keys) // IN_THREAD + 1)]
-    await connection.execute(insert(Thread), some)
-    await connection.execute(insert(Message), rows)
+    thread_rows = [
+        {**thread_row, "id": ids.start + nth} for nth in range(len(ids) // THREAD_SIZE + 1)
+    ]
+    await connection.execute(insert(Thread), thread_rows)
+    await connection.execute(insert(Message), message_rows)
 
 
-def _mailbox(places: dict[str, Any], nth: int) -> int:
+def _mailbox_of_message(mailbox_ids: dict[str, Any], nth: int) -> int:
     if nth in PROJECTS:
-        return int(places["projects"][nth // PROJECTS.step % BOXES])
-    return int(places["sent" if nth in SENT else "inbox"])
+        return int(mailbox_ids["projects"][nth // PROJECTS.step % MAILBOX_COUNT])
+    return int(mailbox_ids["sent" if nth in SENT else "inbox"])
 
 
-async def _copies(connection: AsyncConnection, table: Table, first: int, blocks: int) -> None:
-    """Copy the first thousand so often that there are so many thousands, by rising keys."""
-    moved = {"id", "uid", "thread_id"}
+async def _copy_block(
+    connection: AsyncConnection, table: Table, first_id: int, block_count: int
+) -> None:
+    """Copy the first block until there are `block_count` blocks, with increasing ids."""
+    shifted = {"id", "uid", "thread_id"}
     columns = [f'"{column.name}"' for column in table.columns]
     values = [
-        f'm."{column.name}" + n.x * {BLOCK}' if column.name in moved else f'm."{column.name}"'
+        f'm."{column.name}" + n.x * {BLOCK_SIZE}'
+        if column.name in shifted
+        else f'm."{column.name}"'
         for column in table.columns
     ]
     await connection.execute(
@@ -173,7 +196,7 @@ async def _copies(connection: AsyncConnection, table: Table, first: int, blocks:
             f" FROM n CROSS JOIN {table.name} m WHERE m.id >= :first AND m.id < :last"
             " AND n.x < :blocks"
         ),
-        {"blocks": blocks, "first": first, "last": first + BLOCK},
+        {"blocks": block_count, "first": first_id, "last": first_id + BLOCK_SIZE},
     )
 
 
@@ -187,67 +210,82 @@ _COUNTERS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedClientServer:
+    """A server that is not started yet, its settings, and its accounts."""
+
+    server: MerganserServer
+    settings: Settings
+    accounts: list[MeasuredAccount]
+
+
 @asynccontextmanager
-async def furnished(
-    kind: Kind,
+async def create_client_server(
+    kind: DatabaseKind,
     folder: Path,
-    many: Sequence[int],
+    message_counts: Sequence[int],
     *,
-    neighbours: int = NEIGHBOURS,
-    analyzed: bool = True,
-) -> AsyncGenerator[tuple[Server, Settings, list[Account]]]:
-    """A server that isn't started yet, its settings, and its accounts."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / NAME, url)
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    async with opened(settings, migrate=True) as world:
-        accounts = await furnish(world, many, neighbours)
-        if analyzed:
-            await analyze(world)
-    yield server, settings, accounts
+    neighbour_count: int = NEIGHBOUR_COUNT,
+    has_statistics: bool = True,
+) -> AsyncGenerator[PreparedClientServer]:
+    """Create a server with accounts of these sizes. It is not started."""
+    url = start_postgres(folder) if kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(folder / TITLE, url)
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    async with open_environment(settings, migrate=True) as environment:
+        accounts = await create_accounts(environment, message_counts, neighbour_count)
+        if has_statistics:
+            await analyze(environment)
+    yield PreparedClientServer(server, settings, accounts)
 
 
-async def measured(
-    kind: Kind,
+async def measure_client_documents(
+    kind: DatabaseKind,
     folder: Path,
     *,
-    many: Sequence[int] = MANY,
-    connections: int = 2,
+    message_counts: Sequence[int] = MESSAGE_COUNTS,
+    connection_count: int = 2,
     seconds: float = 2.0,
-) -> list[Line]:
-    """Figures of each document in each account, over HTTP, without a floor."""
+) -> list[ComparedFigure]:
+    """Measure each document in each account over HTTP, without a baseline."""
     lines = []
     async with (
-        furnished(kind, folder, many) as (server, _, accounts),
-        running(server.start) as pid,
+        create_client_server(kind, folder, message_counts) as prepared,
+        run_until_exit(prepared.server.start) as pid,
     ):
-        for account in accounts:
-            target = Target(server.http, pid, account.secret)
-            bodies = {name: account.body(document) for name, document in DOCUMENTS.items()}
+        for account in prepared.accounts:
+            target = BenchmarkTarget(prepared.server.http_port, pid, account.api_key)
+            bodies = {name: account.request_body(document) for name, document in DOCUMENTS.items()}
             figures = await measure_documents(
-                target, bodies, connections=connections, seconds=seconds
+                target, bodies, connection_count=connection_count, seconds=seconds
             )
             lines += [
-                Line(f"{account.messages:,} messages: {name}", figure)
+                ComparedFigure(f"{account.message_count:,} messages: {name}", figure)
                 for name, figure in figures.items()
             ]
     return lines
 
 
 def main(
-    store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
-    many: Annotated[list[int], typer.Option(help="Messages.")] = list(MANY),  # noqa: B006
+    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
+    many: Annotated[list[int], typer.Option(help="Messages.")] = list(MESSAGE_COUNTS),  # noqa: B006
     seconds: Annotated[float, typer.Option(help="Of each run.")] = 2.0,
 ) -> None:
     """Print the figures."""
-    uvloop.run(bounded(_shown(store, many, seconds), LONGEST))
+    uvloop.run(run_with_timeout(_measure_and_print(store, many, seconds), RUN_TIMEOUT))
 
 
-async def _shown(store: Kind, many: Sequence[int], seconds: float) -> None:
+async def _measure_and_print(
+    store: DatabaseKind, message_counts: Sequence[int], seconds: float
+) -> None:
     with tempfile.TemporaryDirectory(prefix="merganser-clients-") as folder:
-        lines = await measured(store, Path(folder), many=many, seconds=seconds)
+        lines = await measure_client_documents(
+            store, Path(folder), message_counts=message_counts, seconds=seconds
+        )
     for line in lines:
-        typer.echo(report.line(line))
+        typer.echo(report.format_figure(line))
 
 
 if __name__ == "__main__":

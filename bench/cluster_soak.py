@@ -1,7 +1,7 @@
-"""`python -m bench.clustersoak`: kill servers of one PostgreSQL store in turn while mail leaves.
+"""`python -m bench.cluster_soak`: kill servers of one database in turn while they send mail.
 
 The clocks of the servers differ. A killed server is either started again at once, or only after
-another one has taken over its leases. With `--failover` the primary of the store is killed too,
+another one has taken over its leases. With `--failover` the primary database is killed too,
 and an asynchronous standby that lacks its last commits takes its place. At the end each recipient
 is accounted for: delivered once; delivered twice, because its server died between the end of the
 message and the commit of the result, or because the standby lacked that commit; still queued, with
@@ -26,32 +26,47 @@ from aiosmtpd.smtp import Envelope
 from rich.console import Console
 from sqlalchemy import text
 
-from bench.crashes.crash_rounds import buried
-from bench.crashes.recipient_accounting import Account, Evidence, close_account, count_warnings
+from bench.crashes.crash_rounds import kill_process_group
+from bench.crashes.recipient_accounting import (
+    RecipientAccount,
+    SoakEvidence,
+    account_for_all,
+    count_warnings,
+)
 from bench.crashes.replicated_store import LostCommits, ReplicatedStore
-from bench.load.http_client import Target, once
-from bench.send_soak import SEND, Far, Post, furnished
-from bench.servers.compared_servers import postgres
-from bench.servers.merganser_process import COMMAND, Server, answering, bounded, spawned, stop
+from bench.load.http_client import BenchmarkTarget, request_json
+from bench.send_soak import SEND_MUTATION, CountingMailServer, SoakRecipients, create_account
+from bench.servers.compared_servers import start_postgres
+from bench.servers.merganser_process import (
+    MERGANSER_COMMAND,
+    MerganserServer,
+    run_with_timeout,
+    spawn,
+    stop_process,
+    wait_until_healthy,
+)
 from bench.servers.ports import HOST
 from merganser.settings.settings import Settings
 from models.store.database import Database
 
-BUSY = 60  # messages that wait at most
-LOOK = 0.05  # seconds between two looks
-TAKEN_OVER = 90.0  # seconds until another server must have taken over; on a busy machine
-END = 300.0  # seconds that a start, a wait for mail, or the rest of the queue may take
-LONGEST = 3600.0
-UNDER_WAY = 5  # recipients, at least, whose results are the first commits that the standby lacks
-LACKED = 40  # messages that leave while the standby gets no commits
+MAX_UNDELIVERED = 60  # messages that were accepted and have not arrived
+POLL_INTERVAL = 0.05  # seconds
+TAKEOVER_TIMEOUT = 90.0  # seconds until another server takes over, also on a busy machine
+STEP_TIMEOUT = 300.0  # seconds for a start, for new mail, or for the rest of the queue
+RUN_TIMEOUT = 3600.0  # seconds
+MIN_SENDING = 5  # recipients whose results are the first commits that the standby lacks
+UNREPLICATED_COUNT = 40  # messages that are delivered while the standby gets no commits
 LATER = "later.example"  # its server answers 451 to everything
-EVERY = 20  # one message of so many goes there
-WINDOW = """SELECT recipient FROM deliveries JOIN server_processes ON holder = server_processes.id
+DEFERRED_INTERVAL = 20  # one of 20 messages goes to LATER
+SELECT_UNCONFIRMED = """SELECT recipient FROM deliveries
+  JOIN server_processes ON holder = server_processes.id
   WHERE pid = :pid AND final_dot_at IS NOT NULL AND state IN ('PENDING', 'DEFERRED')"""
-ALIVE = "SELECT pid FROM server_processes"
-WAITING = f"""SELECT count(*) FROM deliveries
+SELECT_PIDS = "SELECT pid FROM server_processes"
+COUNT_OPEN = f"""SELECT count(*) FROM deliveries
   WHERE state IN ('PENDING', 'DEFERRED') AND (domain <> '{LATER}' OR lease IS NOT NULL)"""  # noqa: S608
-ROWS = "SELECT recipient, state, lease, holder, attempts, next_at, last_response FROM deliveries"
+SELECT_DELIVERIES = (
+    "SELECT recipient, state, lease, holder, attempts, next_at, last_response FROM deliveries"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,7 @@ class SoakPlan:
 
 
 @dataclass
-class ReceivingServer(Far):
+class DeferringMailServer(CountingMailServer):
     """A server that counts what it accepts, and accepts nothing for LATER."""
 
     open: asyncio.Event = field(default_factory=asyncio.Event)  # messages are answered
@@ -88,155 +103,166 @@ class ReceivingServer(Far):
 class ServerGroup:
     """Servers of one store, a load on all of them, and the server that receives their mail."""
 
-    servers: list[Server]
+    servers: list[MerganserServer]
     database: Database
     secret: str
-    far: ReceivingServer
+    receiver: DeferringMailServer
     store: ReplicatedStore | None = None
-    post: Post = field(default_factory=Post)
+    recipients: SoakRecipients = field(default_factory=SoakRecipients)
     sent: int = 0  # accepted messages that the receiving server accepts, too
     running: dict[int, Process] = field(default_factory=dict)
-    window: Counter[str] = field(default_factory=Counter)  # kills after the end of the message
+    unconfirmed: Counter[str] = field(default_factory=Counter)  # kills after the end of the message
     lost: LostCommits = field(default_factory=LostCommits)
 
     async def start(self, nth: int) -> None:
         """Start a server, and wait until it answers."""
         server = self.servers[nth]
-        command = (*COMMAND, "serve")
-        process = await spawned(command, server.settings(), server.folder / "server.log")
+        command = (*MERGANSER_COMMAND, "serve")
+        process = await spawn(
+            command, server.process_environment(), server.data_folder / "server.log"
+        )
         self.running[nth] = process
-        async with asyncio.timeout(END):
+        async with asyncio.timeout(STEP_TIMEOUT):
             while True:
                 with suppress(TimeoutError):
-                    await answering(server.http, process)
+                    await wait_until_healthy(server.http_port, process)
                     return
 
     async def kill(self, nth: int) -> int:
-        """Kill a server, and note whose messages it may have sent; its process id."""
+        """Kill a server, and record the recipients that it may have sent to. Returns its pid."""
         process = self.running.pop(nth)
         process.kill()
         await process.wait()
-        self.window.update(row.recipient for row in await self.rows(WINDOW, pid=process.pid))
+        self.unconfirmed.update(
+            row.recipient for row in await self.select_rows(SELECT_UNCONFIRMED, pid=process.pid)
+        )
         _remove_fake_clock(process.pid)
         return process.pid
 
     async def end(self) -> None:
-        """Kill the servers that run, and close the store."""
+        """Kill the running servers and close the database."""
         for process in self.running.values():
-            await buried(process)
+            await kill_process_group(process)
             _remove_fake_clock(process.pid)
         self.running.clear()
         await self.database.close()
 
-    async def rows(self, sql: str, **given: Any) -> list[Any]:
-        """The rows of a statement."""
+    async def select_rows(self, sql: str, **values: Any) -> list[Any]:
+        """Return the rows of a query."""
         async with self.database.engine.connect() as connection:
-            return list((await connection.execute(text(sql), given)).all())
+            return list((await connection.execute(text(sql), values)).all())
 
-    async def take_over(self, pid: int) -> float:
-        """Wait until the leases of a dead server have ended; how many seconds that took."""
+    async def wait_for_takeover(self, pid: int) -> float:
+        """Wait until the leases of a dead server have ended. Returns the seconds that it took."""
 
         async def is_over() -> bool:
-            return pid not in {row.pid for row in await self.rows(ALIVE)}
+            return pid not in {row.pid for row in await self.select_rows(SELECT_PIDS)}
 
-        begun = asyncio.get_running_loop().time()
-        await wait_until(is_over, TAKEN_OVER, "nobody has taken over the leases of a dead server")
-        return asyncio.get_running_loop().time() - begun
+        started_at = asyncio.get_running_loop().time()
+        await wait_until(
+            is_over, TAKEOVER_TIMEOUT, "nobody has taken over the leases of a dead server"
+        )
+        return asyncio.get_running_loop().time() - started_at
 
-    async def arrive(self, more: int) -> None:
-        """Wait until so many more messages have arrived."""
-        wanted = self.far.came.total() + more
+    async def wait_for_messages(self, count: int) -> None:
+        """Wait until this number of messages has arrived."""
+        expected_total = self.receiver.received.total() + count
 
-        async def has_come() -> bool:
-            return self.far.came.total() >= wanted
+        async def has_arrived() -> bool:
+            return self.receiver.received.total() >= expected_total
 
-        await wait_until(has_come, END, "no mail arrives", look=0.001)
+        await wait_until(has_arrived, STEP_TIMEOUT, "no mail arrives", poll_interval=0.001)
 
     async def fail_over(self, store: ReplicatedStore) -> None:
         """Kill the primary after commits that the standby lacks, and promote the standby."""
-        await self.arrive(EVERY)
-        self.far.open.clear()
+        await self.wait_for_messages(DEFERRED_INTERVAL)
+        self.receiver.open.clear()
         try:
-            await asyncio.to_thread(store.stop_replication, UNDER_WAY)
+            await asyncio.to_thread(store.stop_replication, MIN_SENDING)
         finally:
-            self.far.open.set()
-        await self.arrive(LACKED)
+            self.receiver.open.set()
+        await self.wait_for_messages(UNREPLICATED_COUNT)
         self.lost = await asyncio.to_thread(store.fail_over)
         await self.database.close()
         self.database = Database(store.url)
 
     async def load(self, until: asyncio.Event) -> None:
-        """Send one message after the other by servers that run."""
+        """Send one message after another through the running servers."""
         while not until.is_set():
-            if self.sent - len(self.far.came) > BUSY or not self.running:
-                await asyncio.sleep(LOOK)
+            if self.sent - len(self.receiver.received) > MAX_UNDELIVERED or not self.running:
+                await asyncio.sleep(POLL_INTERVAL)
                 continue
-            nth = list(self.running)[self.post.made % len(self.running)]
+            nth = list(self.running)[self.recipients.count % len(self.running)]
             try:
                 await self.send(nth)
-            except (OSError, EOFError, RuntimeError):  # the server or the store is away
-                await asyncio.sleep(LOOK)
+            except (OSError, EOFError, RuntimeError):  # the server or the database is down
+                await asyncio.sleep(POLL_INTERVAL)
 
     async def send(self, nth: int) -> None:
-        """Send a message; without an answer it waits to be sent again, under the same key."""
-        to = self.post.next()
-        if not to.endswith(LATER) and int(to[1 : to.index("@")]) % EVERY == 0:
+        """Send a message. Without a response it is sent again later, with the same key."""
+        to = self.recipients.next()
+        if not to.endswith(LATER) and int(to[1 : to.index("@")]) % DEFERRED_INTERVAL == 0:
             to = f"{to.partition('@')[0]}@{LATER}"
-        given = {
+        values = {
             "to": [{"address": to}],
             "subject": f"Soak {to}",
             "text": "Hello.",
             "options": {"idempotencyKey": to},
         }
-        answered = False
+        is_accepted = False
         try:
-            body = {"query": SEND, "variables": {"input": given}}
-            answer = await once(Target(self.servers[nth].http, 0, self.secret), "/graphql", body)
-            if answer["data"]["messageSend"]["errors"]:
+            body = {"query": SEND_MUTATION, "variables": {"input": values}}
+            response = await request_json(
+                BenchmarkTarget(self.servers[nth].http_port, 0, self.secret), "/graphql", body
+            )
+            if response["data"]["messageSend"]["errors"]:
                 raise RuntimeError("refused")
-            answered = True
+            is_accepted = True
         finally:
-            if answered:
-                self.post.answered.add(to)
+            if is_accepted:
+                self.recipients.accepted.add(to)
                 self.sent += not to.endswith(LATER)
             else:
-                self.post.waiting.append(to)
+                self.recipients.unanswered.append(to)
 
     async def drain(self) -> None:
-        """Send what was not answered, and wait until no recipient waits but those of LATER."""
-        async with asyncio.timeout(END):
-            while self.post.waiting:
+        """Repeat messages without a response, and wait until only mail to LATER is queued."""
+        async with asyncio.timeout(STEP_TIMEOUT):
+            while self.recipients.unanswered:
                 with suppress(RuntimeError):  # a deadline on a busy machine
                     await self.send(next(iter(self.running)))
 
         async def is_empty() -> bool:
-            return not (await self.rows(WAITING))[0][0]
+            return not (await self.select_rows(COUNT_OPEN))[0][0]
 
         with suppress(TimeoutError):  # the account names each recipient that still waits
-            await wait_until(is_empty, END, "the queue is not empty")
+            await wait_until(is_empty, STEP_TIMEOUT, "the queue is not empty")
 
 
 async def wait_until(
-    condition: Callable[[], Awaitable[bool]], seconds: float, what: str, look: float = LOOK
+    condition: Callable[[], Awaitable[bool]],
+    seconds: float,
+    error_text: str,
+    poll_interval: float = POLL_INTERVAL,
 ) -> None:
-    """Wait for a condition that nothing announces. Raises TimeoutError(what)."""
+    """Wait for a condition that nothing announces. Raises TimeoutError(error_text)."""
     try:
         async with asyncio.timeout(seconds):
             while not await condition():  # noqa: ASYNC110 - rows have no event
-                await asyncio.sleep(look)
+                await asyncio.sleep(poll_interval)
     except TimeoutError:
-        raise TimeoutError(what) from None
+        raise TimeoutError(error_text) from None
 
 
-def make_data_folder(folder: Path, first: Path) -> None:
-    """Make the data folder of a further server, with the keys of the first one."""
+def create_data_folder(folder: Path, first: Path) -> None:
+    """Create the data folder of a further server, with the keys of the first one."""
     folder.mkdir(mode=0o700)
     for name in ("secret", "vault"):
         shutil.copy(first / name, folder / name)
 
 
 def clock_ahead(seconds: int) -> dict[str, str]:
-    """The environment of a process whose time of day is ahead; its monotonic clocks are right.
+    """Return the environment variables that set the time of day ahead, not the monotonic clocks.
 
     Raises FileNotFoundError if libfaketime is not installed.
     """
@@ -255,20 +281,20 @@ def clock_ahead(seconds: int) -> dict[str, str]:
 def _remove_fake_clock(pid: int) -> None:
     """Remove the shared memory that libfaketime leaves behind if its process is killed."""
     for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
-        (Path("/dev/shm") / name).unlink(missing_ok=True)  # noqa: S108 - its own place
+        (Path("/dev/shm") / name).unlink(missing_ok=True)  # noqa: S108 - libfaketime decides the folder
 
 
 @asynccontextmanager
-async def cluster(folder: Path, plan: SoakPlan) -> AsyncGenerator[ServerGroup]:
-    """Servers over one new PostgreSQL store, each with a data folder of its own."""
+async def run_cluster(folder: Path, plan: SoakPlan) -> AsyncGenerator[ServerGroup]:
+    """Run servers with one new PostgreSQL database, each with its own data folder."""
     async with AsyncExitStack() as stack:
         store: ReplicatedStore | None = None
         if plan.failover:
             store = ReplicatedStore()
             stack.push_async_callback(asyncio.to_thread, store.remove)
-            await asyncio.to_thread(store.start)
-        group = await _furnished_group(folder, plan, store)
-        await stack.enter_async_context(group.far.listening())
+            await asyncio.to_thread(store.start_both)
+        group = await _create_server_group(folder, plan, store)
+        await stack.enter_async_context(group.receiver.run_server())
         try:
             await asyncio.gather(*(group.start(nth) for nth in range(len(group.servers))))
             yield group
@@ -276,31 +302,31 @@ async def cluster(folder: Path, plan: SoakPlan) -> AsyncGenerator[ServerGroup]:
             await group.end()
 
 
-async def _furnished_group(
+async def _create_server_group(
     folder: Path, plan: SoakPlan, store: ReplicatedStore | None
 ) -> ServerGroup:
-    """Prepare the store, and a data folder with the same keys for each server."""
-    far, url = ReceivingServer(pause=0.02), store.url if store else postgres(folder)
+    """Create the database, and a data folder with the same keys for each server."""
+    receiver, url = DeferringMailServer(pause=0.02), store.url if store else start_postgres(folder)
     first, blobs = folder / "server0", folder / "blobs"
     settings = Settings(data=first, store=url, blobs=str(blobs))
-    secret = await furnished(settings)
+    secret = await create_account(settings)
     common = {
-        "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never",
+        "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{receiver.port}?tls=never",
         "MERGANSER_BLOBS": str(blobs),
     }
     servers = []
     for nth, skew in enumerate(plan.skews):
         own = folder / f"server{nth}"
         if nth:
-            await asyncio.to_thread(make_data_folder, own, first)
-        servers.append(Server(own, url, more={**common, **clock_ahead(skew)}))
-    return ServerGroup(servers, Database(settings.store), secret, far, store)
+            await asyncio.to_thread(create_data_folder, own, first)
+        servers.append(MerganserServer(own, url, extra_environment={**common, **clock_ahead(skew)}))
+    return ServerGroup(servers, Database(settings.store), secret, receiver, store)
 
 
-async def soak(folder: Path, plan: SoakPlan) -> Account:
+async def run_cluster_soak(folder: Path, plan: SoakPlan) -> RecipientAccount:
     """Kill each server in turn under load, then account for every recipient."""
-    account = Account()
-    async with cluster(folder, plan) as group:
+    account = RecipientAccount()
+    async with run_cluster(folder, plan) as group:
         ended = asyncio.Event()
         loads = [asyncio.create_task(group.load(ended)) for _ in range(plan.clients)]
         try:
@@ -310,35 +336,41 @@ async def soak(folder: Path, plan: SoakPlan) -> Account:
             await asyncio.gather(*loads)
         await group.drain()
         for process in list(group.running.values()):
-            if (code := await stop(process)) != 0:
+            if (code := await stop_process(process)) != 0:
                 account.differences.append(f"a server ended with {code}")
         group.running.clear()
-        rows = {row.recipient: row for row in await group.rows(ROWS)}
-        seen = group.post.answered, group.far.came, rows, group.window
-        close_account(account, Evidence(*seen, group.lost))
-        left = [row.pid for row in await group.rows(ALIVE)]
-        account.differences += [f"process {pid} is still registered" for pid in left]
+        rows = {row.recipient: row for row in await group.select_rows(SELECT_DELIVERIES)}
+        evidence = SoakEvidence(
+            group.recipients.accepted,
+            group.receiver.received,
+            rows,
+            group.unconfirmed,
+            group.lost,
+        )
+        account_for_all(account, evidence)
+        pids = [row.pid for row in await group.select_rows(SELECT_PIDS)]
+        account.differences += [f"process {pid} is still registered" for pid in pids]
         account.lost_commits = group.lost if plan.failover else None
-        logs = [(one.folder / "server.log").read_text() for one in group.servers]
+        logs = [(one.data_folder / "server.log").read_text() for one in group.servers]
         account.warnings = count_warnings(logs)
     return account
 
 
-async def _kill_in_turn(group: ServerGroup, plan: SoakPlan, account: Account) -> None:
-    """Kill one server after the other, and the primary of the store halfway."""
+async def _kill_in_turn(group: ServerGroup, plan: SoakPlan, account: RecipientAccount) -> None:
+    """Kill one server after the other, and the primary database halfway."""
     random, many = Random(plan.seed), len(plan.skews)  # noqa: S311 - no secret
     for nth in range(plan.kills):
         if group.store and nth == plan.kills // 2:
             await group.fail_over(group.store)
-        await group.arrive(random.randint(5, 40))
+        await group.wait_for_messages(random.randint(5, 40))
         pid = await group.kill(nth % many)
-        account.kills += 1
+        account.kill_count += 1
         if (nth + nth // many) % 2 == 0:
-            account.taken_over.append(await group.take_over(pid))
+            account.takeover_seconds.append(await group.wait_for_takeover(pid))
         await group.start(nth % many)
     if group.store and not plan.kills:
         await group.fail_over(group.store)
-    await group.arrive(5)
+    await group.wait_for_messages(5)
 
 
 def main(
@@ -353,17 +385,17 @@ def main(
     """Kill servers in turn while mail leaves, and account for every recipient."""
     console = Console(highlight=False, width=120)
     plan = SoakPlan([nth * skew for nth in range(servers)], kills, failover, seed=seed)
-    found = list[Account]()
+    accounts = list[RecipientAccount]()
 
     async def work() -> None:
         with tempfile.TemporaryDirectory(prefix="merganser-clustersoak-") as folder:
-            found.append(await soak(Path(folder), plan))
+            accounts.append(await run_cluster_soak(Path(folder), plan))
 
-    uvloop.run(bounded(work(), LONGEST))
-    (account,) = found
-    for line in account.lines():
+    uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))
+    (account,) = accounts
+    for line in account.report_lines():
         console.print(line, markup=False)
-    if account.differences or account.accounted < account.answered:
+    if account.differences or account.accounted_count < account.accepted:
         raise typer.Exit(1)
 
 

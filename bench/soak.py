@@ -19,99 +19,126 @@ from sqlmodel import col
 
 from bench import change_stream_soak
 from bench.crashes import forward_soak
-from bench.crashes.crash_rounds import Death, Ledger, Post, Round, drained, killed
-from bench.load.sample_account import TAKER, make_user
-from bench.servers.merganser_process import Server, bounded, checked
+from bench.crashes.crash_rounds import (
+    CrashRound,
+    DeliveryLedger,
+    PlannedKill,
+    SoakMessages,
+    deliver_rest_and_stop,
+    run_until_killed,
+)
+from bench.load.sample_account import RECEIVER_ADDRESS, create_user
+from bench.servers.merganser_process import MerganserServer, run_consistency_check, run_with_timeout
 from mail.storage import message_content
-from merganser.server.environment_factory import opened
+from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from models.messages.tables import Message
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 
-PLACES = ("data", "commit", "reply", "outside")
-FIRST, LAST = 5, 40  # the passing, or the letter, at which the server dies
-LONGEST = 3600.0  # seconds of a whole run
-TOGETHER = 100  # messages that are read back at once
-STAMPS = 3  # lines that a delivery puts before a message
+FAULT_POINTS = ("data", "commit", "reply", "outside")
+MIN_PASSES, MAX_PASSES = 5, 40  # passes or messages before the server is killed
+RUN_TIMEOUT = 3600.0  # seconds
+READ_BATCH_SIZE = 100  # messages
+ADDED_LINE_COUNT = 3  # lines that a delivery puts before a message
 
-Told = Callable[[Round], None]
-Found = TypeVar("Found")
+RoundReporter = Callable[[CrashRound], None]
+SoakResult = TypeVar("SoakResult")
 
 
 @dataclass
-class Verdict:
-    """What a soak has found."""
+class CrashSoakResult:
+    """The rounds of a soak, the messages sent, and the differences found."""
 
-    rounds: list[Round] = field(default_factory=list)
-    ledger: Ledger = field(default_factory=Ledger)
+    rounds: list[CrashRound] = field(default_factory=list)
+    ledger: DeliveryLedger = field(default_factory=DeliveryLedger)
     differences: list[str] = field(default_factory=list)
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is wrong."""
+    def is_successful(self) -> bool:
+        """True if no difference was found."""
         return not self.differences
 
 
-def deaths(places: Sequence[str], rounds: int, seed: int) -> list[Death]:
-    """How each round is to end: at every place in turn, at the nth passing as chance has it."""
+def plan_kills(fault_points: Sequence[str], rounds: int, seed: int) -> list[PlannedKill]:
+    """Plan a kill at each fault point in turn, at a random pass."""
     random = Random(seed)  # noqa: S311 - no secret
-    each = (places[number % len(places)] for number in range(rounds))
-    return [Death(place, random.randint(FIRST, LAST)) for place in each]
+    names = (fault_points[number % len(fault_points)] for number in range(rounds))
+    return [PlannedKill(name, random.randint(MIN_PASSES, MAX_PASSES)) for name in names]
 
 
-async def soak(folder: Path, plan: Sequence[Death], *, seed: int = 1, told: Told) -> Verdict:
-    """Kill a server on this empty folder once for each death, then compare all its mail."""
-    verdict, server, post = Verdict(), Server(folder), Post(seed)
-    async with opened(Settings(data=folder), migrate=True) as world:
-        await make_user(world, TAKER)
-    for death in plan:
-        verdict.rounds.append(await killed(server, post, verdict.ledger, death))
-        told(verdict.rounds[-1])
-    verdict.rounds.append(await drained(server, post, verdict.ledger))
-    told(verdict.rounds[-1])
-    for number, each in enumerate(verdict.rounds, 1):
-        verdict.differences += _wrong(number, each)
-    verdict.differences += await compared(folder, verdict.ledger)
-    verdict.differences += await checked(server)
-    return verdict
+async def run_crash_soak(
+    folder: Path, plan: Sequence[PlannedKill], *, seed: int = 1, report_round: RoundReporter
+) -> CrashSoakResult:
+    """Run a server in this empty folder, kill it once for each planned kill, and compare its mail.
+
+    The last round ends without a kill, after all messages are delivered.
+    """
+    result, server, messages = CrashSoakResult(), MerganserServer(folder), SoakMessages(seed)
+    async with open_environment(Settings(data=folder), migrate=True) as world:
+        await create_user(world, RECEIVER_ADDRESS)
+    for planned_kill in plan:
+        result.rounds.append(await run_until_killed(server, messages, result.ledger, planned_kill))
+        report_round(result.rounds[-1])
+    result.rounds.append(await deliver_rest_and_stop(server, messages, result.ledger))
+    report_round(result.rounds[-1])
+    for number, crash_round in enumerate(result.rounds, 1):
+        result.differences += _problems_of_round(number, crash_round)
+    result.differences += await find_differences(folder, result.ledger)
+    result.differences += await run_consistency_check(server)
+    return result
 
 
-def _wrong(number: int, each: Round) -> list[str]:
-    found = [f"round {number}: {mark} was answered 250 and is lost" for mark in each.seen.lost]
-    found += [f"round {number}: {mark} is stored twice" for mark in each.seen.double]
-    if not each.as_planned:
-        found.append(f"round {number}: the server ended with {each.code}")
-    return found
-
-
-async def compared(folder: Path, ledger: Ledger) -> list[str]:
-    """How the store of a stopped server differs from what was sent and answered."""
-    async with opened(Settings(data=folder)) as world:
-        there = await _digests(world)
-    times = Counter(mark for mark, _ in there)
-    found = [f"{mark} has never been answered" for mark in ledger.sent.keys() - ledger.answered]
-    found += [f"{mark} was answered 250 and is not there" for mark in ledger.answered - times]
-    found += [f"{mark} is there {n} times" for mark, n in times.items() if n > 1]
-    found += [f"{mark} was never sent" for mark in times.keys() - ledger.sent.keys()]
-    found += [
-        f"{mark} has other bytes than were sent"
-        for mark, digest in there
-        if ledger.sent.get(mark, digest) != digest
+def _problems_of_round(number: int, crash_round: CrashRound) -> list[str]:
+    inspection = crash_round.inspection
+    problems = [
+        f"round {number}: {subject} was answered 250 and is lost" for subject in inspection.lost
     ]
-    return found
+    problems += [f"round {number}: {subject} is stored twice" for subject in inspection.duplicates]
+    if not crash_round.ended_as_planned:
+        problems.append(f"round {number}: the server ended with {crash_round.exit_code}")
+    return problems
 
 
-async def _digests(world: World) -> list[tuple[str, str]]:
-    """Subject and SHA-256 of each message as it came, of the bytes that a reader gets."""
-    asked = select(*picked(Message, {"id", "subject", "blob_id", "structure"}))
-    rows, found = await world.database.read(asked.order_by(col(Message.id))), []
-    for first in range(0, len(rows), TOGETHER):
-        for one in await message_content.sources(world, rows[first : first + TOGETHER]):
-            whole = b"".join([chunk async for chunk in one.whole()])
-            came = whole.split(b"\r\n", STAMPS)[-1]
-            found.append((one.row.subject, hashlib.sha256(came).hexdigest()))
-    return found
+async def find_differences(folder: Path, ledger: DeliveryLedger) -> list[str]:
+    """Return the differences between the database of a stopped server and the messages sent."""
+    async with open_environment(Settings(data=folder)) as environment:
+        stored = await _stored_digests(environment)
+    copies = Counter(subject for subject, _ in stored)
+    differences = [
+        f"{subject} has never been answered"
+        for subject in ledger.digests_by_subject.keys() - ledger.accepted
+    ]
+    differences += [
+        f"{subject} was answered 250 and is not there" for subject in ledger.accepted - copies
+    ]
+    differences += [
+        f"{subject} is there {count} times" for subject, count in copies.items() if count > 1
+    ]
+    differences += [
+        f"{subject} was never sent" for subject in copies.keys() - ledger.digests_by_subject.keys()
+    ]
+    differences += [
+        f"{subject} has other bytes than were sent"
+        for subject, digest in stored
+        if ledger.digests_by_subject.get(subject, digest) != digest
+    ]
+    return differences
+
+
+async def _stored_digests(environment: Environment) -> list[tuple[str, str]]:
+    """Return the subject of each message and the SHA-256 of the bytes that were sent."""
+    statement = select(*select_columns(Message, {"id", "subject", "blob_id", "structure"}))
+    rows = await environment.database.read(statement.order_by(col(Message.id)))
+    stored = []
+    for start in range(0, len(rows), READ_BATCH_SIZE):
+        for message in await message_content.open_messages(
+            environment, rows[start : start + READ_BATCH_SIZE]
+        ):
+            raw = b"".join([chunk async for chunk in message.stream_raw()])
+            sent_bytes = raw.split(b"\r\n", ADDED_LINE_COUNT)[-1]
+            stored.append((message.row.subject, hashlib.sha256(sent_bytes).hexdigest()))
+    return stored
 
 
 def main(
@@ -125,38 +152,45 @@ def main(
     ] = 100_000,
 ) -> None:
     """Kill the server under load; ends with 1 where mail or events are lost, doubled or damaged."""
-    whole = _crashes(rounds, seed) if rounds else True
-    whole = (_sent_on(sent, seed) if sent else True) and whole
-    whole = (change_stream_soak.run(changes, seed) if changes else True) and whole
-    if not whole:
+    is_successful = _soak_deliveries(rounds, seed) if rounds else True
+    is_successful = (_soak_forwards(sent, seed) if sent else True) and is_successful
+    is_successful = (
+        change_stream_soak.prove_all_setups(changes, seed) if changes else True
+    ) and is_successful
+    if not is_successful:
         raise typer.Exit(1)
 
 
-def _crashes(rounds: int, seed: int) -> bool:
-    """Kill it under LMTP load, and say what became of the mail; whether it is all there, once."""
-    verdict = _done(soak, deaths(PLACES, rounds, seed), seed)
-    _show(verdict)
-    return verdict.whole
+def _soak_deliveries(rounds: int, seed: int) -> bool:
+    """Kill the server under LMTP load and print the result. True if each message is stored once."""
+    result = _run_in_temporary_folder(run_crash_soak, plan_kills(FAULT_POINTS, rounds, seed), seed)
+    _print_result(result)
+    return result.is_successful
 
 
-def _sent_on(rounds: int, seed: int) -> bool:
-    """Kill it while it forwards and answers, and say what others got of it."""
-    verdict = _done(forward_soak.soak, deaths(forward_soak.PLACES, rounds, seed), seed)
+def _soak_forwards(rounds: int, seed: int) -> bool:
+    """Kill the server while it forwards and replies. Prints the result; True if it is correct."""
+    result = _run_in_temporary_folder(
+        forward_soak.run_forward_soak, plan_kills(forward_soak.FAULT_POINTS, rounds, seed), seed
+    )
     console = Console(highlight=False, width=120)
     console.print(
-        f"{len(verdict.rounds) - 1} deaths, {len(verdict.ledger.answered)} letters answered 250, "
-        f"{verdict.came.total()} messages sent on and answered, {verdict.doubled} of them once "
-        f"more, where {len(verdict.unsure)} were behind their dot when the server died; "
-        f"{len(verdict.differences)} differences."
+        f"{len(result.rounds) - 1} deaths, {len(result.ledger.accepted)} letters answered 250, "
+        f"{result.received.total()} messages sent on and answered, {result.duplicate_count} of "
+        "them once "
+        f"more, where {len(result.unconfirmed)} were behind their dot when the server died; "
+        f"{len(result.differences)} differences."
     )
-    for line in verdict.differences:
+    for line in result.differences:
         console.print(f"  {line}", markup=False)
-    return not verdict.differences
+    return not result.differences
 
 
-def _done(kind: Callable[..., Awaitable[Found]], plan: Sequence[Death], seed: int) -> Found:
-    """Do a soak in a folder of its own, and show how far it is."""
-    found: list[Found] = []
+def _run_in_temporary_folder(
+    run_soak: Callable[..., Awaitable[SoakResult]], plan: Sequence[PlannedKill], seed: int
+) -> SoakResult:
+    """Run a soak in a temporary folder and show its progress."""
+    results: list[SoakResult] = []
 
     async def work() -> None:
         with (
@@ -164,30 +198,39 @@ def _done(kind: Callable[..., Awaitable[Found]], plan: Sequence[Death], seed: in
             Progress(console=Console(stderr=True), transient=True) as bar,
         ):
             task = bar.add_task("Killing the server", total=len(plan) + 1)
-            told: Told = lambda _round: bar.advance(task)  # noqa: E731 - a name for its type
-            found.append(await kind(Path(folder), plan, seed=seed, told=told))
 
-    uvloop.run(bounded(work(), LONGEST))
-    return found[0]
+            def report_round(_round: CrashRound) -> None:
+                bar.advance(task)
+
+            results.append(await run_soak(Path(folder), plan, seed=seed, report_round=report_round))
+
+    uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))
+    return results[0]
 
 
-def _show(verdict: Verdict) -> None:
+def _print_result(result: CrashSoakResult) -> None:
     console, table = Console(highlight=False, width=120), Table(box=None, padding=(0, 2, 0, 0))
     for name in ("round", "death", "answered 250", "open at start", "… stored", "orphans"):
         table.add_column(name, justify="right")
-    for number, each in enumerate(verdict.rounds, 1):
-        death = f"{each.death.place}:{each.death.nth}" if each.death else "SIGTERM"
-        seen = each.seen
-        numbers: tuple[Any, ...] = (number, death, each.answered, seen.waiting, seen.stored)
-        table.add_row(*map(str, numbers), "yes" if each.orphans else "")
+    for number, crash_round in enumerate(result.rounds, 1):
+        planned, inspection = crash_round.planned_kill, crash_round.inspection
+        end = f"{planned.fault_point}:{planned.count}" if planned else "SIGTERM"
+        cells: tuple[Any, ...] = (
+            number,
+            end,
+            crash_round.accepted_count,
+            inspection.unanswered_count,
+            inspection.stored_unanswered_count,
+        )
+        table.add_row(*map(str, cells), "yes" if crash_round.had_orphans else "")
     console.print(table)
-    ledger = verdict.ledger
-    again = sum(times > 1 for times in ledger.tried.values())
+    ledger = result.ledger
+    resent_count = sum(attempts > 1 for attempts in ledger.attempts.values())
     console.print(
-        f"{len(ledger.sent)} letters sent, {again} of them more than once, "
-        f"{len(ledger.answered)} answered 250; {len(verdict.differences)} differences."
+        f"{len(ledger.digests_by_subject)} letters sent, {resent_count} of them more than once, "
+        f"{len(ledger.accepted)} answered 250; {len(result.differences)} differences."
     )
-    for line in verdict.differences:
+    for line in result.differences:
         console.print(f"  {line}", markup=False)
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench.storage`: what a store's messages take, and what is saved on them."""
+"""`python -m bench.storage`: measure the bytes that messages take, and the bytes saved."""
 
 import asyncio
 import os
@@ -10,8 +10,8 @@ import typer
 from sqlalchemy import Select, func, select, text
 from sqlmodel import col
 
-from merganser.server.environment_factory import database
-from merganser.settings.settings import read
+from merganser.server.environment_factory import open_database
+from merganser.settings.settings import read_settings
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message
 from models.store.database import Database
@@ -25,82 +25,94 @@ SIZES: dict[str, Select[*tuple[Any, ...]]] = {  # of the whole database, by dial
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
-    """How many there are, and how many bytes they take."""
+class StorageFigures:
+    """The numbers of messages and blobs, and the bytes that they take."""
 
-    messages: int
-    raw: int  # as the messages came
-    pieces: int
-    referred: int  # how often messages need a piece
-    apart: int  # plain bytes, were every piece kept for each message that needs it
-    plain: int  # of the pieces, each once
-    stored: int  # the same, compressed
-    inline: int  # of these, in rows
-    files: int  # pieces that lie in the store of large bytes
-    in_files: int
-    rows: int  # bytes of the whole database: pieces in rows, indexes and all else
+    message_count: int
+    raw_bytes: int  # of the messages as they were received
+    blob_count: int
+    reference_count: int  # of messages to blobs
+    unshared_bytes: int  # uncompressed, if each message had its own blobs
+    plain_bytes: int  # of the blobs, uncompressed
+    stored_bytes: int  # of the blobs, compressed
+    inline_bytes: int  # of these, in rows of the database
+    object_count: int  # blobs in the object store
+    object_bytes: int
+    database_bytes: int  # with blobs in rows and indexes
 
 
-async def measured(store: Database) -> Storage:
-    """Add up what this store holds."""
-    stored, size = func.sum(col(Blob.stored_size)), func.sum(col(Blob.size))
-    messages, raw = await _sums(store, select(func.count(), func.sum(col(Message.size))))
-    needed = select(func.count(), size).join(MessageBlob, col(MessageBlob.blob_id) == col(Blob.id))
-    referred, apart = await _sums(store, needed)
-    pieces, plain, packed = await _sums(store, select(func.count(), size, stored))
-    outside = select(func.count(), stored).where(col(Blob.name).is_not(None))
-    files, in_files = await _sums(store, outside)
-    (rows,) = await _sums(store, SIZES[store.dialect])
-    return Storage(
-        messages=messages,
-        raw=raw,
-        pieces=pieces,
-        referred=referred,
-        apart=apart,
-        plain=plain,
-        stored=packed,
-        inline=packed - in_files,
-        files=files,
-        in_files=in_files,
-        rows=rows,
+async def measure_storage(database: Database) -> StorageFigures:
+    """Add up the messages and blobs of a database."""
+    stored_size, size = func.sum(col(Blob.stored_size)), func.sum(col(Blob.size))
+    message_count, raw_bytes = await _read_sums(
+        database, select(func.count(), func.sum(col(Message.size)))
+    )
+    references = select(func.count(), size).join(
+        MessageBlob, col(MessageBlob.blob_id) == col(Blob.id)
+    )
+    reference_count, unshared_bytes = await _read_sums(database, references)
+    blob_count, plain_bytes, stored_bytes = await _read_sums(
+        database, select(func.count(), size, stored_size)
+    )
+    objects = select(func.count(), stored_size).where(col(Blob.name).is_not(None))
+    object_count, object_bytes = await _read_sums(database, objects)
+    (database_bytes,) = await _read_sums(database, SIZES[database.dialect])
+    return StorageFigures(
+        message_count=message_count,
+        raw_bytes=raw_bytes,
+        blob_count=blob_count,
+        reference_count=reference_count,
+        unshared_bytes=unshared_bytes,
+        plain_bytes=plain_bytes,
+        stored_bytes=stored_bytes,
+        inline_bytes=stored_bytes - object_bytes,
+        object_count=object_count,
+        object_bytes=object_bytes,
+        database_bytes=database_bytes,
     )
 
 
-async def _sums(store: Database, asked: Select[*tuple[Any, ...]]) -> tuple[int, ...]:
-    """The one row of an aggregate, whose sums are None where there is nothing."""
-    (row,) = await store.read(asked)
+async def _read_sums(database: Database, statement: Select[*tuple[Any, ...]]) -> tuple[int, ...]:
+    """Return the only row of an aggregate query, with 0 for NULL."""
+    (row,) = await database.read(statement)
     return tuple(int(value or 0) for value in row)
 
 
-def lines(found: Storage) -> list[tuple[str, str]]:
-    """The figures in words, for people."""
+def report_rows(figures: StorageFigures) -> list[tuple[str, str]]:
+    """Return the figures as text for people."""
 
     def share(part: int, whole: int) -> str:
         return f"{part:,} bytes ({part / max(whole, 1):.0%} of raw)"
 
     return [
-        ("messages", f"{found.messages:,}"),
-        ("raw", f"{found.raw:,} bytes"),
-        ("pieces", f"{found.pieces:,}, needed {found.referred:,} times"),
-        ("taken apart and decoded", share(found.apart, found.raw)),
-        ("each piece once", share(found.plain, found.raw)),
-        ("compressed", share(found.stored, found.raw)),
-        ("of that in rows", f"{found.inline:,} bytes, {found.pieces - found.files:,} pieces"),
-        ("of that in files", f"{found.in_files:,} bytes, {found.files:,} pieces"),
-        ("database with its indexes", f"{found.rows:,} bytes"),
+        ("messages", f"{figures.message_count:,}"),
+        ("raw", f"{figures.raw_bytes:,} bytes"),
+        ("pieces", f"{figures.blob_count:,}, needed {figures.reference_count:,} times"),
+        ("taken apart and decoded", share(figures.unshared_bytes, figures.raw_bytes)),
+        ("each piece once", share(figures.plain_bytes, figures.raw_bytes)),
+        ("compressed", share(figures.stored_bytes, figures.raw_bytes)),
+        (
+            "of that in rows",
+            f"{figures.inline_bytes:,} bytes, {figures.blob_count - figures.object_count:,} pieces",
+        ),
+        (
+            "of that in files",
+            f"{figures.object_bytes:,} bytes, {figures.object_count:,} pieces",
+        ),
+        ("database with its indexes", f"{figures.database_bytes:,} bytes"),
     ]
 
 
-async def _of_settings() -> Storage:
-    async with database(read()) as store:
-        return await measured(store)
+async def _measure_configured_database() -> StorageFigures:
+    async with open_database(read_settings()) as database:
+        return await measure_storage(database)
 
 
 def main() -> None:
     """Print the figures of the store that the settings name, as a Markdown table."""
-    found = asyncio.run(_of_settings())
+    figures = asyncio.run(_measure_configured_database())
     typer.echo("| what | how much |\n|---|---|")
-    for name, figure in lines(found):
+    for name, figure in report_rows(figures):
         typer.echo(f"| {name} | {figure} |")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     typer.echo(f"\n{machine}")

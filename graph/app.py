@@ -15,83 +15,83 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from graph.http import acme_challenge, graphiql, health, mta_sts, rest_routes
-from graph.http.graphql_endpoint import Endpoint, Settings
-from graph.http.metrics import Census, Fleet, Metrics, Readers
-from graph.http.response_headers import dressed
-from graph.http.upload_body import Limits
+from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
+from graph.http.metrics import MetricsCollector, MetricsEndpoint, MetricsReaders, ProcessMetrics
+from graph.http.response_headers import with_security_headers
+from graph.http.upload_body import UploadLimits
 from graph.schema import schema
-from models.runtime.environment import World
-from models.store.outages import RETRY_AFTER, StoreUnavailable
+from models.runtime.environment import Environment
+from models.store.outages import RETRY_AFTER, StorageUnavailable
 from resolvers.admin import trusted_documents
 from resolvers.auth import authentication, credential_status
 from resolvers.context import Viewer
 
-ACCEPTED = (
+CORS_REQUEST_HEADERS = (
     "Authorization", "Content-Type", "X-API-Key", "Idempotency-Key", "Range", "If-Range",
     "If-None-Match", "Content-Disposition", "Last-Event-ID", "Tus-Resumable", "Upload-Length",
     "Upload-Offset", "Upload-Metadata", "X-HTTP-Method-Override", "X-Request-Id",
 )  # fmt: skip
-EXPOSED = (
+CORS_RESPONSE_HEADERS = (
     "Retry-After", "X-Request-Id", "ETag", "Content-Disposition", "Content-Range",
     "Accept-Ranges", "Content-Length", "Location", "Repr-Digest", "Tus-Resumable", "Tus-Version",
     "Tus-Extension", "Tus-Max-Size", "Upload-Length", "Upload-Offset", "Upload-Metadata",
     "Upload-Expires",
 )  # fmt: skip
-ADMINS = Readers()
+DEFAULT_METRICS_READERS = MetricsReaders()
 
 
-class App(Starlette):
+class GraphqlApp(Starlette):
     """The Starlette app, which adds security headers to every response.
 
     Requests to the paths in `direct_endpoints` skip routing and middleware.
     """
 
-    def __init__(self, endpoint: Endpoint, **more: Any) -> None:
-        super().__init__(**more)
+    def __init__(self, endpoint: GraphqlEndpoint, **starlette_options: Any) -> None:
+        super().__init__(**starlette_options)
         self.endpoint = endpoint
-        self.direct: Mapping[str, ASGIApp] = {}
+        self.direct_endpoints: Mapping[str, ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
         if scope["type"] == "http":
-            send = dressed(scope, send)
-            if straight := self.direct.get(scope["path"]):
+            send = with_security_headers(scope, send)
+            if straight := self.direct_endpoints.get(scope["path"]):
                 await straight(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 
-    def break_off(self) -> None:
+    def close_connections(self) -> None:
         """Close WebSockets and event streams because the server stops. Requests continue."""
-        self.endpoint.watch.break_off()
+        self.endpoint.connection_watch.close_for_shutdown()
 
-    async def end(self) -> None:
+    async def end_subscriptions(self) -> None:
         """Cancel all subscriptions and wait for them, so that the database can be closed."""
-        await self.endpoint.groups.end()
+        await self.endpoint.subscription_groups.cancel_tasks()
 
 
-async def page(_request: Request) -> Response:
+async def serve_graphiql(_request: Request) -> Response:
     """Serve the GraphiQL page."""
-    return graphiql.page()
+    return graphiql.page_response()
 
 
-async def home(_request: Request) -> Response:
+async def redirect_to_graphiql(_request: Request) -> Response:
     """Redirect to the GraphiQL page."""
     return RedirectResponse("graphql")
 
 
 def create_app(
-    world: World,
+    environment: Environment,
     *,
-    spool: Path,
-    bootstrap: str | None = None,
-    settings: Settings | None = None,
-    readers: Readers = ADMINS,
-    checks: Mapping[str, health.Check] | None = None,
-    processes: health.Counts | None = None,
-    compiled: bool = True,
-    fleet: Fleet | None = None,
-    uploads: Limits | None = None,
-) -> App:
+    spool_folder: Path,
+    bootstrap_key: str | None = None,
+    settings: EndpointSettings | None = None,
+    metrics_readers: MetricsReaders = DEFAULT_METRICS_READERS,
+    checks: Mapping[str, health.HealthCheck] | None = None,
+    process_counts: health.ProcessCounts | None = None,
+    is_compiled: bool = True,
+    process_metrics: ProcessMetrics | None = None,
+    upload_limits: UploadLimits | None = None,
+) -> GraphqlApp:
     """Create the app over an environment, which the caller closes.
 
     `spool_folder` stores files that are being received. `bootstrap_key` is a key with role ROOT.
@@ -99,67 +99,82 @@ def create_app(
     Without `is_compiled` operations run by plain execution. `process_metrics` joins the metrics
     of all processes.
     """
-    schema.use(compiled=compiled)
+    schema.choose_executor(is_compiled=is_compiled)
 
-    async def sign_in(
+    async def authenticate_document_request(
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
-        viewer = await authentication.sign_in(world, headers, params, ip=ip, bootstrap=bootstrap)
-        return authentication.for_documents(viewer)
+        viewer = await authentication.authenticate_request(
+            environment, headers, params, ip=ip, bootstrap=bootstrap_key
+        )
+        return authentication.require_document_credential(viewer)
 
-    async def by_path(headers: Mapping[str, str], ip: str | None) -> Viewer:
-        return authentication.for_paths(
-            await authentication.sign_in(world, headers, ip=ip, bootstrap=bootstrap)
+    async def authenticate_path_request(headers: Mapping[str, str], ip: str | None) -> Viewer:
+        return authentication.require_path_credential(
+            await authentication.authenticate_request(
+                environment, headers, ip=ip, bootstrap=bootstrap_key
+            )
         )
 
-    async def ended(viewer: Viewer) -> bool:
-        return await authentication.ended(world, viewer)
+    async def has_viewer_ended(viewer: Viewer) -> bool:
+        return await authentication.has_credential_ended(environment, viewer)
 
-    async def store() -> bool:
-        await world.database.probe()
+    async def is_database_writable() -> bool:
+        await environment.database.check_writable()
         return True
 
-    written = health.at_most_every(health.WRITTEN, store)
+    check_database = health.rate_limited_check(health.WRITE_CHECK_INTERVAL, is_database_writable)
     settings = replace(
-        settings or Settings(),
-        page=page,
-        ended=ended,
-        kicked=partial(credential_status.kicked, world),
-        trusted=partial(trusted_documents.text_of, world),
+        settings or EndpointSettings(),
+        page=serve_graphiql,
+        has_credential_ended=has_viewer_ended,
+        load_kick_times=partial(credential_status.load_kick_times, environment),
+        find_trusted_text=partial(trusted_documents.find_document_text, environment),
     )
-    endpoint = Endpoint(schema, world, sign_in, settings)
-    app = App(
+    endpoint = GraphqlEndpoint(schema, environment, authenticate_document_request, settings)
+    app = GraphqlApp(
         endpoint,
         routes=[
-            Route("/", home),
-            Route("/metrics", Metrics(Census(world, fleet), by_path, readers).answer),
-            *health.routes({health.STORE: written, **(checks or {})}, processes),
+            Route("/", redirect_to_graphiql),
+            Route(
+                "/metrics",
+                MetricsEndpoint(
+                    MetricsCollector(environment, process_metrics),
+                    authenticate_path_request,
+                    metrics_readers,
+                ).serve_metrics,
+            ),
+            *health.health_routes(
+                {health.DATABASE: check_database, **(checks or {})}, process_counts
+            ),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
-            *graphiql.routes(),
-            *acme_challenge.routes(world),
-            *mta_sts.routes(world),
-            *rest_routes.routes(world, by_path, spool, uploads, endpoint),
+            *graphiql.file_routes(),
+            *acme_challenge.challenge_routes(environment),
+            *mta_sts.policy_routes(environment),
+            *rest_routes.rest_routes(
+                environment, authenticate_path_request, spool_folder, upload_limits, endpoint
+            ),
         ],
-        middleware=_cors(settings.origins),
-        exception_handlers={StoreUnavailable: _unavailable},
+        middleware=_cors_middleware(settings.allowed_origins),
+        exception_handlers={StorageUnavailable: _unavailable_response},
     )
-    if not settings.origins:
-        app.direct = {"/graphql": endpoint}
+    if not settings.allowed_origins:
+        app.direct_endpoints = {"/graphql": endpoint}
     app.router.redirect_slashes = False  # it would redirect to any host in the request
     return app
 
 
-def _unavailable(_request: Request, problem: Exception) -> Response:
+def _unavailable_response(_request: Request, problem: Exception) -> Response:
     """Return a 503 response for routes that don't answer in JSON."""
     seconds = RETRY_AFTER
-    if isinstance(problem, StoreUnavailable):
+    if isinstance(problem, StorageUnavailable):
         seconds = problem.retry_after
     headers = {"Retry-After": str(round(seconds.total_seconds())), "Cache-Control": "no-store"}
     return PlainTextResponse("Try again later.\n", 503, headers)
 
 
-def _cors(origins: Sequence[str]) -> list[Middleware]:
+def _cors_middleware(origins: Sequence[str]) -> list[Middleware]:
     """Return the CORS middleware for these origins; an empty list without origins."""
     if not origins:
         return []
@@ -167,7 +182,7 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
         CORSMiddleware,
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "HEAD", "PATCH", "DELETE"],
-        allow_headers=list(ACCEPTED),
-        expose_headers=list(EXPOSED),
+        allow_headers=list(CORS_REQUEST_HEADERS),
+        expose_headers=list(CORS_RESPONSE_HEADERS),
     )
     return [cors]

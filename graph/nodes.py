@@ -45,13 +45,13 @@ from graph.submission.types import Submission
 from graph.transfer.types import AccountExport
 from graph.types import global_ids as ids
 from graph.types.fields import Info, query
-from graph.types.row_mapping import Shape
+from graph.types.row_mapping import NodeView
 from graph.users.types import User
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.users.roles import Scope
 
-MOST = 250  # of one call
-KINDS: dict[str, type[Shape]] = {
+MAX_IDS = 250  # of one call
+NODE_TYPES: dict[str, type[NodeView]] = {
     "AccountExport": AccountExport,
     "AccessToken": AccessToken,
     "Address": Address,
@@ -105,42 +105,44 @@ KINDS: dict[str, type[Shape]] = {
 }
 
 
-async def node_of(info: Info, id: str) -> Shape | None:
+async def load_node(info: Info, id: str) -> NodeView | None:
     """Load the object of a global ID; None if no such object is visible to the viewer.
 
     Raises InvalidInput if it is not the ID of a node.
     """
-    return (await nodes_of(info, [id]))[0]
+    return (await load_nodes(info, [id]))[0]
 
 
-async def nodes_of(info: Info, given: Sequence[str]) -> list[Shape | None]:
+async def load_nodes(info: Info, global_ids: Sequence[str]) -> list[NodeView | None]:
     """Load the objects of global IDs in order, None for invisible ones; one statement per type.
 
     Raises InvalidInput with the index of an ID that is not of a node.
     """
     keys: defaultdict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(given):
-        kind = ids.kind_of(text)
-        if kind not in KINDS:
-            raise Invalid("not the id of a node", constraint="id", path=["ids"], index=index)
+    for index, text in enumerate(global_ids):
+        kind = ids.type_name_of(text)
+        if kind not in NODE_TYPES:
+            raise InvalidInput("not the id of a node", constraint="id", path=["ids"], index=index)
         keys[kind].append(ids.decode(kind, text, path="ids", index=index))
-    found: dict[str, Shape] = {}
+    found: dict[str, NodeView] = {}
     for kind, listed in keys.items():
-        shape = KINDS[kind]
-        for key, row in zip(listed, await info.context.load_all(shape.batch, listed), strict=True):
+        shape = NODE_TYPES[kind]
+        for key, row in zip(
+            listed, await info.context.load_many(shape.load_batch, listed), strict=True
+        ):
             if row is not None:
-                found[ids.encode(kind, key)] = shape.of(row)
-    return [found.get(text) for text in given]
+                found[ids.encode(kind, key)] = shape.from_row(row)
+    return [found.get(text) for text in global_ids]
 
 
 @strawberry.type
 class NodeQuery:
     @query("Any object by global id, null when missing or invisible.", scope=Scope.MAIL_READ)
-    async def node(self, info: Info, id: strawberry.ID) -> Shape | None:
-        return await node_of(info, id)
+    async def node(self, info: Info, id: strawberry.ID) -> NodeView | None:
+        return await load_node(info, id)
 
     @query("Several, in order.", scope=Scope.MAIL_READ)
-    async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[Shape | None]:
-        if len(ids) > MOST:
-            raise Invalid(f"at most {MOST} ids", constraint="max", path=["ids"])
-        return await nodes_of(info, ids)
+    async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[NodeView | None]:
+        if len(ids) > MAX_IDS:
+            raise InvalidInput(f"at most {MAX_IDS} ids", constraint="max", path=["ids"])
+        return await load_nodes(info, ids)

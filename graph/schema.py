@@ -23,8 +23,8 @@ from graph.connectors import types as connector_types
 from graph.domains import dkim_keys
 from graph.domains import mutations as domain_mutations
 from graph.domains import types as domain_types
-from graph.execution.operation_execution import Schema
-from graph.execution.strawberry_definitions import origin
+from graph.execution.operation_execution import ExecutableSchema
+from graph.execution.strawberry_definitions import strawberry_definition
 from graph.files import types as file_types
 from graph.filters import sieve_import_mutations, sieve_script_mutations, sieve_scripts
 from graph.filters import types as filter_types
@@ -55,7 +55,10 @@ from graph.submission import compose_requests, forward_mutations, identities
 from graph.submission import types as submission_types
 from graph.transfer import types as transfer_types
 from graph.types import errors as types_errors
-from graph.types.argument_descriptions import describe, describe_directives
+from graph.types.argument_descriptions import (
+    set_directive_argument_descriptions,
+    set_missing_descriptions,
+)
 from graph.types.mutations import atomic
 from graph.types.scalars import SCALARS
 from graph.users import (
@@ -94,7 +97,7 @@ Query = merge_types(
         change_queries.ChangeQuery,
         admin_settings.SettingQuery,
         key_values.KeyValueQuery,
-        filter_types.FilterQueries,
+        filter_types.FilterRootQuery,
         sender_rules.SenderRuleQuery,
         webhooks.WebhookQuery,
         bcc_rules.BccRuleQuery,
@@ -132,14 +135,14 @@ Mutation = merge_types(
         share_mutations.SharingMutation,
         uid_state_mutations.MailboxStateMutation,
         repair_mutations.MailboxRepairMutation,
-        message_mutations.BulkMutation,
+        message_mutations.MessageBulkMutation,
         labels.LabelMutation,
         autoreply_mutations.AutoreplyMutation,
         identities.IdentityMutation,
         saved_searches.SavedSearchMutation,
         threads.ThreadMutation,
-        forward_mutations.ForwardingMutation,
-        upload_mutations.UploadingMutation,
+        forward_mutations.MessageForwardMutation,
+        upload_mutations.MessageUploadMutation,
         deleted_messages.ArchiveMutation,
         index.SearchIndexMutation,
         audits.AuditMutation,
@@ -161,7 +164,7 @@ Mutation = merge_types(
         sieve_script_mutations.SieveMutation,
         quarantine_mutations.QuarantineMutation,
         queue_types.QueueMutation,
-        connector_mutations.ConnectorFormMutation,
+        connector_mutations.ConnectorEditMutation,
         connector_types.ConnectorMutation,
         certificate_types.CertificateMutation,
         mail_import_mutations.MailImportMutation,
@@ -184,9 +187,9 @@ Subscription = merge_types(
         connector_types.ConnectorSubscription,
     ),
 )
-TYPES = [  # types that are only reached through interfaces
-    *types_errors.MutationError.types.values(),
-    *nodes.KINDS.values(),
+ADDITIONAL_TYPES = [  # types that are only reached through interfaces
+    *types_errors.MutationError.types_by_error.values(),
+    *nodes.NODE_TYPES.values(),
     change_types.AccountChange,
     change_types.LimitChange,
     change_types.MailboxChange,
@@ -196,28 +199,28 @@ TYPES = [  # types that are only reached through interfaces
 ]
 
 
-def _finished(schema: Schema) -> Schema:
+def _finish_schema(schema: ExecutableSchema) -> ExecutableSchema:
     """Set missing descriptions and restore enum members as enum values.
 
     Sorting a schema replaces the members by text.
     """
-    describe(schema._schema)  # noqa: SLF001 - strawberry has no other way in
+    set_missing_descriptions(schema._schema)  # noqa: SLF001 - strawberry has no other way in
     # printed with the fields: a text that differs from the sorted schema would appear twice
-    describe_directives(schema._schema_graphql_directives.values())  # noqa: SLF001
+    set_directive_argument_descriptions(schema._schema_graphql_directives.values())  # noqa: SLF001
     for kind in schema._schema.type_map.values():  # noqa: SLF001 - strawberry has no other way in
-        definition = origin(kind)
+        definition = strawberry_definition(kind)
         if isinstance(kind, GraphQLEnumType) and isinstance(definition, StrawberryEnumDefinition):
             for value in kind.values.values():
                 value.value = definition.wrapped_cls(value.value)
     return schema
 
 
-schema = _finished(
-    Schema(
+schema = _finish_schema(
+    ExecutableSchema(
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=TYPES,
+        types=ADDITIONAL_TYPES,
         directives=[atomic],
         config=StrawberryConfig(scalar_map=SCALARS, sort_schema=True),
     )

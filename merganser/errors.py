@@ -1,16 +1,16 @@
 """The error that ends a command, and exit codes for the shell."""
 
-WRONG = 1  # the command failed
-MISUSED = 2  # the command line or a setting is wrong
+EXIT_FAILURE = 1  # the command failed
+EXIT_USAGE = 2  # the command line or a setting is wrong
 
 
-class Trouble(Exception):
+class CommandError(Exception):
     """An error that ends a command.
 
     The message says in one sentence why, and what to do; it has no full stop at its end.
     """
 
-    def __init__(self, message: str, *, code: int = WRONG) -> None:
+    def __init__(self, message: str, *, exit_code: int = EXIT_FAILURE) -> None:
         super().__init__(message)
         self.message = message
-        self.code = code
+        self.exit_code = exit_code

@@ -6,10 +6,18 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ColumnElement, bindparam, exists, or_
 from sqlmodel import Field, SQLModel, col
 
-from models.store.columns import Instant, MaybeMoment, MaybeNumber, Moment, Row, plain, ref
+from models.store.columns import (
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UtcDateTime,
+    foreign_key,
+    json_column,
+)
 
 
-class Autoreply(Row, table=True):
+class Autoreply(RowWithId, table=True):
     """The autoreply of a user or an address. Its id is that of the owner."""
 
     __tablename__ = "autoreplies"
@@ -17,8 +25,8 @@ class Autoreply(Row, table=True):
         CheckConstraint("(user_id IS NULL) <> (address_id IS NULL)", name="one_owner"),
     )
 
-    user_id: int | None = ref("users.id", default=None)
-    address_id: int | None = ref("addresses.id", default=None)
+    user_id: int | None = foreign_key("users.id", default=None)
+    address_id: int | None = foreign_key("addresses.id", default=None)
     enabled: bool = False
     name: str | None = None  # in From; None: the user's
     subject: str = ""  # "": that of the message replied to
@@ -27,12 +35,12 @@ class Autoreply(Row, table=True):
     internal_subject: str | None = None  # for senders of the same domain; None: as for all
     internal_text: str | None = None
     internal_html: str | None = None
-    starts_at: MaybeMoment = None  # None: now
-    ends_at: MaybeMoment = None  # None: never
-    interval: MaybeNumber = None  # seconds between two replies to a sender; None: the platform's
-    addresses: list[int] = plain(list)  # ids: only mail to these gets a reply; empty: to any
-    created_at: Moment
-    updated_at: Moment
+    starts_at: OptionalTimestamp = None  # None: now
+    ends_at: OptionalTimestamp = None  # None: never
+    interval: OptionalInt64 = None  # seconds between two replies to a sender; None: the platform's
+    addresses: list[int] = json_column(list)  # ids: only mail to these gets a reply; empty: to any
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class AutoreplySender(SQLModel, table=True):
@@ -40,16 +48,16 @@ class AutoreplySender(SQLModel, table=True):
 
     __tablename__ = "autoreply_senders"
 
-    autoreply_id: int = ref("autoreplies.id", primary_key=True, index=False)
+    autoreply_id: int = foreign_key("autoreplies.id", primary_key=True, index=False)
     sender: str = Field(primary_key=True)  # normal form: mail/autoreply/decision.py
-    until: datetime = Field(sa_type=Instant, index=True)
+    until: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
-def answering(owner: Any) -> ColumnElement[bool]:
+def is_autoreply_active(owner_id: Any) -> ColumnElement[bool]:
     """Return SQL that is true if mail to this user or address gets a reply at `now`."""
-    now = bindparam("now", type_=Instant)
+    now = bindparam("now", type_=UtcDateTime)
     return exists().where(
-        col(Autoreply.id) == owner,
+        col(Autoreply.id) == owner_id,
         col(Autoreply.enabled),
         or_(col(Autoreply.starts_at).is_(None), col(Autoreply.starts_at) <= now),
         or_(col(Autoreply.ends_at).is_(None), col(Autoreply.ends_at) > now),

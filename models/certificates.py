@@ -3,19 +3,19 @@
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
-    Big,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Row,
+    BIG_INTEGER,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    foreign_key,
+    json_column,
     lease_index,
-    plain,
-    ref,
 )
 
 
-class Certificate(Row, table=True):
+class Certificate(RowWithId, table=True):
     """A private key and its certificate, served for a server name.
 
     Until ACME has issued the first certificate, both are absent.
@@ -25,28 +25,32 @@ class Certificate(Row, table=True):
     __table_args__ = (lease_index("certificates"),)
 
     server_name: str = Field(unique=True)  # in ASCII, lower case
-    alt_names: list[str] = plain(list)  # names in the certificate, in ASCII, lower case
+    alt_names: list[str] = json_column(list)  # names in the certificate, in ASCII, lower case
     description: str | None = None
     chain: str | None = None  # PEM: its own certificate first, then the issuers in order
     private_key: str | None = None  # PEM, encrypted
-    version: Number = 0  # counts changes of the key or chain
+    version: Int64 = 0  # counts changes of the key or chain
     sha1: str | None = None  # fingerprints of its own, in hex
     sha256: str | None = None
     spki: str | None = None  # SHA-256 of its public key, in hex: of TLSA 3 1 1
     issuer: str | None = None
-    not_before: MaybeMoment = None
-    not_after: MaybeMoment = Field(default=None, index=True)
+    not_before: OptionalTimestamp = None
+    not_after: OptionalTimestamp = Field(default=None, index=True)
     acme: bool = False
-    acme_names: list[str] = plain(list)  # names besides server_name for ACME, in ASCII, lower case
+    acme_names: list[str] = json_column(
+        list
+    )  # names besides server_name for ACME, in ASCII, lower case
     acme_directory: str | None = None  # of the issuer; None: the certificate was uploaded
-    acme_renew_at: MaybeMoment = None  # start of the renewal; None: at the next step
+    acme_renew_at: OptionalTimestamp = None  # start of the renewal; None: at the next step
     acme_state: str | None = None  # last step or error
-    acme_next_at: MaybeMoment = Field(default=None, index=True)  # next step: a check, or an order
-    acme_failures: Number = 0  # in a row
-    lease: MaybeNumber = None  # number of the current lease
-    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
-    created_at: Moment
-    updated_at: Moment
+    acme_next_at: OptionalTimestamp = Field(
+        default=None, index=True
+    )  # next step: a check, or an order
+    acme_failures: Int64 = 0  # in a row
+    lease: OptionalInt64 = None  # number of the current lease
+    holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class CertificateName(SQLModel, table=True):
@@ -54,11 +58,11 @@ class CertificateName(SQLModel, table=True):
 
     __tablename__ = "certificate_names"
 
-    certificate_id: int = ref("certificates.id", primary_key=True, index=False)
+    certificate_id: int = foreign_key("certificates.id", primary_key=True, index=False)
     name: str = Field(primary_key=True, index=True)
 
 
-class AcmeAccount(Row, table=True):
+class AcmeAccount(RowWithId, table=True):
     """The account of this server at an ACME server."""
 
     __tablename__ = "acme_accounts"
@@ -66,7 +70,7 @@ class AcmeAccount(Row, table=True):
     directory: str = Field(unique=True)  # its URL
     url: str | None = None  # of the account; None: not created yet
     private_key: str  # PEM, encrypted
-    created_at: Moment
+    created_at: Timestamp
 
 
 class AcmeChallenge(SQLModel, table=True):
@@ -76,7 +80,7 @@ class AcmeChallenge(SQLModel, table=True):
 
     token: str = Field(primary_key=True)
     certificate_id: int = Field(
-        foreign_key="certificates.id", ondelete="CASCADE", sa_type=Big, index=True
+        foreign_key="certificates.id", ondelete="CASCADE", sa_type=BIG_INTEGER, index=True
     )
     answer: str  # the key authorization
-    expires_at: Moment = Field(index=True)
+    expires_at: Timestamp = Field(index=True)

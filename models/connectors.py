@@ -8,22 +8,22 @@ from sqlmodel import Field, SQLModel
 
 from models.admin.tasks import TaskState
 from models.store.columns import (
-    Big,
-    ByBytes,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Owned,
-    Row,
-    choice,
+    BIG_INTEGER,
+    BYTEWISE_TEXT,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UserOwnedRow,
+    enum_column,
+    foreign_key,
+    json_column,
     lease_index,
-    plain,
-    ref,
 )
 
 
-class Protocol(StrEnum):
+class ConnectorProtocol(StrEnum):
     """The protocol of the source; ARCHIVE and USER are for single imports only."""
 
     IMAP = "IMAP"
@@ -32,7 +32,7 @@ class Protocol(StrEnum):
     USER = "USER"
 
 
-class Security(StrEnum):
+class ConnectorSecurity(StrEnum):
     """How the connection is encrypted."""
 
     PLAIN = "PLAIN"
@@ -40,7 +40,7 @@ class Security(StrEnum):
     TLS = "TLS"
 
 
-class Connector(Owned, table=True):
+class Connector(UserOwnedRow, table=True):
     """An account on another server. The process that runs it has a lease."""
 
     __tablename__ = "connectors"
@@ -55,87 +55,87 @@ class Connector(Owned, table=True):
     )
 
     name: str
-    protocol: Protocol = choice(Protocol)
+    protocol: ConnectorProtocol = enum_column(ConnectorProtocol)
     host: str  # in ASCII
-    port: Number
-    security: Security = choice(Security)
+    port: Int64
+    security: ConnectorSecurity = enum_column(ConnectorSecurity)
     mechanism: str
     username: str
     secret: str  # encrypted: a password, or the OAuth credentials as JSON
-    oauth: dict[str, Any] | None = plain()  # token endpoint and its parameters
+    oauth: dict[str, Any] | None = json_column()  # token endpoint and its parameters
     target_domain: str | None = None
     target_folder: str | None = None
-    interval: MaybeNumber = None  # seconds between two runs; None: on request
-    max_age: MaybeNumber = None  # seconds
-    max_bytes_per_second: Number = 0
+    interval: OptionalInt64 = None  # seconds between two runs; None: on request
+    max_age: OptionalInt64 = None  # seconds
+    max_bytes_per_second: Int64 = 0
     exclude: str | None = None
-    folder_rewrites: list[dict[str, str]] = plain(list)
+    folder_rewrites: list[dict[str, str]] = json_column(list)
     auto_map_folders: bool = True
     subscribe_all: bool = True
     skip_cross_duplicates: bool = False
     remove_duplicates: bool = True
-    source_retention: MaybeNumber = None  # seconds; None: messages stay at the source
+    source_retention: OptionalInt64 = None  # seconds; None: messages stay at the source
     mirror_deletes: bool = False
-    remote_timeout: Number = 600
-    local_timeout: Number = 600
-    custom_options: list[dict[str, Any]] = plain(list)
-    bringing: dict[str, Any] | None = plain()  # what a single import includes
+    remote_timeout: Int64 = 600
+    local_timeout: Int64 = 600
+    custom_options: list[dict[str, Any]] = json_column(list)
+    bringing: dict[str, Any] | None = json_column()  # what a single import includes
     spam_check: bool = True
     virus_check: bool = True
     apply_filters: bool = False
     active: bool = True
-    last_run_at: MaybeMoment = None
-    last_success_at: MaybeMoment = None
+    last_run_at: OptionalTimestamp = None
+    last_success_at: OptionalTimestamp = None
     last_error: str | None = None
-    failures: Number = 0  # in a row
-    next_run_at: MaybeMoment = None
-    run_id: MaybeNumber = None  # the run that is queued or running
-    lease: MaybeNumber = None
-    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
-    created_at: Moment
-    updated_at: MaybeMoment = None
+    failures: Int64 = 0  # in a row
+    next_run_at: OptionalTimestamp = None
+    run_id: OptionalInt64 = None  # the run that is queued or running
+    lease: OptionalInt64 = None
+    holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
+    created_at: Timestamp
+    updated_at: OptionalTimestamp = None
     once: bool = False  # a single import: hidden, and deleted with its run
 
 
-class ConnectorRun(Owned, table=True):
+class ConnectorRun(UserOwnedRow, table=True):
     """One execution of a connector, with its result. Pages are in descending order of id."""
 
     __tablename__ = "connector_runs"
     __table_args__ = (Index("connector_runs_of_connector", "connector_id", "id"),)
 
-    connector_id: int = ref("connectors.id", index=False)
-    state: TaskState = choice(TaskState, default=TaskState.QUEUED)
+    connector_id: int = foreign_key("connectors.id", index=False)
+    state: TaskState = enum_column(TaskState, default=TaskState.QUEUED)
     trial: bool = False  # nothing is stored or deleted
     cancelled: bool = False  # requested to stop at the next safe point
-    created_at: Moment
-    started_at: MaybeMoment = None
-    finished_at: MaybeMoment = None
+    created_at: Timestamp
+    started_at: OptionalTimestamp = None
+    finished_at: OptionalTimestamp = None
     stage: str | None = None
     folder: str | None = None
-    seen: Number = 0
-    imported: Number = 0
-    skipped: Number = 0
-    deleted_remote: Number = 0
-    bytes: Number = 0
+    seen: Int64 = 0
+    imported: Int64 = 0
+    skipped: Int64 = 0
+    deleted_remote: Int64 = 0
+    bytes: Int64 = 0
     error: str | None = None
-    log: list[str] = plain(list)
+    log: list[str] = json_column(list)
     # the position after which a single import continues
-    checkpoint: dict[str, Any] | None = plain()
+    checkpoint: dict[str, Any] | None = json_column()
 
 
-class ConnectorFolder(Row, table=True):
+class RemoteMailbox(RowWithId, table=True):
     """A mailbox on the other server, and the changes of it that were fetched."""
 
     __tablename__ = "connector_folders"
     __table_args__ = (Index("connector_folders_by_name", "connector_id", "name", unique=True),)
 
-    connector_id: int = ref("connectors.id", index=False)
-    name: str = Field(sa_type=ByBytes)  # as the server spells it, one character for each byte
-    validity: Number = 0  # UIDVALIDITY
-    modseq: Number = 0  # HIGHESTMODSEQ up to which flags were fetched
+    connector_id: int = foreign_key("connectors.id", index=False)
+    name: str = Field(sa_type=BYTEWISE_TEXT)  # as the server spells it, one character for each byte
+    validity: Int64 = 0  # UIDVALIDITY
+    modseq: Int64 = 0  # HIGHESTMODSEQ up to which flags were fetched
 
 
-class ConnectorMessage(SQLModel, table=True):
+class FetchedMessage(SQLModel, table=True):
     """A message that was fetched, and the message it is stored as."""
 
     __tablename__ = "connector_messages"
@@ -144,11 +144,11 @@ class ConnectorMessage(SQLModel, table=True):
         Index("connector_messages_of_message", "message_id"),
     )
 
-    folder_id: int = ref("connector_folders.id", primary_key=True, index=False)
-    mark: str = Field(primary_key=True, sa_type=ByBytes)  # UID of IMAP, UIDL of POP3
+    folder_id: int = foreign_key("connector_folders.id", primary_key=True, index=False)
+    mark: str = Field(primary_key=True, sa_type=BYTEWISE_TEXT)  # UID of IMAP, UIDL of POP3
     digest: str  # SHA-256 of the whole message, hex
-    message_id: int | None = Field(default=None, sa_type=Big)  # it may be deleted
+    message_id: int | None = Field(default=None, sa_type=BIG_INTEGER)  # it may be deleted
     flags: str = ""  # as they were last at the source
-    fetched_at: Moment
+    fetched_at: Timestamp
     removed: bool = False  # deleted at the source
     safe: bool = True  # it is or was stored here: refused messages are not deleted at the source

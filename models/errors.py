@@ -21,10 +21,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Self, TypeVar
 
-Object = TypeVar("Object")
+Value = TypeVar("Value")
 
 
-class Code(StrEnum):
+class ErrorCode(StrEnum):
     """Stable error codes; clients switch on them."""
 
     VALIDATION = "VALIDATION"
@@ -47,10 +47,10 @@ class Code(StrEnum):
     DAMAGED = "DAMAGED"
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A valid request that is refused. Any other exception that reaches the client is a bug."""
 
-    code = Code.VALIDATION
+    code = ErrorCode.VALIDATION
 
     def __init__(self, message: str, *, path: Sequence[str] = (), index: int | None = None) -> None:
         super().__init__(message)
@@ -59,15 +59,15 @@ class Refused(Exception):
         self.index = index  # of the item, if the input is a list
 
     @property
-    def each(self) -> list["Refused"]:
+    def all_errors(self) -> list["RequestError"]:
         """The errors that this error consists of: itself, or all errors of a MultipleErrors."""
         return [self]
 
 
-class Invalid(Refused):
+class InvalidInput(RequestError):
     """The input breaks the rule `constraint`, such as "id", "cursor", "page" or "pattern"."""
 
-    code = Code.VALIDATION
+    code = ErrorCode.VALIDATION
 
     def __init__(
         self, message: str, *, constraint: str, path: Sequence[str] = (), index: int | None = None
@@ -76,22 +76,22 @@ class Invalid(Refused):
         self.constraint = constraint
 
 
-class Several(Refused):
+class MultipleErrors(RequestError):
     """All errors of one input, found in one pass."""
 
-    code = Code.VALIDATION
+    code = ErrorCode.VALIDATION
 
-    def __init__(self, refusals: Sequence[Refused]) -> None:
-        super().__init__("; ".join(refusal.message for refusal in refusals))
-        self.refusals = list(refusals)
+    def __init__(self, errors: Sequence[RequestError]) -> None:
+        super().__init__("; ".join(refusal.message for refusal in errors))
+        self.errors = list(errors)
 
     @property
-    def each(self) -> list[Refused]:
+    def all_errors(self) -> list[RequestError]:
         """The errors that were found."""
-        return self.refusals
+        return self.errors
 
 
-class Problems:
+class ErrorCollector:
     """Collects the errors of an input's fields; of each field the first error counts.
 
     Each independent check goes into a `with collector.collecting():`. Call `raise_collected` before
@@ -100,9 +100,9 @@ class Problems:
     """
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, ...], Refused] = {}  # by path
+        self._errors_by_path: dict[tuple[str, ...], RequestError] = {}  # by path
 
-    def caught(self) -> Self:
+    def collecting(self) -> Self:
         """Return a context manager that collects the error of a check."""
         return self
 
@@ -111,28 +111,28 @@ class Problems:
     def __exit__(
         self, _kind: type[BaseException] | None, wrong: BaseException | None, _trace: object
     ) -> bool:
-        if not isinstance(wrong, Invalid | LimitReached | Several):
+        if not isinstance(wrong, InvalidInput | LimitReached | MultipleErrors):
             return False
-        for error in wrong.each:
-            self._found.setdefault(tuple(error.path), error)
+        for error in wrong.all_errors:
+            self._errors_by_path.setdefault(tuple(error.path), error)
         return True
 
-    def settle(self) -> None:
+    def raise_collected(self) -> None:
         """Raise the collected error, or MultipleErrors in the order of the fields."""
-        found = sorted(self._found.values(), key=_place)
+        found = sorted(self._errors_by_path.values(), key=_sort_key)
         if found:
-            raise found[0] if len(found) == 1 else Several(found)
+            raise found[0] if len(found) == 1 else MultipleErrors(found)
 
 
-def _place(refusal: Refused) -> list[str]:
+def _sort_key(error: RequestError) -> list[str]:
     """Return a key for the order of fields in the input, which is alphabetical."""
-    return [part.zfill(9) if part.isdecimal() else part for part in refusal.path]
+    return [part.zfill(9) if part.isdecimal() else part for part in error.path]
 
 
-class NotFound(Refused):
+class NotFound(RequestError):
     """No such object, or none that the viewer can see: the two must look the same."""
 
-    code = Code.NOT_FOUND
+    code = ErrorCode.NOT_FOUND
 
     def __init__(
         self, ref: str, *, path: Sequence[str] = ("id",), index: int | None = None
@@ -141,37 +141,37 @@ class NotFound(Refused):
         self.ref = ref
 
 
-class Forbidden(Refused):
+class Forbidden(RequestError):
     """The credential lacks `requires`; if that is None, no credential allows this."""
 
     def __init__(
         self, message: str, *, requires: str | None = None, path: Sequence[str] = ()
     ) -> None:
         super().__init__(message, path=path)
-        self.code = Code.FORBIDDEN if requires else Code.FORBIDDEN_OPERATION
+        self.code = ErrorCode.FORBIDDEN if requires else ErrorCode.FORBIDDEN_OPERATION
         self.requires = requires
 
 
-class Conflict(Refused):
+class Conflict(RequestError):
     """The change collides with an existing object."""
 
-    code = Code.CONFLICT
+    code = ErrorCode.CONFLICT
 
 
-class Stale(Refused):
+class StaleObject(RequestError):
     """The object has changed since the caller read it; its MODSEQ is now `current_modseq`."""
 
-    code = Code.STALE
+    code = ErrorCode.STALE
 
     def __init__(self, *, current_modseq: int, path: Sequence[str] = ()) -> None:
         super().__init__("changed meanwhile", path=path)
         self.current_modseq = current_modseq
 
 
-class AuthenticationFailed(Refused):
+class AuthenticationFailed(RequestError):
     """Wrong credentials. The message is the same whether the user exists or not."""
 
-    code = Code.AUTHENTICATION_FAILED
+    code = ErrorCode.AUTHENTICATION_FAILED
 
     def __init__(
         self, message: str = "user name or password is wrong", *, require2fa: Sequence[str] = ()
@@ -182,19 +182,19 @@ class AuthenticationFailed(Refused):
         )  # the password is right; the second factors that are accepted
 
 
-class Unauthenticated(Refused):
+class Unauthenticated(RequestError):
     """A valid credential is required. It is a GraphQL error, never part of a payload."""
 
-    code = Code.AUTHENTICATION_FAILED
+    code = ErrorCode.AUTHENTICATION_FAILED
 
     def __init__(self) -> None:
         super().__init__("sign in first: no valid credential was sent")
 
 
-class LimitReached(Refused):
+class LimitReached(RequestError):
     """More than a limit of the domain or of the platform."""
 
-    code = Code.LIMIT_REACHED
+    code = ErrorCode.LIMIT_REACHED
 
     def __init__(self, message: str, *, limit: int, used: int, path: Sequence[str] = ()) -> None:
         super().__init__(message, path=path)
@@ -211,14 +211,14 @@ def check_limit(used: int, limit: int, message: str, *, path: Sequence[str]) -> 
 def check_count(count: int, limit: int, message: str, *, path: Sequence[str]) -> None:
     """Raise InvalidInput if `count` is 0, or LimitReached if it is above `limit`."""
     if not count:
-        raise Invalid(message, constraint="min", path=path)
+        raise InvalidInput(message, constraint="min", path=path)
     check_limit(count, limit, message, path=path)
 
 
-class OverQuota(Refused):
+class OverQuota(RequestError):
     """The change would exceed the quota of the user."""
 
-    code = Code.QUOTA_EXCEEDED
+    code = ErrorCode.QUOTA_EXCEEDED
 
     def __init__(self, message: str = "", *, used: int = 0, allowed: int = 0) -> None:
         super().__init__(message or f"{used} of {allowed} bytes are in use")
@@ -226,56 +226,56 @@ class OverQuota(Refused):
         self.allowed = allowed
 
 
-class RateLimited(Refused):
+class RateLimited(RequestError):
     """The caller does this too often."""
 
-    code = Code.RATE_LIMITED
+    code = ErrorCode.RATE_LIMITED
 
     def __init__(self, message: str, *, retry_after: timedelta) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class InUse(Refused):
+class InUse(RequestError):
     """Open sessions prevent the change."""
 
-    code = Code.IN_USE
+    code = ErrorCode.IN_USE
 
     def __init__(self, message: str, *, sessions: int, path: Sequence[str] = ()) -> None:
         super().__init__(message, path=path)
         self.sessions = sessions
 
 
-class NotCompiled(Refused):
+class ScriptError(RequestError):
     """A Sieve script has an error; line and column begin with 1."""
 
-    code = Code.SIEVE_COMPILE
+    code = ErrorCode.SIEVE_COMPILE
 
     def __init__(self, message: str, *, line: int, column: int, path: Sequence[str] = ()) -> None:
         super().__init__(message, path=path)
         self.line, self.column = line, column
 
 
-class ConnectorFailure(Refused):
+class ConnectorFailure(RequestError):
     """The remote server of a connector can't be reached, or refuses the connection."""
 
-    code = Code.CONNECTOR_FAILURE
+    code = ErrorCode.CONNECTOR_FAILURE
 
     def __init__(self, message: str, *, stage: str, remote_message: str | None = None) -> None:
         super().__init__(message)
         self.stage, self.remote_message = stage, remote_message
 
 
-class Damaged(Refused):
+class DamagedContent(RequestError):
     """Stored bytes that the request needs are lost or damaged. An administrator must act."""
 
-    code = Code.DAMAGED
+    code = ErrorCode.DAMAGED
 
     def __init__(self) -> None:
         super().__init__("The stored bytes are damaged: tell the administrator of the server.")
 
 
-class Unavailable(Refused):
+class ServiceUnavailable(RequestError):
     """A component does not answer, a user is offline, or the transaction was rolled back."""
 
     def __init__(
@@ -284,22 +284,24 @@ class Unavailable(Refused):
         *,
         component: str | None = None,
         aborted: bool = False,
-        code: Code = Code.UNAVAILABLE,
+        code: ErrorCode = ErrorCode.UNAVAILABLE,
     ) -> None:
         super().__init__(message)
-        self.code = Code.ABORTED if aborted else code
+        self.code = ErrorCode.ABORTED if aborted else code
         self.component = component
 
 
-def all_found(ids: Iterable[int], there: Container[int], *, path: Sequence[str] = ("ids",)) -> None:
+def require_all_found(
+    ids: Iterable[int], found_ids: Container[int], *, path: Sequence[str] = ("ids",)
+) -> None:
     """Raise NotFound, with its index, for the first id that is not among the found ones."""
     for index, key in enumerate(ids):
-        if key not in there:
+        if key not in found_ids:
             raise NotFound(str(key), path=path, index=index)
 
 
-def found(thing: Object | None, ref: str = "", *, path: Sequence[str] = ("id",)) -> Object:
+def require_found(value: Value | None, ref: str = "", *, path: Sequence[str] = ("id",)) -> Value:
     """Return the value. Raises NotFound if it is None."""
-    if thing is None:
+    if value is None:
         raise NotFound(ref, path=path)
-    return thing
+    return value

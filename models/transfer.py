@@ -6,35 +6,35 @@ from sqlalchemy import Index
 from sqlmodel import Field
 
 from models.store.columns import (
-    Big,
-    Instant,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Owned,
-    Row,
-    ref,
+    BIG_INTEGER,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    foreign_key,
 )
 
 
-class Export(Owned, table=True):
+class Export(UserOwnedRow, table=True):
     """An archive of a user's data, which may be unfinished."""
 
     __tablename__ = "exports"
     __table_args__ = (Index("exports_of_user", "user_id", "created_at", "id"),)
 
-    task_id: Number
+    task_id: Int64
     format: str  # mail/archives/archive_writer.py
     filename: str
     settings: bool = False  # it has more than mail
-    size: MaybeNumber = None  # bytes; None until it is finished
-    created_at: Moment
-    finished_at: MaybeMoment = None
-    expires_at: datetime = Field(sa_type=Instant, index=True)
+    size: OptionalInt64 = None  # bytes; None until it is finished
+    created_at: Timestamp
+    finished_at: OptionalTimestamp = None
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
-class ExportPiece(Row, table=True):
+class ExportPart(RowWithId, table=True):
     """The next bytes of an export: first the messages, then the directory."""
 
     __tablename__ = "export_pieces"
@@ -42,20 +42,20 @@ class ExportPiece(Row, table=True):
         Index("export_pieces_in_order", "export_id", "part", "position", unique=True),
     )
 
-    export_id: int = ref("exports.id", index=False)
-    part: Number  # 0 data, 1 directory, 2 end
-    position: Number
-    size: Number
-    blob_id: int = ref("blobs.id", ondelete="RESTRICT")
+    export_id: int = foreign_key("exports.id", index=False)
+    part: Int64  # 0 data, 1 directory, 2 end
+    position: Int64
+    size: Int64
+    blob_id: int = foreign_key("blobs.id", ondelete="RESTRICT")
 
 
-class ImportArchive(Owned, table=True):
+class ImportArchive(UserOwnedRow, table=True):
     """An archive that an import reads. It is deleted with the end of the task."""
 
     __tablename__ = "import_archives"
 
-    task_id: int = Field(sa_type=Big, index=True)
+    task_id: int = Field(sa_type=BIG_INTEGER, index=True)
     filename: str
-    size: Number
-    blob_id: int = ref("blobs.id", ondelete="RESTRICT")
-    created_at: Moment
+    size: Int64
+    blob_id: int = foreign_key("blobs.id", ondelete="RESTRICT")
+    created_at: Timestamp

@@ -9,53 +9,54 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
 from models.errors import Conflict
-from models.runtime.idempotency import Replay
+from models.runtime.idempotency import IdempotentPayload
 from resolvers.context import Context
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class IdempotentRequest:
     """A mutation with its input, and its idempotency key."""
 
-    key: str
-    what: str
+    idempotency_key: str
+    mutation_text: str
 
     def digest(self, secret: bytes) -> str:
         """Return an HMAC of the mutation, which tells it from others with the same key.
 
         The input can have a password, so a plain hash of the stored row could be guessed.
         """
-        return hmac.digest(secret, self.what.encode(), "sha256").hex()
+        return hmac.digest(secret, self.mutation_text.encode(), "sha256").hex()
 
 
-async def find(ctx: Context, asked: Asked) -> Any:
+async def find_stored_payload(ctx: Context, request: IdempotentRequest) -> Any:
     """Return the stored payload of this key; None if it is new.
 
     Raises Conflict if the key was used for another mutation.
     """
-    mine = select(col(Replay.asked), col(Replay.answer)).where(
-        col(Replay.principal) == ctx.viewer.principal, col(Replay.key) == asked.key
+    statement = select(col(IdempotentPayload.asked), col(IdempotentPayload.answer)).where(
+        col(IdempotentPayload.principal) == ctx.viewer.principal,
+        col(IdempotentPayload.key) == request.idempotency_key,
     )
-    earlier = next(iter(await ctx.read(mine)), None)
-    if earlier and earlier.asked != asked.digest(ctx.world.secret):
+    stored = next(iter(await ctx.read(statement)), None)
+    if stored and stored.asked != request.digest(ctx.environment.signing_secret):
         raise Conflict("this key was used for something else", path=["options", "idempotencyKey"])
-    return earlier and earlier.answer
+    return stored and stored.answer
 
 
-async def keep(ctx: Context, asked: Asked, answer: Any) -> None:
+async def store_payload(ctx: Context, request: IdempotentRequest, payload: Any) -> None:
     """Store the payload in the transaction of the mutation: both are committed, or neither.
 
     Raises Conflict if a concurrent request has used the key.
     """
-    row = Replay(
+    row = IdempotentPayload(
         principal=ctx.viewer.principal,
-        key=asked.key,
-        asked=asked.digest(ctx.world.secret),
-        answer=answer,
-        at=ctx.world.now(),
+        key=request.idempotency_key,
+        asked=request.digest(ctx.environment.signing_secret),
+        answer=payload,
+        at=ctx.environment.now(),
     )
     try:
-        async with ctx.write() as session:
-            await session.exec(insert(Replay).values(row.model_dump()))
+        async with ctx.write_session() as session:
+            await session.exec(insert(IdempotentPayload).values(row.model_dump()))
     except IntegrityError as clash:  # a concurrent request has stored it
         raise Conflict("the same call is being answered", path=["options"]) from clash

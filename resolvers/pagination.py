@@ -17,56 +17,64 @@ from sqlalchemy import (
     union_all,
 )
 
-from models.store.columns import Picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow
+from models.store.keyset_pages import Page, PageRequest
 from resolvers.context import Context
 
 Row = TypeVar("Row")
-FEW = 4  # pages of a request that are read one after another, each by a prepared statement
-COUNT: Any = bindparam("count", type_=Integer)  # rows that the select of a page reads
+MAX_SEPARATE_PAGES = (
+    4  # pages of a request that are read one after another, each by a prepared statement
+)
+ROW_COUNT_PARAMETER: Any = bindparam("count", type_=Integer)  # rows that the select of a page reads
 
 
-async def by_keys(
-    ctx: Context, rows: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
-) -> list[Picked | None]:
+async def read_by_keys(
+    ctx: Context, statement: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
+) -> list[ColumnRow | None]:
     """Read the row of each key in a unique `column`, in the order of the keys; None if missing."""
-    found = {getattr(row, column.key): row for row in await ctx.read(rows.where(column.in_(keys)))}
-    return [found.get(key) for key in keys]
+    rows_by_key = {
+        getattr(row, column.key): row for row in await ctx.read(statement.where(column.in_(keys)))
+    }
+    return [rows_by_key.get(key) for key in keys]
 
 
-async def all_by_keys(
-    ctx: Context, rows: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
-) -> list[list[Picked]]:
+async def read_all_by_keys(
+    ctx: Context, statement: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
+) -> list[list[ColumnRow]]:
     """Read the rows of each key in a `column`, in the order of the keys."""
-    found: defaultdict[Any, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(rows.where(column.in_(keys))):
-        found[getattr(row, column.key)].append(row)
-    return [found[key] for key in keys]
+    rows_by_key: defaultdict[Any, list[ColumnRow]] = defaultdict(list)
+    for row in await ctx.read(statement.where(column.in_(keys))):
+        rows_by_key[getattr(row, column.key)].append(row)
+    return [rows_by_key[key] for key in keys]
 
 
-class Form(NamedTuple):
+class PageForm(NamedTuple):
     """Properties of a page that decide the text of its select.
 
-    `placed` is True for a page with a cursor, `back` for one that is read backwards, `falling` for
-    a descending order.
+    `has_cursor` is True for a page with a cursor, `is_backward` for one that is read backwards,
+    `is_descending` for a descending order.
     """
 
     columns: frozenset[str]
-    placed: bool
-    back: bool
-    falling: bool
+    has_cursor: bool
+    is_backward: bool
+    is_descending: bool
 
     @classmethod
-    def of(cls, ask: Ask, columns: frozenset[str], *, falling: bool) -> "Form":
+    def of_page(
+        cls, page_request: PageRequest, columns: frozenset[str], *, is_descending: bool
+    ) -> "PageForm":
         """Return the form of this page."""
-        return cls(columns, ask.place is not None, ask.back, falling)
+        return cls(
+            columns, page_request.cursor is not None, page_request.is_backward, is_descending
+        )
 
 
-def form_of_page(
+def page_select(
     statement: Select[*tuple[Any, ...]],
-    form: Form,
-    place: Sequence[Any],
-    given: Mapping[str, Any] | None = None,
+    page_form: PageForm,
+    sort_key: Sequence[Any],
+    parameters: Mapping[str, Any] | None = None,
 ) -> Select[*tuple[Any, ...]]:
     """Narrow a select to the rows of a page and one more, which shows if another page follows.
 
@@ -75,86 +83,113 @@ def form_of_page(
     select has named parameters: such a select can be prepared, but not be combined with another
     one.
     """
-    up = form.back is form.falling
-    statement = statement.where(*beyond(form, place, given))
-    count = COUNT if given is None else _value(given, "count", COUNT.type)
-    return statement.order_by(*(c if up else c.desc() for c in place)).limit(count)
+    is_ascending = page_form.is_backward is page_form.is_descending
+    statement = statement.where(*after_cursor_sql(page_form, sort_key, parameters))
+    count = (
+        ROW_COUNT_PARAMETER
+        if parameters is None
+        else _parameter(parameters, "count", ROW_COUNT_PARAMETER.type)
+    )
+    return statement.order_by(
+        *(column if is_ascending else column.desc() for column in sort_key)
+    ).limit(count)
 
 
-def beyond(
-    form: Form, place: Sequence[Any], given: Mapping[str, Any] | None = None
+def after_cursor_sql(
+    page_form: PageForm, sort_key: Sequence[Any], parameters: Mapping[str, Any] | None = None
 ) -> list[ColumnElement[bool]]:
     """SQL: the rows after the cursor of a page, in the direction of the page."""
-    if not form.placed:
+    if not page_form.has_cursor:
         return []
-    here = tuple_(*(_value(given, f"at_{column.key}", column.type) for column in place))
-    key = tuple_(*place)
-    return [key > here if form.back is form.falling else key < here]
+    cursor_values = tuple_(
+        *(_parameter(parameters, f"at_{column.key}", column.type) for column in sort_key)
+    )
+    columns = tuple_(*sort_key)
+    return [
+        columns > cursor_values
+        if page_form.is_backward is page_form.is_descending
+        else columns < cursor_values
+    ]
 
 
-def _value(given: Mapping[str, Any] | None, name: str, kind: Any) -> BindParameter[Any]:
+def _parameter(
+    parameters: Mapping[str, Any] | None, name: str, sql_type: Any
+) -> BindParameter[Any]:
     """A named parameter, or one with its value and a name that no other parameter has."""
-    if given is None:
-        return bindparam(name, type_=kind)
-    return bindparam(name, given[name], type_=kind, unique=True)
+    if parameters is None:
+        return bindparam(name, type_=sql_type)
+    return bindparam(name, parameters[name], type_=sql_type, unique=True)
 
 
-def parameters(ask: Ask, place: Sequence[Any]) -> dict[str, Any]:
+def page_parameters(page_request: PageRequest, sort_key: Sequence[Any]) -> dict[str, Any]:
     """Return the values of a page's parameters by name."""
-    given: dict[str, Any] = {"count": ask.count + 1}
-    if at := ask.place:
-        given |= {f"at_{c.key}": value for c, value in zip(place, (at.at, at.id), strict=True)}
-    return given
+    values: dict[str, Any] = {"count": page_request.count + 1}
+    if cursor := page_request.cursor:
+        values |= {
+            f"at_{c.key}": value
+            for c, value in zip(sort_key, (cursor.sort_value, cursor.id), strict=True)
+        }
+    return values
 
 
-def page_of(rows: Sequence[Row], ask: Ask) -> Page[Row]:
+def page_from_rows(rows: Sequence[Row], page_request: PageRequest) -> Page[Row]:
     """Return the page of rows that are in the order of the scan."""
-    return ask.page(rows[::-1] if ask.back else rows)
+    return page_request.page_from_rows(rows[::-1] if page_request.is_backward else rows)
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class PageScan:
     """A request for a page: its select, its sort key of two columns, and the direction."""
 
-    rows: Select[*tuple[Any, ...]]
-    ask: Ask
-    place: tuple[Any, Any]
-    falling: bool
+    statement: Select[*tuple[Any, ...]]
+    page_request: PageRequest
+    sort_key: tuple[Any, Any]
+    is_descending: bool
 
 
-async def pages(ctx: Context, scans: Sequence[Scan]) -> list[Page[Picked]]:
+async def read_pages(ctx: Context, scans: Sequence[PageScan]) -> list[Page[ColumnRow]]:
     """Read pages of one kind of rows in one statement, each in reading order.
 
     Each page has its own count, cursor and conditions. Pages with a cursor come first, so that the
     text of the statement depends on how many there are of each form, not on their order.
     """
-    asked = []
+    forms_and_selects = []
     for scan in scans:
-        form = Form.of(scan.ask, frozenset(), falling=scan.falling)
-        given = parameters(scan.ask, scan.place)
-        asked.append((form, form_of_page(scan.rows, form, scan.place, given)))
-    if len(asked) == 1:
-        return [page_of(await ctx.read(asked[0][1]), scans[0].ask)]
-    order = sorted(range(len(asked)), key=lambda nth: asked[nth][0][1:], reverse=True)
-    names = [column.key for column in scans[0].place]
-    found = await together(ctx, [asked[nth][1] for nth in order], names)
-    rows_of = dict(zip(order, found, strict=True))
+        page_form = PageForm.of_page(
+            scan.page_request, frozenset(), is_descending=scan.is_descending
+        )
+        parameters_of_page = page_parameters(scan.page_request, scan.sort_key)
+        forms_and_selects.append(
+            (page_form, page_select(scan.statement, page_form, scan.sort_key, parameters_of_page))
+        )
+    if len(forms_and_selects) == 1:
+        return [page_from_rows(await ctx.read(forms_and_selects[0][1]), scans[0].page_request)]
+    order = sorted(
+        range(len(forms_and_selects)), key=lambda nth: forms_and_selects[nth][0][1:], reverse=True
+    )
+    names = [column.key for column in scans[0].sort_key]
+    rows_of_selects = await read_union(ctx, [forms_and_selects[nth][1] for nth in order], names)
+    rows_of = dict(zip(order, rows_of_selects, strict=True))
     return [
-        scan.ask.page(rows_of[nth][::-1] if scan.falling else rows_of[nth])
-        for nth, scan in enumerate(scans)
+        scan.page_request.page_from_rows(
+            rows_of[index][::-1] if scan.is_descending else rows_of[index]
+        )
+        for index, scan in enumerate(scans)
     ]
 
 
-async def one(ctx: Context, scan: Scan) -> Page[Picked]:
+async def read_page(ctx: Context, scan: PageScan) -> Page[ColumnRow]:
     """Read one page, in reading order."""
-    (found,) = await pages(ctx, [scan])
-    return found
+    (page,) = await read_pages(ctx, [scan])
+    return page
 
 
-async def together(
-    ctx: Context, scans: Sequence[Select[*tuple[Any, ...]]], order: Sequence[str] = ()
-) -> list[list[Picked]]:
-    """Read the rows of several selects of the same columns in one statement, sorted by `order`.
+async def read_union(
+    ctx: Context, selects: Sequence[Select[*tuple[Any, ...]]], column_names: Sequence[str] = ()
+) -> list[list[ColumnRow]]:
+    """Read the rows of several selects of the same columns in one statement.
+
+    The rows of each select are sorted by `column_names`.
 
     The statement is a UNION ALL of short index scans. A window function would first number every
     row. A parameter with the same name in two selects has one value in both: so the selects must
@@ -162,11 +197,13 @@ async def together(
     """
     numbered = union_all(
         *(
-            select(scan.add_columns(literal(nth).label("nth")).subquery())
-            for nth, scan in enumerate(scans)
+            select(scan.add_columns(literal(index).label("nth")).subquery())
+            for index, scan in enumerate(selects)
         )
     ).subquery()
-    found: list[list[Picked]] = [[] for _ in scans]
-    for row in await ctx.read(select(numbered).order_by(*(numbered.c[name] for name in order))):
-        found[row.nth].append(row)
-    return found
+    rows_of_selects: list[list[ColumnRow]] = [[] for _ in selects]
+    for row in await ctx.read(
+        select(numbered).order_by(*(numbered.c[name] for name in column_names))
+    ):
+        rows_of_selects[row.nth].append(row)
+    return rows_of_selects

@@ -20,13 +20,13 @@ from sqlalchemy.orm import make_transient_to_detached
 from graph.app import create_app
 from mail.recipients import address_resolution
 from mail.smtp import lmtp
-from mail.smtp.lmtp import Lmtp
+from mail.smtp.lmtp import LmtpListener
 from mail.storage import message_insert, message_trace, received_messages
-from mail.storage.blobs.object_stores import LocalStore
+from mail.storage.blobs.object_stores import FolderStore
 from models.auth.credentials import ApiKey
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.runtime.options import Options
-from models.store.columns import Picked, table_of
+from models.store.columns import ColumnRow, core_table
 from models.store.database import Database
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -42,6 +42,8 @@ from tests.support.stores import counter_check, store_fixtures
 
 if TYPE_CHECKING:
     from tests.support.servers.live_server import House
+
+pytest_plugins = ["tests.support.servers.s3_server"]
 
 CHEAP = Options(
     argon2_memory=8,
@@ -80,7 +82,7 @@ class Client:
     """A GraphQL client for one user, or for a key of the platform."""
 
     http: httpx.AsyncClient
-    world: World
+    world: Environment
     user: User
     secret: str
 
@@ -106,9 +108,11 @@ class Client:
         )
         return response.json()
 
-    async def box(self, path: str = "INBOX") -> Picked:
+    async def box(self, path: str = "INBOX") -> ColumnRow:
         """This user's folder."""
-        return await mailbox_loaders.find(context(self), mailbox_loaders.Named(path=path))
+        return await mailbox_loaders.require_mailbox(
+            context(self), mailbox_loaders.MailboxSelector(path=path)
+        )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -216,62 +220,66 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterator[World]:
-    blobs = LocalStore(tmp_path / "blobs")
-    made = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=clock)
+async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterator[Environment]:
+    blobs = FolderStore(tmp_path / "blobs")
+    made = Environment(database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=clock)
     yield made
-    await authentication.settle(made)  # uses of keys are noted behind the answers
-    await message_trace.settle(made)
+    await authentication.wait_for_background_tasks(
+        made
+    )  # uses of keys are noted behind the answers
+    await message_trace.flush(made)
     await blobs.close()
 
 
 @pytest.fixture
-async def counted(world: World) -> AsyncIterator[None]:
+async def counted(world: Environment) -> AsyncIterator[None]:
     """After a test, all that the store counts is counted again."""
     yield
     await counter_check.recount(world)
 
 
 @pytest.fixture
-async def examined(world: World) -> AsyncIterator[None]:
+async def examined(world: Environment) -> AsyncIterator[None]:
     """After a test, all is counted again, and the verifier finds nothing."""
     yield
     await counter_check.examine(world)
 
 
 @pytest.fixture
-async def http(world: World, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(world, spool=tmp_path)
+async def http(world: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(world, spool_folder=tmp_path)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
-    await app.end()
+    await app.end_subscriptions()
 
 
-async def make_key(world: World, name: str, **more: Any) -> str:
+async def make_key(world: Environment, name: str, **more: Any) -> str:
     """The secret of a new API key."""
     secret = f"mgk_{name}".ljust(47, "k")
     key = ApiKey(
-        id=world.key(),
+        id=world.new_id(),
         name=name,
         digest=hashlib.sha256(secret.encode()).hexdigest(),
         created_at=world.now(),
         **more,
     )
-    async with world.write() as session:
+    async with world.write_session() as session:
         session.add(key)
     return secret
 
 
-async def make_user(world: World, name: str, **more: Any) -> User:
+async def make_user(world: Environment, name: str, **more: Any) -> User:
     """A user of example.org, with folders and the address name@example.org."""
     admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     more = {"password_disabled": "password" not in more} | more
     new = NewUser(username=name, address=f"{name}@example.org", **more)
-    return await creation_create.create(admin, new)
+    return await creation_create.create_user(admin, new)
 
 
-async def make_client(world: World, http: httpx.AsyncClient, name: str, **more: Any) -> Client:
+async def make_client(
+    world: Environment, http: httpx.AsyncClient, name: str, **more: Any
+) -> Client:
     user = await make_user(world, name, **more)
     scopes = [Scope.MASTER]
     secret = await make_key(world, name, user_id=user.id, role=user.role, scopes=scopes)
@@ -286,21 +294,21 @@ PREPARED: dict[str, Role] = {
 
 async def make_accounts(url: str, names: Iterable[str], folder: Path) -> Accounts:
     """Make these of the `PREPARED` accounts in an empty store."""
-    database, blobs = Database(url), LocalStore(folder / "blobs")
-    world = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=Clock())
+    database, blobs = Database(url), FolderStore(folder / "blobs")
+    world = Environment(database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=Clock())
     accounts = {name: await _make_account(world, None, name) for name in names}
     await database.close()
     await blobs.close()
     return {
         name: (
-            {column.name: getattr(client.user, column.name) for column in table_of(User).columns},
+            {column.name: getattr(client.user, column.name) for column in core_table(User).columns},
             client.secret,
         )
         for name, client in accounts.items()
     }
 
 
-async def _make_account(world: World, http: Any, name: str) -> Client:
+async def _make_account(world: Environment, http: Any, name: str) -> Client:
     if name != "root":
         return await make_client(world, http, name, role=PREPARED[name])
     secret = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
@@ -315,7 +323,9 @@ async def _make_account(world: World, http: Any, name: str) -> Client:
     return Client(http, world, nobody, secret)
 
 
-async def _account(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+async def _account(
+    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
+) -> Client:
     """The account that a fixture is named after: of the prepared store, or a new one."""
     name = request.fixturename or ""
     if prepared := request.node.stash.get(ACCOUNTS, {}).get(name):
@@ -328,29 +338,37 @@ async def _account(request: pytest.FixtureRequest, world: World, http: httpx.Asy
 
 
 @pytest.fixture
-async def ada(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+async def ada(
+    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
+) -> Client:
     return await _account(request, world, http)
 
 
 @pytest.fixture
-async def bob(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+async def bob(
+    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
+) -> Client:
     return await _account(request, world, http)
 
 
 @pytest.fixture
-async def root(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+async def root(
+    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
+) -> Client:
     """A key of the platform, which belongs to no user."""
     return await _account(request, world, http)
 
 
 @pytest.fixture
-async def over(request: pytest.FixtureRequest, world: World, http: httpx.AsyncClient) -> Client:
+async def over(
+    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
+) -> Client:
     """An administrator."""
     return await _account(request, world, http)
 
 
 @pytest.fixture
-async def live(world: World, tmp_path: Path) -> AsyncIterator["House"]:
+async def live(world: Environment, tmp_path: Path) -> AsyncIterator["House"]:
     """A server on a port of its own, for those who follow."""
     from tests.support.servers.live_server import house  # which imports this file
 
@@ -380,12 +398,12 @@ def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: s
 
 async def receive(
     client: Client, raw: bytes | str = "Hello", sender: str = "carol@example.com"
-) -> message_insert.Placed:
+) -> message_insert.InsertedMessage:
     """Deliver a message, as if it came by LMTP; a text is its subject."""
     message = raw_message(raw) if isinstance(raw, str) else raw
-    letter = await received_messages.read(message)
-    to = await address_resolution.recipient(client.world, client.address)
-    return await received_messages.receive(client.world, letter, to, sender)
+    letter = await received_messages.read_message(message)
+    to = await address_resolution.load_recipient(client.world, client.address)
+    return await received_messages.store_for_recipient(client.world, letter, to, sender)
 
 
 @pytest.fixture
@@ -395,14 +413,14 @@ async def post(ada: Client, clock: Clock) -> Client:
         await receive(ada, letter)
         clock.tick(seconds=1)
     for new in (NewMailboxes(["Keep"]), NewMailboxes(["Brief"], retention=timedelta(days=1))):
-        await mailbox_loaders.create(context(ada), new)
+        await mailbox_loaders.create_mailboxes(context(ada), new)
     return ada
 
 
 def few_of(client: Client, spool: Path) -> Client:
     """The same client, of a world where two messages are many."""
     small = replace(client.world, options=replace(client.world.options, bulk=2))
-    transport = httpx.ASGITransport(app=create_app(small, spool=spool))
+    transport = httpx.ASGITransport(app=create_app(small, spool_folder=spool))
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
@@ -414,20 +432,22 @@ async def few(post: Client, tmp_path: Path) -> Client:
 @pytest.fixture
 def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports and imports take few messages at a time."""
-    monkeypatch.setattr("resolvers.transfer.export_writer.TOGETHER", 3)
-    monkeypatch.setattr("resolvers.transfer.import_writer.TOGETHER", 4)
+    monkeypatch.setattr("resolvers.transfer.export_writer.MAX_CHUNK_MESSAGES", 3)
+    monkeypatch.setattr("resolvers.transfer.import_writer.MAX_BATCH_MESSAGES", 4)
 
 
 @pytest.fixture
-async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
+async def listener(world: Environment, tmp_path: Path) -> AsyncIterator[LmtpListener]:
     """Takes mail by LMTP."""
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    listener = await lmtp.start_lmtp_listener(
+        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     yield listener
     await listener.close(1)
 
 
 @pytest.fixture
-async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
+async def neighbour(listener: LmtpListener) -> AsyncIterator[Neighbour]:
     """A server that has come to hand over mail."""
     neighbour = await connect(listener.port)
     yield neighbour

@@ -18,108 +18,114 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from bench.change_stream import account_replica
-from bench.change_stream.follow_transports import Place
-from bench.change_stream.followers import Counting, Watcher, crew
-from bench.change_stream.random_writers import Writer, letter
-from bench.servers.bus_servers import Bus
-from bench.servers.merganser_process import Server, checked, stop
+from bench.change_stream.follow_transports import AccountEndpoint
+from bench.change_stream.followers import CounterWatcher, StreamWatcher, create_watchers
+from bench.change_stream.random_writers import RandomWriter, make_message
+from bench.servers.bus_servers import InterruptibleBus
+from bench.servers.merganser_process import MerganserServer, run_consistency_check, stop_process
 from graph.types.global_ids import decode, encode
 from mail.maintenance import housekeeping
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.commands import domain_operations, user_operations
-from merganser.commands.user_operations import Key
-from merganser.server.environment_factory import opened
+from merganser.commands.user_operations import ApiKeyRequest
+from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from models.admin.tasks import Task
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
 
-NAMES = ("ada", "bob")
-BEGUN = 100  # messages per account
-OVERFLOW = 500  # changes
-KEPT = 1500  # changes left in a trimmed journal
-CALM = 1.0  # seconds without a change that count as the end
-PATIENCE = 120.0  # seconds
-AGAIN = 5  # the database of a killed server may be locked for a moment
-EXPECTED = (  # log events that kills cause
+USERNAMES = ("ada", "bob")
+INITIAL_MESSAGES = 100  # messages per account
+MAX_FOLLOWER_BACKLOG = 500  # changes
+EVENTS_AFTER_TRIM = 1500  # changes left in a trimmed journal
+QUIET_SECONDS = 1.0  # seconds without a change that count as the end
+TIMEOUT = 120.0  # seconds
+MAX_START_ATTEMPTS = 5  # the database of a killed server may be locked for a moment
+EXPECTED_LOG_EVENTS = (  # log events that kills cause
     "the first process has ended, so this one ends too",
     "a process ended, another takes its place",
 )
-SHOWN = 5  # per watcher
-ACTS = ("cut", "mend", "kill", "trim", "cut", "first", "mend", "one")
+MAX_SHOWN_DIFFERENCES = 5  # per watcher
+DISTURBANCES = ("cut", "mend", "kill", "trim", "cut", "first", "mend", "one")
 
-Told = Callable[[int], None]
+ProgressReporter = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ProofPlan:
     """The extent of one proof."""
 
-    changes: int
+    change_count: int
     seed: int = 1
-    acts: Sequence[str] = ACTS  # disturbances, in this order
-    writers: int = 8
-    watchers: int = 3  # per transport
-    longest: float = 300.0  # seconds, of the writing
+    disturbances: Sequence[str] = DISTURBANCES  # disturbances, in this order
+    writer_count: int = 8
+    watchers_per_transport: int = 3  # per transport
+    max_seconds: float = 300.0  # seconds, of the writing
 
 
 @dataclass
-class Verdict:
+class ProofResult:
     """The result of one proof."""
 
     seed: int
-    changes: int = 0
-    done: Counter[str] = field(
+    change_count: int = 0
+    operation_counts: Counter[str] = field(
         default_factory=Counter
     )  # operations of the writers and disturbances
-    watchers: list[Watcher] = field(default_factory=list)
+    watchers: list[StreamWatcher] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
     @property
-    def refused(self) -> float:
+    def ineffective_share(self) -> float:
         """The share of requests that were refused, interrupted or only validated."""
         names = ("tried", "refused", "broken off")
-        asked = {name: many for name, many in self.done.items() if ": " in name}
-        some = sum(many for name, many in asked.items() if name.endswith(names))
-        return some / max(1, sum(asked.values()))
+        counts_by_outcome = {
+            name: many for name, many in self.operation_counts.items() if ": " in name
+        }
+        some = sum(many for name, many in counts_by_outcome.items() if name.endswith(names))
+        return some / max(1, sum(counts_by_outcome.values()))
 
     def __str__(self) -> str:
         """Return a summary in one paragraph."""
-        afresh = Counter(why for one in self.watchers for why in one.afresh)
+        afresh = Counter(reason for one in self.watchers for reason in one.resync_reasons)
         return (
-            f"seed {self.seed}: {self.changes} changes, {self.refused:.0%} of what was asked "
+            f"seed {self.seed}: {self.change_count} changes, {self.ineffective_share:.0%} of "
+            "what was asked "
             f"left nothing; {len(self.watchers)} watchers heard "
-            f"{sum(one.heard for one in self.watchers)} events, connected "
-            f"{sum(one.came for one in self.watchers)} times, went on from what they had kept "
-            f"{sum(one.died for one in self.watchers)} times, read afresh {dict(afresh)}; "
+            f"{sum(one.event_count for one in self.watchers)} events, connected "
+            f"{sum(one.connection_count for one in self.watchers)} times, went on from what they "
+            "had kept "
+            f"{sum(one.restart_count for one in self.watchers)} times, read afresh {dict(afresh)}; "
             f"{len(self.differences)} differences."
         )
 
 
 @dataclass
-class House:
+class ProofServer:
     """A server with its bus and accounts that is killed and started again."""
 
-    server: Server
-    bus: Bus
-    world: World
-    users: list[int]
-    secrets: list[str]
-    root: str
+    merganser: MerganserServer
+    bus: InterruptibleBus
+    environment: Environment
+    user_ids: list[int]
+    api_keys: list[str]
+    root_api_key: str
     process: asyncio.subprocess.Process | None = None
 
-    def place(self, nth: int) -> Place:
+    def account_endpoint(self, index: int) -> AccountEndpoint:
         """Return the endpoint of an account."""
-        return Place(self.server.http, self.secrets[nth], encode("User", self.users[nth]))
+        return AccountEndpoint(
+            self.merganser.http_port, self.api_keys[index], encode("User", self.user_ids[index])
+        )
 
-    async def start(self) -> None:
+    async def start_process(self) -> None:
         """Start the server. Repeats it while the database of a killed one is locked."""
-        for left in reversed(range(AGAIN)):
+        for left in reversed(range(MAX_START_ATTEMPTS)):
             try:
-                self.process = await self.server.start()
+                self.process = await self.merganser.start()
             except RuntimeError:
                 if not left:
                     raise
@@ -127,7 +133,7 @@ class House:
             else:
                 return
 
-    async def kill(self, *, first: bool = False) -> None:
+    async def kill_processes(self, *, only_first: bool = False) -> None:
         """Kill the server with SIGKILL.
 
         Of several processes all, or the first, after which all end.
@@ -136,125 +142,162 @@ class House:
             with suppress(ProcessLookupError):
                 self.process.kill()
             await self.process.wait()
-            if not first:
-                for pid in _session(self.process.pid):
+            if not only_first:
+                for pid in _process_ids_of_session(self.process.pid):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-            async with asyncio.timeout(PATIENCE):
-                while _session(self.process.pid):  # noqa: ASYNC110 - processes send no wake-up
+            async with asyncio.timeout(TIMEOUT):
+                while _process_ids_of_session(self.process.pid):  # noqa: ASYNC110 - processes send no wake-up
                     await asyncio.sleep(0.02)
             self.process = None
 
-    async def kill_one(self) -> None:
+    async def kill_one_process(self) -> None:
         """Kill one child process; restart the server if it has none."""
-        children = _children(self.process.pid) if self.process and self.server.words else []
+        children = (
+            _child_process_ids(self.process.pid)
+            if self.process and self.merganser.serve_arguments
+            else []
+        )
         if children:
             os.kill(children[0], signal.SIGKILL)
             return
-        await self.kill()
-        await self.start()
+        await self.kill_processes()
+        await self.start_process()
 
-    async def standing(self) -> list[int]:
+    async def read_event_numbers(self) -> list[int]:
         """Return the number of the newest event of each account."""
-        return [(await account_replica.numbers(self.world.database, one))[0] for one in self.users]
+        return [
+            (await account_replica.read_stream_numbers(self.environment.database, one))[0]
+            for one in self.user_ids
+        ]
 
 
-def _session(first: int) -> list[int]:
+def _process_ids_of_session(session_id: int) -> list[int]:
     """Return the processes of the session that this process leads."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
             state, _parent, _group, session = path.read_text().rpartition(") ")[2].split()[:4]
-            if int(session) == first and state != "Z":
+            if int(session) == session_id and state != "Z":
                 found.append(int(path.parent.name))
     return found
 
 
-def _children(pid: int) -> list[int]:
+def _child_process_ids(pid: int) -> list[int]:
     """Return the child processes of a process."""
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def settings_of(server: Server, **more: Any) -> Settings:
+def settings_for_command(server: MerganserServer, **extra: Any) -> Settings:
     """Return settings for a command that uses the database of a server."""
-    url: dict[str, Any] = {"store": server.store} if server.store else {}
-    return Settings(data=server.folder, **url, **more)
+    url: dict[str, Any] = {"store": server.database_url} if server.database_url else {}
+    return Settings(data=server.data_folder, **url, **extra)
 
 
-async def prove(server: Server, bus: Bus, plan: Plan, *, told: Told = lambda _: None) -> Verdict:
+async def prove_change_stream(
+    server: MerganserServer,
+    bus: InterruptibleBus,
+    plan: ProofPlan,
+    *,
+    report_progress: ProgressReporter = lambda _: None,
+) -> ProofResult:
     """Run writers, watchers and disturbances on an empty folder. Returns the differences."""
-    server.more |= {"MERGANSER_CHANGES_OVERFLOW": str(OVERFLOW)}
-    async with opened(settings_of(server), migrate=True) as world:
-        house = await _furnished(server, bus, world)
+    server.extra_environment |= {"MERGANSER_CHANGES_OVERFLOW": str(MAX_FOLLOWER_BACKLOG)}
+    async with open_environment(settings_for_command(server), migrate=True) as world:
+        proof_server = await _create_accounts(server, bus, world)
         try:
-            await house.start()
-            verdict = await _played(house, plan, told)
-            verdict.differences += await _ended(house)
+            await proof_server.start_process()
+            verdict = await _run_writers_and_watchers(proof_server, plan, report_progress)
+            verdict.differences += await _stop_and_find_errors(proof_server)
         finally:
-            await house.kill()
-    verdict.differences += await checked(server)
+            await proof_server.kill_processes()
+    verdict.differences += await run_consistency_check(server)
     return verdict
 
 
-async def _furnished(server: Server, bus: Bus, world: World) -> House:
+async def _create_accounts(
+    server: MerganserServer, bus: InterruptibleBus, environment: Environment
+) -> ProofServer:
     """Create the accounts with their first messages."""
     users, secrets = list[int](), list[str]()
-    await domain_operations.add(world, "example.org", {}, with_key=False)
-    for name in NAMES:
+    await domain_operations.create_domain(environment, "example.org", {}, creates_dkim_key=False)
+    for name in USERNAMES:
         new = NewUser(name, address=f"{name}@example.org", password_disabled=True, quota=0)
-        users.append(decode("User", (await user_operations.add(world, new))[0]))
-        secrets.append((await user_operations.make_key(world, Key(name, name)))[1])
-    root = (await user_operations.make_key(world, Key("root", role=Role.ROOT)))[1]
-    for nth, name in itertools.product(range(BEGUN), NAMES):
-        to = await address_resolution.recipient(world, f"{name}@example.org")
-        mail = await received_messages.read(letter(f"{name} {nth}"))
-        await received_messages.receive(world, mail, to, "carol@example.com")
-    return House(server, bus, world, users, secrets, root)
+        users.append(decode("User", (await user_operations.create_user(environment, new))[0]))
+        secrets.append(
+            (await user_operations.create_api_key(environment, ApiKeyRequest(name, name)))[1]
+        )
+    root = (
+        await user_operations.create_api_key(environment, ApiKeyRequest("root", role=Role.ROOT))
+    )[1]
+    for nth, name in itertools.product(range(INITIAL_MESSAGES), USERNAMES):
+        to = await address_resolution.load_recipient(environment, f"{name}@example.org")
+        mail = await received_messages.read_message(make_message(f"{name} {nth}"))
+        await received_messages.store_for_recipient(environment, mail, to, "carol@example.com")
+    return ProofServer(server, bus, environment, users, secrets, root)
 
 
-async def _played(house: House, plan: Plan, told: Told) -> Verdict:
+async def _run_writers_and_watchers(
+    proof_server: ProofServer, plan: ProofPlan, report_progress: ProgressReporter
+) -> ProofResult:
     """Run writers and watchers, and compare the replicas with the database at the end."""
     random = Random(plan.seed)  # noqa: S311 - no secret
-    verdict, many = Verdict(plan.seed), range(len(NAMES))
-    places = [house.place(nth) for nth in many]
-    verdict.watchers = crew(places, house.root, plan.watchers, plan.seed)
-    counting = [
-        Counting(f"counters of {name}", place, Random(f"{plan.seed}.{name}"))  # noqa: S311
-        for name, place in zip(NAMES, places, strict=True)
+    result, indexes = ProofResult(plan.seed), range(len(USERNAMES))
+    endpoints = [proof_server.account_endpoint(nth) for nth in indexes]
+    result.watchers = create_watchers(
+        endpoints, proof_server.root_api_key, plan.watchers_per_transport, plan.seed
+    )
+    counter_watchers = [
+        CounterWatcher(f"counters of {name}", endpoint, Random(f"{plan.seed}.{name}"))  # noqa: S311
+        for name, endpoint in zip(USERNAMES, endpoints, strict=True)
     ]
-    mailed = [f"{name}@example.org" for name in NAMES]
+    addresses = [f"{name}@example.org" for name in USERNAMES]
     writers = [
-        Writer(
-            places, mailed, house.server.lmtp,
+        RandomWriter(
+            endpoints, addresses, proof_server.merganser.lmtp_port,
             Random(f"{plan.seed}.w{nth}"),  # noqa: S311 - no secret
             name=f"w{nth}",
         )
-        for nth in range(plan.writers)
+        for nth in range(plan.writer_count)
     ]  # fmt: skip
-    followers: list[Watcher | Counting] = [*verdict.watchers, *counting]
-    tasks = [asyncio.create_task(one.run()) for one in followers]
-    writing = [asyncio.create_task(one.run()) for one in writers]
-    before = sum(await house.standing())
+    followers: list[StreamWatcher | CounterWatcher] = [*result.watchers, *counter_watchers]
+    tasks = [asyncio.create_task(one.follow()) for one in followers]
+    writer_tasks = [asyncio.create_task(one.write()) for one in writers]
+    initial_event_count = sum(await proof_server.read_event_numbers())
     try:
-        verdict.differences += await _wrought(house, plan, random, (before, told, writing), verdict)
-        verdict.differences += await _over(writing)
-        await house.bus.mend()
-        targets = await _quiet(house)
-        verdict.changes = sum(targets) - before
+        result.differences += await _disturb_while_writing(
+            proof_server,
+            plan,
+            random,
+            RunningWriters(writer_tasks, initial_event_count, report_progress),
+            result,
+        )
+        result.differences += await _cancel_tasks(writer_tasks)
+        await proof_server.bus.restore()
+        targets = await _wait_until_no_changes(proof_server)
+        result.change_count = sum(targets) - initial_event_count
         for one in followers:
-            one.calm = True
-        known = dict(zip((place.user for place in places), targets, strict=True))
-        await _until(lambda: all(one.at >= known[one.place.user] for one in verdict.watchers))
-        verdict.differences += await _compared(house, verdict.watchers, counting)
+            one.stays_connected = True
+        target_by_user = dict(
+            zip((endpoint.user_id for endpoint in endpoints), targets, strict=True)
+        )
+        await _wait_until(
+            lambda: all(
+                one.event_number >= target_by_user[one.endpoint.user_id] for one in result.watchers
+            )
+        )
+        result.differences += await _find_differences(
+            proof_server, result.watchers, counter_watchers
+        )
     finally:
-        await _over(writing)
-        broken = await _over(tasks)
-    verdict.differences += broken
-    verdict.done += sum((one.done for one in writers), Counter[str]())
-    return verdict
+        await _cancel_tasks(writer_tasks)
+        task_errors = await _cancel_tasks(tasks)
+    result.differences += task_errors
+    result.operation_counts += sum((one.operation_counts for one in writers), Counter[str]())
+    return result
 
 
-async def _over(tasks: Sequence[asyncio.Task[None]]) -> list[str]:
+async def _cancel_tasks(tasks: Sequence[asyncio.Task[None]]) -> list[str]:
     """Cancel tasks, and return the errors of those that ended before."""
     for task in tasks:
         task.cancel()
@@ -262,138 +305,167 @@ async def _over(tasks: Sequence[asyncio.Task[None]]) -> list[str]:
     return [repr(one) for one in ends if isinstance(one, Exception)]
 
 
-async def _wrought(
-    house: House,
-    plan: Plan,
+@dataclass(frozen=True, slots=True)
+class RunningWriters:
+    """The tasks of the writers, with the event count at their start."""
+
+    tasks: list[asyncio.Task[None]]
+    initial_event_count: int
+    report_progress: ProgressReporter
+
+
+async def _disturb_while_writing(
+    proof_server: ProofServer,
+    plan: ProofPlan,
     random: Random,
-    known: tuple[int, Told, list[asyncio.Task[None]]],
-    verdict: Verdict,
+    running_writers: RunningWriters,
+    result: ProofResult,
 ) -> list[str]:
     """Apply the disturbances one after another until there are enough changes.
 
     Returns errors.
     """
-    before, told, writing = known
-    acts = list(plan.acts)
-    step, until = plan.changes / (len(acts) + 1), time.monotonic() + plan.longest
-    at = 0
-    while acts or at < plan.changes:
-        if time.monotonic() > until:
-            return [f"{at} changes in {plan.longest} s: {plan.changes} were to be made"]
-        if any(one.done() for one in writing):
+    pending = list(plan.disturbances)
+    interval = plan.change_count / (len(pending) + 1)
+    deadline = time.monotonic() + plan.max_seconds
+    count = 0
+    while pending or count < plan.change_count:
+        if time.monotonic() > deadline:
+            return [f"{count} changes in {plan.max_seconds} s: {plan.change_count} were to be made"]
+        if any(task.done() for task in running_writers.tasks):
             return ["a writer has ended by itself"]
         await asyncio.sleep(random.uniform(0.05, 0.15))
-        at = sum(await house.standing()) - before
-        told(min(at, plan.changes))
-        if acts and at >= (len(plan.acts) + 1 - len(acts)) * step:
-            act = acts.pop(0)
-            verdict.done[act] += 1
-            await _act(house, act)
+        event_count = sum(await proof_server.read_event_numbers())
+        count = event_count - running_writers.initial_event_count
+        running_writers.report_progress(min(count, plan.change_count))
+        if pending and count >= (len(plan.disturbances) + 1 - len(pending)) * interval:
+            disturbance = pending.pop(0)
+            result.operation_counts[disturbance] += 1
+            await _apply_disturbance(proof_server, disturbance)
     return []
 
 
-async def _act(house: House, act: str) -> None:
+async def _apply_disturbance(proof_server: ProofServer, disturbance: str) -> None:
     """Apply one disturbance by its name."""
-    if act == "cut":
-        await house.bus.cut()
-    elif act == "mend":
-        await house.bus.mend()
-    elif act in ("kill", "first"):
-        await house.kill(first=act == "first")
-        await house.start()
-    elif act == "one":
-        await house.kill_one()
-    elif act == "trim":
-        async with opened(settings_of(house.server, journal_events=KEPT)) as world:
-            await housekeeping.tidy(world, sweep=False)
+    if disturbance == "cut":
+        await proof_server.bus.interrupt()
+    elif disturbance == "mend":
+        await proof_server.bus.restore()
+    elif disturbance in ("kill", "first"):
+        await proof_server.kill_processes(only_first=disturbance == "first")
+        await proof_server.start_process()
+    elif disturbance == "one":
+        await proof_server.kill_one_process()
+    elif disturbance == "trim":
+        async with open_environment(
+            settings_for_command(proof_server.merganser, journal_events=EVENTS_AFTER_TRIM)
+        ) as world:
+            await housekeeping.run_round(world, sweep=False)
 
 
-async def _quiet(house: House) -> list[int]:
+async def _wait_until_no_changes(proof_server: ProofServer) -> list[int]:
     """Wait until no task, snooze or change is left. Returns the newest event of each account."""
-    read = house.world.database.read
+    read = proof_server.environment.database.read
     tasks = select(func.count()).select_from(Task).where(col(Task.finished_at).is_(None))
     snoozed = select(func.count()).select_from(Message)
     snoozed = snoozed.where(col(Message.snoozed_until).is_not(None))
     snoozed = snoozed.where(col(Message.archived_at).is_(None))
-    async with asyncio.timeout(PATIENCE):
-        since, was = time.monotonic(), await house.standing()
+    async with asyncio.timeout(TIMEOUT):
+        since, last_numbers = time.monotonic(), await proof_server.read_event_numbers()
         while True:
             await asyncio.sleep(0.1)
-            now = await house.standing()
+            now = await proof_server.read_event_numbers()
             ((open_tasks,),), ((asleep,),) = await read(tasks), await read(snoozed)
-            if now != was or open_tasks or asleep:
-                since, was = time.monotonic(), now
-            if time.monotonic() - since >= CALM:
+            if now != last_numbers or open_tasks or asleep:
+                since, last_numbers = time.monotonic(), now
+            if time.monotonic() - since >= QUIET_SECONDS:
                 return now
 
 
-async def _until(true: Callable[[], bool | Awaitable[bool]]) -> None:
+async def _wait_until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Wait until a condition is true, or the timeout is over."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
-        found = true()
+        found = condition()
         if found if isinstance(found, bool) else await found:
             return
         await asyncio.sleep(0.05)
 
 
-async def _compared(
-    house: House, watchers: Iterable[Watcher], counting: Sequence[Counting]
+async def _find_differences(
+    proof_server: ProofServer,
+    watchers: Iterable[StreamWatcher],
+    counter_watchers: Sequence[CounterWatcher],
 ) -> list[str]:
     """Return the differences between the watchers and the database."""
-    found, database = list[str](), house.world.database
-    for nth, user in enumerate(house.users):
-        truth = await account_replica.stored(database, user)
-        last, _ = await account_replica.numbers(database, user)
-        found += [f"{NAMES[nth]}: {one}" for one in await account_replica.gaps(database, user)]
+    differences, database = list[str](), proof_server.environment.database
+    for nth, user in enumerate(proof_server.user_ids):
+        stored_state = await account_replica.read_account_state(database, user)
+        last, _ = await account_replica.read_stream_numbers(database, user)
+        differences += [
+            f"{USERNAMES[nth]}: {one}"
+            for one in await account_replica.find_journal_gaps(database, user)
+        ]
         for one in watchers:
-            if one.place.user == encode("User", user):
-                found += one.complaints
-                found += await _difference(house, one, truth, (user, last))
-        mine = counting[nth]
-        real = {key: counts for key, (_, *counts) in truth[0].items()}
-        await _until(lambda: _agree(mine, real))  # noqa: B023 - it is over before the next
-        found += mine.wrong
-        for key, counts in real.items():
-            if list(mine.counters.get(key, ())) != counts:
-                found.append(f"{mine.name}: {key} has {counts}, told {mine.counters.get(key)}")
-    return found
+            if one.endpoint.user_id == encode("User", user):
+                differences += one.all_problems
+                differences += await _differences_of_watcher(
+                    proof_server, one, stored_state, (user, last)
+                )
+        counter_watcher = counter_watchers[nth]
+        stored_counters = {key: counts for key, (_, *counts) in stored_state[0].items()}
+        await _wait_until(lambda: _has_counters(counter_watcher, stored_counters))  # noqa: B023 - it is over before the next
+        differences += counter_watcher.problems
+        for key, counts in stored_counters.items():
+            if list(counter_watcher.counters.get(key, ())) != counts:
+                watched = counter_watcher.counters.get(key)
+                differences.append(f"{counter_watcher.name}: {key} has {counts}, told {watched}")
+    return differences
 
 
-def _agree(mine: Counting, real: dict[str, list[int]]) -> bool:
+def _has_counters(watcher: CounterWatcher, counters_by_mailbox: dict[str, list[int]]) -> bool:
     """True if a watcher has received these counters."""
-    return all(list(mine.counters.get(key, ())) == counts for key, counts in real.items())
+    return all(
+        list(watcher.counters.get(key, ())) == counts for key, counts in counters_by_mailbox.items()
+    )
 
 
-async def _difference(
-    house: House, one: Watcher, truth: account_replica.State, known: tuple[int, int]
+async def _differences_of_watcher(
+    proof_server: ProofServer,
+    watcher: StreamWatcher,
+    stored_state: account_replica.AccountState,
+    user_and_last_event: tuple[int, int],
 ) -> list[str]:
     """Return the differences of one watcher with the events that concern them."""
-    user, last = known
-    if one.replica is None or one.at != last:
-        return [f"{one.name} knows the events up to {one.at}, and there are {last}"]
-    wrong = account_replica.differences(one.replica.state, truth)
-    some = dict(list(wrong.items())[:SHOWN])
-    events = await account_replica.concerning(house.world.database, user, some)
+    user, last = user_and_last_event
+    if watcher.replica is None or watcher.event_number != last:
+        return [
+            f"{watcher.name} knows the events up to {watcher.event_number}, and there are {last}"
+        ]
+    wrong = account_replica.differences_by_id(watcher.replica.account_state, stored_state)
+    some = dict(list(wrong.items())[:MAX_SHOWN_DIFFERENCES])
+    events = await account_replica.events_by_object_id(
+        proof_server.environment.database, user, some
+    )
     found = []
     for key, text in some.items():
-        found.append(f"{one.name} (since {one.replica.sure}): {text}")
+        found.append(f"{watcher.name} (since {watcher.replica.exact_from}): {text}")
         found += [f"    {event}" for event in events[key]]
-    if len(wrong) > SHOWN:
-        found.append(f"{one.name}: {len(wrong) - SHOWN} more")
+    if len(wrong) > MAX_SHOWN_DIFFERENCES:
+        found.append(f"{watcher.name}: {len(wrong) - MAX_SHOWN_DIFFERENCES} more")
     return found
 
 
-async def _ended(house: House) -> list[str]:
+async def _stop_and_find_errors(proof_server: ProofServer) -> list[str]:
     """Stop the server, and return its unexpected log entries."""
-    if house.process is None:
+    if proof_server.process is None:
         return ["the server was not there in the end"]
-    code = await stop(house.process)
+    code = await stop_process(proof_server.process)
     found = [f"the server ended with {code}"] if code else []
-    for line in (house.server.folder / "server.log").read_text().splitlines():
+    for line in (proof_server.merganser.data_folder / "server.log").read_text().splitlines():
         fact = orjson.loads(line) if line.startswith("{") else {"level": "error", "event": line}
-        if fact["event"] in EXPECTED:
+        if fact["event"] in EXPECTED_LOG_EVENTS:
             continue
         if fact["level"] == "error" or "traceback" in fact:
             found.append(f"the server said {line[-1500:]}")
-    return found[:SHOWN]
+    return found[:MAX_SHOWN_DIFFERENCES]

@@ -12,215 +12,251 @@ from typing import Any
 import httpx
 import orjson
 
-from bench.change_stream.follow_transports import BROKEN, Broken, Place, ask, asking
-from bench.load.lmtp_client import Neighbour, connected
+from bench.change_stream.follow_transports import (
+    RETRYABLE_ERRORS,
+    AccountEndpoint,
+    ConnectionEnded,
+    open_http_client,
+    request_data,
+)
+from bench.load.lmtp_client import LmtpConnection, connect
 from graph.types.global_ids import encode
 
-PATHS = ["INBOX", "Sent", "Trash", "Junk", "A", "A/B", "A/B/C", "B", "C", "C/D", "E", "a"]
-WORDS = ["\\Seen", "\\Flagged", "\\Answered", "\\Draft", "x", "y", "z"]
-ARCHIVED = "{ viewer { user { archivedMessages(first: 20) { nodes { id } } } } }"
-TRIAL, WRONG, CUT = 0.05, 0.03, 0.03  # of all requests
-ASLEEP = 2.0
-LEAST = 0.001
-LATEST = 0.02
-TOGETHER = 12
-PAUSE = 0.1
+MAILBOX_PATHS = ["INBOX", "Sent", "Trash", "Junk", "A", "A/B", "A/B/C", "B", "C", "C/D", "E", "a"]
+FLAG_NAMES = ["\\Seen", "\\Flagged", "\\Answered", "\\Draft", "x", "y", "z"]
+ARCHIVED_QUERY = "{ viewer { user { archivedMessages(first: 20) { nodes { id } } } } }"
+VALIDATE_ONLY_SHARE, INVALID_SHARE, INTERRUPTED_SHARE = 0.05, 0.03, 0.03  # of all requests
+MAX_SNOOZE_SECONDS = 2.0
+MIN_INTERRUPT_SECONDS = 0.001
+MAX_INTERRUPT_SECONDS = 0.02
+REQUESTS_PER_CONNECTION = 12
+RECONNECT_SECONDS = 0.1
 
-Given = dict[str, Any]
+MutationInput = dict[str, Any]
 
 
 @dataclass
-class Writer:
+class RandomWriter:
     """A client that changes accounts."""
 
-    places: list[Place]
+    endpoints: list[AccountEndpoint]
     addresses: list[str]
-    lmtp: int
+    lmtp_port: int
     random: Random
-    done: Counter[str] = field(default_factory=Counter)  # by operation and outcome
-    tokens: list[tuple[int, str]] = field(default_factory=list)  # with the account
-    written: int = 0
+    operation_counts: Counter[str] = field(default_factory=Counter)  # by operation and outcome
+    undo_tokens: list[tuple[int, str]] = field(default_factory=list)  # with the account
+    message_count: int = 0
     name: str = ""
 
-    async def run(self) -> None:
+    async def write(self) -> None:
         """Write until cancelled."""
-        roads: dict[str, tuple[int, Callable[[int], Given]]] = {
-            "messageUpdate": (8, self._flags),
-            "messageMove": (5, self._move),
-            "messageCopy": (2, self._copy),
-            "messageDelete": (4, self._delete),
-            "mailboxCreate": (3, self._create),
-            "mailboxRename": (3, self._rename),
-            "mailboxDelete": (2, self._drop),
-            "mailboxUpdate": (1, self._box),
-            "archiveRestore": (1, self._restore),
-            "archivedMessageRestore": (2, self._restore_some),
-            "undo": (1, self._undo),
+        roads: dict[str, tuple[int, Callable[[int], MutationInput]]] = {
+            "messageUpdate": (8, self._flag_input),
+            "messageMove": (5, self._move_input),
+            "messageCopy": (2, self._copy_input),
+            "messageDelete": (4, self._delete_input),
+            "mailboxCreate": (3, self._create_mailbox_input),
+            "mailboxRename": (3, self._rename_mailbox_input),
+            "mailboxDelete": (2, self._delete_mailbox_input),
+            "mailboxUpdate": (1, self._update_mailbox_input),
+            "archiveRestore": (1, self._restore_archive_input),
+            "archivedMessageRestore": (2, self._restore_messages_input),
+            "undo": (1, self._undo_input),
         }
         names, weights = [*roads, "deliver"], [*(one for one, _ in roads.values()), 12]
         while True:
-            who = self.random.randrange(len(self.places))
+            account_index = self.random.randrange(len(self.endpoints))
             try:
-                async with asking(self.places[who]) as http:  # a connection to any of the processes
-                    for name in self.random.choices(names, weights, k=TOGETHER):
+                async with open_http_client(
+                    self.endpoints[account_index]
+                ) as http:  # a connection to any of the processes
+                    for name in self.random.choices(names, weights, k=REQUESTS_PER_CONNECTION):
                         if name == "deliver":
-                            await self._deliver()
+                            await self._deliver_messages()
                         else:
-                            await self._call(http, who, name, roads[name][1](who))
-            except (*BROKEN, Broken, asyncio.IncompleteReadError):
-                self.done["away"] += 1
-                await asyncio.sleep(PAUSE)
+                            await self._send_mutation(
+                                http, account_index, name, roads[name][1](account_index)
+                            )
+            except (*RETRYABLE_ERRORS, ConnectionEnded, asyncio.IncompleteReadError):
+                self.operation_counts["away"] += 1
+                await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _call(self, http: httpx.AsyncClient, who: int, name: str, given: Given) -> None:
-        fate = self.random.random()
-        if name == "archivedMessageRestore" and fate >= WRONG:
-            user = (await ask(http, ARCHIVED))["viewer"]["user"]
+    async def _send_mutation(
+        self,
+        client: httpx.AsyncClient,
+        account_index: int,
+        mutation_name: str,
+        mutation_input: MutationInput,
+    ) -> None:
+        chance = self.random.random()
+        if mutation_name == "archivedMessageRestore" and chance >= INVALID_SHARE:
+            user = (await request_data(client, ARCHIVED_QUERY))["viewer"]["user"]
             ids = [one["id"] for one in user["archivedMessages"]["nodes"]]
             if not ids:
                 return
-            given["ids"] = self.random.sample(ids, min(len(ids), 7))
-        if fate < WRONG:
-            _spoil(given, self.random)
-        elif fate < WRONG + TRIAL:
-            given["options"] = {"validateOnly": True}
-        undoes = "undo { token }" if name in UNDONE else ""
+            mutation_input["ids"] = self.random.sample(ids, min(len(ids), 7))
+        if chance < INVALID_SHARE:
+            _make_input_invalid(mutation_input, self.random)
+        elif chance < INVALID_SHARE + VALIDATE_ONLY_SHARE:
+            mutation_input["options"] = {"validateOnly": True}
+        undoes = "undo { token }" if mutation_name in UNDOABLE_MUTATIONS else ""
         document = (
-            f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{ it: {name}(input: $input) "
+            f"mutation ($input: {mutation_name[0].upper()}{mutation_name[1:]}Input!) {{ it: "
+            f"{mutation_name}(input: $input) "
             f"{{ {undoes} errors {{ code }} }} }}"
         )
-        if WRONG + TRIAL <= fate < WRONG + TRIAL + CUT:
-            await self._cut(http, document, given)
-            self.done[f"{name}: broken off"] += 1
+        if (
+            INVALID_SHARE + VALIDATE_ONLY_SHARE
+            <= chance
+            < INVALID_SHARE + VALIDATE_ONLY_SHARE + INTERRUPTED_SHARE
+        ):
+            await self._send_and_interrupt(client, document, mutation_input)
+            self.operation_counts[f"{mutation_name}: broken off"] += 1
             return
-        it = (await ask(http, document, input=given))["it"]
-        how = "refused" if it["errors"] else "tried" if "options" in given else "done"
-        self.done[f"{name}: {how}"] += 1
-        if it.get("undo"):
-            self.tokens = [*self.tokens[-9:], (who, it["undo"]["token"])]
+        payload = (await request_data(client, document, input=mutation_input))["it"]
+        outcome = (
+            "refused" if payload["errors"] else "tried" if "options" in mutation_input else "done"
+        )
+        self.operation_counts[f"{mutation_name}: {outcome}"] += 1
+        if payload.get("undo"):
+            self.undo_tokens = [*self.undo_tokens[-9:], (account_index, payload["undo"]["token"])]
 
-    async def _cut(self, http: httpx.AsyncClient, document: str, given: Given) -> None:
+    async def _send_and_interrupt(
+        self, client: httpx.AsyncClient, document: str, mutation_input: MutationInput
+    ) -> None:
         """Send a mutation, and disconnect before the response."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.random.uniform(LEAST, LATEST)):
-                body = orjson.dumps({"query": document, "variables": {"input": given}})
-                await http.post(
+            async with asyncio.timeout(
+                self.random.uniform(MIN_INTERRUPT_SECONDS, MAX_INTERRUPT_SECONDS)
+            ):
+                body = orjson.dumps({"query": document, "variables": {"input": mutation_input}})
+                await client.post(
                     "/graphql", content=body, headers={"Content-Type": "application/json"}
                 )
 
-    async def _deliver(self) -> None:
+    async def _deliver_messages(self) -> None:
         """Deliver some messages over one LMTP connection. Some are interrupted."""
-        neighbour = await connected(self.lmtp)
+        neighbour = await connect(self.lmtp_port)
         try:
             for _ in range(self.random.randint(1, 8)):
-                self.written += 1
-                text = f"{self.name} {self.written}"
-                if self.random.random() < CUT:
-                    await self._half(neighbour, text)
-                    self.done["deliver: broken off"] += 1
+                self.message_count += 1
+                text = f"{self.name} {self.message_count}"
+                if self.random.random() < INTERRUPTED_SHARE:
+                    await self._send_half_message(neighbour, text)
+                    self.operation_counts["deliver: broken off"] += 1
                     return
-                reply = await neighbour.deliver(self.random.choice(self.addresses), letter(text))
-                self.done[f"deliver: {'done' if reply.startswith('250') else reply[:9]}"] += 1
+                reply = await neighbour.deliver(
+                    self.random.choice(self.addresses), make_message(text)
+                )
+                self.operation_counts[
+                    f"deliver: {'done' if reply.startswith('250') else reply[:9]}"
+                ] += 1
         finally:
             await neighbour.close()
 
-    async def _half(self, neighbour: Neighbour, text: str) -> None:
+    async def _send_half_message(self, connection: LmtpConnection, text: str) -> None:
         to = self.random.choice(self.addresses)
-        neighbour.writer.write(f"MAIL FROM:<x@example.com>\r\nRCPT TO:<{to}>\r\nDATA\r\n".encode())
-        neighbour.writer.write(letter(text)[:-40])
-        await neighbour.writer.drain()
+        connection.writer.write(f"MAIL FROM:<x@example.com>\r\nRCPT TO:<{to}>\r\nDATA\r\n".encode())
+        connection.writer.write(make_message(text)[:-40])
+        await connection.writer.drain()
 
-    def _some(self) -> Given:
+    def _random_selection(self) -> MutationInput:
         """Return a random selection of messages: all of a mailbox, some UIDs, or by flag."""
-        chosen: Given = {"mailbox": self._named()}
-        how = self.random.random()
-        if how < 0.4:  # noqa: PLR2004
+        chosen: MutationInput = {"mailbox": self._random_mailbox()}
+        chance = self.random.random()
+        if chance < 0.4:  # noqa: PLR2004
             first = self.random.randint(1, 400)
             chosen["uids"] = f"{first}:{first + self.random.randint(0, 60)}"
-        elif how < 0.7:  # noqa: PLR2004
-            chosen["filter"] = {self.random.choice(["seen", "flagged"]): self._coin()}
+        elif chance < 0.7:  # noqa: PLR2004
+            chosen["filter"] = {self.random.choice(["seen", "flagged"]): self._random_bool()}
         return chosen
 
-    def _coin(self) -> bool:
+    def _random_bool(self) -> bool:
         return self.random.random() < 0.5  # noqa: PLR2004
 
-    def _named(self) -> Given:
-        return {"path": self.random.choice(PATHS)}
+    def _random_mailbox(self) -> MutationInput:
+        return {"path": self.random.choice(MAILBOX_PATHS)}
 
-    def _flags(self, _who: int) -> Given:
-        words = self.random.sample(WORDS, self.random.randint(0, 2))
-        given: Given = {self.random.choice(["addFlags", "removeFlags"]): words}
+    def _flag_input(self, _account_index: int) -> MutationInput:
+        flag_names = self.random.sample(FLAG_NAMES, self.random.randint(0, 2))
+        given: MutationInput = {self.random.choice(["addFlags", "removeFlags"]): flag_names}
         if self.random.random() < 0.1:  # noqa: PLR2004
-            until = datetime.now(UTC) + timedelta(seconds=self.random.uniform(0.5, ASLEEP))
+            until = datetime.now(UTC) + timedelta(
+                seconds=self.random.uniform(0.5, MAX_SNOOZE_SECONDS)
+            )
             given = {"snoozedUntil": self.random.choice([until.isoformat(), None])}
-        elif self._coin():
-            given["seen"] = self._coin()
-        return {"select": self._some(), "set": given}
+        elif self._random_bool():
+            given["seen"] = self._random_bool()
+        return {"select": self._random_selection(), "set": given}
 
-    def _move(self, _who: int) -> Given:
-        return {"select": self._some(), "to": self._named()}
+    def _move_input(self, _account_index: int) -> MutationInput:
+        return {"select": self._random_selection(), "to": self._random_mailbox()}
 
-    def _copy(self, _who: int) -> Given:
+    def _copy_input(self, _account_index: int) -> MutationInput:
         first = self.random.randint(1, 400)
         uids = f"{first}:{first + self.random.randint(0, 9)}"
-        return {"select": {"mailbox": self._named(), "uids": uids}, "to": self._named()}
-
-    def _delete(self, _who: int) -> Given:
         return {
-            "select": self._some(),
+            "select": {"mailbox": self._random_mailbox(), "uids": uids},
+            "to": self._random_mailbox(),
+        }
+
+    def _delete_input(self, _account_index: int) -> MutationInput:
+        return {
+            "select": self._random_selection(),
             "permanent": self.random.random() < 0.4,  # noqa: PLR2004
             "deleteEmptyMailbox": self.random.random() < 0.2,  # noqa: PLR2004
         }
 
-    def _create(self, _who: int) -> Given:
-        return {"paths": self.random.sample(PATHS, self.random.randint(1, 2))}
+    def _create_mailbox_input(self, _account_index: int) -> MutationInput:
+        return {"paths": self.random.sample(MAILBOX_PATHS, self.random.randint(1, 2))}
 
-    def _rename(self, _who: int) -> Given:
-        return {"mailbox": self._named(), "newPath": self.random.choice(PATHS)}
+    def _rename_mailbox_input(self, _account_index: int) -> MutationInput:
+        return {"mailbox": self._random_mailbox(), "newPath": self.random.choice(MAILBOX_PATHS)}
 
-    def _drop(self, _who: int) -> Given:
-        return {"mailboxes": [self._named()], "recursive": self._coin()}
+    def _delete_mailbox_input(self, _account_index: int) -> MutationInput:
+        return {"mailboxes": [self._random_mailbox()], "recursive": self._random_bool()}
 
-    def _box(self, _who: int) -> Given:
-        return {"mailboxes": [self._named()], "set": {"subscribed": self._coin()}}
+    def _update_mailbox_input(self, _account_index: int) -> MutationInput:
+        return {"mailboxes": [self._random_mailbox()], "set": {"subscribed": self._random_bool()}}
 
-    def _restore(self, _who: int) -> Given:
+    def _restore_archive_input(self, _account_index: int) -> MutationInput:
         end = datetime.now(UTC)
         start = end - timedelta(seconds=self.random.uniform(1, 5))
         return {"start": start.isoformat(), "end": end.isoformat()}
 
-    def _restore_some(self, _who: int) -> Given:
+    def _restore_messages_input(self, _account_index: int) -> MutationInput:
         return {"ids": [encode("Message", 1)]}
 
-    def _undo(self, who: int) -> Given:
-        for mine in self.tokens:
-            if mine[0] == who:
-                self.tokens.remove(mine)
-                return {"token": mine[1]}
+    def _undo_input(self, account_index: int) -> MutationInput:
+        for tokens in self.undo_tokens:
+            if tokens[0] == account_index:
+                self.undo_tokens.remove(tokens)
+                return {"token": tokens[1]}
         return {"token": "none"}
 
 
-UNDONE = {"messageUpdate", "messageMove", "messageDelete"}
+UNDOABLE_MUTATIONS = {"messageUpdate", "messageMove", "messageDelete"}
 
 
-def _spoil(given: Given, random: Random) -> None:
+def _make_input_invalid(mutation_input: MutationInput, random: Random) -> None:
     """Make an input invalid, if possible so that it fails after half of the work."""
     wrong = random.choice(["No/such", "x/" * 40, "a//b"])
     for name in ("to", "mailbox"):
-        if name in given:
-            given[name] = {"path": wrong}
-    if "mailboxes" in given:
-        given["mailboxes"] = [*given["mailboxes"], {"path": wrong}]
-    if "paths" in given:
-        given["paths"] = [*given["paths"], "INBOX"]
-    if "set" in given and "select" in given:
-        given["set"] = {"addFlags": ["x", "not a word"]}
-    if "newPath" in given:
-        given["newPath"] = "INBOX"
-    if "ids" in given:
-        given["ids"] = [encode("Message", 1)]
+        if name in mutation_input:
+            mutation_input[name] = {"path": wrong}
+    if "mailboxes" in mutation_input:
+        mutation_input["mailboxes"] = [*mutation_input["mailboxes"], {"path": wrong}]
+    if "paths" in mutation_input:
+        mutation_input["paths"] = [*mutation_input["paths"], "INBOX"]
+    if "set" in mutation_input and "select" in mutation_input:
+        mutation_input["set"] = {"addFlags": ["x", "not a word"]}
+    if "newPath" in mutation_input:
+        mutation_input["newPath"] = "INBOX"
+    if "ids" in mutation_input:
+        mutation_input["ids"] = [encode("Message", 1)]
 
 
-def letter(text: str) -> bytes:
+def make_message(text: str) -> bytes:
     """Return a small message with this subject."""
     lines = (
         "From: Carol <carol@example.com>",

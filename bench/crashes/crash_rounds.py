@@ -11,235 +11,248 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
-from bench.load.lmtp_client import SENDER, Neighbour, connected
-from bench.load.message_generator import Writer
-from bench.load.sample_account import TAKER
-from bench.servers.merganser_process import Server, stop
+from bench.load.lmtp_client import ENVELOPE_SENDER, LmtpConnection, connect
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import RECEIVER_ADDRESS
+from bench.servers.merganser_process import MerganserServer, stop_process
 
-CONNECTIONS = 8
-TRIES = 100  # of one message
-WAIT = 0.02  # seconds
-GRACE = 3.0  # seconds for the child processes of a dead server to exit
-ROUND = 120.0  # seconds
-SIZES = (800, 3_000, 20_000)  # bytes, in rotation
-FILES = {  # interval of messages: bytes of an incompressible attachment
+CONNECTION_COUNT = 8
+MAX_ATTEMPTS = 100  # of one message
+RETRY_DELAY = 0.02  # seconds
+GROUP_EXIT_TIMEOUT = 3.0  # seconds for the child processes of a dead server to exit
+ROUND_TIMEOUT = 120.0  # seconds
+MESSAGE_SIZES = (800, 3_000, 20_000)  # bytes, in rotation
+ATTACHMENT_SIZES = {  # interval of messages: bytes of an incompressible attachment
     5: 40_000,  # an object of its own in the blob store
     11: 400_000,
     29: 1_500_000,  # received into a file, and read by another process
 }
-SHARED = 7  # every seventh message has the same attachment
+SHARED_ATTACHMENT_INTERVAL = 7  # every seventh message has the same attachment
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class PlannedKill:
     """When a round ends: at the n-th passing of a fault point, or by a kill after n messages."""
 
-    place: str
-    nth: int
+    fault_point: str
+    count: int
 
     @property
-    def fault(self) -> str:
+    def fault_setting(self) -> str:
         """The setting for the server; empty if the client kills it."""
-        return "" if self.place == "outside" else f"{self.place}:{self.nth}"
+        return "" if self.fault_point == "outside" else f"{self.fault_point}:{self.count}"
 
 
 @dataclass
-class Ledger:
+class DeliveryLedger:
     """The messages sent, and those accepted with 250, by subject."""
 
-    sent: dict[str, str] = field(default_factory=dict)  # SHA-256 of the bytes, hex
-    answered: Counter[str] = field(default_factory=Counter)
-    waiting: list[str] = field(default_factory=list)  # oldest first
-    tried: Counter[str] = field(default_factory=Counter)
+    digests_by_subject: dict[str, str] = field(default_factory=dict)  # SHA-256 of the bytes, hex
+    accepted: Counter[str] = field(default_factory=Counter)
+    unanswered: list[str] = field(default_factory=list)  # oldest first
+    attempts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class StoreInspection:
     """What a restarted server had stored before anything was sent again."""
 
-    waiting: int  # messages without a reply
-    stored: int  # of these: only the reply was lost
+    unanswered_count: int  # messages without a reply
+    stored_unanswered_count: int  # of these: only the reply was lost
     lost: Sequence[str]  # accepted messages that are missing
-    double: Sequence[str]  # messages stored twice
+    duplicates: Sequence[str]  # messages stored twice
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """True if each accepted message is stored once."""
-        return not self.lost and not self.double
+        return not self.lost and not self.duplicates
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class CrashRound:
     """One run of the server."""
 
-    seen: Seen
-    answered: int
-    code: int  # the server's exit code
-    orphans: bool  # child processes survived the server and were killed
-    death: Death | None = None  # None: stopped by SIGTERM
+    inspection: StoreInspection
+    accepted_count: int
+    exit_code: int  # the server's exit code
+    had_orphans: bool  # child processes survived the server and were killed
+    planned_kill: PlannedKill | None = None  # None: stopped by SIGTERM
 
     @property
-    def as_planned(self) -> bool:
+    def ended_as_planned(self) -> bool:
         """True if the server ended as planned."""
-        return self.code == (-signal.SIGKILL if self.death else 0)
+        return self.exit_code == (-signal.SIGKILL if self.planned_kill else 0)
 
 
 @dataclass
-class Post:
+class SoakMessages:
     """The messages of one soak. The same number always gives the same bytes."""
 
     seed: int
-    writer: Writer = field(init=False)
-    shared: bytes = field(init=False)
-    written: dict[str, bytes] = field(default_factory=dict)  # by subject
+    generator: MessageGenerator = field(init=False)
+    shared_attachment: bytes = field(init=False)
+    unanswered: dict[str, bytes] = field(default_factory=dict)  # by subject
 
     def __post_init__(self) -> None:
-        self.writer = Writer(self.seed)
-        self.shared = self._file(0, 60_000)
+        self.generator = MessageGenerator(self.seed)
+        self.shared_attachment = self._attachment(0, 60_000)
 
-    def envelope(self, mark: str) -> tuple[str, str]:
+    def sender_and_recipient(self, subject: str) -> tuple[str, str]:
         """Return sender and recipient of a message."""
-        return SENDER, TAKER
+        return ENVELOPE_SENDER, RECEIVER_ADDRESS
 
-    def _file(self, number: int, size: int) -> bytes:
+    def _attachment(self, number: int, size: int) -> bytes:
         return Random(f"{self.seed}.{number}").randbytes(size)  # noqa: S311 - no secret
 
-    def next(self, ledger: Ledger) -> str:
+    def write_next(self, ledger: DeliveryLedger) -> str:
         """Generate the next message, and return its subject."""
-        number = len(ledger.sent)
+        number = len(ledger.digests_by_subject)
         attached = b""
-        for every, size in FILES.items():
+        for every, size in ATTACHMENT_SIZES.items():
             if number % every == every - 1:
-                attached = self._file(number, size)
-        if number % SHARED == SHARED - 1:
-            attached = self.shared
+                attached = self._attachment(number, size)
+        if number % SHARED_ATTACHMENT_INTERVAL == SHARED_ATTACHMENT_INTERVAL - 1:
+            attached = self.shared_attachment
         mark = f"Soak {self.seed}-{number}"
-        size = SIZES[number % len(SIZES)]
-        raw = self.writer.letter(number, size=size, subject=mark, attached=attached)
+        size = MESSAGE_SIZES[number % len(MESSAGE_SIZES)]
+        raw = self.generator.make_message(number, size=size, subject=mark, attachment=attached)
         raw += b".a line that begins with a dot\r\n..and one with two\r\n"
-        self.written[mark] = raw
-        ledger.sent[mark] = hashlib.sha256(raw).hexdigest()
+        self.unanswered[mark] = raw
+        ledger.digests_by_subject[mark] = hashlib.sha256(raw).hexdigest()
         return mark
 
 
-async def killed(server: Server, post: Post, ledger: Ledger, death: Death) -> Round:
+async def run_until_killed(
+    server: MerganserServer,
+    messages: SoakMessages,
+    ledger: DeliveryLedger,
+    planned_kill: PlannedKill,
+) -> CrashRound:
     """Load a server until it is killed.
 
     Unanswered messages wait in the ledger for the next round.
     """
-    process = await server.start(fault=death.fault)
+    process = await server.start(fault=planned_kill.fault_setting)
     try:
-        seen, before = _look(server, ledger), ledger.answered.total()
-        last = before + death.nth if death.place == "outside" else None
-        load = Load(post, ledger, process, last)
-        async with asyncio.timeout(ROUND):
-            await asyncio.gather(*(_work(server.lmtp, load) for _ in range(CONNECTIONS)))
+        inspection, before = _inspect_store(server, ledger), ledger.accepted.total()
+        last = before + planned_kill.count if planned_kill.fault_point == "outside" else None
+        load = RoundLoad(messages, ledger, process, last)
+        async with asyncio.timeout(ROUND_TIMEOUT):
+            await asyncio.gather(
+                *(
+                    _deliver_until_disconnect(server.lmtp_port, load)
+                    for _ in range(CONNECTION_COUNT)
+                )
+            )
             code = await process.wait()
     finally:
-        orphans = await buried(process)
-    return Round(seen, ledger.answered.total() - before, code, orphans, death)
+        orphans = await kill_process_group(process)
+    return CrashRound(inspection, ledger.accepted.total() - before, code, orphans, planned_kill)
 
 
-async def drained(
-    server: Server,
-    post: Post,
-    ledger: Ledger,
-    quiet: Callable[[], Awaitable[None]] | None = None,
-) -> Round:
+async def deliver_rest_and_stop(
+    server: MerganserServer,
+    messages: SoakMessages,
+    ledger: DeliveryLedger,
+    wait_until_idle: Callable[[], Awaitable[None]] | None = None,
+) -> CrashRound:
     """Deliver the rest to a server that is not killed, and stop it by SIGTERM.
 
     If `wait_until_idle` is given, it is awaited before the stop.
     """
     process = await server.start()
     try:
-        seen, before = _look(server, ledger), ledger.answered.total()
-        load, neighbour = Load(post, ledger, process), await connected(server.lmtp)
-        async with asyncio.timeout(ROUND):
-            while ledger.waiting:
-                await _one(neighbour, load, ledger.waiting.pop(0))
+        inspection, before = _inspect_store(server, ledger), ledger.accepted.total()
+        load, neighbour = RoundLoad(messages, ledger, process), await connect(server.lmtp_port)
+        async with asyncio.timeout(ROUND_TIMEOUT):
+            while ledger.unanswered:
+                await _deliver_message(neighbour, load, ledger.unanswered.pop(0))
         await neighbour.close()
-        if quiet:
-            await quiet()
-        code = await stop(process)
+        if wait_until_idle:
+            await wait_until_idle()
+        code = await stop_process(process)
     finally:
-        orphans = await buried(process)
-    return Round(seen, ledger.answered.total() - before, code, orphans)
+        orphans = await kill_process_group(process)
+    return CrashRound(inspection, ledger.accepted.total() - before, code, orphans)
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RoundLoad:
     """What the connections of a round share."""
 
-    post: Post
-    ledger: Ledger
+    messages: SoakMessages
+    ledger: DeliveryLedger
     process: asyncio.subprocess.Process
-    last: int | None = None  # number over all rounds
+    kill_after_accepted: int | None = None  # number over all rounds
 
 
-async def _work(port: int, load: Load) -> None:
+async def _deliver_until_disconnect(port: int, load: RoundLoad) -> None:
     """Deliver over one connection until it breaks."""
-    waiting = load.ledger.waiting
+    waiting = load.ledger.unanswered
     with suppress(OSError):
-        neighbour = await connected(port)
+        neighbour = await connect(port)
         try:
             while True:
-                mark = waiting.pop(0) if waiting else load.post.next(load.ledger)
-                await _one(neighbour, load, mark)
+                mark = waiting.pop(0) if waiting else load.messages.write_next(load.ledger)
+                await _deliver_message(neighbour, load, mark)
         finally:
             await neighbour.close()
 
 
-async def _one(neighbour: Neighbour, load: Load, mark: str) -> None:
+async def _deliver_message(connection: LmtpConnection, load: RoundLoad, subject: str) -> None:
     """Deliver a message. Without the reply 250 it waits to be sent again.
 
     Raises RuntimeError after too many attempts.
     """
-    ledger, taken = load.ledger, False
-    ledger.tried[mark] += 1
-    if ledger.tried[mark] > TRIES:
-        raise RuntimeError(f"{mark} was refused too often")
+    ledger, is_accepted = load.ledger, False
+    ledger.attempts[subject] += 1
+    if ledger.attempts[subject] > MAX_ATTEMPTS:
+        raise RuntimeError(f"{subject} was refused too often")
     try:
-        sender, to = load.post.envelope(mark)
-        reply = await neighbour.deliver(to, load.post.written[mark], sender)
-        taken = reply.startswith("250")
-        if not taken:
-            await asyncio.sleep(WAIT)
+        sender, to = load.messages.sender_and_recipient(subject)
+        reply = await connection.deliver(to, load.messages.unanswered[subject], sender)
+        is_accepted = reply.startswith("250")
+        if not is_accepted:
+            await asyncio.sleep(RETRY_DELAY)
     finally:
-        if not taken:
-            ledger.waiting.append(mark)
-    if taken:
-        ledger.answered[mark] += 1
-        del load.post.written[mark]
-        if load.last is not None and ledger.answered.total() == load.last:
+        if not is_accepted:
+            ledger.unanswered.append(subject)
+    if is_accepted:
+        ledger.accepted[subject] += 1
+        del load.messages.unanswered[subject]
+        if (
+            load.kill_after_accepted is not None
+            and ledger.accepted.total() == load.kill_after_accepted
+        ):
             load.process.kill()
 
 
-def _look(server: Server, ledger: Ledger) -> Seen:
+def _inspect_store(server: MerganserServer, ledger: DeliveryLedger) -> StoreInspection:
     """Compare the database of a server with the ledger."""
-    there = stored(server)
-    return Seen(
-        waiting=len(ledger.waiting),
-        stored=sum(there[mark] > 0 for mark in ledger.waiting),
-        lost=[mark for mark in ledger.answered if not there[mark]],
-        double=[mark for mark, times in there.items() if times > 1],
+    copies_by_subject = count_stored_subjects(server)
+    return StoreInspection(
+        unanswered_count=len(ledger.unanswered),
+        stored_unanswered_count=sum(copies_by_subject[mark] > 0 for mark in ledger.unanswered),
+        lost=[mark for mark in ledger.accepted if not copies_by_subject[mark]],
+        duplicates=[mark for mark, times in copies_by_subject.items() if times > 1],
     )
 
 
-def stored(server: Server) -> Counter[str]:
+def count_stored_subjects(server: MerganserServer) -> Counter[str]:
     """Count the stored messages by subject, read from the database file."""
-    db = sqlite3.connect(f"file:{server.folder / 'merganser.db'}?mode=ro", uri=True)
+    db = sqlite3.connect(f"file:{server.data_folder / 'merganser.db'}?mode=ro", uri=True)
     try:
         return Counter(subject for (subject,) in db.execute("SELECT subject FROM messages"))
     finally:
         db.close()
 
 
-async def buried(process: asyncio.subprocess.Process) -> bool:
+async def kill_process_group(process: asyncio.subprocess.Process) -> bool:
     """Kill a server and its process group. Returns True if child processes survived."""
     with suppress(ProcessLookupError):
         process.kill()
     await process.wait()
-    for _ in range(int(GRACE / 0.1)):
+    for _ in range(int(GROUP_EXIT_TIMEOUT / 0.1)):
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:

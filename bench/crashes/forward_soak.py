@@ -17,54 +17,61 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope
 
-from bench.crashes.crash_rounds import Death, Ledger, Post, Round, drained, killed
-from bench.load.sample_account import READER, make_user
-from bench.servers.merganser_process import Server, checked
+from bench.crashes.crash_rounds import (
+    CrashRound,
+    DeliveryLedger,
+    PlannedKill,
+    SoakMessages,
+    deliver_rest_and_stop,
+    run_until_killed,
+)
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.merganser_process import MerganserServer, run_consistency_check
 from bench.servers.ports import HOST, free_port
-from merganser.server.environment_factory import opened, owner
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.addresses import mutations as address_mutations
 from resolvers.addresses.mutations import NewAddress
 from resolvers.autoreply import autoreplies
-from resolvers.users.selection import Users
+from resolvers.users.selection import UserSelector
 
-LIST, FAR = "list@bench.example", "far@elsewhere.example"
-PLACES = ("data", "commit", "reply", "dot", "sent", "outside")
-SLOW = 400.0  # seconds; entries of a dead server wait for their lease to end
-LOOK = 0.2
-ANSWER, ONWARD = "answer", "onward"
-_SENDER = re.compile(r"\bs([0-9]+)(?=@|$)")  # of s<number>@elsewhere.example, also in SRS
-_OPEN = "SELECT 1 FROM deliveries WHERE state IN ('PENDING', 'DEFERRED') LIMIT 1"
-_UNSURE = """SELECT recipient, envelope_from, final_dot_at FROM deliveries
+LIST_ADDRESS, EXTERNAL_ADDRESS = "list@bench.example", "far@elsewhere.example"
+FAULT_POINTS = ("data", "commit", "reply", "dot", "sent", "outside")
+QUEUE_TIMEOUT = 400.0  # seconds; entries of a dead server wait for their lease to end
+POLL_SECONDS = 0.2
+REPLY, FORWARD = "answer", "onward"
+_SENDER_NUMBER = re.compile(r"\bs([0-9]+)(?=@|$)")  # of s<number>@elsewhere.example, also in SRS
+_OPEN_DELIVERIES = "SELECT 1 FROM deliveries WHERE state IN ('PENDING', 'DEFERRED') LIMIT 1"
+_UNCONFIRMED_DELIVERIES = """SELECT recipient, envelope_from, final_dot_at FROM deliveries
     JOIN submissions ON submissions.id = submission_id WHERE final_dot_at IS NOT NULL
     AND deliveries.state IN ('PENDING', 'DEFERRED')"""
 
-Key = tuple[str, int]  # kind, and number of the original message
+OutgoingKey = tuple[str, int]  # kind, and number of the original message
 
 
-def _key(sender: str, recipient: str) -> Key:
+def _key_from_envelope(sender: str, recipient: str) -> OutgoingKey:
     """Return kind and number of an outgoing message by its envelope."""
-    found = _SENDER.search(recipient if recipient != FAR else sender)
-    return ONWARD if recipient == FAR else ANSWER, int(found[1]) if found else -1
+    found = _SENDER_NUMBER.search(recipient if recipient != EXTERNAL_ADDRESS else sender)
+    return FORWARD if recipient == EXTERNAL_ADDRESS else REPLY, int(found[1]) if found else -1
 
 
 @dataclass
-class Elsewhere:
+class ExternalServer:
     """The external server that accepts and counts all messages."""
 
     port: int = field(default_factory=free_port)
-    came: Counter[Key] = field(default_factory=Counter)
+    received: Counter[OutgoingKey] = field(default_factory=Counter)
 
     async def handle_DATA(  # noqa: N802
         self, _server: Any, _session: Any, envelope: Envelope
     ) -> str:
         """Count a message, and accept it."""
         for recipient in envelope.rcpt_tos:
-            self.came[_key(envelope.mail_from or "", recipient)] += 1
+            self.received[_key_from_envelope(envelope.mail_from or "", recipient)] += 1
         return "250 2.0.0 Taken"
 
     @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[None]:
+    async def listen(self) -> AsyncGenerator[None]:
         """Listen while the context is open."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
@@ -77,102 +84,117 @@ class Elsewhere:
             await server.wait_closed()
 
 
-class Senders(Post):
+class UniqueSenderMessages(SoakMessages):
     """Messages with one sender each."""
 
-    def envelope(self, mark: str) -> tuple[str, str]:
+    def sender_and_recipient(self, subject: str) -> tuple[str, str]:
         """Return sender and recipient of a message."""
-        number = number_of(mark)
-        return f"s{number}@elsewhere.example", LIST if number % 2 else READER
+        number = message_number_from_subject(subject)
+        return f"s{number}@elsewhere.example", LIST_ADDRESS if number % 2 else READER_ADDRESS
 
 
-def number_of(mark: str) -> int:
+def message_number_from_subject(subject: str) -> int:
     """Return the number of a message by its subject."""
-    return int(mark.rpartition("-")[2])
+    return int(subject.rpartition("-")[2])
 
 
 @dataclass
-class Verdict:
+class ForwardSoakResult:
     """The result of a soak with forwards and replies."""
 
-    rounds: list[Round] = field(default_factory=list)
-    ledger: Ledger = field(default_factory=Ledger)
-    unsure: set[tuple[Key, str]] = field(
+    rounds: list[CrashRound] = field(default_factory=list)
+    ledger: DeliveryLedger = field(default_factory=DeliveryLedger)
+    unconfirmed: set[tuple[OutgoingKey, str]] = field(
         default_factory=set
     )  # sent when a server died, without a stored result
-    came: Counter[Key] = field(default_factory=Counter)
+    received: Counter[OutgoingKey] = field(default_factory=Counter)
     differences: list[str] = field(default_factory=list)
 
     @property
-    def doubled(self) -> int:
+    def duplicate_count(self) -> int:
         """The number of surplus copies that arrived."""
-        return sum(times - 1 for times in self.came.values())
+        return sum(times - 1 for times in self.received.values())
 
 
-async def soak(
-    folder: Path, plan: Sequence[Death], *, seed: int = 1, told: Callable[[Round], None]
-) -> Verdict:
+async def run_forward_soak(
+    folder: Path,
+    planned_kills: Sequence[PlannedKill],
+    *,
+    seed: int = 1,
+    report_round: Callable[[CrashRound], None],
+) -> ForwardSoakResult:
     """Kill a server on this empty folder as planned, and compare the received messages."""
-    elsewhere, verdict, post = Elsewhere(), Verdict(), Senders(seed)
-    more = {
+    elsewhere, verdict, post = ExternalServer(), ForwardSoakResult(), UniqueSenderMessages(seed)
+    extra_settings = {
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{elsewhere.port}?tls=never",
         "MERGANSER_FORWARDS_DAILY": "0",
     }
-    server = Server(folder, more=more)
-    await _furnish(folder)
-    async with elsewhere.listening():
-        for death in plan:
-            verdict.rounds.append(await killed(server, post, verdict.ledger, death))
-            told(verdict.rounds[-1])
-            verdict.unsure.update(_unsure(server))
+    server = MerganserServer(folder, extra_environment=extra_settings)
+    await _create_account_and_forward(folder)
+    async with elsewhere.listen():
+        for death in planned_kills:
+            verdict.rounds.append(await run_until_killed(server, post, verdict.ledger, death))
+            report_round(verdict.rounds[-1])
+            verdict.unconfirmed.update(_read_unconfirmed(server))
 
-        async def quiet() -> None:
-            async with asyncio.timeout(SLOW):
-                while _rows(server, _OPEN):  # noqa: ASYNC110 - rows have no event
-                    await asyncio.sleep(LOOK)
+        async def wait_until_queue_is_empty() -> None:
+            async with asyncio.timeout(QUEUE_TIMEOUT):
+                while _read_rows(server, _OPEN_DELIVERIES):  # noqa: ASYNC110 - rows have no event
+                    await asyncio.sleep(POLL_SECONDS)
 
-        verdict.rounds.append(await drained(server, post, verdict.ledger, quiet))
-        told(verdict.rounds[-1])
-    verdict.came = elsewhere.came
-    verdict.differences = [*differences(verdict), *await checked(server)]
+        verdict.rounds.append(
+            await deliver_rest_and_stop(server, post, verdict.ledger, wait_until_queue_is_empty)
+        )
+        report_round(verdict.rounds[-1])
+    verdict.received = elsewhere.received
+    verdict.differences = [*find_differences(verdict), *await run_consistency_check(server)]
     return verdict
 
 
-async def _furnish(folder: Path) -> None:
-    async with opened(Settings(data=folder), migrate=True) as world:
-        user = await make_user(world, READER)
+async def _create_account_and_forward(folder: Path) -> None:
+    async with open_environment(Settings(data=folder), migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS)
         rule = {"enabled": True, "subject": "Away", "text": "I am away."}
-        await autoreplies.set_(owner(world), Users(ids=(user.id,)), rule)
-        await address_mutations.create(owner(world), NewAddress(LIST, targets=[READER, FAR]))
+        await autoreplies.set_autoreplies(root_context(world), UserSelector(ids=(user.id,)), rule)
+        await address_mutations.create_address(
+            root_context(world),
+            NewAddress(LIST_ADDRESS, targets=[READER_ADDRESS, EXTERNAL_ADDRESS]),
+        )
 
 
-def _rows(server: Server, sql: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(f"file:{server.folder / 'merganser.db'}?mode=ro", uri=True)) as db:
+def _read_rows(server: MerganserServer, sql: str) -> list[tuple[Any, ...]]:
+    with closing(
+        sqlite3.connect(f"file:{server.data_folder / 'merganser.db'}?mode=ro", uri=True)
+    ) as db:
         return db.execute(sql).fetchall()
 
 
-def _unsure(server: Server) -> Iterator[tuple[Key, str]]:
+def _read_unconfirmed(server: MerganserServer) -> Iterator[tuple[OutgoingKey, str]]:
     """Yield deliveries with unknown result, and the time of the final dot."""
-    for recipient, sender, at in _rows(server, _UNSURE):
-        yield _key(sender, recipient), at
+    for recipient, sender, at in _read_rows(server, _UNCONFIRMED_DELIVERIES):
+        yield _key_from_envelope(sender, recipient), at
 
 
-def differences(verdict: Verdict) -> Iterator[str]:
+def find_differences(result: ForwardSoakResult) -> Iterator[str]:
     """Yield the messages that are lost, duplicated or unexpected."""
-    for number, each in enumerate(verdict.rounds, 1):
-        yield from (f"round {number}: {mark} is lost" for mark in each.seen.lost)
-        yield from (f"round {number}: {mark} is stored twice" for mark in each.seen.double)
-        if not each.as_planned:
-            yield f"round {number}: the server ended with {each.code}"
-    wanted = Counter[Key]()
-    for mark in verdict.ledger.sent:
-        number = number_of(mark)
-        if mark not in verdict.ledger.answered:
+    for number, each in enumerate(result.rounds, 1):
+        yield from (f"round {number}: {mark} is lost" for mark in each.inspection.lost)
+        yield from (
+            f"round {number}: {mark} is stored twice" for mark in each.inspection.duplicates
+        )
+        if not each.ended_as_planned:
+            yield f"round {number}: the server ended with {each.exit_code}"
+    expected = Counter[OutgoingKey]()
+    for mark in result.ledger.digests_by_subject:
+        number = message_number_from_subject(mark)
+        if mark not in result.ledger.accepted:
             yield f"{mark} has never been answered"
-        wanted[ANSWER, number] += 1
-        wanted[ONWARD, number] += number % 2
-    yield from (f"{what} of {number} never came" for what, number in wanted - verdict.came)
-    yield from (f"{what} of {number} came unasked" for what, number in verdict.came.keys() - wanted)
-    unsure = Counter(key for key, _ in verdict.unsure)
-    for (what, number), times in (verdict.came - wanted - unsure).items():
+        expected[REPLY, number] += 1
+        expected[FORWARD, number] += number % 2
+    yield from (f"{what} of {number} never came" for what, number in expected - result.received)
+    yield from (
+        f"{what} of {number} came unasked" for what, number in result.received.keys() - expected
+    )
+    unsure = Counter(key for key, _ in result.unconfirmed)
+    for (what, number), times in (result.received - expected - unsure).items():
         yield f"{what} of {number} came {times} times more than a death explains"

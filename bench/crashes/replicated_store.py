@@ -11,13 +11,19 @@ from pathlib import Path
 
 from tests.support.servers.postgres_cluster import WAIT, Cluster
 
-LOOK = 0.05
-CONNECTIONS = "max_connections = 300"  # three servers, each with its pools
-SENDERS = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'"
-SENDING = "SELECT count(*) FROM deliveries WHERE lease IS NOT NULL AND final_dot_at IS NOT NULL"
-RECEIVING = "SELECT count(*) FROM pg_stat_wal_receiver"
-REPLAYED = "SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn()"
-DELIVERIES = "SELECT recipient, state, lease, final_dot_at FROM deliveries"
+POLL_SECONDS = 0.05
+CONNECTION_LIMIT = "max_connections = 300"  # three servers, each with its pools
+SELECT_WAL_SENDERS = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'"
+COUNT_SENDING = (
+    "SELECT count(*) FROM deliveries WHERE lease IS NOT NULL AND final_dot_at IS NOT NULL"
+)
+COUNT_WAL_RECEIVERS = "SELECT count(*) FROM pg_stat_wal_receiver"
+# Of a record that the standby received in part nothing is replayed: then the process that replays
+# waits for the rest of it.
+IS_REPLAYED = """SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() OR EXISTS (
+    SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
+    AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval'))"""
+SELECT_DELIVERIES = "SELECT recipient, state, lease, final_dot_at FROM deliveries"
 OPEN_STATES = ("PENDING", "DEFERRED")
 
 
@@ -26,7 +32,7 @@ class RecipientState:
     """The state of one recipient in one PostgreSQL server."""
 
     state: str
-    lease: str  # empty: not leased
+    lease_id: str  # empty: not leased
     final_dot_at: str  # empty: the end of the message was not sent
 
     @property
@@ -48,20 +54,20 @@ class LostCommits:
     )  # possible surplus copies, by recipient
 
     @classmethod
-    def between(
+    def from_states(
         cls, primary: Mapping[str, RecipientState], standby: Mapping[str, RecipientState]
     ) -> "LostCommits":
         """Compare the last state of the primary with that of the standby at its promotion."""
         found = cls()
         for recipient, last in primary.items():
-            known = standby.get(recipient)
-            if last == known:
+            standby_state = standby.get(recipient)
+            if last == standby_state:
                 continue
-            if known is None:
+            if standby_state is None:
                 found.submissions.add(recipient)
-            elif last.state != known.state:
+            elif last.state != standby_state.state:
                 found.results.add(recipient)
-            elif last.final_dot_at != known.final_dot_at:
+            elif last.final_dot_at != standby_state.final_dot_at:
                 found.dots.add(recipient)
             else:
                 found.claims.add(recipient)
@@ -84,36 +90,40 @@ class ReplicatedStore:
         hosts = f"{self.primary.home},{self.standby.home}"
         return f"postgresql://postgres@/postgres?host={hosts}&target_session_attrs=read-write"
 
-    def start(self) -> None:
+    def start_both(self) -> None:
         """Start the primary, and copy it to the standby."""
         self.primary.make()
-        self.primary.configure(CONNECTIONS)
+        self.primary.configure(CONNECTION_LIMIT)
         self.primary.start()
         self.primary.copy_to(self.standby, "-R")
         self.standby.start()
-        _wait(lambda: bool(self.primary.sql(SENDERS)), "the standby does not follow")
+        _wait_until(
+            lambda: bool(self.primary.sql(SELECT_WAL_SENDERS)), "the standby does not follow"
+        )
 
-    def stop_replication(self, under_way: int) -> None:
+    def stop_replication(self, min_sending: int) -> None:
         """Stop WAL senders, so that the standby lacks every later commit.
 
-        First waits until the standby knows this many recipients whose message is being sent.
+        First waits until the standby has this number of recipients that are being sent to.
         """
-        _wait(lambda: int(self.standby.sql(SENDING)) >= under_way, "nothing is sent")
-        self.frozen = [int(pid) for pid in self.primary.sql(SENDERS).split()]
+        _wait_until(lambda: int(self.standby.sql(COUNT_SENDING)) >= min_sending, "nothing is sent")
+        self.frozen = [int(pid) for pid in self.primary.sql(SELECT_WAL_SENDERS).split()]
         for pid in self.frozen:
             os.kill(pid, signal.SIGSTOP)
 
     def fail_over(self) -> LostCommits:
         """Kill the primary, promote the standby, and return what the standby lacks."""
         _kill_cluster(self.primary)
-        _wait(lambda: self.standby.sql(RECEIVING) == "0", "the standby still receives")
-        _wait(lambda: self.standby.sql(REPLAYED) == "t", "the standby still replays")
-        known = _deliveries(self.standby.sql(DELIVERIES))
+        _wait_until(
+            lambda: self.standby.sql(COUNT_WAL_RECEIVERS) == "0", "the standby still receives"
+        )
+        _wait_until(lambda: self.standby.sql(IS_REPLAYED) == "t", "the standby still replays")
+        standby_deliveries = _parse_deliveries(self.standby.sql(SELECT_DELIVERIES))
         self.standby.run("pg_ctl", "-w", "-D", self.standby.data, "promote")
-        with _apart(self.primary) as folder:
-            words = ("-AtX", "-h", folder, "-d", "postgres", "-c", DELIVERIES)
-            last = _deliveries(self.primary.run("psql", *words))
-        return LostCommits.between(last, known)
+        with _run_isolated(self.primary) as folder:
+            arguments = ("-AtX", "-h", folder, "-d", "postgres", "-c", SELECT_DELIVERIES)
+            last = _parse_deliveries(self.primary.run("psql", *arguments))
+        return LostCommits.from_states(last, standby_deliveries)
 
     def remove(self) -> None:
         """Stop both, and remove their files."""
@@ -125,14 +135,14 @@ class ReplicatedStore:
 
 
 @contextmanager
-def _apart(cluster: Cluster) -> Generator[Path]:
+def _run_isolated(cluster: Cluster) -> Generator[Path]:
     """Run a cluster with another socket, and yield the folder of the socket."""
     folder = cluster.home / "apart"
     folder.mkdir()
     folder.chmod(0o777)
     options = f"-c listen_addresses='' -k {folder}"
-    words = ("-w", "-t", str(int(WAIT)), "-l", cluster.home / "log", "-o", options)
-    cluster.run("pg_ctl", *words, "-D", cluster.data, "start")
+    arguments = ("-w", "-t", str(int(WAIT)), "-l", cluster.home / "log", "-o", options)
+    cluster.run("pg_ctl", *arguments, "-D", cluster.data, "start")
     try:
         yield folder
     finally:
@@ -147,7 +157,7 @@ def _kill_cluster(cluster: Cluster) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    _wait(lambda: not any(_is_running(pid) for pid in pids), "PostgreSQL does not end")
+    _wait_until(lambda: not any(_is_running(pid) for pid in pids), "PostgreSQL does not end")
     # If the dead process is not reaped, PostgreSQL takes it for a running one.
     (cluster.data / "postmaster.pid").unlink()
 
@@ -160,15 +170,15 @@ def _is_running(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def _deliveries(text: str) -> dict[str, RecipientState]:
+def _parse_deliveries(text: str) -> dict[str, RecipientState]:
     rows = (line.split("|") for line in text.split("\n") if line)
-    return {recipient: RecipientState(*more) for recipient, *more in rows}
+    return {recipient: RecipientState(*values) for recipient, *values in rows}
 
 
-def _wait(condition: Callable[[], bool], what: str) -> None:
+def _wait_until(condition: Callable[[], bool], message: str) -> None:
     """Wait until a condition is true. Raises TimeoutError."""
     until = time.monotonic() + WAIT
     while not condition():
         if time.monotonic() > until:
-            raise TimeoutError(what)
-        time.sleep(LOOK)
+            raise TimeoutError(message)
+        time.sleep(POLL_SECONDS)

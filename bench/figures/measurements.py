@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class LoadFigure:
     """The result of one run.
 
     Latencies are in milliseconds, `cpu` is µs of server CPU per request.
@@ -32,21 +32,21 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ComparedFigure:
     """A figure of Merganser with that of the baseline and of plain Strawberry, if measured.
 
     The field names are keys of the report.
     """
 
     name: str
-    ours: Figure
-    floor: Figure | None = None
-    plain: Figure | None = None  # plain Strawberry
+    ours: LoadFigure
+    floor: LoadFigure | None = None
+    plain: LoadFigure | None = None  # plain Strawberry
 
-    def ratio(self, what: str) -> float | None:
+    def ratio_to_baseline(self, field_name: str) -> float | None:
         """Return Merganser's value divided by the baseline's; None without a baseline value."""
-        least = float(getattr(self.floor, what)) if self.floor else 0.0
-        return float(getattr(self.ours, what)) / least if least else None
+        baseline_value = float(getattr(self.floor, field_name)) if self.floor else 0.0
+        return float(getattr(self.ours, field_name)) / baseline_value if baseline_value else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -55,12 +55,14 @@ class Line:
             "ours": self.ours.as_json(),
             "floor": self.floor and self.floor.as_json(),
             "plain": self.plain and self.plain.as_json(),
-            "ratios": {what: self.ratio(what) for what in ("rate", "p50", "p99", "cpu")},
+            "ratios": {
+                what: self.ratio_to_baseline(what) for what in ("rate", "p50", "p99", "cpu")
+            },
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class MeasuredValue:
     """A measured value without comparison."""
 
     name: str
@@ -68,20 +70,22 @@ class Fact:
     unit: str
 
 
-def percentile(values: Sequence[float], share: float) -> float:
+def percentile(values: Sequence[float], fraction: float) -> float:
     """Return the value that this fraction of all values does not exceed; 0 for no values."""
     ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+    return ordered[min(int(len(ordered) * fraction), len(ordered) - 1)] if ordered else 0.0
 
 
-def figure(connections: int, latencies: Sequence[float], seconds: float, cpu: float) -> Figure:
+def figure_from_latencies(
+    connection_count: int, latencies: Sequence[float], seconds: float, cpu_seconds: float
+) -> LoadFigure:
     """Summarize latencies in seconds and the total CPU seconds."""
     count = len(latencies)
-    return Figure(
-        connections,
+    return LoadFigure(
+        connection_count,
         count,
         seconds,
         percentile(latencies, 0.5) * 1e3,
         percentile(latencies, 0.99) * 1e3,
-        cpu / max(count, 1) * 1e6,
+        cpu_seconds / max(count, 1) * 1e6,
     )

@@ -11,21 +11,21 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from bench.figures.goals import goals
-from bench.figures.measurements import Fact, Line
+from bench.figures.goals import evaluate_goals
+from bench.figures.measurements import ComparedFigure, MeasuredValue
 
-WIDE = 160  # columns of a pipe
-SHOWN = 3  # errors
+PIPE_WIDTH = 160  # columns of a pipe
+MAX_SHOWN_ERRORS = 3  # errors
 
 
 @dataclass
-class Results:
+class BenchmarkResults:
     """The results of one benchmark run. The field names are keys of the report."""
 
     store: str
     messages: int
-    lines: list[Line] = field(default_factory=list)
-    facts: list[Fact] = field(default_factory=list)
+    lines: list[ComparedFigure] = field(default_factory=list)
+    facts: list[MeasuredValue] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  # from the server's log
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
 
@@ -41,35 +41,35 @@ class Results:
             "load_after": os.getloadavg()[0],
             "lines": [line.as_json() for line in self.lines],
             "facts": [asdict(fact) for fact in self.facts],
-            "goals": [goal._asdict() for goal in goals(self.lines, self.facts)],
+            "goals": [goal._asdict() for goal in evaluate_goals(self.lines, self.facts)],
         }
 
 
-def written(all_: Sequence[Results], path: Path) -> None:
+def write_json_report(results_of_stores: Sequence[BenchmarkResults], path: Path) -> None:
     """Write the results of all databases into a JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures = [results.as_json() for results in all_]
+    figures = [results.as_json() for results in results_of_stores]
     path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def line(one: Line) -> str:
+def format_figure(figure: ComparedFigure) -> str:
     """Return a figure of Merganser as a line of text."""
-    ours = one.ours
+    merganser_figure = figure.ours
     return (
-        f"{one.name:45} {ours.rate:8,.0f} /s  p50 {ours.p50:7.2f} ms  "
-        f"p99 {ours.p99:7.2f} ms  CPU {ours.cpu:7,.0f} µs"
+        f"{figure.name:45} {merganser_figure.rate:8,.0f} /s  p50 {merganser_figure.p50:7.2f} ms  "
+        f"p99 {merganser_figure.p99:7.2f} ms  CPU {merganser_figure.cpu:7,.0f} µs"
     )
 
 
-def shown(results: Results) -> None:
+def print_report(results: BenchmarkResults) -> None:
     """Print the results as tables."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=WIDE)
-    console.print(_lines(results.lines))
-    console.print(_facts(results.facts))
-    console.print(_goals(results))
-    for line in results.errors[:SHOWN]:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    console.print(_figures_table(results.lines))
+    console.print(_values_table(results.facts))
+    console.print(_goals_table(results))
+    for line in results.errors[:MAX_SHOWN_ERRORS]:
         console.print(f"the server logged, of {len(results.errors)}: {line}", markup=False)
     console.print(
         f"{results.store}, {results.messages} messages, Python {platform.python_version()}, "
@@ -80,41 +80,43 @@ def shown(results: Results) -> None:
     )
 
 
-def _lines(lines: Sequence[Line]) -> Table:
+def _figures_table(lines: Sequence[ComparedFigure]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("what")
     for name in ("conn.", "each second", "p50 ms", "p99 ms", "CPU µs", "floor: /s", "CPU µs"):
         table.add_column(name, justify="right")
     for name in ("plain: /s", "CPU µs", "n"):
         table.add_column(name, justify="right")
-    known = ""
+    last_name = ""
     for line in lines:
-        ours, floor, plain = line.ours, line.floor, line.plain
-        behind = f" + {ours.cpu_behind:,.0f}" if ours.cpu_behind else ""
+        merganser_figure, floor, plain = line.ours, line.floor, line.plain
+        later_cpu = f" + {merganser_figure.cpu_behind:,.0f}" if merganser_figure.cpu_behind else ""
         table.add_row(
-            line.name if line.name != known else "",
-            str(ours.connections),
-            _cell(line, "rate", ".0f"),
-            _cell(line, "p50", ".1f"),
-            _cell(line, "p99", ".1f"),
-            _cell(line, "cpu", ".0f") + behind,
+            line.name if line.name != last_name else "",
+            str(merganser_figure.connections),
+            _figure_cell(line, "rate", ".0f"),
+            _figure_cell(line, "p50", ".1f"),
+            _figure_cell(line, "p99", ".1f"),
+            _figure_cell(line, "cpu", ".0f") + later_cpu,
             f"{floor.rate:,.0f}" if floor else "",
             f"{floor.cpu:,.0f}" if floor else "",
             f"{plain.rate:,.0f}" if plain else "",
             f"{plain.cpu:,.0f}" if plain else "",
-            f"{ours.count} + {ours.late} late" if ours.late else str(ours.count),
+            f"{merganser_figure.count} + {merganser_figure.late} late"
+            if merganser_figure.late
+            else str(merganser_figure.count),
         )
-        known = line.name
+        last_name = line.name
     return table
 
 
-def _cell(line: Line, what: str, form: str) -> str:
-    ratio = line.ratio(what)
-    behind = "" if ratio is None else f" (x{ratio:.2f})"
-    return f"{getattr(line.ours, what):,{form}}{behind}"
+def _figure_cell(line: ComparedFigure, field_name: str, number_format: str) -> str:
+    ratio = line.ratio_to_baseline(field_name)
+    ratio_text = "" if ratio is None else f" (x{ratio:.2f})"
+    return f"{getattr(line.ours, field_name):,{number_format}}{ratio_text}"
 
 
-def _facts(facts: Sequence[Fact]) -> Table:
+def _values_table(facts: Sequence[MeasuredValue]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("besides")
     table.add_column("", justify="right")
@@ -124,11 +126,11 @@ def _facts(facts: Sequence[Fact]) -> Table:
     return table
 
 
-def _goals(results: Results) -> Table:
+def _goals_table(results: BenchmarkResults) -> Table:
     """Return the table of goals with required and measured values."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("goal", "asked", "reached", ""):
         table.add_column(name)
-    for goal in goals(results.lines, results.facts):
+    for goal in evaluate_goals(results.lines, results.facts):
         table.add_row(goal.name, goal.asked, goal.reached, "holds" if goal.holds else "missed")
     return table

@@ -5,172 +5,215 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.load.http_client import Target, once, post
-from bench.load.sample_account import House
-from bench.servers.compared_servers import Sides
+from bench.load.http_client import BenchmarkTarget, encode_post_request, request_json
+from bench.load.sample_account import SampleAccount
+from bench.servers.compared_servers import ComparedServers
 from graph.types.global_ids import decode
 
-PAGE_SIZE, WALK = 50, 250  # messages; larger steps on the way to page 100
-MANY = 1000
-NODES = (
+PAGE_SIZE, CURSOR_STEP = 50, 250  # messages; larger steps on the way to page 100
+MANY_MESSAGES = 1000
+NODE_FIELDS = (
     "nodes { id subject from { name address } to { name address } date flags size intro "
     "attachmentCount }"
 )
-MAILBOX = f"id path total unseen messages(first: 50, after: $after) {{ {NODES} }}"
-FOLDERS = "mailboxes { id path specialUse total unseen size }"
-FULL = (
+MAILBOX_FIELDS = f"id path total unseen messages(first: 50, after: $after) {{ {NODE_FIELDS} }}"
+MAILBOX_LIST_FIELDS = "mailboxes { id path specialUse total unseen size }"
+FULL_MESSAGE_FIELDS = (
     "id subject from { name address } to { name address } cc { name address } date receivedAt "
     "flags size text html headers { key value } "
     "attachments { id filename contentType size url }"
 )
-PAGE = f"query Page($box: ID!, $after: String) {{ mailbox(by: {{id: $box}}) {{ {MAILBOX} }} }}"
-BOXES = f"query Boxes {{ user {{ {FOLDERS} }} }}"
-MESSAGE = f"query Read($id: ID!) {{ message(by: {{id: $id}}) {{ {FULL} }} }}"
-START = (
-    "query Start($box: ID!, $id: ID!, $after: String) { "
-    f"mailbox(by: {{id: $box}}) {{ {MAILBOX} }} user {{ {FOLDERS} }} "
-    f"message(by: {{id: $id}}) {{ {FULL} }} }}"
+PAGE_QUERY = (
+    f"query Page($box: ID!, $after: String) {{ mailbox(by: {{id: $box}}) {{ {MAILBOX_FIELDS} }} }}"
 )
-CURSOR = (
+MAILBOXES_QUERY = f"query Boxes {{ user {{ {MAILBOX_LIST_FIELDS} }} }}"
+MESSAGE_QUERY = f"query Read($id: ID!) {{ message(by: {{id: $id}}) {{ {FULL_MESSAGE_FIELDS} }} }}"
+APP_START_QUERY = (
+    "query Start($box: ID!, $id: ID!, $after: String) { "
+    f"mailbox(by: {{id: $box}}) {{ {MAILBOX_FIELDS} }} user {{ {MAILBOX_LIST_FIELDS} }} "
+    f"message(by: {{id: $id}}) {{ {FULL_MESSAGE_FIELDS} }} }}"
+)
+CURSOR_QUERY = (
     "query Walk($box: ID!, $first: Int!, $after: String) { mailbox(by: {id: $box}) { "
     "messages(first: $first, after: $after) { pageInfo { endCursor } } } }"
 )
-FLAG = (
+FLAG_MUTATION = (
     "mutation Flag($ids: [ID!]!, $flagged: Boolean!) { messageUpdate(input: {select: {ids: $ids}, "
     "set: {flagged: $flagged}}) { updatedCount %s errors { code message } } }"
 )
-FLAG_ONE, FLAG_MANY = FLAG % "messages { id flags modseq }", FLAG % "undo { token }"
+FLAG_ONE_MUTATION, FLAG_MANY_MUTATION = (
+    FLAG_MUTATION % "messages { id flags modseq }",
+    FLAG_MUTATION % "undo { token }",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workload:
     """Endless encoded requests of one kind for each compared server."""
 
     name: str
-    ours: Iterator[bytes]
-    floor: Iterator[bytes]
-    plain: Iterator[bytes] | None = None  # only for queries
+    merganser: Iterator[bytes]
+    baseline: Iterator[bytes]
+    strawberry: Iterator[bytes] | None = None  # only for queries
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class RequestFactory:
     """Builds requests for the compared servers over the sample account."""
 
-    ours: Target
-    floor: Target
-    plain: Target
-    house: House
+    merganser: BenchmarkTarget
+    baseline: BenchmarkTarget
+    strawberry: BenchmarkTarget
+    account: SampleAccount
 
-    def query(self, document: str, **variables: Any) -> dict[str, Any]:
+    def graphql_body(self, document: str, **variables: Any) -> dict[str, Any]:
         """Return the body of a GraphQL request."""
         return {"query": document, "variables": variables}
 
-    def work(
-        self, name: str, ours: Mapping[str, Any], place: str, floor: Mapping[str, Any]
-    ) -> Work:
+    def repeated_workload(
+        self,
+        name: str,
+        body: Mapping[str, Any],
+        baseline_path: str,
+        baseline_body: Mapping[str, Any],
+    ) -> Workload:
         """Return a workload that repeats one request."""
-        return Work(
+        return Workload(
             name,
-            itertools.repeat(post(self.ours, "/graphql", ours)),
-            itertools.repeat(post(self.floor, place, floor)),
-            itertools.repeat(post(self.plain, "/graphql", ours)),
+            itertools.repeat(encode_post_request(self.merganser, "/graphql", body)),
+            itertools.repeat(encode_post_request(self.baseline, baseline_path, baseline_body)),
+            itertools.repeat(encode_post_request(self.strawberry, "/graphql", body)),
         )
 
 
-async def works(both: Sides, page: int) -> list[Work]:
+async def build_workloads(servers: ComparedServers, page_number: int) -> list[Workload]:
     """Build all workloads that are measured over HTTP.
 
     Raises RuntimeError if the servers do not return the same mail.
     """
-    ours, floor, house = both.ours, both.floor, both.house
-    desk = Desk(ours, floor, both.plain, house)
-    key = decode("Mailbox", house.floor or house.box)
-    skip = (page - 1) * PAGE_SIZE
-    place = await once(floor, "/place", {"box": key, "skip": skip})
-    first, there = {"box": key}, {"box": key, **place}
-    box, full = house.box, house.full
-    after = await _walked(ours, box, skip)
-    asked = {
-        "inbox page": (desk.query(PAGE, box=box), "/page", first),
-        f"page {page}": (desk.query(PAGE, box=box, after=after), "/page", there),
-        "mailboxes": (desk.query(BOXES), "/boxes", first),
-        "one message in full": (desk.query(MESSAGE, id=full), "/message", first),
-        "app start": (desk.query(START, box=box, id=full), "/start", first),
+    merganser, floor, account = servers.merganser, servers.baseline, servers.account
+    desk = RequestFactory(merganser, floor, servers.strawberry, account)
+    key = decode("Mailbox", account.baseline_inbox_id or account.inbox_id)
+    skip = (page_number - 1) * PAGE_SIZE
+    position = await request_json(floor, "/place", {"box": key, "skip": skip})
+    first, offset_variables = {"box": key}, {"box": key, **position}
+    box, full = account.inbox_id, account.full_message_id
+    after = await _cursor_after(merganser, box, skip)
+    requests_by_name = {
+        "inbox page": (desk.graphql_body(PAGE_QUERY, box=box), "/page", first),
+        f"page {page_number}": (
+            desk.graphql_body(PAGE_QUERY, box=box, after=after),
+            "/page",
+            offset_variables,
+        ),
+        "mailboxes": (desk.graphql_body(MAILBOXES_QUERY), "/boxes", first),
+        "one message in full": (desk.graphql_body(MESSAGE_QUERY, id=full), "/message", first),
+        "app start": (desk.graphql_body(APP_START_QUERY, box=box, id=full), "/start", first),
     }
-    for name, (query, path, body) in asked.items():
-        theirs = await once(floor, path, body)
-        shown = (await once(ours, "/graphql", query))["data"]
-        _compared(name, shown, theirs)
-        if _unsigned(shown) != _unsigned((await once(desk.plain, "/graphql", query))["data"]):
+    for name, (query, path, body) in requests_by_name.items():
+        baseline_body = await request_json(floor, path, body)
+        merganser_data = (await request_json(merganser, "/graphql", query))["data"]
+        _require_same_mail(name, merganser_data, baseline_body)
+        if _without_urls(merganser_data) != _without_urls(
+            (await request_json(desk.strawberry, "/graphql", query))["data"]
+        ):
             raise RuntimeError(f"{name}: plain Strawberry shows something else")
-    reads = [desk.work(name, query, path, body) for name, (query, path, body) in asked.items()]
-    return [*reads, _flag_one(desk, key), _flag_many(desk, key)]
+    reads = [
+        desk.repeated_workload(name, query, path, body)
+        for name, (query, path, body) in requests_by_name.items()
+    ]
+    return [*reads, _flag_one_workload(desk, key), _flag_many_workload(desk, key)]
 
 
-async def _walked(target: Target, box: str, skip: int) -> str | None:
+async def _cursor_after(target: BenchmarkTarget, mailbox_id: str, message_count: int) -> str | None:
     """Return the cursor after this many messages, fetched page by page."""
     after = None
-    for start in range(0, skip, WALK):
-        variables = {"box": box, "first": min(WALK, skip - start), "after": after}
-        found = await once(target, "/graphql", {"query": CURSOR, "variables": variables})
+    for start in range(0, message_count, CURSOR_STEP):
+        variables = {
+            "box": mailbox_id,
+            "first": min(CURSOR_STEP, message_count - start),
+            "after": after,
+        }
+        found = await request_json(
+            target, "/graphql", {"query": CURSOR_QUERY, "variables": variables}
+        )
         after = found["data"]["mailbox"]["messages"]["pageInfo"]["endCursor"]
     return after
 
 
-def _compared(name: str, ours: dict[str, Any], floor: dict[str, Any]) -> None:
+def _require_same_mail(name: str, merganser: dict[str, Any], baseline: dict[str, Any]) -> None:
     """Raise RuntimeError if both do not return the same mail, apart from IDs.
 
     The message in full is not compared, since the baseline parses it differently.
     """
-    shown, wanted = ({**each, "message": None} for each in (ours, floor))
-    if _plain(shown) != _plain(wanted):
+    merganser_fields, baseline_fields = (
+        {**each, "message": None} for each in (merganser, baseline)
+    )
+    if _without_ids(merganser_fields) != _without_ids(baseline_fields):
         raise RuntimeError(f"{name}: the floor shows something else")
 
 
-def _unsigned(value: Any) -> Any:
+def _without_urls(value: Any) -> Any:
     """Return a JSON value without URLs, because their signatures differ each time."""
     if isinstance(value, dict):
-        return {key: _unsigned(item) for key, item in value.items() if key != "url"}
-    return [_unsigned(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_urls(item) for key, item in value.items() if key != "url"}
+    return [_without_urls(item) for item in value] if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:
+def _without_ids(value: Any) -> Any:
     """Return a JSON value without IDs."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key != "id"}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_ids(item) for key, item in value.items() if key != "id"}
+    return [_without_ids(item) for item in value] if isinstance(value, list) else value
 
 
-def _flag_one(desk: Desk, box: int) -> Work:
+def _flag_one_workload(factory: RequestFactory, mailbox_key: int) -> Workload:
     """Return a workload that flags one message per request, in rotation."""
-    ids = desk.house.messages
-    keys = desk.house.floor_keys or [decode("Message", one) for one in ids]
+    ids = factory.account.message_ids
+    keys = factory.account.baseline_message_keys or [decode("Message", one) for one in ids]
 
-    def ours() -> Iterator[bytes]:
+    def merganser_requests() -> Iterator[bytes]:
         for number in itertools.count():
-            turn, nth = divmod(number, len(ids))
-            body = desk.query(FLAG_ONE, ids=[ids[nth]], flagged=turn % 2 == 0)
-            yield post(desk.ours, "/graphql", body)
+            pass_number, nth = divmod(number, len(ids))
+            body = factory.graphql_body(
+                FLAG_ONE_MUTATION, ids=[ids[nth]], flagged=pass_number % 2 == 0
+            )
+            yield encode_post_request(factory.merganser, "/graphql", body)
 
     def floor() -> Iterator[bytes]:
         for number in itertools.count():
-            turn, nth = divmod(number, len(keys))
-            body = {"ids": [keys[nth]], "box": box, "flagged": turn % 2 == 0, "shown": True}
-            yield post(desk.floor, "/flag", body)
+            pass_number, nth = divmod(number, len(keys))
+            body = {
+                "ids": [keys[nth]],
+                "box": mailbox_key,
+                "flagged": pass_number % 2 == 0,
+                "shown": True,
+            }
+            yield encode_post_request(factory.baseline, "/flag", body)
 
-    return Work("flag 1 message", ours(), floor())
+    return Workload("flag 1 message", merganser_requests(), floor())
 
 
-def _flag_many(desk: Desk, box: int) -> Work:
+def _flag_many_workload(factory: RequestFactory, mailbox_key: int) -> Workload:
     """Return a workload that flags and unflags 1,000 messages."""
-    ids = desk.house.messages[:MANY]
-    keys = (desk.house.floor_keys or [decode("Message", one) for one in ids])[:MANY]
-    ours = [
-        post(desk.ours, "/graphql", desk.query(FLAG_MANY, ids=ids, flagged=flagged))
+    ids = factory.account.message_ids[:MANY_MESSAGES]
+    keys = (factory.account.baseline_message_keys or [decode("Message", one) for one in ids])[
+        :MANY_MESSAGES
+    ]
+    merganser_requests = [
+        encode_post_request(
+            factory.merganser,
+            "/graphql",
+            factory.graphql_body(FLAG_MANY_MUTATION, ids=ids, flagged=flagged),
+        )
         for flagged in (True, False)
     ]
     floor = [
-        post(desk.floor, "/flag", {"ids": keys, "box": box, "flagged": flagged})
+        encode_post_request(
+            factory.baseline, "/flag", {"ids": keys, "box": mailbox_key, "flagged": flagged}
+        )
         for flagged in (True, False)
     ]
-    return Work("flag 1,000 messages", itertools.cycle(ours), itertools.cycle(floor))
+    return Workload(
+        "flag 1,000 messages", itertools.cycle(merganser_requests), itertools.cycle(floor)
+    )

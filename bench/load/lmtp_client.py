@@ -5,22 +5,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.figures.measurements import Figure, figure
-from bench.load.http_client import WARM, Target
-from bench.servers.merganser_process import PATIENCE, cpu, hang_up
+from bench.figures.measurements import LoadFigure, figure_from_latencies
+from bench.load.http_client import WARM_UP_SHARE, BenchmarkTarget
+from bench.servers.merganser_process import START_STOP_TIMEOUT, close_connection, cpu_seconds
 from bench.servers.ports import HOST
 
-SENDER = "bob@example.com"
+ENVELOPE_SENDER = "bob@example.com"
 
 
 @dataclass
-class Neighbour:
+class LmtpConnection:
     """An open LMTP connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def reply(self) -> str:
+    async def read_reply(self) -> str:
         """Return the last line of the next reply.
 
         Raises ConnectionError if the server has closed the connection.
@@ -32,73 +32,82 @@ class Neighbour:
             if line[3:4] != b"-":
                 return line.decode().rstrip()
 
-    async def deliver(self, to: str, raw: bytes, sender: str = SENDER) -> str:
+    async def deliver(
+        self, recipient: str, raw_message: bytes, sender: str = ENVELOPE_SENDER
+    ) -> str:
         """Deliver a message to one recipient. Returns the final reply, or the first refusal."""
-        command = f"MAIL FROM:<{sender}> SIZE={len(raw)}\r\nRCPT TO:<{to}>\r\nDATA\r\n"
+        command = (
+            f"MAIL FROM:<{sender}> SIZE={len(raw_message)}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n"
+        )
         self.writer.write(command.encode())
-        replies = [await self.reply() for _ in range(3)]
+        replies = [await self.read_reply() for _ in range(3)]
         if not replies[-1].startswith("354"):
             self.writer.write(b"RSET\r\n")
-            await self.reply()
+            await self.read_reply()
             return next(reply for reply in replies if not reply.startswith("250"))
-        self.writer.write(stuffed(raw))
+        self.writer.write(dot_stuff(raw_message))
         await self.writer.drain()
-        return await self.reply()
+        return await self.read_reply()
 
     async def close(self) -> None:
         """Close the connection."""
-        await hang_up(self.writer)
+        await close_connection(self.writer)
 
 
-def stuffed(raw: bytes) -> bytes:
+def dot_stuff(raw_message: bytes) -> bytes:
     """Return a message that ends with CRLF as DATA sends it (RFC 5321, section 4.5.2)."""
-    dotted = raw.replace(b"\r\n.", b"\r\n..")
-    return (b"." if raw.startswith(b".") else b"") + dotted + b".\r\n"
+    dotted = raw_message.replace(b"\r\n.", b"\r\n..")
+    return (b"." if raw_message.startswith(b".") else b"") + dotted + b".\r\n"
 
 
-async def connected(port: int) -> Neighbour:
+async def connect(port: int) -> LmtpConnection:
     """Open a connection and send LHLO."""
-    neighbour = Neighbour(*await asyncio.open_connection(HOST, port))
+    neighbour = LmtpConnection(*await asyncio.open_connection(HOST, port))
     try:
-        await neighbour.reply()
+        await neighbour.read_reply()
         neighbour.writer.write(b"LHLO bench.example.com\r\n")
-        await neighbour.reply()
+        await neighbour.read_reply()
     except (OSError, asyncio.CancelledError):
         await neighbour.close()
         raise
     return neighbour
 
 
-async def delivered(
-    target: Target, letters: Iterator[bytes], to: str, *, connections: int, seconds: float
-) -> Figure:
+async def measure_deliveries(
+    target: BenchmarkTarget,
+    messages: Iterator[bytes],
+    recipient: str,
+    *,
+    connection_count: int,
+    seconds: float,
+) -> LoadFigure:
     """Measure deliveries over several connections. Raises RuntimeError on any reply but 250."""
-    neighbours = [await connected(target.port) for _ in range(connections)]
-    await _busy(neighbours, letters, to, seconds * WARM)
-    before, began = cpu(target.pid), time.perf_counter()
-    latencies = await _busy(neighbours, letters, to, seconds)
-    took, used = time.perf_counter() - began, cpu(target.pid) - before
+    neighbours = [await connect(target.port) for _ in range(connection_count)]
+    await _deliver_for(neighbours, messages, recipient, seconds * WARM_UP_SHARE)
+    before, started_at = cpu_seconds(target.pid), time.perf_counter()
+    latencies = await _deliver_for(neighbours, messages, recipient, seconds)
+    took, used = time.perf_counter() - started_at, cpu_seconds(target.pid) - before
     for neighbour in neighbours:
         await neighbour.close()
-    return figure(connections, latencies, took, used)
+    return figure_from_latencies(connection_count, latencies, took, used)
 
 
-async def _busy(
-    neighbours: list[Neighbour], letters: Iterator[bytes], to: str, seconds: float
+async def _deliver_for(
+    connections: list[LmtpConnection], messages: Iterator[bytes], recipient: str, seconds: float
 ) -> list[float]:
     """Deliver over these connections for some seconds, and return the latencies."""
     end = time.perf_counter() + seconds
     latencies: list[float] = []
 
-    async def work(neighbour: Neighbour) -> None:
+    async def deliver_in_turn(connection: LmtpConnection) -> None:
         while time.perf_counter() < end:
-            raw = next(letters)
-            began = time.perf_counter()
-            reply = await neighbour.deliver(to, raw)
+            raw = next(messages)
+            started_at = time.perf_counter()
+            reply = await connection.deliver(recipient, raw)
             if not reply.startswith("250"):
                 raise RuntimeError(f"not delivered: {reply}")
-            latencies.append(time.perf_counter() - began)
+            latencies.append(time.perf_counter() - started_at)
 
-    async with asyncio.timeout(seconds + PATIENCE):
-        await asyncio.gather(*map(work, neighbours))
+    async with asyncio.timeout(seconds + START_STOP_TIMEOUT):
+        await asyncio.gather(*map(deliver_in_turn, connections))
     return latencies

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from random import Random
 
-START = datetime(2030, 1, 1, tzinfo=UTC)  # Date header of message 0
-WORDS, PARAGRAPHS, PEOPLE = 3000, 300, 60
+FIRST_DATE = datetime(2030, 1, 1, tzinfo=UTC)  # Date header of message 0
+WORD_COUNT, PARAGRAPH_COUNT, PERSON_COUNT = 3000, 300, 60
 CONSONANTS, VOWELS = "bdfghklmnprstvwz", "aeiou"
 
 
 @dataclass
-class Writer:
+class MessageGenerator:
     """Generator of messages with the word frequencies of natural language."""
 
     seed: int = 1
@@ -23,17 +23,17 @@ class Writer:
     def __post_init__(self) -> None:
         self.random = Random(self.seed)  # noqa: S311 - nothing here is secret
         syllables = [first + second for first in CONSONANTS for second in VOWELS]
-        words = ["".join(self.random.choices(syllables, k=2 + n % 3)) for n in range(WORDS)]
-        weights = [1 / (rank + 2) for rank in range(WORDS)]
-        self.paragraphs = [self._paragraph(words, weights) for _ in range(PARAGRAPHS)]
-        names = self.random.sample(words, PEOPLE)
+        words = ["".join(self.random.choices(syllables, k=2 + n % 3)) for n in range(WORD_COUNT)]
+        weights = [1 / (rank + 2) for rank in range(WORD_COUNT)]
+        self.paragraphs = [self._make_paragraph(words, weights) for _ in range(PARAGRAPH_COUNT)]
+        names = self.random.sample(words, PERSON_COUNT)
         self.people = [(f"{n.title()} {n[::-1].title()}", f"{n}@example.com") for n in names]
 
-    def _paragraph(self, words: list[str], weights: list[float]) -> str:
+    def _make_paragraph(self, words: list[str], weights: list[float]) -> str:
         rows = (" ".join(self.random.choices(words, weights, k=10)) for _ in range(8))
         return ".\r\n".join(row.capitalize() for row in rows)
 
-    def text(self, size: int) -> str:
+    def make_text(self, size: int) -> str:
         """Return a text of at most `size` characters."""
         some, length = list[str](), 0
         while length < size:
@@ -41,29 +41,29 @@ class Writer:
             length += len(some[-1])
         return "\r\n\r\n".join(some)[:size]
 
-    def letter(
-        self, number: int, *, size: int = 2000, subject: str = "", attached: bytes = b""
+    def make_message(
+        self, number: int, *, size: int = 2000, subject: str = "", attachment: bytes = b""
     ) -> bytes:
         """Return a unique message with text and HTML of about `size` bytes, and an attachment."""
-        name, address = self.people[number % PEOPLE]
-        subject = subject or f"{self.text(40).partition('.')[0]} {number}"
-        half = self.text(max(size // 2 - 500, 40))
+        name, address = self.people[number % PERSON_COUNT]
+        subject = subject or f"{self.make_text(40).partition('.')[0]} {number}"
+        half = self.make_text(max(size // 2 - 500, 40))
         mark = f"{self.seed}.{number}.{self.random.getrandbits(64):x}"
         head = (
             f"From: {name} <{address}>\r\n"
             f"To: Ada Duck <ada@bench.example>, {self.people[-1][0]} <{self.people[-1][1]}>\r\n"
             f"Subject: {subject}\r\n"
-            f"Date: {format_datetime(START + timedelta(minutes=number))}\r\n"
+            f"Date: {format_datetime(FIRST_DATE + timedelta(minutes=number))}\r\n"
             f"Message-ID: <{mark}@example.com>\r\n"
             "MIME-Version: 1.0\r\n"
         )
-        body = _alternative(f"Letter {mark}.\r\n\r\n{half}\r\n")
-        if attached:
-            body = _mixed(body, attached, f"file-{number}.bin")
+        body = _alternative_part(f"Letter {mark}.\r\n\r\n{half}\r\n")
+        if attachment:
+            body = _mixed_part(body, attachment, f"file-{number}.bin")
         return (head + body).encode()
 
 
-def _alternative(text: str) -> str:
+def _alternative_part(text: str) -> str:
     """Return a multipart/alternative body with the text as plain text and HTML."""
     html = "".join(f"<p>{part}</p>\r\n" for part in text.split("\r\n\r\n"))
     return (
@@ -74,12 +74,12 @@ def _alternative(text: str) -> str:
     )
 
 
-def _mixed(body: str, attached: bytes, name: str) -> str:
+def _mixed_part(body: str, attachment: bytes, filename: str) -> str:
     """Return a multipart/mixed body with an attachment."""
-    encoded = encodebytes(attached).decode().replace("\n", "\r\n")
+    encoded = encodebytes(attachment).decode().replace("\n", "\r\n")
     return (
         f'Content-Type: multipart/mixed; boundary="mix"\r\n\r\n--mix\r\n{body}'
         "\r\n--mix\r\nContent-Type: application/octet-stream\r\n"
         "Content-Transfer-Encoding: base64\r\n"
-        f'Content-Disposition: attachment; filename="{name}"\r\n\r\n{encoded}\r\n--mix--\r\n'
+        f'Content-Disposition: attachment; filename="{filename}"\r\n\r\n{encoded}\r\n--mix--\r\n'
     )

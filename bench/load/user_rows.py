@@ -11,76 +11,88 @@ from sqlmodel import SQLModel
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.events.journal import Stream
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import Role
-from models.users.search_index import words_of
+from models.users.search_index import search_text
 from models.users.tables import User, UserTag
 
-FIRST = ("ada", "bert", "carl", "dora", "emil", "frida", "gustav", "hedwig", "ivo", "judith")
-LAST = ("keller", "lovelace", "meyer", "novak", "okafor", "petrov", "quandt", "rossi", "sato")
-TOGETHER = 5000
-EVERY_STAFF, EVERY_DISABLED, EVERY_TAGGED = 1000, 1000, 200
+FIRST_NAMES = ("ada", "bert", "carl", "dora", "emil", "frida", "gustav", "hedwig", "ivo", "judith")
+LAST_NAMES = ("keller", "lovelace", "meyer", "novak", "okafor", "petrov", "quandt", "rossi", "sato")
+ROWS_PER_INSERT = 5000
+ADMIN_INTERVAL, DISABLED_INTERVAL, TAGGED_INTERVAL = 1000, 1000, 200
 
 
-async def fill(world: World, many: int, *, domains: int = 20) -> list[int]:
+async def insert_users(
+    environment: Environment, user_count: int, *, domain_count: int = 20
+) -> list[int]:
     """Insert users without mailboxes in the domains d0.crowd.example and so on. Returns their IDs.
 
     The first domain has half of them. Ends with ANALYZE.
     """
-    now = world.now()
-    places = [world.key() for _ in range(domains)]
-    users: dict[int, int] = {world.key(): _domain(n, domains) for n in range(many)}
-    counts = [sum(at == place for at in users.values()) for place in range(domains)]
+    now = environment.now()
+    domain_ids = [environment.new_id() for _ in range(domain_count)]
+    users: dict[int, int] = {
+        environment.new_id(): _domain_index(n, domain_count) for n in range(user_count)
+    }
+    counts = [
+        sum(at == domain_index for at in users.values()) for domain_index in range(domain_count)
+    ]
     rows = [
         {
             "id": key,
             "name": f"d{n}.crowd.example",
             "user_count": counts[n],
             "address_count": counts[n],
-            "quota_allocated": counts[n] * world.options.default_quota,
+            "quota_allocated": counts[n] * environment.options.default_quota,
             "created_at": now,
             "updated_at": now,
         }
-        for n, key in enumerate(places)
+        for n, key in enumerate(domain_ids)
     ]
-    await _insert(world, Domain, iter(rows))
-    await _insert(world, Stream, ({"id": key} for key in (*places, *users)))
-    await _insert(world, User, _accounts(world, users, places))
-    await _insert(world, Address, _addresses(world, users, places))
-    tagged = [key for n, key in enumerate(users) if n % EVERY_TAGGED == 0]
-    await _insert(world, UserTag, ({"tag": "vip", "user_id": key} for key in tagged))
-    async with world.database.engine.begin() as connection:
+    await _insert_rows(environment, Domain, iter(rows))
+    await _insert_rows(environment, Stream, ({"id": key} for key in (*domain_ids, *users)))
+    await _insert_rows(environment, User, _user_rows(environment, users, domain_ids))
+    await _insert_rows(environment, Address, _address_rows(environment, users, domain_ids))
+    tagged = [key for n, key in enumerate(users) if n % TAGGED_INTERVAL == 0]
+    await _insert_rows(environment, UserTag, ({"tag": "vip", "user_id": key} for key in tagged))
+    async with environment.database.engine.begin() as connection:
         await connection.execute(text("ANALYZE"))
     return list(users)
 
 
-def _domain(number: int, domains: int) -> int:
+def _domain_index(number: int, domain_count: int) -> int:
     """Return the domain of a user: odd users are in the first one."""
-    return 0 if number % 2 else number // 2 % domains
+    return 0 if number % 2 else number // 2 % domain_count
 
 
-def _local(number: int) -> str:
-    first = "zoe" if number % EVERY_STAFF == EVERY_STAFF // 2 else FIRST[number % len(FIRST)]
-    last = LAST[number // len(FIRST) % len(LAST)]
+def _local_part(number: int) -> str:
+    first = (
+        "zoe"
+        if number % ADMIN_INTERVAL == ADMIN_INTERVAL // 2
+        else FIRST_NAMES[number % len(FIRST_NAMES)]
+    )
+    last = LAST_NAMES[number // len(FIRST_NAMES) % len(LAST_NAMES)]
     return f"{first}.{last}.{number:06}"
 
 
-def _accounts(world: World, users: dict[int, int], places: list[int]) -> Iterator[dict[str, Any]]:
-    chance, now = Random(7), world.now()  # noqa: S311 - the same crowd each time
-    for n, (key, place) in enumerate(users.items()):
-        local, name = _local(n), " ".join(_local(n).split(".")[:2]).title()
+def _user_rows(
+    environment: Environment, domain_index_by_user: dict[int, int], domain_ids: list[int]
+) -> Iterator[dict[str, Any]]:
+    chance, now = Random(7), environment.now()  # noqa: S311 - the same crowd each time
+    for n, (key, domain_index) in enumerate(domain_index_by_user.items()):
+        local, name = _local_part(n), " ".join(_local_part(n).split(".")[:2]).title()
         yield {
             "id": key,
-            "username": f"{local}@d{place}.crowd.example",
-            "username_key": f"{local.replace('.', '')}@d{place}.crowd.example",
+            "username": f"{local}@d{domain_index}.crowd.example",
+            "username_key": f"{local.replace('.', '')}@d{domain_index}.crowd.example",
             "name": name,
-            "words": words_of(local, name, f"{local}@d{place}.crowd.example"),
-            "role": Role.ADMIN if n % EVERY_STAFF == 0 else Role.USER,
-            "domain_id": places[place],
-            "tenant_id": places[place],
-            "disabled": n % EVERY_DISABLED == 0,
-            "suspended": n % EVERY_DISABLED == 1,
+            "words": search_text(local, name, f"{local}@d{domain_index}.crowd.example"),
+            "role": Role.ADMIN if n % ADMIN_INTERVAL == 0 else Role.USER,
+            "domain_id": domain_ids[domain_index],
+            "tenant_id": domain_ids[domain_index],
+            "disabled": n % DISABLED_INTERVAL == 0,
+            "suspended": n % DISABLED_INTERVAL == 1,
             "used": chance.randrange(1 << 30),
             "created_at": now + timedelta(seconds=n),
             "updated_at": now,
@@ -88,14 +100,16 @@ def _accounts(world: World, users: dict[int, int], places: list[int]) -> Iterato
         }
 
 
-def _addresses(world: World, users: dict[int, int], places: list[int]) -> Iterator[dict[str, Any]]:
-    now = world.now()
-    for n, (key, place) in enumerate(users.items()):
+def _address_rows(
+    environment: Environment, domain_index_by_user: dict[int, int], domain_ids: list[int]
+) -> Iterator[dict[str, Any]]:
+    now = environment.now()
+    for n, (key, domain_index) in enumerate(domain_index_by_user.items()):
         yield {
-            "id": world.key(),
-            "local": _local(n).replace(".", ""),
-            "domain_id": places[place],
-            "shown": f"{_local(n)}@d{place}.crowd.example",
+            "id": environment.new_id(),
+            "local": _local_part(n).replace(".", ""),
+            "domain_id": domain_ids[domain_index],
+            "shown": f"{_local_part(n)}@d{domain_index}.crowd.example",
             "user_id": key,
             "main": True,
             "created_at": now,
@@ -103,16 +117,18 @@ def _addresses(world: World, users: dict[int, int], places: list[int]) -> Iterat
         }
 
 
-async def _insert(world: World, table: type[SQLModel], rows: Iterator[dict[str, Any]]) -> None:
+async def _insert_rows(
+    environment: Environment, table: type[SQLModel], rows: Iterator[dict[str, Any]]
+) -> None:
     """Insert rows with the column defaults, thousands per transaction."""
-    known = table_of(table).c
+    columns = core_table(table).c
     usual = {
         name: field.get_default(call_default_factory=True)
         for name, field in table.model_fields.items()
-        if not field.is_required() and name in known
+        if not field.is_required() and name in columns
     }
     given = [{**usual, **row} for row in rows]
-    for start in range(0, len(given), TOGETHER):
-        part = given[start : start + TOGETHER]
-        async with world.write() as session:
+    for start in range(0, len(given), ROWS_PER_INSERT):
+        part = given[start : start + ROWS_PER_INSERT]
+        async with environment.write_session() as session:
             await (await session.connection()).execute(insert(table), part)

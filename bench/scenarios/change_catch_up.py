@@ -9,128 +9,165 @@ from rich.progress import Progress
 from sqlalchemy import insert, select, text, update
 from sqlmodel import col
 
-from bench.figures.goals import READ
-from bench.figures.measurements import Fact
-from bench.load.http_client import Asker, Target, asking, post
-from bench.load.message_generator import Writer
-from bench.load.sample_account import READER, make_user
-from bench.scenarios.live_subscriptions import BEHIND
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, fine_cpu, running, settled
+from bench.figures.goals import REPLAY_RATE
+from bench.figures.measurements import MeasuredValue
+from bench.load.http_client import (
+    BenchmarkTarget,
+    SequentialConnection,
+    encode_post_request,
+    open_connections,
+)
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.scenarios.live_subscriptions import CHANGES_QUERY
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import (
+    MerganserServer,
+    cpu_seconds_precise,
+    run_until_exit,
+    wait_until_idle,
+)
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.server.environment_factory import on_behalf, opened, owner
+from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
 from models.events.journal import Change, ChangeKind, Stream
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 from resolvers.messages.bulk import bulk_changes
-from resolvers.messages.bulk.bulk_changes import Order
-from resolvers.messages.bulk.row_changes import Changes
-from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.filters.filter_conditions import MessageSelector
 
-NAME = "live: far behind"
-KEPT = 2_000_000
-TOGETHER = 5000  # must be even
-LIKE = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_UPDATED)
+TITLE = "live: far behind"
+JOURNAL_EVENTS = 2_000_000
+ROWS_PER_TRANSACTION = 5000  # must be even
+MODEL_KINDS = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_UPDATED)
 
-Step = Callable[[int], None]  # called with the number of new changes
+AdvanceProgress = Callable[[int], None]  # called with the number of new changes
 
 
-async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
+async def measure_catch_up(
+    database_kind: DatabaseKind, folder: Path, change_count: int, progress: Progress
+) -> list[MeasuredValue]:
     """Return how many changes are read per second, page by page, from the first to the last."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / "behind", url, more={"MERGANSER_JOURNAL_EVENTS": str(KEPT)})
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    task = bar.add_task(f"{many:,} changes", total=2 * many)
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(
+        folder / "behind", url, extra_environment={"MERGANSER_JOURNAL_EVENTS": str(JOURNAL_EVENTS)}
+    )
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    task = progress.add_task(f"{change_count:,} changes", total=2 * change_count)
 
-    def done(more: int) -> None:
-        bar.advance(task, more)
+    def advance(count: int) -> None:
+        progress.advance(task, count)
 
-    async with opened(settings, migrate=True) as world:
-        user = await make_user(world, READER)
-        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
-        last = await fill(world, user.id, many, done)
-    async with running(server.start) as pid:
-        target = Target(server.http, pid, secret)
-        await settled(pid)
-        (asker,) = await asking(target, 1)
-        used, began = fine_cpu(pid), time.perf_counter()
-        await read(asker, target, user.id, last, done)
-        took, spent = time.perf_counter() - began, fine_cpu(pid) - used
+    async with open_environment(settings, migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS)
+        _, secret = await api_keys.create_api_key(
+            root_context(world), NewApiKey("bench", user_id=user.id)
+        )
+        last = await insert_changes(world, user.id, change_count, advance)
+    async with run_until_exit(server.start) as pid:
+        target = BenchmarkTarget(server.http_port, pid, secret)
+        await wait_until_idle(pid)
+        (asker,) = await open_connections(target, 1)
+        used, started_at = cpu_seconds_precise(pid), time.perf_counter()
+        await read_all_changes(asker, target, user.id, last, advance)
+        took, spent = time.perf_counter() - started_at, cpu_seconds_precise(pid) - used
         asker.close()
-    bar.remove_task(task)
+    progress.remove_task(task)
     return [
-        Fact(f"{last:,} {READ}", last / took, ""),
-        Fact("the same, in a second of CPU", last / spent, ""),
+        MeasuredValue(f"{last:,} {REPLAY_RATE}", last / took, ""),
+        MeasuredValue("the same, in a second of CPU", last / spent, ""),
     ]
 
 
-async def fill(world: World, user_id: int, many: int, done: Step) -> int:
+async def insert_changes(
+    environment: Environment, user_id: int, change_count: int, advance: AdvanceProgress
+) -> int:
     """Insert changes into an account's journal, and return the number of the newest."""
-    models, last = await _models(world, user_id)
-    for start in range(0, many, TOGETHER):
-        numbers = range(start, min(start + TOGETHER, many))
-        rows = _rows(world, models, numbers, last)
+    models, last = await _create_model_rows(environment, user_id)
+    for start in range(0, change_count, ROWS_PER_TRANSACTION):
+        numbers = range(start, min(start + ROWS_PER_TRANSACTION, change_count))
+        rows = _change_rows(environment, models, numbers, last)
         last += len(numbers)
-        ahead = update(Stream).where(col(Stream.id) == user_id).values(last=last)
-        async with world.write(user_id) as session:
+        stream_update = update(Stream).where(col(Stream.id) == user_id).values(last=last)
+        async with environment.write_session(user_id) as session:
             connection = await session.connection()
             await connection.execute(insert(Change), rows)
-            await connection.execute(ahead)
-        done(len(numbers))
-    async with world.database.engine.begin() as connection:
+            await connection.execute(stream_update)
+        advance(len(numbers))
+    async with environment.database.engine.begin() as connection:
         await connection.execute(text("ANALYZE"))
     return last
 
 
-async def _models(world: World, user_id: int) -> tuple[list[dict[str, Any]], int]:
+async def _create_model_rows(
+    environment: Environment, user_id: int
+) -> tuple[list[dict[str, Any]], int]:
     """Create a message and flag it. Returns these journal rows and the last position."""
-    letter, to = (
-        await received_messages.read(Writer().letter(0)),
-        await address_resolution.recipient(world, READER),
+    message, to = (
+        await received_messages.read_message(MessageGenerator().make_message(0)),
+        await address_resolution.load_recipient(environment, READER_ADDRESS),
     )
-    placed = await received_messages.receive(world, letter, to, "bob@example.com")
-    flag = Order(Selection([placed.message_id]), Changes.of({"flagged": True}))
-    await bulk_changes.carry_out(on_behalf(world, user_id), flag)
-    asked = select(*picked(Change)).where(col(Change.stream_id) == user_id)
-    rows = await world.database.read(asked.order_by(col(Change.last)))
-    found = {row.kind: _plain(row) for row in rows}
-    return [found[kind] for kind in LIKE], rows[-1].last
+    stored = await received_messages.store_for_recipient(
+        environment, message, to, "bob@example.com"
+    )
+    flag = BulkRequest(
+        MessageSelector([stored.message_id]), FlagChanges.from_flag_names({"flagged": True})
+    )
+    await bulk_changes.apply_bulk_request(user_context(environment, user_id), flag)
+    statement = select(*select_columns(Change)).where(col(Change.stream_id) == user_id)
+    rows = await environment.database.read(statement.order_by(col(Change.last)))
+    found = {row.kind: _row_as_dict(row) for row in rows}
+    return [found[kind] for kind in MODEL_KINDS], rows[-1].last
 
 
-def _plain(row: Picked) -> dict[str, Any]:
-    return dict(zip(row._fields, row, strict=True))
+def _row_as_dict(change: ColumnRow) -> dict[str, Any]:
+    return dict(zip(change._fields, change, strict=True))
 
 
-def _rows(
-    world: World, models: Sequence[dict[str, Any]], numbers: range, last: int
+def _change_rows(
+    environment: Environment,
+    model_rows: Sequence[dict[str, Any]],
+    numbers: range,
+    last_position: int,
 ) -> list[dict[str, Any]]:
     """Return rows of changes after `last_position`: each message is added, then flagged."""
     rows, key = [], 0
     for nth, number in enumerate(numbers):
-        like = models[number % len(models)]
-        if number % len(models) == 0:
-            key = world.key()
-        position = last + nth + 1
-        facts = {**like["facts"], "modseq": position, "uid": [2 + number // len(models)]}
-        row = {"last": position, "at": world.now(), "ids": [key], "facts": facts}
-        rows.append({**like, **row})
+        model_row = model_rows[number % len(model_rows)]
+        if number % len(model_rows) == 0:
+            key = environment.new_id()
+        position = last_position + nth + 1
+        facts = {**model_row["facts"], "modseq": position, "uid": [2 + number // len(model_rows)]}
+        row = {"last": position, "at": environment.now(), "ids": [key], "facts": facts}
+        rows.append({**model_row, **row})
     return rows
 
 
-async def read(asker: Asker, target: Target, user_id: int, last: int, done: Step) -> None:
+async def read_all_changes(
+    connection: SequentialConnection,
+    target: BenchmarkTarget,
+    user_id: int,
+    last_number: int,
+    advance: AdvanceProgress,
+) -> None:
     """Read the journal from its first change on. Raises RuntimeError if a change is missing."""
-    at, number, more = f"1.{user_id}.0", 0, True
-    while more:
-        request = post(target, "/graphql", {"query": BEHIND, "variables": {"after": at}})
-        data, _ = await asker.ask(request)
+    at, number, has_more = f"1.{user_id}.0", 0, True
+    while has_more:
+        request = encode_post_request(
+            target, "/graphql", {"query": CHANGES_QUERY, "variables": {"after": at}}
+        )
+        data, _ = await connection.request_data(request)
         page = data["changes"]
-        at, more, number = page["cursor"], page["hasMore"], number + len(page["events"])
+        at, has_more, number = page["cursor"], page["hasMore"], number + len(page["events"])
         if at != f"1.{user_id}.{number}":
             raise RuntimeError(f"{number} changes were read, and the cursor is {at}")
-        done(len(page["events"]))
-    if number != last:
-        raise RuntimeError(f"{number} changes were read of {last}")
+        advance(len(page["events"]))
+    if number != last_number:
+        raise RuntimeError(f"{number} changes were read of {last_number}")

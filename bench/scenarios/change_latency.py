@@ -9,212 +9,296 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from bench.figures.goals import CHANGED, IDLE, LETTER, MADE
-from bench.figures.measurements import Fact, percentile
-from bench.load.http_client import Asker, Target, asking, post
-from bench.load.lmtp_client import connected
-from bench.load.message_generator import Writer
-from bench.load.sample_account import make_user
-from bench.scenarios.live_subscriptions import EVENTS, LONGEST, Listener, listening
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, broken, memory, running, settled
+from bench.figures.goals import (
+    CHANGE_RATE,
+    CHANGE_TO_EVENT,
+    DELIVERY_TO_EVENT,
+    IDLE_SUBSCRIBER_MEMORY,
+)
+from bench.figures.measurements import MeasuredValue, percentile
+from bench.load.http_client import (
+    BenchmarkTarget,
+    SequentialConnection,
+    encode_post_request,
+    open_connections,
+)
+from bench.load.lmtp_client import connect
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import create_user
+from bench.scenarios.live_subscriptions import (
+    CHANGES_SUBSCRIPTION,
+    EVENT_TIMEOUT,
+    LightSubscriber,
+    open_subscribers,
+)
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import (
+    MerganserServer,
+    logged_errors,
+    memory_of_process,
+    run_until_exit,
+    wait_until_idle,
+)
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.server.environment_factory import opened, owner
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.server.sockets import raise_open_file_limit
 from merganser.settings.settings import Settings
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 
-NAME = "live: watchers"
-TOGETHER = 16
-QUIET = 0.03  # seconds
-CLIENTS = 4  # that change flags
-SPARE = 200  # besides the sockets of watchers
-FLAG = """mutation ($input: MessageUpdateInput!) {
+TITLE = "live: watchers"
+CONCURRENT_ACCOUNTS = 16
+PAUSE_BETWEEN_MESSAGES = 0.03  # seconds
+CLIENT_COUNT = 4  # that change flags
+SPARE_OPEN_FILES = 200  # in addition to the sockets of watchers
+FLAG_MUTATION = """mutation ($input: MessageUpdateInput!) {
   messageUpdate(input: $input) { updatedCount errors { message } } }"""
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class LatencySize:
     """The extent of the measurement."""
 
-    accounts: int = 500  # with one watcher each
-    letters: int = 500
-    pace: int = 200  # changes per second
+    account_count: int = 500  # with one watcher each
+    message_count: int = 500
+    changes_per_second: int = 200  # changes per second
     seconds: float = 15.0  # of changes
-    idle: int = 5000  # subscribers, spread over the accounts
+    idle_count: int = 5000  # subscribers, spread over the accounts
 
     @property
-    def steps(self) -> int:
+    def step_count(self) -> int:
         """The number of steps of the progress bar."""
-        return self.accounts + self.letters + int(self.pace * self.seconds) + self.idle
+        return (
+            self.account_count
+            + self.message_count
+            + int(self.changes_per_second * self.seconds)
+            + self.idle_count
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class WatchedAccount:
     """The address, credential and a message of an account. The ID is a global ID."""
 
     address: str
-    secret: str = field(repr=False)
-    message: str
+    api_key: str = field(repr=False)
+    message_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class AccountWithWatcher:
     """An account with its target and its watcher."""
 
-    account: Account
-    target: Target
-    watcher: Listener
+    account: WatchedAccount
+    target: BenchmarkTarget
+    watcher: LightSubscriber
 
 
-Step = Callable[[], None]
+AdvanceStep = Callable[[], None]
 
 
-async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[Fact]:
+async def measure_latency(
+    database_kind: DatabaseKind, folder: Path, size: LatencySize, progress: Progress
+) -> list[MeasuredValue]:
     """Measure the memory of idle subscribers, then the latency of deliveries and changes.
 
     Raises RuntimeError if the limit of open files is too low.
     """
     raise_open_file_limit()
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most < size.idle + SPARE:
-        raise RuntimeError(f"{size.idle} subscribers need as many open files; {most} are allowed")
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / "heard", url)
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    task = bar.add_task("watchers", total=size.steps)
+    if most < size.idle_count + SPARE_OPEN_FILES:
+        raise RuntimeError(
+            f"{size.idle_count} subscribers need as many open files; {most} are allowed"
+        )
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(folder / "heard", url)
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    task = progress.add_task("watchers", total=size.step_count)
 
-    def done() -> None:
-        bar.advance(task)
+    def advance() -> None:
+        progress.advance(task)
 
-    async with opened(settings, migrate=True) as world:
-        accounts = await furnish(world, size.accounts, done)
-    async with running(server.start) as pid:
-        targets = [Target(server.http, pid, account.secret) for account in accounts]
-        facts = await _idle(targets, size.idle)
-        bar.advance(task, size.idle)
-        watchers = await listening(targets, EVENTS)
-        crew = [Followed(*one) for one in zip(accounts, targets, watchers, strict=True)]
-        await settled(pid)
-        facts += await _letters(crew, server.lmtp, size.letters, done)
-        await settled(pid)
-        facts += await _changes(crew, size, done)
-        _stop(watchers)
-    bar.remove_task(task)
-    if problems := broken(server.folder / "server.log"):
+    async with open_environment(settings, migrate=True) as world:
+        accounts = await create_accounts(world, size.account_count, advance)
+    async with run_until_exit(server.start) as pid:
+        targets = [BenchmarkTarget(server.http_port, pid, account.api_key) for account in accounts]
+        facts = await _measure_idle_memory(targets, size.idle_count)
+        progress.advance(task, size.idle_count)
+        watchers = await open_subscribers(targets, CHANGES_SUBSCRIPTION)
+        crew = [AccountWithWatcher(*one) for one in zip(accounts, targets, watchers, strict=True)]
+        await wait_until_idle(pid)
+        facts += await _measure_delivery_latency(
+            crew, server.lmtp_port, size.message_count, advance
+        )
+        await wait_until_idle(pid)
+        facts += await _measure_change_latency(crew, size, advance)
+        _disconnect(watchers)
+    progress.remove_task(task)
+    if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     return facts
 
 
-async def furnish(world: World, many: int, done: Step) -> list[Account]:
+async def create_accounts(
+    environment: Environment, account_count: int, advance: AdvanceStep
+) -> list[WatchedAccount]:
     """Create accounts, each with an API key and one message."""
-    letter = await received_messages.read(Writer().letter(0))
+    message = await received_messages.read_message(MessageGenerator().make_message(0))
 
-    async def account(number: int) -> Account:
+    async def account(number: int) -> WatchedAccount:
         address = f"w{number}@bench.example"
-        user = await make_user(world, address)
-        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
-        to = await address_resolution.recipient(world, address)
-        placed = await received_messages.receive(world, letter, to, "bob@example.com")
-        done()
-        return Account(address, secret, encode("Message", placed.message_id))
+        user = await create_user(environment, address)
+        _, secret = await api_keys.create_api_key(
+            root_context(environment), NewApiKey("bench", user_id=user.id)
+        )
+        to = await address_resolution.load_recipient(environment, address)
+        stored = await received_messages.store_for_recipient(
+            environment, message, to, "bob@example.com"
+        )
+        advance()
+        return WatchedAccount(address, secret, encode("Message", stored.message_id))
 
-    made = list[Account]()
-    for first in range(0, many, TOGETHER):
-        numbers = range(first, min(first + TOGETHER, many))
-        made += await asyncio.gather(*map(account, numbers))
-    return made
+    accounts = list[WatchedAccount]()
+    for first in range(0, account_count, CONCURRENT_ACCOUNTS):
+        numbers = range(first, min(first + CONCURRENT_ACCOUNTS, account_count))
+        accounts += await asyncio.gather(*map(account, numbers))
+    return accounts
 
 
-def _stop(watchers: Sequence[Listener]) -> None:
+def _disconnect(watchers: Sequence[LightSubscriber]) -> None:
     for watcher in watchers:
         watcher.transport.abort()
 
 
-async def _idle(targets: Sequence[Target], count: int) -> list[Fact]:
+async def _measure_idle_memory(
+    targets: Sequence[BenchmarkTarget], subscriber_count: int
+) -> list[MeasuredValue]:
     """Return the memory of idle subscribers, spread over the accounts."""
     pid = targets[0].pid
-    _stop(await listening(targets[:1], EVENTS))  # the first subscriber causes imports
-    await settled(pid)
-    before, _ = memory(pid)
-    subscribers = await listening([targets[n % len(targets)] for n in range(count)], EVENTS)
-    await settled(pid)
-    now, _ = memory(pid)
-    _stop(subscribers)
-    await settled(pid)
-    return [Fact(f"{count:,} {IDLE}", (now - before) / 1024, "MiB")]
+    _disconnect(
+        await open_subscribers(targets[:1], CHANGES_SUBSCRIPTION)
+    )  # the first subscriber causes imports
+    await wait_until_idle(pid)
+    before, _ = memory_of_process(pid)
+    subscribers = await open_subscribers(
+        [targets[n % len(targets)] for n in range(subscriber_count)], CHANGES_SUBSCRIPTION
+    )
+    await wait_until_idle(pid)
+    now, _ = memory_of_process(pid)
+    _disconnect(subscribers)
+    await wait_until_idle(pid)
+    return [
+        MeasuredValue(
+            f"{subscriber_count:,} {IDLE_SUBSCRIBER_MEMORY}", (now - before) / 1024, "MiB"
+        )
+    ]
 
 
-async def _letters(crew: Sequence[Followed], port: int, count: int, done: Step) -> list[Fact]:
+async def _measure_delivery_latency(
+    watched_accounts: Sequence[AccountWithWatcher],
+    lmtp_port: int,
+    message_count: int,
+    advance: AdvanceStep,
+) -> list[MeasuredValue]:
     """Measure the time from the 250 of a delivery to its event, account by account."""
-    neighbour, writer = await connected(port), Writer(seed=2)
-    heard = list[float]()
-    for number in range(count):
-        one, raw = crew[number % len(crew)], writer.letter(number)
-        coming = one.watcher.expect()
+    neighbour, writer = await connect(lmtp_port), MessageGenerator(seed=2)
+    latencies = list[float]()
+    for number in range(message_count):
+        one, raw = watched_accounts[number % len(watched_accounts)], writer.make_message(number)
+        coming = one.watcher.expect_event()
         reply = await neighbour.deliver(one.account.address, raw)
         answered = time.perf_counter()
         if not reply.startswith("250"):
             raise RuntimeError(f"not delivered: {reply}")
-        async with asyncio.timeout(LONGEST):
-            heard.append(await coming - answered)
-        if b"MESSAGE_ADDED" not in one.watcher.heard:
-            raise RuntimeError(f"no event of a message: {one.watcher.heard!r}")
-        done()
-        await asyncio.sleep(QUIET)
+        async with asyncio.timeout(EVENT_TIMEOUT):
+            latencies.append(await coming - answered)
+        if b"MESSAGE_ADDED" not in one.watcher.event_data:
+            raise RuntimeError(f"no event of a message: {one.watcher.event_data!r}")
+        advance()
+        await asyncio.sleep(PAUSE_BETWEEN_MESSAGES)
     await neighbour.close()
-    return _late(f"{len(crew)} watchers: {LETTER}", heard)
+    return _latency_values(f"{len(watched_accounts)} watchers: {DELIVERY_TO_EVENT}", latencies)
 
 
-def _late(name: str, seconds: Sequence[float]) -> list[Fact]:
+def _latency_values(name: str, seconds: Sequence[float]) -> list[MeasuredValue]:
     """Return percentiles of latencies in ms; events before the reply count as 0."""
     late = [max(one, 0.0) * 1e3 for one in seconds]
     return [
-        Fact(f"{name}, p50", percentile(late, 0.5), "ms"),
-        Fact(f"{name}, p99", percentile(late, 0.99), "ms"),
-        Fact(f"{name}, worst of {len(late):,}", max(late), "ms"),
+        MeasuredValue(f"{name}, p50", percentile(late, 0.5), "ms"),
+        MeasuredValue(f"{name}, p99", percentile(late, 0.99), "ms"),
+        MeasuredValue(f"{name}, worst of {len(late):,}", max(late), "ms"),
     ]
 
 
-async def _changes(crew: Sequence[Followed], size: Size, done: Step) -> list[Fact]:
+async def _measure_change_latency(
+    watched_accounts: Sequence[AccountWithWatcher], size: LatencySize, advance: AdvanceStep
+) -> list[MeasuredValue]:
     """Measure the time from the response of a mutation to its event, at a steady rate."""
-    numbers, began = iter(range(int(size.pace * size.seconds))), time.perf_counter()
-    made = list[tuple[float, float, asyncio.Future[float]]]()  # sent, answered, event received
+    numbers, started_at = (
+        iter(range(int(size.changes_per_second * size.seconds))),
+        time.perf_counter(),
+    )
+    measured_changes = list[
+        tuple[float, float, asyncio.Future[float]]
+    ]()  # sent, answered, event received
 
-    async def client(asker: Asker) -> None:
+    async def client(connection: SequentialConnection) -> None:
         for number in numbers:  # shared by all clients
-            one, again = crew[number % len(crew)], number // len(crew) % 2
-            request = _flag(one, flagged=not again)
-            await asyncio.sleep(max(began + number / size.pace - time.perf_counter(), 0))
-            coming, sent = one.watcher.expect(), time.perf_counter()
-            data, answered = await asker.ask(request)
+            account, is_second_pass = (
+                watched_accounts[number % len(watched_accounts)],
+                number // len(watched_accounts) % 2,
+            )
+            request = _encode_flag_request(account, is_flagged=not is_second_pass)
+            await asyncio.sleep(
+                max(started_at + number / size.changes_per_second - time.perf_counter(), 0)
+            )
+            event_received, sent_at = account.watcher.expect_event(), time.perf_counter()
+            data, answered_at = await connection.request_data(request)
             if int(data["messageUpdate"]["updatedCount"]) != 1:
                 raise RuntimeError(f"nothing was changed: {data}")
-            made.append((sent, answered, coming))
-            done()
+            measured_changes.append((sent_at, answered_at, event_received))
+            advance()
 
-    askers = await asking(crew[0].target, CLIENTS)
-    await asyncio.gather(*map(client, askers))
-    took = time.perf_counter() - began
-    async with asyncio.timeout(LONGEST):
-        heard = await asyncio.gather(*(coming for _, _, coming in made))
-    for asker in askers:
-        asker.close()
-    after = [at - answered for at, (_, answered, _) in zip(heard, made, strict=True)]
-    whole = [at - sent for at, (sent, _, _) in zip(heard, made, strict=True)]
-    name = f"{len(crew)} watchers:"
+    connections = await open_connections(watched_accounts[0].target, CLIENT_COUNT)
+    await asyncio.gather(*map(client, connections))
+    took = time.perf_counter() - started_at
+    async with asyncio.timeout(EVENT_TIMEOUT):
+        event_times = await asyncio.gather(
+            *(event_received for _, _, event_received in measured_changes)
+        )
+    for connection in connections:
+        connection.close()
+    after = [
+        at - answered_at
+        for at, (_, answered_at, _) in zip(event_times, measured_changes, strict=True)
+    ]
+    whole = [
+        at - sent_at for at, (sent_at, _, _) in zip(event_times, measured_changes, strict=True)
+    ]
+    name = f"{len(watched_accounts)} watchers:"
     return [
-        Fact(f"{name} {MADE}, {size.pace} asked", len(made) / took, ""),
-        *_late(f"{name} {CHANGED}", after),
-        Fact(f"{name} from the mutation to its event, p50", percentile(whole, 0.5) * 1e3, "ms"),
-        Fact(f"{name} from the mutation to its event, p99", percentile(whole, 0.99) * 1e3, "ms"),
+        MeasuredValue(
+            f"{name} {CHANGE_RATE}, {size.changes_per_second} asked",
+            len(measured_changes) / took,
+            "",
+        ),
+        *_latency_values(f"{name} {CHANGE_TO_EVENT}", after),
+        MeasuredValue(
+            f"{name} from the mutation to its event, p50", percentile(whole, 0.5) * 1e3, "ms"
+        ),
+        MeasuredValue(
+            f"{name} from the mutation to its event, p99", percentile(whole, 0.99) * 1e3, "ms"
+        ),
     ]
 
 
-def _flag(one: Followed, *, flagged: bool) -> bytes:
-    given = {"select": {"ids": [one.account.message]}, "set": {"flagged": flagged}}
-    return post(one.target, "/graphql", {"query": FLAG, "variables": {"input": given}})
+def _encode_flag_request(account: AccountWithWatcher, *, is_flagged: bool) -> bytes:
+    given = {"select": {"ids": [account.account.message_id]}, "set": {"flagged": is_flagged}}
+    return encode_post_request(
+        account.target, "/graphql", {"query": FLAG_MUTATION, "variables": {"input": given}}
+    )

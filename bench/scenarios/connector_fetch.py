@@ -14,190 +14,219 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.figures.goals import COPIED, COPYING, NOTHING_NEW
-from bench.figures.measurements import Fact, percentile
-from bench.load.http_client import Target, asking, once, post
-from bench.load.message_generator import Writer
-from bench.load.sample_account import READER, make_user
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.dovecot_server import PASSWORD, Dovecot, dovecot
+from bench.figures.goals import EMPTY_RUN, FETCH_MEMORY, FETCHED_MESSAGES
+from bench.figures.measurements import MeasuredValue, percentile
+from bench.load.http_client import (
+    BenchmarkTarget,
+    encode_post_request,
+    open_connections,
+    request_json,
+)
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.dovecot_server import PASSWORD, DovecotAccount, run_dovecot
 from bench.servers.merganser_process import (
-    PATIENCE,
-    Server,
-    broken,
-    cpu,
-    running,
-    settled,
-    whole_memory,
+    START_STOP_TIMEOUT,
+    MerganserServer,
+    cpu_seconds,
+    logged_errors,
+    memory_of_process_tree,
+    run_until_exit,
+    wait_until_idle,
 )
 from bench.servers.ports import HOST
-from merganser.server.environment_factory import opened, owner
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 
-NAME = "mail fetched from elsewhere"
-MESSAGES, LETTER = 10_000, 20_000
-LONGEST = 600.0  # seconds of a run
-LOOK = 0.2
-READ = 0.05  # seconds
-ALONE = 5.0  # reading pages without a fetch
-CREATE = """mutation ($input: ConnectorCreateInput!) {
+TITLE = "mail fetched from elsewhere"
+MESSAGE_COUNT, MESSAGE_SIZE = 10_000, 20_000
+RUN_TIMEOUT = 600.0  # seconds of a run
+POLL_SECONDS = 0.2
+PAGE_INTERVAL = 0.05  # seconds
+ALONE_SECONDS = 5.0  # reading pages without a fetch
+CREATE_MUTATION = """mutation ($input: ConnectorCreateInput!) {
   connectorCreate(input: $input) { connector { id } errors { message } } }"""
-RUN = """mutation ($input: ConnectorRunInput!) {
+RUN_MUTATION = """mutation ($input: ConnectorRunInput!) {
   connectorRun(input: $input) { runs { id } errors { message } } }"""
-STATE = """query ($id: ID!) {
+RUN_QUERY = """query ($id: ID!) {
   connectorRun(id: $id) { state error seen imported skipped startedAt finishedAt log } }"""
-PAGE = """{ viewer { user { mailbox(by: {path: "INBOX"}) { total messages(first: 50) {
+PAGE_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) { total messages(first: 50) {
   nodes { id subject from { name address } receivedAt seen flagged size intro } } } } } }"""
 
 
 @dataclass
-class Beside:
+class FetchObservation:
     """Memory and page latencies during a fetch."""
 
-    most: int = 0  # PSS in KiB
-    pages: list[float] = field(default_factory=list)  # latencies in seconds
+    max_memory: int = 0  # PSS in KiB
+    page_latencies: list[float] = field(default_factory=list)  # latencies in seconds
 
 
-async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
+async def measure_fetch(
+    database_kind: DatabaseKind, folder: Path, message_count: int, progress: Progress
+) -> list[MeasuredValue]:
     """Fetch messages, and run the connector again."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / "fetching", url, more={"MERGANSER_CONNECTORS_PRIVATE": "on"})
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    task = bar.add_task(NAME, total=3)
-    async with opened(settings, migrate=True) as world:
-        user = await make_user(world, READER)
-        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(
+        folder / "fetching", url, extra_environment={"MERGANSER_CONNECTORS_PRIVATE": "on"}
+    )
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    task = progress.add_task(TITLE, total=3)
+    async with open_environment(settings, migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS)
+        _, secret = await api_keys.create_api_key(
+            root_context(world), NewApiKey("bench", user_id=user.id)
+        )
     await asyncio.to_thread(folder.chmod, 0o755)  # for the user of Dovecot
-    with dovecot(folder / "dovecot") as far:
-        await asyncio.to_thread(far.save_all, list(letters(many)))
-        far.count()  # Dovecot indexes the mailbox now, as on a server in use
-        bar.advance(task)
-        async with running(server.start) as pid:
-            facts = await _fetched(Target(server.http, pid, secret), far, many)
-    bar.remove_task(task)
-    if problems := broken(server.folder / "server.log"):
+    with run_dovecot(folder / "dovecot") as dovecot:
+        await asyncio.to_thread(dovecot.save_messages, list(make_messages(message_count)))
+        dovecot.count_messages()  # Dovecot indexes the mailbox now, as on a server in use
+        progress.advance(task)
+        async with run_until_exit(server.start) as pid:
+            facts = await _measure_run_and_rerun(
+                BenchmarkTarget(server.http_port, pid, secret), dovecot, message_count
+            )
+    progress.remove_task(task)
+    if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     return facts
 
 
-def letters(many: int, size: int = LETTER) -> Iterator[bytes]:
+def make_messages(message_count: int, size: int = MESSAGE_SIZE) -> Iterator[bytes]:
     """Yield unique messages."""
-    writer = Writer(seed=size)
-    return (writer.letter(number, size=size) for number in range(many))
+    writer = MessageGenerator(seed=size)
+    return (writer.make_message(number, size=size) for number in range(message_count))
 
 
-async def _fetched(target: Target, far: Dovecot, many: int) -> list[Fact]:
-    await settled(target.pid)
-    await _pages(target, ALONE / 5)
-    await settled(target.pid)
-    idle, before = whole_memory(target.pid), cpu(target.pid)
-    key = await created(target, far, interval=None)
-    began = time.perf_counter()
-    async with _beside(target) as seen:
-        run = await ran(target, key)
-        took, used = time.perf_counter() - began, cpu(target.pid) - before
-    if run["imported"] != many:
-        raise RuntimeError(f"{run['imported']} of {many} messages were fetched: {run['log']}")
-    await settled(target.pid, LONGEST)
-    behind = cpu(target.pid) - before - used
-    alone = await _pages(target, ALONE)
-    await settled(target.pid)
-    again = await ran(target, key)
-    if again["imported"] or again["seen"] != many:
-        raise RuntimeError(f"what was there came again: {again['log']}")
+async def _measure_run_and_rerun(
+    target: BenchmarkTarget, remote: DovecotAccount, message_count: int
+) -> list[MeasuredValue]:
+    await wait_until_idle(target.pid)
+    await _read_pages(target, ALONE_SECONDS / 5)
+    await wait_until_idle(target.pid)
+    idle, before = memory_of_process_tree(target.pid), cpu_seconds(target.pid)
+    key = await create_connector(target, remote, interval=None)
+    started_at = time.perf_counter()
+    async with _observe(target) as observation:
+        run = await run_connector(target, key)
+        took, used = time.perf_counter() - started_at, cpu_seconds(target.pid) - before
+    if run["imported"] != message_count:
+        raise RuntimeError(
+            f"{run['imported']} of {message_count} messages were fetched: {run['log']}"
+        )
+    await wait_until_idle(target.pid, RUN_TIMEOUT)
+    later_cpu = cpu_seconds(target.pid) - before - used
+    alone = await _read_pages(target, ALONE_SECONDS)
+    await wait_until_idle(target.pid)
+    second_run = await run_connector(target, key)
+    if second_run["imported"] or second_run["seen"] != message_count:
+        raise RuntimeError(f"what was there came again: {second_run['log']}")
     page = "of an inbox page while mail is fetched"
     return [
-        Fact(COPIED.format(many), took, "s"),
-        Fact("messages fetched in a second", many / took, ""),
-        Fact("CPU of a message fetched, with all that goes on meanwhile", used / many * 1e3, "ms"),
-        Fact("… and behind the copy", behind / many * 1e3, "ms"),
-        Fact(COPYING, (seen.most - idle) / 1024, "MiB"),
-        Fact(NOTHING_NEW, _seconds(again), "s"),
-        Fact(f"p50 {page}", percentile(seen.pages, 0.5) * 1e3, "ms"),
-        Fact(f"p99 {page}", percentile(seen.pages, 0.99) * 1e3, "ms"),
-        Fact("p99 of an inbox page with nothing beside", percentile(alone, 0.99) * 1e3, "ms"),
+        MeasuredValue(FETCHED_MESSAGES.format(message_count), took, "s"),
+        MeasuredValue("messages fetched in a second", message_count / took, ""),
+        MeasuredValue(
+            "CPU of a message fetched, with all that goes on meanwhile",
+            used / message_count * 1e3,
+            "ms",
+        ),
+        MeasuredValue("… and behind the copy", later_cpu / message_count * 1e3, "ms"),
+        MeasuredValue(FETCH_MEMORY, (observation.max_memory - idle) / 1024, "MiB"),
+        MeasuredValue(EMPTY_RUN, _run_seconds(second_run), "s"),
+        MeasuredValue(f"p50 {page}", percentile(observation.page_latencies, 0.5) * 1e3, "ms"),
+        MeasuredValue(f"p99 {page}", percentile(observation.page_latencies, 0.99) * 1e3, "ms"),
+        MeasuredValue(
+            "p99 of an inbox page with nothing beside", percentile(alone, 0.99) * 1e3, "ms"
+        ),
     ]
 
 
-async def created(target: Target, far: Dovecot, **more: Any) -> str:
+async def create_connector(
+    target: BenchmarkTarget, remote: DovecotAccount, **extra_fields: Any
+) -> str:
     """Create a connector of the target's account that is enabled, and return its ID."""
     given = {
         "host": HOST,
-        "port": far.ports["imap"],
+        "port": remote.ports["imap"],
         "security": "PLAIN",
-        "username": far.user,
+        "username": remote.user,
         "password": PASSWORD,
-        **more,
+        **extra_fields,
     }
-    payload = await _asked(target, CREATE, {"input": given})
+    payload = await _request_payload(target, CREATE_MUTATION, {"input": given})
     return str(payload["connector"]["id"])
 
 
-async def ran(target: Target, key: str) -> Any:
+async def run_connector(target: BenchmarkTarget, connector_id: str) -> Any:
     """Run a connector, or wait for its current run, and return the finished run.
 
     Raises RuntimeError if the run fails.
     """
-    payload = await _asked(target, RUN, {"input": {"ids": [key]}})
+    payload = await _request_payload(target, RUN_MUTATION, {"input": {"ids": [connector_id]}})
     (run,) = payload["runs"]
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(RUN_TIMEOUT):
         while True:
-            row = await _asked(target, STATE, {"id": run["id"]})
+            row = await _request_payload(target, RUN_QUERY, {"id": run["id"]})
             if row["finishedAt"]:
                 break
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_SECONDS)
     if row["state"] != "SUCCEEDED":
         raise RuntimeError(f"a run ended as {row['state']}: {row['error']}")
     return row
 
 
-async def _asked(target: Target, query: str, given: Any) -> Any:
+async def _request_payload(target: BenchmarkTarget, query: str, variables: Any) -> Any:
     """Return the value of the only field of a document. Raises RuntimeError for errors."""
-    answer = await once(target, "/graphql", {"query": query, "variables": given})
+    answer = await request_json(target, "/graphql", {"query": query, "variables": variables})
     (payload,) = answer["data"].values()
     if payload.get("errors"):
         raise RuntimeError(f"refused: {payload['errors']}")
     return payload
 
 
-def _seconds(run: Any) -> float:
-    begun, ended = (datetime.fromisoformat(run[name]) for name in ("startedAt", "finishedAt"))
-    return (ended - begun).total_seconds()
+def _run_seconds(run: Any) -> float:
+    started_at, ended = (datetime.fromisoformat(run[name]) for name in ("startedAt", "finishedAt"))
+    return (ended - started_at).total_seconds()
 
 
 @asynccontextmanager
-async def _beside(target: Target) -> AsyncGenerator[Beside]:
+async def _observe(target: BenchmarkTarget) -> AsyncGenerator[FetchObservation]:
     """Measure the server's memory and read pages while the context is open."""
-    seen, over = Beside(), asyncio.Event()
+    observation, over = FetchObservation(), asyncio.Event()
 
     async def look() -> None:
         while not over.is_set():
-            seen.most = max(seen.most, await asyncio.to_thread(whole_memory, target.pid))
+            observation.max_memory = max(
+                observation.max_memory, await asyncio.to_thread(memory_of_process_tree, target.pid)
+            )
             with suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), LOOK)
+                await asyncio.wait_for(over.wait(), POLL_SECONDS)
 
     async def read() -> None:
         while not over.is_set():
-            seen.pages += await _pages(target, 1.0)
+            observation.page_latencies += await _read_pages(target, 1.0)
 
-    work = asyncio.gather(look(), read())
+    tasks = asyncio.gather(look(), read())
     try:
-        yield seen
+        yield observation
     finally:
         over.set()
-        await work
+        await tasks
 
 
-async def _pages(target: Target, seconds: float) -> list[float]:
+async def _read_pages(target: BenchmarkTarget, seconds: float) -> list[float]:
     """Read pages for some seconds, and return the latencies."""
-    (asker,) = await asking(target, 1)
-    request, took = post(target, "/graphql", {"query": PAGE}), list[float]()
-    end = time.perf_counter() + min(seconds, PATIENCE)
-    while (began := time.perf_counter()) < end:
-        _, at = await asker.ask(request)
-        took.append(at - began)
-        await asyncio.sleep(READ)
+    (asker,) = await open_connections(target, 1)
+    request, took = encode_post_request(target, "/graphql", {"query": PAGE_QUERY}), list[float]()
+    end = time.perf_counter() + min(seconds, START_STOP_TIMEOUT)
+    while (started_at := time.perf_counter()) < end:
+        _, at = await asker.request_data(request)
+        took.append(at - started_at)
+        await asyncio.sleep(PAGE_INTERVAL)
     asker.close()
     return took

@@ -14,112 +14,136 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.figures.goals import ABOVE, BESIDE, SLOWER
-from bench.figures.measurements import Fact, Figure
-from bench.load.http_client import Target, once
-from bench.load.lmtp_client import connected, delivered
-from bench.load.sample_account import make_user
+from bench.figures.goals import DELIVERY_SLOWDOWN, MEMORY_OF_LARGE, P99_BESIDE_LARGE
+from bench.figures.measurements import LoadFigure, MeasuredValue
+from bench.load.http_client import BenchmarkTarget, request_json
+from bench.load.lmtp_client import connect, measure_deliveries
+from bench.load.sample_account import create_user
 from bench.scenarios import large_message
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, broken, running, settled
-from merganser.server.environment_factory import opened, owner
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import (
+    MerganserServer,
+    logged_errors,
+    run_until_exit,
+    wait_until_idle,
+)
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 
-NAME = "deliveries with rules, and beside a large one"
+TITLE = "deliveries with rules, and beside a large one"
 PLAIN, FILTERS, SCRIPT = "plain", "20 filters", "a script of 200 lines"
-ACCOUNTS = {
+ADDRESSES = {
     PLAIN: "plain@bench.example",
     FILTERS: "forms@bench.example",
     SCRIPT: "script@bench.example",
 }
-LETTER = 20_000  # bytes
-TOGETHER = 4  # connections
-FILTER = """mutation ($input: FilterCreateInput!) {
+MESSAGE_SIZE = 20_000  # bytes
+CONNECTION_COUNT = 4  # connections
+FILTER_MUTATION = """mutation ($input: FilterCreateInput!) {
   filterCreate(input: $input) { errors { message } } }"""
-PUT = """mutation ($input: SieveScriptPutInput!) {
+SCRIPT_MUTATION = """mutation ($input: SieveScriptPutInput!) {
   sieveScriptPut(input: $input) { errors { message } } }"""
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class FilteredDeliverySize:
     """The extent of the measurement."""
 
     rounds: int = 10  # per account
-    seconds: float = 1.0
-    large: int = 6  # of 50 MiB, in sequence
+    round_seconds: float = 1.0
+    large_message_count: int = 6  # of 50 MiB, in sequence
 
 
-async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[Fact]:
+async def measure_filtered_delivery(
+    database_kind: DatabaseKind, folder: Path, size: FilteredDeliverySize, progress: Progress
+) -> list[MeasuredValue]:
     """Measure the slowdown by filters, then memory and latency beside large messages."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / "ruled", url)
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    task = bar.add_task(NAME, total=size.rounds + 2)
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(folder / "ruled", url)
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    task = progress.add_task(TITLE, total=size.rounds + 2)
     secrets = {}
-    async with opened(settings, migrate=True) as world:
-        for name, address in ACCOUNTS.items():
-            user = await make_user(world, address)
-            _, secrets[name] = await api_keys.create_key(
-                owner(world), NewKey("bench", user_id=user.id)
+    async with open_environment(settings, migrate=True) as world:
+        for name, address in ADDRESSES.items():
+            user = await create_user(world, address)
+            _, secrets[name] = await api_keys.create_api_key(
+                root_context(world), NewApiKey("bench", user_id=user.id)
             )
-    async with running(server.start) as pid:
-        targets = {name: Target(server.http, pid, secret) for name, secret in secrets.items()}
-        await _ruled(targets)
-        lmtp = Target(server.lmtp, pid)
-        letters, figures = large_message.small_letters(LETTER), dict[str, list[Figure]]()
+    async with run_until_exit(server.start) as pid:
+        targets = {
+            name: BenchmarkTarget(server.http_port, pid, secret) for name, secret in secrets.items()
+        }
+        await _create_filters_and_script(targets)
+        lmtp = BenchmarkTarget(server.lmtp_port, pid)
+        messages, figures = (
+            large_message.small_messages(MESSAGE_SIZE),
+            dict[str, list[LoadFigure]](),
+        )
         for _ in range(size.rounds):
-            for name, address in ACCOUNTS.items():
+            for name, address in ADDRESSES.items():
                 figures.setdefault(name, []).append(
-                    await delivered(
-                        lmtp, letters, address, connections=TOGETHER, seconds=size.seconds
+                    await measure_deliveries(
+                        lmtp,
+                        messages,
+                        address,
+                        connection_count=CONNECTION_COUNT,
+                        seconds=size.round_seconds,
                     )
                 )
-                await settled(pid)
-            bar.advance(task)
-        facts = [*_shares(figures), *await _beside(lmtp, size)]
-        bar.advance(task, 2)
-    bar.remove_task(task)
-    if problems := broken(server.folder / "server.log"):
+                await wait_until_idle(pid)
+            progress.advance(task)
+        facts = [*_slowdown_values(figures), *await _measure_beside_large(lmtp, size)]
+        progress.advance(task, 2)
+    progress.remove_task(task)
+    if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     return facts
 
 
-async def _asked(target: Target, query: str, given: Mapping[str, Any]) -> None:
-    answer = await once(target, "/graphql", {"query": query, "variables": {"input": given}})
+async def _send_mutation(
+    target: BenchmarkTarget, query: str, mutation_input: Mapping[str, Any]
+) -> None:
+    answer = await request_json(
+        target, "/graphql", {"query": query, "variables": {"input": mutation_input}}
+    )
     (payload,) = answer["data"].values()
     if payload["errors"]:
         raise RuntimeError(f"refused: {payload['errors']}")
 
 
-async def _ruled(targets: Mapping[str, Target]) -> None:
+async def _create_filters_and_script(targets: Mapping[str, BenchmarkTarget]) -> None:
     """Create 20 filters for one account, one of which matches, and a script for another."""
     for number in range(20):
         action = {"labels": [f"l{number}"]} if number % 2 else {"flag": True, "stop": False}
-        await _asked(targets[FILTERS], FILTER, {"query": _query(number), "action": action})
-    given = {"name": "bench", "content": script(), "activate": True}
-    await _asked(targets[SCRIPT], PUT, given)
+        await _send_mutation(
+            targets[FILTERS], FILTER_MUTATION, {"query": _filter_query(number), "action": action}
+        )
+    given = {"name": "bench", "content": make_script(), "activate": True}
+    await _send_mutation(targets[SCRIPT], SCRIPT_MUTATION, given)
 
 
-def _query(number: int) -> dict[str, Any]:
+def _filter_query(number: int) -> dict[str, Any]:
     """Return a realistic filter query; the last one matches."""
-    word = f"project {number}"
+    searched_text = f"project {number}"
     if number == 19:  # noqa: PLR2004 - the last of twenty
         return {"size": 100}
     kinds: list[dict[str, Any]] = [
         {"from": f"person{number}@example.net"},
-        {"subject": word, "size": 100_000},
+        {"subject": searched_text, "size": 100_000},
         {"to": f"list{number}@example.net"},
-        {"listId": word},
-        {"header": {"key": "X-Project", "value": word}},
-        {"text": word},
-        {"any": [{"subject": word}, {"from": word}], "not": [{"subject": "Re:"}]},
+        {"listId": searched_text},
+        {"header": {"key": "X-Project", "value": searched_text}},
+        {"text": searched_text},
+        {"any": [{"subject": searched_text}, {"from": searched_text}], "not": [{"subject": "Re:"}]},
     ]
     return kinds[number % len(kinds)]
 
 
-def script() -> str:
+def make_script() -> str:
     """Return a Sieve script of 200 lines of which only the last rule matches."""
     lines = ['require ["fileinto", "imap4flags", "body", "envelope"];', ""]
     tests = (
@@ -137,42 +161,47 @@ def script() -> str:
     return "\r\n".join([*lines, "keep;", 'addflag "last";'][:200])
 
 
-def _shares(figures: Mapping[str, list[Figure]]) -> Iterator[Fact]:
+def _slowdown_values(figures: Mapping[str, list[LoadFigure]]) -> Iterator[MeasuredValue]:
     """Yield how much slower deliveries are than plain ones, round by round."""
     for name in (FILTERS, SCRIPT):
         pairs = list(zip(figures[name], figures[PLAIN], strict=True))
         slower = statistics.median(plain.rate / ruled.rate - 1 for ruled, plain in pairs)
         cpu = statistics.median(ruled.cpu / plain.cpu - 1 for ruled, plain in pairs)
-        yield Fact(f"{SLOWER}, {name}", slower * 100, "%")
-        yield Fact(f"CPU of a delivery more than plain, {name}", cpu * 100, "%")
+        yield MeasuredValue(f"{DELIVERY_SLOWDOWN}, {name}", slower * 100, "%")
+        yield MeasuredValue(f"CPU of a delivery more than plain, {name}", cpu * 100, "%")
     for name, each in figures.items():
         rate = statistics.median(figure.rate for figure in each)
-        yield Fact(f"deliveries of 20 KB in a second, {name}", rate, "")
+        yield MeasuredValue(f"deliveries of 20 KB in a second, {name}", rate, "")
 
 
-async def _beside(lmtp: Target, size: Size) -> list[Fact]:
+async def _measure_beside_large(
+    lmtp: BenchmarkTarget, size: FilteredDeliverySize
+) -> list[MeasuredValue]:
     """Measure small messages alone and beside large ones, and the memory of the large ones."""
     command = (
         sys.executable,
         "-m",
         "bench.scenarios.filtered_delivery",
         str(lmtp.port),
-        str(size.large),
+        str(size.large_message_count),
     )
-    rounds = size.rounds, size.seconds
-    times, above = await large_message.beside(lmtp, command, ACCOUNTS[PLAIN], rounds)
-    return [Fact(BESIDE, times, "times"), Fact(ABOVE, above, "MiB")]
+    rounds = size.rounds, size.round_seconds
+    times, above = await large_message.measure_beside_large(lmtp, command, ADDRESSES[PLAIN], rounds)
+    return [
+        MeasuredValue(P99_BESIDE_LARGE, times, "times"),
+        MeasuredValue(MEMORY_OF_LARGE, above, "MiB"),
+    ]
 
 
-async def _large(port: int, many: int) -> None:
-    raw = large_message.large_letter()
-    neighbour = await connected(port)
-    for number in range(many):
-        reply = await neighbour.deliver(ACCOUNTS[SCRIPT], b"X-Number: %d\r\n" % number + raw)
+async def _deliver_large_messages(lmtp_port: int, message_count: int) -> None:
+    raw = large_message.large_message()
+    neighbour = await connect(lmtp_port)
+    for number in range(message_count):
+        reply = await neighbour.deliver(ADDRESSES[SCRIPT], b"X-Number: %d\r\n" % number + raw)
         if not reply.startswith("250"):
             raise RuntimeError(f"not delivered: {reply}")
     await neighbour.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_large(*map(int, sys.argv[1:3])))
+    asyncio.run(_deliver_large_messages(*map(int, sys.argv[1:3])))

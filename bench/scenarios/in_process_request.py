@@ -15,69 +15,75 @@ from typing import Any
 import orjson
 import uvloop
 
-from bench.load.documents import PAGE
-from graph.http.admission_control import Guards
-from graph.http.graphql_endpoint import Endpoint, Settings
-from graph.http.rate_budgets import Budgets, Rates
+from bench.load.documents import PAGE_QUERY
+from graph.http.admission_control import AdmissionControl
+from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
+from graph.http.rate_budgets import PointRates, RateBudgets
 from graph.schema import schema
-from merganser.server.environment_factory import opened
-from merganser.settings.settings import read
-from models.runtime.environment import World
+from merganser.server.environment_factory import open_environment
+from merganser.settings.settings import read_settings
+from models.runtime.environment import Environment
 from resolvers.auth import authentication
-from resolvers.context import Needs, Viewer
+from resolvers.context import GuardRule, Viewer
 
-WARM, COUNT = 200, 2000
+WARM_UP_REQUESTS, MEASURED_REQUESTS = 200, 2000
 
 
 @dataclass
-class Watch:
+class RequestTimes:
     """The times of one request, as `perf_counter` values."""
 
     decoded: float = 0.0  # before the check of the credential
-    signed: float = 0.0
-    resolving: float = 0.0
-    answered: float = 0.0
+    signed_in: float = 0.0
+    resolver_started: float = 0.0
+    responded: float = 0.0
 
 
 @dataclass(frozen=True)
-class Watched(Viewer):
+class TimedViewer(Viewer):
     """A viewer that records when the first resolver checks its rights."""
 
-    watch: Watch = field(default_factory=Watch, compare=False)
+    times: RequestTimes = field(default_factory=RequestTimes, compare=False)
 
-    def require(self, needs: Needs) -> None:
+    def require(self, needs: GuardRule) -> None:
         """Check the guard as the base class does. Raises Forbidden."""
-        if not self.watch.resolving:
-            self.watch.resolving = time.perf_counter()
+        if not self.times.resolver_started:
+            self.times.resolver_started = time.perf_counter()
         super().require(needs)
 
 
-async def measured(world: World, secret: str, box: str) -> dict[str, float]:
+async def measure_in_process(
+    environment: Environment, api_key: str, mailbox_id: str
+) -> dict[str, float]:
     """Return the medians in µs."""
-    watch = Watch()
+    watch = RequestTimes()
 
     async def sign_in(
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
         watch.decoded = time.perf_counter()
-        viewer = await authentication.sign_in(world, headers, params, ip=ip)
-        made = Watched(**{name: getattr(viewer, name) for name in viewer.__slots__}, watch=watch)
-        watch.signed = time.perf_counter()
-        return made
+        viewer = await authentication.authenticate_request(environment, headers, params, ip=ip)
+        timed_viewer = TimedViewer(
+            **{name: getattr(viewer, name) for name in viewer.__slots__}, times=watch
+        )
+        watch.signed_in = time.perf_counter()
+        return timed_viewer
 
-    unpaid = Settings(guards=Guards(Budgets(Rates(0, 0, 0))))  # without rate limits
-    endpoint = Endpoint(schema, world, sign_in, unpaid)
-    body = orjson.dumps({"query": PAGE, "variables": {"box": box}})
+    unpaid = EndpointSettings(
+        guards=AdmissionControl(RateBudgets(PointRates(0, 0, 0)))
+    )  # without rate limits
+    endpoint = GraphqlEndpoint(schema, environment, sign_in, unpaid)
+    body = orjson.dumps({"query": PAGE_QUERY, "variables": {"box": mailbox_id}})
     credentials, before, whole = list[float](), list[float](), list[float]()
-    for number in range(WARM + COUNT):
-        watch.resolving = 0.0
-        began = time.perf_counter()
-        await asked(endpoint, body, secret)
-        watch.answered = time.perf_counter()
-        if number >= WARM:
-            credentials.append(watch.signed - watch.decoded)
-            before.append(watch.resolving - watch.signed)
-            whole.append(watch.answered - began)
+    for number in range(WARM_UP_REQUESTS + MEASURED_REQUESTS):
+        watch.resolver_started = 0.0
+        started_at = time.perf_counter()
+        await send_request(endpoint, body, api_key)
+        watch.responded = time.perf_counter()
+        if number >= WARM_UP_REQUESTS:
+            credentials.append(watch.signed_in - watch.decoded)
+            before.append(watch.resolver_started - watch.signed_in)
+            whole.append(watch.responded - started_at)
     return {
         "credential": statistics.median(credentials) * 1e6,
         "first resolver": statistics.median(before) * 1e6,
@@ -85,7 +91,7 @@ async def measured(world: World, secret: str, box: str) -> dict[str, float]:
     }
 
 
-async def asked(endpoint: Endpoint, body: bytes, secret: str) -> None:
+async def send_request(endpoint: GraphqlEndpoint, body: bytes, api_key: str) -> None:
     """Send one request as the HTTP server does. Raises RuntimeError if it fails."""
     given = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -98,7 +104,7 @@ async def asked(endpoint: Endpoint, body: bytes, secret: str) -> None:
 
     headers = {
         "host": "127.0.0.1",
-        "authorization": f"Bearer {secret}",
+        "authorization": f"Bearer {api_key}",
         "content-type": "application/json",
         "content-length": str(len(body)),
     }
@@ -119,11 +125,11 @@ async def asked(endpoint: Endpoint, body: bytes, secret: str) -> None:
     await endpoint(scope, receive, send)
 
 
-async def main(secret: str, box: str) -> None:
+async def print_measurements(api_key: str, mailbox_id: str) -> None:
     """Print the measurements as JSON."""
-    async with opened(read()) as world:
-        print(orjson.dumps(await measured(world, secret, box)).decode())  # noqa: T201 - the output
+    async with open_environment(read_settings()) as world:
+        print(orjson.dumps(await measure_in_process(world, api_key, mailbox_id)).decode())  # noqa: T201 - the output
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2]))
+    uvloop.run(print_measurements(sys.argv[1], sys.argv[2]))

@@ -22,143 +22,157 @@ import uvloop
 from rich.progress import Progress
 from sqlalchemy import text
 
-from bench.figures.goals import JOURNAL
-from bench.figures.measurements import Fact
-from bench.load.message_generator import Writer
-from bench.load.sample_account import TAKER, make_user
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import ROOT, Server, fine_cpu, stop
-from mail.envelope.local_recipient import Recipient
+from bench.figures.goals import JOURNAL_SHARE
+from bench.figures.measurements import MeasuredValue
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import RECEIVER_ADDRESS, create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import (
+    PROJECT_ROOT,
+    MerganserServer,
+    cpu_seconds_precise,
+    stop_process,
+)
+from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.server.environment_factory import opened
-from merganser.settings.settings import read
+from merganser.server.environment_factory import open_environment
+from merganser.settings.settings import read_settings
 from models.events import journal
-from models.runtime.environment import World
-from models.store.prepared_statements import Sent
+from models.runtime.environment import Environment
+from models.store.prepared_statements import StatementWithValues
 
-NAME = "live: writing the journal"
-LETTER = 20_000  # bytes
-TOGETHER = 8  # delivered concurrently
-WARM = 10
+TITLE = "live: writing the journal"
+MESSAGE_SIZE = 20_000  # bytes
+MESSAGES_PER_ROUND = 8  # delivered concurrently
+WARM_UP_ROUNDS = 10
 SENDER = "bob@example.com"
 
 
-async def measured(kind: Kind, folder: Path, rounds: int, bar: Progress) -> list[Fact]:
+async def measure_journal_cost(
+    database_kind: DatabaseKind, folder: Path, rounds: int, progress: Progress
+) -> list[MeasuredValue]:
     """Run this module as a process over a new database, and return its values."""
-    task = bar.add_task("deliveries with and without the journal", total=None)
-    url = postgres(folder) if kind is Kind.POSTGRES else None
+    task = progress.add_task("deliveries with and without the journal", total=None)
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.scenarios.journal_cost", str(rounds)),
-        env=Server(folder / "telling", url).settings(),
-        cwd=ROOT,
+        env=MerganserServer(folder / "telling", url).process_environment(),
+        cwd=PROJECT_ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
     finally:
         if process.returncode is None:
-            await stop(process)
+            await stop_process(process)
     if process.returncode:
         raise RuntimeError(f"bench.telling ended with {process.returncode}")
-    bar.remove_task(task)
-    found = orjson.loads(said.splitlines()[-1])
+    progress.remove_task(task)
+    found = orjson.loads(output.splitlines()[-1])
     return [
-        Fact(f"{JOURNAL}, CPU", found["cpu"], "%"),
-        Fact(f"{JOURNAL}, time", found["time"], "%"),
-        Fact("a delivery in process, and its store's part, CPU", found["delivery"], "µs"),
+        MeasuredValue(f"{JOURNAL_SHARE}, CPU", found["cpu"], "%"),
+        MeasuredValue(f"{JOURNAL_SHARE}, time", found["time"], "%"),
+        MeasuredValue("a delivery in process, and its store's part, CPU", found["delivery"], "µs"),
     ]
 
 
-class Took(NamedTuple):
+class RoundTimes(NamedTuple):
     """CPU and wall clock seconds of a round."""
 
     cpu: float
     time: float
 
 
-async def shares(world: World, rounds: int) -> dict[str, float]:
+async def measure_shares(environment: Environment, rounds: int) -> dict[str, float]:
     """Return the journal's share in percent, and the CPU of a delivery in µs."""
     names = [
-        f"{number}.{TAKER}" for number in range(TOGETHER)
+        f"{number}.{RECEIVER_ADDRESS}" for number in range(MESSAGES_PER_ROUND)
     ]  # one account each, to avoid lock waits
     for name in names:
-        await make_user(world, name)
-    to = [await address_resolution.recipient(world, name) for name in names]
-    letters, store = _letters(), list[int]()
-    found: dict[bool, list[Took]] = {True: [], False: []}
-    for number in range(2 * (WARM + rounds)):
-        told = number % 4 in {0, 3}  # each order equally often
-        if number == 2 * WARM:
-            store = await _backends(world)  # all connections are open now
-        with silent(told=told):
-            took = await _round(world, to, [next(letters) for _ in range(TOGETHER)], store)
-        if number >= 2 * WARM:
-            found[told].append(took)
-    whole, less = _medians(found[True]), _medians(found[False])
+        await create_user(environment, name)
+    to = [await address_resolution.load_recipient(environment, name) for name in names]
+    messages, store = _make_messages(), list[int]()
+    found: dict[bool, list[RoundTimes]] = {True: [], False: []}
+    for number in range(2 * (WARM_UP_ROUNDS + rounds)):
+        with_journal = number % 4 in {0, 3}  # each order equally often
+        if number == 2 * WARM_UP_ROUNDS:
+            store = await _postgres_process_ids(environment)  # all connections are open now
+        with without_journal(is_enabled=with_journal):
+            took = await _deliver_round(
+                environment, to, [next(messages) for _ in range(MESSAGES_PER_ROUND)], store
+            )
+        if number >= 2 * WARM_UP_ROUNDS:
+            found[with_journal].append(took)
+    whole, less = _median_times(found[True]), _median_times(found[False])
     return {
         "cpu": 100 * (1 - less.cpu / whole.cpu),
         "time": 100 * (1 - less.time / whole.time),
-        "delivery": whole.cpu / TOGETHER * 1e6,
+        "delivery": whole.cpu / MESSAGES_PER_ROUND * 1e6,
     }
 
 
-def _medians(rounds: list[Took]) -> Took:
-    return Took(*map(statistics.median, zip(*rounds, strict=True)))
+def _median_times(rounds: list[RoundTimes]) -> RoundTimes:
+    return RoundTimes(*map(statistics.median, zip(*rounds, strict=True)))
 
 
 @contextmanager
-def silent(*, told: bool) -> Iterator[None]:
+def without_journal(*, is_enabled: bool) -> Iterator[None]:
     """Leave out the journal's statements, unless enabled."""
 
-    def nothing(*_args: Any, **_kwargs: Any) -> Sequence[Sent]:
+    def no_statements(*_args: Any, **_kwargs: Any) -> Sequence[StatementWithValues]:
         return []
 
-    if told:
+    if is_enabled:
         yield
         return
-    with patch.object(journal, "told", nothing):
+    with patch.object(journal, "entry_statements", no_statements):
         yield
 
 
-async def _round(
-    world: World, everybody: list[Recipient], letters: list[bytes], store: list[int]
-) -> Took:
+async def _deliver_round(
+    environment: Environment,
+    recipients: list[LocalRecipient],
+    messages: list[bytes],
+    backend_ids: list[int],
+) -> RoundTimes:
     """Deliver messages concurrently, and return the times."""
 
-    async def work(raw: bytes, to: Recipient) -> None:
-        await received_messages.receive(world, await received_messages.read(raw), to, SENDER)
+    async def deliver(raw_message: bytes, recipient: LocalRecipient) -> None:
+        await received_messages.store_for_recipient(
+            environment, await received_messages.read_message(raw_message), recipient, SENDER
+        )
 
-    used, began = _cpu(store), time.perf_counter()
-    await asyncio.gather(*map(work, letters, everybody))
-    took = time.perf_counter() - began
-    return Took(_cpu(store) - used, took)
-
-
-def _letters() -> Iterator[bytes]:
-    writer = Writer(seed=LETTER)
-    return (writer.letter(number, size=LETTER) for number in itertools.count())
+    used, started_at = _cpu_seconds(backend_ids), time.perf_counter()
+    await asyncio.gather(*map(deliver, messages, recipients))
+    took = time.perf_counter() - started_at
+    return RoundTimes(_cpu_seconds(backend_ids) - used, took)
 
 
-async def _backends(world: World) -> list[int]:
+def _make_messages() -> Iterator[bytes]:
+    writer = MessageGenerator(seed=MESSAGE_SIZE)
+    return (writer.make_message(number, size=MESSAGE_SIZE) for number in itertools.count())
+
+
+async def _postgres_process_ids(environment: Environment) -> list[int]:
     """Return the processes of PostgreSQL for this database; none for SQLite."""
-    if world.database.dialect == "sqlite":
+    if environment.database.dialect == "sqlite":
         return []
-    ours = text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
-    async with world.database.engine.connect() as connection:
-        return [row.pid for row in await connection.execute(ours)]
+    statement = text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+    async with environment.database.engine.connect() as connection:
+        return [row.pid for row in await connection.execute(statement)]
 
 
-def _cpu(store: list[int]) -> float:
+def _cpu_seconds(backend_ids: list[int]) -> float:
     """Return the CPU seconds of this process and of the database processes."""
-    return sum(map(fine_cpu, store)) + time.process_time()
+    return sum(map(cpu_seconds_precise, backend_ids)) + time.process_time()
 
 
-async def main(rounds: int) -> None:
+async def print_shares(rounds: int) -> None:
     """Print the shares as JSON."""
-    async with opened(read(), migrate=True) as world:
-        print(orjson.dumps(await shares(world, rounds)).decode())  # noqa: T201 - the output
+    async with open_environment(read_settings(), migrate=True) as world:
+        print(orjson.dumps(await measure_shares(world, rounds)).decode())  # noqa: T201 - the output
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1])))
+    uvloop.run(print_shares(int(sys.argv[1])))

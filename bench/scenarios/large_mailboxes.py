@@ -18,130 +18,146 @@ from sqlalchemy import event, insert, select, text
 from sqlmodel import col
 
 from bench.figures import report
-from bench.figures.measurements import Fact, Line
-from bench.load.http_client import Target, loaded, once, post
-from bench.load.message_generator import START, Writer
-from bench.load.sample_account import READER, make_user
-from bench.scenarios.in_process_request import asked
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, bounded, running, settled
-from graph.http.admission_control import Guards
-from graph.http.graphql_endpoint import Endpoint
-from graph.http.graphql_endpoint import Settings as Limits
-from graph.http.rate_budgets import Budgets, Rates
+from bench.figures.measurements import ComparedFigure, MeasuredValue
+from bench.load.http_client import BenchmarkTarget, encode_post_request, measure_load, request_json
+from bench.load.message_generator import FIRST_DATE, MessageGenerator
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.scenarios.in_process_request import send_request
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import (
+    MerganserServer,
+    run_until_exit,
+    run_with_timeout,
+    wait_until_idle,
+)
+from graph.http.admission_control import AdmissionControl
+from graph.http.graphql_endpoint import EndpointSettings as Limits
+from graph.http.graphql_endpoint import GraphqlEndpoint
+from graph.http.rate_budgets import PointRates, RateBudgets
 from graph.schema import schema
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.server.environment_factory import on_behalf, opened, owner
+from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
 from models.events.journal import Change, ChangeKind
 from models.messages.tables import Message
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Cursor
 from resolvers.auth import api_keys, authentication
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 from resolvers.context import Viewer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from resolvers.messages.loaders import NEWEST
+from resolvers.messages.loaders import NEWEST_FIRST
 
-NAME = "folders"
-LONGEST = 3600.0  # seconds
-CHUNK = 5000
-PAGE, LATE = 50, 1000
-FLAGGED = 1000
-LIST = """query ($box: ID!, $after: String) { viewer { user { mailbox(by: {id: $box}) {
+TITLE = "folders"
+RUN_TIMEOUT = 3600.0  # seconds
+ROWS_PER_TRANSACTION = 5000
+PAGE_SIZE, LATE_PAGE_NUMBER = 50, 1000
+MANY_MESSAGES = 1000
+PAGE_QUERY = """query ($box: ID!, $after: String) { viewer { user { mailbox(by: {id: $box}) {
   messages(first: 50, after: $after) {
     nodes { id subject from { name address } receivedAt seen flagged size intro }
     pageInfo { endCursor hasNextPage } } } } } }"""
-BOXES = "{ viewer { user { mailboxes { id path total unseen size } } } }"
-FLAG = """mutation ($input: MessageUpdateInput!) {
+MAILBOXES_QUERY = "{ viewer { user { mailboxes { id path total unseen size } } } }"
+FLAG_MUTATION = """mutation ($input: MessageUpdateInput!) {
   messageUpdate(input: $input) { updatedCount errors { message } } }"""
-MOVE = """mutation ($input: MessageMoveInput!) {
+MOVE_MUTATION = """mutation ($input: MessageMoveInput!) {
   messageMove(input: $input) { task { id } errors { message } } }"""
-TASK = "query ($id: ID!) { task(id: $id) { state done } }"
+TASK_QUERY = "query ($id: ID!) { task(id: $id) { state done } }"
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class LargeMailboxSize:
     """The size of the account."""
 
-    messages: int = 100_000
-    boxes: int = 1000
-    moved: int = 10_000
+    message_count: int = 100_000
+    mailbox_count: int = 1000
+    moved_count: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
+class LargeMailboxAccount:
     """The IDs and paths of the account that the load needs."""
 
-    secret: str = field(repr=False)
-    box: str
-    late: str  # cursor before the late page
-    newest: list[str]
-    away: str
-    few: str  # the mailbox with the messages to move
+    api_key: str = field(repr=False)
+    inbox_id: str
+    late_cursor: str  # cursor before the late page
+    newest_message_ids: list[str]
+    target_path: str
+    moved_path: str  # the mailbox with the messages to move
 
 
-async def fill(world: World, box: Picked, many: int) -> None:
+async def copy_message_into_mailbox(
+    environment: Environment, mailbox: ColumnRow, message_count: int
+) -> None:
     """Fill a mailbox with copies of the existing message."""
-    rows = await world.database.read(select(*picked(Message)).limit(1))
-    like = dict(zip(rows[0]._fields, rows[0], strict=True))
-    for start in range(0, many, CHUNK):
+    rows = await environment.database.read(select(*select_columns(Message)).limit(1))
+    model_row = dict(zip(rows[0]._fields, rows[0], strict=True))
+    for start in range(0, message_count, ROWS_PER_TRANSACTION):
         given = [
             {
-                **like,
-                "id": world.key(),
-                "mailbox_id": box.id,
+                **model_row,
+                "id": environment.new_id(),
+                "mailbox_id": mailbox.id,
                 "uid": nth + 2,
                 "seen": nth % 50 > 0,
-                "received_at": START + timedelta(minutes=nth),
-                "listed_at": START + timedelta(minutes=nth),
+                "received_at": FIRST_DATE + timedelta(minutes=nth),
+                "listed_at": FIRST_DATE + timedelta(minutes=nth),
                 "subject": f"Letter {nth}",
                 "indexed": True,
             }
-            for nth in range(start, min(start + CHUNK, many))
+            for nth in range(start, min(start + ROWS_PER_TRANSACTION, message_count))
         ]
-        async with world.write() as session:
+        async with environment.write_session() as session:
             await (await session.connection()).execute(insert(Message), given)
 
 
-async def furnish(world: World, size: Size) -> Folders:
+async def create_large_account(
+    environment: Environment, size: LargeMailboxSize
+) -> LargeMailboxAccount:
     """Create an account with a large inbox, another filled mailbox and many empty ones."""
-    user = await make_user(world, READER)
-    ctx = on_behalf(world, user.id)
-    paths = [f"Projects/No {nth:04}" for nth in range(size.boxes)]
+    user = await create_user(environment, READER_ADDRESS)
+    ctx = user_context(environment, user.id)
+    paths = [f"Projects/No {nth:04}" for nth in range(size.mailbox_count)]
     for start in range(0, len(paths), 100):
-        await mailbox_loaders.create(ctx, NewMailboxes([*paths[start : start + 100]]))
-    to = await address_resolution.recipient(world, READER)
-    letter = await received_messages.read(Writer().letter(1, size=4000, attached=b""))
-    await received_messages.receive(world, letter, to, "carol@example.com")
-    boxes = {box.path: box for box in await mailbox_loaders.all_of(ctx, user.id, {"id", "path"})}
-    await fill(world, boxes["INBOX"], size.messages)
-    await fill(world, boxes[paths[0]], size.moved)
-    await _count(world)
+        await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([*paths[start : start + 100]]))
+    to = await address_resolution.load_recipient(environment, READER_ADDRESS)
+    message = await received_messages.read_message(
+        MessageGenerator().make_message(1, size=4000, attachment=b"")
+    )
+    await received_messages.store_for_recipient(environment, message, to, "carol@example.com")
+    boxes = {
+        box.path: box
+        for box in await mailbox_loaders.load_all_of_user(ctx, user.id, {"id", "path"})
+    }
+    await copy_message_into_mailbox(environment, boxes["INBOX"], size.message_count)
+    await copy_message_into_mailbox(environment, boxes[paths[0]], size.moved_count)
+    await _update_counters(environment)
     newest = (
-        select(*picked(Message, {"id", "listed_at"}))
+        select(*select_columns(Message, {"id", "listed_at"}))
         .where(col(Message.mailbox_id) == boxes["INBOX"].id)
         .order_by(col(Message.listed_at).desc(), col(Message.id).desc())
     )
-    rows = await world.database.read(newest.limit(FLAGGED))
-    skipped = min(PAGE * (LATE - 1), size.messages // 2)
-    (last,) = await world.database.read(newest.offset(skipped).limit(1))
-    _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
-    return Folders(
+    rows = await environment.database.read(newest.limit(MANY_MESSAGES))
+    skipped = min(PAGE_SIZE * (LATE_PAGE_NUMBER - 1), size.message_count // 2)
+    (last,) = await environment.database.read(newest.offset(skipped).limit(1))
+    _, secret = await api_keys.create_api_key(
+        root_context(environment), NewApiKey("bench", user_id=user.id)
+    )
+    return LargeMailboxAccount(
         secret,
         encode("Mailbox", boxes["INBOX"].id),
-        str(Cursor(NEWEST, last.listed_at, last.id)),
+        str(Cursor(NEWEST_FIRST, last.listed_at, last.id)),
         [encode("Message", row.id) for row in rows],
         paths[1],
         paths[0],
     )
 
 
-async def _count(world: World) -> None:
+async def _update_counters(environment: Environment) -> None:
     """Update counters and quota from the inserted rows, and analyze the tables."""
     sums = "FROM messages WHERE mailbox_id = mailboxes.id"
     statements = [
@@ -152,126 +168,183 @@ async def _count(world: World) -> None:
         "WHERE user_id = users.id)",
         "ANALYZE",
     ]
-    async with world.database.engine.begin() as connection:
+    async with environment.database.engine.begin() as connection:
         for statement in statements:
             await connection.execute(text(statement))
 
 
-def flags(target: Target, ids: list[str]) -> Iterator[bytes]:
+def flag_requests(target: BenchmarkTarget, message_ids: list[str]) -> Iterator[bytes]:
     """Yield requests that flag and unflag these messages."""
     for flagged in itertools.cycle((True, False)):
-        given = {"select": {"ids": ids}, "set": {"flagged": flagged}}
-        yield post(target, "/graphql", {"query": FLAG, "variables": {"input": given}})
+        given = {"select": {"ids": message_ids}, "set": {"flagged": flagged}}
+        yield encode_post_request(
+            target, "/graphql", {"query": FLAG_MUTATION, "variables": {"input": given}}
+        )
 
 
-async def measured(
-    kind: Kind, folder: Path, *, size: Size, seconds: float = 2.0, only: str = ""
-) -> tuple[list[Line], list[Fact]]:
+async def measure_large_mailboxes(
+    database_kind: DatabaseKind,
+    folder: Path,
+    *,
+    size: LargeMailboxSize,
+    seconds: float = 2.0,
+    name_part: str = "",
+) -> tuple[list[ComparedFigure], list[MeasuredValue]]:
     """Return figures over HTTP without a baseline, and values read from the database."""
-    lines, facts = list[Line](), list[Fact]()
-    async with _furnished(kind, folder, size) as (server, settings, there):
-        async with running(server.start) as pid:
-            target = Target(server.http, pid, there.secret)
+    lines, facts = list[ComparedFigure](), list[MeasuredValue]()
+    async with _create_server(database_kind, folder, size) as prepared:
+        account = prepared.account
+        async with run_until_exit(prepared.server.start) as pid:
+            target = BenchmarkTarget(prepared.server.http_port, pid, account.api_key)
 
-            async def line(name: str, requests: Iterator[bytes], connections: int) -> None:
-                if only in name:
-                    figure = await loaded(
-                        target, requests, connections=connections, seconds=seconds, least=5
+            async def measure_line(
+                name: str, requests: Iterator[bytes], connection_count: int
+            ) -> None:
+                if name_part in name:
+                    figure = await measure_load(
+                        target,
+                        requests,
+                        connection_count=connection_count,
+                        seconds=seconds,
+                        min_responses=5,
                     )
-                    lines.append(Line(f"{size.messages:,} messages: {name}", figure))
-                    await settled(pid)
+                    lines.append(ComparedFigure(f"{size.message_count:,} messages: {name}", figure))
+                    await wait_until_idle(pid)
 
-            def page(after: str | None) -> Iterator[bytes]:
-                given = {"box": there.box, "after": after}
-                body = post(target, "/graphql", {"query": LIST, "variables": given})
+            def page_requests(after: str | None) -> Iterator[bytes]:
+                given = {"box": account.inbox_id, "after": after}
+                body = encode_post_request(
+                    target, "/graphql", {"query": PAGE_QUERY, "variables": given}
+                )
                 return itertools.repeat(body)
 
-            await line("first page", page(None), 2)
-            await line("page 1,000", page(there.late), 2)
-            boxes = itertools.repeat(post(target, "/graphql", {"query": BOXES}))
-            await line(f"{size.boxes:,} mailboxes", boxes, 2)
-            await line("flag 1", flags(target, there.newest[:1]), 1)
-            await line(f"flag {len(there.newest):,}", flags(target, there.newest), 1)
-            if only in "move":
-                facts.append(await _moved(target, there, size))
-        async with opened(settings) as world:
-            facts += [await _told(world), await _statements(world, there, size)]
+            await measure_line("first page", page_requests(None), 2)
+            await measure_line("page 1,000", page_requests(account.late_cursor), 2)
+            boxes = itertools.repeat(
+                encode_post_request(target, "/graphql", {"query": MAILBOXES_QUERY})
+            )
+            await measure_line(f"{size.mailbox_count:,} mailboxes", boxes, 2)
+            await measure_line("flag 1", flag_requests(target, account.newest_message_ids[:1]), 1)
+            await measure_line(
+                f"flag {len(account.newest_message_ids):,}",
+                flag_requests(target, account.newest_message_ids),
+                1,
+            )
+            if name_part in "move":
+                facts.append(await _measure_move(target, account, size))
+        async with open_environment(prepared.settings) as environment:
+            facts += [
+                await _count_journaled_moves(environment),
+                await _count_statements_of_list(environment, account, size),
+            ]
     return lines, facts
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedMailboxServer:
+    """A server that is not started yet, its settings, and its account."""
+
+    server: MerganserServer
+    settings: Settings
+    account: LargeMailboxAccount
+
+
 @asynccontextmanager
-async def _furnished(
-    kind: Kind, folder: Path, size: Size
-) -> AsyncGenerator[tuple[Server, Settings, Folders]]:
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / "folders", url)
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    async with opened(settings, migrate=True) as world:
-        there = await furnish(world, size)
-    yield server, settings, there
+async def _create_server(
+    database_kind: DatabaseKind, folder: Path, size: LargeMailboxSize
+) -> AsyncGenerator[PreparedMailboxServer]:
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(folder / "folders", url)
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    async with open_environment(settings, migrate=True) as world:
+        account = await create_large_account(world, size)
+    yield PreparedMailboxServer(server, settings, account)
 
 
-async def _moved(target: Target, there: Folders, size: Size) -> Fact:
+async def _measure_move(
+    target: BenchmarkTarget, account: LargeMailboxAccount, size: LargeMailboxSize
+) -> MeasuredValue:
     """Move all messages of a mailbox with one mutation, and wait for its task."""
-    given = {"select": {"mailbox": {"path": there.few}}, "to": {"path": there.away}}
-    began = time.perf_counter()
-    answer = await once(target, "/graphql", {"query": MOVE, "variables": {"input": given}})
+    given = {
+        "select": {"mailbox": {"path": account.moved_path}},
+        "to": {"path": account.target_path},
+    }
+    started_at = time.perf_counter()
+    answer = await request_json(
+        target, "/graphql", {"query": MOVE_MUTATION, "variables": {"input": given}}
+    )
     task = answer["data"]["messageMove"]["task"]
     while task:
-        body = {"query": TASK, "variables": {"id": task["id"]}}
-        now = (await once(target, "/graphql", body))["data"]["task"]
+        body = {"query": TASK_QUERY, "variables": {"id": task["id"]}}
+        now = (await request_json(target, "/graphql", body))["data"]["task"]
         if now["state"] not in ("QUEUED", "RUNNING"):
             break
         await asyncio.sleep(0.01)
-    return Fact(f"{size.moved:,} messages moved", time.perf_counter() - began, "s")
+    return MeasuredValue(
+        f"{size.moved_count:,} messages moved", time.perf_counter() - started_at, "s"
+    )
 
 
-async def _told(world: World) -> Fact:
+async def _count_journaled_moves(environment: Environment) -> MeasuredValue:
     """Return how many moved messages the journal has recorded."""
     moves = select(col(Change.ids)).where(col(Change.kind) == ChangeKind.MESSAGE_MOVED)
-    rows = await world.database.read(moves)
-    return Fact("moves in the journal", sum(len(row.ids) for row in rows), "")
+    rows = await environment.database.read(moves)
+    return MeasuredValue("moves in the journal", sum(len(row.ids) for row in rows), "")
 
 
-async def _statements(world: World, there: Folders, size: Size) -> Fact:
+async def _count_statements_of_list(
+    environment: Environment, account: LargeMailboxAccount, size: LargeMailboxSize
+) -> MeasuredValue:
     """Return how many SQL statements the list of all mailboxes needs."""
-    sent: list[str] = []
+    statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
+        statements.append(statement)
 
-    for engine in world.database.engines:
+    for engine in environment.database.engines:
         event.listen(engine, "before_cursor_execute", note)
 
     async def sign_in(
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
-        return await authentication.sign_in(world, headers, params, ip=ip)
+        return await authentication.authenticate_request(environment, headers, params, ip=ip)
 
-    unpaid = Limits(guards=Guards(Budgets(Rates(0, 0, 0))))
-    endpoint = Endpoint(schema, world, sign_in, unpaid)
+    unpaid = Limits(guards=AdmissionControl(RateBudgets(PointRates(0, 0, 0))))
+    endpoint = GraphqlEndpoint(schema, environment, sign_in, unpaid)
     for _ in range(3):  # parsed, then compiled, then from the plan
-        del sent[:]
-        await asked(endpoint, orjson.dumps({"query": BOXES}), there.secret)
-    return Fact(f"statements for {size.boxes:,} mailboxes", len(sent), "")
+        del statements[:]
+        await send_request(endpoint, orjson.dumps({"query": MAILBOXES_QUERY}), account.api_key)
+    return MeasuredValue(f"statements for {size.mailbox_count:,} mailboxes", len(statements), "")
 
 
 def main(
-    store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
-    messages: Annotated[int, typer.Option(help="In the inbox.")] = Size().messages,
-    boxes: Annotated[int, typer.Option(help="Folders.")] = Size().boxes,
-    moved: Annotated[int, typer.Option(help="Messages that are moved.")] = Size().moved,
+    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
+    messages: Annotated[int, typer.Option(help="In the inbox.")] = LargeMailboxSize().message_count,
+    boxes: Annotated[int, typer.Option(help="Folders.")] = LargeMailboxSize().mailbox_count,
+    moved: Annotated[
+        int, typer.Option(help="Messages that are moved.")
+    ] = LargeMailboxSize().moved_count,
     only: Annotated[str, typer.Option(help="Only what has this in its name.")] = "",
 ) -> None:
     """Print the figures."""
-    uvloop.run(bounded(_shown(store, Size(messages, boxes, moved), only), LONGEST))
+    uvloop.run(
+        run_with_timeout(
+            _print_measurements(store, LargeMailboxSize(messages, boxes, moved), only), RUN_TIMEOUT
+        )
+    )
 
 
-async def _shown(store: Kind, size: Size, only: str) -> None:
+async def _print_measurements(
+    database_kind: DatabaseKind, size: LargeMailboxSize, name_part: str
+) -> None:
     with tempfile.TemporaryDirectory(prefix="merganser-folders-") as folder:
-        lines, facts = await measured(store, Path(folder), size=size, only=only)
+        lines, facts = await measure_large_mailboxes(
+            database_kind, Path(folder), size=size, name_part=name_part
+        )
     for line in lines:
-        typer.echo(report.line(line))
+        typer.echo(report.format_figure(line))
     for fact in facts:
         typer.echo(f"{fact.name}: {fact.value:,.3g} {fact.unit}")
 

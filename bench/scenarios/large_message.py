@@ -16,96 +16,113 @@ from typing import Any, cast
 
 from rich.progress import Progress
 
-from bench.figures.goals import ABOVE, BESIDE, SENT_ON
-from bench.figures.measurements import Fact, Figure
-from bench.load.http_client import Target
-from bench.load.lmtp_client import Neighbour, delivered
-from bench.load.message_generator import Writer
-from bench.load.sample_account import make_user
-from bench.servers.compared_servers import Kind, postgres
+from bench.figures.goals import MEMORY_OF_LARGE, P99_BESIDE_LARGE, SMTP_AND_REDIRECT
+from bench.figures.measurements import LoadFigure, MeasuredValue
+from bench.load.http_client import BenchmarkTarget
+from bench.load.lmtp_client import LmtpConnection, measure_deliveries
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
 from bench.servers.merganser_process import (
-    PATIENCE,
-    ROOT,
-    Server,
-    broken,
-    hang_up,
-    running,
-    settled,
-    whole_memory,
+    PROJECT_ROOT,
+    START_STOP_TIMEOUT,
+    MerganserServer,
+    close_connection,
+    logged_errors,
+    memory_of_process_tree,
+    run_until_exit,
+    wait_until_idle,
 )
 from bench.servers.ports import HOST, free_port
 from merganser.server import arc_keys
-from merganser.server.environment_factory import opened
+from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 
-NAME = "deliveries beside a large one by SMTP that is sent on"
-PLAIN, FORWARDS, FAR = "plain@bench.example", "onward@bench.example", "far@elsewhere.example"
-SMALL, LARGE = 2_000, 50 * 1024 * 1024  # bytes
-STEP = 1 << 20  # bytes
-LOOK = 0.02
-UNKNOWN = b"\x81\x83"
-SIGNED = (  # makes the server hash the body, although the key is unknown
+TITLE = "deliveries beside a large one by SMTP that is sent on"
+PLAIN_ADDRESS, FORWARDING_ADDRESS, EXTERNAL_ADDRESS = (
+    "plain@bench.example",
+    "onward@bench.example",
+    "far@elsewhere.example",
+)
+SMALL_SIZE, LARGE_SIZE = 2_000, 50 * 1024 * 1024  # bytes
+READ_SIZE = 1 << 20  # bytes
+POLL_SECONDS = 0.02
+NXDOMAIN_FLAGS = b"\x81\x83"
+DKIM_HEADER = (  # makes the server hash the body, although the key is unknown
     b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/%s; d=example.com; s=s; h=from;\r\n"
     b" bh=MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=; b=AAAA\r\n"
 )
 
 
-async def measured(
-    kind: Kind, folder: Path, many: int, seconds: tuple[int, float], bar: Progress
-) -> list[Fact]:
+async def measure_large_messages(
+    database_kind: DatabaseKind,
+    folder: Path,
+    message_count: int,
+    rounds_and_seconds: tuple[int, float],
+    progress: Progress,
+) -> list[MeasuredValue]:
     """Measure the latency of small messages beside large ones, and the memory of these."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     smtp, following, names = free_port(), free_port(), free_port()
     keys = folder / "keys"
-    more = {
+    extra_settings = {
         "MERGANSER_SMTP": f"{HOST}:{smtp}",
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{following}?tls=never",
         "MERGANSER_DNS_RESOLVER": f"{HOST}:{names}",
         "MERGANSER_ARC_KEYS": str(keys),
         "MERGANSER_HOSTNAME": "mx.bench.example",
     }
-    server = Server(folder / "large", url, more=more)
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    task = bar.add_task(NAME, total=1)
-    arc_keys.put(keys, "bench.example", "s")
-    async with opened(settings, migrate=True) as world:
-        await make_user(world, PLAIN)
-        await make_user(world, FORWARDS, FAR)
-    async with running(server.start) as pid:
-        outside = [str(number) for number in (many, smtp, following, names)]
+    server = MerganserServer(folder / "large", url, extra_environment=extra_settings)
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    task = progress.add_task(TITLE, total=1)
+    arc_keys.create_arc_key(keys, "bench.example", "s")
+    async with open_environment(settings, migrate=True) as world:
+        await create_user(world, PLAIN_ADDRESS)
+        await create_user(world, FORWARDING_ADDRESS, EXTERNAL_ADDRESS)
+    async with run_until_exit(server.start) as pid:
+        outside = [str(number) for number in (message_count, smtp, following, names)]
         command = (sys.executable, "-m", "bench.scenarios.large_message", *outside)
-        times, above = await beside(Target(server.lmtp, pid), command, PLAIN, seconds)
-    bar.remove_task(task)
-    if problems := broken(server.folder / "server.log"):
+        times, above = await measure_beside_large(
+            BenchmarkTarget(server.lmtp_port, pid), command, PLAIN_ADDRESS, rounds_and_seconds
+        )
+    progress.remove_task(task)
+    if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     return [
-        Fact(f"{BESIDE}, {SENT_ON}", times, "times"),
-        Fact(f"{ABOVE}, {SENT_ON}", above, "MiB"),
+        MeasuredValue(f"{P99_BESIDE_LARGE}, {SMTP_AND_REDIRECT}", times, "times"),
+        MeasuredValue(f"{MEMORY_OF_LARGE}, {SMTP_AND_REDIRECT}", above, "MiB"),
     ]
 
 
-async def beside(
-    lmtp: Target, command: Sequence[str], to: str, size: tuple[int, float]
+async def measure_beside_large(
+    lmtp: BenchmarkTarget,
+    command: Sequence[str],
+    recipient: str,
+    rounds_and_seconds: tuple[int, float],
 ) -> tuple[float, float]:
     """Measure small messages alone, then while a command sends large ones.
 
     Returns the ratio of the p99 latencies, and the most memory above idle, in MiB, of the
     server and its child processes.
     """
-    letters, (rounds, seconds) = small_letters(SMALL), size
-    await settled(lmtp.pid)
-    alone = await delivered(lmtp, letters, to, connections=1, seconds=rounds * seconds)
-    await settled(lmtp.pid)
-    idle, most, over = whole_memory(lmtp.pid), list[int](), asyncio.Event()
+    messages, (rounds, seconds) = small_messages(SMALL_SIZE), rounds_and_seconds
+    await wait_until_idle(lmtp.pid)
+    alone = await measure_deliveries(
+        lmtp, messages, recipient, connection_count=1, seconds=rounds * seconds
+    )
+    await wait_until_idle(lmtp.pid)
+    idle, most, over = memory_of_process_tree(lmtp.pid), list[int](), asyncio.Event()
 
-    async def look() -> None:
+    async def poll_memory() -> None:
         while not over.is_set():
-            most.append(await asyncio.to_thread(whole_memory, lmtp.pid))
+            most.append(await asyncio.to_thread(memory_of_process_tree, lmtp.pid))
             with suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), LOOK)
+                await asyncio.wait_for(over.wait(), POLL_SECONDS)
 
-    async def large() -> None:
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+    async def send_large() -> None:
+        process = await asyncio.create_subprocess_exec(*command, cwd=PROJECT_ROOT)
         try:
             if code := await process.wait():
                 raise RuntimeError(f"large letters were not delivered: {code}")
@@ -115,31 +132,35 @@ async def beside(
                 process.kill()
                 await process.wait()
 
-    async def small() -> Figure:
-        runs = list[Figure]()
+    async def send_small() -> LoadFigure:
+        runs = list[LoadFigure]()
         while not over.is_set():
-            runs.append(await delivered(lmtp, letters, to, connections=1, seconds=seconds))
+            runs.append(
+                await measure_deliveries(
+                    lmtp, messages, recipient, connection_count=1, seconds=seconds
+                )
+            )
         return max(runs, key=lambda run: run.p99)
 
-    busy, _, _ = await asyncio.gather(small(), look(), large())
+    busy, _, _ = await asyncio.gather(send_small(), poll_memory(), send_large())
     return busy.p99 / alone.p99, (max(most) - idle) / 1024
 
 
-def small_letters(size: int) -> Iterator[bytes]:
+def small_messages(size: int) -> Iterator[bytes]:
     """Yield messages of this size endlessly."""
-    writer, number = Writer(seed=size), 0
+    writer, number = MessageGenerator(seed=size), 0
     while True:
-        yield writer.letter(number, size=size)
+        yield writer.make_message(number, size=size)
         number += 1
 
 
-def large_letter() -> bytes:
+def large_message() -> bytes:
     """Return a message of 50 MiB with an attachment."""
-    writer = Writer(seed=LARGE)
-    return writer.letter(0, attached=writer.random.randbytes(LARGE * 3 // 4))
+    writer = MessageGenerator(seed=LARGE_SIZE)
+    return writer.make_message(0, attachment=writer.random.randbytes(LARGE_SIZE * 3 // 4))
 
 
-class Ignorant(DatagramProtocol):
+class EmptyDnsServer(DatagramProtocol):
     """A DNS server that answers NXDOMAIN for every name."""
 
     def connection_made(self, transport: Any) -> None:
@@ -149,24 +170,24 @@ class Ignorant(DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         """Answer NXDOMAIN with the question section."""
         empty = data[4:6] + bytes(6)
-        self._transport.sendto(data[:2] + UNKNOWN + empty + _question(data), addr)
+        self._transport.sendto(data[:2] + NXDOMAIN_FLAGS + empty + _question_of_query(data), addr)
 
 
-def _question(data: bytes) -> bytes:
+def _question_of_query(data: bytes) -> bytes:
     end = data.index(0, 12) + 5
     return data[12:end]
 
 
-class Elsewhere:
+class NextHopServer:
     """The next hop: an SMTP server that accepts and counts all messages."""
 
     def __init__(self) -> None:
-        self.came = asyncio.Semaphore(0)
-        self.open = dict[StreamWriter, asyncio.Task[None] | None]()
+        self.received = asyncio.Semaphore(0)
+        self.connections = dict[StreamWriter, asyncio.Task[None] | None]()
 
-    async def converse(self, reader: StreamReader, writer: StreamWriter) -> None:
+    async def handle_connection(self, reader: StreamReader, writer: StreamWriter) -> None:
         """Accept messages until the client disconnects."""
-        self.open[writer] = asyncio.current_task()
+        self.connections[writer] = asyncio.current_task()
         writer.write(b"220 elsewhere.example\r\n")
         with suppress(ConnectionError):
             while line := await reader.readline():
@@ -174,50 +195,58 @@ class Elsewhere:
                     break
                 if line.upper().startswith(b"DATA"):
                     writer.write(b"354 Go on\r\n")
-                    await self._take(reader)
-                    self.came.release()
+                    await self._read_message(reader)
+                    self.received.release()
                 writer.write(b"250 2.0.0 Fine\r\n")
-        await hang_up(writer)
-        del self.open[writer]
+        await close_connection(writer)
+        del self.connections[writer]
 
-    async def close(self) -> None:
+    async def close_connections(self) -> None:
         """Close all connections."""
-        tasks = list(filter(None, self.open.values()))
-        for writer in self.open:
+        tasks = list(filter(None, self.connections.values()))
+        for writer in self.connections:
             writer.close()
         await asyncio.gather(*tasks)
 
-    async def _take(self, reader: StreamReader) -> None:
+    async def _read_message(self, reader: StreamReader) -> None:
         end = b""
         while not end.endswith(b"\r\n.\r\n"):
-            piece = await reader.read(STEP)
-            if not piece:
+            chunk = await reader.read(READ_SIZE)
+            if not chunk:
                 raise ConnectionError("hung up on")
-            end = (end + piece)[-5:]
+            end = (end + chunk)[-5:]
 
 
-async def _hand_in(many: int, smtp: int, following: int, names: int) -> None:
-    raw, elsewhere = large_letter(), Elsewhere()
-    head = b"".join(SIGNED % form for form in (b"relaxed", b"simple"))
+async def _send_large_messages(
+    message_count: int, smtp_port: int, next_hop_port: int, dns_port: int
+) -> None:
+    raw, elsewhere = large_message(), NextHopServer()
+    head = b"".join(DKIM_HEADER % form for form in (b"relaxed", b"simple"))
     loop = asyncio.get_running_loop()
-    there, _ = await loop.create_datagram_endpoint(Ignorant, local_addr=(HOST, names))
-    listening = await asyncio.start_server(elsewhere.converse, HOST, following, limit=STEP)
-    neighbour = Neighbour(*await asyncio.open_connection(HOST, smtp))
-    await neighbour.reply()
+    dns_transport, _ = await loop.create_datagram_endpoint(
+        EmptyDnsServer, local_addr=(HOST, dns_port)
+    )
+    listening = await asyncio.start_server(
+        elsewhere.handle_connection, HOST, next_hop_port, limit=READ_SIZE
+    )
+    neighbour = LmtpConnection(*await asyncio.open_connection(HOST, smtp_port))
+    await neighbour.read_reply()
     neighbour.writer.write(b"EHLO elsewhere.example\r\n")
-    await neighbour.reply()
-    for number in range(many):
-        reply = await neighbour.deliver(FORWARDS, b"X-Number: %d\r\n" % number + head + raw)
+    await neighbour.read_reply()
+    for number in range(message_count):
+        reply = await neighbour.deliver(
+            FORWARDING_ADDRESS, b"X-Number: %d\r\n" % number + head + raw
+        )
         if not reply.startswith("250"):
             raise RuntimeError(f"not delivered: {reply}")
-    async with asyncio.timeout(PATIENCE):
-        for _ in range(many):
-            await elsewhere.came.acquire()
+    async with asyncio.timeout(START_STOP_TIMEOUT):
+        for _ in range(message_count):
+            await elsewhere.received.acquire()
     await neighbour.close()
     listening.close()
-    await elsewhere.close()
-    there.close()
+    await elsewhere.close_connections()
+    dns_transport.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_hand_in(*map(int, sys.argv[1:5])))
+    asyncio.run(_send_large_messages(*map(int, sys.argv[1:5])))

@@ -12,86 +12,106 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.figures.goals import BATCHED, HANDED_IN
-from bench.figures.measurements import Fact
-from bench.load.http_client import Target, loaded, once, post
-from bench.load.sample_account import READER, make_user
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, broken, running, settled
-from merganser.server.environment_factory import opened, owner
+from bench.figures.goals import MAIL_MERGE, SUBMISSION_RATE
+from bench.figures.measurements import MeasuredValue
+from bench.load.http_client import BenchmarkTarget, encode_post_request, measure_load, request_json
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import (
+    MerganserServer,
+    logged_errors,
+    run_until_exit,
+    wait_until_idle,
+)
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 
-NAME = "letters handed in"
+TITLE = "letters handed in"
 TEXT = "All ducks are to be counted before the frost, the geese behind them.\r\n" * 280
-WAYS = {  # messages per request (negative: mail merge) and connections
+REQUEST_SHAPES = {  # messages per request (negative: mail merge) and connections
     "one in a request": (1, 16),
     "20 in a request": (20, 8),
-    BATCHED: (-50, 4),
+    MAIL_MERGE: (-50, 4),
 }
-PROCESSES = (1, 2)
-DONE = "{ errors { message } submission { queueId } }"
+PROCESS_COUNTS = (1, 2)
+PAYLOAD_FIELDS = "{ errors { message } submission { queueId } }"
 
 
-async def measured(kind: Kind, folder: Path, seconds: float, bar: Progress) -> list[Fact]:
+async def measure_submission(
+    database_kind: DatabaseKind, folder: Path, seconds: float, progress: Progress
+) -> list[MeasuredValue]:
     """Return how many messages are submitted per second, and the CPU of each."""
-    task = bar.add_task(NAME, total=len(PROCESSES) * (len(WAYS) + 1))
+    task = progress.add_task(TITLE, total=len(PROCESS_COUNTS) * (len(REQUEST_SHAPES) + 1))
     facts = []
-    for processes in PROCESSES:
+    for processes in PROCESS_COUNTS:
         own = folder / f"{folder.name}-{processes}"
-        url = postgres(own) if kind is Kind.POSTGRES else None
-        words = ("--workers", str(processes)) if processes > 1 else ()
-        server = Server(own, url, words=words)
-        facts += await _handed_in(server, processes, seconds, lambda: bar.advance(task))
-    bar.remove_task(task)
+        url = start_postgres(own) if database_kind is DatabaseKind.POSTGRES else None
+        serve_options = ("--workers", str(processes)) if processes > 1 else ()
+        server = MerganserServer(own, url, serve_arguments=serve_options)
+        facts += await _measure_server(server, processes, seconds, lambda: progress.advance(task))
+    progress.remove_task(task)
     return facts
 
 
-async def _handed_in(
-    server: Server, processes: int, seconds: float, done: Callable[[], None]
-) -> list[Fact]:
-    url = server.store
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    async with opened(settings, migrate=True) as world:
-        user = await make_user(world, READER, recipients=0)
-        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
+async def _measure_server(
+    server: MerganserServer, process_count: int, seconds: float, advance: Callable[[], None]
+) -> list[MeasuredValue]:
+    url = server.database_url
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    async with open_environment(settings, migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS, recipients=0)
+        _, secret = await api_keys.create_api_key(
+            root_context(world), NewApiKey("bench", user_id=user.id)
+        )
     facts = []
-    async with running(server.start) as pid:
-        target = Target(server.http, pid, secret)
-        await settled(pid)
-        await _checked(target)
-        done()
-        for way, (many, connections) in WAYS.items():
-            requests: Iterator[bytes] = repeat(post(target, "/graphql", asked(many)))
-            figure = await loaded(target, requests, connections=connections, seconds=seconds)
-            each, name = abs(many), way if processes == 1 else f"{way}, {processes} processes"
-            facts.append(Fact(HANDED_IN.format(name), figure.rate * each, ""))
-            if processes == 1:  # of more processes the CPU is not summed up
-                facts.append(Fact(f"CPU of one, {name}", figure.cpu / each, "µs"))
-            done()
-    if problems := broken(server.folder / "server.log"):
+    async with run_until_exit(server.start) as pid:
+        target = BenchmarkTarget(server.http_port, pid, secret)
+        await wait_until_idle(pid)
+        await _require_success(target)
+        advance()
+        for shape_name, (many, connections) in REQUEST_SHAPES.items():
+            requests: Iterator[bytes] = repeat(
+                encode_post_request(target, "/graphql", request_body(many))
+            )
+            figure = await measure_load(
+                target, requests, connection_count=connections, seconds=seconds
+            )
+            each, name = (
+                abs(many),
+                shape_name if process_count == 1 else f"{shape_name}, {process_count} processes",
+            )
+            facts.append(MeasuredValue(SUBMISSION_RATE.format(name), figure.rate * each, ""))
+            if process_count == 1:  # of more processes the CPU is not summed up
+                facts.append(MeasuredValue(f"CPU of one, {name}", figure.cpu / each, "µs"))
+            advance()
+    if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     return facts
 
 
-def asked(many: int) -> dict[str, Any]:
+def request_body(message_count: int) -> dict[str, Any]:
     """Return a request for some messages; a negative number means one mail merge."""
     later = (datetime.now(UTC) + timedelta(days=365)).isoformat()  # none is due during the run
-    letter: dict[str, Any] = {"subject": "Ducks", "text": TEXT, "sendTime": later}
-    if many < 0:
-        people = [{"to": [{"address": f"carol{n}@example.net"}]} for n in range(-many)]
-        letter["merge"], many = people, 1
+    message: dict[str, Any] = {"subject": "Ducks", "text": TEXT, "sendTime": later}
+    if message_count < 0:
+        people = [{"to": [{"address": f"carol{n}@example.net"}]} for n in range(-message_count)]
+        message["merge"], message_count = people, 1
     else:
-        letter["to"] = [{"address": "carol@example.net"}]
-    fields = " ".join(f"n{n}: messageSend(input: $input) {DONE}" for n in range(many))
+        message["to"] = [{"address": "carol@example.net"}]
+    fields = " ".join(
+        f"n{n}: messageSend(input: $input) {PAYLOAD_FIELDS}" for n in range(message_count)
+    )
     query = f"mutation ($input: MessageSendInput!) {{ {fields} }}"
-    return {"query": query, "variables": {"input": letter}}
+    return {"query": query, "variables": {"input": message}}
 
 
-async def _checked(target: Target) -> None:
+async def _require_success(target: BenchmarkTarget) -> None:
     """Raise RuntimeError if one of the requests is refused."""
-    for many, _ in WAYS.values():
-        answer = await once(target, "/graphql", asked(many))
+    for many, _ in REQUEST_SHAPES.values():
+        answer = await request_json(target, "/graphql", request_body(many))
         if any(one["errors"] or not one["submission"] for one in answer["data"].values()):
             raise RuntimeError(f"refused: {answer}")

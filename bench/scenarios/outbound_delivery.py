@@ -11,78 +11,97 @@ from rich.progress import Progress
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from bench.figures.goals import SENT_OUT
-from bench.figures.measurements import Fact
-from bench.load.sample_account import READER, make_user
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import ROOT, Server, broken, cpu, running
+from bench.figures.goals import OUTBOUND_RATE
+from bench.figures.measurements import MeasuredValue
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import (
+    PROJECT_ROOT,
+    MerganserServer,
+    cpu_seconds,
+    logged_errors,
+    run_until_exit,
+)
 from bench.servers.ports import HOST
-from mail.mime.header_encoding import Named
-from merganser.server.environment_factory import on_behalf, opened
+from mail.mime.header_encoding import NamedAddress
+from merganser.server.environment_factory import open_environment, user_context
 from merganser.settings.settings import Settings
-from models.queue.tables import Delivery
-from models.runtime.environment import World
+from models.queue.tables import QueueEntry
+from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import Outgoing
+from resolvers.submission.create import SendRequest
 
-NAME = "mail that leaves"
-MESSAGES, LETTER = 3000, 20_000
-LONGEST = 600.0  # seconds
-LOOK = 0.1
-AT_ONCE = 1
+TITLE = "mail that leaves"
+MESSAGE_COUNT, MESSAGE_SIZE = 3000, 20_000
+QUEUE_TIMEOUT = 600.0  # seconds
+POLL_SECONDS = 0.1
+CONCURRENT_SUBMISSIONS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Stood:
+class SinkStatistics:
     """The counters of the SMTP sink."""
 
-    messages: int
-    connections: int
-    first: float
-    last: float
+    message_count: int
+    connection_count: int
+    first_at: float
+    last_at: float
 
 
-async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
+async def measure_outbound_delivery(
+    database_kind: DatabaseKind, folder: Path, message_count: int, progress: Progress
+) -> list[MeasuredValue]:
     """Queue messages, then start a server that sends them.
 
     Raises RuntimeError if not all arrive.
     """
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    async with _sink() as port:
-        more = {"MERGANSER_NEXT_HOP": f"smtp://{HOST}:{port}"}
-        server = Server(folder / "sending", url, more=more)
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    async with _run_sink() as port:
+        extra_settings = {"MERGANSER_NEXT_HOP": f"smtp://{HOST}:{port}"}
+        server = MerganserServer(folder / "sending", url, extra_environment=extra_settings)
         settings = Settings(
-            data=server.folder,
+            data=server.data_folder,
             recipients_daily=0,
-            store=url or f"sqlite+aiosqlite:///{server.folder}/merganser.db",
+            store=url or f"sqlite+aiosqlite:///{server.data_folder}/merganser.db",
         )
-        task = bar.add_task(NAME, total=2)
-        async with opened(settings, migrate=True) as world:
-            await _queued(world, many)
-            bar.advance(task)
-        async with running(server.start) as pid:
-            async with opened(settings, migrate=False) as world, asyncio.timeout(LONGEST):
-                while await _waiting(world):  # noqa: ASYNC110 - rows have no event
-                    await asyncio.sleep(LOOK)
-            used, stood = cpu(pid), await _stood(port)
-        bar.remove_task(task)
-    if problems := broken(server.folder / "server.log"):
+        task = progress.add_task(TITLE, total=2)
+        async with open_environment(settings, migrate=True) as world:
+            await _submit_messages(world, message_count)
+            progress.advance(task)
+        async with run_until_exit(server.start) as pid:
+            async with (
+                open_environment(settings, migrate=False) as world,
+                asyncio.timeout(QUEUE_TIMEOUT),
+            ):
+                while await _has_waiting_entries(world):  # noqa: ASYNC110 - rows have no event
+                    await asyncio.sleep(POLL_SECONDS)
+            used, statistics_before = cpu_seconds(pid), await _read_sink_statistics(port)
+        progress.remove_task(task)
+    if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
-    if stood.messages != many:
-        raise RuntimeError(f"{stood.messages} of {many} messages came")
+    if statistics_before.message_count != message_count:
+        raise RuntimeError(f"{statistics_before.message_count} of {message_count} messages came")
     return [
-        Fact(SENT_OUT, many / (stood.last - stood.first), ""),
-        Fact("connections for that", stood.connections, ""),
-        Fact("CPU of a message that leaves, with the server's start", used / many * 1e3, "ms"),
+        MeasuredValue(
+            OUTBOUND_RATE,
+            message_count / (statistics_before.last_at - statistics_before.first_at),
+            "",
+        ),
+        MeasuredValue("connections for that", statistics_before.connection_count, ""),
+        MeasuredValue(
+            "CPU of a message that leaves, with the server's start",
+            used / message_count * 1e3,
+            "ms",
+        ),
     ]
 
 
 @asynccontextmanager
-async def _sink() -> AsyncGenerator[int]:
+async def _run_sink() -> AsyncGenerator[int]:
     """Run an SMTP sink, and yield its port."""
     command = (sys.executable, "-m", "bench.servers.smtp_sink")
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        *command, cwd=PROJECT_ROOT, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None  # noqa: S101 - for the types
     try:
@@ -92,30 +111,34 @@ async def _sink() -> AsyncGenerator[int]:
         await process.wait()
 
 
-async def _stood(port: int) -> Stood:
+async def _read_sink_statistics(port: int) -> SinkStatistics:
     reader, writer = await asyncio.open_connection(HOST, port)
     await reader.readline()
     writer.write(b"STAT\r\n")
-    words = (await reader.readline()).split()
+    fields = (await reader.readline()).split()
     writer.close()
-    return Stood(int(words[1]), int(words[2]), float(words[3]), float(words[4]))
+    return SinkStatistics(int(fields[1]), int(fields[2]), float(fields[3]), float(fields[4]))
 
 
-async def _queued(world: World, many: int) -> None:
+async def _submit_messages(environment: Environment, message_count: int) -> None:
     """Submit messages for one recipient each, all of one domain."""
-    user = await make_user(world, READER)
-    ctx = on_behalf(world, user.id)
+    user = await create_user(environment, READER_ADDRESS)
+    ctx = user_context(environment, user.id)
     text = "A line of text, as long as most are, so that it looks like mail.\n"
-    body = text * (LETTER // len(text))
+    body = text * (MESSAGE_SIZE // len(text))
 
-    async def one(number: int) -> None:
-        to = [Named(f"n{number}@elsewhere.example")]
-        await submission_create.send(ctx, Outgoing(to=to, subject=f"Number {number}", text=body))
+    async def submit(number: int) -> None:
+        to = [NamedAddress(f"n{number}@elsewhere.example")]
+        await submission_create.send_message(
+            ctx, SendRequest(to=to, subject=f"Number {number}", text=body)
+        )
 
-    for start in range(0, many, AT_ONCE):
-        await asyncio.gather(*(one(n) for n in range(start, min(start + AT_ONCE, many))))
+    for start in range(0, message_count, CONCURRENT_SUBMISSIONS):
+        await asyncio.gather(
+            *(submit(n) for n in range(start, min(start + CONCURRENT_SUBMISSIONS, message_count)))
+        )
 
 
-async def _waiting(world: World) -> bool:
-    asked = select(func.count()).where(col(Delivery.next_at).is_not(None))
-    return bool((await world.database.read(asked))[0][0])
+async def _has_waiting_entries(environment: Environment) -> bool:
+    statement = select(func.count()).where(col(QueueEntry.next_at).is_not(None))
+    return bool((await environment.database.read(statement))[0][0])

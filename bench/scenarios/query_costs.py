@@ -18,32 +18,40 @@ from typing import Any
 import orjson
 from sqlalchemy import event, text
 
-from bench.clients import DOCUMENTS, NEIGHBOURS, Account, analyze, furnished
-from bench.scenarios.in_process_request import asked
-from bench.servers.compared_servers import Kind
-from graph.http.admission_control import Guards
-from graph.http.graphql_endpoint import Endpoint
-from graph.http.graphql_endpoint import Settings as Limits
-from graph.http.rate_budgets import Budgets, Rates
+from bench.clients import (
+    DOCUMENTS,
+    NEIGHBOUR_COUNT,
+    MeasuredAccount,
+    analyze,
+    create_client_server,
+)
+from bench.scenarios.in_process_request import send_request
+from bench.servers.compared_servers import DatabaseKind
+from graph.http.admission_control import AdmissionControl
+from graph.http.graphql_endpoint import EndpointSettings as Limits
+from graph.http.graphql_endpoint import GraphqlEndpoint
+from graph.http.rate_budgets import PointRates, RateBudgets
 from graph.schema import schema
-from merganser.server.environment_factory import opened
-from models.runtime.environment import World
+from merganser.server.environment_factory import open_environment
+from models.runtime.environment import Environment
 from resolvers.auth import authentication
 from resolvers.context import Viewer
 
-MESSAGES = 10_000  # of the account
-WARM = 8  # until documents are compiled and PostgreSQL uses generic plans
-COUNTED = 5
-FLUSH = 1.2  # seconds after which PostgreSQL adds what a connection has read to its counters
-STEP = 100  # of SQLite's virtual machine
+MESSAGE_COUNT = 10_000  # of the account
+WARM_UP_REQUESTS = 8  # until documents are compiled and PostgreSQL uses generic plans
+MEASURED_REQUESTS = 5
+FLUSH_SECONDS = (
+    1.2  # seconds after which PostgreSQL adds what a connection has read to its counters
+)
+STEPS_PER_CALLBACK = 100  # of SQLite's virtual machine
 # statements that belong to no document
-SIGN_IN = re.compile(r"\bFROM (api_keys|access_tokens|users)\b|\bcredential_changes\b")
-INDEX = re.compile(r"(?:INDEX|INTEGER PRIMARY KEY) ?(\w*)")
-TABLES = ("messages", "threads", "mailboxes")
+SIGN_IN_STATEMENT = re.compile(r"\bFROM (api_keys|access_tokens|users)\b|\bcredential_changes\b")
+INDEX_IN_PLAN = re.compile(r"(?:INDEX|INTEGER PRIMARY KEY) ?(\w*)")
+COUNTED_TABLES = ("messages", "threads", "mailboxes")
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class QueryCost:
     """The database cost of one request."""
 
     statements: int
@@ -57,7 +65,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Most:
+class QueryCostLimit:
     """The highest cost allowed for a request."""
 
     statements: int
@@ -67,93 +75,116 @@ class Most:
 
 
 # A page reads its 50 rows in the order of an index, a list of folders those of the account.
-_BOXES = frozenset({"ix_mailboxes_user_id", "mailboxes primary key"})
-_PAGE = _BOXES | {"messages_by_age"}
-_THREADS = frozenset({"ix_messages_thread_id", "messages primary key", "threads primary key"})
-WANTED = {
-    "page with threads": Most(3, 8_000, 250, _PAGE | _THREADS),
-    "folders with parents": Most(1, 4_000, 200, _BOXES),
-    "lists of different length": Most(6, 9_000, 250, _PAGE),
-    "start": Most(8, 16_000, 600, _PAGE | _THREADS),
+_MAILBOX_INDEXES = frozenset({"ix_mailboxes_user_id", "mailboxes primary key"})
+_PAGE_INDEXES = _MAILBOX_INDEXES | {"messages_by_age"}
+_THREAD_INDEXES = frozenset(
+    {"ix_messages_thread_id", "messages primary key", "threads primary key"}
+)
+COST_LIMITS = {
+    "page with threads": QueryCostLimit(3, 8_000, 250, _PAGE_INDEXES | _THREAD_INDEXES),
+    "folders with parents": QueryCostLimit(1, 4_000, 200, _MAILBOX_INDEXES),
+    "lists of different length": QueryCostLimit(6, 9_000, 250, _PAGE_INDEXES),
+    "start": QueryCostLimit(8, 16_000, 600, _PAGE_INDEXES | _THREAD_INDEXES),
 }
-WITHOUT = ", without statistics"
+WITHOUT_STATISTICS = ", without statistics"
 
 
-def worse(found: Mapping[str, Cost], wanted: Mapping[str, Most]) -> list[str]:
+def find_exceeded_limits(
+    costs: Mapping[str, QueryCost], limits: Mapping[str, QueryCostLimit]
+) -> list[str]:
     """Return the exceeded limits and unexpected indexes as sentences."""
     lines = []
-    for name, cost in found.items():
-        most = wanted[name.removesuffix(WITHOUT)]
+    for name, cost in costs.items():
+        most = limits[name.removesuffix(WITHOUT_STATISTICS)]
         for what in ("statements", "steps", "rows"):
-            taken, limit = getattr(cost, what), getattr(most, what)
-            if taken > limit:
-                lines.append(f"{name}: {taken} {what}, at most {limit} allowed")
-        if others := sorted(set(cost.indexes) - most.indexes):
-            lines.append(f"{name}: the plan has {', '.join(others)}")
+            value, limit = getattr(cost, what), getattr(most, what)
+            if value > limit:
+                lines.append(f"{name}: {value} {what}, at most {limit} allowed")
+        if unexpected_indexes := sorted(set(cost.indexes) - most.indexes):
+            lines.append(f"{name}: the plan has {', '.join(unexpected_indexes)}")
     return lines
 
 
-async def measured(
-    kind: Kind, folder: Path, *, messages: int = MESSAGES, neighbours: int = NEIGHBOURS
-) -> dict[str, Cost]:
+async def measure_query_costs(
+    database_kind: DatabaseKind,
+    folder: Path,
+    *,
+    message_count: int = MESSAGE_COUNT,
+    neighbour_count: int = NEIGHBOUR_COUNT,
+) -> dict[str, QueryCost]:
     """Return the cost of each document in an account with this many messages."""
-    sqlite = kind is Kind.SQLITE
-    made = furnished(kind, folder, [messages], neighbours=neighbours, analyzed=not sqlite)
-    found: dict[str, Cost] = {}
+    sqlite = database_kind is DatabaseKind.SQLITE
+    costs: dict[str, QueryCost] = {}
     async with (
-        made as (server, settings, [account]),
-        opened(settings) as world,
-        _asking(world, account) as desk,
+        create_client_server(
+            database_kind,
+            folder,
+            [message_count],
+            neighbour_count=neighbour_count,
+            has_statistics=not sqlite,
+        ) as prepared,
+        open_environment(prepared.settings) as environment,
+        _record_statements(environment, prepared.accounts[0]) as recorder,
     ):
         bodies = {
-            name: orjson.dumps(account.body(document)) for name, document in DOCUMENTS.items()
+            name: orjson.dumps(prepared.accounts[0].request_body(document))
+            for name, document in DOCUMENTS.items()
         }
         for body in bodies.values():
-            await desk.ask(body, WARM)
+            await recorder.send_request(body, WARM_UP_REQUESTS)
         if not sqlite:
-            return {name: await _of_postgres(world, desk, body) for name, body in bodies.items()}
-        for more in (WITHOUT, ""):
-            if not more:
-                await analyze(world)
+            return {
+                name: await _cost_on_postgres(environment, recorder, body)
+                for name, body in bodies.items()
+            }
+        for suffix in (WITHOUT_STATISTICS, ""):
+            if not suffix:
+                await analyze(environment)
             for name, body in bodies.items():
-                await desk.ask(body)
-                found[name + more] = _of_sqlite(server.folder / "merganser.db", desk.sent[-1])
-    return found
+                await recorder.send_request(body)
+                costs[name + suffix] = _cost_on_sqlite(
+                    prepared.server.data_folder / "merganser.db", recorder.statements_by_request[-1]
+                )
+    return costs
 
 
-Sent = tuple[str, Sequence[Any]]
+ExecutedStatement = tuple[str, Sequence[Any]]
 
 
 @dataclass
-class _Desk:
+class _StatementRecorder:
     """Sends requests, and records the SELECT statements of each one."""
 
-    endpoint: Endpoint
-    secret: str
-    sent: list[list[Sent]] = field(default_factory=list)
+    endpoint: GraphqlEndpoint
+    api_key: str
+    statements_by_request: list[list[ExecutedStatement]] = field(default_factory=list)
 
-    async def ask(self, body: bytes, times: int = 1) -> None:
+    async def send_request(self, body: bytes, count: int = 1) -> None:
         """Send a request one or more times."""
-        for _ in range(times):
-            self.sent.append([])
-            await asked(self.endpoint, body, self.secret)
+        for _ in range(count):
+            self.statements_by_request.append([])
+            await send_request(self.endpoint, body, self.api_key)
 
 
 @asynccontextmanager
-async def _asking(world: World, account: Account) -> AsyncGenerator[_Desk]:
+async def _record_statements(
+    environment: Environment, account: MeasuredAccount
+) -> AsyncGenerator[_StatementRecorder]:
     async def sign_in(
         headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
     ) -> Viewer:
-        return await authentication.sign_in(world, headers, params, ip=ip)
+        return await authentication.authenticate_request(environment, headers, params, ip=ip)
 
-    unpaid = Limits(guards=Guards(Budgets(Rates(0, 0, 0))))
-    desk = _Desk(Endpoint(schema, world, sign_in, unpaid), account.secret)
+    unpaid = Limits(guards=AdmissionControl(RateBudgets(PointRates(0, 0, 0))))
+    desk = _StatementRecorder(
+        GraphqlEndpoint(schema, environment, sign_in, unpaid), account.api_key
+    )
 
     def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
-        if statement.startswith(("SELECT", "WITH")) and not SIGN_IN.search(statement):
-            desk.sent[-1].append((statement, given))
+        if statement.startswith(("SELECT", "WITH")) and not SIGN_IN_STATEMENT.search(statement):
+            desk.statements_by_request[-1].append((statement, given))
 
-    engines = world.database.engines
+    engines = environment.database.engines
     for engine in engines:
         event.listen(engine, "before_cursor_execute", note)
     try:
@@ -163,60 +194,67 @@ async def _asking(world: World, account: Account) -> AsyncGenerator[_Desk]:
             event.remove(engine, "before_cursor_execute", note)
 
 
-def _of_sqlite(file: Path, sent: Sequence[Sent]) -> Cost:
+def _cost_on_sqlite(database_file: Path, statements: Sequence[ExecutedStatement]) -> QueryCost:
     """Explain the statements, and run them again to count steps."""
     steps = 0
     indexes: set[str] = set()
 
     def count() -> int:
         nonlocal steps
-        steps += STEP
+        steps += STEPS_PER_CALLBACK
         return 0
 
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
-        for statement, given in sent:
+    with closing(sqlite3.connect(f"file:{database_file}?mode=ro", uri=True)) as connection:
+        for statement, given in statements:
             plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", given).fetchall()
-            indexes.update(used for *_, line in plan if (used := _used(line)))
-            connection.set_progress_handler(count, STEP)
+            indexes.update(used for *_, line in plan if (used := _plan_element(line)))
+            connection.set_progress_handler(count, STEPS_PER_CALLBACK)
             connection.execute(statement, given).fetchall()
             connection.set_progress_handler(None, 0)
-    return Cost(len(sent), steps, indexes=tuple(sorted(indexes)))
+    return QueryCost(len(statements), steps, indexes=tuple(sorted(indexes)))
 
 
-def _used(line: str) -> str:
+def _plan_element(plan_line: str) -> str:
     """Return what a line of SQLite's plan uses: an index, a scan or a sort.
 
     Else an empty string.
     """
-    if line.startswith("USE TEMP B-TREE"):
+    if plan_line.startswith("USE TEMP B-TREE"):
         return "sort"
-    words = line.split()
-    if words[0] not in ("SEARCH", "SCAN") or words[1] not in TABLES:
+    line_parts = plan_line.split()
+    if line_parts[0] not in ("SEARCH", "SCAN") or line_parts[1] not in COUNTED_TABLES:
         return ""
-    index = INDEX.search(line)
+    index = INDEX_IN_PLAN.search(plan_line)
     if index is None:
-        return f"scan of {words[1]}"
-    return index[1] if "PRIMARY KEY" not in line else f"{words[1]} primary key"
+        return f"scan of {line_parts[1]}"
+    return index[1] if "PRIMARY KEY" not in plan_line else f"{line_parts[1]} primary key"
 
 
-async def _of_postgres(world: World, desk: _Desk, body: bytes) -> Cost:
+async def _cost_on_postgres(
+    environment: Environment, recorder: _StatementRecorder, body: bytes
+) -> QueryCost:
     """Count the rows that PostgreSQL reads for a request."""
-    await _flushed(desk, body)
-    before = await _counters(world)
-    await desk.ask(body, COUNTED - 1)
-    sent = len(desk.sent[-1])  # the next one checks the credential again
-    await _flushed(desk, body)
-    return Cost(sent, rows=round((await _counters(world) - before) / COUNTED))
+    await _send_after_flush_interval(recorder, body)
+    before = await _read_row_counters(environment)
+    await recorder.send_request(body, MEASURED_REQUESTS - 1)
+    statement_count = len(
+        recorder.statements_by_request[-1]
+    )  # the next one checks the credential again
+    await _send_after_flush_interval(recorder, body)
+    return QueryCost(
+        statement_count,
+        rows=round((await _read_row_counters(environment) - before) / MEASURED_REQUESTS),
+    )
 
 
-async def _flushed(desk: _Desk, body: bytes) -> None:
+async def _send_after_flush_interval(recorder: _StatementRecorder, body: bytes) -> None:
     """Send a request when PostgreSQL adds the reads of the connection to its counters."""
-    await asyncio.sleep(FLUSH)
-    await desk.ask(body)
+    await asyncio.sleep(FLUSH_SECONDS)
+    await recorder.send_request(body)
 
 
-async def _counters(world: World) -> int:
-    async with world.database.engine.connect() as connection:
+async def _read_row_counters(environment: Environment) -> int:
+    async with environment.database.engine.connect() as connection:
         sums = text(
             "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) "
             "FROM pg_stat_user_tables WHERE relname IN ('messages', 'threads', 'mailboxes')"

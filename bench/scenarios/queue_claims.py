@@ -19,120 +19,133 @@ from rich.progress import Progress
 from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
-from bench.figures.goals import CLAIM
-from bench.figures.measurements import Fact, percentile
-from bench.load.sample_account import READER, make_user
-from bench.servers.compared_servers import Kind, postgres
-from mail.envelope.delivery_jobs import Pace
-from mail.mime.header_encoding import Named
+from bench.figures.goals import CLAIM_P99
+from bench.figures.measurements import MeasuredValue, percentile
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from mail.envelope.delivery_jobs import QueueLimits
+from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
-from mail.queue.destination_order import LAST, Room, Round
-from merganser.server.environment_factory import on_behalf, opened, owner
-from merganser.server.http_server import COLLECT
+from mail.queue.destination_order import LAST_RANK, ClaimCapacity, LineCursor
+from merganser.server.environment_factory import open_environment, root_context, user_context
+from merganser.server.http_server import GC_THRESHOLDS
 from merganser.settings.settings import Settings
-from models.queue.tables import MIDDLE, Delivery, DeliveryState
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask
+from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import PageRequest
 from models.submission.tables import Submission, SubmissionState
 from resolvers.queue import loaders as queue_loaders
-from resolvers.queue.loaders import OLDEST, EntryWhere, QueueName
+from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import Outgoing
+from resolvers.submission.create import SendRequest
 
-NAME = "queue: many waiting"
-MANY = 100_000
-LOOKS = 300  # per shape
-WORKERS = 4
-TOGETHER = 5000
-PACE = Pace()
-BIG = "big.example"
+TITLE = "queue: many waiting"
+RECIPIENT_COUNT = 100_000
+CLAIM_COUNT = 300  # per shape
+WORKER_COUNT = 4
+ROWS_PER_TRANSACTION = 5000
+SENDING_PACE = QueueLimits()
+BIG_DOMAIN = "big.example"
 
-Outcome = TypeVar("Outcome")
+TransactionResult = TypeVar("TransactionResult")
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BacklogShape:
     """The spread of recipients over destinations, and whether the largest is busy."""
 
     name: str
-    domains: int
-    big: float = 0.0  # share of one destination
-    busy: bool = False  # it has its full number of connections
-    due: timedelta = timedelta(0)  # relative to now, the same for all
-    workers: int = 1
+    domain_count: int
+    big_domain_share: float = 0.0  # share of one destination
+    is_big_domain_busy: bool = False  # it has its full number of connections
+    due_after: timedelta = timedelta(0)  # relative to now, the same for all
+    worker_count: int = 1
 
 
-SHAPES = (
-    Shape("1,000 destinations", 1000),
-    Shape("one busy destination has 99 %", 100, 0.99, busy=True),
-    Shape("one destination has 99 %", 100, 0.99),
-    Shape("each a destination of its own", MANY),
-    Shape("all fall due at once", 1000, due=-timedelta(seconds=1)),
-    Shape(f"1,000 destinations, {WORKERS} workers", 1000, workers=WORKERS),
+BACKLOG_SHAPES = (
+    BacklogShape("1,000 destinations", 1000),
+    BacklogShape("one busy destination has 99 %", 100, 0.99, is_big_domain_busy=True),
+    BacklogShape("one destination has 99 %", 100, 0.99),
+    BacklogShape("each a destination of its own", RECIPIENT_COUNT),
+    BacklogShape("all fall due at once", 1000, due_after=-timedelta(seconds=1)),
+    BacklogShape(f"1,000 destinations, {WORKER_COUNT} workers", 1000, worker_count=WORKER_COUNT),
 )
 
 
-async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
+async def measure_claims(
+    database_kind: DatabaseKind, folder: Path, recipient_count: int, progress: Progress
+) -> list[MeasuredValue]:
     """Return the times of claims for each backlog shape, and of pages of the queue."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     data = folder / "queue"
     settings = Settings(data=data, store=url) if url else Settings(data=data)
-    task = bar.add_task(NAME, total=len(SHAPES))
+    task = progress.add_task(TITLE, total=len(BACKLOG_SHAPES))
     facts = []
-    async with opened(settings, migrate=True) as world:
-        user = await make_user(world, READER)
-        ctx = on_behalf(world, user.id)
-        outgoing = Outgoing(
-            to=[Named("somebody@example.net")],
+    async with open_environment(settings, migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS)
+        ctx = user_context(world, user.id)
+        outgoing = SendRequest(
+            to=[NamedAddress("somebody@example.net")],
             subject="Waiting",
             text="Hello.",
             send_time=world.now() + timedelta(days=300),
         )
-        sent = await submission_create.send(ctx, outgoing)
-        for shape in SHAPES:
-            await fill(world, sent.submission, shape, many)
-            with as_served():
-                looks, own = await claimed(world, shape)
-            name = f"{CLAIM.format(many)}, {shape.name}"
-            facts.append(Fact(name, percentile(looks, 0.99) * 1e3, "ms"))
-            facts.append(Fact("… p50", percentile(looks, 0.5) * 1e3, "ms"))
-            facts.append(Fact("… its own statements, p99", percentile(own, 0.99) * 1e3, "ms"))
-            bar.advance(task)
-        facts += await listed(world, many)
-    bar.remove_task(task)
+        sent_message = await submission_create.send_message(ctx, outgoing)
+        for shape in BACKLOG_SHAPES:
+            await fill_queue(world, sent_message.submission, shape, recipient_count)
+            with gc_as_in_server():
+                looks, own = await time_claims(world, shape)
+            name = f"{CLAIM_P99.format(recipient_count)}, {shape.name}"
+            facts.append(MeasuredValue(name, percentile(looks, 0.99) * 1e3, "ms"))
+            facts.append(MeasuredValue("… p50", percentile(looks, 0.5) * 1e3, "ms"))
+            facts.append(
+                MeasuredValue("… its own statements, p99", percentile(own, 0.99) * 1e3, "ms")
+            )
+            progress.advance(task)
+        facts += await time_queue_pages(world, recipient_count)
+    progress.remove_task(task)
     return facts
 
 
-async def fill(world: World, like: Any, shape: Shape, many: int) -> None:
+async def fill_queue(
+    environment: Environment, model_submission: Any, shape: BacklogShape, recipient_count: int
+) -> None:
     """Replace the queue by this many recipients, each of a message of its own."""
-    (model,) = await world.database.read(
-        select(*picked(Submission)).where(col(Submission.id) == like.id)
+    (model,) = await environment.database.read(
+        select(*select_columns(Submission)).where(col(Submission.id) == model_submission.id)
     )
-    async with world.write(model.user_id) as session:
+    async with environment.write_session(model.user_id) as session:
         connection = await session.connection()
         await connection.execute(delete(Submission).where(col(Submission.id) != model.id))
-    for start in range(0, many, TOGETHER):
-        rows = list(_rows(world, model, shape, range(start, min(start + TOGETHER, many))))
-        async with world.write(model.user_id) as session:
+    for start in range(0, recipient_count, ROWS_PER_TRANSACTION):
+        rows = list(
+            _submission_and_delivery_rows(
+                environment,
+                model,
+                shape,
+                range(start, min(start + ROWS_PER_TRANSACTION, recipient_count)),
+            )
+        )
+        async with environment.write_session(model.user_id) as session:
             connection = await session.connection()
             await connection.execute(insert(Submission), [message for message, _ in rows])
-            await connection.execute(insert(Delivery), [recipient for _, recipient in rows])
+            await connection.execute(insert(QueueEntry), [recipient for _, recipient in rows])
 
 
-def _rows(
-    world: World, model: Picked, shape: Shape, numbers: range
+def _submission_and_delivery_rows(
+    environment: Environment, model: ColumnRow, shape: BacklogShape, numbers: range
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    now = world.now()
-    every = round(1 / (1 - shape.big)) if shape.big else 1
+    now = environment.now()
+    every = round(1 / (1 - shape.big_domain_share)) if shape.big_domain_share else 1
     for number in numbers:
-        key = world.key()
+        key = environment.new_id()
         alone = number % every == 0
-        domain = f"d{number // every % shape.domains:06}.example" if alone else BIG
+        domain = f"d{number // every % shape.domain_count:06}.example" if alone else BIG_DOMAIN
         message = {
             **model._asdict(),
             "id": key,
-            "queue_id": world.random(10).hex(),
+            "queue_id": environment.random_bytes(10).hex(),
             "state": SubmissionState.QUEUED,
             "message_id": None,
             "send_time": None,
@@ -141,16 +154,16 @@ def _rows(
         yield (
             message,
             {
-                "id": world.key(),
+                "id": environment.new_id(),
                 "user_id": model.user_id,
                 "submission_id": key,
                 "recipient": f"n{number}@{domain}",
                 "domain": domain,
-                "state": DeliveryState.DEFERRED if shape.due else DeliveryState.PENDING,
-                "attempts": 1 if shape.due else 0,
-                "next_at": now + shape.due,
-                "turn_at": None if shape.due else now,
-                "rank": (0, MIDDLE, MIDDLE, LAST)[number % 4],
+                "state": DeliveryState.DEFERRED if shape.due_after else DeliveryState.PENDING,
+                "attempts": 1 if shape.due_after else 0,
+                "next_at": now + shape.due_after,
+                "turn_at": None if shape.due_after else now,
+                "rank": (0, NORMAL_RANK, NORMAL_RANK, LAST_RANK)[number % 4],
                 "created_at": now,
                 "expires_at": now + timedelta(days=5),
             },
@@ -158,12 +171,12 @@ def _rows(
 
 
 @contextmanager
-def as_served() -> Iterator[None]:
+def gc_as_in_server() -> Iterator[None]:
     """Collect garbage as in the server, without the objects made to fill the queue."""
     usual = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*COLLECT)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         yield
     finally:
@@ -172,51 +185,71 @@ def as_served() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched(World):
+class TimedEnvironment(Environment):
     """An environment that times each transaction, without its waits for locks and the disk."""
 
-    own: list[float] = field(default_factory=list)
+    transaction_seconds: list[float] = field(default_factory=list)
 
-    async def apply(self, work: Callable[[Turn], Outcome], *streams: int) -> Outcome:
+    async def run_transaction(
+        self, work: Callable[[DatabaseTransaction], TransactionResult], *stream_ids: int
+    ) -> TransactionResult:
         """Run a transaction as the base class does, and record its time."""
 
-        def timed(turn: Turn) -> Outcome:
-            began = time.perf_counter()
-            outcome = work(turn)
-            self.own.append(time.perf_counter() - began)
+        def run_timed(transaction: DatabaseTransaction) -> TransactionResult:
+            started_at = time.perf_counter()
+            outcome = work(transaction)
+            self.transaction_seconds.append(time.perf_counter() - started_at)
             return outcome
 
-        return await World.apply(self, timed, *streams)
+        return await Environment.run_transaction(self, run_timed, *stream_ids)
 
 
-async def claimed(world: World, shape: Shape) -> tuple[list[float], list[float]]:
+async def time_claims(
+    environment: Environment, shape: BacklogShape
+) -> tuple[list[float], list[float]]:
     """Return the seconds of each claim, and those of its statements alone."""
     took: list[float] = []
-    watched = Watched(**{f.name: getattr(world, f.name) for f in fields(world) if f.init})
-    busy = [BIG] if shape.busy else []
+    watched = TimedEnvironment(
+        **{f.name: getattr(environment, f.name) for f in fields(environment) if f.init}
+    )
+    busy = [BIG_DOMAIN] if shape.is_big_domain_busy else []
 
     async def worker() -> None:
-        round_, room = Round(), Room(PACE.claim, PACE.at_once, PACE.at_once, busy)
-        for _ in range(LOOKS // shape.workers):
-            began = time.perf_counter()
-            await recipient_leases.claim(watched, PACE, room, round_)
-            took.append(time.perf_counter() - began)
+        round_, room = (
+            LineCursor(),
+            ClaimCapacity(
+                SENDING_PACE.claim_size,
+                SENDING_PACE.max_destinations,
+                SENDING_PACE.max_destinations,
+                busy,
+            ),
+        )
+        for _ in range(CLAIM_COUNT // shape.worker_count):
+            started_at = time.perf_counter()
+            await recipient_leases.claim_due_jobs(watched, SENDING_PACE, room, round_)
+            took.append(time.perf_counter() - started_at)
 
-    await asyncio.gather(*(worker() for _ in range(shape.workers)))
-    return took, watched.own
+    await asyncio.gather(*(worker() for _ in range(shape.worker_count)))
+    return took, watched.transaction_seconds
 
 
-async def listed(world: World, many: int) -> list[Fact]:
+async def time_queue_pages(environment: Environment, recipient_count: int) -> list[MeasuredValue]:
     """Time a page of the whole queue and of each queue name, for an administrator."""
-    ctx, facts = owner(world), []
-    wheres = {"a page of the queue": EntryWhere()} | {
-        f"… of what is {name.value}": EntryWhere(name) for name in QueueName
+    ctx, facts = root_context(environment), []
+    wheres = {"a page of the queue": QueueEntryConditions()} | {
+        f"… of what is {name.value}": QueueEntryConditions(name) for name in QueueName
     }
-    for name, where in wheres.items():
+    for name, conditions in wheres.items():
         took = []
         for _ in range(20):
-            began = time.perf_counter()
-            await queue_loaders.page(ctx, where, Ask(OLDEST, 50), {"queue_id", "envelope_from"})
-            took.append(time.perf_counter() - began)
-        facts.append(Fact(f"{name}, {many:,} waiting, p50", percentile(took, 0.5) * 1e3, "ms"))
+            started_at = time.perf_counter()
+            await queue_loaders.read_entry_page(
+                ctx, conditions, PageRequest(CURSOR_KIND, 50), {"queue_id", "envelope_from"}
+            )
+            took.append(time.perf_counter() - started_at)
+        facts.append(
+            MeasuredValue(
+                f"{name}, {recipient_count:,} waiting, p50", percentile(took, 0.5) * 1e3, "ms"
+            )
+        )
     return facts

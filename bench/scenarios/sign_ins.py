@@ -13,184 +13,218 @@ from pathlib import Path
 from sqlalchemy import update
 from sqlmodel import col
 
-from bench.figures.measurements import Fact, percentile
-from bench.load.http_client import LENGTH, Target, post
-from bench.load.sample_account import make_user
-from bench.servers.merganser_process import hang_up
+from bench.figures.measurements import MeasuredValue, percentile
+from bench.load.http_client import CONTENT_LENGTH, BenchmarkTarget, encode_post_request
+from bench.load.sample_account import create_user
+from bench.servers.merganser_process import close_connection
 from bench.servers.ports import HOST
-from merganser.server.environment_factory import opened
+from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from models.users.tables import User
 from resolvers.auth.passwords import password_hashes
 
-COUNT = 100  # enough that none is throttled
+ACCOUNT_COUNT = 100  # enough that none is throttled
 ROUNDS = 3
-CONNECTIONS = 16
-AT_ONCE = 8  # with the right password
-OFFERED = 200  # of pages, and of wrong sign-ins
-PASSWORD, WRONG = "correct horse", "battery staple"
-SIGN_IN = (
+CONNECTION_COUNT = 16
+CONCURRENT_SIGN_INS = 8  # with the right password
+REQUESTS_PER_SECOND = 200  # of pages, and of wrong sign-ins
+PASSWORD, WRONG_PASSWORD = "correct horse", "battery staple"
+SIGN_IN_MUTATION = (
     "mutation In($name: String!, $word: String!) { authenticate(input: {username: $name, "
     "password: $word}) { scope errors { code } } }"
 )
 
 
-class Line:
+class PersistentConnection:
     """A persistent connection that sends one request after the other."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.ends: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, request: bytes) -> bytes:
+    async def send_request(self, request: bytes) -> bytes:
         """Return the response, head and body."""
-        if self.ends is None:
-            self.ends = await asyncio.open_connection(HOST, self.port)
-        reader, writer = self.ends
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(HOST, self.port)
+        reader, writer = self.streams
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        found = LENGTH.search(head)
+        found = CONTENT_LENGTH.search(head)
         return head + await reader.readexactly(int(found[1]) if found else 0)
 
 
 @asynccontextmanager
-async def lines(port: int, many: int) -> AsyncGenerator[list[Line]]:
+async def open_connections(
+    port: int, connection_count: int
+) -> AsyncGenerator[list[PersistentConnection]]:
     """Provide this many connections, and close them at the end."""
-    made = [Line(port) for _ in range(many)]
+    connections = [PersistentConnection(port) for _ in range(connection_count)]
     try:
-        yield made
+        yield connections
     finally:
-        for line in made:
-            if line.ends:
-                await hang_up(line.ends[1])
+        for line in connections:
+            if line.streams:
+                await close_connection(line.streams[1])
 
 
-async def accounts(env: Mapping[str, str]) -> list[str]:
+async def create_accounts(process_environment: Mapping[str, str]) -> list[str]:
     """Create accounts with the password, and return their usernames."""
-    settings = Settings(data=Path(env["MERGANSER_DATA"]))
-    if store := env.get("MERGANSER_STORE"):
+    settings = Settings(data=Path(process_environment["MERGANSER_DATA"]))
+    if store := process_environment.get("MERGANSER_STORE"):
         settings = Settings(data=settings.data, store=store)
-    names = [f"login{nth}@bench.example" for nth in range(COUNT)]
-    async with opened(settings) as world:
-        stored = await password_hashes.make(world, PASSWORD)
-        made = [await make_user(world, name) for name in names]
-        async with world.write() as session:
-            these = col(User.id).in_([user.id for user in made])
-            await session.exec(update(User).where(these).values(password=stored))
+    names = [f"login{nth}@bench.example" for nth in range(ACCOUNT_COUNT)]
+    async with open_environment(settings) as world:
+        stored = await password_hashes.hash_password(world, PASSWORD)
+        users = [await create_user(world, name) for name in names]
+        async with world.write_session() as session:
+            is_new_user = col(User.id).in_([user.id for user in users])
+            await session.exec(update(User).where(is_new_user).values(password=stored))
     return names
 
 
-def sign_in(target: Target, name: str, word: str, place: int) -> bytes:
+def encode_sign_in(
+    target: BenchmarkTarget, username: str, password: str, network_number: int
+) -> bytes:
     """Return a sign-in request, from another network each, by the header of a trusted proxy."""
-    body = {"query": SIGN_IN, "variables": {"name": name, "word": word}}
-    request = post(Target(target.port, target.pid), "/graphql", body)
-    address = f"X-Forwarded-For: 10.{place >> 8 & 255}.{place & 255}.1\r\n".encode()
+    body = {"query": SIGN_IN_MUTATION, "variables": {"name": username, "word": password}}
+    request = encode_post_request(BenchmarkTarget(target.port, target.pid), "/graphql", body)
+    address = (
+        f"X-Forwarded-For: 10.{network_number >> 8 & 255}.{network_number & 255}.1\r\n".encode()
+    )
     head, _, rest = request.partition(b"\r\n")
     return head + b"\r\n" + address + rest
 
 
-async def measured(
-    target: Target, env: Mapping[str, str], pages: Iterator[bytes], seconds: float
-) -> list[Fact]:
+async def measure_sign_ins(
+    target: BenchmarkTarget,
+    process_environment: Mapping[str, str],
+    page_requests: Iterator[bytes],
+    seconds: float,
+) -> list[MeasuredValue]:
     """Measure rate, timing and flood with the same accounts."""
-    names = await accounts(env)
-    facts = [await _rate(target, names, seconds)]
-    facts += await _clock(target, names, trials=1000 if seconds >= 1 else 100)
-    return facts + await _flood(target, pages, seconds)
+    names = await create_accounts(process_environment)
+    facts = [await _measure_rate(target, names, seconds)]
+    facts += await _measure_timing(target, names, trials=1000 if seconds >= 1 else 100)
+    return facts + await _measure_flood(target, page_requests, seconds)
 
 
-async def _rate(target: Target, names: list[str], seconds: float) -> Fact:
+async def _measure_rate(
+    target: BenchmarkTarget, usernames: list[str], seconds: float
+) -> MeasuredValue:
     """Measure sign-ins with the right password, without pauses."""
-    places, done = itertools.count(), 0
-    turns = itertools.cycle(names)
+    numbers, sign_in_count = itertools.count(), 0
+    turns = itertools.cycle(usernames)
     end = time.perf_counter() + seconds
 
-    async def one(line: Line) -> None:
-        nonlocal done
+    async def sign_in_repeatedly(connection: PersistentConnection) -> None:
+        nonlocal sign_in_count
         while time.perf_counter() < end:
-            answer = await line.ask(sign_in(target, next(turns), PASSWORD, next(places)))
+            answer = await connection.send_request(
+                encode_sign_in(target, next(turns), PASSWORD, next(numbers))
+            )
             if b'"scope":"MASTER"' not in answer:
                 raise RuntimeError(f"not a good answer: {answer!r}")
-            done += 1
+            sign_in_count += 1
 
-    began = time.perf_counter()
-    async with lines(target.port, AT_ONCE) as some:
-        await asyncio.gather(*map(one, some))
-    return Fact("sign-ins with a password, a second", done / (time.perf_counter() - began), "")
+    started_at = time.perf_counter()
+    async with open_connections(target.port, CONCURRENT_SIGN_INS) as some:
+        await asyncio.gather(*map(sign_in_repeatedly, some))
+    return MeasuredValue(
+        "sign-ins with a password, a second", sign_in_count / (time.perf_counter() - started_at), ""
+    )
 
 
-async def _clock(target: Target, names: list[str], trials: int) -> list[Fact]:
+async def _measure_timing(
+    target: BenchmarkTarget, usernames: list[str], trials: int
+) -> list[MeasuredValue]:
     """Time unknown names and wrong passwords in random order, one at a time."""
-    wrong = [names[nth % COUNT] for nth in range(trials // 2)]
+    wrong = [usernames[nth % ACCOUNT_COUNT] for nth in range(trials // 2)]
     unknown = [f"nobody{nth}@bench.example" for nth in range(trials // 2)]
     tries = [(name, True) for name in wrong] + [(name, False) for name in unknown]
     random.Random(1).shuffle(tries)  # noqa: S311 - no secret
     took: dict[bool, list[float]] = {True: [], False: []}
-    async with lines(target.port, 1) as (line,):
-        for place, (name, there) in enumerate(tries, start=10_000):
-            began = time.perf_counter()
-            answer = await line.ask(sign_in(target, name, WRONG, place))
-            took[there].append((time.perf_counter() - began) * 1e3)
+    async with open_connections(target.port, 1) as (line,):
+        for number, (name, is_known) in enumerate(tries, start=10_000):
+            started_at = time.perf_counter()
+            answer = await line.send_request(encode_sign_in(target, name, WRONG_PASSWORD, number))
+            took[is_known].append((time.perf_counter() - started_at) * 1e3)
             if b"AUTHENTICATION_FAILED" not in answer:
                 raise RuntimeError(f"not a good answer: {answer!r}")
-    known, nobody = statistics.median(took[True]), statistics.median(took[False])
+    known_user_ms, unknown_user_ms = (
+        statistics.median(took[True]),
+        statistics.median(took[False]),
+    )
     return [
-        Fact(f"wrong password, median of {len(wrong)}", known, "ms"),
-        Fact(f"unknown name, median of {len(unknown)}, by turns with it", nobody, "ms"),
+        MeasuredValue(f"wrong password, median of {len(wrong)}", known_user_ms, "ms"),
+        MeasuredValue(
+            f"unknown name, median of {len(unknown)}, by turns with it", unknown_user_ms, "ms"
+        ),
     ]
 
 
-async def _flood(target: Target, pages: Iterator[bytes], seconds: float) -> list[Fact]:
+async def _measure_flood(
+    target: BenchmarkTarget, page_requests: Iterator[bytes], seconds: float
+) -> list[MeasuredValue]:
     """Return the p99 of pages at a fixed rate without and beside a flood, as medians of rounds."""
-    alone, beside, said = list[float](), list[float](), Counter[str]()
-    turn = itertools.count()
+    unloaded, loaded, error_counts = list[float](), list[float](), Counter[str]()
+    numbers = itertools.count()
 
-    def wrong() -> Iterator[bytes]:
+    def wrong_sign_ins() -> Iterator[bytes]:
         while True:
-            nth = next(turn)
-            yield sign_in(target, f"stranger{nth}@bench.example", WRONG, nth + 20_000)
+            nth = next(numbers)
+            yield encode_sign_in(
+                target, f"stranger{nth}@bench.example", WRONG_PASSWORD, nth + 20_000
+            )
 
     for _ in range(ROUNDS):
-        alone.append(percentile(await _offered(target.port, pages, seconds), 0.99))
-        flood = asyncio.create_task(_offered(target.port, wrong(), seconds * 1.2, said))
+        unloaded.append(
+            percentile(await _send_at_fixed_rate(target.port, page_requests, seconds), 0.99)
+        )
+        flood = asyncio.create_task(
+            _send_at_fixed_rate(target.port, wrong_sign_ins(), seconds * 1.2, error_counts)
+        )
         await asyncio.sleep(seconds * 0.1)
-        beside.append(percentile(await _offered(target.port, pages, seconds), 0.99))
+        loaded.append(
+            percentile(await _send_at_fixed_rate(target.port, page_requests, seconds), 0.99)
+        )
         await flood
-    before, after = (statistics.median(some) * 1e3 for some in (alone, beside))
-    heard = said["AUTHENTICATION_FAILED"] / (ROUNDS * seconds * 1.2)
-    flood_of = f"a flood of {OFFERED} wrong sign-ins a second"
+    before, after = (statistics.median(some) * 1e3 for some in (unloaded, loaded))
+    hashed_per_second = error_counts["AUTHENTICATION_FAILED"] / (ROUNDS * seconds * 1.2)
+    flood_of = f"a flood of {REQUESTS_PER_SECOND} wrong sign-ins a second"
     return [
-        Fact(f"{OFFERED} inbox pages a second, p99", before, "ms"),
-        Fact(f"the same beside {flood_of}", after, "ms"),
-        Fact(f"times the p99, beside {flood_of}", after / before, ""),
-        Fact("of the flood, hashed", heard, "a second"),
+        MeasuredValue(f"{REQUESTS_PER_SECOND} inbox pages a second, p99", before, "ms"),
+        MeasuredValue(f"the same beside {flood_of}", after, "ms"),
+        MeasuredValue(f"times the p99, beside {flood_of}", after / before, ""),
+        MeasuredValue("of the flood, hashed", hashed_per_second, "a second"),
     ]
 
 
-async def _offered(
-    port: int, requests: Iterator[bytes], seconds: float, said: Counter[str] | None = None
+async def _send_at_fixed_rate(
+    port: int, requests: Iterator[bytes], seconds: float, outcomes: Counter[str] | None = None
 ) -> list[float]:
     """Send requests at a fixed rate. Returns latencies from the due times."""
-    idle: asyncio.LifoQueue[Line] = asyncio.LifoQueue()
+    idle: asyncio.LifoQueue[PersistentConnection] = asyncio.LifoQueue()
     latencies = list[float]()
 
-    async def one(due: float) -> None:
+    async def send_when_due(due_at: float) -> None:
         line = await idle.get()
-        answer = await line.ask(next(requests))
-        latencies.append(time.perf_counter() - due)
+        answer = await line.send_request(next(requests))
+        latencies.append(time.perf_counter() - due_at)
         idle.put_nowait(line)
-        if said is not None:
-            said["AUTHENTICATION_FAILED" if b"AUTHENTICATION_FAILED" in answer else "other"] += 1
+        if outcomes is not None:
+            outcomes[
+                "AUTHENTICATION_FAILED" if b"AUTHENTICATION_FAILED" in answer else "other"
+            ] += 1
         elif not answer.startswith(b"HTTP/1.1 200") or b'"errors":[{' in answer:
             raise RuntimeError(f"not a good answer: {answer[:2000]!r}")
 
-    async with lines(port, CONNECTIONS if said is None else 256) as some:
+    async with open_connections(port, CONNECTION_COUNT if outcomes is None else 256) as some:
         for line in some:
             idle.put_nowait(line)
         begin, tasks = time.perf_counter(), list[asyncio.Task[None]]()
-        for nth in range(round(seconds * OFFERED)):
-            due = begin + nth / OFFERED
+        for nth in range(round(seconds * REQUESTS_PER_SECOND)):
+            due = begin + nth / REQUESTS_PER_SECOND
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.append(asyncio.create_task(one(due)))
+            tasks.append(asyncio.create_task(send_when_due(due)))
         await asyncio.gather(*tasks)
     return latencies

@@ -25,32 +25,34 @@ from rich.console import Console
 from rich.table import Table
 
 from graph.execution import telemetry
-from graph.execution.telemetry import Observed, Sampler
+from graph.execution.telemetry import OperationObserver, TraceSampler
 from merganser.server.observability import logs, otlp
 from merganser.settings.settings import Settings
-from models.observability.traces import Timed
-from models.store.database import STORE
+from models.observability.traces import TimedBlock
+from models.store.database import DURATION
 from models.users.roles import Role
-from resolvers.context import BATCHES, LOADING, Viewer
+from resolvers.context import BATCH_KEYS_METRIC, BATCH_SECONDS_METRIC, Viewer
 
-ROUNDS, EACH = 9, 20_000
-PAGE = 450.0  # µs of CPU
-ALLOWED = 0.05 * PAGE
-USUAL = 0.01
-TEXT = "query InboxPage($id: ID!) { mailbox(id: $id) { id messages(first: 50) { nodes { id } } } }"
+ROUNDS, OPERATIONS_PER_ROUND = 9, 20_000
+PAGE_CPU = 450.0  # µs of CPU
+MAX_CPU = 0.05 * PAGE_CPU
+SAMPLED_SHARE = 0.01
+DOCUMENT = (
+    "query InboxPage($id: ID!) { mailbox(id: $id) { id messages(first: 50) { nodes { id } } } }"
+)
 
 
 @dataclass(frozen=True)
-class Known:
+class DocumentInfo:
     """The properties of the document."""
 
-    name: str = "InboxPage"
-    kind: OperationType = OperationType.QUERY
+    operation_name: str = "InboxPage"
+    operation_type: OperationType = OperationType.QUERY
     faults: tuple[object, ...] = ()
 
 
 @dataclass
-class Asked:
+class RequestInfo:
     """The properties of the request."""
 
     viewer: Viewer = field(default_factory=lambda: Viewer(1 << 60, Role.USER))
@@ -58,35 +60,45 @@ class Asked:
     headers: dict[str, str] = field(default_factory=lambda: {"host": "localhost"})
 
 
-def operation(asked: Asked, known: Known, result: object) -> None:
+def run_observed_operation(request: RequestInfo, document: DocumentInfo, result: object) -> None:
     """Observe an inbox page with two reads and a batch."""
-    with Observed(asked, TEXT) as observed:
-        observed.judged(known)
+    with OperationObserver(request, DOCUMENT) as observed:
+        observed.set_document(document)
         observed.cost = 57
         for _ in range(2):
-            with Timed(STORE, "store read", "read"):
+            with TimedBlock(DURATION, "store read", "read"):
                 pass
-        BATCHES.note(3, "mailboxes.loaders.by_ids")
-        with Timed(LOADING, "load mailboxes.loaders.by_ids", "mailboxes.loaders.by_ids"):
+        BATCH_KEYS_METRIC.observe(3, "mailboxes.loaders.by_ids")
+        with TimedBlock(
+            BATCH_SECONDS_METRIC, "load mailboxes.loaders.by_ids", "mailboxes.loaders.by_ids"
+        ):
             pass
-        observed.sent = result
+        observed.result = result
 
 
-def bare(_asked: Asked, _known: Known, _result: object) -> None:
+def run_unobserved_operation(
+    _request: RequestInfo, _document: DocumentInfo, _result: object
+) -> None:
     """Do nothing, as the reference."""
 
 
-def measured(work: Callable[[Asked, Known, object], None], many: int) -> float:
+def measure_cpu(
+    operation: Callable[[RequestInfo, DocumentInfo, object], None], count: int
+) -> float:
     """Return the µs of CPU of one operation."""
-    asked, known, result = Asked(), Known(), SimpleNamespace(data={}, errors=None)
-    began = time.process_time()
-    for _ in range(many):
-        work(asked, known, result)
-    return (time.process_time() - began) / many * 1e6
+    request_info, document_info, result = (
+        RequestInfo(),
+        DocumentInfo(),
+        SimpleNamespace(data={}, errors=None),
+    )
+    started_at = time.process_time()
+    for _ in range(count):
+        operation(request_info, document_info, result)
+    return (time.process_time() - started_at) / count * 1e6
 
 
 @contextlib.contextmanager
-def pipe() -> Generator[None]:
+def stderr_into_pipe() -> Generator[None]:
     """Redirect stderr into a pipe that another process reads, while the context is open."""
     before = os.dup(2)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as reader:  # noqa: S607
@@ -99,7 +111,7 @@ def pipe() -> Generator[None]:
             os.close(before)
 
 
-class Taking(BaseHTTPRequestHandler):
+class CollectorHandler(BaseHTTPRequestHandler):
     """A trace collector that accepts everything."""
 
     def do_POST(self) -> None:
@@ -113,7 +125,7 @@ class Taking(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def collector() -> Generator[str]:
+def run_collector() -> Generator[str]:
     """Run a collector in a process of its own, and yield its URL."""
     command = [sys.executable, "-m", "bench.scenarios.telemetry_cost", "collector"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - a fixed command
@@ -124,50 +136,68 @@ def collector() -> Generator[str]:
             process.terminate()
 
 
-async def bench() -> dict[str, float]:
+async def measure_all_levels() -> dict[str, float]:
     """Return the median µs per operation.
 
     Without telemetry, with metrics, with logs, with traces.
     """
     found: dict[str, list[float]] = {}
-    with collector() as place, pipe():
-        logs.set_up("INFO", "json")
-        sender = otlp.TraceSender(Settings(otlp=place), otlp.described())
+    with run_collector() as collector_url, stderr_into_pipe():
+        logs.configure_logging("INFO", "json")
+        sender = otlp.TraceExporter(Settings(otlp=collector_url), otlp.service_resource())
         for _ in range(ROUNDS):
-            for name, level, share, work, many in (
-                ("nothing", logging.WARNING, None, bare, EACH),
-                ("meters", logging.WARNING, None, operation, EACH),
-                ("meters and log", logging.INFO, None, operation, EACH),
-                ("meters, log and traces", logging.INFO, USUAL, operation, EACH),
-                ("every operation traced", logging.INFO, 1.0, operation, EACH // 20),
+            for name, level, share, measure, many in (
+                ("nothing", logging.WARNING, None, run_unobserved_operation, OPERATIONS_PER_ROUND),
+                ("meters", logging.WARNING, None, run_observed_operation, OPERATIONS_PER_ROUND),
+                (
+                    "meters and log",
+                    logging.INFO,
+                    None,
+                    run_observed_operation,
+                    OPERATIONS_PER_ROUND,
+                ),
+                (
+                    "meters, log and traces",
+                    logging.INFO,
+                    SAMPLED_SHARE,
+                    run_observed_operation,
+                    OPERATIONS_PER_ROUND,
+                ),
+                (
+                    "every operation traced",
+                    logging.INFO,
+                    1.0,
+                    run_observed_operation,
+                    OPERATIONS_PER_ROUND // 20,
+                ),
             ):
                 logging.getLogger("graph.execution.telemetry").setLevel(level)
-                telemetry.trace_to(None if share is None else Sampler(share, sender))
-                found.setdefault(name, []).append(measured(work, many))
+                telemetry.set_trace_sampler(None if share is None else TraceSampler(share, sender))
+                found.setdefault(name, []).append(measure_cpu(measure, many))
         await sender.close()
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def shown(found: dict[str, float]) -> None:
+def print_report(cpu_by_level: dict[str, float]) -> None:
     """Print the costs as a table, and whether they are within the limit."""
     table = Table("what is told", "µs of CPU", "of an inbox page of 450 µs")
-    for name, value in found.items():
-        more = value - found["nothing"]
-        table.add_row(name, f"{more:.1f}", f"{more / PAGE:.1%}")
+    for name, value in cpu_by_level.items():
+        extra_cpu = value - cpu_by_level["nothing"]
+        table.add_row(name, f"{extra_cpu:.1f}", f"{extra_cpu / PAGE_CPU:.1%}")
     Console(highlight=False).print(table)
-    lost = logs.LOST.of()
-    usual = found["meters, log and traces"] - found["nothing"]
-    verdict = "within" if usual <= ALLOWED else "beyond"
-    Console(highlight=False).print(f"As usual {usual:.1f} µs, {verdict} the {ALLOWED:g} allowed.")
-    if lost:
-        Console(highlight=False).print(f"{lost:g} lines of the log found no reader in time.")
+    lost_lines = logs.LINES_LOST.value()
+    usual = cpu_by_level["meters, log and traces"] - cpu_by_level["nothing"]
+    verdict = "within" if usual <= MAX_CPU else "beyond"
+    Console(highlight=False).print(f"As usual {usual:.1f} µs, {verdict} the {MAX_CPU:g} allowed.")
+    if lost_lines:
+        Console(highlight=False).print(f"{lost_lines:g} lines of the log found no reader in time.")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["collector"]:
-        server = HTTPServer(("127.0.0.1", 0), Taking)
+        server = HTTPServer(("127.0.0.1", 0), CollectorHandler)
         sys.stdout.write(f"{server.server_port}\n")
         sys.stdout.flush()
         server.serve_forever()
     random.seed(1)  # the same operations are traced in each run
-    shown(asyncio.run(bench()))
+    print_report(asyncio.run(measure_all_levels()))

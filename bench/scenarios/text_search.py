@@ -14,34 +14,40 @@ import uvloop
 from sqlalchemy import insert, select, text
 
 from bench.figures import report
-from bench.figures.measurements import Line
-from bench.load.http_client import Target, measure_documents
-from bench.load.message_generator import START, Writer
-from bench.load.sample_account import READER, make_user
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, bounded, running
+from bench.figures.measurements import ComparedFigure
+from bench.load.http_client import BenchmarkTarget, measure_documents
+from bench.load.message_generator import FIRST_DATE, MessageGenerator
+from bench.load.sample_account import READER_ADDRESS, create_user
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import MerganserServer, run_until_exit, run_with_timeout
 from mail.recipients import address_resolution
-from mail.search.tokenizer import indexed, words_of
+from mail.search.tokenizer import index_values, message_words
 from mail.storage import received_messages
-from merganser.server.environment_factory import opened, owner
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.search import text_index
-from models.store.columns import picked
+from models.store.columns import select_columns
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 
-NAME = "searches"
-MANY = (10_000, 100_000)
-LONGEST = 900.0  # seconds
-CHUNK = 2000
-COMMON, HALF, TENTH, HUNDREDTH, RARE = 4, 2, 10, 100, 5000  # messages per message with the word
-LIST = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
+TITLE = "searches"
+MESSAGE_COUNTS = (10_000, 100_000)
+RUN_TIMEOUT = 900.0  # seconds
+ROWS_PER_TRANSACTION = 2000
+COMMON_INTERVAL, HALF_INTERVAL, TENTH_INTERVAL, HUNDREDTH_INTERVAL, RARE_INTERVAL = (
+    4,
+    2,
+    10,
+    100,
+    5000,
+)  # messages per message with the word
+SEARCH_QUERY = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
   messages(filter: $filter, orderBy: $orderBy, first: 50) {
     nodes { id subject from { name address } receivedAt seen flagged size intro }
     pageInfo { endCursor hasNextPage } } }"""
-ASKED: dict[str, dict[str, Any]] = {
+SEARCH_VARIABLES: dict[str, dict[str, Any]] = {
     "rare word": {"filter": {"query": "wordrare"}},
     "common word": {"filter": {"query": "wordcommon"}},
     "a word of a tenth": {"filter": {"query": "wordtenth"}},
@@ -55,74 +61,105 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-async def fill(world: World, many: int) -> None:
+async def insert_indexed_messages(environment: Environment, message_count: int) -> None:
     """Insert copies of one message, each with its own words in the index."""
-    to = await address_resolution.recipient(world, READER)
-    letter = await received_messages.read(Writer().letter(1, size=20_000, attached=b""))
-    await received_messages.receive(world, letter, to, "carol@example.com")
-    (like,) = await world.database.read(select(*picked(Message)).limit(1))
-    dice, dialect = Random(5), world.database.dialect  # noqa: S311 - the same words each time
+    to = await address_resolution.load_recipient(environment, READER_ADDRESS)
+    message = await received_messages.read_message(
+        MessageGenerator().make_message(1, size=20_000, attachment=b"")
+    )
+    await received_messages.store_for_recipient(environment, message, to, "carol@example.com")
+    (model_row,) = await environment.database.read(select(*select_columns(Message)).limit(1))
+    dice, dialect = Random(5), environment.database.dialect  # noqa: S311 - the same words each time
     base = [f"w{n}" for n in range(30_000)]
-    for start in range(0, many, CHUNK):
-        rows, words = [], []
-        for nth in range(start, min(start + CHUNK, many)):
-            row = dict(zip(like._fields, like, strict=True))
-            row |= {"id": world.key(), "uid": nth + 2, "indexed": True, "seen": nth % 50 > 0}
-            row |= {"listed_at": START + timedelta(minutes=nth), "subject": f"Letter {nth}"}
+    for start in range(0, message_count, ROWS_PER_TRANSACTION):
+        rows, index_words = [], []
+        for nth in range(start, min(start + ROWS_PER_TRANSACTION, message_count)):
+            row = dict(zip(model_row._fields, model_row, strict=True))
+            row |= {
+                "id": environment.new_id(),
+                "uid": nth + 2,
+                "indexed": True,
+                "seen": nth % 50 > 0,
+            }
+            row |= {"listed_at": FIRST_DATE + timedelta(minutes=nth), "subject": f"Letter {nth}"}
             rows.append(row)
-            said = [*dice.choices(base, k=150), *_marked(nth)]
-            words.append(
-                {"id": row["id"], **indexed(dialect, to.user_id, words_of(" ".join(said)))}
+            said = [*dice.choices(base, k=150), *_marker_words(nth)]
+            index_words.append(
+                {
+                    "id": row["id"],
+                    **index_values(dialect, to.user_id, message_words(" ".join(said))),
+                }
             )
-        async with world.write() as session:
+        async with environment.write_session() as session:
             connection = await session.connection()
             await connection.execute(insert(Message), rows)
-            await connection.execute(text_index.insert(dialect), words)
-    async with world.database.engine.begin() as connection:
+            await connection.execute(text_index.insert_statement(dialect), index_words)
+    async with environment.database.engine.begin() as connection:
         await connection.execute(text("UPDATE messages SET indexed = true"))
         await connection.execute(text("ANALYZE") if dialect != "sqlite" else text("SELECT 1"))
 
 
-def _marked(nth: int) -> list[str]:
+def _marker_words(message_number: int) -> list[str]:
     """Return the marker words of a message by its number."""
-    found = ["wordcommon"] if nth % COMMON else []
-    for name, each in (("wordtenth", TENTH), ("wordhundredth", HUNDREDTH), ("wordrare", RARE)):
-        found += [name] if nth % each == 1 else []
+    found = ["wordcommon"] if message_number % COMMON_INTERVAL else []
+    for name, each in (
+        ("wordtenth", TENTH_INTERVAL),
+        ("wordhundredth", HUNDREDTH_INTERVAL),
+        ("wordrare", RARE_INTERVAL),
+    ):
+        found += [name] if message_number % each == 1 else []
     return found
 
 
-async def measured(
-    kind: Kind, folder: Path, *, many: int, connections: int = 2, seconds: float = 2.0
-) -> list[Line]:
+async def measure_searches(
+    database_kind: DatabaseKind,
+    folder: Path,
+    *,
+    message_count: int,
+    connection_count: int = 2,
+    seconds: float = 2.0,
+) -> list[ComparedFigure]:
     """Return the figure of each search over HTTP, without a baseline."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / f"searches{many}", url)
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    async with opened(settings, migrate=True) as world:
-        user = await make_user(world, READER)
-        await fill(world, many)
-        _, secret = await api_keys.create_key(owner(world), NewKey("bench", user_id=user.id))
-    bodies = {name: {"query": LIST, "variables": given} for name, given in ASKED.items()}
-    async with running(server.start) as pid:
-        target = Target(server.http, pid, secret)
-        figures = await measure_documents(target, bodies, connections=connections, seconds=seconds)
-    return [Line(f"{many:,} messages: {name}", figure) for name, figure in figures.items()]
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(folder / f"searches{message_count}", url)
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    async with open_environment(settings, migrate=True) as world:
+        user = await create_user(world, READER_ADDRESS)
+        await insert_indexed_messages(world, message_count)
+        _, secret = await api_keys.create_api_key(
+            root_context(world), NewApiKey("bench", user_id=user.id)
+        )
+    bodies = {
+        name: {"query": SEARCH_QUERY, "variables": given}
+        for name, given in SEARCH_VARIABLES.items()
+    }
+    async with run_until_exit(server.start) as pid:
+        target = BenchmarkTarget(server.http_port, pid, secret)
+        figures = await measure_documents(
+            target, bodies, connection_count=connection_count, seconds=seconds
+        )
+    return [
+        ComparedFigure(f"{message_count:,} messages: {name}", figure)
+        for name, figure in figures.items()
+    ]
 
 
 def main(
-    store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
-    many: Annotated[list[int], typer.Option(help="Messages.")] = list(MANY),  # noqa: B006
+    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
+    many: Annotated[list[int], typer.Option(help="Messages.")] = list(MESSAGE_COUNTS),  # noqa: B006
 ) -> None:
     """Print the figures."""
     for count in many:
-        uvloop.run(bounded(_shown(store, count), LONGEST))
+        uvloop.run(run_with_timeout(_print_measurements(store, count), RUN_TIMEOUT))
 
 
-async def _shown(store: Kind, many: int) -> None:
+async def _print_measurements(database_kind: DatabaseKind, message_count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="merganser-searches-") as folder:
-        lines = await measured(store, Path(folder), many=many)
+        lines = await measure_searches(database_kind, Path(folder), message_count=message_count)
     for line in lines:
-        typer.echo(report.line(line))
+        typer.echo(report.format_figure(line))
 
 
 if __name__ == "__main__":

@@ -8,30 +8,30 @@ import typer
 import uvloop
 
 from bench.figures import report
-from bench.figures.measurements import Line
-from bench.load.http_client import Target, measure_documents, once
-from bench.load.user_rows import fill
-from bench.servers.compared_servers import Kind, postgres
-from bench.servers.merganser_process import Server, bounded, running
-from merganser.server.environment_factory import opened, owner
+from bench.figures.measurements import ComparedFigure
+from bench.load.http_client import BenchmarkTarget, measure_documents, request_json
+from bench.load.user_rows import insert_users
+from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.merganser_process import MerganserServer, run_until_exit, run_with_timeout
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from models.users.roles import Role
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 
-NAME = "accounts"
-MANY = 100_000
-LONGEST = 600.0  # seconds
-LIST = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
+TITLE = "accounts"
+USER_COUNT = 100_000
+RUN_TIMEOUT = 600.0  # seconds
+USERS_QUERY = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
   users(filter: $filter, orderBy: $orderBy, first: 50, after: $after) {
     nodes { id username name address { address } domain { name } disabled lastLoginAt
       limits { quota { allowed used } } }
     pageInfo { endCursor hasNextPage } } }"""
-COUNT = "query ($filter: UserFilter) { users(filter: $filter, first: 0) { totalCount } }"
-HALF = "d0.crowd.example"  # with half of the users
+COUNT_QUERY = "query ($filter: UserFilter) { users(filter: $filter, first: 0) { totalCount } }"
+LARGEST_DOMAIN = "d0.crowd.example"  # with half of the users
 
 
-def asked(after: str) -> dict[str, dict[str, Any]]:
+def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
     """Return the GraphQL request bodies by name."""
     lists: dict[str, dict[str, Any]] = {
         "first page": {},
@@ -39,7 +39,7 @@ def asked(after: str) -> dict[str, dict[str, Any]]:
         "by creation": {"orderBy": "CREATED"},
         "by storage": {"orderBy": "QUOTA_USED"},
         "by last sign-in": {"orderBy": "LAST_LOGIN"},
-        "of a domain": {"filter": {"domain": HALF}},
+        "of a domain": {"filter": {"domain": LARGEST_DOMAIN}},
         "disabled": {"filter": {"disabled": True}},
         "tagged": {"filter": {"tags": ["vip"]}},
         "mask": {"filter": {"masks": ["adalove*7@d?.*"]}},
@@ -47,53 +47,70 @@ def asked(after: str) -> dict[str, dict[str, Any]]:
         "search, a ninth is found": {"filter": {"query": "lovelace"}},
         "search, two letters": {"filter": {"query": "zo"}},
     }
-    found = {name: {"query": LIST, "variables": given} for name, given in lists.items()}
-    for name, where in (("all", None), ("a search", {"query": "lovelace"})):
-        found[f"count of {name}"] = {"query": COUNT, "variables": {"filter": where}}
+    found = {name: {"query": USERS_QUERY, "variables": given} for name, given in lists.items()}
+    for name, filter_input in (("all", None), ("a search", {"query": "lovelace"})):
+        found[f"count of {name}"] = {"query": COUNT_QUERY, "variables": {"filter": filter_input}}
     return found
 
 
-async def measured(
-    kind: Kind, folder: Path, *, many: int = MANY, connections: int = 4, seconds: float = 2.0
-) -> list[Line]:
+async def measure_user_lists(
+    database_kind: DatabaseKind,
+    folder: Path,
+    *,
+    user_count: int = USER_COUNT,
+    connection_count: int = 4,
+    seconds: float = 2.0,
+) -> list[ComparedFigure]:
     """Return the figure of each list over HTTP, without a baseline."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / "crowd", url)
-    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    async with opened(settings, migrate=True) as world:
-        await fill(world, many)
-        _, secret = await api_keys.create_key(owner(world), NewKey("bench", role=Role.ROOT))
-    async with running(server.start) as pid:
-        target = Target(server.http, pid, secret)
-        bodies = asked(await _middle(target))
-        figures = await measure_documents(target, bodies, connections=connections, seconds=seconds)
-    return [Line(f"{many:,} {NAME}: {name}", figure) for name, figure in figures.items()]
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    server = MerganserServer(folder / "crowd", url)
+    settings = (
+        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+    )
+    async with open_environment(settings, migrate=True) as world:
+        await insert_users(world, user_count)
+        _, secret = await api_keys.create_api_key(
+            root_context(world), NewApiKey("bench", role=Role.ROOT)
+        )
+    async with run_until_exit(server.start) as pid:
+        target = BenchmarkTarget(server.http_port, pid, secret)
+        bodies = bodies_by_name(await _cursor_of_later_page(target))
+        figures = await measure_documents(
+            target, bodies, connection_count=connection_count, seconds=seconds
+        )
+    return [
+        ComparedFigure(f"{user_count:,} {TITLE}: {name}", figure)
+        for name, figure in figures.items()
+    ]
 
 
-async def _middle(target: Target) -> str:
+async def _cursor_of_later_page(target: BenchmarkTarget) -> str:
     """Return a cursor after the first 2,500 users."""
-    body: dict[str, Any] = {"query": LIST.replace("first: 50", "first: 250"), "variables": {}}
+    body: dict[str, Any] = {
+        "query": USERS_QUERY.replace("first: 50", "first: 250"),
+        "variables": {},
+    }
     after = ""
     for _ in range(10):
-        found = await once(target, "/graphql", body)
+        found = await request_json(target, "/graphql", body)
         after = found["data"]["users"]["pageInfo"]["endCursor"]
         body["variables"] = {"after": after}
     return after
 
 
 def main(
-    store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
-    many: Annotated[int, typer.Option(help="Accounts.")] = MANY,
+    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
+    many: Annotated[int, typer.Option(help="Accounts.")] = USER_COUNT,
 ) -> None:
     """Print the figures."""
-    uvloop.run(bounded(_shown(store, many), LONGEST))
+    uvloop.run(run_with_timeout(_print_measurements(store, many), RUN_TIMEOUT))
 
 
-async def _shown(store: Kind, many: int) -> None:
+async def _print_measurements(database_kind: DatabaseKind, user_count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="merganser-accounts-") as folder:
-        lines = await measured(store, Path(folder), many=many)
+        lines = await measure_user_lists(database_kind, Path(folder), user_count=user_count)
     for line in lines:
-        typer.echo(report.line(line))
+        typer.echo(report.format_figure(line))
 
 
 if __name__ == "__main__":

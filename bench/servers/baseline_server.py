@@ -25,32 +25,32 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FLAGS = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
-INTRO = 128  # bytes
-BOX = "SELECT id, path, total, unseen, user_id FROM mailboxes WHERE id = ?"
-NODES = (
+INTRO_LENGTH = 128  # bytes
+SELECT_MAILBOX = "SELECT id, path, total, unseen, user_id FROM mailboxes WHERE id = ?"
+SELECT_MESSAGES = (
     'SELECT id, subject, from_name, from_address, "to", date, size, preview, attachment_count,'
     " keywords, seen, answered, flagged, deleted, draft FROM messages WHERE mailbox_id = ?"
 )
-NEWEST = " ORDER BY listed_at DESC, id DESC LIMIT 50"
-PLACE = (
+ORDER_AND_LIMIT = " ORDER BY listed_at DESC, id DESC LIMIT 50"
+SELECT_POSITION = (
     "SELECT listed_at, id FROM messages WHERE mailbox_id = ?"
     " ORDER BY listed_at DESC, id DESC LIMIT 1 OFFSET ?"
 )
-BOXES = (
+SELECT_MAILBOXES = (
     "SELECT id, path, special_use, total, unseen, size FROM mailboxes WHERE user_id = ?"
     " ORDER BY path <> 'INBOX', path"
 )
-OWNER = "SELECT user_id FROM mailboxes WHERE id = ?"
-COUNT = "UPDATE streams SET last = last + ? WHERE id = ? RETURNING last"
-FLAG = (
+SELECT_OWNER = "SELECT user_id FROM mailboxes WHERE id = ?"
+ADVANCE_STREAM = "UPDATE streams SET last = last + ? WHERE id = ? RETURNING last"
+UPDATE_FLAG = (
     "UPDATE messages SET flagged = ?, modseq = ? WHERE id IN (SELECT value FROM json_each(?))"
     " RETURNING id, seen, answered, flagged, deleted, draft, keywords"
 )
-MARK = "UPDATE mailboxes SET modseq = ?, modify_index = ? WHERE id = ?"
-CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, NULL)"
-KEEP = "INSERT INTO floor_letters (at, raw) VALUES (?, ?)"
+UPDATE_MAILBOX = "UPDATE mailboxes SET modseq = ?, modify_index = ? WHERE id = ?"
+INSERT_CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, NULL)"
+INSERT_MESSAGE = "INSERT INTO floor_letters (at, raw) VALUES (?, ?)"
 
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
+RequestHandler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def global_id(prefix: str, key: int) -> str:
@@ -58,46 +58,52 @@ def global_id(prefix: str, key: int) -> str:
     return f"{prefix}_{urlsafe_b64encode(key.to_bytes(8, 'big')).decode().rstrip('=')}"
 
 
-class Floor:
+class BaselineDatabase:
     """One SQLite connection. Its methods answer requests; their names are the HTTP paths."""
 
-    def __init__(self, file: str) -> None:
-        self.db = sqlite3.connect(file, isolation_level=None, cached_statements=512)
+    def __init__(self, database_file: str) -> None:
+        self.db = sqlite3.connect(database_file, isolation_level=None, cached_statements=512)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "mmap_size=268435456"):
             self.db.execute(f"PRAGMA {pragma}")
         self.db.execute("CREATE TABLE IF NOT EXISTS floor_letters (at TEXT, raw BLOB)")
 
-    def page(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def page(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the mailbox and 50 of its messages, after a position if one is given."""
-        key, path, total, unseen, _ = self.db.execute(BOX, (asked["box"],)).fetchone()
-        if after := asked.get("after"):
-            sql = f"{NODES} AND (listed_at, id) < (?, ?){NEWEST}"
+        key, path, total, unseen, _ = self.db.execute(SELECT_MAILBOX, (request["box"],)).fetchone()
+        if after := request.get("after"):
+            sql = f"{SELECT_MESSAGES} AND (listed_at, id) < (?, ?){ORDER_AND_LIMIT}"
             rows = self.db.execute(sql, (key, *after))
         else:
-            rows = self.db.execute(NODES + NEWEST, (key,))
+            rows = self.db.execute(SELECT_MESSAGES + ORDER_AND_LIMIT, (key,))
         box = {
             "id": global_id("box", key),
             "path": path,
             "total": total,
             "unseen": unseen,
-            "messages": {"nodes": [_node(row) for row in rows]},
+            "messages": {"nodes": [_message_node(row) for row in rows]},
         }
         return {"mailbox": box}
 
-    def place(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def place(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the position before a page, by the number of newer messages.
 
         It is not measured.
         """
-        row = self.db.execute(PLACE, (asked["box"], asked["skip"] - 1)).fetchone()
+        row = self.db.execute(SELECT_POSITION, (request["box"], request["skip"] - 1)).fetchone()
         return {"after": row}
 
-    def boxes(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def boxes(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return all mailboxes with their counters."""
-        (user,) = self.db.execute(OWNER, (asked["box"],)).fetchone()
-        return {"user": {"mailboxes": [_folder(row) for row in self.db.execute(BOXES, (user,))]}}
+        (user,) = self.db.execute(SELECT_OWNER, (request["box"],)).fetchone()
+        return {
+            "user": {
+                "mailboxes": [
+                    _mailbox_node(row) for row in self.db.execute(SELECT_MAILBOXES, (user,))
+                ]
+            }
+        }
 
-    def message(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def message(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return a message in full, parsed by the standard library."""
         row = self.db.execute("SELECT raw FROM floor_letters WHERE rowid = 1").fetchone()
         parsed = email.message_from_bytes(row[0], policy=email.policy.default)
@@ -113,55 +119,55 @@ class Floor:
         }
         return {"message": message}
 
-    def start(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return page, mailboxes and message together."""
-        return {**self.page(asked), **self.boxes(asked), **self.message(asked)}
+        return {**self.page(request), **self.boxes(request), **self.message(request)}
 
-    def flag(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def flag(self, request: dict[str, Any]) -> dict[str, Any]:
         """Set or clear a flag and write the journal in one durable transaction."""
-        ids, box, at = asked["ids"], asked["box"], datetime.now(UTC).isoformat(" ")
-        (user,) = self.db.execute(OWNER, (box,)).fetchone()
+        ids, box, at = request["ids"], request["box"], datetime.now(UTC).isoformat(" ")
+        (user,) = self.db.execute(SELECT_OWNER, (box,)).fetchone()
         self.db.execute("BEGIN IMMEDIATE")
-        (last,) = self.db.execute(COUNT, (len(ids), user)).fetchone()
-        rows = self.db.execute(FLAG, (asked["flagged"], last, orjson.dumps(ids).decode()))
+        (last,) = self.db.execute(ADVANCE_STREAM, (len(ids), user)).fetchone()
+        rows = self.db.execute(UPDATE_FLAG, (request["flagged"], last, orjson.dumps(ids).decode()))
         nodes = [
-            {"id": global_id("msg", row[0]), "flags": _flags(row[1:6], row[6]), "modseq": last}
+            {"id": global_id("msg", row[0]), "flags": _flag_names(row[1:6], row[6]), "modseq": last}
             for row in rows.fetchall()
         ]
         facts = orjson.dumps({"mailbox": box, "flags": [node["flags"] for node in nodes]})
-        self.db.execute(MARK, (last, last, box))
+        self.db.execute(UPDATE_MAILBOX, (last, last, box))
         plain = orjson.dumps(ids).decode()
-        self.db.execute(CHANGE, (user, last, at, "MESSAGE_UPDATED", plain, facts.decode()))
+        self.db.execute(INSERT_CHANGE, (user, last, at, "MESSAGE_UPDATED", plain, facts.decode()))
         self.db.execute("COMMIT")
-        return {"updatedCount": len(ids), "messages": nodes if asked.get("shown") else []}
+        return {"updatedCount": len(ids), "messages": nodes if request.get("shown") else []}
 
-    def keep(self, raw: bytes) -> None:
+    def store_message(self, raw_message: bytes) -> None:
         """Store a whole message durably."""
-        self.db.execute(KEEP, (datetime.now(UTC).isoformat(), raw))
+        self.db.execute(INSERT_MESSAGE, (datetime.now(UTC).isoformat(), raw_message))
 
 
-def _node(row: Sequence[Any]) -> dict[str, Any]:
-    (key, subject, name, address, to, date, size, preview, count, keywords, *flags) = row
+def _message_node(message_row: Sequence[Any]) -> dict[str, Any]:
+    (key, subject, name, address, to, date, size, preview, count, keywords, *flags) = message_row
     return {
         "id": global_id("msg", key),
         "subject": subject,
         "from": {"name": name, "address": address} if name or address else None,
         "to": [{"name": name, "address": address} for name, address in orjson.loads(to)],
         "date": f"{date[:10]}T{date[11:19]}Z" if date else None,
-        "flags": _flags(flags, keywords),
+        "flags": _flag_names(flags, keywords),
         "size": size,
-        "intro": preview.encode()[:INTRO].decode(errors="ignore"),
+        "intro": preview.encode()[:INTRO_LENGTH].decode(errors="ignore"),
         "attachmentCount": count,
     }
 
 
-def _flags(values: Sequence[int], keywords: str) -> list[str]:
-    named = [name for name, value in zip(FLAGS, values, strict=True) if value]
-    return [*named, *orjson.loads(keywords)]
+def _flag_names(values: Sequence[int], keywords: str) -> list[str]:
+    flag_names = [name for name, value in zip(FLAGS, values, strict=True) if value]
+    return [*flag_names, *orjson.loads(keywords)]
 
 
-def _folder(row: Sequence[Any]) -> dict[str, Any]:
-    key, path, use, total, unseen, size = row
+def _mailbox_node(mailbox_row: Sequence[Any]) -> dict[str, Any]:
+    key, path, use, total, unseen, size = mailbox_row
     return {
         "id": global_id("box", key),
         "path": path,
@@ -172,13 +178,13 @@ def _folder(row: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-class Mailman(asyncio.Protocol):
+class BaselineLmtpProtocol(asyncio.Protocol):
     """LMTP server with pipelining that accepts mail for every recipient."""
 
-    def __init__(self, floor: Floor) -> None:
-        self.floor = floor
+    def __init__(self, database: BaselineDatabase) -> None:
+        self.database = database
         self.received = bytearray()
-        self.inside = False
+        self.is_in_data = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the greeting."""
@@ -188,22 +194,24 @@ class Mailman(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Process commands and messages."""
         self.received += data
-        while (end := self.received.find(b"\r\n.\r\n" if self.inside else b"\r\n")) >= 0:
-            if self.inside:
-                self.floor.keep(bytes(self.received[: end + 2]).replace(b"\r\n..", b"\r\n."))
+        while (end := self.received.find(b"\r\n.\r\n" if self.is_in_data else b"\r\n")) >= 0:
+            if self.is_in_data:
+                self.database.store_message(
+                    bytes(self.received[: end + 2]).replace(b"\r\n..", b"\r\n.")
+                )
                 del self.received[: end + 5]
-                self.inside = False
+                self.is_in_data = False
                 self.transport.write(b"250 2.0.0 Kept\r\n")
                 continue
-            self.inside = self.received.startswith(b"DATA")
+            self.is_in_data = self.received.startswith(b"DATA")
             del self.received[: end + 2]
-            self.transport.write(b"354 Go on\r\n" if self.inside else b"250 2.0.0 Fine\r\n")
+            self.transport.write(b"354 Go on\r\n" if self.is_in_data else b"250 2.0.0 Fine\r\n")
 
 
-def _endpoint(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+def _json_endpoint(handler: RequestHandler) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        asked = orjson.loads(await request.body())
-        return Response(orjson.dumps(answer(asked)), media_type="application/json")
+        arguments = orjson.loads(await request.body())
+        return Response(orjson.dumps(handler(arguments)), media_type="application/json")
 
     return endpoint
 
@@ -212,16 +220,16 @@ async def _health(_request: Request) -> Response:
     return Response()
 
 
-async def serve(file: str, http: int, lmtp: int) -> None:
+async def serve(database_file: str, http_port: int, lmtp_port: int) -> None:
     """Serve on loopback until SIGTERM."""
-    floor = Floor(file)
+    floor = BaselineDatabase(database_file)
     answers = (floor.page, floor.place, floor.boxes, floor.message, floor.start, floor.flag)
-    routes = [Route(f"/{one.__name__}", _endpoint(one), methods=["POST"]) for one in answers]
+    routes = [Route(f"/{one.__name__}", _json_endpoint(one), methods=["POST"]) for one in answers]
     app = Starlette(routes=[*routes, Route("/health", _health)])
     loop = asyncio.get_running_loop()
-    mailmen = await loop.create_server(lambda: Mailman(floor), "127.0.0.1", lmtp)
+    mailmen = await loop.create_server(lambda: BaselineLmtpProtocol(floor), "127.0.0.1", lmtp_port)
     config = uvicorn.Config(
-        app, port=http, log_config=None, access_log=False, http="httptools", loop="uvloop"
+        app, port=http_port, log_config=None, access_log=False, http="httptools", loop="uvloop"
     )
     await uvicorn.Server(config).serve()
     mailmen.close()

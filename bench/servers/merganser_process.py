@@ -15,18 +15,20 @@ import orjson
 
 from bench.servers.ports import HOST, free_port
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds to start, and to stop
-TICKS = os.sysconf("SC_CLK_TCK")
-QUIET = 0.04  # share of a core: a server that uses less is idle
-COMMAND = (sys.executable, "-m", "merganser")
+PROJECT_ROOT = Path(__file__).parents[2]
+START_STOP_TIMEOUT = 60.0  # seconds to start, and to stop
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+IDLE_CPU_SHARE = 0.04  # share of a core: a server that uses less is idle
+MERGANSER_COMMAND = (sys.executable, "-m", "merganser")
 
-Launcher = Callable[[tuple[str, ...], dict[str, str], Path], Awaitable[asyncio.subprocess.Process]]
-_launchers: list[Launcher] = []  # the last one starts servers
+ProcessLauncher = Callable[
+    [tuple[str, ...], dict[str, str], Path], Awaitable[asyncio.subprocess.Process]
+]
+_launchers: list[ProcessLauncher] = []  # the last one starts servers
 
 
 @contextmanager
-def launched_by(launcher: Launcher) -> Generator[None]:
+def use_launcher(launcher: ProcessLauncher) -> Generator[None]:
     """Start `python -m merganser` by a function of arguments, environment and log file.
 
     Tests fork a process that has imported the server, since the imports take 5 s of CPU.
@@ -39,121 +41,134 @@ def launched_by(launcher: Launcher) -> Generator[None]:
 
 
 @dataclass
-class Server:
+class MerganserServer:
     """`merganser serve` on a data folder. It can be started repeatedly."""
 
-    folder: Path
-    store: str | None = None  # default: SQLite in the folder
-    words: tuple[str, ...] = ()  # after `serve`
-    more: dict[str, str] = field(default_factory=dict)
-    http: int = field(default_factory=free_port)
-    lmtp: int = field(default_factory=free_port)
+    data_folder: Path
+    database_url: str | None = None  # default: SQLite in the folder
+    serve_arguments: tuple[str, ...] = ()  # after `serve`
+    extra_environment: dict[str, str] = field(default_factory=dict)
+    http_port: int = field(default_factory=free_port)
+    lmtp_port: int = field(default_factory=free_port)
 
-    def settings(self, **more: str) -> dict[str, str]:
+    def process_environment(self, **extra: str) -> dict[str, str]:
         """Return the environment of the process.
 
         This one without MERGANSER_ variables, and its own.
         """
-        known = {key: text for key, text in os.environ.items() if not key.startswith("MERGANSER_")}
+        inherited = {
+            key: text for key, text in os.environ.items() if not key.startswith("MERGANSER_")
+        }
         own = {
-            "MERGANSER_DATA": str(self.folder),
-            "MERGANSER_HTTP": f"{HOST}:{self.http}",
-            "MERGANSER_LMTP": f"{HOST}:{self.lmtp}",
+            "MERGANSER_DATA": str(self.data_folder),
+            "MERGANSER_HTTP": f"{HOST}:{self.http_port}",
+            "MERGANSER_LMTP": f"{HOST}:{self.lmtp_port}",
             "MERGANSER_BUDGET_USERS": "0",  # one user sends all requests
             "MERGANSER_FOLLOWERS_EACH": "10000",
             "MERGANSER_RECEIVED_HOURLY": "0",  # and receives all messages
             "MERGANSER_RECIPIENTS_DAILY": "0",
             "MERGANSER_AUTO_CREATE_DOMAINS": "on",
         }
-        if self.store:
-            own["MERGANSER_STORE"] = self.store
-        return {**known, **own, **self.more, **more}
+        if self.database_url:
+            own["MERGANSER_STORE"] = self.database_url
+        return {**inherited, **own, **self.extra_environment, **extra}
 
     async def start(
-        self, *, fault: str = "", before: tuple[str, ...] = ()
+        self, *, fault: str = "", command_prefix: tuple[str, ...] = ()
     ) -> asyncio.subprocess.Process:
         """Start the server, and return its process once it is healthy.
 
         `command_prefix` is a command that runs the server. `fault` is a fault point at which it
         kills itself, such as "commit:3".
         """
-        more = {"MERGANSER_FAULT": fault} if fault else {}
-        command = (*before, *COMMAND, "serve", *self.words)
-        process = await spawned(command, self.settings(**more), self.folder / "server.log")
-        await answering(self.http, process, "/health/ready" if self.words else "/health")
+        fault_setting = {"MERGANSER_FAULT": fault} if fault else {}
+        command = (*command_prefix, *MERGANSER_COMMAND, "serve", *self.serve_arguments)
+        process = await spawn(
+            command, self.process_environment(**fault_setting), self.data_folder / "server.log"
+        )
+        await wait_until_healthy(
+            self.http_port, process, "/health/ready" if self.serve_arguments else "/health"
+        )
         return process
 
 
-async def spawned(
-    command: tuple[str, ...], env: dict[str, str], log: Path
+async def spawn(
+    command: tuple[str, ...], process_environment: dict[str, str], log_file: Path
 ) -> asyncio.subprocess.Process:
     """Start a command in the project's folder, in a process group of its own."""
-    if _launchers and command[:3] == COMMAND and "LD_PRELOAD" not in env:
-        return await _launchers[-1](command[3:], env, log)
-    with log.open("ab") as out:
+    if _launchers and command[:3] == MERGANSER_COMMAND and "LD_PRELOAD" not in process_environment:
+        return await _launchers[-1](command[3:], process_environment, log_file)
+    with log_file.open("ab") as out:
         return await asyncio.create_subprocess_exec(
-            *command, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
+            *command,
+            env=process_environment,
+            cwd=PROJECT_ROOT,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
 
 
-async def answering(port: int, process: asyncio.subprocess.Process, path: str = "/health") -> None:
+async def wait_until_healthy(
+    port: int, process: asyncio.subprocess.Process, path: str = "/health"
+) -> None:
     """Wait until the server is healthy at this path. Raises RuntimeError if it exits before."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(START_STOP_TIMEOUT):
         while True:
             if process.returncode is not None:
                 raise RuntimeError(f"the server ended with {process.returncode} at its start")
             with suppress(OSError):
-                if await _healthy(port, path):
+                if await _is_healthy(port, path):
                     return
             await asyncio.sleep(0.05)
 
 
-async def _healthy(port: int, path: str) -> bool:
+async def _is_healthy(port: int, path: str) -> bool:
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         return b" 200 " in await reader.readline()
     finally:
-        await hang_up(writer)
+        await close_connection(writer)
 
 
-async def hang_up(writer: asyncio.StreamWriter) -> None:
+async def close_connection(writer: asyncio.StreamWriter) -> None:
     """Close a connection, also one that the peer has broken."""
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()
 
 
-async def stop(process: asyncio.subprocess.Process) -> int:
+async def stop_process(process: asyncio.subprocess.Process) -> int:
     """Stop a process by SIGTERM, after the timeout by SIGKILL. Returns its exit code."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(START_STOP_TIMEOUT):
             return await process.wait()
     except TimeoutError:
         process.kill()
         return await process.wait()
 
 
-def broken(log: Path) -> list[str]:
+def logged_errors(log_file: Path) -> list[str]:
     """Return the errors in a server's log, each with the last error line of its traceback."""
     found = []
-    for line in log.read_text().splitlines():
+    for line in log_file.read_text().splitlines():
         fact = orjson.loads(line)
         if fact["level"] == "error":
             cause = fact.get("traceback", "").strip().splitlines()
-            known = next((one for one in reversed(cause) if "Error" in one), "")
-            found.append(f"{fact['from']}: {fact['event']}: {known}")
+            error_line = next((one for one in reversed(cause) if "Error" in one), "")
+            found.append(f"{fact['from']}: {fact['event']}: {error_line}")
     return found
 
 
-async def checked(server: Server) -> list[str]:
+async def run_consistency_check(server: MerganserServer) -> list[str]:
     """Return the findings of `merganser check`."""
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "check"),
-        env=server.settings(),
-        cwd=ROOT,
+        *(*MERGANSER_COMMAND, "check"),
+        env=server.process_environment(),
+        cwd=PROJECT_ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -164,41 +179,41 @@ async def checked(server: Server) -> list[str]:
 
 
 @asynccontextmanager
-async def running(
-    begin: Callable[[], Awaitable[asyncio.subprocess.Process]],
+async def run_until_exit(
+    start: Callable[[], Awaitable[asyncio.subprocess.Process]],
 ) -> AsyncGenerator[int]:
     """Start a server, yield its process ID, and stop it at the end."""
-    process = await begin()
+    process = await start()
     try:
         yield process.pid
     finally:
-        await stop(process)
+        await stop_process(process)
 
 
-async def bounded(work: Coroutine[Any, Any, None], longest: float) -> None:
+async def run_with_timeout(coroutine: Coroutine[Any, Any, None], max_seconds: float) -> None:
     """Run a coroutine for at most this many seconds. SIGTERM cancels it."""
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(coroutine)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with asyncio.timeout(longest):
+    async with asyncio.timeout(max_seconds):
         await task
 
 
-def cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process with its threads, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
-def fine_cpu(pid: int) -> float:
+def cpu_seconds_precise(pid: int) -> float:
     """Return the CPU seconds of a process to the nanosecond, without threads that have ended."""
-    taken = 0
+    nanoseconds = 0
     for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError):  # it has just ended
-            taken += int(file.read_text().split()[0])
-    return taken / 1e9
+            nanoseconds += int(file.read_text().split()[0])
+    return nanoseconds / 1e9
 
 
-def memory(pid: int) -> tuple[int, int]:
+def memory_of_process(pid: int) -> tuple[int, int]:
     """Return PSS and RSS of a process in KiB."""
     found = {"Pss": 0, "Rss": 0}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -208,23 +223,23 @@ def memory(pid: int) -> tuple[int, int]:
     return found["Pss"], found["Rss"]
 
 
-def whole_memory(pid: int) -> int:
+def memory_of_process_tree(pid: int) -> int:
     """Return the PSS of a process and all its descendants in KiB."""
     found, left = 0, [pid]
     while left:
         one = left.pop()
         with suppress(OSError):  # it has just ended
-            found += memory(one)[0]
+            found += memory_of_process(one)[0]
             for file in Path(f"/proc/{one}/task").glob("*/children"):
                 left += map(int, file.read_text().split())
     return found
 
 
-async def settled(pid: int, longest: float = 60) -> None:
+async def wait_until_idle(pid: int, max_seconds: float = 60) -> None:
     """Wait until a server is idle, at most this many seconds."""
-    end = time.monotonic() + longest
+    end = time.monotonic() + max_seconds
     quiet = 0
     while quiet < 2 and time.monotonic() < end:  # noqa: PLR2004 - twice, since workers pause between batches
-        before = cpu(pid)
+        before = cpu_seconds(pid)
         await asyncio.sleep(0.3)
-        quiet = quiet + 1 if cpu(pid) - before <= 0.3 * QUIET else 0
+        quiet = quiet + 1 if cpu_seconds(pid) - before <= 0.3 * IDLE_CPU_SHARE else 0

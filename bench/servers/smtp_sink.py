@@ -12,11 +12,11 @@ import uvloop
 
 from bench.servers.ports import HOST
 
-OFFERS = b"250-sink\r\n250-PIPELINING\r\n250-SIZE 100000000\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
-END = b"\r\n.\r\n"
+EHLO_REPLY = b"250-sink\r\n250-PIPELINING\r\n250-SIZE 100000000\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
+END_OF_DATA = b"\r\n.\r\n"
 
 
-class Count:
+class SinkCounters:
     """What the sink has received; times are Unix times in seconds."""
 
     messages = 0
@@ -25,7 +25,7 @@ class Count:
     last = 0.0
 
 
-class Session(asyncio.Protocol):
+class SinkProtocol(asyncio.Protocol):
     """One SMTP connection."""
 
     transport: asyncio.Transport
@@ -36,42 +36,47 @@ class Session(asyncio.Protocol):
             asyncio.Transport, transport
         )  # uvloop's transport does not derive from it
         self.held, self.taking = b"", False
-        Count.connections += 1
+        SinkCounters.connections += 1
         self.transport.write(b"220 sink\r\n")
 
     def data_received(self, data: bytes) -> None:
         """Reply to all complete commands."""
         self.held += data
         answers = []
-        while answer := self._next():
+        while answer := self._next_reply():
             answers.append(answer)
         if answers:
             self.transport.write(b"".join(answers))
 
-    def _next(self) -> bytes | None:
+    def _next_reply(self) -> bytes | None:
         """Return the reply to the next complete command or message; None if there is none."""
         if self.taking:
-            at = self.held.find(END)
+            at = self.held.find(END_OF_DATA)
             if at < 0:
                 return None
-            self.held, self.taking = self.held[at + len(END) :], False
-            Count.messages += 1
-            Count.last = time.time()
+            self.held, self.taking = self.held[at + len(END_OF_DATA) :], False
+            SinkCounters.messages += 1
+            SinkCounters.last = time.time()
             return b"250 2.0.0 Taken\r\n"
         line, mark, rest = self.held.partition(b"\r\n")
         if not mark:
             return None
         self.held = rest
-        return self._answer(line[:4].upper())
+        return self._reply_to_command(line[:4].upper())
 
-    def _answer(self, verb: bytes) -> bytes:
+    def _reply_to_command(self, verb: bytes) -> bytes:
         if verb == b"EHLO":
-            return OFFERS
+            return EHLO_REPLY
         if verb == b"MAIL":
-            Count.first = Count.first or time.time()
+            SinkCounters.first = SinkCounters.first or time.time()
         if verb == b"STAT":
-            told = (Count.messages, Count.connections, Count.first, Count.last)
-            return f"250 {' '.join(map(str, told))}\r\n".encode()
+            counts = (
+                SinkCounters.messages,
+                SinkCounters.connections,
+                SinkCounters.first,
+                SinkCounters.last,
+            )
+            return f"250 {' '.join(map(str, counts))}\r\n".encode()
         if verb == b"DATA":
             self.taking = True
             return b"354 Go on\r\n"
@@ -82,13 +87,13 @@ class Session(asyncio.Protocol):
         return b"250 OK\r\n"
 
 
-async def main() -> None:
+async def run_sink() -> None:
     """Listen until the process is ended."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Session, HOST, 0)
+    server = await loop.create_server(SinkProtocol, HOST, 0)
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - read by the parent process
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(run_sink())

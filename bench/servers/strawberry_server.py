@@ -18,46 +18,46 @@ from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.schema.config import StrawberryConfig
 
-from graph.execution.operation_execution import Operation
-from graph.schema import TYPES, Mutation, Query, Subscription
+from graph.execution.operation_execution import OperationContext
+from graph.schema import ADDITIONAL_TYPES, Mutation, Query, Subscription
 from graph.types.scalars import SCALARS
-from merganser.server.environment_factory import opened
-from merganser.settings.settings import read
-from models.runtime.environment import World
+from merganser.server.environment_factory import open_environment
+from merganser.settings.settings import read_settings
+from models.runtime.environment import Environment
 from resolvers.auth import authentication
 
 
-def make_schema() -> strawberry.Schema:
+def build_plain_schema() -> strawberry.Schema:
     """Build the schema of Merganser with Strawberry's own schema class."""
     return strawberry.Schema(
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=TYPES,
+        types=ADDITIONAL_TYPES,
         config=StrawberryConfig(scalar_map=SCALARS),
     )
 
 
-class View(GraphQL[Operation, None]):
+class PlainStrawberryView(GraphQL[OperationContext, None]):
     """Strawberry's view, with authentication of the viewer."""
 
-    def __init__(self, schema: strawberry.Schema, world: World) -> None:
+    def __init__(self, schema: strawberry.Schema, environment: Environment) -> None:
         super().__init__(schema, graphql_ide=None)
-        self.world = world
+        self.environment = environment
 
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket
-    ) -> Operation:
+    ) -> OperationContext:
         """Return the context for Merganser's resolvers."""
         headers = dict(request.headers)
-        viewer = await authentication.sign_in(self.world, headers)
-        return Operation(self.world, viewer, headers=headers)
+        viewer = await authentication.authenticate_request(self.environment, headers)
+        return OperationContext(self.environment, viewer, headers=headers)
 
 
-async def serve(port: int) -> None:
+async def serve_plain_strawberry(port: int) -> None:
     """Serve the database of the settings on loopback until SIGTERM."""
-    async with opened(read()) as world:
-        view: Any = View(make_schema(), world)
+    async with open_environment(read_settings()) as world:
+        view: Any = PlainStrawberryView(build_plain_schema(), world)
         app = Starlette(routes=[Route("/graphql", view), Route("/health", _health)])
         config = uvicorn.Config(
             app, port=port, log_config=None, access_log=False, http="httptools", loop="uvloop"
@@ -70,4 +70,4 @@ async def _health(_request: Request) -> Response:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve_plain_strawberry(int(sys.argv[1])))

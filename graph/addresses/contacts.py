@@ -6,33 +6,39 @@ from typing import ClassVar
 
 import strawberry
 
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info
-from graph.types.object_views import Made
-from graph.types.row_mapping import Shape, identified, listed
+from graph.types.object_views import DerivedField
+from graph.types.row_mapping import NodeView, global_id_field, list_objects
 from graph.types.scalars import EmailAddress
 from resolvers.addresses import contacts
-from resolvers.addresses.contacts import OfUser
+from resolvers.addresses.contacts import ContactSearch
 
 
 @strawberry.type(description="Correspondent, or another user of a domain with globalAddressList.")
-class AddressRegisterEntry(Shape):
-    name: str | None = leaf("As in the last header that had one.")
-    address: EmailAddress = leaf("Address.")
-    last_used_at: datetime | None = leaf(
+class AddressRegisterEntry(NodeView):
+    name: str | None = attribute_field("As in the last header that had one.")
+    address: EmailAddress = attribute_field("Address.")
+    last_used_at: datetime | None = attribute_field(
         "Last mail from them, or to them; null = a colleague without any."
     )
 
-    batch = staticmethod(contacts.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("AddressRegisterEntry")}
+    load_batch = staticmethod(contacts.load_contacts_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("AddressRegisterEntry")
+    }
 
 
-async def begun(info: Info, user_id: int, query: str, first: int) -> list[AddressRegisterEntry]:
+async def search_contacts(
+    info: Info, user_id: int, query: str, limit: int
+) -> list[AddressRegisterEntry]:
     """Load the contacts of a user with this text in their address or name.
 
     Colleagues of the same domain are included if the domain has a global address list. Raises
     Invalid if the text or the limit is out of range.
     """
-    search_text, max_count = contacts.checked(query, first)
-    rows = await info.context.load(contacts.begun, OfUser(user_id, search_text, max_count))
-    return await listed(info, AddressRegisterEntry, rows)
+    search_text, max_count = contacts.validate_search(query, limit)
+    rows = await info.context.load(
+        contacts.load_contacts_by_search, ContactSearch(user_id, search_text, max_count)
+    )
+    return await list_objects(info, AddressRegisterEntry, rows)

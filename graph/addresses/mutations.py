@@ -10,10 +10,16 @@ from strawberry.scalars import JSON
 from graph.addresses.types import Address
 from graph.autoreply.mutations import AutoreplyInput
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import AddressRef, UserRef, address_named, keys_of, owner_named
+from graph.types.references import (
+    AddressRef,
+    UserRef,
+    address_selector_from_ref,
+    ids_from_global_ids,
+    load_named_user_id,
+)
 from graph.types.scalars import Duration
 from models.addresses.tables import AddressKind
 from models.users.roles import Role, Scope, UserPermission
@@ -22,139 +28,157 @@ from resolvers.addresses import mutations as address_mutations
 from resolvers.addresses import temporary_addresses
 from resolvers.addresses import update as address_update
 from resolvers.addresses.mutations import NewAddress
-from resolvers.addresses.temporary_addresses import NewTemporary
-from resolvers.addresses.update import Patch
+from resolvers.addresses.temporary_addresses import NewTemporaryAddress
+from resolvers.addresses.update import AddressPatchValues
 
-OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
-TARGETS = (
+WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
+TARGETS_DESCRIPTION = (
     "FORWARD: addresses, smtp:// and smtps:// relays with or without user and password, "
     "http(s):// URLs; at most 100. A relay whose password is *** stays as it was."
 )
-REPLY = "FORWARD: what it answers by itself, without `addresses`."
-NEW = (
+AUTOREPLY_DESCRIPTION = "FORWARD: what it answers by itself, without `addresses`."
+CREATE_FIELDS = (
     "name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
     "meta_data", "internal_data",
 )  # fmt: skip
-CHANGED = (*NEW, "kind")
+UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
 
 @strawberry.input(description="Input of addressCreate.")
 class AddressCreateInput(Options):
-    address: str = leaf('Unicode; "@domain" is read as "*@domain".')
-    kind: AddressKind | None = leaf("Default MAILBOX with a user, else FORWARD.", default=UNSET)
-    user: UserRef | None = leaf("Needed for MAILBOX.", default=UNSET)
-    name: str | None = leaf("Identity name, at most 128 characters.", default=UNSET)
-    targets: list[str] | None = leaf(TARGETS, default=UNSET)
-    main: bool = leaf("Default of its user; the first one is so anyway.", default=False)
-    active: bool = leaf("False = refuses mail, and forwards none.", default=True)
-    send_as: bool = leaf("Offered as sender to the users it delivers to.", default=True)
-    allow_wildcard: bool = leaf(
+    address: str = attribute_field('Unicode; "@domain" is read as "*@domain".')
+    kind: AddressKind | None = attribute_field(
+        "Default MAILBOX with a user, else FORWARD.", default=UNSET
+    )
+    user: UserRef | None = attribute_field("Needed for MAILBOX.", default=UNSET)
+    name: str | None = attribute_field("Identity name, at most 128 characters.", default=UNSET)
+    targets: list[str] | None = attribute_field(TARGETS_DESCRIPTION, default=UNSET)
+    main: bool = attribute_field("Default of its user; the first one is so anyway.", default=False)
+    active: bool = attribute_field("False = refuses mail, and forwards none.", default=True)
+    send_as: bool = attribute_field("Offered as sender to the users it delivers to.", default=True)
+    allow_wildcard: bool = attribute_field(
         "Needed for *: *@domain, *end@domain, begin*@domain with at most 32 fixed characters, or "
         "name@*, which takes an ADMIN.",
         default=False,
     )
-    forwards: int | None = leaf(
+    forwards: int | None = attribute_field(
         "Forwarded messages per 24 h, 0 = unlimited; null = what the platform says.", default=UNSET
     )
-    expires_at: datetime | None = leaf("When it ends.", default=UNSET)
-    tags: list[str] | None = leaf("Labels.", default=UNSET)
-    autoreply: AutoreplyInput | None = leaf(REPLY, default=UNSET)
-    public_comment: str | None = leaf("Shown to users.", default=UNSET)
-    private_comment: str | None = leaf("For administrators.", default=UNSET)
-    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
-    internal_data: JSON | None = leaf("Free data hidden from the user.", default=UNSET)
+    expires_at: datetime | None = attribute_field("When it ends.", default=UNSET)
+    tags: list[str] | None = attribute_field("Labels.", default=UNSET)
+    autoreply: AutoreplyInput | None = attribute_field(AUTOREPLY_DESCRIPTION, default=UNSET)
+    public_comment: str | None = attribute_field("Shown to users.", default=UNSET)
+    private_comment: str | None = attribute_field("For administrators.", default=UNSET)
+    meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
+    internal_data: JSON | None = attribute_field("Free data hidden from the user.", default=UNSET)
 
 
 @strawberry.input(description="What to change on addresses; absent = unchanged, null = cleared.")
 class AddressPatch:
-    address: strawberry.Maybe[str] = leaf(
+    address: strawberry.Maybe[str] = attribute_field(
         "Another spelling, or another address, of one that is no pattern."
     )
-    kind: strawberry.Maybe[AddressKind] = leaf("MAILBOX stays MAILBOX, others stay others.")
-    name: strawberry.Maybe[str | None] = leaf("Identity name, at most 128 characters.")
-    targets: strawberry.Maybe[list[str]] = leaf(f"In place of those there are. {TARGETS}")
-    main: strawberry.Maybe[bool] = leaf(
+    kind: strawberry.Maybe[AddressKind] = attribute_field(
+        "MAILBOX stays MAILBOX, others stay others."
+    )
+    name: strawberry.Maybe[str | None] = attribute_field("Identity name, at most 128 characters.")
+    targets: strawberry.Maybe[list[str]] = attribute_field(
+        f"In place of those there are. {TARGETS_DESCRIPTION}"
+    )
+    main: strawberry.Maybe[bool] = attribute_field(
         "True: default of its user, in place of the one there is. An account whose main address "
         "is in another domain moves there."
     )
-    active: strawberry.Maybe[bool] = leaf("False = refuses mail, and forwards none.")
-    send_as: strawberry.Maybe[bool] = leaf("Offered as sender to the users it delivers to.")
-    forwards: strawberry.Maybe[int | None] = leaf(
+    active: strawberry.Maybe[bool] = attribute_field("False = refuses mail, and forwards none.")
+    send_as: strawberry.Maybe[bool] = attribute_field(
+        "Offered as sender to the users it delivers to."
+    )
+    forwards: strawberry.Maybe[int | None] = attribute_field(
         "Forwarded messages per 24 h, 0 = unlimited; null = what the platform says."
     )
-    expires_at: strawberry.Maybe[datetime | None] = leaf("When it ends.")
-    tags: strawberry.Maybe[list[str] | None] = leaf("Labels, in place of those there are.")
-    autoreply: strawberry.Maybe[AutoreplyInput | None] = leaf(f"{REPLY} Null forgets it.")
-    public_comment: strawberry.Maybe[str | None] = leaf("Shown to users.")
-    private_comment: strawberry.Maybe[str | None] = leaf("For administrators.")
-    meta_data: strawberry.Maybe[JSON | None] = leaf("Free data of the application.")
-    internal_data: strawberry.Maybe[JSON | None] = leaf("Free data hidden from the user.")
+    expires_at: strawberry.Maybe[datetime | None] = attribute_field("When it ends.")
+    tags: strawberry.Maybe[list[str] | None] = attribute_field(
+        "Labels, in place of those there are."
+    )
+    autoreply: strawberry.Maybe[AutoreplyInput | None] = attribute_field(
+        f"{AUTOREPLY_DESCRIPTION} Null forgets it."
+    )
+    public_comment: strawberry.Maybe[str | None] = attribute_field("Shown to users.")
+    private_comment: strawberry.Maybe[str | None] = attribute_field("For administrators.")
+    meta_data: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
+    internal_data: strawberry.Maybe[JSON | None] = attribute_field(
+        "Free data hidden from the user."
+    )
 
-    def patch(self) -> Patch:
+    def to_changes(self) -> AddressPatchValues:
         """Convert the input to changes of addresses. Absent fields are left out."""
-        values = {name: change.value for name in CHANGED if (change := getattr(self, name))}
+        values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
         if self.forwards:
             values["forwards_max"] = self.forwards.value
         autoreply_input = self.autoreply.value if self.autoreply else None
-        return Patch(
+        return AddressPatchValues(
             values,
             address=self.address.value if self.address else None,
             main=self.main.value if self.main else None,
             targets=self.targets.value if self.targets else None,
-            autoreply=autoreply_input.given() if autoreply_input else None,
-            unanswered=self.autoreply is not None and autoreply_input is None,
+            autoreply=autoreply_input.to_column_values() if autoreply_input else None,
+            deletes_autoreply=self.autoreply is not None and autoreply_input is None,
         )
 
 
 @strawberry.input(description="Input of addressUpdate.")
 class AddressUpdateInput(Options):
-    addresses: list[AddressRef] = leaf("Which ones.")
-    set: AddressPatch = leaf("The same for all.")
+    addresses: list[AddressRef] = attribute_field("Which ones.")
+    set: AddressPatch = attribute_field("The same for all.")
 
 
 @strawberry.input(description="Input of addressCreateTemporary.")
 class AddressCreateTemporaryInput(Options):
-    user: UserRef | None = leaf("Whose; nothing = the viewer's.", default=UNSET)
-    domain: str | None = leaf(
+    user: UserRef | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
+    domain: str | None = attribute_field(
         "One in which the user has an address; default: that of the main address.", default=UNSET
     )
-    validity: Duration | None = leaf(
+    validity: Duration | None = attribute_field(
         "Until it ends; null = until it is switched off (a masked address).",
         default=Duration(timedelta(days=365)),
     )
-    comment: str | None = leaf("What it is for.", default=UNSET)
-    for_domain: str | None = leaf("Site it is given to.", default=UNSET)
+    comment: str | None = attribute_field("What it is for.", default=UNSET)
+    for_domain: str | None = attribute_field("Site it is given to.", default=UNSET)
 
 
 @strawberry.type(description="Answer of addressCreate.")
 class AddressPayload(MutationPayload):
-    address: Address | None = leaf("The address.", default=None)
+    address: Address | None = attribute_field("The address.", default=None)
 
 
 @strawberry.type(description="Addresses that were changed, or were so already.")
 class AddressesPayload(MutationPayload):
-    addresses: list[Address] = leaf("The addresses, as they are now.", default_factory=list)
+    addresses: list[Address] = attribute_field(
+        "The addresses, as they are now.", default_factory=list
+    )
 
 
 @strawberry.type
 class AddressMutation:
-    @mutation("Any kind. CONFLICT where it is taken, whatever its dots and case.", **OURS)
+    @mutation("Any kind. CONFLICT where it is taken, whatever its dots and case.", **WRITE_GUARD)
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
-        values = {name: getattr(input, name) for name in (*NEW, "forwards")}
+        values = {name: getattr(input, name) for name in (*CREATE_FIELDS, "forwards")}
         values = {name: value for name, value in values.items() if value is not UNSET}
         if "forwards" in values:
             values["forwards_max"] = values.pop("forwards")
         new = NewAddress(
             input.address,
             input.kind or None,
-            await owner_named(info, input.user or None),
+            await load_named_user_id(info, input.user or None),
             main=input.main,
             wildcard=input.allow_wildcard,
             targets=input.targets or (),
-            facts=values,
-            autoreply=input.autoreply.given() if input.autoreply else None,
+            columns=values,
+            autoreply=input.autoreply.to_column_values() if input.autoreply else None,
         )
-        return AddressPayload(address=Address.of(await address_mutations.create(info.context, new)))
+        return AddressPayload(
+            address=Address.from_row(await address_mutations.create_address(info.context, new))
+        )
 
     @mutation(
         "A random address of a user, which ends by itself or is switched off by its owner.",
@@ -164,15 +188,17 @@ class AddressMutation:
     async def address_create_temporary(
         self, info: Info, input: AddressCreateTemporaryInput
     ) -> AddressPayload:
-        new = NewTemporary(
-            await owner_named(info, input.user or None),
+        new = NewTemporaryAddress(
+            await load_named_user_id(info, input.user or None),
             input.domain or None,
             input.validity,
             input.comment or None,
             input.for_domain or None,
         )
         return AddressPayload(
-            address=Address.of(await temporary_addresses.create(info.context, new))
+            address=Address.from_row(
+                await temporary_addresses.create_temporary_address(info.context, new)
+            )
         )
 
     @mutation(
@@ -181,11 +207,11 @@ class AddressMutation:
         scope=Scope.SETTINGS,
     )
     async def address_update(self, info: Info, input: AddressUpdateInput) -> AddressesPayload:
-        refs = [address_named(ref, path="addresses", index=index) for index, ref in
+        refs = [address_selector_from_ref(ref, path="addresses", index=index) for index, ref in
                 enumerate(input.addresses)]  # fmt: skip
-        keys = await address_update.change(info.context, refs, input.set.patch())
-        rows = await info.context.load_all(address_loaders.by_ids, keys)
-        return AddressesPayload(addresses=[Address.of(row) for row in rows if row])
+        keys = await address_update.update_addresses(info.context, refs, input.set.to_changes())
+        rows = await info.context.load_many(address_loaders.load_addresses_by_id, keys)
+        return AddressesPayload(addresses=[Address.from_row(row) for row in rows if row])
 
     @mutation(
         "Several at once, all or none. CONFLICT for a main address. Owners delete what they made "
@@ -193,6 +219,6 @@ class AddressMutation:
         scope=Scope.SETTINGS,
     )
     async def address_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = keys_of(info, "Address", input.ids)
-        await address_mutations.remove(info.context, keys)
+        keys = ids_from_global_ids(info, "Address", input.ids)
+        await address_mutations.delete_addresses(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("Address", key) for key in keys])

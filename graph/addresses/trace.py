@@ -12,15 +12,15 @@ from graph.autoreply.types import Autoreply
 from graph.domains.types import DomainAlias
 from graph.filters.types import Filter
 from graph.spam.sender_rules import SenderRule
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.object_views import Made, View
-from graph.types.row_mapping import Shape
+from graph.types.object_views import DerivedField, View
+from graph.types.row_mapping import NodeView
 from graph.users.types import User
 from models.users.roles import Role, Scope
 from resolvers.addresses import trace
 
-RECORDS: Mapping[str, type[Shape]] = {
+RECORD_TYPES: Mapping[str, type[NodeView]] = {
     "Address": Address,
     "Autoreply": Autoreply,
     "DomainAlias": DomainAlias,
@@ -33,24 +33,26 @@ RECORDS: Mapping[str, type[Shape]] = {
 
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
-    stage: str = leaf(
+    stage: str = attribute_field(
         "RECIPIENT_REWRITE, DOMAIN_ALIAS, BACKUP_MX: it goes on to other servers, ADDRESS, "
         "ACCOUNT, SENDER_RULE, FILTER: one that may send it on, or drop it; or AUTOREPLY: it may "
         "be answered. More may come."
     )
-    input: str = leaf("Before.")
-    output: list[str] = leaf("After; empty = refused or dropped here.")
-    matched: str | None = leaf("Address or pattern that was the best match.")
+    input: str = attribute_field("Before.")
+    output: list[str] = attribute_field("After; empty = refused or dropped here.")
+    matched: str | None = attribute_field("Address or pattern that was the best match.")
 
-    made: ClassVar[Mapping[str, Made]] = {"output": Made(("output",), list)}
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "output": DerivedField(("output",), list)
+    }
 
     @field("Record that decided.")
-    async def record(self, info: Info) -> Shape | None:
+    async def record(self, info: Info) -> NodeView | None:
         if self.row.record is None:
             return None
         kind, key = self.row.record
-        shape = RECORDS[kind]
-        return shape.maybe(await info.context.load(shape.batch, key))
+        shape = RECORD_TYPES[kind]
+        return shape.from_row_or_none(await info.context.load(shape.load_batch, key))
 
 
 @strawberry.type
@@ -64,5 +66,5 @@ class AddressTraceQuery:
     async def address_trace(
         self, info: Info, address: str, sender: str | None = UNSET
     ) -> list[TraceStep]:
-        steps = await trace.trace(info.context, address, sender or None)
-        return [TraceStep.of(step) for step in steps]
+        steps = await trace.load_steps(info.context, address, sender or None)
+        return [TraceStep.from_row(step) for step in steps]

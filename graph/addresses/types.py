@@ -10,20 +10,33 @@ from strawberry.scalars import JSON
 
 from graph.autoreply.types import Autoreply
 from graph.domains.types import Domain
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.input_conditions import Conditions
-from graph.types.object_views import Made, View, same
-from graph.types.references import AddressRef, UserRef, address_named, items_of, plain, user_of
-from graph.types.row_mapping import Shape, columns, identified, link, shaped
+from graph.types.input_conditions import ConditionsInput
+from graph.types.object_views import DerivedField, View, return_unchanged
+from graph.types.references import (
+    AddressRef,
+    UserRef,
+    address_selector_from_ref,
+    load_user,
+    optional_tuple,
+    value_or_none,
+)
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
 from graph.users.limits import Usage
-from mail.addresses.address_syntax import normal
+from mail.addresses.address_syntax import normalized_address
 from models.addresses.tables import AddressKind
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.addresses import loaders as address_loaders
-from resolvers.addresses.loaders import AddressWhere, OfUser
+from resolvers.addresses.loaders import AddressConditions, AddressPageKey
 from resolvers.autoreply import autoreplies
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users import loaders as user_loaders
@@ -32,58 +45,60 @@ from resolvers.users.quota import limits as quota_limits
 if TYPE_CHECKING:
     from graph.users.types import User
 
-OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
+DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 
 @strawberry.type(description="Limits of an address with what is used of them.")
 class AddressLimits(View):
     @field("Messages forwarded per 24 h.")
     async def forwards(self, info: Info) -> Usage:
-        return Usage.of(quota_limits.forwards(info.context.world, self.row))
+        return Usage.from_window(
+            quota_limits.forward_usage_of_address(info.context.environment, self.row)
+        )
 
 
 @strawberry.type(description="What accepts mail.")
-class Address(Shape):
-    address: str = leaf("Unicode form, may hold *.")
-    local_part: str = leaf("Left of @.")
-    kind: AddressKind = leaf("What happens to its mail.")
-    name: str | None = leaf("Identity name.")
+class Address(NodeView):
+    address: str = attribute_field("Unicode form, may hold *.")
+    local_part: str = attribute_field("Left of @.")
+    kind: AddressKind = attribute_field("What happens to its mail.")
+    name: str | None = attribute_field("Identity name.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.by_ids,
-        shaped("graph.users.types", "User"),
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
         description="Owner of a MAILBOX address.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.by_ids,
-        Domain.maybe,
+        domain_loaders.load_domains_by_id,
+        Domain.from_row_or_none,
         description="Domain record; null = holds in all domains.",
     )
-    targets: list[str] = leaf(
+    targets: list[str] = attribute_field(
         "FORWARD: addresses, smtp:// relays, http(s):// URLs. The password of a relay is ***."
     )
-    main: bool = leaf("Default of its user.")
-    active: bool = leaf("False = refuses mail, and forwards none.")
-    send_as: bool = leaf("Offered as sender to the users it delivers to.")
-    is_wildcard: bool = leaf("Holds *.")
-    is_catch_all: bool = leaf("*@domain.")
-    expires_at: datetime | None = leaf("End of a temporary address.")
-    for_domain: str | None = leaf("Site a masked address was given to.")
-    last_received_at: datetime | None = leaf("Newest mail to it; noted a little later.")
-    tags: list[str] = leaf("Labels.")
-    public_comment: str | None = leaf("Shown to users.")
-    meta_data: JSON | None = leaf("Free data of the application.")
-    created_at: datetime = leaf("Creation.")
-    updated_at: datetime | None = leaf("Last change.")
+    main: bool = attribute_field("Default of its user.")
+    active: bool = attribute_field("False = refuses mail, and forwards none.")
+    send_as: bool = attribute_field("Offered as sender to the users it delivers to.")
+    is_wildcard: bool = attribute_field("Holds *.")
+    is_catch_all: bool = attribute_field("*@domain.")
+    expires_at: datetime | None = attribute_field("End of a temporary address.")
+    for_domain: str | None = attribute_field("Site a masked address was given to.")
+    last_received_at: datetime | None = attribute_field("Newest mail to it; noted a little later.")
+    tags: list[str] = attribute_field("Labels.")
+    public_comment: str | None = attribute_field("Shown to users.")
+    meta_data: JSON | None = attribute_field("Free data of the application.")
+    created_at: datetime = attribute_field("Creation.")
+    updated_at: datetime | None = attribute_field("Last change.")
 
-    batch = staticmethod(address_loaders.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("Address"),
-        "address": Made(("shown",), same),
-        "local_part": Made(("shown",), lambda shown: shown.rpartition("@")[0]),
-        "is_wildcard": Made(("shown",), lambda shown: "*" in shown),
-        "is_catch_all": Made(("local",), lambda local: local == "*"),
+    load_batch = staticmethod(address_loaders.load_addresses_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("Address"),
+        "address": DerivedField(("shown",), return_unchanged),
+        "local_part": DerivedField(("shown",), lambda shown: shown.rpartition("@")[0]),
+        "is_wildcard": DerivedField(("shown",), lambda shown: "*" in shown),
+        "is_catch_all": DerivedField(("local",), lambda local: local == "*"),
     }
 
     @field("The address under the own name of its domain, where it was asked for by another name.")
@@ -93,7 +108,7 @@ class Address(Shape):
 
     @field("Limits with what is used of them.", "forwards_max", "forwarded", "forwarded_until")
     async def limits(self) -> AddressLimits:
-        return AddressLimits.of(self.row)
+        return AddressLimits.from_row(self.row)
 
     @field(
         "FORWARD: what it answers by itself; createdAt is null where none is set. Null for others.",
@@ -102,62 +117,64 @@ class Address(Shape):
     async def autoreply(self, info: Info) -> Autoreply | None:
         if self.row.kind is not AddressKind.FORWARD:
             return None
-        return Autoreply.maybe(await info.context.load(autoreplies.of_addresses, self.row.id))
+        return Autoreply.from_row_or_none(
+            await info.context.load(autoreplies.load_autoreplies_by_address, self.row.id)
+        )
 
-    @field("For administrators.", "private_comment", **OURS)
+    @field("For administrators.", "private_comment", **DOMAIN_ADMIN_GUARD)
     async def private_comment(self) -> str | None:
         text: str | None = self.row.private_comment
         return text
 
-    @field("Free data hidden from the user.", "internal_data", **OURS)
+    @field("Free data hidden from the user.", "internal_data", **DOMAIN_ADMIN_GUARD)
     async def internal_data(self) -> JSON | None:
         internal_data: JSON | None = self.row.internal_data
         return internal_data
 
 
-async def address_page(info: Info, listing: OfUser) -> Connection[Address]:
+async def load_address_page(info: Info, page_key: AddressPageKey) -> Connection[Address]:
     """Return a page of the addresses of an account, by address."""
-    return await connected(
+    return await connection_of_page(
         info,
         Address,
-        await info.context.load(address_loaders.pages, listing),
-        lambda row: Cursor(listing.ask.ordering, row.local, row.id),
-        lambda: info.context.load(address_loaders.counts, listing),
+        await info.context.load(address_loaders.load_address_pages_by_user, page_key),
+        lambda row: Cursor(page_key.page_request.ordering, row.local, row.id),
+        lambda: info.context.load(address_loaders.count_addresses_by_user, page_key),
     )
 
 
 @strawberry.input(description="Which addresses; fields are combined with AND.")
-class AddressFilter(Conditions):
-    query: str | None = leaf("Partial match.", default=UNSET)
-    forward: str | None = leaf("Partial match of a target.", default=UNSET)
-    tags: list[str] | None = leaf("Any of.", default=UNSET)
-    required_tags: list[str] | None = leaf("All of.", default=UNSET)
-    kinds: list[AddressKind] | None = leaf("Only these kinds.", default=UNSET)
-    domain: str | None = leaf("In this domain, by its own name.", default=UNSET)
-    user: UserRef | None = leaf("Delivering to this user.", default=UNSET)
-    active: bool | None = leaf("On or off.", default=UNSET)
-    wildcard: bool | None = leaf("Only or no wildcards.", default=UNSET)
-    temporary: bool | None = leaf(
+class AddressFilter(ConditionsInput):
+    query: str | None = attribute_field("Partial match.", default=UNSET)
+    forward: str | None = attribute_field("Partial match of a target.", default=UNSET)
+    tags: list[str] | None = attribute_field("Any of.", default=UNSET)
+    required_tags: list[str] | None = attribute_field("All of.", default=UNSET)
+    kinds: list[AddressKind] | None = attribute_field("Only these kinds.", default=UNSET)
+    domain: str | None = attribute_field("In this domain, by its own name.", default=UNSET)
+    user: UserRef | None = attribute_field("Delivering to this user.", default=UNSET)
+    active: bool | None = attribute_field("On or off.", default=UNSET)
+    wildcard: bool | None = attribute_field("Only or no wildcards.", default=UNSET)
+    temporary: bool | None = attribute_field(
         "Only or no temporary ones: with an end, or made by addressCreateTemporary.", default=UNSET
     )
 
-    async def where(self, info: Info) -> AddressWhere:
+    async def resolve_conditions(self, info: Info) -> AddressConditions:
         """Convert the filter to conditions of the resolvers.
 
         An unknown user selects no address.
         """
-        user = await user_of(info, self.user) if self.user else None
-        return AddressWhere(
+        user = await load_user(info, self.user) if self.user else None
+        return AddressConditions(
             query=self.query or None,
             forward=self.forward or None,
-            tags=items_of(self.tags),
-            required_tags=items_of(self.required_tags),
-            kinds=items_of(self.kinds),
+            tags=optional_tuple(self.tags),
+            required_tags=optional_tuple(self.required_tags),
+            kinds=optional_tuple(self.kinds),
             domain=self.domain or None,
             user_id=(user.id if user else 0) if self.user else None,
-            active=plain(self.active),
-            wildcard=plain(self.wildcard),
-            temporary=plain(self.temporary),
+            active=value_or_none(self.active),
+            wildcard=value_or_none(self.wildcard),
+            temporary=value_or_none(self.temporary),
         )
 
 
@@ -170,18 +187,23 @@ class AddressQuery:
     async def address(
         self, info: Info, by: AddressRef, allow_wildcard: bool = False
     ) -> Address | None:
-        ref, ctx = address_named(by, path="by"), info.context
+        ref, ctx = address_selector_from_ref(by, path="by"), info.context
         if ref.id is not None:
-            return Address.maybe(await ctx.load(address_loaders.by_ids, ref.id))
-        (row,) = await address_loaders.named(ctx, [ref.address])
+            return Address.from_row_or_none(
+                await ctx.load(address_loaders.load_addresses_by_id, ref.id)
+            )
+        (row,) = await address_loaders.load_addresses_by_text(ctx, [ref.address])
         if allow_wildcard:
-            row = await address_loaders.resolved(ctx, ref.address)
-        found = Address.maybe(row)
-        if found is not None and normal(found.address).domain != normal(ref.address).domain:
+            row = await address_loaders.find_receiving_address(ctx, ref.address)
+        found = Address.from_row_or_none(row)
+        if (
+            found is not None
+            and normalized_address(found.address).domain != normalized_address(ref.address).domain
+        ):
             vars(found)["primary"] = found.address if "*" not in found.address else None
         return found
 
-    @query("Listing, by local part.", scope=Scope.READ, **OURS)
+    @query("Listing, by local part.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
     async def addresses(
         self,
         info: Info,
@@ -191,15 +213,17 @@ class AddressQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Address]:
-        where = await filter.where(info) if filter else AddressWhere()
-        list_ordering = ordering("addresses", None if where == AddressWhere() else where)
-        requested_page = page_asked(list_ordering, first, after, last, before)
-        return await connected(
+        conditions = await filter.resolve_conditions(info) if filter else AddressConditions()
+        list_ordering = ordering_name(
+            "addresses", None if conditions == AddressConditions() else conditions
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
             info,
             Address,
-            await address_loaders.listed(
-                info.context, where, requested_page, columns(info, Address)
+            await address_loaders.read_address_page(
+                info.context, conditions, requested_page, selected_columns(info, Address)
             ),
             lambda row: Cursor(requested_page.ordering, row.local, row.id),
-            lambda: address_loaders.count(info.context, where),
+            lambda: address_loaders.count_addresses(info.context, conditions),
         )

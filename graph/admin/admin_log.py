@@ -10,57 +10,65 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types import global_ids
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
-from graph.types.object_views import Made
-from graph.types.references import UserRef, owner_of
-from graph.types.row_mapping import Shape, columns, identified
+from graph.types.object_views import DerivedField
+from graph.types.references import UserRef, load_user_id
+from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import IPAddress
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import EntryWhere
+from resolvers.admin.admin_log import AdminLogConditions
 
 
-def _target(kind: str | None, key: int | None) -> strawberry.ID | None:
+def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.ID | None:
     """Return the global ID of the object that a mutation changed.
 
     None if there is no such object, or if its type has no global IDs.
     """
-    return global_ids.encode(kind, key) if kind in global_ids.PREFIXES and key else None
+    return (
+        global_ids.encode(type_name, row_id)
+        if type_name in global_ids.PREFIXES and row_id
+        else None
+    )
 
 
 @strawberry.type(
     description="Who changed what of others, or of the platform.",
     directives=[Auth(scope=Scope.READ)],
 )
-class AdminLogEntry(Shape):
-    at: datetime = leaf("When.")
-    actor: str = leaf("User name, or what the key is called; operator: at the machine itself.")
-    role: Role = leaf("In effect then.")
-    ip: IPAddress | None = leaf("From.")
-    mutation: str = leaf("As the schema calls it.")
-    target_id: strawberry.ID | None = leaf("What was changed, also after its deletion.")
-    before: JSON | None = leaf("What it was, as far as it changed; secrets are hidden.")
-    after: JSON | None = leaf("What it became, as far as it changed; secrets are hidden.")
-    reason: str | None = leaf("What the caller gave as the reason.")
+class AdminLogEntry(NodeView):
+    at: datetime = attribute_field("When.")
+    actor: str = attribute_field(
+        "User name, or what the key is called; operator: at the machine itself."
+    )
+    role: Role = attribute_field("In effect then.")
+    ip: IPAddress | None = attribute_field("From.")
+    mutation: str = attribute_field("As the schema calls it.")
+    target_id: strawberry.ID | None = attribute_field("What was changed, also after its deletion.")
+    before: JSON | None = attribute_field("What it was, as far as it changed; secrets are hidden.")
+    after: JSON | None = attribute_field(
+        "What it became, as far as it changed; secrets are hidden."
+    )
+    reason: str | None = attribute_field("What the caller gave as the reason.")
 
-    batch = staticmethod(admin_log.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("AdminLogEntry"),
-        "target_id": Made(("target_kind", "target_id"), _target),
+    load_batch = staticmethod(admin_log.load_entries_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("AdminLogEntry"),
+        "target_id": DerivedField(("target_kind", "target_id"), _target_global_id),
     }
 
     @field(
         "What was changed, as it is now; null when gone or invisible.", "target_kind", "target_id"
     )
-    async def target(self, info: Info) -> Shape | None:
-        key = _target(self.row.target_kind, self.row.target_id)
+    async def target(self, info: Info) -> NodeView | None:
+        key = _target_global_id(self.row.target_kind, self.row.target_id)
         nodes = sys.modules["graph.nodes"]  # it imports this module
-        if key is None or self.row.target_kind not in nodes.KINDS:
+        if key is None or self.row.target_kind not in nodes.NODE_TYPES:
             return None
-        target: Shape | None = await nodes.node_of(info, key)
+        target: NodeView | None = await nodes.load_node(info, key)
         return target
 
 
@@ -85,42 +93,46 @@ class AdminLogQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AdminLogEntry]:
-        where = EntryWhere(
-            await _actor(info, actor),
-            _decoded(target_id) if target_id else None,
+        conditions = AdminLogConditions(
+            await _actor_user_id(info, actor),
+            _decode_target_id(target_id) if target_id else None,
             mutation or None,
             since or None,
             until or None,
         )
         ctx, requested_page = (
             info.context,
-            page_asked(ordering(admin_log.NEWEST, where), first, after, last, before),
+            page_request(
+                ordering_name(admin_log.CURSOR_KIND, conditions), first, after, last, before
+            ),
         )
-        return await connected(
+        return await connection_of_page(
             info,
             AdminLogEntry,
-            await admin_log.page(ctx, where, requested_page, columns(info, AdminLogEntry)),
+            await admin_log.read_entry_page(
+                ctx, conditions, requested_page, selected_columns(info, AdminLogEntry)
+            ),
             lambda row: Cursor(requested_page.ordering, row.at, row.id),
-            lambda: admin_log.count(ctx, where),
+            lambda: admin_log.count_entries(ctx, conditions),
         )
 
 
-def _decoded(text: str) -> tuple[str, int]:
+def _decode_target_id(global_id: str) -> tuple[str, int]:
     """Return the type name and the row id of a global ID.
 
     Raises Invalid if it is not a global ID.
     """
-    kind = global_ids.kind_of(text)
-    return kind, global_ids.decode(kind, text, path="targetId")
+    kind = global_ids.type_name_of(global_id)
+    return kind, global_ids.decode(kind, global_id, path="targetId")
 
 
-async def _actor(info: Info, ref: UserRef | None) -> int | None:
+async def _actor_user_id(info: Info, user_ref: UserRef | None) -> int | None:
     """Return the id of the account that acted, or None if no account is named.
 
     An account that is deleted or not visible to the viewer can only be named by its id.
     """
-    if not ref:
+    if not user_ref:
         return None
-    if ref.id:
-        return global_ids.decode("User", ref.id.value, path="actor")
-    return await owner_of(info, ref) or admin_log.NONE
+    if user_ref.id:
+        return global_ids.decode("User", user_ref.id.value, path="actor")
+    return await load_user_id(info, user_ref) or admin_log.NO_USER_ID

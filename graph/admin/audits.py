@@ -10,137 +10,152 @@ from strawberry import UNSET
 from graph.http import download_urls
 from graph.messages.mime_parts import MailAddress
 from graph.messages.types import Message
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import UserRef, keys_of, owner_named, user_of
-from graph.types.row_mapping import Shape, columns, identified, link, shaped
+from graph.types.object_views import DerivedField
+from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id, load_user
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
 from graph.types.scalars import URL, BigInt, ByteSize, IPAddress
 from models.admin.audits import AuditRoad
 from models.admin.tasks import TaskState
-from models.errors import found
-from models.store.keyset_pages import Cursor, ordering
+from models.errors import require_found
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import audits
-from resolvers.admin.admin_log import NONE
-from resolvers.admin.audits import ACCESSES, COPIES, NEWEST, NewAudit, OfAudit
+from resolvers.admin.admin_log import NO_USER_ID
+from resolvers.admin.audits import ACCESSES, COPIES, NEWEST, AuditPageKey, NewAudit
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-FOR_ADMINS = Auth(role=Role.ADMIN)
-SHOWN = ("from_", "to", "cc", "bcc", "intro", "has_attachments")
+ADMIN_GUARD = Auth(role=Role.ADMIN)
+MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "intro", "has_attachments")
 
 
-@strawberry.type(description="Copy of a message, for an audit.", directives=[FOR_ADMINS])
-class AuditedMessage(Shape):
-    position: BigInt = leaf("In the chain of copies, from 1.")
-    road: AuditRoad = leaf("How it came to be copied.")
-    mailbox_path: str | None = leaf("Folder it lay in, or was deleted from; null = none.")
-    from_: MailAddress | None = leaf("From.", name="from")
-    to: list[MailAddress] = leaf("To.")
-    cc: list[MailAddress] = leaf("Cc.")
-    bcc: list[MailAddress] = leaf("Bcc.")
-    subject: str = leaf('Decoded, "" if none.')
-    date: datetime | None = leaf("Date header.")
-    received_at: datetime = leaf("Arrival.")
-    size: ByteSize = leaf("Bytes.")
-    intro: str = leaf("First 128 bytes of text.")
-    has_attachments: bool = leaf("Files attached.")
-    attachment_count: int = leaf("How many files.")
-    envelope_from: str | None = leaf("MAIL FROM, where it is known.")
-    envelope_to: list[str] = leaf("RCPT TO, where it is known.")
-    digest: str = leaf("SHA-256 of the whole message.")
-    copied_at: datetime = leaf("Copied.")
-    hash: str = leaf("SHA-256 of all of this that matters, and of the hash before.")
+@strawberry.type(description="Copy of a message, for an audit.", directives=[ADMIN_GUARD])
+class AuditedMessage(NodeView):
+    position: BigInt = attribute_field("In the chain of copies, from 1.")
+    road: AuditRoad = attribute_field("How it came to be copied.")
+    mailbox_path: str | None = attribute_field(
+        "Folder it lay in, or was deleted from; null = none."
+    )
+    from_: MailAddress | None = attribute_field("From.", name="from")
+    to: list[MailAddress] = attribute_field("To.")
+    cc: list[MailAddress] = attribute_field("Cc.")
+    bcc: list[MailAddress] = attribute_field("Bcc.")
+    subject: str = attribute_field('Decoded, "" if none.')
+    date: datetime | None = attribute_field("Date header.")
+    received_at: datetime = attribute_field("Arrival.")
+    size: ByteSize = attribute_field("Bytes.")
+    intro: str = attribute_field("First 128 bytes of text.")
+    has_attachments: bool = attribute_field("Files attached.")
+    attachment_count: int = attribute_field("How many files.")
+    envelope_from: str | None = attribute_field("MAIL FROM, where it is known.")
+    envelope_to: list[str] = attribute_field("RCPT TO, where it is known.")
+    digest: str = attribute_field("SHA-256 of the whole message.")
+    copied_at: datetime = attribute_field("Copied.")
+    hash: str = attribute_field("SHA-256 of all of this that matters, and of the hash before.")
 
-    batch = staticmethod(audits.copies_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        **{name: Message.made[name] for name in SHOWN},
-        "id": identified("AuditedMessage"),
+    load_batch = staticmethod(audits.load_copies_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
+        "id": global_id_field("AuditedMessage"),
     }
 
 
-@strawberry.type(description="Somebody looked at copies of an audit.", directives=[FOR_ADMINS])
-class AuditAccess(Shape):
-    at: datetime = leaf("When.")
-    actor: str = leaf("User name, or what the key is called.")
-    role: Role = leaf("In effect then.")
-    ip: IPAddress | None = leaf("From.")
-    action: str = leaf("list or export.")
+@strawberry.type(description="Somebody looked at copies of an audit.", directives=[ADMIN_GUARD])
+class AuditAccess(NodeView):
+    at: datetime = attribute_field("When.")
+    actor: str = attribute_field("User name, or what the key is called.")
+    role: Role = attribute_field("In effect then.")
+    ip: IPAddress | None = attribute_field("From.")
+    action: str = attribute_field("list or export.")
 
-    batch = staticmethod(audits.accesses_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("AuditAccess")}
+    load_batch = staticmethod(audits.load_accesses_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AuditAccess")}
 
 
-@strawberry.type(description="Audit of an account.", directives=[FOR_ADMINS])
-class Audit(Shape):
+@strawberry.type(description="Audit of an account.", directives=[ADMIN_GUARD])
+class Audit(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.by_ids,
-        shaped("graph.users.types", "User"),
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
         description="The account; null when it is gone, which ends no audit.",
     )
-    username: str = leaf("What it was called.")
-    start: datetime | None = leaf("Mail that arrived from here on; null = any.")
-    end: datetime | None = leaf("Mail that arrived before; null = any, also what is to come.")
-    expires: datetime = leaf("The copies are removed then.")
-    reason: str | None = leaf("Why.")
-    created_at: datetime = leaf("Begun.")
-    created_by: str = leaf("By whom.")
-    ended_at: datetime | None = leaf("The copies are gone since; null = they are there.")
-    message_count: BigInt = leaf("Copied so far.")
-    size: ByteSize = leaf("Bytes of these.")
+    username: str = attribute_field("What it was called.")
+    start: datetime | None = attribute_field("Mail that arrived from here on; null = any.")
+    end: datetime | None = attribute_field(
+        "Mail that arrived before; null = any, also what is to come."
+    )
+    expires: datetime = attribute_field("The copies are removed then.")
+    reason: str | None = attribute_field("Why.")
+    created_at: datetime = attribute_field("Begun.")
+    created_by: str = attribute_field("By whom.")
+    ended_at: datetime | None = attribute_field("The copies are gone since; null = they are there.")
+    message_count: BigInt = attribute_field("Copied so far.")
+    size: ByteSize = attribute_field("Bytes of these.")
     state: TaskState = link(
-        "id", audits.states, lambda state: state, description="Of the first copy."
+        "id", audits.load_copy_task_states, lambda state: state, description="Of the first copy."
     )
 
-    batch = staticmethod(audits.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("Audit"),
-        "message_count": Made(("copies",), lambda copies: copies),
+    load_batch = staticmethod(audits.load_audits_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("Audit"),
+        "message_count": DerivedField(("copies",), lambda copies: copies),
     }
 
     @field("Copies, in the order they were made. Who asks is noted.")
     async def messages(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[AuditedMessage]:
-        page_key = self._wanted(info, AuditedMessage, COPIES, first, after)
-        return await connected(
+        page_key = self._page_key(info, AuditedMessage, COPIES, first, after)
+        return await connection_of_page(
             info,
             AuditedMessage,
-            await info.context.load(audits.copies, page_key),
+            await info.context.load(audits.load_copy_pages_by_audit, page_key),
             lambda row: Cursor(COPIES, row.position, row.id),
-            lambda: info.context.load(audits.copy_counts, page_key),
+            lambda: info.context.load(audits.count_copies_by_audit, page_key),
         )
 
     @field("Who looked at the copies, the last first.")
     async def access_log(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[AuditAccess]:
-        page_key = self._wanted(info, AuditAccess, ACCESSES, first, after)
-        return await connected(
+        page_key = self._page_key(info, AuditAccess, ACCESSES, first, after)
+        return await connection_of_page(
             info,
             AuditAccess,
-            await info.context.load(audits.accesses, page_key),
+            await info.context.load(audits.load_access_pages_by_audit, page_key),
             lambda row: Cursor(ACCESSES, row.at, row.id),
-            lambda: info.context.load(audits.access_counts, page_key),
+            lambda: info.context.load(audits.count_accesses_by_audit, page_key),
         )
 
-    def _wanted(
-        self, info: Info, shape: type[Shape], kind: str, first: int | None, after: str | None
-    ) -> OfAudit:
+    def _page_key(
+        self,
+        info: Info,
+        item_type: type[NodeView],
+        list_ordering: str,
+        first: int | None,
+        after: str | None,
+    ) -> AuditPageKey:
         """Return the key of a page of this audit's copies or accesses."""
-        requested_page = page_asked(kind, first, after, None, None)
-        return OfAudit(self.row.id, requested_page, columns(info, shape))
+        requested_page = page_request(list_ordering, first, after, None, None)
+        return AuditPageKey(self.row.id, requested_page, selected_columns(info, item_type))
 
     @field("mbox of everything. Who fetches it is noted.")
     def export_url(self, info: Info) -> URL:
         path = download_urls.audit_path(self.row.id)
-        return download_urls.addressed(info, path, info.context.viewer.user_id)
+        return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
 
     @field(
         "Place of the first copy that was tampered with, or is missing; null = the chain is whole.",
@@ -150,32 +165,34 @@ class Audit(Shape):
         cost=1000,
     )
     async def broken_position(self, info: Info) -> BigInt | None:
-        position = await audits.broken_at(info.context, self.row)
+        position = await audits.find_broken_copy(info.context, self.row)
         return None if position is None else BigInt(position)
 
 
 @strawberry.input(description="Input of auditCreate.")
 class AuditCreateInput(Options):
-    user: UserRef = leaf("Whose mail.")
-    start: datetime | None = leaf("Mail that arrived from here on. Default: any.", default=UNSET)
-    end: datetime | None = leaf(
+    user: UserRef = attribute_field("Whose mail.")
+    start: datetime | None = attribute_field(
+        "Mail that arrived from here on. Default: any.", default=UNSET
+    )
+    end: datetime | None = attribute_field(
         "Mail that arrives before. Default: until the audit is over.", default=UNSET
     )
-    expires: datetime = leaf("The copies are removed then.")
-    reason: str | None = leaf("Why; kept with the audit.", default=UNSET)
+    expires: datetime = attribute_field("The copies are removed then.")
+    reason: str | None = attribute_field("Why; kept with the audit.", default=UNSET)
 
 
 @strawberry.type(description="An audit that was begun.")
 class AuditPayload(MutationPayload):
-    audit: Audit | None = leaf("Its record.", default=None)
+    audit: Audit | None = attribute_field("Its record.", default=None)
 
 
 @strawberry.type
 class AuditQuery:
     @query("One audit.", role=Role.ADMIN, scope=Scope.READ)
     async def audit(self, info: Info, id: strawberry.ID) -> Audit | None:
-        (key,) = keys_of(info, "Audit", [id])
-        return Audit.maybe(await info.context.load(audits.by_ids, key))
+        (key,) = ids_from_global_ids(info, "Audit", [id])
+        return Audit.from_row_or_none(await info.context.load(audits.load_audits_by_id, key))
 
     @query("All audits, or those of one account, newest first.", role=Role.ADMIN, scope=Scope.READ)
     async def audits(
@@ -185,28 +202,30 @@ class AuditQuery:
         first: int | None = UNSET,
         after: str | None = UNSET,
     ) -> Connection[Audit]:
-        ctx, user_id = info.context, await _named(info, user)
-        requested_page = page_asked(ordering(NEWEST, user_id), first, after, None, None)
-        return await connected(
+        ctx, user_id = info.context, await _audited_user_id(info, user)
+        requested_page = page_request(ordering_name(NEWEST, user_id), first, after, None, None)
+        return await connection_of_page(
             info,
             Audit,
-            await audits.page(ctx, user_id, requested_page, columns(info, Audit)),
+            await audits.read_audit_page(
+                ctx, user_id, requested_page, selected_columns(info, Audit)
+            ),
             lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: audits.count(ctx, user_id),
+            lambda: audits.count_audits(ctx, user_id),
         )
 
 
-async def _named(info: Info, ref: UserRef | None) -> int | None:
+async def _audited_user_id(info: Info, user_ref: UserRef | None) -> int | None:
     """Return the id of the audited account, or None if no account is named.
 
     A deleted account can only be named by its id.
     """
-    if not ref:
+    if not user_ref:
         return None
-    if ref.id:
-        return keys_of(info, "User", [ref.id.value])[0]
-    row = await user_of(info, ref)
-    return row.id if row else NONE
+    if user_ref.id:
+        return ids_from_global_ids(info, "User", [user_ref.id.value])[0]
+    row = await load_user(info, user_ref)
+    return row.id if row else NO_USER_ID
 
 
 @strawberry.type
@@ -218,16 +237,18 @@ class AuditMutation:
     )
     async def audit_create(self, info: Info, input: AuditCreateInput) -> AuditPayload:
         new = NewAudit(
-            found(await owner_named(info, input.user), path=["user"]),
+            require_found(await load_named_user_id(info, input.user), path=["user"]),
             input.expires,
             input.start or None,
             input.end or None,
             input.reason or None,
         )
-        key = await audits.create(info.context, new)
-        return AuditPayload(audit=Audit.maybe(await info.context.load(audits.by_ids, key)))
+        key = await audits.create_audit(info.context, new)
+        return AuditPayload(
+            audit=Audit.from_row_or_none(await info.context.load(audits.load_audits_by_id, key))
+        )
 
     @mutation("Ends audits before their time, all or none.", role=Role.ROOT, scope=Scope.MASTER)
     async def audit_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await audits.remove(info.context, keys_of(info, "Audit", input.ids))
+        await audits.delete_audits(info.context, ids_from_global_ids(info, "Audit", input.ids))
         return DeletePayload(deleted_ids=input.ids)

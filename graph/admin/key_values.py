@@ -7,114 +7,123 @@ from typing import Annotated, ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import UserRef, owner_named, owner_of, plain
-from graph.types.row_mapping import Shape, columns, identified
+from graph.types.object_views import DerivedField
+from graph.types.references import UserRef, load_named_user_id, load_user_id, value_or_none
+from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import BigInt, Duration
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.events.journal import PLATFORM
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import key_values
-from resolvers.admin.key_values import DEFAULT, Listing, Namespace, NewValue
+from resolvers.admin.key_values import (
+    DEFAULT_STORE,
+    KeyValueListing,
+    KeyValueNamespace,
+    NewKeyValue,
+)
 
-NOBODY = -1  # no account has this id; 0 is the platform
-Key = Annotated[str, strawberry.argument(description="Name of the value.")]
+UNKNOWN_ACCOUNT_ID = -1  # no account has this id; 0 is the platform
+KeyArgument = Annotated[str, strawberry.argument(description="Name of the value.")]
 
 
 @strawberry.type(description="One entry of a key-value store.")
-class KeyValue(Shape):
-    key: str = leaf("Slashes make levels.")
-    value: str | None = leaf("Null when asked without values.")
-    store: str = leaf("Named store.")
-    shared: bool = leaf("Everybody who has signed in may read it.")
-    expires_at: datetime | None = leaf("End of life, null = none.")
-    version: BigInt = leaf(
+class KeyValue(NodeView):
+    key: str = attribute_field("Slashes make levels.")
+    value: str | None = attribute_field("Null when asked without values.")
+    store: str = attribute_field("Named store.")
+    shared: bool = attribute_field("Everybody who has signed in may read it.")
+    expires_at: datetime | None = attribute_field("End of life, null = none.")
+    version: BigInt = attribute_field(
         "Modification sequence of its last change, for ifVersion: no key has one twice."
     )
 
-    batch = staticmethod(key_values.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("KeyValue"),
-        "shared": Made(("stream_id",), lambda owner: owner == PLATFORM),
+    load_batch = staticmethod(key_values.load_entries_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("KeyValue"),
+        "shared": DerivedField(("stream_id",), lambda owner: owner == PLATFORM),
     }
 
 
 @strawberry.input
-class EntryInput(Options):
+class KeyValueEntryInput(Options):
     """Base of the inputs of all key-value mutations: which store they change."""
 
-    user: UserRef | None = leaf("Whose, for ROOT. Default: the viewer's.", default=UNSET)
-    store: str = leaf("Named store.", default=DEFAULT)
-    key: str = leaf("Name of the value.")
-    shared: bool = leaf("One that everybody may read, for ADMIN.", default=False)
+    user: UserRef | None = attribute_field("Whose, for ROOT. Default: the viewer's.", default=UNSET)
+    store: str = attribute_field("Named store.", default=DEFAULT_STORE)
+    key: str = attribute_field("Name of the value.")
+    shared: bool = attribute_field("One that everybody may read, for ADMIN.", default=False)
 
-    async def within(self, info: Info) -> Namespace:
+    async def resolve_namespace(self, info: Info) -> KeyValueNamespace:
         """Return the namespace that the input names; default: the one of the viewer.
 
         Raises NotFound if the viewer can't see the user, Invalid if `shared` is combined with
         a user.
         """
         if self.shared:
-            return _shared(self.user, self.store)
-        user_id = await owner_named(info, self.user or None)
-        return Namespace(own(info.context) if user_id is None else user_id, self.store)
+            return _shared_namespace(self.user, self.store)
+        user_id = await load_named_user_id(info, self.user or None)
+        return KeyValueNamespace(
+            require_user_id(info.context) if user_id is None else user_id, self.store
+        )
 
 
 @strawberry.input(description="Input of keyValueSet.")
-class KeyValueSetInput(EntryInput):
-    value: str = leaf("Any text.")
-    ttl: Duration | None = leaf(
+class KeyValueSetInput(KeyValueEntryInput):
+    value: str = attribute_field("Any text.")
+    ttl: Duration | None = attribute_field(
         "How long the value is kept: from 1 second to 3,650 days. Default: for ever.", default=UNSET
     )
-    if_version: BigInt | None = leaf(
+    if_version: BigInt | None = attribute_field(
         "Refuse with STALE unless this is its version; 0: unless there is none.", default=UNSET
     )
 
 
 @strawberry.input(description="Input of keyValueIncrement.")
-class KeyValueIncrementInput(EntryInput):
-    difference: BigInt = leaf("What to add; below 0 it is taken away.")
-    create_missing: bool = leaf("Start at zero when missing.", default=False)
+class KeyValueIncrementInput(KeyValueEntryInput):
+    difference: BigInt = attribute_field("What to add; below 0 it is taken away.")
+    create_missing: bool = attribute_field("Start at zero when missing.", default=False)
 
 
 @strawberry.input(description="Input of keyValueDelete.")
-class KeyValueDeleteInput(EntryInput):
-    recursive: bool = leaf("All below it too.", default=False)
+class KeyValueDeleteInput(KeyValueEntryInput):
+    recursive: bool = attribute_field("All below it too.", default=False)
 
 
 @strawberry.type(description="Answer of keyValueSet and keyValueIncrement.")
 class KeyValuePayload(MutationPayload):
-    entry: KeyValue | None = leaf("As it is now.", default=None)
+    entry: KeyValue | None = attribute_field("As it is now.", default=None)
 
 
 @strawberry.type(description="Answer of keyValueDelete.")
 class KeyValueDeletePayload(MutationPayload):
-    deleted: int = leaf("How many entries are gone.", default=0)
+    deleted: int = attribute_field("How many entries are gone.", default=0)
 
 
-def _shared(user: UserRef | None, store: str) -> Namespace:
+def _shared_namespace(user_ref: UserRef | None, store: str) -> KeyValueNamespace:
     """Return the namespace of shared entries. Raises Invalid if a user is named as well."""
-    if user:
+    if user_ref:
         text = "what is shared is nobody's: name no user"
-        raise Invalid(text, constraint="exclusive", path=["shared"])
-    return Namespace(PLATFORM, store)
+        raise InvalidInput(text, constraint="exclusive", path=["shared"])
+    return KeyValueNamespace(PLATFORM, store)
 
 
-async def _within(info: Info, user: UserRef | None, store: str, *, shared: bool) -> Namespace:
+async def _resolve_query_namespace(
+    info: Info, user_ref: UserRef | None, store: str, *, is_shared: bool
+) -> KeyValueNamespace:
     """Return the namespace that a query names; default: the one of the viewer.
 
-    It is an empty namespace if the viewer can't see the user. Raises Invalid if `shared` is
+    It is an empty namespace if the viewer can't see the user. Raises Invalid if `is_shared` is
     combined with a user.
     """
-    if shared:
-        return _shared(user, store)
-    return Namespace(await owner_of(info, user) or NOBODY, store)
+    if is_shared:
+        return _shared_namespace(user_ref, store)
+    return KeyValueNamespace(await load_user_id(info, user_ref) or UNKNOWN_ACCOUNT_ID, store)
 
 
 @strawberry.type
@@ -123,20 +132,20 @@ class KeyValueQuery:
     async def key_value(
         self,
         info: Info,
-        key: Key,
+        key: KeyArgument,
         user: UserRef | None = UNSET,
-        store: str = DEFAULT,
+        store: str = DEFAULT_STORE,
         shared: bool = False,
     ) -> KeyValue | None:
-        namespace = await _within(info, user, store, shared=shared)
-        return KeyValue.maybe(await key_values.find(info.context, namespace, key))
+        namespace = await _resolve_query_namespace(info, user, store, is_shared=shared)
+        return KeyValue.from_row_or_none(await key_values.find_entry(info.context, namespace, key))
 
     @query("Entries by key, in the order of its bytes: of one level.", scope=Scope.READ)
     async def key_values(
         self,
         info: Info,
         user: UserRef | None = UNSET,
-        store: str = DEFAULT,
+        store: str = DEFAULT_STORE,
         prefix: str | None = UNSET,
         exact: bool = False,
         recurse: bool = False,
@@ -147,16 +156,20 @@ class KeyValueQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[KeyValue]:
-        namespace = await _within(info, user, store, shared=shared)
-        ctx, list_request = info.context, Listing(namespace, prefix or "", exact, recurse)
-        requested_page = page_asked(ordering("keyvalue", list_request), first, after, last, before)
-        names = columns(info, KeyValue)
-        return await connected(
+        namespace = await _resolve_query_namespace(info, user, store, is_shared=shared)
+        ctx, list_request = info.context, KeyValueListing(namespace, prefix or "", exact, recurse)
+        requested_page = page_request(
+            ordering_name("keyvalue", list_request), first, after, last, before
+        )
+        names = selected_columns(info, KeyValue)
+        return await connection_of_page(
             info,
             KeyValue,
-            await key_values.page(ctx, list_request, requested_page, names, values=not no_value),
+            await key_values.read_entry_page(
+                ctx, list_request, requested_page, names, with_values=not no_value
+            ),
             lambda row: Cursor(requested_page.ordering, row.key, row.id),
-            lambda: key_values.count(ctx, list_request),
+            lambda: key_values.count_entries(ctx, list_request),
         )
 
 
@@ -167,14 +180,14 @@ class KeyValueMutation:
         scope=Scope.SETTINGS,
     )
     async def key_value_set(self, info: Info, input: KeyValueSetInput) -> KeyValuePayload:
-        new = NewValue(
+        new = NewKeyValue(
             input.value,
-            plain(input.ttl),
-            plain(input.if_version),
+            value_or_none(input.ttl),
+            value_or_none(input.if_version),
         )
-        namespace = await input.within(info)
-        entry = await key_values.put(info.context, namespace, input.key, new)
-        return KeyValuePayload(entry=KeyValue.of(entry))
+        namespace = await input.resolve_namespace(info)
+        entry = await key_values.set_value(info.context, namespace, input.key, new)
+        return KeyValuePayload(entry=KeyValue.from_row(entry))
 
     @mutation(
         "Adds to a value that is a whole number; of several at once none is lost. Its end stays.",
@@ -183,21 +196,21 @@ class KeyValueMutation:
     async def key_value_increment(
         self, info: Info, input: KeyValueIncrementInput
     ) -> KeyValuePayload:
-        entry = await key_values.increment(
+        entry = await key_values.increment_value(
             info.context,
-            await input.within(info),
+            await input.resolve_namespace(info),
             input.key,
             input.difference,
             create_missing=input.create_missing,
         )
-        return KeyValuePayload(entry=KeyValue.of(entry))
+        return KeyValuePayload(entry=KeyValue.from_row(entry))
 
     @mutation("Removes one entry, or all below it too.", scope=Scope.SETTINGS)
     async def key_value_delete(
         self, info: Info, input: KeyValueDeleteInput
     ) -> KeyValueDeletePayload:
-        namespace = await input.within(info)
-        deleted = await key_values.remove(
+        namespace = await input.resolve_namespace(info)
+        deleted = await key_values.delete_entries(
             info.context, namespace, input.key, recursive=input.recursive
         )
         return KeyValueDeletePayload(deleted=deleted)

@@ -9,63 +9,67 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types import errors as types_errors
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.row_mapping import Shape, columns, identified
-from models.errors import Invalid
-from models.store.keyset_pages import Cursor, ordering
+from graph.types.object_views import DerivedField
+from graph.types.row_mapping import NodeView, global_id_field, selected_columns
+from models.errors import InvalidInput
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
-from resolvers.admin.settings import Found, History
+from resolvers.admin.settings import CurrentSetting, SettingHistoryPage
 
-LONGEST = 128  # characters; as long as a key
+MAX_FILTER_LENGTH = 128  # characters; as long as a key
 
 
 @strawberry.type(
     description="What became of a setting, and by whom.", directives=[Auth(scope=Scope.READ)]
 )
-class SettingChange(Shape):
-    key: str = leaf("Which setting.")
-    at: datetime = leaf("When.")
-    actor: str = leaf("User name, or what the key is called; operator: at the machine itself.")
-    before: JSON | None = leaf("The value stored before; null where it had its default.")
-    after: JSON | None = leaf("The value stored since; null where it has its default.")
-    reason: str | None = leaf("What the caller gave as the reason.")
+class SettingChange(NodeView):
+    key: str = attribute_field("Which setting.")
+    at: datetime = attribute_field("When.")
+    actor: str = attribute_field(
+        "User name, or what the key is called; operator: at the machine itself."
+    )
+    before: JSON | None = attribute_field("The value stored before; null where it had its default.")
+    after: JSON | None = attribute_field("The value stored since; null where it has its default.")
+    reason: str | None = attribute_field("What the caller gave as the reason.")
 
-    batch = staticmethod(admin_settings.changes_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("SettingChange"),
-        "before": Made(("before",), lambda held: held and held["value"]),
-        "after": Made(("after",), lambda held: held and held["value"]),
+    load_batch = staticmethod(admin_settings.load_changes_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("SettingChange"),
+        "before": DerivedField(("before",), lambda held: held and held["value"]),
+        "after": DerivedField(("after",), lambda held: held and held["value"]),
     }
 
 
 @strawberry.type(description="One setting.")
 class Setting:
-    key: str = leaf("Such as submission.maxRecipients; one's own begin with custom.")
-    value: JSON | None = leaf("In force; durations as ISO 8601, sizes in bytes.")
-    name: str | None = leaf("For people; null for one's own.")
-    description: str | None = leaf("What it is for; null for one's own.")
-    default: JSON | None = leaf("In force while none is stored: what the environment says.")
-    type: str = leaf("string, number, boolean, duration, size or list.")
-    custom: bool = leaf("A value is stored.")
-    restart_required: bool = leaf("In force only with the next start.")
+    key: str = attribute_field("Such as submission.maxRecipients; one's own begin with custom.")
+    value: JSON | None = attribute_field("In force; durations as ISO 8601, sizes in bytes.")
+    name: str | None = attribute_field("For people; null for one's own.")
+    description: str | None = attribute_field("What it is for; null for one's own.")
+    default: JSON | None = attribute_field(
+        "In force while none is stored: what the environment says."
+    )
+    type: str = attribute_field("string, number, boolean, duration, size or list.")
+    custom: bool = attribute_field("A value is stored.")
+    restart_required: bool = attribute_field("In force only with the next start.")
 
     @classmethod
-    def of(cls, found: Found) -> "Setting":
+    def from_stored_setting(cls, setting: CurrentSetting) -> "Setting":
         """Return the GraphQL object of a setting."""
         return cls(
-            key=found.key,
-            value=found.value,
-            name=found.name,
-            description=found.description,
-            default=found.default,
-            type=found.kind.value,
-            custom=found.custom,
-            restart_required=found.restart_required,
+            key=setting.key,
+            value=setting.value,
+            name=setting.name,
+            description=setting.description,
+            default=setting.default,
+            type=setting.type.value,
+            custom=setting.is_set,
+            restart_required=setting.restart_required,
         )
 
     @field("What became of it, newest first.")
@@ -78,23 +82,25 @@ class Setting:
         before: str | None = UNSET,
     ) -> Connection[SettingChange]:
         ctx = info.context
-        requested_page = page_asked(
-            ordering(admin_settings.NEWEST, self.key), first, after, last, before
+        requested_page = page_request(
+            ordering_name(admin_settings.HISTORY_CURSOR_KIND, self.key), first, after, last, before
         )
-        page_key = History(self.key, requested_page, columns(info, SettingChange))
-        return await connected(
+        page_key = SettingHistoryPage(
+            self.key, requested_page, selected_columns(info, SettingChange)
+        )
+        return await connection_of_page(
             info,
             SettingChange,
-            await ctx.load(admin_settings.pages, page_key),
+            await ctx.load(admin_settings.load_history_pages, page_key),
             lambda row: Cursor(requested_page.ordering, row.at, row.id),
-            lambda: ctx.load(admin_settings.counts, page_key),
+            lambda: ctx.load(admin_settings.count_history_entries, page_key),
         )
 
 
 @strawberry.input(description="Input of settingSet.")
 class SettingSetInput(Options):
-    key: str = leaf("Which; one's own begin with custom.")
-    value: JSON | None = leaf(
+    key: str = attribute_field("Which; one's own begin with custom.")
+    value: JSON | None = attribute_field(
         "Of the setting's type; sizes also as text such as 3 GiB; null where the setting takes it.",
         default=UNSET,
     )
@@ -102,17 +108,17 @@ class SettingSetInput(Options):
 
 @strawberry.input(description="Input of settingDelete.")
 class SettingDeleteInput(Options):
-    keys: list[str] = leaf("Which, at most 100.")
+    keys: list[str] = attribute_field("Which, at most 100.")
 
 
 @strawberry.type(description="Answer of settingSet.")
 class SettingPayload(MutationPayload):
-    setting: Setting | None = leaf("As it is now.", default=None)
+    setting: Setting | None = attribute_field("As it is now.", default=None)
 
 
 @strawberry.type(description="Answer of settingDelete.")
 class SettingsPayload(MutationPayload):
-    settings: list[Setting] = leaf(
+    settings: list[Setting] = attribute_field(
         "As they are now, without one's own, which are gone.", default_factory=list
     )
 
@@ -121,8 +127,8 @@ class SettingsPayload(MutationPayload):
 class SettingQuery:
     @query("One; null when unknown.", role=Role.ADMIN, scope=Scope.READ)
     async def setting(self, info: Info, key: str) -> Setting | None:
-        setting = await admin_settings.one(info.context, key)
-        return Setting.of(setting) if setting else None
+        setting = await admin_settings.find_setting(info.context, key)
+        return Setting.from_stored_setting(setting) if setting else None
 
     @query("All, by key.", role=Role.ADMIN, scope=Scope.READ)
     async def settings(
@@ -132,11 +138,13 @@ class SettingQuery:
             str | None, strawberry.argument(description="Partial match of the key, in any case.")
         ] = UNSET,
     ) -> list[Setting]:
-        if filter and len(filter) > LONGEST:
-            raise Invalid(f"at most {LONGEST} characters", constraint="max", path=["filter"])
+        if filter and len(filter) > MAX_FILTER_LENGTH:
+            raise InvalidInput(
+                f"at most {MAX_FILTER_LENGTH} characters", constraint="max", path=["filter"]
+            )
         return [
-            Setting.of(setting)
-            for setting in await admin_settings.all_of(info.context, filter or None)
+            Setting.from_stored_setting(setting)
+            for setting in await admin_settings.list_settings(info.context, filter or None)
         ]
 
 
@@ -147,9 +155,9 @@ class SettingMutation:
     )
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
-            raise Invalid("give a value", constraint="required", path=["value"])
-        setting = await admin_settings.put(info.context, input.key, input.value)
-        return SettingPayload(setting=Setting.of(setting))
+            raise InvalidInput("give a value", constraint="required", path=["value"])
+        setting = await admin_settings.set_setting(info.context, input.key, input.value)
+        return SettingPayload(setting=Setting.from_stored_setting(setting))
 
     @mutation(
         "Back to the defaults; a warning tells which had them already.",
@@ -157,7 +165,7 @@ class SettingMutation:
         scope=Scope.MASTER,
     )
     async def setting_delete(self, info: Info, input: SettingDeleteInput) -> SettingsPayload:
-        settings, unchanged_indexes = await admin_settings.drop(info.context, input.keys)
+        settings, unchanged_indexes = await admin_settings.reset_settings(info.context, input.keys)
         warnings = [
             types_errors.Warning(
                 code="DEFAULT_ALREADY",
@@ -167,5 +175,6 @@ class SettingMutation:
             for index in unchanged_indexes
         ]
         return SettingsPayload(
-            settings=[Setting.of(setting) for setting in settings], warnings=warnings
+            settings=[Setting.from_stored_setting(setting) for setting in settings],
+            warnings=warnings,
         )

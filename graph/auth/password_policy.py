@@ -5,10 +5,10 @@ from typing import Any
 import strawberry
 from strawberry import UNSET
 
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from resolvers.auth.passwords import password_policy
 
-PLATFORMS = "null = the platform's."
+DEFAULT_DESCRIPTION = "null = the platform's."
 
 
 @strawberry.type(
@@ -16,13 +16,19 @@ PLATFORMS = "null = the platform's."
     "another password keeps it."
 )
 class PasswordPolicy:
-    min_length: int = leaf("Characters, at least.")
-    min_classes: int = leaf("Of lower case, upper case, digits and all else, so many at least.")
-    own_min_length: int | None = leaf(f"What the domain itself says of minLength; {PLATFORMS}")
-    own_min_classes: int | None = leaf(f"What the domain itself says of minClasses; {PLATFORMS}")
+    min_length: int = attribute_field("Characters, at least.")
+    min_classes: int = attribute_field(
+        "Of lower case, upper case, digits and all else, so many at least."
+    )
+    own_min_length: int | None = attribute_field(
+        f"What the domain itself says of minLength; {DEFAULT_DESCRIPTION}"
+    )
+    own_min_classes: int | None = attribute_field(
+        f"What the domain itself says of minClasses; {DEFAULT_DESCRIPTION}"
+    )
 
     @classmethod
-    def of(cls, policy: password_policy.PasswordPolicy) -> "PasswordPolicy":
+    def from_policy(cls, policy: password_policy.EffectivePasswordPolicy) -> "PasswordPolicy":
         """Return the GraphQL object of a password policy."""
         return cls(
             min_length=policy.min_length,
@@ -34,21 +40,23 @@ class PasswordPolicy:
 
 @strawberry.input(description="How strong passwords must be; absent = as it is.")
 class PasswordPolicyInput:
-    min_length: int | None = leaf(f"1 to 256 characters; {PLATFORMS}", default=UNSET)
-    min_classes: int | None = leaf(
+    min_length: int | None = attribute_field(
+        f"1 to 256 characters; {DEFAULT_DESCRIPTION}", default=UNSET
+    )
+    min_classes: int | None = attribute_field(
         "1 to 4 kinds of characters. NIST SP 800-63B advises against asking for more than one; "
-        f"{PLATFORMS}",
+        f"{DEFAULT_DESCRIPTION}",
         default=UNSET,
     )
 
 
-def columns(given: PasswordPolicyInput | None) -> dict[str, Any]:
+def policy_column_values(policy_input: PasswordPolicyInput | None) -> dict[str, Any]:
     """Return the column values of a domain's password policy.
 
     Absent fields are left out. None as input resets every value to the platform's.
     """
     values = {
-        "password_min": given.min_length if given else None,
-        "password_classes": given.min_classes if given else None,
+        "password_min": policy_input.min_length if policy_input else None,
+        "password_classes": policy_input.min_classes if policy_input else None,
     }
     return {name: value for name, value in values.items() if value is not UNSET}

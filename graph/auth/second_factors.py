@@ -9,48 +9,50 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, MutationPayload, Options, leaf
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
-from graph.types.mutations import Alone, mutation
-from graph.types.object_views import Made, View
-from graph.types.references import UserRef, keys_of, owner_named
-from graph.types.row_mapping import Shape, identified, shaped
-from models.errors import Invalid
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_views import DerivedField, View
+from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id
+from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory
+from models.errors import InvalidInput
 from models.users.roles import Role, Scope
 from resolvers.auth.second_factors import mutations as second_factors_mutations
 from resolvers.auth.second_factors import webauthn
-from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod
+from resolvers.auth.second_factors.second_factor_check import SecondFactorProof, TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-SECRET = {"secret": True}  # not stored with the idempotency key
+SECRET_METADATA = {"secret": True}  # not stored with the idempotency key
 # The count of failed checks must be committed even if the request is rolled back.
-CHECKED = Alone("what is proved by a second factor", once=True)
-PROVED = Alone(CHECKED.what, lambda given: bool(given.proof), once=True)
+NOT_ATOMIC = AtomicExclusion("what is proved by a second factor", forbids_idempotency_key=True)
+NOT_ATOMIC_WITH_PROOF = AtomicExclusion(
+    NOT_ATOMIC.subject, lambda given: bool(given.proof), forbids_idempotency_key=True
+)
 
 
-Account = Annotated["User", strawberry.lazy("graph.users.types")]
-_account = shaped("graph.users.types", "User")
+LazyUser = Annotated["User", strawberry.lazy("graph.users.types")]
+_user_from_row = lazy_view_factory("graph.users.types", "User")
 
 
 @strawberry.type(description="A second factor that is on.")
 class TwoFactor(View):
-    method: TwoFactorMethod = leaf("How it is proved.")
-    created_at: datetime | None = leaf("Turned on; null where others check it.")
-    last_used_at: datetime | None = leaf("Last proved here; null = never.")
+    method: TwoFactorMethod = attribute_field("How it is proved.")
+    created_at: datetime | None = attribute_field("Turned on; null where others check it.")
+    last_used_at: datetime | None = attribute_field("Last proved here; null = never.")
 
 
 @strawberry.type(description="Security key or passkey.")
-class WebauthnKey(Shape):
-    name: str = leaf("What its owner calls it.")
-    created_at: datetime = leaf("Registered.")
-    last_used_at: datetime | None = leaf("Last proved; null = never.")
+class WebauthnKey(NodeView):
+    name: str = attribute_field("What its owner calls it.")
+    created_at: datetime = attribute_field("Registered.")
+    last_used_at: datetime | None = attribute_field("Last proved; null = never.")
 
-    batch = staticmethod(webauthn.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("WebauthnKey")}
+    load_batch = staticmethod(webauthn.load_keys_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("WebauthnKey")}
 
 
 @strawberry.input(
@@ -58,214 +60,230 @@ class WebauthnKey(Shape):
     "stolen. Who changes those of others gives a reason in the options instead."
 )
 class TwoFactorProofInput:
-    totp: str | None = leaf("A code by time, or a recovery code.", default=UNSET)
-    webauthn: JSON | None = leaf(
+    totp: str | None = attribute_field("A code by time, or a recovery code.", default=UNSET)
+    webauthn: JSON | None = attribute_field(
         "What a key answered to a challenge for AUTHENTICATION.", default=UNSET
     )
 
 
 @strawberry.input
-class _OfUser(Options):
-    user: UserRef | None = leaf("Whose. Default: the viewer's.", default=UNSET)
+class _OptionalUserInput(Options):
+    user: UserRef | None = attribute_field("Whose. Default: the viewer's.", default=UNSET)
 
 
 @strawberry.input
-class _Proved(_OfUser):
-    proof: TwoFactorProofInput | None = leaf("Of a factor that is on already.", default=UNSET)
+class _OptionalProofInput(_OptionalUserInput):
+    proof: TwoFactorProofInput | None = attribute_field(
+        "Of a factor that is on already.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of totpSetup.")
-class TotpSetupInput(_OfUser):
-    label: str | None = leaf("Default: the user name.", default=UNSET)
-    issuer: str | None = leaf("Default: the name of this product.", default=UNSET)
+class TotpSetupInput(_OptionalUserInput):
+    label: str | None = attribute_field("Default: the user name.", default=UNSET)
+    issuer: str | None = attribute_field("Default: the name of this product.", default=UNSET)
 
 
 @strawberry.input(description="Input of totpEnable.")
-class TotpEnableInput(_Proved):
-    token: str = leaf("A code of the new seed.")
+class TotpEnableInput(_OptionalProofInput):
+    token: str = attribute_field("A code of the new seed.")
 
 
 @strawberry.input(description="Input of totpImport.")
 class TotpImportInput(Options):
-    user: UserRef = leaf("Whose.")
-    seed: str = leaf("Base32, of 8 to 128 bytes.")
+    user: UserRef = attribute_field("Whose.")
+    seed: str = attribute_field("Base32, of 8 to 128 bytes.")
 
 
 @strawberry.input(description="Input of totpCheck.")
-class TotpCheckInput(_OfUser):
-    token: str = leaf("A code by time, or a recovery code.")
+class TotpCheckInput(_OptionalUserInput):
+    token: str = attribute_field("A code by time, or a recovery code.")
 
 
 @strawberry.input(description="Input of totpDisable.")
-class TotpDisableInput(_Proved):
+class TotpDisableInput(_OptionalProofInput):
     pass
 
 
 @strawberry.input(description="Input of customTwoFactorEnable.")
-class CustomTwoFactorEnableInput(_OfUser):
+class CustomTwoFactorEnableInput(_OptionalUserInput):
     pass
 
 
 @strawberry.input(description="Input of customTwoFactorDisable.")
-class CustomTwoFactorDisableInput(_Proved):
+class CustomTwoFactorDisableInput(_OptionalProofInput):
     pass
 
 
 @strawberry.input(description="Input of twoFactorDisable.")
-class TwoFactorDisableInput(_Proved):
+class TwoFactorDisableInput(_OptionalProofInput):
     pass
 
 
 @strawberry.input(description="Input of recoveryCodesCreate.")
 class RecoveryCodesCreateInput(Options):
-    proof: TwoFactorProofInput | None = leaf("Of a factor that is on.", default=UNSET)
+    proof: TwoFactorProofInput | None = attribute_field("Of a factor that is on.", default=UNSET)
 
 
 @strawberry.input(description="Input of webauthnChallenge.")
-class WebauthnChallengeInput(_OfUser):
-    ceremony: Ceremony | None = leaf(
+class WebauthnChallengeInput(_OptionalUserInput):
+    ceremony: Ceremony | None = attribute_field(
         "Default: AUTHENTICATION for a sign-in that waits for it, else REGISTRATION.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of webauthnRegister.")
-class WebauthnRegisterInput(_Proved):
-    name: str = leaf("What to call it.")
-    response: JSON = leaf("What `navigator.credentials.create` gave, as its toJSON says it.")
+class WebauthnRegisterInput(_OptionalProofInput):
+    name: str = attribute_field("What to call it.")
+    response: JSON = attribute_field(
+        "What `navigator.credentials.create` gave, as its toJSON says it."
+    )
 
 
 @strawberry.input(description="Input of webauthnCheck.")
-class WebauthnCheckInput(_OfUser):
-    response: JSON = leaf("What `navigator.credentials.get` gave, as its toJSON says it.")
+class WebauthnCheckInput(_OptionalUserInput):
+    response: JSON = attribute_field(
+        "What `navigator.credentials.get` gave, as its toJSON says it."
+    )
 
 
 @strawberry.input(description="Input of webauthnDelete.")
 class WebauthnDeleteInput(Options):
-    ids: list[strawberry.ID] = leaf("Keys of one account.")
-    proof: TwoFactorProofInput | None = leaf("Of a factor that is on.", default=UNSET)
+    ids: list[strawberry.ID] = attribute_field("Keys of one account.")
+    proof: TwoFactorProofInput | None = attribute_field("Of a factor that is on.", default=UNSET)
 
 
 @strawberry.type(description="Answer of totpSetup. All of it is shown once.")
 class TotpSetupPayload(MutationPayload):
-    seed: str | None = leaf("Base32; to be proved within six hours.", default=None, metadata=SECRET)
-    otpauth_url: str | None = leaf("For authenticators.", default=None, metadata=SECRET)
-    qr_code: str | None = leaf("The same as a picture: a data URL.", default=None, metadata=SECRET)
+    seed: str | None = attribute_field(
+        "Base32; to be proved within six hours.", default=None, metadata=SECRET_METADATA
+    )
+    otpauth_url: str | None = attribute_field(
+        "For authenticators.", default=None, metadata=SECRET_METADATA
+    )
+    qr_code: str | None = attribute_field(
+        "The same as a picture: a data URL.", default=None, metadata=SECRET_METADATA
+    )
 
 
 @strawberry.type(description="Answer of totpEnable.")
 class TotpEnablePayload(MutationPayload):
-    user: Account | None = leaf("The account.", default=None)
-    recovery_codes: list[str] = leaf(
+    user: LazyUser | None = attribute_field("The account.", default=None)
+    recovery_codes: list[str] = attribute_field(
         "Ten, each good once, shown once; older ones are void.",
         default_factory=list,
-        metadata=SECRET,
+        metadata=SECRET_METADATA,
     )
 
 
 @strawberry.type(description="Answer of totpCheck.")
 class TotpCheckPayload(MutationPayload):
-    valid: bool = leaf("It was right, and is good no more.", default=False)
+    valid: bool = attribute_field("It was right, and is good no more.", default=False)
 
 
 @strawberry.type(description="Answer of webauthnCheck.")
 class WebauthnCheckPayload(MutationPayload):
-    valid: bool = leaf("It was right, and is good no more.", default=False)
+    valid: bool = attribute_field("It was right, and is good no more.", default=False)
 
 
 @strawberry.type(description="An account.")
 class UserPayload(MutationPayload):
-    user: Account | None = leaf("As it is now.", default=None)
+    user: LazyUser | None = attribute_field("As it is now.", default=None)
 
 
 @strawberry.type(description="Answer of recoveryCodesCreate.")
 class RecoveryCodesCreatePayload(MutationPayload):
-    recovery_codes: list[str] = leaf(
-        "Ten, each good once, shown once.", default_factory=list, metadata=SECRET
+    recovery_codes: list[str] = attribute_field(
+        "Ten, each good once, shown once.", default_factory=list, metadata=SECRET_METADATA
     )
 
 
 @strawberry.type(description="Answer of webauthnChallenge.")
 class WebauthnChallengePayload(MutationPayload):
-    challenge: JSON | None = leaf(
+    challenge: JSON | None = attribute_field(
         "For `navigator.credentials`: publicKey as its fromJSON takes it. Good once, for an hour.",
         default=None,
-        metadata=SECRET,
+        metadata=SECRET_METADATA,
     )
 
 
 @strawberry.type(description="Answer of webauthnRegister.")
 class WebauthnRegisterPayload(MutationPayload):
-    user: Account | None = leaf("The account.", default=None)
-    webauthn_key: WebauthnKey | None = leaf("The key.", default=None)
-    recovery_codes: list[str] = leaf(
-        "Ten, shown once, where no other factor was on.", default_factory=list, metadata=SECRET
+    user: LazyUser | None = attribute_field("The account.", default=None)
+    webauthn_key: WebauthnKey | None = attribute_field("The key.", default=None)
+    recovery_codes: list[str] = attribute_field(
+        "Ten, shown once, where no other factor was on.",
+        default_factory=list,
+        metadata=SECRET_METADATA,
     )
 
 
-def _proof(given: TwoFactorProofInput | None) -> Proof:
+def _proof_from_input(proof_input: TwoFactorProofInput | None) -> SecondFactorProof:
     """Convert the optional input to a proof, which is empty if there is no input.
 
     Raises Invalid if the WebAuthn response is not a JSON object.
     """
-    if not given:
-        return Proof()
-    response = given.webauthn if given.webauthn is not UNSET else None
-    return Proof(
-        totp=given.totp or None,
-        webauthn=None if response is None else _signed(response, ["proof", "webauthn"]),
+    if not proof_input:
+        return SecondFactorProof()
+    response = proof_input.webauthn if proof_input.webauthn is not UNSET else None
+    return SecondFactorProof(
+        totp=proof_input.totp or None,
+        webauthn=None
+        if response is None
+        else _validated_webauthn_response(response, ["proof", "webauthn"]),
     )
 
 
-def _signed(given: object, path: list[str]) -> dict[str, Any]:
+def _validated_webauthn_response(response: object, error_path: list[str]) -> dict[str, Any]:
     """Return a WebAuthn response. Raises Invalid at `error_path` if it is not a JSON object."""
-    if not isinstance(given, dict):
-        raise Invalid("what a key says is a JSON object", constraint="object", path=path)
-    return given
+    if not isinstance(response, dict):
+        raise InvalidInput("what a key says is a JSON object", constraint="object", path=error_path)
+    return response
 
 
-async def _key(info: Info, ref: UserRef | None) -> int | None:
+async def _target_user_id(info: Info, user_ref: UserRef | None) -> int | None:
     """Return the id of the account to check or change; None if no account is named.
 
     During a pending sign-in the account can only be named by its id, and 0 is returned
     otherwise, since accounts must not be looked up then. Raises NotFound, or Forbidden if the
     viewer can't manage other accounts.
     """
-    if not ref:
+    if not user_ref:
         return None
     viewer = info.context.viewer
-    if viewer.pending_for:
-        return global_ids.decode("User", ref.id.value, path="user") if ref.id else 0
-    viewer.require(second_factors_mutations.MANAGES)
-    return await owner_named(info, ref)
+    if viewer.pending_user_id:
+        return global_ids.decode("User", user_ref.id.value, path="user") if user_ref.id else 0
+    viewer.require(second_factors_mutations.MANAGE_GUARD)
+    return await load_named_user_id(info, user_ref)
 
 
-async def _shown(info: Info, key: int) -> Any:
+async def _load_user(info: Info, user_id: int) -> Any:
     """Load a user as the viewer can see it."""
-    return _account(await info.context.load(user_loaders.by_ids, key))
+    return _user_from_row(await info.context.load(user_loaders.load_users_by_id, user_id))
 
 
 @strawberry.type
 class TwoFactorMutation:
     @mutation("A new seed for codes by time; nothing is on until it is proved.", scope=Scope.MASTER)
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
-        user_id = await _key(info, input.user)
-        secret = await second_factors_mutations.totp_setup(
+        user_id = await _target_user_id(info, input.user)
+        secret = await second_factors_mutations.set_up_totp(
             info.context, user_id, input.label or None, input.issuer or None
         )
-        return TotpSetupPayload(seed=secret.seed, otpauth_url=secret.url, qr_code=secret.picture)
+        return TotpSetupPayload(seed=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code)
 
     @mutation(
         "Turn codes by time on: proves the new seed. Ends all other sign-ins of the account.",
         scope=Scope.MASTER,
-        alone=PROVED,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
-        user_id = await _key(info, input.user)
-        user_id, codes = await second_factors_mutations.totp_enable(
-            info.context, user_id, input.token, _proof(input.proof or None)
+        user_id = await _target_user_id(info, input.user)
+        user_id, codes = await second_factors_mutations.enable_totp(
+            info.context, user_id, input.token, _proof_from_input(input.proof or None)
         )
-        return TotpEnablePayload(user=await _shown(info, user_id), recovery_codes=codes)
+        return TotpEnablePayload(user=await _load_user(info, user_id), recovery_codes=codes)
 
     @mutation(
         "Turn codes by time on with a seed that the user's device has from another system. Ends "
@@ -274,30 +292,36 @@ class TwoFactorMutation:
         scope=Scope.MASTER,
     )
     async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
-        user_id = await _key(info, input.user)
+        user_id = await _target_user_id(info, input.user)
         assert user_id is not None  # noqa: S101 - the schema asks for it
-        changed_id = await second_factors_mutations.totp_import(info.context, user_id, input.seed)
-        return UserPayload(user=await _shown(info, changed_id))
+        changed_id = await second_factors_mutations.import_totp(info.context, user_id, input.seed)
+        return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
         "Prove a factor by a code, which works once. A sign-in that waits for it is complete "
         "with that; without one it needs a credential.",
         role=Role.PUBLIC,
-        signed_in=second_factors_mutations.MANAGES,
-        alone=CHECKED,
+        signed_in=second_factors_mutations.MANAGE_GUARD,
+        atomic_exclusion=NOT_ATOMIC,
     )
     async def totp_check(self, info: Info, input: TotpCheckInput) -> TotpCheckPayload:
-        user_id = await _key(info, input.user or None)
-        await second_factors_mutations.prove(info.context, user_id, Proof(totp=input.token))
+        user_id = await _target_user_id(info, input.user or None)
+        await second_factors_mutations.prove_second_factor(
+            info.context, user_id, SecondFactorProof(totp=input.token)
+        )
         return TotpCheckPayload(valid=True)
 
-    @mutation("Turn codes by time off; other factors stay.", scope=Scope.MASTER, alone=PROVED)
+    @mutation(
+        "Turn codes by time off; other factors stay.",
+        scope=Scope.MASTER,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+    )
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
-        user_id = await _key(info, input.user)
-        changed_id = await second_factors_mutations.totp_disable(
-            info.context, user_id, _proof(input.proof or None)
+        user_id = await _target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.disable_totp(
+            info.context, user_id, _proof_from_input(input.proof or None)
         )
-        return UserPayload(user=await _shown(info, changed_id))
+        return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
         "Say that the calling application checks a factor of its own. Ends all other sign-ins of "
@@ -308,47 +332,47 @@ class TwoFactorMutation:
     async def custom_two_factor_enable(
         self, info: Info, input: CustomTwoFactorEnableInput
     ) -> UserPayload:
-        user_id = await _key(info, input.user)
-        changed_id = await second_factors_mutations.custom_enable(info.context, user_id)
-        return UserPayload(user=await _shown(info, changed_id))
+        user_id = await _target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.enable_custom_factor(info.context, user_id)
+        return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
         "Say that it does so no longer; other factors stay.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.MASTER,
-        alone=PROVED,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def custom_two_factor_disable(
         self, info: Info, input: CustomTwoFactorDisableInput
     ) -> UserPayload:
-        user_id = await _key(info, input.user)
-        changed_id = await second_factors_mutations.custom_disable(
-            info.context, user_id, _proof(input.proof or None)
+        user_id = await _target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.disable_custom_factor(
+            info.context, user_id, _proof_from_input(input.proof or None)
         )
-        return UserPayload(user=await _shown(info, changed_id))
+        return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
         "Turn all factors off. Nothing else does: no password reset, no other change.",
         scope=Scope.MASTER,
-        alone=PROVED,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
-        user_id = await _key(info, input.user)
-        changed_id = await second_factors_mutations.disable_all(
-            info.context, user_id, _proof(input.proof or None)
+        user_id = await _target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.disable_all_factors(
+            info.context, user_id, _proof_from_input(input.proof or None)
         )
-        return UserPayload(user=await _shown(info, changed_id))
+        return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
         "New recovery codes for the viewer; the old ones are void.",
         scope=Scope.MASTER,
-        alone=PROVED,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def recovery_codes_create(
         self, info: Info, input: RecoveryCodesCreateInput
     ) -> RecoveryCodesCreatePayload:
-        codes = await second_factors_mutations.renew_codes(
-            info.context, _proof(input.proof or None)
+        codes = await second_factors_mutations.renew_recovery_codes(
+            info.context, _proof_from_input(input.proof or None)
         )
         return RecoveryCodesCreatePayload(recovery_codes=codes)
 
@@ -356,14 +380,14 @@ class TwoFactorMutation:
         "A challenge for a security key: to register it, or to prove it. Open to sign-ins that "
         "wait for a factor; all others need a credential.",
         role=Role.PUBLIC,
-        signed_in=second_factors_mutations.MANAGES,
+        signed_in=second_factors_mutations.MANAGE_GUARD,
     )
     async def webauthn_challenge(
         self, info: Info, input: WebauthnChallengeInput
     ) -> WebauthnChallengePayload:
-        user_id = await _key(info, input.user or None)
+        user_id = await _target_user_id(info, input.user or None)
         ceremony = Ceremony(input.ceremony) if input.ceremony else None
-        challenge: Any = await second_factors_mutations.webauthn_challenge(
+        challenge: Any = await second_factors_mutations.create_webauthn_challenge(
             info.context, user_id, ceremony
         )
         return WebauthnChallengePayload(challenge=challenge)
@@ -371,19 +395,19 @@ class TwoFactorMutation:
     @mutation(
         "Add a security key or passkey. The first one ends all other sign-ins of the account.",
         scope=Scope.MASTER,
-        alone=CHECKED,
+        atomic_exclusion=NOT_ATOMIC,
     )
     async def webauthn_register(
         self, info: Info, input: WebauthnRegisterInput
     ) -> WebauthnRegisterPayload:
-        user_id = await _key(info, input.user)
-        response = _signed(input.response, ["response"])
-        row, codes = await second_factors_mutations.webauthn_register(
-            info.context, user_id, input.name, response, _proof(input.proof or None)
+        user_id = await _target_user_id(info, input.user)
+        response = _validated_webauthn_response(input.response, ["response"])
+        row, codes = await second_factors_mutations.register_webauthn_key(
+            info.context, user_id, input.name, response, _proof_from_input(input.proof or None)
         )
         return WebauthnRegisterPayload(
-            user=await _shown(info, row.user_id),
-            webauthn_key=WebauthnKey.of(row),
+            user=await _load_user(info, row.user_id),
+            webauthn_key=WebauthnKey.from_row(row),
             recovery_codes=codes,
         )
 
@@ -391,19 +415,25 @@ class TwoFactorMutation:
         "Prove a factor by a security key. A sign-in that waits for it is complete with that; "
         "without one it needs a credential.",
         role=Role.PUBLIC,
-        signed_in=second_factors_mutations.MANAGES,
-        alone=CHECKED,
+        signed_in=second_factors_mutations.MANAGE_GUARD,
+        atomic_exclusion=NOT_ATOMIC,
     )
     async def webauthn_check(self, info: Info, input: WebauthnCheckInput) -> WebauthnCheckPayload:
-        user_id = await _key(info, input.user or None)
-        response = _signed(input.response, ["response"])
-        await second_factors_mutations.prove(info.context, user_id, Proof(webauthn=response))
+        user_id = await _target_user_id(info, input.user or None)
+        response = _validated_webauthn_response(input.response, ["response"])
+        await second_factors_mutations.prove_second_factor(
+            info.context, user_id, SecondFactorProof(webauthn=response)
+        )
         return WebauthnCheckPayload(valid=True)
 
-    @mutation("All or none. With the last key the factor is off.", scope=Scope.MASTER, alone=PROVED)
+    @mutation(
+        "All or none. With the last key the factor is off.",
+        scope=Scope.MASTER,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+    )
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
-        keys = keys_of(info, "WebauthnKey", input.ids)
-        await second_factors_mutations.webauthn_delete(
-            info.context, keys, _proof(input.proof or None)
+        keys = ids_from_global_ids(info, "WebauthnKey", input.ids)
+        await second_factors_mutations.delete_webauthn_keys(
+            info.context, keys, _proof_from_input(input.proof or None)
         )
         return DeletePayload(deleted_ids=input.ids)

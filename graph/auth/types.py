@@ -10,25 +10,25 @@ from strawberry.scalars import JSON
 import graph.users.types
 from graph.auth.app_passwords import AppPassword
 from graph.domains.types import Domain
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.input_conditions import Restrictions
-from graph.types.mutations import Alone, mutation
-from graph.types.object_views import Made
+from graph.types.input_conditions import RestrictionsInput
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_views import DerivedField
 from graph.types.references import (
     DomainRef,
     UserRef,
     UserSelection,
-    domains_of,
-    keys_of,
-    owner_named,
-    user_of,
-    users_named,
+    ids_from_global_ids,
+    load_domain_ids,
+    load_named_user_id,
+    load_user,
+    user_selector_from_selection,
 )
-from graph.types.row_mapping import Shape, columns, identified, link
+from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import CIDR, Duration, IPAddress
-from models.errors import Invalid, Problems, found
+from models.errors import ErrorCollector, InvalidInput, require_found
 from models.store.keyset_pages import Cursor
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.auth import (
@@ -39,135 +39,139 @@ from resolvers.auth import (
     authentication,
     credential_cache_flush,
 )
-from resolvers.auth.api_keys import KeyChange, NewKey
-from resolvers.auth.authentication import Authenticated
-from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod
-from resolvers.auth.sign_in import Attempt
+from resolvers.auth.api_keys import ApiKeyChange, NewApiKey
+from resolvers.auth.authentication import AuthenticatedUser
+from resolvers.auth.second_factors.second_factor_check import SecondFactorProof, TwoFactorMethod
+from resolvers.auth.sign_in import SignInRequest
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-SECRET = {"secret": True}  # not stored with the idempotency key
-SIGN_IN = Alone("a sign-in", once=True)  # failures are counted
+SECRET_METADATA = {"secret": True}  # not stored with the idempotency key
+NOT_ATOMIC = AtomicExclusion("a sign-in", forbids_idempotency_key=True)  # failures are counted
 
 
-def _user(row: Any) -> "User | None":
-    return graph.users.types.User.maybe(row)
+def _user_from_row(row: Any) -> "User | None":
+    return graph.users.types.User.from_row_or_none(row)
 
 
 @strawberry.type(description="Login of a program.")
-class AccessToken(Shape):
-    created_at: datetime = leaf("Signed in.")
-    expires_at: datetime = leaf("Ends then, unless it is used before.")
-    last_used_at: datetime = leaf("Last use, to the hour.")
-    ip: IPAddress | None = leaf("Where it signed in from.")
-    protocol: str | None = leaf("What it said it speaks.")
-    scope: Scope = leaf("What it is good for.")
-    current: bool = leaf("True for the token of this call.")
+class AccessToken(NodeView):
+    created_at: datetime = attribute_field("Signed in.")
+    expires_at: datetime = attribute_field("Ends then, unless it is used before.")
+    last_used_at: datetime = attribute_field("Last use, to the hour.")
+    ip: IPAddress | None = attribute_field("Where it signed in from.")
+    protocol: str | None = attribute_field("What it said it speaks.")
+    scope: Scope = attribute_field("What it is good for.")
+    current: bool = attribute_field("True for the token of this call.")
 
-    batch = staticmethod(access_tokens.tokens_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("AccessToken")}
+    load_batch = staticmethod(access_tokens.load_tokens_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AccessToken")}
 
 
 @strawberry.type(description="Long-lived key.")
-class ApiKey(Shape):
-    name: str = leaf("What it is for.")
-    role: Role = leaf("May do what this role may; never more than its user.")
-    scopes: list[Scope] = leaf("What it is good for; empty = all of its role.")
-    read_only: bool = leaf("Refused for any mutation.")
-    maker: str | None = leaf(
+class ApiKey(NodeView):
+    name: str = attribute_field("What it is for.")
+    role: Role = attribute_field("May do what this role may; never more than its user.")
+    scopes: list[Scope] = attribute_field("What it is good for; empty = all of its role.")
+    read_only: bool = attribute_field("Refused for any mutation.")
+    maker: str | None = attribute_field(
         "Name of the administrator or API key that made it for the account. Null: the account."
     )
-    created_at: datetime = leaf("Made.")
-    expires_at: datetime | None = leaf("Ends then; null = never.")
-    last_used_at: datetime | None = leaf("Last use, to the hour.")
-    last_used_ip: IPAddress | None = leaf("Where from.")
-    active: bool = leaf("False: refused, and can be switched on again.")
-    allowed_ips: list[CIDR] = leaf("Networks it is good from; empty = all.")
-    operations: list[str] = leaf("Root fields it is good for; empty = all.")
+    created_at: datetime = attribute_field("Made.")
+    expires_at: datetime | None = attribute_field("Ends then; null = never.")
+    last_used_at: datetime | None = attribute_field("Last use, to the hour.")
+    last_used_ip: IPAddress | None = attribute_field("Where from.")
+    active: bool = attribute_field("False: refused, and can be switched on again.")
+    allowed_ips: list[CIDR] = attribute_field("Networks it is good from; empty = all.")
+    operations: list[str] = attribute_field("Root fields it is good for; empty = all.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        users.by_ids,
-        _user,
+        users.load_users_by_id,
+        _user_from_row,
         description="Whose it is; null for keys that belong to nobody.",
     )
 
-    batch = staticmethod(api_keys.keys_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("ApiKey"),
-        "scopes": Made(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
+    load_batch = staticmethod(api_keys.load_api_keys_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("ApiKey"),
+        "scopes": DerivedField(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
     }
 
     @field("Domains it acts for, in place of an account; empty = all of its role.", "domains")
     async def domains(self, info: Info) -> list[Domain]:
-        rows = await info.context.load_all(domain_loaders.by_ids, self.row.domains)
-        return [Domain.of(row) for row in rows if row is not None]
+        rows = await info.context.load_many(domain_loaders.load_domains_by_id, self.row.domains)
+        return [Domain.from_row(row) for row in rows if row is not None]
 
 
 @strawberry.type(description="The caller, derived from the credential alone.")
 class Viewer:
-    role: Role = leaf("Effective role.")
-    scopes: list[Scope] = leaf("Effective scopes.")
-    read_only: bool = leaf("True for read-only API keys.")
-    admin_permissions: list[AdminPermission] = leaf("Delegated to a DOMAIN_ADMIN.")
-    permissions: list[UserPermission] = leaf("Given to a USER.")
+    role: Role = attribute_field("Effective role.")
+    scopes: list[Scope] = attribute_field("Effective scopes.")
+    read_only: bool = attribute_field("True for read-only API keys.")
+    admin_permissions: list[AdminPermission] = attribute_field("Delegated to a DOMAIN_ADMIN.")
+    permissions: list[UserPermission] = attribute_field("Given to a USER.")
 
     @field("The user, null for API keys that belong to nobody.")
     async def user(
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
         key = info.context.viewer.user_id
-        return _user(await info.context.load(users.by_ids, key)) if key else None
+        return _user_from_row(await info.context.load(users.load_users_by_id, key)) if key else None
 
     @field("Set when an administrator acts as a user: whom.")
     async def acting_for(
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
         viewer = info.context.viewer
-        row = await info.context.load(users.by_ids, viewer.user_id) if viewer.acting else None
-        return _user(row)
+        row = (
+            await info.context.load(users.load_users_by_id, viewer.user_id)
+            if viewer.is_acting
+            else None
+        )
+        return _user_from_row(row)
 
     @field("Domains a DOMAIN_ADMIN is in charge of.")
     async def administers(self, info: Info) -> list[Domain]:
-        keys = sorted(info.context.viewer.administers)
-        rows = await info.context.load_all(domain_loaders.by_ids, keys)
-        return sorted((Domain.of(row) for row in rows if row), key=lambda domain: domain.name)
+        keys = sorted(info.context.viewer.administered_domains)
+        rows = await info.context.load_many(domain_loaders.load_domains_by_id, keys)
+        return sorted((Domain.from_row(row) for row in rows if row), key=lambda domain: domain.name)
 
     @field("The key used, if any.")
     async def api_key(self, info: Info) -> ApiKey | None:
         key = info.context.viewer.api_key_id
-        row = await info.context.load(api_keys.keys_by_ids, key) if key else None
-        return ApiKey.maybe(row)
+        row = await info.context.load(api_keys.load_api_keys_by_id, key) if key else None
+        return ApiKey.from_row_or_none(row)
 
     @field("The application password used, if any.")
     async def app_password(self, info: Info) -> AppPassword | None:
         key = info.context.viewer.app_password_id
-        row = await info.context.load(app_passwords.by_ids, key) if key else None
-        return AppPassword.maybe(row)
+        row = await info.context.load(app_passwords.load_app_passwords_by_id, key) if key else None
+        return AppPassword.from_row_or_none(row)
 
     @field("The token used, if any.")
     async def token(self, info: Info) -> AccessToken | None:
         key = info.context.viewer.token_id
-        row = await info.context.load(access_tokens.tokens_by_ids, key) if key else None
-        return AccessToken.maybe(row)
+        row = await info.context.load(access_tokens.load_tokens_by_id, key) if key else None
+        return AccessToken.from_row_or_none(row)
 
 
 @strawberry.input(description="Input of authenticate.")
 class AuthenticateInput(Options):
-    username: str = leaf("Or an address.")
-    password: str = leaf("As typed.")
-    protocol: str = leaf("For the log.", default="API")
-    scope: Scope = leaf("MASTER, IMAP, POP3, SMTP, …", default=Scope.MASTER)
-    token: bool = leaf("Answer with an access token; only for MASTER.", default=False)
-    totp: str | None = leaf(
+    username: str = attribute_field("Or an address.")
+    password: str = attribute_field("As typed.")
+    protocol: str = attribute_field("For the log.", default="API")
+    scope: Scope = attribute_field("MASTER, IMAP, POP3, SMTP, …", default=Scope.MASTER)
+    token: bool = attribute_field("Answer with an access token; only for MASTER.", default=False)
+    totp: str | None = attribute_field(
         "Second factor at once: a code, or a recovery code.", default=strawberry.UNSET
     )
-    webauthn: JSON | None = leaf(
+    webauthn: JSON | None = attribute_field(
         "Second factor at once: what a key has signed.", default=strawberry.UNSET
     )
-    token_ttl: Duration | None = leaf(
+    token_ttl: Duration | None = attribute_field(
         "Unused that long, the token ends, PT1M to P180D; by default the setting auth.tokenTtl.",
         default=strawberry.UNSET,
     )
@@ -175,104 +179,114 @@ class AuthenticateInput(Options):
 
 @strawberry.type(description="Answer of authenticate.")
 class AuthenticatePayload(MutationPayload):
-    user: Annotated["User", strawberry.lazy("graph.users.types")] | None = leaf(
+    user: Annotated["User", strawberry.lazy("graph.users.types")] | None = attribute_field(
         "Who has signed in.", default=None
     )
-    scope: Scope | None = leaf("What the password was good for.", default=None)
-    require2fa: list[TwoFactorMethod] = leaf(
+    scope: Scope | None = attribute_field("What the password was good for.", default=None)
+    require2fa: list[TwoFactorMethod] = attribute_field(
         "Not finished until one of these is proved: till then the token is good for that alone, "
         "and for ten minutes.",
         default_factory=list,
     )
-    require_password_change: bool = leaf("A new password should be set.", default=False)
-    token: str | None = leaf("Shown once.", default=None, metadata=SECRET)
-    expires_at: datetime | None = leaf(
+    require_password_change: bool = attribute_field("A new password should be set.", default=False)
+    token: str | None = attribute_field("Shown once.", default=None, metadata=SECRET_METADATA)
+    expires_at: datetime | None = attribute_field(
         "When the token ends, unless it is used before.", default=None
     )
 
     @classmethod
-    def made(cls, done: Authenticated) -> "AuthenticatePayload":
+    def from_sign_in(cls, sign_in: AuthenticatedUser) -> "AuthenticatePayload":
         """Return the payload of a successful sign-in."""
         return cls(
-            user=graph.users.types.User.of(done.user),
-            scope=done.scope,
-            require2fa=done.require2fa,
-            require_password_change=done.require_password_change,
-            token=done.token,
-            expires_at=done.expires_at,
+            user=graph.users.types.User.from_row(sign_in.user),
+            scope=sign_in.scope,
+            require2fa=sign_in.require2fa,
+            require_password_change=sign_in.require_password_change,
+            token=sign_in.token,
+            expires_at=sign_in.expires_at,
         )
 
 
 @strawberry.input(description="Input of tokenRevoke.")
 class TokenRevokeInput(Options):
-    ids: list[strawberry.ID] | None = leaf(
+    ids: list[strawberry.ID] | None = attribute_field(
         "Default: the token of this call.", default=strawberry.UNSET
     )
-    all: bool = leaf("Every token of the viewer.", default=False)
+    all: bool = attribute_field("Every token of the viewer.", default=False)
 
 
 @strawberry.type(description="Answer of tokenRevoke.")
 class TokenRevokePayload(MutationPayload):
-    revoked: int = leaf("How many have ended.", default=0)
+    revoked: int = attribute_field("How many have ended.", default=0)
 
 
 @strawberry.input(description="Input of apiKeyCreate.")
-class ApiKeyCreateInput(Options, Restrictions):
-    restrictions = frozenset({"scopes", "domains", "operations", "allowed_ips"})
-    name: str = leaf("What it is for.")
-    role: Role = leaf("Up to one's own.", default=Role.USER)
-    scopes: list[Scope] | None = leaf("Default: all of the role.", default=strawberry.UNSET)
-    read_only: bool = leaf("Refuse any mutation.", default=False)
-    user: UserRef | None = leaf(
+class ApiKeyCreateInput(Options, RestrictionsInput):
+    restriction_fields = frozenset({"scopes", "domains", "operations", "allowed_ips"})
+    name: str = attribute_field("What it is for.")
+    role: Role = attribute_field("Up to one's own.", default=Role.USER)
+    scopes: list[Scope] | None = attribute_field(
+        "Default: all of the role.", default=strawberry.UNSET
+    )
+    read_only: bool = attribute_field("Refuse any mutation.", default=False)
+    user: UserRef | None = attribute_field(
         "Whose. Default: the viewer's; nobody's, where the role is ADMIN or above.",
         default=strawberry.UNSET,
     )
-    expires_at: datetime | None = leaf("Default: never.", default=strawberry.UNSET)
-    domains: list[DomainRef] | None = leaf(
+    expires_at: datetime | None = attribute_field("Default: never.", default=strawberry.UNSET)
+    domains: list[DomainRef] | None = attribute_field(
         "Act for these alone, as a DOMAIN_ADMIN.", default=strawberry.UNSET
     )
-    operations: list[str] | None = leaf(
+    operations: list[str] | None = attribute_field(
         "Root fields it is good for; default: all.", default=strawberry.UNSET
     )
-    allowed_ips: list[CIDR] | None = leaf(
+    allowed_ips: list[CIDR] | None = attribute_field(
         "Networks it is good from; default: all.", default=strawberry.UNSET
     )
 
 
 @strawberry.type(description="Answer of apiKeyCreate.")
 class ApiKeyCreatePayload(MutationPayload):
-    api_key: ApiKey | None = leaf("The key.", default=None)
-    secret: str | None = leaf("Shown once.", default=None, metadata=SECRET)
+    api_key: ApiKey | None = attribute_field("The key.", default=None)
+    secret: str | None = attribute_field("Shown once.", default=None, metadata=SECRET_METADATA)
 
 
 @strawberry.input(description="Input of apiKeyUpdate; what is absent stays.")
-class ApiKeyUpdateInput(IdsInput, Restrictions):
-    restrictions = frozenset({"allowed_ips"})
-    name: str | None = leaf("What they are for.", default=strawberry.UNSET)
-    active: bool | None = leaf("Off or on.", default=strawberry.UNSET)
-    allowed_ips: list[CIDR] | None = leaf("Networks; null = all.", default=strawberry.UNSET)
-    expires_at: datetime | None = leaf("null = never.", default=strawberry.UNSET)
+class ApiKeyUpdateInput(IdsInput, RestrictionsInput):
+    restriction_fields = frozenset({"allowed_ips"})
+    name: str | None = attribute_field("What they are for.", default=strawberry.UNSET)
+    active: bool | None = attribute_field("Off or on.", default=strawberry.UNSET)
+    allowed_ips: list[CIDR] | None = attribute_field(
+        "Networks; null = all.", default=strawberry.UNSET
+    )
+    expires_at: datetime | None = attribute_field("null = never.", default=strawberry.UNSET)
 
 
 @strawberry.type(description="Answer of apiKeyUpdate.")
 class ApiKeysPayload(MutationPayload):
-    api_keys: list[ApiKey] = leaf("The keys.", default_factory=list)
+    api_keys: list[ApiKey] = attribute_field("The keys.", default_factory=list)
 
 
 @strawberry.input(description="Input of actAs.")
 class ActAsInput(Options):
-    user: UserRef = leaf("As whom.")
-    ttl: Duration | None = leaf("PT1M to PT4H, by default PT30M.", default=strawberry.UNSET)
+    user: UserRef = attribute_field("As whom.")
+    ttl: Duration | None = attribute_field(
+        "PT1M to PT4H, by default PT30M.", default=strawberry.UNSET
+    )
 
 
 @strawberry.input(description="Input of authCacheFlush.")
 class AuthCacheFlushInput(Options):
-    users: UserSelection | None = leaf("Whose; default: everybody's.", default=strawberry.UNSET)
+    users: UserSelection | None = attribute_field(
+        "Whose; default: everybody's.", default=strawberry.UNSET
+    )
 
 
 @strawberry.type(description="Answer of authCacheFlush.")
 class AuthCacheFlushPayload(MutationPayload):
-    entries: int = leaf("How many credentials were forgotten, in this process.", default=0)
+    entries: int = attribute_field(
+        "How many credentials were forgotten, in this process.", default=0
+    )
 
 
 @strawberry.type
@@ -305,46 +319,55 @@ class AuthQuery:
         last: int | None = strawberry.UNSET,
         before: str | None = strawberry.UNSET,
     ) -> Connection[ApiKey]:
-        ctx, requested_page = info.context, page_asked(api_keys.NEWEST, first, after, last, before)
-        return await connected(
+        ctx, requested_page = (
+            info.context,
+            page_request(api_keys.CURSOR_KIND, first, after, last, before),
+        )
+        return await connection_of_page(
             info,
             ApiKey,
-            await api_keys.keys(ctx, requested_page, columns(info, ApiKey)),
-            lambda row: Cursor(api_keys.NEWEST, row.created_at, row.id),
-            lambda: api_keys.count_keys(ctx),
+            await api_keys.load_api_keys(ctx, requested_page, selected_columns(info, ApiKey)),
+            lambda row: Cursor(api_keys.CURSOR_KIND, row.created_at, row.id),
+            lambda: api_keys.count_api_keys(ctx),
         )
 
 
 @strawberry.type
 class AuthMutation:
-    @mutation("Sign in. Throttled by user and network.", role=Role.PUBLIC, alone=SIGN_IN)
+    @mutation(
+        "Sign in. Throttled by user and network.", role=Role.PUBLIC, atomic_exclusion=NOT_ATOMIC
+    )
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
         scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
-        proof = _proof(input)
-        attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None, proof)
+        proof = _proof_from_input(input)
+        attempt = SignInRequest(scope, input.protocol, input.token, input.token_ttl or None, proof)
         sign_in = await authentication.authenticate(
             info.context, input.username, input.password, attempt
         )
-        return AuthenticatePayload.made(sign_in)
+        return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
-        keys = keys_of(info, "AccessToken", input.ids) if isinstance(input.ids, list) else None
+        keys = (
+            ids_from_global_ids(info, "AccessToken", input.ids)
+            if isinstance(input.ids, list)
+            else None
+        )
         return TokenRevokePayload(
-            revoked=await access_tokens.revoke(info.context, keys, all=input.all)
+            revoked=await access_tokens.revoke_access_tokens(info.context, keys, all=input.all)
         )
 
     @mutation("Role up to one's own.", scope=Scope.MASTER)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
-        problems = Problems()
+        problems = ErrorCollector()
         owner, domain_ids, operations = None, list[int](), list[str]()
-        with problems.caught():
-            owner = await owner_named(info, input.user)
-        with problems.caught():
-            domain_ids = await domains_of(info, input.domains or ())
-        with problems.caught():
-            operations = _operations(info, input.operations or ())
-        new = NewKey(
+        with problems.collecting():
+            owner = await load_named_user_id(info, input.user)
+        with problems.collecting():
+            domain_ids = await load_domain_ids(info, input.domains or ())
+        with problems.collecting():
+            operations = _validated_operations(info, input.operations or ())
+        new = NewApiKey(
             name=input.name,
             role=Role(input.role),
             scopes=frozenset(map(Scope, input.scopes or ())),
@@ -355,27 +378,27 @@ class AuthMutation:
             operations=operations,
             allowed_ips=input.allowed_ips or (),
         )
-        row, secret = await api_keys.create_key(info.context, new, problems)
-        return ApiKeyCreatePayload(api_key=ApiKey.of(row), secret=secret)
+        row, secret = await api_keys.create_api_key(info.context, new, problems)
+        return ApiKeyCreatePayload(api_key=ApiKey.from_row(row), secret=secret)
 
     @mutation("All or none; nobody changes a key above themselves.", scope=Scope.MASTER)
     async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
-        ctx, keys = info.context, keys_of(info, "ApiKey", input.ids)
+        ctx, keys = info.context, ids_from_global_ids(info, "ApiKey", input.ids)
         networks = input.allowed_ips
-        change = KeyChange(
+        change = ApiKeyChange(
             input.name or (None if input.name is None or input.name is strawberry.UNSET else ""),
             None if input.active is strawberry.UNSET else input.active,
             None if networks is strawberry.UNSET else networks or (),
             input.expires_at or None,
-            endless=input.expires_at is None,
+            removes_expiry=input.expires_at is None,
         )
-        rows = await api_keys.update_keys(ctx, keys, change)
-        return ApiKeysPayload(api_keys=[ApiKey.of(row) for row in rows])
+        rows = await api_keys.update_api_keys(ctx, keys, change)
+        return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
 
     @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.MASTER)
     async def api_key_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = keys_of(info, "ApiKey", input.ids)
-        await api_keys.delete_keys(info.context, keys)
+        keys = ids_from_global_ids(info, "ApiKey", input.ids)
+        await api_keys.delete_api_keys(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation(
@@ -385,9 +408,9 @@ class AuthMutation:
         admin_permission=AdminPermission.LOGIN_AS,
     )
     async def act_as(self, info: Info, input: ActAsInput) -> AuthenticatePayload:
-        user = found(await user_of(info, input.user), path=["user"])
-        sign_in = await act_as.act_as(info.context, user.id, input.ttl or None)
-        return AuthenticatePayload.made(sign_in)
+        user = require_found(await load_user(info, input.user), path=["user"])
+        sign_in = await act_as.create_act_as_token(info.context, user.id, input.ttl or None)
+        return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
         "Ask the store again about remembered credentials.", role=Role.ADMIN, scope=Scope.MASTER
@@ -395,30 +418,32 @@ class AuthMutation:
     async def auth_cache_flush(
         self, info: Info, input: AuthCacheFlushInput
     ) -> AuthCacheFlushPayload:
-        users = users_named(input.users) if input.users else None
+        users = user_selector_from_selection(input.users) if input.users else None
         return AuthCacheFlushPayload(
-            entries=await credential_cache_flush.flush(info.context, users)
+            entries=await credential_cache_flush.flush_credentials(info.context, users)
         )
 
 
-def _proof(input: AuthenticateInput) -> Proof:
+def _proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
     """Return the second-factor proof of a sign-in.
 
     Raises Invalid if the WebAuthn response is not a JSON object.
     """
     if input.webauthn and not isinstance(input.webauthn, dict):
         text = "what a key has signed is an object"
-        raise Invalid(text, constraint="object", path=["webauthn"])
-    return Proof(input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None))
+        raise InvalidInput(text, constraint="object", path=["webauthn"])
+    return SecondFactorProof(
+        input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None)
+    )
 
 
-def _operations(info: Info, names: Sequence[str]) -> list[str]:
+def _validated_operations(info: Info, operation_names: Sequence[str]) -> list[str]:
     """Return the names of operations. Raises Invalid if one is not a root field of the schema."""
     schema = info.schema._schema  # noqa: SLF001 - no other way in
     roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
     known_names = {name for root in roots if root for name in root.fields}
-    for index, name in enumerate(names):
+    for index, name in enumerate(operation_names):
         if name not in known_names:
             text = "no field of Query, Mutation or Subscription"
-            raise Invalid(text, constraint="unknown", path=["operations"], index=index)
-    return list(names)
+            raise InvalidInput(text, constraint="unknown", path=["operations"], index=index)
+    return list(operation_names)

@@ -10,71 +10,77 @@ from strawberry import UNSET
 from graph.changes.types import ChangeBatch
 from graph.types import global_ids
 from graph.types.fields import Info, query, subscription
-from graph.types.references import UserRef, is_given, owner_named
+from graph.types.references import UserRef, is_given, load_named_user_id
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
-from models.errors import Invalid
-from models.events.journal import ChangeKind, Position
+from models.errors import InvalidInput
+from models.events.journal import ChangeKind, StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import Role, Scope
 from resolvers.changes import managed_streams
-from resolvers.changes.stream_reader import Asked, follow, page, standing
-from resolvers.changes.visible_streams import Hear
-from resolvers.mailboxes.loaders import Named, find
+from resolvers.changes.stream_reader import (
+    FollowRequest,
+    follow_changes,
+    load_current_positions,
+    read_event_page,
+)
+from resolvers.changes.visible_streams import SelectStreams
+from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox
 
-WINDOW = timedelta(milliseconds=50)
-LONGEST = timedelta(minutes=1)
-FILTERS = 100  # mailboxes or kinds of one subscription
-PAGE = 500
-MOST = 1000  # events per page
+DEFAULT_BATCH_WINDOW = timedelta(milliseconds=50)
+MAX_BATCH_WINDOW = timedelta(minutes=1)
+MAX_FILTER_ITEMS = 100  # mailboxes or kinds of one subscription
+DEFAULT_PAGE_SIZE = 500
+MAX_PAGE_SIZE = 1000  # events per page
 
 
-async def _whose(info: Info, user: UserRef | None) -> Hear:
+async def _account_stream_source(info: Info, user_ref: UserRef | None) -> SelectStreams:
     """Return the function that lists the streams of an account; default: those of the viewer.
 
     Raises NotFound if the viewer can't see the user.
     """
-    key = await owner_named(info, user)
-    return managed_streams.account(None if key == info.context.viewer.user_id else key)
+    key = await load_named_user_id(info, user_ref)
+    return managed_streams.select_user_stream(None if key == info.context.viewer.user_id else key)
 
 
-def since(info: Info, after: object) -> Position | None:
+def resume_position(info: Info, after: object) -> StreamPositions | None:
     """Return the position that a subscription continues after; None = now.
 
     The position that the transport was given has precedence over the argument.
     """
-    trail = info.context.trail
-    if trail and trail.since:
-        return trail.since
+    trail = info.context.subscription_start
+    if trail and trail.last_seen:
+        return trail.last_seen
     return after if isinstance(after, dict) else None
 
 
-def _few(items: Sequence[object] | None, name: str) -> None:
+def _check_item_count(items: Sequence[object] | None, argument_name: str) -> None:
     """Raise Invalid if a list argument has too many items."""
-    if len(items or ()) > FILTERS:
-        raise Invalid(f"at most {FILTERS}", constraint="max", path=[name])
+    if len(items or ()) > MAX_FILTER_ITEMS:
+        raise InvalidInput(f"at most {MAX_FILTER_ITEMS}", constraint="max", path=[argument_name])
 
 
-async def _batches(info: Info, asked: Asked) -> AsyncIterator[ChangeBatch]:
+async def _follow_batches(info: Info, request: FollowRequest) -> AsyncIterator[ChangeBatch]:
     """Yield batches of committed changes until the client leaves."""
-    async for batch in follow(info.context, asked):
-        yield ChangeBatch.of(batch, info.context.world.now())
+    async for batch in follow_changes(info.context, request):
+        yield ChangeBatch.from_batch(batch, info.context.environment.now())
 
 
-def _chosen(given: list[Any] | None) -> frozenset[Any] | None:
+def _optional_frozenset(items: list[Any] | None) -> frozenset[Any] | None:
     """The items of an optional list; None if no list is given. An empty list selects nothing."""
-    return frozenset(given or ()) if is_given(given) else None
+    return frozenset(items or ()) if is_given(items) else None
 
 
-def _boxes(given: list[strawberry.ID] | None) -> frozenset[int] | None:
+def _decode_mailbox_ids(mailbox_global_ids: list[strawberry.ID] | None) -> frozenset[int] | None:
     """Decode the global IDs of an optional list; None if no list is given.
 
     Raises Invalid if one is not the ID of a mailbox.
     """
-    if not is_given(given):
+    if not is_given(mailbox_global_ids):
         return None
     return frozenset(
-        global_ids.decode("Mailbox", global_id, path="mailboxes") for global_id in given or ()
+        global_ids.decode("Mailbox", global_id, path="mailboxes")
+        for global_id in mailbox_global_ids or ()
     )
 
 
@@ -91,16 +97,20 @@ class ChangeQuery:
         user: UserRef | None = UNSET,
         kinds: list[ChangeKind] | None = UNSET,
         first: Annotated[
-            int, strawberry.argument(description=f"How many events at most: 1 to {MOST}.")
-        ] = PAGE,
+            int, strawberry.argument(description=f"How many events at most: 1 to {MAX_PAGE_SIZE}.")
+        ] = DEFAULT_PAGE_SIZE,
     ) -> ChangeBatch:
-        if not 0 < first <= MOST:
-            raise Invalid(f"first is 1 to {MOST}", constraint="page", path=["first"])
-        _few(kinds, "kinds")
+        if not 0 < first <= MAX_PAGE_SIZE:
+            raise InvalidInput(f"first is 1 to {MAX_PAGE_SIZE}", constraint="page", path=["first"])
+        _check_item_count(kinds, "kinds")
         position = after if isinstance(after, dict) else {}
-        request = Asked(position, _chosen(kinds), hear=await _whose(info, user))
-        batch = await page(info.context, request, first)
-        return ChangeBatch.of(batch, info.context.world.now())
+        request = FollowRequest(
+            position,
+            _optional_frozenset(kinds),
+            select_streams=await _account_stream_source(info, user),
+        )
+        batch = await read_event_page(info.context, request, first)
+        return ChangeBatch.from_batch(batch, info.context.environment.now())
 
 
 @strawberry.type
@@ -109,7 +119,7 @@ class ChangeSubscription:
         "All changes of one account after a position: missed, then live. Of the viewer's with "
         "what is shared with it; of another's for administrators who may act as the user. "
         "batchWindow = least time between two batches.",
-        standing=standing,
+        load_positions=load_current_positions,
         scope=Scope.MAIL_READ,
     )
     async def changes(
@@ -128,26 +138,26 @@ class ChangeSubscription:
             ),
         ] = False,
     ) -> AsyncIterator[ChangeBatch]:
-        window = batch_window if isinstance(batch_window, timedelta) else WINDOW
-        if not timedelta(0) <= window <= LONGEST:
-            raise Invalid("at most a minute", constraint="max", path=["batchWindow"])
-        _few(kinds, "kinds")
-        _few(mailboxes, "mailboxes")
-        request = Asked(
-            since(info, after),
-            _chosen(kinds),
-            _boxes(mailboxes),
+        window = batch_window if isinstance(batch_window, timedelta) else DEFAULT_BATCH_WINDOW
+        if not timedelta(0) <= window <= MAX_BATCH_WINDOW:
+            raise InvalidInput("at most a minute", constraint="max", path=["batchWindow"])
+        _check_item_count(kinds, "kinds")
+        _check_item_count(mailboxes, "mailboxes")
+        request = FollowRequest(
+            resume_position(info, after),
+            _optional_frozenset(kinds),
+            _decode_mailbox_ids(mailboxes),
             window,
-            await _whose(info, user),
-            folded=folded,
+            await _account_stream_source(info, user),
+            folds_events=folded,
         )
-        async for batch in _batches(info, request):
+        async for batch in _follow_batches(info, request):
             yield batch
 
     @subscription(
         "Changes of one folder, own or shared, and of the messages in it. It ends when the "
         "folder is gone.",
-        standing=standing,
+        load_positions=load_current_positions,
         scope=Scope.MAIL_READ,
     )
     async def mailbox_changes(
@@ -157,10 +167,10 @@ class ChangeSubscription:
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         mailbox_id = global_ids.decode("Mailbox", mailbox, path="mailbox")
-        await find(info.context, Named(id=mailbox_id), ShareRight.LOOKUP)
-        request = Asked(since(info, after), mailboxes=frozenset({mailbox_id}))
-        async for batch in follow(info.context, request):
-            yield ChangeBatch.of(batch, info.context.world.now())
+        await require_mailbox(info.context, MailboxSelector(id=mailbox_id), ShareRight.LOOKUP)
+        request = FollowRequest(resume_position(info, after), mailbox_ids=frozenset({mailbox_id}))
+        async for batch in follow_changes(info.context, request):
+            yield ChangeBatch.from_batch(batch, info.context.environment.now())
             if any(event.kind is ChangeKind.MAILBOX_DELETED for event in batch.events):
                 return
 
@@ -173,13 +183,18 @@ class ChangeSubscription:
     async def user_changes(
         self, info: Info, filter: UserFilter | None = UNSET, after: Cursor | None = UNSET
     ) -> AsyncIterator[ChangeBatch]:
-        where = (filter or UserFilter()).where()
-        stream_source = managed_streams.places(
-            where.domain, managed_streams.USERS, path=["filter", "domain"]
+        conditions = (filter or UserFilter()).to_conditions()
+        stream_source = managed_streams.select_domain_streams(
+            conditions.domain, managed_streams.USER_KINDS, path=["filter", "domain"]
         )
-        event_filter = managed_streams.among(where)
-        async for batch in _batches(
-            info, Asked(since(info, after), hear=stream_source, sift=event_filter)
+        event_filter = managed_streams.event_filter_for_users(conditions)
+        async for batch in _follow_batches(
+            info,
+            FollowRequest(
+                resume_position(info, after),
+                select_streams=stream_source,
+                filter_events=event_filter,
+            ),
         ):
             yield batch
 
@@ -197,7 +212,15 @@ class ChangeSubscription:
         ] = UNSET,
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        kinds = managed_streams.USERS | managed_streams.DOMAINS | managed_streams.RULES
-        stream_source = managed_streams.places(domain or None, kinds, path=["domain"])
-        async for batch in _batches(info, Asked(since(info, after), hear=stream_source)):
+        kinds = (
+            managed_streams.USER_KINDS
+            | managed_streams.DOMAIN_KINDS
+            | managed_streams.DOMAIN_RULE_KINDS
+        )
+        stream_source = managed_streams.select_domain_streams(
+            domain or None, kinds, path=["domain"]
+        )
+        async for batch in _follow_batches(
+            info, FollowRequest(resume_position(info, after), select_streams=stream_source)
+        ):
             yield batch

@@ -7,44 +7,46 @@ import strawberry
 
 from graph.mailboxes.types import Mailbox
 from graph.messages.types import Message
-from graph.nodes import node_of
+from graph.nodes import load_node
 from graph.submission.types import Submission
 from graph.types import global_ids
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
-from graph.types.row_mapping import Shape, link
+from graph.types.row_mapping import NodeView, link
 from graph.types.scalars import BigInt, Cursor
 from graph.users.types import User
-from models.events.journal import ChangeKind, Event
+from models.events.journal import ChangeKind, JournalEvent
 from models.users.tables import LimitKind, UsageLevel
-from resolvers.changes.stream_reader import Batch, ResyncReason
+from resolvers.changes.stream_reader import EventBatch, ResyncReason
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import loaders as message_loaders
 from resolvers.submission import create as submission_create
 from resolvers.users import loaders as user_loaders
 
 
-def _user(row: Any) -> User | None:
-    return User.maybe(row)
+def _user_from_row(row: Any) -> User | None:
+    return User.from_row_or_none(row)
 
 
 @strawberry.interface(description="One event.")
 class Change:
-    row: strawberry.Private[Event]
-    cursor: Cursor = leaf("Resume after this.")
-    at: datetime = leaf("Committed.")
-    kind: ChangeKind = leaf("What happened.")
-    user: User | None = link("stream_id", user_loaders.by_ids, _user, description="Whose account.")
-    origin: str | None = leaf(
+    row: strawberry.Private[JournalEvent]
+    cursor: Cursor = attribute_field("Resume after this.")
+    at: datetime = attribute_field("Committed.")
+    kind: ChangeKind = attribute_field("What happened.")
+    user: User | None = link(
+        "stream_id", user_loaders.load_users_by_id, _user_from_row, description="Whose account."
+    )
+    origin: str | None = attribute_field(
         "Session id or idempotency key of the cause, to recognise one's own echo."
     )
 
 
-def _common(event: Event) -> dict[str, Any]:
+def _common_change_fields(event: JournalEvent) -> dict[str, Any]:
     """Return the fields that the types of all changes have."""
     return {
         "row": event,
-        "cursor": Cursor(event.position),
+        "cursor": Cursor(event.positions),
         "at": event.at,
         "kind": event.kind,
         "origin": event.origin,
@@ -53,22 +55,22 @@ def _common(event: Event) -> dict[str, Any]:
 
 @strawberry.type(description="Folder made, changed, renamed, deleted.")
 class MailboxChange(Change):
-    mailbox_id: strawberry.ID = leaf("Also after deletion.")
+    mailbox_id: strawberry.ID = attribute_field("Also after deletion.")
     mailbox: Mailbox | None = link(
         "object_id",
-        mailbox_loaders.by_ids,
-        Mailbox.maybe,
+        mailbox_loaders.load_by_ids,
+        Mailbox.from_row_or_none,
         description="As it is now, null when deleted.",
     )
-    path: str | None = leaf("Path after the event.")
-    old_path: str | None = leaf("Path before a renaming.")
-    modseq: BigInt = leaf("Modification sequence of the event.")
+    path: str | None = attribute_field("Path after the event.")
+    old_path: str | None = attribute_field("Path before a renaming.")
+    modseq: BigInt = attribute_field("Modification sequence of the event.")
 
     @classmethod
-    def of(cls, event: Event) -> "MailboxChange":
+    def from_event(cls, event: JournalEvent) -> "MailboxChange":
         """Return the GraphQL object of an event of a mailbox."""
         return cls(
-            **_common(event),
+            **_common_change_fields(event),
             mailbox_id=global_ids.encode("Mailbox", event.object_id),
             path=event.facts.get("path"),
             old_path=event.facts.get("oldPath"),
@@ -76,37 +78,37 @@ class MailboxChange(Change):
         )
 
 
-def _box(key: int | None) -> strawberry.ID | None:
+def _mailbox_global_id(mailbox_id: int | None) -> strawberry.ID | None:
     """Return the global ID of a mailbox; None without an id."""
-    return global_ids.encode("Mailbox", key) if key else None
+    return global_ids.encode("Mailbox", mailbox_id) if mailbox_id else None
 
 
 @strawberry.type(description="Message added, changed, moved, deleted, archived, restored.")
 class MessageChange(Change):
-    message_id: strawberry.ID = leaf("Also after deletion.")
+    message_id: strawberry.ID = attribute_field("Also after deletion.")
     message: Message | None = link(
         "object_id",
-        message_loaders.by_ids,
-        Message.maybe,
+        message_loaders.load_by_ids,
+        Message.from_row_or_none,
         description="As it is now, null when gone.",
     )
-    mailbox_id: strawberry.ID | None = leaf("Folder it is in, or was in.")
-    uid: BigInt | None = leaf("Uid there.")
-    from_mailbox_id: strawberry.ID | None = leaf("Folder it left.")
-    from_uid: BigInt | None = leaf("Uid it had there.")
-    flags: list[str] | None = leaf("Flags after the event.")
-    modseq: BigInt = leaf("Modification sequence of the event.")
+    mailbox_id: strawberry.ID | None = attribute_field("Folder it is in, or was in.")
+    uid: BigInt | None = attribute_field("Uid there.")
+    from_mailbox_id: strawberry.ID | None = attribute_field("Folder it left.")
+    from_uid: BigInt | None = attribute_field("Uid it had there.")
+    flags: list[str] | None = attribute_field("Flags after the event.")
+    modseq: BigInt = attribute_field("Modification sequence of the event.")
 
     @classmethod
-    def of(cls, event: Event) -> "MessageChange":
+    def from_event(cls, event: JournalEvent) -> "MessageChange":
         """Return the GraphQL object of an event of a message."""
         facts = event.facts
         return cls(
-            **_common(event),
+            **_common_change_fields(event),
             message_id=global_ids.encode("Message", event.object_id),
-            mailbox_id=_box(facts.get("mailbox")),
+            mailbox_id=_mailbox_global_id(facts.get("mailbox")),
             uid=facts.get("uid"),
-            from_mailbox_id=_box(facts.get("fromMailbox")),
+            from_mailbox_id=_mailbox_global_id(facts.get("fromMailbox")),
             from_uid=facts.get("fromUid"),
             flags=facts.get("flags"),
             modseq=BigInt(event.modseq),
@@ -117,15 +119,15 @@ class MessageChange(Change):
 class SubmissionChange(Change):
     submission: Submission | None = link(
         "object_id",
-        submission_create.by_ids,
-        Submission.maybe,
+        submission_create.load_submissions_by_id,
+        Submission.from_row_or_none,
         description="As it is now, null when gone.",
     )
 
     @classmethod
-    def of(cls, event: Event) -> "SubmissionChange":
+    def from_event(cls, event: JournalEvent) -> "SubmissionChange":
         """Return the GraphQL object of an event of a submission."""
-        return cls(**_common(event))
+        return cls(**_common_change_fields(event))
 
 
 @strawberry.type(
@@ -133,19 +135,21 @@ class SubmissionChange(Change):
     "after it was below. What was turned away for it is told once in the period, or in a day."
 )
 class LimitChange(Change):
-    limit: LimitKind = leaf("Which.")
-    level: UsageLevel = leaf("How far it was used up.")
-    used: BigInt = leaf("In use then; bytes of STORAGE.")
-    allowed: BigInt = leaf("The limit then; bytes of STORAGE.")
-    refused: bool = leaf("A message was turned away; false: one went through and used it up.")
-    resets_at: datetime | None = leaf("When the period ends; null of STORAGE.")
+    limit: LimitKind = attribute_field("Which.")
+    level: UsageLevel = attribute_field("How far it was used up.")
+    used: BigInt = attribute_field("In use then; bytes of STORAGE.")
+    allowed: BigInt = attribute_field("The limit then; bytes of STORAGE.")
+    refused: bool = attribute_field(
+        "A message was turned away; false: one went through and used it up."
+    )
+    resets_at: datetime | None = attribute_field("When the period ends; null of STORAGE.")
 
     @classmethod
-    def of(cls, event: Event) -> "LimitChange":
+    def from_event(cls, event: JournalEvent) -> "LimitChange":
         """Return the GraphQL object of an event for a limit that was reached."""
         facts, until = event.facts, event.facts["resetsAt"]
         return cls(
-            **_common(event),
+            **_common_change_fields(event),
             limit=LimitKind(facts["limit"]),
             level=UsageLevel(facts["level"]),
             used=BigInt(facts["used"]),
@@ -157,21 +161,22 @@ class LimitChange(Change):
 
 @strawberry.type(description="Everything else about an account.")
 class AccountChange(Change):
-    node_id: strawberry.ID = leaf("Id of what changed.")
+    node_id: strawberry.ID = attribute_field("Id of what changed.")
 
     @field("What changed, null when deleted.")
-    async def node(self, info: Info) -> Shape | None:
-        return await node_of(info, self.node_id)
+    async def node(self, info: Info) -> NodeView | None:
+        return await load_node(info, self.node_id)
 
     @classmethod
-    def of(cls, event: Event) -> "AccountChange":
+    def from_event(cls, event: JournalEvent) -> "AccountChange":
         """Return the GraphQL object of an event of any other object."""
         return cls(
-            **_common(event), node_id=global_ids.encode(KINDS_CHANGED[event.kind], event.object_id)
+            **_common_change_fields(event),
+            node_id=global_ids.encode(TYPE_NAME_BY_CHANGE_KIND[event.kind], event.object_id),
         )
 
 
-KINDS_CHANGED = {
+TYPE_NAME_BY_CHANGE_KIND = {
     ChangeKind.ADDRESS_CHANGED: "Address",
     ChangeKind.FILE_CHANGED: "File",
     ChangeKind.FILTER_CHANGED: "Filter",
@@ -201,38 +206,40 @@ KINDS_CHANGED = {
 
 @strawberry.type(description="The stream cannot go on from the cursor given.")
 class ResyncChange(Change):
-    reason: ResyncReason = leaf("Fetch state again, then go on from cursor.")
+    reason: ResyncReason = attribute_field("Fetch state again, then go on from cursor.")
 
 
-def change_of(event: Event) -> Change:
+def change_from_event(event: JournalEvent) -> Change:
     """Return the event as an object of its GraphQL type."""
     if event.kind.startswith("MAILBOX_"):
-        return MailboxChange.of(event)
+        return MailboxChange.from_event(event)
     if event.kind.startswith("MESSAGE_"):
-        return MessageChange.of(event)
+        return MessageChange.from_event(event)
     if event.kind is ChangeKind.SUBMISSION_CHANGED:
-        return SubmissionChange.of(event)
+        return SubmissionChange.from_event(event)
     if event.kind is ChangeKind.LIMIT_REACHED:
-        return LimitChange.of(event)
-    return AccountChange.of(event)
+        return LimitChange.from_event(event)
+    return AccountChange.from_event(event)
 
 
 @strawberry.type(description="Events of one wake-up, in order.")
 class ChangeBatch:
-    events: list[Change] = leaf("The events.")
-    cursor: Cursor = leaf("After the last event; also moves on when nothing visible happened.")
-    has_more: bool = leaf("More is coming at once (catching up).")
+    events: list[Change] = attribute_field("The events.")
+    cursor: Cursor = attribute_field(
+        "After the last event; also moves on when nothing visible happened."
+    )
+    has_more: bool = attribute_field("More is coming at once (catching up).")
 
     @classmethod
-    def of(cls, batch: Batch, at: datetime) -> "ChangeBatch":
+    def from_batch(cls, batch: EventBatch, now: datetime) -> "ChangeBatch":
         """Return the GraphQL object of a batch.
 
         If the client must resync, the batch has one ResyncChange with the time `now`.
         """
-        events = [change_of(event) for event in batch.events]
+        events = [change_from_event(event) for event in batch.events]
         cursor = Cursor(batch.position)
-        if batch.resync:
+        if batch.resync_reason:
             (stream, *_) = batch.position
-            event = Event(ChangeKind.RESYNC, 0, at, stream, batch.position, {}, None)
-            events = [ResyncChange(**_common(event), reason=batch.resync)]
-        return cls(events=events, cursor=cursor, has_more=batch.more)
+            event = JournalEvent(ChangeKind.RESYNC, 0, now, stream, batch.position, {}, None)
+            events = [ResyncChange(**_common_change_fields(event), reason=batch.resync_reason)]
+        return cls(events=events, cursor=cursor, has_more=batch.has_more)

@@ -3,90 +3,103 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.connectors.mutations import AccountElsewhere, said
+from graph.connectors.mutations import RemoteAccountInput, column_values
 from graph.connectors.types import ConnectorRun
 from graph.messages.filter_inputs import MessageFilter
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import MailboxRef, UserRef, UserSelection, named, user_of, users_named
+from graph.types.references import (
+    MailboxRef,
+    UserRef,
+    UserSelection,
+    load_user,
+    mailbox_selector_from_ref,
+    user_selector_from_selection,
+)
 from graph.types.scalars import Upload
-from models.errors import found
+from models.errors import require_found
 from models.users.roles import Scope
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mail_import
-from resolvers.connectors.mail_import import NewMailImport, Remote
+from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
 
 
 @strawberry.input(
     description="An account elsewhere whose mail is fetched once; then its password is forgotten."
 )
-class ImportRemoteInput(AccountElsewhere):
+class ImportRemoteInput(RemoteAccountInput):
     pass
 
 
 @strawberry.input(one_of=True, description="Where mail is brought from.")
 class ImportSource:
-    upload: strawberry.Maybe[Upload] = leaf(
+    upload: strawberry.Maybe[Upload] = attribute_field(
         "An archive, sent before: mbox, a ZIP of .eml, a tar of a Maildir, or one of ours. The "
         "import takes it over."
     )
-    path: strawberry.Maybe[str] = leaf(
+    path: strawberry.Maybe[str] = attribute_field(
         "An archive on the server, below the folder that is set for this; for ROOT."
     )
-    remote: strawberry.Maybe[ImportRemoteInput] = leaf("An account elsewhere.")
-    user: strawberry.Maybe[UserRef] = leaf(
+    remote: strawberry.Maybe[ImportRemoteInput] = attribute_field("An account elsewhere.")
+    user: strawberry.Maybe[UserRef] = attribute_field(
         "Another account here, whose mail the viewer may read: their own, and for ROOT any."
     )
 
 
 @strawberry.input(description="Input of mailImport.")
 class MailImportInput(Options):
-    users: UserSelection | None = leaf("Who gets the mail; default: the viewer.", default=UNSET)
-    source: ImportSource = leaf("Where it comes from.")
-    parent_mailbox: MailboxRef | None = leaf(
+    users: UserSelection | None = attribute_field(
+        "Who gets the mail; default: the viewer.", default=UNSET
+    )
+    source: ImportSource = attribute_field("Where it comes from.")
+    parent_mailbox: MailboxRef | None = attribute_field(
         "All folders are made in this one, INBOX too; by its path it need not be there. For "
         "several users by path or role.",
         default=UNSET,
     )
-    filter: MessageFilter | None = leaf(
+    filter: MessageFilter | None = attribute_field(
         "Only these; folders are those of the source. Of archives and other servers nothing can "
         "be asked that is known of stored messages alone.",
         default=UNSET,
     )
-    subscribe: bool = leaf("Folders that are made are subscribed to.", default=False)
+    subscribe: bool = attribute_field("Folders that are made are subscribed to.", default=False)
 
-    async def new(self, info: Info) -> NewMailImport:
+    async def resolve_new_import(self, info: Info) -> NewMailImport:
         """Convert the input to the import to create.
 
         Raises NotFound if the viewer can't see the user of the source.
         """
         source, remote = self.source, None
         if source.remote:
-            values = said(source.remote.value)
-            remote = Remote(values, source.remote.value.password)
+            values = column_values(source.remote.value)
+            remote = RemoteAccount(values, source.remote.value.password)
         owner = None
         if source.user:
-            row = await user_of(info, source.user.value)
-            owner = int(found(row, path=["source", "user"]).id)
+            row = await load_user(info, source.user.value)
+            owner = int(require_found(row, path=["source", "user"]).id)
         upload = source.upload.value if source.upload else None
         return NewMailImport(
-            users_named(self.users or None),
+            user_selector_from_selection(self.users or None),
             global_ids.decode("Upload", upload, path="source") if upload is not None else None,
             source.path.value if source.path else None,
             remote,
             owner,
-            named(self.parent_mailbox, path="parentMailbox") if self.parent_mailbox else None,
-            self.filter.where(info) if self.filter else None,
+            mailbox_selector_from_ref(self.parent_mailbox, path="parentMailbox")
+            if self.parent_mailbox
+            else None,
+            self.filter.to_conditions(info) if self.filter else None,
             self.subscribe,
         )
 
 
 @strawberry.type(description="Imports that were begun.")
 class MailImportPayload(MutationPayload):
-    run: ConnectorRun | None = leaf("That of the first user.", default=None)
-    runs: list[ConnectorRun] = leaf("One for each user, by their ids.", default_factory=list)
+    run: ConnectorRun | None = attribute_field("That of the first user.", default=None)
+    runs: list[ConnectorRun] = attribute_field(
+        "One for each user, by their ids.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -98,7 +111,9 @@ class MailImportMutation:
         scope=Scope.MAIL,
     )
     async def mail_import(self, info: Info, input: MailImportInput) -> MailImportPayload:
-        keys = await mail_import.create(info.context, await input.new(info))
-        rows = await info.context.load_all(connector_loaders.runs_by_ids, keys)
-        runs = [ConnectorRun.of(row) for row in rows if row]
+        keys = await mail_import.queue_mail_imports(
+            info.context, await input.resolve_new_import(info)
+        )
+        rows = await info.context.load_many(connector_loaders.load_runs_by_id, keys)
+        runs = [ConnectorRun.from_row(row) for row in rows if row]
         return MailImportPayload(run=runs[0] if runs else None, runs=runs)

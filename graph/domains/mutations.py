@@ -10,95 +10,110 @@ from graph.auth.password_policy import PasswordPolicyInput
 from graph.domains.types import Domain, DomainAlias
 from graph.queue.rate_limits import RateLimitInput
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import DomainRef, domain_named
+from graph.types.references import DomainRef, domain_selector_from_ref
 from graph.types.scalars import ByteSize
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.domains import aliases, rename
 from resolvers.domains import mutations as domain_mutations
-from resolvers.domains.aliases import NewAlias
-from resolvers.domains.mutations import Values
+from resolvers.domains.aliases import NewAliasDomain
+from resolvers.domains.mutations import DomainValues
 
-ADMIN: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
-DELEGATED: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
-ALIASES: dict[str, Any] = {**DELEGATED, "admin_permission": AdminPermission.ALIAS_DOMAINS}
-POLICY = "What passwords must have that are set from then on; null = what the platform says."
-RELAY = "Relay host by which mail of its senders leaves; null = none."
-RATE = "What its users may send together; null = what the settings say."
-DEFAULT = "For users without a quota of their own, 0 = unlimited; null = the platform's."
+ADMIN_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
+ALIAS_GUARD: dict[str, Any] = {
+    **DOMAIN_ADMIN_GUARD,
+    "admin_permission": AdminPermission.ALIAS_DOMAINS,
+}
+POLICY_DESCRIPTION = (
+    "What passwords must have that are set from then on; null = what the platform says."
+)
+RELAY_HOST_DESCRIPTION = "Relay host by which mail of its senders leaves; null = none."
+RATE_LIMIT_DESCRIPTION = "What its users may send together; null = what the settings say."
+DEFAULT_QUOTA_DESCRIPTION = (
+    "For users without a quota of their own, 0 = unlimited; null = the platform's."
+)
 
 
-def _set(given: Any, *within: str, without: frozenset[str] = frozenset()) -> Values:
+def _column_values(
+    domain_input: Any, *error_path: str, ignored_fields: frozenset[str] = frozenset()
+) -> DomainValues:
     """Return the column values that an input sets. Absent fields are left out.
 
     `error_path` is the path of the input, for errors. Raises Invalid if the relay host has no
     valid ID.
     """
-    given_fields = {name: value for name, value in vars(given).items() if value is not UNSET}
-    columns = {name: value for name, value in given_fields.items() if name not in without}
+    given_fields = {name: value for name, value in vars(domain_input).items() if value is not UNSET}
+    columns = {name: value for name, value in given_fields.items() if name not in ignored_fields}
     if "password_policy" in columns:
-        columns |= password_policy.columns(columns.pop("password_policy"))
+        columns |= password_policy.policy_column_values(columns.pop("password_policy"))
     if "relay_host" in columns:
-        columns["relay_host_id"] = _relay(columns.pop("relay_host"), *within)
+        columns["relay_host_id"] = _decode_relay_host_id(columns.pop("relay_host"), *error_path)
     if rate := columns.get("rate_limit"):
-        columns["rate_limit"] = rate.rate()
-    return Values(columns, within)
+        columns["rate_limit"] = rate.to_rate()
+    return DomainValues(columns, error_path)
 
 
-def _relay(id: str | None, *within: str) -> int | None:
+def _decode_relay_host_id(global_id: str | None, *error_path: str) -> int | None:
     """Return the row id of a relay host; None stays None.
 
     Raises Invalid, below `error_path`, if it is not the ID of a relay host.
     """
     try:
-        return None if id is None else global_ids.decode("RelayHost", id, path="relayHost")
-    except Invalid as problem:
-        problem.path = [*within, *problem.path]
+        return (
+            None
+            if global_id is None
+            else global_ids.decode("RelayHost", global_id, path="relayHost")
+        )
+    except InvalidInput as problem:
+        problem.path = [*error_path, *problem.path]
         raise
 
 
 @strawberry.input(description="Input of domainCreate.")
 class DomainCreateInput(Options):
-    name: str = leaf("Unicode or ASCII form.")
-    active: bool = leaf("Takes mail.", default=True)
-    description: str | None = leaf("Text for people.", default=UNSET)
-    tags: list[str] | None = leaf("Labels.", default=UNSET)
-    max_addresses: int | None = leaf(
+    name: str = attribute_field("Unicode or ASCII form.")
+    active: bool = attribute_field("Takes mail.", default=True)
+    description: str | None = attribute_field("Text for people.", default=UNSET)
+    tags: list[str] | None = attribute_field("Labels.", default=UNSET)
+    max_addresses: int | None = attribute_field(
         "Addresses, those of accounts among them; 0 or null: any number. Default: "
         "MERGANSER_DOMAIN_MAX_ADDRESSES, any number.",
         default=UNSET,
     )
-    max_users: int | None = leaf(
+    max_users: int | None = attribute_field(
         "Accounts; 0 or null: any number. Default: MERGANSER_DOMAIN_MAX_USERS, any number.",
         default=UNSET,
     )
-    default_user_quota: ByteSize | None = leaf(
+    default_user_quota: ByteSize | None = attribute_field(
         "For users without a quota of their own; 0: unlimited, null: the platform's. Default: "
         "MERGANSER_DOMAIN_DEFAULT_USER_QUOTA, the platform's.",
         default=UNSET,
     )
-    max_user_quota: ByteSize | None = leaf(
+    max_user_quota: ByteSize | None = attribute_field(
         "Highest per user; 0 or null: unlimited. Default: MERGANSER_DOMAIN_MAX_USER_QUOTA, "
         "unlimited.",
         default=UNSET,
     )
-    quota: ByteSize | None = leaf(
+    quota: ByteSize | None = attribute_field(
         "For all users together; 0 or null: unlimited. Default: MERGANSER_DOMAIN_QUOTA, unlimited.",
         default=UNSET,
     )
-    backup_mx: bool = leaf("Only relay to the primary server.", default=False)
-    relay_all_recipients: bool = leaf("Also unknown ones; needs backupMx.", default=False)
-    relay_unknown_only: bool = leaf(
+    backup_mx: bool = attribute_field("Only relay to the primary server.", default=False)
+    relay_all_recipients: bool = attribute_field(
+        "Also unknown ones; needs backupMx.", default=False
+    )
+    relay_unknown_only: bool = attribute_field(
         "Local users here, others relayed; needs relayAllRecipients.", default=False
     )
-    relay_host: strawberry.ID | None = leaf(RELAY, default=UNSET)
-    global_address_list: bool = leaf("Users see each other.", default=True)
-    password_policy: PasswordPolicyInput | None = leaf(POLICY, default=UNSET)
-    rate_limit: RateLimitInput | None = leaf(RATE, default=UNSET)
-    create_dkim: bool = leaf(
+    relay_host: strawberry.ID | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
+    global_address_list: bool = attribute_field("Users see each other.", default=True)
+    password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
+    rate_limit: RateLimitInput | None = attribute_field(RATE_LIMIT_DESCRIPTION, default=UNSET)
+    create_dkim: bool = attribute_field(
         "With a new key of RSA, 2048 bits, selector dkim, which signs once DNS has its record.",
         default=True,
     )
@@ -106,137 +121,157 @@ class DomainCreateInput(Options):
 
 @strawberry.input(description="What to set; absent = as it is, null = none.")
 class DomainPatch:
-    active: bool | None = leaf("Takes mail.", default=UNSET)
-    description: str | None = leaf("Text for people; needs DOMAIN_DESC.", default=UNSET)
-    tags: list[str] | None = leaf("Labels, in place of those there are.", default=UNSET)
-    max_addresses: int | None = leaf("Addresses, 0 = any number.", default=UNSET)
-    max_users: int | None = leaf("Accounts, 0 = any number.", default=UNSET)
-    default_user_quota: ByteSize | None = leaf(DEFAULT, default=UNSET)
-    max_user_quota: ByteSize | None = leaf("Highest per user, 0 = unlimited.", default=UNSET)
-    quota: ByteSize | None = leaf("For all users together, 0 = unlimited.", default=UNSET)
-    backup_mx: bool | None = leaf("Only relay to the primary server.", default=UNSET)
-    relay_all_recipients: bool | None = leaf("Also unknown ones; needs backupMx.", default=UNSET)
-    relay_unknown_only: bool | None = leaf(
+    active: bool | None = attribute_field("Takes mail.", default=UNSET)
+    description: str | None = attribute_field("Text for people; needs DOMAIN_DESC.", default=UNSET)
+    tags: list[str] | None = attribute_field("Labels, in place of those there are.", default=UNSET)
+    max_addresses: int | None = attribute_field("Addresses, 0 = any number.", default=UNSET)
+    max_users: int | None = attribute_field("Accounts, 0 = any number.", default=UNSET)
+    default_user_quota: ByteSize | None = attribute_field(DEFAULT_QUOTA_DESCRIPTION, default=UNSET)
+    max_user_quota: ByteSize | None = attribute_field(
+        "Highest per user, 0 = unlimited.", default=UNSET
+    )
+    quota: ByteSize | None = attribute_field(
+        "For all users together, 0 = unlimited.", default=UNSET
+    )
+    backup_mx: bool | None = attribute_field("Only relay to the primary server.", default=UNSET)
+    relay_all_recipients: bool | None = attribute_field(
+        "Also unknown ones; needs backupMx.", default=UNSET
+    )
+    relay_unknown_only: bool | None = attribute_field(
         "Local users here, others relayed; needs relayAllRecipients.", default=UNSET
     )
-    relay_host: strawberry.ID | None = leaf(RELAY, default=UNSET)
-    global_address_list: bool | None = leaf("Users see each other.", default=UNSET)
-    password_policy: PasswordPolicyInput | None = leaf(POLICY, default=UNSET)
-    rate_limit: RateLimitInput | None = leaf(f"{RATE} Needs RATELIMIT.", default=UNSET)
+    relay_host: strawberry.ID | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
+    global_address_list: bool | None = attribute_field("Users see each other.", default=UNSET)
+    password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
+    rate_limit: RateLimitInput | None = attribute_field(
+        f"{RATE_LIMIT_DESCRIPTION} Needs RATELIMIT.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of domainUpdate.")
 class DomainUpdateInput(Options):
-    domains: list[DomainRef] = leaf("Which ones, by their own names: an alias names none.")
-    set: DomainPatch = leaf("The same for all.")
+    domains: list[DomainRef] = attribute_field(
+        "Which ones, by their own names: an alias names none."
+    )
+    set: DomainPatch = attribute_field("The same for all.")
 
 
 @strawberry.input(description="Input of domainDelete.")
 class DomainDeleteInput(Options):
-    domains: list[DomainRef] = leaf("Which ones, by their own names: an alias names none.")
-    cascade: bool = leaf("With their users, addresses and aliases.", default=False)
+    domains: list[DomainRef] = attribute_field(
+        "Which ones, by their own names: an alias names none."
+    )
+    cascade: bool = attribute_field("With their users, addresses and aliases.", default=False)
 
 
 @strawberry.input(description="Input of domainRename.")
 class DomainRenameInput(Options):
-    old_domain: str = leaf("Its name.")
-    new_domain: str = leaf("Its new name, which nothing has yet.")
+    old_domain: str = attribute_field("Its name.")
+    new_domain: str = attribute_field("Its new name, which nothing has yet.")
 
 
 @strawberry.input(description="Input of domainAliasCreate.")
 class DomainAliasCreateInput(Options):
-    alias: str = leaf("The second name.")
-    domain: str = leaf("What it stands for: the own name of a domain.")
-    active: bool = leaf("Takes mail.", default=True)
+    alias: str = attribute_field("The second name.")
+    domain: str = attribute_field("What it stands for: the own name of a domain.")
+    active: bool = attribute_field("Takes mail.", default=True)
 
 
 @strawberry.type(description="Answer of domainCreate.")
 class DomainPayload(MutationPayload):
-    domain: Domain | None = leaf("The domain.", default=None)
+    domain: Domain | None = attribute_field("The domain.", default=None)
 
 
 @strawberry.type(description="Answer of domainUpdate.")
 class DomainsPayload(MutationPayload):
-    domains: list[Domain] = leaf("The domains.", default_factory=list)
+    domains: list[Domain] = attribute_field("The domains.", default_factory=list)
 
 
 @strawberry.type(description="Answer of domainRename.")
 class DomainRenamePayload(MutationPayload):
-    domain: Domain | None = leaf("The domain, with its new name.", default=None)
-    addresses_updated: int = leaf("Addresses with the new name.", default=0)
-    users_updated: int = leaf("Accounts with another user name or main address.", default=0)
-    dkim_keys_updated: int = leaf("Keys that sign for the new name.", default=0)
-    domain_aliases_updated: int = leaf("Aliases that stand for the new name.", default=0)
+    domain: Domain | None = attribute_field("The domain, with its new name.", default=None)
+    addresses_updated: int = attribute_field("Addresses with the new name.", default=0)
+    users_updated: int = attribute_field(
+        "Accounts with another user name or main address.", default=0
+    )
+    dkim_keys_updated: int = attribute_field("Keys that sign for the new name.", default=0)
+    domain_aliases_updated: int = attribute_field("Aliases that stand for the new name.", default=0)
 
 
 @strawberry.type(description="Answer of domainAliasCreate.")
 class DomainAliasPayload(MutationPayload):
-    domain_alias: DomainAlias | None = leaf("The alias.", default=None)
+    domain_alias: DomainAlias | None = attribute_field("The alias.", default=None)
 
 
 @strawberry.type
 class DomainMutation:
-    @mutation("With limits; the first address that an ADMIN makes does so without any.", **ADMIN)
+    @mutation(
+        "With limits; the first address that an ADMIN makes does so without any.", **ADMIN_GUARD
+    )
     async def domain_create(self, info: Info, input: DomainCreateInput) -> DomainPayload:
-        values = _set(input, without=frozenset({"name", "options", "create_dkim"}))
+        values = _column_values(input, ignored_fields=frozenset({"name", "options", "create_dkim"}))
         with_key = input.create_dkim
-        row = await domain_mutations.create(info.context, input.name, values, with_key=with_key)
-        return DomainPayload(domain=Domain.of(row))
+        row = await domain_mutations.create_domain(
+            info.context, input.name, values, with_dkim_key=with_key
+        )
+        return DomainPayload(domain=Domain.from_row(row))
 
     @mutation(
         "Many at once, all or none. A DOMAIN_ADMIN changes the description, with DOMAIN_DESC, and "
         "the sending rate, with RATELIMIT.",
-        **DELEGATED,
+        **DOMAIN_ADMIN_GUARD,
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:
         refs = [
-            domain_named(ref, path="domains", index=index)
+            domain_selector_from_ref(ref, path="domains", index=index)
             for index, ref in enumerate(input.domains)
         ]
-        rows = await domain_mutations.change(info.context, refs, _set(input.set, "set"))
-        return DomainsPayload(domains=[Domain.of(row) for row in rows])
+        rows = await domain_mutations.update_domains(
+            info.context, refs, _column_values(input.set, "set")
+        )
+        return DomainsPayload(domains=[Domain.from_row(row) for row in rows])
 
     @mutation(
         "Many at once, all or none. CONFLICT while users, addresses or aliases exist, unless "
         "cascade deletes them too: at most as many users as the setting bulk.max says.",
-        **ADMIN,
+        **ADMIN_GUARD,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
         refs = [
-            domain_named(ref, path="domains", index=index)
+            domain_selector_from_ref(ref, path="domains", index=index)
             for index, ref in enumerate(input.domains)
         ]
-        keys = await domain_mutations.remove(info.context, refs, cascade=input.cascade)
+        keys = await domain_mutations.delete_domains(info.context, refs, cascade=input.cascade)
         return DeletePayload(deleted_ids=[global_ids.encode("Domain", key) for key in keys])
 
     @mutation(
         "With its addresses, main addresses, signing keys, and user names that are addresses "
         "there, in one transaction. validateOnly lists all that is in the way.",
-        **ADMIN,
+        **ADMIN_GUARD,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
-        result = await rename.rename(info.context, input.old_domain, input.new_domain)
+        result = await rename.rename_domain(info.context, input.old_domain, input.new_domain)
         return DomainRenamePayload(
-            domain=Domain.of(result.domain),
-            addresses_updated=result.addresses,
-            users_updated=result.users,
-            dkim_keys_updated=result.keys,
-            domain_aliases_updated=result.aliases,
+            domain=Domain.from_row(result.domain),
+            addresses_updated=result.address_count,
+            users_updated=result.user_count,
+            dkim_keys_updated=result.key_count,
+            domain_aliases_updated=result.alias_count,
         )
 
-    @mutation("A second name of a domain; an alias has none itself.", **ALIASES)
+    @mutation("A second name of a domain; an alias has none itself.", **ALIAS_GUARD)
     async def domain_alias_create(
         self, info: Info, input: DomainAliasCreateInput
     ) -> DomainAliasPayload:
-        new = NewAlias(input.alias, input.domain, active=input.active)
-        row = await aliases.create(info.context, new)
-        return DomainAliasPayload(domain_alias=DomainAlias.of(row))
+        new = NewAliasDomain(input.alias, input.domain, active=input.active)
+        row = await aliases.create_alias(info.context, new)
+        return DomainAliasPayload(domain_alias=DomainAlias.from_row(row))
 
-    @mutation("All or none.", **ALIASES)
+    @mutation("All or none.", **ALIAS_GUARD)
     async def domain_alias_delete(self, info: Info, input: IdsInput) -> DeletePayload:
         keys = [
             global_ids.decode("DomainAlias", text, path="ids", index=index)
             for index, text in enumerate(input.ids)
         ]
-        await aliases.remove(info.context, keys)
+        await aliases.delete_aliases(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)

@@ -12,39 +12,46 @@ from graph.auth.password_policy import PasswordPolicy
 from graph.domains.dkim_keys import DkimKey
 from graph.queue.rate_limits import RateLimit
 from graph.types import global_ids
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.input_conditions import Conditions
-from graph.types.object_views import Made, View
+from graph.types.input_conditions import ConditionsInput
+from graph.types.object_views import DerivedField, View
 from graph.types.references import (
     DomainAliasRef,
     DomainRef,
     UserRef,
-    domain_named,
-    given,
-    items_of,
-    plain,
-    user_of,
+    domain_selector_from_ref,
+    load_user,
+    maybe_value,
+    optional_tuple,
+    value_or_none,
 )
-from graph.types.row_mapping import Shape, columns, identified, link, listed, shaped
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    list_objects,
+    selected_columns,
+)
 from graph.types.scalars import BigInt, ByteSize
 from mail.domains.dns_advice import DnsState
 from models.spam.sender_rules import SenderAction
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.auth.passwords import password_policy
 from resolvers.domains import aliases, dkim_keys, dns_records
 from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.dns_records import Question
-from resolvers.domains.listing import OfDomain
-from resolvers.domains.loaders import DomainWhere
+from resolvers.domains.dns_records import DnsRecordsKey
+from resolvers.domains.listing import DomainMembersPageKey
+from resolvers.domains.loaders import DomainConditions
 from resolvers.queue import rate_limits
 from resolvers.routing import loaders as routing_loaders
 from resolvers.spam import sender_rules
-from resolvers.spam.sender_rules import OfDomain as OfDomainRules
-from resolvers.users.quota.quota_allocation import effective
+from resolvers.spam.sender_rules import DomainRuleListing as OfDomainRules
+from resolvers.users.quota.quota_allocation import effective_quota
 
 if TYPE_CHECKING:
     from graph.addresses.types import Address
@@ -54,99 +61,111 @@ if TYPE_CHECKING:
 
 
 DNS_COST = 20
-OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
+DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 
-def _left(limit: int, used: int) -> int | None:
+def _remaining_count(limit: int, used: int) -> int | None:
     """Return how many more a limit allows; None if there is no limit (0)."""
     return max(limit - used, 0) if limit else None
 
 
-def _next(highest: int, quota: int, allocated: int) -> int | None:
+def _max_quota_of_new_user(
+    max_user_quota: int, domain_quota: int, allocated_quota: int
+) -> int | None:
     """Return the highest quota in bytes that a new user of a domain can get; None = unlimited."""
-    limits = [limit for limit in (highest or None, _left(quota, allocated)) if limit is not None]
+    limits = [
+        limit
+        for limit in (max_user_quota or None, _remaining_count(domain_quota, allocated_quota))
+        if limit is not None
+    ]
     return min(limits, default=None)
 
 
-def _of(name: str) -> Any:
+def _graphql_type_by_name(type_name: str) -> Any:
     """Return a GraphQL type of a module that imports this one."""
     module = {
         "Address": "graph.addresses.types",
         "SenderRule": "graph.spam.sender_rules",
         "User": "graph.users.types",
-    }[name]
-    return getattr(sys.modules[module], name)
+    }[type_name]
+    return getattr(sys.modules[module], type_name)
 
 
 @strawberry.type(description="What the users of a domain store together.")
 class DomainStorage(View):
-    bytes: ByteSize = leaf("In use.")
-    messages: BigInt = leaf("Messages in all folders.")
+    bytes: ByteSize = attribute_field("In use.")
+    messages: BigInt = attribute_field("Messages in all folders.")
 
 
 @strawberry.type(description="What DNS should say.")
 class DnsRecord(View):
-    type: str = leaf("Such as MX or TXT.")
-    name: str = leaf("Whole name, as DNS has it.")
-    value: str = leaf('What it should be; begins with "not configured" where there is nothing yet.')
-    purpose: str = leaf("What it is for.")
-    state: DnsState = leaf("As looked up.")
-    found: list[str] = leaf("What DNS has there, as far as it is about this.")
-    problem: str | None = leaf("Why the state is UNKNOWN.")
+    type: str = attribute_field("Such as MX or TXT.")
+    name: str = attribute_field("Whole name, as DNS has it.")
+    value: str = attribute_field(
+        'What it should be; begins with "not configured" where there is nothing yet.'
+    )
+    purpose: str = attribute_field("What it is for.")
+    state: DnsState = attribute_field("As looked up.")
+    found: list[str] = attribute_field("What DNS has there, as far as it is about this.")
+    problem: str | None = attribute_field("Why the state is UNKNOWN.")
 
-    made: ClassVar[Mapping[str, Made]] = {
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{
-            name: Made(("advice",), lambda advice, name=name: getattr(advice, name))
+            name: DerivedField(("advice",), lambda advice, name=name: getattr(advice, name))
             for name in ("type", "name", "value", "purpose")
         },
-        "state": Made(("judged",), lambda judged: judged.state),
-        "found": Made(("judged",), lambda judged: list(judged.found)),
-        "problem": Made(("judged",), lambda judged: judged.problem),
+        "state": DerivedField(("judged",), lambda judged: judged.state),
+        "found": DerivedField(("judged",), lambda judged: list(judged.found)),
+        "problem": DerivedField(("judged",), lambda judged: judged.problem),
     }
 
 
 @strawberry.type(description="Mail domain.")
-class Domain(Shape):
-    name: str = leaf("Unicode form.")
-    description: str | None = leaf("Text for people.")
-    active: bool = leaf("Takes mail; its users sign in all the same.")
-    tags: list[str] = leaf("Labels.")
-    max_addresses: int = leaf("Addresses allowed, those of accounts among them, 0 = any number.")
-    max_users: int = leaf("Accounts allowed, 0 = any number.")
-    max_user_quota: ByteSize = leaf("Highest per user, 0 = unlimited.")
-    max_new_user_quota: ByteSize | None = leaf(
+class Domain(NodeView):
+    name: str = attribute_field("Unicode form.")
+    description: str | None = attribute_field("Text for people.")
+    active: bool = attribute_field("Takes mail; its users sign in all the same.")
+    tags: list[str] = attribute_field("Labels.")
+    max_addresses: int = attribute_field(
+        "Addresses allowed, those of accounts among them, 0 = any number."
+    )
+    max_users: int = attribute_field("Accounts allowed, 0 = any number.")
+    max_user_quota: ByteSize = attribute_field("Highest per user, 0 = unlimited.")
+    max_new_user_quota: ByteSize | None = attribute_field(
         "Highest for the next one; null = unlimited, 0 = nothing is left."
     )
-    quota: ByteSize = leaf("For all users together, 0 = unlimited.")
-    quota_allocated: ByteSize = leaf("Given out.")
-    address_count: int = leaf("Addresses, those of accounts among them.")
-    addresses_left: int | None = leaf("How many more; null = any number.")
-    user_count: int = leaf("Accounts.")
-    users_left: int | None = leaf("How many more; null = any number.")
-    backup_mx: bool = leaf("Only relayed to the primary server.")
-    relay_all_recipients: bool = leaf("Relayed also for unknown recipients.")
-    relay_unknown_only: bool = leaf("Local users here, others relayed.")
+    quota: ByteSize = attribute_field("For all users together, 0 = unlimited.")
+    quota_allocated: ByteSize = attribute_field("Given out.")
+    address_count: int = attribute_field("Addresses, those of accounts among them.")
+    addresses_left: int | None = attribute_field("How many more; null = any number.")
+    user_count: int = attribute_field("Accounts.")
+    users_left: int | None = attribute_field("How many more; null = any number.")
+    backup_mx: bool = attribute_field("Only relayed to the primary server.")
+    relay_all_recipients: bool = attribute_field("Relayed also for unknown recipients.")
+    relay_unknown_only: bool = attribute_field("Local users here, others relayed.")
     relay_host: Annotated["RelayHost", strawberry.lazy("graph.routing.types")] | None = link(
         "relay_host_id",
-        routing_loaders.relay_hosts,
-        shaped("graph.routing.types", "RelayHost"),
+        routing_loaders.load_relay_hosts_by_id,
+        lazy_view_factory("graph.routing.types", "RelayHost"),
         description="Way out for mail of its senders, as an ADMIN sees it; null = by itself.",
     )
-    global_address_list: bool = leaf("Users see each other in the address register.")
-    created_at: datetime = leaf("Creation.")
-    updated_at: datetime | None = leaf("Last change.")
+    global_address_list: bool = attribute_field("Users see each other in the address register.")
+    created_at: datetime = attribute_field("Creation.")
+    updated_at: datetime | None = attribute_field("Last change.")
 
-    batch = staticmethod(domain_loaders.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("Domain"),
-        "max_new_user_quota": Made(("max_user_quota", "quota", "quota_allocated"), _next),
-        "addresses_left": Made(("max_addresses", "address_count"), _left),
-        "users_left": Made(("max_users", "user_count"), _left),
+    load_batch = staticmethod(domain_loaders.load_domains_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("Domain"),
+        "max_new_user_quota": DerivedField(
+            ("max_user_quota", "quota", "quota_allocated"), _max_quota_of_new_user
+        ),
+        "addresses_left": DerivedField(("max_addresses", "address_count"), _remaining_count),
+        "users_left": DerivedField(("max_users", "user_count"), _remaining_count),
     }
 
     @field("What users without a quota of their own have, 0 = unlimited.", "default_user_quota")
     async def default_user_quota(self, info: Info) -> ByteSize:
-        return ByteSize(effective(info.context.world, self.row, None))
+        return ByteSize(effective_quota(info.context.environment, self.row, None))
 
     @field(
         "defaultUserQuota, but no more than maxNewUserQuota; null = unlimited, 0 = nothing left.",
@@ -157,7 +176,7 @@ class Domain(Shape):
     )
     async def default_new_user_quota(self, info: Info) -> ByteSize | None:
         max_quota = self.max_new_user_quota
-        default = effective(info.context.world, self.row, None) or None
+        default = effective_quota(info.context.environment, self.row, None) or None
         limits = [ByteSize(size) for size in (max_quota, default) if size is not None]
         return min(limits, default=None)
 
@@ -167,17 +186,27 @@ class Domain(Shape):
         "password_classes",
     )
     async def password_policy(self, info: Info) -> PasswordPolicy:
-        return PasswordPolicy.of(password_policy.of(info.context.world, self.row))
+        return PasswordPolicy.from_policy(
+            password_policy.policy_of_domain(info.context.environment, self.row)
+        )
 
-    @field("How much its users may send together; null = what the settings say.", "id", **OURS)
+    @field(
+        "How much its users may send together; null = what the settings say.",
+        "id",
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def rate_limit(self, info: Info) -> RateLimit | None:
-        return RateLimit.maybe(await info.context.load(rate_limits.by_ids, self.row.id))
+        return RateLimit.from_row_or_none(
+            await info.context.load(rate_limits.load_limits_by_owner, self.row.id)
+        )
 
-    @field("In use.", **OURS)
+    @field("In use.", **DOMAIN_ADMIN_GUARD)
     async def storage(self, info: Info) -> DomainStorage:
-        return DomainStorage.of(await info.context.load(domain_listing.totals, self.row.id))
+        return DomainStorage.from_row(
+            await info.context.load(domain_listing.load_storage_by_domain, self.row.id)
+        )
 
-    @field("Accounts, by user name.", **OURS)
+    @field("Accounts, by user name.", **DOMAIN_ADMIN_GUARD)
     async def users(
         self,
         info: Info,
@@ -187,19 +216,21 @@ class Domain(Shape):
         before: str | None = UNSET,
     ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
         user_type, requested_page = (
-            _of("User"),
-            page_asked("domain-users", first, after, last, before),
+            _graphql_type_by_name("User"),
+            page_request("domain-users", first, after, last, before),
         )
-        page_key = OfDomain(self.row.id, requested_page, columns(info, user_type))
-        return await connected(
+        page_key = DomainMembersPageKey(
+            self.row.id, requested_page, selected_columns(info, user_type)
+        )
+        return await connection_of_page(
             info,
             user_type,
-            await info.context.load(domain_listing.users, page_key),
+            await info.context.load(domain_listing.load_user_pages_by_domain, page_key),
             lambda row: Cursor(requested_page.ordering, row.username_key, row.id),
-            lambda: info.context.load(domain_listing.count_users, page_key),
+            lambda: info.context.load(domain_listing.count_users_by_domain, page_key),
         )
 
-    @field("What accepts mail there.", **OURS)
+    @field("What accepts mail there.", **DOMAIN_ADMIN_GUARD)
     async def addresses(
         self,
         info: Info,
@@ -209,34 +240,36 @@ class Domain(Shape):
         before: str | None = UNSET,
     ) -> Connection[Annotated["Address", strawberry.lazy("graph.addresses.types")]]:
         address_type, requested_page = (
-            _of("Address"),
-            page_asked("domain-addresses", first, after, last, before),
+            _graphql_type_by_name("Address"),
+            page_request("domain-addresses", first, after, last, before),
         )
-        page_key = OfDomain(self.row.id, requested_page, columns(info, address_type))
-        return await connected(
+        page_key = DomainMembersPageKey(
+            self.row.id, requested_page, selected_columns(info, address_type)
+        )
+        return await connection_of_page(
             info,
             address_type,
-            await info.context.load(domain_listing.addresses, page_key),
+            await info.context.load(domain_listing.load_address_pages_by_domain, page_key),
             lambda row: Cursor(requested_page.ordering, row.local, row.id),
-            lambda: info.context.load(domain_listing.count_addresses, page_key),
+            lambda: info.context.load(domain_listing.count_addresses_by_domain, page_key),
         )
 
-    @field("Other names, by name.", **OURS)
+    @field("Other names, by name.", **DOMAIN_ADMIN_GUARD)
     async def aliases(
         self, info: Info
     ) -> list[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
-        rows = await info.context.load(aliases.of_domains, self.row.id)
-        return await listed(info, DomainAlias, rows)
+        rows = await info.context.load(aliases.load_aliases_by_domain, self.row.id)
+        return await list_objects(info, DomainAlias, rows)
 
-    @field("In charge, by user name.", **OURS)
+    @field("In charge, by user name.", **DOMAIN_ADMIN_GUARD)
     async def admins(
         self, info: Info
     ) -> list[Annotated["User", strawberry.lazy("graph.users.types")]]:
-        rows = await info.context.load(domain_listing.admins, self.row.id)
-        admins: list[User] = await listed(info, _of("User"), rows)
+        rows = await info.context.load(domain_listing.load_admins_by_domain, self.row.id)
+        admins: list[User] = await list_objects(info, _graphql_type_by_name("User"), rows)
         return admins
 
-    @field("Senders whose mail is never spam, or always, by pattern.", **OURS)
+    @field("Senders whose mail is never spam, or always, by pattern.", **DOMAIN_ADMIN_GUARD)
     async def sender_rules(
         self,
         info: Info,
@@ -246,22 +279,27 @@ class Domain(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["SenderRule", strawberry.lazy("graph.spam.sender_rules")]]:
-        rule_type, list_ordering = _of("SenderRule"), ordering("domain-sender-rules", plain(action))
-        requested_page = page_asked(list_ordering, first, after, last, before)
-        page_key = OfDomainRules(
-            self.row.id, requested_page, columns(info, rule_type), plain(action)
+        rule_type, list_ordering = (
+            _graphql_type_by_name("SenderRule"),
+            ordering_name("domain-sender-rules", value_or_none(action)),
         )
-        return await connected(
+        requested_page = page_request(list_ordering, first, after, last, before)
+        page_key = OfDomainRules(
+            self.row.id, requested_page, selected_columns(info, rule_type), value_or_none(action)
+        )
+        return await connection_of_page(
             info,
             rule_type,
-            await info.context.load(sender_rules.of_domains, page_key),
+            await info.context.load(sender_rules.load_rule_pages_by_domain, page_key),
             lambda row: Cursor(requested_page.ordering, row.pattern, row.id),
-            lambda: info.context.load(sender_rules.counts_of_domains, page_key),
+            lambda: info.context.load(sender_rules.count_rules_by_domain, page_key),
         )
 
-    @field("The key in use: RSA, if there is one.", "name", **OURS)
+    @field("The key in use: RSA, if there is one.", "name", **DOMAIN_ADMIN_GUARD)
     async def dkim_key(self, info: Info) -> DkimKey | None:
-        return DkimKey.maybe(await info.context.load(dkim_keys.of_domains, self.row.name))
+        return DkimKey.from_row_or_none(
+            await info.context.load(dkim_keys.load_current_keys_by_domain, self.row.name)
+        )
 
     @field(
         "MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, and what programs look for. With check they "
@@ -269,38 +307,46 @@ class Domain(Shape):
         "name",
         "backup_mx",
         cost=DNS_COST,
-        **OURS,
+        **DOMAIN_ADMIN_GUARD,
     )
     async def dns_records(self, info: Info, check: bool = False) -> list[DnsRecord]:
-        request = Question.of(self.row, check=check)
+        request = DnsRecordsKey.from_row(self.row, checks_dns=check)
         return [
-            DnsRecord.of(record) for record in await info.context.load(dns_records.records, request)
+            DnsRecord.from_row(record)
+            for record in await info.context.load(dns_records.load_records_by_domain, request)
         ]
 
 
 @strawberry.type(description="Second name of a domain: mail for it is mail for the domain.")
-class DomainAlias(Shape):
-    alias: str = leaf("Unicode form.")
+class DomainAlias(NodeView):
+    alias: str = attribute_field("Unicode form.")
     domain: Domain = link(
-        "domain_id", domain_loaders.by_ids, Domain.maybe, description="What it stands for."
+        "domain_id",
+        domain_loaders.load_domains_by_id,
+        Domain.from_row_or_none,
+        description="What it stands for.",
     )
-    active: bool = leaf("False = it takes no mail.")
-    created_at: datetime = leaf("Creation.")
+    active: bool = attribute_field("False = it takes no mail.")
+    created_at: datetime = attribute_field("Creation.")
 
-    batch = staticmethod(aliases.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("DomainAlias")}
+    load_batch = staticmethod(aliases.load_aliases_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("DomainAlias")}
 
 
 @strawberry.input(description="Which domains.")
-class DomainFilter(Conditions):
-    query: str | None = leaf("Partial match of name or description.", default=UNSET)
-    active: bool | None = leaf("On or off.", default=UNSET)
-    backup_mx: bool | None = leaf("Only relayed, or not.", default=UNSET)
-    administered_by: UserRef | None = leaf("That this user is in charge of.", default=UNSET)
-    not_administered_by: UserRef | None = leaf("That this user is not in charge of.", default=UNSET)
-    tags: list[str] | None = leaf("With any of these labels.", default=UNSET)
+class DomainFilter(ConditionsInput):
+    query: str | None = attribute_field("Partial match of name or description.", default=UNSET)
+    active: bool | None = attribute_field("On or off.", default=UNSET)
+    backup_mx: bool | None = attribute_field("Only relayed, or not.", default=UNSET)
+    administered_by: UserRef | None = attribute_field(
+        "That this user is in charge of.", default=UNSET
+    )
+    not_administered_by: UserRef | None = attribute_field(
+        "That this user is not in charge of.", default=UNSET
+    )
+    tags: list[str] | None = attribute_field("With any of these labels.", default=UNSET)
 
-    async def where(self, info: Info) -> DomainWhere:
+    async def resolve_conditions(self, info: Info) -> DomainConditions:
         """Convert the filter to conditions of the resolvers.
 
         An unknown user selects no domain.
@@ -309,30 +355,32 @@ class DomainFilter(Conditions):
         async def resolve_user_id(ref: UserRef | None) -> int | None:
             if not ref:
                 return None
-            row = await user_of(info, ref)
+            row = await load_user(info, ref)
             return row.id if row else 0
 
-        return DomainWhere(
+        return DomainConditions(
             query=self.query or None,
-            active=plain(self.active),
-            backup_mx=plain(self.backup_mx),
+            active=value_or_none(self.active),
+            backup_mx=value_or_none(self.backup_mx),
             administered_by=await resolve_user_id(self.administered_by),
             not_administered_by=await resolve_user_id(self.not_administered_by),
-            tags=items_of(self.tags),
+            tags=optional_tuple(self.tags),
         )
 
 
 @strawberry.type
 class DomainQuery:
-    @query("One domain, by id or by its own name.", scope=Scope.READ, **OURS)
+    @query("One domain, by id or by its own name.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
     async def domain(self, info: Info, by: DomainRef) -> Domain | None:
-        ref = domain_named(by, path="by")
+        ref = domain_selector_from_ref(by, path="by")
         if ref.id is None:
-            return Domain.maybe(await domain_loaders.named(info.context, ref.name or ""))
-        (row,) = await domain_loaders.administered_by_ids(info.context, [ref.id])
-        return Domain.maybe(row)
+            return Domain.from_row_or_none(
+                await domain_loaders.find_administered_domain(info.context, ref.name or "")
+            )
+        (row,) = await domain_loaders.load_administered_domains_by_id(info.context, [ref.id])
+        return Domain.from_row_or_none(row)
 
-    @query("Those the viewer administers, by name.", scope=Scope.READ, **OURS)
+    @query("Those the viewer administers, by name.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
     async def domains(
         self,
         info: Info,
@@ -342,27 +390,35 @@ class DomainQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Domain]:
-        where = await filter.where(info) if filter else DomainWhere()
-        list_ordering = ordering("domain", None if where == DomainWhere() else where)
-        requested_page = page_asked(list_ordering, first, after, last, before)
-        return await connected(
+        conditions = await filter.resolve_conditions(info) if filter else DomainConditions()
+        list_ordering = ordering_name(
+            "domain", None if conditions == DomainConditions() else conditions
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
             info,
             Domain,
-            await domain_loaders.pages(info.context, where, requested_page, columns(info, Domain)),
+            await domain_loaders.read_domain_page(
+                info.context, conditions, requested_page, selected_columns(info, Domain)
+            ),
             lambda row: Cursor(requested_page.ordering, row.name, row.id),
-            lambda: domain_loaders.count(info.context, where),
+            lambda: domain_loaders.count_domains(info.context, conditions),
         )
 
-    @query("One second name of a domain.", scope=Scope.READ, **OURS)
+    @query("One second name of a domain.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
     async def domain_alias(self, info: Info, by: DomainAliasRef) -> DomainAlias | None:
         if by.id:
             key = global_ids.decode("DomainAlias", by.id.value, path="by")
-            (row,) = await aliases.by_ids(info.context, [key])
-            return DomainAlias.maybe(row)
-        return DomainAlias.maybe(await aliases.named(info.context, given(by.alias) or ""))
+            (row,) = await aliases.load_aliases_by_id(info.context, [key])
+            return DomainAlias.from_row_or_none(row)
+        return DomainAlias.from_row_or_none(
+            await aliases.find_alias(info.context, maybe_value(by.alias) or "")
+        )
 
     @query(
-        "Second names, by name; query matches alias or domain in part.", scope=Scope.READ, **OURS
+        "Second names, by name; query matches alias or domain in part.",
+        scope=Scope.READ,
+        **DOMAIN_ADMIN_GUARD,
     )
     async def domain_aliases(
         self,
@@ -374,15 +430,15 @@ class DomainQuery:
         before: str | None = UNSET,
     ) -> Connection[DomainAlias]:
         search_text = query or None
-        requested_page = page_asked(
-            ordering("domain-alias", search_text), first, after, last, before
+        requested_page = page_request(
+            ordering_name("domain-alias", search_text), first, after, last, before
         )
-        return await connected(
+        return await connection_of_page(
             info,
             DomainAlias,
-            await aliases.pages(
-                info.context, search_text, requested_page, columns(info, DomainAlias)
+            await aliases.read_alias_page(
+                info.context, search_text, requested_page, selected_columns(info, DomainAlias)
             ),
             lambda row: Cursor(requested_page.ordering, row.alias, row.id),
-            lambda: aliases.count(info.context, search_text),
+            lambda: aliases.count_aliases(info.context, search_text),
         )

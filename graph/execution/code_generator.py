@@ -34,199 +34,229 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from strawberry.types.base import StrawberryObjectDefinition
 
-from graph.execution.generated_code import Bail, LargeValue, odd, told
-from graph.execution.leaf_checks import OTHER, SHORT, TEXTS, USUAL
-from graph.execution.list_steps import LONG_LIST
-from graph.execution.response_size import OTHER as OTHER_SIZE
-from graph.execution.response_size import OVERHEAD, AnswerBudget, size_of
-from graph.execution.strawberry_definitions import is_link, is_plain, link_of, origin
+from graph.execution.generated_code import (
+    FallbackNeeded,
+    LargeValue,
+    is_exception_or_awaitable,
+    rfc3339_from_sqlite_text,
+)
+from graph.execution.leaf_checks import (
+    FIXED_SIZE_SCALARS,
+    INVALID_VALUE_CHECKS,
+    NEVER_AWAITABLE_TYPES,
+    TEXT_SCALARS,
+)
+from graph.execution.list_steps import MAX_ITEMS_PER_CALL
+from graph.execution.response_size import FIELD_OVERHEAD_BYTES, ResponseBudget, json_size
+from graph.execution.response_size import NON_TEXT_VALUE_BYTES as OTHER_SIZE
+from graph.execution.strawberry_definitions import (
+    is_attribute_field,
+    is_link_field,
+    link_of,
+    strawberry_definition,
+)
 from graph.types.object_views import (
     KEY_FIELDS,
-    Expressed,
+    DerivedField,
+    ExpressionField,
     KeyRow,
-    Listed,
-    Made,
-    MaybeThreaded,
+    NestedViewField,
+    ThreadedIfLargeField,
     View,
-    Viewed,
-    Whole,
-    same,
+    ViewList,
+    WholeSourceField,
+    return_unchanged,
 )
-from models.store.prepared_statements import Column, Driven, instant
+from models.store.prepared_statements import CompiledStatement, ResultColumn, utc_from_sqlite_text
 
-STATEMENTS = 8  # an argument can choose another statement for the same list
-BRANCHES = 40  # of an interface or a union that is compiled
+MAX_STATEMENTS_PER_LIST = 8  # an argument can choose another statement for the same list
+MAX_POSSIBLE_TYPES = 40  # of an interface or a union that is compiled
 
-Complete = Callable[[Any, AnswerBudget], Any]
+CompleteFunction = Callable[[Any, ResponseBudget], Any]
 
 
-class Document(Protocol):
+class OperationFields(Protocol):
     """The schema and the collected fields of an operation."""
 
     schema: GraphQLSchema
 
-    def fields(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GroupedFieldSet:
+    def subfields(
+        self, object_type: GraphQLObjectType, details: FieldDetailsList
+    ) -> GroupedFieldSet:
         """Return the subfields, grouped by response name.
 
         Raises FallbackNeeded for @defer.
         """
 
 
-class Held(NamedTuple):
+class ObjectVariables(NamedTuple):
     """The names of the variables that hold an object and the source of its fields.
 
     For an unconverted row there is no object: `row_variables` has the variables of its columns.
     """
 
-    object: str
-    source: str
-    columns: "Raw | None" = None
+    object_variable: str
+    source_variable: str
+    row_variables: "RowVariables | None" = None
 
 
-class Raw:
+class RowVariables:
     """The variables that hold the columns of an unconverted row."""
 
-    def __init__(self, writer: "Writer", columns: Mapping[str, Column], indent: int) -> None:
+    def __init__(
+        self, writer: "FunctionWriter", columns: Mapping[str, ResultColumn], indent: int
+    ) -> None:
         self.columns = columns
-        self.given = {name: f"c{nth}" for nth, name in enumerate(columns)}
+        self.raw_variables = {name: f"c{nth}" for nth, name in enumerate(columns)}
         self._writer = writer
         self._indent = indent
-        self._made: dict[str, str] = {}
+        self._converted_variables: dict[str, str] = {}
 
-    def value(self, name: str) -> str:
+    def variable_of_column(self, column_name: str) -> str:
         """Return the variable with the converted value of a column.
 
         Writes the conversion at the first use. Raises FallbackNeeded if the column is missing.
         """
-        column, given = self.columns.get(name), self.given.get(name, "")
+        column, given = self.columns.get(column_name), self.raw_variables.get(column_name, "")
         if column is None:
-            raise Bail("no column")
-        if column.process is None:
+            raise FallbackNeeded("no column")
+        if column.convert is None:
             return given
-        if name not in self._made:
-            made = self._made[name] = f"p{given}"
-            expression = column.expression.format(given, self._writer.constant(column.process))
-            self._writer.emit(self._indent, f"{made} = {expression}")
-        return self._made[name]
+        if column_name not in self._converted_variables:
+            variable = self._converted_variables[column_name] = f"p{given}"
+            expression = column.expression.format(given, self._writer.add_constant(column.convert))
+            self._writer.write_line(self._indent, f"{variable} = {expression}")
+        return self._converted_variables[column_name]
 
-    def told(self, name: str) -> bool:
+    def is_instant_text(self, column_name: str) -> bool:
         """True if the driver returns the column as the text of an instant."""
-        column = self.columns.get(name)
-        return column is not None and column.process is instant
+        column = self.columns.get(column_name)
+        return column is not None and column.convert is utc_from_sqlite_text
 
 
-class OfRows:
+class RowListFunctions:
     """The functions that complete the rows of a list, one for each SQL statement of the list."""
 
     def __init__(
-        self, document: Document, kind: GraphQLObjectType, details: FieldDetailsList
+        self, document: OperationFields, object_type: GraphQLObjectType, details: FieldDetailsList
     ) -> None:
         self.document = document
-        self.kind = kind
+        self.object_type = object_type
         self.details = details
-        self._known: dict[int, tuple[Driven, Complete | None]] = {}
+        self._functions: dict[int, tuple[CompiledStatement, CompleteFunction | None]] = {}
 
-    def __call__(self, found: Listed) -> Complete | None:
+    def __call__(self, view_list: ViewList) -> CompleteFunction | None:
         """Return the function for these rows; None if the list must be completed by objects."""
-        driven = found.rows.driven
-        known = self._known.get(id(driven))
-        if known is None:
-            if len(self._known) >= STATEMENTS:
+        driven = view_list.rows.compiled
+        function = self._functions.get(id(driven))
+        if function is None:
+            if len(self._functions) >= MAX_STATEMENTS_PER_LIST:
                 return None
-            known = self._known[id(driven)] = driven, self._compiled(driven)
-        return known[1]
+            function = self._functions[id(driven)] = driven, self._compile_for_statement(driven)
+        return function[1]
 
-    def _compiled(self, driven: Driven) -> Complete | None:
+    def _compile_for_statement(self, statement: CompiledStatement) -> CompleteFunction | None:
         try:
-            return Writer(self.document).rows(self.kind, self.details, driven)
-        except Bail:
+            return FunctionWriter(self.document).compile_rows_function(
+                self.object_type, self.details, statement
+            )
+        except FallbackNeeded:
             return None
 
 
-class Writer:
+class FunctionWriter:
     """A writer of the source of one function and of the constants that it uses."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: OperationFields) -> None:
         self.document = document
-        self.names: dict[str, Any] = {
-            "Fallback": Bail,
+        self.constants: dict[str, Any] = {
+            "Fallback": FallbackNeeded,
             "LargeValue": LargeValue,
-            "Listed": Listed,
+            "Listed": ViewList,
             "Undefined": Undefined,
             "isfinite": math.isfinite,
             "len": len,
-            "unusable": odd,
-            "json_size": size_of,
+            "unusable": is_exception_or_awaitable,
+            "json_size": json_size,
             "str": str,
             "type": type,
-            "never_awaitable": USUAL,
+            "never_awaitable": NEVER_AWAITABLE_TYPES,
         }
         self.lines: list[str] = []
-        self._count = 0
+        self._variable_count = 0
 
-    def value(self, kind: GraphQLOutputType, details: FieldDetailsList) -> Complete:
+    def compile_value_function(
+        self, output_type: GraphQLOutputType, details: FieldDetailsList
+    ) -> CompleteFunction:
         """Compile the function that completes a value of this type.
 
         Raises FallbackNeeded if the selection can't be compiled.
         """
-        return self._function(self._value(kind, details, "v", 1))
+        return self._compile_function(self._write_value(output_type, details, "v", 1))
 
-    def fields(
-        self, kind: GraphQLObjectType, grouped: GroupedFieldSet
-    ) -> tuple[Complete, GroupedFieldSet]:
+    def compile_fields_function(
+        self, object_type: GraphQLObjectType, grouped_fields: GroupedFieldSet
+    ) -> tuple[CompleteFunction, GroupedFieldSet]:
         """Compile the function for the attribute fields of an object.
 
         Returns the function and the fields that graphql-core must execute. The function's result
         has all fields in order, with None for these. Raises FallbackNeeded if no field can be
         compiled.
         """
-        self.emit(1, "if unusable(v): raise Fallback('odd')")
-        held = self._held(kind, "v", 1)
+        self.write_line(1, "if unusable(v): raise Fallback('odd')")
+        object_variable = self._write_object_variables(object_type, "v", 1)
         parts, rest = [], {}
-        for name, details in grouped.items():
+        for name, details in grouped_fields.items():
             mark = len(self.lines)
             try:
-                if is_link(self._definition(kind, details)):
-                    raise Bail("link")
-                parts.append(f"{name!r}: {self._field(kind, details, held, 1)}")
-            except Bail:
+                if is_link_field(self._field_definition(object_type, details)):
+                    raise FallbackNeeded("link")
+                parts.append(
+                    f"{name!r}: {self._write_field(object_type, details, object_variable, 1)}"
+                )
+            except FallbackNeeded:
                 del self.lines[mark:]
                 rest[name] = details
                 parts.append(f"{name!r}: None")
-        if len(rest) == len(grouped):
-            raise Bail("resolver")
-        self.emit(1, f"n += {self._names_size(grouped)}")
-        return self._function(f"{{{', '.join(parts)}}}"), rest
+        if len(rest) == len(grouped_fields):
+            raise FallbackNeeded("resolver")
+        self.write_line(1, f"n += {self._fixed_object_size(grouped_fields)}")
+        return self._compile_function(f"{{{', '.join(parts)}}}"), rest
 
-    def rows(self, kind: GraphQLObjectType, details: FieldDetailsList, driven: Driven) -> Complete:
+    def compile_rows_function(
+        self,
+        object_type: GraphQLObjectType,
+        details: FieldDetailsList,
+        statement: CompiledStatement,
+    ) -> CompleteFunction:
         """Compile the function that completes a list from the unconverted rows of a statement.
 
         Raises FallbackNeeded if a field needs more than columns.
         """
-        raw = Raw(self, driven.columns, 2)
-        self.emit(1, "o = []")
-        self.emit(1, f"for {', '.join(raw.given.values())}, in v:")
-        self._fields(kind, details, Held("", "", raw), "one", 2)
-        self.emit(2, "o.append(one)")
-        self._check(2)
-        return self._function("o")
+        raw = RowVariables(self, statement.columns, 2)
+        self.write_line(1, "o = []")
+        self.write_line(1, f"for {', '.join(raw.raw_variables.values())}, in v:")
+        self._write_fields(object_type, details, ObjectVariables("", "", raw), "one", 2)
+        self.write_line(2, "o.append(one)")
+        self._write_budget_check(2)
+        return self._compile_function("o")
 
-    def _function(self, outcome: str) -> Complete:
-        local = "".join(f", {name}={name}" for name in self.names)
-        head, counted = f"def complete(v, b{local}):", "    b.take(n)"
-        end = f"    return {outcome}"
+    def _compile_function(self, result_expression: str) -> CompleteFunction:
+        local = "".join(f", {name}={name}" for name in self.constants)
+        head, counted = f"def complete(v, b{local}):", "    b.add_response_bytes(n)"
+        end = f"    return {result_expression}"
         body = "\n".join((head, "    n = 0", *self.lines, counted, end, ""))
         try:
             code = compile(body, "<plan>", "exec")
         except SyntaxError:  # Python allows 20 nested loops and 100 indents
-            raise Bail("depth") from None
-        exec(code, self.names)  # noqa: S102 - the source has names of the schema only
-        function: Complete = self.names["complete"]
+            raise FallbackNeeded("depth") from None
+        exec(code, self.constants)  # noqa: S102 - the source has names of the schema only
+        function: CompleteFunction = self.constants["complete"]
         return function
 
-    def _value(
+    def _write_value(
         self,
-        kind: GraphQLOutputType,
+        output_type: GraphQLOutputType,
         details: FieldDetailsList,
         var: str,
         indent: int,
@@ -234,278 +264,356 @@ class Writer:
         nullable: bool = True,
     ) -> str:
         """Write the completion of the variable `var`; return the variable with the result."""
-        if is_non_null_type(kind):
-            return self._value(kind.of_type, details, var, indent, nullable=False)
-        out = self._fresh("o")
+        if is_non_null_type(output_type):
+            return self._write_value(output_type.of_type, details, var, indent, nullable=False)
+        out = self._new_variable("o")
         if nullable:
-            self.emit(indent, f"if {var} is None: {out} = None")
-            self.emit(indent, "else:")
+            self.write_line(indent, f"if {var} is None: {out} = None")
+            self.write_line(indent, "else:")
             indent += 1
-        if is_list_type(kind):
-            self._list(kind.of_type, details, var, out, indent)
-        elif isinstance(kind, GraphQLEnumType):
-            self._enum(kind, var, out, indent)
-        elif is_leaf_type(kind):
-            self._scalar(kind, var, out, indent)
-        elif isinstance(kind, GraphQLObjectType):
-            self._object(kind, details, var, out, indent)
-        elif isinstance(kind, GraphQLInterfaceType | GraphQLUnionType):
-            self._abstract(kind, details, var, out, indent)
+        if is_list_type(output_type):
+            self._write_list(output_type.of_type, details, var, out, indent)
+        elif isinstance(output_type, GraphQLEnumType):
+            self._write_enum(output_type, var, out, indent)
+        elif is_leaf_type(output_type):
+            self._write_scalar(output_type, var, out, indent)
+        elif isinstance(output_type, GraphQLObjectType):
+            self._write_object(output_type, details, var, out, indent)
+        elif isinstance(output_type, GraphQLInterfaceType | GraphQLUnionType):
+            self._write_abstract(output_type, details, var, out, indent)
         return out
 
-    def _scalar(self, kind: Any, var: str, out: str, indent: int) -> None:
-        coerce = self.constant(kind.coerce_output_value)
-        if other := OTHER.get(kind.name):
-            self.emit(indent, f"{out} = {var}")
-            self.emit(indent, f"if {other.format(v=var)}:")
+    def _write_scalar(self, scalar_type: Any, var: str, out: str, indent: int) -> None:
+        coerce = self.add_constant(scalar_type.coerce_output_value)
+        if other := INVALID_VALUE_CHECKS.get(scalar_type.name):
+            self.write_line(indent, f"{out} = {var}")
+            self.write_line(indent, f"if {other.format(v=var)}:")
             indent += 1
         is_unusable = f"type({var}) not in never_awaitable and unusable({var})"
-        self.emit(indent, f"if {is_unusable}: raise Fallback('odd')")
-        self.emit(indent, f"{out} = {coerce}({var})")
-        self.emit(indent, f"if {out} is None or {out} is Undefined: raise Fallback('null')")
-        if other and kind.name in TEXTS:
-            self.emit(indent - 1, f"n += len({out})")
-        elif kind.name not in SHORT:
-            self.emit(indent - bool(other), f"n += json_size({out})")
+        self.write_line(indent, f"if {is_unusable}: raise Fallback('odd')")
+        self.write_line(indent, f"{out} = {coerce}({var})")
+        self.write_line(indent, f"if {out} is None or {out} is Undefined: raise Fallback('null')")
+        if other and scalar_type.name in TEXT_SCALARS:
+            self.write_line(indent - 1, f"n += len({out})")
+        elif scalar_type.name not in FIXED_SIZE_SCALARS:
+            self.write_line(indent - bool(other), f"n += json_size({out})")
 
-    def _check(self, indent: int) -> None:
+    def _write_budget_check(self, indent: int) -> None:
         """Write the check at the end of a loop that the response limit is not exceeded."""
-        self.emit(indent, "if n > b.left: b.exceed()")
+        self.write_line(indent, "if n > b.left: b.raise_exceeded()")
 
-    def _check_list(self, var: str, indent: int) -> None:
+    def _write_list_check(self, var: str, indent: int) -> None:
         """Write the check of a list's type and length."""
-        self.emit(indent, f"if type({var}) is not list: raise Fallback('type')")
-        self.emit(indent, f"if len({var}) > {LONG_LIST}: raise LargeValue")
+        self.write_line(indent, f"if type({var}) is not list: raise Fallback('type')")
+        self.write_line(indent, f"if len({var}) > {MAX_ITEMS_PER_CALL}: raise LargeValue")
 
     @staticmethod
-    def _names_size(grouped: GroupedFieldSet) -> int:
+    def _fixed_object_size(grouped_fields: GroupedFieldSet) -> int:
         """Return the bytes of an object in JSON without its texts and nested objects."""
-        return sum(len(name) + OVERHEAD + OTHER_SIZE for name in grouped)
+        return sum(len(name) + FIELD_OVERHEAD_BYTES + OTHER_SIZE for name in grouped_fields)
 
-    def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
-        members: type[Enum] | None = getattr(origin(kind), "wrapped_cls", None)
+    def _write_enum(self, enum_type: GraphQLEnumType, var: str, out: str, indent: int) -> None:
+        members: type[Enum] | None = getattr(strawberry_definition(enum_type), "wrapped_cls", None)
         if members is None:
-            raise Bail("enum")
-        named = self.constant({member: kind.coerce_output_value(member) for member in members})
-        self.emit(indent, f"if type({var}) is not {self.constant(members)}: raise Fallback('type')")
-        self.emit(indent, f"{out} = {named}[{var}]")
+            raise FallbackNeeded("enum")
+        names_by_member = self.add_constant(
+            {member: enum_type.coerce_output_value(member) for member in members}
+        )
+        self.write_line(
+            indent, f"if type({var}) is not {self.add_constant(members)}: raise Fallback('type')"
+        )
+        self.write_line(indent, f"{out} = {names_by_member}[{var}]")
 
-    def _list(
-        self, item: GraphQLOutputType, details: FieldDetailsList, var: str, out: str, indent: int
+    def _write_list(
+        self,
+        item_type: GraphQLOutputType,
+        details: FieldDetailsList,
+        var: str,
+        out: str,
+        indent: int,
     ) -> None:
-        one = self._fresh("i")
-        bare = get_nullable_type(item)
-        if isinstance(bare, GraphQLObjectType) and self._made(bare) is not None:
-            made, rows = self._fresh("f"), self.constant(OfRows(self.document, bare, details))
-            self.emit(indent, f"{made} = {rows}({var}) if type({var}) is Listed else None")
-            self.emit(indent, f"if {made} is not None: {out} = {made}({var}.rows.raw, b)")
-            self.emit(indent, "else:")
-            self.emit(indent + 1, f"if type({var}) is Listed: {var} = {var}.items")
+        one = self._new_variable("i")
+        bare = get_nullable_type(item_type)
+        if isinstance(bare, GraphQLObjectType) and self._derived_fields(bare) is not None:
+            function, rows = (
+                self._new_variable("f"),
+                self.add_constant(RowListFunctions(self.document, bare, details)),
+            )
+            self.write_line(
+                indent, f"{function} = {rows}({var}) if type({var}) is Listed else None"
+            )
+            self.write_line(
+                indent, f"if {function} is not None: {out} = {function}({var}.rows.raw, b)"
+            )
+            self.write_line(indent, "else:")
+            self.write_line(indent + 1, f"if type({var}) is Listed: {var} = {var}.items")
             indent += 1
-        self._check_list(var, indent)
-        self.emit(indent, f"{out} = []")
-        self.emit(indent, f"for {one} in {var}:")
-        self.emit(indent + 1, f"{out}.append({self._value(item, details, one, indent + 1)})")
-        self._check(indent + 1)
+        self._write_list_check(var, indent)
+        self.write_line(indent, f"{out} = []")
+        self.write_line(indent, f"for {one} in {var}:")
+        self.write_line(
+            indent + 1, f"{out}.append({self._write_value(item_type, details, one, indent + 1)})"
+        )
+        self._write_budget_check(indent + 1)
 
-    def _object(
-        self, kind: GraphQLObjectType, details: FieldDetailsList, var: str, out: str, indent: int
+    def _write_object(
+        self,
+        object_type: GraphQLObjectType,
+        details: FieldDetailsList,
+        var: str,
+        out: str,
+        indent: int,
     ) -> None:
-        if self._made(kind) is None and not kind.is_type_of:
-            self.emit(indent, f"if {var} is None or unusable({var}): raise Fallback('null')")
-        elif self._made(kind) is None:
+        if self._derived_fields(object_type) is None and not object_type.is_type_of:
+            self.write_line(indent, f"if {var} is None or unusable({var}): raise Fallback('null')")
+        elif self._derived_fields(object_type) is None:
             # graphql-core checks subclasses and objects cast to another type
-            origin = self.constant(self._class(kind))
-            self.emit(indent, f"if type({var}) is not {origin}: raise Fallback('type')")
-        self._fields(kind, details, self._held(kind, var, indent), out, indent)
+            origin = self.add_constant(self._python_class(object_type))
+            self.write_line(indent, f"if type({var}) is not {origin}: raise Fallback('type')")
+        self._write_fields(
+            object_type,
+            details,
+            self._write_object_variables(object_type, var, indent),
+            out,
+            indent,
+        )
 
-    def _held(self, kind: GraphQLObjectType, var: str, indent: int) -> Held:
+    def _write_object_variables(
+        self, object_type: GraphQLObjectType, var: str, indent: int
+    ) -> ObjectVariables:
         """Write the check of the object's class; return its variables.
 
         The source of a view's fields is its row.
         """
-        if self._made(kind) is None:
-            return Held(var, var)
-        python_class = self.constant(self._class(kind))
-        self.emit(indent, f"if type({var}) is not {python_class}: raise Fallback('type')")
-        source = self._fresh("s")
-        self.emit(indent, f"{source} = {var}.row")
-        return Held(var, source)
+        if self._derived_fields(object_type) is None:
+            return ObjectVariables(var, var)
+        python_class = self.add_constant(self._python_class(object_type))
+        self.write_line(indent, f"if type({var}) is not {python_class}: raise Fallback('type')")
+        source = self._new_variable("s")
+        self.write_line(indent, f"{source} = {var}.row")
+        return ObjectVariables(var, source)
 
-    def _fields(
+    def _write_fields(
         self,
-        kind: GraphQLObjectType,
+        object_type: GraphQLObjectType,
         details: FieldDetailsList,
-        held: Held,
+        object_variables: ObjectVariables,
         out: str,
         indent: int,
     ) -> None:
-        grouped = self.document.fields(kind, details)
+        grouped = self.document.subfields(object_type, details)
         parts = [
-            f"{name!r}: {self._field(kind, below, held, indent)}" for name, below in grouped.items()
+            f"{name!r}: {self._write_field(object_type, below, object_variables, indent)}"
+            for name, below in grouped.items()
         ]
-        self.emit(indent, f"n += {self._names_size(grouped)}")
-        self.emit(indent, f"{out} = {{{', '.join(parts)}}}")
+        self.write_line(indent, f"n += {self._fixed_object_size(grouped)}")
+        self.write_line(indent, f"{out} = {{{', '.join(parts)}}}")
 
-    def _abstract(
+    def _write_abstract(
         self,
-        kind: GraphQLInterfaceType | GraphQLUnionType,
+        abstract_type: GraphQLInterfaceType | GraphQLUnionType,
         details: FieldDetailsList,
         var: str,
         out: str,
         indent: int,
     ) -> None:
         """Write the call of one function per possible type; other types fall back."""
-        types = self.document.schema.get_possible_types(kind)
-        if len(types) > BRANCHES:
-            raise Bail("abstract")
-        branches: dict[type, Complete] = {}
+        types = self.document.schema.get_possible_types(abstract_type)
+        if len(types) > MAX_POSSIBLE_TYPES:
+            raise FallbackNeeded("abstract")
+        branches: dict[type, CompleteFunction] = {}
         for each in types:
-            definition = origin(each)
+            definition = strawberry_definition(each)
             if isinstance(definition, StrawberryObjectDefinition) and not definition.concrete_of:
                 try:
-                    branches[definition.origin] = Writer(self.document).value(each, details)
-                except Bail:
+                    branches[definition.origin] = FunctionWriter(
+                        self.document
+                    ).compile_value_function(each, details)
+                except FallbackNeeded:
                     continue
         if not branches:
-            raise Bail("abstract")
-        branch = self._fresh("b")
-        self.emit(indent, f"{branch} = {self.constant(branches)}.get(type({var}))")
-        self.emit(indent, f"if {branch} is None: raise Fallback('type')")
-        self.emit(indent, f"{out} = {branch}({var}, b)")
-        self.emit(indent, f"if {out} is None: raise Fallback('null')")
+            raise FallbackNeeded("abstract")
+        branch = self._new_variable("b")
+        self.write_line(indent, f"{branch} = {self.add_constant(branches)}.get(type({var}))")
+        self.write_line(indent, f"if {branch} is None: raise Fallback('type')")
+        self.write_line(indent, f"{out} = {branch}({var}, b)")
+        self.write_line(indent, f"if {out} is None: raise Fallback('null')")
 
-    def _definition(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GraphQLField:
-        field = self.document.schema.get_field(kind, details[0].node.name.value)
+    def _field_definition(
+        self, object_type: GraphQLObjectType, details: FieldDetailsList
+    ) -> GraphQLField:
+        field = self.document.schema.get_field(object_type, details[0].node.name.value)
         if field is None:
-            raise Bail("unknown")
+            raise FallbackNeeded("unknown")
         return field
 
-    def _field(
-        self, kind: GraphQLObjectType, details: FieldDetailsList, held: Held, indent: int
+    def _write_field(
+        self,
+        object_type: GraphQLObjectType,
+        details: FieldDetailsList,
+        object_variables: ObjectVariables,
+        indent: int,
     ) -> str:
         """Write the statements for one field and return the expression of its value."""
         if details[0].node.name.value == "__typename":
-            return repr(kind.name)
-        field = self._definition(kind, details)
-        name = getattr(origin(field), "python_name", "")
-        raw, made = self._fresh("r"), self._made(kind) or {}
-        if (to := link_of(field)) and to.exists and self._names(field, details) <= KEY_FIELDS:
+            return repr(object_type.name)
+        field = self._field_definition(object_type, details)
+        name = getattr(strawberry_definition(field), "python_name", "")
+        raw, derived = self._new_variable("r"), self._derived_fields(object_type) or {}
+        if (
+            (to := link_of(field))
+            and to.exists
+            and self._selected_names(field, details) <= KEY_FIELDS
+        ):
             (key,) = to.columns
-            key = held.columns.value(key) if held.columns else f"{held.source}.{key}"
-            self.emit(indent, f"{raw} = {self.constant(KeyRow)}({key})")
-            return self._viewed(field.type, details, raw, indent)
-        if held.columns:
-            return self._of_columns(field, made.get(name), name, details, held.columns, indent)
-        if is_link(field):  # set by its list, or resolved by graphql-core
-            self.emit(indent, f"{raw} = {held.object}.__dict__.get({name!r}, Undefined)")
-            self.emit(indent, f"if {raw} is Undefined: raise Fallback('link')")
-        elif not is_plain(field):
-            raise Bail("resolver")
-        elif isinstance(viewed := made.get(name), Viewed):
-            look = self.constant(viewed.look)
-            self.emit(indent, f"{raw} = {look}({held.source})")
-            return self._viewed(field.type, details, raw, indent)
-        elif isinstance(expressed := made.get(name), Expressed):
-            self.emit(indent, f"{raw} = {expressed.expression.format(held.source)}")
-        elif name in made:
-            if isinstance(threaded := made[name], MaybeThreaded):
-                is_large = self.constant(threaded.is_large)
-                self.emit(indent, f"if {is_large}({held.source}): raise LargeValue")
-            derive = self.constant(made[name].make)
-            self.emit(indent, f"{raw} = {derive}({held.source})")
+            key = (
+                object_variables.row_variables.variable_of_column(key)
+                if object_variables.row_variables
+                else f"{object_variables.source_variable}.{key}"
+            )
+            self.write_line(indent, f"{raw} = {self.add_constant(KeyRow)}({key})")
+            return self._write_view(field.type, details, raw, indent)
+        if object_variables.row_variables:
+            return self._write_field_of_row(
+                field, derived.get(name), name, details, object_variables.row_variables, indent
+            )
+        if is_link_field(field):  # set by its list, or resolved by graphql-core
+            self.write_line(
+                indent,
+                f"{raw} = {object_variables.object_variable}.__dict__.get({name!r}, Undefined)",
+            )
+            self.write_line(indent, f"if {raw} is Undefined: raise Fallback('link')")
+        elif not is_attribute_field(field):
+            raise FallbackNeeded("resolver")
+        elif isinstance(viewed := derived.get(name), NestedViewField):
+            look = self.add_constant(viewed.sources_from_source)
+            self.write_line(indent, f"{raw} = {look}({object_variables.source_variable})")
+            return self._write_view(field.type, details, raw, indent)
+        elif isinstance(expressed := derived.get(name), ExpressionField):
+            self.write_line(
+                indent, f"{raw} = {expressed.expression.format(object_variables.source_variable)}"
+            )
+        elif name in derived:
+            if isinstance(threaded := derived[name], ThreadedIfLargeField):
+                is_large = self.add_constant(threaded.is_large)
+                self.write_line(
+                    indent, f"if {is_large}({object_variables.source_variable}): raise LargeValue"
+                )
+            derive = self.add_constant(derived[name].derive_from_source)
+            self.write_line(indent, f"{raw} = {derive}({object_variables.source_variable})")
         else:
-            self.emit(indent, f"{raw} = {held.source}.{name}")
-        return self._value(field.type, details, raw, indent)
+            self.write_line(indent, f"{raw} = {object_variables.source_variable}.{name}")
+        return self._write_value(field.type, details, raw, indent)
 
-    def _of_columns(
+    def _write_field_of_row(
         self,
         field: GraphQLField,
-        made: Made | None,
+        derived_field: DerivedField | None,
         name: str,
         details: FieldDetailsList,
-        columns: Raw,
+        row_variables: RowVariables,
         indent: int,
     ) -> str:
         """Write the completion of a field of an unconverted row; return the expression."""
-        if not is_plain(field) or (made and (isinstance(made, Whole) or not made.columns)):
-            raise Bail("resolver")
-        if made is None:
-            if get_named_type(field.type).name == "DateTime" and columns.told(name):
-                return self._told(field.type, columns.given[name], indent)
-            return self._value(field.type, details, columns.value(name), indent)
-        values = ", ".join(columns.value(one) for one in made.columns)
-        raw = self._fresh("r")
-        maker = made.source if isinstance(made, Viewed) else made.of
-        call = values if maker is same else f"{self.constant(maker)}({values})"
-        self.emit(indent, f"{raw} = {call}")
-        if isinstance(made, Viewed):
-            return self._viewed(field.type, details, raw, indent)
-        return self._value(field.type, details, raw, indent)
+        if not is_attribute_field(field) or (
+            derived_field
+            and (isinstance(derived_field, WholeSourceField) or not derived_field.columns)
+        ):
+            raise FallbackNeeded("resolver")
+        if derived_field is None:
+            if get_named_type(field.type).name == "DateTime" and row_variables.is_instant_text(
+                name
+            ):
+                return self._write_instant(field.type, row_variables.raw_variables[name], indent)
+            return self._write_value(
+                field.type, details, row_variables.variable_of_column(name), indent
+            )
+        values = ", ".join(row_variables.variable_of_column(one) for one in derived_field.columns)
+        raw = self._new_variable("r")
+        maker = (
+            derived_field.sources_from_columns
+            if isinstance(derived_field, NestedViewField)
+            else derived_field.derive
+        )
+        call = values if maker is return_unchanged else f"{self.add_constant(maker)}({values})"
+        self.write_line(indent, f"{raw} = {call}")
+        if isinstance(derived_field, NestedViewField):
+            return self._write_view(field.type, details, raw, indent)
+        return self._write_value(field.type, details, raw, indent)
 
-    def _told(self, kind: GraphQLOutputType, var: str, indent: int) -> str:
+    def _write_instant(self, output_type: GraphQLOutputType, var: str, indent: int) -> str:
         """Write the conversion of an instant that the driver returns as text."""
-        out = self._fresh("o")
-        empty = "raise Fallback('null')" if is_non_null_type(kind) else f"{out} = None"
-        self.emit(indent, f"if {var} is None: {empty}")
-        self.emit(indent, f"else: {out} = {self.constant(told)}({var})")
+        out = self._new_variable("o")
+        empty = "raise Fallback('null')" if is_non_null_type(output_type) else f"{out} = None"
+        self.write_line(indent, f"if {var} is None: {empty}")
+        self.write_line(
+            indent, f"else: {out} = {self.add_constant(rfc3339_from_sqlite_text)}({var})"
+        )
         return out
 
-    def _viewed(
-        self, kind: GraphQLOutputType, details: FieldDetailsList, var: str, indent: int
+    def _write_view(
+        self, output_type: GraphQLOutputType, details: FieldDetailsList, var: str, indent: int
     ) -> str:
         """Write the completion of a view, or list of views, without creating view objects."""
-        nullable, bare = not is_non_null_type(kind), get_nullable_type(kind)
-        out = self._fresh("o")
-        self.emit(indent, f"if {var} is None:")
-        self.emit(indent + 1, f"{out} = None" if nullable else "raise Fallback('null')")
-        self.emit(indent, "else:")
+        nullable, bare = not is_non_null_type(output_type), get_nullable_type(output_type)
+        out = self._new_variable("o")
+        self.write_line(indent, f"if {var} is None:")
+        self.write_line(indent + 1, f"{out} = None" if nullable else "raise Fallback('null')")
+        self.write_line(indent, "else:")
         if is_list_type(bare):
-            one, made = self._fresh("i"), self._fresh("o")
-            self._check_list(var, indent + 1)
-            self.emit(indent + 1, f"{out} = []")
-            self.emit(indent + 1, f"for {one} in {var}:")
-            self._fields(self._bare(bare.of_type), details, Held(one, one), made, indent + 2)
-            self.emit(indent + 2, f"{out}.append({made})")
-            self._check(indent + 2)
+            one, output = self._new_variable("i"), self._new_variable("o")
+            self._write_list_check(var, indent + 1)
+            self.write_line(indent + 1, f"{out} = []")
+            self.write_line(indent + 1, f"for {one} in {var}:")
+            self._write_fields(
+                self._require_object_type(bare.of_type),
+                details,
+                ObjectVariables(one, one),
+                output,
+                indent + 2,
+            )
+            self.write_line(indent + 2, f"{out}.append({output})")
+            self._write_budget_check(indent + 2)
         else:
-            self._fields(self._bare(bare), details, Held(var, var), out, indent + 1)
+            self._write_fields(
+                self._require_object_type(bare), details, ObjectVariables(var, var), out, indent + 1
+            )
         return out
 
-    def _names(self, field: GraphQLField, details: FieldDetailsList) -> set[str]:
+    def _selected_names(self, field: GraphQLField, details: FieldDetailsList) -> set[str]:
         """Return the names of the subfields of a field with an object type."""
-        grouped = self.document.fields(self._bare(field.type), details)
+        grouped = self.document.subfields(self._require_object_type(field.type), details)
         return {below[0].node.name.value for below in grouped.values()}
 
-    def _bare(self, kind: object) -> GraphQLObjectType:
-        bare = kind.of_type if is_non_null_type(kind) else kind
+    def _require_object_type(self, output_type: object) -> GraphQLObjectType:
+        bare = output_type.of_type if is_non_null_type(output_type) else output_type
         if not isinstance(bare, GraphQLObjectType):
-            raise Bail("abstract")
+            raise FallbackNeeded("abstract")
         return bare
 
-    def _made(self, kind: GraphQLObjectType) -> Mapping[str, Made] | None:
+    def _derived_fields(self, object_type: GraphQLObjectType) -> Mapping[str, DerivedField] | None:
         """Return the derived fields of a view type; None if the type is not a view."""
-        cls = self._class(kind)
-        return cls.made if issubclass(cls, View) else None
+        cls = self._python_class(object_type)
+        return cls.derived_fields if issubclass(cls, View) else None
 
-    def _class(self, kind: GraphQLObjectType) -> type:
+    def _python_class(self, object_type: GraphQLObjectType) -> type:
         """Return the Python class of an object type; of a generic type the unparametrized class."""
-        definition = origin(kind)
+        definition = strawberry_definition(object_type)
         if not isinstance(definition, StrawberryObjectDefinition):
-            raise Bail("unknown")
+            raise FallbackNeeded("unknown")
         cls: type = (definition.concrete_of or definition).origin
         return cls
 
-    def constant(self, value: Any) -> str:
+    def add_constant(self, value: Any) -> str:
         """Add a constant to the function and return its name."""
-        name = self._fresh("k")
-        self.names[name] = value
+        name = self._new_variable("k")
+        self.constants[name] = value
         return name
 
-    def _fresh(self, letter: str) -> str:
-        self._count += 1
-        return f"{letter}{self._count}"
+    def _new_variable(self, prefix: str) -> str:
+        self._variable_count += 1
+        return f"{prefix}{self._variable_count}"
 
-    def emit(self, indent: int, line: str) -> None:
+    def write_line(self, indent: int, line: str) -> None:
         """Write a line."""
         self.lines.append("    " * indent + line)

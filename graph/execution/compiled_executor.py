@@ -24,16 +24,16 @@ from graphql.execution.values import VariableValues, get_argument_values
 from graphql.pyutils import Path
 from strawberry.execution import optimized_is_awaitable
 
-from graph.execution.list_steps import LONG_LIST
+from graph.execution.list_steps import MAX_ITEMS_PER_CALL
 from graph.execution.plain_executor import PlainExecutor
-from graph.execution.resolver_plans import Book, Plan, Plans
-from graph.execution.response_size import AnswerBudget, AnswerTooLarge
-from graph.http.admission_control import Guards
+from graph.execution.resolver_plans import CompiledPlan, OperationPlans, PlanCache
+from graph.execution.response_size import ResponseBudget, ResponseTooLarge
+from graph.http.admission_control import AdmissionControl
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-KNOWN = {  # of the methods that the compiled executor overrides or calls
+EXPECTED_SIGNATURES = {  # of the methods that the compiled executor overrides or calls
     "complete_value": (
         "self", "return_type", "field_details_list", "info", "path", "result", "position_context",
     ),
@@ -68,13 +68,15 @@ KNOWN = {  # of the methods that the compiled executor overrides or calls
 class CompiledExecutor(PlainExecutor):
     """An executor that runs one operation by its plans. It creates plans if it gets none."""
 
-    def __init__(self, *args: Any, plans: Plans | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, plans: OperationPlans | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if plans is None:
-            plans = Plans(self.schema, self.fragments, self.operation, self.variable_values)
+            plans = OperationPlans(
+                self.schema, self.fragments, self.operation, self.variable_values
+            )
         self.plans = plans
-        self._relevant_sub_fields = plans.collected
-        self._compiles = not (self.middleware_manager and self.middleware_manager.middlewares)
+        self._relevant_sub_fields = plans.collected_subfields
+        self._can_compile = not (self.middleware_manager and self.middleware_manager.middlewares)
 
     def execute_operation(self, serially: bool | None = None) -> Any:
         """Execute the operation. Returns the response, or an awaitable of it."""
@@ -82,7 +84,7 @@ class CompiledExecutor(PlainExecutor):
         if self.abort_signal is not None or self.hooks is not None:
             return super().execute_operation(serially)
         try:
-            grouped, deferred, _ = self.plans.root
+            grouped, deferred, _ = self.plans.root_fields
             root = self.schema.get_root_type(kind)
             assert root is not None  # noqa: S101 - there are fields, so there is a type
             in_turn = kind is OperationType.MUTATION if serially is None else serially
@@ -93,12 +95,12 @@ class CompiledExecutor(PlainExecutor):
             self.collected_errors.add(error, None)
             return self.build_response(None)
         if self.is_awaitable(found):
-            return self._response(found)
+            return self._await_response(found)
         return self.build_response(cast("dict[str, Any]", found))
 
-    async def _response(self, found: Awaitable[dict[str, Any]]) -> Any:
+    async def _await_response(self, pending_data: Awaitable[dict[str, Any]]) -> Any:
         try:
-            return self.build_response(await found)
+            return self.build_response(await pending_data)
         except GraphQLError as error:
             self.collected_errors.add(error, None)
             return self.build_response(None)
@@ -112,54 +114,54 @@ class CompiledExecutor(PlainExecutor):
         position_context: Any,
     ) -> Any:
         """Resolve a field like graphql-core, with arguments prepared in its plan."""
-        call = self.plans.call(parent_type, field_details_list)
-        if call is None or not self._compiles:
+        call = self.plans.field_call(parent_type, field_details_list)
+        if call is None or not self._can_compile:
             return super().execute_field(
                 parent_type, source, field_details_list, path, position_context
             )
         if path.prev is None:
-            self.answer.begin_field()
+            self.response_budget.start_root_field()
         kind = call.field.type
         info = self.build_resolve_info(call.field, call.nodes, parent_type, path)
         try:
-            given = call.given
+            given = call.arguments
             if given is None:
                 given = get_argument_values(
                     call.field, call.nodes[0], self.variable_values, None, self.hide_suggestions
                 )
             result = call.resolve(source, info, **given)
             if self.is_awaitable(result):
-                return self._awaited(kind, field_details_list, info, path, result)
+                return self._complete_awaited_result(kind, field_details_list, info, path, result)
             completed = self.complete_value(
                 kind, field_details_list, info, path, result, position_context
             )
             if self.is_awaitable(completed):
-                return self._settled(kind, field_details_list, path, completed)
+                return self._await_completed(kind, field_details_list, path, completed)
         except Exception as error:  # noqa: BLE001 - it becomes an error of the field
             self.handle_field_error(error, kind, field_details_list, path)
             return None
         return completed
 
-    async def _awaited(
+    async def _complete_awaited_result(
         self,
-        kind: GraphQLOutputType,
+        return_type: GraphQLOutputType,
         details: FieldDetailsList,
         info: Any,
         path: Path,
         result: Awaitable[Any],
     ) -> Any:
         try:
-            completed = self.complete_value(kind, details, info, path, await result, None)
+            completed = self.complete_value(return_type, details, info, path, await result, None)
             if self.is_awaitable(completed):
                 completed = await completed
         except Exception as error:  # noqa: BLE001 - it becomes an error of the field
-            self.handle_field_error(error, kind, details, path)
+            self.handle_field_error(error, return_type, details, path)
             return None
         return completed
 
-    async def _settled(
+    async def _await_completed(
         self,
-        kind: GraphQLOutputType,
+        return_type: GraphQLOutputType,
         details: FieldDetailsList,
         path: Path,
         completed: Awaitable[Any],
@@ -167,7 +169,7 @@ class CompiledExecutor(PlainExecutor):
         try:
             return await completed
         except Exception as error:  # noqa: BLE001 - it becomes an error of the field
-            self.handle_field_error(error, kind, details, path)
+            self.handle_field_error(error, return_type, details, path)
             return None
 
     def complete_value(
@@ -180,28 +182,28 @@ class CompiledExecutor(PlainExecutor):
         position_context: Any,
     ) -> Any:
         """Complete a value by the generated function of its selection, or by graphql-core."""
-        if field_details_list[0].node.selection_set is not None and self._compiles:
-            plan = self.plans.value(return_type, field_details_list)
-            if plan is not None and not plan.off:
-                plan.use()
-                if type(result) is list and len(result) > LONG_LIST:
-                    given = return_type, field_details_list, info, path, result
-                    return self._complete_long_list(plan, *given)
-                left = self.answer.left
+        if field_details_list[0].node.selection_set is not None and self._can_compile:
+            plan = self.plans.value_plan(return_type, field_details_list)
+            if plan is not None and not plan.is_given_up:
+                plan.count_use()
+                if type(result) is list and len(result) > MAX_ITEMS_PER_CALL:
+                    arguments = return_type, field_details_list, info, path, result
+                    return self._complete_long_list(plan, *arguments)
+                budget_left = self.response_budget.left
                 try:
-                    return plan.complete(result, self.answer)
-                except AnswerTooLarge:
+                    return plan.complete(result, self.response_budget)
+                except ResponseTooLarge:
                     raise
                 except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
-                    self.answer.left = left
-                    plan.fell(error)
+                    self.response_budget.left = budget_left
+                    plan.count_fallback(error)
         return super().complete_value(
             return_type, field_details_list, info, path, result, position_context
         )
 
     async def _complete_long_list(
         self,
-        plan: Plan,
+        plan: CompiledPlan,
         return_type: GraphQLOutputType,
         details: FieldDetailsList,
         info: Any,
@@ -211,20 +213,22 @@ class CompiledExecutor(PlainExecutor):
         """Complete a list by the generated function of its selection, in several steps."""
         completed: list[Any] = []
         counted = 0
-        for begin in range(0, len(items), LONG_LIST):
-            left = self.answer.left
+        for begin in range(0, len(items), MAX_ITEMS_PER_CALL):
+            budget_left = self.response_budget.left
             try:
-                completed += plan.complete(items[begin : begin + LONG_LIST], self.answer)
-                counted += left - self.answer.left
-            except AnswerTooLarge:
+                completed += plan.complete(
+                    items[begin : begin + MAX_ITEMS_PER_CALL], self.response_budget
+                )
+                counted += budget_left - self.response_budget.left
+            except ResponseTooLarge:
                 raise
             except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
-                self.answer.left = left + counted
-                plan.fell(error)
+                self.response_budget.left = budget_left + counted
+                plan.count_fallback(error)
                 found = super().complete_value(return_type, details, info, path, items, None)
                 return await found if self.is_awaitable(found) else found
-            if self.step.is_over():
-                await self.step.pause()
+            if self.step_clock.is_over():
+                await self.step_clock.pause()
         return completed
 
     def execute_fields(
@@ -237,42 +241,46 @@ class CompiledExecutor(PlainExecutor):
     ) -> Any:
         """Read the attribute fields of an object by one function and execute the others."""
         ordinary = super().execute_fields
-        if path is None or not self._compiles:
+        if path is None or not self._can_compile:
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
-        plan = self.plans.object(parent_type, grouped_field_set)
-        if plan is None or plan.off:
+        plan = self.plans.object_plan(parent_type, grouped_field_set)
+        if plan is None or plan.is_given_up:
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
-        plan.use()
-        left = self.answer.left
+        plan.count_use()
+        budget_left = self.response_budget.left
         try:
-            made: dict[str, Any] = plan.complete(source_value, self.answer)
-        except AnswerTooLarge:
+            results: dict[str, Any] = plan.complete(source_value, self.response_budget)
+        except ResponseTooLarge:
             raise
         except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
-            self.answer.left = left
-            plan.fell(error)
+            self.response_budget.left = budget_left
+            plan.count_fallback(error)
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
-        if not plan.rest:
-            return made
-        others: Any = ordinary(parent_type, source_value, path, plan.rest, position_context)
-        if self.is_awaitable(others):
-            return _filled(made, others)
-        return made | others
+        if not plan.remaining_fields:
+            return results
+        remaining_results: Any = ordinary(
+            parent_type, source_value, path, plan.remaining_fields, position_context
+        )
+        if self.is_awaitable(remaining_results):
+            return _merge_awaited_fields(results, remaining_results)
+        return results | remaining_results
 
 
-async def _filled(made: dict[str, Any], others: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    made.update(await others)
-    return made
+async def _merge_awaited_fields(
+    completed: dict[str, Any], pending_fields: Awaitable[dict[str, Any]]
+) -> dict[str, Any]:
+    completed.update(await pending_fields)
+    return completed
 
 
-def executor_class(*, compiled: bool) -> type[PlainExecutor]:
+def executor_class(*, is_compiled: bool) -> type[PlainExecutor]:
     """Return the class of the executor.
 
     Returns PlainExecutor, with a warning, if graphql-core's methods have other parameters.
     """
-    if not compiled:
+    if not is_compiled:
         return PlainExecutor
-    for name, parameters in KNOWN.items():
+    for name, parameters in EXPECTED_SIGNATURES.items():
         method = getattr(Executor, name, None)
         if method is None or tuple(inspect.signature(method).parameters) != parameters:
             log.warning("graphql-core's executor is not the known one: nothing is compiled")
@@ -280,10 +288,10 @@ def executor_class(*, compiled: bool) -> type[PlainExecutor]:
     return CompiledExecutor
 
 
-def executor_of(
-    book: Book,
-    values: VariableValues,
-    root: object,
+def create_executor(
+    plan_cache: PlanCache,
+    variable_values: VariableValues,
+    root_value: object,
     context: Context,
     extensions: dict[str, Any] | None = None,
 ) -> PlainExecutor:
@@ -291,27 +299,27 @@ def executor_of(
 
     It is a CompiledExecutor if the operation has plans. Each executor has its own response budget.
     """
-    guards: Guards | None = getattr(context, "guards", None)
-    answer = guards.answer_budget(context) if guards else AnswerBudget()
-    context.charge = answer.charge
-    made: Any = PlainExecutor
-    if plans := book.plans(values):
-        context.memo = plans.memo
-        made = partial(CompiledExecutor, plans=plans)
-    found: PlainExecutor = made(
-        book.schema,
-        book.definitions,
-        book.fragments,
-        root,
+    guards: AdmissionControl | None = getattr(context, "guards", None)
+    answer = guards.new_response_budget(context) if guards else ResponseBudget()
+    context.charge_bytes = answer.charge_read_bytes
+    executor_type: Any = PlainExecutor
+    if plans := plan_cache.plans_for_variables(variable_values):
+        context.selection_cache = plans.selection_cache
+        executor_type = partial(CompiledExecutor, plans=plans)
+    found: PlainExecutor = executor_type(
+        plan_cache.schema,
+        plan_cache.definitions,
+        plan_cache.fragments,
+        root_value,
         context,
-        book.operation,
-        values,
+        plan_cache.operation,
+        variable_values,
         default_field_resolver,
         default_type_resolver,
         default_field_resolver,
         is_awaitable=optimized_is_awaitable,
         hide_suggestions=True,
         operation_extensions=extensions,
-        answer=answer,
+        response_budget=answer,
     )
     return found

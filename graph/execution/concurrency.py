@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from graphql.pyutils import gather_with_cancel
 
-from graph.execution.list_steps import close_unstarted
+from graph.execution.list_steps import close_unstarted_coroutines
 
 
 class FieldTask(asyncio.Task[Any]):
@@ -23,7 +23,7 @@ class FieldTask(asyncio.Task[Any]):
         coroutine = self.get_coro()
         if iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED:
             frame = cast("FrameType", coroutine.cr_frame)
-            close_unstarted(list(frame.f_locals.values()))
+            close_unstarted_coroutines(list(frame.f_locals.values()))
         return super().cancel(msg)
 
 

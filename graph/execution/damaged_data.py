@@ -4,28 +4,32 @@ import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from models.errors import Damaged
+from models.errors import DamagedContent
 
 log = logging.getLogger(__name__)
 
-MOST_LOGGED = 10  # per log line
+MAX_LOGGED_OBJECTS = 10  # per log line
 
 
-class DamageFacts(NamedTuple):
+class DamageErrorBody(NamedTuple):
     """The message and the extensions of a GraphQL error for damaged bytes."""
 
     message: str
     extensions: dict[str, Any]
 
 
-def damage_facts(request_id: str) -> DamageFacts:
+def damage_error_body(request_id: str) -> DamageErrorBody:
     """Return the error for the client. It has the request ID, but doesn't name the object."""
-    refusal = Damaged()
-    return DamageFacts(refusal.message, {"code": str(refusal.code), "requestId": request_id})
+    error = DamagedContent()
+    return DamageErrorBody(error.message, {"code": str(error.code), "requestId": request_id})
 
 
-def log_damage(damages: Iterable[object], request_id: str, path: str) -> None:
+def log_damage(damaged_objects: Iterable[object], request_id: str, first_field: str) -> None:
     """Log the damaged objects of a request in one line, with the path of the first field."""
-    named = list(dict.fromkeys(map(str, damages)))
-    extra = {"request_id": request_id, "path": path, "damage": "; ".join(named[:MOST_LOGGED])}
+    descriptions = list(dict.fromkeys(map(str, damaged_objects)))
+    extra = {
+        "request_id": request_id,
+        "path": first_field,
+        "damage": "; ".join(descriptions[:MAX_LOGGED_OBJECTS]),
+    }
     log.warning("stored bytes are damaged", extra=extra)

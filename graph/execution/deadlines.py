@@ -15,9 +15,9 @@ class DeadlineExceeded(Exception):
     stored a change.
     """
 
-    def __init__(self, *, committed: bool | None = None, begun: bool = True) -> None:
+    def __init__(self, *, committed: bool | None = None, has_begun: bool = True) -> None:
         self.committed = committed
-        if not begun:
+        if not has_begun:
             text = "The time for the operation ended before this field began. Nothing was changed."
         elif committed:
             text = "The operation took too long. The changes of this field are stored, but its "
@@ -31,8 +31,8 @@ class DeadlineExceeded(Exception):
     @property
     def extensions(self) -> dict[str, Any]:
         """The `extensions` of the GraphQL error."""
-        known = {} if self.committed is None else {"committed": self.committed}
-        return {"code": "DEADLINE_EXCEEDED", **known}
+        commit_state = {} if self.committed is None else {"committed": self.committed}
+        return {"code": "DEADLINE_EXCEEDED", **commit_state}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class FieldDeadline:
     ends_at: float
     error: DeadlineExceeded | None = None
 
-    async def run(self, field: Callable[[], Any]) -> Any:
+    async def run_field(self, resolve_field: Callable[[], Any]) -> Any:
         """Run one root field and return its completed value.
 
         Raises DeadlineExceeded if it has not ended at the deadline.
@@ -53,16 +53,16 @@ class FieldDeadline:
         if self.error is not None:
             raise self.error
         if asyncio.get_running_loop().time() >= self.ends_at:
-            raise DeadlineExceeded(committed=False, begun=False)
-        progress, before = WorkProgress(), current_work.get()
+            raise DeadlineExceeded(committed=False, has_begun=False)
+        progress, previous = WorkProgress(), current_work.get()
         current_work.set(progress)
         try:
             async with asyncio.timeout_at(self.ends_at) as clock:
-                result = field()
+                result = resolve_field()
                 return await result if isinstance(result, Awaitable) else result
         except TimeoutError:
             if not clock.expired():
                 raise
             raise DeadlineExceeded(committed=progress.committed) from None
         finally:
-            current_work.set(before)
+            current_work.set(previous)

@@ -2,21 +2,23 @@
 
 from datetime import datetime, timedelta
 
-WHOLE = "type({v}) is not int or not -9007199254740992 < {v} < 9007199254740992"
+SAFE_INTEGER_CHECK = "type({v}) is not int or not -9007199254740992 < {v} < 9007199254740992"
 # by scalar: the expression that is true if a value `{v}` must be converted
-OTHER = {
+INVALID_VALUE_CHECKS = {
     "String": "type({v}) is not str",
     "ID": "type({v}) is not str",
     "Boolean": "type({v}) is not bool",
     "Int": "type({v}) is not int or not -2147483648 <= {v} <= 2147483647",
     "Float": "type({v}) is not float or not isfinite({v})",
-    "BigInt": WHOLE,
-    "ByteSize": WHOLE,
+    "BigInt": SAFE_INTEGER_CHECK,
+    "ByteSize": SAFE_INTEGER_CHECK,
     "URL": "type({v}) is not str",
     "EmailAddress": "type({v}) is not str",
 }
 
-TEXTS = frozenset(("String", "ID", "URL", "EmailAddress"))  # counted by length
-SHORT = frozenset(("Boolean", "Int", "Float", "BigInt", "ByteSize"))  # counted by a fixed size
+TEXT_SCALARS = frozenset(("String", "ID", "URL", "EmailAddress"))  # counted by length
+FIXED_SIZE_SCALARS = frozenset(
+    ("Boolean", "Int", "Float", "BigInt", "ByteSize")
+)  # counted by a fixed size
 
-USUAL = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})
+NEVER_AWAITABLE_TYPES = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})

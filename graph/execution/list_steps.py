@@ -6,8 +6,8 @@ from time import thread_time
 from typing import Any
 
 # Dataloaders batch the keys of one step: most requests need no second step.
-STEP_SECONDS = 0.02
-LONG_LIST = 250  # of a list, completed by one call of generated code
+MAX_STEP_CPU_SECONDS = 0.02
+MAX_ITEMS_PER_CALL = 250  # of a list, completed by one call of generated code
 
 
 class StepClock:
@@ -24,7 +24,7 @@ class StepClock:
             self._started = thread_time()
             asyncio.get_running_loop().call_soon(self._reset)
             return False
-        return thread_time() - self._started > STEP_SECONDS
+        return thread_time() - self._started > MAX_STEP_CPU_SECONDS
 
     def _reset(self) -> None:
         self._started = None
@@ -35,7 +35,7 @@ class StepClock:
         self._started = None
 
 
-def close_unstarted(value: Any) -> None:
+def close_unstarted_coroutines(value: Any) -> None:
     """Close the unstarted coroutines in a value, and the coroutines in their variables.
 
     Python warns of a coroutine that is neither awaited nor closed. Closing one does not close

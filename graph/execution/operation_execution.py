@@ -16,94 +16,125 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType as Kind
 
-from graph.execution.compiled_executor import CompiledExecutor, executor_class, executor_of
-from graph.execution.damaged_data import damage_facts, log_damage
+from graph.execution.compiled_executor import CompiledExecutor, create_executor, executor_class
+from graph.execution.damaged_data import damage_error_body, log_damage
 from graph.execution.deadlines import DeadlineExceeded, FieldDeadline
-from graph.execution.documents.cost_limits import Limits
-from graph.execution.documents.document_cache import NO_NUL, Documents, Known, has_nul, refused
-from graph.execution.resolver_binding import quicken
-from graph.execution.resolver_plans import Book
-from graph.execution.response_size import AnswerBudget, AnswerTooLarge
-from graph.execution.telemetry import Observed
-from graph.http.admission_control import Guards, Live, Presence, Reader, Running
-from graph.http.graphql_request import Question
+from graph.execution.documents.cost_limits import OperationLimits
+from graph.execution.documents.document_cache import (
+    NUL_ERROR,
+    DocumentCache,
+    PreparedDocument,
+    has_nul,
+    refused_document,
+)
+from graph.execution.resolver_binding import bind_resolvers
+from graph.execution.resolver_plans import PlanCache
+from graph.execution.response_size import ResponseBudget, ResponseTooLarge
+from graph.execution.telemetry import OperationObserver
+from graph.http.admission_control import (
+    AdmissionControl,
+    AdmittedOperation,
+    ConnectionRegistry,
+    RequestClient,
+    SocketReader,
+)
+from graph.http.graphql_request import GraphqlRequest
 from graph.subscriptions import result_stream
-from graph.types.mutations import Batch, together
-from mail.storage.blobs.errors import Corrupt
-from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
-from models.runtime.concurrency_limits import Seat
+from graph.types.mutations import AtomicBatch, execute_atomically
+from mail.storage.blobs.errors import CorruptBlob
+from models.errors import (
+    ErrorCode,
+    Forbidden,
+    InvalidInput,
+    RateLimited,
+    RequestError,
+    Unauthenticated,
+)
+from models.runtime.concurrency_limits import ConcurrencySlot
 from models.store.committed_transactions import WorkProgress, current_work
-from models.store.outages import StoreUnavailable, unavailable
-from models.users.roles import Role, opened
+from models.store.outages import StorageUnavailable, storage_failure
+from models.users.roles import Role, expand_scopes
 from resolvers.changes import stream_reader
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
 # extensions.code of a refused query
-RULES = {"id": "BAD_ID", "cursor": "BAD_CURSOR", "page": "BAD_PAGINATION"}
-NO_LIMITS_SET = Limits()
-STRANGER = "sign in first: no valid credential was sent"
+ERROR_CODE_BY_CONSTRAINT = {"id": "BAD_ID", "cursor": "BAD_CURSOR", "page": "BAD_PAGINATION"}
+DEFAULT_LIMITS = OperationLimits()
+NOT_SIGNED_IN = "sign in first: no valid credential was sent"
 
 
 @dataclass
-class Operation(Context):
+class OperationContext(Context):
     """The context of an operation with its HTTP request or WebSocket."""
 
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    observed: Observed | None = field(default=None, repr=False)
-    guards: Guards | None = field(default=None, repr=False)
-    presence: Presence | None = field(default=None, repr=False)  # of a request's client
-    seat: Seat | None = field(default=None, repr=False)  # of a WebSocket
-    reader: Reader | None = field(default=None, repr=False)  # the peer of a WebSocket
-    live: Live | None = field(default=None, repr=False)  # connections of this process
+    observer: OperationObserver | None = field(default=None, repr=False)
+    guards: AdmissionControl | None = field(default=None, repr=False)
+    presence: RequestClient | None = field(default=None, repr=False)  # of a request's client
+    connection_slot: ConcurrencySlot | None = field(default=None, repr=False)  # of a WebSocket
+    reader: SocketReader | None = field(default=None, repr=False)  # the peer of a WebSocket
+    live: ConnectionRegistry | None = field(default=None, repr=False)  # connections of this process
     paid: bool = False  # the cost is already charged
-    answer: AnswerBudget | None = field(default=None, repr=False)  # of the last execution
-    batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
+    answer: ResponseBudget | None = field(default=None, repr=False)  # of the last execution
+    batch: AtomicBatch | None = field(
+        default=None, repr=False
+    )  # the fields of an `@atomic` request
     field_deadline: FieldDeadline | None = field(default=None, repr=False)  # of a mutation
     trial_end: AsyncExitStack | None = field(default=None, repr=False)  # of the current root field
 
 
-NO_BUGS = (
-    AnswerTooLarge,
-    Corrupt,
-    Refused,
+EXPECTED_ERRORS = (
+    ResponseTooLarge,
+    CorruptBlob,
+    RequestError,
     DeadlineExceeded,
     MissingQueryError,
     StrawberryInputCoercionError,
 )
 
 
-class Schema(strawberry.Schema):
+class ExecutableSchema(strawberry.Schema):
     """A schema that executes cached documents within limits and hides internal errors."""
 
     def __init__(
-        self, *args: Any, limits: Limits = NO_LIMITS_SET, compiled: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        limits: OperationLimits = DEFAULT_LIMITS,
+        compiled: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        quicken(self._schema.type_map, self.schema_converter)
+        bind_resolvers(self._schema.type_map, self.schema_converter)
         self.limits = limits
-        self.use(compiled=compiled)
+        self.choose_executor(is_compiled=compiled)
 
-    def use(self, *, compiled: bool) -> None:
+    def choose_executor(self, *, is_compiled: bool) -> None:
         """Choose compiled or plain execution. A change clears the document cache."""
-        chosen = executor_class(compiled=compiled)
+        chosen = executor_class(is_compiled=is_compiled)
         if chosen is not self.execution_context_class:
             self.execution_context_class = chosen
             compiles = issubclass(chosen, CompiledExecutor)
-            self.documents = Documents(self._schema, self.limits, compiles=compiles)
+            self.documents = DocumentCache(self._schema, self.limits, can_compile=compiles)
 
-    def find(self, context: Any, text: str, name: str | None) -> Known:
+    def find_document(
+        self, context: Any, text: str, operation_name: str | None
+    ) -> PreparedDocument:
         """Return a prepared document with its operation.
 
         The caller is charged for reading a document that is not cached. A document that can't be
         run has faults.
         """
-        guards: Guards | None = getattr(context, "guards", None)
-        unknown = guards is not None and not self.documents.has(text, name)
-        error = guards.unread(context, text) if guards and unknown else None
-        return refused(name, error) if error else self.documents.find(text, name)
+        guards: AdmissionControl | None = getattr(context, "guards", None)
+        unknown = guards is not None and not self.documents.is_cached(text, operation_name)
+        error = guards.charge_document_reading(context, text) if guards and unknown else None
+        return (
+            refused_document(operation_name, error)
+            if error
+            else self.documents.find_or_read(text, operation_name)
+        )
 
     async def execute(
         self,
@@ -122,30 +153,39 @@ class Schema(strawberry.Schema):
         """
         if not query:
             raise MissingQueryError
-        context: Operation = context_value  # type: ignore[assignment]  # ty: ignore
+        context: OperationContext = context_value  # type: ignore[assignment]  # ty: ignore
         # a WebSocket has one context for all its operations
         if getattr(context, "presence", None) is None:
-            context = context.fresh()
-        with Observed(context, query) as observed:
-            known = self.find(context, query, operation_name)
-            observed.judged(known)
-            if known.kind.value not in {kind.value for kind in allowed_operation_types or Kind}:
-                raise InvalidOperationTypeError(Kind(known.kind.value))
-            verdict = judged(known, variable_values, context, self.limits)
+            context = context.fresh_copy()
+        with OperationObserver(context, query) as observed:
+            document = self.find_document(context, query, operation_name)
+            observed.set_document(document)
+            if document.operation_type.value not in {
+                kind.value for kind in allowed_operation_types or Kind
+            }:
+                raise InvalidOperationTypeError(Kind(document.operation_type.value))
+            verdict = check_operation(document, variable_values, context, self.limits)
             result: ExecutionResult
-            if verdict.refusals or known.book is None:
-                result = PreExecutionError(data=None, errors=verdict.refusals)
+            if verdict.errors or document.plan_cache is None:
+                result = PreExecutionError(data=None, errors=verdict.errors)
             else:
-                given = variable_values or {}
-                run = Run(known, known.book, given, context, root_value, operation_extensions)
-                result = await self._run(run)
+                raw_variables = variable_values or {}
+                run = OperationRun(
+                    document,
+                    document.plan_cache,
+                    raw_variables,
+                    context,
+                    root_value,
+                    operation_extensions,
+                )
+                result = await self._run_until_deadline(run)
                 if context_value is not None:
                     context_value.answer = context.answer
-            self.finish(result, context)
+            self.finish_result(result, context)
             if verdict.cost:
                 result.extensions = {"cost": verdict.cost}
                 observed.cost = verdict.cost["requested"]
-            observed.sent = result
+            observed.result = result
         return result
 
     async def stream(
@@ -159,72 +199,82 @@ class Schema(strawberry.Schema):
         allowed_operation_types: Iterable[Kind] | None = None,
     ) -> Any:
         """Return the results of any operation; a query or mutation has one result."""
-        asked = Question(query or "", variable_values, operation_name, operation_extensions)
-        return self._results(asked, context_value)
+        request = GraphqlRequest(query or "", variable_values, operation_name, operation_extensions)
+        return self._stream_results(request, context_value)
 
-    async def _results(self, asked: Question, context: Any) -> AsyncGenerator[ExecutionResult]:
-        async with aclosing(result_stream.stream(self, asked, context, encoded=False)) as results:
-            async for told in results:
-                yield told.result
+    async def _stream_results(
+        self, request: GraphqlRequest, context: Any
+    ) -> AsyncGenerator[ExecutionResult]:
+        async with aclosing(
+            result_stream.stream_results(self, request, context, is_encoded=False)
+        ) as results:
+            async for result in results:
+                yield result.result
 
-    def judge(
-        self, known: Known, variables: dict[str, Any] | None, context: Context
+    def check_document(
+        self, document: PreparedDocument, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
         """Return the errors for which a document must not be run."""
-        return judged(known, variables, context, self.limits).refusals
+        return check_operation(document, variables, context, self.limits).errors
 
-    def finish(self, result: ExecutionResult, context: Context) -> None:
+    def finish_result(self, result: ExecutionResult, context: Context) -> None:
         """Log the internal errors of a result and make its errors public."""
         if result.errors:
-            self._report(result.errors, context)
-            settle(result, context)
+            self._log_errors(result.errors, context)
+            make_errors_public(result, context)
 
-    async def _run(self, run: "Run") -> ExecutionResult:
+    async def _run_until_deadline(self, run: "OperationRun") -> ExecutionResult:
         """Run an operation until its end or its deadline."""
-        if run.lasts:  # a mutation whose fields are committed one by one
-            return await self._run_fields(run)
-        work = WorkProgress()
-        current_work.set(work)
+        if run.outlives_client:  # a mutation whose fields are committed one by one
+            return await self._run_mutation_fields(run)
+        progress = WorkProgress()
+        current_work.set(progress)
         try:
             async with asyncio.timeout(self.limits.deadline) as clock:
-                with Running(run.context, lasts=run.lasts):
-                    await self._place(run)
-                    return await (together(run) if run.known.atomic else run.execute())
+                with AdmittedOperation(run.context, outlives_client=run.outlives_client):
+                    await self._read_query_position(run)
+                    return await (
+                        execute_atomically(run) if run.document.is_atomic else run.execute()
+                    )
         except TimeoutError as late:
-            if clock.expired() and run.known.atomic:
-                return await run.atomic_result_at_deadline(committed=work.committed)
+            if clock.expired() and run.document.is_atomic:
+                return await run.atomic_result_at_deadline(committed=progress.committed)
             cause: Exception = DeadlineExceeded() if clock.expired() else late
         except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
             cause = error
         finally:
             current_work.set(None)
-            run.context.forget()  # loaders and context refer to each other
+            run.context.clear_loaded()  # loaders and context refer to each other
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
 
-    async def _run_fields(self, run: "Run") -> ExecutionResult:
+    async def _run_mutation_fields(self, run: "OperationRun") -> ExecutionResult:
         """Run a mutation. Each of its fields ends at the deadline."""
         ends_at = asyncio.get_running_loop().time() + self.limits.deadline
         run.context.field_deadline = FieldDeadline(ends_at)
         try:
-            with Running(run.context, lasts=run.lasts):
+            with AdmittedOperation(run.context, outlives_client=run.outlives_client):
                 return await run.execute()
         except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
             return PreExecutionError(None, [GraphQLError(str(error), original_error=error)])
         finally:
             run.context.field_deadline = None
-            run.context.forget()
+            run.context.clear_loaded()
 
-    async def _place(self, run: "Run") -> None:
+    async def _read_query_position(self, run: "OperationRun") -> None:
         """Read the journal position before any state, if the query asks for a cursor."""
-        known, context = run.known, run.context
-        if known.placed and known.kind is OperationType.QUERY and context.viewer.user_id:
-            context.begun = await stream_reader.standing(context)
+        document, context = run.document, run.context
+        if (
+            document.reads_user_cursor
+            and document.operation_type is OperationType.QUERY
+            and context.viewer.user_id
+        ):
+            context.query_position = await stream_reader.load_current_positions(context)
 
-    def _report(self, errors: Sequence[GraphQLError], context: object) -> None:
+    def _log_errors(self, errors: Sequence[GraphQLError], context: object) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}
         if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
             log.warning("an operation was ended at its deadline", extra=extra)
-        damaged = [error for error in errors if isinstance(error.original_error, Corrupt)]
+        damaged = [error for error in errors if isinstance(error.original_error, CorruptBlob)]
         if damaged:
             causes = [error.original_error for error in damaged]
             log_damage(causes, extra["request_id"], ".".join(map(str, damaged[0].path or ())))
@@ -235,20 +285,22 @@ class Schema(strawberry.Schema):
             log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
 
 
-class Run(NamedTuple):
+class OperationRun(NamedTuple):
     """One run of an operation."""
 
-    known: Known
-    book: Book
+    document: PreparedDocument
+    plan_cache: PlanCache
     variables: dict[str, Any]
-    context: Operation
-    root: Any
+    context: OperationContext
+    root_value: Any
     extensions: dict[str, Any] | None
 
     @property
-    def lasts(self) -> bool:
+    def outlives_client(self) -> bool:
         """True if it continues without its client, since some fields may be committed."""
-        return self.known.kind is OperationType.MUTATION and not self.known.atomic
+        return (
+            self.document.operation_type is OperationType.MUTATION and not self.document.is_atomic
+        )
 
     async def atomic_result_at_deadline(self, *, committed: bool) -> ExecutionResult:
         """Return the result of an `@atomic` request at its deadline.
@@ -264,66 +316,78 @@ class Run(NamedTuple):
 
     async def execute(self) -> ExecutionResult:
         """Execute the operation once and return its result."""
-        values = self.book.values(self.variables)
+        values = self.plan_cache.coerce_variables(self.variables)
         if isinstance(values, list):
             return ExecutionResult(None, values)
-        executor = executor_of(self.book, values, self.root, self.context, self.extensions)
-        self.context.answer = executor.answer
-        found: Any = executor.execute_operation()
-        if optimized_is_awaitable(found):
-            found = await found
-        return ExecutionResult(found.data, found.errors)
+        executor = create_executor(
+            self.plan_cache, values, self.root_value, self.context, self.extensions
+        )
+        self.context.answer = executor.response_budget
+        response: Any = executor.execute_operation()
+        if optimized_is_awaitable(response):
+            response = await response
+        return ExecutionResult(response.data, response.errors)
 
 
-class Verdict(NamedTuple):
+class DocumentCheck(NamedTuple):
     """The errors of an operation that must not be run, and its cost (None if it is invalid)."""
 
-    refusals: list[GraphQLError]
+    errors: list[GraphQLError]
     cost: dict[str, int] | None = None
 
 
-def judged(
-    known: Known, variables: dict[str, Any] | None, context: Context, limits: Limits
-) -> Verdict:
+def check_operation(
+    document: PreparedDocument,
+    variables: dict[str, Any] | None,
+    context: Context,
+    limits: OperationLimits,
+) -> DocumentCheck:
     """Check whether the viewer may run a document with these variables, and charge its cost."""
-    if known.faults:
-        return Verdict([fault.error() for fault in known.faults])
+    if document.faults:
+        return DocumentCheck([fault.to_error() for fault in document.faults])
     if variables and has_nul(variables):
-        return Verdict([_error(NO_NUL, "BAD_USER_INPUT")])
+        return DocumentCheck([_coded_error(NUL_ERROR, "BAD_USER_INPUT")])
     viewer = context.viewer
-    cost = {"requested": known.cost(variables), "maximum": limits.budget(viewer.role)}
-    refusal = next(_refusals(known, context, cost), None)
-    return Verdict([refusal] if refusal else [], cost)
+    cost = {
+        "requested": document.cost_with_variables(variables),
+        "maximum": limits.max_cost_of_role(viewer.role),
+    }
+    refusal = next(_permission_errors(document, context, cost), None)
+    return DocumentCheck([refusal] if refusal else [], cost)
 
 
-def _refusals(known: Known, context: Context, cost: dict[str, int]) -> Iterator[GraphQLError]:
+def _permission_errors(
+    document: PreparedDocument, context: Context, cost: dict[str, int]
+) -> Iterator[GraphQLError]:
     viewer, guards = context.viewer, getattr(context, "guards", None)
     stranger = viewer.role is Role.PUBLIC
-    if viewer.read_only and known.kind is OperationType.MUTATION:
-        yield _error("this credential is for reading only", "FORBIDDEN")
-    for name in sorted(known.fields - viewer.operations if viewer.operations else ()):
-        yield _error(f"this key is not for {name}", "FORBIDDEN")
-    for scope in sorted(known.scopes - opened(viewer.scopes)):
+    if viewer.read_only and document.operation_type is OperationType.MUTATION:
+        yield _coded_error("this credential is for reading only", "FORBIDDEN")
+    for name in sorted(
+        document.root_fields - viewer.allowed_operations if viewer.allowed_operations else ()
+    ):
+        yield _coded_error(f"this key is not for {name}", "FORBIDDEN")
+    for scope in sorted(document.scopes - expand_scopes(viewer.scopes)):
         if stranger:
-            yield _error(STRANGER, "UNAUTHENTICATED")
-        yield _error(f"this needs the scope {scope}", "FORBIDDEN")
-    if known.introspects and guards and (code := guards.hides(viewer)):
-        yield _error("the schema is not shown here", code)
+            yield _coded_error(NOT_SIGNED_IN, "UNAUTHENTICATED")
+        yield _coded_error(f"this needs the scope {scope}", "FORBIDDEN")
+    if document.is_introspection and guards and (code := guards.introspection_error_code(viewer)):
+        yield _coded_error("the schema is not shown here", code)
     if cost["requested"] > cost["maximum"]:
         message = "the operation costs {requested}, {maximum} are allowed"
-        yield _error(message.format(**cost), "QUERY_TOO_COMPLEX")
+        yield _coded_error(message.format(**cost), "QUERY_TOO_COMPLEX")
     if guards and not getattr(context, "paid", False):
-        yield from guards.charge(context, cost)
+        yield from guards.charge_operation(context, cost)
 
 
-def _error(message: str, code: str) -> GraphQLError:
+def _coded_error(message: str, code: str) -> GraphQLError:
     return GraphQLError(message, extensions={"code": code})
 
 
 def is_bug(error: GraphQLError) -> bool:
     """True if an error is a bug of the server: not expected and not caused by the client."""
     cause = error.original_error
-    if cause is None or isinstance(cause, NO_BUGS) or unavailable(cause):
+    if cause is None or isinstance(cause, EXPECTED_ERRORS) or storage_failure(cause):
         return False
     if isinstance(cause, GraphQLError):  # of the type of an argument or of a field's value
         inside = error.path is not None and not error.message.startswith("Argument '")
@@ -331,14 +395,14 @@ def is_bug(error: GraphQLError) -> bool:
     return True
 
 
-def settle(result: Any, context: object) -> None:
+def make_errors_public(result: Any, context: object) -> None:
     """Replace the errors of a result by public errors: with codes, without internal details."""
     errors: list[GraphQLError] | None = getattr(result, "errors", None)
     if errors:
-        result.errors = [_settled(error, context) for error in errors]
+        result.errors = [_public_error(error, context) for error in errors]
 
 
-def _settled(error: GraphQLError, context: object) -> GraphQLError:
+def _public_error(error: GraphQLError, context: object) -> GraphQLError:
     message, extensions = error.message, error.extensions or {}
     viewer = getattr(context, "viewer", None)
     if is_bug(error):
@@ -347,28 +411,32 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
             "code": "INTERNAL_SERVER_ERROR",
             "requestId": getattr(context, "request_id", ""),
         }
-    elif isinstance(error.original_error, Corrupt):
-        message, extensions = damage_facts(getattr(context, "request_id", ""))
-    elif failure := unavailable(error.original_error):
-        message, extensions = failure.message, outage_facts(failure)
-    elif isinstance(error.original_error, Refused):
-        extensions = facts(error.original_error)
-    elif isinstance(error.original_error, AnswerTooLarge | DeadlineExceeded):
+    elif isinstance(error.original_error, CorruptBlob):
+        message, extensions = damage_error_body(getattr(context, "request_id", ""))
+    elif failure := storage_failure(error.original_error):
+        message, extensions = failure.message, outage_extensions(failure)
+    elif isinstance(error.original_error, RequestError):
+        extensions = error_extensions(error.original_error)
+    elif isinstance(error.original_error, ResponseTooLarge | DeadlineExceeded):
         extensions = error.original_error.extensions
     elif isinstance(error.original_error, StrawberryInputCoercionError):
         message = "A member of an input is null that may be left out, but not be null."
         extensions = {"code": "BAD_USER_INPUT"}
     elif "code" not in extensions:  # a variable or an argument of the wrong type
         extensions = {"code": "BAD_USER_INPUT"}
-    guards: Guards | None = getattr(context, "guards", None)
-    if viewer is None or viewer.role is Role.PUBLIC or (guards and guards.hides(viewer)):
+    guards: AdmissionControl | None = getattr(context, "guards", None)
+    if (
+        viewer is None
+        or viewer.role is Role.PUBLIC
+        or (guards and guards.introspection_error_code(viewer))
+    ):
         message = message.partition(" Did you mean ")[0]
-    made = GraphQLError(message, path=error.path, extensions=extensions)
-    made.locations = error.locations
-    return made
+    public_error = GraphQLError(message, path=error.path, extensions=extensions)
+    public_error.locations = error.locations
+    return public_error
 
 
-def outage_facts(failure: StoreUnavailable) -> dict[str, Any]:
+def outage_extensions(failure: StorageUnavailable) -> dict[str, Any]:
     """Return the extensions of a temporary failure: the component and the time to retry."""
     seconds = max(1, round(failure.retry_after.total_seconds()))
     return {
@@ -379,19 +447,19 @@ def outage_facts(failure: StoreUnavailable) -> dict[str, Any]:
     }
 
 
-def facts(refusal: Refused) -> dict[str, Any]:
+def error_extensions(error: RequestError) -> dict[str, Any]:
     """Return the extensions of a typed error: the code, and for RateLimited the seconds to wait."""
-    match refusal:
+    match error:
         case Unauthenticated():
             return {"code": "UNAUTHENTICATED"}
         case Forbidden():
             return {"code": "FORBIDDEN"}
-        case Invalid():
-            return {"code": RULES.get(refusal.constraint, "BAD_USER_INPUT")}
+        case InvalidInput():
+            return {"code": ERROR_CODE_BY_CONSTRAINT.get(error.constraint, "BAD_USER_INPUT")}
         case RateLimited():
-            seconds = max(1, round(refusal.retry_after.total_seconds()))
+            seconds = max(1, round(error.retry_after.total_seconds()))
             return {"code": "RATE_LIMITED", "retryAfterSeconds": seconds}
-        case _ if refusal.code is Code.VALIDATION:
+        case _ if error.code is ErrorCode.VALIDATION:
             return {"code": "BAD_USER_INPUT"}
         case _:
-            return {"code": str(refusal.code)}
+            return {"code": str(error.code)}

@@ -24,16 +24,16 @@ from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from graph.execution.concurrency import gather_results
 from graph.execution.deadlines import DeadlineExceeded, FieldDeadline
-from graph.execution.list_steps import StepClock, close_unstarted
-from graph.execution.response_size import OVERHEAD, AnswerBudget, size_of
-from graph.types.object_views import Listed
+from graph.execution.list_steps import StepClock, close_unstarted_coroutines
+from graph.execution.response_size import FIELD_OVERHEAD_BYTES, ResponseBudget, json_size
+from graph.types.object_views import ViewList
 
 
-def _untracked(_awaitables: Sequence[Any]) -> None:
+def _ignore_pending_work(_awaitables: Sequence[Any]) -> None:
     """Ignore pending awaitables: a cancelled operation cancels its own tasks."""
 
 
-HELPERS = GraphQLResolveInfoHelpers(gather=gather_results, track=_untracked)
+RESOLVE_INFO_HELPERS = GraphQLResolveInfoHelpers(gather=gather_results, track=_ignore_pending_work)
 
 
 @dataclass
@@ -41,29 +41,32 @@ class _CompletedValues:
     """The completed items of a list or fields of an object; some may be coroutines."""
 
     results: Any  # a list, or a dict by name
-    awaited: list[Any]  # indexes or names of the coroutines
+    pending_keys: list[Any]  # indexes or names of the coroutines
 
     @property
     def pending(self) -> list[Any]:
-        return [self.results[key] for key in self.awaited]
+        return [self.results[key] for key in self.pending_keys]
 
-    def settle(self) -> Any:
+    def results_or_coroutine(self) -> Any:
         """Return the results, or a coroutine that returns them if some are coroutines."""
-        return _settle(self.results, self.awaited) if self.awaited else self.results
+        return (
+            _await_pending(self.results, self.pending_keys) if self.pending_keys else self.results
+        )
 
 
-async def _settle(results: Any, awaited: list[Any]) -> Any:
+async def _await_pending(results: Any, pending_keys: list[Any]) -> Any:
     """Replace each coroutine by its result and return `results`.
 
     A single coroutine is awaited without a task.
 
-    The parameters are a list or dict so that `close_unstarted` finds the coroutines in them.
+    The parameters are a list or dict so that `close_unstarted_coroutines` finds the coroutines in
+    them.
     """
-    if len(awaited) == 1:
-        results[awaited[0]] = await results[awaited[0]]
+    if len(pending_keys) == 1:
+        results[pending_keys[0]] = await results[pending_keys[0]]
         return results
-    values = await gather_results([results[key] for key in awaited])
-    for key, value in zip(awaited, values, strict=True):
+    values = await gather_results([results[key] for key in pending_keys])
+    for key, value in zip(pending_keys, values, strict=True):
         results[key] = value
     return results
 
@@ -71,22 +74,22 @@ async def _settle(results: Any, awaited: list[Any]) -> Any:
 class PlainExecutor(ExecutorThrowingOnIncremental):
     """graphql-core's executor with a response limit, long lists in steps and deadlines.
 
-    It makes no suggestions for names in variables: graphql-core fails at letters such as "İ".
+    It makes no suggestions for names in variables: graphql-core fails at characters such as "İ".
     """
 
     def __init__(
         self,
         *args: Any,
         operation_extensions: Any = None,
-        answer: AnswerBudget | None = None,
+        response_budget: ResponseBudget | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.answer = answer or AnswerBudget()
-        self.step = StepClock()
+        self.response_budget = response_budget or ResponseBudget()
+        self.step_clock = StepClock()
         self.operation_extensions = operation_extensions
         # graphql-core's helpers refer to the executor: a response would not be freed at once
-        self.async_helpers = HELPERS
+        self.async_helpers = RESOLVE_INFO_HELPERS
 
     def build_resolve_info(
         self,
@@ -104,7 +107,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
     ) -> Any:
         """Complete a scalar or enum and count its bytes."""
         completed = super().complete_leaf_value(return_type, result)
-        self.answer.take(size_of(completed))
+        self.response_budget.add_response_bytes(json_size(completed))
         return completed
 
     def execute_fields(
@@ -116,7 +119,9 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         position_context: Any,
     ) -> Any:
         """Execute the fields of an object concurrently and count the bytes of their names."""
-        self.answer.take(OVERHEAD * len(grouped_field_set) + sum(map(len, grouped_field_set)))
+        self.response_budget.add_response_bytes(
+            FIELD_OVERHEAD_BYTES * len(grouped_field_set) + sum(map(len, grouped_field_set))
+        )
         completed = _CompletedValues({}, [])
         try:
             for name, details in grouped_field_set.items():
@@ -128,12 +133,12 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
                     continue
                 completed.results[name] = result
                 if self.is_awaitable(result):
-                    completed.awaited.append(name)
+                    completed.pending_keys.append(name)
         except Exception:
-            if completed.awaited:
+            if completed.pending_keys:
                 self.settle_in_background(completed.pending)
             raise
-        return completed.settle()
+        return completed.results_or_coroutine()
 
     def execute_field(
         self,
@@ -145,7 +150,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
     ) -> Any:
         """Resolve and complete a field."""
         if path.prev is None:
-            self.answer.begin_field()
+            self.response_budget.start_root_field()
         return super().execute_field(
             parent_type, source, field_details_list, path, position_context
         )
@@ -160,7 +165,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         position_context: Any,
     ) -> Any:
         """Complete a list, in several steps of the event loop if one would take too long."""
-        if not isinstance(items, list | Listed):
+        if not isinstance(items, list | ViewList):
             ordinary = super().complete_iterable_value
             return ordinary(item_type, field_details_list, info, path, items, position_context)
         completed = _CompletedValues([], [])
@@ -168,49 +173,49 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         def complete(index: int) -> None:
             item, results = items[index], completed.results
             item_path = path.add_key(index, None)
-            given = item_type, field_details_list, info, item_path, position_context
+            arguments = item_type, field_details_list, info, item_path, position_context
             if self.is_awaitable(item):
-                results.append(self.complete_awaitable_list_item_value(item, *given))
-                completed.awaited.append(index)
-            elif self.complete_list_item_value(item, results, *given):
-                completed.awaited.append(index)
+                results.append(self.complete_awaitable_list_item_value(item, *arguments))
+                completed.pending_keys.append(index)
+            elif self.complete_list_item_value(item, results, *arguments):
+                completed.pending_keys.append(index)
 
         last = len(items) - 1
         indexes = iter(range(len(items)))
         try:
             for index in indexes:
                 complete(index)
-                if index < last and self.step.is_over():
-                    return self._complete_rest(complete, items, indexes, completed)
+                if index < last and self.step_clock.is_over():
+                    return self._complete_remaining_items(complete, items, indexes, completed)
         except Exception:
-            self._settle_rest(items, indexes, completed)
+            self._settle_remaining_in_background(items, indexes, completed)
             raise
-        return completed.settle()
+        return completed.results_or_coroutine()
 
-    async def _complete_rest(
+    async def _complete_remaining_items(
         self,
-        complete: Callable[[int], None],
+        complete_item: Callable[[int], None],
         items: Sequence[Any],
         indexes: Iterator[int],
         completed: _CompletedValues,
     ) -> Any:
         """Complete the items with these indexes in further steps of the event loop."""
         try:
-            await self.step.pause()
+            await self.step_clock.pause()
             for index in indexes:
-                complete(index)
-                if self.step.is_over():
-                    await self.step.pause()
+                complete_item(index)
+                if self.step_clock.is_over():
+                    await self.step_clock.pause()
         except Exception:
-            self._settle_rest(items, indexes, completed)
+            self._settle_remaining_in_background(items, indexes, completed)
             raise
         except BaseException:  # the operation is cancelled: nothing of it may start any more
-            close_unstarted(completed.pending)
+            close_unstarted_coroutines(completed.pending)
             raise
-        settled = completed.settle()
-        return await settled if completed.awaited else settled
+        settled = completed.results_or_coroutine()
+        return await settled if completed.pending_keys else settled
 
-    def _settle_rest(
+    def _settle_remaining_in_background(
         self, items: Sequence[Any], indexes: Iterator[int], completed: _CompletedValues
     ) -> None:
         """Await the remaining awaitables in the background after an error, like graphql-core."""
@@ -232,12 +237,12 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         The response of a query then has only this error. In a mutation the nullable root field
         becomes null, since the other fields have run too.
         """
-        if self.answer.exceeded:
+        if self.response_budget.is_exceeded:
             mutates = self.operation.operation is OperationType.MUTATION
             if path.prev is not None or not mutates or is_non_null_type(return_type):
                 nodes = [details.node for details in field_details_list]
                 raise located_error(raw_error, nodes, path.as_list())
-            self.answer.drop_field()
+            self.response_budget.discard_root_field()
         super().handle_field_error(raw_error, return_type, field_details_list, path)
 
     def execute_fields_serially(
@@ -257,41 +262,43 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         if deadline is None:
             ordinary = super().execute_fields_serially
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
-        return self._execute_until(deadline, parent_type, source_value, grouped_field_set)
+        return self._execute_serially_until_deadline(
+            deadline, parent_type, source_value, grouped_field_set
+        )
 
-    async def _execute_until(
+    async def _execute_serially_until_deadline(
         self,
         deadline: FieldDeadline,
         parent_type: GraphQLObjectType,
         source: Any,
-        grouped: GroupedFieldSet,
+        grouped_fields: GroupedFieldSet,
     ) -> dict[str, Any]:
         results: dict[str, Any] = {}
-        for name, details in grouped.items():
+        for name, details in grouped_fields.items():
             field = self.schema.get_field(parent_type, details[0].node.name.value)
             if field is None:
                 continue
             path = Path(None, name, parent_type.name)
-            given = parent_type, source, details, path, None
-            run = partial(self._execute_root_field, partial(self.execute_field, *given))
+            arguments = parent_type, source, details, path, None
+            run = partial(self._execute_root_field, partial(self.execute_field, *arguments))
             if is_non_null_type(field.type):  # `__typename`, which takes no time
-                results[name] = self.execute_field(*given)
+                results[name] = self.execute_field(*arguments)
                 continue
             try:
-                results[name] = await deadline.run(run)
+                results[name] = await deadline.run_field(run)
             except DeadlineExceeded as late:
                 self.handle_field_error(late, field.type, details, path)
                 results[name] = None
         return results
 
-    async def _execute_root_field(self, run: Callable[[], Any]) -> Any:
+    async def _execute_root_field(self, execute_field: Callable[[], Any]) -> Any:
         """Execute a root field, then roll back its dry run (`validateOnly`) if there is one.
 
         The payload is completed before, so that it shows what the dry run has written.
         """
         async with AsyncExitStack() as trial:
             self.context_value.trial_end = trial
-            found = run()
+            found = execute_field()
             return await found if isinstance(found, Awaitable) else found
 
     @classmethod

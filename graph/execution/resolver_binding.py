@@ -24,86 +24,98 @@ from strawberry.types.base import (
 from strawberry.types.field import StrawberryField
 from strawberry.types.lazy_type import LazyType
 
-from graph.execution.strawberry_definitions import origin
-from graph.types.fields import Guard, Info
+from graph.execution.strawberry_definitions import strawberry_definition
+from graph.types.fields import FieldGuard, Info
 
-Convert = Callable[[Any], Any]
-Resolve = Callable[..., Any]
+ConvertFunction = Callable[[Any], Any]
+ResolveFunction = Callable[..., Any]
 
 
-class Inputs:
+class ArgumentConverters:
     """Converters from GraphQL values to Python arguments, created once per input type."""
 
     def __init__(self, converter: GraphQLCoreConverter) -> None:
         self._converter = converter
-        self._objects: dict[type, Convert] = {}
+        self._input_converters: dict[type, ConvertFunction] = {}
 
-    def arguments(self, field: StrawberryField) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def arguments_converter(
+        self, field: StrawberryField
+    ) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """Return the function that creates the keyword arguments of a field's resolver."""
-        named = self._converter.config.name_converter.from_argument
-        known = [(named(one), one.python_name, self._of(one.type)) for one in field.arguments]
+        public_name = self._converter.config.name_converter.from_argument
+        arguments = [
+            (public_name(one), one.python_name, self._value_converter(one.type))
+            for one in field.arguments
+        ]
 
-        def made(given: dict[str, Any]) -> dict[str, Any]:
+        def convert_arguments(given: dict[str, Any]) -> dict[str, Any]:
             return {
                 python: given[name] if convert is None else convert(given[name])
-                for name, python, convert in known
+                for name, python, convert in arguments
                 if name in given
             }
 
-        return made
+        return convert_arguments
 
-    def _of(self, kind: Any) -> Convert | None:
+    def _value_converter(self, input_type: Any) -> ConvertFunction | None:
         """Return the converter of a type; None if graphql-core's value is used unchanged.
 
         Raises TypeError for a container that no input of the schema has.
         """
-        if isinstance(kind, StrawberryMaybe):
-            return self._maybe(kind)
-        if isinstance(kind, StrawberryOptional):
-            return self._of(kind.of_type)
-        if isinstance(kind, LazyType):
-            return self._of(kind.resolve_type())
-        if isinstance(kind, StrawberryList):
-            return self._list(kind)
-        if isinstance(kind, StrawberryContainer):
-            raise TypeError(f"no input of ours: {kind}")
-        if isinstance(kind, type) and has_object_definition(kind):
-            return partial(self._object, kind)
+        if isinstance(input_type, StrawberryMaybe):
+            return self._maybe_converter(input_type)
+        if isinstance(input_type, StrawberryOptional):
+            return self._value_converter(input_type.of_type)
+        if isinstance(input_type, LazyType):
+            return self._value_converter(input_type.resolve_type())
+        if isinstance(input_type, StrawberryList):
+            return self._list_converter(input_type)
+        if isinstance(input_type, StrawberryContainer):
+            raise TypeError(f"no input of ours: {input_type}")
+        if isinstance(input_type, type) and has_object_definition(input_type):
+            return partial(self._convert_input, input_type)
         return None
 
-    def _maybe(self, kind: StrawberryMaybe) -> Convert:
-        inner, nullable = self._of(kind.of_type), isinstance(kind.of_type, StrawberryOptional)
+    def _maybe_converter(self, input_type: StrawberryMaybe) -> ConvertFunction:
+        inner, nullable = (
+            self._value_converter(input_type.of_type),
+            isinstance(input_type.of_type, StrawberryOptional),
+        )
 
-        def maybe(value: Any) -> Any:
+        def convert_maybe(value: Any) -> Any:
             if value is None and not nullable:
                 raise StrawberryInputCoercionError("found null")
             return Some(value if inner is None else inner(value))
 
-        return maybe
+        return convert_maybe
 
-    def _list(self, kind: StrawberryList) -> Convert:
-        inner = self._of(kind.of_type)
+    def _list_converter(self, input_type: StrawberryList) -> ConvertFunction:
+        inner = self._value_converter(input_type.of_type)
 
-        def listed(value: Any) -> Any:
+        def convert_list(value: Any) -> Any:
             if value is None or value is UNSET:
                 return value
             return list(value) if inner is None else [inner(item) for item in value]
 
-        return listed
+        return convert_list
 
-    def _object(self, kind: type, value: Any) -> Any:
+    def _convert_input(self, input_class: type, value: Any) -> Any:
         """Convert a dict to an input object. Recursive inputs need the late look-up."""
         if value is None or value is UNSET:
             return value
-        if kind not in self._objects:
-            self._objects[kind] = self._maker(kind)
-        return self._objects[kind](value)
+        if input_class not in self._input_converters:
+            self._input_converters[input_class] = self._input_converter(input_class)
+        return self._input_converters[input_class](value)
 
-    def _maker(self, kind: type) -> Convert:
-        definition = get_object_definition(kind, strict=True)
-        named = self._converter.config.name_converter.from_field
-        known = [
-            (named(one), one.python_name, self._of(one.resolve_type(type_definition=definition)))
+    def _input_converter(self, input_class: type) -> ConvertFunction:
+        definition = get_object_definition(input_class, strict=True)
+        public_name = self._converter.config.name_converter.from_field
+        input_fields = [
+            (
+                public_name(one),
+                one.python_name,
+                self._value_converter(one.resolve_type(type_definition=definition)),
+            )
             for one in definition.fields
         ]
         absent = {
@@ -112,30 +124,30 @@ class Inputs:
             if one.default_value is MISSING and one.default_factory is MISSING
         }
 
-        def maker(value: Mapping[str, Any]) -> Any:
+        def convert_fields(value: Mapping[str, Any]) -> Any:
             given = {
                 python: value[name] if convert is None else convert(value[name])
-                for name, python, convert in known
+                for name, python, convert in input_fields
                 if name in value
             }
-            return kind(**{**absent, **given})
+            return input_class(**{**absent, **given})
 
-        return maker
+        return convert_fields
 
 
-def quicken(types: Mapping[str, Any], converter: GraphQLCoreConverter) -> None:
+def bind_resolvers(graphql_types: Mapping[str, Any], converter: GraphQLCoreConverter) -> None:
     """Replace the resolvers of all fields of these types by prepared resolvers."""
-    inputs = Inputs(converter)
-    for kind in types.values():
+    inputs = ArgumentConverters(converter)
+    for kind in graphql_types.values():
         if not isinstance(kind, GraphQLObjectType):
             continue
         for field in kind.fields.values():
-            definition = origin(field)
-            if isinstance(definition, StrawberryField) and _is_ours(definition):
-                field.resolve = _resolver(definition, inputs)
+            definition = strawberry_definition(field)
+            if isinstance(definition, StrawberryField) and _can_bind_resolver(definition):
+                field.resolve = _bound_resolver(definition, inputs)
 
 
-def _is_ours(field: StrawberryField) -> bool:
+def _can_bind_resolver(field: StrawberryField) -> bool:
     resolver = field.base_resolver
     if resolver is None or field.is_subscription:
         return False
@@ -149,33 +161,33 @@ def _is_ours(field: StrawberryField) -> bool:
     )
 
 
-def _resolver(field: StrawberryField, inputs: Inputs) -> Resolve:
-    made, inner = inputs.arguments(field), _called(field)
-    guards = [one for one in field.extensions if isinstance(one, Guard)]
+def _bound_resolver(field: StrawberryField, converters: ArgumentConverters) -> ResolveFunction:
+    convert_arguments, inner = converters.arguments_converter(field), _resolver_function(field)
+    guards = [one for one in field.extensions if isinstance(one, FieldGuard)]
     for extension in field.extensions:  # the last extension is the outermost
-        if type(extension) is not Guard:
+        if type(extension) is not FieldGuard:
             inner = partial(extension.resolve_async, inner)
 
     def resolve(source: Any, raw: Any, /, **given: Any) -> Any:
         for guard in guards:  # before the conversion of arguments, which can fail
-            if (refusal := guard.refuse(raw)) is not None:
+            if (refusal := guard.refusal_value(raw)) is not None:
                 return refusal
-        return inner(source, Info(_raw_info=raw, _field=field), **made(given))
+        return inner(source, Info(_raw_info=raw, _field=field), **convert_arguments(given))
 
     return resolve
 
 
-def _called(field: StrawberryField) -> Resolve:
+def _resolver_function(field: StrawberryField) -> ResolveFunction:
     """Return a call of the resolver function with `self` and `info` if it has them."""
     resolver = field.base_resolver
     assert resolver is not None  # noqa: S101 - `_can_bind_resolver` has checked it
-    function = cast("Resolve", resolver.wrapped_func)
-    bound, asks = resolver.self_parameter, resolver.info_parameter
-    if asks is None and bound is None:
+    function = cast("ResolveFunction", resolver.wrapped_func)
+    self_parameter, info_parameter = resolver.self_parameter, resolver.info_parameter
+    if info_parameter is None and self_parameter is None:
         return lambda _source, _info, **given: function(**given)
-    if asks is None:
+    if info_parameter is None:
         return lambda source, _info, **given: function(source, **given)
-    name = asks.name
-    if bound is None:
+    name = info_parameter.name
+    if self_parameter is None:
         return lambda _source, info, **given: function(**{name: info}, **given)
     return lambda source, info, **given: function(source, **{name: info}, **given)

@@ -33,18 +33,21 @@ from graphql.execution.collect_fields import (
 )
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
-from graph.execution.code_generator import Complete, Writer
-from graph.execution.generated_code import Bail, LargeValue
-from graph.execution.variables import Signatures, coerced, signatures
+from graph.execution.code_generator import CompleteFunction, FunctionWriter
+from graph.execution.generated_code import FallbackNeeded, LargeValue
+from graph.execution.variables import Signatures, coerce_variables, variable_signatures
 
 log = logging.getLogger(__name__)
 
-ERRORS_MAX = 10
-OUTCOMES = 8  # combinations of the variables of @skip and @include with plans
-USES, FALLS = 1_000, 100  # a plan with more fallbacks per uses is given up
+MAX_VARIABLE_ERRORS = 10
+MAX_CONDITION_OUTCOMES = 8  # combinations of the variables of @skip and @include with plans
+MIN_USES_PER_FALLBACK_LIMIT, MAX_FALLBACKS = (
+    1_000,
+    100,
+)  # a plan with more fallbacks per uses is given up
 
 
-class Tally(NamedTuple):
+class PlanCounters(NamedTuple):
     """Counts of compiled, used and refused functions, by the name of their field or type."""
 
     used: Counter[str]
@@ -54,52 +57,63 @@ class Tally(NamedTuple):
     given_up: Counter[str]
 
 
-TALLY = Tally(Counter(), Counter(), Counter(), Counter(), Counter())
-REASONS: Counter[tuple[str, str]] = Counter()  # by outcome and reason
+PLAN_COUNTERS = PlanCounters(Counter(), Counter(), Counter(), Counter(), Counter())
+FALLBACK_REASONS: Counter[tuple[str, str]] = Counter()  # by outcome and reason
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, Bail) else type(error).__name__
+def _reason_of_error(error: Exception) -> str:
+    return str(error) if isinstance(error, FallbackNeeded) else type(error).__name__
 
 
-class Plan:
+class CompiledPlan:
     """A compiled function with the counts of its uses and fallbacks.
 
     `remaining_fields` are the fields that graphql-core must execute.
     """
 
-    __slots__ = ("complete", "falls", "off", "rest", "uses", "where")
+    __slots__ = (
+        "complete",
+        "fallback_count",
+        "is_given_up",
+        "name",
+        "remaining_fields",
+        "use_count",
+    )
 
-    def __init__(self, where: str, complete: Complete, rest: GroupedFieldSet | None = None) -> None:
-        TALLY.compiled[where] += 1
-        self.where = where
+    def __init__(
+        self, name: str, complete: CompleteFunction, remaining_fields: GroupedFieldSet | None = None
+    ) -> None:
+        PLAN_COUNTERS.compiled[name] += 1
+        self.name = name
         self.complete = complete
-        self.rest = rest
-        self.uses = self.falls = 0
-        self.off = False
+        self.remaining_fields = remaining_fields
+        self.use_count = self.fallback_count = 0
+        self.is_given_up = False
 
-    def use(self) -> None:
+    def count_use(self) -> None:
         """Count a use of the function."""
-        self.uses += 1
-        TALLY.used[self.where] += 1
+        self.use_count += 1
+        PLAN_COUNTERS.used[self.name] += 1
 
-    def fell(self, error: Exception) -> None:
+    def count_fallback(self, error: Exception) -> None:
         """Count a value that graphql-core must complete; give the plan up after too many.
 
         LargeValue doesn't count, since other values are smaller.
         """
         if isinstance(error, LargeValue):
             return
-        self.falls += 1
-        TALLY.fell[self.where] += 1
-        REASONS["fell", _reason(error)] += 1
-        if self.falls >= FALLS:
-            self.off = self.falls * USES >= self.uses * FALLS
-            self.uses = self.falls = 0
-            TALLY.given_up[self.where] += self.off
+        self.fallback_count += 1
+        PLAN_COUNTERS.fell[self.name] += 1
+        FALLBACK_REASONS["fell", _reason_of_error(error)] += 1
+        if self.fallback_count >= MAX_FALLBACKS:
+            self.is_given_up = (
+                self.fallback_count * MIN_USES_PER_FALLBACK_LIMIT >= self.use_count * MAX_FALLBACKS
+            )
+            self.use_count = self.fallback_count = 0
+            PLAN_COUNTERS.given_up[self.name] += self.is_given_up
 
 
-class Call(NamedTuple):
+class FieldCall(NamedTuple):
     """The resolver of a field with its arguments.
 
     `arguments` is None if they must be computed at each call.
@@ -109,10 +123,10 @@ class Call(NamedTuple):
     field: GraphQLField
     nodes: list[FieldNode]
     resolve: Callable[..., Any]
-    given: dict[str, Any] | None
+    arguments: dict[str, Any] | None
 
 
-class Plans:
+class OperationPlans:
     """The plans of one operation for one outcome of its @skip and @include.
 
     Field lists are compared by identity, so each cache entry also keeps its list alive.
@@ -123,85 +137,95 @@ class Plans:
         schema: GraphQLSchema,
         fragments: dict[str, FragmentDetails],
         operation: OperationDefinitionNode,
-        deciding: VariableValues,
+        condition_values: VariableValues,
     ) -> None:
         self.schema = schema
         self.fragments = fragments
         self.operation = operation
-        self.deciding = deciding
-        self.collected: dict[
+        self.condition_values = condition_values
+        self.collected_subfields: dict[
             tuple[GraphQLObjectType, int], tuple[FieldDetailsList, CollectedFields]
         ] = {}
-        self._root: CollectedFields | None = None
-        self._values: dict[tuple[int, int], tuple[FieldDetailsList, Plan | None]] = {}
-        self._objects: dict[int, tuple[GroupedFieldSet, Plan | None]] = {}
-        self._calls: dict[int, Call] = {}
-        self.memo: dict[Any, Any] = {}
+        self._root_fields: CollectedFields | None = None
+        self._value_plans: dict[tuple[int, int], tuple[FieldDetailsList, CompiledPlan | None]] = {}
+        self._object_plans: dict[int, tuple[GroupedFieldSet, CompiledPlan | None]] = {}
+        self._field_calls: dict[int, FieldCall] = {}
+        self.selection_cache: dict[Any, Any] = {}
 
     @property
-    def root(self) -> CollectedFields:
+    def root_fields(self) -> CollectedFields:
         """The root fields of the operation."""
-        if self._root is None:
+        if self._root_fields is None:
             kind = self.schema.get_root_type(self.operation.operation)
             assert kind is not None  # noqa: S101 - the document is valid
-            self._root = collect_fields(
+            self._root_fields = collect_fields(
                 self.schema,
                 self.fragments,
-                self.deciding,
+                self.condition_values,
                 kind,
                 self.operation,
                 hide_suggestions=True,
             )
-        return self._root
+        return self._root_fields
 
-    def fields(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GroupedFieldSet:
+    def subfields(
+        self, object_type: GraphQLObjectType, details: FieldDetailsList
+    ) -> GroupedFieldSet:
         """Return the subfields of a field, grouped by response name.
 
         Raises FallbackNeeded for @defer and for arguments of fragments.
         """
-        key = kind, id(details)
-        if key not in self.collected:
+        key = object_type, id(details)
+        if key not in self.collected_subfields:
             found = collect_subfields(
                 self.schema,
                 self.fragments,
-                self.deciding,
+                self.condition_values,
                 self.operation,
-                kind,
+                object_type,
                 details,
                 hide_suggestions=True,
             )
-            self.collected[key] = details, found
-        grouped, deferred, _ = self.collected[key][1]
+            self.collected_subfields[key] = details, found
+        grouped, deferred, _ = self.collected_subfields[key][1]
         if deferred or any(one.fragment_variable_values for one in details):
-            raise Bail("deferred")
+            raise FallbackNeeded("deferred")
         return grouped
 
-    def value(self, kind: GraphQLOutputType, details: FieldDetailsList) -> Plan | None:
+    def value_plan(
+        self, output_type: GraphQLOutputType, details: FieldDetailsList
+    ) -> CompiledPlan | None:
         """Return the plan that completes a value of this type; None if it can't be compiled."""
-        key = id(kind), id(details)
-        known = self._values.get(key)
-        if known is None:
-            known = self._values[key] = details, self._value(kind, details)
-        return known[1]
+        key = id(output_type), id(details)
+        plan = self._value_plans.get(key)
+        if plan is None:
+            plan = self._value_plans[key] = details, self._compile_value_plan(output_type, details)
+        return plan[1]
 
-    def _value(self, kind: GraphQLOutputType, details: FieldDetailsList) -> Plan | None:
-        where = details[0].node.name.value
+    def _compile_value_plan(
+        self, output_type: GraphQLOutputType, details: FieldDetailsList
+    ) -> CompiledPlan | None:
+        field_name = details[0].node.name.value
         try:
-            return Plan(where, Writer(self).value(kind, details))
+            return CompiledPlan(
+                field_name, FunctionWriter(self).compile_value_function(output_type, details)
+            )
         except Exception as error:  # noqa: BLE001 - what cannot be compiled is graphql-core's
-            TALLY.refused[where] += 1
-            REASONS["refused", _reason(error)] += 1
+            PLAN_COUNTERS.refused[field_name] += 1
+            FALLBACK_REASONS["refused", _reason_of_error(error)] += 1
             return None
 
-    def call(self, kind: GraphQLObjectType, details: FieldDetailsList) -> Call | None:
+    def field_call(
+        self, object_type: GraphQLObjectType, details: FieldDetailsList
+    ) -> FieldCall | None:
         """Return the prepared call of a field; None if graphql-core must resolve it."""
-        known = self._calls.get(id(details))
-        if known is None:
+        call = self._field_calls.get(id(details))
+        if call is None:
             node, given = details[0].node, None
-            field = self.schema.get_field(kind, node.name.value)
+            field = self.schema.get_field(object_type, node.name.value)
             if field is None or details[0].fragment_variable_values:
                 return None
-            if not any(_holds_variable(argument) for argument in node.arguments or ()):
+            if not any(_contains_variable(argument) for argument in node.arguments or ()):
                 try:
                     given = get_argument_values(field, node, hide_suggestions=True)
                 except GraphQLError:
@@ -210,51 +234,65 @@ class Plans:
                     given = None  # a resolver may keep or change the value
             nodes = [one.node for one in details]
             resolve = field.resolve or default_field_resolver
-            known = self._calls[id(details)] = Call(details, field, nodes, resolve, given)
-        return known
+            call = self._field_calls[id(details)] = FieldCall(details, field, nodes, resolve, given)
+        return call
 
-    def object(self, kind: GraphQLObjectType, grouped: GroupedFieldSet) -> Plan | None:
+    def object_plan(
+        self, object_type: GraphQLObjectType, grouped_fields: GroupedFieldSet
+    ) -> CompiledPlan | None:
         """Return the plan that reads the attribute fields of an object; None without any."""
-        known = self._objects.get(id(grouped))
-        if known is None:
-            known = self._objects[id(grouped)] = grouped, self._object(kind, grouped)
-        return known[1]
+        plan = self._object_plans.get(id(grouped_fields))
+        if plan is None:
+            plan = self._object_plans[id(grouped_fields)] = (
+                grouped_fields,
+                self._compile_object_plan(object_type, grouped_fields),
+            )
+        return plan[1]
 
-    def _object(self, kind: GraphQLObjectType, grouped: GroupedFieldSet) -> Plan | None:
+    def _compile_object_plan(
+        self, object_type: GraphQLObjectType, grouped_fields: GroupedFieldSet
+    ) -> CompiledPlan | None:
         try:
-            return Plan(kind.name, *Writer(self).fields(kind, grouped))
+            return CompiledPlan(
+                object_type.name,
+                *FunctionWriter(self).compile_fields_function(object_type, grouped_fields),
+            )
         except Exception:  # noqa: BLE001 - what cannot be compiled is graphql-core's
             return None
 
 
 @dataclass
-class Book:
+class PlanCache:
     """The plans of a document's operation, which are compiled from its second run on."""
 
     schema: GraphQLSchema
     operation: OperationDefinitionNode
     definitions: dict[str, FragmentDefinitionNode]
     fragments: dict[str, FragmentDetails]
-    deciding: tuple[str, ...]  # variables of @skip and @include
-    compiles: bool = True
-    declared: Signatures | None = None  # None if a declaration is invalid
-    _runs: int = 0
-    _plans: dict[tuple[Any, ...], Plans] = field(default_factory=dict)
+    condition_variables: tuple[str, ...]  # variables of @skip and @include
+    can_compile: bool = True
+    variable_signatures: Signatures | None = None  # None if a declaration is invalid
+    _run_count: int = 0
+    _plans_by_outcome: dict[tuple[Any, ...], OperationPlans] = field(default_factory=dict)
 
     @property
-    def outcomes(self) -> int:
+    def max_outcomes(self) -> int:
         """The highest number of plans."""
-        return min(1 << len(self.deciding), OUTCOMES) if self.compiles else 0
+        return (
+            min(1 << len(self.condition_variables), MAX_CONDITION_OUTCOMES)
+            if self.can_compile
+            else 0
+        )
 
     @classmethod
-    def of(
+    def from_document(
         cls,
         schema: GraphQLSchema,
         document: DocumentNode,
         operation: OperationDefinitionNode,
         *,
-        compiles: bool,
-    ) -> "Book":
+        can_compile: bool,
+    ) -> "PlanCache":
         """Create the empty plan cache of an operation."""
         definitions = {
             node.name.value: node
@@ -262,56 +300,65 @@ class Book:
             if isinstance(node, FragmentDefinitionNode)
         }
         fragments = {name: FragmentDetails(node) for name, node in definitions.items()}
-        found = _Deciding()
+        found = _VariableFinder()
         visit(document, found)
-        names = tuple(sorted(found.names))
-        declared = signatures(schema, operation.variable_definitions or ())
-        return cls(schema, operation, definitions, fragments, names, compiles, declared)
+        names = tuple(sorted(found.condition_variables))
+        declared = variable_signatures(schema, operation.variable_definitions or ())
+        return cls(schema, operation, definitions, fragments, names, can_compile, declared)
 
-    def values(self, given: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
+    def coerce_variables(
+        self, raw_values: Mapping[str, Any]
+    ) -> VariableValues | list[GraphQLError]:
         """Coerce the variables of a request; return at most 10 errors if some are invalid."""
-        if self.declared is not None and (found := coerced(self.declared, given)) is not None:
+        if (
+            self.variable_signatures is not None
+            and (found := coerce_variables(self.variable_signatures, raw_values)) is not None
+        ):
             return found
         definitions = self.operation.variable_definitions or ()
         return get_variable_values(
-            self.schema, definitions, dict(given), max_errors=ERRORS_MAX, hide_suggestions=True
+            self.schema,
+            definitions,
+            dict(raw_values),
+            max_errors=MAX_VARIABLE_ERRORS,
+            hide_suggestions=True,
         )
 
-    def plans(self, values: VariableValues) -> Plans | None:
+    def plans_for_variables(self, variable_values: VariableValues) -> OperationPlans | None:
         """Return the plans for these variables; None at the first run or above the limit.
 
         Compilation takes longer than a run, so a document that comes once is not compiled.
         """
-        self._runs += 1
-        if not self.compiles or self._runs == 1:
+        self._run_count += 1
+        if not self.can_compile or self._run_count == 1:
             return None
-        outcome = tuple(values.coerced.get(name) for name in self.deciding)
+        outcome = tuple(variable_values.coerced.get(name) for name in self.condition_variables)
         if not all(isinstance(value, bool) for value in outcome):
             return None  # graphql-core reports the error
-        plans = self._plans.get(outcome)
-        if plans is None and len(self._plans) < OUTCOMES:
-            deciding = VariableValues({}, dict(zip(self.deciding, outcome, strict=True)))
-            plans = Plans(self.schema, self.fragments, self.operation, deciding)
-            self._plans[outcome] = plans
+        plans = self._plans_by_outcome.get(outcome)
+        if plans is None and len(self._plans_by_outcome) < MAX_CONDITION_OUTCOMES:
+            deciding = VariableValues({}, dict(zip(self.condition_variables, outcome, strict=True)))
+            plans = OperationPlans(self.schema, self.fragments, self.operation, deciding)
+            self._plans_by_outcome[outcome] = plans
         return plans
 
 
-def _holds_variable(node: Node) -> bool:
-    found = _Deciding()
+def _contains_variable(node: Node) -> bool:
+    found = _VariableFinder()
     visit(node, found)
-    return found.holds
+    return found.has_variable
 
 
-class _Deciding(Visitor):
+class _VariableFinder(Visitor):
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
-        self.holds = False
+        self.condition_variables: set[str] = set()
+        self.has_variable = False
 
     def enter_variable(self, *_: Any) -> Any:
-        self.holds = True
+        self.has_variable = True
 
     def enter_directive(self, node: DirectiveNode, *_: Any) -> None:
         for argument in node.arguments or ():
             if isinstance(argument.value, VariableNode):
-                self.names.add(argument.value.name.value)
+                self.condition_variables.add(argument.value.name.value)

@@ -9,14 +9,16 @@ from strawberry.types.field import StrawberryField
 from graph.types.object_views import Link
 
 
-def origin(made: GraphQLNamedType | GraphQLField | GraphQLInputField) -> Any:
+def strawberry_definition(
+    graphql_definition: GraphQLNamedType | GraphQLField | GraphQLInputField,
+) -> Any:
     """Return Strawberry's definition of a type or field; None if graphql-core created it."""
-    return made.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
+    return graphql_definition.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
 
 
-def is_plain(field: GraphQLField) -> bool:
+def is_attribute_field(field: GraphQLField) -> bool:
     """True if a field is read from an attribute, without arguments and resolver."""
-    definition = origin(field)
+    definition = strawberry_definition(field)
     return (
         isinstance(definition, StrawberryField)
         and not field.args
@@ -25,12 +27,12 @@ def is_plain(field: GraphQLField) -> bool:
     )
 
 
-def is_link(field: GraphQLField) -> bool:
+def is_link_field(field: GraphQLField) -> bool:
     """True if a field links to another object, which a list can load for all its items."""
-    return "link" in getattr(origin(field), "metadata", ())
+    return "link" in getattr(strawberry_definition(field), "metadata", ())
 
 
 def link_of(field: GraphQLField) -> Link | None:
     """Return the link that a field is declared with; None if there is none."""
-    found: Link | None = getattr(origin(field), "metadata", {}).get("link")
+    found: Link | None = getattr(strawberry_definition(field), "metadata", {}).get("link")
     return found

@@ -26,87 +26,102 @@ from resolvers.context import Viewer
 log = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"  # a document whose operation has no name
-REFUSED = "refused"  # an invalid document: its operation name is not repeated
-NAMES = {True: 150, False: 50}  # metric labels of signed-in and of anonymous callers
-LONGEST = 64  # characters
-CODES = 8
-FAILURES = frozenset(("INTERNAL_SERVER_ERROR", "DEADLINE_EXCEEDED"))
-FORCED = 10.0  # traces that signed-in callers request by `traceparent`
+REFUSED_LABEL = "refused"  # an invalid document: its operation name is not repeated
+LABEL_COUNT_BY_SIGNED_IN = {
+    True: 150,
+    False: 50,
+}  # metric labels of signed-in and of anonymous callers
+MAX_NAME_LENGTH = 64  # characters
+MAX_LOGGED_CODES = 8
+SERVER_FAILURE_CODES = frozenset(("INTERNAL_SERVER_ERROR", "DEADLINE_EXCEEDED"))
+MAX_REQUESTED_TRACES_PER_SECOND = 10.0  # traces that signed-in callers request by `traceparent`
 
-NAMED = metrics.MOST + 20  # operation names and the labels for other operations
-SECONDS = metrics.histogram(
+MAX_LABELS = metrics.MAX_COMBINATIONS + 20  # operation names and the labels for other operations
+OPERATION_SECONDS = metrics.histogram(
     "merganser_operation_seconds",
     "Time that operations took, from the document to the settled result.",
     "operation",
     "kind",
-    most=NAMED,
+    max_combinations=MAX_LABELS,
 )
-ERRORS = metrics.counter(
+OPERATION_ERRORS = metrics.counter(
     "merganser_operation_errors",
     "Operations that had an error with this code.",
     "operation",
     "code",
-    most=2 * NAMED,
+    max_combinations=2 * MAX_LABELS,
 )
-COST = metrics.counter(
-    "merganser_operation_cost", "Cost that was asked for, in points.", "operation", most=NAMED
+OPERATION_COST = metrics.counter(
+    "merganser_operation_cost",
+    "Cost that was asked for, in points.",
+    "operation",
+    max_combinations=MAX_LABELS,
 )
-EVENTS = metrics.counter(
-    "merganser_subscription_events", "Results sent to subscribers.", "operation", most=NAMED
+SUBSCRIPTION_EVENTS = metrics.counter(
+    "merganser_subscription_events",
+    "Results sent to subscribers.",
+    "operation",
+    max_combinations=MAX_LABELS,
 )
-RESPONSES = metrics.counter(
+HTTP_RESPONSES = metrics.counter(
     "merganser_http_responses", "Answers over HTTP, by the road they took.", "road", "status"
 )
-OPEN = metrics.level("merganser_subscriptions", "Subscriptions that are open.")
-SOCKETS = metrics.level("merganser_sockets", "WebSockets that are open, signed in or not.")
+OPEN_SUBSCRIPTIONS = metrics.up_down_counter(
+    "merganser_subscriptions", "Subscriptions that are open."
+)
+OPEN_SOCKETS = metrics.up_down_counter(
+    "merganser_sockets", "WebSockets that are open, signed in or not."
+)
 
-NOTHING: Mapping[str, str] = {}
-_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
+NO_HEADERS: Mapping[str, str] = {}
+_TRACEPARENT = re.compile(
+    r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII
+)
 
 
-class Asked(Protocol):
+class OperationCaller(Protocol):
     """The caller of an operation. Contexts of requests also have `request_id` and `headers`."""
 
     viewer: Viewer
 
 
-class Sort(Protocol):
+class DocumentFacts(Protocol):
     """The name, type and faults of a document's operation."""
 
     @property
-    def name(self) -> str | None: ...
+    def operation_name(self) -> str | None: ...
     @property
-    def kind(self) -> OperationType: ...
+    def operation_type(self) -> OperationType: ...
     @property
     def faults(self) -> tuple[Any, ...]: ...
 
 
-class Names:
+class OperationLabels:
     """A limited set of operation names that are used as metric labels.
 
     The first names get a label. Signed-in and anonymous callers have separate limits, so that
     anonymous callers can't use up all labels.
     """
 
-    def __init__(self, room: Mapping[bool, int] = NAMES) -> None:
-        self._left = dict(room)
-        self._known: set[str] = set()
+    def __init__(self, label_counts: Mapping[bool, int] = LABEL_COUNT_BY_SIGNED_IN) -> None:
+        self._free_labels = dict(label_counts)
+        self._labels: set[str] = set()
 
-    def label(self, name: str | None, *, signed_in: bool) -> str:
+    def label_for(self, name: str | None, *, signed_in: bool) -> str:
         """Return the metric label of a valid operation with this name."""
         if name is None:
             return ANONYMOUS
-        if name in self._known:
+        if name in self._labels:
             return name
-        if len(name) > LONGEST or self._left[signed_in] <= 0:
+        if len(name) > MAX_NAME_LENGTH or self._free_labels[signed_in] <= 0:
             return metrics.OTHER
-        self._left[signed_in] -= 1
-        self._known.add(name)
+        self._free_labels[signed_in] -= 1
+        self._labels.add(name)
         return name
 
 
 @dataclass(slots=True)
-class Root(Span):
+class OperationSpan(Span):
     """The span of a whole operation.
 
     `trace_id` (32 hex digits) and `parent_id` (16 hex digits) come from the client, or are empty.
@@ -116,92 +131,121 @@ class Root(Span):
     parent_id: str = ""
 
 
-class Sink(Protocol):
+class TraceSink(Protocol):
     """A receiver of the traces of ended operations. It must not block."""
 
-    def take(self, root: Root) -> None: ...
+    def add_trace(self, span: OperationSpan) -> None: ...
 
 
 @dataclass(slots=True)
-class Sampler:
+class TraceSampler:
     """The choice of operations to trace: a random share, and operations with a `traceparent`.
 
     A `traceparent` only counts if the caller is signed in, and at a limited rate.
     """
 
-    share: float
-    sink: Sink
-    allowed: float = FORCED
-    at: float = field(default_factory=monotonic)
+    sampled_share: float
+    sink: TraceSink
+    requested_traces_left: float = MAX_REQUESTED_TRACES_PER_SECOND
+    refilled_at: float = field(default_factory=monotonic)
 
-    def root(self, asked: Asked) -> Root | None:
+    def new_span(self, caller: OperationCaller) -> OperationSpan | None:
         """Return a new span for the operation; None if it is not traced."""
-        said = getattr(asked, "headers", NOTHING).get("traceparent")
-        parent = parent_of(said) if said and asked.viewer.role is not Role.PUBLIC else None
+        traceparent = getattr(caller, "headers", NO_HEADERS).get("traceparent")
+        parent = (
+            parse_traceparent(traceparent)
+            if traceparent and caller.viewer.role is not Role.PUBLIC
+            else None
+        )
         if parent is None:
-            return Root("") if random.random() < self.share else None  # noqa: S311 - no secret
-        trace_id, parent_id, sampled = parent
-        return Root("", trace_id=trace_id, parent_id=parent_id) if sampled and self._may() else None
+            return OperationSpan("") if random.random() < self.sampled_share else None  # noqa: S311 - no secret
+        return (
+            OperationSpan("", trace_id=parent.trace_id, parent_id=parent.span_id)
+            if parent.is_sampled and self._take_requested_trace()
+            else None
+        )
 
-    def _may(self) -> bool:
+    def _take_requested_trace(self) -> bool:
         now = monotonic()
-        self.allowed = min(FORCED, self.allowed + (now - self.at) * FORCED)
-        self.at = now
-        if self.allowed < 1:
+        self.requested_traces_left = min(
+            MAX_REQUESTED_TRACES_PER_SECOND,
+            self.requested_traces_left + (now - self.refilled_at) * MAX_REQUESTED_TRACES_PER_SECOND,
+        )
+        self.refilled_at = now
+        if self.requested_traces_left < 1:
             return False
-        self.allowed -= 1
+        self.requested_traces_left -= 1
         return True
 
 
-def parent_of(header: str) -> tuple[str, str, bool] | None:
-    """Parse a `traceparent` header (W3C Trace Context, level 1).
+@dataclass(frozen=True, slots=True)
+class TraceParent:
+    """The trace and span that a client continues, and whether it records the trace."""
 
-    Returns the trace ID, the parent span ID and the sampled flag; None if the header is invalid.
-    """
-    found = _PARENT.fullmatch(header)
-    if found is None:
+    trace_id: str
+    span_id: str
+    is_sampled: bool
+
+
+def parse_traceparent(header: str) -> TraceParent | None:
+    """Parse a `traceparent` header (W3C Trace Context, level 1). None if it is invalid."""
+    match = _TRACEPARENT.fullmatch(header)
+    if match is None:
         return None
-    version, trace_id, span_id, flags, rest = found.groups()
+    version, trace_id, span_id, flags, rest = match.groups()
     if version == "ff" or (version == "00" and rest) or not int(trace_id, 16):
         return None
-    return (trace_id, span_id, bool(int(flags, 16) & 1)) if int(span_id, 16) else None
+    if not int(span_id, 16):
+        return None
+    return TraceParent(trace_id, span_id, is_sampled=bool(int(flags, 16) & 1))
 
 
-names = Names()
-_sampler: Sampler | None = None
+operation_labels = OperationLabels()
+_sampler: TraceSampler | None = None
 
 
-def trace_to(sampler: Sampler | None) -> None:
+def set_trace_sampler(sampler: TraceSampler | None) -> None:
     """Set the sampler that chooses operations to trace; None turns tracing off."""
     global _sampler  # noqa: PLW0603 - one per process, like the meters
     _sampler = sampler
 
 
-class Observed:
+class OperationObserver:
     """A context manager that measures, logs and traces one operation.
 
     Inside the block the caller sets the document, the cost and the result.
     """
 
-    __slots__ = ("_began", "_codes", "_open", "_token", "asked", "cost", "events", "known",
-                 "root", "sent", "text")  # fmt: skip
+    __slots__ = (
+        "_error_codes",
+        "_is_counted_as_open",
+        "_span_token",
+        "_started_at",
+        "caller",
+        "cost",
+        "document",
+        "document_text",
+        "event_count",
+        "result",
+        "span",
+    )  # fmt: skip
 
-    def __init__(self, asked: Asked, text: str | None) -> None:
-        self.asked = asked
-        self.text = text
-        self.known: Sort | None = None
+    def __init__(self, caller: OperationCaller, document_text: str | None) -> None:
+        self.caller = caller
+        self.document_text = document_text
+        self.document: DocumentFacts | None = None
         self.cost = 0
-        self.sent: Any = None  # as it is sent to the client
-        self.events: int | None = None  # of a subscription
-        self.root = None if _sampler is None else _sampler.root(asked)
-        self._codes: set[str] = set()
-        self._open = False
-        self._token: Token[Span | None] | None = None
+        self.result: Any = None  # as it is sent to the client
+        self.event_count: int | None = None  # of a subscription
+        self.span = None if _sampler is None else _sampler.new_span(caller)
+        self._error_codes: set[str] = set()
+        self._is_counted_as_open = False
+        self._span_token: Token[Span | None] | None = None
 
-    def __enter__(self) -> "Observed":
-        if self.root is not None:
-            self._token = traces.current.set(self.root)
-        self._began = perf_counter()
+    def __enter__(self) -> "OperationObserver":
+        if self.span is not None:
+            self._span_token = traces.current.set(self.span)
+        self._started_at = perf_counter()
         return self
 
     def __exit__(
@@ -210,122 +254,126 @@ class Observed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        seconds = perf_counter() - self._began
-        if self._token is not None:
-            traces.current.reset(self._token)
-        self._finish(seconds, error)
+        seconds = perf_counter() - self._started_at
+        if self._span_token is not None:
+            traces.current.reset(self._span_token)
+        self._record_end(seconds, error)
 
-    def judged(self, known: Sort) -> None:
+    def set_document(self, document: DocumentFacts) -> None:
         """Set the document of the operation, and count an open subscription."""
-        self.known = known
-        if known.kind is OperationType.SUBSCRIPTION and not known.faults:
-            self._open = True
-            OPEN.add()
+        self.document = document
+        if document.operation_type is OperationType.SUBSCRIPTION and not document.faults:
+            self._is_counted_as_open = True
+            OPEN_SUBSCRIPTIONS.add()
 
-    def begin(self) -> None:
+    def start_stream(self) -> None:
         """Start to measure a subscription, which is not run inside the `with` block."""
-        self._began = perf_counter()
-        self.events = 0
+        self._started_at = perf_counter()
+        self.event_count = 0
 
-    def passed(self, result: Any) -> None:
+    def count_event(self, result: Any) -> None:
         """Count a sent result of a subscription and the codes of its errors."""
-        self.events = (self.events or 0) + 1
-        self.sent = result  # its data is already released
+        self.event_count = (self.event_count or 0) + 1
+        self.result = result  # its data is already released
         if getattr(result, "errors", None):
-            self._codes |= codes_of(result)
+            self._error_codes |= error_codes(result)
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end_stream(self, error: BaseException | None = None) -> None:
         """Record the end of a subscription, and the error that ended it."""
-        self._finish(perf_counter() - self._began, error)
+        self._record_end(perf_counter() - self._started_at, error)
 
-    def _finish(self, seconds: float, error: BaseException | None) -> None:
+    def _record_end(self, seconds: float, error: BaseException | None) -> None:
         """Write metrics, log line and trace. `error` is the exception raised by the operation."""
-        if self._open:
-            OPEN.add(by=-1)
-        known = self.known
-        name, kind, label = None, "none", REFUSED
-        if known is not None and not known.faults:
-            name, kind = known.name, known.kind.value
-            label = names.label(name, signed_in=self.asked.viewer.role is not Role.PUBLIC)
-        SECONDS.note(seconds, label, kind)
+        if self._is_counted_as_open:
+            OPEN_SUBSCRIPTIONS.add(amount=-1)
+        document = self.document
+        name, kind, label = None, "none", REFUSED_LABEL
+        if document is not None and not document.faults:
+            name, kind = document.operation_name, document.operation_type.value
+            label = operation_labels.label_for(
+                name, signed_in=self.caller.viewer.role is not Role.PUBLIC
+            )
+        OPERATION_SECONDS.observe(seconds, label, kind)
         if self.cost:
-            COST.add(label, by=self.cost)
-        if self.events:
-            EVENTS.add(label, by=self.events)
-        if error is not None or getattr(self.sent, "errors", None):
-            self._codes |= codes_of(self.sent) if error is None else raised(error)
-        for code in self._codes:
-            ERRORS.add(label, code)
+            OPERATION_COST.add(label, amount=self.cost)
+        if self.event_count:
+            SUBSCRIPTION_EVENTS.add(label, amount=self.event_count)
+        if error is not None or getattr(self.result, "errors", None):
+            self._error_codes |= (
+                error_codes(self.result) if error is None else error_codes_of_exception(error)
+            )
+        for code in self._error_codes:
+            OPERATION_ERRORS.add(label, code)
         logged = log.isEnabledFor(logging.INFO)
-        if logged or self.root is not None:
-            facts = self._facts(name, kind, seconds, error)
+        if logged or self.span is not None:
+            log_fields = self._log_fields(name, kind, seconds, error)
             if logged:
                 # log.info would look up the line of code, which takes time and is not logged
-                extra = {"facts": facts}
+                extra = {"facts": log_fields}
                 record = log.makeRecord(
                     log.name, logging.INFO, "", 0, "operation", (), None, extra=extra
                 )
                 log.handle(record)
-            if self.root is not None and _sampler is not None:
-                self._trace(self.root, facts)
-                _sampler.sink.take(self.root)
+            if self.span is not None and _sampler is not None:
+                self._send_trace(self.span, log_fields)
+                _sampler.sink.add_trace(self.span)
 
-    def _facts(
+    def _log_fields(
         self, name: str | None, kind: str, seconds: float, error: BaseException | None
     ) -> dict[str, Any]:
         facts: dict[str, Any] = {
-            "request_id": getattr(self.asked, "request_id", ""),
-            "operation": name and name[:LONGEST],
+            "request_id": getattr(self.caller, "request_id", ""),
+            "operation": name and name[:MAX_NAME_LENGTH],
             "kind": kind,
             "status": self._status(error),
             "ms": round(seconds * 1000, 3),
             "cost": self.cost,
         }
-        if self._codes:
-            facts["codes"] = sorted(self._codes)[:CODES]
-        if self.events is not None:
-            facts["events"] = self.events
-        if self.asked.viewer.user_id:
-            facts["user"] = self.asked.viewer.user_id
+        if self._error_codes:
+            facts["codes"] = sorted(self._error_codes)[:MAX_LOGGED_CODES]
+        if self.event_count is not None:
+            facts["events"] = self.event_count
+        if self.caller.viewer.user_id:
+            facts["user"] = self.caller.viewer.user_id
         return facts
 
     def _status(self, error: BaseException | None) -> str:
         if error is not None and not isinstance(error, Exception):
             return "gone"  # cancelled: the client has left
-        if not self._codes:
+        if not self._error_codes:
             return "ok"
-        if not FAILURES.isdisjoint(self._codes):
+        if not SERVER_FAILURE_CODES.isdisjoint(self._error_codes):
             return "failed"
-        if getattr(self.sent, "data", None) is not None:
+        if getattr(self.result, "data", None) is not None:
             return "partial"
-        errors = getattr(self.sent, "errors", None) or ()
+        errors = getattr(self.result, "errors", None) or ()
         return "failed" if any(one.path for one in errors) else "refused"
 
-    def _trace(self, root: Root, facts: dict[str, Any]) -> None:
-        root.name = " ".join(filter(None, (facts["kind"], facts["operation"])))
-        root.ended = time_ns()
-        root.failed = facts["status"] == "failed"
-        root.facts = {
-            "graphql.operation.type": facts["kind"],
-            "graphql.operation.name": facts["operation"] or ANONYMOUS,
-            "merganser.status": facts["status"],
+    def _send_trace(self, span: OperationSpan, log_fields: dict[str, Any]) -> None:
+        span.name = " ".join(filter(None, (log_fields["kind"], log_fields["operation"])))
+        span.ended_at = time_ns()
+        span.failed = log_fields["status"] == "failed"
+        span.attributes = {
+            "graphql.operation.type": log_fields["kind"],
+            "graphql.operation.name": log_fields["operation"] or ANONYMOUS,
+            "merganser.status": log_fields["status"],
             "merganser.cost": self.cost,
-            "merganser.request_id": facts["request_id"],
+            "merganser.request_id": log_fields["request_id"],
         }
-        if self.text is not None:
-            root.facts["graphql.document.hash"] = f"sha256:{hash_of(self.text).hex()}"
-        if "codes" in facts:
-            root.facts["merganser.codes"] = facts["codes"]
-        if root.lost:
-            root.facts["merganser.parts_lost"] = root.lost
+        if self.document_text is not None:
+            span.attributes["graphql.document.hash"] = f"sha256:{hash_of(self.document_text).hex()}"
+        if "codes" in log_fields:
+            span.attributes["merganser.codes"] = log_fields["codes"]
+        if span.dropped_count:
+            span.attributes["merganser.parts_lost"] = span.dropped_count
 
 
-def codes_of(result: Any) -> set[str]:
+def error_codes(result: Any) -> set[str]:
     """Return the codes of a result's errors."""
     return {str((one.extensions or {}).get("code")) for one in result.errors}
 
 
-def raised(error: BaseException) -> set[str]:
+def error_codes_of_exception(error: BaseException) -> set[str]:
     """Return the error codes that an operation counts as if it ended with this exception."""
     if isinstance(error, InvalidOperationTypeError):
         return {"BAD_USER_INPUT"}

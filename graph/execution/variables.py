@@ -7,7 +7,7 @@ which reports the errors.
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphql import (
     GraphQLID,
@@ -28,128 +28,148 @@ from graphql.execution.get_variable_signature import (
 from graphql.execution.values import VariableValues, VariableValueSource
 from graphql.utilities.coerce_input_value import coerce_default_value
 
-DEEPEST = 16  # of nested lists and objects; deeper values are left to graphql-core
-TEXTS = (GraphQLID, GraphQLString)
+MAX_DEPTH = 16  # of nested lists and objects; deeper values are left to graphql-core
+TEXT_TYPES = (GraphQLID, GraphQLString)
 
-Coerce = Callable[[Any, int], Any]  # value, its depth inside the variable
+CoerceFunction = Callable[[Any, int], Any]  # value, its depth inside the variable
 
 
-class Strange(Exception):
+class NeedsGraphqlCoreCoercion(Exception):
     """A value that graphql-core must coerce, since it may be invalid."""
 
 
 Signatures = list[tuple[GraphQLVariableSignature, bool]]  # signature, has a default
 
 
-def signatures(schema: GraphQLSchema, nodes: Iterable[VariableDefinitionNode]) -> Signatures | None:
+def variable_signatures(
+    schema: GraphQLSchema, nodes: Iterable[VariableDefinitionNode]
+) -> Signatures | None:
     """Return the signatures of an operation's variables; None if one is invalid."""
-    found: Signatures = []
+    result: Signatures = []
     for node in nodes:
         signature = get_variable_signature(schema, node)
         if not isinstance(signature, GraphQLVariableSignature):
             return None
-        found.append((signature, node.default_value is not None))
-    return found
+        result.append((signature, node.default_value is not None))
+    return result
 
 
-def coerced(declared: Signatures, given: Mapping[str, Any]) -> VariableValues | None:
+def coerce_variables(
+    variable_signatures: Signatures, raw_values: Mapping[str, Any]
+) -> VariableValues | None:
     """Coerce the variables of a request; None if graphql-core must coerce them."""
-    sources, found = {}, {}
+    sources, values = {}, {}
     try:
-        for signature, has_default in declared:
+        for signature, has_default in variable_signatures:
             name = signature.name
-            if name in given:
-                sources[name] = VariableValueSource(signature, given[name])
-                found[name] = coercing(signature.type)(given[name], 0)
+            if name in raw_values:
+                sources[name] = VariableValueSource(signature, raw_values[name])
+                values[name] = coerce_function(signature.type)(raw_values[name], 0)
             elif has_default or isinstance(signature.type, GraphQLNonNull):
                 return None
             else:
                 sources[name] = VariableValueSource(signature)
     except Exception:  # noqa: BLE001 - graphql-core reports the error
         return None
-    return VariableValues(sources, found)
+    return VariableValues(sources, values)
 
 
 @cache
-def coercing(kind: GraphQLInputType) -> Coerce:
+def coerce_function(input_type: GraphQLInputType) -> CoerceFunction:
     """Return the function that coerces values of an input type.
 
     It raises an exception for a value that it doesn't accept.
     """
-    if isinstance(kind, GraphQLNonNull):
-        return _required(kind)
-    if isinstance(kind, GraphQLList):
-        return _listed(kind)
-    if isinstance(kind, GraphQLInputObjectType):
-        return _made(kind)
-    read, text = kind.coerce_input_value, kind in TEXTS
+    if isinstance(input_type, GraphQLNonNull):
+        return _coerce_required_function(input_type)
+    if isinstance(input_type, GraphQLList):
+        return _coerce_list_function(input_type)
+    if isinstance(input_type, GraphQLInputObjectType):
+        return _coerce_object_function(input_type)
+    coerce_leaf, is_text = input_type.coerce_input_value, input_type in TEXT_TYPES
 
-    def leaf(value: Any, _depth: int) -> Any:
-        if value is None or (text and type(value) is str):
+    def coerce_leaf_value(value: Any, _depth: int) -> Any:
+        if value is None or (is_text and type(value) is str):
             return value
-        found = read(value)
-        if found is Undefined:
-            raise Strange
-        return found
+        coerced = coerce_leaf(value)
+        if coerced is Undefined:
+            raise NeedsGraphqlCoreCoercion
+        return coerced
 
-    return leaf
+    return coerce_leaf_value
 
 
-def _required(kind: GraphQLNonNull[Any]) -> Coerce:
-    inner = coercing(kind.of_type)
+def _coerce_required_function(input_type: GraphQLNonNull[Any]) -> CoerceFunction:
+    inner = coerce_function(input_type.of_type)
 
-    def required(value: Any, depth: int) -> Any:
+    def coerce_required(value: Any, depth: int) -> Any:
         if value is None:
-            raise Strange
+            raise NeedsGraphqlCoreCoercion
         return inner(value, depth)
 
-    return required
+    return coerce_required
 
 
-def _listed(kind: GraphQLList[Any]) -> Coerce:
-    item = kind.of_type
-    texts = (item.of_type if isinstance(item, GraphQLNonNull) else item) in TEXTS
+def _coerce_list_function(input_type: GraphQLList[Any]) -> CoerceFunction:
+    item = input_type.of_type
+    texts = (item.of_type if isinstance(item, GraphQLNonNull) else item) in TEXT_TYPES
 
-    def listed(value: Any, depth: int) -> Any:
+    def coerce_list(value: Any, depth: int) -> Any:
         if value is None:
             return None
-        if type(value) is not list or depth > DEEPEST:
-            raise Strange
+        if type(value) is not list or depth > MAX_DEPTH:
+            raise NeedsGraphqlCoreCoercion
         if texts and set(map(type, value)) <= {str}:
             return value.copy()
-        inner = coercing(item)
+        inner = coerce_function(item)
         return [inner(one, depth + 1) for one in value]
 
-    return listed
+    return coerce_list
 
 
-def _made(kind: GraphQLInputObjectType) -> Coerce:
-    fields: list[tuple[str, str, Any, bool, Any]] = []
+class InputFieldPlan(NamedTuple):
+    """What the coercion of an input field needs. `out_name` is its key in the coerced value."""
 
-    def made(value: Any, depth: int) -> Any:
+    name: str
+    out_name: str
+    field: Any
+    is_required: bool
+    default: Any  # Undefined if there is none
+
+
+def _coerce_object_function(input_type: GraphQLInputObjectType) -> CoerceFunction:
+    fields: list[InputFieldPlan] = []
+
+    def coerce_object(value: Any, depth: int) -> Any:
         if value is None:
             return None
         if not fields:  # input types can be recursive: read when the first value comes
-            fields.extend(_fields(kind))
-        if type(value) is not dict or depth > DEEPEST or not value.keys() <= kind.fields.keys():
-            raise Strange
-        if kind.is_one_of and (len(value) != 1 or None in value.values()):
-            raise Strange
-        found = {}
-        for name, out, field, required, default in fields:
+            fields.extend(_input_fields(input_type))
+        if (
+            type(value) is not dict
+            or depth > MAX_DEPTH
+            or not value.keys() <= input_type.fields.keys()
+        ):
+            raise NeedsGraphqlCoreCoercion
+        if input_type.is_one_of and (len(value) != 1 or None in value.values()):
+            raise NeedsGraphqlCoreCoercion
+        coerced = {}
+        for name, out_name, field, is_required, default in fields:
             if name in value:
-                found[out] = coercing(field.type)(value[name], depth + 1)
-            elif required:
-                raise Strange
+                coerced[out_name] = coerce_function(field.type)(value[name], depth + 1)
+            elif is_required:
+                raise NeedsGraphqlCoreCoercion
             elif default is not Undefined:
-                found[out] = deepcopy(default) if isinstance(default, list | dict) else default
-        return kind.out_type(found)
+                coerced[out_name] = (
+                    deepcopy(default) if isinstance(default, list | dict) else default
+                )
+        return input_type.out_type(coerced)
 
-    return made
+    return coerce_object
 
 
-def _fields(kind: GraphQLInputObjectType) -> Iterable[tuple[str, str, Any, bool, Any]]:
-    for name, field in kind.fields.items():
-        required = is_required_input_field(field)
-        default = Undefined if required else coerce_default_value(field)
-        yield name, field.out_name or name, field, required, default
+def _input_fields(input_type: GraphQLInputObjectType) -> Iterable[InputFieldPlan]:
+    for name, field in input_type.fields.items():
+        is_required = is_required_input_field(field)
+        default = Undefined if is_required else coerce_default_value(field)
+        yield InputFieldPlan(name, field.out_name or name, field, is_required, default)

@@ -8,108 +8,118 @@ import strawberry
 from strawberry import UNSET
 
 from graph.http import download_urls
-from graph.submission.compose_inputs import ContentEncoding, decoded
+from graph.submission.compose_inputs import ContentEncoding, decode_content
 from graph.types import global_ids
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import UserRef, keys_of, owner_named, plain
-from graph.types.row_mapping import Shape, columns, identified, listed
+from graph.types.object_views import DerivedField
+from graph.types.references import UserRef, ids_from_global_ids, load_named_user_id, value_or_none
+from graph.types.row_mapping import NodeView, global_id_field, list_objects, selected_columns
 from graph.types.scalars import URL, ByteSize, Duration, Upload
-from models.errors import Forbidden, Invalid
+from models.errors import Forbidden, InvalidInput
 from models.files.tables import FileAttachmentMode
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
 from resolvers.files import shares, stored_files
-from resolvers.files.shares import LONGEST, NewShare
-from resolvers.files.stored_files import NEWEST, NewFile, OfUser
-from resolvers.files.uploads import OPAQUE
-from resolvers.messages.content_access import legible, refusals
+from resolvers.files.shares import MAX_LIFETIME, NewShare
+from resolvers.files.stored_files import LIST_ORDERING, FilePageKey, NewFile
+from resolvers.files.uploads import DEFAULT_MEDIA_TYPE
+from resolvers.messages.content_access import load_access_refusals, require_readable_row
 
 
 @strawberry.type(description="Link to a file.", directives=[Auth(scope=Scope.MAIL_READ)])
-class FileShare(Shape):
-    mode: FileAttachmentMode = leaf("What it leads to.")
-    has_password: bool = leaf("Asks for a password.")
-    expires_at: datetime | None = leaf("Ends then; where nobody said when, each use delays it.")
-    last_access_at: datetime | None = leaf("Followed; null = never.")
-    access_count: int = leaf("How often it was followed.")
+class FileShare(NodeView):
+    mode: FileAttachmentMode = attribute_field("What it leads to.")
+    has_password: bool = attribute_field("Asks for a password.")
+    expires_at: datetime | None = attribute_field(
+        "Ends then; where nobody said when, each use delays it."
+    )
+    last_access_at: datetime | None = attribute_field("Followed; null = never.")
+    access_count: int = attribute_field("How often it was followed.")
 
-    batch = staticmethod(shares.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("FileShare"),
-        "has_password": Made(("password",), lambda stored: stored is not None),
+    load_batch = staticmethod(shares.load_shares_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("FileShare"),
+        "has_password": DerivedField(("password",), lambda stored: stored is not None),
     }
 
     @field("For whoever is to have it.")
     def url(self, info: Info) -> URL:
-        token = shares.token_of(info.context.world, self.row.id)
-        return download_urls.absolute(info, f"/share/{token}")
+        token = shares.create_token(info.context.environment, self.row.id)
+        return download_urls.absolute_url(info, f"/share/{token}")
 
 
 @strawberry.type(description="Stored file.", directives=[Auth(scope=Scope.MAIL_READ)])
-class File(Shape):
-    filename: str = leaf("Name.")
-    content_type: str = leaf("MIME type.")
-    size: ByteSize = leaf("Bytes.")
-    hash: str = leaf("SHA-256 of the content.")
-    created_at: datetime = leaf("Uploaded.")
+class File(NodeView):
+    filename: str = attribute_field("Name.")
+    content_type: str = attribute_field("MIME type.")
+    size: ByteSize = attribute_field("Bytes.")
+    hash: str = attribute_field("SHA-256 of the content.")
+    created_at: datetime = attribute_field("Uploaded.")
 
-    batch = staticmethod(stored_files.seen_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("File"),
-        "hash": Made(("digest",), lambda digest: digest),
+    load_batch = staticmethod(stored_files.load_visible_files_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("File"),
+        "hash": DerivedField(("digest",), lambda digest: digest),
     }
 
     @field("Download.", "user_id")
     def url(self, info: Info) -> URL:
-        return download_urls.signed(info, download_urls.file_path(self.row.id), self.row)
+        return download_urls.signed_download_url(
+            info, download_urls.file_path(self.row.id), self.row
+        )
 
     @field("Links given out, the oldest first.", "user_id")
     async def shares(self, info: Info) -> list[FileShare]:
-        legible(info.context, self.row)
-        rows = await info.context.load(shares.of_files, self.row.id)
-        return await listed(info, FileShare, rows)
+        require_readable_row(info.context, self.row)
+        rows = await info.context.load(shares.load_shares_by_file, self.row.id)
+        return await list_objects(info, FileShare, rows)
 
 
-async def file_page(
-    info: Info, user_id: int, query: str | None, page: tuple[object, object, object, object]
+async def load_file_page(
+    info: Info,
+    user_id: int,
+    name_part: str | None,
+    page_arguments: PageArguments,
 ) -> Connection[File]:
     """Load a page of a user's files, newest first.
 
-    `name_part` is a part of the file name, `page_arguments` are: first, after, last, before. Raises
-    Forbidden if the viewer can't see the files.
+    `name_part` is a part of the file name. Raises Forbidden if the viewer can't see the files.
     """
-    if refusal := await info.context.load(refusals, user_id):
+    if refusal := await info.context.load(load_access_refusals, user_id):
         raise refusal
-    requested_page = page_asked(ordering(NEWEST, query or None), *page)
-    page_key = OfUser(user_id, requested_page, columns(info, File), query or None)
-    return await connected(
+    requested_page = page_request(ordering_name(LIST_ORDERING, name_part or None), *page_arguments)
+    page_key = FilePageKey(user_id, requested_page, selected_columns(info, File), name_part or None)
+    return await connection_of_page(
         info,
         File,
-        await info.context.load(stored_files.pages, page_key),
+        await info.context.load(stored_files.load_file_pages, page_key),
         lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-        lambda: info.context.load(stored_files.counts, page_key),
+        lambda: info.context.load(stored_files.count_files, page_key),
     )
 
 
 @strawberry.input(one_of=True, description="What is in a file.")
 class FileContent:
-    upload: strawberry.Maybe[Upload] = leaf("Bytes sent before; the file takes them over.")
-    text: strawberry.Maybe[str] = leaf("Written as encoding says.")
+    upload: strawberry.Maybe[Upload] = attribute_field(
+        "Bytes sent before; the file takes them over."
+    )
+    text: strawberry.Maybe[str] = attribute_field("Written as encoding says.")
 
 
 @strawberry.input(description="Input of fileUpload.")
 class FileUploadInput(Options):
-    user: UserRef | None = leaf("Whose: the viewer's, where it is given.", default=UNSET)
-    filename: str | None = leaf("Default: that of the upload, or upload-DATE.", default=UNSET)
-    content_type: str | None = leaf("Default: by the name.", default=UNSET)
-    content: FileContent = leaf("What.")
-    encoding: ContentEncoding = leaf("Of content.text.", default=ContentEncoding.UTF8)
+    user: UserRef | None = attribute_field("Whose: the viewer's, where it is given.", default=UNSET)
+    filename: str | None = attribute_field(
+        "Default: that of the upload, or upload-DATE.", default=UNSET
+    )
+    content_type: str | None = attribute_field("Default: by the name.", default=UNSET)
+    content: FileContent = attribute_field("What.")
+    encoding: ContentEncoding = attribute_field("Of content.text.", default=ContentEncoding.UTF8)
 
-    def new(self) -> NewFile:
+    def to_new_file(self) -> NewFile:
         """Convert the input to the file to store.
 
         Raises Invalid if the upload has no valid ID or the content is not in its encoding.
@@ -119,46 +129,48 @@ class FileUploadInput(Options):
             key = global_ids.decode("Upload", self.content.upload.value, path="content")
             return NewFile(upload_id=key, filename=name, content_type=content_type)
         text = self.content.text.value if self.content.text else ""
-        content = decoded(text, ContentEncoding(self.encoding), ["content"])
-        default_type = "text/plain" if self.encoding == ContentEncoding.UTF8 else OPAQUE
+        content = decode_content(text, ContentEncoding(self.encoding), ["content"])
+        default_type = "text/plain" if self.encoding == ContentEncoding.UTF8 else DEFAULT_MEDIA_TYPE
         return NewFile(
-            content=content, filename=name, content_type=content_type, usual=default_type
+            content=content, filename=name, content_type=content_type, default_type=default_type
         )
 
 
 @strawberry.type(description="A file that was stored.")
 class FilePayload(MutationPayload):
-    file: File | None = leaf("Its record.", default=None)
+    file: File | None = attribute_field("Its record.", default=None)
 
 
 @strawberry.input(one_of=True, description="A point in time that is to come.")
 class DateBoundFuture:
-    at: strawberry.Maybe[datetime] = leaf("Absolute.")
-    in_: strawberry.Maybe[Duration] = leaf("From now on, P30D.", name="in")
+    at: strawberry.Maybe[datetime] = attribute_field("Absolute.")
+    in_: strawberry.Maybe[Duration] = attribute_field("From now on, P30D.", name="in")
 
-    def moment(self, info: Info) -> datetime:
+    def resolve_time(self, info: Info) -> datetime:
         """Return the absolute time. Raises Invalid if it is more than a hundred years ahead."""
         if self.at:
             return self.at.value
         after = self.in_.value if self.in_ else timedelta(0)  # one of the two is given
-        if after > LONGEST:
-            raise Invalid("at most a hundred years", constraint="range", path=["expiration"])
-        return info.context.world.now() + after
+        if after > MAX_LIFETIME:
+            raise InvalidInput("at most a hundred years", constraint="range", path=["expiration"])
+        return info.context.environment.now() + after
 
 
 @strawberry.input(description="Input of fileShareCreate.")
 class FileShareCreateInput(Options):
-    file: strawberry.ID = leaf("Which.")
-    mode: FileAttachmentMode = leaf("What it leads to.", default=FileAttachmentMode.LINK)
-    expiration: DateBoundFuture | None = leaf(
+    file: strawberry.ID = attribute_field("Which.")
+    mode: FileAttachmentMode = attribute_field("What it leads to.", default=FileAttachmentMode.LINK)
+    expiration: DateBoundFuture | None = attribute_field(
         "When it ends. Default: after 100 days without access.", default=UNSET
     )
-    password: str | None = leaf("Asked of whoever follows it. Default: none.", default=UNSET)
+    password: str | None = attribute_field(
+        "Asked of whoever follows it. Default: none.", default=UNSET
+    )
 
 
 @strawberry.type(description="A link that was made.")
 class FileSharePayload(MutationPayload):
-    share: FileShare | None = leaf("Its record.", default=None)
+    share: FileShare | None = attribute_field("Its record.", default=None)
 
 
 @strawberry.type
@@ -169,15 +181,17 @@ class FileMutation:
         scope=Scope.MAIL,
     )
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:
-        ctx, owner = info.context, await owner_named(info, input.user or None)
+        ctx, owner = info.context, await load_named_user_id(info, input.user or None)
         if owner not in (None, ctx.viewer.user_id):
             raise Forbidden("others' files are stored by acting as them", requires="actAs")
-        key = await stored_files.upload(ctx, input.new())
-        return FilePayload(file=File.maybe(await ctx.load(stored_files.by_ids, key)))
+        key = await stored_files.create_file(ctx, input.to_new_file())
+        return FilePayload(
+            file=File.from_row_or_none(await ctx.load(stored_files.load_files_by_id, key))
+        )
 
     @mutation("All or none; links to them end too.", scope=Scope.MAIL)
     async def file_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await stored_files.remove(info.context, keys_of(info, "File", input.ids))
+        await stored_files.delete_files(info.context, ids_from_global_ids(info, "File", input.ids))
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation("A link to a file, for whoever is given it.", scope=Scope.MAIL)
@@ -185,14 +199,14 @@ class FileMutation:
         new = NewShare(
             global_ids.decode("File", input.file, path="file"),
             FileAttachmentMode(input.mode),
-            input.expiration.moment(info) if input.expiration else None,
-            plain(input.password),
+            input.expiration.resolve_time(info) if input.expiration else None,
+            value_or_none(input.password),
         )
-        key = await shares.create(info.context, new)
-        row = await info.context.load(shares.by_ids, key)
-        return FileSharePayload(share=FileShare.maybe(row))
+        key = await shares.create_share(info.context, new)
+        row = await info.context.load(shares.load_shares_by_id, key)
+        return FileSharePayload(share=FileShare.from_row_or_none(row))
 
     @mutation("All or none; whoever has such a link finds nothing.", scope=Scope.MAIL)
     async def file_share_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await shares.remove(info.context, keys_of(info, "FileShare", input.ids))
+        await shares.delete_shares(info.context, ids_from_global_ids(info, "FileShare", input.ids))
         return DeletePayload(deleted_ids=input.ids)

@@ -4,11 +4,11 @@ import strawberry
 from strawberry import UNSET
 
 from graph.filters.types import Filter, FiltersPayload
-from graph.types.errors import Options, Warning, leaf  # noqa: A004 - the outline's word
+from graph.types.errors import Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import UserRef, owner_named
-from models.errors import found
+from graph.types.references import UserRef, load_named_user_id
+from models.errors import require_found
 from models.users.roles import Scope
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import sieve_import
@@ -16,9 +16,11 @@ from resolvers.filters import sieve_import
 
 @strawberry.input(description="Input of filterImport.")
 class FilterImportInput(Options):
-    user: UserRef | None = leaf("Whose; default: the viewer's.", default=UNSET)
-    content: str = leaf("A script in Sieve, at most 64 KiB.")
-    replace: bool = leaf("In the place of all filters there are, not behind them.", default=False)
+    user: UserRef | None = attribute_field("Whose; default: the viewer's.", default=UNSET)
+    content: str = attribute_field("A script in Sieve, at most 64 KiB.")
+    replace: bool = attribute_field(
+        "In the place of all filters there are, not behind them.", default=False
+    )
 
 
 @strawberry.type
@@ -30,13 +32,19 @@ class FilterImportMutation:
         scope=Scope.SETTINGS,
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:
-        ctx, owner = info.context, await owner_named(info, input.user or None)
-        imported = await sieve_import.bring(ctx, owner, input.content, replace=bool(input.replace))
-        rows = await ctx.load_all(filter_loaders.by_ids, list(imported.ids))
+        ctx, owner = info.context, await load_named_user_id(info, input.user or None)
+        imported = await sieve_import.import_script(
+            ctx, owner, input.content, replaces_existing=bool(input.replace)
+        )
+        rows = await ctx.load_many(filter_loaders.load_by_ids, list(imported.filter_ids))
         return FiltersPayload(
-            filters=[Filter.of(found(row)) for row in rows],
+            filters=[Filter.from_row(require_found(row)) for row in rows],
             warnings=[
-                Warning(code="FILTER_DIFFERS", message=sieve_import.said(warning), path=["content"])
+                Warning(
+                    code="FILTER_DIFFERS",
+                    message=sieve_import.text_with_position(warning),
+                    path=["content"],
+                )
                 for warning in imported.warnings
             ],
         )

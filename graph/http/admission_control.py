@@ -8,135 +8,156 @@ from typing import Any, Literal, Protocol
 
 from graphql import GraphQLError
 
-from graph.execution.response_size import ANSWER_MAX, AnswerBudget
-from graph.http.rate_budgets import FOR_MANY, Budgets, least, payer, reading
-from models.errors import RateLimited, Unavailable
-from models.runtime.concurrency_limits import Crowd, Seat
+from graph.execution.response_size import MAX_RESPONSE_BYTES, ResponseBudget
+from graph.http.rate_budgets import (
+    ADMIN_ROLES,
+    RateBudgets,
+    document_reading_points,
+    min_capacity_of_viewer,
+    payer_key,
+)
+from models.errors import RateLimited, ServiceUnavailable
+from models.runtime.concurrency_limits import ConcurrencyLimiter, ConcurrencySlot
 from models.users.roles import Role
 from resolvers.context import Context, Viewer
 
 Introspection = Literal["open", "signed-in", "off"]
 
-UNREAD = 8  # of one WebSocket; each response takes memory until it is read
-SOON = timedelta(seconds=1)
-LISTENING = 0.25  # after this time a running query listens for the disconnection of its client
-EMPTY = "The budget is spent: wait before the next operation."
+MAX_UNREAD_RESPONSES = 8  # of one WebSocket; each response takes memory until it is read
+RETRY_AFTER = timedelta(seconds=1)
+CHECK_SECONDS = 0.25  # after this time a running query listens for the disconnection of its client
+BUDGET_EMPTY = "The budget is spent: wait before the next operation."
 
 
-class Reader(Protocol):
+class SocketReader(Protocol):
     """A client that reads responses from one WebSocket."""
 
     unread: int
 
 
-class Live(Protocol):
+class ConnectionRegistry(Protocol):
     """The open WebSockets and event streams of this process."""
 
-    def of(self, user_ids: Collection[int]) -> Sequence[Viewer]:
+    def viewers_of_users(self, user_ids: Collection[int]) -> Sequence[Viewer]:
         """Return the viewers of these users, one for each connection."""
 
-    def kick(self, user_ids: Collection[int], reason: str | None, *, force: bool) -> None:
+    def disconnect_users(
+        self, user_ids: Collection[int], reason: str | None, *, cancels_operations: bool
+    ) -> None:
         """Disconnect all connections of these users in the background."""
 
 
 @dataclass(eq=False, slots=True)
-class Presence:
+class RequestClient:
     """The client of one HTTP request, which can disconnect before the response."""
 
     receive: Callable[[], Awaitable[Any]]  # of ASGI, after the body
-    gone: bool = False
+    has_left: bool = False
     task: "asyncio.Task[Any] | None" = None  # runs the operation
-    old: bool = False  # the operation already ran at the last check
-    watch: "asyncio.Task[None] | None" = None
+    was_checked: bool = False  # the operation already ran at the last check
+    listener: "asyncio.Task[None] | None" = None
 
-    async def listen(self) -> None:
+    async def cancel_on_disconnect(self) -> None:
         """Wait until the client disconnects, then cancel the task."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
         if self.task:
-            self.gone = True
+            self.has_left = True
             self.task.cancel()
 
 
-class Lookout:
+class ClientMonitor:
     """A periodic check of running queries, which cancels queries of disconnected clients.
 
     Most queries end before the first check and cost nothing.
     """
 
     def __init__(self) -> None:
-        self._running: set[Presence] = set()
-        self._looking = False
+        self._clients: set[RequestClient] = set()
+        self._is_scheduled = False
 
-    def add(self, presence: Presence) -> None:
+    def add(self, client: RequestClient) -> None:
         """Add the client of a query that starts in the current task."""
-        presence.task = asyncio.current_task()
-        self._running.add(presence)
-        if not self._looking:
-            self._looking = True
-            asyncio.get_running_loop().call_later(LISTENING, self._look)
+        client.task = asyncio.current_task()
+        self._clients.add(client)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check_clients)
 
-    def remove(self, presence: Presence) -> None:
+    def remove(self, client: RequestClient) -> None:
         """Remove the client of a query that has ended."""
-        presence.task = None
-        self._running.discard(presence)
-        if presence.watch:
-            presence.watch.cancel()
+        client.task = None
+        self._clients.discard(client)
+        if client.listener:
+            client.listener.cancel()
 
-    def _look(self) -> None:
-        for presence in self._running:
-            if presence.old and presence.watch is None:
-                presence.watch = asyncio.create_task(presence.listen())
-            presence.old = True
-        self._looking = bool(self._running)
-        if self._looking:
-            asyncio.get_running_loop().call_later(LISTENING, self._look)
+    def _check_clients(self) -> None:
+        for presence in self._clients:
+            if presence.was_checked and presence.listener is None:
+                presence.listener = asyncio.create_task(presence.cancel_on_disconnect())
+            presence.was_checked = True
+        self._is_scheduled = bool(self._clients)
+        if self._is_scheduled:
+            asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check_clients)
 
 
 @dataclass(frozen=True)
-class Guards:
+class AdmissionControl:
     """The rate budgets and concurrency limits of one process."""
 
-    budgets: Budgets = field(default_factory=Budgets)
-    operations: Crowd = field(default_factory=lambda: Crowd(1000, 100))
-    followers: Crowd = field(default_factory=lambda: Crowd(100_000, 200))  # and WebSockets
+    budgets: RateBudgets = field(default_factory=RateBudgets)
+    operation_limiter: ConcurrencyLimiter = field(
+        default_factory=lambda: ConcurrencyLimiter(1000, 100)
+    )
+    stream_limiter: ConcurrencyLimiter = field(
+        default_factory=lambda: ConcurrencyLimiter(100_000, 200)
+    )  # and WebSockets
     introspection: Introspection = "open"
-    lookout: Lookout = field(default_factory=Lookout)
-    answer_max: int = ANSWER_MAX
+    client_monitor: ClientMonitor = field(default_factory=ClientMonitor)
+    max_response_bytes: int = MAX_RESPONSE_BYTES
 
-    def charge(self, ctx: Context, cost: dict[str, int]) -> list[GraphQLError]:
+    def charge_operation(self, ctx: Context, cost: dict[str, int]) -> list[GraphQLError]:
         """Charge the viewer's rate budget for an operation and add its state to `cost`.
 
         Returns an error if the budget is used up, else an empty list.
         """
-        if not (rate := self.budgets.rates.of(ctx.viewer)):
+        if not (rate := self.budgets.rates.rate_of_viewer(ctx.viewer)):
             return []
-        points, most = max(cost["requested"], 1), least(ctx.viewer)
-        left, wait = self.budgets.take(payer(ctx), rate, points, least=most)
-        cost["available"], cost["restoreRate"] = int(left), rate
-        return [_spent(wait)] if wait else []
+        points, min_capacity = max(cost["requested"], 1), min_capacity_of_viewer(ctx.viewer)
+        points_left, wait = self.budgets.take_points(
+            payer_key(ctx), rate, points, min_capacity=min_capacity
+        )
+        cost["available"], cost["restoreRate"] = int(points_left), rate
+        return [_budget_empty_error(wait)] if wait else []
 
-    def unread(self, ctx: Context, text: str) -> GraphQLError | None:
+    def charge_document_reading(self, ctx: Context, document_text: str) -> GraphQLError | None:
         """Charge for reading a document that is not cached; return an error if it can't be paid."""
-        if not (rate := self.budgets.rates.of(ctx.viewer)):
+        if not (rate := self.budgets.rates.rate_of_viewer(ctx.viewer)):
             return None
-        _, wait = self.budgets.take(payer(ctx), rate, reading(text), least=least(ctx.viewer))
-        return _spent(wait) if wait else None
+        _, wait = self.budgets.take_points(
+            payer_key(ctx),
+            rate,
+            document_reading_points(document_text),
+            min_capacity=min_capacity_of_viewer(ctx.viewer),
+        )
+        return _budget_empty_error(wait) if wait else None
 
-    def answer_budget(self, ctx: Context) -> AnswerBudget:
+    def new_response_budget(self, ctx: Context) -> ResponseBudget:
         """Create the response budget of an operation, which charges the viewer for read bytes."""
 
-        def pay(points: int) -> None:
-            if not (rate := self.budgets.rates.of(ctx.viewer)):
+        def charge_points(points: int) -> None:
+            if not (rate := self.budgets.rates.rate_of_viewer(ctx.viewer)):
                 return
-            most = least(ctx.viewer)
-            _, wait = self.budgets.take(payer(ctx), rate, min(points, most), least=most)
+            min_capacity = min_capacity_of_viewer(ctx.viewer)
+            _, wait = self.budgets.take_points(
+                payer_key(ctx), rate, min(points, min_capacity), min_capacity=min_capacity
+            )
             if wait:
-                raise RateLimited(EMPTY, retry_after=timedelta(seconds=round(wait + 0.5)))
+                raise RateLimited(BUDGET_EMPTY, retry_after=timedelta(seconds=round(wait + 0.5)))
 
-        return AnswerBudget(self.answer_max, pay)
+        return ResponseBudget(self.max_response_bytes, charge_points)
 
-    def hides(self, viewer: Viewer | None) -> str | None:
+    def introspection_error_code(self, viewer: Viewer | None) -> str | None:
         """Return the error code if the viewer may not use introspection; None if it may."""
         if self.introspection == "open":
             return None
@@ -145,19 +166,21 @@ class Guards:
         stranger = viewer is None or viewer.role is Role.PUBLIC
         return "UNAUTHENTICATED" if stranger else None
 
-    def each(self, viewer: Viewer, crowd: Crowd) -> int:
+    def limit_of_payer(self, viewer: Viewer, limiter: ConcurrencyLimiter) -> int:
         """Return how many slots of a limiter a viewer can hold: an API key of ADMIN half of all."""
-        if viewer.role not in FOR_MANY or viewer.token_id is not None:
-            return crowd.each
-        return max(crowd.most // 2, crowd.each)
+        if viewer.role not in ADMIN_ROLES or viewer.token_id is not None:
+            return limiter.limit_per_key
+        return max(limiter.limit // 2, limiter.limit_per_key)
 
 
-def _spent(wait: float) -> GraphQLError:
-    seconds = max(1, round(wait + 0.5))
-    return GraphQLError(EMPTY, extensions={"code": "RATE_LIMITED", "retryAfterSeconds": seconds})
+def _budget_empty_error(seconds_to_wait: float) -> GraphQLError:
+    seconds = max(1, round(seconds_to_wait + 0.5))
+    return GraphQLError(
+        BUDGET_EMPTY, extensions={"code": "RATE_LIMITED", "retryAfterSeconds": seconds}
+    )
 
 
-class Running:
+class AdmittedOperation:
     """A context manager that holds a concurrency slot while an operation runs.
 
     It cancels the operation when its client disconnects, unless the operation outlives its client.
@@ -165,33 +188,33 @@ class Running:
     responses, ServiceUnavailable if the process runs too many.
     """
 
-    __slots__ = ("_guards", "_presence", "_seat")
+    __slots__ = ("_client", "_concurrency_slot", "_guards")
 
-    def __init__(self, ctx: Any, *, lasts: bool) -> None:
-        self._guards: Guards | None = getattr(ctx, "guards", None)
-        self._seat: Seat | None = None
-        self._presence: Presence | None = None
+    def __init__(self, ctx: Any, *, outlives_client: bool) -> None:
+        self._guards: AdmissionControl | None = getattr(ctx, "guards", None)
+        self._concurrency_slot: ConcurrencySlot | None = None
+        self._client: RequestClient | None = None
         if self._guards is not None:
-            self._presence = None if lasts else ctx.presence
-            self._seat = self._admitted(self._guards, ctx)
+            self._client = None if outlives_client else ctx.presence
+            self._concurrency_slot = self._acquire_slot(self._guards, ctx)
 
     @staticmethod
-    def _admitted(guards: Guards, ctx: Any) -> Seat:
-        if ctx.reader is not None and ctx.reader.unread >= UNREAD:
-            raise RateLimited("Read the answers that wait for you.", retry_after=SOON)
-        crowd = guards.operations
-        if seat := crowd.enter(payer(ctx), guards.each(ctx.viewer, crowd)):
+    def _acquire_slot(guards: AdmissionControl, ctx: Any) -> ConcurrencySlot:
+        if ctx.reader is not None and ctx.reader.unread >= MAX_UNREAD_RESPONSES:
+            raise RateLimited("Read the answers that wait for you.", retry_after=RETRY_AFTER)
+        crowd = guards.operation_limiter
+        if seat := crowd.acquire(payer_key(ctx), guards.limit_of_payer(ctx.viewer, crowd)):
             return seat
-        if crowd.full:
-            raise Unavailable("Too many operations run at once: try again.")
-        raise RateLimited("Too many of your operations run at once.", retry_after=SOON)
+        if crowd.is_full:
+            raise ServiceUnavailable("Too many operations run at once: try again.")
+        raise RateLimited("Too many of your operations run at once.", retry_after=RETRY_AFTER)
 
     def __enter__(self) -> None:
-        if self._guards and self._presence:
-            self._guards.lookout.add(self._presence)
+        if self._guards and self._client:
+            self._guards.client_monitor.add(self._client)
 
     def __exit__(self, *_: object) -> None:
-        if self._guards and self._presence:
-            self._guards.lookout.remove(self._presence)
-        if self._seat:
-            self._seat.leave()
+        if self._guards and self._client:
+            self._guards.client_monitor.remove(self._client)
+        if self._concurrency_slot:
+            self._concurrency_slot.release()

@@ -10,28 +10,28 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from graph.http.graphql_request import Rejected
+from graph.http.graphql_request import RequestRejected
 
-INLINE = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"))
-OPAQUE = "application/octet-stream"
-LONGEST = 150
+INLINE_MEDIA_TYPES = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"))
+DEFAULT_MEDIA_TYPE = "application/octet-stream"
+MAX_FILENAME_LENGTH = 150
 
-_KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r"[A-Za-z0-9_.:+-]{1,40}", re.ASCII)
 _RANGE = re.compile(
     r"bytes=[ \t]*(?:([0-9]{1,99})-([0-9]{0,99})|-([0-9]{1,99}))[ \t]*", re.IGNORECASE | re.ASCII
 )
-_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+_ETAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 # control characters, marks that change the text direction, halves of surrogate pairs
-_TRICKS = re.compile(
+_UNSAFE_CHARACTERS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_PLACES = re.compile(r'[/\\:*?"<>|]')  # special in paths of some operating systems
+_PATH_CHARACTERS = re.compile(r'[/\\:*?"<>|]')  # special in paths of some operating systems
 _ATTR_CHAR = "!#$&+-.^_`|~"  # RFC 8187, section 3.2.1
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class FileBytes:
     """The size of a file, and functions that stream and check the bytes of a range.
 
     `check_intact` raises an error if the bytes are damaged. It is called before the response
@@ -40,23 +40,23 @@ class Bytes:
 
     size: int
     stream: Callable[[int, int], AsyncGenerator[bytes]]
-    check: Callable[[int, int], Awaitable[None]]
+    check_intact: Callable[[int, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedFile:
     """The metadata of a file to serve, with a function that opens its bytes."""
 
-    tag: str  # differs for different bytes
+    etag: str  # differs for different bytes
     content_type: str
     filename: str
-    opened: Callable[[], Awaitable[Bytes]]
+    open_bytes: Callable[[], Awaitable[FileBytes]]
     charset: str | None = None
-    caching: str = "private"
-    shown: bool = True  # a browser can display harmless media types
+    cache_control: str = "private"
+    is_inline_allowed: bool = True  # a browser can display harmless media types
 
 
-class _Stream(StreamingResponse):
+class _ClosingStreamResponse(StreamingResponse):
     """A streaming response that closes its source as soon as the client disconnects."""
 
     def __init__(
@@ -70,54 +70,62 @@ class _Stream(StreamingResponse):
             await super().stream_response(send)
 
 
-async def serve(request: Request, served: Served) -> Response:
+async def serve_file(request: Request, served: ServedFile) -> Response:
     """Return the response with the whole file, the requested range, or 304 (RFC 9110).
 
     Several ranges in one request are ignored. Raises RequestRejected with status 412 or 416.
     """
-    tag, headers = f'"{served.tag}"', _headers(served)
-    if (known := request.headers.get("if-match")) and not _matches(known, tag, weakly=False):
-        raise Rejected(412, "STALE", "It is not what If-Match says.")
-    if (known := request.headers.get("if-none-match")) and _matches(known, tag, weakly=True):
-        kept = {name: headers[name] for name in ("ETag", "Cache-Control", "Vary")}
-        return Response(status_code=304, headers=kept)
-    found = await served.opened()
+    tag, headers = f'"{served.etag}"', _file_headers(served)
+    if (if_match := request.headers.get("if-match")) and not _matches_etag(
+        if_match, tag, is_weak_comparison=False
+    ):
+        raise RequestRejected(412, "STALE", "It is not what If-Match says.")
+    if (if_match := request.headers.get("if-none-match")) and _matches_etag(
+        if_match, tag, is_weak_comparison=True
+    ):
+        kept_headers = {name: headers[name] for name in ("ETag", "Cache-Control", "Vary")}
+        return Response(status_code=304, headers=kept_headers)
+    found = await served.open_bytes()
     start, end = 0, found.size
     if request.method == "GET" and request.headers.get("if-range", tag) == tag:
-        span = span_of(request.headers.get("range", ""), found.size)
+        span = parse_range(request.headers.get("range", ""), found.size)
         start, end = span or (start, end)
         if span:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{found.size}"
     headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         return Response(headers=headers)
-    await found.check(start, end)
+    await found.check_intact(start, end)
     status = 206 if "Content-Range" in headers else 200
-    return _Stream(found.stream(start, end), status, headers)
+    return _ClosingStreamResponse(found.stream(start, end), status, headers)
 
 
-def streamed(
+def stream_file(
     request: Request, content_type: str, filename: str, chunks: AsyncGenerator[bytes]
 ) -> Response:
     """Return a response that streams a whole file of unknown size as an attachment."""
     headers = {
         "Content-Type": content_type,
-        "Content-Disposition": disposition("attachment", filename),
+        "Content-Disposition": content_disposition("attachment", filename),
         "Cache-Control": "no-store",
     }
-    return Response(headers=headers) if request.method == "HEAD" else _Stream(chunks, 200, headers)
+    return (
+        Response(headers=headers)
+        if request.method == "HEAD"
+        else _ClosingStreamResponse(chunks, 200, headers)
+    )
 
 
-def span_of(header: str, size: int) -> tuple[int, int] | None:
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
     """Return start and end offset of a Range header; None if the header must be ignored.
 
     Raises RequestRejected with status 416 if the range is outside the file (RFC 9110, section
     14.1.2).
     """
-    asked = _RANGE.fullmatch(header)
-    if asked is None:
+    match = _RANGE.fullmatch(header)
+    if match is None:
         return None
-    first, last, suffix = asked.groups()
+    first, last, suffix = match.groups()
     if suffix is not None:
         length = min(int(suffix), size)
         if length:
@@ -129,48 +137,55 @@ def span_of(header: str, size: int) -> tuple[int, int] | None:
     elif int(first) < size:
         return int(first), min(int(last) + 1, size) if last else size
     headers = {"Content-Range": f"bytes */{size}"}
-    raise Rejected(416, "BAD_USER_INPUT", f"There are {size} bytes, none in this range.", headers)
+    raise RequestRejected(
+        416, "BAD_USER_INPUT", f"There are {size} bytes, none in this range.", headers
+    )
 
 
-def _matches(known: str, tag: str, *, weakly: bool) -> bool:
-    if known.strip() == "*":
+def _matches_etag(header_value: str, tag: str, *, is_weak_comparison: bool) -> bool:
+    if header_value.strip() == "*":
         return True
-    return any(each == tag and (weakly or not weak) for weak, each in _TAG.findall(known))
+    return any(
+        each == tag and (is_weak_comparison or not weak)
+        for weak, each in _ETAG.findall(header_value)
+    )
 
 
-def _headers(served: Served) -> dict[str, str]:
-    kind = served.content_type if _KIND.fullmatch(served.content_type) else OPAQUE
+def _file_headers(served: ServedFile) -> dict[str, str]:
+    kind = served.content_type if _MEDIA_TYPE.fullmatch(served.content_type) else DEFAULT_MEDIA_TYPE
     if kind.startswith("multipart/"):
-        kind = OPAQUE  # browsers may parse it, and the boundary parameter is missing
-    way = "inline" if served.shown and kind in INLINE else "attachment"
+        kind = DEFAULT_MEDIA_TYPE  # browsers may parse it, and the boundary parameter is missing
+    disposition = (
+        "inline" if served.is_inline_allowed and kind in INLINE_MEDIA_TYPES else "attachment"
+    )
     if kind.startswith("text/"):
         charset = served.charset or ""
         kind += f"; charset={charset if _CHARSET.fullmatch(charset) else 'utf-8'}"
     return {
         "Content-Type": kind,
-        "Content-Disposition": disposition(way, served.filename),
-        "ETag": f'"{served.tag}"',
+        "Content-Disposition": content_disposition(disposition, served.filename),
+        "ETag": f'"{served.etag}"',
         "Accept-Ranges": "bytes",
-        "Cache-Control": served.caching,
+        "Cache-Control": served.cache_control,
         "Vary": "Authorization, X-Access-Token, X-API-Key",
         "Content-Security-Policy": "sandbox; default-src 'none'",
     }
 
 
-def disposition(way: str, filename: str) -> str:
+def content_disposition(disposition_type: str, filename: str) -> str:
     """Return the value of Content-Disposition (RFC 6266), with `filename*` for non-ASCII names."""
-    name = safe_name(filename)
+    name = safe_filename(filename)
     plain = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")
-    value = f'{way}; filename="{plain}"'
+    value = f'{disposition_type}; filename="{plain}"'
     return value if plain == name else f"{value}; filename*=UTF-8''{quote(name, _ATTR_CHAR)}"
 
 
-def safe_name(filename: str) -> str:
+def safe_filename(filename: str) -> str:
     """Return a file name without path and control characters, of at most 150 characters."""
-    name = _PLACES.sub("_", _TRICKS.sub("", filename)).strip(" .")
-    if len(name) > LONGEST:
+    name = _PATH_CHARACTERS.sub("_", _UNSAFE_CHARACTERS.sub("", filename)).strip(" .")
+    if len(name) > MAX_FILENAME_LENGTH:
         stem, dot, ending = name.rpartition(".")
-        if not dot or len(ending) > LONGEST // 4:
+        if not dot or len(ending) > MAX_FILENAME_LENGTH // 4:
             stem, dot, ending = name, "", ""
-        name = stem[: LONGEST - len(dot + ending)] + dot + ending
+        name = stem[: MAX_FILENAME_LENGTH - len(dot + ending)] + dot + ending
     return name or "file"

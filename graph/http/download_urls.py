@@ -8,13 +8,13 @@ import strawberry
 from graph.types import global_ids
 from graph.types.fields import Info
 from graph.types.scalars import URL
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.users.roles import Role
 from resolvers.files import signed_urls
-from resolvers.messages.content_access import legible
+from resolvers.messages.content_access import require_readable_row
 
-MOST = 1 << 16  # of a message
-SIZE = 10  # message ID and attachment number
+MAX_ATTACHMENTS = 1 << 16  # of a message
+ATTACHMENT_ID_BYTES = 10  # message ID and attachment number
 
 
 def attachment_id(message_key: int, index: int) -> strawberry.ID:
@@ -24,35 +24,39 @@ def attachment_id(message_key: int, index: int) -> strawberry.ID:
     return strawberry.ID(f"{global_ids.PREFIXES['Attachment']}_{text}")
 
 
-def attachment_of(id: str, *, path: str = "id", index: int | None = None) -> tuple[int, int]:
+def parse_attachment_id(id: str, *, path: str = "id", index: int | None = None) -> tuple[int, int]:
     """Return the message ID and the attachment number of a global ID.
 
     Raises InvalidInput if the ID is malformed.
     """
-    prefix, _, text = id[: global_ids.LONGEST].partition("_")
+    prefix, _, text = id[: global_ids.MAX_LENGTH].partition("_")
     try:
         raw = base64.urlsafe_b64decode(text + "==")
         key, number = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")
-        right = len(raw) == SIZE and 0 < key < 2**63 and prefix == global_ids.PREFIXES["Attachment"]
-        if right and attachment_id(key, number) == id:
+        is_valid = (
+            len(raw) == ATTACHMENT_ID_BYTES
+            and 0 < key < 2**63
+            and prefix == global_ids.PREFIXES["Attachment"]
+        )
+        if is_valid and attachment_id(key, number) == id:
             return key, number
     except ValueError:
         pass
-    raise Invalid("not the id of an Attachment", constraint="id", path=[path], index=index)
+    raise InvalidInput("not the id of an Attachment", constraint="id", path=[path], index=index)
 
 
-def held_path(item_key: int, *more: str) -> str:
+def quarantined_message_path(item_key: int, *subpath: str) -> str:
     """Return the path of a quarantined message or of a part of it."""
     item = global_ids.encode("QuarantineItem", item_key)
-    return "/".join((f"/rest/quarantine/{item}", *(more or ("message.eml",))))
+    return "/".join((f"/rest/quarantine/{item}", *(subpath or ("message.eml",))))
 
 
-def source_path(message_key: int) -> str:
+def message_source_path(message_key: int) -> str:
     """Return the path of a whole message."""
     return f"/rest/messages/{global_ids.encode('Message', message_key)}/message.eml"
 
 
-def attachment_path(message_key: int, index: int) -> str:
+def attachment_download_path(message_key: int, index: int) -> str:
     """Return the path of a decoded attachment."""
     message = global_ids.encode("Message", message_key)
     return f"/rest/messages/{message}/attachments/{attachment_id(message_key, index)}"
@@ -63,41 +67,46 @@ def zip_path(message_key: int) -> str:
     return f"/rest/messages/{global_ids.encode('Message', message_key)}/attachments.zip"
 
 
-def part_path(message_key: int, section: str) -> str:
+def mime_part_path(message_key: int, section: str) -> str:
     """Return the path of a decoded MIME part; `section` is an IMAP section such as 1.2."""
     return f"/rest/messages/{global_ids.encode('Message', message_key)}/parts/{section}"
 
 
-def archived_path(message_key: int) -> str:
+def deleted_message_path(message_key: int) -> str:
     """Return the path of a whole deleted message."""
     return f"/rest/archive/{global_ids.encode('ArchivedMessage', message_key)}/message.eml"
 
 
-def signed(info: Info, path: str, row: Any) -> URL:
+def signed_download_url(info: Info, path: str, message_row: Any) -> URL:
     """Return a signed URL for bytes of a row, valid for at least 15 minutes.
 
     The URL of a shared row is only valid while the viewer can read it. Raises Forbidden if the
     viewer may not read the content.
     """
     viewer = info.context.viewer
-    legible(info.context, row)
-    return addressed(info, path, row.user_id if viewer.role is Role.ROOT else viewer.user_id)
-
-
-def addressed(info: Info, path: str, user_id: int) -> URL:
-    """Return a signed URL for a path that the viewer is already known to be allowed to read."""
-    ctx = info.context
-    return absolute(
-        info, signed_urls.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now())
+    require_readable_row(info.context, message_row)
+    return sign_checked_path(
+        info, path, message_row.user_id if viewer.role is Role.ROOT else viewer.user_id
     )
 
 
-def absolute(info: Info, path: str) -> URL:
+def sign_checked_path(info: Info, path: str, user_id: int) -> URL:
+    """Return a signed URL for a path that the viewer is already known to be allowed to read."""
+    ctx = info.context
+    return absolute_url(
+        info,
+        signed_urls.sign_path(
+            ctx.environment, path, user_id, ctx.viewer, now=ctx.environment.now()
+        ),
+    )
+
+
+def absolute_url(info: Info, path: str) -> URL:
     """Return the absolute URL of a path on this server."""
     headers = getattr(info.context, "headers", {})
     scheme = headers.get("x-forwarded-proto", "http")
     base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
-    return URL(signed_urls.absolute(info.context.world, path, base))
+    return URL(signed_urls.absolute_url(info.context.environment, path, base))
 
 
 def audit_path(audit_key: int) -> str:

@@ -11,138 +11,163 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graph.http import download_urls, graphql_request
-from graph.http.byte_responses import Bytes, Served, serve
-from graph.http.graphql_request import Rejected
-from graph.http.http_errors import client_address
+from graph.http.byte_responses import FileBytes, ServedFile, serve_file
+from graph.http.graphql_request import RequestRejected
+from graph.http.http_errors import client_ip_address
 from graph.http.upload_body import (  # fmt: skip
-    Desk,
-    admitted,
+    UploadService,
+    announced_size,
+    authenticated_context,
     check_size,
-    declared,
-    reader,
-    received,
-    roomy,
-    sending,
+    checked_disk_space,
+    download_context,
+    limited_per_user,
+    read_file,
 )
 from graph.types import global_ids
-from mail.smtp.spool_file import Spool
+from mail.smtp.spool_file import SpoolFile
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.damage_check import check_piece
-from models.errors import Stale, found
-from models.store.columns import Picked
+from mail.storage.blobs.damage_check import check_blob
+from models.errors import StaleObject, require_found
+from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.files import shares, signed_urls, stored_files
-from resolvers.files.uploads import Received
-from resolvers.messages.content_access import legible
+from resolvers.files.uploads import ReceivedFile
+from resolvers.messages.content_access import require_readable_row
 
-_TAG = re.compile(r'"([0-9a-f]{64})"')
-ASKS = {"WWW-Authenticate": 'Basic realm="share", charset="UTF-8"'}
+_STRONG_ETAG = re.compile(r'"([0-9a-f]{64})"')
+BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="share", charset="UTF-8"'}
 
 
-async def file(desk: Desk, request: Request) -> Response:
+async def serve_or_store_file(service: UploadService, request: Request) -> Response:
     """Answer GET with a file of the viewer (any file for ROOT), POST by storing a new file."""
-    return await (_upload if request.method == "POST" else _download)(desk, request)
+    return await (_store_file if request.method == "POST" else _serve_file)(service, request)
 
 
-async def _download(desk: Desk, request: Request) -> Response:
-    key = global_ids.named("File", request.path_params["name"])
-    ctx, caching = await reader(desk, request, download_urls.file_path(key))
-    row: Picked = found(await ctx.load(stored_files.seen_by_ids, key), str(key))
-    legible(ctx, row)
+async def _serve_file(service: UploadService, request: Request) -> Response:
+    key = global_ids.decode_path_id("File", request.path_params["name"])
+    ctx, caching = await download_context(service, request, download_urls.file_path(key))
+    row: ColumnRow = require_found(
+        await ctx.load(stored_files.load_visible_files_by_id, key), str(key)
+    )
+    require_readable_row(ctx, row)
 
-    async def opened() -> Bytes:
-        return _bytes(ctx, await stored_files.fetched(ctx, row))
+    async def open_file() -> FileBytes:
+        return _blob_body(ctx, await stored_files.read_blob_of_file(ctx, row))
 
-    return await serve(request, _served(row, opened, caching))
+    return await serve_file(request, _served_file(row, open_file, caching))
 
 
-async def _upload(desk: Desk, request: Request) -> Response:
-    ctx = await admitted(desk, request)
-    told = request.headers.get("content-type", "")
-    name, kind = stored_files.described(desk.world, request.path_params["name"], told)
-    async with _body(desk, request, stored_files.permit(ctx)) as came:
-        key = await stored_files.create(ctx, replace(came, filename=name, content_type=kind))
+async def _store_file(service: UploadService, request: Request) -> Response:
+    ctx = await authenticated_context(service, request)
+    content_type = request.headers.get("content-type", "")
+    name, kind = stored_files.name_and_type(
+        service.environment, request.path_params["name"], content_type
+    )
+    async with _received_body(
+        service, request, stored_files.require_write_permission(ctx)
+    ) as received:
+        key = await stored_files.store_received_file(
+            ctx, replace(received, filename=name, content_type=kind)
+        )
     path = download_urls.file_path(key)
-    url = signed_urls.absolute(desk.world, path, str(request.base_url).rstrip("/"))
+    url = signed_urls.absolute_url(service.environment, path, str(request.base_url).rstrip("/"))
     facts = {"id": global_ids.encode("File", key), "filename": name, "contentType": kind}
     headers = {"Cache-Control": "no-store", "Location": url}
-    return Response(graphql_request.encode(facts), 201, headers, "application/json")
+    return Response(graphql_request.encode_json(facts), 201, headers, "application/json")
 
 
 @asynccontextmanager
-async def _body(desk: Desk, request: Request, owner: int) -> AsyncGenerator[Received]:
+async def _received_body(
+    service: UploadService, request: Request, user_id: int
+) -> AsyncGenerator[ReceivedFile]:
     """Receive the body of a request into a file that exists inside the block."""
-    size = declared(request.headers)
-    check_size(size, desk.world.options.upload_max)
-    with roomy(desk, size), sending(desk, owner), Spool(desk.spool, desk.budget) as spool:
-        yield await received(desk, request, spool)
+    size = announced_size(request.headers)
+    check_size(size, service.environment.options.upload_max)
+    with (
+        checked_disk_space(service, size),
+        limited_per_user(service, user_id),
+        SpoolFile(service.spool, service.budget) as spool,
+    ):
+        yield await read_file(service, request, spool)
 
 
-async def share(desk: Desk, request: Request) -> Response:
+async def serve_or_store_shared_file(service: UploadService, request: Request) -> Response:
     """Answer GET with the shared file of a link, PUT by replacing its content. No sign-in.
 
     Raises RequestRejected with status 401 for a missing or wrong password of the link.
     """
-    ctx = Context(desk.world, Viewer(), client_ip=client_address(request))
-    row = await shares.reached(ctx, request.path_params["token"])
-    if not await shares.admitted(ctx, row, _password(request)):
+    ctx = Context(service.environment, Viewer(), client_ip=client_ip_address(request))
+    row = await shares.read_share_by_token(ctx, request.path_params["token"])
+    if not await shares.verify_password(ctx, row, _password_from_basic(request)):
         message = "This link has a password: send it by Basic, under any name."
-        raise Rejected(401, "UNAUTHENTICATED", message, ASKS)
+        raise RequestRejected(401, "UNAUTHENTICATED", message, BASIC_CHALLENGE)
     if request.method == "PUT":
-        return await _put(desk, request, row)
+        return await _replace_shared_file(service, request, row)
 
-    async def opened() -> Bytes:
-        blob = await (stored_files.blob(ctx, row.blob_id) if _goes_on(request) else
-                      shares.opened(ctx, row))  # fmt: skip
-        return _bytes(ctx, blob)
+    async def open_shared_file() -> FileBytes:
+        blob = await (stored_files.read_blob(ctx, row.blob_id) if _is_continuation(request) else
+                      shares.open_share(ctx, row))  # fmt: skip
+        return _blob_body(ctx, blob)
 
-    return await serve(request, _served(row, opened, "private, no-cache"))
+    return await serve_file(request, _served_file(row, open_shared_file, "private, no-cache"))
 
 
-async def _put(desk: Desk, request: Request, row: Picked) -> Response:
-    shares.writable(row)
-    known, seen = request.headers.get("if-match"), None
-    if known is not None and known.strip() != "*":
-        tag = _TAG.fullmatch(known.strip())
-        seen = tag[1] if tag else ""
+async def _replace_shared_file(
+    service: UploadService, request: Request, row: ColumnRow
+) -> Response:
+    shares.require_writable(row)
+    if_match, expected_digest = request.headers.get("if-match"), None
+    if if_match is not None and if_match.strip() != "*":
+        tag = _STRONG_ETAG.fullmatch(if_match.strip())
+        expected_digest = tag[1] if tag else ""
     owner = Viewer(row.user_id, Role.USER, frozenset({Scope.MAIL}))
-    async with _body(desk, request, row.user_id) as came:
+    async with _received_body(service, request, row.user_id) as received:
         try:
-            ctx = Context(desk.world, owner, client_ip=client_address(request))
-            await shares.write(ctx, row, came, seen=seen)
-        except Stale:
-            raise Rejected(412, "STALE", "It is not what If-Match says.") from None
-    return Response(status_code=204, headers={"ETag": f'"{came.digest}"'})
+            ctx = Context(service.environment, owner, client_ip=client_ip_address(request))
+            await shares.replace_shared_file(ctx, row, received, expected_digest=expected_digest)
+        except StaleObject:
+            raise RequestRejected(412, "STALE", "It is not what If-Match says.") from None
+    return Response(status_code=204, headers={"ETag": f'"{received.digest}"'})
 
 
-def _goes_on(request: Request) -> bool:
+def _is_continuation(request: Request) -> bool:
     """True if the request must not count as a download: HEAD, or a later range."""
     begins = request.headers.get("range", "bytes=0-").replace(" ", "").startswith("bytes=0-")
     return request.method == "HEAD" or not begins
 
 
-def _password(request: Request) -> str | None:
+def _password_from_basic(request: Request) -> str | None:
     """Return the password of Basic authentication (RFC 7617), with any username; None without."""
-    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
-        return base64.b64decode(shown.strip(), validate=True).decode().partition(":")[2]
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
     except (binascii.Error, ValueError):
         return None
 
 
-def _bytes(ctx: Context, blob: Picked) -> Bytes:
+def _blob_body(ctx: Context, blob: ColumnRow) -> FileBytes:
     def stream(start: int, end: int) -> AsyncGenerator[bytes]:
-        return blob_reader.stream(ctx.world.blobs, blob, start, end)
+        return blob_reader.stream_content(ctx.environment.object_store, blob, start, end)
 
     async def check(_start: int, _end: int) -> None:
-        await check_piece(ctx.world.blobs, blob)
+        await check_blob(ctx.environment.object_store, blob)
 
-    return Bytes(blob.size, stream, check)
+    return FileBytes(blob.size, stream, check)
 
 
-def _served(row: Picked, opened: Callable[[], Awaitable[Bytes]], caching: str) -> Served:
+def _served_file(
+    row: ColumnRow, open_body: Callable[[], Awaitable[FileBytes]], caching: str
+) -> ServedFile:
     """Describe a file to serve: always as an attachment, never inline."""
-    return Served(row.digest, row.content_type, row.filename, opened, caching=caching, shown=False)
+    return ServedFile(
+        row.digest,
+        row.content_type,
+        row.filename,
+        open_body,
+        cache_control=caching,
+        is_inline_allowed=False,
+    )

@@ -22,39 +22,50 @@ from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types import ExecutionResult
 from strawberry.types.graphql import OperationType as Kind
 
-from graph.execution.documents.documents_by_hash import Find, Persisted, Unmet
-from graph.execution.json_encoding import encode_answer
-from graph.execution.operation_execution import Operation, Schema
-from graph.execution.response_size import AnswerBudget
-from graph.execution.telemetry import RESPONSES, SOCKETS
-from graph.http import graphql_request
-from graph.http.admission_control import Guards, Presence
-from graph.http.graphql_request import EVENTS, JSON, Question, Rejected
-from graph.http.http_errors import (
-    answer_to,
-    client_address,
-    crowded,
-    log_failure,
-    request_id,
-    turned_away,
+from graph.execution.documents.documents_by_hash import (
+    DocumentsByHash,
+    FindTrustedText,
+    UnknownDocumentRejected,
 )
-from graph.http.rate_budgets import payer
-from graph.subscriptions.result_stream import early
-from graph.subscriptions.shared_subscriptions import Groups, pulled
-from graph.subscriptions.sse import HEADERS, Ended, EventStream, Kicked, Watch, one_result
-from graph.subscriptions.websocket import Adapter, Crowded, Handler
-from models.errors import Refused, Unauthenticated
-from models.runtime.environment import World
+from graph.execution.json_encoding import encode_response
+from graph.execution.operation_execution import ExecutableSchema, OperationContext
+from graph.execution.response_size import ResponseBudget
+from graph.execution.telemetry import HTTP_RESPONSES, OPEN_SOCKETS
+from graph.http import graphql_request
+from graph.http.admission_control import AdmissionControl, RequestClient
+from graph.http.graphql_request import EVENT_STREAM, JSON, GraphqlRequest, RequestRejected
+from graph.http.http_errors import (
+    client_ip_address,
+    log_request_failure,
+    rejection_of_error,
+    rejection_of_exception,
+    request_id_from_headers,
+    too_many_streams,
+)
+from graph.http.rate_budgets import payer_key
+from graph.subscriptions.result_stream import was_refused_before_execution
+from graph.subscriptions.shared_subscriptions import SubscriptionGroups, pull_results
+from graph.subscriptions.sse import (
+    EVENT_STREAM_HEADERS,
+    ConnectionWatch,
+    EventStream,
+    HasCredentialEnded,
+    LoadKickTimes,
+    format_single_result,
+)
+from graph.subscriptions.websocket import TooManyConnections, WebSocketAdapter, WebSocketHandler
+from models.errors import RequestError, Unauthenticated
+from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.context import Viewer
 
-SignIn = Callable[
+AuthenticateConnection = Callable[
     [Mapping[str, str], Mapping[str, Any] | None, str | None], Awaitable[Viewer]
 ]  # headers, parameters, address
-Page = Callable[[Request], Awaitable[Response]]
+PageHandler = Callable[[Request], Awaitable[Response]]
 
-ALLOWED = {"GET": {Kind.QUERY}, "POST": {Kind.QUERY, Kind.MUTATION}}
-STATUSES = {  # of an operation refused before execution; all other codes are 400
+OPERATION_TYPES_BY_METHOD = {"GET": {Kind.QUERY}, "POST": {Kind.QUERY, Kind.MUTATION}}
+STATUS_BY_CODE = {  # of an operation refused before execution; all other codes are 400
     "UNAUTHENTICATED": 401,
     "FORBIDDEN": 403,
     "TOO_LARGE": 413,
@@ -62,33 +73,37 @@ STATUSES = {  # of an operation refused before execution; all other codes are 40
     "UNAVAILABLE": 503,
     "INTERNAL_SERVER_ERROR": 500,
 }
-DOCUMENTS = ("query", "documentId", "extensions")
-WAIT = {429, 503}
-ALWAYS_SAID = {"RATE_LIMITED", "UNAVAILABLE", "INTERNAL_SERVER_ERROR"}  # else JSON has 200
-SESSION_MAX = 128
-ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+DOCUMENT_PARAMETERS = ("query", "documentId", "extensions")
+RETRY_AFTER_STATUSES = {429, 503}
+CODES_WITH_STATUS_IN_JSON = {
+    "RATE_LIMITED",
+    "UNAVAILABLE",
+    "INTERNAL_SERVER_ERROR",
+}  # else JSON has 200
+MAX_SESSION_ID_LENGTH = 128
+ALWAYS_SENT_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EndpointSettings:
     """The settings of the GraphQL endpoint. Times are in seconds."""
 
-    body_max: int = 1 << 20  # bytes
+    max_body_bytes: int = 1 << 20  # bytes
     receive_timeout: float = 10
     init_timeout: float = 5  # from the open socket to `connection_init`
     heartbeat: float = 15
-    sweep: float = 30  # between two checks of open connections
-    operations_max: int = 100  # at once on one socket
-    origins: tuple[str, ...] = ()  # of foreign pages that can open WebSockets
-    page: Page | None = None  # serves GraphiQL to browsers
-    ended: Ended | None = None
-    kicked: Kicked | None = None
-    trusted: Find | None = None
+    credential_check_interval: float = 30  # between two checks of open connections
+    max_operations_per_socket: int = 100  # at once on one socket
+    allowed_origins: tuple[str, ...] = ()  # of foreign pages that can open WebSockets
+    page: PageHandler | None = None  # serves GraphiQL to browsers
+    has_credential_ended: HasCredentialEnded | None = None
+    load_kick_times: LoadKickTimes | None = None
+    find_trusted_text: FindTrustedText | None = None
     only_trusted: bool = False  # refuse all other documents
-    guards: Guards = field(default_factory=Guards)
+    guards: AdmissionControl = field(default_factory=AdmissionControl)
 
 
-class Endpoint(GraphQL[Operation, None]):
+class GraphqlEndpoint(GraphQL[OperationContext, None]):
     """The GraphQL endpoint for `Route` and `WebSocketRoute`.
 
     `authenticate_connection` gets headers with names in lower case, the payload of
@@ -96,36 +111,43 @@ class Endpoint(GraphQL[Operation, None]):
     and returns `Viewer()` without one.
     """
 
-    graphql_transport_ws_handler_class = Handler
-    websocket_adapter_class = Adapter  # ty: ignore[invalid-assignment]
+    graphql_transport_ws_handler_class = WebSocketHandler
+    websocket_adapter_class = WebSocketAdapter  # ty: ignore[invalid-assignment]
 
     def __init__(
-        self, schema: Schema, world: World, sign_in: SignIn, settings: Settings | None = None
+        self,
+        schema: ExecutableSchema,
+        environment: Environment,
+        authenticate_connection: AuthenticateConnection,
+        settings: EndpointSettings | None = None,
     ) -> None:
-        self.settings = settings or Settings()
+        self.settings = settings or EndpointSettings()
         super().__init__(
             schema,
             graphql_ide=None,
             subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL,),
             connection_init_wait_timeout=timedelta(seconds=self.settings.init_timeout),
-            max_subscriptions_per_connection=self.settings.operations_max,
-            allowed_origins=self.settings.origins,
+            max_subscriptions_per_connection=self.settings.max_operations_per_socket,
+            allowed_origins=self.settings.allowed_origins,
         )
-        self.graph = schema
+        self.executable_schema = schema
         self.guards = self.settings.guards
-        self.persisted = Persisted(
-            schema.find,
-            self.settings.trusted,
-            world.now,
+        self.documents_by_hash = DocumentsByHash(
+            schema.find_document,
+            self.settings.find_trusted_text,
+            environment.now,
             only_trusted=self.settings.only_trusted,
         )
-        self.world = world
-        self.sign_in = sign_in
-        self.watch = Watch(
-            world.now, self.settings.ended, self.settings.sweep, self.settings.kicked
+        self.environment = environment
+        self.authenticate_connection = authenticate_connection
+        self.connection_watch = ConnectionWatch(
+            environment.now,
+            self.settings.has_credential_ended,
+            self.settings.credential_check_interval,
+            self.settings.load_kick_times,
         )
-        world.wakeups.guard(self.watch.recall)
-        self.groups = Groups(schema, self.watch)
+        environment.wakeups.on_credentials_changed(self.connection_watch.recheck_user)
+        self.subscription_groups = SubscriptionGroups(schema, self.connection_watch)
 
     @property
     def heartbeat(self) -> float:
@@ -135,220 +157,242 @@ class Endpoint(GraphQL[Operation, None]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["type"] != "http":
-                await self._socket(scope, receive, send)
+                await self._serve_websocket(scope, receive, send)
                 return
-            response = await self._respond(Request(scope, receive))
+            response = await self._respond_or_reject(Request(scope, receive))
             await response(scope, receive, send)
         finally:
             if seat := scope.get("seat"):
-                seat.leave()
+                seat.release()
 
-    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a WebSocket, which holds a slot of its network, and of its user after sign-in."""
-        asked = WebSocket(scope, receive, send)
-        context = await self.get_context(asked, None)
-        scope["seat"] = self.guards.followers.enter(payer(context))
+        websocket = WebSocket(scope, receive, send)
+        context = await self.get_context(websocket, None)
+        scope["seat"] = self.guards.stream_limiter.acquire(payer_key(context))
         if scope["seat"] is None:
-            await asked.send_denial_response(_refused(crowded(), JSON))
+            await websocket.send_denial_response(_rejection_response(too_many_streams(), JSON))
             return
-        SOCKETS.add()
+        OPEN_SOCKETS.add()
         try:
             await super().__call__(scope, receive, send)
         finally:
-            SOCKETS.add(by=-1)
+            OPEN_SOCKETS.add(amount=-1)
 
-    async def _respond(self, request: Request) -> Response:
+    async def _respond_or_reject(self, request: Request) -> Response:
         context = await self.get_context(request, None)
-        kind = graphql_request.media(context.headers.get("accept"))
+        kind = graphql_request.response_media_type(context.headers.get("accept"))
         try:
-            response = await self._answer(request, context, kind)
-        except Rejected as refusal:
-            response = _refused(refusal, kind)
+            response = await self._handle_request(request, context, kind)
+        except RequestRejected as refusal:
+            response = _rejection_response(refusal, kind)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is None or context.presence is None or not context.presence.gone:
+            if task is None or context.presence is None or not context.presence.has_left:
                 raise
             task.uncancel()
-            response = Response(status_code=400)  # nobody reads it
+            response = Response(status_code=400)  # the client has disconnected
         except Exception as problem:  # noqa: BLE001 - the edge of a listener: logged once
-            log_failure(problem, context.request_id, request.url.path)
-            response = _refused(answer_to(problem, context.request_id), kind)
-        there = {name for name, _ in response.raw_headers}
-        response.raw_headers += [pair for pair in ALWAYS if pair[0] not in there]
+            log_request_failure(problem, context.request_id, request.url.path)
+            response = _rejection_response(
+                rejection_of_exception(problem, context.request_id), kind
+            )
+        header_names = {name for name, _ in response.raw_headers}
+        response.raw_headers += [
+            pair for pair in ALWAYS_SENT_HEADERS if pair[0] not in header_names
+        ]
         response.raw_headers.append((b"x-request-id", context.request_id.encode()))
-        RESPONSES.add("graphql", str(response.status_code))
+        HTTP_RESPONSES.add("graphql", str(response.status_code))
         return response
 
-    async def _answer(self, request: Request, context: Operation, kind: str) -> Response:
-        if request.method not in ALLOWED:
+    async def _handle_request(
+        self, request: Request, context: OperationContext, media_type: str
+    ) -> Response:
+        if request.method not in OPERATION_TYPES_BY_METHOD:
             message = "Only GET and POST are answered here."
             headers = {"Allow": "GET, POST", "Connection": "close"}  # its body stays unread
-            raise Rejected(405, "BAD_USER_INPUT", message, headers)
+            raise RequestRejected(405, "BAD_USER_INPUT", message, headers)
         if self.settings.page and _wants_page(request):
             return await self.settings.page(request)
-        asked = await self._question(request, context.headers)
-        await self._admit(context, None)
-        asked = await self.persisted.resolve(asked, context)
+        graphql_request = await self._parse_request(request, context.headers)
+        await self._authenticate(context, None)
+        graphql_request = await self.documents_by_hash.resolve_document(graphql_request, context)
         if request.method == "GET":
-            self._refuse_mutation(asked, context)
-        if kind == EVENTS:
-            return await self._stream(asked, context, request.scope)
-        context.presence = Presence(request.receive)
-        result = await self._execute(asked, context, request.method)
-        return await self._present(result, kind, context.answer)
+            self._reject_mutation(graphql_request, context)
+        if media_type == EVENT_STREAM:
+            return await self._stream_response(graphql_request, context, request.scope)
+        context.presence = RequestClient(request.receive)
+        result = await self._execute(graphql_request, context, request.method)
+        return await self._result_response(result, media_type, context.answer)
 
-    async def _question(self, request: Request, headers: Mapping[str, str]) -> Question:
+    async def _parse_request(self, request: Request, headers: Mapping[str, str]) -> GraphqlRequest:
         if request.method == "GET":
-            return graphql_request.of_parameters(request.query_params)
-        limit, timeout = self.settings.body_max, self.settings.receive_timeout
-        body = await graphql_request.read(headers, request.receive, limit=limit, timeout=timeout)
-        return graphql_request.of_body(body)
+            return graphql_request.request_from_parameters(request.query_params)
+        limit, timeout = self.settings.max_body_bytes, self.settings.receive_timeout
+        body = await graphql_request.read_body(
+            headers, request.receive, limit=limit, timeout=timeout
+        )
+        return graphql_request.request_from_body(body)
 
-    def _refuse_mutation(self, asked: Question, context: Operation) -> None:
-        known = self.graph.find(context, asked.query, asked.operation_name)
-        if known.kind is OperationType.MUTATION:
+    def _reject_mutation(self, request: GraphqlRequest, context: OperationContext) -> None:
+        document = self.executable_schema.find_document(
+            context, request.document_text, request.operation_name
+        )
+        if document.operation_type is OperationType.MUTATION:
             message = "Mutations are not allowed by GET."
-            raise Rejected(405, "BAD_USER_INPUT", message, {"Allow": "POST"})
+            raise RequestRejected(405, "BAD_USER_INPUT", message, {"Allow": "POST"})
 
-    async def _execute(self, asked: Question, context: Operation, method: str) -> ExecutionResult:
+    async def _execute(
+        self, request: GraphqlRequest, context: OperationContext, method: str
+    ) -> ExecutionResult:
         try:
             return await self.schema.execute(
-                asked.query,
-                variable_values=asked.variables,
+                request.document_text,
+                variable_values=request.variables,
                 context_value=context,
-                operation_name=asked.operation_name,
-                allowed_operation_types=ALLOWED[method],
-                operation_extensions=asked.extensions,
+                operation_name=request.operation_name,
+                allowed_operation_types=OPERATION_TYPES_BY_METHOD[method],
+                operation_extensions=request.extensions,
             )
         except InvalidOperationTypeError:
-            message = f"A subscription needs a WebSocket, or Accept: {EVENTS}."
-            raise graphql_request.bad(message) from None
+            message = f"A subscription needs a WebSocket, or Accept: {EVENT_STREAM}."
+            raise graphql_request.bad_request(message) from None
 
-    async def _stream(self, asked: Question, context: Operation, scope: Scope) -> Response:
-        followers = self.guards.followers
-        each = self.guards.each(context.viewer, followers)
-        if (seat := followers.enter(payer(context), each)) is None:
-            raise crowded()
+    async def _stream_response(
+        self, request: GraphqlRequest, context: OperationContext, scope: Scope
+    ) -> Response:
+        followers = self.guards.stream_limiter
+        each = self.guards.limit_of_payer(context.viewer, followers)
+        if (seat := followers.acquire(payer_key(context), each)) is None:
+            raise too_many_streams()
         scope["seat"] = seat
         stream = EventStream(context, heartbeat=self.heartbeat)
-        events = stream.text(pulled(self.groups, asked, context), self.watch)
-        return StreamingResponse(events, headers=HEADERS)
+        events = stream.stream_events(
+            pull_results(self.subscription_groups, request, context), self.connection_watch
+        )
+        return StreamingResponse(events, headers=EVENT_STREAM_HEADERS)
 
-    async def _present(
-        self, result: ExecutionResult, kind: str, answer: AnswerBudget | None
+    async def _result_response(
+        self, result: ExecutionResult, media_type: str, response_budget: ResponseBudget | None
     ) -> Response:
         payload: dict[str, Any] = dict(process_result(result))
         status = 200
-        if early(result) and result.errors:
+        if was_refused_before_execution(result) and result.errors:
             del payload["data"]
             code = str((result.errors[0].extensions or {}).get("code"))
-            status = STATUSES.get(code, 400)
-            if kind == JSON and code not in ALWAYS_SAID:
+            status = STATUS_BY_CODE.get(code, 400)
+            if media_type == JSON and code not in CODES_WITH_STATUS_IN_JSON:
                 status = 200  # older clients only read the errors of responses with 200
-        body = await encode_answer(payload, answer)
-        response = Response(body, status, _typed(kind))
-        if status in WAIT:
+        body = await encode_response(payload, response_budget)
+        response = Response(body, status, _content_type_header(media_type))
+        if status in RETRY_AFTER_STATUSES:
             wait = (result.errors or [])[0].extensions or {}
             response.headers["Retry-After"] = str(wait.get("retryAfterSeconds", 1))
         return response
 
-    async def get_context(self, request: Request | WebSocket, response: object) -> Operation:
+    async def get_context(self, request: Request | WebSocket, response: object) -> OperationContext:
         """Create the context of a request or WebSocket before authentication."""
         # the first of repeated headers counts
         pairs = reversed(request.scope["headers"])
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
-        return Operation(
-            self.world,
+        return OperationContext(
+            self.environment,
             Viewer(),
-            client_ip=client_address(request),
-            request_id=request_id(headers, self.world),
+            client_ip=client_ip_address(request),
+            request_id=request_id_from_headers(headers, self.environment),
             headers=headers,
             guards=self.guards,
-            seat=request.scope.get("seat"),
-            live=self.watch,
+            connection_slot=request.scope.get("seat"),
+            live=self.connection_watch,
         )
 
-    async def _admit(self, context: Operation, params: dict[str, Any] | None) -> None:
+    async def _authenticate(self, context: OperationContext, params: dict[str, Any] | None) -> None:
         try:
-            credentials = _credentials(context.headers, params)
-            viewer = await self.sign_in(credentials, params, context.client_ip)
-        except Refused as refusal:
-            raise turned_away(refusal, STATUSES) from None
+            credentials = _merge_credentials(context.headers, params)
+            viewer = await self.authenticate_connection(credentials, params, context.client_ip)
+        except RequestError as refusal:
+            raise rejection_of_error(refusal, STATUS_BY_CODE) from None
         context.viewer = viewer
-        if viewer.speaks_for_others:
-            _believe(context)
+        if viewer.is_trusted_front_end:
+            _trust_client_headers(context)
 
-    async def on_ws_connect(self, context: Operation) -> Any:
+    async def on_ws_connect(self, context: OperationContext) -> Any:
         """Authenticate by `connection_init`, since browsers can't set WebSocket headers.
 
         Raises ConnectionRejectionError for a wrong credential, TooManyConnections above the limit.
         """
         try:
-            await self._admit(context, context.connection_params)
-        except Rejected:
+            await self._authenticate(context, context.connection_params)
+        except RequestRejected:
             raise ConnectionRejectionError from None
-        seat, followers = context.seat, self.guards.followers
-        each = self.guards.each(context.viewer, followers)
-        known = context.viewer.role is not Role.PUBLIC
-        if seat and known and not seat.move(payer(context), each):
-            raise Crowded
+        seat, followers = context.connection_slot, self.guards.stream_limiter
+        each = self.guards.limit_of_payer(context.viewer, followers)
+        is_signed_in = context.viewer.role is not Role.PUBLIC
+        if seat and is_signed_in and not seat.move_to_key(payer_key(context), each):
+            raise TooManyConnections
         return await super().on_ws_connect(context)
 
     def decode_json(self, data: str | bytes) -> object:
         """Decode a WebSocket frame. Raises json.JSONDecodeError if it is too long or malformed."""
-        if len(data) > self.settings.body_max:
+        if len(data) > self.settings.max_body_bytes:
             raise json.JSONDecodeError("too long", "", 0)
-        return graphql_request.decode(data)
+        return graphql_request.decode_json(data)
 
     def encode_json(self, data: object) -> str:
         """Encode JSON as text, since bytes would be sent as binary frames."""
-        return graphql_request.encode(data).decode()
+        return graphql_request.encode_json(data).decode()
 
 
 def _wants_page(request: Request) -> bool:
     return (
         request.method == "GET"
-        and not any(name in request.query_params for name in DOCUMENTS)
-        and graphql_request.named(request.headers.get("accept", ""), "text/html")
+        and not any(name in request.query_params for name in DOCUMENT_PARAMETERS)
+        and graphql_request.is_media_type_named(request.headers.get("accept", ""), "text/html")
     )
 
 
-def _credentials(headers: Mapping[str, str], params: dict[str, Any] | None) -> Mapping[str, str]:
+def _merge_credentials(
+    headers: Mapping[str, str], params: dict[str, Any] | None
+) -> Mapping[str, str]:
     """Return the headers, with credentials of `connection_init` in place of theirs.
 
     Raises Unauthenticated if such a credential is not text.
     """
-    said: dict[str, str] = {}
+    credentials: dict[str, str] = {}
     for name, value in (params or {}).items():
         if name.lower() not in ("authorization", "x-api-key", "token") or value is None:
             continue
         if not isinstance(value, str):
             raise Unauthenticated
         if name == "token":
-            said["authorization"] = f"Bearer {value}"
+            credentials["authorization"] = f"Bearer {value}"
         else:
-            said[name.lower()] = value
-    return {**headers, **said}
+            credentials[name.lower()] = value
+    return {**headers, **credentials}
 
 
-def _believe(context: Operation) -> None:
+def _trust_client_headers(context: OperationContext) -> None:
     """Take IP address and session from the headers of a trusted front end, for the logs."""
     with suppress(ValueError):
         context.client_ip = str(ipaddress.ip_address(context.headers.get("x-client-ip", "")))
     session = context.headers.get("x-client-session", "")
-    if session.isprintable() and 0 < len(session) <= SESSION_MAX:
+    if session.isprintable() and 0 < len(session) <= MAX_SESSION_ID_LENGTH:
         context.session_id = session
 
 
-def _refused(refusal: Rejected, kind: str) -> Response:
-    payload, status = refusal.payload, refusal.status
-    if isinstance(refusal, Unmet):  # in the form of an invalid document's errors
-        if kind == EVENTS:
-            return Response(one_result(payload), headers=HEADERS)
-        status = 200 if kind == JSON else status
-    headers = _typed(JSON if kind == EVENTS else kind) | refusal.headers
-    return refusal.answer(graphql_request.encode(payload), status, headers)
+def _rejection_response(rejection: RequestRejected, media_type: str) -> Response:
+    payload, status = rejection.graphql_payload, rejection.status
+    if isinstance(
+        rejection, UnknownDocumentRejected
+    ):  # in the form of an invalid document's errors
+        if media_type == EVENT_STREAM:
+            return Response(format_single_result(payload), headers=EVENT_STREAM_HEADERS)
+        status = 200 if media_type == JSON else status
+    headers = (
+        _content_type_header(JSON if media_type == EVENT_STREAM else media_type) | rejection.headers
+    )
+    return rejection.response_class(graphql_request.encode_json(payload), status, headers)
 
 
-def _typed(kind: str) -> dict[str, str]:
-    return {"Content-Type": f"{kind}; charset=utf-8"}
+def _content_type_header(media_type: str) -> dict[str, str]:
+    return {"Content-Type": f"{media_type}; charset=utf-8"}

@@ -15,47 +15,49 @@ from starlette.routing import Route
 
 log = logging.getLogger(__name__)
 
-Check = Callable[[], Awaitable[bool]]
-Counts = Callable[[], Mapping[str, int]]
+HealthCheck = Callable[[], Awaitable[bool]]
+ProcessCounts = Callable[[], Mapping[str, int]]
 
-STORE = "store"
-PATIENCE = 2.0  # seconds
-FRESH = 0.25  # seconds
-WRITTEN = 1.0  # seconds between test writes: probes must not load the database
-HEADERS = {"Cache-Control": "no-store"}
+DATABASE = "store"
+CHECK_TIMEOUT = 2.0  # seconds
+RESULT_LIFETIME = 0.25  # seconds
+WRITE_CHECK_INTERVAL = 1.0  # seconds between test writes: probes must not load the database
+NO_STORE = {"Cache-Control": "no-store"}
 
 
-class Health:
+class HealthChecks:
     """The checks of all components, run concurrently, and the routes that serve them."""
 
-    def __init__(self, checks: Mapping[str, Check], processes: Counts | None = None) -> None:
+    def __init__(
+        self, checks: Mapping[str, HealthCheck], processes: ProcessCounts | None = None
+    ) -> None:
         self.checks = checks
         self.processes = processes
-        self._turn = asyncio.Lock()
-        self._asked = -FRESH
-        self._found: dict[str, bool] = {}
+        self._lock = asyncio.Lock()
+        self._checked_at = -RESULT_LIFETIME
+        self._results: dict[str, bool] = {}
 
-    async def found(self) -> dict[str, bool]:
+    async def check_components(self) -> dict[str, bool]:
         """Return the state of each component: True if it is healthy."""
-        async with self._turn:
-            if monotonic() - self._asked >= FRESH:
-                answers = await asyncio.gather(*map(_well, self.checks.values()))
-                self._found = self._noted(dict(zip(self.checks, answers, strict=True)))
-                self._asked = monotonic()
-        return self._found
+        async with self._lock:
+            if monotonic() - self._checked_at >= RESULT_LIFETIME:
+                answers = await asyncio.gather(*map(_is_healthy, self.checks.values()))
+                self._results = self._log_changes(dict(zip(self.checks, answers, strict=True)))
+                self._checked_at = monotonic()
+        return self._results
 
-    def _noted(self, found: dict[str, bool]) -> dict[str, bool]:
+    def _log_changes(self, results: dict[str, bool]) -> dict[str, bool]:
         """Log the components with a changed state; return the results."""
-        for name, well in found.items():
-            if well and not self._found.get(name, True):
+        for name, well in results.items():
+            if well and not self._results.get(name, True):
                 log.info("well again", extra={"component": name})
-            elif not well and self._found.get(name, True):
+            elif not well and self._results.get(name, True):
                 log.warning("not well", extra={"component": name})
-        return found
+        return results
 
-    async def ready(self, _request: Request) -> JSONResponse:
+    async def serve_readiness(self, _request: Request) -> JSONResponse:
         """Answer 200 if every component is well, else 503, with the state of each component."""
-        found = await self.found()
+        found = await self.check_components()
         well = all(found.values())
         answer: dict[str, Any] = {
             "status": "ok" if well else "unavailable",
@@ -63,47 +65,49 @@ class Health:
         }
         if self.processes is not None:
             answer["processes"] = self.processes()
-        return JSONResponse(answer, 200 if well else 503, HEADERS)
+        return JSONResponse(answer, 200 if well else 503, NO_STORE)
 
-    async def store(self, _request: Request) -> JSONResponse:
+    async def serve_database_health(self, _request: Request) -> JSONResponse:
         """Answer 200 if the database answers, else 503."""
-        well = (await self.found())[STORE]
+        well = (await self.check_components())[DATABASE]
         answer = {"status": "ok" if well else "unavailable"}
-        return JSONResponse(answer, 200 if well else 503, HEADERS)
+        return JSONResponse(answer, 200 if well else 503, NO_STORE)
 
 
-def at_most_every(seconds: float, check: Check) -> Check:
+def rate_limited_check(seconds: float, check: HealthCheck) -> HealthCheck:
     """Return a check that runs at most once in `seconds`, and else returns its last result."""
     asked_at, answer = -seconds, False
 
-    async def remembered() -> bool:
+    async def check_or_last_result() -> bool:
         nonlocal asked_at, answer
         if monotonic() - asked_at >= seconds:
-            answer = await _well(check)
+            answer = await _is_healthy(check)
             asked_at = monotonic()
         return answer
 
-    return remembered
+    return check_or_last_result
 
 
-async def _well(check: Check) -> bool:
+async def _is_healthy(check: HealthCheck) -> bool:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(CHECK_TIMEOUT):
             return await check()
     except Exception:  # noqa: BLE001 - any error means unhealthy
         return False
 
 
-async def live(_request: Request) -> JSONResponse:
+async def serve_liveness(_request: Request) -> JSONResponse:
     """Answer 200, without a check of any component."""
-    return JSONResponse({"status": "ok"}, 200, HEADERS)
+    return JSONResponse({"status": "ok"}, 200, NO_STORE)
 
 
-def routes(checks: Mapping[str, Check], processes: Counts | None = None) -> list[Route]:
+def health_routes(
+    checks: Mapping[str, HealthCheck], processes: ProcessCounts | None = None
+) -> list[Route]:
     """Return the routes /health, /health/live and /health/ready. DATABASE needs a check."""
-    health = Health(checks, processes)
+    health = HealthChecks(checks, processes)
     return [
-        Route("/health", health.store),
-        Route("/health/live", live),
-        Route("/health/ready", health.ready),
+        Route("/health", health.serve_database_health),
+        Route("/health/live", serve_liveness),
+        Route("/health/ready", health.serve_readiness),
     ]

@@ -8,87 +8,91 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graph.http import download_urls, graphql_request
-from graph.http.graphql_request import Rejected
+from graph.http.graphql_request import RequestRejected
 from graph.http.upload_body import (
-    CLOSED,
-    Desk,
-    admitted,
+    CONNECTION_CLOSE,
+    UploadService,
+    announced_size,
+    authenticated_context,
     check_size,
-    declared,
-    filled,
-    roomy,
-    sending,
+    checked_disk_space,
+    limited_per_user,
+    read_body_into_spool,
 )
 from graph.types import global_ids
-from mail.smtp.spool_file import Spool
-from models.errors import found
+from mail.smtp.spool_file import SpoolFile
+from models.errors import require_found
 from resolvers.files import signed_urls
-from resolvers.mailboxes.loaders import Named
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
 
-KINDS = ("message/rfc822", "message/global")  # RFC 5322, and with SMTPUTF8 RFC 6532
-FLAGS = ("unseen", "flagged", "draft")
-WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+MESSAGE_MEDIA_TYPES = ("message/rfc822", "message/global")  # RFC 5322, and with SMTPUTF8 RFC 6532
+FLAG_PARAMETERS = ("unseen", "flagged", "draft")
+BOOLEAN_BY_TEXT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-async def post(desk: Desk, request: Request) -> Response:
+async def store_posted_message(service: UploadService, request: Request) -> Response:
     """Store the posted message in a mailbox of the viewer and answer 201 with its ID and UID.
 
     Nothing is stored if the client disconnects early. Raises RequestRejected, or a typed error if
     the mailbox is not found or the quota is exceeded.
     """
-    ctx = await admitted(desk, request)
-    box = Named(id=global_ids.named("Mailbox", request.path_params["id"]))
-    _check_kind(request.headers)
-    flags, size = _flags(request), declared(request.headers)
-    most = desk.world.options.message_max
-    check_size(size, most)
-    await upload.permit(ctx, box, size)
+    ctx = await authenticated_context(service, request)
+    box = MailboxSelector(id=global_ids.decode_path_id("Mailbox", request.path_params["id"]))
+    _check_content_type(request.headers)
+    flags, size = _flags_from_query(request), announced_size(request.headers)
+    max_bytes = service.environment.options.message_max
+    check_size(size, max_bytes)
+    await upload.require_upload_allowed(ctx, box, size)
     with (
-        roomy(desk, size),
-        sending(desk, ctx.viewer.user_id),
-        Spool(desk.spool, desk.budget) as spool,
+        checked_disk_space(service, size),
+        limited_per_user(service, ctx.viewer.user_id),
+        SpoolFile(service.spool, service.budget) as spool,
     ):
-        await filled(desk, request, spool, most)
-        source = await spool.source()
+        await read_body_into_spool(service, request, spool, max_bytes)
+        source = await spool.raw_message()
         if isinstance(source, bytes) and not source.strip():
-            raise graphql_request.bad("The message is empty.")
+            raise graphql_request.bad_request("The message is empty.")
         new = NewMessage(
             mailbox=box,
-            received=source,
-            seen=not flags["unseen"],
-            flagged=flags["flagged"],
-            draft=flags["draft"],
+            received_source=source,
+            is_seen=not flags["unseen"],
+            is_flagged=flags["flagged"],
+            is_draft=flags["draft"],
         )
-        async with desk.apart if isinstance(source, Path) else nullcontext():
-            row = found((await upload.store(ctx, new)).message)
-    told = {
+        async with service.large_message_slots if isinstance(source, Path) else nullcontext():
+            row = require_found((await upload.store_message(ctx, new)).message)
+    response_body = {
         "id": global_ids.encode("Message", row.id),
         "uid": row.uid,
         "mailbox": global_ids.encode("Mailbox", row.mailbox_id),
     }
-    path = download_urls.source_path(row.id)
-    location = signed_urls.absolute(desk.world, path, request.scope.get("root_path", ""))
+    path = download_urls.message_source_path(row.id)
+    location = signed_urls.absolute_url(
+        service.environment, path, request.scope.get("root_path", "")
+    )
     headers = {"Cache-Control": "no-store", "Location": location}
-    return Response(graphql_request.encode(told), 201, headers, "application/json")
+    return Response(graphql_request.encode_json(response_body), 201, headers, "application/json")
 
 
-def _check_kind(headers: Mapping[str, str]) -> None:
+def _check_content_type(headers: Mapping[str, str]) -> None:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in KINDS:
-        message = f"The body is a message: its Content-Type is {KINDS[0]}."
-        more = {"Accept-Post": KINDS[0], **CLOSED}
-        raise Rejected(415, "BAD_USER_INPUT", message, more)
+    if kind not in MESSAGE_MEDIA_TYPES:
+        message = f"The body is a message: its Content-Type is {MESSAGE_MEDIA_TYPES[0]}."
+        error_headers = {"Accept-Post": MESSAGE_MEDIA_TYPES[0], **CONNECTION_CLOSE}
+        raise RequestRejected(415, "BAD_USER_INPUT", message, error_headers)
 
 
-def _flags(request: Request) -> dict[str, bool]:
+def _flags_from_query(request: Request) -> dict[str, bool]:
     """Parse the flags in the query string; missing flags are false. Raises RequestRejected."""
-    flags = dict.fromkeys(FLAGS, False)
+    flags = dict.fromkeys(FLAG_PARAMETERS, False)
     for name, text in request.query_params.multi_items():
         if name not in flags:
-            raise graphql_request.bad(f"Only {', '.join(FLAGS)} can be said in the address.")
-        if text.lower() not in WORDS:
-            raise graphql_request.bad(f"{name} is true or false.")
-        flags[name] = WORDS[text.lower()]
+            raise graphql_request.bad_request(
+                f"Only {', '.join(FLAG_PARAMETERS)} can be said in the address."
+            )
+        if text.lower() not in BOOLEAN_BY_TEXT:
+            raise graphql_request.bad_request(f"{name} is true or false.")
+        flags[name] = BOOLEAN_BY_TEXT[text.lower()]
     return flags

@@ -16,128 +16,156 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from graph.execution.resolver_plans import REASONS, TALLY
+from graph.execution.resolver_plans import FALLBACK_REASONS, PLAN_COUNTERS
 from graph.http import openmetrics
-from graph.http.http_errors import client_address
-from models.errors import Refused, Unauthenticated
+from graph.http.http_errors import client_ip_address
+from models.errors import RequestError, Unauthenticated
 from models.observability import metrics, process_stats
-from models.observability.metrics import Across, Family, Kind, Point, gauge
-from models.runtime.environment import World
+from models.observability.metrics import (
+    MetricFamily,
+    MetricKind,
+    MetricPoint,
+    ProcessAggregation,
+    gauge_family,
+)
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
-from resolvers.admin.metrics import MOST, Standing, standing
-from resolvers.context import Needs, Viewer
+from resolvers.admin.metrics import MAX_COUNTED_ROWS, BacklogFigures, read_backlog_figures
+from resolvers.context import GuardRule, Viewer
 
 log = logging.getLogger(__name__)
 
-SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
+AuthenticateRequest = Callable[
+    [Mapping[str, str], str | None], Awaitable[Viewer]
+]  # headers, address
 
-FRESH = 5.0  # seconds
-PATIENCE = 2.0  # seconds
-HEADERS = {"Cache-Control": "no-store"}
-PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
-MAY = Needs(role=Role.ADMIN, scope=Scope.READ)
+DATABASE_METRICS_LIFETIME = 5.0  # seconds
+DATABASE_TIMEOUT = 2.0  # seconds
+NO_STORE = {"Cache-Control": "no-store"}
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+METRICS_RULE = GuardRule(role=Role.ADMIN, scope=Scope.READ)
 
 
-class Access(StrEnum):
+class MetricsAccess(StrEnum):
     """The setting that says who can read the metrics."""
 
-    OFF = "off"  # nobody
+    OFF = "off"  # no caller
     KEY = "key"  # with the configured key, or a credential of an ADMIN
     LOOPBACK = "loopback"  # as KEY, and every client on this machine
 
 
 @dataclass(frozen=True, slots=True)
-class Readers:
+class MetricsReaders:
     """The readers of the metrics, and the key that only reads metrics."""
 
-    access: Access = Access.KEY
+    access: MetricsAccess = MetricsAccess.KEY
     key: str | None = field(default=None, repr=False)
 
 
-class Fleet(Protocol):
+class ProcessMetrics(Protocol):
     """The shared metrics of the processes of one server."""
 
     def note(self) -> None:
         """Publish the metrics of this process to the other processes."""
 
-    def families(self) -> list[Family]:
+    def families(self) -> list[MetricFamily]:
         """Return the metrics that all processes have published. It is thread-safe."""
 
 
-def counted() -> list[Family]:
+def own_metric_families() -> list[MetricFamily]:
     """Return the metrics of this process."""
-    return [*metrics.families(), _plans(), _reasons(), *process_stats.families()]
+    return [
+        *metrics.collect_families(),
+        _plan_counter_family(),
+        _fallback_reason_family(),
+        *process_stats.collect_families(),
+    ]
 
 
-class Census:
+class MetricsCollector:
     """The collection of all metrics. The database is read every few seconds at most.
 
     Without `process_metrics` it has the metrics of this process only.
     """
 
-    def __init__(self, world: World, fleet: Fleet | None = None) -> None:
-        self.world = world
-        self._fleet = fleet
-        self._turn = asyncio.Lock()
-        self._asked = -FRESH
-        self._standing: Standing | None = None
+    def __init__(
+        self, environment: Environment, process_metrics: ProcessMetrics | None = None
+    ) -> None:
+        self.environment = environment
+        self._process_metrics = process_metrics
+        self._lock = asyncio.Lock()
+        self._read_at = -DATABASE_METRICS_LIFETIME
+        self._database_metrics: BacklogFigures | None = None
 
-    async def families(self) -> list[Family]:
+    async def collect_families(self) -> list[MetricFamily]:
         """Return all metrics."""
-        if self._fleet is None:
-            found = counted()
+        if self._process_metrics is None:
+            found = own_metric_families()
         else:
-            self._fleet.note()
-            found = await asyncio.to_thread(self._fleet.families)  # tens of milliseconds
-        return [*found, *_build(self.world), *await self._stored()]
+            self._process_metrics.note()
+            found = await asyncio.to_thread(self._process_metrics.families)  # tens of milliseconds
+        return [*found, *_build_families(self.environment), *await self._database_families()]
 
-    async def _stored(self) -> list[Family]:
-        async with self._turn:
-            if monotonic() - self._asked >= FRESH:
-                self._standing = await self._look()
-                self._asked = monotonic()
-        well = int(self._standing is not None)
-        up = gauge("merganser_store_up", "1 where the store answers.", well, Across.SAME)
-        return [up, *_waiting(self._standing)] if self._standing else [up]
+    async def _database_families(self) -> list[MetricFamily]:
+        async with self._lock:
+            if monotonic() - self._read_at >= DATABASE_METRICS_LIFETIME:
+                self._database_metrics = await self._read_database_metrics()
+                self._read_at = monotonic()
+        well = int(self._database_metrics is not None)
+        up = gauge_family(
+            "merganser_store_up", "1 where the store answers.", well, ProcessAggregation.SAME
+        )
+        return (
+            [up, *_waiting_work_families(self._database_metrics)]
+            if self._database_metrics
+            else [up]
+        )
 
-    async def _look(self) -> Standing | None:
+    async def _read_database_metrics(self) -> BacklogFigures | None:
         try:
-            async with asyncio.timeout(PATIENCE):
-                return await standing(self.world)
+            async with asyncio.timeout(DATABASE_TIMEOUT):
+                return await read_backlog_figures(self.environment)
         except Exception as problem:  # noqa: BLE001 - the other metrics are still served
             log.warning("the store was not counted", extra={"problem": type(problem).__name__})
             return None
 
 
-def _plans() -> Family:
+def _plan_counter_family() -> MetricFamily:
     """Return the counters of compiled plans by outcome and name, the most frequent only."""
     counts = {
-        (outcome, where): many
-        for outcome, tally in TALLY._asdict().items()
-        for where, many in tally.most_common(metrics.MOST // len(TALLY))
+        (outcome, counter_name): count
+        for outcome, tally in PLAN_COUNTERS._asdict().items()
+        for counter_name, count in tally.most_common(metrics.MAX_COMBINATIONS // len(PLAN_COUNTERS))
     }
-    points = [Point(labels, many) for labels, many in counts.items()]
-    words = "Functions made of selections: used, compiled, refused, fell back, given up."
-    return Family("merganser_plans", Kind.COUNTER, words, ("outcome", "where"), points)
+    points = [MetricPoint(labels, count) for labels, count in counts.items()]
+    help_text = "Functions made of selections: used, compiled, refused, fell back, given up."
+    return MetricFamily(
+        "merganser_plans", MetricKind.COUNTER, help_text, ("outcome", "where"), points
+    )
 
 
-def _reasons() -> Family:
+def _fallback_reason_family() -> MetricFamily:
     """Return the counters of the reasons for fallbacks to graphql-core."""
-    points = [Point(labels, many) for labels, many in REASONS.most_common(metrics.MOST)]
-    words = "Why functions were not made (refused), or gave a value to graphql-core (fell)."
-    return Family("merganser_plan_reasons", Kind.COUNTER, words, ("outcome", "reason"), points)
+    points = [
+        MetricPoint(labels, count)
+        for labels, count in FALLBACK_REASONS.most_common(metrics.MAX_COMBINATIONS)
+    ]
+    help_text = "Why functions were not made (refused), or gave a value to graphql-core (fell)."
+    return MetricFamily(
+        "merganser_plan_reasons", MetricKind.COUNTER, help_text, ("outcome", "reason"), points
+    )
 
 
-def _build(world: World) -> list[Family]:
+def _build_families(environment: Environment) -> list[MetricFamily]:
     facts = {
-        "version": version_of("merganser"),
+        "version": installed_version("merganser"),
         "python": platform.python_version(),
-        "store": world.database.dialect,
+        "store": environment.database.dialect,
     }
-    return [metrics.info("merganser_build", "What runs here.", facts)]
+    return [metrics.info_family("merganser_build", "What runs here.", facts)]
 
 
-def version_of(package: str) -> str:
+def installed_version(package: str) -> str:
     """Return the version of an installed package; "unknown" if it is not installed."""
     try:
         return version(package)
@@ -145,94 +173,125 @@ def version_of(package: str) -> str:
         return "unknown"
 
 
-def _waiting(now: Standing) -> list[Family]:
-    up_to = f", counted up to {MOST}"
+def _waiting_work_families(database_metrics: BacklogFigures) -> list[MetricFamily]:
+    up_to = f", counted up to {MAX_COUNTED_ROWS}"
     return [
-        _by_state(
-            "merganser_queue_deliveries", f"Recipients still to be sent to{up_to}.", now.deliveries
+        _family_by_state(
+            "merganser_queue_deliveries",
+            f"Recipients still to be sent to{up_to}.",
+            database_metrics.deliveries,
         ),
-        _by_state(
+        _family_by_state(
             "merganser_queue_submissions",
             f"Submissions of those recipients{up_to}.",
-            now.submissions,
+            database_metrics.submissions,
         ),
-        gauge(
+        gauge_family(
             "merganser_queue_overdue_seconds",
             "How long the first attempt that nobody has in hand has been due.",
-            now.overdue,
-            Across.SAME,
+            database_metrics.overdue_seconds,
+            ProcessAggregation.SAME,
         ),
-        gauge(
+        gauge_family(
             "merganser_unindexed_messages",
             f"Messages the text index does not have yet{up_to}.",
-            now.unindexed,
-            Across.SAME,
+            database_metrics.unindexed_messages,
+            ProcessAggregation.SAME,
         ),
-        *_certificates(now),
+        *_certificate_families(database_metrics),
     ]
 
 
-def _certificates(now: Standing) -> list[Family]:
+def _certificate_families(database_metrics: BacklogFigures) -> list[MetricFamily]:
     """Return the metrics of certificates; without certificates the expiry has no point."""
-    words = "Certificates that ACME failed to make the last time."
-    failing = gauge("merganser_certificates_failing", words, now.unissued, Across.SAME)
+    help_text = "Certificates that ACME failed to make the last time."
+    failing = gauge_family(
+        "merganser_certificates_failing",
+        help_text,
+        database_metrics.failing_certificates,
+        ProcessAggregation.SAME,
+    )
     name = "merganser_certificate_expires_seconds"
-    words = "How long the stored certificate is valid that ends first."
-    points = [] if now.expires is None else [Point((), now.expires)]
-    return [failing, Family(name, Kind.GAUGE, words, (), points, across=Across.SAME)]
+    help_text = "How long the stored certificate is valid that ends first."
+    points = (
+        []
+        if database_metrics.certificate_expires_in is None
+        else [MetricPoint((), database_metrics.certificate_expires_in)]
+    )
+    return [
+        failing,
+        MetricFamily(
+            name, MetricKind.GAUGE, help_text, (), points, aggregation=ProcessAggregation.SAME
+        ),
+    ]
 
 
-def _by_state(name: str, help: str, many: Mapping[str, int]) -> Family:
-    points = [Point((state,), count) for state, count in sorted(many.items())]
-    return Family(name, Kind.GAUGE, help, ("state",), points, across=Across.SAME)
+def _family_by_state(name: str, help: str, count_by_state: Mapping[str, int]) -> MetricFamily:
+    points = [MetricPoint((state,), count) for state, count in sorted(count_by_state.items())]
+    return MetricFamily(
+        name, MetricKind.GAUGE, help, ("state",), points, aggregation=ProcessAggregation.SAME
+    )
 
 
-class Metrics:
+class MetricsEndpoint:
     """The endpoint /metrics."""
 
-    def __init__(self, census: Census, sign_in: SignIn, readers: Readers) -> None:
-        self.census = census
-        self.sign_in = sign_in
+    def __init__(
+        self,
+        collector: MetricsCollector,
+        authenticate_request: AuthenticateRequest,
+        readers: MetricsReaders,
+    ) -> None:
+        self.collector = collector
+        self.authenticate_request = authenticate_request
         self.readers = readers
 
-    async def answer(self, request: Request) -> Response:
+    async def serve_metrics(self, request: Request) -> Response:
         """Serve the metrics. The status is 401 or 403 without the right, 404 if turned off."""
-        if self.readers.access is Access.OFF:
-            return _refused(404, "There are no metrics here.")
-        if not self._local(request) and not self._knows_key(request):
+        if self.readers.access is MetricsAccess.OFF:
+            return _text_response(404, "There are no metrics here.")
+        if not self._is_local(request) and not self._has_metrics_key(request):
             try:
-                (await self.sign_in(request.headers, client_address(request))).require(MAY)
-            except Refused as refusal:
-                return _turned_away(refusal)
+                (
+                    await self.authenticate_request(request.headers, client_ip_address(request))
+                ).require(METRICS_RULE)
+            except RequestError as refusal:
+                return _response_of_error(refusal)
         accept = request.headers.get("accept", "")
-        new = openmetrics.preferred(accept)
-        text = openmetrics.written(await self.census.families(), openmetrics=new)
-        headers = {**HEADERS, "Content-Type": openmetrics.TYPES[new], "Vary": "Accept"}
+        new = openmetrics.prefers_openmetrics(accept)
+        text = openmetrics.metrics_text(await self.collector.collect_families(), is_openmetrics=new)
+        headers = {
+            **NO_STORE,
+            "Content-Type": openmetrics.CONTENT_TYPE_BY_OPENMETRICS[new],
+            "Vary": "Accept",
+        }
         return Response(text.encode(), headers=headers)
 
-    def _knows_key(self, request: Request) -> bool:
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    def _has_metrics_key(self, request: Request) -> bool:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
         key = self.readers.key
         if not key or scheme.lower() != "bearer":
             return False
-        return hmac.compare_digest(shown.strip().encode(errors="replace"), key.encode())
+        return hmac.compare_digest(token.strip().encode(errors="replace"), key.encode())
 
-    def _local(self, request: Request) -> bool:
-        if self.readers.access is not Access.LOOPBACK or request.client is None:
+    def _is_local(self, request: Request) -> bool:
+        if self.readers.access is not MetricsAccess.LOOPBACK or request.client is None:
             return False
-        if any(name in request.headers for name in PASSED_ON):
+        if any(name in request.headers for name in PROXY_HEADERS):
             return False  # the client is behind a proxy on this machine
         with suppress(ValueError):
             return ipaddress.ip_address(request.client.host).is_loopback
         return False
 
 
-def _turned_away(refusal: Refused) -> Response:
-    if isinstance(refusal, Unauthenticated):
-        return _refused(401, "Show a key for metrics.", {"WWW-Authenticate": "Bearer"})
-    return _refused(403, "This credential is not for metrics.")
+def _response_of_error(error: RequestError) -> Response:
+    if isinstance(error, Unauthenticated):
+        return _text_response(401, "Show a key for metrics.", {"WWW-Authenticate": "Bearer"})
+    return _text_response(403, "This credential is not for metrics.")
 
 
-def _refused(status: int, words: str, more: Mapping[str, str] | None = None) -> Response:
-    headers = {**HEADERS, **(more or {}), "Content-Type": "text/plain; charset=utf-8"}
-    return Response(f"{words}\n".encode(), status, headers)
+def _text_response(
+    status: int, text: str, extra_headers: Mapping[str, str] | None = None
+) -> Response:
+    headers = {**NO_STORE, **(extra_headers or {}), "Content-Type": "text/plain; charset=utf-8"}
+    return Response(f"{text}\n".encode(), status, headers)

@@ -11,113 +11,115 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mail.network.ip_networks import network
+from mail.network.ip_networks import network_of_address
 from models.users.roles import Role
 from resolvers.context import Context, Viewer
 
-FOR_MANY = frozenset(role for role in Role if role.includes(Role.ADMIN))
-BURST = 100  # a budget holds the points of this time
-BUCKETS = 20_000
-READING = 8  # of a document that is not cached
-READING_MAX = 5_000  # any budget can pay this
-LEAST = 25_000  # points; enough for any operation of a user or an anonymous client
-LEAST_OF_ADMINS = 125_000  # points; enough for the more expensive operations of administrators
+ADMIN_ROLES = frozenset(role for role in Role if role.includes(Role.ADMIN))
+CAPACITY_SECONDS = 100  # a budget holds the points of this time
+MAX_BUDGETS = 20_000
+CHARACTERS_PER_POINT = 8  # of a document that is not cached
+MAX_READING_POINTS = 5_000  # any budget can pay this
+MIN_CAPACITY = 25_000  # points; enough for any operation of a user or an anonymous client
+MIN_CAPACITY_OF_ADMINS = (
+    125_000  # points; enough for the more expensive operations of administrators
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class PointRates:
     """Points per second that refill a rate budget; 0 means no limit.
 
     A point is about ten microseconds of work.
     """
 
-    strangers: int = 250  # of one network
+    anonymous: int = 250  # of one network
     users: int = 2_500  # of one user with all credentials
     admins: int = 50_000  # of a key of ADMIN or above, such as a front end
 
-    def of(self, viewer: Viewer) -> int:
+    def rate_of_viewer(self, viewer: Viewer) -> int:
         """Return the points per second of a viewer."""
         if viewer.role is Role.USER:
             return self.users
         if viewer.role is Role.PUBLIC:
-            return self.strangers
-        return self.admins if viewer.role in FOR_MANY else self.users
+            return self.anonymous
+        return self.admins if viewer.role in ADMIN_ROLES else self.users
 
 
-def least(viewer: Viewer) -> int:
+def min_capacity_of_viewer(viewer: Viewer) -> int:
     """Return the lowest capacity, in points, of a viewer's rate budget."""
-    return LEAST_OF_ADMINS if viewer.role.includes(Role.DOMAIN_ADMIN) else LEAST
+    return MIN_CAPACITY_OF_ADMINS if viewer.role.includes(Role.DOMAIN_ADMIN) else MIN_CAPACITY
 
 
-def capacity(rate: int, least: int = LEAST) -> int:
+def budget_capacity(rate: int, min_capacity: int = MIN_CAPACITY) -> int:
     """Return the capacity, in points, of a rate budget with this rate."""
-    return max(rate * BURST, least)
+    return max(rate * CAPACITY_SECONDS, min_capacity)
 
 
-def payer(ctx: Context) -> str:
+def payer_key(ctx: Context) -> str:
     """Return the key of the rate budget: of the credential's owner, or of an anonymous network."""
     if ctx.viewer.role is Role.PUBLIC:
-        return f"from:{place(ctx.client_ip)}"
+        return f"from:{network_key(ctx.client_ip)}"
     return ctx.viewer.principal
 
 
 @lru_cache(maxsize=4096)
-def place(address: str | None) -> str:
+def network_key(ip_address: str | None) -> str:
     """Return the IPv4 address or the IPv6 /64 network of an address."""
-    if address is None or ":" not in address:
-        return address or ""
-    return network(address) or address
+    if ip_address is None or ":" not in ip_address:
+        return ip_address or ""
+    return network_of_address(ip_address) or ip_address
 
 
 @dataclass(slots=True)
-class Bucket:
+class RateBudget:
     """The points of one payer at a time."""
 
-    left: float
-    at: float
+    points: float
+    updated_at: float
 
 
-class Budgets:
+class RateBudgets:
     """The rate budgets of this process. `clock` returns seconds."""
 
     def __init__(
         self,
-        rates: Rates | None = None,
+        rates: PointRates | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        entries: int = BUCKETS,
+        max_budgets: int = MAX_BUDGETS,
     ) -> None:
-        self.rates = rates or Rates()
+        self.rates = rates or PointRates()
         self._clock = clock
-        self._entries = entries
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._max_budgets = max_budgets
+        self._budgets: OrderedDict[str, RateBudget] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._budgets)
 
-    def take(
-        self, who: str, rate: int, points: float, *, least: int = LEAST
+    def take_points(
+        self, payer: str, rate: int, points: float, *, min_capacity: int = MIN_CAPACITY
     ) -> tuple[float, float]:
         """Take points from a payer's budget; return the remaining points and seconds to wait.
 
         The wait is 0 if the points were taken. Without enough points nothing is taken.
         """
-        now, most = self._clock(), capacity(rate, least)
-        bucket = self._buckets.get(who)
+        now, capacity = self._clock(), budget_capacity(rate, min_capacity)
+        bucket = self._budgets.get(payer)
         if bucket is None:
-            bucket = self._buckets[who] = Bucket(most, now)
-            if len(self._buckets) > self._entries:
-                self._buckets.popitem(last=False)
+            bucket = self._budgets[payer] = RateBudget(capacity, now)
+            if len(self._budgets) > self._max_budgets:
+                self._budgets.popitem(last=False)
         else:
-            self._buckets.move_to_end(who)
-            bucket.left = min(bucket.left + (now - bucket.at) * rate, most)
-            bucket.at = now
-        if points > bucket.left:
-            return bucket.left, (points - bucket.left) / rate
-        bucket.left -= points
-        return bucket.left, 0.0
+            self._budgets.move_to_end(payer)
+            bucket.points = min(bucket.points + (now - bucket.updated_at) * rate, capacity)
+            bucket.updated_at = now
+        if points > bucket.points:
+            return bucket.points, (points - bucket.points) / rate
+        bucket.points -= points
+        return bucket.points, 0.0
 
 
-def reading(text: str) -> int:
+def document_reading_points(document_text: str) -> int:
     """Return the points for parsing and validating a document that is not cached."""
-    return min(len(text) // READING, READING_MAX)
+    return min(len(document_text) // CHARACTERS_PER_POINT, MAX_READING_POINTS)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph.execution.telemetry import RESPONSES
+from graph.execution.telemetry import HTTP_RESPONSES
 from graph.http import (
     download_urls,
     file_download,
@@ -21,45 +21,51 @@ from graph.http import (
     tus,
     zip_download,
 )
-from graph.http.byte_responses import Bytes, Served, serve, streamed
-from graph.http.graphql_request import Rejected
-from graph.http.http_errors import answer_to, client_address, log_failure, request_id, turned_away
+from graph.http.byte_responses import FileBytes, ServedFile, serve_file, stream_file
+from graph.http.graphql_request import RequestRejected
+from graph.http.http_errors import (
+    client_ip_address,
+    log_request_failure,
+    rejection_of_error,
+    rejection_of_exception,
+    request_id_from_headers,
+)
 from graph.http.upload_body import (  # fmt: skip
-    Desk,
-    Limits,
-    SignIn,
-    admitted,
+    AuthenticateRequest,
+    UploadLimits,
+    UploadService,
+    announced_size,
+    authenticated_context,
     check_size,
-    declared,
-    reader,
-    received,
-    roomy,
-    sending,
+    checked_disk_space,
+    download_context,
+    limited_per_user,
+    read_file,
 )
 from graph.subscriptions import sse_changes
 from graph.types import global_ids
-from mail.archives.archive_writer import ExportFormat, kind_of
-from mail.mime import Part
-from mail.smtp.spool_file import Budget, Spool
-from mail.storage.message_content import Stored
-from models.errors import Invalid, NotFound, Refused, found
-from models.runtime.concurrency_limits import Crowd
-from models.runtime.environment import World
+from mail.archives.archive_writer import ExportFormat, media_type
+from mail.mime import ParsedPart
+from mail.smtp.spool_file import ByteBudget, SpoolFile
+from mail.storage.message_content import StoredMessage
+from models.errors import InvalidInput, NotFound, RequestError, require_found
+from models.runtime.concurrency_limits import ConcurrencyLimiter
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.admin import audits
-from resolvers.context import Context, Needs
+from resolvers.context import Context, GuardRule
 from resolvers.files import signed_urls, uploads
 from resolvers.messages import content as message_content
 from resolvers.messages import deleted_messages
 from resolvers.spam import quarantine
 from resolvers.transfer import exports
 
-UPLOADS = "/rest/uploads"
-UPDATES = "/rest/users/{id}/updates"
-HELD = "/rest/quarantine/{id}"
-ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-UNKEPT = "no-store"  # of quarantined content, which may be harmful
-STATUSES = {
+UPLOADS_PATH = "/rest/uploads"
+UPDATES_PATH = "/rest/users/{id}/updates"
+QUARANTINE_PATH = "/rest/quarantine/{id}"
+SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+NO_STORE = "no-store"  # of quarantined content, which may be harmful
+STATUS_BY_CODE = {
     "UNAUTHENTICATED": 401,
     "FORBIDDEN": 403,
     "NOT_FOUND": 404,
@@ -68,7 +74,7 @@ STATUSES = {
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
 }
-ENDINGS = {  # of files without a filename
+EXTENSION_BY_MEDIA_TYPE = {  # of files without a filename
     "text/plain": "txt",
     "text/html": "html",
     "text/calendar": "ics",
@@ -82,49 +88,81 @@ ENDINGS = {  # of files without a filename
 }
 
 
-Answer = Callable[[Desk, Request], Awaitable[Response]]
+RouteHandler = Callable[[UploadService, Request], Awaitable[Response]]
 
 
-def routes(
-    world: World,
-    sign_in: SignIn,
+def rest_routes(
+    environment: Environment,
+    authenticate_request: AuthenticateRequest,
     spool: Path | None = None,
-    limits: Limits | None = None,
-    live: sse_changes.Live | None = None,
+    limits: UploadLimits | None = None,
+    subscription_server: sse_changes.SubscriptionServer | None = None,
 ) -> list[Route]:
     """Create the routes under /rest and /share. `spool` is the folder for uploads.
 
     `authenticate_request` gets headers and IP address. It raises Unauthenticated for a wrong
     credential and returns `Viewer()` without one. `subscription_server` serves change streams.
     """
-    limits = limits or Limits()
+    limits = limits or UploadLimits()
     folder = spool or Path(tempfile.gettempdir())
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    crowd = Crowd(sys.maxsize, limits.at_once)  # the memory budget limits all users together
-    desk = Desk(world, sign_in, folder, limits, Budget(limits.budget), crowd)
+    crowd = ConcurrencyLimiter(
+        sys.maxsize, limits.max_per_user
+    )  # the memory budget limits all users together
+    desk = UploadService(
+        environment, authenticate_request, folder, limits, ByteBudget(limits.memory_budget), crowd
+    )
     message = "/rest/messages/{id}"
-    followed = [Route(UPDATES, _endpoint(desk, partial(sse_changes.answer, live)))] if live else []
+    followed = (
+        [
+            Route(
+                UPDATES_PATH,
+                _route_endpoint(desk, partial(sse_changes.stream_changes, subscription_server)),
+            )
+        ]
+        if subscription_server
+        else []
+    )
     return [
         *followed,
-        Route(f"{message}/message.eml", _endpoint(desk, _message)),
-        Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
-        Route(f"{HELD}/message.eml", _endpoint(desk, _held)),
-        Route(f"{HELD}/attachments/{{attachment}}", _endpoint(desk, _held_attachment)),
-        Route(f"{HELD}/parts/{{section}}", _endpoint(desk, _held_part)),
-        Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
-        Route(f"{message}/attachments.zip", _endpoint(desk, _attachments)),
-        Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
+        Route(f"{message}/message.eml", _route_endpoint(desk, _serve_message)),
+        Route("/rest/archive/{id}/message.eml", _route_endpoint(desk, _serve_deleted_message)),
+        Route(f"{QUARANTINE_PATH}/message.eml", _route_endpoint(desk, _serve_quarantined_message)),
         Route(
-            "/rest/mailboxes/{id}/messages", _endpoint(desk, message_upload.post), methods=["POST"]
+            f"{QUARANTINE_PATH}/attachments/{{attachment}}",
+            _route_endpoint(desk, _serve_quarantined_attachment),
         ),
-        Route("/rest/files/{name}", _endpoint(desk, file_download.file), methods=["GET", "POST"]),
-        Route("/share/{token}", _endpoint(desk, file_download.share), methods=["GET", "PUT"]),
-        Route("/rest/users/{id}/export/{export}", _endpoint(desk, _export)),
-        Route("/rest/audits/{id}/export.mbox", _endpoint(desk, _audit)),
-        Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
         Route(
-            f"{UPLOADS}/{{id}}",
-            _endpoint(desk, tus.resource, tus.ALWAYS),
+            f"{QUARANTINE_PATH}/parts/{{section}}", _route_endpoint(desk, _serve_quarantined_part)
+        ),
+        Route(f"{message}/attachments/{{attachment}}", _route_endpoint(desk, _serve_attachment)),
+        Route(f"{message}/attachments.zip", _route_endpoint(desk, _serve_attachments_zip)),
+        Route(f"{message}/parts/{{section}}", _route_endpoint(desk, _serve_part)),
+        Route(
+            "/rest/mailboxes/{id}/messages",
+            _route_endpoint(desk, message_upload.store_posted_message),
+            methods=["POST"],
+        ),
+        Route(
+            "/rest/files/{name}",
+            _route_endpoint(desk, file_download.serve_or_store_file),
+            methods=["GET", "POST"],
+        ),
+        Route(
+            "/share/{token}",
+            _route_endpoint(desk, file_download.serve_or_store_shared_file),
+            methods=["GET", "PUT"],
+        ),
+        Route("/rest/users/{id}/export/{export}", _route_endpoint(desk, _serve_account_export)),
+        Route("/rest/audits/{id}/export.mbox", _route_endpoint(desk, _serve_audit_export)),
+        Route(
+            UPLOADS_PATH,
+            _route_endpoint(desk, _handle_uploads, tus.TUS_HEADERS),
+            methods=["POST", "OPTIONS"],
+        ),
+        Route(
+            f"{UPLOADS_PATH}/{{id}}",
+            _route_endpoint(desk, tus.serve_upload, tus.TUS_HEADERS),
             methods=["HEAD", "PATCH", "DELETE", "POST", "OPTIONS"],
         ),
     ]
@@ -135,221 +173,267 @@ def base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def _endpoint(
-    desk: Desk, answer: Answer, more: Mapping[str, str] = MappingProxyType({})
+def _route_endpoint(
+    service: UploadService,
+    handler: RouteHandler,
+    extra_headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        name = request_id(request.headers, desk.world)
+        name = request_id_from_headers(request.headers, service.environment)
         try:
-            response = await answer(desk, request)
-        except Rejected as refusal:
-            response = _refused(refusal)
-        except Refused as refusal:
-            response = _refused(turned_away(refusal, STATUSES))
+            response = await handler(service, request)
+        except RequestRejected as refusal:
+            response = _rejection_response(refusal)
+        except RequestError as refusal:
+            response = _rejection_response(rejection_of_error(refusal, STATUS_BY_CODE))
         except ClientDisconnect:
-            response = Response(status_code=400)  # nobody reads it
+            response = Response(status_code=400)  # the client has disconnected
         except Exception as problem:  # noqa: BLE001 - the edge of a listener: logged once
-            log_failure(problem, name, request.url.path)
-            response = _refused(answer_to(problem, name))
-        response.headers.update({**ALWAYS, **more, "X-Request-Id": name})
-        RESPONSES.add("rest", str(response.status_code))
+            log_request_failure(problem, name, request.url.path)
+            response = _rejection_response(rejection_of_exception(problem, name))
+        response.headers.update({**SECURITY_HEADERS, **extra_headers, "X-Request-Id": name})
+        HTTP_RESPONSES.add("rest", str(response.status_code))
         return response
 
     return endpoint
 
 
-def _refused(refusal: Rejected) -> Response:
-    headers = {"Cache-Control": "no-store", **refusal.headers}
-    body = graphql_request.encode(refusal.payload)
-    return refusal.answer(body, refusal.status, headers, graphql_request.JSON)
+def _rejection_response(rejection: RequestRejected) -> Response:
+    headers = {"Cache-Control": "no-store", **rejection.headers}
+    body = graphql_request.encode_json(rejection.graphql_payload)
+    return rejection.response_class(body, rejection.status, headers, graphql_request.JSON)
 
 
-def _message_key(request: Request) -> int:
-    return global_ids.named("Message", request.path_params["id"])
+def _message_id_of_path(request: Request) -> int:
+    return global_ids.decode_path_id("Message", request.path_params["id"])
 
 
-async def _message(desk: Desk, request: Request) -> Response:
+async def _serve_message(service: UploadService, request: Request) -> Response:
     """Serve a whole message, byte for byte."""
-    key = _message_key(request)
-    message, caching = await _reached(desk, request, key, download_urls.source_path(key))
-    return await _whole(request, message, caching)
+    key = _message_id_of_path(request)
+    message, caching = await _load_readable_message(
+        service, request, key, download_urls.message_source_path(key)
+    )
+    return await _serve_whole_message(request, message, caching)
 
 
-async def _archived(desk: Desk, request: Request) -> Response:
+async def _serve_deleted_message(service: UploadService, request: Request) -> Response:
     """Serve a whole deleted message, byte for byte, while it can be restored."""
-    key = global_ids.named("ArchivedMessage", request.path_params["id"])
-    ctx, caching = await reader(desk, request, download_urls.archived_path(key))
-    found(await ctx.load(deleted_messages.by_ids, key))
-    return await _whole(request, found(await message_content.one(ctx, key)), caching)
+    key = global_ids.decode_path_id("ArchivedMessage", request.path_params["id"])
+    ctx, caching = await download_context(service, request, download_urls.deleted_message_path(key))
+    require_found(await ctx.load(deleted_messages.load_by_ids, key))
+    return await _serve_whole_message(
+        request, require_found(await message_content.load_stored_message(ctx, key)), caching
+    )
 
 
-async def _held(desk: Desk, request: Request) -> Response:
+async def _serve_quarantined_message(service: UploadService, request: Request) -> Response:
     """Serve a whole quarantined message, byte for byte."""
-    return await _whole(request, await _of_quarantine(desk, request), UNKEPT, shown=False)
+    return await _serve_whole_message(
+        request,
+        await _load_quarantined_message(service, request),
+        NO_STORE,
+        is_inline_allowed=False,
+    )
 
 
-async def _held_attachment(desk: Desk, request: Request) -> Response:
+async def _serve_quarantined_attachment(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of an attachment of a quarantined message."""
     text = request.path_params["attachment"]
-    message = await _of_quarantine(desk, request, "attachments", text)
+    message = await _load_quarantined_message(service, request, "attachments", text)
     try:
-        theirs, index = download_urls.attachment_of(text)
-    except Invalid:
+        message_id, index = download_urls.parse_attachment_id(text)
+    except InvalidInput:
         raise NotFound(text) from None
-    if theirs != message.row.id:
+    if message_id != message.row.id:
         raise NotFound(text)
-    part = found(message_content.attached(message, index))
+    part = require_found(message_content.attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = attachment["filename"] or _name(part), attachment["hash"]
-    served = _decoded(message, part, name=name, tag=tag, caching=UNKEPT)
-    return await serve(request, replace(served, shown=False))
+    name, tag = attachment["filename"] or _default_part_filename(part), attachment["hash"]
+    served = _served_part(message, part, name=name, tag=tag, caching=NO_STORE)
+    return await serve_file(request, replace(served, is_inline_allowed=False))
 
 
-async def _held_part(desk: Desk, request: Request) -> Response:
+async def _serve_quarantined_part(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of a MIME part of a quarantined message."""
     section = request.path_params["section"]
-    message = await _of_quarantine(desk, request, "parts", section)
-    part = found(message_content.part_at(message, section))
-    tag = f"{message.row.digest}.{message_content.section_of(part)}"
-    served = _decoded(message, part, name=part.filename or _name(part), tag=tag, caching=UNKEPT)
-    return await serve(request, replace(served, shown=False))
+    message = await _load_quarantined_message(service, request, "parts", section)
+    part = require_found(message_content.part_by_section(message, section))
+    tag = f"{message.row.digest}.{message_content.section_of_part(part)}"
+    served = _served_part(
+        message, part, name=part.filename or _default_part_filename(part), tag=tag, caching=NO_STORE
+    )
+    return await serve_file(request, replace(served, is_inline_allowed=False))
 
 
-async def _of_quarantine(desk: Desk, request: Request, *more: str) -> Stored:
+async def _load_quarantined_message(
+    service: UploadService, request: Request, *subpath: str
+) -> StoredMessage:
     """Load a quarantined message if the viewer, or the signer of the URL, may read it.
 
     Raises NotFound, Unauthenticated or Forbidden.
     """
-    key = global_ids.named("QuarantineItem", request.path_params["id"])
-    where = client_address(request)
+    key = global_ids.decode_path_id("QuarantineItem", request.path_params["id"])
+    client_ip = client_ip_address(request)
     if "sig" in request.query_params:
-        path = download_urls.held_path(key, *more)
-        viewer = await signed_urls.caller(desk.world, path, request.query_params)
+        path = download_urls.quarantined_message_path(key, *subpath)
+        viewer = await signed_urls.signer_of_signed_path(
+            service.environment, path, request.query_params
+        )
     else:
-        viewer = await desk.sign_in(request.headers, where)
+        viewer = await service.authenticate_request(request.headers, client_ip)
     permission = UserPermission.QUARANTINE_ATTACHMENTS
-    viewer.require(Needs(scope=Scope.READ, user_permission=permission))
-    ctx = Context(desk.world, viewer, client_ip=where)
-    return found(await ctx.load(quarantine.stored, key))
+    viewer.require(GuardRule(scope=Scope.READ, user_permission=permission))
+    ctx = Context(service.environment, viewer, client_ip=client_ip)
+    return require_found(await ctx.load(quarantine.load_stored_messages, key))
 
 
-async def _audit(desk: Desk, request: Request) -> Response:
+async def _serve_audit_export(service: UploadService, request: Request) -> Response:
     """Serve the copies of an audit as an mbox file and record the access."""
-    key = global_ids.named("Audit", request.path_params["id"])
-    path, where = download_urls.audit_path(key), client_address(request)
+    key = global_ids.decode_path_id("Audit", request.path_params["id"])
+    path, client_ip = download_urls.audit_path(key), client_ip_address(request)
     if "sig" in request.query_params:
-        viewer = await signed_urls.caller(desk.world, path, request.query_params)
+        viewer = await signed_urls.signer_of_signed_path(
+            service.environment, path, request.query_params
+        )
     else:
-        viewer = await desk.sign_in(request.headers, where)
-    viewer.require(Needs(role=Role.ADMIN, scope=Scope.READ))
-    ctx = Context(desk.world, viewer, client_ip=where)
-    chunks = await audits.exported(ctx, key, check=request.method != "HEAD")
-    return streamed(request, "application/mbox", f"{global_ids.encode('Audit', key)}.mbox", chunks)
+        viewer = await service.authenticate_request(request.headers, client_ip)
+    viewer.require(GuardRule(role=Role.ADMIN, scope=Scope.READ))
+    ctx = Context(service.environment, viewer, client_ip=client_ip)
+    chunks = await audits.export_copies(ctx, key, verifies_copies=request.method != "HEAD")
+    return stream_file(
+        request, "application/mbox", f"{global_ids.encode('Audit', key)}.mbox", chunks
+    )
 
 
-async def _export(desk: Desk, request: Request) -> Response:
+async def _serve_account_export(service: UploadService, request: Request) -> Response:
     """Serve a finished account export as a file."""
-    user = global_ids.named("User", request.path_params["id"])
-    key = global_ids.named("AccountExport", request.path_params["export"])
-    ctx, caching = await reader(desk, request, download_urls.export_path(user, key))
+    user = global_ids.decode_path_id("User", request.path_params["id"])
+    key = global_ids.decode_path_id("AccountExport", request.path_params["export"])
+    ctx, caching = await download_context(service, request, download_urls.export_path(user, key))
     if "sig" in request.query_params:  # the signer was allowed to read the export
         scopes = ctx.viewer.scopes | {Scope.READ}
         ctx = replace(ctx, viewer=replace(ctx.viewer, scopes=scopes))
-    export = await exports.whole(ctx, user, key)
-    kind = kind_of(ExportFormat(export.row.format))
+    export = await exports.open_export(ctx, user, key)
+    kind = media_type(ExportFormat(export.export.format))
 
-    async def opened() -> Bytes:
-        return Bytes(export.size, export.stream, export.check)
+    async def open_export() -> FileBytes:
+        return FileBytes(export.size, export.stream_bytes, export.require_undamaged)
 
     tag = f"{global_ids.encode('AccountExport', key)}.{export.size}"
-    served = Served(tag, kind, export.row.filename, opened, caching=caching, shown=False)
-    return await serve(request, served)
+    served = ServedFile(
+        tag,
+        kind,
+        export.export.filename,
+        open_export,
+        cache_control=caching,
+        is_inline_allowed=False,
+    )
+    return await serve_file(request, served)
 
 
-async def _whole(
-    request: Request, message: Stored, caching: str, *, shown: bool = True
+async def _serve_whole_message(
+    request: Request, message: StoredMessage, caching: str, *, is_inline_allowed: bool = True
 ) -> Response:
-    async def opened() -> Bytes:
-        return Bytes(message.size, message.whole, message.check)
+    async def open_message() -> FileBytes:
+        return FileBytes(message.size, message.stream_raw, message.check_intact)
 
     name = f"{message.row.subject.strip() or 'message'}.eml"
     kind, tag = "message/rfc822", message.row.digest
-    served = Served(tag, kind, name, opened, caching=caching, shown=shown)
-    return await serve(request, served)
+    served = ServedFile(
+        tag, kind, name, open_message, cache_control=caching, is_inline_allowed=is_inline_allowed
+    )
+    return await serve_file(request, served)
 
 
-async def _attachment(desk: Desk, request: Request) -> Response:
+async def _serve_attachment(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of an attachment."""
-    key, text = _message_key(request), request.path_params["attachment"]
+    key, text = _message_id_of_path(request), request.path_params["attachment"]
     try:
-        theirs, index = download_urls.attachment_of(text)
-    except Invalid:
+        message_id, index = download_urls.parse_attachment_id(text)
+    except InvalidInput:
         raise NotFound(text) from None
-    if theirs != key:
+    if message_id != key:
         raise NotFound(text)
-    message, caching = await _reached(desk, request, key, download_urls.attachment_path(key, index))
-    part = found(message_content.attached(message, index))
+    message, caching = await _load_readable_message(
+        service, request, key, download_urls.attachment_download_path(key, index)
+    )
+    part = require_found(message_content.attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = attachment["filename"] or _name(part), attachment["hash"]
-    return await serve(request, _decoded(message, part, name=name, tag=tag, caching=caching))
+    name, tag = attachment["filename"] or _default_part_filename(part), attachment["hash"]
+    return await serve_file(
+        request, _served_part(message, part, name=name, tag=tag, caching=caching)
+    )
 
 
-async def _attachments(desk: Desk, request: Request) -> Response:
+async def _serve_attachments_zip(service: UploadService, request: Request) -> Response:
     """Serve all attachments of a message as one ZIP."""
-    return await zip_download.attachments(desk, request, _name)
+    return await zip_download.serve_attachments_zip(service, request, _default_part_filename)
 
 
-async def _part(desk: Desk, request: Request) -> Response:
+async def _serve_part(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of any part."""
-    key, section = _message_key(request), request.path_params["section"]
-    message, caching = await _reached(desk, request, key, download_urls.part_path(key, section))
-    part = found(message_content.part_at(message, section))
-    tag = f"{message.row.digest}.{message_content.section_of(part)}"
-    name = part.filename or _name(part)
-    return await serve(request, _decoded(message, part, name=name, tag=tag, caching=caching))
+    key, section = _message_id_of_path(request), request.path_params["section"]
+    message, caching = await _load_readable_message(
+        service, request, key, download_urls.mime_part_path(key, section)
+    )
+    part = require_found(message_content.part_by_section(message, section))
+    tag = f"{message.row.digest}.{message_content.section_of_part(part)}"
+    name = part.filename or _default_part_filename(part)
+    return await serve_file(
+        request, _served_part(message, part, name=name, tag=tag, caching=caching)
+    )
 
 
-def _decoded(message: Stored, part: Part, *, name: str, tag: str, caching: str) -> Served:
-    async def opened() -> Bytes:
-        content = await message.opened(part)
-        return Bytes(content.size, content.stream, content.check)
+def _served_part(
+    message: StoredMessage, part: ParsedPart, *, name: str, tag: str, caching: str
+) -> ServedFile:
+    async def open_part() -> FileBytes:
+        content = await message.open_part(part)
+        return FileBytes(content.size, content.stream, content.check)
 
     charset = part.params.get("charset")
-    return Served(tag, part.content_type, name, opened, charset, caching)
+    return ServedFile(tag, part.content_type, name, open_part, charset, caching)
 
 
-def _name(part: Part) -> str:
+def _default_part_filename(part: ParsedPart) -> str:
     """Return the file name of a MIME part without a filename, such as part-1.2.pdf."""
-    ending = ENDINGS.get(part.content_type, "bin")
-    return f"part-{message_content.section_of(part)}.{ending}"
+    ending = EXTENSION_BY_MEDIA_TYPE.get(part.content_type, "bin")
+    return f"part-{message_content.section_of_part(part)}.{ending}"
 
 
-async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[Stored, str]:
+async def _load_readable_message(
+    service: UploadService, request: Request, message_id: int, path: str
+) -> tuple[StoredMessage, str]:
     """Load a message that the viewer may read; return it with the value of Cache-Control.
 
     Raises NotFound, Unauthenticated or Forbidden.
     """
-    ctx, caching = await reader(desk, request, path)
-    return found(await message_content.one(ctx, key)), caching
+    ctx, caching = await download_context(service, request, path)
+    return require_found(await message_content.load_stored_message(ctx, message_id)), caching
 
 
-async def _uploads(desk: Desk, request: Request) -> Response:
+async def _handle_uploads(service: UploadService, request: Request) -> Response:
     if request.method == "OPTIONS":
-        return tus.abilities(desk)
-    return await (tus.create if tus.wanted(request.headers) else _upload)(desk, request)
+        return tus.serve_capabilities(service)
+    return await (tus.create_upload if tus.is_tus_request(request.headers) else _store_upload)(
+        service, request
+    )
 
 
-async def _upload(desk: Desk, request: Request) -> Response:
+async def _store_upload(service: UploadService, request: Request) -> Response:
     """Store the body as an upload for a later mutation, or nothing if the client disconnects."""
-    ctx = await admitted(desk, request)
-    size = declared(request.headers)
-    check_size(size, desk.world.options.upload_max)
-    await uploads.begin(ctx, size)
+    ctx = await authenticated_context(service, request)
+    size = announced_size(request.headers)
+    check_size(size, service.environment.options.upload_max)
+    await uploads.check_upload_allowed(ctx, size)
     with (
-        roomy(desk, size),
-        sending(desk, ctx.viewer.user_id),
-        Spool(desk.spool, desk.budget) as spool,
+        checked_disk_space(service, size),
+        limited_per_user(service, ctx.viewer.user_id),
+        SpoolFile(service.spool, service.budget) as spool,
     ):
-        row = await uploads.finish(ctx, await received(desk, request, spool))
-    headers = {"Cache-Control": "no-store", "Location": tus.location(desk, request, row.id)}
-    return Response(graphql_request.encode(tus.facts(row)), 201, headers, "application/json")
+        row = await uploads.store_upload(ctx, await read_file(service, request, spool))
+    headers = {"Cache-Control": "no-store", "Location": tus.upload_url(service, request, row.id)}
+    return Response(
+        graphql_request.encode_json(tus.upload_facts(row)), 201, headers, "application/json"
+    )

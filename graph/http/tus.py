@@ -18,354 +18,390 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graph.http import graphql_request
-from graph.http.graphql_request import Rejected
+from graph.http.graphql_request import RequestRejected
 from graph.http.upload_body import (  # fmt: skip
-    CLOSED,
-    Desk,
-    Flow,
-    admitted,
+    CONNECTION_CLOSE,
+    BodyFlow,
+    UploadService,
+    announced_size,
+    authenticated_context,
+    body_chunks,
     check_size,
-    declared,
-    number,
-    pieces,
-    roomy,
-    sending,
+    checked_disk_space,
+    integer_header,
+    limited_per_user,
 )
 from graph.types import global_ids
 from mail.files import resumable_file, upload_parts
-from mail.files.resumable_file import Arriving, Busy, Lost
-from mail.mime.header_parameters import filename_of
-from mail.smtp.spool_file import MEMORY, NoRoom, room
-from mail.storage.blobs.compression import digest_of
+from mail.files.resumable_file import FileInUseError, ResumableFile, UploadBytesLostError
+from mail.mime.header_parameters import first_filename
+from mail.smtp.spool_file import MAX_IN_MEMORY, OutOfSpoolSpace, free_disk_bytes
+from mail.storage.blobs.compression import content_digest
 from models.errors import NotFound
-from models.store.columns import Picked
-from models.store.outages import StoreUnavailable
+from models.store.columns import ColumnRow
+from models.store.outages import StorageUnavailable
 from resolvers.context import Context
 from resolvers.files import resumable_uploads, signed_urls, uploads
-from resolvers.files.resumable_uploads import Announced, OffsetMoved, Progress, WholeUpload
+from resolvers.files.resumable_uploads import (
+    AnnouncedUpload,
+    OffsetMoved,
+    UploadProgress,
+    WholeUpload,
+)
 
 log = logging.getLogger(__name__)
 
-VERSION = "1.0.0"
-ALWAYS = {"Tus-Resumable": VERSION}
-EXTENSIONS = "creation,creation-with-upload,expiration,termination"
-KIND = "application/offset+octet-stream"
-OVERRIDE = "x-http-method-override"  # for clients that can only send GET and POST
-TOLD_MAX = 4096  # characters
+TUS_VERSION = "1.0.0"
+TUS_HEADERS = {"Tus-Resumable": TUS_VERSION}
+TUS_EXTENSIONS = "creation,creation-with-upload,expiration,termination"
+OFFSET_MEDIA_TYPE = "application/offset+octet-stream"
+METHOD_OVERRIDE_HEADER = "x-http-method-override"  # for clients that can only send GET and POST
+MAX_METADATA_LENGTH = 4096  # characters
 METHODS = "HEAD, PATCH, DELETE, OPTIONS"
 
-_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,100}", re.ASCII)
+_METADATA_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,100}", re.ASCII)
 
 
-def wanted(headers: Mapping[str, str]) -> bool:
+def is_tus_request(headers: Mapping[str, str]) -> bool:
     """True if a POST announces a resumable upload and doesn't contain the whole file."""
     return "tus-resumable" in headers or "upload-length" in headers
 
 
-def location(desk: Desk, request: Request, upload_id: int) -> str:
+def upload_url(service: UploadService, request: Request, upload_id: int) -> str:
     """Return the URL of an upload; only its path if no public URL is configured."""
     path = f"/rest/uploads/{global_ids.encode('Upload', upload_id)}"
-    return signed_urls.absolute(desk.world, path, request.scope.get("root_path", ""))
+    return signed_urls.absolute_url(service.environment, path, request.scope.get("root_path", ""))
 
 
-def facts(row: Picked) -> dict[str, object]:
+def upload_facts(row: ColumnRow) -> dict[str, object]:
     """Return the JSON members that describe an upload."""
-    told = {
+    facts = {
         "id": global_ids.encode("Upload", row.id),
         "size": row.size,
         "sha256": row.digest,
         "expiresAt": row.expires_at.isoformat().replace("+00:00", "Z"),
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
-def abilities(desk: Desk) -> Response:
+def serve_capabilities(service: UploadService) -> Response:
     """Answer OPTIONS with the protocol version, extensions and size limit, without sign-in."""
     headers = {
-        "Tus-Version": VERSION,
-        "Tus-Extension": EXTENSIONS,
-        "Tus-Max-Size": str(desk.world.options.upload_max),
+        "Tus-Version": TUS_VERSION,
+        "Tus-Extension": TUS_EXTENSIONS,
+        "Tus-Max-Size": str(service.environment.options.upload_max),
     }
     return Response(status_code=204, headers=headers)
 
 
-async def create(desk: Desk, request: Request) -> Response:
+async def create_upload(service: UploadService, request: Request) -> Response:
     """Answer POST: create an upload with its URL and store the bytes in the body, if any."""
     _check_version(request.headers)
-    ctx = await admitted(desk, request)
-    uploads.permit(ctx)
-    coming = _announced(request.headers, desk.world.options.upload_max)
-    brings = _kind(request.headers) == KIND
-    if declared(request.headers) and not brings:
-        raise _unsupported()
-    with roomy(desk, coming.size):
-        row = await resumable_uploads.create(ctx, coming)
+    ctx = await authenticated_context(service, request)
+    uploads.require_upload_permission(ctx)
+    coming = _parse_announcement(request.headers, service.environment.options.upload_max)
+    has_body = _media_type(request.headers) == OFFSET_MEDIA_TYPE
+    if announced_size(request.headers) and not has_body:
+        raise _unsupported_media_type()
+    with checked_disk_space(service, coming.size):
+        row = await resumable_uploads.create_upload(ctx, coming)
         try:
             if not row.size:
-                row = await resumable_uploads.complete(
-                    ctx, row.id, WholeUpload(b"", digest_of(b""))
+                row = await resumable_uploads.complete_upload(
+                    ctx, row.id, WholeUpload(b"", content_digest(b""))
                 )
-            elif brings:
-                row = await _take(desk, ctx, request, row.id, 0)
+            elif has_body:
+                row = await _append_body(service, ctx, request, row.id, 0)
         except BaseException:  # the client doesn't know its URL
             with suppress(NotFound):
-                await _end(desk, ctx, row.id)
+                await _delete_upload_and_file(service, ctx, row.id)
             raise
-    headers = {**_state(row), "Location": location(desk, request, row.id)}
-    return Response(graphql_request.encode(facts(row)), 201, headers, "application/json")
+    headers = {**_upload_headers(row), "Location": upload_url(service, request, row.id)}
+    return Response(
+        graphql_request.encode_json(upload_facts(row)), 201, headers, "application/json"
+    )
 
 
-async def resource(desk: Desk, request: Request) -> Response:
+async def serve_upload(service: UploadService, request: Request) -> Response:
     """Answer HEAD, PATCH, DELETE and OPTIONS for one upload."""
-    method = request.headers.get(OVERRIDE, request.method).upper()
+    method = request.headers.get(METHOD_OVERRIDE_HEADER, request.method).upper()
     if method == "OPTIONS":
-        return abilities(desk)
-    answer = ANSWERS.get(method)
+        return serve_capabilities(service)
+    answer = UPLOAD_METHODS.get(method)
     if answer is None:
         message = f"Only {METHODS} are answered here."
-        raise Rejected(405, "BAD_USER_INPUT", message, {"Allow": METHODS, **CLOSED})
+        raise RequestRejected(
+            405, "BAD_USER_INPUT", message, {"Allow": METHODS, **CONNECTION_CLOSE}
+        )
     _check_version(request.headers)
-    ctx = await admitted(desk, request)
-    key = global_ids.named("Upload", request.path_params["id"])
-    return await answer(desk, ctx, request, await _found(desk, ctx, key))
+    ctx = await authenticated_context(service, request)
+    key = global_ids.decode_path_id("Upload", request.path_params["id"])
+    return await answer(service, ctx, request, await _find_upload(service, ctx, key))
 
 
-async def _found(desk: Desk, ctx: Context, upload_id: int) -> Picked:
+async def _find_upload(service: UploadService, ctx: Context, upload_id: int) -> ColumnRow:
     """Return the upload's row. Raises NotFound if acknowledged bytes are missing."""
-    row = await resumable_uploads.find(ctx, upload_id)
-    if _lacks(desk, row):
-        row = await resumable_uploads.find(ctx, upload_id)  # it may have been completed meanwhile
-        if _lacks(desk, row):
-            raise _lost(row.id, "the file is shorter")
+    row = await resumable_uploads.read_upload_row(ctx, upload_id)
+    if _lacks_bytes(service, row):
+        row = await resumable_uploads.read_upload_row(
+            ctx, upload_id
+        )  # another request may have completed it
+        if _lacks_bytes(service, row):
+            raise _lost_bytes_error(row.id, "the file is shorter")
     return row
 
 
-def _lacks(desk: Desk, row: Picked) -> bool:
-    if row.blob_name is not None or upload_parts.is_shared(desk.world):
+def _lacks_bytes(service: UploadService, row: ColumnRow) -> bool:
+    if row.blob_name is not None or upload_parts.are_parts_shared(service.environment):
         return False
-    return bool(resumable_file.size_of(desk.spool, row.id) < row.received)
+    return bool(resumable_file.file_size(service.spool, row.id) < row.received)
 
 
-async def _head(_desk: Desk, _ctx: Context, _request: Request, row: Picked) -> Response:
-    return Response(headers=_state(row))
+async def _serve_head(
+    _service: UploadService, _ctx: Context, _request: Request, row: ColumnRow
+) -> Response:
+    return Response(headers=_upload_headers(row))
 
 
-async def _patch(desk: Desk, ctx: Context, request: Request, row: Picked) -> Response:
-    if _kind(request.headers) != KIND:
-        raise _unsupported()
-    offset = number(request.headers, "upload-offset")
+async def _append_to_upload(
+    service: UploadService, ctx: Context, request: Request, row: ColumnRow
+) -> Response:
+    if _media_type(request.headers) != OFFSET_MEDIA_TYPE:
+        raise _unsupported_media_type()
+    offset = integer_header(request.headers, "upload-offset")
     if offset is None:
-        raise graphql_request.bad("Upload-Offset is missing.")
-    declared(request.headers)
-    with roomy(desk, _disk_need(desk, row)):
-        row = await _take(desk, ctx, request, row.id, offset)
-    return Response(status_code=204, headers=_state(row))
+        raise graphql_request.bad_request("Upload-Offset is missing.")
+    announced_size(request.headers)
+    with checked_disk_space(service, _missing_disk_bytes(service, row)):
+        row = await _append_body(service, ctx, request, row.id, offset)
+    return Response(status_code=204, headers=_upload_headers(row))
 
 
-def _disk_need(desk: Desk, row: Picked) -> int:
+def _missing_disk_bytes(service: UploadService, row: ColumnRow) -> int:
     """Return the bytes of disk space that the rest of an upload needs."""
     if row.blob_name is not None:
         return 0
-    return max(int(row.size) - resumable_file.disk_use(desk.spool, row.id), 0)
+    return max(int(row.size) - resumable_file.disk_use(service.spool, row.id), 0)
 
 
-async def _delete(desk: Desk, ctx: Context, _request: Request, row: Picked) -> Response:
-    await _end(desk, ctx, row.id)
+async def _cancel_upload(
+    service: UploadService, ctx: Context, _request: Request, row: ColumnRow
+) -> Response:
+    await _delete_upload_and_file(service, ctx, row.id)
     return Response(status_code=204)
 
 
-Answer = Callable[[Desk, Context, Request, Picked], Awaitable[Response]]
-ANSWERS: dict[str, Answer] = {"HEAD": _head, "PATCH": _patch, "DELETE": _delete}
+UploadMethod = Callable[[UploadService, Context, Request, ColumnRow], Awaitable[Response]]
+UPLOAD_METHODS: dict[str, UploadMethod] = {
+    "HEAD": _serve_head,
+    "PATCH": _append_to_upload,
+    "DELETE": _cancel_upload,
+}
 
 
-async def _end(desk: Desk, ctx: Context, upload_id: int) -> None:
+async def _delete_upload_and_file(service: UploadService, ctx: Context, upload_id: int) -> None:
     """Delete an upload and its file. A request that still sends to it gets NotFound."""
-    await resumable_uploads.end(ctx, upload_id)
-    await asyncio.to_thread(resumable_file.remove, desk.spool, upload_id)
+    await resumable_uploads.delete_upload(ctx, upload_id)
+    await asyncio.to_thread(resumable_file.remove_file, service.spool, upload_id)
 
 
-async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offset: int) -> Picked:
+async def _append_body(
+    service: UploadService, ctx: Context, request: Request, upload_id: int, offset: int
+) -> ColumnRow:
     """Append the body at this offset and return the upload's row.
 
     Bytes of a body that breaks off are kept; HEAD returns the offset. Raises RequestRejected if
     the offset is wrong, the body is too long or another request sends to the upload.
     """
-    with sending(desk, ctx.viewer.user_id), _held(desk, upload_id) as (file, flow):
-        row = await resumable_uploads.find(
+    with (
+        limited_per_user(service, ctx.viewer.user_id),
+        _locked_upload_file(service, upload_id) as (file, flow),
+    ):
+        row = await resumable_uploads.read_upload_row(
             ctx, upload_id
         )  # again, since it can't change from here on
-        whole = row.blob_name is not None
-        if whole:
-            resumable_file.remove(desk.spool, upload_id)  # the lock has created it
-        if offset != resumable_uploads.offset(row):
-            raise _elsewhere(resumable_uploads.offset(row))
-        left = row.size - offset
-        if declared(request.headers) > left:
-            raise _too_long(left)
-        await _open_at(desk, file, row)
-        taking = Taking(desk, ctx, file, row.id, 0 if whole else row.size, offset, offset)
+        is_complete = row.blob_name is not None
+        if is_complete:
+            resumable_file.remove_file(service.spool, upload_id)  # the lock has created it
+        if offset != resumable_uploads.next_offset(row):
+            raise _wrong_offset(resumable_uploads.next_offset(row))
+        bytes_left = row.size - offset
+        if announced_size(request.headers) > bytes_left:
+            raise _body_too_long(bytes_left)
+        await _resume_file(service, file, row)
+        taking = UploadTransfer(
+            service, ctx, file, row.id, 0 if is_complete else row.size, offset, offset
+        )
         try:
-            await _receive(taking, request, flow)
-            if whole or file.size < row.size:
-                return await resumable_uploads.find(ctx, upload_id)
-            return await _complete(taking)
+            await _receive_body(taking, request, flow)
+            if is_complete or file.size < row.size:
+                return await resumable_uploads.read_upload_row(ctx, upload_id)
+            return await _complete_upload(taking)
         except OffsetMoved as moved:  # by another server
-            raise _elsewhere(moved.offset) from None
+            raise _wrong_offset(moved.offset) from None
 
 
-async def _open_at(desk: Desk, file: Arriving, row: Picked) -> None:
+async def _resume_file(service: UploadService, file: ResumableFile, row: ColumnRow) -> None:
     """Continue the file at the upload's offset. Raises NotFound if its bytes are lost."""
     received = 0 if row.blob_name is not None else row.received
-    if upload_parts.is_shared(desk.world):
-        await asyncio.to_thread(file.go_on_without, received)
+    if upload_parts.are_parts_shared(service.environment):
+        await asyncio.to_thread(file.resume_at_without_bytes, received)
         return
     try:
-        await asyncio.to_thread(file.go_on, received)
-    except Lost as problem:
-        raise _lost(row.id, str(problem)) from None
+        await asyncio.to_thread(file.resume_at, received)
+    except UploadBytesLostError as problem:
+        raise _lost_bytes_error(row.id, str(problem)) from None
 
 
-async def _complete(taking: "Taking") -> Picked:
+async def _complete_upload(transfer: "UploadTransfer") -> ColumnRow:
     """Store the whole upload. If that fails, only the last byte has to be sent again."""
-    world, file = taking.desk.world, taking.file
+    world, file = transfer.service.environment, transfer.file
     try:
         digest = await upload_parts.complete_file(
-            world, file, taking.upload_id, size=taking.size, own_from=taking.start
+            world, file, transfer.upload_id, size=transfer.size, request_start=transfer.start
         )
-        whole = WholeUpload(file.path, digest, taking.promised)
-        row = await resumable_uploads.complete(taking.ctx, taking.upload_id, whole)
-    except Lost as problem:
-        await resumable_uploads.raise_if_moved(taking.ctx, taking.upload_id, taking.promised)
-        raise _lost(taking.upload_id, str(problem)) from None
-    except (NotFound, OffsetMoved, StoreUnavailable):
+        complete_upload = WholeUpload(file.path, digest, transfer.acknowledged)
+        row = await resumable_uploads.complete_upload(
+            transfer.ctx, transfer.upload_id, complete_upload
+        )
+    except UploadBytesLostError as problem:
+        await resumable_uploads.check_offset(
+            transfer.ctx, transfer.upload_id, transfer.acknowledged
+        )
+        raise _lost_bytes_error(transfer.upload_id, str(problem)) from None
+    except (NotFound, OffsetMoved, StorageUnavailable):
         raise
     except Exception:
-        await taking.settle()
+        await transfer.acknowledge_bytes()
         raise
-    await asyncio.to_thread(resumable_file.remove, taking.desk.spool, taking.upload_id)
+    await asyncio.to_thread(resumable_file.remove_file, transfer.service.spool, transfer.upload_id)
     return row
 
 
 @contextmanager
-def _held(desk: Desk, upload_id: int) -> Generator[tuple[Arriving, Flow]]:
+def _locked_upload_file(
+    service: UploadService, upload_id: int
+) -> Generator[tuple[ResumableFile, BodyFlow]]:
     """Lock the upload's file and yield it with the state of the body.
 
     Raises RequestRejected with status 423 if another request holds the lock. That request's idle
     timeout is then shortened.
     """
     try:
-        with Arriving(desk.spool, upload_id) as file:
-            flow = desk.flows[upload_id] = Flow()
+        with ResumableFile(service.spool, upload_id) as file:
+            flow = service.flows[upload_id] = BodyFlow()
             try:
                 yield file, flow
             except NotFound:  # it was deleted in the meantime
-                resumable_file.remove(desk.spool, upload_id)
+                resumable_file.remove_file(service.spool, upload_id)
                 raise
             finally:
-                del desk.flows[upload_id]
-    except Busy:
-        if holder := desk.flows.get(upload_id):
-            holder.hurry(desk.limits.yields)
+                del service.flows[upload_id]
+    except FileInUseError:
+        if holder := service.flows.get(upload_id):
+            holder.shorten_idle_timeout(service.limits.yield_timeout)
         message = "Another request sends to this upload."
-        raise Rejected(423, "CONFLICT", message, {"Retry-After": "1", **CLOSED}) from None
+        raise RequestRejected(
+            423, "CONFLICT", message, {"Retry-After": "1", **CONNECTION_CLOSE}
+        ) from None
 
 
-async def _receive(taking: "Taking", request: Request, flow: Flow) -> None:
-    desk, is_ended = taking.desk, False
+async def _receive_body(transfer: "UploadTransfer", request: Request, body_flow: BodyFlow) -> None:
+    desk, is_ended = transfer.service, False
     try:
         async with (
-            asyncio.timeout(desk.limits.longest),
-            aclosing(pieces(desk, request, flow)) as body,
+            asyncio.timeout(desk.limits.body_timeout),
+            aclosing(body_chunks(desk, request, body_flow)) as body,
         ):
-            async for piece in body:
-                await taking.add(piece)
+            async for chunk in body:
+                await transfer.add_bytes(chunk)
         is_ended = True
     except TimeoutError:  # after a 4xx clients would give up
         message = "The body did not come in time: go on where HEAD says."
-        more = {"Retry-After": "1", **CLOSED}
-        raise Rejected(503, "DEADLINE_EXCEEDED", message, more) from None
+        headers = {"Retry-After": "1", **CONNECTION_CLOSE}
+        raise RequestRejected(503, "DEADLINE_EXCEEDED", message, headers) from None
     finally:
-        if is_ended and taking.is_whole and upload_parts.is_shared(desk.world):
-            await taking.spill()  # no part is needed: the whole file is stored next
+        if is_ended and transfer.is_whole and upload_parts.are_parts_shared(desk.environment):
+            await transfer.write_to_file()  # no part is needed: the whole file is stored next
         else:
-            await taking.settle()
+            await transfer.acknowledge_bytes()
 
 
 @dataclass(slots=True)
-class Taking:
+class UploadTransfer:
     """The transfer of a body into an upload's file, with the acknowledged offset."""
 
-    desk: Desk
+    service: UploadService
     ctx: Context
-    file: Arriving
+    file: ResumableFile
     upload_id: int
     size: int  # of the whole upload
     start: int  # offset of this request's first byte
-    promised: int  # offset that is stored durably
-    part: bytearray = field(default_factory=bytearray)
-    failed: bool = False  # an acknowledgement failed and is not repeated
+    acknowledged: int  # offset that is stored durably
+    unwritten: bytearray = field(default_factory=bytearray)
+    has_failed: bool = False  # an acknowledgement failed and is not repeated
 
     @property
     def is_whole(self) -> bool:
         """True if all bytes of an unfinished upload are received."""
-        return self.file.size + len(self.part) == self.size > 0
+        return self.file.size + len(self.unwritten) == self.size > 0
 
-    async def add(self, piece: bytes) -> None:
+    async def add_bytes(self, chunk: bytes) -> None:
         """Add received bytes.
 
         Raises NoRoom if the disk is full, RequestRejected for more bytes than announced.
         """
-        left = self.size - self.file.size - len(self.part)
-        if len(piece) > left:
-            raise _too_long(left)
-        self.desk.budget.take(len(piece))
-        self.part += piece
-        if len(self.part) >= MEMORY:
-            await self.spill()
-        if self.file.size - self.promised >= self.desk.limits.checkpoint:
-            await self.settle()
-            if room(self.desk.spool) < self.desk.limits.disk_reserve:
-                raise NoRoom
+        bytes_left = self.size - self.file.size - len(self.unwritten)
+        if len(chunk) > bytes_left:
+            raise _body_too_long(bytes_left)
+        self.service.budget.reserve(len(chunk))
+        self.unwritten += chunk
+        if len(self.unwritten) >= MAX_IN_MEMORY:
+            await self.write_to_file()
+        if self.file.size - self.acknowledged >= self.service.limits.checkpoint_bytes:
+            await self.acknowledge_bytes()
+            if free_disk_bytes(self.service.spool) < self.service.limits.disk_reserve:
+                raise OutOfSpoolSpace
 
-    async def settle(self) -> None:
+    async def acknowledge_bytes(self) -> None:
         """Write all bytes durably, then acknowledge them.
 
         The last byte is only acknowledged when the whole upload is stored, since a client sends
         no more requests after it.
         """
-        await self.spill()
-        safe = min(self.file.size, self.size - 1)
-        if safe > self.promised and not self.failed:
-            self.failed = True
-            await self._promise(safe)
-            self.promised, self.failed = safe, False
+        await self.write_to_file()
+        stored_size = min(self.file.size, self.size - 1)
+        if stored_size > self.acknowledged and not self.has_failed:
+            self.has_failed = True
+            await self._store_acknowledgement(stored_size)
+            self.acknowledged, self.has_failed = stored_size, False
 
-    async def _promise(self, safe: int) -> None:
-        world = self.desk.world
-        if upload_parts.is_shared(world):
-            async with self.desk.checkpoints:
-                part = await upload_parts.store(world, self.file, self.promised, safe)
+    async def _store_acknowledgement(self, offset: int) -> None:
+        world = self.service.environment
+        if upload_parts.are_parts_shared(world):
+            async with self.service.part_slots:
+                part = await upload_parts.store_part(world, self.file, self.acknowledged, offset)
             await resumable_uploads.add_part(self.ctx, self.upload_id, part)
         else:
             await asyncio.to_thread(self.file.sync)
-            progress = Progress(self.promised, safe)
-            await resumable_uploads.note(self.ctx, self.upload_id, progress)
+            progress = UploadProgress(self.acknowledged, offset)
+            await resumable_uploads.acknowledge_bytes(self.ctx, self.upload_id, progress)
 
-    async def spill(self) -> None:
+    async def write_to_file(self) -> None:
         """Write the buffered bytes to the file."""
-        part, self.part = self.part, bytearray()
+        part, self.unwritten = self.unwritten, bytearray()
         try:
             await asyncio.to_thread(self.file.append, part)
         finally:
-            self.desk.budget.give(len(part))
+            self.service.budget.release(len(part))
 
 
-def _state(row: Picked) -> dict[str, str]:
+def _upload_headers(row: ColumnRow) -> dict[str, str]:
     headers = {
         "Cache-Control": "no-store",
-        "Upload-Offset": str(resumable_uploads.offset(row)),
+        "Upload-Offset": str(resumable_uploads.next_offset(row)),
         "Upload-Length": str(row.size),
-        "Upload-Expires": _date(row.expires_at),
+        "Upload-Expires": _http_date(row.expires_at),
     }
     if row.told:
         headers["Upload-Metadata"] = row.told
@@ -375,68 +411,74 @@ def _state(row: Picked) -> dict[str, str]:
     return headers
 
 
-def _date(moment: datetime) -> str:
+def _http_date(moment: datetime) -> str:
     return format_datetime(moment, usegmt=True)
 
 
 def _check_version(headers: Mapping[str, str]) -> None:
-    if headers.get("tus-resumable") != VERSION:
-        message = f"Tus-Resumable must be {VERSION}."
-        raise Rejected(412, "BAD_USER_INPUT", message, {"Tus-Version": VERSION, **CLOSED})
+    if headers.get("tus-resumable") != TUS_VERSION:
+        message = f"Tus-Resumable must be {TUS_VERSION}."
+        raise RequestRejected(
+            412, "BAD_USER_INPUT", message, {"Tus-Version": TUS_VERSION, **CONNECTION_CLOSE}
+        )
 
 
-def _kind(headers: Mapping[str, str]) -> str:
+def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _announced(headers: Mapping[str, str], most: int) -> Announced:
-    size = number(headers, "upload-length")
+def _parse_announcement(headers: Mapping[str, str], max_size: int) -> AnnouncedUpload:
+    size = integer_header(headers, "upload-length")
     if size is None or "upload-defer-length" in headers:
-        raise graphql_request.bad("Upload-Length must say how many bytes will come.")
+        raise graphql_request.bad_request("Upload-Length must say how many bytes will come.")
     if "upload-concat" in headers:
-        raise graphql_request.bad("Upload-Concat is not supported.")
-    check_size(size, most)
-    told = headers.get("upload-metadata", "").strip()
-    meta = metadata(told)
-    kind = uploads.kind_of(meta.get("filetype") or meta.get("type") or "")
-    name = uploads.name_of(filename_of(meta.get("filename"), meta.get("name")) or "")
-    return Announced(size, kind, name, told or None)
+        raise graphql_request.bad_request("Upload-Concat is not supported.")
+    check_size(size, max_size)
+    metadata_header = headers.get("upload-metadata", "").strip()
+    meta = parse_metadata(metadata_header)
+    kind = uploads.media_type_or_default(meta.get("filetype") or meta.get("type") or "")
+    name = uploads.filename_from_path(first_filename(meta.get("filename"), meta.get("name")) or "")
+    return AnnouncedUpload(size, kind, name, metadata_header or None)
 
 
-def metadata(text: str) -> dict[str, str]:
+def parse_metadata(text: str) -> dict[str, str]:
     """Parse Upload-Metadata: pairs of a key and, after a space, a value in base64.
 
     Raises RequestRejected if it is too long or malformed.
     """
-    if len(text) > TOLD_MAX:
-        raise graphql_request.bad(f"Upload-Metadata has at most {TOLD_MAX} characters.")
+    if len(text) > MAX_METADATA_LENGTH:
+        raise graphql_request.bad_request(
+            f"Upload-Metadata has at most {MAX_METADATA_LENGTH} characters."
+        )
     found: dict[str, str] = {}
     for pair in text.split(",") if text else ():
         key, _, value = pair.strip().partition(" ")
-        if not _KEY.fullmatch(key) or key in found:
-            raise graphql_request.bad("Upload-Metadata has a key that is none, or twice.")
+        if not _METADATA_KEY.fullmatch(key) or key in found:
+            raise graphql_request.bad_request("Upload-Metadata has a key that is none, or twice.")
         try:
             found[key] = base64.b64decode(value.strip(), validate=True).decode()
         except (binascii.Error, ValueError):
             message = f"In Upload-Metadata, {key} has a value that is not UTF-8 in base64."
-            raise graphql_request.bad(message) from None
+            raise graphql_request.bad_request(message) from None
     return found
 
 
-def _unsupported() -> Rejected:
-    headers = {"Accept-Patch": KIND, **CLOSED}
-    return Rejected(415, "BAD_USER_INPUT", f"The body must be {KIND}.", headers)
+def _unsupported_media_type() -> RequestRejected:
+    headers = {"Accept-Patch": OFFSET_MEDIA_TYPE, **CONNECTION_CLOSE}
+    return RequestRejected(415, "BAD_USER_INPUT", f"The body must be {OFFSET_MEDIA_TYPE}.", headers)
 
 
-def _elsewhere(offset: int) -> Rejected:
-    headers = {"Upload-Offset": str(offset), "Cache-Control": "no-store", **CLOSED}
-    return Rejected(409, "STALE", f"The upload goes on at {offset}.", headers)
+def _wrong_offset(offset: int) -> RequestRejected:
+    headers = {"Upload-Offset": str(offset), "Cache-Control": "no-store", **CONNECTION_CLOSE}
+    return RequestRejected(409, "STALE", f"The upload goes on at {offset}.", headers)
 
 
-def _too_long(left: int) -> Rejected:
-    return Rejected(413, "TOO_LARGE", f"The upload lacks {left} bytes, not more.", CLOSED)
+def _body_too_long(missing_bytes: int) -> RequestRejected:
+    return RequestRejected(
+        413, "TOO_LARGE", f"The upload lacks {missing_bytes} bytes, not more.", CONNECTION_CLOSE
+    )
 
 
-def _lost(upload_id: int, problem: str) -> NotFound:
+def _lost_bytes_error(upload_id: int, problem: str) -> NotFound:
     log.warning("bytes of an upload are lost", extra={"upload": upload_id, "problem": problem})
     return NotFound(str(upload_id))

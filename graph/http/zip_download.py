@@ -8,82 +8,87 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graph.http import download_urls
-from graph.http.byte_responses import safe_name, streamed
-from graph.http.upload_body import Desk, reader
+from graph.http.byte_responses import safe_filename, stream_file
+from graph.http.upload_body import UploadService, download_context
 from graph.types import global_ids
-from mail.files.zip_stream import File, zipped
-from mail.mime import Part
-from mail.storage.message_content import Content, Stored
-from models.errors import NotFound, found
+from mail.files.zip_stream import ZipMember, stream_zip
+from mail.mime import ParsedPart
+from mail.storage.message_content import PartContent, StoredMessage
+from models.errors import NotFound, require_found
 from resolvers.messages import content
 
-LONGEST = 200  # file systems allow 255
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
-_ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
+MAX_NAME_BYTES = 200  # file systems allow 255
+_RESERVED_NAME = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+_FILE_EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
-async def attachments(desk: Desk, request: Request, named: Callable[[Part], str]) -> Response:
+async def serve_attachments_zip(
+    service: UploadService, request: Request, default_filename: Callable[[ParsedPart], str]
+) -> Response:
     """Serve all attachments of a message; `default_filename` names a part without a filename.
 
     Raises NotFound if the message is not visible or has no attachments.
     """
-    key = global_ids.named("Message", request.path_params["id"])
-    ctx, _ = await reader(desk, request, download_urls.zip_path(key))
-    message = found(await content.one(ctx, key))
-    known = message.row.attachments
-    if not known:
+    key = global_ids.decode_path_id("Message", request.path_params["id"])
+    ctx, _ = await download_context(service, request, download_urls.zip_path(key))
+    message = require_found(await content.load_stored_message(ctx, key))
+    attachments = message.row.attachments
+    if not attachments:
         raise NotFound(str(key))
-    files: list[tuple[str, Part]] = []
-    for index, attachment in enumerate(known):
-        part = found(content.attached(message, index))
-        files.append((attachment["filename"] or named(part), part))
-    names = distinct(name for name, _ in files)
+    files: list[tuple[str, ParsedPart]] = []
+    for index, attachment in enumerate(attachments):
+        part = require_found(content.attachment_part(message, index))
+        files.append((attachment["filename"] or default_filename(part), part))
+    names = distinct_file_names(name for name, _ in files)
     opened = [
-        File(name, _opens(message, part)) for name, (_, part) in zip(names, files, strict=True)
+        ZipMember(name, _content_opener(message, part))
+        for name, (_, part) in zip(names, files, strict=True)
     ]
     if request.method != "HEAD":
         for _, part in files:
-            await message.check(part.body_start, part.body_end)
+            await message.check_intact(part.body_start, part.body_end)
     title = f"{message.row.subject.strip() or 'attachments'}.zip"
-    return streamed(request, "application/zip", title, zipped(opened, ctx.world.now()))
+    return stream_file(request, "application/zip", title, stream_zip(opened, ctx.environment.now()))
 
 
-def distinct(names: Iterable[str]) -> list[str]:
+def distinct_file_names(names: Iterable[str]) -> list[str]:
     """Return safe file names for one folder, distinct on every operating system."""
     given: list[str] = []
-    taken: set[str] = set()
+    used_names: set[str] = set()
     counted: dict[str, int] = {}
     for name in names:
-        stem, ending = _divided(name)
-        fits = _fitting(stem, ending)
-        first = _compared(fits)
-        while _compared(fits) in taken:
+        stem, ending = _safe_stem_and_extension(name)
+        fits = _shortened_name(stem, ending)
+        first = _comparison_key(fits)
+        while _comparison_key(fits) in used_names:
             counted[first] = counted.get(first, 1) + 1
-            fits = _fitting(stem, f" ({counted[first]}){ending}")
-        taken.add(_compared(fits))
+            fits = _shortened_name(stem, f" ({counted[first]}){ending}")
+        used_names.add(_comparison_key(fits))
         given.append(fits)
     return given
 
 
-def _divided(name: str) -> tuple[str, str]:
+def _safe_stem_and_extension(name: str) -> tuple[str, str]:
     """Split a safe form of a file name into its stem and its extension with the dot."""
-    safe = unicodedata.normalize("NFC", safe_name(name))
-    if _RESERVED.fullmatch(safe):
-        safe = f"_{safe}"
-    stem, dot, ending = safe.rpartition(".")
-    if stem and _ENDING.fullmatch(dot + ending):
+    safe_name = unicodedata.normalize("NFC", safe_filename(name))
+    if _RESERVED_NAME.fullmatch(safe_name):
+        safe_name = f"_{safe_name}"
+    stem, dot, ending = safe_name.rpartition(".")
+    if stem and _FILE_EXTENSION.fullmatch(dot + ending):
         return stem, dot + ending
-    return safe, ""
+    return safe_name, ""
 
 
-def _fitting(stem: str, ending: str) -> str:
-    room = LONGEST - len(ending.encode())
+def _shortened_name(stem: str, ending: str) -> str:
+    room = MAX_NAME_BYTES - len(ending.encode())
     return stem.encode()[:room].decode(errors="ignore").rstrip(" .") + ending
 
 
-def _compared(name: str) -> str:
+def _comparison_key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def _opens(message: Stored, part: Part) -> Callable[[], Awaitable[Content]]:
-    return lambda: message.opened(part)
+def _content_opener(
+    message: StoredMessage, part: ParsedPart
+) -> Callable[[], Awaitable[PartContent]]:
+    return lambda: message.open_part(part)

@@ -7,7 +7,7 @@ from strawberry import UNSET
 
 from graph.mailboxes.types import Mailbox
 from graph.types.fields import Info, subscription
-from graph.types.references import UserRef, owner_named
+from graph.types.references import UserRef, load_named_user_id
 from models.users.roles import Scope
 from resolvers.mailboxes import counters
 
@@ -22,7 +22,7 @@ class CounterSubscription:
     async def counters(
         self, info: Info, user: UserRef | None = UNSET
     ) -> AsyncIterator[list[Mailbox]]:
-        user_id = await owner_named(info, user)
+        user_id = await load_named_user_id(info, user)
         other_user_id = None if user_id == info.context.viewer.user_id else user_id
-        async for rows in counters.follow(info.context, other_user_id):
-            yield [Mailbox.of(row) for row in rows]
+        async for rows in counters.follow_counters(info.context, other_user_id):
+            yield [Mailbox.from_row(row) for row in rows]

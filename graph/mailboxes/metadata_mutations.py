@@ -3,38 +3,43 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.mailboxes.types import WHOSE, MetadataEntry
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.mailboxes.types import USERS_DESCRIPTION, MetadataEntry
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import MailboxRef, UserSelection, named, users_named
+from graph.types.references import (
+    MailboxRef,
+    UserSelection,
+    mailbox_selector_from_ref,
+    user_selector_from_selection,
+)
 from models.users.roles import Scope
 from resolvers.mailboxes import metadata
 
 
 @strawberry.input(description="Input of mailboxMetadataSet.")
 class MailboxMetadataSetInput(Options):
-    users: UserSelection | None = leaf(WHOSE, default=UNSET)
-    mailbox: MailboxRef = leaf("The folder.")
-    key: str = leaf("/private/… or /shared/…, in any case.")
-    value: str = leaf("At most 64 KiB.")
+    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    mailbox: MailboxRef = attribute_field("The folder.")
+    key: str = attribute_field("/private/… or /shared/…, in any case.")
+    value: str = attribute_field("At most 64 KiB.")
 
 
 @strawberry.input(description="Input of mailboxMetadataUnset.")
 class MailboxMetadataUnsetInput(Options):
-    users: UserSelection | None = leaf(WHOSE, default=UNSET)
-    mailbox: MailboxRef = leaf("The folder.")
-    key: str = leaf("/private/… or /shared/…, in any case.")
+    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    mailbox: MailboxRef = attribute_field("The folder.")
+    key: str = attribute_field("/private/… or /shared/…, in any case.")
 
 
 @strawberry.type(description="Answer of mailboxMetadataSet.")
 class MailboxMetadataSetPayload(MutationPayload):
-    entries: list[MetadataEntry] = leaf("As they are now.", default_factory=list)
+    entries: list[MetadataEntry] = attribute_field("As they are now.", default_factory=list)
 
 
 @strawberry.type(description="Answer of mailboxMetadataUnset.")
 class MailboxMetadataUnsetPayload(MutationPayload):
-    keys: list[str] = leaf("The names that were there.", default_factory=list)
+    keys: list[str] = attribute_field("The names that were there.", default_factory=list)
 
 
 @strawberry.type
@@ -43,9 +48,11 @@ class MailboxMetadataMutation:
     async def mailbox_metadata_set(
         self, info: Info, input: MailboxMetadataSetInput
     ) -> MailboxMetadataSetPayload:
-        user_selector = users_named(input.users or None)
+        user_selector = user_selector_from_selection(input.users or None)
         entry = (input.key, input.value)
-        entries_set = await metadata.put(info.context, named(input.mailbox), entry, user_selector)
+        entries_set = await metadata.set_annotation(
+            info.context, mailbox_selector_from_ref(input.mailbox), entry, user_selector
+        )
         entries = [MetadataEntry(key=key, value=value) for key, value in entries_set]
         return MailboxMetadataSetPayload(entries=entries)
 
@@ -53,8 +60,8 @@ class MailboxMetadataMutation:
     async def mailbox_metadata_unset(
         self, info: Info, input: MailboxMetadataUnsetInput
     ) -> MailboxMetadataUnsetPayload:
-        user_selector = users_named(input.users or None)
-        deleted_keys = await metadata.drop(
-            info.context, named(input.mailbox), input.key, user_selector
+        user_selector = user_selector_from_selection(input.users or None)
+        deleted_keys = await metadata.delete_annotation(
+            info.context, mailbox_selector_from_ref(input.mailbox), input.key, user_selector
         )
         return MailboxMetadataUnsetPayload(keys=deleted_keys)

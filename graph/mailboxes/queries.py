@@ -4,11 +4,11 @@ import strawberry
 from strawberry import UNSET
 
 from graph.mailboxes.types import Mailbox
-from graph.types.connections import Connection, connected, page_asked
+from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.fields import Info, query
-from graph.types.references import UserSelection, users_named
-from graph.types.row_mapping import columns
-from models.store.keyset_pages import Cursor, ordering
+from graph.types.references import UserSelection, user_selector_from_selection
+from graph.types.row_mapping import selected_columns
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
 from resolvers.mailboxes import listing as mailbox_listing
 
@@ -27,18 +27,22 @@ class MailboxListQuery:
         first: int = 100,
         after: str | None = UNSET,
     ) -> Connection[Mailbox]:
-        ctx, user_selector = info.context, users_named(users or None)
+        ctx, user_selector = info.context, user_selector_from_selection(users or None)
         path_masks = masks if isinstance(masks, list) else None
-        requested_page = page_asked(
-            ordering(mailbox_listing.ORDER, (user_selector, path_masks)), first, after, None, None
+        requested_page = page_request(
+            ordering_name(mailbox_listing.CURSOR_KIND, (user_selector, path_masks)),
+            first,
+            after,
+            None,
+            None,
         )
-        page = await mailbox_listing.page(
-            ctx, user_selector, path_masks, requested_page, columns(info, Mailbox)
+        page = await mailbox_listing.load_page_of_users(
+            ctx, user_selector, path_masks, requested_page, selected_columns(info, Mailbox)
         )
-        return await connected(
+        return await connection_of_page(
             info,
             Mailbox,
             page,
             lambda row: Cursor(requested_page.ordering, row.user_id, row.id),
-            lambda: mailbox_listing.count(ctx, user_selector, path_masks),
+            lambda: mailbox_listing.count_of_users(ctx, user_selector, path_masks),
         )

@@ -1,57 +1,58 @@
 """Mutation that shares a mailbox, and the list of shared mailboxes."""
 
-from typing import Any
-
 import strawberry
 
-from graph.mailboxes.types import Mailbox, MailboxesPayload, payload
+from graph.mailboxes.types import Mailbox, MailboxesPayload, mailboxes_payload
 from graph.types import global_ids
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import Options, leaf
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
+from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import MailboxRef, UserRef, given, named
-from graph.types.row_mapping import columns
+from graph.types.references import MailboxRef, UserRef, mailbox_selector_from_ref, maybe_value
+from graph.types.row_mapping import selected_columns
 from models.mailboxes.shares import ShareRight
 from models.store.keyset_pages import Cursor
 from models.users.roles import Scope
 from resolvers.mailboxes import shares
-from resolvers.mailboxes.shares import Grantee, OfUser
+from resolvers.mailboxes.shares import Grantee, SharedMailboxListing
 
 
 @strawberry.input(description="Input of mailboxShareSet.")
 class MailboxShareSetInput(Options):
-    mailbox: MailboxRef = leaf("The folder; another's, in which one has ADMIN, by its id.")
-    user: UserRef = leaf("With whom; outside of the owner's domain if the platform lets.")
-    rights: list[ShareRight] = leaf("All of them; none = no longer shared.")
+    mailbox: MailboxRef = attribute_field(
+        "The folder; another's, in which one has ADMIN, by its id."
+    )
+    user: UserRef = attribute_field(
+        "With whom; outside of the owner's domain if the platform lets."
+    )
+    rights: list[ShareRight] = attribute_field("All of them; none = no longer shared.")
 
 
-async def shared_page(
-    info: Info, user_id: int, page: tuple[Any, Any, Any, Any]
+async def load_shared_mailbox_page(
+    info: Info, user_id: int, page_arguments: PageArguments
 ) -> Connection[Mailbox]:
-    """Load a page of the mailboxes that other users share with an account.
-
-    `page_arguments` are: first, after, last, before.
-    """
-    ctx, requested_page = info.context, page_asked(shares.ORDER, *page)
-    page_key = OfUser(user_id, requested_page, columns(info, Mailbox))
-    return await connected(
+    """Load a page of the mailboxes that other users share with an account."""
+    ctx, requested_page = info.context, page_request(shares.CURSOR_KIND, *page_arguments)
+    page_key = SharedMailboxListing(user_id, requested_page, selected_columns(info, Mailbox))
+    return await connection_of_page(
         info,
         Mailbox,
-        await ctx.load(shares.pages, page_key),
+        await ctx.load(shares.load_pages, page_key),
         lambda row: Cursor(requested_page.ordering, row.owner_id, row.mailbox_id),
-        lambda: ctx.load(shares.counts, page_key),
+        lambda: ctx.load(shares.count_listings, page_key),
     )
 
 
-def _grantee(ref: UserRef) -> Grantee:
+def _grantee_from_ref(user_ref: UserRef) -> Grantee:
     """Return the user to share with, by id, username or address.
 
     Raises Invalid if the ID is not one of a user.
     """
-    if ref.id:
-        return Grantee(global_ids.decode("User", ref.id.value, path="user"))
-    return Grantee(name=given(ref.username) or given(ref.address) or "")
+    if user_ref.id:
+        return Grantee(global_ids.decode("User", user_ref.id.value, path="user"))
+    return Grantee(
+        username_or_address=maybe_value(user_ref.username) or maybe_value(user_ref.address) or ""
+    )
 
 
 @strawberry.type
@@ -62,5 +63,7 @@ class SharingMutation:
         scope=Scope.MAIL,
     )
     async def mailbox_share_set(self, info: Info, input: MailboxShareSetInput) -> MailboxesPayload:
-        mailbox, grantee = named(input.mailbox), _grantee(input.user)
-        return payload(await shares.put(info.context, mailbox, grantee, input.rights))
+        mailbox, grantee = mailbox_selector_from_ref(input.mailbox), _grantee_from_ref(input.user)
+        return mailboxes_payload(
+            await shares.set_share(info.context, mailbox, grantee, input.rights)
+        )

@@ -10,23 +10,24 @@ from strawberry import UNSET
 
 from graph.admin.tasks import Task
 from graph.mailboxes.shares import AccountName, MailboxShare
-from graph.messages.filter_inputs import MessageFilter, MessageOrder, Wanted
-from graph.messages.types import MessageConnection, message_page
+from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
+from graph.messages.types import MessageConnection, load_message_page
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, MutationPayload, Options, leaf
+from graph.types.connections import PageArguments
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
-from graph.types.object_views import Link, Made
+from graph.types.object_views import DerivedField, Link
 from graph.types.references import (
     MailboxRef,
     UserRef,
     UserSelection,
-    named,
-    owner_of,
-    plain,
-    users_named,
+    load_user_id,
+    mailbox_selector_from_ref,
+    user_selector_from_selection,
+    value_or_none,
 )
-from graph.types.row_mapping import Shape, identified, link, row_link, shaped
+from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link, row_link
 from graph.types.scalars import BigInt, ByteSize, Duration
 from mail.mailboxes import paths
 from models.mailboxes.shares import ShareRight
@@ -36,85 +37,96 @@ from resolvers.mailboxes import child_mailboxes, metadata, rename, shares
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.delete import Gone
+from resolvers.mailboxes.delete import MailboxDeletion
 from resolvers.mailboxes.loaders import NewMailboxes
-from resolvers.mailboxes.rename import Renamed
+from resolvers.mailboxes.rename import MailboxRename
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-WHOSE = "Whose; nothing = the viewer's."
+USERS_DESCRIPTION = "Whose; nothing = the viewer's."
 
 
 @strawberry.type(description="An annotation (RFC 5464).")
 class MetadataEntry:
-    key: str = leaf("Such as /private/comment.")
-    value: str | None = leaf("Text.")
+    key: str = attribute_field("Such as /private/comment.")
+    value: str | None = attribute_field("Text.")
 
 
-def _short(key: str) -> str:
+def _entry_name_without_scope(entry_name: str) -> str:
     """Return the name of an annotation without /private/ or /shared/."""
-    return key.split("/", 2)[2]
+    return entry_name.split("/", 2)[2]
 
 
-def _path_above(row: Any) -> tuple[int, str] | None:
+def _parent_key(row: Any) -> tuple[int, str] | None:
     """Return the user id and path of the parent mailbox; None at the top."""
     parent_path = row.path.rpartition("/")[0]
     return (row.user_id, parent_path) if parent_path else None
 
 
-ABOVE = Link(
+PARENT_LINK = Link(
     ("id", "user_id", "path"),
-    _path_above,
-    mailbox_loaders.by_paths,
+    _parent_key,
+    mailbox_loaders.load_by_paths,
     lambda row: row,
-    own_key=lambda row: (row.user_id, row.path),
+    key_in_own_list=lambda row: (row.user_id, row.path),
 )
 
 
 @strawberry.type(description="Folder.", directives=[Auth(scope=Scope.MAIL_READ)])
-class Mailbox(Shape):
-    guid: str = leaf("128-bit id as 32 hex digits.")
+class Mailbox(NodeView):
+    guid: str = attribute_field("128-bit id as 32 hex digits.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.by_ids,
-        shaped("graph.users.types", "User"),
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
         description="Owner; null of a folder that is shared with the viewer.",
     )
     owner: AccountName = link(
-        "user_id", shares.names, AccountName.maybe, description="What its owner is called."
+        "user_id",
+        shares.load_user_names,
+        AccountName.from_row_or_none,
+        description="What its owner is called.",
     )
-    name: str = leaf("Last part of path.")
-    path: str = leaf("Full path, slashes.")
-    path_utf7: str = leaf("Path in IMAP's modified UTF-7.")
-    special_use: SpecialUse | None = leaf("Role of the folder.")
-    modify_index: BigInt = leaf("Counts every change.")
-    modseq: BigInt = leaf("Highest modification sequence of its messages.")
-    uid_validity: BigInt = leaf("IMAP.")
-    uid_next: BigInt = leaf("Next uid.")
-    subscribed: bool = leaf("IMAP subscription.")
-    hidden: bool = leaf("Not opened by IMAP.")
-    encrypt_messages: bool = leaf("What arrives here is encrypted to the key of its owner.")
-    retention: Duration | None = leaf("Life of messages added here.")
-    total: int = leaf("Messages.")
-    unseen: int = leaf("Unread.")
-    size: ByteSize = leaf("Bytes.")
+    name: str = attribute_field("Last part of path.")
+    path: str = attribute_field("Full path, slashes.")
+    path_utf7: str = attribute_field("Path in IMAP's modified UTF-7.")
+    special_use: SpecialUse | None = attribute_field("Role of the folder.")
+    modify_index: BigInt = attribute_field("Counts every change.")
+    modseq: BigInt = attribute_field("Highest modification sequence of its messages.")
+    uid_validity: BigInt = attribute_field("IMAP.")
+    uid_next: BigInt = attribute_field("Next uid.")
+    subscribed: bool = attribute_field("IMAP subscription.")
+    hidden: bool = attribute_field("Not opened by IMAP.")
+    encrypt_messages: bool = attribute_field(
+        "What arrives here is encrypted to the key of its owner."
+    )
+    retention: Duration | None = attribute_field("Life of messages added here.")
+    total: int = attribute_field("Messages.")
+    unseen: int = attribute_field("Unread.")
+    size: ByteSize = attribute_field("Bytes.")
     parent: Optional["Mailbox"] = row_link(
-        replace(ABOVE, of=shaped("graph.mailboxes.types", "Mailbox"), item=True),
+        replace(
+            PARENT_LINK,
+            object_from_row=lazy_view_factory("graph.mailboxes.types", "Mailbox"),
+            is_item=True,
+        ),
         description="Folder above.",
     )
     parent_id: strawberry.ID | None = row_link(
-        replace(ABOVE, of=lambda row: row and global_ids.encode("Mailbox", row.id)),
+        replace(
+            PARENT_LINK, object_from_row=lambda row: row and global_ids.encode("Mailbox", row.id)
+        ),
         description="Id of the folder above; null at the top, or if the viewer can't see it.",
     )
 
-    batch = staticmethod(mailbox_loaders.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("Mailbox"),
-        "name": Made(("path",), lambda path: path.rpartition("/")[2]),
-        "path_utf7": Made(("path",), paths.utf7),
-        "retention": Made(
+    load_batch = staticmethod(mailbox_loaders.load_by_ids)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("Mailbox"),
+        "name": DerivedField(("path",), lambda path: path.rpartition("/")[2]),
+        "path_utf7": DerivedField(("path",), paths.modified_utf7),
+        "retention": DerivedField(
             ("retention",),
             lambda seconds: timedelta(seconds=seconds) if seconds else None,
         ),
@@ -123,12 +135,14 @@ class Mailbox(Shape):
     @field("What the viewer may do in it: all for the owner, else what is shared.", "id", "user_id")
     async def my_rights(self, info: Info) -> list[ShareRight]:
         key = (self.row.user_id, self.row.id)
-        return mailbox_rights.ordered(await info.context.load(mailbox_rights.rights, key))
+        return mailbox_rights.sorted_rights(
+            await info.context.load(mailbox_rights.load_rights, key)
+        )
 
     @field("Whom it is shared with; who has no ADMIN sees the own share alone.", "id")
     async def acl(self, info: Info) -> list[MailboxShare]:
-        rows = await info.context.load(shares.of_boxes, self.row.id)
-        return [MailboxShare.of(row) for row in rows]
+        rows = await info.context.load(shares.load_shares_by_mailbox, self.row.id)
+        return [MailboxShare.from_row(row) for row in rows]
 
     @field("Annotations, by name; of others' folders the /shared/ ones.", "id")
     async def metadata(
@@ -139,17 +153,20 @@ class Mailbox(Shape):
         ] = UNSET,
         prepend_prefix: bool = False,
     ) -> list[MetadataEntry]:
-        rows = await info.context.load(metadata.of_mailboxes, self.row.id)
+        rows = await info.context.load(metadata.load_annotations_by_mailbox, self.row.id)
         return [
-            MetadataEntry(key=row.key if prepend_prefix else _short(row.key), value=row.value)
+            MetadataEntry(
+                key=row.key if prepend_prefix else _entry_name_without_scope(row.key),
+                value=row.value,
+            )
             for row in rows
             if row.key.startswith((prefix or "").lower())
         ]
 
     @field("One annotation.", "id")
     async def metadata_entry(self, info: Info, key: str) -> MetadataEntry | None:
-        name = metadata.checked_key(key)
-        row = await info.context.load(metadata.single, (self.row.id, name))
+        name = metadata.validate_key(key)
+        row = await info.context.load(metadata.load_annotations_by_key, (self.row.id, name))
         return MetadataEntry(key=row.key, value=row.value) if row else None
 
     @field("Messages, newest first.", "user_id")
@@ -163,61 +180,69 @@ class Mailbox(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> MessageConnection:
-        request = Wanted(filter, order_by, (first, after, last, before))
-        return await message_page(info, request, users=[self.row.user_id], mailbox_id=self.row.id)
+        request = MessageListRequest(filter, order_by, PageArguments(first, after, last, before))
+        return await load_message_page(
+            info, request, user_ids=[self.row.user_id], mailbox_id=self.row.id
+        )
 
 
 @strawberry.type(description="Sums over folders.")
 class MailboxTotals:
-    total: BigInt = leaf("Messages.")
-    unseen: BigInt = leaf("Unread.")
-    size: ByteSize = leaf("Bytes.")
+    total: BigInt = attribute_field("Messages.")
+    unseen: BigInt = attribute_field("Unread.")
+    size: ByteSize = attribute_field("Bytes.")
 
 
 @strawberry.input(description="Input of mailboxCreate.")
 class MailboxCreateInput(Options):
-    users: UserSelection | None = leaf(WHOSE, default=UNSET)
-    paths: list[str] = leaf("Full paths; missing parents are made.")
-    parent: MailboxRef | None = leaf(
+    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    paths: list[str] = attribute_field("Full paths; missing parents are made.")
+    parent: MailboxRef | None = attribute_field(
         "The folder that paths begin below; another's, in which one has CREATE, by its id. "
         "What is made is shared as it is.",
         default=UNSET,
     )
-    hidden: bool = leaf("Not opened by IMAP.", default=False)
-    retention: Duration | None = leaf(
+    hidden: bool = attribute_field("Not opened by IMAP.", default=False)
+    retention: Duration | None = attribute_field(
         "How long messages added here are kept: from 1 second to 36,500 days; PT0S keeps them for "
         "ever. Default: the retention of the account.",
         default=UNSET,
     )
-    subscribe: bool = leaf("Subscribe new folders.", default=True)
-    encrypt_messages: bool = leaf(
+    subscribe: bool = attribute_field("Subscribe new folders.", default=True)
+    encrypt_messages: bool = attribute_field(
         "Encrypt what arrives in them to the key of the account, which it needs.", default=False
     )
-    guid: str | None = leaf("32 hex digits; only with one path and one user.", default=UNSET)
-    special_use: SpecialUse | None = leaf("Role of the folder, with one path.", default=UNSET)
+    guid: str | None = attribute_field(
+        "32 hex digits; only with one path and one user.", default=UNSET
+    )
+    special_use: SpecialUse | None = attribute_field(
+        "Role of the folder, with one path.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of mailboxRename.")
 class MailboxRenameInput(Options):
-    users: UserSelection | None = leaf(WHOSE, default=UNSET)
-    mailbox: MailboxRef = leaf("The folder.")
-    new_path: str = leaf("Children move along.")
-    subscriptions: bool = leaf("Subscriptions follow.", default=True)
+    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    mailbox: MailboxRef = attribute_field("The folder.")
+    new_path: str = attribute_field("Children move along.")
+    subscriptions: bool = attribute_field("Subscriptions follow.", default=True)
 
 
 @strawberry.input(description="Input of mailboxDelete.")
 class MailboxDeleteInput(Options):
-    users: UserSelection | None = leaf(WHOSE, default=UNSET)
-    mailboxes: list[MailboxRef] = leaf("The folders.")
-    require_empty: bool = leaf("CONFLICT when not.", default=False)
-    recursive: bool = leaf("With children.", default=False)
-    unsubscribe: bool = leaf("Their paths are no longer subscribed to.", default=True)
+    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    mailboxes: list[MailboxRef] = attribute_field("The folders.")
+    require_empty: bool = attribute_field("CONFLICT when not.", default=False)
+    recursive: bool = attribute_field("With children.", default=False)
+    unsubscribe: bool = attribute_field("Their paths are no longer subscribed to.", default=True)
 
 
 @strawberry.type(description="Answer of mailbox mutations.")
 class MailboxesPayload(MutationPayload):
-    mailboxes: list[Mailbox] = leaf("The folders.", default_factory=list)
-    task: Task | None = leaf("Work on many messages; null when done at once.", default=None)
+    mailboxes: list[Mailbox] = attribute_field("The folders.", default_factory=list)
+    task: Task | None = attribute_field(
+        "Work on many messages; null when done at once.", default=None
+    )
 
 
 @strawberry.type
@@ -226,16 +251,18 @@ class MailboxQuery:
     async def mailbox(
         self, info: Info, by: MailboxRef, user: UserRef | None = UNSET
     ) -> Mailbox | None:
-        owner = await owner_of(info, user) if user else None
+        owner = await load_user_id(info, user) if user else None
         if user and owner is None:
             return None
-        name = named(by, path="by")
-        return Mailbox.maybe(await mailbox_loaders.find_seen(info.context, name, owner))
+        name = mailbox_selector_from_ref(by, path="by")
+        return Mailbox.from_row_or_none(
+            await mailbox_loaders.find_visible(info.context, name, owner)
+        )
 
 
-def payload(rows: Sequence[Any]) -> MailboxesPayload:
+def mailboxes_payload(rows: Sequence[Any]) -> MailboxesPayload:
     """Return the payload of a mutation that changed these mailboxes."""
-    return MailboxesPayload(mailboxes=[Mailbox.of(row) for row in rows])
+    return MailboxesPayload(mailboxes=[Mailbox.from_row(row) for row in rows])
 
 
 @strawberry.type
@@ -244,41 +271,49 @@ class MailboxMutation:
     async def mailbox_create(self, info: Info, input: MailboxCreateInput) -> MailboxesPayload:
         new = NewMailboxes(
             input.paths,
-            hidden=input.hidden,
-            retention=plain(input.retention),
-            subscribe=input.subscribe,
-            encrypt=input.encrypt_messages,
+            is_hidden=input.hidden,
+            retention=value_or_none(input.retention),
+            is_subscribed=input.subscribe,
+            encrypt_messages=input.encrypt_messages,
             special_use=input.special_use or None,
             guid=input.guid if isinstance(input.guid, str) else None,
         )
-        user_selector = users_named(input.users or None)
+        user_selector = user_selector_from_selection(input.users or None)
         if input.parent:
-            parent = named(input.parent, path="parent")
-            return payload(await child_mailboxes.create(info.context, new, parent, user_selector))
-        return payload(await mailbox_loaders.create(info.context, new, user_selector))
+            parent = mailbox_selector_from_ref(input.parent, path="parent")
+            return mailboxes_payload(
+                await child_mailboxes.create_child_mailboxes(
+                    info.context, new, parent, user_selector
+                )
+            )
+        return mailboxes_payload(
+            await mailbox_loaders.create_mailboxes(info.context, new, user_selector)
+        )
 
     @mutation("Move or rename, with all that is below.", scope=Scope.MAIL)
     async def mailbox_rename(self, info: Info, input: MailboxRenameInput) -> MailboxesPayload:
-        request = Renamed(named(input.mailbox), input.new_path, input.subscriptions)
-        user_selector = users_named(input.users or None)
-        return payload(await rename.rename(info.context, request, user_selector))
+        request = MailboxRename(
+            mailbox_selector_from_ref(input.mailbox), input.new_path, input.subscriptions
+        )
+        user_selector = user_selector_from_selection(input.users or None)
+        return mailboxes_payload(await rename.rename_mailbox(info.context, request, user_selector))
 
     @mutation(
         "Messages go to the archive; INBOX and special folders: FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
     )
     async def mailbox_delete(self, info: Info, input: MailboxDeleteInput) -> DeletePayload:
-        request = Gone(
+        request = MailboxDeletion(
             [
-                named(ref, path="mailboxes", index=index)
+                mailbox_selector_from_ref(ref, path="mailboxes", index=index)
                 for index, ref in enumerate(input.mailboxes)
             ],
-            recursive=input.recursive,
-            require_empty=input.require_empty,
-            unsubscribe=input.unsubscribe,
+            is_recursive=input.recursive,
+            requires_empty=input.require_empty,
+            deletes_subscriptions=input.unsubscribe,
         )
-        deleted_keys = await mailbox_delete.delete(
-            info.context, request, users_named(input.users or None)
+        deleted_keys = await mailbox_delete.delete_mailboxes(
+            info.context, request, user_selector_from_selection(input.users or None)
         )
         return DeletePayload(
             deleted_ids=[global_ids.encode("Mailbox", key) for key in deleted_keys]

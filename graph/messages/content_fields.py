@@ -10,30 +10,30 @@ from graphql.pyutils import Path
 from strawberry import UNSET
 
 from graph.http import download_urls
-from graph.messages.mime_parts import HeaderField, MailAddress, stored_of
-from graph.types.errors import leaf
+from graph.messages.mime_parts import HeaderField, MailAddress, load_stored_message
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.references import ReferenceAction
-from graph.types.row_mapping import Shape, shaped
+from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt, ByteSize
 from mail import mime
 from models.users.roles import Role
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import computed_fields, content
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.content import Showing, Shown
+from resolvers.messages.content import HtmlBodies, HtmlOptions
 from resolvers.search import snippets
 
 if TYPE_CHECKING:
     from graph.mailboxes.types import Mailbox
     from graph.messages.types import Message
 
-INTRO = 128  # bytes
-MESSAGE = shaped("graph.messages.types", "Message")
-MAILBOX = shaped("graph.mailboxes.types", "Mailbox")
+INTRO_MAX_BYTES = 128  # bytes
+message_from_row = lazy_view_factory("graph.messages.types", "Message")
+mailbox_from_row = lazy_view_factory("graph.mailboxes.types", "Mailbox")
 
 
-def _above(path: Path) -> Iterator[Path]:
+def _enclosing_paths(path: Path) -> Iterator[Path]:
     """Yield the response paths that enclose a path, innermost first."""
     while enclosing := path.prev:
         yield enclosing
@@ -42,13 +42,13 @@ def _above(path: Path) -> Iterator[Path]:
 
 @strawberry.type(description="Encryption of a connection.")
 class TlsInfo:
-    name: str = leaf("Cipher.")
-    version: str = leaf("Protocol version.")
+    name: str = attribute_field("Cipher.")
+    version: str = attribute_field("Protocol version.")
 
     @classmethod
-    def maybe(cls, told: str | None) -> "TlsInfo | None":
+    def parse_or_none(cls, version_and_cipher: str | None) -> "TlsInfo | None":
         """Parse a protocol version and a cipher, separated by a space; None without them."""
-        version, _, name = (told or "").partition(" ")
+        version, _, name = (version_and_cipher or "").partition(" ")
         return cls(name=name, version=version) if version else None
 
 
@@ -57,43 +57,47 @@ class TlsInfo:
     "Authentication-Results (RFC 8601)."
 )
 class Verification:
-    tls: TlsInfo | None = leaf("Null = not encrypted, or handed over by another server of ours.")
-    spf: str | None = leaf("Verified domain, null = no match.")
-    dkim: str | None = leaf("Verified domain, null = no valid signature.")
-    dmarc: str | None = leaf("pass, fail or none; null = no statement.")
-    arc: str | None = leaf("pass, fail or none; null = no statement.")
-    authentication_results: str | None = leaf("Header as added, a line for each.")
+    tls: TlsInfo | None = attribute_field(
+        "Null = not encrypted, or handed over by another server of ours."
+    )
+    spf: str | None = attribute_field("Verified domain, null = no match.")
+    dkim: str | None = attribute_field("Verified domain, null = no valid signature.")
+    dmarc: str | None = attribute_field("pass, fail or none; null = no statement.")
+    arc: str | None = attribute_field("pass, fail or none; null = no statement.")
+    authentication_results: str | None = attribute_field("Header as added, a line for each.")
 
     @classmethod
-    def maybe(cls, known: dict[str, Any] | None) -> "Verification | None":
+    def from_json_or_none(cls, stored_results: dict[str, Any] | None) -> "Verification | None":
         """Return the stored results of authentication; None if there are none."""
-        if known is None:
+        if stored_results is None:
             return None
-        verdicts = {name: known[name] for name in ("spf", "dkim", "dmarc", "arc")}
-        tls = TlsInfo.maybe(known.get("tls"))
-        return cls(tls=tls, **verdicts, authentication_results=known["results"])
+        verdicts = {name: stored_results[name] for name in ("spf", "dkim", "dmarc", "arc")}
+        tls = TlsInfo.parse_or_none(stored_results.get("tls"))
+        return cls(tls=tls, **verdicts, authentication_results=stored_results["results"])
 
 
 @strawberry.type(description="Invitation in a message, or another event (RFC 5545).")
 class CalendarEvent:
-    method: str = leaf("What its sender wants, such as REQUEST or CANCEL (RFC 5546).")
-    uid: str = leaf('"" if none.')
-    summary: str | None = leaf("Title, up to 1000 characters.")
-    starts_at: datetime | None = leaf(
+    method: str = attribute_field("What its sender wants, such as REQUEST or CANCEL (RFC 5546).")
+    uid: str = attribute_field('"" if none.')
+    summary: str | None = attribute_field("Title, up to 1000 characters.")
+    starts_at: datetime | None = attribute_field(
         "Null where it is not said, or in no zone that is known; midnight UTC of allDay."
     )
-    ends_at: datetime | None = leaf("The same of its end; of allDay the day behind the last.")
-    all_day: bool = leaf("It has dates and no times.")
-    location: str | None = leaf("Place, up to 1000 characters.")
-    organizer: MailAddress | None = leaf("Who asks.")
-    attendees: list[MailAddress] = leaf("Who is asked, up to 1000.")
+    ends_at: datetime | None = attribute_field(
+        "The same of its end; of allDay the day behind the last."
+    )
+    all_day: bool = attribute_field("It has dates and no times.")
+    location: str | None = attribute_field("Place, up to 1000 characters.")
+    organizer: MailAddress | None = attribute_field("Who asks.")
+    attendees: list[MailAddress] = attribute_field("Who is asked, up to 1000.")
 
     @classmethod
-    def of(cls, event: mime.CalendarEvent) -> "CalendarEvent":
+    def from_event(cls, event: mime.ParsedCalendarEvent) -> "CalendarEvent":
         """Return the GraphQL object of a calendar event."""
 
-        def mail_address(person: mime.MailAddress) -> MailAddress:
-            return MailAddress.of((person.name, person.address))
+        def mail_address(person: mime.ParsedAddress) -> MailAddress:
+            return MailAddress.from_row((person.name, person.address))
 
         return cls(
             method=event.method,
@@ -110,12 +114,12 @@ class CalendarEvent:
 
 @strawberry.type(description="Message that another answers or forwards.")
 class MessageReference:
-    action: ReferenceAction = leaf("Which of these.")
+    action: ReferenceAction = attribute_field("Which of these.")
     row: strawberry.Private[Any] = None
 
     @field("Null where it is gone.")
     def message(self) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
-        message: Message | None = MESSAGE(self.row)
+        message: Message | None = message_from_row(self.row)
         return message
 
     @field("Its folder.")
@@ -124,8 +128,8 @@ class MessageReference:
     ) -> Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None:
         if self.row is None:
             return None
-        row = await info.context.load(mailbox_loaders.by_ids, self.row.mailbox_id)
-        mailbox: Mailbox | None = MAILBOX(row)
+        row = await info.context.load(mailbox_loaders.load_by_ids, self.row.mailbox_id)
+        mailbox: Mailbox | None = mailbox_from_row(row)
         return mailbox
 
     @field("In its folder.")
@@ -133,15 +137,15 @@ class MessageReference:
         return BigInt(self.row.uid) if self.row else None
 
 
-def intro_of(text: str) -> str:
+def intro_from_preview(preview: str) -> str:
     """Return the first 128 bytes of a preview, without a part of a character at the end."""
-    if text.isascii():
-        return text[:INTRO]
-    return text[:INTRO].encode()[:INTRO].decode(errors="ignore")
+    if preview.isascii():
+        return preview[:INTRO_MAX_BYTES]
+    return preview[:INTRO_MAX_BYTES].encode()[:INTRO_MAX_BYTES].decode(errors="ignore")
 
 
 @strawberry.type(description="What is in a message.")
-class Reading(Shape):
+class MessageContentFields(NodeView):
     """Base of Message with the fields that read the stored content."""
 
     @field(
@@ -153,39 +157,41 @@ class Reading(Shape):
     async def html(
         self, info: Info, sanitize: bool = True, remote_images: bool = False
     ) -> list[str]:
-        rendered = await self._shown(info, sanitize=sanitize, remote_images=remote_images)
+        rendered = await self._load_html(info, sanitize=sanitize, remote_images=remote_images)
         return list(rendered.bodies)
 
     @field("Images from elsewhere that html leaves out, unless remoteImages lets them in.", cost=10)
     async def remote_image_count(self, info: Info) -> int:
-        return (await self._shown(info)).blocked
+        return (await self._load_html(info)).blocked_image_count
 
     @field(
         "Whether html has but the text of a part: it is nested too deeply, or has more than 2 MiB.",
         cost=10,
     )
     async def has_complex_html(self, info: Info) -> bool:
-        return (await self._shown(info)).too_complex
+        return (await self._load_html(info)).is_too_complex
 
-    async def _shown(
+    async def _load_html(
         self, info: Info, *, sanitize: bool = True, remote_images: bool = False
-    ) -> Shown:
+    ) -> HtmlBodies:
         """Load the HTML bodies of the message, with links to its attachments in place of `cid:`."""
-        stored = await stored_of(info, self.row)
-        attachment_by_cid = content.cids(stored)
+        stored = await load_stored_message(info, self.row)
+        attachment_by_cid = content.attachment_numbers_by_content_id(stored)
 
         def cid_url(cid: str) -> str | None:
             if cid not in attachment_by_cid:
                 return None
-            path = download_urls.attachment_path(stored.row.id, attachment_by_cid[cid])
-            return download_urls.signed(info, path, stored.row)
+            path = download_urls.attachment_download_path(stored.row.id, attachment_by_cid[cid])
+            return download_urls.signed_download_url(info, path, stored.row)
 
-        render_options = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
-        return await content.htmls(stored, render_options)
+        render_options = HtmlOptions(
+            cid_url, is_sanitized=sanitize, allows_remote_images=remote_images
+        )
+        return await content.html_bodies(stored, render_options)
 
     @field("Plain text, made from HTML when missing.", cost=3)
     async def text(self, info: Info) -> str | None:
-        return await content.texts(await stored_of(info, self.row))
+        return await content.plain_text(await load_stored_message(info, self.row))
 
     @field(
         "Short text around what the list it stands in was searched for, or intro; marked = as HTML "
@@ -199,85 +205,101 @@ class Reading(Shape):
         info: Info,
         marked: Annotated[bool, strawberry.argument(description="As HTML, escaped.")] = False,
     ) -> str:
-        words = snippets.sought(info.context, _above(info.path))
-        found = await snippets.snippet(await stored_of(info, self.row), words, marked=marked)
-        intro = intro_of(self.row.preview)
+        search_terms = snippets.search_terms_at(info.context, _enclosing_paths(info.path))
+        found = await snippets.extract_snippet(
+            await load_stored_message(info, self.row), search_terms, as_html=marked
+        )
+        intro = intro_from_preview(self.row.preview)
         return found or (escape(intro) if marked else intro)
 
     @field("In order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:
-        lines = await content.header_fields(await stored_of(info, self.row))
-        return [HeaderField.of(line) for line in lines]
+        lines = await content.header_fields(await load_stored_message(info, self.row))
+        return [HeaderField.from_row(line) for line in lines]
 
     @field("Header block as stored.", cost=2)
     async def headers_text(self, info: Info) -> str:
-        return await content.headers_text(await stored_of(info, self.row))
+        return await content.header_block_text(await load_stored_message(info, self.row))
 
     @field("Values of one header.", cost=2)
     async def header(self, info: Info, name: str) -> list[str]:
-        return await content.header(await stored_of(info, self.row), name)
+        return await content.header_values(await load_stored_message(info, self.row), name)
 
     @field("Body as stored, base64 when not UTF-8.", cost=10)
     async def body(self, info: Info) -> str | None:
-        return await content.body_part(await stored_of(info, self.row), "TEXT")
+        return await content.imap_body_section(await load_stored_message(info, self.row), "TEXT")
 
     @field("IMAP BODY[section]<offset.maxBytes>, as stored; base64 when not UTF-8.", cost=10)
     async def body_part(
         self, info: Info, section: str, offset: int = 0, max_bytes: int | None = UNSET
     ) -> str | None:
-        stored = await stored_of(info, self.row)
-        return await content.body_part(stored, section, offset=offset, max_bytes=max_bytes or None)
+        stored = await load_stored_message(info, self.row)
+        return await content.imap_body_section(
+            stored, section, offset=offset, max_bytes=max_bytes or None
+        )
 
     @field("Decoded, base64.", cost=10)
     async def binary_part(self, info: Info, section: str) -> str | None:
-        return await content.binary_part(await stored_of(info, self.row), section)
+        return await content.base64_part(await load_stored_message(info, self.row), section)
 
     @field("RFC 5322 text from an offset on, base64 when not UTF-8.", cost=20)
     async def source(self, info: Info, max_bytes: int = 1048576, offset: int = 0) -> str:
-        return await content.source_text(await stored_of(info, self.row), max_bytes, offset)
+        return await content.message_source_text(
+            await load_stored_message(info, self.row), max_bytes, offset
+        )
 
     @field("Whole message, byte for byte.", "user_id")
     def source_url(self, info: Info) -> URL:
-        return download_urls.signed(info, download_urls.source_path(self.row.id), self.row)
+        return download_urls.signed_download_url(
+            info, download_urls.message_source_path(self.row.id), self.row
+        )
 
     @field("All attachments as one zip; null where there are none.", "attachments", "user_id")
     def attachments_url(self, info: Info) -> URL | None:
         if not self.row.attachments:
             return None
-        return download_urls.signed(info, download_urls.zip_path(self.row.id), self.row)
+        return download_urls.signed_download_url(
+            info, download_urls.zip_path(self.row.id), self.row
+        )
 
     @field("Events of the calendars in it, each once, up to 100; 512 KiB of all are read.", cost=10)
     async def events(self, info: Info) -> list[CalendarEvent]:
-        events = await computed_fields.events(await stored_of(info, self.row))
-        return [CalendarEvent.of(event) for event in events]
+        events = await computed_fields.calendar_events(await load_stored_message(info, self.row))
+        return [CalendarEvent.from_event(event) for event in events]
 
     @field("Bytes, if every line ended with CRLF.", cost=20)
     async def virtual_size(self, info: Info) -> ByteSize:
-        return ByteSize(await computed_fields.virtual_size(await stored_of(info, self.row)))
+        return ByteSize(await computed_fields.crlf_size(await load_stored_message(info, self.row)))
 
     @field("IMAP ENVELOPE.", cost=5)
     async def envelope_imap(self, info: Info) -> str:
-        return await computed_fields.envelope_imap(await stored_of(info, self.row))
+        return await computed_fields.imap_envelope(await load_stored_message(info, self.row))
 
     @field("IMAP BODY.", cost=10)
     async def body_imap(self, info: Info) -> str:
-        return await computed_fields.bodystructure(await stored_of(info, self.row), extended=False)
+        return await computed_fields.imap_bodystructure(
+            await load_stored_message(info, self.row), is_extended=False
+        )
 
     @field("IMAP BODYSTRUCTURE.", cost=10)
     async def body_structure_imap(self, info: Info) -> str:
-        return await computed_fields.bodystructure(await stored_of(info, self.row), extended=True)
+        return await computed_fields.imap_bodystructure(
+            await load_stored_message(info, self.row), is_extended=True
+        )
 
     @field("Position in the folder, from 1 by uid; counted when asked for.", cost=10)
     async def seq(self, info: Info) -> int:
-        return await info.context.load(computed_fields.positions, self.row.id)
+        return await info.context.load(computed_fields.load_sequence_numbers, self.row.id)
 
     @field("Messages that share the stored body.", "blob_id", cost=2, role=Role.ADMIN)
     async def ref_count(self, info: Info) -> int:
-        return (await info.context.load(computed_fields.holdings, self.row.blob_id)).messages
+        return (
+            await info.context.load(computed_fields.load_blob_uses, self.row.blob_id)
+        ).message_count
 
     @field("Blob key: SHA-256 of the stored body.", "blob_id", cost=2, role=Role.ADMIN)
     async def storage_id(self, info: Info) -> str:
-        return (await info.context.load(computed_fields.holdings, self.row.blob_id)).digest
+        return (await info.context.load(computed_fields.load_blob_uses, self.row.blob_id)).digest
 
     @field(
         "The message it answers or forwards, as was said when it was written.",
@@ -288,5 +310,5 @@ class Reading(Shape):
     async def reference(self, info: Info) -> MessageReference | None:
         if self.row.reference_id is None:
             return None
-        row = await info.context.load(message_loaders.by_ids, self.row.reference_id)
+        row = await info.context.load(message_loaders.load_by_ids, self.row.reference_id)
         return MessageReference(action=ReferenceAction(self.row.reference_action), row=row)

@@ -8,19 +8,19 @@ import orjson
 import strawberry
 from strawberry.scalars import JSON
 
-from graph.execution.list_steps import LONG_LIST
+from graph.execution.list_steps import MAX_ITEMS_PER_CALL
 from graph.http import download_urls
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
-from graph.types.object_views import Expressed, Made, View
+from graph.types.object_views import DerivedField, ExpressionField, View
 from graph.types.scalars import URL, ByteSize
 from mail import mime
-from mail.mime import Part, part_of, walk
-from mail.mime.header_parameters import plain_filename
-from mail.storage.message_content import Stored
-from models.errors import found
+from mail.mime import ParsedPart, part_from_json, walk_parts
+from mail.mime.header_parameters import safe_filename
+from mail.storage.message_content import StoredMessage
+from models.errors import require_found
 from resolvers.messages import computed_fields, content
-from resolvers.messages.computed_fields import Attached
+from resolvers.messages.computed_fields import AttachedMessageContent
 from resolvers.spam import quarantine
 
 
@@ -31,89 +31,91 @@ from resolvers.spam import quarantine
 class MailAddress(View):
     """A mail address, from a pair: name and address."""
 
-    name: str | None = leaf("Display name.")
-    address: str | None = leaf(
+    name: str | None = attribute_field("Display name.")
+    address: str | None = attribute_field(
         "Address as written, with the domain in Unicode. Null if RFC 5322 does not allow it."
     )
 
-    made: ClassVar[Mapping[str, Made]] = {
-        "name": Expressed("{0}[0]"),
-        "address": Expressed("{0}[1] or None"),
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "name": ExpressionField("{0}[0]"),
+        "address": ExpressionField("{0}[1] or None"),
     }
 
 
 @strawberry.type(description="Content-Type, parsed.")
 class ContentType:
-    value: str = leaf("Such as text/plain.")
-    params: JSON = leaf("Parameters of the header.")
+    value: str = attribute_field("Such as text/plain.")
+    params: JSON = attribute_field("Parameters of the header.")
 
 
 @strawberry.type(description="Header line.")
 class HeaderField(View):
-    key: str = leaf("Name.")
-    value: str = leaf("Decoded.")
-    raw: str = leaf("As in the message.")
+    key: str = attribute_field("Name.")
+    value: str = attribute_field("Decoded.")
+    raw: str = attribute_field("As in the message.")
 
 
 @strawberry.type(description="Part that is a file.")
 class Attachment:
-    id: strawberry.ID = leaf("Global, so that caches never mix the attachments of two messages.")
-    part: str = leaf("IMAP section number within the message.")
-    hash: str = leaf("SHA-256 of the content.")
-    filename: str | None = leaf(
+    id: strawberry.ID = attribute_field(
+        "Global, so that caches never mix the attachments of two messages."
+    )
+    part: str = attribute_field("IMAP section number within the message.")
+    hash: str = attribute_field("SHA-256 of the content.")
+    filename: str | None = attribute_field(
         "Decoded name, without path, control characters and bidirectional characters."
     )
-    content_type: str = leaf("MIME type.")
-    disposition: str | None = leaf("attachment or inline.")
-    transfer_encoding: str = leaf("As in the message; content is served decoded.")
-    related: bool = leaf("Inline image of HTML.")
-    cid: str | None = leaf("Content-ID.")
-    size_kb: int = leaf("About.")
-    size: ByteSize = leaf("Decoded bytes.")
+    content_type: str = attribute_field("MIME type.")
+    disposition: str | None = attribute_field("attachment or inline.")
+    transfer_encoding: str = attribute_field("As in the message; content is served decoded.")
+    related: bool = attribute_field("Inline image of HTML.")
+    cid: str | None = attribute_field("Content-ID.")
+    size_kb: int = attribute_field("About.")
+    size: ByteSize = attribute_field("Decoded bytes.")
     row: strawberry.Private[Any] = None
     index: strawberry.Private[int] = 0
-    held: strawberry.Private[bool] = False  # `row` is one of the quarantine
+    is_quarantined: strawberry.Private[bool] = False  # `row` is one of the quarantine
 
     @field("Download.")
     def url(self, info: Info) -> URL:
-        if self.held:
-            path = download_urls.held_path(self.row.id, "attachments", self.id)
-            return download_urls.addressed(info, path, info.context.viewer.user_id)
-        path = download_urls.attachment_path(self.row.id, self.index)
-        return download_urls.signed(info, path, self.row)
+        if self.is_quarantined:
+            path = download_urls.quarantined_message_path(self.row.id, "attachments", self.id)
+            return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
+        path = download_urls.attachment_download_path(self.row.id, self.index)
+        return download_urls.signed_download_url(info, path, self.row)
 
     @field("Text parts only, decoded; null for others.", cost=3)
     async def text(self, info: Info, max_bytes: int = 65536) -> str | None:
-        stored = await stored_of(info, self.row, held=self.held)
+        stored = await load_stored_message(info, self.row, is_quarantined=self.is_quarantined)
         return await content.attachment_text(stored, self.index, max_bytes)
 
     @field("The message that this is, where a message was attached.", cost=3)
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.messages.mime_parts")] | None:
-        stored = await stored_of(info, self.row, held=self.held)
-        part = content.attached(stored, self.index)
-        return await AttachedMessage.maybe(stored, part, held=self.held)
+        stored = await load_stored_message(info, self.row, is_quarantined=self.is_quarantined)
+        part = content.attachment_part(stored, self.index)
+        return await AttachedMessage.parse_or_none(stored, part, is_quarantined=self.is_quarantined)
 
     @classmethod
-    def list_of(cls, row: Any) -> list["Attachment"]:
+    def list_from_row(cls, row: Any) -> list["Attachment"]:
         """Return the attachments of a message."""
-        return [cls.of(row, index) for index in range(len(row.attachments))]
+        return [cls.from_row(row, index) for index in range(len(row.attachments))]
 
     @staticmethod
-    def has_many(row: Any) -> bool:
+    def has_long_list(row: Any) -> bool:
         """True if the list of attachments is too long to be made on the event loop."""
-        return len(row.attachments) > LONG_LIST
+        return len(row.attachments) > MAX_ITEMS_PER_CALL
 
     @classmethod
-    def of(cls, row: Any, index: int, *, held: bool = False) -> "Attachment":
+    def from_row(cls, row: Any, index: int, *, is_quarantined: bool = False) -> "Attachment":
         """Return one attachment of a message by its index."""
         facts = row.attachments[index]
         return cls(
             id=download_urls.attachment_id(row.id, index),
             part=facts["part"],
             hash=facts["hash"],
-            filename=plain_filename(facts["filename"] or ""),
+            filename=safe_filename(facts["filename"] or ""),
             content_type=facts["content_type"],
             disposition=facts["disposition"],
             transfer_encoding=facts["encoding"],
@@ -123,99 +125,107 @@ class Attachment:
             size=ByteSize(facts["size"]),
             row=row,
             index=index,
-            held=held,
+            is_quarantined=is_quarantined,
         )
 
 
 @strawberry.type(description="Node of the MIME tree.")
 class MimePart:
-    section: str = leaf("IMAP section number.")
-    content_type: ContentType = leaf("Content-Type.")
-    disposition: str | None = leaf("attachment or inline.")
-    filename: str | None = leaf(
+    section: str = attribute_field("IMAP section number.")
+    content_type: ContentType = attribute_field("Content-Type.")
+    disposition: str | None = attribute_field("attachment or inline.")
+    filename: str | None = attribute_field(
         "Decoded name, without path, control characters and bidirectional characters."
     )
-    cid: str | None = leaf("Content-ID.")
-    size: ByteSize = leaf("Bytes as transferred.")
-    parts: list["MimePart"] = leaf("Parts below.")
+    cid: str | None = attribute_field("Content-ID.")
+    size: ByteSize = attribute_field("Bytes as transferred.")
+    parts: list["MimePart"] = attribute_field("Parts below.")
     row: strawberry.Private[Any] = None
-    held: strawberry.Private[bool] = False  # `row` is one of the quarantine
+    is_quarantined: strawberry.Private[bool] = False  # `row` is one of the quarantine
 
     @field("Decoded content.")
     def url(self, info: Info) -> URL:
-        if self.held:
-            path = download_urls.held_path(self.row.id, "parts", self.section)
-            return download_urls.addressed(info, path, info.context.viewer.user_id)
-        return download_urls.signed(
-            info, download_urls.part_path(self.row.id, self.section), self.row
+        if self.is_quarantined:
+            path = download_urls.quarantined_message_path(self.row.id, "parts", self.section)
+            return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
+        return download_urls.signed_download_url(
+            info, download_urls.mime_part_path(self.row.id, self.section), self.row
         )
 
     @field("The message that this is, where a message was attached.", cost=3)
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.messages.mime_parts")] | None:
-        stored = await stored_of(info, self.row, held=self.held)
-        part = content.part_at(stored, self.section)
-        return await AttachedMessage.maybe(stored, part, held=self.held)
+        stored = await load_stored_message(info, self.row, is_quarantined=self.is_quarantined)
+        part = content.part_by_section(stored, self.section)
+        return await AttachedMessage.parse_or_none(stored, part, is_quarantined=self.is_quarantined)
 
     @classmethod
-    def of(cls, row: Any) -> "MimePart":
+    def from_row(cls, row: Any) -> "MimePart":
         """Return the root of the MIME tree of a message."""
-        return cls.of_tree(row, part_of(orjson.loads(row.structure)))
+        return cls.from_tree(row, part_from_json(orjson.loads(row.structure)))
 
     @classmethod
-    def of_tree(cls, row: Any, tree: Part, *, held: bool = False) -> "MimePart":
+    def from_tree(cls, row: Any, tree: ParsedPart, *, is_quarantined: bool = False) -> "MimePart":
         """Return a MIME part with its subtree.
 
         It is built from the leaves up, since recursion fails in a tree of a hundred levels.
         """
         parts_by_identity: dict[int, MimePart] = {}
-        for part in reversed(list(walk(tree))):
+        for part in reversed(list(walk_parts(tree))):
             children = [parts_by_identity[id(child)] for child in part.parts]
-            parts_by_identity[id(part)] = cls._one(row, part, children, held=held)
+            parts_by_identity[id(part)] = cls._from_part(
+                row, part, children, is_quarantined=is_quarantined
+            )
         return parts_by_identity[id(tree)]
 
     @classmethod
-    def _one(cls, row: Any, part: Part, below: list["MimePart"], *, held: bool) -> "MimePart":
+    def _from_part(
+        cls, row: Any, part: ParsedPart, children: list["MimePart"], *, is_quarantined: bool
+    ) -> "MimePart":
         return cls(
-            section=content.section_of(part),
+            section=content.section_of_part(part),
             content_type=ContentType(value=part.content_type, params=JSON(part.params)),
             disposition=part.disposition,
-            filename=plain_filename(part.filename or ""),
+            filename=safe_filename(part.filename or ""),
             cid=part.cid,
             size=ByteSize(part.size),
-            parts=below,
+            parts=children,
             row=row,
-            held=held,
+            is_quarantined=is_quarantined,
         )
 
 
 @strawberry.type(description="Message that lies in another as a part.")
 class AttachedMessage:
-    subject: str = leaf('Decoded, "" if none.')
-    from_: MailAddress | None = leaf("From.", name="from")
-    to: list[MailAddress] = leaf("To.")
-    cc: list[MailAddress] = leaf("Cc.")
-    date: datetime | None = leaf("Date header.")
-    message_id: str | None = leaf("Message-ID.")
-    attachments: list[MimePart] = leaf("Files in it; a message among them has its own message.")
-    attached: strawberry.Private[Attached | None] = None
+    subject: str = attribute_field('Decoded, "" if none.')
+    from_: MailAddress | None = attribute_field("From.", name="from")
+    to: list[MailAddress] = attribute_field("To.")
+    cc: list[MailAddress] = attribute_field("Cc.")
+    date: datetime | None = attribute_field("Date header.")
+    message_id: str | None = attribute_field("Message-ID.")
+    attachments: list[MimePart] = attribute_field(
+        "Files in it; a message among them has its own message."
+    )
+    attached: strawberry.Private[AttachedMessageContent | None] = None
 
     @field("Plain text, made from HTML when missing; up to 16 MiB.", cost=20)
     async def text(self) -> str | None:
-        return await computed_fields.attached_text(self.attached) if self.attached else None
+        return (
+            await computed_fields.text_of_attached_message(self.attached) if self.attached else None
+        )
 
     @classmethod
-    async def maybe(
-        cls, stored: Stored, part: Part | None, *, held: bool = False
+    async def parse_or_none(
+        cls, stored: StoredMessage, part: ParsedPart | None, *, is_quarantined: bool = False
     ) -> "AttachedMessage | None":
         """Parse the message that is attached as this part; None if the part is no message."""
-        attached = await computed_fields.attached(stored, part) if part else None
+        attached = await computed_fields.read_attached_message(stored, part) if part else None
         if attached is None:
             return None
         facts, row = attached.facts, stored.row
         address_lists = [
-            [MailAddress.of((address.name, address.address)) for address in addresses]
+            [MailAddress.from_row((address.name, address.address)) for address in addresses]
             for addresses in (facts.from_, facts.to, facts.cc)
         ]
         return cls(
@@ -226,19 +236,21 @@ class AttachedMessage:
             date=facts.date,
             message_id=facts.message_id,
             attachments=[
-                MimePart.of_tree(row, part_below, held=held)
-                for part_below, _ in mime.files(attached.part)
+                MimePart.from_tree(row, part_below, is_quarantined=is_quarantined)
+                for part_below, _ in mime.file_parts(attached.part)
             ],
             attached=attached,
         )
 
 
-async def stored_of(info: Info, row: Any, *, held: bool = False) -> Stored:
+async def load_stored_message(
+    info: Info, row: Any, *, is_quarantined: bool = False
+) -> StoredMessage:
     """Load the content of the message of this row.
 
     With `is_quarantined` the row is one of the quarantine. Raises NotFound or Forbidden if the
     viewer can't read the message.
     """
-    if held:
-        return found(await info.context.load(quarantine.stored, row.id))
-    return found(await content.one(info.context, row.id))
+    if is_quarantined:
+        return require_found(await info.context.load(quarantine.load_stored_messages, row.id))
+    return require_found(await content.load_stored_message(info.context, row.id))

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 from strawberry import UNSET
 
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.input_conditions import Conditions
+from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import View
-from graph.types.references import plain
-from graph.types.row_mapping import shaped
+from graph.types.references import value_or_none
+from graph.types.row_mapping import lazy_view_factory
 from models.messages.message_trace import LogComponent
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages import trace
-from resolvers.messages.trace import Sought, TraceListing, TraceWhere
+from resolvers.messages.trace import TraceFilter, TraceListing, TraceRequest
 
 if TYPE_CHECKING:
     from graph.messages.types import Message
@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 
 @strawberry.type(description="A step of a message for one recipient.")
 class MessageTraceEvent(View):
-    at: datetime = leaf(
+    at: datetime = attribute_field(
         "When; of a delivery that has not reached its recipient, when it was queued."
     )
-    queue_id: str = leaf("That was given when it came in, or into the queue.")
-    component: LogComponent = leaf("What decided.")
-    event: str = leaf(
+    queue_id: str = attribute_field("That was given when it came in, or into the queue.")
+    component: LogComponent = attribute_field("What decided.")
+    event: str = attribute_field(
         "accepted, turned away, judged, held, released, stored, not stored, answered, not "
         "answered, sent on, not sent on, dropped or refused of what came in; queued, copied, and "
         "the state of each delivery of what goes out. More may come."
     )
-    detail: str | None = leaf("More about it, for people.")
-    address: str | None = leaf("Of the recipient, as given.")
-    sender: str | None = leaf("Envelope sender, as given. Null if it is empty or not known.")
+    detail: str | None = attribute_field("More about it, for people.")
+    address: str | None = attribute_field("Of the recipient, as given.")
+    sender: str | None = attribute_field(
+        "Envelope sender, as given. Null if it is empty or not known."
+    )
 
     @field(
         "The message that this step stored, or the sender's copy of the message in the queue. "
@@ -49,32 +51,34 @@ class MessageTraceEvent(View):
         self, info: Info
     ) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
         key = self.row.stored_message_id
-        row = await info.context.load(message_loaders.by_ids, key) if key else None
-        return MESSAGE(row) if row else None
+        row = await info.context.load(message_loaders.load_by_ids, key) if key else None
+        return message_from_row(row) if row else None
 
 
-MESSAGE = shaped("graph.messages.types", "Message")
+message_from_row = lazy_view_factory("graph.messages.types", "Message")
 
 
 @strawberry.input(description="Conditions for steps of messages. All of them must hold.")
-class MessageTraceFilter(Conditions):
-    sender: str | None = leaf(
+class MessageTraceFilter(ConditionsInput):
+    sender: str | None = attribute_field(
         "Envelope sender: an address or a domain, in any case. Labels (`+label`) and dots of the "
         "local part are ignored.",
         default=UNSET,
     )
-    recipient: str | None = leaf(
+    recipient: str | None = attribute_field(
         "Recipient: an address or a domain, in any case. Labels (`+label`) and dots of the local "
         "part are ignored.",
         default=UNSET,
     )
-    since: datetime | None = leaf("Steps at this time or later.", default=UNSET)
-    before: datetime | None = leaf("Steps before this time.", default=UNSET)
+    since: datetime | None = attribute_field("Steps at this time or later.", default=UNSET)
+    before: datetime | None = attribute_field("Steps before this time.", default=UNSET)
 
-    def where(self) -> TraceWhere:
+    def to_conditions(self) -> TraceFilter:
         """Convert the filter to conditions of the resolvers. Absent fields are left out."""
-        values = {name: value for name, value in vars(self).items() if plain(value) is not None}
-        return TraceWhere(**values)
+        values = {
+            name: value for name, value in vars(self).items() if value_or_none(value) is not None
+        }
+        return TraceFilter(**values)
 
 
 @strawberry.type
@@ -93,12 +97,15 @@ class MessageTraceQuery:
         message_id: str | None = UNSET,
         address: str | None = UNSET,
     ) -> list[MessageTraceEvent]:
-        search = Sought(
+        search = TraceRequest(
             queue_id if isinstance(queue_id, str) else None,
             message_id if isinstance(message_id, str) else None,
             address or None,
         )
-        return [MessageTraceEvent.of(event) for event in await trace.trace(info.context, search)]
+        return [
+            MessageTraceEvent.from_row(event)
+            for event in await trace.load_trace(info.context, search)
+        ]
 
     @query(
         "Steps of messages by sender, recipient and time, newest first. A DOMAIN_ADMIN must name "
@@ -117,14 +124,16 @@ class MessageTraceQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[MessageTraceEvent]:
-        ctx, where = info.context, filter.where()
-        trace.check_trace_filter(ctx, where)
-        requested_page = page_asked(ordering(trace.NEWEST, where), first, after, last, before)
-        page_key = TraceListing(requested_page, where)
-        return await connected(
+        ctx, conditions = info.context, filter.to_conditions()
+        trace.validate_trace_filter(ctx, conditions)
+        requested_page = page_request(
+            ordering_name(trace.CURSOR_KIND, conditions), first, after, last, before
+        )
+        page_key = TraceListing(requested_page, conditions)
+        return await connection_of_page(
             info,
             MessageTraceEvent,
-            await ctx.load(trace.pages, page_key),
+            await ctx.load(trace.load_pages, page_key),
             lambda row: Cursor(requested_page.ordering, row.at, row.id),
-            lambda: ctx.load(trace.counts, page_key),
+            lambda: ctx.load(trace.count_listings, page_key),
         )

@@ -9,66 +9,68 @@ from strawberry.scalars import JSON
 
 from graph.messages.types import Message
 from graph.submission.compose_inputs import (
-    WRITTEN,
-    Composing,
+    CONTENT_FIELDS,
+    MessageContentInput,
     ReferenceAttachments,
-    chosen,
-    composed,
+    attachment_selection,
+    resolve_message_fields,
 )
-from graph.submission.inputs import files_attached
+from graph.submission.inputs import file_attachments_from_ids
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Warning, leaf  # noqa: A004 - the outline's word
+from graph.types.errors import MutationPayload, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.references import (
     MailboxRef,
     MessageRef,
     UserSelection,
-    message_of,
-    named,
-    plain,
-    users_named,
+    find_message_id,
+    mailbox_selector_from_ref,
+    user_selector_from_selection,
+    value_or_none,
 )
-from graph.types.scalars import Upload, free_data
+from graph.types.scalars import Upload, validate_custom_data
 from mail.compose.message_builder import Priority
-from models.errors import NotFound, Problems
+from models.errors import ErrorCollector, NotFound
 from models.users.roles import Scope
 from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
-from resolvers.submission.composition import Fields
+from resolvers.submission.composition import MessageFields
 
-NOT_AN_ADDRESS = "RECIPIENT_DROPPED"
+DROPPED_RECIPIENT_CODE = "RECIPIENT_DROPPED"
 
 
 @strawberry.input(description="Input of messageUpload: raw, rawUpload, or fields to write it from.")
-class MessageUploadInput(Composing):
-    mailbox: MailboxRef = leaf("The folder it goes to; by path or role that of each user.")
-    users: UserSelection | None = leaf(
+class MessageUploadInput(MessageContentInput):
+    mailbox: MailboxRef = attribute_field(
+        "The folder it goes to; by path or role that of each user."
+    )
+    users: UserSelection | None = attribute_field(
         "The accounts that get the message: all or none. Only administrators can select other "
         "users. A message of fields is written in the name of each user. With several users, "
         "`replacePrevious` and `keepAttachments` are refused; with other users, `reference` and "
         "`files` are.",
         default=UNSET,
     )
-    raw: str | None = leaf("Whole message, text or base64.", default=UNSET)
-    raw_upload: Upload | None = leaf("Whole message as upload.", default=UNSET)
-    unseen: bool = leaf("Leave it unread.", default=False)
-    flagged: bool = leaf(r"\Flagged.", default=False)
-    draft: bool = leaf(
+    raw: str | None = attribute_field("Whole message, text or base64.", default=UNSET)
+    raw_upload: Upload | None = attribute_field("Whole message as upload.", default=UNSET)
+    unseen: bool = attribute_field("Leave it unread.", default=False)
+    flagged: bool = attribute_field(r"\Flagged.", default=False)
+    draft: bool = attribute_field(
         r"\Draft; one with a reference, or that replaces one, always is.", default=False
     )
-    received_at: datetime | None = leaf("Arrival, default now.", default=UNSET)
-    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
-    files: list[strawberry.ID] | None = leaf(
+    received_at: datetime | None = attribute_field("Arrival, default now.", default=UNSET)
+    meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
+    files: list[strawberry.ID] | None = attribute_field(
         "Stored files to attach; a draft remembers them. Needs the scope MAIL_READ.",
         default=UNSET,
     )
-    replace_previous: MessageRef | None = leaf(
+    replace_previous: MessageRef | None = attribute_field(
         "A draft in whose place it comes: under the same id, with another uid. What is absent "
         "of attachments, and of what it answers, stays.",
         default=UNSET,
     )
-    keep_attachments: ReferenceAttachments | None = leaf(
+    keep_attachments: ReferenceAttachments | None = attribute_field(
         "Attachments of that draft to keep beside the given; images the html shows always stay.",
         default=UNSET,
     )
@@ -76,78 +78,92 @@ class MessageUploadInput(Composing):
 
 @strawberry.type(description="Answer of messageUpload.")
 class MessageUploadPayload(MutationPayload):
-    message: Message | None = leaf("The message; null where users were given.", default=None)
-    messages: list[Message] = leaf("The messages, one in each account.", default_factory=list)
-    previous_deleted: bool = leaf("The earlier draft is no more: this is it.", default=False)
+    message: Message | None = attribute_field(
+        "The message; null where users were given.", default=None
+    )
+    messages: list[Message] = attribute_field(
+        "The messages, one in each account.", default_factory=list
+    )
+    previous_deleted: bool = attribute_field(
+        "The earlier draft is no more: this is it.", default=False
+    )
 
 
-async def _fields(info: Info, given: MessageUploadInput, problems: Problems) -> Fields | None:
+async def _resolve_message_fields(
+    info: Info, upload_input: MessageUploadInput, problems: ErrorCollector
+) -> MessageFields | None:
     """Return the fields to compose the message from; None if the input has no such field.
 
     Errors of attachments are added to `problems`.
     """
-    has_content = any(getattr(given, name) not in (UNSET, None) for name in (*WRITTEN, "files"))
-    if has_content or given.priority is not Priority.NORMAL:
-        return Fields(
-            **await composed(info, given, problems), files=files_attached(given.files or None)
+    has_content = any(
+        getattr(upload_input, name) not in (UNSET, None) for name in (*CONTENT_FIELDS, "files")
+    )
+    if has_content or upload_input.priority is not Priority.NORMAL:
+        return MessageFields(
+            **await resolve_message_fields(info, upload_input, problems),
+            files=file_attachments_from_ids(upload_input.files or None),
         )
     return None
 
 
-async def _replaced(info: Info, ref: MessageRef | None) -> int | None:
+async def _replaced_message_id(info: Info, message_ref: MessageRef | None) -> int | None:
     """Return the id of the message to replace; None if none is named. Raises NotFound."""
-    if not ref:
+    if not message_ref:
         return None
-    key = await message_of(info, ref, path="replacePrevious")
+    key = await find_message_id(info, message_ref, path="replacePrevious")
     if key is None:
         raise NotFound("", path=["replacePrevious"])
     return key
 
 
-def _warnings(dropped: Sequence[int]) -> list[Warning]:
+def _dropped_recipient_warnings(dropped_indexes: Sequence[int]) -> list[Warning]:
     """Return a warning for each recipient in `to` that was dropped since it has no address."""
     text = "This is no address: it was left out."
     return [
-        Warning(code=NOT_AN_ADDRESS, message=text, path=["to", str(index)]) for index in dropped
+        Warning(code=DROPPED_RECIPIENT_CODE, message=text, path=["to", str(index)])
+        for index in dropped_indexes
     ]
 
 
 @strawberry.type
-class UploadingMutation:
+class MessageUploadMutation:
     @mutation(
         "A message into a folder: whole, byte for byte, or written from fields. Of somebody in "
         "`to` without an address yet there is a warning.",
         scope=Scope.MAIL,
     )
     async def message_upload(self, info: Info, input: MessageUploadInput) -> MessageUploadPayload:
-        problems = Problems()
+        problems = ErrorCollector()
         new = NewMessage(
-            mailbox=named(input.mailbox),
+            mailbox=mailbox_selector_from_ref(input.mailbox),
             raw=input.raw or None,
             upload_id=global_ids.decode("Upload", input.raw_upload, path="rawUpload")
             if input.raw_upload
             else None,
-            fields=await _fields(info, input, problems),
-            seen=not input.unseen,
-            flagged=input.flagged,
-            draft=input.draft,
-            received_at=plain(input.received_at),
-            meta_data=free_data(input.meta_data, "metaData"),
-            replaces=await _replaced(info, input.replace_previous or None),
-            keep=chosen(input.keep_attachments or None, ["keepAttachments"]),
+            fields=await _resolve_message_fields(info, input, problems),
+            is_seen=not input.unseen,
+            is_flagged=input.flagged,
+            is_draft=input.draft,
+            received_at=value_or_none(input.received_at),
+            meta_data=validate_custom_data(input.meta_data, "metaData"),
+            replaced_draft_id=await _replaced_message_id(info, input.replace_previous or None),
+            kept_attachments=attachment_selection(
+                input.keep_attachments or None, ["keepAttachments"]
+            ),
         )
         if input.users:
-            user_selector = users_named(input.users)
-            rows, dropped = await upload.store_for(info.context, new, user_selector, problems)
+            user_selector = user_selector_from_selection(input.users)
+            rows, dropped = await upload.store_for_users(info.context, new, user_selector, problems)
             return MessageUploadPayload(
-                messages=[Message.of(row) for row in rows],
-                previous_deleted=new.replaces is not None,
-                warnings=_warnings(dropped),
+                messages=[Message.from_row(row) for row in rows],
+                previous_deleted=new.replaced_draft_id is not None,
+                warnings=_dropped_recipient_warnings(dropped),
             )
-        result = await upload.store(info.context, new, problems)
+        result = await upload.store_message(info.context, new, problems)
         return MessageUploadPayload(
-            message=Message.maybe(result.message),
-            messages=[Message.of(result.message)] if result.message else [],
-            previous_deleted=result.replaced,
-            warnings=_warnings(result.dropped),
+            message=Message.from_row_or_none(result.message),
+            messages=[Message.from_row(result.message)] if result.message else [],
+            previous_deleted=result.has_replaced_draft,
+            warnings=_dropped_recipient_warnings(result.dropped_recipient_numbers),
         )

@@ -6,48 +6,48 @@ from datetime import datetime
 import strawberry
 from strawberry import UNSET
 
-from graph.changes.queries import since
+from graph.changes.queries import resume_position
 from graph.messages.types import Message
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, subscription
 from graph.types.row_mapping import link
 from graph.types.scalars import Cursor
 from models.users.roles import Scope
-from resolvers.changes.stream_reader import standing
+from resolvers.changes.stream_reader import load_current_positions
 from resolvers.messages import loaders as message_loaders
-from resolvers.notifications.live_notifications import Notice, follow
+from resolvers.notifications.live_notifications import LiveNotification, follow_notifications
 
 
 @strawberry.type(description="Something worth showing.")
 class Notification:
-    row: strawberry.Private[Notice]
-    kind: str = leaf(
+    row: strawberry.Private[LiveNotification]
+    kind: str = attribute_field(
         "message.received, message.bounced, limit.reached, login.succeeded and others of "
         "webhookTypes; resync where something may not have been told. New kinds may come."
     )
-    title: str = leaf("For people, in English; of mail who sent it.")
-    text: str | None = leaf("More of it; of mail its subject.")
+    title: str = attribute_field("For people, in English; of mail who sent it.")
+    text: str | None = attribute_field("More of it; of mail its subject.")
     message: Message | None = link(
         "message_id",
-        message_loaders.by_ids,
-        Message.maybe,
+        message_loaders.load_by_ids,
+        Message.from_row_or_none,
         description="The mail it tells of, null when gone.",
     )
-    at: datetime = leaf("When it happened.")
-    cursor: Cursor = leaf("Resume after this.")
-    has_more: bool = leaf("More is coming at once (catching up).")
+    at: datetime = attribute_field("When it happened.")
+    cursor: Cursor = attribute_field("Resume after this.")
+    has_more: bool = attribute_field("More is coming at once (catching up).")
 
     @classmethod
-    def of(cls, notice: Notice) -> "Notification":
+    def from_live_notification(cls, live_notification: LiveNotification) -> "Notification":
         """Return the GraphQL object of a notification."""
         return cls(
-            row=notice,
-            kind=notice.kind,
-            title=notice.title,
-            text=notice.text,
-            at=notice.at,
-            cursor=Cursor(notice.position),
-            has_more=notice.more,
+            row=live_notification,
+            kind=live_notification.kind,
+            title=live_notification.title,
+            text=live_notification.text,
+            at=live_notification.occurred_at,
+            cursor=Cursor(live_notification.position),
+            has_more=live_notification.has_more,
         )
 
 
@@ -57,11 +57,11 @@ class NotificationSubscription:
         "New mail and events worth showing to the viewer, of the own account: mail that came and "
         "is unread, outside of Junk, Trash and muted conversations; limits, sign-ins and other "
         "security events, mail that could not be sent. From a position on: missed, then live.",
-        standing=standing,
+        load_positions=load_current_positions,
         scope=Scope.MAIL_READ,
     )
     async def notifications(
         self, info: Info, after: Cursor | None = UNSET
     ) -> AsyncIterator[Notification]:
-        async for notice in follow(info.context, since(info, after)):
-            yield Notification.of(notice)
+        async for notice in follow_notifications(info.context, resume_position(info, after)):
+            yield Notification.from_live_notification(notice)

@@ -9,51 +9,65 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.mailboxes.types import Mailbox
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.input_conditions import Restrictions
+from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import MailboxRef, UserSelection, keys_of, named, users_named
-from graph.types.row_mapping import Shape, identified, link, shaped
+from graph.types.object_views import DerivedField
+from graph.types.references import (
+    MailboxRef,
+    UserSelection,
+    ids_from_global_ids,
+    mailbox_selector_from_ref,
+    user_selector_from_selection,
+)
+from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link
 from models.notifications.push_channels import PushKind
 from models.users.roles import Scope, UserPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.notifications import push_channels, web_push
-from resolvers.notifications.push_channels import Wanted
+from resolvers.notifications.push_channels import PushChannelChange
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-PLACES = "{SUBJECT}, {SENDER}, {SENDER_NAME}, {SENDER_ADDRESS}, {TO_NAME}, {TO_ADDRESS}, {MSG_ID}"
+PLACEHOLDERS_DESCRIPTION = (
+    "{SUBJECT}, {SENDER}, {SENDER_NAME}, {SENDER_ADDRESS}, {TO_NAME}, {TO_ADDRESS}, {MSG_ID}"
+)
 
 
 @strawberry.type(description="Where a user is told of new mail: one of each kind.")
-class PushChannel(Shape):
-    kind: PushKind = leaf("By which service.")
+class PushChannel(NodeView):
+    kind: PushKind = attribute_field("By which service.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
-        user_loaders.by_ids,
-        shaped("graph.users.types", "User"),
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
         description="Who is told.",
     )
-    active: bool = leaf(
+    active: bool = attribute_field(
         "In force. The service switches it off by saying that it is gone: of Web Push 404 or 410, "
         "of Pushover 400, of others 410."
     )
-    title: str | None = leaf(f"Title, with {PLACES}; null = {{SENDER}}.")
-    text: str | None = leaf("Text, with the same; null = {SUBJECT}.")
-    senders: list[str] = leaf("Only from these: addresses, domains, patterns with one *.")
-    senders_regex: str | None = leaf("Or these.")
-    only_priority: bool = leaf("Only mail of high priority.")
-    evaluate_priority: bool = leaf("Mail of high priority is pushed with priority.")
-    last_error: str | None = leaf("What went wrong last; null when the last push was taken.")
-    last_push_at: datetime | None = leaf("Last push that was taken.")
-    created_at: datetime = leaf("Creation.")
+    title: str | None = attribute_field(
+        f"Title, with {PLACEHOLDERS_DESCRIPTION}; null = {{SENDER}}."
+    )
+    text: str | None = attribute_field("Text, with the same; null = {SUBJECT}.")
+    senders: list[str] = attribute_field(
+        "Only from these: addresses, domains, patterns with one *."
+    )
+    senders_regex: str | None = attribute_field("Or these.")
+    only_priority: bool = attribute_field("Only mail of high priority.")
+    evaluate_priority: bool = attribute_field("Mail of high priority is pushed with priority.")
+    last_error: str | None = attribute_field(
+        "What went wrong last; null when the last push was taken."
+    )
+    last_push_at: datetime | None = attribute_field("Last push that was taken.")
+    created_at: datetime = attribute_field("Creation.")
 
-    batch = staticmethod(push_channels.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("PushChannel")}
+    load_batch = staticmethod(push_channels.load_channels_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("PushChannel")}
 
     @field(
         "Only mail that comes in these folders, as far as the viewer sees them; empty = INBOX. "
@@ -61,52 +75,55 @@ class PushChannel(Shape):
         "mailboxes",
     )
     async def mailboxes(self, info: Info) -> list[Mailbox]:
-        rows = await info.context.load_all(mailbox_loaders.by_ids, self.row.mailboxes)
-        return [Mailbox.of(row) for row in rows if row]
+        rows = await info.context.load_many(mailbox_loaders.load_by_ids, self.row.mailboxes)
+        return [Mailbox.from_row(row) for row in rows if row]
 
 
 @strawberry.input(description="Input of pushChannelSet; absent = unchanged.")
-class PushChannelSetInput(Options, Restrictions):
-    restrictions = frozenset({"mailboxes", "senders"})
-    users: UserSelection | None = leaf("Whose; default: the viewer's.", default=UNSET)
-    kind: PushKind = leaf("Which of their channels.", default=PushKind.PUSHOVER)
-    active: bool | None = leaf(
+class PushChannelSetInput(Options, RestrictionsInput):
+    restriction_fields = frozenset({"mailboxes", "senders"})
+    users: UserSelection | None = attribute_field("Whose; default: the viewer's.", default=UNSET)
+    kind: PushKind = attribute_field("Which of their channels.", default=PushKind.PUSHOVER)
+    active: bool | None = attribute_field(
         "In force, as a new one is. What comes while it is not is not told later.", default=UNSET
     )
-    key: str | None = leaf("PUSHOVER: key of a user or a group. Write only.", default=UNSET)
-    token: str | None = leaf(
+    key: str | None = attribute_field(
+        "PUSHOVER: key of a user or a group. Write only.", default=UNSET
+    )
+    token: str | None = attribute_field(
         "PUSHOVER: token of the application. HTTP: bearer, null = none. Write only.", default=UNSET
     )
-    endpoint: JSON | None = leaf(
+    endpoint: JSON | None = attribute_field(
         "WEB_PUSH: what PushSubscription.toJSON() says. HTTP: address, as text. Public, unless "
         "push.allowPrivate is set. Write only.",
         default=UNSET,
     )
-    title: str | None = leaf(
-        f"At most 250 characters, with {PLACES}; null = {{SENDER}}.", default=UNSET
+    title: str | None = attribute_field(
+        f"At most 250 characters, with {PLACEHOLDERS_DESCRIPTION}; null = {{SENDER}}.",
+        default=UNSET,
     )
-    text: str | None = leaf(
+    text: str | None = attribute_field(
         "At most 1,024 characters, with the same; null = {SUBJECT}.", default=UNSET
     )
-    senders: list[str] | None = leaf(
+    senders: list[str] | None = attribute_field(
         "Only from these: addresses, domains, patterns with one *; at most 100. Null = anybody.",
         default=UNSET,
     )
-    senders_regex: str | None = leaf(
+    senders_regex: str | None = attribute_field(
         "Or these: a regular expression, found anywhere in the address, in any case; at most 200 "
         "characters, no look-around and no references back. Null = none.",
         default=UNSET,
     )
-    only_priority: bool | None = leaf("Only mail of high priority.", default=UNSET)
-    evaluate_priority: bool | None = leaf(
+    only_priority: bool | None = attribute_field("Only mail of high priority.", default=UNSET)
+    evaluate_priority: bool | None = attribute_field(
         "Push mail of high priority with priority.", default=UNSET
     )
-    mailboxes: list[MailboxRef] | None = leaf(
+    mailboxes: list[MailboxRef] | None = attribute_field(
         "Only mail that comes in these folders, which each of the users has; null = INBOX.",
         default=UNSET,
     )
 
-    def wanted(self) -> Wanted:
+    def to_channel_change(self) -> PushChannelChange:
         """Convert the input to changes of a channel. Absent fields are left out.
 
         Raises Invalid if a mailbox has no valid ID.
@@ -129,15 +146,17 @@ class PushChannelSetInput(Options, Restrictions):
         folders = None
         if mailboxes is not UNSET:
             folders = [
-                named(ref, path="mailboxes", index=index)
+                mailbox_selector_from_ref(ref, path="mailboxes", index=index)
                 for index, ref in enumerate(mailboxes or ())
             ]
-        return Wanted(self.kind, values, target, folders)
+        return PushChannelChange(self.kind, values, target, folders)
 
 
 @strawberry.type(description="Push channels, as they are now.")
 class PushChannelsPayload(MutationPayload):
-    channels: list[PushChannel] = leaf("In the order of accounts, or ids.", default_factory=list)
+    channels: list[PushChannel] = attribute_field(
+        "In the order of accounts, or ids.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -147,10 +166,10 @@ class PushQuery:
         scope=Scope.READ,
     )
     async def push_public_key(self, info: Info) -> str:
-        return await web_push.public_key(info.context.world)
+        return await web_push.read_public_key(info.context.environment)
 
 
-WRITES: dict[str, Any] = {"scope": Scope.MASTER, "user_permission": UserPermission.PUSHOVER}
+WRITE_GUARD: dict[str, Any] = {"scope": Scope.MASTER, "user_permission": UserPermission.PUSHOVER}
 
 
 @strawberry.type
@@ -158,26 +177,30 @@ class PushMutation:
     @mutation(
         "Makes or changes channels: one for each user and kind. Of others it needs the "
         "permissions PUSHOVER and LOGIN_AS, and is in their security log.",
-        **WRITES,
+        **WRITE_GUARD,
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:
-        user_selector = users_named(input.users or None)
-        keys = await push_channels.set_(info.context, user_selector, input.wanted())
-        return await _now(info, keys)
+        user_selector = user_selector_from_selection(input.users or None)
+        keys = await push_channels.set_channels(
+            info.context, user_selector, input.to_channel_change()
+        )
+        return await _load_payload(info, keys)
 
-    @mutation("Pushes a sample; what came of it is in lastError and lastPushAt.", **WRITES)
+    @mutation("Pushes a sample; what came of it is in lastError and lastPushAt.", **WRITE_GUARD)
     async def push_channel_test(self, info: Info, input: IdsInput) -> PushChannelsPayload:
-        keys = keys_of(info, "PushChannel", input.ids)
-        await push_channels.test(info.context, keys)
-        return await _now(info, keys)
+        keys = ids_from_global_ids(info, "PushChannel", input.ids)
+        await push_channels.request_test(info.context, keys)
+        return await _load_payload(info, keys)
 
-    @mutation("Removes channels, all or none.", **WRITES)
+    @mutation("Removes channels, all or none.", **WRITE_GUARD)
     async def push_channel_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await push_channels.remove(info.context, keys_of(info, "PushChannel", input.ids))
+        await push_channels.delete_channels(
+            info.context, ids_from_global_ids(info, "PushChannel", input.ids)
+        )
         return DeletePayload(deleted_ids=input.ids)
 
 
-async def _now(info: Info, keys: list[int]) -> PushChannelsPayload:
+async def _load_payload(info: Info, channel_ids: list[int]) -> PushChannelsPayload:
     """Load channels and return the payload with them."""
-    rows = await info.context.load_all(push_channels.by_ids, keys)
-    return PushChannelsPayload(channels=[PushChannel.of(row) for row in rows if row])
+    rows = await info.context.load_many(push_channels.load_channels_by_id, channel_ids)
+    return PushChannelsPayload(channels=[PushChannel.from_row(row) for row in rows if row])

@@ -7,172 +7,211 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
-from graph.types.input_conditions import Conditions
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import DomainRef, UserSelection, domain_named, plain, users_named
-from graph.types.row_mapping import Shape, columns, identified, link, shaped
+from graph.types.object_views import DerivedField
+from graph.types.references import (
+    DomainRef,
+    UserSelection,
+    domain_selector_from_ref,
+    user_selector_from_selection,
+    value_or_none,
+)
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
 from graph.users.limits import LimitSource
 from models.queue.rate_values import Rate, RateFrame
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.loaders import Named
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations, rate_limits
-from resolvers.queue.rate_limit_mutations import Whose
-from resolvers.queue.rate_limits import RateWhere
+from resolvers.queue.rate_limit_mutations import RateLimitOwners
+from resolvers.queue.rate_limits import RateLimitConditions
 from resolvers.users import loaders as users
-from resolvers.users.selection import chosen
+from resolvers.users.selection import load_selected_users
 
 if TYPE_CHECKING:
     from graph.domains.types import Domain
     from graph.users.types import User
 
 
-OURS: dict[str, Any] = {
+RATE_LIMIT_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.RATELIMIT,
 }
-ANY = "Messages; 0 = any number, whatever the settings say."
+VALUE_DESCRIPTION = "Messages; 0 = any number, whatever the settings say."
 
 
 @strawberry.type(
     description="How many messages an account, or all accounts of a domain together, may send in a "
     "time. It begins with the first message; each counts once, however many it goes to."
 )
-class RateLimit(Shape):
-    value: int = leaf(ANY)
-    frame: RateFrame = leaf("In what time.")
+class RateLimit(NodeView):
+    value: int = attribute_field(VALUE_DESCRIPTION)
+    frame: RateFrame = attribute_field("In what time.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
-        "user_id", users.by_ids, shaped("graph.users.types", "User"), description="Whose."
+        "user_id",
+        users.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
+        description="Whose.",
     )
     domain: Annotated["Domain", strawberry.lazy("graph.domains.types")] | None = link(
         "domain_id",
-        domain_loaders.by_ids,
-        shaped("graph.domains.types", "Domain"),
+        domain_loaders.load_domains_by_id,
+        lazy_view_factory("graph.domains.types", "Domain"),
         description="Whose.",
     )
-    used: int = leaf("Sent in the time that is running.")
-    exhausted: bool = leaf("No more can be sent until resetsAt.")
-    resets_at: datetime | None = leaf("When that time ends; null = none is running.")
+    used: int = attribute_field("Sent in the time that is running.")
+    exhausted: bool = attribute_field("No more can be sent until resetsAt.")
+    resets_at: datetime | None = attribute_field("When that time ends; null = none is running.")
 
-    batch = staticmethod(rate_limits.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("RateLimit"),
-        "frame": Made(("frame",), RateFrame),
-        "used": Made(("used",), lambda used: used or 0),
-        "exhausted": Made(("used", "value"), lambda used, value: 0 < value <= (used or 0)),
-        "resets_at": Made(("until",), lambda until: until),
+    load_batch = staticmethod(rate_limits.load_limits_by_owner)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("RateLimit"),
+        "frame": DerivedField(("frame",), RateFrame),
+        "used": DerivedField(("used",), lambda used: used or 0),
+        "exhausted": DerivedField(("used", "value"), lambda used, value: 0 < value <= (used or 0)),
+        "resets_at": DerivedField(("until",), lambda until: until),
     }
 
 
 @strawberry.type(description="An account that was turned away, and cannot send for now.")
-class RateHold(Shape):
+class RateHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
-        "id", users.by_ids, shaped("graph.users.types", "User"), description="Who is held up."
+        "id",
+        users.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
+        description="Who is held up.",
     )
-    source: LimitSource = leaf("Whose messages have been too many.")
+    source: LimitSource = attribute_field("Whose messages have been too many.")
     domain: Annotated["Domain", strawberry.lazy("graph.domains.types")] | None = link(
         "domain_id",
-        domain_loaders.by_ids,
-        shaped("graph.domains.types", "Domain"),
+        domain_loaders.load_domains_by_id,
+        lazy_view_factory("graph.domains.types", "Domain"),
         description="Whose accounts have sent too many together, where it is a domain.",
     )
-    value: int = leaf("Messages that may be sent in a time.")
-    frame: RateFrame = leaf("In what time.")
-    held_since: datetime = leaf("When it was turned away first.")
-    resets_at: datetime = leaf("When it can send again.")
+    value: int = attribute_field("Messages that may be sent in a time.")
+    frame: RateFrame = attribute_field("In what time.")
+    held_since: datetime = attribute_field("When it was turned away first.")
+    resets_at: datetime = attribute_field("When it can send again.")
 
-    batch = staticmethod(rate_limits.holds_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("RateHold"),
-        "held_since": Made(("since",), lambda since: since),
-        "resets_at": Made(("until",), lambda until: until),
-        "source": Made(("source",), LimitSource),
-        "frame": Made(("frame",), RateFrame),
+    load_batch = staticmethod(rate_limits.load_holds_by_user)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("RateHold"),
+        "held_since": DerivedField(("since",), lambda since: since),
+        "resets_at": DerivedField(("until",), lambda until: until),
+        "source": DerivedField(("source",), LimitSource),
+        "frame": DerivedField(("frame",), RateFrame),
     }
 
 
 @strawberry.input(description="So many messages in a time.")
 class RateLimitInput:
-    value: int = leaf(ANY)
-    frame: RateFrame = leaf("In what time.")
+    value: int = attribute_field(VALUE_DESCRIPTION)
+    frame: RateFrame = attribute_field("In what time.")
 
-    def rate(self) -> Rate:
+    def to_rate(self) -> Rate:
         """Convert the input to a rate limit."""
         return Rate(self.value, self.frame)
 
 
 @strawberry.input(description="Which limits: of these users or domains, or of all.")
-class RateLimitFilter(Conditions):
-    users: UserSelection | None = leaf("Of these.", default=UNSET)
-    domains: list[str] | None = leaf("Of these, by name.", default=UNSET)
-    exhausted: bool | None = leaf("No more can be sent for now, or some can.", default=UNSET)
+class RateLimitFilter(ConditionsInput):
+    users: UserSelection | None = attribute_field("Of these.", default=UNSET)
+    domains: list[str] | None = attribute_field("Of these, by name.", default=UNSET)
+    exhausted: bool | None = attribute_field(
+        "No more can be sent for now, or some can.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of rateLimitSet.")
 class RateLimitSetInput(Options):
-    users: UserSelection | None = leaf("Of these.", default=UNSET)
-    domains: list[DomainRef] | None = leaf("Of these.", default=UNSET)
-    value: int | None = leaf(
+    users: UserSelection | None = attribute_field("Of these.", default=UNSET)
+    domains: list[DomainRef] | None = attribute_field("Of these.", default=UNSET)
+    value: int | None = attribute_field(
         "Messages; 0 = any number, whatever the settings say; null = what the settings say.",
         default=UNSET,
     )
-    frame: RateFrame = leaf("In what time.", default=RateFrame.HOUR)
+    frame: RateFrame = attribute_field("In what time.", default=RateFrame.HOUR)
 
 
 @strawberry.input(description="Input of rateLimitReset.")
 class RateLimitResetInput(Options):
-    users: UserSelection | None = leaf("Of these.", default=UNSET)
-    domains: list[DomainRef] | None = leaf("Of these.", default=UNSET)
-    include_platform: bool = leaf("Of the platform too; needs ADMIN.", default=False)
+    users: UserSelection | None = attribute_field("Of these.", default=UNSET)
+    domains: list[DomainRef] | None = attribute_field("Of these.", default=UNSET)
+    include_platform: bool = attribute_field("Of the platform too; needs ADMIN.", default=False)
 
 
 @strawberry.type(description="Answer of rateLimitSet and rateLimitReset.")
 class RateLimitsPayload(MutationPayload):
-    rate_limits: list[RateLimit] = leaf(
+    rate_limits: list[RateLimit] = attribute_field(
         "Those that are set, of users, then of domains.", default_factory=list
     )
 
 
-async def _users(info: Info, selection: UserSelection | None) -> Collection[int] | None:
+async def _load_selected_user_ids(
+    info: Info, selection: UserSelection | None
+) -> Collection[int] | None:
     """Load the ids of the selected accounts; None without a selection."""
     if not selection:
         return None
-    return [row.id for row in await chosen(info.context, users_named(selection), managed=False)]
+    return [
+        row.id
+        for row in await load_selected_users(
+            info.context, user_selector_from_selection(selection), only_managed=False
+        )
+    ]
 
 
-async def _where(info: Info, filter: RateLimitFilter | None) -> RateWhere:
+async def _resolve_conditions(
+    info: Info, rate_limit_filter: RateLimitFilter | None
+) -> RateLimitConditions:
     """Convert the filter to conditions of the resolvers. Unknown domains raise NotFound."""
-    if not filter:
-        return RateWhere()
-    domain_refs = [Named(name=name) for name in filter.domains or ()]
+    if not rate_limit_filter:
+        return RateLimitConditions()
+    domain_refs = [DomainIdOrName(name=name) for name in rate_limit_filter.domains or ()]
     domain_ids = None
-    if isinstance(filter.domains, list):
+    if isinstance(rate_limit_filter.domains, list):
         domain_ids = (
-            [row.id for row in await domain_loaders.chosen(info.context, domain_refs)]
+            [
+                row.id
+                for row in await domain_loaders.load_referenced_domains(info.context, domain_refs)
+            ]
             if domain_refs
             else []
         )
-    return RateWhere(await _users(info, plain(filter.users)), domain_ids, plain(filter.exhausted))
+    return RateLimitConditions(
+        await _load_selected_user_ids(info, value_or_none(rate_limit_filter.users)),
+        domain_ids,
+        value_or_none(rate_limit_filter.exhausted),
+    )
 
 
-def _whose(selection: UserSelection | None, refs: list[DomainRef] | None) -> Whose:
+def _rate_limit_owners(
+    user_selection: UserSelection | None, domain_refs: list[DomainRef] | None
+) -> RateLimitOwners:
     """Return the users and domains that an input names. Raises Invalid if an ID is not valid."""
-    user_selector = users_named(selection) if selection else None
+    user_selector = user_selector_from_selection(user_selection) if user_selection else None
     domains = [
-        domain_named(ref, path="domains", index=index) for index, ref in enumerate(refs or ())
+        domain_selector_from_ref(ref, path="domains", index=index)
+        for index, ref in enumerate(domain_refs or ())
     ]
-    return Whose(user_selector, domains or None)
+    return RateLimitOwners(user_selector, domains or None)
 
 
-async def _now(info: Info, keys: list[int]) -> RateLimitsPayload:
+async def _load_payload(info: Info, limit_ids: list[int]) -> RateLimitsPayload:
     """Load rate limits and return the payload with them."""
-    rows = await info.context.load_all(rate_limits.by_ids, keys)
-    return RateLimitsPayload(rate_limits=[RateLimit.of(row) for row in rows if row])
+    rows = await info.context.load_many(rate_limits.load_limits_by_owner, limit_ids)
+    return RateLimitsPayload(rate_limits=[RateLimit.from_row(row) for row in rows if row])
 
 
 @strawberry.type
@@ -180,7 +219,7 @@ class RateLimitQuery:
     @query(
         "Rates that are set, in the order they were; of others settings say it.",
         scope=Scope.READ,
-        **OURS,
+        **RATE_LIMIT_GUARD,
     )
     async def rate_limits(
         self,
@@ -191,21 +230,25 @@ class RateLimitQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RateLimit]:
-        where = await _where(info, plain(filter))
-        requested_page = page_asked(ordering(rate_limits.LIMITS, where), first, after, last, before)
-        return await connected(
+        conditions = await _resolve_conditions(info, value_or_none(filter))
+        requested_page = page_request(
+            ordering_name(rate_limits.LIMIT_CURSOR_KIND, conditions), first, after, last, before
+        )
+        return await connection_of_page(
             info,
             RateLimit,
-            await rate_limits.page(info.context, where, requested_page, columns(info, RateLimit)),
+            await rate_limits.read_limit_page(
+                info.context, conditions, requested_page, selected_columns(info, RateLimit)
+            ),
             lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: rate_limits.how_many(info.context, where),
+            lambda: rate_limits.count_limits(info.context, conditions),
         )
 
     @query(
         "Accounts that were turned away and cannot send for now, the last one first: by a rate "
         "of their own, of their domain, or of the platform.",
         scope=Scope.READ,
-        **OURS,
+        **RATE_LIMIT_GUARD,
     )
     async def rate_holds(
         self,
@@ -216,14 +259,18 @@ class RateLimitQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RateHold]:
-        keys = await _users(info, plain(users))
-        requested_page = page_asked(ordering(rate_limits.HOLDS, keys), first, after, last, before)
-        return await connected(
+        keys = await _load_selected_user_ids(info, value_or_none(users))
+        requested_page = page_request(
+            ordering_name(rate_limits.HOLD_CURSOR_KIND, keys), first, after, last, before
+        )
+        return await connection_of_page(
             info,
             RateHold,
-            await rate_limits.holds(info.context, keys, requested_page, columns(info, RateHold)),
+            await rate_limits.read_hold_page(
+                info.context, keys, requested_page, selected_columns(info, RateHold)
+            ),
             lambda row: Cursor(requested_page.ordering, row.since, row.id),
-            lambda: rate_limits.how_many_holds(info.context, keys),
+            lambda: rate_limits.count_holds(info.context, keys),
         )
 
 
@@ -233,22 +280,24 @@ class RateLimitMutation:
         "How many messages users, and domains, may send in a time: all or none. What is counted "
         "counts on.",
         scope=Scope.MASTER,
-        **OURS,
+        **RATE_LIMIT_GUARD,
     )
     async def rate_limit_set(self, info: Info, input: RateLimitSetInput) -> RateLimitsPayload:
-        value = plain(input.value)
+        value = value_or_none(input.value)
         rate = None if value is None else Rate(value, input.frame)
-        owners = _whose(plain(input.users), plain(input.domains))
-        return await _now(info, await rate_limit_mutations.change(info.context, owners, rate))
+        owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))
+        return await _load_payload(
+            info, await rate_limit_mutations.set_rate_limits(info.context, owners, rate)
+        )
 
     @mutation(
         "Lets messages that were sent be counted anew: who is held up may send again.",
         scope=Scope.MASTER,
-        **OURS,
+        **RATE_LIMIT_GUARD,
     )
     async def rate_limit_reset(self, info: Info, input: RateLimitResetInput) -> RateLimitsPayload:
-        owners = _whose(plain(input.users), plain(input.domains))
-        keys = await rate_limit_mutations.reset(
-            info.context, owners, platform=input.include_platform
+        owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))
+        keys = await rate_limit_mutations.reset_rate_limits(
+            info.context, owners, includes_platform=input.include_platform
         )
-        return await _now(info, keys)
+        return await _load_payload(info, keys)

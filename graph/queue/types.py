@@ -9,22 +9,28 @@ from strawberry import UNSET
 
 from graph.admin.tasks import Task
 from graph.submission.types import RecipientDelivery, Submission
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query, subscription
-from graph.types.input_conditions import Conditions
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import UserSelection, plain, users_named
-from graph.types.row_mapping import Shape, columns, identified, link, shaped
+from graph.types.object_views import DerivedField
+from graph.types.references import UserSelection, user_selector_from_selection, value_or_none
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
 from graph.types.scalars import ByteSize
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.queue import events as queue_events
 from resolvers.queue import loaders as queue_loaders
 from resolvers.queue import mutations as queue_mutations
-from resolvers.queue.loaders import OLDEST, EntryWhere, QueueName
-from resolvers.queue.mutations import Which
+from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
+from resolvers.queue.mutations import QueueSelection
 from resolvers.submission import create as submission_create
 from resolvers.users import loaders as user_loaders
 
@@ -33,119 +39,125 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(description="Message waiting to go out.")
-class QueueEntry(Shape):
-    queue_id: str = leaf("By which logs and mutations name it.")
-    sender: str = leaf('Envelope sender, "" of a report.')
-    size: ByteSize = leaf("Of the message.")
-    arrived_at: datetime = leaf("Handed in.")
+class QueueEntry(NodeView):
+    queue_id: str = attribute_field("By which logs and mutations name it.")
+    sender: str = attribute_field('Envelope sender, "" of a report.')
+    size: ByteSize = attribute_field("Of the message.")
+    arrived_at: datetime = attribute_field("Handed in.")
     recipients: list[RecipientDelivery] = link(
         "id",
-        queue_loaders.deliveries_of,
-        lambda rows: [RecipientDelivery.of(row) for row in rows],
+        queue_loaders.load_deliveries_by_entry,
+        lambda rows: [RecipientDelivery.from_row(row) for row in rows],
         description="Each recipient, also those that were served.",
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.by_ids,
-        shaped("graph.users.types", "User"),
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
         description="Who sent it; null = the platform itself, as reports and what is sent on.",
     )
     submission: Submission | None = link(
         "id",
-        submission_create.by_ids,
-        Submission.maybe,
+        submission_create.load_submissions_by_id,
+        Submission.from_row_or_none,
         description="The same as its sender sees it; null = another's.",
     )
 
-    batch = staticmethod(queue_loaders.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("QueueEntry"),
-        "sender": Made(("envelope_from",), lambda sender: sender),
-        "arrived_at": Made(("created_at",), lambda at: at),
+    load_batch = staticmethod(queue_loaders.load_entries_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("QueueEntry"),
+        "sender": DerivedField(("envelope_from",), lambda sender: sender),
+        "arrived_at": DerivedField(("created_at",), lambda at: at),
     }
 
     @field("Where it stands: the first of ACTIVE, HOLD, DEFERRED, INCOMING; null = it has gone.")
     async def queue_name(self, info: Info) -> QueueName | None:
-        return (await info.context.load(queue_loaders.standings, self.row.id)).name
+        return (await info.context.load(queue_loaders.load_entry_states, self.row.id)).queue_name
 
     @field("Next try; null = none: it is being sent, is held, or has gone.")
     async def next_attempt_at(self, info: Info) -> datetime | None:
-        return (await info.context.load(queue_loaders.standings, self.row.id)).next_at
+        return (
+            await info.context.load(queue_loaders.load_entry_states, self.row.id)
+        ).next_attempt_at
 
     @field("What was said last to what is to be tried again.")
     async def last_error(self, info: Info) -> str | None:
-        return await info.context.load(queue_loaders.last_errors, self.row.id)
+        return await info.context.load(queue_loaders.load_last_errors_by_entry, self.row.id)
 
 
 @strawberry.input(description="Which entries of the queue; all conditions hold.")
-class QueueFilter(Conditions):
-    texts_may_be_empty = frozenset({"sender"})
+class QueueFilter(ConditionsInput):
+    fields_with_empty_texts = frozenset({"sender"})
 
-    queue_name: QueueName | None = leaf("Where they stand.", default=UNSET)
-    users: UserSelection | None = leaf("Of these accounts. Default: all in view.", default=UNSET)
-    sender: str | None = leaf(
+    queue_name: QueueName | None = attribute_field("Where they stand.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Of these accounts. Default: all in view.", default=UNSET
+    )
+    sender: str | None = attribute_field(
         'Part of the envelope sender, in any case; "" = without one.', default=UNSET
     )
-    recipient: str | None = leaf(
+    recipient: str | None = attribute_field(
         "Part of a recipient who is still to be served, in any case.", default=UNSET
     )
-    since: datetime | None = leaf("Arrived from this time on.", default=UNSET)
+    since: datetime | None = attribute_field("Arrived from this time on.", default=UNSET)
 
-    def where(self) -> EntryWhere:
+    def to_conditions(self) -> QueueEntryConditions:
         """Convert the filter to conditions of the resolvers."""
-        return EntryWhere(
-            plain(self.queue_name),
-            users_named(self.users or None, path="filter"),
-            plain(self.sender),
-            plain(self.recipient),
-            plain(self.since),
+        return QueueEntryConditions(
+            value_or_none(self.queue_name),
+            user_selector_from_selection(self.users or None, path="filter"),
+            value_or_none(self.sender),
+            value_or_none(self.recipient),
+            value_or_none(self.since),
         )
 
 
 @strawberry.input(description="Input of queueDelete: queueIds, filter or all.")
 class QueueDeleteInput(Options):
-    queue_ids: list[str] | None = leaf("These.", default=UNSET)
-    filter: QueueFilter | None = leaf("All in view that it finds.", default=UNSET)
-    all: bool = leaf("Everything there is, for ADMIN.", default=False)
-    notify_sender: bool = leaf("With a report to each sender.", default=False)
+    queue_ids: list[str] | None = attribute_field("These.", default=UNSET)
+    filter: QueueFilter | None = attribute_field("All in view that it finds.", default=UNSET)
+    all: bool = attribute_field("Everything there is, for ADMIN.", default=False)
+    notify_sender: bool = attribute_field("With a report to each sender.", default=False)
 
 
 @strawberry.input(description="Input of queueFlush: queueIds, filter or all.")
 class QueueFlushInput(Options):
-    queue_ids: list[str] | None = leaf("These.", default=UNSET)
-    filter: QueueFilter | None = leaf("All that it finds.", default=UNSET)
-    all: bool = leaf("Everything there is.", default=False)
+    queue_ids: list[str] | None = attribute_field("These.", default=UNSET)
+    filter: QueueFilter | None = attribute_field("All that it finds.", default=UNSET)
+    all: bool = attribute_field("Everything there is.", default=False)
 
 
 @strawberry.input(description="Input of queueHold.")
 class QueueHoldInput(Options):
-    queue_ids: list[str] = leaf("Which.")
-    hold: bool = leaf("Stop, or go on.")
+    queue_ids: list[str] = attribute_field("Which.")
+    hold: bool = attribute_field("Stop, or go on.")
 
 
 @strawberry.type(description="Answer of queueDelete.")
 class QueueDeletePayload(MutationPayload):
-    deleted_count: int = leaf(
+    deleted_count: int = attribute_field(
         "Recipients that will not have it; 0 where a task does it.", default=0
     )
-    task: Task | None = leaf("Does it, where there is much, or reports are made.", default=None)
+    task: Task | None = attribute_field(
+        "Does it, where there is much, or reports are made.", default=None
+    )
 
 
 @strawberry.type(description="Answer of queueFlush.")
 class QueueFlushPayload(MutationPayload):
-    scheduled_count: int = leaf("Recipients tried now; 0: a task sees to it.", default=0)
-    task: Task | None = leaf("Does it, where there is much.", default=None)
+    scheduled_count: int = attribute_field("Recipients tried now; 0: a task sees to it.", default=0)
+    task: Task | None = attribute_field("Does it, where there is much.", default=None)
 
 
 @strawberry.type(description="Answer of queueHold.")
 class QueueHoldPayload(MutationPayload):
-    entries: list[QueueEntry] = leaf("As they are now.", default_factory=list)
+    entries: list[QueueEntry] = attribute_field("As they are now.", default_factory=list)
 
 
-def _which(given: QueueDeleteInput | QueueFlushInput) -> Which:
+def _selection_from_input(queue_input: QueueDeleteInput | QueueFlushInput) -> QueueSelection:
     """Return the queue entries that an input selects: by queue id, by filter, or all."""
-    where = given.filter.where() if given.filter else None
-    return Which(plain(given.queue_ids), where, given.all)
+    conditions = queue_input.filter.to_conditions() if queue_input.filter else None
+    return QueueSelection(value_or_none(queue_input.queue_ids), conditions, queue_input.all)
 
 
 @strawberry.type
@@ -164,19 +176,23 @@ class QueueQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[QueueEntry]:
-        ctx, where = info.context, filter.where() if filter else EntryWhere()
-        list_ordering = ordering(OLDEST, None if where == EntryWhere() else where)
-        requested_page = page_asked(list_ordering, first, after, last, before)
-        return await connected(
+        ctx, conditions = info.context, filter.to_conditions() if filter else QueueEntryConditions()
+        list_ordering = ordering_name(
+            CURSOR_KIND, None if conditions == QueueEntryConditions() else conditions
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
             info,
             QueueEntry,
-            await queue_loaders.page(ctx, where, requested_page, columns(info, QueueEntry)),
+            await queue_loaders.read_entry_page(
+                ctx, conditions, requested_page, selected_columns(info, QueueEntry)
+            ),
             lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: queue_loaders.count(ctx, where),
+            lambda: queue_loaders.count_entries(ctx, conditions),
         )
 
 
-FORCED: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
 
 @strawberry.type
@@ -188,25 +204,29 @@ class QueueMutation:
         scope=Scope.SUBMIT,
     )
     async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:
-        result = await queue_mutations.remove(
-            info.context, _which(input), notify=input.notify_sender
+        result = await queue_mutations.delete_entries(
+            info.context, _selection_from_input(input), notifies_sender=input.notify_sender
         )
-        return QueueDeletePayload(deleted_count=result.many, task=Task.maybe(result.task))
+        return QueueDeletePayload(
+            deleted_count=result.recipient_count, task=Task.from_row_or_none(result.task)
+        )
 
-    @mutation("Tries at once what was to be tried again later, and is not held.", **FORCED)
+    @mutation("Tries at once what was to be tried again later, and is not held.", **WRITE_GUARD)
     async def queue_flush(self, info: Info, input: QueueFlushInput) -> QueueFlushPayload:
-        result = await queue_mutations.flush(info.context, _which(input))
-        return QueueFlushPayload(scheduled_count=result.many, task=Task.maybe(result.task))
+        result = await queue_mutations.flush_entries(info.context, _selection_from_input(input))
+        return QueueFlushPayload(
+            scheduled_count=result.recipient_count, task=Task.from_row_or_none(result.task)
+        )
 
     @mutation(
         "Begins no attempt from now on, or goes on. The time they were held makes none older.",
-        **FORCED,
+        **WRITE_GUARD,
     )
     async def queue_hold(self, info: Info, input: QueueHoldInput) -> QueueHoldPayload:
         ctx = info.context
-        keys = await queue_mutations.hold(ctx, input.queue_ids, stop=input.hold)
-        rows = await ctx.load_all(queue_loaders.by_ids, keys)
-        return QueueHoldPayload(entries=[QueueEntry.of(row) for row in rows if row])
+        keys = await queue_mutations.set_hold(ctx, input.queue_ids, is_held=input.hold)
+        rows = await ctx.load_many(queue_loaders.load_entries_by_id, keys)
+        return QueueHoldPayload(entries=[QueueEntry.from_row(row) for row in rows if row])
 
 
 @strawberry.type
@@ -220,6 +240,6 @@ class QueueSubscription:
     async def queue_changes(
         self, info: Info, filter: QueueFilter | None = UNSET
     ) -> AsyncIterator[QueueEntry]:
-        where = filter.where() if filter else EntryWhere()
-        async for row in queue_events.follow(info.context, where):
-            yield QueueEntry.of(row)
+        conditions = filter.to_conditions() if filter else QueueEntryConditions()
+        async for row in queue_events.follow_entries(info.context, conditions):
+            yield QueueEntry.from_row(row)

@@ -4,37 +4,43 @@ import strawberry
 from strawberry import UNSET
 
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
-from graph.types.mutations import Alone, mutation
-from graph.types.references import plain
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.references import value_or_none
 from graph.types.scalars import EmailAddress
 from models.users.roles import Role, Scope
 from resolvers.routing import route_tests
-from resolvers.routing.route_tests import Tried
+from resolvers.routing.route_tests import RouteTestRequest
 
 
 @strawberry.input(description="Input of routeTest: a recipient, a way, or a recipient by this way.")
 class RouteTestInput(Options):
-    relay_host: strawberry.ID | None = leaf(
+    relay_host: strawberry.ID | None = attribute_field(
         "By this relay host, also if not active.", default=UNSET
     )
-    transport: strawberry.ID | None = leaf("By this transport, also if not active.", default=UNSET)
-    sender: EmailAddress | None = leaf("Of the envelope; absent = nobody.", default=UNSET)
-    recipient: EmailAddress | None = leaf("Of the envelope; absent = none is named.", default=UNSET)
+    transport: strawberry.ID | None = attribute_field(
+        "By this transport, also if not active.", default=UNSET
+    )
+    sender: EmailAddress | None = attribute_field(
+        "Of the envelope; absent = nobody.", default=UNSET
+    )
+    recipient: EmailAddress | None = attribute_field(
+        "Of the envelope; absent = none is named.", default=UNSET
+    )
 
 
 @strawberry.type(description="Answer of routeTest.")
 class RouteTestPayload(MutationPayload):
-    ok: bool = leaf("A message would be taken now.", default=False)
-    log: list[str] = leaf(
+    ok: bool = attribute_field("A message would be taken now.", default=False)
+    log: list[str] = attribute_field(
         "Which way was found and why, and what was said; no password.", default_factory=list
     )
 
 
-def _key(kind: str, id: str | None, path: str) -> int | None:
+def _decode_optional_id(type_name: str, global_id: str | None, error_path: str) -> int | None:
     """Return the row id of an optional global ID. Raises Invalid if it is not one of the type."""
-    return global_ids.decode(kind, id, path=path) if id else None
+    return global_ids.decode(type_name, global_id, path=error_path) if global_id else None
 
 
 @strawberry.type
@@ -42,17 +48,17 @@ class RouteTestMutation:
     @mutation(
         "Finds the way of a message, connects, and names sender and recipient; nothing is sent. "
         "At most a minute.",
-        alone=Alone("a try of a way out"),
+        atomic_exclusion=AtomicExclusion("a try of a way out"),
         role=Role.ADMIN,
         scope=Scope.MASTER,
     )
     async def route_test(self, info: Info, input: RouteTestInput) -> RouteTestPayload:
         is_dry_run = bool(input.options and input.options.validate_only)
-        request = Tried(
-            _key("RelayHost", plain(input.relay_host), "relayHost"),
-            _key("Transport", plain(input.transport), "transport"),
-            plain(input.sender),
-            plain(input.recipient),
+        request = RouteTestRequest(
+            _decode_optional_id("RelayHost", value_or_none(input.relay_host), "relayHost"),
+            _decode_optional_id("Transport", value_or_none(input.transport), "transport"),
+            value_or_none(input.sender),
+            value_or_none(input.recipient),
         )
-        result = await route_tests.tried(info.context, request, trial=is_dry_run)
-        return RouteTestPayload(ok=result.ok, log=list(result.log))
+        result = await route_tests.run_route_test(info.context, request, is_dry_run=is_dry_run)
+        return RouteTestPayload(ok=result.is_accepted, log=list(result.log_lines))

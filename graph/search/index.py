@@ -11,98 +11,102 @@ from strawberry.scalars import JSON
 from graph.admin.tasks import Task
 from graph.messages.filter_inputs import MessageFilter
 from graph.messages.types import Message
-from graph.search.queries import fields_of
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.search.queries import json_from_filter
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.mutations import mutation
-from graph.types.object_views import Made, View
-from graph.types.references import UserSelection, users_named
-from graph.types.row_mapping import link, shaped
+from graph.types.object_views import DerivedField, View
+from graph.types.references import UserSelection, user_selector_from_selection
+from graph.types.row_mapping import lazy_view_factory, link
 from graph.types.scalars import BigInt, ByteSize
-from models.search.text_index import ENGINES
-from models.store.keyset_pages import Cursor, ordering
+from models.search.text_index import ENGINE_NAMES
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.messages import loaders as message_loaders
 from resolvers.search import index_inspection, index_tasks, search_scope
-from resolvers.search.index_inspection import Lookup
-from resolvers.search.index_tasks import Asked
+from resolvers.search.index_inspection import IndexLookup
+from resolvers.search.index_tasks import IndexBuildRequest
 
-READS = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
-OPERATES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+READ_GUARD = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
 
 @strawberry.type(description="How the text index is.")
 class SearchIndexStatus:
-    enabled: bool = leaf("Words are looked up in it: always, there is no other way.")
-    engine: str = leaf("What keeps it.")
+    enabled: bool = attribute_field("Words are looked up in it: always, there is no other way.")
+    engine: str = attribute_field("What keeps it.")
 
     @field("Messages in it, and such as have gone since.", cost=1000)
     async def documents(self, info: Info) -> BigInt:
-        return BigInt(await index_inspection.documents(info.context))
+        return BigInt(await index_inspection.count_indexed_messages(info.context))
 
     @field("Bytes it takes.", cost=1000)
     async def size(self, info: Info) -> ByteSize | None:
-        return ByteSize(await index_inspection.size(info.context))
+        return ByteSize(await index_inspection.read_index_size(info.context))
 
     @field("Messages that wait to be put into it; they are found all the same.", cost=100)
     async def pending(self, info: Info) -> BigInt:
-        return BigInt(await index_inspection.pending(info.context))
+        return BigInt(await index_inspection.count_unindexed_messages(info.context))
 
     @field("When searchIndexOptimize last ended; null where its task is not kept any more.")
     async def last_optimized_at(self, info: Info) -> datetime | None:
-        return await index_inspection.optimized_at(info.context)
+        return await index_inspection.load_last_optimized_at(info.context)
 
 
 @strawberry.type(description="A word as it stands in the text index.")
 class SearchToken:
-    text: str = leaf("Without accents and case; of undivided scripts a pair of letters.")
-    position: int = leaf("Place among the words of the text, the first is 1.")
+    text: str = attribute_field("Without accents and case; of undivided scripts a pair of letters.")
+    position: int = attribute_field("Place among the words of the text, the first is 1.")
 
 
 @strawberry.type(description="A text, divided into words.")
 class SearchTokens:
-    tokens: list[SearchToken] = leaf("The words, in order.")
+    tokens: list[SearchToken] = attribute_field("The words, in order.")
 
 
 @strawberry.type(description="A search as the text index is asked for it.")
 class SearchExpansion:
-    original: JSON = leaf("The filter.")
-    expanded: JSON = leaf(
+    original: JSON = attribute_field("The filter.")
+    expanded: JSON = attribute_field(
         "What the index is asked: words in a row, the last with prefix only begun; and, or, not. "
         "Other conditions are not in it; empty where it is not asked."
     )
-    terms: list[str] = leaf("The words, each once; begun* ones with a star.")
-    native: str | None = leaf("The same in the language of the store.")
+    terms: list[str] = attribute_field("The words, each once; begun* ones with a star.")
+    native: str | None = attribute_field("The same in the language of the store.")
 
 
 @strawberry.type(description="A row of the text index that was found.")
 class SearchHit(View):
     message: Message | None = link(
         "id",
-        message_loaders.by_ids,
-        shaped("graph.messages.types", "Message"),
+        message_loaders.load_by_ids,
+        lazy_view_factory("graph.messages.types", "Message"),
         description="Null where it has gone since, or lies in the archive.",
     )
-    score: float = leaf("By the store; higher is better, within one answer.")
-    definite: bool = leaf("False = the message itself must be looked at for the rest.")
+    score: float = attribute_field("By the store; higher is better, within one answer.")
+    definite: bool = attribute_field("False = the message itself must be looked at for the rest.")
 
-    made: ClassVar[Mapping[str, Made]] = {}
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "definite": DerivedField(("is_exact",), bool)
+    }
 
 
 @strawberry.input(description="Input of searchIndexBuild.")
 class SearchIndexBuildInput(Options):
-    users: UserSelection | None = leaf("Whose mail.", default=UNSET)
-    mailbox_masks: list[str] = leaf("Paths with * for anything and % for anything within a level.")
-    max_recent: int | None = leaf(
+    users: UserSelection | None = attribute_field("Whose mail.", default=UNSET)
+    mailbox_masks: list[str] = attribute_field(
+        "Paths with * for anything and % for anything within a level."
+    )
+    max_recent: int | None = attribute_field(
         "Leaves out folders in which more messages wait to be indexed.", default=UNSET
     )
-    queue: bool = leaf("By a task in any case.", default=False)
+    queue: bool = attribute_field("By a task in any case.", default=False)
 
 
 @strawberry.input(description="Input of searchIndexRebuild.")
 class SearchIndexRebuildInput(Options):
-    users: UserSelection | None = leaf("Whose mail.", default=UNSET)
+    users: UserSelection | None = attribute_field("Whose mail.", default=UNSET)
 
 
 @strawberry.input(description="Input of searchIndexOptimize.")
@@ -112,47 +116,53 @@ class SearchIndexOptimizeInput(Options):
 
 @strawberry.type(description="Answer of searchIndexBuild, -Rebuild and -Optimize.")
 class SearchIndexPayload(MutationPayload):
-    task: Task | None = leaf("Background work, null when done at once.", default=None)
-    indexed: BigInt | None = leaf("Messages put in; null where a task does it.", default=None)
+    task: Task | None = attribute_field("Background work, null when done at once.", default=None)
+    indexed: BigInt | None = attribute_field(
+        "Messages put in; null where a task does it.", default=None
+    )
 
 
 @strawberry.type
 class SearchIndexQuery:
-    @query("How the text index is.", **OPERATES)
+    @query("How the text index is.", **WRITE_GUARD)
     async def search_index_status(self, info: Info) -> SearchIndexStatus:
-        engine = ENGINES[info.context.world.database.dialect]
+        engine = ENGINE_NAMES[info.context.environment.database.dialect]
         return SearchIndexStatus(enabled=True, engine=engine)
 
-    @query("A text divided into words as the text index has them.", **READS)
+    @query("A text divided into words as the text index has them.", **READ_GUARD)
     async def search_tokenize(
         self,
         text: Annotated[str, strawberry.argument(description="At most 16,384 characters.")],
     ) -> SearchTokens:
-        tokens = index_inspection.divided_text(text)
+        tokens = index_inspection.split_text_into_words(text)
         return SearchTokens(
             tokens=[
                 SearchToken(text=token, position=index) for index, token in enumerate(tokens, 1)
             ]
         )
 
-    @query("A filter as the text index is asked for it.", **READS)
+    @query("A filter as the text index is asked for it.", **READ_GUARD)
     async def search_expand(
         self, info: Info, filter: MessageFilter, users: UserSelection | None = UNSET
     ) -> SearchExpansion:
         ctx = info.context
-        user_ids = await search_scope.owners(ctx, users_named(users or None))
-        expression = index_inspection.asked_of_index(filter.where(info))
+        user_ids = await search_scope.load_searched_user_ids(
+            ctx, user_selector_from_selection(users or None)
+        )
+        expression = index_inspection.index_expression_of_conditions(filter.to_conditions(info))
         return SearchExpansion(
-            original=JSON(fields_of(filter, ctx.world.now())),
-            expanded=JSON(index_inspection.described(expression) if expression else {}),
-            terms=index_inspection.terms(expression) if expression else [],
-            native=index_inspection.query(ctx, user_ids, expression) if expression else None,
+            original=JSON(json_from_filter(filter, ctx.environment.now())),
+            expanded=JSON(index_inspection.expression_as_json(expression) if expression else {}),
+            terms=index_inspection.distinct_words_in_expression(expression) if expression else [],
+            native=index_inspection.index_query_for_users(ctx, user_ids, expression)
+            if expression
+            else None,
         )
 
     @query(
         "What the text index alone finds, the newest key first: what waits to be indexed is not "
         "in it, and other conditions than words are not looked at.",
-        **READS,
+        **READ_GUARD,
     )
     async def search_lookup(
         self,
@@ -163,50 +173,60 @@ class SearchIndexQuery:
         after: str | None = UNSET,
     ) -> Connection[SearchHit]:
         ctx = info.context
-        user_ids = await search_scope.owners(ctx, users_named(users or None))
-        list_ordering = ordering("key-", (user_ids, filter))
-        request = Lookup(
-            tuple(user_ids), filter.where(info), page_asked(list_ordering, first, after, None, None)
+        user_ids = await search_scope.load_searched_user_ids(
+            ctx, user_selector_from_selection(users or None)
         )
-        return await connected(
+        list_ordering = ordering_name("key-", (user_ids, filter))
+        request = IndexLookup(
+            tuple(user_ids),
+            filter.to_conditions(info),
+            page_request(list_ordering, first, after, None, None),
+        )
+        return await connection_of_page(
             info,
             SearchHit,
-            await index_inspection.lookup(ctx, request),
+            await index_inspection.read_index_hit_page(ctx, request),
             lambda hit: Cursor(list_ordering, hit.id, hit.id),
-            lambda: index_inspection.count(ctx, request),
+            lambda: index_inspection.count_index_hits(ctx, request),
         )
 
 
 @strawberry.type
 class SearchIndexMutation:
-    @mutation("Puts into the text index what waits to be, ahead of its turn.", **OPERATES)
+    @mutation("Puts into the text index what waits to be, ahead of its turn.", **WRITE_GUARD)
     async def search_index_build(
         self, info: Info, input: SearchIndexBuildInput
     ) -> SearchIndexPayload:
         max_recent = None if input.max_recent is UNSET else input.max_recent
-        request = Asked(input.mailbox_masks, max_recent, queue=input.queue)
-        result = await index_tasks.build(info.context, request, users_named(input.users or None))
-        indexed = None if result.indexed is None else BigInt(result.indexed)
-        return SearchIndexPayload(task=Task.maybe(result.task), indexed=indexed)
+        request = IndexBuildRequest(input.mailbox_masks, max_recent, always_queue=input.queue)
+        result = await index_tasks.index_waiting_messages(
+            info.context, request, user_selector_from_selection(input.users or None)
+        )
+        indexed = None if result.indexed_count is None else BigInt(result.indexed_count)
+        return SearchIndexPayload(task=Task.from_row_or_none(result.task), indexed=indexed)
 
     @mutation(
         "Makes the text index of these accounts anew from the stored bytes. That of all, and on "
         "SQLite always, is a second index, which replaces the first when it is whole: searches go "
         "on meanwhile.",
-        **OPERATES,
+        **WRITE_GUARD,
     )
     async def search_index_rebuild(
         self, info: Info, input: SearchIndexRebuildInput
     ) -> SearchIndexPayload:
-        task = await index_tasks.rebuild(info.context, users_named(input.users or None))
-        return SearchIndexPayload(task=Task.of(task))
+        task = await index_tasks.queue_rebuild(
+            info.context, user_selector_from_selection(input.users or None)
+        )
+        return SearchIndexPayload(task=Task.from_row(task))
 
     @mutation(
         "Merges what was written to the text index piece by piece (SQLite), or takes out what is "
         "of messages that have gone (PostgreSQL).",
-        **OPERATES,
+        **WRITE_GUARD,
     )
     async def search_index_optimize(
         self, info: Info, input: SearchIndexOptimizeInput
     ) -> SearchIndexPayload:
-        return SearchIndexPayload(task=Task.of(await index_tasks.optimize(info.context)))
+        return SearchIndexPayload(
+            task=Task.from_row(await index_tasks.queue_optimize(info.context))
+        )

@@ -11,62 +11,71 @@ from graph.domains.types import Domain
 from graph.http import download_urls
 from graph.messages.mime_parts import Attachment
 from graph.spam.spam_report import SpamSymbol
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
-from graph.types.input_conditions import Conditions
-from graph.types.object_views import Made
-from graph.types.references import UserSelection, plain, users_named
-from graph.types.row_mapping import Shape, columns, identified, link, shaped
+from graph.types.input_conditions import ConditionsInput
+from graph.types.object_views import DerivedField
+from graph.types.references import UserSelection, user_selector_from_selection, value_or_none
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
 from graph.types.scalars import URL
-from models.errors import found
-from models.store.keyset_pages import Cursor, ordering
+from models.errors import require_found
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope, UserPermission
 from resolvers.domains import loaders as domain_loaders
 from resolvers.spam import quarantine
-from resolvers.spam.quarantine import NEWEST, ItemWhere, OfUser
+from resolvers.spam.quarantine import CURSOR_KIND, QuarantineConditions, UserQuarantineListing
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-BYTES: dict[str, Any] = {"user_permission": UserPermission.QUARANTINE_ATTACHMENTS}
+ATTACHMENT_GUARD: dict[str, Any] = {"user_permission": UserPermission.QUARANTINE_ATTACHMENTS}
 
 
-def _symbols(known: list[dict[str, Any]]) -> list[SpamSymbol]:
+def _symbols_from_json(stored_symbols: list[dict[str, Any]]) -> list[SpamSymbol]:
     """Return the stored symbols of the scanner."""
-    return [SpamSymbol(**symbol) for symbol in known]
+    return [SpamSymbol(**symbol) for symbol in stored_symbols]
 
 
 @strawberry.type(description="Held message.", directives=[Auth(scope=Scope.READ)])
-class QuarantineItem(Shape):
-    queue_id: str = leaf("By which logs tell of it.")
+class QuarantineItem(NodeView):
+    queue_id: str = attribute_field("By which logs tell of it.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
-        "user_id", user_loaders.by_ids, shaped("graph.users.types", "User"), description="For whom."
+        "user_id",
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
+        description="For whom.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.by_ids,
-        Domain.maybe,
+        domain_loaders.load_domains_by_id,
+        Domain.from_row_or_none,
         description="Domain of the recipient, as far as the viewer is in charge of it.",
     )
-    sender: str = leaf('Envelope sender, "" of a bounce.')
-    recipient: str = leaf("Envelope recipient.")
-    subject: str = leaf('Decoded, "" if none.')
-    score: float = leaf("Points.")
-    symbols: list[SpamSymbol] = leaf("Tests that matched.")
-    virus: bool = leaf("A virus was found.")
-    virus_name: str | None = leaf("Which one.")
-    created_at: datetime = leaf("Arrival.")
-    notified: bool = leaf("Told of in a letter.")
-    expires_at: datetime = leaf("Deleted then.")
+    sender: str = attribute_field('Envelope sender, "" of a bounce.')
+    recipient: str = attribute_field("Envelope recipient.")
+    subject: str = attribute_field('Decoded, "" if none.')
+    score: float = attribute_field("Points.")
+    symbols: list[SpamSymbol] = attribute_field("Tests that matched.")
+    virus: bool = attribute_field("A virus was found.")
+    virus_name: str | None = attribute_field("Which one.")
+    created_at: datetime = attribute_field("Arrival.")
+    notified: bool = attribute_field("Told of in a letter.")
+    expires_at: datetime = attribute_field("Deleted then.")
 
-    batch = staticmethod(quarantine.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("QuarantineItem"),
-        "symbols": Made(("symbols",), _symbols),
-        "virus": Made(("virus",), lambda name: name is not None),
-        "virus_name": Made(("virus",), lambda name: name),
+    load_batch = staticmethod(quarantine.load_items_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("QuarantineItem"),
+        "symbols": DerivedField(("symbols",), _symbols_from_json),
+        "virus": DerivedField(("virus",), lambda name: name is not None),
+        "virus_name": DerivedField(("virus",), lambda name: name),
     }
 
     @field(
@@ -75,53 +84,61 @@ class QuarantineItem(Shape):
         cost=20,
     )
     async def text(self, info: Info) -> str | None:
-        stored = found(await info.context.load(quarantine.stored, self.row.id))
-        return await quarantine.text(stored)
+        stored = require_found(
+            await info.context.load(quarantine.load_stored_messages, self.row.id)
+        )
+        return await quarantine.truncated_plain_text(stored)
 
-    @field("Names and downloads.", "attachments", **BYTES)
+    @field("Names and downloads.", "attachments", **ATTACHMENT_GUARD)
     def attachments(self) -> list[Attachment]:
         indexes = range(len(self.row.attachments))
-        return [Attachment.of(self.row, index, held=True) for index in indexes]
+        return [Attachment.from_row(self.row, index, is_quarantined=True) for index in indexes]
 
-    @field("Whole message, for a quarter of an hour.", **BYTES)
+    @field("Whole message, for a quarter of an hour.", **ATTACHMENT_GUARD)
     def source_url(self, info: Info) -> URL:
         viewer = info.context.viewer
-        return download_urls.addressed(info, download_urls.held_path(self.row.id), viewer.user_id)
-
-
-@strawberry.input(description="Which held messages.")
-class QuarantineFilter(Conditions):
-    users: UserSelection | None = leaf("Of these accounts. Default: all in view.", default=UNSET)
-    query: str | None = leaf(
-        "Part of subject, sender, recipient, or name of a test, in any case.", default=UNSET
-    )
-    score_above: float | None = leaf("More points than.", default=UNSET)
-    virus: bool | None = leaf("A virus was found, or none.", default=UNSET)
-    since: datetime | None = leaf("From this time on.", default=UNSET)
-
-    def where(self) -> ItemWhere:
-        """Convert the filter to conditions of the resolvers."""
-        return ItemWhere(
-            users_named(self.users or None, path="filter"),
-            self.query or None,
-            plain(self.score_above),
-            plain(self.virus),
-            plain(self.since),
+        return download_urls.sign_checked_path(
+            info, download_urls.quarantined_message_path(self.row.id), viewer.user_id
         )
 
 
-async def item_page(
+@strawberry.input(description="Which held messages.")
+class QuarantineFilter(ConditionsInput):
+    users: UserSelection | None = attribute_field(
+        "Of these accounts. Default: all in view.", default=UNSET
+    )
+    query: str | None = attribute_field(
+        "Part of subject, sender, recipient, or name of a test, in any case.", default=UNSET
+    )
+    score_above: float | None = attribute_field("More points than.", default=UNSET)
+    virus: bool | None = attribute_field("A virus was found, or none.", default=UNSET)
+    since: datetime | None = attribute_field("From this time on.", default=UNSET)
+
+    def to_conditions(self) -> QuarantineConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return QuarantineConditions(
+            user_selector_from_selection(self.users or None, path="filter"),
+            self.query or None,
+            value_or_none(self.score_above),
+            value_or_none(self.virus),
+            value_or_none(self.since),
+        )
+
+
+async def load_quarantine_page(
     info: Info, user_id: int, first: int | None, after: str | None
 ) -> Connection[QuarantineItem]:
     """Load a page of the quarantined messages of an account, newest first."""
-    requested_page = page_asked(NEWEST, first, after, None, None)
-    page_key = OfUser(user_id, requested_page, columns(info, QuarantineItem))
-    return await connected(
+    requested_page = page_request(CURSOR_KIND, first, after, None, None)
+    page_key = UserQuarantineListing(
+        user_id, requested_page, selected_columns(info, QuarantineItem)
+    )
+    return await connection_of_page(
         info,
         QuarantineItem,
-        await info.context.load(quarantine.of_users, page_key),
-        lambda row: Cursor(NEWEST, row.created_at, row.id),
-        lambda: info.context.load(quarantine.counts_of_users, page_key),
+        await info.context.load(quarantine.load_item_pages_by_user, page_key),
+        lambda row: Cursor(CURSOR_KIND, row.created_at, row.id),
+        lambda: info.context.load(quarantine.count_items_by_user, page_key),
     )
 
 
@@ -142,13 +159,17 @@ class QuarantineQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[QuarantineItem]:
-        ctx, where = info.context, filter.where() if filter else ItemWhere()
-        list_ordering = ordering(NEWEST, None if where == ItemWhere() else where)
-        requested_page = page_asked(list_ordering, first, after, last, before)
-        return await connected(
+        ctx, conditions = info.context, filter.to_conditions() if filter else QuarantineConditions()
+        list_ordering = ordering_name(
+            CURSOR_KIND, None if conditions == QuarantineConditions() else conditions
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
             info,
             QuarantineItem,
-            await quarantine.page(ctx, where, requested_page, columns(info, QuarantineItem)),
+            await quarantine.read_item_page(
+                ctx, conditions, requested_page, selected_columns(info, QuarantineItem)
+            ),
             lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: quarantine.count(ctx, where),
+            lambda: quarantine.count_items(ctx, conditions),
         )

@@ -6,29 +6,32 @@ import strawberry
 from strawberry import UNSET
 
 from graph.messages.types import Message
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import UserSelection, keys_of, users_named
-from graph.users.update_mutations import UsersPayload, payload_of
+from graph.types.references import UserSelection, ids_from_global_ids, user_selector_from_selection
+from graph.users.update_mutations import UsersPayload, load_users_payload
 from models.users.roles import Scope, UserPermission
 from models.users.tables import Frequency
 from resolvers.messages import loaders as message_loaders
 from resolvers.spam import quarantine_mutations
-from resolvers.spam.quarantine_mutations import Beside
+from resolvers.spam.quarantine_mutations import ReleaseOptions
 
-HELD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.QUARANTINE}
+QUARANTINE_GUARD: dict[str, Any] = {
+    "scope": Scope.SETTINGS,
+    "user_permission": UserPermission.QUARANTINE,
+}
 
 
 @strawberry.input(description="Input of quarantineRelease.")
 class QuarantineReleaseInput(Options):
-    ids: list[strawberry.ID] = leaf("The held messages, at most 100.")
-    learn_ham: bool = leaf(
+    ids: list[strawberry.ID] = attribute_field("The held messages, at most 100.")
+    learn_ham: bool = attribute_field(
         "Have the spam filter learn that they are good mail, where it learns; what holds a virus "
         "it does not learn.",
         default=True,
     )
-    allow_sender: bool = leaf(
+    allow_sender: bool = attribute_field(
         "Also make a rule for each owner that mail of these authors is no spam; takes SPAM_POLICY.",
         default=False,
     )
@@ -36,7 +39,7 @@ class QuarantineReleaseInput(Options):
 
 @strawberry.type(description="Answer of quarantineRelease.")
 class QuarantineReleasePayload(MutationPayload):
-    messages: list[Message] = leaf(
+    messages: list[Message] = attribute_field(
         "As they lie there, in the order of ids; without those that rules have sent on instead, "
         "and those that the viewer sees none of.",
         default_factory=list,
@@ -45,8 +48,8 @@ class QuarantineReleasePayload(MutationPayload):
 
 @strawberry.input(description="Input of quarantineNotificationSet.")
 class QuarantineNotificationSetInput(Options):
-    users: UserSelection | None = leaf("Whose; nothing = the viewer's.", default=UNSET)
-    frequency: Frequency = leaf("How long a letter waits for more that is held.")
+    users: UserSelection | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
+    frequency: Frequency = attribute_field("How long a letter waits for more that is held.")
 
 
 @strawberry.type
@@ -55,22 +58,24 @@ class QuarantineMutation:
         "Lets held messages in after all, all or none: where filters and the script of the account "
         "want them, or else into INBOX. Nothing is answered. What holds a virus only an "
         "administrator lets in.",
-        **HELD,
+        **QUARANTINE_GUARD,
     )
     async def quarantine_release(
         self, info: Info, input: QuarantineReleaseInput
     ) -> QuarantineReleasePayload:
-        keys = await quarantine_mutations.release(
+        keys = await quarantine_mutations.release_messages(
             info.context,
-            keys_of(info, "QuarantineItem", input.ids),
-            Beside(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
+            ids_from_global_ids(info, "QuarantineItem", input.ids),
+            ReleaseOptions(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
         )
-        rows = await info.context.load_all(message_loaders.by_ids, keys)
-        return QuarantineReleasePayload(messages=[Message.of(row) for row in rows if row])
+        rows = await info.context.load_many(message_loaders.load_by_ids, keys)
+        return QuarantineReleasePayload(messages=[Message.from_row(row) for row in rows if row])
 
-    @mutation("Deletes held messages: all or none.", **HELD)
+    @mutation("Deletes held messages: all or none.", **QUARANTINE_GUARD)
     async def quarantine_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await quarantine_mutations.remove(info.context, keys_of(info, "QuarantineItem", input.ids))
+        await quarantine_mutations.delete_messages(
+            info.context, ids_from_global_ids(info, "QuarantineItem", input.ids)
+        )
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation(
@@ -81,8 +86,8 @@ class QuarantineMutation:
     async def quarantine_notification_set(
         self, info: Info, input: QuarantineNotificationSetInput
     ) -> UsersPayload:
-        user_selector = users_named(input.users or None)
-        keys = await quarantine_mutations.set_notification(
+        user_selector = user_selector_from_selection(input.users or None)
+        keys = await quarantine_mutations.set_digest_frequency(
             info.context, user_selector, input.frequency
         )
-        return await payload_of(info, keys)
+        return await load_users_payload(info, keys)

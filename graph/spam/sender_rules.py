@@ -8,36 +8,48 @@ import strawberry
 from strawberry import UNSET
 
 from graph.domains.types import Domain
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
-from graph.types.input_conditions import Conditions
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
-from graph.types.object_views import Made, View, Viewed
-from graph.types.references import UserRef, given, keys_of, plain, user_of
-from graph.types.row_mapping import Shape, columns, identified, link, shaped
-from models.errors import Invalid, found
+from graph.types.object_views import DerivedField, NestedViewField, View
+from graph.types.references import (
+    UserRef,
+    ids_from_global_ids,
+    load_user,
+    maybe_value,
+    value_or_none,
+)
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
+from models.errors import InvalidInput, require_found
 from models.spam.sender_rules import SenderAction
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import AdminPermission, Scope, UserPermission
 from resolvers.domains import loaders as domain_loaders
 from resolvers.spam import sender_rule_mutations, sender_rules
-from resolvers.spam.sender_rule_mutations import NewRules, Whom
-from resolvers.spam.sender_rules import ORDER, RuleWhere
+from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
+from resolvers.spam.sender_rules import CURSOR_KIND, SenderRuleConditions
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-NOBODY = 0
-WRITES: dict[str, Any] = {
+UNKNOWN_ID = 0
+WRITE_GUARD: dict[str, Any] = {
     "scope": Scope.SETTINGS,
     "user_permission": UserPermission.SPAM_POLICY,
     "admin_permission": AdminPermission.SPAM_POLICY,
 }
 
 
-class Whose(NamedTuple):
+class SenderRuleOwner(NamedTuple):
     """The owner of a sender rule: a user, the users with a tag, or a domain.
 
     The rule is for all users if all are None.
@@ -52,100 +64,115 @@ class Whose(NamedTuple):
 class SenderScope(View):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.by_ids,
-        shaped("graph.users.types", "User"),
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
         description="One account.",
     )
-    tag: str | None = leaf("All accounts and addresses with this label, case folded.")
+    tag: str | None = attribute_field("All accounts and addresses with this label, case folded.")
     domain: Domain | None = link(
-        "domain_id", domain_loaders.by_ids, Domain.maybe, description="All addresses of a domain."
+        "domain_id",
+        domain_loaders.load_domains_by_id,
+        Domain.from_row_or_none,
+        description="All addresses of a domain.",
     )
-    global_: bool = leaf("Everybody.", name="global")
+    global_: bool = attribute_field("Everybody.", name="global")
 
-    made: ClassVar[Mapping[str, Made]] = {
-        "global_": Made(
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "global_": DerivedField(
             ("user_id", "tag", "domain_id"), lambda *whose: all(one is None for one in whose)
         )
     }
 
 
 @strawberry.type(description="Mail of these senders is never spam, or always.")
-class SenderRule(Shape):
-    action: SenderAction = leaf("What becomes of their mail.")
-    pattern: str = leaf(
+class SenderRule(NodeView):
+    action: SenderAction = attribute_field("What becomes of their mail.")
+    pattern: str = attribute_field(
         "An address, with any label where it has none; a domain; or *.domain, all below it."
     )
-    scope: SenderScope = leaf("For whom.")
-    comment: str | None = leaf("Remark.")
-    created_at: datetime = leaf("Creation.")
+    scope: SenderScope = attribute_field("For whom.")
+    comment: str | None = attribute_field("Remark.")
+    created_at: datetime = attribute_field("Creation.")
 
-    batch = staticmethod(sender_rules.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("SenderRule"),
-        "scope": Viewed(("user_id", "tag", "domain_id"), Whose, SenderScope),
+    load_batch = staticmethod(sender_rules.load_rules_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("SenderRule"),
+        "scope": NestedViewField(("user_id", "tag", "domain_id"), SenderRuleOwner, SenderScope),
     }
 
 
 @strawberry.input(one_of=True, description="For whom rules are.")
 class SenderScopeInput:
-    user: strawberry.Maybe[UserRef] = leaf("One account.")
-    tag: strawberry.Maybe[str] = leaf("All accounts and addresses with this label; for ADMIN.")
-    domain: strawberry.Maybe[str] = leaf("All addresses of this domain; for DOMAIN_ADMIN.")
-    global_: strawberry.Maybe[bool] = leaf("Everybody; true, for ADMIN.", name="global")
+    user: strawberry.Maybe[UserRef] = attribute_field("One account.")
+    tag: strawberry.Maybe[str] = attribute_field(
+        "All accounts and addresses with this label; for ADMIN."
+    )
+    domain: strawberry.Maybe[str] = attribute_field(
+        "All addresses of this domain; for DOMAIN_ADMIN."
+    )
+    global_: strawberry.Maybe[bool] = attribute_field("Everybody; true, for ADMIN.", name="global")
 
-    async def whom(self, info: Info) -> Whom:
+    async def resolve_owner(self, info: Info) -> RuleOwner:
         """Return the owner of the rules to create.
 
         Raises NotFound if the viewer can't see the user, Invalid if `global` is false.
         """
         if self.user:
-            row = found(await user_of(info, self.user.value), path=["scope", "user"])
-            return Whom(user_id=row.id)
+            row = require_found(await load_user(info, self.user.value), path=["scope", "user"])
+            return RuleOwner(user_id=row.id)
         if self.global_ and not self.global_.value:
             text = "name somebody, or say true"
-            raise Invalid(text, constraint="exclusive", path=["scope", "global"])
-        return Whom(tag=given(self.tag), domain=given(self.domain))
+            raise InvalidInput(text, constraint="exclusive", path=["scope", "global"])
+        return RuleOwner(tag=maybe_value(self.tag), domain=maybe_value(self.domain))
 
 
 @strawberry.input(description="Which rules.")
-class SenderRuleFilter(Conditions):
-    user: UserRef | None = leaf("Of this account.", default=UNSET)
-    tag: str | None = leaf("For this label, in any case.", default=UNSET)
-    domain: str | None = leaf("Of this domain.", default=UNSET)
-    action: SenderAction | None = leaf("Only these.", default=UNSET)
-    query: str | None = leaf("Partial match of pattern or comment.", default=UNSET)
+class SenderRuleFilter(ConditionsInput):
+    user: UserRef | None = attribute_field("Of this account.", default=UNSET)
+    tag: str | None = attribute_field("For this label, in any case.", default=UNSET)
+    domain: str | None = attribute_field("Of this domain.", default=UNSET)
+    action: SenderAction | None = attribute_field("Only these.", default=UNSET)
+    query: str | None = attribute_field("Partial match of pattern or comment.", default=UNSET)
 
-    async def where(self, info: Info) -> RuleWhere:
+    async def resolve_conditions(self, info: Info) -> SenderRuleConditions:
         """Convert the filter to conditions of the resolvers.
 
         An unknown user or domain selects no rule.
         """
-        user = await user_of(info, self.user) if self.user else None
-        domain = await domain_loaders.named(info.context, self.domain) if self.domain else None
-        return RuleWhere(
-            user_id=(user.id if user else NOBODY) if self.user else None,
+        user = await load_user(info, self.user) if self.user else None
+        domain = (
+            await domain_loaders.find_administered_domain(info.context, self.domain)
+            if self.domain
+            else None
+        )
+        return SenderRuleConditions(
+            user_id=(user.id if user else UNKNOWN_ID) if self.user else None,
             tag=self.tag or None,
-            domain_id=(domain.id if domain else NOBODY) if self.domain else None,
-            action=plain(self.action),
+            domain_id=(domain.id if domain else UNKNOWN_ID) if self.domain else None,
+            action=value_or_none(self.action),
             query=self.query or None,
         )
 
 
 @strawberry.input(description="Input of senderRuleCreate.")
 class SenderRuleCreateInput(Options):
-    scope: SenderScopeInput = leaf("For whom.")
-    action: SenderAction = leaf("What becomes of their mail; a rule that says other is turned.")
-    patterns: list[str] = leaf(
+    scope: SenderScopeInput = attribute_field("For whom.")
+    action: SenderAction = attribute_field(
+        "What becomes of their mail; a rule that says other is turned."
+    )
+    patterns: list[str] = attribute_field(
         "Addresses, domains, *@domain, or *.domain for all below it; at most 100."
     )
-    comment: str | None = leaf(
+    comment: str | None = attribute_field(
         "Remark, at most 500 characters; absent = that of a rule there is stays.", default=UNSET
     )
 
 
 @strawberry.type(description="Answer of senderRuleCreate.")
 class SenderRulesPayload(MutationPayload):
-    rules: list[SenderRule] = leaf("Each once, in the order of patterns.", default_factory=list)
+    rules: list[SenderRule] = attribute_field(
+        "Each once, in the order of patterns.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -164,15 +191,19 @@ class SenderRuleQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[SenderRule]:
-        where = await filter.where(info) if filter else RuleWhere()
-        list_ordering = ordering(ORDER, None if where == RuleWhere() else where)
-        requested_page = page_asked(list_ordering, first, after, last, before)
-        return await connected(
+        conditions = await filter.resolve_conditions(info) if filter else SenderRuleConditions()
+        list_ordering = ordering_name(
+            CURSOR_KIND, None if conditions == SenderRuleConditions() else conditions
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
             info,
             SenderRule,
-            await sender_rules.page(info.context, where, requested_page, columns(info, SenderRule)),
+            await sender_rules.read_rule_page(
+                info.context, conditions, requested_page, selected_columns(info, SenderRule)
+            ),
             lambda row: Cursor(requested_page.ordering, row.pattern, row.id),
-            lambda: sender_rules.count(info.context, where),
+            lambda: sender_rules.count_rules(info.context, conditions),
         )
 
 
@@ -182,20 +213,22 @@ class SenderRuleMutation:
         "Makes rules, one for each pattern. A user's own with SPAM_POLICY; of others a "
         "DOMAIN_ADMIN those of the domains and their accounts, an ADMIN all. At most 1,000 of an "
         "account, tag or domain, and 10,000 for everybody.",
-        **WRITES,
+        **WRITE_GUARD,
     )
     async def sender_rule_create(
         self, info: Info, input: SenderRuleCreateInput
     ) -> SenderRulesPayload:
-        new = NewRules(
-            input.action, input.patterns, plain(input.comment), input.comment is not UNSET
+        new = NewSenderRules(
+            input.action, input.patterns, value_or_none(input.comment), input.comment is not UNSET
         )
-        owner = await input.scope.whom(info)
-        keys = await sender_rule_mutations.create(info.context, owner, new)
-        rows = await info.context.load_all(sender_rules.by_ids, keys)
-        return SenderRulesPayload(rules=[SenderRule.of(row) for row in rows if row])
+        owner = await input.scope.resolve_owner(info)
+        keys = await sender_rule_mutations.create_sender_rules(info.context, owner, new)
+        rows = await info.context.load_many(sender_rules.load_rules_by_id, keys)
+        return SenderRulesPayload(rules=[SenderRule.from_row(row) for row in rows if row])
 
-    @mutation("All or none, by whoever may make them.", **WRITES)
+    @mutation("All or none, by whoever may make them.", **WRITE_GUARD)
     async def sender_rule_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await sender_rule_mutations.remove(info.context, keys_of(info, "SenderRule", input.ids))
+        await sender_rule_mutations.delete_sender_rules(
+            info.context, ids_from_global_ids(info, "SenderRule", input.ids)
+        )
         return DeletePayload(deleted_ids=input.ids)

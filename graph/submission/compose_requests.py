@@ -11,111 +11,129 @@ from graph.files.types import File
 from graph.mailboxes.types import Mailbox
 from graph.messages.content_fields import MessageReference
 from graph.messages.mime_parts import MailAddress
-from graph.submission.compose_inputs import NamedAddressInput, ReferenceInput, composed_of
+from graph.submission.compose_inputs import NamedAddressInput, ReferenceInput, resolve_common_fields
 from graph.submission.identities import Identity
-from graph.submission.inputs import FileAttachmentInput, address, files_given
+from graph.submission.inputs import (
+    FileAttachmentInput,
+    absolute_url_builder,
+    file_attachments_from_inputs,
+)
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, subscription
 from graph.types.mutations import mutation
-from graph.types.object_views import Made, Viewed
-from graph.types.references import MailboxRef, ReferenceAction, UserRef, named, owner_named
-from graph.types.row_mapping import Shape, identified, link, listed
+from graph.types.object_views import DerivedField, NestedViewField
+from graph.types.references import (
+    MailboxRef,
+    ReferenceAction,
+    UserRef,
+    load_named_user_id,
+    mailbox_selector_from_ref,
+)
+from graph.types.row_mapping import NodeView, global_id_field, link, list_objects
 from mail.compose.message_builder import Priority
 from models.users.roles import Scope
 from resolvers.files import stored_files
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import loaders as message_loaders
 from resolvers.submission import compose_requests, identities
-from resolvers.submission.compose_requests import Asking
-from resolvers.submission.composition import Fields
+from resolvers.submission.compose_requests import NewComposeRequest
+from resolvers.submission.composition import MessageFields
 
 
-def _people(name: str) -> Viewed:
+def _addresses_field(key: str) -> NestedViewField:
     """Return a field that shows a stored list of addresses."""
-    return Viewed(("written",), lambda written: written.get(name) or [], MailAddress, many=True)
+    return NestedViewField(
+        ("written",), lambda content: content.get(key) or [], MailAddress, is_list=True
+    )
 
 
-def _said(name: str) -> Made:
+def _message_field(key: str) -> DerivedField:
     """Return a field that shows a stored value of the message to compose."""
-    return Made(("written",), lambda written: written.get(name))
+    return DerivedField(("written",), lambda content: content.get(key))
 
 
 @strawberry.type(description="A compose window to open. It lasts for ten minutes.")
-class ComposeRequest(Shape):
+class ComposeRequest(NodeView):
     identity: Identity | None = link(
         "identity_id",
-        identities.by_ids,
-        Identity.maybe,
+        identities.load_identities_by_id,
+        Identity.from_row_or_none,
         description="Who is to send; null = the default.",
     )
-    to: list[MailAddress] = leaf("To.")
-    cc: list[MailAddress] = leaf("Cc.")
-    bcc: list[MailAddress] = leaf("Bcc.")
-    reply_to: list[MailAddress] = leaf("Reply-To.")
-    subject: str | None = leaf("Subject.")
-    text: str | None = leaf("Plain text, with the quote and the links that were asked for.")
-    html: str | None = leaf(
+    to: list[MailAddress] = attribute_field("To.")
+    cc: list[MailAddress] = attribute_field("Cc.")
+    bcc: list[MailAddress] = attribute_field("Bcc.")
+    reply_to: list[MailAddress] = attribute_field("Reply-To.")
+    subject: str | None = attribute_field("Subject.")
+    text: str | None = attribute_field(
+        "Plain text, with the quote and the links that were asked for."
+    )
+    html: str | None = attribute_field(
         "The same as HTML, as it was given: to be made safe before it is shown."
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
-        mailbox_loaders.by_ids,
-        Mailbox.maybe,
+        mailbox_loaders.load_by_ids,
+        Mailbox.from_row_or_none,
         description="Folder for the copy; null = the usual one.",
     )
-    priority: Priority = leaf("How much it hurries.")
-    requested_at: datetime = leaf("Asked at.")
-    requested_by: str | None = leaf("Who asked: a user, or the name of a key.")
-    expires_at: datetime = leaf("Too late from then on.")
+    priority: Priority = attribute_field("How much it hurries.")
+    requested_at: datetime = attribute_field("Asked at.")
+    requested_by: str | None = attribute_field("Who asked: a user, or the name of a key.")
+    expires_at: datetime = attribute_field("Too late from then on.")
 
-    batch = staticmethod(compose_requests.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("ComposeRequest"),
-        "to": _people("to"),
-        "cc": _people("cc"),
-        "bcc": _people("bcc"),
-        "reply_to": _people("reply_to"),
-        "subject": _said("subject"),
-        "text": _said("text"),
-        "html": _said("html"),
-        "priority": Made(("written",), lambda written: Priority(written["priority"])),
-        "requested_at": Made(("created_at",), lambda at: at),
+    load_batch = staticmethod(compose_requests.load_compose_requests_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("ComposeRequest"),
+        "to": _addresses_field("to"),
+        "cc": _addresses_field("cc"),
+        "bcc": _addresses_field("bcc"),
+        "reply_to": _addresses_field("reply_to"),
+        "subject": _message_field("subject"),
+        "text": _message_field("text"),
+        "html": _message_field("html"),
+        "priority": DerivedField(("written",), lambda written: Priority(written["priority"])),
+        "requested_at": DerivedField(("created_at",), lambda at: at),
     }
 
     @field("Files to attach; not those that are gone.", "written")
     async def files(self, info: Info) -> list[File]:
-        rows = await info.context.load_all(stored_files.by_ids, self.row.written["files"])
-        return await listed(info, File, [row for row in rows if row is not None])
+        rows = await info.context.load_many(
+            stored_files.load_files_by_id, self.row.written["files"]
+        )
+        return await list_objects(info, File, [row for row in rows if row is not None])
 
     @field("The message it answers or forwards.", "written")
     async def reference(self, info: Info) -> MessageReference | None:
         stored = self.row.written.get("reference")
         if not stored:
             return None
-        row = await info.context.load(message_loaders.by_ids, stored[0])
+        row = await info.context.load(message_loaders.load_by_ids, stored[0])
         return MessageReference(action=ReferenceAction(stored[1]), row=row)
 
 
 @strawberry.input(description="Input of composeRequest.")
 class ComposeRequestInput(Options):
-    user: UserRef | None = leaf(
+    user: UserRef | None = attribute_field(
         "Whose clients; default the viewer's own, others' for who may act as them.", default=UNSET
     )
-    identity: strawberry.ID | None = leaf("Who is to send.", default=UNSET)
-    to: list[NamedAddressInput] | None = leaf("Default: those an answer goes to.", default=UNSET)
-    cc: list[NamedAddressInput] | None = leaf("Copies.", default=UNSET)
-    bcc: list[NamedAddressInput] | None = leaf("Hidden copies.", default=UNSET)
-    reply_to: list[NamedAddressInput] | None = leaf("Answers go there.", default=UNSET)
-    subject: str | None = leaf("Default that of the reference.", default=UNSET)
-    text: str | None = leaf("Plain text.", default=UNSET)
-    html: str | None = leaf("HTML.", default=UNSET)
-    file_attachments: list[FileAttachmentInput] | None = leaf(
+    identity: strawberry.ID | None = attribute_field("Who is to send.", default=UNSET)
+    to: list[NamedAddressInput] | None = attribute_field(
+        "Default: those an answer goes to.", default=UNSET
+    )
+    cc: list[NamedAddressInput] | None = attribute_field("Copies.", default=UNSET)
+    bcc: list[NamedAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
+    reply_to: list[NamedAddressInput] | None = attribute_field("Answers go there.", default=UNSET)
+    subject: str | None = attribute_field("Default that of the reference.", default=UNSET)
+    text: str | None = attribute_field("Plain text.", default=UNSET)
+    html: str | None = attribute_field("HTML.", default=UNSET)
+    file_attachments: list[FileAttachmentInput] | None = attribute_field(
         "Stored files of the user: to attach, or linked to below the text.", default=UNSET
     )
-    mailbox: MailboxRef | None = leaf("Folder for the copy.", default=UNSET)
-    priority: Priority = leaf("How much it hurries.", default=Priority.NORMAL)
-    reference: ReferenceInput | None = leaf(
+    mailbox: MailboxRef | None = attribute_field("Folder for the copy.", default=UNSET)
+    priority: Priority = attribute_field("How much it hurries.", default=Priority.NORMAL)
+    reference: ReferenceInput | None = attribute_field(
         "The message it answers or forwards; its attachments are the client's to add.",
         default=UNSET,
     )
@@ -123,8 +141,8 @@ class ComposeRequestInput(Options):
 
 @strawberry.type(description="Answer of composeRequest.")
 class ComposeRequestPayload(MutationPayload):
-    delivered: int = leaf("How many clients hear of it.", default=0)
-    request: ComposeRequest | None = leaf("As they see it.", default=None)
+    delivered: int = attribute_field("How many clients hear of it.", default=0)
+    request: ComposeRequest | None = attribute_field("As they see it.", default=None)
 
 
 @strawberry.type
@@ -137,17 +155,19 @@ class ComposeMutation:
     async def compose_request(
         self, info: Info, input: ComposeRequestInput
     ) -> ComposeRequestPayload:
-        values: dict[str, Any] = await composed_of(info, input)
-        fields = Fields(**values, files=files_given(info, input.file_attachments or None))
-        request = Asking(
-            fields,
-            named(input.mailbox) if input.mailbox else None,
-            await owner_named(info, input.user or None),
-            address(info),
+        values: dict[str, Any] = await resolve_common_fields(info, input)
+        fields = MessageFields(
+            **values, files=file_attachments_from_inputs(info, input.file_attachments or None)
         )
-        result = await compose_requests.request(info.context, request)
+        request = NewComposeRequest(
+            fields,
+            mailbox_selector_from_ref(input.mailbox) if input.mailbox else None,
+            await load_named_user_id(info, input.user or None),
+            absolute_url_builder(info),
+        )
+        result = await compose_requests.create_compose_request(info.context, request)
         return ComposeRequestPayload(
-            delivered=result.delivered, request=ComposeRequest.of(result.request)
+            delivered=result.listener_count, request=ComposeRequest.from_row(result.request)
         )
 
 
@@ -162,5 +182,5 @@ class ComposeSubscription:
         self, info: Info, after: strawberry.ID | None = UNSET
     ) -> AsyncIterator[ComposeRequest]:
         key = global_ids.decode("ComposeRequest", after, path="after") if after else None
-        async for row in compose_requests.requested(info.context, key):
-            yield ComposeRequest.of(row)
+        async for row in compose_requests.follow_compose_requests(info.context, key):
+            yield ComposeRequest.from_row(row)

@@ -4,10 +4,10 @@ import strawberry
 from strawberry import UNSET
 
 from graph.submission.delivery_status import ForwardTarget
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import MessageRef, message_of
+from graph.types.references import MessageRef, find_message_id
 from models.errors import NotFound
 from models.users.roles import Scope
 from resolvers.submission import message_forward
@@ -15,24 +15,28 @@ from resolvers.submission import message_forward
 
 @strawberry.input(description="Input of messageForward.")
 class MessageForwardInput(Options):
-    message: MessageRef = leaf("Which message.")
-    target: int | None = leaf(
+    message: MessageRef = attribute_field("Which message.")
+    target: int | None = attribute_field(
         "Number, from 1, of an original target: of those it was sent on to as it came.",
         default=UNSET,
     )
-    addresses: list[str] | None = leaf(
+    addresses: list[str] | None = attribute_field(
         "Or to these; none of one's own. Absent both: to all original targets.", default=UNSET
     )
 
 
 @strawberry.type(description="Answer of messageForward.")
 class MessageForwardPayload(MutationPayload):
-    queue_id: str | None = leaf("Id in the queue; null = it goes to nobody.", default=None)
-    forwarded: list[ForwardTarget] = leaf("To whom it goes, each once.", default_factory=list)
+    queue_id: str | None = attribute_field(
+        "Id in the queue; null = it goes to nobody.", default=None
+    )
+    forwarded: list[ForwardTarget] = attribute_field(
+        "To whom it goes, each once.", default_factory=list
+    )
 
 
 @strawberry.type
-class ForwardingMutation:
+class MessageForwardMutation:
     @mutation(
         "Sends a stored message again, unchanged, to its original targets or to other addresses. "
         "Does nothing if there is nobody to send it to. The envelope sender is the main address of "
@@ -44,15 +48,15 @@ class ForwardingMutation:
         self, info: Info, input: MessageForwardInput
     ) -> MessageForwardPayload:
         info.context.viewer.require_scope(Scope.MAIL_READ)
-        key = await message_of(info, input.message, path="message")
+        key = await find_message_id(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
-        request = message_forward.Wanted(
+        request = message_forward.ForwardRequest(
             None if input.addresses is UNSET else input.addresses,
             None if input.target is UNSET else input.target,
         )
-        result = await message_forward.forward_any(info.context, key, request)
+        result = await message_forward.forward_as_owner(info.context, key, request)
         return MessageForwardPayload(
             queue_id=result.submission.queue_id if result.submission else None,
-            forwarded=[ForwardTarget.of(target) for target in result.targets],
+            forwarded=[ForwardTarget.from_target(target) for target in result.destinations],
         )

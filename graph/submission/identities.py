@@ -7,85 +7,98 @@ import strawberry
 from strawberry import UNSET
 
 from graph.mailboxes.types import Mailbox
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import MailboxRef, UserRef, keys_of, named, owner_named
-from graph.types.row_mapping import Shape, columns, identified, link
+from graph.types.object_views import DerivedField
+from graph.types.references import (
+    MailboxRef,
+    UserRef,
+    ids_from_global_ids,
+    load_named_user_id,
+    mailbox_selector_from_ref,
+)
+from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import EmailAddress
-from models.errors import found
+from models.errors import require_found
 from models.store.keyset_pages import Cursor
 from models.users.roles import Scope
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.submission import identities, identity_mutations
-from resolvers.submission.identities import OfUser
-from resolvers.submission.identity_mutations import Said
+from resolvers.submission.identities import IdentityPageKey
+from resolvers.submission.identity_mutations import IdentityChanges
 
-NAMES = ("name", "signature_text", "signature_html")
+TEXT_FIELDS = ("name", "signature_text", "signature_html")
 
 
 @strawberry.type(
     description="A sender that a user may use.", directives=[Auth(scope=Scope.MAIL_READ)]
 )
-class Identity(Shape):
-    name: str | None = leaf("From name: its own, else that of the address, or of the account.")
-    address: EmailAddress = leaf("From address.")
-    default: bool = leaf("Used when none is named: the chosen one, else the main address.")
-    reply_to: EmailAddress | None = leaf("Reply-To of messages that have none.")
-    bcc: list[EmailAddress] = leaf("Always copied, without being seen.")
-    signature_text: str | None = leaf("Plain signature, for clients to put in.")
-    signature_html: str | None = leaf(
+class Identity(NodeView):
+    name: str | None = attribute_field(
+        "From name: its own, else that of the address, or of the account."
+    )
+    address: EmailAddress = attribute_field("From address.")
+    default: bool = attribute_field(
+        "Used when none is named: the chosen one, else the main address."
+    )
+    reply_to: EmailAddress | None = attribute_field("Reply-To of messages that have none.")
+    bcc: list[EmailAddress] = attribute_field("Always copied, without being seen.")
+    signature_text: str | None = attribute_field("Plain signature, for clients to put in.")
+    signature_html: str | None = attribute_field(
         "The same as HTML, without scripts, forms and what else is dangerous in a page."
     )
     sent_mailbox: Mailbox | None = link(
         "mailbox_id",
-        mailbox_loaders.by_ids,
-        Mailbox.maybe,
+        mailbox_loaders.load_by_ids,
+        Mailbox.from_row_or_none,
         description="Where copies go; null = Sent.",
     )
 
-    batch = staticmethod(identities.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("Identity")}
+    load_batch = staticmethod(identities.load_identities_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Identity")}
 
 
-async def identity_page(
+async def load_identity_page(
     info: Info, user_id: int, first: int | None, after: str | None
 ) -> Connection[Identity]:
     """Load a page of the identities of an account, by address."""
-    ctx, requested_page = info.context, page_asked(identities.ORDER, first, after, None, None)
-    page_key = OfUser(user_id, requested_page, columns(info, Identity))
-    return await connected(
+    ctx, requested_page = (
+        info.context,
+        page_request(identities.LIST_ORDERING, first, after, None, None),
+    )
+    page_key = IdentityPageKey(user_id, requested_page, selected_columns(info, Identity))
+    return await connection_of_page(
         info,
         Identity,
-        await ctx.load(identities.pages, page_key),
-        lambda one: Cursor(requested_page.ordering, *one.place),
-        lambda: ctx.load(identities.counts, page_key),
+        await ctx.load(identities.load_identity_pages, page_key),
+        lambda one: Cursor(requested_page.ordering, *one.sort_key),
+        lambda: ctx.load(identities.count_identities, page_key),
     )
 
 
 @strawberry.input(description="What is said of an identity; absent = unchanged.")
 class IdentityPatch:
-    name: str | None = leaf(
+    name: str | None = attribute_field(
         "From name, at most 255 bytes; null = that of the address.", default=UNSET
     )
-    default: bool | None = leaf(
+    default: bool | None = attribute_field(
         "Used when none is named, instead of the one that was.", default=UNSET
     )
-    reply_to: EmailAddress | None = leaf("Reply-To; null = none.", default=UNSET)
-    bcc: list[EmailAddress] | None = leaf(
+    reply_to: EmailAddress | None = attribute_field("Reply-To; null = none.", default=UNSET)
+    bcc: list[EmailAddress] | None = attribute_field(
         "Always copied, at most 20; null = nobody.", default=UNSET
     )
-    signature_text: str | None = leaf("Plain signature, at most 64 KiB.", default=UNSET)
-    signature_html: str | None = leaf(
+    signature_text: str | None = attribute_field("Plain signature, at most 64 KiB.", default=UNSET)
+    signature_html: str | None = attribute_field(
         "HTML signature, at most 64 KiB; what is dangerous is taken out.", default=UNSET
     )
-    sent_mailbox: MailboxRef | None = leaf(
+    sent_mailbox: MailboxRef | None = attribute_field(
         "Where copies go, a folder of the user's own; null = Sent.", default=UNSET
     )
 
-    def said(self, *at: str) -> Said:
+    def to_identity_changes(self, *error_path: str) -> IdentityChanges:
         """Convert the input to changes of an identity. Absent fields are left out.
 
         `error_path` is the path of the input, for errors. Raises Invalid if the mailbox has no
@@ -93,31 +106,33 @@ class IdentityPatch:
         """
         values: dict[str, Any] = {
             name: value
-            for name in (*NAMES, "reply_to", "bcc")
+            for name in (*TEXT_FIELDS, "reply_to", "bcc")
             if (value := getattr(self, name)) is not UNSET
         }
         if isinstance(self.default, bool):
             values["preferred"] = self.default
         sent_mailbox = self.sent_mailbox
-        mailbox = named(sent_mailbox, path="sentMailbox") if sent_mailbox else None
-        return Said(values, mailbox, sent_mailbox is not UNSET, at)
+        mailbox = (
+            mailbox_selector_from_ref(sent_mailbox, path="sentMailbox") if sent_mailbox else None
+        )
+        return IdentityChanges(values, mailbox, sent_mailbox is not UNSET, error_path)
 
 
 @strawberry.input(description="Input of identityCreate.")
 class IdentityCreateInput(IdentityPatch, Options):
-    user: UserRef | None = leaf("Whose; default: the viewer's.", default=UNSET)
-    address: EmailAddress = leaf("One that the user may send as.")
+    user: UserRef | None = attribute_field("Whose; default: the viewer's.", default=UNSET)
+    address: EmailAddress = attribute_field("One that the user may send as.")
 
 
 @strawberry.input(description="Input of identityUpdate.")
 class IdentityUpdateInput(Options):
-    ids: list[strawberry.ID] = leaf("Global ids.")
-    set: IdentityPatch = leaf("What to change.")
+    ids: list[strawberry.ID] = attribute_field("Global ids.")
+    set: IdentityPatch = attribute_field("What to change.")
 
 
 @strawberry.type(description="Identities, as they are now.")
 class IdentitiesPayload(MutationPayload):
-    identities: list[Identity] = leaf("In the order of the ids.", default_factory=list)
+    identities: list[Identity] = attribute_field("In the order of the ids.", default_factory=list)
 
 
 @strawberry.type
@@ -128,15 +143,19 @@ class IdentityMutation:
         scope=Scope.SETTINGS,
     )
     async def identity_create(self, info: Info, input: IdentityCreateInput) -> IdentitiesPayload:
-        owner = await owner_named(info, input.user or None)
-        key = await identity_mutations.create(info.context, owner, input.address, input.said())
-        return await _now(info, [key])
+        owner = await load_named_user_id(info, input.user or None)
+        key = await identity_mutations.create_identity(
+            info.context, owner, input.address, input.to_identity_changes()
+        )
+        return await _load_payload(info, [key])
 
     @mutation("Name, signature, Reply-To and the rest, as identityCreate.", scope=Scope.SETTINGS)
     async def identity_update(self, info: Info, input: IdentityUpdateInput) -> IdentitiesPayload:
-        keys = keys_of(info, "Identity", input.ids)
-        await identity_mutations.change(info.context, keys, input.set.said("set"))
-        return await _now(info, keys)
+        keys = ids_from_global_ids(info, "Identity", input.ids)
+        await identity_mutations.update_identities(
+            info.context, keys, input.set.to_identity_changes("set")
+        )
+        return await _load_payload(info, keys)
 
     @mutation(
         "Takes back what was said of identities, all or none. It does not touch the address: "
@@ -144,11 +163,13 @@ class IdentityMutation:
         scope=Scope.SETTINGS,
     )
     async def identity_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await identity_mutations.remove(info.context, keys_of(info, "Identity", input.ids))
+        await identity_mutations.delete_identities(
+            info.context, ids_from_global_ids(info, "Identity", input.ids)
+        )
         return DeletePayload(deleted_ids=input.ids)
 
 
-async def _now(info: Info, keys: list[int]) -> IdentitiesPayload:
+async def _load_payload(info: Info, identity_ids: list[int]) -> IdentitiesPayload:
     """Load identities and return the payload with them. Raises NotFound if one is gone."""
-    rows = await info.context.load_all(identities.by_ids, keys)
-    return IdentitiesPayload(identities=[Identity.of(found(row)) for row in rows])
+    rows = await info.context.load_many(identities.load_identities_by_id, identity_ids)
+    return IdentitiesPayload(identities=[Identity.from_row(require_found(row)) for row in rows])

@@ -10,101 +10,112 @@ from strawberry.scalars import JSON
 
 from graph.files.types import DateBoundFuture
 from graph.http import download_urls
-from graph.submission.compose_inputs import NamedAddressInput, people_of
+from graph.submission.compose_inputs import NamedAddressInput, named_addresses
 from graph.types import global_ids
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info
-from graph.types.references import plain
-from graph.types.scalars import free_data
-from models.errors import Invalid
+from graph.types.references import value_or_none
+from graph.types.scalars import validate_custom_data
+from models.errors import InvalidInput
 from models.files.tables import FileAttachmentMode
-from resolvers.submission.file_attachments import PATH, Address, Given
-from resolvers.submission.outgoing_messages import Entry
+from resolvers.submission.file_attachments import FIELD_NAME, StoredFileAttachment, UrlFromPath
+from resolvers.submission.outgoing_messages import MergeEntry
 
 
 @strawberry.input(description="A stored file that goes with a message.")
 class FileAttachmentInput:
-    file: strawberry.ID = leaf("Global id.")
-    mode: FileAttachmentMode = leaf(
+    file: strawberry.ID = attribute_field("Global id.")
+    mode: FileAttachmentMode = attribute_field(
         "Attached, or a link below the text.", default=FileAttachmentMode.ATTACH
     )
-    share_expiration: DateBoundFuture | None = leaf(
+    share_expiration: DateBoundFuture | None = attribute_field(
         "When the link ends. Default: after 100 days without access.", default=UNSET
     )
-    share_password: str | None = leaf(
+    share_password: str | None = attribute_field(
         "Asked of whoever follows the link; say it in another way. Default: none.", default=UNSET
     )
 
 
 @strawberry.input(description="One message of a mail merge.")
 class MergeInput:
-    to: list[NamedAddressInput] | None = leaf("To whom.", default=UNSET)
-    cc: list[NamedAddressInput] | None = leaf("Copies.", default=UNSET)
-    bcc: list[NamedAddressInput] | None = leaf("Hidden copies.", default=UNSET)
-    values: JSON | None = leaf(
+    to: list[NamedAddressInput] | None = attribute_field("To whom.", default=UNSET)
+    cc: list[NamedAddressInput] | None = attribute_field("Copies.", default=UNSET)
+    bcc: list[NamedAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
+    values: JSON | None = attribute_field(
         "Values for {{name}} of this message, before those of template.", default=UNSET
     )
 
 
-def files_given(info: Info, given: Sequence[FileAttachmentInput] | None) -> list[Given]:
+def file_attachments_from_inputs(
+    info: Info, file_inputs: Sequence[FileAttachmentInput] | None
+) -> list[StoredFileAttachment]:
     """Convert inputs of stored files that the message attaches or links to.
 
     Raises Invalid, with the index of the file, if an ID or a time is not valid.
     """
     attachments = []
-    for index, file_input in enumerate(given or ()):
-        key = _decoded(file_input.file, [PATH, str(index), "file"], index)
+    for index, file_input in enumerate(file_inputs or ()):
+        key = _decode_file_id(file_input.file, [FIELD_NAME, str(index), "file"], index)
         try:
             expires_at = (
-                file_input.share_expiration.moment(info) if file_input.share_expiration else None
+                file_input.share_expiration.resolve_time(info)
+                if file_input.share_expiration
+                else None
             )
-        except Invalid as wrong:
-            path = [PATH, str(index), "shareExpiration"]
-            raise Invalid(
-                wrong.message, constraint=wrong.constraint, path=path, index=index
+        except InvalidInput as error:
+            path = [FIELD_NAME, str(index), "shareExpiration"]
+            raise InvalidInput(
+                error.message, constraint=error.constraint, path=path, index=index
             ) from None
         mode = FileAttachmentMode(file_input.mode)
-        attachments.append(Given(key, mode, expires_at, plain(file_input.share_password)))
+        attachments.append(
+            StoredFileAttachment(key, mode, expires_at, value_or_none(file_input.share_password))
+        )
     return attachments
 
 
-def files_attached(given: Sequence[strawberry.ID] | None) -> list[Given]:
+def file_attachments_from_ids(
+    file_global_ids: Sequence[strawberry.ID] | None,
+) -> list[StoredFileAttachment]:
     """Return the stored files to attach. Raises Invalid if an ID is not one of a file."""
-    return [Given(_decoded(text, ["files"], index)) for index, text in enumerate(given or ())]
-
-
-def _decoded(text: str, path: list[str], nth: int) -> int:
-    """Return the row id of a file. Raises Invalid at `error_path` if it is not the ID of a file."""
-    try:
-        return global_ids.decode("File", text)
-    except Invalid as wrong:
-        raise Invalid(wrong.message, constraint="id", path=path, index=nth) from wrong
-
-
-def values_given(given: Any, path: str) -> dict[str, Any] | None:
-    """Return the values of a template. Raises Invalid at `error_path` if they are no object."""
-    return free_data(given, path)
-
-
-def merged(given: Sequence[MergeInput] | None) -> list[Entry] | None:
-    """Convert the messages of a mail merge; None if the list is absent."""
-    if given is None or given is UNSET:
-        return None
     return [
-        Entry(
-            people_of(entry.to or ()),
-            people_of(entry.cc or ()),
-            people_of(entry.bcc or ()),
-            values_given(entry.values, "merge") or {},
-        )
-        for entry in given
+        StoredFileAttachment(_decode_file_id(text, ["files"], index))
+        for index, text in enumerate(file_global_ids or ())
     ]
 
 
-def address(info: Info) -> Address:
+def _decode_file_id(global_id: str, error_path: list[str], index: int) -> int:
+    """Return the row id of a file. Raises Invalid at `error_path` if it is not the ID of a file."""
+    try:
+        return global_ids.decode("File", global_id)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, constraint="id", path=error_path, index=index) from error
+
+
+def template_values(values: Any, error_path: str) -> dict[str, Any] | None:
+    """Return the values of a template. Raises Invalid at `error_path` if they are no object."""
+    return validate_custom_data(values, error_path)
+
+
+def merge_entries(merge_inputs: Sequence[MergeInput] | None) -> list[MergeEntry] | None:
+    """Convert the messages of a mail merge; None if the list is absent."""
+    if merge_inputs is None or merge_inputs is UNSET:
+        return None
+    return [
+        MergeEntry(
+            named_addresses(entry.to or ()),
+            named_addresses(entry.cc or ()),
+            named_addresses(entry.bcc or ()),
+            template_values(entry.values, "merge") or {},
+        )
+        for entry in merge_inputs
+    ]
+
+
+def absolute_url_builder(info: Info) -> UrlFromPath:
     """Return a function that makes absolute URLs of this request's server from paths."""
-    return partial(_absolute, info)
+    return partial(_absolute_url, info)
 
 
-def _absolute(info: Info, path: str) -> str:
-    return str(download_urls.absolute(info, path))
+def _absolute_url(info: Info, path: str) -> str:
+    return str(download_urls.absolute_url(info, path))

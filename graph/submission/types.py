@@ -11,36 +11,47 @@ from strawberry.scalars import JSON
 from graph.admin.tasks import UndoToken
 from graph.messages.content_fields import TlsInfo
 from graph.messages.types import Message
-from graph.submission.compose_inputs import WRITTEN, Composing, NamedAddressInput, composed
+from graph.submission.compose_inputs import (
+    CONTENT_FIELDS,
+    MessageContentInput,
+    NamedAddressInput,
+    resolve_message_fields,
+)
 from graph.submission.inputs import (
     FileAttachmentInput,
     MergeInput,
-    address,
-    files_given,
-    merged,
-    values_given,
+    absolute_url_builder,
+    file_attachments_from_inputs,
+    merge_entries,
+    template_values,
 )
 from graph.types import global_ids
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
+from graph.types.errors import MutationPayload, Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info, query, subscription
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
+from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     MessageRef,
     UserRef,
+    find_message_id,
+    ids_from_global_ids,
     is_given,
-    keys_of,
-    message_of,
-    named,
-    owner_named,
-    plain,
+    load_named_user_id,
+    mailbox_selector_from_ref,
+    value_or_none,
 )
-from graph.types.row_mapping import Shape, asked, columns, identified, link
-from graph.types.scalars import Duration, Upload, free_data
-from models.errors import Invalid, NotFound, Problems
-from models.queue.tables import DeliveryState, answer
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    link,
+    selected_columns,
+    selected_fields,
+)
+from graph.types.scalars import Duration, Upload, validate_custom_data
+from models.errors import ErrorCollector, InvalidInput, NotFound
+from models.queue.tables import DeliveryState, last_reply
 from models.store.keyset_pages import Cursor
 from models.submission.tables import SubmissionState
 from models.users.roles import Scope
@@ -49,294 +60,326 @@ from resolvers.context import Context
 from resolvers.files import stored_files
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import undo as bulk_undo
-from resolvers.messages.content_access import refusals
+from resolvers.messages.content_access import load_access_refusals
 from resolvers.queue import loaders as queue_loaders
 from resolvers.queue.loaders import QueueName
 from resolvers.submission import create as submission_create
 from resolvers.submission import mutations as submission_mutations
 from resolvers.submission import send_on_behalf
-from resolvers.submission.create import Envelope, Outgoing, Sent, Shown
-from resolvers.submission.drafts import Order
-from resolvers.submission.outgoing_messages import ENTRIES
+from resolvers.submission.create import EnvelopeOverride, SendRequest, SentMessage, SentRowSelection
+from resolvers.submission.drafts import DraftSendRequest
+from resolvers.submission.outgoing_messages import MAX_PER_MERGE
 
 
 @strawberry.type(description="One recipient of a submission.")
 class RecipientDelivery:
-    recipient: str = leaf("Address.")
-    state: DeliveryState = leaf("How far it has come.")
-    attempts: int = leaf("How often it was tried.")
-    next_attempt_at: datetime | None = leaf("Next try; null while one is under way, or it is held.")
-    last_response: str | None = leaf("What the other side said last.")
-    delivered_at: datetime | None = leaf("Taken by the other side.")
-    mx: str | None = leaf("Server it was handed to.")
-    tls: TlsInfo | None = leaf("Encryption, null = none.")
-    reported_at: datetime | None = leaf(
+    recipient: str = attribute_field("Address.")
+    state: DeliveryState = attribute_field("How far it has come.")
+    attempts: int = attribute_field("How often it was tried.")
+    next_attempt_at: datetime | None = attribute_field(
+        "Next try; null while one is under way, or it is held."
+    )
+    last_response: str | None = attribute_field("What the other side said last.")
+    delivered_at: datetime | None = attribute_field("Taken by the other side.")
+    mx: str | None = attribute_field("Server it was handed to.")
+    tls: TlsInfo | None = attribute_field("Encryption, null = none.")
+    reported_at: datetime | None = attribute_field(
         "When a report came back from a server that had taken it; null: none has."
     )
-    reported_by: str | None = leaf("The server that reports, as it names itself.")
-    report_proven: bool | None = leaf(
+    reported_by: str | None = attribute_field("The server that reports, as it names itself.")
+    report_proven: bool | None = attribute_field(
         "Whether the report shows that it is of a server that this was handed to: else anybody "
         "who knows the Message-ID may have written it."
     )
-    queue_name: QueueName | None = leaf("Where it stands in the queue; null = it has left it.")
+    queue_name: QueueName | None = attribute_field(
+        "Where it stands in the queue; null = it has left it."
+    )
 
     @classmethod
-    def of(cls, row: Any) -> "RecipientDelivery":
+    def from_row(cls, row: Any) -> "RecipientDelivery":
         """Return the delivery of a row."""
         return cls(
             recipient=row.recipient,
             state=row.state,
             attempts=row.attempts,
             next_attempt_at=row.next_at if row.lease is None and row.held_at is None else None,
-            last_response=answer(row),
+            last_response=last_reply(row),
             delivered_at=row.delivered_at,
             mx=row.mx,
-            tls=TlsInfo.maybe(row.tls),
+            tls=TlsInfo.parse_or_none(row.tls),
             reported_at=row.reported_at,
             reported_by=row.reported_by,
             report_proven=row.report_proven,
-            queue_name=queue_loaders.name_of(row),
+            queue_name=queue_loaders.queue_of_delivery(row),
         )
 
 
 @strawberry.type(description="A message on its way.")
-class Submission(Shape):
-    queue_id: str = leaf("Id in the queue.")
-    state: SubmissionState = leaf("Overall.")
-    envelope_from: str = leaf("MAIL FROM.")
-    send_time: datetime | None = leaf("Not before.")
-    created_at: datetime = leaf("Handed in.")
-    undo_until: datetime | None = leaf("Can be taken back until.")
+class Submission(NodeView):
+    queue_id: str = attribute_field("Id in the queue.")
+    state: SubmissionState = attribute_field("Overall.")
+    envelope_from: str = attribute_field("MAIL FROM.")
+    send_time: datetime | None = attribute_field("Not before.")
+    created_at: datetime = attribute_field("Handed in.")
+    undo_until: datetime | None = attribute_field("Can be taken back until.")
     message: Message | None = link(
         "message_id",
-        message_loaders.by_ids,
-        Message.maybe,
+        message_loaders.load_by_ids,
+        Message.from_row_or_none,
         description="Stored copy.",
     )
     recipients: list[RecipientDelivery] = link(
         "id",
-        submission_create.deliveries_of,
-        lambda rows: [RecipientDelivery.of(row) for row in rows],
+        submission_create.load_queue_entries_by_submission,
+        lambda rows: [RecipientDelivery.from_row(row) for row in rows],
         description="Each recipient.",
     )
 
-    batch = staticmethod(submission_create.seen_by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("Submission")}
+    load_batch = staticmethod(submission_create.load_visible_submissions_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Submission")}
 
 
-async def submission_page(
+async def load_submission_page(
     info: Info,
     user_id: int,
     states: list[SubmissionState] | None,
-    page: tuple[object, object, object, object],
+    page_arguments: PageArguments,
 ) -> Connection[Submission]:
     """Load a page of the submissions of an account, newest first.
 
-    `page_arguments` are: first, after, last, before. Raises Forbidden if the viewer can't see them.
+    Raises Forbidden if the viewer can't see them.
     """
-    if refusal := await info.context.load(refusals, user_id):
+    if refusal := await info.context.load(load_access_refusals, user_id):
         raise refusal
     state_filter = frozenset(states or ()) if is_given(states) else None
-    requested_page = page_asked(submission_create.newest(state_filter), *page)
-    page_key = submission_create.OfUser(
-        user_id, requested_page, columns(info, Submission), state_filter
+    requested_page = page_request(
+        submission_create.ordering_with_states(state_filter), *page_arguments
     )
-    return await connected(
+    page_key = submission_create.SubmissionPageKey(
+        user_id, requested_page, selected_columns(info, Submission), state_filter
+    )
+    return await connection_of_page(
         info,
         Submission,
-        await info.context.load(submission_create.pages, page_key),
+        await info.context.load(submission_create.load_submission_pages, page_key),
         lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-        lambda: info.context.load(submission_create.counts, page_key),
+        lambda: info.context.load(submission_create.count_submissions, page_key),
     )
 
 
 @strawberry.input(one_of=True, description="Names one submission.")
 class SubmissionRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    queue_id: strawberry.Maybe[str] = leaf("Id in the queue.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    queue_id: strawberry.Maybe[str] = attribute_field("Id in the queue.")
 
 
 @strawberry.input(description="SMTP envelope, where it is not that of the header.")
 class EnvelopeInput:
-    from_: NamedAddressInput | None = leaf("MAIL FROM.", name="from", default=strawberry.UNSET)
-    to: list[NamedAddressInput] | None = leaf("RCPT TO.", default=strawberry.UNSET)
+    from_: NamedAddressInput | None = attribute_field(
+        "MAIL FROM.", name="from", default=strawberry.UNSET
+    )
+    to: list[NamedAddressInput] | None = attribute_field("RCPT TO.", default=strawberry.UNSET)
 
 
 @strawberry.input(description="Input of messageSend.")
-class MessageSendInput(Composing):
-    envelope: EnvelopeInput | None = leaf("Default: from the header.", default=strawberry.UNSET)
-    mailbox: MailboxRef | None = leaf(
+class MessageSendInput(MessageContentInput):
+    envelope: EnvelopeInput | None = attribute_field(
+        "Default: from the header.", default=strawberry.UNSET
+    )
+    mailbox: MailboxRef | None = attribute_field(
         "Folder for the copy; default that of the identity, else Sent.", default=strawberry.UNSET
     )
-    upload_only: bool = leaf("Store, do not send.", default=False)
-    is_draft: bool = leaf("Store as a draft, do not send.", default=False)
-    send_time: datetime | None = leaf("Later.", default=strawberry.UNSET)
-    undo_window: Duration | None = leaf("Hold that long first.", default=strawberry.UNSET)
-    request_dsn: bool = leaf(
+    upload_only: bool = attribute_field("Store, do not send.", default=False)
+    is_draft: bool = attribute_field("Store as a draft, do not send.", default=False)
+    send_time: datetime | None = attribute_field("Later.", default=strawberry.UNSET)
+    undo_window: Duration | None = attribute_field(
+        "Hold that long first.", default=strawberry.UNSET
+    )
+    request_dsn: bool = attribute_field(
         "Ask for reports of delivery, delay and failure (RFC 3461).", default=False
     )
-    user: UserRef | None = leaf(
+    user: UserRef | None = attribute_field(
         "For whom it is sent: an account you manage and may act as. Who may only send as "
         "somebody says so in from.",
         default=strawberry.UNSET,
     )
-    raw: str | None = leaf(
+    raw: str | None = attribute_field(
         "Whole message, text or base64, in place of fields. Its From and Sender are checked, "
         "Date and Message-ID are added; it goes to its To, Cc and Bcc, unless envelope says.",
         default=strawberry.UNSET,
     )
-    raw_upload: Upload | None = leaf("The same as upload.", default=strawberry.UNSET)
-    file_attachments: list[FileAttachmentInput] | None = leaf(
+    raw_upload: Upload | None = attribute_field("The same as upload.", default=strawberry.UNSET)
+    file_attachments: list[FileAttachmentInput] | None = attribute_field(
         "Stored files, attached (needs the scope MAIL_READ) or linked to (MAIL).",
         default=strawberry.UNSET,
     )
-    template: JSON | None = leaf(
+    template: JSON | None = attribute_field(
         "Values for {{name}} in subject, text and html, where they are escaped. A name without "
         "a value is refused.",
         default=strawberry.UNSET,
     )
-    merge: list[MergeInput] | None = leaf(
-        f"A message for each of these, up to {ENTRIES}, in place of to, cc and bcc: all are "
+    merge: list[MergeInput] | None = attribute_field(
+        f"A message for each of these, up to {MAX_PER_MERGE}, in place of to, cc and bcc: all are "
         "sent, or none.",
         default=strawberry.UNSET,
     )
-    encrypt: bool = leaf(
+    encrypt: bool = attribute_field(
         "With the OpenPGP keys of all recipients: refused where one is not known here.",
         default=False,
     )
-    meta_data: JSON | None = leaf(
+    meta_data: JSON | None = attribute_field(
         "Free data of the application, kept with the copy.", default=strawberry.UNSET
     )
 
 
-async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> Outgoing:
+async def _resolve_send_request(
+    info: Info, send_input: MessageSendInput, problems: ErrorCollector
+) -> SendRequest:
     """Convert the input to the request to send a message.
 
     Errors of attachments are added to `problems`. Raises NotFound, or Invalid if a value is not
     valid.
     """
-    envelope = given.envelope or EnvelopeInput()
-    return Outgoing(
-        **await composed(info, given, problems),
-        envelope=Envelope(
+    envelope = send_input.envelope or EnvelopeInput()
+    return SendRequest(
+        **await resolve_message_fields(info, send_input, problems),
+        envelope=EnvelopeOverride(
             envelope.from_.address if envelope.from_ else None,
             [recipient.address for recipient in envelope.to] if envelope.to else None,
         ),
-        mailbox=named(given.mailbox) if given.mailbox else None,
-        upload_only=given.upload_only,
-        is_draft=given.is_draft,
-        send_time=plain(given.send_time),
-        undo_window=plain(given.undo_window),
-        request_dsn=given.request_dsn,
-        meta_data=free_data(given.meta_data, "metaData"),
-        raw=given.raw or None,
-        upload_id=global_ids.decode("Upload", given.raw_upload, path="rawUpload")
-        if given.raw_upload
+        mailbox=mailbox_selector_from_ref(send_input.mailbox) if send_input.mailbox else None,
+        upload_only=send_input.upload_only,
+        is_draft=send_input.is_draft,
+        send_time=value_or_none(send_input.send_time),
+        undo_window=value_or_none(send_input.undo_window),
+        request_dsn=send_input.request_dsn,
+        meta_data=validate_custom_data(send_input.meta_data, "metaData"),
+        raw=send_input.raw or None,
+        upload_id=global_ids.decode("Upload", send_input.raw_upload, path="rawUpload")
+        if send_input.raw_upload
         else None,
-        files=files_given(info, given.file_attachments or None),
-        template=values_given(given.template, "template"),
-        merge=merged(given.merge),
-        encrypt=given.encrypt,
-        address=address(info),
+        files=file_attachments_from_inputs(info, send_input.file_attachments or None),
+        template=template_values(send_input.template, "template"),
+        merge=merge_entries(send_input.merge),
+        encrypt=send_input.encrypt,
+        url_from_path=absolute_url_builder(info),
     )
 
 
-def _check_whole(given: MessageSendInput) -> None:
+def _check_no_fields_beside_raw(send_input: MessageSendInput) -> None:
     """Raise Invalid if fields are given beside `raw` or `rawUpload`."""
-    if given.raw or given.raw_upload:
-        field_names = [*WRITTEN, "file_attachments"]
-        if any(getattr(given, name) not in (UNSET, None) for name in field_names):
+    if send_input.raw or send_input.raw_upload:
+        field_names = [*CONTENT_FIELDS, "file_attachments"]
+        if any(getattr(send_input, name) not in (UNSET, None) for name in field_names):
             text = "a whole message has all its fields"
-            raise Invalid(text, constraint="exclusive", path=["raw"])
+            raise InvalidInput(text, constraint="exclusive", path=["raw"])
 
 
-def _warnings(sent: Sequence[Sent]) -> list[Warning]:
+def _send_warnings(sent_messages: Sequence[SentMessage]) -> list[Warning]:
     """Return the distinct warnings of the sent messages."""
-    warnings = dict.fromkeys(warning for message in sent for warning in message.warnings)
+    warnings = dict.fromkeys(warning for message in sent_messages for warning in message.warnings)
     return [Warning(code=code, message=text, path=["mailbox"]) for code, text in warnings]
 
 
-def _undo(token: tuple[str, datetime] | None) -> UndoToken | None:
+def _undo_token(token_and_expiry: tuple[str, datetime] | None) -> UndoToken | None:
     """Return the undo token of a pair: token and expiry; None stays None."""
-    return UndoToken(token=token[0], expires_at=token[1]) if token else None
+    return (
+        UndoToken(token=token_and_expiry[0], expires_at=token_and_expiry[1])
+        if token_and_expiry
+        else None
+    )
 
 
 @strawberry.type(description="Answer of messageSend.")
 class MessageSendPayload(MutationPayload):
-    submission: Submission | None = leaf("On its way; null when only stored.", default=None)
-    message: Message | None = leaf("Stored copy.", default=None)
-    submissions: list[Submission] = leaf(
+    submission: Submission | None = attribute_field(
+        "On its way; null when only stored.", default=None
+    )
+    message: Message | None = attribute_field("Stored copy.", default=None)
+    submissions: list[Submission] = attribute_field(
         "All that are on their way: several of a mail merge, in its order.", default_factory=list
     )
-    messages: list[Message] = leaf("The stored copies.", default_factory=list)
-    undo: UndoToken | None = leaf(
+    messages: list[Message] = attribute_field("The stored copies.", default_factory=list)
+    undo: UndoToken | None = attribute_field(
         "Takes all back while they are held; a draft is one again.", default=None
     )
 
     @classmethod
-    def of(cls, sent: Sequence[Sent], token: tuple[str, datetime] | None) -> "MessageSendPayload":
+    def from_sent_messages(
+        cls, sent_messages: Sequence[SentMessage], token_and_expiry: tuple[str, datetime] | None
+    ) -> "MessageSendPayload":
         """Return the payload of one sent message or several.
 
         `token_and_expiry` is that of the undo token.
         """
-        submissions = [Submission.of(message.submission) for message in sent if message.submission]
-        copies = [Message.of(message.message) for message in sent if message.message]
+        submissions = [
+            Submission.from_row(message.submission)
+            for message in sent_messages
+            if message.submission
+        ]
+        copies = [Message.from_row(message.message) for message in sent_messages if message.message]
         return cls(
             submission=submissions[0] if submissions else None,
-            message=copies[0] if copies and sent[0].message else None,
+            message=copies[0] if copies and sent_messages[0].message else None,
             submissions=submissions,
             messages=copies,
-            undo=_undo(token),
-            warnings=_warnings(sent),
+            undo=_undo_token(token_and_expiry),
+            warnings=_send_warnings(sent_messages),
         )
 
 
-def _shown(info: Info) -> Shown:
+def _sent_row_selection(info: Info) -> SentRowSelection:
     """Return which rows of the sent messages the client reads."""
-    field_names = asked(info)
-    return Shown(
+    field_names = selected_fields(info)
+    return SentRowSelection(
         submissions=not field_names.isdisjoint({"submission", "submissions"}),
         messages=not field_names.isdisjoint({"message", "messages"}),
     )
 
 
-async def _by(ctx: Context, info: Info, payload: MessageSendPayload) -> MessageSendPayload:
+async def _load_recipients_for_sender(
+    sender_ctx: Context, info: Info, payload: MessageSendPayload
+) -> MessageSendPayload:
     """Load the recipients of the payload's submissions if another user's message was sent.
 
     The caller can see them in this payload only, so they are loaded in the sender's context.
     """
-    if ctx is not info.context:
+    if sender_ctx is not info.context:
         keys = [submission.row.id for submission in payload.submissions]
-        rows_by_submission = await ctx.load_all(submission_create.deliveries_of, keys)
+        rows_by_submission = await sender_ctx.load_many(
+            submission_create.load_queue_entries_by_submission, keys
+        )
         for submission, rows in zip(payload.submissions, rows_by_submission, strict=True):
-            submission.recipients = [RecipientDelivery.of(row) for row in rows]
+            submission.recipients = [RecipientDelivery.from_row(row) for row in rows]
     return payload
 
 
 @strawberry.input(description="Input of messageSubmit.")
 class MessageSubmitInput(Options):
-    message: MessageRef = leaf("A draft.")
-    delete_files: bool = leaf(
+    message: MessageRef = attribute_field("A draft.")
+    delete_files: bool = attribute_field(
         "Also delete the stored files it was given; needs the scope MAIL.", default=False
     )
-    send_time: datetime | None = leaf("Later.", default=strawberry.UNSET)
-    undo_window: Duration | None = leaf("Hold that long first.", default=strawberry.UNSET)
+    send_time: datetime | None = attribute_field("Later.", default=strawberry.UNSET)
+    undo_window: Duration | None = attribute_field(
+        "Hold that long first.", default=strawberry.UNSET
+    )
 
 
 @strawberry.input(description="Input of submissionCancel.")
 class SubmissionCancelInput(Options):
-    ids: list[strawberry.ID] = leaf("Global ids.")
+    ids: list[strawberry.ID] = attribute_field("Global ids.")
 
 
 @strawberry.input(description="Input of submissionReschedule.")
 class SubmissionRescheduleInput(Options):
-    ids: list[strawberry.ID] = leaf("Global ids.")
-    send_time: datetime = leaf("Not before.")
+    ids: list[strawberry.ID] = attribute_field("Global ids.")
+    send_time: datetime = attribute_field("Not before.")
 
 
 @strawberry.type(description="Answer of submission mutations.")
 class SubmissionsPayload(MutationPayload):
-    submissions: list[Submission] = leaf("As they are now.", default_factory=list)
+    submissions: list[Submission] = attribute_field("As they are now.", default_factory=list)
 
 
 @strawberry.type
@@ -345,49 +388,55 @@ class SubmissionQuery:
     async def submission(self, info: Info, by: SubmissionRef) -> Submission | None:
         if by.id:
             key = global_ids.decode("Submission", by.id.value, path="by")
-            row = await info.context.load(submission_create.by_ids, key)
+            row = await info.context.load(submission_create.load_submissions_by_id, key)
         else:
             name = by.queue_id.value if by.queue_id else ""
-            row = await info.context.load(submission_create.by_queue_ids, name)
-        return Submission.maybe(row)
+            row = await info.context.load(submission_create.load_submissions_by_queue_id, name)
+        return Submission.from_row_or_none(row)
 
 
 @strawberry.type
 class SubmissionMutation:
     @mutation("Build, store and send.", scope=Scope.SUBMIT)
     async def message_send(self, info: Info, input: MessageSendInput) -> MessageSendPayload:
-        problems = Problems()
-        _check_whole(input)
-        outgoing = await _outgoing(info, input, problems)
-        user = await owner_named(info, input.user or None)
-        async with send_on_behalf.sending(info.context, user, "messageSend") as ctx:
-            messages, undo = await bulk_undo.send(ctx, outgoing, problems, _shown(info))
-            return await _by(ctx, info, MessageSendPayload.of(messages, undo))
+        problems = ErrorCollector()
+        _check_no_fields_beside_raw(input)
+        outgoing = await _resolve_send_request(info, input, problems)
+        user = await load_named_user_id(info, input.user or None)
+        async with send_on_behalf.sending_context(info.context, user, "messageSend") as ctx:
+            messages, undo = await bulk_undo.send_with_undo(
+                ctx, outgoing, problems, _sent_row_selection(info)
+            )
+            return await _load_recipients_for_sender(
+                ctx, info, MessageSendPayload.from_sent_messages(messages, undo)
+            )
 
     @mutation(
         "Sends a draft: it becomes the copy in Sent, under the same id, with a new Date.",
         scope=Scope.SUBMIT,
     )
     async def message_submit(self, info: Info, input: MessageSubmitInput) -> MessageSendPayload:
-        key = await message_of(info, input.message, path="message")
+        key = await find_message_id(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
         if input.delete_files:
-            stored_files.permit(info.context)
-        times = plain(input.send_time), plain(input.undo_window)
-        request = Order(key, input.delete_files, *times)
-        owner = await send_on_behalf.owner_of(info.context, key)
-        async with send_on_behalf.sending(info.context, owner, "messageSubmit") as ctx:
-            message, undo = await bulk_undo.submit(ctx, request)
-            return await _by(ctx, info, MessageSendPayload.of([message], undo))
+            stored_files.require_write_permission(info.context)
+        times = value_or_none(input.send_time), value_or_none(input.undo_window)
+        request = DraftSendRequest(key, input.delete_files, *times)
+        owner = await send_on_behalf.managed_owner_id(info.context, key)
+        async with send_on_behalf.sending_context(info.context, owner, "messageSubmit") as ctx:
+            message, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
+            return await _load_recipients_for_sender(
+                ctx, info, MessageSendPayload.from_sent_messages([message], undo)
+            )
 
     @mutation("Scheduled, held or still queued.", scope=Scope.SUBMIT)
     async def submission_cancel(
         self, info: Info, input: SubmissionCancelInput
     ) -> SubmissionsPayload:
-        keys = keys_of(info, "Submission", input.ids)
-        rows = await submission_mutations.cancel(info.context, keys)
-        return SubmissionsPayload(submissions=[Submission.of(row) for row in rows])
+        keys = ids_from_global_ids(info, "Submission", input.ids)
+        rows = await submission_mutations.cancel_submissions(info.context, keys)
+        return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
 
     @mutation(
         "New send time, all or none: of what is scheduled, held or still queued. A time that is "
@@ -397,9 +446,11 @@ class SubmissionMutation:
     async def submission_reschedule(
         self, info: Info, input: SubmissionRescheduleInput
     ) -> SubmissionsPayload:
-        keys = keys_of(info, "Submission", input.ids)
-        rows = await submission_mutations.reschedule(info.context, keys, input.send_time)
-        return SubmissionsPayload(submissions=[Submission.of(row) for row in rows])
+        keys = ids_from_global_ids(info, "Submission", input.ids)
+        rows = await submission_mutations.reschedule_submissions(
+            info.context, keys, input.send_time
+        )
+        return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
 
 
 @strawberry.type
@@ -414,6 +465,10 @@ class SubmissionSubscription:
     ) -> AsyncIterator[Submission]:
         ctx = info.context
         key = global_ids.decode("Submission", id) if id else None
-        rows = progress.of_submissions(ctx) if key is None else progress.of_submission(ctx, key)
+        rows = (
+            progress.follow_submissions(ctx)
+            if key is None
+            else progress.follow_submission(ctx, key)
+        )
         async for row in rows:
-            yield Submission.of(row)
+            yield Submission.from_row(row)

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from strawberry.http.exceptions import WebSocketDisconnected
 
-from graph.subscriptions.result_stream import Told
+from graph.subscriptions.result_stream import StreamResult
 from models.observability import metrics
 
 log = logging.getLogger(__name__)
@@ -15,84 +15,89 @@ log = logging.getLogger(__name__)
 OVERFLOWS = metrics.counter(
     "merganser_subscription_overflows", "Connections whose waiting results were dropped."
 )
-MOST = 64
-ROOM = 1 << 20
+MAX_WAITING_RESULTS = 64
+MAX_WAITING_CHARACTERS = 1 << 20
 
 
-class Taker(Protocol):
+class ResultConsumer(Protocol):
     """A receiver of the results of one operation."""
 
-    async def deliver(self, told: Told | None) -> None:
+    async def deliver(self, result: StreamResult | None) -> None:
         """Send a result to the client, None for the end; returns when it is sent."""
 
-    def fall(self) -> None:
+    def on_results_dropped(self) -> None:
         """Handle that results of this operation were dropped from a full queue."""
 
-    def resume(self) -> None:
+    def on_connection_ready(self) -> None:
         """Handle that the connection accepts results again after a drop."""
 
 
-For = TypeVar("For", bound=Taker)
+Consumer = TypeVar("Consumer", bound=ResultConsumer)
 
 
-class Outbox(Generic[For]):
+class ResultQueue(Generic[Consumer]):
     """A bounded queue of results with a task that runs while results wait.
 
     `put` never waits. If the queue is full, all results are dropped, and their consumers read
     them again when the connection has accepted its current result.
     """
 
-    __slots__ = ("_fallen", "_size", "_task", "_waiting")
+    __slots__ = ("_consumers_with_dropped_results", "_size", "_task", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[For, Told | None]] | None = None
-        self._fallen: dict[For, None] | None = None
+        self._waiting: deque[tuple[Consumer, StreamResult | None]] | None = None
+        self._consumers_with_dropped_results: dict[Consumer, None] | None = None
         self._size = 0
         self._task: asyncio.Task[None] | None = None
 
-    def put(self, taker: For, told: Told | None) -> None:
+    def put(self, consumer: Consumer, result: StreamResult | None) -> None:
         """Add a result of a consumer; None is the end of its operation."""
         if self._task is None:
-            self._task = asyncio.create_task(self._flush(taker, told))
+            self._task = asyncio.create_task(self._deliver_waiting(consumer, result))
             return
         if self._waiting is None:
             self._waiting = deque()
-        self._waiting.append((taker, told))
-        self._size += len(told.text) if told else 0
-        if len(self._waiting) > MOST or self._size > ROOM:
-            self._drop(self._waiting)
+        self._waiting.append((consumer, result))
+        self._size += len(result.json_text) if result else 0
+        if len(self._waiting) > MAX_WAITING_RESULTS or self._size > MAX_WAITING_CHARACTERS:
+            self._drop_waiting(self._waiting)
 
     def close(self) -> None:
         """Drop all results and end the task, since the connection is closed."""
-        self._waiting = self._fallen = None
+        self._waiting = self._consumers_with_dropped_results = None
         if self._task:
             self._task.cancel()
             self._task = None
 
-    def _drop(self, waiting: deque[tuple[For, Told | None]]) -> None:
-        if self._fallen is None:
-            self._fallen = {}
+    def _drop_waiting(self, waiting: deque[tuple[Consumer, StreamResult | None]]) -> None:
+        if self._consumers_with_dropped_results is None:
+            self._consumers_with_dropped_results = {}
         for taker, _ in waiting:
-            if taker not in self._fallen:
-                self._fallen[taker] = None
-                taker.fall()
+            if taker not in self._consumers_with_dropped_results:
+                self._consumers_with_dropped_results[taker] = None
+                taker.on_results_dropped()
         waiting.clear()
         OVERFLOWS.add()
         self._size = 0
 
-    async def _flush(self, taker: For, told: Told | None) -> None:
+    async def _deliver_waiting(self, consumer: Consumer, result: StreamResult | None) -> None:
         try:
-            await taker.deliver(told)
+            await consumer.deliver(result)
             while self._waiting:
-                taker, told = self._waiting.popleft()
-                self._size -= len(told.text) if told else 0
-                await taker.deliver(told)
+                consumer, result = self._waiting.popleft()
+                self._size -= len(result.json_text) if result else 0
+                await consumer.deliver(result)
         except WebSocketDisconnected:
-            self._waiting = self._fallen = None
+            self._waiting = self._consumers_with_dropped_results = None
         except Exception:  # the edge of a task; the connection handles its own end
             log.exception("a connection could not be served")
-            self._waiting = self._fallen = None
+            self._waiting = self._consumers_with_dropped_results = None
         self._task = None
-        fallen, self._fallen, self._waiting, self._size = self._fallen, None, None, 0
-        for each in fallen or ():
-            each.resume()
+        dropped, self._consumers_with_dropped_results, self._waiting, self._size = (
+            self._consumers_with_dropped_results,
+            None,
+            None,
+            0,
+        )
+        for each in dropped or ():
+            each.on_connection_ready()

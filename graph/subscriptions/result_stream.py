@@ -14,29 +14,31 @@ from strawberry.http import process_result
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 
-from graph.execution.compiled_executor import executor_of
-from graph.execution.documents.document_cache import Known
-from graph.execution.json_encoding import encode_answer, needs_steps
+from graph.execution.compiled_executor import create_executor
+from graph.execution.documents.document_cache import PreparedDocument
+from graph.execution.json_encoding import encode_response, needs_stepwise_encoding
 from graph.execution.plain_executor import PlainExecutor
-from graph.execution.resolver_plans import Book
-from graph.execution.response_size import AnswerBudget
-from graph.http.graphql_request import Question, encode
-from graph.types.fields import Standing
-from models.events.journal import Position
+from graph.execution.resolver_plans import PlanCache
+from graph.execution.response_size import ResponseBudget
+from graph.http.graphql_request import GraphqlRequest, encode_json
+from graph.types.fields import LoadPositions
+from models.events.journal import StreamPositions
 from models.observability import metrics
-from models.store.outages import StoreUnavailable, unavailable
+from models.store.outages import StorageUnavailable, storage_failure
 from resolvers.context import Context
 
-MADE = metrics.counter(
+SUBSCRIPTION_RESULTS = metrics.counter(
     "merganser_subscription_results", "Results made, each for one subscriber or for all who share."
 )
-AFTER = "after"
+AFTER_ARGUMENT = "after"
 
 
-class Runner(Protocol):
+class SubscriptionSchema(Protocol):
     """The methods of a schema that streams of results use."""
 
-    def find(self, context: Any, text: str, name: str | None) -> Known:
+    def find_document(
+        self, context: Any, text: str, operation_name: str | None
+    ) -> PreparedDocument:
         """Return a prepared document with its operation."""
 
     async def execute(
@@ -50,17 +52,17 @@ class Runner(Protocol):
         operation_extensions: dict[str, Any] | None = None,
     ) -> ExecutionResult: ...
 
-    def judge(
-        self, known: Known, variables: dict[str, Any] | None, context: Context
+    def check_document(
+        self, document: PreparedDocument, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
         """Return the errors for which the document must not be run."""
 
-    def finish(self, result: ExecutionResult, context: Context) -> None:
+    def finish_result(self, result: ExecutionResult, context: Context) -> None:
         """Log internal errors and make all errors public."""
 
 
 @dataclass(slots=True)
-class Told:
+class StreamResult:
     """One result of a stream with its JSON text, which all subscribers of a group share.
 
     `positions` are those after the result; `has_more` is True if the next result exists already.
@@ -68,32 +70,32 @@ class Told:
     """
 
     result: ExecutionResult
-    cursor: Position | None = None
-    more: bool = False
-    bare: bool = False  # nothing was executed
+    positions: StreamPositions | None = None
+    has_more: bool = False
+    has_no_data: bool = False  # nothing was executed
     _text: str | None = field(default=None, init=False, repr=False)
 
     @property
-    def refused(self) -> bool:
+    def is_refused(self) -> bool:
         """True if the operation was refused before execution."""
         return isinstance(self.result, PreExecutionError)
 
     @property
-    def text(self) -> str:
+    def json_text(self) -> str:
         """The JSON text of the result. It is encoded once; then the data is released."""
         if self._text is None:
-            self._set_text(encode(self._payload()))
+            self._set_text(encode_json(self._payload()))
         return self._text or ""
 
-    async def prepare(self, answer: AnswerBudget | None) -> Self:
+    async def encode_if_large(self, response_budget: ResponseBudget | None) -> Self:
         """Encode a large result in a thread, within its response limit; return the result."""
-        if answer is not None and needs_steps(answer):
-            self._set_text(await encode_answer(self._payload(), answer))
+        if response_budget is not None and needs_stepwise_encoding(response_budget):
+            self._set_text(await encode_response(self._payload(), response_budget))
         return self
 
     def _payload(self) -> dict[str, Any]:
         payload: dict[str, Any] = dict(process_result(self.result))
-        if self.bare:
+        if self.has_no_data:
             del payload["data"]
         return payload
 
@@ -103,196 +105,219 @@ class Told:
             self.result = ExecutionResult(data={}, errors=self.result.errors)
 
 
-async def stream(
-    schema: Runner, asked: Question, context: Context, *, encoded: bool = True
-) -> AsyncGenerator[Told]:
+async def stream_results(
+    schema: SubscriptionSchema,
+    request: GraphqlRequest,
+    context: Context,
+    *,
+    is_encoded: bool = True,
+) -> AsyncGenerator[StreamResult]:
     """Run an operation of any type and yield its results; a query or mutation has one result.
 
     The first result is a PreExecutionError if the operation is refused. Errors of the event
     source and of an event are results too. With `is_encoded`, a large result has text and no data.
     Raises StorageUnavailable if a subscription can't continue now.
     """
-    context = context.fresh()
-    known = subscribed(schema, asked, context)
-    if known is None:
-        single = await _alone(schema, asked, context)
-        answer: AnswerBudget | None = getattr(context, "answer", None) if encoded else None
-        yield await Told(single, bare=early(single)).prepare(answer)
+    context = context.fresh_copy()
+    document = find_subscription(schema, request, context)
+    if document is None:
+        single = await _execute_single(schema, request, context)
+        answer: ResponseBudget | None = getattr(context, "answer", None) if is_encoded else None
+        yield await StreamResult(
+            single, has_no_data=was_refused_before_execution(single)
+        ).encode_if_large(answer)
         return
-    opened = begun(schema, known, asked, context)
-    if isinstance(opened, list):
-        yield _refused(schema, opened, context)
+    subscription = check_subscription(schema, document, request, context)
+    if isinstance(subscription, list):
+        yield _refused_result(schema, subscription, context)
         return
-    executor = opened.executor(context)
+    executor = subscription.create_executor(context)
     source = create_source_event_stream(executor)
     if executor.is_awaitable(source):
         source = await cast("Awaitable[AsyncIterable[Any] | Answer]", source)
     if isinstance(source, Answer):
-        _raise_outage(source.errors)
-        yield _refused(schema, source.errors or [], context)
+        _raise_storage_failure(source.errors)
+        yield _refused_result(schema, source.errors or [], context)
         return
     try:
         async with aclosing(cast("AsyncGenerator[Any]", source)) as items:
             async for item in items:
-                running = opened.executor(context, item)
-                result = await _event(running)
-                _raise_outage(result.errors)
-                made = ExecutionResult(data=result.data, errors=result.errors)
-                yield await _told(schema, made, context, item).prepare(
-                    running.answer if encoded else None
+                running = subscription.create_executor(context, item)
+                result = await _execute_event(running)
+                _raise_storage_failure(result.errors)
+                converted = ExecutionResult(data=result.data, errors=result.errors)
+                yield await _finished_result(schema, converted, context, item).encode_if_large(
+                    running.response_budget if is_encoded else None
                 )
-                context.forget()
-    except StoreUnavailable:
+                context.clear_loaded()
+    except StorageUnavailable:
         raise
     except Exception as problem:
-        if failure := unavailable(problem):
+        if failure := storage_failure(problem):
             raise failure from problem
         if isinstance(problem, GraphQLError):
             error = problem
         else:
             error = GraphQLError(str(problem), original_error=problem)
-        yield _told(schema, ExecutionResult(data=None, errors=[error]), context)
+        yield _finished_result(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
-def _raise_outage(errors: Sequence[GraphQLError] | None) -> None:
+def _raise_storage_failure(errors: Sequence[GraphQLError] | None) -> None:
     """Raise StorageUnavailable if the database or object store caused one of these errors."""
     for error in errors or ():
-        if failure := unavailable(error.original_error):
+        if failure := storage_failure(error.original_error):
             raise failure
 
 
-def farewell(schema: Runner, failure: StoreUnavailable, context: Context) -> Told:
+def outage_result(
+    schema: SubscriptionSchema, failure: StorageUnavailable, context: Context
+) -> StreamResult:
     """Return the last result of a subscription that ends in an outage, with the time to retry."""
     error = GraphQLError(failure.message, original_error=failure)
-    return _told(schema, ExecutionResult(data=None, errors=[error]), context)
+    return _finished_result(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class CheckedSubscription:
     """A subscription that is allowed to start, with its coerced variables."""
 
-    book: Book
-    values: VariableValues
+    plan_cache: PlanCache
+    variable_values: VariableValues
 
-    def executor(self, context: Context, root: object = None) -> PlainExecutor:
+    def create_executor(self, context: Context, root: object = None) -> PlainExecutor:
         """Create the executor of the subscription or of one event."""
-        return executor_of(self.book, self.values, root, context)
+        return create_executor(self.plan_cache, self.variable_values, root, context)
 
 
-def subscribed(schema: Runner, asked: Question, context: Context) -> Known | None:
+def find_subscription(
+    schema: SubscriptionSchema, request: GraphqlRequest, context: Context
+) -> PreparedDocument | None:
     """Return the document of a subscription; None if it is invalid or another operation."""
-    known = schema.find(context, asked.query, asked.operation_name)
-    good = not known.faults and known.kind is OperationType.SUBSCRIPTION
-    return known if good else None
+    document = schema.find_document(context, request.document_text, request.operation_name)
+    is_subscription = not document.faults and document.operation_type is OperationType.SUBSCRIPTION
+    return document if is_subscription else None
 
 
-def begun(
-    schema: Runner, known: Known, asked: Question, context: Context
-) -> Opened | list[GraphQLError]:
+def check_subscription(
+    schema: SubscriptionSchema,
+    document: PreparedDocument,
+    request: GraphqlRequest,
+    context: Context,
+) -> CheckedSubscription | list[GraphQLError]:
     """Check a subscription; return it with its variables, or the errors that refuse it."""
-    refusals = schema.judge(known, asked.variables, context)
-    if refusals or known.book is None:
+    refusals = schema.check_document(document, request.variables, context)
+    if refusals or document.plan_cache is None:
         return refusals
-    book = known.book
-    values = book.values(asked.variables or {})
-    return values if isinstance(values, list) else Opened(book, values)
+    book = document.plan_cache
+    values = book.coerce_variables(request.variables or {})
+    return values if isinstance(values, list) else CheckedSubscription(book, values)
 
 
-async def _alone(schema: Runner, asked: Question, context: Context) -> ExecutionResult:
+async def _execute_single(
+    schema: SubscriptionSchema, request: GraphqlRequest, context: Context
+) -> ExecutionResult:
     return await schema.execute(
-        asked.query,
-        variable_values=asked.variables,
+        request.document_text,
+        variable_values=request.variables,
         context_value=context,
-        operation_name=asked.operation_name,
-        operation_extensions=asked.extensions,
+        operation_name=request.operation_name,
+        operation_extensions=request.extensions,
     )
 
 
-async def _event(executor: PlainExecutor) -> Answer:
+async def _execute_event(executor: PlainExecutor) -> Answer:
     result = execute_subscription_event(executor)
     return await result if isinstance(result, Awaitable) else result
 
 
-def early(result: ExecutionResult) -> bool:
+def was_refused_before_execution(result: ExecutionResult) -> bool:
     """True if an operation was refused before execution: the response then has no `data`."""
     errors = result.errors or ()
     late = any((error.extensions or {}).get("code") == "DEADLINE_EXCEEDED" for error in errors)
     return bool(errors) and result.data is None and not late and not any(e.path for e in errors)
 
 
-def _refused(schema: Runner, errors: list[GraphQLError], context: Context) -> Told:
+def _refused_result(
+    schema: SubscriptionSchema, errors: list[GraphQLError], context: Context
+) -> StreamResult:
     result = PreExecutionError(data=None, errors=errors)
-    schema.finish(result, context)
-    return Told(result, bare=True)
+    schema.finish_result(result, context)
+    return StreamResult(result, has_no_data=True)
 
 
-def _told(schema: Runner, result: ExecutionResult, context: Context, item: Any = None) -> Told:
-    schema.finish(result, context)
-    MADE.add()
-    return Told(result, getattr(item, "cursor", None), getattr(item, "has_more", False))
+def _finished_result(
+    schema: SubscriptionSchema, result: ExecutionResult, context: Context, source_event: Any = None
+) -> StreamResult:
+    schema.finish_result(result, context)
+    SUBSCRIPTION_RESULTS.add()
+    return StreamResult(
+        result, getattr(source_event, "cursor", None), getattr(source_event, "has_more", False)
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class SubscriptionSharing:
     """The facts by which subscriptions are grouped.
 
     `after_positions` is the argument `after`; `variables_json` has the other variables.
     """
 
-    standing: Standing
-    after: Position | None
-    variables: str
-    window: float  # seconds
+    load_positions: LoadPositions
+    after_positions: StreamPositions | None
+    variables_json: str
+    batch_window: float  # seconds
 
 
-def sharing(opened: Opened, asked: Question) -> Sharing | None:
+def subscription_sharing(
+    subscription: CheckedSubscription, request: GraphqlRequest
+) -> SubscriptionSharing | None:
     """Return how a subscription can be shared; None if it can't."""
-    (*others, node) = opened.book.operation.selection_set.selections
-    root = opened.book.schema.subscription_type
-    if others or root is None or not isinstance(node, FieldNode) or node.directives:
+    (*other_nodes, node) = subscription.plan_cache.operation.selection_set.selections
+    root = subscription.plan_cache.schema.subscription_type
+    if other_nodes or root is None or not isinstance(node, FieldNode) or node.directives:
         return None
     declared = root.fields[node.name.value]
-    standing = _standing(declared)
-    if standing is None:
+    load_positions = _load_positions_of_field(declared)
+    if load_positions is None:
         return None
     try:
-        given = get_argument_values(declared, node, opened.values)
+        arguments = get_argument_values(declared, node, subscription.variable_values)
     except GraphQLError:  # the stream reports the error
         return None
-    if given.get("user"):  # only its own stream can resolve the user
+    if arguments.get("user"):  # only its own stream can resolve the user
         return None
-    variables = dict(asked.variables or {})
-    if name := _only_after(opened.book, node):
+    variables = dict(request.variables or {})
+    if name := _variable_of_after(subscription.plan_cache, node):
         variables.pop(name, None)
     ordered = dict(sorted(variables.items()))
-    window = given.get("batchWindow")
-    return Sharing(
-        standing,
-        given.get(AFTER),
-        encode(ordered).decode(),
+    window = arguments.get("batchWindow")
+    return SubscriptionSharing(
+        load_positions,
+        arguments.get(AFTER_ARGUMENT),
+        encode_json(ordered).decode(),
         window.total_seconds() if window else 0,
     )
 
 
-def _standing(declared: GraphQLField) -> Standing | None:
-    definition = declared.extensions.get("strawberry-definition")
+def _load_positions_of_field(field: GraphQLField) -> LoadPositions | None:
+    definition = field.extensions.get("strawberry-definition")
     return getattr(definition, "metadata", {}).get("load_positions")
 
 
-def _only_after(book: Book, node: FieldNode) -> str | None:
+def _variable_of_after(plan_cache: PlanCache, node: FieldNode) -> str | None:
     """Return the variable of the argument `after`, if it has no other use."""
     for argument in node.arguments or ():
-        if argument.name.value == AFTER and isinstance(argument.value, VariableNode):
+        if argument.name.value == AFTER_ARGUMENT and isinstance(argument.value, VariableNode):
             name = argument.value.name.value
-            uses = _Uses(name)
-            walk(book.operation, uses)
-            for fragment in book.definitions.values():
+            uses = _VariableUseCounter(name)
+            walk(plan_cache.operation, uses)
+            for fragment in plan_cache.definitions.values():
                 walk(fragment, uses)
             return name if uses.count == 2 else None  # noqa: PLR2004 - it is declared, and used
     return None
 
 
-class _Uses(Visitor):
+class _VariableUseCounter(Visitor):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name, self.count = name, 0

@@ -15,248 +15,274 @@ from typing import Protocol
 
 from strawberry.http.exceptions import WebSocketDisconnected
 
-from graph.execution.documents.document_cache import Known
-from graph.execution.operation_execution import Operation
-from graph.execution.telemetry import Observed
-from graph.http.graphql_request import Question
+from graph.execution.documents.document_cache import PreparedDocument
+from graph.execution.operation_execution import OperationContext
+from graph.execution.telemetry import OperationObserver
+from graph.http.graphql_request import GraphqlRequest
 from graph.subscriptions import result_stream
-from graph.subscriptions.result_queue import Outbox
-from graph.subscriptions.result_stream import Runner, Sharing, Told
-from graph.subscriptions.sse import Watch
-from models.events.journal import Position
-from models.store.outages import StoreUnavailable
-from resolvers.context import Context, Trail
+from graph.subscriptions.result_queue import ResultQueue
+from graph.subscriptions.result_stream import StreamResult, SubscriptionSchema, SubscriptionSharing
+from graph.subscriptions.sse import ConnectionWatch
+from models.events.journal import StreamPositions
+from models.store.outages import StorageUnavailable
+from resolvers.context import Context, SubscriptionStart
 
 log = logging.getLogger(__name__)
 
-TURN = 50  # then other tasks run
-SHORT = 1.0  # seconds: a new subscriber can wait for the end of such a batch window
-SLOW = 1.0  # after a slower delivery the subscriber reads again from its position
-ADDRESSED = "host", "x-forwarded-proto"  # URLs in results depend on them
+MEMBERS_PER_STEP = 50  # then other tasks run
+MAX_WINDOW_TO_JOIN = 1.0  # seconds: a new subscriber can wait for the end of such a batch window
+SLOW_DELIVERY_SECONDS = 1.0  # after a slower delivery the subscriber reads again from its position
+URL_HEADERS = "host", "x-forwarded-proto"  # URLs in results depend on them
 
 
-class Sink(Protocol):
+class ResultSink(Protocol):
     """The destination of the results of one subscription."""
 
-    async def send(self, told: Told | None) -> None:
+    async def send(self, result: StreamResult | None) -> None:
         """Send a result, None for the end; returns when the client has accepted it.
 
         Raises WebSocketDisconnected if the client is gone.
         """
 
 
-class Groups:
+class SubscriptionGroups:
     """The subscription groups of one endpoint, and the tasks that read for them."""
 
-    def __init__(self, schema: Runner, watch: Watch) -> None:
+    def __init__(self, schema: SubscriptionSchema, connection_watch: ConnectionWatch) -> None:
         self.schema = schema
-        self.watch = watch
-        self.groups: dict[Hashable, Group] = {}
+        self.connection_watch = connection_watch
+        self.groups_by_key: dict[Hashable, SubscriptionGroup] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def start_task(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Start a task that `cancel_tasks` can end."""
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def end(self) -> None:
+    async def cancel_tasks(self) -> None:
         """Cancel all reading tasks and wait until they have ended."""
         if tasks := list(self._tasks):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def meet(self, seat: "Seat", at: Position) -> bool:
+    def try_to_join(self, subscriber: "Subscriber", positions: StreamPositions) -> bool:
         """Join the subscriber's group if the group is at its positions; create a missing group.
 
         Returns False if the subscriber must read alone until it has caught up.
         """
-        key = seat.key
+        key = subscriber.sharing_key
         if key is None:
             return False
-        group = self.groups.get(key)
+        group = self.groups_by_key.get(key)
         if group is None:
-            group = self.groups[key] = Group(self, key, seat.asked, seat.context, at)
-        if group.position != at:
-            group.waiting.add(seat)
+            group = self.groups_by_key[key] = SubscriptionGroup(
+                self, key, subscriber.request, subscriber.context, positions
+            )
+        if group.positions != positions:
+            group.catching_up.add(subscriber)
             return False
-        group.add(seat)
+        group.add(subscriber)
         return True
 
-    async def find(self, seat: "Seat") -> bool:
+    async def prepare_and_join(self, subscriber: "Subscriber") -> bool:
         """Check and prepare a subscription; return True if the subscriber joined a group."""
-        how = self._known(seat)
-        if how is None:
+        sharing = self._sharing_of(subscriber)
+        if sharing is None:
             return False
-        after = how.after
-        if seat.trail and seat.trail.since is not None:
-            after = seat.since = seat.trail.since
-        group = self.groups.get(seat.key)
-        if group and how.window <= SHORT:
+        after = sharing.after_positions
+        if subscriber.subscription_start and subscriber.subscription_start.last_seen is not None:
+            after = subscriber.last_seen = subscriber.subscription_start.last_seen
+        group = self.groups_by_key.get(subscriber.sharing_key)
+        if group and sharing.batch_window <= MAX_WINDOW_TO_JOIN:
             if after is None:
-                seat.tell_beginning(group.position)
-            return self.meet(seat, group.position if after is None else after)
+                subscriber.report_start_position(group.positions)
+            return self.try_to_join(subscriber, group.positions if after is None else after)
         try:
-            now = await how.standing(seat.context)
+            current_positions = await sharing.load_positions(subscriber.context)
         except Exception:  # noqa: BLE001 - the subscriber's own stream reports the error
             return False
         if after is None:
-            seat.at = now
-            seat.tell_beginning(now)
-        if after not in (None, now):
+            subscriber.delivered_positions = current_positions
+            subscriber.report_start_position(current_positions)
+        if after not in (None, current_positions):
             return False
-        group = self.groups.get(seat.key)
-        if group and how.window > SHORT:  # the group's window can take long: don't wait for it
-            group.waiting.add(seat)
+        group = self.groups_by_key.get(subscriber.sharing_key)
+        if (
+            group and sharing.batch_window > MAX_WINDOW_TO_JOIN
+        ):  # the group's window can take long: don't wait for it
+            group.catching_up.add(subscriber)
             return False
-        return self.meet(seat, now)
+        return self.try_to_join(subscriber, current_positions)
 
-    def _known(self, seat: "Seat") -> Sharing | None:
+    def _sharing_of(self, subscriber: "Subscriber") -> SubscriptionSharing | None:
         """Return how a subscription can be shared, and set the subscriber's sharing key.
 
         Returns None if it can't be shared or will be refused.
         """
-        known = result_stream.subscribed(self.schema, seat.asked, seat.context)
-        if known is None:
+        subscription = result_stream.find_subscription(
+            self.schema, subscriber.request, subscriber.context
+        )
+        if subscription is None:
             return None
-        seat.observe(known)
-        opened = result_stream.begun(self.schema, known, seat.asked, seat.context)
+        subscriber.start_observing(subscription)
+        opened = result_stream.check_subscription(
+            self.schema, subscription, subscriber.request, subscriber.context
+        )
         if isinstance(opened, list):
             return None
-        if isinstance(seat.context, Operation):
-            seat.context = replace(seat.context, paid=True)
-        if not seat.context.viewer.user_id:
+        if isinstance(subscriber.context, OperationContext):
+            subscriber.context = replace(subscriber.context, paid=True)
+        if not subscriber.context.viewer.user_id:
             return None
-        how = result_stream.sharing(opened, seat.asked)
-        if how:
-            seat.context = neutral(seat.context)
-            seat.key = (
-                seat.asked.query,
-                seat.asked.operation_name,
-                how.variables,
-                seat.context.viewer,
-                seat.context.viewer.auth_version,
-                tuple(_headers(seat.context).items()),
+        sharing = result_stream.subscription_sharing(opened, subscriber.request)
+        if sharing:
+            subscriber.context = shared_context(subscriber.context)
+            subscriber.sharing_key = (
+                subscriber.request.document_text,
+                subscriber.request.operation_name,
+                sharing.variables_json,
+                subscriber.context.viewer,
+                subscriber.context.viewer.auth_version,
+                tuple(_url_headers(subscriber.context).items()),
             )
-        return how
+        return sharing
 
 
-def neutral(context: Context) -> Context:
+def shared_context(context: Context) -> Context:
     """Return the context of a group: without credential, session and address of the viewer.
 
     URLs that are signed with it end with an event that ends all credentials, as a new password.
     """
-    viewer = replace(context.viewer, token_id=None, api_key_id=None, ends_at=None)
-    made = replace(
+    viewer = replace(context.viewer, token_id=None, api_key_id=None, expires_at=None)
+    context_copy = replace(
         context,
         viewer=viewer,
         connection_params=None,
         client_ip=None,
         session_id=None,
-        trail=None,
+        subscription_start=None,
     )
-    if isinstance(made, Operation):
+    if isinstance(context_copy, OperationContext):
         return replace(
-            made,
-            headers=_headers(made),
-            observed=None,
+            context_copy,
+            headers=_url_headers(context_copy),
+            observer=None,
             presence=None,
-            seat=None,
+            connection_slot=None,
             reader=None,
             live=None,
         )
-    return made
+    return context_copy
 
 
-def _from(context: Context, at: Position) -> Context:
+def _context_from_position(context: Context, positions: StreamPositions) -> Context:
     """Return the same context for a stream that starts after these positions."""
-    return replace(context, trail=Trail(lambda _position: None, at))
+    return replace(context, subscription_start=SubscriptionStart(lambda _position: None, positions))
 
 
-def _headers(context: Context) -> dict[str, str]:
-    headers = context.headers if isinstance(context, Operation) else {}
-    return {name: headers[name] for name in ADDRESSED if name in headers}
+def _url_headers(context: Context) -> dict[str, str]:
+    headers = context.headers if isinstance(context, OperationContext) else {}
+    return {name: headers[name] for name in URL_HEADERS if name in headers}
 
 
-class Group:
+class SubscriptionGroup:
     """The members of one group, their common position and the task that reads for them."""
 
     def __init__(
-        self, groups: Groups, key: Hashable, asked: Question, context: Context, at: Position
+        self,
+        groups: SubscriptionGroups,
+        key: Hashable,
+        request: GraphqlRequest,
+        context: Context,
+        positions: StreamPositions,
     ) -> None:
         self.groups = groups
         self.key = key
-        self.asked = asked
+        self.request = request
         self.context = context
-        self.position = at
-        self.members: set[Seat] = set()
-        self.waiting: set[Seat] = set()  # they read alone until they reach the group's position
-        guarded = replace(_from(context, at), vigil=self._judge)
-        self._task = groups.begin(self._run(guarded))
+        self.positions = positions
+        self.members: set[Subscriber] = set()
+        self.catching_up: set[Subscriber] = (
+            set()
+        )  # they read alone until they reach the group's position
+        guarded = replace(
+            _context_from_position(context, positions),
+            drop_ended_subscribers=self._check_credentials,
+        )
+        self._task = groups.start_task(self._read_results(guarded))
 
-    def add(self, seat: "Seat") -> None:
+    def add(self, subscriber: "Subscriber") -> None:
         """Add a subscriber that has received the same results as the group."""
-        self.waiting.discard(seat)
-        self.members.add(seat)
-        seat.group, seat.at = self, self.position
+        self.catching_up.discard(subscriber)
+        self.members.add(subscriber)
+        subscriber.group, subscriber.delivered_positions = self, self.positions
         # shared objects save memory
-        seat.key, seat.asked, seat.context = self.key, self.asked, self.context
+        subscriber.sharing_key, subscriber.request, subscriber.context = (
+            self.key,
+            self.request,
+            self.context,
+        )
 
-    def remove(self, seat: "Seat") -> None:
+    def remove(self, subscriber: "Subscriber") -> None:
         """Remove a subscriber. A group without members ends."""
-        self.waiting.discard(seat)
-        self.members.discard(seat)
+        self.catching_up.discard(subscriber)
+        self.members.discard(subscriber)
         if not self.members:
             self._task.cancel()
-            self._forget()
+            self._remove_from_groups()
 
-    async def _judge(self) -> None:
-        await self.groups.watch.judge({seat.viewer for seat in self.members})
+    async def _check_credentials(self) -> None:
+        await self.groups.connection_watch.disconnect_ended({seat.viewer for seat in self.members})
 
-    def _forget(self) -> None:
-        if self.groups.groups.get(self.key) is self:
-            del self.groups.groups[self.key]
+    def _remove_from_groups(self) -> None:
+        if self.groups.groups_by_key.get(self.key) is self:
+            del self.groups.groups_by_key[self.key]
 
-    async def _run(self, context: Context) -> None:
+    async def _read_results(self, context: Context) -> None:
         try:
             async with aclosing(
-                result_stream.stream(self.groups.schema, self.asked, context)
+                result_stream.stream_results(self.groups.schema, self.request, context)
             ) as results:
-                async for told in results:
-                    await self._tell(told)
-            await self._tell(None)
+                async for result in results:
+                    await self._distribute(result)
+            await self._distribute(None)
         except Exception:  # the edge of a task: each member reads alone
             log.exception("a group broke")
             for seat in list(self.members):
-                seat.key = None
-                seat.resume()
+                seat.sharing_key = None
+                seat.on_connection_ready()
         finally:
-            self._forget()
+            self._remove_from_groups()
 
-    async def _tell(self, told: Told | None) -> None:
-        if told and told.cursor is not None:
-            self.position = told.cursor
+    async def _distribute(self, result: StreamResult | None) -> None:
+        if result and result.positions is not None:
+            self.positions = result.positions
         ended = False
-        for turn, seat in enumerate(list(self.members)):
+        for index, seat in enumerate(list(self.members)):
             if seat not in self.members:  # it left in the meantime
                 continue
-            if self.groups.watch.expired(seat.viewer):
+            if self.groups.connection_watch.is_expired(seat.viewer):
                 ended = True
             else:
-                seat.outbox.put(seat, told)
-            if turn % TURN == TURN - 1:
+                seat.result_queue.put(seat, result)
+            if index % MEMBERS_PER_STEP == MEMBERS_PER_STEP - 1:
                 await asyncio.sleep(0)
         if ended:
-            self.groups.watch.dismiss()
-        for seat in list(self.waiting):
-            if self.members and seat.at == self.position and not seat.busy:
-                seat.stop()
+            self.groups.connection_watch.disconnect_expired_soon()
+        for seat in list(self.catching_up):
+            if (
+                self.members
+                and seat.delivered_positions == self.positions
+                and not seat.is_delivering
+            ):
+                seat.stop_reading_alone()
                 self.add(seat)
 
 
-class Seat:
+class Subscriber:
     """One subscription of one connection. It reads alone while it catches up, then in a group.
 
     `delivered_positions` are the positions after the last delivered result. Results that were
@@ -264,56 +290,75 @@ class Seat:
     """
 
     __slots__ = (
-        "__weakref__", "asked", "at", "busy", "context", "group", "groups", "key", "left",
-        "observed", "outbox", "since", "sink", "task", "trail", "viewer",
+        "__weakref__",
+        "context",
+        "delivered_positions",
+        "group",
+        "groups",
+        "has_left",
+        "is_delivering",
+        "last_seen",
+        "observer",
+        "request",
+        "result_queue",
+        "sharing_key",
+        "sink",
+        "subscription_start",
+        "task",
+        "viewer",
     )  # fmt: skip
 
     def __init__(
-        self, groups: Groups, asked: Question, context: Context, outbox: "Outbox[Seat]", sink: Sink
+        self,
+        groups: SubscriptionGroups,
+        request: GraphqlRequest,
+        context: Context,
+        result_queue: "ResultQueue[Subscriber]",
+        sink: ResultSink,
     ) -> None:
         self.groups = groups
-        self.asked = asked
+        self.request = request
         self.context = context
         self.viewer = context.viewer
-        self.trail = context.trail
-        self.observed: Observed | None = None
-        self.outbox = outbox
+        self.subscription_start = context.subscription_start
+        self.observer: OperationObserver | None = None
+        self.result_queue = result_queue
         self.sink = sink
-        self.key: Hashable = None  # of its group; None if it can't be shared
-        self.group: Group | None = None
-        self.since: Position | None = None  # from Last-Event-ID
-        self.at: Position | None = None
-        self.busy = False
-        self.left = False
+        self.sharing_key: Hashable = None  # of its group; None if it can't be shared
+        self.group: SubscriptionGroup | None = None
+        self.last_seen: StreamPositions | None = None  # from Last-Event-ID
+        self.delivered_positions: StreamPositions | None = None
+        self.is_delivering = False
+        self.has_left = False
         self.task: asyncio.Task[None] | None = None
 
-    def observe(self, known: Known) -> None:
+    def start_observing(self, document: PreparedDocument) -> None:
         """Start to measure and log the subscription."""
-        self.observed = observed = Observed(self.context, self.asked.query)
-        observed.judged(known)
-        observed.cost = known.cost(self.asked.variables)
-        observed.begin()
+        self.observer = observed = OperationObserver(self.context, self.request.document_text)
+        observed.set_document(document)
+        observed.cost = document.cost_with_variables(self.request.variables)
+        observed.start_stream()
 
-    def tell_beginning(self, position: Position) -> None:
+    def report_start_position(self, positions: StreamPositions) -> None:
         """Report the start position, so that a client without results can resume there."""
-        if self.trail:
-            self.trail.begun(position)
+        if self.subscription_start:
+            self.subscription_start.on_start(positions)
 
     def start(self) -> None:
         """Start the subscription in a task."""
-        self.task = self.groups.begin(self._begin())
+        self.task = self.groups.start_task(self._join_or_read_alone())
 
-    def resume(self) -> None:
+    def on_connection_ready(self) -> None:
         """Read alone from the position after the last delivered result."""
         self._leave_group()
-        if not self.left:
-            self.task = self.groups.begin(self._read())
+        if not self.has_left:
+            self.task = self.groups.start_task(self._read_alone())
 
-    def fall(self) -> None:
+    def on_results_dropped(self) -> None:
         """Leave the group, since the connection is slower than the group."""
         self._leave_group()
 
-    def stop(self) -> None:
+    def stop_reading_alone(self) -> None:
         """Cancel the task in which the subscriber reads alone."""
         if self.task:
             self.task.cancel()
@@ -321,74 +366,80 @@ class Seat:
 
     def leave(self) -> None:
         """End the subscription."""
-        self.left = True
-        self.stop()
+        self.has_left = True
+        self.stop_reading_alone()
         self._leave_group()
-        self._close()
+        self._end_observing()
 
-    def _close(self) -> None:
-        observed, self.observed = self.observed, None
+    def _end_observing(self) -> None:
+        observed, self.observer = self.observer, None
         if observed:
-            observed.end()
+            observed.end_stream()
 
     def _leave_group(self) -> None:
         group, self.group = self.group, None
-        if group is None and self.key is not None:
-            group = self.groups.groups.get(self.key)
+        if group is None and self.sharing_key is not None:
+            group = self.groups.groups_by_key.get(self.sharing_key)
             if group:
-                group.waiting.discard(self)
+                group.catching_up.discard(self)
         elif group:
             group.remove(self)
 
-    async def deliver(self, told: Told | None) -> None:
+    async def deliver(self, result: StreamResult | None) -> None:
         """Send a result to the client, unless the subscription has ended."""
-        if self.left:
+        if self.has_left:
             return
-        await self.sink.send(told)
-        if told is None:
-            self._close()
+        await self.sink.send(result)
+        if result is None:
+            self._end_observing()
             return
-        if self.observed:
-            self.observed.passed(told.result)
-        if told.cursor is not None:
-            self.at = told.cursor
+        if self.observer:
+            self.observer.count_event(result.result)
+        if result.positions is not None:
+            self.delivered_positions = result.positions
 
-    async def _begin(self) -> None:
+    async def _join_or_read_alone(self) -> None:
         try:
-            found = await self.groups.find(self)
+            found = await self.groups.prepare_and_join(self)
         except Exception:  # the edge of a task
             log.exception("a subscription broke at its beginning")
             found = False
         if not found:
-            await self._read()
-        elif not self.left:
+            await self._read_alone()
+        elif not self.has_left:
             self.task = None
 
-    async def _read(self) -> None:
+    async def _read_alone(self) -> None:
         try:
-            while not await self._alone():
+            while not await self._read_until_end_or_group():
                 pass
         except WebSocketDisconnected:
-            self.left = True
+            self.has_left = True
         except Exception:  # the edge of a task: a bug ends one stream, and is logged once
             log.exception("a stream broke")
             self._leave_group()
             with suppress(Exception):
                 await self.sink.send(None)
 
-    async def _judge(self) -> None:
-        await self.groups.watch.judge({self.viewer})
+    async def _check_credential(self) -> None:
+        await self.groups.connection_watch.disconnect_ended({self.viewer})
 
-    async def _alone(self) -> bool:
+    async def _read_until_end_or_group(self) -> bool:
         """Read until the end or until a group is joined; False if reading must start again."""
-        at = self.since if self.at is None else self.at
-        context = self.context if at is None else _from(self.context, at)
-        context = replace(context, vigil=self._judge)
+        positions = self.last_seen if self.delivered_positions is None else self.delivered_positions
+        context = (
+            self.context if positions is None else _context_from_position(self.context, positions)
+        )
+        context = replace(context, drop_ended_subscribers=self._check_credential)
         try:
-            return await self._read_from(context)
-        except StoreUnavailable as failure:
-            if self.at is None and self.since is None:  # it has no position to resume from
-                await self.deliver(result_stream.farewell(self.groups.schema, failure, context))
+            return await self._read_with_context(context)
+        except StorageUnavailable as failure:
+            if (
+                self.delivered_positions is None and self.last_seen is None
+            ):  # it has no position to resume from
+                await self.deliver(
+                    result_stream.outage_result(self.groups.schema, failure, context)
+                )
             else:
                 pause = failure.retry_after.total_seconds()
                 await asyncio.sleep(random.uniform(pause / 5, pause))  # noqa: S311 - spreads load
@@ -397,51 +448,53 @@ class Seat:
         await self.deliver(None)
         return True
 
-    async def _read_from(self, context: Context) -> bool:
+    async def _read_with_context(self, context: Context) -> bool:
         """Read results with a context; return True at the end or when a group is joined."""
         clock = asyncio.get_running_loop().time
         async with aclosing(
-            result_stream.stream(self.groups.schema, self.asked, context)
+            result_stream.stream_results(self.groups.schema, self.request, context)
         ) as results:
-            async for told in results:
-                if self.groups.watch.expired(self.viewer):
-                    self.groups.watch.dismiss()
+            async for result in results:
+                if self.groups.connection_watch.is_expired(self.viewer):
+                    self.groups.connection_watch.disconnect_expired_soon()
                     return True
-                began, self.busy = clock(), True
-                await self.deliver(told)
+                started_at, self.is_delivering = clock(), True
+                await self.deliver(result)
                 await asyncio.sleep(0)  # a source that never waits would block other tasks
-                self.busy = False
+                self.is_delivering = False
                 if (
-                    told.cursor is not None
-                    and not told.more
-                    and self.groups.meet(self, told.cursor)
+                    result.positions is not None
+                    and not result.has_more
+                    and self.groups.try_to_join(self, result.positions)
                 ):
                     self.task = None
                     return True
-                if told.cursor is not None and clock() - began > SLOW:
+                if result.positions is not None and clock() - started_at > SLOW_DELIVERY_SECONDS:
                     return False
         self._leave_group()
         await self.deliver(None)
         return True
 
 
-class Handing(asyncio.Queue[Told | None]):
+class PullSink(asyncio.Queue[StreamResult | None]):
     """A sink for a reader that pulls results one by one."""
 
-    async def send(self, told: Told | None) -> None:
+    async def send(self, result: StreamResult | None) -> None:
         """Pass a result to the reader; returns when the reader asks for the next one."""
-        await self.put(told)
+        await self.put(result)
         await self.join()
 
 
-async def pulled(groups: Groups, asked: Question, context: Context) -> AsyncGenerator[Told]:
+async def pull_results(
+    groups: SubscriptionGroups, request: GraphqlRequest, context: Context
+) -> AsyncGenerator[StreamResult]:
     """Yield the results of an operation; the next is read when the reader asks for it."""
-    outbox, sink = Outbox[Seat](), Handing(1)
-    seat = Seat(groups, asked, context, outbox, sink)
+    outbox, sink = ResultQueue[Subscriber](), PullSink(1)
+    seat = Subscriber(groups, request, context, outbox, sink)
     seat.start()
     try:
-        while (told := await sink.get()) is not None:
-            yield told
+        while (result := await sink.get()) is not None:
+            yield result
             sink.task_done()
     finally:
         seat.leave()

@@ -20,210 +20,231 @@ from weakref import WeakSet
 
 from graphql import GraphQLError
 
-from graph.execution.operation_execution import Operation
-from graph.http.graphql_request import EVENTS, Rejected, encode
-from graph.subscriptions.result_stream import Told
-from graph.types.scalars import cursor, position
-from models.events.journal import Position
+from graph.execution.operation_execution import OperationContext
+from graph.http.graphql_request import EVENT_STREAM, RequestRejected, encode_json
+from graph.subscriptions.result_stream import StreamResult
+from graph.types.scalars import decode_cursor, encode_cursor
+from models.events.journal import StreamPositions
 from models.users.roles import Role
-from resolvers.context import Trail, Viewer
+from resolvers.context import SubscriptionStart, Viewer
 
 log = logging.getLogger(__name__)
 
-Ended = Callable[[Viewer], Awaitable[bool]]
-Kicked = Callable[[Collection[int]], Awaitable[Mapping[int, datetime]]]
-ENDED = "sign in again: the credential has ended"
-KICKED = "the connection was ended: sign in again"
-HEADERS = {
-    "Content-Type": f"{EVENTS}; charset=utf-8",
+HasCredentialEnded = Callable[[Viewer], Awaitable[bool]]
+LoadKickTimes = Callable[[Collection[int]], Awaitable[Mapping[int, datetime]]]
+CREDENTIAL_ENDED = "sign in again: the credential has ended"
+DISCONNECTED_BY_ADMINISTRATOR = "the connection was ended: sign in again"
+EVENT_STREAM_HEADERS = {
+    "Content-Type": f"{EVENT_STREAM}; charset=utf-8",
     "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",  # nginx would buffer small events
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Farewell:
+class DisconnectReason:
     """The reason of a disconnection; `cancels_operations` if running operations are cancelled."""
 
-    text: str = ENDED
-    force: bool = True
+    text: str = CREDENTIAL_ENDED
+    cancels_operations: bool = True
 
     @property
-    def said(self) -> str:
+    def close_reason(self) -> str:
         """The reason text of the WebSocket close frame."""
-        return "Forbidden" if self.text == ENDED else self.text
+        return "Forbidden" if self.text == CREDENTIAL_ENDED else self.text
 
     @property
-    def error(self) -> dict[str, Any]:
+    def graphql_error(self) -> dict[str, Any]:
         """The GraphQL error. Its code tells clients to sign in again."""
         return {"message": self.text, "extensions": {"code": "UNAUTHENTICATED"}}
 
 
-FAREWELL = Farewell()
-GATHER = 0.1  # changed credentials of this time are checked together
+CREDENTIAL_ENDED_REASON = DisconnectReason()
+CHANGE_BATCH_SECONDS = 0.1  # changed credentials of this time are checked together
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class Follower(Protocol):
+class OpenConnection(Protocol):
     """An open WebSocket or event stream."""
 
-    since: datetime
+    connected_at: datetime
 
     @property
     def viewer(self) -> Viewer: ...
 
-    async def end(self, farewell: Farewell) -> None:
+    async def disconnect(self, reason: DisconnectReason) -> None:
         """Send the reason and close the connection, within a few seconds."""
 
-    def break_off(self) -> None:
+    def close_for_shutdown(self) -> None:
         """Close because the server stops, so that the client connects again."""
 
 
-class Watch:
+class ConnectionWatch:
     """The open connections, and the task that disconnects them when their credential has ended."""
 
     def __init__(
         self,
-        now: Callable[[], datetime],
-        ended: Ended | None,
-        every: float,
-        kicked: Kicked | None = None,
+        current_time: Callable[[], datetime],
+        has_credential_ended: HasCredentialEnded | None,
+        check_interval: float,
+        load_kick_times: LoadKickTimes | None = None,
     ) -> None:
-        self.now = now
-        self.ended = ended
-        self.kicked = kicked
-        self.every = every  # seconds
-        self.followers: set[Follower] = set()
-        self._sweeping: asyncio.Task[None] | None = None
-        self._ending = set[asyncio.Task[None]]()
-        self._gone = set[Viewer]()  # until they are disconnected
-        self._parting = WeakSet[Follower]()
-        self._recalled = set[int | None]()
-        self._broken_off = False
+        self.current_time = current_time
+        self.has_credential_ended = has_credential_ended
+        self.load_kick_times = load_kick_times
+        self.check_interval = check_interval  # seconds
+        self.connections: set[OpenConnection] = set()
+        self._check_task: asyncio.Task[None] | None = None
+        self._background_tasks = set[asyncio.Task[None]]()
+        self._ended_viewers = set[Viewer]()  # until they are disconnected
+        self._disconnecting = WeakSet[OpenConnection]()
+        self._changed_user_ids = set[int | None]()
+        self._is_shutting_down = False
 
-    def add(self, follower: Follower) -> None:
+    def add(self, connection: OpenConnection) -> None:
         """Add a connection. The periodic check runs while there are connections."""
-        self.followers.add(follower)
-        if self._broken_off:
-            follower.break_off()
-        if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.create_task(self._run())
+        self.connections.add(connection)
+        if self._is_shutting_down:
+            connection.close_for_shutdown()
+        if self._check_task is None or self._check_task.done():
+            self._check_task = asyncio.create_task(self._check_periodically())
 
-    def remove(self, follower: Follower) -> None:
+    def remove(self, connection: OpenConnection) -> None:
         """Remove a connection."""
-        self.followers.discard(follower)
-        if not self.followers and self._sweeping:
-            self._sweeping.cancel()
-            self._sweeping = None
+        self.connections.discard(connection)
+        if not self.connections and self._check_task:
+            self._check_task.cancel()
+            self._check_task = None
 
-    def expired(self, viewer: Viewer) -> bool:
+    def is_expired(self, viewer: Viewer) -> bool:
         """True if the viewer's credential has expired, or is known to have ended."""
-        if self._gone and viewer in self._gone:
+        if self._ended_viewers and viewer in self._ended_viewers:
             return True
-        return viewer.ends_at is not None and viewer.ends_at <= self.now()
+        return viewer.expires_at is not None and viewer.expires_at <= self.current_time()
 
-    async def end(self, which: Callable[[Viewer], bool]) -> None:
+    async def disconnect_viewers(self, is_affected: Callable[[Viewer], bool]) -> None:
         """Disconnect all connections with a viewer that meets the condition."""
-        await self._end([one for one in self.followers if which(one.viewer)])
+        await self._disconnect([one for one in self.connections if is_affected(one.viewer)])
 
-    async def _end(self, gone: Iterable[Follower], farewell: Farewell = FAREWELL) -> None:
-        gone = list(gone)
-        self._parting.update(gone)
-        await asyncio.gather(*(follower.end(farewell) for follower in gone))
+    async def _disconnect(
+        self,
+        connections: Iterable[OpenConnection],
+        reason: DisconnectReason = CREDENTIAL_ENDED_REASON,
+    ) -> None:
+        connections = list(connections)
+        self._disconnecting.update(connections)
+        await asyncio.gather(*(follower.disconnect(reason) for follower in connections))
 
-    def break_off(self) -> None:
+    def close_for_shutdown(self) -> None:
         """Close all connections because the server stops. Clients connect again later."""
-        self._broken_off = True
-        for follower in self.followers:
-            follower.break_off()
+        self._is_shutting_down = True
+        for follower in self.connections:
+            follower.close_for_shutdown()
 
-    def dismiss(self) -> None:
+    def disconnect_expired_soon(self) -> None:
         """Disconnect the viewers with expired credentials in the background."""
-        self._soon(self.end(self.expired))
+        self._run_in_background(self.disconnect_viewers(self.is_expired))
 
-    def of(self, user_ids: Collection[int]) -> Sequence[Viewer]:
+    def viewers_of_users(self, user_ids: Collection[int]) -> Sequence[Viewer]:
         """Return the viewers of these users, one for each connection."""
-        return [one.viewer for one in self.followers if _whose(one.viewer) in user_ids]
+        return [one.viewer for one in self.connections if _viewer_user_id(one.viewer) in user_ids]
 
-    def kick(self, user_ids: Collection[int], reason: str | None, *, force: bool) -> None:
+    def disconnect_users(
+        self, user_ids: Collection[int], reason: str | None, *, cancels_operations: bool
+    ) -> None:
         """Disconnect all connections of these users in the background."""
-        gone = [one for one in self.followers if _whose(one.viewer) in user_ids]
-        self._soon(self._end(gone, Farewell(reason or KICKED, force)))
+        closed_connections = [
+            one for one in self.connections if _viewer_user_id(one.viewer) in user_ids
+        ]
+        self._run_in_background(
+            self._disconnect(
+                closed_connections,
+                DisconnectReason(reason or DISCONNECTED_BY_ADMINISTRATOR, cancels_operations),
+            )
+        )
 
-    async def judge(self, viewers: Collection[Viewer]) -> None:
+    async def disconnect_ended(self, viewers: Collection[Viewer]) -> None:
         """Check these viewers' credentials and disconnect, in the background, those that ended."""
-        gone = {viewer for viewer in viewers if await self._has_ended(viewer)}
-        if gone:
-            self._gone |= gone
-            self._soon(self._part(gone))
+        ended = {viewer for viewer in viewers if await self._has_ended(viewer)}
+        if ended:
+            self._ended_viewers |= ended
+            self._run_in_background(self._disconnect_ended_viewers(ended))
 
-    async def _part(self, gone: set[Viewer]) -> None:
-        await self.end(gone.__contains__)
-        self._gone -= gone
+    async def _disconnect_ended_viewers(self, ended_viewers: set[Viewer]) -> None:
+        await self.disconnect_viewers(ended_viewers.__contains__)
+        self._ended_viewers -= ended_viewers
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        ending = asyncio.create_task(work)
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
 
-    def recall(self, account: int | None) -> None:
+    def recheck_user(self, user_id: int | None) -> None:
         """Check the credentials of a user soon; None checks all, 0 those without a user."""
-        if not self.followers:
+        if not self.connections:
             return
-        if not self._recalled:
-            self._soon(self._look())
-        self._recalled.add(account)
+        if not self._changed_user_ids:
+            self._run_in_background(self._check_changed_users())
+        self._changed_user_ids.add(user_id)
 
-    async def _look(self) -> None:
-        await asyncio.sleep(GATHER)
-        recalled, self._recalled = self._recalled, set()
+    async def _check_changed_users(self) -> None:
+        await asyncio.sleep(CHANGE_BATCH_SECONDS)
+        changed_user_ids, self._changed_user_ids = self._changed_user_ids, set()
         try:
-            await self.sweep(None if None in recalled else recalled)
+            await self.check_credentials(None if None in changed_user_ids else changed_user_ids)
         except Exception:  # in a database outage: the next check repeats it
             log.exception("recalled credentials were not looked at")
 
-    async def sweep(self, accounts: set[int | None] | None = None) -> None:
+    async def check_credentials(self, user_ids: set[int | None] | None = None) -> None:
         """Disconnect connections with an ended credential or closed by an administrator.
 
         Checks each viewer once, of these users or of all, and reads all kick times at once.
         """
         viewers = {
             one.viewer
-            for one in self.followers.difference(self._parting)
-            if accounts is None or accounts.intersection(_recallable(one.viewer))
+            for one in self.connections.difference(self._disconnecting)
+            if user_ids is None or user_ids.intersection(_credential_user_ids(one.viewer))
         }
-        gone = {viewer for viewer in viewers if await self._has_ended(viewer)}
-        await self.end(gone.__contains__)
-        users = {_whose(viewer) for viewer in viewers - gone} - {0}
-        times = await self.kicked(users) if self.kicked and users else {}
-        away = [
+        ended = {viewer for viewer in viewers if await self._has_ended(viewer)}
+        await self.disconnect_viewers(ended.__contains__)
+        connected_user_ids = {_viewer_user_id(viewer) for viewer in viewers - ended} - {0}
+        kick_times = (
+            await self.load_kick_times(connected_user_ids)
+            if self.load_kick_times and connected_user_ids
+            else {}
+        )
+        kicked = [
             one
-            for one in self.followers.difference(self._parting)
-            if one.since < times.get(_whose(one.viewer), NEVER)
+            for one in self.connections.difference(self._disconnecting)
+            if one.connected_at < kick_times.get(_viewer_user_id(one.viewer), NEVER)
         ]
-        await self._end(away, Farewell(KICKED, force=False))
+        await self._disconnect(
+            kicked, DisconnectReason(DISCONNECTED_BY_ADMINISTRATOR, cancels_operations=False)
+        )
 
     async def _has_ended(self, viewer: Viewer) -> bool:
-        if viewer.role is Role.PUBLIC and not viewer.pending_for:
+        if viewer.role is Role.PUBLIC and not viewer.pending_user_id:
             return False
-        return self.expired(viewer) or (self.ended is not None and await self.ended(viewer))
+        return self.is_expired(viewer) or (
+            self.has_credential_ended is not None and await self.has_credential_ended(viewer)
+        )
 
-    async def _run(self) -> None:
+    async def _check_periodically(self) -> None:
         while True:
-            await asyncio.sleep(self.every)
+            await asyncio.sleep(self.check_interval)
             try:
-                await self.sweep()
-            except Exception:  # the store may be away for a while: the next sweep sees again
+                await self.check_credentials()
+            except Exception:  # the database may be down for some time: the next sweep checks again
                 log.exception("the sweep of credentials failed")
 
 
-def _recallable(viewer: Viewer) -> set[int]:
+def _credential_user_ids(viewer: Viewer) -> set[int]:
     """Return the IDs of the users that this viewer's credential depends on."""
-    return {_whose(viewer), *filter(None, [viewer.actor_id])}
+    return {_viewer_user_id(viewer), *filter(None, [viewer.actor_id])}
 
 
-def _whose(viewer: Viewer) -> int:
-    return viewer.user_id or viewer.pending_for
+def _viewer_user_id(viewer: Viewer) -> int:
+    return viewer.user_id or viewer.pending_user_id
 
 
 class EventStream:
@@ -234,116 +255,130 @@ class EventStream:
     the events after it (HTML standard, section 9.2). Raises Rejected if that is no cursor.
     """
 
-    def __init__(self, context: Operation, *, heartbeat: float) -> None:
+    def __init__(self, context: OperationContext, *, heartbeat: float) -> None:
         self.viewer = context.viewer
-        self.since = context.world.now()
+        self.connected_at = context.environment.now()
         self.heartbeat = heartbeat  # seconds
-        context.trail = Trail(self._begin, _last_event(context.headers))
-        self._over: Farewell | None = None
-        self._broken_off = False
+        context.subscription_start = SubscriptionStart(
+            self._send_start_position, _last_event_position(context.headers)
+        )
+        self._disconnect_reason: DisconnectReason | None = None
+        self._is_shutting_down = False
         self._queue: asyncio.Queue[str] = asyncio.Queue(1)  # the generator waits for the reader
-        self._source: asyncio.Task[None] | None = None
+        self._results_task: asyncio.Task[None] | None = None
 
-    async def end(self, farewell: Farewell) -> None:
+    async def disconnect(self, reason: DisconnectReason) -> None:
         """Send the reason and complete the stream."""
-        self._over = farewell
-        if self._source:
-            self._source.cancel()
+        self._disconnect_reason = reason
+        if self._results_task:
+            self._results_task.cancel()
 
-    def break_off(self) -> None:
+    def close_for_shutdown(self) -> None:
         """End the stream without `complete`, so that the client connects again."""
-        self._broken_off = True
-        if self._source:
-            self._source.cancel()
+        self._is_shutting_down = True
+        if self._results_task:
+            self._results_task.cancel()
 
-    async def text(self, results: AsyncGenerator[Told], watch: Watch) -> AsyncGenerator[str]:
+    async def stream_events(
+        self, results: AsyncGenerator[StreamResult], watch: ConnectionWatch
+    ) -> AsyncGenerator[str]:
         """Yield the events of all results, and a comment after each silent heartbeat interval."""
-        self._source = source = asyncio.create_task(self._drain(results))
+        self._results_task = source = asyncio.create_task(self._queue_results(results))
         watch.add(self)
         try:
-            async with aclosing(self._events(source)) as events:
+            async with aclosing(self._queued_events_and_heartbeats(source)) as events:
                 async for event in events:
                     yield event
-            if not self._broken_off:
-                yield self.ending(self._over)
+            if not self._is_shutting_down:
+                yield self.final_events(self._disconnect_reason)
         finally:
             watch.remove(self)
             source.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({source})
 
-    def written(self, told: Told) -> str:
+    def events_from_result(self, result: StreamResult) -> str:
         """Return the text of the events for a result."""
-        place = "" if told.cursor is None else _id(told.cursor)
-        return place + _event("next", told.text)
+        event_id = "" if result.positions is None else _id_line(result.positions)
+        return event_id + _format_event("next", result.json_text)
 
-    def ending(self, farewell: Farewell | None) -> str:
+    def final_events(self, reason: DisconnectReason | None) -> str:
         """Return the text of the last events, with the error of a disconnection."""
-        why = _event("next", _json({"errors": [farewell.error]})) if farewell else ""
-        return why + _event("complete", "")
+        reason_event = (
+            _format_event("next", _json_text({"errors": [reason.graphql_error]})) if reason else ""
+        )
+        return reason_event + _format_event("complete", "")
 
-    def _begin(self, place: Position) -> None:
+    def _send_start_position(self, positions: StreamPositions) -> None:
         """Send the start position, so that a client without events can resume there."""
-        self._queue.put_nowait(f"{_id(place)}\n")
+        self._queue.put_nowait(f"{_id_line(positions)}\n")
 
-    async def _drain(self, results: AsyncGenerator[Told]) -> None:
+    async def _queue_results(self, results: AsyncGenerator[StreamResult]) -> None:
         """Read all results in one task, since generators can depend on their task."""
         async with aclosing(results):
-            async for told in results:
-                await self._queue.put(self.written(told))
+            async for result in results:
+                await self._queue.put(self.events_from_result(result))
 
-    async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[str]:
+    async def _queued_events_and_heartbeats(
+        self, results_task: asyncio.Task[None]
+    ) -> AsyncGenerator[str]:
         """Yield the queued events, and a comment for each heartbeat interval without one."""
-        getting = asyncio.create_task(self._queue.get())
+        next_event = asyncio.create_task(self._queue.get())
         try:
-            while not self._over:
+            while not self._disconnect_reason:
                 await asyncio.wait(
-                    {getting, source},
+                    {next_event, results_task},
                     timeout=self.heartbeat,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if getting.done():
-                    yield getting.result()
-                    getting = asyncio.create_task(self._queue.get())
-                elif not source.done():
+                if next_event.done():
+                    yield next_event.result()
+                    next_event = asyncio.create_task(self._queue.get())
+                elif not results_task.done():
                     yield ": ping\n\n"
                 elif self._queue.empty():
                     break
-            await asyncio.wait({source})
+            await asyncio.wait({results_task})
         finally:
-            getting.cancel()
-        if not source.cancelled() and (error := source.exception()):
+            next_event.cancel()
+        if not results_task.cancelled() and (error := results_task.exception()):
             raise error  # not of a resolver: Strawberry turns those into results
 
 
-def _last_event(headers: Mapping[str, str]) -> Position | None:
+def _last_event_position(headers: Mapping[str, str]) -> StreamPositions | None:
     text = headers.get("last-event-id")
     if not text:
         return None
     try:
-        return position(text)
+        return decode_cursor(text)
     except GraphQLError:
-        raise Rejected(400, "BAD_CURSOR", "Last-Event-ID is not a cursor of the journal.") from None
+        raise RequestRejected(
+            400, "BAD_CURSOR", "Last-Event-ID is not a cursor of the journal."
+        ) from None
 
 
-def _id(place: Position) -> str:
-    return f"id: {cursor(place)}\n"
+def _id_line(positions: StreamPositions) -> str:
+    return f"id: {encode_cursor(positions)}\n"
 
 
-def one_event(kind: str | None, payload: object) -> str:
+def format_event(event_type: str | None, payload: object) -> str:
     """Return the text of one event with JSON data. Without a type it is a "message"."""
-    return _event(kind, _json(payload)) if kind else f"data: {_json(payload)}\n\n"
+    return (
+        _format_event(event_type, _json_text(payload))
+        if event_type
+        else f"data: {_json_text(payload)}\n\n"
+    )
 
 
-def _event(kind: str, data: str) -> str:
+def _format_event(event_type: str, data: str) -> str:
     """Return the text of one event, with the line ends that the client urql requires."""
-    return f"event: {kind}\ndata: {data}\n\n"
+    return f"event: {event_type}\ndata: {data}\n\n"
 
 
-def _json(payload: object) -> str:
-    return encode(payload).decode()
+def _json_text(payload: object) -> str:
+    return encode_json(payload).decode()
 
 
-def one_result(payload: object) -> str:
+def format_single_result(payload: object) -> str:
     """Return the text of a complete stream with one result."""
-    return _event("next", _json(payload)) + _event("complete", "")
+    return _format_event("next", _json_text(payload)) + _format_event("complete", "")

@@ -21,37 +21,43 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
     SubscribeMessage,
 )
 
-from graph.execution.documents.documents_by_hash import Persisted
-from graph.execution.operation_execution import Operation
-from graph.http.graphql_request import Question, Rejected, encode, names_document, question
-from graph.subscriptions.result_queue import Outbox
-from graph.subscriptions.result_stream import Told
-from graph.subscriptions.shared_subscriptions import Groups, Seat
-from graph.subscriptions.sse import FAREWELL, Farewell, Watch
-from models.store.outages import unavailable
+from graph.execution.documents.documents_by_hash import DocumentsByHash
+from graph.execution.operation_execution import OperationContext
+from graph.http.graphql_request import (
+    GraphqlRequest,
+    RequestRejected,
+    encode_json,
+    is_document_named,
+    request_from_members,
+)
+from graph.subscriptions.result_queue import ResultQueue
+from graph.subscriptions.result_stream import StreamResult
+from graph.subscriptions.shared_subscriptions import Subscriber, SubscriptionGroups
+from graph.subscriptions.sse import CREDENTIAL_ENDED_REASON, ConnectionWatch, DisconnectReason
+from models.store.outages import storage_failure
 from resolvers.context import Viewer
 
 log = logging.getLogger(__name__)
 
-REASON_MAX = 123  # RFC 6455, section 5.5
-ID_MAX = 256
-SOON = 0.05
-PARTING = 5.0  # to a client that may not read
-BROKEN = 1011
-AGAIN_LATER = 1013  # clients connect again later; after 4429 they would not
-UNGREETED = 4401
-FORBIDDEN = 4403
-TAKEN = 4409
+MAX_REASON_BYTES = 123  # RFC 6455, section 5.5
+MAX_OPERATION_ID_LENGTH = 256
+POLL_SECONDS = 0.05
+DISCONNECT_SECONDS = 5.0  # to a client that may not read
+INTERNAL_ERROR_CLOSE_CODE = 1011
+TRY_AGAIN_LATER_CLOSE_CODE = 1013  # clients connect again later; after 4429 they would not
+UNAUTHORIZED_CLOSE_CODE = 4401
+FORBIDDEN_CLOSE_CODE = 4403
+SUBSCRIBER_EXISTS_CLOSE_CODE = 4409
 
-Shape = Mapping[str, tuple[type | None, ...]]  # by member; None: it can be missing
-FRAMES: Mapping[str, Shape] = {
+MemberTypes = Mapping[str, tuple[type | None, ...]]  # by member; None: it can be missing
+FRAME_MEMBERS: Mapping[str, MemberTypes] = {
     "connection_init": {"payload": (dict, None)},
     "ping": {"payload": (dict, None)},
     "pong": {"payload": (dict, None)},
     "subscribe": {"id": (str,), "payload": (dict,)},
     "complete": {"id": (str,)},
 }
-SUBSCRIBE: Shape = {
+SUBSCRIBE_MEMBERS: MemberTypes = {
     "query": (str, None),
     "documentId": (str, None),
     "variables": (dict, None),
@@ -60,13 +66,13 @@ SUBSCRIBE: Shape = {
 }
 
 
-class Adapter(ASGIWebSocketAdapter):
+class WebSocketAdapter(ASGIWebSocketAdapter):
     """A WebSocket adapter that sends nothing after the close and closes once."""
 
     unread = 0  # messages that the client has not read
 
     async def send_json(self, message: Mapping[str, object]) -> None:
-        if self._closed():
+        if self._is_closed():
             raise WebSocketDisconnected
         self.unread += 1
         try:
@@ -77,78 +83,84 @@ class Adapter(ASGIWebSocketAdapter):
 
     async def send_text(self, text: str) -> None:
         """Send a text frame. Raises WebSocketDisconnected if the client is gone."""
-        if self._closed():
+        if self._is_closed():
             raise WebSocketDisconnected
         self.unread += 1
         try:
             await self.ws.send({"type": "websocket.send", "text": text})
-        except WebSocketDisconnect as gone:
-            raise WebSocketDisconnected from gone
+        except WebSocketDisconnect as error:
+            raise WebSocketDisconnected from error
         finally:
             self.unread -= 1
 
     async def close(self, code: int, reason: str) -> None:
-        if self._closed():
+        if self._is_closed():
             return
-        short = reason.encode()[:REASON_MAX].decode(errors="ignore")
+        short = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
         with suppress(WebSocketDisconnect):  # the client closed first
             await super().close(code, short)
 
-    def _closed(self) -> bool:
+    def _is_closed(self) -> bool:
         states = self.ws.application_state, self.ws.client_state
         return WebSocketState.DISCONNECTED in states
 
 
-class Crowded(Exception):
+class TooManyConnections(Exception):
     """The signed-in user has too many WebSockets and streams."""
 
 
-class Desk(Protocol):
+class WebSocketServer(Protocol):
     """The parts of the endpoint that a WebSocket uses."""
 
-    watch: Watch
-    groups: Groups
-    persisted: Persisted
+    connection_watch: ConnectionWatch
+    subscription_groups: SubscriptionGroups
+    documents_by_hash: DocumentsByHash
 
 
-class Running:
+class WebSocketOperation:
     """One operation of a WebSocket, to which its results are sent."""
 
-    __slots__ = ("handler", "id", "seat")
+    __slots__ = ("handler", "operation_id", "subscriber")
 
-    def __init__(self, handler: "Handler", id_: str, asked: Question) -> None:
+    def __init__(
+        self, handler: "WebSocketHandler", operation_id: str, request: GraphqlRequest
+    ) -> None:
         self.handler = handler
-        self.id = id_
-        self.seat = Seat(handler.desk.groups, asked, handler.context, handler.outbox, self)
+        self.operation_id = operation_id
+        self.subscriber = Subscriber(
+            handler.server.subscription_groups, request, handler.context, handler.result_queue, self
+        )
 
-    async def send(self, told: Told | None) -> None:
+    async def send(self, result: StreamResult | None) -> None:
         """Send a result; at the end (None) remove the operation from the WebSocket."""
-        if told is None:
-            if self.handler.forget(self):
-                await self.handler.send_message({"id": self.id, "type": "complete"})
-        elif told.refused:
-            self.handler.forget(self)
-            await self.refuse([error.formatted for error in told.result.errors or ()])
+        if result is None:
+            if self.handler.remove_operation(self):
+                await self.handler.send_message({"id": self.operation_id, "type": "complete"})
+        elif result.is_refused:
+            self.handler.remove_operation(self)
+            await self.send_errors([error.formatted for error in result.result.errors or ()])
         else:
-            head = encode(self.id).decode()
-            text = f'{{"id":{head},"type":"next","payload":{told.text}}}'
+            head = encode_json(self.operation_id).decode()
+            text = f'{{"id":{head},"type":"next","payload":{result.json_text}}}'
             await self.handler.adapter.send_text(text)
 
-    async def refuse(self, errors: Sequence[object]) -> None:
+    async def send_errors(self, errors: Sequence[object]) -> None:
         """Send an `error` message, which ends the operation."""
         payload = cast("Any", errors)
-        await self.handler.send_message({"id": self.id, "type": "error", "payload": payload})
+        await self.handler.send_message(
+            {"id": self.operation_id, "type": "error", "payload": payload}
+        )
 
 
-class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
+class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
     """Strawberry's handler with strict checks of frames and shared subscriptions."""
 
-    operations: dict[str, Running]  # type: ignore[assignment]  # ty: ignore[incompatible-attribute-override]
+    operations: dict[str, WebSocketOperation]  # type: ignore[assignment]  # ty: ignore[incompatible-attribute-override]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.outbox = Outbox[Seat]()
-        self.since = self.context.world.now()
+        self.result_queue = ResultQueue[Subscriber]()
+        self.connected_at = self.context.environment.now()
 
     @property
     def viewer(self) -> Viewer:
@@ -156,18 +168,18 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         return self.context.viewer
 
     @property
-    def desk(self) -> Desk:
+    def server(self) -> WebSocketServer:
         """The endpoint of this WebSocket."""
-        return cast("Desk", self.view)
+        return cast("WebSocketServer", self.view)
 
     @property
-    def adapter(self) -> Adapter:
+    def adapter(self) -> WebSocketAdapter:
         """The adapter of this WebSocket."""
-        return cast("Adapter", self.websocket)
+        return cast("WebSocketAdapter", self.websocket)
 
     async def handle_message(self, message: Message) -> None:
         """Handle one frame. An invalid frame or an error closes the WebSocket."""
-        if fault := frame_fault(message):
+        if fault := frame_error(message):
             await self.handle_invalid_message(fault)
             return
         try:
@@ -176,23 +188,23 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
             raise
         except Exception as problem:  # the edge of a listener: it ends one socket, logged once
             log.exception("a socket broke", extra={"request_id": self.context.request_id})
-            if failure := unavailable(problem):  # the code tells clients to connect again
-                await self.websocket.close(AGAIN_LATER, failure.message)
+            if failure := storage_failure(problem):  # the code tells clients to connect again
+                await self.websocket.close(TRY_AGAIN_LATER_CLOSE_CODE, failure.message)
             else:
-                await self.websocket.close(BROKEN, "Internal error")
+                await self.websocket.close(INTERNAL_ERROR_CLOSE_CODE, "Internal error")
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         """Sign in, and add the connection to the watch of credentials."""
         if message.get("payload") is None:
             message = {"type": "connection_init", "payload": {}}
-        self.context.reader = cast("Adapter", self.websocket)
+        self.context.reader = cast("WebSocketAdapter", self.websocket)
         try:
             await super().handle_connection_init(message)
-        except Crowded:
-            await self.websocket.close(AGAIN_LATER, "Too many sockets are open")
+        except TooManyConnections:
+            await self.websocket.close(TRY_AGAIN_LATER_CLOSE_CODE, "Too many sockets are open")
         self.connection_init_timeout_task = None
         if self.connection_acknowledged:
-            self.desk.watch.add(self)
+            self.server.connection_watch.add(self)
 
     async def handle_ping(self, message: PingMessage) -> None:
         """Answer with a pong and the payload of the ping."""
@@ -205,114 +217,120 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         """Start an operation, or refuse it with an error or a close code."""
         id_ = message["id"]
         if not self.connection_acknowledged:
-            await self.websocket.close(UNGREETED, "Unauthorized")
-        elif self.desk.watch.expired(self.viewer):
-            await self.end(FAREWELL)
+            await self.websocket.close(UNAUTHORIZED_CLOSE_CODE, "Unauthorized")
+        elif self.server.connection_watch.is_expired(self.viewer):
+            await self.disconnect(CREDENTIAL_ENDED_REASON)
         elif id_ in self.operations:
-            await self.websocket.close(TAKEN, f"Subscriber for {id_} already exists")
-        elif self._full():
-            said = f"{self.max_subscriptions_per_connection} operations run on this socket already"
-            await self._refuse(id_, said, {"code": "RATE_LIMITED", "retryAfterSeconds": 1})
+            await self.websocket.close(
+                SUBSCRIBER_EXISTS_CLOSE_CODE, f"Subscriber for {id_} already exists"
+            )
+        elif self._has_max_operations():
+            error_text = (
+                f"{self.max_subscriptions_per_connection} operations run on this socket already"
+            )
+            await self._send_error(
+                id_, error_text, {"code": "RATE_LIMITED", "retryAfterSeconds": 1}
+            )
         else:
-            await self._begin(message)
+            await self._start_operation(message)
 
-    async def _begin(self, message: SubscribeMessage) -> None:
+    async def _start_operation(self, message: SubscribeMessage) -> None:
         try:
-            asked = question(message["payload"])
-            asked = await self.desk.persisted.resolve(asked, self.context)
-        except Rejected as refusal:
-            await self._refuse(message["id"], refusal.message, refusal.extensions)
+            request = request_from_members(message["payload"])
+            request = await self.server.documents_by_hash.resolve_document(request, self.context)
+        except RequestRejected as refusal:
+            await self._send_error(message["id"], refusal.message, refusal.extensions)
             return
-        running = self.operations[message["id"]] = Running(self, message["id"], asked)
-        running.seat.start()
+        running = self.operations[message["id"]] = WebSocketOperation(self, message["id"], request)
+        running.subscriber.start()
 
-    async def _refuse(self, id_: str, message: str, extensions: dict[str, object]) -> None:
+    async def _send_error(self, id_: str, message: str, extensions: dict[str, object]) -> None:
         error = GraphQLError(message, extensions=extensions)
         await self.send_message({"id": id_, "type": "error", "payload": [error.formatted]})
 
-    def _full(self) -> bool:
-        most = self.max_subscriptions_per_connection
-        return most is not None and len(self.operations) >= most
+    def _has_max_operations(self) -> bool:
+        max_operations = self.max_subscriptions_per_connection
+        return max_operations is not None and len(self.operations) >= max_operations
 
-    def forget(self, running: Running) -> bool:
+    def remove_operation(self, operation: WebSocketOperation) -> bool:
         """Free the ID of an operation; return False if another operation has the ID."""
-        if self.operations.get(running.id) is not running:
+        if self.operations.get(operation.operation_id) is not operation:
             return False
-        del self.operations[running.id]
+        del self.operations[operation.operation_id]
         return True
 
     async def cleanup_operation(self, operation_id: str) -> None:
         """End an operation that the client has completed."""
         if running := self.operations.pop(operation_id, None):
-            running.seat.leave()
+            running.subscriber.leave()
 
     async def shutdown(self) -> None:
         """End all operations and wait for their tasks."""
-        self.desk.watch.remove(self)
-        tasks = self._stop()
+        self.server.connection_watch.remove(self)
+        tasks = self._leave_operations()
         await super().shutdown()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _stop(self) -> list[asyncio.Task[None]]:
+    def _leave_operations(self) -> list[asyncio.Task[None]]:
         """End all operations; return their tasks that are still ending."""
-        seats = [running.seat for running in self.operations.values()]
+        seats = [running.subscriber for running in self.operations.values()]
         tasks = [seat.task for seat in seats if seat.task]
         self.operations.clear()
         for seat in seats:
             seat.leave()
-        self.outbox.close()
+        self.result_queue.close()
         return tasks
 
-    async def _settled(self) -> None:
+    async def _wait_for_queries_and_mutations(self) -> None:
         """Wait until only subscriptions run, at most a few seconds."""
-        for _ in range(int(PARTING / SOON)):
-            if all(one.seat.observed for one in self.operations.values()):
+        for _ in range(int(DISCONNECT_SECONDS / POLL_SECONDS)):
+            if all(one.subscriber.observer for one in self.operations.values()):
                 break
-            await asyncio.sleep(SOON)
+            await asyncio.sleep(POLL_SECONDS)
 
-    def break_off(self) -> None:
+    def close_for_shutdown(self) -> None:
         """Do nothing: the HTTP server closes the WebSocket with code 1012 (RFC 6455)."""
 
-    async def end(self, farewell: Farewell) -> None:
+    async def disconnect(self, reason: DisconnectReason) -> None:
         """Send the reason to each operation, then close.
 
         If the reason doesn't cancel operations, queries and mutations can end first.
         """
-        if not farewell.force:
-            await self._settled()
+        if not reason.cancels_operations:
+            await self._wait_for_queries_and_mutations()
         operations = list(self.operations.values())
-        self._stop()
+        self._leave_operations()
         with suppress(TimeoutError, WebSocketDisconnected):
-            async with asyncio.timeout(PARTING):
+            async with asyncio.timeout(DISCONNECT_SECONDS):
                 for running in operations:
-                    await running.refuse([farewell.error])
+                    await running.send_errors([reason.graphql_error])
         with suppress(TimeoutError):
-            async with asyncio.timeout(PARTING):
-                await self.websocket.close(FORBIDDEN, farewell.said)
+            async with asyncio.timeout(DISCONNECT_SECONDS):
+                await self.websocket.close(FORBIDDEN_CLOSE_CODE, reason.close_reason)
 
 
-def frame_fault(frame: object) -> str | None:
+def frame_error(frame: object) -> str | None:
     """Return the error text of a malformed frame; None if the frame is well-formed."""
     if not isinstance(frame, dict):
         return "A frame must be a JSON object"
     kind = frame.get("type")
-    if not isinstance(kind, str) or kind not in FRAMES:
+    if not isinstance(kind, str) or kind not in FRAME_MEMBERS:
         return "Unknown message type"
-    fault = _fault(frame, FRAMES[kind])
+    fault = _invalid_member(frame, FRAME_MEMBERS[kind])
     if fault is None and kind == "subscribe":
         payload = frame["payload"]
-        fault = _fault(payload, SUBSCRIBE)
-        if fault is None and payload.get("query") is None and not names_document(payload):
+        fault = _invalid_member(payload, SUBSCRIBE_MEMBERS)
+        if fault is None and payload.get("query") is None and not is_document_named(payload):
             fault = "query"
-    if fault is None and not 0 < len(frame.get("id", "-")) <= ID_MAX:
+    if fault is None and not 0 < len(frame.get("id", "-")) <= MAX_OPERATION_ID_LENGTH:
         fault = "id"
     return fault and f"Invalid {kind} message: {fault}"
 
 
-def _fault(found: Mapping[str, object], shape: Shape) -> str | None:
-    for name, kinds in shape.items():
-        value = found.get(name)
+def _invalid_member(members: Mapping[str, object], member_types: MemberTypes) -> str | None:
+    for name, kinds in member_types.items():
+        value = members.get(name)
         if value is None and None in kinds:
             continue
         if not isinstance(value, kinds[0] or object):

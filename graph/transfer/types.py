@@ -12,19 +12,19 @@ from graph.files.types import FileContent
 from graph.http import download_urls
 from graph.messages.deleted_messages import TaskPayload
 from graph.messages.filter_inputs import MessageFilter
-from graph.submission.compose_inputs import ContentEncoding, decoded
+from graph.submission.compose_inputs import ContentEncoding, decode_content
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, leaf
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
-from graph.types.object_views import Made
-from graph.types.references import UserRef, owner_named
-from graph.types.row_mapping import Shape, identified, link, shaped
+from graph.types.object_views import DerivedField
+from graph.types.references import UserRef, load_named_user_id
+from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link
 from graph.types.scalars import URL, ByteSize
 from mail.archives.archive_writer import ExportFormat
 from models.admin.tasks import TaskState
 from models.users.roles import Scope
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import tasks
 from resolvers.transfer import exports, imports
 from resolvers.transfer.exports import NewExport
@@ -36,29 +36,31 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(description="Account as a file.", directives=[Auth(scope=Scope.MAIL_READ)])
-class AccountExport(Shape):
+class AccountExport(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.by_ids,
-        shaped("graph.users.types", "User"),
+        user_loaders.load_users_by_id,
+        lazy_view_factory("graph.users.types", "User"),
         description="Whose.",
     )
-    state: TaskState = link("id", exports.states, lambda state: state, description="How far it is.")
-    format: ExportFormat = leaf("How it is written.")
-    created_at: datetime = leaf("Asked for.")
-    expires_at: datetime | None = leaf("Removed then.")
-    size: ByteSize | None = leaf("Bytes; null until it is whole.")
+    state: TaskState = link(
+        "id", exports.load_export_states, lambda state: state, description="How far it is."
+    )
+    format: ExportFormat = attribute_field("How it is written.")
+    created_at: datetime = attribute_field("Asked for.")
+    expires_at: datetime | None = attribute_field("Removed then.")
+    size: ByteSize | None = attribute_field("Bytes; null until it is whole.")
     task: Task | None = link(
         "task_id",
-        tasks.by_ids,
-        Task.maybe,
+        tasks.load_tasks_by_id,
+        Task.from_row_or_none,
         description="What makes it; null when that is long ago.",
     )
 
-    batch = staticmethod(exports.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {
-        "id": identified("AccountExport"),
-        "format": Made(("format",), ExportFormat),
+    load_batch = staticmethod(exports.load_exports_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("AccountExport"),
+        "format": DerivedField(("format",), ExportFormat),
     }
 
     @field("Download; null until it is whole.", "user_id", "finished_at")
@@ -66,20 +68,22 @@ class AccountExport(Shape):
         if self.row.finished_at is None:
             return None
         path = download_urls.export_path(self.row.user_id, self.row.id)
-        return download_urls.signed(info, path, self.row)
+        return download_urls.signed_download_url(info, path, self.row)
 
 
 @strawberry.input(description="Input of accountExport.")
 class AccountExportInput(Options):
-    user: UserRef | None = leaf("Whose: the viewer's, where it is not given.", default=UNSET)
-    format: ExportFormat = leaf("How it is written.", default=ExportFormat.EML_ZIP)
-    filter: MessageFilter | None = leaf("Which messages. Default: all.", default=UNSET)
-    include_settings: bool = leaf(
+    user: UserRef | None = attribute_field(
+        "Whose: the viewer's, where it is not given.", default=UNSET
+    )
+    format: ExportFormat = attribute_field("How it is written.", default=ExportFormat.EML_ZIP)
+    filter: MessageFilter | None = attribute_field("Which messages. Default: all.", default=UNSET)
+    include_settings: bool = attribute_field(
         "Settings, key-values and annotations too, as far as the credential shows settings; never "
         "a password of the user.",
         default=True,
     )
-    passphrase: str | None = leaf(
+    passphrase: str | None = attribute_field(
         "Locks the passwords of connectors, which are left out without it; 12 to 1024 characters. "
         "Needs the scope SETTINGS. Never returned, and kept only until the file is whole.",
         default=UNSET,
@@ -88,36 +92,40 @@ class AccountExportInput(Options):
 
 @strawberry.type(description="An export that was begun.")
 class AccountExportPayload(MutationPayload):
-    export: AccountExport | None = leaf("Its record.", default=None)
+    export: AccountExport | None = attribute_field("Its record.", default=None)
 
 
 @strawberry.input(description="Input of accountImport.")
 class AccountImportInput(Options):
-    user: UserRef | None = leaf("Whose: the viewer's, where it is not given.", default=UNSET)
-    archive: FileContent | None = leaf(
+    user: UserRef | None = attribute_field(
+        "Whose: the viewer's, where it is not given.", default=UNSET
+    )
+    archive: FileContent | None = attribute_field(
         "Made by accountExport, or by other programs: mbox, a ZIP of .eml, a tar of a Maildir.",
         default=UNSET,
     )
-    encoding: ContentEncoding = leaf("Of archive.text.", default=ContentEncoding.UTF8)
-    path: str | None = leaf(
+    encoding: ContentEncoding = attribute_field("Of archive.text.", default=ContentEncoding.UTF8)
+    path: str | None = attribute_field(
         "File on the server, below the folder that is set for this, instead of archive; for ROOT.",
         default=UNSET,
     )
-    mailbox: str | None = leaf(
+    mailbox: str | None = attribute_field(
         "Path of one folder for all mail. Default: folders as the archive has them.",
         default=UNSET,
     )
-    skip_known: bool = leaf("Leave out what a folder has already, byte for byte.", default=True)
-    include_settings: bool = leaf(
+    skip_known: bool = attribute_field(
+        "Leave out what a folder has already, byte for byte.", default=True
+    )
+    include_settings: bool = attribute_field(
         "Settings, key-values and annotations too, which needs the scope SETTINGS.", default=True
     )
-    passphrase: str | None = leaf(
+    passphrase: str | None = attribute_field(
         "The one of the export, for the passwords of connectors; without it they come switched "
         "off. Needs the scope SETTINGS. Never returned, and kept only until the task ends.",
         default=UNSET,
     )
 
-    def new(self, user_id: int | None) -> NewImport:
+    def to_new_import(self, user_id: int | None) -> NewImport:
         """Convert the input to the import to create.
 
         Raises Invalid if the upload has no valid ID or the content is not in its encoding.
@@ -127,15 +135,15 @@ class AccountImportInput(Options):
             upload = global_ids.decode("Upload", self.archive.upload.value, path="archive")
         elif self.archive and self.archive.text:
             encoding = ContentEncoding(self.encoding)
-            content = decoded(self.archive.text.value, encoding, ["archive"])
+            content = decode_content(self.archive.text.value, encoding, ["archive"])
         return NewImport(
             user_id,
             upload,
             content,
             self.path or None,
             self.mailbox or None,
-            dedupe=self.skip_known,
-            settings=self.include_settings,
+            skips_known=self.skip_known,
+            with_settings=self.include_settings,
             passphrase=None if self.passphrase is UNSET else self.passphrase,
         )
 
@@ -145,16 +153,16 @@ class ExportMutation:
     @mutation("Whole account in one file, made by a task.", scope=Scope.MAIL)
     async def account_export(self, info: Info, input: AccountExportInput) -> AccountExportPayload:
         ctx = info.context
-        owner = await owner_named(info, input.user or None)
+        owner = await load_named_user_id(info, input.user or None)
         new = NewExport(
-            own(ctx) if owner is None else owner,
+            require_user_id(ctx) if owner is None else owner,
             ExportFormat(input.format),
-            input.filter.where(info) if input.filter else None,
-            settings=input.include_settings,
+            input.filter.to_conditions(info) if input.filter else None,
+            with_settings=input.include_settings,
             passphrase=None if input.passphrase is UNSET else input.passphrase,
         )
-        row = await ctx.load(exports.by_ids, await exports.create(ctx, new))
-        return AccountExportPayload(export=AccountExport.maybe(row))
+        row = await ctx.load(exports.load_exports_by_id, await exports.create_export(ctx, new))
+        return AccountExportPayload(export=AccountExport.from_row_or_none(row))
 
     @mutation(
         "And back, by a task: on any server of this kind. Its result says how many messages were "
@@ -162,6 +170,6 @@ class ExportMutation:
         scope=Scope.MAIL,
     )
     async def account_import(self, info: Info, input: AccountImportInput) -> TaskPayload:
-        owner = await owner_named(info, input.user or None)
-        task = await imports.create(info.context, input.new(owner))
-        return TaskPayload(task=Task.maybe(task))
+        owner = await load_named_user_id(info, input.user or None)
+        task = await imports.queue_import(info.context, input.to_new_import(owner))
+        return TaskPayload(task=Task.from_row_or_none(task))

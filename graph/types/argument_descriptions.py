@@ -10,15 +10,15 @@ from graphql import (
     GraphQLSchema,
 )
 
-from graph.types.enum_descriptions import VALUES
+from graph.types.enum_descriptions import VALUE_DESCRIPTIONS
 
-TYPES = {
+ROOT_TYPE_DESCRIPTIONS = {
     "Query": "What can be read.",
     "Mutation": "What can be changed. Fields run one after another, each a unit of its own; "
     "@atomic makes one of all.",
     "Subscription": "What can be followed.",
 }
-ARGUMENTS = {
+ARGUMENT_DESCRIPTIONS = {
     "action": "Only rules that say this.",
     "actor": "Only what this user did.",
     "address": "Any spelling, with or without a label.",
@@ -75,7 +75,7 @@ ARGUMENTS = {
     "user": "Whose; nothing given = the viewer's.",
     "userdbOnly": "Only what is of the account itself.",
 }
-DIRECTIVES = {
+DIRECTIVE_ARGUMENT_DESCRIPTIONS = {
     "auth": {
         "adminPermission": "What a DOMAIN_ADMIN must have been given as well.",
         "role": "The least role.",
@@ -89,27 +89,29 @@ DIRECTIVES = {
 }
 
 
-def describe(schema: GraphQLSchema) -> None:
+def set_missing_descriptions(schema: GraphQLSchema) -> None:
     """Set the descriptions of all arguments, enum values and root types without one."""
     for kind in schema.type_map.values():
         if kind.name.startswith("__"):
             continue
-        if kind.name in TYPES:
-            kind.description = TYPES[kind.name]
+        if kind.name in ROOT_TYPE_DESCRIPTIONS:
+            kind.description = ROOT_TYPE_DESCRIPTIONS[kind.name]
         if isinstance(kind, GraphQLEnumType):
             for name, value in kind.values.items():
-                value.description = value.description or VALUES.get(kind.name, {}).get(name)
+                value.description = value.description or VALUE_DESCRIPTIONS.get(kind.name, {}).get(
+                    name
+                )
         if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
             for field in kind.fields.values():
                 for name, argument in field.args.items():
-                    argument.description = argument.description or ARGUMENTS.get(name)
-    describe_directives(schema.directives)
+                    argument.description = argument.description or ARGUMENT_DESCRIPTIONS.get(name)
+    set_directive_argument_descriptions(schema.directives)
 
 
-def describe_directives(directives: Iterable[GraphQLDirective]) -> None:
+def set_directive_argument_descriptions(directives: Iterable[GraphQLDirective]) -> None:
     """Set the descriptions of directive arguments without one."""
     for directive in directives:
         for name, argument in directive.args.items():
-            argument.description = argument.description or DIRECTIVES.get(directive.name, {}).get(
-                name
-            )
+            argument.description = argument.description or DIRECTIVE_ARGUMENT_DESCRIPTIONS.get(
+                directive.name, {}
+            ).get(name)

@@ -7,53 +7,64 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import strawberry
 
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
-from graph.types.object_views import Made, View, Viewed
-from graph.types.row_mapping import Item, listed
-from models.store.keyset_pages import Ask, Cursor, Page
+from graph.types.object_views import DerivedField, NestedViewField, View
+from graph.types.row_mapping import Item, list_objects
+from models.store.keyset_pages import Cursor, Page, PageRequest
 
 Node = TypeVar("Node")
-Place = Callable[[Any], Cursor]
+CursorOfRow = Callable[[Any], Cursor]
 
 
-def page_asked(ordering: str, *arguments: Any) -> Ask:
+class PageArguments(NamedTuple):
+    """The arguments that select a page of a list."""
+
+    first: Any
+    after: Any
+    last: Any
+    before: Any
+
+
+def page_request(ordering: str, *arguments: Any) -> PageRequest:
     """Return the page request of the arguments first, after, last and before.
 
     Raises InvalidInput if they are inconsistent or a cursor is malformed.
     """
-    return Ask.of(ordering, *(None if value is strawberry.UNSET else value for value in arguments))
+    return PageRequest.from_arguments(
+        ordering, *(None if value is strawberry.UNSET else value for value in arguments)
+    )
 
 
-class Placed(NamedTuple):
+class EdgeSource(NamedTuple):
     """An item of a page with its row and the function that returns its cursor."""
 
-    place: Place
+    cursor_of_row: CursorOfRow
     row: Any
     node: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Paged:
+class ConnectionSource:
     """The source of a connection: a page, its items and the total count of the list."""
 
     page: Page[Any]
     nodes: Sequence[Any]
-    place: Place
-    count: Callable[[], Awaitable[int]]
-    problems: Sequence[Any] = ()  # of a search query
+    cursor_of_row: CursorOfRow
+    load_total_count: Callable[[], Awaitable[int]]
+    search_errors: Sequence[Any] = ()  # of a search query
 
-    def edges(self) -> list[Placed]:
+    def edge_sources(self) -> list[EdgeSource]:
         """Return the sources of the edges."""
         return [
-            Placed(self.place, row, node)
+            EdgeSource(self.cursor_of_row, row, node)
             for row, node in zip(self.page.rows, self.nodes, strict=True)
         ]
 
-    def cursor(self, nth: int) -> str | None:
+    def cursor_at(self, index: int) -> str | None:
         """Return the cursor of an item by its index; None if the page is empty."""
         rows = self.page.rows
-        return str(self.place(rows[nth])) if rows else None
+        return str(self.cursor_of_row(rows[index])) if rows else None
 
 
 @strawberry.enum(description="Which end of a list comes first.")
@@ -64,52 +75,56 @@ class OrderDirection(StrEnum):
 
 @strawberry.type(description="Position of a page.")
 class PageInfo(View):
-    has_next_page: bool = leaf("More after endCursor.")
-    has_previous_page: bool = leaf("More before startCursor.")
-    start_cursor: str | None = leaf("Cursor of the first edge.")
-    end_cursor: str | None = leaf("Cursor of the last edge.")
+    has_next_page: bool = attribute_field("More after endCursor.")
+    has_previous_page: bool = attribute_field("More before startCursor.")
+    start_cursor: str | None = attribute_field("Cursor of the first edge.")
+    end_cursor: str | None = attribute_field("Cursor of the last edge.")
 
-    made: ClassVar[Mapping[str, Made]] = {
-        "has_next_page": Made((), lambda paged: paged.page.next),
-        "has_previous_page": Made((), lambda paged: paged.page.previous),
-        "start_cursor": Made((), lambda paged: paged.cursor(0)),
-        "end_cursor": Made((), lambda paged: paged.cursor(-1)),
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "has_next_page": DerivedField((), lambda paged: paged.page.has_next),
+        "has_previous_page": DerivedField((), lambda paged: paged.page.has_previous),
+        "start_cursor": DerivedField((), lambda paged: paged.cursor_at(0)),
+        "end_cursor": DerivedField((), lambda paged: paged.cursor_at(-1)),
     }
 
 
 @strawberry.type(description="An item and its place in the list.")
 class Edge(View, Generic[Node]):
-    cursor: str = leaf("Its place, for after and before.")
-    node: Node = leaf("The item.")
+    cursor: str = attribute_field("Its place, for after and before.")
+    node: Node = attribute_field("The item.")
 
-    made: ClassVar[Mapping[str, Made]] = {
-        "cursor": Made((), lambda placed: str(placed.place(placed.row)))
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "cursor": DerivedField((), lambda placed: str(placed.cursor_of_row(placed.row)))
     }
 
 
 @strawberry.type(description="A page of a list.")
 class Connection(View, Generic[Node]):
-    edges: list[Edge[Node]] = leaf("The items with their places.")
-    nodes: list[Node] = leaf("The items.")
-    page_info: PageInfo = leaf("Position of the page.")
+    edges: list[Edge[Node]] = attribute_field("The items with their places.")
+    nodes: list[Node] = attribute_field("The items.")
+    page_info: PageInfo = attribute_field("Position of the page.")
 
-    made: ClassVar[Mapping[str, Made]] = {
-        "edges": Viewed((), Paged.edges, Edge, many=True),
-        "page_info": Viewed((), lambda paged: paged, PageInfo),
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "edges": NestedViewField((), ConnectionSource.edge_sources, Edge, is_list=True),
+        "page_info": NestedViewField((), lambda paged: paged, PageInfo),
     }
 
     @field("Items in the whole list; costs nothing unless asked for.")
     async def total_count(self) -> int:
-        total: int = await self.row.count()
+        total: int = await self.row.load_total_count()
         return total
 
 
-async def connected(
+async def connection_of_page(
     info: Info,
-    shape: type[Item],
+    view: type[Item],
     page: Page[Any],
-    place: Place,
-    count: Callable[[], Awaitable[int]],
+    cursor_of_row: CursorOfRow,
+    load_total_count: Callable[[], Awaitable[int]],
 ) -> Connection[Item]:
     """Return the connection of a page of rows that were read with `selected_columns`."""
-    return Connection.of(Paged(page, await listed(info, shape, page.rows), place, count))
+    return Connection.from_row(
+        ConnectionSource(
+            page, await list_objects(info, view, page.rows), cursor_of_row, load_total_count
+        )
+    )

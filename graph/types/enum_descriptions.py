@@ -1,8 +1,8 @@
 """Descriptions of enum values."""
 
-from resolvers.connectors.options import MEANT
+from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
-VALUES = {
+VALUE_DESCRIPTIONS = {
     "AuditRoad": {
         "STORED": "It was in a folder when the audit began.",
         "ARCHIVED": "It was deleted, and kept in the archive.",
@@ -333,7 +333,7 @@ VALUES = {
         "DONE": "Taken: the answer was 2xx.",
         "DEAD": "Given up.",
     },
-    "ConnectorOptionName": {str(name): words for name, words in MEANT.items()},
+    "ConnectorOptionName": {str(name): words for name, words in OPTION_DESCRIPTIONS.items()},
     "ConnectorProtocol": {
         "IMAP": "Folders and flags (RFC 3501).",
         "POP3": "One folder (RFC 1939).",

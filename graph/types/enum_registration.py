@@ -7,17 +7,17 @@ field that has it.
 import strawberry
 
 from mail.archives.archive_writer import ExportFormat
-from mail.autoreply import Silence
+from mail.autoreply import NoReplyReason
 from mail.compose.message_builder import Priority
-from mail.connectors.remote_server import Stage
+from mail.connectors.remote_server import ConnectorStage
 from mail.domains.dns_advice import DnsState
-from mail.tls.acme_client import Reason
+from mail.tls.acme_client import RevocationReason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
 from models.admin.audits import AuditRoad
 from models.admin.tasks import TaskState
-from models.connectors import Protocol, Security
+from models.connectors import ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.events.journal import ChangeKind
 from models.files.blobs import StorageTier
@@ -77,23 +77,31 @@ strawberry.enum(
     OptionName, name="ConnectorOptionName", description="What is rarely needed of connectors."
 )
 strawberry.enum(PostState, description="How far a post has come.")
-strawberry.enum(Protocol, name="ConnectorProtocol", description="What the server elsewhere speaks.")
+strawberry.enum(
+    ConnectorProtocol, name="ConnectorProtocol", description="What the server elsewhere speaks."
+)
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
 strawberry.enum(PushKind, description="By which service a user is told.")
 strawberry.enum(RateFrame, description="In what time.")
 strawberry.enum(
-    Reason, name="RevocationReason", description="Why a certificate is revoked (RFC 5280)."
+    RevocationReason,
+    name="RevocationReason",
+    description="Why a certificate is revoked (RFC 5280).",
 )
 strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
 strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
-strawberry.enum(Security, name="ConnectorSecurity", description="How the connection is encrypted.")
+strawberry.enum(
+    ConnectorSecurity, name="ConnectorSecurity", description="How the connection is encrypted."
+)
 strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
 strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")
 strawberry.enum(
-    Silence, name="AutoreplySilence", description="Why a message gets no automatic answer."
+    NoReplyReason, name="AutoreplySilence", description="Why a message gets no automatic answer."
 )
 strawberry.enum(SpecialUse, description="Role of a folder.")
-strawberry.enum(Stage, name="ConnectorStage", description="Where a run is, or where it failed.")
+strawberry.enum(
+    ConnectorStage, name="ConnectorStage", description="Where a run is, or where it failed."
+)
 strawberry.enum(
     StorageTier, description="Where bodies lie: where they are read fast, or where they cost less."
 )
@@ -111,7 +119,7 @@ strawberry.enum(
 )
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
 strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
-strawberry.enum(errors.Code, name="ErrorCode", description="Why; clients switch on it.")
+strawberry.enum(errors.ErrorCode, name="ErrorCode", description="Why; clients switch on it.")
 strawberry.enum(Role, description="Each includes the ones before it.")
 strawberry.enum(Scope, description="What a credential is good for.")
 strawberry.enum(AdminPermission, description="What a DOMAIN_ADMIN may do for users of the domains.")

@@ -13,16 +13,16 @@ from strawberry.utils.str_converters import to_camel_case
 import graph.types.enum_registration  # noqa: F401 - before the first field that has an enum
 from graph.execution.documents.cost_limits import Cost
 from graph.types.input_conditions import CheckConditions, check_conditions, has_conditions
-from models.events.journal import Position
+from models.events.journal import StreamPositions
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from resolvers.context import Context, Needs
+from resolvers.context import Context, GuardRule
 
 Info = strawberry.Info[Context, None]
-Standing = Callable[[Context], Awaitable[Position]]
+LoadPositions = Callable[[Context], Awaitable[StreamPositions]]
 Resolver = TypeVar("Resolver", bound=Callable[..., Any])
 
 
-class Declare(Protocol):
+class FieldDecorator(Protocol):
     """A decorator that turns a resolver into a field. For type checkers it stays a method."""
 
     def __call__(self, resolver: Resolver, /) -> Resolver: ...
@@ -42,73 +42,75 @@ class Auth:
     user_permission: UserPermission | None = strawberry.UNSET
 
 
-PRINTED = frozenset(Auth.__annotations__)
+AUTH_ARGUMENTS = frozenset(Auth.__annotations__)
 
 
-class Guard(FieldExtension):
+class FieldGuard(FieldExtension):
     """A field extension that checks the guard rule first and adds `@auth` to the schema."""
 
-    def __init__(self, needs: Needs) -> None:
-        self.needs = needs
+    def __init__(self, rule: GuardRule) -> None:
+        self.rule = rule
 
     def apply(self, field: StrawberryField) -> None:
         rule = Auth()
-        for name, value in asdict(self.needs).items():
-            if value and name in PRINTED:
+        for name, value in asdict(self.rule).items():
+            if value and name in AUTH_ARGUMENTS:
                 setattr(rule, name, value)
         if rule not in field.directives:  # another schema may use the same types
             field.directives = [*field.directives, rule]
 
-    def refuse(self, raw: Any) -> Any:
+    def refusal_value(self, raw_info: Any) -> Any:
         """Check the rule before arguments are converted.
 
         Returns None if the viewer is allowed. Otherwise raises Unauthenticated or Forbidden, or
         returns the field's value if that value contains the error.
         """
-        raw.context.viewer.require(self.needs)
+        raw_info.context.viewer.require(self.rule)
 
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> Any:
-        info.context.viewer.require(self.needs)
+        info.context.viewer.require(self.rule)
         return await next_(source, info, **kwargs)
 
 
-class GuardStream(Guard):
+class SubscriptionGuard(FieldGuard):
     """A guard of subscriptions, which also checks the rule before each event."""
 
     async def resolve_async(  # type: ignore[override]  # ty: ignore[incompatible-method-override]
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        info.context.viewer.require(self.needs)
+        info.context.viewer.require(self.rule)
         for name, value in kwargs.items():
             check_conditions(value, (to_camel_case(name),))
         async for item in next_(source, info, **kwargs):
-            info.context.viewer.require(self.needs)  # the token may have expired
+            info.context.viewer.require(self.rule)  # the token may have expired
             yield item
 
 
-def field(description: str, *columns: str, cost: int = 0, **needs: Any) -> Declare:
+def field(description: str, *columns: str, cost: int = 0, **rule: Any) -> FieldDecorator:
     """Declare a computed field of an object, with the columns of the row that it needs.
 
     `cost` is its cost in points, if it is higher than usual. A point is about ten microseconds of
     work. `rule` are the arguments of GuardRule.
     """
-    guards: list[FieldExtension] = [Guard(Needs(**needs))] if needs else []
+    guards: list[FieldExtension] = [FieldGuard(GuardRule(**rule))] if rule else []
 
-    def declare(resolver: Resolver, /) -> Resolver:
-        made: Declare = strawberry.field(
+    def decorate(resolver: Resolver, /) -> Resolver:
+        decorator: FieldDecorator = strawberry.field(
             description=description,
-            extensions=_checked(resolver, guards),
+            extensions=_with_condition_check(resolver, guards),
             metadata={"columns": columns},
             directives=[Cost(weight=cost)] if cost else [],
         )
-        return made(resolver)
+        return decorator(resolver)
 
-    return declare
+    return decorate
 
 
-def _checked(resolver: Callable[..., Any], guards: list[FieldExtension]) -> list[FieldExtension]:
+def _with_condition_check(
+    resolver: Callable[..., Any], guards: list[FieldExtension]
+) -> list[FieldExtension]:
     """Return the guards, and the check of conditions if an argument is a filter or selection.
 
     The last extension runs first: the guard.
@@ -116,29 +118,31 @@ def _checked(resolver: Callable[..., Any], guards: list[FieldExtension]) -> list
     return [CheckConditions(), *guards] if has_conditions(resolver) else guards
 
 
-def query(description: str, **needs: Any) -> Declare:
+def query(description: str, **rule: Any) -> FieldDecorator:
     """Declare a root query field. `rule` are the arguments of GuardRule; default: role USER."""
-    asked: dict[str, Any] = {"role": Role.USER, **needs}
-    guards: list[FieldExtension] = [Guard(Needs(**asked))]
+    guard_rule: dict[str, Any] = {"role": Role.USER, **rule}
+    guards: list[FieldExtension] = [FieldGuard(GuardRule(**guard_rule))]
 
-    def declare(resolver: Resolver, /) -> Resolver:
-        extensions = _checked(resolver, guards)
-        made: Declare = strawberry.field(description=description, extensions=extensions)
-        return made(resolver)
+    def decorate(resolver: Resolver, /) -> Resolver:
+        extensions = _with_condition_check(resolver, guards)
+        decorator: FieldDecorator = strawberry.field(description=description, extensions=extensions)
+        return decorator(resolver)
 
-    return declare
+    return decorate
 
 
-def subscription(description: str, *, standing: Standing | None = None, **needs: Any) -> Declare:
+def subscription(
+    description: str, *, load_positions: LoadPositions | None = None, **rule: Any
+) -> FieldDecorator:
     """Declare a subscription. The guard rule is checked before each event.
 
     With `load_positions`, which loads the current positions of the viewer's streams, equal
     subscriptions share one execution. Such a field has an argument `after` with positions, its
     items have `cursor` and `has_more`, and it starts at the context's `subscription_start`.
     """
-    declare: Declare = strawberry.subscription(
+    declare: FieldDecorator = strawberry.subscription(
         description=description,
-        extensions=[GuardStream(Needs(**needs))],
-        metadata={"load_positions": standing},
+        extensions=[SubscriptionGuard(GuardRule(**rule))],
+        metadata={"load_positions": load_positions},
     )
     return declare

@@ -7,7 +7,7 @@ from functools import cache
 from struct import iter_unpack
 from typing import TYPE_CHECKING, Any
 
-from models.errors import Invalid, NotFound
+from models.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from strawberry import ID  # a slow import for the command line
@@ -67,75 +67,81 @@ PREFIXES = {
     "Webhook": "whk",
     "WebhookDelivery": "whd",
 }
-KINDS = {prefix: kind for kind, prefix in PREFIXES.items()}
-LONGEST = 256
-SIGNS = 11  # base64 of 8 bytes without padding
-_LAST = "A"  # six zero bits
-_PLAIN = str.maketrans("-_+/", "+/  ")  # "+" and "/" are invalid in global IDs
+TYPE_NAMES = {prefix: kind for kind, prefix in PREFIXES.items()}
+MAX_LENGTH = 256
+KEY_CHARACTERS = 11  # base64 of 8 bytes without padding
+_PADDING_CHARACTER = "A"  # six zero bits
+_TO_STANDARD_BASE64 = str.maketrans("-_+/", "+/  ")  # "+" and "/" are invalid in global IDs
 
 
-def encode(kind: str, key: int) -> "ID":
+def encode(type_name: str, key: int) -> "ID":
     """Return the global ID of the row `key` of a type."""
-    return encoder(kind)(key)
+    return encoder(type_name)(key)
 
 
 @cache
-def encoder(kind: str) -> "Callable[[int], ID]":
+def encoder(type_name: str) -> "Callable[[int], ID]":
     """Return the function that encodes row keys of a type as global IDs."""
-    prefix = f"{PREFIXES[kind]}_"
+    prefix = f"{PREFIXES[type_name]}_"
 
-    def encoded(key: int) -> Any:
-        text = b2a_base64(key.to_bytes(8, "big"), newline=False).decode()[:SIGNS]
+    def encode_key(key: int) -> Any:
+        text = b2a_base64(key.to_bytes(8, "big"), newline=False).decode()[:KEY_CHARACTERS]
         return prefix + text.replace("+", "-").replace("/", "_")
 
-    return encoded
+    return encode_key
 
 
-def kind_of(id: str) -> str:
+def type_name_of(id: str) -> str:
     """Return the type name of a global ID. Raises InvalidInput for an unknown prefix."""
-    if kind := KINDS.get(id[:LONGEST].partition("_")[0]):
+    if kind := TYPE_NAMES.get(id[:MAX_LENGTH].partition("_")[0]):
         return kind
-    raise Invalid("not an id of ours", constraint="id", path=["id"])
+    raise InvalidInput("not an id of ours", constraint="id", path=["id"])
 
 
-def decode(kind: str, id: str, *, path: str = "id", index: int | None = None) -> int:
+def decode(type_name: str, id: str, *, path: str = "id", index: int | None = None) -> int:
     """Return the row key of a global ID.
 
     Raises InvalidInput if it is malformed or of another type.
     """
-    prefix, _, text = id[:LONGEST].partition("_")
+    prefix, _, text = id[:MAX_LENGTH].partition("_")
     try:
         plain = text.replace("-", "+").replace("_", "/")
         key = int.from_bytes(a2b_base64(plain + "="), "big")
-        if prefix == PREFIXES[kind] and 0 < key < 2**63 and encode(kind, key) == id:
+        if prefix == PREFIXES[type_name] and 0 < key < 2**63 and encode(type_name, key) == id:
             return key
     except ValueError:
         pass
-    raise Invalid(f"not the id of a {kind}", constraint="id", path=[path], index=index)
+    raise InvalidInput(f"not the id of a {type_name}", constraint="id", path=[path], index=index)
 
 
-def decode_each(kind: str, texts: Sequence[str], *, path: str) -> list[int]:
+def decode_all(type_name: str, global_id_texts: Sequence[str], *, path: str) -> list[int]:
     """Return the row keys of many global IDs in order.
 
     Raises InvalidInput with the index of the first malformed ID.
     """
-    prefix = f"{PREFIXES[kind]}_"
-    named, whole = len(prefix), len(prefix) + SIGNS
-    signs = [text[named:] for text in texts if len(text) == whole and text.startswith(prefix)]
-    joined = _LAST.join([*signs, ""])
+    prefix = f"{PREFIXES[type_name]}_"
+    prefix_length, whole = len(prefix), len(prefix) + KEY_CHARACTERS
+    signs = [
+        text[prefix_length:]
+        for text in global_id_texts
+        if len(text) == whole and text.startswith(prefix)
+    ]
+    joined = _PADDING_CHARACTER.join([*signs, ""])
     with suppress(ValueError):
-        found = a2b_base64(joined.translate(_PLAIN))
+        found = a2b_base64(joined.translate(_TO_STANDARD_BASE64))
         # nine bytes each: the key, and a byte that is zero in canonical base64
-        if len(found) == 9 * len(texts) and found[8::9].count(0) == len(texts):
+        if len(found) == 9 * len(global_id_texts) and found[8::9].count(0) == len(global_id_texts):
             keys = [key for (key,) in iter_unpack(">qx", found)]
             if not keys or min(keys) > 0:
                 return keys
-    return [decode(kind, text, path=path, index=nth) for nth, text in enumerate(texts)]
+    return [
+        decode(type_name, text, path=path, index=nth) for nth, text in enumerate(global_id_texts)
+    ]
 
 
-def named(kind: str, id: str) -> int:
+def decode_path_id(type_name: str, id: str) -> int:
     """Return the row key of a global ID in a URL path. Raises NotFound if it is malformed."""
     try:
-        return decode(kind, id)
-    except Invalid:
+        return decode(type_name, id)
+    except InvalidInput:
         raise NotFound(id) from None

@@ -15,119 +15,121 @@ from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph.types.errors import MutationPayload
 from graph.types.fields import Info
-from graph.types.row_mapping import Shape
+from graph.types.row_mapping import NodeView
 from graph.types.scalars import Cursor
 
-MARK = "$"
+TYPE_MARK = "$"
 
 
-def stored(payload: MutationPayload) -> dict[str, Any]:
+def payload_as_json(payload: MutationPayload) -> dict[str, Any]:
     """Return the JSON value to store for a successful payload, without secrets."""
     secret = {
         field.python_name
         for field in get_object_definition(type(payload), strict=True).fields
         if field.metadata.get("secret")
     }
-    kept = {name: value for name, value in vars(payload).items() if name not in secret}
-    return {name: _stored(value) for name, value in kept.items() if value}
+    values = {name: value for name, value in vars(payload).items() if name not in secret}
+    return {name: _value_as_json(value) for name, value in values.items() if value}
 
 
-def _stored(value: Any) -> Any:  # noqa: PLR0911 - a table, in words
+def _value_as_json(value: Any) -> Any:  # noqa: PLR0911 - a table, in words
     match value:
         case list():
-            return [_stored(item) for item in value]
+            return [_value_as_json(item) for item in value]
         case dict():  # positions by stream: JSON names are strings
-            return {str(name): _stored(item) for name, item in value.items()}
-        case Shape():
-            return {MARK: "row", "of": _name(value), "id": value.row.id}
+            return {str(name): _value_as_json(item) for name, item in value.items()}
+        case NodeView():
+            return {TYPE_MARK: "row", "of": _type_name(value), "id": value.row.id}
         case Enum():
-            return {MARK: "enum", "of": type(value).__name__, "is": value.value}
+            return {TYPE_MARK: "enum", "of": type(value).__name__, "is": value.value}
         case datetime():
-            return {MARK: "at", "is": value.isoformat()}
+            return {TYPE_MARK: "at", "is": value.isoformat()}
         case timedelta():
-            return {MARK: "for", "is": value.total_seconds()}
+            return {TYPE_MARK: "for", "is": value.total_seconds()}
         case _ if has_object_definition(type(value)):
-            fields = {name: _stored(item) for name, item in vars(value).items()}
-            return {MARK: "object", "of": _name(value), "is": fields}
+            fields = {name: _value_as_json(item) for name, item in vars(value).items()}
+            return {TYPE_MARK: "object", "of": _type_name(value), "is": fields}
         case _:
             return value
 
 
-def _name(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return get_object_definition(type(value), strict=True).name
 
 
-async def restored(
-    info: Info, kind: type[MutationPayload], answer: dict[str, Any]
+async def restore_payload(
+    info: Info, payload_type: type[MutationPayload], stored_payload: dict[str, Any]
 ) -> MutationPayload:
     """Rebuild a stored payload with the current rows of its objects, without deleted objects."""
-    wanted: defaultdict[str, set[int]] = defaultdict(set)
-    _collect(answer, wanted)
+    ids_by_type: defaultdict[str, set[int]] = defaultdict(set)
+    _collect_row_ids(stored_payload, ids_by_type)
     rows: dict[tuple[str, int], Any] = {}
-    for name, keys in wanted.items():
-        shape = _class(info, name)
+    for name, keys in ids_by_type.items():
+        shape = _class_by_type_name(info, name)
         listed = sorted(keys)
-        for key, row in zip(listed, await info.context.load_all(shape.batch, listed), strict=True):
-            rows[name, key] = shape.maybe(row)
+        for key, row in zip(
+            listed, await info.context.load_many(shape.load_batch, listed), strict=True
+        ):
+            rows[name, key] = shape.from_row_or_none(row)
 
-    def made(value: Any) -> Any:
-        return _restored(info, value, lambda name, key: rows[name, key])
+    def restore_value(value: Any) -> Any:
+        return _restore_value(info, value, lambda name, key: rows[name, key])
 
-    payload = kind(replayed=True)
-    for name, value in answer.items():
+    payload = payload_type(replayed=True)
+    for name, value in stored_payload.items():
         if name not in ("journal_cursor", "replayed"):
-            setattr(payload, name, made(value))
-    if position := answer.get("journal_cursor"):
+            setattr(payload, name, restore_value(value))
+    if position := stored_payload.get("journal_cursor"):
         payload.journal_cursor = Cursor({int(key): number for key, number in position.items()})
     return payload
 
 
-def _collect(value: Any, wanted: defaultdict[str, set[int]]) -> None:
+def _collect_row_ids(value: Any, ids_by_type: defaultdict[str, set[int]]) -> None:
     if isinstance(value, list):
         for item in value:
-            _collect(item, wanted)
+            _collect_row_ids(item, ids_by_type)
     elif isinstance(value, dict):
-        if value.get(MARK) == "row":
-            wanted[value["of"]].add(value["id"])
+        if value.get(TYPE_MARK) == "row":
+            ids_by_type[value["of"]].add(value["id"])
         else:
             for item in value.values():
-                _collect(item, wanted)
+                _collect_row_ids(item, ids_by_type)
 
 
-def _restored(  # noqa: PLR0911 - a table, in words
-    info: Info, value: Any, row: Callable[[str, int], Any]
+def _restore_value(  # noqa: PLR0911 - a table, in words
+    info: Info, value: Any, row_object: Callable[[str, int], Any]
 ) -> Any:
     if isinstance(value, list):
-        items = [_restored(info, item, row) for item in value]
+        items = [_restore_value(info, item, row_object) for item in value]
         return [item for item in items if item is not None]
     if not isinstance(value, dict):
         return value
-    match value.get(MARK):
+    match value.get(TYPE_MARK):
         case "row":
-            return row(value["of"], value["id"])
+            return row_object(value["of"], value["id"])
         case "enum":
-            return _enum(info, value["of"])(value["is"])
+            return _enum_by_name(info, value["of"])(value["is"])
         case "at":
             return datetime.fromisoformat(value["is"])
         case "for":
             return timedelta(seconds=value["is"])
         case "object":
-            made = _class(info, value["of"])
-            one = made.__new__(made)
+            type_class = _class_by_type_name(info, value["of"])
+            one = type_class.__new__(type_class)
             for name, item in value["is"].items():
-                setattr(one, name, _restored(info, item, row))
+                setattr(one, name, _restore_value(info, item, row_object))
             return one
         case _:
             return value
 
 
-def _class(info: Info, name: str) -> Any:
+def _class_by_type_name(info: Info, name: str) -> Any:
     definition = info.schema.get_type_by_name(name)
     assert isinstance(definition, StrawberryObjectDefinition)  # noqa: S101 - an object was stored
     return definition.origin
 
 
-def _enum(info: Info, name: str) -> Any:
+def _enum_by_name(info: Info, name: str) -> Any:
     definition = info.schema.get_type_by_name(name)
     assert isinstance(definition, StrawberryEnumDefinition)  # noqa: S101 - an enum was stored
     return definition.wrapped_cls

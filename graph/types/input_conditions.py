@@ -14,83 +14,91 @@ from strawberry.extensions import FieldExtension
 from strawberry.types import get_object_definition, has_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-NOT = "not"  # the field of a filter whose condition must not hold
+NOT_FIELD = "not"  # the field of a filter whose condition must not hold
 
 
-class Conditions:
+class ConditionsInput:
     """Base of the inputs that select things by conditions."""
 
-    texts_may_be_empty: ClassVar[frozenset[str]] = frozenset()
+    fields_with_empty_texts: ClassVar[frozenset[str]] = frozenset()
 
 
-class Restrictions:
+class RestrictionsInput:
     """Base of inputs with lists that restrict something; a missing list restricts nothing.
 
     An empty list is refused: a client that sends the items which its user has ticked must not
     grant everything if no item is ticked.
     """
 
-    restrictions: ClassVar[frozenset[str]] = frozenset()
+    restriction_fields: ClassVar[frozenset[str]] = frozenset()
 
 
-def check_conditions(given: Any, path: tuple[str, ...] = (), *, negated: bool = False) -> None:
+def check_conditions(
+    input_value: Any, path: tuple[str, ...] = (), *, is_negated: bool = False
+) -> None:
     """Check the conditions of an input and of all nested inputs.
 
     Raises InvalidInput with the path of the field if a filter or selection has no condition, an
     empty text, or an empty list below `not` (`is_negated`), or if a restriction is an empty list.
     """
-    if isinstance(given, Some):
-        given = given.value
-    if not has_object_definition(type(given)):
+    if isinstance(input_value, Some):
+        input_value = input_value.value
+    if not has_object_definition(type(input_value)):
         return
-    _check_restrictions(given, path)
-    values = [(name, shown, getattr(given, name)) for name, shown in _fields(type(given))]
-    is_checked = isinstance(given, Conditions)
+    _check_restrictions(input_value, path)
+    values = [
+        (name, input_name, getattr(input_value, name))
+        for name, input_name in _input_field_names(type(input_value))
+    ]
+    is_checked = isinstance(input_value, ConditionsInput)
     if is_checked and all(value is UNSET or value is None for _, _, value in values):
         text = "name at least one condition, and all: true for everything where that is a field"
-        raise Invalid(text, constraint="required", path=list(path))
-    for name, shown, value in values:
-        at = (*path, shown)
-        if is_checked and name not in given.texts_may_be_empty:
-            _check_texts(value, at)
-        if is_checked and negated and value == []:
+        raise InvalidInput(text, constraint="required", path=list(path))
+    for name, input_name, value in values:
+        at = (*path, input_name)
+        if is_checked and name not in input_value.fields_with_empty_texts:
+            _check_not_empty_text(value, at)
+        if is_checked and is_negated and value == []:
             text = "an empty list below `not` would select everything: leave the field out"
-            raise Invalid(text, constraint="required", path=list(at))
-        below = negated or shown == NOT
+            raise InvalidInput(text, constraint="required", path=list(at))
+        below = is_negated or input_name == NOT_FIELD
         if isinstance(value, list):
             for index, one in enumerate(value):
                 if isinstance(one, str):
                     break
-                check_conditions(one, (*at, str(index)), negated=below)
+                check_conditions(one, (*at, str(index)), is_negated=below)
         else:
-            check_conditions(value, at, negated=below)
+            check_conditions(value, at, is_negated=below)
 
 
-def _check_restrictions(given: Any, path: tuple[str, ...]) -> None:
+def _check_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
     """Refuse an empty list in a field of `Restrictions`."""
-    if not isinstance(given, Restrictions):
+    if not isinstance(input_value, RestrictionsInput):
         return
-    for name, shown in _fields(type(given)):
-        value = getattr(given, name)
-        if name in given.restrictions and (value.value if isinstance(value, Some) else value) == []:
+    for name, input_name in _input_field_names(type(input_value)):
+        value = getattr(input_value, name)
+        if (
+            name in input_value.restriction_fields
+            and (value.value if isinstance(value, Some) else value) == []
+        ):
             text = "an empty list would restrict nothing: say null, or leave the field out"
-            raise Invalid(text, constraint="required", path=[*path, shown])
+            raise InvalidInput(text, constraint="required", path=[*path, input_name])
 
 
-def _check_texts(value: Any, path: tuple[str, ...]) -> None:
+def _check_not_empty_text(condition: Any, path: tuple[str, ...]) -> None:
     text = "at least 1 character; leave the field out to ask for nothing"
-    if value == "":
-        raise Invalid(text, constraint="length", path=list(path))
-    if isinstance(value, list) and "" in value:
-        raise Invalid(text, constraint="length", path=list(path), index=value.index(""))
+    if condition == "":
+        raise InvalidInput(text, constraint="length", path=list(path))
+    if isinstance(condition, list) and "" in condition:
+        raise InvalidInput(text, constraint="length", path=list(path), index=condition.index(""))
 
 
 _FIELDS: dict[type, list[tuple[str, str]]] = {}  # by input
 
 
-def _fields(kind: type) -> list[tuple[str, str]]:
+def _input_field_names(kind: type) -> list[tuple[str, str]]:
     """Return the fields of an input: their names in Python and in the schema."""
     if kind not in _FIELDS:
         fields = get_object_definition(kind, strict=True).fields
@@ -103,21 +111,21 @@ def _fields(kind: type) -> list[tuple[str, str]]:
 class CheckConditions(FieldExtension):
     """Check the filters and selections among the arguments of a field."""
 
-    async def resolve_async(self, next_: Any, source: Any, info: Any, **given: Any) -> Any:
-        for name, value in given.items():
+    async def resolve_async(self, next_: Any, source: Any, info: Any, **arguments: Any) -> Any:
+        for name, value in arguments.items():
             check_conditions(value, (to_camel_case(name),))
-        return await next_(source, info, **given)
+        return await next_(source, info, **arguments)
 
 
 def has_conditions(resolver: Any) -> bool:
     """True if a resolver has a filter or a selection among its arguments."""
-    return any(map(_selects, _kinds(resolver)))
+    return any(map(_is_conditions_input, _annotated_types(resolver)))
 
 
-def _kinds(resolver: Any) -> Iterator[Any]:
+def _annotated_types(resolver: Any) -> Iterator[Any]:
     for one in signature(resolver).parameters.values():
         yield from (one.annotation, *get_args(one.annotation))
 
 
-def _selects(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Conditions)
+def _is_conditions_input(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, ConditionsInput)

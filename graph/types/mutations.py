@@ -14,36 +14,43 @@ from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from graph.execution.damaged_data import log_damage
-from graph.types.error_references import public
+from graph.types.error_references import error_with_public_reference
 from graph.types.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
-from graph.types.fields import Declare, Guard, Info
-from graph.types.idempotent_payloads import restored, stored
+from graph.types.fields import FieldDecorator, FieldGuard, Info
+from graph.types.idempotent_payloads import payload_as_json, restore_payload
 from graph.types.input_conditions import check_conditions
-from graph.types.scalars import STREAMS, Cursor
-from mail.storage.blobs.errors import Corrupt
-from models.errors import Damaged, Forbidden, Invalid, Refused, Unauthenticated, Unavailable
+from graph.types.scalars import MAX_CURSOR_STREAMS, Cursor
+from mail.storage.blobs.errors import CorruptBlob
+from models.errors import (
+    DamagedContent,
+    Forbidden,
+    InvalidInput,
+    RequestError,
+    ServiceUnavailable,
+    Unauthenticated,
+)
 from models.store import cancel_safety
-from models.store.database import crossed
-from models.store.key_collision import TRIES, KeyCollision
+from models.store.database import is_retryable_conflict
+from models.store.key_collision import MAX_TRIES, KeyCollision
 from resolvers import idempotency
 from resolvers.changes import stream_reader
-from resolvers.context import Context, Needs
-from resolvers.idempotency import Asked
+from resolvers.context import Context, GuardRule
+from resolvers.idempotency import IdempotentRequest
 
-LONGEST = 128  # characters of an idempotency key
-WORDS = 255  # characters of a session ID or a reason
-FIELDS = 25  # other requests wait for the end of an `@atomic` request
-ABORTED = "given up with the other fields of this @atomic request"
+MAX_KEY_LENGTH = 128  # characters of an idempotency key
+MAX_TEXT_LENGTH = 255  # characters of a session ID or a reason
+MAX_ATOMIC_FIELDS = 25  # other requests wait for the end of an `@atomic` request
+ABORTED_MESSAGE = "given up with the other fields of this @atomic request"
 # Fields of payloads whose values are valid only if the mutation is stored.
-UNSTORED = {
+UNSTORED_PAYLOAD_FIELDS = {
     "challenge", "journal_cursor", "mobileconfig", "otpauth_url", "password", "qr_code",
     "recovery_codes", "secret", "seed", "token", "undo",
 }  # fmt: skip
-BUSY = "others changed the same at the same time, twice: send it once more"
+CONFLICT_MESSAGE = "others changed the same at the same time, twice: send it once more"
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
+class AtomicExclusion:
     """A rule that excludes a mutation, or some of its inputs, from `@atomic`.
 
     Such a mutation waits for another server, or counts a failure even if the request is rolled
@@ -51,28 +58,35 @@ class Alone:
     secret again.
     """
 
-    what: str
-    when: Callable[[Any], bool] = lambda _: True  # of the input
-    once: bool = False
+    subject: str
+    applies_to: Callable[[Any], bool] = lambda _: True  # of the input
+    forbids_idempotency_key: bool = False
 
-    def check(self, given: Options) -> None:
+    def check_idempotency_key(self, input_value: Options) -> None:
         """Raise InvalidInput for an idempotency key if this mutation accepts none."""
-        if self.once and given.options and given.options.idempotency_key and self.when(given):
-            raise Invalid(
-                f"{self.what} is not repeated under a key",
+        if (
+            self.forbids_idempotency_key
+            and input_value.options
+            and input_value.options.idempotency_key
+            and self.applies_to(input_value)
+        ):
+            raise InvalidInput(
+                f"{self.subject} is not repeated under a key",
                 constraint="unsupported",
                 path=["options", "idempotencyKey"],
             )
 
 
-def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> Declare:
+def mutation(
+    description: str, *, atomic_exclusion: AtomicExclusion | None = None, **rule: Any
+) -> FieldDecorator:
     """Declare a mutation with one `input`, a subclass of `Options`.
 
     Its payload extends MutationPayload. The field is nullable: an error of one field must not
     remove the payloads of the other fields of the request.
     """
-    declare: Declare = strawberry.mutation(
-        description=description, extensions=[Answer(Needs(**needs), alone)]
+    declare: FieldDecorator = strawberry.mutation(
+        description=description, extensions=[MutationExecution(GuardRule(**rule), atomic_exclusion)]
     )
     return declare
 
@@ -81,35 +95,35 @@ def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> D
     locations=[DirectiveLocation.MUTATION],
     name="atomic",
     description="All fields are kept, or none: the first error takes all of them back, and every "
-    f"other field answers ABORTED. At most {FIELDS} fields.",
+    f"other field answers ABORTED. At most {MAX_ATOMIC_FIELDS} fields.",
 )
 def atomic() -> None:
     """Declare the directive. `execute_atomically` implements it."""
 
 
-class Answer(Guard):
+class MutationExecution(FieldGuard):
     """The extension of a mutation: guard, conversion of errors, dry run and idempotency key."""
 
-    def __init__(self, needs: Needs, alone: Alone | None = None) -> None:
+    def __init__(self, needs: GuardRule, atomic_exclusion: AtomicExclusion | None = None) -> None:
         super().__init__(needs)
-        self.alone = alone
+        self.atomic_exclusion = atomic_exclusion
 
-    def refuse(self, raw: Any) -> Any:
+    def refusal_value(self, raw_info: Any) -> Any:
         """Return the payload with the error if the viewer may not run the mutation, else None.
 
         Raises Unauthenticated, in an `@atomic` request only at the stage that runs the fields.
         """
-        batch: Batch | None = getattr(raw.context, "batch", None)
+        batch: AtomicBatch | None = getattr(raw_info.context, "batch", None)
         try:
-            raw.context.viewer.require(self.needs)
+            raw_info.context.viewer.require(self.rule)
         except Unauthenticated:
-            if batch is None or batch.stage is Stage.RUN:
+            if batch is None or batch.stage is AtomicStage.RUN:
                 raise
-            return self._refused(Unavailable(ABORTED, aborted=True))
+            return self._error_payload(ServiceUnavailable(ABORTED_MESSAGE, aborted=True))
         except Forbidden as refusal:
-            payload = self._refused(refusal)
+            payload = self._error_payload(refusal)
             if batch is not None:
-                batch.refused[str(raw.path.key)] = payload
+                batch.payloads_with_errors[str(raw_info.path.key)] = payload
             return payload
         return None
 
@@ -124,138 +138,162 @@ class Answer(Guard):
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> MutationPayload:
         given = kwargs["input"]
-        if (refusal := self.refuse(info)) is not None:  # for resolvers that are not bound
+        if (refusal := self.refusal_value(info)) is not None:  # for resolvers that are not bound
             return cast(MutationPayload, refusal)
 
-        async def work() -> MutationPayload:
+        async def run_resolver() -> MutationPayload:
             payload: MutationPayload = await next_(source, info, **kwargs)
             return payload
 
-        batch: Batch | None = getattr(info.context, "batch", None)
+        batch: AtomicBatch | None = getattr(info.context, "batch", None)
         if batch is None:
-            return await self._answer(info, given, work)
+            return await self._execute_with_errors(info, given, run_resolver)
         key = str(info.path.key)
         match batch.stage:
-            case Stage.LOOK:
-                return self._looked(batch, key, given)
-            case Stage.RUN:
-                batch.check()
-                if not batch.refused:
-                    payload = await self._answer(info, given, work)
+            case AtomicStage.INSPECT:
+                return self._inspect_field(batch, key, given)
+            case AtomicStage.RUN:
+                batch.raise_if_cancelled()
+                if not batch.payloads_with_errors:
+                    payload = await self._execute_with_errors(info, given, run_resolver)
                     if not payload.errors:
                         return payload
-                    batch.refused[key] = payload
-        return batch.refused.get(key) or self._refused(Unavailable(ABORTED, aborted=True))
+                    batch.payloads_with_errors[key] = payload
+        return batch.payloads_with_errors.get(key) or self._error_payload(
+            ServiceUnavailable(ABORTED_MESSAGE, aborted=True)
+        )
 
-    def _looked(self, batch: "Batch", key: str, given: Any) -> MutationPayload:
+    def _inspect_field(self, batch: "AtomicBatch", key: str, input_value: Any) -> MutationPayload:
         """Count a field of an `@atomic` request and record why it can't run.
 
         Raises InvalidInput if the request has too many fields.
         """
-        batch.fields += 1
-        if batch.fields > FIELDS:
-            text = f"an @atomic request has at most {FIELDS} fields"
-            raise Invalid(text, constraint="max")
-        batch.trial |= bool(given.options and given.options.validate_only)
-        if self.alone and self.alone.when(given):
-            refusal = Forbidden(f"{self.alone.what} takes no part in @atomic")
-            batch.refused[key] = self._refused(refusal)
+        batch.field_count += 1
+        if batch.field_count > MAX_ATOMIC_FIELDS:
+            text = f"an @atomic request has at most {MAX_ATOMIC_FIELDS} fields"
+            raise InvalidInput(text, constraint="max")
+        batch.is_dry_run |= bool(input_value.options and input_value.options.validate_only)
+        if self.atomic_exclusion and self.atomic_exclusion.applies_to(input_value):
+            refusal = Forbidden(f"{self.atomic_exclusion.subject} takes no part in @atomic")
+            batch.payloads_with_errors[key] = self._error_payload(refusal)
         return self.payload()
 
-    async def _answer(
-        self, info: Info, given: Any, work: Callable[[], Awaitable[MutationPayload]]
+    async def _execute_with_errors(
+        self, info: Info, input_value: Any, run_resolver: Callable[[], Awaitable[MutationPayload]]
     ) -> MutationPayload:
-        ctx, options = info.context, given.options or MutationOptions()
+        ctx, options = info.context, input_value.options or MutationOptions()
 
-        async def told() -> MutationPayload:
-            shared = ctx.viewer.user_id and ctx.viewer.reach.shared
-            before = await stream_reader.standing(ctx) if shared else {}  # of shared streams
-            payload = await work()
+        async def complete_payload() -> MutationPayload:
+            shared = ctx.viewer.user_id and ctx.viewer.share_visibility.has_shared_mailboxes
+            before = (
+                await stream_reader.load_current_positions(ctx) if shared else {}
+            )  # of shared streams
+            payload = await run_resolver()
             payload.warnings += [
                 Warning(code=one.code, message=one.message, path=one.path) for one in ctx.warnings
             ]
-            reached = {**before, **ctx.reached} if ctx.reached else {}
-            few = 0 < len(reached) <= STREAMS  # a longer cursor would be refused
-            payload.journal_cursor = Cursor(reached) if few else None
-            return _remove_unstored(payload) if ctx.trial else payload
+            reached = {**before, **ctx.committed_position} if ctx.committed_position else {}
+            is_cursor_short = (
+                0 < len(reached) <= MAX_CURSOR_STREAMS
+            )  # a longer cursor would be refused
+            payload.journal_cursor = Cursor(reached) if is_cursor_short else None
+            return _remove_unstored_fields(payload) if ctx.is_dry_run else payload
 
         try:
-            check_conditions(given)
-            if self.alone:
-                self.alone.check(given)
+            check_conditions(input_value)
+            if self.atomic_exclusion:
+                self.atomic_exclusion.check_idempotency_key(input_value)
             key = options.idempotency_key or ""
-            asked = Asked(key, f"{self.name} {_words(given)}" if key else "")
-            _note(ctx, options)
+            idempotent_request = IdempotentRequest(
+                key, f"{self.name} {_input_text(input_value)}" if key else ""
+            )
+            _apply_options(ctx, options)
             if options.validate_only:
-                return await (told() if ctx.joined else _run_trial(ctx, told))
-            for left in reversed(range(TRIES)):
+                return await (
+                    complete_payload()
+                    if ctx.is_in_transaction
+                    else _run_dry_run(ctx, complete_payload)
+                )
+            for left in reversed(range(MAX_TRIES)):
                 try:
-                    return await (self._once(info, asked, told) if asked.key else told())
+                    return await (
+                        self._execute_idempotently(info, idempotent_request, complete_payload)
+                        if idempotent_request.idempotency_key
+                        else complete_payload()
+                    )
                 except KeyCollision:  # an `@atomic` request runs all fields again
-                    if ctx.joined or not left:
+                    if ctx.is_in_transaction or not left:
                         raise
-                    _note(ctx, options)
+                    _apply_options(ctx, options)
             raise AssertionError("the last try returns or raises")
         except Unauthenticated:
             raise  # for the whole request: the client signs in and tries again
-        except Refused as refusal:
-            return self._refused(refusal, given)
-        except Corrupt as damage:
+        except RequestError as refusal:
+            return self._error_payload(refusal, input_value)
+        except CorruptBlob as damage:
             log_damage([damage], getattr(ctx, "request_id", ""), str(info.path.key))
-            return self._refused(Damaged(), given)
+            return self._error_payload(DamagedContent(), input_value)
 
-    def _refused(self, refusal: Refused, given: Any = None) -> MutationPayload:
-        errors = [MutationError.of(public(one, given)) for one in refusal.each]
+    def _error_payload(self, refusal: RequestError, input_value: Any = None) -> MutationPayload:
+        errors = [
+            MutationError.from_error(error_with_public_reference(one, input_value))
+            for one in refusal.all_errors
+        ]
         return self.payload(errors=errors)
 
-    async def _once(
-        self, info: Info, asked: Asked, work: Callable[[], Awaitable[MutationPayload]]
+    async def _execute_idempotently(
+        self,
+        info: Info,
+        request: IdempotentRequest,
+        run_resolver: Callable[[], Awaitable[MutationPayload]],
     ) -> MutationPayload:
         """Run the mutation and store its payload in one transaction, or restore a stored payload.
 
         Raises the mutation's typed error, or ConcurrentDuplicate inside an `@atomic` request.
         """
         ctx = info.context
-        earlier = await idempotency.find(ctx, asked)
+        earlier = await idempotency.find_stored_payload(ctx, request)
         if earlier is None:
-            joined = ctx.joined
+            joined = ctx.is_in_transaction
             try:
-                async with ctx.together():
-                    payload = await work()
-                    await idempotency.keep(ctx, asked, stored(payload))
+                async with ctx.combined_transaction():
+                    payload = await run_resolver()
+                    await idempotency.store_payload(ctx, request, payload_as_json(payload))
                 if not joined:
-                    ctx.world.fault("answer")
+                    ctx.environment.reach_fault_point("answer")
                 return payload
-            except Refused:
-                async with ctx.write():  # wait for a concurrent request with the same key
-                    earlier = await idempotency.find(ctx, asked)
+            except RequestError:
+                async with ctx.write_session():  # wait for a concurrent request with the same key
+                    earlier = await idempotency.find_stored_payload(ctx, request)
                 if earlier is None:
                     raise
                 if joined:  # the changes are part of the `@atomic` request
-                    raise Crossed from None
-        return await restored(info, self.payload, earlier)
+                    raise ConcurrentDuplicate from None
+        return await restore_payload(info, self.payload, earlier)
 
 
-async def _run_trial(ctx: Any, work: Callable[[], Awaitable[MutationPayload]]) -> MutationPayload:
+async def _run_dry_run(
+    ctx: Any, run_resolver: Callable[[], Awaitable[MutationPayload]]
+) -> MutationPayload:
     """Return the payload of a mutation that is rolled back when its field is completed.
 
     Until then the objects of the payload are read as the mutation has left them.
     """
     trial: AsyncExitStack = ctx.trial_end
     try:
-        await trial.enter_async_context(ctx.together(keep=False))
-        return await work()
+        await trial.enter_async_context(ctx.combined_transaction(commit=False))
+        return await run_resolver()
     except BaseException:
         await trial.aclose()
         raise
 
 
-def _remove_unstored(payload: MutationPayload) -> MutationPayload:
+def _remove_unstored_fields(payload: MutationPayload) -> MutationPayload:
     """Remove secrets and tokens from the payload of a trial, since they are not stored.
 
     If a task would do the work, the counts are those that the task would reach.
     """
-    for name in vars(payload).keys() & UNSTORED:
+    for name in vars(payload).keys() & UNSTORED_PAYLOAD_FIELDS:
         setattr(payload, name, [] if isinstance(getattr(payload, name), list) else None)
     task = vars(payload).get("task")
     if task is not None and task.row.total is not None:
@@ -265,19 +303,19 @@ def _remove_unstored(payload: MutationPayload) -> MutationPayload:
     return payload
 
 
-class Stage(Enum):
+class AtomicStage(Enum):
     """The stage of an `@atomic` request."""
 
-    LOOK = auto()  # all fields are checked before the first one runs
+    INSPECT = auto()  # all fields are checked before the first one runs
     RUN = auto()
-    TELL = auto()  # payloads of the fields that are rolled back
+    REPORT = auto()  # payloads of the fields that are rolled back
 
 
-class Crossed(Exception):
+class ConcurrentDuplicate(Exception):
     """A concurrent request with the same idempotency key was stored: run this one again."""
 
 
-class Request(Protocol):
+class AtomicRequest(Protocol):
     """An `@atomic` request that can be executed several times."""
 
     @property
@@ -288,92 +326,99 @@ class Request(Protocol):
 
 
 @dataclass
-class Batch:
+class AtomicBatch:
     """The state of an `@atomic` request.
 
     The request is executed twice, and a third time if it is rolled back, so that each payload has
     the selected fields under any alias, fragment or condition.
     """
 
-    stage: Stage = Stage.LOOK
-    fields: int = 0
-    trial: bool = False  # if one field is a dry run, all are
-    refused: dict[str, MutationPayload] = field(default_factory=dict)  # by response name
-    broken: bool = False  # a field of a payload raised an error
+    stage: AtomicStage = AtomicStage.INSPECT
+    field_count: int = 0
+    is_dry_run: bool = False  # if one field is a dry run, all are
+    payloads_with_errors: dict[str, MutationPayload] = field(
+        default_factory=dict
+    )  # by response name
+    has_broken_field: bool = False  # a field of a payload raised an error
     result: ExecutionResult | None = None  # of the execution that is being committed
 
     @staticmethod
-    def check() -> None:
+    def raise_if_cancelled() -> None:
         """Raise CancelledError if the task is cancelled."""
-        if cancel_safety.called_off():
+        if cancel_safety.is_cancelled():
             raise asyncio.CancelledError
 
 
-async def together(request: Request) -> ExecutionResult:
+async def execute_atomically(request: AtomicRequest) -> ExecutionResult:
     """Run an `@atomic` request: all fields in one transaction, each in its own savepoint.
 
     It runs a second time after a conflict with a concurrent request. A second conflict gives a
     result with the error UNAVAILABLE.
     """
-    result = await _tried(request)
-    if _has_crossed(result):
-        result = await _tried(request)
-        if _has_crossed(result):
-            busy = GraphQLError(BUSY, original_error=Unavailable(BUSY, component="store"))
+    result = await _execute_atomic_attempt(request)
+    if _has_conflict(result):
+        result = await _execute_atomic_attempt(request)
+        if _has_conflict(result):
+            busy = GraphQLError(
+                CONFLICT_MESSAGE,
+                original_error=ServiceUnavailable(CONFLICT_MESSAGE, component="store"),
+            )
             return ExecutionResult(None, [busy])
     return result
 
 
-async def _tried(request: Request) -> ExecutionResult:
-    batch = request.context.batch = Batch()
-    looked = await request.execute()
-    if looked.errors:
-        return ExecutionResult(None, looked.errors)
-    result = looked
-    if not batch.refused:
-        batch.stage = Stage.RUN
-        async with request.context.together(keep=not batch.trial) as unit:
+async def _execute_atomic_attempt(request: AtomicRequest) -> ExecutionResult:
+    batch = request.context.batch = AtomicBatch()
+    query_result = await request.execute()
+    if query_result.errors:
+        return ExecutionResult(None, query_result.errors)
+    result = query_result
+    if not batch.payloads_with_errors:
+        batch.stage = AtomicStage.RUN
+        async with request.context.combined_transaction(commit=not batch.is_dry_run) as unit:
             result = await request.execute()
-            batch.check()
-            batch.broken = bool(result.errors)
-            unit.keep &= not (batch.refused or batch.broken)
-            batch.result = result if unit.keep else None
-    if result.data is None or not (batch.refused or batch.broken):
+            batch.raise_if_cancelled()
+            batch.has_broken_field = bool(result.errors)
+            unit.commits &= not (batch.payloads_with_errors or batch.has_broken_field)
+            batch.result = result if unit.commits else None
+    if result.data is None or not (batch.payloads_with_errors or batch.has_broken_field):
         return result
-    batch.stage = Stage.TELL
-    told = await request.execute()
-    return ExecutionResult(told.data, result.errors)
+    batch.stage = AtomicStage.REPORT
+    result_after = await request.execute()
+    return ExecutionResult(result_after.data, result.errors)
 
 
-def _has_crossed(result: ExecutionResult) -> bool:
+def _has_conflict(result: ExecutionResult) -> bool:
     """True if the transaction was rolled back because of a concurrent one."""
     causes = [error.original_error for error in result.errors or ()]
-    return any(isinstance(cause, Crossed) or crossed(cause) for cause in causes)
+    return any(
+        isinstance(cause, ConcurrentDuplicate) or is_retryable_conflict(cause) for cause in causes
+    )
 
 
-def _words(given: Any) -> str:
+def _input_text(input_value: Any) -> str:
     """Return the input as text, without the options, which may differ in a repeated call."""
-    return repr({name: value for name, value in vars(given).items() if name != "options"})
+    return repr({name: value for name, value in vars(input_value).items() if name != "options"})
 
 
-def _note(ctx: Context, options: MutationOptions) -> None:
+def _apply_options(ctx: Context, options: MutationOptions) -> None:
     """Set origin, reason and session of the context from the options.
 
     IP address and session for the logs are only taken from a trusted front end. Raises
     InvalidInput if a text is too long.
     """
-    for name, text, most in (
-        ("idempotencyKey", options.idempotency_key, LONGEST),
-        ("sessionId", options.session_id, WORDS),
-        ("reason", options.reason, WORDS),
+    for name, text, limit in (
+        ("idempotencyKey", options.idempotency_key, MAX_KEY_LENGTH),
+        ("sessionId", options.session_id, MAX_TEXT_LENGTH),
+        ("reason", options.reason, MAX_TEXT_LENGTH),
     ):
-        if text and (len(text) > most or not text.isprintable()):
-            raise Invalid(
-                f"at most {most} printable characters", constraint="length", path=["options", name]
+        if text and (len(text) > limit or not text.isprintable()):
+            raise InvalidInput(
+                f"at most {limit} printable characters", constraint="length", path=["options", name]
             )
-    ctx.reached, ctx.warnings = None, []
+    ctx.committed_position, ctx.warnings = None, []
     ctx.origin = options.session_id or options.idempotency_key or ctx.session_id
     ctx.reason = options.reason or None
-    if ctx.viewer.speaks_for_others:
+    if ctx.viewer.is_trusted_front_end:
         ctx.client_ip = options.client_ip or ctx.client_ip
         ctx.session_id = options.session_id or ctx.session_id

@@ -7,8 +7,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, Self
 
-from models.store.prepared_statements import Rows
-from resolvers.context import Batch
+from models.store.prepared_statements import LazyRows
+from resolvers.context import BatchFunction
 
 KEY_FIELDS = frozenset({"id", "__typename"})  # fields that only need an object's key
 
@@ -25,12 +25,12 @@ class Link:
     """
 
     columns: tuple[str, ...]
-    key: Callable[[Any], Any]  # of a row; if it returns None, the field is null
-    batch: Batch[Any, Any]
-    of: Callable[[Any], Any]
+    key_of_row: Callable[[Any], Any]  # of a row; if it returns None, the field is null
+    load_batch: BatchFunction[Any, Any]
+    object_from_row: Callable[[Any], Any]
     exists: bool = False
-    own_key: Callable[[Any], Any] | None = None
-    item: bool = False
+    key_in_own_list: Callable[[Any], Any] | None = None
+    is_item: bool = False
 
 
 class KeyRow(NamedTuple):
@@ -39,27 +39,27 @@ class KeyRow(NamedTuple):
     id: int
 
 
-class Made:
+class DerivedField:
     """A field that is derived from the values of `columns`, or from the source without columns.
 
     The function may run twice, so it must have no side effects.
     """
 
-    def __init__(self, columns: tuple[str, ...], of: Callable[..., Any]) -> None:
+    def __init__(self, columns: tuple[str, ...], derive: Callable[..., Any]) -> None:
         self.columns = columns
-        self.of = of
-        self.make: Callable[[Any], Any] = _reader(columns, of)
+        self.derive = derive
+        self.derive_from_source: Callable[[Any], Any] = _column_reader(columns, derive)
 
 
-class Whole(Made):
+class WholeSourceField(DerivedField):
     """A field that is derived from the whole source and reads these columns of it."""
 
-    def __init__(self, columns: tuple[str, ...], of: Callable[[Any], Any]) -> None:
-        super().__init__((), of)
+    def __init__(self, columns: tuple[str, ...], derive: Callable[[Any], Any]) -> None:
+        super().__init__((), derive)
         self.columns = columns
 
 
-class MaybeThreaded(Whole):
+class ThreadedIfLargeField(WholeSourceField):
     """A field that is derived from the whole source, in a worker thread if the source is large.
 
     For a large source the value is a task. Generated code leaves it to graphql-core, which awaits
@@ -69,20 +69,20 @@ class MaybeThreaded(Whole):
     def __init__(
         self,
         columns: tuple[str, ...],
-        of: Callable[[Any], Any],
+        derive: Callable[[Any], Any],
         is_large: Callable[[Any], bool],
     ) -> None:
-        super().__init__(columns, of)
+        super().__init__(columns, derive)
         self.is_large = is_large
-        self.make = self._make
+        self.derive_from_source = self._derive_in_thread_if_large
 
-    def _make(self, source: Any) -> Any:
+    def _derive_in_thread_if_large(self, source: Any) -> Any:
         if self.is_large(source):
-            return asyncio.ensure_future(asyncio.to_thread(self.of, source))
-        return self.of(source)
+            return asyncio.ensure_future(asyncio.to_thread(self.derive, source))
+        return self.derive(source)
 
 
-class Expressed(Made):
+class ExpressionField(DerivedField):
     """A field that is a Python expression of its source `{0}`, which generated code contains."""
 
     def __init__(self, expression: str) -> None:
@@ -91,7 +91,7 @@ class Expressed(Made):
         self.expression = expression
 
 
-class Viewed(Made):
+class NestedViewField(DerivedField):
     """A field with a view as its value, or with `many` a list of views.
 
     `sources_from_columns` returns the source of the view, or of each view. Generated code reads
@@ -104,41 +104,43 @@ class Viewed(Made):
         source: Callable[..., Any],
         view: "type[View]",
         *,
-        many: bool = False,
+        is_list: bool = False,
     ) -> None:
-        super().__init__(columns, partial(_objects, source, view, many))
-        self.source = source
-        self.look: Callable[[Any], Any] = _reader(columns, source)
+        super().__init__(columns, partial(_view_objects, source, view, is_list))
+        self.sources_from_columns = source
+        self.sources_from_source: Callable[[Any], Any] = _column_reader(columns, source)
 
 
-def same(value: Any) -> Any:
+def return_unchanged(value: Any) -> Any:
     """Return the value of a column unchanged."""
     return value
 
 
-def _reader(columns: tuple[str, ...], of: Callable[..., Any]) -> Callable[[Any], Any]:
+def _column_reader(columns: tuple[str, ...], function: Callable[..., Any]) -> Callable[[Any], Any]:
     """Return a function of a source that calls `function` with the values of the columns."""
     if not columns:
-        return of
+        return function
     read = attrgetter(*columns)
     if len(columns) == 1:
-        return lambda source: of(read(source))
-    return lambda source: of(*read(source))
+        return lambda source: function(read(source))
+    return lambda source: function(*read(source))
 
 
-def _objects(source: Callable[..., Any], view: "type[View]", many: bool, *values: Any) -> Any:
+def _view_objects(
+    source: Callable[..., Any], view: "type[View]", is_list: bool, *values: Any
+) -> Any:
     found = source(*values)
     if found is None:
         return None
-    return [view.of(one) for one in found] if many else view.of(found)
+    return [view.from_row(one) for one in found] if is_list else view.from_row(found)
 
 
-class Listed(Sequence[Any]):
+class ViewList(Sequence[Any]):
     """A list of views of unconverted rows. Generated code reads the rows without creating views."""
 
     __slots__ = ("_items", "rows", "view")
 
-    def __init__(self, view: "type[View]", rows: Rows) -> None:
+    def __init__(self, view: "type[View]", rows: LazyRows) -> None:
         self.view = view
         self.rows = rows
         self._items: list[View] | None = None
@@ -147,7 +149,7 @@ class Listed(Sequence[Any]):
     def items(self) -> "list[View]":
         """The views, created at the first access."""
         if self._items is None:
-            self._items = [self.view.of(row) for row in self.rows]
+            self._items = [self.view.from_row(row) for row in self.rows]
         return self._items
 
     def __len__(self) -> int:
@@ -164,24 +166,28 @@ class View:
     """
 
     row: Any
-    made: ClassVar[Mapping[str, Made]] = {}
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {}
 
     @classmethod
-    def of(cls, row: Any) -> Self:
+    def from_row(cls, row: Any) -> Self:
         """Create the view of a row or another source."""
         one = cls.__new__(cls)
         one.row = row
         return one
 
     @classmethod
-    def maybe(cls, row: Any) -> Self | None:
+    def from_row_or_none(cls, row: Any) -> Self | None:
         """Create the view of a row; return None for None."""
-        return None if row is None else cls.of(row)
+        return None if row is None else cls.from_row(row)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "row":
             raise AttributeError(name)
-        made = self.made.get(name)
-        value = getattr(self.row, name) if made is None else made.make(self.row)
+        derived_field = self.derived_fields.get(name)
+        value = (
+            getattr(self.row, name)
+            if derived_field is None
+            else derived_field.derive_from_source(self.row)
+        )
         setattr(self, name, value)
         return value

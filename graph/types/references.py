@@ -6,78 +6,86 @@ from typing import Any, TypeVar
 import strawberry
 
 from graph.types import global_ids
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info
-from graph.types.input_conditions import Conditions
+from graph.types.input_conditions import ConditionsInput
 from graph.types.scalars import BigInt, EmailAddress
 from mail.mailboxes import paths
-from models.errors import Invalid, check_limit, found
+from models.errors import InvalidInput, check_limit, require_found
 from models.mailboxes.tables import SpecialUse
-from models.store.columns import Picked
-from resolvers.access import own
-from resolvers.addresses.loaders import Named as Address
+from models.store.columns import ColumnRow
+from resolvers.access import require_user_id
+from resolvers.addresses.loaders import AddressIdOrText as Address
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.loaders import Named as Domain
-from resolvers.mailboxes.loaders import Named, find_seen
+from resolvers.domains.loaders import DomainIdOrName as Domain
+from resolvers.mailboxes.loaders import MailboxSelector, find_visible
 from resolvers.messages import loaders as message_loaders
 from resolvers.submission.reply_references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - re-exported
 from resolvers.users import loaders as user_loaders
-from resolvers.users.selection import Users
+from resolvers.users.selection import UserSelector
 
 Item = TypeVar("Item")
 
 
 @strawberry.input(one_of=True, description="Names one user.")
 class UserRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    username: strawberry.Maybe[str] = leaf("Dots ignored.")
-    address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    username: strawberry.Maybe[str] = attribute_field("Dots ignored.")
+    address: strawberry.Maybe[EmailAddress] = attribute_field(
+        "Any address that delivers to the user."
+    )
 
 
 @strawberry.input(one_of=True, description="Names one address.")
 class AddressRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    address: strawberry.Maybe[str] = leaf(
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    address: strawberry.Maybe[str] = attribute_field(
         "As it is written, in any spelling; a pattern with its *, @domain is *@domain."
     )
 
 
 @strawberry.input(one_of=True, description="Names one domain.")
 class DomainRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    name: strawberry.Maybe[str] = leaf("Its own name, in Unicode or ASCII form.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    name: strawberry.Maybe[str] = attribute_field("Its own name, in Unicode or ASCII form.")
 
 
 @strawberry.input(one_of=True, description="Names one second name of a domain.")
 class DomainAliasRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    alias: strawberry.Maybe[str] = leaf("The name, in Unicode or ASCII form.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    alias: strawberry.Maybe[str] = attribute_field("The name, in Unicode or ASCII form.")
 
 
 @strawberry.input(
     description="Names many users. The fields are combined with OR. An empty list names nobody; "
     "an empty object is an error."
 )
-class UserSelection(Conditions):
-    all: bool | None = leaf("Every user (ADMIN).", default=strawberry.UNSET)
-    ids: list[strawberry.ID] | None = leaf("Global ids.", default=strawberry.UNSET)
-    usernames: list[str] | None = leaf("User names or addresses.", default=strawberry.UNSET)
-    masks: list[str] | None = leaf("User names with * and ?.", default=strawberry.UNSET)
-    domains: list[str] | None = leaf(
+class UserSelection(ConditionsInput):
+    all: bool | None = attribute_field("Every user (ADMIN).", default=strawberry.UNSET)
+    ids: list[strawberry.ID] | None = attribute_field("Global ids.", default=strawberry.UNSET)
+    usernames: list[str] | None = attribute_field(
+        "User names or addresses.", default=strawberry.UNSET
+    )
+    masks: list[str] | None = attribute_field("User names with * and ?.", default=strawberry.UNSET)
+    domains: list[str] | None = attribute_field(
         "Everybody whose main address is there.", default=strawberry.UNSET
     )
-    tags: list[str] | None = leaf("Everybody with one of the tags.", default=strawberry.UNSET)
+    tags: list[str] | None = attribute_field(
+        "Everybody with one of the tags.", default=strawberry.UNSET
+    )
 
 
-def users_named(selection: UserSelection | None, *, path: str = "users") -> Users:
+def user_selector_from_selection(
+    selection: UserSelection | None, *, path: str = "users"
+) -> UserSelector:
     """Return the resolvers' selector of the users in a selection.
 
     Raises InvalidInput if an ID is malformed.
     """
     if not selection:
-        return Users()
-    return Users(
-        chosen=True,
+        return UserSelector()
+    return UserSelector(
+        was_sent=True,
         all=bool(selection.all),
         ids=tuple(
             global_ids.decode("User", text, path=path, index=nth)
@@ -90,35 +98,35 @@ def users_named(selection: UserSelection | None, *, path: str = "users") -> User
     )
 
 
-def user_named(ref: UserRef, *, path: str) -> Users:
+def user_selector_from_ref(ref: UserRef, *, path: str) -> UserSelector:
     """Return the resolvers' selector of one named user. Raises InvalidInput for a bad ID."""
     if ref.id:
-        return Users(ids=(global_ids.decode("User", ref.id.value, path=path),))
-    return Users(usernames=(given(ref.username) or given(ref.address) or "",))
+        return UserSelector(ids=(global_ids.decode("User", ref.id.value, path=path),))
+    return UserSelector(usernames=(maybe_value(ref.username) or maybe_value(ref.address) or "",))
 
 
 @strawberry.input(one_of=True, description="Names one folder of the user in question.")
 class MailboxRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    path: strawberry.Maybe[str] = leaf("Unicode, slashes.")
-    special_use: strawberry.Maybe[SpecialUse] = leaf("Role of the folder.")
-    guid: strawberry.Maybe[str] = leaf("32 hex digits.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    path: strawberry.Maybe[str] = attribute_field("Unicode, slashes.")
+    special_use: strawberry.Maybe[SpecialUse] = attribute_field("Role of the folder.")
+    guid: strawberry.Maybe[str] = attribute_field("32 hex digits.")
 
 
 @strawberry.input(description="Folder and uid.")
 class MessageUid:
-    mailbox: MailboxRef = leaf("Folder.")
-    uid: BigInt = leaf("Uid in it.")
+    mailbox: MailboxRef = attribute_field("Folder.")
+    uid: BigInt = attribute_field("Uid in it.")
 
 
 @strawberry.input(one_of=True, description="Names one message.")
 class MessageRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    uid: strawberry.Maybe[MessageUid] = leaf("By folder and uid.")
-    guid: strawberry.Maybe[str] = leaf("32 hex digits.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+    uid: strawberry.Maybe[MessageUid] = attribute_field("By folder and uid.")
+    guid: strawberry.Maybe[str] = attribute_field("32 hex digits.")
 
 
-def given(maybe: Any) -> Any:
+def maybe_value(maybe: Any) -> Any:
     """Return the value of a `Maybe` field; None if the client omitted it."""
     return None if maybe is None or maybe is strawberry.UNSET else maybe.value
 
@@ -128,29 +136,31 @@ def is_given(value: Any) -> bool:
     return value is not None and value is not strawberry.UNSET
 
 
-def items_of(value: Sequence[Item] | None) -> tuple[Item, ...] | None:
+def optional_tuple(value: Sequence[Item] | None) -> tuple[Item, ...] | None:
     """Return the items of an optional list; None without a list. An empty list selects nothing."""
     return tuple(value or ()) if is_given(value) else None
 
 
-def plain(value: Any) -> Any:
+def value_or_none(value: Any) -> Any:
     """Return the value of a field; None if the client omitted it."""
     return None if value is strawberry.UNSET else value
 
 
-async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
+async def load_user(info: Info, ref: UserRef | None) -> ColumnRow | None:
     """Load the named user, or the viewer; None if no such user is visible to the viewer."""
     ctx = info.context
     if ref is None or ref is strawberry.UNSET:
-        return await ctx.load(user_loaders.by_ids, own(ctx))
+        return await ctx.load(user_loaders.load_users_by_id, require_user_id(ctx))
     if ref.id:
         return await ctx.load(
-            user_loaders.by_ids, global_ids.decode("User", ref.id.value, path="user")
+            user_loaders.load_users_by_id, global_ids.decode("User", ref.id.value, path="user")
         )
-    return await user_loaders.named(ctx, given(ref.username) or given(ref.address) or "")
+    return await user_loaders.find_user_by_name(
+        ctx, maybe_value(ref.username) or maybe_value(ref.address) or ""
+    )
 
 
-async def domains_of(
+async def load_domain_ids(
     info: Info, refs: Sequence[DomainRef] | None, *, path: str = "domains"
 ) -> list[int]:
     """Load the IDs of the named domains.
@@ -159,60 +169,74 @@ async def domains_of(
     """
     if not refs:
         return []
-    named = [domain_named(ref, path=path, index=nth) for nth, ref in enumerate(refs or ())]
-    return [row.id for row in await domain_loaders.chosen(info.context, named, path=path)]
+    selectors = [
+        domain_selector_from_ref(ref, path=path, index=nth) for nth, ref in enumerate(refs or ())
+    ]
+    return [
+        row.id
+        for row in await domain_loaders.load_referenced_domains(info.context, selectors, path=path)
+    ]
 
 
-async def owner_of(info: Info, ref: UserRef | None) -> int | None:
+async def load_user_id(info: Info, ref: UserRef | None) -> int | None:
     """Return the ID of the named user, or of the viewer; None if the user is not visible."""
     if ref is None or ref is strawberry.UNSET:
-        return own(info.context)
-    row = await user_of(info, ref)
+        return require_user_id(info.context)
+    row = await load_user(info, ref)
     return int(row.id) if row else None
 
 
-async def owner_named(info: Info, ref: UserRef | None) -> int | None:
+async def load_named_user_id(info: Info, ref: UserRef | None) -> int | None:
     """Return the ID of the named user; None without a reference.
 
     Raises NotFound if the user is not visible.
     """
-    return int(found(await user_of(info, ref), path=["user"]).id) if ref else None
+    return int(require_found(await load_user(info, ref), path=["user"]).id) if ref else None
 
 
-def keys_of(info: Info, kind: str, texts: Sequence[str]) -> list[int]:
+def ids_from_global_ids(info: Info, type_name: str, global_id_texts: Sequence[str]) -> list[int]:
     """Return the row IDs of global IDs of one type.
 
     Raises InvalidInput if one is malformed, LimitReached if there are too many.
     """
-    most = info.context.world.options.bulk
-    check_limit(len(texts), most, f"at most {most} at once", path=["ids"])
-    return [global_ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
+    max_ids = info.context.environment.options.bulk
+    check_limit(len(global_id_texts), max_ids, f"at most {max_ids} at once", path=["ids"])
+    return [
+        global_ids.decode(type_name, text, path="ids", index=nth)
+        for nth, text in enumerate(global_id_texts)
+    ]
 
 
-def address_named(ref: AddressRef, *, path: str, index: int | None = None) -> Address:
+def address_selector_from_ref(ref: AddressRef, *, path: str, index: int | None = None) -> Address:
     """Return the resolvers' selector of an address. Raises InvalidInput for a bad ID."""
     if ref.id:
         return Address(id=global_ids.decode("Address", ref.id.value, path=path, index=index))
-    return Address(address=given(ref.address) or "")
+    return Address(address=maybe_value(ref.address) or "")
 
 
-def domain_named(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:
+def domain_selector_from_ref(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:
     """Return the resolvers' selector of a domain. Raises InvalidInput for a bad ID."""
     if ref.id:
         return Domain(id=global_ids.decode("Domain", ref.id.value, path=path, index=index))
-    return Domain(name=given(ref.name))
+    return Domain(name=maybe_value(ref.name))
 
 
-def named(ref: MailboxRef, *, path: str = "mailbox", index: int | None = None) -> Named:
+def mailbox_selector_from_ref(
+    ref: MailboxRef, *, path: str = "mailbox", index: int | None = None
+) -> MailboxSelector:
     """Return the resolvers' selector of a mailbox. Raises InvalidInput for a bad ID."""
     if ref.id:
-        return Named(id=global_ids.decode("Mailbox", ref.id.value, path=path, index=index))
-    path_ = given(ref.path)
-    path_ = path_ if path_ is None else paths.spelled(path_)
-    return Named(path=path_, special_use=given(ref.special_use), guid=given(ref.guid))
+        return MailboxSelector(
+            id=global_ids.decode("Mailbox", ref.id.value, path=path, index=index)
+        )
+    path_ = maybe_value(ref.path)
+    path_ = path_ if path_ is None else paths.canonical_path(path_)
+    return MailboxSelector(
+        path=path_, special_use=maybe_value(ref.special_use), guid=maybe_value(ref.guid)
+    )
 
 
-async def message_of(
+async def find_message_id(
     info: Info, ref: MessageRef, *, path: str = "by", user_id: int | None = None
 ) -> int | None:
     """Return the ID of the named message, which need not exist or be visible.
@@ -225,9 +249,13 @@ async def message_of(
     if ref.guid:
         text = ref.guid.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
-            raise Invalid("a guid has 32 hex digits", constraint="id", path=["guid"])
+            raise InvalidInput("a guid has 32 hex digits", constraint="id", path=["guid"])
         key = int(text, 16)
         return key if key < 1 << 63 else None
-    uid = given(ref.uid)
-    box = await find_seen(info.context, named(uid.mailbox), user_id)
-    return await message_loaders.by_uid(info.context, box.id, uid.uid) if box else None
+    uid = maybe_value(ref.uid)
+    mailbox = await find_visible(info.context, mailbox_selector_from_ref(uid.mailbox), user_id)
+    return (
+        await message_loaders.find_message_id_by_uid(info.context, mailbox.id, uid.uid)
+        if mailbox
+        else None
+    )

@@ -21,50 +21,52 @@ from strawberry.types.base import StrawberryObjectDefinition
 
 import graph.types.enum_registration  # noqa: F401 - before the first field that has an enum
 from graph.types import global_ids
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.fields import Info
-from graph.types.object_views import KEY_FIELDS, KeyRow, Link, Listed, Made, View
-from models.store.prepared_statements import Rows
-from resolvers.context import Batch
+from graph.types.object_views import KEY_FIELDS, DerivedField, KeyRow, Link, View, ViewList
+from models.store.prepared_statements import LazyRows
+from resolvers.context import BatchFunction
 
 Item = TypeVar("Item", bound=View)
 Value = TypeVar("Value")
 
-SHADOWED = {"list"}  # schema names that are Python builtins
+SHADOWED_BUILTINS = {"list"}  # schema names that are Python builtins
 
 
 @strawberry.interface(name="Node", description="Anything with a global id.")
-class Shape(View):
+class NodeView(View):
     """Base of node types over one table: a field is the column of its name or derived."""
 
-    id: strawberry.ID = leaf("Global id.")
+    id: strawberry.ID = attribute_field("Global id.")
 
-    batch: ClassVar[Batch[int, Any]]  # loads rows by their keys
+    load_batch: ClassVar[BatchFunction[int, Any]]  # loads rows by their keys
 
     @classmethod
-    def columns(cls, asked: Iterable[str]) -> frozenset[str]:
+    def columns_for_fields(cls, field_names: Iterable[str]) -> frozenset[str]:
         """Return the columns to select for these fields, always including the ID."""
-        fields = _fields(cls)
+        fields = _fields_of_type(cls)
         columns = {"id"}
-        for name in asked:
+        for name in field_names:
             if name in fields.links:
                 columns.update(fields.links[name].columns)
-            elif name in fields.plain:
-                columns.update(cls.made[name].columns if name in cls.made else (name,))
+            elif name in fields.attributes:
+                columns.update(
+                    cls.derived_fields[name].columns if name in cls.derived_fields else (name,)
+                )
             else:
                 columns.update(fields.computed.get(name, ()))
         return frozenset(columns)
 
 
-def identified(kind: str) -> Made:
+def global_id_field(type_name: str) -> DerivedField:
     """Return the derived field of a type's global ID."""
-    return Made(("id",), global_ids.encoder(kind))
+    return DerivedField(("id",), global_ids.encoder(type_name))
 
 
 def link(
     column: str,
-    batch: Batch[Any, Any],
-    of: Callable[[Any], Any],
+    load_batch: BatchFunction[Any, Any],
+    object_from_row: Callable[[Any], Any],
     *,
     description: str,
     exists: bool = False,
@@ -74,196 +76,216 @@ def link(
     A list loads the objects of all its items at once (`list_objects`). Otherwise the field loads
     its object with the same batch function.
     """
-    return _linked(Link((column,), attrgetter(column), batch, of, exists), description)
+    return _link_field(
+        Link((column,), attrgetter(column), load_batch, object_from_row, exists), description
+    )
 
 
-def _linked(to: Link, description: str) -> Any:
+def _link_field(definition: Link, description: str) -> Any:
     # without a return type, which strawberry would use as the field's type
     def resolve(self: Any, info: Info):  # type: ignore[no-untyped-def] # noqa: ANN202
-        if to.exists and asked(info) <= KEY_FIELDS:
-            return to.of(KeyRow(to.key(self.row)))
-        filled = vars(self)
+        if definition.exists and selected_fields(info) <= KEY_FIELDS:
+            return definition.object_from_row(KeyRow(definition.key_of_row(self.row)))
+        values = vars(self)
         name = info.python_name
-        return filled[name] if name in filled else _load(self, info)
+        return values[name] if name in values else _load(self, info)
 
     async def _load(self: Any, info: Info) -> Any:
-        key = to.key(self.row)
-        return None if key is None else to.of(await info.context.load(to.batch, key))
+        key = definition.key_of_row(self.row)
+        return (
+            None
+            if key is None
+            else definition.object_from_row(await info.context.load(definition.load_batch, key))
+        )
 
-    return strawberry.field(resolver=resolve, description=description, metadata={"link": to})
+    return strawberry.field(
+        resolver=resolve, description=description, metadata={"link": definition}
+    )
 
 
-def row_link(to: Link, *, description: str) -> Any:
+def row_link(definition: Link, *, description: str) -> Any:
     """Declare a field that leads to a row of the same type, which may be in the same list."""
-    return _linked(to, description)
+    return _link_field(definition, description)
 
 
-def shaped(module: str, name: str) -> Callable[[Any], Any]:
+def lazy_view_factory(module: str, name: str) -> Callable[[Any], Any]:
     """Return a function that creates a view of a type from a module that imports this one.
 
     The function returns None for None.
     """
 
-    def of(row: Any) -> Any:
-        return getattr(sys.modules[module], name).maybe(row)
+    def view_or_none(row: Any) -> Any:
+        return getattr(sys.modules[module], name).from_row_or_none(row)
 
-    return of
+    return view_or_none
 
 
-async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Item]:
+async def list_objects(info: Info, view: type[Item], rows: Sequence[Any]) -> list[Item]:
     """Return the objects of a list's rows and load the links that are selected."""
-    links = _fields(shape).links
-    wanted = {
+    links = _fields_of_type(view).links
+    linked_ids = {
         name
-        for name in links.keys() & asked(info)
-        if not (links[name].exists and asked_below(info, name) <= KEY_FIELDS)
+        for name in links.keys() & selected_fields(info)
+        if not (links[name].exists and selected_subfields(info, name) <= KEY_FIELDS)
     }
-    if isinstance(rows, Rows) and not wanted:
-        return cast("list[Item]", Listed(shape, rows))  # views are created on demand
-    items = [shape.of(row) for row in rows]
-    own = {name: to for name, to in links.items() if to.own_key}
-    for name in wanted - own.keys() if items else ():
-        to = links[name]
-        keys = sorted({to.key(item.row) for item in items} - {None})
-        found = dict(zip(keys, await info.context.load_all(to.batch, keys), strict=True))
-        made = {key: to.of(row) for key, row in found.items()}
+    if isinstance(rows, LazyRows) and not linked_ids:
+        return cast("list[Item]", ViewList(view, rows))  # views are created on demand
+    items = [view.from_row(row) for row in rows]
+    links_in_own_list = {name: link for name, link in links.items() if link.key_in_own_list}
+    for name in linked_ids - links_in_own_list.keys() if items else ():
+        link = links[name]
+        keys = sorted({link.key_of_row(item.row) for item in items} - {None})
+        found = dict(zip(keys, await info.context.load_many(link.load_batch, keys), strict=True))
+        objects_by_id = {key: link.object_from_row(row) for key, row in found.items()}
         for item in items:
-            setattr(item, name, made.get(to.key(item.row)))
-    if wanted & own.keys():
-        await _fill_own(info, shape, own, items)
+            setattr(item, name, objects_by_id.get(link.key_of_row(item.row)))
+    if linked_ids & links_in_own_list.keys():
+        await _set_own_links(info, view, links_in_own_list, items)
     return items
 
 
-async def _fill_own(
-    info: Info, shape: type[Item], links: Mapping[str, Link], items: Sequence[Item]
+async def _set_own_links(
+    info: Info, view: type[Item], links: Mapping[str, Link], items: Sequence[Item]
 ) -> None:
     """Set the links of items to rows of their own type, to the selected depth.
 
     Rows that are not among the items are loaded level by level, and their links are set too.
     """
-    to = next(iter(links.values()))
-    own_key: Any = to.own_key
-    known: dict[Any, Any] = {own_key(item.row): item for item in items}
-    fields, some = _item_fields(info), items
-    while some and links.keys() & _names(fields):
-        keys = [to.key(one.row) for one in some]
-        missing = sorted(set(keys) - known.keys() - {None})
-        rows = await info.context.load_all(to.batch, missing) if missing else []
-        new = {key: shape.maybe(row) for key, row in zip(missing, rows, strict=True)}
-        known |= new
-        for key, one in zip(keys, some, strict=True):
-            found = known.get(key)
+    link = next(iter(links.values()))
+    own_key: Any = link.key_in_own_list
+    items_by_key: dict[Any, Any] = {own_key(item.row): item for item in items}
+    fields, selected_items = _item_field_nodes(info), items
+    while selected_items and links.keys() & _python_names(fields):
+        keys = [link.key_of_row(one.row) for one in selected_items]
+        missing = sorted(set(keys) - items_by_key.keys() - {None})
+        rows = await info.context.load_many(link.load_batch, missing) if missing else []
+        new = {key: view.from_row_or_none(row) for key, row in zip(missing, rows, strict=True)}
+        items_by_key |= new
+        for key, one in zip(keys, selected_items, strict=True):
+            found = items_by_key.get(key)
             for name, each in links.items():
-                setattr(one, name, found if each.item or found is None else each.of(found.row))
-        some = [one for one in new.values() if one is not None]
-        fields = _below_own(info, fields, links)
+                setattr(
+                    one,
+                    name,
+                    found if each.is_item or found is None else each.object_from_row(found.row),
+                )
+        selected_items = [one for one in new.values() if one is not None]
+        fields = _fields_below_own_links(info, fields, links)
 
 
-def _below_own(
+def _fields_below_own_links(
     info: Info, fields: Iterable[FieldNode], links: Mapping[str, Link]
 ) -> list[FieldNode]:
     """Return the fields that are selected below links to the same type."""
-    nodes = [node for node in fields if (to := links.get(_python(node.name.value))) and to.own_key]
-    return list(_below(info, nodes))
+    nodes = [
+        node
+        for node in fields
+        if (link := links.get(_python_name(node.name.value))) and link.key_in_own_list
+    ]
+    return list(_subfield_nodes(info, nodes))
 
 
-def columns(info: Info, shape: type[Shape]) -> frozenset[str]:
+def selected_columns(info: Info, view: type[NodeView]) -> frozenset[str]:
     """Return the columns to select for the list or connection that is being resolved."""
 
-    def make() -> frozenset[str]:
-        fields, links = _item_fields(info), _fields(shape).links
-        found = shape.columns(_names(fields))
-        while fields := _below_own(info, fields, links):
-            found |= shape.columns(_names(fields))
+    def compute_columns() -> frozenset[str]:
+        fields, links = _item_field_nodes(info), _fields_of_type(view).links
+        found = view.columns_for_fields(_python_names(fields))
+        while fields := _fields_below_own_links(info, fields, links):
+            found |= view.columns_for_fields(_python_names(fields))
         return found
 
-    return _kept(info, shape, make)
+    return _cached_by_selection(info, view, compute_columns)
 
 
-def asked(info: Info) -> frozenset[str]:
+def selected_fields(info: Info) -> frozenset[str]:
     """Return the Python names of the fields that are selected on items of a list or connection.
 
     It is a superset if the selection has @skip, @include or type conditions.
     """
-    return _kept(info, None, lambda: _names(_item_fields(info)))
+    return _cached_by_selection(info, None, lambda: _python_names(_item_field_nodes(info)))
 
 
-def asked_below(info: Info, name: str) -> frozenset[str]:
+def selected_subfields(info: Info, field_name: str) -> frozenset[str]:
     """Return the Python names of the subfields selected on one field of the items.
 
     It is a superset if the selection has @skip, @include or type conditions.
     """
 
     def names() -> frozenset[str]:
-        nodes = [node for node in _item_fields(info) if _python(node.name.value) == name]
-        return _names(_below(info, nodes))
+        nodes = [
+            node for node in _item_field_nodes(info) if _python_name(node.name.value) == field_name
+        ]
+        return _python_names(_subfield_nodes(info, nodes))
 
-    return _kept(info, name, names)
+    return _cached_by_selection(info, field_name, names)
 
 
-def _item_fields(info: Info) -> list[FieldNode]:
+def _item_field_nodes(info: Info) -> list[FieldNode]:
     """Return the nodes of the fields selected on the items of a list or connection."""
-    level = list(_below(info, info._raw_info.field_nodes))  # noqa: SLF001 - no other way in
+    level = list(_subfield_nodes(info, info._raw_info.field_nodes))  # noqa: SLF001 - no other way in
     if get_named_type(info._raw_info.return_type).name.endswith("Connection"):  # noqa: SLF001
         edges = [node for node in level if node.name.value == "edges"]
-        inside = [node for node in _below(info, edges) if node.name.value == "node"]
+        inside = [node for node in _subfield_nodes(info, edges) if node.name.value == "node"]
         inside += [node for node in level if node.name.value == "nodes"]
-        level = list(_below(info, inside))
+        level = list(_subfield_nodes(info, inside))
     return level
 
 
-def _names(nodes: Iterable[FieldNode]) -> frozenset[str]:
-    return frozenset(_python(node.name.value) for node in nodes)
+def _python_names(nodes: Iterable[FieldNode]) -> frozenset[str]:
+    return frozenset(_python_name(node.name.value) for node in nodes)
 
 
-def _kept(info: Info, what: object, make: Callable[[], Value]) -> Value:
+def _cached_by_selection(info: Info, cache_key: object, compute: Callable[[], Value]) -> Value:
     """Return the computed value for the current selection, cached with its document."""
-    key = what, *map(id, info._raw_info.field_nodes)  # noqa: SLF001 - strawberry's is slower
-    memo = info.context.memo
+    key = cache_key, *map(id, info._raw_info.field_nodes)  # noqa: SLF001 - strawberry's is slower
+    memo = info.context.selection_cache
     if key not in memo:
-        memo[key] = make()
-    kept: Value = memo[key]
-    return kept
+        memo[key] = compute()
+    cached: Value = memo[key]
+    return cached
 
 
-def _below(info: Info, nodes: Iterable[FieldNode]) -> Iterator[FieldNode]:
+def _subfield_nodes(info: Info, nodes: Iterable[FieldNode]) -> Iterator[FieldNode]:
     for node in nodes:
         if node.selection_set:
-            yield from _selected(info, node.selection_set)
+            yield from _flattened_selection(info, node.selection_set)
 
 
-def _selected(info: Info, selections: SelectionSetNode) -> Iterator[FieldNode]:
+def _flattened_selection(info: Info, selections: SelectionSetNode) -> Iterator[FieldNode]:
     for node in selections.selections:
         if isinstance(node, FieldNode):
             yield node
         elif isinstance(node, InlineFragmentNode):
-            yield from _selected(info, node.selection_set)
+            yield from _flattened_selection(info, node.selection_set)
         elif isinstance(node, FragmentSpreadNode):
             fragment = info._raw_info.fragments[node.name.value]  # noqa: SLF001 - no other way in
-            yield from _selected(info, fragment.selection_set)
+            yield from _flattened_selection(info, fragment.selection_set)
 
 
 @cache
-def _python(name: str) -> str:
+def _python_name(name: str) -> str:
     snake = re.sub(r"(?<=[a-z0-9])[A-Z]", lambda match: "_" + match[0].lower(), name)
-    return snake + "_" if iskeyword(snake) or snake in SHADOWED else snake
+    return snake + "_" if iskeyword(snake) or snake in SHADOWED_BUILTINS else snake
 
 
-class Fields(NamedTuple):
+class FieldsByType(NamedTuple):
     """The fields of a type, by the way they are computed."""
 
-    plain: frozenset[str]
+    attributes: frozenset[str]
     links: dict[str, Link]
     computed: dict[str, tuple[str, ...]]  # columns by field
 
 
-def _fields(kind: type) -> Fields:
-    return _sorted(get_object_definition(kind, strict=True))
+def _fields_of_type(kind: type) -> FieldsByType:
+    return _fields_of_definition(get_object_definition(kind, strict=True))
 
 
 @cache
-def _sorted(definition: StrawberryObjectDefinition) -> Fields:
+def _fields_of_definition(definition: StrawberryObjectDefinition) -> FieldsByType:
     fields = definition.fields
     links = {f.python_name: f.metadata["link"] for f in fields if "link" in f.metadata}
     computed = {f.python_name: f.metadata["columns"] for f in fields if "columns" in f.metadata}
-    return Fields(frozenset(f.python_name for f in fields if f.is_basic_field), links, computed)
+    return FieldsByType(
+        frozenset(f.python_name for f in fields if f.is_basic_field), links, computed
+    )

@@ -13,47 +13,50 @@ from strawberry.scalars import JSON
 from strawberry.types.scalar import ScalarDefinition
 
 from models import quantities
-from models.events.journal import Position
+from models.events.journal import StreamPositions
 from resolvers.users import custom_data
 
 BigInt = NewType("BigInt", int)
 ByteSize = NewType("ByteSize", int)
 CIDR = NewType("CIDR", str)
-Cursor = NewType("Cursor", Position)
+Cursor = NewType("Cursor", StreamPositions)
 Duration = NewType("Duration", timedelta)
 EmailAddress = NewType("EmailAddress", str)
 IPAddress = NewType("IPAddress", str)
 URL = NewType("URL", str)
 Upload = NewType("Upload", str)
 
-STREAMS = 100
+MAX_CURSOR_STREAMS = 100
 # format version, then stream and position of each stream
-POSITION = re.compile(rf"1(\.[0-9]{{1,19}}\.[0-9]{{1,19}}){{1,{STREAMS}}}")
+CURSOR_PATTERN = re.compile(rf"1(\.[0-9]{{1,19}}\.[0-9]{{1,19}}){{1,{MAX_CURSOR_STREAMS}}}")
 RFC_3339 = "https://www.rfc-editor.org/rfc/rfc3339"
 
 
-def _said(read: Callable[[object], Any]) -> Callable[[object], Any]:
+def _with_graphql_error(parse: Callable[[object], Any]) -> Callable[[object], Any]:
     """Return a parser that raises GraphQLError instead of ValueError."""
 
-    def heard(value: object) -> Any:
+    def parse_or_graphql_error(value: object) -> Any:
         try:
-            return read(value)
+            return parse(value)
         except ValueError as problem:
             raise GraphQLError(str(problem)) from None
 
-    return heard
+    return parse_or_graphql_error
 
 
-_whole, _size, _duration = map(_said, (quantities.whole, quantities.size, quantities.duration))
+_parse_integer, _parse_size, _parse_duration = map(
+    _with_graphql_error,
+    (quantities.parse_integer, quantities.parse_size, quantities.parse_duration),
+)
 
 
-def _instant(value: datetime) -> str:
+def _format_datetime(value: datetime) -> str:
     if value.tzinfo is not UTC:
         value = value.astimezone(UTC)
     return orjson.dumps(value, option=orjson.OPT_UTC_Z)[1:-1].decode()  # a third of isoformat()
 
 
-def _moment(text: object) -> datetime:
+def _parse_datetime(text: object) -> datetime:
     try:
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
@@ -66,96 +69,114 @@ def _moment(text: object) -> datetime:
         raise GraphQLError("an instant beyond the calendar") from problem
 
 
-def free_data(value: object, path: str) -> dict[str, Any] | None:
+def validate_custom_data(value: object, path: str) -> dict[str, Any] | None:
     """Return the custom data of an input; None if omitted. Raises InvalidInput if malformed."""
-    return None if value is strawberry.UNSET else custom_data.checked(value, [path])
+    return None if value is strawberry.UNSET else custom_data.validate_custom_data(value, [path])
 
 
-def cursor(position: Position) -> str:
+def encode_cursor(position: StreamPositions) -> str:
     """Return the cursor text of journal positions."""
     return "1" + "".join(f".{stream}.{number}" for stream, number in sorted(position.items()))
 
 
-def position(text: object) -> Position:
+def decode_cursor(text: object) -> StreamPositions:
     """Return the journal positions of a cursor. Raises GraphQLError with the code BAD_CURSOR."""
-    if isinstance(text, str) and POSITION.fullmatch(text):
+    if isinstance(text, str) and CURSOR_PATTERN.fullmatch(text):
         numbers = [int(number) for number in text.split(".")[1:]]
         if max(numbers) < 1 << 63:
             return dict(zip(numbers[::2], numbers[1::2], strict=True))
     raise GraphQLError("not a cursor of the journal", extensions={"code": "BAD_CURSOR"})
 
 
-def _text(value: object) -> str:
+def _require_text(value: object) -> str:
     if isinstance(value, str):
         return value
     raise GraphQLError("not text")
 
 
-def _ip(value: object) -> str:
+def _parse_ip_address(value: object) -> str:
     try:
-        return str(ipaddress.ip_address(_text(value).strip()))
+        return str(ipaddress.ip_address(_require_text(value).strip()))
     except ValueError as problem:
         raise GraphQLError("not an IPv4 or IPv6 address") from problem
 
 
-def _network(value: object) -> str:
+def _parse_network(value: object) -> str:
     try:
-        return str(ipaddress.ip_network(_text(value).strip(), strict=False))
+        return str(ipaddress.ip_network(_require_text(value).strip(), strict=False))
     except ValueError as problem:
         raise GraphQLError("not a network such as 192.0.2.0/24, nor an address") from problem
 
 
-def _scalar(
+def _scalar_definition(
     name: str,
     description: str,
-    write: Callable[[Any], Any],
-    read: Callable[[Any], Any],
+    serialize: Callable[[Any], Any],
+    parse: Callable[[Any], Any],
     url: str | None = None,
 ) -> ScalarDefinition:
     return strawberry.scalar(
-        name=name, description=description, serialize=write, parse_value=read, specified_by_url=url
+        name=name,
+        description=description,
+        serialize=serialize,
+        parse_value=parse,
+        specified_by_url=url,
     )
 
 
-def _same(value: Any) -> Any:
+def _return_unchanged(value: Any) -> Any:
     return value
 
 
-RFC = "https://www.rfc-editor.org/rfc/rfc"
+RFC_URL = "https://www.rfc-editor.org/rfc/rfc"
 SCALARS: dict[object, ScalarDefinition] = {
-    BigInt: _scalar(
+    BigInt: _scalar_definition(
         "BigInt",
         "Whole number up to 2^53-1 as JSON number; strings accepted.",
-        quantities.whole,
-        _whole,
+        quantities.parse_integer,
+        _parse_integer,
     ),
-    ByteSize: _scalar(
+    ByteSize: _scalar_definition(
         "ByteSize",
         'Bytes as BigInt; inputs also take strings such as "3 GiB".',
-        quantities.whole,
-        _size,
+        quantities.parse_integer,
+        _parse_size,
     ),
-    CIDR: _scalar("CIDR", "Network or single address.", _text, _network, f"{RFC}4632"),
-    Cursor: _scalar("Cursor", "Opaque position in the change journal.", cursor, position),
-    datetime: _scalar(
-        "DateTime", "RFC 3339 instant with offset, answered in UTC.", _instant, _moment, RFC_3339
+    CIDR: _scalar_definition(
+        "CIDR", "Network or single address.", _require_text, _parse_network, f"{RFC_URL}4632"
     ),
-    Duration: _scalar(
+    Cursor: _scalar_definition(
+        "Cursor", "Opaque position in the change journal.", encode_cursor, decode_cursor
+    ),
+    datetime: _scalar_definition(
+        "DateTime",
+        "RFC 3339 instant with offset, answered in UTC.",
+        _format_datetime,
+        _parse_datetime,
+        RFC_3339,
+    ),
+    Duration: _scalar_definition(
         "Duration",
         "ISO 8601 duration such as P30D or PT20M.",
-        quantities.long,
-        _duration,
+        quantities.format_duration,
+        _parse_duration,
         f"{RFC_3339}#appendix-A",
     ),
-    EmailAddress: _scalar(
+    EmailAddress: _scalar_definition(
         "EmailAddress",
         "Address in Unicode form; dots and case kept for display, normalized for comparison.",
-        _text,
-        _text,
-        f"{RFC}6531",
+        _require_text,
+        _require_text,
+        f"{RFC_URL}6531",
     ),
-    IPAddress: _scalar("IPAddress", "IPv4 or IPv6 address.", _text, _ip, f"{RFC}4291"),
-    JSON: _scalar("JSON", "Any JSON value.", _same, _same, f"{RFC}8259"),
-    Upload: _scalar("Upload", "Id of bytes sent before to POST /rest/uploads.", _text, _text),
-    URL: _scalar("URL", "Absolute URL.", _text, _text, f"{RFC}3986"),
+    IPAddress: _scalar_definition(
+        "IPAddress", "IPv4 or IPv6 address.", _require_text, _parse_ip_address, f"{RFC_URL}4291"
+    ),
+    JSON: _scalar_definition(
+        "JSON", "Any JSON value.", _return_unchanged, _return_unchanged, f"{RFC_URL}8259"
+    ),
+    Upload: _scalar_definition(
+        "Upload", "Id of bytes sent before to POST /rest/uploads.", _require_text, _require_text
+    ),
+    URL: _scalar_definition("URL", "Absolute URL.", _require_text, _require_text, f"{RFC_URL}3986"),
 }

@@ -3,23 +3,27 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.types.errors import Options, UserSelectionPayload, leaf
+from graph.http.admission_control import ConnectionRegistry
+from graph.types.errors import Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import UserSelection, users_named
+from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from models.users.roles import Scope, UserPermission
+from resolvers.context import Context
 from resolvers.users import client_reset
 
 
 @strawberry.input(description="Input of clientStateReset.")
 class ClientStateResetInput(Options):
-    users: UserSelection | None = leaf("Which accounts; absent = the viewer's.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Which accounts; absent = the viewer's.", default=UNSET
+    )
 
 
 @strawberry.type(description="Answer of clientStateReset.")
 class ClientStateResetPayload(UserSelectionPayload):
-    users: list[User] = leaf("The accounts.", default_factory=list)
+    users: list[User] = attribute_field("The accounts.", default_factory=list)
 
 
 @strawberry.type
@@ -33,10 +37,15 @@ class ClientResetMutation:
     async def client_state_reset(
         self, info: Info, input: ClientStateResetInput
     ) -> ClientStateResetPayload:
-        selector = users_named(input.users or None)
-        ctx, live = info.context, getattr(info.context, "live", None)
-        rows = await client_reset.reset(ctx, selector)
+        selector = user_selector_from_selection(input.users or None)
+        ctx: Context = info.context
+        live: ConnectionRegistry | None = getattr(ctx, "live", None)
+        rows = await client_reset.reset_client_state(ctx, selector)
         if live:  # other processes notice the reset at their next check
             user_ids = [row.id for row in rows]
-            ctx.afterwards(lambda: live.kick(user_ids, "client state reset", force=False))
-        return ClientStateResetPayload(users=[User.of(row) for row in rows])
+            ctx.call_after_commit(
+                lambda: live.disconnect_users(
+                    user_ids, "client state reset", cancels_operations=False
+                )
+            )
+        return ClientStateResetPayload(users=[User.from_row(row) for row in rows])

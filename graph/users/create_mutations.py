@@ -7,14 +7,14 @@ from strawberry.scalars import JSON
 from graph.admin.tasks import Task
 from graph.messages.deleted_messages import TaskPayload
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, UserSelectionPayload, leaf
+from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
-from graph.types.input_conditions import Restrictions
-from graph.types.mutations import Alone, mutation
-from graph.types.references import DomainRef, domains_of, plain
+from graph.types.input_conditions import RestrictionsInput
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.references import DomainRef, load_domain_ids, value_or_none
 from graph.types.scalars import CIDR, ByteSize, Duration, Upload
 from graph.users.types import User
-from models.errors import Problems, Refused
+from models.errors import ErrorCollector, RequestError
 from models.mailboxes.tables import SpecialUse
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -23,111 +23,129 @@ from resolvers.users.creation import bulk_create, file_create
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
-HASHED = (
+HASH_DESCRIPTION = (
     "The password is a hash, known by its form: $pbkdf2-sha1$, $pbkdf2-sha256$, $pbkdf2-sha512$; "
     "bcrypt $2a$, $2b$, $2y$; crypt $1$ (MD5), $5$ (SHA-256), $6$ (SHA-512); $argon2d$, "
     "$argon2i$, $argon2id$; DES crypt (13 characters, no prefix). Anything else is refused. "
     "Rehashed to Argon2id at the first login."
 )
-FORWARDS = (
+TARGETS_DESCRIPTION = (
     "What comes is stored, and goes there too: addresses, smtp:// and smtps:// relays with or "
     "without user and password, http(s):// URLs; at most 100, none of them the own. A relay whose "
     "password is *** stays as it was. Spam is not forwarded."
 )
-SENDERS = "Further senders: an address, a domain, *, or a pattern with one * at either end."
+SENDERS_DESCRIPTION = (
+    "Further senders: an address, a domain, *, or a pattern with one * at either end."
+)
 
 
 @strawberry.input(description="Names of the special folders.")
 class SpecialMailboxNames:
-    sent: str | None = leaf("Name of Sent.", default=UNSET)
-    junk: str | None = leaf("Name of Junk.", default=UNSET)
-    drafts: str | None = leaf("Name of Drafts.", default=UNSET)
-    trash: str | None = leaf("Name of Trash.", default=UNSET)
-    archive: str | None = leaf("Name of Archive, which is made only when named.", default=UNSET)
+    sent: str | None = attribute_field("Name of Sent.", default=UNSET)
+    junk: str | None = attribute_field("Name of Junk.", default=UNSET)
+    drafts: str | None = attribute_field("Name of Drafts.", default=UNSET)
+    trash: str | None = attribute_field("Name of Trash.", default=UNSET)
+    archive: str | None = attribute_field(
+        "Name of Archive, which is made only when named.", default=UNSET
+    )
 
 
 @strawberry.input(description="An account to be created.")
-class NewUserInput(Restrictions):
-    restrictions = frozenset({"smtp_allowed_networks"})
-    username: str | None = leaf("Default: the address.", default=UNSET)
-    name: str | None = leaf("Display name.", default=UNSET)
-    role: Role = leaf("Up to the caller's own.", default=Role.USER)
-    administers: list[DomainRef] | None = leaf("For DOMAIN_ADMIN.", default=UNSET)
-    admin_permissions: list[AdminPermission] | None = leaf("For DOMAIN_ADMIN.", default=UNSET)
-    permissions: list[UserPermission] | None = leaf(
+class NewUserInput(RestrictionsInput):
+    restriction_fields = frozenset({"smtp_allowed_networks"})
+    username: str | None = attribute_field("Default: the address.", default=UNSET)
+    name: str | None = attribute_field("Display name.", default=UNSET)
+    role: Role = attribute_field("Up to the caller's own.", default=Role.USER)
+    administers: list[DomainRef] | None = attribute_field("For DOMAIN_ADMIN.", default=UNSET)
+    admin_permissions: list[AdminPermission] | None = attribute_field(
+        "For DOMAIN_ADMIN.", default=UNSET
+    )
+    permissions: list[UserPermission] | None = attribute_field(
         "What the user may change; by default all.", default=UNSET
     )
-    password: str | None = leaf("Needed unless passwordDisabled.", default=UNSET)
-    password_disabled: bool = leaf("Only application passwords and tokens.", default=False)
-    hashed_password: bool = leaf(HASHED, default=False)
-    allow_unsafe: bool = leaf("False checks the list of known passwords.", default=True)
-    require_password_change: bool = leaf("At the first login.", default=False)
-    address: str | None = leaf(
+    password: str | None = attribute_field("Needed unless passwordDisabled.", default=UNSET)
+    password_disabled: bool = attribute_field(
+        "Only application passwords and tokens.", default=False
+    )
+    hashed_password: bool = attribute_field(HASH_DESCRIPTION, default=False)
+    allow_unsafe: bool = attribute_field("False checks the list of known passwords.", default=True)
+    require_password_change: bool = attribute_field("At the first login.", default=False)
+    address: str | None = attribute_field(
         "Main address; from user name and the default domain if missing.", default=UNSET
     )
-    empty_address: bool = leaf("No address at all.", default=False)
-    add_tags_to_address: bool = leaf("Give the address the same labels.", default=False)
-    disabled: bool = leaf("Switched off.", default=False)
-    suspended: bool = leaf("No login.", default=False)
-    tags: list[str] | None = leaf("Labels.", default=UNSET)
-    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
-    internal_data: JSON | None = leaf("Free data hidden from the user.", default=UNSET)
-    language: str | None = leaf(
+    empty_address: bool = attribute_field("No address at all.", default=False)
+    add_tags_to_address: bool = attribute_field("Give the address the same labels.", default=False)
+    disabled: bool = attribute_field("Switched off.", default=False)
+    suspended: bool = attribute_field("No login.", default=False)
+    tags: list[str] | None = attribute_field("Labels.", default=UNSET)
+    meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
+    internal_data: JSON | None = attribute_field("Free data hidden from the user.", default=UNSET)
+    language: str | None = attribute_field(
         "For texts sent to the user, and the names of the special folders.", default=UNSET
     )
-    retention: Duration | None = leaf(
+    retention: Duration | None = attribute_field(
         "How long messages are kept in all folders, in Trash and Junk 30 days at most: from 1 "
         "second to 36,500 days; PT0S keeps them for ever. Default: for ever.",
         default=UNSET,
     )
-    pub_key: str | None = leaf("OpenPGP public key, armoured.", default=UNSET)
-    encrypt_messages: bool = leaf(
+    pub_key: str | None = attribute_field("OpenPGP public key, armoured.", default=UNSET)
+    encrypt_messages: bool = attribute_field(
         "Encrypt all that arrives to the key, which it needs.", default=False
     )
-    targets: list[str] | None = leaf(FORWARDS, default=UNSET)
-    encrypt_forwarded: bool = leaf(
+    targets: list[str] | None = attribute_field(TARGETS_DESCRIPTION, default=UNSET)
+    encrypt_forwarded: bool = attribute_field(
         "Encrypt what goes to targets to the key, which it needs.", default=False
     )
-    delimiter_action: DelimiterAction = leaf(
+    delimiter_action: DelimiterAction = attribute_field(
         "What mail to user+label@domain does.", default=DelimiterAction.NONE
     )
-    spam_level: int = leaf("0 everything is spam … 100 nothing is.", default=50)
-    recipients: int | None = leaf("Messages sent per 24 h, 0 = unlimited.", default=UNSET)
-    forwards: int | None = leaf(
+    spam_level: int = attribute_field("0 everything is spam … 100 nothing is.", default=50)
+    recipients: int | None = attribute_field(
+        "Messages sent per 24 h, 0 = unlimited.", default=UNSET
+    )
+    forwards: int | None = attribute_field(
         "Messages sent on to targets per 24 h, 0 = unlimited.", default=UNSET
     )
-    received_max: int | None = leaf("Messages received per hour, 0 = unlimited.", default=UNSET)
-    from_whitelist: list[str] | None = leaf(SENDERS, default=UNSET)
-    disabled_scopes: list[ProtocolScope] | None = leaf("Protocols switched off.", default=UNSET)
-    upload_sent_messages: bool = leaf(
+    received_max: int | None = attribute_field(
+        "Messages received per hour, 0 = unlimited.", default=UNSET
+    )
+    from_whitelist: list[str] | None = attribute_field(SENDERS_DESCRIPTION, default=UNSET)
+    disabled_scopes: list[ProtocolScope] | None = attribute_field(
+        "Protocols switched off.", default=UNSET
+    )
+    upload_sent_messages: bool = attribute_field(
         "Keep what is sent by SMTP submission in Sent.", default=False
     )
-    tls_enforce_in: bool = leaf("Refuse mail that comes by SMTP without TLS.", default=False)
-    tls_enforce_out: bool = leaf("Send to servers elsewhere only over TLS.", default=False)
-    smtp_allowed_networks: list[CIDR] | None = leaf(
+    tls_enforce_in: bool = attribute_field(
+        "Refuse mail that comes by SMTP without TLS.", default=False
+    )
+    tls_enforce_out: bool = attribute_field(
+        "Send to servers elsewhere only over TLS.", default=False
+    )
+    smtp_allowed_networks: list[CIDR] | None = attribute_field(
         "SMTP submission only from here; null = anywhere.", default=UNSET
     )
-    webmail_access: bool = leaf("May use browser clients.", default=True)
-    quota: ByteSize | None = leaf(
+    webmail_access: bool = attribute_field("May use browser clients.", default=True)
+    quota: ByteSize | None = attribute_field(
         "Absent or null: inherited from domain, then platform; 0 = unlimited, "
         "needs UNLIMITED_QUOTA.",
         default=UNSET,
     )
-    mailboxes: SpecialMailboxNames | None = leaf(
+    mailboxes: SpecialMailboxNames | None = attribute_field(
         "Names of the special folders; INBOX, Sent, Trash, Drafts and Junk are always made.",
         default=UNSET,
     )
 
-    def new(self, administers: list[int]) -> NewUser:
+    def to_new_user(self, administered_domain_ids: list[int]) -> NewUser:
         """Convert the input to the user to create, who administers the given domains."""
         names = vars(self.mailboxes) if self.mailboxes else {}
         return NewUser(
             username=self.username or None,
             name=self.name or None,
             role=self.role,
-            administers=administers,
+            administers=administered_domain_ids,
             admin_permissions=self.admin_permissions or (),
-            permissions=plain(self.permissions),
+            permissions=value_or_none(self.permissions),
             password=self.password or None,
             hashed_password=self.hashed_password,
             allow_unsafe=self.allow_unsafe,
@@ -138,7 +156,7 @@ class NewUserInput(Restrictions):
             add_tags_to_address=self.add_tags_to_address,
             disabled=self.disabled,
             suspended=self.suspended,
-            quota=plain(self.quota),
+            quota=value_or_none(self.quota),
             language=self.language or None,
             tags=self.tags or (),
             retention=self.retention or None,
@@ -148,9 +166,9 @@ class NewUserInput(Restrictions):
             targets=self.targets or (),
             delimiter_action=self.delimiter_action,
             spam_level=self.spam_level,
-            recipients=plain(self.recipients),
-            forwards=plain(self.forwards),
-            received_max=plain(self.received_max),
+            recipients=value_or_none(self.recipients),
+            forwards=value_or_none(self.forwards),
+            received_max=value_or_none(self.received_max),
             from_whitelist=self.from_whitelist or (),
             disabled_scopes=self.disabled_scopes or (),
             upload_sent_messages=self.upload_sent_messages,
@@ -158,8 +176,8 @@ class NewUserInput(Restrictions):
             tls_enforce_out=self.tls_enforce_out,
             smtp_allowed_networks=self.smtp_allowed_networks or (),
             webmail_access=self.webmail_access,
-            meta_data=plain(self.meta_data),
-            internal_data=plain(self.internal_data),
+            meta_data=value_or_none(self.meta_data),
+            internal_data=value_or_none(self.internal_data),
             mailboxes={
                 SpecialUse[special_use.upper()]: name for special_use, name in names.items() if name
             },
@@ -173,32 +191,35 @@ class UserCreateInput(Options, NewUserInput):
 
 @strawberry.input(description="Input of usersCreate.")
 class UsersCreateInput(Options):
-    users: list[NewUserInput] = leaf(
-        f"The accounts, at most {bulk_create.MOST}; at most {bulk_create.PASSWORDS} of them with a "
+    users: list[NewUserInput] = attribute_field(
+        f"The accounts, at most {bulk_create.MAX_USERS}; at most {bulk_create.MAX_PASSWORDS} of "
+        "them with a "
         "password that is not hashed."
     )
 
 
 @strawberry.input(description="Input of usersCreateFromFile.")
 class UsersCreateFromFileInput(Options):
-    file: Upload = leaf(
+    file: Upload = attribute_field(
         "A UTF-8 file, sent before; the task takes it over. Fields have the names of "
         "`NewUserInput`; `administers` has names of domains. JSON Lines has an object in each "
         "line. CSV has the names in its first line; `;` separates the items of a list."
     )
-    format: UserFileFormat | None = leaf(
+    format: UserFileFormat | None = attribute_field(
         "Default: JSON_LINES if the file begins with a brace, else CSV.", default=UNSET
     )
 
 
 @strawberry.type(description="Answer of usersCreate.")
 class UsersCreatePayload(UserSelectionPayload):
-    users: list[User] = leaf("The accounts, in the order of the input.", default_factory=list)
+    users: list[User] = attribute_field(
+        "The accounts, in the order of the input.", default_factory=list
+    )
 
 
 @strawberry.type(description="Answer of userCreate.")
 class UserCreatePayload(MutationPayload):
-    user: User | None = leaf("The account.", default=None)
+    user: User | None = attribute_field("The account.", default=None)
 
 
 @strawberry.type
@@ -207,39 +228,43 @@ class UserCreateMutation:
         "Account with folders and main address.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.MASTER,
-        alone=Alone("a look at the list of known passwords", lambda given: not given.allow_unsafe),
+        atomic_exclusion=AtomicExclusion(
+            "a look at the list of known passwords", lambda given: not given.allow_unsafe
+        ),
     )
     async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
-        problems, domain_ids = Problems(), list[int]()
-        with problems.caught():
-            domain_ids = await domains_of(info, input.administers or (), path="administers")
-        user = await creation_create.create(info.context, input.new(domain_ids), problems)
-        return UserCreatePayload(user=User.of(user))
+        problems, domain_ids = ErrorCollector(), list[int]()
+        with problems.collecting():
+            domain_ids = await load_domain_ids(info, input.administers or (), path="administers")
+        user = await creation_create.create_user(
+            info.context, input.to_new_user(domain_ids), problems
+        )
+        return UserCreatePayload(user=User.from_row(user))
 
     @mutation(
         "Creates accounts with folders and main addresses in one transaction: all or none. Each "
         "error has the position of its account as its index.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.MASTER,
-        alone=Alone(
+        atomic_exclusion=AtomicExclusion(
             "a look at the list of known passwords",
             lambda given: not all(one.allow_unsafe for one in given.users),
         ),
     )
     async def users_create(self, info: Info, input: UsersCreateInput) -> UsersCreatePayload:
         bulk_create.check_count(input.users)
-        refused, new_users = dict[int, Refused](), list[NewUser]()
+        refused, new_users = dict[int, RequestError](), list[NewUser]()
         for index, user_input in enumerate(input.users):
             domain_ids = list[int]()
             try:
-                domain_ids = await domains_of(
+                domain_ids = await load_domain_ids(
                     info, user_input.administers or (), path="administers"
                 )
-            except Refused as refusal:
+            except RequestError as refusal:
                 refused[index] = refusal
-            new_users.append(user_input.new(domain_ids))
-        users = await bulk_create.create(info.context, new_users, refused)
-        return UsersCreatePayload(users=[User.of(user) for user in users])
+            new_users.append(user_input.to_new_user(domain_ids))
+        users = await bulk_create.create_users(info.context, new_users, refused)
+        return UsersCreatePayload(users=[User.from_row(user) for user in users])
 
     @mutation(
         "Creates accounts from a file by a task, as many as can be created, in the order of the "
@@ -253,5 +278,7 @@ class UserCreateMutation:
         self, info: Info, input: UsersCreateFromFileInput
     ) -> TaskPayload:
         upload = global_ids.decode("Upload", input.file, path="file")
-        task = await file_create.create(info.context, upload, plain(input.format))
-        return TaskPayload(task=Task.maybe(task))
+        task = await file_create.queue_file_create(
+            info.context, upload, value_or_none(input.format)
+        )
+        return TaskPayload(task=Task.from_row_or_none(task))

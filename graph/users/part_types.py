@@ -5,49 +5,51 @@ from typing import Any
 
 import strawberry
 
-from graph.types.errors import leaf
+from graph.types.errors import attribute_field
 from graph.types.scalars import EmailAddress
-from mail.spam.verdict import JUNK, REJECT
+from mail.spam.verdict import DEFAULT_JUNK_POINTS, DEFAULT_REJECT_POINTS
 
 
 @strawberry.type(description="How strict.")
 class SpamPolicy:
-    level: int = leaf("0 everything is spam … 100 nothing is.")
-    junk_score: float = leaf("To Junk from this score, default 8.")
-    reject_score: float = leaf("Refused from this score, default 15.")
+    level: int = attribute_field("0 everything is spam … 100 nothing is.")
+    junk_score: float = attribute_field("To Junk from this score, default 8.")
+    reject_score: float = attribute_field("Refused from this score, default 15.")
 
 
 @strawberry.type(description="About an OpenPGP public key.")
 class KeyInfo:
-    name: str | None = leaf("Name in the key.")
-    address: EmailAddress | None = leaf("Address in the key.")
-    fingerprint: str = leaf("Fingerprint, hex.")
-    expires_at: datetime | None = leaf("End of validity.")
+    name: str | None = attribute_field("Name in the key.")
+    address: EmailAddress | None = attribute_field("Address in the key.")
+    fingerprint: str = attribute_field("Fingerprint, hex.")
+    expires_at: datetime | None = attribute_field("End of validity.")
 
 
-def info_of(said: dict[str, Any] | None) -> KeyInfo | None:
+def key_info_from_json(stored_key_info: dict[str, Any] | None) -> KeyInfo | None:
     """Return the stored facts about the user's OpenPGP key; None if the user has none."""
-    if said is None:
+    if stored_key_info is None:
         return None
-    expires = said["expires_at"]
+    expires = stored_key_info["expires_at"]
     return KeyInfo(
-        name=said["name"],
-        address=said["address"],
-        fingerprint=said["fingerprint"],
+        name=stored_key_info["name"],
+        address=stored_key_info["address"],
+        fingerprint=stored_key_info["fingerprint"],
         expires_at=expires and datetime.fromisoformat(expires),
     )
 
 
-def policy_of(level: int, junk: float | None, reject: float | None) -> SpamPolicy:
+def spam_policy_from_columns(
+    level: int, junk_score: float | None, reject_score: float | None
+) -> SpamPolicy:
     """Return the spam policy of a user. Scores that are None become the default ones."""
     return SpamPolicy(
         level=level,
-        junk_score=JUNK if junk is None else junk,
-        reject_score=REJECT if reject is None else reject,
+        junk_score=DEFAULT_JUNK_POINTS if junk_score is None else junk_score,
+        reject_score=DEFAULT_REJECT_POINTS if reject_score is None else reject_score,
     )
 
 
 @strawberry.type(description="One resolved setting.")
 class EffectiveSetting:
-    key: str = leaf("Name.")
-    value: str | None = leaf("Value.")
+    key: str = attribute_field("Name.")
+    value: str | None = attribute_field("Value.")

@@ -3,10 +3,10 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.types.errors import Options, leaf
+from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import UserSelection, users_named
+from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from graph.users.update_mutations import UsersPayload
 from models.users.roles import Scope, UserPermission
@@ -15,7 +15,9 @@ from resolvers.users import profile_reset
 
 @strawberry.input(description="Input of profileReset.")
 class ProfileResetInput(Options):
-    users: UserSelection | None = leaf("Which accounts; absent = the viewer's.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Which accounts; absent = the viewer's.", default=UNSET
+    )
 
 
 @strawberry.type
@@ -27,5 +29,7 @@ class ProfileResetMutation:
         user_permission=UserPermission.PROFILE_RESET,
     )
     async def profile_reset(self, info: Info, input: ProfileResetInput) -> UsersPayload:
-        rows = await profile_reset.reset(info.context, users_named(input.users or None))
-        return UsersPayload(users=[User.of(row) for row in rows])
+        rows = await profile_reset.reset_profiles(
+            info.context, user_selector_from_selection(input.users or None)
+        )
+        return UsersPayload(users=[User.from_row(row) for row in rows])

@@ -5,50 +5,50 @@ from datetime import datetime
 import strawberry
 from strawberry import UNSET
 
-from graph.types.connections import Connection, connected, page_asked
-from graph.types.errors import leaf
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
-from graph.types.input_conditions import Conditions
-from graph.types.references import UserRef, items_of, plain, user_of
-from graph.types.row_mapping import asked, columns
+from graph.types.input_conditions import ConditionsInput
+from graph.types.references import UserRef, load_user, optional_tuple, value_or_none
+from graph.types.row_mapping import selected_columns, selected_fields
 from graph.types.scalars import Cursor as ChangeCursor
 from graph.users.types import User
-from models.store.keyset_pages import Cursor, ordering
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
 from resolvers.changes import stream_reader
 from resolvers.users import listing as user_listing
-from resolvers.users.listing import UserOrder, UserWhere
+from resolvers.users.listing import UserConditions, UserOrder
 
 
 @strawberry.input(description="For listings; fields are combined with AND.")
-class UserFilter(Conditions):
-    query: str | None = leaf(
+class UserFilter(ConditionsInput):
+    query: str | None = attribute_field(
         "Partial match of user name, name or main address; one or two letters: how user name or "
         "main address begin.",
         default=UNSET,
     )
-    forward: str | None = leaf("Partial match of a forwarding target.", default=UNSET)
-    tags: list[str] | None = leaf("Any of.", default=UNSET)
-    required_tags: list[str] | None = leaf("All of.", default=UNSET)
-    masks: list[str] | None = leaf("User names with * and ?.", default=UNSET)
-    roles: list[Role] | None = leaf("Only these roles.", default=UNSET)
-    domain: str | None = leaf("Main address in this domain.", default=UNSET)
-    disabled: bool | None = leaf("Off or on.", default=UNSET)
-    suspended: bool | None = leaf("Off or on.", default=UNSET)
-    created_after: datetime | None = leaf("Made later than this.", default=UNSET)
+    forward: str | None = attribute_field("Partial match of a forwarding target.", default=UNSET)
+    tags: list[str] | None = attribute_field("Any of.", default=UNSET)
+    required_tags: list[str] | None = attribute_field("All of.", default=UNSET)
+    masks: list[str] | None = attribute_field("User names with * and ?.", default=UNSET)
+    roles: list[Role] | None = attribute_field("Only these roles.", default=UNSET)
+    domain: str | None = attribute_field("Main address in this domain.", default=UNSET)
+    disabled: bool | None = attribute_field("Off or on.", default=UNSET)
+    suspended: bool | None = attribute_field("Off or on.", default=UNSET)
+    created_after: datetime | None = attribute_field("Made later than this.", default=UNSET)
 
-    def where(self) -> UserWhere:
+    def to_conditions(self) -> UserConditions:
         """Convert the filter to conditions of the resolvers."""
-        return UserWhere(
+        return UserConditions(
             query=self.query or None,
-            forward=self.forward or None,
-            tags=items_of(self.tags),
-            required_tags=items_of(self.required_tags),
-            masks=items_of(self.masks),
-            roles=items_of(self.roles),
+            target_part=self.forward or None,
+            tags=optional_tuple(self.tags),
+            required_tags=optional_tuple(self.required_tags),
+            masks=optional_tuple(self.masks),
+            roles=optional_tuple(self.roles),
             domain=self.domain or None,
-            disabled=plain(self.disabled),
-            suspended=plain(self.suspended),
+            disabled=value_or_none(self.disabled),
+            suspended=value_or_none(self.suspended),
             created_after=self.created_after or None,
         )
 
@@ -57,12 +57,12 @@ class UserFilter(Conditions):
 class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
-        row = await user_of(info, by)
-        user = User.maybe(row)
-        if user and "cursor" in asked(
+        row = await load_user(info, by)
+        user = User.from_row_or_none(row)
+        if user and "cursor" in selected_fields(
             info
         ):  # The cursor must not be later than the fields that are read after it.
-            position = await info.context.load(stream_reader.by_streams, user.row.id)
+            position = await info.context.load(stream_reader.load_positions_by_user, user.row.id)
             vars(user)["cursor"] = ChangeCursor(position) if position else None
         return user
 
@@ -77,16 +77,20 @@ class UserQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[User]:
-        where = filter.where() if filter else UserWhere()
-        list_ordering = ordering(f"users-{order_by}", None if where == UserWhere() else where)
-        requested_page = page_asked(list_ordering, first, after, last, before)
-        column_names = columns(info, User)
-        return await connected(
+        conditions = filter.to_conditions() if filter else UserConditions()
+        list_ordering = ordering_name(
+            f"users-{order_by}", None if conditions == UserConditions() else conditions
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        column_names = selected_columns(info, User)
+        return await connection_of_page(
             info,
             User,
-            await user_listing.pages(info.context, where, requested_page, column_names, order_by),
-            lambda row: Cursor(
-                requested_page.ordering, user_listing.place_of(order_by, row), row.id
+            await user_listing.load_user_page(
+                info.context, conditions, requested_page, column_names, order_by
             ),
-            lambda: user_listing.count(info.context, where),
+            lambda row: Cursor(
+                requested_page.ordering, user_listing.sort_key(order_by, row), row.id
+            ),
+            lambda: user_listing.count_users(info.context, conditions),
         )

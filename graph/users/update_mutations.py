@@ -6,23 +6,23 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.types.errors import MutationPayload, Options, UserSelectionPayload, leaf
+from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
-from graph.types.input_conditions import Restrictions
-from graph.types.mutations import Alone, mutation
+from graph.types.input_conditions import RestrictionsInput
+from graph.types.mutations import AtomicExclusion, mutation
 from graph.types.references import (
     DomainRef,
     UserRef,
     UserSelection,
-    domains_of,
-    given,
-    user_of,
-    users_named,
+    load_domain_ids,
+    load_user,
+    maybe_value,
+    user_selector_from_selection,
 )
 from graph.types.scalars import CIDR, ByteSize, Duration
-from graph.users.create_mutations import FORWARDS, HASHED, SENDERS
+from graph.users.create_mutations import HASH_DESCRIPTION, SENDERS_DESCRIPTION, TARGETS_DESCRIPTION
 from graph.users.types import User
-from models.errors import found
+from models.errors import require_found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DelimiterAction, ProtocolScope
 from resolvers.auth.passwords import password_reset
@@ -31,11 +31,11 @@ from resolvers.spam import spam_policy
 from resolvers.users import loaders as user_loaders
 from resolvers.users import roles as user_roles
 from resolvers.users import update as user_update
-from resolvers.users.roles import Standing
-from resolvers.users.update import Patch
+from resolvers.users.roles import RoleChange
+from resolvers.users.update import UserChanges
 
-SECRET = {"secret": True}
-FACTS = (
+SECRET_METADATA = {"secret": True}
+UPDATE_FIELDS = (
     "name",
     "require_password_change",
     "disabled",
@@ -64,77 +64,93 @@ FACTS = (
 
 
 @strawberry.input(description="What to change on accounts; absent = unchanged, null = cleared.")
-class UserPatch(Restrictions):
-    restrictions = frozenset({"smtp_allowed_networks"})
-    username: strawberry.Maybe[str] = leaf("Another user name, of one account.")
-    name: strawberry.Maybe[str | None] = leaf("Display name.")
-    password: strawberry.Maybe[str] = leaf("Another password, of one account.")
-    password_disabled: bool = leaf("Only application passwords and tokens.", default=False)
-    hashed_password: bool = leaf(HASHED, default=False)
-    allow_unsafe: bool = leaf("False checks the list of known passwords.", default=True)
-    require_password_change: strawberry.Maybe[bool] = leaf("At the next login.")
-    disabled: strawberry.Maybe[bool] = leaf("No login, no new mail; tokens end.")
-    suspended: strawberry.Maybe[bool] = leaf("No login; tokens end.")
-    disable_2fa: bool = leaf(
+class UserPatch(RestrictionsInput):
+    restriction_fields = frozenset({"smtp_allowed_networks"})
+    username: strawberry.Maybe[str] = attribute_field("Another user name, of one account.")
+    name: strawberry.Maybe[str | None] = attribute_field("Display name.")
+    password: strawberry.Maybe[str] = attribute_field("Another password, of one account.")
+    password_disabled: bool = attribute_field(
+        "Only application passwords and tokens.", default=False
+    )
+    hashed_password: bool = attribute_field(HASH_DESCRIPTION, default=False)
+    allow_unsafe: bool = attribute_field("False checks the list of known passwords.", default=True)
+    require_password_change: strawberry.Maybe[bool] = attribute_field("At the next login.")
+    disabled: strawberry.Maybe[bool] = attribute_field("No login, no new mail; tokens end.")
+    suspended: strawberry.Maybe[bool] = attribute_field("No login; tokens end.")
+    disable_2fa: bool = attribute_field(
         "Turns off all second factors of other accounts. Needs `options.reason`. For the own "
         "account use twoFactorDisable, which asks for a proof.",
         default=False,
     )
-    tags: strawberry.Maybe[list[str] | None] = leaf("Labels, in place of those there are.")
-    retention: strawberry.Maybe[Duration | None] = leaf(
+    tags: strawberry.Maybe[list[str] | None] = attribute_field(
+        "Labels, in place of those there are."
+    )
+    retention: strawberry.Maybe[Duration | None] = attribute_field(
         "How long messages are kept in folders made from now on: from 1 second to 36,500 days; "
         "null or PT0S keeps them for ever."
     )
-    pub_key: strawberry.Maybe[str | None] = leaf(
+    pub_key: strawberry.Maybe[str | None] = attribute_field(
         "OpenPGP public key, armoured. It stays while account or a folder encrypt to it."
     )
-    encrypt_messages: strawberry.Maybe[bool] = leaf(
+    encrypt_messages: strawberry.Maybe[bool] = attribute_field(
         "Encrypt all that arrives to the key, which it needs."
     )
-    targets: strawberry.Maybe[list[str] | None] = leaf(f"In place of those there are. {FORWARDS}")
-    encrypt_forwarded: strawberry.Maybe[bool] = leaf(
+    targets: strawberry.Maybe[list[str] | None] = attribute_field(
+        f"In place of those there are. {TARGETS_DESCRIPTION}"
+    )
+    encrypt_forwarded: strawberry.Maybe[bool] = attribute_field(
         "Encrypt what goes to targets to the key, which it needs."
     )
-    delimiter_action: strawberry.Maybe[DelimiterAction] = leaf(
+    delimiter_action: strawberry.Maybe[DelimiterAction] = attribute_field(
         "What mail to user+label@domain does."
     )
-    meta_data: strawberry.Maybe[JSON | None] = leaf("Free data of the application.")
-    internal_data: strawberry.Maybe[JSON | None] = leaf("Free data hidden from the user.")
-    language: strawberry.Maybe[str | None] = leaf("For texts sent to the user.")
-    from_whitelist: strawberry.Maybe[list[str] | None] = leaf(SENDERS)
-    disabled_scopes: strawberry.Maybe[list[ProtocolScope] | None] = leaf("Protocols switched off.")
-    spam_level: strawberry.Maybe[int | None] = leaf("0 everything is spam … 100 nothing is.")
-    quota: strawberry.Maybe[ByteSize | None] = leaf(
+    meta_data: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
+    internal_data: strawberry.Maybe[JSON | None] = attribute_field(
+        "Free data hidden from the user."
+    )
+    language: strawberry.Maybe[str | None] = attribute_field("For texts sent to the user.")
+    from_whitelist: strawberry.Maybe[list[str] | None] = attribute_field(SENDERS_DESCRIPTION)
+    disabled_scopes: strawberry.Maybe[list[ProtocolScope] | None] = attribute_field(
+        "Protocols switched off."
+    )
+    spam_level: strawberry.Maybe[int | None] = attribute_field(
+        "0 everything is spam … 100 nothing is."
+    )
+    quota: strawberry.Maybe[ByteSize | None] = attribute_field(
         "Null = inherited from domain, then platform; 0 = unlimited, needs UNLIMITED_QUOTA."
     )
-    recipients: strawberry.Maybe[int | None] = leaf(
+    recipients: strawberry.Maybe[int | None] = attribute_field(
         "Messages sent per 24 h, 0 = unlimited; counts afresh."
     )
-    forwards: strawberry.Maybe[int | None] = leaf(
+    forwards: strawberry.Maybe[int | None] = attribute_field(
         "Messages sent on to targets per 24 h, 0 = unlimited; counts afresh."
     )
-    received_max: strawberry.Maybe[int | None] = leaf(
+    received_max: strawberry.Maybe[int | None] = attribute_field(
         "Messages received per hour, 0 = unlimited; counts afresh."
     )
-    upload_sent_messages: strawberry.Maybe[bool] = leaf(
+    upload_sent_messages: strawberry.Maybe[bool] = attribute_field(
         "Keep what is sent by SMTP submission in Sent."
     )
-    tls_enforce_in: strawberry.Maybe[bool] = leaf("Refuse mail that comes by SMTP without TLS.")
-    tls_enforce_out: strawberry.Maybe[bool] = leaf("Send to servers elsewhere only over TLS.")
-    smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = leaf(
+    tls_enforce_in: strawberry.Maybe[bool] = attribute_field(
+        "Refuse mail that comes by SMTP without TLS."
+    )
+    tls_enforce_out: strawberry.Maybe[bool] = attribute_field(
+        "Send to servers elsewhere only over TLS."
+    )
+    smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = attribute_field(
         "SMTP submission only from here; null = anywhere."
     )
-    webmail_access: strawberry.Maybe[bool] = leaf("May use browser clients.")
+    webmail_access: strawberry.Maybe[bool] = attribute_field("May use browser clients.")
 
-    def patch(self) -> Patch:
+    def to_user_changes(self) -> UserChanges:
         """Convert the input to changes of users. Absent fields are left out."""
-        values = {name: change.value for name in FACTS if (change := getattr(self, name))}
+        values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
         password = None
         if self.password:
             password = NewPassword(self.password.value, self.hashed_password, self.allow_unsafe)
-        return Patch(
+        return UserChanges(
             values,
-            username=given(self.username),
+            username=maybe_value(self.username),
             targets=(self.targets.value or []) if self.targets else None,
             pub_key=(self.pub_key.value or "") if self.pub_key else None,
             password=password,
@@ -145,69 +161,69 @@ class UserPatch(Restrictions):
 
 @strawberry.input(description="Input of userUpdate.")
 class UserUpdateInput(Options):
-    users: UserSelection | None = leaf("Whose; nothing = the viewer's.", default=UNSET)
-    existing_password: str | None = leaf(
+    users: UserSelection | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
+    existing_password: str | None = attribute_field(
         "Checked first; needed to change the own password.", default=UNSET
     )
-    set: UserPatch = leaf("What to change.")
+    set: UserPatch = attribute_field("What to change.")
 
 
 @strawberry.input(description="Input of userRoleSet; what is absent stays.")
 class UserRoleSetInput(Options):
-    users: UserSelection = leaf("Whose.")
-    role: Role | None = leaf("Up to the caller's own.", default=UNSET)
-    administers: list[DomainRef] | None = leaf(
+    users: UserSelection = attribute_field("Whose.")
+    role: Role | None = attribute_field("Up to the caller's own.", default=UNSET)
+    administers: list[DomainRef] | None = attribute_field(
         "Domains of a DOMAIN_ADMIN, in place of those there are.", default=UNSET
     )
-    admin_permissions: list[AdminPermission] | None = leaf(
+    admin_permissions: list[AdminPermission] | None = attribute_field(
         "What a DOMAIN_ADMIN may do, in place of what there is.", default=UNSET
     )
 
 
 @strawberry.input(description="Input of userPermissionsSet.")
 class UserPermissionsSetInput(Options):
-    users: UserSelection = leaf("Whose.")
-    permissions: list[UserPermission] = leaf("In place of those there are.")
+    users: UserSelection = attribute_field("Whose.")
+    permissions: list[UserPermission] = attribute_field("In place of those there are.")
 
 
 @strawberry.input(description="Input of spamPolicySet; absent = unchanged, null = the default.")
 class SpamPolicySetInput(Options):
-    users: UserSelection | None = leaf("Whose; nothing = the viewer's.", default=UNSET)
-    level: strawberry.Maybe[int | None] = leaf("0 everything is spam … 100 nothing is.")
-    junk_score: strawberry.Maybe[float | None] = leaf("To Junk from this score.")
-    reject_score: strawberry.Maybe[float | None] = leaf("Refused from this score.")
+    users: UserSelection | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
+    level: strawberry.Maybe[int | None] = attribute_field("0 everything is spam … 100 nothing is.")
+    junk_score: strawberry.Maybe[float | None] = attribute_field("To Junk from this score.")
+    reject_score: strawberry.Maybe[float | None] = attribute_field("Refused from this score.")
 
 
 @strawberry.input(description="Input of passwordReset.")
 class PasswordResetInput(Options):
-    user: UserRef = leaf("Whose; not the viewer's.")
-    valid_after: datetime | None = leaf("Not usable earlier.", default=UNSET)
+    user: UserRef = attribute_field("Whose; not the viewer's.")
+    valid_after: datetime | None = attribute_field("Not usable earlier.", default=UNSET)
 
 
 @strawberry.type(description="Accounts that were changed, or were so already.")
 class UsersPayload(UserSelectionPayload):
-    users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
+    users: list[User] = attribute_field("The accounts, as they are now.", default_factory=list)
 
 
 @strawberry.type(description="Answer of passwordReset.")
 class PasswordResetPayload(MutationPayload):
-    password: str | None = leaf(
-        "Temporary password, good for 24 hours; shown once.", default=None, metadata=SECRET
+    password: str | None = attribute_field(
+        "Temporary password, good for 24 hours; shown once.", default=None, metadata=SECRET_METADATA
     )
 
 
-async def payload_of(info: Info, keys: list[int]) -> UsersPayload:
+async def load_users_payload(info: Info, user_ids: list[int]) -> UsersPayload:
     """Load users that were changed and return the payload with them."""
-    rows = await info.context.load_all(user_loaders.by_ids, keys)
-    return UsersPayload(users=[User.of(row) for row in rows if row])
+    rows = await info.context.load_many(user_loaders.load_users_by_id, user_ids)
+    return UsersPayload(users=[User.from_row(row) for row in rows if row])
 
 
-def _checks(given: UserUpdateInput) -> bool:
+def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:
     """True if the mutation must not run within another transaction.
 
     It then asks the list of known passwords, or counts a wrong existing password.
     """
-    return not given.set.allow_unsafe or isinstance(given.existing_password, str)
+    return not update_input.set.allow_unsafe or isinstance(update_input.existing_password, str)
 
 
 @strawberry.type
@@ -215,31 +231,31 @@ class UserUpdateMutation:
     @mutation(
         "Own account, or many: all or none.",
         scope=Scope.SETTINGS,
-        alone=Alone("a password that is checked", _checks),
+        atomic_exclusion=AtomicExclusion("a password that is checked", _needs_separate_transaction),
     )
     async def user_update(self, info: Info, input: UserUpdateInput) -> UsersPayload:
         existing = input.existing_password
-        keys = await user_update.change(
+        keys = await user_update.update_users(
             info.context,
-            users_named(input.users),
-            input.set.patch(),
+            user_selector_from_selection(input.users),
+            input.set.to_user_changes(),
             existing if isinstance(existing, str) else None,
         )
-        return await payload_of(info, keys)
+        return await load_users_payload(info, keys)
 
     @mutation("Role, domains and delegated permissions.", role=Role.ADMIN, scope=Scope.MASTER)
     async def user_role_set(self, info: Info, input: UserRoleSetInput) -> UsersPayload:
         domain_ids, permissions = input.administers, input.admin_permissions
-        role_change = Standing(
+        role_change = RoleChange(
             input.role or None,
-            await domains_of(info, domain_ids, path="administers")
+            await load_domain_ids(info, domain_ids, path="administers")
             if isinstance(domain_ids, list)
             else None,
             permissions if isinstance(permissions, list) else None,
         )
-        selector = users_named(input.users)
-        return await payload_of(
-            info, await user_roles.set_role(info.context, selector, role_change)
+        selector = user_selector_from_selection(input.users)
+        return await load_users_payload(
+            info, await user_roles.set_roles(info.context, selector, role_change)
         )
 
     @mutation(
@@ -250,9 +266,9 @@ class UserUpdateMutation:
     async def user_permissions_set(
         self, info: Info, input: UserPermissionsSetInput
     ) -> UsersPayload:
-        selector = users_named(input.users)
-        keys = await user_roles.set_permissions(info.context, selector, input.permissions)
-        return await payload_of(info, keys)
+        selector = user_selector_from_selection(input.users)
+        keys = await user_roles.set_user_permissions(info.context, selector, input.permissions)
+        return await load_users_payload(info, keys)
 
     @mutation(
         "Spam thresholds.",
@@ -267,8 +283,8 @@ class UserUpdateMutation:
             "reject_score": input.reject_score,
         }
         values = {name: change.value for name, change in fields.items() if change}
-        selector = users_named(input.users)
-        return await payload_of(
+        selector = user_selector_from_selection(input.users)
+        return await load_users_payload(
             info, await spam_policy.set_spam_policy(info.context, selector, values)
         )
 
@@ -279,7 +295,7 @@ class UserUpdateMutation:
         scope=Scope.MASTER,
     )
     async def password_reset(self, info: Info, input: PasswordResetInput) -> PasswordResetPayload:
-        user = found(await user_of(info, input.user), path=["user"])
+        user = require_found(await load_user(info, input.user), path=["user"])
         valid_after = input.valid_after or None
         password = await password_reset.reset_password(info.context, user.id, valid_after)
         return PasswordResetPayload(password=password)

@@ -3,12 +3,12 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.types.errors import Options, UserSelectionPayload, leaf
+from graph.types.errors import Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import UserSelection, users_named
+from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import UsageKind
 from resolvers.users import loaders as user_loaders
@@ -17,13 +17,13 @@ from resolvers.users.quota import usage_reset
 
 @strawberry.input(description="Input of usageReset.")
 class UsageResetInput(Options):
-    users: UserSelection = leaf("Whose.")
-    kinds: list[UsageKind] | None = leaf("Which counters; absent = all.", default=UNSET)
+    users: UserSelection = attribute_field("Whose.")
+    kinds: list[UsageKind] | None = attribute_field("Which counters; absent = all.", default=UNSET)
 
 
 @strawberry.type(description="Answer of usageReset.")
 class UsageResetPayload(UserSelectionPayload):
-    users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
+    users: list[User] = attribute_field("The accounts, as they are now.", default_factory=list)
 
 
 @strawberry.type
@@ -39,7 +39,9 @@ class UsageResetMutation:
         kinds = input.kinds if isinstance(input.kinds, list) else list(UsageKind)
         if not kinds:
             text = "name a counter, or leave it out for all"
-            raise Invalid(text, constraint="required", path=["kinds"])
-        keys = await usage_reset.reset(info.context, users_named(input.users), set(kinds))
-        rows = await info.context.load_all(user_loaders.by_ids, keys)
-        return UsageResetPayload(users=[User.of(row) for row in rows if row])
+            raise InvalidInput(text, constraint="required", path=["kinds"])
+        keys = await usage_reset.reset_usage(
+            info.context, user_selector_from_selection(input.users), set(kinds)
+        )
+        rows = await info.context.load_many(user_loaders.load_users_by_id, keys)
+        return UsageResetPayload(users=[User.from_row(row) for row in rows if row])

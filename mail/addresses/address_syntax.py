@@ -8,87 +8,87 @@ from typing import NamedTuple
 
 import idna
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-STATIC = 32  # letters beside the "*" of a pattern, at most
-LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)
-_LONGEST_DOMAIN = 1024  # letters, in any form: what is longer is not looked at
-DELIMITERS = "+-_=#"  # what may begin a label
+MAX_FIXED_PART = 32  # letters beside the "*" of a pattern, at most
+MAX_ADDRESS = 320  # letters of an address (RFC 3696, erratum 1690)
+_MAX_DOMAIN = 1024  # letters, in any form: what is longer is not looked at
+LABEL_DELIMITERS = "+-_=#"  # what may begin a label
 _USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
-_LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
-ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
-_LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
+_LOCAL_PART = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
+_DOMAIN_LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
 
 
-class Normal(NamedTuple):
+class NormalizedAddress(NamedTuple):
     """The form in which addresses are stored and compared."""
 
-    local: str  # without label and dots
+    local_part: str  # without label and dots
     domain: str  # in Unicode
 
 
-def normal(address: str) -> Normal:
+def normalized_address(address: str) -> NormalizedAddress:
     """Return the normalized address.
 
     `A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`.
     """
-    local, domain = _folded(address)
-    return Normal(local.partition("+")[0].replace(".", ""), domain)
+    local, domain = _folded_parts(address)
+    return NormalizedAddress(local.partition("+")[0].replace(".", ""), domain)
 
 
-def _folded(address: str) -> tuple[str, str]:
+def _folded_parts(address: str) -> tuple[str, str]:
     """Return the local part in lower case, with label and dots, and the normalized domain."""
     local, _, domain = unicodedata.normalize("NFC", address.strip().lower()).rpartition("@")
-    return local, normal_domain(domain)
+    return local, normalized_domain(domain)
 
 
-def normal_domain(name: str) -> str:
+def normalized_domain(domain: str) -> str:
     """Return the domain in lower case, each label in Unicode (IDNA 2008)."""
-    name = unicodedata.normalize("NFC", name.strip().lower())
-    name = (name if name.isascii() else _mapped(name)).rstrip(".")
-    return ".".join(_decoded(label) for label in name.split("."))
+    domain = unicodedata.normalize("NFC", domain.strip().lower())
+    domain = (domain if domain.isascii() else _uts46_mapped(domain)).rstrip(".")
+    return ".".join(_decoded_label(label) for label in domain.split("."))
 
 
-def _mapped(name: str) -> str:
+def _uts46_mapped(domain: str) -> str:
     """Return the name after UTS 46 mapping, so that "ﬁ" and "fi" are one domain."""
     try:
-        return idna.uts46_remap(name, std3_rules=False)
+        return idna.uts46_remap(domain, std3_rules=False)
     except idna.IDNAError:
-        return name
+        return domain
 
 
-def _decoded(label: str) -> str:
+def _decoded_label(label: str) -> str:
     try:
         return idna.decode(label) if label.startswith("xn--") else label
     except idna.IDNAError:
         return label  # nobody's, and so it is not found
 
 
-def username_key(name: str) -> str:
+def username_key(username: str) -> str:
     """Return the form in which usernames are compared: lower case, without dots before an "@".
 
     A username that looks like an address is compared as an address: without label, the domain in
     Unicode.
     """
-    name = unicodedata.normalize("NFC", name.strip().lower())
-    if "@" in name:
-        return "@".join(normal(name))
-    return name.replace(".", "")
+    username = unicodedata.normalize("NFC", username.strip().lower())
+    if "@" in username:
+        return "@".join(normalized_address(username))
+    return username.replace(".", "")
 
 
-def checked_username(name: str, *, path: Sequence[str] = ("username",)) -> str:
+def checked_username(username: str, *, path: Sequence[str] = ("username",)) -> str:
     """Return the username in lower case. Raises InvalidInput if it is not a username."""
-    name = unicodedata.normalize("NFC", name.strip().lower())
-    if len(name) > 128 or not _USERNAME.fullmatch(name):  # noqa: PLR2004 - as documented
-        raise Invalid(
+    username = unicodedata.normalize("NFC", username.strip().lower())
+    if len(username) > 128 or not _USERNAME.fullmatch(username):  # noqa: PLR2004 - as documented
+        raise InvalidInput(
             "a user name has 1 to 128 of a-z, 0-9 and -, in groups joined by one of . _ = :",
             constraint="pattern",
             path=path,
         )
-    return name
+    return username
 
 
-def checked(address: str, *, path: str = "address") -> str:
+def validated_address(address: str, *, path: str = "address") -> str:
     """Return the address in NFC with the domain in Unicode.
 
     Raises InvalidInput if it is not an address.
@@ -96,30 +96,30 @@ def checked(address: str, *, path: str = "address") -> str:
     local, at, domain = unicodedata.normalize("NFC", address.strip()).rpartition("@")
     fits = (
         at
-        and len(address) <= LONGEST
-        and _LOCAL.fullmatch(local)
+        and len(address) <= MAX_ADDRESS
+        and _LOCAL_PART.fullmatch(local)
         and ".." not in local
         and not local.startswith(".")
         and not local.endswith(".")
     )
     if not fits:
-        raise Invalid("not a mail address", constraint="address", path=[path])
+        raise InvalidInput("not a mail address", constraint="address", path=[path])
     return f"{local}@{checked_domain(domain, path=path)}"
 
 
 def checked_domain(name: str, *, path: str = "domain") -> str:
     """Return the normalized domain. Raises InvalidInput if it is not a domain name."""
-    domain = _fitting(name) if len(name) <= _LONGEST_DOMAIN else None
+    domain = _valid_domain(name) if len(name) <= _MAX_DOMAIN else None
     if domain is None:
-        raise Invalid("not a domain name", constraint="domain", path=[path])
+        raise InvalidInput("not a domain name", constraint="domain", path=[path])
     return domain
 
 
 @lru_cache(4096)
-def _fitting(name: str) -> str | None:
-    domain = normal_domain(name)
+def _valid_domain(name: str) -> str | None:
+    domain = normalized_domain(name)
     labels = domain.split(".")
-    fits = all(_LABEL.fullmatch(label) and label[:4] != "xn--" for label in labels)
+    fits = all(_DOMAIN_LABEL.fullmatch(label) and label[:4] != "xn--" for label in labels)
     if len(domain) > 255 or not fits:  # noqa: PLR2004
         return None
     try:
@@ -139,26 +139,26 @@ def ascii_domain(domain: str) -> str:
     return idna.encode(domain, uts46=True).decode()
 
 
-def forms(local: str, delimiters: str) -> list[str]:
+def local_part_forms(local_part: str, delimiters: str) -> list[str]:
     """Return the local parts without dots that a mail can be for: the whole one first.
 
     Addresses never contain a +, so with + as delimiter the label is always removed.
     """
-    local = local.replace(".", "")
+    local_part = local_part.replace(".", "")
     if "+" in delimiters:
-        local = local.partition("+")[0]
-    places = [at for sign in delimiters if (at := local.find(sign)) > 0]
-    return [local, local[: min(places)]] if places else [local]
+        local_part = local_part.partition("+")[0]
+    places = [at for sign in delimiters if (at := local_part.find(sign)) > 0]
+    return [local_part, local_part[: min(places)]] if places else [local_part]
 
 
-def patterns(*locals_: str) -> list[str]:
+def address_patterns(*local_parts: str) -> list[str]:
     """Return all patterns that match the local parts, best first.
 
     The local parts themselves are first, then patterns by length of the fixed part, prefix first.
     """
-    found = list(locals_)
-    for fixed in range(min(max(map(len, locals_)), STATIC), 0, -1):
-        for local in locals_:
+    found = list(local_parts)
+    for fixed in range(min(max(map(len, local_parts)), MAX_FIXED_PART), 0, -1):
+        for local in local_parts:
             if len(local) >= fixed:
                 found += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
     return list(dict.fromkeys([*found, "*"]))

@@ -12,90 +12,96 @@ import re
 from base64 import b32encode
 from datetime import timedelta
 
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 
-VALID = timedelta(days=21)  # later bounces are refused
-DAYS = 1024  # days until the two letters of the day repeat
+MAX_AGE = timedelta(days=21)  # later bounces are refused
+DAY_PERIOD = 1024  # days until the two letters of the day repeat
 LETTERS = (
     "abcdefghijklmnopqrstuvwxyz234567"  # base32 in lower case, since some relays change the case
 )
-PROOF = 8  # letters of 5 bits
+SIGNATURE_LENGTH = 8  # letters of 5 bits
 
-_FIRST = re.compile(r"srs0[=+-]([a-z2-7]{8})=([a-z2-7]{2})=([^=@]+)=(.+)", re.IGNORECASE)
-_AGAIN = re.compile(r"srs1[=+-]([a-z2-7]{8})=([^=@]+)=(.+)", re.IGNORECASE)
-_THEIRS = re.compile(r"srs([01])[=+-](.+)", re.IGNORECASE)
+_SRS0 = re.compile(r"srs0[=+-]([a-z2-7]{8})=([a-z2-7]{2})=([^=@]+)=(.+)", re.IGNORECASE)
+_SRS1 = re.compile(r"srs1[=+-]([a-z2-7]{8})=([^=@]+)=(.+)", re.IGNORECASE)
+_ANY_SRS = re.compile(r"srs([01])[=+-](.+)", re.IGNORECASE)
 
 
-def rewritten(world: World, sender: str, domain: str) -> str:
+def rewrite_sender(environment: Environment, sender: str, local_domain: str) -> str:
     """Return the SRS sender at a local domain for a redirected message.
 
     The empty sender of bounces stays empty.
     """
-    local, _, home = sender.rpartition("@")
+    local, _, sender_domain = sender.rpartition("@")
     if not local:
         return ""
-    if found := _THEIRS.fullmatch(local):
-        again, rest = found.groups()
-        first, rest = (home, f"={rest}") if again == "0" else _beyond(rest)
-        return f"SRS1={_proof(world, first, rest)}={first}={rest}@{domain}"
-    day = _day(world)
-    proof = _proof(world, day, home, local)
-    return f"SRS0={proof}={day}={home}={local}@{domain}"
+    if found := _ANY_SRS.fullmatch(local):
+        version, rest = found.groups()
+        first, rest = (sender_domain, f"={rest}") if version == "0" else _parse_srs1(rest)
+        return f"SRS1={_signature(environment, first, rest)}={first}={rest}@{local_domain}"
+    day = _encoded_today(environment)
+    proof = _signature(environment, day, sender_domain, local)
+    return f"SRS0={proof}={day}={sender_domain}={local}@{local_domain}"
 
 
-def _beyond(rest: str) -> tuple[str, str]:
+def _parse_srs1(rest: str) -> tuple[str, str]:
     """Return the first domain and the rest of an SRS1 local part, after its signature."""
     first, _, told = rest.partition("=")[2].partition("=")
     return first, told
 
 
-def is_ours(local: str) -> bool:
+def is_srs(local_part: str) -> bool:
     """True if a local part has the form of an SRS sender."""
-    return bool(_THEIRS.fullmatch(local))
+    return bool(_ANY_SRS.fullmatch(local_part))
 
 
-def origin(world: World, local: str) -> str:
+def original_sender(environment: Environment, local_part: str) -> str:
     """Return the original sender that a bounce to an SRS local part goes to.
 
     Raises Invalid if the signature is not ours or the day is more than 21 days ago.
     """
-    if found := _FIRST.fullmatch(local):
+    if found := _SRS0.fullmatch(local_part):
         proof, day, home, name = found.groups()
-        if _same(proof, _proof(world, day.lower(), home, name)) and _recent(world, day.lower()):
+        if _is_same_signature(
+            proof, _signature(environment, day.lower(), home, name)
+        ) and _is_recent(environment, day.lower()):
             return f"{name}@{home}"
-    elif found := _AGAIN.fullmatch(local):
+    elif found := _SRS1.fullmatch(local_part):
         proof, first, rest = found.groups()
-        if _same(proof, _proof(world, first, rest)):
+        if _is_same_signature(proof, _signature(environment, first, rest)):
             return f"SRS0{rest}@{first}"
-    raise Invalid("not a sender of ours, or too old", constraint="srs", path=["address"])
+    raise InvalidInput("not a sender of ours, or too old", constraint="srs", path=["address"])
 
 
-def _same(given: str, proof: str) -> bool:
-    return hmac.compare_digest(given.lower(), proof)
+def _is_same_signature(received: str, signature: str) -> bool:
+    return hmac.compare_digest(received.lower(), signature)
 
 
-def _proof(world: World, *what: str) -> str:
+def _signature(environment: Environment, *parts: str) -> str:
     """Return the signature of the parts in lower case.
 
     Upper and lower case get the same signature, since relays may change the case.
     """
-    told = "\0".join(["srs", *what]).lower().encode()
-    return b32encode(hmac.digest(world.secret, told, "sha256")).decode()[:PROOF].lower()
+    told = "\0".join(["srs", *parts]).lower().encode()
+    return (
+        b32encode(hmac.digest(environment.signing_secret, told, "sha256"))
+        .decode()[:SIGNATURE_LENGTH]
+        .lower()
+    )
 
 
-def _day(world: World) -> str:
-    return _letters(_number(world))
+def _encoded_today(environment: Environment) -> str:
+    return _encode_day(_day_number(environment))
 
 
-def _number(world: World) -> int:
-    return int(world.now().timestamp() // 86400) % DAYS
+def _day_number(environment: Environment) -> int:
+    return int(environment.now().timestamp() // 86400) % DAY_PERIOD
 
 
-def _letters(number: int) -> str:
-    return LETTERS[number >> 5] + LETTERS[number & 31]
+def _encode_day(day_number: int) -> str:
+    return LETTERS[day_number >> 5] + LETTERS[day_number & 31]
 
 
-def _recent(world: World, day: str) -> bool:
-    written = LETTERS.index(day[0]) << 5 | LETTERS.index(day[1])
-    return (_number(world) - written) % DAYS <= VALID.days
+def _is_recent(environment: Environment, encoded_day: str) -> bool:
+    written = LETTERS.index(encoded_day[0]) << 5 | LETTERS.index(encoded_day[1])
+    return (_day_number(environment) - written) % DAY_PERIOD <= MAX_AGE.days

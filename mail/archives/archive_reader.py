@@ -15,219 +15,262 @@ from pathlib import Path
 from typing import IO, Any
 
 from mail.archives import json_lines, tar_format, zip_format
-from mail.archives.json_lines import ACCOUNT, FOLDER, MANIFEST, Account, Told, Wrong
+from mail.archives.json_lines import (
+    ACCOUNT_FILE,
+    MANIFEST_PREFIX,
+    RECORDS_FOLDER,
+    AccountRecord,
+    InvalidRecordError,
+    MessageRecord,
+)
 from mail.archives.source_message import (
     INBOX,
-    Found,
-    Unusable,
-    dated,
-    folder_of,
+    SourceMessage,
+    UnusableMessageError,
+    mailbox_path,
     maildir_flags,
-    wired,
+    parse_date_field,
+    with_crlf,
 )
-from mail.archives.zip_format import Broken
+from mail.archives.zip_format import DamagedArchiveError
 
-RATIO = 100  # unpacked bytes per byte of the archive, on average,
-SPARE = 64 << 20  # beyond this number of bytes
-LARGER = 4096  # bytes of a line besides the message in base64
-NAME = 4096  # characters of an entry name that are read
+MAX_COMPRESSION_RATIO = 100  # unpacked bytes per byte of the archive, on average,
+RATIO_ALLOWANCE = 64 << 20  # beyond this number of bytes
+JSON_LINE_OVERHEAD = 4096  # bytes of a line besides the message in base64
+MAX_NAME_LENGTH = 4096  # characters of an entry name that are read
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class ArchiveFile:
     """An archive on disk with its format."""
 
     path: Path
     kind: str  # zip, tar or json
-    most: int  # larger messages are skipped
+    max_message_bytes: int  # larger messages are skipped
 
 
-_Entry = tar_format.Entry | zip_format.Entry
+_Entry = tar_format.TarEntry | zip_format.ZipEntry
 
 
-def kind_of(head: bytes) -> str | None:
+def archive_format(first_bytes: bytes) -> str | None:
     """Return the archive format (zip, tar or json) of a file's first bytes, else None."""
-    if head.startswith((zip_format.LOCAL, zip_format.END)):
+    if first_bytes.startswith((zip_format.LOCAL, zip_format.END)):
         return "zip"
-    if tar_format.known(head):
+    if tar_format.is_tar(first_bytes):
         return "tar"
-    return "json" if head.lstrip().startswith(b"{") else None
+    return "json" if first_bytes.lstrip().startswith(b"{") else None
 
 
-def account_of(origin: Packed) -> Account | None:
+def read_account(archive: ArchiveFile) -> AccountRecord | None:
     """Return the account record of an archive, None if it has none.
 
     Raises DamagedArchiveError if the archive can't be read.
     """
-    with origin.path.open("rb") as file:
-        if origin.kind == "json":
-            record = _record(file.readline(json_lines.MOST + 1))
+    with archive.path.open("rb") as file:
+        if archive.kind == "json":
+            record = _parse_record(file.readline(json_lines.MAX_RECORD_BYTES + 1))
             if record.get("kind") != "account":
-                raise Broken("lines of JSON, but none that tells of an account comes first")
-            return _checked(record)
-        walk = _Walk(origin, file)
+                raise DamagedArchiveError(
+                    "lines of JSON, but none that tells of an account comes first"
+                )
+            return _account_from_record(record)
+        walk = _EntryReader(archive, file)
         for entry in walk.entries(0):
-            if entry.name != ACCOUNT:
+            if entry.name != ACCOUNT_FILE:
                 return None
-            return _checked(_record(walk.content(entry, json_lines.MOST)))
+            return _account_from_record(
+                _parse_record(walk.content(entry, json_lines.MAX_RECORD_BYTES))
+            )
     return None
 
 
-def _checked(record: Mapping[str, Any]) -> Account:
+def _account_from_record(record: Mapping[str, Any]) -> AccountRecord:
     """Raises DamagedArchiveError if a field of the record is invalid."""
     try:
-        return json_lines.account(record)
-    except Wrong as problem:
-        raise Broken(str(problem)) from problem
+        return json_lines.account_record(record)
+    except InvalidRecordError as problem:
+        raise DamagedArchiveError(str(problem)) from problem
 
 
-def _record(text: bytes) -> dict[str, Any]:
+def _parse_record(text: bytes) -> dict[str, Any]:
     """Parse the JSON of a record. Raises DamagedArchiveError if it is too large or invalid."""
     try:
-        if len(text) > json_lines.MOST:
-            raise Broken("a record larger than any of ours")
-        return json_lines.parsed(text)
-    except Wrong as problem:
-        raise Broken("an archive of ours that is damaged, or was cut off") from problem
+        if len(text) > json_lines.MAX_RECORD_BYTES:
+            raise DamagedArchiveError("a record larger than any of ours")
+        return json_lines.parse_object(text)
+    except InvalidRecordError as problem:
+        raise DamagedArchiveError("an archive of ours that is damaged, or was cut off") from problem
 
 
-def messages(origin: Packed, after: str | None) -> Iterator[Found]:
+def read_messages(archive: ArchiveFile, checkpoint: str | None) -> Iterator[SourceMessage]:
     """Yield the messages after a checkpoint, and the entries that have to be skipped.
 
     Raises DamagedArchiveError if the archive is damaged or cut off.
     """
-    with origin.path.open("rb") as file:
-        if origin.kind == "json":
-            yield from _lines(origin, file, int(after or 0))
+    with archive.path.open("rb") as file:
+        if archive.kind == "json":
+            yield from _read_json_lines(archive, file, int(checkpoint or 0))
         else:
-            yield from _files(_Walk(origin, file), after)
+            yield from _read_file_entries(_EntryReader(archive, file), checkpoint)
 
 
 @dataclass(slots=True)
-class _Walk:
+class _EntryReader:
     """Reads the entries of a ZIP or tar, and limits the unpacked bytes."""
 
-    origin: Packed
+    archive: ArchiveFile
     file: IO[bytes]
     size: int = field(init=False)
-    within: zip_format.Directory | None = field(init=False, default=None)
-    out: int = field(init=False, default=0)  # of all entries read so far
+    zip_directory: zip_format.ZipDirectory | None = field(init=False, default=None)
+    unpacked_bytes: int = field(init=False, default=0)  # of all entries read so far
 
     def __post_init__(self) -> None:
         self.size = self.file.seek(0, 2)
-        if self.origin.kind == "zip":
-            self.within = zip_format.directory(self.file)
+        if self.archive.kind == "zip":
+            self.zip_directory = zip_format.find_directory(self.file)
 
-    def entries(self, at: int) -> Iterator[_Entry]:
+    def entries(self, start: int) -> Iterator[_Entry]:
         """Yield the entries from an offset on; 0 is the first entry."""
-        if self.within is None:
-            yield from tar_format.entries(self.file, at)
+        if self.zip_directory is None:
+            yield from tar_format.read_entries(self.file, start)
         else:
-            yield from zip_format.entries(self.file, self.within, at or self.within.start)
+            yield from zip_format.read_entries(
+                self.file, self.zip_directory, start or self.zip_directory.start
+            )
 
-    def content(self, entry: _Entry, most: int) -> bytes:
+    def content(self, entry: _Entry, max_bytes: int) -> bytes:
         """Return the bytes of an entry.
 
         Raises UnusableMessageError if the entry is too large or damaged, and DamagedArchiveError if
         the archive unpacks to too many bytes.
         """
-        if entry.odd:
-            raise Unusable(entry.odd)
-        if entry.size > most:
-            raise Unusable("larger than MERGANSER_MESSAGE_MAX")
-        if isinstance(entry, zip_format.Entry) and entry.packed > most + SPARE:
-            raise Unusable("packed into more than it is")
-        self.out += entry.size
-        if self.out > self.size * RATIO + SPARE:
-            raise Broken(f"an archive that unpacks to more than {RATIO} times its size")
-        if isinstance(entry, tar_format.Entry):
-            return tar_format.content(self.file, entry)
+        if entry.unusable_reason:
+            raise UnusableMessageError(entry.unusable_reason)
+        if entry.size > max_bytes:
+            raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX")
+        if (
+            isinstance(entry, zip_format.ZipEntry)
+            and entry.packed_size > max_bytes + RATIO_ALLOWANCE
+        ):
+            raise UnusableMessageError("packed into more than it is")
+        self.unpacked_bytes += entry.size
+        if self.unpacked_bytes > self.size * MAX_COMPRESSION_RATIO + RATIO_ALLOWANCE:
+            raise DamagedArchiveError(
+                f"an archive that unpacks to more than {MAX_COMPRESSION_RATIO} times its size"
+            )
+        if isinstance(entry, tar_format.TarEntry):
+            return tar_format.read_content(self.file, entry)
         try:
-            return zip_format.content(self.file, entry)
-        except Broken as problem:
-            raise Unusable(str(problem)) from problem
+            return zip_format.read_content(self.file, entry)
+        except DamagedArchiveError as problem:
+            raise UnusableMessageError(str(problem)) from problem
 
 
-def _files(walk: _Walk, after: str | None) -> Iterator[Found]:
+def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator[SourceMessage]:
     """Yield the messages of a ZIP or tar.
 
     A checkpoint has three numbers: the offset of the next entry, the offset of its manifest (-1:
     none), and the number of its records that were used.
     """
-    at, told_at, had = (int(part) for part in (after or "0 -1 0").split())
-    told: dict[str, Mapping[str, Any]] = {}
-    if told_at >= 0:
-        told = _told(walk, next(iter(walk.entries(told_at))))
-        told = dict(islice(told.items(), had, None))
-    begun = at
-    for entry in walk.entries(at):
-        here, begun = begun, entry.next
-        if entry.name.startswith(MANIFEST):
-            yield from _lacking(told, f"{here} -1 0", here)
-            told, told_at, had = _told(walk, entry), here, 0
+    at, manifest_offset, used_records = (int(part) for part in (checkpoint or "0 -1 0").split())
+    records: dict[str, Mapping[str, Any]] = {}
+    if manifest_offset >= 0:
+        records = _manifest_records(reader, next(iter(reader.entries(manifest_offset))))
+        records = dict(islice(records.items(), used_records, None))
+    next_offset = at
+    for entry in reader.entries(at):
+        entry_offset, next_offset = next_offset, entry.next_offset
+        if entry.name.startswith(MANIFEST_PREFIX):
+            yield from _missing_entries(records, f"{entry_offset} -1 0", entry_offset)
+            records, manifest_offset, used_records = (
+                _manifest_records(reader, entry),
+                entry_offset,
+                0,
+            )
             continue
-        if entry.name == ACCOUNT or (entry.name.endswith("/") and not entry.odd):
+        if entry.name == ACCOUNT_FILE or (entry.name.endswith("/") and not entry.unusable_reason):
             continue
-        name = entry.name[:NAME]
-        record = told.pop(entry.name, None)
-        had += record is not None
-        bare = Found(name, INBOX, f"{entry.next} {told_at} {had}", entry.end)
+        name = entry.name[:MAX_NAME_LENGTH]
+        record = records.pop(entry.name, None)
+        used_records += record is not None
+        source_message = SourceMessage(
+            name, INBOX, f"{entry.next_offset} {manifest_offset} {used_records}", entry.end
+        )
         try:
-            yield _message(walk, entry, bare, record)
-        except Unusable as problem:
-            yield bare.refused(str(problem))
-    yield from _lacking(told, f"{begun} -1 0", walk.size)
+            yield _message_of_entry(reader, entry, source_message, record)
+        except UnusableMessageError as problem:
+            yield source_message.with_skip_reason(str(problem))
+    yield from _missing_entries(records, f"{next_offset} -1 0", reader.size)
 
 
-def _lacking(told: Mapping[str, Any], after: str, at: int) -> Iterator[Found]:
+def _missing_entries(
+    records: Mapping[str, Any], checkpoint: str, progress: int
+) -> Iterator[SourceMessage]:
     """Yield a skipped message for each record of a manifest without an entry."""
-    for name in told:
-        yield Found(name[:NAME], INBOX, after, at, reason="told of in the archive, but not there")
+    for name in records:
+        yield SourceMessage(
+            name[:MAX_NAME_LENGTH],
+            INBOX,
+            checkpoint,
+            progress,
+            reason="told of in the archive, but not there",
+        )
 
 
-def _told(walk: _Walk, entry: _Entry) -> dict[str, Mapping[str, Any]]:
+def _manifest_records(reader: _EntryReader, entry: _Entry) -> dict[str, Mapping[str, Any]]:
     """Return the records of a manifest by file name.
 
     Raises DamagedArchiveError if it can't be read.
     """
     try:
-        text = walk.content(entry, json_lines.MOST)
-        lines = [json_lines.parsed(line) for line in text.splitlines()]
+        text = reader.content(entry, json_lines.MAX_RECORD_BYTES)
+        lines = [json_lines.parse_object(line) for line in text.splitlines()]
         return {record["file"]: record for record in lines if isinstance(record["file"], str)}
-    except (Unusable, Wrong, KeyError) as problem:
-        raise Broken("an archive of ours that is damaged: a manifest is none") from problem
+    except (UnusableMessageError, InvalidRecordError, KeyError) as problem:
+        raise DamagedArchiveError(
+            "an archive of ours that is damaged: a manifest is none"
+        ) from problem
 
 
-def _message(walk: _Walk, entry: _Entry, bare: Found, record: Mapping[str, Any] | None) -> Found:
+def _message_of_entry(
+    reader: _EntryReader,
+    entry: _Entry,
+    source_message: SourceMessage,
+    record: Mapping[str, Any] | None,
+) -> SourceMessage:
     """Read the message of an entry, with its record or with what the entry name says.
 
     Raises UnusableMessageError if the entry is no message.
     """
     if record is not None:
-        raw = walk.content(entry, walk.origin.most)
-        return _known(bare, raw, record)
-    if entry.name.startswith(FOLDER):
-        raise Unusable("a file of ours that we do not know")
+        raw = reader.content(entry, reader.archive.max_message_bytes)
+        return _message_with_record(source_message, raw, record)
+    if entry.name.startswith(RECORDS_FOLDER):
+        raise UnusableMessageError("a file of ours that we do not know")
     parts = entry.name.split("/")
     if entry.name.startswith("/") or ".." in parts or "" in parts:
-        raise Unusable("a name that leads out of the archive")
+        raise UnusableMessageError("a name that leads out of the archive")
     in_maildir = len(parts) > 1 and parts[-2] in ("cur", "new")
     if not in_maildir and not entry.name.lower().endswith(".eml"):
-        raise Unusable("neither an .eml file nor one of a Maildir")
-    raw = wired(walk.content(entry, walk.origin.most))
+        raise UnusableMessageError("neither an .eml file nor one of a Maildir")
+    raw = with_crlf(reader.content(entry, reader.archive.max_message_bytes))
     if not raw:
-        raise Unusable("empty")
-    at = entry.at if isinstance(entry, tar_format.Entry) else None
-    received = _instant(at) if in_maildir else dated(raw[: 1 << 16]) or _instant(at)
+        raise UnusableMessageError("empty")
+    at = entry.modified_at if isinstance(entry, tar_format.TarEntry) else None
+    received = (
+        _utc_from_timestamp(at)
+        if in_maildir
+        else parse_date_field(raw[: 1 << 16]) or _utc_from_timestamp(at)
+    )
     levels = parts[:-2] if in_maildir else parts[:-1]
     if in_maildir and levels[:1] == ["Maildir"]:
         levels = levels[1:]
-    folder = folder_of(levels) if in_maildir else "/".join(levels) or INBOX
+    folder = mailbox_path(levels) if in_maildir else "/".join(levels) or INBOX
     flags = maildir_flags(parts[-1]) if in_maildir else []
-    return bare.with_message(raw, folder=folder, received_at=received, flags=flags)
+    return source_message.with_message(raw, folder=folder, received_at=received, flags=flags)
 
 
-def _instant(seconds: float | None) -> datetime | None:
+def _utc_from_timestamp(seconds: float | None) -> datetime | None:
     """Return the UTC time of seconds since 1970, None if missing or out of range."""
     try:
         return None if not seconds else datetime.fromtimestamp(seconds, UTC)
@@ -235,61 +278,67 @@ def _instant(seconds: float | None) -> datetime | None:
         return None
 
 
-def _known(bare: Found, raw: bytes, record: Mapping[str, Any]) -> Found:
+def _message_with_record(
+    source_message: SourceMessage, raw: bytes, record: Mapping[str, Any]
+) -> SourceMessage:
     """Return a message with the facts of its record.
 
     Raises UnusableMessageError if the record is invalid or has another digest.
     """
     try:
-        told: Told = json_lines.told(record)
-    except Wrong as problem:
-        raise Unusable(str(problem)) from problem
+        told: MessageRecord = json_lines.message_record(record)
+    except InvalidRecordError as problem:
+        raise UnusableMessageError(str(problem)) from problem
     if told.digest is not None and hashlib.sha256(raw).hexdigest() != told.digest:
-        raise Unusable("damaged: it has another digest than is told")
-    return Found(
-        bare.name,
+        raise UnusableMessageError("damaged: it has another digest than is told")
+    return SourceMessage(
+        source_message.name,
         told.mailbox,
-        bare.after,
-        bare.at,
+        source_message.checkpoint,
+        source_message.progress,
         raw,
         received_at=told.received_at,
         flags=told.flags,
         sender=told.sender,
-        told=told,
+        record=told,
     )
 
 
-def _lines(origin: Packed, file: IO[bytes], at: int) -> Iterator[Found]:
+def _read_json_lines(archive: ArchiveFile, file: IO[bytes], start: int) -> Iterator[SourceMessage]:
     """Yield the messages of JSON lines from an offset on. A checkpoint is an offset in bytes."""
-    longest = json_lines.MOST + LARGER + origin.most // 3 * 4
-    file.seek(at)
+    longest = json_lines.MAX_RECORD_BYTES + JSON_LINE_OVERHEAD + archive.max_message_bytes // 3 * 4
+    file.seek(start)
     number = 0
     while line := file.readline(longest):
-        at += len(line)
+        start += len(line)
         if not line.endswith(b"\n"):
-            raise Broken("lines of JSON that were cut off, or one that is too long")
+            raise DamagedArchiveError("lines of JSON that were cut off, or one that is too long")
         number += 1
-        record = _parsed(line)
+        record = _parse_line(line)
         if record.get("kind") == "account":
             continue
         if record.get("kind") == "end":
             return
-        bare = Found(f"{origin.path.name}, at byte {at - len(line)}", INBOX, str(at), at)
+        source_message = SourceMessage(
+            f"{archive.path.name}, at byte {start - len(line)}", INBOX, str(start), start
+        )
         try:
-            yield _known(bare, _source(record, origin.most), record)
-        except Unusable as problem:
-            yield bare.refused(str(problem))
-    raise Broken("lines of JSON without their end: they were cut off")
+            yield _message_with_record(
+                source_message, _decode_source(record, archive.max_message_bytes), record
+            )
+        except UnusableMessageError as problem:
+            yield source_message.with_skip_reason(str(problem))
+    raise DamagedArchiveError("lines of JSON without their end: they were cut off")
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parse_line(line: bytes) -> dict[str, Any]:
     try:
-        return json_lines.parsed(line)
-    except Wrong as problem:
-        raise Broken("lines of JSON, one of which is none") from problem
+        return json_lines.parse_object(line)
+    except InvalidRecordError as problem:
+        raise DamagedArchiveError("lines of JSON, one of which is none") from problem
 
 
-def _source(record: Mapping[str, Any], most: int) -> bytes:
+def _decode_source(record: Mapping[str, Any], max_bytes: int) -> bytes:
     """Return the message bytes of a record.
 
     Raises UnusableMessageError if they are not base64 or too large.
@@ -298,7 +347,7 @@ def _source(record: Mapping[str, Any], most: int) -> bytes:
     try:
         raw = base64.b64decode(source if isinstance(source, str) else "?", validate=True)
     except (binascii.Error, ValueError) as problem:
-        raise Unusable("its source is not base64") from problem
-    if len(raw) > most:
-        raise Unusable("larger than MERGANSER_MESSAGE_MAX")
+        raise UnusableMessageError("its source is not base64") from problem
+    if len(raw) > max_bytes:
+        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX")
     return raw

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from mail.archives import json_lines, mbox_format, tar_format, zip_format
-from mail.archives.json_lines import ACCOUNT, MANIFEST, Outgoing
+from mail.archives.json_lines import ACCOUNT_FILE, MANIFEST_PREFIX, ExportedMessage
 
 
 class ExportFormat(StrEnum):
@@ -21,7 +21,7 @@ class ExportFormat(StrEnum):
     JSON = "JSON"
 
 
-ENDINGS = {
+SUFFIXES_AND_MEDIA_TYPES = {
     ExportFormat.MBOX: ("mbox", "application/mbox"),
     ExportFormat.EML_ZIP: ("zip", "application/zip"),
     ExportFormat.MAILDIR_TAR: ("tar", "application/x-tar"),
@@ -29,13 +29,13 @@ ENDINGS = {
 }
 
 
-def kind_of(kind: ExportFormat) -> str:
+def media_type(export_format: ExportFormat) -> str:
     """Return the media type of an export format."""
-    return ENDINGS[kind][1]
+    return SUFFIXES_AND_MEDIA_TYPES[export_format][1]
 
 
 @dataclass(slots=True)
-class State:
+class ArchiveState:
     """How much of an archive is written."""
 
     offset: int = 0  # bytes
@@ -44,89 +44,122 @@ class State:
     messages: int = 0
     chunks: int = 0
 
-    def plain(self) -> dict[str, int]:
+    def checkpoint(self) -> dict[str, int]:
         """Return the state as a dict for a checkpoint."""
         return asdict(self)
 
 
 @dataclass(slots=True)
-class Chunk:
+class ArchiveChunk:
     """The next bytes of an archive, and of its ZIP directory."""
 
     data: bytes
     directory: bytes = b""
 
 
-def begun(kind: ExportFormat, state: State, account: Mapping[str, Any], at: datetime) -> Chunk:
+@dataclass(frozen=True, slots=True)
+class ArchiveEntry:
+    """A file to write into a tar or ZIP archive."""
+
+    name: str
+    content: bytes
+    modified_at: datetime
+
+
+def start_archive(
+    export_format: ExportFormat,
+    state: ArchiveState,
+    account: Mapping[str, Any],
+    modified_at: datetime,
+) -> ArchiveChunk:
     """Return the first chunk of an archive, with the account record."""
     record = {"format": json_lines.FORMAT, "version": json_lines.VERSION, **account}
-    if kind is ExportFormat.MBOX:
-        return Chunk(b"")
-    if kind is ExportFormat.JSON:
-        return _counted(state, Chunk(json_lines.line({"kind": "account", **record})))
-    return _entries(kind, state, [(ACCOUNT, json_lines.line(record), at)])
+    if export_format is ExportFormat.MBOX:
+        return ArchiveChunk(b"")
+    if export_format is ExportFormat.JSON:
+        return _add_to_state(
+            state, ArchiveChunk(json_lines.json_line({"kind": "account", **record}))
+        )
+    account_entry = ArchiveEntry(ACCOUNT_FILE, json_lines.json_line(record), modified_at)
+    return _write_entries(export_format, state, [account_entry])
 
 
-def put(kind: ExportFormat, state: State, messages: Sequence[Outgoing], at: datetime) -> Chunk:
+def write_messages(
+    export_format: ExportFormat,
+    state: ArchiveState,
+    messages: Sequence[ExportedMessage],
+    modified_at: datetime,
+) -> ArchiveChunk:
     """Return the chunk of the next messages. Run it in a thread, since it compresses."""
     state.messages += len(messages)
     state.chunks += 1
-    if kind is ExportFormat.MBOX:
-        parts = [mbox_format.entry(m.raw, m.told.sender, m.told.received_at) for m in messages]
-        return _counted(state, Chunk(b"".join(parts)))
-    if kind is ExportFormat.JSON:
-        return _counted(state, Chunk(b"".join(map(_line, messages))))
-    named = [(_name(kind, each), each) for each in messages]
-    lines = b"".join(json_lines.line(json_lines.written(m.told, file=name)) for name, m in named)
-    told = (f"{MANIFEST}{state.chunks:07}.jsonl", lines, at)
-    files = [(name, each.raw, each.told.received_at) for name, each in named]
-    return _entries(kind, state, [told, *files])
+    if export_format is ExportFormat.MBOX:
+        parts = [
+            mbox_format.mbox_entry(m.raw, m.record.sender, m.record.received_at) for m in messages
+        ]
+        return _add_to_state(state, ArchiveChunk(b"".join(parts)))
+    if export_format is ExportFormat.JSON:
+        return _add_to_state(state, ArchiveChunk(b"".join(map(_json_line, messages))))
+    named_messages = [(_entry_name(export_format, each), each) for each in messages]
+    lines = b"".join(
+        json_lines.json_line(json_lines.record_from_message(m.record, file=name))
+        for name, m in named_messages
+    )
+    manifest = ArchiveEntry(f"{MANIFEST_PREFIX}{state.chunks:07}.jsonl", lines, modified_at)
+    message_entries = [
+        ArchiveEntry(name, each.raw, each.record.received_at) for name, each in named_messages
+    ]
+    return _write_entries(export_format, state, [manifest, *message_entries])
 
 
-def ended(kind: ExportFormat, state: State) -> tuple[bytes, bytes]:
+def finish_archive(export_format: ExportFormat, state: ArchiveState) -> tuple[bytes, bytes]:
     """Return the last bytes of the archive, and the last bytes of its directory."""
-    if kind is ExportFormat.MAILDIR_TAR:
+    if export_format is ExportFormat.MAILDIR_TAR:
         return tar_format.END, b""
-    if kind is ExportFormat.JSON:
-        return json_lines.line({"kind": "end", "messages": state.messages}), b""
-    if kind is ExportFormat.EML_ZIP:
-        return b"", zip_format.end(state.entries, state.directory, state.offset)
+    if export_format is ExportFormat.JSON:
+        return json_lines.json_line({"kind": "end", "messages": state.messages}), b""
+    if export_format is ExportFormat.EML_ZIP:
+        return b"", zip_format.end_of_directory(state.entries, state.directory, state.offset)
     return b"", b""
 
 
-def _counted(state: State, chunk: Chunk) -> Chunk:
+def _add_to_state(state: ArchiveState, chunk: ArchiveChunk) -> ArchiveChunk:
     """Add the length of a chunk to the state, and return the chunk."""
     state.offset += len(chunk.data)
     state.directory += len(chunk.directory)
     return chunk
 
 
-def _line(message: Outgoing) -> bytes:
+def _json_line(message: ExportedMessage) -> bytes:
     source = base64.b64encode(message.raw).decode()
-    return json_lines.line({**json_lines.written(message.told, kind="message"), "source": source})
+    return json_lines.json_line(
+        {**json_lines.record_from_message(message.record, kind="message"), "source": source}
+    )
 
 
-def _name(kind: ExportFormat, message: Outgoing) -> str:
-    told, number = message.told, message.number
-    if kind is ExportFormat.EML_ZIP:
-        return f"{json_lines.folder(told.mailbox, message.mailbox_id)}/{number:07}.eml"
-    place = json_lines.maildir(told.mailbox, message.mailbox_id)
-    stamp = int(told.received_at.timestamp())
-    flags = json_lines.letters(told.flags)
-    return f"Maildir/{place}cur/{stamp}.{number:07}.merganser:2,{flags}"
+def _entry_name(export_format: ExportFormat, message: ExportedMessage) -> str:
+    record, number = message.record, message.number
+    if export_format is ExportFormat.EML_ZIP:
+        return f"{json_lines.archive_folder(record.mailbox, message.mailbox_id)}/{number:07}.eml"
+    folder = json_lines.maildir_folder(record.mailbox, message.mailbox_id)
+    stamp = int(record.received_at.timestamp())
+    flags = json_lines.maildir_flag_letters(record.flags)
+    return f"Maildir/{folder}cur/{stamp}.{number:07}.merganser:2,{flags}"
 
 
-def _entries(
-    kind: ExportFormat, state: State, files: Sequence[tuple[str, bytes, datetime]]
-) -> Chunk:
-    """Return the chunk of files, given as name, content and modification time."""
+def _write_entries(
+    export_format: ExportFormat, state: ArchiveState, entries: Sequence[ArchiveEntry]
+) -> ArchiveChunk:
+    """Return the chunk of files."""
     data, directory = io.BytesIO(), io.BytesIO()
-    for name, content, at in files:
-        if kind is ExportFormat.MAILDIR_TAR:
-            data.write(tar_format.entry(name, content, at))
+    for entry in entries:
+        if export_format is ExportFormat.MAILDIR_TAR:
+            data.write(tar_format.tar_entry(entry.name, entry.content, entry.modified_at))
         else:
-            local, told = zip_format.entry(name, content, at, state.offset + data.tell())
+            local, directory_entry = zip_format.zip_entry(
+                entry.name, entry.content, entry.modified_at, state.offset + data.tell()
+            )
             data.write(local)
-            directory.write(told)
+            directory.write(directory_entry)
         state.entries += 1
-    return _counted(state, Chunk(data.getvalue(), directory.getvalue()))
+    return _add_to_state(state, ArchiveChunk(data.getvalue(), directory.getvalue()))

@@ -9,32 +9,38 @@ from pathlib import Path
 from typing import IO
 
 from mail.archives import archive_reader, mbox_format
-from mail.archives.archive_reader import Packed
-from mail.archives.json_lines import Account
+from mail.archives.archive_reader import ArchiveFile
+from mail.archives.json_lines import AccountRecord
 from mail.archives.source_message import (
     INBOX,
-    Found,
-    Unusable,
-    dated,
-    folder_of,
+    SourceMessage,
+    UnusableMessageError,
+    mailbox_path,
     maildir_flags,
-    wired,
+    parse_date_field,
+    with_crlf,
 )
-from mail.archives.zip_format import Broken
+from mail.archives.zip_format import DamagedArchiveError
 
-_FROM = re.compile(rb"From (\S*) .*?\b(\d{1,2}:\d{2}.*|.*\d{4})$")
-_QUOTED = re.compile(rb"^>+From ")
-_WHEN = re.compile(
+_FROM_LINE = re.compile(rb"From (\S*) .*?\b(\d{1,2}:\d{2}.*|.*\d{4})$")
+_QUOTED_FROM_LINE = re.compile(rb"^>+From ")
+_ASCTIME = re.compile(
     rb"(?P<month>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) +(?P<time>\d{1,2}:\d{2}(?::\d{2})?)"
     rb"(?: +[A-Z]{2,5})?(?: +(?P<zone>[+-]\d{4}))? +(?P<year>\d{4})(?: +(?P<behind>[+-]\d{4}))?"
 )
 _STATUS = re.compile(rb"^(?:X-)?Status:[ \t]*([A-Za-z]*)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_MBOX = {"R": "\\Seen", "F": "\\Flagged", "A": "\\Answered", "T": "\\Draft", "D": "\\Deleted"}
+_MBOX_STATUS_FLAGS = {
+    "R": "\\Seen",
+    "F": "\\Flagged",
+    "A": "\\Answered",
+    "T": "\\Draft",
+    "D": "\\Deleted",
+}
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-_STEP = 1 << 20  # bytes of a line that are read at once
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
-HEAD = 4096  # first bytes that show the format of a file
-_NOT_MAIL = (
+_MAX_LINE_READ = 1 << 20  # bytes of a line that are read at once
+_COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+HEAD_BYTES = 4096  # first bytes that show the format of a file
+_SERVER_FILES = (
     "dovecot",
     "maildirfolder",
     "courier",
@@ -43,134 +49,159 @@ _NOT_MAIL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MailSource:
     """A file or folder that messages are read from.
 
     `total` counts bytes of a single file, else files.
     """
 
     path: Path
-    kind: str  # mbox, maildir, eml, zip, tar or json
+    source_format: str  # mbox, maildir, eml, zip, tar or json
     total: int
     stamp: str  # changes when checkpoints of it may be invalid
-    most: int = field(default=1 << 26)  # larger messages are skipped
-    account: Account | None = None  # if the archive has an account record
+    max_message_bytes: int = field(default=1 << 26)  # larger messages are skipped
+    account: AccountRecord | None = None  # if the archive has an account record
 
     @property
-    def whole(self) -> bool:
+    def is_single_file(self) -> bool:
         """True if it is one file, so that checkpoints in it are offsets in bytes."""
-        return self.kind not in ("maildir", "eml")
+        return self.source_format not in ("maildir", "eml")
 
 
-def source(path: Path, most: int) -> Source:
+def open_source(path: Path, max_message_bytes: int) -> MailSource:
     """Return the mail source at a path.
 
     Raises UnusableMessageError if it has no mail, and OSError if it can't be read.
     """
     if path.is_dir():
         if _is_maildir(path) or any(_is_maildir(each) for each in path.iterdir() if each.is_dir()):
-            return Source(path, "maildir", sum(1 for _ in _maildir_files(path, None)), "", most)
+            return MailSource(
+                path, "maildir", sum(1 for _ in _maildir_files(path, None)), "", max_message_bytes
+            )
         total = sum(1 for _ in _eml_files(path, None))
-        return Source(path, "eml", total, "", most)
+        return MailSource(path, "eml", total, "", max_message_bytes)
     facts = path.stat()
     with path.open("rb") as file:
-        kind = "eml" if path.suffix.lower() == ".eml" else known(file.read(HEAD))
+        kind = "eml" if path.suffix.lower() == ".eml" else detect_format(file.read(HEAD_BYTES))
     if kind == "eml":
-        return Source(path, kind, 1, "", most)
+        return MailSource(path, kind, 1, "", max_message_bytes)
     stamp = f"{facts.st_ino}.{facts.st_size}.{facts.st_mtime_ns}"
     if kind == "mbox":
-        return Source(path, kind, facts.st_size, stamp, most)
+        return MailSource(path, kind, facts.st_size, stamp, max_message_bytes)
     try:
-        account = archive_reader.account_of(Packed(path, kind, most))
-    except (Broken, Unusable) as problem:
-        raise Unusable(str(problem)) from problem
-    return Source(path, kind, facts.st_size, stamp, most, account)
+        account = archive_reader.read_account(ArchiveFile(path, kind, max_message_bytes))
+    except (DamagedArchiveError, UnusableMessageError) as problem:
+        raise UnusableMessageError(str(problem)) from problem
+    return MailSource(path, kind, facts.st_size, stamp, max_message_bytes, account)
 
 
-def known(head: bytes) -> str:
+def detect_format(first_bytes: bytes) -> str:
     """Return the source format of a file's first bytes. Raises UnusableMessageError."""
-    first = head.partition(b"\n")[0][:1000]
-    if _FROM.match(first.rstrip()):
+    first = first_bytes.partition(b"\n")[0][:1000]
+    if _FROM_LINE.match(first.rstrip()):
         return "mbox"
-    if kind := archive_reader.kind_of(head):
+    if kind := archive_reader.archive_format(first_bytes):
         return kind
-    if head.startswith(_PACKED):
-        raise Unusable("compressed as a whole: unpack it once, into a tar or an mbox")
+    if first_bytes.startswith(_COMPRESSED_MAGIC):
+        raise UnusableMessageError("compressed as a whole: unpack it once, into a tar or an mbox")
     if b":" in first and b"\0" not in first:
         return "eml"
-    raise Unusable("neither an mbox file, nor a Maildir, nor an archive of mail that we know")
+    raise UnusableMessageError(
+        "neither an mbox file, nor a Maildir, nor an archive of mail that we know"
+    )
 
 
-def messages(origin: Source, after: str | None) -> Iterator[Found]:
+def read_messages(source: MailSource, checkpoint: str | None) -> Iterator[SourceMessage]:
     """Yield all messages after a checkpoint, with one in memory at a time."""
-    if origin.kind == "mbox":
-        yield from _mbox(origin, int(after or 0))
-    elif origin.kind in ("zip", "tar", "json"):
-        yield from archive_reader.messages(Packed(origin.path, origin.kind, origin.most), after)
-    elif origin.kind == "maildir":
-        yield from _files(origin, _maildir_files(origin.path, after))
+    if source.source_format == "mbox":
+        yield from _read_mbox(source, int(checkpoint or 0))
+    elif source.source_format in ("zip", "tar", "json"):
+        yield from archive_reader.read_messages(
+            ArchiveFile(source.path, source.source_format, source.max_message_bytes), checkpoint
+        )
+    elif source.source_format == "maildir":
+        yield from _read_files(source, _maildir_files(source.path, checkpoint))
     else:
-        yield from _files(origin, _eml_files(origin.path, after))
+        yield from _read_files(source, _eml_files(source.path, checkpoint))
 
 
-def _mbox(origin: Source, start: int) -> Iterator[Found]:
-    with origin.path.open("rb") as file:
+def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
+    with source.path.open("rb") as file:
         file.seek(start)
-        line = file.readline(_STEP)
+        line = file.readline(_MAX_LINE_READ)
         while line:
-            begun, head = file.tell() - len(line), line
-            lines, size, line = _until_next(file, origin.most)
+            entry_start, head = file.tell() - len(line), line
+            entry = _read_mbox_entry(file, source.max_message_bytes)
+            lines, line = entry.lines, entry.next_from_line
             end = file.tell() - len(line)
-            bare = Found(f"{origin.path.name}, at byte {begun}", INBOX, str(end), end)
-            raw = mbox_format.exact(lines, head)
-            if size > origin.most:
-                yield bare.refused("larger than MERGANSER_MESSAGE_MAX")
+            source_message = SourceMessage(
+                f"{source.path.name}, at byte {entry_start}", INBOX, str(end), end
+            )
+            raw = mbox_format.restore_message(lines, head)
+            if entry.size > source.max_message_bytes:
+                yield source_message.with_skip_reason("larger than MERGANSER_MESSAGE_MAX")
             elif raw is None and not lines:
-                yield bare.refused("empty")
+                yield source_message.with_skip_reason("empty")
             else:
-                raw = wired(b"".join(lines)) if raw is None else raw
-                yield _from_mbox(bare, head, raw)
+                raw = with_crlf(b"".join(lines)) if raw is None else raw
+                yield _message_of_mbox_entry(source_message, head, raw)
 
 
-def _until_next(file: IO[bytes], most: int) -> tuple[list[bytes], int, bytes]:
-    """Return the unquoted lines up to the next From line, their size, and that line.
+@dataclass(frozen=True, slots=True)
+class _MboxEntry:
+    """The unquoted lines of a message in an mbox file, up to the next From line."""
+
+    lines: list[bytes]  # the first `max_bytes`
+    size: int  # bytes of all lines
+    next_from_line: bytes  # empty at the end of the file
+
+
+def _read_mbox_entry(file: IO[bytes], max_bytes: int) -> _MboxEntry:
+    """Read the lines after a From line.
 
     A line longer than one read comes in several pieces; only the first one begins a line.
     """
     lines: list[bytes] = []
-    size, blank, begins = 0, True, True
-    while line := file.readline(_STEP):
-        if blank and begins and line.startswith(b"From ") and _FROM.match(line.rstrip()):
+    size, after_blank_line, at_line_start = 0, True, True
+    while line := file.readline(_MAX_LINE_READ):
+        if (
+            after_blank_line
+            and at_line_start
+            and line.startswith(b"From ")
+            and _FROM_LINE.match(line.rstrip())
+        ):
             break
-        blank = begins and line in (b"\n", b"\r\n")
-        if begins and _QUOTED.match(line):
+        after_blank_line = at_line_start and line in (b"\n", b"\r\n")
+        if at_line_start and _QUOTED_FROM_LINE.match(line):
             line = line[1:]
-        begins = line.endswith(b"\n")
+        at_line_start = line.endswith(b"\n")
         size += len(line)
-        if size <= most:
+        if size <= max_bytes:
             lines.append(line)
-    if blank and lines and size <= most:
+    if after_blank_line and lines and size <= max_bytes:
         size -= len(lines.pop())  # it belongs to the next From line, or to the file's end
-    return lines, size, line
+    return _MboxEntry(lines, size, line)
 
 
-def _from_mbox(found: Found, head: bytes, raw: bytes) -> Found:
+def _message_of_mbox_entry(
+    source_message: SourceMessage, from_line: bytes, raw: bytes
+) -> SourceMessage:
     """Return a message with the sender, time and flags of its From line and header."""
-    known = _FROM.match(head.rstrip())
+    known = _FROM_LINE.match(from_line.rstrip())
     sender = known[1].decode("utf-8", "replace") if known else ""
     header = raw[: raw.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in raw else raw[: 1 << 16]
     letters = b"".join(_STATUS.findall(header)).decode().upper()
-    return found.with_message(
+    return source_message.with_message(
         raw,
-        received_at=_asctime(head) or dated(header),
+        received_at=_parse_from_line_date(from_line) or parse_date_field(header),
         sender=sender if "@" in sender else None,
-        flags=[flag for letter, flag in _MBOX.items() if letter in letters],
+        flags=[flag for letter, flag in _MBOX_STATUS_FLAGS.items() if letter in letters],
     )
 
 
-def _asctime(line: bytes) -> datetime | None:
+def _parse_from_line_date(line: bytes) -> datetime | None:
     """Return the UTC time of a From line, None if it can't be read."""
-    found = _WHEN.search(line)
+    found = _ASCTIME.search(line)
     if found is None or found["month"] not in _MONTHS:
         return None
     zone = (found["zone"] or found["behind"] or b"+0000").decode()
@@ -185,47 +216,67 @@ def _asctime(line: bytes) -> datetime | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _MessageFile:
     """A message file of a Maildir or folder."""
 
     path: Path
     folder: str
-    key: str  # does not change when flags in the file name change
-    reason: str = ""
+    sort_key: str  # does not change when flags in the file name change
+    skip_reason: str = ""
 
 
-def _files(origin: Source, files: Iterator[_File]) -> Iterator[Found]:
+def _read_files(source: MailSource, files: Iterator[_MessageFile]) -> Iterator[SourceMessage]:
     """Yield the message of each file, or the reason why it is skipped."""
     for number, file in enumerate(files, 1):
-        name = str(file.path.relative_to(origin.path) if file.path != origin.path else file.path)
-        bare = Found(name, file.folder, file.key, number)
+        name = str(file.path.relative_to(source.path) if file.path != source.path else file.path)
+        source_message = SourceMessage(name, file.folder, file.sort_key, number)
         try:
-            yield _from_file(origin, bare, file)
+            yield _message_of_file(source, source_message, file)
         except OSError as problem:
             reason = (problem.strerror or "cannot be read").lower()
-            yield Found(bare.name, bare.folder, bare.after, number, reason=reason)
-        except Unusable as problem:
-            yield Found(bare.name, bare.folder, bare.after, number, reason=str(problem))
+            yield SourceMessage(
+                source_message.name,
+                source_message.folder,
+                source_message.checkpoint,
+                number,
+                reason=reason,
+            )
+        except UnusableMessageError as problem:
+            yield SourceMessage(
+                source_message.name,
+                source_message.folder,
+                source_message.checkpoint,
+                number,
+                reason=str(problem),
+            )
 
 
-def _from_file(origin: Source, found: Found, file: _File) -> Found:
+def _message_of_file(
+    source: MailSource, source_message: SourceMessage, file: _MessageFile
+) -> SourceMessage:
     """Raises UnusableMessageError or OSError if the file is no message."""
-    if file.reason:
-        raise Unusable(file.reason)
+    if file.skip_reason:
+        raise UnusableMessageError(file.skip_reason)
     facts = file.path.stat()
-    if facts.st_size > origin.most:
-        raise Unusable("larger than MERGANSER_MESSAGE_MAX")
+    if facts.st_size > source.max_message_bytes:
+        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX")
     if not facts.st_size:
-        raise Unusable("empty")
-    raw = wired(file.path.read_bytes())
-    if origin.kind == "maildir":
+        raise UnusableMessageError("empty")
+    raw = with_crlf(file.path.read_bytes())
+    if source.source_format == "maildir":
         received = datetime.fromtimestamp(facts.st_mtime, UTC)  # the Maildir's own rule
         flags = maildir_flags(file.path.name)
     else:
-        received = dated(raw[: 1 << 16]) or datetime.fromtimestamp(facts.st_mtime, UTC)
+        received = parse_date_field(raw[: 1 << 16]) or datetime.fromtimestamp(facts.st_mtime, UTC)
         flags = []
-    return Found(
-        found.name, found.folder, found.after, found.at, raw, received_at=received, flags=flags
+    return SourceMessage(
+        source_message.name,
+        source_message.folder,
+        source_message.checkpoint,
+        source_message.progress,
+        raw,
+        received_at=received,
+        flags=flags,
     )
 
 
@@ -233,9 +284,9 @@ def _is_maildir(path: Path) -> bool:
     return (path / "cur").is_dir() and (path / "new").is_dir()
 
 
-def _maildir_files(path: Path, after: str | None) -> Iterator[_File]:
+def _maildir_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
     """Yield the messages of a Maildir and its folders in an order that renaming keeps."""
-    for folder, place in sorted(_maildirs(path)):
+    for folder, place in sorted(_find_maildirs(path)):
         names: list[tuple[str, str, Path]] = []
         for part in ("cur", "new"):
             with os.scandir(place / part) as entries:
@@ -244,25 +295,25 @@ def _maildir_files(path: Path, after: str | None) -> Iterator[_File]:
                     for each in entries
                     if not each.name.startswith(".") and each.is_file()
                 ]
-        for key, name, where in sorted(names):
-            if after is None or key > after:
-                yield _File(where / name, folder, key)
+        for key, name, directory in sorted(names):
+            if checkpoint is None or key > checkpoint:
+                yield _MessageFile(directory / name, folder, key)
 
 
-def _maildirs(path: Path) -> Iterator[tuple[str, Path]]:
+def _find_maildirs(path: Path) -> Iterator[tuple[str, Path]]:
     """Yield mailbox path and directory of each Maildir: Maildir++ and nested ones."""
     for place, folders, _ in os.walk(path):
         folders[:] = [each for each in folders if each not in ("cur", "new", "tmp")]
         here = Path(place)
         if _is_maildir(here):
-            yield folder_of(here.relative_to(path).parts), here
+            yield mailbox_path(here.relative_to(path).parts), here
 
 
-def _eml_files(path: Path, after: str | None) -> Iterator[_File]:
+def _eml_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
     """Yield the .eml files below a folder by path; other files get a skip reason."""
     if path.is_file():
-        if after is None:
-            yield _File(path, INBOX, path.name)
+        if checkpoint is None:
+            yield _MessageFile(path, INBOX, path.name)
         return
     for place, folders, names in os.walk(path):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
@@ -270,12 +321,14 @@ def _eml_files(path: Path, after: str | None) -> Iterator[_File]:
         folder = "/".join(here.relative_to(path).parts) or INBOX
         for name in sorted(names):
             key = f"{'/'.join(here.relative_to(path).parts)}\0{name}"
-            if name.startswith(".") or (after is not None and _order(key) <= _order(after)):
+            if name.startswith(".") or (
+                checkpoint is not None and _path_sort_key(key) <= _path_sort_key(checkpoint)
+            ):
                 continue
             other = "" if name.lower().endswith(".eml") else "not an .eml file"
-            yield _File(here / name, folder, key, other)
+            yield _MessageFile(here / name, folder, key, other)
 
 
-def _order(key: str) -> tuple[list[str], str]:
+def _path_sort_key(key: str) -> tuple[list[str], str]:
     folder, _, name = key.partition("\0")
     return folder.split("/") if folder else [], name

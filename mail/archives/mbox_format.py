@@ -9,39 +9,44 @@ import re
 from datetime import UTC, datetime
 
 AS_IS, NO_EOL = b"asis", b"noeol"
-_FROM = re.compile(rb"^(>*From )", re.MULTILINE)
-_WORDS = re.compile(rb"\d{4}((?: (?:asis|noeol))+)\r?\n$")
+_FROM_LINE = re.compile(rb"^(>*From )", re.MULTILINE)
+_EXACT_WORDS = re.compile(rb"\d{4}((?: (?:asis|noeol))+)\r?\n$")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
-def entry(raw: bytes, sender: str | None, at: datetime) -> bytes:
+def mbox_entry(raw: bytes, sender: str | None, received_at: datetime) -> bytes:
     """Return a message as an entry of an mbox file."""
     whole = raw.endswith(b"\n")
     words = [] if b"\r\n" in raw or b"\n" not in raw else [AS_IS]
     words += [] if whole else [NO_EOL]
     end = b"\n" if whole else b"\n\n"
-    return b" ".join([line(sender, at), *words]) + b"\n" + _FROM.sub(rb">\1", raw) + end
+    return (
+        b" ".join([from_line(sender, received_at), *words])
+        + b"\n"
+        + _FROM_LINE.sub(rb">\1", raw)
+        + end
+    )
 
 
-def line(sender: str | None, at: datetime) -> bytes:
+def from_line(sender: str | None, received_at: datetime) -> bytes:
     """Return a From line without line end."""
     name = "".join((sender or "").split()) or "MAILER-DAEMON"
-    at = at.astimezone(UTC)
-    day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
-    when = f"{day} {month} {at.day:2} {at:%H:%M:%S} {at.year:04}"
+    received_at = received_at.astimezone(UTC)
+    day, month = _DAYS[received_at.weekday()], _MONTHS[received_at.month - 1]
+    when = f"{day} {month} {received_at.day:2} {received_at:%H:%M:%S} {received_at.year:04}"
     return f"From {name} {when}".encode(errors="replace")
 
 
-def words(head: bytes) -> list[bytes]:
+def exact_words(from_line: bytes) -> list[bytes]:
     """Return the words after the date of a From line that this server wrote."""
-    found = _WORDS.search(head)
+    found = _EXACT_WORDS.search(from_line)
     return found[1].split() if found else []
 
 
-def exact(lines: list[bytes], head: bytes) -> bytes | None:
+def restore_message(lines: list[bytes], from_line: bytes) -> bytes | None:
     """Return the exact message of an entry that this server wrote, else None."""
-    known = words(head)
+    known = exact_words(from_line)
     if not known:
         return None
     raw = b"".join(lines)

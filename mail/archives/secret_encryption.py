@@ -15,18 +15,18 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-MADE_BY = {"kdf": "scrypt", "n": 1 << 15, "r": 8, "p": 1, "cipher": "AES-256-GCM"}
-SIZE = 32  # bytes of a key
-SALT = 16  # bytes
-NONCE = 12  # bytes (NIST SP 800-38D, section 8.2.2)
+KEY_DERIVATION = {"kdf": "scrypt", "n": 1 << 15, "r": 8, "p": 1, "cipher": "AES-256-GCM"}
+KEY_BYTES = 32  # bytes of a key
+SALT_BYTES = 16  # bytes
+NONCE_BYTES = 12  # bytes (NIST SP 800-38D, section 8.2.2)
 
 
-class Locked(Exception):
+class ArchiveDecryptionError(Exception):
     """A secret can't be decrypted: another passphrase, another object, or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
+class ArchiveCipher:
     """Encrypts and decrypts the secrets of an archive.
 
     Deriving the key takes 32 MiB of memory and CPU time.
@@ -36,51 +36,53 @@ class Lock:
     key: bytes = field(repr=False)
 
     @classmethod
-    def fresh(cls, passphrase: str) -> "Lock":
+    def for_new_archive(cls, passphrase: str) -> "ArchiveCipher":
         """Return the cipher of a new archive with a random salt."""
-        salt = secrets.token_bytes(SALT)
-        return cls(salt, _key(salt, passphrase))
+        salt = secrets.token_bytes(SALT_BYTES)
+        return cls(salt, _derive_key(salt, passphrase))
 
     @classmethod
-    def told(cls, record: Mapping[str, Any], passphrase: str) -> "Lock":
+    def from_record(cls, record: Mapping[str, Any], passphrase: str) -> "ArchiveCipher":
         """Return the cipher of an archive's record. Raises ArchiveDecryptionError.
 
         Only our own parameters are accepted: an archive of a stranger must not decide how much
         memory the key derivation takes.
         """
-        if {name: record.get(name) for name in MADE_BY} != MADE_BY:
-            raise Locked("made in a way that we do not know")
-        salt = _bytes(record.get("salt"))
-        if len(salt) != SALT:
-            raise Locked("made in a way that we do not know")
-        return cls(salt, _key(salt, passphrase))
+        if {name: record.get(name) for name in KEY_DERIVATION} != KEY_DERIVATION:
+            raise ArchiveDecryptionError("made in a way that we do not know")
+        salt = _decode_base64(record.get("salt"))
+        if len(salt) != SALT_BYTES:
+            raise ArchiveDecryptionError("made in a way that we do not know")
+        return cls(salt, _derive_key(salt, passphrase))
 
-    def record(self) -> dict[str, Any]:
+    def derivation_record(self) -> dict[str, Any]:
         """Return the parameters and salt for the account record."""
-        return {**MADE_BY, "salt": base64.b64encode(self.salt).decode()}
+        return {**KEY_DERIVATION, "salt": base64.b64encode(self.salt).decode()}
 
-    def seal(self, text: str, place: bytes) -> str:
+    def encrypt(self, text: str, context: bytes) -> str:
         """Encrypt a text for one context, in base64."""
-        nonce = secrets.token_bytes(NONCE)
-        sealed = AESGCM(self.key).encrypt(nonce, text.encode(), place)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        sealed = AESGCM(self.key).encrypt(nonce, text.encode(), context)
         return base64.b64encode(nonce + sealed).decode()
 
-    def open(self, sealed: Any, place: bytes) -> str:
+    def decrypt(self, ciphertext: Any, context: bytes) -> str:
         """Decrypt a text that was encrypted for a context. Raises ArchiveDecryptionError."""
-        raw = _bytes(sealed)
+        raw = _decode_base64(ciphertext)
         try:
-            return AESGCM(self.key).decrypt(raw[:NONCE], raw[NONCE:], place).decode()
+            return AESGCM(self.key).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], context).decode()
         except (InvalidTag, ValueError) as problem:
-            raise Locked("another passphrase, another place, or damaged") from problem
+            raise ArchiveDecryptionError(
+                "another passphrase, another place, or damaged"
+            ) from problem
 
 
-def _key(salt: bytes, passphrase: str) -> bytes:
-    made = Scrypt(salt=salt, length=SIZE, n=1 << 15, r=8, p=1)
+def _derive_key(salt: bytes, passphrase: str) -> bytes:
+    made = Scrypt(salt=salt, length=KEY_BYTES, n=1 << 15, r=8, p=1)
     return made.derive(unicodedata.normalize("NFC", passphrase).encode())
 
 
-def _bytes(text: Any) -> bytes:
+def _decode_base64(text: Any) -> bytes:
     try:
         return base64.b64decode(text if isinstance(text, str) else "?", validate=True)
     except (binascii.Error, ValueError) as problem:
-        raise Locked("no base64") from problem
+        raise ArchiveDecryptionError("no base64") from problem

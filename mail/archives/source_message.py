@@ -8,43 +8,49 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from mail.archives.json_lines import Told
+from mail.archives.json_lines import MessageRecord
 
 INBOX = "INBOX"
-_MAILDIR = {"S": "\\Seen", "F": "\\Flagged", "R": "\\Answered", "D": "\\Draft", "T": "\\Deleted"}
-_MAILDIR |= {"P": "$Forwarded"}
-_SHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
+_FLAGS_BY_LETTER = {
+    "S": "\\Seen",
+    "F": "\\Flagged",
+    "R": "\\Answered",
+    "D": "\\Draft",
+    "T": "\\Deleted",
+}
+_FLAGS_BY_LETTER |= {"P": "$Forwarded"}
+_BASE64_RUN = re.compile(r"&([A-Za-z0-9+,]*)-")
 
 
-class Unusable(Exception):
+class UnusableMessageError(Exception):
     """An item of the source that is no message or can't be read. It is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceMessage:
     """A message of a source. If `raw` is None, it is skipped for a reason."""
 
     name: str  # for people: file, or mbox and number
     folder: str  # path of a mailbox
-    after: str  # the checkpoint after this message
-    at: int  # bytes or files of the source up to here
+    checkpoint: str  # the checkpoint after this message
+    progress: int  # bytes or files of the source up to here
     raw: bytes | None = None
     reason: str = ""
     received_at: datetime | None = None
     sender: str | None = None
     flags: Sequence[str] = ()
-    told: Told | None = None  # of an archive of this server
+    record: MessageRecord | None = None  # of an archive of this server
 
-    def refused(self, reason: str) -> "Found":
+    def with_skip_reason(self, reason: str) -> "SourceMessage":
         """Return the item with the reason why it is skipped."""
         return replace(self, reason=reason)
 
-    def with_message(self, raw: bytes, **facts: Any) -> "Found":
+    def with_message(self, raw: bytes, **facts: Any) -> "SourceMessage":
         """Return the item with its message and the given fields."""
         return replace(self, raw=raw, **facts)
 
 
-def dated(header: bytes) -> datetime | None:
+def parse_date_field(header: bytes) -> datetime | None:
     """Return the UTC time of the Date field, None if it is missing or invalid."""
     found = re.search(rb"^Date:[ \t]*(.*?)\r?$", header, re.IGNORECASE | re.MULTILINE)
     if found is None:
@@ -57,36 +63,36 @@ def dated(header: bytes) -> datetime | None:
         return None
 
 
-def wired(raw: bytes) -> bytes:
+def with_crlf(raw: bytes) -> bytes:
     """Return a message with CRLF line ends, unless it has a CRLF already."""
     return raw if b"\r\n" in raw else raw.replace(b"\n", b"\r\n")
 
 
-def folder_of(parts: Sequence[str]) -> str:
+def mailbox_path(directory_names: Sequence[str]) -> str:
     """Return the mailbox path of directories in a Maildir: Maildir++, nested or both."""
     levels: list[str] = []
-    for part in parts:
+    for part in directory_names:
         names = part[1:].split(".") if part.startswith(".") else [part]
-        levels += [_decoded(name) for name in names if name]
+        levels += [_decode_utf7(name) for name in names if name]
     return "/".join(levels) or INBOX
 
 
-def _decoded(name: str) -> str:
+def _decode_utf7(name: str) -> str:
     """Decode modified UTF-7 (RFC 3501, section 5.1.3). An invalid name is not changed."""
 
-    def letters(found: re.Match[str]) -> str:
+    def decode_run(found: re.Match[str]) -> str:
         if not found[1]:
             return "&"
         text = found[1].replace(",", "/")
         return base64.b64decode(text + "=" * (-len(text) % 4)).decode("utf-16-be")
 
     try:
-        return _SHIFTED.sub(letters, name)
+        return _BASE64_RUN.sub(decode_run, name)
     except ValueError:
         return name
 
 
-def maildir_flags(name: str) -> list[str]:
+def maildir_flags(file_name: str) -> list[str]:
     """Return the flags of a file name in a Maildir."""
-    letters = name.rpartition(":2,")[2] if ":2," in name else ""
-    return [flag for letter, flag in _MAILDIR.items() if letter in letters]
+    letters = file_name.rpartition(":2,")[2] if ":2," in file_name else ""
+    return [flag for letter, flag in _FLAGS_BY_LETTER.items() if letter in letters]

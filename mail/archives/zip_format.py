@@ -16,182 +16,194 @@ LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 END64, LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
 STORED, DEFLATED = 0, 8
 UTF8, ENCRYPTED = 0x800, 0x1
-SHORT, WIDE = 0xFFFF, 0xFFFFFFFF  # the number is in a ZIP64 field
-TAIL = 22 + 0xFFFF  # end record with the longest comment
-COMMENT = 0xFFFF
+ZIP64_SHORT, ZIP64_LONG = 0xFFFF, 0xFFFFFFFF  # the number is in a ZIP64 field
+MAX_END_BYTES = 22 + 0xFFFF  # end record with the longest comment
+MAX_COMMENT_BYTES = 0xFFFF
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
-_SMALLEST = 1980  # the first year of a DOS date
+_FIRST_YEAR = 1980  # the first year of a DOS date
 
 
-class Broken(Exception):
+class DamagedArchiveError(Exception):
     """The file is no archive of its format, or it is damaged or cut off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ZipEntry:
     """A file in the central directory. `next_offset` is where the next entry begins there."""
 
     name: str
     offset: int
-    packed: int  # bytes in the archive
+    packed_size: int  # bytes in the archive
     size: int  # bytes of the file
     method: int
     crc: int
-    next: int
-    odd: str = ""  # "" for a readable file
+    next_offset: int
+    unusable_reason: str = ""  # "" for a readable file
 
     @property
     def end(self) -> int:
         """The approximate offset where the entry ends in the archive."""
-        return self.offset + self.packed
+        return self.offset + self.packed_size
 
 
-def entry(name: str, content: bytes, at: datetime, offset: int) -> tuple[bytes, bytes]:
+def zip_entry(name: str, content: bytes, modified_at: datetime, offset: int) -> tuple[bytes, bytes]:
     """Return a file as a local entry for an offset, and its entry of the central directory."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
     packed = deflate.compress(content) + deflate.flush()
     method = DEFLATED if len(packed) < len(content) else STORED
     body = packed if method == DEFLATED else content
     path = name.encode()
-    time, date = _dos(at)
+    time, date = _dos_time_and_date(modified_at)
     facts = (20, UTF8, method, time, date, zlib.crc32(content), len(body), len(content))
     local = _LOCAL.pack(LOCAL, *facts, len(path), 0) + path + body
-    far = offset >= WIDE
-    extra = struct.pack("<HHQ", 1, 8, offset) if far else b""
-    made_by = 3 << 8 | (45 if far else 20)  # Unix, which has the rights below
+    needs_zip64 = offset >= ZIP64_LONG
+    extra = struct.pack("<HHQ", 1, 8, offset) if needs_zip64 else b""
+    made_by = 3 << 8 | (45 if needs_zip64 else 20)  # Unix, which has the rights below
     mode = (stat.S_IFREG | 0o600) << 16
-    told = (len(path), len(extra), 0, 0, 0, mode, WIDE if far else offset)
-    return local, _CENTRAL.pack(CENTRAL, made_by, *facts, *told) + path + extra
+    directory_fields = (len(path), len(extra), 0, 0, 0, mode, ZIP64_LONG if needs_zip64 else offset)
+    return local, _CENTRAL.pack(CENTRAL, made_by, *facts, *directory_fields) + path + extra
 
 
-def end(entries: int, size: int, offset: int) -> bytes:
+def end_of_directory(entry_count: int, directory_size: int, directory_offset: int) -> bytes:
     """Return the end records of a ZIP, with ZIP64 records if they are needed."""
-    more = b""
-    if entries >= SHORT or size >= WIDE or offset >= WIDE:
-        facts = (45, 45, 0, 0, entries, entries, size, offset)
-        more = _END64.pack(END64, _END64.size - 12, *facts)
-        more += _LOCATOR.pack(LOCATOR, 0, offset + size, 1)
-    few, small, near = min(entries, SHORT), min(size, WIDE), min(offset, WIDE)
-    return more + _END.pack(END, 0, 0, few, few, small, near, 0)
+    zip64_records = b""
+    if entry_count >= ZIP64_SHORT or directory_size >= ZIP64_LONG or directory_offset >= ZIP64_LONG:
+        facts = (45, 45, 0, 0, entry_count, entry_count, directory_size, directory_offset)
+        zip64_records = _END64.pack(END64, _END64.size - 12, *facts)
+        zip64_records += _LOCATOR.pack(LOCATOR, 0, directory_offset + directory_size, 1)
+    few, small, near = (
+        min(entry_count, ZIP64_SHORT),
+        min(directory_size, ZIP64_LONG),
+        min(directory_offset, ZIP64_LONG),
+    )
+    return zip64_records + _END.pack(END, 0, 0, few, few, small, near, 0)
 
 
-def _dos(at: datetime) -> tuple[int, int]:
+def _dos_time_and_date(at: datetime) -> tuple[int, int]:
     at = at.astimezone(UTC)
-    year = min(max(at.year - _SMALLEST, 0), 127)
+    year = min(max(at.year - _FIRST_YEAR, 0), 127)
     time = at.hour << 11 | at.minute << 5 | at.second // 2
     return time, year << 9 | at.month << 5 | at.day
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class ZipDirectory:
     """The range of the central directory, and the entry count of the end record."""
 
     start: int
     end: int
-    entries: int
+    entry_count: int
 
 
-def directory(file: IO[bytes]) -> Directory:
+def find_directory(file: IO[bytes]) -> ZipDirectory:
     """Find the central directory. Raises DamagedArchiveError if there is none in the file."""
     length = file.seek(0, 2)
-    tail_at = max(0, length - TAIL)
+    tail_at = max(0, length - MAX_END_BYTES)
     file.seek(tail_at)
-    tail = file.read(TAIL)
+    tail = file.read(MAX_END_BYTES)
     found = tail.rfind(END)
     if found < 0 or len(tail) - found < _END.size:
-        raise Broken("a ZIP without its end: it was cut off")
+        raise DamagedArchiveError("a ZIP without its end: it was cut off")
     _, disk, _, _, entries, size, start, _ = _END.unpack_from(tail, found)
     if disk:
-        raise Broken("a ZIP in several files")
+        raise DamagedArchiveError("a ZIP in several files")
     before = found - _LOCATOR.size
     if before >= 0 and tail.startswith(LOCATOR, before):
         _, _, at, _ = _LOCATOR.unpack_from(tail, before)
         file.seek(min(at, length))
         block = file.read(_END64.size)
         if len(block) < _END64.size or not block.startswith(END64):
-            raise Broken("a ZIP whose end is damaged")
+            raise DamagedArchiveError("a ZIP whose end is damaged")
         *_, entries, size, start = _END64.unpack(block)
     if start + size > tail_at + found:
-        raise Broken("a ZIP whose directory lies outside of it: it was cut off or damaged")
-    return Directory(start, start + size, entries)
+        raise DamagedArchiveError(
+            "a ZIP whose directory lies outside of it: it was cut off or damaged"
+        )
+    return ZipDirectory(start, start + size, entries)
 
 
-def entries(file: IO[bytes], within: Directory, at: int, behind: int = 0) -> Iterator[Entry]:
+def read_entries(
+    file: IO[bytes], directory: ZipDirectory, start: int, min_offset: int = 0
+) -> Iterator[ZipEntry]:
     """Yield the entries of the central directory from `start` on.
 
     Each entry must begin after the end of the one before, the first at `min_offset` or later. So no
     entry appears twice, and the unpacked size is in proportion to the file. Raises
     DamagedArchiveError if the directory is invalid.
     """
-    while at < within.end:
-        file.seek(at)
+    while start < directory.end:
+        file.seek(start)
         head = file.read(_CENTRAL.size)
         if len(head) < _CENTRAL.size or not head.startswith(CENTRAL):
-            raise Broken("a ZIP whose directory is damaged")
+            raise DamagedArchiveError("a ZIP whose directory is damaged")
         fields = _CENTRAL.unpack(head)
         _, _, _, bits, method, _, _, crc, packed, size, named, more, noted, *_ = fields
         mode, offset = fields[-2] >> 16, fields[-1]
         name, extra = file.read(named), file.read(more)
-        size, packed, offset = _wide(extra, size, packed, offset)
-        at += _CENTRAL.size + named + more + noted
-        if at > within.end or offset < behind or offset + _LOCAL.size + packed > within.start:
-            raise Broken("a ZIP whose entries lie in each other, or outside of it")
-        behind = offset + _LOCAL.size + packed
-        odd = _odd(bits, method, mode)
+        size, packed, offset = _apply_zip64(extra, size, packed, offset)
+        start += _CENTRAL.size + named + more + noted
+        if (
+            start > directory.end
+            or offset < min_offset
+            or offset + _LOCAL.size + packed > directory.start
+        ):
+            raise DamagedArchiveError("a ZIP whose entries lie in each other, or outside of it")
+        min_offset = offset + _LOCAL.size + packed
+        odd = _unusable_reason(bits, method, mode)
         text = name.decode("utf-8" if bits & UTF8 else "cp437", "replace")
-        yield Entry(text, offset, packed, size, method, crc, at, odd)
+        yield ZipEntry(text, offset, packed, size, method, crc, start, odd)
 
 
-def _wide(extra: bytes, *given: int) -> list[int]:
+def _apply_zip64(extra: bytes, *sizes_and_offset: int) -> list[int]:
     """Return size, packed size and offset, from the ZIP64 fields if present."""
-    values, at = list(given), 0
+    values, at = list(sizes_and_offset), 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
         body = extra[at + 4 : at + 4 + length]
         if kind == 1:
-            missing = [nth for nth, value in enumerate(values) if value == WIDE]
+            missing = [nth for nth, value in enumerate(values) if value == ZIP64_LONG]
             if len(body) < 8 * len(missing):
-                raise Broken("a ZIP whose directory is damaged")
+                raise DamagedArchiveError("a ZIP whose directory is damaged")
             for place, nth in enumerate(missing):
                 (values[nth],) = struct.unpack_from("<Q", body, 8 * place)
         at += 4 + length
     return values
 
 
-def _odd(bits: int, method: int, mode: int) -> str:
+def _unusable_reason(flags: int, method: int, file_mode: int) -> str:
     """Return why an entry can't be read, "" if it can."""
-    if bits & ENCRYPTED:
+    if flags & ENCRYPTED:
         return "encrypted"
     if method not in (STORED, DEFLATED):
         return "packed in a way we do not know"
-    kind = stat.S_IFMT(mode)
+    kind = stat.S_IFMT(file_mode)
     return "not a file" if kind and kind not in (stat.S_IFREG, stat.S_IFDIR) else ""
 
 
-def content(file: IO[bytes], known: Entry) -> bytes:
+def read_content(file: IO[bytes], entry: ZipEntry) -> bytes:
     """Return the bytes of an entry.
 
     Raises DamagedArchiveError if size or checksum differ from the central directory.
     """
-    file.seek(known.offset)
+    file.seek(entry.offset)
     head = file.read(_LOCAL.size)
     if len(head) < _LOCAL.size or not head.startswith(LOCAL):
-        raise Broken("damaged: it is not where the directory says")
+        raise DamagedArchiveError("damaged: it is not where the directory says")
     *_, named, more = _LOCAL.unpack(head)
     file.seek(named + more, 1)
-    packed = file.read(known.packed)
-    if known.method == STORED:
+    packed = file.read(entry.packed_size)
+    if entry.method == STORED:
         found = packed
     else:
         inflate = zlib.decompressobj(-15)
         try:
-            found = inflate.decompress(packed, known.size + 1)
+            found = inflate.decompress(packed, entry.size + 1)
         except zlib.error as problem:
-            raise Broken("damaged: it cannot be unpacked") from problem
-    if len(found) != known.size or zlib.crc32(found) != known.crc:
-        raise Broken("damaged: it is not what the directory says")
+            raise DamagedArchiveError("damaged: it cannot be unpacked") from problem
+    if len(found) != entry.size or zlib.crc32(found) != entry.crc:
+        raise DamagedArchiveError("damaged: it is not what the directory says")
     return found

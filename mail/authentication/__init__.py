@@ -9,32 +9,40 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import idna
 
 from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import arc, dkim, dmarc, results_removal, spf
-from mail.authentication.arc_seal import sealed
-from mail.authentication.dkim import SMALL, Message, Result
-from mail.authentication.dmarc import AUTHORS
-from mail.authentication.dns_queries import Names
-from mail.authentication.header_fields import HEAD_MAX, beginning, halves
-from mail.authentication.results import Findings
-from mail.authentication.results_removal import without_own_results
-from mail.authentication.spf import Spf
-from mail.envelope.client import Client
-from mail.mime import MailAddress, addresses, believed
-from mail.mime.authentication_results import says, stamps
-from mail.mime.encoded_words import unfolded
-from mail.mime.header_fields import Field
-from mail.mime.header_fields import fields as listed
+from mail.authentication.arc_seal import seal_fields
+from mail.authentication.dkim import THREAD_THRESHOLD, AuthResult, SignedMessage
+from mail.authentication.dmarc import MAX_AUTHOR_DOMAINS
+from mail.authentication.dns_queries import MessageDns
+from mail.authentication.header_fields import MAX_HEADER_SIZE, read_header, split_raw
+from mail.authentication.results import AuthenticationFindings
+from mail.authentication.results_removal import remove_own_results
+from mail.authentication.spf import SpfResult
+from mail.envelope.client import SmtpClientInfo
+from mail.mime import ParsedAddress, parse_address_list, trusted_results
+from mail.mime.authentication_results import authentication_results_fields, method_result
+from mail.mime.encoded_words import unfold_value
+from mail.mime.header_fields import RawField
+from mail.mime.header_fields import parse_fields as listed
 from models.observability import metrics
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
-__all__ = ["Findings", "authors", "checked", "sealed", "stamped", "without_own_results"]
+__all__ = [
+    "AuthenticationFindings",
+    "add_results_header",
+    "author_domains",
+    "check_message",
+    "remove_own_results",
+    "seal_fields",
+]
 
-_NAMED = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is not an address
+_DOMAIN_IN_TEXT = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is not an address
 CHECKS = metrics.counter(
     "merganser_authentication",
     "Checks of who sent a message, by what they came to.",
@@ -43,89 +51,117 @@ CHECKS = metrics.counter(
 )
 
 
-async def checked(
-    world: World, source: bytes | Path, client: Client | None, sender: str
-) -> Findings:
+async def check_message(
+    environment: Environment,
+    source: bytes | Path,
+    client: SmtpClientInfo | None,
+    envelope_sender: str,
+) -> AuthenticationFindings:
     """Check a message with SPF, DKIM, DMARC and ARC, within some seconds. It never raises for DNS.
 
     If the client is unknown, the SPF result is taken from an Authentication-Results field of a
     trusted server.
     """
-    options = world.options
-    near = isinstance(source, bytes) and len(source) < SMALL
-    message, own, authors = _opened(source) if near else await asyncio.to_thread(_opened, source)
-    names = Names(options.dns_resolver)
-    now = int(world.now().timestamp())
+    options = environment.options
+    near = isinstance(source, bytes) and len(source) < THREAD_THRESHOLD
+    checked = _read_message(source) if near else await asyncio.to_thread(_read_message, source)
+    message, authors = checked.message, checked.author_domains
+    names = MessageDns(options.dns_resolver)
+    now = int(environment.now().timestamp())
     # DMARC first, so that a sender can't use up the DNS limit before it is looked up
-    policies = [await dmarc.published(names, each) for each in authors]
+    policies = [await dmarc.find_policy(names, each) for each in authors]
     first = next(iter(authors), "")
     signatures, sender_may, chain = await asyncio.gather(
-        dkim.verified(names, message, now, first),
-        _spf(world, names, client, (sender, own)),
-        arc.chain(names, message, now),
+        dkim.verify_signatures(names, message, now, first),
+        _check_spf(environment, names, client, (envelope_sender, checked.fields)),
+        arc.check_chain(names, message, now),
     )
     judged = [
-        dmarc.judged(author, policy, sender_may, signatures)
+        dmarc.evaluate(author, policy, sender_may, signatures)
         for author, policy in zip(authors, policies, strict=True)
     ]
-    worst = dmarc.worst(judged)
+    worst = dmarc.worst_result(judged)
     sealer = None
-    if worst.result is Result.FAIL:
-        sealer = arc.vouched(chain, options.arc_trusted, _passed(chain))
-    found = Findings(sender_may, signatures, worst, chain, sealer)
-    _count(found)
+    if worst.result is AuthResult.FAIL:
+        sealer = arc.trusted_sealer(chain, options.arc_trusted, _dmarc_passed_by_link(chain))
+    found = AuthenticationFindings(sender_may, signatures, worst, chain, sealer)
+    _count_results(found)
     return found
 
 
-def _opened(source: bytes | Path) -> tuple[Message, list[Field], list[str]]:
-    """Read the message for its signatures, its header fields, and the domains in From."""
+@dataclass(frozen=True, slots=True)
+class _CheckedMessage:
+    """A message as the checks read it."""
+
+    message: SignedMessage
+    fields: list[RawField]
+    author_domains: list[str]  # in From, as A-labels
+
+
+def _read_message(source: bytes | Path) -> _CheckedMessage:
+    """Read a message for the checks."""
     if isinstance(source, Path):
-        message, (head, _) = Message.filed(source), beginning(source)
+        message, (head, _) = SignedMessage.from_file(source), read_header(source)
     else:
-        message, (head, _) = Message.of(source), halves(source)
-    own = listed(head[:HEAD_MAX])
-    return message, own, _authors(own)
+        message, (head, _) = SignedMessage.from_bytes(source), split_raw(source)
+    own = listed(head[:MAX_HEADER_SIZE])
+    return _CheckedMessage(message, own, _author_domains(own))
 
 
-async def _spf(
-    world: World, names: Names, client: Client | None, said: tuple[str, Sequence[Field]]
-) -> Spf | None:
+async def _check_spf(
+    environment: Environment,
+    dns: MessageDns,
+    client: SmtpClientInfo | None,
+    sender_and_fields: tuple[str, Sequence[RawField]],
+) -> SpfResult | None:
     """The SPF result of the client, or of the trusted server before this one; None if unknown.
 
     `sender_and_fields` are the envelope sender and the header fields.
     """
-    sender, own = said
+    sender, own = sender_and_fields
     if client is not None:
-        here = client.ip is not None
-        return await spf.checked(names, client.ip or "", client.helo, sender) if here else None
-    options = world.options
-    found = believed(stamps(own), options.authserv_ids, options.authserv_hops, "")
+        here = client.ip_address is not None
+        return (
+            await spf.check_sender(dns, client.ip_address or "", client.helo_name, sender)
+            if here
+            else None
+        )
+    options = environment.options
+    found = trusted_results(
+        authentication_results_fields(own), options.authserv_ids, options.authserv_hops, ""
+    )
     if found is None:
         return None
     passed = found["spf"]
-    return Spf(Result.PASS, passed) if passed else Spf(Result.NONE, why="by the server before")
+    return (
+        SpfResult(AuthResult.PASS, passed)
+        if passed
+        else SpfResult(AuthResult.NONE, reason="by the server before")
+    )
 
 
-def authors(head: bytes) -> list[str]:
+def author_domains(header: bytes) -> list[str]:
     """The first domains in From of a header, as A-labels."""
-    return _authors(listed(head))
+    return _author_domains(listed(header))
 
 
-def _authors(own: Sequence[Field]) -> list[str]:
+def _author_domains(fields: Sequence[RawField]) -> list[str]:
     """The first domains in From, as A-labels."""
     found: dict[str, None] = {}
-    for name, value in own:
-        if name == "from" and len(found) < AUTHORS:
-            for each in addresses(unfolded(value)):
-                for domain in _domains(each):
+    for name, value in fields:
+        if name == "from" and len(found) < MAX_AUTHOR_DOMAINS:
+            for each in parse_address_list(unfold_value(value)):
+                for domain in _domains_of_author(each):
                     found[domain.lower()] = None
-    return list(found)[:AUTHORS]
+    return list(found)[:MAX_AUTHOR_DOMAINS]
 
 
-def _domains(author: MailAddress) -> Iterator[str]:
+def _domains_of_author(author: ParsedAddress) -> Iterator[str]:
     """Yield the domains of an author; of text that is not an address, all domains in it."""
     names = (
-        [author.address.rpartition("@")[2]] if author.address else _NAMED.findall(author.name or "")
+        [author.address.rpartition("@")[2]]
+        if author.address
+        else _DOMAIN_IN_TEXT.findall(author.name or "")
     )
     for name in names:
         with suppress(idna.IDNAError):
@@ -133,37 +169,45 @@ def _domains(author: MailAddress) -> Iterator[str]:
                 yield domain
 
 
-def _passed(chain: arc.Chain) -> dict[int, bool]:
+def _dmarc_passed_by_link(arc_chain: arc.ArcChain) -> dict[int, bool]:
     """For each link of the ARC chain, whether its results contain dmarc=pass."""
     found = {}
-    for at, link in enumerate(chain.links):
+    for at, link in enumerate(arc_chain.arc_sets):
         _, _, results = link.results.value.decode("latin-1").partition(";")
-        found[at] = says(unfolded(results), "dmarc") == "pass"
+        found[at] = method_result(unfold_value(results), "dmarc") == "pass"
     return found
 
 
-def _count(found: Findings) -> None:
-    CHECKS.add("spf", found.spf.result.value if found.spf else "unknown")
-    CHECKS.add("dkim", next(iter(sorted(_ranked(found))), "none"))
-    CHECKS.add("dmarc", found.dmarc.result.value)
-    CHECKS.add("arc", found.arc.result.value)
+def _count_results(results: AuthenticationFindings) -> None:
+    CHECKS.add("spf", results.spf.result.value if results.spf else "unknown")
+    CHECKS.add("dkim", next(iter(sorted(_dkim_results(results))), "none"))
+    CHECKS.add("dmarc", results.dmarc.result.value)
+    CHECKS.add("arc", results.arc.result.value)
 
 
-def _ranked(found: Findings) -> list[str]:
+def _dkim_results(findings: AuthenticationFindings) -> list[str]:
     """The DKIM results for the metric: only "pass" if one signature has passed."""
-    results = [each.result.value for each in found.dkim]
+    results = [each.result.value for each in findings.dkim]
     return ["pass"] if "pass" in results else results
 
 
-async def stamped(
-    source: bytes | Path, found: Findings, host: str, ids: Collection[str]
+async def add_results_header(
+    source: bytes | Path,
+    results: AuthenticationFindings,
+    hostname: str,
+    authserv_ids: Collection[str],
 ) -> tuple[bytes | Path, str]:
     """Put Authentication-Results before a message; also return the SHA-256 (hex) of the original.
 
     Removes results in the name of this host and of these authserv-ids. A file is rewritten in
     place.
     """
-    top, names = found.header(host), results_removal.comparable((host, *ids))
+    top, names = (
+        results.to_header_field(hostname),
+        results_removal.comparable_names((hostname, *authserv_ids)),
+    )
     if isinstance(source, bytes):
-        return top + results_removal.stripped(source, names), hashlib.sha256(source).hexdigest()
-    return source, await asyncio.to_thread(results_removal.rewritten, source, top, names)
+        return top + results_removal.remove_results(source, names), hashlib.sha256(
+            source
+        ).hexdigest()
+    return source, await asyncio.to_thread(results_removal.rewrite_file, source, top, names)

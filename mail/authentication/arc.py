@@ -11,13 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mail.authentication import dkim
-from mail.authentication.dkim import ALGORITHMS, FAILED, Message, Result, Signature, decoded
-from mail.authentication.dns_queries import Names, Spent, Unanswered
-from mail.authentication.header_fields import Field, Malformed, ascii_tag, tags, unproven
-from mail.authentication.public_keys import NoKey, Weak, is_domain, published
+from mail.authentication.dkim import (
+    ALGORITHMS,
+    RESULT_BY_KEY_ERROR,
+    AuthResult,
+    MessageSignature,
+    SignedMessage,
+    decode_base64,
+)
+from mail.authentication.dns_queries import DnsLimitExceeded, DnsUnavailable, MessageDns
+from mail.authentication.header_fields import (
+    CanonicalField,
+    MalformedInput,
+    parse_tags,
+    required_ascii_tag,
+    without_signature,
+)
+from mail.authentication.public_keys import KeyNotFound, WeakKey, find_key, is_domain
 
-MOST = 50  # ARC sets of a message (RFC 8617, section 4.2.1)
-RESULTS, SIGNATURE, SEAL = NAMES = (
+MAX_SETS = 50  # ARC sets of a message (RFC 8617, section 4.2.1)
+RESULTS_FIELD, SIGNATURE_FIELD, SEAL_FIELD = ARC_FIELDS = (
     "arc-authentication-results",
     "arc-message-signature",
     "arc-seal",
@@ -27,146 +40,157 @@ _INSTANCE = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ArcSet:
     """The three ARC fields of one server."""
 
-    results: Field
-    signature: Field
-    seal: Field
+    results: CanonicalField
+    signature: CanonicalField
+    seal: CanonicalField
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class ArcChain:
     """The result of an ARC chain: none, pass or fail; temperror if DNS did not answer."""
 
-    result: Result = Result.NONE
-    links: Sequence[Link] = ()  # the oldest first
-    sealers: Sequence[str] = ()  # only of a chain that has passed
-    why: str = ""
+    result: AuthResult = AuthResult.NONE
+    arc_sets: Sequence[ArcSet] = ()  # the oldest first
+    sealer_domains: Sequence[str] = ()  # only of a chain that has passed
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seal:
+class _ParsedSeal:
     """The tags of an ARC-Seal field."""
 
-    field: Field
+    field: CanonicalField
     domain: str
     selector: str
     algorithm: str
-    proof: bytes
-    chain: str  # cv=: the result of the chain before this seal
+    signature: bytes
+    chain_status: str  # cv=: the result of the chain before this seal
 
 
-def links(message: Message) -> list[Link]:
+def arc_sets(message: SignedMessage) -> list[ArcSet]:
     """The ARC sets of a message, the oldest first. Raises MalformedInput if they form no chain."""
-    found: dict[str, dict[int, Field]] = {name: {} for name in NAMES}
+    found: dict[str, dict[int, CanonicalField]] = {name: {} for name in ARC_FIELDS}
     for each in message.fields:
         if each.name in found:
             said = _INSTANCE.match(each.value)
-            number = int(said[1]) if said else _numbered(each)
+            number = int(said[1]) if said else _instance_number(each)
             if number in found[each.name]:
-                raise Malformed("a link that is there twice")
+                raise MalformedInput("a link that is there twice")
             found[each.name][number] = each
-    many = len(found[SEAL])
-    if many > MOST:
-        raise Malformed(f"more than {MOST} links")
+    many = len(found[SEAL_FIELD])
+    if many > MAX_SETS:
+        raise MalformedInput(f"more than {MAX_SETS} links")
     if any(sorted(each) != list(range(1, many + 1)) for each in found.values()):
-        raise Malformed("a link is missing")
+        raise MalformedInput("a link is missing")
     return [
-        Link(found[RESULTS][at], found[SIGNATURE][at], found[SEAL][at]) for at in range(1, many + 1)
+        ArcSet(found[RESULTS_FIELD][at], found[SIGNATURE_FIELD][at], found[SEAL_FIELD][at])
+        for at in range(1, many + 1)
     ]
 
 
-def _numbered(of: Field) -> int:
+def _instance_number(arc_field: CanonicalField) -> int:
     """The instance number of a field in which i= is not the first tag. Raises MalformedInput."""
-    number = tags(of.value).get("i", "")
-    if not number.isdecimal() or not number.isascii() or len(number) > len(str(MOST)):
-        raise Malformed("a link without a number")
+    number = parse_tags(arc_field.value).get("i", "")
+    if not number.isdecimal() or not number.isascii() or len(number) > len(str(MAX_SETS)):
+        raise MalformedInput("a link without a number")
     return int(number)
 
 
-async def chain(names: Names, message: Message, now: int) -> Chain:
+async def check_chain(dns: MessageDns, message: SignedMessage, now: int) -> ArcChain:
     """Check the ARC chain of a message (RFC 8617, section 5.2). It never raises."""
-    if not message.sound:
-        return Chain(Result.FAIL, why="no sound header")
-    if not any(each.name in NAMES for each in message.fields):
-        return Chain()
+    if not message.is_well_formed:
+        return ArcChain(AuthResult.FAIL, reason="no sound header")
+    if not any(each.name in ARC_FIELDS for each in message.fields):
+        return ArcChain()
     try:
-        there = links(message)
-        seals = [_seal(each.seal) for each in there]
-        signature = _signature(there[-1].signature)
-    except Malformed as problem:
-        return Chain(Result.FAIL, why=str(problem))
-    said = [each.chain for each in seals]
+        there = arc_sets(message)
+        seals = [_parse_seal(each.seal) for each in there]
+        signature = _parse_message_signature(there[-1].signature)
+    except MalformedInput as problem:
+        return ArcChain(AuthResult.FAIL, reason=str(problem))
+    said = [each.chain_status for each in seals]
     if said != ["none", *["pass"] * (len(said) - 1)]:
-        return Chain(Result.FAIL, there, why="a server before us found it broken")
+        return ArcChain(AuthResult.FAIL, there, reason="a server before us found it broken")
     await message.make_hashes([signature.body_form])
     proven = [
-        dkim.judged(names, message, signature, now),
-        *(_judged(names, there, at, seal) for at, seal in enumerate(seals)),
+        dkim.verify_signature(dns, message, signature, now),
+        *(_check_seal(dns, there, at, seal) for at, seal in enumerate(seals)),
     ]
     came = await asyncio.gather(*proven)
-    for result, why in ((each.result, each.why) for each in came):
-        if result is not Result.PASS:
-            bad = Result.TEMPERROR if result is Result.TEMPERROR else Result.FAIL
-            return Chain(bad, there, why=why)
-    return Chain(Result.PASS, there, [each.domain for each in seals])
+    for result, why in ((each.result, each.reason) for each in came):
+        if result is not AuthResult.PASS:
+            bad = AuthResult.TEMPERROR if result is AuthResult.TEMPERROR else AuthResult.FAIL
+            return ArcChain(bad, there, reason=why)
+    return ArcChain(AuthResult.PASS, there, [each.domain for each in seals])
 
 
-def _signature(of: Field) -> Signature:
-    signature = dkim.read(of, tags(of.value))
-    if SEAL in signature.signed:
-        raise Malformed("a signature over seals")
+def _parse_message_signature(arc_field: CanonicalField) -> MessageSignature:
+    signature = dkim.parse_signature(arc_field, parse_tags(arc_field.value))
+    if SEAL_FIELD in signature.signed_fields:
+        raise MalformedInput("a signature over seals")
     return signature
 
 
-def _seal(of: Field) -> _Seal:
-    given = tags(of.value)
-    domain, selector = ascii_tag(given, "d").lower(), ascii_tag(given, "s")
+def _parse_seal(arc_field: CanonicalField) -> _ParsedSeal:
+    given = parse_tags(arc_field.value)
+    domain, selector = required_ascii_tag(given, "d").lower(), required_ascii_tag(given, "s")
     if "h" in given or not (is_domain(domain) and is_domain(selector)):
-        raise Malformed("no seal")
-    proof = decoded(ascii_tag(given, "b"))
+        raise MalformedInput("no seal")
+    proof = decode_base64(required_ascii_tag(given, "b"))
     algorithm = given.get("a", "").lower()
-    return _Seal(of, domain, selector, algorithm, proof, given.get("cv", "").lower())
+    return _ParsedSeal(arc_field, domain, selector, algorithm, proof, given.get("cv", "").lower())
 
 
-async def _judged(names: Names, there: Sequence[Link], at: int, seal: _Seal) -> dkim.Verdict:
+async def _check_seal(
+    dns: MessageDns, arc_sets: Sequence[ArcSet], index: int, seal: _ParsedSeal
+) -> dkim.DkimResult:
     """Check the seal of the ARC set at `index`. It never raises."""
 
-    def came(result: Result, why: str = "") -> dkim.Verdict:
-        return dkim.Verdict(result, seal.domain, seal.selector, why=why)
+    def seal_result(result: AuthResult, why: str = "") -> dkim.DkimResult:
+        return dkim.DkimResult(result, seal.domain, seal.selector, reason=why)
 
     if seal.algorithm not in ALGORITHMS:
-        return came(Result.POLICY, "an algorithm that proves nothing")
+        return seal_result(AuthResult.POLICY, "an algorithm that proves nothing")
     try:
-        key = await published(names, seal.selector, seal.domain)
-    except (NoKey, Weak, Spent, Unanswered) as problem:
-        return came(FAILED[type(problem)], str(problem))
-    digest = hashlib.sha256(sealed_bytes(there[: at + 1])).digest()
-    proven = key.proves(seal.algorithm, seal.proof, digest)
-    return came(Result.PASS) if proven else came(Result.FAIL, "a seal is broken")
+        key = await find_key(dns, seal.selector, seal.domain)
+    except (KeyNotFound, WeakKey, DnsLimitExceeded, DnsUnavailable) as problem:
+        return seal_result(RESULT_BY_KEY_ERROR[type(problem)], str(problem))
+    digest = hashlib.sha256(sealed_bytes(arc_sets[: index + 1])).digest()
+    proven = key.is_valid_signature(seal.algorithm, seal.signature, digest)
+    return (
+        seal_result(AuthResult.PASS) if proven else seal_result(AuthResult.FAIL, "a seal is broken")
+    )
 
 
-def sealed_bytes(there: Sequence[Link]) -> bytes:
+def sealed_bytes(arc_sets: Sequence[ArcSet]) -> bytes:
     """The bytes that the seal of the last ARC set signs (RFC 8617, section 5.1.1)."""
-    older = [of.relaxed for link in there[:-1] for of in (link.results, link.signature, link.seal)]
-    last = there[-1]
-    own = unproven(last.seal).relaxed.removesuffix(b"\r\n")
-    return b"".join([*older, last.results.relaxed, last.signature.relaxed, own])
+    older = [
+        of.relaxed_form
+        for link in arc_sets[:-1]
+        for of in (link.results, link.signature, link.seal)
+    ]
+    last = arc_sets[-1]
+    own = without_signature(last.seal).relaxed_form.removesuffix(b"\r\n")
+    return b"".join([*older, last.results.relaxed_form, last.signature.relaxed_form, own])
 
 
-def vouched(found: Chain, trusted: Sequence[str], passed: Mapping[int, bool]) -> str | None:
+def trusted_sealer(
+    arc_chain: ArcChain, trusted_domains: Sequence[str], dmarc_passed: Mapping[int, bool]
+) -> str | None:
     """The trusted server that has seen DMARC pass, or None.
 
     All servers that have sealed the message after it must be trusted too. `dmarc_passed` tells
     by index, counted from 0, whether the results of an ARC set contain dmarc=pass.
     """
-    if found.result is not Result.PASS:
+    if arc_chain.result is not AuthResult.PASS:
         return None
-    names = {name.lower() for name in trusted}
-    for at in reversed(range(len(found.sealers))):
-        if found.sealers[at] not in names:
+    names = {name.lower() for name in trusted_domains}
+    for at in reversed(range(len(arc_chain.sealer_domains))):
+        if arc_chain.sealer_domains[at] not in names:
             return None
-        if passed.get(at):
-            return found.sealers[at]
+        if dmarc_passed.get(at):
+            return arc_chain.sealer_domains[at]
     return None

@@ -10,28 +10,28 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-STEP = 256 << 10  # bytes of one read of a file
+READ_SIZE = 256 << 10  # bytes of one read of a file
 
 _CRLF = b"\r\n"
 _TO_SPACE = bytes.maketrans(b"\t", b" ")
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class BodyFile:
     """The body of a message in a file, from an offset to the end."""
 
     path: Path
     start: int  # offset of the body
 
-    def steps(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
         """Yield the bytes in chunks. Raises OSError."""
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.start)
-            while step := file.read(STEP):
+            while step := file.read(READ_SIZE):
                 yield step
 
 
-def wired(text: bytes) -> bytes:
+def with_crlf(text: bytes) -> bytes:
     """The text with CRLF in the place of a single LF."""
     if text.count(b"\n") == text.count(_CRLF):
         return text
@@ -40,101 +40,105 @@ def wired(text: bytes) -> bytes:
 
 def relaxed_body(body: bytes) -> bytes:
     """The relaxed form of a body with CRLF line ends. It needs few passes over the body."""
-    body = _spaced(body).replace(b" \r\n", _CRLF)
-    bare = _unended(body.removesuffix(b" "))
+    body = _collapse_blanks(body).replace(b" \r\n", _CRLF)
+    bare = _strip_line_ends(body.removesuffix(b" "))
     return bare + _CRLF if bare else b""
 
 
 def simple_body(body: bytes) -> bytes:
     """The simple form of a body with CRLF line ends."""
-    return _unended(body) + _CRLF
+    return _strip_line_ends(body) + _CRLF
 
 
-def relaxed(steps: Iterable[bytes]) -> Iterator[bytes]:
+def relaxed_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the relaxed form of a body that comes in chunks, with CRLF line ends or not."""
-    made = Relaxed()
-    for step in steps:
-        yield from made.more(step)
-    yield from made.end()
+    made = RelaxedBodyWriter()
+    for step in chunks:
+        yield from made.convert(step)
+    yield from made.finish()
 
 
-class Relaxed:
+class RelaxedBodyWriter:
     """An incremental converter of a body into the relaxed form."""
 
     def __init__(self) -> None:
         self._held, self._any = b"", False  # bytes of a possible line end or blank run
-        self._ends = _Ends()
+        self._ends = _HeldLineEnds()
 
-    def more(self, step: bytes) -> Iterator[bytes]:
+    def convert(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the bytes that are final after another chunk."""
-        text = _spaced(self._held + step)
+        text = _collapse_blanks(self._held + chunk)
         kept = text.removesuffix(b"\r").removesuffix(b" ")
         self._held = text[len(kept) :]
-        yield from self._told(wired(kept).replace(b" \r\n", _CRLF))
+        yield from self._without_final_line_ends(with_crlf(kept).replace(b" \r\n", _CRLF))
 
-    def end(self) -> Iterator[bytes]:
+    def finish(self) -> Iterator[bytes]:
         """Yield the remaining bytes."""
-        yield from self._told(self._held.removesuffix(b" "))
+        yield from self._without_final_line_ends(self._held.removesuffix(b" "))
         if self._any:
             yield _CRLF
 
-    def _told(self, text: bytes) -> Iterator[bytes]:
-        for piece in self._ends.before(text):
+    def _without_final_line_ends(self, text: bytes) -> Iterator[bytes]:
+        for piece in self._ends.release_before(text):
             self._any = True
             yield piece
 
 
-def simple(steps: Iterable[bytes]) -> Iterator[bytes]:
+def simple_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the simple form of a body that comes in chunks."""
-    held, ends = b"", _Ends()
-    for step in steps:
+    held, ends = b"", _HeldLineEnds()
+    for step in chunks:
         text = held + step
         kept = text.removesuffix(b"\r")
         held = text[len(kept) :]
-        yield from ends.before(wired(kept))
-    yield from chain(ends.before(held), (_CRLF,))
+        yield from ends.release_before(with_crlf(kept))
+    yield from chain(ends.release_before(held), (_CRLF,))
 
 
-FORMS = {"relaxed": relaxed, "simple": simple}
+CHUNK_CONVERTERS = {"relaxed": relaxed_chunks, "simple": simple_chunks}
 
 
-def digests(path: Path | bytes, start: int, forms: Collection[str]) -> dict[str, bytes]:
+def body_digests(source: Path | bytes, body_start: int, forms: Collection[str]) -> dict[str, bytes]:
     """The SHA-256 of the body from `body_start` on, by form.
 
     Belongs into a thread or helper process.
     """
-    steps = Rest(path, start).steps if isinstance(path, Path) else lambda: iter((path[start:],))
+    steps = (
+        BodyFile(source, body_start).chunks
+        if isinstance(source, Path)
+        else lambda: iter((source[body_start:],))
+    )
     found = {}
     for form in forms:
         made = hashlib.sha256()
-        for piece in FORMS[form](steps()):
+        for piece in CHUNK_CONVERTERS[form](steps()):
             made.update(piece)
         found[form] = made.digest()
     return found
 
 
-class _Ends:
+class _HeldLineEnds:
     """A counter of line ends that are held back, since they can be the last of the body."""
 
     def __init__(self) -> None:
         self._many = 0
 
-    def before(self, text: bytes) -> Iterator[bytes]:
+    def release_before(self, text: bytes) -> Iterator[bytes]:
         """Yield the bytes that are final with this text: held line ends, and its beginning."""
-        bare = _unended(text)
+        bare = _strip_line_ends(text)
         more = (len(text) - len(bare)) // len(_CRLF)
         if not bare:
             self._many += more
             return
         while self._many:
-            some = min(self._many, STEP)
+            some = min(self._many, READ_SIZE)
             self._many -= some
             yield _CRLF * some
         self._many = more
         yield bare
 
 
-def _spaced(text: bytes) -> bytes:
+def _collapse_blanks(text: bytes) -> bytes:
     """The text with one space in the place of each run of blanks."""
     text = text.translate(_TO_SPACE)
     while b"  " in text:
@@ -142,7 +146,7 @@ def _spaced(text: bytes) -> bytes:
     return text
 
 
-def _unended(body: bytes) -> bytes:
+def _strip_line_ends(body: bytes) -> bytes:
     """The body without the line ends at its end."""
     end = len(body.rstrip(_CRLF))
     tail = body[end:]

@@ -11,34 +11,39 @@ from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
 
-from mail.authentication.body_canonicalization import Rest, digests, relaxed_body, simple_body
-from mail.authentication.dns_queries import Names, Spent, Unanswered
-from mail.authentication.header_fields import (
-    BLANK,
-    Field,
-    Malformed,
-    ascii_tag,
-    beginning,
-    chosen,
-    divided,
-    listed,
-    squeezed,
-    tags,
-    unproven,
+from mail.authentication.body_canonicalization import (
+    BodyFile,
+    body_digests,
+    relaxed_body,
+    simple_body,
 )
-from mail.authentication.public_keys import NoKey, Weak, is_domain, published
-from mail.mime.reader_threads import worked
+from mail.authentication.dns_queries import DnsLimitExceeded, DnsUnavailable, MessageDns
+from mail.authentication.header_fields import (
+    WHITE_SPACE,
+    CanonicalField,
+    MalformedInput,
+    parse_fields,
+    parse_tags,
+    read_header,
+    required_ascii_tag,
+    signed_fields,
+    split_message,
+    without_signature,
+    without_white_space,
+)
+from mail.authentication.public_keys import KeyNotFound, WeakKey, find_key, is_domain
+from mail.mime.reader_threads import run_by_message_size
 
-MOST = 10  # signatures of a message that are checked
+MAX_SIGNATURES = 10  # signatures of a message that are checked
 ALGORITHMS = ("rsa-sha256", "ed25519-sha256")  # rsa-sha1 proves nothing (RFC 8301)
-SMALL = 64 << 10  # bytes; a larger body is hashed in a thread
-SIGNED = 300  # field names that one signature can list
-SHOWN = 8  # characters of header.b, which identify a signature (RFC 6008)
+THREAD_THRESHOLD = 64 << 10  # bytes; a larger body is hashed in a thread
+MAX_SIGNED_FIELDS = 300  # field names that one signature can list
+SHORT_SIGNATURE_LENGTH = 8  # characters of header.b, which identify a signature (RFC 6008)
 
 _NUMBER = re.compile(r"[0-9]{1,12}")
 
 
-class Result(StrEnum):
+class AuthResult(StrEnum):
     """The result of an authentication check in the terms of RFC 8601."""
 
     NONE = "none"
@@ -51,96 +56,100 @@ class Result(StrEnum):
     PERMERROR = "permerror"
 
 
-FAILED: dict[type[Exception], Result] = {  # the result if there is no usable key
-    NoKey: Result.PERMERROR,
-    Spent: Result.PERMERROR,
-    Unanswered: Result.TEMPERROR,
-    Weak: Result.POLICY,
+RESULT_BY_KEY_ERROR: dict[type[Exception], AuthResult] = {  # the result if there is no usable key
+    KeyNotFound: AuthResult.PERMERROR,
+    DnsLimitExceeded: AuthResult.PERMERROR,
+    DnsUnavailable: AuthResult.TEMPERROR,
+    WeakKey: AuthResult.POLICY,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class MessageSignature:
     """The tags of a DKIM-Signature or ARC-Message-Signature field."""
 
-    field: Field
+    field: CanonicalField
     domain: str
     selector: str
     algorithm: str
-    proof: bytes
+    signature: bytes
     body_hash: bytes
-    signed: Sequence[str]  # names of fields, in lower case
+    signed_fields: Sequence[str]  # names of fields, in lower case
     header_form: str  # relaxed or simple
     body_form: str
     expires: int | None  # seconds since 1970
-    agent: str  # the domain of i=
+    identity_domain: str  # the domain of i=
 
     @property
-    def shown(self) -> str:
+    def short_signature(self) -> str:
         """The beginning of the signature, which identifies it in header.b (RFC 6008)."""
-        return base64.b64encode(self.proof).decode()[:SHOWN]
+        return base64.b64encode(self.signature).decode()[:SHORT_SIGNATURE_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DkimResult:
     """The result of one signature. Domain and selector are "" if the signature has none."""
 
-    result: Result
+    result: AuthResult
     domain: str = ""
     selector: str = ""
     algorithm: str = ""
-    shown: str = ""
-    why: str = ""
+    short_signature: str = ""
+    reason: str = ""
 
 
 @dataclass
-class Message:
+class SignedMessage:
     """The header fields and the body of a message, for the check and making of signatures."""
 
-    fields: Sequence[Field]
-    body: bytes | Rest
-    sound: bool = True  # every line of its header is part of a field
-    _hashes: dict[str, bytes] = field(default_factory=dict)
+    fields: Sequence[CanonicalField]
+    body: bytes | BodyFile
+    is_well_formed: bool = True  # every line of its header is part of a field
+    _body_hashes: dict[str, bytes] = field(default_factory=dict)
 
     @cached_property
-    def named(self) -> Mapping[str, Sequence[Field]]:
+    def fields_by_name(self) -> Mapping[str, Sequence[CanonicalField]]:
         """The fields by name, in their order."""
-        found: dict[str, list[Field]] = {}
+        found: dict[str, list[CanonicalField]] = {}
         for each in self.fields:
             found.setdefault(each.name, []).append(each)
         return found
 
     @classmethod
-    def of(cls, raw: bytes) -> "Message":
+    def from_bytes(cls, raw: bytes) -> "SignedMessage":
         """Read the message in these bytes."""
         try:
-            return cls(*divided(raw))
-        except Malformed:
-            return cls((), b"", sound=False)
+            return cls(*split_message(raw))
+        except MalformedInput:
+            return cls((), b"", is_well_formed=False)
 
     @classmethod
-    def hashed(cls, head: bytes, body: bytes) -> "Message":
+    def from_header_and_body_hash(cls, header: bytes, relaxed_body_hash: bytes) -> "SignedMessage":
         """A message with this header, and only the digest of the relaxed body."""
         try:
-            return cls(listed(head), b"", _hashes={"relaxed": body})
-        except Malformed:
-            return cls((), b"", sound=False)
+            return cls(parse_fields(header), b"", _body_hashes={"relaxed": relaxed_body_hash})
+        except MalformedInput:
+            return cls((), b"", is_well_formed=False)
 
     @classmethod
-    def filed(cls, path: Path) -> "Message":
+    def from_file(cls, path: Path) -> "SignedMessage":
         """The message in a file, of which only the header is read."""
-        head, start = beginning(path)
+        head, start = read_header(path)
         try:
-            return cls(listed(head), Rest(path, start))
-        except Malformed:
-            return cls((), b"", sound=False)
+            return cls(parse_fields(head), BodyFile(path, start))
+        except MalformedInput:
+            return cls((), b"", is_well_formed=False)
 
     @classmethod
-    async def whole(cls, source: bytes | Path) -> "Message":
+    async def read(cls, source: bytes | Path) -> "SignedMessage":
         """Read a message from bytes or a file; a large one in a thread."""
         if isinstance(source, Path):
-            return await asyncio.to_thread(cls.filed, source)
-        return cls.of(source) if len(source) < SMALL else await asyncio.to_thread(cls.of, source)
+            return await asyncio.to_thread(cls.from_file, source)
+        return (
+            cls.from_bytes(source)
+            if len(source) < THREAD_THRESHOLD
+            else await asyncio.to_thread(cls.from_bytes, source)
+        )
 
     def body_hash(self, form: str) -> bytes:
         """The SHA-256 of the whole body in a form. The tag l= is ignored.
@@ -148,148 +157,177 @@ class Message:
         Computes it if `make_hashes` has not; for a body in a file call `make_hashes`
         before.
         """
-        if form not in self._hashes:
-            self._hashes[form] = _hash(self.body, form)
-        return self._hashes[form]
+        if form not in self._body_hashes:
+            self._body_hashes[form] = _body_hash(self.body, form)
+        return self._body_hashes[form]
 
     async def make_hashes(self, forms: Iterable[str]) -> None:
         """Compute body hashes: of a large body in a thread, of a file in a helper process."""
         body = self.body
-        if isinstance(body, Rest):
-            if wanted := sorted(set(forms) - self._hashes.keys()):
-                self._hashes |= await worked(
-                    partial(digests, start=body.start, forms=wanted), body.path
+        if isinstance(body, BodyFile):
+            if wanted := sorted(set(forms) - self._body_hashes.keys()):
+                self._body_hashes |= await run_by_message_size(
+                    partial(body_digests, body_start=body.start, forms=wanted), body.path
                 )
             return
         for form in set(forms):
-            if len(body) < SMALL:
+            if len(body) < THREAD_THRESHOLD:
                 self.body_hash(form)
             else:
                 await asyncio.to_thread(self.body_hash, form)
 
 
-def _hash(body: bytes | Rest, form: str) -> bytes:
-    if isinstance(body, Rest):
-        return digests(body.path, body.start, [form])[form]
+def _body_hash(body: bytes | BodyFile, form: str) -> bytes:
+    if isinstance(body, BodyFile):
+        return body_digests(body.path, body.start, [form])[form]
     made = relaxed_body(body) if form == "relaxed" else simple_body(body)
     return hashlib.sha256(made).digest()
 
 
-def decoded(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     """Decode base64 that can contain white space. Raises MalformedInput."""
     try:
-        return base64.b64decode(squeezed(text), validate=True)
+        return base64.b64decode(without_white_space(text), validate=True)
     except (ValueError, binascii.Error) as problem:
-        raise Malformed("no Base64") from problem
+        raise MalformedInput("no Base64") from problem
 
 
-def read(of: Field, given: Mapping[str, str]) -> Signature:
+def parse_signature(
+    signature_field: CanonicalField, field_tags: Mapping[str, str]
+) -> MessageSignature:
     """Parse a DKIM-Signature or ARC-Message-Signature field. Raises MalformedInput."""
-    header_form, _, body_form = given.get("c", "simple/simple").lower().partition("/")
+    header_form, _, body_form = field_tags.get("c", "simple/simple").lower().partition("/")
     body_form = body_form or "simple"
     if not {header_form, body_form} <= {"relaxed", "simple"}:
-        raise Malformed("no such canonical form")
-    domain, selector = ascii_tag(given, "d").lower(), ascii_tag(given, "s")
+        raise MalformedInput("no such canonical form")
+    domain, selector = (
+        required_ascii_tag(field_tags, "d").lower(),
+        required_ascii_tag(field_tags, "s"),
+    )
     if not (is_domain(domain) and is_domain(selector)):
-        raise Malformed("no domain or selector")
-    signed = [name.strip(BLANK).lower() for name in given.get("h", "").split(":", SIGNED)]
-    if "from" not in signed or len(signed) > SIGNED:
-        raise Malformed("From is not signed")
-    if "dns/txt" not in given.get("q", "dns/txt").lower():
-        raise Malformed("a key that is not in DNS")
-    return Signature(
-        of,
+        raise MalformedInput("no domain or selector")
+    signed = [
+        name.strip(WHITE_SPACE).lower()
+        for name in field_tags.get("h", "").split(":", MAX_SIGNED_FIELDS)
+    ]
+    if "from" not in signed or len(signed) > MAX_SIGNED_FIELDS:
+        raise MalformedInput("From is not signed")
+    if "dns/txt" not in field_tags.get("q", "dns/txt").lower():
+        raise MalformedInput("a key that is not in DNS")
+    return MessageSignature(
+        signature_field,
         domain,
         selector,
-        given.get("a", "").lower(),
-        decoded(ascii_tag(given, "b")),
-        decoded(ascii_tag(given, "bh")),
+        field_tags.get("a", "").lower(),
+        decode_base64(required_ascii_tag(field_tags, "b")),
+        decode_base64(required_ascii_tag(field_tags, "bh")),
         signed,
         header_form,
         body_form,
-        _expiry(given),
-        given.get("i", f"@{domain}").rpartition("@")[2].lower(),
+        _expiry(field_tags),
+        field_tags.get("i", f"@{domain}").rpartition("@")[2].lower(),
     )
 
 
-def _expiry(given: Mapping[str, str]) -> int | None:
+def _expiry(field_tags: Mapping[str, str]) -> int | None:
     """The time of x= in seconds since 1970, or None. Raises MalformedInput."""
-    times = [given[name] for name in ("t", "x") if name in given]
+    times = [field_tags[name] for name in ("t", "x") if name in field_tags]
     if any(not _NUMBER.fullmatch(each) for each in times):
-        raise Malformed("no time")
-    if "x" not in given:
+        raise MalformedInput("no time")
+    if "x" not in field_tags:
         return None
-    if "t" in given and int(given["x"]) <= int(given["t"]):
-        raise Malformed("it ends before it begins")
-    return int(given["x"])
+    if "t" in field_tags and int(field_tags["x"]) <= int(field_tags["t"]):
+        raise MalformedInput("it ends before it begins")
+    return int(field_tags["x"])
 
 
-def _own(of: Field) -> Signature:
+def _parse_dkim_signature(signature_field: CanonicalField) -> MessageSignature:
     """Parse a DKIM-Signature field. Raises MalformedInput."""
-    given = tags(of.value)
+    given = parse_tags(signature_field.value)
     if given.get("v") != "1":
-        raise Malformed("no version 1")
-    signature = read(of, given)
-    if not f".{signature.agent}".endswith(f".{signature.domain}"):
-        raise Malformed("i= is of another domain")
+        raise MalformedInput("no version 1")
+    signature = parse_signature(signature_field, given)
+    if not f".{signature.identity_domain}".endswith(f".{signature.domain}"):
+        raise MalformedInput("i= is of another domain")
     return signature
 
 
-async def verified(names: Names, message: Message, now: int, author: str) -> list[Verdict]:
+async def verify_signatures(
+    dns: MessageDns, message: SignedMessage, now: int, author_domain: str
+) -> list[DkimResult]:
     """Verify the DKIM signatures of a message; those of the author's domain come first.
 
     It never raises. `now` is in seconds since 1970.
     """
-    if not message.sound:
-        return [Verdict(Result.PERMERROR, why="no sound header")]
-    found: list[Signature | Verdict] = []
-    for each in [each for each in message.fields if each.name == "dkim-signature"][:MOST]:
+    if not message.is_well_formed:
+        return [DkimResult(AuthResult.PERMERROR, reason="no sound header")]
+    found: list[MessageSignature | DkimResult] = []
+    for each in [each for each in message.fields if each.name == "dkim-signature"][:MAX_SIGNATURES]:
         try:
-            found.append(_own(each))
-        except Malformed as problem:
-            found.append(Verdict(Result.PERMERROR, why=str(problem)))
-    found.sort(key=lambda each: not _fits(each.domain, author))
-    await message.make_hashes(each.body_form for each in found if isinstance(each, Signature))
+            found.append(_parse_dkim_signature(each))
+        except MalformedInput as problem:
+            found.append(DkimResult(AuthResult.PERMERROR, reason=str(problem)))
+    found.sort(key=lambda each: not _is_related_domain(each.domain, author_domain))
+    await message.make_hashes(
+        each.body_form for each in found if isinstance(each, MessageSignature)
+    )
 
-    async def verdict(of: Signature | Verdict) -> Verdict:
-        return of if isinstance(of, Verdict) else await judged(names, message, of, now)
+    async def verdict(of: MessageSignature | DkimResult) -> DkimResult:
+        return of if isinstance(of, DkimResult) else await verify_signature(dns, message, of, now)
 
     return await asyncio.gather(*map(verdict, found))
 
 
-def _fits(domain: str, author: str) -> bool:
-    return f".{domain}".endswith(f".{author}") or f".{author}".endswith(f".{domain}")
+def _is_related_domain(domain: str, author_domain: str) -> bool:
+    return f".{domain}".endswith(f".{author_domain}") or f".{author_domain}".endswith(f".{domain}")
 
 
-async def judged(names: Names, message: Message, of: Signature, now: int) -> Verdict:
+async def verify_signature(
+    dns: MessageDns, message: SignedMessage, signature: MessageSignature, now: int
+) -> DkimResult:
     """Verify one signature of DKIM, or of ARC over the message. It never raises."""
 
-    def came(result: Result, why: str = "") -> Verdict:
-        return Verdict(result, of.domain, of.selector, of.algorithm, of.shown, why)
+    def signature_result(result: AuthResult, why: str = "") -> DkimResult:
+        return DkimResult(
+            result,
+            signature.domain,
+            signature.selector,
+            signature.algorithm,
+            signature.short_signature,
+            why,
+        )
 
-    if of.algorithm not in ALGORITHMS:
-        return came(Result.POLICY, "an algorithm that proves nothing")
-    if of.expires is not None and of.expires < now:
-        return came(Result.FAIL, "it has expired")
-    if message.body_hash(of.body_form) != of.body_hash:
-        return came(Result.FAIL, "the body was changed")
+    if signature.algorithm not in ALGORITHMS:
+        return signature_result(AuthResult.POLICY, "an algorithm that proves nothing")
+    if signature.expires is not None and signature.expires < now:
+        return signature_result(AuthResult.FAIL, "it has expired")
+    if message.body_hash(signature.body_form) != signature.body_hash:
+        return signature_result(AuthResult.FAIL, "the body was changed")
     try:
-        key = await published(names, of.selector, of.domain)
-    except (NoKey, Weak, Spent, Unanswered) as problem:
-        return came(FAILED[type(problem)], str(problem))
-    if key.strict and of.agent != of.domain:
-        return came(Result.PERMERROR, "i= is of another domain")
-    proven = key.proves(of.algorithm, of.proof, header_digest(message, of))
-    return came(Result.PASS) if proven else came(Result.FAIL, "the header was changed")
+        key = await find_key(dns, signature.selector, signature.domain)
+    except (KeyNotFound, WeakKey, DnsLimitExceeded, DnsUnavailable) as problem:
+        return signature_result(RESULT_BY_KEY_ERROR[type(problem)], str(problem))
+    if key.requires_exact_identity and signature.identity_domain != signature.domain:
+        return signature_result(AuthResult.PERMERROR, "i= is of another domain")
+    proven = key.is_valid_signature(
+        signature.algorithm, signature.signature, header_digest(message, signature)
+    )
+    return (
+        signature_result(AuthResult.PASS)
+        if proven
+        else signature_result(AuthResult.FAIL, "the header was changed")
+    )
 
 
-def header_digest(message: Message, of: Signature) -> bytes:
+def header_digest(message: SignedMessage, signature: MessageSignature) -> bytes:
     """The SHA-256 of the signed fields, and of the signature field with an empty b=."""
 
-    def form(each: Field) -> bytes:
-        return each.relaxed if of.header_form == "relaxed" else each.raw
+    def canonical_field(each: CanonicalField) -> bytes:
+        return each.relaxed_form if signature.header_form == "relaxed" else each.raw
 
     # From once more than h= names it, so that an added From field breaks the signature
-    signed = chosen(message.named, [*of.signed, "from"])
-    made = b"".join(map(form, signed)) + form(unproven(of.field)).removesuffix(b"\r\n")
+    signed = signed_fields(message.fields_by_name, [*signature.signed_fields, "from"])
+    made = b"".join(map(canonical_field, signed)) + canonical_field(
+        without_signature(signature.field)
+    ).removesuffix(b"\r\n")
     return hashlib.sha256(made).digest()

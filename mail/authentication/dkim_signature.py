@@ -6,57 +6,63 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mail.authentication.arc_seal import SIGNED
-from mail.authentication.dkim import Message, header_digest, read
-from mail.authentication.header_fields import tags
-from mail.authentication.private_keys import Algorithm, Signer
-from mail.authentication.signature_fields import field_of, folded, proven
+from mail.authentication.arc_seal import SIGNED_FIELDS
+from mail.authentication.dkim import SignedMessage, header_digest, parse_signature
+from mail.authentication.header_fields import parse_tags
+from mail.authentication.private_keys import Algorithm, DkimSigner
+from mail.authentication.signature_fields import append_signature, build_field, fold_names
 
-NAME = "dkim-signature"
-ONCE_MORE = frozenset({"from", "subject", "date", "to", "cc", "reply-to", "message-id"})
+FIELD_NAME = "dkim-signature"
+OVERSIGNED_FIELDS = frozenset({"from", "subject", "date", "to", "cc", "reply-to", "message-id"})
 
 
-async def signatures(
-    signers: Sequence[Signer], source: bytes | Path, now: int, life: int | None = None
+async def sign_message(
+    signers: Sequence[DkimSigner], source: bytes | Path, now: int, lifetime: int | None = None
 ) -> bytes:
     """Sign a message and return the DKIM-Signature fields, RSA first; empty for a broken header.
 
     Fields in OVERSIGNED_FIELDS are named once more than they occur, so that none can be added
     (RFC 6376, section 5.4.2). `lifetime` is in seconds.
     """
-    return await over(await Message.whole(source), signers, now, life)
+    return await sign_read_message(await SignedMessage.read(source), signers, now, lifetime)
 
 
-async def over(
-    message: Message, signers: Sequence[Signer], now: int, life: int | None = None
+async def sign_read_message(
+    message: SignedMessage, signers: Sequence[DkimSigner], now: int, lifetime: int | None = None
 ) -> bytes:
     """Sign a message that was already read and perhaps hashed.
 
     See `sign_message`.
     """
-    if not signers or not message.sound or "from" not in message.named:
+    if not signers or not message.is_well_formed or "from" not in message.fields_by_name:
         return b""
     await message.make_hashes(["relaxed"])
     order = sorted(signers, key=lambda one: one.key.algorithm is not Algorithm.RSA)
-    return await asyncio.to_thread(_made, order, message, now, life)
+    return await asyncio.to_thread(_make_signatures, order, message, now, lifetime)
 
 
-def _made(signers: Sequence[Signer], message: Message, now: int, life: int | None) -> bytes:
-    return b"".join(_one(one, message, now, life) for one in signers)
+def _make_signatures(
+    signers: Sequence[DkimSigner], message: SignedMessage, now: int, lifetime: int | None
+) -> bytes:
+    return b"".join(_make_signature(one, message, now, lifetime) for one in signers)
 
 
-def _one(signer: Signer, message: Message, now: int, life: int | None) -> bytes:
-    there = Counter(each.name for each in message.fields if each.name in SIGNED)
-    there.pop(NAME, None)  # signatures of other servers are not signed
-    names = [name for name, many in there.items() for _ in range(many + (name in ONCE_MORE))]
-    names += sorted(ONCE_MORE - there.keys())
-    times = [f"t={now}", *([f"x={now + life}"] if life else [])]
+def _make_signature(
+    signer: DkimSigner, message: SignedMessage, now: int, lifetime: int | None
+) -> bytes:
+    there = Counter(each.name for each in message.fields if each.name in SIGNED_FIELDS)
+    there.pop(FIELD_NAME, None)  # signatures of other servers are not signed
+    names = [
+        name for name, many in there.items() for _ in range(many + (name in OVERSIGNED_FIELDS))
+    ]
+    names += sorted(OVERSIGNED_FIELDS - there.keys())
+    times = [f"t={now}", *([f"x={now + lifetime}"] if lifetime else [])]
     body = base64.b64encode(message.body_hash("relaxed")).decode()
     head = [
-        *("v=1", f"a={signer.key.name}", "c=relaxed/relaxed"),
+        *("v=1", f"a={signer.key.algorithm_tag}", "c=relaxed/relaxed"),
         *(f"d={signer.domain}", f"s={signer.selector}", *times),
-        *(f"h={folded(names)}", f"bh={body}", "b="),
+        *(f"h={fold_names(names)}", f"bh={body}", "b="),
     ]
-    bare = field_of(NAME, head)
-    signature = read(bare, {**tags(bare.value), "b": "AA=="})
-    return proven(bare, signer.key.sign, header_digest(message, signature)).raw
+    bare = build_field(FIELD_NAME, head)
+    signature = parse_signature(bare, {**parse_tags(bare.value), "b": "AA=="})
+    return append_signature(bare, signer.key.sign, header_digest(message, signature)).raw

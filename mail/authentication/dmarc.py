@@ -6,84 +6,94 @@ from functools import lru_cache
 
 from publicsuffixlist import PublicSuffixList
 
-from mail.authentication.dkim import Result, Verdict
-from mail.authentication.dns_queries import Names, Unanswered
-from mail.authentication.spf import Spf
+from mail.authentication.dkim import AuthResult, DkimResult
+from mail.authentication.dns_queries import DnsUnavailable, MessageDns
+from mail.authentication.spf import SpfResult
 
-AUTHORS = 3  # domains in From that are checked; there should be one
+MAX_AUTHOR_DOMAINS = 3  # domains in From that are checked; there should be one
 POLICIES = ("none", "quarantine", "reject")  # the strictest last
-_MILDER = {"reject": "quarantine", "quarantine": "none"}
-_ORDER = (Result.PASS, Result.NONE, Result.PERMERROR, Result.TEMPERROR, Result.FAIL)
+_NEXT_MILDER_POLICY = {"reject": "quarantine", "quarantine": "none"}
+_RESULTS_BY_SEVERITY = (
+    AuthResult.PASS,
+    AuthResult.NONE,
+    AuthResult.PERMERROR,
+    AuthResult.TEMPERROR,
+    AuthResult.FAIL,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class DmarcPolicy:
     """The DMARC policy that a domain has published."""
 
-    wanted: str  # of POLICIES
+    policy: str  # of POLICIES
     strict_dkim: bool = False
     strict_spf: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Dmarc:
+class DmarcResult:
     """The DMARC result of a domain; `policy` is what the domain requests for failing messages."""
 
-    result: Result
+    result: AuthResult
     domain: str = ""  # of From
     policy: str = "none"
-    why: str = ""
+    reason: str = ""
 
 
 @lru_cache(maxsize=1)
-def _suffixes() -> PublicSuffixList:
+def _public_suffixes() -> PublicSuffixList:
     return PublicSuffixList()  # reads a file of 300 KB at first use
 
 
-def organization(domain: str) -> str:
+def organizational_domain(domain: str) -> str:
     """The registered domain above this one, or the domain itself; as A-labels."""
-    found: str | None = _suffixes().privatesuffix(domain)
+    found: str | None = _public_suffixes().privatesuffix(domain)
     return found or domain
 
 
-async def published(names: Names, author: str) -> Policy | Dmarc | None:
+async def find_policy(dns: MessageDns, author_domain: str) -> DmarcPolicy | DmarcResult | None:
     """Look up the policy for a domain; None without a policy, a DmarcResult if DNS fails."""
     try:
-        if found := _parsed(await names.texts(f"_dmarc.{author}"), below=False):
+        if found := _parse_policy(
+            await dns.query_txt(f"_dmarc.{author_domain}"), for_subdomain=False
+        ):
             return found
-        above = organization(author)
+        above = organizational_domain(author_domain)
         return (
-            _parsed(await names.texts(f"_dmarc.{above}"), below=True) if above != author else None
+            _parse_policy(await dns.query_txt(f"_dmarc.{above}"), for_subdomain=True)
+            if above != author_domain
+            else None
         )
-    except Unanswered:
-        return Dmarc(Result.TEMPERROR, author, why="no answer of DNS")
+    except DnsUnavailable:
+        return DmarcResult(AuthResult.TEMPERROR, author_domain, reason="no answer of DNS")
 
 
-def _parsed(texts: Sequence[str], *, below: bool) -> Policy | None:
+def _parse_policy(txt_records: Sequence[str], *, for_subdomain: bool) -> DmarcPolicy | None:
     """Parse the policy of the only DMARC record, for the domain or for its subdomains."""
-    found = [_tags(text) for text in texts]
-    records = [given for given in found if next(iter(given.items())) == _FIRST]
+    found = [_parse_tags(text) for text in txt_records]
+    records = [given for given in found if next(iter(given.items())) == _VERSION_TAG]
     if len(records) != 1:
         return None
     given = records[0]
     wanted = given.get("p", "").lower()
-    if below:
+    if for_subdomain:
         wanted = given.get("sp", wanted).lower()
     if wanted not in POLICIES:
         if "rua" not in given:
             return None
         wanted = "none"
     if given.get("pct") == "0":
-        wanted = _MILDER.get(wanted, wanted)
-    return Policy(
+        wanted = _NEXT_MILDER_POLICY.get(wanted, wanted)
+    return DmarcPolicy(
         wanted, given.get("adkim", "").lower() == "s", given.get("aspf", "").lower() == "s"
     )
 
 
-_FIRST = ("v", "DMARC1")
+_VERSION_TAG = ("v", "DMARC1")
 
 
-def _tags(text: str) -> dict[str, str]:
+def _parse_tags(text: str) -> dict[str, str]:
     """The tags of a record by lower-case name; of a repeated tag the first."""
     found: dict[str, str] = {}
     for part in text.split(";"):
@@ -92,36 +102,44 @@ def _tags(text: str) -> dict[str, str]:
     return found
 
 
-def judged(
-    author: str, policy: Policy | Dmarc | None, spf: Spf | None, dkim: Sequence[Verdict]
-) -> Dmarc:
+def evaluate(
+    author_domain: str,
+    policy: DmarcPolicy | DmarcResult | None,
+    spf_result: SpfResult | None,
+    dkim_results: Sequence[DkimResult],
+) -> DmarcResult:
     """Evaluate DMARC for a domain in From. `spf_result` is None if SPF could not be checked."""
-    if isinstance(policy, Dmarc):
+    if isinstance(policy, DmarcResult):
         return policy
     if policy is None:
-        return Dmarc(Result.NONE, author)
+        return DmarcResult(AuthResult.NONE, author_domain)
     came = [
-        each.result for each in dkim if _aligned(each.domain, author, strict=policy.strict_dkim)
+        each.result
+        for each in dkim_results
+        if _is_aligned(each.domain, author_domain, strict=policy.strict_dkim)
     ]
-    if spf and _aligned(spf.domain, author, strict=policy.strict_spf):
-        came.append(spf.result)
-    if Result.PASS in came:
-        return Dmarc(Result.PASS, author, policy.wanted)
-    if Result.TEMPERROR in came:
-        return Dmarc(Result.TEMPERROR, author, policy.wanted, "no answer of DNS")
-    if spf is None:
-        return Dmarc(Result.NONE, author, policy.wanted, "SPF is not known")
-    return Dmarc(Result.FAIL, author, policy.wanted)
+    if spf_result and _is_aligned(spf_result.domain, author_domain, strict=policy.strict_spf):
+        came.append(spf_result.result)
+    if AuthResult.PASS in came:
+        return DmarcResult(AuthResult.PASS, author_domain, policy.policy)
+    if AuthResult.TEMPERROR in came:
+        return DmarcResult(AuthResult.TEMPERROR, author_domain, policy.policy, "no answer of DNS")
+    if spf_result is None:
+        return DmarcResult(AuthResult.NONE, author_domain, policy.policy, "SPF is not known")
+    return DmarcResult(AuthResult.FAIL, author_domain, policy.policy)
 
 
-def _aligned(domain: str, author: str, *, strict: bool) -> bool:
+def _is_aligned(domain: str, author_domain: str, *, strict: bool) -> bool:
     if not domain or strict:
-        return domain == author
-    return organization(domain) == organization(author)
+        return domain == author_domain
+    return organizational_domain(domain) == organizational_domain(author_domain)
 
 
-def worst(found: Sequence[Dmarc]) -> Dmarc:
+def worst_result(results: Sequence[DmarcResult]) -> DmarcResult:
     """The most severe result of the domains in From; permerror without a domain."""
-    if not found:
-        return Dmarc(Result.PERMERROR, why="no domain in From")
-    return max(found, key=lambda each: (_ORDER.index(each.result), POLICIES.index(each.policy)))
+    if not results:
+        return DmarcResult(AuthResult.PERMERROR, reason="no domain in From")
+    return max(
+        results,
+        key=lambda each: (_RESULTS_BY_SEVERITY.index(each.result), POLICIES.index(each.policy)),
+    )

@@ -11,76 +11,84 @@ import idna
 from dns.asyncresolver import Resolver
 
 from mail.addresses.address_syntax import ascii_domain
-from mail.network.dns_resolver import resolver
+from mail.network.dns_resolver import create_resolver
 
-MOST = 20  # queries for one message
-SECONDS = 5.0  # for all queries
-TRY = 1.5  # seconds until a query is sent again
-KEPT = 1000  # responses that a process caches for their TTL
-RECORDS = 100  # of one response that are read
+MAX_QUERIES = 20  # queries for one message
+TOTAL_TIMEOUT = 5.0  # for all queries
+TRY_TIMEOUT = 1.5  # seconds until a query is sent again
+CACHE_SIZE = 1000  # responses that a process caches for their TTL
+MAX_RECORDS = 100  # of one response that are read
 
 
-class Unanswered(Exception):
+class DnsUnavailable(Exception):
     """DNS does not answer now; a later query can succeed."""
 
 
-class Spent(Exception):
+class DnsLimitExceeded(Exception):
     """The message has used up its number of DNS queries."""
 
 
-class Names:
+class MessageDns:
     """The DNS queries of one message. Each is sent once; responses are shared between messages."""
 
-    def __init__(self, place: str | None, *, most: int = MOST, seconds: float = SECONDS) -> None:
-        self.asked = 0
-        self._place = place
-        self._most = most
-        self._until = asyncio.get_running_loop().time() + seconds
-        self._known: dict[tuple[dns.name.Name, str], list[Any] | Unanswered] = {}
+    def __init__(
+        self,
+        nameserver: str | None,
+        *,
+        max_queries: int = MAX_QUERIES,
+        timeout: float = TOTAL_TIMEOUT,
+    ) -> None:
+        self.query_count = 0
+        self._nameserver = nameserver
+        self._max_queries = max_queries
+        self._deadline = asyncio.get_running_loop().time() + timeout
+        self._results: dict[tuple[dns.name.Name, str], list[Any] | DnsUnavailable] = {}
 
-    async def ask(self, name: str, kind: str) -> list[Any]:
+    async def query(self, name: str, record_type: str) -> list[Any]:
         """The records of a name; empty if it has none.
 
         Raises DnsUnavailable, or DnsLimitExceeded after too many queries.
         """
         try:
-            absolute = _absolute(name)
+            absolute = _absolute_name(name)
         except ValueError:
             return []
-        key = absolute, kind
-        if key not in self._known:
-            if self.asked >= self._most:
-                raise Spent(f"more than {self._most} questions")
-            self.asked += 1
+        key = absolute, record_type
+        if key not in self._results:
+            if self.query_count >= self._max_queries:
+                raise DnsLimitExceeded(f"more than {self._max_queries} questions")
+            self.query_count += 1
             try:
-                self._known[key] = await self._resolved(absolute, kind)
-            except Unanswered as problem:
-                self._known[key] = problem
-        found = self._known[key]
-        if isinstance(found, Unanswered):
+                self._results[key] = await self._resolve(absolute, record_type)
+            except DnsUnavailable as problem:
+                self._results[key] = problem
+        found = self._results[key]
+        if isinstance(found, DnsUnavailable):
             raise found
         return found
 
-    async def texts(self, name: str) -> list[str]:
+    async def query_txt(self, name: str) -> list[str]:
         """The TXT records of a name, each joined from its strings. Raises as `query`."""
-        records = await self.ask(name, "TXT")
+        records = await self.query(name, "TXT")
         return [b"".join(each.strings).decode(errors="surrogateescape") for each in records]
 
-    async def _resolved(self, name: dns.name.Name, kind: str) -> list[Any]:
-        left = self._until - asyncio.get_running_loop().time()
+    async def _resolve(self, name: dns.name.Name, record_type: str) -> list[Any]:
+        left = self._deadline - asyncio.get_running_loop().time()
         if left <= 0:
-            raise Unanswered("no time left")
+            raise DnsUnavailable("no time left")
         try:
-            asking = shared(self._place)
-            answer = await asking.resolve(name, kind, raise_on_no_answer=False, lifetime=left)
+            asking = shared_resolver(self._nameserver)
+            answer = await asking.resolve(
+                name, record_type, raise_on_no_answer=False, lifetime=left
+            )
         except dns.resolver.NXDOMAIN:
             return []
         except (dns.exception.DNSException, OSError, ValueError) as problem:
-            raise Unanswered(type(problem).__name__) from problem
-        return list(answer.rrset or ())[:RECORDS]
+            raise DnsUnavailable(type(problem).__name__) from problem
+        return list(answer.rrset or ())[:MAX_RECORDS]
 
 
-def _absolute(name: str) -> dns.name.Name:
+def _absolute_name(name: str) -> dns.name.Name:
     """The absolute DNS name. Raises ValueError if the text is no DNS name."""
     try:
         labels = ascii_domain(name.removesuffix(".")).encode("ascii").split(b".")
@@ -90,9 +98,9 @@ def _absolute(name: str) -> dns.name.Name:
 
 
 @lru_cache(maxsize=4)
-def shared(place: str | None) -> Resolver:
+def shared_resolver(nameserver: str | None) -> Resolver:
     """The caching resolver of this process for a name server."""
-    made = resolver(place)
-    made.cache = dns.resolver.LRUCache(KEPT)
-    made.timeout = TRY
+    made = create_resolver(nameserver)
+    made.cache = dns.resolver.LRUCache(CACHE_SIZE)
+    made.timeout = TRY_TIMEOUT
     return made

@@ -12,50 +12,56 @@ from typing import Any
 from sqlalchemy import Select, String, select
 from sqlmodel import col
 
-from mail.authentication.sender_networks import WIDEST, shown
+from mail.authentication.sender_networks import MIN_PREFIX_LENGTH, network_text
 from models.routing.tables import ForwardingHost
-from models.runtime.environment import World
-from models.store.prepared_statements import among, prepared
+from models.runtime.environment import Environment
+from models.store.prepared_statements import is_in_parameter, prepare_cached
 
 
 @dataclass(frozen=True, slots=True)
-class Forwarder:
+class TrustedForwarder:
     """The configured forwarding host that a client belongs to."""
 
     host: str  # the configured address or network
     filter_spam: bool
 
 
-@prepared
-def _named(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_forwarding_hosts(dialect: str) -> Select[*tuple[Any, ...]]:
     table = ForwardingHost
     return select(col(table.host), col(table.filter_spam)).where(
-        among(dialect, col(table.host), "hosts", String)
+        is_in_parameter(dialect, col(table.host), "hosts", String)
     )
 
 
-async def forwarder_of(world: World, ip: str | None) -> Forwarder | None:
+async def find_forwarder(
+    environment: Environment, client_ip: str | None
+) -> TrustedForwarder | None:
     """Find the forwarding host of an address, the narrowest of several; None if there is none.
 
     Nothing is cached, so that a removal takes effect at once in all processes. This is one
     index look-up.
     """
-    places = _places(ip)
+    places = _networks_of(client_ip)
     if not places:
         return None
-    rows = await world.database.find(_named(world.database.dialect), {"hosts": list(places)})
+    rows = await environment.database.read_prepared(
+        _select_forwarding_hosts(environment.database.dialect), {"hosts": list(places)}
+    )
     found = min(rows, key=lambda row: places.index(row.host), default=None)
-    return None if found is None else Forwarder(found.host, found.filter_spam)
+    return None if found is None else TrustedForwarder(found.host, found.filter_spam)
 
 
 @lru_cache(maxsize=1024)
-def _places(ip: str | None) -> tuple[str, ...]:
+def _networks_of(client_ip: str | None) -> tuple[str, ...]:
     """All networks that contain an address, in their stored form, the narrowest first."""
     try:
-        address = ipaddress.ip_address((ip or "").partition("%")[0])
+        address = ipaddress.ip_address((client_ip or "").partition("%")[0])
     except ValueError:
         return ()
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     address = mapped or address
-    lengths = range(address.max_prefixlen, WIDEST[address.version] - 1, -1)
-    return tuple(shown(ipaddress.ip_network((address, each), strict=False)) for each in lengths)
+    lengths = range(address.max_prefixlen, MIN_PREFIX_LENGTH[address.version] - 1, -1)
+    return tuple(
+        network_text(ipaddress.ip_network((address, each), strict=False)) for each in lengths
+    )

@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mail.authentication.body_canonicalization import wired
+from mail.authentication.body_canonicalization import with_crlf
 
-HEAD_MAX = 1 << 20  # bytes of a header; signatures of a larger one are not checked
-LINES = 10_000  # of such a header
-TAGS = 50  # of one field or record
-BLANK = " \t\r\n"
+MAX_HEADER_SIZE = 1 << 20  # bytes of a header; signatures of a larger one are not checked
+MAX_LINES = 10_000  # of such a header
+MAX_TAGS = 50  # of one field or record
+WHITE_SPACE = " \t\r\n"
 
 _CRLF = b"\r\n"
-_FOLD = re.compile(rb"\r\n(?=[ \t])")
-_BLANKS = re.compile(rb"[ \t]+")
+_FOLDED_LINE_END = re.compile(rb"\r\n(?=[ \t])")
+_BLANK_RUN = re.compile(rb"[ \t]+")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_SPACE = re.compile(r"[ \t\r\n]+")
-_ENVELOPES = (b"From ", b">From ")  # first lines that some programs put before a header
+_WHITE_SPACE_RUN = re.compile(r"[ \t\r\n]+")
+_MBOX_PREFIXES = (b"From ", b">From ")  # first lines that some programs put before a header
 
 
-class Malformed(Exception):
+class MalformedInput(Exception):
     """A header, signature field or DNS record with a syntax error."""
 
 
 @dataclass(frozen=True)
-class Field:
+class CanonicalField:
     """A header field with its raw bytes."""
 
     name: str  # in lower case
@@ -40,51 +40,53 @@ class Field:
         return self.raw.partition(b":")[2]
 
     @cached_property
-    def relaxed(self) -> bytes:
+    def relaxed_form(self) -> bytes:
         """The field in the relaxed form, with CRLF; computed once."""
-        value = _BLANKS.sub(b" ", _FOLD.sub(b"", self.value)).strip(b" \r\n")
+        value = _BLANK_RUN.sub(b" ", _FOLDED_LINE_END.sub(b"", self.value)).strip(b" \r\n")
         return self.name.encode() + b":" + value + _CRLF
 
 
-def divided(raw: bytes) -> tuple[list[Field], bytes]:
+def split_message(raw: bytes) -> tuple[list[CanonicalField], bytes]:
     """Split a message into its fields, topmost first, and its body; both with CRLF line ends.
 
     Raises MalformedInput if a line of the header belongs to no field, since other programs
     could see another header.
     """
-    head, body = halves(raw)
-    return listed(head), wired(body)
+    head, body = split_raw(raw)
+    return parse_fields(head), with_crlf(body)
 
 
-def listed(head: bytes) -> list[Field]:
+def parse_fields(header: bytes) -> list[CanonicalField]:
     """The fields of a header, topmost first. Raises MalformedInput; see `split_message`."""
-    if len(head) > HEAD_MAX or head.count(b"\n") > LINES:
-        raise Malformed("a header that is too large")
-    lines = _FOLD.sub(b"\n", wired(head)).removesuffix(_CRLF).split(_CRLF)  # LF is a fold
-    if not head:
+    if len(header) > MAX_HEADER_SIZE or header.count(b"\n") > MAX_LINES:
+        raise MalformedInput("a header that is too large")
+    lines = (
+        _FOLDED_LINE_END.sub(b"\n", with_crlf(header)).removesuffix(_CRLF).split(_CRLF)
+    )  # LF is a fold
+    if not header:
         lines = []
     fields = []
-    for line in lines[1:] if head.startswith(_ENVELOPES) else lines:
+    for line in lines[1:] if header.startswith(_MBOX_PREFIXES) else lines:
         found = _NAME.match(line)
         if not found or b"\r" in line:
-            raise Malformed("a line of the header is no field")
-        fields.append(Field(found[1].decode().lower(), line.replace(b"\n", _CRLF) + _CRLF))
+            raise MalformedInput("a line of the header is no field")
+        fields.append(CanonicalField(found[1].decode().lower(), line.replace(b"\n", _CRLF) + _CRLF))
     return fields
 
 
-def beginning(path: Path) -> tuple[bytes, int]:
+def read_header(path: Path) -> tuple[bytes, int]:
     """Read the header of the message in a file; also return the offset of its body.
 
     A header over MAX_HEADER_SIZE bytes is cut a few bytes later, so that `parse_fields` refuses
     it.
     """
     with path.open("rb", buffering=0) as file:
-        first = file.read(HEAD_MAX + len(b"\r\n") + 1)
-    head, rest = halves(first)
+        first = file.read(MAX_HEADER_SIZE + len(b"\r\n") + 1)
+    head, rest = split_raw(first)
     return head, len(first) - len(rest)
 
 
-def halves(raw: bytes) -> tuple[bytes, bytes]:
+def split_raw(raw: bytes) -> tuple[bytes, bytes]:
     """Split a message into its header with line ends, and the bytes after the empty line."""
     if raw.startswith((_CRLF, b"\n")):
         return b"", raw[raw.index(b"\n") + 1 :]
@@ -95,32 +97,32 @@ def halves(raw: bytes) -> tuple[bytes, bytes]:
     return raw[: at + 1], raw[at + size :]
 
 
-def tags(text: bytes) -> dict[str, str]:
+def parse_tags(text: bytes) -> dict[str, str]:
     """The tags of a list such as `v=1; a=rsa-sha256`, in order (RFC 6376, section 3.2).
 
     Raises MalformedInput.
     """
     found: dict[str, str] = {}
-    parts = text.decode(errors="surrogateescape").split(";", TAGS)
+    parts = text.decode(errors="surrogateescape").split(";", MAX_TAGS)
     if not parts[-1].strip():
         parts.pop()
     for part in parts:
         name, mark, value = part.partition("=")
-        name = name.strip(BLANK)
+        name = name.strip(WHITE_SPACE)
         if not mark or not _TAG.fullmatch(name) or name in found:
-            raise Malformed("no list of tags")
-        found[name] = value.strip(BLANK)
-    if len(found) > TAGS:
-        raise Malformed("too many tags")
+            raise MalformedInput("no list of tags")
+        found[name] = value.strip(WHITE_SPACE)
+    if len(found) > MAX_TAGS:
+        raise MalformedInput("too many tags")
     return found
 
 
-def squeezed(text: str) -> str:
+def without_white_space(text: str) -> str:
     """The text without white space, as base64 is decoded."""
-    return _SPACE.sub("", text)
+    return _WHITE_SPACE_RUN.sub("", text)
 
 
-def unproven(field: Field) -> Field:
+def without_signature(field: CanonicalField) -> CanonicalField:
     """The field with an empty b=, as its signature was made."""
     name, mark, value = field.raw.partition(b":")
     parts = value.removesuffix(_CRLF).split(b";")
@@ -128,23 +130,25 @@ def unproven(field: Field) -> Field:
         tag, sign, _ = part.partition(b"=")
         if tag.strip() == b"b":
             parts[at] = tag + sign
-    return Field(field.name, name + mark + b";".join(parts) + _CRLF)
+    return CanonicalField(field.name, name + mark + b";".join(parts) + _CRLF)
 
 
-def chosen(fields: Mapping[str, Sequence[Field]], names: Sequence[str]) -> list[Field]:
+def signed_fields(
+    fields_by_name: Mapping[str, Sequence[CanonicalField]], names: Sequence[str]
+) -> list[CanonicalField]:
     """The fields that a list of names signs; of equal names the last first (RFC 6376, 5.4.2)."""
     found, taken = [], Counter[str]()
     for name in names:
-        there = fields.get(name, ())
+        there = fields_by_name.get(name, ())
         taken[name] += 1
         if taken[name] <= len(there):
             found.append(there[-taken[name]])
     return found
 
 
-def ascii_tag(given: Mapping[str, str], name: str) -> str:
+def required_ascii_tag(field_tags: Mapping[str, str], name: str) -> str:
     """The value of a required tag. Raises MalformedInput if it is missing or not ASCII."""
-    value = given.get(name, "")
+    value = field_tags.get(name, "")
     if not value or not value.isascii():
-        raise Malformed(f"no {name}=")
+        raise MalformedInput(f"no {name}=")
     return value

@@ -26,22 +26,29 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from mail.authentication.public_keys import EXPONENT, LONGEST, SHORTEST, NoKey, Weak, parsed
+from mail.authentication.public_keys import (
+    MAX_EXPONENT_BITS,
+    MAX_RSA_BITS,
+    MIN_RSA_BITS,
+    KeyNotFound,
+    WeakKey,
+    parse_record,
+)
 from models.domains.dkim_keys import DkimAlgorithm
 
-SIZES = (1024, 2048, 3072, 4096)  # bits of new RSA keys
-TEXT = 16 << 10  # characters of an imported key
-RAW = 32  # bytes of an Ed25519 key
+RSA_SIZES = (1024, 2048, 3072, 4096)  # bits of new RSA keys
+MAX_KEY_TEXT = 16 << 10  # characters of an imported key
+ED25519_KEY_SIZE = 32  # bytes of an Ed25519 key
 
 Algorithm = DkimAlgorithm
 
 
-class Unusable(Exception):
+class UnusableKey(Exception):
     """A key that can't sign. The text gives the reason and nothing of the key."""
 
 
 @dataclass(frozen=True, slots=True)
-class PrivateKey:
+class DkimPrivateKey:
     """A private key that signs messages."""
 
     key: RSAPrivateKey | Ed25519PrivateKey = field(repr=False)
@@ -57,7 +64,7 @@ class PrivateKey:
         return self.key.key_size if isinstance(self.key, RSAPrivateKey) else None
 
     @property
-    def name(self) -> str:
+    def algorithm_tag(self) -> str:
         """The value of a= in a signature."""
         return f"{self.algorithm.lower()}-sha256"
 
@@ -67,29 +74,29 @@ class PrivateKey:
             return self.key.sign(digest, PKCS1v15(), Prehashed(SHA256()))
         return self.key.sign(digest)
 
-    def public(self) -> str:
+    def public_key_text(self) -> str:
         """The public key for p= of the DNS record, in base64.
 
         This is the SPKI of an RSA key, and the 32 bytes of an Ed25519 key.
         """
-        return half(self.key.public_key())
+        return encode_public_key(self.key.public_key())
 
-    def pem(self) -> str:
+    def to_pem(self) -> str:
         """The key as PEM. The caller encrypts it before it is stored."""
         how = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         return self.key.private_bytes(*how).decode()
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
+class DkimSigner:
     """A signing key with the domain and selector of its DNS record."""
 
     domain: str  # as A-labels
     selector: str
-    key: PrivateKey
+    key: DkimPrivateKey
 
 
-def half(key: RSAPublicKey | Ed25519PublicKey) -> str:
+def encode_public_key(key: RSAPublicKey | Ed25519PublicKey) -> str:
     """The public key for p= of a DNS record, in base64."""
     how = (
         (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -99,62 +106,69 @@ def half(key: RSAPublicKey | Ed25519PublicKey) -> str:
     return base64.b64encode(key.public_bytes(*how)).decode()
 
 
-def made(algorithm: Algorithm, bits: int = 2048) -> PrivateKey:
+def generate_key(algorithm: Algorithm, bits: int = 2048) -> DkimPrivateKey:
     """Generate a key. RSA takes a while and belongs into a thread."""
     if algorithm is Algorithm.ED25519:
-        return PrivateKey(Ed25519PrivateKey.generate())
-    return PrivateKey(generate_private_key(65537, bits))
+        return DkimPrivateKey(Ed25519PrivateKey.generate())
+    return DkimPrivateKey(generate_private_key(65537, bits))
 
 
-def read(text: str, *, ours: bool = False) -> PrivateKey:
+def parse_key(text: str, *, is_trusted: bool = False) -> DkimPrivateKey:
     """Parse a key in PEM (PKCS #1, PKCS #8), or the bytes of an Ed25519 key in base64.
 
     Raises UnusableKey. With `is_trusted`, the slow validation of an RSA key is skipped, since
     it was done before.
     """
     text = text.strip()
-    if len(text) > TEXT:
-        raise Unusable(f"at most {TEXT} characters")
+    if len(text) > MAX_KEY_TEXT:
+        raise UnusableKey(f"at most {MAX_KEY_TEXT} characters")
     if not text.startswith("-----"):
-        return PrivateKey(_bare(text))
+        return DkimPrivateKey(_parse_ed25519(text))
     try:
-        key = load_pem_private_key(text.encode(), None, unsafe_skip_rsa_key_validation=ours)
+        key = load_pem_private_key(text.encode(), None, unsafe_skip_rsa_key_validation=is_trusted)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise Unusable("no key that can be read without a password") from None
+        raise UnusableKey("no key that can be read without a password") from None
     if isinstance(key, Ed25519PrivateKey):
-        return PrivateKey(key)
+        return DkimPrivateKey(key)
     if not isinstance(key, RSAPrivateKey):
-        raise Unusable("neither RSA nor Ed25519")
+        raise UnusableKey("neither RSA nor Ed25519")
     exponent = key.private_numbers().public_numbers.e
-    if not SHORTEST <= key.key_size <= LONGEST or exponent.bit_length() > EXPONENT:
-        raise Unusable(f"an RSA key has {SHORTEST} to {LONGEST} bits, and a usual exponent")
-    return PrivateKey(key)
+    if (
+        not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
+        or exponent.bit_length() > MAX_EXPONENT_BITS
+    ):
+        raise UnusableKey(
+            f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, and a usual exponent"
+        )
+    return DkimPrivateKey(key)
 
 
-def _bare(text: str) -> Ed25519PrivateKey:
+def _parse_ed25519(text: str) -> Ed25519PrivateKey:
     try:
         raw = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
-        raise Unusable("neither PEM nor Base64") from None
-    if len(raw) != RAW:
-        raise Unusable(f"a key of Ed25519 has {RAW} bytes")
+        raise UnusableKey("neither PEM nor Base64") from None
+    if len(raw) != ED25519_KEY_SIZE:
+        raise UnusableKey(f"a key of Ed25519 has {ED25519_KEY_SIZE} bytes")
     return Ed25519PrivateKey.from_private_bytes(raw)
 
 
-def record(algorithm: Algorithm, public: str) -> str:
+def dns_record(algorithm: Algorithm, public_key_text: str) -> str:
     """The TXT record of a public key (RFC 6376, section 3.6.1; RFC 8463, section 3)."""
-    return f"v=DKIM1; k={algorithm.lower()}; p={public}"
+    return f"v=DKIM1; k={algorithm.lower()}; p={public_key_text}"
 
 
-def is_record(text: str, public: str) -> bool:
+def is_record_of_key(record: str, public_key_text: str) -> bool:
     """True if a TXT record has this public key and allows signatures of mail."""
     try:
-        return half(parsed(text).key) == public
-    except (NoKey, Weak):
+        return encode_public_key(parse_record(record).key) == public_key_text
+    except (KeyNotFound, WeakKey):
         return False
 
 
-def fingerprint(public: str, kind: str = "sha256") -> str:
+def fingerprint(public_key_text: str, hash_name: str = "sha256") -> str:
     """The SHA-256 or another digest of the public key, as pairs of hex digits."""
-    digest = hashlib.new(kind, base64.b64decode(public), usedforsecurity=False).digest()
+    digest = hashlib.new(
+        hash_name, base64.b64decode(public_key_text), usedforsecurity=False
+    ).digest()
     return ":".join(f"{byte:02x}" for byte in digest)

@@ -9,124 +9,130 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from mail.authentication.dns_queries import Names, Spent, Unanswered
-from mail.authentication.spf_record import Record, Term, Wrong, is_record, parsed
-from models.errors import Invalid, Unavailable
+from mail.authentication.dns_queries import DnsLimitExceeded, DnsUnavailable, MessageDns
+from mail.authentication.spf_record import (
+    SpfPermError,
+    SpfRecord,
+    SpfTerm,
+    is_spf_record,
+    parse_record,
+)
+from models.errors import InvalidInput, ServiceUnavailable
 
-QUESTIONS = 60  # DNS queries for one name
-SECONDS = 8.0
-LOOKUPS = 20  # SPF terms that query DNS: many domains have more than RFC 7208 allows
-EACH = 10  # MX hosts and addresses of one term
-MOST = 200  # networks of one domain
-WIDEST = {4: 8, 6: 16}  # bits, by IP version: a wider network is refused
+MAX_QUERIES = 60  # DNS queries for one name
+TOTAL_TIMEOUT = 8.0
+MAX_LOOKUP_TERMS = 20  # SPF terms that query DNS: many domains have more than RFC 7208 allows
+MAX_RECORDS_PER_TERM = 10  # MX hosts and addresses of one term
+MAX_NETWORKS = 200  # networks of one domain
+MIN_PREFIX_LENGTH = {4: 8, 6: 16}  # bits, by IP version: a wider network is refused
 
 Network = IPv4Network | IPv6Network
 
 
 @dataclass
-class _Walk:
+class _NetworkSearch:
     """The networks that were found, and the names that were looked up."""
 
-    names: Names
-    found: dict[Network, None] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-    lookups: int = 0
+    dns: MessageDns
+    networks: dict[Network, None] = field(default_factory=dict)
+    visited_names: set[str] = field(default_factory=set)
+    lookup_count: int = 0
 
-    def add(self, networks: Iterable[Network]) -> None:
+    def add_networks(self, networks: Iterable[Network]) -> None:
         """Add networks. Raises Invalid if one is too wide or there are too many."""
         for one in networks:
-            if one.prefixlen < WIDEST[one.version]:
+            if one.prefixlen < MIN_PREFIX_LENGTH[one.version]:
                 text = f"{one} is too wide: name the hosts themselves"
-                raise Invalid(text, constraint="range", path=["hostname"])
-            self.found[one] = None
-        if len(self.found) > MOST:
-            text = f"it sends from more than {MOST} networks"
-            raise Invalid(text, constraint="max", path=["hostname"])
+                raise InvalidInput(text, constraint="range", path=["hostname"])
+            self.networks[one] = None
+        if len(self.networks) > MAX_NETWORKS:
+            text = f"it sends from more than {MAX_NETWORKS} networks"
+            raise InvalidInput(text, constraint="max", path=["hostname"])
 
-    def count(self) -> None:
+    def count_lookup(self) -> None:
         """Count a term that queries DNS. Raises SpfPermError if there are too many."""
-        self.lookups += 1
-        if self.lookups > LOOKUPS:
-            raise Wrong("too many terms that ask")
+        self.lookup_count += 1
+        if self.lookup_count > MAX_LOOKUP_TERMS:
+            raise SpfPermError("too many terms that ask")
 
 
-async def networks(place: str | None, name: str) -> list[str]:
+async def find_networks(nameserver: str | None, domain: str) -> list[str]:
     """Find the networks of a domain, each in normal form, a single address without a length.
 
     Raises Invalid if there are none or too many, and Unavailable if DNS does not answer.
     """
-    names = Names(place, most=QUESTIONS, seconds=SECONDS)
-    walk = _Walk(names)
+    names = MessageDns(nameserver, max_queries=MAX_QUERIES, timeout=TOTAL_TIMEOUT)
+    walk = _NetworkSearch(names)
     try:
-        await _record(walk, name)
-        if not walk.found:
-            await _exchangers(walk, name, 32, 128)
-        if not walk.found:
-            await _addresses(walk, name, 32, 128)
-    except Unanswered as problem:
-        text = f"DNS does not answer for {name}: {problem}"
-        raise Unavailable(text, component="dns") from None
-    except (Wrong, Spent) as problem:
+        await _add_spf_record(walk, domain)
+        if not walk.networks:
+            await _add_mx_hosts(walk, domain, 32, 128)
+        if not walk.networks:
+            await _add_addresses(walk, domain, 32, 128)
+    except DnsUnavailable as problem:
+        text = f"DNS does not answer for {domain}: {problem}"
+        raise ServiceUnavailable(text, component="dns") from None
+    except (SpfPermError, DnsLimitExceeded) as problem:
         text = f"its SPF record cannot be followed: {problem}"
-        raise Invalid(text, constraint="spf", path=["hostname"]) from None
-    if not walk.found:
+        raise InvalidInput(text, constraint="spf", path=["hostname"]) from None
+    if not walk.networks:
         text = "DNS knows no address of it"
-        raise Invalid(text, constraint="unknown", path=["hostname"])
-    return [shown(one) for one in walk.found]
+        raise InvalidInput(text, constraint="unknown", path=["hostname"])
+    return [network_text(one) for one in walk.networks]
 
 
-def shown(network: Network) -> str:
+def network_text(network: Network) -> str:
     """The stored form of a network: a single address has no length."""
     single = network.prefixlen == network.max_prefixlen
     return str(network.network_address) if single else str(network)
 
 
-async def _record(walk: _Walk, name: str) -> None:
+async def _add_spf_record(search: _NetworkSearch, domain: str) -> None:
     """Add the networks that the SPF record of a domain lets pass; none without a record."""
-    if name in walk.seen:
+    if domain in search.visited_names:
         return
-    walk.seen.add(name)
-    found = [text for text in await walk.names.texts(name) if is_record(text)]
+    search.visited_names.add(domain)
+    found = [text for text in await search.dns.query_txt(domain) if is_spf_record(text)]
     if not found:
         return
     if len(found) > 1:
-        raise Wrong("more than one record")
-    record: Record = parsed(found[0])
+        raise SpfPermError("more than one record")
+    record: SpfRecord = parse_record(found[0])
     for term in record.terms:
         if term.qualifier == "+":
-            await _term(walk, term, name)
+            await _add_term(search, term, domain)
     ended = any(term.name == "all" for term in record.terms)
     if record.redirect and not ended and "%" not in record.redirect:
-        walk.count()
-        await _record(walk, record.redirect.lower().rstrip("."))
+        search.count_lookup()
+        await _add_spf_record(search, record.redirect.lower().rstrip("."))
 
 
-async def _term(walk: _Walk, term: Term, domain: str) -> None:
+async def _add_term(search: _NetworkSearch, term: SpfTerm, domain: str) -> None:
     if term.name == "all":
         text = "its SPF record lets everybody send"
-        raise Invalid(text, constraint="range", path=["hostname"])
+        raise InvalidInput(text, constraint="range", path=["hostname"])
     if term.network is not None:
-        walk.add([term.network])
+        search.add_networks([term.network])
         return
     name = (term.target or domain).lower().rstrip(".")
     if term.name in ("exists", "ptr") or "%" in name:
         return
-    walk.count()
+    search.count_lookup()
     if term.name == "include":
-        await _record(walk, name)
+        await _add_spf_record(search, name)
     elif term.name == "mx":
-        await _exchangers(walk, name, term.v4, term.v6)
+        await _add_mx_hosts(search, name, term.ipv4_prefix, term.ipv6_prefix)
     else:
-        await _addresses(walk, name, term.v4, term.v6)
+        await _add_addresses(search, name, term.ipv4_prefix, term.ipv6_prefix)
 
 
-async def _exchangers(walk: _Walk, name: str, v4: int, v6: int) -> None:
-    for each in (await walk.names.ask(name, "MX"))[:EACH]:
+async def _add_mx_hosts(search: _NetworkSearch, name: str, v4: int, v6: int) -> None:
+    for each in (await search.dns.query(name, "MX"))[:MAX_RECORDS_PER_TERM]:
         if exchanger := each.exchange.to_text(omit_final_dot=True).lower().strip("."):
-            await _addresses(walk, exchanger, v4, v6)
+            await _add_addresses(search, exchanger, v4, v6)
 
 
-async def _addresses(walk: _Walk, name: str, v4: int, v6: int) -> None:
+async def _add_addresses(search: _NetworkSearch, name: str, v4: int, v6: int) -> None:
     for kind, bits in (("A", v4), ("AAAA", v6)):
-        records: list[Any] = (await walk.names.ask(name, kind))[:EACH]
-        walk.add(ip_network(f"{each.address}/{bits}", strict=False) for each in records)
+        records: list[Any] = (await search.dns.query(name, kind))[:MAX_RECORDS_PER_TERM]
+        search.add_networks(ip_network(f"{each.address}/{bits}", strict=False) for each in records)

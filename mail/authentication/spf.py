@@ -5,175 +5,183 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from mail.authentication.dkim import Result
-from mail.authentication.dns_queries import Names, Spent, Unanswered
+from mail.authentication.dkim import AuthResult
+from mail.authentication.dns_queries import DnsLimitExceeded, DnsUnavailable, MessageDns
 from mail.authentication.spf_record import (
-    Ip,
-    Record,
-    Term,
-    Wrong,
-    dotted,
-    expanded,
-    is_record,
-    needs_name,
-    parsed,
+    IpAddress,
+    SpfPermError,
+    SpfRecord,
+    SpfTerm,
+    dotted_address,
+    expand_macros,
+    is_spf_record,
+    needs_client_name,
+    parse_record,
 )
 
-LOOKUPS = 10  # terms that query DNS
-VOIDS = 2  # queries without a record
-EACH = 10  # MX hosts and PTR names of one term
+MAX_LOOKUP_TERMS = 10  # terms that query DNS
+MAX_VOID_LOOKUPS = 2  # queries without a record
+MAX_NAMES_PER_TERM = 10  # MX hosts and PTR names of one term
 
-QUALIFIERS = {
-    "+": Result.PASS,
-    "-": Result.FAIL,
-    "~": Result.SOFTFAIL,
-    "?": Result.NEUTRAL,
+RESULT_BY_QUALIFIER = {
+    "+": AuthResult.PASS,
+    "-": AuthResult.FAIL,
+    "~": AuthResult.SOFTFAIL,
+    "?": AuthResult.NEUTRAL,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Spf:
+class SpfResult:
     """The SPF result for the domain of MAIL FROM, or of HELO if MAIL FROM is empty."""
 
-    result: Result
+    result: AuthResult
     domain: str = ""
-    helo: bool = False
-    why: str = ""
+    is_helo: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Sender:
-    ip: Ip
+class _ClientAndSender:
+    ip: IpAddress
     address: str  # always with a local part
     helo: str
 
 
-async def checked(names: Names, ip: str, helo: str, sender: str) -> Spf:
+async def check_sender(
+    dns: MessageDns, client_ip: str, helo: str, envelope_sender: str
+) -> SpfResult:
     """Check the envelope sender, or the HELO name if it is empty. It never raises."""
-    local, _, domain = sender.rpartition("@")
-    domain = (domain if sender else helo).lower().rstrip(".")
+    local, _, domain = envelope_sender.rpartition("@")
+    domain = (domain if envelope_sender else helo).lower().rstrip(".")
     try:
-        address = ip_address(ip)
+        address = ip_address(client_ip)
     except ValueError:
-        return Spf(Result.NONE, domain, not sender, "no address of the client")
+        return SpfResult(AuthResult.NONE, domain, not envelope_sender, "no address of the client")
     mapped = address.ipv4_mapped if address.version == 6 else None  # noqa: PLR2004 - of IP
     whole = f"{local or 'postmaster'}@{domain}"
-    check = _Check(names, _Sender(mapped or address, whole, helo))
+    check = _SpfCheck(dns, _ClientAndSender(mapped or address, whole, helo))
     try:
-        result = await check.host(domain) if _is_name(domain) else Result.NONE
-    except Unanswered as problem:
-        return Spf(Result.TEMPERROR, domain, not sender, f"no answer of DNS: {problem}")
-    except (Wrong, Spent) as problem:
-        return Spf(Result.PERMERROR, domain, not sender, str(problem))
-    return Spf(result, domain, not sender)
+        result = await check.check_domain(domain) if _is_domain_name(domain) else AuthResult.NONE
+    except DnsUnavailable as problem:
+        return SpfResult(
+            AuthResult.TEMPERROR, domain, not envelope_sender, f"no answer of DNS: {problem}"
+        )
+    except (SpfPermError, DnsLimitExceeded) as problem:
+        return SpfResult(AuthResult.PERMERROR, domain, not envelope_sender, str(problem))
+    return SpfResult(result, domain, not envelope_sender)
 
 
-def _is_name(domain: str) -> bool:
+def _is_domain_name(domain: str) -> bool:
     labels = domain.split(".")
     return len(labels) > 1 and all(0 < len(each) <= 63 for each in labels)  # noqa: PLR2004
 
 
-class _Check:
+class _SpfCheck:
     """One SPF check with its counters of DNS queries."""
 
-    def __init__(self, names: Names, sender: _Sender) -> None:
-        self.names = names
+    def __init__(self, dns: MessageDns, sender: _ClientAndSender) -> None:
+        self.dns = dns
         self.sender = sender
-        self.kind = "A" if sender.ip.version == 4 else "AAAA"  # noqa: PLR2004 - of IP
-        self._lookups = self._voids = 0
+        self.address_type = "A" if sender.ip.version == 4 else "AAAA"  # noqa: PLR2004 - of IP
+        self._lookup_count = self._void_count = 0
 
-    async def host(self, domain: str) -> Result:
+    async def check_domain(self, domain: str) -> AuthResult:
         """The result of the SPF record of a domain.
 
         Raises SpfPermError, DnsLimitExceeded or DnsUnavailable.
         """
-        found = [text for text in await self.names.texts(domain) if is_record(text)]
+        found = [text for text in await self.dns.query_txt(domain) if is_spf_record(text)]
         if not found:
-            return Result.NONE
+            return AuthResult.NONE
         if len(found) > 1:
-            raise Wrong("more than one record")
-        record = parsed(found[0])
+            raise SpfPermError("more than one record")
+        record = parse_record(found[0])
         for term in record.terms:
             if await self._matches(term, domain):
-                return QUALIFIERS[term.qualifier]
-        return await self._beyond(record, domain)
+                return RESULT_BY_QUALIFIER[term.qualifier]
+        return await self._follow_redirect(record, domain)
 
-    async def _beyond(self, record: Record, domain: str) -> Result:
+    async def _follow_redirect(self, record: SpfRecord, domain: str) -> AuthResult:
         if record.redirect is None or any(term.name == "all" for term in record.terms):
-            return Result.NEUTRAL
-        self._count()
-        result = await self.host(await self._name(record.redirect, domain))
-        if result is Result.NONE:
-            raise Wrong("redirected to no record")
+            return AuthResult.NEUTRAL
+        self._count_lookup()
+        result = await self.check_domain(await self._expand_macros(record.redirect, domain))
+        if result is AuthResult.NONE:
+            raise SpfPermError("redirected to no record")
         return result
 
-    async def _matches(self, term: Term, domain: str) -> bool:
+    async def _matches(self, term: SpfTerm, domain: str) -> bool:
         if term.name == "all":
             return True
         if term.network is not None:
             return self.sender.ip in term.network
-        self._count()
-        name = domain if term.target is None else await self._name(term.target, domain)
+        self._count_lookup()
+        name = domain if term.target is None else await self._expand_macros(term.target, domain)
         if term.name == "include":
-            result = await self.host(name)
-            if result is Result.NONE:
-                raise Wrong("includes no record")
-            return result is Result.PASS
-        return await self._asked(term, name)
+            result = await self.check_domain(name)
+            if result is AuthResult.NONE:
+                raise SpfPermError("includes no record")
+            return result is AuthResult.PASS
+        return await self._matches_dns(term, name)
 
-    async def _asked(self, term: Term, name: str) -> bool:
+    async def _matches_dns(self, term: SpfTerm, name: str) -> bool:
         """True if a term other than include matches the DNS records of the name."""
         if term.name == "exists":
-            return bool(await self._ask(name, "A"))
+            return bool(await self._query(name, "A"))
         if term.name == "ptr":
-            return any(_under(each, name) for each in await self._own_names())
+            return any(
+                _is_same_or_subdomain(each, name) for each in await self._validated_client_names()
+            )
         if term.name == "mx":
-            return await self._exchanges(term, name)
-        return self._among(await self._ask(name, self.kind), term)
+            return await self._matches_mx(term, name)
+        return self._contains_client(await self._query(name, self.address_type), term)
 
-    async def _exchanges(self, term: Term, name: str) -> bool:
-        servers = await self._ask(name, "MX")
-        if len(servers) > EACH:
-            raise Wrong("too many servers")
+    async def _matches_mx(self, term: SpfTerm, name: str) -> bool:
+        servers = await self._query(name, "MX")
+        if len(servers) > MAX_NAMES_PER_TERM:
+            raise SpfPermError("too many servers")
         for each in servers:
-            if self._among(await self._ask(_text(each.exchange), self.kind), term):
+            if self._contains_client(
+                await self._query(_name_text(each.exchange), self.address_type), term
+            ):
                 return True
         return False
 
-    def _among(self, records: Iterable[Any], term: Term) -> bool:
-        bits = term.v4 if self.kind == "A" else term.v6
+    def _contains_client(self, records: Iterable[Any], term: SpfTerm) -> bool:
+        bits = term.ipv4_prefix if self.address_type == "A" else term.ipv6_prefix
         there = (ip_network(f"{each.address}/{bits}", strict=False) for each in records)
         return any(self.sender.ip in network for network in there)
 
-    def _count(self) -> None:
-        self._lookups += 1
-        if self._lookups > LOOKUPS:
-            raise Wrong(f"more than {LOOKUPS} terms that ask")
+    def _count_lookup(self) -> None:
+        self._lookup_count += 1
+        if self._lookup_count > MAX_LOOKUP_TERMS:
+            raise SpfPermError(f"more than {MAX_LOOKUP_TERMS} terms that ask")
 
-    async def _ask(self, name: str, kind: str) -> list[Any]:
-        found = await self.names.ask(name, kind)
-        self._voids += not found
-        if self._voids > VOIDS:
-            raise Wrong(f"more than {VOIDS} questions without an answer")
+    async def _query(self, name: str, record_type: str) -> list[Any]:
+        found = await self.dns.query(name, record_type)
+        self._void_count += not found
+        if self._void_count > MAX_VOID_LOOKUPS:
+            raise SpfPermError(f"more than {MAX_VOID_LOOKUPS} questions without an answer")
         return found
 
-    async def _own_names(self) -> list[str]:
+    async def _validated_client_names(self) -> list[str]:
         """The PTR names of the client that resolve to its address; none if DNS does not answer."""
         found = []
         try:
-            records = await self.names.ask(self.sender.ip.reverse_pointer, "PTR")
-        except Unanswered:
+            records = await self.dns.query(self.sender.ip.reverse_pointer, "PTR")
+        except DnsUnavailable:
             return []
-        for name in [_text(each.target) for each in records[:EACH]]:
+        for name in [_name_text(each.target) for each in records[:MAX_NAMES_PER_TERM]]:
             try:
-                addresses = await self.names.ask(name, self.kind)
-            except Unanswered:
+                addresses = await self.dns.query(name, self.address_type)
+            except DnsUnavailable:
                 continue
             if any(ip_address(each.address) == self.sender.ip for each in addresses):
                 found.append(name)
         return found
 
-    async def _name(self, text: str, domain: str) -> str:
+    async def _expand_macros(self, text: str, domain: str) -> str:
         """The domain name that a text with macros expands to."""
         ip, address = self.sender.ip, self.sender.address
         local, _, home = address.rpartition("@")
@@ -182,21 +190,21 @@ class _Check:
             "l": local,
             "o": home,
             "d": domain,
-            "i": dotted(ip),
-            "v": "in-addr" if self.kind == "A" else "ip6",
+            "i": dotted_address(ip),
+            "v": "in-addr" if self.address_type == "A" else "ip6",
             "h": self.sender.helo,
         }
-        if needs_name(text):
-            there = await self._own_names()
+        if needs_client_name(text):
+            there = await self._validated_client_names()
             best = [name for name in there if name == domain]
-            best += [name for name in there if _under(name, domain)]
+            best += [name for name in there if _is_same_or_subdomain(name, domain)]
             known["p"] = next(iter([*best, *there]), "unknown")
-        return expanded(text, known)
+        return expand_macros(text, known)
 
 
-def _text(name: Any) -> str:
+def _name_text(name: Any) -> str:
     return str(name.to_text(omit_final_dot=True)).lower()
 
 
-def _under(name: str, domain: str) -> bool:
+def _is_same_or_subdomain(name: str, domain: str) -> bool:
     return f".{name}".endswith(f".{domain.lower().rstrip('.')}")

@@ -10,27 +10,37 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from mail.addresses.address_syntax import checked, normal_domain
-from mail.mime import Facts, Header
-from models.errors import Invalid
+from mail.addresses.address_syntax import normalized_domain, validated_address
+from mail.mime import DecodedField, MessageFacts
+from models.errors import InvalidInput
 
-SUBJECT = 512  # bytes of the original subject
-_AUTOMATIC = re.compile(
+MAX_SUBJECT = 512  # bytes of the original subject
+_AUTOMATIC_LOCAL_PART = re.compile(
     r"mailer-daemon|listserv|majordomo|mailman|sympa|nobody|owner-.*"
     r"|.*-(owner|request|bounces?|errors)|bounces?([._=-].*)?"
     r"|(.*[._-])?(no|do-?not|dont)[._-]?reply([._-].*)?|auto[._-]?(reply|respond(er)?)"
 )
-_BATV = re.compile(r"prvs=[0-9a-z]+=")  # changes daily
-_RE = re.compile(r"^(re\s*:\s*)+", re.IGNORECASE)
-_ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
-_WORD = re.compile(r"[\s;,(]")
-PRECEDENCE = {"bulk", "junk", "list", "auto_reply"}
-SUPPRESSING = {"all", "oof", "autoreply"}
-ANSWERS = {"x-autoreply", "x-auto-reply", "x-autorespond", "x-autoresponse", "x-autoresponder"}
-SPAM = {"x-spam", "x-spam-flag", "x-spam-status"}  # of other servers; the value begins with "yes"
+_BATV_TAG = re.compile(r"prvs=[0-9a-z]+=")  # changes daily
+_REPLY_PREFIX = re.compile(r"^(re\s*:\s*)+", re.IGNORECASE)
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
+_WORD_END = re.compile(r"[\s;,(]")
+BULK_PRECEDENCES = {"bulk", "junk", "list", "auto_reply"}
+SUPPRESSING_VALUES = {"all", "oof", "autoreply"}
+AUTOREPLY_FIELDS = {
+    "x-autoreply",
+    "x-auto-reply",
+    "x-autorespond",
+    "x-autoresponse",
+    "x-autoresponder",
+}
+SPAM_FIELDS = {
+    "x-spam",
+    "x-spam-flag",
+    "x-spam-status",
+}  # of other servers; the value begins with "yes"
 
 
-class Silence(StrEnum):
+class NoReplyReason(StrEnum):
     """The reason why a message gets no automatic reply."""
 
     OFF = "OFF"
@@ -50,13 +60,22 @@ class Silence(StrEnum):
     LIMIT = "LIMIT"
 
     @property
-    def outcome(self) -> str:
+    def metric_label(self) -> str:
         """The label of the metric. It differs from `answered`, which counts replies."""
-        return "answered_before" if self is Silence.ANSWERED else self.lower()
+        return "answered_before" if self is NoReplyReason.ANSWERED else self.lower()
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AutoreplyTexts:
+    """The texts that a rule has for a sender."""
+
+    subject: str
+    text: str
+    html: str
+
+
+@dataclass(frozen=True, slots=True)
+class AutoreplyRule:
     """The automatic reply of an account or address, with its period."""
 
     enabled: bool = False
@@ -72,62 +91,68 @@ class Rule:
     addresses: Sequence[int] = ()  # IDs; empty: all addresses
 
     @classmethod
-    def of(cls, row: Any) -> Self:
+    def from_row(cls, row: Any) -> Self:
         """Return the rule of a row with columns of the same names."""
         return cls(**{name: getattr(row, name) for name in cls.__slots__})
 
-    def words(self, *, internal: bool) -> tuple[str, str, str]:
+    def texts_for(self, *, is_internal: bool) -> AutoreplyTexts:
         """Return subject, text and HTML; the internal ones for internal senders, if set."""
         subject, text, html = self.subject, self.text, self.html
-        if internal and self.internal_subject is not None:
+        if is_internal and self.internal_subject is not None:
             subject = self.internal_subject
-        if internal and not (self.internal_text is None and self.internal_html is None):
+        if is_internal and not (self.internal_text is None and self.internal_html is None):
             text, html = self.internal_text or "", self.internal_html or ""
-        return subject, text, html
+        return AutoreplyTexts(subject, text, html)
 
-    def silent(self, now: datetime) -> Silence | None:
+    def reason_for_silence(self, now: datetime) -> NoReplyReason | None:
         """Return why the rule sends no replies at this time, None if it sends them."""
         if not self.enabled:
-            return Silence.OFF
+            return NoReplyReason.OFF
         begun = self.starts_at is None or self.starts_at <= now
         over = self.ends_at is not None and self.ends_at <= now
-        return None if begun and not over else Silence.NOT_NOW
+        return None if begun and not over else NoReplyReason.NOT_NOW
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class AutoreplyTrigger:
     """A received message with the facts about its sender and recipient."""
 
-    sender: str
-    to: str  # envelope recipient as given
+    envelope_sender: str
+    recipient_address: str  # envelope recipient as given
     subject: str = ""
     message_id: str | None = None  # in angle brackets, like the references
     references: Sequence[str] = ()  # the oldest first
-    report: bool = False  # multipart/report (RFC 6522)
-    header: Sequence[Header] = ()
+    is_report: bool = False  # multipart/report (RFC 6522)
+    header_fields: Sequence[DecodedField] = ()
     address_id: int | None = None  # of the address that receives the mail
-    addressed: bool = True  # the account is in To or Cc
-    own: bool = False  # the sender is the account
-    internal: bool = False  # sender and account have the same domain
-    spam: bool = False
+    is_addressed: bool = True  # the account is in To or Cc
+    is_from_self: bool = False  # the sender is the account
+    is_internal: bool = False  # sender and account have the same domain
+    is_spam: bool = False
 
     @classmethod
-    def of(cls, facts: Facts, sender: str, to: str, header: Sequence[Header]) -> Self:
+    def from_message(
+        cls,
+        facts: MessageFacts,
+        envelope_sender: str,
+        recipient_address: str,
+        header_fields: Sequence[DecodedField],
+    ) -> Self:
         """Return the trigger of a parsed message, without facts about sender and recipient."""
         before = [facts.in_reply_to] if facts.in_reply_to else []
         return cls(
-            sender,
-            to,
+            envelope_sender,
+            recipient_address,
             facts.subject,
             facts.message_id,
             facts.references or before,
             facts.content_type == "multipart/report",
-            header,
+            header_fields,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class AutoreplyContent:
     """The content of an automatic reply. If `text` is empty, it is made from the HTML."""
 
     subject: str
@@ -137,90 +162,108 @@ class Reply:
     references: Sequence[str] = ()
 
 
-def answer(rule: Rule, came: Came, now: datetime) -> Reply | Silence:
+def decide_reply(
+    rule: AutoreplyRule, trigger: AutoreplyTrigger, now: datetime
+) -> AutoreplyContent | NoReplyReason:
     """Return the reply of a rule to a message, or the reason for none.
 
     Earlier replies to the sender are not considered.
     """
-    silence = rule.silent(now) or quiet(came) or _unmeant(rule, came)
-    return silence or written(rule, came)
+    silence = (
+        rule.reason_for_silence(now)
+        or reason_never_to_reply(trigger)
+        or _reason_of_rule(rule, trigger)
+    )
+    return silence or reply_from_rule(rule, trigger)
 
 
-def written(rule: Rule, came: Came) -> Reply | Silence:
+def reply_from_rule(
+    rule: AutoreplyRule, trigger: AutoreplyTrigger
+) -> AutoreplyContent | NoReplyReason:
     """Return the reply text of a rule, whether or not the rule is enabled."""
-    subject, text, html = rule.words(internal=came.internal)
-    if not (text.strip() or html.strip()):
-        return Silence.EMPTY
-    known = [came.message_id] if came.message_id else []
-    references = [*came.references, *known]
-    return Reply(_subject(subject, came.subject), text, html, came.message_id, references)
+    texts = rule.texts_for(is_internal=trigger.is_internal)
+    if not (texts.text.strip() or texts.html.strip()):
+        return NoReplyReason.EMPTY
+    known = [trigger.message_id] if trigger.message_id else []
+    references = [*trigger.references, *known]
+    return AutoreplyContent(
+        _reply_subject(texts.subject, trigger.subject),
+        texts.text,
+        texts.html,
+        trigger.message_id,
+        references,
+    )
 
 
-def quiet(came: Came) -> Silence | None:
+def reason_never_to_reply(trigger: AutoreplyTrigger) -> NoReplyReason | None:
     """Return why a message must never get an automatic reply, None if it can get one."""
-    if sender_key(came.sender) is None:
-        return Silence.NO_SENDER
-    local = came.sender.rpartition("@")[0].partition("+")[0].lower()
-    if _AUTOMATIC.fullmatch(local):
-        return Silence.AUTOMATIC_SENDER
+    if normalized_sender(trigger.envelope_sender) is None:
+        return NoReplyReason.NO_SENDER
+    local = trigger.envelope_sender.rpartition("@")[0].partition("+")[0].lower()
+    if _AUTOMATIC_LOCAL_PART.fullmatch(local):
+        return NoReplyReason.AUTOMATIC_SENDER
     said: dict[str, list[str]] = {}
-    for field in came.header:
+    for field in trigger.header_fields:
         said.setdefault(field.key.lower(), []).append(field.value.strip().lower())
-    return _of_header(said, came)
+    return _reason_in_header(said, trigger)
 
 
-def _of_header(said: dict[str, list[str]], came: Came) -> Silence | None:
+def _reason_in_header(
+    values_by_name: dict[str, list[str]], trigger: AutoreplyTrigger
+) -> NoReplyReason | None:
     """Return the reason in the header fields, None if there is none."""
 
-    def begins(name: str) -> set[str]:
-        return {_first(value) for value in said.get(name, ())}
+    def first_words(name: str) -> set[str]:
+        return {_first_word(value) for value in values_by_name.get(name, ())}
 
-    wishes = set(_WORD.split(" ".join(said.get("x-auto-response-suppress", ()))))
+    wishes = set(_WORD_END.split(" ".join(values_by_name.get("x-auto-response-suppress", ()))))
     found = {
-        Silence.AUTOMATIC_MAIL: begins("auto-submitted") - {"", "no"} or ANSWERS & said.keys(),
-        Silence.LIST_MAIL: begins("precedence") & PRECEDENCE
-        or any(key.startswith("list-") for key in said),  # RFC 2369, RFC 2919
-        Silence.SUPPRESSED: SUPPRESSING & wishes,
-        Silence.SPAM: came.spam or any("yes" in begins(name) for name in SPAM),
+        NoReplyReason.AUTOMATIC_MAIL: first_words("auto-submitted") - {"", "no"}
+        or AUTOREPLY_FIELDS & values_by_name.keys(),
+        NoReplyReason.LIST_MAIL: first_words("precedence") & BULK_PRECEDENCES
+        or any(key.startswith("list-") for key in values_by_name),  # RFC 2369, RFC 2919
+        NoReplyReason.SUPPRESSED: SUPPRESSING_VALUES & wishes,
+        NoReplyReason.SPAM: trigger.is_spam
+        or any("yes" in first_words(name) for name in SPAM_FIELDS),
     }
-    if came.report:
-        return Silence.AUTOMATIC_MAIL
+    if trigger.is_report:
+        return NoReplyReason.AUTOMATIC_MAIL
     return next((silence for silence, there in found.items() if there), None)
 
 
-def _first(value: str) -> str:
+def _first_word(value: str) -> str:
     """Return the first word of a header value."""
-    return _WORD.split(value, maxsplit=1)[0]
+    return _WORD_END.split(value, maxsplit=1)[0]
 
 
-def _unmeant(rule: Rule, came: Came) -> Silence | None:
+def _reason_of_rule(rule: AutoreplyRule, trigger: AutoreplyTrigger) -> NoReplyReason | None:
     """Return why the rule of this account does not reply to the message."""
-    if came.own:
-        return Silence.OWN
-    if not came.addressed:
-        return Silence.NOT_ADDRESSED
-    meant = not rule.addresses or came.address_id in rule.addresses
-    return None if meant else Silence.OTHER_ADDRESS
+    if trigger.is_from_self:
+        return NoReplyReason.OWN
+    if not trigger.is_addressed:
+        return NoReplyReason.NOT_ADDRESSED
+    meant = not rule.addresses or trigger.address_id in rule.addresses
+    return None if meant else NoReplyReason.OTHER_ADDRESS
 
 
-def sender_key(sender: str) -> str | None:
+def normalized_sender(sender: str) -> str | None:
     """Return the sender without label and BATV tag; None if it is not an address."""
     try:
-        local, _, domain = checked(sender).rpartition("@")
-    except Invalid:
+        local, _, domain = validated_address(sender).rpartition("@")
+    except InvalidInput:
         return None
-    local = _BATV.sub("", local.lower(), count=1).partition("+")[0]
-    return f"{local}@{normal_domain(domain)}" if local else None
+    local = _BATV_TAG.sub("", local.lower(), count=1).partition("+")[0]
+    return f"{local}@{normalized_domain(domain)}" if local else None
 
 
-def _subject(own: str, original: str) -> str:
+def _reply_subject(rule_subject: str, original_subject: str) -> str:
     """Return the subject of the rule, or one from the message (RFC 3834, section 3.1.5)."""
-    if own:
-        return own
-    found = _RE.sub("", plain(original, SUBJECT), count=1)
+    if rule_subject:
+        return rule_subject
+    found = _REPLY_PREFIX.sub("", single_line(original_subject, MAX_SUBJECT), count=1)
     return f"Auto: Re: {found}".strip()
 
 
-def plain(text: str, most: int) -> str:
+def single_line(text: str, max_bytes: int) -> str:
     """Return the text in one line of at most this number of bytes."""
-    return _ODD.sub(" ", text).encode()[:most].decode(errors="ignore").strip()
+    return _CONTROL.sub(" ", text).encode()[:max_bytes].decode(errors="ignore").strip()

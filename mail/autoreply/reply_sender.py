@@ -30,135 +30,147 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail import mime
-from mail.addresses.address_syntax import checked, normal, normal_domain
-from mail.autoreply.decision import Came, Reply, Rule, Silence, answer, plain, quiet, sender_key
+from mail.addresses.address_syntax import normalized_address, normalized_domain, validated_address
+from mail.autoreply.decision import (
+    AutoreplyContent,
+    AutoreplyRule,
+    AutoreplyTrigger,
+    NoReplyReason,
+    decide_reply,
+    normalized_sender,
+    reason_never_to_reply,
+    single_line,
+)
 from mail.compose import message_builder
-from mail.compose.message_builder import NAME, Draft, HeaderLine
-from mail.envelope.local_recipient import Recipient
-from mail.mime import Header
-from mail.mime.header_encoding import Named
-from mail.queue.enqueue import Sender, hand_in, handed, unkept
+from mail.compose.message_builder import MAX_NAME_BYTES, CustomHeader, MessageDraft
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.incoming_message import IncomingMessage
+from mail.mime import DecodedField
+from mail.mime.header_encoding import NamedAddress
+from mail.queue.enqueue import SubmissionOwner, enqueue, record_audit_copy, submission_from_message
 from mail.recipients import address_resolution
-from mail.recipients.batch_resolution import resolve_all
-from mail.recipients.recipient_routes import Answering
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.message_insert import Letter
-from mail.storage.received_messages import read, with_bytes
+from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.recipient_routes import AutoreplyAddress
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_insert import StorableMessage
+from mail.storage.received_messages import apply_with_blobs, read_message
 from models.addresses.tables import Address
 from models.autoreply import Autoreply, AutoreplySender
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Invalid, NotFound
+from models.domains.tables import AliasDomain, Domain
+from models.errors import InvalidInput, NotFound
 from models.events.journal import PLATFORM
 from models.observability import metrics
-from models.runtime.environment import Turn, World
-from models.store.columns import Instant, Picked, insert_or, picked
-from models.store.prepared_statements import Prepared, number, prepared
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, UtcDateTime, insert_with_conflict, select_columns
+from models.store.prepared_statements import PreparedStatement, integer_parameter, prepare_cached
 from models.users.tables import Usage, UsageKind, User
 
 log = logging.getLogger(__name__)
 
-MOST = 2000  # replies per account or address
+MAX_REPLIES_PER_DAY = 2000  # replies per account or address
 DAY = timedelta(days=1)
-LOOKED = 50  # addresses in To and Cc that are resolved
-HEADER = 256 << 10  # bytes of the header that are read
-TRIES = 3  # if the rule is changed meanwhile
+MAX_ADDRESSES = 50  # addresses in To and Cc that are resolved
+MAX_HEADER = 256 << 10  # bytes of the header that are read
+MAX_TRIES = 3  # if the rule is changed meanwhile
 
-ANSWERS = metrics.counter(
+AUTOREPLIES = metrics.counter(
     "merganser_autoreplies",
     "Messages to accounts and addresses that answer by themselves: answered, failed, or why not.",
     "outcome",
 )
 
 
-_NOW = bindparam("now", type_=Instant)
+_NOW = bindparam("now", type_=UtcDateTime)
 
 
-def internal(home: Any) -> ColumnElement[bool]:
+def is_internal_sql(domain_id_column: Any) -> ColumnElement[bool]:
     """SQL: true if `domain` is the name or an alias of the domain with this ID."""
     named = bindparam("domain", type_=String)
-    own = exists().where(col(Domain.id) == home, col(Domain.name) == named)
+    own = exists().where(col(Domain.id) == domain_id_column, col(Domain.name) == named)
     alias = exists().where(
-        col(DomainAlias.domain_id) == home,
-        col(DomainAlias.alias) == named,
-        col(DomainAlias.active),
+        col(AliasDomain.domain_id) == domain_id_column,
+        col(AliasDomain.alias) == named,
+        col(AliasDomain.active),
     )
     return or_(own, alias)
 
 
-def answered(owner: Any) -> ColumnElement[bool]:
+def is_answered_sql(autoreply_id_column: Any) -> ColumnElement[bool]:
     """SQL: true if `sender` gets no further reply of this account or address at `now`."""
     return exists().where(
-        col(AutoreplySender.autoreply_id) == owner,
+        col(AutoreplySender.autoreply_id) == autoreply_id_column,
         col(AutoreplySender.sender) == bindparam("sender", type_=String),
         col(AutoreplySender.until) > _NOW,
     )
 
 
-def spent() -> ColumnElement[bool]:
+def is_limit_reached_sql() -> ColumnElement[bool]:
     """SQL: true if the account has reached its daily limit of replies at `now`."""
     return exists().where(
         col(Usage.user_id) == col(User.id),
         col(Usage.kind) == UsageKind.AUTOREPLIES,
-        col(Usage.used) >= MOST,
+        col(Usage.used) >= MAX_REPLIES_PER_DAY,
         col(Usage.until) > _NOW,
     )
 
 
-def spent_by_address() -> ColumnElement[bool]:
+def is_address_limit_reached_sql() -> ColumnElement[bool]:
     """SQL: true if the address has reached its daily limit of replies at `now`."""
     running = and_(col(Address.replied_until).is_not(None), col(Address.replied_until) > _NOW)
-    return and_(running, col(Address.replied) >= MOST)
+    return and_(running, col(Address.replied) >= MAX_REPLIES_PER_DAY)
 
 
-_main = aliased(Address)
+_main_address = aliased(Address)
 # One statement selects the facts about the account, the recipient address
 # and the sender.
-_RULE = Prepared(
+_SELECT_ACCOUNT_RULE = PreparedStatement(
     select(
-        *picked(Autoreply),
+        *select_columns(Autoreply),
         func.coalesce(col(Autoreply.name), col(User.name)).label("shown_name"),
         col(User.suspended),
-        col(_main.shown).label("main"),
+        col(_main_address.shown).label("main"),
         col(Address.send_as),
-        internal(col(User.domain_id)).label("internal"),
-        answered(col(User.id)).label("answered"),
-        spent().label("spent"),
+        is_internal_sql(col(User.domain_id)).label("internal"),
+        is_answered_sql(col(User.id)).label("answered"),
+        is_limit_reached_sql().label("spent"),
     )
     .join(User, col(User.id) == col(Autoreply.user_id))
-    .outerjoin(Address, col(Address.id) == number("address"))
-    .outerjoin(_main, and_(col(_main.user_id) == col(User.id), col(_main.main)))
-    .where(col(Autoreply.id) == number("user"))
+    .outerjoin(Address, col(Address.id) == integer_parameter("address"))
+    .outerjoin(
+        _main_address, and_(col(_main_address.user_id) == col(User.id), col(_main_address.main))
+    )
+    .where(col(Autoreply.id) == integer_parameter("user"))
 )
 # The same for a forwarding address. It replies as itself, even if nobody may send as it.
-_OF_ADDRESS = Prepared(
+_SELECT_ADDRESS_RULE = PreparedStatement(
     select(
-        *picked(Autoreply),
+        *select_columns(Autoreply),
         func.coalesce(col(Autoreply.name), col(Address.name)).label("shown_name"),
         false().label("suspended"),
         null().label("main"),
         true().label("send_as"),
-        internal(col(Address.domain_id)).label("internal"),
-        answered(col(Address.id)).label("answered"),
-        spent_by_address().label("spent"),
+        is_internal_sql(col(Address.domain_id)).label("internal"),
+        is_answered_sql(col(Address.id)).label("answered"),
+        is_address_limit_reached_sql().label("spent"),
     )
     .join(Address, col(Address.id) == col(Autoreply.address_id))
-    .where(col(Autoreply.id) == number("address"), col(Address.active))
+    .where(col(Autoreply.id) == integer_parameter("address"), col(Address.active))
 )
 
 
-@prepared
-def _remembered(dialect: str) -> Any:
+@prepare_cached
+def _upsert_answered_sender(dialect: str) -> Any:
     """Upsert the sender that got a reply."""
-    new = insert_or(dialect, AutoreplySender)
+    new = insert_with_conflict(dialect, AutoreplySender)
     return new.on_conflict_do_update(
         index_elements=["autoreply_id", "sender"], set_={"until": new.excluded.until}
     ).inline()
 
 
-@prepared
-def counted(dialect: str) -> Any:
+@prepare_cached
+def upsert_reply_count(dialect: str) -> Any:
     """Upsert that increments the reply count of `user_id` in the day that ends at `until`."""
-    new, running = insert_or(dialect, Usage), col(Usage.until) > _NOW
+    new, running = insert_with_conflict(dialect, Usage), col(Usage.until) > _NOW
     again = {
         "used": case((running, Usage.used + 1), else_=1),
         "until": case((running, col(Usage.until)), else_=new.excluded.until),
@@ -167,27 +179,26 @@ def counted(dialect: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Incoming:
+class _ReplyRequest:
     """A message that may get a reply, with the parameters that select the rule."""
 
-    letter: Letter
-    to: Recipient | Answering
+    message: StorableMessage
+    recipient: LocalRecipient | AutoreplyAddress
     sender: str
-    given: dict[str, Any]
+    parameters: dict[str, Any]
 
     @property
-    def rule(self) -> Prepared:
+    def rule_statement(self) -> PreparedStatement:
         """The statement that selects the rule of the account or address."""
-        return _OF_ADDRESS if self.to.user_id is None else _RULE
+        return _SELECT_ADDRESS_RULE if self.recipient.user_id is None else _SELECT_ACCOUNT_RULE
 
 
-async def after(
-    world: World,
-    mail: tuple[bytes | Path, Letter],
-    to: Recipient | Answering,
-    sender: str,
+async def reply_to_delivered(
+    environment: Environment,
+    incoming: IncomingMessage,
+    recipient: LocalRecipient | AutoreplyAddress,
     *,
-    spam: bool = False,
+    is_spam: bool = False,
 ) -> str | None:
     """Send an automatic reply to a delivered message if the account or address has one.
 
@@ -195,203 +206,255 @@ async def after(
     after the delivery and before its acknowledgement: after a crash the repeated delivery sends the
     reply. Errors are logged and don't affect the delivery.
     """
-    if isinstance(to, Recipient) and not to.answers:
+    if isinstance(recipient, LocalRecipient) and not recipient.has_autoreply:
         return None
-    whose = {"user": to.user_id, "address": to.address_id}
+    whose = {"user": recipient.user_id, "address": recipient.address_id}
     try:
-        header = await header_of(*mail)
-        forged = (mail[1].verification or {}).get("dmarc") == "fail"
-        came = Came.of(mail[1].facts, sender, to.address, header)
-        came = replace(came, spam=spam or forged)
-        silence = await _answered(world, mail[1], to, came)
+        came = await trigger_from_incoming(incoming, recipient.address, is_spam=is_spam)
+        silence = await _reply_if_wanted(environment, incoming.message, recipient, came)
     except Exception as error:  # the message is stored; the client must not send it again
         if isinstance(error, StatementError):
             error.hide_parameters = True  # they contain mail
         log.exception("not answered", extra=whose)
-        ANSWERS.add("failed")
+        AUTOREPLIES.add("failed")
         return "failed"
-    outcome = silence.outcome if silence else "answered"
-    ANSWERS.add(outcome)
+    outcome = silence.metric_label if silence else "answered"
+    AUTOREPLIES.add(outcome)
     log.debug("autoreply", extra={**whose, "silence": silence})
     return outcome
 
 
-async def _answered(
-    world: World, letter: Letter, to: Recipient | Answering, came: Came
-) -> Silence | None:
+async def trigger_from_incoming(
+    incoming: IncomingMessage, recipient_address: str, *, is_spam: bool
+) -> AutoreplyTrigger:
+    """Return what the rules of automatic replies check of a message. Forged mail counts as spam."""
+    letter = incoming.message
+    header = await read_header_fields(incoming.raw_message, letter)
+    came = AutoreplyTrigger.from_message(
+        letter.facts, incoming.envelope_sender, recipient_address, header
+    )
+    forged = (letter.verification or {}).get("dmarc") == "fail"
+    return replace(came, is_spam=is_spam or forged)
+
+
+async def _reply_if_wanted(
+    environment: Environment,
+    message: StorableMessage,
+    recipient: LocalRecipient | AutoreplyAddress,
+    trigger: AutoreplyTrigger,
+) -> NoReplyReason | None:
     """Send the reply. Returns None, or the reason for no reply."""
-    if silence := quiet(came):
+    if silence := reason_never_to_reply(trigger):
         return silence
-    sender = checked(came.sender)
+    sender = validated_address(trigger.envelope_sender)
     given = {
-        "user": to.user_id,
-        "address": to.address_id,
-        "sender": sender_key(sender),
-        "domain": normal_domain(sender.rpartition("@")[2]),
+        "user": recipient.user_id,
+        "address": recipient.address_id,
+        "sender": normalized_sender(sender),
+        "domain": normalized_domain(sender.rpartition("@")[2]),
     }
-    incoming = _Incoming(letter, to, sender, given)
-    for _ in range(TRIES):
+    incoming = _ReplyRequest(message, recipient, sender, given)
+    for _ in range(MAX_TRIES):
         row = next(
-            iter(await world.database.find(incoming.rule, given | {"now": world.now()})), None
+            iter(
+                await environment.database.read_prepared(
+                    incoming.rule_statement, given | {"now": environment.now()}
+                )
+            ),
+            None,
         )
         if row is None:
-            return Silence.OFF
-        decided = await _decided(world, incoming, row, came)
-        if isinstance(decided, Silence):
+            return NoReplyReason.OFF
+        decided = await _decide(environment, incoming, row, trigger)
+        if isinstance(decided, NoReplyReason):
             return decided
-        with suppress(_Changed):
-            return await _sent(world, incoming, row, decided)
+        with suppress(_RuleChanged):
+            return await _enqueue_reply(environment, incoming, row, decided)
     raise RuntimeError("the rule has changed each time it was to be followed")
 
 
-class _Changed(Exception):
+class _RuleChanged(Exception):
     """The rule was changed after the reply was built."""
 
 
-async def _decided(world: World, incoming: _Incoming, row: Picked, came: Came) -> Reply | Silence:
+async def _decide(
+    environment: Environment, request: _ReplyRequest, rule_row: ColumnRow, trigger: AutoreplyTrigger
+) -> AutoreplyContent | NoReplyReason:
     """Return the reply of a rule, or the reason for none, with earlier replies considered."""
-    if row.suspended:
-        return Silence.SUSPENDED
-    if row.answered or row.spent:
-        return Silence.ANSWERED if row.answered else Silence.LIMIT
-    to, facts = incoming.to, incoming.letter.facts
-    if writer(row.send_as, to.address, row.main) is None:
-        return Silence.OTHER_ADDRESS
-    by = await taker(world, incoming.sender)
+    if rule_row.suspended:
+        return NoReplyReason.SUSPENDED
+    if rule_row.answered or rule_row.spent:
+        return NoReplyReason.ANSWERED if rule_row.answered else NoReplyReason.LIMIT
+    to, facts = request.recipient, request.message.facts
+    if reply_from_address(rule_row.send_as, to.address, rule_row.main) is None:
+        return NoReplyReason.OTHER_ADDRESS
+    by = await find_address_record(environment, request.sender)
     named = [each.address for each in (*facts.to, *facts.cc)]
-    came = replace(
-        came,
+    trigger = replace(
+        trigger,
         address_id=to.address_id,
-        internal=row.internal,
-        own=by is not None and is_of(by, to.user_id, to.address_id),
-        addressed=await stands(world, (to.user_id, to.address_id), to.address, named),
+        is_internal=rule_row.internal,
+        is_from_self=by is not None and belongs_to(by, to.user_id, to.address_id),
+        is_addressed=await is_addressed(
+            environment, (to.user_id, to.address_id), to.address, named
+        ),
     )
-    return answer(Rule.of(row), came, world.now())
+    return decide_reply(AutoreplyRule.from_row(rule_row), trigger, environment.now())
 
 
-def is_of(row: Picked, user_id: int | None, address_id: int) -> bool:
+def belongs_to(address_row: ColumnRow, user_id: int | None, address_id: int) -> bool:
     """Return True if an address belongs to the account or, without an account, is the address."""
-    mine: bool = row.id == address_id if user_id is None else row.user_id == user_id
+    mine: bool = address_row.id == address_id if user_id is None else address_row.user_id == user_id
     return mine
 
 
-async def stands(
-    world: World, whose: tuple[int | None, int], to: str, named: Sequence[str]
+async def is_addressed(
+    environment: Environment,
+    user_and_address_id: tuple[int | None, int],
+    envelope_recipient: str,
+    header_addresses: Sequence[str],
 ) -> bool:
     """Return True if the account is in the To or Cc addresses. Blind copies don't count.
 
     The pair is the account ID and the address ID; without an account only the address counts. No
     SQL statement if the envelope recipient is in the header.
     """
-    distinct = {normal(address): address for address in named}
-    if normal(to) in distinct:
+    distinct = {normalized_address(address): address for address in header_addresses}
+    if normalized_address(envelope_recipient) in distinct:
         return True
-    found = await resolve_all(world, list(distinct.values())[:LOOKED])
-    return any(row.active and is_of(row, *whose) for row in found.values())
+    found = await resolve_addresses(environment, list(distinct.values())[:MAX_ADDRESSES])
+    return any(row.active and belongs_to(row, *user_and_address_id) for row in found.values())
 
 
-async def taker(world: World, address: str) -> Picked | None:
+async def find_address_record(environment: Environment, address: str) -> ColumnRow | None:
     """Return the row of the address that receives mail for it; None if it is not local."""
     try:
-        return await address_resolution.resolve(world, address)
+        return await address_resolution.resolve_address(environment, address)
     except NotFound:
         return None
 
 
-def writer(send_as: bool | None, address: str, main: str | None) -> str | None:
+def reply_from_address(
+    send_as: bool | None, recipient_address: str, main_address: str | None
+) -> str | None:
     """Return the From address of a reply: the recipient address, or the main address.
 
     The main address is used if the account must not send as the recipient address.
     """
     if send_as:
-        with suppress(Invalid):  # the recipient address is not valid as From
-            return checked(address)
-    return main
+        with suppress(InvalidInput):  # the recipient address is not valid as From
+            return validated_address(recipient_address)
+    return main_address
 
 
-async def header_of(source: bytes | Path, letter: Letter) -> list[Header]:
+async def read_header_fields(
+    raw_message: bytes | Path, message: StorableMessage
+) -> list[DecodedField]:
     """Return the header fields of a message, from at most MAX_HEADER bytes."""
-    most = min(letter.facts.header_size, HEADER)
+    most = min(message.facts.header_size, MAX_HEADER)
     head = (
-        source[:most]
-        if isinstance(source, bytes)
-        else await asyncio.to_thread(_beginning, source, most)
+        raw_message[:most]
+        if isinstance(raw_message, bytes)
+        else await asyncio.to_thread(_read_beginning, raw_message, most)
     )
-    return mime.headers(head, letter.facts.structure)
+    return mime.decoded_fields(head, message.facts.structure)
 
 
-def _beginning(source: Path, most: int) -> bytes:
+def _read_beginning(source: Path, max_bytes: int) -> bytes:
     """Read the first bytes of a file."""
     with source.open("rb") as file:
-        return file.read(most)
+        return file.read(max_bytes)
 
 
-async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Silence | None:
+async def _enqueue_reply(
+    environment: Environment, request: _ReplyRequest, rule_row: ColumnRow, reply: AutoreplyContent
+) -> NoReplyReason | None:
     """Enqueue the reply and record its sender. Returns None, or the reason for no reply."""
-    draft = _draft(world, incoming, row, reply)
-    letter = await read(await asyncio.to_thread(message_builder.build, draft))
-    owner, tenant = incoming.to.user_id, incoming.to.tenant_id
+    draft = _reply_draft(environment, request, rule_row, reply)
+    letter = await read_message(await asyncio.to_thread(message_builder.build_message, draft))
+    owner, tenant = request.recipient.user_id, request.recipient.tenant_id
 
-    def unit(turn: Turn, kept: Kept) -> Silence | None:
+    def enqueue_in_transaction(
+        transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs
+    ) -> NoReplyReason | None:
         """Recheck the rule under the lock: no other process can reply or change it."""
-        given = incoming.given | {"now": world.now()}
-        found = next(iter(turn.fetched(incoming.rule, **given)), None)
+        given = request.parameters | {"now": environment.now()}
+        found = next(iter(transaction.fetch_rows(request.rule_statement, **given)), None)
         if found is not None and (found.answered or found.spent):
-            return Silence.ANSWERED if found.answered else Silence.LIMIT
-        if found != row:
-            raise _Changed
-        _note(turn, row, given)
+            return NoReplyReason.ANSWERED if found.answered else NoReplyReason.LIMIT
+        if found != rule_row:
+            raise _RuleChanged
+        _record_reply(transaction, rule_row, given)
         # null sender: no DSN is sent for a reply
-        answer = handed(turn, letter, kept, "", [incoming.sender], ours=True)
+        answer = submission_from_message(
+            transaction, letter, stored_blobs, "", [request.sender], originates_here=True
+        )
         if owner is None:
-            hand_in(turn, Sender(None, tenant), answer)
+            enqueue(transaction, SubmissionOwner(None, tenant), answer)
         else:
-            unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
+            record_audit_copy(
+                transaction,
+                (owner, enqueue(transaction, SubmissionOwner(owner), answer)),
+                letter,
+                answer,
+            )
         return None
 
     held = [PLATFORM, tenant or PLATFORM] if owner is None else [owner]
-    return await with_bytes(world, tenant, letter, unit, *held)
+    return await apply_with_blobs(environment, tenant, letter, enqueue_in_transaction, *held)
 
 
-def _draft(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Draft:
+def _reply_draft(
+    environment: Environment, request: _ReplyRequest, rule_row: ColumnRow, reply: AutoreplyContent
+) -> MessageDraft:
     """Return the draft of a reply."""
-    sender, facts = incoming.sender, incoming.letter.facts
-    address = writer(row.send_as, incoming.to.address, row.main) or ""
-    names = (each.name for each in facts.from_ if normal(each.address) == normal(sender))
+    sender, facts = request.sender, request.message.facts
+    address = reply_from_address(rule_row.send_as, request.recipient.address, rule_row.main) or ""
+    names = (
+        each.name
+        for each in facts.from_
+        if normalized_address(each.address) == normalized_address(sender)
+    )
     name = next(filter(None, names), "")
-    return Draft(
-        from_=Named(address, plain(row.shown_name or "", NAME) or None),
-        date=world.now(),
-        message_id=message_builder.message_id(world.random(16), address.rpartition("@")[2]),
-        to=[Named(sender, plain(name, NAME) or None)],
+    return MessageDraft(
+        from_=NamedAddress(address, single_line(rule_row.shown_name or "", MAX_NAME_BYTES) or None),
+        date=environment.now(),
+        message_id=message_builder.new_message_id(
+            environment.random_bytes(16), address.rpartition("@")[2]
+        ),
+        to=[NamedAddress(sender, single_line(name, MAX_NAME_BYTES) or None)],
         subject=reply.subject,
         text=reply.text or None,
         html=reply.html or None,
         headers=[
-            HeaderLine("Auto-Submitted", "auto-replied"),  # RFC 3834, section 5
-            HeaderLine("X-Auto-Response-Suppress", "All"),
+            CustomHeader("Auto-Submitted", "auto-replied"),  # RFC 3834, section 5
+            CustomHeader("X-Auto-Response-Suppress", "All"),
         ],
         in_reply_to=reply.in_reply_to,
         references=reply.references,
     )
 
 
-def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
+def _record_reply(
+    transaction: DatabaseTransaction, rule_row: ColumnRow, parameters: dict[str, Any]
+) -> None:
     """Record the sender that got the reply, and count it."""
-    dialect, now = turn.connection.dialect.name, given["now"]
-    usual = turn.world.options.autoreply_interval
-    interval = usual if row.interval is None else timedelta(seconds=row.interval)
-    sender = {"autoreply_id": row.id, "sender": given["sender"], "until": now + interval}
-    if row.address_id is not None:
-        turn.send([(_remembered(dialect), sender)])
-        turn.connection.execute(_one_more(row.address_id, now))
+    dialect, now = transaction.connection.dialect.name, parameters["now"]
+    usual = transaction.environment.options.autoreply_interval
+    interval = usual if rule_row.interval is None else timedelta(seconds=rule_row.interval)
+    sender = {"autoreply_id": rule_row.id, "sender": parameters["sender"], "until": now + interval}
+    if rule_row.address_id is not None:
+        transaction.execute_statements([(_upsert_answered_sender(dialect), sender)])
+        transaction.connection.execute(_increment_address_replies(rule_row.address_id, now))
         return
-    usage = {"user_id": given["user"], "kind": UsageKind.AUTOREPLIES, "used": 1}
+    usage = {"user_id": parameters["user"], "kind": UsageKind.AUTOREPLIES, "used": 1}
     used = {**usage, "until": now + DAY, "now": now}
-    turn.send([(_remembered(dialect), sender), (counted(dialect), used)])
+    transaction.execute_statements(
+        [(_upsert_answered_sender(dialect), sender), (upsert_reply_count(dialect), used)]
+    )
 
 
-def _one_more(address_id: int, now: datetime) -> Update:
+def _increment_address_replies(address_id: int, now: datetime) -> Update:
     """Return the statement that increments the replies of an address."""
     running = col(Address.replied_until) > now
     until = case((running, col(Address.replied_until)), else_=now + DAY)

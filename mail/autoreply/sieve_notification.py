@@ -3,80 +3,113 @@
 import asyncio
 from dataclasses import replace
 
-from mail.autoreply.decision import Came, Silence, plain
-from mail.autoreply.sieve_vacation import Incoming, account_of, author, came_of, copied
+from mail.autoreply.decision import AutoreplyTrigger, NoReplyReason, single_line
+from mail.autoreply.reply_sender import trigger_from_incoming
+from mail.autoreply.sieve_vacation import (
+    fcc_copy_of,
+    find_account,
+    from_address,
+)
 from mail.compose import message_builder
-from mail.compose.message_builder import SUBJECT, Draft, HeaderLine, Priority
-from mail.filters.script_environment import Boxes
-from mail.mime.header_encoding import Named, on_wire
-from mail.queue.redirect import send_on
-from mail.recipients.recipient_routes import Onward
-from mail.sieve import Notify
+from mail.compose.message_builder import MAX_SUBJECT_BYTES, CustomHeader, MessageDraft, Priority
+from mail.filters.script_environment import ScriptMailboxes
+from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.spam_check import RecipientVerdict
+from mail.mime.header_encoding import NamedAddress, with_ascii_domain
+from mail.queue.redirect import enqueue_redirect
+from mail.recipients.recipient_routes import OutgoingForward
+from mail.sieve import MailNotification
 from mail.storage import received_messages
-from mail.storage.message_insert import Way
-from mail.storage.received_messages import Copies
-from models.runtime.environment import World
+from mail.storage.message_insert import InsertKind
+from mail.storage.received_messages import DeliveryCopies
+from models.runtime.environment import Environment
 
-_PRIORITY = {1: Priority.HIGH, 3: Priority.LOW}
-_AUTOMATIC = frozenset({"auto-submitted"})
+_PRIORITY_BY_IMPORTANCE = {1: Priority.HIGH, 3: Priority.LOW}
+_AUTOMATIC_FIELDS = frozenset({"auto-submitted"})
 
 
-async def tell(world: World, incoming: Incoming, notice: Notify, boxes: Boxes) -> Silence | None:
+async def send_notification(
+    environment: Environment,
+    incoming: IncomingMessage,
+    recipient_verdict: RecipientVerdict,
+    notification: MailNotification,
+    mailboxes: ScriptMailboxes,
+) -> NoReplyReason | None:
     """Enqueue a notification. Returns None, or the reason for none.
 
     Spam and automatic mail cause no notification, to avoid mail loops.
     """
-    to, came = incoming.to, await came_of(incoming)
-    if came.spam or _automatic(came):
-        return Silence.SPAM if came.spam else Silence.AUTOMATIC_MAIL
-    row = await account_of(world, to)
+    to = recipient_verdict.recipient
+    came = await trigger_from_incoming(
+        incoming, to.address, is_spam=recipient_verdict.verdict.is_spam
+    )
+    if came.is_spam or _is_automatic(came):
+        return NoReplyReason.SPAM if came.is_spam else NoReplyReason.AUTOMATIC_MAIL
+    row = await find_account(environment, to)
     if row is None or row.suspended:
-        return Silence.SUSPENDED
-    from_ = await author(world, to, row, notice.from_)
+        return NoReplyReason.SUSPENDED
+    from_ = await from_address(environment, to, row, notification.from_)
     if from_ is None:
-        return Silence.OTHER_ADDRESS
-    raw = await asyncio.to_thread(_built, world, came, notice, from_)
-    onward = Onward(to.address, None, to.tenant_id, notice.to, user_id=to.user_id)
+        return NoReplyReason.OTHER_ADDRESS
+    raw = await asyncio.to_thread(_build_notification, environment, came, notification, from_)
+    onward = OutgoingForward(
+        to.address, None, to.tenant_id, notification.recipients, user_id=to.user_id
+    )
     # a key of its own: redirects of the message itself use its digest
-    made_of = f"{incoming.letter.digest}\0{notice.method}"
-    letter = replace(await received_messages.read(raw), ours=True)
-    await send_on(world, raw, (made_of, ""), onward, letter=letter)
-    if notice.fcc is not None:
-        copy = await copied(world, to, (raw, letter), notice.fcc, boxes)
+    made_of = f"{incoming.message.digest}\0{notification.method}"
+    letter = replace(await received_messages.read_message(raw), is_generated=True)
+    await enqueue_redirect(environment, raw, (made_of, ""), onward, message=letter)
+    if notification.fcc is not None:
+        copy = await fcc_copy_of(environment, to, (raw, letter), notification.fcc, mailboxes)
         if copy is not None:
-            receipt = received_messages.receipt_of(incoming.letter, to, f"notify\0{notice.method}")
-            await received_messages.receive_all(world, to, Copies(receipt, [copy], Way.PUT_IN))
+            receipt = received_messages.receipt_digest(
+                incoming.message, to, f"notify\0{notification.method}"
+            )
+            await received_messages.store_copies(
+                environment, to, DeliveryCopies(receipt, [copy], InsertKind.ADDED_BY_USER)
+            )
     return None
 
 
-def _automatic(came: Came) -> bool:
+def _is_automatic(trigger: AutoreplyTrigger) -> bool:
     """Return True if Auto-Submitted says that a program sent the message."""
-    said = [one.value for one in came.header if one.key.lower() in _AUTOMATIC]
+    said = [one.value for one in trigger.header_fields if one.key.lower() in _AUTOMATIC_FIELDS]
     return any(value.strip().lower().partition(";")[0].strip() != "no" for value in said)
 
 
-def _built(world: World, came: Came, notice: Notify, from_: Named) -> bytes:
+def _build_notification(
+    environment: Environment,
+    trigger: AutoreplyTrigger,
+    notification: MailNotification,
+    from_address: NamedAddress,
+) -> bytes:
     """Build the notification message."""
-    fields = dict(notice.fields)
-    subject = notice.message or fields.pop("subject", "") or came.subject
+    fields = dict(notification.header_fields)
+    subject = notification.message or fields.pop("subject", "") or trigger.subject
     fields.pop("subject", None)
-    owner = on_wire(from_.address)
-    headers = [HeaderLine("Auto-Submitted", f'auto-notified; owner-email="{owner}"')]
-    headers += [HeaderLine(name.title(), value) for name, value in fields.items() if _free(name)]
-    draft = Draft(
-        from_=from_,
-        date=world.now(),
-        message_id=message_builder.message_id(world.random(16), from_.address.rpartition("@")[2]),
-        to=[Named(address) for address in notice.to],
-        subject=plain(subject, SUBJECT),
-        text=notice.body or f"{plain(came.subject, SUBJECT)}\n",
+    owner = with_ascii_domain(from_address.address)
+    headers = [CustomHeader("Auto-Submitted", f'auto-notified; owner-email="{owner}"')]
+    headers += [
+        CustomHeader(name.title(), value) for name, value in fields.items() if _can_set_field(name)
+    ]
+    draft = MessageDraft(
+        from_=from_address,
+        date=environment.now(),
+        message_id=message_builder.new_message_id(
+            environment.random_bytes(16), from_address.address.rpartition("@")[2]
+        ),
+        to=[NamedAddress(address) for address in notification.recipients],
+        subject=single_line(subject, MAX_SUBJECT_BYTES),
+        text=notification.body or f"{single_line(trigger.subject, MAX_SUBJECT_BYTES)}\n",
         headers=headers,
-        priority=_PRIORITY.get(notice.importance, Priority.NORMAL),
+        priority=_PRIORITY_BY_IMPORTANCE.get(notification.importance, Priority.NORMAL),
     )
-    return message_builder.build(draft)
+    return message_builder.build_message(draft)
 
 
-def _free(name: str) -> bool:
+def _can_set_field(name: str) -> bool:
     """Return True if a script may set this header field."""
-    own = name in message_builder.OURS or name.startswith(message_builder.OURS_BY_PREFIX)
+    own = name in message_builder.RESERVED_FIELDS or name.startswith(
+        message_builder.RESERVED_PREFIXES
+    )
     return not own and name != "auto-submitted"

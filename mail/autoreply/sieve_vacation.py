@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import and_, select
@@ -12,166 +11,230 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail import mime
-from mail.autoreply.decision import Came, Silence, plain, quiet, sender_key
-from mail.autoreply.reply_sender import ANSWERS, DAY, counted, header_of, spent, taker, writer
+from mail.autoreply.decision import (
+    AutoreplyTrigger,
+    NoReplyReason,
+    normalized_sender,
+    reason_never_to_reply,
+    single_line,
+)
+from mail.autoreply.reply_sender import (
+    AUTOREPLIES,
+    DAY,
+    find_address_record,
+    is_limit_reached_sql,
+    reply_from_address,
+    trigger_from_incoming,
+    upsert_reply_count,
+)
 from mail.compose import message_builder
-from mail.compose.message_builder import NAME, SUBJECT, Draft, HeaderLine
-from mail.envelope.local_recipient import Recipient
-from mail.filters.script_environment import Boxes
-from mail.filters.script_state import known, noted
-from mail.mime.header_encoding import Named
-from mail.queue.enqueue import Sender, hand_in, handed, unkept
+from mail.compose.message_builder import (
+    MAX_NAME_BYTES,
+    MAX_SUBJECT_BYTES,
+    CustomHeader,
+    MessageDraft,
+)
+from mail.envelope.local_recipient import LocalRecipient
+from mail.filters.script_environment import ScriptMailboxes
+from mail.filters.script_state import is_remembered, remember
+from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.spam_check import RecipientVerdict
+from mail.mime.header_encoding import NamedAddress
+from mail.queue.enqueue import SubmissionOwner, enqueue, record_audit_copy, submission_from_message
 from mail.recipients import address_resolution
-from mail.sieve import Copy, Vacation
+from mail.sieve import FccCopy, VacationReply
 from mail.storage import message_insert, openpgp_encryption, received_messages
-from mail.storage.message_flags import flags_of
-from mail.storage.message_insert import Letter, Place
+from mail.storage.message_flags import columns_from_flags
+from mail.storage.message_insert import MessagePlacement, StorableMessage
 from models.addresses.tables import Address
-from models.errors import Refused
-from models.filters.sieve_scripts import MemoryKind
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked
-from models.store.prepared_statements import Prepared, number
+from models.errors import RequestError
+from models.filters.sieve_scripts import SieveMemoryKind
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import UsageKind, User
 
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A received message and its recipient, as automatic replies of scripts need them."""
-
-    source: bytes | Path
-    letter: Letter
-    to: Recipient
-    sender: str
-    spam: bool = False
-
-
-_main = aliased(Address)
-_ACCOUNT = Prepared(
+_main_address = aliased(Address)
+_SELECT_ACCOUNT = PreparedStatement(
     select(
         col(User.suspended),
         col(User.name).label("shown_name"),
-        col(_main.shown).label("main"),
+        col(_main_address.shown).label("main"),
         col(Address.send_as),
-        spent().label("spent"),
+        is_limit_reached_sql().label("spent"),
     )
     .select_from(User)
-    .outerjoin(Address, col(Address.id) == number("address"))
-    .outerjoin(_main, and_(col(_main.user_id) == col(User.id), col(_main.main)))
-    .where(col(User.id) == number("user"))
+    .outerjoin(Address, col(Address.id) == integer_parameter("address"))
+    .outerjoin(
+        _main_address, and_(col(_main_address.user_id) == col(User.id), col(_main_address.main))
+    )
+    .where(col(User.id) == integer_parameter("user"))
 )
 
 
-async def after(world: World, incoming: Incoming, action: Vacation, boxes: Boxes) -> None:
+async def send_vacation_reply(
+    environment: Environment,
+    incoming: IncomingMessage,
+    recipient_verdict: RecipientVerdict,
+    vacation: VacationReply,
+    mailboxes: ScriptMailboxes,
+) -> None:
     """Send the reply of a script, once per sender in the interval of the action."""
-    silence = await _answered(world, incoming, action, boxes)
-    ANSWERS.add(silence.outcome if silence else "answered")
+    silence = await _reply_if_wanted(environment, incoming, recipient_verdict, vacation, mailboxes)
+    AUTOREPLIES.add(silence.metric_label if silence else "answered")
 
 
-async def came_of(incoming: Incoming) -> Came:
-    """Return what the rules of automatic replies check of a message."""
-    letter = incoming.letter
-    header = await header_of(incoming.source, letter)
-    came = Came.of(letter.facts, incoming.sender, incoming.to.address, header)
-    forged = (letter.verification or {}).get("dmarc") == "fail"
-    return replace(came, spam=incoming.spam or forged)
-
-
-async def account_of(world: World, to: Recipient) -> Picked | None:
+async def find_account(environment: Environment, recipient: LocalRecipient) -> ColumnRow | None:
     """Return the row of the replying account; None if it does not exist."""
-    given = {"user": to.user_id, "address": to.address_id, "now": world.now()}
-    return next(iter(await world.database.find(_ACCOUNT, given)), None)
+    given = {"user": recipient.user_id, "address": recipient.address_id, "now": environment.now()}
+    return next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, given)), None)
 
 
-async def author(world: World, to: Recipient, row: Picked, wanted: str | None) -> Named | None:
+async def from_address(
+    environment: Environment,
+    recipient: LocalRecipient,
+    account_row: ColumnRow,
+    requested_from: str | None,
+) -> NamedAddress | None:
     """Return the From address: as the script requests if allowed, else the recipient address.
 
     Returns None if the account must not send as either.
     """
-    found = mime.addresses(wanted) if wanted else []
-    if found and await address_resolution.owner_of(world, found[0].address) == to.user_id:
-        return Named(found[0].address, plain(found[0].name or "", NAME) or None)
-    own = writer(row.send_as, to.address, row.main)
-    return Named(own, plain(row.shown_name or "", NAME) or None) if own else None
+    found = mime.parse_address_list(requested_from) if requested_from else []
+    if (
+        found
+        and await address_resolution.find_sender_account(environment, found[0].address)
+        == recipient.user_id
+    ):
+        return NamedAddress(
+            found[0].address, single_line(found[0].name or "", MAX_NAME_BYTES) or None
+        )
+    own = reply_from_address(account_row.send_as, recipient.address, account_row.main)
+    return (
+        NamedAddress(own, single_line(account_row.shown_name or "", MAX_NAME_BYTES) or None)
+        if own
+        else None
+    )
 
 
-async def _answered(
-    world: World, incoming: Incoming, action: Vacation, boxes: Boxes
-) -> Silence | None:
+async def _reply_if_wanted(
+    environment: Environment,
+    incoming: IncomingMessage,
+    recipient_verdict: RecipientVerdict,
+    vacation: VacationReply,
+    mailboxes: ScriptMailboxes,
+) -> NoReplyReason | None:
     """Send the reply. Returns None, or the reason for no reply."""
-    to, came = incoming.to, await came_of(incoming)
-    sender = sender_key(came.sender)
-    if silence := quiet(came):
+    to = recipient_verdict.recipient
+    came = await trigger_from_incoming(
+        incoming, to.address, is_spam=recipient_verdict.verdict.is_spam
+    )
+    sender = normalized_sender(came.envelope_sender)
+    if silence := reason_never_to_reply(came):
         return silence
-    row = await account_of(world, to)
+    row = await find_account(environment, to)
     if row is None or row.suspended:
-        return Silence.SUSPENDED
-    by = await taker(world, came.sender)
+        return NoReplyReason.SUSPENDED
+    by = await find_address_record(environment, came.envelope_sender)
     if by is not None and by.user_id == to.user_id:
-        return Silence.OWN
-    from_ = await author(world, to, row, action.from_)
+        return NoReplyReason.OWN
+    from_ = await from_address(environment, to, row, vacation.from_)
     if from_ is None or row.spent:
-        return Silence.OTHER_ADDRESS if from_ is None else Silence.LIMIT
-    raw = await asyncio.to_thread(_built, world, came, action, from_)
-    letter = await received_messages.read(raw)
-    copy = await copied(world, to, (raw, letter), action.fcc, boxes)
-    key = sha256(f"{action.handle}\0{sender}".encode(errors="replace")).hexdigest()
-    sending = _Sending(to, came.sender, key, timedelta(seconds=action.seconds))
-    return await _sent(world, sending, letter, copy)
+        return NoReplyReason.OTHER_ADDRESS if from_ is None else NoReplyReason.LIMIT
+    raw = await asyncio.to_thread(_build_reply, environment, came, vacation, from_)
+    letter = await received_messages.read_message(raw)
+    copy = await fcc_copy_of(environment, to, (raw, letter), vacation.fcc, mailboxes)
+    key = sha256(f"{vacation.handle}\0{sender}".encode(errors="replace")).hexdigest()
+    sending = _PendingReply(
+        to, came.envelope_sender, key, timedelta(seconds=vacation.interval_seconds)
+    )
+    return await _enqueue_reply(environment, sending, letter, copy)
 
 
 @dataclass(frozen=True, slots=True)
-class _Sending:
+class _PendingReply:
     """A reply with the key and the time that its sender is remembered for."""
 
-    to: Recipient
+    recipient: LocalRecipient
     sender: str
-    key: str
-    lasting: timedelta
+    memory_key: str
+    remember_for: timedelta
 
 
-async def _sent(
-    world: World, sending: _Sending, letter: Letter, copy: tuple[Letter, Place] | None
-) -> Silence | None:
+async def _enqueue_reply(
+    environment: Environment,
+    pending: _PendingReply,
+    message: StorableMessage,
+    fcc_copy: tuple[StorableMessage, MessagePlacement] | None,
+) -> NoReplyReason | None:
     """Enqueue the reply, store the FCC copy and record the sender.
 
     Returns None, or the reason for no reply. If the copy can't be stored, the reply is sent without
     it.
     """
-    owner = sending.to.user_id
+    owner = pending.recipient.user_id
 
-    def unit(turn: Turn, kept: Any) -> Silence | None:
+    def enqueue_in_transaction(
+        transaction: DatabaseTransaction, stored_blobs: Any
+    ) -> NoReplyReason | None:
         """Recheck the limits under the lock of the account: no other process can reply."""
-        if known(turn, owner, MemoryKind.VACATION, sending.key):
-            return Silence.ANSWERED
-        row = turn.fetched(_ACCOUNT, user=owner, address=sending.to.address_id, now=world.now())[0]
+        if is_remembered(transaction, owner, SieveMemoryKind.VACATION, pending.memory_key):
+            return NoReplyReason.ANSWERED
+        row = transaction.fetch_rows(
+            _SELECT_ACCOUNT, user=owner, address=pending.recipient.address_id, now=environment.now()
+        )[0]
         if row.spent:
-            return Silence.LIMIT
-        now = world.now()
-        noted(turn, owner, (MemoryKind.VACATION, sending.key), now + sending.lasting)
+            return NoReplyReason.LIMIT
+        now = environment.now()
+        remember(
+            transaction,
+            owner,
+            (SieveMemoryKind.VACATION, pending.memory_key),
+            now + pending.remember_for,
+        )
         used = {"user_id": owner, "kind": UsageKind.AUTOREPLIES, "used": 1}
-        dialect = turn.connection.dialect.name
-        turn.send([(counted(dialect), {**used, "until": now + DAY, "now": now})])
+        dialect = transaction.connection.dialect.name
+        transaction.execute_statements(
+            [(upsert_reply_count(dialect), {**used, "until": now + DAY, "now": now})]
+        )
         # null sender: no DSN is sent for a reply
-        answer = handed(turn, letter, kept[0], "", [sending.sender], ours=True)
-        unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
-        if copy is not None:
-            message_insert.place(turn, copy[0], kept[1], received_messages.settled(turn, copy[1]))
+        answer = submission_from_message(
+            transaction, message, stored_blobs[0], "", [pending.sender], originates_here=True
+        )
+        record_audit_copy(
+            transaction,
+            (owner, enqueue(transaction, SubmissionOwner(owner), answer)),
+            message,
+            answer,
+        )
+        if fcc_copy is not None:
+            message_insert.insert_message(
+                transaction,
+                fcc_copy[0],
+                stored_blobs[1],
+                received_messages.resolve_mailbox(transaction, fcc_copy[1]),
+            )
         return None
 
-    letters = [letter, copy[0]] if copy else [letter]
-    tenant = sending.to.tenant_id
+    letters = [message, fcc_copy[0]] if fcc_copy else [message]
+    tenant = pending.recipient.tenant_id
     try:
-        return await received_messages.with_all(world, tenant, letters, unit, owner)
-    except Refused:  # the mailbox is full or deleted; the reply is more important
-        if copy is None:
+        return await received_messages.apply_with_all_blobs(
+            environment, tenant, letters, enqueue_in_transaction, owner
+        )
+    except RequestError:  # the mailbox is full or deleted; the reply is more important
+        if fcc_copy is None:
             raise
-        return await _sent(world, sending, letter, None)
+        return await _enqueue_reply(environment, pending, message, None)
 
 
-async def copied(
-    world: World, to: Recipient, sent: tuple[bytes, Letter], fcc: Copy | None, boxes: Boxes
-) -> tuple[Letter, Place] | None:
+async def fcc_copy_of(
+    environment: Environment,
+    recipient: LocalRecipient,
+    raw_and_message: tuple[bytes, StorableMessage],
+    fcc: FccCopy | None,
+    mailboxes: ScriptMailboxes,
+) -> tuple[StorableMessage, MessagePlacement] | None:
     """Return the FCC copy of a sent message (RFC 8580) and its placement.
 
     Returns None if no copy is requested, the mailbox does not exist, or the copy can't be
@@ -179,41 +242,57 @@ async def copied(
     """
     if fcc is None:
         return None
-    raw, letter = sent
-    box = boxes.find(fcc.mailbox, fcc.special_use)
-    path = fcc.mailbox if box is None and fcc.create else None
-    key = boxes.key if path else box.key if box else None
+    raw, letter = raw_and_message
+    box = mailboxes.find_mailbox(fcc.mailbox, fcc.special_use)
+    path = fcc.mailbox if box is None and fcc.create_mailbox else None
+    key = mailboxes.new_mailbox_key if path else box.encryption_key if box else None
     if box is None and path is None:
         return None
     if key is not None:
         try:
-            letter = await openpgp_encryption.encrypted(world, raw, letter, (to.user_id, key))
-        except Refused:
+            letter = await openpgp_encryption.encrypt_message(
+                environment, raw, letter, (recipient.user_id, key)
+            )
+        except RequestError:
             return None
-    there = Place(to.user_id, box.id if box else to.mailbox_id, world.now(), path=path)
-    return letter, replace(there, **{"seen": True, **flags_of(fcc.flags)})
-
-
-def _built(world: World, came: Came, action: Vacation, from_: Named) -> bytes:
-    """Build the reply message."""
-    draft = Draft(
-        from_=from_,
-        date=world.now(),
-        message_id=message_builder.message_id(world.random(16), from_.address.rpartition("@")[2]),
-        to=[Named(came.sender)],
-        subject=plain(action.subject, SUBJECT),
-        text=None if action.mime else action.reason,
-        headers=[
-            HeaderLine("Auto-Submitted", "auto-replied"),  # RFC 3834, section 5
-            HeaderLine("X-Auto-Response-Suppress", "All"),
-        ],
-        in_reply_to=came.message_id,
-        references=[*came.references, *([came.message_id] if came.message_id else [])],
+    there = MessagePlacement(
+        recipient.user_id,
+        box.id if box else recipient.mailbox_id,
+        environment.now(),
+        mailbox_path=path,
     )
-    return message_builder.build(draft, entity(action.reason) if action.mime else None)
+    return letter, replace(there, **{"seen": True, **columns_from_flags(fcc.flags)})
 
 
-def entity(text: str) -> bytes:
+def _build_reply(
+    environment: Environment,
+    trigger: AutoreplyTrigger,
+    vacation: VacationReply,
+    from_named: NamedAddress,
+) -> bytes:
+    """Build the reply message."""
+    draft = MessageDraft(
+        from_=from_named,
+        date=environment.now(),
+        message_id=message_builder.new_message_id(
+            environment.random_bytes(16), from_named.address.rpartition("@")[2]
+        ),
+        to=[NamedAddress(trigger.envelope_sender)],
+        subject=single_line(vacation.subject, MAX_SUBJECT_BYTES),
+        text=None if vacation.is_mime else vacation.reason,
+        headers=[
+            CustomHeader("Auto-Submitted", "auto-replied"),  # RFC 3834, section 5
+            CustomHeader("X-Auto-Response-Suppress", "All"),
+        ],
+        in_reply_to=trigger.message_id,
+        references=[*trigger.references, *([trigger.message_id] if trigger.message_id else [])],
+    )
+    return message_builder.build_message(
+        draft, mime_entity(vacation.reason) if vacation.is_mime else None
+    )
+
+
+def mime_entity(text: str) -> bytes:
     """Return the MIME entity of a script with only its Content-* header fields."""
     raw = "\r\n".join(text.splitlines()).encode(errors="replace")
     head, _, body = (
@@ -222,12 +301,12 @@ def entity(text: str) -> bytes:
     kept, of_body = list[bytes](), False
     for line in head.split(b"\r\n"):
         of_body = line.lower().startswith(b"content-") or (of_body and line[:1] in (b" ", b"\t"))
-        if of_body and len(line) <= LINE:
+        if of_body and len(line) <= MAX_LINE:
             kept.append(line)
-    if not body.isascii() and not any(line.lower().startswith(_ENCODING) for line in kept):
+    if not body.isascii() and not any(line.lower().startswith(_ENCODING_FIELD) for line in kept):
         kept.append(b"Content-Transfer-Encoding: 8bit")
     return b"\r\n".join([b"MIME-Version: 1.0", *kept, b"", body, b""])
 
 
-LINE = 998  # bytes (RFC 5322, section 2.1.1)
-_ENCODING = b"content-transfer-encoding"
+MAX_LINE = 998  # bytes (RFC 5322, section 2.1.1)
+_ENCODING_FIELD = b"content-transfer-encoding"

@@ -8,55 +8,57 @@ from email.errors import MessageError
 from email.message import Message
 from email.policy import compat32
 
-CODED = ("base64", "quoted-printable")
-LINE = 998  # bytes (RFC 5322, section 2.1.1)
+BINARY_SAFE_ENCODINGS = ("base64", "quoted-printable")
+MAX_LINE_BYTES = 998  # bytes (RFC 5322, section 2.1.1)
 
-_LONG = re.compile(rb"[^\r\n]{%d}" % (LINE + 1))
+_LONG = re.compile(rb"[^\r\n]{%d}" % (MAX_LINE_BYTES + 1))
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=0)
 
 
-def plain(raw: bytes) -> bytes | None:
+def seven_bit_message(raw: bytes) -> bytes | None:
     """Return a message in ASCII with CRLF and short lines, None if that is impossible.
 
     A message that is so already keeps its bytes, except for the line ends.
     """
     raw = _LINE_END.sub(b"\r\n", raw)
-    if _fits(raw):
+    if _is_seven_bit(raw):
         return raw
     try:
         message = message_from_bytes(raw, policy=_POLICY)
         for part in message.walk():
-            _encode(part)
+            _encode_part(part)
         made = message.as_bytes(policy=_POLICY)
     except (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return None  # a damaged message is attached as a file
-    return made if _fits(made) else None
+    return made if _is_seven_bit(made) else None
 
 
-def _encode(part: Message) -> None:
+def _encode_part(part: Message) -> None:
     """Encode a part in base64 if it has 8-bit bytes or long lines."""
     content = part.get_payload(decode=True)
     if part.is_multipart() or not isinstance(content, bytes):
         return
-    if str(part.get("Content-Transfer-Encoding", "")).lower() in CODED or _fits(content):
+    if str(
+        part.get("Content-Transfer-Encoding", "")
+    ).lower() in BINARY_SAFE_ENCODINGS or _is_seven_bit(content):
         return
     del part["Content-Transfer-Encoding"]
     part["Content-Transfer-Encoding"] = "base64"
     part.set_payload(base64.encodebytes(content).decode().replace("\n", "\r\n"))
 
 
-def _fits(raw: bytes) -> bool:
+def _is_seven_bit(raw: bytes) -> bool:
     return raw.isascii() and b"\0" not in raw and not _LONG.search(raw)
 
 
-def filled(raw: bytes, wholes: Sequence[tuple[bytes, bytes]]) -> bytes:
+def insert_messages(raw: bytes, messages_by_marker: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Replace each text part with a marker by a message/rfc822 part with the message.
 
     `messages_by_marker` has pairs of marker and message; `raw` must be a message of our own.
     """
-    for mark, whole in wholes:
-        at = raw.index(mark)
+    for marker, message in messages_by_marker:
+        at = raw.index(marker)
         start = raw.rindex(b"\r\n--", 0, at)  # the boundary before the part
         head = re.sub(
             rb"content-type: text/plain[^\r\n]*(?:\r\n[ \t][^\r\n]*)*",
@@ -65,5 +67,5 @@ def filled(raw: bytes, wholes: Sequence[tuple[bytes, bytes]]) -> bytes:
             count=1,
             flags=re.IGNORECASE,
         )
-        raw = raw[:start] + head + whole + raw[at + len(mark) :]
+        raw = raw[:start] + head + message + raw[at + len(marker) :]
     return raw

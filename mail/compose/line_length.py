@@ -11,11 +11,11 @@ import re
 from email.message import Message
 from email.parser import BytesHeaderParser
 
-from mail.text.run_lengths import longer
+from mail.text.run_lengths import has_longer_run
 
-LONGEST = 998  # bytes, without its end
-WRAPPED = 76  # bytes of a line of base64
-DEEPEST = 20  # parts in parts
+MAX_LINE_BYTES = 998  # bytes, without its end
+BASE64_LINE_BYTES = 76  # bytes of a line of base64
+MAX_PART_DEPTH = 20  # parts in parts
 
 _BLANK = re.compile(rb"\r\n(?=\r\n)|\A(?=\r\n)")
 _ENCODING = re.compile(
@@ -25,77 +25,79 @@ _ENCODING = re.compile(
 _SIGNED = ("multipart/signed", "multipart/encrypted")
 
 
-def too_long(data: bytes) -> bool:
+def has_long_line(data: bytes) -> bool:
     """True if a line has more than 998 bytes; lines end in CRLF."""
-    return longer(data, b"\r\n", LONGEST)
+    return has_longer_run(data, b"\r\n", MAX_LINE_BYTES)
 
 
-def mended(data: bytes) -> bytes:
+def shorten_lines(data: bytes) -> bytes:
     """Return a message with CRLF line ends without long lines, as far as possible."""
-    return _part(data, DEEPEST) if too_long(data) else data
+    return _shorten_entity(data, MAX_PART_DEPTH) if has_long_line(data) else data
 
 
-def _part(data: bytes, depth: int) -> bytes:
+def _shorten_entity(data: bytes, remaining_depth: int) -> bytes:
     """Return a MIME entity without long lines."""
     found = _BLANK.search(data)
     end = found.end() if found else len(data)
     head, body = data[:end], data[end:]  # the body begins with the empty line
-    if too_long(head):
-        head = b"\r\n".join(_folded(line) for line in head.split(b"\r\n"))
-    if not too_long(body) or not depth:
+    if has_long_line(head):
+        head = b"\r\n".join(_fold_header_line(line) for line in head.split(b"\r\n"))
+    if not has_long_line(body) or not remaining_depth:
         return head + body
-    told: Message = BytesHeaderParser().parsebytes(head + b"\r\n")
-    kind = told.get_content_type()
-    encoding = str(told.get("Content-Transfer-Encoding", "7bit")).strip().lower()
+    header: Message = BytesHeaderParser().parsebytes(head + b"\r\n")
+    kind = header.get_content_type()
+    encoding = str(header.get("Content-Transfer-Encoding", "7bit")).strip().lower()
     if kind in _SIGNED:
         return head + body
     if kind.startswith("multipart/"):
-        boundary = told.get_boundary()
-        return head + (_parts(body, boundary, depth) if boundary else body)
+        boundary = header.get_boundary()
+        return head + (_shorten_multipart(body, boundary, remaining_depth) if boundary else body)
     if kind == "message/rfc822" and encoding not in ("base64", "quoted-printable"):
-        return head + body[:2] + _part(body[2:], depth - 1)
-    return _leaf(head, body[2:], encoding, text=kind.startswith("text/"))
+        return head + body[:2] + _shorten_entity(body[2:], remaining_depth - 1)
+    return _reencode_leaf(head, body[2:], encoding, is_text=kind.startswith("text/"))
 
 
-def _parts(body: bytes, boundary: str, depth: int) -> bytes:
+def _shorten_multipart(body: bytes, boundary: str, remaining_depth: int) -> bytes:
     """Return a multipart with each of its parts shortened; the delimiters stay."""
     mark = re.escape(boundary.encode("utf-8", "surrogateescape"))
     line = re.compile(rb"(?:\A|\r\n)--" + mark + rb"(--)?[ \t]*(?=\r\n|\Z)")
-    pieces, at, inside = list[bytes](), 0, False
+    pieces, at, in_part = list[bytes](), 0, False
     for found in line.finditer(body):
         between = body[at : found.start()]
-        pieces.append(_child(between, depth) if inside else between)
+        pieces.append(_shorten_child(between, remaining_depth) if in_part else between)
         pieces.append(found[0])
-        at, inside = found.end(), not found[1]
-        if not inside:
+        at, in_part = found.end(), not found[1]
+        if not in_part:
             break
     rest = body[at:]
-    pieces.append(_child(rest, depth) if inside else rest)
+    pieces.append(_shorten_child(rest, remaining_depth) if in_part else rest)
     return b"".join(pieces)
 
 
-def _child(between: bytes, depth: int) -> bytes:
+def _shorten_child(part_with_line_end: bytes, remaining_depth: int) -> bytes:
     """Return a part, which begins after the line end of its delimiter, without long lines."""
-    return between[:2] + _part(between[2:], depth - 1)
+    return part_with_line_end[:2] + _shorten_entity(part_with_line_end[2:], remaining_depth - 1)
 
 
-def _leaf(head: bytes, body: bytes, encoding: str, *, text: bool) -> bytes:
+def _reencode_leaf(head: bytes, body: bytes, encoding: str, *, is_text: bool) -> bytes:
     """Return a leaf part in base64 or quoted-printable."""
     if encoding == "base64":
         packed = b"".join(body.split())
-        lines = [packed[at : at + WRAPPED] for at in range(0, len(packed), WRAPPED)]
+        lines = [
+            packed[at : at + BASE64_LINE_BYTES] for at in range(0, len(packed), BASE64_LINE_BYTES)
+        ]
         return head + b"\r\n" + b"\r\n".join(lines) + b"\r\n"
     if encoding == "quoted-printable":
         body = binascii.a2b_qp(body)
-    if text or encoding == "quoted-printable":
-        name, packed = b"quoted-printable", _quoted(body)
+    if is_text or encoding == "quoted-printable":
+        name, packed = b"quoted-printable", _quoted_printable(body)
     else:
         name, packed = b"base64", base64.encodebytes(body).replace(b"\n", b"\r\n")
     head = _ENCODING.sub(b"", head) + b"Content-Transfer-Encoding: " + name + b"\r\n"
     return head + b"\r\n" + packed
 
 
-def _quoted(body: bytes) -> bytes:
+def _quoted_printable(body: bytes) -> bytes:
     """Encode a body as quoted-printable and keep its line ends."""
     return b"\r\n".join(
         binascii.b2a_qp(line, istext=False).replace(b"=\n", b"=\r\n")
@@ -103,11 +105,11 @@ def _quoted(body: bytes) -> bytes:
     )
 
 
-def _folded(line: bytes) -> bytes:
+def _fold_header_line(line: bytes) -> bytes:
     """Fold a header line at spaces, as far as it has some."""
     pieces = []
-    while len(line) > LONGEST:
-        at = max(line.rfind(b" ", 1, LONGEST), line.rfind(b"\t", 1, LONGEST))
+    while len(line) > MAX_LINE_BYTES:
+        at = max(line.rfind(b" ", 1, MAX_LINE_BYTES), line.rfind(b"\t", 1, MAX_LINE_BYTES))
         if at <= 0 or not line[:at].strip():
             break
         pieces.append(line[:at])

@@ -14,24 +14,24 @@ from enum import StrEnum
 from typing import Any
 
 from mail import mime as messages
-from mail.addresses.address_syntax import checked
+from mail.addresses.address_syntax import validated_address
 from mail.compose import embedded_messages, text_parts
 from mail.mime import header_encoding
-from mail.mime.header_encoding import Named, needs_utf8
-from models.errors import Invalid, Problems, check_limit
+from mail.mime.header_encoding import NamedAddress, needs_smtputf8
+from models.errors import ErrorCollector, InvalidInput, check_limit
 
 KIB, MIB = 1 << 10, 1 << 20
-SUBJECT = 2 * KIB  # bytes, as all limits of sizes here
-TEXT = MIB
-HTML_WITH_IMAGES = 12 * MIB  # before images with data: URLs are extracted
-NAME = 255
-HEADER = 100 * KIB
-HEADERS = 100  # header fields that the client adds
-REFERENCES = 50  # ids
-FILES = 250
+MAX_SUBJECT_BYTES = 2 * KIB  # bytes, as all limits of sizes here
+MAX_TEXT_BYTES = MIB
+MAX_HTML_WITH_IMAGES_BYTES = 12 * MIB  # before images with data: URLs are extracted
+MAX_NAME_BYTES = 255
+MAX_HEADER_VALUE_BYTES = 100 * KIB
+MAX_CUSTOM_HEADERS = 100  # header fields that the client adds
+MAX_REFERENCES = 50  # ids
+MAX_FILES = 250
 
 # Fields that this module writes, and fields that only servers write.
-OURS = frozenset(
+RESERVED_FIELDS = frozenset(
     (
         *("from", "sender", "reply-to", "to", "cc", "bcc", "subject", "date", "message-id"),
         *("in-reply-to", "references", "mime-version", "x-priority", "importance"),
@@ -39,17 +39,17 @@ OURS = frozenset(
         *("dkim-signature", "authentication-results"),
     )
 )
-OURS_BY_PREFIX = ("content-", "resent-", "arc-")
+RESERVED_PREFIXES = ("content-", "resent-", "arc-")
 
 _POLICY = SMTP.clone(cte_type="7bit")  # so that any server accepts the message
 _FTEXT = re.compile(r"[!-9;-~]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
-_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
 _CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")
 _CID = re.compile(r"[!-;=?-~]{1,255}")
-_ID = re.compile(r"<[!-;=?-~]{1,900}>")
-_IMAGE = re.compile(r"<img\b(?:[^<>\"']|\"[^\"<]*\"|'[^'<]*')*+>", re.IGNORECASE)
-_DATA = re.compile(
+_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,900}>")
+_IMAGE_TAG = re.compile(r"<img\b(?:[^<>\"']|\"[^\"<]*\"|'[^'<]*')*+>", re.IGNORECASE)
+_DATA_URL_SOURCE = re.compile(
     r"\bsrc\s*=\s*([\"'])\s*data:(image/[a-z0-9.+-]{1,80});base64,([A-Za-z0-9+/=\s]++)\1",
     re.IGNORECASE,
 )
@@ -68,7 +68,7 @@ class Priority(StrEnum):
     LOW = "LOW"
 
 
-class Disposition(StrEnum):
+class AttachmentDisposition(StrEnum):
     """The Content-Disposition of an attachment (RFC 2183)."""
 
     ATTACHMENT = "attachment"
@@ -76,20 +76,20 @@ class Disposition(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
+class OutgoingFile:
     """A file to attach. With a `cid` it is an image of the HTML, if there is HTML."""
 
     content: bytes
     filename: str | None = None
     content_type: str | None = None
     cid: str | None = None  # without angle brackets
-    disposition: Disposition | None = None
+    disposition: AttachmentDisposition | None = None
     charset: str | None = None  # of a text file
-    whole: bool = False  # attach unchanged as message/rfc822
+    is_message: bool = False  # attach unchanged as message/rfc822
 
 
 @dataclass(frozen=True, slots=True)
-class HeaderLine:
+class CustomHeader:
     """A header field that the client adds."""
 
     key: str
@@ -97,22 +97,22 @@ class HeaderLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class MessageDraft:
     """The fields of a message to build. If `text` is missing, it is made of `html`."""
 
-    from_: Named
+    from_: NamedAddress
     date: datetime
     message_id: str  # with angle brackets
-    sender: Named | None = None
-    reply_to: Sequence[Named] = ()
-    to: Sequence[Named] = ()
-    cc: Sequence[Named] = ()
-    bcc: Sequence[Named] = ()
+    sender: NamedAddress | None = None
+    reply_to: Sequence[NamedAddress] = ()
+    to: Sequence[NamedAddress] = ()
+    cc: Sequence[NamedAddress] = ()
+    bcc: Sequence[NamedAddress] = ()
     subject: str | None = None
     text: str | None = None
     html: str | None = None
-    headers: Sequence[HeaderLine] = ()
-    attachments: Sequence[Attachment] = ()
+    headers: Sequence[CustomHeader] = ()
+    attachments: Sequence[OutgoingFile] = ()
     in_reply_to: str | None = None
     references: Sequence[str] = ()
     priority: Priority = Priority.NORMAL
@@ -120,49 +120,53 @@ class Draft:
 
 
 @dataclass(slots=True)
-class _Body:
+class _DraftBody:
     """Text, HTML, images of the HTML, and other files."""
 
     text: str
     html: str | None
-    images: list[Attachment] = field(default_factory=list)
-    files: list[Attachment] = field(default_factory=list)
+    images: list[OutgoingFile] = field(default_factory=list)
+    files: list[OutgoingFile] = field(default_factory=list)
 
 
-def is_id(text: str | None) -> bool:
+def is_message_id(text: str | None) -> bool:
     """True if the text is a valid Message-ID with angle brackets."""
-    return bool(text and _ID.fullmatch(text))
+    return bool(text and _MESSAGE_ID.fullmatch(text))
 
 
-def message_id(random: bytes, domain: str) -> str:
+def new_message_id(random_bytes: bytes, domain: str) -> str:
     """Return a new Message-ID of random bytes and a domain."""
-    return f"<{random.hex()}@{header_encoding.on_wire(f'@{domain}')[1:]}>"
+    return f"<{random_bytes.hex()}@{header_encoding.with_ascii_domain(f'@{domain}')[1:]}>"
 
 
-def build(draft: Draft, entity: bytes | None = None) -> bytes:
+def build_message(draft: MessageDraft, mime_entity: bytes | None = None) -> bytes:
     """Build a message with its Bcc field.
 
     It is ASCII, unless a local part is not ASCII. A `mime_entity` with its own header replaces
     text, HTML and files. Run large messages in a thread. Raises Invalid for all invalid fields.
     """
-    problems = Problems()
-    people = _checked_people(draft, problems)
-    with problems.caught():
-        line_of(draft.subject or "", ["subject"], SUBJECT)
-    _check_own(draft.headers, problems)
-    body = _body(draft, problems)
-    problems.settle()
-    everybody = [person for found in people.values() for person in found]
-    utf8 = any(needs_utf8(person.address) for person in everybody)
+    problems = ErrorCollector()
+    addresses_by_field = _validated_addresses(draft, problems)
+    with problems.collecting():
+        validate_line(draft.subject or "", ["subject"], MAX_SUBJECT_BYTES)
+    _check_custom_headers(draft.headers, problems)
+    body = _build_body(draft, problems)
+    problems.raise_collected()
+    all_addresses = [person for found in addresses_by_field.values() for person in found]
+    utf8 = any(needs_smtputf8(person.address) for person in all_addresses)
     lines = [
-        header_encoding.addressed(key, found, utf8=utf8) for key, found in people.items() if found
+        header_encoding.address_field(key, found, utf8=utf8)
+        for key, found in addresses_by_field.items()
+        if found
     ]
-    lines.append(header_encoding.unstructured("Subject", draft.subject or ""))
-    lines.append(header_encoding.listed("Date", format_datetime(draft.date).split(" ")))
-    lines.append(header_encoding.listed("Message-ID", [draft.message_id]))
-    lines += _ours(draft)
-    lines += [header_encoding.unstructured(header.key, header.value) for header in draft.headers]
-    mime = _mime(body, draft.message_id) if entity is None else entity
+    lines.append(header_encoding.unstructured_field("Subject", draft.subject or ""))
+    lines.append(header_encoding.words_field("Date", format_datetime(draft.date).split(" ")))
+    lines.append(header_encoding.words_field("Message-ID", [draft.message_id]))
+    lines += _generated_fields(draft)
+    lines += [
+        header_encoding.unstructured_field(header.key, header.value) for header in draft.headers
+    ]
+    mime = _build_entity(body, draft.message_id) if mime_entity is None else mime_entity
     raw = b"".join(lines) + mime
     text = f"the message has more than {draft.most} bytes"
     check_limit(len(raw), draft.most, text, path=["attachments"])
@@ -176,9 +180,11 @@ def without_bcc(raw: bytes) -> bytes:
     return _BCC.sub(b"", raw[:at]) + raw[at:]
 
 
-def _checked_people(draft: Draft, problems: Problems) -> dict[str, list[Named]]:
+def _validated_addresses(
+    draft: MessageDraft, problems: ErrorCollector
+) -> dict[str, list[NamedAddress]]:
     """Return the valid addresses of each address field; problems are collected."""
-    given = {
+    addresses_by_field = {
         "From": [draft.from_],
         "Sender": [draft.sender] if draft.sender else [],
         "Reply-To": draft.reply_to,
@@ -186,36 +192,39 @@ def _checked_people(draft: Draft, problems: Problems) -> dict[str, list[Named]]:
         "Cc": draft.cc,
         "Bcc": draft.bcc,
     }
-    found: dict[str, list[Named]] = {}
-    for key, people in given.items():
+    found: dict[str, list[NamedAddress]] = {}
+    for key, people in addresses_by_field.items():
         path = "replyTo" if key == "Reply-To" else key.lower()
-        one = key in {"From", "Sender"}
-        with problems.caught():
+        is_single = key in {"From", "Sender"}
+        with problems.collecting():
             found[key] = [
-                _person(person, path, None if one else nth) for nth, person in enumerate(people)
+                _validated_address(person, path, None if is_single else nth)
+                for nth, person in enumerate(people)
             ]
     return found
 
 
-def _person(person: Named, path: str, index: int | None = None) -> Named:
-    name = line_of(person.name or "", [path], NAME)
-    return Named(address(person.address, path, index), name or None)
+def _validated_address(
+    named_address: NamedAddress, path: str, index: int | None = None
+) -> NamedAddress:
+    name = validate_line(named_address.name or "", [path], MAX_NAME_BYTES)
+    return NamedAddress(validate_address(named_address.address, path, index), name or None)
 
 
-def address(text: str, path: str, index: int | None = None) -> str:
+def validate_address(text: str, path: str, index: int | None = None) -> str:
     """Return the address unchanged, if it is valid.
 
     Raises Invalid with `path` and `index` if the address is invalid.
     """
     try:
-        return checked(text, path=path)
-    except Invalid as wrong:
-        raise Invalid(
+        return validated_address(text, path=path)
+    except InvalidInput as wrong:
+        raise InvalidInput(
             wrong.message, constraint=wrong.constraint, path=[path], index=index
         ) from wrong
 
 
-def text_of(text: str, path: Sequence[str], most: int) -> str:
+def validate_text(text: str, path: Sequence[str], max_bytes: int) -> str:
     """Return the text, unless it is invalid.
 
     Raises Invalid if it has more than `max_bytes` bytes, a NUL or a lone surrogate.
@@ -223,126 +232,132 @@ def text_of(text: str, path: Sequence[str], most: int) -> str:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as half:
-        raise Invalid("half a character", constraint="unicode", path=path) from half
-    if size > most:
-        raise Invalid(f"more than {most} bytes", constraint="max", path=path)
+        raise InvalidInput("half a character", constraint="unicode", path=path) from half
+    if size > max_bytes:
+        raise InvalidInput(f"more than {max_bytes} bytes", constraint="max", path=path)
     if "\0" in text:
-        raise Invalid("text has no NUL", constraint="pattern", path=path)
+        raise InvalidInput("text has no NUL", constraint="pattern", path=path)
     return text
 
 
-def line_of(text: str, path: Sequence[str], most: int) -> str:
+def validate_line(text: str, path: Sequence[str], max_bytes: int) -> str:
     """Return the text, unless it is invalid or has more than one line.
 
     Raises Invalid as `validate_text` does, and for control characters.
     """
     if _CONTROLS.search(text):
-        raise Invalid("a line has no control characters", constraint="pattern", path=path)
-    return text_of(text, path, most)
+        raise InvalidInput("a line has no control characters", constraint="pattern", path=path)
+    return validate_text(text, path, max_bytes)
 
 
-def _ours(draft: Draft) -> list[bytes]:
+def _generated_fields(draft: MessageDraft) -> list[bytes]:
     """Return the In-Reply-To, References and priority fields."""
     lines = []
-    if draft.in_reply_to and is_id(draft.in_reply_to):
-        lines.append(header_encoding.listed("In-Reply-To", [draft.in_reply_to]))
-    if known := [each for each in draft.references if is_id(each)]:
+    if draft.in_reply_to and is_message_id(draft.in_reply_to):
+        lines.append(header_encoding.words_field("In-Reply-To", [draft.in_reply_to]))
+    if known := [each for each in draft.references if is_message_id(each)]:
         # Keep the first message of the thread and the latest ones (RFC 5322, section 3.6.4).
-        known = known if len(known) <= REFERENCES else [known[0], *known[1 - REFERENCES :]]
-        lines.append(header_encoding.listed("References", known))
+        known = known if len(known) <= MAX_REFERENCES else [known[0], *known[1 - MAX_REFERENCES :]]
+        lines.append(header_encoding.words_field("References", known))
     if draft.priority is not Priority.NORMAL:
         number = 1 if draft.priority is Priority.HIGH else 5
-        lines.append(header_encoding.unstructured("X-Priority", str(number)))
-        lines.append(header_encoding.unstructured("Importance", draft.priority.lower()))
+        lines.append(header_encoding.unstructured_field("X-Priority", str(number)))
+        lines.append(header_encoding.unstructured_field("Importance", draft.priority.lower()))
     return lines
 
 
-def _check_own(headers: Sequence[HeaderLine], problems: Problems) -> None:
+def _check_custom_headers(headers: Sequence[CustomHeader], problems: ErrorCollector) -> None:
     """Collect the problems of the header fields that the client adds."""
-    with problems.caught():
-        if len(headers) > HEADERS:
-            raise Invalid(f"more than {HEADERS} fields", constraint="max", path=["headers"])
+    with problems.collecting():
+        if len(headers) > MAX_CUSTOM_HEADERS:
+            raise InvalidInput(
+                f"more than {MAX_CUSTOM_HEADERS} fields", constraint="max", path=["headers"]
+            )
         for nth, header in enumerate(headers):
-            with problems.caught():
-                _check_key(header.key, _at(nth, "key"))
-            with problems.caught():
-                line_of(header.value, _at(nth, "value"), HEADER)
+            with problems.collecting():
+                _check_field_name(header.key, _header_path(nth, "key"))
+            with problems.collecting():
+                validate_line(header.value, _header_path(nth, "value"), MAX_HEADER_VALUE_BYTES)
 
 
-def _check_key(key: str, path: Sequence[str]) -> None:
+def _check_field_name(key: str, path: Sequence[str]) -> None:
     """Raises Invalid if a header field name is invalid or reserved."""
-    if len(key) > NAME or not _FTEXT.fullmatch(key):
-        raise Invalid("not the name of a header field", constraint="pattern", path=path)
-    if key.lower() in OURS or key.lower().startswith(OURS_BY_PREFIX):
-        raise Invalid(f"{key} is not yours to write", constraint="reserved", path=path)
+    if len(key) > MAX_NAME_BYTES or not _FTEXT.fullmatch(key):
+        raise InvalidInput("not the name of a header field", constraint="pattern", path=path)
+    if key.lower() in RESERVED_FIELDS or key.lower().startswith(RESERVED_PREFIXES):
+        raise InvalidInput(f"{key} is not yours to write", constraint="reserved", path=path)
 
 
-def _at(nth: int, name: str) -> list[str]:
-    return ["headers", str(nth), name]
+def _header_path(index: int, name: str) -> list[str]:
+    return ["headers", str(index), name]
 
 
-def _body(draft: Draft, problems: Problems) -> _Body:
+def _build_body(draft: MessageDraft, problems: ErrorCollector) -> _DraftBody:
     """Validate text, HTML and files, and return them. Problems are collected."""
-    body = _Body("", None)
-    with problems.caught():
-        body.text = text_of(draft.text or "", ["text"], TEXT)
-    with problems.caught():
+    body = _DraftBody("", None)
+    with problems.collecting():
+        body.text = validate_text(draft.text or "", ["text"], MAX_TEXT_BYTES)
+    with problems.collecting():
         if draft.html is not None:
-            body.html = text_of(draft.html, ["html"], HTML_WITH_IMAGES)
-            body.html, body.images = _images_out(body.html, draft.message_id)
-            text_of(body.html, ["html"], TEXT)
+            body.html = validate_text(draft.html, ["html"], MAX_HTML_WITH_IMAGES_BYTES)
+            body.html, body.images = _extract_data_images(body.html, draft.message_id)
+            validate_text(body.html, ["html"], MAX_TEXT_BYTES)
             if draft.text is None:
                 body.text = messages.html_to_text(body.html)
-    with problems.caught():
+    with problems.collecting():
         size = sum(len(attachment.content) for attachment in draft.attachments)
         check_limit(size, draft.most, f"more than {draft.most} bytes", path=["attachments"])
-    with problems.caught():
-        if len(draft.attachments) > FILES:
-            raise Invalid(f"more than {FILES} files", constraint="max", path=["attachments"])
+    with problems.collecting():
+        if len(draft.attachments) > MAX_FILES:
+            raise InvalidInput(
+                f"more than {MAX_FILES} files", constraint="max", path=["attachments"]
+            )
     for nth, attachment in enumerate(draft.attachments):
-        _check(attachment, nth, problems)
+        _check_attachment(attachment, nth, problems)
         related = (
-            attachment.cid and body.html and attachment.disposition is not Disposition.ATTACHMENT
+            attachment.cid
+            and body.html
+            and attachment.disposition is not AttachmentDisposition.ATTACHMENT
         )
         (body.images if related else body.files).append(attachment)
     return body
 
 
-def _check(attachment: Attachment, nth: int, problems: Problems) -> None:
+def _check_attachment(attachment: OutgoingFile, index: int, problems: ErrorCollector) -> None:
     name, kind, cid = attachment.filename or "", attachment.content_type, attachment.cid
-    long = len(name) > NAME or _CONTROLS.search(name) or "\t" in name
+    long = len(name) > MAX_NAME_BYTES or _CONTROLS.search(name) or "\t" in name
     for field_, wrong, text in (
-        ("contentType", kind is not None and not _TYPE.fullmatch(kind), "not a media type"),
+        ("contentType", kind is not None and not _MEDIA_TYPE.fullmatch(kind), "not a media type"),
         ("cid", cid is not None and not _CID.fullmatch(cid), "not a Content-ID"),
         ("filename", long, "a file name is one line of at most 255 characters"),
     ):
-        with problems.caught():
+        with problems.collecting():
             if wrong:
-                path = ["attachments", str(nth), field_]
-                raise Invalid(text, constraint="pattern", path=path, index=nth)
-    with problems.caught():
-        text_of(name, ["attachments"], 4 * NAME)
+                path = ["attachments", str(index), field_]
+                raise InvalidInput(text, constraint="pattern", path=path, index=index)
+    with problems.collecting():
+        validate_text(name, ["attachments"], 4 * MAX_NAME_BYTES)
 
 
-def fitting(attachment: Attachment) -> Attachment:
+def sanitize_attachment(attachment: OutgoingFile) -> OutgoingFile:
     """Return an attachment of a received message with only valid name, type, id and charset."""
     kind, cid, charset = attachment.content_type or "", attachment.cid, attachment.charset
     return replace(
         attachment,
-        filename=_plain_name(attachment.filename or ""),
-        content_type=kind if _TYPE.fullmatch(kind) else None,
+        filename=_clean_filename(attachment.filename or ""),
+        content_type=kind if _MEDIA_TYPE.fullmatch(kind) else None,
         cid=cid if cid and _CID.fullmatch(cid) else None,
         charset=charset if kind.startswith("text/") and _CHARSET.fullmatch(charset or "") else None,
     )
 
 
-def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
+def _extract_data_images(html: str, message_id: str) -> tuple[str, list[OutgoingFile]]:
     """Replace the data: URLs of images by cid: URLs, and return HTML and images."""
-    found: dict[str, Attachment] = {}
-    host = seed.rpartition("@")[2].rstrip(">")
+    found: dict[str, OutgoingFile] = {}
+    host = message_id.rpartition("@")[2].rstrip(">")
 
-    def taken(tag: re.Match[str]) -> str:
-        source = _DATA.search(tag.group())
+    def replace_source(tag: re.Match[str]) -> str:
+        source = _DATA_URL_SOURCE.search(tag.group())
         if not source:
             return tag.group()
         quote, kind, text = source.groups()
@@ -350,63 +365,73 @@ def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
             content = base64.b64decode("".join(text.split()), validate=True)
         except binascii.Error:
             return tag.group()  # invalid base64, which no browser shows
-        digest = hashlib.sha256(seed.encode() + content).hexdigest()[:32]
+        digest = hashlib.sha256(message_id.encode() + content).hexdigest()[:32]
         cid = f"{digest}@{host}"
-        found.setdefault(cid, Attachment(content, _named(tag.group()), kind.lower(), cid))
+        found.setdefault(cid, OutgoingFile(content, _data_filename(tag.group()), kind.lower(), cid))
         before, after = tag.group()[: source.start()], tag.group()[source.end() :]
         return f"{before}src={quote}cid:{cid}{quote}{after}"
 
-    return _IMAGE.sub(taken, html), list(found.values())
+    return _IMAGE_TAG.sub(replace_source, html), list(found.values())
 
 
-def _named(tag: str) -> str | None:
+def _data_filename(image_tag: str) -> str | None:
     """Return the data-filename attribute of an image tag, None if it has none."""
-    found = _DATA_FILENAME.search(tag)
-    return _plain_name(entities.unescape(found.group(1) or found.group(2) or "") if found else "")
+    found = _DATA_FILENAME.search(image_tag)
+    return _clean_filename(
+        entities.unescape(found.group(1) or found.group(2) or "") if found else ""
+    )
 
 
-def _plain_name(name: str) -> str | None:
+def _clean_filename(name: str) -> str | None:
     """Remove control characters from a file name and cut it to 255 characters."""
-    return _CONTROLS.sub("", name).replace("\t", " ")[:NAME] or None
+    return _CONTROLS.sub("", name).replace("\t", " ")[:MAX_NAME_BYTES] or None
 
 
-def _mime(body: _Body, seed: str) -> bytes:
+def _build_entity(body: _DraftBody, message_id: str) -> bytes:
     """Build the MIME tree with its MIME header fields."""
     if body.html is None and not body.files:
-        return text_parts.entity(body.text)
-    message, wholes = text_parts.part(body.text, "plain", _POLICY), list[tuple[bytes, bytes]]()
+        return text_parts.text_entity(body.text)
+    message, messages_by_marker = (
+        text_parts.text_part(body.text, "plain", _POLICY),
+        list[tuple[bytes, bytes]](),
+    )
     if body.html is not None:
-        html = text_parts.part(body.html, "html", _POLICY)
+        html = text_parts.text_part(body.html, "html", _POLICY)
         message.make_alternative()
         message.attach(html)
         for image in body.images:
-            html.add_related(*_typed(image), **_described(image, Disposition.INLINE))
+            html.add_related(
+                image.content,
+                **_attachment_parameters(image, AttachmentDisposition.INLINE),
+            )
     for nth, file in enumerate(body.files):
-        plain = embedded_messages.plain(file.content) if file.whole else None
+        plain = embedded_messages.seven_bit_message(file.content) if file.is_message else None
         if plain is None:
-            message.add_attachment(*_typed(file), **_described(file, Disposition.ATTACHMENT))
+            message.add_attachment(
+                file.content,
+                **_attachment_parameters(file, AttachmentDisposition.ATTACHMENT),
+            )
             continue
-        mark = hashlib.sha256(f"{seed} {nth}".encode()).hexdigest()
-        wholes.append((mark.encode(), plain))
-        message.add_attachment(mark, filename=file.filename, disposition="attachment", cte="7bit")
-    return embedded_messages.filled(message.as_bytes(policy=_POLICY), wholes)
+        marker = hashlib.sha256(f"{message_id} {nth}".encode()).hexdigest()
+        messages_by_marker.append((marker.encode(), plain))
+        message.add_attachment(marker, filename=file.filename, disposition="attachment", cte="7bit")
+    return embedded_messages.insert_messages(message.as_bytes(policy=_POLICY), messages_by_marker)
 
 
-def _typed(attachment: Attachment) -> tuple[bytes, str, str]:
-    """Return the content, main type and subtype for `EmailMessage.add_attachment`."""
+def _attachment_parameters(
+    attachment: OutgoingFile, default_disposition: AttachmentDisposition
+) -> dict[str, Any]:
+    """Return the keyword arguments for `EmailMessage.add_attachment`."""
     kind = (attachment.content_type or "application/octet-stream").lower()
     main, _, sub = kind.partition("/")
     if main in ("multipart", "message"):
         main, sub = "application", "octet-stream"  # they can't be base64 (RFC 2045, section 6.4)
-    return attachment.content, main, sub
-
-
-def _described(attachment: Attachment, usual: Disposition) -> dict[str, Any]:
-    """Return the keyword arguments for `EmailMessage.add_attachment`."""
     return {
+        "maintype": main,
+        "subtype": sub,
         "cte": "base64",
         "params": {"charset": attachment.charset} if attachment.charset else None,
-        "disposition": (attachment.disposition or usual).value,
+        "disposition": (attachment.disposition or default_disposition).value,
         "filename": attachment.filename,
         "cid": f"<{attachment.cid}>" if attachment.cid else None,
     }

@@ -8,124 +8,135 @@ from email.utils import format_datetime
 from html import escape
 from textwrap import wrap
 
-from mail.mime import html_to_text, text_to_html
-from mail.mime.header_encoding import Named
+from mail.mime import html_from_text, html_to_text
+from mail.mime.header_encoding import NamedAddress
 
-WIDE = 76  # characters of a quoted line (RFC 3676, section 4.2: at most 78)
-LONG = 256 << 10  # characters; of a longer original only the beginning is quoted
-CUT = "[...]"
+QUOTE_LINE_LENGTH = 76  # characters of a quoted line (RFC 3676, section 4.2: at most 78)
+MAX_ORIGINAL_LENGTH = 256 << 10  # characters; of a longer original only the beginning is quoted
+TRUNCATION_MARK = "[...]"
 
 _DEPTH = re.compile(r"(?:>[ ]?)*")
 _SIGNATURE = re.compile(r"^-- $", re.MULTILINE)  # RFC 3676, section 4.3
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class OriginalMessage:
     """The message that is quoted. `html` is sanitized; its images have cid: URLs."""
 
     text: str
     html: str | None
     subject: str
     date: datetime | None
-    from_: Sequence[Named]
-    to: Sequence[Named]
-    cc: Sequence[Named]
+    from_: Sequence[NamedAddress]
+    to: Sequence[NamedAddress]
+    cc: Sequence[NamedAddress]
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
+class QuotedMessage:
     """The quote as text and as HTML. The HTML is complete without the text."""
 
     text: str
     html: str
 
 
-def reply(original: Original) -> Quote:
+def reply_quote(original: OriginalMessage) -> QuotedMessage:
     """Return the quote for a reply: the attribution, and each line after a `>`."""
-    said = _attribution(original)
-    text = "\n".join([said, *_quoted(_unsigned(_short(original.text)))])
-    inner = original.html or text_to_html(_short(original.text))
+    attribution = _attribution(original)
+    text = "\n".join(
+        [attribution, *_quote_lines(_without_signature(_truncate_original(original.text)))]
+    )
+    inner = original.html or html_from_text(_truncate_original(original.text))
     # mail programs can hide a blockquote of this type
     block = '<blockquote type="cite" style="margin:0 0 0 .8ex;border-left:1px solid #ccc;'
     block += f'padding-left:1ex">{inner}</blockquote>'
-    return Quote(text, f"<div>{escape(said)}</div>{block}")
+    return QuotedMessage(text, f"<div>{escape(attribution)}</div>{block}")
 
 
-def forward(original: Original) -> Quote:
+def forwarded_quote(original: OriginalMessage) -> QuotedMessage:
     """Return the quote for a forwarded message: its header fields and its unchanged body."""
     lines = [
-        ("From", _people(original.from_)),
-        ("Date", _moment(original.date)),
-        ("Subject", _line(original.subject)),
-        ("To", _people(original.to)),
-        ("Cc", _people(original.cc)),
+        ("From", _formatted_addresses(original.from_)),
+        ("Date", _formatted_date(original.date)),
+        ("Subject", _single_line(original.subject)),
+        ("To", _formatted_addresses(original.to)),
+        ("Cc", _formatted_addresses(original.cc)),
     ]
     known = [(key, value) for key, value in lines if value]
     head = "---------- Forwarded message ----------"
-    text = [head, *(f"{key}: {value}" for key, value in known), "", _short(original.text)]
+    text = [
+        head,
+        *(f"{key}: {value}" for key, value in known),
+        "",
+        _truncate_original(original.text),
+    ]
     shown = "<br>".join(f"<b>{key}:</b> {escape(value)}" for key, value in known)
-    inner = original.html or text_to_html(_short(original.text))
-    return Quote("\n".join(text), f"<div>{head}<br>{shown}</div><br><div>{inner}</div>")
+    inner = original.html or html_from_text(_truncate_original(original.text))
+    return QuotedMessage("\n".join(text), f"<div>{head}<br>{shown}</div><br><div>{inner}</div>")
 
 
-def joined(
-    text: str | None, html: str | None, quote: Quote, *, above: bool
+def combine_with_quote(
+    text: str | None, html: str | None, quote: QuotedMessage, *, quote_above: bool
 ) -> tuple[str, str | None]:
     """Return text and HTML of a message together with the quote below or above.
 
     If only HTML is given, the text is made of it and of the quote's text.
     """
-    own = text if text is not None else html_to_text(html) if html is not None else ""
-    parts = [quote.text, own] if above else [own, quote.text]
+    own_text = text if text is not None else html_to_text(html) if html is not None else ""
+    parts = [quote.text, own_text] if quote_above else [own_text, quote.text]
     written = "\n\n".join(part.rstrip("\n") for part in parts if part.strip()) + "\n"
     if html is None:
         return written, None
-    page = f"{quote.html}<br>{html}" if above else _inside(html, f"<br>{quote.html}")
+    page = f"{quote.html}<br>{html}" if quote_above else _append_to_body(html, f"<br>{quote.html}")
     return written, page
 
 
-def _inside(html: str, more: str) -> str:
+def _append_to_body(html: str, addition: str) -> str:
     """Insert HTML at the end of the body element."""
     at = html.lower().rfind("</body")
-    return html + more if at < 0 else html[:at] + more + html[at:]
+    return html + addition if at < 0 else html[:at] + addition + html[at:]
 
 
-def _attribution(original: Original) -> str:
+def _attribution(original: OriginalMessage) -> str:
     """Return the line that says who wrote the original and when."""
-    who = _people(original.from_[:1]) or "somebody"
-    when = f"On {_moment(original.date)}, " if original.date else ""
+    who = _formatted_addresses(original.from_[:1]) or "somebody"
+    when = f"On {_formatted_date(original.date)}, " if original.date else ""
     return f"{when}{who} wrote:"
 
 
-def _moment(date: datetime | None) -> str:
+def _formatted_date(date: datetime | None) -> str:
     return format_datetime(date.astimezone(UTC)) if date else ""
 
 
-def _people(people: Sequence[Named]) -> str:
+def _formatted_addresses(addresses: Sequence[NamedAddress]) -> str:
     return ", ".join(
-        f"{name} <{one.address}>" if (name := _line(one.name or "")) else one.address
-        for one in people
+        f"{name} <{one.address}>" if (name := _single_line(one.name or "")) else one.address
+        for one in addresses
     )
 
 
-def _line(text: str) -> str:
+def _single_line(text: str) -> str:
     """Replace line ends and runs of white space by one space."""
     return " ".join(text.split())
 
 
-def _short(text: str) -> str:
+def _truncate_original(text: str) -> str:
     """Normalize the line ends and cut a long original."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
-    return text if len(text) <= LONG else f"{text[:LONG]}\n{CUT}"
+    return (
+        text
+        if len(text) <= MAX_ORIGINAL_LENGTH
+        else f"{text[:MAX_ORIGINAL_LENGTH]}\n{TRUNCATION_MARK}"
+    )
 
 
-def _unsigned(text: str) -> str:
+def _without_signature(text: str) -> str:
     """Remove the signature of the original (RFC 3676, section 4.3)."""
     found = list(_SIGNATURE.finditer(text))
     return text[: found[-1].start()] if found else text
 
 
-def _quoted(text: str) -> list[str]:
+def _quote_lines(text: str) -> list[str]:
     """Return the lines one quote level deeper. Long lines are wrapped at their level."""
     found = []
     for line in text.rstrip().split("\n"):
@@ -133,10 +144,10 @@ def _quoted(text: str) -> list[str]:
         depth = marks[0].count(">") if marks else 0
         prefix = ">" * (depth + 1)
         bare = line[marks.end() :].rstrip() if marks and depth else line.rstrip()
-        if len(prefix) + 1 + len(bare) <= WIDE + 2:
+        if len(prefix) + 1 + len(bare) <= QUOTE_LINE_LENGTH + 2:
             found.append(f"{prefix} {bare}" if bare else prefix)
             continue
-        width = max(WIDE - len(prefix) - 1, 20)
+        width = max(QUOTE_LINE_LENGTH - len(prefix) - 1, 20)
         parts = wrap(bare, width, break_long_words=False, break_on_hyphens=False)
         found += [f"{prefix} {part}" for part in parts]
     return found

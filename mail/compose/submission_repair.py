@@ -6,31 +6,33 @@ from datetime import datetime
 from email.utils import format_datetime
 
 from mail import mime
-from mail.compose.message_builder import is_id
-from mail.mime import Facts, header_encoding
-from models.errors import Invalid
+from mail.compose.message_builder import is_message_id
+from mail.mime import MessageFacts, header_encoding
+from models.errors import InvalidInput
 
-HEAD_MAX = 256 << 10  # bytes of a header
+MAX_HEADER_BYTES = 256 << 10  # bytes of a header
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BLANK_FOLD = re.compile(rb"^[ \t]+\r\n", re.MULTILINE)
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
 
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)')
-_ENTRY = re.compile(r"[^<>]*<[^<>\s]*>\s*|\s*[^<>\s]+\s*")
-_ENDS = re.compile(r"[,;]|(?<=[\w\s]):")
+_ADDRESS_ENTRY = re.compile(r"[^<>]*<[^<>\s]*>\s*|\s*[^<>\s]+\s*")
+_ENTRY_ENDS = re.compile(r"[,;]|(?<=[\w\s]):")
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class RepairedMessage:
     """A message that can be sent, with the addresses of its writers."""
 
     raw: bytes
     writers: list[str]  # addresses of From and Sender
-    facts: Facts  # of the original header
+    facts: MessageFacts  # of the original header
 
 
-def mended(raw: bytes, date: datetime, message_id: str, *, redate: bool = False) -> Mended:
+def repair_message(
+    raw: bytes, date: datetime, message_id: str, *, redate: bool = False
+) -> RepairedMessage:
     """Return the message with CRLF line ends, a Date and a Message-ID.
 
     `replace_date` sets a new Date. Raises Invalid if the header is invalid or has not exactly one
@@ -38,66 +40,72 @@ def mended(raw: bytes, date: datetime, message_id: str, *, redate: bool = False)
     a NUL too, since some servers end a line or message there (RFC 5321, section 4.5.2).
     """
     if b"\0" in raw:
-        raise Invalid("a message has no NUL bytes", constraint="pattern")
-    if b"\n" in (rest := raw.replace(b"\r\n", b"")) or b"\r" in rest:
+        raise InvalidInput("a message has no NUL bytes", constraint="pattern")
+    if b"\n" in (without_crlf := raw.replace(b"\r\n", b"")) or b"\r" in without_crlf:
         raw = _LINE_END.sub(b"\r\n", raw)
     head, blank, body = raw.partition(b"\r\n\r\n")
     head = _BLANK_FOLD.sub(b"", head.removesuffix(b"\r\n") + b"\r\n")
-    found = _fields(head)
+    found = _split_fields(head)
     names = [name for name, _ in found]
     if names.count(b"from") != 1 or names.count(b"sender") > 1:
-        raise Invalid("a message has one field From, and one Sender at most", constraint="from")
-    facts = mime.facts(head + b"\r\n")
+        raise InvalidInput(
+            "a message has one field From, and one Sender at most", constraint="from"
+        )
+    facts = mime.read_facts(head + b"\r\n")
     if not facts.from_:
-        raise Invalid("From names nobody", constraint="from")
-    head = _completed(found, replace(facts, date=None) if redate else facts, date, message_id)
+        raise InvalidInput("From names nobody", constraint="from")
+    head = _with_date_and_message_id(
+        found, replace(facts, date=None) if redate else facts, date, message_id
+    )
     writers = [person.address for person in [*facts.from_, *facts.sender]]
-    return Mended(head + b"\r\n" + (body if blank else b""), writers, facts)
+    return RepairedMessage(head + b"\r\n" + (body if blank else b""), writers, facts)
 
 
-def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
+def _split_fields(head: bytes) -> list[tuple[bytes, bytes]]:
     """Return the fields of a header, each with its name in lower case.
 
     Raises Invalid if the header has no fields, invalid lines or more than 256 KiB.
     """
     found, at = [], 0
-    while at < len(head) and len(head) <= HEAD_MAX:
+    while at < len(head) and len(head) <= MAX_HEADER_BYTES:
         field = _FIELD.match(head, at)
         if field is None:
             break
         found.append((field[1].lower(), field[0]))
         at = field.end()
     if at < len(head) or not found:
-        raise Invalid("its header is none, or too long", constraint="header")
+        raise InvalidInput("its header is none, or too long", constraint="header")
     return found
 
 
-def _completed(
-    found: list[tuple[bytes, bytes]], facts: Facts, date: datetime, message_id: str
+def _with_date_and_message_id(
+    fields: list[tuple[bytes, bytes]], facts: MessageFacts, date: datetime, message_id: str
 ) -> bytes:
     """Return the header with a Date and Message-ID in place of unreadable ones."""
-    new, out = list[bytes](), set[bytes]()
+    added_fields, replaced_names = list[bytes](), set[bytes]()
     if facts.date is None:
-        out.add(b"date")
-        new.append(header_encoding.listed("Date", format_datetime(date).split(" ")))
-    if not is_id(facts.message_id):
-        out.add(b"message-id")
-        new.append(header_encoding.listed("Message-ID", [message_id]))
-    return b"".join([*(field for name, field in found if name not in out), *new])
+        replaced_names.add(b"date")
+        added_fields.append(header_encoding.words_field("Date", format_datetime(date).split(" ")))
+    if not is_message_id(facts.message_id):
+        replaced_names.add(b"message-id")
+        added_fields.append(header_encoding.words_field("Message-ID", [message_id]))
+    return b"".join(
+        [*(field for name, field in fields if name not in replaced_names), *added_fields]
+    )
 
 
-def half_written(raw: bytes) -> str | None:
+def find_ambiguous_address(raw: bytes) -> str | None:
     """Return the first ambiguous or invalid recipient of the header, None if there is none.
 
     A reader of received mail may guess what is meant; a server that sends mail must not.
     """
     head = raw.partition(b"\r\n\r\n")[0] + b"\r\n"
-    for name, line in _fields(head):
+    for name, line in _split_fields(head):
         if name not in (b"to", b"cc", b"bcc"):
             continue
         value = line.partition(b":")[2].decode("utf-8", "replace")
         bare = _STRINGS.sub(lambda one: "x" if one[0][0] == '"' else "", " ".join(value.split()))
-        for entry in _ENDS.split(bare):
-            if "@" in entry and not _ENTRY.fullmatch(entry):
+        for entry in _ENTRY_ENDS.split(bare):
+            if "@" in entry and not _ADDRESS_ENTRY.fullmatch(entry):
                 return entry.strip()[:200]
     return None

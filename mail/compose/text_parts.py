@@ -16,38 +16,38 @@ _HEAD = (
 )
 
 
-def entity(text: str) -> bytes:
+def text_entity(text: str) -> bytes:
     """Build a text/plain entity with its header for the end of a message.
 
     The entity ends with a line break, as SMTP requires of a message. If the text does not, a soft
     line break of quoted-printable ends the entity; it is not part of the text.
     """
     whole = _LINE_END.sub("\n", text)
-    encoding, lines = _encode(whole, is_last=True)
+    encoding, lines = _encode_text(whole, is_last=True)
     if encoding == "quoted-printable" and not lines.endswith("\n"):
         lines += "=\n"
     return (_HEAD.format(encoding) + lines.replace("\n", "\r\n")).encode()
 
 
-def part(text: str, subtype: str, policy: "EmailPolicy[EmailMessage]") -> EmailMessage:
+def text_part(text: str, subtype: str, policy: "EmailPolicy[EmailMessage]") -> EmailMessage:
     """Build a text part of a multipart. The line break before a boundary is not part of it."""
-    encoding, lines = _encode(_LINE_END.sub("\n", text), is_last=False)
-    made = EmailMessage(policy=policy)
-    made["Content-Type"] = f'text/{subtype}; charset="utf-8"'
-    made["Content-Transfer-Encoding"] = encoding
-    made["MIME-Version"] = "1.0"
-    made.set_payload(lines)
-    return made
+    encoding, lines = _encode_text(_LINE_END.sub("\n", text), is_last=False)
+    message = EmailMessage(policy=policy)
+    message["Content-Type"] = f'text/{subtype}; charset="utf-8"'
+    message["Content-Transfer-Encoding"] = encoding
+    message["MIME-Version"] = "1.0"
+    message.set_payload(lines)
+    return message
 
 
-def _encode(text: str, *, is_last: bool) -> tuple[str, str]:
+def _encode_text(text: str, *, is_last: bool) -> tuple[str, str]:
     """Return the transfer encoding for a text with LF line breaks, and its encoded lines."""
-    whole = text.encode()
-    is_plain = text.isascii() and len(whole.translate(None, _UNPRINTABLE)) == len(whole)
+    content = text.encode()
+    is_plain = text.isascii() and len(content.translate(None, _UNPRINTABLE)) == len(content)
     is_ended = not is_last or not text or text.endswith("\n")
-    if is_plain and is_ended and max(map(len, text.split("\n"))) <= header_encoding.LINE:
+    if is_plain and is_ended and max(map(len, text.split("\n"))) <= header_encoding.FOLD_LENGTH:
         return "7bit", text
-    quoted = binascii.b2a_qp(whole)
-    if not text.isascii() and len(quoted) > (len(whole) * 4 + 2) // 3 + len(whole) // 57:
-        return "base64", base64.encodebytes(whole.replace(b"\n", b"\r\n")).decode()
+    quoted = binascii.b2a_qp(content)
+    if not text.isascii() and len(quoted) > (len(content) * 4 + 2) // 3 + len(content) // 57:
+        return "base64", base64.encodebytes(content.replace(b"\n", b"\r\n")).decode()
     return "quoted-printable", quoted.decode()

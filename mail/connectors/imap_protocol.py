@@ -11,24 +11,40 @@ from imapclient.datetime_util import parse_to_datetime
 from imapclient.exceptions import IMAPClientError
 from imapclient.response_parser import parse_response
 
-from mail.connectors.remote_server import Denied, Failure, Stage, said
-from mail.connectors.sasl import CHALLENGES
-from mail.connectors.socket_stream import HUNG_UP, NO_REASON, Line, Reader
-from models.connectors import Security
+from mail.connectors.remote_server import (
+    ConnectorStage,
+    RemoteFailure,
+    RequestRefused,
+    printable_text,
+)
+from mail.connectors.sasl import MAX_CHALLENGES
+from mail.connectors.socket_stream import (
+    CLOSED_TEXT,
+    NO_REASON_TEXT,
+    BoundedReader,
+    RemoteConnection,
+)
+from models.connectors import ConnectorSecurity
 
-LITERAL = 1 << 16  # bytes of a literal that is no message
-LONGEST = 1 << 20  # bytes of a line
-BUDGET = 4 << 20  # bytes of unrequested data in one response
-EXTENSIONS = 200
-TEMPORARY = ("[UNAVAILABLE]", "[INUSE]", "[LIMIT]", "[SERVERBUG]", "[CONTACTADMIN]")  # RFC 5530
-NEWS = frozenset({"EXISTS", "EXPUNGE", "VANISHED"})
-BROKEN = (OSError, EOFError, imaplib.IMAP4.error, IMAPClientError, ValueError, TypeError,
+MAX_LITERAL_SIZE = 1 << 16  # bytes of a literal that is no message
+MAX_LINE_SIZE = 1 << 20  # bytes of a line
+MAX_UNREQUESTED_BYTES = 4 << 20  # bytes of unrequested data in one response
+MAX_CAPABILITIES = 200
+TEMPORARY_CODES = (
+    "[UNAVAILABLE]",
+    "[INUSE]",
+    "[LIMIT]",
+    "[SERVERBUG]",
+    "[CONTACTADMIN]",
+)  # RFC 5530
+CHANGE_RESPONSES = frozenset({"EXISTS", "EXPUNGE", "VANISHED"})
+PROTOCOL_ERRORS = (OSError, EOFError, imaplib.IMAP4.error, IMAPClientError, ValueError, TypeError,
           LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)  # fmt: skip
 
-Parts = list[Any]  # of an untagged response: bytes, and pairs of bytes and a literal
+ResponseParts = list[Any]  # of an untagged response: bytes, and pairs of bytes and a literal
 
 
-class Wire(imaplib.IMAP4):
+class ImapProtocol(imaplib.IMAP4):
     """An IMAP session of imaplib that yields responses as they arrive.
 
     Raises RequestRefused for NO.
@@ -38,7 +54,7 @@ class Wire(imaplib.IMAP4):
     # attributes of imaplib that its type stubs omit
     state: str
     literal: Any
-    untagged_responses: dict[str, Parts]
+    untagged_responses: dict[str, ResponseParts]
     tagged_commands: dict[bytes, Any]
     continuation_response: Any
     is_readonly: bool
@@ -46,57 +62,57 @@ class Wire(imaplib.IMAP4):
     _get_response: Callable[[], bytes | None]
     _new_tag: Callable[[], bytes]
 
-    def __init__(self, line: Line, largest: int) -> None:
-        self.line, self.largest = line, largest  # bytes of a message
-        self.longest = LONGEST
-        self.messages = False  # true if a literal can be a message
-        self.skipped = False  # true if a literal was too large
-        self.vanished = False  # true if messages of the open mailbox were deleted
-        self.validity = 0
-        self._left = BUDGET
+    def __init__(self, connection: RemoteConnection, max_message_size: int) -> None:
+        self.connection, self.max_message_size = connection, max_message_size  # bytes of a message
+        self.max_line_size = MAX_LINE_SIZE
+        self.expects_messages = False  # true if a literal can be a message
+        self.was_skipped = False  # true if a literal was too large
+        self.has_expunged = False  # true if messages of the open mailbox were deleted
+        self.uid_validity = 0
+        self._bytes_left = MAX_UNREQUESTED_BYTES
         try:
-            super().__init__(line.server.host, line.server.port)
+            super().__init__(connection.server.host, connection.server.port)
         except imaplib.IMAP4.error:
-            self._look()  # raises for BYE
+            self._check_unsolicited()  # raises for BYE
             raise
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
         """Connect, with TLS if it is configured. imaplib calls this."""
         del timeout
         self.host, self.port = host, port
-        found = self.line.open()
-        if self.line.server.security is Security.TLS:
-            found = self.line.secured(found)
-        self.line.stage = Stage.GREETING
-        self.sock, self.reader = found, Reader(self.line, found)
+        found = self.connection.connect()
+        if self.connection.server.security is ConnectorSecurity.TLS:
+            found = self.connection.start_tls(found)
+        self.connection.stage = ConnectorStage.GREETING
+        self.sock, self.reader = found, BoundedReader(self.connection, found)
 
     def read(self, size: int) -> bytes:
         """Read a literal. A message that is somewhat too large is skipped.
 
         Raises RemoteFailure if the literal is larger than that.
         """
-        most = self.largest if self.messages else LITERAL
-        if self.messages and most < size <= 2 * most:
-            self.skipped = True
-            self._spend(LITERAL)
+        most = self.max_message_size if self.expects_messages else MAX_LITERAL_SIZE
+        if self.expects_messages and most < size <= 2 * most:
+            self.was_skipped = True
+            self._count_bytes(MAX_LITERAL_SIZE)
             self.reader.skip(size)
             return b""
         if size > most:
             text = f"a literal of {size} bytes, which nobody asked for"
-            raise Failure(self.line.stage, text)
-        self._spend(size)
-        return self.reader.exactly(size)
+            raise RemoteFailure(self.connection.stage, text)
+        self._count_bytes(size)
+        return self.reader.read_exactly(size)
 
     def readline(self) -> bytes:
         """Read a line. Raises RemoteFailure if it is too long."""
-        found = self.reader.line(self.longest)
-        self._spend(len(found))
+        found = self.reader.read_line(self.max_line_size)
+        self._count_bytes(len(found))
         return found
 
     def _get_line(self) -> bytes:
         found = self.readline()
         if not found.endswith(b"\r\n"):
-            raise Failure(self.line.stage, "a line that ends unlike lines of IMAP")
+            raise RemoteFailure(self.connection.stage, "a line that ends unlike lines of IMAP")
         if found.startswith(b"*") or found.count(b" ") != 1:
             return found[:-2]
         return found[:-2] + b" "  # imaplib requires text after OK, which some servers omit
@@ -106,184 +122,212 @@ class Wire(imaplib.IMAP4):
         try:
             self.sock.sendall(data)
         except OSError as problem:
-            raise self.line.failure(problem) from None
+            raise self.connection.failure_from(problem) from None
 
     def shutdown(self) -> None:
         """Do nothing: the connection closes its socket."""
 
     def _check_bye(self) -> None:
-        self._look()
+        self._check_unsolicited()
 
     def _log(self, line: str) -> None:
         """Log nothing: requests can contain secrets, responses can be long."""
 
-    def ask(self, name: str, *arguments: bytes) -> dict[str, Parts]:
+    def command(self, command_name: str, *arguments: bytes) -> dict[str, ResponseParts]:
         """Send a command and return all untagged responses by kind. Raises RequestRefused."""
-        for _ in self.answers("", name, *arguments):
+        for _ in self.stream_responses("", command_name, *arguments):
             pass  # no response has an empty kind
         return self.untagged_responses
 
-    def answers(self, kind: str, name: str, *arguments: bytes) -> Iterator[Parts]:
+    def stream_responses(
+        self, kind: str, command_name: str, *arguments: bytes
+    ) -> Iterator[ResponseParts]:
         """Send a command and yield its untagged responses of a kind.
 
         With "" all are collected instead.
         """
-        self._begin()
-        tag = self._command(name, *arguments)
+        self._reset_responses()
+        tag = self._command(command_name, *arguments)
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._look()
+            self._check_unsolicited()
             if kind:
                 found = self.untagged_responses.pop(kind, None)
                 self.untagged_responses.clear()
                 if found is not None:
                     yield found
-        self._end(tag)
+        self._require_ok(tag)
 
-    def _begin(self) -> None:
+    def _reset_responses(self) -> None:
         self.untagged_responses.clear()
-        self.renew()
+        self.reset_byte_limit()
 
-    def renew(self) -> None:
+    def reset_byte_limit(self) -> None:
         """Reset the byte limit, since the received data was requested."""
-        self._left = BUDGET + self.longest + (self.largest if self.messages else 0)
+        self._bytes_left = (
+            MAX_UNREQUESTED_BYTES
+            + self.max_line_size
+            + (self.max_message_size if self.expects_messages else 0)
+        )
 
-    def _end(self, tag: bytes) -> None:
+    def _require_ok(self, tag: bytes) -> None:
         done = self.tagged_commands.pop(tag)
         if done is None or done[0] != "OK":
-            words = self.line.told(done[1][0]) if done else ""
-            raise Denied(self.line.stage, words or NO_REASON)
+            words = self.connection.shown_text(done[1][0]) if done else ""
+            raise RequestRefused(self.connection.stage, words or NO_REASON_TEXT)
 
-    def _look(self) -> None:
+    def _check_unsolicited(self) -> None:
         """Handle responses that can come at any time.
 
         Raises RemoteFailure for BYE or a new UIDVALIDITY.
         """
         there = self.untagged_responses
         if (last := there.get("BYE")) is not None:
-            words = self.line.told(last[-1]) if isinstance(last[-1], bytes) else ""
-            raise Failure(self.line.stage, f"{HUNG_UP}: {words}" if words else HUNG_UP)
-        self.vanished = self.vanished or "EXPUNGE" in there or "VANISHED" in there
+            words = self.connection.shown_text(last[-1]) if isinstance(last[-1], bytes) else ""
+            raise RemoteFailure(
+                self.connection.stage, f"{CLOSED_TEXT}: {words}" if words else CLOSED_TEXT
+            )
+        self.has_expunged = self.has_expunged or "EXPUNGE" in there or "VANISHED" in there
         told = there.get("UIDVALIDITY")
-        if self.validity and told and told[-1] != str(self.validity).encode():
-            raise Failure(self.line.stage, "the server has numbered the folder anew meanwhile")
+        if self.uid_validity and told and told[-1] != str(self.uid_validity).encode():
+            raise RemoteFailure(
+                self.connection.stage, "the server has numbered the folder anew meanwhile"
+            )
 
-    def _spend(self, many: int) -> None:
-        self._left -= many
-        if self._left < 0:
-            raise Failure(self.line.stage, "the server says far more than was asked for")
+    def _count_bytes(self, byte_count: int) -> None:
+        self._bytes_left -= byte_count
+        if self._bytes_left < 0:
+            raise RemoteFailure(
+                self.connection.stage, "the server says far more than was asked for"
+            )
 
-    def learn(self, *, told: bool = False) -> frozenset[str]:
+    def fetch_capabilities(self, *, use_announced: bool = False) -> frozenset[str]:
         """The capabilities of the server.
 
         With `use_announced`, those of the last response are used if it has them.
         """
-        found = self.untagged_responses.get("CAPABILITY") if told else None
-        found = found or self.ask("CAPABILITY").get("CAPABILITY", [])
+        found = self.untagged_responses.get("CAPABILITY") if use_announced else None
+        found = found or self.command("CAPABILITY").get("CAPABILITY", [])
         words = b" ".join(one for one in found if isinstance(one, bytes))
-        return frozenset(said(word).upper() for word in words.split()[:EXTENSIONS])
+        return frozenset(printable_text(word).upper() for word in words.split()[:MAX_CAPABILITIES])
 
     def start_tls(self) -> None:
         """Switch to TLS. Responses that came unencrypted are discarded."""
-        self.ask("STARTTLS")
-        self.sock = self.line.secured(self.sock)
-        self.reader = Reader(self.line, self.sock)
+        self.command("STARTTLS")
+        self.sock = self.connection.start_tls(self.sock)
+        self.reader = BoundedReader(self.connection, self.sock)
         self.untagged_responses.clear()
 
-    def log_in(self, name: str, secret: str) -> None:
+    def log_in(self, username: str, password: str) -> None:
         """Sign in with LOGIN. Raises RemoteFailure."""
-        self._begin()
+        self._reset_responses()
         tag = self._new_tag()
         self.send(tag + b" LOGIN")
-        if self._argument(tag, name.encode()) and self._argument(tag, secret.encode()):
+        if self._send_argument(tag, username.encode()) and self._send_argument(
+            tag, password.encode()
+        ):
             self.send(b"\r\n")
-        self._entered(tag)
+        self._finish_sign_in(tag)
 
-    def _argument(self, tag: bytes, word: bytes) -> bool:
+    def _send_argument(self, tag: bytes, argument: bytes) -> bool:
         """Send an argument quoted or as a literal; false if the server has refused the literal."""
-        if (written := quoted(word)) is not None:
+        if (written := quoted_string(argument)) is not None:
             self.send(b" " + written)
             return True
-        self.send(b" {%d}\r\n" % len(word))
+        self.send(b" {%d}\r\n" % len(argument))
         while self._get_response() is not None:
-            self._look()
+            self._check_unsolicited()
             if self.tagged_commands[tag] is not None:
                 return False
-        self.send(word)
+        self.send(argument)
         return True
 
-    def authenticate_by(self, mechanism: str, answer: Callable[[bytes], bytes]) -> None:
+    def authenticate_with_sasl(
+        self, mechanism: str, response_to_challenge: Callable[[bytes], bytes]
+    ) -> None:
         """Sign in with SASL and one response; later challenges get an empty response.
 
         Raises RemoteFailure.
         """
-        self._begin()
+        self._reset_responses()
         tag = self._new_tag()
         self.send(tag + b" AUTHENTICATE " + mechanism.encode() + b"\r\n")
         asked = 0
         while self.tagged_commands[tag] is None:
             if self._get_response() is not None:
-                self._look()
+                self._check_unsolicited()
                 continue
             asked += 1
-            if asked > CHALLENGES:
-                raise Failure(self.line.stage, "the server asks without an end")
-            reply = answer(b64decode(self.continuation_response or b"")) if asked == 1 else b""
-            self.line.hide(reply.decode())
+            if asked > MAX_CHALLENGES:
+                raise RemoteFailure(self.connection.stage, "the server asks without an end")
+            reply = (
+                response_to_challenge(b64decode(self.continuation_response or b""))
+                if asked == 1
+                else b""
+            )
+            self.connection.hide_secret(reply.decode())
             self.send(b64encode(reply) + b"\r\n")
-        self._entered(tag)
+        self._finish_sign_in(tag)
 
-    def _entered(self, tag: bytes) -> None:
+    def _finish_sign_in(self, tag: bytes) -> None:
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._look()
+            self._check_unsolicited()
         try:
-            self._end(tag)
-        except Denied as problem:
-            for_good = not problem.message.upper().startswith(TEMPORARY)
-            raise Failure(self.line.stage, problem.message, refused=for_good) from None
+            self._require_ok(tag)
+        except RequestRefused as problem:
+            for_good = not problem.message.upper().startswith(TEMPORARY_CODES)
+            raise RemoteFailure(
+                self.connection.stage, problem.message, is_permanent=for_good
+            ) from None
         self.state = "AUTH"
 
-    def select_(self, name: bytes, *, write: bool) -> dict[str, Parts]:
+    def select_mailbox(self, raw_name: bytes, *, writable: bool) -> dict[str, ResponseParts]:
         """Open a mailbox with SELECT or EXAMINE and return the responses by kind."""
-        self.validity, self.vanished, self.is_readonly = 0, False, True
-        written = quoted(name)
-        self.literal = name if written is None else None
-        told = self.ask("SELECT" if write else "EXAMINE", *([] if written is None else [written]))
+        self.uid_validity, self.has_expunged, self.is_readonly = 0, False, True
+        written = quoted_string(raw_name)
+        self.literal = raw_name if written is None else None
+        told = self.command(
+            "SELECT" if writable else "EXAMINE", *([] if written is None else [written])
+        )
         self.state = "SELECTED"
         return told
 
-    def idle(self, seconds: float) -> set[str]:
+    def idle(self, timeout: float) -> set[str]:
         """Wait with IDLE for a response, and return the kinds of the responses."""
-        self._begin()
+        self._reset_responses()
         tag = self._new_tag()
         self.send(tag + b" IDLE\r\n")
         while self._get_response() is not None:
-            self._look()
+            self._check_unsolicited()
             if self.tagged_commands[tag] is not None:
-                self._end(tag)
-                raise Failure(self.line.stage, "the server does not wait, as it had offered")
-        if not self.untagged_responses.keys() & NEWS and self.reader.waiting(seconds):
+                self._require_ok(tag)
+                raise RemoteFailure(
+                    self.connection.stage, "the server does not wait, as it had offered"
+                )
+        if not self.untagged_responses.keys() & CHANGE_RESPONSES and self.reader.has_line_within(
+            timeout
+        ):
             self._get_response()
-            self._look()
+            self._check_unsolicited()
         self.send(b"DONE\r\n")
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._look()
-        self._end(tag)
+            self._check_unsolicited()
+        self._require_ok(tag)
         return set(self.untagged_responses)
 
 
-def quoted(word: bytes) -> bytes | None:
+def quoted_string(text: bytes) -> bytes | None:
     """The text as an IMAP quoted string; None if it needs a literal."""
-    if not word.isascii() or any(sign in word for sign in b"\r\n\0"):
+    if not text.isascii() or any(sign in text for sign in b"\r\n\0"):
         return None
-    return b'"' + word.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+    return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
-def fetched(parts: Parts) -> tuple[int, dict[bytes, Any]] | None:
+def parse_fetch_response(response_parts: ResponseParts) -> tuple[int, dict[bytes, Any]] | None:
     """The UID and the items of a FETCH response; None if it has no UID, as an unsolicited one."""
-    found: Any = parse_response(parts)
+    found: Any = parse_response(response_parts)
     if len(found) != 2 or not isinstance(found[1], tuple) or len(found[1]) % 2:  # noqa: PLR2004
         raise ValueError(found)
     names, values = found[1][::2], found[1][1::2]
@@ -292,10 +336,10 @@ def fetched(parts: Parts) -> tuple[int, dict[bytes, Any]] | None:
     return (uid, told) if isinstance(uid, int) else None
 
 
-def moment(told: Any) -> datetime | None:
+def parse_internal_date(value: Any) -> datetime | None:
     """The time of an INTERNALDATE; None if it is invalid."""
     try:
-        found: datetime = parse_to_datetime(told, normalise=False)
+        found: datetime = parse_to_datetime(value, normalise=False)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, TypeError, OverflowError, IndexError, AttributeError):
         return None

@@ -6,26 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mail.connectors.remote_server import Listed
+from mail.connectors.remote_server import ListedMailbox
 from mail.mailboxes import paths
-from mail.mailboxes.paths import INBOX, SPECIAL
-from mail.mailboxes.special_use_names import NAMES, USES
-from mail.sieve.execution.regex_groups import Regex, places
+from mail.mailboxes.paths import INBOX, SPECIAL_USE_NAMES
+from mail.mailboxes.special_use_names import NAMED_USES, NAMES_BY_LANGUAGE
+from mail.sieve.execution.regex_groups import GroupRegex, group_offsets
 from mail.text import confusables
-from mail.text.bounded_regex import TEXT, Expression
-from models.errors import Invalid
+from mail.text.bounded_regex import MAX_TEXT_LENGTH, BoundedRegex
+from models.errors import InvalidInput
 from models.mailboxes.tables import SpecialUse
 
-LONGEST = 255  # characters of a level of a new path
-ROLES = {  # RFC 6154
+MAX_LEVEL_LENGTH = 255  # characters of a level of a new path
+SPECIAL_USE_BY_FLAG = {  # RFC 6154
     "\\archive": SpecialUse.ARCHIVE,
     "\\drafts": SpecialUse.DRAFTS,
     "\\junk": SpecialUse.JUNK,
     "\\sent": SpecialUse.SENT,
     "\\trash": SpecialUse.TRASH,
 }
-VIRTUAL = frozenset({"\\all", "\\flagged"})  # their messages are also in other mailboxes
-CALLED = {  # by the names that mail programs use, in lower case
+VIRTUAL_FLAGS = frozenset({"\\all", "\\flagged"})  # their messages are also in other mailboxes
+SPECIAL_USE_BY_NAME = {  # by the names that mail programs use, in lower case
     "archive": SpecialUse.ARCHIVE, "archives": SpecialUse.ARCHIVE,
     "sent items": SpecialUse.SENT, "sent messages": SpecialUse.SENT, "sent mail": SpecialUse.SENT,
     "deleted items": SpecialUse.TRASH, "deleted messages": SpecialUse.TRASH,
@@ -33,67 +33,78 @@ CALLED = {  # by the names that mail programs use, in lower case
     "spam": SpecialUse.JUNK, "junk e-mail": SpecialUse.JUNK, "junk email": SpecialUse.JUNK,
     "bulk mail": SpecialUse.JUNK,
 }  # fmt: skip
-for _names in NAMES.values():
-    CALLED |= {name.lower(): use for name, use in zip(_names, USES, strict=True)}
+for _names in NAMES_BY_LANGUAGE.values():
+    SPECIAL_USE_BY_NAME |= {name.lower(): use for name, use in zip(_names, NAMED_USES, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
+class MailboxMapping:
     """A remote mailbox and the local path for its messages."""
 
-    listed: Listed
-    path: str
+    remote_mailbox: ListedMailbox
+    local_path: str
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class MappingRules:
     """The rules that select remote mailboxes and map them to local paths."""
 
-    exclude: Expression | None = None
-    include: Expression | None = None
-    masks_in: Sequence[str] = ()  # of whole paths, ignoring case; * is any text, ? one character
-    masks_out: Sequence[str] = ()
-    rewrites: Sequence[tuple[Regex, str]] = ()  # $1 to $9 are groups, $$ is a dollar sign
-    roles: bool = True  # map a mailbox with a special use to the local one with it
-    below: str | None = None  # the local mailbox that contains all of them
+    exclude: BoundedRegex | None = None
+    include: BoundedRegex | None = None
+    include_masks: Sequence[
+        str
+    ] = ()  # of whole paths, ignoring case; * is any text, ? one character
+    exclude_masks: Sequence[str] = ()
+    rewrites: Sequence[tuple[GroupRegex, str]] = ()  # $1 to $9 are groups, $$ is a dollar sign
+    maps_special_use: bool = True  # map a mailbox with a special use to the local one with it
+    parent_path: str | None = None  # the local mailbox that contains all of them
 
 
-def mapped(listed: Sequence[Listed], how: Rules, here: Mapping[SpecialUse, str]) -> list[Mapped]:
+def map_mailboxes(
+    remote_mailboxes: Sequence[ListedMailbox],
+    rules: MappingRules,
+    local_special_use_paths: Mapping[SpecialUse, str],
+) -> list[MailboxMapping]:
     """Select the remote mailboxes to fetch, INBOX first, and map them to local paths.
 
     Several remote mailboxes can map to one path.
     """
     found = [
-        Mapped(each, _path(each, how, here))
-        for each in listed
-        if each.levels and _wanted(each, how)
+        MailboxMapping(each, _local_path(each, rules, local_special_use_paths))
+        for each in remote_mailboxes
+        if each.levels and _is_selected(each, rules)
     ]
-    return sorted(found, key=lambda one: remote(one.listed).lower() != "inbox")
+    return sorted(found, key=lambda one: remote_path(one.remote_mailbox).lower() != "inbox")
 
 
-def remote(listed: Listed) -> str:
+def remote_path(remote_mailbox: ListedMailbox) -> str:
     """The path of a remote mailbox as people read it."""
-    return "/".join(listed.levels)
+    return "/".join(remote_mailbox.levels)
 
 
-def _wanted(listed: Listed, how: Rules) -> bool:
-    name = remote(listed)
-    if (listed.use or "") in VIRTUAL:
+def _is_selected(remote_mailbox: ListedMailbox, rules: MappingRules) -> bool:
+    name = remote_path(remote_mailbox)
+    if (remote_mailbox.special_use or "") in VIRTUAL_FLAGS:
         return False
-    if how.include and not how.include.found_in(name):
+    if rules.include and not rules.include.is_found_in(name):
         return False
-    if how.masks_in and not _fits(how.masks_in, name):
+    if rules.include_masks and not _matches_any_mask(rules.include_masks, name):
         return False
-    return not ((how.exclude and how.exclude.found_in(name)) or _fits(how.masks_out, name))
+    return not (
+        (rules.exclude and rules.exclude.is_found_in(name))
+        or _matches_any_mask(rules.exclude_masks, name)
+    )
 
 
-def _fits(masks: Sequence[str], name: str) -> bool:
-    spelled = unicodedata.normalize("NFC", name)
-    return any(_mask(unicodedata.normalize("NFC", mask)).fullmatch(spelled) for mask in masks)
+def _matches_any_mask(masks: Sequence[str], path: str) -> bool:
+    spelled = unicodedata.normalize("NFC", path)
+    return any(
+        _compile_mask(unicodedata.normalize("NFC", mask)).fullmatch(spelled) for mask in masks
+    )
 
 
 @lru_cache(256)
-def _mask(mask: str) -> re.Pattern[str]:
+def _compile_mask(mask: str) -> re.Pattern[str]:
     """Compile a mask for whole paths.
 
     Atomic groups prevent backtracking: if the first match of a part fits, a later one fits no
@@ -108,51 +119,62 @@ def _mask(mask: str) -> re.Pattern[str]:
     return re.compile(f"{first}{between}{last}", re.DOTALL | re.IGNORECASE)
 
 
-def _path(listed: Listed, how: Rules, here: Mapping[SpecialUse, str]) -> str:
-    levels = list(listed.levels)
+def _local_path(
+    remote_mailbox: ListedMailbox,
+    rules: MappingRules,
+    local_special_use_paths: Mapping[SpecialUse, str],
+) -> str:
+    levels = list(remote_mailbox.levels)
     if levels[0].lower() == "inbox":
         levels[0] = INBOX
-    use = ROLES.get(listed.use or "") or (
-        CALLED.get(_level(levels[-1]).lower()) if len(levels) - (levels[0] == INBOX) == 1 else None
+    use = SPECIAL_USE_BY_FLAG.get(remote_mailbox.special_use or "") or (
+        SPECIAL_USE_BY_NAME.get(_clean_level(levels[-1]).lower())
+        if len(levels) - (levels[0] == INBOX) == 1
+        else None
     )
-    if how.roles and how.below is None and use is not None and use in here:
-        return here[use]
-    name = "/".join(_level(level) for level in levels)
-    for pattern, replacement in how.rewrites:
-        name = _rewritten(name, pattern, replacement)
-    return _fitting(name, how.below)
+    if (
+        rules.maps_special_use
+        and rules.parent_path is None
+        and use is not None
+        and use in local_special_use_paths
+    ):
+        return local_special_use_paths[use]
+    name = "/".join(_clean_level(level) for level in levels)
+    for pattern, replacement in rules.rewrites:
+        name = _rewrite(name, pattern, replacement)
+    return _valid_path(name, rules.parent_path)
 
 
-def _rewritten(name: str, pattern: Regex, replacement: str) -> str:
+def _rewrite(path: str, pattern: GroupRegex, replacement: str) -> str:
     """The path with the first match replaced; unchanged if it is too long."""
-    at = places(pattern, name, lambda _: None) if len(name) <= TEXT else None
+    at = group_offsets(pattern, path, lambda _: None) if len(path) <= MAX_TEXT_LENGTH else None
     if at is None:
-        return name
+        return path
 
-    def meant(found: re.Match[str]) -> str:
+    def group_value(found: re.Match[str]) -> str:
         if found[1] == "$":
             return "$"
         begin, end = at[2 * int(found[1]) :][:2] or (-1, -1)
-        return name[begin:end] if end >= 0 else ""
+        return path[begin:end] if end >= 0 else ""
 
-    return name[: at[0]] + re.sub(r"\$([$1-9])", meant, replacement) + name[at[1] :]
+    return path[: at[0]] + re.sub(r"\$([$1-9])", group_value, replacement) + path[at[1] :]
 
 
-def _level(level: str) -> str:
+def _clean_level(level: str) -> str:
     """A level in a form that is valid here."""
     clean = unicodedata.normalize("NFC", level).replace("/", "_")
     signs = (" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
              for sign in clean)  # fmt: skip
-    text = "".join(signs)[: 4 * LONGEST].split()
-    short = " ".join(text)[:LONGEST].strip() or "_"
-    return f"{short} (2)" if confusables.passes_for(short, SPECIAL) else short
+    text = "".join(signs)[: 4 * MAX_LEVEL_LENGTH].split()
+    short = " ".join(text)[:MAX_LEVEL_LENGTH].strip() or "_"
+    return f"{short} (2)" if confusables.is_confusable_with(short, SPECIAL_USE_NAMES) else short
 
 
-def _fitting(name: str, below: str | None) -> str:
+def _valid_path(path: str, parent_path: str | None) -> str:
     """A valid local path; levels that are too deep are cut off."""
-    levels = [_level(level) for level in name.split("/") if level.strip()]
-    above = below.split("/") if below else []
+    levels = [_clean_level(level) for level in path.split("/") if level.strip()]
+    above = parent_path.split("/") if parent_path else []
     try:
-        return paths.checked_path("/".join([*above, *levels][: paths.LEVELS]))
-    except Invalid:  # no valid level remains
-        return below or INBOX
+        return paths.validate_path("/".join([*above, *levels][: paths.MAX_LEVELS]))
+    except InvalidInput:  # no valid level remains
+        return parent_path or INBOX

@@ -9,271 +9,309 @@ from functools import partial
 from typing import TypeVar
 
 from mail.connectors.remote_server import (
-    MESSAGES,
-    Denied,
-    Failure,
-    Head,
-    Listed,
-    Opened,
-    Stage,
-    said,
+    MAX_MESSAGES,
+    ConnectorStage,
+    ListedMailbox,
+    OpenedMailbox,
+    RemoteFailure,
+    RemoteMessage,
+    RequestRefused,
+    printable_text,
 )
-from mail.connectors.sasl import CHALLENGES, answer_of
-from mail.connectors.socket_stream import NO_REASON, NONSENSE, Line, Reader
-from models.connectors import Security
+from mail.connectors.sasl import MAX_CHALLENGES, response_function
+from mail.connectors.socket_stream import (
+    INVALID_RESPONSE_TEXT,
+    NO_REASON_TEXT,
+    BoundedReader,
+    RemoteConnection,
+)
+from models.connectors import ConnectorSecurity
 
 Result = TypeVar("Result")
-INBOX = Listed(b"INBOX", ["INBOX"], None)
-LONGEST = 1 << 20  # bytes of a line
-LISTED = 1 << 27  # bytes of a list of all messages
-DENIED = 10  # refused messages after which the run fails
-PARTING = 2.0  # seconds to wait for the response to QUIT
-LINES = 200  # lines of the response to CAPA
-DIGITS = 18
-MARK = re.compile(r"[!-9;-~]{1,70}")  # RFC 1939, without the colon, which is a separator elsewhere
-TEMPORARY = ("[IN-USE]", "[LOGIN-DELAY]", "[SYS/TEMP]")  # RFC 2449, 3206
-BROKEN = (OSError, EOFError, ValueError, LookupError, AttributeError)
+INBOX = ListedMailbox(b"INBOX", ["INBOX"], None)
+MAX_LINE_SIZE = 1 << 20  # bytes of a line
+MAX_LIST_SIZE = 1 << 27  # bytes of a list of all messages
+MAX_REFUSED_MESSAGES = 10  # refused messages after which the run fails
+QUIT_TIMEOUT = 2.0  # seconds to wait for the response to QUIT
+MAX_CAPABILITIES = 200  # lines of the response to CAPA
+MAX_DIGITS = 18
+UIDL_PATTERN = re.compile(
+    r"[!-9;-~]{1,70}"
+)  # RFC 1939, without the colon, which is a separator elsewhere
+TEMPORARY_CODES = ("[IN-USE]", "[LOGIN-DELAY]", "[SYS/TEMP]")  # RFC 2449, 3206
+PROTOCOL_ERRORS = (OSError, EOFError, ValueError, LookupError, AttributeError)
 
 
-class _Wire:
+class _Pop3Protocol:
     """The commands of POP3. Raises RequestRefused for -ERR."""
 
-    def __init__(self, line: Line, largest: int) -> None:
-        self.line, self.largest = line, largest
-        self.sock = line.open()
-        if line.server.security is Security.TLS:
-            self.sock = line.secured(self.sock)
-        self.reader = Reader(line, self.sock)
-        line.stage = Stage.GREETING
-        self._answer()
+    def __init__(self, connection: RemoteConnection, max_message_size: int) -> None:
+        self.connection, self.max_message_size = connection, max_message_size
+        self.sock = connection.connect()
+        if connection.server.security is ConnectorSecurity.TLS:
+            self.sock = connection.start_tls(self.sock)
+        self.reader = BoundedReader(connection, self.sock)
+        connection.stage = ConnectorStage.GREETING
+        self._read_response()
 
-    def _raw(self) -> bytes:
-        return self.reader.line(LONGEST)
+    def _read_raw_line(self) -> bytes:
+        return self.reader.read_line(MAX_LINE_SIZE)
 
-    def _line(self) -> bytes:
-        line = self._raw()
+    def _read_line(self) -> bytes:
+        line = self._read_raw_line()
         return line[:-2] if line.endswith(b"\r\n") else line[:-1]
 
-    def _answer(self) -> bytes:
-        line = self._line()
+    def _read_response(self) -> bytes:
+        line = self._read_line()
         if line.startswith(b"-ERR"):
-            raise Denied(self.line.stage, self.line.told(line[4:]) or NO_REASON)
+            raise RequestRefused(
+                self.connection.stage, self.connection.shown_text(line[4:]) or NO_REASON_TEXT
+            )
         if not line.startswith(b"+"):
-            raise Failure(self.line.stage, NONSENSE)
+            raise RemoteFailure(self.connection.stage, INVALID_RESPONSE_TEXT)
         return line
 
-    def say(self, command: str) -> bytes:
+    def command(self, command_line: str) -> bytes:
         """Send a command and return its one-line response."""
-        if any(sign in command for sign in "\r\n\0"):
-            raise Failure(self.line.stage, "POP3 takes no names and passwords of several lines")
-        self.sock.sendall(f"{command}\r\n".encode())
-        return self._answer()
+        if any(sign in command_line for sign in "\r\n\0"):
+            raise RemoteFailure(
+                self.connection.stage, "POP3 takes no names and passwords of several lines"
+            )
+        self.sock.sendall(f"{command_line}\r\n".encode())
+        return self._read_response()
 
-    def listed(self, command: str) -> list[bytes]:
+    def multi_line_command(self, command_line: str) -> list[bytes]:
         """Send a command and return the lines of its response."""
-        self.say(command)
+        self.command(command_line)
         lines, size = list[bytes](), 0
-        while (line := self._line()) != b".":
+        while (line := self._read_line()) != b".":
             size += len(line)
-            if size > LISTED or len(lines) >= MESSAGES:
-                raise Failure(self.line.stage, f"more than {MESSAGES} messages")
+            if size > MAX_LIST_SIZE or len(lines) >= MAX_MESSAGES:
+                raise RemoteFailure(self.connection.stage, f"more than {MAX_MESSAGES} messages")
             lines.append(line[1:] if line.startswith(b"..") else line)
         return lines
 
-    def secure(self) -> None:
+    def start_tls(self) -> None:
         """Switch to TLS with STLS. Data that came unencrypted is discarded."""
-        self.say("STLS")
-        self.sock = self.line.secured(self.sock)
-        self.reader = Reader(self.line, self.sock)
+        self.command("STLS")
+        self.sock = self.connection.start_tls(self.sock)
+        self.reader = BoundedReader(self.connection, self.sock)
 
-    def authenticate(self, mechanism: str, answer: Callable[[bytes], bytes]) -> None:
+    def authenticate_with_sasl(
+        self, mechanism: str, response_to_challenge: Callable[[bytes], bytes]
+    ) -> None:
         """Sign in with SASL and one response; later challenges get an empty response."""
-        line, asked = self.say(f"AUTH {mechanism}"), 0
+        line, asked = self.command(f"AUTH {mechanism}"), 0
         while not line.startswith(b"+OK"):
             asked += 1
-            if asked > CHALLENGES:
-                raise Failure(self.line.stage, "the server asks without an end")
-            reply = answer(b64decode(line[2:])) if asked == 1 else b""
-            self.line.hide(reply.decode())
-            line = self.say(packed := b64encode(reply).decode())
-            self.line.hide(packed)
+            if asked > MAX_CHALLENGES:
+                raise RemoteFailure(self.connection.stage, "the server asks without an end")
+            reply = response_to_challenge(b64decode(line[2:])) if asked == 1 else b""
+            self.connection.hide_secret(reply.decode())
+            line = self.command(packed := b64encode(reply).decode())
+            self.connection.hide_secret(packed)
 
-    def message(self, number: int) -> bytes | None:
+    def retrieve_message(self, message_number: int) -> bytes | None:
         """Retrieve a message; None if it exceeds the size limit.
 
         It ends at a dot alone on a line with CRLF, not on a line with another ending.
         """
-        self.say(f"RETR {number}")
+        self.command(f"RETR {message_number}")
         found, size, begins = bytearray(), 0, True
-        while (line := self._raw()) != b".\r\n" or not begins:
+        while (line := self._read_raw_line()) != b".\r\n" or not begins:
             if begins and line.startswith(b".."):
                 line = line[1:]
             begins = line.endswith(b"\r\n")
             size += len(line)
-            if size > 2 * self.largest + LONGEST:
-                raise Failure(Stage.FETCH, "a message that has no end")
-            if size <= self.largest:
+            if size > 2 * self.max_message_size + MAX_LINE_SIZE:
+                raise RemoteFailure(ConnectorStage.FETCH, "a message that has no end")
+            if size <= self.max_message_size:
                 found += line
-        return bytes(found) if size <= self.largest else None
+        return bytes(found) if size <= self.max_message_size else None
 
 
-class Pop:
+class Pop3Session:
     """A POP3 session, which has one mailbox. Each method blocks, and raises RemoteFailure."""
 
-    def __init__(self, line: Line, largest: int) -> None:
-        self.line, self.largest = line, largest
+    def __init__(self, connection: RemoteConnection, max_message_size: int) -> None:
+        self.connection, self.max_message_size = connection, max_message_size
         self.capabilities: frozenset[str] = frozenset()
-        self._made: _Wire | None = None
+        self._protocol_or_none: _Pop3Protocol | None = None
         self._numbers: dict[str, int] = {}  # message numbers by message id
         self._sizes: dict[int, int] = {}
-        self._deletes = False
+        self._has_deletions = False
 
     @property
-    def _wire(self) -> _Wire:
-        if self._made is None:
-            raise Failure(self.line.stage, "there is no connection")
-        return self._made
+    def _protocol(self) -> _Pop3Protocol:
+        if self._protocol_or_none is None:
+            raise RemoteFailure(self.connection.stage, "there is no connection")
+        return self._protocol_or_none
 
     def sign_in(self) -> None:
         """Connect, with TLS if it is configured, and sign in."""
-        self._made = self._do(Stage.CONNECT, lambda: _Wire(self.line, self.largest))
-        if self.line.server.security is Security.STARTTLS:
-            self._do(Stage.TLS, self._wire.secure)
-        with suppress(Denied):  # old servers have no CAPA
-            found = self._do(Stage.GREETING, lambda: self._wire.listed("CAPA"))
-            self.capabilities = frozenset(said(line).upper() for line in found[:LINES])
-        self._do(Stage.LOGIN, self._authenticate)
+        self._protocol_or_none = self._run_at_stage(
+            ConnectorStage.CONNECT, lambda: _Pop3Protocol(self.connection, self.max_message_size)
+        )
+        if self.connection.server.security is ConnectorSecurity.STARTTLS:
+            self._run_at_stage(ConnectorStage.TLS, self._protocol.start_tls)
+        with suppress(RequestRefused):  # old servers have no CAPA
+            found = self._run_at_stage(
+                ConnectorStage.GREETING, lambda: self._protocol.multi_line_command("CAPA")
+            )
+            self.capabilities = frozenset(
+                printable_text(line).upper() for line in found[:MAX_CAPABILITIES]
+            )
+        self._run_at_stage(ConnectorStage.LOGIN, self._authenticate)
 
     def _authenticate(self) -> None:
-        wire, server = self._wire, self.line.server
+        wire, server = self._protocol, self.connection.server
         try:
             if server.mechanism in ("XOAUTH2", "OAUTHBEARER", "CRAM-MD5"):
-                wire.authenticate(server.mechanism, answer_of(server, server.mechanism))
-            elif server.mechanism == "PLAIN" and self._by_sasl():
-                wire.authenticate("PLAIN", answer_of(server, "PLAIN"))
+                wire.authenticate_with_sasl(
+                    server.mechanism, response_function(server, server.mechanism)
+                )
+            elif server.mechanism == "PLAIN" and self._requires_sasl():
+                wire.authenticate_with_sasl("PLAIN", response_function(server, "PLAIN"))
             else:
-                wire.say(f"USER {server.username}")
-                wire.say(f"PASS {server.secret}")
-        except Denied as problem:
-            for_good = not problem.message.upper().startswith(TEMPORARY)
-            raise Failure(Stage.LOGIN, problem.message, refused=for_good) from None
+                wire.command(f"USER {server.username}")
+                wire.command(f"PASS {server.secret}")
+        except RequestRefused as problem:
+            for_good = not problem.message.upper().startswith(TEMPORARY_CODES)
+            raise RemoteFailure(
+                ConnectorStage.LOGIN, problem.message, is_permanent=for_good
+            ) from None
 
-    def _by_sasl(self) -> bool:
+    def _requires_sasl(self) -> bool:
         """True if the server accepts the password only by SASL."""
         offered = {word for line in self.capabilities if line.startswith("SASL ")
                    for word in line.split()}  # fmt: skip
         return "PLAIN" in offered and "USER" not in self.capabilities
 
-    def leave(self) -> None:
+    def log_out(self) -> None:
         """Send QUIT.
 
         The server deletes messages only then, so its failure is raised after deletions.
         """
-        if self._made is None:
+        if self._protocol_or_none is None:
             return
-        if self._deletes:
-            self._do(Stage.DELETE, lambda: self._wire.say("QUIT"))
+        if self._has_deletions:
+            self._run_at_stage(ConnectorStage.DELETE, lambda: self._protocol.command("QUIT"))
             return
-        with suppress(*BROKEN, Failure):
-            self._made.sock.settimeout(PARTING)
-            self._made.say("QUIT")
+        with suppress(*PROTOCOL_ERRORS, RemoteFailure):
+            self._protocol_or_none.sock.settimeout(QUIT_TIMEOUT)
+            self._protocol_or_none.command("QUIT")
 
     def close(self) -> None:
         """Close the connection in any state."""
-        self.line.close()
+        self.connection.close()
 
-    def folders(self) -> list[Listed]:
+    def list_mailboxes(self) -> list[ListedMailbox]:
         """The only mailbox, INBOX."""
         return [INBOX]
 
-    def subscribed(self) -> frozenset[bytes]:
+    def list_subscribed(self) -> frozenset[bytes]:
         """The raw name of the only mailbox."""
-        return frozenset({INBOX.raw})
+        return frozenset({INBOX.raw_name})
 
-    def open(self, folder: Listed, *, write: bool) -> Opened:
+    def open_mailbox(self, mailbox: ListedMailbox, *, writable: bool) -> OpenedMailbox:
         """Read the list of messages."""
-        del folder, write
+        del mailbox, writable
         self._sizes = {}
-        for line in self._do(Stage.LIST, lambda: self._wire.listed("LIST")):
-            number, size = (_number(word) for word in [*line.split(), b"", b""][:2])
+        for line in self._run_at_stage(
+            ConnectorStage.LIST, lambda: self._protocol.multi_line_command("LIST")
+        ):
+            number, size = (_parse_number(word) for word in [*line.split(), b"", b""][:2])
             if not number or size is None:
-                raise Failure(Stage.LIST, "the server lists what are no messages")
+                raise RemoteFailure(ConnectorStage.LIST, "the server lists what are no messages")
             self._sizes[number] = size
-        return Opened(0, 0, len(self._sizes))
+        return OpenedMailbox(0, 0, len(self._sizes))
 
-    def marks(self) -> list[str]:
+    def list_message_ids(self) -> list[str]:
         """The ids of all messages from UIDL, in order."""
         try:
-            lines = self._do(Stage.LIST, lambda: self._wire.listed("UIDL"))
-        except Denied as problem:
+            lines = self._run_at_stage(
+                ConnectorStage.LIST, lambda: self._protocol.multi_line_command("UIDL")
+            )
+        except RequestRefused as problem:
             text = f"the server cannot tell messages apart (UIDL): {problem.message}"
-            raise Failure(Stage.LIST, text) from None
+            raise RemoteFailure(ConnectorStage.LIST, text) from None
         self._numbers = {}
         for line in lines:
             number, _, mark = line.partition(b" ")
-            if not (known := _number(number)) or not mark.strip():
-                raise Failure(Stage.LIST, "the server gives no UIDL of a message")
-            self._numbers[self._fresh(mark.strip())] = known
+            if not (known := _parse_number(number)) or not mark.strip():
+                raise RemoteFailure(ConnectorStage.LIST, "the server gives no UIDL of a message")
+            self._numbers[self._unique_id(mark.strip())] = known
         if len(self._numbers) < len(self._sizes):
-            raise Failure(Stage.LIST, "the server does not give the UIDL of every message")
+            raise RemoteFailure(
+                ConnectorStage.LIST, "the server does not give the UIDL of every message"
+            )
         return list(self._numbers)
 
-    def _fresh(self, mark: bytes) -> str:
+    def _unique_id(self, uidl: bytes) -> str:
         """A unique id for a message: some servers give several messages one UIDL."""
-        found, copies = _mark(mark), 1
+        found, copies = _message_id(uidl), 1
         while found in self._numbers:
             copies += 1
-            found = _digest(b"%d %s" % (copies, mark))
+            found = _digest(b"%d %s" % (copies, uidl))
         return found
 
-    def heads(self, marks: Sequence[str]) -> list[Head]:
+    def fetch_metadata(self, message_ids: Sequence[str]) -> list[RemoteMessage]:
         """The sizes of messages; POP3 has neither flags nor dates."""
-        known = [(mark, self._numbers[mark]) for mark in marks if mark in self._numbers]
-        return [Head(mark, self._sizes.get(number, 0), frozenset(), None) for mark, number in known]
+        known = [(mark, self._numbers[mark]) for mark in message_ids if mark in self._numbers]
+        return [
+            RemoteMessage(mark, self._sizes.get(number, 0), frozenset(), None)
+            for mark, number in known
+        ]
 
-    def bodies(self, heads: Sequence[Head]) -> Iterator[tuple[Head, bytes]]:
+    def fetch_messages(
+        self, messages: Sequence[RemoteMessage]
+    ) -> Iterator[tuple[RemoteMessage, bytes]]:
         """Yield the messages with their content.
 
         Refused messages, and those over the size limit, are omitted.
         """
         denied = 0
-        for one in heads:
-            if (number := self._numbers.get(one.mark)) is None:
+        for one in messages:
+            if (number := self._numbers.get(one.message_id)) is None:
                 continue
             try:
-                raw = self._do(Stage.FETCH, partial(self._wire.message, number))
-            except Denied:  # one unreadable message must not stop the others
+                raw = self._run_at_stage(
+                    ConnectorStage.FETCH, partial(self._protocol.retrieve_message, number)
+                )
+            except RequestRefused:  # one unreadable message must not stop the others
                 denied += 1
-                if denied > DENIED:
+                if denied > MAX_REFUSED_MESSAGES:
                     raise
                 continue
             if raw is not None:
                 yield one, raw
 
-    def delete(self, marks: Sequence[str]) -> None:
+    def delete_messages(self, message_ids: Sequence[str]) -> None:
         """Mark messages as deleted; the server deletes them at the end of the session."""
-        for mark in marks:
+        for mark in message_ids:
             if (number := self._numbers.get(mark)) is not None:
-                self._deletes = True
-                self._do(Stage.DELETE, partial(self._wire.say, f"DELE {number}"))
+                self._has_deletions = True
+                self._run_at_stage(
+                    ConnectorStage.DELETE, partial(self._protocol.command, f"DELE {number}")
+                )
 
-    def _do(self, stage: Stage, work: Callable[[], Result]) -> Result:
-        self.line.stage = stage
+    def _run_at_stage(self, stage: ConnectorStage, function: Callable[[], Result]) -> Result:
+        self.connection.stage = stage
         try:
-            return work()
-        except (*BROKEN, Failure) as problem:
-            raise self.line.failure(problem) from None
+            return function()
+        except (*PROTOCOL_ERRORS, RemoteFailure) as problem:
+            raise self.connection.failure_from(problem) from None
 
 
-def _number(word: bytes) -> int | None:
-    return int(word) if word.isdigit() and len(word) <= DIGITS else None
+def _parse_number(word: bytes) -> int | None:
+    return int(word) if word.isdigit() and len(word) <= MAX_DIGITS else None
 
 
-def _mark(told: bytes) -> str:
+def _message_id(uidl: bytes) -> str:
     """The id of a message: a UIDL that RFC 1939 allows, else its digest."""
-    text = told.decode("latin-1")
-    return text if MARK.fullmatch(text) else _digest(told)
+    text = uidl.decode("latin-1")
+    return text if UIDL_PATTERN.fullmatch(text) else _digest(uidl)
 
 
-def _digest(told: bytes) -> str:
-    return hashlib.sha256(told).hexdigest()
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

@@ -6,21 +6,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from models.connectors import Protocol, Security
+from models.connectors import ConnectorProtocol, ConnectorSecurity
 
 PORTS = {
-    (Protocol.IMAP, Security.TLS): 993,
-    (Protocol.IMAP, Security.STARTTLS): 143,
-    (Protocol.IMAP, Security.PLAIN): 143,
-    (Protocol.POP3, Security.TLS): 995,
-    (Protocol.POP3, Security.STARTTLS): 110,
-    (Protocol.POP3, Security.PLAIN): 110,
+    (ConnectorProtocol.IMAP, ConnectorSecurity.TLS): 993,
+    (ConnectorProtocol.IMAP, ConnectorSecurity.STARTTLS): 143,
+    (ConnectorProtocol.IMAP, ConnectorSecurity.PLAIN): 143,
+    (ConnectorProtocol.POP3, ConnectorSecurity.TLS): 995,
+    (ConnectorProtocol.POP3, ConnectorSecurity.STARTTLS): 110,
+    (ConnectorProtocol.POP3, ConnectorSecurity.PLAIN): 110,
 }
-MESSAGES = 1_000_000  # of a mailbox
-SAID = 300  # characters of a text of the server that are shown
+MAX_MESSAGES = 1_000_000  # of a mailbox
+MAX_TEXT_LENGTH = 300  # characters of a text of the server that are shown
 
 
-class Stage(StrEnum):
+class ConnectorStage(StrEnum):
     """The stage that a connector run is at, or at which it failed."""
 
     RESOLVE = "RESOLVE"
@@ -35,65 +35,65 @@ class Stage(StrEnum):
     LISTEN = "LISTEN"
 
 
-class Failure(Exception):
+class RemoteFailure(Exception):
     """The remote server doesn't work as it should. The text can be shown to the user."""
 
-    def __init__(self, stage: Stage, message: str, *, refused: bool = False) -> None:
+    def __init__(self, stage: ConnectorStage, message: str, *, is_permanent: bool = False) -> None:
         self.stage, self.message = stage, message
-        self.refused = refused  # the credentials are refused: a retry is useless
+        self.is_permanent = is_permanent  # the credentials are refused: a retry is useless
         super().__init__(message)
 
 
-class Denied(Failure):
+class RequestRefused(RemoteFailure):
     """The remote server has refused a request; the session can continue."""
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class RemoteServer:
     """The address and credentials of an account on another server. The secret is never shown."""
 
-    protocol: Protocol
+    protocol: ConnectorProtocol
     host: str
     port: int
-    security: Security
+    security: ConnectorSecurity
     mechanism: str  # one of MECHANISMS
     username: str
     secret: str = field(repr=False)  # a password, or an OAuth 2.0 access token
     timeout: float = 600.0  # seconds of silence
-    rate: int = 0  # 0: unlimited
+    bytes_per_second: int = 0  # 0: unlimited
 
 
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER")
-BY_TOKEN = frozenset({"XOAUTH2", "OAUTHBEARER"})
+TOKEN_MECHANISMS = frozenset({"XOAUTH2", "OAUTHBEARER"})
 
 
-class Listed(NamedTuple):
+class ListedMailbox(NamedTuple):
     """A remote mailbox: its raw name, and its decoded levels."""
 
-    raw: bytes
+    raw_name: bytes
     levels: Sequence[str]
-    use: str | None  # "\\Sent", as RFC 6154 spells it
+    special_use: str | None  # "\\Sent", as RFC 6154 spells it
 
 
-class Opened(NamedTuple):
+class OpenedMailbox(NamedTuple):
     """The state of a remote mailbox when it was opened."""
 
-    validity: int  # 0: the protocol has none
+    uid_validity: int  # 0: the protocol has none
     modseq: int  # HIGHESTMODSEQ of RFC 7162; 0: the server has none
-    exists: int
+    message_count: int
 
 
-class Head(NamedTuple):
+class RemoteMessage(NamedTuple):
     """The metadata of a remote message before it is fetched."""
 
-    mark: str  # UID of IMAP, or UIDL of POP3
+    message_id: str  # UID of IMAP, or UIDL of POP3
     size: int
     flags: frozenset[str]
     received_at: datetime | None
 
 
-def said(text: object) -> str:
+def printable_text(value: object) -> str:
     """The text of a server or an error in one printable line of limited length."""
-    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    words = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     shown = "".join(sign if sign.isprintable() else " " for sign in words)
-    return " ".join(shown.split())[:SAID]
+    return " ".join(shown.split())[:MAX_TEXT_LENGTH]

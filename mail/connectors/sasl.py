@@ -3,12 +3,12 @@
 import hmac
 from collections.abc import Callable
 
-from mail.connectors.remote_server import Server
+from mail.connectors.remote_server import RemoteServer
 
-CHALLENGES = 5  # of one sign-in
+MAX_CHALLENGES = 5  # of one sign-in
 
 
-def answer_of(server: Server, mechanism: str) -> Callable[[bytes], bytes]:
+def response_function(server: RemoteServer, mechanism: str) -> Callable[[bytes], bytes]:
     """The function that returns the response to the first challenge of a mechanism.
 
     Later challenges get an empty response.

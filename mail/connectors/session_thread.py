@@ -7,87 +7,101 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from mail.connectors.imap_client import Imap
-from mail.connectors.pop3_client import Pop
-from mail.connectors.remote_server import Failure, Head, Server, Stage
-from mail.connectors.socket_stream import Line
-from mail.network.outbound_http import Gate, Unsent
-from models.connectors import Protocol
+from mail.connectors.imap_client import ImapSession
+from mail.connectors.pop3_client import Pop3Session
+from mail.connectors.remote_server import ConnectorStage, RemoteFailure, RemoteMessage, RemoteServer
+from mail.connectors.socket_stream import RemoteConnection
+from mail.network.outbound_http import HttpRequestFailed, NetworkPolicy
+from models.connectors import ConnectorProtocol
 
 Result = TypeVar("Result")
-READY = 4 << 20  # bytes of messages that are handed over together
+CHUNK_SIZE = 4 << 20  # bytes of messages that are handed over together
 
 
-class Session:
+class ThreadedSession:
     """A blocking session that the event loop uses through its thread."""
 
-    def __init__(self, remote: Imap | Pop, line: Line, thread: ThreadPoolExecutor) -> None:
-        self.remote, self.line, self._thread = remote, line, thread
+    def __init__(
+        self,
+        remote: ImapSession | Pop3Session,
+        connection: RemoteConnection,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        self.remote, self.connection, self._thread = remote, connection, thread
 
-    async def do(self, work: Callable[..., Result], *given: Any) -> Result:
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a function in the thread of the session. Raises RemoteFailure."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    async def bodies(self, heads: Sequence[Head]) -> AsyncGenerator[list[tuple[Head, bytes]]]:
+    async def stream_messages(
+        self, messages: Sequence[RemoteMessage]
+    ) -> AsyncGenerator[list[tuple[RemoteMessage, bytes]]]:
         """Yield groups of messages; the next group is fetched while the caller handles one.
 
         Raises RemoteFailure after the messages that came before it.
         """
-        source = self.remote.bodies(heads)
-        coming = asyncio.ensure_future(self.do(_some, source))
+        source = self.remote.fetch_messages(messages)
+        coming = asyncio.ensure_future(self.run(_next_messages, source))
         ended = False
         try:
             while not ended:
                 some, failure = await coming
                 ended = failure is not None or not some
                 if not ended:
-                    coming = asyncio.ensure_future(self.do(_some, source))
+                    coming = asyncio.ensure_future(self.run(_next_messages, source))
                 if some:
                     yield some
                 if failure is not None:
                     raise failure
         finally:
             if not ended:  # the caller has stopped while a response is coming
-                self.line.cut()
+                self.connection.abort()
             await asyncio.wait([coming])
 
 
-def _some(source: Iterator[tuple[Head, bytes]]) -> tuple[list[tuple[Head, bytes]], Failure | None]:
+def _next_messages(
+    messages: Iterator[tuple[RemoteMessage, bytes]],
+) -> tuple[list[tuple[RemoteMessage, bytes]], RemoteFailure | None]:
     """The next messages up to CHUNK_SIZE bytes, and the failure after them."""
-    found: list[tuple[Head, bytes]] = []
+    found: list[tuple[RemoteMessage, bytes]] = []
     weight = 0
     try:
-        for head, raw in source:
+        for head, raw in messages:
             found.append((head, raw))
             weight += len(raw)
-            if weight >= READY:
+            if weight >= CHUNK_SIZE:
                 break
-    except Failure as problem:
+    except RemoteFailure as problem:
         return found, problem
     return found, None
 
 
 @asynccontextmanager
-async def session(
-    server: Server, gate: Gate, largest: int, trust: ssl.SSLContext | None = None
-) -> AsyncGenerator[Session]:
+async def open_session(
+    server: RemoteServer,
+    gate: NetworkPolicy,
+    max_message_size: int,
+    tls_context: ssl.SSLContext | None = None,
+) -> AsyncGenerator[ThreadedSession]:
     """Sign in to a remote server, and log out at the end. Raises RemoteFailure.
 
     Connects only to the addresses that `gate` has checked.
     """
     try:
-        addresses = await gate.allowed(server.host, server.port)
-    except Unsent as problem:
-        raise Failure(Stage.RESOLVE, str(problem)) from None
-    line = Line(server, addresses, trust)
-    remote = (Imap if server.protocol is Protocol.IMAP else Pop)(line, largest)
+        addresses = await gate.resolve_allowed(server.host, server.port)
+    except HttpRequestFailed as problem:
+        raise RemoteFailure(ConnectorStage.RESOLVE, str(problem)) from None
+    line = RemoteConnection(server, addresses, tls_context)
+    remote = (ImapSession if server.protocol is ConnectorProtocol.IMAP else Pop3Session)(
+        line, max_message_size
+    )
     thread = ThreadPoolExecutor(1, "connector")
-    made = Session(remote, line, thread)
+    made = ThreadedSession(remote, line, thread)
     try:
-        await made.do(remote.sign_in)
+        await made.run(remote.sign_in)
         yield made
-        await made.do(remote.leave)
+        await made.run(remote.log_out)
     finally:
-        line.cut()
+        line.abort()
         thread.submit(remote.close)
         thread.shutdown(wait=False)

@@ -14,90 +14,97 @@ from dataclasses import dataclass, field
 from functools import cache
 from threading import Event
 
-from mail.connectors.remote_server import Failure, Server, Stage, said
+from mail.connectors.remote_server import (
+    ConnectorStage,
+    RemoteFailure,
+    RemoteServer,
+    printable_text,
+)
 
-CONNECTING = 10.0  # seconds for one address
-TRIED = 3  # addresses of a host
-PIECE = 1 << 16  # bytes of one read
-ENDED = "the run was ended"
-HUNG_UP = "the server has ended the connection"
-NO_REASON = "the server says no, without a reason"
-NONSENSE = "an answer that cannot be understood"
-OTHERWISE = "the connection failed"
-FAILED = (
+CONNECT_TIMEOUT = 10.0  # seconds for one address
+MAX_ADDRESSES = 3  # addresses of a host
+READ_SIZE = 1 << 16  # bytes of one read
+ABORTED_TEXT = "the run was ended"
+CLOSED_TEXT = "the server has ended the connection"
+NO_REASON_TEXT = "the server says no, without a reason"
+INVALID_RESPONSE_TEXT = "an answer that cannot be understood"
+FAILED_TEXT = "the connection failed"
+TEXT_BY_ERROR = (
     (ConnectionRefusedError, "nobody listens there"),
-    (ConnectionResetError, HUNG_UP),
-    (BrokenPipeError, HUNG_UP),
+    (ConnectionResetError, CLOSED_TEXT),
+    (BrokenPipeError, CLOSED_TEXT),
 )
 
 
 @cache
-def _usual_trust() -> ssl.SSLContext:
+def _default_tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
 @dataclass(slots=True)
-class Line:
+class RemoteConnection:
     """A connection to a remote server, which can be aborted from another thread."""
 
-    server: Server
+    server: RemoteServer
     addresses: Sequence[str]  # checked addresses: the name is not resolved again
-    trust: ssl.SSLContext | None = None  # instead of the system's trust store
-    stage: Stage = Stage.CONNECT
+    tls_context: ssl.SSLContext | None = None  # instead of the system's trust store
+    stage: ConnectorStage = ConnectorStage.CONNECT
     _socket: socket.socket | None = field(default=None, repr=False)
-    _cut: Event = field(default_factory=Event, repr=False)
-    _owed: float = 0.0  # monotonic time until which the rate limit makes reads wait
-    _hidden: set[str] = field(default_factory=set, repr=False)
+    _aborted: Event = field(default_factory=Event, repr=False)
+    _next_read_at: float = 0.0  # monotonic time until which the rate limit makes reads wait
+    _hidden_texts: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
-        self.hide(self.server.secret)
+        self.hide_secret(self.server.secret)
 
-    def open(self) -> socket.socket:
+    def connect(self) -> socket.socket:
         """Connect to the first address that answers. Raises RemoteFailure if none does."""
         last = OSError("no address")
-        for address in self.addresses[:TRIED]:
+        for address in self.addresses[:MAX_ADDRESSES]:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             found = self._socket = socket.socket(family, socket.SOCK_STREAM)
-            self.check()
-            found.settimeout(min(CONNECTING, self.server.timeout))
+            self.raise_if_aborted()
+            found.settimeout(min(CONNECT_TIMEOUT, self.server.timeout))
             try:
                 found.connect((address, self.server.port))
             except OSError as problem:
                 found.close()
-                self.check()
+                self.raise_if_aborted()
                 last = problem
                 continue
-            self.check()
+            self.raise_if_aborted()
             found.settimeout(self.server.timeout)
             return found
-        raise self.failure(last)
+        raise self.failure_from(last)
 
-    def secured(self, plain: socket.socket) -> socket.socket:
+    def start_tls(self, plain_socket: socket.socket) -> socket.socket:
         """Wrap the socket in TLS; the certificate must be valid for the host name."""
-        self.stage = Stage.TLS
-        context = self.trust or _usual_trust()
+        self.stage = ConnectorStage.TLS
+        context = self.tls_context or _default_tls_context()
         found = context.wrap_socket(
-            plain, server_hostname=self.server.host, do_handshake_on_connect=False
+            plain_socket, server_hostname=self.server.host, do_handshake_on_connect=False
         )
         self._socket = found  # set before the handshake, so that `abort` can end it
-        self.check()
+        self.raise_if_aborted()
         found.do_handshake()
         return found
 
-    def pace(self, many: int) -> None:
+    def wait_for_rate(self, byte_count: int) -> None:
         """Wait as long as the rate limit requires after these bytes."""
-        if self.server.rate:
+        if self.server.bytes_per_second:
             now = time.monotonic()
-            self._owed = max(self._owed, now) + many / self.server.rate
-            self._cut.wait(self._owed - now)
-            self.check()
+            self._next_read_at = (
+                max(self._next_read_at, now) + byte_count / self.server.bytes_per_second
+            )
+            self._aborted.wait(self._next_read_at - now)
+            self.raise_if_aborted()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End the connection, also while another thread waits for it.
 
         Can be called from any thread.
         """
-        self._cut.set()
+        self._aborted.set()
         if (found := self._socket) is not None:
             with suppress(OSError):  # already closed
                 # not the shutdown of TLS, after which encrypted bytes would be read as plain ones
@@ -108,111 +115,117 @@ class Line:
         if self._socket is not None:
             self._socket.close()
 
-    def check(self) -> None:
+    def raise_if_aborted(self) -> None:
         """Raise RemoteFailure if the connection was aborted."""
-        if self._cut.is_set():
-            raise Failure(self.stage, ENDED)
+        if self._aborted.is_set():
+            raise RemoteFailure(self.stage, ABORTED_TEXT)
 
-    def hide(self, secret: str) -> None:
+    def hide_secret(self, secret: str) -> None:
         """Remove a secret from all texts of the server that are shown later."""
         if secret:
             escaped = secret.replace("\\", "\\\\").replace('"', '\\"')
             packed = b64encode(secret.encode()).decode()
-            self._hidden |= {secret, escaped, packed} - {""}
+            self._hidden_texts |= {secret, escaped, packed} - {""}
 
-    def told(self, words: object) -> str:
+    def shown_text(self, raw_text: object) -> str:
         """A text of the server in printable form, without secrets."""
-        text = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
-        for secret in sorted(self._hidden, key=len, reverse=True):
+        text = raw_text.decode("utf-8", "replace") if isinstance(raw_text, bytes) else str(raw_text)
+        for secret in sorted(self._hidden_texts, key=len, reverse=True):
             spaced = r"\s+".join(map(re.escape, re.split(r"\s+", secret)))
             text = re.sub(spaced, lambda _: "…", text, flags=re.IGNORECASE)
-        return said(text)
+        return printable_text(text)
 
-    def failure(self, problem: BaseException) -> Failure:
+    def failure_from(self, problem: BaseException) -> RemoteFailure:
         """The RemoteFailure for an exception, with a text for the owner of the connector."""
-        if self._cut.is_set():
-            return Failure(self.stage, ENDED)
-        if isinstance(problem, Failure):
+        if self._aborted.is_set():
+            return RemoteFailure(self.stage, ABORTED_TEXT)
+        if isinstance(problem, RemoteFailure):
             return problem
-        stage = Stage.TLS if isinstance(problem, ssl.SSLError) else self.stage
+        stage = ConnectorStage.TLS if isinstance(problem, ssl.SSLError) else self.stage
         if isinstance(problem, ssl.SSLCertVerificationError):
-            text = f"the certificate is not good: {self.told(problem.verify_message)}"
+            text = f"the certificate is not good: {self.shown_text(problem.verify_message)}"
         elif isinstance(problem, ssl.SSLError):
-            why = self.told(problem.reason or "it has ended").replace("_", " ").lower()
+            why = self.shown_text(problem.reason or "it has ended").replace("_", " ").lower()
             text = f"TLS failed: {why}"
         elif isinstance(problem, TimeoutError):
             text = f"no answer within {self.server.timeout:g} seconds"
         elif isinstance(problem, OSError):
-            text = next((words for kind, words in FAILED if isinstance(problem, kind)), OTHERWISE)
+            text = next(
+                (words for kind, words in TEXT_BY_ERROR if isinstance(problem, kind)), FAILED_TEXT
+            )
         else:  # some libraries put bytes of the server into the exception
             words = problem.args[0] if problem.args else None
-            text = (self.told(words) if isinstance(words, bytes) else "") or NONSENSE
-        return Failure(stage, text)
+            text = (
+                self.shown_text(words) if isinstance(words, bytes) else ""
+            ) or INVALID_RESPONSE_TEXT
+        return RemoteFailure(stage, text)
 
 
-class Reader:
+class BoundedReader:
     """A reader of a connection with limits on the bytes in memory."""
 
-    def __init__(self, line: Line, source: socket.socket) -> None:
-        self._line, self._source = line, source
-        self._kept = bytearray()
+    def __init__(self, connection: RemoteConnection, source: socket.socket) -> None:
+        self._connection, self._source = connection, source
+        self._buffer = bytearray()
 
-    def line(self, longest: int) -> bytes:
+    def read_line(self, max_size: int) -> bytes:
         """Read a line with its end. Raises RemoteFailure if it is longer than `max_size`."""
         seen = 0
-        while (end := self._kept.find(b"\n", seen)) < 0 and len(self._kept) <= longest:
-            seen = len(self._kept)
-            self._more()
-        if not 0 <= end < longest:
-            raise Failure(self._line.stage, f"a line of more than {longest} bytes")
-        return self._taken(end + 1)
+        while (end := self._buffer.find(b"\n", seen)) < 0 and len(self._buffer) <= max_size:
+            seen = len(self._buffer)
+            self._receive_more()
+        if not 0 <= end < max_size:
+            raise RemoteFailure(self._connection.stage, f"a line of more than {max_size} bytes")
+        return self._take_from_buffer(end + 1)
 
-    def exactly(self, size: int) -> bytes:
+    def read_exactly(self, size: int) -> bytes:
         """Read exactly `size` bytes."""
-        while len(self._kept) < size:
-            self._more()
-        return self._taken(size)
+        while len(self._buffer) < size:
+            self._receive_more()
+        return self._take_from_buffer(size)
 
     def skip(self, size: int) -> None:
         """Read and discard `size` bytes."""
         while size:
-            if not self._kept:
-                self._more()
-            size -= len(self._taken(min(size, len(self._kept))))
+            if not self._buffer:
+                self._receive_more()
+            size -= len(self._take_from_buffer(min(size, len(self._buffer))))
 
-    def waiting(self, seconds: float) -> bool:
+    def has_line_within(self, timeout: float) -> bool:
         """True if a line, or the beginning of a long one, arrives within the timeout."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + timeout
         try:
-            while b"\n" not in self._kept and len(self._kept) < PIECE:
+            while b"\n" not in self._buffer and len(self._buffer) < READ_SIZE:
                 self._source.settimeout(max(until - time.monotonic(), 0.001))
                 self._receive()
         except TimeoutError:
             return False
         except OSError as problem:
-            raise self._line.failure(problem) from None
+            raise self._connection.failure_from(problem) from None
         finally:
-            self._source.settimeout(self._line.server.timeout)
+            self._source.settimeout(self._connection.server.timeout)
         return True
 
     def close(self) -> None:
         """Do nothing, for libraries that close their source: the connection closes its socket."""
 
-    def _more(self) -> None:
+    def _receive_more(self) -> None:
         try:
             self._receive()
         except OSError as problem:
-            raise self._line.failure(problem) from None
+            raise self._connection.failure_from(problem) from None
 
     def _receive(self) -> None:
-        piece = self._source.recv(min(PIECE, self._line.server.rate or PIECE))
-        self._line.check()
+        piece = self._source.recv(
+            min(READ_SIZE, self._connection.server.bytes_per_second or READ_SIZE)
+        )
+        self._connection.raise_if_aborted()
         if not piece:
-            raise Failure(self._line.stage, HUNG_UP)
-        self._kept += piece
-        self._line.pace(len(piece))
+            raise RemoteFailure(self._connection.stage, CLOSED_TEXT)
+        self._buffer += piece
+        self._connection.wait_for_rate(len(piece))
 
-    def _taken(self, size: int) -> bytes:
-        taken = bytes(memoryview(self._kept)[:size])
-        del self._kept[:size]
+    def _take_from_buffer(self, size: int) -> bytes:
+        taken = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
         return taken

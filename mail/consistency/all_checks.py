@@ -12,21 +12,21 @@ from mail.consistency import (
     search_index,
     threads,
 )
-from mail.consistency.checks import Check, Hit, Look, run
-from mail.consistency.messages import letters
-from mail.consistency.repair import repair as repaired
-from mail.consistency.repair import untouched
-from mail.consistency.report import Progress, Report
-from models.runtime.environment import World
+from mail.consistency.checks import BrokenRow, CheckRun, ConsistencyCheck, find_broken_rows
+from mail.consistency.messages import check_messages
+from mail.consistency.repair import findings_of
+from mail.consistency.repair import repair_broken_rows as repaired
+from mail.consistency.report import ConsistencyReport, ReportProgress
+from models.runtime.environment import Environment
 
 
-async def verify(
-    world: World,
+async def check_consistency(
+    environment: Environment,
     *,
     repair: bool = False,
-    read_blobs: bool = True,
-    progress: Progress | None = None,
-) -> Report:
+    reads_blobs: bool = True,
+    progress: ReportProgress | None = None,
+) -> ConsistencyReport:
     """Compute the counters and references of the database with separate SQL, and compare them.
 
     Each statement sees one snapshot, so the database can be in use; but for `repair` no other
@@ -35,29 +35,33 @@ async def verify(
     of its bytes is stored. Values that can't be computed, such as a position of the journal,
     are reported but not repaired.
     """
-    look = Look(world, progress)
-    hits: list[Hit] = []
-    for check in checks(world):
-        hits += await run(look, check)
-    report = Report(looked=look.looked)
-    report.findings = await repaired(world, hits) if repair else untouched(hits)
-    report.findings += await blobs.pieces(look, read=read_blobs, repair=repair)
-    report.findings += await letters(look, read=read_blobs, repair=repair)
-    report.findings += await audits.chains(look)
-    for figures in (search_index.figures, garbage_figures.figures, blobs.figures):
+    look = CheckRun(environment, progress)
+    hits: list[BrokenRow] = []
+    for check in select_checks(environment):
+        hits += await find_broken_rows(look, check)
+    report = ConsistencyReport(checked_counts=look.checked_counts)
+    report.findings = await repaired(environment, hits) if repair else findings_of(hits)
+    report.findings += await blobs.check_blobs(look, reads_content=reads_blobs, repair=repair)
+    report.findings += await check_messages(look, rebuilds_messages=reads_blobs, repair=repair)
+    report.findings += await audits.check_audit_chains(look)
+    for figures in (
+        search_index.count_index_rows,
+        garbage_figures.count_expired_rows,
+        blobs.garbage_figures,
+    ):
         report.figures |= await figures(look)
     return report
 
 
-def checks(world: World) -> list[Check]:
+def select_checks(environment: Environment) -> list[ConsistencyCheck]:
     """All checks that are a SELECT statement."""
-    dialect = world.database.dialect
+    dialect = environment.database.dialect
     return [
-        *mailbox_counters.checks(),
-        *quota.checks(world.options),
-        *journal.checks(dialect),
-        *threads.checks(),
-        *search_index.checks(dialect),
-        *queue_entries.checks(),
-        *blob_references.checks(),
+        *mailbox_counters.mailbox_checks(),
+        *quota.usage_checks(environment.options),
+        *journal.journal_checks(dialect),
+        *threads.thread_checks(),
+        *search_index.index_checks(dialect),
+        *queue_entries.queue_checks(),
+        *blob_references.reference_checks(),
     ]

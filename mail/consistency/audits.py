@@ -3,24 +3,26 @@
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.consistency.checks import Look
+from mail.consistency.checks import CheckRun
 from mail.consistency.report import Finding
-from mail.storage.audit_copies import broken_at
+from mail.storage.audit_copies import first_broken_position
 from models.admin.audits import Audit
-from models.store.columns import picked
+from models.store.columns import select_columns
 
 SUBJECT = "audits"
 
 
-async def chains(look: Look) -> list[Finding]:
+async def check_audit_chains(check_run: CheckRun) -> list[Finding]:
     """Compute the hash chain of each audit again."""
-    asked = select(*picked(Audit)).where(col(Audit.ended_at).is_(None)).order_by(col(Audit.id))
+    asked = (
+        select(*select_columns(Audit)).where(col(Audit.ended_at).is_(None)).order_by(col(Audit.id))
+    )
     findings = []
-    for done, row in enumerate(await look.world.database.read(asked), 1):
-        place = await broken_at(look.world, row)
+    for done, row in enumerate(await check_run.environment.database.read(asked), 1):
+        place = await first_broken_position(check_run.environment, row)
         if place is not None:
             found = f"broken at {place}"
             findings.append(Finding(SUBJECT, "chain", f"audits/{row.id}", "whole", found))
-        look.looked[SUBJECT] += row.copies
-        look.tell(SUBJECT, done)
+        check_run.checked_counts[SUBJECT] += row.copies
+        check_run.report_progress(SUBJECT, done)
     return findings

@@ -5,51 +5,60 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, exists, func, literal, select
 from sqlmodel import col
 
-from mail.consistency.checks import Check, Rule
-from mail.consistency.queue_entries import OPEN
+from mail.consistency.checks import ConsistencyCheck, EqualityRule
+from mail.consistency.queue_entries import OPEN_STATES
 from models.events.journal import PLATFORM
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob
 from models.messages.tables import Message
-from models.queue.tables import Delivery
+from models.queue.tables import QueueEntry
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
-from models.store.columns import table_of
+from models.store.columns import core_table
 from models.submission.tables import Submission
 
 SUBJECT = "blobs"
 
 
-def checks() -> list[Check]:
+def reference_checks() -> list[ConsistencyCheck]:
     """All checks of reference rows. They have no repair: SQL cannot tell the lost references."""
     return [
-        _of(Message, MessageBlob, col(MessageBlob.message_id)),
-        _of(Submission, SubmissionBlob, col(SubmissionBlob.submission_id), under_way()),
-        _of(QuarantineItem, QuarantineBlob, col(QuarantineBlob.item_id)),
+        _reference_check(Message, MessageBlob, col(MessageBlob.message_id)),
+        _reference_check(
+            Submission, SubmissionBlob, col(SubmissionBlob.submission_id), is_being_sent()
+        ),
+        _reference_check(QuarantineItem, QuarantineBlob, col(QuarantineBlob.item_id)),
     ]
 
 
-def under_way() -> ColumnElement[bool]:
+def is_being_sent() -> ColumnElement[bool]:
     """SQL: true if a submission has a recipient that is not yet delivered."""
-    mine = col(Delivery.submission_id) == col(Submission.id)
-    return exists().where(mine, col(Delivery.state).in_(OPEN))
+    mine = col(QueueEntry.submission_id) == col(Submission.id)
+    return exists().where(mine, col(QueueEntry.state).in_(OPEN_STATES))
 
 
-def _of(table: Any, blobs: Any, key: Any, *where: ColumnElement[bool]) -> Check:
+def _reference_check(
+    owner_table: Any, reference_table: Any, owner_id: Any, *conditions: ColumnElement[bool]
+) -> ConsistencyCheck:
     """The check of an owner table and its reference rows, which name the owner in `owner_id`."""
-    mine = key == col(table.id)
-    lost = select(func.count()).where(mine, ~_exists(blobs))
-    known = exists().where(mine, col(blobs.blob_id) == col(table.blob_id))
+    mine = owner_id == col(owner_table.id)
+    lost = select(func.count()).where(mine, ~_blob_exists(reference_table))
+    known = exists().where(mine, col(reference_table.blob_id) == col(owner_table.blob_id))
     rules = {
-        "root_reference": Rule(literal("there"), _there(known)),
-        "root": Rule(literal("there"), _there(exists().where(col(Blob.id) == col(table.blob_id)))),
-        "lost_references": Rule(literal(0), lost.scalar_subquery()),
+        "root_reference": EqualityRule(literal("there"), _there_or_missing(known)),
+        "root": EqualityRule(
+            literal("there"),
+            _there_or_missing(exists().where(col(Blob.id) == col(owner_table.blob_id))),
+        ),
+        "lost_references": EqualityRule(literal(0), lost.scalar_subquery()),
     }
-    stream = func.coalesce(col(table.user_id), PLATFORM)
-    return Check(SUBJECT, table, rules, table_of(table), stream, list(where))
+    stream = func.coalesce(col(owner_table.user_id), PLATFORM)
+    return ConsistencyCheck(
+        SUBJECT, owner_table, rules, core_table(owner_table), stream, list(conditions)
+    )
 
 
-def _there(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+def _there_or_missing(condition: ColumnElement[bool]) -> ColumnElement[Any]:
     return case((condition, "there"), else_="missing")
 
 
-def _exists(reference: Any) -> ColumnElement[bool]:
-    return exists().where(col(Blob.id) == col(reference.blob_id))
+def _blob_exists(reference_table: Any) -> ColumnElement[bool]:
+    return exists().where(col(Blob.id) == col(reference_table.blob_id))

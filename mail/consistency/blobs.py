@@ -1,147 +1,175 @@
 """Checks of stored bytes: each blob exists, is readable and has its digest; and garbage figures."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import case, exists, func, select
 from sqlmodel import SQLModel, col
 
-from mail.consistency.blob_content import ABOUT, AT_ONCE, content, digest
-from mail.consistency.blob_restore import clear_marks, restore
-from mail.consistency.checks import Look, identity, ranges
-from mail.consistency.report import Finding, Value
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.blobs.garbage_collector import GRACE, REFERENCES, named_objects
-from models.events.incarnation import MARK
+from mail.consistency.blob_content import BLOB_COLUMNS, ROWS_PER_READ, compute_digest, read_content
+from mail.consistency.blob_restore import clear_damage_marks, restore_blobs
+from mail.consistency.checks import CheckRun, id_column, key_ranges
+from mail.consistency.report import Finding, FindingValue
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.blobs.garbage_collector import GRACE_PERIOD, REFERENCE_COLUMNS, names_in_use
+from models.events.incarnation import MARK_OBJECT_NAME
 from models.files.blobs import Blob, Upload, UploadPart
-from models.runtime.environment import World
-from models.store.columns import Picked
-from models.store.object_store import Stored
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
+from models.store.object_store import StoredObject
 
 SUBJECT = "blobs"
-NAMES = 1000  # object names of one look-up
-
-Problem = tuple[str, Value, Value]  # rule, expected, found
+NAMES_PER_READ = 1000  # object names of one look-up
 
 
-async def pieces(look: Look, *, read: bool, repair: bool = False) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class BlobProblem:
+    """What is wrong with a blob or object."""
+
+    rule: str
+    expected: FindingValue
+    found: FindingValue
+
+
+async def check_blobs(
+    check_run: CheckRun, *, reads_content: bool, repair: bool = False
+) -> list[Finding]:
     """Check every blob; with `reads_content` all of its bytes, otherwise its last byte.
 
     With `repair`, damaged blobs are restored from other copies of their bytes.
     """
-    world, findings, damaged = look.world, list[Finding](), list[int]()
-    async for low, high in ranges(look, SUBJECT, Blob):
+    world, findings, damaged = check_run.environment, list[Finding](), list[int]()
+    async for low, high in key_ranges(check_run, SUBJECT, Blob):
         key = col(Blob.id)
-        asked = select(*ABOUT, func.length(col(Blob.data)).label("inline"))
+        asked = select(*BLOB_COLUMNS, func.length(col(Blob.data)).label("inline"))
         rows = await world.database.read(asked.where(key > low, key <= high).order_by(key))
-        problems: dict[int, Problem] = {}
-        for start in range(0, len(rows), AT_ONCE):
-            problems |= await _problems(world, rows[start : start + AT_ONCE], read=read)
-        findings += await _standing(world, Blob, problems)
+        problems: dict[int, BlobProblem] = {}
+        for start in range(0, len(rows), ROWS_PER_READ):
+            problems |= await _find_problems(
+                world, rows[start : start + ROWS_PER_READ], reads_content=reads_content
+            )
+        findings += await _findings_of_existing(world, Blob, problems)
         damaged += problems
     if repair:
-        restored = await restore(world, damaged)
+        restored = await restore_blobs(world, damaged)
         names = {f"{Blob.__tablename__}/{key}" for key in restored}
         findings = [
             replace(one, repairable=one.object in names, repaired=one.object in names)
             for one in findings
         ]
-        if read:
-            await clear_marks(world, set(damaged))
-    findings += await _objects_of(look, Upload, col(Upload.blob_name), col(Upload.size))
-    return findings + await _objects_of(
-        look, UploadPart, col(UploadPart.name), col(UploadPart.size)
+        if reads_content:
+            await clear_damage_marks(world, set(damaged))
+    findings += await _check_objects_of(check_run, Upload, col(Upload.blob_name), col(Upload.size))
+    return findings + await _check_objects_of(
+        check_run, UploadPart, col(UploadPart.name), col(UploadPart.size)
     )
 
 
-async def _problems(world: World, rows: Sequence[Picked], *, read: bool) -> dict[int, Problem]:
-    if read:
-        keys = [row.id for row in rows]
-        asked = select(*ABOUT, col(Blob.data)).where(col(Blob.id).in_(keys))
-        found = [(row.id, await _read(world, row)) for row in await world.database.read(asked)]
+async def _find_problems(
+    environment: Environment, blob_rows: Sequence[ColumnRow], *, reads_content: bool
+) -> dict[int, BlobProblem]:
+    if reads_content:
+        keys = [row.id for row in blob_rows]
+        asked = select(*BLOB_COLUMNS, col(Blob.data)).where(col(Blob.id).in_(keys))
+        found = [
+            (row.id, await _check_content(environment, row))
+            for row in await environment.database.read(asked)
+        ]
     else:
-        found = [(row.id, await _touch(world, row)) for row in rows]
+        found = [(row.id, await _check_existence(environment, row)) for row in blob_rows]
     return {key: problem for key, problem in found if problem}
 
 
-async def _read(world: World, row: Picked) -> Problem | None:
+async def _check_content(environment: Environment, blob_row: ColumnRow) -> BlobProblem | None:
     try:
-        found = await digest(await content(world, row))
+        found = await compute_digest(await read_content(environment, blob_row))
     except KeyError:
-        return "object", row.name or "in the row", None
-    except Corrupt as problem:
-        return "readable", f"{row.size} bytes", str(problem)
-    return None if found == row.digest else ("digest", row.digest, found)
+        return BlobProblem("object", blob_row.name or "in the row", None)
+    except CorruptBlob as problem:
+        return BlobProblem("readable", f"{blob_row.size} bytes", str(problem))
+    return None if found == blob_row.digest else BlobProblem("digest", blob_row.digest, found)
 
 
-async def _touch(world: World, row: Picked) -> Problem | None:
-    if row.name:
-        return await _ends(world, row.name, row.stored_size)
-    return None if row.inline == row.stored_size else ("readable", row.stored_size, row.inline)
+async def _check_existence(environment: Environment, blob_row: ColumnRow) -> BlobProblem | None:
+    if blob_row.name:
+        return await _check_last_byte(environment, blob_row.name, blob_row.stored_size)
+    return (
+        None
+        if blob_row.inline == blob_row.stored_size
+        else BlobProblem("readable", blob_row.stored_size, blob_row.inline)
+    )
 
 
-async def _ends(world: World, name: str, size: int) -> Problem | None:
+async def _check_last_byte(
+    environment: Environment, object_name: str, size: int
+) -> BlobProblem | None:
     """Check that the object has a byte at the position of its last one; the problem, or None."""
     try:
-        await world.blobs.get_range(name, max(size - 1, 0), size)
+        await environment.object_store.get_range(object_name, max(size - 1, 0), size)
     except KeyError:
-        return "object", name, None
-    except Corrupt as problem:
-        return "readable", f"{size} bytes", str(problem)
+        return BlobProblem("object", object_name, None)
+    except CorruptBlob as problem:
+        return BlobProblem("readable", f"{size} bytes", str(problem))
     return None
 
 
-async def _standing(
-    world: World, table: type[SQLModel], problems: dict[int, Problem]
+async def _findings_of_existing(
+    environment: Environment, table: type[SQLModel], problems_by_id: dict[int, BlobProblem]
 ) -> list[Finding]:
     """The findings for rows that still exist: the garbage collector can have removed others."""
-    if not problems:
+    if not problems_by_id:
         return []
-    key, keys, left = identity(table), list(problems), set[int]()
-    for start in range(0, len(keys), NAMES):
-        asked = select(key).where(key.in_(keys[start : start + NAMES]))
-        left |= {row[0] for row in await world.database.read(asked)}
+    key, keys, left = id_column(table), list(problems_by_id), set[int]()
+    for start in range(0, len(keys), NAMES_PER_READ):
+        asked = select(key).where(key.in_(keys[start : start + NAMES_PER_READ]))
+        left |= {row[0] for row in await environment.database.read(asked)}
     return [
-        Finding(SUBJECT, rule, f"{table.__tablename__}/{key}", expected, found)
-        for key, (rule, expected, found) in problems.items()
+        Finding(
+            SUBJECT, problem.rule, f"{table.__tablename__}/{key}", problem.expected, problem.found
+        )
+        for key, problem in problems_by_id.items()
         if key in left
     ]
 
 
-async def _objects_of(look: Look, table: type[SQLModel], name: Any, size: Any) -> list[Finding]:
+async def _check_objects_of(
+    check_run: CheckRun, table: type[SQLModel], name_column: Any, size_column: Any
+) -> list[Finding]:
     """Check the object that each row of a table names; rows without a name have none yet."""
-    world, findings, key = look.world, list[Finding](), identity(table)
-    asked = select(key.label("id"), name.label("name"), size.label("size"))
-    async for low, high in ranges(look, SUBJECT, table):
-        these = asked.where(key > low, key <= high, name.is_not(None))
+    world, findings, key = check_run.environment, list[Finding](), id_column(table)
+    asked = select(key.label("id"), name_column.label("name"), size_column.label("size"))
+    async for low, high in key_ranges(check_run, SUBJECT, table):
+        these = asked.where(key > low, key <= high, name_column.is_not(None))
         rows = await world.database.read(these)
-        found = [(row.id, await _ends(world, row.name, row.size)) for row in rows]
+        found = [(row.id, await _check_last_byte(world, row.name, row.size)) for row in rows]
         problems = {row_id: problem for row_id, problem in found if problem}
-        findings += await _standing(world, table, problems)
+        findings += await _findings_of_existing(world, table, problems)
     return findings
 
 
-async def figures(look: Look, grace: timedelta = GRACE) -> dict[str, int]:
+async def garbage_figures(
+    check_run: CheckRun, grace_period: timedelta = GRACE_PERIOD
+) -> dict[str, int]:
     """Count the blobs without references and the objects without a row.
 
     The garbage collector will remove them.
     """
-    world = look.world
-    before = world.now() - grace
-    unused = [~exists().where(reference == col(Blob.id)) for reference in REFERENCES]
+    world = check_run.environment
+    before = world.now() - grace_period
+    unused = [~exists().where(reference == col(Blob.id)) for reference in REFERENCE_COLUMNS]
     old = case((col(Blob.created_at) < before, 1))
     asked = select(func.count(), func.count(old)).select_from(Blob).where(*unused)
     (row,) = await world.database.read(asked)
     garbage, size, many = 0, 0, 0
-    async for batch in _listed(world):
-        named = await named_objects(world, [stored.name for stored in batch])
-        useless = [s for s in batch if s.modified < before and s.name not in named]
+    async for batch in _list_object_batches(world):
+        named = await names_in_use(world, [stored.name for stored in batch])
+        useless = [s for s in batch if s.modified_at < before and s.name not in named]
         garbage, size = garbage + len(useless), size + sum(stored.size for stored in useless)
         many += len(batch)
-        look.tell("objects", many)
-    look.looked["objects"] = many
+        check_run.report_progress("objects", many)
+    check_run.checked_counts["objects"] = many
     return {
         "unused_blobs": int(row[0]),
         "unused_blobs_past_grace": int(row[1]),
@@ -150,13 +178,13 @@ async def figures(look: Look, grace: timedelta = GRACE) -> dict[str, int]:
     }
 
 
-async def _listed(world: World) -> AsyncIterator[list[Stored]]:
-    batch: list[Stored] = []
-    async for stored in world.blobs.list():
-        if stored.name == MARK:
+async def _list_object_batches(environment: Environment) -> AsyncIterator[list[StoredObject]]:
+    batch: list[StoredObject] = []
+    async for stored in environment.object_store.list():
+        if stored.name == MARK_OBJECT_NAME:
             continue
         batch.append(stored)
-        if len(batch) == NAMES:
+        if len(batch) == NAMES_PER_READ:
             yield batch
             batch = []
     yield batch

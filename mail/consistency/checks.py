@@ -25,29 +25,29 @@ from sqlalchemy import (
 )
 from sqlmodel import SQLModel
 
-from mail.consistency.report import Finding, Progress, Value
-from models.runtime.environment import Turn, World
+from mail.consistency.report import Finding, FindingValue, ReportProgress
+from models.runtime.environment import DatabaseTransaction, Environment
 
 Expression = SQLColumnExpression[Any]
 Condition = SQLColumnExpression[bool]
 
-STEP = 5000  # keys that one statement checks
+KEYS_PER_STATEMENT = 5000  # keys that one statement checks
 # Keys above LOW_KEY up to HIGH_KEY.
-LOW: BindParameter[int] = bindparam("low")
-HIGH: BindParameter[int] = bindparam("high")
+LOW_KEY: BindParameter[int] = bindparam("low")
+HIGH_KEY: BindParameter[int] = bindparam("high")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class EqualityRule:
     """Two values that must be equal. With `is_repairable` the repair of the check makes them so."""
 
     expected: Expression
     found: Expression
-    cured: bool = False
+    is_repairable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ConsistencyCheck:
     """Rules for the rows of `source`, checked by ranges of the keys of `table`.
 
     Each range is one statement, so it sees one snapshot of a database in use.
@@ -55,153 +55,171 @@ class Check:
 
     subject: str
     table: type[SQLModel]
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, EqualityRule]
     source: FromClause
-    stream: Expression  # the stream that a repair locks
-    where: Sequence[Condition] = ()
-    key: Expression | None = None  # of the object, if it is not a row of `table`
-    kind: str | None = None  # the table of the object, if it is not `table`
-    cure: "Cure | None" = None
-    step: int = STEP
+    stream_id: Expression  # the stream that a repair locks
+    conditions: Sequence[Condition] = ()
+    object_key: Expression | None = None  # of the object, if it is not a row of `table`
+    object_kind: str | None = None  # the table of the object, if it is not `table`
+    repair: "RepairFunction | None" = None
+    keys_per_statement: int = KEYS_PER_STATEMENT
 
 
 # Repairs rows by key, in a transaction that locks the stream.
-Cure = Callable[[Turn, Check, Sequence[int], int], None]
+RepairFunction = Callable[[DatabaseTransaction, ConsistencyCheck, Sequence[int], int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class BrokenRow:
     """A row for which rules of `check` are broken."""
 
-    check: Check
+    check: ConsistencyCheck
     key: int
-    stream: int
+    stream_id: int
     findings: Sequence[Finding]
 
 
 @dataclass(slots=True)
-class Look:
+class CheckRun:
     """A run of the consistency check with its environment and progress."""
 
-    world: World
-    progress: Progress | None
-    looked: Counter[str] = field(default_factory=Counter)
+    environment: Environment
+    progress: ReportProgress | None
+    checked_counts: Counter[str] = field(default_factory=Counter)
 
-    def tell(self, subject: str, done: int, total: int | None = None) -> None:
+    def report_progress(self, subject: str, checked_count: int, total: int | None = None) -> None:
         """Report progress if the caller has asked for it."""
         if self.progress:
-            self.progress(subject, done, total)
+            self.progress(subject, checked_count, total)
 
 
-def identity(table: type[SQLModel]) -> ColumnElement[Any]:
+def id_column(table: type[SQLModel]) -> ColumnElement[Any]:
     """The id column of a table."""
     column: ColumnElement[Any] = inspect(table).local_table.c.id
     return column
 
 
-def within(column: Any) -> ColumnElement[bool]:
+def is_in_key_range(key_column: Any) -> ColumnElement[bool]:
     """SQL: true if a key is in the range of the statement."""
-    condition: ColumnElement[bool] = (column > LOW) & (column <= HIGH)
+    condition: ColumnElement[bool] = (key_column > LOW_KEY) & (key_column <= HIGH_KEY)
     return condition
 
 
-def total(what: Any) -> ColumnElement[int]:
+def whole_sum(expression: Any) -> ColumnElement[int]:
     """SQL: a sum as BIGINT, since PostgreSQL sums to NUMERIC; 0 without rows."""
-    return cast(func.coalesce(func.sum(what), 0), BigInteger)
+    return cast(func.coalesce(func.sum(expression), 0), BigInteger)
 
 
-async def ranges(
-    look: Look,
+async def key_ranges(
+    check_run: CheckRun,
     subject: str,
     table: type[SQLModel],
-    step: int = STEP,
-    only: Sequence[Condition] = (),
+    keys_per_range: int = KEYS_PER_STATEMENT,
+    conditions: Sequence[Condition] = (),
 ) -> AsyncIterator[tuple[int, int]]:
     """Yield key ranges of at most `keys_per_range` rows each, as lower bound and last key."""
-    key, low, done = identity(table), -1, 0
-    counting = select(func.count()).select_from(table).where(*only)
-    counted = await look.world.database.read(counting)
+    key, low, done = id_column(table), -1, 0
+    counting = select(func.count()).select_from(table).where(*conditions)
+    counted = await check_run.environment.database.read(counting)
     many = int(counted[0][0])
     while True:
-        asked = select(key).where(key > low, *only).order_by(key).limit(step)
-        rows = await look.world.database.read(asked)
+        asked = select(key).where(key > low, *conditions).order_by(key).limit(keys_per_range)
+        rows = await check_run.environment.database.read(asked)
         if not rows:
             break
-        yield rows[0][0] - 1 if only else low, rows[-1][0]
+        yield rows[0][0] - 1 if conditions else low, rows[-1][0]
         low, done = rows[-1][0], done + len(rows)
-        look.tell(subject, done, max(many, done))
-    look.looked[str(table.__tablename__)] = done
+        check_run.report_progress(subject, done, max(many, done))
+    check_run.checked_counts[str(table.__tablename__)] = done
 
 
-def statement(check: Check) -> Select[*tuple[Any, ...]]:
+def broken_rows_statement(check: ConsistencyCheck) -> Select[*tuple[Any, ...]]:
     """The SELECT of the rows in a key range that break a rule."""
-    key = identity(check.table) if check.key is None else check.key
-    columns: list[Any] = [key.label("key"), check.stream.label("stream")]
+    key = id_column(check.table) if check.object_key is None else check.object_key
+    columns: list[Any] = [key.label("key"), check.stream_id.label("stream")]
     for name, rule in check.rules.items():
         columns += [rule.expected.label(f"{name}_expected"), rule.found.label(f"{name}_found")]
     broken = or_(*(rule.expected.is_distinct_from(rule.found) for rule in check.rules.values()))
     asked = select(*columns).select_from(check.source)
-    return asked.where(within(identity(check.table)), broken, *check.where)
+    return asked.where(is_in_key_range(id_column(check.table)), broken, *check.conditions)
 
 
-async def run(
-    look: Look, check: Check, only: Sequence[Condition] = (), *, step: int | None = None
-) -> list[Hit]:
+async def find_broken_rows(
+    check_run: CheckRun,
+    check: ConsistencyCheck,
+    conditions: Sequence[Condition] = (),
+    *,
+    keys_per_statement: int | None = None,
+) -> list[BrokenRow]:
     """Find all rows that break rules of a check, in the order of their keys.
 
     `conditions` select some of the rows.
     """
-    asked, hits = statement(check).where(*only), list[Hit]()
-    async for low, high in ranges(look, check.subject, check.table, step or check.step, only):
-        rows = await look.world.database.read(asked.params(low=low, high=high))
+    asked, hits = broken_rows_statement(check).where(*conditions), list[BrokenRow]()
+    async for low, high in key_ranges(
+        check_run,
+        check.subject,
+        check.table,
+        keys_per_statement or check.keys_per_statement,
+        conditions,
+    ):
+        rows = await check_run.environment.database.read(asked.params(low=low, high=high))
         rows = sorted(rows, key=lambda row: row.key)
-        hits += [Hit(check, row.key, row.stream, _findings(check, row)) for row in rows]
+        hits += [
+            BrokenRow(check, row.key, row.stream, _findings_of_row(check, row)) for row in rows
+        ]
     return hits
 
 
-def broken(turn: Turn, check: Check, keys: Sequence[int]) -> list[Row[*tuple[Any, ...]]]:
+def reread_broken_rows(
+    transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int]
+) -> list[Row[*tuple[Any, ...]]]:
     """Read those of the rows that still break a rule, inside a transaction."""
-    asked, rows = statement(check), list[Row[*tuple[Any, ...]]]()
+    asked, rows = broken_rows_statement(check), list[Row[*tuple[Any, ...]]]()
     for key in keys:
-        rows += turn.connection.execute(asked, {"low": key - 1, "high": key}).all()
+        rows += transaction.connection.execute(asked, {"low": key - 1, "high": key}).all()
     return rows
 
 
-def differences(check: Check, row: Row[*tuple[Any, ...]]) -> dict[str, tuple[Value, Value]]:
+def broken_rules(
+    check: ConsistencyCheck, row: Row[*tuple[Any, ...]]
+) -> dict[str, tuple[FindingValue, FindingValue]]:
     """The expected and found value of each broken rule, by its name."""
     named = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
     pairs = {
-        name: (_plain(named[f"{name}_expected"]), _plain(named[f"{name}_found"]))
+        name: (_report_value(named[f"{name}_expected"]), _report_value(named[f"{name}_found"]))
         for name in check.rules
     }
     return {name: (wanted, found) for name, (wanted, found) in pairs.items() if wanted != found}
 
 
-def write(turn: Turn, check: Check, keys: Sequence[int]) -> list[int]:
+def write_expected_values(
+    transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int]
+) -> list[int]:
     """Set the columns of broken repairable rules to their expected values; return the keys."""
     written: list[int] = []
-    for row in broken(turn, check, keys):
+    for row in reread_broken_rows(transaction, check, keys):
         values = {
             name: wanted
-            for name, (wanted, _) in differences(check, row).items()
-            if check.rules[name].cured
+            for name, (wanted, _) in broken_rules(check, row).items()
+            if check.rules[name].is_repairable
         }
         if values:
-            one = update(check.table).where(identity(check.table) == row.key)
-            turn.connection.execute(one.values(**values))
+            one = update(check.table).where(id_column(check.table) == row.key)
+            transaction.connection.execute(one.values(**values))
             written.append(row.key)
     return written
 
 
-def _findings(check: Check, row: Row[*tuple[Any, ...]]) -> list[Finding]:
-    name = f"{check.kind or check.table.__tablename__}/{row.key}"
+def _findings_of_row(check: ConsistencyCheck, row: Row[*tuple[Any, ...]]) -> list[Finding]:
+    name = f"{check.object_kind or check.table.__tablename__}/{row.key}"
     return [
-        Finding(check.subject, rule, name, wanted, found, check.rules[rule].cured)
-        for rule, (wanted, found) in differences(check, row).items()
+        Finding(check.subject, rule, name, wanted, found, check.rules[rule].is_repairable)
+        for rule, (wanted, found) in broken_rules(check, row).items()
     ]
 
 
-def _plain(value: Any) -> Value:
+def _report_value(value: Any) -> FindingValue:
     if isinstance(value, StrEnum):
         return str(value)
     return int(value) if isinstance(value, bool | Decimal) else value

@@ -17,38 +17,43 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from mail.consistency.checks import Check, Rule, within
+from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_range
 from models.events.journal import Change, ChangeKind, Stream
 from models.messages.tables import Message
-from models.store.columns import Big, table_of
+from models.store.columns import BIG_INTEGER, core_table
 from models.users.tables import User
 
 SUBJECT = "journal"
-STREAMS = 100  # each can have as many entries as the options allow
-HERE = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_MOVED, ChangeKind.MESSAGE_RESTORED)
-AWAY = (ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MESSAGE_DELETED)
+STREAMS_PER_STATEMENT = 100  # each can have as many entries as the options allow
+ADDING_KINDS = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_MOVED, ChangeKind.MESSAGE_RESTORED)
+REMOVING_KINDS = (ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MESSAGE_DELETED)
 
 
-def checks(dialect: str) -> list[Check]:
+def journal_checks(dialect: str) -> list[ConsistencyCheck]:
     """All checks of the journal. Lost positions can't be repaired."""
-    return [_gaps(dialect), _ends(), _events(dialect), _modseqs(dialect)]
+    return [
+        _gap_check(dialect),
+        _last_position_check(),
+        _presence_check(dialect),
+        _modseq_check(dialect),
+    ]
 
 
-def _length(dialect: str) -> ColumnElement[int]:
+def _id_count(dialect: str) -> ColumnElement[int]:
     ids = col(Change.ids)
     return func.json_array_length(ids) if dialect == "sqlite" else func.jsonb_array_length(ids)
 
 
-def _each(dialect: str) -> TableValuedAlias:
+def _ids_as_rows(dialect: str) -> TableValuedAlias:
     """The ids of a journal entry, as rows."""
     ids = col(Change.ids)
     if dialect == "sqlite":
-        return func.json_each(ids).table_valued(column("value", Big), name="each")
+        return func.json_each(ids).table_valued(column("value", BIG_INTEGER), name="each")
     named = func.jsonb_array_elements_text(ids).table_valued(column("value", String))
     return named.render_derived(name="each")
 
 
-def _gaps(dialect: str) -> Check:
+def _gap_check(dialect: str) -> ConsistencyCheck:
     """The check that each journal entry begins at the end of the one before.
 
     The oldest entry must begin at the end of the entries that are no longer kept.
@@ -59,37 +64,41 @@ def _gaps(dialect: str) -> Check:
     rows = (
         select(
             col(Change.stream_id).label("stream_id"),
-            (col(Change.last) - _length(dialect)).label("begins"),
+            (col(Change.last) - _id_count(dialect)).label("begins"),
             before.label("before"),
         )
-        .where(within(col(Change.stream_id)))
+        .where(is_in_key_range(col(Change.stream_id)))
         .subquery()
     )
-    table = table_of(Stream)
-    return Check(
+    table = core_table(Stream)
+    return ConsistencyCheck(
         SUBJECT,
         Stream,
-        {"gap": Rule(func.coalesce(rows.c.before, col(Stream.gone)), rows.c.begins)},
+        {"gap": EqualityRule(func.coalesce(rows.c.before, col(Stream.gone)), rows.c.begins)},
         table.join(rows, rows.c.stream_id == table.c.id),
         col(Stream.id),
-        step=STREAMS,
+        keys_per_statement=STREAMS_PER_STATEMENT,
     )
 
 
-def _ends() -> Check:
+def _last_position_check() -> ConsistencyCheck:
     newest = select(func.max(col(Change.last))).where(col(Change.stream_id) == col(Stream.id))
-    return Check(
+    return ConsistencyCheck(
         SUBJECT,
         Stream,
-        {"last": Rule(func.coalesce(newest.scalar_subquery(), col(Stream.gone)), col(Stream.last))},
-        table_of(Stream),
+        {
+            "last": EqualityRule(
+                func.coalesce(newest.scalar_subquery(), col(Stream.gone)), col(Stream.last)
+            )
+        },
+        core_table(Stream),
         col(Stream.id),
     )
 
 
-def _events(dialect: str) -> Check:
+def _presence_check(dialect: str) -> ConsistencyCheck:
     """The check that the last entry that added or removed a message agrees with its mailbox."""
-    each = _each(dialect)
+    each = _ids_as_rows(dialect)
     touched = (
         select(
             col(Change.stream_id).label("stream_id"),
@@ -98,11 +107,14 @@ def _events(dialect: str) -> Check:
         )
         .select_from(Change)
         .join(each, true())
-        .where(within(col(Change.stream_id)), col(Change.kind).in_([*HERE, *AWAY]))
+        .where(
+            is_in_key_range(col(Change.stream_id)),
+            col(Change.kind).in_([*ADDING_KINDS, *REMOVING_KINDS]),
+        )
         .group_by(col(Change.stream_id), cast(each.c.value, BigInteger))
         .subquery()
     )
-    messages = table_of(Message)
+    messages = core_table(Message)
     source = (
         touched.join(User, col(User.id) == touched.c.stream_id)
         .join(
@@ -115,18 +127,25 @@ def _events(dialect: str) -> Check:
             (messages.c.id == touched.c.message_id) & (messages.c.user_id == touched.c.stream_id),
         )
     )
-    rule = Rule(
-        case((col(Change.kind).in_(HERE), "in a folder"), else_="in none"),
+    rule = EqualityRule(
+        case((col(Change.kind).in_(ADDING_KINDS), "in a folder"), else_="in none"),
         case((messages.c.mailbox_id.is_not(None), "in a folder"), else_="in none"),
     )
     key, kind = touched.c.message_id, "messages"
     stream: ColumnElement[Any] = touched.c.stream_id
-    return Check(
-        SUBJECT, Stream, {"events": rule}, source, stream, key=key, kind=kind, step=STREAMS
+    return ConsistencyCheck(
+        SUBJECT,
+        Stream,
+        {"events": rule},
+        source,
+        stream,
+        object_key=key,
+        object_kind=kind,
+        keys_per_statement=STREAMS_PER_STATEMENT,
     )
 
 
-def _modseqs(dialect: str) -> Check:
+def _modseq_check(dialect: str) -> ConsistencyCheck:
     """The check that the MODSEQ of a message is the position of an entry that names it.
 
     Entries that are no longer kept are not compared.
@@ -134,22 +153,22 @@ def _modseqs(dialect: str) -> Check:
     modseq = col(Message.modseq)
     named: ColumnElement[bool]
     if dialect == "sqlite":
-        named = col(Message.id).in_(select(_each(dialect).c.value))
+        named = col(Message.id).in_(select(_ids_as_rows(dialect).c.value))
     else:
         named = col(Change.ids).op("@>")(func.to_jsonb(col(Message.id)))
     told = exists().where(
         col(Change.stream_id) == col(Message.user_id), col(Change.last) == modseq, named
     )
     said = case((modseq <= col(Stream.gone), True), (modseq > col(Stream.last), True), else_=told)
-    table = table_of(Message)
-    return Check(
+    table = core_table(Message)
+    return ConsistencyCheck(
         SUBJECT,
         Message,
         {
-            "modseq": Rule(
+            "modseq": EqualityRule(
                 case((modseq > col(Stream.last), col(Stream.last)), else_=modseq), modseq
             ),
-            "change": Rule(case((said, modseq)), modseq),
+            "change": EqualityRule(case((said, modseq)), modseq),
         },
         table.join(Stream, col(Stream.id) == table.c.user_id),
         col(Message.user_id),

@@ -6,64 +6,81 @@ from dataclasses import dataclass, replace
 
 from sqlmodel import SQLModel, col
 
-from mail.consistency.all_checks import checks
-from mail.consistency.checks import Condition, Hit, Look, run
-from mail.consistency.messages import Trouble, troubles
-from mail.consistency.repair import cured, untouched
+from mail.consistency.all_checks import select_checks
+from mail.consistency.checks import BrokenRow, CheckRun, Condition, find_broken_rows
+from mail.consistency.messages import MessageProblem, find_message_problems
+from mail.consistency.repair import findings_of, repair_in_transaction
 from mail.consistency.report import Finding
 from models.events.journal import Stream
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message, Thread
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.users.tables import User
 
-CLOSE = (Mailbox, User, Stream)  # checked key by key, since the keys between belong to other users
+TABLES_BY_SINGLE_KEY = (
+    Mailbox,
+    User,
+    Stream,
+)  # checked key by key, since the keys between belong to other users
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class MailboxProblems:
     """The problems that were found in mailboxes; none of them is repaired yet."""
 
-    hits: Sequence[Hit] = ()
-    troubles: Sequence[Trouble] = ()
+    broken_rows: Sequence[BrokenRow] = ()
+    message_problems: Sequence[MessageProblem] = ()
 
 
-async def examine(
-    world: World, user_id: int, mailboxes: Sequence[int], *, account: bool, read: bool
-) -> Examined:
+async def find_mailbox_problems(
+    environment: Environment,
+    user_id: int,
+    mailbox_ids: Sequence[int],
+    *,
+    checks_user: bool,
+    reads_messages: bool,
+) -> MailboxProblems:
     """Check mailboxes of a user.
 
     With `checks_user` the user is checked too; with `reads_messages` every byte is read.
     """
     only: dict[type[SQLModel], Condition] = {
-        Mailbox: col(Mailbox.id).in_(mailboxes),
-        Message: col(Message.mailbox_id).in_(mailboxes),
+        Mailbox: col(Mailbox.id).in_(mailbox_ids),
+        Message: col(Message.mailbox_id).in_(mailbox_ids),
     }
-    if account:
+    if checks_user:
         only |= {
             User: col(User.id) == user_id,
             Stream: col(Stream.id) == user_id,
             Thread: col(Thread.user_id) == user_id,
         }
-    look, hits = Look(world, None), list[Hit]()
-    for check in checks(world):
+    look, hits = CheckRun(environment, None), list[BrokenRow]()
+    for check in select_checks(environment):
         if check.table in only:
-            step = 1 if check.table in CLOSE else None
-            hits += await run(look, check, [only[check.table]], step=step)
-    wrong = await troubles(look, [only[Message]], read=True) if read else []
-    return Examined(hits, wrong)
+            step = 1 if check.table in TABLES_BY_SINGLE_KEY else None
+            hits += await find_broken_rows(
+                look, check, [only[check.table]], keys_per_statement=step
+            )
+    wrong = (
+        await find_message_problems(look, [only[Message]], rebuilds_messages=True)
+        if reads_messages
+        else []
+    )
+    return MailboxProblems(hits, wrong)
 
 
-def mend(turn: Turn, examined: Examined) -> list[Finding]:
+def repair_problems(transaction: DatabaseTransaction, problems: MailboxProblems) -> list[Finding]:
     """Repair what can be repaired, in a transaction that locks the user; return all findings."""
     findings: list[Finding] = []
-    groups: defaultdict[tuple[int, int], list[Hit]] = defaultdict(list)
-    for hit in examined.hits:
-        groups[id(hit.check), hit.stream].append(hit)
+    groups: defaultdict[tuple[int, int], list[BrokenRow]] = defaultdict(list)
+    for hit in problems.broken_rows:
+        groups[id(hit.check), hit.stream_id].append(hit)
     for (_, stream), group in groups.items():
         curable = any(finding.repairable for hit in group for finding in hit.findings)
-        findings += cured(turn, group, stream) if curable else untouched(group)
-    for trouble in examined.troubles:
-        done = trouble.mend is not None and trouble.mend(turn)
+        findings += (
+            repair_in_transaction(transaction, group, stream) if curable else findings_of(group)
+        )
+    for trouble in problems.message_problems:
+        done = trouble.repair is not None and trouble.repair(transaction)
         findings.append(replace(trouble.finding, repaired=done))
     return findings

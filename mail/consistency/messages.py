@@ -8,205 +8,255 @@ from hashlib import sha256
 from sqlalchemy import func, literal, select
 from sqlmodel import SQLModel, col
 
-from mail.consistency.blob_content import ABOUT, AT_ONCE, content
-from mail.consistency.blob_references import under_way
-from mail.consistency.checks import Condition, Expression, Look, identity, ranges
+from mail.consistency.blob_content import BLOB_COLUMNS, ROWS_PER_READ, read_content
+from mail.consistency.blob_references import is_being_sent
+from mail.consistency.checks import CheckRun, Condition, Expression, id_column, key_ranges
 from mail.consistency.report import Finding
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.blobs.message_layout import open_skeleton, rebuild
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.blobs.message_layout import parse_layout, rebuild_message
 from models.events.journal import PLATFORM
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob
 from models.messages.tables import Message
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
-from models.store.columns import Picked, insert_or, picked, table_of
+from models.store.columns import ColumnRow, core_table, insert_with_conflict, select_columns
 from models.submission.tables import Submission
 
 SUBJECT = "blobs"
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class RebuiltMessage:
     """A message rebuilt from its layout and blobs, or the error."""
 
     tenant_id: int
     size: int = 0
     digest: str | None = None  # None: the message was not rebuilt
-    holes: frozenset[str] = frozenset()
-    trouble: str | None = None
+    part_digests: frozenset[str] = frozenset()
+    error_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class BlobOwnerTable:
     """A table with rows that own blobs, and its table of reference rows."""
 
     table: type[SQLModel]
-    reference: type[SQLModel]
-    owner: str  # column of `reference_table`
+    reference_table: type[SQLModel]
+    owner_column: str  # column of `reference_table`
     columns: Sequence[Expression]
-    where: Sequence[Condition] = ()
-    only: Sequence[Condition] = ()  # restricts the run to some rows
+    conditions: Sequence[Condition] = ()
+    selection: Sequence[Condition] = ()  # restricts the run to some rows
 
 
-def _holders() -> list[Holder]:
+def _owner_tables() -> list[BlobOwnerTable]:
     kept = (col(Message.id), col(Message.user_id), col(Message.blob_id))
     whose = func.coalesce(col(Submission.user_id), PLATFORM).label("user_id")
     sent = (col(Submission.id), whose, col(Submission.blob_id))
     unknown = (literal(None).label("size"), literal(None).label("digest"))
     said = (col(Message.size), col(Message.digest))
-    held = picked(QuarantineItem, ("id", "user_id", "blob_id", "size", "digest"))
+    held = select_columns(QuarantineItem, ("id", "user_id", "blob_id", "size", "digest"))
     return [
-        Holder(Message, MessageBlob, "message_id", [*kept, *said]),
-        Holder(Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [under_way()]),
-        Holder(QuarantineItem, QuarantineBlob, "item_id", held),
+        BlobOwnerTable(Message, MessageBlob, "message_id", [*kept, *said]),
+        BlobOwnerTable(
+            Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [is_being_sent()]
+        ),
+        BlobOwnerTable(QuarantineItem, QuarantineBlob, "item_id", held),
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class MessageProblem:
     """A problem of a message, and its repair in a transaction that locks the stream."""
 
     finding: Finding
-    stream: int
-    mend: Callable[[Turn], bool] | None = None
+    stream_id: int
+    repair: Callable[[DatabaseTransaction], bool] | None = None
 
 
-async def letters(look: Look, *, read: bool, repair: bool) -> list[Finding]:
+async def check_messages(
+    check_run: CheckRun, *, rebuilds_messages: bool, repair: bool
+) -> list[Finding]:
     """Parse the layouts of all messages, also of submissions and quarantine.
 
     With `rebuilds_messages` the messages are rebuilt and hashed. With `repair` a missing
     reference row is inserted if the blob exists.
     """
     findings: list[Finding] = []
-    for holder in _holders():
-        async for trouble in _troubles(look, holder, read=read):
-            mend = trouble.mend if repair else None
-            done = mend is not None and await look.world.apply(mend, trouble.stream)
+    for holder in _owner_tables():
+        async for trouble in _stream_problems(
+            check_run, holder, rebuilds_messages=rebuilds_messages
+        ):
+            mend = trouble.repair if repair else None
+            done = mend is not None and await check_run.environment.run_transaction(
+                mend, trouble.stream_id
+            )
             findings.append(replace(trouble.finding, repaired=done))
     return findings
 
 
-async def troubles(look: Look, only: Sequence[Condition], *, read: bool) -> list[Trouble]:
+async def find_message_problems(
+    check_run: CheckRun, conditions: Sequence[Condition], *, rebuilds_messages: bool
+) -> list[MessageProblem]:
     """Find the problems of some messages, without repair."""
-    holder = replace(_holders()[0], only=only)
-    return [trouble async for trouble in _troubles(look, holder, read=read)]
+    holder = replace(_owner_tables()[0], selection=conditions)
+    return [
+        trouble
+        async for trouble in _stream_problems(
+            check_run, holder, rebuilds_messages=rebuilds_messages
+        )
+    ]
 
 
-async def _troubles(look: Look, holder: Holder, *, read: bool) -> AsyncIterator[Trouble]:
-    async for low, high in ranges(look, SUBJECT, holder.table, only=holder.only):
-        rows = await _rows(look.world, holder, low, high)
-        wholes = await _wholes(look.world, sorted({row.blob_id for row in rows}), read=read)
-        known = await _references(look.world, holder, low, high)
+async def _stream_problems(
+    check_run: CheckRun, owner_table: BlobOwnerTable, *, rebuilds_messages: bool
+) -> AsyncIterator[MessageProblem]:
+    async for low, high in key_ranges(
+        check_run, SUBJECT, owner_table.table, conditions=owner_table.selection
+    ):
+        rows = await _read_rows(check_run.environment, owner_table, low, high)
+        wholes = await _rebuild_messages(
+            check_run.environment,
+            sorted({row.blob_id for row in rows}),
+            rebuilds_messages=rebuilds_messages,
+        )
+        known = await _digests_by_owner(check_run.environment, owner_table, low, high)
         found = {
-            row.id: _differences(holder, row, wholes.get(row.blob_id), known[row.id])
+            row.id: _findings_of_message(owner_table, row, wholes.get(row.blob_id), known[row.id])
             for row in rows
         }
         if not any(found.values()):
             continue
-        for row in await _rows(look.world, holder, low, high):  # messages can be deleted in between
+        for row in await _read_rows(
+            check_run.environment, owner_table, low, high
+        ):  # messages can be deleted in between
             for finding in found.get(row.id, []):
                 mend = None
                 if finding.repairable:
-                    mend = _referring(holder, row, wholes[row.blob_id])
-                yield Trouble(finding, row.user_id, mend)
+                    mend = _reference_repair(owner_table, row, wholes[row.blob_id])
+                yield MessageProblem(finding, row.user_id, mend)
 
 
-async def _rows(world: World, holder: Holder, low: int, high: int) -> Sequence[Picked]:
-    key = identity(holder.table)
-    asked = select(*holder.columns).where(key > low, key <= high, *holder.where, *holder.only)
-    return await world.database.read(asked.order_by(key))
+async def _read_rows(
+    environment: Environment, owner_table: BlobOwnerTable, low_id: int, high_id: int
+) -> Sequence[ColumnRow]:
+    key = id_column(owner_table.table)
+    asked = select(*owner_table.columns).where(
+        key > low_id, key <= high_id, *owner_table.conditions, *owner_table.selection
+    )
+    return await environment.database.read(asked.order_by(key))
 
 
-async def _references(
-    world: World, holder: Holder, low: int, high: int
+async def _digests_by_owner(
+    environment: Environment, owner_table: BlobOwnerTable, low_id: int, high_id: int
 ) -> defaultdict[int, set[str]]:
     """The digests of the blobs that each row refers to."""
-    table = table_of(holder.reference)
-    owner = table.c[holder.owner]
+    table = core_table(owner_table.reference_table)
+    owner = table.c[owner_table.owner_column]
     asked = select(owner.label("owner"), col(Blob.digest))
-    asked = asked.join(Blob, col(Blob.id) == table.c.blob_id).where(owner > low, owner <= high)
-    if holder.only:
-        asked = asked.where(owner.in_(select(identity(holder.table)).where(*holder.only)))
+    asked = asked.join(Blob, col(Blob.id) == table.c.blob_id).where(
+        owner > low_id, owner <= high_id
+    )
+    if owner_table.selection:
+        asked = asked.where(
+            owner.in_(select(id_column(owner_table.table)).where(*owner_table.selection))
+        )
     known: defaultdict[int, set[str]] = defaultdict(set)
-    for row in await world.database.read(asked):
+    for row in await environment.database.read(asked):
         known[row.owner].add(row.digest)
     return known
 
 
-async def _wholes(world: World, keys: Sequence[int], *, read: bool) -> dict[int, Whole]:
+async def _rebuild_messages(
+    environment: Environment, layout_blob_ids: Sequence[int], *, rebuilds_messages: bool
+) -> dict[int, RebuiltMessage]:
     """Rebuild messages by the ids of their layout blobs; shared ones once."""
-    wholes: dict[int, Whole] = {}
-    for start in range(0, len(keys), AT_ONCE):
-        part = col(Blob.id).in_(keys[start : start + AT_ONCE])
-        asked = select(*ABOUT, col(Blob.data)).where(part)
-        for row in await world.database.read(asked):
-            wholes[row.id] = await _whole(world, row, read=read)
+    wholes: dict[int, RebuiltMessage] = {}
+    for start in range(0, len(layout_blob_ids), ROWS_PER_READ):
+        part = col(Blob.id).in_(layout_blob_ids[start : start + ROWS_PER_READ])
+        asked = select(*BLOB_COLUMNS, col(Blob.data)).where(part)
+        for row in await environment.database.read(asked):
+            wholes[row.id] = await _rebuild_message(
+                environment, row, rebuilds_message=rebuilds_messages
+            )
     return wholes
 
 
-async def _whole(world: World, root: Picked, *, read: bool) -> Whole:
-    async def fetch(digest: str) -> bytes:
-        asked = select(*ABOUT, col(Blob.data)).where(
-            col(Blob.tenant_id) == root.tenant_id, col(Blob.digest) == digest
+async def _rebuild_message(
+    environment: Environment, layout_row: ColumnRow, *, rebuilds_message: bool
+) -> RebuiltMessage:
+    async def read_blob(digest: str) -> bytes:
+        asked = select(*BLOB_COLUMNS, col(Blob.data)).where(
+            col(Blob.tenant_id) == layout_row.tenant_id, col(Blob.digest) == digest
         )
-        rows = await world.database.read(asked)
+        rows = await environment.database.read(asked)
         if not rows:
             raise KeyError(digest)
-        return await content(world, rows[0])
+        return await read_content(environment, rows[0])
 
     try:
-        skeleton = open_skeleton(await content(world, root))
-        holes = frozenset(hole.digest for hole in skeleton.holes)
-        if not read:
-            return Whole(root.tenant_id, len(skeleton), None, holes)
+        skeleton = parse_layout(await read_content(environment, layout_row))
+        holes = frozenset(hole.digest for hole in skeleton.blob_spans)
+        if not rebuilds_message:
+            return RebuiltMessage(layout_row.tenant_id, len(skeleton), None, holes)
         size, hashed = 0, sha256()
-        async for piece in rebuild(skeleton, fetch):
+        async for piece in rebuild_message(skeleton, read_blob):
             size += len(piece)
             hashed.update(piece)
     except KeyError as problem:
-        return Whole(root.tenant_id, trouble=f"{problem.args[0]} is missing")
-    except Corrupt as problem:
-        return Whole(root.tenant_id, trouble=str(problem))
-    return Whole(root.tenant_id, size, hashed.hexdigest(), holes)
+        return RebuiltMessage(layout_row.tenant_id, error_text=f"{problem.args[0]} is missing")
+    except CorruptBlob as problem:
+        return RebuiltMessage(layout_row.tenant_id, error_text=str(problem))
+    return RebuiltMessage(layout_row.tenant_id, size, hashed.hexdigest(), holes)
 
 
-def _differences(
-    holder: Holder, row: Picked, whole: Whole | None, known: set[str]
+def _findings_of_message(
+    owner_table: BlobOwnerTable,
+    row: ColumnRow,
+    rebuilt: RebuiltMessage | None,
+    referenced_digests: set[str],
 ) -> list[Finding]:
     """The findings of one row. A missing layout blob is found by `reference_checks`."""
-    name = f"{holder.table.__tablename__}/{row.id}"
-    if whole is None:
+    name = f"{owner_table.table.__tablename__}/{row.id}"
+    if rebuilt is None:
         return []
-    if whole.trouble:
-        return [Finding(SUBJECT, "whole", name, "a message", whole.trouble)]
+    if rebuilt.error_text:
+        return [Finding(SUBJECT, "whole", name, "a message", rebuilt.error_text)]
     found: list[Finding] = []
-    if lacking := whole.holes - known:
-        have = len(whole.holes) - len(lacking)
+    if lacking := rebuilt.part_digests - referenced_digests:
+        have = len(rebuilt.part_digests) - len(lacking)
         found.append(
-            Finding(SUBJECT, "piece_references", name, len(whole.holes), have, repairable=True)
+            Finding(
+                SUBJECT, "piece_references", name, len(rebuilt.part_digests), have, repairable=True
+            )
         )
-    if row.size is not None and row.size != whole.size:
-        found.append(Finding(SUBJECT, "message_size", name, row.size, whole.size))
-    if whole.digest and row.digest and row.digest != whole.digest:
-        found.append(Finding(SUBJECT, "message_digest", name, row.digest, whole.digest))
+    if row.size is not None and row.size != rebuilt.size:
+        found.append(Finding(SUBJECT, "message_size", name, row.size, rebuilt.size))
+    if rebuilt.digest and row.digest and row.digest != rebuilt.digest:
+        found.append(Finding(SUBJECT, "message_digest", name, row.digest, rebuilt.digest))
     return found
 
 
-def _referring(holder: Holder, row: Picked, whole: Whole) -> Callable[[Turn], bool]:
+def _reference_repair(
+    owner_table: BlobOwnerTable, row: ColumnRow, rebuilt: RebuiltMessage
+) -> Callable[[DatabaseTransaction], bool]:
     """The function that inserts missing reference rows; it returns true if all blobs exist."""
     pieces = select(col(Blob.id)).where(
-        col(Blob.tenant_id) == whole.tenant_id, col(Blob.digest).in_(whole.holes)
+        col(Blob.tenant_id) == rebuilt.tenant_id, col(Blob.digest).in_(rebuilt.part_digests)
     )
-    still = select(identity(holder.table)).where(identity(holder.table) == row.id)
+    still = select(id_column(owner_table.table)).where(id_column(owner_table.table) == row.id)
 
-    def unit(turn: Turn) -> bool:
-        if turn.connection.execute(still).first() is None:
+    def insert_references(transaction: DatabaseTransaction) -> bool:
+        if transaction.connection.execute(still).first() is None:
             return False
-        ids = turn.connection.execute(pieces.with_for_update(read=True, key_share=True)).scalars()
-        rows = [{holder.owner: row.id, "blob_id": key} for key in ids]
+        ids = transaction.connection.execute(
+            pieces.with_for_update(read=True, key_share=True)
+        ).scalars()
+        rows = [{owner_table.owner_column: row.id, "blob_id": key} for key in ids]
         if rows:
-            new = insert_or(turn.connection.dialect.name, holder.reference)
-            turn.connection.execute(new.on_conflict_do_nothing(), rows)
-        return len(rows) == len(whole.holes)
+            new = insert_with_conflict(
+                transaction.connection.dialect.name, owner_table.reference_table
+            )
+            transaction.connection.execute(new.on_conflict_do_nothing(), rows)
+        return len(rows) == len(rebuilt.part_digests)
 
-    return unit
+    return insert_references

@@ -5,17 +5,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, Subquery, case, func, literal, select
 from sqlmodel import col
 
-from mail.consistency.checks import Check, Rule, total, within
-from mail.consistency.repair import rewriting
+from mail.consistency.checks import ConsistencyCheck, EqualityRule, is_in_key_range, whole_sum
+from mail.consistency.repair import column_repair
 from models.events.journal import PLATFORM, ChangeKind
-from models.queue.tables import Delivery, DeliveryState
-from models.store.columns import table_of
+from models.queue.tables import DeliveryState, QueueEntry
+from models.store.columns import core_table
 from models.submission.tables import Submission, SubmissionState
 
 SUBJECT = "queue"
-OPEN = (DeliveryState.PENDING, DeliveryState.DEFERRED)
-THERE = (DeliveryState.DELIVERED, DeliveryState.RELAYED)
-GOING = (
+OPEN_STATES = (DeliveryState.PENDING, DeliveryState.DEFERRED)
+DELIVERED_STATES = (DeliveryState.DELIVERED, DeliveryState.RELAYED)
+UNFINISHED_STATES = (
     SubmissionState.SCHEDULED,
     SubmissionState.HELD_FOR_UNDO,
     SubmissionState.QUEUED,
@@ -23,78 +23,80 @@ GOING = (
 )
 
 
-def checks() -> list[Check]:
+def queue_checks() -> list[ConsistencyCheck]:
     """All checks of the queue."""
-    return [_states(), _dates()]
+    return [_submission_state_check(), _next_attempt_check()]
 
 
-def _states() -> Check:
+def _submission_state_check() -> ConsistencyCheck:
     counted = (
         select(
-            col(Delivery.submission_id).label("submission_id"),
+            col(QueueEntry.submission_id).label("submission_id"),
             func.count().label("every"),
-            _many(*OPEN).label("open"),
-            _many(*THERE).label("there"),
-            _many(DeliveryState.CANCELLED).label("cancelled"),
-            func.max(col(Delivery.attempts)).label("attempts"),
+            _count_in_states(*OPEN_STATES).label("open"),
+            _count_in_states(*DELIVERED_STATES).label("there"),
+            _count_in_states(DeliveryState.CANCELLED).label("cancelled"),
+            func.max(col(QueueEntry.attempts)).label("attempts"),
         )
-        .where(within(col(Delivery.submission_id)))
-        .group_by(col(Delivery.submission_id))
+        .where(is_in_key_range(col(QueueEntry.submission_id)))
+        .group_by(col(QueueEntry.submission_id))
         .subquery()
     )
-    going = col(Submission.state).in_(GOING)
+    going = col(Submission.state).in_(UNFINISHED_STATES)
     lost = case((going & counted.c.every.is_(None), "some"), else_="any")
-    table = table_of(Submission)
-    return Check(
+    table = core_table(Submission)
+    return ConsistencyCheck(
         SUBJECT,
         Submission,
         {
-            "state": Rule(_summed(counted), col(Submission.state), cured=True),
-            "deliveries": Rule(lost, literal("any")),
+            "state": EqualityRule(
+                _state_from_deliveries(counted), col(Submission.state), is_repairable=True
+            ),
+            "deliveries": EqualityRule(lost, literal("any")),
         },
         table.outerjoin(counted, counted.c.submission_id == table.c.id),
         func.coalesce(col(Submission.user_id), PLATFORM),
-        cure=rewriting(ChangeKind.SUBMISSION_CHANGED),
+        repair=column_repair(ChangeKind.SUBMISSION_CHANGED),
     )
 
 
-def _many(*states: DeliveryState) -> ColumnElement[int]:
-    return total(case((col(Delivery.state).in_(states), 1), else_=0))
+def _count_in_states(*states: DeliveryState) -> ColumnElement[int]:
+    return whole_sum(case((col(QueueEntry.state).in_(states), 1), else_=0))
 
 
-def _summed(counted: Subquery) -> ColumnElement[Any]:
+def _state_from_deliveries(counted: Subquery) -> ColumnElement[Any]:
     """SQL: the state that follows from the queue entries.
 
     While an entry is open, several states are possible.
     """
     state = col(Submission.state)
 
-    def named(value: SubmissionState) -> ColumnElement[Any]:
-        return literal(value, table_of(Submission).c.state.type)
+    def state_literal(value: SubmissionState) -> ColumnElement[Any]:
+        return literal(value, core_table(Submission).c.state.type)
 
     begun = case(
-        (state.in_(GOING), state),
-        (counted.c.attempts > 0, named(SubmissionState.SENDING)),
-        else_=named(SubmissionState.QUEUED),
+        (state.in_(UNFINISHED_STATES), state),
+        (counted.c.attempts > 0, state_literal(SubmissionState.SENDING)),
+        else_=state_literal(SubmissionState.QUEUED),
     )
     return case(
         (counted.c.every.is_(None), state),
         (counted.c.open > 0, begun),
-        (counted.c.cancelled == counted.c.every, named(SubmissionState.CANCELLED)),
-        (counted.c.there == counted.c.every, named(SubmissionState.SENT)),
-        (counted.c.there > 0, named(SubmissionState.PARTIAL)),
-        else_=named(SubmissionState.FAILED),
+        (counted.c.cancelled == counted.c.every, state_literal(SubmissionState.CANCELLED)),
+        (counted.c.there == counted.c.every, state_literal(SubmissionState.SENT)),
+        (counted.c.there > 0, state_literal(SubmissionState.PARTIAL)),
+        else_=state_literal(SubmissionState.FAILED),
     )
 
 
-def _dates() -> Check:
+def _next_attempt_check() -> ConsistencyCheck:
     """The check that each open queue entry has a time of its next attempt."""
-    planned = case((col(Delivery.next_at).is_not(None), "planned"), else_="never")
-    return Check(
+    planned = case((col(QueueEntry.next_at).is_not(None), "planned"), else_="never")
+    return ConsistencyCheck(
         SUBJECT,
-        Delivery,
-        {"next_attempt": Rule(literal("planned"), planned)},
-        table_of(Delivery),
-        func.coalesce(col(Delivery.user_id), PLATFORM),
-        [col(Delivery.state).in_(OPEN)],
+        QueueEntry,
+        {"next_attempt": EqualityRule(literal("planned"), planned)},
+        core_table(QueueEntry),
+        func.coalesce(col(QueueEntry.user_id), PLATFORM),
+        [col(QueueEntry.state).in_(OPEN_STATES)],
     )

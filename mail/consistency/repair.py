@@ -4,59 +4,81 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mail.consistency.checks import Check, Cure, Hit, broken, differences, write
+from mail.consistency.checks import (
+    BrokenRow,
+    ConsistencyCheck,
+    RepairFunction,
+    broken_rules,
+    reread_broken_rows,
+    write_expected_values,
+)
 from mail.consistency.report import Finding
 from models.errors import NotFound
-from models.events.journal import LONGEST, ChangeKind, Entry
-from models.runtime.environment import Turn, World
+from models.events.journal import MAX_IDS_PER_ROW, ChangeKind, JournalEntry
+from models.runtime.environment import DatabaseTransaction, Environment
 
 
-async def repair(world: World, hits: Sequence[Hit]) -> list[Finding]:
+async def repair_broken_rows(
+    environment: Environment, broken_rows: Sequence[BrokenRow]
+) -> list[Finding]:
     """Repair what can be repaired; return all findings, with `repaired` if the rule holds now."""
     findings: list[Finding] = []
-    groups: defaultdict[tuple[int, int], list[Hit]] = defaultdict(list)
-    for nth, hit in enumerate(hits):
+    groups: defaultdict[tuple[int, int], list[BrokenRow]] = defaultdict(list)
+    for nth, hit in enumerate(broken_rows):
         curable = any(finding.repairable for finding in hit.findings)
-        groups[(id(hit.check), hit.stream) if curable else (-1, nth)].append(hit)
+        groups[(id(hit.check), hit.stream_id) if curable else (-1, nth)].append(hit)
     for (kind, stream), group in groups.items():
-        for start in range(0, len(group), LONGEST):
-            part = group[start : start + LONGEST]
-            findings += untouched(part) if kind < 0 else await _cured(world, part, stream)
+        for start in range(0, len(group), MAX_IDS_PER_ROW):
+            part = group[start : start + MAX_IDS_PER_ROW]
+            findings += (
+                findings_of(part) if kind < 0 else await _repair_group(environment, part, stream)
+            )
     return findings
 
 
-def untouched(hits: Sequence[Hit]) -> list[Finding]:
+def findings_of(broken_rows: Sequence[BrokenRow]) -> list[Finding]:
     """All findings of the rows, without repair."""
-    return [finding for hit in hits for finding in hit.findings]
+    return [finding for hit in broken_rows for finding in hit.findings]
 
 
-async def _cured(world: World, hits: Sequence[Hit], stream: int) -> list[Finding]:
+async def _repair_group(
+    environment: Environment, broken_rows: Sequence[BrokenRow], stream_id: int
+) -> list[Finding]:
     try:
-        return await world.apply(lambda transaction: cured(transaction, hits, stream), stream)
+        return await environment.run_transaction(
+            lambda transaction: repair_in_transaction(transaction, broken_rows, stream_id),
+            stream_id,
+        )
     except NotFound:  # the stream is missing, which is a finding of its own
-        return untouched(hits)
+        return findings_of(broken_rows)
 
 
-def cured(turn: Turn, hits: Sequence[Hit], stream: int) -> list[Finding]:
+def repair_in_transaction(
+    transaction: DatabaseTransaction, broken_rows: Sequence[BrokenRow], stream_id: int
+) -> list[Finding]:
     """Repair rows of one check and one locked stream; return the findings."""
-    check, keys = hits[0].check, [hit.key for hit in hits]
-    if check.cure:
-        check.cure(turn, check, keys, stream)
-    rows = broken(turn, check, keys)
-    left = {(row.key, rule) for row in rows for rule in differences(check, row)}
+    check, keys = broken_rows[0].check, [hit.key for hit in broken_rows]
+    if check.repair:
+        check.repair(transaction, check, keys, stream_id)
+    rows = reread_broken_rows(transaction, check, keys)
+    left = {(row.key, rule) for row in rows for rule in broken_rules(check, row)}
     return [
         replace(finding, repaired=finding.repairable and (hit.key, finding.rule) not in left)
-        for hit in hits
+        for hit in broken_rows
         for finding in hit.findings
     ]
 
 
-def rewriting(kind: ChangeKind | None = None) -> Cure:
+def column_repair(change_kind: ChangeKind | None = None) -> RepairFunction:
     """A repair that sets columns to their expected values, and writes a journal entry."""
 
-    def cure(turn: Turn, check: Check, keys: Sequence[int], stream: int) -> None:
-        written = write(turn, check, keys)
-        if kind and written:
-            turn.record(stream, Entry(kind, written), at=turn.world.now())
+    def repair_columns(
+        transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int], stream: int
+    ) -> None:
+        written = write_expected_values(transaction, check, keys)
+        if change_kind and written:
+            transaction.record_entry(
+                stream, JournalEntry(change_kind, written), at=transaction.environment.now()
+            )
 
-    return cure
+    return repair_columns

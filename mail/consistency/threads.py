@@ -5,57 +5,70 @@ from collections.abc import Sequence
 from sqlalchemy import case, delete, exists, func, literal, select
 from sqlmodel import col
 
-from mail.consistency.checks import Check, Rule
-from models.messages.tables import Message, Thread, ThreadRef
-from models.runtime.environment import Turn
-from models.store.columns import table_of
+from mail.consistency.checks import ConsistencyCheck, EqualityRule
+from models.messages.tables import Message, Thread, ThreadKey
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import core_table
 from models.users.tables import User
 
 SUBJECT = "threads"
 
 
-def checks() -> list[Check]:
+def thread_checks() -> list[ConsistencyCheck]:
     """All checks of threads."""
-    return [_owners(), _empty(), _refs()]
+    return [_owner_check(), _empty_thread_check(), _thread_key_check()]
 
 
-def _owners() -> Check:
-    table = table_of(Message)
-    return Check(
+def _owner_check() -> ConsistencyCheck:
+    table = core_table(Message)
+    return ConsistencyCheck(
         SUBJECT,
         Message,
-        {"thread_owner": Rule(col(Message.user_id), col(Thread.user_id))},
+        {"thread_owner": EqualityRule(col(Message.user_id), col(Thread.user_id))},
         table.outerjoin(Thread, col(Thread.id) == table.c.thread_id),
         col(Message.user_id),
     )
 
 
-def _empty() -> Check:
+def _empty_thread_check() -> ConsistencyCheck:
     some = exists().where(col(Message.thread_id) == col(Thread.id))
-    rule = Rule(literal("some"), case((some, "some"), else_="none"), cured=True)
-    table = table_of(Thread)
-    return Check(SUBJECT, Thread, {"messages": rule}, table, col(Thread.user_id), cure=_let_go)
+    rule = EqualityRule(literal("some"), case((some, "some"), else_="none"), is_repairable=True)
+    table = core_table(Thread)
+    return ConsistencyCheck(
+        SUBJECT,
+        Thread,
+        {"messages": rule},
+        table,
+        col(Thread.user_id),
+        repair=_delete_empty_threads,
+    )
 
 
-def _let_go(turn: Turn, _check: Check, keys: Sequence[int], _stream: int) -> None:
+def _delete_empty_threads(
+    transaction: DatabaseTransaction, _check: ConsistencyCheck, keys: Sequence[int], _stream: int
+) -> None:
     used = exists().where(col(Message.thread_id) == col(Thread.id))
-    turn.connection.execute(delete(Thread).where(col(Thread.id).in_(keys), ~used))
+    transaction.connection.execute(delete(Thread).where(col(Thread.id).in_(keys), ~used))
 
 
-def _refs() -> Check:
+def _thread_key_check() -> ConsistencyCheck:
     """The check that a thread key refers to a thread of the same user."""
     own = exists().where(
-        col(Thread.id) == col(ThreadRef.thread_id), col(Thread.user_id) == col(ThreadRef.user_id)
+        col(Thread.id) == col(ThreadKey.thread_id), col(Thread.user_id) == col(ThreadKey.user_id)
     )
-    astray = select(func.count()).where(col(ThreadRef.user_id) == col(User.id), ~own)
-    rule = Rule(literal(0), astray.scalar_subquery(), cured=True)
-    table = table_of(User)
-    return Check(SUBJECT, User, {"refs_astray": rule}, table, col(User.id), cure=_forget)
+    astray = select(func.count()).where(col(ThreadKey.user_id) == col(User.id), ~own)
+    rule = EqualityRule(literal(0), astray.scalar_subquery(), is_repairable=True)
+    table = core_table(User)
+    return ConsistencyCheck(
+        SUBJECT, User, {"refs_astray": rule}, table, col(User.id), repair=_delete_wrong_keys
+    )
 
 
-def _forget(turn: Turn, _check: Check, keys: Sequence[int], _stream: int) -> None:
+def _delete_wrong_keys(
+    transaction: DatabaseTransaction, _check: ConsistencyCheck, keys: Sequence[int], _stream: int
+) -> None:
     own = exists().where(
-        col(Thread.id) == col(ThreadRef.thread_id), col(Thread.user_id) == col(ThreadRef.user_id)
+        col(Thread.id) == col(ThreadKey.thread_id), col(Thread.user_id) == col(ThreadKey.user_id)
     )
-    theirs = col(ThreadRef.user_id).in_(keys)
-    turn.connection.execute(delete(ThreadRef).where(theirs, ~own))
+    theirs = col(ThreadKey.user_id).in_(keys)
+    transaction.connection.execute(delete(ThreadKey).where(theirs, ~own))

@@ -6,7 +6,7 @@ notified when the limit is reached. The message is stored in any case.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -14,39 +14,39 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail import autoreply
-from mail.addresses.address_syntax import normal
-from mail.envelope.local_recipient import Recipient
-from mail.inbound.incoming_message import Mail
-from mail.inbound.spam_check import Judged
+from mail.addresses.address_syntax import normalized_address
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.spam_check import RecipientVerdict
 from mail.limits import user_limits
-from mail.limits.user_limits import TooMany
-from mail.queue.redirect import send_on
+from mail.limits.user_limits import UserLimitExceeded
+from mail.queue.redirect import enqueue_redirect
 from mail.recipients import forward_targets
-from mail.recipients.batch_resolution import resolve_all
-from mail.recipients.forward_targets import Via
-from mail.recipients.recipient_routes import Loop, Onward
+from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.forward_targets import ForwardEndpoint
+from mail.recipients.recipient_routes import MailLoop, OutgoingForward
 from mail.spam import verdict
 from mail.storage import openpgp_encryption
-from mail.storage.message_insert import Letter, Placed
-from models.errors import NotFound, Refused, Unavailable
+from mail.storage.message_insert import InsertedMessage, StorableMessage
+from models.errors import NotFound, RequestError, ServiceUnavailable
 from models.observability import metrics
-from models.runtime.environment import World
-from models.store.columns import Picked
-from models.store.prepared_statements import Prepared, number
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import User
 
 log = logging.getLogger(__name__)
 
 
-class Outcome(StrEnum):
+class ForwardOutcome(StrEnum):
     """The result of forwarding a message to the targets of its account."""
 
     SENT = "SENT"
     SPAM = "SPAM"
-    LIMIT = "LIMIT"  # the daily limit of forwards is reached
+    LIMIT_REACHED = "LIMIT"  # the daily limit of forwards is reached
     LOOP = "LOOP"
-    NOBODY = "NOBODY"  # each target is the account itself or already has the message
-    UNENCRYPTED = "UNENCRYPTED"  # encryption is required, but not possible
+    NO_TARGET = "NOBODY"  # each target is the account itself or already has the message
+    NOT_ENCRYPTED = "UNENCRYPTED"  # encryption is required, but not possible
 
 
 FORWARDS = metrics.counter(
@@ -54,119 +54,175 @@ FORWARDS = metrics.counter(
     "Messages to accounts that forward: sent, or why not.",
     "outcome",
 )
-_ACCOUNT = Prepared(
+_SELECT_ACCOUNT = PreparedStatement(
     select(
         col(User.id),
         col(User.targets),
         col(User.relays),
         col(User.encrypt_forwarded),
         col(User.pub_key),
-    ).where(col(User.id) == number("user"))
+    ).where(col(User.id) == integer_parameter("user"))
 )
 
 
-class Held(Refused):
+class SpamForwardRefused(RequestError):
     """The message is spam and is not forwarded to other addresses."""
 
 
-def is_spam(world: World, letter: Letter, sender: str, *, handed: bool) -> bool:
+def is_spam_by_trusted_headers(
+    environment: Environment,
+    message: StorableMessage,
+    envelope_sender: str,
+    *,
+    from_trusted_server: bool,
+) -> bool:
     """Return True if spam header fields of a trusted server reach the score limit for forwards.
 
     Header fields count only if a trusted server handed the message over.
     """
-    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
-    found = verdict.known(opinions, believed, sender, letter.verification)
-    return found.score.value >= world.options.spam_forward_max
+    opinions, believed = (
+        message.facts.spam_headers if from_trusted_server else (),
+        environment.options.spam_headers,
+    )
+    found = verdict.spam_facts(opinions, believed, envelope_sender, message.verification)
+    return found.score.value >= environment.options.spam_forward_max
 
 
-async def after(
-    world: World, mail: "Mail", judged: Judged, placed: Placed | None = None
-) -> Outcome | None:
+async def forward_to_account_targets(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    recipient_verdict: RecipientVerdict,
+    inserted: InsertedMessage | None = None,
+) -> ForwardOutcome | None:
     """Enqueue a stored message for the forwarding targets of its account.
 
     Returns None if the account has no targets or does not exist. The stored copy, if there is one,
     remembers the forward. On return the queue entries are durable. Other errors are raised, so that
     the client sends the message again; it is stored only once.
     """
-    if not judged.to.forwards:
+    if not recipient_verdict.recipient.has_forward_targets:
         return None
     try:
-        outcome = await _sent(world, mail, judged, placed)
-    except Loop:
-        outcome = Outcome.LOOP
-    except Unavailable:
-        outcome = Outcome.UNENCRYPTED
-    except TooMany as refusal:
-        await user_limits.refused(world, judged.to.user_id, refusal.reached)
-        outcome = Outcome.LIMIT
+        outcome = await _enqueue_forward(environment, incoming, recipient_verdict, inserted)
+    except MailLoop:
+        outcome = ForwardOutcome.LOOP
+    except ServiceUnavailable:
+        outcome = ForwardOutcome.NOT_ENCRYPTED
+    except UserLimitExceeded as refusal:
+        await user_limits.report_refusal(
+            environment, recipient_verdict.recipient.user_id, refusal.limit
+        )
+        outcome = ForwardOutcome.LIMIT_REACHED
     except NotFound:  # the account was deleted in the meantime
         return None
     FORWARDS.add(outcome.lower())
-    if outcome is not Outcome.SENT:
-        log.info("not forwarded", extra={"user": judged.to.user_id, "outcome": outcome})
+    if outcome is not ForwardOutcome.SENT:
+        log.info(
+            "not forwarded", extra={"user": recipient_verdict.recipient.user_id, "outcome": outcome}
+        )
     return outcome
 
 
-async def _sent(world: World, mail: "Mail", judged: Judged, placed: Placed | None) -> Outcome:
+async def _enqueue_forward(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    recipient_verdict: RecipientVerdict,
+    inserted: InsertedMessage | None,
+) -> ForwardOutcome:
     """Enqueue the forward and return SENT, or the reason why nothing is forwarded."""
-    found = await wanted(world, mail, judged)
-    if isinstance(found, Outcome):
+    found = await forward_content(environment, incoming, recipient_verdict)
+    if isinstance(found, ForwardOutcome):
         return found
-    source, letter, onward = found
-    key = placed.message_id if placed else None
-    onward = replace(onward, wish=mail.passed_on(judged.to), message_id=key)
-    await send_on(world, source, (mail.came, mail.sender), onward, mail.results, letter)
-    return Outcome.SENT
+    key = inserted.message_id if inserted else None
+    onward = replace(
+        found.forward,
+        dsn_request=incoming.dsn_request_for_forward(recipient_verdict.recipient),
+        stored_message_id=key,
+    )
+    await enqueue_redirect(
+        environment,
+        found.raw_message,
+        (incoming.content_digest, incoming.envelope_sender),
+        onward,
+        incoming.authentication_results,
+        found.message,
+    )
+    return ForwardOutcome.SENT
 
 
-async def wanted(
-    world: World, mail: "Mail", judged: Judged
-) -> tuple[bytes | Path, Letter | None, Onward] | Outcome:
-    """Return the bytes, the parsed message and the forward, or the reason not to forward.
+@dataclass(frozen=True, slots=True)
+class ForwardContent:
+    """A message as it is forwarded to the targets of an account."""
 
-    The parsed message is None if the bytes were encrypted for the forward. Raises NotFound if the
-    account does not exist, Unavailable if the message can't be encrypted.
+    raw_message: bytes | Path
+    message: StorableMessage | None  # None: the bytes were encrypted for the forward
+    forward: OutgoingForward
+
+
+async def forward_content(
+    environment: Environment, incoming: "IncomingMessage", recipient_verdict: RecipientVerdict
+) -> ForwardContent | ForwardOutcome:
+    """Return the message to forward and its targets, or the reason not to forward.
+
+    Raises NotFound if the account does not exist, ServiceUnavailable if the message can't be
+    encrypted.
     """
-    to, source, letter = judged.to, mail.source, mail.letter
-    if judged.verdict.is_spam or judged.verdict.score >= world.options.spam_forward_max:
-        return Outcome.SPAM
-    row = next(iter(await world.database.find(_ACCOUNT, {"user": to.user_id})), None)
+    to, source, letter = recipient_verdict.recipient, incoming.raw_message, incoming.message
+    if (
+        recipient_verdict.verdict.is_spam
+        or recipient_verdict.verdict.score >= environment.options.spam_forward_max
+    ):
+        return ForwardOutcome.SPAM
+    row = next(
+        iter(await environment.database.read_prepared(_SELECT_ACCOUNT, {"user": to.user_id})), None
+    )
     if row is None:
         raise NotFound(str(to.user_id), path=["user"])
-    been = await _been(source, letter)
-    onward = await _onward(world, to, row, been)
-    if not (onward.targets or onward.via):
-        return Outcome.NOBODY
+    been = await _delivered_to_addresses(source, letter)
+    onward = await _forward_of_account(environment, to, row, been)
+    if not (onward.target_addresses or onward.endpoints):
+        return ForwardOutcome.NO_TARGET
     if row.encrypt_forwarded:
         key = (row.id, row.pub_key or "")
-        hidden = await openpgp_encryption.sealed(world, source, letter, key)
+        hidden = await openpgp_encryption.encrypted_bytes(environment, source, letter, key)
         if hidden is not None:
-            return hidden, None, onward
-    return source, letter, onward
+            return ForwardContent(hidden, None, onward)
+    return ForwardContent(source, letter, onward)
 
 
-async def _been(source: bytes | Path, letter: Letter) -> list[str]:
+async def _delivered_to_addresses(raw_message: bytes | Path, message: StorableMessage) -> list[str]:
     """Return the values of the Delivered-To header fields."""
-    header = await autoreply.header_of(source, letter)
+    header = await autoreply.read_header_fields(raw_message, message)
     return [field.value.strip() for field in header if field.key.casefold() == "delivered-to"]
 
 
-async def _onward(world: World, to: Recipient, row: Picked, been: Sequence[str]) -> Onward:
+async def _forward_of_account(
+    environment: Environment,
+    recipient: LocalRecipient,
+    account_row: ColumnRow,
+    delivered_to: Sequence[str],
+) -> OutgoingForward:
     """Return the targets without the account itself and without addresses in Delivered-To."""
-    pairs = list(zip(row.targets, forward_targets.whole(world, row), strict=True))
+    pairs = list(
+        zip(
+            account_row.targets,
+            forward_targets.secret_targets(environment, account_row),
+            strict=True,
+        )
+    )
     named = [shown for shown, _ in pairs if "://" not in shown]
     own = {
         text
-        for text, found in (await resolve_all(world, named)).items()
-        if found.user_id == to.user_id
+        for text, found in (await resolve_addresses(environment, named)).items()
+        if found.user_id == recipient.user_id
     }
-    passed = {normal(address) for address in been}
-    address = to.instead or to.address
-    return Onward(
+    passed = {normalized_address(address) for address in delivered_to}
+    address = recipient.rewritten_address or recipient.address
+    return OutgoingForward(
         address,
         None,
-        to.tenant_id,
-        [one for one in named if one not in own and normal(one) not in passed],
-        [Via(address, shown, whole) for shown, whole in pairs if "://" in shown],
-        user_id=to.user_id,
+        recipient.tenant_id,
+        [one for one in named if one not in own and normalized_address(one) not in passed],
+        [ForwardEndpoint(address, shown, whole) for shown, whole in pairs if "://" in shown],
+        user_id=recipient.user_id,
     )

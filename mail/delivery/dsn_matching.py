@@ -14,22 +14,22 @@ from typing import Any
 from sqlalchemy import func, or_, select, update
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normal
-from mail.envelope.delivery_jobs import Action
-from mail.envelope.local_recipient import Recipient
-from mail.inbound.dsn_parser import Fate, Report
-from mail.mime.header_encoding import on_wire
+from mail.addresses.address_syntax import normalized_address
+from mail.envelope.delivery_jobs import DsnAction
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.dsn_parser import ReceivedDsn, RecipientResult
+from mail.mime.header_encoding import with_ascii_domain
 from mail.queue import dsn_requests
-from mail.queue.delivery_results import announce
-from mail.storage.message_trace import cut
-from mail.text.storable_text import storable
+from mail.queue.delivery_results import refresh_submission_state
+from mail.storage.message_trace import stored_text
+from mail.text.storable_text import make_storable
 from models.observability import metrics
-from models.queue.tables import Delivery, DeliveryState
-from models.runtime.environment import Turn
-from models.store.columns import Picked
+from models.queue.tables import DeliveryState, QueueEntry
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow
 from models.submission.tables import Submission
 
-NEWEST = 20  # submissions of one message that a report may be about
+MAX_SUBMISSIONS = 20  # submissions of one message that a report may be about
 
 REPORTS = metrics.counter(
     "merganser_queue_reports",
@@ -40,156 +40,218 @@ REPORTS = metrics.counter(
 
 
 @dataclass
-class _Sought:
+class _ReportedRecipients:
     """The reported recipients by the spellings of their address and by ORCPT."""
 
-    addresses: dict[str, Fate] = field(default_factory=dict)
-    first: dict[str, Fate] = field(default_factory=dict)
+    results_by_address: dict[str, RecipientResult] = field(default_factory=dict)
+    results_by_orcpt: dict[str, RecipientResult] = field(default_factory=dict)
 
-    def of(self, row: Picked) -> Fate | None:
+    def result_of_delivery(self, delivery_row: ColumnRow) -> RecipientResult | None:
         """Return the reported result of a delivery, None if the report doesn't name it."""
-        fate = self.first.get((row.orcpt or "").lower())
+        fate = self.results_by_orcpt.get((delivery_row.orcpt or "").lower())
         return fate or next(
-            (self.addresses[name] for name in names(row.recipient) if name in self.addresses), None
+            (
+                self.results_by_address[name]
+                for name in address_spellings(delivery_row.recipient)
+                if name in self.results_by_address
+            ),
+            None,
         )
 
 
-def note(turn: Turn, to: Recipient, report: Report, *, doubtful: bool = False) -> None:
+def apply_report(
+    transaction: DatabaseTransaction,
+    recipient: LocalRecipient,
+    report: ReceivedDsn,
+    *,
+    require_proof: bool = False,
+) -> None:
     """Update the deliveries that a report is about. A report about no submission has no effect.
 
     With `require_proof`, results without proof are ignored.
     """
-    shown = dsn_requests.apart(report.envid or "")
-    rows = [row for row in _about(turn, to, report, shown) if _came_to(to, row.envelope_from)]
-    sought = _sought(report.fates)
+    shown = dsn_requests.split_own_envelope_id(report.envid or "")
+    rows = [
+        row
+        for row in _find_submissions(transaction, recipient, report, shown)
+        if _is_addressed_to_sender(recipient, row.envelope_from)
+    ]
+    sought = _reported_recipients(report.recipient_results)
     for row in rows:
         changed = 0
-        for each in _deliveries(turn, row.id, sought):
-            fate, proven = sought.of(each), _proven(turn, row, each, shown)
-            if fate and (proven or not doubtful) and _write(turn, each, fate, report.by, proven):
+        for each in _find_deliveries(transaction, row.id, sought):
+            fate, proven = (
+                sought.result_of_delivery(each),
+                _is_proven(transaction, row, each, shown),
+            )
+            if (
+                fate
+                and (proven or not require_proof)
+                and _update_delivery(transaction, each, fate, report.reporting_mta, proven)
+            ):
                 REPORTS.add(str(fate.action))
                 changed += 1
         if changed:
-            announce(turn, to.user_id, row.id, at=turn.world.now())
+            refresh_submission_state(
+                transaction, recipient.user_id, row.id, changed_at=transaction.environment.now()
+            )
 
 
-def _proven(turn: Turn, row: Picked, each: Picked, shown: tuple[str, str] | None) -> bool:
+def _is_proven(
+    transaction: DatabaseTransaction,
+    submission_row: ColumnRow,
+    delivery_row: ColumnRow,
+    queue_id_and_proof: tuple[str, str] | None,
+) -> bool:
     """Return True if the report has the proof for this delivery."""
-    if shown is None or shown[0] != row.queue_id:
+    if queue_id_and_proof is None or queue_id_and_proof[0] != submission_row.queue_id:
         return False
-    return dsn_requests.proven(turn.world, row.queue_id, each.domain, shown[1])
+    return dsn_requests.is_valid_proof(
+        transaction.environment, submission_row.queue_id, delivery_row.domain, queue_id_and_proof[1]
+    )
 
 
-def _about(
-    turn: Turn, to: Recipient, report: Report, shown: tuple[str, str] | None
-) -> Sequence[Picked]:
+def _find_submissions(
+    transaction: DatabaseTransaction,
+    recipient: LocalRecipient,
+    report: ReceivedDsn,
+    queue_id_and_proof: tuple[str, str] | None,
+) -> Sequence[ColumnRow]:
     """Return the submissions of the account that the report can be about, the newest first.
 
     Columns: id, queue_id, envelope_from.
     """
     theirs = (
         select(col(Submission.id), col(Submission.queue_id), col(Submission.envelope_from))
-        .where(col(Submission.user_id) == to.user_id)
+        .where(col(Submission.user_id) == recipient.user_id)
         .order_by(col(Submission.created_at).desc(), col(Submission.id).desc())
-        .limit(NEWEST)
+        .limit(MAX_SUBMISSIONS)
     )
-    ways: list[Any] = [col(Submission.queue_id) == shown[0]] if shown else []
-    if report.envid and not shown:
-        ways.append(col(Submission.envid) == storable(report.envid))
-    if report.message_id:
-        ways.append(col(Submission.header_id) == cut(report.message_id))
+    ways: list[Any] = (
+        [col(Submission.queue_id) == queue_id_and_proof[0]] if queue_id_and_proof else []
+    )
+    if report.envid and not queue_id_and_proof:
+        ways.append(col(Submission.envid) == make_storable(report.envid))
+    if report.original_message_id:
+        ways.append(col(Submission.header_id) == stored_text(report.original_message_id))
     for way in ways:
-        if rows := turn.connection.execute(theirs.where(way)).all():
+        if rows := transaction.connection.execute(theirs.where(way)).all():
             return rows
     return []
 
 
-def _came_to(to: Recipient, sender: str) -> bool:
+def _is_addressed_to_sender(recipient: LocalRecipient, envelope_sender: str) -> bool:
     """Return True if the report was sent to the envelope sender of the submission."""
-    asked = {normal(each) for each in (to.address, to.original, to.instead) if each}
-    return normal(sender) in asked
+    asked = {
+        normalized_address(each)
+        for each in (recipient.address, recipient.original_address, recipient.rewritten_address)
+        if each
+    }
+    return normalized_address(envelope_sender) in asked
 
 
-def _sought(fates: Iterable[Fate]) -> _Sought:
+def _reported_recipients(recipient_results: Iterable[RecipientResult]) -> _ReportedRecipients:
     """Index the reported results by address and ORCPT."""
-    sought = _Sought()
-    for fate in fates:
+    sought = _ReportedRecipients()
+    for fate in recipient_results:
         if fate.orcpt:
-            sought.first.setdefault(fate.orcpt, fate)
+            sought.results_by_orcpt.setdefault(fate.orcpt, fate)
         for address in fate.addresses:
-            for name in names(address):
-                sought.addresses.setdefault(name, fate)
+            for name in address_spellings(address):
+                sought.results_by_address.setdefault(name, fate)
     return sought
 
 
-def names(address: str) -> set[str]:
+def address_spellings(address: str) -> set[str]:
     """Return the spellings of an address in lower case: as given, normalized, in ASCII."""
     local, _, domain = address.lower().rpartition("@")
-    made = {f"{local}@{domain}", f"{local}@{normal(address).domain}"}
+    made = {f"{local}@{domain}", f"{local}@{normalized_address(address).domain}"}
     with suppress(UnicodeError):  # not a valid host name: only the given spelling is compared
-        made.add(on_wire(f"{local}@{domain}"))
+        made.add(with_ascii_domain(f"{local}@{domain}"))
     return made
 
 
-def _deliveries(turn: Turn, key: int, sought: _Sought) -> Sequence[Picked]:
+def _find_deliveries(
+    transaction: DatabaseTransaction, submission_id: int, reported_recipients: _ReportedRecipients
+) -> Sequence[ColumnRow]:
     """Return the rows of the submission's deliveries that the report names, by ID."""
     asked = (
         select(
-            col(Delivery.id),
-            col(Delivery.recipient),
-            col(Delivery.domain),
-            col(Delivery.orcpt),
-            col(Delivery.state),
-            col(Delivery.last_response),
-            col(Delivery.report_proven),
+            col(QueueEntry.id),
+            col(QueueEntry.recipient),
+            col(QueueEntry.domain),
+            col(QueueEntry.orcpt),
+            col(QueueEntry.state),
+            col(QueueEntry.last_response),
+            col(QueueEntry.report_proven),
         )
         .where(
-            col(Delivery.submission_id) == key,
+            col(QueueEntry.submission_id) == submission_id,
             or_(
-                func.lower(col(Delivery.recipient)).in_(map(storable, sought.addresses)),
-                func.lower(col(Delivery.orcpt)).in_(map(storable, sought.first)),
+                func.lower(col(QueueEntry.recipient)).in_(
+                    map(make_storable, reported_recipients.results_by_address)
+                ),
+                func.lower(col(QueueEntry.orcpt)).in_(
+                    map(make_storable, reported_recipients.results_by_orcpt)
+                ),
             ),
         )
-        .order_by(col(Delivery.id))
+        .order_by(col(QueueEntry.id))
     )
-    return turn.connection.execute(asked).all()
+    return transaction.connection.execute(asked).all()
 
 
-def _write(turn: Turn, row: Picked, fate: Fate, by: str, proven: bool) -> bool:
+def _update_delivery(
+    transaction: DatabaseTransaction,
+    delivery_row: ColumnRow,
+    recipient_result: RecipientResult,
+    reporting_mta: str,
+    is_proven: bool,
+) -> bool:
     """Update a delivery from a report and return True if it changed.
 
     An unproven report doesn't change a delivery with a proven one.
     """
-    state = _state(row, fate.action, proven=proven)
-    text = storable(fate.text)
-    if state is None or (row.report_proven and not proven):
+    state = _state_after_report(delivery_row, recipient_result.action, is_proven=is_proven)
+    text = make_storable(recipient_result.reply_text)
+    if state is None or (delivery_row.report_proven and not is_proven):
         return False
-    if (state, text, proven) == (row.state, row.last_response, row.report_proven):
+    if (state, text, is_proven) == (
+        delivery_row.state,
+        delivery_row.last_response,
+        delivery_row.report_proven,
+    ):
         return False
-    this = update(Delivery).where(col(Delivery.id) == row.id)
-    turn.connection.execute(
+    this = update(QueueEntry).where(col(QueueEntry.id) == delivery_row.id)
+    transaction.connection.execute(
         this.values(
             state=state,
-            last_code=fate.code,
+            last_code=recipient_result.reply_code,
             last_response=text,
-            reported_at=turn.world.now(),
-            reported_by=storable(by) or None,
-            report_proven=proven,
+            reported_at=transaction.environment.now(),
+            reported_by=make_storable(reporting_mta) or None,
+            report_proven=is_proven,
         )
     )
     return True
 
 
-def _state(row: Picked, action: Action, *, proven: bool) -> DeliveryState | None:
+def _state_after_report(
+    delivery_row: ColumnRow, action: DsnAction, *, is_proven: bool
+) -> DeliveryState | None:
     """Return the state of a delivery after a report, None if the report must not change it.
 
     Deliveries that wait in the queue or failed here keep their state.
     """
-    doubted = row.state is DeliveryState.BOUNCED and row.report_proven is False and proven
-    if row.state not in dsn_requests.THERE and not doubted:
+    doubted = (
+        delivery_row.state is DeliveryState.BOUNCED
+        and delivery_row.report_proven is False
+        and is_proven
+    )
+    if delivery_row.state not in dsn_requests.DELIVERED_STATES and not doubted:
         return None
-    if action is Action.FAILED:
+    if action is DsnAction.FAILED:
         return DeliveryState.BOUNCED
-    if action is Action.DELIVERED:
+    if action is DsnAction.DELIVERED:
         return DeliveryState.DELIVERED
-    return DeliveryState.RELAYED if doubted else DeliveryState(row.state)
+    return DeliveryState.RELAYED if doubted else DeliveryState(delivery_row.state)

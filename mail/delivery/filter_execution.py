@@ -15,160 +15,216 @@ from typing import Any
 from sqlalchemy import Select, select, update
 from sqlmodel import col
 
-from mail.autoreply import Came, Silence, sieve_vacation, stands, written
-from mail.autoreply import Rule as Answer
-from mail.autoreply.reply_sender import ANSWERS
+from mail.autoreply import AutoreplyRule as Answer
+from mail.autoreply import (
+    AutoreplyTrigger,
+    NoReplyReason,
+    is_addressed,
+    reply_from_rule,
+    sieve_vacation,
+)
+from mail.autoreply.reply_sender import AUTOREPLIES
 from mail.filters import filter_compiler
-from mail.filters.filter_compiler import Looked, Rule
-from mail.filters.filter_result import NOTHING, Decision, Target
-from mail.filters.script_environment import Boxes
-from mail.inbound.incoming_message import Mail
-from mail.inbound.spam_check import Judged
+from mail.filters.filter_compiler import CompiledFilter, FilterTestMessage
+from mail.filters.filter_result import NO_FILTERS, FilterResult, FilterTarget
+from mail.filters.script_environment import ScriptMailboxes
+from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.spam_check import RecipientVerdict
 from mail.recipients import forward_targets
 from mail.runtime import inline_or_thread
-from mail.sieve import Vacation
-from mail.storage.message_insert import Letter, Placed
+from mail.sieve import VacationReply
+from mail.storage.message_insert import InsertedMessage, StorableMessage
 from models.events.wakeups import WEBHOOKS
 from models.filters.tables import Filter
-from models.notifications.webhooks import TRIED_FOR, PostState, Webhook, put
-from models.runtime.environment import Turn, World
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked, picked, table_of
-from models.store.prepared_statements import Prepared, among, number, prepared
+from models.notifications.webhooks import DELIVERY_LIFETIME, PostState, Webhook, insert_deliveries
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow, core_table, select_columns
+from models.store.prepared_statements import (
+    PreparedStatement,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
 from models.users.tables import User
 
 log = logging.getLogger(__name__)
 
-MATCHED = "filter.matched"  # event type of the webhook
+FILTER_MATCHED_EVENT = "filter.matched"  # event type of the webhook
 
 
-@prepared
-def _active(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_active_filters(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the active filters of `users` in their order."""
     return (
-        select(*picked(Filter, {"id", "user_id", "query", "action", "targets", "relays"}))
-        .where(among(dialect, col(Filter.user_id), "users"), col(Filter.active))
+        select(*select_columns(Filter, {"id", "user_id", "query", "action", "targets", "relays"}))
+        .where(is_in_parameter(dialect, col(Filter.user_id), "users"), col(Filter.active))
         .order_by(col(Filter.order), col(Filter.id))
     )
 
 
-_COUNTED = Prepared(
-    update(table_of(Filter))
-    .where(col(Filter.id) == number("id"), col(Filter.user_id) == number("user"))
+_INCREMENT_MATCH_COUNT = PreparedStatement(
+    update(core_table(Filter))
+    .where(
+        col(Filter.id) == integer_parameter("id"), col(Filter.user_id) == integer_parameter("user")
+    )
     .values(match_count=col(Filter.match_count) + 1)
 )
 
 
-async def decisions(world: World, mail: "Mail", judged: Sequence[Judged]) -> list[Decision]:
+async def run_filters(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    recipient_verdicts: Sequence[RecipientVerdict],
+) -> list[FilterResult]:
     """Return the filter result of each recipient, in the same order.
 
     Runs one SQL statement. Returns an empty list, without a statement, if no account has filters.
     """
-    users = [each.to.user_id for each in judged if each.to.filtered]
+    users = [each.recipient.user_id for each in recipient_verdicts if each.recipient.has_filters]
     if not users:
         return []
-    asked = _active(world.database.dialect)
-    rules: defaultdict[int, list[Rule]] = defaultdict(list)
-    for row in await world.database.find(asked, {"users": users}):
-        rules[row.user_id].append(rule_of(world, row))
-    looked = Looked(mail.read)
-    works = {("filters", user): partial(_decided, user, it, looked) for user, it in rules.items()}
-    found = await inline_or_thread.done(works, near=mail.near)
-    return [found.get(("filters", each.to.user_id), NOTHING) for each in judged]
+    asked = _select_active_filters(environment.database.dialect)
+    rules: defaultdict[int, list[CompiledFilter]] = defaultdict(list)
+    for row in await environment.database.read_prepared(asked, {"users": users}):
+        rules[row.user_id].append(compiled_filter_from_row(environment, row))
+    looked = FilterTestMessage(incoming.sieve_message)
+    works = {
+        ("filters", user): partial(_run_filters_of_account, user, it, looked)
+        for user, it in rules.items()
+    }
+    found = await inline_or_thread.run_inline_or_in_thread(works, in_memory=incoming.in_memory)
+    return [
+        found.get(("filters", each.recipient.user_id), NO_FILTERS) for each in recipient_verdicts
+    ]
 
 
-def _decided(user: int, rules: Sequence[Rule], looked: Looked) -> Decision:
+def _run_filters_of_account(
+    user_id: int, rules: Sequence[CompiledFilter], test_message: FilterTestMessage
+) -> FilterResult:
     """Return the filter result of an account. On an unexpected error the filters have no effect."""
     try:
-        return filter_compiler.decided(rules, looked)
+        return filter_compiler.filter_result(rules, test_message)
     except Exception:
-        log.exception("filters could not be run", extra={"user": user})
-        return NOTHING
+        log.exception("filters could not be run", extra={"user": user_id})
+        return NO_FILTERS
 
 
-def rule_of(world: World, row: Picked) -> Rule:
+def compiled_filter_from_row(environment: Environment, filter_row: ColumnRow) -> CompiledFilter:
     """Return a compiled filter from its row, with the secret URLs of its targets."""
     try:
-        known = forward_targets.opened(world, row.id, row.relays)
-    except Sealed:  # the relay refuses the sign-in, and the queue reports it
-        log.warning("a relay's password cannot be opened", extra={"filter": row.id})
+        known = forward_targets.open_relays(environment, filter_row.id, filter_row.relays)
+    except DecryptionError:  # the relay refuses the sign-in, and the queue reports it
+        log.warning("a relay's password cannot be opened", extra={"filter": filter_row.id})
         known = {}
-    to = [Target(row.id, shown, known.get(shown, shown)) for shown in row.targets]
-    return Rule(row.id, row.query, row.action, to)
+    to = [
+        FilterTarget(filter_row.id, shown, known.get(shown, shown)) for shown in filter_row.targets
+    ]
+    return CompiledFilter(filter_row.id, filter_row.query, filter_row.action, to)
 
 
-def noted(turn: Turn, user_id: int, said: Decision, letter: Letter, placed: Placed | None) -> None:
+def record_matches(
+    transaction: DatabaseTransaction,
+    user_id: int,
+    filter_result: FilterResult,
+    message: StorableMessage,
+    inserted: InsertedMessage | None,
+) -> None:
     """Count the filters that matched and insert the deliveries of their webhooks."""
-    turn.send([(_COUNTED, {"id": key, "user": user_id}) for key in said.matched])
-    if said.webhooks:
-        _post(turn, user_id, said, _facts(said, letter, placed))
+    transaction.execute_statements(
+        [
+            (_INCREMENT_MATCH_COUNT, {"id": key, "user": user_id})
+            for key in filter_result.matched_filter_ids
+        ]
+    )
+    if filter_result.webhook_ids:
+        _insert_webhook_deliveries(
+            transaction, user_id, filter_result, _event_body(filter_result, message, inserted)
+        )
 
 
-def done(said: Decision) -> Decision:
+def without_recorded_actions(filter_result: FilterResult) -> FilterResult:
     """Return the filter result without matches and webhooks that are already recorded."""
-    return replace(said, matched=(), webhooks=())
+    return replace(filter_result, matched_filter_ids=(), webhook_ids=())
 
 
-def _post(turn: Turn, user_id: int, said: Decision, body: dict[str, Any]) -> None:
+def _insert_webhook_deliveries(
+    transaction: DatabaseTransaction,
+    user_id: int,
+    filter_result: FilterResult,
+    event_body: dict[str, Any],
+) -> None:
     """Insert webhook deliveries for the active webhooks of the account."""
     hooks = (
         select(col(Webhook.id), col(User.username))
         .join(User, col(User.id) == col(Webhook.user_id))
         .where(
-            col(Webhook.id).in_(said.webhooks),
+            col(Webhook.id).in_(filter_result.webhook_ids),
             col(Webhook.user_id) == user_id,
             col(Webhook.active),
         )
     )
-    now, number = turn.world.now(), turn.stands(user_id)
+    now, number = transaction.environment.now(), transaction.lock_stream(user_id)
     rows = [
         {
-            "id": turn.world.key(),
+            "id": transaction.environment.new_id(),
             "webhook_id": row.id,
             "stream_id": user_id,
             "number": number,
-            "event": f"evt_{user_id}_{turn.world.key()}-filter",
-            "type": MATCHED,
+            "event": f"evt_{user_id}_{transaction.environment.new_id()}-filter",
+            "type": FILTER_MATCHED_EVENT,
             "at": now,
-            "body": {**body, "user": {"id": user_id, "username": row.username}},
+            "body": {**event_body, "user": {"id": user_id, "username": row.username}},
             "state": PostState.WAITING,
             "attempt": 0,
-            "expires_at": now + TRIED_FOR,
+            "expires_at": now + DELIVERY_LIFETIME,
         }
-        for row in turn.connection.execute(hooks)
+        for row in transaction.connection.execute(hooks)
     ]
     if rows:
-        put(turn.connection, now, rows)
-        turn.bells.add(WEBHOOKS)
+        insert_deliveries(transaction.connection, now, rows)
+        transaction.workers_to_wake.add(WEBHOOKS)
 
 
-def _facts(said: Decision, letter: Letter, placed: Placed | None) -> dict[str, Any]:
+def _event_body(
+    filter_result: FilterResult, message: StorableMessage, inserted: InsertedMessage | None
+) -> dict[str, Any]:
     """Return the event body. The message is named only by ID."""
-    told = {"message": placed.message_id if placed else None, "size": letter.size}
-    objects = [{"id": key, **told} for key in said.matched]
+    told = {"message": inserted.message_id if inserted else None, "size": message.size}
+    objects = [{"id": key, **told} for key in filter_result.matched_filter_ids]
     return {"kind": "FILTER_MATCHED", "domain": None, "objects": objects, "origin": None}
 
 
-async def answer(
-    world: World, incoming: sieve_vacation.Incoming, said: Decision, boxes: Boxes
+async def send_filter_reply(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    recipient_verdict: RecipientVerdict,
+    filter_result: FilterResult,
+    mailboxes: ScriptMailboxes,
 ) -> None:
     """Send the reply of the first matching filter, under the rules of all automatic replies."""
-    reply, to, letter = said.replies[0], incoming.to, incoming.letter
-    named = [each.address for each in (*letter.facts.to, *letter.facts.cc)]
-    if not await stands(world, (to.user_id, to.address_id), to.address, named):
-        ANSWERS.add(Silence.NOT_ADDRESSED.outcome)
-        return
-    came = Came(incoming.sender, to.address, letter.facts.subject)
-    rule = Answer(subject=reply.subject, text=reply.text, html=reply.html)
-    words = written(rule, came)
-    if isinstance(words, Silence):
-        return
-    action = Vacation(
-        to=incoming.sender,
-        handle=filter_compiler.handle(reply.filter_id),
-        seconds=int(world.options.autoreply_interval.total_seconds()),
-        subject=words.subject,
-        reason=filter_compiler.entity(reply.text, reply.html),
-        mime=bool(reply.html),
+    reply, to, letter = (
+        filter_result.replies[0],
+        recipient_verdict.recipient,
+        incoming.message,
     )
-    await sieve_vacation.after(world, incoming, action, boxes)
+    named = [each.address for each in (*letter.facts.to, *letter.facts.cc)]
+    if not await is_addressed(environment, (to.user_id, to.address_id), to.address, named):
+        AUTOREPLIES.add(NoReplyReason.NOT_ADDRESSED.metric_label)
+        return
+    came = AutoreplyTrigger(incoming.envelope_sender, to.address, letter.facts.subject)
+    rule = Answer(subject=reply.subject, text=reply.text, html=reply.html_text)
+    words = reply_from_rule(rule, came)
+    if isinstance(words, NoReplyReason):
+        return
+    action = VacationReply(
+        recipient=incoming.envelope_sender,
+        handle=filter_compiler.vacation_handle(reply.filter_id),
+        interval_seconds=int(environment.options.autoreply_interval.total_seconds()),
+        subject=words.subject,
+        reason=filter_compiler.reply_body(reply.text, reply.html_text),
+        is_mime=bool(reply.html_text),
+    )
+    await sieve_vacation.send_vacation_reply(
+        environment, incoming, recipient_verdict, action, mailboxes
+    )

@@ -6,33 +6,33 @@ from pathlib import Path
 from typing import Protocol
 
 from mail.delivery import pipeline, success_dsn
-from mail.envelope.client import Client
+from mail.envelope.client import SmtpClientInfo
 from mail.queue import redirect
 from mail.recipients import recipient_routes
-from mail.recipients.recipient_routes import Taken
-from models.runtime.environment import World
+from mail.recipients.recipient_routes import AcceptedRecipient
+from models.runtime.environment import Environment
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class SmtpArrival:
     """The client that sent a message by SMTP, and the digest of the message."""
 
-    client: Client
-    digest: str  # SHA-256 in hex, without the header fields we added
+    client: SmtpClientInfo
+    content_digest: str  # SHA-256 in hex, without the header fields we added
 
 
-class Post(Protocol):
+class ListenerBackend(Protocol):
     """The backend of a listener: it accepts recipients and delivers messages."""
 
-    async def accept(self, address: str, sender: str) -> Taken:
+    async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
         """Return where a message to the address goes. Raises Refused if it is not accepted."""
 
     async def deliver(
         self,
-        source: bytes | Path,
-        taken: Sequence[Taken],
-        sender: str,
-        arrived: Arrived | None = None,
+        raw_message: bytes | Path,
+        accepted_recipients: Sequence[AcceptedRecipient],
+        envelope_sender: str,
+        arrival: SmtpArrival | None = None,
     ) -> Sequence[object]:
         """Deliver a message; return one result per recipient, an exception for a refused one.
 
@@ -41,31 +41,40 @@ class Post(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Household:
+class LocalBackend:
     """The backend that delivers to the accounts and forwards of this server."""
 
-    world: World
+    environment: Environment
 
-    async def accept(self, address: str, sender: str) -> Taken:
+    async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
         """Return where a message to the address goes. Raises Refused if it is not accepted."""
-        return await recipient_routes.accept(self.world, address, sender)
+        return await recipient_routes.accept_recipient(self.environment, address, envelope_sender)
 
     async def deliver(
         self,
-        source: bytes | Path,
-        taken: Sequence[Taken],
-        sender: str,
-        arrived: Arrived | None = None,
+        raw_message: bytes | Path,
+        accepted_recipients: Sequence[AcceptedRecipient],
+        envelope_sender: str,
+        arrival: SmtpArrival | None = None,
     ) -> Sequence[object]:
         """Deliver a message to all recipients. An account that is named twice stores it once."""
-        how = (arrived.client, arrived.digest) if arrived else (None, None)
-        mail = await pipeline.receive(self.world, source, sender, *how)
-        outcomes = await pipeline.deliver(self.world, mail, taken)
-        await success_dsn.after(self.world, mail, taken, outcomes)
+        how = (arrival.client, arrival.content_digest) if arrival else (None, None)
+        mail = await pipeline.read_incoming(self.environment, raw_message, envelope_sender, *how)
+        outcomes = await pipeline.deliver(self.environment, mail, accepted_recipients)
+        await success_dsn.send_success_dsn(self.environment, mail, accepted_recipients, outcomes)
         return outcomes
 
-    async def later(
-        self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
+    async def enqueue_for_retry(
+        self,
+        raw_message: bytes | Path,
+        accepted_recipients: Sequence[AcceptedRecipient],
+        envelope_sender: str,
+        arrival: SmtpArrival,
     ) -> None:
         """Enqueue a message for recipients that could not be delivered to at once."""
-        await redirect.put_off(self.world, source, (arrived.digest, sender), taken)
+        await redirect.enqueue_deferred(
+            self.environment,
+            raw_message,
+            (arrival.content_digest, envelope_sender),
+            accepted_recipients,
+        )

@@ -5,70 +5,87 @@ from dataclasses import replace
 
 from mail.compose.message_builder import without_bcc
 from mail.delivery import pipeline, success_dsn
-from mail.delivery.plan_execution import Rejected
-from mail.envelope.delivery_jobs import Job, Result, To
-from mail.inbound.incoming_message import Mail
+from mail.delivery.plan_execution import RejectedByScript
+from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, JobRecipient
+from mail.inbound.incoming_message import IncomingMessage
 from mail.queue import dsn_requests
 from mail.recipients import recipient_routes
-from mail.recipients.recipient_routes import Loop
-from mail.storage.message_trace import Way
-from mail.storage.received_messages import read
-from models.errors import NotFound, OverQuota, RateLimited, Unavailable
+from mail.recipients.recipient_routes import MailLoop
+from mail.storage.message_trace import TraceRecorder
+from mail.storage.received_messages import read_message
+from models.errors import NotFound, OverQuota, RateLimited, ServiceUnavailable
 from models.queue.tables import DeliveryState
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
-REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
-    (NotFound, 550, "5.1.1 Nobody has this address"),
-    (OverQuota, 452, "4.2.2 The mailbox is full"),
-    (RateLimited, 450, "4.2.1 Too much mail for it now"),
-    (Unavailable, 451, "4.3.0 It cannot be taken now"),
-    (Loop, 554, "5.4.6 It goes in circles"),
-)
+REPLIES_BY_ERROR: dict[type[Exception], tuple[int, str]] = {  # the first that matches
+    NotFound: (550, "5.1.1 Nobody has this address"),
+    OverQuota: (452, "4.2.2 The mailbox is full"),
+    RateLimited: (450, "4.2.1 Too much mail for it now"),
+    ServiceUnavailable: (451, "4.3.0 It cannot be taken now"),
+    MailLoop: (554, "5.4.6 It goes in circles"),
+}
 
 
-async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
+async def deliver_to_local_recipients(
+    environment: Environment, job: DeliveryJob, raw_message: bytes
+) -> dict[int, DeliveryResult]:
     """Deliver a message of the queue to its local recipients; return results by delivery ID.
 
     Recipients of other servers have no result; pass the job to `job_without_delivered` for them. A
     repeated delivery is recognized and stores nothing.
     """
-    source = without_bcc(raw)
-    mail = Mail(
+    source = without_bcc(raw_message)
+    mail = IncomingMessage(
         source,
-        replace(await read(source), ours=job.ours),
+        replace(await read_message(source), is_generated=job.originates_here),
         job.sender,
-        way=Way(job.queue_id),
-        copied=not job.copy,
+        trace=TraceRecorder(job.queue_id),
+        applies_bcc_rules=not job.is_copy,
         submission_id=job.submission_id,
     )
-    found = {to.delivery_id: await _one(world, mail, job, to) for to in job.recipients}
+    found = {
+        to.delivery_id: await _deliver_to_one(environment, mail, job, to) for to in job.recipients
+    }
     return {key: result for key, result in found.items() if result is not None}
 
 
-def left(job: Job, results: Mapping[int, Result]) -> Job:
+def job_without_delivered(
+    job: DeliveryJob, results_by_delivery: Mapping[int, DeliveryResult]
+) -> DeliveryJob:
     """Return the job with only the recipients that have no result."""
-    return replace(job, recipients=[to for to in job.recipients if to.delivery_id not in results])
+    return replace(
+        job, recipients=[to for to in job.recipients if to.delivery_id not in results_by_delivery]
+    )
 
 
-async def _one(world: World, mail: Mail, job: Job, to: To) -> Result | None:
+async def _deliver_to_one(
+    environment: Environment,
+    incoming: IncomingMessage,
+    job: DeliveryJob,
+    job_recipient: JobRecipient,
+) -> DeliveryResult | None:
     """Deliver to one recipient. Returns None if the message must go to another server."""
-    host = world.options.hostname
+    host = environment.options.hostname
     outcome: object
     try:
-        taken = await recipient_routes.accept(world, to.address, mail.sender)
-        taken = replace(taken, wish=dsn_requests.of(world, job, to))
-        if taken.leaves:
+        taken = await recipient_routes.accept_recipient(
+            environment, job_recipient.address, incoming.envelope_sender
+        )
+        taken = replace(
+            taken, dsn_request=dsn_requests.forwarded_request(environment, job, job_recipient)
+        )
+        if taken.is_relayed_unchanged:
             return None
-        (outcome,) = await pipeline.deliver(world, mail, [taken])
-    except tuple(kind for kind, _, _ in REFUSALS) as refusal:
+        (outcome,) = await pipeline.deliver(environment, incoming, [taken])
+    except tuple(REPLIES_BY_ERROR) as refusal:
         outcome = refusal
-    if isinstance(outcome, Rejected):
-        return Result.refused(550, f"5.7.1 {outcome.words}", host)
-    for kind, code, text in REFUSALS:
+    if isinstance(outcome, RejectedByScript):
+        return DeliveryResult.from_refusal(550, f"5.7.1 {outcome.reply_text}", host)
+    for kind, (code, text) in REPLIES_BY_ERROR.items():
         if isinstance(outcome, kind):
-            return Result.refused(code, text, host)
+            return DeliveryResult.from_refusal(code, text, host)
     if isinstance(outcome, BaseException):
         raise outcome
-    done = Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", host)
-    how = success_dsn.ends(taken)
-    return replace(done, told_there=how is None, here=how)
+    done = DeliveryResult(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", host)
+    how = success_dsn.dsn_action(taken)
+    return replace(done, is_reported_remotely=how is None, local_action=how)

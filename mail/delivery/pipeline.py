@@ -38,7 +38,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mail import autoreply
-from mail.authentication.forwarding_hosts import forwarder_of
+from mail.authentication.forwarding_hosts import find_forwarder
 from mail.delivery import (
     account_forwards,
     delivery_plan,
@@ -50,148 +50,218 @@ from mail.delivery import (
     success_dsn,
     trace_steps,
 )
-from mail.delivery.delivery_plan import Ruled
-from mail.delivery.recipient_rewrites import Came
-from mail.envelope.client import Client
-from mail.envelope.local_recipient import Recipient
+from mail.delivery.delivery_plan import DeliveryPlan
+from mail.envelope.client import SmtpClientInfo
+from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound import dsn_parser, sender_verification, spam_check
-from mail.inbound.incoming_message import Key, Mail
-from mail.inbound.scan_rejection import Unwanted, check_onward, turn_away
-from mail.queue.redirect import send_on
-from mail.recipients.recipient_routes import Answering, Onward, Person, Taken
-from mail.scanners import look
-from mail.scanners.rspamd_training import teach
-from mail.storage.message_insert import Placed
-from models.errors import Refused
-from models.runtime.environment import World
+from mail.inbound.incoming_message import InboxKey, IncomingMessage
+from mail.inbound.scan_rejection import SpamRefused, check_may_forward, check_verdict
+from mail.queue.redirect import enqueue_redirect
+from mail.recipients.recipient_routes import (
+    AcceptedAccount,
+    AcceptedRecipient,
+    AutoreplyAddress,
+    OutgoingForward,
+)
+from mail.scanners import scan_incoming
+from mail.scanners.rspamd_training import train_from_address
+from mail.storage.message_insert import InsertedMessage
+from models.errors import RequestError
+from models.runtime.environment import Environment
 
 
-async def receive(
-    world: World,
-    source: bytes | Path,
-    sender: str,
-    client: Client | None = None,
-    came: str | None = None,
-) -> Mail:
+async def read_incoming(
+    environment: Environment,
+    raw_message: bytes | Path,
+    envelope_sender: str,
+    client: SmtpClientInfo | None = None,
+    content_digest: str | None = None,
+) -> IncomingMessage:
     """Read a message from an SMTP client, or from a trusted server if there is no client.
 
     The header fields about spam and authentication are used only from a trusted server.
     `content_digest` is the SHA-256 of the message as received. Raises as sender_verification.
     """
-    forwarder = await forwarder_of(world, client.ip) if client else None
+    forwarder = await find_forwarder(environment, client.ip_address) if client else None
     forwarded = forwarder is not None
-    whole, letter = await sender_verification.received(
-        world, source, sender, client, forwarded=forwarded
+    whole, letter = await sender_verification.read_and_verify(
+        environment, raw_message, envelope_sender, client, from_forwarding_host=forwarded
     )
-    letter = replace(letter, came=came or letter.came)
+    letter = replace(letter, received_digest=content_digest or letter.received_digest)
     trusted = forwarder is not None and not forwarder.filter_spam
-    return Mail(whole, letter, sender, handed=client is None, client=client, unfiltered=trusted)
+    return IncomingMessage(
+        whole,
+        letter,
+        envelope_sender,
+        from_trusted_server=client is None,
+        client=client,
+        skip_spam_filter=trusted,
+    )
 
 
-async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
+async def deliver(
+    environment: Environment,
+    incoming: IncomingMessage,
+    accepted_recipients: Sequence[AcceptedRecipient],
+) -> list[object]:
     """Deliver a message to accepted recipients; return one result each, an exception if refused."""
-    trace_steps.began(world, mail.way, mail.sender, taken)
-    await trace_steps.turned_away(world, mail.way, taken)
-    await look(world, mail, taken)
-    people: dict[Key, Person] = {}
-    for each in taken:
-        for person in each.people:
-            people.setdefault(_key(person.to), person)
-            mail.wishes.setdefault(_key(person.to), each.wish)
+    trace_steps.record_accepted(
+        environment, incoming.trace, incoming.envelope_sender, accepted_recipients
+    )
+    await trace_steps.record_rejected_recipients(environment, incoming.trace, accepted_recipients)
+    await scan_incoming(environment, incoming, accepted_recipients)
+    people: dict[InboxKey, AcceptedAccount] = {}
+    for each in accepted_recipients:
+        for person in each.accounts:
+            people.setdefault(_inbox_key(person.recipient), person)
+            incoming.dsn_requests.setdefault(_inbox_key(person.recipient), each.dsn_request)
     everybody = list(people.values())
-    if mail.fetched is None:
-        mail.report = await dsn_parser.found(mail.source, mail.letter, mail.sender)
-    await _store(world, mail, everybody)
-    await _copy(world, mail, taken, everybody)
-    outcomes = [await _settle(world, mail, each) for each in taken]
-    for each, outcome in zip(taken, outcomes, strict=True):
-        if each.answering is not None and not isinstance(outcome, BaseException):
-            await _answer(world, mail, each.answering)
-    trace_steps.ended(world, mail.way, mail.letter, taken, outcomes)
+    if incoming.fetched is None:
+        incoming.dsn = await dsn_parser.find_dsn(
+            incoming.raw_message, incoming.message, incoming.envelope_sender
+        )
+    await _deliver_to_accounts(environment, incoming, everybody)
+    await _enqueue_bcc_copies(environment, incoming, accepted_recipients, everybody)
+    outcomes = [
+        await _finish_recipient(environment, incoming, each) for each in accepted_recipients
+    ]
+    for each, outcome in zip(accepted_recipients, outcomes, strict=True):
+        if each.autoreply_address is not None and not isinstance(outcome, BaseException):
+            await _send_address_autoreply(environment, incoming, each.autoreply_address)
+    trace_steps.record_end(
+        environment, incoming.trace, incoming.message, accepted_recipients, outcomes
+    )
     return outcomes
 
 
-def _key(to: Recipient) -> Key:
-    return to.user_id, to.mailbox_id
+def _inbox_key(recipient: LocalRecipient) -> InboxKey:
+    return recipient.user_id, recipient.mailbox_id
 
 
-async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
+async def _deliver_to_accounts(
+    environment: Environment, incoming: IncomingMessage, accounts: Sequence[AcceptedAccount]
+) -> None:
     """Deliver the message to each account and note the results in `incoming.results`."""
     alone = asyncio.Semaphore()  # bounds memory: one copy with its own bytes at a time
 
-    async def perform(each: Ruled) -> Placed | None:
-        to, verdict = each.judged.to, each.judged.verdict
-        trace_steps.judged(world, mail.way, to, verdict)
-        if why := quarantine.reason(world, mail.letter, verdict):
-            await quarantine.hold(world, mail, to, why)
-            trace_steps.held(world, mail.way, to, why)
+    async def deliver_to_account(plan: DeliveryPlan) -> InsertedMessage | None:
+        to, verdict = plan.recipient_verdict.recipient, plan.recipient_verdict.verdict
+        trace_steps.record_verdict(environment, incoming.trace, to, verdict)
+        if why := quarantine.quarantine_reason(environment, incoming.message, verdict):
+            await quarantine.quarantine_message(environment, incoming, to, why)
+            trace_steps.record_quarantined(environment, incoming.trace, to, why)
             return None
-        await turn_away(world, mail, each.judged)
-        placed = await plan_execution.performed(world, mail, each, alone)
-        sent = await account_forwards.after(world, mail, each.judged, placed)
-        trace_steps.stored(world, mail.way, to, placed, sent)
+        await check_verdict(environment, incoming, plan.recipient_verdict)
+        placed = await plan_execution.execute_plan(environment, incoming, plan, alone)
+        sent = await account_forwards.forward_to_account_targets(
+            environment, incoming, plan.recipient_verdict, placed
+        )
+        trace_steps.record_stored(environment, incoming.trace, to, placed, sent)
         return placed
 
-    to = [person.to for person in people]
-    verdicts = await spam_check.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
-    judged = [await subaddress_mailbox.filed(world, each) for each in verdicts]
-    said = await filter_execution.decisions(world, mail, judged)
-    ruled = await delivery_plan.ruled(world, mail, judged, said)
-    outcomes = await asyncio.gather(*map(perform, ruled), return_exceptions=True)
-    mail.placed |= dict(zip(map(_key, to), outcomes, strict=True))
+    to = [person.recipient for person in accounts]
+    verdicts = await spam_check.compute_verdicts(
+        environment,
+        incoming.message,
+        incoming.envelope_sender,
+        to,
+        from_trusted_server=incoming.from_trusted_server,
+    )
+    judged = [await subaddress_mailbox.apply_subaddress(environment, each) for each in verdicts]
+    said = await filter_execution.run_filters(environment, incoming, judged)
+    ruled = await delivery_plan.plan_deliveries(environment, incoming, judged, said)
+    outcomes = await asyncio.gather(*map(deliver_to_account, ruled), return_exceptions=True)
+    incoming.results |= dict(zip(map(_inbox_key, to), outcomes, strict=True))
 
 
-async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequence[Person]) -> None:
+async def _enqueue_bcc_copies(
+    environment: Environment,
+    incoming: IncomingMessage,
+    accepted_recipients: Sequence[AcceptedRecipient],
+    accounts: Sequence[AcceptedAccount],
+) -> None:
     """Enqueue the copies of BCC rules. An error fails the delivery, so that it is repeated."""
-    if not mail.copied:
+    if not incoming.applies_bcc_rules:
         return
-    reached = [person.to for person in people if isinstance(mail.placed[_key(person.to)], Placed)]
-    named = [each.address for each in taken] + [to.instead for to in reached if to.instead]
-    came = Came(mail.source, mail.letter, mail.sender, named, mail.submission_id)
-    await recipient_rewrites.copies_of_received(world, came, reached)
+    reached = [
+        person.recipient
+        for person in accounts
+        if isinstance(incoming.results[_inbox_key(person.recipient)], InsertedMessage)
+    ]
+    named = [each.address for each in accepted_recipients] + [
+        to.rewritten_address for to in reached if to.rewritten_address
+    ]
+    await recipient_rewrites.enqueue_bcc_copies(environment, incoming, reached, named)
 
 
-async def _settle(world: World, mail: Mail, taken: Taken) -> object:
+async def _finish_recipient(
+    environment: Environment, incoming: IncomingMessage, accepted: AcceptedRecipient
+) -> object:
     """Enqueue the forwards of one recipient and return its result."""
     outcomes: list[object] = []
-    wish = success_dsn.passed_on(taken)
-    onward = list(taken.onward)
-    if taken.people and account_forwards.is_spam(
-        world, mail.letter, mail.sender, handed=mail.handed
+    wish = success_dsn.dsn_request_for_targets(accepted)
+    onward = list(accepted.forwards)
+    if accepted.accounts and account_forwards.is_spam_by_trusted_headers(
+        environment,
+        incoming.message,
+        incoming.envelope_sender,
+        from_trusted_server=incoming.from_trusted_server,
     ):
         onward = []
-    for person in taken.people:
-        outcome = mail.placed[_key(person.to)]
-        later = isinstance(outcome, Refused) and not isinstance(outcome, Unwanted)
-        if person.by is not None and later:
-            onward.append(person.by)
+    for person in accepted.accounts:
+        outcome = incoming.results[_inbox_key(person.recipient)]
+        later = isinstance(outcome, RequestError) and not isinstance(outcome, SpamRefused)
+        if person.forwarded_by is not None and later:
+            onward.append(person.forwarded_by)
         else:
             outcomes.append(outcome)
-    outcomes += [await _sent_on(world, mail, replace(each, wish=wish)) for each in onward]
-    if taken.learn is not None:
-        outcomes.append(await teach(world, mail, spam=taken.learn))
+    outcomes += [
+        await _enqueue_forward(environment, incoming, replace(each, dsn_request=wish))
+        for each in onward
+    ]
+    if accepted.train_as_spam is not None:
+        outcomes.append(
+            await train_from_address(environment, incoming, is_spam=accepted.train_as_spam)
+        )
     refused = [each for each in outcomes if isinstance(each, BaseException)]
     return refused[0] if refused else next(iter(outcomes), None)
 
 
-async def _answer(world: World, mail: Mail, to: Answering) -> None:
+async def _send_address_autoreply(
+    environment: Environment, incoming: IncomingMessage, autoreply_address: AutoreplyAddress
+) -> None:
     """Send the automatic reply of a forwarding address."""
-    whole, letter = (mail.source, mail.letter), (mail.letter, mail.sender)
-    spam = await spam_check.unwanted(world, letter, to, handed=mail.handed)
-    outcome = await autoreply.after(world, whole, to, mail.sender, spam=spam)
-    trace_steps.answered(world, mail.way, to, outcome)
+    spam = await spam_check.is_spam_for_address(environment, incoming, autoreply_address)
+    outcome = await autoreply.reply_to_delivered(
+        environment, incoming, autoreply_address, is_spam=spam
+    )
+    trace_steps.record_autoreply(environment, incoming.trace, autoreply_address, outcome)
 
 
-async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
+async def _enqueue_forward(
+    environment: Environment, incoming: IncomingMessage, forward: OutgoingForward
+) -> object:
     """Enqueue a forward. Returns it, or the error."""
-    spam = account_forwards.is_spam(world, mail.letter, mail.sender, handed=mail.handed)
+    spam = account_forwards.is_spam_by_trusted_headers(
+        environment,
+        incoming.message,
+        incoming.envelope_sender,
+        from_trusted_server=incoming.from_trusted_server,
+    )
     try:
-        check_onward(mail)
-        if spam and not (onward.returns or onward.relayed):
-            raise account_forwards.Held("spam is not sent on")
-        came = mail.came, mail.sender
-        await send_on(world, mail.source, came, onward, mail.results, mail.letter)
+        check_may_forward(incoming)
+        if spam and not (forward.is_returned_bounce or forward.is_backup_mx):
+            raise account_forwards.SpamForwardRefused("spam is not sent on")
+        came = incoming.content_digest, incoming.envelope_sender
+        await enqueue_redirect(
+            environment,
+            incoming.raw_message,
+            came,
+            forward,
+            incoming.authentication_results,
+            incoming.message,
+        )
     except Exception as error:  # noqa: BLE001 - the error is the result of this recipient
         return error
-    trace_steps.sent_on(world, mail.way, onward)
-    return onward
+    trace_steps.record_forward(environment, incoming.trace, forward)
+    return forward

@@ -21,342 +21,483 @@ from sqlmodel import col
 from mail import autoreply, sieve
 from mail.autoreply import sieve_notification, sieve_vacation
 from mail.delivery import dsn_matching, filter_execution, trace_steps
-from mail.delivery.delivery_plan import Ruled, Spot, ruled
-from mail.envelope.local_recipient import Recipient
-from mail.filters.script_state import among, noted
-from mail.inbound.incoming_message import Mail
-from mail.queue.redirect import send_on
-from mail.recipients.forward_targets import Via
-from mail.recipients.recipient_routes import Onward
+from mail.delivery.delivery_plan import DeliveryPlan, PlannedPlacement, plan_deliveries
+from mail.envelope.local_recipient import LocalRecipient
+from mail.filters.script_state import remember, remembered_keys
+from mail.inbound.incoming_message import IncomingMessage
+from mail.queue.redirect import enqueue_redirect
+from mail.recipients.forward_targets import ForwardEndpoint
+from mail.recipients.recipient_routes import OutgoingForward
 from mail.sieve import Edit
 from mail.storage import delivery_headers, openpgp_encryption, received_messages
-from mail.storage.header_prepend import first, remade
-from mail.storage.message_flags import KEYWORDS
-from mail.storage.message_insert import Letter, Place, Placed, Way
-from mail.storage.received_messages import Copies, receipt_of
-from mail.text.storable_text import storable
-from models.errors import NotFound, Refused
-from models.events.journal import ChangeKind, Entry
-from models.filters.sieve_scripts import MemoryKind, SieveScript
+from mail.storage.header_prepend import read_beginning, replace_beginning
+from mail.storage.message_flags import MAX_KEYWORDS
+from mail.storage.message_insert import (
+    InsertedMessage,
+    InsertKind,
+    MessagePlacement,
+    StorableMessage,
+)
+from mail.storage.received_messages import DeliveryCopies, receipt_digest
+from mail.text.storable_text import make_storable
+from models.errors import NotFound, RequestError
+from models.events.journal import ChangeKind, JournalEntry
+from models.filters.sieve_scripts import SieveMemoryKind, SieveScript
 from models.mailboxes.tables import SpecialUse
 from models.observability import metrics
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 
 log = logging.getLogger(__name__)
 
-WORDS = 400  # characters; a reply line has 512 bytes (RFC 5321, section 4.5.3.1.5)
-TRIES = 3  # if other deliveries change the state of the script
-SHOWN_AGAIN = timedelta(hours=1)  # between two records of the same script error
-SCRIPTS = metrics.counter(
+MAX_REPLY_TEXT = 400  # characters; a reply line has 512 bytes (RFC 5321, section 4.5.3.1.5)
+MAX_TRIES = 3  # if other deliveries change the state of the script
+ERROR_REPEAT_INTERVAL = timedelta(hours=1)  # between two records of the same script error
+SIEVE_RUNS = metrics.counter(
     "merganser_sieve_runs", "Scripts that mail was run through: done, or failed.", "outcome"
 )
 
 
-class Rejected(Refused):
+class RejectedByScript(RequestError):
     """A script refused the message with a text for its sender (RFC 5429)."""
 
     @property
-    def words(self) -> str:
+    def reply_text(self) -> str:
         """The text for an SMTP reply: one line, in ASCII."""
         text = " ".join(self.message.split()).encode("ascii", "replace").decode()
         plain = "".join(sign for sign in text if sign.isprintable())
-        return plain[:WORDS].strip() or "Refused by the recipient"
+        return plain[:MAX_REPLY_TEXT].strip() or "Refused by the recipient"
 
 
-class _Changed(Exception):
+class _DuplicateIdsChanged(Exception):
     """An ID that the script tested for duplicates was stored in the meantime."""
 
 
-async def performed(
-    world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
-) -> Placed | None:
+async def execute_plan(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan: DeliveryPlan,
+    encryption_slot: asyncio.Semaphore,
+) -> InsertedMessage | None:
     """Execute the plan of a recipient. Returns None if the message is not stored.
 
     On return all is durable. Raises RejectedByScript, Unavailable if the message can't be
     encrypted, and the errors of `received_messages.store_copies`. Holds `encryption_slot` while a
     copy with its own bytes is in memory.
     """
-    if todo.script_id is not None:
-        SCRIPTS.add("failed" if todo.error else "done")
-    if todo.rejection is not None:
-        raise Rejected(todo.rejection)
-    for _ in range(TRIES):
+    if plan.script_id is not None:
+        SIEVE_RUNS.add("failed" if plan.script_error else "done")
+    if plan.rejection is not None:
+        raise RejectedByScript(plan.rejection)
+    for _ in range(MAX_TRIES):
         try:
-            placed = await _stored(world, mail, todo, alone)
+            placed = await _store_plan(environment, incoming, plan, encryption_slot)
             break
-        except _Changed:
-            (todo,) = await ruled(world, mail, [todo.judged], [todo.decision])
-            if todo.rejection is not None:
-                raise Rejected(todo.rejection) from None
+        except _DuplicateIdsChanged:
+            (plan,) = await plan_deliveries(
+                environment, incoming, [plan.recipient_verdict], [plan.filter_result]
+            )
+            if plan.rejection is not None:
+                raise RejectedByScript(plan.rejection) from None
     else:
         raise RuntimeError("what the script hung on has changed each time")
-    failed = await _sent_on(world, mail, todo, placed)
+    failed = await _enqueue_redirects(environment, incoming, plan, placed)
     if failed:
-        todo = replace(todo, error=todo.error or failed)
-        if not todo.stored:
-            kept = replace(todo, spots=[todo.kept], remembered=(), asked=frozenset())
-            todo = replace(kept, decision=filter_execution.done(todo.decision))
-            placed = await _stored(world, mail, todo, alone)
-        elif todo.script_id is not None:
-            await world.apply(lambda turn: _show(turn, todo), todo.judged.to.user_id)
-    await _answer(world, mail, todo)
+        plan = replace(plan, script_error=plan.script_error or failed)
+        if not plan.is_stored:
+            kept = replace(
+                plan,
+                placements=[plan.fallback_placement],
+                new_duplicate_ids=(),
+                tested_duplicate_ids=frozenset(),
+            )
+            plan = replace(
+                kept, filter_result=filter_execution.without_recorded_actions(plan.filter_result)
+            )
+            placed = await _store_plan(environment, incoming, plan, encryption_slot)
+        elif plan.script_id is not None:
+            await environment.run_transaction(
+                lambda turn: _store_script_error(turn, plan),
+                plan.recipient_verdict.recipient.user_id,
+            )
+    await _send_replies(environment, incoming, plan)
     return placed
 
 
-async def _stored(
-    world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
-) -> Placed | None:
+async def _store_plan(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan: DeliveryPlan,
+    encryption_slot: asyncio.Semaphore,
+) -> InsertedMessage | None:
     """Store all placements with the script state. Uses INBOX in place of a deleted mailbox."""
-    receipt = receipt_of(mail.letter, todo.judged.to, mail.sender)
-    remarks = todo.remembered or todo.error or todo.decision.matched
-    if not (todo.spots or remarks or mail.report):
+    receipt = receipt_digest(
+        incoming.message, plan.recipient_verdict.recipient, incoming.envelope_sender
+    )
+    remarks = plan.new_duplicate_ids or plan.script_error or plan.filter_result.matched_filter_ids
+    if not (plan.placements or remarks or incoming.dsn):
         return None
 
-    def beside(turn: Turn, placed: Placed | None) -> None:
-        _check(turn, todo, receipt)
-        note(turn, todo, (mail.letter, receipt), placed)
-        if mail.report is not None:
-            doubtful = todo.judged.verdict.is_spam
-            dsn_matching.note(turn, todo.judged.to, mail.report, doubtful=doubtful)
+    def write_with_message(
+        transaction: DatabaseTransaction, inserted: InsertedMessage | None
+    ) -> None:
+        _check_duplicate_ids(transaction, plan, receipt)
+        record_plan(transaction, plan, (incoming.message, receipt), inserted)
+        if incoming.dsn is not None:
+            doubtful = plan.recipient_verdict.verdict.is_spam
+            dsn_matching.apply_report(
+                transaction, plan.recipient_verdict.recipient, incoming.dsn, require_proof=doubtful
+            )
 
     try:
-        return await _into(world, mail, (todo, receipt), alone, beside)
+        return await _store_placements(
+            environment, incoming, (plan, receipt), encryption_slot, write_with_message
+        )
     except NotFound as gone:
-        inbox = todo.boxes.by_use(SpecialUse.INBOX)
-        spot = Spot(inbox.id, inbox.key) if inbox else None
-        if gone.path != ["mailbox"] or spot is None or list(todo.spots) == [spot]:
+        inbox = plan.mailboxes.by_special_use(SpecialUse.INBOX)
+        spot = PlannedPlacement(inbox.id, inbox.encryption_key) if inbox else None
+        if gone.path != ["mailbox"] or spot is None or list(plan.placements) == [spot]:
             raise
-        rest = replace(todo, spots=[spot])  # a mailbox was deleted in the meantime
-        return await _into(world, mail, (rest, receipt), alone, beside)
+        rest = replace(plan, placements=[spot])  # a mailbox was deleted in the meantime
+        return await _store_placements(
+            environment, incoming, (rest, receipt), encryption_slot, write_with_message
+        )
 
 
-async def _into(
-    world: World,
-    mail: "Mail",
-    what: tuple[Ruled, str],
-    alone: asyncio.Semaphore,
-    beside: Callable[[Turn, Placed | None], None],
-) -> Placed | None:
+async def _store_placements(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan_and_receipt: tuple[DeliveryPlan, str],
+    encryption_slot: asyncio.Semaphore,
+    write_with_message: Callable[[DatabaseTransaction, InsertedMessage | None], None],
+) -> InsertedMessage | None:
     """Store the placements of a plan in one transaction."""
-    todo, receipt = what
-    to = todo.judged.to
+    todo, receipt = plan_and_receipt
+    to = todo.recipient_verdict.recipient
     with ExitStack() as made:
-        places = [place_of(world, mail, todo, spot) for spot in todo.spots]
-        if not any(spot.edits or spot.key is not None for spot in todo.spots):
-            letter = await _stamped(mail, mail.source, mail.letter, to, made)
-            copies = Copies(receipt, [(letter, there) for there in places], _way(mail))
-            return await received_messages.receive_all(world, to, copies, beside)
-        async with alone:
-            each = await letters(world, mail, todo, made)
-            copies = Copies(receipt, list(zip(each, places, strict=True)), _way(mail))
-            return await received_messages.receive_all(world, to, copies, beside)
+        places = [storage_placement(environment, incoming, todo, spot) for spot in todo.placements]
+        if not any(spot.edit_count or spot.encryption_key is not None for spot in todo.placements):
+            letter = await _with_delivery_headers(
+                incoming, incoming.raw_message, incoming.message, to, made
+            )
+            copies = DeliveryCopies(
+                receipt, [(letter, there) for there in places], _insert_kind(incoming)
+            )
+            return await received_messages.store_copies(environment, to, copies, write_with_message)
+        async with encryption_slot:
+            each = await messages_for_placements(environment, incoming, todo, made)
+            copies = DeliveryCopies(
+                receipt, list(zip(each, places, strict=True)), _insert_kind(incoming)
+            )
+            return await received_messages.store_copies(environment, to, copies, write_with_message)
 
 
-def _way(mail: "Mail") -> Way:
+def _insert_kind(incoming: "IncomingMessage") -> InsertKind:
     """Return how a message is counted. A fetched message is received mail only if it is new."""
-    if mail.fetched is None:
-        return Way.RECEIVED
-    return Way.FETCHED if mail.fetched.news else Way.PUT_IN
+    if incoming.fetched is None:
+        return InsertKind.RECEIVED
+    return InsertKind.FETCHED if incoming.fetched.is_new_mail else InsertKind.ADDED_BY_USER
 
 
-def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
+def storage_placement(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan: DeliveryPlan,
+    placement: PlannedPlacement,
+) -> MessagePlacement:
     """Return where and with which flags to store a message. A fetched message keeps its flags."""
     there = replace(
-        received_messages.usual(world, todo.judged.to, mail.sender),
-        mailbox_id=spot.mailbox_id,
-        path=spot.path,
-        seen=spot.seen,
-        flagged=spot.flagged,
-        answered=spot.answered,
-        keywords=spot.keywords,
-        filters=todo.decision.matched,
+        received_messages.default_placement(
+            environment, plan.recipient_verdict.recipient, incoming.envelope_sender
+        ),
+        mailbox_id=placement.mailbox_id,
+        mailbox_path=placement.new_mailbox_path,
+        seen=placement.seen,
+        flagged=placement.flagged,
+        answered=placement.answered,
+        keywords=placement.keywords,
+        filter_ids=plan.filter_result.matched_filter_ids,
     )
-    if (lay := mail.fetched) is None:
+    if (lay := incoming.fetched) is None:
         return there
     return replace(
         there,
-        at=lay.at,
+        received_at=lay.received_at,
         envelope_from=None,  # unknown for a fetched message
         draft=lay.draft,
         seen=there.seen or lay.seen,
         flagged=there.flagged or lay.flagged,
         answered=there.answered or lay.answered,
-        keywords=list(dict.fromkeys([*there.keywords, *lay.keywords]))[:KEYWORDS],
+        keywords=list(dict.fromkeys([*there.keywords, *lay.keywords]))[:MAX_KEYWORDS],
     )
 
 
-async def letters(world: World, mail: "Mail", todo: Ruled, files: ExitStack) -> list[Letter]:
+async def messages_for_placements(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan: DeliveryPlan,
+    temporary_files: ExitStack,
+) -> list[StorableMessage]:
     """Return the message for each placement: with header edits, encryption and delivery headers."""
-    made: dict[tuple[int, str | None], Letter] = {}
-    for spot in todo.spots:
-        if (spot.edits, spot.key) not in made:
-            made[spot.edits, spot.key] = await _letter(world, mail, (todo, spot), files)
-    return [made[spot.edits, spot.key] for spot in todo.spots]
+    made: dict[tuple[int, str | None], StorableMessage] = {}
+    for spot in plan.placements:
+        if (spot.edit_count, spot.encryption_key) not in made:
+            made[spot.edit_count, spot.encryption_key] = await _message_for_placement(
+                environment, incoming, (plan, spot), temporary_files
+            )
+    return [made[spot.edit_count, spot.encryption_key] for spot in plan.placements]
 
 
-async def _letter(world: World, mail: "Mail", what: tuple[Ruled, Spot], files: ExitStack) -> Letter:
+async def _message_for_placement(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan_and_placement: tuple[DeliveryPlan, PlannedPlacement],
+    temporary_files: ExitStack,
+) -> StorableMessage:
     """Return the message for one placement."""
-    source, letter, (todo, spot) = mail.source, mail.letter, what
-    to = todo.judged.to
+    source, letter, (todo, spot) = incoming.raw_message, incoming.message, plan_and_placement
+    to = todo.recipient_verdict.recipient
 
-    async def read(whole: bytes | Path) -> Letter:
-        made, found = await received_messages.read(whole), mail.letter
-        return replace(made, came=mail.came, verification=found.verification, scan=found.scan)
+    async def read_changed(raw_message: bytes | Path) -> StorableMessage:
+        made, found = await received_messages.read_message(raw_message), incoming.message
+        return replace(
+            made,
+            received_digest=incoming.content_digest,
+            verification=found.verification,
+            scan=found.scan,
+        )
 
-    if spot.edits:
-        source = await _edited(mail, todo.edits[: spot.edits], files)
-        letter = await read(source)
-    if spot.key is not None:
-        sealed = await openpgp_encryption.sealed(world, source, letter, (to.user_id, spot.key))
+    if spot.edit_count:
+        source = await _with_header_edits(
+            incoming, todo.header_edits[: spot.edit_count], temporary_files
+        )
+        letter = await read_changed(source)
+    if spot.encryption_key is not None:
+        sealed = await openpgp_encryption.encrypted_bytes(
+            environment, source, letter, (to.user_id, spot.encryption_key)
+        )
         if sealed is not None:
-            source, letter = sealed, await read(sealed)
-    return await _stamped(mail, source, letter, to, files)
+            source, letter = sealed, await read_changed(sealed)
+    return await _with_delivery_headers(incoming, source, letter, to, temporary_files)
 
 
-async def _stamped(
-    mail: "Mail", source: bytes | Path, letter: Letter, to: Recipient, files: ExitStack
-) -> Letter:
+async def _with_delivery_headers(
+    incoming: "IncomingMessage",
+    raw_message: bytes | Path,
+    message: StorableMessage,
+    recipient: LocalRecipient,
+    temporary_files: ExitStack,
+) -> StorableMessage:
     """Return the message with our delivery headers. A fetched message gets none."""
-    if mail.fetched is not None:
-        return letter
-    return await delivery_headers.stamped(source, letter, to, mail.sender, files)
+    if incoming.fetched is not None:
+        return message
+    return await delivery_headers.add_delivery_headers(
+        raw_message, message, recipient, incoming.envelope_sender, temporary_files
+    )
 
 
-async def _edited(mail: "Mail", edits: Sequence[Edit], files: ExitStack) -> bytes | Path:
+async def _with_header_edits(
+    incoming: "IncomingMessage", header_edits: Sequence[Edit], temporary_files: ExitStack
+) -> bytes | Path:
     """Return the message with header edits. A temporary file is closed with `temporary_files`."""
-    end = mail.letter.facts.structure.body_start
-    head = await first(mail.source, end)
-    return await remade(mail.source, await asyncio.to_thread(sieve.edited, head, edits), end, files)
+    end = incoming.message.facts.structure.body_start
+    head = await read_beginning(incoming.raw_message, end)
+    return await replace_beginning(
+        incoming.raw_message,
+        await asyncio.to_thread(sieve.edit_header_block, head, header_edits),
+        end,
+        temporary_files,
+    )
 
 
-def note(turn: Turn, todo: Ruled, of: tuple[Letter, str], placed: Placed | None) -> None:
+def record_plan(
+    transaction: DatabaseTransaction,
+    plan: DeliveryPlan,
+    message_and_receipt: tuple[StorableMessage, str],
+    inserted: InsertedMessage | None,
+) -> None:
     """Record the script state, the script error and the filter matches of a message.
 
     Runs in the transaction that stores the message.
     """
-    letter, receipt = of
-    _remember(turn, todo, receipt)
-    _show(turn, todo)
-    filter_execution.noted(turn, todo.judged.to.user_id, todo.decision, letter, placed)
+    letter, receipt = message_and_receipt
+    _remember_duplicate_ids(transaction, plan, receipt)
+    _store_script_error(transaction, plan)
+    filter_execution.record_matches(
+        transaction, plan.recipient_verdict.recipient.user_id, plan.filter_result, letter, inserted
+    )
 
 
-def _check(turn: Turn, todo: Ruled, receipt: str) -> None:
+def _check_duplicate_ids(
+    transaction: DatabaseTransaction, plan: DeliveryPlan, receipt_digest: str
+) -> None:
     """Raise _DuplicateIdsChanged if the state of the IDs that the script tested has changed."""
-    if not todo.asked:
+    if not plan.tested_duplicate_ids:
         return
-    user = todo.judged.to.user_id
-    if among(turn, user, MemoryKind.DUPLICATE, todo.asked, receipt) != todo.seen & todo.asked:
-        raise _Changed
+    user = plan.recipient_verdict.recipient.user_id
+    if (
+        remembered_keys(
+            transaction, user, SieveMemoryKind.DUPLICATE, plan.tested_duplicate_ids, receipt_digest
+        )
+        != plan.known_duplicate_ids & plan.tested_duplicate_ids
+    ):
+        raise _DuplicateIdsChanged
 
 
-def _remember(turn: Turn, todo: Ruled, receipt: str) -> None:
+def _remember_duplicate_ids(
+    transaction: DatabaseTransaction, plan: DeliveryPlan, receipt_digest: str
+) -> None:
     """Store the IDs of `duplicate` tests until they expire."""
-    now = turn.world.now()
-    for one in todo.remembered:
+    now = transaction.environment.now()
+    for one in plan.new_duplicate_ids:
         until = now + timedelta(seconds=one.seconds)
-        noted(turn, todo.judged.to.user_id, (MemoryKind.DUPLICATE, one.key), until, receipt)
+        remember(
+            transaction,
+            plan.recipient_verdict.recipient.user_id,
+            (SieveMemoryKind.DUPLICATE, one.key),
+            until,
+            receipt_digest,
+        )
 
 
-def _show(turn: Turn, todo: Ruled) -> None:
+def _store_script_error(transaction: DatabaseTransaction, plan: DeliveryPlan) -> None:
     """Store the error of a script for its user. The same error is stored at most once an hour."""
-    if todo.error is None or todo.script_id is None:
+    if plan.script_error is None or plan.script_id is None:
         return
-    now, text = turn.world.now(), storable(todo.error)
+    now, text = transaction.environment.now(), make_storable(plan.script_error)
     new = or_(
         col(SieveScript.last_error).is_(None),
         col(SieveScript.last_error) != text,
-        col(SieveScript.last_error_at) <= now - SHOWN_AGAIN,
+        col(SieveScript.last_error_at) <= now - ERROR_REPEAT_INTERVAL,
     )
     shown = (
         update(SieveScript)
-        .where(col(SieveScript.id) == todo.script_id, new)
+        .where(col(SieveScript.id) == plan.script_id, new)
         .values(last_error=text, last_error_at=now)
     )
-    if turn.connection.execute(shown).rowcount:
-        entry = Entry(ChangeKind.SIEVE_CHANGED, [todo.script_id], {"did": "failed"})
-        turn.record(todo.judged.to.user_id, entry, at=now)
+    if transaction.connection.execute(shown).rowcount:
+        entry = JournalEntry(ChangeKind.SIEVE_CHANGED, [plan.script_id], {"did": "failed"})
+        transaction.record_entry(plan.recipient_verdict.recipient.user_id, entry, at=now)
 
 
-async def _sent_on(world: World, mail: "Mail", todo: Ruled, placed: Placed | None) -> str | None:
+async def _enqueue_redirects(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan: DeliveryPlan,
+    inserted: InsertedMessage | None,
+) -> str | None:
     """Enqueue the redirects of a plan. Returns the text of the last error, or None."""
-    failed, key = None, placed.message_id if placed else None
-    for edits, onward in onward_of(todo):
-        shown = ", ".join([*onward.targets, *(via.shown for via in onward.via)])
+    failed, key = None, inserted.message_id if inserted else None
+    for edits, onward in forwards_of_plan(plan):
+        shown = ", ".join([*onward.target_addresses, *(via.public_url for via in onward.endpoints)])
         try:
             with ExitStack() as files:
-                source, letter = await as_sent(mail, todo, edits, files)
-                came = mail.came, mail.sender
-                wish = mail.passed_on(todo.judged.to)
-                whole = replace(onward, wish=wish, message_id=key)
-                await send_on(world, source, came, whole, mail.results, letter)
-        except Refused as refusal:
+                source, letter = await message_with_edits(incoming, plan, edits, files)
+                came = incoming.content_digest, incoming.envelope_sender
+                wish = incoming.dsn_request_for_forward(plan.recipient_verdict.recipient)
+                whole = replace(onward, dsn_request=wish, stored_message_id=key)
+                await enqueue_redirect(
+                    environment, source, came, whole, incoming.authentication_results, letter
+                )
+        except RequestError as refusal:
             failed = f"not sent on to {shown}: {refusal.message}"
         except Exception as error:  # the message is kept; the client must not send it again
-            hide(error)
-            log.exception("not sent on", extra={"user": todo.judged.to.user_id})
+            hide_parameters(error)
+            log.exception("not sent on", extra={"user": plan.recipient_verdict.recipient.user_id})
             failed = f"not sent on to {shown}: the server's log has more"
     return failed
 
 
-def onward_of(todo: Ruled) -> list[tuple[int, Onward]]:
+def forwards_of_plan(plan: DeliveryPlan) -> list[tuple[int, OutgoingForward]]:
     """Return (edit count, forward) pairs: redirects of the script, then targets of filters."""
-    to = todo.judged.to
-    mine = Onward(to.address, None, to.tenant_id, user_id=to.user_id)
-    found = [(one.edits, replace(mine, targets=[one.address])) for one in todo.sendings]
-    told = {one.address.lower() for one in todo.sendings}
-    if todo.judged.verdict.is_spam:
+    to = plan.recipient_verdict.recipient
+    mine = OutgoingForward(to.address, None, to.tenant_id, user_id=to.user_id)
+    found = [
+        (one.edit_count, replace(mine, target_addresses=[one.address])) for one in plan.redirects
+    ]
+    told = {one.address.lower() for one in plan.redirects}
+    if plan.recipient_verdict.verdict.is_spam:
         return found
-    for target in todo.decision.targets:
-        if "://" in target.shown:
-            found.append((0, replace(mine, via=[Via(to.address, target.shown, target.whole)])))
-        elif target.shown.lower() not in told:
-            told.add(target.shown.lower())
-            found.append((0, replace(mine, targets=[target.shown])))
+    for target in plan.filter_result.targets:
+        if "://" in target.public_url:
+            found.append(
+                (
+                    0,
+                    replace(
+                        mine,
+                        endpoints=[
+                            ForwardEndpoint(to.address, target.public_url, target.secret_url)
+                        ],
+                    ),
+                )
+            )
+        elif target.public_url.lower() not in told:
+            told.add(target.public_url.lower())
+            found.append((0, replace(mine, target_addresses=[target.public_url])))
     return found
 
 
-async def as_sent(
-    mail: "Mail", todo: Ruled, edits: int, files: ExitStack
-) -> tuple[bytes | Path, Letter | None]:
+async def message_with_edits(
+    incoming: "IncomingMessage", plan: DeliveryPlan, edit_count: int, temporary_files: ExitStack
+) -> tuple[bytes | Path, StorableMessage | None]:
     """Return the message with the first header edits applied, and its parsed form.
 
     The parsed form is None if the header was edited.
     """
-    if not edits:
-        return mail.source, mail.letter
-    return await _edited(mail, todo.edits[:edits], files), None
+    if not edit_count:
+        return incoming.raw_message, incoming.message
+    return await _with_header_edits(incoming, plan.header_edits[:edit_count], temporary_files), None
 
 
-async def _answer(world: World, mail: "Mail", todo: Ruled) -> None:
+async def _send_replies(
+    environment: Environment, incoming: "IncomingMessage", plan: DeliveryPlan
+) -> None:
     """Send the automatic reply and the notifications. Errors don't affect the delivery.
 
     Only one reply is sent: of the script, else of a filter, else of the account.
     """
-    to, spam = todo.judged.to, todo.judged.verdict.is_spam
-    incoming = sieve_vacation.Incoming(mail.source, mail.letter, to, mail.sender, spam)
-    if todo.vacation is not None:
-        await _tried(sieve_vacation.after(world, incoming, todo.vacation, todo.boxes), to)
-    elif todo.decision.replies:
-        await _tried(filter_execution.answer(world, incoming, todo.decision, todo.boxes), to)
-    else:
-        outcome = await autoreply.after(
-            world, (mail.source, mail.letter), to, mail.sender, spam=spam
+    judged = plan.recipient_verdict
+    to = judged.recipient
+    if plan.vacation is not None:
+        await _run_logging_errors(
+            sieve_vacation.send_vacation_reply(
+                environment, incoming, judged, plan.vacation, plan.mailboxes
+            ),
+            to,
         )
-        trace_steps.answered(world, mail.way, to, outcome)
-    for notice in todo.notices:
-        await _tried(sieve_notification.tell(world, incoming, notice, todo.boxes), to)
+    elif plan.filter_result.replies:
+        await _run_logging_errors(
+            filter_execution.send_filter_reply(
+                environment, incoming, judged, plan.filter_result, plan.mailboxes
+            ),
+            to,
+        )
+    else:
+        outcome = await autoreply.reply_to_delivered(
+            environment,
+            incoming,
+            to,
+            is_spam=judged.verdict.is_spam,
+        )
+        trace_steps.record_autoreply(environment, incoming.trace, to, outcome)
+    for notice in plan.notifications:
+        await _run_logging_errors(
+            sieve_notification.send_notification(
+                environment, incoming, judged, notice, plan.mailboxes
+            ),
+            to,
+        )
 
 
-async def _tried(work: Any, to: Recipient) -> None:
+async def _run_logging_errors(coroutine: Any, recipient: LocalRecipient) -> None:
     """Run a coroutine and log its errors: the message is already stored."""
     try:
-        await work
+        await coroutine
     except Exception as error:  # the message is stored; the client must not send it again
-        hide(error)
-        log.exception("not answered", extra={"user": to.user_id})
+        hide_parameters(error)
+        log.exception("not answered", extra={"user": recipient.user_id})
 
 
-def hide(error: Exception) -> None:
+def hide_parameters(error: Exception) -> None:
     """Remove the parameters of an SQL error, since they contain mail."""
     if isinstance(error, StatementError):
         error.hide_parameters = True

@@ -15,275 +15,332 @@ from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, upd
 from sqlmodel import col
 
 from mail.delivery import success_dsn
-from mail.envelope.dsn_parameters import On, stored
-from mail.envelope.local_recipient import Recipient
-from mail.inbound.incoming_message import Mail
+from mail.envelope.dsn_parameters import NotifyCondition, record_from_request
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.incoming_message import IncomingMessage
 from mail.limits import user_limits
-from mail.limits.user_limits import TooMany
-from mail.spam.scan_result import Symbol
-from mail.spam.verdict import Spam
+from mail.limits.user_limits import UserLimitExceeded
+from mail.spam.scan_result import SpamScanSymbol
+from mail.spam.verdict import SpamVerdict
 from mail.storage import audit_copies, message_insert, openpgp_encryption, received_messages
-from mail.storage.blobs.blob_writer import Kept, blob_ids
-from mail.storage.message_insert import CAME, COMING, HOUR, MAY_COME, Letter
-from mail.storage.message_trace import new_id
-from mail.text.storable_text import storable
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
+from mail.storage.message_insert import (
+    ADD_TO_RECEIVED,
+    HOUR,
+    IS_BELOW_RECEIVED_LIMIT,
+    RECEIVED_COLUMNS,
+    StorableMessage,
+)
+from mail.storage.message_trace import new_queue_id
+from mail.text.storable_text import make_storable
 from models.admin.tasks import Task
 from models.errors import LimitReached, NotFound
-from models.events.journal import LONGEST, ChangeKind, Entry
+from models.events.journal import MAX_IDS_PER_ROW, ChangeKind, JournalEntry
 from models.events.wakeups import TASKS
-from models.messages.tables import Receipt
+from models.messages.tables import DeliveryReceipt
 from models.observability import metrics
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
-from models.store.prepared_statements import Prepared, number
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import Frequency, User
 
-LETTER = "QUARANTINE_LETTER"  # kind of the task that mails the notification
-KIND = ChangeKind.QUARANTINE_CHANGED
-SYMBOLS = 200  # stored per message
-NAME, WORDS = 128, 512  # characters
-MOST = 1e9
-ROUND = 500  # accounts per page
-WAITS = {  # between two notifications
+NOTIFICATION_TASK = "QUARANTINE_LETTER"  # kind of the task that mails the notification
+CHANGE_KIND = ChangeKind.QUARANTINE_CHANGED
+MAX_SYMBOLS = 200  # stored per message
+MAX_NAME, MAX_DESCRIPTION = 128, 512  # characters
+MAX_SCORE = 1e9
+PAGE_SIZE = 500  # accounts per page
+NOTIFICATION_INTERVALS = {  # between two notifications
     Frequency.HOURLY: timedelta(hours=1),
     Frequency.DAILY: timedelta(days=1),
     Frequency.WEEKLY: timedelta(days=7),
 }
-HELD = metrics.counter(
+QUARANTINED = metrics.counter(
     "merganser_quarantine_held", "Messages held for a recipient, and why.", "why"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
+class QuarantineReason:
     """The reason to quarantine a message. `virus` is the name of the virus found."""
 
     score: float
-    symbols: Sequence[Symbol] = ()
+    symbols: Sequence[SpamScanSymbol] = ()
     virus: str | None = None
 
 
-_KNOWN = select(col(Receipt.message_id)).where(
-    col(Receipt.digest) == bindparam("known"), col(Receipt.at) > bindparam("since")
+_SELECT_RECEIPT = select(col(DeliveryReceipt.message_id)).where(
+    col(DeliveryReceipt.digest) == bindparam("known"), col(DeliveryReceipt.at) > bindparam("since")
 )
-_COUNTED = Prepared(
+_COUNT_RECEIVED = PreparedStatement(
     update(User)
-    .where(col(User.id) == number("user"), col(User.deleted_at).is_(None), MAY_COME)
-    .values(**COMING)
-    .returning(*CAME)
+    .where(
+        col(User.id) == integer_parameter("user"),
+        col(User.deleted_at).is_(None),
+        IS_BELOW_RECEIVED_LIMIT,
+    )
+    .values(**ADD_TO_RECEIVED)
+    .returning(*RECEIVED_COLUMNS)
 )
 
 
-def fits(world: World, letter: Letter) -> bool:
+def is_small_enough(environment: Environment, message: StorableMessage) -> bool:
     """Return True if a message is small enough for the quarantine."""
-    return letter.size <= world.options.quarantine_max
+    return message.size <= environment.options.quarantine_max
 
 
-def reason(world: World, letter: Letter, verdict: Spam) -> Why | None:
+def quarantine_reason(
+    environment: Environment, message: StorableMessage, verdict: SpamVerdict
+) -> QuarantineReason | None:
     """Return why a message with this verdict is quarantined, None if it is not.
 
     Spam that is too large goes to Junk; a virus that is too large is refused.
     """
-    options, scan = world.options, letter.scan
+    options, scan = environment.options, message.scan
     least = options.spam_quarantine
     wanted = bool(least) and verdict.is_spam and verdict.score >= least
-    if scan is not None and scan.virus and options.virus != "tag":
+    if scan is not None and scan.virus_name and options.virus != "tag":
         wanted = options.virus == "quarantine"
-    if not wanted or not fits(world, letter):
+    if not wanted or not is_small_enough(environment, message):
         return None
     if scan is None or scan.score is None:
-        return Why(float(verdict.score), virus=scan.virus if scan else None)
-    return Why(scan.score, scan.symbols, scan.virus)
+        return QuarantineReason(float(verdict.score), virus=scan.virus_name if scan else None)
+    return QuarantineReason(scan.score, scan.symbols, scan.virus_name)
 
 
-async def hold(world: World, mail: "Mail", to: Recipient, why: Why) -> None:
+async def quarantine_message(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    recipient: LocalRecipient,
+    reason: QuarantineReason,
+) -> None:
     """Quarantine a message for one recipient. On return it is durable.
 
     A repeated delivery is recognized by its receipt. The message is encrypted if the mailbox
     requires it. Raises LimitReached if it is too large, NotFound if the account does not exist,
     Unavailable if it can't be encrypted, UserLimitExceeded at the hourly limit.
     """
-    letter, most = mail.letter, world.options.quarantine_max
-    if not fits(world, letter):
+    letter, most = incoming.message, environment.options.quarantine_max
+    if not is_small_enough(environment, letter):
         raise LimitReached("too large to be held", limit=most, used=letter.size)
-    if to.key is None:
-        await _hold(world, letter, (mail, to), why)
+    if recipient.encryption_key is None:
+        await _insert_item(environment, letter, (incoming, recipient), reason)
     else:
-        async with mail.apart:
-            own = await openpgp_encryption.encrypted(
-                world, mail.source, letter, (to.user_id, to.key)
+        async with incoming.encryption_lock:
+            own = await openpgp_encryption.encrypt_message(
+                environment,
+                incoming.raw_message,
+                letter,
+                (recipient.user_id, recipient.encryption_key),
             )
-            await _hold(world, own, (mail, to), why)
+            await _insert_item(environment, own, (incoming, recipient), reason)
 
 
-async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], why: Why) -> None:
+async def _insert_item(
+    environment: Environment,
+    message: StorableMessage,
+    incoming_and_recipient: tuple["IncomingMessage", LocalRecipient],
+    reason: QuarantineReason,
+) -> None:
     """Store the message and insert its quarantine item, unless its receipt is known."""
-    mail, to = route
-    known = received_messages.receipt_of(letter, to, mail.sender)
-    since = world.now() - world.options.receipts_for
+    mail, to = incoming_and_recipient
+    known = received_messages.receipt_digest(message, to, mail.envelope_sender)
+    since = environment.now() - environment.options.receipts_for
 
-    def unit(turn: Turn, kept: Kept) -> bool:
-        if turn.connection.execute(_KNOWN, {"known": known, "since": since}).first():
+    def insert_in_transaction(
+        transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs
+    ) -> bool:
+        if transaction.connection.execute(
+            _SELECT_RECEIPT, {"known": known, "since": since}
+        ).first():
             return False
-        _count(turn, to.user_id)
-        key, shown = turn.world.key(), {**_shown(letter), **_said(why), "receipt": known}
-        row = {"id": key, **_envelope(turn, mail, to), **shown}
-        blobs = blob_ids(turn, kept)
-        row |= {"blob_id": blobs[kept.root]}
-        _put(turn, row, list(blobs.values()))
-        _audit(turn, letter, row, list(blobs.values()))
-        _make_room(turn, to.user_id, key)
+        _count_received_message(transaction, to.user_id)
+        key, shown = (
+            transaction.environment.new_id(),
+            {**_message_columns(message), **_reason_columns(reason), "receipt": known},
+        )
+        row = {"id": key, **_envelope_columns(transaction, mail, to), **shown}
+        blobs = insert_blob_rows(transaction, stored_blobs)
+        row |= {"blob_id": blobs[stored_blobs.layout_digest]}
+        _insert_rows(transaction, row, list(blobs.values()))
+        _copy_for_audits(transaction, message, row, list(blobs.values()))
+        _delete_oldest_over_limit(transaction, to.user_id, key)
         return True
 
     try:
-        held = await received_messages.with_bytes(world, to.tenant_id, letter, unit, to.user_id)
-    except TooMany as refusal:
-        await user_limits.refused(world, to.user_id, refusal.reached)
+        held = await received_messages.apply_with_blobs(
+            environment, to.tenant_id, message, insert_in_transaction, to.user_id
+        )
+    except UserLimitExceeded as refusal:
+        await user_limits.report_refusal(environment, to.user_id, refusal.limit)
         raise
     if held:
-        HELD.add("virus" if why.virus else "spam")
+        QUARANTINED.add("virus" if reason.virus else "spam")
 
 
-def _count(turn: Turn, user_id: int) -> None:
+def _count_received_message(transaction: DatabaseTransaction, user_id: int) -> None:
     """Count the message against the hourly limit of received messages.
 
     Without it a flood of quarantined messages would have no limit. Raises UserLimitExceeded if the
     account has reached its limit, NotFound if it does not exist.
     """
-    now, hourly = turn.world.now(), turn.world.options.received_hourly
+    now, hourly = transaction.environment.now(), transaction.environment.options.received_hourly
     given = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
-    counted = turn.fetched(_COUNTED, user=user_id, **given)
+    counted = transaction.fetch_rows(_COUNT_RECEIVED, user=user_id, **given)
     if not counted:
-        full = user_limits.too_many_received(turn, user_id)
+        full = user_limits.received_limit_error(transaction, user_id)
         raise full or NotFound(str(user_id), path=["user"])
-    user_limits.received(turn, user_id, counted[0])
+    user_limits.report_received_limit(transaction, user_id, counted[0])
 
 
-def _envelope(turn: Turn, mail: "Mail", to: Recipient) -> dict[str, Any]:
+def _envelope_columns(
+    transaction: DatabaseTransaction, incoming: "IncomingMessage", recipient: LocalRecipient
+) -> dict[str, Any]:
     """Return the columns of the envelope and the time of expiry."""
-    now = turn.world.now()
+    now = transaction.environment.now()
     return {
-        "user_id": to.user_id,
-        "domain_id": to.domain_id,
-        "queue_id": mail.way.queue_id or new_id(turn.world),
-        "sender": storable(mail.sender),
-        "recipient": storable(to.address),
-        "wish": storable(_wish(turn.world, mail, to)),
+        "user_id": recipient.user_id,
+        "domain_id": recipient.domain_id,
+        "queue_id": incoming.trace.queue_id or new_queue_id(transaction.environment),
+        "sender": make_storable(incoming.envelope_sender),
+        "recipient": make_storable(recipient.address),
+        "wish": make_storable(_dsn_request_record(transaction.environment, incoming, recipient)),
         "notified": False,
         "created_at": now,
-        "expires_at": now + turn.world.options.quarantine_for,
+        "expires_at": now + transaction.environment.options.quarantine_for,
     }
 
 
-def _wish(world: World, mail: "Mail", to: Recipient) -> dict[str, str | None] | None:
+def _dsn_request_record(
+    environment: Environment, incoming: "IncomingMessage", recipient: LocalRecipient
+) -> dict[str, str | None] | None:
     """Return the stored DSN request. SUCCESS is removed if the sender is not verified."""
-    wish = mail.wish_of(to)
-    if success_dsn.unsure(world, mail):
-        wish = wish.without(On.SUCCESS)
-    return stored(wish, to.original or to.address)
+    wish = incoming.dsn_request_of(recipient)
+    if success_dsn.is_sender_unverified(environment, incoming):
+        wish = wish.without_condition(NotifyCondition.SUCCESS)
+    return record_from_request(wish, recipient.original_address or recipient.address)
 
 
-def _shown(letter: Letter) -> dict[str, Any]:
+def _message_columns(message: StorableMessage) -> dict[str, Any]:
     """Return the columns that show the message in lists."""
-    columns = message_insert.columns(letter)
+    columns = message_insert.content_columns(message)
     names = ("subject", "from_name", "from_address", "size", "digest", "structure", "attachments")
     shown = {name: columns[name] for name in names}
-    return {**shown, "verification": storable(letter.verification)}
+    return {**shown, "verification": make_storable(message.verification)}
 
 
-def _said(why: Why) -> dict[str, Any]:
+def _reason_columns(reason: QuarantineReason) -> dict[str, Any]:
     """Return the columns of the score, the symbols and the virus."""
     symbols = [
         {
-            "name": symbol.name[:NAME],
-            "score": _finite(symbol.score),
-            "description": symbol.description and symbol.description[:WORDS],
+            "name": symbol.name[:MAX_NAME],
+            "score": _bounded_score(symbol.score),
+            "description": symbol.description and symbol.description[:MAX_DESCRIPTION],
         }
-        for symbol in why.symbols[:SYMBOLS]
+        for symbol in reason.symbols[:MAX_SYMBOLS]
     ]
     found = {
-        "score": _finite(why.score),
+        "score": _bounded_score(reason.score),
         "symbols": symbols,
         "tests": " ".join(str(symbol["name"]) for symbol in symbols),
-        "virus": why.virus and why.virus[:NAME],
+        "virus": reason.virus and reason.virus[:MAX_NAME],
     }
-    return {name: storable(value) for name, value in found.items()}
+    return {name: make_storable(value) for name, value in found.items()}
 
 
-def _finite(points: float) -> float:
+def _bounded_score(score: float) -> float:
     """Return the score within the range that all readers support; NaN becomes 0."""
-    return 0.0 if math.isnan(points) else min(max(points, -MOST), MOST)
+    return 0.0 if math.isnan(score) else min(max(score, -MAX_SCORE), MAX_SCORE)
 
 
-def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
+def _insert_rows(
+    transaction: DatabaseTransaction, item_row: Mapping[str, Any], blob_ids: Sequence[int]
+) -> None:
     """Insert the quarantine item with its blob references, its receipt and its journal entry."""
-    key, user_id = row["id"], row["user_id"]
-    turn.connection.execute(insert(QuarantineItem).values(row))
-    needs = [{"item_id": key, "blob_id": blob} for blob in sorted(set(blobs))]
-    turn.connection.execute(insert(QuarantineBlob), needs)
-    at = row["created_at"]
-    turn.send(
-        [(message_insert.noted(turn.connection.dialect.name),
-          {"digest": row["receipt"], "message_id": key, "at": at})]
+    key, user_id = item_row["id"], item_row["user_id"]
+    transaction.connection.execute(insert(QuarantineItem).values(item_row))
+    needs = [{"item_id": key, "blob_id": blob} for blob in sorted(set(blob_ids))]
+    transaction.connection.execute(insert(QuarantineBlob), needs)
+    at = item_row["created_at"]
+    transaction.execute_statements(
+        [(message_insert.upsert_receipt(transaction.connection.dialect.name),
+          {"digest": item_row["receipt"], "message_id": key, "at": at})]
     )  # fmt: skip
-    turn.record(user_id, Entry(KIND, [key], {"did": "held"}), at=at)
+    transaction.record_entry(user_id, JournalEntry(CHANGE_KIND, [key], {"did": "held"}), at=at)
 
 
-def _audit(turn: Turn, letter: Letter, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
+def _copy_for_audits(
+    transaction: DatabaseTransaction,
+    message: StorableMessage,
+    item_row: Mapping[str, Any],
+    blob_ids: Sequence[int],
+) -> None:
     """Give audits of the account a copy: the message may never reach a mailbox."""
     facts = {
-        **message_insert.columns(letter),
-        "blob_id": row["blob_id"],
-        "received_at": row["created_at"],
-        "envelope_from": row["sender"],
-        "envelope_to": [row["recipient"]],
+        **message_insert.content_columns(message),
+        "blob_id": item_row["blob_id"],
+        "received_at": item_row["created_at"],
+        "envelope_from": item_row["sender"],
+        "envelope_to": [item_row["recipient"]],
     }
-    audit_copies.held(turn, row["user_id"], row["id"], facts, blobs)
+    audit_copies.copy_quarantined_message(
+        transaction, item_row["user_id"], item_row["id"], facts, blob_ids
+    )
 
 
-def _make_room(turn: Turn, user_id: int, newest: int) -> None:
+def _delete_oldest_over_limit(
+    transaction: DatabaseTransaction, user_id: int, new_item_id: int
+) -> None:
     """Delete the oldest items beyond the limits of messages and bytes, never the new one."""
-    options, many, size = turn.world.options, 0, 0
+    options, many, size = transaction.environment.options, 0, 0
     asked = select(col(QuarantineItem.id), col(QuarantineItem.size)).where(
         col(QuarantineItem.user_id) == user_id
     )
     order = col(QuarantineItem.created_at).desc(), col(QuarantineItem.id).desc()
     gone = []
-    for row in turn.connection.execute(asked.order_by(*order)):
+    for row in transaction.connection.execute(asked.order_by(*order)):
         many, size = many + 1, size + row.size
         over = many > options.quarantine_items or size > options.quarantine_bytes
-        if over and row.id != newest:
+        if over and row.id != new_item_id:
             gone.append(row.id)
-    for start in range(0, len(gone), LONGEST):
-        drop(turn, user_id, gone[start : start + LONGEST], did="expired")
+    for start in range(0, len(gone), MAX_IDS_PER_ROW):
+        delete_items(transaction, user_id, gone[start : start + MAX_IDS_PER_ROW], cause="expired")
 
 
-def drop(turn: Turn, user_id: int, ids: Sequence[int], *, did: str) -> int:
+def delete_items(
+    transaction: DatabaseTransaction, user_id: int, item_ids: Sequence[int], *, cause: str
+) -> int:
     """Delete quarantine items of an account with a journal entry. Returns the number deleted."""
-    these = col(QuarantineItem.id).in_(ids), col(QuarantineItem.user_id) == user_id
+    these = col(QuarantineItem.id).in_(item_ids), col(QuarantineItem.user_id) == user_id
     removal = delete(QuarantineItem).where(*these).returning(col(QuarantineItem.id))
-    gone = sorted(turn.connection.execute(removal).scalars())
+    gone = sorted(transaction.connection.execute(removal).scalars())
     if gone:
-        turn.record(user_id, Entry(KIND, gone, {"did": did}), at=turn.world.now())
+        transaction.record_entry(
+            user_id,
+            JournalEntry(CHANGE_KIND, gone, {"did": cause}),
+            at=transaction.environment.now(),
+        )
     return len(gone)
 
 
-async def announce(world: World) -> int:
+async def schedule_notifications(environment: Environment) -> int:
     """Create notification tasks for accounts with due quarantine items; return their number.
 
     The interval begins with the first item that no notification has listed. It is at most half of
     the retention of the quarantine.
     """
-    now, longest, reached, many = world.now(), world.options.quarantine_for / 2, 0, 0
+    now, longest, reached, many = environment.now(), environment.options.quarantine_for / 2, 0, 0
     chosen = col(User.quarantine_notification)
     due = or_(
         *(
             and_(chosen == often, col(QuarantineItem.created_at) <= now - min(wait, longest))
-            for often, wait in WAITS.items()
+            for often, wait in NOTIFICATION_INTERVALS.items()
         )
     )
     waits = exists().where(
-        col(Task.user_id) == col(User.id), col(Task.kind) == LETTER, col(Task.finished_at).is_(None)
+        col(Task.user_id) == col(User.id),
+        col(Task.kind) == NOTIFICATION_TASK,
+        col(Task.finished_at).is_(None),
     )
     asked = (
         select(col(User.id))
@@ -291,20 +348,24 @@ async def announce(world: World) -> int:
         .where(~col(QuarantineItem.notified), due, ~col(User.disabled), ~waits)
         .distinct()
         .order_by(col(User.id))
-        .limit(ROUND)
+        .limit(PAGE_SIZE)
     )
-    while rows := await world.database.read(asked.where(col(User.id) > reached)):
+    while rows := await environment.database.read(asked.where(col(User.id) > reached)):
         for row in rows:
             reached = row.id
-            await world.apply(partial(_write_to, user_id=reached), reached)
+            await environment.run_transaction(
+                partial(_insert_notification_task, user_id=reached), reached
+            )
             many += 1
     return many
 
 
-def _write_to(turn: Turn, user_id: int) -> None:
+def _insert_notification_task(transaction: DatabaseTransaction, user_id: int) -> None:
     """Insert the task that notifies one account."""
-    now = turn.world.now()
-    task = Task(id=turn.world.key(), kind=LETTER, user_id=user_id, created_at=now)
-    turn.connection.execute(insert(Task).values(task.model_dump()))
-    turn.record(user_id, Entry(ChangeKind.TASK_CHANGED, [task.id]), at=now)
-    turn.bells.add(TASKS)
+    now = transaction.environment.now()
+    task = Task(
+        id=transaction.environment.new_id(), kind=NOTIFICATION_TASK, user_id=user_id, created_at=now
+    )
+    transaction.connection.execute(insert(Task).values(task.model_dump()))
+    transaction.record_entry(user_id, JournalEntry(ChangeKind.TASK_CHANGED, [task.id]), at=now)
+    transaction.workers_to_wake.add(TASKS)

@@ -19,192 +19,273 @@ from mail.delivery import (
     success_dsn,
     trace_steps,
 )
-from mail.delivery.delivery_plan import Ruled
-from mail.delivery.recipient_rewrites import Came, Copied
-from mail.delivery.success_dsn import Success
-from mail.envelope.dsn_parameters import restored
-from mail.envelope.local_recipient import Recipient
-from mail.filters.filter_result import NOTHING
-from mail.inbound.incoming_message import Mail
-from mail.inbound.spam_check import Judged
+from mail.delivery.delivery_plan import DeliveryPlan
+from mail.delivery.recipient_rewrites import PreparedBccCopy
+from mail.delivery.success_dsn import SuccessDsn
+from mail.envelope.dsn_parameters import request_from_record
+from mail.envelope.local_recipient import LocalRecipient
+from mail.filters.filter_result import NO_FILTERS
+from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.spam_check import RecipientVerdict
 from mail.queue import redirect
-from mail.queue.redirect import Outgoing
-from mail.recipients.recipient_routes import Loop
-from mail.spam.verdict import Reason, Spam
+from mail.queue.redirect import PreparedRedirect
+from mail.recipients.recipient_routes import MailLoop
+from mail.spam.verdict import SpamVerdict, VerdictReason
 from mail.storage import received_messages
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.blobs.message_layout import Piece
-from mail.storage.message_insert import Letter, Place, Placed, Way
-from mail.storage.received_messages import Copies, read, stored
-from models.errors import Unavailable
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.blobs.message_layout import NewBlob
+from mail.storage.message_insert import (
+    InsertedMessage,
+    InsertKind,
+    MessagePlacement,
+    StorableMessage,
+)
+from mail.storage.received_messages import DeliveryCopies, read_message, store_blobs
+from models.errors import ServiceUnavailable
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow
 
 log = logging.getLogger(__name__)
 
-PAST = Spam(is_spam=False, score=0, reason=Reason.LEVEL)  # a verdict that filters can't change
-EMPTY = Piece("", b"")
+RELEASED_VERDICT = SpamVerdict(
+    is_spam=False, score=0, reason=VerdictReason.LEVEL
+)  # a verdict that filters can't change
+EMPTY_BLOB = NewBlob("", b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class PreparedRelease:
     """A release that is ready for its transaction: the plan, with all bytes stored."""
 
-    todo: Ruled
-    letter: Letter  # as it was quarantined
+    plan: DeliveryPlan
+    message: StorableMessage  # as it was quarantined
     queue_id: str
-    receipt: str
-    places: Sequence[tuple[Letter, Place]]
-    kept: Sequence[Kept]  # of the placements
-    leaving: Sequence[tuple[Outgoing, Kept]]
-    came: Came
-    copies: Sequence[tuple[Copied, Kept]]
-    report: tuple[Success, Kept] | None = None  # DSN of the delivery
+    receipt_digest: str
+    placements: Sequence[tuple[StorableMessage, MessagePlacement]]
+    stored_blobs: Sequence[StoredMessageBlobs]  # of the placements
+    redirects: Sequence[tuple[PreparedRedirect, StoredMessageBlobs]]
+    envelope_sender: str
+    copies: Sequence[tuple[PreparedBccCopy, StoredMessageBlobs]]
+    success_dsn: tuple[SuccessDsn, StoredMessageBlobs] | None = None  # DSN of the delivery
 
     @property
-    def goes_out(self) -> bool:
+    def needs_queue(self) -> bool:
         """True if the release adds queue entries."""
-        return bool(self.leaving or self.copies or self.report)
+        return bool(self.redirects or self.copies or self.success_dsn)
 
 
-async def ready(
-    world: World, item: Picked, raw: bytes, to: Recipient, *, again: bool = False
-) -> Ready:
+async def prepare_release(
+    environment: Environment,
+    item_row: ColumnRow,
+    raw_message: bytes,
+    recipient: LocalRecipient,
+    *,
+    rewrite_blobs: bool = False,
+) -> PreparedRelease:
     """Plan the release of a quarantined message and store all bytes it needs.
 
     With `rewrite_blobs`, blobs are written even if they exist. Raises Unavailable if the message
     can't be encrypted.
     """
     with ExitStack() as files:
-        return await _ready(world, item, raw, (to, again), files)
+        return await _prepare_release(
+            environment, item_row, raw_message, (recipient, rewrite_blobs), files
+        )
 
 
-async def _ready(
-    world: World, item: Picked, raw: bytes, how: tuple[Recipient, bool], files: ExitStack
-) -> Ready:
+async def _prepare_release(
+    environment: Environment,
+    item_row: ColumnRow,
+    raw_message: bytes,
+    recipient_and_rewrite: tuple[LocalRecipient, bool],
+    temporary_files: ExitStack,
+) -> PreparedRelease:
     """Plan the release and store the bytes of all copies."""
-    to, again = how
-    letter = replace(await read(raw), verification=item.verification)
-    wishes = {(to.user_id, to.mailbox_id): restored(item.wish)}
-    mail = Mail(raw, letter, item.sender, wishes=wishes)
-    todo = await _ruled(world, mail, to)
-    if item.virus is not None:
-        todo = replace(todo, sendings=(), decision=replace(todo.decision, targets=()))
-    sent, failed = await _sent_on(world, mail, todo, files)
-    if not todo.spots and (failed or not sent):
-        todo = replace(todo, spots=[todo.kept])
-    if item.virus is None:
-        sent += await _forwarded(world, mail, todo, files)
-    made = await plan_execution.letters(world, mail, todo, files)
-    kept = [await stored(world, to.tenant_id, each, again=again) for each in made]
-    there = [plan_execution.place_of(world, mail, todo, spot) for spot in todo.spots]
-    leaving = list[tuple[Outgoing, Kept]]()
-    for one in sent:
-        safe = await stored(world, one.onward.tenant_id, one.letter, again=again)
-        leaving.append((replace(one, letter=_emptied(one.letter)), safe))
-    report = await success_dsn.of_released(world, mail, item, to)
-    came = Came(raw, letter, item.sender, [item.recipient])
-    copies = [
-        (replace(copy, letter=_emptied(copy.letter)), await _stored(world, copy, again=again))
-        for copy in await recipient_rewrites.copies_wanted(world, came, [to], files)
+    to, again = recipient_and_rewrite
+    letter = replace(await read_message(raw_message), verification=item_row.verification)
+    wishes = {(to.user_id, to.mailbox_id): request_from_record(item_row.wish)}
+    mail = IncomingMessage(raw_message, letter, item_row.sender, dsn_requests=wishes)
+    todo = await _plan_without_rejection(environment, mail, to)
+    if item_row.virus is not None:
+        todo = replace(todo, redirects=(), filter_result=replace(todo.filter_result, targets=()))
+    sent, failed = await _prepare_redirects(environment, mail, todo, temporary_files)
+    if not todo.placements and (failed or not sent):
+        todo = replace(todo, placements=[todo.fallback_placement])
+    if item_row.virus is None:
+        sent += await _prepare_account_forward(environment, mail, todo, temporary_files)
+    made = await plan_execution.messages_for_placements(environment, mail, todo, temporary_files)
+    kept = [await store_blobs(environment, to.tenant_id, each, store_again=again) for each in made]
+    there = [
+        plan_execution.storage_placement(environment, mail, todo, spot) for spot in todo.placements
     ]
-    return Ready(
+    leaving = list[tuple[PreparedRedirect, StoredMessageBlobs]]()
+    for one in sent:
+        safe = await store_blobs(environment, one.forward.tenant_id, one.message, store_again=again)
+        leaving.append((replace(one, message=_without_bytes(one.message)), safe))
+    report = await success_dsn.dsn_of_released(environment, mail, item_row, to)
+    copies = [
+        (
+            replace(copy, message=_without_bytes(copy.message)),
+            await _store_copy_blobs(environment, copy, rewrite_blobs=again),
+        )
+        for copy in await recipient_rewrites.prepare_bcc_copies(
+            environment, mail, [to], [item_row.recipient], temporary_files
+        )
+    ]
+    return PreparedRelease(
         todo,
-        _emptied(letter),
-        item.queue_id,
-        item.receipt,
-        list(zip(map(_emptied, made), there, strict=True)),
+        _without_bytes(letter),
+        item_row.queue_id,
+        item_row.receipt,
+        list(zip(map(_without_bytes, made), there, strict=True)),
         kept,
         leaving,
-        replace(came, source=b"", letter=_emptied(letter)),
+        item_row.sender,
         copies,
-        await _safe(world, report, again=again) if report else None,
+        await _store_dsn_blobs(environment, report, rewrite_blobs=again) if report else None,
     )
 
 
-async def _ruled(world: World, mail: Mail, to: Recipient) -> Ruled:
+async def _plan_without_rejection(
+    environment: Environment, incoming: IncomingMessage, recipient: LocalRecipient
+) -> DeliveryPlan:
     """Return the delivery plan. A rejection by rules is replaced by keeping the message."""
-    judged = [Judged(to, PAST)]
-    said = await filter_execution.decisions(world, mail, judged)
-    (todo,) = await delivery_plan.ruled(world, mail, judged, said)
+    judged = [RecipientVerdict(recipient, RELEASED_VERDICT)]
+    said = await filter_execution.run_filters(environment, incoming, judged)
+    (todo,) = await delivery_plan.plan_deliveries(environment, incoming, judged, said)
     if todo.rejection is None:
         return todo
     return replace(
-        todo, rejection=None, spots=[todo.kept], sendings=(), remembered=(), decision=NOTHING
+        todo,
+        rejection=None,
+        placements=[todo.fallback_placement],
+        redirects=(),
+        new_duplicate_ids=(),
+        filter_result=NO_FILTERS,
     )
 
 
-async def _sent_on(
-    world: World, mail: Mail, todo: Ruled, files: ExitStack
-) -> tuple[list[Outgoing], bool]:
+async def _prepare_redirects(
+    environment: Environment,
+    incoming: IncomingMessage,
+    plan: DeliveryPlan,
+    temporary_files: ExitStack,
+) -> tuple[list[PreparedRedirect], bool]:
     """Prepare the redirects of rules. Also returns True if one failed because of a mail loop."""
-    made, failed = list[Outgoing](), False
-    wish = mail.passed_on(todo.judged.to)
-    for edits, wanted in plan_execution.onward_of(todo):
-        to = replace(wanted, wish=wish)
-        source, letter = await plan_execution.as_sent(mail, todo, edits, files)
-        came = mail.came, mail.sender
+    made, failed = list[PreparedRedirect](), False
+    wish = incoming.dsn_request_for_forward(plan.recipient_verdict.recipient)
+    for edits, wanted in plan_execution.forwards_of_plan(plan):
+        to = replace(wanted, dsn_request=wish)
+        source, letter = await plan_execution.message_with_edits(
+            incoming, plan, edits, temporary_files
+        )
+        came = incoming.content_digest, incoming.envelope_sender
         try:
-            made.append(await redirect.outgoing(world, source, came, to, files, letter=letter))
-        except Loop:
+            made.append(
+                await redirect.prepare_redirect(
+                    environment, source, came, to, temporary_files, message=letter
+                )
+            )
+        except MailLoop:
             failed = True
     return made, failed
 
 
-async def _forwarded(world: World, mail: Mail, todo: Ruled, files: ExitStack) -> list[Outgoing]:
+async def _prepare_account_forward(
+    environment: Environment,
+    incoming: IncomingMessage,
+    plan: DeliveryPlan,
+    temporary_files: ExitStack,
+) -> list[PreparedRedirect]:
     """Prepare the forward of an account with targets. Returns [] if it is not forwarded."""
-    if not todo.judged.to.forwards:
+    if not plan.recipient_verdict.recipient.has_forward_targets:
         return []
     try:
-        found = await account_forwards.wanted(world, mail, todo.judged)
-        if isinstance(found, account_forwards.Outcome):
+        found = await account_forwards.forward_content(
+            environment, incoming, plan.recipient_verdict
+        )
+        if isinstance(found, account_forwards.ForwardOutcome):
             return []
-        source, letter, onward_to = found
-        to = replace(onward_to, wish=mail.passed_on(todo.judged.to))
-        came = mail.came, mail.sender
-        return [await redirect.outgoing(world, source, came, to, files, letter=letter)]
-    except (Loop, Unavailable):
-        log.info("not forwarded", extra={"user": todo.judged.to.user_id})
+        to = replace(
+            found.forward,
+            dsn_request=incoming.dsn_request_for_forward(plan.recipient_verdict.recipient),
+        )
+        came = incoming.content_digest, incoming.envelope_sender
+        return [
+            await redirect.prepare_redirect(
+                environment, found.raw_message, came, to, temporary_files, message=found.message
+            )
+        ]
+    except (MailLoop, ServiceUnavailable):
+        log.info("not forwarded", extra={"user": plan.recipient_verdict.recipient.user_id})
         return []
 
 
-async def _stored(world: World, copy: Copied, *, again: bool) -> Kept:
+async def _store_copy_blobs(
+    environment: Environment, bcc_copy: PreparedBccCopy, *, rewrite_blobs: bool
+) -> StoredMessageBlobs:
     """Store the bytes of a BCC copy."""
-    return await stored(world, copy.of.tenant_id, copy.letter, again=again)
+    return await store_blobs(
+        environment,
+        bcc_copy.original_recipient.tenant_id,
+        bcc_copy.message,
+        store_again=rewrite_blobs,
+    )
 
 
-async def _safe(world: World, report: Success, *, again: bool) -> tuple[Success, Kept]:
+async def _store_dsn_blobs(
+    environment: Environment, success_dsn: SuccessDsn, *, rewrite_blobs: bool
+) -> tuple[SuccessDsn, StoredMessageBlobs]:
     """Store the bytes of the DSN and return it without its bytes."""
-    kept = await stored(world, report.tenant_id, report.letter, again=again)
-    return replace(report, letter=_emptied(report.letter)), kept
+    kept = await store_blobs(
+        environment, success_dsn.tenant_id, success_dsn.message, store_again=rewrite_blobs
+    )
+    return replace(success_dsn, message=_without_bytes(success_dsn.message)), kept
 
 
-def _emptied(letter: Letter) -> Letter:
+def _without_bytes(message: StorableMessage) -> StorableMessage:
     """Return the message without its stored bytes, to save memory until the transaction."""
-    return replace(letter, root=EMPTY, pieces=(), keeping={}, cut={})
+    return replace(
+        message,
+        layout_blob=EMPTY_BLOB,
+        part_blobs=(),
+        stored_blobs_by_tenant={},
+        part_blobs_by_tenant={},
+    )
 
 
-def enter(turn: Turn, one: Ready, by: str) -> Placed | None:
+def release_in_transaction(
+    transaction: DatabaseTransaction, prepared: PreparedRelease, released_by: str
+) -> InsertedMessage | None:
     """Release the message in a transaction of its account, and of PLATFORM if mail is queued.
 
     Returns None if rules redirect the message and don't store it. `released_by` is the name in the
     delivery trace. Raises the errors of `received_messages.insert_copies_in_mailboxes` and
     `redirect.enqueue_prepared`.
     """
-    copies = Copies(one.receipt, one.places, Way.RELEASED)
-    placed = received_messages.place_all(turn, copies, one.kept)
-    plan_execution.note(turn, one.todo, (one.letter, one.receipt), placed)
-    for outgoing, kept in one.leaving:
-        to = replace(outgoing.onward, message_id=placed.message_id if placed else None)
-        redirect.enter(turn, replace(outgoing, onward=to), kept)
-    for copy, kept in one.copies:
-        recipient_rewrites.enter(turn, kept, one.came, copy)
-    if one.report is not None:
-        success_dsn.enter(turn, *one.report)
-    sent = [outgoing.onward for outgoing, _ in one.leaving]
-    way = trace_steps.released(turn.world, one.queue_id, one.todo.judged.to, (placed, by))
-    way.sender = one.came.sender
+    copies = DeliveryCopies(prepared.receipt_digest, prepared.placements, InsertKind.RELEASED)
+    placed = received_messages.insert_copies_in_mailboxes(
+        transaction, copies, prepared.stored_blobs
+    )
+    plan_execution.record_plan(
+        transaction, prepared.plan, (prepared.message, prepared.receipt_digest), placed
+    )
+    for outgoing, kept in prepared.redirects:
+        to = replace(outgoing.forward, stored_message_id=placed.message_id if placed else None)
+        redirect.enqueue_prepared(transaction, replace(outgoing, forward=to), kept)
+    for copy, kept in prepared.copies:
+        recipient_rewrites.enqueue_bcc_copy(transaction, kept, copy)
+    if prepared.success_dsn is not None:
+        success_dsn.enqueue_dsn(transaction, *prepared.success_dsn)
+    sent = [outgoing.forward for outgoing, _ in prepared.redirects]
+    way = trace_steps.record_released(
+        transaction.environment,
+        prepared.queue_id,
+        prepared.plan.recipient_verdict.recipient,
+        (placed, released_by),
+    )
+    way.sender = prepared.envelope_sender
     for each in sent:
-        trace_steps.sent_on(turn.world, way, each)
-    way.put(turn, one.letter)
+        trace_steps.record_forward(transaction.environment, way, each)
+    way.write_in_transaction(transaction, prepared.message)
     return placed

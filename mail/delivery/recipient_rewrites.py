@@ -11,150 +11,177 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Select, String, bindparam, select, union_all
 from sqlmodel import col
 
-from mail.addresses.address_syntax import Normal, checked, checked_domain, normal, normal_domain
-from mail.envelope.local_recipient import Recipient
-from mail.queue.enqueue import Sender, hand_in, handed
-from mail.recipients.address_resolution import instead, owner_of
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.header_prepend import before, first
-from mail.storage.message_insert import Letter
-from mail.storage.received_messages import with_bytes
+from mail.addresses.address_syntax import (
+    NormalizedAddress,
+    checked_domain,
+    normalized_address,
+    normalized_domain,
+    validated_address,
+)
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.incoming_message import IncomingMessage
+from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
+from mail.recipients.address_resolution import find_sender_account, rewritten_address
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.header_prepend import prepend_fields, read_beginning
+from mail.storage.message_insert import StorableMessage
+from mail.storage.received_messages import apply_with_blobs
 from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Invalid
+from models.domains.tables import AliasDomain, Domain
+from models.errors import InvalidInput
 from models.events.journal import PLATFORM
-from models.queue.tables import Delivery
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import Prepared, among, number, prepared
-from models.submission.tables import ARRIVED, Submission
-from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
+from models.queue.tables import QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import (
+    PreparedStatement,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
+from models.submission.tables import COPY_OF_RECEIVED, Submission
+from models.users.rule_makers import (
+    Maker,
+    RuleSubject,
+    applies_to_user,
+    is_active_maker,
+    maker_columns,
+)
 from models.users.tables import User
 
 log = logging.getLogger(__name__)
 
-Accounts = Mapping[str, Sequence[Account]]  # the accounts that own each address
+AccountsByAddress = Mapping[str, Sequence[RuleSubject]]  # the accounts that own each address
 
-HEAD = 1 << 20  # bytes of a large message that are searched for COPY_FIELD
-COPIED = b"X-Merganser-Copy"  # header field of a copy: HMAC of the original address
+MAX_HEADER = 1 << 20  # bytes of a large message that are searched for COPY_FIELD
+COPY_FIELD = b"X-Merganser-Copy"  # header field of a copy: HMAC of the original address
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
-_COPIED = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
+_COPY_FIELD_VALUE = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
 
 
 @dataclass(frozen=True, slots=True)
-class Rewritten:
+class RewrittenAddress:
     """The replacement of an address and the rewrite that made it."""
 
     address: str
-    id: int
-    outside: bool  # the target can be on another server
+    rewrite_id: int
+    allows_external: bool  # the target can be on another server
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class BccCopyTarget:
     """The target of a copy, with its rule and the address that the mail was for."""
 
     address: str
-    id: int
-    of: str
+    rule_id: int
+    original_address: str
 
 
-def matched(text: str, *, path: str) -> Normal:
+def checked_rule_address(text: str, *, path: str) -> NormalizedAddress:
     """Return the address of a rule; the local part of a domain rule is empty. Raises Invalid."""
     text = text.strip()
     if text.startswith("@"):
-        return Normal("", checked_domain(text[1:], path=path))
+        return NormalizedAddress("", checked_domain(text[1:], path=path))
     if set("*+") & set(text.rpartition("@")[0]):
         words = "an address without label and pattern, or @domain"
-        raise Invalid(words, constraint="pattern", path=[path])
-    return normal(checked(text, path=path))
+        raise InvalidInput(words, constraint="pattern", path=[path])
+    return normalized_address(validated_address(text, path=path))
 
 
-def replacement(text: str, of: Normal, *, path: str = "to") -> str:
+def checked_rewrite_target(text: str, rule_address: NormalizedAddress, *, path: str = "to") -> str:
     """Return a rewrite target: an address, or `@domain` for a domain rule. Raises Invalid."""
     text = text.strip()
     if not text.startswith("@"):
         if "*" in text or text.startswith("+"):
-            raise Invalid("an address, not a pattern", constraint="pattern", path=[path])
-        return checked(text, path=path)
-    if of.local:
+            raise InvalidInput("an address, not a pattern", constraint="pattern", path=[path])
+        return validated_address(text, path=path)
+    if rule_address.local_part:
         words = "only a whole domain is replaced by @domain"
-        raise Invalid(words, constraint="address", path=[path])
+        raise InvalidInput(words, constraint="address", path=[path])
     return f"@{checked_domain(text[1:], path=path)}"
 
 
-def circular(rules: Mapping[Normal, str]) -> bool:
+def has_rewrite_loop(targets_by_address: Mapping[NormalizedAddress, str]) -> bool:
     """Return True if rewrites that are followed repeatedly form a loop.
 
     An empty local part means all addresses of a domain.
     """
-    ended = set[Normal]()
-    for start in rules:
-        way = dict[Normal, None]()
-        at: Normal | None = start
+    ended = set[NormalizedAddress]()
+    for start in targets_by_address:
+        way = dict[NormalizedAddress, None]()
+        at: NormalizedAddress | None = start
         while at is not None and at not in ended:
             if at in way:
                 return True
             way[at] = None
-            at = _after(rules, at)
+            at = _rewrite_once(targets_by_address, at)
         ended.update(way)
     return False
 
 
-def _after(rules: Mapping[Normal, str], at: Normal) -> Normal | None:
+def _rewrite_once(
+    targets_by_address: Mapping[NormalizedAddress, str], address: NormalizedAddress
+) -> NormalizedAddress | None:
     """Return the address after one rewrite, None if it does not change."""
-    target = rules.get(at) or rules.get(Normal("", at.domain))
+    target = targets_by_address.get(address) or targets_by_address.get(
+        NormalizedAddress("", address.domain)
+    )
     if target is None:
         return None
-    found = normal(target)
-    found = Normal(at.local, found.domain) if target.startswith("@") else found
-    return None if found == at else found
+    found = normalized_address(target)
+    found = NormalizedAddress(address.local_part, found.domain) if target.startswith("@") else found
+    return None if found == address else found
 
 
-@prepared
-def _rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the active rewrites of `locals` in `domains`."""
     table = RecipientRewrite
-    return select(*picked(table, ("id", "local", "domain", "target", "outside"))).where(
-        among(dialect, col(table.domain), "domains", String),
-        among(dialect, col(table.local), "locals", String),
+    return select(*select_columns(table, ("id", "local", "domain", "target", "outside"))).where(
+        is_in_parameter(dialect, col(table.domain), "domains", String),
+        is_in_parameter(dialect, col(table.local), "locals", String),
         col(table.active),
     )
 
 
-async def rewritten(world: World, addresses: Collection[str]) -> dict[str, Rewritten]:
+async def rewrites_by_address(
+    environment: Environment, addresses: Collection[str]
+) -> dict[str, RewrittenAddress]:
     """Return the rewrites of these addresses by address, in one SQL statement."""
     if not addresses:
         return {}
-    names = {address: normal(address) for address in addresses}
+    names = {address: normalized_address(address) for address in addresses}
     asked = {
         "domains": sorted({name.domain for name in names.values()}),
-        "locals": ["", *sorted({name.local for name in names.values()})],
+        "locals": ["", *sorted({name.local_part for name in names.values()})],
     }
-    rows = await world.database.find(_rewrites(world.database.dialect), asked)
-    rules = {Normal(row.local, row.domain): row for row in rows}
+    rows = await environment.database.read_prepared(
+        _select_rewrites(environment.database.dialect), asked
+    )
+    rules = {NormalizedAddress(row.local, row.domain): row for row in rows}
     found = {}
     for address, name in names.items():
-        row = rules.get(name) or rules.get(Normal("", name.domain))
-        if row is not None and name.local:
-            found[address] = Rewritten(instead(address, row.target), row.id, row.outside)
+        row = rules.get(name) or rules.get(NormalizedAddress("", name.domain))
+        if row is not None and name.local_part:
+            found[address] = RewrittenAddress(
+                rewritten_address(address, row.target), row.id, row.outside
+            )
     return found
 
 
-@prepared
-def _copies(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_bcc_rules(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the rules of one direction for addresses, with the domain name that matched."""
     own: Select[*tuple[Any, ...]] = select(
         col(Domain.id).label("domain_id"), col(Domain.name).label("named")
-    ).where(among(dialect, col(Domain.name), "domains", String))
-    second = select(col(DomainAlias.domain_id), col(DomainAlias.alias)).where(
-        among(dialect, col(DomainAlias.alias), "domains", String)
+    ).where(is_in_parameter(dialect, col(Domain.name), "domains", String))
+    second = select(col(AliasDomain.domain_id), col(AliasDomain.alias)).where(
+        is_in_parameter(dialect, col(AliasDomain.alias), "domains", String)
     )
     there = union_all(own, second).subquery()
     return (
@@ -166,63 +193,76 @@ def _copies(dialect: str) -> Select[*tuple[Any, ...]]:
             *maker_columns(BccRule),
         )
         .join(there, there.c.domain_id == col(BccRule.domain_id))
-        .outerjoin(Maker, join_of_maker(BccRule))
+        .outerjoin(Maker, is_active_maker(BccRule))
         .where(
             col(BccRule.direction) == bindparam("direction"),
-            among(dialect, col(BccRule.local), "locals", String),
+            is_in_parameter(dialect, col(BccRule.local), "locals", String),
             col(BccRule.active),
         )
         .order_by(col(BccRule.id))
     )
 
 
-def _asked(direction: BccDirection, addresses: Iterable[str]) -> dict[str, Any]:
+def _rule_parameters(direction: BccDirection, addresses: Iterable[str]) -> dict[str, Any]:
     """Return the parameters of the statement of BCC rules."""
-    names = {normal(address) for address in addresses}
+    names = {normalized_address(address) for address in addresses}
     return {
         "direction": direction,
         "domains": sorted({name.domain for name in names}),
-        "locals": ["", *sorted({name.local for name in names})],
+        "locals": ["", *sorted({name.local_part for name in names})],
     }
 
 
-def _chosen(rows: Sequence[Picked], of: Accounts, known: Collection[str]) -> list[Copy]:
+def _matching_copies(
+    rule_rows: Sequence[ColumnRow],
+    accounts_by_address: AccountsByAddress,
+    excluded_addresses: Collection[str],
+) -> list[BccCopyTarget]:
     """Return the copies that rules make of the mail of these addresses, each target once.
 
     A rule applies only to accounts that its maker can administer.
     """
-    names = {address: normal(address) for address in of}
-    taken, found = {_same(address) for address in known}, []
-    for row in rows:
+    names = {address: normalized_address(address) for address in accounts_by_address}
+    taken, found = {_comparable_address(address) for address in excluded_addresses}, []
+    for row in rule_rows:
         for address, name in names.items():
-            fits = name.domain == row.named and row.local in ("", name.local)
-            if fits and all(covers(row, account) for account in of[address]):
-                if _same(row.bcc_to) not in taken:
-                    taken.add(_same(row.bcc_to))
-                    found.append(Copy(row.bcc_to, row.id, address))
+            fits = name.domain == row.named and row.local in ("", name.local_part)
+            if fits and all(
+                applies_to_user(row, account) for account in accounts_by_address[address]
+            ):
+                if _comparable_address(row.bcc_to) not in taken:
+                    taken.add(_comparable_address(row.bcc_to))
+                    found.append(BccCopyTarget(row.bcc_to, row.id, address))
                 break
     return found
 
 
-def _same(address: str) -> str:
+def _comparable_address(address: str) -> str:
     """Return the address in the form that duplicates are found by."""
     # not the normalized form: other servers can distinguish what it drops
     local, _, domain = address.rpartition("@")
-    return f"{local.casefold()}@{normal_domain(domain)}"
+    return f"{local.casefold()}@{normalized_domain(domain)}"
 
 
-async def copies(
-    world: World, direction: BccDirection, of: Accounts, known: Collection[str] = ()
-) -> list[Copy]:
+async def find_bcc_targets(
+    environment: Environment,
+    direction: BccDirection,
+    accounts_by_address: AccountsByAddress,
+    excluded_addresses: Collection[str] = (),
+) -> list[BccCopyTarget]:
     """Return who gets a copy of mail from or to these addresses, except the excluded ones.
 
     Each target is returned once. One SQL statement for any number of addresses.
     """
-    return _chosen(await _rules(world, direction, of), of, known)
+    return _matching_copies(
+        await _load_bcc_rules(environment, direction, accounts_by_address),
+        accounts_by_address,
+        excluded_addresses,
+    )
 
 
-async def copies_of_sent(
-    world: World, account_id: int, envelopes: Sequence[tuple[str, Collection[str]]]
+async def find_bcc_addresses_of_sent(
+    environment: Environment, account_id: int, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[list[str]]:
     """Return who gets a copy of each message that an account sends.
 
@@ -230,115 +270,156 @@ async def copies_of_sent(
     that owns the sender address. One SQL statement if no rule applies.
     """
     senders = list(dict.fromkeys(sender for sender, _ in envelopes))
-    rows = await _rules(world, BccDirection.SENDER, senders) if senders else ()
-    of = await _senders(world, account_id, senders) if rows else {}
+    rows = await _load_bcc_rules(environment, BccDirection.SENDER, senders) if senders else ()
+    of = await _accounts_of_senders(environment, account_id, senders) if rows else {}
     return [
-        [copy.address for copy in _chosen(rows, {sender: of[sender]}, recipients)] if rows else []
+        [copy.address for copy in _matching_copies(rows, {sender: of[sender]}, recipients)]
+        if rows
+        else []
         for sender, recipients in envelopes
     ]
 
 
-async def _senders(
-    world: World, account_id: int, senders: Collection[str]
-) -> dict[str, list[Account]]:
+async def _accounts_of_senders(
+    environment: Environment, account_id: int, senders: Collection[str]
+) -> dict[str, list[RuleSubject]]:
     """Return the accounts of each sender: the sending account and the owner of the address."""
-    owners = {sender: {account_id, await owner_of(world, sender)} for sender in senders}
+    owners = {
+        sender: {account_id, await find_sender_account(environment, sender)} for sender in senders
+    }
     ids = {owner for both in owners.values() for owner in both if owner}
     asked = select(col(User.id), col(User.role)).where(col(User.id).in_(ids))
-    there = {row.id: Account(row.id, row.role) for row in await world.database.read(asked)}
+    there = {
+        row.id: RuleSubject(row.id, row.role) for row in await environment.database.read(asked)
+    }
     return {
         sender: [there[owner] for owner in both if owner in there]
         for sender, both in owners.items()
     }
 
 
-async def _rules(world: World, direction: BccDirection, of: Iterable[str]) -> Sequence[Picked]:
+async def _load_bcc_rules(
+    environment: Environment, direction: BccDirection, addresses: Iterable[str]
+) -> Sequence[ColumnRow]:
     """Return the BCC rules that can apply to one of these addresses."""
-    return await world.database.find(_copies(world.database.dialect), _asked(direction, of))
+    return await environment.database.read_prepared(
+        _select_bcc_rules(environment.database.dialect), _rule_parameters(direction, addresses)
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
-    """A received message that BCC rules copy, with its envelope."""
-
-    source: bytes | Path
-    letter: Letter
-    sender: str  # empty for the null path
-    recipients: Sequence[str]  # envelope recipients; they get no copy
-    submission_id: int = ARRIVED  # the submission of a local user
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
+class PreparedBccCopy:
     """A copy of a message that can be queued."""
 
-    letter: Letter
-    to: Sequence[str]
-    of: Recipient
+    message: StorableMessage
+    envelope_sender: str  # empty for the null path
+    recipients: Sequence[str]
+    original_recipient: LocalRecipient
+    submission_id: int  # the submission that was copied
 
 
-async def copies_of_received(world: World, came: Came, delivered: Sequence[Recipient]) -> None:
+async def enqueue_bcc_copies(
+    environment: Environment,
+    incoming: IncomingMessage,
+    recipients: Sequence[LocalRecipient],
+    known_recipients: Sequence[str],
+) -> None:
     """Enqueue the BCC copies of a delivered message. On return they are durable."""
     with ExitStack() as files:
-        for copy in await copies_wanted(world, came, delivered, files):
+        for copy in await prepare_bcc_copies(
+            environment, incoming, recipients, known_recipients, files
+        ):
 
-            def unit(turn: Turn, kept: Kept, copy: Copied = copy) -> None:
-                enter(turn, kept, came, copy)
+            def enqueue_in_transaction(
+                transaction: DatabaseTransaction,
+                stored_blobs: StoredMessageBlobs,
+                bcc_copy: PreparedBccCopy = copy,
+            ) -> None:
+                enqueue_bcc_copy(transaction, stored_blobs, bcc_copy)
 
-            await with_bytes(world, copy.of.tenant_id, copy.letter, unit, PLATFORM)
+            await apply_with_blobs(
+                environment,
+                copy.original_recipient.tenant_id,
+                copy.message,
+                enqueue_in_transaction,
+                PLATFORM,
+            )
 
 
-async def copies_wanted(
-    world: World, came: Came, delivered: Sequence[Recipient], files: ExitStack
-) -> list[Copied]:
+async def prepare_bcc_copies(
+    environment: Environment,
+    incoming: IncomingMessage,
+    recipients: Sequence[LocalRecipient],
+    known_recipients: Sequence[str],
+    temporary_files: ExitStack,
+) -> list[PreparedBccCopy]:
     """Return the BCC copies of a message that is delivered to these recipients.
 
-    Copies keep the envelope sender. A message that is itself a copy of the same mail is not copied
-    again, even after a detour through another server. No SQL statement if no recipient has rules.
-    Temporary files are closed with `temporary_files`.
+    `known_recipients` are the envelope recipients, which get no copy. Copies keep the envelope
+    sender. A message that is itself a copy of the same mail is not copied again, even after a
+    detour through another server. No SQL statement if no recipient has rules. Temporary files are
+    closed with `temporary_files`.
     """
-    theirs = {to.instead or to.address: to for to in delivered if to.copied}
+    theirs = {to.rewritten_address or to.address: to for to in recipients if to.has_bcc_rules}
     if not theirs:
         return []
-    accounts = {address: [Account(to.user_id, to.role)] for address, to in theirs.items()}
-    found = await copies(world, BccDirection.RECIPIENT, accounts, came.recipients)
-    if found and came.submission_id != ARRIVED:
-        rows = await world.database.find(_KNOWN, {"submission": came.submission_id})
-        taken = {_same(row.recipient) for row in rows}
-        found = [copy for copy in found if _same(copy.address) not in taken]
+    accounts = {address: [RuleSubject(to.user_id, to.role)] for address, to in theirs.items()}
+    found = await find_bcc_targets(environment, BccDirection.RECIPIENT, accounts, known_recipients)
+    if found and incoming.submission_id != COPY_OF_RECEIVED:
+        rows = await environment.database.read_prepared(
+            _SELECT_QUEUED_RECIPIENTS, {"submission": incoming.submission_id}
+        )
+        taken = {_comparable_address(row.recipient) for row in rows}
+        found = [copy for copy in found if _comparable_address(copy.address) not in taken]
     if not found:
         return []
-    source, letter = came.source, came.letter
-    head = await first(source, len(source) if isinstance(source, bytes) else HEAD)
-    seen = set(_COPIED.findall(_HEADER_END.split(head, 1)[0]))
+    source, letter = incoming.raw_message, incoming.message
+    head = await read_beginning(source, len(source) if isinstance(source, bytes) else MAX_HEADER)
+    seen = set(_COPY_FIELD_VALUE.findall(_HEADER_END.split(head, 1)[0]))
     made = []
-    for of in dict.fromkeys(copy.of for copy in found):
-        mark = _mark(world, of, came.letter)
+    for of in dict.fromkeys(copy.original_address for copy in found):
+        mark = _copy_mark(environment, of, letter)
         if mark not in seen:
-            to = [copy.address for copy in found if copy.of == of]
-            prefix = b"%s: %s\r\n" % (COPIED, mark)
-            copy = await before(source, letter, prefix, files)
-            made.append(Copied(copy, to, theirs[of]))
+            to = [copy.address for copy in found if copy.original_address == of]
+            prefix = b"%s: %s\r\n" % (COPY_FIELD, mark)
+            copy = await prepend_fields(source, letter, prefix, temporary_files)
+            sender, submission_id = incoming.envelope_sender, incoming.submission_id
+            made.append(PreparedBccCopy(copy, sender, to, theirs[of], submission_id))
     return made
 
 
-def enter(turn: Turn, kept: Kept, came: Came, copy: Copied) -> None:
+def enqueue_bcc_copy(
+    transaction: DatabaseTransaction,
+    stored_blobs: StoredMessageBlobs,
+    bcc_copy: PreparedBccCopy,
+) -> None:
     """Enqueue a BCC copy in the current transaction. Its bytes must be stored."""
-    given = handed(turn, copy.letter, kept, came.sender, copy.to, copy_of=came.submission_id)
-    hand_in(turn, Sender(None, copy.of.tenant_id), given)
+    given = submission_from_message(
+        transaction,
+        bcc_copy.message,
+        stored_blobs,
+        bcc_copy.envelope_sender,
+        bcc_copy.recipients,
+        copy_of=bcc_copy.submission_id,
+    )
+    enqueue(transaction, SubmissionOwner(None, bcc_copy.original_recipient.tenant_id), given)
 
 
-_KNOWN = Prepared(
-    select(col(Delivery.recipient))
-    .join(Submission, col(Submission.id) == col(Delivery.submission_id))
+_SELECT_QUEUED_RECIPIENTS = PreparedStatement(
+    select(col(QueueEntry.recipient))
+    .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
     .where(
-        (col(Submission.id) == number("submission"))
-        | (col(Submission.copy_of) == number("submission"))
+        (col(Submission.id) == integer_parameter("submission"))
+        | (col(Submission.copy_of) == integer_parameter("submission"))
     )
 )
 
 
-def _mark(world: World, address: str, letter: Letter) -> bytes:
+def _copy_mark(environment: Environment, address: str, message: StorableMessage) -> bytes:
     """Return the HMAC that identifies a copy of a message for an address."""
-    text = f"copy\n{'@'.join(normal(address))}\n{letter.facts.message_id or ''}"
-    return hmac.digest(world.secret, text.encode(errors="surrogatepass"), "sha256").hex().encode()
+    text = f"copy\n{'@'.join(normalized_address(address))}\n{message.facts.message_id or ''}"
+    return (
+        hmac.digest(environment.signing_secret, text.encode(errors="surrogatepass"), "sha256")
+        .hex()
+        .encode()
+    )

@@ -10,65 +10,73 @@ from typing import Any
 from sqlalchemy import String, bindparam, func, select
 from sqlmodel import col
 
-from mail.envelope.local_recipient import Recipient
-from mail.inbound.spam_check import Judged
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.spam_check import RecipientVerdict
 from mail.mailboxes import creation
-from mail.mailboxes.paths import INBOX, checked_path
-from mail.recipients.address_resolution import KEY
-from models.errors import Invalid
+from mail.mailboxes.paths import INBOX, validate_path
+from mail.recipients.address_resolution import ENCRYPTION_KEY
+from models.errors import InvalidInput
 from models.mailboxes.tables import Mailbox
-from models.runtime.environment import Turn, World
-from models.store.prepared_statements import Prepared, number
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import DelimiterAction, User
 
-MOST = 100  # children of INBOX, at which no more are created
+MAX_MAILBOXES = 100  # children of INBOX, at which no more are created
 
 
-async def filed(world: World, judged: Judged) -> Judged:
+async def apply_subaddress(
+    environment: Environment, recipient_verdict: RecipientVerdict
+) -> RecipientVerdict:
     """Return the verdict with the mailbox of the label. Spam stays in Junk."""
-    to = judged.to
+    to = recipient_verdict.recipient
     asked = to.label and to.delimiter_action is DelimiterAction.SUBFOLDER
-    if not asked or judged.verdict.is_spam:
-        return judged
-    path = folder_of(to.label)
-    row = await _folder(world, to, path) if path else None
+    if not asked or recipient_verdict.verdict.is_spam:
+        return recipient_verdict
+    path = mailbox_path_of_label(to.label)
+    row = await _find_or_create_mailbox(environment, to, path) if path else None
     if row is None:
-        return judged
-    return Judged(replace(to, mailbox_id=row.id, key=row.key), judged.verdict)
+        return recipient_verdict
+    return RecipientVerdict(
+        replace(to, mailbox_id=row.id, encryption_key=row.key), recipient_verdict.verdict
+    )
 
 
-def folder_of(label: str) -> str | None:
+def mailbox_path_of_label(label: str) -> str | None:
     """Return the mailbox path of a label, None if the label is not a valid mailbox name."""
     try:
-        path = checked_path(f"{INBOX}/{label.lower()}")
-    except Invalid:
+        path = validate_path(f"{INBOX}/{label.lower()}")
+    except InvalidInput:
         return None
     return path if path.count("/") == 1 else None
 
 
-async def _folder(world: World, to: Recipient, path: str) -> Any:
+async def _find_or_create_mailbox(
+    environment: Environment, recipient: LocalRecipient, mailbox_path: str
+) -> Any:
     """Return id and encryption key of the mailbox. Creates it if there are not too many."""
-    given = {"user": to.user_id, "path": path}
-    found = await world.database.find(_THERE, given)
+    given = {"user": recipient.user_id, "path": mailbox_path}
+    found = await environment.database.read_prepared(_SELECT_MAILBOX, given)
     if not found:
-        await world.apply(lambda turn: _make(turn, to.user_id, path), to.user_id)
-        found = await world.database.find(_THERE, given)
+        await environment.run_transaction(
+            lambda turn: _create_mailbox(turn, recipient.user_id, mailbox_path), recipient.user_id
+        )
+        found = await environment.database.read_prepared(_SELECT_MAILBOX, given)
     return found[0] if found else None
 
 
-_THERE = Prepared(
-    select(col(Mailbox.id), KEY.label("key"))
+_SELECT_MAILBOX = PreparedStatement(
+    select(col(Mailbox.id), ENCRYPTION_KEY.label("key"))
     .join(User, col(User.id) == col(Mailbox.user_id))
     .where(
-        col(Mailbox.user_id) == number("user"),
+        col(Mailbox.user_id) == integer_parameter("user"),
         col(Mailbox.path) == bindparam("path", type_=String),
     )
 )
 
 
-def _make(turn: Turn, user_id: int, path: str) -> None:
+def _create_mailbox(transaction: DatabaseTransaction, user_id: int, mailbox_path: str) -> None:
     """Create the mailbox unless INBOX has MAX_MAILBOXES children. The account must be locked."""
     below = col(Mailbox.path).startswith(f"{INBOX}/", autoescape=True)
     asked = select(func.count()).where(col(Mailbox.user_id) == user_id, below)
-    if turn.connection.execute(asked).scalar_one() < MOST:
-        creation.made(turn, user_id, path)
+    if transaction.connection.execute(asked).scalar_one() < MAX_MAILBOXES:
+        creation.find_or_create_mailbox(transaction, user_id, mailbox_path)

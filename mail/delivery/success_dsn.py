@@ -9,154 +9,204 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mail.envelope.delivery_jobs import Action, Result
-from mail.envelope.dsn_parameters import On, Wish, restored, typed
-from mail.envelope.local_recipient import Recipient
-from mail.inbound.incoming_message import Mail
-from mail.queue.dsn_writer import HEAD, About, Told, written
-from mail.queue.enqueue import Sender, hand_in, handed
-from mail.queue.redirect import new
-from mail.recipients.recipient_routes import Taken
+from mail.envelope.delivery_jobs import DeliveryResult, DsnAction
+from mail.envelope.dsn_parameters import (
+    DsnRequest,
+    NotifyCondition,
+    request_from_record,
+    typed_address,
+)
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.incoming_message import IncomingMessage
+from mail.queue.dsn_writer import MAX_HEADER_BYTES, ReportedMessage, ReportedRecipient, build_report
+from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
+from mail.queue.redirect import record_receipt_if_new
+from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.spam import verdict
-from mail.spam.scan_result import Scan
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.header_prepend import first
-from mail.storage.message_insert import Letter
-from mail.storage.received_messages import read, with_bytes
+from mail.spam.scan_result import ScanResult
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.header_prepend import read_beginning
+from mail.storage.message_insert import StorableMessage
+from mail.storage.received_messages import apply_with_blobs, read_message
 from models.events.journal import PLATFORM
 from models.queue.tables import DeliveryState
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow
 
 log = logging.getLogger(__name__)
 
 
-def ends(taken: Taken) -> Action | None:
+def dsn_action(accepted: AcceptedRecipient) -> DsnAction | None:
     """Return what a DSN says of a recipient; None if the server of its single target reports."""
-    beyond = _beyond(taken)
+    beyond = _target_count(accepted)
     if not beyond:
-        return Action.DELIVERED
-    return None if beyond == 1 and not taken.people else Action.EXPANDED
+        return DsnAction.DELIVERED
+    return None if beyond == 1 and not accepted.accounts else DsnAction.EXPANDED
 
 
-def passed_on(taken: Taken) -> Wish:
+def dsn_request_for_targets(accepted: AcceptedRecipient) -> DsnRequest:
     """Return the DSN request for the targets of a recipient.
 
     With several targets none reports success: the DSN for the first address is sent here.
     """
-    wish = taken.wish
-    if ends(taken) is None:
-        return replace(wish, orcpt=wish.orcpt or typed(taken.address))
-    return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
+    wish = accepted.dsn_request
+    if dsn_action(accepted) is None:
+        return replace(wish, orcpt=wish.orcpt or typed_address(accepted.address))
+    return DsnRequest(wish.without_condition(NotifyCondition.SUCCESS).conditions, ret=wish.ret)
 
 
-def _beyond(taken: Taken) -> int:
+def _target_count(accepted: AcceptedRecipient) -> int:
     """Return the number of targets a recipient is forwarded to."""
-    return sum(len(each.targets) + len(each.via) for each in taken.onward)
+    return sum(len(each.target_addresses) + len(each.endpoints) for each in accepted.forwards)
 
 
-async def after(
-    world: World, mail: "Mail", taken: Sequence[Taken], outcomes: Sequence[object]
+async def send_success_dsn(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    accepted_recipients: Sequence[AcceptedRecipient],
+    results: Sequence[object],
 ) -> None:
     """Send a DSN for the delivered recipients that request it. Errors don't affect the delivery."""
     told = [
-        Told(each.address, action, _RESULT, each.wish.orcpt)
-        for each, outcome in zip(taken, outcomes, strict=True)
-        if each.wish.on is not None
-        and each.wish.wants(On.SUCCESS)
+        ReportedRecipient(each.address, action, _DELIVERED_RESULT, each.dsn_request.orcpt)
+        for each, outcome in zip(accepted_recipients, results, strict=True)
+        if each.dsn_request.conditions is not None
+        and each.dsn_request.is_report_wanted(NotifyCondition.SUCCESS)
         and not isinstance(outcome, BaseException)
-        and not (outcome is None and each.people)  # it is in quarantine
-        and (action := ends(each)) is not None
+        and not (outcome is None and each.accounts)  # it is in quarantine
+        and (action := dsn_action(each)) is not None
     ]
-    if not told or not mail.sender or _doubtful(world, mail):
+    if not told or not incoming.envelope_sender or _is_spam_or_unverified(environment, incoming):
         return
     try:
-        await _send(world, mail, taken[0], told)
+        await _enqueue_dsn(environment, incoming, accepted_recipients[0], told)
     except Exception:  # the message is stored; the client must not send it again
-        log.exception("a report was not sent", extra={"id": mail.way.queue_id})
+        log.exception("a report was not sent", extra={"id": incoming.trace.queue_id})
 
 
-_RESULT = Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", here=Action.DELIVERED)
+_DELIVERED_RESULT = DeliveryResult(
+    DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", local_action=DsnAction.DELIVERED
+)
 
 
-def _doubtful(world: World, mail: "Mail") -> bool:
+def _is_spam_or_unverified(environment: Environment, incoming: "IncomingMessage") -> bool:
     """Return True if the message is spam or its sender was checked and is not verified."""
-    found = _known(world, mail)
-    scan = mail.letter.scan or Scan()
-    score = max(found.score.value, verdict.scored_by(scan, verdict.Limits()))
-    return score >= verdict.FLAGGED or _unsure(mail, found)
+    found = _sender_facts(environment, incoming)
+    scan = incoming.message.scan or ScanResult()
+    score = max(found.score.value, verdict.score_from_scan(scan, verdict.SpamThresholds()))
+    return score >= verdict.FLAGGED_SCORE or _is_sender_unverified(incoming, found)
 
 
-def _known(world: World, mail: "Mail") -> verdict.Known:
+def _sender_facts(environment: Environment, incoming: "IncomingMessage") -> verdict.SpamFacts:
     """Return the facts about the sender and the spam score."""
-    letter, believed = mail.letter, world.options.spam_headers
-    opinions = letter.facts.opinions if mail.handed else ()
-    return verdict.known(opinions, believed, mail.sender, letter.verification, letter.scan)
+    letter, believed = incoming.message, environment.options.spam_headers
+    opinions = letter.facts.spam_headers if incoming.from_trusted_server else ()
+    return verdict.spam_facts(
+        opinions, believed, incoming.envelope_sender, letter.verification, letter.scan
+    )
 
 
-def unsure(world: World, mail: "Mail") -> bool:
+def is_sender_unverified(environment: Environment, incoming: "IncomingMessage") -> bool:
     """Return True if the sender was checked and is not verified."""
-    return _unsure(mail, _known(world, mail))
+    return _is_sender_unverified(incoming, _sender_facts(environment, incoming))
 
 
-def _unsure(mail: "Mail", found: verdict.Known) -> bool:
+def _is_sender_unverified(incoming: "IncomingMessage", sender_facts: verdict.SpamFacts) -> bool:
     """Return True if the sender is forged, or was checked and is not verified."""
-    if found.forged:
+    if sender_facts.is_forged:
         return True
-    sure = found.vouched or (mail.letter.verification or {}).get("dmarc") == "pass"
-    return not sure and not mail.handed and mail.results is not None
+    sure = sender_facts.spf_passed or (incoming.message.verification or {}).get("dmarc") == "pass"
+    return (
+        not sure
+        and not incoming.from_trusted_server
+        and incoming.authentication_results is not None
+    )
 
 
-async def _send(world: World, mail: "Mail", of: Taken, told: Sequence[Told]) -> None:
+async def _enqueue_dsn(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    first_accepted: AcceptedRecipient,
+    reported_recipients: Sequence[ReportedRecipient],
+) -> None:
     """Build the DSN and enqueue it under the tenant of the first recipient."""
-    tenants = [person.to.tenant_id for person in of.people]
-    tenants += [onward.tenant_id for onward in of.onward]
-    tenant = next(iter(tenants), of.domain_id or 0)
-    about = About(mail.sender, world.now(), mail.way.queue_id, of.wish)
-    report = await _written(world, mail, (about, told), tenant)
-    await with_bytes(
-        world, tenant, report.letter, lambda turn, kept: enter(turn, report, kept), PLATFORM
+    tenants = [person.recipient.tenant_id for person in first_accepted.accounts]
+    tenants += [onward.tenant_id for onward in first_accepted.forwards]
+    tenant = next(iter(tenants), first_accepted.domain_id or 0)
+    about = ReportedMessage(
+        incoming.envelope_sender,
+        environment.now(),
+        incoming.trace.queue_id,
+        first_accepted.dsn_request,
+    )
+    report = await _build_dsn(environment, incoming, (about, reported_recipients), tenant)
+    await apply_with_blobs(
+        environment,
+        tenant,
+        report.message,
+        lambda turn, kept: enqueue_dsn(turn, report, kept),
+        PLATFORM,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Success:
+class SuccessDsn:
     """A DSN that can be queued."""
 
-    letter: Letter
-    to: str
+    message: StorableMessage
+    recipient: str
     tenant_id: int
-    known: str  # identifies a repeated delivery
+    repeat_key: str  # identifies a repeated delivery
 
 
-async def _written(
-    world: World, mail: "Mail", what: tuple[About, Sequence[Told]], tenant_id: int
-) -> Success:
+async def _build_dsn(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    message_and_recipients: tuple[ReportedMessage, Sequence[ReportedRecipient]],
+    tenant_id: int,
+) -> SuccessDsn:
     """Build the DSN and the key that identifies a repeat."""
-    about, told = what
-    head = await first(mail.source, min(mail.letter.facts.structure.body_start, HEAD))
-    letter = await read(written(world, about, told, head))
+    about, told = message_and_recipients
+    head = await read_beginning(
+        incoming.raw_message, min(incoming.message.facts.structure.body_start, MAX_HEADER_BYTES)
+    )
+    letter = await read_message(build_report(environment, about, told, head))
     named = ",".join(each.address for each in told)
-    known = f"{mail.sender}\0told\0{named}\0{mail.came}"
-    return Success(letter, mail.sender, tenant_id, known)
+    known = f"{incoming.envelope_sender}\0told\0{named}\0{incoming.content_digest}"
+    return SuccessDsn(letter, incoming.envelope_sender, tenant_id, known)
 
 
-def enter(turn: Turn, report: Success, kept: Kept) -> None:
+def enqueue_dsn(
+    transaction: DatabaseTransaction, dsn: SuccessDsn, stored_blobs: StoredMessageBlobs
+) -> None:
     """Enqueue a DSN once, in a transaction that locks PLATFORM. Its bytes must be stored."""
-    if new(turn, report.known):
-        given = handed(turn, report.letter, kept, "", [report.to])
-        hand_in(turn, Sender(None, report.tenant_id), given)
+    if record_receipt_if_new(transaction, dsn.repeat_key):
+        given = submission_from_message(transaction, dsn.message, stored_blobs, "", [dsn.recipient])
+        enqueue(transaction, SubmissionOwner(None, dsn.tenant_id), given)
 
 
-async def of_released(world: World, mail: "Mail", item: Picked, to: Recipient) -> Success | None:
+async def dsn_of_released(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    item_row: ColumnRow,
+    recipient: LocalRecipient,
+) -> SuccessDsn | None:
     """Return the DSN for a released message, None if its sender did not request one.
 
     The spam verdict is ignored, since the release has decided. The sender was verified when the
     message was quarantined; otherwise the stored request has no SUCCESS.
     """
-    wish = restored(item.wish)
-    if wish.on is None or On.SUCCESS not in wish.on or not mail.sender:
+    wish = request_from_record(item_row.wish)
+    if (
+        wish.conditions is None
+        or NotifyCondition.SUCCESS not in wish.conditions
+        or not incoming.envelope_sender
+    ):
         return None
-    told = [Told(item.wish["address"], Action.DELIVERED, _RESULT, wish.orcpt)]
-    about = About(mail.sender, item.created_at, item.queue_id, wish)
-    return await _written(world, mail, (about, told), to.tenant_id)
+    told = [
+        ReportedRecipient(
+            item_row.wish["address"], DsnAction.DELIVERED, _DELIVERED_RESULT, wish.orcpt
+        )
+    ]
+    about = ReportedMessage(incoming.envelope_sender, item_row.created_at, item_row.queue_id, wish)
+    return await _build_dsn(environment, incoming, (about, told), recipient.tenant_id)

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mail.addresses.address_syntax import normal_domain
-from mail.delivery.account_forwards import Outcome
-from mail.envelope.local_recipient import Recipient
-from mail.recipients.batch_resolution import homes
-from mail.recipients.recipient_routes import Answering, Onward, Taken
-from mail.spam.verdict import Spam
-from mail.storage.message_insert import Letter, Placed
-from mail.storage.message_trace import Way, new_id
-from mail.text.storable_text import storable
-from models.errors import Refused
+from mail.addresses.address_syntax import normalized_domain
+from mail.delivery.account_forwards import ForwardOutcome
+from mail.envelope.local_recipient import LocalRecipient
+from mail.recipients.batch_resolution import load_domains_by_name
+from mail.recipients.recipient_routes import AcceptedRecipient, AutoreplyAddress, OutgoingForward
+from mail.spam.verdict import SpamVerdict
+from mail.storage.message_insert import InsertedMessage, StorableMessage
+from mail.storage.message_trace import TraceRecorder, new_queue_id
+from mail.text.storable_text import make_storable
+from models.errors import RequestError
 from models.messages.message_trace import LogComponent
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
 if TYPE_CHECKING:
-    from mail.delivery.quarantine import Why
+    from mail.delivery.quarantine import QuarantineReason
 
 
 # Traces are shown to users and filtered by text: a label does not change with its class name.
@@ -40,118 +40,199 @@ _ERROR_LABELS = {
 }
 
 
-def began(world: World, way: Way, sender: str, taken: Sequence[Taken]) -> None:
+def record_accepted(
+    environment: Environment,
+    trace: TraceRecorder,
+    envelope_sender: str,
+    accepted_recipients: Sequence[AcceptedRecipient],
+) -> None:
     """Record the envelope sender, the queue ID and the accepted recipients."""
-    way.sender = sender
-    way.queue_id = way.queue_id or next((e.queue_id for e in taken if e.queue_id), new_id(world))
-    for each in taken:
-        way.say(world, "accepted", _whose(each), f"from <{sender}>")
+    trace.sender = envelope_sender
+    trace.queue_id = trace.queue_id or next(
+        (e.queue_id for e in accepted_recipients if e.queue_id), new_queue_id(environment)
+    )
+    for each in accepted_recipients:
+        trace.record_step(
+            environment, "accepted", _address_and_domain(each), f"from <{envelope_sender}>"
+        )
 
 
-async def turned_away(world: World, way: Way, taken: Sequence[Taken]) -> None:
+async def record_rejected_recipients(
+    environment: Environment, trace: TraceRecorder, accepted_recipients: Sequence[AcceptedRecipient]
+) -> None:
     """Record the refused recipients with the SMTP reply. No statement if there are none."""
-    away = [one for each in taken for one in each.beside]
-    if not away or not world.options.trace_for:
+    away = [one for each in accepted_recipients for one in each.rejected_recipients]
+    if not away or not environment.options.trace_for:
         return
-    names = {one.address: storable(normal_domain(one.address.rpartition("@")[2])) for one in away}
-    places = await homes(world, set(names.values()))
+    names = {
+        one.address: make_storable(normalized_domain(one.address.rpartition("@")[2]))
+        for one in away
+    }
+    places = await load_domains_by_name(environment, set(names.values()))
     for one in away:
         domain_id = next(iter(places.get(names[one.address], ())), None)
-        way.say(world, "turned away", (one.address, domain_id), one.reply)
+        trace.record_step(environment, "turned away", (one.address, domain_id), one.smtp_reply)
 
 
-def judged(world: World, way: Way, to: Recipient, verdict: Spam) -> None:
+def record_verdict(
+    environment: Environment, trace: TraceRecorder, recipient: LocalRecipient, verdict: SpamVerdict
+) -> None:
     """Record the spam verdict of a recipient."""
     said = f"{'spam' if verdict.is_spam else 'no spam'}, score {verdict.score}, by {verdict.reason}"
-    way.say(world, "judged", (to.address, to.domain_id), said, component=LogComponent.SPAM)
+    trace.record_step(
+        environment,
+        "judged",
+        (recipient.address, recipient.domain_id),
+        said,
+        component=LogComponent.SPAM,
+    )
 
 
-def held(world: World, way: Way, to: Recipient, why: "Why") -> None:
+def record_quarantined(
+    environment: Environment,
+    trace: TraceRecorder,
+    recipient: LocalRecipient,
+    reason: "QuarantineReason",
+) -> None:
     """Record that the message was quarantined, and why."""
-    said = f"{why.virus}, a virus" if why.virus else f"spam, {why.score:g} points"
-    way.say(world, "held", (to.address, to.domain_id), said, component=LogComponent.SPAM)
+    said = f"{reason.virus}, a virus" if reason.virus else f"spam, {reason.score:g} points"
+    trace.record_step(
+        environment,
+        "held",
+        (recipient.address, recipient.domain_id),
+        said,
+        component=LogComponent.SPAM,
+    )
 
 
-def answered(world: World, way: Way, to: Recipient | Answering, outcome: str | None) -> None:
+def record_autoreply(
+    environment: Environment,
+    trace: TraceRecorder,
+    recipient: LocalRecipient | AutoreplyAddress,
+    autoreply_outcome: str | None,
+) -> None:
     """Record the outcome of the automatic reply. None records nothing."""
-    if outcome is not None:
-        event = "answered" if outcome == "answered" else "not answered"
-        way.say(world, event, (to.address, to.domain_id), outcome)
+    if autoreply_outcome is not None:
+        event = "answered" if autoreply_outcome == "answered" else "not answered"
+        trace.record_step(
+            environment, event, (recipient.address, recipient.domain_id), autoreply_outcome
+        )
 
 
-def stored(
-    world: World, way: Way, to: Recipient, placed: Placed | None, forwarded: Outcome | None
+def record_stored(
+    environment: Environment,
+    trace: TraceRecorder,
+    recipient: LocalRecipient,
+    inserted: InsertedMessage | None,
+    forward_outcome: ForwardOutcome | None,
 ) -> None:
     """Record where the message was stored, and whether it was forwarded."""
-    _stored(world, way, to, placed)
-    if forwarded is not None:
-        is_sent = forwarded is Outcome.SENT
-        whose = to.address, to.domain_id
-        way.say(world, "sent on" if is_sent else "not sent on", whose, forwarded.lower())
+    _record_stored(environment, trace, recipient, inserted)
+    if forward_outcome is not None:
+        is_sent = forward_outcome is ForwardOutcome.SENT
+        whose = recipient.address, recipient.domain_id
+        trace.record_step(
+            environment, "sent on" if is_sent else "not sent on", whose, forward_outcome.lower()
+        )
 
 
-def _stored(world: World, way: Way, to: Recipient, placed: Placed | None) -> None:
+def _record_stored(
+    environment: Environment,
+    trace: TraceRecorder,
+    recipient: LocalRecipient,
+    inserted: InsertedMessage | None,
+) -> None:
     """Record the UID of the stored message, or that rules did not store it."""
-    whose = to.address, to.domain_id
-    if placed is None:
-        way.say(world, "not stored", whose, "by a rule", component=LogComponent.STORE)
+    whose = recipient.address, recipient.domain_id
+    if inserted is None:
+        trace.record_step(
+            environment, "not stored", whose, "by a rule", component=LogComponent.STORE
+        )
     else:
-        where = f"uid {placed.uid}{_instead(to)}"
-        way.say(
-            world,
+        where = f"uid {inserted.uid}{_rewrite_text(recipient)}"
+        trace.record_step(
+            environment,
             "stored",
             whose,
             where,
             component=LogComponent.STORE,
-            stored_message_id=placed.message_id,
+            stored_message_id=inserted.message_id,
         )
 
 
-def released(world: World, queue_id: str, to: Recipient, what: tuple[Placed | None, str]) -> Way:
+def record_released(
+    environment: Environment,
+    queue_id: str,
+    recipient: LocalRecipient,
+    inserted_and_releaser: tuple[InsertedMessage | None, str],
+) -> TraceRecorder:
     """Return a new trace of a message that was released from quarantine.
 
     The pair is the inserted message, None if rules did not store it, and the name of the releaser.
     """
-    placed, by = what
-    way = Way(queue_id)
-    way.say(world, "released", (to.address, to.domain_id), f"by {by}", component=LogComponent.SPAM)
-    _stored(world, way, to, placed)
+    placed, by = inserted_and_releaser
+    way = TraceRecorder(queue_id)
+    way.record_step(
+        environment,
+        "released",
+        (recipient.address, recipient.domain_id),
+        f"by {by}",
+        component=LogComponent.SPAM,
+    )
+    _record_stored(environment, way, recipient, placed)
     return way
 
 
-def sent_on(world: World, way: Way, onward: Onward) -> None:
+def record_forward(
+    environment: Environment, trace: TraceRecorder, forward: OutgoingForward
+) -> None:
     """Record that the message was queued for the targets of an address."""
-    targets = [*onward.targets, *(via.shown for via in onward.via)]
-    way.say(world, "sent on", (onward.address, onward.tenant_id), "to " + ", ".join(targets))
+    targets = [*forward.target_addresses, *(via.public_url for via in forward.endpoints)]
+    trace.record_step(
+        environment, "sent on", (forward.address, forward.tenant_id), "to " + ", ".join(targets)
+    )
 
 
-def ended(
-    world: World, way: Way, letter: Letter, taken: Sequence[Taken], outcomes: Sequence[object]
+def record_end(
+    environment: Environment,
+    trace: TraceRecorder,
+    message: StorableMessage,
+    accepted_recipients: Sequence[AcceptedRecipient],
+    results: Sequence[object],
 ) -> None:
     """Record refused and dropped recipients and schedule the write of the trace."""
-    for each, outcome in zip(taken, outcomes, strict=True):
-        if isinstance(outcome, Refused):
-            way.say(world, "refused", _whose(each), f"{_error_label(outcome)}: {outcome.message}")
+    for each, outcome in zip(accepted_recipients, results, strict=True):
+        if isinstance(outcome, RequestError):
+            trace.record_step(
+                environment,
+                "refused",
+                _address_and_domain(each),
+                f"{_error_label(outcome)}: {outcome.message}",
+            )
         elif isinstance(outcome, BaseException):
-            way.say(world, "refused", _whose(each), "something broke: it comes again")
-        elif not (each.people or each.onward):
-            way.say(world, "dropped", _whose(each))
-    way.write(world, letter)
+            trace.record_step(
+                environment, "refused", _address_and_domain(each), "something broke: it comes again"
+            )
+        elif not (each.accounts or each.forwards):
+            trace.record_step(environment, "dropped", _address_and_domain(each))
+    trace.schedule_write(environment, message)
 
 
-def _error_label(error: Refused) -> str:
+def _error_label(error: RequestError) -> str:
     """Return the label of an error in delivery traces."""
     name = type(error).__name__
     return _ERROR_LABELS.get(name, name)
 
 
-def _whose(taken: Taken) -> tuple[str, int | None]:
+def _address_and_domain(accepted: AcceptedRecipient) -> tuple[str, int | None]:
     """Return the address and the ID of its domain."""
-    if taken.people:
-        return taken.address, taken.people[0].to.domain_id
-    return taken.address, taken.onward[0].tenant_id if taken.onward else taken.domain_id
+    if accepted.accounts:
+        return accepted.address, accepted.accounts[0].recipient.domain_id
+    return accepted.address, accepted.forwards[
+        0
+    ].tenant_id if accepted.forwards else accepted.domain_id
 
 
-def _instead(to: Recipient) -> str:
+def _rewrite_text(recipient: LocalRecipient) -> str:
     """Return the text about a rewritten recipient, "" if it was not rewritten."""
-    return f", as {to.instead}" if to.instead else ""
+    return f", as {recipient.rewritten_address}" if recipient.rewritten_address else ""

@@ -14,14 +14,14 @@ from functools import partial
 from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import private_keys
 from mail.domains import mta_sts_policy
-from mail.domains.mta_sts_policy import BEFORE, OFF
-from models.domains.dkim_keys import ALL, DkimAlgorithm
+from mail.domains.mta_sts_policy import HOST_PREFIX, MODE_OFF
+from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm
 
-UNSET = "not configured: "  # prefix of a value that needs configuration first
-FOUND = 10  # of one name
-SHOWN = 1000  # of one record
-STRICT = ("quarantine", "reject")
-PASSES = ("+", "")  # of SPF mechanisms
+NOT_CONFIGURED = "not configured: "  # prefix of a value that needs configuration first
+MAX_SHOWN_RECORDS = 10  # of one name
+MAX_SHOWN_CHARACTERS = 1000  # of one record
+STRICT_POLICIES = ("quarantine", "reject")
+PASS_QUALIFIERS = ("+", "")  # of SPF mechanisms
 
 
 class DnsState(StrEnum):
@@ -34,18 +34,20 @@ class DnsState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class RecordAdvice:
     """A DNS record that a domain should have."""
 
     type: str
     name: str  # in ASCII, without the last dot
     value: str
     purpose: str
-    judge: Callable[[Sequence[str]], "Judged"] | None = None  # None: it is not checked
+    check_published: Callable[[Sequence[str]], "RecordCheck"] | None = (
+        None  # None: it is not checked
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class RecordCheck:
     """The result of checking published records."""
 
     state: DnsState
@@ -54,222 +56,249 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class SigningKey:
+class PublishedSigningKey:
     """A DKIM key with a record that should be published."""
 
     selector: str
     algorithm: DkimAlgorithm
-    public: str  # the value of p=
-    waits: bool = False
+    public_key: str  # the value of p=
+    is_pending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Ours:
+class DomainDnsFacts:
     """The facts of a domain that decide which records it needs."""
 
     domain: str
     hostname: str  # of this server
-    backup: bool = False  # this server is only a backup MX
-    keys: tuple[SigningKey, ...] = ()
-    mta_sts: str = OFF
-    spki: str | None = None  # SHA-256 of the SMTP server's public key, in hexadecimal
+    is_backup_mx: bool = False  # this server is only a backup MX
+    signing_keys: tuple[PublishedSigningKey, ...] = ()
+    mta_sts_mode: str = MODE_OFF
+    spki_sha256: str | None = None  # SHA-256 of the SMTP server's public key, in hexadecimal
 
 
-def advise(ours: Ours) -> list[Advice]:
+def advise_records(facts: DomainDnsFacts) -> list[RecordAdvice]:
     """All records that a domain should have, in the order of setting them up."""
-    domain, host = ascii_domain(ours.domain), ours.hostname.lower()
-    return [*_sending(ours, domain, host), *_services(ours.spki, domain, host)]
+    domain, host = ascii_domain(facts.domain), facts.hostname.lower()
+    return [*_mail_records(facts, domain, host), *_service_records(facts.spki_sha256, domain, host)]
 
 
-def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
+def _mail_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordAdvice]:
     """The records for receiving and sending mail."""
-    postmaster = f"rua=mailto:postmaster@{domain}"
-    named = "." in host
-    nameless = f"{UNSET}this machine has no name, set MERGANSER_HOSTNAME"
+    report_tag = f"rua=mailto:postmaster@{domain}"
+    has_host_name = "." in host
+    no_name_text = f"{NOT_CONFIGURED}this machine has no name, set MERGANSER_HOSTNAME"
 
-    def check_mx_records(found: Sequence[str]) -> Judged:
-        return judged_mx(found, host, backup=ours.backup)
+    def check_mx_records(published: Sequence[str]) -> RecordCheck:
+        return check_mx(published, host, is_backup_mx=facts.is_backup_mx)
 
-    def check_spf_records(found: Sequence[str]) -> Judged:
-        return judged_spf(found, domain, host)
+    def check_spf_records(published: Sequence[str]) -> RecordCheck:
+        return check_spf(published, domain, host)
 
     return [
-        Advice(
+        RecordAdvice(
             "MX",
             domain,
-            f"{20 if ours.backup else 10} {host}." if named else nameless,
+            f"{20 if facts.is_backup_mx else 10} {host}." if has_host_name else no_name_text,
             "Mail for the domain comes here",
-            check_mx_records if named else None,
+            check_mx_records if has_host_name else None,
         ),
-        Advice(
+        RecordAdvice(
             "TXT",
             domain,
-            f"v=spf1 mx a:{host} ~all" if named else nameless,
+            f"v=spf1 mx a:{host} ~all" if has_host_name else no_name_text,
             "SPF: which servers send mail of the domain",
-            check_spf_records if named else None,
+            check_spf_records if has_host_name else None,
         ),
-        *_dkim(ours, domain),
-        Advice(
+        *_dkim_records(facts, domain),
+        RecordAdvice(
             "TXT",
             f"_dmarc.{domain}",
-            f"v=DMARC1; p=quarantine; {postmaster}",
+            f"v=DMARC1; p=quarantine; {report_tag}",
             "DMARC: what others do with mail that only claims to be from the domain",
-            judged_dmarc,
+            check_dmarc,
         ),
-        *_mta_sts(ours, domain, host if named else ""),
-        Advice(
+        *_mta_sts_records(facts, domain, host if has_host_name else ""),
+        RecordAdvice(
             "TXT",
             f"_smtp._tls.{domain}",
-            f"v=TLSRPTv1; {postmaster}",
+            f"v=TLSRPTv1; {report_tag}",
             "TLS-RPT: where reports of failed encryption go",
-            judged_tlsrpt,
+            check_tlsrpt,
         ),
     ]
 
 
-def _dkim(ours: Ours, domain: str) -> list[Advice]:
-    return [dkim_advice(ours.domain, key) for key in ours.keys] or [
-        Advice(
+def _dkim_records(facts: DomainDnsFacts, domain: str) -> list[RecordAdvice]:
+    return [dkim_record_advice(facts.domain, key) for key in facts.signing_keys] or [
+        RecordAdvice(
             "TXT",
             f"dkim._domainkey.{domain}",
-            f"{UNSET}the domain has no key yet",
+            f"{NOT_CONFIGURED}the domain has no key yet",
             "DKIM: the key that mail of the domain is signed with",
         )
     ]
 
 
-def _mta_sts(ours: Ours, domain: str, host: str) -> list[Advice]:
-    there = bool(host) and ours.mta_sts != OFF and not ours.backup
-    nothing = f"{UNSET}there is no policy yet"
-    record = mta_sts_policy.record(host, ours.mta_sts)
+def _mta_sts_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordAdvice]:
+    has_policy = bool(host) and facts.mta_sts_mode != MODE_OFF and not facts.is_backup_mx
+    no_policy_text = f"{NOT_CONFIGURED}there is no policy yet"
+    record = mta_sts_policy.record_value(host, facts.mta_sts_mode)
 
-    def check_cname(found: Sequence[str]) -> Judged:
-        return _judged(found, right=[text.rstrip(".").lower() for text in found] == [host])
+    def check_cname(published: Sequence[str]) -> RecordCheck:
+        return _record_check(
+            published, is_right=[text.rstrip(".").lower() for text in published] == [host]
+        )
 
     return [
-        Advice(
+        RecordAdvice(
             "TXT",
             f"_mta-sts.{domain}",
-            record if there else nothing,
+            record if has_policy else no_policy_text,
             "MTA-STS: that the domain has a policy for encryption",
-            (lambda found: judged_sts(found, record)) if there else None,
+            (lambda found: check_mta_sts(found, record)) if has_policy else None,
         ),
-        Advice(
+        RecordAdvice(
             "CNAME",
-            f"{BEFORE}{domain}",
-            f"{host}." if there else nothing,
+            f"{HOST_PREFIX}{domain}",
+            f"{host}." if has_policy else no_policy_text,
             "MTA-STS: the host that serves the policy",
-            check_cname if there else None,
+            check_cname if has_policy else None,
         ),
     ]
 
 
-def judged_sts(found: Sequence[str], record: str) -> Judged:
+def check_mta_sts(published: Sequence[str], record: str) -> RecordCheck:
     """Check the MTA-STS record: exactly one, with the id of the current policy."""
-    records = [tags for text in found if (tags := _tags(text)).get("v") == "STSv1"]
-    return _judged(found, right=[tags.get("id") for tags in records] == [_tags(record)["id"]])
-
-
-def dkim_advice(domain: str, key: SigningKey) -> Advice:
-    """The advice for the record of a DKIM key. For a key of all domains the name is relative."""
-    name = f"{key.selector}._domainkey"
-    signed = "will be signed" if key.waits else "is signed"
-    return Advice(
-        "TXT",
-        name if domain == ALL else f"{name}.{ascii_domain(domain)}",
-        private_keys.record(key.algorithm, key.public),
-        f"DKIM: the key that mail of the domain {signed} with",
-        lambda found: judged_dkim(found, key.public),
+    records = [tags for text in published if (tags := _parse_tags(text)).get("v") == "STSv1"]
+    return _record_check(
+        published, is_right=[tags.get("id") for tags in records] == [_parse_tags(record)["id"]]
     )
 
 
-def _services(spki: str | None, domain: str, host: str) -> list[Advice]:
+def dkim_record_advice(domain: str, signing_key: PublishedSigningKey) -> RecordAdvice:
+    """The advice for the record of a DKIM key. For a key of all domains the name is relative."""
+    name = f"{signing_key.selector}._domainkey"
+    phrase = "will be signed" if signing_key.is_pending else "is signed"
+    return RecordAdvice(
+        "TXT",
+        name if domain == ALL_DOMAINS else f"{name}.{ascii_domain(domain)}",
+        private_keys.dns_record(signing_key.algorithm, signing_key.public_key),
+        f"DKIM: the key that mail of the domain {phrase} with",
+        lambda found: check_dkim(found, signing_key.public_key),
+    )
+
+
+def _service_records(spki_sha256: str | None, domain: str, host: str) -> list[RecordAdvice]:
     """The TLSA record, and the records that mail programs look up."""
-    nothing = f"{UNSET}this server does not offer it yet"
-    dane = spki if "." in host else None  # without a host name there is no TLSA name
+    not_offered_text = f"{NOT_CONFIGURED}this server does not offer it yet"
+    tlsa_digest = spki_sha256 if "." in host else None  # without a host name there is no TLSA name
     return [
-        Advice(
+        RecordAdvice(
             "TLSA",
             f"_25._tcp.{host}",
-            f"3 1 1 {dane}" if dane else f"{UNSET}there is no certificate yet",
+            f"3 1 1 {tlsa_digest}"
+            if tlsa_digest
+            else f"{NOT_CONFIGURED}there is no certificate yet",
             "DANE: the certificate of the server that takes mail",
-            partial(judged_tlsa, spki=dane) if dane else None,
+            partial(check_tlsa, spki_sha256=tlsa_digest) if tlsa_digest else None,
         ),
-        Advice("CNAME", f"autoconfig.{domain}", nothing, "Settings for Thunderbird and its kind"),
-        Advice("SRV", f"_autodiscover._tcp.{domain}", nothing, "Settings for Outlook and its kind"),
-        Advice("SRV", f"_imaps._tcp.{domain}", nothing, "Where programs read mail"),
-        Advice("SRV", f"_submissions._tcp.{domain}", nothing, "Where programs send mail"),
+        RecordAdvice(
+            "CNAME",
+            f"autoconfig.{domain}",
+            not_offered_text,
+            "Settings for Thunderbird and its kind",
+        ),
+        RecordAdvice(
+            "SRV",
+            f"_autodiscover._tcp.{domain}",
+            not_offered_text,
+            "Settings for Outlook and its kind",
+        ),
+        RecordAdvice("SRV", f"_imaps._tcp.{domain}", not_offered_text, "Where programs read mail"),
+        RecordAdvice(
+            "SRV", f"_submissions._tcp.{domain}", not_offered_text, "Where programs send mail"
+        ),
     ]
 
 
-def judged_mx(found: Sequence[str], host: str, *, backup: bool) -> Judged:
+def check_mx(published: Sequence[str], host: str, *, is_backup_mx: bool) -> RecordCheck:
     """Check MX records like "10 mx.example.org.".
 
     This server must have the best preference. For a backup MX, any preference is right.
     """
-    servers = []
-    for text in found:
+    mx_hosts = []
+    for text in published:
         preference, _, name = text.partition(" ")
-        servers.append((int(preference), name.rstrip(".").lower()))
-    ours = [preference for preference, name in servers if name == host]
-    best = min((preference for preference, _ in servers), default=0)
-    right = bool(ours) and (backup or min(ours) == best)
-    return _judged(found, right=right)
+        mx_hosts.append((int(preference), name.rstrip(".").lower()))
+    own_preferences = [preference for preference, name in mx_hosts if name == host]
+    best_preference = min((preference for preference, _ in mx_hosts), default=0)
+    is_right = bool(own_preferences) and (is_backup_mx or min(own_preferences) == best_preference)
+    return _record_check(published, is_right=is_right)
 
 
-def judged_spf(found: Sequence[str], domain: str, host: str) -> Judged:
+def check_spf(published: Sequence[str], domain: str, host: str) -> RecordCheck:
     """Check the SPF record: exactly one, with a mechanism that passes mail of this server."""
-    records = [text for text in found if re.match(r"v=spf1( |$)", text, re.IGNORECASE)]
-    ours = {"mx", f"mx:{domain}", f"a:{host}"}
+    records = [text for text in published if re.match(r"v=spf1( |$)", text, re.IGNORECASE)]
+    own_mechanisms = {"mx", f"mx:{domain}", f"a:{host}"}
     terms = [term.lower().rstrip(".") for text in records for term in text.split()[1:]]
-    right = any(
-        term[: -len(name)] in PASSES for name in ours for term in terms if term.endswith(name)
+    is_right = any(
+        term[: -len(name)] in PASS_QUALIFIERS
+        for name in own_mechanisms
+        for term in terms
+        if term.endswith(name)
     )
-    return _judged(records, right=right and len(records) == 1)
+    return _record_check(records, is_right=is_right and len(records) == 1)
 
 
-def judged_dmarc(found: Sequence[str]) -> Judged:
+def check_dmarc(published: Sequence[str]) -> RecordCheck:
     """Check the DMARC record: exactly one, with quarantine or reject for all mail."""
-    records = [tags for text in found if (tags := _tags(text)).get("v") == "DMARC1"]
-    right = len(records) == 1 and records[0].get("p", "").lower() in STRICT
-    return _judged(found, right=right and records[0].get("pct", "100") == "100")
+    records = [tags for text in published if (tags := _parse_tags(text)).get("v") == "DMARC1"]
+    is_right = len(records) == 1 and records[0].get("p", "").lower() in STRICT_POLICIES
+    return _record_check(published, is_right=is_right and records[0].get("pct", "100") == "100")
 
 
-def judged_dkim(found: Sequence[str], public: str) -> Judged:
+def check_dkim(published: Sequence[str], public_key: str) -> RecordCheck:
     """Check the DKIM record: exactly one, with this key. An empty p= means that it is revoked."""
-    right = len(found) == 1 and private_keys.is_record(found[0], public)
-    return _judged(found, right=right)
+    is_right = len(published) == 1 and private_keys.is_record_of_key(published[0], public_key)
+    return _record_check(published, is_right=is_right)
 
 
-def judged_tlsrpt(found: Sequence[str]) -> Judged:
+def check_tlsrpt(published: Sequence[str]) -> RecordCheck:
     """Check the TLS-RPT record: exactly one, with an address for reports."""
-    records = [tags for text in found if (tags := _tags(text)).get("v") == "TLSRPTv1"]
-    return _judged(found, right=len(records) == 1 and bool(records[0].get("rua")))
+    records = [tags for text in published if (tags := _parse_tags(text)).get("v") == "TLSRPTv1"]
+    return _record_check(published, is_right=len(records) == 1 and bool(records[0].get("rua")))
 
 
-def judged_tlsa(found: Sequence[str], *, spki: str) -> Judged:
+def check_tlsa(published: Sequence[str], *, spki_sha256: str) -> RecordCheck:
     """Check the TLSA records: one must match the public key (RFC 7672, section 3.1).
 
     The result for records of an authority only is UNKNOWN, since its certificate is not checked.
     """
-    records = [text.lower().split() for text in found]
-    if any(record[:3] == ["3", "1", "1"] and "".join(record[3:]) == spki for record in records):
-        return _judged(found, right=True)
+    records = [text.lower().split() for text in published]
+    if any(
+        record[:3] == ["3", "1", "1"] and "".join(record[3:]) == spki_sha256 for record in records
+    ):
+        return _record_check(published, is_right=True)
     if any(record[:1] == ["2"] for record in records):
-        shown = tuple(text[:SHOWN] for text in found[:FOUND])
-        return Judged(DnsState.UNKNOWN, shown, "it names an authority, and no key of ours")
-    return _judged(found, right=False)
+        shown_records = tuple(text[:MAX_SHOWN_CHARACTERS] for text in published[:MAX_SHOWN_RECORDS])
+        return RecordCheck(
+            DnsState.UNKNOWN, shown_records, "it names an authority, and no key of ours"
+        )
+    return _record_check(published, is_right=False)
 
 
-def _tags(text: str) -> dict[str, str]:
+def _parse_tags(record_text: str) -> dict[str, str]:
     """The tags of a record such as "v=DMARC1; p=none", with names in lower case."""
-    pairs = (part.partition("=") for part in text.split(";"))
+    pairs = (part.partition("=") for part in record_text.split(";"))
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-def _judged(found: Sequence[str], *, right: bool) -> Judged:
+def _record_check(published: Sequence[str], *, is_right: bool) -> RecordCheck:
     """The check result: MISSING without records, else OK or DIFFERENT."""
-    if not found:
-        return Judged(DnsState.MISSING)
-    state = DnsState.OK if right else DnsState.DIFFERENT
-    return Judged(state, tuple(text[:SHOWN] for text in found[:FOUND]))
+    if not published:
+        return RecordCheck(DnsState.MISSING)
+    state = DnsState.OK if is_right else DnsState.DIFFERENT
+    return RecordCheck(
+        state, tuple(text[:MAX_SHOWN_CHARACTERS] for text in published[:MAX_SHOWN_RECORDS])
+    )

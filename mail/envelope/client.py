@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class SmtpClientInfo:
     """The address, HELO name, TLS connection and login of an SMTP client."""
 
-    ip: str | None
-    helo: str
-    tls: str | None = None  # protocol version and cipher
-    authenticated: str | None = None  # of SMTP AUTH
+    ip_address: str | None
+    helo_name: str
+    tls_description: str | None = None  # protocol version and cipher
+    username: str | None = None  # of SMTP AUTH

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from mail.envelope.dsn_parameters import USUAL, Wish
+from mail.envelope.dsn_parameters import DEFAULT_REPORTS, DsnRequest
 from models.events.journal import PLATFORM
-from models.queue.tables import MIDDLE, DeliveryState
+from models.queue.tables import NORMAL_RANK, DeliveryState
 
-TOGETHER = 100  # every server accepts this number (RFC 5321, section 4.5.3.1.8)
-PERMANENT = 500  # reply codes from here on are permanent failures
+MAX_TRANSACTION_RECIPIENTS = 100  # every server accepts this number (RFC 5321, section 4.5.3.1.8)
+FIRST_PERMANENT_CODE = 500  # reply codes from here on are permanent failures
 
 
-class Action(StrEnum):
+class DsnAction(StrEnum):
     """The Action field of a DSN (RFC 3464, section 2.3.3)."""
 
     FAILED = "failed"
@@ -24,7 +24,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class To:
+class JobRecipient:
     """One recipient of a delivery job."""
 
     delivery_id: int
@@ -32,12 +32,12 @@ class To:
     attempts: int  # including the current one
     expires_at: datetime
     secret: str | None = field(default=None, repr=False)  # `Delivery.secret`
-    wish: Wish = USUAL
-    delay_told: bool = False  # the sender has got a delay report
+    dsn_request: DsnRequest = DEFAULT_REPORTS
+    is_delay_reported: bool = False  # the sender has got a delay report
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DeliveryJob:
     """Recipients of one submission in one domain, held under one lease."""
 
     lease: int
@@ -49,59 +49,63 @@ class Job:
     sender: str  # envelope sender; empty for DSNs
     domain: str
     created_at: datetime
-    recipients: Sequence[To]
-    via: str | None = None  # relay or webhook of a forward; `domain` has the same value
-    copy: bool = False  # made by a BCC rule; no DSNs are sent for it
-    rank: int = MIDDLE  # of the line it was taken from (mail/queue/destination_order.py)
-    tls: bool = False  # the sender requires TLS
-    header_id: str | None = None
-    begun_at: datetime | None = None  # time of the first attempt; None: `created_at`
-    hurried_at: datetime | None = None  # time of the last flush by an operator
-    ours: bool = False  # submitted on this server, so it gets DKIM signatures
+    recipients: Sequence[JobRecipient]
+    endpoint_url: str | None = None  # relay or webhook of a forward; `domain` has the same value
+    is_copy: bool = False  # made by a BCC rule; no DSNs are sent for it
+    rank: int = NORMAL_RANK  # of the line it was taken from (mail/queue/destination_order.py)
+    requires_tls: bool = False  # the sender requires TLS
+    message_id_header: str | None = None
+    first_due_at: datetime | None = None  # time of the first attempt; None: `created_at`
+    flushed_at: datetime | None = None  # time of the last flush by an operator
+    originates_here: bool = False  # submitted on this server, so it gets DKIM signatures
 
     @property
-    def stream(self) -> int:
+    def journal_stream(self) -> int:
         """The journal stream of the submission."""
         return PLATFORM if self.user_id is None else self.user_id
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DeliveryResult:
     """The result of one attempt for one recipient."""
 
     state: DeliveryState
-    code: int
-    text: str  # of the last SMTP reply
+    reply_code: int
+    reply_text: str  # of the last SMTP reply
     mx: str | None = None
-    tls: str | None = None  # protocol version and cipher
-    after_dot: bool = False  # the final dot was sent, so the server may have the message
-    told_there: bool = False  # the server offers DSN and sends the success report
-    here: Action | None = None  # the delivery ended on this server, with this action
-    alone: timedelta | None = None  # no attempt was made, since the destination is paused
+    tls_description: str | None = None  # protocol version and cipher
+    is_uncertain: bool = False  # the final dot was sent, so the server may have the message
+    is_reported_remotely: bool = False  # the server offers DSN and sends the success report
+    local_action: DsnAction | None = None  # the delivery ended on this server, with this action
+    paused_for: timedelta | None = None  # no attempt was made, since the destination is paused
 
     @classmethod
-    def refused(
-        cls, code: int, text: str, mx: str | None = None, tls: str | None = None
-    ) -> "Result":
+    def from_refusal(
+        cls,
+        reply_code: int,
+        reply_text: str,
+        mx: str | None = None,
+        tls_description: str | None = None,
+    ) -> "DeliveryResult":
         """A failure: permanent if the code is 500 or higher, otherwise temporary."""
-        final = code >= PERMANENT
-        state = DeliveryState.BOUNCED if final else DeliveryState.DEFERRED
-        return cls(state, code, text, mx, tls)
+        is_permanent = reply_code >= FIRST_PERMANENT_CODE
+        state = DeliveryState.BOUNCED if is_permanent else DeliveryState.DEFERRED
+        return cls(state, reply_code, reply_text, mx, tls_description)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class QueueLimits:
     """Concurrency limits and timeouts of a queue worker. Times are in seconds."""
 
-    owed: float = 40.0  # between two polls for success reports that are still owed
-    at_once: int = 20
-    per_domain: int | None = None  # None: the setting decides
-    claim: int = 25  # recipients taken at once; can be exceeded by one SMTP transaction
-    look: float = 15.0  # between two polls without a wake-up
-    connect: float = 30.0
-    greeting: float = 120.0  # for connecting, TLS, EHLO and login together
-    envelope: float = 900.0  # for MAIL and all RCPT commands
-    data: float = 3600.0  # for sending the message
-    answer: float = 300.0  # for the reply to a command (RFC 5321, section 4.5.3.2)
-    final: float = 600.0  # for the reply to the final dot
-    stall: float = 180.0  # without progress while the message is sent
+    report_poll_interval: float = 40.0  # between two polls for success reports that are still owed
+    max_destinations: int = 20
+    max_connections_per_domain: int | None = None  # None: the setting decides
+    claim_size: int = 25  # recipients taken at once; can be exceeded by one SMTP transaction
+    poll_interval: float = 15.0  # between two polls without a wake-up
+    connect_timeout: float = 30.0
+    greeting_timeout: float = 120.0  # for connecting, TLS, EHLO and login together
+    envelope_timeout: float = 900.0  # for MAIL and all RCPT commands
+    data_timeout: float = 3600.0  # for sending the message
+    reply_timeout: float = 300.0  # for the reply to a command (RFC 5321, section 4.5.3.2)
+    final_reply_timeout: float = 600.0  # for the reply to the final dot
+    stall_timeout: float = 180.0  # without progress while the message is sent

@@ -7,11 +7,11 @@ from enum import StrEnum
 
 import idna
 
-from mail.mime.header_encoding import needs_utf8, on_wire
+from mail.mime.header_encoding import needs_smtputf8, with_ascii_domain
 
 ENVID_MAX = 100  # encoded characters (RFC 3461, section 5.4)
 ORCPT_MAX = 500
-NEVER = "NEVER"
+NOTIFY_NEVER = "NEVER"
 FULL, HDRS = "FULL", "HDRS"
 
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
@@ -22,7 +22,7 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]+")
 _PRINTABLE_UTF8 = re.compile(r"[\x20-\x7e\xa0-\U0010ffff]+")
 
 
-class On(StrEnum):
+class NotifyCondition(StrEnum):
     """A condition of the NOTIFY parameter."""
 
     SUCCESS = "SUCCESS"
@@ -30,159 +30,190 @@ class On(StrEnum):
     DELAY = "DELAY"
 
 
-class Unfit(ValueError):
+class InvalidDsnParameter(ValueError):
     """A DSN parameter has an invalid value."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DsnRequest:
     """The DSN request of a recipient (NOTIFY, ORCPT) and its message (ENVID, RET)."""
 
-    on: frozenset[On] | None = None  # empty: NOTIFY=NEVER; None: no NOTIFY
+    conditions: frozenset[NotifyCondition] | None = None  # empty: NOTIFY=NEVER; None: no NOTIFY
     orcpt: str | None = None  # original recipient as type;address
     envid: str | None = None
     ret: str | None = None
 
-    def wants(self, what: On) -> bool:
+    def is_report_wanted(self, condition: NotifyCondition) -> bool:
         """True if this condition is reported. Without NOTIFY, these are failures and delays."""
-        return what is not On.SUCCESS if self.on is None else what in self.on
+        return (
+            condition is not NotifyCondition.SUCCESS
+            if self.conditions is None
+            else condition in self.conditions
+        )
 
     @property
-    def notify(self) -> str | None:
+    def notify_value(self) -> str | None:
         """The value of NOTIFY for storage and SMTP. None without NOTIFY."""
-        return None if self.on is None else ",".join(sorted(self.on)) or NEVER
+        return (
+            None if self.conditions is None else ",".join(sorted(self.conditions)) or NOTIFY_NEVER
+        )
 
-    def without(self, what: On) -> "Wish":
+    def without_condition(self, condition: NotifyCondition) -> "DsnRequest":
         """A copy of the request without this condition."""
-        return self if self.on is None else replace(self, on=self.on - {what})
+        return (
+            self
+            if self.conditions is None
+            else replace(self, conditions=self.conditions - {condition})
+        )
 
 
-ALL = Wish(frozenset(On), ret=HDRS)
-NOTHING = Wish(frozenset())
-USUAL = Wish()
+ALL_REPORTS = DsnRequest(frozenset(NotifyCondition), ret=HDRS)
+NO_REPORTS = DsnRequest(frozenset())
+DEFAULT_REPORTS = DsnRequest()
 
 
-def kept(notify: str | None) -> frozenset[On] | None:
+def conditions_from_notify(notify: str | None) -> frozenset[NotifyCondition] | None:
     """Parse a stored value of NOTIFY. Raises ValueError if a condition is unknown."""
-    return None if notify is None else frozenset(On(condition) for condition in words(notify))
+    return (
+        None
+        if notify is None
+        else frozenset(NotifyCondition(condition) for condition in split_notify(notify))
+    )
 
 
-def words(notify: str) -> list[str]:
+def split_notify(notify: str) -> list[str]:
     """The conditions of a NOTIFY value. Empty for NEVER."""
-    return [] if notify == NEVER else notify.split(",")
+    return [] if notify == NOTIFY_NEVER else notify.split(",")
 
 
-def stored(wish: Wish, address: str) -> dict[str, str | None] | None:
+def record_from_request(request: DsnRequest, address: str) -> dict[str, str | None] | None:
     """A JSON record of an address and its DSN request. None for the default request."""
-    if wish == USUAL:
+    if request == DEFAULT_REPORTS:
         return None
-    said = {"notify": wish.notify, "orcpt": wish.orcpt, "envid": wish.envid, "ret": wish.ret}
-    return {"address": address, **said}
+    values = {
+        "notify": request.notify_value,
+        "orcpt": request.orcpt,
+        "envid": request.envid,
+        "ret": request.ret,
+    }
+    return {"address": address, **values}
 
 
-def restored(kept_: Mapping[str, str | None] | None) -> Wish:
+def request_from_record(record: Mapping[str, str | None] | None) -> DsnRequest:
     """The DSN request of a record that `record_from_request` made."""
-    if kept_ is None:
-        return USUAL
-    return Wish(kept(kept_["notify"]), kept_["orcpt"], kept_["envid"], kept_["ret"])
+    if record is None:
+        return DEFAULT_REPORTS
+    return DsnRequest(
+        conditions_from_notify(record["notify"]), record["orcpt"], record["envid"], record["ret"]
+    )
 
 
-def of_message(parameters: MutableMapping[str, str]) -> Wish:
+def pop_mail_parameters(parameters: MutableMapping[str, str]) -> DsnRequest:
     """Remove ENVID and RET from the parameters of MAIL and return them as a request.
 
     Raises InvalidDsnParameter.
     """
     ret = parameters.pop("RET", None)
     if ret is not None and (ret := ret.upper()) not in {FULL, HDRS}:
-        raise Unfit("RET is FULL or HDRS")
+        raise InvalidDsnParameter("RET is FULL or HDRS")
     envid = parameters.pop("ENVID", None)
     if envid is None:
-        return Wish(ret=ret)
+        return DsnRequest(ret=ret)
     if len(envid) > ENVID_MAX or not _XTEXT.fullmatch(envid):
-        raise Unfit("ENVID is xtext, of at most 100 characters")
-    envid = plain(envid)
+        raise InvalidDsnParameter("ENVID is xtext, of at most 100 characters")
+    envid = decode_xtext(envid)
     if not _PRINTABLE.fullmatch(envid):
-        raise Unfit("ENVID is printable")
-    return Wish(envid=envid, ret=ret)
+        raise InvalidDsnParameter("ENVID is printable")
+    return DsnRequest(envid=envid, ret=ret)
 
 
-def of_recipient(parameters: MutableMapping[str, str], of: Wish, *, utf8: bool) -> Wish:
+def pop_rcpt_parameters(
+    parameters: MutableMapping[str, str], message_request: DsnRequest, *, allows_utf8: bool
+) -> DsnRequest:
     """Remove NOTIFY and ORCPT from the parameters of RCPT and add them to a request.
 
     `message_request` has ENVID and RET of the message. Raises InvalidDsnParameter.
     """
-    on, orcpt = None, None
-    if (given := parameters.pop("NOTIFY", None)) is not None:
-        said = words(given.upper())
-        if not set(said) <= set(On) or len(set(said)) < len(said):
-            raise Unfit("NOTIFY is NEVER, or some of SUCCESS, FAILURE and DELAY")
-        on = frozenset(On(condition) for condition in said)
-    if (given := parameters.pop("ORCPT", None)) is not None:
-        orcpt = _first(given, utf8=utf8)
-    return replace(of, on=on, orcpt=orcpt)
+    conditions, orcpt = None, None
+    if (value := parameters.pop("NOTIFY", None)) is not None:
+        names = split_notify(value.upper())
+        if not set(names) <= set(NotifyCondition) or len(set(names)) < len(names):
+            raise InvalidDsnParameter("NOTIFY is NEVER, or some of SUCCESS, FAILURE and DELAY")
+        conditions = frozenset(NotifyCondition(condition) for condition in names)
+    if (value := parameters.pop("ORCPT", None)) is not None:
+        orcpt = _parse_orcpt(value, allows_utf8=allows_utf8)
+    return replace(message_request, conditions=conditions, orcpt=orcpt)
 
 
-def _first(given: str, *, utf8: bool) -> str:
+def _parse_orcpt(value: str, *, allows_utf8: bool) -> str:
     """Decode the value of ORCPT. Raises InvalidDsnParameter."""
-    kind, mark, address = given.partition(";")
-    wide = utf8 and kind.lower() == "utf-8"
-    form, shown = (_XTEXT_UTF8, _PRINTABLE_UTF8) if wide else (_XTEXT, _PRINTABLE)
-    if len(given) > ORCPT_MAX or not (mark and _TYPE.fullmatch(kind) and form.fullmatch(address)):
-        raise Unfit("ORCPT is a type, a semicolon and xtext, of at most 500 characters")
-    address = plain(address)
-    if not shown.fullmatch(address):
-        raise Unfit("ORCPT is printable")
-    return f"{kind.lower()};{address}"
+    address_type, separator, address = value.partition(";")
+    is_utf8 = allows_utf8 and address_type.lower() == "utf-8"
+    encoded_pattern, decoded_pattern = (
+        (_XTEXT_UTF8, _PRINTABLE_UTF8) if is_utf8 else (_XTEXT, _PRINTABLE)
+    )
+    if len(value) > ORCPT_MAX or not (
+        separator and _TYPE.fullmatch(address_type) and encoded_pattern.fullmatch(address)
+    ):
+        raise InvalidDsnParameter(
+            "ORCPT is a type, a semicolon and xtext, of at most 500 characters"
+        )
+    address = decode_xtext(address)
+    if not decoded_pattern.fullmatch(address):
+        raise InvalidDsnParameter("ORCPT is printable")
+    return f"{address_type.lower()};{address}"
 
 
-def plain(xtext: str) -> str:
+def decode_xtext(xtext: str) -> str:
     """Decode xtext (RFC 3461, section 4)."""
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), xtext)
 
 
-def xtext(text: str) -> str:
+def encode_xtext(text: str) -> str:
     """Encode a text as xtext, with non-ASCII characters as in RFC 6533, section 3."""
-    return "".join(map(_sign, escaped(text)))
+    return "".join(map(_xtext_character, escape_non_ascii(text)))
 
 
-def _sign(sign: str) -> str:
+def _xtext_character(character: str) -> str:
     """One ASCII character as xtext."""
-    return sign if "!" <= sign <= "~" and sign not in "+=" else f"+{ord(sign):02X}"
+    return (
+        character if "!" <= character <= "~" and character not in "+=" else f"+{ord(character):02X}"
+    )
 
 
-def escaped(text: str) -> str:
+def escape_non_ascii(text: str) -> str:
     """The text with each non-ASCII character as a hexadecimal escape (RFC 6533, section 3)."""
     return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in text)
 
 
-def typed(address: str) -> str:
+def typed_address(address: str) -> str:
     """An address with its address type, as in ORCPT and Final-Recipient."""
-    if needs_utf8(address):
+    if needs_smtputf8(address):
         return f"utf-8;{address}"
     try:
-        return f"rfc822;{on_wire(address)}"
+        return f"rfc822;{with_ascii_domain(address)}"
     except idna.IDNAError:
-        return f"rfc822;{escaped(address)}"
+        return f"rfc822;{escape_non_ascii(address)}"
 
 
-def mail_parameters(wish: Wish) -> list[str]:
+def format_mail_parameters(request: DsnRequest) -> list[str]:
     """The ENVID and RET parameters of MAIL, for a server that offers DSN."""
-    given = [] if wish.ret is None else [f"RET={wish.ret}"]
-    if wish.envid and len(made := xtext(wish.envid)) <= ENVID_MAX:
-        given.append(f"ENVID={made}")
-    return given
+    parameters = [] if request.ret is None else [f"RET={request.ret}"]
+    if request.envid and len(encoded := encode_xtext(request.envid)) <= ENVID_MAX:
+        parameters.append(f"ENVID={encoded}")
+    return parameters
 
 
-def rcpt_parameters(wish: Wish) -> list[str]:
+def format_rcpt_parameters(request: DsnRequest) -> list[str]:
     """The NOTIFY and ORCPT parameters of RCPT, for a server that offers DSN."""
-    given = [] if wish.notify is None else [f"NOTIFY={wish.notify}"]
-    if wish.orcpt:
-        kind, _, address = wish.orcpt.partition(";")
-        if len(made := f"{kind};{xtext(address)}") <= ORCPT_MAX:
-            given.append(f"ORCPT={made}")
-    return given
+    parameters = [] if request.notify_value is None else [f"NOTIFY={request.notify_value}"]
+    if request.orcpt:
+        address_type, _, address = request.orcpt.partition(";")
+        if len(encoded := f"{address_type};{encode_xtext(address)}") <= ORCPT_MAX:
+            parameters.append(f"ORCPT={encoded}")
+    return parameters
 
 
-def some(wishes: Iterable[Wish]) -> Wish:
+def first_message_request(requests: Iterable[DsnRequest]) -> DsnRequest:
     """The first request that has ENVID or RET, or the default request."""
-    return next((request for request in wishes if request.envid or request.ret), USUAL)
+    return next((request for request in requests if request.envid or request.ret), DEFAULT_REPORTS)

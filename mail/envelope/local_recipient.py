@@ -8,7 +8,7 @@ from models.users.tables import DelimiterAction
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
+class LocalRecipient:
     """The account that receives a message, and how the message is delivered to it."""
 
     user_id: int
@@ -16,23 +16,27 @@ class Recipient:
     mailbox_id: int  # INBOX
     address_id: int
     address: str  # as given
-    key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
-    answers: bool = False  # by itself, now
+    encryption_key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
+    has_autoreply: bool = False  # by itself, now
     spam_level: int = 50
-    ruled: bool = False  # there are rules about senders, of whomsoever
+    has_sender_rules: bool = False  # there are rules about senders, of whomsoever
     domain_id: int | None = None  # of the address, or else of the account
     tags: Sequence[str] = ()  # of the address
-    instead: str | None = None  # the address after a rewrite
-    copied: bool = (
+    rewritten_address: str | None = None  # the address after a rewrite
+    has_bcc_rules: bool = (
         False  # there are rules that may have it copied: mail/delivery/recipient_rewrites.py
     )
-    scripted: bool = False  # a script of the account runs: mail/delivery/delivery_plan.py
-    filtered: bool = False  # it has filters: mail/delivery/filter_execution.py
-    tls_only: bool = False  # no mail from elsewhere without TLS
+    has_script: bool = False  # a script of the account runs: mail/delivery/delivery_plan.py
+    has_filters: bool = False  # it has filters: mail/delivery/filter_execution.py
+    requires_tls: bool = False  # no mail from elsewhere without TLS
     junk_score: float | None = None  # None: the usual one, of mail/spam/verdict.py
     reject_score: float | None = None
-    forwards: bool = False  # what comes is sent on to targets: mail/delivery/account_forwards.py
+    has_forward_targets: bool = (
+        False  # what comes is sent on to targets: mail/delivery/account_forwards.py
+    )
     delimiter_action: DelimiterAction = DelimiterAction.NONE  # what this does:
     label: str = ""  # of the address
-    original: str | None = None  # the address that was asked for first, where that is another
+    original_address: str | None = (
+        None  # the address that was asked for first, where that is another
+    )
     role: Role = Role.USER  # of the account

@@ -9,20 +9,20 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-MARK = "upload-"  # of file names; the key follows in hex
-CHUNK = 1024 * 1024  # bytes
-BLOCK = 512  # bytes in the unit of `st_blocks`
+NAME_PREFIX = "upload-"  # of file names; the key follows in hex
+HASH_CHUNK = 1024 * 1024  # bytes
+STAT_BLOCK_BYTES = 512  # bytes in the unit of `st_blocks`
 
 
-class Busy(Exception):
+class FileInUseError(Exception):
     """Another request appends to the file, here or in another process of the machine."""
 
 
-class Lost(Exception):
+class UploadBytesLostError(Exception):
     """Acknowledged bytes are neither in the file nor in the object store."""
 
 
-class Arriving:
+class ResumableFile:
     """A file that grows, with its lock: one writer at a time.
 
     The methods wait for the disk, so call them in threads. A canceled call may still run in its
@@ -30,13 +30,13 @@ class Arriving:
     """
 
     def __init__(self, folder: Path, key: int) -> None:
-        self.path = path_of(folder, key)
+        self.path = file_path(folder, key)
         self.size = 0
         self._handle = -1
         self._lock = threading.Lock()
         self._named = False  # the name of the file is on the disk
 
-    def __enter__(self) -> "Arriving":
+    def __enter__(self) -> "ResumableFile":
         """Open the file, and create it if it is missing.
 
         Raises FileInUseError if another writer has it open.
@@ -46,7 +46,7 @@ class Arriving:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._handle)
-            raise Busy from None
+            raise FileInUseError from None
         return self
 
     def __exit__(
@@ -59,26 +59,26 @@ class Arriving:
             os.close(self._handle)  # releases the lock too
             self._handle = -1
 
-    def go_on(self, size: int) -> None:
+    def resume_at(self, size: int) -> None:
         """Append after `size` bytes. Later bytes were never acknowledged and are removed.
 
         Raises UploadBytesLostError if the file is shorter.
         """
         with self._lock:
             if (found := os.fstat(self._handle).st_size) < size:
-                raise Lost(f"the file ends at {found}")
+                raise UploadBytesLostError(f"the file ends at {found}")
             os.ftruncate(self._handle, size)
             self.size, self._named = size, size > 0
 
-    def go_on_without(self, size: int) -> None:
+    def resume_at_without_bytes(self, size: int) -> None:
         """Append after `size` bytes that may be missing and can be written later."""
         with self._lock:
             os.ftruncate(self._handle, size)
             self.size = size
 
-    def append(self, piece: bytes | bytearray) -> None:
+    def append(self, data: bytes | bytearray) -> None:
         """Append bytes. If the disk is full, as many as fit are written before the OSError."""
-        with self._lock, memoryview(piece) as rest:
+        with self._lock, memoryview(data) as rest:
             done = 0
             while done < len(rest):
                 written = os.pwrite(self._handle, rest[done:], self.size)
@@ -95,25 +95,25 @@ class Arriving:
             while start < end:
                 part = os.pread(self._handle, end - start, start)
                 if not part:
-                    raise Lost(f"the file ends at {start}")
+                    raise UploadBytesLostError(f"the file ends at {start}")
                 parts.append(part)
                 start += len(part)
         return b"".join(parts)
 
-    def write(self, start: int, piece: bytes) -> None:
+    def write(self, start: int, data: bytes) -> None:
         """Overwrite the bytes from `start` on."""
-        with self._lock, memoryview(piece) as rest:
+        with self._lock, memoryview(data) as rest:
             done = 0
             while done < len(rest):
                 done += os.pwrite(self._handle, rest[done:], start + done)
 
-    def hash(self, start: int, end: int, *hashes: "hashlib._Hash") -> None:
+    def update_hashes(self, start: int, end: int, *hashes: "hashlib._Hash") -> None:
         """Add the bytes from `start` to before `end` to each of the hashes.
 
         Raises UploadBytesLostError if the file is shorter.
         """
-        for at in range(start, end, CHUNK):
-            chunk = self.read(at, min(at + CHUNK, end))
+        for at in range(start, end, HASH_CHUNK):
+            chunk = self.read(at, min(at + HASH_CHUNK, end))
             for each in hashes:
                 each.update(chunk)
 
@@ -126,15 +126,15 @@ class Arriving:
                 self._named = True
 
 
-def path_of(folder: Path, key: int) -> Path:
+def file_path(folder: Path, key: int) -> Path:
     """Return the path of the file with a key."""
-    return folder / f"{MARK}{key:x}"
+    return folder / f"{NAME_PREFIX}{key:x}"
 
 
-def size_of(folder: Path, key: int) -> int:
+def file_size(folder: Path, key: int) -> int:
     """Return the number of bytes of the file, 0 if there is no file."""
     try:
-        return path_of(folder, key).stat().st_size
+        return file_path(folder, key).stat().st_size
     except FileNotFoundError:
         return 0
 
@@ -142,29 +142,29 @@ def size_of(folder: Path, key: int) -> int:
 def disk_use(folder: Path, key: int) -> int:
     """Bytes of the disk that the file takes; 0 if there is no file."""
     try:
-        return path_of(folder, key).stat().st_blocks * BLOCK
+        return file_path(folder, key).stat().st_blocks * STAT_BLOCK_BYTES
     except FileNotFoundError:
         return 0
 
 
-def remove(folder: Path, key: int) -> None:
+def remove_file(folder: Path, key: int) -> None:
     """Remove the file with a key, if it exists."""
-    path_of(folder, key).unlink(missing_ok=True)
+    file_path(folder, key).unlink(missing_ok=True)
 
 
-def arrived(folder: Path) -> list[int]:
+def list_file_keys(folder: Path) -> list[int]:
     """Return the keys of all files of uploads in the folder."""
     found = []
-    for path in folder.glob(f"{MARK}*"):
+    for path in folder.glob(f"{NAME_PREFIX}*"):
         with suppress(ValueError):
-            found.append(int(path.name.removeprefix(MARK), 16))
+            found.append(int(path.name.removeprefix(NAME_PREFIX), 16))
     return found
 
 
-def sweep(folder: Path, keys: Collection[int]) -> int:
+def remove_files(folder: Path, keys: Collection[int]) -> int:
     """Remove the files with these keys, and return the number of keys."""
     for key in keys:
-        remove(folder, key)
+        remove_file(folder, key)
     return len(keys)
 
 

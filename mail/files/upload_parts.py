@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlmodel import col
 
-from mail.files.resumable_file import Arriving, Lost
-from mail.storage.blobs.errors import Corrupt
+from mail.files.resumable_file import ResumableFile, UploadBytesLostError
+from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_stores import object_name
 from models.files.blobs import UploadPart
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, picked
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, select_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class StoredPart:
         """The offset after its last byte."""
         return self.start + self.size
 
-    def row(self, key: int, upload_id: int) -> dict[str, object]:
+    def column_values(self, part_id: int, upload_id: int) -> dict[str, object]:
         """Return the column values of its row."""
         return {
-            "id": key,
+            "id": part_id,
             "upload_id": upload_id,
             "start": self.start,
             "size": self.size,
@@ -49,39 +49,41 @@ class StoredPart:
         }
 
 
-def is_shared(world: World) -> bool:
+def are_parts_shared(environment: Environment) -> bool:
     """True if several servers can receive parts of one upload."""
-    return world.database.dialect == "postgresql"
+    return environment.database.dialect == "postgresql"
 
 
-async def store(world: World, file: Arriving, start: int, end: int) -> StoredPart:
+async def store_part(
+    environment: Environment, file: ResumableFile, start: int, end: int
+) -> StoredPart:
     """Store the bytes of the file from `start` to before `end` as an object.
 
     The bytes are held in memory.
     """
-    content, digest = await asyncio.to_thread(_read, file, start, end)
-    name = object_name(digest, world.key())
-    await world.blobs.put(name, content)
+    content, digest = await asyncio.to_thread(_read_and_hash, file, start, end)
+    name = object_name(digest, environment.new_id())
+    await environment.object_store.put(name, content)
     return StoredPart(start, end - start, digest, name)
 
 
-def _read(file: Arriving, start: int, end: int) -> tuple[bytes, str]:
+def _read_and_hash(file: ResumableFile, start: int, end: int) -> tuple[bytes, str]:
     content = file.read(start, end)
     return content, hashlib.sha256(content).hexdigest()
 
 
-def delete_parts(turn: Turn, upload_ids: Sequence[int]) -> list[str]:
+def delete_parts(transaction: DatabaseTransaction, upload_ids: Sequence[int]) -> list[str]:
     """Delete the parts of uploads and return the names of their objects.
 
     Lock or change the rows of the uploads first: then no other request adds a part.
     """
     of_uploads = col(UploadPart.upload_id).in_(upload_ids)
     removal = delete(UploadPart).where(of_uploads).returning(col(UploadPart.name))
-    return list(turn.connection.execute(removal).scalars())
+    return list(transaction.connection.execute(removal).scalars())
 
 
 async def complete_file(
-    world: World, file: Arriving, upload_id: int, *, size: int, own_from: int
+    environment: Environment, file: ResumableFile, upload_id: int, *, size: int, request_start: int
 ) -> str:
     """Write missing bytes of the upload to the file, and return the SHA-256 of the upload.
 
@@ -89,53 +91,55 @@ async def complete_file(
     compared with the parts, and fetched if they differ. Raises UploadBytesLostError if a part can't
     be read.
     """
-    whole, at = hashlib.sha256(), 0
-    if own_from and is_shared(world):
-        for part in await _earlier_parts(world, upload_id, own_from):
-            if part.start != at:
+    upload_hash, position = hashlib.sha256(), 0
+    if request_start and are_parts_shared(environment):
+        for part in await _load_earlier_parts(environment, upload_id, request_start):
+            if part.start != position:
                 break
-            whole = await _add_part(world, file, part, whole)
-            at = part.start + part.size
-        if at != own_from:
-            raise Lost(f"no part has the bytes from {at} on")
-    await asyncio.to_thread(file.hash, at, size, whole)
-    return whole.hexdigest()
+            upload_hash = await _hash_part(environment, file, part, upload_hash)
+            position = part.start + part.size
+        if position != request_start:
+            raise UploadBytesLostError(f"no part has the bytes from {position} on")
+    await asyncio.to_thread(file.update_hashes, position, size, upload_hash)
+    return upload_hash.hexdigest()
 
 
-async def _earlier_parts(world: World, upload_id: int, before: int) -> Sequence[Picked]:
-    part = select(*picked(UploadPart)).where(
-        col(UploadPart.upload_id) == upload_id, col(UploadPart.start) < before
+async def _load_earlier_parts(
+    environment: Environment, upload_id: int, before_offset: int
+) -> Sequence[ColumnRow]:
+    part = select(*select_columns(UploadPart)).where(
+        col(UploadPart.upload_id) == upload_id, col(UploadPart.start) < before_offset
     )
-    return await world.database.read(part.order_by(col(UploadPart.start)))
+    return await environment.database.read(part.order_by(col(UploadPart.start)))
 
 
-async def _add_part(
-    world: World, file: Arriving, part: Picked, whole: "hashlib._Hash"
+async def _hash_part(
+    environment: Environment, file: ResumableFile, part: ColumnRow, upload_hash: "hashlib._Hash"
 ) -> "hashlib._Hash":
     """Return the hash of the upload up to the end of a part.
 
     If the file has other bytes there, the part is fetched into it. Raises UploadBytesLostError.
     """
     end = part.start + part.size
-    found, extended = hashlib.sha256(), whole.copy()
-    await asyncio.to_thread(file.hash, part.start, end, found, extended)
+    found, extended = hashlib.sha256(), upload_hash.copy()
+    await asyncio.to_thread(file.update_hashes, part.start, end, found, extended)
     if found.hexdigest() == part.digest:
         return extended
-    await _fetch(world, file, part)
+    await _fetch_part(environment, file, part)
     found = hashlib.sha256()
-    await asyncio.to_thread(file.hash, part.start, end, found, whole)
+    await asyncio.to_thread(file.update_hashes, part.start, end, found, upload_hash)
     if found.hexdigest() != part.digest:
-        raise Lost(f"the object {part.name} has other bytes than were stored")
-    return whole
+        raise UploadBytesLostError(f"the object {part.name} has other bytes than were stored")
+    return upload_hash
 
 
-async def _fetch(world: World, file: Arriving, part: Picked) -> None:
+async def _fetch_part(environment: Environment, file: ResumableFile, part: ColumnRow) -> None:
     """Write the object of a part to the file. Raises UploadBytesLostError."""
     at = part.start
     try:
-        async with aclosing(world.blobs.stream(part.name, 0, part.size)) as chunks:
+        async with aclosing(environment.object_store.stream(part.name, 0, part.size)) as chunks:
             async for chunk in chunks:
                 await asyncio.to_thread(file.write, at, chunk)
                 at += len(chunk)
-    except (KeyError, Corrupt) as problem:
-        raise Lost(f"the object {part.name} cannot be read") from problem
+    except (KeyError, CorruptBlob) as problem:
+        raise UploadBytesLostError(f"the object {part.name} cannot be read") from problem

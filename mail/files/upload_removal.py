@@ -7,11 +7,11 @@ from sqlalchemy import ColumnElement, delete, select
 from sqlmodel import col
 
 from mail.files.upload_parts import delete_parts
-from mail.storage.blobs.garbage_collector import drop_objects
+from mail.storage.blobs.garbage_collector import remove_unnamed_objects
 from models.files.blobs import Blob, Upload
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 
-ROUND = 1000  # rows that one transaction deletes
+MAX_UPLOADS_PER_TRANSACTION = 1000  # rows that one transaction deletes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class RemovedUploads:
 
 
 def delete_uploads(
-    turn: Turn, condition: ColumnElement[bool], *, skip_locked: bool = False
+    transaction: DatabaseTransaction, condition: ColumnElement[bool], *, skip_locked: bool = False
 ) -> RemovedUploads:
     """Delete at most 1,000 uploads with their parts.
 
@@ -31,31 +31,37 @@ def delete_uploads(
     their ids: then no request adds a part.
     """
     chosen = select(col(Upload.id), col(Upload.blob_name)).where(condition)
-    chosen = chosen.order_by(col(Upload.id)).limit(ROUND).with_for_update(skip_locked=skip_locked)
-    rows = turn.connection.execute(chosen).all()
+    chosen = (
+        chosen.order_by(col(Upload.id))
+        .limit(MAX_UPLOADS_PER_TRANSACTION)
+        .with_for_update(skip_locked=skip_locked)
+    )
+    rows = transaction.connection.execute(chosen).all()
     ids = [row.id for row in rows]
     objects = [row.blob_name for row in rows if row.blob_name is not None]
     if ids:
-        objects += delete_parts(turn, ids)
-        turn.connection.execute(delete(Upload).where(col(Upload.id).in_(ids)))
+        objects += delete_parts(transaction, ids)
+        transaction.connection.execute(delete(Upload).where(col(Upload.id).in_(ids)))
     return RemovedUploads(len(ids), objects)
 
 
-async def delete_expired(world: World) -> int:
+async def delete_expired_uploads(environment: Environment) -> int:
     """Delete the expired uploads, and return their number."""
-    expired, count = col(Upload.expires_at) <= world.now(), 0
+    expired, count = col(Upload.expires_at) <= environment.now(), 0
     while True:
-        gone = await world.apply(lambda turn: delete_uploads(turn, expired, skip_locked=True))
-        await forget_objects(world, gone.objects)
+        gone = await environment.run_transaction(
+            lambda turn: delete_uploads(turn, expired, skip_locked=True)
+        )
+        await drop_unreferenced_objects(environment, gone.objects)
         count += gone.count
-        if gone.count < ROUND:
+        if gone.count < MAX_UPLOADS_PER_TRANSACTION:
             return count
 
 
-async def forget_objects(world: World, names: Sequence[str]) -> None:
+async def drop_unreferenced_objects(environment: Environment, names: Sequence[str]) -> None:
     """Delete the objects of deleted uploads, except objects that became blobs."""
     if not names:
         return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
-    used = {row.name for row in await world.database.read(taken)}
-    await drop_objects(world, [name for name in names if name not in used])
+    used = {row.name for row in await environment.database.read(taken)}
+    await remove_unnamed_objects(environment, [name for name in names if name not in used])

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, cast
 
-from mail.storage.message_content import Content
+from mail.storage.message_content import PartContent
 
-LARGE = 32 * 1024  # larger chunks are compressed in a thread
-OLDEST = 1980  # range of years of a ZIP
-NEWEST = 2107
-_MODE = 0o600 << 16  # file mode, in the upper 16 bits
+THREAD_BYTES = 32 * 1024  # larger chunks are compressed in a thread
+MIN_YEAR = 1980  # range of years of a ZIP
+MAX_YEAR = 2107
+_EXTERNAL_ATTRIBUTES = 0o600 << 16  # file mode, in the upper 16 bits
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class ZipMember:
     """The name of a file in the ZIP, and a function that opens its content."""
 
     name: str
-    opened: Callable[[], Awaitable[Content]]
+    open_content: Callable[[], Awaitable[PartContent]]
 
 
-class _Sink:
+class _OutputBuffer:
     """A file object that keeps written bytes until they are taken. It can't seek."""
 
     def __init__(self) -> None:
@@ -37,33 +37,40 @@ class _Sink:
     def flush(self) -> None:
         """Do nothing."""
 
-    def taken(self) -> bytes:
+    def take_bytes(self) -> bytes:
         """Return and remove all bytes that were written."""
         found = b"".join(self._pieces)
         self._pieces.clear()
         return found
 
 
-async def zipped(files: Sequence[File], at: datetime) -> AsyncGenerator[bytes]:
+async def stream_zip(members: Sequence[ZipMember], modified_at: datetime) -> AsyncGenerator[bytes]:
     """Yield a ZIP of these files, all with the same modification time."""
-    sink = _Sink()
-    year = min(max(at.year, OLDEST), NEWEST)
-    moment = (year, at.month, at.day, at.hour, at.minute, at.second)
+    sink = _OutputBuffer()
+    year = min(max(modified_at.year, MIN_YEAR), MAX_YEAR)
+    dos_time = (
+        year,
+        modified_at.month,
+        modified_at.day,
+        modified_at.hour,
+        modified_at.minute,
+        modified_at.second,
+    )
     with zipfile.ZipFile(cast("IO[bytes]", sink), "w") as archive:
-        for file in files:
-            content = await file.opened()
-            info = zipfile.ZipInfo(file.name, moment)
-            info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, _MODE
+        for file in members:
+            content = await file.open_content()
+            info = zipfile.ZipInfo(file.name, dos_time)
+            info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, _EXTERNAL_ATTRIBUTES
             info.file_size = content.size  # decides on ZIP64
             with archive.open(info, "w") as entry:
                 async with aclosing(content.stream(0, content.size)) as chunks:
                     async for chunk in chunks:
-                        if len(chunk) < LARGE:
+                        if len(chunk) < THREAD_BYTES:
                             entry.write(chunk)
                         else:
                             await asyncio.to_thread(entry.write, chunk)
-                        if piece := sink.taken():
+                        if piece := sink.take_bytes():
                             yield piece
-            if piece := sink.taken():
+            if piece := sink.take_bytes():
                 yield piece
-    yield sink.taken()
+    yield sink.take_bytes()

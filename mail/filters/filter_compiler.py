@@ -24,388 +24,449 @@ from typing import Any
 import orjson
 
 from mail import sieve
-from mail.filters.filter_result import Decision, Reply, Target
-from mail.sieve import Circumstances, Envelope, Program, RunError, limits
+from mail.filters.filter_result import FilterReplyContent, FilterResult, FilterTarget
+from mail.sieve import SieveEnvelope, SieveEnvironment, SieveProgram, SieveRunError, limits
 from mail.sieve.execution.comparators import PLAIN
-from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Tree, texts
+from mail.sieve.syntax.syntax_tree import (
+    Argument,
+    CommandNode,
+    NumberNode,
+    StringNode,
+    TagNode,
+    TestNode,
+    Tree,
+    string_list,
+)
 
-Form = Mapping[str, Any]
+FilterForm = Mapping[str, Any]
 
-DECIDED = (
+FIRST_WINS = (
     "delete",
     "spam",
     "mailbox",
     "seen",
     "flag",
 )  # the first filter that sets the field decides
-ACTIONS = (
-    *DECIDED, "copyTo", "labels", "removeLabels", "targets", "reply", "webhook", "stop",
+ACTION_NAMES = (
+    *FIRST_WINS, "copyTo", "labels", "removeLabels", "targets", "reply", "webhook", "stop",
 )  # fmt: skip
-GROUPS = ("all", "any", "not")
-NESTED = 5  # levels of nested queries
-STEPS = 40_000  # interpreter steps for all filters of an account and one message
-PLACES = 32  # mailboxes, and keywords, that filters give a message
-PROGRAMS = 1024  # in the cache
-SMALL = 2048  # bytes of a query whose program is cached
-PER_STEP = 8  # a larger query is compiled each time, at this cost
-VACATION = 90 * 86_400  # longest time that Sieve remembers a sender
-_ATTACHMENTS = "vnd.merganser.attachments"
-FIELDS = {"from": ("from", "sender"), "to": ("to", "cc"), "subject": ("subject",)}
-FIELDS["listId"] = ("list-id",)
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # filters don't use the current time
-_NOBODY = Envelope("", "")  # filters don't use the envelope
+GROUP_NAMES = ("all", "any", "not")
+MAX_DEPTH = 5  # levels of nested queries
+MAX_STEPS = 40_000  # interpreter steps for all filters of an account and one message
+MAX_PLACES = 32  # mailboxes, and keywords, that filters give a message
+MAX_CACHED_PROGRAMS = 1024  # in the cache
+MAX_CACHED_QUERY = 2048  # bytes of a query whose program is cached
+BYTES_PER_STEP = 8  # a larger query is compiled each time, at this cost
+MAX_VACATION_SECONDS = 90 * 86_400  # longest time that Sieve remembers a sender
+_ATTACHMENT_EXTENSION = "vnd.merganser.attachments"
+HEADER_FIELDS = {"from": ("from", "sender"), "to": ("to", "cc"), "subject": ("subject",)}
+HEADER_FIELDS["listId"] = ("list-id",)
+_FIXED_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # filters don't use the current time
+_EMPTY_ENVELOPE = SieveEnvelope("", "")  # filters don't use the envelope
 
 
-def condition(query: Form) -> Test:
+def sieve_test_from_query(query: FilterForm) -> TestNode:
     """Return the query as a Sieve test."""
-    return _all(list(_tests(query)))
+    return _all_of(list(_tests_of_query(query)))
 
 
-def _tests(query: Form) -> Iterator[Test]:
+def _tests_of_query(query: FilterForm) -> Iterator[TestNode]:
     """Yield a Sieve test for each condition of a query."""
-    for name, fields in FIELDS.items():
+    for name, fields in HEADER_FIELDS.items():
         if name in query:
-            yield _contains(Test("header"), texts(*fields), query[name])
+            yield _contains_test(TestNode("header"), string_list(*fields), query[name])
     if "text" in query:
-        yield _contains(Test("body", (Tag("text"),)), None, query["text"])
+        yield _contains_test(TestNode("body", (TagNode("text"),)), None, query["text"])
     if "hasAttachment" in query:
-        there = Test("hasattachment")
-        yield there if query["hasAttachment"] else Test("not", tests=(there,))
+        there = TestNode("hasattachment")
+        yield there if query["hasAttachment"] else TestNode("not", tests=(there,))
     if "size" in query:
         size = query["size"]
-        yield Test("size", (Tag("over" if size >= 0 else "under"), Number(abs(size))))
+        yield TestNode("size", (TagNode("over" if size >= 0 else "under"), NumberNode(abs(size))))
     if header := query.get("header"):
         if header.get("value") is None:
-            yield Test("exists", (Text(header["key"]),))
+            yield TestNode("exists", (StringNode(header["key"]),))
         else:
-            yield _contains(Test("header"), Text(header["key"]), header["value"])
+            yield _contains_test(TestNode("header"), StringNode(header["key"]), header["value"])
     if regex := query.get("regex"):
-        yield _expressed(regex)
-    yield from _groups(query)
+        yield _regex_test(regex)
+    yield from _tests_of_groups(query)
 
 
-def _groups(query: Form) -> Iterator[Test]:
+def _tests_of_groups(query: FilterForm) -> Iterator[TestNode]:
     """Yield a Sieve test for each nested query."""
-    for one in required_of(query):
-        yield condition(one)
+    for one in required_queries(query):
+        yield sieve_test_from_query(one)
     if some := query.get("any"):
-        yield _one_of([condition(one) for one in some])
+        yield _any_of([sieve_test_from_query(one) for one in some])
     for one in query.get("not", ()):
-        yield Test("not", tests=(condition(one),))
+        yield TestNode("not", tests=(sieve_test_from_query(one),))
 
 
-def _contains(test: Test, where: Argument | None, value: str) -> Test:
+def _contains_test(test: TestNode, target: Argument | None, value: str) -> TestNode:
     """Return a `:contains` test that ignores case."""
-    how = (Tag("contains"), Tag("comparator"), Text(PLAIN))
-    which = (where,) if where is not None else ()
-    return Test(test.name, (*test.arguments, *how, *which, Text(value)))
+    how = (TagNode("contains"), TagNode("comparator"), StringNode(PLAIN))
+    which = (target,) if target is not None else ()
+    return TestNode(test.name, (*test.arguments, *how, *which, StringNode(value)))
 
 
-def _expressed(regex: Form) -> Test:
+def _regex_test(regex_query: FilterForm) -> TestNode:
     """Return a `:regex` test of a header field or of the text."""
-    how, pattern = Tag("regex"), Text(regex["pattern"])
-    if regex.get("key") is None:
-        return Test("body", (Tag("text"), how, pattern))
-    return Test("header", (how, Text(regex["key"]), pattern))
+    how, pattern = TagNode("regex"), StringNode(regex_query["pattern"])
+    if regex_query.get("key") is None:
+        return TestNode("body", (TagNode("text"), how, pattern))
+    return TestNode("header", (how, StringNode(regex_query["key"]), pattern))
 
 
-def _all(tests: Sequence[Test]) -> Test:
+def _all_of(tests: Sequence[TestNode]) -> TestNode:
     if not tests:
-        return Test("true")
-    return tests[0] if len(tests) == 1 else Test("allof", tests=tuple(tests))
+        return TestNode("true")
+    return tests[0] if len(tests) == 1 else TestNode("allof", tests=tuple(tests))
 
 
-def _one_of(tests: Sequence[Test]) -> Test:
-    return tests[0] if len(tests) == 1 else Test("anyof", tests=tuple(tests))
+def _any_of(tests: Sequence[TestNode]) -> TestNode:
+    return tests[0] if len(tests) == 1 else TestNode("anyof", tests=tuple(tests))
 
 
-def required_of(query: Form) -> list[Form]:
+def required_queries(query: FilterForm) -> list[FilterForm]:
     """Return the nested queries that must hold: the parsed search text and `all`."""
     text = query.get("query")
     return [*([text["tests"]] if text else []), *query.get("all", ())]
 
 
-def inner_of(query: Form) -> list[Form]:
+def nested_queries(query: FilterForm) -> list[FilterForm]:
     """Return all nested queries of a query."""
-    return [*required_of(query), *query.get("any", ()), *query.get("not", ())]
+    return [*required_queries(query), *query.get("any", ()), *query.get("not", ())]
 
 
-def depth(query: Form) -> int:
+def nesting_depth(query: FilterForm) -> int:
     """Return the levels of nested queries in a query; 0 if there are none."""
-    return max((1 + depth(one) for one in inner_of(query)), default=0)
+    return max((1 + nesting_depth(one) for one in nested_queries(query)), default=0)
 
 
-def size_of(query: Form) -> int:
+def test_count(query: FilterForm) -> int:
     """Return the number of conditions and queries in a query."""
-    return 1 + len(query) + sum(map(size_of, inner_of(query)))
+    return 1 + len(query) + sum(map(test_count, nested_queries(query)))
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class ScriptNames:
     """The mailbox paths and the reply interval that a script is written with."""
 
-    mailboxes: Mapping[int, str]  # paths by ID; INBOX replaces a missing mailbox
-    interval: int = 86_400  # seconds between two replies to a sender
+    mailbox_paths: Mapping[int, str]  # paths by ID; INBOX replaces a missing mailbox
+    reply_interval: int = 86_400  # seconds between two replies to a sender
 
 
-def tree(key: int, query: Form, action: Form, names: Names) -> Tree:
+def script_from_filter(
+    filter_id: int, query: FilterForm, action: FilterForm, script_names: ScriptNames
+) -> Tree:
     """Return a filter as a script. See `actions_without_sieve` for what it can't express."""
-    test, commands = condition(query), tuple(_commands(key, action, names))
-    needed = sorted({*_needed_by_test(test), *(one for each in commands for one in _needs(each))})
-    inner = commands if test.name == "true" else (Command("if", (), (test,), commands),)
-    return (Command("require", (texts(*needed),)), *inner) if needed else inner
+    test, commands = (
+        sieve_test_from_query(query),
+        tuple(_commands_of_action(filter_id, action, script_names)),
+    )
+    needed = sorted(
+        {
+            *_extensions_of_test(test),
+            *(one for each in commands for one in _extensions_of_command(each)),
+        }
+    )
+    inner = commands if test.name == "true" else (CommandNode("if", (), (test,), commands),)
+    return (CommandNode("require", (string_list(*needed),)), *inner) if needed else inner
 
 
-def beyond(action: Form) -> dict[str, Sequence[Any]]:
+def actions_without_sieve(action: FilterForm) -> dict[str, Sequence[Any]]:
     """Return the parts of an action that Sieve can't express: URL targets and the webhook."""
     elsewhere = [one for one in action.get("targets", ()) if "://" in one]
     hooks = [action["webhook"]] if "webhook" in action else []
     return {"targets": elsewhere, "webhook": hooks}
 
 
-def _commands(key: int, action: Form, names: Names) -> Iterator[Command]:
+def _commands_of_action(
+    filter_id: int, action: FilterForm, script_names: ScriptNames
+) -> Iterator[CommandNode]:
     """Yield the commands of an action."""
     flags = {"\\Seen": action.get("seen"), "\\Flagged": action.get("flag")}
     labels, removed = list(action.get("labels", ())), list(action.get("removeLabels", ()))
     on = [*(flag for flag, said in flags.items() if said), *labels]
     off = [*(flag for flag, said in flags.items() if said is False), *removed]
     if on:
-        yield Command("addflag", (texts(*on),))
+        yield CommandNode("addflag", (string_list(*on),))
     if off:
-        yield Command("removeflag", (texts(*off),))
+        yield CommandNode("removeflag", (string_list(*off),))
     for target in action.get("targets", ()):
         if "://" not in target:
-            yield Command("redirect", (Tag("copy"), Text(target)))
+            yield CommandNode("redirect", (TagNode("copy"), StringNode(target)))
     if reply := action.get("reply"):
-        yield _answer(key, reply, names)
+        yield _vacation_command(filter_id, reply, script_names)
     for box in () if action.get("delete") else action.get("copyTo", ()):
-        yield Command("fileinto", (Tag("copy"), Text(names.mailboxes.get(box, "INBOX"))))
-    yield from _place(action, names)
+        yield CommandNode(
+            "fileinto", (TagNode("copy"), StringNode(script_names.mailbox_paths.get(box, "INBOX")))
+        )
+    yield from _storage_commands(action, script_names)
     if action.get("stop"):
-        yield Command("stop")
+        yield CommandNode("stop")
 
 
-def _place(action: Form, names: Names) -> Iterator[Command]:
+def _storage_commands(action: FilterForm, script_names: ScriptNames) -> Iterator[CommandNode]:
     """Yield the command that stores or discards the message."""
     if action.get("delete"):
-        yield Command("discard")
+        yield CommandNode("discard")
     elif action.get("spam"):
-        yield Command("fileinto", (Tag("specialuse"), Text("\\Junk"), Text("INBOX")))
+        yield CommandNode(
+            "fileinto", (TagNode("specialuse"), StringNode("\\Junk"), StringNode("INBOX"))
+        )
     elif "mailbox" in action:
-        yield Command("fileinto", (Text(names.mailboxes.get(action["mailbox"], "INBOX")),))
+        yield CommandNode(
+            "fileinto", (StringNode(script_names.mailbox_paths.get(action["mailbox"], "INBOX")),)
+        )
     elif action.get("spam") is False:
-        yield Command("fileinto", (Text("INBOX"),))
+        yield CommandNode("fileinto", (StringNode("INBOX"),))
 
 
-def _answer(key: int, reply: Form, names: Names) -> Command:
+def _vacation_command(
+    filter_id: int, reply_form: FilterForm, script_names: ScriptNames
+) -> CommandNode:
     """Return the `vacation` command of a reply."""
-    seconds = min(names.interval, VACATION)
-    said: list[Argument] = [Tag("seconds"), Number(seconds), Tag("handle"), Text(handle(key))]
-    if reply["subject"]:
-        said += [Tag("subject"), Text(reply["subject"])]
-    if reply["html"]:
-        said.append(Tag("mime"))
-    return Command("vacation", (*said, Text(entity(reply["text"], reply["html"]))))
+    seconds = min(script_names.reply_interval, MAX_VACATION_SECONDS)
+    said: list[Argument] = [
+        TagNode("seconds"),
+        NumberNode(seconds),
+        TagNode("handle"),
+        StringNode(vacation_handle(filter_id)),
+    ]
+    if reply_form["subject"]:
+        said += [TagNode("subject"), StringNode(reply_form["subject"])]
+    if reply_form["html"]:
+        said.append(TagNode("mime"))
+    return CommandNode(
+        "vacation", (*said, StringNode(reply_body(reply_form["text"], reply_form["html"])))
+    )
 
 
-def handle(key: int) -> str:
+def vacation_handle(filter_id: int) -> str:
     """Return the `:handle` under which the senders that a filter replied to are remembered."""
-    return f"filter:{key}"
+    return f"filter:{filter_id}"
 
 
-def entity(text: str, html: str) -> str:
+def reply_body(plain_text: str, html_text: str) -> str:
     """Return the body of a reply: the text, or a MIME entity if there is HTML."""
-    if not html:
-        return text
-    if not text:
-        return f"{_headed('html')}{html}"
+    if not html_text:
+        return plain_text
+    if not plain_text:
+        return f"{_part_header('html')}{html_text}"
     border = "=_alternative"
-    while border in text or border in html:
+    while border in plain_text or border in html_text:
         border += "="
     parts = "".join(
-        f"--{border}\r\n{_headed(kind)}{one}\r\n" for kind, one in (("plain", text), ("html", html))
+        f"--{border}\r\n{_part_header(kind)}{one}\r\n"
+        for kind, one in (("plain", plain_text), ("html", html_text))
     )
     return (
         f'Content-Type: multipart/alternative; boundary="{border}"\r\n\r\n{parts}--{border}--\r\n'
     )
 
 
-def _headed(kind: str) -> str:
+def _part_header(text_subtype: str) -> str:
     """Return the MIME header of a text part."""
     encoding = "Content-Transfer-Encoding: 8bit"
-    return f"Content-Type: text/{kind}; charset=utf-8\r\n{encoding}\r\n\r\n"
+    return f"Content-Type: text/{text_subtype}; charset=utf-8\r\n{encoding}\r\n\r\n"
 
 
-_OF_COMMAND = {
+_EXTENSION_BY_COMMAND = {
     "addflag": "imap4flags",
     "fileinto": "fileinto",
     "removeflag": "imap4flags",
     "vacation": "vacation-seconds",
 }
-_OF_TAG = {"copy": "copy", "specialuse": "special-use"}
-_OF_TEST = {"body": "body", "hasattachment": _ATTACHMENTS}
+_EXTENSION_BY_TAG = {"copy": "copy", "specialuse": "special-use"}
+_EXTENSION_BY_TEST = {"body": "body", "hasattachment": _ATTACHMENT_EXTENSION}
 
 
-def _needs(command: Command) -> Iterator[str]:
+def _extensions_of_command(command: CommandNode) -> Iterator[str]:
     """Yield the Sieve extensions of a command."""
-    if command.name in _OF_COMMAND:
-        yield _OF_COMMAND[command.name]
+    if command.name in _EXTENSION_BY_COMMAND:
+        yield _EXTENSION_BY_COMMAND[command.name]
     for one in command.arguments:
-        if isinstance(one, Tag) and one.name in _OF_TAG:
-            yield _OF_TAG[one.name]
+        if isinstance(one, TagNode) and one.name in _EXTENSION_BY_TAG:
+            yield _EXTENSION_BY_TAG[one.name]
 
 
-def _needed_by_test(test: Test) -> Iterator[str]:
+def _extensions_of_test(test: TestNode) -> Iterator[str]:
     """Yield the Sieve extensions of a test and the tests in it."""
-    if test.name in _OF_TEST:
-        yield _OF_TEST[test.name]
-    tags = {one.name for one in test.arguments if isinstance(one, Tag)}
+    if test.name in _EXTENSION_BY_TEST:
+        yield _EXTENSION_BY_TEST[test.name]
+    tags = {one.name for one in test.arguments if isinstance(one, TagNode)}
     if "comparator" in tags:
         yield f"comparator-{PLAIN}"
     if "regex" in tags:
         yield "regex"
     for inner in test.tests:
-        yield from _needed_by_test(inner)
+        yield from _extensions_of_test(inner)
 
 
-@lru_cache(PROGRAMS)
-def _kept(written: bytes) -> Program:
+@lru_cache(MAX_CACHED_PROGRAMS)
+def _cached_program(query_json: bytes) -> SieveProgram:
     """Return the program of a query from the cache."""
-    return _program(written)
+    return _compile_query(query_json)
 
 
-def _ready(written: bytes) -> tuple[Program, int]:
+def _program_and_cost(query_json: bytes) -> tuple[SieveProgram, int]:
     """Return the program of a query and the steps that compiling it counts as."""
-    if len(written) <= SMALL:
-        return _kept(written), 0
-    return _program(written), len(written) // PER_STEP
+    if len(query_json) <= MAX_CACHED_QUERY:
+        return _cached_program(query_json), 0
+    return _compile_query(query_json), len(query_json) // BYTES_PER_STEP
 
 
-def _program(written: bytes) -> Program:
+def _compile_query(query_json: bytes) -> SieveProgram:
     """Compile a query to a program that discards matching messages."""
-    test = condition(orjson.loads(written))
-    needed = sorted(set(_needed_by_test(test)))
-    first = (Command("require", (texts(*needed),)),) if needed else ()
-    return sieve.checked((*first, Command("if", (), (test,), (Command("discard"),))))
+    test = sieve_test_from_query(orjson.loads(query_json))
+    needed = sorted(set(_extensions_of_test(test)))
+    first = (CommandNode("require", (string_list(*needed),)),) if needed else ()
+    return sieve.compile_tree((*first, CommandNode("if", (), (test,), (CommandNode("discard"),))))
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CompiledFilter:
     """A filter in the form that is run."""
 
-    id: int
-    query: Form
-    action: Form
-    targets: Sequence[Target] = ()  # targets of the action, with secret URLs
+    filter_id: int
+    query: FilterForm
+    action: FilterForm
+    targets: Sequence[FilterTarget] = ()  # targets of the action, with secret URLs
 
 
 @dataclass
-class Looked:
+class FilterTestMessage:
     """A message that filters test. Its decoded parts are shared by all filters."""
 
-    message: sieve.Message
-    _tests: sieve.Tests = field(init=False)
+    sieve_message: sieve.SieveMessage
+    _sieve_tests: sieve.SieveTests = field(init=False)
 
     def __post_init__(self) -> None:
-        self._tests = sieve.Tests(self.message, _NOBODY, Circumstances(_NEVER, traced=False))
+        self._sieve_tests = sieve.SieveTests(
+            self.sieve_message, _EMPTY_ENVELOPE, SieveEnvironment(_FIXED_TIME, traced=False)
+        )
 
-    def fits(self, query: Form) -> tuple[bool, int]:
+    def evaluate(self, query: FilterForm) -> tuple[bool, int]:
         """Return (query matches, steps used). A query beyond the step limit does not match."""
         written = orjson.dumps(query, option=orjson.OPT_SORT_KEYS)
-        program, steps = _ready(written)
+        program, steps = _program_and_cost(written)
         try:
-            fits, more = self._tests.holds(program)
-        except RunError:
-            return False, limits.STEPS
+            fits, more = self._sieve_tests.evaluate_first(program)
+        except SieveRunError:
+            return False, limits.MAX_STEPS
         return fits, steps + more
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class EvaluatedFilter:
     """A filter with the result of its query."""
 
-    rule: Rule
-    fits: bool
-    acts: tuple[str, ...] = ()  # action fields with an effect, in the order of ACTION_NAMES
+    compiled_filter: CompiledFilter
+    matches: bool
+    effective_actions: tuple[
+        str, ...
+    ] = ()  # action fields with an effect, in the order of ACTION_NAMES
 
 
-def followed(rules: Sequence[Rule], looked: Looked, *, throughout: bool = False) -> list[Followed]:
+def evaluate_filters(
+    filters: Sequence[CompiledFilter], message: FilterTestMessage, *, after_stop: bool = False
+) -> list[EvaluatedFilter]:
     """Evaluate filters in order; with `after_stop`, also those after a filter with `stop`."""
-    found: list[Followed] = []
+    found: list[EvaluatedFilter] = []
     said: dict[str, Any] = {}
     ended, spent = False, 0
-    for rule in rules:
-        if spent > STEPS or (ended and not throughout):
+    for rule in filters:
+        if spent > MAX_STEPS or (ended and not after_stop):
             break
-        fits, steps = looked.fits(rule.query)
+        fits, steps = message.evaluate(rule.query)
         spent += steps
         acts: list[str] = []
         if fits and not ended:
-            acts = [name for name in ACTIONS if name in rule.action and name not in said]
-            said |= {name: rule.action[name] for name in acts if name in DECIDED}
+            acts = [name for name in ACTION_NAMES if name in rule.action and name not in said]
+            said |= {name: rule.action[name] for name in acts if name in FIRST_WINS}
             ended = bool(rule.action.get("stop"))
-        found.append(Followed(rule, fits, tuple(acts)))
-    hidden = _hidden(said)
-    return [_without(one, hidden) for one in found] if hidden else found
+        found.append(EvaluatedFilter(rule, fits, tuple(acts)))
+    hidden = _overridden_actions(said)
+    return [_without_actions(one, hidden) for one in found] if hidden else found
 
 
-def _hidden(said: Form) -> frozenset[str]:
+def _overridden_actions(decided_actions: FilterForm) -> frozenset[str]:
     """Return the actions that have no effect because of an earlier decision."""
-    if said.get("delete"):
+    if decided_actions.get("delete"):
         return frozenset({"spam", "mailbox", "copyTo"})
-    return frozenset({"mailbox"}) if said.get("spam") else frozenset()
+    return frozenset({"mailbox"}) if decided_actions.get("spam") else frozenset()
 
 
-def _without(one: Followed, hidden: frozenset[str]) -> Followed:
+def _without_actions(evaluated: EvaluatedFilter, action_names: frozenset[str]) -> EvaluatedFilter:
     """Return the evaluated filter without some of its actions."""
-    return Followed(one.rule, one.fits, tuple(name for name in one.acts if name not in hidden))
+    return EvaluatedFilter(
+        evaluated.compiled_filter,
+        evaluated.matches,
+        tuple(name for name in evaluated.effective_actions if name not in action_names),
+    )
 
 
-def decided(rules: Sequence[Rule], looked: Looked) -> Decision:
+def filter_result(filters: Sequence[CompiledFilter], message: FilterTestMessage) -> FilterResult:
     """Return what these filters do with a message.
 
     `mailbox_id` is set beside `delete` and `spam`, which have precedence. It is used if the account
     keeps no spam in Junk.
     """
-    fit = [one for one in followed(rules, looked) if one.fits]
+    fit = [one for one in evaluate_filters(filters, message) if one.matches]
     said: dict[str, Any] = {}
     for one in fit:
-        for name in DECIDED:
-            if name in one.rule.action:
-                said.setdefault(name, one.rule.action[name])
-    removed = _each(fit, "removeLabels")
-    labels = [name for name in _each(fit, "labels") if name not in removed]
-    hooks = [one.rule.action["webhook"] for one in fit if "webhook" in one.rule.action]
-    targets: dict[str, Target] = {}
-    for to in (to for one in fit for to in one.rule.targets):
-        targets.setdefault(_alike(to), to)
-    return Decision(
-        delete=bool(said.get("delete")),
-        spam=said.get("spam"),
+        for name in FIRST_WINS:
+            if name in one.compiled_filter.action:
+                said.setdefault(name, one.compiled_filter.action[name])
+    removed = _unique_values(fit, "removeLabels")
+    labels = [name for name in _unique_values(fit, "labels") if name not in removed]
+    hooks = [
+        one.compiled_filter.action["webhook"]
+        for one in fit
+        if "webhook" in one.compiled_filter.action
+    ]
+    targets: dict[str, FilterTarget] = {}
+    for to in (to for one in fit for to in one.compiled_filter.targets):
+        targets.setdefault(_comparable_target(to), to)
+    return FilterResult(
+        is_deleted=bool(said.get("delete")),
+        is_spam=said.get("spam"),
         mailbox_id=said.get("mailbox"),
-        copies=() if said.get("delete") else _each(fit, "copyTo")[:PLACES],
-        seen=bool(said.get("seen")),
-        flagged=bool(said.get("flag")),
-        labels=labels[:PLACES],
-        removed=removed,
+        copy_mailbox_ids=() if said.get("delete") else _unique_values(fit, "copyTo")[:MAX_PLACES],
+        is_seen=bool(said.get("seen")),
+        is_flagged=bool(said.get("flag")),
+        added_keywords=labels[:MAX_PLACES],
+        removed_keywords=removed,
         targets=list(targets.values()),
-        replies=[_reply(one.rule) for one in fit if "reply" in one.rule.action],
-        webhooks=list(dict.fromkeys(hooks)),
-        matched=[one.rule.id for one in fit],
+        replies=[
+            _reply_of_filter(one.compiled_filter)
+            for one in fit
+            if "reply" in one.compiled_filter.action
+        ],
+        webhook_ids=list(dict.fromkeys(hooks)),
+        matched_filter_ids=[one.compiled_filter.filter_id for one in fit],
     )
 
 
-def _alike(to: Target) -> str:
+def _comparable_target(target: FilterTarget) -> str:
     """Return the target in the form that duplicates are found by."""
-    return to.whole if "://" in to.whole else to.whole.casefold()
+    return target.secret_url if "://" in target.secret_url else target.secret_url.casefold()
 
 
-def _each(fit: Sequence[Followed], name: str) -> list[Any]:
+def _unique_values(matching: Sequence[EvaluatedFilter], action_name: str) -> list[Any]:
     """Return the values that filters set for an action, each once."""
-    return list(dict.fromkeys(it for one in fit for it in one.rule.action.get(name, ())))
+    return list(
+        dict.fromkeys(
+            it for one in matching for it in one.compiled_filter.action.get(action_name, ())
+        )
+    )
 
 
-def _reply(rule: Rule) -> Reply:
+def _reply_of_filter(compiled_filter: CompiledFilter) -> FilterReplyContent:
     """Return the reply of a filter."""
-    said = rule.action["reply"]
-    return Reply(rule.id, said["subject"], said["text"], said["html"])
+    said = compiled_filter.action["reply"]
+    return FilterReplyContent(
+        compiled_filter.filter_id, said["subject"], said["text"], said["html"]
+    )

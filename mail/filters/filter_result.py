@@ -5,40 +5,40 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FilterTarget:
     """An address, relay or webhook that a filter sends a message to."""
 
     filter_id: int
-    shown: str  # without the password; an address for mail targets
-    whole: str = field(repr=False)
+    public_url: str  # without the password; an address for mail targets
+    secret_url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class FilterReplyContent:
     """The automatic reply of a filter."""
 
     filter_id: int
     subject: str  # "": made from the original subject
     text: str
-    html: str
+    html_text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class FilterResult:
     """What filters do with a message. The default is what happens without filters."""
 
-    delete: bool = False  # not stored; the other actions still apply
-    spam: bool | None = None  # None: no filter decides
+    is_deleted: bool = False  # not stored; the other actions still apply
+    is_spam: bool | None = None  # None: no filter decides
     mailbox_id: int | None = None  # None: the mailbox used without filters
-    copies: Sequence[int] = ()  # mailboxes that get a copy
-    seen: bool = False
-    flagged: bool = False
-    labels: Sequence[str] = ()
-    removed: Sequence[str] = ()  # keywords that are not set
-    targets: Sequence[Target] = ()  # without duplicates
-    replies: Sequence[Reply] = ()
-    webhooks: Sequence[int] = ()
-    matched: Sequence[int] = ()  # filters that matched, in order
+    copy_mailbox_ids: Sequence[int] = ()  # mailboxes that get a copy
+    is_seen: bool = False
+    is_flagged: bool = False
+    added_keywords: Sequence[str] = ()
+    removed_keywords: Sequence[str] = ()  # keywords that are not set
+    targets: Sequence[FilterTarget] = ()  # without duplicates
+    replies: Sequence[FilterReplyContent] = ()
+    webhook_ids: Sequence[int] = ()
+    matched_filter_ids: Sequence[int] = ()  # filters that matched, in order
 
 
-NOTHING = Decision()
+NO_FILTERS = FilterResult()

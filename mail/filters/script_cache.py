@@ -5,45 +5,45 @@ from collections import OrderedDict
 from hashlib import sha256
 
 from mail import sieve
-from mail.sieve import Program, SieveError
+from mail.sieve import SieveError, SieveProgram
 
-ANYBODY = "*"
-MOST = 256  # programs in the cache
+COMPUTED_ADDRESS = "*"
+MAX_PROGRAMS = 256  # programs in the cache
 
-_kept: OrderedDict[bytes, Program] = OrderedDict()
+_programs: OrderedDict[bytes, SieveProgram] = OrderedDict()
 _lock = threading.Lock()  # scripts run in threads
 
 
-def program_of(text: str) -> Program:
+def cached_program(script_text: str) -> SieveProgram:
     """Return the compiled script. Raises SieveError. CPU-bound: call it in a thread."""
-    digest = sha256(text.encode(errors="surrogatepass")).digest()
+    digest = sha256(script_text.encode(errors="surrogatepass")).digest()
     with _lock:
-        if digest in _kept:
-            _kept.move_to_end(digest)
-            return _kept[digest]
-    made = sieve.compiled(text)
+        if digest in _programs:
+            _programs.move_to_end(digest)
+            return _programs[digest]
+    made = sieve.compile_script(script_text)
     with _lock:
-        _kept[digest] = made
-        while len(_kept) > MOST:
-            _kept.popitem(last=False)
+        _programs[digest] = made
+        while len(_programs) > MAX_PROGRAMS:
+            _programs.popitem(last=False)
     return made
 
 
-def included(text: str | None) -> Program | None:
+def included_program(script_text: str | None) -> SieveProgram | None:
     """Return the program of an included script, None if it is missing or does not compile."""
     try:
-        return None if text is None else program_of(text)
+        return None if script_text is None else cached_program(script_text)
     except SieveError:
         return None
 
 
-def redirects(program: Program) -> set[str]:
+def redirect_addresses(program: SieveProgram) -> set[str]:
     """Return the addresses a script redirects to; `*` for one that is computed at run time."""
     found, calls = set[str](), list(program.calls)
     while calls:
         call = calls.pop()
         calls += [inner for block in call.blocks for inner in block]
         if call.name == "redirect":
-            address = call.string("address")
-            found.add(address.lower() if isinstance(address, str) else ANYBODY)
+            address = call.string_argument("address")
+            found.add(address.lower() if isinstance(address, str) else COMPUTED_ADDRESS)
     return found

@@ -7,44 +7,60 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.filters.sieve_scripts import MemoryKind, SieveMemory
-from models.runtime.environment import Turn
-from models.store.columns import insert_or
-from models.store.prepared_statements import prepared
+from models.filters.sieve_scripts import SieveMemory, SieveMemoryKind
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import insert_with_conflict
+from models.store.prepared_statements import prepare_cached
 
 
-def known(turn: Turn, user_id: int, kind: MemoryKind, key: str) -> bool:
+def is_remembered(
+    transaction: DatabaseTransaction, user_id: int, memory_kind: SieveMemoryKind, memory_key: str
+) -> bool:
     """Return True if the key is remembered."""
-    return bool(among(turn, user_id, kind, [key]))
+    return bool(remembered_keys(transaction, user_id, memory_kind, [memory_key]))
 
 
-def among(
-    turn: Turn, user_id: int, kind: MemoryKind, keys: Collection[str], but: str = ""
+def remembered_keys(
+    transaction: DatabaseTransaction,
+    user_id: int,
+    memory_kind: SieveMemoryKind,
+    memory_keys: Collection[str],
+    except_receipt: str = "",
 ) -> frozenset[str]:
     """Return the remembered keys, without those that the delivery `except_receipt` has stored."""
     asked = select(col(SieveMemory.key)).where(
         col(SieveMemory.user_id) == user_id,
-        col(SieveMemory.kind) == kind,
-        col(SieveMemory.key).in_(keys),
-        col(SieveMemory.until) > turn.world.now(),
-        col(SieveMemory.receipt) != (but or "-"),
+        col(SieveMemory.kind) == memory_kind,
+        col(SieveMemory.key).in_(memory_keys),
+        col(SieveMemory.until) > transaction.environment.now(),
+        col(SieveMemory.receipt) != (except_receipt or "-"),
     )
-    return frozenset(turn.connection.execute(asked).scalars())
+    return frozenset(transaction.connection.execute(asked).scalars())
 
 
-@prepared
-def _remembered(dialect: str) -> Any:
-    new = insert_or(dialect, SieveMemory)
+@prepare_cached
+def _upsert_memory(dialect: str) -> Any:
+    new = insert_with_conflict(dialect, SieveMemory)
     values = {"until": new.excluded.until, "receipt": new.excluded.receipt}
     return new.on_conflict_do_update(
         index_elements=["user_id", "kind", "key"], set_=values
     ).inline()
 
 
-def noted(
-    turn: Turn, user_id: int, what: tuple[MemoryKind, str], until: datetime, receipt: str = ""
+def remember(
+    transaction: DatabaseTransaction,
+    user_id: int,
+    kind_and_key: tuple[SieveMemoryKind, str],
+    expires_at: datetime,
+    receipt_digest: str = "",
 ) -> None:
     """Remember a key until it expires, with the receipt of the delivery that stores it."""
-    kind, key = what
-    row = {"user_id": user_id, "kind": kind, "key": key, "receipt": receipt, "until": until}
-    turn.send([(_remembered(turn.connection.dialect.name), row)])
+    kind, key = kind_and_key
+    row = {
+        "user_id": user_id,
+        "kind": kind,
+        "key": key,
+        "receipt": receipt_digest,
+        "until": expires_at,
+    }
+    transaction.execute_statements([(_upsert_memory(transaction.connection.dialect.name), row)])

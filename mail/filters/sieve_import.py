@@ -13,211 +13,264 @@ from dataclasses import dataclass
 from typing import Any
 
 from mail import sieve
-from mail.filters.sieve_to_actions import Deed, deed_of
-from mail.filters.sieve_to_conditions import Query, Told, merged, query_of
-from mail.sieve import Problem, limits
-from mail.sieve.execution.signatures import Call
-from mail.sieve.source_position import Place
+from mail.filters.sieve_to_actions import BlockEffect, effect_of_commands
+from mail.filters.sieve_to_conditions import (
+    ImportProblems,
+    QueryForm,
+    merge_queries,
+    query_from_test,
+)
+from mail.sieve import ScriptProblem, limits
+from mail.sieve.execution.signatures import SieveCall
+from mail.sieve.source_position import SourcePosition
 
-NAME = 255  # characters
-COMMENTS = 20  # lines above a branch that are searched
-_RULE = re.compile(r"rule:\[(.*)\]")  # format of Roundcube
-_OURS = "Sieve does not say:"  # begins the comment of Filter.sieve about targets and webhooks
+MAX_NAME = 255  # characters
+MAX_COMMENT_LINES = 20  # lines above a branch that are searched
+_ROUNDCUBE_NAME = re.compile(r"rule:\[(.*)\]")  # format of Roundcube
+_EXPORT_COMMENT = (
+    "Sieve does not say:"  # begins the comment of Filter.sieve about targets and webhooks
+)
 
-Branches = Mapping[Place, int]  # branch number by the position of the `if`
+BranchByIf = Mapping[SourcePosition, int]  # branch number by the position of the `if`
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ImportedFilter:
     """A filter imported from a script. Its action has a MailboxName for each mailbox."""
 
     name: str
-    query: Query
+    query: QueryForm
     action: dict[str, Any]
-    place: Place
+    position: SourcePosition
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SieveImport:
     """The filters of a script. They are complete only if there are no errors."""
 
-    filters: Sequence[Read]
-    faults: Sequence[Problem]  # in the order of the script, at most 20
-    warnings: Sequence[Problem]  # in the order of the script, at most 20
+    filters: Sequence[ImportedFilter]
+    errors: Sequence[ScriptProblem]  # in the order of the script, at most 20
+    warnings: Sequence[ScriptProblem]  # in the order of the script, at most 20
 
 
-def read(script: str, *, interval: int, most: int) -> Reading:
+def import_script(script_text: str, *, reply_interval: int, max_filters: int) -> SieveImport:
     """Import a script. Raises SieveError if it does not compile. Call it in a thread.
 
     `reply_interval` is the seconds between two replies to a sender.
     """
-    program, told = sieve.compiled(script), Told()
-    reader = _Reader(script, interval, most, told)
-    reader.block(program.calls, [], {}, None)
-    reader.remind()
-    filters = reader.settled()
-    faults = sorted(set(told.faults))[: limits.PROBLEMS]
-    return Reading(filters, faults, sorted(told.warned.values())[: limits.PROBLEMS])
+    program, told = sieve.compile_script(script_text), ImportProblems()
+    reader = _ScriptImporter(script_text, reply_interval, max_filters, told)
+    reader.import_block(program.calls, [], {}, None)
+    reader.warn_about_export_comments()
+    filters = reader.finished_filters()
+    faults = sorted(set(told.errors))[: limits.MAX_PROBLEMS]
+    return SieveImport(filters, faults, sorted(told.warnings.values())[: limits.MAX_PROBLEMS])
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _ImportedBlock:
     """An imported filter with its effect and its branch."""
 
-    read: Read
-    deed: Deed
-    branches: Branches
+    imported: ImportedFilter
+    effect: BlockEffect
+    branches: BranchByIf
 
-    def both(self, other: "_Found") -> bool:
+    def can_follow(self, earlier: "_ImportedBlock") -> bool:
         """Return True if one message can run both blocks: not two branches of the same `if`."""
         mine = self.branches
-        return all(mine.get(which, nth) == nth for which, nth in other.branches.items())
+        return all(mine.get(which, nth) == nth for which, nth in earlier.branches.items())
 
 
-class _Reader:
+class _ScriptImporter:
     """The import of one script, in its order."""
 
-    def __init__(self, script: str, interval: int, most: int, told: Told) -> None:
-        self.lines = script.split("\n")
-        self.interval, self.most, self.told = interval, most, told
-        self.found: list[_Found] = []
+    def __init__(
+        self, script_text: str, reply_interval: int, max_filters: int, problems: ImportProblems
+    ) -> None:
+        self.lines = script_text.split("\n")
+        self.reply_interval, self.max_filters, self.problems = reply_interval, max_filters, problems
+        self.blocks: list[_ImportedBlock] = []
 
-    def block(
-        self, calls: Sequence[Call], asked: Sequence[Query], branches: Branches, place: Place | None
+    def import_block(
+        self,
+        calls: Sequence[SieveCall],
+        conditions: Sequence[QueryForm],
+        branches: BranchByIf,
+        position: SourcePosition | None,
     ) -> None:
         """Import commands that run if all conditions hold."""
-        plain: list[Call] = []
+        plain: list[SieveCall] = []
         for nth, call in enumerate(calls):
             if call.name == "require":
                 continue
             if call.name == "if":
-                self.flush(plain, asked, branches, place)
+                self.add_filter(plain, conditions, branches, position)
                 plain = []
-                self.branch(call, asked, branches)
+                self.import_if(call, conditions, branches)
                 continue
             plain.append(call)
             if call.name == "stop" and nth + 1 < len(calls):
-                self.told.warn(calls[nth + 1].place, "nothing comes here: it is left out")
+                self.problems.warn(calls[nth + 1].position, "nothing comes here: it is left out")
                 break
-        self.flush(plain, asked, branches, place)
+        self.add_filter(plain, conditions, branches, position)
 
-    def branch(self, call: Call, asked: Sequence[Query], branches: Branches) -> None:
+    def import_if(
+        self, call: SieveCall, conditions: Sequence[QueryForm], branches: BranchByIf
+    ) -> None:
         """Import an `if` with all its branches."""
-        before: list[Query] = []
+        before: list[QueryForm] = []
         for nth, block in enumerate(call.blocks):
             test = call.tests[nth] if nth < len(call.tests) else None
-            query = query_of(test, self.told) if test else {}
+            query = query_from_test(test, self.problems) if test else {}
             if test and test.name == "false":
-                self.told.warn(test.place, "this is never so: it is left out")
+                self.problems.warn(test.position, "this is never so: it is left out")
                 continue
-            ours = [*asked, *([{"not": before}] if before else []), query]
-            place = test.place if test and nth else call.place
+            ours = [*conditions, *([{"not": before}] if before else []), query]
+            place = test.position if test and nth else call.position
             if not test and block:
-                place = block[0].place
-            self.block(block, ours, {**branches, call.place: nth}, place)
+                place = block[0].position
+            self.import_block(block, ours, {**branches, call.position: nth}, place)
             if test and test.name == "true":
                 break
             if not any(one.name == "stop" for one in block):
                 before = [*before, query]
 
-    def flush(
-        self, plain: Sequence[Call], asked: Sequence[Query], branches: Branches, place: Place | None
+    def add_filter(
+        self,
+        commands: Sequence[SieveCall],
+        conditions: Sequence[QueryForm],
+        branches: BranchByIf,
+        position: SourcePosition | None,
     ) -> None:
         """Add a filter for these commands, if there are any."""
-        if not plain:
+        if not commands:
             return
-        if len(self.found) == self.most:
-            words = f"a script becomes at most {self.most} filters"
-            self.told.faults.append(Problem(*plain[0].place, words))
+        if len(self.blocks) == self.max_filters:
+            words = f"a script becomes at most {self.max_filters} filters"
+            self.problems.errors.append(ScriptProblem(*commands[0].position, words))
             return
-        first = plain[0].place
-        deed = deed_of(plain, self.interval, self.told)
-        made = Read(self.named(place or first), merged(asked), deed.action, first)
-        self.found.append(_Found(made, deed, branches))
+        first = commands[0].position
+        deed = effect_of_commands(commands, self.reply_interval, self.problems)
+        made = ImportedFilter(
+            self.name_from_comments(position or first),
+            merge_queries(conditions),
+            deed.action,
+            first,
+        )
+        self.blocks.append(_ImportedBlock(made, deed, branches))
 
-    def named(self, place: Place) -> str:
+    def name_from_comments(self, position: SourcePosition) -> str:
         """Return the name from the comments above a line; Roundcube writes `rule:[name]`."""
         name = ""
-        for line in reversed(self.lines[max(place.line - 1 - COMMENTS, 0) : place.line - 1]):
-            comment = _comment(line)
-            if comment is None or comment.startswith(_OURS):
+        for line in reversed(
+            self.lines[max(position.line - 1 - MAX_COMMENT_LINES, 0) : position.line - 1]
+        ):
+            comment = _comment_text(line)
+            if comment is None or comment.startswith(_EXPORT_COMMENT):
                 break
-            rule = _RULE.fullmatch(comment)
+            rule = _ROUNDCUBE_NAME.fullmatch(comment)
             if rule:
                 name = rule[1]
                 break
             name = name or comment
         shown = "".join(sign for sign in " ".join(name.split()) if sign.isprintable())
-        return shown[:NAME].strip()
+        return shown[:MAX_NAME].strip()
 
-    def remind(self) -> None:
+    def warn_about_export_comments(self) -> None:
         """Warn about actions that an exported script only has as comments."""
         for nth, line in enumerate(self.lines):
-            if (_comment(line) or "").startswith(_OURS):
-                self.told.warn(Place(nth + 1, 1), "what no script says is left out")
+            if (_comment_text(line) or "").startswith(_EXPORT_COMMENT):
+                self.problems.warn(SourcePosition(nth + 1, 1), "what no script says is left out")
 
-    def settled(self) -> list[Read]:
+    def finished_filters(self) -> list[ImportedFilter]:
         """Return the filters, adjusted so that none overrides the result of the script.
 
         A message that one filter stores is not deleted by a later filter.
         """
-        kept: list[Read] = []
-        for nth, one in enumerate(self.found):
-            behind = [] if "stop" in one.read.action else self.found[nth + 1 :]
-            later = [other for other in behind if one.both(other)]
-            action = dict(one.read.action)
-            if one.deed.stores and any("delete" in other.deed.action for other in later):
+        kept: list[ImportedFilter] = []
+        for nth, one in enumerate(self.blocks):
+            behind = [] if "stop" in one.imported.action else self.blocks[nth + 1 :]
+            later = [other for other in behind if one.can_follow(other)]
+            action = dict(one.imported.action)
+            if one.effect.is_explicit_store and any(
+                "delete" in other.effect.action for other in later
+            ):
                 action["delete"] = False
-                if "copyTo" in action and not _places(one):
+                if "copyTo" in action and not _has_storage_target(one):
                     words = "besides the copy it stays where it is, whatever is behind"
-                    self.told.warn(one.read.place, words)
-            self.lose_nothing(one, later)
-            self.compare(one, later)
+                    self.problems.warn(one.imported.position, words)
+            self.check_delete(one, later)
+            self.warn_about_differences(one, later)
             if action:
-                kept.append(Read(one.read.name, one.read.query, action, one.read.place))
+                kept.append(
+                    ImportedFilter(
+                        one.imported.name, one.imported.query, action, one.imported.position
+                    )
+                )
         return kept
 
-    def lose_nothing(self, one: _Found, later: Sequence[_Found]) -> None:
+    def check_delete(self, block: _ImportedBlock, later: Sequence[_ImportedBlock]) -> None:
         """Report an error if a filter would delete what the script can still store."""
-        storing = next((other for other in later if other.deed.stores), None)
-        if "delete" in one.deed.action and storing:
-            line = storing.read.place.line
+        storing = next((other for other in later if other.effect.is_explicit_store), None)
+        if "delete" in block.effect.action and storing:
+            line = storing.imported.position.line
             words = f"what a filter throws away line {line} cannot store: write stop here"
-            self.told.faults.append(Problem(*one.read.place, words))
+            self.problems.errors.append(ScriptProblem(*block.imported.position, words))
 
-    def compare(self, one: _Found, later: Sequence[_Found]) -> None:
+    def warn_about_differences(
+        self, block: _ImportedBlock, later: Sequence[_ImportedBlock]
+    ) -> None:
         """Warn about differences between the filters and the script."""
-        line = one.read.place.line
+        line = block.imported.position.line
         for other in later:
-            place, deed = other.read.place, other.deed
-            if _places(one) and _places(other) and _place(one) != _place(other):
+            place, deed = other.imported.position, other.effect
+            if (
+                _has_storage_target(block)
+                and _has_storage_target(other)
+                and _storage_target(block) != _storage_target(other)
+            ):
                 words = f"what line {line} stores is not stored here as well"
-                self.told.warn(place, words, "place")
-            if (one.deed.on and deed.resets) or _against(one.deed, deed):
+                self.problems.warn(place, words, "place")
+            if (block.effect.added_flags and deed.resets_flags) or _has_flag_conflict(
+                block.effect, deed
+            ):
                 words = f"of a flag that line {line} names it is that which counts"
-                self.told.warn(place, words, "flag")
-            elif one.deed.stores and (deed.on or deed.off):
+                self.problems.warn(place, words, "flag")
+            elif block.effect.is_explicit_store and (deed.added_flags or deed.removed_flags):
                 words = f"these flags count for what line {line} stores, too"
-                self.told.warn(place, words, "flags")
+                self.problems.warn(place, words, "flags")
 
 
-def _against(one: Deed, other: Deed) -> bool:
+def _has_flag_conflict(effect: BlockEffect, other_effect: BlockEffect) -> bool:
     """Return True if one effect sets a flag that the other one removes."""
-    return bool(one.on & other.off or one.off & other.on)
+    return bool(
+        effect.added_flags & other_effect.removed_flags
+        or effect.removed_flags & other_effect.added_flags
+    )
 
 
-def _place(one: _Found) -> tuple[bool, Any, Any]:
-    """Return where a block stores the message, without copies: keep, mailbox, spam."""
-    action = one.deed.action
-    return one.deed.keeps, action.get("mailbox"), action.get("spam")
+@dataclass(frozen=True, slots=True)
+class _StorageTarget:
+    """Where a block stores the message, without copies."""
+
+    keep: bool
+    mailbox: Any
+    spam: Any
 
 
-def _places(one: _Found) -> bool:
+def _storage_target(block: _ImportedBlock) -> _StorageTarget:
+    """Return where a block stores the message."""
+    action = block.effect.action
+    return _StorageTarget(block.effect.has_keep, action.get("mailbox"), action.get("spam"))
+
+
+def _has_storage_target(block: _ImportedBlock) -> bool:
     """Return True if a block stores the message somewhere."""
-    return any(_place(one))
+    target = _storage_target(block)
+    return bool(target.keep or target.mailbox or target.spam)
 
 
-def _comment(line: str) -> str | None:
+def _comment_text(line: str) -> str | None:
     """Return the text of a comment line, None for other lines."""
     line = line.strip()
     if line.startswith("#"):

@@ -4,34 +4,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mail.filters.filter_compiler import VACATION
-from mail.filters.sieve_to_conditions import Told, Unsaid, known, strings
-from mail.mailboxes.paths import spelled
-from mail.mime import Part, content, split
-from mail.mime.charsets import decode
-from mail.sieve.execution.signatures import Call
-from mail.sieve.extensions.vacation import USUAL
-from mail.sieve.source_position import START, Place
+from mail.filters.filter_compiler import MAX_VACATION_SECONDS
+from mail.filters.sieve_to_conditions import (
+    ImportProblems,
+    NoFilterEquivalent,
+    check_arguments,
+    string_arguments,
+)
+from mail.mailboxes.paths import canonical_path
+from mail.mime import ParsedPart, decoded_content, parse_structure
+from mail.mime.charsets import decode_text
+from mail.sieve.execution.signatures import SieveCall
+from mail.sieve.extensions.vacation import DEFAULT_INTERVAL
+from mail.sieve.source_position import SCRIPT_START, SourcePosition
 
-JUNK = "\\junk"
-_ALTERNATIVE = "multipart/alternative"
-_TEXTS = {"text/plain": "text", "text/html": "html"}
-_ANSWERED = ("days", "seconds", "period", "subject", "from", "addresses", "mime", "handle")
-_FILED = ("mailbox", "copy", "create", "flags", "specialuse")
-_FLAGS = {"\\seen": "seen", "\\flagged": "flag"}
+JUNK_USE = "\\junk"
+_ALTERNATIVE_TYPE = "multipart/alternative"
+_FIELD_BY_TYPE = {"text/plain": "text", "text/html": "html"}
+_VACATION_ARGUMENTS = (
+    "days",
+    "seconds",
+    "period",
+    "subject",
+    "from",
+    "addresses",
+    "mime",
+    "handle",
+)
+_FILEINTO_ARGUMENTS = ("mailbox", "copy", "create", "flags", "specialuse")
+_FIELD_BY_FLAG = {"\\seen": "seen", "\\flagged": "flag"}
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class MailboxName:
     """A mailbox as a script names it: by special use, else by path."""
 
     path: str
-    use: str | None = None  # in lower case: "\\junk"
-    place: Place = field(default=START, compare=False)
+    special_use: str | None = None  # in lower case: "\\junk"
+    position: SourcePosition = field(default=SCRIPT_START, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class BlockEffect:
     """The combined effect of a sequence of commands.
 
     The action uses the names of the API, with MailboxName for mailboxes. It is {} if the message is
@@ -39,161 +53,196 @@ class Deed:
     """
 
     action: dict[str, Any]
-    stores: bool  # a command stores the message
-    keeps: bool  # one of them is `keep`
-    on: frozenset[str]  # in lower case
-    off: frozenset[str]
-    resets: bool  # `setflag` removed earlier flags
+    is_explicit_store: bool  # a command stores the message
+    has_keep: bool  # one of them is `keep`
+    added_flags: frozenset[str]  # in lower case
+    removed_flags: frozenset[str]
+    resets_flags: bool  # `setflag` removed earlier flags
 
 
-def deed_of(calls: Sequence[Call], interval: int, told: Told) -> Deed:
+def effect_of_commands(
+    commands: Sequence[SieveCall], reply_interval: int, problems: ImportProblems
+) -> BlockEffect:
     """Return the effect of commands without `if`. What filters can't do is added to the problems.
 
     `reply_interval` is the seconds between two replies to a sender.
     """
-    work = _Work(interval, told)
-    for call in calls:
+    work = _EffectBuilder(reply_interval, problems)
+    for call in commands:
         try:
-            work.do(call)
-        except Unsaid as fault:
-            told.faults.append(fault.problem)
-    return work.deed()
+            work.add_command(call)
+        except NoFilterEquivalent as fault:
+            problems.errors.append(fault.problem)
+    return work.effect()
 
 
-class _Work:
+class _EffectBuilder:
     """The accumulated effect of the commands."""
 
-    def __init__(self, interval: int, told: Told) -> None:
-        self.interval, self.told = min(interval, VACATION), told
-        self.on: dict[str, str] = {}  # as written, by lower case
-        self.off: dict[str, str] = {}
-        self.stored: list[Folder] = []
-        self.copied: list[Folder] = []
+    def __init__(self, reply_interval: int, problems: ImportProblems) -> None:
+        self.reply_interval, self.problems = min(reply_interval, MAX_VACATION_SECONDS), problems
+        self.added_flags: dict[str, str] = {}  # as written, by lower case
+        self.removed_flags: dict[str, str] = {}
+        self.stored_in: list[MailboxName] = []
+        self.copied_to: list[MailboxName] = []
         self.kept = self.cancelled = self.stopped = self.reset = False
-        self.flagged: list[tuple[Place, frozenset[str]]] = []  # flags at each command that stores
+        self.flags_at_stores: list[
+            tuple[SourcePosition, frozenset[str]]
+        ] = []  # flags at each command that stores
         self.targets: list[str] = []
         self.reply: dict[str, str] | None = None
 
-    def do(self, call: Call) -> None:
+    def add_command(self, command: SieveCall) -> None:
         """Add the effect of a command. Raises NoFilterEquivalent."""
-        if call.name in ("addflag", "setflag", "removeflag"):
-            self.flag(call)
-        elif call.name == "keep":
+        if command.name in ("addflag", "setflag", "removeflag"):
+            self.add_flag_command(command)
+        elif command.name == "keep":
             self.kept = True
-            self.marked(call)
-        elif call.name == "fileinto":
-            self.file(call)
-        elif call.name == "redirect":
-            self.targets += strings(call, "address")
-            self.cancelled = self.cancelled or not call.has("copy")
-        elif call.name == "vacation":
-            self.answer(call)
-        elif call.name == "discard":
+            self.record_store_flags(command)
+        elif command.name == "fileinto":
+            self.add_fileinto(command)
+        elif command.name == "redirect":
+            self.targets += string_arguments(command, "address")
+            self.cancelled = self.cancelled or not command.has_argument("copy")
+        elif command.name == "vacation":
+            self.set_reply(command)
+        elif command.name == "discard":
             self.cancelled = True
-        elif call.name == "stop":
+        elif command.name == "stop":
             self.stopped = True
         else:
-            raise Unsaid(call.place, f"filters have no {call.name}")
+            raise NoFilterEquivalent(command.position, f"filters have no {command.name}")
 
-    def flag(self, call: Call) -> None:
+    def add_flag_command(self, command: SieveCall) -> None:
         """Add the effect of `addflag`, `setflag` or `removeflag`."""
-        if call.has("variable"):
-            raise Unsaid(call.place, "filters have no variables")
-        names = _flags(call, "list")
-        if call.name == "removeflag":
-            self.off |= names
-            self.on = {low: name for low, name in self.on.items() if low not in names}
+        if command.has_argument("variable"):
+            raise NoFilterEquivalent(command.position, "filters have no variables")
+        names = _flags_of_argument(command, "list")
+        if command.name == "removeflag":
+            self.removed_flags |= names
+            self.added_flags = {
+                low: name for low, name in self.added_flags.items() if low not in names
+            }
             return
-        if call.name == "setflag":
-            self.on, self.reset = {}, True
-        self.on |= names
-        self.off = {low: name for low, name in self.off.items() if low not in names}
+        if command.name == "setflag":
+            self.added_flags, self.reset = {}, True
+        self.added_flags |= names
+        self.removed_flags = {
+            low: name for low, name in self.removed_flags.items() if low not in names
+        }
 
-    def file(self, call: Call) -> None:
+    def add_fileinto(self, command: SieveCall) -> None:
         """Add the effect of `fileinto`."""
-        known(call, _FILED)
-        (path,) = strings(call, "mailbox")
-        use = "".join(strings(call, "specialuse")).lower() or None
-        to = self.copied if call.has("copy") else self.stored
-        to.append(Folder(spelled(path), use, call.place))
-        self.marked(call)
+        check_arguments(command, _FILEINTO_ARGUMENTS)
+        (path,) = string_arguments(command, "mailbox")
+        use = "".join(string_arguments(command, "specialuse")).lower() or None
+        to = self.copied_to if command.has_argument("copy") else self.stored_in
+        to.append(MailboxName(canonical_path(path), use, command.position))
+        self.record_store_flags(command)
 
-    def marked(self, call: Call) -> None:
+    def record_store_flags(self, command: SieveCall) -> None:
         """Record the flags that a command stores the message with."""
-        own = _flags(call, "flags") if call.has("flags") else self.on
-        self.flagged.append((call.place, frozenset(own)))
-        self.on = {**self.on, **own}
+        own = (
+            _flags_of_argument(command, "flags")
+            if command.has_argument("flags")
+            else self.added_flags
+        )
+        self.flags_at_stores.append((command.position, frozenset(own)))
+        self.added_flags = {**self.added_flags, **own}
 
-    def answer(self, call: Call) -> None:
+    def set_reply(self, command: SieveCall) -> None:
         """Set the reply from a `vacation` command."""
-        known(call, (*_ANSWERED, "reason"))
+        check_arguments(command, (*_VACATION_ARGUMENTS, "reason"))
         if self.reply is not None:
-            raise Unsaid(call.place, "a filter answers once")
-        (text,) = strings(call, "reason")
-        subject = "".join(strings(call, "subject"))
-        texts = _read(text, call.place) if call.has("mime") else {"text": text}
+            raise NoFilterEquivalent(command.position, "a filter answers once")
+        (text,) = string_arguments(command, "reason")
+        subject = "".join(string_arguments(command, "subject"))
+        texts = (
+            _texts_of_entity(text, command.position)
+            if command.has_argument("mime")
+            else {"text": text}
+        )
         self.reply = {"subject": subject.strip(), "text": "", "html": "", **texts}
-        if self.interval != _seconds(call):
-            words = f"filters answer a sender once in {self.interval} seconds"
-            self.told.warn(call.place, words)
-        if call.has("from") or call.has("addresses"):
+        if self.reply_interval != _vacation_interval(command):
+            words = f"filters answer a sender once in {self.reply_interval} seconds"
+            self.problems.warn(command.position, words)
+        if command.has_argument("from") or command.has_argument("addresses"):
             words = "filters answer for the addresses of the account, and no others"
-            self.told.warn(call.place, words)
+            self.problems.warn(command.position, words)
 
-    def deed(self) -> Deed:
+    def effect(self) -> BlockEffect:
         """Return the combined effect and warn about flags that differ between stores."""
-        stays = self.kept or not (self.stored or self.cancelled)
-        for place, flags in self.flagged:
-            if flags != frozenset(self.on):
-                self.told.warn(place, "a filter sets its flags wherever the message is stored")
+        stays = self.kept or not (self.stored_in or self.cancelled)
+        for place, flags in self.flags_at_stores:
+            if flags != frozenset(self.added_flags):
+                self.problems.warn(place, "a filter sets its flags wherever the message is stored")
         found: dict[str, Any] = {"stop": True} if self.stopped else {}
-        found |= {name: True for low, name in _FLAGS.items() if low in self.on}
-        found |= {name: False for low, name in _FLAGS.items() if low in self.off}
-        found |= self._placed(stays=stays)
-        found["labels"] = [name for low, name in self.on.items() if low not in _FLAGS]
-        found["removeLabels"] = [name for low, name in self.off.items() if low not in _FLAGS]
+        found |= {name: True for low, name in _FIELD_BY_FLAG.items() if low in self.added_flags}
+        found |= {name: False for low, name in _FIELD_BY_FLAG.items() if low in self.removed_flags}
+        found |= self._storage_fields(keeps_default=stays)
+        found["labels"] = [
+            name for low, name in self.added_flags.items() if low not in _FIELD_BY_FLAG
+        ]
+        found["removeLabels"] = [
+            name for low, name in self.removed_flags.items() if low not in _FIELD_BY_FLAG
+        ]
         found |= {"targets": list(dict.fromkeys(self.targets)), "reply": self.reply}
         action = {name: value for name, value in found.items() if value or value is False}
-        stores = bool(self.stored or self.copied or self.kept)
-        return Deed(action, stores, self.kept, frozenset(self.on), frozenset(self.off), self.reset)
+        stores = bool(self.stored_in or self.copied_to or self.kept)
+        return BlockEffect(
+            action,
+            stores,
+            self.kept,
+            frozenset(self.added_flags),
+            frozenset(self.removed_flags),
+            self.reset,
+        )
 
-    def _placed(self, *, stays: bool) -> dict[str, Any]:
+    def _storage_fields(self, *, keeps_default: bool) -> dict[str, Any]:
         """Return the action fields that store, copy or delete the message."""
-        folders = [*self.stored, *self.copied]
-        if stays:
-            return {"copyTo": list(dict.fromkeys([*self.copied, *self.stored]))}
+        folders = [*self.stored_in, *self.copied_to]
+        if keeps_default:
+            return {"copyTo": list(dict.fromkeys([*self.copied_to, *self.stored_in]))}
         if not folders:
             return {"delete": True}
         first, *others = folders
         others = [one for one in dict.fromkeys(others) if one != first]
-        if first.use == JUNK:
+        if first.special_use == JUNK_USE:
             return {"spam": True, "copyTo": others}
         return {"mailbox": first, "copyTo": others}
 
 
-def _flags(call: Call, name: str) -> dict[str, str]:
+def _flags_of_argument(command: SieveCall, argument_name: str) -> dict[str, str]:
     """Return the flags of an argument as written, by lower case."""
-    return {word.lower(): word for text in strings(call, name) for word in text.split()}
+    return {
+        word.lower(): word
+        for text in string_arguments(command, argument_name)
+        for word in text.split()
+    }
 
 
-def _seconds(call: Call) -> int:
+def _vacation_interval(command: SieveCall) -> int:
     """Return the seconds in which a sender gets no second reply."""
     day = 86_400
-    if call.has("seconds"):
-        return call.number("seconds")
-    return call.number("days") * day if call.has("days") else USUAL
+    if command.has_argument("seconds"):
+        return command.number_argument("seconds")
+    return (
+        command.number_argument("days") * day if command.has_argument("days") else DEFAULT_INTERVAL
+    )
 
 
-def _read(entity: str, place: Place) -> dict[str, str]:
+def _texts_of_entity(mime_entity: str, position: SourcePosition) -> dict[str, str]:
     """Return text and HTML of a MIME entity. Raises NoFilterEquivalent for other content."""
-    raw = entity.encode()
-    whole = split(raw)
-    parts: tuple[Part, ...] = whole.parts if whole.content_type == _ALTERNATIVE else (whole,)
-    kinds = [_TEXTS.get(part.content_type) for part in parts]
+    raw = mime_entity.encode()
+    whole = parse_structure(raw)
+    parts: tuple[ParsedPart, ...] = (
+        whole.parts if whole.content_type == _ALTERNATIVE_TYPE else (whole,)
+    )
+    kinds = [_FIELD_BY_TYPE.get(part.content_type) for part in parts]
     if None in kinds or len(set(kinds)) < len(kinds) or not kinds:
-        raise Unsaid(place, "a filter answers by a text, HTML, or both")
+        raise NoFilterEquivalent(position, "a filter answers by a text, HTML, or both")
     return {
-        kind: decode(content(raw, part), part.params.get("charset"))
+        kind: decode_text(decoded_content(raw, part), part.params.get("charset"))
         for kind, part in zip(kinds, parts, strict=True)
         if kind
     }

@@ -1,4 +1,4 @@
-"""Convert Sieve tests to filter queries, the reverse of filter_compiler.test_from_query.
+"""Convert Sieve tests to filter queries, the reverse of filter_compiler.sieve_test_from_query.
 
 A test that a query can't express is an error. A query that is only similar gives a warning: queries
 ignore case, and search the whole header field for a part of an address.
@@ -9,81 +9,95 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mail.filters.filter_compiler import FIELDS
-from mail.sieve import Problem
+from mail.filters.filter_compiler import HEADER_FIELDS
+from mail.sieve import ScriptProblem
 from mail.sieve.execution.comparators import NUMERIC, OCTET
-from mail.sieve.execution.signatures import Call
-from mail.sieve.source_position import Place
+from mail.sieve.execution.signatures import SieveCall
+from mail.sieve.source_position import SourcePosition
 
-Query = dict[str, Any]
+QueryForm = dict[str, Any]
 
-NEVER: Query = {"not": [{}]}
-_COMPARED = {"match", "is", "contains", "matches", "regex", "comparator", "names", "keys"}
-_BODY = _COMPARED | {"transform", "text"}
-_ADDRESS = _COMPARED | {"part", "all", "localpart", "domain"}
-_ALONE = {
+NEVER_TRUE: QueryForm = {"not": [{}]}
+_COMPARISON_ARGUMENTS = {
+    "match",
+    "is",
+    "contains",
+    "matches",
+    "regex",
+    "comparator",
+    "names",
+    "keys",
+}
+_BODY_ARGUMENTS = _COMPARISON_ARGUMENTS | {"transform", "text"}
+_ADDRESS_ARGUMENTS = _COMPARISON_ARGUMENTS | {"part", "all", "localpart", "domain"}
+_SINGLE_ADDRESS_FIELDS = {
     "from",
     "resent-from",
     "resent-sender",
     "return-path",
     "sender",
 }  # fields with one address
-_SPECIAL = re.compile(r"([\\^$.|?*+()\[\]{}])")
-_ANY, _LOCAL = r"[^<>,;\s]", r"[^<>,;\s@]"  # one character of an address, of a local part or domain
+_REGEX_SPECIAL = re.compile(r"([\\^$.|?*+()\[\]{}])")
+_ADDRESS_CHARACTER, _LOCAL_CHARACTER = (
+    r"[^<>,;\s]",
+    r"[^<>,;\s@]",
+)  # one character of an address, of a local part or domain
 
 
-class Unsaid(Exception):
+class NoFilterEquivalent(Exception):
     """Filters have no equivalent of a command or test at this position."""
 
-    def __init__(self, place: Place, message: str) -> None:
-        self.problem = Problem(*place, message)
-        super().__init__(message)
+    def __init__(self, position: SourcePosition, problem_text: str) -> None:
+        self.problem = ScriptProblem(*position, problem_text)
+        super().__init__(problem_text)
 
 
 @dataclass
-class Told:
+class ImportProblems:
     """The errors and warnings of an import."""
 
-    faults: list[Problem] = field(default_factory=list)
-    warned: dict[tuple[Place, str], Problem] = field(default_factory=dict)
+    errors: list[ScriptProblem] = field(default_factory=list)
+    warnings: dict[tuple[SourcePosition, str], ScriptProblem] = field(default_factory=dict)
 
-    def warn(self, place: Place, message: str, about: str = "") -> None:
+    def warn(self, position: SourcePosition, problem_text: str, warning_kind: str = "") -> None:
         """Add a warning, once per position and kind."""
-        self.warned.setdefault((place, about or message), Problem(*place, message))
+        self.warnings.setdefault(
+            (position, warning_kind or problem_text), ScriptProblem(*position, problem_text)
+        )
 
 
-def strings(call: Call, name: str) -> list[str]:
+def string_arguments(call: SieveCall, argument_name: str) -> list[str]:
     """Return the strings of an argument. Raises NoFilterEquivalent if it has variables."""
-    value = call.values.get(name, ())
+    value = call.arguments.get(argument_name, ())
     listed = value if isinstance(value, tuple) else (value,)
     found = [one for one in listed if isinstance(one, str)]
     if len(found) < len(listed):
-        raise Unsaid(call.place, "filters have no variables")
+        raise NoFilterEquivalent(call.position, "filters have no variables")
     return found
 
 
-def known(call: Call, tags: Iterable[str]) -> None:
+def check_arguments(call: SieveCall, allowed_names: Iterable[str]) -> None:
     """Raise NoFilterEquivalent if a call has arguments that filters don't have."""
-    for name in call.values:
-        if name not in tags:
-            raise Unsaid(call.place, f"filters have no {call.name} with :{name}")
+    for name in call.arguments:
+        if name not in allowed_names:
+            raise NoFilterEquivalent(call.position, f"filters have no {call.name} with :{name}")
 
 
-def query_of(test: Call, told: Told) -> Query:
+def query_from_test(test: SieveCall, problems: ImportProblems) -> QueryForm:
     """Return the test as a query. Returns {} and adds an error if there is no equivalent."""
     try:
-        return _TESTS.get(test.name, _unknown)(test, told)
-    except Unsaid as fault:
-        told.faults.append(fault.problem)
+        return _CONVERTERS.get(test.name, _unknown_test)(test, problems)
+    except NoFilterEquivalent as fault:
+        problems.errors.append(fault.problem)
         return {}
 
 
-def merged(queries: Iterable[Query]) -> Query:
+def merge_queries(queries: Iterable[QueryForm]) -> QueryForm:
     """Return one query that holds if all of these hold.
 
     A field that occurs twice moves into `all`, in the order that filter_compiler writes.
     """
-    found: Query = {}
+    found: QueryForm = {}
     for one in queries:
         twice = (found.keys() & one.keys()) - {"all", "not"}
         if twice == {"any"}:
@@ -96,121 +110,121 @@ def merged(queries: Iterable[Query]) -> Query:
     return found
 
 
-def _one_of(queries: Sequence[Query]) -> Query:
+def _any_query(queries: Sequence[QueryForm]) -> QueryForm:
     """Return a query that holds if one of these holds."""
     return queries[0] if len(queries) == 1 else {"any": list(queries)}
 
 
-def _unknown(test: Call, _told: Told) -> Query:
+def _unknown_test(test: SieveCall, _problems: ImportProblems) -> QueryForm:
     """Raise NoFilterEquivalent for a test without equivalent."""
-    raise Unsaid(test.place, f"filters have no test {test.name}")
+    raise NoFilterEquivalent(test.position, f"filters have no test {test.name}")
 
 
-def _true(_test: Call, _told: Told) -> Query:
+def _query_of_true(_test: SieveCall, _problems: ImportProblems) -> QueryForm:
     return {}
 
 
-def _false(_test: Call, _told: Told) -> Query:
-    return NEVER
+def _query_of_false(_test: SieveCall, _problems: ImportProblems) -> QueryForm:
+    return NEVER_TRUE
 
 
-def _allof(test: Call, told: Told) -> Query:
-    return merged([query_of(one, told) for one in test.tests])
+def _query_of_allof(test: SieveCall, problems: ImportProblems) -> QueryForm:
+    return merge_queries([query_from_test(one, problems) for one in test.tests])
 
 
-def _anyof(test: Call, told: Told) -> Query:
-    return _one_of([query_of(one, told) for one in test.tests])
+def _query_of_anyof(test: SieveCall, problems: ImportProblems) -> QueryForm:
+    return _any_query([query_from_test(one, problems) for one in test.tests])
 
 
-def _not(test: Call, told: Told) -> Query:
-    inner = query_of(test.tests[0], told)
+def _query_of_not(test: SieveCall, problems: ImportProblems) -> QueryForm:
+    inner = query_from_test(test.tests[0], problems)
     if list(inner) == ["hasAttachment"]:
         return {"hasAttachment": not inner["hasAttachment"]}
     return {"not": [inner]}
 
 
-def _hasattachment(_test: Call, _told: Told) -> Query:
+def _query_of_hasattachment(_test: SieveCall, _problems: ImportProblems) -> QueryForm:
     return {"hasAttachment": True}
 
 
-def _size(test: Call, _told: Told) -> Query:
-    over, limit = test.chosen("relation", "over") == "over", test.number("limit")
+def _query_of_size(test: SieveCall, _problems: ImportProblems) -> QueryForm:
+    over, limit = test.chosen_tag("relation", "over") == "over", test.number_argument("limit")
     if not limit:
-        return {} if over else NEVER
+        return {} if over else NEVER_TRUE
     return {"size": limit if over else -limit}
 
 
-def _exists(test: Call, _told: Told) -> Query:
-    known(test, ("names",))
-    return merged([_there(name) for name in strings(test, "names")])
+def _query_of_exists(test: SieveCall, _problems: ImportProblems) -> QueryForm:
+    check_arguments(test, ("names",))
+    return merge_queries([_header_exists_query(name) for name in string_arguments(test, "names")])
 
 
-def _there(name: str) -> Query:
+def _header_exists_query(header_name: str) -> QueryForm:
     """Return the query for an existing header field."""
-    return {"header": {"key": name, "value": None}}
+    return {"header": {"key": header_name, "value": None}}
 
 
-def _header(test: Call, told: Told) -> Query:
-    known(test, _COMPARED)
-    kind, keys = _compared(test, told)
-    names = strings(test, "names")
-    return _one_of([one for key in keys for one in _in_fields(names, kind, key)])
+def _query_of_header(test: SieveCall, problems: ImportProblems) -> QueryForm:
+    check_arguments(test, _COMPARISON_ARGUMENTS)
+    kind, keys = _match_type_and_keys(test, problems)
+    names = string_arguments(test, "names")
+    return _any_query([one for key in keys for one in _header_queries(names, kind, key)])
 
 
-def _in_fields(names: Sequence[str], kind: str, key: str) -> list[Query]:
+def _header_queries(header_names: Sequence[str], match_type: str, key: str) -> list[QueryForm]:
     """Return queries of which one holds if one of the header fields matches the key."""
-    part = _part_of(kind, key)
+    part = _substring_of_key(match_type, key)
     if part is None:
-        return [_expressed(name, _pattern(kind, key)) for name in names]
+        return [_regex_query(name, _regex_of_key(match_type, key)) for name in header_names]
     if not part:
-        return [_there(name) for name in names]
-    left = {name.lower() for name in names}
-    found: list[Query] = []
-    for name, fields in FIELDS.items():
+        return [_header_exists_query(name) for name in header_names]
+    left = {name.lower() for name in header_names}
+    found: list[QueryForm] = []
+    for name, fields in HEADER_FIELDS.items():
         if left.issuperset(fields):
             found.append({name: part})
             left.difference_update(fields)
-    others = dict.fromkeys(name for name in names if name.lower() in left)
+    others = dict.fromkeys(name for name in header_names if name.lower() in left)
     return [*found, *({"header": {"key": name, "value": part}} for name in others)]
 
 
-def _body(test: Call, told: Told) -> Query:
-    known(test, _BODY)
-    kind, keys = _compared(test, told)
-    return _one_of([_in_body(test, kind, key) for key in keys])
+def _query_of_body(test: SieveCall, problems: ImportProblems) -> QueryForm:
+    check_arguments(test, _BODY_ARGUMENTS)
+    kind, keys = _match_type_and_keys(test, problems)
+    return _any_query([_body_query(test, kind, key) for key in keys])
 
 
-def _in_body(test: Call, kind: str, key: str) -> Query:
+def _body_query(test: SieveCall, match_type: str, key: str) -> QueryForm:
     """Return the query for a key in the text."""
-    part = _part_of(kind, key)
+    part = _substring_of_key(match_type, key)
     if part is None:
-        return _expressed(None, _pattern(kind, key))
+        return _regex_query(None, _regex_of_key(match_type, key))
     if not part:
-        raise Unsaid(test.place, "filters do not ask whether there is a text")
+        raise NoFilterEquivalent(test.position, "filters do not ask whether there is a text")
     return {"text": part}
 
 
-def _compared(test: Call, told: Told) -> tuple[str, list[str]]:
+def _match_type_and_keys(test: SieveCall, problems: ImportProblems) -> tuple[str, list[str]]:
     """Return the match type and the keys of a test."""
-    if test.chosen("comparator", "") == NUMERIC:
-        raise Unsaid(test.place, "filters compare no numbers")
-    if test.chosen("comparator", "") == OCTET:
-        told.warn(test.place, "filters look in any case")
-    return test.chosen("match", "is"), strings(test, "keys")
+    if test.chosen_tag("comparator", "") == NUMERIC:
+        raise NoFilterEquivalent(test.position, "filters compare no numbers")
+    if test.chosen_tag("comparator", "") == OCTET:
+        problems.warn(test.position, "filters look in any case")
+    return test.chosen_tag("match", "is"), string_arguments(test, "keys")
 
 
-def _expressed(name: str | None, pattern: str) -> Query:
+def _regex_query(header_name: str | None, pattern: str) -> QueryForm:
     """Return the query for a regular expression in a header field, or in the text."""
-    return {"regex": {"key": name, "pattern": pattern}}
+    return {"regex": {"key": header_name, "pattern": pattern}}
 
 
-def _part_of(kind: str, key: str) -> str | None:
+def _substring_of_key(match_type: str, key: str) -> str | None:
     """Return the substring that a key searches for: "" for anything, None for other keys."""
-    if kind == "contains":
+    if match_type == "contains":
         return key
-    if kind != "matches":
+    if match_type != "matches":
         return None
-    signs = _wild(key)
+    signs = _wildcard_tokens(key)
     if not signs or signs[0] != "*" or signs[-1] != "*":
         return None
     inner = signs[1:-1]
@@ -220,7 +234,7 @@ def _part_of(kind: str, key: str) -> str | None:
     return part if part.split() or not part else None
 
 
-def _wild(key: str) -> list[str]:
+def _wildcard_tokens(key: str) -> list[str]:
     """Split a `:matches` pattern into tokens: wildcards alone, other characters after `=`."""
     found: list[str] = []
     signs = iter(key)
@@ -232,68 +246,76 @@ def _wild(key: str) -> list[str]:
     return found
 
 
-def _escaped(text: str) -> str:
+def _escape_regex(text: str) -> str:
     """Escape a text for a regular expression."""
-    return _SPECIAL.sub(r"\\\1", text)
+    return _REGEX_SPECIAL.sub(r"\\\1", text)
 
 
-def _pattern(kind: str, key: str) -> str:
+def _regex_of_key(match_type: str, key: str) -> str:
     """Return the regular expression that a key matches a whole value with."""
-    if kind == "regex":
+    if match_type == "regex":
         return key
-    pattern = f"^{_inner(kind, key, '.')}$"
+    pattern = f"^{_regex_inside(match_type, key, '.')}$"
     return pattern.removeprefix("^.*").removesuffix(".*$") or pattern
 
 
-def _inner(kind: str, key: str, sign: str) -> str:
+def _regex_inside(match_type: str, key: str, character_class: str) -> str:
     """Return the regular expression of a key; a wildcard matches the character class."""
-    if kind == "matches":
-        meant = {"*": f"{sign}*", "?": sign}
-        return "".join(meant.get(one) or _escaped(one[1:]) for one in _wild(key))
-    around = f"{sign}*" if kind == "contains" else ""
-    return f"{around}{_escaped(key)}{around}"
+    if match_type == "matches":
+        meant = {"*": f"{character_class}*", "?": character_class}
+        return "".join(meant.get(one) or _escape_regex(one[1:]) for one in _wildcard_tokens(key))
+    around = f"{character_class}*" if match_type == "contains" else ""
+    return f"{around}{_escape_regex(key)}{around}"
 
 
-def _address(test: Call, told: Told) -> Query:
-    known(test, _ADDRESS)
-    kind, keys = _compared(test, told)
-    names, part = strings(test, "names"), test.chosen("part", "all")
+def _query_of_address(test: SieveCall, problems: ImportProblems) -> QueryForm:
+    check_arguments(test, _ADDRESS_ARGUMENTS)
+    kind, keys = _match_type_and_keys(test, problems)
+    names, part = string_arguments(test, "names"), test.chosen_tag("part", "all")
     if kind == "regex":
-        raise Unsaid(test.place, "filters try expressions on whole fields: write header")
-    if part == "all" and all(_part_of(kind, key) is not None for key in keys):
-        told.warn(test.place, "filters look into the names beside addresses, too")
-        return _one_of([one for key in keys for one in _in_fields(names, kind, key)])
+        raise NoFilterEquivalent(
+            test.position, "filters try expressions on whole fields: write header"
+        )
+    if part == "all" and all(_substring_of_key(kind, key) is not None for key in keys):
+        problems.warn(test.position, "filters look into the names beside addresses, too")
+        return _any_query([one for key in keys for one in _header_queries(names, kind, key)])
     if "" in keys:
-        raise Unsaid(test.place, "filters do not look for an empty address")
-    patterns = [_of_address(part, kind, key) for key in keys]
-    return _one_of([_expressed(name, _in_field(name, one)) for one in patterns for name in names])
+        raise NoFilterEquivalent(test.position, "filters do not look for an empty address")
+    patterns = [_address_regex(part, kind, key) for key in keys]
+    return _any_query(
+        [_regex_query(name, _field_regex(name, one)) for one in patterns for name in names]
+    )
 
 
-def _of_address(part: str, kind: str, key: str) -> str:
+def _address_regex(address_part: str, match_type: str, key: str) -> str:
     """Return the regular expression of an address of which this part matches."""
-    if part == "all":
-        return _inner(kind, key, _ANY)
-    half = _inner(kind, key, _LOCAL)
-    return f"{half}@{_LOCAL}*" if part == "localpart" else f"{_ANY}*@{half}"
+    if address_part == "all":
+        return _regex_inside(match_type, key, _ADDRESS_CHARACTER)
+    half = _regex_inside(match_type, key, _LOCAL_CHARACTER)
+    return (
+        f"{half}@{_LOCAL_CHARACTER}*"
+        if address_part == "localpart"
+        else f"{_ADDRESS_CHARACTER}*@{half}"
+    )
 
 
-def _in_field(name: str, address: str) -> str:
+def _field_regex(header_name: str, address_pattern: str) -> str:
     """Return the regular expression of a header field with such an address, not as a name."""
-    if name.lower() in _ALONE:
-        return rf"(^|<)\s*{address}\s*>?$"
-    return rf"(^|[<,:]\s*){address}\s*(>|,|;|$)"
+    if header_name.lower() in _SINGLE_ADDRESS_FIELDS:
+        return rf"(^|<)\s*{address_pattern}\s*>?$"
+    return rf"(^|[<,:]\s*){address_pattern}\s*(>|,|;|$)"
 
 
-_TESTS: dict[str, Callable[[Call, Told], Query]] = {
-    "address": _address,
-    "allof": _allof,
-    "anyof": _anyof,
-    "body": _body,
-    "exists": _exists,
-    "false": _false,
-    "hasattachment": _hasattachment,
-    "header": _header,
-    "not": _not,
-    "size": _size,
-    "true": _true,
+_CONVERTERS: dict[str, Callable[[SieveCall, ImportProblems], QueryForm]] = {
+    "address": _query_of_address,
+    "allof": _query_of_allof,
+    "anyof": _query_of_anyof,
+    "body": _query_of_body,
+    "exists": _query_of_exists,
+    "false": _query_of_false,
+    "hasattachment": _query_of_hasattachment,
+    "header": _query_of_header,
+    "not": _query_of_not,
+    "size": _query_of_size,
+    "true": _query_of_true,
 }

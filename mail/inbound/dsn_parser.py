@@ -10,186 +10,200 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mail.addresses.address_syntax import LONGEST
-from mail.envelope.delivery_jobs import Action
-from mail.mime import OnDisk, Part, Source, content, message_ids
-from mail.mime.byte_source import cut
-from mail.mime.header_fields import fields as header_fields
-from mail.storage.message_insert import Letter
+from mail.addresses.address_syntax import MAX_ADDRESS
+from mail.envelope.delivery_jobs import DsnAction
+from mail.mime import ByteSource, FileSource, ParsedPart, decoded_content, parse_message_ids
+from mail.mime.byte_source import read_range
+from mail.mime.header_fields import parse_fields as header_fields
+from mail.storage.message_insert import StorableMessage
 
-LARGEST = 1 << 20  # bytes of the status part
-HEAD = 256 << 10  # bytes of the returned message that are searched for its header
-PARTS = 10  # of a DSN that are read
-RECIPIENTS = 1000
-VALUE = 2000  # characters of a field
-SHOWN = 500  # characters of a stored text
-NAME = 255  # characters
+MAX_STATUS_SIZE = 1 << 20  # bytes of the status part
+MAX_HEADER_SIZE = 256 << 10  # bytes of the returned message that are searched for its header
+MAX_PARTS = 10  # of a DSN that are read
+MAX_RECIPIENTS = 1000
+MAX_FIELD_VALUE = 2000  # characters of a field
+MAX_STORED_TEXT = 500  # characters of a stored text
+MAX_SERVER_NAME = 255  # characters
 
-STATUS = frozenset({"message/delivery-status", "message/global-delivery-status"})
-HEADERS = frozenset({"text/rfc822-headers", "message/global-headers"})
-WHOLE = frozenset({"message/rfc822", "message/global"})
-ACTIONS = {str(each): each for each in Action}
+STATUS_TYPES = frozenset({"message/delivery-status", "message/global-delivery-status"})
+HEADER_TYPES = frozenset({"text/rfc822-headers", "message/global-headers"})
+MESSAGE_TYPES = frozenset({"message/rfc822", "message/global"})
+ACTIONS_BY_NAME = {str(each): each for each in DsnAction}
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-_CODE = re.compile(r"(?:<[^>]{0,300}>:? ?)?([245][0-9][0-9])(?:[ -]|$)")
-_STATUS = re.compile(r"\s*([245]\.[0-9]{1,3}\.[0-9]{1,3})\b")
+_REPLY_CODE = re.compile(r"(?:<[^>]{0,300}>:? ?)?([245][0-9][0-9])(?:[ -]|$)")
+_STATUS_CODE = re.compile(r"\s*([245]\.[0-9]{1,3}\.[0-9]{1,3})\b")
 _WORD = re.compile(r"\s*([A-Za-z]+)")
-_ODD = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]+")
-_NUMBERED = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
-_TYPES = frozenset({"rfc822", "utf-8"})
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]+")
+_UTF8_ESCAPE = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_ADDRESS_TYPES = frozenset({"rfc822", "utf-8"})
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class RecipientResult:
     """What a DSN reports about one recipient."""
 
-    action: Action
+    action: DsnAction
     addresses: tuple[str, ...]  # original recipient, final recipient
     orcpt: str | None  # with its address type, in lower case
-    code: int  # SMTP reply code
-    text: str
+    reply_code: int  # SMTP reply code
+    reply_text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReceivedDsn:
     """A DSN of another server."""
 
-    by: str
+    reporting_mta: str
     envid: str | None
-    message_id: str | None  # Message-ID of the returned message
-    fates: Sequence[Fate]
+    original_message_id: str | None  # Message-ID of the returned message
+    recipient_results: Sequence[RecipientResult]
 
 
-async def found(source: bytes | Path, letter: Letter, sender: str) -> Report | None:
+async def find_dsn(
+    raw_message: bytes | Path, message: StorableMessage, envelope_sender: str
+) -> ReceivedDsn | None:
     """Return the DSN that a message is, None if it is not one.
 
     A DSN has an empty envelope sender and is the top-level part; an attached DSN was forwarded by a
     person.
     """
-    kind = letter.facts.content_params.get("report-type", "delivery-status")
-    if sender or letter.facts.content_type != "multipart/report":
+    kind = message.facts.content_params.get("report-type", "delivery-status")
+    if envelope_sender or message.facts.content_type != "multipart/report":
         return None
     if kind.strip().lower() != "delivery-status":
         return None
-    raw = OnDisk(source, letter.size) if isinstance(source, Path) else source
-    return await asyncio.to_thread(read, raw, letter.facts.structure)
+    raw = FileSource(raw_message, message.size) if isinstance(raw_message, Path) else raw_message
+    return await asyncio.to_thread(parse_dsn, raw, message.facts.structure)
 
 
-def read(raw: bytes | Source, structure: Part) -> Report | None:
+def parse_dsn(raw_message: bytes | ByteSource, structure: ParsedPart) -> ReceivedDsn | None:
     """Parse a DSN. Returns None if it reports no recipient."""
-    parts = structure.parts[:PARTS]
-    status = next((part for part in parts if part.content_type in STATUS), None)
-    if status is None or status.size > LARGEST:
+    parts = structure.parts[:MAX_PARTS]
+    status = next((part for part in parts if part.content_type in STATUS_TYPES), None)
+    if status is None or status.size > MAX_STATUS_SIZE:
         return None
-    groups = list(_groups(content(raw, status)))
+    groups = list(_field_groups(decoded_content(raw_message, status)))
     if not groups:
         return None
-    about, fates = groups[0], list[Fate]()
+    about, fates = groups[0], list[RecipientResult]()
     for group in groups:
-        if len(fates) < RECIPIENTS and (fate := _fate(group)):
+        if len(fates) < MAX_RECIPIENTS and (fate := _result_of_group(group)):
             fates.append(fate)
     if not fates:
         return None
-    by = _after(about.get("reporting-mta", ""))[:NAME]
-    envid = about.get("original-envelope-id", "").strip()[:SHOWN]
-    return Report(by, envid or None, _message_id(raw, parts), fates)
+    by = _value_after_type(about.get("reporting-mta", ""))[:MAX_SERVER_NAME]
+    envid = about.get("original-envelope-id", "").strip()[:MAX_STORED_TEXT]
+    return ReceivedDsn(by, envid or None, _original_message_id(raw_message, parts), fates)
 
 
-def _groups(body: bytes) -> Iterator[dict[str, str]]:
+def _field_groups(status_body: bytes) -> Iterator[dict[str, str]]:
     """Yield the fields of each group by lower-case name. The first field of a name counts."""
     group: dict[str, str] = {}
     name, seen = "", 0
-    for line in _LINE_END.split(body.replace(b"\0", b"").decode("utf-8", "replace")):
+    for line in _LINE_END.split(status_body.replace(b"\0", b"").decode("utf-8", "replace")):
         if not line.strip():
             if group:
                 yield group
                 seen += 1
-            if seen > RECIPIENTS:
+            if seen > MAX_RECIPIENTS:
                 return
             group, name = {}, ""
         elif line[0] in " \t":
-            if name and len(group[name]) < VALUE:
-                group[name] += " " + line.strip()[:VALUE]
+            if name and len(group[name]) < MAX_FIELD_VALUE:
+                group[name] += " " + line.strip()[:MAX_FIELD_VALUE]
         else:
             key, colon, value = line.partition(":")
             key = key.strip().lower()[:80]
             name = key if colon and key not in group else ""
             if name:
-                group[name] = value.strip()[:VALUE]
+                group[name] = value.strip()[:MAX_FIELD_VALUE]
     if group:
         yield group
 
 
-def _fate(group: dict[str, str]) -> Fate | None:
+def _result_of_group(fields: dict[str, str]) -> RecipientResult | None:
     """Return the result that a group of fields reports, None if it has no action or address."""
-    word = _WORD.match(group.get("action", ""))
-    action = ACTIONS.get(word[1].lower()) if word else None
-    given = [group.get(name, "") for name in ("original-recipient", "final-recipient")]
-    addresses = tuple(address for each in given if (address := _address(each)))
+    word = _WORD.match(fields.get("action", ""))
+    action = ACTIONS_BY_NAME.get(word[1].lower()) if word else None
+    given = [fields.get(name, "") for name in ("original-recipient", "final-recipient")]
+    addresses = tuple(address for each in given if (address := _typed_address(each)))
     if action is None or not addresses:
         return None
     orcpt = ";".join(part.strip() for part in given[0].partition(";")[::2]).lower()
-    code, text = _said(action, group)
-    return Fate(action, addresses, orcpt[:VALUE] if given[0] else None, code, text)
+    code, text = _reply_of_group(action, fields)
+    return RecipientResult(
+        action, addresses, orcpt[:MAX_FIELD_VALUE] if given[0] else None, code, text
+    )
 
 
-def _address(given: str) -> str | None:
+def _typed_address(field_value: str) -> str | None:
     """Return the address of a typed field value (`rfc822; user@host`), None if it is not valid."""
-    kind, mark, text = given.partition(";")
-    if not mark or kind.strip().lower() not in _TYPES:
+    kind, mark, text = field_value.partition(";")
+    if not mark or kind.strip().lower() not in _ADDRESS_TYPES:
         return None
-    address = _NUMBERED.sub(_numbered, text.strip()).removeprefix("<").removesuffix(">")
-    sound = "@" in address and len(address) <= LONGEST and not _ODD.search(address)
+    address = (
+        _UTF8_ESCAPE.sub(_unescaped_character, text.strip()).removeprefix("<").removesuffix(">")
+    )
+    sound = "@" in address and len(address) <= MAX_ADDRESS and not _UNPRINTABLE.search(address)
     return address if sound and " " not in address else None
 
 
-def _numbered(found: re.Match[str]) -> str:
+def _unescaped_character(escape_match: re.Match[str]) -> str:
     """Return the character of an RFC 6533 escape, "" if the number is out of range."""
-    number = int(found[1], 16)
+    number = int(escape_match[1], 16)
     return chr(number) if number <= 0x10FFFF else ""  # noqa: PLR2004 - the last of Unicode
 
 
-def _said(action: Action, group: dict[str, str]) -> tuple[int, str]:
+def _reply_of_group(action: DsnAction, fields: dict[str, str]) -> tuple[int, str]:
     """Return reply code and text of the last server."""
-    status = _STATUS.match(group.get("status", ""))
-    text = " ".join(_ODD.sub(" ", _after(group.get("diagnostic-code", ""))).split())
-    code = _CODE.match(text)
+    status = _STATUS_CODE.match(fields.get("status", ""))
+    text = " ".join(
+        _UNPRINTABLE.sub(" ", _value_after_type(fields.get("diagnostic-code", ""))).split()
+    )
+    code = _REPLY_CODE.match(text)
     if code:
         number, text = int(code[1]), text[code.end() :].strip()
     else:
-        number = _usual(action, status[1] if status else "")
+        number = _default_reply_code(action, status[1] if status else "")
     if status and status[1] not in text:
         text = f"{status[1]} {text}".strip()
-    return number, (text or str(action))[:SHOWN]
+    return number, (text or str(action))[:MAX_STORED_TEXT]
 
 
-def _usual(action: Action, status: str) -> int:
+def _default_reply_code(action: DsnAction, status_code: str) -> int:
     """Return a reply code for a report without one."""
-    if action is Action.FAILED:
-        return 450 if status.startswith("4") else 550
-    return 450 if action is Action.DELAYED else 250
+    if action is DsnAction.FAILED:
+        return 450 if status_code.startswith("4") else 550
+    return 450 if action is DsnAction.DELAYED else 250
 
 
-def _after(typed: str) -> str:
+def _value_after_type(field_value: str) -> str:
     """Return a field value without its type, in one line."""
-    kind, mark, text = typed.partition(";")
-    return " ".join(_ODD.sub(" ", text if mark else kind).split())
+    kind, mark, text = field_value.partition(";")
+    return " ".join(_UNPRINTABLE.sub(" ", text if mark else kind).split())
 
 
-def _message_id(raw: bytes | Source, parts: Sequence[Part]) -> str | None:
+def _original_message_id(
+    raw_message: bytes | ByteSource, parts: Sequence[ParsedPart]
+) -> str | None:
     """Return the Message-ID of the message that the DSN returns."""
     for part in parts:
-        if part.content_type in HEADERS and part.size <= HEAD:
-            head = content(raw, part)
-        elif part.content_type in WHOLE:
-            small = part.size <= HEAD  # some servers encode it, against RFC 3464
-            end = min(part.body_end, part.body_start + HEAD)
-            whole = content(raw, part) if small else cut(raw, part.body_start, end)
+        if part.content_type in HEADER_TYPES and part.size <= MAX_HEADER_SIZE:
+            head = decoded_content(raw_message, part)
+        elif part.content_type in MESSAGE_TYPES:
+            small = part.size <= MAX_HEADER_SIZE  # some servers encode it, against RFC 3464
+            end = min(part.body_end, part.body_start + MAX_HEADER_SIZE)
+            whole = (
+                decoded_content(raw_message, part)
+                if small
+                else read_range(raw_message, part.body_start, end)
+            )
             head = _BLANK_LINE.split(whole.lstrip(b"\r\n"), maxsplit=1)[0]
         else:
             continue
         for name, value in header_fields(head.replace(b"\0", b"")):
             if name == "message-id":
-                return next(iter(message_ids(value)), None)
+                return next(iter(parse_message_ids(value)), None)
     return None

@@ -7,26 +7,26 @@ from functools import cached_property
 from pathlib import Path
 
 from mail import sieve
-from mail.envelope.client import Client
-from mail.envelope.dsn_parameters import USUAL, On, Wish
-from mail.envelope.local_recipient import Recipient
-from mail.inbound.dsn_parser import Report
-from mail.mime import OnDisk
-from mail.storage.message_insert import Letter, Placed
-from mail.storage.message_trace import Way
-from models.submission.tables import ARRIVED
+from mail.envelope.client import SmtpClientInfo
+from mail.envelope.dsn_parameters import DEFAULT_REPORTS, DsnRequest, NotifyCondition
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.dsn_parser import ReceivedDsn
+from mail.mime import FileSource
+from mail.storage.message_insert import InsertedMessage, StorableMessage
+from mail.storage.message_trace import TraceRecorder
+from models.submission.tables import COPY_OF_RECEIVED
 
-Key = tuple[int, int]  # an account, and its INBOX
-SMALL = 8 * 1024  # bytes of a message that may be looked through on the spot
+InboxKey = tuple[int, int]  # an account, and its INBOX
+MAX_INLINE_SIZE = 8 * 1024  # bytes of a message that may be looked through on the spot
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedMessageState:
     """The state that a message had on the server it was fetched from."""
 
-    at: datetime  # of its arrival there
-    scanners: frozenset[str]  # that are to look at it, of those there are
-    news: bool = False  # it is told as mail that has just come
+    received_at: datetime  # of its arrival there
+    scanner_names: frozenset[str]  # that are to look at it, of those there are
+    is_new_mail: bool = False  # it is told as mail that has just come
     seen: bool = False
     flagged: bool = False
     answered: bool = False
@@ -35,55 +35,63 @@ class Fetched:
 
 
 @dataclass
-class Mail:
+class IncomingMessage:
     """A message while it passes the delivery steps."""
 
-    source: bytes | Path
-    letter: Letter
-    sender: str  # envelope; empty for the null path
-    client: Client | None = None  # who handed it in by SMTP
-    handed: bool = False  # by a neighbour, whose filters are believed
-    unfiltered: bool = False  # from a forwarding host: no filter is asked whether it is spam
-    fetched: Fetched | None = None  # from an account elsewhere
-    copied: bool = True  # by rules; a copy itself is not
-    submission_id: int = ARRIVED  # by which one of our users sent it
-    report: Report | None = None  # that it is, of another server
-    wishes: dict[Key, Wish] = field(default_factory=dict)  # of its sender
-    placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
-    apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
-    way: Way = field(default_factory=Way)  # what is told of it: mail/delivery/trace_steps.py
+    raw_message: bytes | Path
+    message: StorableMessage
+    envelope_sender: str  # envelope; empty for the null path
+    client: SmtpClientInfo | None = None  # who handed it in by SMTP
+    from_trusted_server: bool = False  # by a neighbour, whose filters are believed
+    skip_spam_filter: bool = False  # from a forwarding host: no filter is asked whether it is spam
+    fetched: FetchedMessageState | None = None  # from an account elsewhere
+    applies_bcc_rules: bool = True  # by rules; a copy itself is not
+    submission_id: int = COPY_OF_RECEIVED  # by which one of our users sent it
+    dsn: ReceivedDsn | None = None  # that it is, of another server
+    dsn_requests: dict[InboxKey, DsnRequest] = field(default_factory=dict)  # of its sender
+    results: dict[InboxKey, InsertedMessage | BaseException | None] = field(
+        default_factory=dict
+    )  # None: held
+    encryption_lock: asyncio.Lock = field(
+        default_factory=asyncio.Lock
+    )  # of who holds a copy of its bytes
+    trace: TraceRecorder = field(
+        default_factory=TraceRecorder
+    )  # what is told of it: mail/delivery/trace_steps.py
 
     @cached_property
-    def read(self) -> sieve.Message:
+    def sieve_message(self) -> sieve.SieveMessage:
         """The message as filters and scripts read it. All recipients share decoded parts."""
-        source = self.source
-        raw = OnDisk(source, self.letter.size) if isinstance(source, Path) else source
-        return sieve.Letter(raw, self.letter.facts.structure)
+        source = self.raw_message
+        raw = FileSource(source, self.message.size) if isinstance(source, Path) else source
+        return sieve.ParsedSieveMessage(raw, self.message.facts.structure)
 
-    def wish_of(self, to: Recipient) -> Wish:
+    def dsn_request_of(self, recipient: LocalRecipient) -> DsnRequest:
         """Return the DSN request for an account, in any of its mailboxes."""
-        theirs = (wish for (user, _), wish in self.wishes.items() if user == to.user_id)
-        return next(theirs, USUAL)
+        theirs = (
+            wish for (user, _), wish in self.dsn_requests.items() if user == recipient.user_id
+        )
+        return next(theirs, DEFAULT_REPORTS)
 
-    def passed_on(self, to: Recipient) -> Wish:
+    def dsn_request_for_forward(self, recipient: LocalRecipient) -> DsnRequest:
         """Return the DSN request for the targets of an account.
 
         Success is not reported: the message has reached the account.
         """
-        wish = self.wish_of(to)
-        return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
+        wish = self.dsn_request_of(recipient)
+        return DsnRequest(wish.without_condition(NotifyCondition.SUCCESS).conditions, ret=wish.ret)
 
     @property
-    def near(self) -> bool:
+    def in_memory(self) -> bool:
         """True if the message is in memory and at most MAX_INLINE_SIZE bytes long."""
-        return isinstance(self.source, bytes) and self.letter.size <= SMALL
+        return isinstance(self.raw_message, bytes) and self.message.size <= MAX_INLINE_SIZE
 
     @property
-    def came(self) -> str:
+    def content_digest(self) -> str:
         """The digest of the message as it was received. It identifies a repeated delivery."""
-        return self.letter.came or self.letter.digest
+        return self.message.received_digest or self.message.digest
 
     @property
-    def results(self) -> str | None:
+    def authentication_results(self) -> str | None:
         """The Authentication-Results of the message for an ARC seal, None if it was not checked."""
-        return (self.letter.verification or {}).get("results")
+        return (self.message.verification or {}).get("results")

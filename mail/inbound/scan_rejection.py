@@ -1,43 +1,47 @@
 """Refuse messages because of their spam verdict or scan result."""
 
-from mail.inbound.incoming_message import Mail
-from mail.inbound.spam_check import Judged
-from mail.spam.scan_result import Scan
-from mail.spam.verdict import REJECT
+from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.spam_check import RecipientVerdict
+from mail.spam.scan_result import ScanResult
+from mail.spam.verdict import DEFAULT_REJECT_POINTS
 from models.errors import Conflict
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
 
-class Unwanted(Conflict):
+class SpamRefused(Conflict):
     """The message is refused as spam. A retry does not help."""
 
 
-class Infected(Unwanted):
+class VirusRefused(SpamRefused):
     """The message is refused because of a virus."""
 
 
-async def turn_away(_world: World, mail: "Mail", judged: Judged) -> None:
+async def check_verdict(
+    _environment: Environment, incoming: "IncomingMessage", recipient_verdict: RecipientVerdict
+) -> None:
     """Raise SpamRefused or VirusRefused if the verdict refuses the message.
 
     Quarantined messages don't reach this check.
     """
-    if not judged.verdict.refused:
+    if not recipient_verdict.verdict.is_refused:
         return
-    if mail.letter.scan and mail.letter.scan.virus:
-        raise Infected("there is a virus in it")
-    raise Unwanted("it is spam")
+    if incoming.message.scan and incoming.message.scan.virus_name:
+        raise VirusRefused("there is a virus in it")
+    raise SpamRefused("it is spam")
 
 
-def check_onward(mail: "Mail") -> None:
+def check_may_forward(incoming: "IncomingMessage") -> None:
     """Raise SpamRefused or VirusRefused if a message must not be forwarded."""
-    check(mail.letter.scan)
+    check_scan(incoming.message.scan)
 
 
-def check(scan: Scan | None) -> None:
+def check_scan(scan_result: ScanResult | None) -> None:
     """Raise SpamRefused or VirusRefused if a message with this scan result must not leave."""
-    if scan is None:
+    if scan_result is None:
         return
-    if scan.virus:
-        raise Infected("there is a virus in it")
-    if scan.forced or (scan.score is not None and scan.score >= REJECT):
-        raise Unwanted("it is spam")
+    if scan_result.virus_name:
+        raise VirusRefused("there is a virus in it")
+    if scan_result.is_forced_reject or (
+        scan_result.score is not None and scan_result.score >= DEFAULT_REJECT_POINTS
+    ):
+        raise SpamRefused("it is spam")

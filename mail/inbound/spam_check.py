@@ -7,73 +7,110 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.envelope.local_recipient import Recipient
-from mail.recipients.address_resolution import KEY
-from mail.recipients.recipient_routes import Answering
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.incoming_message import IncomingMessage
+from mail.recipients.address_resolution import ENCRYPTION_KEY
+from mail.recipients.recipient_routes import AutoreplyAddress
 from mail.spam import sender_rules, verdict
-from mail.spam.sender_rules import Match
-from mail.spam.verdict import JUNK, REJECT, Limits, Spam
-from mail.storage.message_insert import Letter
+from mail.spam.sender_rules import SenderRuleMatch
+from mail.spam.verdict import (
+    DEFAULT_JUNK_POINTS,
+    DEFAULT_REJECT_POINTS,
+    SpamThresholds,
+    SpamVerdict,
+)
+from mail.storage.message_insert import StorableMessage
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role
 from models.users.tables import User, UserTag
 
-LEVEL = 50  # 0 to 100
+DEFAULT_SPAM_LEVEL = 50  # 0 to 100
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class RecipientVerdict:
     """A recipient with the spam verdict. The recipient's mailbox is Junk for spam."""
 
-    to: Recipient
-    verdict: Spam
+    recipient: LocalRecipient
+    verdict: SpamVerdict
 
 
-async def judged(
-    world: World, letter: Letter, sender: str, recipients: Sequence[Recipient], *, handed: bool
-) -> list[Judged]:
+async def compute_verdicts(
+    environment: Environment,
+    message: StorableMessage,
+    envelope_sender: str,
+    recipients: Sequence[LocalRecipient],
+    *,
+    from_trusted_server: bool,
+) -> list[RecipientVerdict]:
     """Return the verdict of each recipient, in the same order.
 
     Spam header fields are trusted if a trusted server handed the message over. No SQL statement if
     there are no sender rules and the message is not spam.
     """
-    known = _known(world, letter, sender, handed=handed)
-    rules = await _rules(world, letter, sender, recipients)
-    viruses = world.options.virus != "tag"  # quarantined viruses don't reach this point
+    known = _spam_facts(
+        environment, message, envelope_sender, from_trusted_server=from_trusted_server
+    )
+    rules = await _matching_rules(environment, message, envelope_sender, recipients)
+    viruses = environment.options.virus != "tag"  # quarantined viruses don't reach this point
     verdicts = [
-        verdict.decided(
-            known, rules.get(to.user_id, ()), to.spam_level, limits_of(to, viruses=viruses)
+        verdict.compute_verdict(
+            known,
+            rules.get(to.user_id, ()),
+            to.spam_level,
+            thresholds_of(to, refuse_viruses=viruses),
         )
         for to in recipients
     ]
     junked = [to.user_id for to, each in zip(recipients, verdicts, strict=True) if each.is_spam]
-    places = await _junk(world, junked) if junked else {}
+    places = await _junk_mailboxes(environment, junked) if junked else {}
     return [
-        Judged(_moved(to, places.get(to.user_id)) if each.is_spam else to, each)
+        RecipientVerdict(
+            _with_junk_mailbox(to, places.get(to.user_id)) if each.is_spam else to, each
+        )
         for to, each in zip(recipients, verdicts, strict=True)
     ]
 
 
-async def unwanted(world: World, mail: tuple[Letter, str], to: Answering, *, handed: bool) -> bool:
+async def is_spam_for_address(
+    environment: Environment, incoming: IncomingMessage, autoreply_address: AutoreplyAddress
+) -> bool:
     """Return True if a message is spam for an address without an account.
 
     Uses the default level and the sender rules of its tags, its domain and the platform.
     """
-    letter, sender = mail
-    known = _known(world, letter, sender, handed=handed)
-    nobody = _Nobody(domain_id=to.domain_id, tags=to.tags)
-    (rules,) = await sender_rules.rules_of(world, [nobody], sender, _author(letter))
-    return verdict.decided(known, rules, LEVEL).is_spam
+    letter, sender = incoming.message, incoming.envelope_sender
+    known = _spam_facts(
+        environment, letter, sender, from_trusted_server=incoming.from_trusted_server
+    )
+    nobody = _AddressWithoutAccount(
+        domain_id=autoreply_address.domain_id, tags=autoreply_address.tags
+    )
+    (rules,) = await sender_rules.load_matching_rules(
+        environment, [nobody], sender, _from_address(letter)
+    )
+    return verdict.compute_verdict(known, rules, DEFAULT_SPAM_LEVEL).is_spam
 
 
-def _known(world: World, letter: Letter, sender: str, *, handed: bool) -> verdict.Known:
+def _spam_facts(
+    environment: Environment,
+    message: StorableMessage,
+    envelope_sender: str,
+    *,
+    from_trusted_server: bool,
+) -> verdict.SpamFacts:
     """Return the facts about spam that are the same for all recipients."""
-    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
-    return verdict.known(opinions, believed, sender, letter.verification, letter.scan)
+    opinions, believed = (
+        message.facts.spam_headers if from_trusted_server else (),
+        environment.options.spam_headers,
+    )
+    return verdict.spam_facts(
+        opinions, believed, envelope_sender, message.verification, message.scan
+    )
 
 
-class _Nobody(NamedTuple):
+class _AddressWithoutAccount(NamedTuple):
     """An address without an account, as the receiver of sender rules."""
 
     user_id: int = 0
@@ -82,46 +119,65 @@ class _Nobody(NamedTuple):
     role: Role = Role.USER
 
 
-def limits_of(to: Recipient, *, viruses: bool) -> Limits:
+def thresholds_of(recipient: LocalRecipient, *, refuse_viruses: bool) -> SpamThresholds:
     """Return the spam thresholds of a recipient. Defaults are adjusted to stay in order."""
-    reject = max(REJECT, to.junk_score or 0.0) if to.reject_score is None else to.reject_score
-    junk = min(JUNK, reject) if to.junk_score is None else to.junk_score
-    return Limits(junk, reject, viruses)
+    reject = (
+        max(DEFAULT_REJECT_POINTS, recipient.junk_score or 0.0)
+        if recipient.reject_score is None
+        else recipient.reject_score
+    )
+    junk = (
+        min(DEFAULT_JUNK_POINTS, reject) if recipient.junk_score is None else recipient.junk_score
+    )
+    return SpamThresholds(junk, reject, refuse_viruses)
 
 
-def _moved(to: Recipient, junk: tuple[int, str | None] | None) -> Recipient:
+def _with_junk_mailbox(
+    recipient: LocalRecipient, mailbox_and_key: tuple[int, str | None] | None
+) -> LocalRecipient:
     """Return the recipient with the Junk mailbox and its encryption key, if there is one."""
-    return replace(to, mailbox_id=junk[0], key=junk[1]) if junk else to
+    return (
+        replace(recipient, mailbox_id=mailbox_and_key[0], encryption_key=mailbox_and_key[1])
+        if mailbox_and_key
+        else recipient
+    )
 
 
-async def _rules(
-    world: World, letter: Letter, sender: str, recipients: Sequence[Recipient]
-) -> Mapping[int, Sequence[Match]]:
+async def _matching_rules(
+    environment: Environment,
+    message: StorableMessage,
+    envelope_sender: str,
+    recipients: Sequence[LocalRecipient],
+) -> Mapping[int, Sequence[SenderRuleMatch]]:
     """Return the matching sender rules by account ID."""
-    ruled = [to for to in recipients if to.ruled]
+    ruled = [to for to in recipients if to.has_sender_rules]
     if not ruled:
         return {}
     asked = select(col(UserTag.user_id), col(UserTag.tag)).where(
         col(UserTag.user_id).in_([to.user_id for to in ruled])
     )
     tags: dict[int, list[str]] = {}
-    for row in await world.database.read(asked):
+    for row in await environment.database.read(asked):
         tags.setdefault(row.user_id, []).append(row.tag)
     receivers = [replace(to, tags=[*to.tags, *tags.get(to.user_id, ())]) for to in ruled]
-    found = await sender_rules.rules_of(world, receivers, sender, _author(letter))
+    found = await sender_rules.load_matching_rules(
+        environment, receivers, envelope_sender, _from_address(message)
+    )
     return {to.user_id: each for to, each in zip(ruled, found, strict=True)}
 
 
-def _author(letter: Letter) -> str:
+def _from_address(message: StorableMessage) -> str:
     """Return the first From address, "" if there is none."""
-    return letter.facts.from_[0].address if letter.facts.from_ else ""
+    return message.facts.from_[0].address if message.facts.from_ else ""
 
 
-async def _junk(world: World, users: Sequence[int]) -> dict[int, tuple[int, str | None]]:
+async def _junk_mailboxes(
+    environment: Environment, user_ids: Sequence[int]
+) -> dict[int, tuple[int, str | None]]:
     """Return id and encryption key of the Junk mailbox by account ID."""
     asked = (
-        select(col(Mailbox.user_id), col(Mailbox.id), KEY.label("key"))
+        select(col(Mailbox.user_id), col(Mailbox.id), ENCRYPTION_KEY.label("key"))
         .join(User, col(User.id) == col(Mailbox.user_id))
-        .where(col(Mailbox.user_id).in_(users), col(Mailbox.special_use) == SpecialUse.JUNK)
+        .where(col(Mailbox.user_id).in_(user_ids), col(Mailbox.special_use) == SpecialUse.JUNK)
     )
-    return {row.user_id: (row.id, row.key) for row in await world.database.read(asked)}
+    return {row.user_id: (row.id, row.key) for row in await environment.database.read(asked)}

@@ -23,25 +23,30 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from mail.limits.user_limits import Reached, tell
+from mail.limits.user_limits import ReachedLimit, journal_limit
 from models.errors import RateLimited
 from models.events.journal import PLATFORM
 from models.queue.rate_limits import RateHold, RateLimit, RateWindow
 from models.queue.rate_values import RateFrame, parse_rate
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
-from models.store.columns import Big, Instant, insert_or, table_of
-from models.store.prepared_statements import Made, Prepared, number, prepared
+from models.store.columns import BIG_INTEGER, UtcDateTime, core_table, insert_with_conflict
+from models.store.prepared_statements import (
+    PreparedStatement,
+    SqlStatement,
+    integer_parameter,
+    prepare_cached,
+)
 from models.users.tables import LimitKind, LimitSource, User
 
-FRAME = table_of(RateLimit).c.frame.type
+FRAME_TYPE = core_table(RateLimit).c.frame.type
 SOURCES = (
     LimitSource.USER,
     LimitSource.DOMAIN,
     LimitSource.PLATFORM,
 )  # in the order of their locks
-QUIET = timedelta(minutes=1)  # between two reports of refusals to a user
-WORDS = {
+MIN_REPORT_INTERVAL = timedelta(minutes=1)  # between two reports of refusals to a user
+SOURCE_PHRASES = {
     LimitSource.USER: "this account",
     LimitSource.DOMAIN: "all accounts of the domain together",
     LimitSource.PLATFORM: "all accounts together",
@@ -49,182 +54,209 @@ WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Full:
+class FullRateWindow:
     """A window with a reached limit."""
 
     window_id: int
     source: LimitSource
     allowed: int
     frame: RateFrame
-    until: datetime
+    ends_at: datetime
 
-    def refusal(self, now: datetime) -> RateLimited:
+    def rate_limited_error(self, now: datetime) -> RateLimited:
         """The error for a message that exceeds the limit."""
-        a = "an" if self.frame is RateFrame.HOUR else "a"
+        article = "an" if self.frame is RateFrame.HOUR else "a"
         messages = "message" if self.allowed == 1 else "messages"
-        many = f"{self.allowed} {messages} {a} {self.frame.lower()}"
-        wait = max(self.until - now, timedelta(0))
-        return RateLimited(f"{WORDS[self.source]} may send {many}", retry_after=wait)
+        limit_text = f"{self.allowed} {messages} {article} {self.frame.lower()}"
+        retry_after = max(self.ends_at - now, timedelta(0))
+        return RateLimited(
+            f"{SOURCE_PHRASES[self.source]} may send {limit_text}", retry_after=retry_after
+        )
 
 
-def count(turn: Turn, user_id: int, many: int = 1) -> Full | None:
+def count_messages(
+    transaction: DatabaseTransaction, user_id: int, message_count: int = 1
+) -> FullRateWindow | None:
     """Count messages of a user. Returns the window that they exceed, if any.
 
     Then the caller must roll back. Call it last: it locks the window of the domain.
     """
-    now = turn.world.now()
-    statement = _counting(turn.connection.dialect.name)
-    given = _given(turn.world.options, user_id, now) | {"many": many}
-    rows = turn.fetched(statement, **given)
-    over = [row for row in rows if row.used > row.allowed]
-    return longest(over, user_id) if over else None
+    now = transaction.environment.now()
+    statement = _count_statement(transaction.connection.dialect.name)
+    parameters = _statement_parameters(transaction.environment.options, user_id, now) | {
+        "many": message_count
+    }
+    rows = transaction.fetch_rows(statement, **parameters)
+    exceeded = [row for row in rows if row.used > row.allowed]
+    return longest_full_window(exceeded, user_id) if exceeded else None
 
 
-def asking(world: World, user_id: int) -> tuple[Prepared, dict[str, Any]]:
+def full_windows_query(
+    environment: Environment, user_id: int
+) -> tuple[PreparedStatement, dict[str, Any]]:
     """The statement for the full windows of a user, and its parameters."""
-    return _asking(), _given(world.options, user_id, world.now())
+    return _select_full_windows(), _statement_parameters(
+        environment.options, user_id, environment.now()
+    )
 
 
-def longest(rows: Sequence[Any], user_id: int) -> Full:
+def longest_full_window(rows: Sequence[Any], user_id: int) -> FullRateWindow:
     """The full window that ends last, as a row of `full_windows_query` or `count_messages`."""
     row = max(rows, key=lambda row: row.until)
     source = LimitSource.PLATFORM if row.id == PLATFORM else LimitSource.DOMAIN
     if row.id == user_id:
         source = LimitSource.USER
-    return Full(row.id, source, row.allowed, RateFrame(row.frame), row.until)
+    return FullRateWindow(row.id, source, row.allowed, RateFrame(row.frame), row.until)
 
 
-async def held_up(world: World, user_id: int, full: Full) -> None:
+async def record_refusal(environment: Environment, user_id: int, window: FullRateWindow) -> None:
     """Store that a message of a user was refused, and report it once per window.
 
     Windows that are shorter than a minute are reported once a minute.
     """
-    asked = select(col(RateHold.until), col(RateHold.told_until)).where(col(RateHold.id) == user_id)
+    statement = select(col(RateHold.until), col(RateHold.told_until)).where(
+        col(RateHold.id) == user_id
+    )
 
-    def unit(turn: Turn) -> None:
-        connection, now = turn.connection, world.now()
-        row = connection.execute(asked).first()
-        if full.until <= now or (row and row.until >= full.until):
+    def store_refusal(transaction: DatabaseTransaction) -> None:
+        connection, now = transaction.connection, environment.now()
+        row = connection.execute(statement).first()
+        if window.ends_at <= now or (row and row.until >= window.ends_at):
             return
         silent = row is not None and row.told_until > now
-        until = row.told_until if row and silent else max(full.until, now + QUIET)
+        until = row.told_until if row and silent else max(window.ends_at, now + MIN_REPORT_INTERVAL)
         values = {
-            "window_id": full.window_id,
-            "source": full.source,
-            "value": full.allowed,
-            "frame": full.frame,
+            "window_id": window.window_id,
+            "source": window.source,
+            "value": window.allowed,
+            "frame": window.frame,
             "since": now,
-            "until": full.until,
+            "until": window.ends_at,
             "told_until": until,
         }
-        new = insert_or(connection.dialect.name, RateHold).values(id=user_id, **values)
+        new = insert_with_conflict(connection.dialect.name, RateHold).values(id=user_id, **values)
         connection.execute(new.on_conflict_do_update(index_elements=["id"], set_=values))
         if not silent:
-            reached = Reached(LimitKind.RATE, full.allowed, full.allowed, full.until, refused=True)
-            tell(turn, user_id, reached)
+            reached = ReachedLimit(
+                LimitKind.RATE, window.allowed, window.allowed, window.ends_at, is_refusal=True
+            )
+            journal_limit(transaction, user_id, reached)
 
-    rows = await world.database.read(asked)
-    if not rows or rows[0].until < full.until:
-        await world.apply(unit, user_id)
+    rows = await environment.database.read(statement)
+    if not rows or rows[0].until < window.ends_at:
+        await environment.run_transaction(store_refusal, user_id)
 
 
-def _given(options: Options, user_id: int, now: datetime) -> dict[str, Any]:
+def _statement_parameters(options: Options, user_id: int, now: datetime) -> dict[str, Any]:
     """The parameters of both statements."""
-    given: dict[str, Any] = {"user": user_id, "now": now}
-    for source, text in zip(SOURCES, _usual(options), strict=True):
+    parameters: dict[str, Any] = {"user": user_id, "now": now}
+    for source, text in _default_rates(options).items():
         rate = parse_rate(text)
-        given |= {f"{source}_value": rate.value, f"{source}_frame": rate.frame}
-    return given | {f"until_{frame}": now + frame.span for frame in RateFrame}
+        parameters |= {f"{source}_value": rate.value, f"{source}_frame": rate.frame}
+    return parameters | {f"until_{frame}": now + frame.length for frame in RateFrame}
 
 
-def _usual(options: Options) -> tuple[str, str, str]:
-    """The rates of the options for user, domain and platform."""
-    return options.rate_user, options.rate_domain, options.rate_platform
+def _default_rates(options: Options) -> dict[LimitSource, str]:
+    """The rates of the options."""
+    return {
+        LimitSource.USER: options.rate_user,
+        LimitSource.DOMAIN: options.rate_domain,
+        LimitSource.PLATFORM: options.rate_platform,
+    }
 
 
-def _bounds() -> Select[*tuple[Any, ...]]:
+def _select_limits() -> Select[*tuple[Any, ...]]:
     """Select the limits that apply to a user, in the order their windows are locked."""
-    mine = col(User.id) == number("user")
-    home = col(User.domain_id)
+    is_user = col(User.id) == integer_parameter("user")
+    domain_id = col(User.domain_id)
     parts = [
-        _bound(0, col(User.id)).where(mine),
-        _bound(1, home).where(mine, home.is_not(None)),
+        _select_limit(0, col(User.id)).where(is_user),
+        _select_limit(1, domain_id).where(is_user, domain_id.is_not(None)),
         select(
             literal(2, Integer).label("nth"),
-            literal(PLATFORM, Big).label("id"),
-            _value(LimitSource.PLATFORM).label("allowed"),
-            _frame(LimitSource.PLATFORM).label("frame"),
+            literal(PLATFORM, BIG_INTEGER).label("id"),
+            _value_parameter(LimitSource.PLATFORM).label("allowed"),
+            _frame_parameter(LimitSource.PLATFORM).label("frame"),
         ),
     ]
-    every = union_all(*parts).subquery("bounds")
-    return select(every).where(every.c.allowed > 0)
+    limits = union_all(*parts).subquery("bounds")
+    return select(limits).where(limits.c.allowed > 0)
 
 
-def _bound(nth: int, key: Any) -> Select[*tuple[Any, ...]]:
+def _select_limit(position: int, owner_id: Any) -> Select[*tuple[Any, ...]]:
     """Select the limit of the user or the domain, or the default."""
-    source = SOURCES[nth]
-    joined = col(RateLimit.id) == key
+    source = SOURCES[position]
+    is_owner = col(RateLimit.id) == owner_id
     return (
         select(
-            literal(nth, Integer).label("nth"),
-            key.label("id"),
-            func.coalesce(col(RateLimit.value), _value(source)).label("allowed"),
-            func.coalesce(col(RateLimit.frame), _frame(source), type_=FRAME).label("frame"),
+            literal(position, Integer).label("nth"),
+            owner_id.label("id"),
+            func.coalesce(col(RateLimit.value), _value_parameter(source)).label("allowed"),
+            func.coalesce(col(RateLimit.frame), _frame_parameter(source), type_=FRAME_TYPE).label(
+                "frame"
+            ),
         )
         .select_from(User)
-        .join(RateLimit, joined, isouter=True)
+        .join(RateLimit, is_owner, isouter=True)
     )
 
 
-def _value(source: LimitSource) -> ColumnElement[int]:
-    return number(f"{source}_value")
+def _value_parameter(source: LimitSource) -> ColumnElement[int]:
+    return integer_parameter(f"{source}_value")
 
 
-def _frame(source: LimitSource) -> ColumnElement[Any]:
-    return bindparam(f"{source}_frame", type_=FRAME)
+def _frame_parameter(source: LimitSource) -> ColumnElement[Any]:
+    return bindparam(f"{source}_frame", type_=FRAME_TYPE)
 
 
-def _at(name: str) -> ColumnElement[datetime]:
-    return bindparam(name, type_=Instant())
+def _time_parameter(name: str) -> ColumnElement[datetime]:
+    return bindparam(name, type_=UtcDateTime())
 
 
-@prepared
-def _asking() -> Made:
+@prepare_cached
+def _select_full_windows() -> SqlStatement:
     """Prepared select of the full windows of a user."""
-    bounds = _bounds().subquery("held")
+    limits = _select_limits().subquery("held")
     window = RateWindow
-    running = (col(window.until) > _at("now")) & (col(window.frame) == bounds.c.frame)
+    is_running = (col(window.until) > _time_parameter("now")) & (
+        col(window.frame) == limits.c.frame
+    )
     return (
-        select(bounds.c.id, bounds.c.allowed, bounds.c.frame, col(window.until).label("until"))
-        .join(window, (col(window.id) == bounds.c.id) & running)
-        .where(col(window.used) >= bounds.c.allowed)
+        select(limits.c.id, limits.c.allowed, limits.c.frame, col(window.until).label("until"))
+        .join(window, (col(window.id) == limits.c.id) & is_running)
+        .where(col(window.used) >= limits.c.allowed)
     )
 
 
-@prepared
-def _counting(dialect: str) -> Made:
+@prepare_cached
+def _count_statement(dialect: str) -> SqlStatement:
     """Statement that counts messages in all windows of a user and returns the new counts."""
-    bounds = _bounds().subquery("counted")
-    ends = [(bounds.c.frame == frame, _at(f"until_{frame}")) for frame in list(RateFrame)[:-1]]
-    until = case(*ends, else_=_at(f"until_{RateFrame.DAY}"))
+    limits = _select_limits().subquery("counted")
+    end_by_frame = [
+        (limits.c.frame == frame, _time_parameter(f"until_{frame}"))
+        for frame in list(RateFrame)[:-1]
+    ]
+    until = case(*end_by_frame, else_=_time_parameter(f"until_{RateFrame.DAY}"))
     rows = (
-        select(bounds.c.id, bounds.c.frame, bounds.c.allowed, number("many"), until)
+        select(limits.c.id, limits.c.frame, limits.c.allowed, integer_parameter("many"), until)
         .where(true())  # without it, SQLite parses ON CONFLICT as a join condition
-        .order_by(bounds.c.nth)
+        .order_by(limits.c.nth)
     )
-    new = insert_or(dialect, RateWindow)
-    new = new.from_select(["id", "frame", "allowed", "used", "until"], rows)
-    window, fresh = RateWindow, new.excluded
-    running = (col(window.until) > _at("now")) & (col(window.frame) == fresh.frame)
-    put = new.on_conflict_do_update(
+    insertion = insert_with_conflict(dialect, RateWindow)
+    insertion = insertion.from_select(["id", "frame", "allowed", "used", "until"], rows)
+    window, new_values = RateWindow, insertion.excluded
+    is_running = (col(window.until) > _time_parameter("now")) & (
+        col(window.frame) == new_values.frame
+    )
+    upsert = insertion.on_conflict_do_update(
         index_elements=["id"],
         set_={
-            "used": case((running, col(window.used) + fresh.used), else_=fresh.used),
-            "until": case((running, col(window.until)), else_=fresh.until),
-            "frame": fresh.frame,
-            "allowed": fresh.allowed,
+            "used": case((is_running, col(window.used) + new_values.used), else_=new_values.used),
+            "until": case((is_running, col(window.until)), else_=new_values.until),
+            "frame": new_values.frame,
+            "allowed": new_values.allowed,
         },
     )
     columns = (window.id, window.frame, window.allowed, window.used, window.until)
-    made: Made = put.returning(*(col(column) for column in columns))
-    return made
+    statement: SqlStatement = upsert.returning(*(col(column) for column in columns))
+    return statement

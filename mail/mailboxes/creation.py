@@ -6,61 +6,69 @@ from typing import Any
 from sqlalchemy import case, delete, insert, select, update
 from sqlmodel import col
 
-from mail.mailboxes.paths import with_parents
-from models.events.journal import ChangeKind, Entry
-from models.mailboxes.tables import Mailbox, Subscription
-from models.runtime.environment import Turn
-from models.store.columns import picked
+from mail.mailboxes.paths import missing_paths_with_parents
+from models.events.journal import ChangeKind, JournalEntry
+from models.mailboxes.tables import Mailbox, MailboxSubscription
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import select_columns
 from models.users.tables import User
 
 
-def made(turn: Turn, user_id: int, path: str) -> int | None:
+def find_or_create_mailbox(transaction: DatabaseTransaction, user_id: int, path: str) -> int | None:
     """Return the ID of the mailbox with a path. It is created with its parents if missing.
 
     The transaction must hold the lock of the user. Returns None if the user has the maximum number
     of mailboxes.
     """
-    asked = select(*picked(Mailbox, {"id", "path"})).where(col(Mailbox.user_id) == user_id)
-    there = {row.path: row.id for row in turn.connection.execute(asked)}
-    if path in there:
-        return int(there[path])
-    missing = with_parents([path], there)
-    if len(there) + len(missing) > turn.world.options.max_mailboxes:
+    query = select(*select_columns(Mailbox, {"id", "path"})).where(col(Mailbox.user_id) == user_id)
+    ids_by_path = {row.path: row.id for row in transaction.connection.execute(query)}
+    if path in ids_by_path:
+        return int(ids_by_path[path])
+    missing = missing_paths_with_parents([path], ids_by_path)
+    if len(ids_by_path) + len(missing) > transaction.environment.options.max_mailboxes:
         return None
-    rows = _rows(turn, user_id, missing)
-    turn.connection.execute(insert(Mailbox), rows)
-    waited = [
+    rows = _new_mailbox_rows(transaction, user_id, missing)
+    transaction.connection.execute(insert(Mailbox), rows)
+    digests = [
         sha256(each.encode()).hexdigest() for each in missing
     ]  # subscriptions of missing mailboxes; the new ones are subscribed themselves
-    turn.connection.execute(
-        delete(Subscription).where(
-            col(Subscription.user_id) == user_id, col(Subscription.digest).in_(waited)
+    transaction.connection.execute(
+        delete(MailboxSubscription).where(
+            col(MailboxSubscription.user_id) == user_id,
+            col(MailboxSubscription.digest).in_(digests),
         )
     )
-    entry = Entry(ChangeKind.MAILBOX_CREATED, [row["id"] for row in rows], {"path": missing})
-    turn.record(user_id, entry, at=turn.world.now())
+    entry = JournalEntry(ChangeKind.MAILBOX_CREATED, [row["id"] for row in rows], {"path": missing})
+    transaction.record_entry(user_id, entry, at=transaction.environment.now())
     return int(rows[-1]["id"])
 
 
-def _rows(turn: Turn, user_id: int, missing: list[str]) -> list[dict[str, Any]]:
+def _new_mailbox_rows(
+    transaction: DatabaseTransaction, user_id: int, paths: list[str]
+) -> list[dict[str, Any]]:
     """Return the rows of new mailboxes, each with a UIDVALIDITY that was never used."""
-    now, many = turn.world.now(), len(missing)
-    least = int(now.timestamp())
-    next_ = col(User.uid_validity) + 1
-    last, retention = turn.connection.execute(
+    now, count = transaction.environment.now(), len(paths)
+    min_uid_validity = int(now.timestamp())
+    next_uid_validity = col(User.uid_validity) + 1
+    last, retention = transaction.connection.execute(
         update(User)
         .where(col(User.id) == user_id)
-        .values(uid_validity=case((next_ > least, next_), else_=least) + (many - 1))
+        .values(
+            uid_validity=case(
+                (next_uid_validity > min_uid_validity, next_uid_validity), else_=min_uid_validity
+            )
+            + (count - 1)
+        )
         .returning(col(User.uid_validity), col(User.retention))
     ).one()
     return [
         {
-            "id": turn.world.key(),
+            "id": transaction.environment.new_id(),
             "user_id": user_id,
             "path": path,
-            "guid": turn.world.random(16).hex(),
+            "guid": transaction.environment.random_bytes(16).hex(),
             "special_use": None,
-            "uid_validity": last - many + 1 + nth,
+            "uid_validity": last - count + 1 + nth,
             "uid_next": 1,
             "modseq": 0,
             "modify_index": 0,
@@ -73,5 +81,5 @@ def _rows(turn: Turn, user_id: int, missing: list[str]) -> list[dict[str, Any]]:
             "retention": retention,
             "created_at": now,
         }
-        for nth, path in enumerate(missing)
+        for nth, path in enumerate(paths)
     ]

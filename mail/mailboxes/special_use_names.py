@@ -2,12 +2,12 @@
 
 from datetime import date
 
-from mail.text.languages import closest
+from mail.text.languages import text_in_language
 from models.mailboxes.tables import SpecialUse
 
-USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
-ENGLISH = ("Sent", "Trash", "Drafts", "Junk")
-NAMES = {  # in the order of NAMED_USES
+NAMED_USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
+ENGLISH_NAMES = ("Sent", "Trash", "Drafts", "Junk")
+NAMES_BY_LANGUAGE = {  # in the order of NAMED_USES
     "af": ("Gestuur", "Asblik", "Konsepte", "Gemorspos"),
     "ar": ("المرسلة", "المهملات", "المسودات", "غير مرغوب فيها"),
     "az": ("Göndərilmiş", "Zibil qutusu", "Qaralamalar", "Spam"),
@@ -20,7 +20,7 @@ NAMES = {  # in the order of NAMED_USES
     "da": ("Sendt", "Papirkurv", "Kladder", "Uønsket post"),
     "de": ("Gesendet", "Papierkorb", "Entwürfe", "Spam"),
     "el": ("Απεσταλμένα", "Κάδος απορριμμάτων", "Πρόχειρα", "Ανεπιθύμητα"),
-    "en": ENGLISH,
+    "en": ENGLISH_NAMES,
     "eo": ("Senditaj", "Rubujo", "Malnetoj", "Trudmesaĝoj"),
     "es": ("Enviados", "Papelera", "Borradores", "Correo no deseado"),
     "et": ("Saadetud", "Prügikast", "Mustandid", "Rämpspost"),
@@ -67,7 +67,7 @@ NAMES = {  # in the order of NAMED_USES
     "zh": ("已发送", "已删除", "草稿", "垃圾邮件"),
     "zh-hant": ("已傳送", "垃圾桶", "草稿", "垃圾郵件"),
 }
-RESTORED = {  # the mailbox of restored messages
+RESTORED_NAMES = {  # the mailbox of restored messages
     "af": "Herstel", "bg": "Възстановени", "ca": "Restaurats", "cs": "Obnovené", "da": "Gendannet",
     "de": "Wiederhergestellt", "el": "Ανακτημένα", "en": "Restored", "es": "Restaurados",
     "et": "Taastatud", "fi": "Palautetut", "fr": "Restaurés", "gl": "Restaurados",
@@ -79,7 +79,7 @@ RESTORED = {  # the mailbox of restored messages
     "zh": "已恢复", "zh-hant": "已還原",
 }  # fmt: skip
 
-SNOOZED = {  # the mailbox of snoozed messages
+SNOOZED_NAMES = {  # the mailbox of snoozed messages
     "ca": "Posposats", "cs": "Odložené", "da": "Udsat", "de": "Zurückgestellt", "el": "Σε αναβολή",
     "en": "Snoozed", "es": "Pospuestos", "et": "Edasi lükatud", "fi": "Lykätyt",
     "fr": "En attente", "gl": "Adiados", "hr": "Odgođeno", "hu": "Elhalasztott", "id": "Ditunda",
@@ -91,7 +91,7 @@ SNOOZED = {  # the mailbox of snoozed messages
 }  # fmt: skip
 
 
-SCHEDULED = {  # the mailbox of messages that are sent later
+SCHEDULED_NAMES = {  # the mailbox of messages that are sent later
     "ca": "Programats", "cs": "Naplánované", "da": "Planlagt", "de": "Geplant",
     "el": "Προγραμματισμένα", "en": "Scheduled", "es": "Programados", "et": "Ajastatud",
     "fi": "Ajoitetut", "fr": "Programmés", "gl": "Programados", "hr": "Zakazano",
@@ -103,24 +103,28 @@ SCHEDULED = {  # the mailbox of messages that are sent later
 }  # fmt: skip
 
 
-def names_in(language: str | None) -> dict[SpecialUse, str]:
+def special_use_names(language: str | None) -> dict[SpecialUse, str]:
     """Return the names of the special-use mailboxes in a language such as `de` or `pt-BR`.
 
     Unknown languages get English names.
     """
-    return dict(zip(USES, closest(language, NAMES) or ENGLISH, strict=True))
+    return dict(
+        zip(NAMED_USES, text_in_language(language, NAMES_BY_LANGUAGE) or ENGLISH_NAMES, strict=True)
+    )
 
 
-def restored_in(language: str | None, day: date) -> str:
+def restored_mailbox_name(language: str | None, day: date) -> str:
     """Return the name of the mailbox of messages that are restored on a day."""
-    return f"{closest(language, RESTORED) or RESTORED['en']} ({day.isoformat()})"
+    return (
+        f"{text_in_language(language, RESTORED_NAMES) or RESTORED_NAMES['en']} ({day.isoformat()})"
+    )
 
 
-def snoozed_in(language: str | None) -> str:
+def snoozed_mailbox_name(language: str | None) -> str:
     """Return the name of the mailbox of snoozed messages."""
-    return closest(language, SNOOZED) or SNOOZED["en"]
+    return text_in_language(language, SNOOZED_NAMES) or SNOOZED_NAMES["en"]
 
 
-def scheduled_in(language: str | None) -> str:
+def scheduled_mailbox_name(language: str | None) -> str:
     """Return the name of the mailbox of held and scheduled messages."""
-    return closest(language, SCHEDULED) or SCHEDULED["en"]
+    return text_in_language(language, SCHEDULED_NAMES) or SCHEDULED_NAMES["en"]

@@ -28,55 +28,57 @@ from sqlmodel import SQLModel, col
 
 from mail.delivery import quarantine
 from mail.files import resumable_file
-from mail.files.upload_removal import delete_expired
+from mail.files.upload_removal import delete_expired_uploads
 from mail.maintenance import expired_addresses, journal_retention
-from mail.storage.audit_copies import unfinished
-from mail.storage.blobs.garbage_collector import collect
-from mail.storage.thread_assignment import ended
+from mail.storage.audit_copies import has_unfinished_audit
+from mail.storage.blobs.garbage_collector import collect_garbage
+from mail.storage.thread_assignment import delete_empty_threads
 from models.admin.admin_log import AdminLogEntry
 from models.admin.audits import Audit, AuditCopy
 from models.admin.key_values import KeyValue
 from models.admin.settings import SettingChange
-from models.admin.tasks import Task, Undo
-from models.auth.application_passwords import AppPassword
-from models.auth.credential_changes import CredentialChange, old_changes
-from models.auth.credentials import CALM, PENDING, AccessToken, Throttle
-from models.auth.second_factors import TotpSeed, WebauthnChallenge
-from models.auth.security_log import AuthEvent
+from models.admin.tasks import Task, UndoRecord
+from models.auth.application_passwords import ApplicationPassword
+from models.auth.credential_changes import CredentialChange, is_old_change
+from models.auth.credentials import SECOND_FACTOR_TIMEOUT, THROTTLE_RESET, AccessToken, Throttle
+from models.auth.second_factors import TotpSecret, WebauthnChallenge
+from models.auth.security_log import SecurityEvent
 from models.autoreply import AutoreplySender
 from models.connectors import Connector, ConnectorRun
-from models.events.journal import ChangeKind, Entry
+from models.events.journal import ChangeKind, JournalEntry
 from models.files.blobs import SubmissionBlob, Upload
 from models.files.tables import File, FileShare
 from models.filters.sieve_scripts import SieveMemory
 from models.mailboxes.tables import Mailbox
-from models.messages.message_trace import MessageStep
-from models.messages.tables import Message, Receipt, Thread
+from models.messages.message_trace import DeliveryTraceStep
+from models.messages.tables import DeliveryReceipt, Message, Thread
 from models.queue.rate_limits import RateHold, RateWindow
-from models.queue.tables import OPEN, Delivery, PlaceTurn
-from models.runtime.environment import Turn, World
-from models.runtime.idempotency import Replay
+from models.queue.tables import IS_OPEN, DestinationSlot, QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.idempotency import IdempotentPayload
 from models.runtime.server_processes import ServerProcess
-from models.spam.greylist import Greylisted
+from models.spam.greylist import GreylistEntry
 from models.spam.quarantine import QuarantineItem
-from models.store.columns import Picked, table_of
+from models.store.columns import ColumnRow, core_table
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from models.transfer import Export, ImportArchive
 from models.users.tables import Usage, User
 
 log = logging.getLogger(__name__)
 
-FIRST = 60.0  # seconds after the start
-EVERY = 900.0  # seconds between rounds
-SWEEP = 86_400.0  # seconds
-ROUND = 1000  # rows in one transaction
-TASKS_FOR = timedelta(days=7)  # after the end of a task
-IMPORTS_FOR = timedelta(days=30)  # after the end of a single import
-SHOWN_FOR = timedelta(hours=6)  # WebAuthn challenges, and TOTP secrets that were not confirmed
+FIRST_DELAY = 60.0  # seconds after the start
+ROUND_INTERVAL = 900.0  # seconds between rounds
+SWEEP_INTERVAL = 86_400.0  # seconds
+BATCH_SIZE = 1000  # rows in one transaction
+TASK_RETENTION = timedelta(days=7)  # after the end of a task
+IMPORT_RETENTION = timedelta(days=30)  # after the end of a single import
+UNCONFIRMED_RETENTION = timedelta(
+    hours=6
+)  # WebAuthn challenges, and TOTP secrets that were not confirmed
 
 
 @dataclass(frozen=True, slots=True)
-class Tidied:
+class HousekeepingResult:
     """The number of rows that one round deleted. `expired` messages became deleted messages.
 
     The field names are the keys of the log entry.
@@ -127,27 +129,29 @@ class Tidied:
     bytes: int = 0  # stored bytes of the deleted blobs and objects
 
 
-async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> None:
+async def run_until_stopped(
+    environment: Environment, stop: asyncio.Event, upload_folder: Path | None = None
+) -> None:
     """Run a round every `ROUND_INTERVAL` seconds until `stop` is set; once a day it sweeps.
 
     Several processes can run it at the same time. `upload_folder` has the unfinished uploads.
     """
-    at, wait = None, FIRST
-    while not await _stopped(stop, wait):
-        wait, now = EVERY, time.monotonic()
-        due = at is None or now - at >= SWEEP
+    swept_at, seconds = None, FIRST_DELAY
+    while not await _wait_for_stop(stop, seconds):
+        seconds, now = ROUND_INTERVAL, time.monotonic()
+        is_sweep_due = swept_at is None or now - swept_at >= SWEEP_INTERVAL
         try:
-            done = await tidy(world, sweep=due)
-            if spool is not None:
-                await swept(world, spool)
+            result = await run_round(environment, sweep=is_sweep_due)
+            if upload_folder is not None:
+                await delete_orphaned_uploads(environment, upload_folder)
         except Exception:  # any error: the next round must still run
             log.exception("housekeeping failed")
             continue
-        at = now if due else at
-        log.info("tidied", extra=asdict(done))
+        swept_at = now if is_sweep_due else swept_at
+        log.info("tidied", extra=asdict(result))
 
 
-async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
+async def _wait_for_stop(stop: asyncio.Event, seconds: float) -> bool:
     """Wait for `stop`, at most this number of seconds. Returns True if it is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -155,180 +159,203 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
     return stop.is_set()
 
 
-async def tidy(world: World, *, sweep: bool = True) -> Tidied:
+async def run_round(environment: Environment, *, sweep: bool = True) -> HousekeepingResult:
     """Run one round and return its counts.
 
     With `sweep`, it also deletes journal entries by age, objects without a row, and empty threads.
     """
-    expired = await _expire(world)
-    purged, threads = await _purge(world)
-    ended = _ended(world)
-    removed = {
-        name: await _remove(world, table, condition) for name, (table, condition) in ended.items()
+    expired_count = await _delete_expired_messages(environment)
+    purged, threads = await _purge_messages(environment)
+    expired_rows = _expired_row_conditions(environment)
+    count_by_name = {
+        name: await _delete_rows(environment, table, condition)
+        for name, (table, condition) in expired_rows.items()
     }
-    files = await _files(world)
-    held, announced = await _held(world), await quarantine.announce(world)
-    audits, copies = await _audits(world)
-    uploads = await delete_expired(world)
-    addresses = await expired_addresses.remove(world)
-    changes = await journal_retention.trim(world, aged=sweep)
+    files = await _delete_unused_files(environment)
+    quarantine_count, announced = (
+        await _delete_expired_quarantine(environment),
+        await quarantine.schedule_notifications(environment),
+    )
+    audits, copies = await _end_audits(environment)
+    uploads = await delete_expired_uploads(environment)
+    addresses = await expired_addresses.delete_expired(environment)
+    changes = await journal_retention.delete_old_entries(environment, by_age=sweep)
     if sweep:
-        threads += await _empty_threads(world)
-    await world.database.refresh_statistics()
-    kept = world.options.restore_window
-    collected = await collect(world, world.blobs, keep=kept, sweep=sweep)
-    return Tidied(
+        threads += await _delete_empty_threads(environment)
+    await environment.database.refresh_planner_statistics()
+    restore_window = environment.options.restore_window
+    collected = await collect_garbage(
+        environment, environment.object_store, keep_objects_for=restore_window, list_objects=sweep
+    )
+    return HousekeepingResult(
         purged=purged,
-        expired=expired,
+        expired=expired_count,
         threads=threads,
         audits=audits,
         copies=copies,
         files=files,
-        held=held,
+        held=quarantine_count,
         announced=announced,
         uploads=uploads,
         addresses=addresses,
         changes=changes,
-        blobs=collected.rows,
-        objects=collected.objects,
-        bytes=collected.bytes,
-        **removed,
+        blobs=collected.row_count,
+        objects=collected.object_count,
+        bytes=collected.byte_count,
+        **count_by_name,
     )
 
 
-def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
+def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQLModel], Any]]:
     """The tables with expired rows, and the condition for them, by the name of the count."""
-    now, options = world.now(), world.options
+    now, options = environment.now(), environment.options
     return {
         "shares": (FileShare, col(FileShare.expires_at) <= now),
         "exports": (Export, col(Export.expires_at) <= now),
-        "archives": (ImportArchive, ~_working(col(ImportArchive.task_id))),
-        "imports": (Connector, _imported(now - IMPORTS_FOR)),
-        "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
-        "replays": (Replay, col(Replay.at) <= now - options.replays_for),
-        "undos": (Undo, col(Undo.expires_at) <= now),
+        "archives": (ImportArchive, ~_is_task_or_run_active(col(ImportArchive.task_id))),
+        "imports": (Connector, _is_finished_import(now - IMPORT_RETENTION)),
+        "receipts": (DeliveryReceipt, col(DeliveryReceipt.at) <= now - options.receipts_for),
+        "replays": (IdempotentPayload, col(IdempotentPayload.at) <= now - options.replays_for),
+        "undos": (UndoRecord, col(UndoRecord.expires_at) <= now),
         "tokens": (
             AccessToken,
             (col(AccessToken.expires_at) <= now)
-            | (col(AccessToken.pending) & (col(AccessToken.created_at) <= now - PENDING)),
+            | (
+                col(AccessToken.pending)
+                & (col(AccessToken.created_at) <= now - SECOND_FACTOR_TIMEOUT)
+            ),
         ),
-        "credential_changes": (CredentialChange, old_changes(now)),
-        "throttles": (Throttle, col(Throttle.until) <= now - CALM),
-        "events": (AuthEvent, col(AuthEvent.created_at) <= now - options.authlog_for),
-        "steps": (MessageStep, col(MessageStep.at) <= now - options.trace_for),
+        "credential_changes": (CredentialChange, is_old_change(now)),
+        "throttles": (Throttle, col(Throttle.until) <= now - THROTTLE_RESET),
+        "events": (SecurityEvent, col(SecurityEvent.created_at) <= now - options.authlog_for),
+        "steps": (DeliveryTraceStep, col(DeliveryTraceStep.at) <= now - options.trace_for),
         "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),
         "windows": (RateWindow, col(RateWindow.until) <= now),
-        "turns": (PlaceTurn, col(PlaceTurn.until) <= now),
+        "turns": (DestinationSlot, col(DestinationSlot.until) <= now),
         "holds": (RateHold, col(RateHold.told_until) <= now),
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
         "sieve_memories": (SieveMemory, col(SieveMemory.until) <= now),
-        "greylisted": (Greylisted, col(Greylisted.until) <= now),
-        "sent": (SubmissionBlob, ~_to_send()),
+        "greylisted": (GreylistEntry, col(GreylistEntry.until) <= now),
+        "sent": (SubmissionBlob, ~_has_open_recipient()),
         "compose_requests": (ComposeRequest, col(ComposeRequest.expires_at) <= now),
         "compose_listeners": (
             ComposeListener,
             col(ComposeListener.holder).not_in(select(col(ServerProcess.id))),
         ),
-        "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
-        "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
+        "tasks": (Task, col(Task.finished_at) <= now - TASK_RETENTION),
+        "app_passwords": (ApplicationPassword, col(ApplicationPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),
-        "challenges": (WebauthnChallenge, col(WebauthnChallenge.created_at) <= now - SHOWN_FOR),
+        "challenges": (
+            WebauthnChallenge,
+            col(WebauthnChallenge.created_at) <= now - UNCONFIRMED_RETENTION,
+        ),
         "seeds": (
-            TotpSeed,
-            col(TotpSeed.seed).is_(None) & (col(TotpSeed.pending_at) <= now - SHOWN_FOR),
+            TotpSecret,
+            col(TotpSecret.seed).is_(None)
+            & (col(TotpSecret.pending_at) <= now - UNCONFIRMED_RETENTION),
         ),
     }
 
 
-def _working(key: Any) -> Any:
+def _is_task_or_run_active(task_or_run_id: Any) -> Any:
     """SQL: a task or connector run with this id exists and is not finished."""
-    task = exists().where(col(Task.id) == key, col(Task.finished_at).is_(None))
-    run = exists().where(col(ConnectorRun.id) == key, col(ConnectorRun.finished_at).is_(None))
-    return task | run
+    task = exists().where(col(Task.id) == task_or_run_id, col(Task.finished_at).is_(None))
+    connector_run = exists().where(
+        col(ConnectorRun.id) == task_or_run_id, col(ConnectorRun.finished_at).is_(None)
+    )
+    return task | connector_run
 
 
-def _to_send() -> Any:
+def _has_open_recipient() -> Any:
     """SQL: a submission has an open queue entry, or still owes a success report."""
-    mine = col(Delivery.submission_id) == col(SubmissionBlob.submission_id)
-    owed = exists().where(mine, col(Delivery.success_owed).is_not(None))
-    return exists().where(mine, text(f"deliveries.{OPEN}")) | owed
+    is_same_submission = col(QueueEntry.submission_id) == col(SubmissionBlob.submission_id)
+    owed = exists().where(is_same_submission, col(QueueEntry.success_owed).is_not(None))
+    return exists().where(is_same_submission, text(f"deliveries.{IS_OPEN}")) | owed
 
 
-def _imported(before: datetime) -> Any:
+def _is_finished_import(before: datetime) -> Any:
     """SQL: a single import with a run that ended before this time."""
     ended = (col(ConnectorRun.finished_at) <= before) & (
         col(ConnectorRun.connector_id) == col(Connector.id)
     )
-    waiting = col(Connector.next_run_at)
-    return col(Connector.once) & waiting.is_(None) & exists().where(ended)
+    next_run_at = col(Connector.next_run_at)
+    return col(Connector.once) & next_run_at.is_(None) & exists().where(ended)
 
 
-async def _expire(world: World) -> int:
+async def _delete_expired_messages(environment: Environment) -> int:
     """Move expired messages to the deleted messages. Returns their number."""
-    asked = select(col(Message.id), col(Message.user_id)).where(*_overdue(world))
-    asked = asked.order_by(col(Message.expires), col(Message.id))
-    return await rounds(world, asked, _archive)
+    statement = select(col(Message.id), col(Message.user_id)).where(
+        *_expired_message_conditions(environment)
+    )
+    statement = statement.order_by(col(Message.expires), col(Message.id))
+    return await process_by_user(environment, statement, _delete_messages_of_user)
 
 
-async def rounds(
-    world: World,
-    asked: Select[int, int],
-    work: Callable[[World, int, Sequence[int]], Awaitable[int]],
+async def process_by_user(
+    environment: Environment,
+    statement: Select[int, int],
+    process: Callable[[Environment, int, Sequence[int]], Awaitable[int]],
 ) -> int:
     """Call `process` with user id and row ids, in batches, until no rows are left.
 
     `process` returns the number of processed rows. Returns their sum.
     """
-    done = 0
-    while rows := await world.database.read(asked.limit(ROUND)):
-        theirs: defaultdict[int, list[int]] = defaultdict(list)
+    processed_count = 0
+    while rows := await environment.database.read(statement.limit(BATCH_SIZE)):
+        ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
         for row in rows:
-            theirs[row.user_id].append(row.id)
-        before = done
-        for user_id, ids in theirs.items():
-            done += await work(world, user_id, ids)
-        if len(rows) < ROUND or done == before:
+            ids_by_user[row.user_id].append(row.id)
+        count_before = processed_count
+        for user_id, ids in ids_by_user.items():
+            processed_count += await process(environment, user_id, ids)
+        if len(rows) < BATCH_SIZE or processed_count == count_before:
             break
-    return done
+    return processed_count
 
 
-def _overdue(world: World) -> list[Any]:
+def _expired_message_conditions(environment: Environment) -> list[Any]:
     """SQL conditions for expired messages in a mailbox."""
-    return [col(Message.expires) <= world.now(), col(Message.mailbox_id).is_not(None)]
+    return [col(Message.expires) <= environment.now(), col(Message.mailbox_id).is_not(None)]
 
 
-async def _archive(world: World, user_id: int, ids: Sequence[int]) -> int:
+async def _delete_messages_of_user(
+    environment: Environment, user_id: int, message_ids: Sequence[int]
+) -> int:
     """Move these expired messages of a user to the deleted messages. Returns their number."""
     columns = [getattr(Message, name) for name in ("id", "mailbox_id", "uid", "size", "seen")]
-    chosen = select(*columns).where(col(Message.id).in_(ids), *_overdue(world))
+    statement = select(*columns).where(
+        col(Message.id).in_(message_ids), *_expired_message_conditions(environment)
+    )
 
-    def delete_batch(turn: Turn) -> int:
-        rows = turn.connection.execute(chosen.order_by(col(Message.id))).all()
+    def delete_batch(transaction: DatabaseTransaction) -> int:
+        rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
         if rows:
             facts = {"mailbox": [r.mailbox_id for r in rows], "uid": [r.uid for r in rows]}
-            entry = Entry(ChangeKind.MESSAGE_ARCHIVED, [row.id for row in rows], facts)
-            last = turn.record(user_id, entry, at=world.now())
-            _take_out(turn, [row.id for row in rows], last)
-            _count_out(turn, user_id, rows, last)
+            entry = JournalEntry(ChangeKind.MESSAGE_ARCHIVED, [row.id for row in rows], facts)
+            last = transaction.record_entry(user_id, entry, at=environment.now())
+            _mark_deleted(transaction, [row.id for row in rows], last)
+            _lower_counters(transaction, user_id, rows, last)
         return len(rows)
 
-    return await world.apply(delete_batch, user_id)
+    return await environment.run_transaction(delete_batch, user_id)
 
 
-def _take_out(turn: Turn, ids: Sequence[int], last: int) -> None:
+def _mark_deleted(
+    transaction: DatabaseTransaction, message_ids: Sequence[int], modseq: int
+) -> None:
     """Remove messages from their mailboxes and set the time of their purge."""
-    now, options = turn.world.now(), turn.world.options
-    path = select(col(Mailbox.path)).where(col(Mailbox.id) == col(Message.mailbox_id))
-    turn.connection.execute(
+    now, options = transaction.environment.now(), transaction.environment.options
+    mailbox_path = select(col(Mailbox.path)).where(col(Mailbox.id) == col(Message.mailbox_id))
+    transaction.connection.execute(
         update(Message)
-        .where(col(Message.id).in_(ids))
+        .where(col(Message.id).in_(message_ids))
         .values(
             mailbox_id=None,
-            modseq=last,
+            modseq=modseq,
             archived_at=now,
-            archived_from=path.scalar_subquery(),
+            archived_from=mailbox_path.scalar_subquery(),
             archived_mailbox_id=Message.mailbox_id,
             purge_at=case(
                 (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
@@ -338,161 +365,202 @@ def _take_out(turn: Turn, ids: Sequence[int], last: int) -> None:
     )
 
 
-def _count_out(turn: Turn, user_id: int, rows: Sequence[Picked], last: int) -> None:
+def _lower_counters(
+    transaction: DatabaseTransaction, user_id: int, messages: Sequence[ColumnRow], modseq: int
+) -> None:
     """Lower the counters of mailboxes and user by these messages."""
     counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for row in rows:
+    for row in messages:
         counts[row.mailbox_id].update(total=1, unseen=not row.seen, size=row.size)
-    table = table_of(Mailbox)
-    lower = {name: table.c[name] - bindparam(f"by_{name}") for name in ("total", "unseen", "size")}
+    table = core_table(Mailbox)
+    new_values = {
+        name: table.c[name] - bindparam(f"by_{name}") for name in ("total", "unseen", "size")
+    }
     statement = (
         update(table)
         .where(table.c.id == bindparam("key"))
-        .values(**lower, modseq=last, modify_index=last)
+        .values(**new_values, modseq=modseq, modify_index=modseq)
     )
-    given = [
-        {"key": key, **{f"by_{name}": many[name] for name in lower}} for key, many in counts.items()
+    parameters = [
+        {"key": key, **{f"by_{name}": many[name] for name in new_values}}
+        for key, many in counts.items()
     ]
-    turn.connection.execute(statement, given)
-    size = sum(row.size for row in rows)
-    turn.connection.execute(
+    transaction.connection.execute(statement, parameters)
+    total_size = sum(row.size for row in messages)
+    transaction.connection.execute(
         update(User)
         .where(col(User.id) == user_id)
-        .values(used=User.used - size, message_count=User.message_count - len(rows))
+        .values(used=User.used - total_size, message_count=User.message_count - len(messages))
     )
 
 
-async def _purge(world: World) -> tuple[int, int]:
+async def _purge_messages(environment: Environment) -> tuple[int, int]:
     """Delete messages at the end of their retention, and threads without messages.
 
     Returns the number of messages and of threads.
     """
-    wanted = unfinished(col(Message.user_id))  # a running audit needs them
-    due = [col(Message.purge_at) <= world.now(), col(Message.mailbox_id).is_(None), ~wanted]
-    asked = select(col(Message.id), col(Message.user_id)).where(*due)
-    asked = asked.order_by(col(Message.purge_at), col(Message.id)).limit(ROUND)
-    messages, threads = 0, 0
-    while rows := await world.database.read(asked):
+    is_audited = has_unfinished_audit(col(Message.user_id))  # a running audit needs them
+    conditions = [
+        col(Message.purge_at) <= environment.now(),
+        col(Message.mailbox_id).is_(None),
+        ~is_audited,
+    ]
+    statement = select(col(Message.id), col(Message.user_id)).where(*conditions)
+    statement = statement.order_by(col(Message.purge_at), col(Message.id)).limit(BATCH_SIZE)
+    message_count, thread_count = 0, 0
+    while rows := await environment.database.read(statement):
         ids = [row.id for row in rows]
-        removal = delete(Message).where(col(Message.id).in_(ids), *due)
+        deletion = delete(Message).where(col(Message.id).in_(ids), *conditions)
 
-        def delete_batch(turn: Turn, removal: Any = removal) -> tuple[int, int]:
-            gone = turn.connection.execute(removal.returning(col(Message.thread_id))).scalars()
-            left = list(gone)
-            return len(left), _end(turn, set(left))
+        def delete_batch(
+            transaction: DatabaseTransaction, removal: Any = deletion
+        ) -> tuple[int, int]:
+            thread_ids = transaction.connection.execute(
+                removal.returning(col(Message.thread_id))
+            ).scalars()
+            left = list(thread_ids)
+            return len(left), _delete_empty_threads_by_id(transaction, set(left))
 
         # The streams are locked, since a delivery could add a message to one of these threads.
-        many, ended = await world.apply(delete_batch, *sorted({row.user_id for row in rows}))
-        messages, threads = messages + many, threads + ended
-        if len(rows) < ROUND or not many:
-            break
-    return messages, threads
-
-
-def _end(turn: Turn, ids: Collection[int]) -> int:
-    """Delete those of these threads that have no messages. Returns their number."""
-    return turn.connection.execute(ended(ids)).rowcount
-
-
-async def _empty_threads(world: World) -> int:
-    """Delete all threads without messages. Returns their number."""
-    used = exists().where(col(Message.thread_id) == col(Thread.id))
-    reached, gone = 0, 0
-    while True:
-        asked = select(col(Thread.id), col(Thread.user_id)).where(~used, col(Thread.id) > reached)
-        rows = await world.database.read(asked.order_by(col(Thread.id)).limit(ROUND))
-        if not rows:
-            return gone
-        ids, reached = [row.id for row in rows], rows[-1].id
-        owners = sorted({row.user_id for row in rows})
-        gone += await world.apply(partial(_end, ids=ids), *owners)
-
-
-async def _remove(world: World, table: type[SQLModel], ended: Any) -> int:
-    """Delete the rows that meet a condition, in short transactions. Returns their number."""
-    keys = inspect(table).local_table.primary_key.columns
-    # SKIP LOCKED, since two processes that delete the same rows could deadlock.
-    some = select(*keys).where(ended).limit(ROUND).with_for_update(skip_locked=True)
-    removal, gone = delete(table).where(tuple_(*keys).in_(some)), 0
-    while True:
-        many = await world.apply(
-            lambda transaction: transaction.connection.execute(removal).rowcount
+        batch_count, ended_threads = await environment.run_transaction(
+            delete_batch, *sorted({row.user_id for row in rows})
         )
-        gone += many
-        if many < ROUND:
-            return gone
+        message_count, thread_count = message_count + batch_count, thread_count + ended_threads
+        if len(rows) < BATCH_SIZE or not batch_count:
+            break
+    return message_count, thread_count
 
 
-async def _audits(world: World) -> tuple[int, int]:
+def _delete_empty_threads_by_id(
+    transaction: DatabaseTransaction, thread_ids: Collection[int]
+) -> int:
+    """Delete those of these threads that have no messages. Returns their number."""
+    return transaction.connection.execute(delete_empty_threads(thread_ids)).rowcount
+
+
+async def _delete_empty_threads(environment: Environment) -> int:
+    """Delete all threads without messages. Returns their number."""
+    has_messages = exists().where(col(Message.thread_id) == col(Thread.id))
+    last_id, deleted_count = 0, 0
+    while True:
+        statement = select(col(Thread.id), col(Thread.user_id)).where(
+            ~has_messages, col(Thread.id) > last_id
+        )
+        rows = await environment.database.read(statement.order_by(col(Thread.id)).limit(BATCH_SIZE))
+        if not rows:
+            return deleted_count
+        ids, last_id = [row.id for row in rows], rows[-1].id
+        user_ids = sorted({row.user_id for row in rows})
+        deleted_count += await environment.run_transaction(
+            partial(_delete_empty_threads_by_id, thread_ids=ids), *user_ids
+        )
+
+
+async def _delete_rows(environment: Environment, table: type[SQLModel], condition: Any) -> int:
+    """Delete the rows that meet a condition, in short transactions. Returns their number."""
+    key_columns = inspect(table).local_table.primary_key.columns
+    # SKIP LOCKED, since two processes that delete the same rows could deadlock.
+    batch = (
+        select(*key_columns).where(condition).limit(BATCH_SIZE).with_for_update(skip_locked=True)
+    )
+    deletion, deleted_count = delete(table).where(tuple_(*key_columns).in_(batch)), 0
+    while True:
+        batch_count = await environment.run_transaction(
+            lambda transaction: transaction.connection.execute(deletion).rowcount
+        )
+        deleted_count += batch_count
+        if batch_count < BATCH_SIZE:
+            return deleted_count
+
+
+async def _end_audits(environment: Environment) -> tuple[int, int]:
     """End expired audits, and delete the copies of ended audits.
 
     Returns the number of audits and of copies. An audit's row is kept, unless it was removed.
     """
-    now = world.now()
-    due = update(Audit).where(col(Audit.ended_at).is_(None), col(Audit.expires) <= now)
-    due = due.values(ended_at=now).returning(col(Audit.id))
-    ended = await world.apply(
-        lambda transaction: transaction.connection.execute(due).scalars().all()
+    now = environment.now()
+    statement = update(Audit).where(col(Audit.ended_at).is_(None), col(Audit.expires) <= now)
+    statement = statement.values(ended_at=now).returning(col(Audit.id))
+    ended_ids = await environment.run_transaction(
+        lambda transaction: transaction.connection.execute(statement).scalars().all()
     )
-    if ended:
-        log.info("audits have expired", extra={"audits": list(ended)})
-    over = select(col(Audit.id)).where(col(Audit.ended_at).is_not(None))
-    copies = await _remove(world, AuditCopy, col(AuditCopy.audit_id).in_(over))
-    done = delete(Audit).where(col(Audit.removed), col(Audit.ended_at).is_not(None))
-    await world.apply(lambda transaction: transaction.connection.execute(done).rowcount)
-    return len(ended), copies
+    if ended_ids:
+        log.info("audits have expired", extra={"audits": list(ended_ids)})
+    ended_audits = select(col(Audit.id)).where(col(Audit.ended_at).is_not(None))
+    copy_count = await _delete_rows(
+        environment, AuditCopy, col(AuditCopy.audit_id).in_(ended_audits)
+    )
+    deletion = delete(Audit).where(col(Audit.removed), col(Audit.ended_at).is_not(None))
+    await environment.run_transaction(
+        lambda transaction: transaction.connection.execute(deletion).rowcount
+    )
+    return len(ended_ids), copy_count
 
 
-async def _files(world: World) -> int:
+async def _delete_unused_files(environment: Environment) -> int:
     """Delete files that were neither fetched nor shared for the retention time.
 
     Returns their number.
     """
-    if not world.options.files_for:
+    if not environment.options.files_for:
         return 0
-    shared = exists().where(col(FileShare.file_id) == col(File.id))
-    unused = [col(File.used_at) <= world.now() - world.options.files_for, ~shared]
-    asked = select(col(File.id), col(File.user_id)).where(*unused)
+    is_shared = exists().where(col(FileShare.file_id) == col(File.id))
+    conditions = [
+        col(File.used_at) <= environment.now() - environment.options.files_for,
+        ~is_shared,
+    ]
+    statement = select(col(File.id), col(File.user_id)).where(*conditions)
 
-    async def delete_files(world: World, user_id: int, ids: Sequence[int]) -> int:
-        removal = delete(File).where(col(File.id).in_(ids), *unused).returning(col(File.id))
+    async def delete_files(world: Environment, user_id: int, file_ids: Sequence[int]) -> int:
+        removal = (
+            delete(File).where(col(File.id).in_(file_ids), *conditions).returning(col(File.id))
+        )
 
-        def delete_batch(turn: Turn) -> int:
-            gone = list(turn.connection.execute(removal).scalars())
-            if gone:
-                turn.record(user_id, Entry(ChangeKind.FILE_CHANGED, gone), at=world.now())
-            return len(gone)
+        def delete_batch(transaction: DatabaseTransaction) -> int:
+            deleted_ids = list(transaction.connection.execute(removal).scalars())
+            if deleted_ids:
+                transaction.record_entry(
+                    user_id, JournalEntry(ChangeKind.FILE_CHANGED, deleted_ids), at=world.now()
+                )
+            return len(deleted_ids)
 
-        return await world.apply(delete_batch, user_id)
+        return await world.run_transaction(delete_batch, user_id)
 
-    return await rounds(world, asked.order_by(col(File.used_at), col(File.id)), delete_files)
+    return await process_by_user(
+        environment, statement.order_by(col(File.used_at), col(File.id)), delete_files
+    )
 
 
-async def _held(world: World) -> int:
+async def _delete_expired_quarantine(environment: Environment) -> int:
     """Delete expired quarantine items. Returns their number."""
-    asked = select(col(QuarantineItem.id), col(QuarantineItem.user_id))
-    asked = asked.where(col(QuarantineItem.expires_at) <= world.now())
+    statement = select(col(QuarantineItem.id), col(QuarantineItem.user_id))
+    statement = statement.where(col(QuarantineItem.expires_at) <= environment.now())
 
-    async def delete_items(world: World, user_id: int, ids: Sequence[int]) -> int:
-        work = partial(quarantine.drop, user_id=user_id, ids=ids, did="expired")
-        return await world.apply(work, user_id)
+    async def delete_items(world: Environment, user_id: int, item_ids: Sequence[int]) -> int:
+        work = partial(quarantine.delete_items, user_id=user_id, item_ids=item_ids, cause="expired")
+        return await world.run_transaction(work, user_id)
 
     order = col(QuarantineItem.expires_at), col(QuarantineItem.id)
-    return await rounds(world, asked.order_by(*order), delete_items)
+    return await process_by_user(environment, statement.order_by(*order), delete_items)
 
 
-async def swept(world: World, spool: Path) -> int:
+async def delete_orphaned_uploads(environment: Environment, upload_folder: Path) -> int:
     """Delete upload files without an unfinished upload. Returns their number.
 
     The row of an upload is inserted before its file, so a file without a row is unused.
     """
-    keys, gone = await asyncio.to_thread(resumable_file.arrived, spool), 0
-    waiting = select(col(Upload.id)).where(
-        col(Upload.blob_name).is_(None), col(Upload.expires_at) > world.now()
+    upload_ids, deleted_count = (
+        await asyncio.to_thread(resumable_file.list_file_keys, upload_folder),
+        0,
     )
-    for begin in range(0, len(keys), ROUND):
-        part = keys[begin : begin + ROUND]
-        rows = await world.database.read(waiting.where(col(Upload.id).in_(part)))
-        useless = set(part).difference(row.id for row in rows)
-        gone += await asyncio.to_thread(resumable_file.sweep, spool, useless)
-    return gone
+    statement = select(col(Upload.id)).where(
+        col(Upload.blob_name).is_(None), col(Upload.expires_at) > environment.now()
+    )
+    for start in range(0, len(upload_ids), BATCH_SIZE):
+        batch_ids = upload_ids[start : start + BATCH_SIZE]
+        rows = await environment.database.read(statement.where(col(Upload.id).in_(batch_ids)))
+        orphaned_ids = set(batch_ids).difference(row.id for row in rows)
+        deleted_count += await asyncio.to_thread(
+            resumable_file.remove_files, upload_folder, orphaned_ids
+        )
+    return deleted_count

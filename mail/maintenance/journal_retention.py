@@ -24,17 +24,17 @@ from sqlmodel import col
 
 from models.events.journal import Change, Stream
 from models.notifications import push_channels, webhooks
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, table_of
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, core_table
 
-STREAMS = 5000
-ROUND = 1000
-AT_ONCE = 50  # each stream is locked
-GRACE = timedelta(days=1)
+STREAMS_PER_PAGE = 5000
+EVENTS_PER_TRANSACTION = 1000
+STREAMS_PER_TRANSACTION = 50  # each stream is locked
+UNREAD_GRACE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class JournalReader:
     """A reader of the journal with its own position in each stream.
 
     `select_read_position` selects the last position that was read, or NULL. `is_followed` is an SQL
@@ -42,110 +42,147 @@ class Feed:
     """
 
     name: str
-    read: Callable[[Mapped[int]], Select[int]]
-    heard: Callable[[Mapped[int]], ColumnElement[bool]]
+    select_read_position: Callable[[Mapped[int]], Select[int]]
+    is_followed: Callable[[Mapped[int]], ColumnElement[bool]]
 
 
 # Entries that one of these has not read are kept for UNREAD_GRACE longer. A reader detects
 # deleted entries by `Stream.gone`.
-FEEDS = (
-    Feed("webhooks", webhooks.read, webhooks.heard),
-    Feed("push", push_channels.read, push_channels.heard),
+READERS = (
+    JournalReader("webhooks", webhooks.last_read_position, webhooks.needs_stream),
+    JournalReader("push", push_channels.last_read_position, push_channels.has_active_channel),
 )
 
 
-async def trim(world: World, *, aged: bool = True) -> int:
+async def delete_old_entries(environment: Environment, *, by_age: bool = True) -> int:
     """Delete journal entries above the number limit, and with `by_age` old ones.
 
     Returns the number of rows. The check by age looks up the oldest entry of each stream, so it is
     for rare runs.
     """
-    reached, gone = -1, 0
+    last_id, deleted_count = -1, 0
     while True:
-        rows = await world.database.read(_ends(world, reached, aged=aged))
-        for some in _portions(rows):
-            gone += await world.apply(partial(_remove, some=some), *sorted(some))
-        if len(rows) < STREAMS:
-            return gone
-        reached = rows[-1].id
+        rows = await environment.database.read(
+            _select_deletion_ends(environment, last_id, by_age=by_age)
+        )
+        for end_by_stream in _split_into_transactions(rows):
+            deleted_count += await environment.run_transaction(
+                partial(_delete_beginnings, end_by_stream=end_by_stream), *sorted(end_by_stream)
+            )
+        if len(rows) < STREAMS_PER_PAGE:
+            return deleted_count
+        last_id = rows[-1].id
 
 
-def _ends(world: World, reached: int, *, aged: bool) -> Select[*tuple[Any, ...]]:
+def _select_deletion_ends(
+    environment: Environment, last_id: int, *, by_age: bool
+) -> Select[*tuple[Any, ...]]:
     """Select the next streams to shorten, with the last position to delete.
 
     That is NULL if all entries are unread. Entries are deleted from the beginning only, so the rest
     has no gaps.
     """
-    now, options = world.now(), world.options
-    old = now - timedelta(days=options.journal_days)
-    due = _due(_too_old(old) if aged else None, reached, options.journal_events)
-    last, at = col(Change.last), col(Change.at)
-    too_many = last <= due.c.last - options.journal_events
-    unread = or_(*(last > due.c[_read(feed)] for feed in FEEDS))
-    over = (at < old) | too_many
-    late = (at < old - GRACE) | (too_many & (at < now - GRACE))
-    mine = col(Change.stream_id) == due.c.id
-    stays = select(last).where(mine, not_(over & (not_(unread) | late))).order_by(last).limit(1)
-    found = select(due, stays.scalar_subquery().label("stays")).subquery()
-    end = select(func.max(last)).where(
-        col(Change.stream_id) == found.c.id, last < func.coalesce(found.c.stays, found.c.last + 1)
+    now, options = environment.now(), environment.options
+    oldest_kept = now - timedelta(days=options.journal_days)
+    streams = _select_streams(
+        _has_entry_before(oldest_kept) if by_age else None, last_id, options.journal_events
     )
-    return select(found.c.id, found.c.gone, end.scalar_subquery().label("end")).order_by(found.c.id)
+    position, changed_at = col(Change.last), col(Change.at)
+    too_many = position <= streams.c.last - options.journal_events
+    is_unread = or_(*(position > streams.c[_read_position_label(feed)] for feed in READERS))
+    is_over_limit = (changed_at < oldest_kept) | too_many
+    is_grace_over = (changed_at < oldest_kept - UNREAD_GRACE) | (
+        too_many & (changed_at < now - UNREAD_GRACE)
+    )
+    is_same_stream = col(Change.stream_id) == streams.c.id
+    first_kept = (
+        select(position)
+        .where(is_same_stream, not_(is_over_limit & (not_(is_unread) | is_grace_over)))
+        .order_by(position)
+        .limit(1)
+    )
+    with_first_kept = select(streams, first_kept.scalar_subquery().label("stays")).subquery()
+    end = select(func.max(position)).where(
+        col(Change.stream_id) == with_first_kept.c.id,
+        position < func.coalesce(with_first_kept.c.stays, with_first_kept.c.last + 1),
+    )
+    return select(
+        with_first_kept.c.id, with_first_kept.c.gone, end.scalar_subquery().label("end")
+    ).order_by(with_first_kept.c.id)
 
 
-def _due(old: ColumnElement[bool] | None, reached: int, most: int) -> Any:
+def _select_streams(
+    has_old_entry: ColumnElement[bool] | None, last_id: int, max_events: int
+) -> Any:
     """Subquery: the next streams with entries to delete, and the position of each reader."""
-    stream = col(Stream.id)
-    named = []
-    for feed in FEEDS:
-        number = func.coalesce(feed.read(stream).scalar_subquery(), 0)
-        read = case((feed.heard(stream), number), else_=col(Stream.last))
-        named.append(read.label(_read(feed)))
-    many = col(Stream.last) - col(Stream.gone) > most
-    asked = select(stream, col(Stream.last), col(Stream.gone), *named).where(stream > reached)
-    asked = asked.where(many if old is None else many | old)
-    return asked.order_by(stream).limit(STREAMS).subquery()
+    stream_id = col(Stream.id)
+    read_positions = []
+    for feed in READERS:
+        read_position = func.coalesce(feed.select_read_position(stream_id).scalar_subquery(), 0)
+        position_or_last = case(
+            (feed.is_followed(stream_id), read_position), else_=col(Stream.last)
+        )
+        read_positions.append(position_or_last.label(_read_position_label(feed)))
+    has_too_many = col(Stream.last) - col(Stream.gone) > max_events
+    statement = select(stream_id, col(Stream.last), col(Stream.gone), *read_positions).where(
+        stream_id > last_id
+    )
+    statement = statement.where(
+        has_too_many if has_old_entry is None else has_too_many | has_old_entry
+    )
+    return statement.order_by(stream_id).limit(STREAMS_PER_PAGE).subquery()
 
 
-def _read(feed: Feed) -> str:
-    return f"{feed.name}_read"
+def _read_position_label(reader: JournalReader) -> str:
+    return f"{reader.name}_read"
 
 
-def _too_old(old: Any) -> ColumnElement[bool]:
+def _has_entry_before(oldest_kept: Any) -> ColumnElement[bool]:
     """SQL: the first entry of the stream is older than this."""
-    mine = col(Change.stream_id) == col(Stream.id)
-    first = select(col(Change.at)).where(mine).order_by(col(Change.last)).limit(1)
-    return and_(col(Stream.last) > col(Stream.gone), first.scalar_subquery() < old)
+    is_same_stream = col(Change.stream_id) == col(Stream.id)
+    first_changed_at = (
+        select(col(Change.at)).where(is_same_stream).order_by(col(Change.last)).limit(1)
+    )
+    return and_(
+        col(Stream.last) > col(Stream.gone), first_changed_at.scalar_subquery() < oldest_kept
+    )
 
 
-def _portions(rows: Iterable[Picked]) -> Iterator[dict[int, int]]:
+def _split_into_transactions(deletion_ends: Iterable[ColumnRow]) -> Iterator[dict[int, int]]:
     """The deletions of one transaction each: the last position to delete, by stream id."""
-    some: dict[int, int] = {}
-    many = 0
-    for row in rows:
-        at = row.gone
-        while row.end is not None and at < row.end:
-            upto = min(at + ROUND, row.end)
-            some[row.id], many, at = upto, many + upto - at, upto
-            if many >= ROUND or len(some) == AT_ONCE:
-                yield some
-                some, many = {}, 0
-    if some:
-        yield some
+    end_by_stream: dict[int, int] = {}
+    event_count = 0
+    for row in deletion_ends:
+        position = row.gone
+        while row.end is not None and position < row.end:
+            end = min(position + EVENTS_PER_TRANSACTION, row.end)
+            end_by_stream[row.id], event_count, position = end, event_count + end - position, end
+            if (
+                event_count >= EVENTS_PER_TRANSACTION
+                or len(end_by_stream) == STREAMS_PER_TRANSACTION
+            ):
+                yield end_by_stream
+                end_by_stream, event_count = {}, 0
+    if end_by_stream:
+        yield end_by_stream
 
 
-def _remove(turn: Turn, some: Mapping[int, int]) -> int:
+def _delete_beginnings(transaction: DatabaseTransaction, end_by_stream: Mapping[int, int]) -> int:
     """Delete the entries of these streams up to these positions. Returns the number of rows."""
-    stream, last = col(Change.stream_id), col(Change.last)
-    these = or_(*(and_(stream == key, last <= upto) for key, upto in some.items()))
-    asked = select(stream, func.max(last).label("last"), func.max(col(Change.at)).label("at"))
-    ends = turn.connection.execute(asked.where(these).group_by(stream)).all()
+    stream, position = col(Change.stream_id), col(Change.last)
+    is_deleted = or_(
+        *(and_(stream == key, position <= upto) for key, upto in end_by_stream.items())
+    )
+    statement = select(
+        stream, func.max(position).label("last"), func.max(col(Change.at)).label("at")
+    )
+    ends = transaction.connection.execute(statement.where(is_deleted).group_by(stream)).all()
     if not ends:
         return 0
-    table = table_of(Stream)
-    further = update(table).where(table.c.id == bindparam("key"))
-    further = further.values(gone=bindparam("end"), gone_at=bindparam("at"))
-    removed = turn.connection.execute(delete(Change).where(these)).rowcount
-    given = [{"key": row.stream_id, "end": row.last, "at": row.at} for row in ends]
-    turn.connection.execute(further, given)
-    return removed
+    table = core_table(Stream)
+    update_stream = update(table).where(table.c.id == bindparam("key"))
+    update_stream = update_stream.values(gone=bindparam("end"), gone_at=bindparam("at"))
+    deleted_count = transaction.connection.execute(delete(Change).where(is_deleted)).rowcount
+    parameters = [{"key": row.stream_id, "end": row.last, "at": row.at} for row in ends]
+    transaction.connection.execute(update_stream, parameters)
+    return deleted_count

@@ -22,26 +22,28 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
 from models.events import incarnation
-from models.events.incarnation import MARK, READ, Incarnation, incarnation_of
+from models.events.incarnation import MARK_OBJECT_NAME, SELECT_INCARNATION, Incarnation, from_row
 from models.events.journal import Stream
-from models.events.wakeups import Gathering, rest
-from models.runtime.environment import Turn, World
-from models.store.outages import StoreUnavailable
+from models.events.wakeups import GrowthEvent, wait_for_any
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.outages import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
-EVERY = 5.0  # seconds between two checks, and between two marks
-IDLE = 60.0  # seconds between two marks if no stream grows
-STREAMS = 500  # the last changed ones: a restore loses the newest changes
-MOVED = "the database belongs to another PostgreSQL cluster, and the server was not stopped cleanly"
-OTHER = "the mark in the object store belongs to another database"
-MISSING = "the mark in the object store is missing"
-OLDER = "the database is older than the mark in the object store"
-BEHIND = "the database lacks changes that this server has made or seen"
+CHECK_INTERVAL = 5.0  # seconds between two checks, and between two marks
+IDLE_MARK_INTERVAL = 60.0  # seconds between two marks if no stream grows
+MAX_STREAMS = 500  # the last changed ones: a restore loses the newest changes
+CLUSTER_CHANGED = (
+    "the database belongs to another PostgreSQL cluster, and the server was not stopped cleanly"
+)
+FOREIGN_MARK = "the mark in the object store belongs to another database"
+MARK_MISSING = "the mark in the object store is missing"
+DATABASE_OLDER = "the database is older than the mark in the object store"
+CHANGES_LOST = "the database lacks changes that this server has made or seen"
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class PostgresCluster:
     """The system identifier of the PostgreSQL cluster; 0 if unknown or SQLite.
 
     The timeline is not compared: a failover without loss begins a new one, as a point-in-time
@@ -61,7 +63,7 @@ class RestoreMark:
     beat: int
     at: str = ""
     clean: bool = False  # written at a clean stop, so no change followed
-    cluster: Cluster = Cluster()
+    cluster: PostgresCluster = PostgresCluster()
     streams: Mapping[int, int] = field(default_factory=dict)  # the newest position of each
 
     @property
@@ -70,249 +72,286 @@ class RestoreMark:
         return Incarnation(self.store, self.number, self.base, self.beat)
 
 
-async def read_mark(world: World) -> RestoreMark | None:
+async def read_mark(environment: Environment) -> RestoreMark | None:
     """Read the mark. Returns None if it is missing or damaged."""
     try:
-        found: dict[str, Any] = orjson.loads(await world.blobs.get(MARK))
+        values: dict[str, Any] = orjson.loads(await environment.object_store.get(MARK_OBJECT_NAME))
     except KeyError:
         return None
     except orjson.JSONDecodeError:
-        log.warning("the mark of the incarnation cannot be read", extra={"object": MARK})
+        log.warning(
+            "the mark of the incarnation cannot be read", extra={"object": MARK_OBJECT_NAME}
+        )
         return None
-    found["streams"] = {int(key): int(last) for key, last in found["streams"].items()}
-    found["cluster"] = Cluster(found["cluster"]["system"])
-    return RestoreMark(**found)
+    values["streams"] = {int(key): int(last) for key, last in values["streams"].items()}
+    values["cluster"] = PostgresCluster(values["cluster"]["system"])
+    return RestoreMark(**values)
 
 
-async def write_mark(world: World, mark: RestoreMark) -> None:
+async def write_mark(environment: Environment, mark: RestoreMark) -> None:
     """Write the mark. Its beat must be in the database already."""
-    plain = {**asdict(mark), "streams": {str(key): last for key, last in mark.streams.items()}}
-    await world.blobs.put(MARK, orjson.dumps(plain))
+    values = {**asdict(mark), "streams": {str(key): last for key, last in mark.streams.items()}}
+    await environment.object_store.put(MARK_OBJECT_NAME, orjson.dumps(values))
 
 
-async def read_cluster(world: World) -> Cluster:
+async def read_cluster(environment: Environment) -> PostgresCluster:
     """Read the system identifier of PostgreSQL. It is unknown without the privilege."""
-    if world.database.dialect == "sqlite":
-        return Cluster()
-    asked = text("SELECT system_identifier FROM pg_control_system()")
+    if environment.database.dialect == "sqlite":
+        return PostgresCluster()
+    statement = text("SELECT system_identifier FROM pg_control_system()")
     try:
-        async with world.database.engine.connect() as connection:
-            row = (await connection.execute(asked)).one()
+        async with environment.database.engine.connect() as connection:
+            row = (await connection.execute(statement)).one()
     except DBAPIError as problem:
         if getattr(problem.orig, "sqlstate", "") != "42501":  # insufficient_privilege
             raise
-        return Cluster()
-    return Cluster(int(row.system_identifier))
+        return PostgresCluster()
+    return PostgresCluster(int(row.system_identifier))
 
 
-async def lost_streams(world: World, numbers: Mapping[int, int]) -> bool:
+async def has_lost_changes(environment: Environment, position_by_stream: Mapping[int, int]) -> bool:
     """True if a stream in the database ends before the given position.
 
     Deleted streams are ignored, since the user may have been deleted.
     """
-    if not numbers:
+    if not position_by_stream:
         return False
-    asked = select(col(Stream.id), col(Stream.last)).where(col(Stream.id).in_(list(numbers)))
-    return any(row.last < numbers[row.id] for row in await world.database.read(asked))
+    statement = select(col(Stream.id), col(Stream.last)).where(
+        col(Stream.id).in_(list(position_by_stream))
+    )
+    return any(
+        row.last < position_by_stream[row.id] for row in await environment.database.read(statement)
+    )
 
 
-async def load(world: World) -> Incarnation:
+async def load_incarnation(environment: Environment) -> Incarnation:
     """Read the incarnation from the database and use it in this process."""
-    found = incarnation_of(next(iter(await world.database.read(READ)), None))
-    world.enter(found)
-    return found
+    current = from_row(next(iter(await environment.database.read(SELECT_INCARNATION)), None))
+    environment.enter_incarnation(current)
+    return current
 
 
-async def begin(
-    world: World, reason: str, seen: Incarnation, mark: Incarnation | None = None
+async def begin_incarnation(
+    environment: Environment,
+    reason: str,
+    seen_incarnation: Incarnation,
+    known_incarnation: Incarnation | None = None,
 ) -> Incarnation:
     """Begin a new incarnation, unless another process did so after `seen_incarnation` was read.
 
     `known_incarnation` is the newest one that is known outside the database.
     """
-    now = world.now()
+    now = environment.now()
 
-    def begin_if_unchanged(turn: Turn) -> Incarnation:
-        held = incarnation.lock(turn.connection)
-        if held.base != seen.base:
-            return held
-        known = mark or held
+    def begin_if_unchanged(transaction: DatabaseTransaction) -> Incarnation:
+        current = incarnation.lock_row(transaction.connection)
+        if current.base != seen_incarnation.base:
+            return current
+        newest = known_incarnation or current
         above = Incarnation(
-            held.store,
-            max(held.number, known.number),
-            max(held.base, known.base),
-            max(held.beat, known.beat),
+            current.store,
+            max(current.number, newest.number),
+            max(current.base, newest.base),
+            max(current.beat, newest.beat),
         )
-        return incarnation.begin(turn.connection, above, reason=reason, at=now)
+        return incarnation.begin_incarnation(transaction.connection, above, reason=reason, at=now)
 
-    begun = await world.apply(begin_if_unchanged)
-    facts = {"reason": reason, "incarnation": begun.number}
-    log.warning("the database was restored, so clients read their state again", extra=facts)
-    world.enter(begun)
-    return begun
+    new_incarnation = await environment.run_transaction(begin_if_unchanged)
+    log_fields = {"reason": reason, "incarnation": new_incarnation.number}
+    log.warning("the database was restored, so clients read their state again", extra=log_fields)
+    environment.enter_incarnation(new_incarnation)
+    return new_incarnation
 
 
 class RestoreGuard:
     """Compares the database with the mark, at the start and regularly, and writes marks."""
 
-    def __init__(self, world: World, *, writes: bool = True) -> None:
-        self._world = world
-        self._writes = writes  # one process of a server writes marks; all compare
-        self._seen = Incarnation()
-        self._numbers: dict[int, int] = {}  # of the streams that grew last, in this order
+    def __init__(self, environment: Environment, *, writes_marks: bool = True) -> None:
+        self._environment = environment
+        self._writes_marks = writes_marks  # one process of a server writes marks; all compare
+        self._seen_incarnation = Incarnation()
+        self._position_by_stream: dict[
+            int, int
+        ] = {}  # of the streams that grew last, in this order
         self._reconnected = asyncio.Event()
-        self._failing = False
-        self._started = not writes  # the mark was compared, so it can be written
+        self._is_failing = False
+        self._is_started = not writes_marks  # the mark was compared, so it can be written
 
-    async def prepare(self) -> None:
+    async def start_if_available(self) -> None:
         """Call `start`, or leave that to `run` if the object store does not answer."""
         try:
             await self.start()
-        except (BaseError, OSError, StoreUnavailable) as problem:
+        except (BaseError, OSError, StorageUnavailable) as problem:
             facts = {"problem": type(problem).__name__}
             log.warning("the mark of the incarnation cannot be read yet", extra=facts)
 
     async def start(self) -> None:
         """Compare database and mark, begin a new incarnation if needed, and write a mark."""
-        world = self._world
-        store = secrets.token_hex(16)
-        await world.apply(lambda transaction: incarnation.create(transaction.connection, store))
-        found, mark = await load(world), await read_mark(world)
-        cluster = await read_cluster(world)
-        if mark is None and found.beat == 0:
-            await write_mark(world, RestoreMark(found.store, found.number, found.base, 0))
-        elif reason := await self._compare(found, mark, cluster):
-            found = await begin(world, reason, found, mark.incarnation if mark else None)
-        self._seen, self._started = found, True
-        await self._beat()
+        environment = self._environment
+        store_id = secrets.token_hex(16)
+        await environment.run_transaction(
+            lambda transaction: incarnation.insert_first(transaction.connection, store_id)
+        )
+        current, mark = await load_incarnation(environment), await read_mark(environment)
+        cluster = await read_cluster(environment)
+        if mark is None and current.beat == 0:
+            await write_mark(
+                environment, RestoreMark(current.store, current.number, current.base, 0)
+            )
+        elif reason := await self._restore_reason(current, mark, cluster):
+            current = await begin_incarnation(
+                environment, reason, current, mark.incarnation if mark else None
+            )
+        self._seen_incarnation, self._is_started = current, True
+        await self._write_next_mark()
 
-    async def _compare(
-        self, found: Incarnation, mark: RestoreMark | None, cluster: Cluster
+    async def _restore_reason(
+        self, current: Incarnation, mark: RestoreMark | None, cluster: PostgresCluster
     ) -> str | None:
         """The reason for a new incarnation. None if the database has lost nothing."""
         if mark is None:
-            return MISSING
-        if mark.store != found.store:
-            return OTHER
-        if mark.base > found.base or mark.beat > found.beat:
-            return OLDER
-        if mark.base == found.base and await lost_streams(self._world, mark.streams):
-            return OLDER
-        moved = 0 not in (mark.cluster.system, cluster.system)
-        if moved and mark.cluster.system != cluster.system and not mark.clean:
-            return MOVED
+            return MARK_MISSING
+        if mark.store != current.store:
+            return FOREIGN_MARK
+        if mark.base > current.base or mark.beat > current.beat:
+            return DATABASE_OLDER
+        if mark.base == current.base and await has_lost_changes(self._environment, mark.streams):
+            return DATABASE_OLDER
+        has_both_ids = 0 not in (mark.cluster.system, cluster.system)
+        if has_both_ids and mark.cluster.system != cluster.system and not mark.clean:
+            return CLUSTER_CHANGED
         return None
 
     async def run(self) -> None:
         """Check the database every `CHECK_INTERVAL` seconds, and at once after a reconnect."""
-        world = self._world
-        engine = world.database.engine.sync_engine
-        watched = world.database.dialect != "sqlite"
-        self._seen = self._seen if self._seen.store else await load(world)
-        if watched:
-            event.listen(engine, "connect", self._connected)
+        environment = self._environment
+        engine = environment.database.engine.sync_engine
+        is_postgres = environment.database.dialect != "sqlite"
+        self._seen_incarnation = (
+            self._seen_incarnation
+            if self._seen_incarnation.store
+            else await load_incarnation(environment)
+        )
+        if is_postgres:
+            event.listen(engine, "connect", self._on_connect)
         try:
-            with world.wakeups.gather() as bell:
-                written = monotonic()
+            with environment.wakeups.follow_all() as wake_ups:
+                written_at = monotonic()
                 while True:
-                    await rest([self._reconnected], EVERY)
+                    await wait_for_any([self._reconnected], CHECK_INTERVAL)
                     self._reconnected.clear()
-                    grown = self._note(bell)
-                    if await self._look(beat=grown or monotonic() - written > IDLE):
-                        written = monotonic()
+                    has_grown = self._remember_positions(wake_ups)
+                    if await self._check(
+                        write=has_grown or monotonic() - written_at > IDLE_MARK_INTERVAL
+                    ):
+                        written_at = monotonic()
         finally:
-            if watched:
-                event.remove(engine, "connect", self._connected)
+            if is_postgres:
+                event.remove(engine, "connect", self._on_connect)
 
-    def _connected(self, *_: object) -> None:
+    def _on_connect(self, *_: object) -> None:
         self._reconnected.set()
 
-    def _note(self, bell: Gathering) -> bool:
+    def _remember_positions(self, wake_ups: GrowthEvent) -> bool:
         """Remember the positions of the streams that have grown. Returns True if there are any."""
-        numbers = {key: last for key, last in bell.numbers().items() if key >= 0 and last > 0}
-        for key, last in numbers.items():
-            known = self._numbers.pop(key, 0)
-            self._numbers[key] = max(known, last)
-        for key in list(self._numbers)[:-STREAMS]:
-            del self._numbers[key]
-        return bool(numbers)
+        positions = {
+            key: last for key, last in wake_ups.take_positions().items() if key >= 0 and last > 0
+        }
+        for key, last in positions.items():
+            known_position = self._position_by_stream.pop(key, 0)
+            self._position_by_stream[key] = max(known_position, last)
+        for key in list(self._position_by_stream)[:-MAX_STREAMS]:
+            del self._position_by_stream[key]
+        return bool(positions)
 
-    async def _look(self, *, beat: bool) -> bool:
+    async def _check(self, *, write: bool) -> bool:
         """Check the database, and write a mark if `write` is set. True if one was written."""
         try:
-            if not self._started:
+            if not self._is_started:
                 await self.start()
-            await self.compare()
-            if beat and self._writes:
-                await self._beat()
+            await self.check_database()
+            if write and self._writes_marks:
+                await self._write_next_mark()
         except Exception as problem:  # noqa: BLE001 - any outage: the next check runs later
-            if not self._failing:
-                facts = {"problem": type(problem).__name__}
-                log.warning("the mark of the incarnation cannot be kept", extra=facts)
-            self._failing = True
+            if not self._is_failing:
+                log_fields = {"problem": type(problem).__name__}
+                log.warning("the mark of the incarnation cannot be kept", extra=log_fields)
+            self._is_failing = True
             return False
-        self._failing = False
-        return beat
+        self._is_failing = False
+        return write
 
-    async def compare(self) -> None:
+    async def check_database(self) -> None:
         """Begin a new incarnation if the database is older than what this process has seen."""
-        world, seen = self._world, self._seen
-        found = incarnation_of(next(iter(await world.database.read(READ)), None))
-        if found.store == seen.store and found.base > seen.base:
-            self._enter(found)  # another process has begun it
+        environment, seen_incarnation = self._environment, self._seen_incarnation
+        current = from_row(next(iter(await environment.database.read(SELECT_INCARNATION)), None))
+        if current.store == seen_incarnation.store and current.base > seen_incarnation.base:
+            self._use_incarnation(current)  # another process has begun it
             return
-        older = found.store != seen.store or found.base < seen.base or found.beat < seen.beat
-        if older or await lost_streams(world, self._numbers):
-            if not found.store:
-                store = seen.store
-                await world.apply(
-                    lambda transaction: incarnation.create(transaction.connection, store)
-                )
-            self._enter(await begin(world, BEHIND, found, seen))
-            if self._writes:
-                await self._beat()
-            return
-        self._seen = found
-
-    def _enter(self, found: Incarnation) -> None:
-        self._numbers.clear()
-        self._seen = found
-        self._world.enter(found)
-
-    async def _beat(self, *, clean: bool = False) -> None:
-        """Increase the beat in the database, then write the mark with it."""
-        world = self._world
-        found = await world.apply(lambda transaction: incarnation.advance(transaction.connection))
-        if found.beat <= self._seen.beat:
-            return  # restored since the last check; the next one detects it
-        if found.base != world.incarnation.base:
-            self._enter(found)  # another process has begun it
-        self._seen = found
-        mark = RestoreMark(
-            found.store,
-            found.number,
-            found.base,
-            found.beat,
-            world.now().isoformat(),
-            clean,
-            await read_cluster(world),
-            dict(self._numbers),
+        is_older = (
+            current.store != seen_incarnation.store
+            or current.base < seen_incarnation.base
+            or current.beat < seen_incarnation.beat
         )
-        await write_mark(world, mark)
+        if is_older or await has_lost_changes(environment, self._position_by_stream):
+            if not current.store:
+                store = seen_incarnation.store
+                await environment.run_transaction(
+                    lambda transaction: incarnation.insert_first(transaction.connection, store)
+                )
+            self._use_incarnation(
+                await begin_incarnation(environment, CHANGES_LOST, current, seen_incarnation)
+            )
+            if self._writes_marks:
+                await self._write_next_mark()
+            return
+        self._seen_incarnation = current
+
+    def _use_incarnation(self, current: Incarnation) -> None:
+        self._position_by_stream.clear()
+        self._seen_incarnation = current
+        self._environment.enter_incarnation(current)
+
+    async def _write_next_mark(self, *, is_clean_stop: bool = False) -> None:
+        """Increase the beat in the database, then write the mark with it."""
+        environment = self._environment
+        current = await environment.run_transaction(
+            lambda transaction: incarnation.increase_beat(transaction.connection)
+        )
+        if current.beat <= self._seen_incarnation.beat:
+            return  # restored since the last check; the next one detects it
+        if current.base != environment.incarnation.base:
+            self._use_incarnation(current)  # another process has begun it
+        self._seen_incarnation = current
+        mark = RestoreMark(
+            current.store,
+            current.number,
+            current.base,
+            current.beat,
+            environment.now().isoformat(),
+            is_clean_stop,
+            await read_cluster(environment),
+            dict(self._position_by_stream),
+        )
+        await write_mark(environment, mark)
 
     async def stop(self) -> None:
         """Write the mark of a clean stop, if the mark was compared before."""
-        if not self._started:
+        if not self._is_started:
             return
         with suppress(Exception):  # the database may be the reason for the stop
-            await self._beat(clean=True)
+            await self._write_next_mark(is_clean_stop=True)
 
 
-async def restored(world: World) -> Incarnation:
+async def begin_after_consistent_restore(environment: Environment) -> Incarnation:
     """Begin a new incarnation after database and objects were restored to the same time."""
-    store = secrets.token_hex(16)
-    await world.apply(lambda transaction: incarnation.create(transaction.connection, store))
-    found, mark = await load(world), await read_mark(world)
-    await begin(world, "merganser check --restored", found, mark.incarnation if mark else None)
-    await RestoreGuard(world).start()
-    return world.incarnation
+    store_id = secrets.token_hex(16)
+    await environment.run_transaction(
+        lambda transaction: incarnation.insert_first(transaction.connection, store_id)
+    )
+    current, mark = await load_incarnation(environment), await read_mark(environment)
+    await begin_incarnation(
+        environment, "merganser check --restored", current, mark.incarnation if mark else None
+    )
+    await RestoreGuard(environment).start()
+    return environment.incarnation

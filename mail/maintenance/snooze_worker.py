@@ -8,92 +8,108 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail.maintenance.housekeeping import rounds
-from mail.storage.mailbox_move import COLUMNS, relocate
+from mail.maintenance.housekeeping import process_by_user
+from mail.storage.mailbox_move import COLUMNS, move_messages
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, picked
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, select_columns
 
 log = logging.getLogger(__name__)
 
-LOOK = 15.0  # seconds
-SOON = 0.05  # seconds
-STATE = (*COLUMNS, "snoozed_from")
+MAX_POLL_INTERVAL = 15.0  # seconds
+MIN_POLL_INTERVAL = 0.05  # seconds
+COLUMNS_WITH_ORIGIN = (*COLUMNS, "snoozed_from")
 
 
-async def run(world: World) -> None:
+async def run_forever(environment: Environment) -> None:
     """Return due messages until cancelled.
 
     Several processes can run it at the same time. Messages that became due while none was running
     return at the start.
     """
     while True:
-        wait = LOOK
+        seconds = MAX_POLL_INTERVAL
         try:
-            if many := await wake(world):
-                log.info("brought back what was snoozed", extra={"messages": many})
-            wait = await _until_next(world)
+            if message_count := await return_due_messages(environment):
+                log.info("brought back what was snoozed", extra={"messages": message_count})
+            seconds = await _seconds_until_next(environment)
         except Exception:  # the next poll may succeed
             log.exception("what was snoozed could not be brought back")
-        await asyncio.sleep(wait)
+        await asyncio.sleep(seconds)
 
 
-async def _until_next(world: World) -> float:
+async def _seconds_until_next(environment: Environment) -> float:
     """Seconds until the next snoozed message is due, within the limits of the poll interval."""
     next_ = func.min(col(Message.snoozed_until)).label("next")
-    (row,) = await world.database.read(select(next_).where(col(Message.snoozed_until).is_not(None)))
+    (row,) = await environment.database.read(
+        select(next_).where(col(Message.snoozed_until).is_not(None))
+    )
     if row.next is None:
-        return LOOK
-    seconds: float = (row.next - world.now()).total_seconds()
-    return min(LOOK, max(SOON, seconds))
+        return MAX_POLL_INTERVAL
+    seconds: float = (row.next - environment.now()).total_seconds()
+    return min(MAX_POLL_INTERVAL, max(MIN_POLL_INTERVAL, seconds))
 
 
-async def wake(world: World) -> int:
+async def return_due_messages(environment: Environment) -> int:
     """Return all due messages to their mailboxes. Returns their number."""
-    asked = select(col(Message.id), col(Message.user_id)).where(*_due(world))
-    return await rounds(world, asked.order_by(col(Message.snoozed_until), col(Message.id)), _wake)
+    statement = select(col(Message.id), col(Message.user_id)).where(*_due_conditions(environment))
+    return await process_by_user(
+        environment,
+        statement.order_by(col(Message.snoozed_until), col(Message.id)),
+        _return_messages_of_user,
+    )
 
 
-def _due(world: World) -> list[Any]:
+def _due_conditions(environment: Environment) -> list[Any]:
     """SQL conditions for snoozed messages that are due."""
-    until = col(Message.snoozed_until)
-    return [until.is_not(None), until <= world.now()]
+    snoozed_until = col(Message.snoozed_until)
+    return [snoozed_until.is_not(None), snoozed_until <= environment.now()]
 
 
-async def _wake(world: World, user_id: int, ids: Sequence[int]) -> int:
+async def _return_messages_of_user(
+    environment: Environment, user_id: int, message_ids: Sequence[int]
+) -> int:
     """Return these messages of a user if they are still due. Returns their number."""
-    asked = select(*picked(Message, STATE)).where(col(Message.id).in_(ids), *_due(world))
+    statement = select(*select_columns(Message, COLUMNS_WITH_ORIGIN)).where(
+        col(Message.id).in_(message_ids), *_due_conditions(environment)
+    )
 
-    def return_batch(turn: Turn) -> int:
-        rows = turn.connection.execute(asked.order_by(col(Message.id))).all()
-        there = [row for row in rows if row.mailbox_id is not None]
-        if there:
-            _bring_back(turn, user_id, there)
-        if gone := [row.id for row in rows if row.mailbox_id is None]:  # deleted
+    def return_batch(transaction: DatabaseTransaction) -> int:
+        rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
+        in_mailbox = [row for row in rows if row.mailbox_id is not None]
+        if in_mailbox:
+            _move_back(transaction, user_id, in_mailbox)
+        if deleted_ids := [row.id for row in rows if row.mailbox_id is None]:  # deleted
             ended = {"snoozed_until": None, "snoozed_from": None}
-            turn.connection.execute(update(Message).where(col(Message.id).in_(gone)).values(ended))
+            transaction.connection.execute(
+                update(Message).where(col(Message.id).in_(deleted_ids)).values(ended)
+            )
         return len(rows)
 
-    return await world.apply(return_batch, user_id)
+    return await environment.run_transaction(return_batch, user_id)
 
 
-def _bring_back(turn: Turn, user_id: int, rows: Sequence[Picked]) -> None:
+def _move_back(
+    transaction: DatabaseTransaction, user_id: int, messages: Sequence[ColumnRow]
+) -> None:
     """Move messages to their former mailbox or INBOX, unread and at the top of the list."""
-    homes = _homes(turn, user_id, rows)
-    ended = {"snoozed_until": None, "snoozed_from": None}
-    changes = {"seen": False, "listed_at": turn.world.now(), **ended}
-    relocate(turn, user_id, rows, homes, changes)
+    mailbox_by_message_id = _mailbox_by_message_id(transaction, user_id, messages)
+    cleared = {"snoozed_until": None, "snoozed_from": None}
+    changes = {"seen": False, "listed_at": transaction.environment.now(), **cleared}
+    move_messages(transaction, user_id, messages, mailbox_by_message_id, changes)
 
 
-def _homes(turn: Turn, user_id: int, rows: Sequence[Picked]) -> dict[int, Picked]:
+def _mailbox_by_message_id(
+    transaction: DatabaseTransaction, user_id: int, messages: Sequence[ColumnRow]
+) -> dict[int, ColumnRow]:
     """The former mailbox of each message, or INBOX if that was deleted."""
-    wanted = {row.snoozed_from for row in rows} - {None}
-    asked = select(*picked(Mailbox, ("id", "path", "retention"))).where(
+    mailbox_ids = {row.snoozed_from for row in messages} - {None}
+    statement = select(*select_columns(Mailbox, ("id", "path", "retention"))).where(
         col(Mailbox.user_id) == user_id,
-        col(Mailbox.id).in_(wanted) | (col(Mailbox.path) == "INBOX"),
+        col(Mailbox.id).in_(mailbox_ids) | (col(Mailbox.path) == "INBOX"),
     )
-    boxes = turn.connection.execute(asked).all()
-    by_id = {box.id: box for box in boxes}
-    inbox = next(box for box in boxes if box.path == "INBOX")
-    return {row.id: by_id.get(row.snoozed_from, inbox) for row in rows}
+    mailboxes = transaction.connection.execute(statement).all()
+    by_id = {box.id: box for box in mailboxes}
+    inbox = next(box for box in mailboxes if box.path == "INBOX")
+    return {row.id: by_id.get(row.snoozed_from, inbox) for row in messages}

@@ -3,70 +3,83 @@
 Functions take bytes of any content and never raise because of them.
 """
 
-from mail.mime.address_lists import MailAddress, addresses
-from mail.mime.authentication_results import Stamp, believed
-from mail.mime.byte_source import OnDisk, Source, Whole
-from mail.mime.calendar_events import CalendarEvent, calendars, events
-from mail.mime.encoded_words import collapsed, decode_words
-from mail.mime.header_fields import Header, date_of, headers, message_ids
-from mail.mime.html_content.sanitizer import Safe, html_to_text, sanitize
-from mail.mime.imap_structure import bodystructure, envelope_imap
-from mail.mime.message_facts import Attached, Facts, attached, facts, files
-from mail.mime.mime_tree import Part, find, part_json, part_of, walk, within
-from mail.mime.parser import split
-from mail.mime.part_content import content, text_of
-from mail.mime.preview_text import preview, shortened
-from mail.mime.reader_threads import close_readers, read, worked
-from mail.mime.spam_headers import Opinion
-from mail.mime.text_bodies import body_html, body_text, is_body, text_to_html
+from mail.mime.address_lists import ParsedAddress, parse_address_list
+from mail.mime.authentication_results import AuthenticationResultsField, trusted_results
+from mail.mime.byte_source import ByteSource, FileSource, MemorySource
+from mail.mime.calendar_events import ParsedCalendarEvent, calendar_parts, parse_events
+from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words
+from mail.mime.header_fields import DecodedField, decoded_fields, parse_date, parse_message_ids
+from mail.mime.html_content.sanitizer import SanitizedHtml, html_to_text, sanitize_html
+from mail.mime.imap_structure import imap_bodystructure, imap_envelope
+from mail.mime.message_facts import (
+    AttachmentFacts,
+    MessageFacts,
+    attachment_parts,
+    file_parts,
+    read_facts,
+)
+from mail.mime.mime_tree import (
+    ParsedPart,
+    find_part,
+    json_from_part,
+    part_from_json,
+    walk_parts,
+    walk_with_parents,
+)
+from mail.mime.parser import parse_structure
+from mail.mime.part_content import decoded_content, part_text
+from mail.mime.preview_text import build_preview, shorten_text
+from mail.mime.reader_threads import close_readers, read_message_facts, run_by_message_size
+from mail.mime.spam_headers import SpamHeaderField
+from mail.mime.text_bodies import body_html, body_text, html_from_text, is_body_part
 from mail.mime.thread_references import base_subject, thread_keys
 
 __all__ = [
-    "Attached",
-    "CalendarEvent",
-    "Facts",
-    "Header",
-    "MailAddress",
-    "OnDisk",
-    "Opinion",
-    "Part",
-    "Safe",
-    "Source",
-    "Stamp",
-    "Whole",
-    "addresses",
-    "attached",
+    "AttachmentFacts",
+    "AuthenticationResultsField",
+    "ByteSource",
+    "DecodedField",
+    "FileSource",
+    "MemorySource",
+    "MessageFacts",
+    "ParsedAddress",
+    "ParsedCalendarEvent",
+    "ParsedPart",
+    "SanitizedHtml",
+    "SpamHeaderField",
+    "attachment_parts",
     "base_subject",
-    "believed",
     "body_html",
     "body_text",
-    "bodystructure",
-    "calendars",
+    "build_preview",
+    "calendar_parts",
     "close_readers",
-    "collapsed",
-    "content",
-    "date_of",
-    "decode_words",
-    "envelope_imap",
-    "events",
-    "facts",
-    "files",
-    "find",
-    "headers",
+    "collapse_whitespace",
+    "decode_encoded_words",
+    "decoded_content",
+    "decoded_fields",
+    "file_parts",
+    "find_part",
+    "html_from_text",
     "html_to_text",
-    "is_body",
-    "message_ids",
-    "part_json",
-    "part_of",
-    "preview",
-    "read",
-    "sanitize",
-    "shortened",
-    "split",
-    "text_of",
-    "text_to_html",
+    "imap_bodystructure",
+    "imap_envelope",
+    "is_body_part",
+    "json_from_part",
+    "parse_address_list",
+    "parse_date",
+    "parse_events",
+    "parse_message_ids",
+    "parse_structure",
+    "part_from_json",
+    "part_text",
+    "read_facts",
+    "read_message_facts",
+    "run_by_message_size",
+    "sanitize_html",
+    "shorten_text",
     "thread_keys",
-    "walk",
-    "within",
-    "worked",
+    "trusted_results",
+    "walk_parts",
+    "walk_with_parents",
 ]

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mail.mime.encoded_words import unfolded
-from mail.mime.header_fields import Field
+from mail.mime.encoded_words import unfold_value
+from mail.mime.header_fields import RawField
 
-MOST = 10  # Authentication-Results fields that are read
-LONGEST = 8 << 10  # characters that are read of one field
+MAX_FIELDS = 10  # Authentication-Results fields that are read
+MAX_FIELD_LENGTH = 8 << 10  # characters that are read of one field
 VERDICTS = ("pass", "fail", "none")
 
 _NAME = "authentication-results"
@@ -22,16 +22,16 @@ _IN_QUOTES = re.compile(r"[\s;=()]")
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class AuthenticationResultsField:
     """An Authentication-Results field with the number of Received fields above and below."""
 
-    above: int
-    below: int
+    received_above: int
+    received_below: int
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class _MethodResult:
     """The result of one authentication method, with its properties."""
 
     method: str
@@ -39,20 +39,29 @@ class _Result:
     properties: dict[str, str]
 
 
-def stamps(own: Sequence[Field]) -> list[Stamp]:
+def authentication_results_fields(
+    header_fields: Sequence[RawField],
+) -> list[AuthenticationResultsField]:
     """Return the first 10 Authentication-Results fields of a message, topmost first."""
-    total = sum(name == "received" for name, _ in own)
-    found: list[Stamp] = []
+    total = sum(name == "received" for name, _ in header_fields)
+    found: list[AuthenticationResultsField] = []
     above = 0
-    for name, value in own:
+    for name, value in header_fields:
         above += name == "received"
-        if name == _NAME and len(found) < MOST:
-            found.append(Stamp(above, total - above, unfolded(value[:LONGEST]).strip()))
+        if name == _NAME and len(found) < MAX_FIELDS:
+            found.append(
+                AuthenticationResultsField(
+                    above, total - above, unfold_value(value[:MAX_FIELD_LENGTH]).strip()
+                )
+            )
     return found
 
 
-def believed(
-    found: Sequence[Stamp], ids: Collection[str], hops: int, domain: str
+def trusted_results(
+    results_fields: Sequence[AuthenticationResultsField],
+    authserv_ids: Collection[str],
+    border_hop: int,
+    sender_domain: str,
 ) -> dict[str, Any] | None:
     """Return the SPF, DKIM, DMARC and ARC results that trusted servers wrote.
 
@@ -60,37 +69,43 @@ def believed(
     field number `border_hop` from the top. Of several DKIM signatures, one of `sender_domain` or of
     a parent domain counts first. Returns None if there is no trusted field.
     """
-    names = {each.casefold() for each in ids}
-    ours = [each for each in found if each.above < hops <= each.above + each.below]
-    read = [(each.text, *_read(each.text)) for each in ours]
-    mine = [(text, results) for text, name, results in read if name.casefold() in names]
-    if not mine:
+    trusted_names = {each.casefold() for each in authserv_ids}
+    fields_above_border = [
+        each
+        for each in results_fields
+        if each.received_above < border_hop <= each.received_above + each.received_below
+    ]
+    parsed_fields = [(each.text, *_parse_results_field(each.text)) for each in fields_above_border]
+    trusted_fields = [
+        (text, results) for text, name, results in parsed_fields if name.casefold() in trusted_names
+    ]
+    if not trusted_fields:
         return None
-    results = [result for _, several in mine for result in several]
-    signers = list(_passed(results, "dkim", "header.d", "header.i"))
+    results = [result for _, several in trusted_fields for result in several]
+    signers = list(_passed_domains(results, "dkim", "header.d", "header.i"))
     return {
-        "spf": next(_passed(results, "spf", "smtp.mailfrom", "smtp.helo"), None),
-        "dkim": _signer(signers, domain.casefold()),
-        "dmarc": _verdict(results, "dmarc"),
-        "arc": _verdict(results, "arc"),
-        "results": "\n".join(text for text, _ in mine),
+        "spf": next(_passed_domains(results, "spf", "smtp.mailfrom", "smtp.helo"), None),
+        "dkim": _preferred_signer(signers, sender_domain.casefold()),
+        "dmarc": _method_verdict(results, "dmarc"),
+        "arc": _method_verdict(results, "arc"),
+        "results": "\n".join(text for text, _ in trusted_fields),
     }
 
 
-def server(text: str) -> str:
+def authserv_id(text: str) -> str:
     """Return the authserv-id of an unfolded field, "" if it has none."""
-    return _read(text[:LONGEST])[0]
+    return _parse_results_field(text[:MAX_FIELD_LENGTH])[0]
 
 
-def says(text: str, method: str) -> str | None:
+def method_result(text: str, method: str) -> str | None:
     """Return the result of a method in an unfolded field, None if it has none."""
-    _, results = _read(text[:LONGEST])
+    _, results = _parse_results_field(text[:MAX_FIELD_LENGTH])
     return next((each.result for each in results if each.method == method), None)
 
 
-def _read(text: str) -> tuple[str, list[_Result]]:
+def _parse_results_field(text: str) -> tuple[str, list[_MethodResult]]:
     """Return the authserv-id and the method results of a field."""
-    first, *rest = _bare(text).split(";")
+    first, *rest = _without_comments_and_quotes(text).split(";")
     results = []
     for statement in rest:
         words = re.sub(r"\s*=\s*", "=", statement.strip()).split()
@@ -98,11 +113,13 @@ def _read(text: str) -> tuple[str, list[_Result]]:
         if pairs:
             (method, _, result), *more = pairs
             properties = {name.lower(): value for name, _, value in reversed(more)}
-            results.append(_Result(method.partition("/")[0].lower(), result.lower(), properties))
+            results.append(
+                _MethodResult(method.partition("/")[0].lower(), result.lower(), properties)
+            )
     return next(iter(first.split()), ""), results
 
 
-def _bare(text: str) -> str:
+def _without_comments_and_quotes(text: str) -> str:
     """Remove comments and quotes; separators inside of quotes become "_"."""
     out: list[str] = []
     depth, quoted, at = 0, "", 0
@@ -130,28 +147,30 @@ def _bare(text: str) -> str:
     return "".join(out)
 
 
-def _passed(results: Sequence[_Result], method: str, name: str, other: str) -> Iterator[str]:
+def _passed_domains(
+    results: Sequence[_MethodResult], method: str, property_name: str, fallback_property: str
+) -> Iterator[str]:
     """Yield the domain of each passed result of a method, read from the named property."""
     for each in results:
         if each.method == method and each.result == "pass":
-            given = each.properties.get(name) or each.properties.get(other, "")
-            if domain := _domain(given):
+            given = each.properties.get(property_name) or each.properties.get(fallback_property, "")
+            if domain := _valid_domain(given):
                 yield domain
 
 
-def _signer(domains: Sequence[str], sender: str) -> str | None:
+def _preferred_signer(signing_domains: Sequence[str], sender_domain: str) -> str | None:
     """Return the first domain that is, or is above, the sender's; else the first domain."""
-    over = [domain for domain in domains if f".{sender}".endswith(f".{domain}")]
-    return next(iter([*over, *domains]), None)
+    over = [domain for domain in signing_domains if f".{sender_domain}".endswith(f".{domain}")]
+    return next(iter([*over, *signing_domains]), None)
 
 
-def _domain(given: str) -> str | None:
+def _valid_domain(address: str) -> str | None:
     """Return the domain of an address or domain in lower case, None if it is invalid."""
-    domain = given.rpartition("@")[2].rstrip(".").lower()
+    domain = address.rpartition("@")[2].rstrip(".").lower()
     return domain if _DOMAIN.fullmatch(domain) else None
 
 
-def _verdict(results: Sequence[_Result], method: str) -> str | None:
+def _method_verdict(results: Sequence[_MethodResult], method: str) -> str | None:
     """Return the first result of a method if it is pass, fail or none; else None."""
     said = next((each.result for each in results if each.method == method), None)
     return said if said in VERDICTS else None

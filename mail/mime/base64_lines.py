@@ -5,110 +5,112 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-WHITE = b" \t\r\n"
+WHITESPACE = b" \t\r\n"
 _BLANK = re.compile(rb"[ \t\r\n]*")
-STEP = 256 * 1024  # approximate bytes of text that are decoded at once
+CHUNK_BYTES = 256 * 1024  # approximate bytes of text that are decoded at once
 
 
-class Irregular(ValueError):
+class IrregularBase64(ValueError):
     """The text differs from what `encode` makes of its content."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapping:
+class LineWrapping:
     """Characters of a full line and the line break. Width 0 and break b"": one line."""
 
     width: int
     eol: bytes
 
 
-def text_length(size: int, wrapping: Wrapping) -> int:
+def encoded_length(content_bytes: int, wrapping: LineWrapping) -> int:
     """Return the bytes of the text for content of a size; no line break at the end."""
-    characters = -(-size // 3) * 4
+    characters = -(-content_bytes // 3) * 4
     breaks = (characters - 1) // wrapping.width if wrapping.width and characters else 0
     return characters + breaks * len(wrapping.eol)
 
 
-def decode(text: bytes) -> tuple[bytes, Wrapping] | None:
+def decode_with_wrapping(text: bytes) -> tuple[bytes, LineWrapping] | None:
     """Decode text that `encode` can restore, and return the content with its wrapping.
 
     Returns None if `encode` would not restore the same text.
     """
-    wrapping = wrapping_of(text, 0, len(text))
+    wrapping = detect_wrapping(text, 0, len(text))
     try:
-        return b"".join(decoded(text, 0, len(text), wrapping)), wrapping
-    except Irregular:
+        return b"".join(decode_chunks(text, 0, len(text), wrapping)), wrapping
+    except IrregularBase64:
         return None
 
 
-def decoded(raw: bytes, start: int, end: int, wrapping: Wrapping) -> Iterator[bytes]:
+def decode_chunks(raw: bytes, start: int, end: int, wrapping: LineWrapping) -> Iterator[bytes]:
     """Yield the content of the text from `start` to `end` in chunks.
 
     Raises IrregularBase64, at the latest after the last chunk, if `encode` would not restore the
     text.
     """
     stride = wrapping.width + len(wrapping.eol)
-    step = max(STEP // (4 * stride), 1) * 4 * stride if wrapping.width else STEP  # whole quads
+    step = (
+        max(CHUNK_BYTES // (4 * stride), 1) * 4 * stride if wrapping.width else CHUNK_BYTES
+    )  # whole quads
     for at in range(start, end, step):
         text = raw[at : min(at + step, end)]
         last = at + step >= end
-        whole = len(text) if last else len(text) - len(wrapping.eol)
+        text_end = len(text) if last else len(text) - len(wrapping.eol)
         characters = text.replace(wrapping.eol, b"") if wrapping.eol else text
         try:
             content = binascii.a2b_base64(characters, strict_mode=True)
         except binascii.Error as problem:
-            raise Irregular from problem
-        if text_length(len(content), wrapping) != whole or not (
+            raise IrregularBase64 from problem
+        if encoded_length(len(content), wrapping) != text_end or not (
             last or text.endswith(wrapping.eol)
         ):
-            raise Irregular
+            raise IrregularBase64
         if not last and len(characters) != len(content) // 3 * 4:
-            raise Irregular  # it is padded before its end
-        if encode(content, wrapping, 0, whole) != text[:whole]:
-            raise Irregular
+            raise IrregularBase64  # it is padded before its end
+        if encode(content, wrapping, 0, text_end) != text[:text_end]:
+            raise IrregularBase64
         yield content
 
 
-def encode(content: bytes, wrapping: Wrapping, start: int, end: int) -> bytes:
+def encode(content: bytes, wrapping: LineWrapping, start: int, end: int) -> bytes:
     """Encode `content` and return the bytes of the text from `start` to `end`.
 
     Only the part of the content that this range needs is encoded.
     """
     if not wrapping.width:
-        return _characters(content, start, end)
+        return _base64_characters(content, start, end)
     width, stride = wrapping.width, wrapping.width + len(wrapping.eol)
     row = start // stride
     rows = end // stride + 2  # one more line, so that the line before it gets its line break
-    characters = _characters(content, row * width, rows * width)
+    characters = _base64_characters(content, row * width, rows * width)
     lines = (characters[at : at + width] for at in range(0, len(characters), width))
     return wrapping.eol.join(lines)[start - row * stride : end - row * stride]
 
 
-def _characters(content: bytes, start: int, end: int) -> bytes:
+def _base64_characters(content: bytes, start: int, end: int) -> bytes:
     """Return the Base64 characters from `start` to `end`, counted without line breaks."""
     quad, quads = start // 4, -(-end // 4)
     characters = binascii.b2a_base64(content[quad * 3 : quads * 3], newline=False)
     return characters[start - quad * 4 : end - quad * 4]
 
 
-def trimmed(raw: bytes, start: int, end: int) -> tuple[int, int]:
+def range_without_whitespace(raw: bytes, start: int, end: int) -> tuple[int, int]:
     """Return start and end of the range without the white space at both ends."""
     found = _BLANK.match(raw, start, end)
     start = found.end() if found else start
     while start < end:
-        tail = raw[max(start, end - STEP) : end]
-        kept = len(tail.rstrip(WHITE))
-        end -= len(tail) - kept
-        if kept:
+        tail = raw[max(start, end - CHUNK_BYTES) : end]
+        text_length = len(tail.rstrip(WHITESPACE))
+        end -= len(tail) - text_length
+        if text_length:
             break
     return start, end
 
 
-def wrapping_of(raw: bytes, start: int, end: int) -> Wrapping:
+def detect_wrapping(raw: bytes, start: int, end: int) -> LineWrapping:
     """Return the wrapping of the text from `start` to `end`, by its first line."""
     at = raw.find(b"\n", start, end)
     if at < 0:
-        return Wrapping(0, b"")
+        return LineWrapping(0, b"")
     if at > start and raw[at - 1 : at] == b"\r":
-        return Wrapping(at - 1 - start, b"\r\n")
-    return Wrapping(at - start, b"\n")
+        return LineWrapping(at - 1 - start, b"\r\n")
+    return LineWrapping(at - start, b"\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """A message with readable byte ranges."""
 
     def __len__(self) -> int:
@@ -16,7 +16,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class MemorySource:
     """A message in memory."""
 
     raw: bytes
@@ -29,13 +29,13 @@ class Whole:
         return self.raw[start:end]
 
 
-def cut(raw: bytes | Source, start: int, end: int) -> bytes:
+def read_range(source: bytes | ByteSource, start: int, end: int) -> bytes:
     """Return the bytes of a message from `start` to before `end`."""
-    return raw[start:end] if isinstance(raw, bytes) else raw.slice(start, end)
+    return source[start:end] if isinstance(source, bytes) else source.slice(start, end)
 
 
 @dataclass(frozen=True, slots=True)
-class OnDisk:
+class FileSource:
     """A message in a file. Use it in a thread, because reading waits for the disk."""
 
     path: Path

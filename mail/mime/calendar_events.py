@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from mail.mime.address_lists import MailAddress
-from mail.mime.mime_tree import Part, within
-from mail.mime.time_zones import Zone, instant
+from mail.mime.address_lists import ParsedAddress
+from mail.mime.mime_tree import ParsedPart, walk_with_parents
+from mail.mime.time_zones import CalendarTimeZone, utc_from_local
 
-KINDS = ("text/calendar", "application/ics")
-MOST_PARTS = 10
-MOST_BYTES = 512 << 10  # of all calendar parts; the rest is not read
-MOST_EVENTS = 100
-MOST_ZONES = 50
-DEEPEST = 10  # components within components
-MOST_ATTENDEES = 1000
-LONGEST = 1000  # characters of a text
-NO_METHOD = "PUBLISH"  # asks for no reply
+CALENDAR_TYPES = ("text/calendar", "application/ics")
+MAX_CALENDAR_PARTS = 10
+MAX_CALENDAR_BYTES = 512 << 10  # of all calendar parts; the rest is not read
+MAX_EVENTS = 100
+MAX_TIME_ZONES = 50
+MAX_COMPONENT_DEPTH = 10  # components within components
+MAX_ATTENDEES = 1000
+MAX_TEXT_LENGTH = 1000  # characters of a text
+DEFAULT_METHOD = "PUBLISH"  # asks for no reply
 
 _FOLD = re.compile(rb"(?:\r\n?|\n)[ \t]")
 _LINE_END = re.compile(r"\r\n?|\n")
@@ -28,19 +28,19 @@ _LINE = re.compile(
 )
 _PARAMETER = re.compile(r";([A-Za-z0-9-]++)=(?:\"([^\"]*+)\"|([^\";:]*+))")
 _ESCAPE = re.compile(r"\\([nN,;\\])")
-_WHEN = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d)(Z?))?")
-_SPAN = re.compile(r"([+-]?)P(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T(?:(\d{1,5})H)?(?:(\d{1,6})M)?"
+_DATE_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d)(Z?))?")
+_DURATION = re.compile(r"([+-]?)P(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T(?:(\d{1,5})H)?(?:(\d{1,6})M)?"
                    r"(?:(\d{1,7})S)?)?")  # fmt: skip
 _METHOD = re.compile(r"[A-Za-z-]{1,30}")
 _LEAP_SECOND = 60
-_INSIDE = ["VCALENDAR", "VEVENT"]
-_SHOWN = frozenset(
+_EVENT_PATH = ["VCALENDAR", "VEVENT"]
+_EVENT_PROPERTIES = frozenset(
     ("UID", "SUMMARY", "LOCATION", "DTSTART", "DTEND", "DURATION", "ORGANIZER", "ATTENDEE")
 )
 
 
 @dataclass(frozen=True, slots=True)
-class CalendarEvent:
+class ParsedCalendarEvent:
     """An event and the iTIP method that its sender asks for."""
 
     method: str
@@ -50,12 +50,12 @@ class CalendarEvent:
     ends_at: datetime | None
     all_day: bool  # the times are midnight UTC of their dates
     location: str | None
-    organizer: MailAddress | None
-    attendees: tuple[MailAddress, ...]
+    organizer: ParsedAddress | None
+    attendees: tuple[ParsedAddress, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _ContentLine:
     """A content line (RFC 5545, section 3.1): name, parameters and unescaped value."""
 
     name: str
@@ -64,84 +64,90 @@ class _Line:
 
 
 @dataclass(slots=True)
-class _Calendar:
+class _CalendarReader:
     """The calendar while it is read, and the position in its components."""
 
     method: str | None = None
-    zones: dict[str, Zone] = field(default_factory=dict)
-    events: list[list[_Line]] = field(default_factory=list)
-    inside: list[str] = field(default_factory=list)  # names, outermost first
-    zone: str = ""  # of the VTIMEZONE that is being read
-    observance: dict[str, str] = field(default_factory=dict)
+    time_zones: dict[str, CalendarTimeZone] = field(default_factory=dict)
+    events: list[list[_ContentLine]] = field(default_factory=list)
+    open_components: list[str] = field(default_factory=list)  # names, outermost first
+    time_zone_id: str = ""  # of the VTIMEZONE that is being read
+    observance_values: dict[str, str] = field(default_factory=dict)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """True if a limit is exceeded and the rest is not read."""
-        return len(self.inside) > DEEPEST or len(self.events) > MOST_EVENTS
+        return len(self.open_components) > MAX_COMPONENT_DEPTH or len(self.events) > MAX_EVENTS
 
-    def take(self, line: _Line) -> None:
+    def read_line(self, line: _ContentLine) -> None:
         """Apply one content line."""
         value = line.value.strip()
         if line.name == "BEGIN":
-            self.inside.append(value.upper())
-            self.observance = {}
-            if self.inside == _INSIDE:
+            self.open_components.append(value.upper())
+            self.observance_values = {}
+            if self.open_components == _EVENT_PATH:
                 self.events.append([])
         elif line.name == "END":
-            self._end()
-        elif self.inside == _INSIDE:
-            if line.name in _SHOWN:
+            self._end_component()
+        elif self.open_components == _EVENT_PATH:
+            if line.name in _EVENT_PROPERTIES:
                 self.events[-1].append(line)
-        elif self.inside == _INSIDE[:1]:
+        elif self.open_components == _EVENT_PATH[:1]:
             self.method = value if line.name == "METHOD" else self.method
-        elif self.inside[1:] == ["VTIMEZONE"]:
-            self.zone = value if line.name == "TZID" else self.zone
+        elif self.open_components[1:] == ["VTIMEZONE"]:
+            self.time_zone_id = value if line.name == "TZID" else self.time_zone_id
         else:
-            self.observance.setdefault(line.name, value)
+            self.observance_values.setdefault(line.name, value)
 
-    def _end(self) -> None:
+    def _end_component(self) -> None:
         """Close the innermost component and store a complete observance."""
-        within_zone = self.inside[1:2] == ["VTIMEZONE"]
-        known = self.zone in self.zones or len(self.zones) < MOST_ZONES
-        if within_zone and self.inside[2:] in (["STANDARD"], ["DAYLIGHT"]) and known:
-            self.zones.setdefault(self.zone, Zone()).add(self.observance)
-        del self.inside[-1:]
+        within_zone = self.open_components[1:2] == ["VTIMEZONE"]
+        known = self.time_zone_id in self.time_zones or len(self.time_zones) < MAX_TIME_ZONES
+        if within_zone and self.open_components[2:] in (["STANDARD"], ["DAYLIGHT"]) and known:
+            self.time_zones.setdefault(self.time_zone_id, CalendarTimeZone()).add_observance(
+                self.observance_values
+            )
+        del self.open_components[-1:]
 
 
-def calendars(structure: Part) -> list[Part]:
+def calendar_parts(structure: ParsedPart) -> list[ParsedPart]:
     """Return the calendar parts of a message, at most 10."""
-    found = [part for part, _ in within(structure) if part.content_type in KINDS]
-    return found[:MOST_PARTS]
+    found = [
+        part for part, _ in walk_with_parents(structure) if part.content_type in CALENDAR_TYPES
+    ]
+    return found[:MAX_CALENDAR_PARTS]
 
 
-def unfolded(content: bytes) -> bytes:
+def unfold_lines(content: bytes) -> bytes:
     """Join the folded lines of a calendar. A fold can split a UTF-8 character."""
     return _FOLD.sub(b"", content)
 
 
-def events(text: str, method: str | None = None) -> list[CalendarEvent]:
+def parse_events(text: str, part_method: str | None = None) -> list[ParsedCalendarEvent]:
     """Parse the events of an unfolded calendar, at most 100. Never raises.
 
     `part_method` is the method parameter of the MIME part; the METHOD of the calendar goes before
     it. Invalid lines, and events with neither UID nor start, are skipped.
     """
-    calendar = _read(text)
-    named = calendar.method or method or ""
-    method = named.upper() if _METHOD.fullmatch(named) else NO_METHOD
-    found = (_event(method, lines, calendar.zones) for lines in calendar.events)
-    return [event for event in found if event][:MOST_EVENTS]
+    calendar = _read_calendar(text)
+    method_name = calendar.method or part_method or ""
+    part_method = method_name.upper() if _METHOD.fullmatch(method_name) else DEFAULT_METHOD
+    found = (
+        _event_from_lines(part_method, lines, calendar.time_zones) for lines in calendar.events
+    )
+    return [event for event in found if event][:MAX_EVENTS]
 
 
-def _read(text: str) -> _Calendar:
-    calendar = _Calendar()
-    for line in _lines(text):
-        calendar.take(line)
-        if calendar.full:
+def _read_calendar(text: str) -> _CalendarReader:
+    calendar = _CalendarReader()
+    for line in _content_lines(text):
+        calendar.read_line(line)
+        if calendar.is_full:
             break
     return calendar
 
 
-def _lines(text: str) -> Iterator[_Line]:
+def _content_lines(text: str) -> Iterator[_ContentLine]:
     """Yield the valid content lines of a calendar."""
     for written in _LINE_END.split(text):
         found = _LINE.fullmatch(written)
@@ -149,61 +155,65 @@ def _lines(text: str) -> Iterator[_Line]:
             name, parameters, value = found.groups()
             pairs = _PARAMETER.findall(parameters)
             known = {key.upper(): quoted or plain for key, quoted, plain in pairs}
-            yield _Line(name.upper(), known, value)
+            yield _ContentLine(name.upper(), known, value)
 
 
-def _event(method: str, lines: list[_Line], zones: Mapping[str, Zone]) -> CalendarEvent | None:
+def _event_from_lines(
+    method: str, lines: list[_ContentLine], time_zones: Mapping[str, CalendarTimeZone]
+) -> ParsedCalendarEvent | None:
     """Build an event of its lines. Returns None if it has neither UID nor start."""
-    first: dict[str, _Line] = {}
+    first: dict[str, _ContentLine] = {}
     for line in lines:
         first.setdefault(line.name, line)
     start, end = first.get("DTSTART"), first.get("DTEND")
-    uid = _text(first.get("UID"))
+    uid = _text_value(first.get("UID"))
     if not uid and not start:
         return None
-    people = [_person(line) for line in lines if line.name == "ATTENDEE"][:MOST_ATTENDEES]
-    event = CalendarEvent(
+    people = [_calendar_address(line) for line in lines if line.name == "ATTENDEE"][:MAX_ATTENDEES]
+    event = ParsedCalendarEvent(
         method,
         uid or "",
-        _text(first.get("SUMMARY")),
-        _when(start, zones),
-        _when(end, zones),
-        start is not None and _is_date(start),
-        _text(first.get("LOCATION")),
-        _person(first["ORGANIZER"]) if "ORGANIZER" in first else None,
+        _text_value(first.get("SUMMARY")),
+        _utc_value(start, time_zones),
+        _utc_value(end, time_zones),
+        start is not None and _is_date_without_time(start),
+        _text_value(first.get("LOCATION")),
+        _calendar_address(first["ORGANIZER"]) if "ORGANIZER" in first else None,
         tuple(person for person in people if person),
     )
     if end is None and event.starts_at and "DURATION" in first:
-        return replace(event, ends_at=_after(event.starts_at, first["DURATION"].value))
+        return replace(event, ends_at=_add_duration(event.starts_at, first["DURATION"].value))
     return event
 
 
-def _text(line: _Line | None) -> str | None:
+def _text_value(line: _ContentLine | None) -> str | None:
     """Return the unescaped text of a line, cut to 1,000 characters; None if empty."""
     if line is None:
         return None
-    value = line.value[: 2 * LONGEST].replace("\0", "")
+    value = line.value[: 2 * MAX_TEXT_LENGTH].replace("\0", "")
     plain = _ESCAPE.sub(lambda found: "\n" if found[1] in "nN" else found[1], value)
-    return plain.strip()[:LONGEST] or None
+    return plain.strip()[:MAX_TEXT_LENGTH] or None
 
 
-def _person(line: _Line) -> MailAddress | None:
+def _calendar_address(line: _ContentLine) -> ParsedAddress | None:
     """Return the address and name (CN) of an organizer or attendee, None if empty."""
     scheme, colon, address = line.value.strip().partition(":")
     if not colon or scheme.lower() != "mailto":
         address = line.value.strip()
-    name = line.parameters.get("CN", "").strip()[:LONGEST] or None
-    return MailAddress(name, address[:LONGEST]) if address else None
+    name = line.parameters.get("CN", "").strip()[:MAX_TEXT_LENGTH] or None
+    return ParsedAddress(name, address[:MAX_TEXT_LENGTH]) if address else None
 
 
-def _is_date(line: _Line) -> bool:
-    found = _WHEN.fullmatch(line.value.strip())
+def _is_date_without_time(line: _ContentLine) -> bool:
+    found = _DATE_TIME.fullmatch(line.value.strip())
     return found is not None and found[4] is None
 
 
-def _when(line: _Line | None, zones: Mapping[str, Zone]) -> datetime | None:
+def _utc_value(
+    line: _ContentLine | None, time_zones: Mapping[str, CalendarTimeZone]
+) -> datetime | None:
     """Return the UTC time of a DATE or DATE-TIME line; None if invalid or zone unknown."""
-    found = _WHEN.fullmatch(line.value.strip()) if line else None
+    found = _DATE_TIME.fullmatch(line.value.strip()) if line else None
     if line is None or found is None:
         return None
     year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
@@ -211,14 +221,14 @@ def _when(line: _Line | None, zones: Mapping[str, Zone]) -> datetime | None:
         local = datetime(year, month, day, hour, minute, min(second, _LEAP_SECOND - 1))  # noqa: DTZ001 - the zone follows below
     except ValueError:
         return None
-    if found[7] or _is_date(line):
+    if found[7] or _is_date_without_time(line):
         return local.replace(tzinfo=UTC)
-    return instant(local, line.parameters.get("TZID", ""), zones)
+    return utc_from_local(local, line.parameters.get("TZID", ""), time_zones)
 
 
-def _after(start: datetime, span: str) -> datetime | None:
+def _add_duration(start: datetime, duration: str) -> datetime | None:
     """Add an RFC 5545 duration. Returns None if it is invalid or negative."""
-    found = _SPAN.fullmatch(span.strip())
+    found = _DURATION.fullmatch(duration.strip())
     if found is None or found[1] == "-":
         return None
     weeks, days, hours, minutes, seconds = (int(part or 0) for part in found.groups()[1:])

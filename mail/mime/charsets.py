@@ -7,11 +7,11 @@ import re
 from encodings.aliases import aliases
 from functools import lru_cache
 
-_LONGEST_NAME = 64
-_SAMPLE = 1024  # bytes of HTML in which a charset declaration is searched
+_MAX_LABEL_LENGTH = 64
+_META_SEARCH_BYTES = 1024  # bytes of HTML in which a charset declaration is searched
 
 # Senders label text with the smaller charset and use characters of the larger one.
-_MEANT = {
+_SUPERSET_CODECS = {
     "latin_1": "cp1252",
     "iso8859_1": "cp1252",
     "iso8859_9": "cp1254",
@@ -23,7 +23,7 @@ _MEANT = {
     "euc_kr": "cp949",
     "big5": "big5hkscs",
 }
-_ALSO = {
+_EXTRA_LABELS = {
     "x_sjis": "cp932",
     "windows_31j": "cp932",
     "ks_c_5601_1987": "cp949",
@@ -91,7 +91,7 @@ _ALSO = {
     "default": "",
 }
 # Codecs that are not charsets of mail. Some take quadratic time.
-_NEVER = {
+_REFUSED_CODECS = {
     *("idna", "punycode", "undefined", "charmap", "mbcs", "oem"),
     *("unicode_escape", "raw_unicode_escape"),
 }
@@ -99,9 +99,9 @@ _NEVER = {
 _CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__path__)) - {
     "aliases"
 }
-_KNOWN = frozenset(aliases) | frozenset(aliases.values()) | _CODECS
-_PLAIN = frozenset({"ascii", "", "utf_8", "utf_8_sig"})  # decoded as UTF-8 first
-_ODD = re.compile(r"[^a-z0-9]+")
+_KNOWN_NAMES = frozenset(aliases) | frozenset(aliases.values()) | _CODECS
+_UTF8_TRIED_FIRST = frozenset({"ascii", "", "utf_8", "utf_8_sig"})  # decoded as UTF-8 first
+_LABEL_SEPARATORS = re.compile(r"[^a-z0-9]+")
 _META = re.compile(
     rb"""<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}["']?([\w.:-]{1,40})""", re.IGNORECASE
 )
@@ -112,75 +112,77 @@ _ISO_2022 = re.compile(rb"\x1b\$[@B]|\x1b\([BJI]")
 
 
 @lru_cache(maxsize=512)
-def codec(label: str) -> str:
+def codec_name(label: str) -> str:
     """Return the Python codec name of a charset label, "" for an unknown label.
 
     Accepts the labels of all text codecs of Python except refused ones, and of the WHATWG Encoding
     Standard. Looks up known names only, since `codecs` caches every name.
     """
-    name = _ODD.sub("_", label.strip().strip("\"'").lower()[:_LONGEST_NAME]).strip("_")
-    if name in _ALSO:
-        return _ALSO[name]
-    if name not in _KNOWN:
+    name = _LABEL_SEPARATORS.sub("_", label.strip().strip("\"'").lower()[:_MAX_LABEL_LENGTH]).strip(
+        "_"
+    )
+    if name in _EXTRA_LABELS:
+        return _EXTRA_LABELS[name]
+    if name not in _KNOWN_NAMES:
         name = re.sub(r"^(?:x|cs)_?", "", name)
         name = re.sub(r"^(?:windows|cp|ibm|ccsid)_?0*(?=\d)", "cp", name)
         name = _UNMARKED_ISO.sub(r"iso8859_\1", name)
-        name = _ALSO.get(name, name)
-    if name in _NEVER or name not in _KNOWN:
+        name = _EXTRA_LABELS.get(name, name)
+    if name in _REFUSED_CODECS or name not in _KNOWN_NAMES:
         return ""
     name = aliases.get(name, name)
     found = codecs.lookup(name)
-    return _MEANT.get(name, name) if found._is_text_encoding else ""  # noqa: SLF001
+    return _SUPERSET_CODECS.get(name, name) if found._is_text_encoding else ""  # noqa: SLF001
 
 
-def decode(body: bytes, label: str | None) -> str:
+def decode_text(data: bytes, charset: str | None) -> str:
     """Decode by the charset label if it fits, else as UTF-8, else as windows-1252. Never raises."""
-    if body.isascii() and b"\x1b" not in body and b"+" not in body and b"~" not in body:
-        name = codec(label) if label else ""
-        if not name or _keeps_ascii(name):
-            return body.decode("ascii")
+    if data.isascii() and b"\x1b" not in data and b"+" not in data and b"~" not in data:
+        name = codec_name(charset) if charset else ""
+        if not name or _is_ascii_compatible(name):
+            return data.decode("ascii")
     else:
-        name = codec(label) if label else ("iso2022_jp" if _ISO_2022.search(body) else "")
-    if name not in _PLAIN:
-        text = _strictly(body, name)
+        name = codec_name(charset) if charset else ("iso2022_jp" if _ISO_2022.search(data) else "")
+    if name not in _UTF8_TRIED_FIRST:
+        text = _decode_strictly(data, name)
         if text is not None:
             return text
-    return _whatever(body, name)
+    return _decode_leniently(data, name)
 
 
 @lru_cache(maxsize=256)
-def _keeps_ascii(name: str) -> bool:
+def _is_ascii_compatible(codec: str) -> bool:
     """True if the codec decodes ASCII bytes to the same characters."""
     try:
-        return _ASCII.encode().decode(name) == _ASCII
+        return _ASCII.encode().decode(codec) == _ASCII
     except UnicodeDecodeError:
         return False
 
 
-def declared(body: bytes) -> str | None:
+def declared_html_charset(html: bytes) -> str | None:
     """Return the charset label of a meta element of an HTML page, None if there is none."""
-    found = _META.search(body[:_SAMPLE])
+    found = _META.search(html[:_META_SEARCH_BYTES])
     return found.group(1).decode("ascii", "replace") if found else None
 
 
-def _strictly(body: bytes, name: str) -> str | None:
+def _decode_strictly(data: bytes, codec: str) -> str | None:
     """Decode with a codec. Returns None if a byte is invalid."""
     try:
-        text = body.decode(name)
+        text = data.decode(codec)
     except (ValueError, LookupError, AssertionError):  # AssertionError: some East Asian codecs
         return None
-    if name == "utf_7":
+    if codec == "utf_7":
         return _SURROGATE.sub("\ufffd", text)  # the codec accepts single surrogates
     return text
 
 
-def _whatever(body: bytes, name: str) -> str:
+def _decode_leniently(data: bytes, codec: str) -> str:
     """Decode as UTF-8, else by the codec with few replacements, else as windows-1252."""
-    text = _strictly(body, "utf_8_sig")
+    text = _decode_strictly(data, "utf_8_sig")
     if text is not None:
         return text
-    if name not in ("", "ascii") and not name.startswith("cp125"):
-        text = body.decode(name, "replace")
+    if codec not in ("", "ascii") and not codec.startswith("cp125"):
+        text = data.decode(codec, "replace")
         if text.count("\ufffd") * 20 <= len(text):  # a few invalid characters are tolerated
             return text
-    return body.decode("cp1252", "replace")
+    return data.decode("cp1252", "replace")

@@ -3,7 +3,7 @@
 import binascii
 import re
 
-from mail.mime.charsets import decode
+from mail.mime.charsets import decode_text
 
 _WORD = re.compile(
     r"=\?([^?\s*]{1,64})(?:\*[^?\s]{0,64})?\?([bBqQ])\?([^?]*+(?:\?(?!=)[^?]*+){0,4})\?="
@@ -11,54 +11,54 @@ _WORD = re.compile(
 _UNFOLD = re.compile(r"[\r\n]+")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]+")
-_QUAD = 4
+_BASE64_GROUP = 4
 
 
-def unfolded(value: str) -> str:
+def unfold_value(value: str) -> str:
     """Unfold a header value, one character per byte, and decode it (RFC 5322, section 2.2.3)."""
     if "\n" in value or "\r" in value:
         value = _UNFOLD.sub("", value)
     if not value.isascii():
-        value = decode(value.encode("latin-1", "replace"), "utf-8")
+        value = decode_text(value.encode("latin-1", "replace"), "utf-8")
     return value.strip()
 
 
-def decode_words(value: str) -> str:
+def decode_encoded_words(value: str) -> str:
     """Decode the encoded words of a value and remove control characters."""
     if "=?" not in value:
         return _CONTROLS.sub("", value) if not value.isprintable() else value
     out: list[str] = []
-    run: list[bytes] = []  # of one charset; a character can be split between them
-    label = ""
+    adjacent_words: list[bytes] = []  # of one charset; a character can be split between them
+    charset = ""
     end = 0
     for word in _WORD.finditer(value):
         gap = value[end : word.start()]
-        joined = bool(run) and not gap.strip()
-        if run and not (joined and word.group(1).lower() == label):
-            out.append(decode(b"".join(run), label))
-            run = []
+        joined = bool(adjacent_words) and not gap.strip()
+        if adjacent_words and not (joined and word.group(1).lower() == charset):
+            out.append(decode_text(b"".join(adjacent_words), charset))
+            adjacent_words = []
         if not joined:
             out.append(gap)
-        label = word.group(1).lower()
-        run.append(_bytes(word.group(2), word.group(3)))
+        charset = word.group(1).lower()
+        adjacent_words.append(_encoded_word_bytes(word.group(2), word.group(3)))
         end = word.end()
-    if run:
-        out.append(decode(b"".join(run), label))
+    if adjacent_words:
+        out.append(decode_text(b"".join(adjacent_words), charset))
     out.append(value[end:])
     return _CONTROLS.sub("", "".join(out))
 
 
-def collapsed(value: str) -> str:
+def collapse_whitespace(value: str) -> str:
     """Replace each run of white space by one space, and strip the ends."""
     return " ".join(value.split())
 
 
-def _bytes(kind: str, text: str) -> bytes:
+def _encoded_word_bytes(encoding: str, text: str) -> bytes:
     """Decode the text of an encoded word; the encoding is B or Q."""
     body = text.encode("utf-8", "replace")
-    if kind in "qQ":
+    if encoding in "qQ":
         return binascii.a2b_qp(body, header=True)
     body = _NOT_BASE64.sub(b"", body.partition(b"=")[0])
-    if len(body) % _QUAD == 1:
+    if len(body) % _BASE64_GROUP == 1:
         body = body[:-1]
     return binascii.a2b_base64(body + b"==")

@@ -7,109 +7,115 @@ from typing import NamedTuple
 
 from mail.addresses.address_syntax import ascii_domain
 
-LINE = 78  # characters of a line, if the value can be folded there
-LONGEST = 900  # characters; a longer word becomes encoded words, which can be folded
-WORD = 39  # bytes in an encoded word: with "Subject: " before it the line has at most 76
+FOLD_LENGTH = 78  # characters of a line, if the value can be folded there
+MAX_PLAIN_WORD = 900  # characters; a longer word becomes encoded words, which can be folded
+ENCODED_WORD_BYTES = (
+    39  # bytes in an encoded word: with "Subject: " before it the line has at most 76
+)
 
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
-_LOCAL = re.compile(r"[^\s()<>\[\]:;@\\,\"]+|\"(?:[^\\\"]|\\.)*\"")  # a quoted string, or an atom
-_PIECE = re.compile(r"[ \t]*[^ \t]+")
-_BLANKS = re.compile(r"[ \t\r\n]+")
+_LOCAL_PART = re.compile(
+    r"[^\s()<>\[\]:;@\\,\"]+|\"(?:[^\\\"]|\\.)*\""
+)  # a quoted string, or an atom
+_WORD_WITH_SPACE = re.compile(r"[ \t]*[^ \t]+")
+_WHITESPACE = re.compile(r"[ \t\r\n]+")
 
 
-class Named(NamedTuple):
+class NamedAddress(NamedTuple):
     """A checked address with an optional display name."""
 
     address: str
     name: str | None = None
 
 
-def unstructured(key: str, value: str) -> bytes:
+def unstructured_field(key: str, value: str) -> bytes:
     """Encode and fold a field of free text, such as Subject, with its CRLF."""
     value = value.strip()
-    pieces = _PIECE.findall(value)
-    plain = value.isascii() and "=?" not in value and all(len(each) < LONGEST for each in pieces)
+    pieces = _WORD_WITH_SPACE.findall(value)
+    plain = (
+        value.isascii() and "=?" not in value and all(len(each) < MAX_PLAIN_WORD for each in pieces)
+    )
     if not plain:
-        pieces = encoded(value)
+        pieces = encoded_words(value)
     elif pieces:
         pieces[0] = f" {pieces[0]}"
-    return _folded(key, pieces)
+    return _fold_field(key, pieces)
 
 
-def addressed(key: str, people: Sequence[Named], *, utf8: bool = False) -> bytes:
+def address_field(key: str, addresses: Sequence[NamedAddress], *, utf8: bool = False) -> bytes:
     """Encode and fold a field of addresses.
 
     With `utf8` domains stay in Unicode, else they are written in ASCII.
     """
     pieces: list[str] = []
-    for nth, (address, name) in enumerate(people):
-        comma = "," if nth + 1 < len(people) else ""
-        shown = _quoted(address if utf8 else on_wire(address))
+    for nth, (address, name) in enumerate(addresses):
+        comma = "," if nth + 1 < len(addresses) else ""
+        shown = _quote_local_part(address if utf8 else with_ascii_domain(address))
         if name and name.strip():
-            pieces += [*phrase(name), f" <{shown}>{comma}"]
+            pieces += [*phrase_words(name), f" <{shown}>{comma}"]
         else:
             pieces.append(f" {shown}{comma}")
-    return _folded(key, pieces)
+    return _fold_field(key, pieces)
 
 
-def _quoted(address: str) -> str:
+def _quote_local_part(address: str) -> str:
     """Quote the local part of an address if it is not an atom."""
     local, _, domain = address.rpartition("@")
-    if not local or _LOCAL.fullmatch(local):
+    if not local or _LOCAL_PART.fullmatch(local):
         return address
     escaped = local.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"@{domain}'
 
 
-def listed(key: str, words: Iterable[str]) -> bytes:
+def words_field(key: str, words: Iterable[str]) -> bytes:
     """Fold a field of words separated by spaces, such as References."""
-    return _folded(key, [f" {word}" for word in words])
+    return _fold_field(key, [f" {word}" for word in words])
 
 
-def phrase(name: str) -> list[str]:
+def phrase_words(display_name: str) -> list[str]:
     """Return a display name as words that can be folded, each with a space before it."""
-    name = _BLANKS.sub(" ", name).strip()
-    if not name.isascii() or "=?" in name:
-        return encoded(name)
-    if _ATOMS.fullmatch(name):
-        return [f" {word}" for word in name.split(" ")]
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    display_name = _WHITESPACE.sub(" ", display_name).strip()
+    if not display_name.isascii() or "=?" in display_name:
+        return encoded_words(display_name)
+    if _ATOMS.fullmatch(display_name):
+        return [f" {word}" for word in display_name.split(" ")]
+    escaped = display_name.replace("\\", "\\\\").replace('"', '\\"')
     return [f' "{escaped}"']
 
 
-def encoded(text: str) -> list[str]:
+def encoded_words(text: str) -> list[str]:
     """Return text as encoded words, each with a space before it. No character is split."""
     words: list[str] = []
     chunk = b""
     for character in text:
         more = character.encode()
-        if len(chunk) + len(more) > WORD:
-            words.append(_word(chunk))
+        if len(chunk) + len(more) > ENCODED_WORD_BYTES:
+            words.append(_encoded_word(chunk))
             chunk = b""
         chunk += more
-    return [*words, _word(chunk)] if chunk else words
+    return [*words, _encoded_word(chunk)] if chunk else words
 
 
-def on_wire(address: str) -> str:
+def with_ascii_domain(address: str) -> str:
     """Return the address with its domain in ASCII, if the domain can be converted."""
     local, at, domain = address.rpartition("@")
     return f"{local}{at}{ascii_domain(domain)}"
 
 
-def needs_utf8(address: str) -> bool:
+def needs_smtputf8(address: str) -> bool:
     """True if only servers with SMTPUTF8 accept this address (RFC 6531)."""
     return not address.rpartition("@")[0].isascii()
 
 
-def _word(chunk: bytes) -> str:
+def _encoded_word(chunk: bytes) -> str:
     return f" =?utf-8?B?{base64.b64encode(chunk).decode()}?="
 
 
-def _folded(key: str, pieces: Iterable[str]) -> bytes:
+def _fold_field(key: str, words: Iterable[str]) -> bytes:
     """Write a field, folded before words. Each word begins with white space."""
     lines, line, empty = list[str](), f"{key}:", True
-    for piece in pieces:
-        if not empty and len(line) + len(piece) > LINE:
+    for piece in words:
+        if not empty and len(line) + len(piece) > FOLD_LENGTH:
             lines.append(line)
             line = ""
         line, empty = line + piece, False

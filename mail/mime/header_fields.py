@@ -5,19 +5,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_tz
 
-from mail.mime.byte_source import Source, cut
-from mail.mime.encoded_words import decode_words, unfolded
-from mail.mime.mime_tree import Part
+from mail.mime.byte_source import ByteSource, read_range
+from mail.mime.encoded_words import decode_encoded_words, unfold_value
+from mail.mime.mime_tree import ParsedPart
 
-MOST_HEADER_BYTES = 1 << 20
-_LONGEST_DATE = 200
-_LONGEST_ID = 998  # characters of a line
+MAX_HEADER_BYTES = 1 << 20
+_MAX_DATE_LENGTH = 200
+_MAX_MESSAGE_ID_LENGTH = 998  # characters of a line
 
 _FIELD = re.compile(r"^([!-9;-~]++)[ \t]*+:(.*(?:\n[ \t].*)*+)", re.MULTILINE)
 _FIELD_START = re.compile(rb"[!-9;-~]++[ \t]*+:")
-_SOUND = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\r\n]*+\r?\n(?:[ \t][^\r\n]*+\r?\n)*+)*+")
+_WELL_FORMED_FIELDS = re.compile(
+    rb"(?:[!-9;-~]++[ \t]*+:[^\r\n]*+\r?\n(?:[ \t][^\r\n]*+\r?\n)*+)*+"
+)
 _LINE = re.compile(rb"([^\r\n]*+)(\r{0,2}\n|\r|\Z)")
-_ID = re.compile(r"<([^<>]*)>")
+_MESSAGE_ID = re.compile(r"<([^<>]*)>")
 _DATE = re.compile(
     r"\s*(?:[A-Za-z]{2,9}\.?,?\s*)?(\d{1,2})[\s-]+([A-Za-z]{3})[a-z]*\.?,?[\s-]+(\d{4})\s+"
     r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:[.,]\d+)?\s*(?:([+-])(\d\d):?(\d\d)|(GMT|UTC?|Z)\b|$)"
@@ -30,11 +32,11 @@ _MONTHS = {
 }
 _LEAP_SECOND = 60
 
-Field = tuple[str, str]  # name in lower case, value with its folds; one character per byte
+RawField = tuple[str, str]  # name in lower case, value with its folds; one character per byte
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class DecodedField:
     """A decoded header field."""
 
     key: str  # as written
@@ -42,9 +44,9 @@ class Header:
     raw: str  # as in the message, without the last line end
 
 
-def block_text(block: bytes) -> str:
+def header_text(header_block: bytes) -> str:
     """Decode a header block, one character per byte, with LF as line end."""
-    text = block.decode("latin-1")
+    text = header_block.decode("latin-1")
     if "\r" in text:
         text = text.replace("\r\n", "\n")
         if "\r" in text:
@@ -52,25 +54,25 @@ def block_text(block: bytes) -> str:
     return text
 
 
-def fields(block: bytes) -> list[Field]:
+def parse_fields(header_block: bytes) -> list[RawField]:
     """Return the fields of a header block in order. Invalid lines are skipped."""
-    return [(name.lower(), value) for name, value in _FIELD.findall(block_text(block))]
+    return [(name.lower(), value) for name, value in _FIELD.findall(header_text(header_block))]
 
 
-def fields_end(raw: bytes, start: int, end: int) -> int:
+def find_fields_end(raw: bytes, start: int, end: int) -> int:
     """Return the offset where the fields of a header block end.
 
     Some messages have no blank line before the body: lines after the last field that are no fields
     belong to the body. Such lines between fields are damage and are skipped.
     """
-    sound = _SOUND.match(raw, start, end)
-    if sound and sound.end() == end:
+    well_formed = _WELL_FORMED_FIELDS.match(raw, start, end)
+    if well_formed and well_formed.end() == end:
         return end
     at = last = start
     if raw.startswith((b"From ", b">From "), start) and start == 0:
-        at = last = _line_end(raw, at, end)
+        at = last = _next_line_start(raw, at, end)
     while at < end:
-        after = _line_end(raw, at, end)
+        after = _next_line_start(raw, at, end)
         if _FIELD_START.match(raw, at, after) or (raw[at] in b" \t" and last == at > start):
             last = after
         elif last == start:
@@ -79,24 +81,24 @@ def fields_end(raw: bytes, start: int, end: int) -> int:
     return last
 
 
-def headers(raw: bytes | Source, part: Part) -> list[Header]:
+def decoded_fields(raw: bytes | ByteSource, part: ParsedPart) -> list[DecodedField]:
     """Return the decoded header fields of a part in order.
 
     For a message/rfc822 part these are the fields of the part itself. The fields of the attached
     message belong to the part inside.
     """
-    text = block_text(cut(raw, part.header_start, part.body_start))
+    text = header_text(read_range(raw, part.header_start, part.body_start))
     return [
-        Header(
+        DecodedField(
             found.group(1),
-            decode_words(unfolded(found.group(2))),
-            decoded_raw(found.group()),
+            decode_encoded_words(unfold_value(found.group(2))),
+            utf8_if_valid(found.group()),
         )
         for found in _FIELD.finditer(text)
     ]
 
 
-def decoded_raw(text: str) -> str:
+def utf8_if_valid(text: str) -> str:
     """Decode text with one character per byte as UTF-8, if it is valid UTF-8."""
     try:
         return text if text.isascii() else text.encode("latin-1").decode()
@@ -104,26 +106,26 @@ def decoded_raw(text: str) -> str:
         return text
 
 
-def message_ids(value: str) -> list[str]:
+def parse_message_ids(value: str) -> list[str]:
     """Return the Message-IDs of a value in order, with angle brackets.
 
     An id without angle brackets gets them.
     """
     if "<" not in value:
         return [f"<{word}>" for word in value.split() if "@" in word]
-    ids = ("".join(found.split()) for found in _ID.findall(value))
-    return [f"<{each}>" for each in ids if 0 < len(each) <= _LONGEST_ID]
+    ids = ("".join(found.split()) for found in _MESSAGE_ID.findall(value))
+    return [f"<{each}>" for each in ids if 0 < len(each) <= _MAX_MESSAGE_ID_LENGTH]
 
 
-def date_of(value: str) -> datetime | None:
+def parse_date(value: str) -> datetime | None:
     """Return the UTC time of a date (RFC 5322, section 3.3, and common deviations).
 
     Returns None if it can't be read.
     """
-    value = value[:_LONGEST_DATE]
+    value = value[:_MAX_DATE_LENGTH]
     found = _DATE.match(value)
     if found is None:
-        return _odd_date(value)
+        return _parse_unusual_date(value)
     day, month, year, hour, minute, second, sign, hours, minutes, _ = found.groups()
     try:
         zone = UTC
@@ -143,7 +145,7 @@ def date_of(value: str) -> datetime | None:
         return None
 
 
-def _odd_date(value: str) -> datetime | None:
+def _parse_unusual_date(value: str) -> datetime | None:
     try:
         found = parsedate_tz(value)
         if found is None:
@@ -157,6 +159,6 @@ def _odd_date(value: str) -> datetime | None:
         return None
 
 
-def _line_end(raw: bytes, at: int, end: int) -> int:
-    line = _LINE.match(raw, at, end)
+def _next_line_start(raw: bytes, position: int, end: int) -> int:
+    line = _LINE.match(raw, position, end)
     return line.end() if line else end

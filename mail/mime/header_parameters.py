@@ -3,11 +3,11 @@
 import re
 from urllib.parse import unquote_to_bytes
 
-from mail.mime.charsets import decode
-from mail.mime.encoded_words import decode_words
+from mail.mime.charsets import decode_text
+from mail.mime.encoded_words import decode_encoded_words
 
-MOST_BYTES = 64 << 10
-_MOST_PARAMETERS = 1000
+MAX_PARAMETER_BYTES = 64 << 10
+_MAX_PARAMETERS = 1000
 
 _PARAMETER = re.compile(
     r";\s*+(?:\((?:[^()\\]|\\.)*+\)\s*+)?([^\s=;\"()]++)\s*+=\s*+"
@@ -18,68 +18,68 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _SEGMENT = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?")
 _COMMENT_EDGE = re.compile(r"[()\\]")
 # Control characters, line separators, and characters that change the direction of text.
-_UNSEEN = re.compile(
+_INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
-_NAMES = ("filename", "name")  # often contain spaces and brackets without quotes
+_FILENAME_PARAMETERS = ("filename", "name")  # often contain spaces and brackets without quotes
 
 
-def parameters(value: str) -> tuple[str, dict[str, str]]:
+def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
     """Return the unfolded value's first word in lower case, and its decoded parameters.
 
     `name*` goes before `name*0`, which goes before `name`; the first of equal names counts.
     """
-    word, semicolon, _ = value.partition(";")
-    if "(" in word:
-        word, semicolon, _ = without_comments(value).partition(";")
-    if "=" in word:  # the semicolon is missing
-        word, *rest = value.split(None, 1)
-        value = word + ";" + "".join(rest)
+    main_value, semicolon, _ = value.partition(";")
+    if "(" in main_value:
+        main_value, semicolon, _ = strip_comments(value).partition(";")
+    if "=" in main_value:  # the semicolon is missing
+        main_value, *rest = value.split(None, 1)
+        value = main_value + ";" + "".join(rest)
         semicolon = ";"
-    word = word.strip().lower()
+    main_value = main_value.strip().lower()
     if not semicolon:
-        return word, {}
-    plain: dict[str, str] = {}
+        return main_value, {}
+    values: dict[str, str] = {}
     extended: dict[str, dict[int, tuple[str, bool]]] = {}
-    for count, found in enumerate(_PARAMETER.finditer(value, 0, MOST_BYTES)):
-        if count == _MOST_PARAMETERS:
+    for count, found in enumerate(_PARAMETER.finditer(value, 0, MAX_PARAMETER_BYTES)):
+        if count == _MAX_PARAMETERS:
             break
-        name, text = found.group(1).lower(), _text(found)
+        name, text = found.group(1).lower(), _parameter_text(found)
         segment = _SEGMENT.fullmatch(name) if "*" in name else None
         if segment is None:
-            plain.setdefault(name, text)
+            values.setdefault(name, text)
             continue
         base, number, star = segment.groups()
         place = -1 if number is None else int(number)
         segments = extended.setdefault(base, {})
         segments.setdefault(place, (text, number is None or star == "*"))
     for base, segments in extended.items():
-        plain[base] = _joined(segments)
-    return word, plain
+        values[base] = _join_segments(segments)
+    return main_value, values
 
 
-def filename_of(*candidates: str | None) -> str | None:
+def first_filename(*candidates: str | None) -> str | None:
     """Return the first candidate that is a file name, with encoded words decoded.
 
     Encoded words are not allowed in parameters, but common. Returns None if there is no name.
     """
     for candidate in candidates:
-        if candidate and (name := plain_filename(decode_words(candidate))):
+        if candidate and (name := safe_filename(decode_encoded_words(candidate))):
             return name
     return None
 
 
-def plain_filename(text: str) -> str | None:
+def safe_filename(text: str) -> str | None:
     """Return the last part of a path without control and bidirectional characters.
 
     Returns None if nothing is left.
     """
-    levels = _UNSEEN.sub("", text).replace("\\", "/").split("/")
+    levels = _INVISIBLE.sub("", text).replace("\\", "/").split("/")
     names = [name for level in levels if (name := level.strip()) not in ("", ".", "..")]
     return names[-1] if names else None
 
 
-def without_comments(value: str) -> str:
+def strip_comments(value: str) -> str:
     """Remove the comments of a value, also nested ones."""
     out: list[str] = []
     depth = end = 0
@@ -100,20 +100,20 @@ def without_comments(value: str) -> str:
     return "".join(out)
 
 
-def _text(found: re.Match[str]) -> str:
+def _parameter_text(match: re.Match[str]) -> str:
     """Return the unquoted text of a matched parameter."""
-    quoted, bare = found.group(2), found.group(3)
+    quoted, bare = match.group(2), match.group(3)
     if quoted is not None:
         return _ESCAPE.sub(r"\1", quoted) if "\\" in quoted else quoted
     bare = bare.strip()
-    if found.group(1).lower().startswith(_NAMES):
+    if match.group(1).lower().startswith(_FILENAME_PARAMETERS):
         return bare
-    if found.group(1).lower() != "boundary":
+    if match.group(1).lower() != "boundary":
         bare = bare.partition("(")[0]
     return (bare.split() or [""])[0]
 
 
-def _joined(segments: dict[int, tuple[str, bool]]) -> str:
+def _join_segments(segments: dict[int, tuple[str, bool]]) -> str:
     """Join the segments of RFC 2231 as bytes and decode them.
 
     A character can be split between two segments.
@@ -132,4 +132,4 @@ def _joined(segments: dict[int, tuple[str, bool]]) -> str:
         if number == 0 and text.count("'") > 1:
             label, _, text = text.split("'", 2)
         body += unquote_to_bytes(text)
-    return decode(body, label or "utf-8")
+    return decode_text(body, label or "utf-8")

@@ -4,114 +4,124 @@ import binascii
 
 import idna
 
-from mail.mime.address_lists import MailAddress, addresses
-from mail.mime.byte_source import Source, cut
-from mail.mime.encoded_words import collapsed, unfolded
-from mail.mime.header_fields import fields
-from mail.mime.mime_tree import Part, walk
+from mail.mime.address_lists import ParsedAddress, parse_address_list
+from mail.mime.byte_source import ByteSource, read_range
+from mail.mime.encoded_words import collapse_whitespace, unfold_value
+from mail.mime.header_fields import parse_fields
+from mail.mime.mime_tree import ParsedPart, walk_parts
 
 _NIL = "NIL"
-_EMPTY_TEXT = '("text" "plain" NIL NIL NIL "7bit" 0 0)'  # a multipart without parts is not allowed
+_EMPTY_TEXT_PART = (
+    '("text" "plain" NIL NIL NIL "7bit" 0 0)'  # a multipart without parts is not allowed
+)
 
 
-def envelope_imap(raw: bytes | Source, part: Part) -> str:
+def imap_envelope(raw: bytes | ByteSource, part: ParsedPart) -> str:
     """Return the ENVELOPE of the message that begins with the header of the part."""
-    own = _own_fields(raw, part)
+    own = _fields_by_name(raw, part)
     people = {
-        name: addresses(own.get(name, ""))
+        name: parse_address_list(own.get(name, ""))
         for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
     }
     for name in ("sender", "reply-to"):
         people[name] = people[name] or people["from"]
-    lists = [_people(found) for found in people.values()]
+    lists = [_address_list(found) for found in people.values()]
     date, subject, answered, own_id = (
-        _string(own.get(name)) for name in ("date", "subject", "in-reply-to", "message-id")
+        _quoted_string(own.get(name)) for name in ("date", "subject", "in-reply-to", "message-id")
     )
     return f"({date} {subject} {' '.join(lists)} {answered} {own_id})"
 
 
-def bodystructure(raw: bytes | Source, structure: Part, *, extended: bool = True) -> str:
+def imap_bodystructure(
+    raw: bytes | ByteSource, structure: ParsedPart, *, extended: bool = True
+) -> str:
     """Return the BODYSTRUCTURE of a tree, or its BODY if not `extended`."""
     written: dict[str, str] = {}
-    for part in reversed(list(walk(structure))):
+    for part in reversed(list(walk_parts(structure))):
         inside = [written.pop(child.section) for child in part.parts]
         if part.content_type.startswith("multipart/"):
-            written[part.section] = _multipart(part, inside, extended=extended)
+            written[part.section] = _multipart_structure(part, inside, extended=extended)
         else:
-            written[part.section] = _single(raw, part, inside, extended=extended)
+            written[part.section] = _leaf_structure(raw, part, inside, extended=extended)
     return written[structure.section]
 
 
-def _multipart(part: Part, inside: list[str], *, extended: bool) -> str:
-    subtype = _string(part.content_type.partition("/")[2])
-    more = f" {_parameters(part.params)} {_disposition(part)} NIL NIL" if extended else ""
-    return f"({''.join(inside) or _EMPTY_TEXT} {subtype}{more})"
+def _multipart_structure(part: ParsedPart, child_structures: list[str], *, extended: bool) -> str:
+    subtype = _quoted_string(part.content_type.partition("/")[2])
+    more = (
+        f" {_parameter_list(part.params)} {_disposition_structure(part)} NIL NIL"
+        if extended
+        else ""
+    )
+    return f"({''.join(child_structures) or _EMPTY_TEXT_PART} {subtype}{more})"
 
 
-def _single(raw: bytes | Source, part: Part, inside: list[str], *, extended: bool) -> str:
-    own = _own_fields(raw, part)
+def _leaf_structure(
+    raw: bytes | ByteSource, part: ParsedPart, child_structures: list[str], *, extended: bool
+) -> str:
+    own = _fields_by_name(raw, part)
     kind, _, subtype = part.content_type.partition("/")
-    if part.content_type in ("message/rfc822", "message/global") and not inside:
+    if part.content_type in ("message/rfc822", "message/global") and not child_structures:
         kind, subtype = "application", "octet-stream"  # not parsed, so it has no envelope
     items = [
-        _string(kind),
-        _string(subtype),
-        _parameters(part.params),
-        _string(f"<{part.cid}>" if part.cid else None),
-        _string(own.get("content-description")),
-        _string(part.encoding),
+        _quoted_string(kind),
+        _quoted_string(subtype),
+        _parameter_list(part.params),
+        _quoted_string(f"<{part.cid}>" if part.cid else None),
+        _quoted_string(own.get("content-description")),
+        _quoted_string(part.encoding),
         str(part.size),
     ]
-    if inside:
-        items += [envelope_imap(raw, part.parts[0]), inside[0], str(part.lines or 0)]
+    if child_structures:
+        items += [imap_envelope(raw, part.parts[0]), child_structures[0], str(part.lines or 0)]
     elif kind == "text":
         items.append(str(part.lines or 0))
     if extended:
         language, location = own.get("content-language"), own.get("content-location")
-        items += [_string(own.get("content-md5")), _disposition(part)]
-        items += [_string(language), _string(location)]
+        items += [_quoted_string(own.get("content-md5")), _disposition_structure(part)]
+        items += [_quoted_string(language), _quoted_string(location)]
     return f"({' '.join(items)})"
 
 
-def _own_fields(raw: bytes | Source, part: Part) -> dict[str, str]:
+def _fields_by_name(raw: bytes | ByteSource, part: ParsedPart) -> dict[str, str]:
     """Return the decoded fields of a header; of equal names the last one counts."""
-    found = fields(cut(raw, part.header_start, part.body_start))
-    return {name: collapsed(unfolded(value)) for name, value in found}
+    found = parse_fields(read_range(raw, part.header_start, part.body_start))
+    return {name: collapse_whitespace(unfold_value(value)) for name, value in found}
 
 
-def _people(found: list[MailAddress]) -> str:
-    return f"({''.join(map(_person, found))})" if found else _NIL
+def _address_list(addresses: list[ParsedAddress]) -> str:
+    return f"({''.join(map(_address_structure, addresses))})" if addresses else _NIL
 
 
-def _person(person: MailAddress) -> str:
-    local, _, domain = person.address.rpartition("@")
+def _address_structure(mailbox: ParsedAddress) -> str:
+    local, _, domain = mailbox.address.rpartition("@")
     if not local:
         local, domain = domain, ""
-    name, host = _string(person.name), _string(_ascii(domain))
-    return f"({name} NIL {_string(local)} {host})"
+    name, host = _quoted_string(mailbox.name), _quoted_string(_ascii_domain(domain))
+    return f"({name} NIL {_quoted_string(local)} {host})"
 
 
-def _ascii(domain: str) -> str:
+def _ascii_domain(domain: str) -> str:
     try:
         return domain if domain.isascii() else idna.encode(domain).decode("ascii")
     except (idna.IDNAError, UnicodeError):
         return domain
 
 
-def _disposition(part: Part) -> str:
+def _disposition_structure(part: ParsedPart) -> str:
     if part.disposition is None:
         return _NIL
-    return f"({_string(part.disposition)} {_parameters(part.disposition_params)})"
+    return f"({_quoted_string(part.disposition)} {_parameter_list(part.disposition_params)})"
 
 
-def _parameters(params: dict[str, str]) -> str:
+def _parameter_list(params: dict[str, str]) -> str:
     if not params:
         return _NIL
-    items = (f"{_string(name)} {_string(value)}" for name, value in params.items())
+    items = (f"{_quoted_string(name)} {_quoted_string(value)}" for name, value in params.items())
     return f"({' '.join(items)})"
 
 
-def _string(value: str | None) -> str:
+def _quoted_string(value: str | None) -> str:
     """Return a quoted string or NIL. Text that is not ASCII becomes an encoded word."""
     if value is None:
         return _NIL

@@ -8,38 +8,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from mail.mime.address_lists import MailAddress, addresses
-from mail.mime.authentication_results import Stamp, stamps
-from mail.mime.byte_source import Source, cut
-from mail.mime.encoded_words import collapsed, decode_words, unfolded
-from mail.mime.header_fields import Field, date_of, fields, message_ids
-from mail.mime.header_parameters import plain_filename
-from mail.mime.mime_tree import Part, within
-from mail.mime.parser import opened
-from mail.mime.part_content import decoded, measured
-from mail.mime.preview_text import preview
-from mail.mime.spam_headers import Opinion, opinions
-from mail.mime.text_bodies import body_text, is_body
+from mail.mime.address_lists import ParsedAddress, parse_address_list
+from mail.mime.authentication_results import (
+    AuthenticationResultsField,
+    authentication_results_fields,
+)
+from mail.mime.byte_source import ByteSource, read_range
+from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words, unfold_value
+from mail.mime.header_fields import RawField, parse_date, parse_fields, parse_message_ids
+from mail.mime.header_parameters import safe_filename
+from mail.mime.mime_tree import ParsedPart, walk_with_parents
+from mail.mime.parser import parse_structure_and_fields
+from mail.mime.part_content import content_size_and_hash, decode_transfer_encoding
+from mail.mime.preview_text import build_preview
+from mail.mime.spam_headers import SpamHeaderField, spam_header_fields
+from mail.mime.text_bodies import body_text, is_body_part
 from mail.mime.thread_references import base_subject, thread_keys
 
-MOST_REFERENCES = 1000
-MOST_SEARCH_BYTES = 256 << 10
-LONGEST_SUBJECT = 2000
-_LONGEST_LIST_ID = 255
-_SEARCHED_ADDRESSES = 1000  # of each header
+MAX_REFERENCES = 1000
+MAX_SEARCH_BYTES = 256 << 10
+MAX_SUBJECT_LENGTH = 2000
+_MAX_LIST_ID_LENGTH = 255
+_MAX_SEARCHED_ADDRESSES = 1000  # of each header
 
 _ADDRESS_FIELDS = frozenset(("from", "sender", "reply-to", "to", "cc", "bcc"))
 _IN_ANGLES = re.compile(r"<([^<>]*)>")
-_HTTP = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
-_ENVELOPED = (
+_HTTP_URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
+_ENVELOPED_DATA_OIDS = (
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03",
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17",
 )
-_CMS_HEAD = 200  # encoded bytes that contain the content type of a CMS object
+_CMS_HEAD_BYTES = 200  # encoded bytes that contain the content type of a CMS object
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
+class AttachmentFacts:
     """The facts of a part that is a file. Stored as JSON with these field names."""
 
     part: str  # section
@@ -54,17 +57,17 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class MessageFacts:
     """The facts of a message. Text is decoded; it is "" if the field is missing."""
 
     subject: str
     base_subject: str
-    from_: list[MailAddress]
-    sender: list[MailAddress]
-    reply_to: list[MailAddress]
-    to: list[MailAddress]
-    cc: list[MailAddress]
-    bcc: list[MailAddress]
+    from_: list[ParsedAddress]
+    sender: list[ParsedAddress]
+    reply_to: list[ParsedAddress]
+    to: list[ParsedAddress]
+    cc: list[ParsedAddress]
+    bcc: list[ParsedAddress]
     date: datetime | None  # in UTC
     message_id: str | None  # in angle brackets, as in_reply_to and references
     in_reply_to: str | None
@@ -79,103 +82,105 @@ class Facts:
     content_params: dict[str, str]
     encrypted: bool
     preview: str
-    attachments: list[Attached]
+    attachments: list[AttachmentFacts]
     attachment_count: int  # without related ones
-    structure: Part
+    structure: ParsedPart
     header_size: int  # with the blank line after it
     search_text: str
-    stamps: list[Stamp]  # not verified
-    opinions: list[Opinion]  # not verified
+    authentication_results: list[AuthenticationResultsField]  # not verified
+    spam_headers: list[SpamHeaderField]  # not verified
 
 
 @dataclass(frozen=True, slots=True)
-class _Top:
+class _TopFields:
     """The header of the message: address lists, and the last value of each other field."""
 
-    people: dict[str, list[MailAddress]]
+    addresses: dict[str, list[ParsedAddress]]
     values: dict[str, str]
 
-    def text(self, name: str) -> str:
+    def unfolded_value(self, name: str) -> str:
         """Return the unfolded value of a field, "" if there is none."""
         value = self.values.get(name)
-        return unfolded(value) if value else ""
+        return unfold_value(value) if value else ""
 
 
-def facts(raw: bytes) -> Facts:
+def read_facts(raw: bytes) -> MessageFacts:
     """Return the facts of a message. Never raises, for any bytes."""
-    structure, own = opened(raw)
-    top = _top(own)
-    subject = collapsed(decode_words(top.text("subject")))[:LONGEST_SUBJECT]
+    structure, own = parse_structure_and_fields(raw)
+    top = _top_fields(own)
+    subject = collapse_whitespace(decode_encoded_words(top.unfolded_value("subject")))[
+        :MAX_SUBJECT_LENGTH
+    ]
     base = base_subject(subject)
-    message_id = next(iter(message_ids(top.text("message-id"))), None)
-    in_reply_to = message_ids(top.text("in-reply-to"))
-    references = message_ids(top.text("references"))[-MOST_REFERENCES:]
-    ids = ([message_id] if message_id else []) + in_reply_to[:MOST_REFERENCES] + references[::-1]
-    unsubscribe = collapsed(decode_words(top.text("list-unsubscribe")))
-    url = _HTTP.search(unsubscribe)
+    message_id = next(iter(parse_message_ids(top.unfolded_value("message-id"))), None)
+    in_reply_to = parse_message_ids(top.unfolded_value("in-reply-to"))
+    references = parse_message_ids(top.unfolded_value("references"))[-MAX_REFERENCES:]
+    ids = ([message_id] if message_id else []) + in_reply_to[:MAX_REFERENCES] + references[::-1]
+    unsubscribe = collapse_whitespace(decode_encoded_words(top.unfolded_value("list-unsubscribe")))
+    url = _HTTP_URL.search(unsubscribe)
     text = (body_text(raw, structure) or "").replace("\0", "")
-    attachments = _attachments(raw, structure)
-    return Facts(
+    attachments = _attachment_facts(raw, structure)
+    return MessageFacts(
         subject=subject,
         base_subject=base,
-        from_=top.people.get("from", []),
-        sender=top.people.get("sender", []),
-        reply_to=top.people.get("reply-to", []),
-        to=top.people.get("to", []),
-        cc=top.people.get("cc", []),
-        bcc=top.people.get("bcc", []),
-        date=date_of(top.text("date")),
+        from_=top.addresses.get("from", []),
+        sender=top.addresses.get("sender", []),
+        reply_to=top.addresses.get("reply-to", []),
+        to=top.addresses.get("to", []),
+        cc=top.addresses.get("cc", []),
+        bcc=top.addresses.get("bcc", []),
+        date=parse_date(top.unfolded_value("date")),
         message_id=message_id,
         in_reply_to=in_reply_to[0] if in_reply_to else None,
         references=references,
-        thread_keys=thread_keys(ids, top.text("thread-index"), base),
-        list_id=_list_id(top.text("list-id")),
+        thread_keys=thread_keys(ids, top.unfolded_value("thread-index"), base),
+        list_id=_parse_list_id(top.unfolded_value("list-id")),
         list_unsubscribe=unsubscribe or None,
         list_unsubscribe_url=url.group() if url else None,
         one_click=url is not None and _is_one_click(top),
-        auto_submitted=_is_automatic(top),
+        auto_submitted=_is_auto_submitted(top),
         content_type=structure.content_type,
         content_params=structure.params,
         encrypted=_is_encrypted(raw, structure),
-        preview=preview(text),
+        preview=build_preview(text),
         attachments=attachments,
         attachment_count=sum(not each.related for each in attachments),
         structure=structure,
         header_size=structure.body_start,
         search_text=_search_text(subject, top, text, attachments),
-        stamps=stamps(own),
-        opinions=opinions(own),
+        authentication_results=authentication_results_fields(own),
+        spam_headers=spam_header_fields(own),
     )
 
 
-def _top(own: list[Field]) -> _Top:
+def _top_fields(header_fields: list[RawField]) -> _TopFields:
     """Group header fields: address fields are merged, of other fields the last one counts."""
-    people: dict[str, list[MailAddress]] = {}
+    people: dict[str, list[ParsedAddress]] = {}
     values: dict[str, str] = {}
-    for name, value in own:
+    for name, value in header_fields:
         if name not in _ADDRESS_FIELDS:
             values[name] = value
-        elif found := addresses(unfolded(value)):
+        elif found := parse_address_list(unfold_value(value)):
             people.setdefault(name, []).extend(found)
-    return _Top(people, values)
+    return _TopFields(people, values)
 
 
-def _list_id(value: str) -> str | None:
+def _parse_list_id(value: str) -> str | None:
     found = _IN_ANGLES.search(value)
-    return (found.group(1) if found else value).strip()[:_LONGEST_LIST_ID] or None
+    return (found.group(1) if found else value).strip()[:_MAX_LIST_ID_LENGTH] or None
 
 
-def _is_one_click(top: _Top) -> bool:
+def _is_one_click(top: _TopFields) -> bool:
     """True if one request unsubscribes (RFC 8058)."""
-    return "list-unsubscribe=one-click" in top.text("list-unsubscribe-post").lower()
+    return "list-unsubscribe=one-click" in top.unfolded_value("list-unsubscribe-post").lower()
 
 
-def _is_automatic(top: _Top) -> bool:
-    word = top.text("auto-submitted").partition(";")[0].partition("(")[0].strip().lower()
+def _is_auto_submitted(top: _TopFields) -> bool:
+    word = top.unfolded_value("auto-submitted").partition(";")[0].partition("(")[0].strip().lower()
     return word not in ("", "no")
 
 
-def _is_encrypted(raw: bytes, structure: Part) -> bool:
+def _is_encrypted(raw: bytes, structure: ParsedPart) -> bool:
     if structure.content_type == "multipart/encrypted":
         return True
     if structure.content_type not in ("application/pkcs7-mime", "application/x-pkcs7-mime"):
@@ -183,36 +188,42 @@ def _is_encrypted(raw: bytes, structure: Part) -> bool:
     kind = structure.params.get("smime-type", "").lower()
     if kind:
         return kind in ("enveloped-data", "authenveloped-data")
-    head = cut(raw, structure.body_start, min(structure.body_end, structure.body_start + _CMS_HEAD))
-    head = decoded(head, structure.encoding)
-    return any(name in head for name in _ENVELOPED)
+    head = read_range(
+        raw, structure.body_start, min(structure.body_end, structure.body_start + _CMS_HEAD_BYTES)
+    )
+    head = decode_transfer_encoding(head, structure.encoding)
+    return any(name in head for name in _ENVELOPED_DATA_OIDS)
 
 
-def files(structure: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
+def file_parts(structure: ParsedPart) -> Iterator[tuple[ParsedPart, tuple[ParsedPart, ...]]]:
     """Yield the parts that are files, each with its parents, outermost first."""
-    for part, parents in within(structure):
+    for part, parents in walk_with_parents(structure):
         is_multipart = part.content_type.startswith("multipart/")
-        if not ((is_multipart and part.parts) or is_body(part) or _is_second_form(part, parents)):
+        if not (
+            (is_multipart and part.parts)
+            or is_body_part(part)
+            or _is_amp_alternative(part, parents)
+        ):
             yield part, parents
 
 
-def attached(structure: Part) -> Iterator[Part]:
+def attachment_parts(structure: ParsedPart) -> Iterator[ParsedPart]:
     """Yield the parts that are files and not in a multipart/related."""
-    return (part for part, parents in files(structure) if not _is_related(parents))
+    return (part for part, parents in file_parts(structure) if not _is_related(parents))
 
 
-def _is_related(parents: tuple[Part, ...]) -> bool:
+def _is_related(parents: tuple[ParsedPart, ...]) -> bool:
     return any(parent.content_type == "multipart/related" for parent in parents)
 
 
-def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
-    found: list[Attached] = []
-    for part, parents in files(structure):
-        size, digest = measured(raw, part)
+def _attachment_facts(raw: bytes | ByteSource, structure: ParsedPart) -> list[AttachmentFacts]:
+    found: list[AttachmentFacts] = []
+    for part, parents in file_parts(structure):
+        size, digest = content_size_and_hash(raw, part)
         found.append(
-            Attached(
+            AttachmentFacts(
                 part=part.section,
-                filename=part.filename or _message_name(raw, part),
+                filename=part.filename or _attached_message_filename(raw, part),
                 content_type=part.content_type,
                 disposition=part.disposition,
                 encoding=part.encoding,
@@ -225,35 +236,37 @@ def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
     return found
 
 
-def _is_second_form(part: Part, parents: tuple[Part, ...]) -> bool:
+def _is_amp_alternative(part: ParsedPart, parents: tuple[ParsedPart, ...]) -> bool:
     """True for an AMP part of a multipart/alternative, which is never shown."""
     return part.content_type == "text/x-amp-html" and bool(
         parents and parents[-1].content_type == "multipart/alternative"
     )
 
 
-def _message_name(raw: bytes | Source, part: Part) -> str | None:
+def _attached_message_filename(raw: bytes | ByteSource, part: ParsedPart) -> str | None:
     """Return a file name from the subject of an attached message, else None."""
     if not part.parts:
         return None
     within_it = part.parts[0]
-    own = dict(fields(cut(raw, within_it.header_start, within_it.body_start)))
-    subject = collapsed(decode_words(unfolded(own.get("subject", ""))))[:100]
-    name = plain_filename(subject.replace("/", "_").replace("\\", "_"))
+    own = dict(parse_fields(read_range(raw, within_it.header_start, within_it.body_start)))
+    subject = collapse_whitespace(decode_encoded_words(unfold_value(own.get("subject", ""))))[:100]
+    name = safe_filename(subject.replace("/", "_").replace("\\", "_"))
     return f"{name or 'message'}.eml"
 
 
-def _search_text(subject: str, top: _Top, text: str, attachments: list[Attached]) -> str:
+def _search_text(
+    subject: str, top: _TopFields, text: str, attachments: list[AttachmentFacts]
+) -> str:
     """Return the text for the index: subject, addresses, file names and body, 256 KiB."""
     words = [subject]
-    for people in top.people.values():
+    for people in top.addresses.values():
         words.extend(
             f"{each.name} {each.address}" if each.name else each.address
-            for each in people[:_SEARCHED_ADDRESSES]
+            for each in people[:_MAX_SEARCHED_ADDRESSES]
         )
     words.extend(each.filename for each in attachments if each.filename)
-    words.append(text[:MOST_SEARCH_BYTES])
+    words.append(text[:MAX_SEARCH_BYTES])
     joined = "\n".join(words)
-    if len(joined) * 4 <= MOST_SEARCH_BYTES or joined.isascii():
-        return joined[:MOST_SEARCH_BYTES]
-    return joined.encode("utf-8", "replace")[:MOST_SEARCH_BYTES].decode("utf-8", "ignore")
+    if len(joined) * 4 <= MAX_SEARCH_BYTES or joined.isascii():
+        return joined[:MAX_SEARCH_BYTES]
+    return joined.encode("utf-8", "replace")[:MAX_SEARCH_BYTES].decode("utf-8", "ignore")

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ParsedPart:
     """A node of the MIME tree; offsets count bytes from the start of the message.
 
     A multipart directly inside a message/rfc822 part has the section of its text, "2.TEXT", because
@@ -24,7 +24,7 @@ class Part:
     filename: str | None = None
     cid: str | None = None  # without angle brackets
     encoding: str = "7bit"
-    parts: tuple["Part", ...] = ()
+    parts: tuple["ParsedPart", ...] = ()
     lines: int | None = None  # of text and message parts
     truncated: bool = False  # a limit was exceeded here; at the root: anywhere
 
@@ -34,7 +34,7 @@ class Part:
         return self.body_end - self.body_start
 
 
-def walk(part: Part) -> Iterator[Part]:
+def walk_parts(part: ParsedPart) -> Iterator[ParsedPart]:
     """Yield the parts of a tree in the order of the message, parents first."""
     waiting = [part]
     while waiting:
@@ -43,12 +43,12 @@ def walk(part: Part) -> Iterator[Part]:
         waiting.extend(reversed(part.parts))
 
 
-def within(part: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
+def walk_with_parents(part: ParsedPart) -> Iterator[tuple[ParsedPart, tuple[ParsedPart, ...]]]:
     """Yield the parts of a message in order, each with its parents, outermost first.
 
     An attached message is one part; its own parts are left out.
     """
-    waiting: list[tuple[Part, tuple[Part, ...]]] = [(part, ())]
+    waiting: list[tuple[ParsedPart, tuple[ParsedPart, ...]]] = [(part, ())]
     while waiting:
         part, parents = waiting.pop()
         yield part, parents
@@ -57,12 +57,12 @@ def within(part: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
             waiting.extend((child, below) for child in reversed(part.parts))
 
 
-def find(part: Part, section: str) -> Part | None:
+def find_part(part: ParsedPart, section: str) -> ParsedPart | None:
     """Return the part with a section, None if there is none."""
-    return next((each for each in walk(part) if each.section == section), None)
+    return next((each for each in walk_parts(part) if each.section == section), None)
 
 
-def part_json(part: Part) -> list[Any]:
+def json_from_part(part: ParsedPart) -> list[Any]:
     """Return a tree as JSON rows, one per part, parents first, with the number of children."""
     return [
         [
@@ -81,19 +81,19 @@ def part_json(part: Part) -> list[Any]:
             int(each.truncated),
             len(each.parts),
         ]
-        for each in walk(part)
+        for each in walk_parts(part)
     ]
 
 
-def part_of(rows: list[Any]) -> Part:
+def part_from_json(rows: list[Any]) -> ParsedPart:
     """Return the tree of the rows that `json_from_part` made."""
-    built: list[Part] = []  # the last one is the next sibling
+    built: list[ParsedPart] = []  # the last one is the next sibling
     for row in reversed(rows):
         count = row[13]
         children = tuple(built[: -count - 1 : -1])
         del built[len(built) - count :]
         built.append(
-            Part(
+            ParsedPart(
                 section=row[0],
                 content_type=row[1],
                 header_start=row[2],

@@ -6,16 +6,17 @@ the time grows with the message and not with the depth of its parts.
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from mail.mime.encoded_words import unfolded
-from mail.mime.header_fields import MOST_HEADER_BYTES, Field, fields, fields_end
-from mail.mime.header_parameters import MOST_BYTES, filename_of, parameters
-from mail.mime.mime_tree import Part
+from mail.mime.encoded_words import unfold_value
+from mail.mime.header_fields import MAX_HEADER_BYTES, RawField, find_fields_end, parse_fields
+from mail.mime.header_parameters import MAX_PARAMETER_BYTES, first_filename, parse_parameters
+from mail.mime.mime_tree import ParsedPart
 
-MOST_DEPTH = 100
-MOST_PARTS = 10_000
-_WINDOW = 4096  # bytes of the first search for the end of a header block
-_LONGEST_CID = 998
+MAX_PART_DEPTH = 100
+MAX_PARTS = 10_000
+_HEADER_SEARCH_BYTES = 4096  # bytes of the first search for the end of a header block
+_MAX_CONTENT_ID_LENGTH = 998
 _CR = 13
 
 # A line end is LF, with one or two CR before it, or a CR alone.
@@ -25,10 +26,10 @@ _BLANK_OR_DASHES = re.compile(
 _BLANK_LINE = re.compile(rb"\r{0,2}\n|\r")
 _REST_OF_LINE = re.compile(rb"([^\r\n]{0,1000})(\r{0,2}\n|\r|\Z)")
 _DASHES = re.compile(rb"[\r\n]--")
-_TYPE = re.compile(r"[!-.0-~]+/[!-.0-~]+")
+_MEDIA_TYPE = re.compile(r"[!-.0-~]+/[!-.0-~]+")
 
-_IDENTITY = ("7bit", "8bit", "binary")
-_ENCODINGS = {
+_IDENTITY_ENCODINGS = ("7bit", "8bit", "binary")
+_ENCODING_ALIASES = {
     "": "7bit",
     "7-bit": "7bit",
     "7 bit": "7bit",
@@ -45,11 +46,11 @@ _ENCODINGS = {
     "uue": "x-uuencode",
     "x-uue": "x-uuencode",
 }
-_MESSAGES = ("message/rfc822", "message/global")
+_MESSAGE_TYPES = ("message/rfc822", "message/global")
 
 
 @dataclass(slots=True)
-class _Node:
+class _PartBuilder:
     """A part while it is read."""
 
     section: str
@@ -65,20 +66,22 @@ class _Node:
     encoding: str = "7bit"
     truncated: bool = False
     children: list[int] = field(default_factory=list)  # indexes into `_ParserState.nodes`
-    prefix: str = ""  # of the sections of its children
+    child_prefix: str = ""  # of the sections of its children
     boundary: bytes = b""
 
 
 @dataclass(slots=True)
-class _Reading:
+class _ParserState:
     """The state of the parser."""
 
     raw: bytes
     has_bare_cr: bool
-    nodes: list[_Node] = field(default_factory=list)
-    stack: list[_Node] = field(default_factory=list)  # outermost first, with the leaf
-    marks: dict[bytes, list[int]] = field(default_factory=dict)  # boundary: indexes of the stack
-    root_fields: list[Field] = field(default_factory=list)
+    nodes: list[_PartBuilder] = field(default_factory=list)
+    open_nodes: list[_PartBuilder] = field(default_factory=list)  # outermost first, with the leaf
+    open_boundaries: dict[bytes, list[int]] = field(
+        default_factory=dict
+    )  # boundary: indexes of the stack
+    root_fields: list[RawField] = field(default_factory=list)
     is_full: bool = False
 
 
@@ -88,125 +91,131 @@ class _Delimiter:
 
     start: int  # of the line end before it, which is part of the delimiter
     end: int
-    place: int  # of the multipart it delimits
+    stack_index: int  # of the multipart it delimits
     closes: bool
 
 
-def split(raw: bytes) -> Part:
+def parse_structure(raw: bytes) -> ParsedPart:
     """Return the tree of the MIME parts of a message. Never raises, for any bytes.
 
     Beyond a limit (depth 100, 10,000 parts, header block 1 MiB, parameter list 64 KiB) the rest is
     one opaque part; it and the root are marked as truncated.
     """
-    return opened(raw)[0]
+    return parse_structure_and_fields(raw)[0]
 
 
-def opened(raw: bytes) -> tuple[Part, list[Field]]:
+def parse_structure_and_fields(raw: bytes) -> tuple[ParsedPart, list[RawField]]:
     """Return the tree of a message and its own header fields, which are read once."""
-    reading = _Reading(raw, b"\r--" in raw)
-    at = _enter(reading, 0)
-    while reading.marks and (found := _next_delimiter(reading, at)):
-        _close_down_to(reading, found)
+    reading = _ParserState(raw, b"\r--" in raw)
+    at = _begin_part(reading, 0)
+    while reading.open_boundaries and (found := _next_delimiter(reading, at)):
+        _close_parts_inside(reading, found)
         at = found.end
         if found.closes:
-            _unmark(reading, found.place)
+            _remove_boundary(reading, found.stack_index)
         elif raw.startswith(b"--", at) and _delimiter_at(reading, at - 1):
             continue  # two adjacent boundary lines enclose no part
-        elif len(reading.nodes) >= MOST_PARTS:
-            _swallow_rest(reading, found.end)
+        elif len(reading.nodes) >= MAX_PARTS:
+            _add_opaque_rest(reading, found.end)
             break
         else:
-            at = _enter(reading, found.end)
+            at = _begin_part(reading, found.end)
     end = len(raw)
-    for node in reading.stack:
+    for node in reading.open_nodes:
         node.body_end = end
-    return _frozen(reading), reading.root_fields
+    return _build_tree(reading), reading.root_fields
 
 
-def _enter(reading: _Reading, start: int) -> int:
+def _begin_part(state: _ParserState, start: int) -> int:
     """Begin the part with the header at `start`, and the messages nested in it."""
     while True:
-        node = _Node(_section(reading), start)
-        if reading.stack:
-            reading.stack[-1].children.append(len(reading.nodes))
-        _read_header(reading, node)
-        reading.nodes.append(node)
-        depth = len(reading.stack)
-        reading.stack.append(node)
-        if not node.boundary and node.content_type not in _MESSAGES:
+        node = _PartBuilder(_next_section(state), start)
+        if state.open_nodes:
+            state.open_nodes[-1].children.append(len(state.nodes))
+        _read_header(state, node)
+        state.nodes.append(node)
+        depth = len(state.open_nodes)
+        state.open_nodes.append(node)
+        if not node.boundary and node.content_type not in _MESSAGE_TYPES:
             return node.body_start
-        if depth >= MOST_DEPTH - 1 or len(reading.nodes) >= MOST_PARTS:
+        if depth >= MAX_PART_DEPTH - 1 or len(state.nodes) >= MAX_PARTS:
             node.truncated, node.boundary = True, b""
             return node.body_start
         if node.boundary:
-            reading.marks.setdefault(node.boundary, []).append(depth)
+            state.open_boundaries.setdefault(node.boundary, []).append(depth)
             return node.body_start
-        if node.encoding not in _IDENTITY or node.truncated:
+        if node.encoding not in _IDENTITY_ENCODINGS or node.truncated:
             return node.body_start
         start = node.body_start
 
 
-def _section(reading: _Reading) -> str:
+def _next_section(state: _ParserState) -> str:
     """Return the section of the next part as if it were no multipart.
 
     `_read_header` corrects the section of a multipart.
     """
-    if not reading.stack:
+    if not state.open_nodes:
         return "1"
-    parent = reading.stack[-1]
-    return f"{parent.prefix}{len(parent.children) + 1}"
+    parent = state.open_nodes[-1]
+    return f"{parent.child_prefix}{len(parent.children) + 1}"
 
 
-def _read_header(reading: _Reading, node: _Node) -> None:
+def _read_header(state: _ParserState, node: _PartBuilder) -> None:
     """Parse the header of a part into its builder."""
-    raw, start = reading.raw, node.header_start
-    block_end, node.body_start, node.truncated = _header_end(reading, start)
-    last = fields_end(raw, start, block_end)
+    raw, start = state.raw, node.header_start
+    header_end = _find_header_end(state, start)
+    block_end, node.body_start = header_end.fields_end, header_end.body_start
+    node.truncated = header_end.is_truncated
+    last = find_fields_end(raw, start, block_end)
     if last < block_end:
         block_end = node.body_start = last
-    found = fields(raw[start:block_end])
-    if not reading.nodes:
-        reading.root_fields = found
-    parent = reading.stack[-1] if reading.stack else None
+    found = parse_fields(raw[start:block_end])
+    if not state.nodes:
+        state.root_fields = found
+    parent = state.open_nodes[-1] if state.open_nodes else None
     if parent and parent.content_type == "multipart/digest":
         node.content_type = "message/rfc822"
-    _apply(node, found)
-    node.prefix = f"{node.section}."
+    _apply_content_fields(node, found)
+    node.child_prefix = f"{node.section}."
     if node.content_type.startswith("multipart/"):
         if parent is None:
-            node.section = node.prefix = ""
-        elif parent.content_type in _MESSAGES:
-            node.section, node.prefix = f"{parent.section}.TEXT", parent.prefix
+            node.section = node.child_prefix = ""
+        elif parent.content_type in _MESSAGE_TYPES:
+            node.section, node.child_prefix = f"{parent.section}.TEXT", parent.child_prefix
 
 
-def _apply(node: _Node, found: list[Field]) -> None:
+def _apply_content_fields(node: _PartBuilder, header_fields: list[RawField]) -> None:
     """Apply the Content-* fields; of equal names the first one counts."""
     content: dict[str, str] = {}
-    for name, value in found:
+    for name, value in header_fields:
         if name.startswith("content-"):
             content.setdefault(name, value)
-            if len(value) > MOST_BYTES:
+            if len(value) > MAX_PARAMETER_BYTES:
                 node.truncated = True
     if "content-type" in content:
-        _apply_type(node, unfolded(content["content-type"]))
+        _apply_content_type(node, unfold_value(content["content-type"]))
     if "content-disposition" in content:
-        kind, node.disposition_params = parameters(unfolded(content["content-disposition"]))
+        kind, node.disposition_params = parse_parameters(
+            unfold_value(content["content-disposition"])
+        )
         node.disposition = kind or None
     if node.params or node.disposition_params:
-        node.filename = filename_of(
+        node.filename = first_filename(
             node.disposition_params.get("filename"), node.params.get("name")
         )
     if "content-id" in content:
-        node.cid = unfolded(content["content-id"]).strip("<> \t")[:_LONGEST_CID] or None
+        node.cid = (
+            unfold_value(content["content-id"]).strip("<> \t")[:_MAX_CONTENT_ID_LENGTH] or None
+        )
     if "content-transfer-encoding" in content:
-        node.encoding = _encoding(unfolded(content["content-transfer-encoding"]))
+        node.encoding = _normalized_encoding(unfold_value(content["content-transfer-encoding"]))
     if node.truncated:
         node.content_type, node.boundary = "application/octet-stream", b""
 
 
-def _apply_type(node: _Node, value: str) -> None:
-    kind, node.params = parameters(value)
-    if _TYPE.fullmatch(kind):
+def _apply_content_type(node: _PartBuilder, value: str) -> None:
+    kind, node.params = parse_parameters(value)
+    if _MEDIA_TYPE.fullmatch(kind):
         node.content_type = kind
     elif kind == "text":  # a value of the time before MIME
         node.content_type = "text/plain"
@@ -215,44 +224,52 @@ def _apply_type(node: _Node, value: str) -> None:
         node.boundary = boundary.encode("utf-8", "replace")
 
 
-def _encoding(value: str) -> str:
+def _normalized_encoding(value: str) -> str:
     name = value.partition(";")[0].partition("(")[0].strip().strip("\"'").lower()
-    return _ENCODINGS.get(name, name)
+    return _ENCODING_ALIASES.get(name, name)
 
 
-def _header_end(reading: _Reading, start: int) -> tuple[int, int, bool]:
-    """Return the end of the fields, the start of the body, and whether a limit was exceeded.
+class _HeaderEnd(NamedTuple):
+    """The end of a header block, as offsets."""
+
+    fields_end: int
+    body_start: int
+    is_truncated: bool = False  # the header is longer than MAX_HEADER_BYTES
+
+
+def _find_header_end(state: _ParserState, start: int) -> _HeaderEnd:
+    """Find the end of the header block that begins at `start`.
 
     A boundary line ends a header block too: parts without a blank line are common.
     """
-    raw = reading.raw
+    raw = state.raw
     if start >= len(raw):
-        return len(raw), len(raw), False
+        return _HeaderEnd(len(raw), len(raw))
     blank = _BLANK_LINE.match(raw, start)
     if blank:
-        return start, blank.end(), False
-    limit = min(len(raw), start + MOST_HEADER_BYTES)
-    if not reading.marks and (plain := _plain_header_end(raw, start, limit)):
-        return *plain, False
+        return _HeaderEnd(start, blank.end())
+    limit = min(len(raw), start + MAX_HEADER_BYTES)
+    if not state.open_boundaries and (plain := _find_uniform_header_end(raw, start, limit)):
+        return _HeaderEnd(*plain)
     at, until = max(start - 1, 0), start
     while until < limit:
-        until = min(limit, 4 * until - 3 * start + _WINDOW)
+        until = min(limit, 4 * until - 3 * start + _HEADER_SEARCH_BYTES)
         # A little more than the window, or a line end cut in two would look like another one.
         while edge := _BLANK_OR_DASHES.search(raw, at, min(until + 4, limit)):
             if edge.start() >= until:
                 break
             at = edge.start() + 1
             if edge.group("lf") is None and edge.group("cr") is None:
-                return at, edge.end(), False
-            if reading.marks and _delimiter_at(reading, at - 1):
-                return at, at, False
+                return _HeaderEnd(at, edge.end())
+            if state.open_boundaries and _delimiter_at(state, at - 1):
+                return _HeaderEnd(at, at)
         at = max(at, until)
-    return limit, limit, limit < len(raw)
+    return _HeaderEnd(limit, limit, limit < len(raw))
 
 
-def _plain_header_end(raw: bytes, start: int, limit: int) -> tuple[int, int] | None:
+def _find_uniform_header_end(raw: bytes, start: int, limit: int) -> tuple[int, int] | None:
     """Find the blank line quickly if all line ends are of one kind, else return None."""
-    near = min(limit, start + 16 * _WINDOW)
+    near = min(limit, start + 16 * _HEADER_SEARCH_BYTES)
     first = raw.find(b"\n", start, near)
     if first <= start:
         return None
@@ -265,78 +282,80 @@ def _plain_header_end(raw: bytes, start: int, limit: int) -> tuple[int, int] | N
     return (end, end + 1) if end and raw.find(b"\r", start, end) < 0 else None
 
 
-def _next_delimiter(reading: _Reading, at: int) -> _Delimiter | None:
+def _next_delimiter(state: _ParserState, start: int) -> _Delimiter | None:
     """Return the next boundary line of any open multipart, None if there is none."""
-    raw = reading.raw
-    at = max(at - 1, 0)
+    raw = state.raw
+    start = max(start - 1, 0)
     while True:
-        if reading.has_bare_cr:
-            dashes = _DASHES.search(raw, at)
-            at = dashes.start() if dashes else -1
+        if state.has_bare_cr:
+            dashes = _DASHES.search(raw, start)
+            start = dashes.start() if dashes else -1
         else:
-            at = raw.find(b"\n--", at)
-        if at < 0:
+            start = raw.find(b"\n--", start)
+        if start < 0:
             return None
-        found = _delimiter_at(reading, at)
+        found = _delimiter_at(state, start)
         if found:
             return found
-        at += 1
+        start += 1
 
 
-def _delimiter_at(reading: _Reading, at: int) -> _Delimiter | None:
+def _delimiter_at(state: _ParserState, line_end: int) -> _Delimiter | None:
     """Return the delimiter in the line after `line_end`, which begins with two hyphens."""
-    line = _REST_OF_LINE.match(reading.raw, at + 3)
+    line = _REST_OF_LINE.match(state.raw, line_end + 3)
     if line is None:
         return None
     text = line.group(1).rstrip(b" \t")
-    places = reading.marks.get(text)
+    places = state.open_boundaries.get(text)
     closes = False
     if places is None and text.endswith(b"--"):
-        places, closes = reading.marks.get(text[:-2]), True
+        places, closes = state.open_boundaries.get(text[:-2]), True
     if not places:
         return None
-    return _Delimiter(at, line.end(), places[-1], closes)
+    return _Delimiter(line_end, line.end(), places[-1], closes)
 
 
-def _close_down_to(reading: _Reading, found: _Delimiter) -> None:
+def _close_parts_inside(state: _ParserState, delimiter: _Delimiter) -> None:
     """Close the open parts inside of the multipart of a delimiter."""
-    raw, stack = reading.raw, reading.stack
-    end = found.start
+    raw, stack = state.raw, state.open_nodes
+    end = delimiter.start
     if raw[end : end + 1] == b"\n" and end and raw[end - 1 : end] == b"\r":
         end -= 1
-    while len(stack) > found.place + 1:
-        _unmark(reading, len(stack) - 1)
+    while len(stack) > delimiter.stack_index + 1:
+        _remove_boundary(state, len(stack) - 1)
         node = stack.pop()
         end = max(end, node.body_start)  # a header may end only at the delimiter itself
         node.body_end = end
 
 
-def _unmark(reading: _Reading, place: int) -> None:
-    boundary = reading.stack[place].boundary
-    places = reading.marks.get(boundary)
-    if places and places[-1] == place:
+def _remove_boundary(state: _ParserState, stack_index: int) -> None:
+    boundary = state.open_nodes[stack_index].boundary
+    places = state.open_boundaries.get(boundary)
+    if places and places[-1] == stack_index:
         places.pop()
         if not places:
-            del reading.marks[boundary]
+            del state.open_boundaries[boundary]
 
 
-def _swallow_rest(reading: _Reading, start: int) -> None:
+def _add_opaque_rest(state: _ParserState, start: int) -> None:
     """Add the rest of the message as one opaque part."""
-    end = len(reading.raw)
-    node = _Node(_section(reading), start, start, end, "application/octet-stream", truncated=True)
-    reading.stack[-1].children.append(len(reading.nodes))
-    reading.nodes.append(node)
+    end = len(state.raw)
+    node = _PartBuilder(
+        _next_section(state), start, start, end, "application/octet-stream", truncated=True
+    )
+    state.open_nodes[-1].children.append(len(state.nodes))
+    state.nodes.append(node)
 
 
-def _frozen(reading: _Reading) -> Part:
+def _build_tree(state: _ParserState) -> ParsedPart:
     """Build the tree from its leaves up. Children come after their parents in the list."""
-    nodes = reading.nodes
+    nodes = state.nodes
     nodes[0].truncated = any(node.truncated for node in nodes)
-    lines = _lines(reading)
-    parts: dict[int, Part] = {}
+    lines = _count_lines(state)
+    parts: dict[int, ParsedPart] = {}
     for place in range(len(nodes) - 1, -1, -1):
         node = nodes[place]
-        parts[place] = Part(
+        parts[place] = ParsedPart(
             section=node.section,
             content_type=node.content_type,
             header_start=node.header_start,
@@ -355,14 +374,14 @@ def _frozen(reading: _Reading) -> Part:
     return parts[0]
 
 
-def _lines(reading: _Reading) -> dict[int, int]:
+def _count_lines(state: _ParserState) -> dict[int, int]:
     """Count the lines of text and message parts in one pass over the bytes.
 
     Messages can be nested: counting each one alone would take time by their depth.
     """
     counted = {
         place: node
-        for place, node in enumerate(reading.nodes)
+        for place, node in enumerate(state.nodes)
         if node.content_type.startswith(("text/", "message/"))
     }
     offsets = {node.body_start for node in counted.values()}
@@ -370,7 +389,7 @@ def _lines(reading: _Reading) -> dict[int, int]:
     upto: dict[int, int] = {}
     before = total = 0
     for offset in sorted(offsets):
-        total += reading.raw.count(b"\n", before, offset)
+        total += state.raw.count(b"\n", before, offset)
         upto[offset] = total
         before = offset
     return {place: upto[node.body_end] - upto[node.body_start] for place, node in counted.items()}

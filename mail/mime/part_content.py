@@ -7,85 +7,87 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from mail.mime import base64_lines
-from mail.mime.byte_source import Source, cut
-from mail.mime.charsets import declared, decode
-from mail.mime.mime_tree import Part
+from mail.mime.byte_source import ByteSource, read_range
+from mail.mime.charsets import declared_html_charset, decode_text
+from mail.mime.mime_tree import ParsedPart
 
 _ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _NOT_BASE64 = bytes(byte for byte in range(256) if byte not in _ALPHABET)
 _BLANKS_AT_SOFT_BREAK = re.compile(rb"=[ \t]++(?=\r?\n)")
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\r\n]*\r?\n", re.MULTILINE)
 _QUOTES = re.compile(r"(?:> ?)*+")
-_QUAD = 4
-STEP = 64 * 1024  # characters
-LARGE = 1024 * 1024  # bytes; smaller parts are decoded at once
+_BASE64_GROUP = 4
+TEXT_CHUNK = 64 * 1024  # characters
+LARGE_PART_BYTES = 1024 * 1024  # bytes; smaller parts are decoded at once
 _UU_MASK = 63
 
 
-def content(raw: bytes | Source, part: Part) -> bytes:
+def decoded_content(raw: bytes | ByteSource, part: ParsedPart) -> bytes:
     """Return the body of a part with its transfer encoding decoded. Never raises."""
-    return decoded(cut(raw, part.body_start, part.body_end), part.encoding)
+    return decode_transfer_encoding(read_range(raw, part.body_start, part.body_end), part.encoding)
 
 
-def decoded(body: bytes, encoding: str) -> bytes:
+def decode_transfer_encoding(body: bytes, encoding: str) -> bytes:
     """Decode a body by the normalized encoding name. Unknown encodings change nothing."""
     if encoding == "base64":
-        return _base64(body)
+        return _decode_base64(body)
     if encoding == "quoted-printable":
         if b"= " in body or b"=\t" in body:
             body = _BLANKS_AT_SOFT_BREAK.sub(b"=", body)
         return binascii.a2b_qp(body)
-    return _uuencoded(body) if encoding == "x-uuencode" else body
+    return _decode_uuencode(body) if encoding == "x-uuencode" else body
 
 
-def measured(raw: bytes | Source, part: Part) -> tuple[int, str]:
+def content_size_and_hash(raw: bytes | ByteSource, part: ParsedPart) -> tuple[int, str]:
     """Return the size and SHA-256, in hex, of a part's content.
 
     Large parts are decoded in chunks to save memory.
     """
-    if isinstance(raw, bytes) and part.body_end - part.body_start > LARGE:
-        with suppress(base64_lines.Irregular):
-            if steps := _steps(raw, part):
+    if isinstance(raw, bytes) and part.body_end - part.body_start > LARGE_PART_BYTES:
+        with suppress(base64_lines.IrregularBase64):
+            if steps := _content_chunks(raw, part):
                 size, digest = 0, hashlib.sha256()
                 for step in steps:
                     size += len(step)
                     digest.update(step)
                 return size, digest.hexdigest()
-    body = content(raw, part)
+    body = decoded_content(raw, part)
     return len(body), hashlib.sha256(body).hexdigest()
 
 
-def _steps(raw: bytes, part: Part) -> Iterator[bytes] | None:
+def _content_chunks(raw: bytes, part: ParsedPart) -> Iterator[bytes] | None:
     """Return the content in chunks, None for an encoding that can't be decoded in chunks."""
     if part.encoding == "base64":
-        start, end = base64_lines.trimmed(raw, part.body_start, part.body_end)
-        return base64_lines.decoded(raw, start, end, base64_lines.wrapping_of(raw, start, end))
+        start, end = base64_lines.range_without_whitespace(raw, part.body_start, part.body_end)
+        return base64_lines.decode_chunks(
+            raw, start, end, base64_lines.detect_wrapping(raw, start, end)
+        )
     if part.encoding in ("quoted-printable", "x-uuencode"):
         return None
-    at = range(part.body_start, part.body_end, base64_lines.STEP)
-    return (raw[one : min(one + base64_lines.STEP, part.body_end)] for one in at)
+    at = range(part.body_start, part.body_end, base64_lines.CHUNK_BYTES)
+    return (raw[one : min(one + base64_lines.CHUNK_BYTES, part.body_end)] for one in at)
 
 
-def text_of(raw: bytes | Source, part: Part) -> str:
+def part_text(raw: bytes | ByteSource, part: ParsedPart) -> str:
     """Return the text of a part: charset decoded, LF line ends, format=flowed unfolded."""
-    body = content(raw, part)
+    body = decoded_content(raw, part)
     label = part.params.get("charset")
     if label is None and part.content_type == "text/html":
-        label = declared(body)
-    text = decode(body, label)
+        label = declared_html_charset(body)
+    text = decode_text(body, label)
     if "\r" in text:
-        text = _with_line_feeds(text)
+        text = _normalize_line_ends(text)
     if part.params.get("format", "").lower() == "flowed":
-        return _unflowed(text, deletes_space=part.params.get("delsp", "").lower() == "yes")
+        return _unfold_flowed(text, delete_space=part.params.get("delsp", "").lower() == "yes")
     return text
 
 
-def _with_line_feeds(text: str) -> str:
+def _normalize_line_ends(text: str) -> str:
     """Replace CRLF and CR by LF, in chunks, since one call would hold the GIL too long."""
     pieces: list[str] = []
     at, size = 0, len(text)
     while at < size:
-        end = min(at + STEP, size)
+        end = min(at + TEXT_CHUNK, size)
         while end < size and text[end - 1] == "\r":
             end += 1
         # split and join are quicker than replacing two characters by one
@@ -94,7 +96,7 @@ def _with_line_feeds(text: str) -> str:
     return "".join(pieces)
 
 
-def _base64(body: bytes) -> bytes:
+def _decode_base64(body: bytes) -> bytes:
     """Decode Base64 up to the first padding, ignoring other characters.
 
     Mailing lists often append a footer after the padding.
@@ -106,12 +108,12 @@ def _base64(body: bytes) -> bytes:
         return binascii.a2b_base64(body + b"==")
     except binascii.Error:
         body = body.translate(None, _NOT_BASE64)
-        if len(body) % _QUAD == 1:
+        if len(body) % _BASE64_GROUP == 1:
             body = body[:-1]  # six bits are no byte
         return binascii.a2b_base64(body + b"==")
 
 
-def _uuencoded(body: bytes) -> bytes:
+def _decode_uuencode(body: bytes) -> bytes:
     begin = _UU_BEGIN.search(body)
     if begin is None:
         return body
@@ -119,11 +121,11 @@ def _uuencoded(body: bytes) -> bytes:
     for line in body[begin.end() :].splitlines():
         if line.strip() in (b"end", b""):
             break
-        out.append(_uu_line(line))
+        out.append(_decode_uuencoded_line(line))
     return b"".join(out)
 
 
-def _uu_line(line: bytes) -> bytes:
+def _decode_uuencoded_line(line: bytes) -> bytes:
     try:
         return binascii.a2b_uu(line)
     except binascii.Error:
@@ -135,7 +137,7 @@ def _uu_line(line: bytes) -> bytes:
             return b""
 
 
-def _unflowed(text: str, *, deletes_space: bool) -> str:
+def _unfold_flowed(text: str, *, delete_space: bool) -> str:
     """Join the lines that a format=flowed sender broke (RFC 3676, section 4)."""
     out: list[str] = []
     pieces: list[str] = []  # of the open paragraph
@@ -147,19 +149,19 @@ def _unflowed(text: str, *, deletes_space: bool) -> str:
         # One blank after the quote marks, or at the line's start, is stuffing.
         rest = line[len(marks) :] if level else line.removeprefix(" ")
         if pieces and (level != depth or rest == "-- "):
-            out.append(_quoted("".join(pieces), depth))
+            out.append(_with_quote_marks("".join(pieces), depth))
             pieces = []
         depth = level
         if rest.endswith(" ") and rest != "-- ":
-            pieces.append(rest[:-1] if deletes_space else rest)
+            pieces.append(rest[:-1] if delete_space else rest)
             continue
         pieces.append(rest)
-        out.append(_quoted("".join(pieces), depth))
+        out.append(_with_quote_marks("".join(pieces), depth))
         pieces = []
     if pieces:
-        out.append(_quoted("".join(pieces), depth))
+        out.append(_with_quote_marks("".join(pieces), depth))
     return "\n".join(out)
 
 
-def _quoted(text: str, depth: int) -> str:
+def _with_quote_marks(text: str, depth: int) -> str:
     return f"{'>' * depth} {text}" if depth else text

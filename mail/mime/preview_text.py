@@ -2,8 +2,8 @@
 
 import re
 
-LONGEST_PREVIEW = 255
-_LONGEST_LOOK = 8192  # characters of the text that are read
+MAX_PREVIEW_LENGTH = 255
+_MAX_READ_CHARACTERS = 8192  # characters of the text that are read
 _RULER = re.compile(r"[\s\-_=*#~+.·•—–|<>]*+")  # noqa: RUF001 - dashes of several lengths
 _BRACKETED = re.compile(r"\[(?:cid|image|bild|inline image)[: ][^\]\n]{0,300}\]", re.IGNORECASE)
 # Newsletters pad their first line with invisible characters.
@@ -12,31 +12,31 @@ _INVISIBLE = re.compile(
 )
 
 
-def preview(text: str) -> str:
+def build_preview(text: str) -> str:
     """Return the beginning of a text, at most 255 characters on one line.
 
     Quotes and ruler lines are left out.
     """
     kept: list[str] = []
     length = 0
-    for line in _BRACKETED.sub("", text[:_LONGEST_LOOK]).split("\n"):
+    for line in _BRACKETED.sub("", text[:_MAX_READ_CHARACTERS]).split("\n"):
         words = " ".join(_INVISIBLE.sub("", line).split())
         if not words or words[0] == ">" or _RULER.fullmatch(words):
             continue
         kept.append(words)
         length += len(words) + 1
-        if length > LONGEST_PREVIEW + 1:
+        if length > MAX_PREVIEW_LENGTH + 1:
             break
-    return shortened(" ".join(kept), LONGEST_PREVIEW)
+    return shorten_text(" ".join(kept), MAX_PREVIEW_LENGTH)
 
 
-def shortened(text: str, longest: int) -> str:
+def shorten_text(text: str, max_length: int) -> str:
     """Cut a text at the end of a word and add an ellipsis, if it is too long."""
-    if len(text) <= longest:
+    if len(text) <= max_length:
         return text
-    cut = text[: longest - 1]
-    if not text[longest - 1].isspace():
+    cut = text[: max_length - 1]
+    if not text[max_length - 1].isspace():
         head, blank, tail = cut.rpartition(" ")
         # A very long word is cut inside, since nothing would be left otherwise.
-        cut = head if blank and len(tail) < longest // 2 else cut
+        cut = head if blank and len(tail) < max_length // 2 else cut
     return cut.rstrip() + "…"

@@ -6,25 +6,27 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-from mail.mime.message_facts import Facts, facts
-from models.runtime.helper_process import Apart
+from mail.mime.message_facts import MessageFacts, read_facts
+from models.runtime.helper_process import HelperProcesses
 
-INLINE_BELOW = 8 << 10  # bytes: the most expensive message takes some milliseconds
-THREAD_BELOW = 1 << 20  # bytes: beyond, a thread would hold the interpreter's lock too long
-READERS = Apart(1, nice=5)  # small messages are read first
+MAX_INLINE_BYTES = 8 << 10  # bytes: the most expensive message takes some milliseconds
+MAX_THREAD_BYTES = 1 << 20  # bytes: beyond, a thread would hold the interpreter's lock too long
+READER_PROCESS = HelperProcesses(1, nice=5)  # small messages are read first
 
 ReadResult = TypeVar("ReadResult")
 
 
-async def read(message: bytes | Path) -> Facts:
+async def read_message_facts(message: bytes | Path) -> MessageFacts:
     """Return the facts of a message, given as bytes or as the path of its file.
 
     Raises OSError if the file can't be read.
     """
-    return await worked(_read, message)
+    return await run_by_message_size(_facts_of_bytes_or_file, message)
 
 
-async def worked(work: Callable[[bytes | Path], ReadResult], message: bytes | Path) -> ReadResult:
+async def run_by_message_size(
+    function: Callable[[bytes | Path], ReadResult], message: bytes | Path
+) -> ReadResult:
     """Call a module-level function on a message: inline, in a thread or in a process.
 
     The size decides: below 8 KiB inline, below 1 MiB in a thread. A path saves copying the bytes to
@@ -34,20 +36,20 @@ async def worked(work: Callable[[bytes | Path], ReadResult], message: bytes | Pa
         size = (await asyncio.to_thread(message.stat)).st_size
     else:
         size = len(message)
-        if size < INLINE_BELOW:
-            return work(message)
-    if size < THREAD_BELOW:
-        return await asyncio.to_thread(work, message)
+        if size < MAX_INLINE_BYTES:
+            return function(message)
+    if size < MAX_THREAD_BYTES:
+        return await asyncio.to_thread(function, message)
     try:
-        return await asyncio.wrap_future(READERS.submit(work, message))
+        return await asyncio.wrap_future(READER_PROCESS.submit(function, message))
     except BrokenProcessPool:  # the process was killed; the next message gets a new one
-        return await asyncio.to_thread(work, message)
+        return await asyncio.to_thread(function, message)
 
 
 async def close_readers() -> None:
     """Stop the process that reads large messages, if it runs."""
-    await READERS.close()
+    await READER_PROCESS.close()
 
 
-def _read(message: bytes | Path) -> Facts:
-    return facts(message.read_bytes() if isinstance(message, Path) else message)
+def _facts_of_bytes_or_file(message: bytes | Path) -> MessageFacts:
+    return read_facts(message.read_bytes() if isinstance(message, Path) else message)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mail.mime.encoded_words import unfolded
-from mail.mime.header_fields import Field
+from mail.mime.encoded_words import unfold_value
+from mail.mime.header_fields import RawField
 
-NAMES = (  # in lower case
+SPAM_FIELD_NAMES = (  # in lower case
     "x-rspamd-action",
     "x-spam",
     "x-spam-flag",
@@ -15,23 +15,25 @@ NAMES = (  # in lower case
     "x-spam-status",
     "x-spamd-result",
 )
-MOST = 20  # fields that are read at each end: a filter writes above or below all other fields
-LONGEST = 200  # characters that are read of one field
+MAX_FIELDS_PER_END = (
+    20  # fields that are read at each end: a filter writes above or below all other fields
+)
+MAX_FIELD_LENGTH = 200  # characters that are read of one field
 
-_NAMES = frozenset(NAMES)
+_NAMES = frozenset(SPAM_FIELD_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class SpamHeaderField:
     """A header field of a spam filter: name in lower case, and the start of its value."""
 
     name: str
     text: str
 
 
-def opinions(own: Sequence[Field]) -> list[Opinion]:
+def spam_header_fields(header_fields: Sequence[RawField]) -> list[SpamHeaderField]:
     """Return the fields of spam filters, topmost first."""
-    found = [(name, value) for name, value in own if name in _NAMES]
-    if len(found) > 2 * MOST:
-        found = [*found[:MOST], *found[-MOST:]]
-    return [Opinion(name, unfolded(value[:LONGEST])) for name, value in found]
+    found = [(name, value) for name, value in header_fields if name in _NAMES]
+    if len(found) > 2 * MAX_FIELDS_PER_END:
+        found = [*found[:MAX_FIELDS_PER_END], *found[-MAX_FIELDS_PER_END:]]
+    return [SpamHeaderField(name, unfold_value(value[:MAX_FIELD_LENGTH])) for name, value in found]

@@ -12,9 +12,9 @@ _PREFIXES = """
     doorst ang atb yml fs hl vá továbbítás καθ απ σχετ πρθ отв на пер
     回复 转发 答复 回覆 轉寄 答覆 轉發 返信 転送 답장 회신 전달 تحويل رد השב הועבר
 """
-_ANY = "|".join(sorted(map(re.escape, _PREFIXES.split()), key=len, reverse=True))
+_ANY_PREFIX = "|".join(sorted(map(re.escape, _PREFIXES.split()), key=len, reverse=True))
 _PREFIX = re.compile(
-    rf"\s*(?:(?:{_ANY})\s?(?:\[\d{{1,4}}\]|\(\d{{1,4}}\)|\^?\d{{1,4}})?\s?[:\uff1a]"
+    rf"\s*(?:(?:{_ANY_PREFIX})\s?(?:\[\d{{1,4}}\]|\(\d{{1,4}}\)|\^?\d{{1,4}})?\s?[:\uff1a]"
     r"|\[[^\[\]]{1,80}\](?=\s*\S))",
     re.IGNORECASE,
 )
@@ -36,18 +36,18 @@ def base_subject(subject: str) -> str:
     return subject[at:end].strip().casefold()
 
 
-def thread_keys(ids: Iterable[str], thread_index: str, subject: str) -> list[str]:
+def thread_keys(message_ids: Iterable[str], thread_index: str, base_subject: str) -> list[str]:
     """Return a hash of each Message-ID with the base subject, in order, without repeats.
 
     A new subject is a new thread. The key of the head of Outlook's Thread-Index is last.
     """
-    names = ["id:" + each.strip("<>") for each in ids]
+    names = ["id:" + each.strip("<>") for each in message_ids]
     head = "".join(thread_index.split())[:_THREAD_INDEX_HEAD]
     if len(head) == _THREAD_INDEX_HEAD:
         names.append("index:" + head)
-    return list(dict.fromkeys(_hash(name, subject) for name in names))
+    return list(dict.fromkeys(_thread_key_hash(name, base_subject) for name in names))
 
 
-def _hash(name: str, subject: str) -> str:
-    text = f"{name}\0{subject}".encode("utf-8", "replace")
+def _thread_key_hash(reference: str, subject: str) -> str:
+    text = f"{reference}\0{subject}".encode("utf-8", "replace")
     return blake2b(text, digest_size=_KEY_BYTES).hexdigest()

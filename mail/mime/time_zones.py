@@ -1,17 +1,26 @@
 """Local times of calendars, by an IANA zone or by the VTIMEZONE of the calendar."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-_USUAL = re.compile(r"(?:/(?:[^/]+/)*?)?([A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2})")
-_LONGEST = 64
-MOST = 50  # of one time zone
+_IANA_NAME = re.compile(r"(?:/(?:[^/]+/)*?)?([A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2})")
+_MAX_ZONE_NAME_LENGTH = 64
+MAX_OBSERVANCES = 50  # of one time zone
 _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)(?:\d\d)?")
-_DAY = re.compile(r"([+-]?[1-5])(MO|TU|WE|TH|FR|SA|SU)")
+_WEEK_AND_DAY = re.compile(r"([+-]?[1-5])(MO|TU|WE|TH|FR|SA|SU)")
 _DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+
+
+@dataclass(frozen=True, slots=True)
+class _YearlyRule:
+    """A yearly RRULE, such as the second Sunday in March."""
+
+    month: int
+    week: int  # negative: counted from the end of the month
+    weekday: int  # 0: Monday
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,93 +28,98 @@ class _Observance:
     """A STANDARD or DAYLIGHT component: an offset and when it begins."""
 
     start: datetime
-    before: timedelta
+    offset_before: timedelta
     offset: timedelta
-    yearly: tuple[int, int, int] | None  # month, week (negative: from its end), weekday
+    yearly_rule: _YearlyRule | None
     until: datetime | None
 
-    def onset(self, at: datetime) -> datetime | None:
+    def last_onset(self, local_time: datetime) -> datetime | None:
         """Return the last onset at or before a local time, None if there is none."""
-        if at < self.start:
+        if local_time < self.start:
             return None
-        if self.yearly is None:
+        if self.yearly_rule is None:
             return self.start
-        years = (year for year in (at.year, at.year - 1) if year >= self.start.year)
-        onsets = (_moment(year, self.yearly, self.start) for year in years)
-        past = [one for one in onsets if one <= at and (not self.until or one <= self.until)]
+        years = (year for year in (local_time.year, local_time.year - 1) if year >= self.start.year)
+        onsets = (_onset_in_year(year, self.yearly_rule, self.start) for year in years)
+        past = [
+            one for one in onsets if one <= local_time and (not self.until or one <= self.until)
+        ]
         return max(past, default=self.start)
 
 
 @dataclass(slots=True)
-class Zone:
+class CalendarTimeZone:
     """A VTIMEZONE (RFC 5545, section 3.6.5) with the observances that can be read."""
 
     observances: list[_Observance] = field(default_factory=list)
-    odd: bool = False
+    has_unsupported_rule: bool = False
 
-    def add(self, lines: Mapping[str, str]) -> None:
+    def add_observance(self, properties: Mapping[str, str]) -> None:
         """Add an observance by its properties. An unsupported one makes the zone unusable."""
         try:
-            if len(self.observances) >= MOST:
+            if len(self.observances) >= MAX_OBSERVANCES:
                 raise ValueError("no zone has so many")
-            self.observances.append(_observance(lines))
+            self.observances.append(_parse_observance(properties))
         except (KeyError, ValueError):
-            self.odd = True
+            self.has_unsupported_rule = True
 
-    def instant(self, local: datetime) -> datetime | None:
+    def utc_from_local(self, local_time: datetime) -> datetime | None:
         """Convert a local time of this zone to UTC, None if the zone is unusable."""
-        if self.odd or not self.observances:
+        if self.has_unsupported_rule or not self.observances:
             return None
-        begun = [(one.onset(local), one) for one in self.observances]
+        begun = [(one.last_onset(local_time), one) for one in self.observances]
         past = [(onset, one) for onset, one in begun if onset]
         if past:
             offset = max(past, key=lambda pair: pair[0])[1].offset
         else:
-            offset = min(self.observances, key=lambda one: one.start).before
-        return (local - offset).replace(tzinfo=UTC)
+            offset = min(self.observances, key=lambda one: one.start).offset_before
+        return (local_time - offset).replace(tzinfo=UTC)
 
 
-def instant(local: datetime, name: str, zones: Mapping[str, Zone]) -> datetime | None:
+def utc_from_local(
+    local_time: datetime, zone_name: str, calendar_zones: Mapping[str, CalendarTimeZone]
+) -> datetime | None:
     """Convert a local time to UTC; None if the zone is unknown or the time out of range.
 
     An IANA name goes before the VTIMEZONE of the calendar, which is wrong more often.
     """
     try:
-        usual = _USUAL.fullmatch(name) if len(name) <= _LONGEST else None
+        usual = _IANA_NAME.fullmatch(zone_name) if len(zone_name) <= _MAX_ZONE_NAME_LENGTH else None
         if usual:
-            return local.replace(tzinfo=ZoneInfo(usual[1])).astimezone(UTC)
+            return local_time.replace(tzinfo=ZoneInfo(usual[1])).astimezone(UTC)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         pass  # not an IANA zone, for example a custom name
     except OverflowError:
         return None
     try:
-        return zones[name].instant(local) if name in zones else None
+        return (
+            calendar_zones[zone_name].utc_from_local(local_time)
+            if zone_name in calendar_zones
+            else None
+        )
     except (ValueError, OverflowError):  # the year is out of range
         return None
 
 
-def _observance(lines: Mapping[str, str]) -> _Observance:
+def _parse_observance(properties: Mapping[str, str]) -> _Observance:
     """Raises KeyError or ValueError if a property is missing or unsupported."""
-    start = datetime.strptime(lines["DTSTART"], "%Y%m%dT%H%M%S")  # noqa: DTZ007 - a local time
-    rule = dict(part.partition("=")[::2] for part in lines.get("RRULE", "").upper().split(";"))
+    start = datetime.strptime(properties["DTSTART"], "%Y%m%dT%H%M%S")  # noqa: DTZ007 - a local time
+    rule = dict(part.partition("=")[::2] for part in properties.get("RRULE", "").upper().split(";"))
     until = None
     if "UNTIL" in rule:
         until = datetime.strptime(rule["UNTIL"][:8], "%Y%m%d") + timedelta(days=1)  # noqa: DTZ007
     return _Observance(
         start,
-        _offset(lines["TZOFFSETFROM"]),
-        _offset(lines["TZOFFSETTO"]),
-        _yearly(rule, start) if rule.get("FREQ") else None,
+        _parse_offset(properties["TZOFFSETFROM"]),
+        _parse_offset(properties["TZOFFSETTO"]),
+        _parse_yearly_rule(rule, start) if rule.get("FREQ") else None,
         until,
     )
 
 
-def _yearly(rule: Mapping[str, str], start: datetime) -> tuple[int, int, int]:
-    """Return month, week and weekday of a yearly rule.
-
-    Raises ValueError if the rule is not one that time zones use.
-    """
-    day = _DAY.fullmatch(rule.get("BYDAY", ""))
+def _parse_yearly_rule(rule: Mapping[str, str], start: datetime) -> _YearlyRule:
+    """Parse a yearly rule. Raises ValueError if it is not one that time zones use."""
+    day = _WEEK_AND_DAY.fullmatch(rule.get("BYDAY", ""))
     known = {"FREQ", "BYMONTH", "BYDAY", "UNTIL", "INTERVAL", "WKST"}
     if rule["FREQ"] != "YEARLY" or not day or rule.keys() - known:
         raise ValueError("another rule than those of time zones")
@@ -113,10 +127,10 @@ def _yearly(rule: Mapping[str, str], start: datetime) -> tuple[int, int, int]:
         raise ValueError("not every year")
     month = int(rule.get("BYMONTH", start.month))
     datetime(start.year, month, 1)  # noqa: DTZ001 - checks the month
-    return month, int(day[1]), _DAYS.index(day[2])
+    return _YearlyRule(month, int(day[1]), _DAYS.index(day[2]))
 
 
-def _offset(text: str) -> timedelta:
+def _parse_offset(text: str) -> timedelta:
     found = _OFFSET.fullmatch(text.strip())
     if found is None:
         raise ValueError("no offset")
@@ -125,9 +139,9 @@ def _offset(text: str) -> timedelta:
     return -offset if sign == "-" else offset
 
 
-def _moment(year: int, yearly: Sequence[int], start: datetime) -> datetime:
-    """Return the onset in a year, such as the second Sunday in March."""
-    month, week, day = yearly
+def _onset_in_year(year: int, yearly_rule: _YearlyRule, start: datetime) -> datetime:
+    """Return the onset in a year, with the time of day of `start`."""
+    month, week, day = yearly_rule.month, yearly_rule.week, yearly_rule.weekday
     if week > 0:
         first = start.replace(year=year, month=month, day=1)
         away = (day - first.weekday()) % 7 + 7 * (week - 1)

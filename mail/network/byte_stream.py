@@ -2,9 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 
-PIECE = 256 << 10  # bytes that are taken from the socket's buffer at once
-Read = Callable[[int], Awaitable[bytes]]  # of so many bytes at most; none at the end
+PIECE_SIZE = 256 << 10  # bytes that are taken from the socket's buffer at once
+ReadBytes = Callable[[int], Awaitable[bytes]]  # of so many bytes at most; none at the end
 
 
-class Vanished(Exception):
+class ConnectionClosed(Exception):
     """The client has closed the connection."""

@@ -9,28 +9,32 @@ import dns.flags
 import dns.resolver
 from dns.asyncresolver import Resolver
 
-KEPT = 5000  # answers; each is kept for its TTL
-PAYLOAD = 1232  # bytes (DNS flag day 2020)
+CACHE_SIZE = 5000  # answers; each is kept for its TTL
+UDP_PAYLOAD = 1232  # bytes (DNS flag day 2020)
 
 
-def resolver(place: str | None) -> Resolver:
+def create_resolver(name_server: str | None) -> Resolver:
     """A resolver for the name server "127.0.0.1:53" or "[::1]:53", or that of the system.
 
     Raises dns.resolver.NoResolverConfiguration if the system has no name server.
     """
-    if place is None:
+    if name_server is None:
         return Resolver()
-    made = Resolver(configure=False)
-    host, _, port = place.rpartition(":")
-    made.nameservers = [host.removeprefix("[").removesuffix("]")]
-    made.port = int(port)
-    return made
+    configured = Resolver(configure=False)
+    host, _, port = name_server.rpartition(":")
+    configured.nameservers = [host.removeprefix("[").removesuffix("]")]
+    configured.port = int(port)
+    return configured
 
 
-async def records(place: str | None, name: str, kind: str, lifetime: float) -> list[Any] | None:
+async def query_records(
+    name_server: str | None, name: str, record_type: str, timeout_seconds: float
+) -> list[Any] | None:
     """Query the records of a name. Empty if there are none, None if DNS does not answer."""
     try:
-        answer = await resolver(place).resolve(f"{name}.", kind, lifetime=lifetime)
+        answer = await create_resolver(name_server).resolve(
+            f"{name}.", record_type, lifetime=timeout_seconds
+        )
     except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
         return []
     except (dns.exception.DNSException, OSError, ValueError):
@@ -38,30 +42,32 @@ async def records(place: str | None, name: str, kind: str, lifetime: float) -> l
     return list(answer)
 
 
-async def host_addresses(place: str, host: str, lifetime: float) -> list[str]:
+async def resolve_host(name_server: str, host_name: str, timeout_seconds: float) -> list[str]:
     """Query a name server for the IPv4 and IPv6 addresses of a host.
 
     Raises OSError if it has none or the name server does not answer.
     """
-    found = await asyncio.gather(*(records(place, host, kind, lifetime) for kind in ("A", "AAAA")))
-    if found == [None, None]:
+    answers = await asyncio.gather(
+        *(query_records(name_server, host_name, kind, timeout_seconds) for kind in ("A", "AAAA"))
+    )
+    if answers == [None, None]:
         raise OSError("the name server does not answer")
-    addresses = [str(record.address) for answer in found for record in answer or []]
+    addresses = [str(record.address) for answer in answers for record in answer or []]
     if not addresses:
         raise OSError("the host has no address")
     return list(dict.fromkeys(addresses))
 
 
-def validating(made: Resolver) -> Resolver:
+def enable_dnssec(configured: Resolver) -> Resolver:
     """Make a resolver request DNSSEC validation, and return it."""
-    made.use_edns(0, dns.flags.DO, PAYLOAD)
-    made.flags = dns.flags.RD | dns.flags.AD
-    return made
+    configured.use_edns(0, dns.flags.DO, UDP_PAYLOAD)
+    configured.flags = dns.flags.RD | dns.flags.AD
+    return configured
 
 
 @lru_cache(maxsize=4)
-def kept(place: str | None, *, validates: bool) -> Resolver:
+def cached_resolver(name_server: str | None, *, trusts_dnssec: bool) -> Resolver:
     """The shared resolver of this process for a name server, with a cache of answers."""
-    made = resolver(place)
-    made.cache = dns.resolver.LRUCache(KEPT)
-    return validating(made) if validates else made
+    configured = create_resolver(name_server)
+    configured.cache = dns.resolver.LRUCache(CACHE_SIZE)
+    return enable_dnssec(configured) if trusts_dnssec else configured

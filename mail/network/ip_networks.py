@@ -5,9 +5,9 @@ from functools import lru_cache
 
 
 @lru_cache(maxsize=4096)
-def network(ip: str | None) -> str | None:
+def network_of_address(ip_address: str | None) -> str | None:
     """The network that limits apply to: /24 for IPv4, /64 for IPv6. None if it is no address."""
-    address = _address(ip)
+    address = _parse_address(ip_address)
     if address is None:
         return None
     bits = 24 if address.version == 4 else 64  # noqa: PLR2004 - IP versions
@@ -15,16 +15,16 @@ def network(ip: str | None) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def within(ip: str | None, networks: tuple[str, ...]) -> bool:
+def is_in_networks(ip_address: str | None, networks: tuple[str, ...]) -> bool:
     """True if the address is in one of these networks."""
-    address = _address(ip)
+    address = _parse_address(ip_address)
     return address is not None and any(address in ipaddress.ip_network(cidr) for cidr in networks)
 
 
-def _address(ip: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address without zone; IPv4-mapped addresses as IPv4. None if it is invalid."""
     try:
-        address = ipaddress.ip_address(ip or "")
+        address = ipaddress.ip_address(text or "")
     except ValueError:
         return None
     if isinstance(address, ipaddress.IPv6Address):

@@ -14,35 +14,35 @@ import httptools
 import idna
 
 from mail.network.special_ranges import embedded_ipv4, is_special
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.runtime.options import Options
 
-LONGEST = 2048  # characters
-HEAD = 16 << 10  # of a response
-WHOLE = 10.0  # seconds
-CONNECTING = 4.0  # seconds, for one address
-TRIED = 3  # attempted for one host
-PORTS = {"http": 80, "https": 443}
-LOCAL = (
+MAX_URL_LENGTH = 2048  # characters
+MAX_HEADER_BYTES = 16 << 10  # of a response
+REQUEST_TIMEOUT = 10.0  # seconds
+CONNECT_TIMEOUT = 4.0  # seconds, for one address
+MAX_ADDRESSES = 3  # attempted for one host
+DEFAULT_PORTS = {"http": 80, "https": 443}
+PRIVATE_SUFFIXES = (
     ".localhost",
     ".local",
     ".internal",
     ".home.arpa",
 )  # host names with these suffixes are private
-SAFE = "/?:@!$&'()*+,;=-._~%[]"  # in path and query
+UNQUOTED_CHARACTERS = "/?:@!$&'()*+,;=-._~%[]"  # in path and query
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+ResolveHost = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
-class Unsent(Exception):
+class HttpRequestFailed(Exception):
     """The request failed or got no valid response. Its text can be shown to users."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class HttpTarget:
     """A parsed URL, with the host in ASCII and the path with its query."""
 
-    secure: bool
+    uses_tls: bool
     host: str
     port: int
     path: str
@@ -51,64 +51,74 @@ class Target:
     def authority(self) -> str:
         """The value of the Host header field."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        usual = self.port == PORTS["https" if self.secure else "http"]
-        return host if usual else f"{host}:{self.port}"
+        is_default_port = self.port == DEFAULT_PORTS["https" if self.uses_tls else "http"]
+        return host if is_default_port else f"{host}:{self.port}"
 
 
-async def by_system(host: str, port: int) -> Sequence[str]:
+async def resolve_by_system(host: str, port: int) -> Sequence[str]:
     """Resolve the addresses of a host with the system's resolver."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def by_server(place: str | None) -> Resolve:
+def resolver_for_name_server(name_server: str | None) -> ResolveHost:
     """A lookup function for the name server `address:port`, or the system's for None.
 
     IP addresses, and names without a dot such as localhost, use the system's resolver.
     """
 
     async def resolve(host: str, port: int) -> Sequence[str]:
-        if place is None or "." not in host or _literal(host):
-            return await by_system(host, port)
-        from mail.network.dns_resolver import host_addresses  # noqa: PLC0415 - commands need no DNS
+        if name_server is None or "." not in host or _is_ip_address(host):
+            return await resolve_by_system(host, port)
+        from mail.network.dns_resolver import resolve_host  # noqa: PLC0415 - commands need no DNS
 
-        return await host_addresses(place, host, CONNECTING)
+        return await resolve_host(name_server, host, CONNECT_TIMEOUT)
 
     return resolve
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class NetworkPolicy:
     """Which addresses requests may go to, and how they are resolved and trusted."""
 
-    private: bool = False  # private networks too
-    trust: ssl.SSLContext | None = field(
+    allows_private: bool = False  # private networks too
+    trusted_context: ssl.SSLContext | None = field(
         default=None, repr=False
     )  # instead of the system's authorities
-    resolve: Resolve = by_system
-    whole: float = WHOLE
+    resolve: ResolveHost = resolve_by_system
+    timeout_seconds: float = REQUEST_TIMEOUT
 
     @classmethod
-    def of(
-        cls, options: Options, *, private: bool = False, trust: ssl.SSLContext | None = None
-    ) -> "Gate":
+    def from_options(
+        cls,
+        options: Options,
+        *,
+        allows_private: bool = False,
+        trusted_context: ssl.SSLContext | None = None,
+    ) -> "NetworkPolicy":
         """A policy that resolves names with the configured name server."""
-        return cls(private, trust, by_server(options.dns_resolver))
+        return cls(allows_private, trusted_context, resolver_for_name_server(options.dns_resolver))
 
-    async def allowed(self, host: str, port: int) -> list[str]:
+    async def resolve_allowed(self, host: str, port: int) -> list[str]:
         """Resolve the allowed addresses of a host. Raises HttpRequestFailed if there are none."""
         try:
-            found = await self.resolve(host, port)
+            addresses = await self.resolve(host, port)
         except (OSError, UnicodeError):
-            raise Unsent("the host is not known") from None
-        allowed = [address for address in found if self.private or not inward(address)]
+            raise HttpRequestFailed("the host is not known") from None
+        allowed = [
+            address
+            for address in addresses
+            if self.allows_private or not is_private_address(address)
+        ]
         if not allowed:
-            raise Unsent("the host is inside" if found else "the host is not known")
+            raise HttpRequestFailed("the host is inside" if addresses else "the host is not known")
         return allowed
 
 
-def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target:
+def parse_target(
+    url: str, *, allow_private: bool, error_path: Sequence[str] = ("url",)
+) -> HttpTarget:
     """Parse a URL that requests are sent to. Raises Invalid.
 
     Host names are resolved, and their addresses checked, when a request is sent.
@@ -116,127 +126,155 @@ def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname or ""
-        named = host_of(host)
+        ascii_name = ascii_host(host)
     except (ValueError, idna.IDNAError):
-        raise Invalid("not an address", constraint="url", path=path) from None
-    if parts.scheme not in PORTS or not host or len(url) > LONGEST or not url.isprintable():
-        text = f"http:// or https://, at most {LONGEST} characters"
-        raise Invalid(text, constraint="url", path=path)
+        raise InvalidInput("not an address", constraint="url", path=error_path) from None
+    if (
+        parts.scheme not in DEFAULT_PORTS
+        or not host
+        or len(url) > MAX_URL_LENGTH
+        or not url.isprintable()
+    ):
+        text = f"http:// or https://, at most {MAX_URL_LENGTH} characters"
+        raise InvalidInput(text, constraint="url", path=error_path)
     if "@" in parts.netloc or parts.fragment or " " in url:
         text = "without user, password and fragment"
-        raise Invalid(text, constraint="url", path=path)
-    check_outside(named, private=private, path=path)
-    wanted = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    secure = parts.scheme == "https"
-    return Target(secure, named, port or PORTS[parts.scheme], quote(wanted, safe=SAFE))
+        raise InvalidInput(text, constraint="url", path=error_path)
+    check_public_host(ascii_name, allow_private=allow_private, error_path=error_path)
+    request_path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    uses_tls = parts.scheme == "https"
+    return HttpTarget(
+        uses_tls,
+        ascii_name,
+        port or DEFAULT_PORTS[parts.scheme],
+        quote(request_path, safe=UNQUOTED_CHARACTERS),
+    )
 
 
-def check_outside(host: str, *, private: bool, path: Sequence[str]) -> None:
+def check_public_host(host: str, *, allow_private: bool, error_path: Sequence[str]) -> None:
     """Raise Invalid if the host name or IP address is private. The name is not resolved."""
-    if not private and (f".{host}".endswith(LOCAL) or (_literal(host) and inward(host))):
-        raise Invalid("that is inside: use a public address", constraint="private", path=path)
+    if not allow_private and (
+        f".{host}".endswith(PRIVATE_SUFFIXES) or (_is_ip_address(host) and is_private_address(host))
+    ):
+        raise InvalidInput(
+            "that is inside: use a public address", constraint="private", path=error_path
+        )
 
 
-def host_of(host: str) -> str:
+def ascii_host(host: str) -> str:
     """The host in ASCII and lower case. Raises idna.IDNAError."""
     if host.isascii():
         return host.lower().rstrip(".")
     return idna.encode(host, uts46=True).decode()
 
 
-def _literal(host: str) -> bool:
+def _is_ip_address(host: str) -> bool:
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host.partition("%")[0])
         return True
     return False
 
 
-def inward(address: str) -> bool:
+def is_private_address(address: str) -> bool:
     """True if the address is not public, also if it embeds an IPv4 address that is not."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if is_special(found):
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if is_special(parsed):
         return True
-    real = embedded_ipv4(found) or found
-    return not real.is_global or real.is_multicast or real.is_reserved
+    effective = embedded_ipv4(parsed) or parsed
+    return not effective.is_global or effective.is_multicast or effective.is_reserved
 
 
-async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) -> int:
+async def post(
+    http_target: HttpTarget, headers: Mapping[str, str], body: bytes, policy: NetworkPolicy
+) -> int:
     """Send a POST request and return the status. Redirects are not followed.
 
     Raises HttpRequestFailed.
     """
-    status, _ = await ask(to, headers, body, gate)
+    status, _ = await post_and_read(http_target, headers, body, policy)
     return status
 
 
-async def ask(
-    to: Target, headers: Mapping[str, str], body: bytes, gate: Gate, most: int = 0
+async def post_and_read(
+    http_target: HttpTarget,
+    headers: Mapping[str, str],
+    body: bytes,
+    policy: NetworkPolicy,
+    max_body_bytes: int = 0,
 ) -> tuple[int, bytes]:
     """Send a POST request and return status and body. Does not read a body for limit 0.
 
     Raises HttpRequestFailed, also if the body is longer than `max_body_bytes` or incomplete.
     """
-    return await _talked(to, _request(to, headers, body), gate, most)
+    return await _send_request(
+        http_target, _post_request(http_target, headers, body), policy, max_body_bytes
+    )
 
 
-async def fetch(to: Target, gate: Gate, most: int) -> tuple[int, bytes]:
+async def fetch(
+    http_target: HttpTarget, policy: NetworkPolicy, max_body_bytes: int
+) -> tuple[int, bytes]:
     """Send a GET request and return status and body, as `post_and_read`.
 
     Raises HttpRequestFailed.
     """
-    return await _talked(to, _get(to), gate, most)
+    return await _send_request(http_target, _get_request(http_target), policy, max_body_bytes)
 
 
-async def _talked(to: Target, request: bytes, gate: Gate, most: int) -> tuple[int, bytes]:
+async def _send_request(
+    http_target: HttpTarget, request: bytes, policy: NetworkPolicy, max_body_bytes: int
+) -> tuple[int, bytes]:
     """Send a request and return status and body. Raises HttpRequestFailed."""
     try:
-        async with asyncio.timeout(gate.whole):
-            reader, writer = await connected(to, gate)
+        async with asyncio.timeout(policy.timeout_seconds):
+            reader, writer = await open_connection(http_target, policy)
             try:
                 writer.write(request)
                 await writer.drain()
-                return await _answer(reader, most)
+                return await _read_response(reader, max_body_bytes)
             finally:
                 writer.transport.abort()  # the rest of the response is not read
     except TimeoutError:
-        raise Unsent(f"no answer within {gate.whole:g} seconds") from None
+        raise HttpRequestFailed(f"no answer within {policy.timeout_seconds:g} seconds") from None
     except ssl.SSLError as problem:
         reason = getattr(problem, "verify_message", None) or problem.reason or "no TLS"
-        raise Unsent(f"TLS: {reason}") from None
+        raise HttpRequestFailed(f"TLS: {reason}") from None
     except (OSError, httptools.HttpParserError) as problem:
-        what = "the connection failed" if isinstance(problem, OSError) else "the answer is no HTTP"
-        raise Unsent(what) from None
+        text = "the connection failed" if isinstance(problem, OSError) else "the answer is no HTTP"
+        raise HttpRequestFailed(text) from None
 
 
-async def connected(to: Target, gate: Gate) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_connection(
+    http_target: HttpTarget, policy: NetworkPolicy
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to an allowed address of the target, without resolving the name again.
 
     Raises HttpRequestFailed or OSError.
     """
-    allowed = await gate.allowed(to.host, to.port)
-    secure = gate.trust or _usual_trust() if to.secure else None
-    name = to.host if to.secure else None
-    last: OSError | None = None
-    for address in allowed[:TRIED]:
+    addresses = await policy.resolve_allowed(http_target.host, http_target.port)
+    tls_context = policy.trusted_context or _default_tls_context() if http_target.uses_tls else None
+    server_name = http_target.host if http_target.uses_tls else None
+    last_error: OSError | None = None
+    for address in addresses[:MAX_ADDRESSES]:
         try:
-            async with asyncio.timeout(CONNECTING):
+            async with asyncio.timeout(CONNECT_TIMEOUT):
                 return await asyncio.open_connection(
-                    address, to.port, ssl=secure, server_hostname=name
+                    address, http_target.port, ssl=tls_context, server_hostname=server_name
                 )
         except (OSError, TimeoutError) as problem:  # the next address may answer
-            last = problem
-    raise last or OSError
+            last_error = problem
+    raise last_error or OSError
 
 
 @cache
-def _usual_trust() -> ssl.SSLContext:
+def _default_tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _request(to: Target, headers: Mapping[str, str], body: bytes) -> bytes:
+def _post_request(http_target: HttpTarget, headers: Mapping[str, str], body: bytes) -> bytes:
     """The bytes of a POST request."""
     fields = {
-        "Host": to.authority,
+        "Host": http_target.authority,
         "User-Agent": "Merganser",
         "Accept": "*/*",
         "Connection": "close",
@@ -244,30 +282,30 @@ def _request(to: Target, headers: Mapping[str, str], body: bytes) -> bytes:
         **headers,
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"POST {to.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+    return f"POST {http_target.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
-def _get(to: Target) -> bytes:
+def _get_request(http_target: HttpTarget) -> bytes:
     """The bytes of a GET request."""
-    lines = f"Host: {to.authority}\r\nUser-Agent: Merganser\r\nAccept: */*\r\n"
-    return f"GET {to.path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode()
+    lines = f"Host: {http_target.authority}\r\nUser-Agent: Merganser\r\nAccept: */*\r\n"
+    return f"GET {http_target.path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode()
 
 
-class _Answer:
+class _ResponseParser:
     """Callbacks of httptools that collect status and body of a response."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.body = bytearray()
-        self.whole = False
-        self.measured = False  # a header field gives the length of the body
+        self.is_complete = False
+        self.has_length = False  # a header field gives the length of the body
 
     def on_message_begin(self) -> None:
-        self.measured = False
+        self.has_length = False
 
     def on_header(self, name: bytes, _value: bytes) -> None:
-        self.measured |= name.lower() in (b"content-length", b"transfer-encoding")
+        self.has_length |= name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -275,38 +313,40 @@ class _Answer:
             self.status = status
 
     def on_body(self, piece: bytes) -> None:
-        if not self.whole:
+        if not self.is_complete:
             self.body += piece
 
     def on_message_complete(self) -> None:
-        self.whole |= bool(self.status)
+        self.is_complete |= bool(self.status)
 
 
-async def _answer(reader: asyncio.StreamReader, most: int) -> tuple[int, bytes]:
+async def _read_response(reader: asyncio.StreamReader, max_body_bytes: int) -> tuple[int, bytes]:
     """Read status and body of a response. For limit 0 it stops after the header.
 
     Raises HttpRequestFailed if the response is too long or incomplete.
     """
-    answer, read = _Answer(), 0
-    while not (answer.whole if most else answer.status):
-        piece = await reader.read(4096)
-        read += len(piece)
-        if not piece and answer.status and not answer.measured:
+    parser, read_bytes = _ResponseParser(), 0
+    while not (parser.is_complete if max_body_bytes else parser.status):
+        data = await reader.read(4096)
+        read_bytes += len(data)
+        if not data and parser.status and not parser.has_length:
             break  # without a length, the body ends with the connection
-        if not piece or read > HEAD + most:
-            raise Unsent("the answer ends early" if not piece else "the answer has no end")
+        if not data or read_bytes > MAX_HEADER_BYTES + max_body_bytes:
+            raise HttpRequestFailed(
+                "the answer ends early" if not data else "the answer has no end"
+            )
         try:
-            answer.parser.feed_data(piece)
+            parser.parser.feed_data(data)
         except httptools.HttpParserError:
-            over = answer.whole if most else answer.status
-            if not over:  # data after the response is ignored
+            is_done = parser.is_complete if max_body_bytes else parser.status
+            if not is_done:  # data after the response is ignored
                 raise
-        if most and len(answer.body) > most:
-            raise Unsent(f"an answer of more than {most} bytes")
-    return answer.status, bytes(answer.body)
+        if max_body_bytes and len(parser.body) > max_body_bytes:
+            raise HttpRequestFailed(f"an answer of more than {max_body_bytes} bytes")
+    return parser.status, bytes(parser.body)
 
 
-def refused(status: int) -> str | None:
+def status_problem(status: int) -> str | None:
     """The problem of a status that is not 2xx, as text. None for 2xx."""
     if 200 <= status < 300:  # noqa: PLR2004 - status classes of HTTP
         return None

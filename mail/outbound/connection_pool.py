@@ -10,105 +10,113 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from mail.envelope.delivery_jobs import Pace
+from mail.envelope.delivery_jobs import QueueLimits
 from mail.outbound import smtp_client
-from mail.outbound.smtp_client import Channel
-from mail.outbound.tls_client import Contexts
-from mail.routing.mx_hosts import Host
+from mail.outbound.smtp_client import SmtpConnection
+from mail.outbound.tls_client import TlsContexts
+from mail.routing.mx_hosts import NextHop
 from models.observability import metrics
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
-OPENED = metrics.counter(
+CONNECTIONS_COUNTER = metrics.counter(
     "merganser_queue_connections", "Connections to servers elsewhere, by whether new.", "kind"
 )
 
 
 @dataclass
-class Pool:
+class SmtpConnectionPool:
     """Idle SMTP connections by host, with the timers that close them."""
 
-    world: World
-    pace: Pace
-    contexts: Contexts
-    wanted: Callable[[], int]  # number of connections that can be used again at once
-    idle: defaultdict[Host, list[Channel]] = field(default_factory=lambda: defaultdict(list))
-    ends: dict[Channel, asyncio.TimerHandle] = field(default_factory=dict)
-    closing: "set[asyncio.Task[None]]" = field(default_factory=set)
+    environment: Environment
+    limits: QueueLimits
+    tls_contexts: TlsContexts
+    count_wanted: Callable[[], int]  # number of connections that can be used again at once
+    idle: defaultdict[NextHop, list[SmtpConnection]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    expiry_timers: dict[SmtpConnection, asyncio.TimerHandle] = field(default_factory=dict)
+    closing_tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     @asynccontextmanager
-    async def lent(self, host: Host) -> AsyncGenerator[Channel]:
+    async def connection(self, host: NextHop) -> AsyncGenerator[SmtpConnection]:
         """Take an idle connection or open a new one. Raises ServerFailed.
 
         At the end of the block the connection becomes idle, unless it failed or enough are idle.
         """
-        channel = await self._kept(host) or await self._new(host)
+        channel = await self._take_idle(host) or await self._open(host)
         try:
             yield channel
         except BaseException:
-            channel.drop()
+            channel.abort()
             raise
-        self._back(host, channel)
+        self._put_back(host, channel)
 
-    async def fresh(self, host: Host) -> None:
+    async def discard_idle(self, host: NextHop) -> None:
         """Abort all idle connections to a host, since one of them was closed by the server."""
         for channel in self.idle.pop(host, []):
-            self._forget(channel)
-            channel.drop()
+            self._cancel_timer(channel)
+            channel.abort()
 
     async def close(self) -> None:
         """Close all idle connections."""
-        kept = [channel for channels in self.idle.values() for channel in channels]
+        idle_channels = [channel for channels in self.idle.values() for channel in channels]
         self.idle.clear()
-        for channel in kept:
-            self._forget(channel)
-        await asyncio.gather(*(channel.close() for channel in kept), *self.closing)
+        for channel in idle_channels:
+            self._cancel_timer(channel)
+        await asyncio.gather(*(channel.quit() for channel in idle_channels), *self.closing_tasks)
 
-    async def _kept(self, host: Host) -> Channel | None:
+    async def _take_idle(self, host: NextHop) -> SmtpConnection | None:
         """Take an idle connection that can be used again. None if there is none."""
         while self.idle[host]:
             channel = self.idle[host].pop()
-            self._forget(channel)
-            if await channel.ready():
-                OPENED.add("reused")
+            self._cancel_timer(channel)
+            if await channel.reset_for_next_message():
+                CONNECTIONS_COUNTER.add("reused")
                 return channel
-            channel.drop()
+            channel.abort()
         del self.idle[host]
         return None
 
-    async def _new(self, host: Host) -> Channel:
+    async def _open(self, host: NextHop) -> SmtpConnection:
         """Open a connection. Raises ServerFailed."""
-        OPENED.add("new")
-        hostname = self.world.options.hostname
-        return await smtp_client.connect(host, self.pace, hostname=hostname, contexts=self.contexts)
+        CONNECTIONS_COUNTER.add("new")
+        hostname = self.environment.options.hostname
+        return await smtp_client.connect(
+            host, self.limits, local_hostname=hostname, tls_contexts=self.tls_contexts
+        )
 
-    def _back(self, host: Host, channel: Channel) -> None:
+    def _put_back(self, host: NextHop, channel: SmtpConnection) -> None:
         """Keep a connection as idle, or close it if it was used enough or enough are idle."""
-        if not channel.sound:
-            channel.drop()
+        if not channel.is_reusable:
+            channel.abort()
             return
-        options = self.world.options
-        good = channel.messages < options.send_connection_messages
-        most = options.send_connections_kept and max(options.send_connections_kept, self.wanted())
-        if not good or len(self.idle[host]) >= most:
-            self._goodbye(channel)
+        options = self.environment.options
+        is_below_limit = channel.message_count < options.send_connection_messages
+        max_idle = options.send_connections_kept and max(
+            options.send_connections_kept, self.count_wanted()
+        )
+        if not is_below_limit or len(self.idle[host]) >= max_idle:
+            self._close_in_background(channel)
             return
         self.idle[host].append(channel)
         loop = asyncio.get_running_loop()
-        wait = options.send_connection_idle.total_seconds()
-        self.ends[channel] = loop.call_later(wait, self._expire, host, channel)
+        idle_seconds = options.send_connection_idle.total_seconds()
+        self.expiry_timers[channel] = loop.call_later(
+            idle_seconds, self._close_expired, host, channel
+        )
 
-    def _expire(self, host: Host, channel: Channel) -> None:
+    def _close_expired(self, host: NextHop, channel: SmtpConnection) -> None:
         """Close a connection at the end of its idle time."""
-        self.ends.pop(channel, None)
+        self.expiry_timers.pop(channel, None)
         if channel in self.idle.get(host, ()):
             self.idle[host].remove(channel)
-            self._goodbye(channel)
+            self._close_in_background(channel)
 
-    def _forget(self, channel: Channel) -> None:
-        if timer := self.ends.pop(channel, None):
+    def _cancel_timer(self, channel: SmtpConnection) -> None:
+        if timer := self.expiry_timers.pop(channel, None):
             timer.cancel()
 
-    def _goodbye(self, channel: Channel) -> None:
-        task = asyncio.create_task(channel.close())
-        self.closing.add(task)
-        task.add_done_callback(self.closing.discard)
+    def _close_in_background(self, channel: SmtpConnection) -> None:
+        task = asyncio.create_task(channel.quit())
+        self.closing_tasks.add(task)
+        task.add_done_callback(self.closing_tasks.discard)

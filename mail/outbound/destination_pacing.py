@@ -11,99 +11,121 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, update
 from sqlmodel import col
 
-from mail.envelope.delivery_jobs import Result
-from models.queue.tables import PlaceTurn
-from models.runtime.environment import Turn, World
-from models.store.columns import Instant, insert_or
-from models.store.prepared_statements import Made, Prepared, prepared
+from mail.envelope.delivery_jobs import DeliveryResult
+from models.queue.tables import DestinationSlot
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import UtcDateTime, insert_with_conflict
+from models.store.prepared_statements import PreparedStatement, SqlStatement, prepare_cached
 
-FIRST = 5.0  # seconds; it doubles with each failure
-LONGEST = 300.0  # seconds
-WAITED = 2.0  # seconds; for a later slot the recipients return to the queue
-PLACES = 10_000  # in one process
+FIRST_PAUSE = 5.0  # seconds; it doubles with each failure
+MAX_PAUSE = 300.0  # seconds
+MAX_SLOT_WAIT = 2.0  # seconds; for a later slot the recipients return to the queue
+MAX_PAUSED_DESTINATIONS = 10_000  # in one process
 
 
 @dataclass
-class Down:
+class PausedDestination:
     """A destination that does not answer."""
 
-    until: float  # of the monotonic clock
-    wait: float  # seconds
-    asked_at: datetime  # start of the last attempt
-    result: Result  # result of the last attempt
+    paused_until: float  # of the monotonic clock
+    pause: float  # seconds
+    attempted_at: datetime  # start of the last attempt
+    result: DeliveryResult  # result of the last attempt
 
 
 @dataclass
-class Pacing:
+class DestinationPacing:
     """The destinations that do not answer. `clock` is monotonic and returns seconds."""
 
     clock: Callable[[], float]
-    down: dict[str, Down] = field(default_factory=dict)
+    paused: dict[str, PausedDestination] = field(default_factory=dict)
 
-    def dead(self, place: str, hurried_at: datetime | None = None) -> Result | None:
+    def paused_result(
+        self, destination: str, flushed_at: datetime | None = None
+    ) -> DeliveryResult | None:
         """The result for recipients of a paused destination. None if it can be attempted.
 
         A flush after the last attempt overrides the pause.
         """
-        known = self.down.get(place)
-        left = known.until - self.clock() if known else 0.0
-        if known is None or left <= 0 or (hurried_at and known.asked_at < hurried_at):
+        entry = self.paused.get(destination)
+        seconds_left = entry.paused_until - self.clock() if entry else 0.0
+        if entry is None or seconds_left <= 0 or (flushed_at and entry.attempted_at < flushed_at):
             return None
-        return replace(known.result, alone=timedelta(seconds=left))
+        return replace(entry.result, paused_for=timedelta(seconds=seconds_left))
 
-    def failed(self, place: str, result: Result, asked_at: datetime) -> None:
+    def record_failure(
+        self, destination: str, result: DeliveryResult, attempted_at: datetime
+    ) -> None:
         """Pause a destination that did not answer. The pause doubles with each failure."""
-        known = self.down.pop(place, None)
-        wait = min(known.wait * 2, LONGEST) if known else FIRST
-        self.down[place] = Down(self.clock() + wait, wait, asked_at, result)
-        if len(self.down) > PLACES:
-            del self.down[next(iter(self.down))]
+        entry = self.paused.pop(destination, None)
+        pause = min(entry.pause * 2, MAX_PAUSE) if entry else FIRST_PAUSE
+        self.paused[destination] = PausedDestination(
+            self.clock() + pause, pause, attempted_at, result
+        )
+        if len(self.paused) > MAX_PAUSED_DESTINATIONS:
+            del self.paused[next(iter(self.paused))]
 
-    def answered(self, place: str) -> None:
+    def record_answer(self, destination: str) -> None:
         """End the pause of a destination."""
-        self.down.pop(place, None)
+        self.paused.pop(destination, None)
 
 
-async def turn(world: World, place: str, per_minute: int) -> float:
+async def reserve_slot(environment: Environment, destination: str, per_minute: int) -> float:
     """Reserve a delivery slot. Returns the seconds until the slot.
 
     If these are at least `MAX_SLOT_WAIT`, the caller must return the recipients to the queue.
     """
-    gap = timedelta(minutes=1) / per_minute
+    interval = timedelta(minutes=1) / per_minute
 
-    def reserve(turn: Turn) -> timedelta:
-        now = world.now()
-        (row,) = turn.fetched(_held(turn.connection.dialect.name), place=place, now=now)
-        ahead: timedelta = row.free_at - now
-        back = ahead if ahead > timedelta(seconds=WAITED) + gap else timedelta(0)
+    def reserve(transaction: DatabaseTransaction) -> timedelta:
+        now = environment.now()
+        (row,) = transaction.fetch_rows(
+            _lock_slots_statement(transaction.connection.dialect.name), place=destination, now=now
+        )
+        time_until_free: timedelta = row.free_at - now
+        correction = (
+            time_until_free
+            if time_until_free > timedelta(seconds=MAX_SLOT_WAIT) + interval
+            else timedelta(0)
+        )
         first, last = (
-            row.free_at - back,
-            row.until - back,
+            row.free_at - correction,
+            row.until - correction,
         )  # corrects slots from before the clock was set back
-        at: datetime = max(first, now)
-        if at - now < timedelta(seconds=WAITED):
-            free_at, until = at + gap, max(last, at + gap)
+        slot_at: datetime = max(first, now)
+        if slot_at - now < timedelta(seconds=MAX_SLOT_WAIT):
+            free_at, until = slot_at + interval, max(last, slot_at + interval)
         else:
-            at = max(last, at)
-            free_at, until = first, at + gap
-        turn.send([(_GIVEN, {"of": place, "free": free_at, "last": until})])
-        return at - now
+            slot_at = max(last, slot_at)
+            free_at, until = first, slot_at + interval
+        transaction.execute_statements(
+            [(_UPDATE_SLOTS, {"of": destination, "free": free_at, "last": until})]
+        )
+        return slot_at - now
 
-    return (await world.apply(reserve)).total_seconds()
+    return (await environment.run_transaction(reserve)).total_seconds()
 
 
-@prepared
-def _held(dialect: str) -> Made:
+@prepare_cached
+def _lock_slots_statement(dialect: str) -> SqlStatement:
     """Statement that inserts or locks the slot row of a destination and returns it."""
-    now = bindparam("now", type_=Instant())
-    new = insert_or(dialect, PlaceTurn).values(place=bindparam("place"), free_at=now, until=now)
-    kept = new.on_conflict_do_update(index_elements=["place"], set_={"place": new.excluded.place})
-    made: Made = kept.returning(col(PlaceTurn.free_at), col(PlaceTurn.until))
-    return made
+    now = bindparam("now", type_=UtcDateTime())
+    insertion = insert_with_conflict(dialect, DestinationSlot).values(
+        place=bindparam("place"), free_at=now, until=now
+    )
+    upsert = insertion.on_conflict_do_update(
+        index_elements=["place"], set_={"place": insertion.excluded.place}
+    )
+    statement: SqlStatement = upsert.returning(
+        col(DestinationSlot.free_at), col(DestinationSlot.until)
+    )
+    return statement
 
 
-_GIVEN = Prepared(
-    update(PlaceTurn)
-    .where(col(PlaceTurn.place) == bindparam("of"))
-    .values(free_at=bindparam("free", type_=Instant()), until=bindparam("last", type_=Instant()))
+_UPDATE_SLOTS = PreparedStatement(
+    update(DestinationSlot)
+    .where(col(DestinationSlot.place) == bindparam("of"))
+    .values(
+        free_at=bindparam("free", type_=UtcDateTime()), until=bindparam("last", type_=UtcDateTime())
+    )
 )

@@ -11,104 +11,124 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
-from mail.authentication import authors, dkim, signing_keys
-from mail.authentication.body_canonicalization import Relaxed
-from mail.authentication.dkim_signature import over
-from mail.authentication.header_fields import HEAD_MAX, halves
-from mail.authentication.private_keys import Signer
-from mail.envelope.delivery_jobs import Job
-from mail.outbound.wire_format import Flow, Letter
+from mail.authentication import author_domains, dkim, signing_keys
+from mail.authentication.body_canonicalization import RelaxedBodyWriter
+from mail.authentication.dkim_signature import sign_read_message
+from mail.authentication.header_fields import MAX_HEADER_SIZE, split_raw
+from mail.authentication.private_keys import DkimSigner
+from mail.envelope.delivery_jobs import DeliveryJob
+from mail.outbound.wire_format import StreamedBytes, WireMessage
 from models.observability import metrics
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
-SIGNED = metrics.counter(
+SIGNED_COUNTER = metrics.counter(
     "merganser_dkim_signed",
     "Messages written here that left: signed; unsigned, the domain of the author has no key; "
     "header, it cannot be read.",
     "outcome",
 )
-ROOM = 2000  # estimated size of cached signatures of a large message
+CACHED_BYTES = 2000  # estimated size of cached signatures of a large message
 
 
-async def signed(world: World, job: Job, letter: Letter) -> Letter:
+async def sign_message(
+    environment: Environment, job: DeliveryJob, message: WireMessage
+) -> WireMessage:
     """Add DKIM signatures with the keys of the author's domain and of the host.
 
     Returns the message unchanged if it was not submitted here, there is no key, or its header can't
     be read. Later changes of the message would break the signatures.
     """
-    if not job.ours:
-        return letter
-    head, _ = halves(letter.head)
-    author = next(iter(authors(head[:HEAD_MAX])), None)
-    keys = await _keys(world, author)
-    if not keys:
-        SIGNED.add("unsigned")
-        return letter
-    fields = await _fields(world, job, letter, keys)
-    SIGNED.add("signed" if fields else "header")
-    return _topped(letter, fields) if fields else letter
+    if not job.originates_here:
+        return message
+    header, _ = split_raw(message.header_bytes)
+    author_domain = next(iter(author_domains(header[:MAX_HEADER_SIZE])), None)
+    signers = await _load_signers(environment, author_domain)
+    if not signers:
+        SIGNED_COUNTER.add("unsigned")
+        return message
+    fields = await _signature_fields(environment, job, message, signers)
+    SIGNED_COUNTER.add("signed" if fields else "header")
+    return _with_prepended_fields(message, fields) if fields else message
 
 
-async def _keys(world: World, author: str | None) -> Sequence[Signer]:
+async def _load_signers(
+    environment: Environment, author_domain: str | None
+) -> Sequence[DkimSigner]:
     """Load the signers of the author's domain, and those of the host if that is enabled."""
-    keys = await signing_keys.signers(world, author) if author else []
-    if world.options.dkim_host:
-        more = await signing_keys.of_host(world)
-        keys += [signer for signer in more if signer.domain != author]
-    return keys
+    signers = await signing_keys.load_signers(environment, author_domain) if author_domain else []
+    if environment.options.dkim_host:
+        host_signers = await signing_keys.load_signers_of_host(environment)
+        signers += [signer for signer in host_signers if signer.domain != author_domain]
+    return signers
 
 
-async def _fields(world: World, job: Job, letter: Letter, keys: Sequence[Signer]) -> bytes:
+async def _signature_fields(
+    environment: Environment, job: DeliveryJob, message: WireMessage, signers: Sequence[DkimSigner]
+) -> bytes:
     """The DKIM-Signature fields of a message. Those of a streamed message are cached."""
-    now = int(job.created_at.timestamp())
-    if not isinstance(letter.data, Flow):
-        return await over(await dkim.Message.whole(letter.data), keys, now)
-    names = tuple((signer.domain, signer.selector, signer.key.public()) for signer in keys)
-    which = "dkim", job.submission_id, letter.data.size, names
-    known: bytes | None = world.shelf.get(which)
-    if known is None:
-        head, _ = halves(letter.data.head)
-        body = await _hash(letter.data, letter.data.head.find(b"\r\n\r\n"))
-        known = await over(dkim.Message.hashed(head, body), keys, now)
-        world.shelf.put(which, known, ROOM)
-    return known
+    signed_at = int(job.created_at.timestamp())
+    if not isinstance(message.data, StreamedBytes):
+        return await sign_read_message(
+            await dkim.SignedMessage.read(message.data), signers, signed_at
+        )
+    key_names = tuple(
+        (signer.domain, signer.selector, signer.key.public_key_text()) for signer in signers
+    )
+    cache_key = "dkim", job.submission_id, message.data.size, key_names
+    fields: bytes | None = environment.byte_cache.get(cache_key)
+    if fields is None:
+        head, _ = split_raw(message.data.first_piece)
+        body_hash = await _body_hash(message.data, message.data.first_piece.find(b"\r\n\r\n"))
+        fields = await sign_read_message(
+            dkim.SignedMessage.from_header_and_body_hash(head, body_hash), signers, signed_at
+        )
+        environment.byte_cache.put(cache_key, fields, CACHED_BYTES)
+    return fields
 
 
-async def _hash(flow: Flow, end: int) -> bytes:
+async def _body_hash(message: StreamedBytes, header_end: int) -> bytes:
     """SHA-256 of the body in relaxed canonicalization.
 
     `header_end` is the position of the empty line in the first piece, or negative.
     """
-    made, form, start = hashlib.sha256(), Relaxed(), end + 4 if end >= 0 else None
+    digest, canonicalization, start = (
+        hashlib.sha256(),
+        RelaxedBodyWriter(),
+        header_end + 4 if header_end >= 0 else None,
+    )
 
-    def take(piece: bytes) -> None:
-        for part in form.more(piece):
-            made.update(part)
+    def update_digest(piece: bytes) -> None:
+        for part in canonicalization.convert(piece):
+            digest.update(part)
 
-    async with aclosing(flow.steps()) as pieces:
+    async with aclosing(message.open_stream()) as pieces:
         async for piece in pieces:
             if start is not None:
-                await asyncio.to_thread(take, piece[start:])
+                await asyncio.to_thread(update_digest, piece[start:])
                 start = 0
-    for part in form.end():
-        made.update(part)
-    return made.digest()
+    for part in canonicalization.finish():
+        digest.update(part)
+    return digest.digest()
 
 
-def _topped(letter: Letter, fields: bytes) -> Letter:
+def _with_prepended_fields(message: WireMessage, fields: bytes) -> WireMessage:
     """A copy of the message with these header fields on top."""
-    data = letter.data
-    if not isinstance(data, Flow):
-        return replace(letter, data=fields + data)
+    data = message.data
+    if not isinstance(data, StreamedBytes):
+        return replace(message, data=fields + data)
     return replace(
-        letter,
-        data=Flow(len(fields) + data.size, fields + data.head, partial(_behind, fields, data)),
+        message,
+        data=StreamedBytes(
+            len(fields) + data.size,
+            fields + data.first_piece,
+            partial(_stream_with_fields, fields, data),
+        ),
     )
 
 
-async def _behind(fields: bytes, flow: Flow) -> AsyncGenerator[bytes]:
+async def _stream_with_fields(fields: bytes, message: StreamedBytes) -> AsyncGenerator[bytes]:
     """Stream the fields together with the first piece, then the other pieces."""
-    async with aclosing(flow.steps()) as pieces:
+    async with aclosing(message.open_stream()) as pieces:
         async for piece in pieces:
             yield fields + piece
             fields = b""

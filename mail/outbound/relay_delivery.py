@@ -8,79 +8,99 @@ from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import quote
 
-from mail.envelope.delivery_jobs import Job, Result
-from mail.network.outbound_http import PORTS, Gate, Unsent, post, refused, target
-from mail.outbound.wire_format import Flow, Letter
-from mail.queue.enqueue import sealed_for
-from mail.routing.mx_hosts import Host, Unroutable, next_hop
-from models.errors import Invalid
+from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult
+from mail.network.outbound_http import (
+    DEFAULT_PORTS,
+    HttpRequestFailed,
+    NetworkPolicy,
+    parse_target,
+    post,
+    status_problem,
+)
+from mail.outbound.wire_format import StreamedBytes, WireMessage
+from mail.queue.enqueue import secret_context
+from mail.routing.mx_hosts import NextHop, Unroutable, parse_next_hop
+from models.errors import InvalidInput
 from models.queue.tables import DeliveryState
-from models.runtime.environment import World
-from models.runtime.secret_box import Sealed
+from models.runtime.environment import Environment
+from models.runtime.secret_box import DecryptionError
 
-TRIED = 3  # attempted for one relay
-PASSING = (
+MAX_ADDRESSES = 3  # attempted for one relay
+TEMPORARY_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
 )  # the 4xx codes that are retried
-BROKEN = "4.3.5 Its address cannot be read"
+UNREADABLE_URL_TEXT = "4.3.5 Its address cannot be read"
 
 
-def is_page(job: Job) -> bool:
+def is_webhook(job: DeliveryJob) -> bool:
     """True if the job goes to a webhook by HTTP."""
-    return bool(job.via) and str(job.via).partition("://")[0].lower() in PORTS
+    return (
+        bool(job.endpoint_url)
+        and str(job.endpoint_url).partition("://")[0].lower() in DEFAULT_PORTS
+    )
 
 
-def _whole(world: World, job: Job) -> str:
+def _decrypt_endpoint_url(environment: Environment, job: DeliveryJob) -> str:
     """Decrypt the URL of the relay or webhook. Raises Unroutable if that fails."""
-    to = job.recipients[0]
+    recipient = job.recipients[0]
     try:
-        return world.vault.open(to.secret or "", sealed_for(to.delivery_id))
-    except Sealed:
-        raise Unroutable(451, BROKEN) from None
+        return environment.secret_box.decrypt(
+            recipient.secret or "", secret_context(recipient.delivery_id)
+        )
+    except DecryptionError:
+        raise Unroutable(451, UNREADABLE_URL_TEXT) from None
 
 
-async def relays(world: World, job: Job, gate: Gate) -> list[Host]:
+async def resolve_relay(
+    environment: Environment, job: DeliveryJob, gate: NetworkPolicy
+) -> list[NextHop]:
     """Resolve the relay of a job to hosts to connect to.
 
     Raises Unroutable if the URL is invalid or there is no allowed address.
     """
     try:
-        named = next_hop(_whole(world, job))
-    except Invalid as problem:
+        relay = parse_next_hop(_decrypt_endpoint_url(environment, job))
+    except InvalidInput as problem:
         raise Unroutable(550, f"5.3.5 {problem.message}") from problem
     try:
-        found = await gate.allowed(named.name, named.port)
-    except Unsent as problem:
-        raise Unroutable(451, f"4.4.4 {named.name}: {problem}") from problem
-    return [replace(named, address=address) for address in found[:TRIED]]
+        addresses = await gate.resolve_allowed(relay.name, relay.port)
+    except HttpRequestFailed as problem:
+        raise Unroutable(451, f"4.4.4 {relay.name}: {problem}") from problem
+    return [replace(relay, address=address) for address in addresses[:MAX_ADDRESSES]]
 
 
-async def posted(world: World, job: Job, letter: Letter, gate: Gate) -> Result:
+async def post_to_webhook(
+    environment: Environment, job: DeliveryJob, message: WireMessage, gate: NetworkPolicy
+) -> DeliveryResult:
     """Post a message to a webhook: the message is the body, the envelope is in header fields.
 
     Raises TypeError if the message is streamed.
     """
-    if isinstance(letter.data, Flow):
+    if isinstance(message.data, StreamedBytes):
         raise TypeError("a page is sent it whole")
     headers = {
         "Content-Type": "message/rfc822",
-        "X-Envelope-From": _field(job.sender),
-        "X-Envelope-To": _field(job.recipients[0].address),
+        "X-Envelope-From": _percent_encoded(job.sender),
+        "X-Envelope-To": _percent_encoded(job.recipients[0].address),
     }
     try:
-        to = target(_whole(world, job), private=gate.private)
-        status = await post(to, headers, letter.data, gate)
-    except (Invalid, Unsent, Unroutable) as problem:
-        return Result.refused(451, f"4.4.1 {problem}", job.via)
-    wrong = refused(status)
-    if wrong is None:
-        return Result(DeliveryState.RELAYED, 250, f"2.0.0 status {status}", job.via)
-    final = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in PASSING
-    code, text = (550, "5.3.0") if final else (451, "4.3.0")
-    return Result.refused(code, f"{text} {wrong}", job.via)
+        target_url = parse_target(
+            _decrypt_endpoint_url(environment, job), allow_private=gate.allows_private
+        )
+        status = await post(target_url, headers, message.data, gate)
+    except (InvalidInput, HttpRequestFailed, Unroutable) as problem:
+        return DeliveryResult.from_refusal(451, f"4.4.1 {problem}", job.endpoint_url)
+    problem_text = status_problem(status)
+    if problem_text is None:
+        return DeliveryResult(
+            DeliveryState.RELAYED, 250, f"2.0.0 status {status}", job.endpoint_url
+        )
+    is_permanent = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in TEMPORARY_STATUSES
+    code, text = (550, "5.3.0") if is_permanent else (451, "4.3.0")
+    return DeliveryResult.from_refusal(code, f"{text} {problem_text}", job.endpoint_url)
 
 
-def _field(address: str) -> str:
+def _percent_encoded(address: str) -> str:
     """An address for an HTTP header field: non-ASCII characters as in RFC 3986, section 2.1."""
     return quote(address, safe="!#$&'*+/=?^_`{|}~@.-")

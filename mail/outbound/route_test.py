@@ -6,44 +6,44 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normal_domain
-from mail.envelope.delivery_jobs import Pace
-from mail.mime.header_encoding import needs_utf8
+from mail.addresses.address_syntax import normalized_domain
+from mail.envelope.delivery_jobs import QueueLimits
+from mail.mime.header_encoding import needs_smtputf8
 from mail.outbound import smtp_client
-from mail.outbound.smtp_client import Channel, NotReached
-from mail.outbound.tls_client import Contexts
+from mail.outbound.smtp_client import ServerFailed, SmtpConnection
+from mail.outbound.tls_client import TlsContexts
 from mail.recipients import recipient_routes
 from mail.routing import route_selection
-from mail.routing.mx_hosts import Host, Route, Unroutable
-from mail.routing.route_selection import Asked
-from mail.routing.route_snapshot import Chart
+from mail.routing.mx_hosts import NextHop, OutboundSettings, Unroutable
+from mail.routing.route_selection import RouteRequest
+from mail.routing.route_snapshot import RouteCache
 from models.errors import NotFound
 from models.routing.tables import RelayHost, Transport
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 
-PACE = Pace(connect=10.0, greeting=20.0, answer=20.0)
-WHOLE = 60.0  # seconds
-TRIED = 6  # attempted
-TAKEN = (250, 251, 252)
+LIMITS = QueueLimits(connect_timeout=10.0, greeting_timeout=20.0, reply_timeout=20.0)
+TOTAL_TIMEOUT = 60.0  # seconds
+MAX_ADDRESSES = 6  # attempted
+ACCEPTED_CODES = (250, 251, 252)
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class RouteTestResult:
     """Whether a server accepts the envelope now, with a log of the test."""
 
-    ok: bool
-    log: list[str] = field(default_factory=list)
+    is_accepted: bool
+    log_lines: list[str] = field(default_factory=list)
 
 
-async def probe(  # noqa: PLR0913, PLR0917 - the arguments of the field
-    world: World,
-    route: Route,
+async def run_route_test(  # noqa: PLR0913, PLR0917 - the arguments of the field
+    environment: Environment,
+    route: OutboundSettings,
     sender: str | None = None,
     recipient: str | None = None,
     relay_host_id: int | None = None,
     transport_id: int | None = None,
-) -> Probed:
+) -> RouteTestResult:
     """Test the route of a message, up to RCPT, or up to MAIL without a recipient.
 
     With a relay host or transport, that one is tested even if it is inactive. The log contains no
@@ -51,103 +51,119 @@ async def probe(  # noqa: PLR0913, PLR0917 - the arguments of the field
     one of them nor a recipient.
     """
     log: list[str] = []
-    forced = await _forced(world, relay_host_id, transport_id)
-    if recipient is None and forced is None:
+    forced_route = await _load_forced_route(environment, relay_host_id, transport_id)
+    if recipient is None and forced_route is None:
         raise NotFound("neither a recipient nor a way is named", path=["recipient"])
-    domain = normal_domain((recipient or "").rpartition("@")[2])
-    if forced is None and await recipient_routes.is_ours(world, domain):
+    domain = normalized_domain((recipient or "").rpartition("@")[2])
+    if forced_route is None and await recipient_routes.is_local_domain(environment, domain):
         log.append(f"{domain} is ours: it is delivered here, and does not leave")
-        return Probed(ok=True, log=log)
-    asked = Asked(sender or "", recipient or "", domain)
+        return RouteTestResult(is_accepted=True, log_lines=log)
+    request = RouteRequest(sender or "", recipient or "", domain)
     try:
-        async with asyncio.timeout(WHOLE):
-            way = await route_selection.by(Chart(world, route), asked, log, forced)
-            return Probed(await _tried(world, route, asked, (way.servers, log)), log)
+        async with asyncio.timeout(TOTAL_TIMEOUT):
+            route_found = await route_selection.select_route_with_cache(
+                RouteCache(environment, route), request, log, forced_route
+            )
+            return RouteTestResult(
+                await _is_accepted_by_servers(
+                    environment, route, request, (route_found.next_hops, log)
+                ),
+                log,
+            )
     except Unroutable as problem:
-        log.append(f"no way: {problem.code} {problem.text}")
+        log.append(f"no way: {problem.reply_code} {problem.reply_text}")
     except TimeoutError:
-        log.append(f"not done within {WHOLE:g} seconds")
-    return Probed(ok=False, log=log)
+        log.append(f"not done within {TOTAL_TIMEOUT:g} seconds")
+    return RouteTestResult(is_accepted=False, log_lines=log)
 
 
-async def _forced(
-    world: World, relay_host_id: int | None, transport_id: int | None
+async def _load_forced_route(
+    environment: Environment, relay_host_id: int | None, transport_id: int | None
 ) -> RelayHost | Transport | None:
     """Load the relay host or transport with this id. Raises NotFound."""
     if relay_host_id is not None:
-        asked = select(*table_of(RelayHost).c).where(col(RelayHost.id) == relay_host_id)
-        if rows := await world.database.read(asked):
-            return RelayHost(**rows[0]._mapping)  # noqa: SLF001 - the API of rows
+        statement = select(*core_table(RelayHost).c).where(col(RelayHost.id) == relay_host_id)
+        if rows := await environment.database.read(statement):
+            return RelayHost(**rows[0]._asdict())
         raise NotFound("there is no such relay host", path=["relayHost"])
     if transport_id is not None:
-        asked = select(*table_of(Transport).c).where(col(Transport.id) == transport_id)
-        if rows := await world.database.read(asked):
-            return Transport(**rows[0]._mapping)  # noqa: SLF001 - the API of rows
+        statement = select(*core_table(Transport).c).where(col(Transport.id) == transport_id)
+        if rows := await environment.database.read(statement):
+            return Transport(**rows[0]._asdict())
         raise NotFound("there is no such transport", path=["transport"])
     return None
 
 
-async def _tried(
-    world: World, route: Route, asked: Asked, found: tuple[list[Host], list[str]]
+async def _is_accepted_by_servers(
+    environment: Environment,
+    route: OutboundSettings,
+    request: RouteRequest,
+    servers_and_log: tuple[list[NextHop], list[str]],
 ) -> bool:
     """True if the first server that answers accepts the envelope."""
-    servers, log = found
-    contexts = Contexts(route.trust)
-    for host in servers[:TRIED]:
+    servers, log = servers_and_log
+    contexts = TlsContexts(route.trusted_context)
+    for host in servers[:MAX_ADDRESSES]:
         log.append(f"connecting to {host.name} ({host.address}), port {host.port}")
         try:
             channel = await smtp_client.connect(
-                host, PACE, hostname=world.options.hostname, contexts=contexts
+                host, LIMITS, local_hostname=environment.options.hostname, tls_contexts=contexts
             )
-        except NotReached as problem:
-            log.append(f"failed: {problem.code} {problem.text}")
+        except ServerFailed as problem:
+            log.append(f"failed: {problem.reply_code} {problem.reply_text}")
             continue
         try:
-            _greeted(channel, host, log)
-            return await _conversed(channel, asked, log)
-        except NotReached as problem:
-            log.append(f"failed: {problem.code} {problem.text}")
+            _log_connection(channel, host, log)
+            return await _is_envelope_accepted(channel, request, log)
+        except ServerFailed as problem:
+            log.append(f"failed: {problem.reply_code} {problem.reply_text}")
         finally:
-            await channel.close()
+            await channel.quit()
     return False
 
 
-def _greeted(channel: Channel, host: Host, log: list[str]) -> None:
+def _log_connection(channel: SmtpConnection, host: NextHop, log: list[str]) -> None:
     """Log TLS, login and extensions of a connection."""
-    log.append(f"encrypted: {channel.tls}" if channel.tls else "not encrypted")
+    log.append(
+        f"encrypted: {channel.tls_description}" if channel.tls_description else "not encrypted"
+    )
     if host.username is not None:
         log.append(f"signed in as {host.username}")
-    offers = ", ".join(sorted(extension.upper() for extension in channel.smtp.esmtp_extensions))
-    log.append(f"it offers: {offers or 'nothing'}")
+    extensions = ", ".join(sorted(extension.upper() for extension in channel.smtp.esmtp_extensions))
+    log.append(f"it offers: {extensions or 'nothing'}")
 
 
-async def _conversed(channel: Channel, asked: Asked, log: list[str]) -> bool:
+async def _is_envelope_accepted(
+    channel: SmtpConnection, request: RouteRequest, log: list[str]
+) -> bool:
     """Send MAIL and RCPT, then RSET. Returns True if the server accepted them."""
-    utf8 = any(needs_utf8(address) for address in (asked.sender, asked.recipient))
-    if utf8 and not channel.offers("smtputf8"):
+    utf8 = any(needs_smtputf8(address) for address in (request.sender, request.recipient))
+    if utf8 and not channel.has_extension("smtputf8"):
         log.append("it does not take such addresses (SMTPUTF8)")
         return False
     sender, recipient = (
-        smtp_client.written(asked.sender or "x"),
-        smtp_client.written(asked.recipient),
+        smtp_client.command_address(request.sender or "x"),
+        smtp_client.command_address(request.recipient),
     )
-    if sender is None or (asked.recipient and recipient is None):
+    if sender is None or (request.recipient and recipient is None):
         log.append("that is no address")
         return False
-    words = [f"FROM:<{sender if asked.sender else ''}>", *(["SMTPUTF8"] if utf8 else [])]
-    said = [("MAIL", *words)]
-    if asked.recipient:
-        said.append(("RCPT", f"TO:<{recipient}>"))
+    mail_arguments = [f"FROM:<{sender if request.sender else ''}>", *(["SMTPUTF8"] if utf8 else [])]
+    commands = [("MAIL", *mail_arguments)]
+    if request.recipient:
+        commands.append(("RCPT", f"TO:<{recipient}>"))
     ok = True
-    for words_ in said:
-        ok = ok and await _said(channel, words_, log)
-    await _said(channel, ("RSET",), log)
+    for command in commands:
+        ok = ok and await _is_command_accepted(channel, command, log)
+    await _is_command_accepted(channel, ("RSET",), log)
     return ok
 
 
-async def _said(channel: Channel, words: tuple[str, ...], log: list[str]) -> bool:
+async def _is_command_accepted(
+    channel: SmtpConnection, words: tuple[str, ...], log: list[str]
+) -> bool:
     """Send a command, log it with its reply, and return True if the reply is positive."""
     log.append(f"> {' '.join(words)}")
-    answer = await smtp_client.answered(channel, *words)
-    log.append(f"< {answer.code} {answer.message}")
-    return answer.code in TAKEN
+    reply = await smtp_client.request_reply(channel, *words)
+    log.append(f"< {reply.code} {reply.message}")
+    return reply.code in ACCEPTED_CODES

@@ -20,34 +20,37 @@ from aiosmtplib import (
     SMTPServerDisconnected,
 )
 
-from mail.envelope.delivery_jobs import Pace, Result, To
-from mail.mime.header_encoding import needs_utf8, on_wire
-from mail.outbound.smtp_protocol import Wire, taken_over
-from mail.outbound.tls_client import Contexts, NoTls, looked_at
-from mail.outbound.wire_format import Letter
+from mail.envelope.delivery_jobs import DeliveryResult, JobRecipient, QueueLimits
+from mail.mime.header_encoding import needs_smtputf8, with_ascii_domain
+from mail.outbound.smtp_protocol import SmtpProtocol, take_over_transport
+from mail.outbound.tls_client import TlsContexts, TlsFailed, verify_certificate
+from mail.outbound.wire_format import WireMessage
 from mail.queue import dsn_requests
-from mail.routing.mx_hosts import Host, Tls
+from mail.routing.mx_hosts import NextHop, TlsLevel
 from models.queue.tables import DeliveryState
 
-WAITING = 256 * 1024  # in the write buffer
-NAP = 0.01  # seconds
-GOODBYE = 5.0  # seconds for the answer to QUIT
-ANSWER = 500  # stored of a reply
+MAX_UNSENT_BYTES = 256 * 1024  # in the write buffer
+DRAIN_POLL_SECONDS = 0.01  # seconds
+QUIT_TIMEOUT = 5.0  # seconds for the answer to QUIT
+MAX_REPLY_CHARACTERS = 500  # stored of a reply
 OK, GO_AHEAD, CLOSING = 250, 354, 421
-UNREAD = (501, 555)  # syntax error in parameters, or unknown (RFC 5321, section 4.1.1.11)
+PARAMETER_ERROR_CODES = (
+    501,
+    555,
+)  # syntax error in parameters, or unknown (RFC 5321, section 4.1.1.11)
 
 _UNSAFE = re.compile(r"[\s<>\x00-\x1f\x7f]")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
-class NotReached(Exception):
+class ServerFailed(Exception):
     """The server failed before it decided on a recipient. Another server can be attempted."""
 
-    def __init__(self, code: int, text: str, *, down: bool = False) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
-        self.down = down  # it would fail for every message
+    def __init__(self, reply_code: int, reply_text: str, *, is_unreachable: bool = False) -> None:
+        super().__init__(reply_text)
+        self.reply_code = reply_code
+        self.reply_text = reply_text
+        self.is_unreachable = is_unreachable  # it would fail for every message
 
 
 class LeaseLost(Exception):
@@ -55,161 +58,176 @@ class LeaseLost(Exception):
 
 
 @dataclass(eq=False)
-class Channel:
+class SmtpConnection:
     """An open connection to an SMTP server with its state."""
 
     smtp: SMTP
-    host: Host
-    pace: Pace
-    wire: Wire
-    tls: str | None = None  # version, cipher and certificate check
-    messages: int = 0  # messages sent over it
-    begun: bool = False  # between MAIL and its end
-    sound: bool = True  # for another message
+    host: NextHop
+    limits: QueueLimits
+    protocol: SmtpProtocol
+    tls_description: str | None = None  # version, cipher and certificate check
+    message_count: int = 0  # messages sent over it
+    is_in_transaction: bool = False  # between MAIL and its end
+    is_reusable: bool = True  # for another message
 
-    def refused(self, code: int, text: str) -> Result:
+    def refusal(self, reply_code: int, reply_text: str) -> DeliveryResult:
         """The delivery result for a negative reply."""
-        return Result.refused(code, text[:ANSWER], self.host.name, self.tls)
+        return DeliveryResult.from_refusal(
+            reply_code, reply_text[:MAX_REPLY_CHARACTERS], self.host.name, self.tls_description
+        )
 
-    def taken(self, code: int, text: str, *, reports: bool) -> Result:
+    def acceptance(
+        self, reply_code: int, reply_text: str, *, is_reported_remotely: bool
+    ) -> DeliveryResult:
         """The delivery result for a positive reply to the final dot.
 
         `is_reported_remotely` is True if the server sends the success report.
         """
-        state = DeliveryState.RELAYED if self.host.relay else DeliveryState.DELIVERED
-        return Result(state, code, text[:ANSWER], self.host.name, self.tls, told_there=reports)
+        state = DeliveryState.RELAYED if self.host.is_relay else DeliveryState.DELIVERED
+        return DeliveryResult(
+            state,
+            reply_code,
+            reply_text[:MAX_REPLY_CHARACTERS],
+            self.host.name,
+            self.tls_description,
+            is_reported_remotely=is_reported_remotely,
+        )
 
-    def offers(self, extension: str) -> bool:
+    def has_extension(self, extension: str) -> bool:
         """True if the server offers this ESMTP extension."""
         return self.smtp.supports_extension(extension)
 
-    async def command(self, *words: str, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
+    async def send_command(self, *words: str, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
         """Send a command and return its reply. Raises SMTPException if there is none."""
-        self.wire.command(" ".join(words).encode())
-        return await self.heard(timeout)
+        self.protocol.write_commands(" ".join(words).encode())
+        return await self.read_reply(timeout)
 
-    async def heard(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
+    async def read_reply(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
         """Return the next reply. Raises SMTPException if there is none."""
-        answer = await self.wire.answer(timeout or self.pace.answer)
-        self.sound = self.sound and answer.code != CLOSING
-        return answer
+        reply = await self.protocol.read_reply(timeout or self.limits.reply_timeout)
+        self.is_reusable = self.is_reusable and reply.code != CLOSING
+        return reply
 
-    async def ready(self) -> bool:
+    async def reset_for_next_message(self) -> bool:
         """End an unfinished transaction with RSET. Returns True if another message can be sent."""
-        if self.begun:
+        if self.is_in_transaction:
             try:
-                self.begun = (await self.command("RSET")).code != OK
+                self.is_in_transaction = (await self.send_command("RSET")).code != OK
             except (SMTPException, OSError):
-                self.sound = False
-        return self.sound and not self.begun and self.wire.open
+                self.is_reusable = False
+        return self.is_reusable and not self.is_in_transaction and self.protocol.is_open
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """Close the connection at once, without QUIT. HttpRequestFailed bytes are lost."""
-        self.wire.transport.abort()
+        self.protocol.transport.abort()
 
-    async def close(self) -> None:
+    async def quit(self) -> None:
         """Send QUIT and close the connection."""
         try:
             with contextlib.suppress(SMTPException, OSError):
-                await self.command("QUIT", timeout=GOODBYE)
+                await self.send_command("QUIT", timeout=QUIT_TIMEOUT)
         finally:
-            self.drop()
+            self.abort()
 
 
-async def connect(host: Host, pace: Pace, *, hostname: str, contexts: Contexts) -> Channel:
+async def connect(
+    host: NextHop, limits: QueueLimits, *, local_hostname: str, tls_contexts: TlsContexts
+) -> SmtpConnection:
     """Open a connection with EHLO, TLS and login as the host requires. Raises ServerFailed.
 
     If opportunistic TLS fails, it connects once more without TLS.
     """
     try:
-        return await _open(host, pace, hostname, contexts)
-    except NoTls as problem:
-        if host.tls is not Tls.OPPORTUNISTIC:
-            raise NotReached(451, f"4.7.5 TLS failed: {problem}") from problem
-        plain = replace(host, tls=Tls.NEVER)
-        return await _open(plain, pace, hostname, contexts)
+        return await _connect_once(host, limits, local_hostname, tls_contexts)
+    except TlsFailed as problem:
+        if host.tls_level is not TlsLevel.OPPORTUNISTIC:
+            raise ServerFailed(451, f"4.7.5 TLS failed: {problem}") from problem
+        unencrypted_host = replace(host, tls_level=TlsLevel.NEVER)
+        return await _connect_once(unencrypted_host, limits, local_hostname, tls_contexts)
 
 
-async def _open(host: Host, pace: Pace, hostname: str, contexts: Contexts) -> Channel:
+async def _connect_once(
+    host: NextHop, limits: QueueLimits, local_hostname: str, tls_contexts: TlsContexts
+) -> SmtpConnection:
     """Open a connection. Raises ServerFailed, or TlsFailed if TLS fails."""
-    context = contexts.of(host)
+    tls_context = tls_contexts.context_for_host(host)
     smtp = SMTP(
-        hostname=host.name if host.tls is Tls.WRAPPED else host.address,
+        hostname=host.name if host.tls_level is TlsLevel.WRAPPED else host.address,
         port=host.port,
-        local_hostname=hostname,
-        timeout=pace.connect,
-        use_tls=host.tls is Tls.WRAPPED,
+        local_hostname=local_hostname,
+        timeout=limits.connect_timeout,
+        use_tls=host.tls_level is TlsLevel.WRAPPED,
         start_tls=False,
-        tls_context=context,
+        tls_context=tls_context,
     )
-    tls: str | None = None
+    tls_description: str | None = None
     try:
-        async with asyncio.timeout(pace.greeting):
-            if host.tls is Tls.WRAPPED:
-                tls = await _wrapped(smtp, host, pace)
+        async with asyncio.timeout(limits.greeting_timeout):
+            if host.tls_level is TlsLevel.WRAPPED:
+                tls_description = await _connect_with_implicit_tls(smtp, host, limits)
             else:
                 await smtp.connect()
-            await _greet(smtp)
-            if host.tls not in (Tls.WRAPPED, Tls.NEVER):
-                tls = await _encrypt(smtp, host, context)
+            await _send_ehlo(smtp)
+            if host.tls_level not in (TlsLevel.WRAPPED, TlsLevel.NEVER):
+                tls_description = await _start_tls(smtp, host, tls_context)
             if host.username is not None:
                 await smtp.login(host.username, host.password or "")
-        wire = taken_over(smtp.transport)
+        protocol = take_over_transport(smtp.transport)
     except BaseException as problem:
-        _dropped(smtp)
+        _abort_connection(smtp)
         if isinstance(problem, SMTPAuthenticationError):
-            raise NotReached(454, f"4.7.0 Our password was refused: {problem.code}") from problem
+            raise ServerFailed(454, f"4.7.0 Our password was refused: {problem.code}") from problem
         if isinstance(problem, SMTPResponseException):
-            text = _UNPRINTABLE.sub(" ", problem.message)[:ANSWER]
-            raise NotReached(_failing(problem.code), text, down=True) from problem
+            text = _UNPRINTABLE.sub(" ", problem.message)[:MAX_REPLY_CHARACTERS]
+            raise ServerFailed(_failure_code(problem.code), text, is_unreachable=True) from problem
         if isinstance(problem, (SMTPException, OSError, ssl.SSLError)):
-            text = _told(problem)
-            raise NotReached(451, f"4.4.1 {host.name}: {text}", down=True) from problem
+            text = _error_text(problem)
+            raise ServerFailed(451, f"4.4.1 {host.name}: {text}", is_unreachable=True) from problem
         raise
-    return Channel(smtp, host, pace, wire, tls)
+    return SmtpConnection(smtp, host, limits, protocol, tls_description)
 
 
-def _dropped(smtp: SMTP) -> None:
+def _abort_connection(smtp: SMTP) -> None:
     if smtp.transport is not None:
         cast(asyncio.WriteTransport, smtp.transport).abort()  # close() would send buffered bytes
     smtp.close()
 
 
-async def _wrapped(smtp: SMTP, host: Host, pace: Pace) -> str:
+async def _connect_with_implicit_tls(smtp: SMTP, host: NextHop, limits: QueueLimits) -> str:
     """Connect with TLS from the first byte. Returns the TLS description. Raises TlsFailed."""
     try:
         if host.address != host.name:
-            await smtp.connect(port=None, sock=await _reached(host, pace))
+            await smtp.connect(port=None, sock=await _connect_socket(host, limits))
         else:
             await smtp.connect()
     except ssl.SSLCertVerificationError as problem:
-        raise NoTls(_told(problem)) from problem
-    return looked_at(_encryption(smtp), host)
+        raise TlsFailed(_error_text(problem)) from problem
+    return verify_certificate(_tls_object(smtp), host)
 
 
-async def _reached(host: Host, pace: Pace) -> socket.socket:
+async def _connect_socket(host: NextHop, limits: QueueLimits) -> socket.socket:
     """A socket that is connected to the IP address, so that TLS can check the host name."""
     family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setblocking(False)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
     try:
-        async with asyncio.timeout(pace.connect):
-            await asyncio.get_running_loop().sock_connect(made, (host.address, host.port))
+        async with asyncio.timeout(limits.connect_timeout):
+            await asyncio.get_running_loop().sock_connect(sock, (host.address, host.port))
     except BaseException:
-        made.close()
+        sock.close()
         raise
-    return made
+    return sock
 
 
-def _encryption(smtp: SMTP) -> ssl.SSLObject:
+def _tls_object(smtp: SMTP) -> ssl.SSLObject:
     """The TLS object of the connection. Raises TlsFailed if the connection is lost."""
-    found = smtp.get_transport_info("ssl_object")
-    if not isinstance(found, ssl.SSLObject):
-        raise NoTls("the connection is lost")
-    return found
+    tls_object = smtp.get_transport_info("ssl_object")
+    if not isinstance(tls_object, ssl.SSLObject):
+        raise TlsFailed("the connection is lost")
+    return tls_object
 
 
-async def _greet(smtp: SMTP) -> None:
+async def _send_ehlo(smtp: SMTP) -> None:
     """Send EHLO, or HELO if the server does not know EHLO."""
     try:
         await smtp.ehlo()
@@ -219,31 +237,31 @@ async def _greet(smtp: SMTP) -> None:
         await smtp.helo()
 
 
-async def _encrypt(smtp: SMTP, host: Host, context: ssl.SSLContext) -> str | None:
+async def _start_tls(smtp: SMTP, host: NextHop, tls_context: ssl.SSLContext) -> str | None:
     """Send STARTTLS and return the TLS description.
 
     Returns None if TLS is opportunistic and not offered. Raises TlsFailed if it fails.
     """
     if not smtp.supports_extension("starttls"):
-        if host.tls is not Tls.OPPORTUNISTIC:
-            raise NoTls("not offered")
+        if host.tls_level is not TlsLevel.OPPORTUNISTIC:
+            raise TlsFailed("not offered")
         return None
     try:
-        await smtp.starttls(server_hostname=host.name, tls_context=context)
-        told = looked_at(_encryption(smtp), host)
-        await _greet(smtp)
+        await smtp.starttls(server_hostname=host.name, tls_context=tls_context)
+        tls_description = verify_certificate(_tls_object(smtp), host)
+        await _send_ehlo(smtp)
     except (SMTPException, OSError, ssl.SSLError) as problem:
-        raise NoTls(_told(problem)) from problem
-    return told
+        raise TlsFailed(_error_text(problem)) from problem
+    return tls_description
 
 
-async def transmit(
-    channel: Channel,
-    letter: Letter,
-    recipients: Sequence[To],
-    before_dot: Callable[[Sequence[int]], Awaitable[None]],
-    asked: Sequence[str] | None = None,
-) -> dict[int, Result]:
+async def transmit_message(
+    channel: SmtpConnection,
+    message: WireMessage,
+    recipients: Sequence[JobRecipient],
+    before_final_dot: Callable[[Sequence[int]], Awaitable[None]],
+    dsn_parameters: Sequence[str] | None = None,
+) -> dict[int, DeliveryResult]:
     """Run one transaction. Returns a result for each recipient, by delivery id.
 
     `before_final_dot` gets the accepted delivery ids before the final dot; if it raises, the
@@ -254,238 +272,275 @@ async def transmit(
     results = {
         recipient.delivery_id: problem
         for recipient in recipients
-        if (problem := _unfit(channel, recipient))
+        if (problem := _invalid_recipient_result(channel, recipient))
     }
-    rest = [recipient for recipient in recipients if recipient.delivery_id not in results]
-    if not rest:
+    valid_recipients = [
+        recipient for recipient in recipients if recipient.delivery_id not in results
+    ]
+    if not valid_recipients:
         return results
-    opened = _opened(channel, letter, rest, asked)
-    if isinstance(opened, Result):
-        return results | dict.fromkeys((recipient.delivery_id for recipient in rest), opened)
-    named = (_recipient(recipient, dsn=asked is not None) for recipient in rest)
-    said = _Said(channel, [opened, *named, "DATA"], dsn=asked is not None)
-    channel.messages += 1
+    mail_command = _mail_command(channel, message, valid_recipients, dsn_parameters)
+    if isinstance(mail_command, DeliveryResult):
+        return results | dict.fromkeys(
+            (recipient.delivery_id for recipient in valid_recipients), mail_command
+        )
+    rcpt_commands = (
+        _rcpt_command(recipient, with_dsn=dsn_parameters is not None)
+        for recipient in valid_recipients
+    )
+    sequence = _TransactionCommands(
+        channel,
+        [mail_command, *rcpt_commands, "DATA"],
+        has_dsn_parameters=dsn_parameters is not None,
+    )
+    channel.message_count += 1
     try:
-        async with asyncio.timeout(channel.pace.envelope):
-            if problem := await _sender(channel, said):
-                if said.unread(problem.code):
+        async with asyncio.timeout(channel.limits.envelope_timeout):
+            if problem := await _read_mail_reply(channel, sequence):
+                if sequence.may_refuse_dsn_parameters(problem.reply_code):
                     return results
                 return results | dict.fromkeys(
-                    (recipient.delivery_id for recipient in rest), problem
+                    (recipient.delivery_id for recipient in valid_recipients), problem
                 )
-            accepted = await _named(said, rest, results)
-        said.named = True
+            accepted = await _read_rcpt_replies(sequence, valid_recipients, results)
+        sequence.has_all_rcpt_replies = True
         if accepted:
-            results |= await _data(said, letter, accepted, before_dot)
+            results |= await _send_data(sequence, message, accepted, before_final_dot)
         else:
-            await said.abandon()
+            await sequence.finish_unused()
     except (SMTPException, OSError) as problem:
-        channel.sound = False
-        text = f"4.4.2 {channel.host.name}: {_told(problem)}"
-        if not said.named:
-            raise NotReached(451, text) from problem
-        lost = channel.refused(451, text)
+        channel.is_reusable = False
+        text = f"4.4.2 {channel.host.name}: {_error_text(problem)}"
+        if not sequence.has_all_rcpt_replies:
+            raise ServerFailed(451, text) from problem
+        failure = channel.refusal(451, text)
         results |= {
-            recipient.delivery_id: lost
-            for recipient in rest
+            recipient.delivery_id: failure
+            for recipient in valid_recipients
             if recipient.delivery_id not in results
         }
     return results
 
 
-class _Said:
+class _TransactionCommands:
     """The commands of a transaction: sent together with PIPELINING, else one by one."""
 
-    def __init__(self, channel: Channel, commands: list[str], *, dsn: bool) -> None:
+    def __init__(
+        self, channel: SmtpConnection, commands: list[str], *, has_dsn_parameters: bool
+    ) -> None:
         self.channel = channel
-        self.dsn = dsn  # the commands have DSN parameters
-        self.named = False
-        self._left = [command.encode() for command in commands]
-        self._together = channel.offers("pipelining")
-        self._begun = False
+        self.has_dsn_parameters = has_dsn_parameters  # the commands have DSN parameters
+        self.has_all_rcpt_replies = False
+        self._unanswered = [command.encode() for command in commands]
+        self._is_pipelined = channel.has_extension("pipelining")
+        self._is_started = False
 
-    def unread(self, code: int) -> bool:
+    def may_refuse_dsn_parameters(self, reply_code: int) -> bool:
         """True if a reply can refer to the DSN parameters and not to the address."""
-        return self.dsn and code in UNREAD
+        return self.has_dsn_parameters and reply_code in PARAMETER_ERROR_CODES
 
-    async def next(self) -> SMTPResponse:
+    async def next_reply(self) -> SMTPResponse:
         """Send the next command, unless it is sent already, and return its reply."""
-        if not self._begun or not self._together:
-            self.channel.wire.command(*(self._left if self._together else self._left[:1]))
-            self._begun = True
-        del self._left[0]
-        return await self.channel.heard()
+        if not self._is_started or not self._is_pipelined:
+            self.channel.protocol.write_commands(
+                *(self._unanswered if self._is_pipelined else self._unanswered[:1])
+            )
+            self._is_started = True
+        del self._unanswered[0]
+        return await self.channel.read_reply()
 
-    async def abandon(self) -> None:
+    async def finish_unused(self) -> None:
         """Read the replies to commands that are already sent. No message is sent."""
-        while self._together and self._left:
-            last = len(self._left) == 1
-            answer = await self.next()
+        while self._is_pipelined and self._unanswered:
+            is_last = len(self._unanswered) == 1
+            reply = await self.next_reply()
             if (
-                last and answer.code == GO_AHEAD
+                is_last and reply.code == GO_AHEAD
             ):  # no recipient is left, so an empty message ends DATA
-                await self.channel.command(".")
+                await self.channel.send_command(".")
 
 
-async def answered(channel: Channel, *words: str) -> SMTPResponse:
+async def request_reply(channel: SmtpConnection, *words: str) -> SMTPResponse:
     """Send a command and return its reply, cut to `MAX_REPLY_CHARACTERS`. Raises ServerFailed."""
     try:
-        code, text = await channel.command(*words)
+        reply_code, reply_text = await channel.send_command(*words)
     except (SMTPException, OSError) as problem:
-        channel.sound = False
-        raise NotReached(451, f"4.4.2 {channel.host.name}: {_told(problem)}") from problem
-    return SMTPResponse(code, text[:ANSWER])
+        channel.is_reusable = False
+        raise ServerFailed(451, f"4.4.2 {channel.host.name}: {_error_text(problem)}") from problem
+    return SMTPResponse(reply_code, reply_text[:MAX_REPLY_CHARACTERS])
 
 
-def _told(problem: Exception) -> str:
+def _error_text(problem: Exception) -> str:
     """The text of an exception in printable ASCII, cut to `MAX_REPLY_CHARACTERS`."""
-    return _UNPRINTABLE.sub(" ", str(problem) or type(problem).__name__)[:ANSWER]
+    return _UNPRINTABLE.sub(" ", str(problem) or type(problem).__name__)[:MAX_REPLY_CHARACTERS]
 
 
-def _unfit(channel: Channel, to: To) -> Result | None:
+def _invalid_recipient_result(
+    channel: SmtpConnection, recipient: JobRecipient
+) -> DeliveryResult | None:
     """The result for a recipient that can't be sent to this server. None if it can."""
-    if not written(to.address):
-        return channel.refused(553, "5.1.3 Not an address")
-    if needs_utf8(to.address) and not channel.offers("smtputf8"):
-        return channel.refused(550, _no_utf8(channel, to.address))
+    if not command_address(recipient.address):
+        return channel.refusal(553, "5.1.3 Not an address")
+    if needs_smtputf8(recipient.address) and not channel.has_extension("smtputf8"):
+        return channel.refusal(550, _smtputf8_error_text(channel, recipient.address))
     return None
 
 
-def written(address: str) -> str | None:
+def command_address(address: str) -> str | None:
     """The address as SMTP commands have it. None if it is invalid."""
     try:
-        return None if _UNSAFE.search(address) else on_wire(address)
+        return None if _UNSAFE.search(address) else with_ascii_domain(address)
     except idna.IDNAError:
         return None
 
 
-def _no_utf8(channel: Channel, what: str) -> str:
-    shown = what.encode("ascii", "backslashreplace").decode()
-    return f"5.6.7 {channel.host.name} does not take addresses such as {shown} (SMTPUTF8)"
+def _smtputf8_error_text(channel: SmtpConnection, address: str) -> str:
+    ascii_address = address.encode("ascii", "backslashreplace").decode()
+    return f"5.6.7 {channel.host.name} does not take addresses such as {ascii_address} (SMTPUTF8)"
 
 
-def _opened(
-    channel: Channel, letter: Letter, rest: Sequence[To], asked: Sequence[str] | None
-) -> Result | str:
+def _mail_command(
+    channel: SmtpConnection,
+    message: WireMessage,
+    recipients: Sequence[JobRecipient],
+    dsn_parameters: Sequence[str] | None,
+) -> DeliveryResult | str:
     """The MAIL command with its parameters, or a result if the server can't take the message."""
-    options = list[str]()
-    utf8 = letter.utf8 or any(needs_utf8(address) for address in (letter.sender, *_addresses(rest)))
-    if utf8 and not channel.offers("smtputf8"):
-        return channel.refused(550, _no_utf8(channel, letter.sender))
-    if letter.eight_bit and not channel.offers("8bitmime"):
-        return channel.refused(554, f"5.6.3 {channel.host.name} takes no 8-bit text (8BITMIME)")
-    if channel.offers("size"):
-        most = channel.smtp.esmtp_extensions["size"].strip()
-        if most.isdecimal() and 0 < int(most) < len(letter.data):
-            return channel.refused(552, f"5.3.4 {channel.host.name} takes at most {most} bytes")
-        options.append(f"SIZE={len(letter.data)}")
-    if letter.eight_bit or utf8:
-        options.append("BODY=8BITMIME")
-    if utf8:
-        options.append("SMTPUTF8")
-    options += asked or ()
-    sender = written(letter.sender) if letter.sender else ""
+    parameters = list[str]()
+    needs_utf8_ = message.has_utf8_header or any(
+        needs_smtputf8(address) for address in (message.sender, *_recipient_addresses(recipients))
+    )
+    if needs_utf8_ and not channel.has_extension("smtputf8"):
+        return channel.refusal(550, _smtputf8_error_text(channel, message.sender))
+    if message.has_8bit and not channel.has_extension("8bitmime"):
+        return channel.refusal(554, f"5.6.3 {channel.host.name} takes no 8-bit text (8BITMIME)")
+    if channel.has_extension("size"):
+        max_size = channel.smtp.esmtp_extensions["size"].strip()
+        if max_size.isdecimal() and 0 < int(max_size) < len(message.data):
+            return channel.refusal(552, f"5.3.4 {channel.host.name} takes at most {max_size} bytes")
+        parameters.append(f"SIZE={len(message.data)}")
+    if message.has_8bit or needs_utf8_:
+        parameters.append("BODY=8BITMIME")
+    if needs_utf8_:
+        parameters.append("SMTPUTF8")
+    parameters += dsn_parameters or ()
+    sender = command_address(message.sender) if message.sender else ""
     if sender is None:
-        return channel.refused(553, "5.1.7 Not an address of a sender")
-    return " ".join([f"MAIL FROM:<{sender}>", *options])
+        return channel.refusal(553, "5.1.7 Not an address of a sender")
+    return " ".join([f"MAIL FROM:<{sender}>", *parameters])
 
 
-def _recipient(to: To, *, dsn: bool) -> str:
+def _rcpt_command(recipient: JobRecipient, *, with_dsn: bool) -> str:
     """The RCPT command of a recipient."""
-    asked = dsn_requests.of_recipient(to) if dsn else ()
-    return " ".join([f"RCPT TO:<{on_wire(to.address)}>", *asked])
+    parameters = dsn_requests.rcpt_to_parameters(recipient) if with_dsn else ()
+    return " ".join([f"RCPT TO:<{with_ascii_domain(recipient.address)}>", *parameters])
 
 
-async def _sender(channel: Channel, said: _Said) -> Result | None:
+async def _read_mail_reply(
+    channel: SmtpConnection, sequence: _TransactionCommands
+) -> DeliveryResult | None:
     """Read the reply to MAIL. Returns a result if the sender is refused."""
-    answer = await said.next()
-    if answer.code == CLOSING:
-        raise NotReached(answer.code, answer.message, down=True)
-    channel.begun = answer.code == OK
-    if answer.code == OK:
+    reply = await sequence.next_reply()
+    if reply.code == CLOSING:
+        raise ServerFailed(reply.code, reply.message, is_unreachable=True)
+    channel.is_in_transaction = reply.code == OK
+    if reply.code == OK:
         return None
-    await said.abandon()
-    return channel.refused(_failing(answer.code), answer.message)
+    await sequence.finish_unused()
+    return channel.refusal(_failure_code(reply.code), reply.message)
 
 
-def _addresses(recipients: Sequence[To]) -> list[str]:
+def _recipient_addresses(recipients: Sequence[JobRecipient]) -> list[str]:
     return [recipient.address for recipient in recipients]
 
 
-async def _named(said: _Said, recipients: Sequence[To], results: dict[int, Result]) -> list[To]:
+async def _read_rcpt_replies(
+    sequence: _TransactionCommands,
+    recipients: Sequence[JobRecipient],
+    results_by_delivery_id: dict[int, DeliveryResult],
+) -> list[JobRecipient]:
     """Read the replies to RCPT. Returns the accepted recipients.
 
     Refused recipients get a result, unless the reply may refer to the DSN parameters.
     """
     accepted = []
-    for to in recipients:
-        answer = await said.next()
-        if answer.code in (OK, 251):
-            accepted.append(to)
-        elif not said.unread(answer.code):
-            failed = said.channel.refused(_failing(answer.code), answer.message)
-            results[to.delivery_id] = failed
-        if answer.code == CLOSING:
-            raise SMTPServerDisconnected(answer.message)
+    for recipient in recipients:
+        reply = await sequence.next_reply()
+        if reply.code in (OK, 251):
+            accepted.append(recipient)
+        elif not sequence.may_refuse_dsn_parameters(reply.code):
+            refusal = sequence.channel.refusal(_failure_code(reply.code), reply.message)
+            results_by_delivery_id[recipient.delivery_id] = refusal
+        if reply.code == CLOSING:
+            raise SMTPServerDisconnected(reply.message)
     return accepted
 
 
-def _failing(code: int) -> int:
+def _failure_code(reply_code: int) -> int:
     """The reply code, or 451 if it is no failure code."""
-    return code if 400 <= code < 600 else 451  # noqa: PLR2004 - RFC 5321, section 4.2.1
+    return reply_code if 400 <= reply_code < 600 else 451  # noqa: PLR2004 - RFC 5321, section 4.2.1
 
 
-async def _data(
-    said: _Said,
-    letter: Letter,
-    accepted: Sequence[To],
-    before_dot: Callable[[Sequence[int]], Awaitable[None]],
-) -> dict[int, Result]:
+async def _send_data(
+    sequence: _TransactionCommands,
+    message: WireMessage,
+    accepted: Sequence[JobRecipient],
+    before_final_dot: Callable[[Sequence[int]], Awaitable[None]],
+) -> dict[int, DeliveryResult]:
     """Send the message after the reply to DATA. Returns the results by delivery id."""
-    ids, channel = [recipient.delivery_id for recipient in accepted], said.channel
-    answer = await said.next()
-    if answer.code != GO_AHEAD:
-        return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
-    async with asyncio.timeout(channel.pace.data):
-        await _write(channel, letter)
-    await before_dot(ids)
+    delivery_ids, channel = [recipient.delivery_id for recipient in accepted], sequence.channel
+    reply = await sequence.next_reply()
+    if reply.code != GO_AHEAD:
+        return dict.fromkeys(
+            delivery_ids, channel.refusal(_failure_code(reply.code), reply.message)
+        )
+    async with asyncio.timeout(channel.limits.data_timeout):
+        await _write_message(channel, message)
+    await before_final_dot(delivery_ids)
     try:
-        answer = await channel.command(".", timeout=channel.pace.final)
+        reply = await channel.send_command(".", timeout=channel.limits.final_reply_timeout)
     except (SMTPException, OSError) as problem:
-        channel.sound = False
-        text = f"4.4.2 {channel.host.name} did not say whether it took it: {_told(problem)}"
+        channel.is_reusable = False
+        text = f"4.4.2 {channel.host.name} did not say whether it took it: {_error_text(problem)}"
         state = DeliveryState.DEFERRED
-        lost = Result(state, 451, text, channel.host.name, channel.tls, after_dot=True)
-        return dict.fromkeys(ids, lost)
-    channel.begun = False
-    if answer.code == OK:
-        return dict.fromkeys(ids, channel.taken(answer.code, answer.message, reports=said.dsn))
-    return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
+        uncertain_result = DeliveryResult(
+            state, 451, text, channel.host.name, channel.tls_description, is_uncertain=True
+        )
+        return dict.fromkeys(delivery_ids, uncertain_result)
+    channel.is_in_transaction = False
+    if reply.code == OK:
+        return dict.fromkeys(
+            delivery_ids,
+            channel.acceptance(
+                reply.code, reply.message, is_reported_remotely=sequence.has_dsn_parameters
+            ),
+        )
+    return dict.fromkeys(delivery_ids, channel.refusal(_failure_code(reply.code), reply.message))
 
 
-async def _write(channel: Channel, letter: Letter) -> None:
+async def _write_message(channel: SmtpConnection, message: WireMessage) -> None:
     """Write the message with dot stuffing, but without the final dot."""
-    async with aclosing(letter.pieces()) as pieces:
+    async with aclosing(message.iter_pieces()) as pieces:
         async for piece in pieces:
-            await _drained(channel)
-            dotted = piece.replace(b"\n.", b"\n..")
-            channel.wire.write(b"." + dotted if piece.startswith(b".") else dotted)
+            await _wait_for_write_buffer(channel)
+            stuffed = piece.replace(b"\n.", b"\n..")
+            channel.protocol.write(b"." + stuffed if piece.startswith(b".") else stuffed)
 
 
-async def _drained(channel: Channel) -> None:
+async def _wait_for_write_buffer(channel: SmtpConnection) -> None:
     """Wait until the write buffer is small.
 
     Raises SMTPServerDisconnected if the connection is lost or nothing is sent for `stall_timeout`.
     """
-    last, since = -1, asyncio.get_running_loop().time()
-    while channel.wire.open:
-        waiting = channel.wire.transport.get_write_buffer_size()
-        if waiting < WAITING:
+    last_size, changed_at = -1, asyncio.get_running_loop().time()
+    while channel.protocol.is_open:
+        buffer_size = channel.protocol.transport.get_write_buffer_size()
+        if buffer_size < MAX_UNSENT_BYTES:
             return
         now = asyncio.get_running_loop().time()
-        if waiting != last:
-            last, since = waiting, now
-        elif now - since > channel.pace.stall:
+        if buffer_size != last_size:
+            last_size, changed_at = buffer_size, now
+        elif now - changed_at > channel.limits.stall_timeout:
             raise SMTPServerDisconnected("the message was not taken any further")
-        await asyncio.sleep(NAP)
+        await asyncio.sleep(DRAIN_POLL_SECONDS)
     raise SMTPServerDisconnected("connection lost while the message was sent")

@@ -15,196 +15,228 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mail.routing.certificate_checks import Check, Tlsa, named
-from mail.routing.mx_hosts import Host, Tls
+from mail.routing.certificate_checks import CertificateCheck, TlsaRecord, matches_names
+from mail.routing.mx_hosts import NextHop, TlsLevel
 
-DEEPEST = 8  # certificates
-OWN_KEY, AUTHORITY = 3, 2  # TLSA certificate usages (RFC 7218)
-DER = 2  # the ENCODING_DER constant of Python's _ssl module
+MAX_CHAIN_LENGTH = 8  # certificates
+DANE_EE, DANE_TA = 3, 2  # TLSA certificate usages (RFC 7218)
+DER_ENCODING = 2  # the ENCODING_DER constant of Python's _ssl module
 
-Kind = tuple[str, ssl.TLSVersion | None, ssl.TLSVersion | None]
+ContextKey = tuple[str, ssl.TLSVersion | None, ssl.TLSVersion | None]
 
 
-class NoTls(Exception):
+class TlsFailed(Exception):
     """TLS is missing or does not meet the requirement."""
 
 
 @dataclass
-class Contexts:
+class TlsContexts:
     """TLS contexts by requirement. `trusted_context` replaces the system's authorities."""
 
-    trust: ssl.SSLContext | None = None
-    made: dict[Kind, ssl.SSLContext] = field(default_factory=dict)
+    trusted_context: ssl.SSLContext | None = None
+    context_by_key: dict[ContextKey, ssl.SSLContext] = field(default_factory=dict)
 
-    def of(self, host: Host) -> ssl.SSLContext:
+    def context_for_host(self, host: NextHop) -> ssl.SSLContext:
         """The TLS context for connections to this host."""
-        proof = host.proof
-        checked = proved(host) and proof.check is Check.NAMES
-        kind = ("" if not checked else "names" if proof.names else "own", proof.least, proof.most)
-        if kind not in self.made:
-            self.made[kind] = self._made(*kind)
-        return self.made[kind]
+        check = host.certificate_requirement
+        checks_names = needs_certificate_check(host) and check.check is CertificateCheck.NAMES
+        key = (
+            "" if not checks_names else "names" if check.names else "own",
+            check.minimum_version,
+            check.maximum_version,
+        )
+        if key not in self.context_by_key:
+            self.context_by_key[key] = self._create_context(*key)
+        return self.context_by_key[key]
 
-    def _made(
-        self, check: str, least: ssl.TLSVersion | None, most: ssl.TLSVersion | None
+    def _create_context(
+        self,
+        name_check: str,
+        minimum_version: ssl.TLSVersion | None,
+        maximum_version: ssl.TLSVersion | None,
     ) -> ssl.SSLContext:
         """Create a TLS context.
 
         `name_check` is empty for no check, "own" for the host name, "names" if other names are
         checked after the handshake.
         """
-        if check == "own" and least is None and most is None and self.trust:
-            return self.trust
+        if (
+            name_check == "own"
+            and minimum_version is None
+            and maximum_version is None
+            and self.trusted_context
+        ):
+            return self.trusted_context
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = check == "own"
-        context.verify_mode = ssl.CERT_REQUIRED if check else ssl.CERT_NONE
-        if check and self.trust:
-            for authority in self.trust.get_ca_certs(binary_form=True):
+        context.check_hostname = name_check == "own"
+        context.verify_mode = ssl.CERT_REQUIRED if name_check else ssl.CERT_NONE
+        if name_check and self.trusted_context:
+            for authority in self.trusted_context.get_ca_certs(binary_form=True):
                 context.load_verify_locations(cadata=authority)
-        elif check:
+        elif name_check:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        if least:
-            context.minimum_version = least
-        if most:
-            context.maximum_version = most
+        if minimum_version:
+            context.minimum_version = minimum_version
+        if maximum_version:
+            context.maximum_version = maximum_version
         return context
 
 
-def proved(host: Host) -> bool:
+def needs_certificate_check(host: NextHop) -> bool:
     """True if the certificate of the host must be checked."""
-    return host.tls in (Tls.REQUIRED, Tls.WRAPPED) and host.proof.check is not Check.NOTHING
+    return (
+        host.tls_level in (TlsLevel.REQUIRED, TlsLevel.WRAPPED)
+        and host.certificate_requirement.check is not CertificateCheck.NOTHING
+    )
 
 
-def looked_at(encryption: ssl.SSLObject, host: Host) -> str:
+def verify_certificate(tls_object: ssl.SSLObject, host: NextHop) -> str:
     """Check the certificate after the handshake. Returns TLS version, cipher and check as text.
 
     Raises TlsFailed if the certificate does not meet the requirement of the host.
     """
-    cipher = encryption.cipher()
-    told = f"{encryption.version()} {cipher[0] if cipher else ''}".strip()
-    if not proved(host):
-        return told
-    proof = host.proof
-    if proof.check is Check.NAMES and proof.names:
-        names = [str(value) for kind, value in _names(encryption) if kind == "DNS"]
-        if not named(names, proof.names):
-            raise NoTls(f"its certificate is for {', '.join(names)[:200] or 'nobody'}")
-    elif proof.check is Check.PRINTS:
-        _printed(_own(encryption), proof.prints)
-    elif proof.check is Check.TLSA:
-        _by_dns(encryption, proof.tlsa, proof.names)
-    return f"{told} ({proof.why or 'verified'})"
+    cipher = tls_object.cipher()
+    description = f"{tls_object.version()} {cipher[0] if cipher else ''}".strip()
+    if not needs_certificate_check(host):
+        return description
+    proof = host.certificate_requirement
+    if proof.check is CertificateCheck.NAMES and proof.names:
+        certificate_names = [
+            str(value) for kind, value in _subject_alt_names(tls_object) if kind == "DNS"
+        ]
+        if not matches_names(certificate_names, proof.names):
+            raise TlsFailed(
+                f"its certificate is for {', '.join(certificate_names)[:200] or 'nobody'}"
+            )
+    elif proof.check is CertificateCheck.PRINTS:
+        _verify_fingerprint(_server_certificate(tls_object), proof.fingerprints)
+    elif proof.check is CertificateCheck.TLSA:
+        _verify_dane(tls_object, proof.tlsa_records, proof.names)
+    return f"{description} ({proof.source or 'verified'})"
 
 
-def _names(encryption: ssl.SSLObject) -> Sequence[Any]:
+def _subject_alt_names(tls_object: ssl.SSLObject) -> Sequence[Any]:
     """The (type, value) pairs of subjectAltName."""
-    found = encryption.getpeercert() or {}
-    names: Any = found.get("subjectAltName", ())
+    certificate = tls_object.getpeercert() or {}
+    names: Any = certificate.get("subjectAltName", ())
     return list(names)
 
 
-def _own(encryption: ssl.SSLObject) -> x509.Certificate:
+def _server_certificate(tls_object: ssl.SSLObject) -> x509.Certificate:
     """The certificate of the server. Raises TlsFailed if there is none or it can't be parsed."""
-    raw = encryption.getpeercert(binary_form=True)
-    if raw is None:
-        raise NoTls("it shows no certificate")
+    der = tls_object.getpeercert(binary_form=True)
+    if der is None:
+        raise TlsFailed("it shows no certificate")
     try:
-        return x509.load_der_x509_certificate(raw)
+        return x509.load_der_x509_certificate(der)
     except ValueError:
-        raise NoTls("its certificate cannot be read") from None
+        raise TlsFailed("its certificate cannot be read") from None
 
 
-def _key(certificate: x509.Certificate) -> bytes:
+def _public_key_der(certificate: x509.Certificate) -> bytes:
     """The SubjectPublicKeyInfo of a certificate in DER. Raises TlsFailed if it can't be parsed."""
     try:
         key = certificate.public_key()
     except (ValueError, TypeError, LookupError):
-        raise NoTls("the key of its certificate cannot be read") from None
+        raise TlsFailed("the key of its certificate cannot be read") from None
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _printed(own: x509.Certificate, prints: Sequence[bytes]) -> None:
+def _verify_fingerprint(
+    certificate: x509.Certificate, allowed_fingerprints: Sequence[bytes]
+) -> None:
     """Raise TlsFailed unless certificate or key has one of these SHA-256 or SHA-1 digests."""
-    both = own.public_bytes(Encoding.DER), _key(own)
-    made = {hashlib.sha256(der).digest() for der in both}
-    made |= {hashlib.sha1(der, usedforsecurity=False).digest() for der in both}
-    if made.isdisjoint(prints):
-        raise NoTls("its certificate has none of the fingerprints that are known")
+    der_values = certificate.public_bytes(Encoding.DER), _public_key_der(certificate)
+    fingerprints = {hashlib.sha256(der).digest() for der in der_values}
+    fingerprints |= {hashlib.sha1(der, usedforsecurity=False).digest() for der in der_values}
+    if fingerprints.isdisjoint(allowed_fingerprints):
+        raise TlsFailed("its certificate has none of the fingerprints that are known")
 
 
-def _by_dns(encryption: ssl.SSLObject, records: Sequence[Tlsa], names: Sequence[str]) -> None:
+def _verify_dane(
+    tls_object: ssl.SSLObject, records: Sequence[TlsaRecord], names: Sequence[str]
+) -> None:
     """Raise TlsFailed unless a TLSA record matches (RFC 7672, section 3.1).
 
     DANE-EE compares only the certificate or key. DANE-TA also checks chain, name and validity.
     """
-    own = _own(encryption)
-    raw = own.public_bytes(Encoding.DER)
-    if any(record.usage == OWN_KEY and record.fits(raw, _key(own)) for record in records):
+    certificate = _server_certificate(tls_object)
+    certificate_der = certificate.public_bytes(Encoding.DER)
+    if any(
+        record.usage == DANE_EE and record.matches(certificate_der, _public_key_der(certificate))
+        for record in records
+    ):
         return
-    anchors = [record for record in records if record.usage == AUTHORITY]
-    if anchors and _anchored([own, *_shown(encryption)], anchors, names):
+    anchors = [record for record in records if record.usage == DANE_TA]
+    if anchors and _is_chain_anchored([certificate, *_sent_chain(tls_object)], anchors, names):
         return
-    raise NoTls("its certificate is none of those that DNS names")
+    raise TlsFailed("its certificate is none of those that DNS names")
 
 
-def _shown(encryption: ssl.SSLObject) -> list[x509.Certificate]:
+def _sent_chain(tls_object: ssl.SSLObject) -> list[x509.Certificate]:
     """The certificate chain that the server sent.
 
     Before Python 3.13 only the private object of the ssl module has it.
     """
-    inner: Any = encryption if hasattr(encryption, "get_unverified_chain") else None
-    inner = inner or getattr(encryption, "_sslobj", None)
-    found: list[x509.Certificate] = []
-    for each in (inner.get_unverified_chain() or [])[:DEEPEST] if inner else []:
-        raw = each if isinstance(each, bytes) else each.public_bytes(DER)
+    chain_source: Any = tls_object if hasattr(tls_object, "get_unverified_chain") else None
+    chain_source = chain_source or getattr(tls_object, "_sslobj", None)
+    certificates: list[x509.Certificate] = []
+    for sent in (
+        (chain_source.get_unverified_chain() or [])[:MAX_CHAIN_LENGTH] if chain_source else []
+    ):
+        der = sent if isinstance(sent, bytes) else sent.public_bytes(DER_ENCODING)
         with contextlib.suppress(ValueError):
-            found.append(x509.load_der_x509_certificate(raw))
-    return found
+            certificates.append(x509.load_der_x509_certificate(der))
+    return certificates
 
 
-def _anchored(
-    chain: Sequence[x509.Certificate], anchors: Sequence[Tlsa], names: Sequence[str]
+def _is_chain_anchored(
+    chain: Sequence[x509.Certificate], trust_anchors: Sequence[TlsaRecord], names: Sequence[str]
 ) -> bool:
     """True if a chain of valid certificates leads from the first one to a trust anchor.
 
     The first certificate must also be for one of the names.
     """
     now = datetime.now(UTC)
-    own, others = chain[0], list(chain[1:])
-    for each in anchors:  # the server need not send an anchor that DNS has completely
-        if each.selector == 0 and each.matching == 0:
+    certificate, others = chain[0], list(chain[1:])
+    for anchor in trust_anchors:  # the server need not send an anchor that DNS has completely
+        if anchor.selector == 0 and anchor.matching_type == 0:
             with contextlib.suppress(ValueError):
-                others.append(x509.load_der_x509_certificate(each.data))
+                others.append(x509.load_der_x509_certificate(anchor.association_data))
     try:
-        alternative = own.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        called = alternative.value.get_values_for_type(x509.DNSName)
+        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        dns_names = alternative.value.get_values_for_type(x509.DNSName)
     except (x509.ExtensionNotFound, ValueError):
-        called = []
-    if not named(called, tuple(names)) or not _holds(own, now):
+        dns_names = []
+    if not matches_names(dns_names, tuple(names)) or not _is_valid_at(certificate, now):
         return False
-    at = own
-    for _ in range(DEEPEST):
-        above = next((candidate for candidate in others if _issued(at, candidate, now)), None)
-        if above is None:
+    current = certificate
+    for _ in range(MAX_CHAIN_LENGTH):
+        issuer = next(
+            (candidate for candidate in others if _is_issued_by(current, candidate, now)), None
+        )
+        if issuer is None:
             return False
-        raw = above.public_bytes(Encoding.DER)
-        if any(candidate.fits(raw, _key(above)) for candidate in anchors):
+        issuer_der = issuer.public_bytes(Encoding.DER)
+        if any(
+            candidate.matches(issuer_der, _public_key_der(issuer)) for candidate in trust_anchors
+        ):
             return True
-        others.remove(above)
-        at = above
+        others.remove(issuer)
+        current = issuer
     return False
 
 
-def _holds(certificate: x509.Certificate, now: datetime) -> bool:
+def _is_valid_at(certificate: x509.Certificate, at: datetime) -> bool:
     """True if a certificate is within its validity period."""
-    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+    return certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc
 
 
-def _issued(below: x509.Certificate, above: x509.Certificate, now: datetime) -> bool:
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> bool:
     """True if a valid authority has signed the certificate."""
     try:
-        basic = above.extensions.get_extension_for_class(x509.BasicConstraints).value
-        below.verify_directly_issued_by(above)
+        basic = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
+        certificate.verify_directly_issued_by(issuer)
     except Exception:  # noqa: BLE001 - any error means that it is not verified
         return False
-    return basic.ca and _holds(above, now)
+    return basic.ca and _is_valid_at(issuer, now)

@@ -9,448 +9,551 @@ from dataclasses import dataclass, field, replace
 
 from mail.compose.message_builder import without_bcc
 from mail.delivery import local_delivery
-from mail.envelope.delivery_jobs import TOGETHER, Job, Pace, Result, To
-from mail.network.outbound_http import Gate
+from mail.envelope.delivery_jobs import (
+    MAX_TRANSACTION_RECIPIENTS,
+    DeliveryJob,
+    DeliveryResult,
+    JobRecipient,
+    QueueLimits,
+)
+from mail.network.outbound_http import NetworkPolicy
 from mail.outbound import destination_pacing, relay_delivery, smtp_client
-from mail.outbound.connection_pool import Pool
-from mail.outbound.destination_pacing import Pacing
-from mail.outbound.dkim_signing import signed
-from mail.outbound.smtp_client import LeaseLost, NotReached
-from mail.outbound.tls_client import Contexts
-from mail.outbound.wire_format import Letter
+from mail.outbound.connection_pool import SmtpConnectionPool
+from mail.outbound.destination_pacing import DestinationPacing
+from mail.outbound.dkim_signing import sign_message
+from mail.outbound.smtp_client import LeaseLost, ServerFailed
+from mail.outbound.tls_client import TlsContexts
+from mail.outbound.wire_format import WireMessage
 from mail.queue import dsn_requests, message_body, pending_reports, recipient_leases
-from mail.queue.delivery_results import settle
-from mail.queue.destination_order import LAST, Room, Round
+from mail.queue.delivery_results import record_results
+from mail.queue.destination_order import LAST_RANK, ClaimCapacity, LineCursor
 from mail.recipients import recipient_routes
 from mail.routing import route_selection, tls_requirements
-from mail.routing.mx_hosts import Host, Route, Unroutable
-from mail.routing.route_selection import Way
-from mail.routing.route_snapshot import Chart
-from mail.runtime.background_loops import running_in_background
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.message_content import gathered
+from mail.routing.mx_hosts import NextHop, OutboundSettings, Unroutable
+from mail.routing.route_selection import RecipientRoute
+from mail.routing.route_snapshot import RouteCache
+from mail.runtime.background_loops import run_in_background
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.message_content import read_all
 from models.events.wakeups import QUEUE
 from models.queue.tables import DeliveryState
 from models.runtime import leases
-from models.runtime.environment import Turn, World
-from models.store.outages import StoreUnavailable
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.outages import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
-USUAL = Pace()
-SOON = 0.05  # seconds; due recipients may be locked by another worker
-SMALL = 100_000  # larger messages are converted in a thread
-AGAIN, SELDOM = 0.2, 5.0  # seconds between attempts to write results
-TOO_LATE = "the lease has passed to another worker"
+DEFAULT_LIMITS = QueueLimits()
+MIN_PAUSE = 0.05  # seconds; due recipients may be locked by another worker
+INLINE_MAX_BYTES = 100_000  # larger messages are converted in a thread
+FIRST_WRITE_RETRY, MAX_WRITE_RETRY = 0.2, 5.0  # seconds between attempts to write results
+LEASE_LOST_TEXT = "the lease has passed to another worker"
 
 
 @dataclass(eq=False)
-class Lane:
+class DestinationLane:
     """Jobs for one domain, processed one after another."""
 
     domain: str
-    jobs: list[Job]  # unfinished jobs; the first one without recipients that have a result
-    sending: bool = False  # the final dot may be sent, so a stop must wait for the reply
+    jobs: list[DeliveryJob]  # unfinished jobs; the first one without recipients that have a result
+    has_sent_dot: bool = False  # the final dot may be sent, so a stop must wait for the reply
     task: "asyncio.Task[None] | None" = None
 
 
 @dataclass
-class Worker:
+class QueueWorker:
     """The state of a queue worker: lanes, connections and pacing."""
 
-    world: World
-    route: Route
-    pace: Pace = USUAL
-    lanes: set[Lane] = field(default_factory=set)
-    turns: asyncio.Semaphore = field(init=False)
-    stopping: bool = False
-    held_back: bool = False  # the last poll left out due recipients, for lack of capacity
-    freed: asyncio.Event = field(default_factory=asyncio.Event)  # set when a lane ends
-    round: Round = field(default_factory=Round)
-    pool: Pool = field(init=False)
-    chart: Chart = field(init=False)
-    pacing: Pacing = field(default_factory=lambda: Pacing(asyncio.get_running_loop().time))
+    environment: Environment
+    route: OutboundSettings
+    limits: QueueLimits = DEFAULT_LIMITS
+    lanes: set[DestinationLane] = field(default_factory=set)
+    lane_slots: asyncio.Semaphore = field(init=False)
+    is_stopping: bool = False
+    has_blocked: bool = False  # the last poll left out due recipients, for lack of capacity
+    lane_ended: asyncio.Event = field(default_factory=asyncio.Event)  # set when a lane ends
+    cursor: LineCursor = field(default_factory=LineCursor)
+    pool: SmtpConnectionPool = field(init=False)
+    route_cache: RouteCache = field(init=False)
+    pacing: DestinationPacing = field(
+        default_factory=lambda: DestinationPacing(asyncio.get_running_loop().time)
+    )
 
     def __post_init__(self) -> None:
-        self.turns = asyncio.Semaphore(self.pace.at_once)
-        contexts = Contexts(self.route.trust)
-        self.pool = Pool(self.world, self.pace, contexts, lambda: len(self.lanes))
-        self.chart = Chart(self.world, self.route)
+        self.lane_slots = asyncio.Semaphore(self.limits.max_destinations)
+        contexts = TlsContexts(self.route.trusted_context)
+        self.pool = SmtpConnectionPool(
+            self.environment, self.limits, contexts, lambda: len(self.lanes)
+        )
+        self.route_cache = RouteCache(self.environment, self.route)
 
 
-async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = USUAL) -> None:
+async def run_until_stopped(
+    environment: Environment,
+    route: OutboundSettings,
+    *,
+    stop: asyncio.Event,
+    limits: QueueLimits = DEFAULT_LIMITS,
+) -> None:
     """Deliver queued mail until `stop` is set. Then unattempted recipients return to the queue.
 
     It polls after a wake-up, at the time of the next attempt, and every `poll_interval` seconds.
     """
-    worker = Worker(world, route, pace)
-    with world.wakeups.listen([QUEUE]) as bell:
+    worker = QueueWorker(environment, route, limits)
+    with environment.wakeups.follow([QUEUE]) as wake_up:
         async with (
-            _leasing(worker),
-            running_in_background(pending_reports.make_good_regularly(world, pace)),
+            _keep_leases(worker),
+            run_in_background(pending_reports.send_owed_reports_forever(environment, limits)),
         ):
             try:
                 while not stop.is_set():
-                    bell.clear()  # before the poll, so that a later wake-up is not lost
-                    worker.freed.clear()
-                    pause = await _look(worker)
-                    await _rest(worker, (bell, stop), pause)
+                    wake_up.clear()  # before the poll, so that a later wake-up is not lost
+                    worker.lane_ended.clear()
+                    seconds = await _start_due_jobs(worker)
+                    await _wait_for_work(worker, (wake_up, stop), seconds)
             finally:
-                await _wind_up(worker, graceful=stop.is_set())
+                await _stop_lanes(worker, is_graceful=stop.is_set())
 
 
-async def _look(worker: Worker) -> float:
+async def _start_due_jobs(worker: QueueWorker) -> float:
     """Lease due recipients and start lanes for them. Returns the seconds until the next poll."""
-    pace = worker.pace
-    worker.held_back = len(worker.lanes) >= pace.at_once
-    if worker.held_back:
-        return pace.look
+    limits = worker.limits
+    worker.has_blocked = len(worker.lanes) >= limits.max_destinations
+    if worker.has_blocked:
+        return limits.poll_interval
     try:
-        claimed = await recipient_leases.claim(worker.world, pace, _room(worker), worker.round)
+        claimed = await recipient_leases.claim_due_jobs(
+            worker.environment, limits, _free_capacity(worker), worker.cursor
+        )
     except Exception:  # the database may be available at the next poll
         log.exception("the queue could not be read")
-        return pace.look
-    if claimed.uncertain:
-        log.warning("mail may arrive twice", extra={"recipients": claimed.uncertain})
-    worker.held_back = claimed.left
-    by_domain: defaultdict[str, list[Job]] = defaultdict(list)
+        return limits.poll_interval
+    if claimed.uncertain_count:
+        log.warning("mail may arrive twice", extra={"recipients": claimed.uncertain_count})
+    worker.has_blocked = claimed.has_more_blocked
+    by_domain: defaultdict[str, list[DeliveryJob]] = defaultdict(list)
     for job in claimed.jobs:
         by_domain[job.domain].append(job)
     if by_domain:
-        worker.chart = Chart(worker.world, worker.route)  # reads changed routes again
+        worker.route_cache = RouteCache(
+            worker.environment, worker.route
+        )  # reads changed routes again
     for domain, jobs in by_domain.items():
-        lane = Lane(domain, jobs)
-        lane.task = asyncio.create_task(_drive(worker, lane))
+        lane = DestinationLane(domain, jobs)
+        lane.task = asyncio.create_task(_run_lane(worker, lane))
         worker.lanes.add(lane)
-    if claimed.more:
+    if claimed.has_more:
         return 0.0
     if claimed.next_at is None:
-        return pace.look
-    wait = (claimed.next_at - worker.world.now()).total_seconds()
-    return min(max(wait, SOON), pace.look)
+        return limits.poll_interval
+    seconds_until_next = (claimed.next_at - worker.environment.now()).total_seconds()
+    return min(max(seconds_until_next, MIN_PAUSE), limits.poll_interval)
 
 
-def _room(worker: Worker) -> Room:
+def _free_capacity(worker: QueueWorker) -> ClaimCapacity:
     """The capacity for new jobs. A quarter of the lanes is kept for ranks other than the last."""
-    pace = worker.pace
-    last = sum(lane.jobs[0].rank == LAST for lane in worker.lanes if lane.jobs)
-    return Room(
-        pace.claim,
-        pace.at_once - len(worker.lanes),
-        max(pace.at_once - pace.at_once // 4 - last, 0),
-        _busy(worker),
+    limits = worker.limits
+    last_rank_count = sum(lane.jobs[0].rank == LAST_RANK for lane in worker.lanes if lane.jobs)
+    return ClaimCapacity(
+        limits.claim_size,
+        limits.max_destinations - len(worker.lanes),
+        max(limits.max_destinations - limits.max_destinations // 4 - last_rank_count, 0),
+        _busy_domains(worker),
     )
 
 
-def _busy(worker: Worker) -> list[str]:
+def _busy_domains(worker: QueueWorker) -> list[str]:
     """Domains that have as many connections as allowed."""
     if worker.route.next_hop:
         return []
-    many = Counter(lane.domain for lane in worker.lanes)
-    most = worker.pace.per_domain or worker.world.options.send_per_domain
-    return [domain for domain, count in many.items() if count >= most]
+    lane_counts = Counter(lane.domain for lane in worker.lanes)
+    max_connections = (
+        worker.limits.max_connections_per_domain or worker.environment.options.send_per_domain
+    )
+    return [domain for domain, count in lane_counts.items() if count >= max_connections]
 
 
-async def _rest(worker: Worker, events: Sequence[asyncio.Event], pause: float) -> None:
+async def _wait_for_work(
+    worker: QueueWorker, events: Sequence[asyncio.Event], timeout_seconds: float
+) -> None:
     """Wait for an event, the timeout, or the end of a lane if there is no capacity left."""
-    crowded = worker.held_back or len(worker.lanes) >= worker.pace.at_once
-    told = [*events, worker.freed] if crowded else events
-    waits = [asyncio.ensure_future(event.wait()) for event in told]
+    is_full = worker.has_blocked or len(worker.lanes) >= worker.limits.max_destinations
+    awaited = [*events, worker.lane_ended] if is_full else events
+    waits = [asyncio.ensure_future(event.wait()) for event in awaited]
     try:
-        await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for wait in waits:
-            wait.cancel()
+        for task in waits:
+            task.cancel()
 
 
-async def _drive(worker: Worker, lane: Lane) -> None:
+async def _run_lane(worker: QueueWorker, lane: DestinationLane) -> None:
     """Process the jobs of a lane in order."""
     try:
-        async with worker.turns:
-            while lane.jobs and not worker.stopping:
-                await _attempt(worker, lane, lane.jobs[0])
-                lane.sending = False
+        async with worker.lane_slots:
+            while lane.jobs and not worker.is_stopping:
+                await _attempt_job(worker, lane, lane.jobs[0])
+                lane.has_sent_dot = False
                 lane.jobs.pop(0)
     finally:
         if not lane.jobs:
             worker.lanes.discard(lane)
-            worker.freed.set()
+            worker.lane_ended.set()
 
 
-async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
+async def _attempt_job(worker: QueueWorker, lane: DestinationLane, job: DeliveryJob) -> None:
     """Attempt a job. Errors defer its recipients and are logged."""
     try:
-        await _do(worker, lane, job)
+        await _deliver_job(worker, lane, job)
     except LeaseLost:
-        log.warning(TOO_LATE, extra={"queue": job.queue_id})
-    except Corrupt as damage:  # a repair or restore is possible before the message expires
+        log.warning(LEASE_LOST_TEXT, extra={"queue": job.queue_id})
+    except CorruptBlob as damage:  # a repair or restore is possible before the message expires
         extra = {"queue": job.queue_id, "damage": str(damage)}
         log.warning("a queued message is damaged", extra=extra)
-        await _defer(worker, lane, "4.3.0 The stored message is damaged")
+        await _defer_job(worker, lane, "4.3.0 The stored message is damaged")
     except Exception:  # a failing message must not stop the others
         log.exception("sending broke", extra={"queue": job.queue_id})
-        await _defer(worker, lane, "4.3.0 Something broke on our side")
+        await _defer_job(worker, lane, "4.3.0 Something broke on our side")
 
 
-async def _defer(worker: Worker, lane: Lane, reason: str) -> None:
+async def _defer_job(worker: QueueWorker, lane: DestinationLane, reason: str) -> None:
     """Defer all recipients of the current job of a lane."""
     job = lane.jobs[0]
-    result = Result(DeliveryState.DEFERRED, 451, reason, after_dot=lane.sending)
+    result = DeliveryResult(DeliveryState.DEFERRED, 451, reason, is_uncertain=lane.has_sent_dot)
     try:
-        await _settled(worker, lane, _all(job, result), b"")
+        await _record_lane_results(worker, lane, _same_result_for_all(job, result), b"")
     except Exception:  # the database does not answer
         log.exception("that could not be written", extra={"queue": job.queue_id})
-        recipient_leases.abandon(worker.world, lane.jobs[0])
+        recipient_leases.release_after_error(worker.environment, lane.jobs[0])
 
 
-async def _do(worker: Worker, lane: Lane, job: Job) -> None:
+async def _deliver_job(worker: QueueWorker, lane: DestinationLane, job: DeliveryJob) -> None:
     """Deliver a job: locally, to a webhook, or by SMTP over the route of each recipient."""
-    world = worker.world
-    if job.via is None and await worker.chart.once(
-        "ours", job.domain, lambda: recipient_routes.is_ours(world, job.domain)
+    environment = worker.environment
+    if job.endpoint_url is None and await worker.route_cache.load_once(
+        "ours", job.domain, lambda: recipient_routes.is_local_domain(environment, job.domain)
     ):
-        raw = await message_body.message(world, job)
-        await _settled(worker, lane, await local_delivery.deliver(world, job, raw), raw)
+        raw_message = await message_body.read_message(environment, job)
+        await _record_lane_results(
+            worker,
+            lane,
+            await local_delivery.deliver_to_local_recipients(environment, job, raw_message),
+            raw_message,
+        )
         job = lane.jobs[0]
         if not job.recipients:
             return
-    if relay_delivery.is_page(job):
-        letter = await signed(world, job, await _letter(world, job))
-        gate = _gate(worker)
-        posted = await relay_delivery.posted(world, job, letter, gate)
-        await _settled(worker, lane, _all(job, posted), letter.head)
+    if relay_delivery.is_webhook(job):
+        message = await sign_message(environment, job, await _load_wire_message(environment, job))
+        policy = _forward_gate(worker)
+        result = await relay_delivery.post_to_webhook(environment, job, message, policy)
+        await _record_lane_results(
+            worker, lane, _same_result_for_all(job, result), message.header_bytes
+        )
         return
-    found = await _parts(worker, job)
-    if not found:
+    parts = await _route_parts(worker, job)
+    if not parts:
         return
-    letter = await signed(world, job, await _letter(world, job))
-    for part in found:
-        one = len(part.recipients) == len(job.recipients)
-        each = job if one else replace(job, recipients=part.recipients)
-        await _send(worker, lane, each, (part, letter))
+    message = await sign_message(environment, job, await _load_wire_message(environment, job))
+    for part in parts:
+        is_whole_job = len(part.recipients) == len(job.recipients)
+        part_job = job if is_whole_job else replace(job, recipients=part.recipients)
+        await _send_part(worker, lane, part_job, (part, message))
 
 
-async def _settled(worker: Worker, lane: Lane, results: Mapping[int, Result], raw: bytes) -> None:
+async def _record_lane_results(
+    worker: QueueWorker,
+    lane: DestinationLane,
+    results_by_delivery_id: Mapping[int, DeliveryResult],
+    raw_message: bytes,
+) -> None:
     """Record results of the current job and remove these recipients from it."""
-    if results:
-        await _write_results(worker, lane.jobs[0], results, raw)
-        lane.jobs[0] = local_delivery.left(lane.jobs[0], results)
+    if results_by_delivery_id:
+        await _record_with_retries(worker, lane.jobs[0], results_by_delivery_id, raw_message)
+        lane.jobs[0] = local_delivery.job_without_delivered(lane.jobs[0], results_by_delivery_id)
 
 
-async def _write_results(
-    worker: Worker, job: Job, results: Mapping[int, Result], raw: bytes
+async def _record_with_retries(
+    worker: QueueWorker,
+    job: DeliveryJob,
+    results_by_delivery_id: Mapping[int, DeliveryResult],
+    raw_message: bytes,
 ) -> None:
     """Record results, and repeat that while the database is unavailable.
 
     Otherwise a message that another server accepted would be sent a second time.
     """
-    pause = AGAIN
+    seconds = FIRST_WRITE_RETRY
     while True:
         try:
-            await settle(worker.world, job, results, raw)
-        except StoreUnavailable:
+            await record_results(worker.environment, job, results_by_delivery_id, raw_message)
+        except StorageUnavailable:
             log.warning("results wait for the store", extra={"queue": job.queue_id})
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, SELDOM)
+            await asyncio.sleep(seconds)
+            seconds = min(seconds * 2, MAX_WRITE_RETRY)
         else:
             return
 
 
-def _left(lane: Lane, job: Job) -> Job:
+def _without_recorded(lane: DestinationLane, job: DeliveryJob) -> DeliveryJob:
     """The job, or part of the current job, without recipients that have a recorded result."""
     if job is lane.jobs[0]:
         return job
-    left = {recipient.delivery_id for recipient in lane.jobs[0].recipients}
+    remaining_ids = {recipient.delivery_id for recipient in lane.jobs[0].recipients}
     return replace(
-        job, recipients=[recipient for recipient in job.recipients if recipient.delivery_id in left]
+        job,
+        recipients=[
+            recipient for recipient in job.recipients if recipient.delivery_id in remaining_ids
+        ],
     )
 
 
-async def _parts(worker: Worker, job: Job) -> list[route_selection.Part]:
+async def _route_parts(worker: QueueWorker, job: DeliveryJob) -> list[route_selection.RoutePart]:
     """Group the recipients of a job by route, and wait for their delivery slots.
 
     Recipients with a slot that is too late return to the queue.
     """
-    if job.via is None:
-        found = await route_selection.parts(worker.chart, job)
+    if job.endpoint_url is None:
+        parts = await route_selection.group_recipients_by_route(worker.route_cache, job)
     else:
-        found = [await _by_via(worker, job)]
-    rate, ready = worker.world.options.send_per_minute, list[route_selection.Part]()
-    for part in found:
-        place = part.way.place if isinstance(part.way, Way) else ""
-        wait = await destination_pacing.turn(worker.world, place, rate) if place and rate else 0.0
-        if wait >= destination_pacing.WAITED:
-            put_off = replace(job, recipients=part.recipients)
-            await recipient_leases.hand_back(worker.world, [put_off], later=[wait])
+        parts = [await _relay_part(worker, job)]
+    rate, ready = worker.environment.options.send_per_minute, list[route_selection.RoutePart]()
+    for part in parts:
+        destination = part.route.destination if isinstance(part.route, RecipientRoute) else ""
+        seconds = (
+            await destination_pacing.reserve_slot(worker.environment, destination, rate)
+            if destination and rate
+            else 0.0
+        )
+        if seconds >= destination_pacing.MAX_SLOT_WAIT:
+            postponed_job = replace(job, recipients=part.recipients)
+            await recipient_leases.release_unattempted(
+                worker.environment, [postponed_job], delays=[seconds]
+            )
             continue
-        if wait:
-            await asyncio.sleep(wait)
+        if seconds:
+            await asyncio.sleep(seconds)
         ready.append(part)
     return ready
 
 
-def _gate(worker: Worker) -> Gate:
+def _forward_gate(worker: QueueWorker) -> NetworkPolicy:
     """The network policy for the hosts that users forward mail to."""
-    options = worker.world.options
-    return Gate.of(options, private=options.forwards_private, trust=worker.route.trust)
+    options = worker.environment.options
+    return NetworkPolicy.from_options(
+        options,
+        allows_private=options.forwards_private,
+        trusted_context=worker.route.trusted_context,
+    )
 
 
-async def _by_via(worker: Worker, job: Job) -> route_selection.Part:
+async def _relay_part(worker: QueueWorker, job: DeliveryJob) -> route_selection.RoutePart:
     """The route part of a job that goes to the relay of a forward."""
-    gate = _gate(worker)
+    policy = _forward_gate(worker)
     try:
-        found = await relay_delivery.relays(worker.world, job, gate)
+        hosts = await relay_delivery.resolve_relay(worker.environment, job, policy)
     except Unroutable as problem:
-        return route_selection.Part(job.recipients, problem)
-    servers = tls_requirements.required(found, [], wanted=job.tls)
-    return route_selection.Part(job.recipients, Way(servers, place=str(job.via)))
+        return route_selection.RoutePart(job.recipients, problem)
+    servers = tls_requirements.enforce_sender_tls(hosts, [], requires_tls=job.requires_tls)
+    return route_selection.RoutePart(
+        job.recipients, RecipientRoute(servers, destination=str(job.endpoint_url))
+    )
 
 
-async def _send(
-    worker: Worker, lane: Lane, job: Job, what: tuple[route_selection.Part, Letter]
+async def _send_part(
+    worker: QueueWorker,
+    lane: DestinationLane,
+    job: DeliveryJob,
+    part_and_message: tuple[route_selection.RoutePart, WireMessage],
 ) -> None:
     """Send a part of a job to the first host of its route that accepts it."""
-    part, letter = what
-    if isinstance(part.way, Unroutable):
-        last = Result.refused(part.way.code, part.way.text)
-        await _settled(worker, lane, _all(job, last), letter.head)
+    part, message = part_and_message
+    if isinstance(part.route, Unroutable):
+        last_result = DeliveryResult.from_refusal(part.route.reply_code, part.route.reply_text)
+        await _record_lane_results(
+            worker, lane, _same_result_for_all(job, last_result), message.header_bytes
+        )
         return
-    place, down, begun = part.way.place, True, worker.world.now()
-    if dead := worker.pacing.dead(place, job.hurried_at):  # no attempt is made
-        await _settled(worker, lane, _all(job, dead), letter.head)
+    destination, is_unreachable, started_at = part.route.destination, True, worker.environment.now()
+    if paused_result := worker.pacing.paused_result(
+        destination, job.flushed_at
+    ):  # no attempt is made
+        await _record_lane_results(
+            worker, lane, _same_result_for_all(job, paused_result), message.header_bytes
+        )
         return
-    last = Result.refused(451, "4.4.1 No server answered")
-    for host in part.way.servers:
+    last_result = DeliveryResult.from_refusal(451, "4.4.1 No server answered")
+    for host in part.route.next_hops:
         try:
-            await _by_host(worker, lane, job, (host, letter))
-        except NotReached as problem:  # the next host may accept it
-            last = Result(DeliveryState.DEFERRED, problem.code, problem.text, host.name)
-            down = down and problem.down
+            await _send_to_host(worker, lane, job, (host, message))
+        except ServerFailed as problem:  # the next host may accept it
+            last_result = DeliveryResult(
+                DeliveryState.DEFERRED, problem.reply_code, problem.reply_text, host.name
+            )
+            is_unreachable = is_unreachable and problem.is_unreachable
         else:
-            worker.pacing.answered(place)
+            worker.pacing.record_answer(destination)
             return
-    if down:
-        worker.pacing.failed(place, last, begun)
-    await _settled(worker, lane, _all(_left(lane, job), last), letter.head)
+    if is_unreachable:
+        worker.pacing.record_failure(destination, last_result, started_at)
+    await _record_lane_results(
+        worker,
+        lane,
+        _same_result_for_all(_without_recorded(lane, job), last_result),
+        message.header_bytes,
+    )
 
 
-async def _by_host(worker: Worker, lane: Lane, job: Job, what: tuple[Host, Letter]) -> None:
+async def _send_to_host(
+    worker: QueueWorker,
+    lane: DestinationLane,
+    job: DeliveryJob,
+    host_and_message: tuple[NextHop, WireMessage],
+) -> None:
     """Send the remaining recipients of a job to a host. Raises ServerFailed.
 
     If a reused connection fails, or one that has delivered a part, it connects again.
     """
-    host, letter = what
-    died = False
+    host, message = host_and_message
+    has_failed = False
     while True:
-        used, left = 0, _left(lane, job)
+        message_count, remaining_job = 0, _without_recorded(lane, job)
         try:
-            async with worker.pool.lent(host) as channel:
-                used = channel.messages
-                await _hand_over(worker, lane, channel, (left, letter))
+            async with worker.pool.connection(host) as channel:
+                message_count = channel.message_count
+                await _transmit_job(worker, lane, channel, (remaining_job, message))
                 return
-        except NotReached:
-            went_on = len(_left(lane, job).recipients) < len(left.recipients)
-            if not (used or went_on):
+        except ServerFailed:
+            has_progress = len(_without_recorded(lane, job).recipients) < len(
+                remaining_job.recipients
+            )
+            if not (message_count or has_progress):
                 raise
-            if died and not went_on:
-                text = f"4.4.2 {host.name} closes connections that it just opened"
-                raise NotReached(451, text, down=True) from None
-            died = not went_on
-            await worker.pool.fresh(host)
+            if has_failed and not has_progress:
+                error_text = f"4.4.2 {host.name} closes connections that it just opened"
+                raise ServerFailed(451, error_text, is_unreachable=True) from None
+            has_failed = not has_progress
+            await worker.pool.discard_idle(host)
 
 
-async def _letter(world: World, job: Job) -> Letter:
+async def _load_wire_message(environment: Environment, job: DeliveryJob) -> WireMessage:
     """Load the wire message of a job. Large messages are streamed to SMTP servers."""
-    stored = await message_body.stored(world, job)
-    if stored.size < SMALL:  # a thread would take longer than the work
-        return _whole(job, await gathered(stored.whole()))
-    if stored.size < message_body.LARGE or relay_delivery.is_page(job):
-        return await asyncio.to_thread(_whole, job, await gathered(stored.whole()))
-    flowing = await Letter.flowing(job.sender, stored.whole)
-    if flowing.long and job.user_id is not None:  # a stream can't be encoded again
-        return await asyncio.to_thread(_whole, job, await gathered(stored.whole()))
-    return flowing
+    stored_message = await message_body.open_message(environment, job)
+    if stored_message.size < INLINE_MAX_BYTES:  # a thread would take longer than the work
+        return _wire_message_from_bytes(job, await read_all(stored_message.stream_raw()))
+    if stored_message.size < message_body.STREAMING_MIN_BYTES or relay_delivery.is_webhook(job):
+        return await asyncio.to_thread(
+            _wire_message_from_bytes, job, await read_all(stored_message.stream_raw())
+        )
+    message = await WireMessage.from_stream(job.sender, stored_message.stream_raw)
+    if message.has_long_lines and job.user_id is not None:  # a stream can't be encoded again
+        return await asyncio.to_thread(
+            _wire_message_from_bytes, job, await read_all(stored_message.stream_raw())
+        )
+    return message
 
 
-def _whole(job: Job, raw: bytes) -> Letter:
+def _wire_message_from_bytes(job: DeliveryJob, raw_message: bytes) -> WireMessage:
     """The wire message. Only mail of users of this server is encoded again."""
-    return Letter.of(job.sender, without_bcc(raw), mend=job.user_id is not None)
+    return WireMessage.from_bytes(
+        job.sender, without_bcc(raw_message), reencode_long_lines=job.user_id is not None
+    )
 
 
-async def _hand_over(
-    worker: Worker, lane: Lane, channel: smtp_client.Channel, what: tuple[Job, Letter]
+async def _transmit_job(
+    worker: QueueWorker,
+    lane: DestinationLane,
+    channel: smtp_client.SmtpConnection,
+    job_and_message: tuple[DeliveryJob, WireMessage],
 ) -> None:
     """Send a job over a connection, in batches, and record the results after each batch.
 
     Raises ServerFailed if the server ends the session, and LeaseLost.
     """
-    job, letter = what
+    job, message = job_and_message
 
-    async def before_dot(ids: Sequence[int]) -> None:
-        if not await recipient_leases.still_held(worker.world, job, ids):
+    async def mark_before_final_dot(delivery_ids: Sequence[int]) -> None:
+        if not await recipient_leases.mark_final_dot(worker.environment, job, delivery_ids):
             raise LeaseLost
-        worker.world.fault("dot")
-        lane.sending = True
+        worker.environment.reach_fault_point("dot")
+        lane.has_sent_dot = True
 
-    said = dsn_requests.of_message(worker.world, job) if channel.offers("dsn") else None
-    waiting = [(part, said) for part in batched(job.recipients, TOGETHER)]
-    while waiting:
-        recipients, asked = waiting.pop(0)
-        results = await smtp_client.transmit(channel, letter, recipients, before_dot, asked)
-        worker.world.fault("sent")
-        await _settled(worker, lane, results, letter.head)
-        lane.sending = False
-        if again := [recipient for recipient in recipients if recipient.delivery_id not in results]:
-            waiting.insert(0, (again, None))  # the server refuses the DSN parameters that it offers
-        if waiting and not await channel.ready():
-            raise NotReached(451, f"4.4.2 {channel.host.name} ended the session")
+    dsn_parameters = (
+        dsn_requests.mail_from_parameters(worker.environment, job)
+        if channel.has_extension("dsn")
+        else None
+    )
+    batches = [
+        (part, dsn_parameters)
+        for part in split_into_batches(job.recipients, MAX_TRANSACTION_RECIPIENTS)
+    ]
+    while batches:
+        recipients, parameters = batches.pop(0)
+        results = await smtp_client.transmit_message(
+            channel, message, recipients, mark_before_final_dot, parameters
+        )
+        worker.environment.reach_fault_point("sent")
+        await _record_lane_results(worker, lane, results, message.header_bytes)
+        lane.has_sent_dot = False
+        if unanswered := [
+            recipient for recipient in recipients if recipient.delivery_id not in results
+        ]:
+            batches.insert(
+                0, (unanswered, None)
+            )  # the server refuses the DSN parameters that it offers
+        if batches and not await channel.reset_for_next_message():
+            raise ServerFailed(451, f"4.4.2 {channel.host.name} ended the session")
 
 
-def batched(recipients: Sequence[To], most: int) -> list[Sequence[To]]:
+def split_into_batches(
+    recipients: Sequence[JobRecipient], batch_size: int
+) -> list[Sequence[JobRecipient]]:
     """Split recipients into batches of at most `batch_size`."""
-    return [recipients[at : at + most] for at in range(0, len(recipients), most)]
+    return [recipients[at : at + batch_size] for at in range(0, len(recipients), batch_size)]
 
 
-def _all(job: Job, result: Result) -> dict[int, Result]:
+def _same_result_for_all(job: DeliveryJob, result: DeliveryResult) -> dict[int, DeliveryResult]:
     """The result for every recipient of a job, by delivery id."""
     return {recipient.delivery_id: result for recipient in job.recipients}
 
 
 @asynccontextmanager
-async def _leasing(worker: Worker) -> AsyncGenerator[None]:
+async def _keep_leases(worker: QueueWorker) -> AsyncGenerator[None]:
     """Keep this process registered, and the leases of its lanes, until the end of the block."""
 
-    def restore(turn: Turn) -> None:
-        recipient_leases.take_back(turn, [job for lane in worker.lanes for job in lane.jobs])
+    def restore_leases(transaction: DatabaseTransaction) -> None:
+        recipient_leases.restore_leases(
+            transaction, [job for lane in worker.lanes for job in lane.jobs]
+        )
 
-    def list_work() -> list[int]:
+    def leased_delivery_ids() -> list[int]:
         jobs = (job for lane in worker.lanes for job in lane.jobs)
         return [recipient.delivery_id for job in jobs for recipient in job.recipients]
 
-    process = worker.world.process
-    process.restore.append(restore)
-    process.under_way.append(list_work)
+    process = worker.environment.process
+    process.restore_leases.append(restore_leases)
+    process.sending_entry_ids.append(leased_delivery_ids)
     try:
-        async with leases.registered(worker.world):
+        async with leases.registered_process(worker.environment):
             yield
     finally:
-        process.restore.remove(restore)
-        process.under_way.remove(list_work)
+        process.restore_leases.remove(restore_leases)
+        process.sending_entry_ids.remove(leased_delivery_ids)
 
 
-async def _wind_up(worker: Worker, *, graceful: bool) -> None:
+async def _stop_lanes(worker: QueueWorker, *, is_graceful: bool) -> None:
     """Stop all lanes and close the connections.
 
     If graceful, lanes that have sent the final dot wait for the reply, and unattempted recipients
     return to the queue.
     """
-    worker.stopping = True
+    worker.is_stopping = True
     lanes = list(worker.lanes)
     for lane in lanes:
-        if lane.task and not (graceful and lane.sending):
+        if lane.task and not (is_graceful and lane.has_sent_dot):
             lane.task.cancel()
     await asyncio.gather(*(lane.task for lane in lanes if lane.task), return_exceptions=True)
     await worker.pool.close()
-    left = [job for lane in lanes for job in lane.jobs]
-    if left and graceful:
-        await recipient_leases.hand_back(worker.world, left)
+    unfinished_jobs = [job for lane in lanes for job in lane.jobs]
+    if unfinished_jobs and is_graceful:
+        await recipient_leases.release_unattempted(worker.environment, unfinished_jobs)

@@ -10,18 +10,18 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, delete, exists, select, update
 from sqlmodel import col
 
-from mail.queue.delivery_results import OPEN, summed
+from mail.queue.delivery_results import OPEN_STATES, state_from_deliveries
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, Entry
+from models.events.journal import PLATFORM, ChangeKind, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
-from models.queue.tables import Delivery, DeliveryState
-from models.runtime.environment import Turn
-from models.store.columns import Picked, table_of
+from models.queue.tables import DeliveryState, QueueEntry
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, core_table
 from models.submission.tables import Submission, SubmissionState
 
-MOST = 500  # submissions in one transaction
-CANCELLED = {
+MAX_SUBMISSIONS = 500  # submissions in one transaction
+CANCELLED_VALUES = {
     "state": DeliveryState.CANCELLED,
     "next_at": None,
     "turn_at": None,
@@ -31,140 +31,184 @@ CANCELLED = {
 }
 
 
-def free() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def unleased_open_conditions() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """SQL conditions: the queue entry is open and no process holds a lease on it."""
-    return col(Delivery.state).in_(OPEN), col(Delivery.lease).is_(None)
+    return col(QueueEntry.state).in_(OPEN_STATES), col(QueueEntry.lease).is_(None)
 
 
-def changed(turn: Turn, ids: Sequence[int], values: Mapping[str, Any], *where: Any) -> list[int]:
+def update_deliveries(
+    transaction: DatabaseTransaction,
+    submission_ids: Sequence[int],
+    values: Mapping[str, Any],
+    *conditions: Any,
+) -> list[int]:
     """Update the queue entries of these submissions that meet all conditions.
 
     Returns the submission id of each updated entry, so an id can occur several times.
     """
-    these = update(Delivery).where(col(Delivery.submission_id).in_(ids), *where)
-    asked = these.values(**values).returning(col(Delivery.submission_id))
-    return list(turn.connection.execute(asked).scalars().all())
+    statement = update(QueueEntry).where(
+        col(QueueEntry.submission_id).in_(submission_ids), *conditions
+    )
+    returning_ids = statement.values(**values).returning(col(QueueEntry.submission_id))
+    return list(transaction.connection.execute(returning_ids).scalars().all())
 
 
-def cancel(turn: Turn, ids: Sequence[int]) -> list[int]:
+def cancel_unleased(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> list[int]:
     """Cancel the queue entries of these submissions that no process holds.
 
     If all entries of a submission are cancelled, the copies that rules made of it are cancelled
     too. Returns the submission id of each cancelled entry, without copies. References to the blobs
     of finished submissions are deleted.
     """
-    gone = changed(turn, ids, CANCELLED, *free())
-    reached = select(col(Delivery.submission_id)).where(
-        col(Delivery.submission_id).in_(gone), col(Delivery.state) != DeliveryState.CANCELLED
+    cancelled_ids = update_deliveries(
+        transaction, submission_ids, CANCELLED_VALUES, *unleased_open_conditions()
     )
-    some = set(turn.connection.execute(reached.distinct()).scalars())
-    for_nobody = set(gone) - some
-    copies = copies_of(turn, for_nobody)
-    changed(turn, copies, CANCELLED, *free())
-    ended = [*for_nobody, *copies]
-    these = update(Submission).where(col(Submission.id).in_(ended))
-    turn.connection.execute(these.values(release_at=None))
-    _release(turn, [*set(gone), *copies])
-    tell(turn, [*set(gone), *copies])
-    return gone
+    still_active = select(col(QueueEntry.submission_id)).where(
+        col(QueueEntry.submission_id).in_(cancelled_ids),
+        col(QueueEntry.state) != DeliveryState.CANCELLED,
+    )
+    active_ids = set(transaction.connection.execute(still_active.distinct()).scalars())
+    unsent_ids = set(cancelled_ids) - active_ids
+    copy_ids = copy_ids_of_submissions(transaction, unsent_ids)
+    update_deliveries(transaction, copy_ids, CANCELLED_VALUES, *unleased_open_conditions())
+    ended_ids = [*unsent_ids, *copy_ids]
+    statement = update(Submission).where(col(Submission.id).in_(ended_ids))
+    transaction.connection.execute(statement.values(release_at=None))
+    _delete_unneeded_blob_references(transaction, [*set(cancelled_ids), *copy_ids])
+    refresh_submission_states(transaction, [*set(cancelled_ids), *copy_ids])
+    return cancelled_ids
 
 
-def copies_of(turn: Turn, ids: Collection[int]) -> list[int]:
+def copy_ids_of_submissions(
+    transaction: DatabaseTransaction, submission_ids: Collection[int]
+) -> list[int]:
     """Ids of the copies that BCC rules made of these submissions."""
-    asked = select(col(Submission.id)).where(col(Submission.copy_of).in_(ids))
-    return list(turn.connection.execute(asked).scalars().all()) if ids else []
+    statement = select(col(Submission.id)).where(col(Submission.copy_of).in_(submission_ids))
+    return list(transaction.connection.execute(statement).scalars().all()) if submission_ids else []
 
 
-def hurry(turn: Turn, ids: Sequence[int]) -> list[int]:
+def flush_deferred(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> list[int]:
     """Make deferred queue entries due now, unless they are held or leased.
 
     Returns the submission id of each entry that is now due.
     """
-    now = turn.world.now()
-    deferred = col(Delivery.state) == DeliveryState.DEFERRED, col(Delivery.held_at).is_(None)
-    hurried = changed(
-        turn, ids, {"next_at": now, "turn_at": now, "hurried_at": now}, *free(), *deferred
+    now = transaction.environment.now()
+    conditions = col(QueueEntry.state) == DeliveryState.DEFERRED, col(QueueEntry.held_at).is_(None)
+    flushed_ids = update_deliveries(
+        transaction,
+        submission_ids,
+        {"next_at": now, "turn_at": now, "hurried_at": now},
+        *unleased_open_conditions(),
+        *conditions,
     )
-    turn.bells.add(QUEUE)
-    tell(turn, list(set(hurried)))
-    return hurried
+    transaction.workers_to_wake.add(QUEUE)
+    refresh_submission_states(transaction, list(set(flushed_ids)))
+    return flushed_ids
 
 
-def hold(turn: Turn, ids: Sequence[int]) -> None:
+def hold(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> None:
     """Hold the open queue entries of these submissions. A running attempt continues."""
-    values = {"held_at": turn.world.now(), "turn_at": None}
-    waiting = col(Delivery.state).in_(OPEN), col(Delivery.held_at).is_(None)
-    tell(turn, list(set(changed(turn, ids, values, *waiting))))
+    values = {"held_at": transaction.environment.now(), "turn_at": None}
+    conditions = col(QueueEntry.state).in_(OPEN_STATES), col(QueueEntry.held_at).is_(None)
+    refresh_submission_states(
+        transaction, list(set(update_deliveries(transaction, submission_ids, values, *conditions)))
+    )
 
 
-def go_on(turn: Turn, ids: Sequence[int]) -> None:
+def release_hold(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> None:
     """Release the held queue entries of these submissions.
 
     Their expiry moves by the time they were held.
     """
-    now, table = turn.world.now(), table_of(Delivery)
-    asked = select(
+    now, table = transaction.environment.now(), core_table(QueueEntry)
+    statement = select(
         *(table.c[name] for name in ("id", "submission_id", "held_at", "expires_at"))
-    ).where(col(Delivery.submission_id).in_(ids), col(Delivery.held_at).is_not(None))
-    rows = turn.connection.execute(asked.with_for_update()).all()
+    ).where(col(QueueEntry.submission_id).in_(submission_ids), col(QueueEntry.held_at).is_not(None))
+    rows = transaction.connection.execute(statement.with_for_update()).all()
     if rows:
-        this = update(table).where(table.c.id == bindparam("key"))
-        later = this.values(held_at=None, expires_at=bindparam("later"))
-        each = [{"key": row.id, "later": row.expires_at + (now - row.held_at)} for row in rows]
-        turn.connection.execute(later, each)
-    turn.bells.add(QUEUE)
-    tell(turn, sorted({row.submission_id for row in rows}))
+        by_id = update(table).where(table.c.id == bindparam("key"))
+        update_entry = by_id.values(held_at=None, expires_at=bindparam("later"))
+        parameters = [
+            {"key": row.id, "later": row.expires_at + (now - row.held_at)} for row in rows
+        ]
+        transaction.connection.execute(update_entry, parameters)
+    transaction.workers_to_wake.add(QUEUE)
+    refresh_submission_states(transaction, sorted({row.submission_id for row in rows}))
 
 
-def tell(turn: Turn, ids: Sequence[int]) -> None:
+def refresh_submission_states(
+    transaction: DatabaseTransaction, submission_ids: Sequence[int]
+) -> None:
     """Set the states of these submissions from their queue entries, and journal the change."""
-    if not ids:
+    if not submission_ids:
         return
     states: defaultdict[int, list[DeliveryState]] = defaultdict(list)
-    tried = set[int]()
-    theirs = select(col(Delivery.submission_id), col(Delivery.state), col(Delivery.attempts))
-    for each in turn.connection.execute(theirs.where(col(Delivery.submission_id).in_(ids))):
-        states[each.submission_id].append(each.state)
-        tried |= {each.submission_id} if each.attempts else set()
-    asked = select(col(Submission.id), col(Submission.user_id), col(Submission.state))
-    rows = turn.connection.execute(asked.where(col(Submission.id).in_(ids))).all()
-    now: dict[int, SubmissionState] = {}
-    groups: defaultdict[SubmissionState, list[int]] = defaultdict(list)
-    for row in rows:
-        now[row.id] = summed(states[row.id], row.state, tried=row.id in tried)
-        if now[row.id] is not row.state:
-            groups[now[row.id]].append(row.id)
-    for state, keys in groups.items():
-        these = update(Submission).where(col(Submission.id).in_(keys))
-        turn.connection.execute(these.values(state=state))
-    _record(turn, rows, now)
-
-
-def _record(turn: Turn, rows: Sequence[Picked], now: Mapping[int, SubmissionState]) -> None:
-    """Append SUBMISSION_CHANGED entries to the journal stream of each owner."""
-    streams: defaultdict[int, list[int]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.id):
-        streams[PLATFORM if row.user_id is None else row.user_id].append(row.id)
-    told = {stream: list(_entries(keys, now)) for stream, keys in streams.items()}
-    turn.reached |= journal.record_each(turn.connection, told, at=turn.world.now())
-    for stream in told:
-        turn.held.pop(stream, None)
-
-
-def _entries(keys: Sequence[int], now: Mapping[int, SubmissionState]) -> Iterator[Entry]:
-    """Journal entries for these submissions, each for at most `journal.LONGEST` ids."""
-    for at in range(0, len(keys), journal.LONGEST):
-        part = keys[at : at + journal.LONGEST]
-        states = [now[key].value for key in part]
-        state = states if len(set(states)) > 1 else states[0]
-        yield Entry(ChangeKind.SUBMISSION_CHANGED, part, {"state": state})
-
-
-def _release(turn: Turn, ids: Sequence[int]) -> None:
-    """Delete the blob references of the submissions that have no open queue entry."""
-    left = exists().where(
-        col(Delivery.submission_id) == col(SubmissionBlob.submission_id),
-        col(Delivery.state).in_(OPEN),
+    attempted_ids = set[int]()
+    delivery_states = select(
+        col(QueueEntry.submission_id), col(QueueEntry.state), col(QueueEntry.attempts)
     )
-    these = delete(SubmissionBlob).where(col(SubmissionBlob.submission_id).in_(ids), ~left)
-    turn.connection.execute(these)
+    for delivery in transaction.connection.execute(
+        delivery_states.where(col(QueueEntry.submission_id).in_(submission_ids))
+    ):
+        states[delivery.submission_id].append(delivery.state)
+        attempted_ids |= {delivery.submission_id} if delivery.attempts else set()
+    submissions = select(col(Submission.id), col(Submission.user_id), col(Submission.state))
+    rows = transaction.connection.execute(
+        submissions.where(col(Submission.id).in_(submission_ids))
+    ).all()
+    state_by_id: dict[int, SubmissionState] = {}
+    ids_by_state: defaultdict[SubmissionState, list[int]] = defaultdict(list)
+    for row in rows:
+        state_by_id[row.id] = state_from_deliveries(
+            states[row.id], row.state, was_attempted=row.id in attempted_ids
+        )
+        if state_by_id[row.id] is not row.state:
+            ids_by_state[state_by_id[row.id]].append(row.id)
+    for state, changed_ids in ids_by_state.items():
+        statement = update(Submission).where(col(Submission.id).in_(changed_ids))
+        transaction.connection.execute(statement.values(state=state))
+    _append_journal_entries(transaction, rows, state_by_id)
+
+
+def _append_journal_entries(
+    transaction: DatabaseTransaction,
+    submissions: Sequence[ColumnRow],
+    state_by_id: Mapping[int, SubmissionState],
+) -> None:
+    """Append SUBMISSION_CHANGED entries to the journal stream of each owner."""
+    ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
+    for row in sorted(submissions, key=lambda row: row.id):
+        ids_by_stream[PLATFORM if row.user_id is None else row.user_id].append(row.id)
+    entries_by_stream = {
+        stream: list(_journal_entries(keys, state_by_id)) for stream, keys in ids_by_stream.items()
+    }
+    transaction.recorded_positions |= journal.record_in_streams(
+        transaction.connection, entries_by_stream, at=transaction.environment.now()
+    )
+    for stream in entries_by_stream:
+        transaction.locked_positions.pop(stream, None)
+
+
+def _journal_entries(
+    submission_ids: Sequence[int], state_by_id: Mapping[int, SubmissionState]
+) -> Iterator[JournalEntry]:
+    """Journal entries for these submissions, each for at most `journal.LONGEST` ids."""
+    for start in range(0, len(submission_ids), journal.MAX_IDS_PER_ROW):
+        part_ids = submission_ids[start : start + journal.MAX_IDS_PER_ROW]
+        states = [state_by_id[key].value for key in part_ids]
+        state = states if len(set(states)) > 1 else states[0]
+        yield JournalEntry(ChangeKind.SUBMISSION_CHANGED, part_ids, {"state": state})
+
+
+def _delete_unneeded_blob_references(
+    transaction: DatabaseTransaction, submission_ids: Sequence[int]
+) -> None:
+    """Delete the blob references of the submissions that have no open queue entry."""
+    has_open_entry = exists().where(
+        col(QueueEntry.submission_id) == col(SubmissionBlob.submission_id),
+        col(QueueEntry.state).in_(OPEN_STATES),
+    )
+    references = delete(SubmissionBlob).where(
+        col(SubmissionBlob.submission_id).in_(submission_ids), ~has_open_entry
+    )
+    transaction.connection.execute(references)

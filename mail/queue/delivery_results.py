@@ -12,42 +12,49 @@ from sqlalchemy import bindparam, case, func, null, select, update
 from sqlmodel import col
 
 from mail.addresses import srs
-from mail.envelope.delivery_jobs import Action, Job, Result, To
-from mail.envelope.dsn_parameters import On
+from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, DsnAction, JobRecipient
+from mail.envelope.dsn_parameters import NotifyCondition
 from mail.queue import dsn_requests
-from mail.queue.destination_order import LAST
-from mail.queue.dsn_requests import FAILED, THERE
-from mail.queue.dsn_writer import report
-from mail.queue.enqueue import Sender, hand_in, handed
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.message_insert import Letter, Place, place
-from mail.storage.received_messages import read, with_all
-from models.errors import Invalid, OverQuota
-from models.events.journal import ChangeKind, Entry
+from mail.queue.destination_order import LAST_RANK
+from mail.queue.dsn_requests import DELIVERED_STATES, FAILED_STATES
+from mail.queue.dsn_writer import report_from_results
+from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_insert import MessagePlacement, StorableMessage, insert_message
+from mail.storage.received_messages import apply_with_all_blobs, read_message
+from models.errors import InvalidInput, OverQuota
+from models.events.journal import ChangeKind, JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.observability import metrics
-from models.queue.tables import MIDDLE, Delivery, DeliveryState
-from models.runtime.environment import Turn, World
+from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
-from models.store.columns import table_of
-from models.store.prepared_statements import Prepared, number
+from models.store.columns import core_table
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.submission.tables import Submission, SubmissionState
 
 log = logging.getLogger(__name__)
 
-BACKOFF = Options().queue_backoff
+DEFAULT_BACKOFF = Options().queue_backoff
 JITTER = 0.2  # of the retry delay, up or down
-SHARE = 0.25  # of the age of a message; a longer delay comes only from the pause of its destination
+PAUSE_SHARE_OF_AGE = (
+    0.25  # of the age of a message; a longer delay comes only from the pause of its destination
+)
 SECOND = timedelta(seconds=1)
 
-ATTEMPTS = metrics.counter(
+RESULTS_COUNTER = metrics.counter(
     "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
 )
-UNSAFE = "4.7."  # security status codes (RFC 3463, section 3.8)
-OPEN = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED})
+SECURITY_STATUS_PREFIX = "4.7."  # security status codes (RFC 3463, section 3.8)
+OPEN_STATES = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED})
 
 
-async def settle(world: World, job: Job, results: Mapping[int, Result], raw: bytes) -> None:
+async def record_results(
+    environment: Environment,
+    job: DeliveryJob,
+    results_by_delivery_id: Mapping[int, DeliveryResult],
+    raw_message: bytes,
+) -> None:
     """Write the results of the recipients of a job, and send the DSNs that they require.
 
     Deliveries are written first, in their own transaction, so that a crash can't repeat them. Their
@@ -55,131 +62,179 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     (mail/queue/pending_reports.py). Other results are written together with their reports. Failed
     copies of BCC rules are only logged.
     """
-    now = world.now()
-    for result in results.values():
-        if result.alone is None:
-            ATTEMPTS.add(result.state)
-    there = {key: result for key, result in results.items() if result.state in THERE}
-    owed = dsn_requests.due(world, job, there, now)
-    if there:
-        keys = owed.get(On.SUCCESS, ())
-        held = await world.apply(
-            lambda transaction: _write(transaction, job, there, now, owed=keys), job.stream
-        )
-        if owed:
-            world.fault("owed")
-            owed = owed if held else {}
-    rest = {
-        recipient.delivery_id: _aged(results[recipient.delivery_id], recipient, now)
-        for recipient in job.recipients
-        if recipient.delivery_id in results and recipient.delivery_id not in there
+    now = environment.now()
+    for result in results_by_delivery_id.values():
+        if result.paused_for is None:
+            RESULTS_COUNTER.add(result.state)
+    delivered = {
+        key: result
+        for key, result in results_by_delivery_id.items()
+        if result.state in DELIVERED_STATES
     }
-    if job.copy and any(result.state in FAILED for result in rest.values()):
+    success_reports = dsn_requests.results_to_report(environment, job, delivered, now)
+    if delivered:
+        reported_ids = success_reports.get(NotifyCondition.SUCCESS, ())
+        is_lease_held = await environment.run_transaction(
+            lambda transaction: _write_leased_results(
+                transaction, job, delivered, now, owed_report_ids=reported_ids
+            ),
+            job.journal_stream,
+        )
+        if success_reports:
+            environment.reach_fault_point("owed")
+            success_reports = success_reports if is_lease_held else {}
+    undelivered = {
+        recipient.delivery_id: _expire_overdue(
+            results_by_delivery_id[recipient.delivery_id], recipient, now
+        )
+        for recipient in job.recipients
+        if recipient.delivery_id in results_by_delivery_id
+        and recipient.delivery_id not in delivered
+    }
+    if job.is_copy and any(result.state in FAILED_STATES for result in undelivered.values()):
         log.warning("a copy was not taken", extra={"queue": job.queue_id})
-    told = dsn_requests.due(world, job, rest, now) | owed
-    if told:
-        await reported(world, job, rest, told, raw)
-    elif rest:
-        await world.apply(lambda transaction: _write(transaction, job, rest, now), job.stream)
+    reports = dsn_requests.results_to_report(environment, job, undelivered, now) | success_reports
+    if reports:
+        await record_and_report(environment, job, undelivered, reports, raw_message)
+    elif undelivered:
+        await environment.run_transaction(
+            lambda transaction: _write_leased_results(transaction, job, undelivered, now),
+            job.journal_stream,
+        )
 
 
-def _aged(result: Result, to: To, now: datetime) -> Result:
+def _expire_overdue(
+    result: DeliveryResult, recipient: JobRecipient, now: datetime
+) -> DeliveryResult:
     """Turn a temporary failure into EXPIRED if the recipient's time in the queue is over."""
-    if result.state is not DeliveryState.DEFERRED or now < to.expires_at:
+    if result.state is not DeliveryState.DEFERRED or now < recipient.expires_at:
         return result
-    code, text = result.code, result.text
-    if text.startswith(UNSAFE):  # no connection met the TLS requirement
-        code, text = 550, f"5{text[1:]}"
-    return replace(result, state=DeliveryState.EXPIRED, code=code, text=text, after_dot=False)
+    reply_code, reply_text = result.reply_code, result.reply_text
+    if reply_text.startswith(SECURITY_STATUS_PREFIX):  # no connection met the TLS requirement
+        reply_code, reply_text = 550, f"5{reply_text[1:]}"
+    return replace(
+        result,
+        state=DeliveryState.EXPIRED,
+        reply_code=reply_code,
+        reply_text=reply_text,
+        is_uncertain=False,
+    )
 
 
-async def reported(
-    world: World,
-    job: Job,
-    rest: Mapping[int, Result],
-    told: Mapping[On, Mapping[int, Result]],
-    raw: bytes,
+async def record_and_report(
+    environment: Environment,
+    job: DeliveryJob,
+    unrecorded_results: Mapping[int, DeliveryResult],
+    reports: Mapping[NotifyCondition, Mapping[int, DeliveryResult]],
+    raw_message: bytes,
 ) -> None:
     """Write results and store the DSNs for the sender, in one transaction.
 
     `reports` maps each NOTIFY condition to the results to report. A user gets the DSN in INBOX; for
     other senders it is queued.
     """
-    now, delayed = world.now(), told.get(On.DELAY, ())
-    letters = {on: await read(report(world, job, of, raw, on)) for on, of in told.items()}
+    now, delayed_ids = environment.now(), reports.get(NotifyCondition.DELAY, ())
+    report_messages = {
+        on: await read_message(report_from_results(environment, job, of, raw_message, on))
+        for on, of in reports.items()
+    }
 
-    def write(turn: Turn, blobs: Sequence[Kept]) -> None:
-        held = not rest or _write(turn, job, rest, now)
-        for (on, letter), report_blobs in zip(letters.items(), blobs, strict=True):
-            if not (_given(turn, told[on]) if on is On.SUCCESS else held):
+    def write(transaction: DatabaseTransaction, blobs: Sequence[StoredMessageBlobs]) -> None:
+        is_lease_held = not unrecorded_results or _write_leased_results(
+            transaction, job, unrecorded_results, now
+        )
+        for (on, letter), report_blobs in zip(report_messages.items(), blobs, strict=True):
+            if not (
+                _clear_owed_successes(transaction, reports[on])
+                if on is NotifyCondition.SUCCESS
+                else is_lease_held
+            ):
                 continue
             if job.user_id is None:
-                _send_back(turn, job, letter, report_blobs)
+                _queue_report(transaction, job, letter, report_blobs)
             else:
-                _file(turn, job, (letter, report_blobs), job.user_id)
-        if held and delayed:
-            these = update(Delivery).where(col(Delivery.id).in_(delayed))
-            turn.connection.execute(these.values(delay_told_at=now))
+                _store_report_in_inbox(transaction, job, (letter, report_blobs), job.user_id)
+        if is_lease_held and delayed_ids:
+            delayed_entries = update(QueueEntry).where(col(QueueEntry.id).in_(delayed_ids))
+            transaction.connection.execute(delayed_entries.values(delay_told_at=now))
 
-    await with_all(world, job.tenant_id, list(letters.values()), write, job.stream)
+    await apply_with_all_blobs(
+        environment, job.tenant_id, list(report_messages.values()), write, job.journal_stream
+    )
 
 
-def _given(turn: Turn, owed: Collection[int]) -> bool:
+def _clear_owed_successes(transaction: DatabaseTransaction, delivery_ids: Collection[int]) -> bool:
     """Mark the success reports of these deliveries as sent.
 
     Returns False, and changes nothing, if another process has sent one of them.
     """
-    ours = select(col(Delivery.id)).where(
-        col(Delivery.id).in_(owed), col(Delivery.success_owed).is_not(None)
+    still_owed = select(col(QueueEntry.id)).where(
+        col(QueueEntry.id).in_(delivery_ids), col(QueueEntry.success_owed).is_not(None)
     )
-    if len(turn.connection.execute(ours.with_for_update()).all()) < len(owed):
+    if len(transaction.connection.execute(still_owed.with_for_update()).all()) < len(delivery_ids):
         return False
-    these = update(Delivery).where(col(Delivery.id).in_(owed))
-    turn.connection.execute(these.values(success_owed=None))
+    statement = update(QueueEntry).where(col(QueueEntry.id).in_(delivery_ids))
+    transaction.connection.execute(statement.values(success_owed=None))
     return True
 
 
-def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
+def _queue_report(
+    transaction: DatabaseTransaction,
+    job: DeliveryJob,
+    report_message: StorableMessage,
+    stored_blobs: StoredMessageBlobs,
+) -> None:
     """Queue a DSN with an empty envelope sender for the sender of the job.
 
     If that is an SRS address of this server, the DSN goes to the original sender.
     """
-    to, local = job.sender, job.sender.rpartition("@")[0]
-    if srs.is_ours(local):
-        with suppress(Invalid):  # an SRS address of another server
-            to = srs.origin(turn.world, local)
-    hand_in(turn, Sender(None, job.tenant_id), handed(turn, letter, kept, "", [to], ours=True))
+    recipient, local_part = job.sender, job.sender.rpartition("@")[0]
+    if srs.is_srs(local_part):
+        with suppress(InvalidInput):  # an SRS address of another server
+            recipient = srs.original_sender(transaction.environment, local_part)
+    enqueue(
+        transaction,
+        SubmissionOwner(None, job.tenant_id),
+        submission_from_message(
+            transaction, report_message, stored_blobs, "", [recipient], originates_here=True
+        ),
+    )
 
 
-def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None:
+def _store_report_in_inbox(
+    transaction: DatabaseTransaction,
+    job: DeliveryJob,
+    message_and_blobs: tuple[StorableMessage, StoredMessageBlobs],
+    user_id: int,
+) -> None:
     """Store a DSN in the INBOX of a user. Logs a warning if there is no INBOX or no quota left."""
-    inbox = select(col(Mailbox.id)).where(
+    statement = select(col(Mailbox.id)).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.INBOX
     )
-    mailbox_id = turn.connection.execute(inbox).scalar()
+    mailbox_id = transaction.connection.execute(statement).scalar()
     if mailbox_id is None:
         log.warning("no INBOX for a report", extra={"user": user_id, "queue": job.queue_id})
         return
-    to = Place(
+    destination = MessagePlacement(
         user_id,
         mailbox_id,
-        turn.world.now(),
+        transaction.environment.now(),
         envelope_from="",
         envelope_to=[job.sender],
     )
     try:
-        place(turn, *mail, to)
+        insert_message(transaction, *message_and_blobs, destination)
     except OverQuota:  # raised before any write; the submission's state shows the result
         log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
 
 
-def _write(
-    turn: Turn,
-    job: Job,
-    results: Mapping[int, Result],
-    now: datetime,
+def _write_leased_results(
+    transaction: DatabaseTransaction,
+    job: DeliveryJob,
+    results_by_delivery_id: Mapping[int, DeliveryResult],
+    finished_at: datetime,
     *,
-    owed: Collection[int] = (),
+    owed_report_ids: Collection[int] = (),
 ) -> bool:
     """Write the results of recipients that this job still leases. True if it leases all.
 
@@ -187,146 +242,170 @@ def _write(
     from the start of the transaction, not from `finished_at`, since the clock can be changed
     between them.
     """
-    started = turn.world.now()
-    chance = int.from_bytes(turn.world.random(4)) / 2**32
-    backoff = turn.world.options.queue_backoff
-    age = now - (job.begun_at or job.created_at)
-    written = 0
-    for to in job.recipients:
-        if result := results.get(to.delivery_id):
-            if result.alone is None:
-                retry_at = started + pause(to.attempts, chance, backoff)
-                values = _values(result, to, now, retry_at)
+    started = transaction.environment.now()
+    jitter_fraction = int.from_bytes(transaction.environment.random_bytes(4)) / 2**32
+    backoff = transaction.environment.options.queue_backoff
+    age = finished_at - (job.first_due_at or job.created_at)
+    written_count = 0
+    for recipient in job.recipients:
+        if result := results_by_delivery_id.get(recipient.delivery_id):
+            if result.paused_for is None:
+                retry_at = started + retry_delay(recipient.attempts, jitter_fraction, backoff)
+                values = _result_values(result, recipient, finished_at, retry_at)
             else:
-                retry_at = started + spared(result.alone, age, backoff)
-                values = _untried(result, to, now, retry_at)
+                retry_at = started + delay_while_paused(result.paused_for, age, backoff)
+                values = _unattempted_result_values(result, recipient, finished_at, retry_at)
             if result.state is DeliveryState.DEFERRED:
-                values["next_at"] = dsn_requests.next_at(turn.world, job, to, values["next_at"])
-            if to.delivery_id in owed:
-                values["success_owed"] = result.here or Action.RELAYED
-            given = {f"to_{name}": value for name, value in values.items()}
-            statement = _writing(tuple(sorted(values)))
-            written += len(
-                turn.fetched(statement, delivery=to.delivery_id, held=job.lease, **given)
+                values["next_at"] = dsn_requests.next_attempt_at(
+                    transaction.environment, job, recipient, values["next_at"]
+                )
+            if recipient.delivery_id in owed_report_ids:
+                values["success_owed"] = result.local_action or DsnAction.RELAYED
+            parameters = {f"to_{name}": value for name, value in values.items()}
+            statement = _result_update_statement(tuple(sorted(values)))
+            written_count += len(
+                transaction.fetch_rows(
+                    statement, delivery=recipient.delivery_id, held=job.lease, **parameters
+                )
             )
-    if written < len(results):
-        lost = len(results) - written
-        log.warning("a lease was lost", extra={"queue": job.queue_id, "recipients": lost})
-    if written:
-        announce(turn, job.stream, job.submission_id, at=now)
-    return written == len(results)
+    if written_count < len(results_by_delivery_id):
+        lost_count = len(results_by_delivery_id) - written_count
+        log.warning("a lease was lost", extra={"queue": job.queue_id, "recipients": lost_count})
+    if written_count:
+        refresh_submission_state(
+            transaction, job.journal_stream, job.submission_id, changed_at=finished_at
+        )
+    return written_count == len(results_by_delivery_id)
 
 
 @lru_cache
-def _writing(names: tuple[str, ...]) -> Prepared:
+def _result_update_statement(column_names: tuple[str, ...]) -> PreparedStatement:
     """Prepared statement that sets these columns of a delivery if its lease is held."""
-    columns = table_of(Delivery).c
-    held = update(Delivery).where(
-        col(Delivery.id) == number("delivery"), col(Delivery.lease) == number("held")
+    table_columns = core_table(QueueEntry).c
+    leased_delivery = update(QueueEntry).where(
+        col(QueueEntry.id) == integer_parameter("delivery"),
+        col(QueueEntry.lease) == integer_parameter("held"),
     )
     values: dict[str, Any] = {
-        name: bindparam(f"to_{name}", type_=columns[name].type) for name in names
+        name: bindparam(f"to_{name}", type_=table_columns[name].type) for name in column_names
     }
     values["hurried_at"] = null()
     values["rank"] = case(
-        (col(Delivery.rank) < MIDDLE, MIDDLE), else_=LAST
+        (col(QueueEntry.rank) < NORMAL_RANK, NORMAL_RANK), else_=LAST_RANK
     )  # after its first attempt it yields to new messages
-    return Prepared(held.values(values).returning(col(Delivery.id)))
+    return PreparedStatement(leased_delivery.values(values).returning(col(QueueEntry.id)))
 
 
-def _values(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[str, Any]:
+def _result_values(
+    result: DeliveryResult, recipient: JobRecipient, finished_at: datetime, retry_at: datetime
+) -> dict[str, Any]:
     """Column values of a delivery for its result."""
-    deferred = result.state is DeliveryState.DEFERRED
+    is_deferred = result.state is DeliveryState.DEFERRED
     values: dict[str, Any] = {
         "state": result.state,
         "lease": None,
         "holder": None,
-        "next_at": min(retry_at, to.expires_at) if deferred else None,
+        "next_at": min(retry_at, recipient.expires_at) if is_deferred else None,
         "turn_at": None,
-        **({} if deferred else {"held_at": None}),
-        "last_code": result.code,
-        "last_response": result.text,
+        **({} if is_deferred else {"held_at": None}),
+        "last_code": result.reply_code,
+        "last_response": result.reply_text,
         "mx": result.mx,
-        "tls": result.tls,
-        "delivered_at": now if result.state in THERE else None,
+        "tls": result.tls_description,
+        "delivered_at": finished_at if result.state in DELIVERED_STATES else None,
     }
-    if not (result.after_dot or result.state in THERE):
+    if not (result.is_uncertain or result.state in DELIVERED_STATES):
         values["final_dot_at"] = None  # the server refused the message, so it does not have it
     return values
 
 
-def _untried(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[str, Any]:
+def _unattempted_result_values(
+    result: DeliveryResult, recipient: JobRecipient, finished_at: datetime, retry_at: datetime
+) -> dict[str, Any]:
     """Column values for a result without an attempt, since the destination was paused.
 
     The attempt is not counted, and the last reply is kept.
     """
-    values = {**_values(result, to, now, retry_at), "attempts": to.attempts - 1}
-    if result.state is DeliveryState.DEFERRED or to.attempts > 1:
+    values = {
+        **_result_values(result, recipient, finished_at, retry_at),
+        "attempts": recipient.attempts - 1,
+    }
+    if result.state is DeliveryState.DEFERRED or recipient.attempts > 1:
         for name in ("last_code", "last_response", "mx", "tls"):
             del values[name]
     return values
 
 
-def spared(alone: timedelta, age: timedelta, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
+def delay_while_paused(
+    pause: timedelta, age: timedelta, backoff: Sequence[timedelta] = DEFAULT_BACKOFF
+) -> timedelta:
     """Delay before the next attempt if the destination is paused.
 
     It is the remaining pause, or a share of the message's age if that is longer, so that old
     messages are not looked at again and again.
     """
-    return max(alone, min(age * SHARE, backoff[-1]), SECOND)
+    return max(pause, min(age * PAUSE_SHARE_OF_AGE, backoff[-1]), SECOND)
 
 
-def pause(attempts: int, chance: float, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
+def retry_delay(
+    attempts: int, jitter_fraction: float, backoff: Sequence[timedelta] = DEFAULT_BACKOFF
+) -> timedelta:
     """Delay before the next attempt, after this number of attempts.
 
     `jitter_fraction` is random, from 0 up to 1.
     """
-    usual = backoff[min(attempts, len(backoff)) - 1]
-    return usual * (1 - JITTER + 2 * JITTER * chance)
+    base_delay = backoff[min(attempts, len(backoff)) - 1]
+    return base_delay * (1 - JITTER + 2 * JITTER * jitter_fraction)
 
 
-_THIS = col(Submission.id) == number("submission")
-_THEIRS = Prepared(
+_BY_ID = col(Submission.id) == integer_parameter("submission")
+_SELECT_DELIVERY_STATES = PreparedStatement(
     select(
-        col(Delivery.state),
-        func.max(col(Delivery.attempts)).label("attempts"),
+        col(QueueEntry.state),
+        func.max(col(QueueEntry.attempts)).label("attempts"),
         col(Submission.state).label("now"),
     )
-    .join(Submission, col(Submission.id) == col(Delivery.submission_id))
-    .where(col(Delivery.submission_id) == number("submission"))
-    .group_by(col(Delivery.state), col(Submission.state))
+    .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
+    .where(col(QueueEntry.submission_id) == integer_parameter("submission"))
+    .group_by(col(QueueEntry.state), col(Submission.state))
 )
-_SUMMED = Prepared(
+_UPDATE_STATE = PreparedStatement(
     update(Submission)
-    .where(_THIS)
-    .values(state=bindparam("to_state", type_=table_of(Submission).c.state.type))
+    .where(_BY_ID)
+    .values(state=bindparam("to_state", type_=core_table(Submission).c.state.type))
 )
 
 
-def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> SubmissionState:
+def refresh_submission_state(
+    transaction: DatabaseTransaction, stream: int, submission_id: int, *, changed_at: datetime
+) -> SubmissionState:
     """Set the state of a submission from its deliveries, and journal the change."""
-    rows = turn.fetched(_THEIRS, submission=submission_id)
-    tried = any(row.attempts for row in rows)
-    state = summed([row.state for row in rows], rows[0].now, tried=tried)
-    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
-    _, told = turn.told(stream, [entry], at=at)
-    turn.send([(_SUMMED, {"submission": submission_id, "to_state": state}), *told])
+    rows = transaction.fetch_rows(_SELECT_DELIVERY_STATES, submission=submission_id)
+    was_attempted = any(row.attempts for row in rows)
+    state = state_from_deliveries(
+        [row.state for row in rows], rows[0].now, was_attempted=was_attempted
+    )
+    entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
+    _, journal_statements = transaction.entry_statements(stream, [entry], at=changed_at)
+    transaction.execute_statements(
+        [(_UPDATE_STATE, {"submission": submission_id, "to_state": state}), *journal_statements]
+    )
     return state
 
 
-def summed(
-    states: Sequence[DeliveryState], now: SubmissionState, *, tried: bool
+def state_from_deliveries(
+    delivery_states: Sequence[DeliveryState], current_state: SubmissionState, *, was_attempted: bool
 ) -> SubmissionState:
     """State of a submission, from the states of its deliveries.
 
     It keeps its current state until the first attempt.
     """
-    found = set(states)
-    if found & OPEN:
-        begun = tried or DeliveryState.DEFERRED in found
-        return SubmissionState.SENDING if begun else now
-    if found <= {DeliveryState.CANCELLED}:
+    distinct_states = set(delivery_states)
+    if distinct_states & OPEN_STATES:
+        is_sending = was_attempted or DeliveryState.DEFERRED in distinct_states
+        return SubmissionState.SENDING if is_sending else current_state
+    if distinct_states <= {DeliveryState.CANCELLED}:
         return SubmissionState.CANCELLED
-    if found <= THERE:
+    if distinct_states <= DELIVERED_STATES:
         return SubmissionState.SENT
-    return SubmissionState.PARTIAL if found & THERE else SubmissionState.FAILED
+    return SubmissionState.PARTIAL if distinct_states & DELIVERED_STATES else SubmissionState.FAILED

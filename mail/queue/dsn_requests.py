@@ -12,93 +12,142 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from mail.envelope.delivery_jobs import Job, Result, To
-from mail.envelope.dsn_parameters import NOTHING, On, Wish, mail_parameters, rcpt_parameters, typed
+from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, JobRecipient
+from mail.envelope.dsn_parameters import (
+    NO_REPORTS,
+    DsnRequest,
+    NotifyCondition,
+    format_mail_parameters,
+    format_rcpt_parameters,
+    typed_address,
+)
 from models.queue.tables import DeliveryState
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
-PROOF = 16  # base32 characters, 80 bits
-THERE = frozenset({DeliveryState.DELIVERED, DeliveryState.RELAYED})
-FAILED = frozenset({DeliveryState.BOUNCED, DeliveryState.EXPIRED})
+PROOF_LENGTH = 16  # base32 characters, 80 bits
+DELIVERED_STATES = frozenset({DeliveryState.DELIVERED, DeliveryState.RELAYED})
+FAILED_STATES = frozenset({DeliveryState.BOUNCED, DeliveryState.EXPIRED})
 
-_OURS = re.compile(r"([0-9a-f]{20})\.([a-z2-7]{16})")
+_OWN_ENVID = re.compile(r"([0-9a-f]{20})\.([a-z2-7]{16})")
 
 
-def due(
-    world: World, job: Job, results: Mapping[int, Result], now: datetime
-) -> dict[On, dict[int, Result]]:
+def results_to_report(
+    environment: Environment,
+    job: DeliveryJob,
+    results_by_delivery_id: Mapping[int, DeliveryResult],
+    now: datetime,
+) -> dict[NotifyCondition, dict[int, DeliveryResult]]:
     """The results that the sender gets a DSN for, by NOTIFY condition and delivery id.
 
     Empty for messages without an envelope sender and for copies of BCC rules.
     """
-    found: dict[On, dict[int, Result]] = {}
-    if not job.sender or job.copy:
-        return found
-    for to in job.recipients:
-        result = results.get(to.delivery_id)
-        on = _on(world, job, to, result, now) if result is not None else None
-        if result is not None and on is not None and to.wish.wants(on):
-            found.setdefault(on, {})[to.delivery_id] = result
-    return found
+    reports: dict[NotifyCondition, dict[int, DeliveryResult]] = {}
+    if not job.sender or job.is_copy:
+        return reports
+    for recipient in job.recipients:
+        result = results_by_delivery_id.get(recipient.delivery_id)
+        condition = (
+            _report_condition(environment, job, recipient, result, now)
+            if result is not None
+            else None
+        )
+        if (
+            result is not None
+            and condition is not None
+            and recipient.dsn_request.is_report_wanted(condition)
+        ):
+            reports.setdefault(condition, {})[recipient.delivery_id] = result
+    return reports
 
 
-def _on(world: World, job: Job, to: To, result: Result, now: datetime) -> On | None:
+def _report_condition(
+    environment: Environment,
+    job: DeliveryJob,
+    recipient: JobRecipient,
+    result: DeliveryResult,
+    now: datetime,
+) -> NotifyCondition | None:
     """The NOTIFY condition that a result meets. None if it needs no report now."""
-    if result.state in FAILED:
-        return On.FAILURE
-    if result.state in THERE:
-        return None if result.told_there else On.SUCCESS
-    at = delay_at(world, job, to)
-    return On.DELAY if at is not None and now >= at else None
+    if result.state in FAILED_STATES:
+        return NotifyCondition.FAILURE
+    if result.state in DELIVERED_STATES:
+        return None if result.is_reported_remotely else NotifyCondition.SUCCESS
+    report_at = delay_report_at(environment, job, recipient)
+    return NotifyCondition.DELAY if report_at is not None and now >= report_at else None
 
 
-def delay_at(world: World, job: Job, to: To) -> datetime | None:
+def delay_report_at(
+    environment: Environment, job: DeliveryJob, recipient: JobRecipient
+) -> datetime | None:
     """Time of the delay report to the sender. None if it was sent or is not wanted."""
-    after = world.options.queue_delay_notice
-    if not after or to.delay_told or job.copy or not job.sender or not to.wish.wants(On.DELAY):
+    notice_delay = environment.options.queue_delay_notice
+    if (
+        not notice_delay
+        or recipient.is_delay_reported
+        or job.is_copy
+        or not job.sender
+        or not recipient.dsn_request.is_report_wanted(NotifyCondition.DELAY)
+    ):
         return None
-    return (job.begun_at or job.created_at) + after
+    return (job.first_due_at or job.created_at) + notice_delay
 
 
-def next_at(world: World, job: Job, to: To, at: datetime) -> datetime:
+def next_attempt_at(
+    environment: Environment, job: DeliveryJob, recipient: JobRecipient, planned_at: datetime
+) -> datetime:
     """Time of the next attempt, not later than the delay report or the expiry."""
-    told = delay_at(world, job, to)
-    soon = [told] if told is not None and world.now() < told else []
-    return min(at, to.expires_at, *soon)
+    report_at = delay_report_at(environment, job, recipient)
+    earlier_times = [report_at] if report_at is not None and environment.now() < report_at else []
+    return min(planned_at, recipient.expires_at, *earlier_times)
 
 
-def of(world: World, job: Job, to: To) -> Wish:
+def forwarded_request(
+    environment: Environment, job: DeliveryJob, recipient: JobRecipient
+) -> DsnRequest:
     """The DSN request for a recipient that is sent to the next server."""
-    if not job.sender or job.copy:
-        return NOTHING
-    envid = to.wish.envid
+    if not job.sender or job.is_copy:
+        return NO_REPORTS
+    envid = recipient.dsn_request.envid
     if envid is None and job.user_id is not None:
-        envid = f"{job.queue_id}.{proof(world, job.queue_id, job.domain)}"
-    return replace(to.wish, envid=envid, orcpt=to.wish.orcpt or typed(to.address))
+        envid = f"{job.queue_id}.{envelope_id_proof(environment, job.queue_id, job.domain)}"
+    return replace(
+        recipient.dsn_request,
+        envid=envid,
+        orcpt=recipient.dsn_request.orcpt or typed_address(recipient.address),
+    )
 
 
-def of_message(world: World, job: Job) -> list[str]:
+def mail_from_parameters(environment: Environment, job: DeliveryJob) -> list[str]:
     """DSN parameters of MAIL FROM, for a server that offers DSN."""
-    return mail_parameters(of(world, job, job.recipients[0]))
+    return format_mail_parameters(forwarded_request(environment, job, job.recipients[0]))
 
 
-def of_recipient(to: To) -> list[str]:
+def rcpt_to_parameters(recipient: JobRecipient) -> list[str]:
     """DSN parameters of RCPT TO, for a server that offers DSN."""
-    return rcpt_parameters(replace(to.wish, orcpt=to.wish.orcpt or typed(to.address)))
+    return format_rcpt_parameters(
+        replace(
+            recipient.dsn_request,
+            orcpt=recipient.dsn_request.orcpt or typed_address(recipient.address),
+        )
+    )
 
 
-def proof(world: World, queue_id: str, domain: str) -> str:
+def envelope_id_proof(environment: Environment, queue_id: str, domain: str) -> str:
     """HMAC that shows that its holder got the mail of a submission for a domain."""
-    told = "\0".join(["envid", queue_id, domain.lower()]).encode()
-    return b32encode(hmac.digest(world.secret, told, "sha256")).decode()[:PROOF].lower()
+    signed_text = "\0".join(["envid", queue_id, domain.lower()]).encode()
+    return (
+        b32encode(hmac.digest(environment.signing_secret, signed_text, "sha256"))
+        .decode()[:PROOF_LENGTH]
+        .lower()
+    )
 
 
-def apart(envid: str) -> tuple[str, str] | None:
+def split_own_envelope_id(envid: str) -> tuple[str, str] | None:
     """Queue id and proof of an envelope id of this server. None for other ids. Ignores case."""
-    found = _OURS.fullmatch(envid.strip().lower())
-    return (found[1], found[2]) if found else None
+    match = _OWN_ENVID.fullmatch(envid.strip().lower())
+    return (match[1], match[2]) if match else None
 
 
-def proven(world: World, queue_id: str, domain: str, shown: str) -> bool:
+def is_valid_proof(environment: Environment, queue_id: str, domain: str, candidate: str) -> bool:
     """True if `candidate` is the proof of the submission for the domain."""
-    return hmac.compare_digest(shown, proof(world, queue_id, domain))
+    return hmac.compare_digest(candidate, envelope_id_proof(environment, queue_id, domain))

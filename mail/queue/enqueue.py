@@ -9,80 +9,98 @@ from sqlalchemy import insert, select
 from sqlmodel import col
 
 from mail.compose.message_builder import Priority
-from mail.envelope.dsn_parameters import NEVER, USUAL, Wish, some
-from mail.queue.destination_order import LAST
-from mail.recipients.forward_targets import Via
+from mail.envelope.dsn_parameters import (
+    DEFAULT_REPORTS,
+    NOTIFY_NEVER,
+    DsnRequest,
+    first_message_request,
+)
+from mail.queue.destination_order import LAST_RANK
+from mail.recipients.forward_targets import ForwardEndpoint
 from mail.storage import audit_copies, message_trace
-from mail.storage.blobs.blob_writer import Kept, blob_ids
-from mail.storage.message_insert import Letter, Placed, columns
-from models.events.journal import PLATFORM, ChangeKind, Entry
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
+from mail.storage.message_insert import InsertedMessage, StorableMessage, content_columns
+from models.events.journal import PLATFORM, ChangeKind, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
-from models.queue.tables import MIDDLE, Delivery, DeliveryState
-from models.runtime.environment import Turn
-from models.store.prepared_statements import Prepared, Sent, number
+from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
+from models.runtime.environment import DatabaseTransaction
+from models.store.prepared_statements import (
+    PreparedStatement,
+    StatementWithValues,
+    integer_parameter,
+)
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
 
-SOON = timedelta(minutes=1)  # workers poll more often than this, so later messages need no wake-up
-_SUBMISSION = Prepared(insert(Submission).inline())
-_DELIVERY = Prepared(insert(Delivery).inline())
-_NEED = Prepared(insert(SubmissionBlob).inline())
-_TENANT = Prepared(select(col(User.tenant_id)).where(col(User.id) == number("user")))
-HELD = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
-RANK = {Priority.HIGH: 0, Priority.NORMAL: MIDDLE, Priority.LOW: LAST}
+WAKE_UP_HORIZON = timedelta(
+    minutes=1
+)  # workers poll more often than this, so later messages need no wake-up
+_INSERT_SUBMISSION = PreparedStatement(insert(Submission).inline())
+_INSERT_DELIVERY = PreparedStatement(insert(QueueEntry).inline())
+_INSERT_BLOB_REFERENCE = PreparedStatement(insert(SubmissionBlob).inline())
+_SELECT_TENANT_ID = PreparedStatement(
+    select(col(User.tenant_id)).where(col(User.id) == integer_parameter("user"))
+)
+HELD_STATES = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
+RANK_BY_PRIORITY = {Priority.HIGH: 0, Priority.NORMAL: NORMAL_RANK, Priority.LOW: LAST_RANK}
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class NewSubmission:
     """A message to put into the queue: envelope, blobs and options."""
 
     sender: str  # envelope sender; empty: no DSN is sent
     recipients: Sequence[str]
     size: int
-    root: int
-    blobs: Sequence[int]  # includes the root blob
-    message_id: int | None  # id of the copy in a mailbox
-    at: datetime  # time of the first attempt
+    root_blob_id: int
+    blob_ids: Sequence[int]  # includes the root blob
+    stored_message_id: int | None  # id of the copy in a mailbox
+    due_at: datetime  # time of the first attempt
     state: SubmissionState = SubmissionState.QUEUED
     send_time: datetime | None = None
     undo_until: datetime | None = None
     sent_mailbox_id: int | None = None  # where a held copy moves when the hold ends
-    via: Sequence[Via] = ()  # targets besides `recipients`
+    endpoints: Sequence[ForwardEndpoint] = ()  # targets besides `recipients`
     copy_of: int | None = None  # submission that a BCC rule copied
     priority: Priority = Priority.NORMAL
-    header_id: str | None = None  # value of Message-ID, for the delivery trace
-    wishes: Mapping[str, Wish] = field(default_factory=dict)  # by recipient
-    ours: bool = False  # it gets DKIM signatures of the author's domain
+    message_id_header: str | None = None  # value of Message-ID, for the delivery trace
+    dsn_requests: Mapping[str, DsnRequest] = field(default_factory=dict)  # by recipient
+    originates_here: bool = False  # it gets DKIM signatures of the author's domain
 
 
-def handed(  # noqa: PLR0913 - the envelope, and what is sent
-    turn: Turn,
-    letter: Letter,
-    kept: Kept,
+def submission_from_message(  # noqa: PLR0913 - the envelope, and what is sent
+    transaction: DatabaseTransaction,
+    message: StorableMessage,
+    stored_blobs: StoredMessageBlobs,
     sender: str,
     recipients: Sequence[str],
     *,
-    placed: Placed | None = None,
-    **more: Any,
-) -> Handed:
+    stored_copy: InsertedMessage | None = None,
+    **options: Any,
+) -> NewSubmission:
     """A submission for a message with stored bytes. It is due now unless `due_at` is given.
 
     `stored_copy` is the copy that the same transaction stored in a mailbox. Other options are
     fields of the submission.
     """
-    if placed is None:
-        blobs = blob_ids(turn, kept)
-        root, needed = blobs[kept.root], list(blobs.values())
+    if stored_copy is None:
+        id_by_blob = insert_blob_rows(transaction, stored_blobs)
+        root_blob_id, needed_ids = id_by_blob[stored_blobs.layout_digest], list(id_by_blob.values())
     else:
-        root, needed = placed.root_blob_id, list(placed.blob_ids)
-    more = {"message_id": None, "at": turn.world.now(), "ours": letter.ours, **more}
-    more["header_id"] = letter.facts.message_id
-    return Handed(sender, recipients, letter.size, root, needed, **more)
+        root_blob_id, needed_ids = stored_copy.layout_blob_id, list(stored_copy.blob_ids)
+    options = {
+        "stored_message_id": None,
+        "due_at": transaction.environment.now(),
+        "originates_here": message.is_generated,
+        **options,
+    }
+    options["message_id_header"] = message.facts.message_id
+    return NewSubmission(sender, recipients, message.size, root_blob_id, needed_ids, **options)
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class SubmissionOwner:
     """The user that a message is sent for, or the platform with a tenant."""
 
     user_id: int | None
@@ -90,131 +108,175 @@ class Sender:
     origin: str | None = None
 
 
-def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
+def enqueue(
+    transaction: DatabaseTransaction, owner: SubmissionOwner, submission: NewSubmission
+) -> int:
     """Insert a submission with its queue entries, blob references and journal entry.
 
     Returns the submission id. Workers are woken at commit if it is due soon.
     """
-    (key,) = hand_in_all(turn, of, [handed])
+    (key,) = enqueue_all(transaction, owner, [submission])
     return key
 
 
-def hand_in_all(turn: Turn, of: Sender, handed: Sequence[Handed]) -> list[int]:
+def enqueue_all(
+    transaction: DatabaseTransaction, owner: SubmissionOwner, submissions: Sequence[NewSubmission]
+) -> list[int]:
     """Insert several submissions as `enqueue` does, in one batch. Returns their ids in order."""
-    tenant = _tenant(turn, of.user_id) if of.tenant_id is None else of.tenant_id
-    now, works, keys = turn.world.now(), list[Sent](), list[int]()
-    states: dict[SubmissionState, list[int]] = {}
-    for one in handed:
-        row = _row(turn, one, of.user_id, tenant)
-        key = row["id"]
-        keys.append(key)
-        states.setdefault(one.state, []).append(key)
-        works.append((_SUBMISSION, row))
-        works += [(_DELIVERY, delivery) for delivery in _deliveries(turn, one, key, of.user_id)]
-        needs = set(one.blobs)
-        works += [(_NEED, {"submission_id": key, "blob_id": blob}) for blob in needs]
-        to = (*one.recipients, *(via.recipient for via in one.via))
-        works += message_trace.steps_of_submission(turn.world, row, to)
-        if one.at - now < SOON:
-            turn.bells.add(QUEUE)
+    tenant_id = (
+        _tenant_id_of_user(transaction, owner.user_id)
+        if owner.tenant_id is None
+        else owner.tenant_id
+    )
+    now, statements, submission_ids = (
+        transaction.environment.now(),
+        list[StatementWithValues](),
+        list[int](),
+    )
+    ids_by_state: dict[SubmissionState, list[int]] = {}
+    for submission in submissions:
+        row = _submission_row(transaction, submission, owner.user_id, tenant_id)
+        submission_id = row["id"]
+        submission_ids.append(submission_id)
+        ids_by_state.setdefault(submission.state, []).append(submission_id)
+        statements.append((_INSERT_SUBMISSION, row))
+        statements += [
+            (_INSERT_DELIVERY, delivery)
+            for delivery in _delivery_rows(transaction, submission, submission_id, owner.user_id)
+        ]
+        blob_ids = set(submission.blob_ids)
+        statements += [
+            (_INSERT_BLOB_REFERENCE, {"submission_id": submission_id, "blob_id": blob})
+            for blob in blob_ids
+        ]
+        recipients = (*submission.recipients, *(via.recipient for via in submission.endpoints))
+        statements += message_trace.submission_step_statements(
+            transaction.environment, row, recipients
+        )
+        if submission.due_at - now < WAKE_UP_HORIZON:
+            transaction.workers_to_wake.add(QUEUE)
     entries = [
-        Entry(ChangeKind.SUBMISSION_CHANGED, state_ids, {"state": state.value}, of.origin)
-        for state, state_ids in states.items()
+        JournalEntry(ChangeKind.SUBMISSION_CHANGED, state_ids, {"state": state.value}, owner.origin)
+        for state, state_ids in ids_by_state.items()
     ]
-    stream = PLATFORM if of.user_id is None else of.user_id
-    _, told = turn.told(stream, entries, at=now)
-    turn.send([*works, *told])
-    return keys
+    stream = PLATFORM if owner.user_id is None else owner.user_id
+    _, journal_statements = transaction.entry_statements(stream, entries, at=now)
+    transaction.execute_statements([*statements, *journal_statements])
+    return submission_ids
 
 
-def _row(turn: Turn, handed: Handed, user_id: int | None, tenant: int | None) -> dict[str, Any]:
+def _submission_row(
+    transaction: DatabaseTransaction,
+    submission: NewSubmission,
+    user_id: int | None,
+    tenant_id: int | None,
+) -> dict[str, Any]:
     """Column values of the `submissions` row."""
-    said = some(handed.wishes.values())
+    dsn_request = first_message_request(submission.dsn_requests.values())
     return {
-        "id": turn.world.key(),
+        "id": transaction.environment.new_id(),
         "user_id": user_id,
-        "tenant_id": tenant,
-        "queue_id": turn.world.random(10).hex(),
-        "state": handed.state,
-        "message_id": handed.message_id,
-        "blob_id": handed.root,
-        "size": handed.size,
-        "envelope_from": handed.sender,
-        "send_time": handed.send_time,
-        "undo_until": handed.undo_until,
-        "release_at": handed.at if handed.state in HELD else None,
-        "sent_mailbox_id": handed.sent_mailbox_id,
-        "copy_of": handed.copy_of,
-        "envid": said.envid,
-        "ret": said.ret,
-        "header_id": message_trace.cut(handed.header_id),
-        "ours": handed.ours,
-        "created_at": turn.world.now(),
+        "tenant_id": tenant_id,
+        "queue_id": transaction.environment.random_bytes(10).hex(),
+        "state": submission.state,
+        "message_id": submission.stored_message_id,
+        "blob_id": submission.root_blob_id,
+        "size": submission.size,
+        "envelope_from": submission.sender,
+        "send_time": submission.send_time,
+        "undo_until": submission.undo_until,
+        "release_at": submission.due_at if submission.state in HELD_STATES else None,
+        "sent_mailbox_id": submission.sent_mailbox_id,
+        "copy_of": submission.copy_of,
+        "envid": dsn_request.envid,
+        "ret": dsn_request.ret,
+        "header_id": message_trace.stored_text(submission.message_id_header),
+        "ours": submission.originates_here,
+        "created_at": transaction.environment.now(),
     }
 
 
-def _tenant(turn: Turn, user_id: int | None) -> int | None:
+def _tenant_id_of_user(transaction: DatabaseTransaction, user_id: int | None) -> int | None:
     """The tenant id of a user. None for no user or an unknown one."""
-    found = turn.fetched(_TENANT, user=user_id) if user_id is not None else ()
-    return found[0].tenant_id if found else None
+    rows = transaction.fetch_rows(_SELECT_TENANT_ID, user=user_id) if user_id is not None else ()
+    return rows[0].tenant_id if rows else None
 
 
-def _deliveries(
-    turn: Turn, handed: Handed, submission_id: int, user_id: int | None
+def _delivery_rows(
+    transaction: DatabaseTransaction,
+    submission: NewSubmission,
+    submission_id: int,
+    user_id: int | None,
 ) -> list[dict[str, Any]]:
     """Column values of the queue entries, in the order of the recipients."""
-    now = turn.world.now()
-    same = {
+    now = transaction.environment.now()
+    common_values = {
         "user_id": user_id,
         "submission_id": submission_id,
         "state": DeliveryState.PENDING,
         "attempts": 0,
-        "next_at": handed.at,
-        "turn_at": handed.at if handed.at <= now else None,
-        "rank": RANK[handed.priority],
+        "next_at": submission.due_at,
+        "turn_at": submission.due_at if submission.due_at <= now else None,
+        "rank": RANK_BY_PRIORITY[submission.priority],
         "created_at": now,
-        "expires_at": handed.at + turn.world.options.queue_expires,
+        "expires_at": submission.due_at + transaction.environment.options.queue_expires,
     }
-    return [{**same, **row} for row in _each(turn, handed)]
+    return [{**common_values, **row} for row in _recipient_values(transaction, submission)]
 
 
-def unkept(turn: Turn, keys: tuple[int, int], letter: Letter, handed: Handed) -> None:
+def record_audit_copy(
+    transaction: DatabaseTransaction,
+    owner_and_submission_ids: tuple[int, int],
+    message: StorableMessage,
+    submission: NewSubmission,
+) -> None:
     """Store an audit copy of a sent message that has no copy in a mailbox.
 
     `owner_and_submission_ids` are the user id and the submission id.
     """
-    owner, submission_id = keys
-    facts = {
-        **columns(letter),
-        "blob_id": handed.root,
-        "received_at": turn.world.now(),
-        "envelope_from": handed.sender,
-        "envelope_to": list(handed.recipients),
+    owner_id, submission_id = owner_and_submission_ids
+    values = {
+        **content_columns(message),
+        "blob_id": submission.root_blob_id,
+        "received_at": transaction.environment.now(),
+        "envelope_from": submission.sender,
+        "envelope_to": list(submission.recipients),
     }
-    audit_copies.sent(turn, owner, submission_id, facts, handed.blobs)
+    audit_copies.copy_sent_message(
+        transaction, owner_id, submission_id, values, submission.blob_ids
+    )
 
 
-def _each(turn: Turn, handed: Handed) -> Iterator[dict[str, Any]]:
+def _recipient_values(
+    transaction: DatabaseTransaction, submission: NewSubmission
+) -> Iterator[dict[str, Any]]:
     """Column values that differ between the queue entries of a submission."""
-    for address in handed.recipients:
+    for address in submission.recipients:
         domain = address.rpartition("@")[2]
-        own = {"id": turn.world.key(), "recipient": address, "domain": domain}
-        yield {**own, "via": None, "secret": None, **_told(handed, address)}
-    for via in handed.via:
-        key = turn.world.key()
-        secret = turn.world.vault.seal(via.whole, sealed_for(key))
-        own = {"id": key, "recipient": via.recipient, "domain": via.shown}
-        yield {**own, "via": via.shown, "secret": secret, **_told(handed, via.recipient)}
+        values = {"id": transaction.environment.new_id(), "recipient": address, "domain": domain}
+        yield {**values, "via": None, "secret": None, **_dsn_values(submission, address)}
+    for endpoint in submission.endpoints:
+        delivery_id = transaction.environment.new_id()
+        sealed_url = transaction.environment.secret_box.encrypt(
+            endpoint.secret_url, secret_context(delivery_id)
+        )
+        values = {"id": delivery_id, "recipient": endpoint.recipient, "domain": endpoint.public_url}
+        yield {
+            **values,
+            "via": endpoint.public_url,
+            "secret": sealed_url,
+            **_dsn_values(submission, endpoint.recipient),
+        }
 
 
-def _told(handed: Handed, address: str) -> dict[str, str | None]:
+def _dsn_values(submission: NewSubmission, address: str) -> dict[str, str | None]:
     """The `notify` and `orcpt` columns. Copies and messages without a sender get no reports."""
-    if not handed.sender or handed.copy_of is not None:
-        return {"notify": NEVER, "orcpt": None}
-    wish = handed.wishes.get(address, USUAL)
-    return {"notify": wish.notify, "orcpt": wish.orcpt}
+    if not submission.sender or submission.copy_of is not None:
+        return {"notify": NOTIFY_NEVER, "orcpt": None}
+    dsn_request = submission.dsn_requests.get(address, DEFAULT_REPORTS)
+    return {"notify": dsn_request.notify_value, "orcpt": dsn_request.orcpt}
 
 
-def sealed_for(delivery_id: int) -> str:
+def secret_context(delivery_id: int) -> str:
     """The secret box context that the URL of a delivery's forward endpoint is encrypted for."""
     return f"via:{delivery_id}"

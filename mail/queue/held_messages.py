@@ -15,199 +15,239 @@ from sqlalchemy import bindparam, exists, select, update
 from sqlmodel import col
 
 from mail.queue import bulk_updates
-from mail.queue.enqueue import HELD
-from mail.storage.mailbox_move import COLUMNS, relocate
+from mail.queue.enqueue import HELD_STATES
+from mail.storage.mailbox_move import COLUMNS, move_messages
 from models.events.journal import PLATFORM
 from models.events.wakeups import QUEUE
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
-from models.queue.tables import Delivery
-from models.runtime.environment import Turn, World
-from models.store.columns import Instant, Picked, picked
-from models.store.prepared_statements import Prepared
+from models.queue.tables import QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
+from models.store.prepared_statements import PreparedStatement
 from models.submission.tables import Submission, SubmissionState
 
-AT_ONCE = 100  # submissions
-_HELD_BY_HAND = exists().where(
-    col(Delivery.submission_id) == col(Submission.id), col(Delivery.held_at).is_not(None)
+RELEASE_BATCH_SIZE = 100  # submissions
+_HAS_HELD_ENTRY = exists().where(
+    col(QueueEntry.submission_id) == col(Submission.id), col(QueueEntry.held_at).is_not(None)
 )
-_DUE = Prepared(
+_SELECT_DUE = PreparedStatement(
     select(col(Submission.id), col(Submission.user_id))
     .where(
         col(Submission.release_at).is_not(None),
-        col(Submission.release_at) <= bindparam("now", type_=Instant()),
-        ~_HELD_BY_HAND,
+        col(Submission.release_at) <= bindparam("now", type_=UtcDateTime()),
+        ~_HAS_HELD_ENTRY,
     )
     .order_by(col(Submission.release_at), col(Submission.id))
-    .limit(AT_ONCE)
+    .limit(RELEASE_BATCH_SIZE)
 )
 
 
-async def release(world: World) -> int:
+async def release_due(environment: Environment) -> int:
     """Release the held submissions that are due. Returns their number.
 
     The transaction that makes the queue entries due also moves the copy from SCHEDULED to the
     mailbox for sent mail. If the owner has deleted the copy, or moved it to Trash, the submission
     is cancelled instead.
     """
-    now = world.now()
-    rows = await world.database.find(_DUE, {"now": now})
-    by_user: defaultdict[int | None, list[int]] = defaultdict(list)
+    now = environment.now()
+    rows = await environment.database.read_prepared(_SELECT_DUE, {"now": now})
+    ids_by_user: defaultdict[int | None, list[int]] = defaultdict(list)
     for row in rows:
-        by_user[row.user_id].append(row.id)
-    for user_id, ids in by_user.items():
+        ids_by_user[row.user_id].append(row.id)
+    for user_id, ids in ids_by_user.items():
         streams = {
             PLATFORM,
             PLATFORM if user_id is None else user_id,
         }  # copies of BCC rules are in this stream
-        await world.apply(partial(release_now, ids=ids, due_by=now), *sorted(streams))
+        await environment.run_transaction(
+            partial(release_submissions, submission_ids=ids, due_by=now), *sorted(streams)
+        )
     return len(rows)
 
 
-def release_now(turn: Turn, ids: Sequence[int], *, due_by: datetime | None = None) -> None:
+def release_submissions(
+    transaction: DatabaseTransaction,
+    submission_ids: Sequence[int],
+    *,
+    due_by: datetime | None = None,
+) -> None:
     """Release these submissions of one owner that are still held. Their stream must be locked.
 
     With `due_by`, only those with a hold that ends at that time or earlier.
     """
     names = ("id", "user_id", "state", "message_id", "sent_mailbox_id")
-    asked = select(*picked(Submission, names)).where(
-        col(Submission.id).in_(ids), col(Submission.release_at).is_not(None)
+    statement = select(*select_columns(Submission, names)).where(
+        col(Submission.id).in_(submission_ids), col(Submission.release_at).is_not(None)
     )
     if due_by is not None:
-        asked = asked.where(col(Submission.release_at) <= due_by)
-    rows = turn.connection.execute(asked.order_by(col(Submission.id))).all()
+        statement = statement.where(col(Submission.release_at) <= due_by)
+    rows = transaction.connection.execute(statement.order_by(col(Submission.id))).all()
     if not rows:
         return
-    copies = _copies(turn, [row.message_id for row in rows if row.message_id is not None])
-    deleted = [row.id for row in rows if _is_deleted(row, copies)]
-    if deleted:
-        bulk_updates.cancel(turn, deleted)
-    going = [row for row in rows if row.id not in set(deleted)]
-    _clear(turn, [row.id for row in going])
-    waiting = [row.id for row in going if row.state in HELD]
-    queued = update(Submission).where(col(Submission.id).in_(waiting))
-    turn.connection.execute(queued.values(state=SubmissionState.QUEUED))
-    bulk_updates.tell(turn, waiting)
-    for user_id, theirs in _by_user(going).items():
-        _move_to_sent(turn, user_id, theirs, copies)
-    turn.bells.add(QUEUE)
+    copy_by_message_id = _load_copies_by_message_id(
+        transaction, [row.message_id for row in rows if row.message_id is not None]
+    )
+    deleted_ids = [row.id for row in rows if _is_deleted(row, copy_by_message_id)]
+    if deleted_ids:
+        bulk_updates.cancel_unleased(transaction, deleted_ids)
+    released = [row for row in rows if row.id not in set(deleted_ids)]
+    _clear_release_times(transaction, [row.id for row in released])
+    held_ids = [row.id for row in released if row.state in HELD_STATES]
+    held_submissions = update(Submission).where(col(Submission.id).in_(held_ids))
+    transaction.connection.execute(held_submissions.values(state=SubmissionState.QUEUED))
+    bulk_updates.refresh_submission_states(transaction, held_ids)
+    for user_id, user_rows in _group_by_user(released).items():
+        _move_to_sent(transaction, user_id, user_rows, copy_by_message_id)
+    transaction.workers_to_wake.add(QUEUE)
 
 
-def _copies(turn: Turn, message_ids: Collection[int]) -> dict[int, Picked]:
+def _load_copies_by_message_id(
+    transaction: DatabaseTransaction, message_ids: Collection[int]
+) -> dict[int, ColumnRow]:
     """Load the copies that are in a mailbox, with its special use, by message id."""
-    asked = (
-        select(*picked(Message, COLUMNS), col(Mailbox.special_use))
+    statement = (
+        select(*select_columns(Message, COLUMNS), col(Mailbox.special_use))
         .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
         .where(col(Message.id).in_(message_ids))
     )
-    return {row.id: row for row in turn.connection.execute(asked)} if message_ids else {}
+    return {row.id: row for row in transaction.connection.execute(statement)} if message_ids else {}
 
 
-def _is_deleted(row: Picked, copies: Mapping[int, Picked]) -> bool:
+def _is_deleted(submission: ColumnRow, copy_by_message_id: Mapping[int, ColumnRow]) -> bool:
     """True if the submission had a copy that its owner has deleted."""
-    if row.sent_mailbox_id is None:
+    if submission.sent_mailbox_id is None:
         return False
-    copy = copies.get(row.message_id)
+    copy = copy_by_message_id.get(submission.message_id)
     return copy is None or copy.special_use is SpecialUse.TRASH
 
 
-def _clear(turn: Turn, ids: Collection[int]) -> None:
+def _clear_release_times(transaction: DatabaseTransaction, submission_ids: Collection[int]) -> None:
     """Set `release_at` of these submissions to NULL."""
-    these = update(Submission).where(col(Submission.id).in_(ids))
-    turn.connection.execute(these.values(release_at=None))
+    submissions = update(Submission).where(col(Submission.id).in_(submission_ids))
+    transaction.connection.execute(submissions.values(release_at=None))
 
 
-def _by_user(rows: Sequence[Picked]) -> dict[int, list[Picked]]:
+def _group_by_user(submissions: Sequence[ColumnRow]) -> dict[int, list[ColumnRow]]:
     """Submissions that have a copy to move, by user id."""
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in rows:
+    rows_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    for row in submissions:
         if row.user_id is not None and row.sent_mailbox_id is not None:
-            found[row.user_id].append(row)
-    return found
+            rows_by_user[row.user_id].append(row)
+    return rows_by_user
 
 
 def _move_to_sent(
-    turn: Turn, user_id: int, rows: Sequence[Picked], copies: Mapping[int, Picked]
+    transaction: DatabaseTransaction,
+    user_id: int,
+    submissions: Sequence[ColumnRow],
+    copy_by_message_id: Mapping[int, ColumnRow],
 ) -> None:
     """Move the copies that are in SCHEDULED to the mailbox for sent mail."""
-    boxes = _mailboxes(turn, user_id, {row.sent_mailbox_id for row in rows})
-    moved, homes = list[Picked](), dict[int, Picked]()
-    for row in rows:
-        copy = copies.get(row.message_id)
+    mailboxes = _load_mailboxes_by_id_and_use(
+        transaction, user_id, {row.sent_mailbox_id for row in submissions}
+    )
+    moved_copies, mailbox_by_copy_id = list[ColumnRow](), dict[int, ColumnRow]()
+    for row in submissions:
+        copy = copy_by_message_id.get(row.message_id)
         if copy is not None and copy.special_use is SpecialUse.SCHEDULED:
-            moved.append(copy)
-            homes[copy.id] = boxes.get(row.sent_mailbox_id) or _usual(boxes, SpecialUse.SENT)
-    if moved:
-        now = turn.world.now()
-        relocate(turn, user_id, moved, homes, {"listed_at": now})
+            moved_copies.append(copy)
+            mailbox_by_copy_id[copy.id] = mailboxes.get(row.sent_mailbox_id) or _mailbox_or_inbox(
+                mailboxes, SpecialUse.SENT
+            )
+    if moved_copies:
+        now = transaction.environment.now()
+        move_messages(transaction, user_id, moved_copies, mailbox_by_copy_id, {"listed_at": now})
 
 
-def hold_again(turn: Turn, row: Picked, scheduled: Picked) -> None:
+def return_copy_to_scheduled(
+    transaction: DatabaseTransaction, submission: ColumnRow, scheduled_mailbox: ColumnRow
+) -> None:
     """Move the copy of a queued submission back to the mailbox SCHEDULED.
 
     A copy that its owner has deleted or moved to Trash is not changed.
     """
-    copy = _copies(turn, [row.message_id]).get(row.message_id) if row.message_id else None
+    copy = (
+        _load_copies_by_message_id(transaction, [submission.message_id]).get(submission.message_id)
+        if submission.message_id
+        else None
+    )
     if copy is None or copy.special_use in (SpecialUse.TRASH, SpecialUse.SCHEDULED):
         return
-    relocate(turn, row.user_id, [copy], {copy.id: scheduled}, {})
-    this = update(Submission).where(col(Submission.id) == row.id)
-    turn.connection.execute(this.values(sent_mailbox_id=copy.mailbox_id))
+    move_messages(transaction, submission.user_id, [copy], {copy.id: scheduled_mailbox}, {})
+    statement = update(Submission).where(col(Submission.id) == submission.id)
+    transaction.connection.execute(statement.values(sent_mailbox_id=copy.mailbox_id))
 
 
-def make_drafts(turn: Turn, ids: Sequence[int], *, only_held: bool = False) -> None:
+def make_drafts_of_cancelled(
+    transaction: DatabaseTransaction, submission_ids: Sequence[int], *, only_held: bool = False
+) -> None:
     """Make drafts of the copies of cancelled submissions that were sent to no recipient.
 
     The copies move to the mailbox with the special use DRAFTS. Copies that the owner has deleted or
     moved to another mailbox stay there. With `only_held`, copies outside SCHEDULED stay too.
     """
     names = ("id", "user_id", "message_id", "sent_mailbox_id")
-    asked = select(*picked(Submission, names)).where(
-        col(Submission.id).in_(ids),
+    statement = select(*select_columns(Submission, names)).where(
+        col(Submission.id).in_(submission_ids),
         col(Submission.state) == SubmissionState.CANCELLED,
         col(Submission.user_id).is_not(None),
     )
-    rows = turn.connection.execute(asked.order_by(col(Submission.id))).all()
-    copies = _copies(turn, [row.message_id for row in rows if row.message_id is not None])
-    by_user: defaultdict[int, list[Picked]] = defaultdict(list)
+    rows = transaction.connection.execute(statement.order_by(col(Submission.id))).all()
+    copy_by_message_id = _load_copies_by_message_id(
+        transaction, [row.message_id for row in rows if row.message_id is not None]
+    )
+    copies_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        copy = copies.get(row.message_id)
+        copy = copy_by_message_id.get(row.message_id)
         if copy is None:
             continue
         was_sent = copy.special_use is SpecialUse.SENT or copy.mailbox_id == row.sent_mailbox_id
         if copy.special_use is SpecialUse.SCHEDULED or (was_sent and not only_held):
-            by_user[row.user_id].append(copy)
-    for user_id, theirs in by_user.items():
-        drafts = _usual(_mailboxes(turn, user_id, ()), SpecialUse.DRAFTS)
+            copies_by_user[row.user_id].append(copy)
+    for user_id, user_copies in copies_by_user.items():
+        drafts_mailbox = _mailbox_or_inbox(
+            _load_mailboxes_by_id_and_use(transaction, user_id, ()), SpecialUse.DRAFTS
+        )
         changes: dict[str, Any] = {"draft": True, "envelope_from": None, "envelope_to": []}
-        relocate(turn, user_id, theirs, {copy.id: drafts for copy in theirs}, changes)
+        move_messages(
+            transaction,
+            user_id,
+            user_copies,
+            {copy.id: drafts_mailbox for copy in user_copies},
+            changes,
+        )
 
 
-def cancel(turn: Turn, ids: Sequence[int]) -> list[int]:
+def cancel_and_make_drafts(
+    transaction: DatabaseTransaction, submission_ids: Sequence[int]
+) -> list[int]:
     """Cancel submissions as `bulk_updates.cancel_unleased`, and make drafts of held copies.
 
     Returns the submission id of each cancelled queue entry.
     """
-    gone = bulk_updates.cancel(turn, ids)
-    make_drafts(turn, ids, only_held=True)
-    return gone
+    cancelled_ids = bulk_updates.cancel_unleased(transaction, submission_ids)
+    make_drafts_of_cancelled(transaction, submission_ids, only_held=True)
+    return cancelled_ids
 
 
-def _mailboxes(turn: Turn, user_id: int, ids: Collection[int]) -> dict[Any, Picked]:
+def _load_mailboxes_by_id_and_use(
+    transaction: DatabaseTransaction, user_id: int, mailbox_ids: Collection[int]
+) -> dict[Any, ColumnRow]:
     """Load these mailboxes by id, and SENT, DRAFTS and INBOX by special use."""
     uses = (SpecialUse.SENT, SpecialUse.DRAFTS, SpecialUse.INBOX)
-    asked = select(*picked(Mailbox, ("id", "retention", "special_use"))).where(
+    statement = select(*select_columns(Mailbox, ("id", "retention", "special_use"))).where(
         col(Mailbox.user_id) == user_id,
-        col(Mailbox.id).in_(ids) | col(Mailbox.special_use).in_(uses),
+        col(Mailbox.id).in_(mailbox_ids) | col(Mailbox.special_use).in_(uses),
     )
-    found: dict[Any, Picked] = {}
-    for row in turn.connection.execute(asked):
-        found[row.id] = row
+    mailboxes: dict[Any, ColumnRow] = {}
+    for row in transaction.connection.execute(statement):
+        mailboxes[row.id] = row
         if row.special_use is not None:
-            found[row.special_use] = row
-    return found
+            mailboxes[row.special_use] = row
+    return mailboxes
 
 
-def _usual(boxes: Mapping[Any, Picked], use: SpecialUse) -> Picked:
+def _mailbox_or_inbox(mailboxes: Mapping[Any, ColumnRow], special_use: SpecialUse) -> ColumnRow:
     """The mailbox with a special use, or INBOX if the user has none."""
-    return boxes.get(use) or boxes[SpecialUse.INBOX]
+    return mailboxes.get(special_use) or mailboxes[SpecialUse.INBOX]

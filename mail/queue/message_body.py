@@ -2,35 +2,35 @@
 
 from contextlib import aclosing
 
-from mail.envelope.delivery_jobs import Job
-from mail.queue.dsn_writer import HEAD
+from mail.envelope.delivery_jobs import DeliveryJob
+from mail.queue.dsn_writer import MAX_HEADER_BYTES
 from mail.storage import message_content
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.message_content import Stored, gathered
-from models.runtime.environment import World
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.message_content import StoredMessage, read_all
+from models.runtime.environment import Environment
 
-LARGE = 1 << 20  # larger messages are streamed to other servers
+STREAMING_MIN_BYTES = 1 << 20  # larger messages are streamed to other servers
 
 
-async def stored(world: World, job: Job) -> Stored:
+async def open_message(environment: Environment, job: DeliveryJob) -> StoredMessage:
     """Open the stored message of a job. Reading it raises Corrupt if it is damaged."""
-    return await message_content.submitted(world, job.submission_id, job.blob_id)
+    return await message_content.open_submission(environment, job.submission_id, job.blob_id)
 
 
-async def message(world: World, job: Job) -> bytes:
+async def read_message(environment: Environment, job: DeliveryJob) -> bytes:
     """Read the whole message of a job. Raises Corrupt if it is missing or damaged."""
-    return await gathered((await stored(world, job)).whole())
+    return await read_all((await open_message(environment, job)).stream_raw())
 
 
-async def head(world: World, job: Job) -> bytes:
+async def read_message_head(environment: Environment, job: DeliveryJob) -> bytes:
     """Read the beginning of a message, as a DSN needs it. Empty if the message is damaged."""
-    found = b""
+    head_bytes = b""
     try:
-        async with aclosing((await stored(world, job)).whole()) as pieces:
-            async for piece in pieces:
-                found += piece
-                if len(found) > HEAD:
+        async with aclosing((await open_message(environment, job)).stream_raw()) as chunks:
+            async for chunk in chunks:
+                head_bytes += chunk
+                if len(head_bytes) > MAX_HEADER_BYTES:
                     break
-    except Corrupt:
+    except CorruptBlob:
         return b""
-    return found
+    return head_bytes

@@ -13,84 +13,98 @@ from typing import Any
 from sqlalchemy import tuple_, update
 from sqlmodel import col
 
-from mail.envelope.delivery_jobs import Action, Job, Pace, Result
-from mail.envelope.dsn_parameters import On
+from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, DsnAction, QueueLimits
+from mail.envelope.dsn_parameters import NotifyCondition
 from mail.queue import message_body, recipient_leases
-from mail.queue.delivery_results import reported
-from mail.queue.dsn_requests import THERE
-from models.queue.tables import Delivery
-from models.runtime.environment import Turn, World
-from models.store.prepared_statements import number
+from mail.queue.delivery_results import record_and_report
+from mail.queue.dsn_requests import DELIVERED_STATES
+from models.queue.tables import QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.prepared_statements import integer_parameter
 
 log = logging.getLogger(__name__)
 
-MOST = 100  # recipients in one page
+PAGE_SIZE = 100  # recipients in one page
 
-_PLACE = col(Delivery.submission_id), col(Delivery.id)
-_OWED = (
-    recipient_leases.RECIPIENTS.add_columns(
-        *map(col, (Delivery.state, Delivery.last_code, Delivery.last_response)),
-        *map(col, (Delivery.mx, Delivery.tls, Delivery.success_owed)),
+_PAGE_KEY = col(QueueEntry.submission_id), col(QueueEntry.id)
+_SELECT_OWED = (
+    recipient_leases.SELECT_RECIPIENTS.add_columns(
+        *map(col, (QueueEntry.state, QueueEntry.last_code, QueueEntry.last_response)),
+        *map(col, (QueueEntry.mx, QueueEntry.tls, QueueEntry.success_owed)),
     )
     .where(
-        col(Delivery.success_owed).is_not(None),
-        tuple_(*_PLACE) > tuple_(number("submission"), number("last")),
+        col(QueueEntry.success_owed).is_not(None),
+        tuple_(*_PAGE_KEY) > tuple_(integer_parameter("submission"), integer_parameter("last")),
     )
-    .order_by(*_PLACE)
-    .limit(MOST)
+    .order_by(*_PAGE_KEY)
+    .limit(PAGE_SIZE)
 )
 
 
-async def make_good_regularly(world: World, pace: Pace) -> None:
+async def send_owed_reports_forever(environment: Environment, limits: QueueLimits) -> None:
     """Send the reports that two polls in a row find owed, since no process is making them."""
-    known: frozenset[int] = frozenset()
+    owed_before: frozenset[int] = frozenset()
     while True:
         try:
-            known = await make_good(world, known)
+            owed_before = await send_owed_reports(environment, owed_before)
         except Exception:  # the database may be available at the next poll
             log.exception("what is owed could not be read")
-        await asyncio.sleep(pace.owed)
+        await asyncio.sleep(limits.report_poll_interval)
 
 
-async def make_good(world: World, known: Collection[int]) -> frozenset[int]:
+async def send_owed_reports(
+    environment: Environment, owed_before: Collection[int]
+) -> frozenset[int]:
     """Send the success reports of `owed_before` that are still owed. Returns all owed ids."""
-    given: dict[str, Any] = {"submission": 0, "last": 0}
-    found = set[int]()
-    while rows := await world.database.read(_OWED, given):
-        found |= {row.id for row in rows}
-        given |= {"submission": rows[-1].submission_id, "last": rows[-1].id}
-        late = [row for row in rows if row.id in known]
-        for job in recipient_leases.jobs(late, 0):
-            keys = {recipient.delivery_id for recipient in job.recipients}
+    parameters: dict[str, Any] = {"submission": 0, "last": 0}
+    owed_ids = set[int]()
+    while rows := await environment.database.read(_SELECT_OWED, parameters):
+        owed_ids |= {row.id for row in rows}
+        parameters |= {"submission": rows[-1].submission_id, "last": rows[-1].id}
+        overdue_rows = [row for row in rows if row.id in owed_before]
+        for job in recipient_leases.jobs_from_rows(overdue_rows, 0):
+            delivery_ids = {recipient.delivery_id for recipient in job.recipients}
             try:
-                await _report(world, job, [row for row in late if row.id in keys])
+                await _send_reports_of_job(
+                    environment, job, [row for row in overdue_rows if row.id in delivery_ids]
+                )
             except Exception:  # a report that fails must not stop the others
                 log.exception("a report was not made", extra={"queue": job.queue_id})
-    return frozenset(found)
+    return frozenset(owed_ids)
 
 
-async def _report(world: World, job: Job, rows: Sequence[Any]) -> None:
+async def _send_reports_of_job(
+    environment: Environment, job: DeliveryJob, rows: Sequence[Any]
+) -> None:
     """Send the owed success reports of one job, one DSN for each action."""
-    if failed := [
-        row.id for row in rows if row.state not in THERE
+    if failed_ids := [
+        row.id for row in rows if row.state not in DELIVERED_STATES
     ]:  # the sender already got a failure report
-        await world.apply(lambda transaction: _forgotten(transaction, failed))
-    rows = [row for row in rows if row.state in THERE]
+        await environment.run_transaction(
+            lambda transaction: _clear_owed_marks(transaction, failed_ids)
+        )
+    rows = [row for row in rows if row.state in DELIVERED_STATES]
     if rows:
-        raw = await message_body.head(world, job)
+        message_head = await message_body.read_message_head(environment, job)
         for action in sorted({row.success_owed for row in rows}):
-            alike = {row.id: _result(row) for row in rows if row.success_owed == action}
-            await reported(world, job, {}, {On.SUCCESS: alike}, raw)
+            results_by_id = {
+                row.id: _stored_result(row) for row in rows if row.success_owed == action
+            }
+            await record_and_report(
+                environment, job, {}, {NotifyCondition.SUCCESS: results_by_id}, message_head
+            )
 
 
-def _forgotten(turn: Turn, keys: Sequence[int]) -> None:
+def _clear_owed_marks(transaction: DatabaseTransaction, delivery_ids: Sequence[int]) -> None:
     """Remove the marks of owed success reports."""
-    these = update(Delivery).where(col(Delivery.id).in_(keys))
-    turn.connection.execute(these.values(success_owed=None))
+    statement = update(QueueEntry).where(col(QueueEntry.id).in_(delivery_ids))
+    transaction.connection.execute(statement.values(success_owed=None))
 
 
-def _result(row: Any) -> Result:
+def _stored_result(row: Any) -> DeliveryResult:
     """The delivery result that is stored in a row."""
-    action = Action(row.success_owed)
-    here = None if action is Action.RELAYED else action
-    return Result(row.state, row.last_code, row.last_response, row.mx, row.tls, here=here)
+    action = DsnAction(row.success_owed)
+    local_action = None if action is DsnAction.RELAYED else action
+    return DeliveryResult(
+        row.state, row.last_code, row.last_response, row.mx, row.tls, local_action=local_action
+    )

@@ -10,23 +10,34 @@ from sqlalchemy import bindparam, case, select, update
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import col
 
-from mail.envelope.delivery_jobs import Job, Pace, To
-from mail.envelope.dsn_parameters import Wish, kept
+from mail.envelope.delivery_jobs import DeliveryJob, JobRecipient, QueueLimits
+from mail.envelope.dsn_parameters import DsnRequest, conditions_from_notify
 from mail.queue import held_messages
-from mail.queue.destination_order import Chosen, Room, Round, choose, waits_until
+from mail.queue.destination_order import (
+    ChosenRecipients,
+    ClaimCapacity,
+    LineCursor,
+    choose_recipients,
+    next_due_at,
+)
 from models.observability import metrics
-from models.queue.tables import Delivery, DeliveryState
+from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime import leases
-from models.runtime.environment import Turn, World
-from models.store.columns import Instant, Picked
-from models.store.prepared_statements import Prepared, among, number, prepared
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, UtcDateTime
+from models.store.prepared_statements import (
+    PreparedStatement,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
 from models.submission.tables import Submission
 from models.users.tables import User
 
-PAUSE_AFTER_ERROR = 120.0  # until a recipient is retried whose result could not be written
+SECONDS_AFTER_ERROR = 120.0  # until a recipient is retried whose result could not be written
 OPEN_STATES = (DeliveryState.PENDING, DeliveryState.DEFERRED)
 
-UNCERTAIN = metrics.counter(
+UNCERTAIN_COUNTER = metrics.counter(
     "merganser_queue_uncertain",
     "Recipients tried again though they may have the message: after its end no answer was written "
     "down.",
@@ -34,75 +45,103 @@ UNCERTAIN = metrics.counter(
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimedJobs:
     """The jobs that a process has leased, and when more are due."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[DeliveryJob]
     next_at: datetime | None
-    many: int
-    uncertain: int  # recipients that may already have the message
-    more: bool = False  # more can be taken at once
-    left: bool = False  # more are due, but exceed the capacity
+    recipient_count: int
+    uncertain_count: int  # recipients that may already have the message
+    has_more: bool = False  # more can be taken at once
+    has_more_blocked: bool = False  # more are due, but exceed the capacity
 
 
-async def claim(
-    world: World, pace: Pace, room: Room | None = None, round_: Round | None = None
-) -> Claimed:
+@dataclass(frozen=True, slots=True)
+class _LeasedRecipients:
+    """The recipients that one transaction has leased."""
+
+    chosen: ChosenRecipients
+    rows: Sequence[Any]  # as of SELECT_RECIPIENTS
+    next_at: datetime | None  # when more are due; None also if more can be taken at once
+
+
+async def claim_due_jobs(
+    environment: Environment,
+    limits: QueueLimits,
+    capacity: ClaimCapacity | None = None,
+    cursor: LineCursor | None = None,
+) -> ClaimedJobs:
     """Lease recipients that are due, in the order of mail/queue/destination_order.py.
 
     By default it leases as many as `limits` allows. A lease ends when its result is written, or
     when the heartbeat of this process stops.
     """
-    await held_messages.release(world)
-    lease, process_id = world.key(), await leases.ensure_registered(world)
-    room = room or Room(pace.claim, pace.at_once, pace.at_once)
+    await held_messages.release_due(environment)
+    lease, process_id = environment.new_id(), await leases.ensure_registered(environment)
+    capacity = capacity or ClaimCapacity(
+        limits.claim_size, limits.max_destinations, limits.max_destinations
+    )
 
-    def lease_recipients(turn: Turn) -> tuple[Chosen, Sequence[Any], datetime | None]:
-        chosen = choose(turn, room, round_ or Round())
+    def lease_recipients(transaction: DatabaseTransaction) -> _LeasedRecipients:
+        chosen = choose_recipients(transaction, capacity, cursor or LineCursor())
         rows: Sequence[Any] = []
-        if chosen.ids:
-            given = {"ids": chosen.ids, "new_lease": lease, "process": process_id}
-            turn.send([(_taken(turn.connection.dialect.name), given)])
-            rows = _rows(turn, lease)
-        return chosen, rows, None if chosen.more else waits_until(turn)
+        if chosen.delivery_ids:
+            parameters = {"ids": chosen.delivery_ids, "new_lease": lease, "process": process_id}
+            transaction.execute_statements(
+                [(_lease_statement(transaction.connection.dialect.name), parameters)]
+            )
+            rows = _load_rows_by_lease(transaction, lease)
+        next_at = None if chosen.has_more else next_due_at(transaction)
+        return _LeasedRecipients(chosen, rows, next_at)
 
-    chosen, rows, later = await world.apply(lease_recipients)
-    uncertain = sum(row.final_dot_at is not None for row in rows)
-    if uncertain:
-        UNCERTAIN.add(by=uncertain)
-    return Claimed(jobs(rows, lease), later, len(rows), uncertain, chosen.more, chosen.left)
+    leased = await environment.run_transaction(lease_recipients)
+    rows = leased.rows
+    uncertain_count = sum(row.final_dot_at is not None for row in rows)
+    if uncertain_count:
+        UNCERTAIN_COUNTER.add(amount=uncertain_count)
+    return ClaimedJobs(
+        jobs_from_rows(rows, lease),
+        leased.next_at,
+        len(rows),
+        uncertain_count,
+        leased.chosen.has_more,
+        leased.chosen.has_more_blocked,
+    )
 
 
-@prepared
-def _taken(dialect: str) -> UpdateBase:
+@prepare_cached
+def _lease_statement(dialect: str) -> UpdateBase:
     """Prepared statement that leases deliveries to a registered process."""
     return (
-        update(Delivery)
-        .where(among(dialect, col(Delivery.id), "ids"), leases.is_registered(number("process")))
+        update(QueueEntry)
+        .where(
+            is_in_parameter(dialect, col(QueueEntry.id), "ids"),
+            leases.is_registered(integer_parameter("process")),
+        )
         .values(
-            lease=number("new_lease"),
-            holder=number("process"),
+            lease=integer_parameter("new_lease"),
+            holder=integer_parameter("process"),
             turn_at=None,
-            attempts=Delivery.attempts + 1,
+            attempts=QueueEntry.attempts + 1,
         )
     )
 
 
-RECIPIENTS = (  # the columns that jobs are made of
+SELECT_RECIPIENTS = (  # the columns that jobs are made of
     select(
-        col(Delivery.id),
-        col(Delivery.recipient),
-        col(Delivery.domain),
-        col(Delivery.attempts),
-        col(Delivery.expires_at),
-        col(Delivery.final_dot_at),
-        col(Delivery.via),
-        col(Delivery.secret),
-        col(Delivery.rank),
-        col(Delivery.notify),
-        col(Delivery.orcpt),
-        col(Delivery.delay_told_at),
-        col(Delivery.hurried_at),
+        col(QueueEntry.id),
+        col(QueueEntry.recipient),
+        col(QueueEntry.domain),
+        col(QueueEntry.attempts),
+        col(QueueEntry.expires_at),
+        col(QueueEntry.final_dot_at),
+        col(QueueEntry.via),
+        col(QueueEntry.secret),
+        col(QueueEntry.rank),
+        col(QueueEntry.notify),
+        col(QueueEntry.orcpt),
+        col(QueueEntry.delay_told_at),
+        col(QueueEntry.hurried_at),
         col(Submission.id).label("submission_id"),
         col(Submission.queue_id),
         col(Submission.user_id),
@@ -119,30 +158,32 @@ RECIPIENTS = (  # the columns that jobs are made of
         col(Submission.undo_until),
         col(Submission.ours),
     )
-    .join(Submission, col(Submission.id) == col(Delivery.submission_id))
+    .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
     .outerjoin(User, col(User.id) == col(Submission.user_id))
 )
-_OURS = Prepared(
-    RECIPIENTS.where(col(Delivery.lease) == number("lease")).order_by(col(Delivery.id))
+_SELECT_LEASED = PreparedStatement(
+    SELECT_RECIPIENTS.where(col(QueueEntry.lease) == integer_parameter("lease")).order_by(
+        col(QueueEntry.id)
+    )
 )
 
 
-def held_under(turn: Turn, lease: int) -> list[Job]:
+def load_jobs_by_lease(transaction: DatabaseTransaction, lease: int) -> list[DeliveryJob]:
     """Load the jobs with all recipients that are held under a lease."""
-    return jobs(_rows(turn, lease), lease)
+    return jobs_from_rows(_load_rows_by_lease(transaction, lease), lease)
 
 
-def _rows(turn: Turn, lease: int) -> Sequence[Any]:
-    return turn.fetched(_OURS, lease=lease)
+def _load_rows_by_lease(transaction: DatabaseTransaction, lease: int) -> Sequence[Any]:
+    return transaction.fetch_rows(_SELECT_LEASED, lease=lease)
 
 
-def jobs(rows: Sequence[Any], lease: int) -> list[Job]:
+def jobs_from_rows(rows: Sequence[Any], lease: int) -> list[DeliveryJob]:
     """Make one job for the rows of each submission and domain."""
-    groups: defaultdict[tuple[int, str], list[Picked]] = defaultdict(list)
+    rows_by_destination: defaultdict[tuple[int, str], list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        groups[row.submission_id, row.domain].append(row)
+        rows_by_destination[row.submission_id, row.domain].append(row)
     return [
-        Job(
+        DeliveryJob(
             lease=lease,
             submission_id=submission_id,
             queue_id=group[0].queue_id,
@@ -152,113 +193,127 @@ def jobs(rows: Sequence[Any], lease: int) -> list[Job]:
             sender=group[0].envelope_from,
             domain=domain,
             created_at=group[0].created_at,
-            recipients=[_to(row) for row in group],
-            via=group[0].via,
-            copy=group[0].copy_of is not None,
+            recipients=[_job_recipient(row) for row in group],
+            endpoint_url=group[0].via,
+            is_copy=group[0].copy_of is not None,
             rank=group[0].rank,
-            tls=bool(group[0].tls_enforce_out),
-            header_id=group[0].header_id,
-            begun_at=_begun(group[0]),
-            hurried_at=max((row.hurried_at for row in group if row.hurried_at), default=None),
-            ours=group[0].ours,
+            requires_tls=bool(group[0].tls_enforce_out),
+            message_id_header=group[0].header_id,
+            first_due_at=_first_due_at(group[0]),
+            flushed_at=max((row.hurried_at for row in group if row.hurried_at), default=None),
+            originates_here=group[0].ours,
         )
-        for (submission_id, domain), group in groups.items()
+        for (submission_id, domain), group in rows_by_destination.items()
     ]
 
 
-def _to(row: Picked) -> To:
+def _job_recipient(row: ColumnRow) -> JobRecipient:
     """The job recipient of a row."""
-    wish = Wish(kept(row.notify), row.orcpt, row.envid, row.ret)
-    told = row.delay_told_at is not None
-    return To(row.id, row.recipient, row.attempts, row.expires_at, row.secret, wish, told)
+    dsn_request = DsnRequest(conditions_from_notify(row.notify), row.orcpt, row.envid, row.ret)
+    is_delay_reported = row.delay_told_at is not None
+    return JobRecipient(
+        row.id,
+        row.recipient,
+        row.attempts,
+        row.expires_at,
+        row.secret,
+        dsn_request,
+        is_delay_reported,
+    )
 
 
-def _begun(row: Picked) -> datetime:
+def _first_due_at(row: ColumnRow) -> datetime:
     """Time of the first attempt: creation, scheduled time or end of the undo period."""
-    found: datetime = max(
+    latest: datetime = max(
         at for at in (row.created_at, row.send_time, row.undo_until) if at is not None
     )
-    return found
+    return latest
 
 
-def take_back(turn: Turn, jobs: Sequence[Job]) -> None:
+def restore_leases(transaction: DatabaseTransaction, jobs: Sequence[DeliveryJob]) -> None:
     """Lease the recipients of these jobs again, after this process lost its registration.
 
     Recipients that another process has attempted or leased since then are left out.
     """
     for job in jobs:
-        for to in job.recipients:
-            untouched = update(Delivery).where(
-                col(Delivery.id) == to.delivery_id,
-                col(Delivery.lease).is_(None),
-                col(Delivery.attempts) == to.attempts,
-                col(Delivery.state).in_(OPEN_STATES),
+        for recipient in job.recipients:
+            statement = update(QueueEntry).where(
+                col(QueueEntry.id) == recipient.delivery_id,
+                col(QueueEntry.lease).is_(None),
+                col(QueueEntry.attempts) == recipient.attempts,
+                col(QueueEntry.state).in_(OPEN_STATES),
             )
-            values = {"lease": job.lease, "holder": turn.world.process.id, "turn_at": None}
-            turn.connection.execute(untouched.values(values))
+            values = {
+                "lease": job.lease,
+                "holder": transaction.environment.process.id,
+                "turn_at": None,
+            }
+            transaction.connection.execute(statement.values(values))
 
 
-def abandon(world: World, job: Job) -> None:
+def release_after_error(environment: Environment, job: DeliveryJob) -> None:
     """End the leases of a job that failed here. Its recipients are retried after a pause."""
     ids = [recipient.delivery_id for recipient in job.recipients]
-    where = col(Delivery.lease) == job.lease, col(Delivery.id).in_(ids)
-    leases.abandon(world, Delivery, *where, after=PAUSE_AFTER_ERROR)
+    conditions = col(QueueEntry.lease) == job.lease, col(QueueEntry.id).in_(ids)
+    leases.abandon_lease(environment, QueueEntry, *conditions, delay_seconds=SECONDS_AFTER_ERROR)
 
 
-async def hand_back(
-    world: World, jobs: Sequence[Job], *, later: Sequence[float] | None = None
+async def release_unattempted(
+    environment: Environment, jobs: Sequence[DeliveryJob], *, delays: Sequence[float] | None = None
 ) -> None:
     """End the leases of jobs that were not attempted. The attempt is not counted.
 
     They are due now, or after the seconds in `delays`, one value for each job.
     """
-    now = world.now()
-    pauses = later or [0.0] * len(jobs)
+    now = environment.now()
+    delay_by_job = delays or [0.0] * len(jobs)
 
-    def release(turn: Turn) -> None:
-        for job, pause in zip(jobs, pauses, strict=True):
-            held = update(Delivery).where(
-                col(Delivery.lease) == job.lease,
-                col(Delivery.id).in_([recipient.delivery_id for recipient in job.recipients]),
+    def release(transaction: DatabaseTransaction) -> None:
+        for job, delay in zip(jobs, delay_by_job, strict=True):
+            leased_entries = update(QueueEntry).where(
+                col(QueueEntry.lease) == job.lease,
+                col(QueueEntry.id).in_([recipient.delivery_id for recipient in job.recipients]),
             )
-            turn.connection.execute(
-                held.values(
+            transaction.connection.execute(
+                leased_entries.values(
                     lease=None,
                     holder=None,
-                    next_at=now + timedelta(seconds=pause),
-                    turn_at=None if pause else case((col(Delivery.held_at).is_(None), now)),
+                    next_at=now + timedelta(seconds=delay),
+                    turn_at=None if delay else case((col(QueueEntry.held_at).is_(None), now)),
                     final_dot_at=None,
-                    attempts=Delivery.attempts - 1,
+                    attempts=QueueEntry.attempts - 1,
                 )
             )
 
-    await world.apply(release)
+    await environment.run_transaction(release)
 
 
-async def still_held(world: World, job: Job, ids: Sequence[int]) -> bool:
+async def mark_final_dot(
+    environment: Environment, job: DeliveryJob, delivery_ids: Sequence[int]
+) -> bool:
     """Record that the final dot of DATA is about to be sent. False if a lease was lost.
 
     After a crash, the mark shows that the other server may have the message.
     """
-    now = world.now()
+    now = environment.now()
 
-    def mark(turn: Turn) -> bool:
-        held = [
-            turn.fetched(_DOTTED, delivery=delivery_id, held=job.lease, now=now)
-            for delivery_id in ids
+    def mark(transaction: DatabaseTransaction) -> bool:
+        marked_rows = [
+            transaction.fetch_rows(_MARK_FINAL_DOT, delivery=delivery_id, held=job.lease, now=now)
+            for delivery_id in delivery_ids
         ]
-        return all(held)
+        return all(marked_rows)
 
-    return await world.apply(mark)
+    return await environment.run_transaction(mark)
 
 
-_NOW = bindparam("now", type_=Instant())
-_DOTTED = Prepared(
-    update(Delivery)
+_NOW = bindparam("now", type_=UtcDateTime())
+_MARK_FINAL_DOT = PreparedStatement(
+    update(QueueEntry)
     .where(
-        col(Delivery.id) == number("delivery"),
-        col(Delivery.lease) == number("held"),
+        col(QueueEntry.id) == integer_parameter("delivery"),
+        col(QueueEntry.lease) == integer_parameter("held"),
     )
     .values(final_dot_at=_NOW)
-    .returning(col(Delivery.id))
+    .returning(col(QueueEntry.id))
 )

@@ -12,217 +12,286 @@ from sqlmodel import col
 
 from mail import mime
 from mail.addresses import srs
-from mail.authentication import sealed
-from mail.envelope.dsn_parameters import Wish
+from mail.authentication import seal_fields
+from mail.envelope.dsn_parameters import DsnRequest
 from mail.limits import user_limits
-from mail.mime.header_encoding import on_wire
-from mail.queue.enqueue import Sender, hand_in, handed
-from mail.recipients.recipient_routes import Loop, Onward, Taken, check_limit
+from mail.mime.header_encoding import with_ascii_domain
+from mail.queue.enqueue import SubmissionOwner, enqueue, submission_from_message
+from mail.recipients.recipient_routes import (
+    AcceptedRecipient,
+    MailLoop,
+    OutgoingForward,
+    check_forward_limit,
+)
 from mail.storage import received_messages
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.header_prepend import before, first
-from mail.storage.message_insert import Letter, noted
-from mail.storage.received_messages import with_bytes
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.header_prepend import prepend_fields, read_beginning
+from mail.storage.message_insert import StorableMessage, upsert_receipt
+from mail.storage.received_messages import apply_with_blobs
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.events.journal import PLATFORM
-from models.messages.tables import Message, Receipt
-from models.runtime.environment import Turn, World
+from models.messages.tables import DeliveryReceipt, Message
+from models.runtime.environment import DatabaseTransaction, Environment
 
-HEAD = 1 << 20  # of a large message, for the loop check
-HOPS = 30  # Received fields; with this number a message is in a loop
-DAY = timedelta(days=1)
+MAX_SEARCHED_HEADER_BYTES = 1 << 20  # of a large message, for the loop check
+MAX_HOPS = 30  # Received fields; with this number a message is in a loop
+FORWARD_COUNT_PERIOD = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class PreparedRedirect:
     """A message that is ready to be redirected, with the digest and sender of the original."""
 
-    letter: Letter
-    came: str  # of the received message
+    message: StorableMessage
+    original_digest: str  # of the received message
     sender: str  # envelope sender of the received message
-    onward: Onward
+    forward: OutgoingForward
 
 
-async def check_loop(source: bytes | Path, letter: Letter, address: str | None) -> None:
+async def check_mail_loop(
+    source: bytes | Path, message: StorableMessage, forwarding_address: str | None
+) -> None:
     """Raise Loop if the message has passed this address, or `MAX_HOPS` servers."""
-    end = letter.facts.structure.body_start
-    head = await first(source, end if isinstance(source, bytes) else min(end, HEAD))
-    fields = mime.headers(head, letter.facts.structure)
-    names = [field.key.casefold() for field in fields]
-    was_here = address is not None and any(
-        name == "delivered-to" and field.value.strip().casefold() == on_wire(address).casefold()
-        for name, field in zip(names, fields, strict=True)
+    header_size = message.facts.structure.body_start
+    header = await read_beginning(
+        source,
+        header_size if isinstance(source, bytes) else min(header_size, MAX_SEARCHED_HEADER_BYTES),
     )
-    if was_here or names.count("received") >= HOPS:
-        raise Loop("the mail goes in circles")
+    fields = mime.decoded_fields(header, message.facts.structure)
+    field_names = [field.key.casefold() for field in fields]
+    was_here = forwarding_address is not None and any(
+        name == "delivered-to"
+        and field.value.strip().casefold() == with_ascii_domain(forwarding_address).casefold()
+        for name, field in zip(field_names, fields, strict=True)
+    )
+    if was_here or field_names.count("received") >= MAX_HOPS:
+        raise MailLoop("the mail goes in circles")
 
 
-async def send_on(  # noqa: PLR0913, PLR0917 - envelope and message
-    world: World,
+async def enqueue_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
+    environment: Environment,
     source: bytes | Path,
-    came: tuple[str, str],
-    onward: Onward,
-    results: str | None = None,
-    letter: Letter | None = None,
+    digest_and_sender: tuple[str, str],
+    forward: OutgoingForward,
+    authentication_results: str | None = None,
+    message: StorableMessage | None = None,
 ) -> None:
     """Prepare and queue a redirect as `prepare_redirect` and `enqueue_prepared` do.
 
     The message is durable when the function returns. Raises Loop, RateLimited or NotFound.
     """
     with ExitStack() as files:
-        made = await outgoing(world, source, came, onward, files, results, letter)
+        prepared = await prepare_redirect(
+            environment, source, digest_and_sender, forward, files, authentication_results, message
+        )
 
-        def write(turn: Turn, kept: Kept) -> None:
-            enter(turn, made, kept)
+        def write(transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs) -> None:
+            enqueue_prepared(transaction, prepared, stored_blobs)
 
-        whose = [] if onward.user_id is None else [onward.user_id]
-        await with_bytes(world, onward.tenant_id, made.letter, write, PLATFORM, *whose)
+        user_streams = [] if forward.user_id is None else [forward.user_id]
+        await apply_with_blobs(
+            environment, forward.tenant_id, prepared.message, write, PLATFORM, *user_streams
+        )
 
 
-async def outgoing(  # noqa: PLR0913, PLR0917 - envelope and message
-    world: World,
+async def prepare_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
+    environment: Environment,
     source: bytes | Path,
-    came: tuple[str, str],
-    onward: Onward,
-    files: ExitStack,
-    results: str | None = None,
-    letter: Letter | None = None,
-) -> Outgoing:
+    digest_and_sender: tuple[str, str],
+    forward: OutgoingForward,
+    file_stack: ExitStack,
+    authentication_results: str | None = None,
+    message: StorableMessage | None = None,
+) -> PreparedRedirect:
     """Add Delivered-To and the ARC seal to a received message. Raises Loop.
 
     `digest_and_sender` are the digest that identifies a repeat within a day, and the envelope
     sender. `authentication_results` go into the ARC seal. `message` is the parsed source, if the
     caller has it. `file_stack` closes the temporary files.
     """
-    letter = letter or await received_messages.read(source)
-    seal = b""
-    if onward.relayed:  # the message is not changed; its Received field is the trace
-        await check_loop(source, letter, None)
-        return Outgoing(letter, *came, onward)
-    if not onward.returns:
-        await check_loop(source, letter, onward.address)
-        seal = await sealed(world, source, onward.address.rpartition("@")[2], results)
-    prefix = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + seal
-    return Outgoing(await before(source, letter, prefix, files), *came, onward)
+    message = message or await received_messages.read_message(source)
+    arc_fields = b""
+    if forward.is_backup_mx:  # the message is not changed; its Received field is the trace
+        await check_mail_loop(source, message, None)
+        return PreparedRedirect(message, *digest_and_sender, forward)
+    if not forward.is_returned_bounce:
+        await check_mail_loop(source, message, forward.address)
+        arc_fields = await seal_fields(
+            environment, source, forward.address.rpartition("@")[2], authentication_results
+        )
+    new_fields = f"Delivered-To: {with_ascii_domain(forward.address)}\r\n".encode() + arc_fields
+    return PreparedRedirect(
+        await prepend_fields(source, message, new_fields, file_stack), *digest_and_sender, forward
+    )
 
 
-async def put_off(
-    world: World, source: bytes | Path, came: tuple[str, str], taken: Sequence[Taken]
+async def enqueue_deferred(
+    environment: Environment,
+    source: bytes | Path,
+    digest_and_sender: tuple[str, str],
+    recipients: Sequence[AcceptedRecipient],
 ) -> None:
     """Queue a message for recipients that could not take it now, for delivery on this server.
 
     The message is durable when the function returns. If the delivery fails later, the sender gets a
     DSN. `digest_and_sender` are as in `prepare_redirect`.
     """
-    letter = await received_messages.read(source)
-    of: dict[int, dict[str, Wish]] = {}
-    for each in taken:
-        tenants = [person.to.tenant_id for person in each.people]
-        tenants += [onward.tenant_id for onward in each.onward]
-        of.setdefault(next(iter(tenants), PLATFORM), {})[each.address] = each.wish
-    for tenant_id, addresses in of.items():
-        await _put_off(world, letter, came, (tenant_id, addresses))
+    letter = await received_messages.read_message(source)
+    requests_by_tenant: dict[int, dict[str, DsnRequest]] = {}
+    for recipient in recipients:
+        tenant_ids = [person.recipient.tenant_id for person in recipient.accounts]
+        tenant_ids += [onward.tenant_id for onward in recipient.forwards]
+        requests_by_tenant.setdefault(next(iter(tenant_ids), PLATFORM), {})[recipient.address] = (
+            recipient.dsn_request
+        )
+    for tenant_id, requests_by_address in requests_by_tenant.items():
+        await _enqueue_deferred_of_tenant(
+            environment, letter, digest_and_sender, (tenant_id, requests_by_address)
+        )
 
 
-async def _put_off(
-    world: World, letter: Letter, came: tuple[str, str], of: tuple[int, dict[str, Wish]]
+async def _enqueue_deferred_of_tenant(
+    environment: Environment,
+    message: StorableMessage,
+    digest_and_sender: tuple[str, str],
+    tenant_and_requests: tuple[int, dict[str, DsnRequest]],
 ) -> None:
     """Queue a message for deferred recipients of one tenant, once within the receipt period."""
-    (digest, sender), (tenant_id, to) = came, of
-    told = f"{sender}\0later\0{','.join(to)}\0{digest}"
+    (digest, sender), (tenant_id, requests_by_address) = digest_and_sender, tenant_and_requests
+    receipt_text = f"{sender}\0later\0{','.join(requests_by_address)}\0{digest}"
 
-    def write(turn: Turn, kept: Kept) -> None:
-        if new(turn, told):
-            mail = handed(turn, letter, kept, sender, list(to), wishes=to)
-            hand_in(turn, Sender(None, tenant_id), mail)
+    def write(transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs) -> None:
+        if record_receipt_if_new(transaction, receipt_text):
+            mail = submission_from_message(
+                transaction,
+                message,
+                stored_blobs,
+                sender,
+                list(requests_by_address),
+                dsn_requests=requests_by_address,
+            )
+            enqueue(transaction, SubmissionOwner(None, tenant_id), mail)
 
-    await with_bytes(world, tenant_id, letter, write, PLATFORM)
+    await apply_with_blobs(environment, tenant_id, message, write, PLATFORM)
 
 
-def new(turn: Turn, told: str) -> bool:
+def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -> bool:
     """Store a receipt of this text. Returns False if there is one within the receipt period.
 
     The stream of the platform must be locked.
     """
-    known, now = hashlib.sha256(told.encode()).hexdigest(), turn.world.now()
-    since = now - turn.world.options.receipts_for
-    seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
-    if turn.connection.execute(seen).first():
+    digest, now = hashlib.sha256(receipt_text.encode()).hexdigest(), transaction.environment.now()
+    since = now - transaction.environment.options.receipts_for
+    statement = select(col(DeliveryReceipt.digest)).where(
+        col(DeliveryReceipt.digest) == digest, col(DeliveryReceipt.at) > since
+    )
+    if transaction.connection.execute(statement).first():
         return False
-    receipt = {"digest": known, "message_id": 0, "at": now}
-    turn.send([(noted(turn.connection.dialect.name), receipt)])
+    receipt = {"digest": digest, "message_id": 0, "at": now}
+    transaction.execute_statements([(upsert_receipt(transaction.connection.dialect.name), receipt)])
     return True
 
 
-def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
+def enqueue_prepared(
+    transaction: DatabaseTransaction, redirect: PreparedRedirect, stored_blobs: StoredMessageBlobs
+) -> None:
     """Queue a prepared redirect, once within the receipt period.
 
     The streams of the platform and of the user must be locked. Raises RateLimited if a forwarding
     limit is reached and NotFound if the address is deleted.
     """
-    onward = outgoing.onward
-    to = [*onward.targets, *(via.shown for via in onward.via)]
-    whose = onward.address_id if onward.user_id is None else f"user {onward.user_id}"
-    told = f"{outgoing.sender}\0onward\0{whose}\0{','.join(to)}"
-    if not new(turn, f"{told}\0{outgoing.came}"):
+    forward = redirect.forward
+    targets = [*forward.target_addresses, *(via.public_url for via in forward.endpoints)]
+    owner_key = forward.address_id if forward.user_id is None else f"user {forward.user_id}"
+    receipt_text = f"{redirect.sender}\0onward\0{owner_key}\0{','.join(targets)}"
+    if not record_receipt_if_new(transaction, f"{receipt_text}\0{redirect.original_digest}"):
         return
-    _count(turn, onward, len(to))
-    sender = _sender(turn.world, outgoing)
-    wishes = dict.fromkeys([*onward.targets, *(via.recipient for via in onward.via)], onward.wish)
-    mail = handed(turn, outgoing.letter, kept, sender, onward.targets, wishes=wishes)
-    platform = Sender(None, onward.tenant_id)
-    if onward.targets:
-        hand_in(turn, platform, mail)
-    if onward.via:  # a configured relay accepts the original sender
-        bare = replace(mail, sender=outgoing.sender, recipients=())
-        hand_in(turn, platform, replace(bare, via=onward.via))
-    if onward.message_id is not None:
-        _remember(turn, onward, to)
+    _count_forwards(transaction, forward, len(targets))
+    sender = _envelope_sender(transaction.environment, redirect)
+    dsn_requests = dict.fromkeys(
+        [*forward.target_addresses, *(via.recipient for via in forward.endpoints)],
+        forward.dsn_request,
+    )
+    submission = submission_from_message(
+        transaction,
+        redirect.message,
+        stored_blobs,
+        sender,
+        forward.target_addresses,
+        dsn_requests=dsn_requests,
+    )
+    owner = SubmissionOwner(None, forward.tenant_id)
+    if forward.target_addresses:
+        enqueue(transaction, owner, submission)
+    if forward.endpoints:  # a configured relay accepts the original sender
+        endpoint_submission = replace(submission, sender=redirect.sender, recipients=())
+        enqueue(transaction, owner, replace(endpoint_submission, endpoints=forward.endpoints))
+    if forward.stored_message_id is not None:
+        _record_targets_on_message(transaction, forward, targets)
 
 
-def _remember(turn: Turn, onward: Onward, to: Sequence[str]) -> None:
+def _record_targets_on_message(
+    transaction: DatabaseTransaction, forward: OutgoingForward, targets: Sequence[str]
+) -> None:
     """Add the targets to `forwarded_to` of the stored message, without duplicates."""
-    mine = col(Message.id) == onward.message_id, col(Message.user_id) == onward.user_id
-    row = turn.connection.execute(select(col(Message.forwarded_to)).where(*mine)).first()
+    conditions = (
+        col(Message.id) == forward.stored_message_id,
+        col(Message.user_id) == forward.user_id,
+    )
+    row = transaction.connection.execute(
+        select(col(Message.forwarded_to)).where(*conditions)
+    ).first()
     if row is None:  # the message was deleted
         return
-    known = {text.casefold(): text for text in reversed([*(row.forwarded_to or ()), *to])}
-    noted = update(Message).where(*mine).values(forwarded_to=list(reversed(known.values())))
-    turn.connection.execute(noted)
+    target_by_key = {
+        text.casefold(): text for text in reversed([*(row.forwarded_to or ()), *targets])
+    }
+    statement = (
+        update(Message)
+        .where(*conditions)
+        .values(forwarded_to=list(reversed(target_by_key.values())))
+    )
+    transaction.connection.execute(statement)
 
 
-def _sender(world: World, outgoing: Outgoing) -> str:
+def _envelope_sender(environment: Environment, redirect: PreparedRedirect) -> str:
     """The envelope sender of a redirect: rewritten with SRS unless it must be kept."""
-    onward = outgoing.onward
-    if onward.returns or onward.relayed:
-        return outgoing.sender
-    return srs.rewritten(world, outgoing.sender, onward.address.rpartition("@")[2])
+    forward = redirect.forward
+    if forward.is_returned_bounce or forward.is_backup_mx:
+        return redirect.sender
+    return srs.rewrite_sender(environment, redirect.sender, forward.address.rpartition("@")[2])
 
 
-def _count(turn: Turn, onward: Onward, many: int) -> None:
+def _count_forwards(
+    transaction: DatabaseTransaction, forward: OutgoingForward, target_count: int
+) -> None:
     """Count the targets against the limits of the user and the address.
 
     Raises RateLimited if a limit is reached and NotFound if the address is deleted.
     """
-    if onward.user_id is not None:
-        user_limits.count_forwards(turn, onward.user_id, many)
-    if onward.address_id is None:
+    if forward.user_id is not None:
+        user_limits.count_forwards(transaction, forward.user_id, target_count)
+    if forward.address_id is None:
         return
-    now = turn.world.now()
-    running = col(Address.forwarded_until) > now
-    counted = update(Address).where(col(Address.id) == onward.address_id)
-    rows = turn.connection.execute(
+    now = transaction.environment.now()
+    is_period_running = col(Address.forwarded_until) > now
+    statement = update(Address).where(col(Address.id) == forward.address_id)
+    rows = transaction.connection.execute(
         select(
             col(Address.forwards_max), col(Address.forwarded), col(Address.forwarded_until)
-        ).where(col(Address.id) == onward.address_id)
+        ).where(col(Address.id) == forward.address_id)
     ).all()
     if not rows:
-        raise NotFound(onward.address, path=["address"])
-    check_limit(turn.world, rows[0])
-    turn.connection.execute(
-        counted.values(
-            forwarded=case((running, Address.forwarded + many), else_=many),
-            forwarded_until=case((running, col(Address.forwarded_until)), else_=now + DAY),
+        raise NotFound(forward.address, path=["address"])
+    check_forward_limit(transaction.environment, rows[0])
+    transaction.connection.execute(
+        statement.values(
+            forwarded=case(
+                (is_period_running, Address.forwarded + target_count), else_=target_count
+            ),
+            forwarded_until=case(
+                (is_period_running, col(Address.forwarded_until)), else_=now + FORWARD_COUNT_PERIOD
+            ),
         )
     )

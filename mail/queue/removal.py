@@ -5,42 +5,52 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.envelope.delivery_jobs import Job, Result
+from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult
 from mail.queue import message_body, recipient_leases
-from mail.queue.bulk_updates import free
-from mail.queue.delivery_results import settle
-from models.queue.tables import Delivery, DeliveryState
+from mail.queue.bulk_updates import unleased_open_conditions
+from mail.queue.delivery_results import record_results
+from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime import leases
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 
-REMOVED = Result(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
+REMOVED_RESULT = DeliveryResult(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
 
 
-async def give_back(world: World, ids: Sequence[int]) -> int:
+async def bounce_submissions(environment: Environment, submission_ids: Sequence[int]) -> int:
     """Bounce the unleased queue entries of these submissions. Returns their number.
 
     The entries are leased first, so that no worker sends a message that is reported as unsent.
     """
-    lease = world.key()
-    jobs = await _taken(world, ids, lease)
-    recipients = [recipient.delivery_id for job in jobs for recipient in job.recipients]
-    with leases.in_use(world, *recipients):
+    lease = environment.new_id()
+    jobs = await _lease_open_entries(environment, submission_ids, lease)
+    delivery_ids = [recipient.delivery_id for job in jobs for recipient in job.recipients]
+    with leases.use_leases(environment, *delivery_ids):
         for job in jobs:
-            results = {recipient.delivery_id: REMOVED for recipient in job.recipients}
-            await settle(world, job, results, await message_body.head(world, job))
-    return len(recipients)
+            results = {recipient.delivery_id: REMOVED_RESULT for recipient in job.recipients}
+            await record_results(
+                environment, job, results, await message_body.read_message_head(environment, job)
+            )
+    return len(delivery_ids)
 
 
-async def _taken(world: World, ids: Sequence[int], lease: int) -> Sequence[Job]:
+async def _lease_open_entries(
+    environment: Environment, submission_ids: Sequence[int], lease: int
+) -> Sequence[DeliveryJob]:
     """Lease the open entries of these submissions that no process holds. Returns their jobs."""
-    process_id = await leases.ensure_registered(world)
+    process_id = await leases.ensure_registered(environment)
 
-    def lease_entries(turn: Turn) -> Sequence[Job]:
-        asked = select(col(Delivery.id)).where(col(Delivery.submission_id).in_(ids), *free())
-        locked = asked.order_by(col(Delivery.id)).with_for_update(skip_locked=True)
-        keys = turn.connection.execute(locked).scalars().all()
-        these = update(Delivery).where(col(Delivery.id).in_(keys), leases.is_registered(process_id))
-        turn.connection.execute(these.values(**leases.held(process_id, lease), turn_at=None))
-        return recipient_leases.held_under(turn, lease)
+    def lease_entries(transaction: DatabaseTransaction) -> Sequence[DeliveryJob]:
+        statement = select(col(QueueEntry.id)).where(
+            col(QueueEntry.submission_id).in_(submission_ids), *unleased_open_conditions()
+        )
+        locked = statement.order_by(col(QueueEntry.id)).with_for_update(skip_locked=True)
+        delivery_ids = transaction.connection.execute(locked).scalars().all()
+        deliveries = update(QueueEntry).where(
+            col(QueueEntry.id).in_(delivery_ids), leases.is_registered(process_id)
+        )
+        transaction.connection.execute(
+            deliveries.values(**leases.lease_values(process_id, lease), turn_at=None)
+        )
+        return recipient_leases.load_jobs_by_lease(transaction, lease)
 
-    return await world.apply(lease_entries)
+    return await environment.run_transaction(lease_entries)

@@ -38,72 +38,92 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail.addresses.address_syntax import ODD, _folded, forms, normal, patterns, username_key
-from mail.addresses.subaddress import label_of
-from mail.envelope.local_recipient import Recipient
+from mail.addresses.address_syntax import (
+    UNSTORABLE,
+    _folded_parts,
+    address_patterns,
+    local_part_forms,
+    normalized_address,
+    username_key,
+)
+from mail.addresses.subaddress import subaddress_label
+from mail.envelope.local_recipient import LocalRecipient
 from mail.limits import user_limits
-from mail.limits.user_limits import ALLOWED, Reached
+from mail.limits.user_limits import STORAGE_QUOTA, ReachedLimit
 from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.addresses.tables import Address, AddressKind
-from models.autoreply import answering
-from models.domains.tables import Domain, DomainAlias
+from models.autoreply import is_autoreply_active
+from models.domains.tables import AliasDomain, Domain
 from models.errors import NotFound, OverQuota, RateLimited
-from models.filters.sieve_scripts import scripted
-from models.filters.tables import filtered
+from models.filters.sieve_scripts import has_active_script
+from models.filters.tables import has_active_filter
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.spam.sender_rules import SenderRule
-from models.store.columns import Instant, Picked, picked
-from models.store.prepared_statements import Prepared, among, number, prepared
-from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
+from models.store.prepared_statements import (
+    PreparedStatement,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
+from models.users.rule_makers import (
+    Maker,
+    RuleSubject,
+    applies_to_user,
+    is_active_maker,
+    maker_columns,
+)
 from models.users.tables import DelimiterAction, LimitKind, User
 
-Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Any]]]
+ReadStatement = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Any]]]
 
 
-def _places(named: Any) -> Select[int]:
+def _domain_ids_sql(domain_name: Any) -> Select[int]:
     """SQL: the ID of the domain with this name, and of the one it is an alias of."""
-    other = select(col(DomainAlias.domain_id)).where(
-        col(DomainAlias.alias) == named, col(DomainAlias.active)
+    other = select(col(AliasDomain.domain_id)).where(
+        col(AliasDomain.alias) == domain_name, col(AliasDomain.active)
     )
-    is_it = or_(col(Domain.name) == named, col(Domain.id).in_(other))
+    is_it = or_(col(Domain.name) == domain_name, col(Domain.id).in_(other))
     return select(col(Domain.id)).where(is_it, col(Domain.active))
 
 
-@prepared
-def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the unexpired address rows with one of the local parts and patterns in `best`."""
     named = bindparam("name", type_=String)
-    home, there = aliased(Domain), _places(named)
+    home, there = aliased(Domain), _domain_ids_sql(named)
     onward = select(col(Domain.id)).where(  # mail/recipients/backup_mx.py
         col(Domain.id).in_(there), col(Domain.backup_mx), ~col(Domain.relay_unknown_only)
     )
     own = col(home.name) == named
     return (
-        select(*picked(Address), own.label("own"), onward.exists().label("relayed"))
+        select(
+            *select_columns(Address), own.label("is_own_domain"), onward.exists().label("relayed")
+        )
         .join(home, col(home.id) == col(Address.domain_id), isouter=True)
         .where(
-            among(dialect, col(Address.local), "best", String),
+            is_in_parameter(dialect, col(Address.local), "best", String),
             or_(
                 col(Address.domain_id).in_(there),
                 and_(col(Address.domain_id).is_(None), there.exists()),
             ),
             or_(
                 col(Address.expires_at).is_(None),
-                col(Address.expires_at) > bindparam("now", type_=Instant),
+                col(Address.expires_at) > bindparam("now", type_=UtcDateTime),
             ),
         )
     )
 
 
-@prepared
-def _received(dialect: str) -> Any:
+@prepare_cached
+def _select_addresses_and_rewrites(dialect: str) -> Any:
     """Select the same rows, and the rewrites of the address: those have a `target`."""
-    rows: Select[*tuple[Any, ...]] = _addresses(dialect).made
+    rows: Select[*tuple[Any, ...]] = _select_addresses(dialect).statement
     more = literal(None, String).label("target"), literal(None, Boolean).label("outside")
     found = rows.add_columns(*more).subquery()
     nothing = {name: null().label(name) for name in found.c.keys()}  # noqa: SIM118 - no mapping
-    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", *REWRITTEN)}
+    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", *REWRITE_COLUMNS)}
     instead = select(*{**nothing, **there}.values()).where(
         col(RecipientRewrite.domain) == bindparam("name", type_=String),
         col(RecipientRewrite.local).in_([bindparam("local", type_=String), ""]),
@@ -112,22 +132,22 @@ def _received(dialect: str) -> Any:
     return union_all(select(found), instead)
 
 
-REWRITTEN = ("target", "outside")  # of the rewrite row
-_REWRITTEN_ACCOUNT = Prepared(
+REWRITE_COLUMNS = ("target", "outside")  # of the rewrite row
+_SELECT_REWRITE_MAKER = PreparedStatement(
     select(col(User.role), *maker_columns(RecipientRewrite))
-    .join(RecipientRewrite, col(RecipientRewrite.id) == number("rule"))
-    .outerjoin(Maker, join_of_maker(RecipientRewrite))
-    .where(col(User.id) == number("user"))
+    .join(RecipientRewrite, col(RecipientRewrite.id) == integer_parameter("rule"))
+    .outerjoin(Maker, is_active_maker(RecipientRewrite))
+    .where(col(User.id) == integer_parameter("user"))
 )
-_COPIED = select(col(BccRule.id)).where(
+_HAS_BCC_RULES = select(col(BccRule.id)).where(
     col(BccRule.direction) == BccDirection.RECIPIENT, col(BccRule.active)
 )
-_ENCRYPTED = or_(col(User.encrypt_messages), col(Mailbox.encrypt_messages))
+_IS_ENCRYPTED = or_(col(User.encrypt_messages), col(Mailbox.encrypt_messages))
 # SQL: the OpenPGP key for messages that arrive in a mailbox; "" if encryption is enabled
 # without a key: then messages can't be stored
-KEY = case((_ENCRYPTED, func.coalesce(col(User.pub_key), "")))
-_RULED = select(col(SenderRule.id)).exists()
-_ACCOUNT = Prepared(
+ENCRYPTION_KEY = case((_IS_ENCRYPTED, func.coalesce(col(User.pub_key), "")))
+_HAS_SENDER_RULES = select(col(SenderRule.id)).exists()
+_SELECT_ACCOUNT = PreparedStatement(
     select(
         col(User.id),
         col(User.tenant_id),
@@ -138,187 +158,211 @@ _ACCOUNT = Prepared(
         col(User.received_told_until),
         col(User.storage_told_until),
         col(Mailbox.id).label("box"),
-        KEY.label("key"),
+        ENCRYPTION_KEY.label("key"),
         col(User.spam_level),
         col(User.targets),
         col(User.delimiter_action),
         col(User.domain_id),
         col(User.tls_enforce_in),
         col(User.role),
-        _RULED.label("ruled"),
-        ALLOWED.label("allowed"),
-        answering(col(User.id)).label("answers"),
-        _COPIED.exists().label("copied"),
-        scripted(col(User.id)).label("scripted"),
-        filtered(col(User.id)).label("filtered"),
+        _HAS_SENDER_RULES.label("ruled"),
+        STORAGE_QUOTA.label("allowed"),
+        is_autoreply_active(col(User.id)).label("answers"),
+        _HAS_BCC_RULES.exists().label("copied"),
+        has_active_script(col(User.id)).label("scripted"),
+        has_active_filter(col(User.id)).label("filtered"),
         col(User.junk_score),
         col(User.reject_score),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
-        col(User.id) == number("user"),
+        col(User.id) == integer_parameter("user"),
         ~col(User.disabled),
         col(Mailbox.special_use) == SpecialUse.INBOX,
     )
 )
 
-_PLACES = select(col(Domain.id)).where(col(Domain.name) == bindparam("domain"))
-_OTHERS = select(col(DomainAlias.domain_id)).where(
-    col(DomainAlias.alias) == bindparam("domain"), col(DomainAlias.active)
+_DOMAIN_ID = select(col(Domain.id)).where(col(Domain.name) == bindparam("domain"))
+_ALIASED_DOMAIN_ID = select(col(AliasDomain.domain_id)).where(
+    col(AliasDomain.alias) == bindparam("domain"), col(AliasDomain.active)
 )
-_MAILBOX = and_(col(Address.active), col(Address.kind) == AddressKind.MAILBOX)
+_IS_MAILBOX_ADDRESS = and_(col(Address.active), col(Address.kind) == AddressKind.MAILBOX)
 # SQL: the user ID of a login name, see `sign_in_parameters`. Only exact addresses
 # count, also in disabled domains; a disabled address hides the same one of the alias target.
-LOGIN = func.coalesce(
-    select(case((_MAILBOX, col(Address.user_id))))
+SIGN_IN_USER_ID = func.coalesce(
+    select(case((_IS_MAILBOX_ADDRESS, col(Address.user_id))))
     .where(
         col(Address.local) == bindparam("local"),
-        col(Address.domain_id).in_(_PLACES.union_all(_OTHERS)),
+        col(Address.domain_id).in_(_DOMAIN_ID.union_all(_ALIASED_DOMAIN_ID)),
         or_(col(Address.expires_at).is_(None), col(Address.expires_at) > bindparam("now")),
     )
-    .order_by(case((col(Address.domain_id).in_(_PLACES), 0), else_=1))
+    .order_by(case((col(Address.domain_id).in_(_DOMAIN_ID), 0), else_=1))
     .limit(1)
     .scalar_subquery(),
     select(col(User.id)).where(col(User.username_key) == bindparam("username")).scalar_subquery(),
 )
-_LOGIN = Prepared(select(col(User.id)).where(col(User.id) == LOGIN))
+_SELECT_SIGN_IN_USER = PreparedStatement(
+    select(col(User.id)).where(col(User.id) == SIGN_IN_USER_ID)
+)
 
 
-async def resolve(world: World, address: str) -> Picked:
+async def resolve_address(environment: Environment, address: str) -> ColumnRow:
     """Return the row of the address record that receives mail for an address. Raises NotFound.
 
-    One SQL statement. Beside the columns of an address the row has `own`, False if it was found in
-    the target of an alias domain.
+    One SQL statement. Beside the columns of an address the row has `is_own_domain`, False if it
+    was found in the target of an alias domain.
     """
-    sought, asked = _asked(world, address)
-    found = await world.database.find(_addresses(world.database.dialect), asked)
-    return _decided(address, sought.winner(found))
+    sought, asked = _lookup_and_parameters(environment, address)
+    found = await environment.database.read_prepared(
+        _select_addresses(environment.database.dialect), asked
+    )
+    return _checked_winner(address, sought.best_row(found))
 
 
-def _asked(world: World, address: str) -> tuple["Sought", dict[str, Any]]:
+def _lookup_and_parameters(
+    environment: Environment, address: str
+) -> tuple["AddressLookup", dict[str, Any]]:
     """Return the lookup of an address and the parameters of the statement. Raises NotFound."""
-    sought = Sought.of(world, address)
+    sought = AddressLookup.from_address(environment, address)
     if sought is None:
         raise NotFound(address, path=["address"])
-    return sought, {"best": sought.best, "name": sought.name, "now": world.now()}
+    return sought, {"best": sought.candidates, "name": sought.domain, "now": environment.now()}
 
 
-def _decided(address: str, winner: Picked | None) -> Picked:
+def _checked_winner(address: str, winner: ColumnRow | None) -> ColumnRow:
     """Return the winning row. Raises NotFound if there is none or it is disabled."""
     if winner is None or not winner.active:
         raise NotFound(address, path=["address"])
     return winner
 
 
-def instead(address: str, target: str) -> str:
+def rewritten_address(address: str, rewrite_target: str) -> str:
     """Return the address after a rewrite. A target `@domain` keeps the local part as written."""
-    return address.rpartition("@")[0] + target if target.startswith("@") else target
+    return (
+        address.rpartition("@")[0] + rewrite_target
+        if rewrite_target.startswith("@")
+        else rewrite_target
+    )
 
 
-class Outside(NotFound):
+class RewrittenToExternal(NotFound):
     """A rewrite leads to this address, which is not local and can be on another server."""
 
 
-async def reached(world: World, address: str) -> tuple[Picked, str]:
+async def resolve_with_rewrite(environment: Environment, address: str) -> tuple[ColumnRow, str]:
     """Return the address row that receives mail for the address, and the address after a rewrite.
 
     Raises NotFound; RewrittenToExternal if the target is not local and the rewrite allows that. One
     SQL statement without a rewrite, two with one.
     """
-    sought, asked = _asked(world, address)
-    local = sought.forms[-1]
-    found = await world.database.find(_received(world.database.dialect), {**asked, "local": local})
+    sought, asked = _lookup_and_parameters(environment, address)
+    local = sought.local_part_forms[-1]
+    found = await environment.database.read_prepared(
+        _select_addresses_and_rewrites(environment.database.dialect), {**asked, "local": local}
+    )
     rewrites = {row.local: row for row in found if row.target is not None}
-    winner = sought.winner(row for row in found if row.target is None)
+    winner = sought.best_row(row for row in found if row.target is None)
     rewrite = rewrites.get(local) or rewrites.get("")
-    if rewrite and await _covered(world, rewrite, winner):
-        address = instead(address, rewrite.target)
+    if rewrite and await _rewrite_applies(environment, rewrite, winner):
+        address = rewritten_address(address, rewrite.target)
         try:
-            return await resolve(world, address), address
+            return await resolve_address(environment, address), address
         except NotFound as refusal:
-            elsewhere = Outside(address, path=["address"])
+            elsewhere = RewrittenToExternal(address, path=["address"])
             raise (elsewhere if rewrite.outside else refusal) from None
-    return _decided(address, winner), address
+    return _checked_winner(address, winner), address
 
 
-async def _covered(world: World, rewrite: Any, winner: Picked | None) -> bool:
+async def _rewrite_applies(
+    environment: Environment, rewrite_row: Any, winner: ColumnRow | None
+) -> bool:
     """Return True if the maker of the rewrite can administer the account, or there is none."""
     if winner is None or winner.user_id is None:
         return True
-    given = {"user": winner.user_id, "rule": rewrite.id}
-    rows = await world.database.find(_REWRITTEN_ACCOUNT, given)
-    return all(covers(row, Account(winner.user_id, row.role)) for row in rows)
+    given = {"user": winner.user_id, "rule": rewrite_row.id}
+    rows = await environment.database.read_prepared(_SELECT_REWRITE_MAKER, given)
+    return all(applies_to_user(row, RuleSubject(winner.user_id, row.role)) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
+class AddressLookup:
     """The local parts and patterns that an address is looked up by, best first."""
 
-    name: str
-    forms: list[str]
-    best: list[str]
+    domain: str
+    local_part_forms: list[str]
+    candidates: list[str]
 
     @classmethod
-    def of(cls, world: World, address: str) -> "Sought | None":
+    def from_address(cls, environment: Environment, address: str) -> "AddressLookup | None":
         """Return the lookup of an address, None if it can't exist."""
-        if ODD.search(address):
+        if UNSTORABLE.search(address):
             return None
-        local, name = _folded(address)
-        found = forms(local, world.options.delimiters)
-        return cls(name, found, patterns(*found)) if found[0] else None
+        local, name = _folded_parts(address)
+        found = local_part_forms(local, environment.options.delimiters)
+        return cls(name, found, address_patterns(*found)) if found[0] else None
 
-    def rank(self, row: Any) -> tuple[bool, int, bool]:
+    def sort_key(self, address_row: Any) -> tuple[bool, int, bool]:
         """Return the sort key of an address row; the lowest one decides."""
-        return row.domain_id is None, self.best.index(row.local), not row.own
+        return (
+            address_row.domain_id is None,
+            self.candidates.index(address_row.local),
+            not address_row.is_own_domain,
+        )
 
-    def winner(self, rows: Iterable[Any]) -> Any:
+    def best_row(self, address_rows: Iterable[Any]) -> Any:
         """Return the row that decides, None if no row matches."""
-        fit = (row for row in rows if row.domain_id is not None or row.local in self.forms)
-        return min(fit, key=self.rank, default=None)
+        fit = (
+            row
+            for row in address_rows
+            if row.domain_id is not None or row.local in self.local_part_forms
+        )
+        return min(fit, key=self.sort_key, default=None)
 
 
-async def recipient(world: World, address: str) -> Recipient:
+async def load_recipient(environment: Environment, address: str) -> LocalRecipient:
     """Return the account that receives mail for an address.
 
     Raises NotFound if there is none or it is disabled (a suspended account receives); OverQuota if
     the mailbox is full, RateLimited at the hourly limit. The first refusal in a while is reported
     to the account.
     """
-    row, there = await reached(world, address)
-    return await account_of(world, row, address, there)
+    row, there = await resolve_with_rewrite(environment, address)
+    return await recipient_from_row(environment, row, address, there)
 
 
-async def account_of(world: World, to: Picked, address: str, there: str = "") -> Recipient:
+async def recipient_from_row(
+    environment: Environment, address_row: ColumnRow, address: str, rewritten_to: str = ""
+) -> LocalRecipient:
     """Return the account that an address row delivers to; raises as `load_recipient`.
 
     `rewritten_to` is the address after a rewrite.
     """
     given = {
-        "user": to.user_id,
-        "platform": world.options.default_quota,
-        "now": world.now(),
+        "user": address_row.user_id,
+        "platform": environment.options.default_quota,
+        "now": environment.now(),
     }
-    row = next(iter(await world.database.find(_ACCOUNT, given)), None)
-    if row is None or to.kind is not AddressKind.MAILBOX:
+    row = next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, given)), None)
+    if row is None or address_row.kind is not AddressKind.MAILBOX:
         raise NotFound(address, path=["address"])
     if row.allowed and row.used >= row.allowed:
-        full = Reached(LimitKind.STORAGE, row.used, row.allowed, refused=True)
-        await _tell(world, row.id, full, row.storage_told_until)
+        full = ReachedLimit(LimitKind.STORAGE, row.used, row.allowed, is_refusal=True)
+        await _report_limit(environment, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
-    await _check_received(world, row)
-    return Recipient(
+    await _check_received_limit(environment, row)
+    return LocalRecipient(
         row.id,
         row.tenant_id,
         row.box,
-        to.id,
+        address_row.id,
         address,
         row.key,
         row.answers,
         row.spam_level,
         row.ruled,
-        to.domain_id or row.domain_id,
-        to.tags,
-        there if there not in ("", address) else None,
+        address_row.domain_id or row.domain_id,
+        address_row.tags,
+        rewritten_to if rewritten_to not in ("", address) else None,
         row.copied,
         row.scripted,
         row.filtered,
@@ -327,50 +371,64 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         row.reject_score,
         bool(row.targets),
         DelimiterAction(row.delimiter_action),
-        label_of(there or address, to.local, world.options.delimiters),
+        subaddress_label(
+            rewritten_to or address, address_row.local, environment.options.delimiters
+        ),
         role=row.role,
     )
 
 
-async def _check_received(world: World, row: Picked) -> None:
+async def _check_received_limit(environment: Environment, account_row: ColumnRow) -> None:
     """Raise RateLimited if the account has received its hourly limit."""
-    most = world.options.received_hourly if row.received_max is None else row.received_max
-    until, now = row.received_until, world.now()
-    if most and row.received >= most and until and until > now:
-        reached = Reached(LimitKind.RECEIVED, row.received, most, until, refused=True)
-        await _tell(world, row.id, reached, row.received_told_until)
+    most = (
+        environment.options.received_hourly
+        if account_row.received_max is None
+        else account_row.received_max
+    )
+    until, now = account_row.received_until, environment.now()
+    if most and account_row.received >= most and until and until > now:
+        reached = ReachedLimit(
+            LimitKind.RECEIVED, account_row.received, most, until, is_refusal=True
+        )
+        await _report_limit(environment, account_row.id, reached, account_row.received_told_until)
         raise RateLimited(user_limits.TOO_MUCH_MAIL, retry_after=until - now)
 
 
-async def _tell(world: World, user_id: int, reached: Reached, told: datetime | None) -> None:
+async def _report_limit(
+    environment: Environment, user_id: int, limit: ReachedLimit, reported_until: datetime | None
+) -> None:
     """Report a reached limit to the account, unless that was done lately."""
-    if not user_limits.still(world, told):  # in a flood only the first refusal writes
-        await user_limits.refused(world, user_id, reached)
+    if not user_limits.is_already_reported(
+        environment, reported_until
+    ):  # in a flood only the first refusal writes
+        await user_limits.report_refusal(environment, user_id, limit)
 
 
-async def login_of(world: World, name: str) -> int | None:
+async def find_sign_in_user(environment: Environment, login_name: str) -> int | None:
     """Return the ID of the user with this username or address, None if there is none."""
-    found = await world.database.find(_LOGIN, login_given(world, name))
+    found = await environment.database.read_prepared(
+        _SELECT_SIGN_IN_USER, sign_in_parameters(environment, login_name)
+    )
     return found[0].id if found else None
 
 
-def login_given(world: World, name: str) -> dict[str, Any]:
+def sign_in_parameters(environment: Environment, login_name: str) -> dict[str, Any]:
     """Return the parameters of SIGN_IN_USER_ID for a login name."""
-    if ODD.search(name):
-        return {"username": None, "local": None, "domain": None, "now": world.now()}
-    local, domain = normal(name) if "@" in name else ("", "")
+    if UNSTORABLE.search(login_name):
+        return {"username": None, "local": None, "domain": None, "now": environment.now()}
+    local, domain = normalized_address(login_name) if "@" in login_name else ("", "")
     return {
-        "username": username_key(name),
+        "username": username_key(login_name),
         "local": local if local and "*" not in local else None,  # a pattern can't sign in
         "domain": domain,
-        "now": world.now(),
+        "now": environment.now(),
     }
 
 
-async def owner_of(world: World, address: str) -> int | None:
+async def find_sender_account(environment: Environment, address: str) -> int | None:
     """Return the ID of the account that can send as the address, None if there is none."""
     try:
-        row = await resolve(world, address)
+        row = await resolve_address(environment, address)
     except NotFound:
         return None
     return row.user_id if row.kind is AddressKind.MAILBOX and row.send_as else None

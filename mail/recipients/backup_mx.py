@@ -17,20 +17,20 @@ from typing import Any
 from sqlalchemy import String, bindparam, or_, select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import ODD, normal_domain
-from mail.recipients.batch_resolution import resolve_all
-from models.domains.tables import Domain, DomainAlias
+from mail.addresses.address_syntax import UNSTORABLE, normalized_domain
+from mail.recipients.batch_resolution import resolve_addresses
+from models.domains.tables import AliasDomain, Domain
 from models.errors import NotFound
-from models.runtime.environment import World
-from models.store.prepared_statements import Prepared
+from models.runtime.environment import Environment
+from models.store.prepared_statements import PreparedStatement
 
-_NAME: Any = bindparam("name", type_=String)
-_BEHIND = select(col(DomainAlias.domain_id)).where(
-    col(DomainAlias.alias) == _NAME, col(DomainAlias.active)
+_DOMAIN_NAME: Any = bindparam("name", type_=String)
+_ALIAS_TARGET_IDS = select(col(AliasDomain.domain_id)).where(
+    col(AliasDomain.alias) == _DOMAIN_NAME, col(AliasDomain.active)
 )
-_ALL = Prepared(
+_SELECT_RELAYING_DOMAIN = PreparedStatement(
     select(col(Domain.id)).where(
-        or_(col(Domain.name) == _NAME, col(Domain.id).in_(_BEHIND)),
+        or_(col(Domain.name) == _DOMAIN_NAME, col(Domain.id).in_(_ALIAS_TARGET_IDS)),
         col(Domain.active),
         col(Domain.backup_mx),
         col(Domain.relay_all_recipients),
@@ -38,15 +38,17 @@ _ALL = Prepared(
 )
 
 
-async def home_of_unknown(world: World, refusal: NotFound) -> int:
+async def find_relaying_domain(environment: Environment, not_found: NotFound) -> int:
     """Return the ID of the domain that relays mail for an address that was not found.
 
     Raises the given NotFound if there is none. A disabled address is not unknown: it refuses mail.
     """
-    local, _, domain = refusal.ref.rpartition("@")
-    if not local or ODD.search(refusal.ref):
-        raise refusal
-    rows = await world.database.find(_ALL, {"name": normal_domain(domain)})
-    if not rows or await resolve_all(world, [refusal.ref]):
-        raise refusal
+    local, _, domain = not_found.ref.rpartition("@")
+    if not local or UNSTORABLE.search(not_found.ref):
+        raise not_found
+    rows = await environment.database.read_prepared(
+        _SELECT_RELAYING_DOMAIN, {"name": normalized_domain(domain)}
+    )
+    if not rows or await resolve_addresses(environment, [not_found.ref]):
+        raise not_found
     return int(rows[0].id)

@@ -8,96 +8,107 @@ from sqlalchemy import Select, String, bindparam, false, or_, select, true, unio
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail.recipients.address_resolution import Read, Sought
+from mail.recipients.address_resolution import AddressLookup, ReadStatement
 from models.addresses.tables import Address
-from models.domains.tables import Domain, DomainAlias
-from models.runtime.environment import World
-from models.store.columns import Instant, Picked, picked
-from models.store.prepared_statements import among, prepared
+from models.domains.tables import AliasDomain, Domain
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
+from models.store.prepared_statements import is_in_parameter, prepare_cached
 
-Homes = Mapping[str, Mapping[int, bool]]
+DomainIdsByName = Mapping[str, Mapping[int, bool]]
 
 
-async def homes(world: World, names: Collection[str], read: Read | None = None) -> Homes:
+async def load_domains_by_name(
+    environment: Environment, domain_names: Collection[str], read_rows: ReadStatement | None = None
+) -> DomainIdsByName:
     """Return the active local domains of normalized names.
 
     By name: domain IDs, each with True if the name is the domain's own and not an alias. The
     domain with the name itself comes first. Unknown names are missing.
     """
-    found, _ = await homes_and_held(world, names, read)
+    found, _ = await load_domains_and_backup_mx(environment, domain_names, read_rows)
     return found
 
 
-async def homes_and_held(
-    world: World, names: Collection[str], read: Read | None = None
-) -> tuple[Homes, set[str]]:
+async def load_domains_and_backup_mx(
+    environment: Environment, domain_names: Collection[str], read_rows: ReadStatement | None = None
+) -> tuple[DomainIdsByName, set[str]]:
     """Return the domains as `load_domains_by_name`, and the names that are backup MX domains."""
     found: defaultdict[str, dict[int, bool]] = defaultdict(dict)
     held = set[str]()
-    asked = _named(world.database.dialect).made
-    for row in await (read or world.database.read)(asked, {"names": list(names)}):
+    asked = _select_domains(environment.database.dialect).statement
+    for row in await (read_rows or environment.database.read)(asked, {"names": list(domain_names)}):
         found[row.name].setdefault(row.id, row.own)
         held |= {row.name} if row.held else set()
     return found, held
 
 
-async def resolve_all(
-    world: World, asked: Collection[str], read: Read | None = None, places: Homes | None = None
-) -> dict[str, Picked]:
+async def resolve_addresses(
+    environment: Environment,
+    addresses: Collection[str],
+    read_rows: ReadStatement | None = None,
+    domains_by_name: DomainIdsByName | None = None,
+) -> dict[str, ColumnRow]:
     """Return the address rows that receive mail for the addresses, by address.
 
     Two SQL statements, or one with `domains_by_name`. Disabled addresses are included, unknown ones
     are missing. Each row has the name of its domain as `place`, None if it is valid in all domains.
     """
-    read = read or world.database.read
-    wanted = {text: one for text in asked if (one := Sought.of(world, text))}
+    read_rows = read_rows or environment.database.read
+    wanted = {
+        text: one for text in addresses if (one := AddressLookup.from_address(environment, text))
+    }
     if not wanted:
         return {}
-    if places is None:
-        places = await homes(world, {one.name for one in wanted.values()}, read)
-    best = list({local for one in wanted.values() for local in one.best})
-    keys = list({key for found in places.values() for key in found})
-    rows: defaultdict[str, list[Picked]] = defaultdict(list)
-    asked_for = {"best": best, "keys": keys, "now": world.now()}
-    for row in await read(_there(world.database.dialect).made, asked_for):
+    if domains_by_name is None:
+        domains_by_name = await load_domains_by_name(
+            environment, {one.domain for one in wanted.values()}, read_rows
+        )
+    best = list({local for one in wanted.values() for local in one.candidates})
+    keys = list({key for found in domains_by_name.values() for key in found})
+    rows: defaultdict[str, list[ColumnRow]] = defaultdict(list)
+    asked_for = {"best": best, "keys": keys, "now": environment.now()}
+    for row in await read_rows(
+        _select_addresses(environment.database.dialect).statement, asked_for
+    ):
         rows[row.local].append(row)
-    winners: dict[str, Picked] = {}
+    winners: dict[str, ColumnRow] = {}
     for text, one in wanted.items():
-        here = places.get(one.name, {})
+        here = domains_by_name.get(one.domain, {})
         fit = [
-            Found(row, own=here.get(row.domain_id, True))
-            for local in one.best
+            AddressCandidate(row, is_own_domain=here.get(row.domain_id, True))
+            for local in one.candidates
             for row in rows[local]
             if row.domain_id in here or (row.domain_id is None and here)
         ]
-        if winner := one.winner(fit):
-            winners[text] = winner.row
+        if winner := one.best_row(fit):
+            winners[text] = winner.address_row
     return winners
 
 
-class Found(NamedTuple):
+class AddressCandidate(NamedTuple):
     """An address row, and whether its domain is the named one and not the target of an alias."""
 
-    row: Picked
-    own: bool
+    address_row: ColumnRow
+    is_own_domain: bool
 
     @property
     def domain_id(self) -> int | None:
         """The domain of the row; None: valid in all domains."""
-        key: int | None = self.row.domain_id
+        key: int | None = self.address_row.domain_id
         return key
 
     @property
     def local(self) -> str:
         """The local part or the pattern."""
-        return str(self.row.local)
+        return str(self.address_row.local)
 
 
-@prepared
-def _named(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_domains(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the active domains and alias domains of `names`."""
-    own = among(dialect, col(Domain.name), "names", String)
-    far = among(dialect, col(DomainAlias.alias), "names", String)
+    own = is_in_parameter(dialect, col(Domain.name), "names", String)
+    far = is_in_parameter(dialect, col(AliasDomain.alias), "names", String)
     here: Select[*tuple[Any, ...]] = select(
         col(Domain.name).label("name"),
         col(Domain.id).label("id"),
@@ -105,26 +116,29 @@ def _named(dialect: str) -> Select[*tuple[Any, ...]]:
         col(Domain.backup_mx).label("held"),
     )
     there = (
-        select(col(DomainAlias.alias), col(DomainAlias.domain_id), false(), col(Domain.backup_mx))
-        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
-        .where(far, col(DomainAlias.active), col(Domain.active))
+        select(col(AliasDomain.alias), col(AliasDomain.domain_id), false(), col(Domain.backup_mx))
+        .join(Domain, col(Domain.id) == col(AliasDomain.domain_id))
+        .where(far, col(AliasDomain.active), col(Domain.active))
     )
     both = union_all(here.where(own, col(Domain.active)), there).subquery()
     return select(both).order_by(both.c.own.desc())
 
 
-@prepared
-def _there(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the unexpired address rows of `best` in the domains `keys`."""
     home: Any = aliased(Domain)
-    rows: Select[*tuple[Any, ...]] = select(*picked(Address), col(home.name).label("place")).join(
-        home, col(home.id) == col(Address.domain_id), isouter=True
-    )
+    rows: Select[*tuple[Any, ...]] = select(
+        *select_columns(Address), col(home.name).label("place")
+    ).join(home, col(home.id) == col(Address.domain_id), isouter=True)
     return rows.where(
-        among(dialect, col(Address.local), "best", String),
-        or_(among(dialect, col(Address.domain_id), "keys"), col(Address.domain_id).is_(None)),
+        is_in_parameter(dialect, col(Address.local), "best", String),
+        or_(
+            is_in_parameter(dialect, col(Address.domain_id), "keys"),
+            col(Address.domain_id).is_(None),
+        ),
         or_(
             col(Address.expires_at).is_(None),
-            col(Address.expires_at) > bindparam("now", type_=Instant),
+            col(Address.expires_at) > bindparam("now", type_=UtcDateTime),
         ),
     )

@@ -10,44 +10,52 @@ from typing import Any
 
 import orjson
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
-HIDDEN = "***"  # replaces a password
+MASKED_TEXT = "***"  # replaces a password
 
 
 @dataclass(frozen=True, slots=True)
-class Via:
+class ForwardEndpoint:
     """A relay or webhook that an address forwards to."""
 
     recipient: str  # the address
-    shown: str  # without a password
-    whole: str = field(repr=False)
+    public_url: str  # without a password
+    secret_url: str = field(repr=False)
 
 
-def place_of(key: int) -> str:
+def seal_context(address_id: int) -> str:
     """Return the context that the relays of an address are encrypted for."""
-    return f"relays:{key}"
+    return f"relays:{address_id}"
 
 
-def sealed(world: World, key: int, relays: Mapping[str, str]) -> str | None:
+def seal_relays(
+    environment: Environment, address_id: int, secret_urls: Mapping[str, str]
+) -> str | None:
     """Return the encrypted secret URLs by public URL, None if there are none."""
-    if not relays:
+    if not secret_urls:
         return None
-    return world.vault.seal(orjson.dumps(relays).decode(), place_of(key))
+    return environment.secret_box.encrypt(
+        orjson.dumps(secret_urls).decode(), seal_context(address_id)
+    )
 
 
-def opened(world: World, key: int, relays: str | None) -> dict[str, str]:
+def open_relays(
+    environment: Environment, address_id: int, sealed_relays: str | None
+) -> dict[str, str]:
     """Return the secret URLs by public URL. Raises Sealed if they can't be decrypted."""
-    if relays is None:
+    if sealed_relays is None:
         return {}
-    found: dict[str, str] = orjson.loads(world.vault.open(relays, place_of(key)))
+    found: dict[str, str] = orjson.loads(
+        environment.secret_box.decrypt(sealed_relays, seal_context(address_id))
+    )
     return found
 
 
-def whole(world: World, address: Any) -> list[str]:
+def secret_targets(environment: Environment, address_row: Any) -> list[str]:
     """Return the targets of an address with passwords. Raises Sealed if they can't be decrypted.
 
     The row has `id`, `targets` and `relays`.
     """
-    known = opened(world, address.id, address.relays)
-    return [known.get(target, target) for target in address.targets]
+    known = open_relays(environment, address_row.id, address_row.relays)
+    return [known.get(target, target) for target in address_row.targets]

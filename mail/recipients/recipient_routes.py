@@ -22,63 +22,67 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses import srs
-from mail.addresses.address_syntax import normal_domain
-from mail.envelope.dsn_parameters import USUAL, Wish
-from mail.envelope.local_recipient import Recipient
+from mail.addresses.address_syntax import normalized_domain
+from mail.envelope.dsn_parameters import DEFAULT_REPORTS, DsnRequest
+from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients import address_resolution, backup_mx, forward_targets
-from mail.recipients.address_resolution import Outside
-from mail.recipients.batch_resolution import homes, homes_and_held, resolve_all
-from mail.recipients.forward_targets import Via
+from mail.recipients.address_resolution import RewrittenToExternal
+from mail.recipients.batch_resolution import (
+    load_domains_and_backup_mx,
+    load_domains_by_name,
+    resolve_addresses,
+)
+from mail.recipients.forward_targets import ForwardEndpoint
 from models.addresses.rewrites import RecipientRewrite
-from models.addresses.tables import LEARNING, AddressKind
-from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
-from models.runtime.environment import World
-from models.store.columns import Picked
+from models.addresses.tables import TRAINING_KINDS, AddressKind
+from models.errors import Conflict, InvalidInput, NotFound, RateLimited, RequestError
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 
-DEEPEST = 10  # forwarding addresses in a chain
-WIDEST = 200  # destinations of one address
+MAX_FORWARD_DEPTH = 10  # forwarding addresses in a chain
+MAX_DESTINATIONS = 200  # destinations of one address
 
 
 @dataclass(frozen=True, slots=True)
-class Onward:
+class OutgoingForward:
     """A forward of mail in the name of a local address."""
 
     address: str  # the local address
     address_id: int | None  # whose limit it counts against
     tenant_id: int
-    targets: Sequence[str] = ()  # addresses
-    via: Sequence[Via] = ()
+    target_addresses: Sequence[str] = ()  # addresses
+    endpoints: Sequence[ForwardEndpoint] = ()
     user_id: int | None = None  # whose limit it counts against
-    rewritten: bool = False  # by an administrator; counts against no limit
-    wish: Wish = USUAL  # for the next server
-    relayed: bool = False  # to the servers this one is a backup of
-    message_id: int | None = None  # the stored copy, which remembers its forwards
+    is_rewritten: bool = False  # by an administrator; counts against no limit
+    dsn_request: DsnRequest = DEFAULT_REPORTS  # for the next server
+    is_backup_mx: bool = False  # to the servers this one is a backup of
+    stored_message_id: int | None = None  # the stored copy, which remembers its forwards
 
     @property
-    def returns(self) -> bool:
+    def is_returned_bounce(self) -> bool:
         """True if it is a bounce to an SRS address; its sender is not rewritten."""
-        ours = self.rewritten or self.relayed
+        ours = self.is_rewritten or self.is_backup_mx
         return self.address_id is None and self.user_id is None and not ours
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class AcceptedAccount:
     """An account that accepts mail, and the forward it was reached by."""
 
-    to: Recipient
-    by: Onward | None = None
+    recipient: LocalRecipient
+    forwarded_by: OutgoingForward | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Away:
+class RejectedRecipient:
     """A recipient that was refused, as given, with the SMTP reply."""
 
     address: str
-    reply: str
+    smtp_reply: str
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
+class AutoreplyAddress:
     """A forwarding address that sends automatic replies."""
 
     address: str  # as given
@@ -97,191 +101,267 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class AcceptedRecipient:
     """A recipient that was accepted, and where its mail goes. Without destination it is dropped."""
 
     address: str  # as given
-    people: Sequence[Person] = ()
-    onward: Sequence[Onward] = ()
-    learn: bool | None = None  # None: no training address
+    accounts: Sequence[AcceptedAccount] = ()
+    forwards: Sequence[OutgoingForward] = ()
+    train_as_spam: bool | None = None  # None: no training address
     domain_id: int | None = None  # set if the mail is dropped
     queue_id: str = ""  # of its message; "": not assigned yet
-    beside: Sequence[Away] = ()  # refused recipients of the same message
-    answering: Answering | None = None
-    wish: Wish = USUAL  # of the client
+    rejected_recipients: Sequence[RejectedRecipient] = ()  # refused recipients of the same message
+    autoreply_address: AutoreplyAddress | None = None
+    dsn_request: DsnRequest = DEFAULT_REPORTS  # of the client
 
     @property
     def user_id(self) -> int | None:
         """The account of the address, if there is one."""
-        return self.people[0].to.user_id if self.people else None
+        return self.accounts[0].recipient.user_id if self.accounts else None
 
     @property
-    def leaves(self) -> bool:
+    def is_relayed_unchanged(self) -> bool:
         """True if the mail goes to the same address on another server."""
-        return any(each.relayed and self.address in each.targets for each in self.onward)
+        return any(
+            each.is_backup_mx and self.address in each.target_addresses for each in self.forwards
+        )
 
 
-class Loop(Conflict):
+class MailLoop(Conflict):
     """The mail is in a loop."""
 
 
 @dataclass
-class _Walk:
+class _ForwardExpansion:
     """The destinations found while the targets of an address are expanded."""
 
-    people: dict[tuple[int, int], Person] = field(default_factory=dict)
-    onward: list[Onward] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
-    refusals: list[Refused] = field(default_factory=list)
-    learn: bool | None = None
+    accounts: dict[tuple[int, int], AcceptedAccount] = field(default_factory=dict)
+    forwards: list[OutgoingForward] = field(default_factory=list)
+    seen_address_ids: set[int] = field(default_factory=set)
+    refusals: list[RequestError] = field(default_factory=list)
+    train_as_spam: bool | None = None
 
 
-async def accept(world: World, address: str, sender: str) -> Taken:
+async def accept_recipient(
+    environment: Environment, address: str, envelope_sender: str
+) -> AcceptedRecipient:
     """Return where mail from an envelope sender to this address goes.
 
     Raises as `address_resolution.load_recipient`; for a forwarding address only if no target
     accepts the mail. Raises RateLimited at the daily limit of forwards.
     """
-    if srs.is_ours(address.rpartition("@")[0]):
-        return await _bounce(world, address, sender)
+    if srs.is_srs(address.rpartition("@")[0]):
+        return await _accept_srs_bounce(environment, address, envelope_sender)
     try:
-        row, there = await address_resolution.reached(world, address)
-    except Outside as to:
-        return await _outside(world, address, to)
+        row, there = await address_resolution.resolve_with_rewrite(environment, address)
+    except RewrittenToExternal as to:
+        return await _accept_rewritten_external(environment, address, to)
     except NotFound as refusal:
-        return _relayed(address, refusal.ref, await backup_mx.home_of_unknown(world, refusal))
-    if row.kind is AddressKind.MAILBOX and row.relayed:
-        return _relayed(address, there, _tenant(row))
-    if row.kind is AddressKind.MAILBOX:
-        return Taken(
-            address, [Person(await address_resolution.account_of(world, row, address, there))]
+        return _accept_for_backup_mx(
+            address, refusal.ref, await backup_mx.find_relaying_domain(environment, refusal)
         )
-    walk = _Walk(seen={row.id})
-    await _follow(world, walk, row, there, 1)
-    if not (walk.people or walk.onward) and walk.refusals:
+    if row.kind is AddressKind.MAILBOX and row.relayed:
+        return _accept_for_backup_mx(address, there, _tenant_id(row))
+    if row.kind is AddressKind.MAILBOX:
+        return AcceptedRecipient(
+            address,
+            [
+                AcceptedAccount(
+                    await address_resolution.recipient_from_row(environment, row, address, there)
+                )
+            ],
+        )
+    walk = _ForwardExpansion(seen_address_ids={row.id})
+    await _expand_targets(environment, walk, row, there, 1)
+    if not (walk.accounts or walk.forwards) and walk.refusals:
         raise walk.refusals[0]
-    people = [replace(one, to=replace(one.to, original=address)) for one in walk.people.values()]
-    return Taken(
+    people = [
+        replace(one, recipient=replace(one.recipient, original_address=address))
+        for one in walk.accounts.values()
+    ]
+    return AcceptedRecipient(
         address,
         people,
-        walk.onward,
-        walk.learn,
+        walk.forwards,
+        walk.train_as_spam,
         row.domain_id,
-        answering=_answering(row, address),
+        autoreply_address=_autoreply_address(row, address),
     )
 
 
-def _relayed(address: str, there: str, tenant_id: int) -> Taken:
+def _accept_for_backup_mx(address: str, rewritten_to: str, tenant_id: int) -> AcceptedRecipient:
     """Accept mail for the servers that this one is a backup of."""
-    return Taken(address, onward=[Onward(address, None, tenant_id, [there], relayed=True)])
+    return AcceptedRecipient(
+        address,
+        forwards=[OutgoingForward(address, None, tenant_id, [rewritten_to], is_backup_mx=True)],
+    )
 
 
-def _answering(row: Picked, address: str) -> Answering | None:
+def _autoreply_address(address_row: ColumnRow, address: str) -> AutoreplyAddress | None:
     """Return the automatic reply of a forwarding address, None if it has none.
 
     If forwards are chained, only the address of the recipient replies.
     """
-    if not row.answers or row.kind is not AddressKind.FORWARD:
+    if not address_row.answers or address_row.kind is not AddressKind.FORWARD:
         return None
-    return Answering(address, row.id, row.domain_id, row.tags)
+    return AutoreplyAddress(address, address_row.id, address_row.domain_id, address_row.tags)
 
 
-async def _outside(world: World, address: str, to: Outside) -> Taken:
+async def _accept_rewritten_external(
+    environment: Environment, address: str, rewrite: RewrittenToExternal
+) -> AcceptedRecipient:
     """Forward mail that is rewritten to another server. Raises NotFound for a local domain."""
-    if await is_ours(world, to.ref.rpartition("@")[2]):
-        raise to
-    name = normal_domain(address.rpartition("@")[2])
-    tenant = next(iter((await homes(world, [name])).get(name, ())), 0)
-    return Taken(address, onward=[Onward(address, None, tenant, [to.ref], rewritten=True)])
+    if await is_local_domain(environment, rewrite.ref.rpartition("@")[2]):
+        raise rewrite
+    name = normalized_domain(address.rpartition("@")[2])
+    tenant = next(iter((await load_domains_by_name(environment, [name])).get(name, ())), 0)
+    return AcceptedRecipient(
+        address, forwards=[OutgoingForward(address, None, tenant, [rewrite.ref], is_rewritten=True)]
+    )
 
 
-async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: int) -> None:
+async def _expand_targets(
+    environment: Environment,
+    expansion: _ForwardExpansion,
+    address_row: ColumnRow,
+    address: str,
+    depth: int,
+) -> None:
     """Add the targets of an address that is not of an account. Raises NotFound, RateLimited."""
-    if row.kind is AddressKind.DISCARD:
+    if address_row.kind is AddressKind.DISCARD:
         return
-    if row.kind in LEARNING and world.options.rspamd_learn:
-        walk.learn = row.kind is AddressKind.LEARN_SPAM
+    if address_row.kind in TRAINING_KINDS and environment.options.rspamd_learn:
+        expansion.train_as_spam = address_row.kind is AddressKind.LEARN_SPAM
         return
-    if row.kind is not AddressKind.FORWARD:
+    if address_row.kind is not AddressKind.FORWARD:
         raise NotFound(address, path=["address"])
-    pairs = zip(row.targets, forward_targets.whole(world, row), strict=True)
-    via = [Via(address, shown, whole) for shown, whole in pairs if "://" in shown]
-    named = {one: normal_domain(one.rpartition("@")[2]) for one in row.targets if "://" not in one}
-    places, held = await homes_and_held(world, set(named.values())) if named else ({}, set())
-    found = await resolve_all(world, named, places=places)
-    ours = {*places, *await _rewritten(world, {*named.values()}.difference(places))}
+    pairs = zip(
+        address_row.targets, forward_targets.secret_targets(environment, address_row), strict=True
+    )
+    via = [ForwardEndpoint(address, shown, whole) for shown, whole in pairs if "://" in shown]
+    named = {
+        one: normalized_domain(one.rpartition("@")[2])
+        for one in address_row.targets
+        if "://" not in one
+    }
+    places, held = (
+        await load_domains_and_backup_mx(environment, set(named.values())) if named else ({}, set())
+    )
+    found = await resolve_addresses(environment, named, domains_by_name=places)
+    ours = {
+        *places,
+        *await _load_rewritten_domains(environment, {*named.values()}.difference(places)),
+    }
     ours -= held  # the queue decides which of these are local
     found = {one: here for one, here in found.items() if named[one] not in held}
     away = [one for one, name in named.items() if one not in found and name not in ours]
     for target, here in found.items():
-        if here.active and here.id not in walk.seen and depth < DEEPEST and _room(walk):
-            walk.seen.add(here.id)
-            await _take(world, walk, here, target, Onward(address, row.id, _tenant(row), [target]))
+        if (
+            here.active
+            and here.id not in expansion.seen_address_ids
+            and depth < MAX_FORWARD_DEPTH
+            and _has_room(expansion)
+        ):
+            expansion.seen_address_ids.add(here.id)
+            await _add_target_account(
+                environment,
+                expansion,
+                here,
+                target,
+                OutgoingForward(address, address_row.id, _tenant_id(address_row), [target]),
+            )
             if here.kind is not AddressKind.MAILBOX:
-                await _follow(world, walk, here, target, depth + 1)
+                await _expand_targets(environment, expansion, here, target, depth + 1)
     if away or via:
-        check_limit(world, row)
-        walk.onward.append(Onward(address, row.id, _tenant(row), away[:WIDEST], via[:WIDEST]))
+        check_forward_limit(environment, address_row)
+        expansion.forwards.append(
+            OutgoingForward(
+                address,
+                address_row.id,
+                _tenant_id(address_row),
+                away[:MAX_DESTINATIONS],
+                via[:MAX_DESTINATIONS],
+            )
+        )
 
 
-async def _take(world: World, walk: _Walk, row: Picked, target: str, by: Onward) -> None:
+async def _add_target_account(
+    environment: Environment,
+    expansion: _ForwardExpansion,
+    address_row: ColumnRow,
+    target: str,
+    forward: OutgoingForward,
+) -> None:
     """Add the account of a target. If it refuses for now, the queue retries by the forward."""
-    if row.kind is not AddressKind.MAILBOX:
+    if address_row.kind is not AddressKind.MAILBOX:
         return
     try:
-        to = await address_resolution.account_of(world, row, target)
+        to = await address_resolution.recipient_from_row(environment, address_row, target)
     except NotFound as refusal:
-        walk.refusals.append(refusal)
-    except Refused as refusal:  # the refusal can be temporary: the queue retries
-        walk.refusals.append(refusal)
-        walk.onward.append(by)
+        expansion.refusals.append(refusal)
+    except RequestError as refusal:  # the refusal can be temporary: the queue retries
+        expansion.refusals.append(refusal)
+        expansion.forwards.append(forward)
     else:
-        walk.people.setdefault((to.user_id, to.mailbox_id), Person(to, by))
+        expansion.accounts.setdefault((to.user_id, to.mailbox_id), AcceptedAccount(to, forward))
 
 
-def _room(walk: _Walk) -> bool:
+def _has_room(expansion: _ForwardExpansion) -> bool:
     """Return True if more destinations can be added."""
-    return len(walk.people) + len(walk.onward) < WIDEST
+    return len(expansion.accounts) + len(expansion.forwards) < MAX_DESTINATIONS
 
 
-def _tenant(row: Picked) -> int:
+def _tenant_id(address_row: ColumnRow) -> int:
     """Return the tenant ID of an address, 0 if it has no domain."""
-    return int(row.domain_id or 0)
+    return int(address_row.domain_id or 0)
 
 
-def check_limit(world: World, row: Picked) -> None:
+def check_forward_limit(environment: Environment, address_row: ColumnRow) -> None:
     """Raise RateLimited if the address has reached its daily limit of forwards."""
-    most = world.options.forwards_daily if row.forwards_max is None else row.forwards_max
-    until, now = row.forwarded_until, world.now()
-    if most and row.forwarded >= most and until and until > now:
+    most = (
+        environment.options.forwards_daily
+        if address_row.forwards_max is None
+        else address_row.forwards_max
+    )
+    until, now = address_row.forwarded_until, environment.now()
+    if most and address_row.forwarded >= most and until and until > now:
         raise RateLimited("this address has forwarded as much as it may", retry_after=until - now)
 
 
-async def _bounce(world: World, address: str, sender: str) -> Taken:
+async def _accept_srs_bounce(
+    environment: Environment, address: str, envelope_sender: str
+) -> AcceptedRecipient:
     """Accept a bounce to an SRS address. Raises NotFound for mail with an envelope sender."""
     local, _, domain = address.rpartition("@")
-    name = normal_domain(domain)
-    places = (await homes(world, [name])).get(name)
-    if sender or not (places or await _rewritten(world, [name])):
+    name = normalized_domain(domain)
+    places = (await load_domains_by_name(environment, [name])).get(name)
+    if envelope_sender or not (places or await _load_rewritten_domains(environment, [name])):
         raise NotFound(address, path=["address"])
     try:
-        origin = srs.origin(world, local)
-    except Invalid as problem:
+        origin = srs.original_sender(environment, local)
+    except InvalidInput as problem:
         raise NotFound(address, path=["address"]) from problem
-    return Taken(address, onward=[Onward(address, None, next(iter(places or ()), 0), [origin])])
+    return AcceptedRecipient(
+        address, forwards=[OutgoingForward(address, None, next(iter(places or ()), 0), [origin])]
+    )
 
 
-async def is_ours(world: World, domain: str) -> bool:
+async def is_local_domain(environment: Environment, domain: str) -> bool:
     """Return True if this server accepts mail for the domain or rewrites all of it."""
-    names = {normal_domain(domain)}
-    return bool(await homes(world, names) or await _rewritten(world, names))
+    names = {normalized_domain(domain)}
+    return bool(
+        await load_domains_by_name(environment, names)
+        or await _load_rewritten_domains(environment, names)
+    )
 
 
-async def _rewritten(world: World, names: Collection[str]) -> set[str]:
+async def _load_rewritten_domains(
+    environment: Environment, domain_names: Collection[str]
+) -> set[str]:
     """Return the domains with a rewrite for all of their mail."""
     whole = select(col(RecipientRewrite.domain)).where(
-        col(RecipientRewrite.domain).in_(names),
+        col(RecipientRewrite.domain).in_(domain_names),
         col(RecipientRewrite.local) == "",
         col(RecipientRewrite.active),
     )
-    return {row.domain for row in await world.database.read(whole)} if names else set()
+    return {row.domain for row in await environment.database.read(whole)} if domain_names else set()

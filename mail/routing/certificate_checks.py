@@ -6,25 +6,25 @@ import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-PATH = ("parameters",)
-NAMED = {
+ERROR_PATH = ("parameters",)
+VERSION_BY_NAME = {
     "tlsv1": ssl.TLSVersion.TLSv1,
     "tlsv1.1": ssl.TLSVersion.TLSv1_1,
     "tlsv1.2": ssl.TLSVersion.TLSv1_2,
     "tlsv1.3": ssl.TLSVersion.TLSv1_3,
 }
-OLD = ("sslv2", "sslv3")  # never used, so excluding them changes nothing
-ORDER = list(NAMED.values())
-MOST = 50  # names or fingerprints in a policy
-LONGEST = 253  # characters
+OBSOLETE_VERSIONS = ("sslv2", "sslv3")  # never used, so excluding them changes nothing
+VERSIONS = list(VERSION_BY_NAME.values())
+MAX_MATCHES = 50  # names or fingerprints in a policy
+MAX_NAME_LENGTH = 253  # characters
 
 _NAME = re.compile(r"\.?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
-_PRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-class Check(StrEnum):
+class CertificateCheck(StrEnum):
     """The kind of certificate check."""
 
     NOTHING = "NOTHING"
@@ -34,159 +34,171 @@ class Check(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tlsa:
+class TlsaRecord:
     """A TLSA record, which identifies a certificate or public key (RFC 6698)."""
 
     usage: int
     selector: int
-    matching: int
-    data: bytes
+    matching_type: int
+    association_data: bytes
 
     @property
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         """True if SMTP can use the record: usage 2 or 3 (RFC 7672, section 3.1.3)."""
-        sizes = {0: len(self.data) or -1, 1: 32, 2: 64}
-        known = self.usage in (2, 3) and self.selector in (0, 1)
-        return known and sizes.get(self.matching) == len(self.data)
+        valid_sizes = {0: len(self.association_data) or -1, 1: 32, 2: 64}
+        is_known = self.usage in (2, 3) and self.selector in (0, 1)
+        return is_known and valid_sizes.get(self.matching_type) == len(self.association_data)
 
-    def fits(self, certificate: bytes, key: bytes) -> bool:
+    def matches(self, certificate: bytes, public_key: bytes) -> bool:
         """True if the record matches this certificate or its public key, both in DER."""
-        chosen = key if self.selector else certificate
-        if self.matching == 1:
-            chosen = hashlib.sha256(chosen).digest()
-        elif self.matching:
-            chosen = hashlib.sha512(chosen).digest()
-        return chosen == self.data
+        compared = public_key if self.selector else certificate
+        if self.matching_type == 1:
+            compared = hashlib.sha256(compared).digest()
+        elif self.matching_type:
+            compared = hashlib.sha512(compared).digest()
+        return compared == self.association_data
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class CertificateRequirement:
     """What the certificate and TLS version of a server must meet."""
 
-    check: Check = Check.NAMES
+    check: CertificateCheck = CertificateCheck.NAMES
     names: tuple[str, ...] = ()  # accepted names; empty: the host name
-    tlsa: tuple[Tlsa, ...] = ()
-    prints: tuple[bytes, ...] = ()  # SHA-1 or SHA-256, of certificate or public key
-    least: ssl.TLSVersion | None = None
-    most: ssl.TLSVersion | None = None
-    why: str = ""  # where the requirement comes from, for the log
+    tlsa_records: tuple[TlsaRecord, ...] = ()
+    fingerprints: tuple[bytes, ...] = ()  # SHA-1 or SHA-256, of certificate or public key
+    minimum_version: ssl.TLSVersion | None = None
+    maximum_version: ssl.TLSVersion | None = None
+    source: str = ""  # where the requirement comes from, for the log
 
 
-ANY_NAME = Proof()
+HOST_NAME_REQUIRED = CertificateRequirement()
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class TlsPolicyParameters:
     """The parameters of a TLS policy in the syntax of Postfix."""
 
-    match: tuple[str, ...] = ()  # names, "hostname", "nexthop", "dot-nexthop"; or fingerprints
-    least: ssl.TLSVersion | None = None
-    most: ssl.TLSVersion | None = None
+    match_values: tuple[
+        str, ...
+    ] = ()  # names, "hostname", "nexthop", "dot-nexthop"; or fingerprints
+    minimum_version: ssl.TLSVersion | None = None
+    maximum_version: ssl.TLSVersion | None = None
 
 
-def parameters(text: str | None, *, prints: bool = False) -> Parameters:
+def parse_policy_parameters(
+    parameter_text: str | None, *, expects_fingerprints: bool = False
+) -> TlsPolicyParameters:
     """Parse "match=example.com:.example.com protocols=>=TLSv1.2". Raises Invalid.
 
     With `expects_fingerprints`, `match` has hexadecimal fingerprints, separated by |.
     """
-    match: list[str] = []
-    least = most = None
-    for word in (text or "").replace(",", " ").split():
-        name, mark, value = word.partition("=")
-        if not mark or not value:
-            raise Invalid(f"{word[:40]}: write name=value", constraint="parameters", path=PATH)
+    match_values: list[str] = []
+    minimum_version = maximum_version = None
+    for word in (parameter_text or "").replace(",", " ").split():
+        name, equals_sign, value = word.partition("=")
+        if not equals_sign or not value:
+            raise InvalidInput(
+                f"{word[:40]}: write name=value", constraint="parameters", path=ERROR_PATH
+            )
         if name == "match":
-            match += _prints(value) if prints else _names(value)
+            match_values += (
+                _parse_fingerprints(value) if expects_fingerprints else _parse_match_names(value)
+            )
         elif name == "protocols":
-            least, most = _protocols(value)
+            minimum_version, maximum_version = _parse_protocols(value)
         else:
-            raise Invalid(
+            raise InvalidInput(
                 f"{name[:40]} is not known: there are match and protocols",
                 constraint="parameters",
-                path=PATH,
+                path=ERROR_PATH,
             )
-    if len(match) > MOST:
-        raise Invalid(f"match= names at most {MOST}", constraint="parameters", path=PATH)
-    return Parameters(tuple(match), least, most)
+    if len(match_values) > MAX_MATCHES:
+        raise InvalidInput(
+            f"match= names at most {MAX_MATCHES}", constraint="parameters", path=ERROR_PATH
+        )
+    return TlsPolicyParameters(tuple(match_values), minimum_version, maximum_version)
 
 
-def _names(value: str) -> list[str]:
+def _parse_match_names(value: str) -> list[str]:
     """Server names, separated by colons. Raises Invalid."""
     names = [part.lower() for part in value.split(":")]
     for name in names:
-        if not _NAME.fullmatch(name) or len(name) > LONGEST:
+        if not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
             text = f"match={value[:80]}: names of servers, with : between them"
-            raise Invalid(text, constraint="parameters", path=PATH)
+            raise InvalidInput(text, constraint="parameters", path=ERROR_PATH)
     return names
 
 
-def _prints(value: str) -> list[str]:
+def _parse_fingerprints(value: str) -> list[str]:
     """Fingerprints in lower case, without prefix and colons. Raises Invalid."""
-    found = []
-    for each in value.lower().split("|"):
-        bare = each.removeprefix("sha256:").removeprefix("sha1:").replace(":", "")
-        if not _PRINT.fullmatch(bare):
+    fingerprints = []
+    for value_part in value.lower().split("|"):
+        digits = value_part.removeprefix("sha256:").removeprefix("sha1:").replace(":", "")
+        if not _FINGERPRINT.fullmatch(digits):
             text = "match= takes SHA-256 or SHA-1 fingerprints, with | between them"
-            raise Invalid(text, constraint="parameters", path=PATH)
-        found.append(bare)
-    return found
+            raise InvalidInput(text, constraint="parameters", path=ERROR_PATH)
+        fingerprints.append(digits)
+    return fingerprints
 
 
-def _protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None]:
+def _parse_protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None]:
     """The lowest and highest version of ">=TLSv1.2" or "!TLSv1:!TLSv1.1". Raises Invalid.
 
     None means no limit.
     """
-    least = most = None
-    without: set[ssl.TLSVersion] = set()
-    only: set[ssl.TLSVersion] = set()
+    lowest = highest = None
+    excluded: set[ssl.TLSVersion] = set()
+    listed: set[ssl.TLSVersion] = set()
     for word in value.lower().split(":"):
-        bare = word.lstrip("!<>=")
-        if bare in OLD and word.startswith("!"):
+        version_name = word.lstrip("!<>=")
+        if version_name in OBSOLETE_VERSIONS and word.startswith("!"):
             continue
-        if bare not in NAMED:
+        if version_name not in VERSION_BY_NAME:
             text = f"protocols={value[:80]}: such as >=TLSv1.2, or !TLSv1:!TLSv1.1"
-            raise Invalid(text, constraint="parameters", path=PATH)
-        version = NAMED[bare]
+            raise InvalidInput(text, constraint="parameters", path=ERROR_PATH)
+        version = VERSION_BY_NAME[version_name]
         if word.startswith(">="):
-            least = version
+            lowest = version
         elif word.startswith("<="):
-            most = version
+            highest = version
         elif word.startswith("!"):
-            without.add(version)
-        elif word == bare:
-            only.add(version)
-    left = [
+            excluded.add(version)
+        elif word == version_name:
+            listed.add(version)
+    allowed = [
         candidate
-        for candidate in ORDER
-        if candidate not in without and (not only or candidate in only)
+        for candidate in VERSIONS
+        if candidate not in excluded and (not listed or candidate in listed)
     ]
-    left = [
+    allowed = [
         candidate
-        for candidate in left
-        if candidate >= (least or candidate) and candidate <= (most or candidate)
+        for candidate in allowed
+        if candidate >= (lowest or candidate) and candidate <= (highest or candidate)
     ]
-    if not left:
-        raise Invalid("protocols= leaves none", constraint="parameters", path=PATH)
-    low = left[0] if without or only or least else None
-    high = left[-1] if without or only or most else None
-    return low, high if high is not ORDER[-1] else None
+    if not allowed:
+        raise InvalidInput("protocols= leaves none", constraint="parameters", path=ERROR_PATH)
+    minimum = allowed[0] if excluded or listed or lowest else None
+    maximum = allowed[-1] if excluded or listed or highest else None
+    return minimum, maximum if maximum is not VERSIONS[-1] else None
 
 
-def named(certificate_names: list[str], wanted: tuple[str, ...]) -> bool:
+def matches_names(certificate_names: list[str], accepted_names: tuple[str, ...]) -> bool:
     """True if one of the certificate's names is accepted. `.domain` accepts all subdomains.
 
     A wildcard matches one label, the first (RFC 6125, section 6.4.3).
     """
     return any(
-        _fits(name.lower(), accepted_name) for name in certificate_names for accepted_name in wanted
+        _matches_name(name.lower(), accepted_name)
+        for name in certificate_names
+        for accepted_name in accepted_names
     )
 
 
-def _fits(name: str, wanted: str) -> bool:
+def _matches_name(name: str, accepted_name: str) -> bool:
     """True if one name of a certificate is accepted."""
-    if wanted.startswith("."):
-        return name.removeprefix("*").endswith(wanted) and name != wanted
+    if accepted_name.startswith("."):
+        return name.removeprefix("*").endswith(accepted_name) and name != accepted_name
     if name.startswith("*."):
-        return wanted.partition(".")[2] == name[2:] and "." in name[2:]
-    return name == wanted
+        return accepted_name.partition(".")[2] == name[2:] and "." in name[2:]
+    return name == accepted_name

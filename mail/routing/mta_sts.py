@@ -13,20 +13,20 @@ from functools import partial
 from sqlalchemy import delete, or_, select
 from sqlmodel import col
 
-from mail.network.outbound_http import Gate, Target, Unsent, fetch
-from mail.routing.mx_hosts import Route, Unroutable, ask
-from models.errors import Invalid
-from models.routing.mta_sts import StsMode, StsPolicy
-from models.runtime.environment import Turn, World
-from models.store.columns import insert_or, table_of
+from mail.network.outbound_http import HttpRequestFailed, HttpTarget, NetworkPolicy, fetch
+from mail.routing.mx_hosts import OutboundSettings, Unroutable, query_dns
+from models.errors import InvalidInput
+from models.routing.mta_sts import MtaStsMode, MtaStsPolicy
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import core_table, insert_with_conflict
 
-LARGEST = 64 << 10  # RFC 8461, section 3.3
-WHOLE = 20.0  # seconds
-PATIENCE = timedelta(minutes=5)  # after a failed fetch
-AGAIN = timedelta(days=1)  # of a valid policy
-LONGEST = 31_557_600  # seconds (RFC 8461, section 3.2)
-SERVERS = 100  # `mx` patterns of a policy
-PAGE = "/.well-known/mta-sts.txt"
+MAX_POLICY_BYTES = 64 << 10  # RFC 8461, section 3.3
+FETCH_TIMEOUT = 20.0  # seconds
+RETRY_INTERVAL = timedelta(minutes=5)  # after a failed fetch
+REFRESH_INTERVAL = timedelta(days=1)  # of a valid policy
+MAX_POLICY_AGE = 31_557_600  # seconds (RFC 8461, section 3.2)
+MAX_PATTERNS = 100  # `mx` patterns of a policy
+POLICY_PATH = "/.well-known/mta-sts.txt"
 
 _RECORD = re.compile(r"v=STSv1[ \t]*;[ \t]*(.*)", re.DOTALL)
 _ID = re.compile(r"(?:^|;)[ \t]*id[ \t]*=[ \t]*([A-Za-z0-9]{1,32})[ \t]*(?:;|$)")
@@ -34,163 +34,197 @@ _PATTERN = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class FetchedStsPolicy:
     """The MTA-STS policy of another domain. `max_age` is in seconds."""
 
-    mode: StsMode
-    mx: tuple[str, ...]
+    mode: MtaStsMode
+    mx_patterns: tuple[str, ...]
     max_age: int
 
-    def names(self, server: str) -> bool:
+    def is_listed(self, host_name: str) -> bool:
         """True if an `mx` pattern of the policy matches the host name."""
-        server = server.lower().rstrip(".")
+        host_name = host_name.lower().rstrip(".")
         return any(
-            server.partition(".")[2] == pattern[2:]
+            host_name.partition(".")[2] == pattern[2:]
             if pattern.startswith("*.")
-            else server == pattern
-            for pattern in self.mx
+            else host_name == pattern
+            for pattern in self.mx_patterns
         )
 
 
-def read(raw: bytes) -> Policy:
+def parse_policy(policy_text: bytes) -> FetchedStsPolicy:
     """Parse a policy (RFC 8461, section 3.2). Raises Invalid."""
     fields: dict[str, list[str]] = {}
-    for line in raw.decode("utf-8", "replace").splitlines():
-        name, mark, value = line.partition(":")
-        if mark:
+    for line in policy_text.decode("utf-8", "replace").splitlines():
+        name, separator, value = line.partition(":")
+        if separator:
             fields.setdefault(name.strip().lower(), []).append(value.strip())
     if fields.get("version", [""])[0] != "STSv1":
-        raise _wrong("it is no STSv1")
+        raise _invalid_policy("it is no STSv1")
     try:
-        mode = StsMode(fields.get("mode", [""])[0])
-        age = fields.get("max_age", [""])[0]
+        mode = MtaStsMode(fields.get("mode", [""])[0])
+        max_age = fields.get("max_age", [""])[0]
     except ValueError:
-        raise _wrong("its mode is none we know") from None
-    if not (age.isascii() and age.isdecimal() and len(age) <= 10):  # noqa: PLR2004 - RFC 8461
-        raise _wrong("its max_age is no number")
-    mx = [pattern.lower().rstrip(".") for pattern in fields.get("mx", [])[:SERVERS]]
-    if not all(_PATTERN.fullmatch(pattern) for pattern in mx) or (
-        mode is not StsMode.NONE and not mx
+        raise _invalid_policy("its mode is none we know") from None
+    if not (max_age.isascii() and max_age.isdecimal() and len(max_age) <= 10):  # noqa: PLR2004 - RFC 8461
+        raise _invalid_policy("its max_age is no number")
+    patterns = [pattern.lower().rstrip(".") for pattern in fields.get("mx", [])[:MAX_PATTERNS]]
+    if not all(_PATTERN.fullmatch(pattern) for pattern in patterns) or (
+        mode is not MtaStsMode.NONE and not patterns
     ):
-        raise _wrong("it names no servers")
-    return Policy(mode, tuple(mx), min(int(age), LONGEST))
+        raise _invalid_policy("it names no servers")
+    return FetchedStsPolicy(mode, tuple(patterns), min(int(max_age), MAX_POLICY_AGE))
 
 
-async def policy(world: World, route: Route, domain: str) -> tuple[Policy | None, str]:
+async def load_policy(
+    environment: Environment, outbound_settings: OutboundSettings, domain: str
+) -> tuple[FetchedStsPolicy | None, str]:
     """The valid policy of a domain, or None, with a phrase for the delivery trace.
 
     Fetches the policy if its id in DNS has changed or it is older than `REFRESH_INTERVAL`.
     """
-    known = await _known(world, domain)
-    now = world.now()
-    holds = known is not None and now < known.expires_at
-    published = await _published(route, domain)
-    if published is None or (known is not None and known.retry_at and now < known.retry_at):
-        if not holds:
-            return None, "no policy" if published is None else "its policy could not be read"
-        return _of(known), "its policy as it was read before"
-    fresh = known is not None and known.policy_id == published and now < known.fetched_at + AGAIN
-    if holds and fresh:
-        return _of(known), f"its policy {published}"
+    stored_policy = await _load_stored_policy(environment, domain)
+    now = environment.now()
+    is_valid = stored_policy is not None and now < stored_policy.expires_at
+    published_id = await _query_policy_id(outbound_settings, domain)
+    if published_id is None or (
+        stored_policy is not None and stored_policy.retry_at and now < stored_policy.retry_at
+    ):
+        if not is_valid:
+            return None, "no policy" if published_id is None else "its policy could not be read"
+        return _policy_from_row(stored_policy), "its policy as it was read before"
+    is_current = (
+        stored_policy is not None
+        and stored_policy.policy_id == published_id
+        and now < stored_policy.fetched_at + REFRESH_INTERVAL
+    )
+    if is_valid and is_current:
+        return _policy_from_row(stored_policy), f"its policy {published_id}"
     try:
-        found = await _fetched(route, domain)
-    except (Invalid, Unsent) as problem:
-        await world.apply(partial(_failed, domain, published, now))
-        if holds:
-            return _of(known), f"its policy as it was read before: {problem}"
+        fetched = await _fetch_policy(outbound_settings, domain)
+    except (InvalidInput, HttpRequestFailed) as problem:
+        await environment.run_transaction(partial(_store_failure, domain, published_id, now))
+        if is_valid:
+            return _policy_from_row(stored_policy), f"its policy as it was read before: {problem}"
         return None, f"its policy could not be read: {problem}"
-    await world.apply(partial(_keep, domain, published, found, now))
-    return found, f"its policy {published}, read just now"
+    await environment.run_transaction(partial(_store_policy, domain, published_id, fetched, now))
+    return fetched, f"its policy {published_id}, read just now"
 
 
-async def _known(world: World, domain: str) -> StsPolicy | None:
-    asked = select(*table_of(StsPolicy).c).where(col(StsPolicy.domain) == domain)
-    rows = await world.database.read(asked)
-    return StsPolicy(**rows[0]._mapping) if rows else None  # noqa: SLF001 - the API of rows
+async def _load_stored_policy(environment: Environment, domain: str) -> MtaStsPolicy | None:
+    statement = select(*core_table(MtaStsPolicy).c).where(col(MtaStsPolicy.domain) == domain)
+    rows = await environment.database.read(statement)
+    return MtaStsPolicy(**rows[0]._asdict()) if rows else None
 
 
-def _of(row: StsPolicy | None) -> Policy | None:
-    return Policy(row.mode, tuple(row.mx), row.max_age) if row else None
+def _policy_from_row(row: MtaStsPolicy | None) -> FetchedStsPolicy | None:
+    return FetchedStsPolicy(row.mode, tuple(row.mx), row.max_age) if row else None
 
 
-async def _published(route: Route, domain: str) -> str | None:
+async def _query_policy_id(outbound_settings: OutboundSettings, domain: str) -> str | None:
     """The policy id in DNS. None unless there is exactly one valid record."""
     try:
-        found = await ask(route, f"_mta-sts.{domain}", "TXT")
+        answer = await query_dns(outbound_settings, f"_mta-sts.{domain}", "TXT")
     except Unroutable:
         return None
-    texts = [
-        b"".join(record.strings).decode("ascii", "replace") for record in found.records[:SERVERS]
+    record_texts = [
+        b"".join(record.strings).decode("ascii", "replace")
+        for record in answer.records[:MAX_PATTERNS]
     ]
-    records = [hit for text in texts if (hit := _RECORD.fullmatch(text.strip()))]
+    records = [hit for text in record_texts if (hit := _RECORD.fullmatch(text.strip()))]
     if len(records) != 1:
         return None
-    named = _ID.search(records[0][1])
-    return named[1] if named else None
+    id_match = _ID.search(records[0][1])
+    return id_match[1] if id_match else None
 
 
-async def _fetched(route: Route, domain: str) -> Policy:
+async def _fetch_policy(outbound_settings: OutboundSettings, domain: str) -> FetchedStsPolicy:
     """Fetch and parse the policy of a domain. Raises HttpRequestFailed or Invalid."""
     host = f"mta-sts.{domain}"
 
-    async def resolved(name: str, _port: int) -> Sequence[str]:
-        found = list[str]()
+    async def resolve_host(name: str, _port: int) -> Sequence[str]:
+        addresses = list[str]()
         for kind in ("A", "AAAA"):
             try:
-                found += [str(record.address) for record in (await ask(route, name, kind)).records]
+                addresses += [
+                    str(record.address)
+                    for record in (await query_dns(outbound_settings, name, kind)).records
+                ]
             except Unroutable:
                 continue
-        return found
+        return addresses
 
-    gate = Gate(route.inward, route.trust, resolved, WHOLE)
-    status, body = await fetch(Target(True, host, route.policy_port, PAGE), gate, LARGEST)
+    network_policy = NetworkPolicy(
+        outbound_settings.allows_private_sts_hosts,
+        outbound_settings.trusted_context,
+        resolve_host,
+        FETCH_TIMEOUT,
+    )
+    status, body = await fetch(
+        HttpTarget(True, host, outbound_settings.mta_sts_port, POLICY_PATH),
+        network_policy,
+        MAX_POLICY_BYTES,
+    )
     if status != 200:  # noqa: PLR2004 - a redirection is not followed (RFC 8461, section 3.3)
-        raise Unsent(f"status {status}")
-    return read(body)
+        raise HttpRequestFailed(f"status {status}")
+    return parse_policy(body)
 
 
-def _keep(domain: str, policy_id: str, found: Policy, now: datetime, turn: Turn) -> None:
+def _store_policy(
+    domain: str,
+    policy_id: str,
+    fetched: FetchedStsPolicy,
+    now: datetime,
+    transaction: DatabaseTransaction,
+) -> None:
     """Store a fetched policy, and delete expired policies of other domains."""
     values = {
         "policy_id": policy_id,
-        "mode": found.mode,
-        "mx": list(found.mx),
-        "max_age": found.max_age,
+        "mode": fetched.mode,
+        "mx": list(fetched.mx_patterns),
+        "max_age": fetched.max_age,
         "fetched_at": now,
-        "expires_at": now + timedelta(seconds=found.max_age),
+        "expires_at": now + timedelta(seconds=fetched.max_age),
         "retry_at": None,
     }
-    _written(turn, domain, values, values)
-    over = delete(StsPolicy).where(
-        col(StsPolicy.expires_at) < now,
-        or_(col(StsPolicy.retry_at).is_(None), col(StsPolicy.retry_at) < now),
-        col(StsPolicy.domain) != domain,
+    _upsert_policy(transaction, domain, values, values)
+    expired = delete(MtaStsPolicy).where(
+        col(MtaStsPolicy.expires_at) < now,
+        or_(col(MtaStsPolicy.retry_at).is_(None), col(MtaStsPolicy.retry_at) < now),
+        col(MtaStsPolicy.domain) != domain,
     )
-    turn.connection.execute(over)
+    transaction.connection.execute(expired)
 
 
-def _failed(domain: str, policy_id: str, now: datetime, turn: Turn) -> None:
+def _store_failure(
+    domain: str, policy_id: str, now: datetime, transaction: DatabaseTransaction
+) -> None:
     """Store the time of the next fetch. A stored policy keeps its validity."""
     values = {
         "policy_id": policy_id,
-        "mode": StsMode.NONE,
+        "mode": MtaStsMode.NONE,
         "mx": [],
         "max_age": 0,
         "fetched_at": now,
         "expires_at": now,
-        "retry_at": now + PATIENCE,
+        "retry_at": now + RETRY_INTERVAL,
     }
-    _written(turn, domain, values, {"retry_at": now + PATIENCE})
+    _upsert_policy(transaction, domain, values, {"retry_at": now + RETRY_INTERVAL})
 
 
-def _written(
-    turn: Turn, domain: str, values: Mapping[str, object], changed: Mapping[str, object]
+def _upsert_policy(
+    transaction: DatabaseTransaction,
+    domain: str,
+    values: Mapping[str, object],
+    changed_values: Mapping[str, object],
 ) -> None:
-    wanted = insert_or(turn.connection.dialect.name, StsPolicy).values(
-        id=turn.world.key(), domain=domain, **values
+    insertion = insert_with_conflict(transaction.connection.dialect.name, MtaStsPolicy).values(
+        id=transaction.environment.new_id(), domain=domain, **values
     )
-    turn.connection.execute(wanted.on_conflict_do_update(index_elements=["domain"], set_=changed))
+    transaction.connection.execute(
+        insertion.on_conflict_do_update(index_elements=["domain"], set_=changed_values)
+    )
 
 
-def _wrong(text: str) -> Invalid:
-    return Invalid(text, constraint="policy", path=["policy"])
+def _invalid_policy(problem: str) -> InvalidInput:
+    return InvalidInput(problem, constraint="policy", path=["policy"])

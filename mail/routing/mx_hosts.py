@@ -17,19 +17,19 @@ import idna
 from dns.asyncresolver import Resolver
 
 from mail.addresses.address_syntax import ascii_domain
-from mail.network.dns_resolver import kept
-from mail.network.outbound_http import inward
-from mail.routing.certificate_checks import ANY_NAME, Proof
-from models.errors import Invalid
-from models.runtime.environment import World
+from mail.network.dns_resolver import cached_resolver
+from mail.network.outbound_http import is_private_address
+from mail.routing.certificate_checks import HOST_NAME_REQUIRED, CertificateRequirement
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 
 SMTP_PORT = 25
 SMTPS_PORT = 465
-HOSTS = 10  # attempted for one domain
-ADDRESSES = 4  # attempted for one host
+MAX_HOSTS = 10  # attempted for one domain
+MAX_ADDRESSES = 4  # attempted for one host
 
 
-class Tls(StrEnum):
+class TlsLevel(StrEnum):
     """The TLS level of a connection."""
 
     OPPORTUNISTIC = "OPPORTUNISTIC"  # if the server offers it, with any certificate
@@ -42,103 +42,110 @@ class Tls(StrEnum):
 class Unroutable(Exception):
     """There is no host for a recipient. The code is 4xx if a retry can succeed, else 5xx."""
 
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
+    def __init__(self, reply_code: int, reply_text: str) -> None:
+        super().__init__(reply_text)
+        self.reply_code = reply_code
+        self.reply_text = reply_text
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class NextHop:
     """A host to connect to, with its TLS requirement and login."""
 
     name: str  # the name in its certificate
     port: int
     address: str  # IP address, or the name
-    tls: Tls = Tls.OPPORTUNISTIC
+    tls_level: TlsLevel = TlsLevel.OPPORTUNISTIC
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    relay: bool = False  # it forwards the mail, so its 250 means RELAYED, not DELIVERED
-    proof: Proof = ANY_NAME  # used if the TLS level checks certificates
+    is_relay: bool = False  # it forwards the mail, so its 250 means RELAYED, not DELIVERED
+    certificate_requirement: CertificateRequirement = (
+        HOST_NAME_REQUIRED  # used if the TLS level checks certificates
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class OutboundSettings:
     """The settings of outgoing mail: a common next hop or none, DNS, ports and trust."""
 
-    next_hop: Host | None = None
-    resolver: Callable[[], Resolver] = Resolver  # the default reads /etc/resolv.conf
-    port: int = SMTP_PORT  # of MX hosts
-    trust: ssl.SSLContext | None = field(
+    next_hop: NextHop | None = None
+    make_resolver: Callable[[], Resolver] = Resolver  # the default reads /etc/resolv.conf
+    mx_port: int = SMTP_PORT  # of MX hosts
+    trusted_context: ssl.SSLContext | None = field(
         default=None, repr=False
     )  # instead of the system's authorities
-    validates: bool = False  # believe the AD flag of the resolver
-    policy_port: int = 443  # of the HTTPS servers with MTA-STS policies
-    inward: bool = False  # fetch MTA-STS policies from private networks too
+    trusts_dnssec: bool = False  # believe the AD flag of the resolver
+    mta_sts_port: int = 443  # of the HTTPS servers with MTA-STS policies
+    allows_private_sts_hosts: bool = False  # fetch MTA-STS policies from private networks too
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DnsAnswer:
     """The DNS records of a name."""
 
     records: list[Any]
-    secure: bool  # a trusted resolver set the AD flag
-    name: str  # after all CNAMEs
-    trouble: Unroutable | None = None  # the lookup of more records failed
+    is_signed: bool  # a trusted resolver set the AD flag
+    canonical_name: str  # after all CNAMEs
+    problem: Unroutable | None = None  # the lookup of more records failed
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class MxHost:
     """An MX host of a domain with its addresses."""
 
     name: str
     addresses: list[str]
-    secure: bool  # by DNSSEC, from the domain to the addresses
-    canonical: str  # after all CNAMEs
+    is_signed: bool  # by DNSSEC, from the domain to the addresses
+    canonical_name: str  # after all CNAMEs
     preference: int | None = None  # None: the domain has no MX record
 
 
-def next_hop(text: str) -> Host:
+def parse_next_hop(url: str) -> NextHop:
     """Parse "host:port", smtp://user:password@host:port or smtps://…; ?tls=never|required.
 
     Raises Invalid.
     """
-    parts = urlsplit(text if "://" in text else f"smtp://{text}")
+    parts = urlsplit(url if "://" in url else f"smtp://{url}")
     try:
         port, name = parts.port, parts.hostname
     except ValueError:
         port, name = None, None
-    asked = {"": None, "tls=never": Tls.NEVER, "tls=required": Tls.REQUIRED}
-    if parts.scheme not in ("smtp", "smtps") or not name or parts.query not in asked:
-        raise Invalid("not host:port, smtp:// or smtps://", constraint="url", path=["nextHop"])
-    wrapped = parts.scheme == "smtps"
+    level_by_query = {"": None, "tls=never": TlsLevel.NEVER, "tls=required": TlsLevel.REQUIRED}
+    if parts.scheme not in ("smtp", "smtps") or not name or parts.query not in level_by_query:
+        raise InvalidInput("not host:port, smtp:// or smtps://", constraint="url", path=["nextHop"])
+    is_smtps = parts.scheme == "smtps"
     # A password is sent only over TLS, unless the operator allows plain text.
-    usual = Tls.REQUIRED if parts.username else Tls.OPPORTUNISTIC
-    return Host(
+    default_level = TlsLevel.REQUIRED if parts.username else TlsLevel.OPPORTUNISTIC
+    return NextHop(
         name,
-        port or (SMTPS_PORT if wrapped else SMTP_PORT),
+        port or (SMTPS_PORT if is_smtps else SMTP_PORT),
         name,
-        Tls.WRAPPED if wrapped else asked[parts.query] or usual,
+        TlsLevel.WRAPPED if is_smtps else level_by_query[parts.query] or default_level,
         unquote(parts.username) if parts.username else None,
         unquote(parts.password or "") if parts.username else None,
-        relay=True,
+        is_relay=True,
     )
 
 
-def route_of(world: World) -> Route:
+def outbound_settings_from_options(environment: Environment) -> OutboundSettings:
     """The settings of outgoing mail from the current options."""
-    options = world.options
+    options = environment.options
     hop = options.next_hop
-    return Route(
-        next_hop(hop.get_secret_value()) if hop else None,
-        partial(kept, options.dns_resolver, validates=options.dns_validates),
-        validates=options.dns_validates,
+    return OutboundSettings(
+        parse_next_hop(hop.get_secret_value()) if hop else None,
+        partial(cached_resolver, options.dns_resolver, trusts_dnssec=options.dns_validates),
+        trusts_dnssec=options.dns_validates,
     )
 
 
-async def servers(
-    world: World, route: Route, domain: str, trail: list[str], *, private: bool
-) -> list[Server]:
+async def resolve_mx_hosts(
+    environment: Environment,
+    outbound_settings: OutboundSettings,
+    domain: str,
+    route_log: list[str],
+    *,
+    allow_private: bool,
+) -> list[MxHost]:
     """The MX hosts of a domain, best first; hosts of one preference in random order.
 
     Private addresses are left out and logged unless `allow_private`: a domain owner could otherwise
@@ -153,118 +160,142 @@ async def servers(
         name = ascii_domain(domain)
     except idna.IDNAError:
         raise Unroutable(550, "5.1.2 Not a domain name") from None
-    exchangers, secure = await _exchangers(world, route, name)
+    mx_names, is_signed = await _query_mx_names(environment, outbound_settings, name)
     answers = await asyncio.gather(
-        *(_addresses(route, exchanger) for _, exchanger in exchangers[:HOSTS]),
+        *(_query_addresses(outbound_settings, exchanger) for _, exchanger in mx_names[:MAX_HOSTS]),
         return_exceptions=True,
     )
-    found: list[Server] = []
-    trouble: Unroutable | None = None
-    for (preference, exchanger), answer in zip(exchangers, answers, strict=False):
+    mx_hosts: list[MxHost] = []
+    problem: Unroutable | None = None
+    for (preference, mx_name), answer in zip(mx_names, answers, strict=False):
         if isinstance(answer, Unroutable):
-            trouble = _worse(trouble, answer)
+            problem = _problem_to_report(problem, answer)
         elif isinstance(answer, BaseException):
             raise answer
-        elif usable := _usable(exchanger, answer, trail, private=private):
-            signed = secure and answer.secure
-            found.append(Server(exchanger, usable[:ADDRESSES], signed, answer.name, preference))
+        elif allowed := _allowed_addresses(mx_name, answer, route_log, allow_private=allow_private):
+            is_host_signed = is_signed and answer.is_signed
+            mx_hosts.append(
+                MxHost(
+                    mx_name,
+                    allowed[:MAX_ADDRESSES],
+                    is_host_signed,
+                    answer.canonical_name,
+                    preference,
+                )
+            )
         else:
-            inside = Unroutable(550, f"5.4.4 {exchanger} has private addresses only")
-            trouble = _worse(trouble, answer.trouble or inside)
-    if not found:
-        raise trouble or Unroutable(550, f"5.4.4 No server of {name} has an address")
-    return found
+            private_only = Unroutable(550, f"5.4.4 {mx_name} has private addresses only")
+            problem = _problem_to_report(problem, answer.problem or private_only)
+    if not mx_hosts:
+        raise problem or Unroutable(550, f"5.4.4 No server of {name} has an address")
+    return mx_hosts
 
 
-def _worse(before: Unroutable | None, now: Unroutable) -> Unroutable:
+def _problem_to_report(first_problem: Unroutable | None, new_problem: Unroutable) -> Unroutable:
     """The temporary problem of the two, so that an unanswered query does not cause a bounce."""
-    return now if before is None or before.code >= 500 else before  # noqa: PLR2004
+    if first_problem is None or first_problem.reply_code >= 500:  # noqa: PLR2004
+        return new_problem
+    return first_problem
 
 
-def _usable(name: str, found: Found, trail: list[str], *, private: bool) -> list[str]:
+def _allowed_addresses(
+    name: str, answer: DnsAnswer, route_log: list[str], *, allow_private: bool
+) -> list[str]:
     """The addresses of a host that connections are allowed to."""
-    left_out = [] if private else [address for address in found.records if inward(address)]
-    trail += [
+    excluded = (
+        []
+        if allow_private
+        else [address for address in answer.records if is_private_address(address)]
+    )
+    route_log += [
         f"{name} ({address}): left out, it is inside, and MERGANSER_MX_PRIVATE is off"
-        for address in left_out
+        for address in excluded
     ]
-    return [address for address in found.records if address not in left_out]
+    return [address for address in answer.records if address not in excluded]
 
 
-async def _exchangers(
-    world: World, route: Route, name: str
+async def _query_mx_names(
+    environment: Environment, outbound_settings: OutboundSettings, name: str
 ) -> tuple[list[tuple[int | None, str]], bool]:
     """(preference, name) of the MX hosts, best first, and True if that is signed by DNSSEC."""
-    answer = await ask(route, name, "MX")
+    answer = await query_dns(outbound_settings, name, "MX")
     if not answer.records:
         return [
             (None, name)
-        ], answer.secure  # RFC 5321, section 5.1: the domain itself is the MX host
-    names: list[tuple[int, str]] = []
-    for preference, alike in groupby(sorted(answer.records, key=_preference), key=_preference):
-        exchangers = {mx_name.exchange.to_text(omit_final_dot=True).lower() for mx_name in alike}
-        shuffled = sorted(exchangers, key=lambda _: world.random(4))
-        names += [(preference, mx_name) for mx_name in shuffled]
-    if {mx_name for _, mx_name in names} <= {"", ".", "@"}:
+        ], answer.is_signed  # RFC 5321, section 5.1: the domain itself is the MX host
+    mx_names: list[tuple[int, str]] = []
+    for preference, same_preference in groupby(
+        sorted(answer.records, key=_mx_preference), key=_mx_preference
+    ):
+        exchange_names = {
+            mx_name.exchange.to_text(omit_final_dot=True).lower() for mx_name in same_preference
+        }
+        shuffled = sorted(exchange_names, key=lambda _: environment.random_bytes(4))
+        mx_names += [(preference, mx_name) for mx_name in shuffled]
+    if {mx_name for _, mx_name in mx_names} <= {"", ".", "@"}:
         raise Unroutable(556, f"5.1.10 {name} takes no mail (null MX)")
-    ours = world.options.hostname.lower()
-    known = [mx_name for _, mx_name in names]
-    if ours in known:
-        least = names[known.index(ours)][0]
-        names = [
-            mx_name for mx_name in names if mx_name[0] < least
+    own_name = environment.options.hostname.lower()
+    known_names = [mx_name for _, mx_name in mx_names]
+    if own_name in known_names:
+        own_preference = mx_names[known_names.index(own_name)][0]
+        mx_names = [
+            mx_name for mx_name in mx_names if mx_name[0] < own_preference
         ]  # hosts of lower priority would send it back to this server
-        if not names:
+        if not mx_names:
             raise Unroutable(550, f"5.4.6 Mail for {name} would come back to us")
-    rest = [(preference, mx_name) for preference, mx_name in names if mx_name not in ("", ".", "@")]
-    return [*rest], answer.secure
+    usable_names = [
+        (preference, mx_name) for preference, mx_name in mx_names if mx_name not in ("", ".", "@")
+    ]
+    return [*usable_names], answer.is_signed
 
 
-def _preference(record: Any) -> int:
+def _mx_preference(record: Any) -> int:
     return int(record.preference)
 
 
-async def _addresses(route: Route, name: str) -> Found:
+async def _query_addresses(outbound_settings: OutboundSettings, name: str) -> DnsAnswer:
     """IPv4 and IPv6 addresses of a host, IPv4 first since more hosts can reach it.
 
     Raises Unroutable.
     """
-    found: list[str] = []
-    secure, canonical = True, name
-    trouble: Unroutable | None = None
+    addresses: list[str] = []
+    is_signed, canonical_name = True, name
+    last_problem: Unroutable | None = None
     for kind in ("A", "AAAA"):
         try:
-            answer = await ask(route, name, kind)
+            answer = await query_dns(outbound_settings, name, kind)
         except Unroutable as problem:
-            trouble = problem
+            last_problem = problem
             continue
-        found += [str(record.address) for record in answer.records]
-        secure = secure and answer.secure
-        canonical = answer.name if answer.records else canonical
-    if not found:
-        raise trouble or Unroutable(550, f"5.4.4 {name} has no address")
-    return Found(found, secure, canonical, trouble)
+        addresses += [str(record.address) for record in answer.records]
+        is_signed = is_signed and answer.is_signed
+        canonical_name = answer.canonical_name if answer.records else canonical_name
+    if not addresses:
+        raise last_problem or Unroutable(550, f"5.4.4 {name} has no address")
+    return DnsAnswer(addresses, is_signed, canonical_name, last_problem)
 
 
-async def signed_addresses(route: Route, name: str) -> Found:
+async def resolve_host(outbound_settings: OutboundSettings, name: str) -> DnsAnswer:
     """The addresses of a host that is no MX host, with its DNSSEC status. Raises Unroutable."""
-    return await _addresses(route, name)
+    return await _query_addresses(outbound_settings, name)
 
 
-async def ask(route: Route, name: str, kind: str) -> Found:
+async def query_dns(outbound_settings: OutboundSettings, name: str, record_type: str) -> DnsAnswer:
     """Query DNS. The answer is empty if the name has no records of this type.
 
     Raises Unroutable with 550 if the name does not exist, and with 451 if DNS does not answer.
     """
     try:
-        answer = await route.resolver().resolve(f"{name}.", kind, raise_on_no_answer=False)
+        answer = await outbound_settings.make_resolver().resolve(
+            f"{name}.", record_type, raise_on_no_answer=False
+        )
     except dns.resolver.NXDOMAIN:
         raise Unroutable(550, f"5.1.2 There is no domain {name}") from None
     except dns.exception.SyntaxError:
         raise Unroutable(550, "5.1.2 Not a domain name") from None
     except (dns.exception.DNSException, OSError) as problem:
-        what = type(problem).__name__
-        raise Unroutable(451, f"4.4.3 DNS does not answer for {name}: {what}") from problem
-    secure = route.validates and bool(answer.response.flags & dns.flags.AD)
-    canonical = answer.canonical_name.to_text(omit_final_dot=True).lower()
-    return Found(list(answer.rrset or ()), secure, canonical)
+        error_name = type(problem).__name__
+        raise Unroutable(451, f"4.4.3 DNS does not answer for {name}: {error_name}") from problem
+    is_signed = outbound_settings.trusts_dnssec and bool(answer.response.flags & dns.flags.AD)
+    canonical_name = answer.canonical_name.to_text(omit_final_dot=True).lower()
+    return DnsAnswer(list(answer.rrset or ()), is_signed, canonical_name)

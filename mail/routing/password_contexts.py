@@ -1,11 +1,11 @@
 """The secret box contexts that the passwords of relay hosts and transports are encrypted for."""
 
 
-def place_of_relay(key: int) -> str:
+def relay_host_context(relay_host_id: int) -> str:
     """The context of a relay host's password."""
-    return f"relay:{key}"
+    return f"relay:{relay_host_id}"
 
 
-def place_of_transport(key: int) -> str:
+def transport_context(transport_id: int) -> str:
     """The context of a transport's password."""
-    return f"transport:{key}"
+    return f"transport:{transport_id}"

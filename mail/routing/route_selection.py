@@ -12,218 +12,306 @@ from dataclasses import dataclass, field, replace
 
 import idna
 
-from mail.addresses.address_syntax import ascii_domain, normal_domain
-from mail.envelope.delivery_jobs import Job, To
+from mail.addresses.address_syntax import ascii_domain, normalized_domain
+from mail.envelope.delivery_jobs import DeliveryJob, JobRecipient
 from mail.routing import tls_requirements
-from mail.routing.mx_hosts import SMTP_PORT, SMTPS_PORT, Host, Route, Tls, Unroutable, servers
-from mail.routing.password_contexts import place_of_relay, place_of_transport
-from mail.routing.route_snapshot import Chart, above
-from mail.routing.tls_requirements import Place
+from mail.routing.mx_hosts import (
+    SMTP_PORT,
+    SMTPS_PORT,
+    NextHop,
+    OutboundSettings,
+    TlsLevel,
+    Unroutable,
+    resolve_mx_hosts,
+)
+from mail.routing.password_contexts import relay_host_context, transport_context
+from mail.routing.route_snapshot import RouteCache, destinations_of_domain
+from mail.routing.tls_requirements import MxNextHop
 from models.routing.tables import RelayHost, Transport
-from models.runtime.environment import World
-from models.runtime.secret_box import Sealed
+from models.runtime.environment import Environment
+from models.runtime.secret_box import DecryptionError
 
-PORTS = 1 << 16
+PORT_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RouteRequest:
     """Sender and recipient that a route is selected for."""
 
     sender: str  # envelope sender; empty for DSNs
     recipient: str
     domain: str  # of the recipient
-    required: bool = False  # the sender requires TLS
+    requires_tls: bool = False  # the sender requires TLS
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class RecipientRoute:
     """The next hops of a recipient, best first, and the log of the selection."""
 
-    servers: list[Host]
-    trail: list[str] = field(default_factory=list)
-    place: str = ""  # the destination for pacing: a domain, or [host]:port
+    next_hops: list[NextHop]
+    route_log: list[str] = field(default_factory=list)
+    destination: str = ""  # the destination for pacing: a domain, or [host]:port
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RoutePart:
     """Recipients of a job that share a route, or the reason why they have none."""
 
-    recipients: Sequence[To]
-    way: Way | Unroutable
+    recipients: Sequence[JobRecipient]
+    route: RecipientRoute | Unroutable
 
 
-async def ways(world: World, route: Route, asked: Asked, trail: list[str] | None = None) -> Way:
+async def select_route(
+    environment: Environment,
+    outbound_settings: OutboundSettings,
+    request: RouteRequest,
+    route_log: list[str] | None = None,
+) -> RecipientRoute:
     """Select the route of one recipient. Raises Unroutable. Appends its steps to `route_log`."""
-    return await by(Chart(world, route), asked, trail)
+    return await select_route_with_cache(
+        RouteCache(environment, outbound_settings), request, route_log
+    )
 
 
-async def by(
-    chart: Chart,
-    asked: Asked,
-    trail: list[str] | None = None,
-    forced: RelayHost | Transport | None = None,
-) -> Way:
+async def select_route_with_cache(
+    cache: RouteCache,
+    request: RouteRequest,
+    route_log: list[str] | None = None,
+    forced_route: RelayHost | Transport | None = None,
+) -> RecipientRoute:
     """Select a route as `select_route`, with cached tables.
 
     `forced_route` is used instead of the configured transport or relay host.
     """
-    trail = [] if trail is None else trail
-    if isinstance(forced, RelayHost):
-        return await _by_relay(chart, asked, forced, trail)
-    return await _by(
-        chart, asked, forced or await chart.transport(asked.recipient, asked.domain), trail
+    route_log = [] if route_log is None else route_log
+    if isinstance(forced_route, RelayHost):
+        return await _relay_host_route(cache, request, forced_route, route_log)
+    return await _route_with_transport(
+        cache,
+        request,
+        forced_route or await cache.load_transport(request.recipient, request.domain),
+        route_log,
     )
 
 
-async def _by(chart: Chart, asked: Asked, transport: Transport | None, trail: list[str]) -> Way:
+async def _route_with_transport(
+    cache: RouteCache, request: RouteRequest, transport: Transport | None, route_log: list[str]
+) -> RecipientRoute:
     """Select the route for this transport of the recipient, which can be None."""
     if transport is not None:
-        return await _by_transport(chart, asked, transport, trail)
-    sender = normal_domain(asked.sender.rpartition("@")[2])
-    if sender and (relay := await chart.relay(sender)):
-        trail.append(f"sender's domain {sender}: by its relay host")
-        return await _by_relay(chart, asked, relay, trail)
-    if hop := chart.route.next_hop:
-        trail.append(f"all mail: next hop {hop.name}:{hop.port}")
-        return await _by_hops(chart, asked, [hop], trail)
-    private = chart.world.options.mx_private or await chart.held(asked.domain)
-    return await _by_mx(chart, asked, (asked.domain, chart.route.port), trail, private=private)
+        return await _transport_route(cache, request, transport, route_log)
+    sender_domain = normalized_domain(request.sender.rpartition("@")[2])
+    if sender_domain and (relay := await cache.load_relay_host(sender_domain)):
+        route_log.append(f"sender's domain {sender_domain}: by its relay host")
+        return await _relay_host_route(cache, request, relay, route_log)
+    if hop := cache.outbound_settings.next_hop:
+        route_log.append(f"all mail: next hop {hop.name}:{hop.port}")
+        return await _configured_hosts_route(cache, request, [hop], route_log)
+    allow_private = cache.environment.options.mx_private or await cache.is_backup_mx(request.domain)
+    return await _mx_route(
+        cache,
+        request,
+        (request.domain, cache.outbound_settings.mx_port),
+        route_log,
+        allow_private=allow_private,
+    )
 
 
-async def parts(chart: Chart, job: Job) -> list[Part]:
+async def group_recipients_by_route(cache: RouteCache, job: DeliveryJob) -> list[RoutePart]:
     """Group the recipients of a job by route. In one domain, only transports make a difference."""
-    alike: dict[int | None, list[To]] = {}
-    named: dict[int | None, Transport | None] = {}
-    for to in job.recipients:
-        transport = await chart.transport(to.address, job.domain)
-        key = transport.id if transport else None
-        named[key] = transport
-        alike.setdefault(key, []).append(to)
-    found = []
-    for key, each in alike.items():
-        asked = Asked(job.sender, each[0].address, job.domain, job.tls)
+    recipients_by_transport: dict[int | None, list[JobRecipient]] = {}
+    transport_by_id: dict[int | None, Transport | None] = {}
+    for recipient in job.recipients:
+        transport = await cache.load_transport(recipient.address, job.domain)
+        transport_id = transport.id if transport else None
+        transport_by_id[transport_id] = transport
+        recipients_by_transport.setdefault(transport_id, []).append(recipient)
+    groups = []
+    for transport_id, recipients in recipients_by_transport.items():
+        request = RouteRequest(job.sender, recipients[0].address, job.domain, job.requires_tls)
         try:
-            found.append(Part(each, await _by(chart, asked, named[key], [])))
+            groups.append(
+                RoutePart(
+                    recipients,
+                    await _route_with_transport(cache, request, transport_by_id[transport_id], []),
+                )
+            )
         except Unroutable as problem:
-            found.append(Part(each, problem))
-    return found
+            groups.append(RoutePart(recipients, problem))
+    return groups
 
 
-def hop(text: str) -> tuple[str, int, bool]:
-    """Host, port, and True for brackets, of "host:port" or "[host]:port". Raises ValueError."""
-    rest = text
-    if bracketed := text.startswith("["):
-        name, mark, rest = text[1:].partition("]")
-        if not mark or rest[:1] not in ("", ":"):
-            raise ValueError(text)
-        port = rest[1:]
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A host with its port."""
+
+    name: str  # lower case, without brackets
+    port: int
+    is_bracketed: bool  # so MX records are not looked up
+
+
+def parse_host_port(host_and_port: str) -> HostPort:
+    """Parse "host:port" or "[host]:port"; the port can be omitted. Raises ValueError."""
+    remainder = host_and_port
+    if is_bracketed := host_and_port.startswith("["):
+        name, bracket, remainder = host_and_port[1:].partition("]")
+        if not bracket or remainder[:1] not in ("", ":"):
+            raise ValueError(host_and_port)
+        port = remainder[1:]
     else:
-        name, _, port = text.partition(":")
-    if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < PORTS):
-        raise ValueError(text)
+        name, _, port = host_and_port.partition(":")
+    if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < PORT_LIMIT):
+        raise ValueError(host_and_port)
     if not name:
-        raise ValueError(text)
-    return name.lower(), int(port or SMTP_PORT), bracketed
+        raise ValueError(host_and_port)
+    return HostPort(name.lower(), int(port or SMTP_PORT), is_bracketed)
 
 
-async def _by_transport(chart: Chart, asked: Asked, transport: Transport, trail: list[str]) -> Way:
+async def _transport_route(
+    cache: RouteCache, request: RouteRequest, transport: Transport, route_log: list[str]
+) -> RecipientRoute:
     """The route over a transport: its host, or the MX hosts of its name. Raises Unroutable."""
-    trail.append(f"recipient: transport {transport.destination} to {transport.next_hop}")
+    route_log.append(f"recipient: transport {transport.destination} to {transport.next_hop}")
     try:
-        name, port, bracketed = hop(transport.next_hop)
+        found = parse_host_port(transport.next_hop)
     except ValueError:
         raise Unroutable(451, "4.3.5 The next hop of its transport cannot be read") from None
-    if transport.lookup_mx and not bracketed:
-        mx = await _by_mx(chart, asked, (name, port), trail, private=True)
-        signed_in = [
-            _signed_in(chart, replace(next_hop, relay=True), transport, trail)
-            for next_hop in mx.servers
+    name, port = found.name, found.port
+    if transport.lookup_mx and not found.is_bracketed:
+        mx_route = await _mx_route(cache, request, (name, port), route_log, allow_private=True)
+        with_login = [
+            _with_login(cache, replace(next_hop, is_relay=True), transport, route_log)
+            for next_hop in mx_route.next_hops
         ]
-        return replace(mx, servers=signed_in)
-    host = _signed_in(chart, Host(name, port, name, relay=True), transport, trail)
-    return await _by_hops(chart, asked, [_wrapped(host)], trail)
+        return replace(mx_route, next_hops=with_login)
+    host = _with_login(cache, NextHop(name, port, name, is_relay=True), transport, route_log)
+    return await _configured_hosts_route(cache, request, [_with_implicit_tls(host)], route_log)
 
 
-async def _by_relay(chart: Chart, asked: Asked, relay: RelayHost, trail: list[str]) -> Way:
+async def _relay_host_route(
+    cache: RouteCache, request: RouteRequest, relay_host: RelayHost, route_log: list[str]
+) -> RecipientRoute:
     """The route over a relay host. Raises Unroutable."""
-    trail.append(f"relay host {relay.host}:{relay.port}")
-    name = relay.host.removeprefix("[").removesuffix("]")
-    tls = Tls.REQUIRED if relay.tls else Tls.OPPORTUNISTIC
-    host = _signed_in(chart, Host(name, relay.port, name, tls, relay=True), relay, trail)
-    return await _by_hops(chart, asked, [_wrapped(host)], trail)
+    route_log.append(f"relay host {relay_host.host}:{relay_host.port}")
+    name = relay_host.host.removeprefix("[").removesuffix("]")
+    tls_level = TlsLevel.REQUIRED if relay_host.tls else TlsLevel.OPPORTUNISTIC
+    host = _with_login(
+        cache, NextHop(name, relay_host.port, name, tls_level, is_relay=True), relay_host, route_log
+    )
+    return await _configured_hosts_route(cache, request, [_with_implicit_tls(host)], route_log)
 
 
-def _wrapped(host: Host) -> Host:
+def _with_implicit_tls(host: NextHop) -> NextHop:
     """The host with implicit TLS if its port is 465."""
-    return replace(host, tls=Tls.WRAPPED) if host.port == SMTPS_PORT else host
+    return replace(host, tls_level=TlsLevel.WRAPPED) if host.port == SMTPS_PORT else host
 
 
-def _signed_in(chart: Chart, host: Host, row: RelayHost | Transport, trail: list[str]) -> Host:
+def _with_login(
+    cache: RouteCache, host: NextHop, row: RelayHost | Transport, route_log: list[str]
+) -> NextHop:
     """The host with username and password, which requires TLS.
 
     Raises Unroutable if the password can't be decrypted.
     """
     if row.username is None:
         return host
-    place = (place_of_relay if isinstance(row, RelayHost) else place_of_transport)(row.id)
+    context = (relay_host_context if isinstance(row, RelayHost) else transport_context)(row.id)
     try:
-        password = chart.world.vault.open(row.secret, place) if row.secret else ""
-    except Sealed:
+        password = cache.environment.secret_box.decrypt(row.secret, context) if row.secret else ""
+    except DecryptionError:
         raise Unroutable(451, "4.3.5 The password for the next hop cannot be opened") from None
-    trail.append(f"signing in as {row.username}")
-    weak = host.tls in (Tls.OPPORTUNISTIC, Tls.NEVER)
-    tls = Tls.REQUIRED if weak else host.tls
-    return replace(host, tls=tls, username=row.username, password=password)
+    route_log.append(f"signing in as {row.username}")
+    is_weak = host.tls_level in (TlsLevel.OPPORTUNISTIC, TlsLevel.NEVER)
+    tls_level = TlsLevel.REQUIRED if is_weak else host.tls_level
+    return replace(host, tls_level=tls_level, username=row.username, password=password)
 
 
-async def _by_hops(chart: Chart, asked: Asked, hosts: list[Host], trail: list[str]) -> Way:
+async def _configured_hosts_route(
+    cache: RouteCache, request: RouteRequest, hosts: list[NextHop], route_log: list[str]
+) -> RecipientRoute:
     """The route over configured hosts, by their TLS policy or that of the recipient's domain."""
     first = hosts[0]
-    place = f"[{first.name}]:{first.port}"
-    own = (place, f"{first.name}:{first.port}", f"[{first.name}]", *above(first.name))
-    policy = await chart.policy(own)
+    destination = f"[{first.name}]:{first.port}"
+    own_destinations = (
+        destination,
+        f"{first.name}:{first.port}",
+        f"[{first.name}]",
+        *destinations_of_domain(first.name),
+    )
+    policy = await cache.load_tls_policy(own_destinations)
     if policy is not None:
-        made = [
-            await tls_requirements.by_policy(chart.route, next_hop, policy, first.name)
+        requirements = [
+            await tls_requirements.requirement_from_policy(
+                cache.outbound_settings, next_hop, policy, first.name
+            )
             for next_hop in hosts
         ]
-        found = tls_requirements.standing(made, trail)
+        next_hops = tls_requirements.usable_next_hops(requirements, route_log)
     else:
-        theirs = await chart.policy(above(asked.domain))
-        found = [tls_requirements.of_another(next_hop, theirs, trail) for next_hop in hosts]
-    return Way(tls_requirements.required(found, trail, wanted=asked.required), trail, place)
+        recipient_policy = await cache.load_tls_policy(destinations_of_domain(request.domain))
+        next_hops = [
+            tls_requirements.with_recipient_policy(next_hop, recipient_policy, route_log)
+            for next_hop in hosts
+        ]
+    return RecipientRoute(
+        tls_requirements.enforce_sender_tls(
+            next_hops, route_log, requires_tls=request.requires_tls
+        ),
+        route_log,
+        destination,
+    )
 
 
-async def _by_mx(
-    chart: Chart, asked: Asked, what: tuple[str, int], trail: list[str], *, private: bool
-) -> Way:
+async def _mx_route(
+    cache: RouteCache,
+    request: RouteRequest,
+    domain_and_port: tuple[str, int],
+    route_log: list[str],
+    *,
+    allow_private: bool,
+) -> RecipientRoute:
     """The route over the MX hosts of a domain. Raises Unroutable."""
-    domain, port = what
-    known = await servers(chart.world, chart.route, domain, trail, private=private)
-    for each in known:
-        rank = "no MX, itself" if each.preference is None else f"MX {each.preference}"
-        signed = ", signed" if each.secure else ""
-        trail.append(f"{domain}: {rank} {each.name} ({', '.join(each.addresses)}){signed}")
-    name = _wire(domain)
-    places = [Place(mx_host, Host(mx_host.name, port, mx_host.addresses[0])) for mx_host in known]
-    policy = await chart.policy((f"[{domain}]:{port}", *above(domain)))
+    domain, port = domain_and_port
+    mx_hosts = await resolve_mx_hosts(
+        cache.environment, cache.outbound_settings, domain, route_log, allow_private=allow_private
+    )
+    for current_host in mx_hosts:
+        origin = (
+            "no MX, itself" if current_host.preference is None else f"MX {current_host.preference}"
+        )
+        signed_note = ", signed" if current_host.is_signed else ""
+        route_log.append(
+            f"{domain}: {origin} {current_host.name} "
+            f"({', '.join(current_host.addresses)}){signed_note}"
+        )
+    ascii_name = _ascii_or_unchanged(domain)
+    mx_next_hops = [
+        MxNextHop(mx_host, NextHop(mx_host.name, port, mx_host.addresses[0]))
+        for mx_host in mx_hosts
+    ]
+    policy = await cache.load_tls_policy((f"[{domain}]:{port}", *destinations_of_domain(domain)))
     if policy is not None:
-        made = [
-            await tls_requirements.by_policy(chart.route, place.host, policy, name, place.server)
-            for place in places
+        requirements = [
+            await tls_requirements.requirement_from_policy(
+                cache.outbound_settings, place.next_hop, policy, ascii_name, place.mx_host
+            )
+            for place in mx_next_hops
         ]
     else:
-        made = await tls_requirements.by_domain(chart, name, places, trail)
-    hosts = tls_requirements.required(
-        tls_requirements.standing(made, trail), trail, wanted=asked.required
+        requirements = await tls_requirements.requirements_of_domain(
+            cache, ascii_name, mx_next_hops, route_log
+        )
+    hosts = tls_requirements.enforce_sender_tls(
+        tls_requirements.usable_next_hops(requirements, route_log),
+        route_log,
+        requires_tls=request.requires_tls,
     )
-    by_name = {mx_host.name: mx_host.addresses for mx_host in known}
-    spread = [replace(host, address=address) for host in hosts for address in by_name[host.name]]
-    return Way(spread, trail, domain)
+    by_name = {mx_host.name: mx_host.addresses for mx_host in mx_hosts}
+    next_hops = [replace(host, address=address) for host in hosts for address in by_name[host.name]]
+    return RecipientRoute(next_hops, route_log, domain)
 
 
-def _wire(domain: str) -> str:
+def _ascii_or_unchanged(domain: str) -> str:
     """The domain in ASCII and lower case, or unchanged if that is impossible."""
     try:
         return ascii_domain(domain).lower()

@@ -15,141 +15,154 @@ import idna
 from sqlalchemy import or_, select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import ascii_domain, normal_domain
-from mail.routing.mx_hosts import Route
-from mail.text.bounded_regex import Expression
+from mail.addresses.address_syntax import ascii_domain, normalized_domain
+from mail.routing.mx_hosts import OutboundSettings
+from mail.text.bounded_regex import BoundedRegex
 from models.domains.tables import Domain
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.routing.tables import RelayHost, TlsPolicy, Transport
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 
-HOLDS = 10.0  # seconds that a loaded value is used
+MAX_AGE = 10.0  # seconds that a loaded value is used
 
-Thing = TypeVar("Thing")
+Loaded = TypeVar("Loaded")
 
 
 @dataclass
-class Chart:
+class RouteCache:
     """Cached rows for route selection. The queue worker makes a new one at each poll."""
 
-    world: World
-    route: Route
-    known: dict[tuple[str, object], tuple[float, Any]] = field(default_factory=dict)
-    reading: defaultdict[tuple[str, object], asyncio.Lock] = field(
+    environment: Environment
+    outbound_settings: OutboundSettings
+    loaded: dict[tuple[str, object], tuple[float, Any]] = field(default_factory=dict)
+    locks: defaultdict[tuple[str, object], asyncio.Lock] = field(
         default_factory=lambda: defaultdict(asyncio.Lock)
     )
 
-    async def once(self, what: str, of: object, read: Callable[[], Awaitable[Thing]]) -> Thing:
+    async def load_once(
+        self, kind: str, subject: object, load: Callable[[], Awaitable[Loaded]]
+    ) -> Loaded:
         """Return the cached value of a kind and subject, or load it.
 
         Concurrent callers wait for the same load. A value is used for `MAX_AGE` seconds.
         """
-        key = what, of
-        async with self.reading[key]:
-            now, found = asyncio.get_running_loop().time(), self.known.get(key)
-            if found is None or found[0] < now:
-                found = now + HOLDS, await read()
-                self.known[key] = found
-        kept: Thing = found[1]
-        return kept
+        key = kind, subject
+        async with self.locks[key]:
+            now, entry = asyncio.get_running_loop().time(), self.loaded.get(key)
+            if entry is None or entry[0] < now:
+                entry = now + MAX_AGE, await load()
+                self.loaded[key] = entry
+        value: Loaded = entry[1]
+        return value
 
-    async def transport(self, address: str, domain: str) -> Transport | None:
+    async def load_transport(self, address: str, domain: str) -> Transport | None:
         """Load the transport of an address, by address, domain, parent domain or pattern."""
-        singles, patterns = await self.once("special", None, self._special)
+        by_address, patterns = await self.load_once(
+            "special", None, self._load_address_and_pattern_transports
+        )
         address = address.lower()
-        if found := singles.get(address):
+        if found := by_address.get(address):
             return found
-        if found := await self.once("transport", domain, lambda: self._by_domain(domain)):
+        if found := await self.load_once(
+            "transport", domain, lambda: self._load_domain_transport(domain)
+        ):
             return found
         for expression, transport in patterns:
-            if expression.found_in(address):
+            if expression.is_found_in(address):
                 return transport
         return None
 
-    async def relay(self, domain: str) -> RelayHost | None:
+    async def load_relay_host(self, sender_domain: str) -> RelayHost | None:
         """Load the active relay host of a sender's domain."""
 
-        async def read() -> RelayHost | None:
-            asked = (
-                select(*table_of(RelayHost).c)
+        async def load() -> RelayHost | None:
+            statement = (
+                select(*core_table(RelayHost).c)
                 .join(Domain, col(Domain.relay_host_id) == col(RelayHost.id))
-                .where(col(Domain.name) == domain, col(RelayHost.active))
+                .where(col(Domain.name) == sender_domain, col(RelayHost.active))
             )
-            rows = await self.world.database.read(asked)
-            return RelayHost(**rows[0]._mapping) if rows else None  # noqa: SLF001 - the API of rows
+            rows = await self.environment.database.read(statement)
+            return RelayHost(**rows[0]._asdict()) if rows else None
 
-        return await self.once("relay", domain, read)
+        return await self.load_once("relay", sender_domain, load)
 
-    async def policy(self, places: tuple[str, ...]) -> TlsPolicy | None:
+    async def load_tls_policy(self, destinations: tuple[str, ...]) -> TlsPolicy | None:
         """Load the active TLS policy of the first destination that has one."""
 
-        async def read() -> TlsPolicy | None:
-            asked = select(*table_of(TlsPolicy).c).where(
-                col(TlsPolicy.destination).in_(places), col(TlsPolicy.active)
+        async def load() -> TlsPolicy | None:
+            statement = select(*core_table(TlsPolicy).c).where(
+                col(TlsPolicy.destination).in_(destinations), col(TlsPolicy.active)
             )
-            rows = [TlsPolicy(**row._mapping) for row in await self.world.database.read(asked)]  # noqa: SLF001
-            return min(rows, key=lambda row: places.index(row.destination), default=None)
+            rows = [
+                TlsPolicy(**row._asdict())
+                for row in await self.environment.database.read(statement)
+            ]
+            return min(rows, key=lambda row: destinations.index(row.destination), default=None)
 
-        return await self.once("policy", places, read)
+        return await self.load_once("policy", destinations, load)
 
-    async def held(self, domain: str) -> bool:
+    async def is_backup_mx(self, domain: str) -> bool:
         """True if an administrator made this server a backup MX of the domain."""
 
-        async def read() -> bool:
-            asked = select(col(Domain.id)).where(
-                col(Domain.name) == normal_domain(domain),
+        async def load() -> bool:
+            statement = select(col(Domain.id)).where(
+                col(Domain.name) == normalized_domain(domain),
                 col(Domain.active),
                 col(Domain.backup_mx),
             )
-            return bool(await self.world.database.read(asked))
+            return bool(await self.environment.database.read(statement))
 
-        return await self.once("held", domain, read)
+        return await self.load_once("held", domain, load)
 
-    async def _special(
+    async def _load_address_and_pattern_transports(
         self,
-    ) -> tuple[dict[str, Transport], list[tuple[Expression, Transport]]]:
+    ) -> tuple[dict[str, Transport], list[tuple[BoundedRegex, Transport]]]:
         """Load the transports of addresses, and those of patterns by id."""
-        place = col(Transport.destination)
-        asked = (
-            select(*table_of(Transport).c)
-            .where(col(Transport.active), or_(place.like("%@%"), place.like("/%")))
+        destination = col(Transport.destination)
+        statement = (
+            select(*core_table(Transport).c)
+            .where(col(Transport.active), or_(destination.like("%@%"), destination.like("/%")))
             .order_by(col(Transport.id))
         )
-        rows = [Transport(**row._mapping) for row in await self.world.database.read(asked)]  # noqa: SLF001
+        rows = [
+            Transport(**row._asdict()) for row in await self.environment.database.read(statement)
+        ]
         patterns = [
             (expression, row)
             for row in rows
-            if row.destination.startswith("/") and (expression := _expression(row.destination))
+            if row.destination.startswith("/") and (expression := _compile_pattern(row.destination))
         ]
         return {row.destination.lower(): row for row in rows if "@" in row.destination}, patterns
 
-    async def _by_domain(self, domain: str) -> Transport | None:
+    async def _load_domain_transport(self, domain: str) -> Transport | None:
         """Load the transport of a domain or its nearest parent domain."""
-        places = above(domain)
-        asked = select(*table_of(Transport).c).where(
-            col(Transport.destination).in_(places), col(Transport.active)
+        destinations = destinations_of_domain(domain)
+        statement = select(*core_table(Transport).c).where(
+            col(Transport.destination).in_(destinations), col(Transport.active)
         )
-        rows = [Transport(**row._mapping) for row in await self.world.database.read(asked)]  # noqa: SLF001
-        return min(rows, key=lambda row: places.index(row.destination), default=None)
+        rows = [
+            Transport(**row._asdict()) for row in await self.environment.database.read(statement)
+        ]
+        return min(rows, key=lambda row: destinations.index(row.destination), default=None)
 
 
 @lru_cache(1000)
-def above(domain: str) -> tuple[str, ...]:
+def destinations_of_domain(domain: str) -> tuple[str, ...]:
     """The destinations that match a domain: itself, then parents with a leading dot.
 
     Nearest first, each in Unicode and ASCII.
     """
-    found: list[str] = []
-    forms = dict.fromkeys([domain, normal_domain(domain), *_on_wire(domain)])
-    split = [form.split(".") for form in forms]
-    found += forms
-    for start in range(1, max(len(labels) for labels in split)):
-        found += [f".{'.'.join(labels[start:])}" for labels in split if labels[start:]]
-    return tuple(dict.fromkeys(found))
+    destinations: list[str] = []
+    forms = dict.fromkeys([domain, normalized_domain(domain), *_ascii_forms(domain)])
+    label_lists = [form.split(".") for form in forms]
+    destinations += forms
+    for start in range(1, max(len(labels) for labels in label_lists)):
+        destinations += [f".{'.'.join(labels[start:])}" for labels in label_lists if labels[start:]]
+    return tuple(dict.fromkeys(destinations))
 
 
-def _on_wire(domain: str) -> list[str]:
+def _ascii_forms(domain: str) -> list[str]:
     try:
         return [ascii_domain(domain)]
     except idna.IDNAError:
@@ -157,9 +170,9 @@ def _on_wire(domain: str) -> list[str]:
 
 
 @lru_cache(256)
-def _expression(pattern: str) -> Expression | None:
+def _compile_pattern(pattern: str) -> BoundedRegex | None:
     """The compiled pattern. None if it is invalid."""
     try:
-        return Expression(pattern)
-    except Invalid:
+        return BoundedRegex(pattern)
+    except InvalidInput:
         return None

@@ -4,213 +4,363 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mail.routing import mta_sts, tlsa_records
-from mail.routing.certificate_checks import Check, Parameters, Proof, parameters
-from mail.routing.mx_hosts import Host, Route, Server, Tls, Unroutable, signed_addresses
-from mail.routing.route_snapshot import Chart
-from models.errors import Invalid
-from models.routing.mta_sts import StsMode
+from mail.routing.certificate_checks import (
+    CertificateCheck,
+    CertificateRequirement,
+    TlsPolicyParameters,
+    parse_policy_parameters,
+)
+from mail.routing.mx_hosts import (
+    MxHost,
+    NextHop,
+    OutboundSettings,
+    TlsLevel,
+    Unroutable,
+    resolve_host,
+)
+from mail.routing.route_snapshot import RouteCache
+from models.errors import InvalidInput
+from models.routing.mta_sts import MtaStsMode
 from models.routing.tables import TlsPolicy, TlsPolicyLevel
 
-UNFIT = 451  # temporary, since a policy can change
-CLEAR = (Tls.NEVER, Tls.OPPORTUNISTIC)
+REQUIREMENT_FAILED_CODE = 451  # temporary, since a policy can change
+UNENCRYPTED_LEVELS = (TlsLevel.NEVER, TlsLevel.OPPORTUNISTIC)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MxNextHop:
     """An MX host and the next hop for a connection to it."""
 
-    server: Server
-    host: Host
+    mx_host: MxHost
+    next_hop: NextHop
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class TlsRequirement:
     """The TLS requirement of a next hop, or the reason why the host is unusable."""
 
-    host: Host | None
-    told: str
+    next_hop: NextHop | None
+    log_line: str
     problem: str = ""
 
 
-def standing(demands: Sequence[Demand], trail: list[str]) -> list[Host]:
+def usable_next_hops(requirements: Sequence[TlsRequirement], route_log: list[str]) -> list[NextHop]:
     """The usable next hops. Raises Unroutable with 451 if there is none."""
-    trail += dict.fromkeys(requirement.told for requirement in demands)
-    hosts = [requirement.host for requirement in demands if requirement.host]
+    route_log += dict.fromkeys(requirement.log_line for requirement in requirements)
+    hosts = [requirement.next_hop for requirement in requirements if requirement.next_hop]
     if not hosts:
-        last = demands[-1].problem if demands else "no server is left"
-        raise Unroutable(UNFIT, f"4.7.5 {last}")
+        last_problem = requirements[-1].problem if requirements else "no server is left"
+        raise Unroutable(REQUIREMENT_FAILED_CODE, f"4.7.5 {last_problem}")
     return hosts
 
 
-def required(hosts: list[Host], trail: list[str], *, wanted: bool) -> list[Host]:
+def enforce_sender_tls(
+    next_hops: list[NextHop], route_log: list[str], *, requires_tls: bool
+) -> list[NextHop]:
     """The next hops, with TLS enforced if the sender requires it."""
-    if not wanted:
-        return hosts
-    trail.append("the sender wants TLS, or nothing is sent")
-    why = Proof(Check.NOTHING, why="account")
+    if not requires_tls:
+        return next_hops
+    route_log.append("the sender wants TLS, or nothing is sent")
+    requirement = CertificateRequirement(CertificateCheck.NOTHING, source="account")
     return [
-        replace(host, tls=Tls.ENCRYPTED, proof=why) if host.tls in CLEAR else host for host in hosts
+        replace(host, tls_level=TlsLevel.ENCRYPTED, certificate_requirement=requirement)
+        if host.tls_level in UNENCRYPTED_LEVELS
+        else host
+        for host in next_hops
     ]
 
 
-def of_another(host: Host, policy: TlsPolicy | None, trail: list[str]) -> Host:
+def with_recipient_policy(
+    next_hop: NextHop, policy: TlsPolicy | None, route_log: list[str]
+) -> NextHop:
     """A configured relay with the TLS level of the policy for the recipient's domain.
 
     The certificate is checked for the name of the relay, since it can't have that of the domain.
     """
-    told = f"TLS to {host.name}: {host.tls}"
+    log_line = f"TLS to {next_hop.name}: {next_hop.tls_level}"
     if policy is None or policy.policy in (TlsPolicyLevel.NONE, TlsPolicyLevel.MAY):
-        trail.append(told)
-        return host
-    least = Tls.ENCRYPTED if policy.policy is TlsPolicyLevel.ENCRYPT else Tls.REQUIRED
-    if host.tls in CLEAR or (host.tls is Tls.ENCRYPTED and least is Tls.REQUIRED):
-        check = Check.NOTHING if least is Tls.ENCRYPTED else Check.NAMES
-        host = replace(host, tls=least, proof=Proof(check, why="policy"))
-    trail.append(f"TLS to {host.name}: {host.tls}, by the policy {policy.destination}")
-    return host
+        route_log.append(log_line)
+        return next_hop
+    minimum_level = (
+        TlsLevel.ENCRYPTED if policy.policy is TlsPolicyLevel.ENCRYPT else TlsLevel.REQUIRED
+    )
+    if next_hop.tls_level in UNENCRYPTED_LEVELS or (
+        next_hop.tls_level is TlsLevel.ENCRYPTED and minimum_level is TlsLevel.REQUIRED
+    ):
+        check = (
+            CertificateCheck.NOTHING
+            if minimum_level is TlsLevel.ENCRYPTED
+            else CertificateCheck.NAMES
+        )
+        next_hop = replace(
+            next_hop,
+            tls_level=minimum_level,
+            certificate_requirement=CertificateRequirement(check, source="policy"),
+        )
+    route_log.append(
+        f"TLS to {next_hop.name}: {next_hop.tls_level}, by the policy {policy.destination}"
+    )
+    return next_hop
 
 
-async def by_policy(
-    route: Route, host: Host, policy: TlsPolicy, nexthop: str, server: Server | None = None
-) -> Demand:
+async def requirement_from_policy(
+    outbound_settings: OutboundSettings,
+    next_hop: NextHop,
+    policy: TlsPolicy,
+    destination_name: str,
+    mx_host: MxHost | None = None,
+) -> TlsRequirement:
     """The TLS requirement that a TLS policy sets for a next hop."""
     level = policy.policy
-    told = f"TLS to {host.name}: {level}, by the policy {policy.destination}"
-    prints = level is TlsPolicyLevel.FINGERPRINT
+    log_line = f"TLS to {next_hop.name}: {level}, by the policy {policy.destination}"
+    has_fingerprints = level is TlsPolicyLevel.FINGERPRINT
     try:
-        params = parameters(policy.parameters, prints=prints)
-    except Invalid as problem:
-        return Demand(None, f"{told}, which cannot be read", f"The policy: {problem}")
+        parameters_ = parse_policy_parameters(
+            policy.parameters, expects_fingerprints=has_fingerprints
+        )
+    except InvalidInput as problem:
+        return TlsRequirement(None, f"{log_line}, which cannot be read", f"The policy: {problem}")
     if level in (TlsPolicyLevel.DANE, TlsPolicyLevel.DANE_ONLY):
-        only = level is TlsPolicyLevel.DANE_ONLY
-        return await _dane(route, host, (nexthop, server), params, (told, only))
+        is_dane_only = level is TlsPolicyLevel.DANE_ONLY
+        return await _requirement_from_dane_policy(
+            outbound_settings,
+            next_hop,
+            (destination_name, mx_host),
+            parameters_,
+            (log_line, is_dane_only),
+        )
     if level in (TlsPolicyLevel.NONE, TlsPolicyLevel.MAY):
-        weak = Tls.NEVER if level is TlsPolicyLevel.NONE else Tls.OPPORTUNISTIC
-        kept = host.tls not in CLEAR  # for example because of a password
-        proof = _limited(Proof(host.proof.check, why=host.proof.why), params)
-        return Demand(replace(host, tls=host.tls if kept else weak, proof=proof), told)
-    if prints and not params.match:
-        return Demand(None, told, "The policy names no fingerprint")
-    return Demand(_checked(host, level, params, nexthop), told)
+        weak_level = TlsLevel.NEVER if level is TlsPolicyLevel.NONE else TlsLevel.OPPORTUNISTIC
+        keeps_level = (
+            next_hop.tls_level not in UNENCRYPTED_LEVELS
+        )  # for example because of a password
+        requirement = _with_versions(
+            CertificateRequirement(
+                next_hop.certificate_requirement.check,
+                source=next_hop.certificate_requirement.source,
+            ),
+            parameters_,
+        )
+        return TlsRequirement(
+            replace(
+                next_hop,
+                tls_level=next_hop.tls_level if keeps_level else weak_level,
+                certificate_requirement=requirement,
+            ),
+            log_line,
+        )
+    if has_fingerprints and not parameters_.match_values:
+        return TlsRequirement(None, log_line, "The policy names no fingerprint")
+    return TlsRequirement(
+        _with_policy_level(next_hop, level, parameters_, destination_name), log_line
+    )
 
 
-def _checked(host: Host, level: TlsPolicyLevel, params: Parameters, nexthop: str) -> Host:
+def _with_policy_level(
+    next_hop: NextHop, level: TlsPolicyLevel, params: TlsPolicyParameters, destination_name: str
+) -> NextHop:
     """The next hop with the TLS level and certificate check of a policy."""
     if level is TlsPolicyLevel.ENCRYPT:
-        return _with(host, Tls.ENCRYPTED, Proof(Check.NOTHING, why="policy"), params)
+        return _with_requirement(
+            next_hop,
+            TlsLevel.ENCRYPTED,
+            CertificateRequirement(CertificateCheck.NOTHING, source="policy"),
+            params,
+        )
     if level is TlsPolicyLevel.FINGERPRINT:
-        prints = tuple(bytes.fromhex(match_value) for match_value in params.match)
-        return _with(host, Tls.REQUIRED, Proof(Check.PRINTS, prints=prints, why="policy"), params)
-    usual = ("hostname",) if level is TlsPolicyLevel.VERIFY else ("nexthop", "dot-nexthop")
-    meant = {"hostname": host.name, "nexthop": nexthop, "dot-nexthop": f".{nexthop}"}
-    names = tuple(meant.get(match_value, match_value) for match_value in params.match or usual)
-    return _with(host, Tls.REQUIRED, Proof(Check.NAMES, names, why="policy"), params)
+        fingerprints = tuple(bytes.fromhex(match_value) for match_value in params.match_values)
+        return _with_requirement(
+            next_hop,
+            TlsLevel.REQUIRED,
+            CertificateRequirement(
+                CertificateCheck.PRINTS, fingerprints=fingerprints, source="policy"
+            ),
+            params,
+        )
+    default_match = ("hostname",) if level is TlsPolicyLevel.VERIFY else ("nexthop", "dot-nexthop")
+    name_by_keyword = {
+        "hostname": next_hop.name,
+        "nexthop": destination_name,
+        "dot-nexthop": f".{destination_name}",
+    }
+    names = tuple(
+        name_by_keyword.get(match_value, match_value)
+        for match_value in params.match_values or default_match
+    )
+    return _with_requirement(
+        next_hop,
+        TlsLevel.REQUIRED,
+        CertificateRequirement(CertificateCheck.NAMES, names, source="policy"),
+        params,
+    )
 
 
-def _with(host: Host, tls: Tls, proof: Proof, params: Parameters) -> Host:
+def _with_requirement(
+    next_hop: NextHop,
+    tls_level: TlsLevel,
+    requirement: CertificateRequirement,
+    params: TlsPolicyParameters,
+) -> NextHop:
     """The next hop with this TLS level and requirement. Implicit TLS is kept."""
-    wrapped = Tls.WRAPPED if host.tls is Tls.WRAPPED else tls
-    return replace(host, tls=wrapped, proof=_limited(proof, params))
+    level = TlsLevel.WRAPPED if next_hop.tls_level is TlsLevel.WRAPPED else tls_level
+    return replace(
+        next_hop, tls_level=level, certificate_requirement=_with_versions(requirement, params)
+    )
 
 
-def _limited(proof: Proof, params: Parameters) -> Proof:
+def _with_versions(
+    requirement: CertificateRequirement, params: TlsPolicyParameters
+) -> CertificateRequirement:
     """The requirement with the TLS versions of the policy parameters."""
-    return replace(proof, least=params.least, most=params.most)
+    return replace(
+        requirement, minimum_version=params.minimum_version, maximum_version=params.maximum_version
+    )
 
 
-async def _dane(
-    route: Route,
-    host: Host,
-    names: tuple[str, Server | None],
-    params: Parameters,
-    told: tuple[str, bool],
-) -> Demand:
+async def _requirement_from_dane_policy(
+    outbound_settings: OutboundSettings,
+    next_hop: NextHop,
+    destination_and_mx_host: tuple[str, MxHost | None],
+    params: TlsPolicyParameters,
+    line_and_only: tuple[str, bool],
+) -> TlsRequirement:
     """The TLS requirement of a next hop with a DANE or DANE_ONLY policy.
 
     `line_and_only` has the text for the log, and True for DANE_ONLY.
     """
-    text, only = told
-    nexthop, server = names
-    demand = await _by_dns(route, host, nexthop, server)
-    if demand is not None and demand.host is not None:
-        if only and demand.host.proof.check is not Check.TLSA:
-            return Demand(None, text, f"DNS names no certificate of {host.name} we can check")
-        found = _with(host, demand.host.tls, demand.host.proof, params)
-        return Demand(found, f"{text}; {demand.told}")
-    if demand is not None:
-        return demand
-    if only:
-        return Demand(None, text, f"DNS names no certificate of {host.name}")
-    if host.tls in CLEAR:
-        nothing = _limited(Proof(Check.NOTHING), params)
-        return Demand(replace(host, tls=Tls.OPPORTUNISTIC, proof=nothing), f"{text}: none in DNS")
-    return Demand(replace(host, proof=_limited(host.proof, params)), f"{text}: none in DNS")
+    log_line, is_dane_only = line_and_only
+    destination_name, mx_host = destination_and_mx_host
+    requirement = await _requirement_from_dane(
+        outbound_settings, next_hop, destination_name, mx_host
+    )
+    if requirement is not None and requirement.next_hop is not None:
+        if (
+            is_dane_only
+            and requirement.next_hop.certificate_requirement.check is not CertificateCheck.TLSA
+        ):
+            return TlsRequirement(
+                None, log_line, f"DNS names no certificate of {next_hop.name} we can check"
+            )
+        with_versions = _with_requirement(
+            next_hop,
+            requirement.next_hop.tls_level,
+            requirement.next_hop.certificate_requirement,
+            params,
+        )
+        return TlsRequirement(with_versions, f"{log_line}; {requirement.log_line}")
+    if requirement is not None:
+        return requirement
+    if is_dane_only:
+        return TlsRequirement(None, log_line, f"DNS names no certificate of {next_hop.name}")
+    if next_hop.tls_level in UNENCRYPTED_LEVELS:
+        no_check = _with_versions(CertificateRequirement(CertificateCheck.NOTHING), params)
+        return TlsRequirement(
+            replace(next_hop, tls_level=TlsLevel.OPPORTUNISTIC, certificate_requirement=no_check),
+            f"{log_line}: none in DNS",
+        )
+    return TlsRequirement(
+        replace(
+            next_hop,
+            certificate_requirement=_with_versions(next_hop.certificate_requirement, params),
+        ),
+        f"{log_line}: none in DNS",
+    )
 
 
-async def _by_dns(route: Route, host: Host, nexthop: str, server: Server | None) -> Demand | None:
+async def _requirement_from_dane(
+    outbound_settings: OutboundSettings,
+    next_hop: NextHop,
+    destination_name: str,
+    mx_host: MxHost | None,
+) -> TlsRequirement | None:
     """The requirement of the TLSA records of a host. None if there are no signed ones."""
-    if not route.validates:
+    if not outbound_settings.trusts_dnssec:
         return None
     try:
-        if server is None:
-            found = await signed_addresses(route, host.name)
-            secure, canonical = found.secure, found.name
+        if mx_host is None:
+            answer = await resolve_host(outbound_settings, next_hop.name)
+            is_signed, canonical_name = answer.is_signed, answer.canonical_name
         else:
-            secure, canonical = server.secure, server.canonical
-        none = tlsa_records.Named((), any=False)
-        named = (
-            await tlsa_records.named(route, [canonical, host.name], host.port) if secure else none
+            is_signed, canonical_name = mx_host.is_signed, mx_host.canonical_name
+        no_records = tlsa_records.TlsaAnswer((), has_records=False)
+        tlsa = (
+            await tlsa_records.query_tlsa(
+                outbound_settings, [canonical_name, next_hop.name], next_hop.port
+            )
+            if is_signed
+            else no_records
         )
     except Unroutable as problem:
-        if server is None and problem.code >= tlsa_records.NXDOMAIN:
+        if mx_host is None and problem.reply_code >= tlsa_records.FIRST_PERMANENT_CODE:
             return None
-        text = f"DNS does not say which certificate {host.name} has"
-        return Demand(None, f"TLS to {host.name}: {text}", text)
-    names = tuple(dict.fromkeys([host.name, canonical, nexthop]))
-    return _shown(host, named, names) if named.any else None
+        text = f"DNS does not say which certificate {next_hop.name} has"
+        return TlsRequirement(None, f"TLS to {next_hop.name}: {text}", text)
+    names = tuple(dict.fromkeys([next_hop.name, canonical_name, destination_name]))
+    return _requirement_from_tlsa(next_hop, tlsa, names) if tlsa.has_records else None
 
 
-def _shown(host: Host, named: tlsa_records.Named, names: tuple[str, ...]) -> Demand:
+def _requirement_from_tlsa(
+    next_hop: NextHop, tlsa: tlsa_records.TlsaAnswer, names: tuple[str, ...]
+) -> TlsRequirement:
     """The requirement of TLSA records: at least encryption (RFC 7672, section 2.2)."""
-    if not named.records:
-        proof = Proof(Check.NOTHING, why="DANE")
-        text = f"TLS to {host.name}: encrypted, by records in DNS that cannot be checked"
-        return Demand(replace(host, tls=Tls.ENCRYPTED, proof=proof), text)
-    proof = Proof(Check.TLSA, names, named.records, why="DANE")
-    many = len(named.records)
-    text = f"TLS to {host.name}: DANE, {many} record{'s' if many > 1 else ''} in DNS"
-    return Demand(replace(host, tls=Tls.REQUIRED, proof=proof), text)
+    if not tlsa.usable_records:
+        requirement = CertificateRequirement(CertificateCheck.NOTHING, source="DANE")
+        text = f"TLS to {next_hop.name}: encrypted, by records in DNS that cannot be checked"
+        return TlsRequirement(
+            replace(next_hop, tls_level=TlsLevel.ENCRYPTED, certificate_requirement=requirement),
+            text,
+        )
+    requirement = CertificateRequirement(
+        CertificateCheck.TLSA, names, tlsa.usable_records, source="DANE"
+    )
+    record_count = len(tlsa.usable_records)
+    text = (
+        f"TLS to {next_hop.name}: DANE, {record_count} record{'s' if record_count > 1 else ''} "
+        "in DNS"
+    )
+    return TlsRequirement(
+        replace(next_hop, tls_level=TlsLevel.REQUIRED, certificate_requirement=requirement), text
+    )
 
 
-async def by_domain(
-    chart: Chart, domain: str, places: Sequence[Place], trail: list[str]
-) -> list[Demand]:
+async def requirements_of_domain(
+    cache: RouteCache, domain: str, mx_next_hops: Sequence[MxNextHop], route_log: list[str]
+) -> list[TlsRequirement]:
     """The requirements that a domain publishes for its MX hosts: DANE, else MTA-STS."""
-    signed = [await _by_dns(chart.route, p.host, domain, p.server) for p in places]
+    dane_requirements = [
+        await _requirement_from_dane(cache.outbound_settings, p.next_hop, domain, p.mx_host)
+        for p in mx_next_hops
+    ]
     policy = None
-    if not all(signed):
-        policy, told = await chart.once(
-            "sts", domain, lambda: mta_sts.policy(chart.world, chart.route, domain)
+    if not all(dane_requirements):
+        policy, phrase = await cache.load_once(
+            "sts",
+            domain,
+            lambda: mta_sts.load_policy(cache.environment, cache.outbound_settings, domain),
         )
         mode = f" ({policy.mode})" if policy else ""
-        trail.append(f"MTA-STS of {domain}: {told}{mode}")
+        route_log.append(f"MTA-STS of {domain}: {phrase}{mode}")
     return [
-        demand or _by_sts(place.host, policy) for place, demand in zip(places, signed, strict=True)
+        demand or _requirement_from_mta_sts(place.next_hop, policy)
+        for place, demand in zip(mx_next_hops, dane_requirements, strict=True)
     ]
 
 
-def _by_sts(host: Host, policy: mta_sts.Policy | None) -> Demand:
+def _requirement_from_mta_sts(
+    next_hop: NextHop, policy: mta_sts.FetchedStsPolicy | None
+) -> TlsRequirement:
     """The requirement of an MTA-STS policy for an MX host."""
-    if policy is None or policy.mode is StsMode.NONE:
-        return Demand(host, f"TLS to {host.name}: {host.tls}")
-    known = policy.names(host.name)
-    if policy.mode is StsMode.TESTING:
-        beside = "" if known else ", though MTA-STS does not name it"
-        return Demand(host, f"TLS to {host.name}: {host.tls}{beside}")
-    if not known:
-        text = f"MTA-STS does not name {host.name}"
-        return Demand(None, f"TLS to {host.name}: {text}", text)
-    proof = Proof(Check.NAMES, why="MTA-STS")
-    return Demand(
-        replace(host, tls=Tls.REQUIRED, proof=proof), f"TLS to {host.name}: REQUIRED by MTA-STS"
+    if policy is None or policy.mode is MtaStsMode.NONE:
+        return TlsRequirement(next_hop, f"TLS to {next_hop.name}: {next_hop.tls_level}")
+    is_listed = policy.is_listed(next_hop.name)
+    if policy.mode is MtaStsMode.TESTING:
+        note = "" if is_listed else ", though MTA-STS does not name it"
+        return TlsRequirement(next_hop, f"TLS to {next_hop.name}: {next_hop.tls_level}{note}")
+    if not is_listed:
+        text = f"MTA-STS does not name {next_hop.name}"
+        return TlsRequirement(None, f"TLS to {next_hop.name}: {text}", text)
+    requirement = CertificateRequirement(CertificateCheck.NAMES, source="MTA-STS")
+    return TlsRequirement(
+        replace(next_hop, tls_level=TlsLevel.REQUIRED, certificate_requirement=requirement),
+        f"TLS to {next_hop.name}: REQUIRED by MTA-STS",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @asynccontextmanager
-async def running_in_background(loop: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+async def run_in_background(loop: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     """Run an endless loop as a task, which the end of the block cancels."""
     task = asyncio.create_task(loop)
     try:

@@ -9,46 +9,46 @@ from typing import IO, Any, TypeVar
 
 ResponseT = TypeVar("ResponseT")
 
-STEP = 256 << 10  # bytes
+PIECE_SIZE = 256 << 10  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class ScanBody:
     """The size of a message and a function that opens a stream of its pieces."""
 
     size: int
-    pieces: Callable[[], AsyncGenerator[bytes]]
+    open_pieces: Callable[[], AsyncGenerator[bytes]]
 
 
-def body_of(source: bytes | Path, size: int) -> Body:
+def scan_body(raw_message: bytes | Path, size: int) -> ScanBody:
     """Return the scan body of a message in memory or in a file."""
 
-    async def of_bytes() -> AsyncGenerator[bytes]:
-        assert isinstance(source, bytes)  # noqa: S101 - checked by the caller
-        for at in range(0, len(source), STEP):
-            yield source[at : at + STEP]
+    async def pieces_of_bytes() -> AsyncGenerator[bytes]:
+        assert isinstance(raw_message, bytes)  # noqa: S101 - checked by the caller
+        for at in range(0, len(raw_message), PIECE_SIZE):
+            yield raw_message[at : at + PIECE_SIZE]
 
-    async def of_file() -> AsyncGenerator[bytes]:
-        assert isinstance(source, Path)  # noqa: S101 - checked by the caller
-        file: IO[bytes] = await asyncio.to_thread(_opened, source)
+    async def pieces_of_file() -> AsyncGenerator[bytes]:
+        assert isinstance(raw_message, Path)  # noqa: S101 - checked by the caller
+        file: IO[bytes] = await asyncio.to_thread(_open_unbuffered, raw_message)
         try:
-            while piece := await asyncio.to_thread(file.read, STEP):
+            while piece := await asyncio.to_thread(file.read, PIECE_SIZE):
                 yield piece
         finally:
             file.close()
 
-    return Body(size, of_bytes if isinstance(source, bytes) else of_file)
+    return ScanBody(size, pieces_of_bytes if isinstance(raw_message, bytes) else pieces_of_file)
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _open_unbuffered(path: Path) -> IO[bytes]:
     return path.open("rb", buffering=0)
 
 
-async def exchanged(
-    sending: Coroutine[Any, Any, None], answer: Coroutine[Any, Any, ResponseT]
+async def send_and_receive(
+    send: Coroutine[Any, Any, None], receive: Coroutine[Any, Any, ResponseT]
 ) -> ResponseT:
     """Send a request and return the response. If the response is early, sending stops."""
-    sent, coming = asyncio.create_task(sending), asyncio.create_task(answer)
+    sent, coming = asyncio.create_task(send), asyncio.create_task(receive)
     try:
         await asyncio.wait({sent, coming}, return_when=asyncio.FIRST_COMPLETED)
         if not coming.done():

@@ -9,117 +9,129 @@ from time import monotonic
 from typing import TypeVar
 
 from models.observability import metrics
-from models.runtime.clock_steps import is_ahead
-from models.runtime.environment import World
+from models.runtime.clock_steps import is_waiting
+from models.runtime.environment import Environment
 from models.store.database import Database
 
 ResultT = TypeVar("ResultT")
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16  # requests to a scanner per process
-FAILURES = 3  # in a row, that open the breaker
-SHUT = timedelta(seconds=10)  # then one request decides
+MAX_CONCURRENT_SCANS = 16  # requests to a scanner per process
+MAX_FAILURES = 3  # in a row, that open the breaker
+OPEN_FOR = timedelta(seconds=10)  # then one request decides
 SCANS = metrics.counter(
     "merganser_scans",
     "Messages for a scanner: judged, clean, virus; failed, shut, busy, too_large.",
     "scanner",
     "result",
 )
-TOOK = metrics.histogram("merganser_scan_seconds", "Time of a scan.", "scanner")
-DOWN = metrics.level("merganser_scanners_down", "Scanners that are not asked for now.", "scanner")
+SCAN_SECONDS = metrics.histogram("merganser_scan_seconds", "Time of a scan.", "scanner")
+SCANNERS_DOWN = metrics.up_down_counter(
+    "merganser_scanners_down", "Scanners that are not asked for now.", "scanner"
+)
 
 
-class Down(Exception):
+class ScannerUnavailable(Exception):
     """The scanner does not respond, or not correctly. The text can be shown to users."""
 
 
-class TooLarge(Exception):
+class MessageTooLargeForScanner(Exception):
     """The message exceeds the size limit of the scanner."""
 
 
-class Breaker:
+class ScannerCircuitBreaker:
     """The circuit breaker of one scanner. While it is open, no request is sent."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.failures = 0
-        self.until: datetime | None = None  # no requests before
-        self._places = asyncio.Semaphore(AT_ONCE)
+    def __init__(self, scanner_name: str) -> None:
+        self.scanner_name = scanner_name
+        self.failure_count = 0
+        self.open_until: datetime | None = None  # no requests before
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_SCANS)
 
-    async def ask(
-        self, world: World, seconds: float, question: Callable[[], Awaitable[ResultT]]
+    async def call(
+        self,
+        environment: Environment,
+        timeout_seconds: float,
+        request: Callable[[], Awaitable[ResultT]],
     ) -> ResultT:
         """Run a request; wait up to the timeout for a slot, and again for the result.
 
         Raises ScannerUnavailable, MessageTooLargeForScanner.
         """
-        if self._shut(world):
-            SCANS.add(self.name, "shut")
-            raise Down("not asked: it has not answered for a while")
+        if self._is_open(environment):
+            SCANS.add(self.scanner_name, "shut")
+            raise ScannerUnavailable("not asked: it has not answered for a while")
         try:
-            async with asyncio.timeout(seconds):
-                await self._places.acquire()
+            async with asyncio.timeout(timeout_seconds):
+                await self._slots.acquire()
         except TimeoutError:
-            SCANS.add(self.name, "busy")
-            raise Down("too many questions wait for it") from None
+            SCANS.add(self.scanner_name, "busy")
+            raise ScannerUnavailable("too many questions wait for it") from None
         try:
-            return await self._asked(world, seconds, question)
+            return await self._call(environment, timeout_seconds, request)
         finally:
-            self._places.release()
+            self._slots.release()
 
-    async def _asked(
-        self, world: World, seconds: float, question: Callable[[], Awaitable[ResultT]]
+    async def _call(
+        self,
+        environment: Environment,
+        timeout_seconds: float,
+        request: Callable[[], Awaitable[ResultT]],
     ) -> ResultT:
         """Run the request with a timeout and count its result."""
         begun = monotonic()
         try:
-            async with asyncio.timeout(seconds):
-                found = await question()
+            async with asyncio.timeout(timeout_seconds):
+                found = await request()
         except TimeoutError:
-            self._failed(world, f"no answer within {seconds:g} seconds")
-            raise Down(f"no answer within {seconds:g} seconds") from None
-        except Down as problem:
-            self._failed(world, str(problem))
+            self._count_failure(environment, f"no answer within {timeout_seconds:g} seconds")
+            raise ScannerUnavailable(f"no answer within {timeout_seconds:g} seconds") from None
+        except ScannerUnavailable as problem:
+            self._count_failure(environment, str(problem))
             raise
-        except TooLarge:
-            SCANS.add(self.name, "too_large")
-            self._answered()
+        except MessageTooLargeForScanner:
+            SCANS.add(self.scanner_name, "too_large")
+            self._reset()
             raise
-        TOOK.note(monotonic() - begun, self.name)
-        self._answered()
+        SCAN_SECONDS.observe(monotonic() - begun, self.scanner_name)
+        self._reset()
         return found
 
-    def _shut(self, world: World) -> bool:
+    def _is_open(self, environment: Environment) -> bool:
         """Return True if the breaker is open. After the interval one request is let through."""
-        now = world.now()
-        if self.until is None:
+        now = environment.now()
+        if self.open_until is None:
             return False
-        if is_ahead(self.until, now, SHUT):
+        if is_waiting(self.open_until, now, OPEN_FOR):
             return True
-        self.until = now + SHUT  # others wait for the result of this request
+        self.open_until = now + OPEN_FOR  # others wait for the result of this request
         return False
 
-    def _failed(self, world: World, why: str) -> None:
+    def _count_failure(self, environment: Environment, reason: str) -> None:
         """Count a failure and open the breaker after MAX_FAILURES in a row."""
-        SCANS.add(self.name, "failed")
-        self.failures += 1
-        if self.failures < FAILURES:
+        SCANS.add(self.scanner_name, "failed")
+        self.failure_count += 1
+        if self.failure_count < MAX_FAILURES:
             return
-        if self.failures == FAILURES:  # one log line for all concurrent failures
-            log.error("a scanner does not answer", extra={"scanner": self.name, "why": why})
-            DOWN.add(self.name)
-        self.until = world.now() + SHUT
+        if self.failure_count == MAX_FAILURES:  # one log line for all concurrent failures
+            log.error(
+                "a scanner does not answer", extra={"scanner": self.scanner_name, "why": reason}
+            )
+            SCANNERS_DOWN.add(self.scanner_name)
+        self.open_until = environment.now() + OPEN_FOR
 
-    def _answered(self) -> None:
+    def _reset(self) -> None:
         """Close the breaker after a response."""
-        if self.failures >= FAILURES:
-            log.info("a scanner answers again", extra={"scanner": self.name})
-            DOWN.add(self.name, by=-1)
-        self.failures, self.until = 0, None
+        if self.failure_count >= MAX_FAILURES:
+            log.info("a scanner answers again", extra={"scanner": self.scanner_name})
+            SCANNERS_DOWN.add(self.scanner_name, amount=-1)
+        self.failure_count, self.open_until = 0, None
 
 
 @lru_cache(maxsize=16)
-def breaker_of(_database: Database, name: str, _place: str) -> Breaker:
+def breaker_of_scanner(
+    _database: Database, scanner_name: str, _endpoint: str
+) -> ScannerCircuitBreaker:
     """Return the breaker of a scanner endpoint. There is one per database and endpoint."""
-    return Breaker(name)
+    return ScannerCircuitBreaker(scanner_name)

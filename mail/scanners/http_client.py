@@ -8,36 +8,36 @@ from dataclasses import dataclass
 
 import httptools
 
-from mail.network.outbound_http import Gate, Target, Unsent, connected
-from mail.scanners.body_stream import Body, exchanged
-from mail.scanners.circuit_breaker import Down
+from mail.network.outbound_http import HttpRequestFailed, HttpTarget, NetworkPolicy, open_connection
+from mail.scanners.body_stream import ScanBody, send_and_receive
+from mail.scanners.circuit_breaker import ScannerUnavailable
 
-HEAD = 16 << 10  # bytes
-LARGEST = 1 << 20  # bytes
-FINAL = 200  # lower statuses are interim responses
-INSIDE = Gate(private=True)  # operators configure scanner addresses
+MAX_HEADER = 16 << 10  # bytes
+MAX_BODY = 1 << 20  # bytes
+FIRST_FINAL_STATUS = 200  # lower statuses are interim responses
+ANY_NETWORK = NetworkPolicy(allows_private=True)  # operators configure scanner addresses
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScannerResponse:
     """The HTTP response of a scanner."""
 
     status: int
     body: bytes
 
 
-class _Reader:
+class _ResponseParser:
     """The callbacks of the HTTP parser."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
-        self.sized = False  # Content-Length or Transfer-Encoding
-        self.whole = False
+        self.has_length = False  # Content-Length or Transfer-Encoding
+        self.is_complete = False
         self.body = bytearray()
 
     def on_header(self, name: bytes, _value: bytes) -> None:
-        self.sized |= name.lower() in {b"content-length", b"transfer-encoding"}
+        self.has_length |= name.lower() in {b"content-length", b"transfer-encoding"}
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
@@ -46,67 +46,76 @@ class _Reader:
         self.body += piece
 
     def on_message_complete(self) -> None:
-        self.whole = self.status >= FINAL
+        self.is_complete = self.status >= FIRST_FINAL_STATUS
 
 
-async def post(to: Target, fields: Sequence[tuple[str, str]], body: Body) -> Answer:
+async def post_to_scanner(
+    http_target: HttpTarget, header_fields: Sequence[tuple[str, str]], body: ScanBody
+) -> ScannerResponse:
     """Post a body and return the response. Header names can repeat.
 
     Raises ScannerUnavailable if there is no valid response.
     """
     try:
-        reader, writer = await connected(to, INSIDE)
+        reader, writer = await open_connection(http_target, ANY_NETWORK)
         try:
-            return await exchanged(_send(writer, _head(to, fields, body.size), body), _read(reader))
+            return await send_and_receive(
+                _send_request(writer, _request_head(http_target, header_fields, body.size), body),
+                _read_response(reader),
+            )
         finally:
             writer.transport.abort()
-    except Unsent as problem:
-        raise Down(str(problem)) from None
+    except HttpRequestFailed as problem:
+        raise ScannerUnavailable(str(problem)) from None
     except ssl.SSLError:
-        raise Down("no TLS that we trust") from None
+        raise ScannerUnavailable("no TLS that we trust") from None
     except OSError:
-        raise Down("the connection failed") from None
+        raise ScannerUnavailable("the connection failed") from None
     except httptools.HttpParserError:
-        raise Down("the answer is no HTTP") from None
+        raise ScannerUnavailable("the answer is no HTTP") from None
 
 
-def _head(to: Target, fields: Sequence[tuple[str, str]], size: int) -> bytes:
+def _request_head(
+    http_target: HttpTarget, header_fields: Sequence[tuple[str, str]], body_size: int
+) -> bytes:
     """Return the request line and header."""
     usual = [
-        ("Host", to.authority),
+        ("Host", http_target.authority),
         ("User-Agent", "Merganser"),
         ("Connection", "close"),
-        ("Content-Length", str(size)),
+        ("Content-Length", str(body_size)),
     ]
-    lines = "".join(f"{name}: {_safe(value)}\r\n" for name, value in [*usual, *fields])
-    return f"POST {to.path} HTTP/1.1\r\n{lines}\r\n".encode(errors="replace")
+    lines = "".join(
+        f"{name}: {_header_value(value)}\r\n" for name, value in [*usual, *header_fields]
+    )
+    return f"POST {http_target.path} HTTP/1.1\r\n{lines}\r\n".encode(errors="replace")
 
 
-async def _send(writer: asyncio.StreamWriter, head: bytes, body: Body) -> None:
+async def _send_request(writer: asyncio.StreamWriter, head: bytes, body: ScanBody) -> None:
     """Send head and body."""
     writer.write(head)
-    async with aclosing(body.pieces()) as pieces:
+    async with aclosing(body.open_pieces()) as pieces:
         async for piece in pieces:
             writer.write(piece)
             await writer.drain()
 
 
-def _safe(value: str) -> str:
+def _header_value(value: str) -> str:
     """Return a header value without unprintable characters."""
     return "".join(c for c in value if c.isprintable())
 
 
-async def _read(reader: asyncio.StreamReader) -> Answer:
+async def _read_response(reader: asyncio.StreamReader) -> ScannerResponse:
     """Read the response. Raises ScannerUnavailable if it is cut off or too long."""
-    found, read = _Reader(), 0
-    while not found.whole:
+    found, read = _ResponseParser(), 0
+    while not found.is_complete:
         piece = await reader.read(64 << 10)
         read += len(piece)
         if not piece:
             break
         found.parser.feed_data(piece)
-        if (read > HEAD and found.status < FINAL) or len(found.body) > LARGEST:
-            raise Down("the answer is too long")
-    if not found.whole and (found.sized or not found.status):
-        raise Down("the answer ends early")
-    return Answer(found.status, bytes(found.body))
+        if (read > MAX_HEADER and found.status < FIRST_FINAL_STATUS) or len(found.body) > MAX_BODY:
+            raise ScannerUnavailable("the answer is too long")
+    if not found.is_complete and (found.has_length or not found.status):
+        raise ScannerUnavailable("the answer ends early")
+    return ScannerResponse(found.status, bytes(found.body))

@@ -4,19 +4,19 @@ import asyncio
 from collections.abc import Sequence
 
 from mail import mime
-from mail.inbound.incoming_message import Mail
+from mail.inbound.incoming_message import IncomingMessage
 from mail.scanners import rspamd
-from mail.scanners.body_stream import Body, body_of
-from mail.scanners.circuit_breaker import Down, breaker_of
-from mail.scanners.rspamd import Rspamd
-from models.errors import Unavailable
+from mail.scanners.body_stream import ScanBody, scan_body
+from mail.scanners.circuit_breaker import ScannerUnavailable, breaker_of_scanner
+from mail.scanners.rspamd import RspamdEndpoint
+from models.errors import ServiceUnavailable
 from models.observability import metrics
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
-NAME = "rspamd_learn"
-PARTS = 20  # attached messages used per message
-PLAIN = ("7bit", "8bit", "binary", "")  # transfer encodings that leave the bytes as they are
-LESSONS = metrics.counter(
+BREAKER_NAME = "rspamd_learn"
+MAX_ATTACHED = 20  # attached messages used per message
+UNENCODED = ("7bit", "8bit", "binary", "")  # transfer encodings that leave the bytes as they are
+TRAINED_MESSAGES = metrics.counter(
     "merganser_lessons",
     "Messages for the spam filter to learn: learned, refused by it, given_up.",
     "kind",
@@ -24,44 +24,50 @@ LESSONS = metrics.counter(
 )
 
 
-async def taught(world: World, body: Body, *, spam: bool) -> str:
+async def train(environment: Environment, body: ScanBody, *, is_spam: bool) -> str:
     """Train Rspamd with a message; return the result as the metric labels it.
 
     Raises ScannerUnavailable.
     """
-    options = world.options
+    options = environment.options
     if body.size > options.rspamd_max:
         return "refused"
-    at = Rspamd(options.rspamd_learn, options.rspamd_password)
-    breaker = breaker_of(world.database, NAME, options.rspamd_learn)
+    at = RspamdEndpoint(options.rspamd_learn, options.rspamd_password)
+    breaker = breaker_of_scanner(environment.database, BREAKER_NAME, options.rspamd_learn)
     seconds = options.rspamd_timeout.total_seconds()
-    known = await breaker.ask(world, seconds, lambda: rspamd.learn(at, body, spam=spam))
+    known = await breaker.call(
+        environment, seconds, lambda: rspamd.train(at, body, is_spam=is_spam)
+    )
     return "learned" if known else "refused"
 
 
-async def teach(world: World, mail: "Mail", *, spam: bool) -> object:
+async def train_from_address(
+    environment: Environment, incoming: "IncomingMessage", *, is_spam: bool
+) -> object:
     """Train Rspamd with a message to a training address: its attached messages, or the message.
 
     Returns None, or Unavailable if Rspamd does not respond: the client must send the message again.
     """
     try:
-        for body in await _bodies(mail):
-            LESSONS.add("spam" if spam else "ham", await taught(world, body, spam=spam))
-    except Down:
-        return Unavailable("the spam filter does not answer", component=rspamd.NAME)
+        for body in await _training_bodies(incoming):
+            TRAINED_MESSAGES.add(
+                "spam" if is_spam else "ham", await train(environment, body, is_spam=is_spam)
+            )
+    except ScannerUnavailable:
+        return ServiceUnavailable("the spam filter does not answer", component=rspamd.SCANNER_NAME)
     return None
 
 
-async def _bodies(mail: "Mail") -> Sequence[Body]:
+async def _training_bodies(incoming: "IncomingMessage") -> Sequence[ScanBody]:
     """Return the attached messages, or the message if there is none."""
     attached = [
         part
-        for part, _ in mime.within(mail.letter.facts.structure)
-        if part.content_type == "message/rfc822" and part.encoding in PLAIN
+        for part, _ in mime.walk_with_parents(incoming.message.facts.structure)
+        if part.content_type == "message/rfc822" and part.encoding in UNENCODED
     ]
     if not attached:
-        return [body_of(mail.source, mail.letter.size)]
-    source = mail.source
+        return [scan_body(incoming.raw_message, incoming.message.size)]
+    source = incoming.raw_message
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-    slices = [raw[part.body_start : part.body_end] for part in attached[:PARTS]]
-    return [body_of(each, len(each)) for each in slices]
+    slices = [raw[part.body_start : part.body_end] for part in attached[:MAX_ATTACHED]]
+    return [scan_body(each, len(each)) for each in slices]

@@ -5,35 +5,40 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from mail.inbound.incoming_message import Mail
-from mail.recipients.recipient_routes import Taken
+from mail.inbound.incoming_message import IncomingMessage
+from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.scanners import clamd, rspamd
-from mail.scanners.body_stream import Body, body_of
-from mail.scanners.circuit_breaker import SCANS, Down, TooLarge, breaker_of
-from mail.scanners.rspamd import Envelope, Rspamd
-from mail.spam.scan_result import Scan
-from models.errors import Unavailable
-from models.runtime.environment import World
+from mail.scanners.body_stream import ScanBody, scan_body
+from mail.scanners.circuit_breaker import (
+    SCANS,
+    MessageTooLargeForScanner,
+    ScannerUnavailable,
+    breaker_of_scanner,
+)
+from mail.scanners.rspamd import RspamdEndpoint, ScanEnvelope
+from mail.spam.scan_result import ScanResult
+from models.errors import ServiceUnavailable
+from models.runtime.environment import Environment
 from models.runtime.options import Options
 
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScannerConfig:
     """The settings of a scanner. An empty endpoint means that it is not used."""
 
     name: str
-    place: str
-    timeout: float  # seconds
-    largest: int  # bytes
-    defer: bool  # defer mail while the scanner is down
+    endpoint: str
+    timeout_seconds: float  # seconds
+    max_size: int  # bytes
+    defer_if_down: bool  # defer mail while the scanner is down
 
 
-def rspamd_of(options: Options) -> Asked:
+def rspamd_config(options: Options) -> ScannerConfig:
     """Return the settings of Rspamd."""
-    return Asked(
-        rspamd.NAME,
+    return ScannerConfig(
+        rspamd.SCANNER_NAME,
         options.rspamd,
         options.rspamd_timeout.total_seconds(),
         options.rspamd_max,
@@ -41,10 +46,10 @@ def rspamd_of(options: Options) -> Asked:
     )
 
 
-def clamd_of(options: Options) -> Asked:
+def clamd_config(options: Options) -> ScannerConfig:
     """Return the settings of clamd."""
-    return Asked(
-        clamd.NAME,
+    return ScannerConfig(
+        clamd.SCANNER_NAME,
         options.clamd,
         options.clamd_timeout.total_seconds(),
         options.clamd_max,
@@ -52,94 +57,123 @@ def clamd_of(options: Options) -> Asked:
     )
 
 
-async def look(world: World, mail: "Mail", taken: Sequence[Taken]) -> None:
+async def scan_incoming(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    accepted_recipients: Sequence[AcceptedRecipient],
+) -> None:
     """Scan an incoming message and store the result in it.
 
     Raises Unavailable if a scanner does not respond and its setting defers mail.
     """
-    options, letter = world.options, mail.letter
-    sent = not (mail.handed or mail.client or mail.fetched)  # by a local user
+    options, letter = environment.options, incoming.message
+    sent = not (
+        incoming.from_trusted_server or incoming.client or incoming.fetched
+    )  # by a local user
     if sent or not (options.rspamd or options.clamd):
         return
-    body = body_of(mail.source, letter.size)
-    envelope = Envelope(mail.sender, [each.address for each in taken], mail.client)
-    scanners = _of(mail, rspamd_of(options)), _of(mail, clamd_of(options))
-    mail.letter = replace(letter, scan=await _both(world, scanners, envelope, body))
+    body = scan_body(incoming.raw_message, letter.size)
+    envelope = ScanEnvelope(
+        incoming.envelope_sender, [each.address for each in accepted_recipients], incoming.client
+    )
+    scanners = (
+        _config_for_message(incoming, rspamd_config(options)),
+        _config_for_message(incoming, clamd_config(options)),
+    )
+    incoming.message = replace(
+        letter, scan=await _scan_with_both(environment, scanners, envelope, body)
+    )
 
 
-async def of_sent(world: World, raw: bytes, envelope: Envelope) -> Scan | None:
+async def scan_outgoing(
+    environment: Environment, raw_message: bytes, envelope: ScanEnvelope
+) -> ScanResult | None:
     """Scan a message that a user sends. Returns None if the setting turns scans off.
 
     Raises Unavailable if a scanner does not respond and its setting defers mail.
     """
-    options = world.options
-    viruses, spam = clamd_of(options), rspamd_of(options)
+    options = environment.options
+    viruses, spam = clamd_config(options), rspamd_config(options)
     if options.sent_scan == "viruses":
-        spam = replace(spam, place="")
-    if options.sent_scan == "off" or not (viruses.place or spam.place):
+        spam = replace(spam, endpoint="")
+    if options.sent_scan == "off" or not (viruses.endpoint or spam.endpoint):
         return None
-    return await _both(world, (spam, viruses), envelope, body_of(raw, len(raw)))
+    return await _scan_with_both(
+        environment, (spam, viruses), envelope, scan_body(raw_message, len(raw_message))
+    )
 
 
-async def _both(
-    world: World, scanners: tuple[Asked, Asked], envelope: Envelope, body: Body
-) -> Scan | None:
+async def _scan_with_both(
+    environment: Environment,
+    scanners: tuple[ScannerConfig, ScannerConfig],
+    envelope: ScanEnvelope,
+    body: ScanBody,
+) -> ScanResult | None:
     """Run both scanners and merge the results. Raises Unavailable if one is down and defers."""
-    options, (spam, viruses) = world.options, scanners
-    at = Rspamd(options.rspamd, options.rspamd_password)
+    options, (spam, viruses) = environment.options, scanners
+    at = RspamdEndpoint(options.rspamd, options.rspamd_password)
     found = await asyncio.gather(
-        _asked(world, spam, body, lambda: rspamd.check(at, envelope, body)),
-        _asked(world, viruses, body, lambda: _viruses(options.clamd, body)),
+        _scan_with_breaker(
+            environment, spam, body, lambda: rspamd.scan_for_spam(at, envelope, body)
+        ),
+        _scan_with_breaker(
+            environment, viruses, body, lambda: _scan_with_clamd(options.clamd, body)
+        ),
     )
     for each in found:
-        if isinstance(each, Unavailable):
+        if isinstance(each, ServiceUnavailable):
             raise each
-    return _together(*found)
+    return _merge_results(*found)
 
 
-def _of(mail: "Mail", scanner: Asked) -> Asked:
+def _config_for_message(incoming: "IncomingMessage", config: ScannerConfig) -> ScannerConfig:
     """Return the settings, without endpoint if the scanner must not scan this message.
 
     Fetched messages name their scanners; Rspamd does not scan mail of forwarding hosts.
     """
-    wanted = mail.fetched is None or scanner.name in mail.fetched.scanners
-    if mail.unfiltered and scanner.name == rspamd.NAME:
+    wanted = incoming.fetched is None or config.name in incoming.fetched.scanner_names
+    if incoming.skip_spam_filter and config.name == rspamd.SCANNER_NAME:
         wanted = False
-    return scanner if wanted else replace(scanner, place="")
+    return config if wanted else replace(config, endpoint="")
 
 
-async def _viruses(place: str, body: Body) -> Scan:
+async def _scan_with_clamd(endpoint: str, body: ScanBody) -> ScanResult:
     """Scan with clamd."""
-    return Scan((clamd.NAME,), virus=await clamd.check(place, body))
+    return ScanResult((clamd.SCANNER_NAME,), virus_name=await clamd.scan_for_virus(endpoint, body))
 
 
-async def _asked(
-    world: World, of: Asked, body: Body, question: Callable[[], Awaitable[Scan]]
-) -> Scan | Unavailable | None:
+async def _scan_with_breaker(
+    environment: Environment,
+    config: ScannerConfig,
+    body: ScanBody,
+    request: Callable[[], Awaitable[ScanResult]],
+) -> ScanResult | ServiceUnavailable | None:
     """Scan with one scanner. Returns None if it did not scan, Unavailable if mail must wait."""
-    if not of.place:
+    if not config.endpoint:
         return None
-    if body.size > of.largest:
-        SCANS.add(of.name, "too_large")
+    if body.size > config.max_size:
+        SCANS.add(config.name, "too_large")
         return None
     try:
-        found = await breaker_of(world.database, of.name, of.place).ask(world, of.timeout, question)
-    except TooLarge:
+        found = await breaker_of_scanner(environment.database, config.name, config.endpoint).call(
+            environment, config.timeout_seconds, request
+        )
+    except MessageTooLargeForScanner:
         return None
-    except Down:
+    except ScannerUnavailable:
         text = "a scanner does not answer"
-        return Unavailable(text, component=of.name) if of.defer else None
+        return ServiceUnavailable(text, component=config.name) if config.defer_if_down else None
     judged = "judged" if found.score is not None else "clean"
-    SCANS.add(of.name, "virus" if found.virus else judged)
+    SCANS.add(config.name, "virus" if found.virus_name else judged)
     return found
 
 
-def _together(*found: Scan | Unavailable | None) -> Scan | None:
+def _merge_results(*scan_results: ScanResult | ServiceUnavailable | None) -> ScanResult | None:
     """Merge the results of the scanners. Returns None if none has scanned."""
-    scans = [each for each in found if isinstance(each, Scan)]
+    scans = [each for each in scan_results if isinstance(each, ScanResult)]
     if not scans:
         return None
     first = scans[0]
-    sources = [name for each in scans for name in each.sources]
-    virus = next((each.virus for each in scans if each.virus), None)
-    return replace(first, sources=sources, virus=virus)
+    sources = [name for each in scans for name in each.scanner_names]
+    virus = next((each.virus_name for each in scans if each.virus_name), None)
+    return replace(first, scanner_names=sources, virus_name=virus)

@@ -14,183 +14,213 @@ from sqlalchemy import delete, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.scanners.body_stream import Body
-from mail.scanners.circuit_breaker import Down
-from mail.scanners.rspamd_training import LESSONS, taught
+from mail.scanners.body_stream import ScanBody
+from mail.scanners.circuit_breaker import ScannerUnavailable
+from mail.scanners.rspamd_training import TRAINED_MESSAGES, train
 from mail.storage import message_content
-from mail.storage.blobs.errors import Corrupt
+from mail.storage.blobs.errors import CorruptBlob
 from models.errors import NotFound
 from models.events import wakeups
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime import leases
-from models.runtime.environment import Turn, World
-from models.spam.training import Lesson
-from models.store.columns import Picked, insert_or, picked
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.spam.training import TrainingMessage
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 
 log = logging.getLogger(__name__)
 
-MARKS = {"$junk": True, "junk": True, "$notjunk": False, "notjunk": False, "nonjunk": False}
-QUIET = (SpecialUse.TRASH, SpecialUse.SNOOZED)  # a move from Junk to these is no vote
-BATCH = 10  # lessons per lease
-ATTEMPTS = 60
-PAUSE, LONGEST = timedelta(minutes=1), timedelta(hours=1)
-IDLE = 60.0  # seconds between two looks without a wake-up
+SPAM_BY_KEYWORD = {
+    "$junk": True,
+    "junk": True,
+    "$notjunk": False,
+    "notjunk": False,
+    "nonjunk": False,
+}
+NEUTRAL_USES = (SpecialUse.TRASH, SpecialUse.SNOOZED)  # a move from Junk to these is no vote
+BATCH_SIZE = 10  # lessons per lease
+MAX_ATTEMPTS = 60
+FIRST_RETRY_DELAY, MAX_RETRY_DELAY = timedelta(minutes=1), timedelta(hours=1)
+POLL_INTERVAL = 60.0  # seconds between two looks without a wake-up
 
 
-async def moved(world: World, session: AsyncSession, rows: Sequence[Picked], to: Picked) -> None:
+async def enqueue_for_moved(
+    environment: Environment,
+    session: AsyncSession,
+    message_rows: Sequence[ColumnRow],
+    target_mailbox: ColumnRow,
+) -> None:
     """Enqueue lessons for messages that are moved to a mailbox, in the same transaction."""
-    if not world.options.rspamd_learn or not rows:
+    if not environment.options.rspamd_learn or not message_rows:
         return
-    places = {row.mailbox_id for row in rows if row.mailbox_id is not None} | {to.id}
+    places = {row.mailbox_id for row in message_rows if row.mailbox_id is not None} | {
+        target_mailbox.id
+    }
     asked = select(col(Mailbox.id), col(Mailbox.special_use)).where(col(Mailbox.id).in_(places))
     found = (await (await session.connection()).execute(asked)).all()
     uses = {row.id: row.special_use for row in found}
-    spam = uses.get(to.id) == SpecialUse.JUNK
-    if uses.get(to.id) in QUIET:
+    spam = uses.get(target_mailbox.id) == SpecialUse.JUNK
+    if uses.get(target_mailbox.id) in NEUTRAL_USES:
         return
-    was_junk = [uses.get(row.mailbox_id) == SpecialUse.JUNK for row in rows]
-    ids = [row.id for row, was in zip(rows, was_junk, strict=True) if was is not spam]
-    await world.join(session, lambda turn: note(turn, ids, spam=spam))
+    was_junk = [uses.get(row.mailbox_id) == SpecialUse.JUNK for row in message_rows]
+    ids = [row.id for row, was in zip(message_rows, was_junk, strict=True) if was is not spam]
+    await environment.run_in_session(session, lambda turn: enqueue_lessons(turn, ids, is_spam=spam))
 
 
-def marked(turn: Turn, ids: Sequence[int], keywords: Collection[str]) -> None:
+def enqueue_for_keywords(
+    transaction: DatabaseTransaction, message_ids: Sequence[int], keywords: Collection[str]
+) -> None:
     """Enqueue lessons for messages that get a junk or not-junk keyword."""
-    said = {MARKS[word.lower()] for word in keywords if word.lower() in MARKS}
-    if turn.world.options.rspamd_learn and len(said) == 1:
-        note(turn, ids, spam=said.pop())
+    said = {SPAM_BY_KEYWORD[word.lower()] for word in keywords if word.lower() in SPAM_BY_KEYWORD}
+    if transaction.environment.options.rspamd_learn and len(said) == 1:
+        enqueue_lessons(transaction, message_ids, is_spam=said.pop())
 
 
-def released(turn: Turn, ids: Sequence[int]) -> None:
+def enqueue_for_released(transaction: DatabaseTransaction, message_ids: Sequence[int]) -> None:
     """Enqueue lessons for messages that are released from quarantine."""
-    if turn.world.options.rspamd_learn:
-        note(turn, ids, spam=False)
+    if transaction.environment.options.rspamd_learn:
+        enqueue_lessons(transaction, message_ids, is_spam=False)
 
 
-def note(turn: Turn, ids: Sequence[int], *, spam: bool) -> None:
+def enqueue_lessons(
+    transaction: DatabaseTransaction, message_ids: Sequence[int], *, is_spam: bool
+) -> None:
     """Enqueue one lesson per message. A newer lesson replaces the older one."""
-    if not ids:
+    if not message_ids:
         return
-    new = insert_or(turn.connection.dialect.name, Lesson)
+    new = insert_with_conflict(transaction.connection.dialect.name, TrainingMessage)
     names = ("spam", "turn", "due_at", "attempts", "holder")
     again = {name: getattr(new.excluded, name) for name in names}
     upsert = new.on_conflict_do_update(index_elements=["message_id"], set_=again)
-    same = {"spam": spam, "turn": turn.world.key(), "due_at": turn.world.now(), "attempts": 0}
+    same = {
+        "spam": is_spam,
+        "turn": transaction.environment.new_id(),
+        "due_at": transaction.environment.now(),
+        "attempts": 0,
+    }
     same["holder"] = None
-    turn.connection.execute(upsert, [{"message_id": key, **same} for key in ids])
-    turn.bells.add(wakeups.LESSONS)
+    transaction.connection.execute(upsert, [{"message_id": key, **same} for key in message_ids])
+    transaction.workers_to_wake.add(wakeups.LESSONS)
 
 
-async def run(world: World) -> None:
+async def run_worker(environment: Environment) -> None:
     """Train the spam filter with enqueued lessons until cancelled."""
-    async with leases.registered(world):
-        await _teach_all(world)
+    async with leases.registered_process(environment):
+        await _train_until_cancelled(environment)
 
 
-async def _teach_all(world: World) -> None:
-    with world.wakeups.listen([wakeups.LESSONS]) as bell:
+async def _train_until_cancelled(environment: Environment) -> None:
+    with environment.wakeups.follow([wakeups.LESSONS]) as bell:
         while True:
             bell.clear()
             try:
-                while await teach(world):
+                while await train_batch(environment):
                     pass
             except Exception:  # leased lessons become due again
                 log.exception("the spam filter could not be taught")
             try:
-                async with asyncio.timeout(IDLE):  # unlike wait_for, it loses no wake-up
+                async with asyncio.timeout(POLL_INTERVAL):  # unlike wait_for, it loses no wake-up
                     await bell.wait()
             except TimeoutError:
                 continue
 
 
-async def teach(world: World) -> bool:
+async def train_batch(environment: Environment) -> bool:
     """Train with the next lessons. Returns False if there are none or the filter is down."""
-    if not world.options.rspamd_learn:
+    if not environment.options.rspamd_learn:
         return False
-    lessons = await _claim(world)
+    lessons = await _claim_lessons(environment)
     try:
-        with leases.in_use(world, *(lesson.message_id for lesson in lessons)):
+        with leases.use_leases(environment, *(lesson.message_id for lesson in lessons)):
             for place, lesson in enumerate(lessons):
                 try:
-                    await _teach(world, lesson)
-                except Down:
-                    await _later(world, lessons[place:])
+                    await _train_with(environment, lesson)
+                except ScannerUnavailable:
+                    await _schedule_retries(environment, lessons[place:])
                     return False
     except Exception:
-        these = col(Lesson.message_id).in_([lesson.message_id for lesson in lessons])
-        leases.abandon(world, Lesson, these, after=PAUSE.total_seconds())
+        these = col(TrainingMessage.message_id).in_([lesson.message_id for lesson in lessons])
+        leases.abandon_lease(
+            environment, TrainingMessage, these, delay_seconds=FIRST_RETRY_DELAY.total_seconds()
+        )
         raise
     return bool(lessons)
 
 
-async def _claim(world: World) -> Sequence[Picked]:
+async def _claim_lessons(environment: Environment) -> Sequence[ColumnRow]:
     """Lease the next due lessons for this process."""
-    now = world.now()
-    due = select(col(Lesson.message_id)).where(col(Lesson.due_at) <= now, leases.is_free(Lesson))
-    due = due.order_by(col(Lesson.due_at), col(Lesson.message_id)).limit(BATCH)
-    if not await world.database.read(due):
+    now = environment.now()
+    due = select(col(TrainingMessage.message_id)).where(
+        col(TrainingMessage.due_at) <= now, leases.is_unleased(TrainingMessage)
+    )
+    due = due.order_by(col(TrainingMessage.due_at), col(TrainingMessage.message_id)).limit(
+        BATCH_SIZE
+    )
+    if not await environment.database.read(due):
         return ()  # an idle worker writes nothing
-    process_id = await leases.ensure_registered(world)
-    async with world.write() as session:
+    process_id = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
         connection = await session.connection()
         ids = (await connection.execute(due.with_for_update(skip_locked=True))).scalars().all()
-        these = col(Lesson.message_id).in_(ids), leases.is_registered(process_id)
-        claim = update(Lesson).where(*these)
-        claim = claim.values(holder=process_id, attempts=Lesson.attempts + 1)
-        return (await connection.execute(claim.returning(*picked(Lesson)))).all()
+        these = col(TrainingMessage.message_id).in_(ids), leases.is_registered(process_id)
+        claim = update(TrainingMessage).where(*these)
+        claim = claim.values(holder=process_id, attempts=TrainingMessage.attempts + 1)
+        return (await connection.execute(claim.returning(*select_columns(TrainingMessage)))).all()
 
 
-async def _teach(world: World, lesson: Picked) -> None:
+async def _train_with(environment: Environment, lesson: ColumnRow) -> None:
     """Train with one lesson and delete it. Deleted and damaged messages are skipped."""
-    body = await _body(world, lesson.message_id)
+    body = await _message_body(environment, lesson.message_id)
     try:
-        result = "refused" if body is None else await taught(world, body, spam=lesson.spam)
-    except (Corrupt, NotFound):  # noticed while streaming
+        result = "refused" if body is None else await train(environment, body, is_spam=lesson.spam)
+    except (CorruptBlob, NotFound):  # noticed while streaming
         result = "refused"
-    LESSONS.add("spam" if lesson.spam else "ham", result)
-    await _done(world, lesson)
+    TRAINED_MESSAGES.add("spam" if lesson.spam else "ham", result)
+    await _delete_lesson(environment, lesson)
 
 
-async def _done(world: World, lesson: Picked) -> None:
+async def _delete_lesson(environment: Environment, lesson: ColumnRow) -> None:
     """Delete a lesson unless a newer one has replaced it."""
-    this = delete(Lesson).where(
-        col(Lesson.message_id) == lesson.message_id, col(Lesson.turn) == lesson.turn
+    this = delete(TrainingMessage).where(
+        col(TrainingMessage.message_id) == lesson.message_id,
+        col(TrainingMessage.turn) == lesson.turn,
     )
-    await world.apply(lambda turn: turn.connection.execute(this).close())
+    await environment.run_transaction(lambda turn: turn.connection.execute(this).close())
 
 
-async def _body(world: World, key: int) -> Body | None:
+async def _message_body(environment: Environment, message_id: int) -> ScanBody | None:
     """Return the message as received; None if it is deleted, damaged or encrypted."""
     columns = (col(Message.id), col(Message.user_id), col(Message.blob_id), col(Message.structure))
-    asked = select(*columns, col(Message.encrypted)).where(col(Message.id) == key)
-    rows = [row for row in await world.database.read(asked) if not row.encrypted]
-    found = await message_content.sources(world, rows)
+    asked = select(*columns, col(Message.encrypted)).where(col(Message.id) == message_id)
+    rows = [row for row in await environment.database.read(asked) if not row.encrypted]
+    found = await message_content.open_messages(environment, rows)
     try:
-        return Body(found[0].size, found[0].whole) if found else None
-    except Corrupt:  # already logged by the reader
+        return ScanBody(found[0].size, found[0].stream_raw) if found else None
+    except CorruptBlob:  # already logged by the reader
         return None
 
 
-async def _later(world: World, lessons: Sequence[Picked]) -> None:
+async def _schedule_retries(environment: Environment, lessons: Sequence[ColumnRow]) -> None:
     """Schedule retries of lessons. Lessons with too many attempts are deleted."""
-    now = world.now()
-    over = [lesson for lesson in lessons if lesson.attempts >= ATTEMPTS]
+    now = environment.now()
+    over = [lesson for lesson in lessons if lesson.attempts >= MAX_ATTEMPTS]
     for lesson in over:
-        LESSONS.add("spam" if lesson.spam else "ham", "given_up")
-        await _done(world, lesson)
+        TRAINED_MESSAGES.add("spam" if lesson.spam else "ham", "given_up")
+        await _delete_lesson(environment, lesson)
 
-    def unit(turn: Turn) -> None:
+    def reschedule_in_transaction(transaction: DatabaseTransaction) -> None:
         for lesson in lessons:
-            this = update(Lesson).where(
-                col(Lesson.message_id) == lesson.message_id, col(Lesson.turn) == lesson.turn
+            this = update(TrainingMessage).where(
+                col(TrainingMessage.message_id) == lesson.message_id,
+                col(TrainingMessage.turn) == lesson.turn,
             )
-            due_at = _due(now, lesson.attempts)
-            turn.connection.execute(this.values(due_at=due_at, holder=None))
+            due_at = _next_attempt_at(now, lesson.attempts)
+            transaction.connection.execute(this.values(due_at=due_at, holder=None))
 
-    await world.apply(unit)
+    await environment.run_transaction(reschedule_in_transaction)
 
 
-def _due(now: datetime, attempts: int) -> datetime:
+def _next_attempt_at(now: datetime, attempts: int) -> datetime:
     """Return the time of the next attempt. The delay doubles up to MAX_RETRY_DELAY."""
-    pause: timedelta = PAUSE * 2 ** min(attempts - 1, 10)
-    return now + min(pause, LONGEST)
+    pause: timedelta = FIRST_RETRY_DELAY * 2 ** min(attempts - 1, 10)
+    return now + min(pause, MAX_RETRY_DELAY)

@@ -10,75 +10,85 @@ from sqlalchemy import column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from mail.search.index_worker import Entry, unchanged
+from mail.search.index_worker import IndexEntry, is_unchanged
 from models.messages.tables import Message
 from models.search import text_index
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
-PAGES = 500  # of an SQLite index, merged per call
+MERGE_PAGES = 500  # of an SQLite index, merged per call
 
 
-async def renew(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
+async def reindex_messages(connection: AsyncConnection, entries: Sequence[IndexEntry]) -> int:
     """Replace messages in the index of PostgreSQL, and return their number."""
-    now = await _as_read(connection, entries)
-    these = [entry.words for entry in entries if entry.id in now]
-    if these:
-        await connection.execute(text_index.delete("postgresql"), these)
-        await connection.execute(text_index.insert("postgresql"), these)
-        mark = update(Message).where(col(Message.id).in_(now), ~col(Message.indexed))
+    unchanged_ids = await _lock_unchanged(connection, entries)
+    rows = [entry.words for entry in entries if entry.id in unchanged_ids]
+    if rows:
+        await connection.execute(text_index.delete_statement("postgresql"), rows)
+        await connection.execute(text_index.insert_statement("postgresql"), rows)
+        mark = update(Message).where(col(Message.id).in_(unchanged_ids), ~col(Message.indexed))
         await connection.execute(mark.values(indexed=True))
-    return len(these)
+    return len(rows)
 
 
-async def begin(connection: AsyncConnection) -> None:
+async def create_new_index(connection: AsyncConnection) -> None:
     """Create an empty index next to the current one. Drops the rest of an earlier attempt."""
-    for statement in text_index.CREATE_NEXT[connection.dialect.name]:
+    for statement in text_index.CREATE_NEXT_TABLE[connection.dialect.name]:
         await connection.exec_driver_sql(statement)
 
 
-async def add(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
+async def add_to_new_index(connection: AsyncConnection, entries: Sequence[IndexEntry]) -> int:
     """Insert messages into the new index, and return their number."""
     dialect = connection.dialect.name
-    now = await _as_read(connection, entries)
-    these = [entry.words for entry in entries if entry.id in now]
-    if these:
-        await connection.execute(text_index.insert(dialect, text_index.NEXT), these)
-    return len(these)
+    unchanged_ids = await _lock_unchanged(connection, entries)
+    rows = [entry.words for entry in entries if entry.id in unchanged_ids]
+    if rows:
+        await connection.execute(
+            text_index.insert_statement(dialect, text_index.NEXT_TABLE_NAME), rows
+        )
+    return len(rows)
 
 
-async def swap(connection: AsyncConnection) -> None:
+async def activate_new_index(connection: AsyncConnection) -> None:
     """Replace the current index by the new one.
 
     Messages that arrived or changed during the rebuild are marked to be indexed.
     """
     dialect = connection.dialect.name
-    (key,) = text_index.rows(dialect, text_index.NEXT).c
+    (key,) = text_index.index_rows(dialect, text_index.NEXT_TABLE_NAME).c
     # NOT is written as in the partial index: SQLite compares the text.
-    waited = update(Message).where(text("NOT messages.indexed"), col(Message.id).in_(select(key)))
-    await connection.execute(waited.values(indexed=True))
-    lost = text(text_index.LOST[dialect]).columns(column("id", Big)).subquery()
-    missed = update(Message).where(col(Message.id).in_(select(lost.c.id)), col(Message.indexed))
-    await connection.execute(missed.values(indexed=False))
-    for statement in text_index.DROP:  # waits for transactions that index
+    indexed_meanwhile = update(Message).where(
+        text("NOT messages.indexed"), col(Message.id).in_(select(key))
+    )
+    await connection.execute(indexed_meanwhile.values(indexed=True))
+    missing = (
+        text(text_index.MISSING_IN_NEXT[dialect]).columns(column("id", BIG_INTEGER)).subquery()
+    )
+    mark_missing = update(Message).where(
+        col(Message.id).in_(select(missing.c.id)), col(Message.indexed)
+    )
+    await connection.execute(mark_missing.values(indexed=False))
+    for statement in text_index.DROP_TABLE:  # waits for transactions that index
         await connection.exec_driver_sql(statement)
     if dialect == "postgresql":  # messages that those transactions indexed
-        await connection.execute(missed.values(indexed=False))
-    for statement in text_index.TAKE_OVER[dialect]:
+        await connection.execute(mark_missing.values(indexed=False))
+    for statement in text_index.RENAME_NEXT_TABLE[dialect]:
         await connection.exec_driver_sql(statement)
 
 
-async def merge(connection: AsyncConnection, *, first: bool) -> bool:
+async def merge_segments(connection: AsyncConnection, *, is_first: bool) -> bool:
     """Merge some segments of an SQLite index. Returns True if there are more.
 
     A negative number of pages starts a merge of all segments in FTS5.
     """
-    before = (await connection.execute(text_index.CHANGED)).scalar_one()
-    await connection.execute(text_index.MERGE, {"pages": -PAGES if first else PAGES})
-    after = (await connection.execute(text_index.CHANGED)).scalar_one()
+    before = (await connection.execute(text_index.COUNT_CHANGES)).scalar_one()
+    await connection.execute(
+        text_index.MERGE_STATEMENT, {"pages": -MERGE_PAGES if is_first else MERGE_PAGES}
+    )
+    after = (await connection.execute(text_index.COUNT_CHANGES)).scalar_one()
     return bool(after - before > 1)
 
 
-async def _as_read(connection: AsyncConnection, entries: Sequence[Entry]) -> set[int]:
+async def _lock_unchanged(connection: AsyncConnection, entries: Sequence[IndexEntry]) -> set[int]:
     """Lock the messages with unchanged content, and return their ids."""
-    asked = select(col(Message.id)).where(unchanged(entries)).with_for_update()
+    asked = select(col(Message.id)).where(is_unchanged(entries)).with_for_update()
     return set((await connection.execute(asked)).scalars())

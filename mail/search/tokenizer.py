@@ -14,69 +14,69 @@ from functools import cache
 from itertools import chain, pairwise
 from typing import NamedTuple
 
-from mail.text.run_lengths import longer
-from models.search.text_index import APART, owner
+from mail.text.run_lengths import has_longer_run
+from models.search.text_index import USER_WORD_END, user_token
 from models.store.text_folding import character_ranges, dropped_characters, fold_text
 
-LONGEST = 64  # letters of a word
-MOST = 16_000  # words with their positions: PostgreSQL counts 16,383
-LAST = 16_383  # PostgreSQL's position of all later words
-MOSTLY = 1.3  # bytes per character of a text that is mostly not ASCII
-EACH = 255  # positions of one word that a tsvector keeps
-BYTES = 512 * 1024  # of distinct words: a tsvector has at most 1 MB
+MAX_WORD_LENGTH = 64  # letters of a word
+MAX_ORDERED_WORDS = 16_000  # words with their positions: PostgreSQL counts 16,383
+LAST_POSITION = 16_383  # PostgreSQL's position of all later words
+NON_ASCII_BYTE_RATIO = 1.3  # bytes per character of a text that is mostly not ASCII
+MAX_POSITIONS_PER_LEXEME = 255  # positions of one word that a tsvector keeps
+MAX_UNORDERED_BYTES = 512 * 1024  # of distinct words: a tsvector has at most 1 MB
 
-_PLAIN = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+")
 _BLANKS = {code: " " for code in range(0x80) if not chr(code).isalnum()}
 # The same for UTF-8 bytes, in lower case; bytes that are not ASCII stay.
 _LOWER = bytes(ord(_BLANKS.get(code, chr(code).lower())) for code in range(0x80))
 _BLANKED = _LOWER + bytes(range(0x80, 0x100))
-_BETWEEN = " \n"
-_PLACES = [str(place) for place in range(1, MOST + 1)]
-_MIXED = re.compile("[\u0483-\u1dff\u20d0-\u2bff\ua000-\uabff\U00010000-\U0001fbff]")
+_PART_SEPARATOR = " \n"
+_POSITIONS = [str(place) for place in range(1, MAX_ORDERED_WORDS + 1)]
+_HAS_MARKS_OR_SYMBOLS = re.compile("[\u0483-\u1dff\u20d0-\u2bff\ua000-\uabff\U00010000-\U0001fbff]")
 _BEYOND = r"(?![\x00-\x7f])"
 _OTHER = r"(?![\x00-/:-@\[-`{-\x7f])"  # skips ASCII separators quickly
 _UNDIVIDED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
-_TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
+_QUERY_TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class SearchTerm:
     """Adjacent words; the last can be a prefix. Negated: they must not occur."""
 
     words: tuple[str, ...]
-    prefix: bool = False
-    negated: bool = False
+    is_prefix: bool = False
+    is_negated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class AllOf:
     """All parts match."""
 
-    parts: tuple["Sought", ...]
+    parts: tuple["SearchExpression", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Some:
+class AnyOf:
     """At least one part matches."""
 
-    parts: tuple["Sought", ...]
+    parts: tuple["SearchExpression", ...]
 
 
-Sought = Term | Every | Some
+SearchExpression = SearchTerm | AllOf | AnyOf
 
 
-class Words(NamedTuple):
+class MessageWords(NamedTuple):
     """The words of a message: the first 16,000 in order, and the other distinct ones."""
 
-    first: Sequence[str]
-    others: Collection[str]
+    ordered: Sequence[str]
+    unordered: Collection[str]
 
 
 @cache
-def _beyond_ascii() -> re.Pattern[str]:
+def _non_ascii_word_pattern() -> re.Pattern[str]:
     r"""Return the pattern of words with vowel signs and of emoji, which `\w` leaves out."""
     dropped = dropped_characters()
     marks, symbols = [], []
@@ -93,224 +93,232 @@ def _beyond_ascii() -> re.Pattern[str]:
     return re.compile(rf"{_OTHER}(?:[^\W_]+|[{mark}])(?:{_BEYOND}[{mark}]+[^\W_]*)*|[{symbol}]")
 
 
-def _runs(text: str) -> Iterator[list[str]]:
+def _query_runs(text: str) -> Iterator[list[str]]:
     """Yield the words of a text; an undivided run as its pairs and its last letter."""
     if text.isascii():  # only the case is folded
-        for run in _PLAIN.findall(text.lower()):
-            yield [run[:LONGEST]]
+        for run in _WORD.findall(text.lower()):
+            yield [run[:MAX_WORD_LENGTH]]
         return
-    yield from _runs_of(fold_text(text))
+    yield from _runs_of_folded(fold_text(text))
 
 
-def _runs_of(text: str) -> Iterator[list[str]]:
+def _runs_of_folded(text: str) -> Iterator[list[str]]:
     """Yield the words of a folded text; an undivided run as its pairs and its last letter."""
-    for run in (_beyond_ascii() if _MIXED.search(text) else _PLAIN).findall(text):
+    for run in (_non_ascii_word_pattern() if _HAS_MARKS_OR_SYMBOLS.search(text) else _WORD).findall(
+        text
+    ):
         if run.isascii():
-            yield [run[:LONGEST]]
+            yield [run[:MAX_WORD_LENGTH]]
             continue
         at = 0
         for undivided in _UNDIVIDED.finditer(run):
             if undivided.start() > at:
-                yield [run[at : undivided.start()][:LONGEST]]
+                yield [run[at : undivided.start()][:MAX_WORD_LENGTH]]
             letters = undivided.group()
             yield [*(a + b for a, b in pairwise(letters)), letters[-1]]
             at = undivided.end()
         if at < len(run):
-            yield [run[at:][:LONGEST]]
+            yield [run[at:][:MAX_WORD_LENGTH]]
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words of a text in order, in the form that the index stores."""
     if text.isascii():  # str methods need a tenth of the time
         plain = text.lower().translate(_BLANKS)
-        return _cut(plain.split()) if longer(plain, " ", LONGEST) else plain.split()
+        return (
+            _truncate_words(plain.split())
+            if has_longer_run(plain, " ", MAX_WORD_LENGTH)
+            else plain.split()
+        )
     # Only parts that are not ASCII are folded and split by patterns, unless they are most of it.
     raw = text.encode(errors="surrogatepass")
-    if len(raw) > MOSTLY * len(text):
-        return _cut(list(chain.from_iterable(_divided(fold_text(text)))))
+    if len(raw) > NON_ASCII_BYTE_RATIO * len(text):
+        return _truncate_words(list(chain.from_iterable(_words_by_part(fold_text(text)))))
     found = raw.translate(_BLANKED).decode(errors="surrogatepass").split()
     foreign = [nth for nth, part in enumerate(found) if not part.isascii()]
     if not foreign:
-        return _cut(found)
+        return _truncate_words(found)
     # a space before the newline, since `fold_text` splits long texts at spaces
-    plain = fold_text(_BETWEEN.join([found[nth] for nth in foreign]))
-    return _cut(_put_in(found, foreign, _divided(plain)))
+    plain = fold_text(_PART_SEPARATOR.join([found[nth] for nth in foreign]))
+    return _truncate_words(_replace_at(found, foreign, _words_by_part(plain)))
 
 
-def _divided(plain: str) -> Iterator[Sequence[str]]:
+def _words_by_part(folded_text: str) -> Iterator[Sequence[str]]:
     """Yield the words of each part of a folded text."""
-    parts = plain.split(_BETWEEN)
-    if _UNDIVIDED.search(plain):
-        return (list(chain.from_iterable(_runs_of(part))) for part in parts)
-    pattern = _beyond_ascii() if _MIXED.search(plain) else _PLAIN
+    parts = folded_text.split(_PART_SEPARATOR)
+    if _UNDIVIDED.search(folded_text):
+        return (list(chain.from_iterable(_runs_of_folded(part))) for part in parts)
+    pattern = _non_ascii_word_pattern() if _HAS_MARKS_OR_SYMBOLS.search(folded_text) else _WORD
     return ((part,) if part.isalnum() else pattern.findall(part) for part in parts)
 
 
-def _put_in(
-    found: Sequence[str], places: Sequence[int], words: Iterable[Sequence[str]]
+def _replace_at(
+    original_words: Sequence[str], indexes: Sequence[int], replacements: Iterable[Sequence[str]]
 ) -> list[str]:
     """Return the words, with those at the indexes replaced by other words."""
     made, at = list[str](), 0
-    for place, some in zip(places, words, strict=True):
-        made += found[at:place]
+    for place, some in zip(indexes, replacements, strict=True):
+        made += original_words[at:place]
         made += some
         at = place + 1
-    return made + list(found[at:])
+    return made + list(original_words[at:])
 
 
-def _cut(found: list[str]) -> list[str]:
-    if found and len(max(found, key=len)) > LONGEST:
-        return [word[:LONGEST] for word in found]
+def _truncate_words(found: list[str]) -> list[str]:
+    if found and len(max(found, key=len)) > MAX_WORD_LENGTH:
+        return [word[:MAX_WORD_LENGTH] for word in found]
     return found
 
 
-def words_of(text: str) -> Words:
+def message_words(text: str) -> MessageWords:
     """Return the words of a message's text, within the limits of the index."""
-    found = words(text)
-    first = found[:MOST]
+    found = split_words(text)
+    first = found[:MAX_ORDERED_WORDS]
     if len(found) == len(first):
-        return Words(first, ())
-    known = set(first)
-    room = BYTES - sum(len(word.encode()) for word in known)
+        return MessageWords(first, ())
+    ordered_words = set(first)
+    remaining_bytes = MAX_UNORDERED_BYTES - sum(len(word.encode()) for word in ordered_words)
     others: dict[str, None] = {}
-    for word in found[MOST:]:
-        if word not in known and word not in others:
-            room -= len(word.encode())
-            if room < 0:
+    for word in found[MAX_ORDERED_WORDS:]:
+        if word not in ordered_words and word not in others:
+            remaining_bytes -= len(word.encode())
+            if remaining_bytes < 0:
                 break
             others[word] = None
-    return Words(first, others)
+    return MessageWords(first, others)
 
 
-def indexed(dialect: str, user_id: int, found: Words) -> dict[str, str]:
+def index_values(dialect: str, user_id: int, words: MessageWords) -> dict[str, str]:
     """Return the index columns `owner` and `words` of a message."""
-    listed = _fts5_words(found) if dialect == "sqlite" else _tsvector(user_id, found)
-    return {"owner": owner(user_id), "words": listed}
+    listed = _fts5_words(words) if dialect == "sqlite" else _tsvector(user_id, words)
+    return {"owner": user_token(user_id), "words": listed}
 
 
-def _fts5_words(found: Words) -> str:
+def _fts5_words(words: MessageWords) -> str:
     """Return the words for FTS5. A separator keeps unordered words from being adjacent."""
-    return " ".join([*found.first, *(f"{APART} {word}" for word in found.others)])
+    return " ".join([*words.ordered, *(f"{USER_WORD_END} {word}" for word in words.unordered)])
 
 
-def _tsvector(user_id: int, found: Words) -> str:
+def _tsvector(user_id: int, words: MessageWords) -> str:
     """Return the words as a tsvector.
 
     A word with too many positions continues as a lexeme with a number after it.
     """
     places: defaultdict[str, list[str]] = defaultdict(list)
-    for word, place in zip(found.first, _PLACES, strict=False):
+    for word, place in zip(words.ordered, _POSITIONS, strict=False):
         places[word].append(place)
-    lexemes = [f"'{owner(user_id)}'"]
+    lexemes = [f"'{user_token(user_id)}'"]
     for word, at in places.items():
-        for start in range(0, len(at), EACH):
-            name = f"{word}_{start // EACH}" if start else word
-            lexemes.append(f"'{name}':{','.join(at[start : start + EACH])}")
-    lexemes += [f"'{word}':{LAST}" for word in found.others]
+        for start in range(0, len(at), MAX_POSITIONS_PER_LEXEME):
+            name = f"{word}_{start // MAX_POSITIONS_PER_LEXEME}" if start else word
+            lexemes.append(f"'{name}':{','.join(at[start : start + MAX_POSITIONS_PER_LEXEME])}")
+    lexemes += [f"'{word}':{LAST_POSITION}" for word in words.unordered]
     return " ".join(lexemes)
 
 
-def terms(query: str) -> list[Term]:
+def parse_query(query: str) -> list[SearchTerm]:
     """Parse a query: words, "phrases", prefixes such as begin*, and -excluded words."""
     found = []
-    for minus, phrase, word in _TERM.findall(query):
-        term = term_of(phrase or word, begun=not phrase and word.endswith("*"))
+    for minus, phrase, word in _QUERY_TERM.findall(query):
+        term = term_from_text(phrase or word, is_prefix=not phrase and word.endswith("*"))
         if term:
-            found.append(Term(term.words, term.prefix, bool(minus)))
+            found.append(SearchTerm(term.words, term.is_prefix, bool(minus)))
     return found
 
 
-def term_of(text: str, *, begun: bool = False) -> Term | None:
+def term_from_text(text: str, *, is_prefix: bool = False) -> SearchTerm | None:
     """Return the term of adjacent words, None if the text has no words."""
-    runs = list(_runs(text))
+    runs = list(_query_runs(text))
     if not runs:
         return None
     last = runs[-1]
     if _UNDIVIDED.fullmatch(last[-1]):  # a longer run contains the same pairs
-        begun = len(last) == 1
+        is_prefix = len(last) == 1
         runs[-1] = last[:-1] or last
-    return Term(tuple(chain.from_iterable(runs)), begun)
+    return SearchTerm(tuple(chain.from_iterable(runs)), is_prefix)
 
 
-def written(dialect: str, owners: Iterable[int], sought: Sought) -> str:
+def index_query(dialect: str, user_ids: Iterable[int], expression: SearchExpression) -> str:
     """Return the query in the language of the index, limited to the mail of these users."""
     if dialect == "sqlite":
-        whose = " OR ".join(f'"{owner(key)}"' for key in owners)
-        return f"({whose}) AND {_fts5(sought, f'({whose})')}"
-    whose = " | ".join(f"'{owner(key)}'" for key in owners)
-    return f"({whose}) & {_tsquery(sought)}"
+        owner_terms = " OR ".join(f'"{user_token(key)}"' for key in user_ids)
+        return f"({owner_terms}) AND {_fts5_query(expression, f'({owner_terms})')}"
+    owner_terms = " | ".join(f"'{user_token(key)}'" for key in user_ids)
+    return f"({owner_terms}) & {_tsquery(expression)}"
 
 
-def _fts5(sought: Sought, all_: str) -> str:
-    match sought:
-        case Term():
-            phrase = f'"{" ".join(sought.words)}"'
-            if sought.prefix:  # limited to `words`, since it could be a prefix of an owner
+def _fts5_query(expression: SearchExpression, owners: str) -> str:
+    match expression:
+        case SearchTerm():
+            phrase = f'"{" ".join(expression.words)}"'
+            if expression.is_prefix:  # limited to `words`, since it could be a prefix of an owner
                 phrase = f"words:{phrase}*"
-            return f"({all_} NOT {phrase})" if sought.negated else phrase
-        case Every():
-            return f"({' AND '.join(_fts5(part, all_) for part in sought.parts)})"
-        case Some():
-            return f"({' OR '.join(_fts5(part, all_) for part in sought.parts)})"
+            return f"({owners} NOT {phrase})" if expression.is_negated else phrase
+        case AllOf():
+            return f"({' AND '.join(_fts5_query(part, owners) for part in expression.parts)})"
+        case AnyOf():
+            return f"({' OR '.join(_fts5_query(part, owners) for part in expression.parts)})"
 
 
-def _tsquery(sought: Sought) -> str:
-    match sought:
-        case Term(words=(word,)):
-            text = f"'{word}'{':*' if sought.prefix else ''}"
-            return f"!{text}" if sought.negated else text
-        case Term():
-            lexemes = [f"('{word}' | '{word}_':*)" for word in sought.words]
-            if sought.prefix:
-                lexemes[-1] = f"'{sought.words[-1]}':*"
-            return f"{'!' if sought.negated else ''}({' <-> '.join(lexemes)})"
-        case Every():
-            return f"({' & '.join(map(_tsquery, sought.parts))})"
-        case Some():
-            return f"({' | '.join(map(_tsquery, sought.parts))})"
+def _tsquery(expression: SearchExpression) -> str:
+    match expression:
+        case SearchTerm(words=(word,)):
+            text = f"'{word}'{':*' if expression.is_prefix else ''}"
+            return f"!{text}" if expression.is_negated else text
+        case SearchTerm():
+            lexemes = [f"('{word}' | '{word}_':*)" for word in expression.words]
+            if expression.is_prefix:
+                lexemes[-1] = f"'{expression.words[-1]}':*"
+            return f"{'!' if expression.is_negated else ''}({' <-> '.join(lexemes)})"
+        case AllOf():
+            return f"({' & '.join(map(_tsquery, expression.parts))})"
+        case AnyOf():
+            return f"({' | '.join(map(_tsquery, expression.parts))})"
 
 
-class Places:
+class WordPositions:
     """The positions of the words of a message, for searches before it is indexed."""
 
-    __slots__ = ("_at",)
+    __slots__ = ("_positions",)
 
-    def __init__(self, found: Words) -> None:
-        self._at: Mapping[str, list[int]] = {word: [] for word in (*found.first, *found.others)}
-        for place, word in enumerate(found.first):
-            self._at[word].append(place)
+    def __init__(self, words: MessageWords) -> None:
+        self._positions: Mapping[str, list[int]] = {
+            word: [] for word in (*words.ordered, *words.unordered)
+        }
+        for place, word in enumerate(words.ordered):
+            self._positions[word].append(place)
 
-    def holds(self, sought: Sought) -> bool:
+    def matches(self, expression: SearchExpression) -> bool:
         """True if the message matches, by the same rules as the index."""
-        match sought:
-            case Term():
-                return self._has(sought) is not sought.negated
-            case Every():
-                return all(map(self.holds, sought.parts))
-            case Some():
-                return any(map(self.holds, sought.parts))
+        match expression:
+            case SearchTerm():
+                return self._has_term(expression) is not expression.is_negated
+            case AllOf():
+                return all(map(self.matches, expression.parts))
+            case AnyOf():
+                return any(map(self.matches, expression.parts))
 
-    def _has(self, term: Term) -> bool:
+    def _has_term(self, term: SearchTerm) -> bool:
         *begin, last = term.words
-        ends = [w for w in self._at if w.startswith(last)] if term.prefix else [last]
+        ends = [w for w in self._positions if w.startswith(last)] if term.is_prefix else [last]
         if not begin:
-            return any(word in self._at for word in ends)
+            return any(word in self._positions for word in ends)
         found: set[int] | None = None
         for nth, word in enumerate(begin):
-            at = {place - nth for place in self._at.get(word, ())}
+            at = {place - nth for place in self._positions.get(word, ())}
             found = at if found is None else found & at
-        rest = {place - len(begin) for word in ends for place in self._at.get(word, ())}
+        rest = {place - len(begin) for word in ends for place in self._positions.get(word, ())}
         return bool(rest.intersection(found or ()))
 
 
-def standing(text: str, wanted: Sequence[Term]) -> list[Term]:
+def terms_in_text(text: str, terms: Sequence[SearchTerm]) -> list[SearchTerm]:
     """Return the terms that occur in a text.
 
     Most texts are not split: a substring search rules them out.
     """
-    plain = fold_text(text)
-    likely = [term for term in wanted if all(word in plain for word in term.words)]
+    folded_text = fold_text(text)
+    likely = [term for term in terms if all(word in folded_text for word in term.words)]
     if not likely:
         return []
-    places = Places(words_of(text))
-    return [term for term in likely if places.holds(term)]
+    places = WordPositions(message_words(text))
+    return [term for term in likely if places.matches(term)]

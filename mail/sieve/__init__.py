@@ -7,61 +7,61 @@ here.
 from mail.sieve.actions import (
     Action,
     AddHeader,
-    Copy,
     DeleteHeader,
     Discard,
     Edit,
+    FccCopy,
     FileInto,
     Keep,
-    Notify,
-    Plan,
+    MailNotification,
     Redirect,
     Reject,
-    Remembered,
-    Traced,
-    Vacation,
+    ScriptTraceStep,
+    SievePlan,
+    TrackedDuplicate,
+    VacationReply,
 )
-from mail.sieve.compiler import checked, compiled
-from mail.sieve.errors import Problem, RunError, SieveError
-from mail.sieve.execution.interpreter import Circumstances, Tests, run
-from mail.sieve.execution.signatures import Include, Program
-from mail.sieve.extensions.editheader import edited
-from mail.sieve.message import Envelope, Letter, Message
+from mail.sieve.compiler import compile_script, compile_tree
+from mail.sieve.errors import ScriptProblem, SieveError, SieveRunError
+from mail.sieve.execution.interpreter import SieveEnvironment, SieveTests, run_script
+from mail.sieve.execution.signatures import IncludedScript, SieveProgram
+from mail.sieve.extensions.editheader import edit_header_block
+from mail.sieve.message import ParsedSieveMessage, SieveEnvelope, SieveMessage
 from mail.sieve.registry import EXTENSIONS
-from mail.sieve.syntax.parser import parse
-from mail.sieve.syntax.printer import printed
+from mail.sieve.syntax.parser import parse_script
+from mail.sieve.syntax.printer import print_script
 
 __all__ = [
     "EXTENSIONS",
     "Action",
     "AddHeader",
-    "Circumstances",
-    "Copy",
     "DeleteHeader",
     "Discard",
     "Edit",
-    "Envelope",
+    "FccCopy",
     "FileInto",
-    "Include",
+    "IncludedScript",
     "Keep",
-    "Letter",
-    "Message",
-    "Notify",
-    "Plan",
-    "Problem",
-    "Program",
+    "MailNotification",
+    "ParsedSieveMessage",
     "Redirect",
     "Reject",
-    "Remembered",
-    "RunError",
+    "ScriptProblem",
+    "ScriptTraceStep",
+    "SieveEnvelope",
+    "SieveEnvironment",
     "SieveError",
-    "Tests",
-    "Traced",
-    "Vacation",
-    "checked",
-    "compiled",
-    "edited",
-    "parse",
-    "printed",
-    "run",
+    "SieveMessage",
+    "SievePlan",
+    "SieveProgram",
+    "SieveRunError",
+    "SieveTests",
+    "TrackedDuplicate",
+    "VacationReply",
+    "compile_script",
+    "compile_tree",
+    "edit_header_block",
+    "parse_script",
+    "print_script",
+    "run_script",
 ]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mail.sieve.source_position import Place
+from mail.sieve.source_position import SourcePosition
 
 # `edit_count` of an action: how many edits of the plan were made to the message before it.
 
@@ -12,8 +12,8 @@ class Keep:
     """Store the message in the inbox."""
 
     flags: tuple[str, ...] = ()
-    implicit: bool = False  # because no other action cancelled it
-    edits: int = 0
+    is_implicit: bool = False  # because no other action cancelled it
+    edit_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class FileInto:
 
     mailbox: str
     flags: tuple[str, ...] = ()
-    create: bool = False  # if it does not exist (RFC 5490)
-    copy: bool = False  # :copy (RFC 3894)
+    create_mailbox: bool = False  # if it does not exist (RFC 5490)
+    keeps_implicit_keep: bool = False  # :copy (RFC 3894)
     special_use: str | None = (
         None  # used instead of the name, if there is such a mailbox (RFC 8579)
     )
-    edits: int = 0
+    edit_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Redirect:
     """Send the message to another address."""
 
     address: str
-    copy: bool = False
-    edits: int = 0
+    keeps_implicit_keep: bool = False
+    edit_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,49 +49,49 @@ class Reject:
     """Refuse the message. It is the only action then."""
 
     reason: str
-    extended: bool = False  # refuse in the SMTP dialogue if possible (RFC 5429)
+    is_ereject: bool = False  # refuse in the SMTP dialogue if possible (RFC 5429)
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class FccCopy:
     """Where a copy of a sent message is stored (RFC 8580)."""
 
     mailbox: str
     flags: tuple[str, ...] = ()
-    create: bool = False
+    create_mailbox: bool = False
     special_use: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Vacation:
+class VacationReply:
     """Reply, unless the sender got a reply with this handle in the interval (RFC 5230)."""
 
-    to: str  # the envelope sender
+    recipient: str  # the envelope sender
     handle: str
-    seconds: int
+    interval_seconds: int
     subject: str
     reason: str
-    mime: bool = False  # the reason is a MIME entity, with its header
+    is_mime: bool = False  # the reason is a MIME entity, with its header
     from_: str | None = None
-    fcc: Copy | None = None
+    fcc: FccCopy | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Notify:
+class MailNotification:
     """Notify addresses of the message by mail (RFC 5435, RFC 5436)."""
 
     method: str  # the mailto URI
-    to: tuple[str, ...]
-    fields: tuple[tuple[str, str], ...]  # of the URI: name in lower case, value
+    recipients: tuple[str, ...]
+    header_fields: tuple[tuple[str, str], ...]  # of the URI: name in lower case, value
     body: str  # of the URI
     message: str  # "": the caller chooses the text
     importance: int  # 1 (high) to 3 (low)
     from_: str | None = None
     options: tuple[str, ...] = ()
-    fcc: Copy | None = None
+    fcc: FccCopy | None = None
 
 
-Action = Keep | FileInto | Redirect | Discard | Reject | Vacation | Notify
+Action = Keep | FileInto | Redirect | Discard | Reject | VacationReply | MailNotification
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class AddHeader:
 
     name: str
     value: str  # decoded, on one line
-    last: bool = False
+    at_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +114,16 @@ Edit = AddHeader | DeleteHeader
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class ScriptTraceStep:
     """What a command or a test did."""
 
-    place: Place
+    position: SourcePosition
     text: str
-    script: str = ""  # of an included script, else ""
+    script_name: str = ""  # of an included script, else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class TrackedDuplicate:
     """An id that `duplicate` must remember for a number of seconds (RFC 7352)."""
 
     key: str
@@ -131,12 +131,14 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SievePlan:
     """All that a script decided for one message."""
 
     actions: tuple[Action, ...]
     edits: tuple[Edit, ...] = ()
-    remembered: tuple[Remembered, ...] = ()
-    asked: frozenset[str] = frozenset()  # keys of `duplicate` that the result depends on
-    trace: tuple[Traced, ...] = ()
+    tracked_duplicates: tuple[TrackedDuplicate, ...] = ()
+    checked_duplicate_keys: frozenset[str] = (
+        frozenset()
+    )  # keys of `duplicate` that the result depends on
+    trace: tuple[ScriptTraceStep, ...] = ()
     steps: int = 0

@@ -7,349 +7,409 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mail.sieve import limits
-from mail.sieve.errors import Problem, SieveError
+from mail.sieve.errors import ScriptProblem, SieveError
 from mail.sieve.execution import string_templates
 from mail.sieve.execution.comparators import COMPARATORS
 from mail.sieve.execution.signatures import (
-    Call,
-    Given,
-    Include,
-    Kind,
-    Option,
-    Program,
-    Signature,
-    Tests,
-    Value,
+    ArgumentType,
+    ArgumentValue,
+    CallSignature,
+    IncludedScript,
+    PositionalArgument,
+    SieveCall,
+    SieveProgram,
+    TagOption,
+    TestCount,
 )
-from mail.sieve.extensions.include import include_of
-from mail.sieve.registry import ALWAYS, COMMANDS, EXTENSIONS, IMPLIED, TESTS
-from mail.sieve.source_position import Place
-from mail.sieve.syntax.parser import parse
-from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
+from mail.sieve.extensions.include import script_key
+from mail.sieve.registry import ALWAYS_ENABLED, COMMANDS, EXTENSIONS, IMPLIED_EXTENSIONS, TESTS
+from mail.sieve.source_position import SourcePosition
+from mail.sieve.syntax.parser import parse_script
+from mail.sieve.syntax.syntax_tree import (
+    Argument,
+    CommandNode,
+    NumberNode,
+    StringListNode,
+    StringNode,
+    TagNode,
+    TestNode,
+    Tree,
+)
 
 _COMPARATOR = "comparator-"
-_SETTING = ("addflag", "extracttext", "removeflag", "set", "setflag")  # commands that set variables
+_VARIABLE_SETTERS = (
+    "addflag",
+    "extracttext",
+    "removeflag",
+    "set",
+    "setflag",
+)  # commands that set variables
 _IN_LOOPS = ("break", "extracttext")
 
 
-def compiled(script: str | bytes) -> Program:
+def compile_script(script: str | bytes) -> SieveProgram:
     """Parse and compile a script. Raises SieveError with its first problems, at most 20."""
-    return checked(parse(script))
+    return compile_tree(parse_script(script))
 
 
-def checked(tree: Tree) -> Program:
+def compile_tree(tree: Tree) -> SieveProgram:
     """Compile a syntax tree. Raises SieveError with its first problems, at most 20."""
-    checker = _Checker()
-    calls = checker.commands(tree, is_top=True)
+    checker = _Compiler()
+    calls = checker.compile_commands(tree, is_top_level=True)
     if checker.problems:
-        raise SieveError(sorted(checker.problems)[: limits.PROBLEMS])
-    return Program(calls, frozenset(checker.enabled), tuple(dict.fromkeys(checker.includes)))
+        raise SieveError(sorted(checker.problems)[: limits.MAX_PROBLEMS])
+    return SieveProgram(
+        calls, frozenset(checker.enabled_extensions), tuple(dict.fromkeys(checker.includes))
+    )
 
 
-class _Wrong(Exception):
+class _InvalidNodeError(Exception):
     """A command or test is invalid. The problem has been recorded."""
 
 
-class _Checker:
+class _Compiler:
     """Compiles a tree in its order, because `require` applies to what follows."""
 
     def __init__(self) -> None:
-        self.enabled: set[str] = set(ALWAYS)
-        self.problems: list[Problem] = []
-        self.includes: list[Include] = []
-        self.unknown: set[str] = set()  # already reported
-        self.loops: list[str] = []  # names, outermost first
-        self.expressions = 0  # regular expressions are slow to compile
+        self.enabled_extensions: set[str] = set(ALWAYS_ENABLED)
+        self.problems: list[ScriptProblem] = []
+        self.includes: list[IncludedScript] = []
+        self.unknown_names: set[str] = set()  # already reported
+        self.open_loops: list[str] = []  # names, outermost first
+        self.regex_count = 0  # regular expressions are slow to compile
 
-    def wrong(self, place: Place, message: str) -> None:
-        self.problems.append(Problem(*place, message))
+    def add_problem(self, position: SourcePosition, message: str) -> None:
+        self.problems.append(ScriptProblem(*position, message))
 
-    def failed(self, place: Place, message: str) -> _Wrong:
+    def invalid_node(self, position: SourcePosition, message: str) -> _InvalidNodeError:
         """Record a problem and return the error to raise."""
-        self.wrong(place, message)
-        return _Wrong()
+        self.add_problem(position, message)
+        return _InvalidNodeError()
 
-    def is_full(self) -> bool:
-        return len(self.problems) >= limits.PROBLEMS
+    def has_enough_problems(self) -> bool:
+        return len(self.problems) >= limits.MAX_PROBLEMS
 
-    def commands(self, tree: Sequence[Command], *, is_top: bool = False) -> tuple[Call, ...]:
-        found: list[Call] = []
-        may_require = is_top
+    def compile_commands(
+        self, tree: Sequence[CommandNode], *, is_top_level: bool = False
+    ) -> tuple[SieveCall, ...]:
+        found: list[SieveCall] = []
+        may_require = is_top_level
         at = 0
-        while at < len(tree) and not self.is_full():
+        while at < len(tree) and not self.has_enough_problems():
             command = tree[at]
             at += 1
-            chain: list[Command] = []
+            chain: list[CommandNode] = []
             if command.name == "if":
                 while at < len(tree) and tree[at].name in ("elsif", "else"):
                     chain.append(tree[at])
                     at += 1
             try:
                 if command.name == "require":
-                    self.require(command, may_require=may_require)
+                    self.compile_require(command, may_require=may_require)
                 elif command.name == "if":
-                    found.append(self.branches(command, chain))
+                    found.append(self.compile_if(command, chain))
                 else:
-                    found.append(self.command(command))
-            except _Wrong:
+                    found.append(self.compile_command(command))
+            except _InvalidNodeError:
                 pass
             may_require = may_require and command.name == "require"
         return tuple(found)
 
-    def require(self, command: Command, *, may_require: bool) -> None:
+    def compile_require(self, command: CommandNode, *, may_require: bool) -> None:
         if not may_require:
-            self.wrong(command.place, "require stands before all else")
-        call = self.command(command)
-        places = _places(command.arguments)
-        for name, place in zip(call.strings("capabilities"), places, strict=True):
+            self.add_problem(command.position, "require stands before all else")
+        call = self.compile_command(command)
+        positions = _string_positions(command.arguments)
+        for name, place in zip(call.strings_argument("capabilities"), positions, strict=True):
             if not isinstance(name, str) or name not in EXTENSIONS:
-                self.wrong(place, f'there is no extension "{str(name)[:100]}"')
+                self.add_problem(place, f'there is no extension "{str(name)[:100]}"')
             else:
-                self.enable(name)
+                self.enable_extension(name)
 
-    def enable(self, name: str) -> None:
-        self.enabled.add(name)
-        if name in IMPLIED:
-            self.enabled.add(IMPLIED[name])
+    def enable_extension(self, name: str) -> None:
+        self.enabled_extensions.add(name)
+        if name in IMPLIED_EXTENSIONS:
+            self.enabled_extensions.add(IMPLIED_EXTENSIONS[name])
 
-    def branches(self, first: Command, chain: Sequence[Command]) -> Call:
+    def compile_if(self, first: CommandNode, chain: Sequence[CommandNode]) -> SieveCall:
         """Compile an `if` with its branches. Branches that can't be reached are skipped."""
-        tests: list[Call] = []
-        blocks: list[tuple[Call, ...]] = []
-        decided = ended = False
+        tests: list[SieveCall] = []
+        blocks: list[tuple[SieveCall, ...]] = []
+        is_decided = has_else = False
         for command in (first, *chain):
-            if ended:
-                self.wrong(command.place, f"{command.name} stands behind else")
-            ended = ended or command.name == "else"
-            self.shaped(command, Tests.NONE if command.name == "else" else Tests.ONE)
-            if decided:
+            if has_else:
+                self.add_problem(command.position, f"{command.name} stands behind else")
+            has_else = has_else or command.name == "else"
+            self.check_branch_shape(
+                command, TestCount.NONE if command.name == "else" else TestCount.ONE
+            )
+            if is_decided:
                 continue
-            known: bool | None = True
+            result: bool | None = True
             if command.name != "else":
-                test = self.tried(command.tests[0])
+                test = self.compile_test_or_record(command.tests[0])
                 tests += [test] if test else []
-                known = self.known(test) if test else None
-            blocks.append(() if known is False else self.commands(command.block or ()))
-            decided = known is True
-        return Call(COMMANDS["if"], first.place, {}, tuple(tests), tuple(blocks))
+                result = self.constant_result(test) if test else None
+            blocks.append(() if result is False else self.compile_commands(command.block or ()))
+            is_decided = result is True
+        return SieveCall(COMMANDS["if"], first.position, {}, tuple(tests), tuple(blocks))
 
-    def tried(self, test: Test) -> Call | None:
+    def compile_test_or_record(self, test: TestNode) -> SieveCall | None:
         """Compile a test, or return None after its problem was recorded."""
         try:
-            return self.test(test)
-        except _Wrong:
+            return self.compile_test(test)
+        except _InvalidNodeError:
             return None
 
-    def shaped(self, command: Command, tests: Tests) -> None:
+    def check_branch_shape(self, command: CommandNode, test_count: TestCount) -> None:
         """Check that a branch has no arguments, the right number of tests, and a block."""
         if command.arguments:
-            raise self.failed(command.place, f"{command.name} takes no arguments")
-        if len(command.tests) != (tests is Tests.ONE):
-            wanted = "one test" if tests is Tests.ONE else "no test"
-            raise self.failed(command.place, f"{command.name} takes {wanted}")
+            raise self.invalid_node(command.position, f"{command.name} takes no arguments")
+        if len(command.tests) != (test_count is TestCount.ONE):
+            wanted = "one test" if test_count is TestCount.ONE else "no test"
+            raise self.invalid_node(command.position, f"{command.name} takes {wanted}")
         if command.block is None:
-            raise self.failed(command.place, f"{command.name} has a block in {{}}")
+            raise self.invalid_node(command.position, f"{command.name} has a block in {{}}")
 
-    def known(self, call: Call) -> bool | None:
+    def constant_result(self, call: SieveCall) -> bool | None:
         """Return the constant result of a test that `ihave` decides (RFC 5463, section 4).
 
         Returns None if the result depends on the message.
         """
-        if "ihave" not in self.enabled:
+        if "ihave" not in self.enabled_extensions:
             return None
         if call.name in ("true", "false"):
             return call.name == "true"
         if call.name == "ihave":
-            return set(call.strings("capabilities")) <= self.enabled
-        inner = [self.known(one) for one in call.tests]
+            return set(call.strings_argument("capabilities")) <= self.enabled_extensions
+        inner = [self.constant_result(one) for one in call.tests]
         if call.name in ("anyof", "allof") and (decides := call.name == "anyof") in inner:
             return decides
         if not inner or None in inner:
             return None
         return call.name == "allof" or (call.name == "not" and not inner[0])
 
-    def command(self, command: Command) -> Call:
+    def compile_command(self, command: CommandNode) -> SieveCall:
         signature = COMMANDS.get(command.name)
         if command.name in ("elsif", "else"):
-            raise self.failed(command.place, f"{command.name} stands behind no if")
-        call = self.call(signature, command)
-        if call.signature.block is not (command.block is not None):
-            text = "has a block in {}" if call.signature.block else "ends in a semicolon"
-            raise self.failed(command.place, f"{command.name} {text}")
+            raise self.invalid_node(command.position, f"{command.name} stands behind no if")
+        call = self.compile_call(signature, command)
+        if call.signature.has_block is not (command.block is not None):
+            text = "has a block in {}" if call.signature.has_block else "ends in a semicolon"
+            raise self.invalid_node(command.position, f"{command.name} {text}")
         if command.name == "foreverypart":
-            self.loops.append(str(call.string("name")).lower())
-            call = replace(call, blocks=(self.commands(command.block or ()),))
-            self.loops.pop()
+            self.open_loops.append(str(call.string_argument("name")).lower())
+            call = replace(call, blocks=(self.compile_commands(command.block or ()),))
+            self.open_loops.pop()
         elif command.name in _IN_LOOPS:
-            named = str(call.string("name")).lower() if call.has("name") else ""
-            if not self.loops or (named and named not in self.loops):
-                raise self.failed(command.place, f"{command.name} stands in such a foreverypart")
+            named = str(call.string_argument("name")).lower() if call.has_argument("name") else ""
+            if not self.open_loops or (named and named not in self.open_loops):
+                raise self.invalid_node(
+                    command.position, f"{command.name} stands in such a foreverypart"
+                )
         return call
 
-    def test(self, test: Test) -> Call:
-        return self.call(TESTS.get(test.name), test)
+    def compile_test(self, test: TestNode) -> SieveCall:
+        return self.compile_call(TESTS.get(test.name), test)
 
-    def call(self, signature: Signature | None, node: Command | Test) -> Call:
+    def compile_call(
+        self, signature: CallSignature | None, node: CommandNode | TestNode
+    ) -> SieveCall:
         """Compile a command or test with its arguments. Raises _InvalidNodeError."""
-        kind = "command" if isinstance(node, Command) else "test"
+        node_kind = "command" if isinstance(node, CommandNode) else "test"
         if signature is None:
-            if node.name in self.unknown:
-                raise _Wrong
-            self.unknown.add(node.name)
-            raise self.failed(node.place, f"there is no {kind} {node.name[:100]}")
-        self.needs(signature.extension, node.place, node.name)
-        if not _count_fits(signature.tests, len(node.tests)):
-            wanted = {Tests.NONE: "no test", Tests.ONE: "one test", Tests.MANY: "tests"}
-            raise self.failed(node.place, f"{node.name} takes {wanted[signature.tests]}")
-        values = self.values(signature, node)
-        setting = str(values.get("name", values.get("variable", "")))
-        if signature.name in _SETTING and setting.lower().startswith("global."):
-            self.needs("include", node.place, "the namespace global")
-        tests = self.inner(signature, node.tests)
-        call = Call(signature, node.place, values, tests)
+            if node.name in self.unknown_names:
+                raise _InvalidNodeError
+            self.unknown_names.add(node.name)
+            raise self.invalid_node(node.position, f"there is no {node_kind} {node.name[:100]}")
+        self.check_extension(signature.extension, node.position, node.name)
+        if not _is_allowed_test_count(signature.test_count, len(node.tests)):
+            wanted = {TestCount.NONE: "no test", TestCount.ONE: "one test", TestCount.MANY: "tests"}
+            raise self.invalid_node(
+                node.position, f"{node.name} takes {wanted[signature.test_count]}"
+            )
+        values = self.compile_arguments(signature, node)
+        variable = str(values.get("name", values.get("variable", "")))
+        if signature.name in _VARIABLE_SETTERS and variable.lower().startswith("global."):
+            self.check_extension("include", node.position, "the namespace global")
+        tests = self.compile_inner_tests(signature, node.tests)
+        call = SieveCall(signature, node.position, values, tests)
         if call.name == "ihave":
-            self.have(call)
+            self.enable_by_ihave(call)
         elif call.name == "include":
-            self.includes.append(Include(*include_of(call)))
-        if call.chosen("match", "is") == "regex":
-            self.expressions += len(call.strings("keys")) + len(call.strings("list"))
-            if self.expressions > limits.EXPRESSIONS:
-                text = f"at most {limits.EXPRESSIONS} regular expressions in a script"
-                raise self.failed(node.place, text)
-        problem = signature.check(call) if signature.check else None
+            self.includes.append(IncludedScript(*script_key(call)))
+        if call.chosen_tag("match", "is") == "regex":
+            self.regex_count += len(call.strings_argument("keys")) + len(
+                call.strings_argument("list")
+            )
+            if self.regex_count > limits.MAX_REGEXES:
+                text = f"at most {limits.MAX_REGEXES} regular expressions in a script"
+                raise self.invalid_node(node.position, text)
+        problem = signature.find_problem(call) if signature.find_problem else None
         if problem:
-            raise self.failed(node.place, problem)
+            raise self.invalid_node(node.position, problem)
         return call
 
-    def inner(self, signature: Signature, tests: Iterable[Test]) -> tuple[Call, ...]:
+    def compile_inner_tests(
+        self, signature: CallSignature, tests: Iterable[TestNode]
+    ) -> tuple[SieveCall, ...]:
         """Compile the tests inside of a test, up to one that decides its result."""
         decides = {"anyof": True, "allof": False}.get(signature.name)
-        found: list[Call] = []
+        found: list[SieveCall] = []
         for test in tests:
-            found.append(self.test(test))
-            known = self.known(found[-1])
+            found.append(self.compile_test(test))
+            known = self.constant_result(found[-1])
             if known is not None and known is decides:
                 break
         return tuple(found)
 
-    def have(self, call: Call) -> None:
+    def enable_by_ihave(self, call: SieveCall) -> None:
         """Enable the extensions of an `ihave` test, if all of them exist."""
-        names = [name for name in call.strings("capabilities") if isinstance(name, str)]
+        names = [name for name in call.strings_argument("capabilities") if isinstance(name, str)]
         if set(names) <= set(EXTENSIONS):
             for name in names:
-                self.enable(name)
+                self.enable_extension(name)
 
-    def needs(self, extension: str | tuple[str, ...] | None, place: Place, what: str) -> None:
+    def check_extension(
+        self, extension: str | tuple[str, ...] | None, position: SourcePosition, element: str
+    ) -> None:
         """Check that the extensions of an element exist and are required by the script."""
         wanted = (extension,) if isinstance(extension, str) else extension or ()
         for name in wanted:
             if name not in EXTENSIONS:
-                raise self.failed(place, f"there is no {what}")
-            if name not in self.enabled:
-                raise self.failed(place, f'{what} is there with require "{name}"')
+                raise self.invalid_node(position, f"there is no {element}")
+            if name not in self.enabled_extensions:
+                raise self.invalid_node(position, f'{element} is there with require "{name}"')
 
-    def values(self, signature: Signature, node: Command | Test) -> dict[str, Value]:
+    def compile_arguments(
+        self, signature: CallSignature, node: CommandNode | TestNode
+    ) -> dict[str, ArgumentValue]:
         """Return the arguments by name; tags are also listed by their group."""
-        options = {option.name: option for option in signature.options}
-        values: dict[str, Value] = {}
-        plain: list[Argument] = []
-        waiting = list(reversed(node.arguments))
-        while waiting:
-            argument = waiting.pop()
-            if not isinstance(argument, Tag):
-                plain.append(argument)
+        options_by_name = {option.name: option for option in signature.options}
+        values: dict[str, ArgumentValue] = {}
+        untagged: list[Argument] = []
+        remaining = list(reversed(node.arguments))
+        while remaining:
+            argument = remaining.pop()
+            if not isinstance(argument, TagNode):
+                untagged.append(argument)
                 continue
-            if plain:
-                raise self.failed(argument.place, "tags stand before other arguments")
-            option = options.get(argument.name)
+            if untagged:
+                raise self.invalid_node(argument.position, "tags stand before other arguments")
+            option = options_by_name.get(argument.name)
             if option is None:
                 text = f"{node.name} knows no :{argument.name[:100]}"
-                raise self.failed(argument.place, text)
-            self.option(option, argument, waiting, values)
-        self.positional(signature, node, plain, values)
+                raise self.invalid_node(argument.position, text)
+            self.compile_tag(option, argument, remaining, values)
+        self.compile_positional(signature, node, untagged, values)
         return values
 
-    def option(
-        self, option: Option, tag: Tag, waiting: list[Argument], values: dict[str, Value]
+    def compile_tag(
+        self,
+        option: TagOption,
+        tag: TagNode,
+        remaining: list[Argument],
+        arguments: dict[str, ArgumentValue],
     ) -> None:
         """Add a tag and the argument after it to `arguments`."""
-        self.needs(option.extension, tag.place, f":{tag.name}")
-        if tag.name in values or (option.group and option.group in values):
-            raise self.failed(tag.place, f":{tag.name} is one too many")
+        self.check_extension(option.extension, tag.position, f":{tag.name}")
+        if tag.name in arguments or (option.group and option.group in arguments):
+            raise self.invalid_node(tag.position, f":{tag.name} is one too many")
         if option.group:
-            values[option.group] = option.name
-        if option.value is None:
-            values[option.name] = True
+            arguments[option.group] = option.name
+        if option.value_type is None:
+            arguments[option.name] = True
             return
-        if not waiting or isinstance(waiting[-1], Tag):
-            raise self.failed(tag.place, f"behind :{tag.name} stands {option.value.value}")
-        value = waiting.pop()
-        constant = option.constant
-        values[option.name] = self.value(option.value, value, f":{tag.name}", constant=constant)
+        if not remaining or isinstance(remaining[-1], TagNode):
+            raise self.invalid_node(
+                tag.position, f"behind :{tag.name} stands {option.value_type.value}"
+            )
+        value = remaining.pop()
+        constant = option.is_constant
+        arguments[option.name] = self.compile_value(
+            option.value_type, value, f":{tag.name}", is_constant=constant
+        )
         if option.name == "comparator":
-            self.comparator(str(values["comparator"]), value.place)
+            self.check_comparator(str(arguments["comparator"]), value.position)
 
-    def comparator(self, name: str, place: Place) -> None:
+    def check_comparator(self, name: str, position: SourcePosition) -> None:
         if name not in COMPARATORS:
-            raise self.failed(place, f'there is no comparator "{name[:100]}"')
-        self.needs(_COMPARATOR + name, place, f'comparator "{name}"')
+            raise self.invalid_node(position, f'there is no comparator "{name[:100]}"')
+        self.check_extension(_COMPARATOR + name, position, f'comparator "{name}"')
 
-    def positional(
+    def compile_positional(
         self,
-        signature: Signature,
-        node: Command | Test,
-        plain: Sequence[Argument],
-        values: dict[str, Value],
+        signature: CallSignature,
+        node: CommandNode | TestNode,
+        untagged: Sequence[Argument],
+        arguments: dict[str, ArgumentValue],
     ) -> None:
         """Add the arguments without tags to `arguments`, by their names."""
-        wanted: Sequence[Given] = signature.given
-        if len(plain) < len(wanted):
-            wanted = [given for given in wanted if not given.optional]
-        if len(plain) != len(wanted):
+        wanted: Sequence[PositionalArgument] = signature.positional
+        if len(untagged) < len(wanted):
+            wanted = [given for given in wanted if not given.is_optional]
+        if len(untagged) != len(wanted):
             many = f"{len(wanted)} argument{'s' * (len(wanted) != 1)} without a tag"
-            raise self.failed(node.place, f"{node.name} takes {many}, not {len(plain)}")
-        for given, argument in zip(wanted, plain, strict=True):
+            raise self.invalid_node(node.position, f"{node.name} takes {many}, not {len(untagged)}")
+        for given, argument in zip(wanted, untagged, strict=True):
             name = f"the {given.name} of {node.name}"
-            values[given.name] = self.value(given.kind, argument, name, constant=given.constant)
+            arguments[given.name] = self.compile_value(
+                given.argument_type, argument, name, is_constant=given.is_constant
+            )
 
-    def value(self, kind: Kind, argument: Argument, what: str, *, constant: bool) -> Value:
-        if kind is Kind.NUMBER and isinstance(argument, Number):
+    def compile_value(
+        self,
+        argument_type: ArgumentType,
+        argument: Argument,
+        description: str,
+        *,
+        is_constant: bool,
+    ) -> ArgumentValue:
+        if argument_type is ArgumentType.NUMBER and isinstance(argument, NumberNode):
             return argument.value
-        if kind is Kind.STRING and isinstance(argument, Text):
-            return self.string(argument, what, constant=constant)
-        if kind is Kind.STRINGS and isinstance(argument, Text | Texts):
-            listed = (argument,) if isinstance(argument, Text) else argument.values
-            return tuple(self.string(one, what, constant=constant) for one in listed)
-        verb = "are" if kind is Kind.STRINGS else "is"
-        raise self.failed(argument.place, f"{what} {verb} {kind.value}")
+        if argument_type is ArgumentType.STRING and isinstance(argument, StringNode):
+            return self.compile_string(argument, description, is_constant=is_constant)
+        if argument_type is ArgumentType.STRINGS and isinstance(
+            argument, StringNode | StringListNode
+        ):
+            listed = (argument,) if isinstance(argument, StringNode) else argument.values
+            return tuple(
+                self.compile_string(one, description, is_constant=is_constant) for one in listed
+            )
+        verb = "are" if argument_type is ArgumentType.STRINGS else "is"
+        raise self.invalid_node(argument.position, f"{description} {verb} {argument_type.value}")
 
-    def string(self, text: Text, what: str, *, constant: bool) -> string_templates.String:
+    def compile_string(
+        self, text: StringNode, description: str, *, is_constant: bool
+    ) -> string_templates.SieveString:
         value = text.value
         if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise self.failed(text.place, "no text holds a NUL or half a character")
+            raise self.invalid_node(text.position, "no text holds a NUL or half a character")
         try:
-            if "encoded-character" in self.enabled:
-                value = string_templates.unencoded(value)
-            if "variables" not in self.enabled:
+            if "encoded-character" in self.enabled_extensions:
+                value = string_templates.decode_characters(value)
+            if "variables" not in self.enabled_extensions:
                 return value
-            found = string_templates.template(value, has_globals="include" in self.enabled)
+            found = string_templates.parse_template(
+                value, allow_globals="include" in self.enabled_extensions
+            )
         except ValueError as problem:
-            raise self.failed(text.place, str(problem)) from problem
-        if constant and not isinstance(found, str):
-            raise self.failed(text.place, f"{what} holds no variables")
+            raise self.invalid_node(text.position, str(problem)) from problem
+        if is_constant and not isinstance(found, str):
+            raise self.invalid_node(text.position, f"{description} holds no variables")
         return found
 
 
-def _count_fits(tests: Tests, count: int) -> bool:
-    return count == (tests is Tests.ONE) if tests is not Tests.MANY else count > 0
+def _is_allowed_test_count(allowed: TestCount, count: int) -> bool:
+    return count == (allowed is TestCount.ONE) if allowed is not TestCount.MANY else count > 0
 
 
-def _places(arguments: Iterable[Argument]) -> list[Place]:
+def _string_positions(arguments: Iterable[Argument]) -> list[SourcePosition]:
     """Return the position of each string of the arguments."""
-    found: list[Place] = []
+    found: list[SourcePosition] = []
     for argument in arguments:
-        if isinstance(argument, Texts):
-            found += [text.place for text in argument.values]
+        if isinstance(argument, StringListNode):
+            found += [text.position for text in argument.values]
         else:
-            found.append(argument.place)
+            found.append(argument.position)
     return found

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mail.sieve.actions import Traced
+from mail.sieve.actions import ScriptTraceStep
 
 
-class Problem(NamedTuple):
+class ScriptProblem(NamedTuple):
     """A problem with its position; line and column begin at 1."""
 
     line: int
@@ -20,13 +20,13 @@ class SieveError(Exception):
     `line`, `column` and `message` are those of the first problem.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[ScriptProblem]) -> None:
         self.problems = tuple(problems)
         self.line, self.column, self.message = self.problems[0]
         super().__init__(f"line {self.line}, column {self.column}: {self.message}")
 
 
-class RunError(Exception):
+class SieveRunError(Exception):
     """The script can't continue with this message, which must be kept then.
 
     The position is that of the command or test. `script` is the name of an included script, "" for
@@ -35,5 +35,5 @@ class RunError(Exception):
 
     def __init__(self, line: int, column: int, message: str, *, script: str = "") -> None:
         self.line, self.column, self.message, self.script = line, column, message, script
-        self.trace: tuple[Traced, ...] = ()
+        self.trace: tuple[ScriptTraceStep, ...] = ()
         super().__init__(f"line {line}, column {column}: {message}")

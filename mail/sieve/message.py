@@ -6,24 +6,34 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from mail.mime import Header, Part, Source, attached, content, headers, html_to_text, text_of, walk
-from mail.mime.byte_source import cut
-from mail.mime.charsets import decode
+from mail.mime import (
+    ByteSource,
+    DecodedField,
+    ParsedPart,
+    attachment_parts,
+    decoded_content,
+    decoded_fields,
+    html_to_text,
+    part_text,
+    walk_parts,
+)
+from mail.mime.byte_source import read_range
+from mail.mime.charsets import decode_text
 from mail.sieve import limits
 
-_WRAPPED = ("message/rfc822", "message/global")
+_MESSAGE_TYPES = ("message/rfc822", "message/global")
 _DELIMITER = re.compile(r"\r?\n?--[^\r\n]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class SieveEnvelope:
     """The SMTP envelope of a message; addresses have no angle brackets."""
 
     sender: str  # "" for none
     recipient: str
 
 
-class Piece(Protocol):
+class SievePart(Protocol):
     """A MIME part of a message, or the whole message."""
 
     @property
@@ -31,11 +41,11 @@ class Piece(Protocol):
         """The bytes of the encoded body."""
 
     @property
-    def fields(self) -> Sequence[Header]:
+    def fields(self) -> Sequence[DecodedField]:
         """The header fields in order."""
 
     @property
-    def pieces(self) -> Sequence["Piece"]:
+    def parts(self) -> Sequence["SievePart"]:
         """The child parts; for an attached message the message itself."""
 
     def text(self) -> str:
@@ -45,7 +55,7 @@ class Piece(Protocol):
         """
 
 
-class Message(Protocol):
+class SieveMessage(Protocol):
     """A message as scripts see it. Bodies are only read if a script needs them."""
 
     @property
@@ -53,11 +63,11 @@ class Message(Protocol):
         """The bytes of the message."""
 
     @property
-    def fields(self) -> Sequence[Header]:
+    def fields(self) -> Sequence[DecodedField]:
         """The header fields in order."""
 
     @property
-    def piece(self) -> Piece:
+    def root_part(self) -> SievePart:
         """The message as a part."""
 
     def raw_body(self) -> str:
@@ -71,17 +81,17 @@ class Message(Protocol):
     def has_attachment(self) -> bool:
         """True if it has files that do not belong to its HTML."""
 
-    def contents(self, kinds: Sequence[str]) -> Iterator[str]:
+    def contents_of_types(self, content_types: Sequence[str]) -> Iterator[str]:
         """Yield the content of each part with one of the types (RFC 5173, section 5.2).
 
         A type is "" for all, "text" or "text/html", in lower case.
         """
 
 
-class _Piece:
+class _ParsedSievePart:
     """A part of a parsed message."""
 
-    def __init__(self, raw: bytes | Source, part: Part) -> None:
+    def __init__(self, raw: bytes | ByteSource, part: ParsedPart) -> None:
         self._raw, self._part = raw, part
 
     @property
@@ -89,28 +99,28 @@ class _Piece:
         return self._part.size
 
     @cached_property
-    def fields(self) -> Sequence[Header]:
-        return headers(self._raw, self._part)
+    def fields(self) -> Sequence[DecodedField]:
+        return decoded_fields(self._raw, self._part)
 
     @cached_property
-    def pieces(self) -> Sequence[Piece]:
-        return [_Piece(self._raw, part) for part in self._part.parts]
+    def parts(self) -> Sequence[SievePart]:
+        return [_ParsedSievePart(self._raw, part) for part in self._part.parts]
 
     def text(self) -> str:
         part = self._part
         if part.parts:
             return ""
-        part = replace(part, body_end=min(part.body_end, part.body_start + limits.PIECE))
+        part = replace(part, body_end=min(part.body_end, part.body_start + limits.MAX_PART_BYTES))
         if part.content_type.startswith("text/"):
-            text = text_of(self._raw, part)
+            text = part_text(self._raw, part)
             return html_to_text(text) if part.content_type == "text/html" else text
-        return decode(content(self._raw, part), part.params.get("charset"))
+        return decode_text(decoded_content(self._raw, part), part.params.get("charset"))
 
 
-class Letter:
+class ParsedSieveMessage:
     """A parsed MIME message."""
 
-    def __init__(self, raw: bytes | Source, structure: Part) -> None:
+    def __init__(self, raw: bytes | ByteSource, structure: ParsedPart) -> None:
         self._raw, self._structure = raw, structure
 
     @property
@@ -119,18 +129,18 @@ class Letter:
         return len(self._raw)
 
     @cached_property
-    def fields(self) -> Sequence[Header]:
+    def fields(self) -> Sequence[DecodedField]:
         """The header fields in order."""
-        return headers(self._raw, self._structure)
+        return decoded_fields(self._raw, self._structure)
 
     @cached_property
-    def piece(self) -> Piece:
+    def root_part(self) -> SievePart:
         """The message as a part."""
-        return _Piece(self._raw, self._structure)
+        return _ParsedSievePart(self._raw, self._structure)
 
     def raw_body(self) -> str:
         """Return the body as text, with its transfer encodings."""
-        return self._piece(self._structure.body_start, len(self._raw))
+        return self._decode_range(self._structure.body_start, len(self._raw))
 
     @cached_property
     def texts(self) -> Sequence[str]:
@@ -140,32 +150,32 @@ class Letter:
     @cached_property
     def has_attachment(self) -> bool:
         """True if it has files that do not belong to its HTML."""
-        return any(True for _ in attached(self._structure))
+        return any(True for _ in attachment_parts(self._structure))
 
     def _texts(self) -> Iterator[str]:
-        for part in walk(self._structure):
+        for part in walk_parts(self._structure):
             if part.content_type.startswith("text/") and not part.parts:
-                text = text_of(self._raw, part)
+                text = part_text(self._raw, part)
                 yield html_to_text(text) if part.content_type == "text/html" else text
 
-    def contents(self, kinds: Sequence[str]) -> Iterator[str]:
+    def contents_of_types(self, content_types: Sequence[str]) -> Iterator[str]:
         """Yield the content of each part with one of the types (RFC 5173, section 5.2)."""
-        for part in walk(self._structure):
+        for part in walk_parts(self._structure):
             whole, half = part.content_type, part.content_type.partition("/")[0]
-            if any(kind in ("", whole, half) for kind in kinds):
-                yield self._content(part)
+            if any(kind in ("", whole, half) for kind in content_types):
+                yield self._content_of_part(part)
 
-    def _content(self, part: Part) -> str:
-        if part.parts and part.content_type in _WRAPPED:
+    def _content_of_part(self, part: ParsedPart) -> str:
+        if part.parts and part.content_type in _MESSAGE_TYPES:
             inner = part.parts[0]
-            return self._piece(inner.header_start, inner.body_start)
+            return self._decode_range(inner.header_start, inner.body_start)
         if part.parts:  # the preamble and the epilogue
-            before = self._piece(part.body_start, part.parts[0].header_start).rstrip("\r\n")
-            behind = self._piece(part.parts[-1].body_end, part.body_end).lstrip("\r\n")
+            before = self._decode_range(part.body_start, part.parts[0].header_start).rstrip("\r\n")
+            behind = self._decode_range(part.parts[-1].body_end, part.body_end).lstrip("\r\n")
             return _DELIMITER.sub("", before) + behind.partition("\n")[2]
         if part.content_type.startswith("text/"):
-            return text_of(self._raw, part)
-        return decode(content(self._raw, part), part.params.get("charset"))
+            return part_text(self._raw, part)
+        return decode_text(decoded_content(self._raw, part), part.params.get("charset"))
 
-    def _piece(self, start: int, end: int) -> str:
-        return decode(cut(self._raw, start, end), "utf-8")
+    def _decode_range(self, start: int, end: int) -> str:
+        return decode_text(read_range(self._raw, start, end), "utf-8")

@@ -95,5 +95,5 @@ EXTENSIONS = (
     "virustest",
     "vnd.merganser.attachments",
 )
-IMPLIED = {"vacation-seconds": "vacation", "spamtestplus": "spamtest"}
-ALWAYS = frozenset({"comparator-i;octet", "comparator-i;ascii-casemap"})
+IMPLIED_EXTENSIONS = {"vacation-seconds": "vacation", "spamtestplus": "spamtest"}
+ALWAYS_ENABLED = frozenset({"comparator-i;octet", "comparator-i;ascii-casemap"})

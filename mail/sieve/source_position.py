@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class SourcePosition(NamedTuple):
     """A position in a script. Line and column begin at 1; columns count characters."""
 
     line: int
     column: int
 
 
-START = Place(1, 1)  # of what code has built, too
+SCRIPT_START = SourcePosition(1, 1)  # of what code has built, too

@@ -5,180 +5,182 @@ import re
 from dataclasses import dataclass, field
 
 from mail.envelope import dsn_parameters
-from mail.envelope.dsn_parameters import Unfit, Wish
-from mail.network.byte_stream import PIECE, Read, Vanished
-from mail.recipients.recipient_routes import Away, Taken
+from mail.envelope.dsn_parameters import DsnRequest, InvalidDsnParameter
+from mail.network.byte_stream import PIECE_SIZE, ConnectionClosed, ReadBytes
+from mail.recipients.recipient_routes import AcceptedRecipient, RejectedRecipient
 
-COMMAND_MAX = 2048  # bytes of a command line with its CRLF
+MAX_COMMAND_LINE = 2048  # bytes of a command line with its CRLF
 
-MALFORMED = "500 5.5.2 That is no line of text"
-NO_ADDRESS = "553 5.1.3 That is no address"
-UNKNOWN = "555 5.5.4 A parameter is not known here"
+MALFORMED_REPLY = "500 5.5.2 That is no line of text"
+BAD_ADDRESS_REPLY = "553 5.1.3 That is no address"
+UNKNOWN_PARAMETER_REPLY = "555 5.5.4 A parameter is not known here"
 
 # A source route before the address is ignored (RFC 5321, section 4.1.1.3)
-PATH = re.compile(r'<(?:@[^:<>"]*:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:\s+(.*))?')
-PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=(\S+))?")
-SIZE = re.compile(r"[0-9]{1,20}")
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+PATH_PATTERN = re.compile(r'<(?:@[^:<>"]*:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:\s+(.*))?')
+PARAMETER_PATTERN = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=(\S+))?")
+SIZE_PATTERN = re.compile(r"[0-9]{1,20}")
+CONTROL_PATTERN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class Wrong(Exception):
+class CommandRejected(Exception):
     """A command is refused because of a protocol error. The text is the SMTP reply."""
 
 
-class BareLineFeed(Wrong):
+class BareLineFeed(CommandRejected):
     """A command line ends with LF alone. Other servers can read the next line as part of it."""
 
     def __init__(self) -> None:
         super().__init__("521 5.5.2 Error: bare <LF> received")
 
 
-class Overlong(Exception):
+class CommandLineTooLong(Exception):
     """A command line was too long and is discarded."""
 
 
-class Wire:
+class CommandReader:
     """A reader of lines and pieces with a buffer of received bytes."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._read: Read = reader.read
-        self._kept = bytearray()
+        self._read: ReadBytes = reader.read
+        self._buffer = bytearray()
 
-    def through(self, read: Read) -> None:
+    def read_from(self, read_bytes: ReadBytes) -> None:
         """Read from another source from now on."""
-        self._read = read
+        self._read = read_bytes
 
-    def taken(self) -> bytes:
+    def take_buffered(self) -> bytes:
         """Return the buffered bytes and empty the buffer."""
-        taken = bytes(self._kept)
-        self._kept.clear()
+        taken = bytes(self._buffer)
+        self._buffer.clear()
         return taken
 
-    async def line(self) -> bytes:
+    async def read_line(self) -> bytes:
         """Return the next line without its CRLF.
 
         Raises CommandLineTooLong, BareLineFeed or ConnectionClosed.
         """
         dropped = False
-        while (end := self._kept.find(b"\n")) < 0:
-            if len(self._kept) > COMMAND_MAX:
-                self._kept.clear()
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > MAX_COMMAND_LINE:
+                self._buffer.clear()
                 dropped = True
-            self._kept += await self.piece(kept=False)
-        line = bytes(self._kept[:end])
-        del self._kept[: end + 1]
-        if dropped or end >= COMMAND_MAX:
-            raise Overlong
+            self._buffer += await self.read_piece(from_buffer=False)
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        if dropped or end >= MAX_COMMAND_LINE:
+            raise CommandLineTooLong
         if not line.endswith(b"\r"):
             raise BareLineFeed
         return line[:-1]
 
-    async def exactly(self, size: int) -> bytes:
+    async def read_exactly(self, size: int) -> bytes:
         """Return exactly this number of bytes. Raises ConnectionClosed."""
-        while len(self._kept) < size:
-            self._kept += await self.piece(kept=False)
-        taken = bytes(self._kept[:size])
-        del self._kept[:size]
+        while len(self._buffer) < size:
+            self._buffer += await self.read_piece(from_buffer=False)
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
         return taken
 
-    async def piece(self, *, kept: bool = True) -> bytes:
+    async def read_piece(self, *, from_buffer: bool = True) -> bytes:
         """Return available bytes, as soon as there are any. Raises ConnectionClosed at the end."""
-        if kept and self._kept:
-            piece = bytes(self._kept[:PIECE])
-            del self._kept[:PIECE]
+        if from_buffer and self._buffer:
+            piece = bytes(self._buffer[:PIECE_SIZE])
+            del self._buffer[:PIECE_SIZE]
             return piece
         try:
-            piece = await self._read(PIECE)
+            piece = await self._read(PIECE_SIZE)
         except ConnectionError:
-            raise Vanished from None
+            raise ConnectionClosed from None
         if not piece:
-            raise Vanished
+            raise ConnectionClosed
         return piece
 
     @property
-    def ahead(self) -> bool:
+    def has_buffered_line(self) -> bool:
         """True if a further line is already buffered (RFC 2920)."""
-        return b"\n" in self._kept
+        return b"\n" in self._buffer
 
-    def back(self, rest: bytes) -> None:
+    def push_back(self, rest: bytes) -> None:
         """Put bytes back that belong to the next command."""
-        self._kept[:0] = rest
+        self._buffer[:0] = rest
 
 
 @dataclass(slots=True)
-class Transaction:
+class SmtpTransaction:
     """An SMTP transaction: the parameters of MAIL and the recipients."""
 
-    sender: str  # empty for the null path
-    size: int  # SIZE parameter; 0 if missing
-    utf8: bool
-    digest: str = ""  # SHA-256 of the message, hex, once it has come
-    recipients: list[Taken] = field(default_factory=list)
-    turned_away: list[Away] = field(
+    envelope_sender: str  # empty for the null path
+    declared_size: int  # SIZE parameter; 0 if missing
+    smtputf8: bool
+    content_digest: str = ""  # SHA-256 of the message, hex, once it has come
+    accepted_recipients: list[AcceptedRecipient] = field(default_factory=list)
+    rejected_recipients: list[RejectedRecipient] = field(
         default_factory=list
     )  # at most as many as the delivery trace lists
-    wish: Wish = dsn_parameters.USUAL  # parameters of MAIL
+    dsn_request: DsnRequest = dsn_parameters.DEFAULT_REPORTS  # parameters of MAIL
 
 
-def command(line: bytes) -> tuple[str, str]:
+def parse_command(line: bytes) -> tuple[str, str]:
     """Return the verb in capitals and the argument. Raises CommandRejected."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        raise Wrong(MALFORMED) from None
+        raise CommandRejected(MALFORMED_REPLY) from None
     verb, _, argument = text.partition(" ")
-    if CONTROL.search(text) or not verb:
-        raise Wrong(MALFORMED)
+    if CONTROL_PATTERN.search(text) or not verb:
+        raise CommandRejected(MALFORMED_REPLY)
     return verb.upper(), argument.strip()
 
 
-def path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
+def parse_path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
     """Return the address in angle brackets and the parameters after it. Raises CommandRejected."""
     if not argument.upper().startswith(keyword):
-        raise Wrong(f"501 5.5.4 The command goes on with {keyword}<address>")
-    found = PATH.fullmatch(argument[len(keyword) :].strip())
+        raise CommandRejected(f"501 5.5.4 The command goes on with {keyword}<address>")
+    found = PATH_PATTERN.fullmatch(argument[len(keyword) :].strip())
     if not found:
-        raise Wrong(NO_ADDRESS)
+        raise CommandRejected(BAD_ADDRESS_REPLY)
     parameters = {}
     for word in (found[2] or "").split():
-        parameter = PARAMETER.fullmatch(word)
+        parameter = PARAMETER_PATTERN.fullmatch(word)
         if not parameter:
-            raise Wrong("501 5.5.4 That is no parameter")
+            raise CommandRejected("501 5.5.4 That is no parameter")
         if parameter[1].upper() in parameters:
-            raise Wrong("501 5.5.4 A parameter stands there twice")
+            raise CommandRejected("501 5.5.4 A parameter stands there twice")
         parameters[parameter[1].upper()] = parameter[2] or ""
     return found[1], parameters
 
 
-def begun(sender: str, parameters: dict[str, str]) -> Transaction:
+def transaction_from_mail(envelope_sender: str, parameters: dict[str, str]) -> SmtpTransaction:
     """Return the transaction that MAIL begins. Raises CommandRejected for bad parameters."""
     utf8 = parameters.pop("SMTPUTF8", None)
     body = parameters.pop("BODY", "7BIT").upper()
     size = parameters.pop("SIZE", "0")
     try:
-        wish = dsn_parameters.of_message(parameters)
-    except Unfit as wrong:
-        raise Wrong(f"501 5.5.4 {wrong}") from None
+        wish = dsn_parameters.pop_mail_parameters(parameters)
+    except InvalidDsnParameter as wrong:
+        raise CommandRejected(f"501 5.5.4 {wrong}") from None
     if parameters:
-        raise Wrong(UNKNOWN)
-    if utf8 or body not in {"7BIT", "8BITMIME"} or not SIZE.fullmatch(size):
-        raise Wrong("501 5.5.4 A parameter has a wrong value")
-    need_utf8(sender, utf8=utf8 is not None)
-    return Transaction(sender, int(size), utf8 is not None, wish=wish)
+        raise CommandRejected(UNKNOWN_PARAMETER_REPLY)
+    if utf8 or body not in {"7BIT", "8BITMIME"} or not SIZE_PATTERN.fullmatch(size):
+        raise CommandRejected("501 5.5.4 A parameter has a wrong value")
+    check_smtputf8(envelope_sender, smtputf8=utf8 is not None)
+    return SmtpTransaction(envelope_sender, int(size), utf8 is not None, dsn_request=wish)
 
 
-def wanted(transaction: Transaction, parameters: dict[str, str]) -> Wish:
+def recipient_dsn_request(transaction: SmtpTransaction, parameters: dict[str, str]) -> DsnRequest:
     """Return the DSN request of RCPT. Raises CommandRejected for bad parameters."""
     try:
-        wish = dsn_parameters.of_recipient(parameters, transaction.wish, utf8=transaction.utf8)
-    except Unfit as wrong:
-        raise Wrong(f"501 5.5.4 {wrong}") from None
+        wish = dsn_parameters.pop_rcpt_parameters(
+            parameters, transaction.dsn_request, allows_utf8=transaction.smtputf8
+        )
+    except InvalidDsnParameter as wrong:
+        raise CommandRejected(f"501 5.5.4 {wrong}") from None
     if parameters:
-        raise Wrong(UNKNOWN)
+        raise CommandRejected(UNKNOWN_PARAMETER_REPLY)
     return wish
 
 
-def need_utf8(address: str, *, utf8: bool) -> None:
+def check_smtputf8(address: str, *, smtputf8: bool) -> None:
     """Raise CommandRejected if an address is not ASCII without SMTPUTF8 (RFC 6531)."""
-    if not utf8 and not address.isascii():
-        raise Wrong("553 5.6.7 Such an address needs SMTPUTF8")
+    if not smtputf8 and not address.isascii():
+        raise CommandRejected("553 5.6.7 Such an address needs SMTPUTF8")

@@ -4,102 +4,117 @@ import asyncio
 import logging
 from pathlib import Path
 
-from mail.delivery.listener_backend import Household, Post
-from mail.recipients.recipient_routes import Taken
+from mail.delivery.listener_backend import ListenerBackend, LocalBackend
+from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.smtp import metrics
-from mail.smtp.connection_limits import Limits
-from mail.smtp.line_protocol import Transaction
-from mail.smtp.listener import Listener
-from mail.smtp.replies import refusal
-from mail.smtp.session import Conversation
-from mail.smtp.spool_file import Spool
+from mail.smtp.connection_limits import SessionLimits
+from mail.smtp.line_protocol import SmtpTransaction
+from mail.smtp.listener import SmtpFamilyListener
+from mail.smtp.replies import reply_from_error
+from mail.smtp.session import SmtpFamilySession
+from mail.smtp.spool_file import SpoolFile
 from mail.storage import message_trace
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
 log = logging.getLogger(__name__)
 
 
-class Lmtp(Listener):
+class LmtpListener(SmtpFamilyListener):
     """The LMTP listener. Its backend accepts recipients and delivers messages."""
 
-    intake = metrics.LMTP
+    metrics = metrics.LMTP
 
     def __init__(
         self,
-        world: World,
-        spool: Path,
-        limits: Limits | None = None,
-        post: Post | None = None,
+        environment: Environment,
+        spool_folder: Path,
+        limits: SessionLimits | None = None,
+        backend: ListenerBackend | None = None,
         *,
-        share: int = 1,
+        process_count: int = 1,
     ) -> None:
-        super().__init__(world, spool, limits, share=share)
-        self.post = post or Household(world)
+        super().__init__(environment, spool_folder, limits, process_count=process_count)
+        self.backend = backend or LocalBackend(environment)
 
-    def converse(self) -> asyncio.BaseProtocol:
+    def create_session(self) -> asyncio.BaseProtocol:
         """Return a session for a new connection."""
         return LmtpSession(self)
 
 
-class LmtpSession(Conversation):
+class LmtpSession(SmtpFamilySession):
     """An LMTP session without AUTH and STARTTLS: clients are trusted by their network."""
 
-    hello = "LHLO"
+    greeting_verb = "LHLO"
 
-    def __init__(self, listener: Lmtp) -> None:
+    def __init__(self, listener: LmtpListener) -> None:
         super().__init__(listener)
-        self._post = listener.post
-        self._verbs |= {"LHLO": self._lhlo, "HELO": self._helo, "EHLO": self._helo}
+        self._backend = listener.backend
+        self._handlers |= {
+            "LHLO": self._handle_lhlo,
+            "HELO": self._handle_helo,
+            "EHLO": self._handle_helo,
+        }
 
-    async def _opened(self) -> str:
+    async def _greeting(self) -> str:
         return f"220 {self.hostname} LMTP"
 
-    async def _lhlo(self, argument: str) -> str:
-        return self._greet() if argument else "501 5.5.4 Say LHLO and your name"
+    async def _handle_lhlo(self, argument: str) -> str:
+        return self._greeting_reply() if argument else "501 5.5.4 Say LHLO and your name"
 
-    async def _helo(self, _argument: str) -> str:
+    async def _handle_helo(self, _argument: str) -> str:
         return "500 5.5.1 This is LMTP, say LHLO"
 
-    async def _help(self, _argument: str) -> str:
+    async def _handle_help(self, _argument: str) -> str:
         return "214 2.0.0 LHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT"
 
-    async def _accepted(self, transaction: Transaction, address: str) -> Taken:
-        return await self._post.accept(address, transaction.sender)
+    async def _accept_recipient(
+        self, transaction: SmtpTransaction, address: str
+    ) -> AcceptedRecipient:
+        return await self._backend.accept_recipient(address, transaction.envelope_sender)
 
-    def _refused(self, transaction: Transaction, trouble: str) -> list[str]:
-        return super()._refused(transaction, trouble) * len(transaction.recipients)
+    def _refuse_message(self, transaction: SmtpTransaction, smtp_reply: str) -> list[str]:
+        return super()._refuse_message(transaction, smtp_reply) * len(
+            transaction.accepted_recipients
+        )
 
-    async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
+    async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
         """Deliver the message and return one reply per recipient."""
         size = spool.size
-        to = self._taken(transaction, message_trace.new_id(self.listener.world))
+        to = self._recipients_with_queue_id(
+            transaction, message_trace.new_queue_id(self.listener.world)
+        )
         with spool:
             try:
-                source = await spool.source()
-                found = await self._post.deliver(source, to, transaction.sender)
+                source = await spool.raw_message()
+                found = await self._backend.deliver(source, to, transaction.envelope_sender)
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
-                return self._refused(transaction, refusal(error))
-        self.listener.world.fault("reply")
-        replies = [answer(*each, size) for each in zip(to, found, strict=True)]
-        self.listener.intake.count(replies, size)
+                return self._refuse_message(transaction, reply_from_error(error))
+        self.listener.world.reach_fault_point("reply")
+        replies = [recipient_reply(*each, size) for each in zip(to, found, strict=True)]
+        self.listener.metrics.count_replies(replies, size)
         return replies
 
 
-def answer(taken: Taken, outcome: object, size: int) -> str:
+def recipient_reply(accepted: AcceptedRecipient, result: object, message_size: int) -> str:
     """Return the reply for a recipient and log the result."""
-    user = taken.user_id
-    if isinstance(outcome, BaseException):
-        reply = refusal(outcome, user=user)
-        log.info("not delivered", extra={"user": user, "bytes": size, "reply": reply})
+    user = accepted.user_id
+    if isinstance(result, BaseException):
+        reply = reply_from_error(result, user_id=user)
+        log.info("not delivered", extra={"user": user, "bytes": message_size, "reply": reply})
         return reply
-    log.info("delivered", extra={"user": user, "bytes": size})
-    return f"250 2.0.0 Delivered as {taken.queue_id}"
+    log.info("delivered", extra={"user": user, "bytes": message_size})
+    return f"250 2.0.0 Delivered as {accepted.queue_id}"
 
 
-async def listen(
-    world: World, host: str, port: int, *, spool: Path, limits: Limits | None = None
-) -> Lmtp:
+async def start_lmtp_listener(
+    environment: Environment,
+    host: str,
+    port: int,
+    *,
+    spool_folder: Path,
+    limits: SessionLimits | None = None,
+) -> LmtpListener:
     """Start an LMTP listener for local accounts. Port 0 selects a free port."""
-    lmtp = Lmtp(world, spool, limits)
+    lmtp = LmtpListener(environment, spool_folder, limits)
     await lmtp.start(host=host, port=port)
     return lmtp

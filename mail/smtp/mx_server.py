@@ -7,69 +7,75 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail.authentication.forwarding_hosts import forwarder_of
-from mail.delivery.listener_backend import Arrived, Household, Post
-from mail.limits.rate_counter import Rates
-from mail.queue.redirect import HOPS
-from mail.recipients.recipient_routes import Loop, Taken
+from mail.authentication.forwarding_hosts import find_forwarder
+from mail.delivery.listener_backend import ListenerBackend, LocalBackend, SmtpArrival
+from mail.limits.rate_counter import HourlyCounter
+from mail.queue.redirect import MAX_HOPS
+from mail.recipients.recipient_routes import AcceptedRecipient, MailLoop
 from mail.smtp import metrics
-from mail.smtp.line_protocol import Transaction, Wrong
-from mail.smtp.lmtp import answer
-from mail.smtp.received_header import hops
-from mail.smtp.replies import REFUSALS, TRY_LATER, refusal
-from mail.smtp.smtp_server import Smtp, SmtpSession, Terms
-from mail.smtp.spool_file import Spool
+from mail.smtp.line_protocol import CommandRejected, SmtpTransaction
+from mail.smtp.lmtp import recipient_reply
+from mail.smtp.received_header import count_received_fields
+from mail.smtp.replies import REPLIES_BY_REFUSAL, TRY_LATER_REPLY, reply_from_error
+from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig, SmtpSession
+from mail.smtp.spool_file import SpoolFile
 from mail.spam.greylist import Greylist
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
 log = logging.getLogger(__name__)
 
-HEAD = 1 << 20  # bytes of a large message that are searched for Received fields
+MAX_HEADER = 1 << 20  # bytes of a large message that are searched for Received fields
 
-NEEDS_TLS = "530 5.7.0 Mail for this address must come over TLS"
-NETWORK_FULL = "450 4.7.1 Too many messages from your network, try again later"
-MAILBOX_FULL = "450 4.2.1 Too many of your messages for this mailbox, try again later"
+NEEDS_TLS_REPLY = "530 5.7.0 Mail for this address must come over TLS"
+NETWORK_LIMIT_REPLY = "450 4.7.1 Too many messages from your network, try again later"
+MAILBOX_LIMIT_REPLY = "450 4.2.1 Too many of your messages for this mailbox, try again later"
 
 
-class Doorway(Post, Protocol):
+class MxBackend(ListenerBackend, Protocol):
     """A backend that can also enqueue messages it could not deliver."""
 
-    async def later(
-        self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
+    async def enqueue_for_retry(
+        self,
+        raw_message: bytes | Path,
+        accepted_recipients: Sequence[AcceptedRecipient],
+        envelope_sender: str,
+        arrival: SmtpArrival,
     ) -> None:
         """Enqueue the message for these recipients, with a DSN if it fails. Then it is durable."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class MxRules:
     """The limits for clients of the MX server."""
 
-    network_rate: int = 1000  # messages per network and hour; 0: no limit
-    mailbox_rate: int = 100  # of these to one account
-    patience: float = 8  # seconds to check a recipient
+    network_hourly: int = 1000  # messages per network and hour; 0: no limit
+    network_hourly_per_account: int = 100  # of these to one account
+    recipient_timeout: float = 8  # seconds to check a recipient
     greylist: Greylist | None = None
 
 
-class Mx(Smtp):
+class MxListener(SmtpListener):
     """The MX listener."""
 
-    intake = metrics.SMTP
+    metrics = metrics.SMTP
 
     def __init__(
         self,
-        world: World,
-        spool: Path,
-        terms: Terms,
-        rules: Rules | None = None,
-        post: Doorway | None = None,
+        environment: Environment,
+        spool_folder: Path,
+        terms: SmtpListenerConfig,
+        rules: MxRules | None = None,
+        backend: MxBackend | None = None,
     ) -> None:
-        super().__init__(world, spool, terms)
-        self.rules = rules or Rules()
-        self.post: Doorway = post or Household(world)
-        self.networks = Rates(self.rules.network_rate, world.now)
-        self.mailboxes = Rates(self.rules.mailbox_rate, world.now)
+        super().__init__(environment, spool_folder, terms)
+        self.rules = rules or MxRules()
+        self.backend: MxBackend = backend or LocalBackend(environment)
+        self.messages_by_network = HourlyCounter(self.rules.network_hourly, environment.now)
+        self.messages_by_account = HourlyCounter(
+            self.rules.network_hourly_per_account, environment.now
+        )
 
-    def converse(self) -> asyncio.BaseProtocol:
+    def create_session(self) -> asyncio.BaseProtocol:
         """Return a session for a new connection."""
         return MxSession(self)
 
@@ -77,108 +83,126 @@ class Mx(Smtp):
 class MxSession(SmtpSession):
     """A session of the MX server."""
 
-    def __init__(self, listener: Mx) -> None:
+    def __init__(self, listener: MxListener) -> None:
         super().__init__(listener)
-        self._mx = listener
-        self._key = ""  # of the current message, in the log and in Received
+        self._mx_listener = listener
+        self._queue_id = ""  # of the current message, in the log and in Received
 
-    async def _begun(self, sender: str, parameters: dict[str, str]) -> Transaction:
-        if self._mx.networks.full(self.network):
-            raise Wrong(NETWORK_FULL)
-        return await super()._begun(sender, parameters)
+    async def _begin_transaction(
+        self, envelope_sender: str, parameters: dict[str, str]
+    ) -> SmtpTransaction:
+        if self._mx_listener.messages_by_network.is_limit_reached(self.network):
+            raise CommandRejected(NETWORK_LIMIT_REPLY)
+        return await super()._begin_transaction(envelope_sender, parameters)
 
-    async def _accepted(self, transaction: Transaction, address: str) -> Taken:
-        mx = self._mx
+    async def _accept_recipient(
+        self, transaction: SmtpTransaction, address: str
+    ) -> AcceptedRecipient:
+        mx = self._mx_listener
         if address.casefold() == "postmaster":  # RFC 5321, section 4.1.1.3
             options = mx.world.options
             address = f"{address}@{options.default_domain or options.hostname}"
         try:
-            async with asyncio.timeout(mx.rules.patience):
-                taken = await mx.post.accept(address, transaction.sender)
-                await self._welcome(transaction, taken)
+            async with asyncio.timeout(mx.rules.recipient_timeout):
+                taken = await mx.backend.accept_recipient(address, transaction.envelope_sender)
+                await self._check_client(transaction, taken)
         except TimeoutError:
-            raise Wrong(TRY_LATER) from None
+            raise CommandRejected(TRY_LATER_REPLY) from None
         return taken
 
-    async def _welcome(self, transaction: Transaction, taken: Taken) -> None:
+    async def _check_client(
+        self, transaction: SmtpTransaction, accepted: AcceptedRecipient
+    ) -> None:
         """Raise CommandRejected if the client can't write to the recipient now.
 
         Checks TLS, the limit per account and greylisting.
         """
-        if not self.tls and any(person.to.tls_only for person in taken.people):
-            raise Wrong(NEEDS_TLS)
-        if any(self._mx.mailboxes.full(key) for key in self._mailboxes([taken])):
-            raise Wrong(MAILBOX_FULL)
-        if greylist := self._mx.rules.greylist:
-            wait = await greylist.wait(self.ip, transaction.sender, taken.address)
-            if wait and await forwarder_of(self._mx.world, self.ip) is None:
-                raise Wrong(f"451 4.7.1 Not seen before, try again in {wait} seconds")
+        if not self.tls_description and any(
+            person.recipient.requires_tls for person in accepted.accounts
+        ):
+            raise CommandRejected(NEEDS_TLS_REPLY)
+        if any(
+            self._mx_listener.messages_by_account.is_limit_reached(key)
+            for key in self._account_keys([accepted])
+        ):
+            raise CommandRejected(MAILBOX_LIMIT_REPLY)
+        if greylist := self._mx_listener.rules.greylist:
+            wait = await greylist.retry_after(
+                self.ip, transaction.envelope_sender, accepted.address
+            )
+            if wait and await find_forwarder(self._mx_listener.world, self.ip) is None:
+                raise CommandRejected(f"451 4.7.1 Not seen before, try again in {wait} seconds")
 
-    def _mailboxes(self, taken: Sequence[Taken]) -> set[object]:
+    def _account_keys(self, accepted_recipients: Sequence[AcceptedRecipient]) -> set[object]:
         """Return the keys that messages to these accounts are counted by."""
-        people = [person for each in taken for person in each.people]
-        return {(self.network, person.to.user_id) for person in people}
+        people = [person for each in accepted_recipients for person in each.accounts]
+        return {(self.network, person.recipient.user_id) for person in people}
 
-    def _on_top(self, transaction: Transaction) -> bytes:
+    def _added_fields(self, transaction: SmtpTransaction) -> bytes:
         """Return the Received field and assign the queue ID."""
-        self._key = f"{self._mx.world.key():x}"
-        return self._hop(transaction, self._key)
+        self._queue_id = f"{self._mx_listener.world.new_id():x}"
+        return self._received_field(transaction, self._queue_id)
 
-    async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
+    async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
         """Deliver the message and return one reply for all recipients."""
-        size, arrived = spool.size, Arrived(self.client, transaction.digest)
-        sender = transaction.sender
-        to = self._taken(transaction, self._key)
+        size, arrived = spool.size, SmtpArrival(self.client, transaction.content_digest)
+        sender = transaction.envelope_sender
+        to = self._recipients_with_queue_id(transaction, self._queue_id)
         with spool:
             try:
-                source = await spool.source()
-                if await asyncio.to_thread(_circles, source):
-                    return self._refused(transaction, REFUSALS[Loop])
-                outcomes = await self._mx.post.deliver(source, to, sender, arrived)
+                source = await spool.raw_message()
+                if await asyncio.to_thread(_is_mail_loop, source):
+                    return self._refuse_message(transaction, REPLIES_BY_REFUSAL[MailLoop])
+                outcomes = await self._mx_listener.backend.deliver(source, to, sender, arrived)
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
-                return self._refused(transaction, refusal(error))
-            replies = [answer(*each, size) for each in zip(to, outcomes, strict=True)]
+                return self._refuse_message(transaction, reply_from_error(error))
+            replies = [recipient_reply(*each, size) for each in zip(to, outcomes, strict=True)]
             failed = [
                 each
                 for each, outcome in zip(to, outcomes, strict=True)
                 if isinstance(outcome, BaseException)
             ]
-            reply = await self._reply(replies, failed, (source, sender, arrived))
-        self._mx.intake.count(replies, size)
-        self._count([each for each in to if each not in failed])
-        self._mx.world.fault("reply")
+            if len(failed) == len(replies):  # the client sends it again if that can help
+                reply = min(replies)  # 4xx before 5xx
+            else:
+                reply = await self._accept_message(source, failed, sender, arrived)
+        self._mx_listener.metrics.count_replies(replies, size)
+        self._count_delivered([each for each in to if each not in failed])
+        self._mx_listener.world.reach_fault_point("reply")
         return [reply]
 
-    async def _reply(
-        self, replies: list[str], failed: list[Taken], came: tuple[bytes | Path, str, Arrived]
+    async def _accept_message(
+        self,
+        raw_message: bytes | Path,
+        failed_recipients: list[AcceptedRecipient],
+        envelope_sender: str,
+        arrival: SmtpArrival,
     ) -> str:
-        """Return one reply for the results of all recipients.
+        """Return the reply for a message that was delivered to some recipients.
 
-        If all failed, the client must send the message again if that can help. If some failed, the
-        queue retries for them and reports to the sender.
+        For the others the queue retries, and reports to the sender.
         """
-        if len(failed) == len(replies):
-            return min(replies)  # 4xx before 5xx
-        if failed:
-            source, sender, arrived = came
+        if failed_recipients:
             try:
-                await self._mx.post.later(source, failed, sender, arrived)
+                await self._mx_listener.backend.enqueue_for_retry(
+                    raw_message, failed_recipients, envelope_sender, arrival
+                )
             except Exception as error:  # noqa: BLE001 - the client sends it again; it is stored once
-                return refusal(error)
-        log.info("taken", extra={"id": self._key, "ip": self.ip})
-        return f"250 2.0.0 Taken as {self._key}"
+                return reply_from_error(error)
+        log.info("taken", extra={"id": self._queue_id, "ip": self.ip})
+        return f"250 2.0.0 Taken as {self._queue_id}"
 
-    def _count(self, taken: Sequence[Taken]) -> None:
+    def _count_delivered(self, accepted_recipients: Sequence[AcceptedRecipient]) -> None:
         """Count a delivered message against the limits of the network."""
-        if taken:
-            self._mx.networks.add(self.network)
-        for key in self._mailboxes(taken):
-            self._mx.mailboxes.add(key)
+        if accepted_recipients:
+            self._mx_listener.messages_by_network.count_event(self.network)
+        for key in self._account_keys(accepted_recipients):
+            self._mx_listener.messages_by_account.count_event(key)
 
 
-def _circles(source: bytes | Path) -> bool:
+def _is_mail_loop(raw_message: bytes | Path) -> bool:
     """Return True if the message has more Received fields than allowed, ours included."""
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return hops(file.read(HEAD)) > HOPS
-    return hops(source) > HOPS
+    if isinstance(raw_message, Path):
+        with raw_message.open("rb") as file:
+            return count_received_fields(file.read(MAX_HEADER)) > MAX_HOPS
+    return count_received_fields(raw_message) > MAX_HOPS

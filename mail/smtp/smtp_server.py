@@ -8,163 +8,173 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from mail.envelope.client import Client
-from mail.network.byte_stream import Vanished
-from mail.network.ip_networks import network, within
+from mail.envelope.client import SmtpClientInfo
+from mail.network.byte_stream import ConnectionClosed
+from mail.network.ip_networks import is_in_networks, network_of_address
 from mail.smtp import proxy_protocol
-from mail.smtp.connection_limits import Limits
-from mail.smtp.line_protocol import Transaction
-from mail.smtp.listener import Listener
-from mail.smtp.received_header import HELLO, Hop
-from mail.smtp.session import Conversation
-from mail.tls.server_tls import Certificates, Tunnel
-from models.runtime.concurrency_limits import Crowd, Seat
-from models.runtime.environment import World
+from mail.smtp.connection_limits import SessionLimits
+from mail.smtp.line_protocol import SmtpTransaction
+from mail.smtp.listener import SmtpFamilyListener
+from mail.smtp.received_header import HELO_PATTERN, ReceivedField
+from mail.smtp.session import SmtpFamilySession
+from mail.tls.server_tls import CertificateSource, TlsStream
+from models.runtime.concurrency_limits import ConcurrencyLimiter, ConcurrencySlot
+from models.runtime.environment import Environment
 
-EACH = 20
+MAX_CONNECTIONS_PER_NETWORK = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SmtpListenerConfig:
     """The configuration of a listener. Without a certificate it offers no TLS."""
 
-    limits: Limits = field(default_factory=Limits)
-    each: int = EACH  # connections per network
-    certificate: Certificates | None = None
-    wrapped: bool = False  # TLS from the first byte
-    proxies: tuple[str, ...] = ()  # networks of balancers that speak the PROXY protocol
+    limits: SessionLimits = field(default_factory=SessionLimits)
+    max_connections_per_network: int = MAX_CONNECTIONS_PER_NETWORK  # connections per network
+    certificates: CertificateSource | None = None
+    implicit_tls: bool = False  # TLS from the first byte
+    proxy_networks: tuple[str, ...] = ()  # networks of balancers that speak the PROXY protocol
 
     @property
-    def secure(self) -> bool:
+    def has_tls(self) -> bool:
         """True if a connection that begins now can use TLS."""
-        return self.certificate is not None and self.certificate.ready
+        return self.certificates is not None and self.certificates.is_ready
 
 
-class Smtp(Listener):
+class SmtpListener(SmtpFamilyListener):
     """An SMTP listener with a limit of connections per network."""
 
-    def __init__(self, world: World, spool: Path, terms: Terms) -> None:
-        self.terms = terms
-        self.crowd = Crowd(terms.limits.connections, terms.each)
-        super().__init__(world, spool, terms.limits)
+    def __init__(
+        self, environment: Environment, spool_folder: Path, config: SmtpListenerConfig
+    ) -> None:
+        self.config = config
+        self.connection_limiter = ConcurrencyLimiter(
+            config.limits.max_connections, config.max_connections_per_network
+        )
+        super().__init__(environment, spool_folder, config.limits)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> SessionLimits:
         """The limits of a session that begins now. The message size is a setting."""
-        largest, limits = self.world.options.message_max, self.terms.limits
-        return replace(limits, message_max=largest, budget=max(limits.budget, largest))
+        largest, limits = self.world.options.message_max, self.config.limits
+        return replace(
+            limits, max_message_size=largest, byte_budget=max(limits.byte_budget, largest)
+        )
 
 
-class SmtpSession(Conversation):
+class SmtpSession(SmtpFamilySession):
     """An SMTP session, without the delivery of messages."""
 
-    def __init__(self, listener: Smtp) -> None:
+    def __init__(self, listener: SmtpListener) -> None:
         super().__init__(listener)
-        self.terms = listener.terms
+        self.config = listener.config
         self.ip: str | None = None
         self.helo = ""
-        self.tls: str | None = None  # version and cipher
-        self.user: str | None = None  # user who has signed in
-        self._crowd = listener.crowd
-        self._seat: Seat | None = None
-        self._extended = False
-        self._shaking = False
-        self._tunnel: Tunnel | None = None
-        self._verbs |= {"HELO": self._helo, "EHLO": self._ehlo, "STARTTLS": self._starttls}
+        self.tls_description: str | None = None  # version and cipher
+        self.login_name: str | None = None  # user who has signed in
+        self._connection_limiter = listener.connection_limiter
+        self._connection_slot: ConcurrencySlot | None = None
+        self._is_esmtp = False
+        self._is_handshaking = False
+        self._tls_stream: TlsStream | None = None
+        self._handlers |= {
+            "HELO": self._handle_helo,
+            "EHLO": self._handle_ehlo,
+            "STARTTLS": self._handle_starttls,
+        }
 
     @property
-    def client(self) -> Client:
+    def client(self) -> SmtpClientInfo:
         """The address, HELO name, TLS and user of the client."""
-        return Client(self.ip, self.helo, self.tls, self.user)
+        return SmtpClientInfo(self.ip, self.helo, self.tls_description, self.login_name)
 
     @property
     def network(self) -> str | None:
         """The network of the client, which limits apply to."""
-        return network(self.ip)
+        return network_of_address(self.ip)
 
-    async def _opened(self) -> str:
+    async def _greeting(self) -> str:
         peer = cast("asyncio.Transport", self.transport).get_extra_info("peername")
         self.ip = str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else None
-        if within(self.ip, self.terms.proxies):
-            self.ip = await proxy_protocol.real_ip(self._wire) or self.ip
-        self._seat = self._crowd.enter(self.network)
-        if self._seat is None:
-            self._leaving = True
+        if is_in_networks(self.ip, self.config.proxy_networks):
+            self.ip = await proxy_protocol.read_client_ip(self._command_reader) or self.ip
+        self._connection_slot = self._connection_limiter.acquire(self.network)
+        if self._connection_slot is None:
+            self._is_ending = True
             return "421 4.7.0 Too many connections from your network, come back later"
-        if self.terms.wrapped:
-            if not self.terms.secure:
-                raise Vanished  # no certificate yet, and plain text is not allowed
-            await self._encrypt(self._wire.taken())
+        if self.config.implicit_tls:
+            if not self.config.has_tls:
+                raise ConnectionClosed  # no certificate yet, and plain text is not allowed
+            await self._start_tls(self._command_reader.take_buffered())
         return f"220 {self.hostname} ESMTP"
 
-    def _forget(self, ended: asyncio.Task[None]) -> None:
-        if self._seat is not None:
-            self._seat.leave()
-        super()._forget(ended)
+    def _remove_session(self, task: asyncio.Task[None]) -> None:
+        if self._connection_slot is not None:
+            self._connection_slot.release()
+        super()._remove_session(task)
 
-    def _send(self, raw: bytes) -> None:
-        if self._shaking:
+    def _write(self, raw: bytes) -> None:
+        if self._is_handshaking:
             return  # the client could not read it during the handshake
-        if self._tunnel is not None:
-            self._tunnel.write(raw)
+        if self._tls_stream is not None:
+            self._tls_stream.write(raw)
         else:
-            super()._send(raw)
+            super()._write(raw)
 
-    async def _encrypt(self, came: bytes = b"") -> None:
+    async def _start_tls(self, received: bytes = b"") -> None:
         """Do the TLS handshake; `received` are bytes of it already read.
 
         Raises ConnectionClosed if the handshake fails.
         """
-        assert self.terms.certificate is not None  # noqa: S101 - else it is not offered
-        context = self.terms.certificate.context()
-        tunnel = Tunnel(context, self._reader.read, super()._send, came)
-        self._shaking = True
-        self.tls = await tunnel.shake_hands()
-        self._shaking, self._tunnel = False, tunnel
-        self._wire.through(tunnel.read)
+        assert self.config.certificates is not None  # noqa: S101 - else it is not offered
+        context = self.config.certificates.current_context()
+        tunnel = TlsStream(context, self._reader.read, super()._write, received)
+        self._is_handshaking = True
+        self.tls_description = await tunnel.do_handshake()
+        self._is_handshaking, self._tls_stream = False, tunnel
+        self._command_reader.read_from(tunnel.read)
         self._reset_timeout()
 
-    def dismiss(self, reply: str) -> None:
+    def close_with_reply(self, smtp_reply: str) -> None:
         """Cancel what the session does, send a reply and close the connection."""
         try:
-            super().dismiss(reply)
+            super().close_with_reply(smtp_reply)
         except ConnectionError:
             self.abort()
 
-    def _offers(self) -> list[str]:
-        offers = super()._offers()
-        return offers if self.tls or not self.terms.secure else [*offers, "STARTTLS"]
+    def _extensions(self) -> list[str]:
+        offers = super()._extensions()
+        return offers if self.tls_description or not self.config.has_tls else [*offers, "STARTTLS"]
 
-    async def _helo(self, argument: str) -> str:
-        return self._hello(argument, extended=False)
+    async def _handle_helo(self, argument: str) -> str:
+        return self._handle_hello(argument, is_esmtp=False)
 
-    async def _ehlo(self, argument: str) -> str:
-        return self._hello(argument, extended=True)
+    async def _handle_ehlo(self, argument: str) -> str:
+        return self._handle_hello(argument, is_esmtp=True)
 
-    def _hello(self, argument: str, *, extended: bool) -> str:
-        if not HELLO.fullmatch(argument):
-            return f"501 5.5.4 Say {self.hello} and the name of your machine"
-        self.helo, self._extended = argument, extended
-        offers = self._greet()
-        return offers if extended else f"250 {self.hostname}"
+    def _handle_hello(self, argument: str, *, is_esmtp: bool) -> str:
+        if not HELO_PATTERN.fullmatch(argument):
+            return f"501 5.5.4 Say {self.greeting_verb} and the name of your machine"
+        self.helo, self._is_esmtp = argument, is_esmtp
+        offers = self._greeting_reply()
+        return offers if is_esmtp else f"250 {self.hostname}"
 
-    async def _starttls(self, argument: str) -> str:
+    async def _handle_starttls(self, argument: str) -> str:
         """Start TLS and discard all earlier input (RFC 3207)."""
         if argument:
             return "501 5.5.4 STARTTLS stands alone"
-        if not self.terms.secure:
+        if not self.config.has_tls:
             return "502 5.5.1 There is no TLS here"
-        if self.tls:
+        if self.tls_description:
             return "503 5.5.1 It is encrypted already"
-        self._transaction, self._greeted, self.helo = None, False, ""
+        self._transaction, self._has_greeted, self.helo = None, False, ""
         await self.push("220 2.0.0 Begin")
-        self._wire.taken()
-        await self._encrypt()
+        self._command_reader.take_buffered()
+        await self._start_tls()
         return ""
 
-    def _hop(self, transaction: Transaction, key: str) -> bytes:
+    def _received_field(self, transaction: SmtpTransaction, queue_id: str) -> bytes:
         """Return the Received field."""
         world = self.listener.world
-        utf8 = transaction.utf8
-        hop = Hop(self.client, self.hostname, key, world.now(), self._extended, utf8)
-        return hop.field()
+        utf8 = transaction.smtputf8
+        hop = ReceivedField(self.client, self.hostname, queue_id, world.now(), self._is_esmtp, utf8)
+        return hop.to_bytes()

@@ -11,19 +11,19 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
-from mail.limits.rate_counter import Rates
-from mail.network.ip_networks import network, within
-from models.runtime.environment import Turn, World
-from models.spam.greylist import Greylisted
-from models.store.columns import insert_or
-from models.store.prepared_statements import Prepared
+from mail.limits.rate_counter import HourlyCounter
+from mail.network.ip_networks import is_in_networks, network_of_address
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.spam.greylist import GreylistEntry
+from models.store.columns import insert_with_conflict
+from models.store.prepared_statements import PreparedStatement
 
-RETURN = timedelta(days=2)  # in which a retry must come
-NEW = 1000  # rows per network and hour
+RETRY_WINDOW = timedelta(days=2)  # in which a retry must come
+MAX_NEW_ROWS = 1000  # rows per network and hour
 
-_SEEN = Prepared(
-    select(col(Greylisted.since), col(Greylisted.until)).where(
-        col(Greylisted.key) == bindparam("known")
+_SELECT_GREYLISTED = PreparedStatement(
+    select(col(GreylistEntry.since), col(GreylistEntry.until)).where(
+        col(GreylistEntry.key) == bindparam("known")
     )
 )
 
@@ -32,53 +32,59 @@ class Greylist:
     """The check of sender, network and recipient. Allowed networks are never refused."""
 
     def __init__(
-        self, world: World, delay: timedelta, lifetime: timedelta, allow: tuple[str, ...] = ()
+        self,
+        environment: Environment,
+        delay: timedelta,
+        entry_lifetime: timedelta,
+        allowed_networks: tuple[str, ...] = (),
     ) -> None:
-        self._world = world
+        self._world = environment
         self._delay = delay
-        self._lifetime = lifetime
-        self._allow = allow
-        self._new = Rates(NEW, world.now)
+        self._entry_lifetime = entry_lifetime
+        self._allowed_networks = allowed_networks
+        self._new_rows = HourlyCounter(MAX_NEW_ROWS, environment.now)
 
-    async def wait(self, ip: str | None, sender: str, recipient: str) -> int:
+    async def retry_after(self, ip: str | None, envelope_sender: str, recipient: str) -> int:
         """Return the seconds until these three are accepted; 0 if they are accepted now."""
-        near = network(ip)
-        if near is None or within(ip, self._allow):
+        near = network_of_address(ip)
+        if near is None or is_in_networks(ip, self._allowed_networks):
             return 0
-        told = "\0".join([near, sender.casefold(), recipient.casefold()])
+        told = "\0".join([near, envelope_sender.casefold(), recipient.casefold()])
         key = hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
         now = self._world.now()
-        row = next(iter(await self._world.database.find(_SEEN, {"known": key})), None)
+        row = next(
+            iter(await self._world.database.read_prepared(_SELECT_GREYLISTED, {"known": key})), None
+        )
         if row is not None and row.until > now:
-            return await self._again(key, row.since, row.until)
-        if not self._new.full(near):
-            self._new.add(near)
-            await self._begin(key, now)
+            return await self._check_known(key, row.since, row.until)
+        if not self._new_rows.is_limit_reached(near):
+            self._new_rows.count_event(near)
+            await self._insert_row(key, now)
         return math.ceil(self._delay.total_seconds())
 
-    async def _again(self, key: str, since: datetime, until: datetime) -> int:
+    async def _check_known(self, key: str, accepted_from: datetime, expires_at: datetime) -> int:
         """Return the seconds left of a known entry and extend an accepted one."""
         now = self._world.now()
-        if since > now:
-            return math.ceil((since - now).total_seconds())
-        if until - now < self._lifetime / 2:  # write only once per half lifetime
+        if accepted_from > now:
+            return math.ceil((accepted_from - now).total_seconds())
+        if expires_at - now < self._entry_lifetime / 2:  # write only once per half lifetime
 
-            def unit(turn: Turn) -> None:
-                longer = update(Greylisted).where(col(Greylisted.key) == key)
-                turn.connection.execute(longer.values(until=now + self._lifetime))
+            def extend_in_transaction(transaction: DatabaseTransaction) -> None:
+                longer = update(GreylistEntry).where(col(GreylistEntry.key) == key)
+                transaction.connection.execute(longer.values(until=now + self._entry_lifetime))
 
-            await self._world.apply(unit)
+            await self._world.run_transaction(extend_in_transaction)
         return 0
 
-    async def _begin(self, key: str, now: datetime) -> None:
+    async def _insert_row(self, key: str, now: datetime) -> None:
         """Insert an entry. It expires if there is no retry within RETRY_WINDOW."""
-        row = {"key": key, "since": now + self._delay, "until": now + self._delay + RETURN}
+        row = {"key": key, "since": now + self._delay, "until": now + self._delay + RETRY_WINDOW}
 
-        def unit(turn: Turn) -> None:
-            new = insert_or(turn.connection.dialect.name, Greylisted)
+        def insert_in_transaction(transaction: DatabaseTransaction) -> None:
+            new = insert_with_conflict(transaction.connection.dialect.name, GreylistEntry)
             fresh = {name: new.excluded[name] for name in ("since", "until")}
-            over = col(Greylisted.until) <= now  # another process can have inserted it just now
+            over = col(GreylistEntry.until) <= now  # another process can have inserted it just now
             again = new.on_conflict_do_update(index_elements=["key"], set_=fresh, where=over)
-            turn.connection.execute(again, row)
+            transaction.connection.execute(again, row)
 
-        await self._world.apply(unit)
+        await self._world.run_transaction(insert_in_transaction)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST = 100  # symbols stored per message
-LONGEST = 200  # characters of a name or description
+MAX_SYMBOLS = 100  # symbols stored per message
+MAX_TEXT = 200  # characters of a name or description
 
 
 @dataclass(frozen=True, slots=True)
-class Symbol:
+class SpamScanSymbol:
     """A rule of the spam scanner that matched, with its score."""
 
     name: str
@@ -18,40 +18,40 @@ class Symbol:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class ScanResult:
     """The merged result of the scanners that ran: `rspamd`, `clamd`."""
 
-    sources: Sequence[str] = ()
+    scanner_names: Sequence[str] = ()
     score: float | None = None  # None: no scanner gave a score
-    required: float = 0.0  # score from which the scanner rejects
+    reject_score: float = 0.0  # score from which the scanner rejects
     action: str = ""  # action name of the scanner
-    symbols: Sequence[Symbol] = field(default=())
-    virus: str | None = None  # None: no virus found
+    symbols: Sequence[SpamScanSymbol] = field(default=())
+    virus_name: str | None = None  # None: no virus found
 
     @property
-    def forced(self) -> bool:
+    def is_forced_reject(self) -> bool:
         """True if the scanner rejects the message although its score is below the threshold."""
         refuses = self.action in {"reject", "discard", "quarantine"}
-        return self.score is not None and refuses and self.score < self.required
+        return self.score is not None and refuses and self.score < self.reject_score
 
-    def stored(self) -> dict[str, Any] | None:
+    def record(self) -> dict[str, Any] | None:
         """Return the result as stored with the message, None if it says nothing."""
-        if self.score is None and self.virus is None:
+        if self.score is None and self.virus_name is None:
             return None
         return {
             "score": self.score or 0.0,
-            "required": self.required,
+            "required": self.reject_score,
             "action": self.action,
             "symbols": [[one.name, one.score, one.description] for one in self.symbols],
-            "virus": self.virus,
+            "virus": self.virus_name,
         }
 
 
-def weightiest(symbols: Sequence[Symbol]) -> list[Symbol]:
+def weightiest_symbols(symbols: Sequence[SpamScanSymbol]) -> list[SpamScanSymbol]:
     """Return the MAX_SYMBOLS symbols with the highest absolute score."""
-    return sorted(symbols, key=lambda one: (-abs(one.score), one.name))[:MOST]
+    return sorted(symbols, key=lambda one: (-abs(one.score), one.name))[:MAX_SYMBOLS]
 
 
-def cut(text: str) -> str:
+def single_line(text: str) -> str:
     """Return the text in one line of at most MAX_TEXT characters."""
-    return "".join(c if c.isprintable() else " " for c in text[:LONGEST]).strip()
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT]).strip()

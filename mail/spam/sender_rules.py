@@ -21,22 +21,40 @@ from typing import Any, Protocol
 from sqlalchemy import Select, String, select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import LONGEST, checked, checked_domain, normal_domain
-from models.errors import Invalid
-from models.runtime.environment import World
-from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import among, prepared
+from mail.addresses.address_syntax import (
+    MAX_ADDRESS,
+    checked_domain,
+    normalized_domain,
+    validated_address,
+)
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
+from models.spam.sender_rules import (
+    PLATFORM_PLACE,
+    SenderAction,
+    SenderRule,
+    place_of_domain,
+    place_of_tag,
+    place_of_user,
+)
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import is_in_parameter, prepare_cached
 from models.users.roles import Role
-from models.users.rule_makers import Account, Maker, covers, join_of_maker, maker_columns
+from models.users.rule_makers import (
+    Maker,
+    RuleSubject,
+    applies_to_user,
+    is_active_maker,
+    maker_columns,
+)
 
-DEEP = 10  # labels in the domain of a subdomain pattern
-BELOW = "*."
-OWN = 0  # rank of rules of the account itself
-_READ = frozenset({"id", "place", "pattern", "action"})
+MAX_LABELS = 10  # labels in the domain of a subdomain pattern
+SUBDOMAIN_PREFIX = "*."
+ACCOUNT_RANK = 0  # rank of rules of the account itself
+_COLUMNS = frozenset({"id", "place", "pattern", "action"})
 
 
-class Receiver(Protocol):
+class RuleReceiver(Protocol):
     """The recipient of a message as sender rules see it."""
 
     @property
@@ -57,13 +75,13 @@ class Receiver(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class SenderRuleMatch:
     """A sender rule that matches a message, for one recipient."""
 
     id: int
     action: SenderAction
     rank: int  # 0 account, 1 tag, 2 domain, 3 platform
-    by_header: bool  # the envelope sender does not match
+    matches_only_header: bool  # the envelope sender does not match
 
 
 def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None) -> str:
@@ -74,88 +92,93 @@ def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None)
         pattern, local, at = domain, "", ""
     try:
         if at and "*" not in local:
-            return _address(checked(pattern))
-        if not pattern.startswith(BELOW):
+            return _comparable_address(validated_address(pattern))
+        if not pattern.startswith(SUBDOMAIN_PREFIX):
             return checked_domain(pattern)
-        name = checked_domain(pattern.removeprefix(BELOW))
-    except Invalid:
+        name = checked_domain(pattern.removeprefix(SUBDOMAIN_PREFIX))
+    except InvalidInput:
         words = "an address, a domain, *@domain, or *.domain for all below it"
-        raise Invalid(words, constraint="pattern", path=path, index=index) from None
-    if name.count(".") >= DEEP:
-        words = f"at most {DEEP} labels behind {BELOW}"
-        raise Invalid(words, constraint="max", path=path, index=index)
-    return BELOW + name
+        raise InvalidInput(words, constraint="pattern", path=path, index=index) from None
+    if name.count(".") >= MAX_LABELS:
+        words = f"at most {MAX_LABELS} labels behind {SUBDOMAIN_PREFIX}"
+        raise InvalidInput(words, constraint="max", path=path, index=index)
+    return SUBDOMAIN_PREFIX + name
 
 
-def patterns(address: str) -> list[str]:
+def patterns_matching(address: str) -> list[str]:
     """Return all patterns that match a sender; [] if it is not an address."""
     local, _, domain = address.strip().rpartition("@")
-    if not local or not domain or len(address) > LONGEST or not _plain(address):
+    if not local or not domain or len(address) > MAX_ADDRESS or not _is_storable(address):
         return []
-    whole = _address(f"{local}@{domain}")
+    whole = _comparable_address(f"{local}@{domain}")
     local, _, domain = whole.rpartition("@")
     bare = local.partition("+")[0]
     labels = domain.split(".")
     above = (labels[start:] for start in range(1, len(labels)))
-    below = [BELOW + ".".join(rest) for rest in above if len(rest) <= DEEP]
+    below = [SUBDOMAIN_PREFIX + ".".join(rest) for rest in above if len(rest) <= MAX_LABELS]
     return list(dict.fromkeys([whole, f"{bare or local}@{domain}", domain, *below]))
 
 
-def _address(address: str) -> str:
+def _comparable_address(address: str) -> str:
     """Return the address in lower case, with the domain in Unicode."""
     local, _, domain = address.rpartition("@")
-    return f"{unicodedata.normalize('NFC', local.lower())}@{normal_domain(domain)}"
+    return f"{unicodedata.normalize('NFC', local.lower())}@{normalized_domain(domain)}"
 
 
-def _plain(text: str) -> bool:
+def _is_storable(text: str) -> bool:
     """Return True if a database can store the text: no NUL, no lone surrogates."""
     return not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in text)
 
 
-@prepared
-def _matching(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_rules(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the rules of `places` with one of the `patterns`."""
     return (
-        select(*picked(SenderRule, _READ), *maker_columns(SenderRule))
-        .outerjoin(Maker, join_of_maker(SenderRule))
+        select(*select_columns(SenderRule, _COLUMNS), *maker_columns(SenderRule))
+        .outerjoin(Maker, is_active_maker(SenderRule))
         .where(
-            among(dialect, col(SenderRule.place), "places", String),
-            among(dialect, col(SenderRule.pattern), "patterns", String),
+            is_in_parameter(dialect, col(SenderRule.place), "places", String),
+            is_in_parameter(dialect, col(SenderRule.pattern), "patterns", String),
         )
     )
 
 
-async def rules_of(
-    world: World, recipients: Sequence[Receiver], sender: str, from_address: str
-) -> list[list[Match]]:
+async def load_matching_rules(
+    environment: Environment,
+    receivers: Sequence[RuleReceiver],
+    envelope_sender: str,
+    from_address: str,
+) -> list[list[SenderRuleMatch]]:
     """Return the rules that match a message, for each receiver in the same order.
 
     A rule matches by the envelope sender or by the first From address. One SQL statement for all
     receivers, none if both addresses are not valid. A rule of a domain, a tag or the platform does
     not apply to accounts that its maker can't administer.
     """
-    envelope, header = patterns(sender), patterns(from_address)
+    envelope, header = patterns_matching(envelope_sender), patterns_matching(from_address)
     wanted = list(dict.fromkeys([*envelope, *header]))
-    if not wanted or not recipients:
-        return [[] for _ in recipients]
-    each = [_places(one) for one in recipients]
+    if not wanted or not receivers:
+        return [[] for _ in receivers]
+    each = [_ranks_by_place(one) for one in receivers]
     asked = {"places": sorted({name for names in each for name in names}), "patterns": wanted}
-    rows: dict[str, list[Picked]] = {}
-    for row in await world.database.find(_matching(world.database.dialect), asked):
+    rows: dict[str, list[ColumnRow]] = {}
+    for row in await environment.database.read_prepared(
+        _select_rules(environment.database.dialect), asked
+    ):
         rows.setdefault(row.place, []).append(row)
     return [
         [
-            Match(row.id, row.action, rank, row.pattern not in envelope)
+            SenderRuleMatch(row.id, row.action, rank, row.pattern not in envelope)
             for place, rank in names.items()
             for row in rows.get(place, ())
-            if rank == OWN or covers(row, Account(to.user_id, to.role))
+            if rank == ACCOUNT_RANK or applies_to_user(row, RuleSubject(to.user_id, to.role))
         ]
-        for to, names in zip(recipients, each, strict=True)
+        for to, names in zip(receivers, each, strict=True)
     ]
 
 
-def _places(to: Receiver) -> dict[str, int]:
+def _ranks_by_place(receiver: RuleReceiver) -> dict[str, int]:
     """Return the places with rules for a receiver, and the rank of each."""
-    domain = {} if to.domain_id is None else {of_domain(to.domain_id): 2}
-    tags = {of_tag(tag.strip().casefold()): 1 for tag in to.tags}
-    return {of_user(to.user_id): OWN, **tags, **domain, EVERYBODY: 3}
+    domain = {} if receiver.domain_id is None else {place_of_domain(receiver.domain_id): 2}
+    tags = {place_of_tag(tag.strip().casefold()): 1 for tag in receiver.tags}
+    return {place_of_user(receiver.user_id): ACCOUNT_RANK, **tags, **domain, PLATFORM_PLACE: 3}

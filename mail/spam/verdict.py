@@ -29,38 +29,41 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from mail.addresses.address_syntax import normal_domain
-from mail.mime import Opinion
-from mail.spam.scan_result import Scan
-from mail.spam.sender_rules import Match
+from mail.addresses.address_syntax import normalized_domain
+from mail.mime import SpamHeaderField
+from mail.spam.scan_result import ScanResult
+from mail.spam.sender_rules import SenderRuleMatch
 from models.spam.sender_rules import SenderAction
 
-EVERYTHING, NOTHING = 0, 100  # spam levels
-FLAGGED = 50  # score of a message that is only flagged as spam
-REFUSED = 75  # score of a message that a spam filter would refuse
-JUNK, REJECT = 8.0, 15.0  # scanner points
-ACTIONS = {  # of rspamd
-    "reject": REFUSED,
-    "discard": REFUSED,
-    "quarantine": REFUSED,
-    "soft reject": FLAGGED,
-    "rewrite subject": FLAGGED,
-    "greylist": FLAGGED,
+LEVEL_ALL_SPAM, LEVEL_NO_SPAM = 0, 100  # spam levels
+FLAGGED_SCORE = 50  # score of a message that is only flagged as spam
+REFUSED_SCORE = 75  # score of a message that a spam filter would refuse
+DEFAULT_JUNK_POINTS, DEFAULT_REJECT_POINTS = 8.0, 15.0  # scanner points
+SCORES_BY_RSPAMD_ACTION = {  # of rspamd
+    "reject": REFUSED_SCORE,
+    "discard": REFUSED_SCORE,
+    "quarantine": REFUSED_SCORE,
+    "soft reject": FLAGGED_SCORE,
+    "rewrite subject": FLAGGED_SCORE,
+    "greylist": FLAGGED_SCORE,
     "add header": 25,
 }
-POLICIES = {"quarantine": FLAGGED, "reject": REFUSED}  # applied if DMARC failed
-POINTS = 5.0  # default threshold of SpamAssassin
+SCORES_BY_DMARC_POLICY = {
+    "quarantine": FLAGGED_SCORE,
+    "reject": REFUSED_SCORE,
+}  # applied if DMARC failed
+SPAMASSASSIN_POINTS = 5.0  # default threshold of SpamAssassin
 
 _NUMBER = r"(-?[0-9]{1,6}(?:\.[0-9]{1,9})?)"
-_FIRST = re.compile(rf"\s*\+?{_NUMBER}(?:\s*/\s*{_NUMBER})?")
-_RESULT = re.compile(rf"[^:\[\]]*:\s*(\w+)\s*\[\s*{_NUMBER}\s*/\s*{_NUMBER}\s*\]")
+_POINTS_AT_START = re.compile(rf"\s*\+?{_NUMBER}(?:\s*/\s*{_NUMBER})?")
+_SPAMD_RESULT = re.compile(rf"[^:\[\]]*:\s*(\w+)\s*\[\s*{_NUMBER}\s*/\s*{_NUMBER}\s*\]")
 _SCORE = re.compile(rf"\b(?:score|hits)\s*=\s*{_NUMBER}")
 _REQUIRED = re.compile(rf"\brequired\s*=\s*{_NUMBER}")
 _STARS = re.compile(r"\s*(\*+|\++)")
-_YES = ("yes", "true")
+_YES_WORDS = ("yes", "true")
 
 
-class Reason(StrEnum):
+class VerdictReason(StrEnum):
     """What decided the verdict."""
 
     LEVEL = "LEVEL"
@@ -71,7 +74,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class HeaderScore:
     """The score that spam filters of other servers gave: 0 to 100."""
 
     value: int = 0
@@ -79,188 +82,221 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class SpamFacts:
     """The facts about a message that are the same for all recipients."""
 
-    score: Score = Score()
-    forged: bool = False  # DMARC failed
-    vouched: bool = False  # for the domain of the envelope sender
-    scan: Scan | None = None  # result of our scanners
+    score: HeaderScore = HeaderScore()
+    is_forged: bool = False  # DMARC failed
+    spf_passed: bool = False  # for the domain of the envelope sender
+    scan_result: ScanResult | None = None  # result of our scanners
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SpamThresholds:
     """The points of a scanner from which a recipient treats a message as spam or refuses it."""
 
-    junk: float = JUNK
-    reject: float = REJECT
-    viruses: bool = True  # set by the operator
+    junk_points: float = DEFAULT_JUNK_POINTS
+    reject_points: float = DEFAULT_REJECT_POINTS
+    refuse_viruses: bool = True  # set by the operator
 
 
 @dataclass(frozen=True, slots=True)
-class Spam:
+class SpamVerdict:
     """The spam verdict for one recipient."""
 
     is_spam: bool
     score: int
-    reason: Reason
+    reason: VerdictReason
     rule_id: int | None = None
-    refused: bool = False  # the message must not be stored
+    is_refused: bool = False  # the message must not be stored
 
 
-def known(
-    opinions: Sequence[Opinion],
-    believed: Collection[str],
-    sender: str = "",
+def spam_facts(
+    header_fields: Sequence[SpamHeaderField],
+    trusted_names: Collection[str],
+    envelope_sender: str = "",
     verification: Mapping[str, object] | None = None,
-    scan: Scan | None = None,
-) -> Known:
+    scan_result: ScanResult | None = None,
+) -> SpamFacts:
     """Return the spam facts of a message that a trusted server handed over.
 
     `trusted_names` are names of header fields, in any case. `verification` is the stored result of
     authentication. For other messages pass no header fields.
     """
     found = verification or {}
-    policy = POLICIES.get(str(found.get("policy")))
-    domain, passed = sender.rpartition("@")[2], found.get("spf")
-    vouched = bool(domain) and isinstance(passed, str) and _alike(passed, domain)
-    score = scored(opinions, believed)
+    policy = SCORES_BY_DMARC_POLICY.get(str(found.get("policy")))
+    domain, passed = envelope_sender.rpartition("@")[2], found.get("spf")
+    vouched = bool(domain) and isinstance(passed, str) and _is_same_domain(passed, domain)
+    score = header_score(header_fields, trusted_names)
     if policy is not None and (score.source is None or policy > score.value):
-        score = Score(policy, "authentication-results")
+        score = HeaderScore(policy, "authentication-results")
     forged = found.get("dmarc") == "fail" and not found.get("sealer")
-    return Known(score, forged, vouched, scan)
+    return SpamFacts(score, forged, vouched, scan_result)
 
 
-def _alike(one: str, other: str) -> bool:
+def _is_same_domain(domain: str, other_domain: str) -> bool:
     """Return True if two domains are the same after normalization."""
-    return normal_domain(one) == normal_domain(other)
+    return normalized_domain(domain) == normalized_domain(other_domain)
 
 
-def scored(opinions: Sequence[Opinion], believed: Collection[str]) -> Score:
+def header_score(
+    header_fields: Sequence[SpamHeaderField], trusted_names: Collection[str]
+) -> HeaderScore:
     """Return the highest score of the trusted header fields."""
-    names = {name.lower() for name in believed}
-    best = Score()
-    for one in opinions:
-        value = _READ[one.name](one.text) if one.name in names else None
+    names = {name.lower() for name in trusted_names}
+    best = HeaderScore()
+    for one in header_fields:
+        value = _SCORE_READERS[one.name](one.text) if one.name in names else None
         if value is not None and (best.source is None or value > best.value):
-            best = Score(value, one.name)
+            best = HeaderScore(value, one.name)
     return best
 
 
-def decided(facts: Known, rules: Sequence[Match], level: int, limits: Limits | None = None) -> Spam:
+def compute_verdict(
+    facts: SpamFacts,
+    rule_matches: Sequence[SenderRuleMatch],
+    spam_level: int,
+    thresholds: SpamThresholds | None = None,
+) -> SpamVerdict:
     """Return the verdict for a recipient with these matching rules, level (0 to 100) and limits."""
-    limits = limits or Limits()
-    scan = facts.scan or Scan()
-    score, refused = max(facts.score.value, scored_by(scan, limits)), _refused(scan, limits)
-    if scan.virus:
-        refused |= limits.viruses
-        return Spam(is_spam=True, score=score, reason=Reason.VIRUS, refused=refused)
-    if level >= NOTHING:
-        return Spam(is_spam=False, score=score, reason=Reason.LEVEL)
-    if rule := _strongest(facts, rules):
+    thresholds = thresholds or SpamThresholds()
+    scan = facts.scan_result or ScanResult()
+    score, refused = (
+        max(facts.score.value, score_from_scan(scan, thresholds)),
+        _is_refused_by_scan(scan, thresholds),
+    )
+    if scan.virus_name:
+        refused |= thresholds.refuse_viruses
+        return SpamVerdict(
+            is_spam=True, score=score, reason=VerdictReason.VIRUS, is_refused=refused
+        )
+    if spam_level >= LEVEL_NO_SPAM:
+        return SpamVerdict(is_spam=False, score=score, reason=VerdictReason.LEVEL)
+    if rule := _decisive_rule(facts, rule_matches):
         blocked = rule.action is SenderAction.BLOCK
         refused = refused and blocked
-        return Spam(blocked, score, Reason.RULE, rule_id=rule.id, refused=refused)
-    if level <= EVERYTHING:
-        return Spam(is_spam=True, score=score, reason=Reason.LEVEL, refused=refused)
-    spam = refused or score >= level
-    return Spam(is_spam=spam, score=score, reason=Reason.SCORE, refused=refused)
+        return SpamVerdict(blocked, score, VerdictReason.RULE, rule_id=rule.id, is_refused=refused)
+    if spam_level <= LEVEL_ALL_SPAM:
+        return SpamVerdict(
+            is_spam=True, score=score, reason=VerdictReason.LEVEL, is_refused=refused
+        )
+    spam = refused or score >= spam_level
+    return SpamVerdict(is_spam=spam, score=score, reason=VerdictReason.SCORE, is_refused=refused)
 
 
-def _refused(scan: Scan, limits: Limits) -> bool:
+def _is_refused_by_scan(scan_result: ScanResult, thresholds: SpamThresholds) -> bool:
     """Return True if the scan result refuses the message."""
-    return scan.forced or (scan.score is not None and scan.score >= limits.reject)
+    return scan_result.is_forced_reject or (
+        scan_result.score is not None and scan_result.score >= thresholds.reject_points
+    )
 
 
-def scored_by(scan: Scan, limits: Limits) -> int:
+def score_from_scan(scan_result: ScanResult, thresholds: SpamThresholds) -> int:
     """Return scanner points as a score: FLAGGED_SCORE and REFUSED_SCORE at the thresholds.
 
     The score is proportional to the points between, below and above the thresholds.
     """
-    points = scan.score or 0.0
-    if scan.forced:
-        return REFUSED
-    if points >= limits.reject:
-        return _share(points, limits.reject, REFUSED)
-    if points < limits.junk:
-        return _share(points, limits.junk, FLAGGED)
-    beyond = points - limits.junk
-    return FLAGGED + _share(beyond, limits.reject - limits.junk, REFUSED - FLAGGED)
+    points = scan_result.score or 0.0
+    if scan_result.is_forced_reject:
+        return REFUSED_SCORE
+    if points >= thresholds.reject_points:
+        return _proportional_score(points, thresholds.reject_points, REFUSED_SCORE)
+    if points < thresholds.junk_points:
+        return _proportional_score(points, thresholds.junk_points, FLAGGED_SCORE)
+    beyond = points - thresholds.junk_points
+    return FLAGGED_SCORE + _proportional_score(
+        beyond, thresholds.reject_points - thresholds.junk_points, REFUSED_SCORE - FLAGGED_SCORE
+    )
 
 
-def filtered(verdict: Spam, says: bool | None) -> Spam:
+def verdict_after_filter(verdict: SpamVerdict, filter_spam: bool | None) -> SpamVerdict:
     """Return the verdict after a filter that sets spam or not spam; None leaves it unchanged."""
-    never = verdict.reason is Reason.LEVEL and not verdict.is_spam
-    if says is None or never or verdict.reason is Reason.VIRUS:
+    never = verdict.reason is VerdictReason.LEVEL and not verdict.is_spam
+    if filter_spam is None or never or verdict.reason is VerdictReason.VIRUS:
         return verdict
-    return replace(verdict, is_spam=says, reason=Reason.FILTER, rule_id=None)
+    return replace(verdict, is_spam=filter_spam, reason=VerdictReason.FILTER, rule_id=None)
 
 
-def _strongest(facts: Known, rules: Sequence[Match]) -> Match | None:
+def _decisive_rule(
+    facts: SpamFacts, rule_matches: Sequence[SenderRuleMatch]
+) -> SenderRuleMatch | None:
     """Return the rule that decides, None if there is none.
 
     ALLOW rules don't count for a forged From address, except by the envelope sender if SPF passed.
     """
 
-    def believed(rule: Match) -> bool:
-        proven = not facts.forged or (facts.vouched and not rule.by_header)
+    def is_valid(rule: SenderRuleMatch) -> bool:
+        proven = not facts.is_forged or (facts.spf_passed and not rule.matches_only_header)
         return proven or rule.action is SenderAction.BLOCK
 
-    def order(rule: Match) -> tuple[int, bool, int]:
+    def sort_key(rule: SenderRuleMatch) -> tuple[int, bool, int]:
         return rule.rank, rule.action is SenderAction.ALLOW, rule.id
 
-    return min(filter(believed, rules), key=order, default=None)
+    return min(filter(is_valid, rule_matches), key=sort_key, default=None)
 
 
-def _flag(text: str) -> int:
+def _score_of_flag(text: str) -> int:
     """Return the score of `X-Spam-Flag: Yes`."""
-    return FLAGGED if text.strip().lower().startswith(_YES) else 0
+    return FLAGGED_SCORE if text.strip().lower().startswith(_YES_WORDS) else 0
 
 
-def _share(points: float, required: float, mark: int) -> int:
+def _proportional_score(points: float, required: float, score_at_required: int) -> int:
     """Return points as a score, where `required` points give `score_at_required`."""
-    whole = int(max(mark * points / required, 0) + 1e-9)  # rounding must not reach the threshold
+    whole = int(
+        max(score_at_required * points / required, 0) + 1e-9
+    )  # rounding must not reach the threshold
     return min(whole, 100)
 
 
-def _stars(text: str) -> int | None:
+def _score_of_stars(text: str) -> int | None:
     """Return the score of `X-Spam-Level: ****`."""
     found = _STARS.match(text)
-    return _share(len(found[1]), POINTS, FLAGGED) if found else None
+    return _proportional_score(len(found[1]), SPAMASSASSIN_POINTS, FLAGGED_SCORE) if found else None
 
 
-def _points(text: str) -> int | None:
+def _score_of_points(text: str) -> int | None:
     """Return the score of `X-Spam-Score: 7.2 / 15`."""
-    found = _FIRST.match(text)
+    found = _POINTS_AT_START.match(text)
     if found is None:
         return None
-    required = float(found[2] or POINTS)
-    return _share(float(found[1]), required if required > 0 else POINTS, FLAGGED)
+    required = float(found[2] or SPAMASSASSIN_POINTS)
+    return _proportional_score(
+        float(found[1]), required if required > 0 else SPAMASSASSIN_POINTS, FLAGGED_SCORE
+    )
 
 
-def _status(text: str) -> int:
+def _score_of_status(text: str) -> int:
     """Return the score of `Yes, score=7.2 required=5.0 tests=…`. The word outweighs the points."""
     points, required = _SCORE.search(text), _REQUIRED.search(text)
-    needed = float(required[1]) if required else POINTS
-    share = _share(float(points[1]), needed if needed > 0 else POINTS, FLAGGED) if points else 0
-    return max(share, FLAGGED) if _flag(text) else min(share, FLAGGED - 1)
+    needed = float(required[1]) if required else SPAMASSASSIN_POINTS
+    share = (
+        _proportional_score(
+            float(points[1]), needed if needed > 0 else SPAMASSASSIN_POINTS, FLAGGED_SCORE
+        )
+        if points
+        else 0
+    )
+    return max(share, FLAGGED_SCORE) if _score_of_flag(text) else min(share, FLAGGED_SCORE - 1)
 
 
-def _result(text: str) -> int | None:
+def _score_of_spamd_result(text: str) -> int | None:
     """Return the score of `default: False [3.20 / 15.00]; …`, relative to the second number."""
-    found = _RESULT.match(text)
+    found = _SPAMD_RESULT.match(text)
     if found is None:
         return None
     needed = float(found[3])
-    return max(_share(float(found[2]), needed, REFUSED) if needed > 0 else 0, _flag(found[1]))
+    return max(
+        _proportional_score(float(found[2]), needed, REFUSED_SCORE) if needed > 0 else 0,
+        _score_of_flag(found[1]),
+    )
 
 
-_READ: Mapping[str, Callable[[str], int | None]] = {
-    "x-rspamd-action": lambda text: ACTIONS.get(" ".join(text.lower().split()), 0),
-    "x-spam": _flag,
-    "x-spam-flag": _flag,
-    "x-spam-level": _stars,
-    "x-spam-score": _points,
-    "x-spam-status": _status,
-    "x-spamd-result": _result,
+_SCORE_READERS: Mapping[str, Callable[[str], int | None]] = {
+    "x-rspamd-action": lambda text: SCORES_BY_RSPAMD_ACTION.get(" ".join(text.lower().split()), 0),
+    "x-spam": _score_of_flag,
+    "x-spam-flag": _score_of_flag,
+    "x-spam-level": _score_of_stars,
+    "x-spam-score": _score_of_points,
+    "x-spam-status": _score_of_status,
+    "x-spamd-result": _score_of_spamd_result,
 }

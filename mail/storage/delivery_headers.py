@@ -13,66 +13,77 @@ from pathlib import Path
 
 import idna
 
-from mail.envelope.local_recipient import Recipient
-from mail.mime.header_encoding import on_wire, unstructured
-from mail.storage.header_prepend import before, first, remade
-from mail.storage.message_insert import Letter
-from mail.storage.received_messages import read
+from mail.envelope.local_recipient import LocalRecipient
+from mail.mime.header_encoding import unstructured_field, with_ascii_domain
+from mail.storage.header_prepend import prepend_fields, read_beginning, replace_beginning
+from mail.storage.message_insert import StorableMessage
+from mail.storage.received_messages import read_message
 from models.users.tables import DelimiterAction
 
-_ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-_SUBJECT = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
+_UNSAFE_CHARACTER = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_SUBJECT_FIELD = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
 
 
-async def stamped(
-    source: bytes | Path, letter: Letter, to: Recipient, sender: str, made: ExitStack
-) -> Letter:
+async def add_delivery_headers(
+    source: bytes | Path,
+    message: StorableMessage,
+    recipient: LocalRecipient,
+    sender: str,
+    temporary_files: ExitStack,
+) -> StorableMessage:
     """The message, which was read from `source`, with the delivery headers of a recipient.
 
     A repeated delivery is recognized by `received_digest`. New files are registered with
     `temporary_files`.
     """
-    prefix = fields(to, sender)
-    letter = replace(letter, came=letter.came or letter.digest)
-    if not (to.label and to.delimiter_action is DelimiterAction.SUBJECT):
-        return await before(source, letter, prefix, made)
-    end = letter.facts.structure.body_start
-    head = prefix + _labelled(await first(source, end), letter, to.label)
-    fresh = await read(await remade(source, head, end, made))
-    return replace(fresh, came=letter.came, verification=letter.verification, scan=letter.scan)
+    prefix = delivery_header_fields(recipient, sender)
+    message = replace(message, received_digest=message.received_digest or message.digest)
+    if not (recipient.label and recipient.delimiter_action is DelimiterAction.SUBJECT):
+        return await prepend_fields(source, message, prefix, temporary_files)
+    end = message.facts.structure.body_start
+    head = prefix + _label_subject(await read_beginning(source, end), message, recipient.label)
+    fresh = await read_message(await replace_beginning(source, head, end, temporary_files))
+    return replace(
+        fresh,
+        received_digest=message.received_digest,
+        verification=message.verification,
+        scan=message.scan,
+    )
 
 
-def fields(to: Recipient, sender: str) -> bytes:
+def delivery_header_fields(recipient: LocalRecipient, sender: str) -> bytes:
     """The header fields Return-Path, Delivered-To and X-Original-Rcpt of a recipient."""
     lines = {
         "Return-Path": f"<{sender}>",
-        "Delivered-To": _wired(to.instead or to.address),
-        "X-Original-Rcpt": _wired(to.original or to.address),
+        "Delivered-To": _ascii_address(recipient.rewritten_address or recipient.address),
+        "X-Original-Rcpt": _ascii_address(recipient.original_address or recipient.address),
     }
-    text = "".join(f"{name}: {_ODD.sub('', value)}\r\n" for name, value in lines.items())
+    text = "".join(
+        f"{name}: {_UNSAFE_CHARACTER.sub('', value)}\r\n" for name, value in lines.items()
+    )
     return text.encode()
 
 
-def _wired(address: str) -> str:
+def _ascii_address(address: str) -> str:
     """The address with an A-label domain; unchanged if it has none."""
     try:
-        return on_wire(address)
+        return with_ascii_domain(address)
     except idna.IDNAError:
         return address
 
 
-def _labelled(header: bytes, letter: Letter, label: str) -> bytes:
+def _label_subject(header: bytes, message: StorableMessage, label: str) -> bytes:
     """The header with the label before the text of its subject."""
-    text = _ODD.sub("", f"[{label}] {letter.facts.subject}")
-    return b"".join(_with(header, unstructured("Subject", text)))
+    text = _UNSAFE_CHARACTER.sub("", f"[{label}] {message.facts.subject}")
+    return b"".join(_replace_subject(header, unstructured_field("Subject", text)))
 
 
-def _with(header: bytes, subject: bytes) -> Iterator[bytes]:
+def _replace_subject(header: bytes, subject_field: bytes) -> Iterator[bytes]:
     """Yield the header with the new subject field in the place of the old, or before all fields."""
     kept, reached, found = list[bytes](), 0, False
-    for each in _SUBJECT.finditer(header):
-        kept += [header[reached : each.start()], b"" if found else subject]
+    for each in _SUBJECT_FIELD.finditer(header):
+        kept += [header[reached : each.start()], b"" if found else subject_field]
         reached, found = each.end(), True
-    yield b"" if found else subject
+    yield b"" if found else subject_field
     yield from kept
     yield header[reached:]

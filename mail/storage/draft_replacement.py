@@ -9,41 +9,45 @@ from sqlalchemy import BigInteger, Boolean, bindparam, delete, or_, select, upda
 from sqlmodel import col
 
 from mail.limits import user_limits
-from mail.limits.user_limits import ALLOWED
-from mail.mime import Facts
+from mail.limits.user_limits import STORAGE_QUOTA
+from mail.mime import MessageFacts
 from mail.storage import audit_copies
-from mail.storage.blobs.blob_writer import Kept, blob_ids, referred
-from mail.storage.message_flags import flags
+from mail.storage.blobs.blob_writer import (
+    StoredMessageBlobs,
+    insert_blob_rows,
+    reference_statements,
+)
+from mail.storage.message_flags import imap_flags
 from mail.storage.message_insert import (
-    Letter,
-    Place,
-    Placed,
-    columns,
-    over_quota,
-    referring,
+    InsertedMessage,
+    MessagePlacement,
+    StorableMessage,
+    content_columns,
+    quota_error,
+    reference_columns,
     take_uids,
 )
-from mail.storage.thread_assignment import begun, ended, led
-from mail.text.storable_text import storable
+from mail.storage.thread_assignment import delete_empty_threads, insert_thread_keys, new_thread
+from mail.text.storable_text import make_storable
 from models.admin.audits import AuditRoad
-from models.errors import Conflict, Stale
-from models.events.journal import ChangeKind, Entry
+from models.errors import Conflict, StaleObject
+from models.events.journal import ChangeKind, JournalEntry
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
 from models.mailboxes.tables import Mailbox
-from models.messages.tables import Message, Thread, ThreadRef
-from models.runtime.environment import Turn
+from models.messages.tables import Message, Thread, ThreadKey
+from models.runtime.environment import DatabaseTransaction
 from models.search import text_index
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
 
-PATH = ("replacePrevious",)
-_STATE = {
+INPUT_PATH = ("replacePrevious",)
+_MESSAGE_COLUMNS = {
     *("id", "mailbox_id", "uid", "modseq", "thread_id", "digest", "size", "indexed", "expires"),
     *("seen", "flagged", "answered", "draft", "keywords", "meta_data"),
 }
-_THERE = (
-    select(*picked(Message, _STATE))
+_SELECT_EARLIER = (
+    select(*select_columns(Message, _MESSAGE_COLUMNS))
     .where(
         col(Message.id) == bindparam("key"),
         col(Message.user_id) == bindparam("user"),
@@ -51,23 +55,23 @@ _THERE = (
     )
     .with_for_update()
 )
-_MORE = bindparam("more", type_=BigInteger)
-_USE = (
+_ADDED_BYTES = bindparam("more", type_=BigInteger)
+_UPDATE_QUOTA = (
     update(User)
     .where(
         col(User.id) == bindparam("user"),
         col(User.deleted_at).is_(None),
         or_(
             bindparam("beyond", type_=Boolean),
-            _MORE <= 0,
-            ALLOWED == 0,
-            col(User.used) + _MORE <= ALLOWED,
+            _ADDED_BYTES <= 0,
+            STORAGE_QUOTA == 0,
+            col(User.used) + _ADDED_BYTES <= STORAGE_QUOTA,
         ),
     )
-    .values(used=col(User.used) + _MORE)
-    .returning(col(User.used), ALLOWED.label("allowed"))
+    .values(used=col(User.used) + _ADDED_BYTES)
+    .returning(col(User.used), STORAGE_QUOTA.label("allowed"))
 )
-_LEAVE = (
+_UPDATE_OLD_MAILBOX = (
     update(Mailbox)
     .where(col(Mailbox.id) == bindparam("box"))
     .values(
@@ -78,15 +82,15 @@ _LEAVE = (
         modify_index=bindparam("last"),
     )
 )
-_LED = (
-    select(col(ThreadRef.thread_id))
+_SELECT_THREADS_BY_KEY = (
+    select(col(ThreadKey.thread_id))
     .where(
-        col(ThreadRef.user_id) == bindparam("user"),
-        col(ThreadRef.key).in_(bindparam("keys", expanding=True)),
+        col(ThreadKey.user_id) == bindparam("user"),
+        col(ThreadKey.key).in_(bindparam("keys", expanding=True)),
     )
     .distinct()
 )
-_OTHERS = (
+_SELECT_OTHER_IN_THREAD = (
     select(col(Message.id))
     .where(col(Message.thread_id) == bindparam("thread"), col(Message.id) != bindparam("key"))
     .limit(1)
@@ -94,117 +98,159 @@ _OTHERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class EarlierDraft:
     """The message to replace, and its words in the text index (`indexing.words_of`)."""
 
     id: int
     digest: str
-    words: Mapping[str, Any]
-    path: Sequence[str] = PATH  # path of the input field, for errors
-    draft: bool = True  # the message must still be, or not be, a draft
-    beyond: bool = False  # its growth is never refused
+    indexed_words: Mapping[str, Any]
+    input_path: Sequence[str] = INPUT_PATH  # path of the input field, for errors
+    must_be_draft: bool = True  # the message must still be, or not be, a draft
+    ignores_quota: bool = False  # its growth is never refused
 
 
-def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier) -> Placed:
+def replace_message(
+    transaction: DatabaseTransaction,
+    message: StorableMessage,
+    stored_blobs: StoredMessageBlobs,
+    placement: MessagePlacement,
+    earlier: EarlierDraft,
+) -> InsertedMessage:
     """Store a message in the place of an earlier one; the transaction holds the lock of the user.
 
     The message keeps its id, keywords and all values that the new one doesn't set; it gets a
     new UID. Raises Conflict if the earlier message is gone or its draft flag has changed, Stale
     if it has other content, and OverQuota, NotFound and BlobRowDeleted.
     """
-    row = turn.connection.execute(_THERE, {"key": earlier.id, "user": to.user_id}).first()
-    if row is None or row.draft is not earlier.draft:
-        raise Conflict("the draft is gone", path=earlier.path)
+    row = transaction.connection.execute(
+        _SELECT_EARLIER, {"key": earlier.id, "user": placement.user_id}
+    ).first()
+    if row is None or row.draft is not earlier.must_be_draft:
+        raise Conflict("the draft is gone", path=earlier.input_path)
     if row.digest != earlier.digest:
-        raise Stale(current_modseq=row.modseq, path=earlier.path)
-    last, now = turn.count(to.user_id, 1), turn.world.now()
-    more = letter.size - row.size
-    use = _take_quota(turn, to.user_id, more, beyond=earlier.beyond)
-    audit_copies.leaving(turn, to.user_id, [row.id])
-    taken = _uid(turn, letter, row, to, last)
-    blobs = blob_ids(turn, kept)
-    thread_id = _thread(turn, letter.facts, row, to.user_id)
+        raise StaleObject(current_modseq=row.modseq, path=earlier.input_path)
+    last, now = transaction.reserve_positions(placement.user_id, 1), transaction.environment.now()
+    more = message.size - row.size
+    use = _add_to_quota(transaction, placement.user_id, more, ignores_quota=earlier.ignores_quota)
+    audit_copies.copy_messages_before_removal(transaction, placement.user_id, [row.id])
+    taken = _update_mailboxes(transaction, message, row, placement, last)
+    blobs = insert_blob_rows(transaction, stored_blobs)
+    thread_id = _assign_thread(transaction, message.facts, row, placement.user_id)
     values = {
-        **columns(letter),
-        "mailbox_id": to.mailbox_id,
+        **content_columns(message),
+        "mailbox_id": placement.mailbox_id,
         "uid": taken.uid_next - 1,
         "modseq": last,
         "thread_id": thread_id,
-        "blob_id": blobs[kept.root],
-        "received_at": to.at,
-        "listed_at": to.at,
+        "blob_id": blobs[stored_blobs.layout_digest],
+        "received_at": placement.received_at,
+        "listed_at": placement.received_at,
         "saved_at": now,
         "expires": now + timedelta(seconds=taken.retention) if taken.retention else row.expires,
-        "seen": to.seen,
-        "flagged": to.flagged or row.flagged,
+        "seen": placement.seen,
+        "flagged": placement.flagged or row.flagged,
         "answered": row.answered,
-        "draft": to.draft,
-        "envelope_from": to.envelope_from,
-        "envelope_to": list(to.envelope_to),
+        "draft": placement.draft,
+        "envelope_from": placement.envelope_from,
+        "envelope_to": list(placement.envelope_to),
         "keywords": row.keywords,
-        "meta_data": row.meta_data if to.meta_data is None else to.meta_data,
-        **(referring(to) if to.reference else {}),
+        "meta_data": row.meta_data if placement.meta_data is None else placement.meta_data,
+        **(reference_columns(placement) if placement.reference else {}),
     }
-    turn.connection.execute(update(Message).where(col(Message.id) == row.id).values(**values))
-    turn.connection.execute(delete(MessageBlob).where(col(MessageBlob.message_id) == row.id))
-    turn.send(referred(row.id, list(blobs.values())))
+    transaction.connection.execute(
+        update(Message).where(col(Message.id) == row.id).values(**values)
+    )
+    transaction.connection.execute(delete(MessageBlob).where(col(MessageBlob.message_id) == row.id))
+    transaction.execute_statements(reference_statements(row.id, list(blobs.values())))
     if thread_id != row.thread_id:
-        turn.connection.execute(ended([row.thread_id]))
-    turn.send(led(turn, to.user_id, letter.facts.thread_keys, thread_id))
-    text_index.forget(turn.connection, earlier.words, known=row.indexed)
+        transaction.connection.execute(delete_empty_threads([row.thread_id]))
+    transaction.execute_statements(
+        insert_thread_keys(transaction, placement.user_id, message.facts.thread_keys, thread_id)
+    )
+    text_index.delete_message(transaction.connection, earlier.indexed_words, is_indexed=row.indexed)
     facts = {
-        "mailbox": to.mailbox_id,
+        "mailbox": placement.mailbox_id,
         "uid": [taken.uid_next - 1],
         "fromMailbox": row.mailbox_id,
         "fromUid": [row.uid],
-        "flags": [flags(values)],
+        "flags": [imap_flags(values)],
     }
-    entry = Entry(ChangeKind.MESSAGE_UPDATED, [row.id], facts, to.origin)
-    turn.append(to.user_id, entry, at=now)
-    turn.bells.add(UNINDEXED)
+    entry = JournalEntry(ChangeKind.MESSAGE_UPDATED, [row.id], facts, placement.origin)
+    transaction.append_entry(placement.user_id, entry, at=now)
+    transaction.workers_to_wake.add(UNINDEXED)
     if more > 0:
-        user_limits.stored(turn, to.user_id, use, more)
+        user_limits.report_storage_usage(transaction, placement.user_id, use, more)
     if taken.audited:
-        road = AuditRoad.SAVED if to.envelope_from is None else AuditRoad.SENT
-        audit_copies.stored(turn, to.user_id, [row.id], road)
-    return Placed(row.id, taken.uid_next - 1, last, blobs[kept.root], list(blobs.values()))
+        road = AuditRoad.SAVED if placement.envelope_from is None else AuditRoad.SENT
+        audit_copies.copy_stored_messages(transaction, placement.user_id, [row.id], road)
+    return InsertedMessage(
+        row.id, taken.uid_next - 1, last, blobs[stored_blobs.layout_digest], list(blobs.values())
+    )
 
 
-def _take_quota(turn: Turn, user_id: int, more: int, *, beyond: bool) -> Picked:
+def _add_to_quota(
+    transaction: DatabaseTransaction, user_id: int, added_bytes: int, *, ignores_quota: bool
+) -> ColumnRow:
     """Count the added bytes and return the new usage. Raises OverQuota.
 
     A message that doesn't grow is never refused.
     """
-    platform = turn.world.options.default_quota
-    given = {"user": user_id, "platform": platform, "more": more, "beyond": beyond}
-    taken = turn.connection.execute(_USE, given).first()
+    platform = transaction.environment.options.default_quota
+    given = {"user": user_id, "platform": platform, "more": added_bytes, "beyond": ignores_quota}
+    taken = transaction.connection.execute(_UPDATE_QUOTA, given).first()
     if taken is None:
-        raise over_quota(turn, user_id)
+        raise quota_error(transaction, user_id)
     return taken
 
 
-def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picked:
+def _update_mailboxes(
+    transaction: DatabaseTransaction,
+    message: StorableMessage,
+    earlier_row: ColumnRow,
+    placement: MessagePlacement,
+    modseq: int,
+) -> ColumnRow:
     """Update the counters of the old and the new mailbox, and take the next UID."""
-    gone = {"box": row.mailbox_id, "unread": int(not row.seen), "bytes": row.size, "last": last}
-    turn.connection.execute(_LEAVE, gone)
-    return take_uids(turn, to, last, unseen=int(not to.seen), size=letter.size)
+    gone = {
+        "box": earlier_row.mailbox_id,
+        "unread": int(not earlier_row.seen),
+        "bytes": earlier_row.size,
+        "last": modseq,
+    }
+    transaction.connection.execute(_UPDATE_OLD_MAILBOX, gone)
+    return take_uids(
+        transaction,
+        placement,
+        modseq,
+        unseen_count=int(not placement.seen),
+        byte_count=message.size,
+    )
 
 
-def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:
+def _assign_thread(
+    transaction: DatabaseTransaction,
+    message_facts: MessageFacts,
+    earlier_row: ColumnRow,
+    user_id: int,
+) -> int:
     """The id of a thread that the message refers to, else its own if no other message is in it.
 
     Otherwise a new thread is created.
     """
-    given = {"thread": row.thread_id, "key": row.id}
-    alone = turn.connection.execute(_OTHERS, given).first() is None
-    led = {"user": user_id, "keys": facts.thread_keys}
-    known = set(turn.connection.execute(_LED, led).scalars()) if facts.thread_keys else set()
-    if found := known - {row.thread_id} if alone else known:
+    given = {"thread": earlier_row.thread_id, "key": earlier_row.id}
+    alone = transaction.connection.execute(_SELECT_OTHER_IN_THREAD, given).first() is None
+    led = {"user": user_id, "keys": message_facts.thread_keys}
+    known = (
+        set(transaction.connection.execute(_SELECT_THREADS_BY_KEY, led).scalars())
+        if message_facts.thread_keys
+        else set()
+    )
+    if found := known - {earlier_row.thread_id} if alone else known:
         return int(min(found))
     if not alone:
-        key, new = begun(turn, user_id, storable(facts.subject))
-        turn.send([new])
+        key, new = new_thread(transaction, user_id, make_storable(message_facts.subject))
+        transaction.execute_statements([new])
         return key
-    mine = update(Thread).where(col(Thread.id) == row.thread_id)
-    turn.connection.execute(mine.values(subject=storable(facts.subject)))
-    return int(row.thread_id)
+    mine = update(Thread).where(col(Thread.id) == earlier_row.thread_id)
+    transaction.connection.execute(mine.values(subject=make_storable(message_facts.subject)))
+    return int(earlier_row.thread_id)

@@ -14,53 +14,62 @@ from pathlib import Path
 import orjson
 
 from mail import mime
-from mail.mime import Part
-from mail.storage.blobs.compression import digest_of
-from mail.storage.blobs.message_layout import Filed, Piece, prefixed
-from mail.storage.message_insert import Letter
-from mail.storage.received_messages import SMALL, read
+from mail.mime import ParsedPart
+from mail.storage.blobs.compression import content_digest
+from mail.storage.blobs.message_layout import ContentFile, NewBlob, prepend_to_layout
+from mail.storage.message_insert import StorableMessage
+from mail.storage.received_messages import THREAD_THRESHOLD, read_message
 
-STEP = 1 << 20  # bytes
-_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+COPY_CHUNK_SIZE = 1 << 20  # bytes
+_HEADER_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
-async def before(source: bytes | Path, letter: Letter, prefix: bytes, made: ExitStack) -> Letter:
+async def prepend_fields(
+    source: bytes | Path, message: StorableMessage, prefix: bytes, temporary_files: ExitStack
+) -> StorableMessage:
     """The message, which was read from `source`, with these header fields before it.
 
     Its verification and scan results stay; its digest changes. New files are registered with
     `temporary_files`.
     """
-    if letter.facts.structure.truncated or not await _begins(source):
-        fresh = await read(await remade(source, prefix, 0, made))
-        return replace(fresh, came=letter.came, verification=letter.verification, scan=letter.scan)
-    if isinstance(source, bytes) and len(source) < SMALL:
-        digest = digest_of(prefix + source)
+    if message.facts.structure.truncated or not await _begins_with_field(source):
+        fresh = await read_message(await replace_beginning(source, prefix, 0, temporary_files))
+        return replace(
+            fresh,
+            received_digest=message.received_digest,
+            verification=message.verification,
+            scan=message.scan,
+        )
+    if isinstance(source, bytes) and len(source) < THREAD_THRESHOLD:
+        digest = content_digest(prefix + source)
     else:
-        digest = await asyncio.to_thread(_digest, prefix, source)
-    return _behind(replace(letter, digest=digest), prefix)
+        digest = await asyncio.to_thread(_digest_with_prefix, prefix, source)
+    return _shift_message(replace(message, digest=digest), prefix)
 
 
-async def remade(source: bytes | Path, head: bytes, start: int, made: ExitStack) -> bytes | Path:
+async def replace_beginning(
+    source: bytes | Path, head: bytes, old_size: int, temporary_files: ExitStack
+) -> bytes | Path:
     """The message with `head` in the place of its first `old_size` bytes.
 
     The copy of a file is a file beside it, which is removed with `temporary_files`.
     """
     if isinstance(source, bytes):
-        return head + source[start:]
-    path = made.enter_context(beside(source))
-    await asyncio.to_thread(_copy, source, path, head, start)
+        return head + source[old_size:]
+    path = temporary_files.enter_context(temporary_file_beside(source))
+    await asyncio.to_thread(_write_with_new_beginning, source, path, head, old_size)
     return path
 
 
-async def first(source: bytes | Path, many: int) -> bytes:
+async def read_beginning(source: bytes | Path, byte_count: int) -> bytes:
     """The first bytes of a message."""
     if isinstance(source, bytes):
-        return source[:many]
-    return await asyncio.to_thread(_first, source, many)
+        return source[:byte_count]
+    return await asyncio.to_thread(_read_file_beginning, source, byte_count)
 
 
 @contextmanager
-def beside(source: Path) -> Generator[Path]:
+def temporary_file_beside(source: Path) -> Generator[Path]:
     """Create a file beside `source` with a name that begins with its name; remove it at the end.
 
     Files with names that begin with the new name are removed too. The code that removes
@@ -76,64 +85,68 @@ def beside(source: Path) -> Generator[Path]:
             each.unlink(missing_ok=True)
 
 
-def _copy(source: Path, path: Path, head: bytes, start: int) -> None:
+def _write_with_new_beginning(source: Path, path: Path, head: bytes, old_size: int) -> None:
     with (
         source.open("rb") as file,
         path.open("r+b") as out,
     ):  # must exist: a removed file means the delivery was given up
         out.write(head)
-        file.seek(start)
-        shutil.copyfileobj(file, out, STEP)
+        file.seek(old_size)
+        shutil.copyfileobj(file, out, COPY_CHUNK_SIZE)
 
 
-async def _begins(source: bytes | Path) -> bool:
+async def _begins_with_field(source: bytes | Path) -> bool:
     """True if the message begins with a field. A folded line would become a part of our field."""
-    return bool(_FIELD.match(source if isinstance(source, bytes) else await first(source, 1000)))
+    return bool(
+        _HEADER_FIELD.match(
+            source if isinstance(source, bytes) else await read_beginning(source, 1000)
+        )
+    )
 
 
-def _first(source: Path, many: int) -> bytes:
+def _read_file_beginning(source: Path, byte_count: int) -> bytes:
     with source.open("rb", buffering=0) as file:
-        return file.read(many)
+        return file.read(byte_count)
 
 
-def _digest(prefix: bytes, source: bytes | Path) -> str:
+def _digest_with_prefix(prefix: bytes, source: bytes | Path) -> str:
     found = hashlib.sha256(prefix)
     if isinstance(source, bytes):
         found.update(source)
     else:
         with source.open("rb", buffering=0) as file:
-            while step := file.read(STEP):
+            while step := file.read(COPY_CHUNK_SIZE):
                 found.update(step)
     return found.hexdigest()
 
 
-def _behind(letter: Letter, prefix: bytes) -> Letter:
+def _shift_message(message: StorableMessage, prefix: bytes) -> StorableMessage:
     """The message with `prefix` before it. Nothing is parsed again; its offsets move."""
-    more, facts = len(prefix), letter.facts
-    structure = _moved(facts.structure, more)
-    root = letter.root.content
-    if isinstance(root, Filed):
+    more, facts = len(prefix), message.facts
+    structure = _shift_parts(facts.structure, more)
+    root = message.layout_blob.content
+    if isinstance(root, ContentFile):
         raise TypeError("a skeleton lies in memory")
-    skeleton = prefixed(root, prefix)
+    skeleton = prepend_to_layout(root, prefix)
     return replace(
-        letter,
+        message,
         facts=replace(facts, structure=structure, header_size=facts.header_size + more),
-        size=letter.size + more,
-        root=Piece(digest_of(skeleton), skeleton),
-        structure=orjson.dumps(mime.part_json(structure)),
-        keeping={},
+        size=message.size + more,
+        layout_blob=NewBlob(content_digest(skeleton), skeleton),
+        structure_json=orjson.dumps(mime.json_from_part(structure)),
+        stored_blobs_by_tenant={},
     )
 
 
-def _moved(root: Part, more: int) -> Part:
+def _shift_parts(root: ParsedPart, shift: int) -> ParsedPart:
     """The MIME tree with its offsets moved by `shift`; the header of the root still begins at 0."""
-    done: dict[int, Part] = {}
-    for part in reversed(list(mime.walk(root))):  # children before their parents
+    done: dict[int, ParsedPart] = {}
+    for part in reversed(list(mime.walk_parts(root))):  # children before their parents
         done[id(part)] = replace(
             part,
-            header_start=0 if part is root else part.header_start + more,
-            body_start=part.body_start + more,
-            body_end=part.body_end + more,
+            header_start=0 if part is root else part.header_start + shift,
+            body_start=part.body_start + shift,
+            body_end=part.body_end + shift,
             parts=tuple(done[id(child)] for child in part.parts),
         )
     return done[id(root)]

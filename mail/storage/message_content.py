@@ -12,78 +12,90 @@ import orjson
 from sqlalchemy import Select, bindparam, select
 from sqlmodel import col
 
-from mail.mime import Part, Source, Whole, facts, part_of
-from mail.mime.base64_lines import WHITE
-from mail.mime.part_content import decoded
+from mail.mime import ByteSource, MemorySource, ParsedPart, part_from_json, read_facts
+from mail.mime.base64_lines import WHITESPACE
+from mail.mime.part_content import decode_transfer_encoding
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.base64_offsets import Lines
-from mail.storage.blobs.blob_reader import STEP
-from mail.storage.blobs.damage_check import check_piece
-from mail.storage.blobs.errors import Corrupt, Hole
+from mail.storage.blobs.base64_offsets import Base64LineOffsets
+from mail.storage.blobs.blob_reader import MAX_CHUNK_SIZE
+from mail.storage.blobs.damage_check import check_blob
+from mail.storage.blobs.errors import BytesInBlob, CorruptBlob
 from mail.storage.blobs.large_layout import (
-    COPIES,
-    HELD,
-    READING,
+    COPIES_PER_READ,
+    MAX_LAYOUT_IN_MEMORY,
+    READ_MEMORY,
+    LazyMessageLayout,
     LiteralReader,
-    Outline,
-    read_outline,
+    read_large_layout,
 )
-from mail.storage.blobs.message_layout import Gap, Literal, Skeleton, open_skeleton
+from mail.storage.blobs.message_layout import BlobSpan, LiteralSpan, MessageLayout, parse_layout
 from models.errors import NotFound
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
-from models.store.byte_cache import Shelf
-from models.store.columns import Picked
-from models.store.object_store import Store
-from models.store.prepared_statements import Prepared, number
+from models.store.byte_cache import ByteCache
+from models.store.columns import ColumnRow
+from models.store.object_store import ObjectStoreProtocol
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.submission.tables import Submission
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8  # large layouts that are read from the store at the same time
-LARGE = 8 * 1024  # bytes; from this size on a thread works on them
-WHITE_MAX = 64 * 1024  # bytes of white space that may surround the content of a part
-CODED = (
+CONCURRENT_LAYOUT_READS = 8  # large layouts that are read from the store at the same time
+THREAD_THRESHOLD = 8 * 1024  # bytes; from this size on a thread works on them
+MAX_WHITE_SPACE = 64 * 1024  # bytes of white space that may surround the content of a part
+DECODED_ENCODINGS = (
     "base64",
     "quoted-printable",
     "x-uuencode",
 )  # with any other encoding the body is the content
 
-_ROOTS = select(*blob_reader.COLUMNS).where(col(Blob.id).in_(bindparam("ids", expanding=True)))
-ROOT = Prepared(select(*blob_reader.COLUMNS).where(col(Blob.id) == number("blob")))
-_NO_PARTS = facts(b"").structure
+_SELECT_LAYOUT_BLOBS = select(*blob_reader.COLUMNS).where(
+    col(Blob.id).in_(bindparam("ids", expanding=True))
+)
+SELECT_LAYOUT_BLOB = PreparedStatement(
+    select(*blob_reader.COLUMNS).where(col(Blob.id) == integer_parameter("blob"))
+)
+_EMPTY_STRUCTURE = read_facts(b"").structure
 
 
-class Holding(NamedTuple):
+class BlobOwnerQueries(NamedTuple):
     """The queries for a blob of an owner row by its `digest`, and for the owner row."""
 
-    piece: Select[*tuple[Any, ...]]
-    row: Select[*tuple[Any, ...]]
+    select_blob: Select[*tuple[Any, ...]]
+    select_owner: Select[*tuple[Any, ...]]
 
 
-def _holding(key: Any, holder: Any, blob_id: Any) -> Holding:
-    mine, named = holder == bindparam("holder"), col(Blob.digest) == bindparam("digest")
-    piece = select(*blob_reader.COLUMNS).join_from(Blob, holder.class_, blob_id == col(Blob.id))
-    return Holding(piece.where(mine, named), select(key).where(key == bindparam("holder")))
+def _blob_owner_queries(owner_id: Any, reference_owner_id: Any, blob_id: Any) -> BlobOwnerQueries:
+    mine, named = reference_owner_id == bindparam("holder"), col(Blob.digest) == bindparam("digest")
+    piece = select(*blob_reader.COLUMNS).join_from(
+        Blob, reference_owner_id.class_, blob_id == col(Blob.id)
+    )
+    return BlobOwnerQueries(
+        piece.where(mine, named), select(owner_id).where(owner_id == bindparam("holder"))
+    )
 
 
-MESSAGES = _holding(Message.id, MessageBlob.message_id, col(MessageBlob.blob_id))
-QUARANTINE = _holding(QuarantineItem.id, QuarantineBlob.item_id, col(QuarantineBlob.blob_id))
-SUBMISSIONS = _holding(Submission.id, SubmissionBlob.submission_id, col(SubmissionBlob.blob_id))
+MESSAGE_QUERIES = _blob_owner_queries(Message.id, MessageBlob.message_id, col(MessageBlob.blob_id))
+QUARANTINE_QUERIES = _blob_owner_queries(
+    QuarantineItem.id, QuarantineBlob.item_id, col(QuarantineBlob.blob_id)
+)
+SUBMISSION_QUERIES = _blob_owner_queries(
+    Submission.id, SubmissionBlob.submission_id, col(SubmissionBlob.blob_id)
+)
 
-Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Picked]]]
-Stream = AsyncGenerator[bytes]
+ReadRows = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[ColumnRow]]]
+ContentStream = AsyncGenerator[bytes]
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class PartContent:
     """The decoded content of a MIME part: its size, and its bytes between two offsets."""
 
     size: int
-    stream: Callable[[int, int], Stream]
+    stream: Callable[[int, int], ContentStream]
     check: Callable[[int, int], Awaitable[None]]  # raises CorruptBlob if those bytes are damaged
 
 
@@ -98,12 +110,12 @@ class SharedResult:
         self.waiting = 0
 
 
-def _charge_nobody(_count: int) -> None:
+def _ignore_bytes_read(_count: int) -> None:
     """Ignore the number of bytes read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredMessage:
     """A stored message. `row` has the columns that its reader selected.
 
     A layout of more than 1 MiB is a LazyMessageLayout: its bytes are read when they are needed,
@@ -111,36 +123,38 @@ class Stored:
     each number of bytes read.
     """
 
-    row: Picked
-    structure: Part
-    skeleton: Skeleton | Corrupt
-    _store: Store
-    _read: Read
-    shelf: Shelf = field(default_factory=partial(Shelf, 0))  # results of earlier calls
-    _of: Holding = MESSAGES
-    charge: Callable[[int], None] = _charge_nobody
+    row: ColumnRow
+    structure: ParsedPart
+    layout_or_error: MessageLayout | CorruptBlob
+    _store: ObjectStoreProtocol
+    _read_rows: ReadRows
+    cached_results: ByteCache = field(
+        default_factory=partial(ByteCache, 0)
+    )  # results of earlier calls
+    _queries: BlobOwnerQueries = MESSAGE_QUERIES
+    count_bytes_read: Callable[[int], None] = _ignore_bytes_read
     _shared: dict[Hashable, SharedResult] = field(default_factory=dict)
 
     @property
-    def layout(self) -> Skeleton:
+    def layout(self) -> MessageLayout:
         """The layout, perhaps without bytes. Raises CorruptBlob if it is lost or damaged."""
-        if isinstance(self.skeleton, Corrupt):
-            raise Corrupt(str(self.skeleton)) from self.skeleton
-        return self.skeleton
+        if isinstance(self.layout_or_error, CorruptBlob):
+            raise CorruptBlob(str(self.layout_or_error)) from self.layout_or_error
+        return self.layout_or_error
 
     @property
     def size(self) -> int:
         """Bytes of the whole message."""
         return len(self.layout)
 
-    async def share(self, key: Hashable, make: Callable[[], Awaitable[Result]]) -> Result:
+    async def share(self, key: Hashable, compute: Callable[[], Awaitable[Result]]) -> Result:
         """Return the result of `compute`; concurrent callers with this key share one result."""
         shared = self._shared.setdefault(key, SharedResult())
         shared.waiting += 1
         try:
             async with shared.lock:
                 if shared.value is None:
-                    shared.value = (await make(),)
+                    shared.value = (await compute(),)
                 found: Result = shared.value[0]
                 return found
         finally:
@@ -148,43 +162,45 @@ class Stored:
             if not shared.waiting:
                 self._shared.pop(key, None)
 
-    async def fetch(self, digest: str) -> bytes:
+    async def read_blob(self, digest: str) -> bytes:
         """Read and verify the content of a blob of this message."""
-        return await blob_reader.read(self._store, await self._piece(digest))
+        return await blob_reader.read(self._store, await self._find_blob_row(digest))
 
-    async def _piece(self, digest: str) -> Picked:
+    async def _find_blob_row(self, digest: str) -> ColumnRow:
         """Find the row of a blob.
 
         Raises CorruptBlob without it, and NotFound if the message is deleted.
         """
-        for row in await self._read(self._of.piece, {"holder": self.row.id, "digest": digest}):
+        for row in await self._read_rows(
+            self._queries.select_blob, {"holder": self.row.id, "digest": digest}
+        ):
             return row
-        if await self._read(self._of.row, {"holder": self.row.id}):
-            raise Corrupt(f"The message {self.row.id} lacks its piece {digest}")
+        if await self._read_rows(self._queries.select_owner, {"holder": self.row.id}):
+            raise CorruptBlob(f"The message {self.row.id} lacks its piece {digest}")
         raise NotFound(str(self.row.id))  # deleted while it was read
 
-    async def whole(self, start: int = 0, end: int | None = None) -> Stream:
+    async def stream_raw(self, start: int = 0, end: int | None = None) -> ContentStream:
         """Yield the exact bytes of the message from `start` to `end`, at most 256 KiB at once.
 
         However large the blobs in the range, few bytes of them are in memory. See
         `blob_reader.stream_content` for the verification.
         """
         end = self.size if end is None else min(end, self.size)
-        self.charge(max(0, end - start))
+        self.count_bytes_read(max(0, end - start))
         layout = self.layout
-        if isinstance(layout, Outline):
+        if isinstance(layout, LazyMessageLayout):
             literals = LiteralReader(self._store, layout, start, end)
         else:
             literals = None
         try:
-            for entry in layout.entries(start, end):
+            for entry in layout.spans_between(start, end):
                 first, last = max(start, entry.start), min(end, entry.end)
-                if isinstance(entry, Gap):
-                    stream = self._filled(entry, first, last)
+                if isinstance(entry, BlobSpan):
+                    stream = self._stream_blob_span(entry, first, last)
                 elif literals is None:
-                    stream = _held(layout, entry, first, last)
+                    stream = _stream_literal(layout, entry, first, last)
                 else:
-                    stream = literals.take(last - first)
+                    stream = literals.read_exactly(last - first)
                 async with aclosing(stream) as chunks:
                     async for chunk in chunks:
                         yield chunk
@@ -192,105 +208,115 @@ class Stored:
             if literals is not None:
                 await literals.close()
 
-    async def check(self, start: int = 0, end: int | None = None) -> None:
+    async def check_intact(self, start: int = 0, end: int | None = None) -> None:
         """Raise CorruptBlob if a blob between two offsets of the message is lost or damaged."""
         layout = self.layout
-        entries = list(layout.entries(start, self.size if end is None else min(end, self.size)))
-        if isinstance(layout, Outline) and any(isinstance(one, Literal) for one in entries):
-            await check_piece(self._store, layout.blob)
+        entries = list(
+            layout.spans_between(start, self.size if end is None else min(end, self.size))
+        )
+        if isinstance(layout, LazyMessageLayout) and any(
+            isinstance(one, LiteralSpan) for one in entries
+        ):
+            await check_blob(self._store, layout.blob)
         for entry in entries:
-            if isinstance(entry, Gap):
-                await check_piece(self._store, await self._filling(entry))
+            if isinstance(entry, BlobSpan):
+                await check_blob(self._store, await self._find_span_blob(entry))
 
-    async def _filling(self, gap: Gap) -> Picked:
-        piece = await self._piece(gap.digest)
-        if piece.size != gap.size:
-            raise Corrupt(f"The content of {gap.digest} has another size")
+    async def _find_span_blob(self, blob_span: BlobSpan) -> ColumnRow:
+        piece = await self._find_blob_row(blob_span.digest)
+        if piece.size != blob_span.content_size:
+            raise CorruptBlob(f"The content of {blob_span.digest} has another size")
         return piece
 
-    async def _filled(self, entry: Gap, start: int, end: int) -> Stream:
-        start, end = start - entry.start, end - entry.start
-        piece = await self._filling(entry)
-        if entry.wrapping is None:
-            chunks = blob_reader.stream(self._store, piece, start, end)
+    async def _stream_blob_span(self, blob_span: BlobSpan, start: int, end: int) -> ContentStream:
+        start, end = start - blob_span.start, end - blob_span.start
+        piece = await self._find_span_blob(blob_span)
+        if blob_span.wrapping is None:
+            chunks = blob_reader.stream_content(self._store, piece, start, end)
         else:
-            chunks = self._encoded(entry, piece, start, end)
+            chunks = self._stream_base64(blob_span, piece, start, end)
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
 
-    async def _encoded(self, gap: Gap, piece: Picked, start: int, end: int) -> Stream:
+    async def _stream_base64(
+        self, blob_span: BlobSpan, blob_row: ColumnRow, start: int, end: int
+    ) -> ContentStream:
         """Yield the base64 text of a blob, from offset `start` of the text to `end`."""
-        lines = Lines(gap)
-        at, until = lines.quad_before(start), lines.quad_after(end)
-        content = blob_reader.stream(
-            self._store, piece, at // 4 * 3, min(until // 4 * 3, piece.size)
+        lines = Base64LineOffsets(blob_span)
+        at, until = lines.quad_start_at_or_before(start), lines.quad_start_at_or_after(end)
+        content = blob_reader.stream_content(
+            self._store, blob_row, at // 4 * 3, min(until // 4 * 3, blob_row.size)
         )
         async with aclosing(content):
             rest = b""
             async for chunk in content:
                 rest += chunk
                 whole = len(rest) - len(rest) % 3
-                text = lines.text(rest[:whole], at)
-                yield text[max(0, start - lines.offset(at)) : end - lines.offset(at)]
+                text = lines.encode_from(rest[:whole], at)
+                yield text[max(0, start - lines.text_offset(at)) : end - lines.text_offset(at)]
                 at, rest = at + whole // 3 * 4, rest[whole:]
             if rest:  # the last quad, padded
-                yield lines.text(rest, at)[
-                    max(0, start - lines.offset(at)) : end - lines.offset(at)
+                yield lines.encode_from(rest, at)[
+                    max(0, start - lines.text_offset(at)) : end - lines.text_offset(at)
                 ]
 
-    async def examine(self, work: Callable[[Source], Result], *, apart: bool = False) -> Result:
+    async def examine(
+        self, function: Callable[[ByteSource], Result], *, in_thread: bool = False
+    ) -> Result:
         """Return the result of `function`, which reads the raw message without its blobs.
 
         A large layout is examined in a thread, also if `in_thread` is true. If the function
         needs bytes of a blob, it runs again on the whole message.
         """
         layout = self.layout
-        held = self.size - sum(hole.end - hole.start for hole in layout.holes)
+        held = self.size - sum(hole.end - hole.start for hole in layout.blob_spans)
         try:
-            if isinstance(layout, Outline):
-                self.charge(held)
-                async with READING.take(held * COPIES):
-                    self.charge(0)
+            if isinstance(layout, LazyMessageLayout):
+                self.count_bytes_read(held)
+                async with READ_MEMORY.reserve(held * COPIES_PER_READ):
+                    self.count_bytes_read(0)
                     skeleton = await layout.load(self._store)
-                    return await asyncio.to_thread(work, skeleton)
-            if held < LARGE and not apart:
-                return work(layout)
-            return await asyncio.to_thread(work, layout)
-        except Hole:
-            async with READING.take(self.size * COPIES):
-                raw = await gathered(self.whole())
-                return await asyncio.to_thread(work, Whole(raw))
+                    return await asyncio.to_thread(function, skeleton)
+            if held < THREAD_THRESHOLD and not in_thread:
+                return function(layout)
+            return await asyncio.to_thread(function, layout)
+        except BytesInBlob:
+            async with READ_MEMORY.reserve(self.size * COPIES_PER_READ):
+                raw = await read_all(self.stream_raw())
+                return await asyncio.to_thread(function, MemorySource(raw))
 
-    async def opened(self, part: Part) -> Content:
+    async def open_part(self, part: ParsedPart) -> PartContent:
         """The decoded content of a part, to be read in chunks.
 
         Base64 in regular lines and content without an encoding are read in chunks; other
         content is decoded in memory.
         """
-        if part.encoding not in CODED:
+        if part.encoding not in DECODED_ENCODINGS:
             begin, last = part.body_start, part.body_end
-            return Content(
+            return PartContent(
                 part.size,
-                self._bare(part),
-                lambda start, end: self.check(begin + start, min(begin + end, last)),
+                self._unencoded_stream(part),
+                lambda start, end: self.check_intact(begin + start, min(begin + end, last)),
             )
-        if part.encoding == "base64" and (gap := await self._cut_out(part)):
-            return Content(gap.size, self._cut(gap), self._check_gap(gap))
-        body = await gathered(self.whole(part.body_start, part.body_end))
-        if len(body) < LARGE:
-            return _at_hand(decoded(body, part.encoding))
-        return _at_hand(await asyncio.to_thread(decoded, body, part.encoding))
+        if part.encoding == "base64" and (gap := await self._blob_span_of(part)):
+            return PartContent(gap.content_size, self._blob_stream(gap), self._blob_check(gap))
+        body = await read_all(self.stream_raw(part.body_start, part.body_end))
+        if len(body) < THREAD_THRESHOLD:
+            return _content_in_memory(decode_transfer_encoding(body, part.encoding))
+        return _content_in_memory(
+            await asyncio.to_thread(decode_transfer_encoding, body, part.encoding)
+        )
 
-    async def _cut_out(self, part: Part) -> Gap | None:
+    async def _blob_span_of(self, part: ParsedPart) -> BlobSpan | None:
         """The blob span that is the whole body of the part, apart from white space around it."""
-        found: Gap | None = None
-        for entry in self.layout.entries(part.body_start, part.body_end):
+        found: BlobSpan | None = None
+        for entry in self.layout.spans_between(part.body_start, part.body_end):
             first, last = max(part.body_start, entry.start), min(part.body_end, entry.end)
-            if isinstance(entry, Literal):
-                if last - first > WHITE_MAX or (await gathered(self.whole(first, last))).strip(
-                    WHITE
-                ):
+            if isinstance(entry, LiteralSpan):
+                if last - first > MAX_WHITE_SPACE or (
+                    await read_all(self.stream_raw(first, last))
+                ).strip(WHITESPACE):
                     return None
             elif found or entry.wrapping is None or (first, last) != (entry.start, entry.end):
                 return None
@@ -298,190 +324,226 @@ class Stored:
                 found = entry
         return found
 
-    def _bare(self, part: Part) -> Callable[[int, int], Stream]:
-        def stream(start: int, end: int) -> Stream:
+    def _unencoded_stream(self, part: ParsedPart) -> Callable[[int, int], ContentStream]:
+        def stream(start: int, end: int) -> ContentStream:
             end = min(part.body_start + end, part.body_end)
-            return self.whole(part.body_start + start, end)
+            return self.stream_raw(part.body_start + start, end)
 
         return stream
 
-    def _cut(self, gap: Gap) -> Callable[[int, int], Stream]:
-        async def stream(start: int, end: int) -> Stream:
-            piece = await self._piece(gap.digest)
-            async with aclosing(blob_reader.stream(self._store, piece, start, end)) as chunks:
+    def _blob_stream(self, blob_span: BlobSpan) -> Callable[[int, int], ContentStream]:
+        async def stream(start: int, end: int) -> ContentStream:
+            piece = await self._find_blob_row(blob_span.digest)
+            async with aclosing(
+                blob_reader.stream_content(self._store, piece, start, end)
+            ) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
         return stream
 
-    def _check_gap(self, gap: Gap) -> Callable[[int, int], Awaitable[None]]:
+    def _blob_check(self, blob_span: BlobSpan) -> Callable[[int, int], Awaitable[None]]:
         async def check(_start: int, _end: int) -> None:
-            await check_piece(self._store, await self._filling(gap))
+            await check_blob(self._store, await self._find_span_blob(blob_span))
 
         return check
 
-    async def content(self, part: Part) -> bytes:
+    async def read_part(self, part: ParsedPart) -> bytes:
         """Read the decoded content of a part."""
-        return await gathered(self.stream_content(part))
+        return await read_all(self.stream_part(part))
 
-    async def stream_content(self, part: Part, start: int = 0, end: int | None = None) -> Stream:
+    async def stream_part(
+        self, part: ParsedPart, start: int = 0, end: int | None = None
+    ) -> ContentStream:
         """Yield the decoded content of a part from `start` to `end`."""
-        content = await self.opened(part)
+        content = await self.open_part(part)
         last = content.size if end is None else min(end, content.size)
         async with aclosing(content.stream(start, last)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
 
-async def examine_each(
-    many: Sequence[Stored], work: Callable[[int, Source | None], Result]
+async def examine_messages(
+    messages: Sequence[StoredMessage], function: Callable[[int, ByteSource | None], Result]
 ) -> list[Result]:
     """Return the result of `function` for each message; it gets the index and the source.
 
     The source is None if the message is damaged. Messages in memory are examined together in
     one thread, others one by one.
     """
-    outlines = [nth for nth, one in enumerate(many) if isinstance(one.skeleton, Outline)]
-    held = [nth for nth, one in enumerate(many) if not isinstance(one.skeleton, Outline)]
+    outlines = [
+        nth
+        for nth, one in enumerate(messages)
+        if isinstance(one.layout_or_error, LazyMessageLayout)
+    ]
+    held = [
+        nth
+        for nth, one in enumerate(messages)
+        if not isinstance(one.layout_or_error, LazyMessageLayout)
+    ]
 
     def examine_held() -> dict[int, Result]:
-        return {nth: work(nth, _source_or_none(many[nth])) for nth in held}
+        return {nth: function(nth, _source_or_none(messages[nth])) for nth in held}
 
     found = await asyncio.to_thread(examine_held) if held else {}
     for nth in outlines:
         try:
-            found[nth] = await many[nth].examine(partial(work, nth), apart=True)
-        except Corrupt:  # logged when its layout was read, or by the next check
-            found[nth] = await asyncio.to_thread(work, nth, None)
-    return [found[nth] for nth in range(len(many))]
+            found[nth] = await messages[nth].examine(partial(function, nth), in_thread=True)
+        except CorruptBlob:  # logged when its layout was read, or by the next check
+            found[nth] = await asyncio.to_thread(function, nth, None)
+    return [found[nth] for nth in range(len(messages))]
 
 
-def _source_or_none(message: Stored) -> Source | None:
-    return None if isinstance(message.skeleton, Corrupt) else message.skeleton
+def _source_or_none(message: StoredMessage) -> ByteSource | None:
+    return None if isinstance(message.layout_or_error, CorruptBlob) else message.layout_or_error
 
 
-async def sources(
-    world: World,
-    rows: Sequence[Picked],
-    read: Read | None = None,
-    of: Holding = MESSAGES,
+async def open_messages(
+    environment: Environment,
+    rows: Sequence[ColumnRow],
+    read_rows: ReadRows | None = None,
+    queries: BlobOwnerQueries = MESSAGE_QUERIES,
     *,
-    charge: Callable[[int], None] = _charge_nobody,
-) -> list[Stored]:
+    count_bytes_read: Callable[[int], None] = _ignore_bytes_read,
+) -> list[StoredMessage]:
     """Open the stored messages of rows with id, blob_id and structure, with one statement.
 
     `queries` are those of the table of the rows. `read_rows` reads through a transaction, which
     sees its own changes. Damage to one message is logged, and raised as CorruptBlob when it is
     read.
     """
-    found = await read_sources(world, rows, read, of, charge=charge)
+    found = await open_messages_unlogged(
+        environment, rows, read_rows, queries, count_bytes_read=count_bytes_read
+    )
     for one in found:
         _log_damage(one)
     return found
 
 
-async def read_sources(
-    world: World,
-    rows: Sequence[Picked],
-    read: Read | None = None,
-    of: Holding = MESSAGES,
+async def open_messages_unlogged(
+    environment: Environment,
+    rows: Sequence[ColumnRow],
+    read_rows: ReadRows | None = None,
+    queries: BlobOwnerQueries = MESSAGE_QUERIES,
     *,
-    charge: Callable[[int], None] = _charge_nobody,
-) -> list[Stored]:
+    count_bytes_read: Callable[[int], None] = _ignore_bytes_read,
+) -> list[StoredMessage]:
     """Open stored messages as `open_messages`, but without a log record of damage.
 
     It is for callers that log CorruptBlob themselves.
     """
-    read = read or world.database.read
-    opened = await skeletons(world, await roots(rows, read))
+    read_rows = read_rows or environment.database.read
+    opened = await open_layouts(environment, await read_layout_blobs(rows, read_rows))
     return [
-        Stored(
+        StoredMessage(
             row,
-            await read_tree(row),
-            skeleton_of(row, opened),
-            world.blobs,
-            read,
-            _of=of,
-            charge=charge,
+            await read_structure(row),
+            layout_of_row(row, opened),
+            environment.object_store,
+            read_rows,
+            _queries=queries,
+            count_bytes_read=count_bytes_read,
         )
         for row in rows
     ]
 
 
-class _Named(NamedTuple):
+class _SubmissionRow(NamedTuple):
     id: int
     blob_id: int
 
 
-async def submitted(world: World, submission_id: int, blob_id: int) -> Stored:
+async def open_submission(
+    environment: Environment, submission_id: int, layout_blob_id: int
+) -> StoredMessage:
     """Open a message of the queue, without its MIME tree. Raises CorruptBlob when it is read."""
-    row: Any = _Named(submission_id, blob_id)
-    opened = await skeletons(world, await world.database.find(ROOT, {"blob": blob_id}))
-    skeleton = skeleton_of(row, opened)
-    return Stored(row, _NO_PARTS, skeleton, world.blobs, world.database.read, _of=SUBMISSIONS)
+    row: Any = _SubmissionRow(submission_id, layout_blob_id)
+    opened = await open_layouts(
+        environment,
+        await environment.database.read_prepared(SELECT_LAYOUT_BLOB, {"blob": layout_blob_id}),
+    )
+    skeleton = layout_of_row(row, opened)
+    return StoredMessage(
+        row,
+        _EMPTY_STRUCTURE,
+        skeleton,
+        environment.object_store,
+        environment.database.read,
+        _queries=SUBMISSION_QUERIES,
+    )
 
 
-async def roots(rows: Sequence[Picked], read: Read) -> Sequence[Picked]:
+async def read_layout_blobs(rows: Sequence[ColumnRow], read_rows: ReadRows) -> Sequence[ColumnRow]:
     """Read the rows of the layout blobs of messages, in no order, with one statement."""
     ids = list({row.blob_id for row in rows})
-    return await read(_ROOTS, {"ids": ids}) if ids else []
+    return await read_rows(_SELECT_LAYOUT_BLOBS, {"ids": ids}) if ids else []
 
 
-async def skeletons(world: World, blobs: Sequence[Picked]) -> dict[int, Skeleton | Corrupt]:
+async def open_layouts(
+    environment: Environment, layout_blobs: Sequence[ColumnRow]
+) -> dict[int, MessageLayout | CorruptBlob]:
     """Open the layouts in these blobs, by blob id; the error instead of a damaged layout."""
-    turn = asyncio.Semaphore(AT_ONCE)
-    if len(blobs) == 1:
-        return {blobs[0].id: await _skeleton(world.blobs, blobs[0], turn)}
-    opened = await asyncio.gather(*(_skeleton(world.blobs, blob, turn) for blob in blobs))
-    return dict(zip((blob.id for blob in blobs), opened, strict=True))
+    turn = asyncio.Semaphore(CONCURRENT_LAYOUT_READS)
+    if len(layout_blobs) == 1:
+        return {
+            layout_blobs[0].id: await _open_layout(environment.object_store, layout_blobs[0], turn)
+        }
+    opened = await asyncio.gather(
+        *(_open_layout(environment.object_store, blob, turn) for blob in layout_blobs)
+    )
+    return dict(zip((blob.id for blob in layout_blobs), opened, strict=True))
 
 
-def _log_damage(message: Stored) -> None:
-    if isinstance(message.skeleton, Corrupt):
-        extra = {"blob": message.row.blob_id, "damage": str(message.skeleton)}
+def _log_damage(message: StoredMessage) -> None:
+    if isinstance(message.layout_or_error, CorruptBlob):
+        extra = {"blob": message.row.blob_id, "damage": str(message.layout_or_error)}
         log.warning("a stored message is damaged", extra=extra)
 
 
-def skeleton_of(row: Picked, opened: Mapping[int, Skeleton | Corrupt]) -> Skeleton | Corrupt:
+def layout_of_row(
+    row: ColumnRow, layouts: Mapping[int, MessageLayout | CorruptBlob]
+) -> MessageLayout | CorruptBlob:
     """The layout of a row, or the error if it is lost or damaged."""
-    found = opened.get(row.blob_id)
-    return Corrupt(f"The skeleton {row.blob_id} has no row") if found is None else found
+    found = layouts.get(row.blob_id)
+    return CorruptBlob(f"The skeleton {row.blob_id} has no row") if found is None else found
 
 
-async def read_tree(row: Picked) -> Part:
+async def read_structure(row: ColumnRow) -> ParsedPart:
     """Parse the MIME tree of a row; a large one in a thread."""
-    if is_large_tree(row):
-        return await asyncio.to_thread(tree_of, row)
-    return tree_of(row)
+    if is_large_structure(row):
+        return await asyncio.to_thread(parse_structure, row)
+    return parse_structure(row)
 
 
-def is_large_tree(row: Picked) -> bool:
+def is_large_structure(row: ColumnRow) -> bool:
     """True if the MIME tree of a row must be parsed in a thread."""
-    return len(row.structure) >= LARGE
+    return len(row.structure) >= THREAD_THRESHOLD
 
 
-def tree_of(row: Picked) -> Part:
+def parse_structure(row: ColumnRow) -> ParsedPart:
     """Parse the MIME tree of a row."""
-    return part_of(orjson.loads(row.structure))
+    return part_from_json(orjson.loads(row.structure))
 
 
-async def _skeleton(store: Store, blob: Picked, turn: asyncio.Semaphore) -> Skeleton | Corrupt:
+async def _open_layout(
+    store: ObjectStoreProtocol, blob: ColumnRow, semaphore: asyncio.Semaphore
+) -> MessageLayout | CorruptBlob:
     try:
-        async with turn:
-            if blob.size > HELD:
-                return await read_outline(store, blob)
-            return open_skeleton(await blob_reader.read(store, blob))
-    except Corrupt as problem:
-        return Corrupt(f"The skeleton {blob.digest} cannot be read. {problem}")
+        async with semaphore:
+            if blob.size > MAX_LAYOUT_IN_MEMORY:
+                return await read_large_layout(store, blob)
+            return parse_layout(await blob_reader.read(store, blob))
+    except CorruptBlob as problem:
+        return CorruptBlob(f"The skeleton {blob.digest} cannot be read. {problem}")
 
 
-async def gathered(stream: Stream) -> bytes:
+async def read_all(stream: ContentStream) -> bytes:
     """All bytes of a stream."""
     async with aclosing(stream):
         return b"".join([chunk async for chunk in stream])
 
 
-async def _quads(content: Stream) -> Stream:
+async def _groups_of_three(content: ContentStream) -> ContentStream:
     """Yield the same bytes in multiples of three; only the last chunk can have another size."""
     rest = b""
     async with aclosing(content):
@@ -494,16 +556,18 @@ async def _quads(content: Stream) -> Stream:
         yield rest
 
 
-def _at_hand(content: bytes) -> Content:
-    async def stream(start: int, end: int) -> Stream:
-        for at in range(start, min(end, len(content)), STEP):
-            yield content[at : min(at + STEP, end)]
+def _content_in_memory(content: bytes) -> PartContent:
+    async def stream(start: int, end: int) -> ContentStream:
+        for at in range(start, min(end, len(content)), MAX_CHUNK_SIZE):
+            yield content[at : min(at + MAX_CHUNK_SIZE, end)]
 
     async def check(_start: int, _end: int) -> None: ...
 
-    return Content(len(content), stream, check)
+    return PartContent(len(content), stream, check)
 
 
-async def _held(skeleton: Skeleton, entry: Literal, start: int, end: int) -> Stream:
-    for at in range(start, end, STEP):
-        yield skeleton.literal(entry, at, min(at + STEP, end))
+async def _stream_literal(
+    layout: MessageLayout, span: LiteralSpan, start: int, end: int
+) -> ContentStream:
+    for at in range(start, end, MAX_CHUNK_SIZE):
+        yield layout.literal_bytes(span, at, min(at + MAX_CHUNK_SIZE, end))

@@ -14,29 +14,31 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from mail.addresses.address_syntax import normal
-from mail.storage.message_insert import Letter
-from mail.text.storable_text import storable
-from models.messages.message_trace import LogComponent, MessageStep
+from mail.addresses.address_syntax import normalized_address
+from mail.storage.message_insert import StorableMessage
+from mail.text.storable_text import make_storable
+from models.messages.message_trace import DeliveryTraceStep, LogComponent
 from models.observability import metrics
-from models.runtime.environment import Turn, World
-from models.store.columns import table_of
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import core_table
 from models.store.database import Database
-from models.store.prepared_statements import Prepared, Sent
+from models.store.prepared_statements import PreparedStatement, StatementWithValues
 
 log = logging.getLogger(__name__)
 
-WAIT = 1.0  # seconds
-MOST = 10_000  # steps that wait
-LONGEST = 500  # characters of a Message-ID, and of a detail: an index takes no more on PostgreSQL
+WRITE_DELAY = 1.0  # seconds
+MAX_WAITING = 10_000  # steps that wait
+MAX_TEXT_LENGTH = (
+    500  # characters of a Message-ID, and of a detail: an index takes no more on PostgreSQL
+)
 
-_STEP = Prepared(insert(MessageStep).inline())
+_INSERT_STEP = PreparedStatement(insert(DeliveryTraceStep).inline())
 
-LOST = metrics.counter("merganser_trace_lost", "Steps of messages that could not be written.")
+LOST_STEPS = metrics.counter("merganser_trace_lost", "Steps of messages that could not be written.")
 
 
 @dataclass
-class _Waiting:
+class _PendingSteps:
     """The steps that wait to be written, with the timer and tasks that write them."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -45,35 +47,35 @@ class _Waiting:
 
 
 @lru_cache(maxsize=4)
-def _waiting(_database: Database) -> _Waiting:
+def _pending_steps(_database: Database) -> _PendingSteps:
     """The steps that wait to be written into this database."""
-    return _Waiting()
+    return _PendingSteps()
 
 
 @dataclass
-class Way:
+class TraceRecorder:
     """A recorder of the delivery trace of one received message."""
 
     queue_id: str = ""
     sender: str = ""  # of the envelope
     steps: list[dict[str, Any]] = field(default_factory=list)
 
-    def say(  # noqa: PLR0913 - the columns of a step
+    def record_step(  # noqa: PLR0913 - the columns of a step
         self,
-        world: World,
+        environment: Environment,
         event: str,
-        to: tuple[str, int | None],
+        recipient: tuple[str, int | None],
         detail: str | None = None,
         *,
         component: LogComponent = LogComponent.MTA,
         stored_message_id: int | None = None,
     ) -> None:
         """Record a step for a recipient: its address, and the id of the domain that can read it."""
-        address, domain_id = to
+        address, domain_id = recipient
         self.steps.append(
             {
-                "id": world.key(),
-                "at": world.now(),
+                "id": environment.new_id(),
+                "at": environment.now(),
                 "component": component,
                 "event": event,
                 "detail": detail,
@@ -84,19 +86,21 @@ class Way:
             }
         )
 
-    def write(self, world: World, letter: Letter) -> None:
+    def schedule_write(self, environment: Environment, message: StorableMessage) -> None:
         """Write the recorded steps in the background."""
-        _note(world, self._taken(letter))
+        _enqueue_steps(environment, self._take_rows(message))
 
-    def put(self, turn: Turn, letter: Letter) -> None:
+    def write_in_transaction(
+        self, transaction: DatabaseTransaction, message: StorableMessage
+    ) -> None:
         """Write the recorded steps now, in a transaction that nothing else waits for."""
-        rows = self._taken(letter)
-        if turn.world.options.trace_for and rows:
-            turn.connection.execute(insert(table_of(MessageStep)), rows)
+        rows = self._take_rows(message)
+        if transaction.environment.options.trace_for and rows:
+            transaction.connection.execute(insert(core_table(DeliveryTraceStep)), rows)
 
-    def _taken(self, letter: Letter) -> list[dict[str, Any]]:
+    def _take_rows(self, message: StorableMessage) -> list[dict[str, Any]]:
         """Remove the recorded steps and return their rows."""
-        known = {"queue_id": self.queue_id, "message_id": cut(letter.facts.message_id)}
+        known = {"queue_id": self.queue_id, "message_id": stored_text(message.facts.message_id)}
         known |= _sender_columns(self.sender)
         steps, self.steps = self.steps, []
         return [
@@ -104,60 +108,60 @@ class Way:
                 **step,
                 **known,
                 **_recipient_columns(step["address"]),
-                "detail": cut(step["detail"]),
+                "detail": stored_text(step["detail"]),
             }
             for step in steps
         ]
 
 
-def new_id(world: World) -> str:
+def new_queue_id(environment: Environment) -> str:
     """A new queue id for a received message."""
-    return world.random(10).hex()
+    return environment.random_bytes(10).hex()
 
 
-def cut(text: str | None) -> str | None:
+def stored_text(text: str | None) -> str | None:
     """The stored and searched form of a text, shortened to MAX_TEXT_LENGTH."""
-    made: str | None = storable(text[:LONGEST]) if text else None
+    made: str | None = make_storable(text[:MAX_TEXT_LENGTH]) if text else None
     return made
 
 
 def search_key(address: str) -> str | None:
     """The form in which the addresses of steps are stored and searched."""
-    return cut("@".join(normal(address)))
+    return stored_text("@".join(normalized_address(address)))
 
 
 def _sender_columns(address: str) -> dict[str, str | None]:
     """The columns of an envelope sender; without values if it is empty."""
     key = search_key(address) if address else None
     return {
-        "sender": cut(address),
+        "sender": stored_text(address),
         "sender_compared": key,
-        "sender_domain": _domain(key),
+        "sender_domain": _domain_of(key),
     }
 
 
 def _recipient_columns(address: str) -> dict[str, str | None]:
     """The columns of a recipient."""
     key = search_key(address)
-    return {"address": cut(address), "compared": key, "recipient_domain": _domain(key)}
+    return {"address": stored_text(address), "compared": key, "recipient_domain": _domain_of(key)}
 
 
-def _domain(key: str | None) -> str | None:
+def _domain_of(normalized_address: str | None) -> str | None:
     """The domain of a normalized address; None if it has none."""
-    return key.rpartition("@")[2] or None if key else None
+    return normalized_address.rpartition("@")[2] or None if normalized_address else None
 
 
-def steps_of_submission(
-    world: World, submission: Mapping[str, Any], recipients: Iterable[str]
-) -> list[Sent]:
+def submission_step_statements(
+    environment: Environment, submission: Mapping[str, Any], recipients: Iterable[str]
+) -> list[StatementWithValues]:
     """The inserts of one step for each recipient, for the transaction that queues a submission.
 
     `messageTrace` reads the submission itself and only finds it by these steps.
     """
-    if not world.options.trace_for:
+    if not environment.options.trace_for:
         return []
     shared = {
-        "at": world.now(),
+        "at": environment.now(),
         "queue_id": submission["queue_id"],
         "message_id": submission["header_id"],
         "component": LogComponent.MTA,
@@ -167,53 +171,53 @@ def steps_of_submission(
         **_sender_columns(submission["envelope_from"]),
     }
     return [
-        (_STEP, {"id": world.key(), **shared, **_recipient_columns(address)})
+        (_INSERT_STEP, {"id": environment.new_id(), **shared, **_recipient_columns(address)})
         for address in dict.fromkeys(recipients)
     ]
 
 
-def _note(world: World, rows: Sequence[dict[str, Any]]) -> None:
-    if not (world.options.trace_for and rows):
+def _enqueue_steps(environment: Environment, rows: Sequence[dict[str, Any]]) -> None:
+    if not (environment.options.trace_for and rows):
         return
-    waiting = _waiting(world.database)
-    room = max(0, MOST - len(waiting.rows))
+    waiting = _pending_steps(environment.database)
+    room = max(0, MAX_WAITING - len(waiting.rows))
     if len(rows) > room:
-        LOST.add(by=len(rows) - room)
+        LOST_STEPS.add(amount=len(rows) - room)
         log.warning("steps of messages are lost: too many wait", extra={"rows": len(rows) - room})
     waiting.rows += rows[:room]
     if waiting.timer is None:
         loop = asyncio.get_running_loop()
-        waiting.timer = loop.call_later(WAIT, _begin, world, waiting)
+        waiting.timer = loop.call_later(WRITE_DELAY, _start_write, environment, waiting)
 
 
-def _begin(world: World, waiting: _Waiting) -> None:
-    waiting.timer = None
-    task = asyncio.create_task(_write(world, waiting))
-    waiting.tasks.add(task)
-    task.add_done_callback(waiting.tasks.discard)
+def _start_write(environment: Environment, pending: _PendingSteps) -> None:
+    pending.timer = None
+    task = asyncio.create_task(_write_pending(environment, pending))
+    pending.tasks.add(task)
+    task.add_done_callback(pending.tasks.discard)
 
 
-async def _write(world: World, waiting: _Waiting) -> None:
-    rows, waiting.rows = waiting.rows, []
+async def _write_pending(environment: Environment, pending: _PendingSteps) -> None:
+    rows, pending.rows = pending.rows, []
     if not rows:
         return
 
-    def unit(turn: Turn) -> None:
-        turn.connection.execute(insert(table_of(MessageStep)), rows)
+    def insert_steps(transaction: DatabaseTransaction) -> None:
+        transaction.connection.execute(insert(core_table(DeliveryTraceStep)), rows)
 
     try:
-        await world.apply(unit)
+        await environment.run_transaction(insert_steps)
     except (
         Exception
     ):  # outermost code of a task: the message is stored, and later steps must be written
-        LOST.add(by=len(rows))
+        LOST_STEPS.add(amount=len(rows))
         log.exception("steps of messages are lost", extra={"rows": len(rows)})
 
 
-async def settle(world: World) -> None:
+async def flush(environment: Environment) -> None:
     """Write all waiting steps: before they are read here, and before the database is closed."""
-    waiting = _waiting(world.database)
+    waiting = _pending_steps(environment.database)
     if waiting.timer is not None:
         waiting.timer.cancel()
         waiting.timer = None
-    await asyncio.gather(_write(world, waiting), *waiting.tasks)
+    await asyncio.gather(_write_pending(environment, waiting), *waiting.tasks)

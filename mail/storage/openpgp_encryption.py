@@ -12,101 +12,123 @@ from pathlib import Path
 
 from mail import mime
 from mail.storage import openpgp_short_rsa, received_messages
-from mail.storage.message_insert import Letter
-from mail.storage.received_messages import SMALL
-from models.errors import Unavailable
-from models.runtime.environment import World
-from models.store.columns import Picked
+from mail.storage.message_insert import StorableMessage
+from mail.storage.received_messages import THREAD_THRESHOLD
+from models.errors import ServiceUnavailable
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 
 log = logging.getLogger(__name__)
 
-_OF_BODY = re.compile(rb"content-[!-9;-~]*[ \t]*:", re.IGNORECASE)
-_VERSION = re.compile(rb"mime-version[ \t]*:", re.IGNORECASE)
+_CONTENT_FIELD = re.compile(rb"content-[!-9;-~]*[ \t]*:", re.IGNORECASE)
+_MIME_VERSION_FIELD = re.compile(rb"mime-version[ \t]*:", re.IGNORECASE)
 
 
-async def put_in(
-    world: World, source: bytes | Path, letter: Letter, account: Picked, box: Picked
-) -> Letter:
+async def encrypt_for_mailbox(
+    environment: Environment,
+    source: bytes | Path,
+    message: StorableMessage,
+    user: ColumnRow,
+    mailbox: ColumnRow,
+) -> StorableMessage:
     """Encrypt a message, which is no draft, if the user or the mailbox requires it.
 
     Raises Unavailable if it can't be encrypted.
     """
-    if not (account.encrypt_messages or box.encrypt_messages):
-        return letter
-    return await encrypted(world, source, letter, (account.id, account.pub_key or ""))
+    if not (user.encrypt_messages or mailbox.encrypt_messages):
+        return message
+    return await encrypt_message(environment, source, message, (user.id, user.pub_key or ""))
 
 
-async def encrypted(
-    world: World, source: bytes | Path, letter: Letter, to: tuple[int, str]
-) -> Letter:
+async def encrypt_message(
+    environment: Environment,
+    source: bytes | Path,
+    message: StorableMessage,
+    user_key: tuple[int, str],
+) -> StorableMessage:
     """Encrypt a message to a user; `user_key` is the user id and the armoured OpenPGP key.
 
     A message that is already encrypted with PGP/MIME or S/MIME is returned unchanged. Raises
     Unavailable if the key can't be used.
     """
-    bytes_ = await sealed(world, source, letter, to)
+    bytes_ = await encrypted_bytes(environment, source, message, user_key)
     if bytes_ is None:
-        return letter
-    made = await received_messages.read(bytes_)
-    came = letter.came or letter.digest
-    return replace(made, came=came, verification=letter.verification, scan=letter.scan)
+        return message
+    made = await received_messages.read_message(bytes_)
+    came = message.received_digest or message.digest
+    return replace(made, received_digest=came, verification=message.verification, scan=message.scan)
 
 
-async def sealed(
-    world: World, source: bytes | Path, letter: Letter, to: tuple[int, str]
+async def encrypted_bytes(
+    environment: Environment,
+    source: bytes | Path,
+    message: StorableMessage,
+    user_key: tuple[int, str],
 ) -> bytes | None:
     """The bytes of `encrypt_message`; None if the message stays unchanged. Raises Unavailable."""
-    if letter.facts.encrypted:
+    if message.facts.encrypted:
         return None
-    user_id, key = to
-    if isinstance(source, bytes) and len(source) + len(key) < SMALL:
-        made = _sealed(world, source, letter, key)
+    user_id, key = user_key
+    if isinstance(source, bytes) and len(source) + len(key) < THREAD_THRESHOLD:
+        made = _encrypt_source(environment, source, message, key)
     else:
-        made = await asyncio.to_thread(_sealed, world, source, letter, key)
+        made = await asyncio.to_thread(_encrypt_source, environment, source, message, key)
     if made is None:
         log.warning("it cannot be encrypted", extra={"user": user_id})
         text = "it cannot be encrypted to the key of the account, which may be over"
-        raise Unavailable(text, component="encryption")
+        raise ServiceUnavailable(text, component="encryption")
     return made
 
 
-async def to_all(world: World, raw: bytes, keys: Sequence[str]) -> bytes:
+async def encrypt_to_keys(
+    environment: Environment, raw: bytes, armored_keys: Sequence[str]
+) -> bytes:
     """Encrypt a message to all of these keys. Raises Unavailable if one of them can't be used."""
 
-    def work() -> bytes | None:
-        outer, inner = _divided(raw, mime.facts(raw).structure.body_start)
-        armored = _armored(world, inner, *keys)
-        return None if armored is None else _wrapped(outer, armored, world.random(16).hex())
+    def encrypt() -> bytes | None:
+        outer, inner = _split_for_encryption(raw, mime.read_facts(raw).structure.body_start)
+        armored = _encrypt_armored(environment, inner, *armored_keys)
+        return (
+            None
+            if armored is None
+            else _pgp_mime_message(outer, armored, environment.random_bytes(16).hex())
+        )
 
-    if (made := await asyncio.to_thread(work)) is None:
+    if (made := await asyncio.to_thread(encrypt)) is None:
         text = "it cannot be encrypted to the key of a recipient, which may be over"
-        raise Unavailable(text, component="encryption")
+        raise ServiceUnavailable(text, component="encryption")
     return made
 
 
-def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> bytes | None:
+def _encrypt_source(
+    environment: Environment, source: bytes | Path, message: StorableMessage, armored_key: str
+) -> bytes | None:
     """Encrypt a message; None if the key can't be used."""
     raw = source if isinstance(source, bytes) else source.read_bytes()
-    outer, inner = _divided(raw, letter.facts.structure.body_start)
-    armored = _armored(world, inner, key)
-    return None if armored is None else _wrapped(outer, armored, world.random(16).hex())
+    outer, inner = _split_for_encryption(raw, message.facts.structure.body_start)
+    armored = _encrypt_armored(environment, inner, armored_key)
+    return (
+        None
+        if armored is None
+        else _pgp_mime_message(outer, armored, environment.random_bytes(16).hex())
+    )
 
 
-def _divided(raw: bytes, body_start: int) -> tuple[bytes, bytes]:
+def _split_for_encryption(raw: bytes, body_start: int) -> tuple[bytes, bytes]:
     """The header that stays readable, and the part to encrypt: the body with its Content fields."""
     outer, inner = [], []
-    for field in _fields(raw[:body_start]):
-        if _OF_BODY.match(field):
+    for field in _header_fields(raw[:body_start]):
+        if _CONTENT_FIELD.match(field):
             inner.append(field)
-        elif not _VERSION.match(field):
+        elif not _MIME_VERSION_FIELD.match(field):
             outer.append(field)
     return b"".join(outer), b"".join([*inner, b"\r\n", raw[body_start:]])
 
 
-def _fields(head: bytes) -> Iterator[bytes]:
+def _header_fields(header: bytes) -> Iterator[bytes]:
     """Yield the fields of a header with their folded lines; a line without a name counts as one."""
     field = list[bytes]()
-    for line in filter(None, head.splitlines()):
+    for line in filter(None, header.splitlines()):
         if field and not line.startswith((b" ", b"\t")):
             yield b"".join(field)
             field = []
@@ -114,38 +136,44 @@ def _fields(head: bytes) -> Iterator[bytes]:
     yield b"".join(field)
 
 
-def _armored(world: World, content: bytes, *keys: str) -> bytes | None:
+def _encrypt_armored(environment: Environment, content: bytes, *armored_keys: str) -> bytes | None:
     """The armoured encryption of the content; None if a key is revoked, expired or unusable."""
     import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
 
     try:
-        certs = [pysequoia.Cert.from_bytes(key.encode()) for key in keys]
+        certs = [pysequoia.Cert.from_bytes(key.encode()) for key in armored_keys]
         for cert in certs:
-            if cert.is_revoked or (cert.expiration and cert.expiration <= world.now()):
+            if cert.is_revoked or (cert.expiration and cert.expiration <= environment.now()):
                 return None
         armored: bytes | None = pysequoia.encrypt(content, recipients=certs)
     except (RuntimeError, ValueError):  # their text can contain parts of the content
-        armored = _armored_to_short(world, content, *keys)
+        armored = _encrypt_to_short_key(environment, content, *armored_keys)
     if armored is None:
         return None
     return b"\r\n".join([*armored.splitlines(), b""])
 
 
-def _armored_to_short(world: World, content: bytes, *keys: str) -> bytes | None:
+def _encrypt_to_short_key(
+    environment: Environment, content: bytes, *armored_keys: str
+) -> bytes | None:
     """The content encrypted to a single RSA key that is too short for Sequoia's policy.
 
     None if there are several keys, or if the key can't be used at all.
     """
     try:
-        short = openpgp_short_rsa.read(keys[0], world.now()) if len(keys) == 1 else None
+        short = (
+            openpgp_short_rsa.parse_encryption_key(armored_keys[0], environment.now())
+            if len(armored_keys) == 1
+            else None
+        )
     except (RuntimeError, ValueError):
         return None
     return openpgp_short_rsa.encrypt(content, short) if short else None
 
 
-def _wrapped(outer: bytes, armored: bytes, mark: str) -> bytes:
+def _pgp_mime_message(header: bytes, armored: bytes, boundary_suffix: str) -> bytes:
     """The PGP/MIME message of two parts (RFC 3156, section 4)."""
-    boundary = f"=_{mark}"
+    boundary = f"=_{boundary_suffix}"
     lines = [
         "MIME-Version: 1.0",
         'Content-Type: multipart/encrypted; protocol="application/pgp-encrypted";',
@@ -163,5 +191,5 @@ def _wrapped(outer: bytes, armored: bytes, mark: str) -> bytes:
         "",
     ]
     return b"".join(
-        [outer, "\r\n".join(lines).encode(), armored, f"\r\n--{boundary}--\r\n".encode()]
+        [header, "\r\n".join(lines).encode(), armored, f"\r\n--{boundary}--\r\n".encode()]
     )

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-LEAST = 1024  # bits
-AES_256, KEY_SIZE, BLOCK = 9, 32, 16
+MIN_RSA_BITS = 1024  # bits
+AES_256, SESSION_KEY_SIZE, BLOCK_SIZE = 9, 32, 16
 PKESK, LITERAL, SEIPD = 1, 11, 18  # tags of packets
-RSA = {1, 2}  # encrypt or sign, encrypt only
+RSA_ALGORITHMS = {1, 2}  # encrypt or sign, encrypt only
 HASHES: dict[int, type[hashes.HashAlgorithm]] = {
     2: hashes.SHA1,
     8: hashes.SHA256,
@@ -30,26 +30,26 @@ HASHES: dict[int, type[hashes.HashAlgorithm]] = {
     11: hashes.SHA224,
 }
 VERSION = 4  # of keys and signatures
-SHORTEST = 10  # bytes; less than any key or signature has
+MIN_PACKET_SIZE = 10  # bytes; less than any key or signature has
 
 
 @dataclass(frozen=True, slots=True)
-class ShortKey:
+class ShortRsaKey:
     """An RSA encryption key of a certificate that is neither revoked nor expired."""
 
-    public: RSAPublicKey
+    public_key: RSAPublicKey
     key_id: bytes
     fingerprint: str  # of the certificate, lower case, hex
     user_id: str
     expires_at: datetime | None = None
 
     @property
-    def bits(self) -> int:
+    def bit_length(self) -> int:
         """Size of the modulus."""
-        return self.public.key_size
+        return self.public_key.key_size
 
 
-def read(armored: str, now: datetime) -> ShortKey | None:
+def parse_encryption_key(armored_certificate: str, now: datetime) -> ShortRsaKey | None:
     """The RSA encryption key of a certificate; None if it has none with 1,024 bits or more.
 
     None also for a revoked or expired certificate. Raises ValueError or RuntimeError if the
@@ -61,13 +61,17 @@ def read(armored: str, now: datetime) -> ShortKey | None:
         Tag,
     )
 
-    packets = list(PacketPile.from_bytes(armored.encode()))
-    primary = _rsa(packets[0].body) if packets and packets[0].tag == Tag.PublicKey else None
+    packets = list(PacketPile.from_bytes(armored_certificate.encode()))
+    primary = (
+        _rsa_key_from_packet(packets[0].body)
+        if packets and packets[0].tag == Tag.PublicKey
+        else None
+    )
     revocations = [SignatureType.KeyRevocation, SignatureType.SubkeyRevocation]
     if primary is None or any(one.signature_type in revocations for one in packets):
         return None
     user_id, found, ends = "", None, None
-    for key, signature in _newest(_bound(packets, primary)):
+    for key, signature in _newest_signatures(_valid_self_signatures(packets, primary)):
         flags, period = signature.key_flags, signature.key_validity_period
         expires = key.key_created + period if period else None
         if expires and expires <= now:
@@ -77,52 +81,56 @@ def read(armored: str, now: datetime) -> ShortKey | None:
         if key is packets[0]:
             ends = expires
         encrypts = flags and (flags.transport_encryption or flags.storage_encryption)
-        if encrypts and (public := _rsa(key.body)) and public.key_size >= LEAST:
+        if (
+            encrypts
+            and (public := _rsa_key_from_packet(key.body))
+            and public.key_size >= MIN_RSA_BITS
+        ):
             found = (public, bytes.fromhex(key.key_id), expires)
     for packet in packets:
         if packet.tag == Tag.UserID:
             user_id = packet.user_id or ""
             break
-    if found is None or primary.key_size < LEAST:
+    if found is None or primary.key_size < MIN_RSA_BITS:
         return None
     public, key_id, expires = found
     limits = [one for one in (expires, ends) if one]
-    return ShortKey(public, key_id, packets[0].fingerprint, user_id, min(limits, default=None))
+    return ShortRsaKey(public, key_id, packets[0].fingerprint, user_id, min(limits, default=None))
 
 
-def encrypt(content: bytes, key: ShortKey) -> bytes:
+def encrypt(content: bytes, key: ShortRsaKey) -> bytes:
     """Encrypt the content to the key: an armoured OpenPGP message."""
     import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
 
-    session_key = secrets.token_bytes(KEY_SIZE)
+    session_key = secrets.token_bytes(SESSION_KEY_SIZE)
     checked = bytes([AES_256]) + session_key + (sum(session_key) % 65536).to_bytes(2)
-    encrypted = int.from_bytes(key.public.encrypt(checked, PKCS1v15()))
-    wrapped = b"\x03" + key.key_id + b"\x01" + _mpi(encrypted)
-    prefix = secrets.token_bytes(BLOCK)
-    literal = _packet(LITERAL, b"b\x00" + bytes(4) + content)
+    encrypted = int.from_bytes(key.public_key.encrypt(checked, PKCS1v15()))
+    wrapped = b"\x03" + key.key_id + b"\x01" + _encode_mpi(encrypted)
+    prefix = secrets.token_bytes(BLOCK_SIZE)
+    literal = _encode_packet(LITERAL, b"b\x00" + bytes(4) + content)
     plain = prefix + prefix[-2:] + literal + b"\xd3\x14"  # the header of the MDC packet
     plain += hashlib.sha1(plain, usedforsecurity=False).digest()  # RFC 9580, section 5.13.1
-    cipher = Cipher(algorithms.AES256(session_key), CFB(bytes(BLOCK))).encryptor()
+    cipher = Cipher(algorithms.AES256(session_key), CFB(bytes(BLOCK_SIZE))).encryptor()
     sealed = b"\x01" + cipher.update(plain) + cipher.finalize()
-    message = _packet(PKESK, wrapped) + _packet(SEIPD, sealed)
+    message = _encode_packet(PKESK, wrapped) + _encode_packet(SEIPD, sealed)
     return pysequoia.armor(message, pysequoia.ArmorKind.Message).encode()
 
 
-def _newest(bound: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _newest_signatures(keys_with_signatures: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """Each key with its newest self-signature, the only one that counts (RFC 9580, 5.2.3.10)."""
     found: dict[int, tuple[Any, Any]] = {}
-    for key, signature in bound:
+    for key, signature in keys_with_signatures:
         known = found.get(id(key))
         if known is None or signature.signature_created >= known[1].signature_created:
             found[id(key)] = key, signature
     return list(found.values())
 
 
-def _bound(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any]]:
+def _valid_self_signatures(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any]]:
     """Yield each key of a certificate with each of its valid self-signatures."""
     from pysequoia.packet import SignatureType, Tag  # noqa: PLC0415 - as above
 
-    first = _hashed(packets[0].body)
+    first = _key_packet_for_hash(packets[0].body)
     certifications = [
         SignatureType.GenericCertification,
         SignatureType.PersonaCertification,
@@ -138,17 +146,17 @@ def _bound(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any
         elif packet.tag == Tag.Signature:
             signed = b""
             if packet.signature_type == SignatureType.SubkeyBinding:
-                signed = first + _hashed(key.body)
+                signed = first + _key_packet_for_hash(key.body)
             elif packet.signature_type in certifications and key is packets[0]:
                 signed = first + named
-            if signed and _is_valid(primary, signed, packet.body):
+            if signed and _is_valid_signature(primary, signed, packet.body):
                 yield key, packet
 
 
-def _is_valid(primary: RSAPublicKey, signed: bytes, signature: bytes) -> bool:
+def _is_valid_signature(primary: RSAPublicKey, signed_data: bytes, signature: bytes) -> bool:
     """True if the primary key made this version 4 signature (RFC 9580, section 5.2.3)."""
     if (
-        len(signature) < SHORTEST
+        len(signature) < MIN_PACKET_SIZE
         or signature[0] != VERSION
         or signature[2] not in {1, 3}
         or signature[3] not in HASHES
@@ -160,15 +168,15 @@ def _is_valid(primary: RSAPublicKey, signed: bytes, signature: bytes) -> bool:
     trailer = b"\x04\xff" + len(hashed).to_bytes(4)
     padded = number.rjust((primary.key_size + 7) // 8, b"\0")
     try:
-        primary.verify(padded, signed + hashed + trailer, PKCS1v15(), HASHES[signature[3]]())
+        primary.verify(padded, signed_data + hashed + trailer, PKCS1v15(), HASHES[signature[3]]())
     except InvalidSignature:
         return False
     return True
 
 
-def _rsa(body: bytes) -> RSAPublicKey | None:
+def _rsa_key_from_packet(body: bytes) -> RSAPublicKey | None:
     """The RSA key of a version 4 key packet; None if it is of another kind."""
-    if len(body) < SHORTEST or body[0] != VERSION or body[5] not in RSA:
+    if len(body) < MIN_PACKET_SIZE or body[0] != VERSION or body[5] not in RSA_ALGORITHMS:
         return None
     bits = int.from_bytes(body[6:8])
     end = 8 + (bits + 7) // 8
@@ -176,17 +184,17 @@ def _rsa(body: bytes) -> RSAPublicKey | None:
     return RSAPublicNumbers(exponent, modulus).public_key()
 
 
-def _hashed(body: bytes) -> bytes:
+def _key_packet_for_hash(packet_body: bytes) -> bytes:
     """A key packet in the form that signatures hash."""
-    return b"\x99" + len(body).to_bytes(2) + body
+    return b"\x99" + len(packet_body).to_bytes(2) + packet_body
 
 
-def _mpi(number: int) -> bytes:
+def _encode_mpi(number: int) -> bytes:
     """A multiprecision integer (RFC 9580, section 3.2)."""
     bits = number.bit_length()
     return bits.to_bytes(2) + number.to_bytes((bits + 7) // 8)
 
 
-def _packet(tag: int, body: bytes) -> bytes:
+def _encode_packet(tag: int, body: bytes) -> bytes:
     """A packet with a length of five octets (RFC 9580, section 4.2.1)."""
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body

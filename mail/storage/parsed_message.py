@@ -11,48 +11,48 @@ from pathlib import Path
 import orjson
 
 from mail import mime
-from mail.mime import Facts
-from mail.storage.blobs.compression import digest_of
-from mail.storage.blobs.message_layout import Cut, Piece, pack
+from mail.mime import MessageFacts
+from mail.storage.blobs.compression import content_digest
+from mail.storage.blobs.message_layout import EncodedBody, NewBlob, split_message
 
-CUT = 1024  # encoded bytes; smaller attachments stay in the layout
+MIN_BLOB_SIZE = 1024  # encoded bytes; smaller attachments stay in the layout
 
 
 @dataclass(frozen=True, slots=True)
-class Parted:
+class ParsedMessage:
     """The facts of a message, and its bytes split into a layout and blobs."""
 
-    facts: Facts
+    facts: MessageFacts
     size: int  # bytes
     digest: str  # SHA-256 of the whole, hex
-    root: Piece  # the message without its large attachments
-    pieces: Sequence[Piece]
-    structure: bytes  # the MIME tree as JSON
+    layout_blob: NewBlob  # the message without its large attachments
+    part_blobs: Sequence[NewBlob]
+    structure_json: bytes  # the MIME tree as JSON
 
 
-async def parted(source: bytes | Path) -> Parted:
+async def parse_message(source: bytes | Path) -> ParsedMessage:
     """Parse a message and split it into layout and blobs, in a helper process if it is large.
 
     Large blobs of a file are left in files beside it, as `split_message` does. The code that
     removes the file must remove them too.
     """
-    return await mime.worked(_parted, source)
+    return await mime.run_by_message_size(_parse_source, source)
 
 
-def _parted(source: bytes | Path) -> Parted:
+def _parse_source(source: bytes | Path) -> ParsedMessage:
     raw, beside = (source, None) if isinstance(source, bytes) else (source.read_bytes(), source)
-    facts = mime.facts(raw)
-    packed = pack(raw, list(_cuts(facts)), beside)
-    root = Piece(digest_of(packed.skeleton), packed.skeleton)
-    structure = orjson.dumps(mime.part_json(facts.structure))
-    return Parted(facts, len(raw), digest_of(raw), root, packed.pieces, structure)
+    facts = mime.read_facts(raw)
+    packed = split_message(raw, list(_attachment_bodies(facts)), beside)
+    root = NewBlob(content_digest(packed.layout_bytes), packed.layout_bytes)
+    structure = orjson.dumps(mime.json_from_part(facts.structure))
+    return ParsedMessage(facts, len(raw), content_digest(raw), root, packed.blobs, structure)
 
 
-def _cuts(facts: Facts) -> Iterator[Cut]:
+def _attachment_bodies(facts: MessageFacts) -> Iterator[EncodedBody]:
     """The encoded bodies of large attachments."""
     attached = {attachment.part for attachment in facts.attachments}
     return (
-        Cut(part.body_start, part.body_end, part.encoding)
-        for part, _ in mime.within(facts.structure)
-        if part.section in attached and part.size > CUT
+        EncodedBody(part.body_start, part.body_end, part.encoding)
+        for part, _ in mime.walk_with_parents(facts.structure)
+        if part.section in attached and part.size > MIN_BLOB_SIZE
     )

@@ -10,97 +10,134 @@ from typing import Any, TypeVar
 from sqlalchemy import String, bindparam, select
 from sqlmodel import col
 
-from mail.envelope.local_recipient import Recipient
+from mail.envelope.local_recipient import LocalRecipient
 from mail.limits import user_limits
-from mail.limits.user_limits import Reached, TooMany
+from mail.limits.user_limits import ReachedLimit, UserLimitExceeded
 from mail.mailboxes import creation
-from mail.storage.blobs.blob_writer import Gone, Kept, keep, keep_small
-from mail.storage.message_insert import ARRIVING, Letter, Place, Placed, Way, place
-from mail.storage.parsed_message import parted
-from models.errors import OverQuota, found
-from models.messages.tables import Message, Receipt
-from models.runtime.environment import Turn, World
-from models.store.columns import Instant
-from models.store.prepared_statements import Prepared
+from mail.storage.blobs.blob_writer import (
+    BlobRowDeleted,
+    StoredMessageBlobs,
+    store_message_blobs,
+    store_small_message,
+)
+from mail.storage.message_insert import (
+    RECEIVED_KINDS,
+    InsertedMessage,
+    InsertKind,
+    MessagePlacement,
+    StorableMessage,
+    insert_message,
+)
+from mail.storage.parsed_message import parse_message
+from models.errors import OverQuota, require_found
+from models.messages.tables import DeliveryReceipt, Message
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import UtcDateTime
+from models.store.prepared_statements import PreparedStatement
 from models.users.tables import LimitKind
 
 Result = TypeVar("Result")
 
-SMALL = 64 * 1024  # bytes; a larger message is processed in a thread
-_RECEIPT = Prepared(
+THREAD_THRESHOLD = 64 * 1024  # bytes; a larger message is processed in a thread
+_SELECT_BY_RECEIPT = PreparedStatement(
     select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
-    .join(Receipt, col(Receipt.message_id) == col(Message.id))
+    .join(DeliveryReceipt, col(DeliveryReceipt.message_id) == col(Message.id))
     .where(
-        col(Receipt.digest) == bindparam("known", type_=String),
-        col(Receipt.at) > bindparam("since", type_=Instant),
+        col(DeliveryReceipt.digest) == bindparam("known", type_=String),
+        col(DeliveryReceipt.at) > bindparam("since", type_=UtcDateTime),
     )
 )
 
 
-async def read(source: bytes | Path) -> Letter:
+async def read_message(source: bytes | Path) -> StorableMessage:
     """Parse a message for storage."""
-    found = await parted(source)
-    return Letter(
+    found = await parse_message(source)
+    return StorableMessage(
         found.facts,
         found.size,
         found.digest,
-        found.root,
-        found.pieces,
-        found.structure,
+        found.layout_blob,
+        found.part_blobs,
+        found.structure_json,
     )
 
 
-async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
+async def store_blobs(
+    environment: Environment, tenant_id: int, message: StorableMessage, *, store_again: bool = False
+) -> StoredMessageBlobs:
     """Store the blobs of a message, once for all its recipients in a tenant."""
-    if again or tenant_id not in letter.keeping:
-        small = keep_small(world, tenant_id, letter.root, letter.pieces)
-        letter.keeping[tenant_id] = small or asyncio.ensure_future(
-            keep(world, tenant_id, letter.root, letter.pieces, again=again, once=letter.cut)
+    if store_again or tenant_id not in message.stored_blobs_by_tenant:
+        small = store_small_message(environment, tenant_id, message.layout_blob, message.part_blobs)
+        message.stored_blobs_by_tenant[tenant_id] = small or asyncio.ensure_future(
+            store_message_blobs(
+                environment,
+                tenant_id,
+                message.layout_blob,
+                message.part_blobs,
+                store_again=store_again,
+                part_blobs_by_tenant=message.part_blobs_by_tenant,
+            )
         )
-    kept = await asyncio.shield(letter.keeping[tenant_id])
-    world.fault("commit")
+    kept = await asyncio.shield(message.stored_blobs_by_tenant[tenant_id])
+    environment.reach_fault_point("commit")
     return kept
 
 
-async def with_bytes(
-    world: World,
+async def apply_with_blobs(
+    environment: Environment,
     tenant_id: int,
-    letter: Letter,
-    work: Callable[[Turn, Kept], Result],
-    *streams: int,
+    message: StorableMessage,
+    function: Callable[[DatabaseTransaction, StoredMessageBlobs], Result],
+    *stream_ids: int,
 ) -> Result:
     """Run `function` in a transaction that locks the streams, after the blobs are stored.
 
     If the garbage collector has removed a blob in between, the blobs are stored and the
     function is run once more.
     """
-    return await with_all(
-        world, tenant_id, [letter], lambda transaction, stored: work(transaction, *stored), *streams
+    return await apply_with_all_blobs(
+        environment,
+        tenant_id,
+        [message],
+        lambda transaction, stored: function(transaction, *stored),
+        *stream_ids,
     )
 
 
-async def with_all(
-    world: World,
+async def apply_with_all_blobs(
+    environment: Environment,
     tenant_id: int,
-    letters: Sequence[Letter],
-    work: Callable[[Turn, Sequence[Kept]], Result],
-    *streams: int,
+    messages: Sequence[StorableMessage],
+    function: Callable[[DatabaseTransaction, Sequence[StoredMessageBlobs]], Result],
+    *stream_ids: int,
 ) -> Result:
     """Run `function` in a transaction after the blobs of several messages are stored.
 
     See `apply_with_blobs`.
     """
-    kept = [await stored(world, tenant_id, letter) for letter in letters]
+    kept = [await store_blobs(environment, tenant_id, letter) for letter in messages]
     try:
-        return await world.apply(lambda transaction: work(transaction, kept), *streams)
-    except Gone:
-        kept = [await stored(world, tenant_id, letter, again=True) for letter in letters]
-        return await world.apply(lambda transaction: work(transaction, kept), *streams)
+        return await environment.run_transaction(
+            lambda transaction: function(transaction, kept), *stream_ids
+        )
+    except BlobRowDeleted:
+        kept = [
+            await store_blobs(environment, tenant_id, letter, store_again=True)
+            for letter in messages
+        ]
+        return await environment.run_transaction(
+            lambda transaction: function(transaction, kept), *stream_ids
+        )
 
 
-async def receive(
-    world: World, letter: Letter, to: Recipient, sender: str, *, into: Place | None = None
-) -> Placed:
+async def store_for_recipient(
+    environment: Environment,
+    message: StorableMessage,
+    recipient: LocalRecipient,
+    sender: str,
+    *,
+    placement: MessagePlacement | None = None,
+) -> InsertedMessage:
     """Store a message for one recipient, in INBOX or as `placement` says, durably.
 
     A repeated delivery with the same sender, recipient and content is recognized for a day, and
@@ -108,38 +145,44 @@ async def receive(
     TooMany if the user has received the limit of the hour, and notifies the user of both;
     NotFound if the user is gone.
     """
-    there = into or usual(world, to, sender)
-    placed = await receive_all(world, to, Copies(receipt_of(letter, to, sender), [(letter, there)]))
-    return found(placed, to.address)
+    there = placement or default_placement(environment, recipient, sender)
+    placed = await store_copies(
+        environment,
+        recipient,
+        DeliveryCopies(receipt_digest(message, recipient, sender), [(message, there)]),
+    )
+    return require_found(placed, recipient.address)
 
 
-def usual(world: World, to: Recipient, sender: str) -> Place:
+def default_placement(
+    environment: Environment, recipient: LocalRecipient, sender: str
+) -> MessagePlacement:
     """The placement in the default mailbox of the recipient."""
-    envelope: Any = {"envelope_from": sender, "envelope_to": [to.address]}
-    return Place(to.user_id, to.mailbox_id, world.now(), **envelope)
+    envelope: Any = {"envelope_from": sender, "envelope_to": [recipient.address]}
+    return MessagePlacement(recipient.user_id, recipient.mailbox_id, environment.now(), **envelope)
 
 
-def receipt_of(letter: Letter, to: Recipient, sender: str) -> str:
+def receipt_digest(message: StorableMessage, recipient: LocalRecipient, sender: str) -> str:
     """The digest that identifies a repeated delivery."""
-    came = letter.came or letter.digest
-    return hashlib.sha256(f"{sender}\0{to.user_id}\0{came}".encode()).hexdigest()
+    came = message.received_digest or message.digest
+    return hashlib.sha256(f"{sender}\0{recipient.user_id}\0{came}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
+class DeliveryCopies:
     """The copies of a received message for several mailboxes of one recipient."""
 
-    receipt: str  # identifies a repeated delivery
-    all: Sequence[tuple[Letter, Place]]
-    way: Way = Way.RECEIVED
+    receipt_digest: str  # identifies a repeated delivery
+    placements: Sequence[tuple[StorableMessage, MessagePlacement]]
+    kind: InsertKind = InsertKind.RECEIVED
 
 
-async def receive_all(
-    world: World,
-    to: Recipient,
-    copies: Copies,
-    beside: Callable[[Turn, Placed | None], None] | None = None,
-) -> Placed | None:
+async def store_copies(
+    environment: Environment,
+    recipient: LocalRecipient,
+    copies: DeliveryCopies,
+    after_insert: Callable[[DatabaseTransaction, InsertedMessage | None], None] | None = None,
+) -> InsertedMessage | None:
     """Store a message in several mailboxes of one recipient, in one transaction.
 
     Returns the first copy, or None without any. `after_insert` runs in the same transaction,
@@ -147,48 +190,66 @@ async def receive_all(
     `store_for_recipient`.
     """
 
-    def unit(turn: Turn, kept: Sequence[Kept]) -> Placed | None:
-        since = world.now() - world.options.receipts_for
-        if earlier := turn.fetched(_RECEIPT, known=copies.receipt, since=since):
+    def insert_copies(
+        transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]
+    ) -> InsertedMessage | None:
+        since = environment.now() - environment.options.receipts_for
+        if earlier := transaction.fetch_rows(
+            _SELECT_BY_RECEIPT, known=copies.receipt_digest, since=since
+        ):
             row = earlier[0]
-            return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
-        placed = place_all(turn, copies, kept)
-        if beside is not None:
-            beside(turn, placed)
+            return InsertedMessage(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
+        placed = insert_copies_in_mailboxes(transaction, copies, kept)
+        if after_insert is not None:
+            after_insert(transaction, placed)
         return placed
 
-    letters = [letter for letter, _ in copies.all]
+    letters = [letter for letter, _ in copies.placements]
     try:
-        return await with_all(world, to.tenant_id, letters, unit, to.user_id)
-    except TooMany as refusal:
-        await user_limits.refused(world, to.user_id, refusal.reached)
+        return await apply_with_all_blobs(
+            environment, recipient.tenant_id, letters, insert_copies, recipient.user_id
+        )
+    except UserLimitExceeded as refusal:
+        await user_limits.report_refusal(environment, recipient.user_id, refusal.limit)
         raise
     except OverQuota as full:
-        reached = Reached(LimitKind.STORAGE, full.used, full.allowed, refused=True)
-        await user_limits.refused(world, to.user_id, reached)
+        reached = ReachedLimit(LimitKind.STORAGE, full.used, full.allowed, is_refusal=True)
+        await user_limits.report_refusal(environment, recipient.user_id, reached)
         raise
 
 
-def place_all(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None:
+def insert_copies_in_mailboxes(
+    transaction: DatabaseTransaction,
+    copies: DeliveryCopies,
+    stored_blobs: Sequence[StoredMessageBlobs],
+) -> InsertedMessage | None:
     """Insert the copies of a message in the transaction of the caller; return the first, or None.
 
     Raises as `insert_message`.
     """
     first, taken = None, set[int]()
-    for (letter, wanted), safe in zip(copies.all, kept, strict=True):
-        there = settled(turn, wanted)
+    for (letter, wanted), safe in zip(copies.placements, stored_blobs, strict=True):
+        there = resolve_mailbox(transaction, wanted)
         if there.mailbox_id not in taken:
             taken.add(there.mailbox_id)
-            there = replace(there, receipt=None if first else copies.receipt)
-            arrives = copies.way in ARRIVING
-            way = Way.AGAIN if first and arrives else copies.way
-            placed = place(turn, letter, safe, there, way=way)
+            there = replace(there, receipt_digest=None if first else copies.receipt_digest)
+            arrives = copies.kind in RECEIVED_KINDS
+            way = InsertKind.RECEIVED_COPY if first and arrives else copies.kind
+            placed = insert_message(transaction, letter, safe, there, kind=way)
             first = first or placed
     return first
 
 
-def settled(turn: Turn, to: Place) -> Place:
+def resolve_mailbox(
+    transaction: DatabaseTransaction, placement: MessagePlacement
+) -> MessagePlacement:
     """The placement with the mailbox id of its path; the mailbox is created if it is missing."""
-    if to.path is None:
-        return to
-    return replace(to, mailbox_id=creation.made(turn, to.user_id, to.path) or to.mailbox_id)
+    if placement.mailbox_path is None:
+        return placement
+    return replace(
+        placement,
+        mailbox_id=creation.find_or_create_mailbox(
+            transaction, placement.user_id, placement.mailbox_path
+        )
+        or placement.mailbox_id,
+    )

@@ -7,14 +7,16 @@ followed at once (Thompson, 1968), so no pattern makes a text slow.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-LONGEST = 200  # characters of a pattern
-STATES = 500  # of a pattern; counted repetitions are expanded
-DEPTH = 20  # groups in groups
-TEXT = 320  # characters that are searched; an address has fewer (RFC 5321, section 4.5.3.1)
-REPEATED = 64  # the largest count in braces
-KINDS: dict[str, Callable[[str], bool]] = {
+MAX_PATTERN_LENGTH = 200  # characters of a pattern
+MAX_STATES = 500  # of a pattern; counted repetitions are expanded
+MAX_GROUP_DEPTH = 20  # groups in groups
+MAX_TEXT_LENGTH = (
+    320  # characters that are searched; an address has fewer (RFC 5321, section 4.5.3.1)
+)
+MAX_REPEAT_COUNT = 64  # the largest count in braces
+CHARACTER_CLASSES: dict[str, Callable[[str], bool]] = {
     "d": str.isdecimal,
     "w": lambda sign: sign.isalnum() or sign == "_",
     "s": str.isspace,
@@ -36,320 +38,334 @@ BEGIN, END = "^", "$"
 
 
 @dataclass(frozen=True, slots=True)
-class Signs:
+class CharacterSet:
     """A set of characters that matches one character."""
 
     singles: frozenset[str] = frozenset()
-    spans: tuple[tuple[str, str], ...] = ()
-    kinds: tuple[str, ...] = ()  # keys of CHARACTER_CLASSES; upper case negates
-    others: bool = False  # all characters except these
+    ranges: tuple[tuple[str, str], ...] = ()
+    classes: tuple[str, ...] = ()  # keys of CHARACTER_CLASSES; upper case negates
+    is_negated: bool = False  # all characters except these
 
-    def fit(self, sign: str, *, fold: bool = True) -> bool:
+    def matches(self, character: str, *, ignore_case: bool = True) -> bool:
         """True if the set contains a character, by default in either case."""
-        forms = {sign, sign.lower(), sign.upper()} if fold else {sign}
+        forms = {character, character.lower(), character.upper()} if ignore_case else {character}
         found = not forms.isdisjoint(self.singles) or any(
-            low <= form <= high for form in forms for low, high in self.spans
+            low <= form <= high for form in forms for low, high in self.ranges
         )
         if not found:
-            found = any(KINDS[kind.lower()](sign) is kind.islower() for kind in self.kinds)
-        return found is not self.others
+            found = any(
+                CHARACTER_CLASSES[kind.lower()](character) is kind.islower()
+                for kind in self.classes
+            )
+        return found is not self.is_negated
 
 
 @dataclass(slots=True)
-class State:
+class NfaState:
     """A state of the automaton: the condition to leave it, and the next states."""
 
-    takes: Signs | str | None = None  # None: none; or the anchor BEGIN or END
-    ways: list[int] = field(default_factory=list)  # preferred state first
-    edge: int | None = None  # 2n: group n begins here, 2n + 1: it ends
+    condition: CharacterSet | str | None = None  # None: none; or the anchor BEGIN or END
+    next_states: list[int] = field(default_factory=list)  # preferred state first
+    group_edge: int | None = None  # 2n: group n begins here, 2n + 1: it ends
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Concatenation:
     """Patterns that match one after another."""
 
-    items: tuple["Node", ...]
+    items: tuple["PatternNode", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Alternation:
     """Patterns of which one matches."""
 
-    items: tuple["Node", ...]
+    items: tuple["PatternNode", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
+class Repetition:
     """A repeated pattern; `max_count` None means no limit."""
 
-    item: "Node"
-    least: int
-    most: int | None
+    item: "PatternNode"
+    min_count: int
+    max_count: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CaptureGroup:
     """A pattern in parentheses; groups are counted from 1."""
 
-    item: "Node"
+    item: "PatternNode"
     number: int
 
 
-Node = Signs | str | Row | Choice | Repeat | Group
+PatternNode = CharacterSet | str | Concatenation | Alternation | Repetition | CaptureGroup
 
 
-class Expression:
+class BoundedRegex:
     """A compiled pattern that is searched for without regard to case."""
 
-    def __init__(self, pattern: str, *, slashes: bool = True) -> None:
+    def __init__(self, pattern: str, *, allow_slashes: bool = True) -> None:
         """Compile a pattern; with `allow_slashes` it can be written as /pattern/.
 
         Raises Invalid if the pattern is invalid or not in the supported subset.
         """
-        if not pattern or len(pattern) > LONGEST:
-            raise _wrong(f"1 to {LONGEST} characters")
-        self.states: list[State] = []
-        reader = _Reader(_bare(pattern) if slashes else pattern)
-        self.start, self.last = self._built(reader.read())
-        self.groups = reader.groups
+        if not pattern or len(pattern) > MAX_PATTERN_LENGTH:
+            raise _pattern_error(f"1 to {MAX_PATTERN_LENGTH} characters")
+        self.states: list[NfaState] = []
+        reader = _PatternParser(_without_slashes(pattern) if allow_slashes else pattern)
+        self.first_state, self.last_state = self._build(reader.parse())
+        self.group_count = reader.group_count
 
-    def found_in(self, text: str) -> bool:
+    def is_found_in(self, text: str) -> bool:
         """True if the pattern matches anywhere in the first 320 characters of a text."""
         end = len(text)
-        text = text[:TEXT]
-        now: set[int] = set()
+        text = text[:MAX_TEXT_LENGTH]
+        states: set[int] = set()
         for at in range(len(text) + 1):
-            now.add(self.start)
-            here = self._closed(now, first=at == 0, last=at == end)
-            if self.last in here:
+            states.add(self.first_state)
+            reached_states = self._reachable_states(states, at_start=at == 0, at_end=at == end)
+            if self.last_state in reached_states:
                 return True
             if at < len(text):
-                now = set(self._stepped(here, text[at]))
+                states = set(self._states_after(reached_states, text[at]))
         return False
 
-    def _stepped(self, here: Iterable[int], sign: str) -> Iterator[int]:
-        for one in here:
+    def _states_after(self, states: Iterable[int], character: str) -> Iterator[int]:
+        for one in states:
             state = self.states[one]
-            if isinstance(state.takes, Signs) and state.takes.fit(sign):
-                yield from state.ways
+            if isinstance(state.condition, CharacterSet) and state.condition.matches(character):
+                yield from state.next_states
 
-    def _closed(self, begun: set[int], *, first: bool, last: bool) -> set[int]:
+    def _reachable_states(self, states: set[int], *, at_start: bool, at_end: bool) -> set[int]:
         """Return all states that are reached without reading a character."""
-        seen, left = set(begun), list(begun)
+        seen, left = set(states), list(states)
         while left:
             state = self.states[left.pop()]
-            free = state.takes is None
-            free = free or (state.takes == BEGIN and first) or (state.takes == END and last)
-            for way in state.ways if free else ():
+            free = state.condition is None
+            free = (
+                free
+                or (state.condition == BEGIN and at_start)
+                or (state.condition == END and at_end)
+            )
+            for way in state.next_states if free else ():
                 if way not in seen:
                     seen.add(way)
                     left.append(way)
         return seen
 
-    def _new(self, takes: Signs | str | None = None) -> int:
-        if len(self.states) >= STATES:
-            raise _wrong("too long with its repetitions written out")
-        self.states.append(State(takes))
+    def _add_state(self, condition: CharacterSet | str | None = None) -> int:
+        if len(self.states) >= MAX_STATES:
+            raise _pattern_error("too long with its repetitions written out")
+        self.states.append(NfaState(condition))
         return len(self.states) - 1
 
-    def _built(self, node: Node) -> tuple[int, int]:
+    def _build(self, node: PatternNode) -> tuple[int, int]:
         """Add the states of a node, and return the first and the last one."""
-        if isinstance(node, Signs | str):
-            begin, end = self._new(node), self._new()
-            self.states[begin].ways.append(end)
+        if isinstance(node, CharacterSet | str):
+            begin, end = self._add_state(node), self._add_state()
+            self.states[begin].next_states.append(end)
             return begin, end
-        if isinstance(node, Row):
-            return self._row(node.items)
-        if isinstance(node, Group):
-            begin, end = self._row([node.item])
-            last = self._new()
-            self.states[end].ways.append(last)
-            self.states[begin].edge, self.states[last].edge = 2 * node.number, 2 * node.number + 1
+        if isinstance(node, Concatenation):
+            return self._build_concatenation(node.items)
+        if isinstance(node, CaptureGroup):
+            begin, end = self._build_concatenation([node.item])
+            last = self._add_state()
+            self.states[end].next_states.append(last)
+            self.states[begin].group_edge, self.states[last].group_edge = (
+                2 * node.number,
+                2 * node.number + 1,
+            )
             return begin, last
-        if isinstance(node, Choice):
-            begin, end = self._new(), self._new()
+        if isinstance(node, Alternation):
+            begin, end = self._add_state(), self._add_state()
             for item in node.items:
-                first, last = self._built(item)
-                self.states[begin].ways.append(first)
-                self.states[last].ways.append(end)
+                first, last = self._build(item)
+                self.states[begin].next_states.append(first)
+                self.states[last].next_states.append(end)
             return begin, end
-        return self._repeated(node)
+        return self._build_repetition(node)
 
-    def _row(self, items: Iterable[Node]) -> tuple[int, int]:
-        begin = end = self._new()
-        for item in items:
-            first, last = self._built(item)
-            self.states[end].ways.append(first)
+    def _build_concatenation(self, nodes: Iterable[PatternNode]) -> tuple[int, int]:
+        begin = end = self._add_state()
+        for item in nodes:
+            first, last = self._build(item)
+            self.states[end].next_states.append(first)
             end = last
         return begin, end
 
-    def _repeated(self, node: Repeat) -> tuple[int, int]:
-        begin, end = self._row([node.item] * node.least)
-        last = self._new()
-        if node.most is None:
-            first, back = self._built(node.item)
-            self.states[end].ways += [first, last]
-            self.states[back].ways += [first, last]
+    def _build_repetition(self, node: Repetition) -> tuple[int, int]:
+        begin, end = self._build_concatenation([node.item] * node.min_count)
+        last = self._add_state()
+        if node.max_count is None:
+            first, back = self._build(node.item)
+            self.states[end].next_states += [first, last]
+            self.states[back].next_states += [first, last]
             return begin, last
-        for _ in range(node.most - node.least):
-            first, behind = self._built(node.item)
-            self.states[end].ways += [first, last]
+        for _ in range(node.max_count - node.min_count):
+            first, behind = self._build(node.item)
+            self.states[end].next_states += [first, last]
             end = behind
-        self.states[end].ways.append(last)
+        self.states[end].next_states.append(last)
         return begin, last
 
 
-class _Reader:
+class _PatternParser:
     """Parses a pattern from left to right."""
 
     def __init__(self, pattern: str) -> None:
-        self.pattern, self.at = pattern, 0
-        self.groups = 0
+        self.pattern, self.position = pattern, 0
+        self.group_count = 0
 
     @property
-    def next(self) -> str:
-        return self.pattern[self.at : self.at + 1]
+    def next_character(self) -> str:
+        return self.pattern[self.position : self.position + 1]
 
-    def take(self) -> str:
-        sign = self.next
+    def read_character(self) -> str:
+        sign = self.next_character
         if not sign:
-            raise _wrong("it ends early")
-        self.at += 1
+            raise _pattern_error("it ends early")
+        self.position += 1
         return sign
 
-    def read(self) -> Node:
+    def parse(self) -> PatternNode:
         """Parse the whole pattern. Raises Invalid."""
-        node = self.choice(0)
-        if self.next:
-            raise _wrong("a ) closes nothing")
+        node = self.parse_alternation(0)
+        if self.next_character:
+            raise _pattern_error("a ) closes nothing")
         return node
 
-    def choice(self, depth: int) -> Node:
-        if depth > DEPTH:
-            raise _wrong(f"at most {DEPTH} groups in each other")
-        items = [self.row(depth)]
-        while self.next == "|":
-            self.take()
-            items.append(self.row(depth))
-        return items[0] if len(items) == 1 else Choice(tuple(items))
+    def parse_alternation(self, depth: int) -> PatternNode:
+        if depth > MAX_GROUP_DEPTH:
+            raise _pattern_error(f"at most {MAX_GROUP_DEPTH} groups in each other")
+        items = [self.parse_concatenation(depth)]
+        while self.next_character == "|":
+            self.read_character()
+            items.append(self.parse_concatenation(depth))
+        return items[0] if len(items) == 1 else Alternation(tuple(items))
 
-    def row(self, depth: int) -> Node:
-        items: list[Node] = []
-        while self.next and self.next not in "|)":
-            items.append(self.repeated(self.single(depth)))
-        return Row(tuple(items))
+    def parse_concatenation(self, depth: int) -> PatternNode:
+        items: list[PatternNode] = []
+        while self.next_character and self.next_character not in "|)":
+            items.append(self.parse_repetitions(self.parse_atom(depth)))
+        return Concatenation(tuple(items))
 
-    def single(self, depth: int) -> Node:
-        sign = self.take()
+    def parse_atom(self, depth: int) -> PatternNode:
+        sign = self.read_character()
         if sign == "(":
-            return self.group(depth)
+            return self.parse_group(depth)
         if sign == "[":
-            return self.set_()
+            return self.parse_bracket()
         if sign == ".":
-            return Signs(others=True)
+            return CharacterSet(is_negated=True)
         if sign in (BEGIN, END):
             return sign
         if sign == "\\":
-            return self.escaped()
+            return self.parse_escape()
         if sign in "*+?{":
-            raise _wrong(f"{sign} repeats nothing")
-        return Signs(frozenset(sign))
+            raise _pattern_error(f"{sign} repeats nothing")
+        return CharacterSet(frozenset(sign))
 
-    def group(self, depth: int) -> Node:
+    def parse_group(self, depth: int) -> PatternNode:
         number = 0
-        if self.next == "?":
-            self.take()
-            sign = self.take()
-            if sign == "i" and self.pattern.startswith(")", self.at):
-                self.take()
-                return Row(())  # every search ignores case
+        if self.next_character == "?":
+            self.read_character()
+            sign = self.read_character()
+            if sign == "i" and self.pattern.startswith(")", self.position):
+                self.read_character()
+                return Concatenation(())  # every search ignores case
             if sign != ":":
-                raise _wrong("of groups with ? only (?:…), and (?i)")
+                raise _pattern_error("of groups with ? only (?:…), and (?i)")
         else:
-            self.groups = number = self.groups + 1
-        node = self.choice(depth + 1)
-        if self.take() != ")":
-            raise _wrong("a group has no end")
-        return Group(node, number) if number else node
+            self.group_count = number = self.group_count + 1
+        node = self.parse_alternation(depth + 1)
+        if self.read_character() != ")":
+            raise _pattern_error("a group has no end")
+        return CaptureGroup(node, number) if number else node
 
-    def escaped(self) -> Signs:
-        sign = self.take()
-        if sign.lower() in KINDS:
-            return Signs(kinds=(sign,))
+    def parse_escape(self) -> CharacterSet:
+        sign = self.read_character()
+        if sign.lower() in CHARACTER_CLASSES:
+            return CharacterSet(classes=(sign,))
         if sign.isalnum():
-            raise _wrong(f"\\{sign} is not known: there are \\d, \\w, \\s, and their opposites")
-        return Signs(frozenset(sign))
+            raise _pattern_error(
+                f"\\{sign} is not known: there are \\d, \\w, \\s, and their opposites"
+            )
+        return CharacterSet(frozenset(sign))
 
-    def set_(self) -> Signs:
-        others = self.next == "^"
+    def parse_bracket(self) -> CharacterSet:
+        others = self.next_character == "^"
         if others:
-            self.take()
+            self.read_character()
         singles, spans, kinds = set[str](), list[tuple[str, str]](), list[str]()
-        while not (self.next == "]" and (singles or spans or kinds)):
-            one = self.member(kinds)
+        while not (self.next_character == "]" and (singles or spans or kinds)):
+            one = self.parse_bracket_member(kinds)
             if one is None:
                 continue
-            if self.next == "-" and self.pattern[self.at + 1 : self.at + 2] not in ("", "]"):
-                self.take()
-                high = self.member(kinds)
+            if self.next_character == "-" and self.pattern[
+                self.position + 1 : self.position + 2
+            ] not in ("", "]"):
+                self.read_character()
+                high = self.parse_bracket_member(kinds)
                 if high is None or high < one:
-                    raise _wrong("a span goes from a lower to a higher character")
+                    raise _pattern_error("a span goes from a lower to a higher character")
                 spans.append((one, high))
             else:
                 singles.add(one)
-        self.take()
-        return Signs(frozenset(singles), tuple(spans), tuple(kinds), others)
+        self.read_character()
+        return CharacterSet(frozenset(singles), tuple(spans), tuple(kinds), others)
 
-    def member(self, kinds: list[str]) -> str | None:
+    def parse_bracket_member(self, classes: list[str]) -> str | None:
         """Return a character of a bracket expression; None if a class was added to `classes`."""
-        sign = self.take()
-        if sign == "[" and self.next == ":":
-            kinds.append(self.named())
+        sign = self.read_character()
+        if sign == "[" and self.next_character == ":":
+            classes.append(self.parse_posix_class())
             return None
         if sign != "\\":
             return sign
-        meant = self.escaped()
-        kinds += meant.kinds
+        meant = self.parse_escape()
+        classes += meant.classes
         return next(iter(meant.singles), None)
 
-    def named(self) -> str:
-        name, end, _ = self.pattern[self.at + 1 :].partition(":]")
-        if not end or len(name) == 1 or name not in KINDS:
-            raise _wrong("there is no such kind of characters in [::]")
-        self.at += len(name) + 3
+    def parse_posix_class(self) -> str:
+        name, end, _ = self.pattern[self.position + 1 :].partition(":]")
+        if not end or len(name) == 1 or name not in CHARACTER_CLASSES:
+            raise _pattern_error("there is no such kind of characters in [::]")
+        self.position += len(name) + 3
         return name
 
-    def repeated(self, node: Node) -> Node:
-        while self.next and self.next in "*+?{":
-            sign = self.take()
+    def parse_repetitions(self, node: PatternNode) -> PatternNode:
+        while self.next_character and self.next_character in "*+?{":
+            sign = self.read_character()
             least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign, (0, 0))
             if sign == "{":
-                least, most = self.counts()
+                least, most = self.parse_counts()
             if isinstance(node, str):
-                raise _wrong(f"{sign} repeats nothing")
-            node = Repeat(node, least, most)
-            if self.next == "?":  # greediness doesn't change whether there is a match
-                self.take()
+                raise _pattern_error(f"{sign} repeats nothing")
+            node = Repetition(node, least, most)
+            if self.next_character == "?":  # greediness doesn't change whether there is a match
+                self.read_character()
         return node
 
-    def counts(self) -> tuple[int, int | None]:
+    def parse_counts(self) -> tuple[int, int | None]:
         """Return the minimum and maximum count of {n}, {n,} or {n,m}."""
         inside = ""
-        while self.next != "}":
-            inside += self.take()
-        self.take()
+        while self.next_character != "}":
+            inside += self.read_character()
+        self.read_character()
         low, comma, high = inside.partition(",")
         texts = [low, *([high] if high else [])]
         if not all(text.isascii() and text.isdigit() and len(text) <= 2 for text in texts):  # noqa: PLR2004
-            raise _wrong("in braces stand one number, or two with a comma")
+            raise _pattern_error("in braces stand one number, or two with a comma")
         least = int(low)
         most = int(high) if high else None if comma else least
-        if max(least, most or 0) > REPEATED or (most is not None and most < least):
-            raise _wrong(f"counts rise, up to {REPEATED}")
+        if max(least, most or 0) > MAX_REPEAT_COUNT or (most is not None and most < least):
+            raise _pattern_error(f"counts rise, up to {MAX_REPEAT_COUNT}")
         return least, most
 
 
-def _bare(pattern: str) -> str:
+def _without_slashes(pattern: str) -> str:
     """Remove the slashes and options that Perl writes around a pattern."""
     if pattern.startswith("/"):
         inner, slash, options = pattern[1:].rpartition("/")
@@ -358,5 +374,5 @@ def _bare(pattern: str) -> str:
     return pattern
 
 
-def _wrong(text: str) -> Invalid:
-    return Invalid(text, constraint="pattern", path=["sendersRegex"])
+def _pattern_error(text: str) -> InvalidInput:
+    return InvalidInput(text, constraint="pattern", path=["sendersRegex"])

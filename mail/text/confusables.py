@@ -9,45 +9,47 @@ names on other servers is allowed.
 import unicodedata
 from functools import lru_cache
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
 # scripts that are written together, by the first word of their letters' Unicode names
-TOGETHER = (
+COMBINED_SCRIPTS = (
     frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA"}),
     frozenset({"LATIN", "CJK", "BOPOMOFO"}),
     frozenset({"LATIN", "CJK", "HANGUL"}),
 )
-_LETTERS = dict(zip("асԁеһіјӏорԛѕԝхуьвαικνορτυγη", "acdehijlopqswxybbaikvoptuyn", strict=True))
+_LATIN_LOOKALIKES = dict(
+    zip("асԁеһіјӏорԛѕԝхуьвαικνορτυγη", "acdehijlopqswxybbaikvoptuyn", strict=True)
+)
 # letters that look Latin only as capitals
-_CAPITALS = dict(zip("внкмтβεζημνυχ".upper(), "bhkmtbezhmnyx", strict=True))
-SEEN_AS_LATIN = frozenset(_LETTERS)
+_CAPITAL_LOOKALIKES = dict(zip("внкмтβεζημνυχ".upper(), "bhkmtbezhmnyx", strict=True))
+LATIN_LOOKALIKES = frozenset(_LATIN_LOOKALIKES)
 
 
-def refuse_address(address: str, *, path: str = "address") -> None:
+def refuse_confusable_address(address: str, *, path: str = "address") -> None:
     """Raise Invalid if the local part of an address can be confused with another."""
     local, _, domain = address.rpartition("@")
-    _refuse(local, domain, path)
+    _refuse_confusable(local, domain, path)
 
 
-def refuse_domain(name: str, *, path: str = "name") -> None:
+def refuse_confusable_domain(name: str, *, path: str = "name") -> None:
     """Raise Invalid if a domain name can be confused with another."""
-    _refuse(name, name, path)
+    _refuse_confusable(name, name, path)
 
 
-def passes_for(name: str, names: tuple[str, ...]) -> bool:
+def is_confusable_with(name: str, names: tuple[str, ...]) -> bool:
     """True if the name looks like one of the names but equals none, ignoring case."""
-    return name.casefold() not in _folded(names) and _seen(name) in _looks(names)
+    return name.casefold() not in _folded_names(names) and _appearance(name) in _appearances(names)
 
 
-def _refuse(name: str, domain: str, path: str) -> None:
-    plain = domain.rpartition(".")[2].isascii()
-    if any(_deceptive(part, plain=plain) for part in name.split(".")):
+def _refuse_confusable(name: str, domain: str, path: str) -> None:
+    has_ascii_tld = domain.rpartition(".")[2].isascii()
+    if any(_is_confusable_part(part, latin_context=has_ascii_tld) for part in name.split(".")):
         text = "letters that pass for others: write it in one script"
-        raise Invalid(text, constraint="lookalike", path=[path])
+        raise InvalidInput(text, constraint="lookalike", path=[path])
 
 
 @lru_cache(1024)
-def _deceptive(part: str, *, plain: bool) -> bool:
+def _is_confusable_part(part: str, *, latin_context: bool) -> bool:
     """True if a part of a name is confusable. `latin_context`: the top-level domain is ASCII."""
     if part.isascii():
         return False
@@ -55,29 +57,29 @@ def _deceptive(part: str, *, plain: bool) -> bool:
     if unicodedata.normalize("NFKC", folded) != folded:
         return True
     letters = [letter for letter in folded if letter.isalpha()]
-    scripts = {_script(letter) for letter in letters}
-    if len(scripts) > 1 and not any(scripts <= usual for usual in TOGETHER):
+    scripts = {_script_name(letter) for letter in letters}
+    if len(scripts) > 1 and not any(scripts <= usual for usual in COMBINED_SCRIPTS):
         return True
-    return plain and bool(letters) and SEEN_AS_LATIN.issuperset(letters)
+    return latin_context and bool(letters) and LATIN_LOOKALIKES.issuperset(letters)
 
 
-def _script(letter: str) -> str:
+def _script_name(letter: str) -> str:
     return unicodedata.name(letter, "?").partition(" ")[0].partition("-")[0]
 
 
 @lru_cache
-def _folded(names: tuple[str, ...]) -> frozenset[str]:
+def _folded_names(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name.casefold() for name in names)
 
 
 @lru_cache
-def _looks(names: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(_seen, names))
+def _appearances(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_appearance, names))
 
 
-def _seen(name: str) -> str:
+def _appearance(name: str) -> str:
     """Return a name as people see it: Latin letters for lookalikes, single spaces."""
     usual = unicodedata.normalize("NFKC", name)
     shown = "".join(sign for sign in usual if unicodedata.category(sign) != "Cf")
-    small = "".join(_CAPITALS.get(sign, sign) for sign in shown).lower()
-    return " ".join("".join(_LETTERS.get(sign, sign) for sign in small).split())
+    small = "".join(_CAPITAL_LOOKALIKES.get(sign, sign) for sign in shown).lower()
+    return " ".join("".join(_LATIN_LOOKALIKES.get(sign, sign) for sign in small).split())

@@ -5,10 +5,10 @@ from typing import TypeVar
 
 Text = TypeVar("Text")
 
-OTHERS = {"no": "nb", "in": "id", "iw": "he", "zh-tw": "zh-hant", "zh-hk": "zh-hant"}
+EQUIVALENT_CODES = {"no": "nb", "in": "id", "iw": "he", "zh-tw": "zh-hant", "zh-hk": "zh-hant"}
 
 
-def closest(language: str | None, known: Mapping[str, Text]) -> Text | None:
+def text_in_language(language: str | None, texts_by_language: Mapping[str, Text]) -> Text | None:
     """Return the text of a language such as `de`, `pt-BR` or `zh_TW`, or of a wider one.
 
     Returns None if there is none.
@@ -16,6 +16,6 @@ def closest(language: str | None, known: Mapping[str, Text]) -> Text | None:
     code = (language or "").lower().replace("_", "-")
     found = None
     while code and not found:
-        found = known.get(OTHERS.get(code, code))
+        found = texts_by_language.get(EQUIVALENT_CODES.get(code, code))
         code = code.rpartition("-")[0]
     return found

@@ -3,16 +3,16 @@
 from typing import Any, AnyStr
 
 
-def longer(text: AnyStr, mark: AnyStr, most: int) -> bool:
+def has_longer_run(text: AnyStr, separator: AnyStr, max_length: int) -> bool:
     """True if a run between two separators is longer than `max_length`.
 
     The search goes backwards from the longest allowed end of a run, since splitting is slower.
     """
     rfind: Any = text.rfind  # of str and bytes
-    at = 0
-    while len(text) - at > most:
-        found = rfind(mark, at, at + most + len(mark))
+    run_start = 0
+    while len(text) - run_start > max_length:
+        found = rfind(separator, run_start, run_start + max_length + len(separator))
         if found < 0:
             return True
-        at = found + len(mark)
+        run_start = found + len(separator)
     return False

@@ -12,38 +12,42 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from mail.tls.pem_certificates import wildcard
-from mail.tls.server_tls import Certificates, fresh, loaded
-from models.runtime.secret_box import Sealed
+from mail.tls.pem_certificates import wildcard_name
+from mail.tls.server_tls import CertificateSource, context_from_pem, new_server_context
+from models.runtime.secret_box import DecryptionError
 
 log = logging.getLogger(__name__)
 
-CONTEXTS = 256  # each takes some tens of kilobytes
+MAX_CONTEXTS = 256  # each takes some tens of kilobytes
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredCertificate:
     """A certificate that is stored in the database."""
 
     id: int
     version: int
     server_name: str
-    names: tuple[str, ...]
+    dns_names: tuple[str, ...]
     not_before: datetime
     not_after: datetime
-    chain: str = field(repr=False)
-    key: str = field(repr=False)  # encrypted by the secret box
+    chain_pem: str = field(repr=False)
+    sealed_key: str = field(repr=False)  # encrypted by the secret box
 
 
-def rank(of: Any, name: str, now: datetime) -> tuple[bool, bool, datetime]:
+def certificate_rank(certificate: Any, name: str, now: datetime) -> tuple[bool, bool, datetime]:
     """The sort key of a certificate for a name: valid now, stored for the name, valid longest.
 
     A higher rank is better. `certificate` needs `not_before`, `not_after` and `server_name`.
     """
-    return of.not_before <= now < of.not_after, of.server_name == name, of.not_after
+    return (
+        certificate.not_before <= now < certificate.not_after,
+        certificate.server_name == name,
+        certificate.not_after,
+    )
 
 
-class Keyring:
+class SniCertificates:
     """The certificate for each server name, and for clients that send none.
 
     The order is: a certificate stored for the name, one that contains the name (the one valid
@@ -52,101 +56,119 @@ class Keyring:
 
     def __init__(
         self,
-        opened: Callable[[Held], str],
-        now: Callable[[], datetime],
+        decrypt_key: Callable[[StoredCertificate], str],
+        clock: Callable[[], datetime],
         *,
-        own: str = "",
-        file: Certificates | None = None,
+        own_name: str = "",
+        certificate_file: CertificateSource | None = None,
     ) -> None:
-        self._opened = opened  # returns the key as PEM; raises Sealed
-        self._now = now
-        self._own = own.lower()
-        self._file = file
-        self._held: dict[int, Held] = {}
-        self._named: dict[str, list[Held]] = {}
+        self._decrypt_key = decrypt_key  # returns the key as PEM; raises Sealed
+        self._now = clock
+        self._own_name = own_name.lower()
+        self._certificate_file = certificate_file
+        self._by_id: dict[int, StoredCertificate] = {}
+        self._by_name: dict[str, list[StoredCertificate]] = {}
         self._contexts: OrderedDict[tuple[int, int], ssl.SSLContext | None] = OrderedDict()
-        self._first = fresh()  # without certificate; the callback sets one in each handshake
-        self._first.sni_callback = self._asked
+        self._initial_context = (
+            new_server_context()
+        )  # without certificate; the callback sets one in each handshake
+        self._initial_context.sni_callback = self._set_context
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """True if there is any certificate."""
-        return bool(self._file or self._held)
+        return bool(self._certificate_file or self._by_id)
 
-    def context(self) -> ssl.SSLContext:
+    def current_context(self) -> ssl.SSLContext:
         """The context for a new connection."""
-        return self._first
+        return self._initial_context
 
     @property
-    def versions(self) -> dict[int, int]:
+    def version_by_id(self) -> dict[int, int]:
         """The versions of the certificates, by id."""
-        return {key: certificate.version for key, certificate in self._held.items()}
+        return {key: certificate.version for key, certificate in self._by_id.items()}
 
-    def change(self, gone: Iterable[int], come: Sequence[Held]) -> None:
+    def replace_certificates(
+        self, removed_ids: Iterable[int], added: Sequence[StoredCertificate]
+    ) -> None:
         """Remove and add certificates. Open connections are not affected."""
-        left = {key: value for key, value in self._held.items() if key not in set(gone)}
-        self._held = left | {certificate.id: certificate for certificate in come}
-        named: defaultdict[str, list[Held]] = defaultdict(list)
-        for held in self._held.values():
-            for name in {held.server_name, *held.names}:
-                named[name].append(held)
-        self._named = dict(named)
-        versions = self.versions
+        kept = {key: value for key, value in self._by_id.items() if key not in set(removed_ids)}
+        self._by_id = kept | {certificate.id: certificate for certificate in added}
+        by_name: defaultdict[str, list[StoredCertificate]] = defaultdict(list)
+        for stored in self._by_id.values():
+            for name in {stored.server_name, *stored.dns_names}:
+                by_name[name].append(stored)
+        self._by_name = dict(by_name)
+        versions = self.version_by_id
         for key in list(self._contexts):
             if versions.get(key[0]) != key[1]:
                 del self._contexts[key]
 
-    def found(self, name: str) -> list[Held]:
+    def certificates_for_name(self, name: str) -> list[StoredCertificate]:
         """The certificates for a name, best first."""
-        there = {certificate.id: certificate for certificate in self._named.get(name, ())}
-        there |= {
-            certificate.id: certificate for certificate in self._named.get(wildcard(name), ())
+        by_id = {certificate.id: certificate for certificate in self._by_name.get(name, ())}
+        by_id |= {
+            certificate.id: certificate
+            for certificate in self._by_name.get(wildcard_name(name), ())
         }
         now = self._now()
         return sorted(
-            there.values(), key=lambda certificate: rank(certificate, name, now), reverse=True
+            by_id.values(),
+            key=lambda certificate: certificate_rank(certificate, name, now),
+            reverse=True,
         )
 
-    def chosen(self, name: str | None) -> ssl.SSLContext | None:
+    def context_for_name(self, server_name: str | None) -> ssl.SSLContext | None:
         """The context for a server name. None if there is no usable certificate."""
-        name = (name or "").lower().rstrip(".")
-        if context := self._usable(self.found(name) if name else ()):
+        server_name = (server_name or "").lower().rstrip(".")
+        if context := self._first_usable_context(
+            self.certificates_for_name(server_name) if server_name else ()
+        ):
             return context
-        if self._file is not None:
-            return self._file.context()
-        if context := self._usable(self.found(self._own)):
+        if self._certificate_file is not None:
+            return self._certificate_file.current_context()
+        if context := self._first_usable_context(self.certificates_for_name(self._own_name)):
             return context
         now = self._now()
-        others = sorted(
-            self._held.values(), key=lambda certificate: rank(certificate, "", now), reverse=True
+        all_certificates = sorted(
+            self._by_id.values(),
+            key=lambda certificate: certificate_rank(certificate, "", now),
+            reverse=True,
         )
-        return self._usable(others)
+        return self._first_usable_context(all_certificates)
 
-    def _usable(self, found: Iterable[Held]) -> ssl.SSLContext | None:
+    def _first_usable_context(
+        self, certificates: Iterable[StoredCertificate]
+    ) -> ssl.SSLContext | None:
         """The context of the first certificate that can be loaded."""
-        return next((context for held in found if (context := self._made(held))), None)
+        return next(
+            (context for held in certificates if (context := self._load_context(held))), None
+        )
 
-    def _made(self, held: Held) -> ssl.SSLContext | None:
+    def _load_context(self, certificate: StoredCertificate) -> ssl.SSLContext | None:
         """The context of a certificate. None if it can't be loaded, which is logged."""
-        key = (held.id, held.version)
+        key = (certificate.id, certificate.version)
         if key not in self._contexts:
             context = None
             try:
-                context = loaded(held.chain, self._opened(held))
-            except (Sealed, OSError, ValueError) as problem:  # ssl.SSLError is an OSError
-                facts = {"serverName": held.server_name, "why": type(problem).__name__}
-                log.error("certificate cannot be used", extra=facts)
+                context = context_from_pem(certificate.chain_pem, self._decrypt_key(certificate))
+            except (DecryptionError, OSError, ValueError) as problem:  # ssl.SSLError is an OSError
+                log_fields = {"serverName": certificate.server_name, "why": type(problem).__name__}
+                log.error("certificate cannot be used", extra=log_fields)
             self._contexts[key] = context
-            if len(self._contexts) > CONTEXTS:
+            if len(self._contexts) > MAX_CONTEXTS:
                 self._contexts.popitem(last=False)
         self._contexts.move_to_end(key)
         return self._contexts[key]
 
-    def _asked(
-        self, handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, _first: ssl.SSLContext
+    def _set_context(
+        self,
+        handshake: ssl.SSLSocket | ssl.SSLObject,
+        server_name: str | None,
+        _first: ssl.SSLContext,
     ) -> int | None:
         """The SNI callback: set the context of the handshake, or return a TLS alert."""
-        if context := self.chosen(name):
+        if context := self.context_for_name(server_name):
             handshake.context = context
             return None
         return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE

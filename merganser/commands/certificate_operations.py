@@ -7,30 +7,32 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.tls.acme_client import Reason
-from mail.tls.pem_certificates import Sent
-from merganser.errors import MISUSED, Trouble
-from merganser.server.environment_factory import owner
+from mail.tls.acme_client import RevocationReason
+from mail.tls.pem_certificates import CertificateInput
+from merganser.errors import EXIT_USAGE, CommandError
+from merganser.server.environment_factory import root_context
 from models.certificates import Certificate
-from models.errors import Refused
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.errors import RequestError
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from resolvers.certificates import certificates
-from resolvers.certificates.certificates import Given, Notice
+from resolvers.certificates.certificates import CertificateValues, CertificateWarning
 
-COLUMNS = (
+SELECTED_COLUMNS = (
     "server_name", "alt_names", "description", "sha256", "spki", "issuer", "not_after", "acme",
     "acme_names", "acme_state",
 )  # fmt: skip
 
 
-async def listed(environment: World) -> list[dict[str, Any]]:
+async def list_certificates(environment: Environment) -> list[dict[str, Any]]:
     """Load all certificates by server name, as JSON values."""
-    statement = select(*picked(Certificate, COLUMNS)).order_by(col(Certificate.server_name))
-    return [_plain(row) for row in await environment.database.read(statement)]
+    statement = select(*select_columns(Certificate, SELECTED_COLUMNS)).order_by(
+        col(Certificate.server_name)
+    )
+    return [_certificate_as_json(row) for row in await environment.database.read(statement)]
 
 
-def _plain(row: Picked) -> dict[str, Any]:
+def _certificate_as_json(row: ColumnRow) -> dict[str, Any]:
     return {
         "server_name": row.server_name,
         "alt_names": row.alt_names,
@@ -45,76 +47,92 @@ def _plain(row: Picked) -> dict[str, Any]:
     }
 
 
-def read(file: Path) -> str:
+def read_text_file(file: Path) -> str:
     """Read a text file. Raises CommandError if it can't be read or is not text."""
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as problem:
         reason = getattr(problem, "strerror", None) or "it is no text"
-        raise Trouble(f"cannot read {file}: {reason}") from None
+        raise CommandError(f"cannot read {file}: {reason}") from None
 
 
-async def put(
-    environment: World,
-    name: str,
-    files: tuple[Path | None, Path | None],
+async def set_certificate(
+    environment: Environment,
+    server_name: str,
+    certificate_and_key_files: tuple[Path | None, Path | None],
     *,
-    acme: bool,
-    names: Sequence[str] | None = None,
-) -> tuple[dict[str, Any], list[Notice]]:
+    uses_acme: bool,
+    alt_names: Sequence[str] | None = None,
+) -> tuple[dict[str, Any], list[CertificateWarning]]:
     """Set the certificate of a server, from PEM files or by ACME.
 
     Returns it as JSON values, with notices for the operator. Raises CommandError if it is invalid.
     """
-    cert, key = (None if file is None else read(file) for file in files)
-    sent = None if cert is None and key is None else Sent(cert or "", key)
-    given = Given(name, sent, acme, names=None if names is None else tuple(names))
+    certificate_pem, key_pem = (
+        None if file is None else read_text_file(file) for file in certificate_and_key_files
+    )
+    pem = (
+        None
+        if certificate_pem is None and key_pem is None
+        else CertificateInput(certificate_pem or "", key_pem)
+    )
+    new_certificate = CertificateValues(
+        server_name, pem, uses_acme, acme_names=None if alt_names is None else tuple(alt_names)
+    )
     try:
-        _, notices = await certificates.put(owner(environment), given)
-    except Refused as refusal:
-        raise Trouble(refusal.message) from None
-    return await one(environment, name), notices
+        _, notices = await certificates.set_certificate(root_context(environment), new_certificate)
+    except RequestError as refusal:
+        raise CommandError(refusal.message) from None
+    return await load_certificate(environment, server_name), notices
 
 
-async def one(environment: World, name: str) -> dict[str, Any]:
+async def load_certificate(environment: Environment, server_name: str) -> dict[str, Any]:
     """Load the certificate of a server as JSON values. Raises CommandError if there is none."""
-    return _plain(await _named(environment, name))
+    return _certificate_as_json(await _load_certificate_row(environment, server_name))
 
 
-async def _named(environment: World, name: str) -> Picked:
-    row = await certificates.named(owner(environment), name)
+async def _load_certificate_row(environment: Environment, server_name: str) -> ColumnRow:
+    row = await certificates.find_certificate(root_context(environment), server_name)
     if row is None:
-        raise Trouble(f"there is no certificate for {name}: `merganser certificate list` shows all")
+        raise CommandError(
+            f"there is no certificate for {server_name}: `merganser certificate list` shows all"
+        )
     return row
 
 
-async def renew(environment: World, name: str) -> dict[str, Any]:
+async def renew_certificate(environment: Environment, server_name: str) -> dict[str, Any]:
     """Request a renewal by ACME, which a running server does. Raises CommandError."""
-    row = await _named(environment, name)
+    row = await _load_certificate_row(environment, server_name)
     try:
-        await certificates.renew(owner(environment), [row.id])
-    except Refused as refusal:
-        raise Trouble(refusal.message) from None
-    return await one(environment, name)
+        await certificates.renew_certificates(root_context(environment), [row.id])
+    except RequestError as refusal:
+        raise CommandError(refusal.message) from None
+    return await load_certificate(environment, server_name)
 
 
-async def remove(environment: World, name: str, reason: str | None = None) -> bool:
+async def delete_certificate(
+    environment: Environment, server_name: str, reason: str | None = None
+) -> bool:
     """Delete the certificate of a server. With a reason it is revoked first.
 
     Returns True if it was revoked. Raises CommandError if there is none, or it can't be revoked.
     """
-    row = await _named(environment, name)
+    row = await _load_certificate_row(environment, server_name)
     try:
-        return bool(await certificates.remove(owner(environment), [row.id], _reason(reason)))
-    except Refused as refusal:
-        raise Trouble(refusal.message) from None
+        return bool(
+            await certificates.delete_certificates(
+                root_context(environment), [row.id], _parse_revocation_reason(reason)
+            )
+        )
+    except RequestError as refusal:
+        raise CommandError(refusal.message) from None
 
 
-def _reason(text: str | None) -> Reason | None:
+def _parse_revocation_reason(text: str | None) -> RevocationReason | None:
     """Parse the revocation reason of `--revoke`. Raises CommandError if it is unknown."""
     if text is None:
         return None
-    spelt = {one.lower().replace("_", "-"): one for one in Reason}
-    if text not in spelt:
-        raise Trouble(f"--revoke is one of {', '.join(spelt)}", code=MISUSED)
-    return spelt[text]
+    reasons = {one.lower().replace("_", "-"): one for one in RevocationReason}
+    if text not in reasons:
+        raise CommandError(f"--revoke is one of {', '.join(reasons)}", exit_code=EXIT_USAGE)
+    return reasons[text]

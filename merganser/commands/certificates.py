@@ -8,37 +8,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from merganser.errors import MISUSED, Trouble
+from merganser.errors import EXIT_USAGE, CommandError
 
 if TYPE_CHECKING:
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
-    from resolvers.certificates.certificates import Notice
+    from models.runtime.environment import Environment
+    from resolvers.certificates.certificates import CertificateWarning
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
 
 
-def list_certificates(as_json: Json = False) -> None:
+def list_certificates(as_json: JsonOption = False) -> None:
     """List certificates: what servers of ours show to who asks for their names.
 
     Example: merganser certificate list
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.environment_run import run
-    from merganser.commands.terminal_tables import shown
+    from merganser.commands.environment_run import run_in_environment
+    from merganser.commands.terminal_tables import print_table
 
-    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await certificates.listed(environment)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> list[dict[str, Any]]:
+        return await certificates.list_certificates(environment)
 
-    found = run(run_operation)
+    found = run_in_environment(run_operation)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    shown(("name", "expires", "ACME", "state", "names in it"), [_line(each) for each in found])
+    print_table(
+        ("name", "expires", "ACME", "state", "names in it"), [_table_row(each) for each in found]
+    )
 
 
-def _line(found: dict[str, Any]) -> list[str]:
+def _table_row(found: dict[str, Any]) -> list[str]:
     expires = (found["expires_at"] or "none yet")[:10]
     renewed = "yes" if found["acme"] else "no"
     return [
@@ -50,8 +54,8 @@ def _line(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def put(
-    name: Name,
+def set_certificate(
+    name: ServerName,
     cert: Annotated[
         Path | None, typer.Option(help="File with the certificate and its chain, PEM.")
     ] = None,
@@ -65,7 +69,7 @@ def put(
         list[str] | None,
         typer.Option(metavar="NAME", help="Another name that ACME puts into it; may be repeated."),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Store the certificate of a server, or have it made. A running server shows it at once.
 
@@ -74,23 +78,25 @@ def put(
     Example: merganser certificate set mx.example.org --acme --also imap.example.org
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
     if cert is None and not acme:
-        raise Trouble("say --cert FILE, or --acme", code=MISUSED)
+        raise CommandError("say --cert FILE, or --acme", exit_code=EXIT_USAGE)
 
     async def run_operation(
-        environment: "World", _settings: "Settings"
-    ) -> "tuple[dict[str, Any], list[Notice]]":
-        return await certificates.put(environment, name, (cert, key), acme=acme, names=also or None)
+        environment: "Environment", _settings: "Settings"
+    ) -> "tuple[dict[str, Any], list[CertificateWarning]]":
+        return await certificates.set_certificate(
+            environment, name, (cert, key), uses_acme=acme, alt_names=also or None
+        )
 
-    found, notices = run(run_operation)
+    found, notices = run_in_environment(run_operation)
     for notice in notices:
         typer.echo(f"{notice.code}: {notice.message}", err=True)
-    _print(found, as_json)
+    _print_certificate(found, as_json)
 
 
-def _print(found: dict[str, Any], as_json: bool) -> None:
+def _print_certificate(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -102,22 +108,22 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"TLSA: {found['tlsa']}")
 
 
-def renew(name: Name, as_json: Json = False) -> None:
+def renew_certificate(name: ServerName, as_json: JsonOption = False) -> None:
     """Have a certificate renewed by ACME now; a running server does it.
 
     Example: merganser certificate renew mx.example.org
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> dict[str, Any]:
-        return await certificates.renew(environment, name)
+    async def run_operation(environment: "Environment", _settings: "Settings") -> dict[str, Any]:
+        return await certificates.renew_certificate(environment, name)
 
-    _print(run(run_operation), as_json)
+    _print_certificate(run_in_environment(run_operation), as_json)
 
 
-def delete(
-    name: Name,
+def delete_certificate(
+    name: ServerName,
     revoke: Annotated[
         str | None,
         typer.Option(
@@ -134,21 +140,21 @@ def delete(
     Example: merganser certificate delete mx.example.org --revoke key-compromise
     """
     from merganser.commands import certificate_operations as certificates
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> bool:
-        return await certificates.remove(environment, name, revoke)
+    async def run_operation(environment: "Environment", _settings: "Settings") -> bool:
+        return await certificates.delete_certificate(environment, name, revoke)
 
-    if run(run_operation):
+    if run_in_environment(run_operation):
         typer.echo(f"The certificate of {name} is revoked.")
     typer.echo(f"{name} has no certificate here any more.")
 
 
-def certificates() -> typer.Typer:
+def certificate_commands() -> typer.Typer:
     """Create the command group `certificate`."""
     group = typer.Typer(help="List, set and renew certificates.", no_args_is_help=True)
     group.command("list")(list_certificates)
-    group.command("set")(put)
-    group.command("renew")(renew)
-    group.command("delete")(delete)
+    group.command("set")(set_certificate)
+    group.command("renew")(renew_certificate)
+    group.command("delete")(delete_certificate)
     return group

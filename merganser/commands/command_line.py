@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from merganser.commands.environment_run import run
-from merganser.commands.progress_bar import progress_bar
-from merganser.errors import MISUSED, Trouble
+from merganser.commands.environment_run import run_in_environment
+from merganser.commands.progress_bar import create_progress_bar
+from merganser.errors import EXIT_USAGE, CommandError
 
 if TYPE_CHECKING:
-    from mail.archives.mail_sources import Source
-    from merganser.commands.account_import import Progress
+    from mail.archives.mail_sources import MailSource
+    from merganser.commands.account_import import ShowImportProgress
     from merganser.demo.credentials import DemoAccount
     from merganser.doctor.findings import Finding
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
-    from resolvers.transfer.import_writer import Outcome
+    from models.runtime.environment import Environment
+    from resolvers.transfer.import_writer import ImportOutcome
 
-Locked = Annotated[
+PassphraseStdin = Annotated[
     bool,
     typer.Option(
         "--passphrase-stdin",
@@ -54,14 +54,16 @@ def serve(
     import uvloop
 
     from merganser.server.observability import logs
-    from merganser.settings.settings import read
+    from merganser.settings.settings import read_settings
 
-    settings = read()
-    logs.set_up("WARNING" if demo else settings.log_level, settings.log_format)
+    settings = read_settings()
+    logs.configure_logging("WARNING" if demo else settings.log_level, settings.log_format)
     if workers > 1:
         if demo:
-            raise Trouble("make the demo account first: `merganser demo`", code=MISUSED)
-        from merganser.server.processes.process_supervisor import run as run_all
+            raise CommandError(
+                "make the demo account first: `merganser demo`", exit_code=EXIT_USAGE
+            )
+        from merganser.server.processes.process_supervisor import run_processes as run_all
 
         run_all(settings, workers)
         return
@@ -72,28 +74,32 @@ def serve(
         return
     from merganser.server import banner
 
-    made: list[DemoAccount] = []
+    demo_accounts: list[DemoAccount] = []
 
-    async def furnish(environment: "World") -> None:
-        made.append(await _furnished(environment, settings, demo_count))
+    async def prepare_demo_account(environment: "Environment") -> None:
+        demo_accounts.append(await _create_demo_account(environment, settings, demo_count))
 
-    def greet() -> None:
-        logs.set_up(settings.log_level, settings.log_format)
-        banner.shown(settings, made[0])
+    def print_banner() -> None:
+        logs.configure_logging(settings.log_level, settings.log_format)
+        banner.print_demo_banner(settings, demo_accounts[0])
 
-    uvloop.run(lifecycle.serve(settings, before=furnish, after=greet))
+    uvloop.run(
+        lifecycle.serve(settings, before_listening=prepare_demo_account, after_start=print_banner)
+    )
 
 
-async def _furnished(environment: "World", settings: "Settings", count: int) -> "DemoAccount":
-    from merganser.demo.account import furnish
+async def _create_demo_account(
+    environment: "Environment", settings: "Settings", message_count: int
+) -> "DemoAccount":
+    from merganser.demo.account import ensure_demo_account
 
-    with progress_bar() as bar:
+    with create_progress_bar() as bar:
         task = bar.add_task("Writing letters to the demo account", total=None, visible=False)
 
-        def progress(done: int, total: int) -> None:
+        def report_progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
 
-        return await furnish(environment, settings.data, count, progress)
+        return await ensure_demo_account(environment, settings.data, message_count, report_progress)
 
 
 def init() -> None:
@@ -102,13 +108,13 @@ def init() -> None:
     Example: MERGANSER_STORE=postgresql://mail@localhost/mail merganser init
     """
 
-    async def nothing(_world: "World", settings: "Settings") -> None:
+    async def print_data_folder(_world: "Environment", settings: "Settings") -> None:
         typer.echo(f"The store is ready, its data in {settings.data.absolute()}.")
 
-    run(nothing, migrate=True)
+    run_in_environment(print_data_folder, migrate=True)
 
 
-def demo(
+def create_demo_account(
     count: Annotated[int, typer.Option(min=1, help="How many letters.")] = 520,
 ) -> None:
     """Make a demo account with letters of all kinds, and say how to get in.
@@ -118,13 +124,13 @@ def demo(
     Example: merganser demo
     """
 
-    async def work(environment: "World", settings: "Settings") -> None:
-        account = await _furnished(environment, settings, count)
+    async def work(environment: "Environment", settings: "Settings") -> None:
+        account = await _create_demo_account(environment, settings, count)
         typer.echo(f"User      {account.username} ({account.address})")
         typer.echo(f"Password  {account.password or '(somebody has changed it)'}")
         typer.echo(f"API key   {account.key}")
 
-    run(work, migrate=True)
+    run_in_environment(work, migrate=True)
 
 
 def bring(
@@ -142,7 +148,7 @@ def bring(
     settings: Annotated[
         bool, typer.Option(help="Settings too, where an archive of ours has them.")
     ] = True,
-    passphrase_stdin: Locked = False,
+    passphrase_stdin: PassphraseStdin = False,
 ) -> None:
     """Bring in mail that another program has kept, or an account that was exported.
 
@@ -157,35 +163,37 @@ def bring(
 
     Example: merganser import ada.zip --user ada --passphrase-stdin < passphrase.txt
     """
-    from merganser.commands.account_import import Order
-    from merganser.commands.account_import import bring as work_through
+    from merganser.commands.account_import import ImportOrder
+    from merganser.commands.account_import import import_account as work_through
 
-    word = _passphrase(stdin=passphrase_stdin)
+    passphrase = _read_passphrase(stdin=passphrase_stdin)
 
-    async def work(environment: "World", known: "Settings") -> "Outcome":
-        order = Order(path.absolute(), user, mailbox, known.data, settings, word)
-        with progress_bar() as bar:
+    async def run_import(environment: "Environment", known: "Settings") -> "ImportOutcome":
+        order = ImportOrder(path.absolute(), user, mailbox, known.data, settings, passphrase)
+        with create_progress_bar() as bar:
 
-            def began(origin: "Source", at: int) -> "Progress":
+            def start_progress(origin: "MailSource", at: int) -> "ShowImportProgress":
                 task = bar.add_task(f"Importing {path.name}", total=origin.total, completed=at)
                 return lambda at: bar.update(task, completed=at)
 
-            return await work_through(environment, order, began)
+            return await work_through(environment, order, start_progress)
 
     try:
-        outcome = run(work)
+        outcome = run_in_environment(run_import)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Trouble("stopped; run it again and it goes on from here", code=130) from None
+        raise CommandError(
+            "stopped; run it again and it goes on from here", exit_code=130
+        ) from None
     typer.echo(f"{outcome.stored} messages imported.")
     if outcome.known:
         typer.echo(f"{outcome.known} were there already.")
-    for what, why in outcome.skipped:
-        typer.echo(f"Skipped {what}: {why}.")
+    for skipped_name, reason in outcome.skipped:
+        typer.echo(f"Skipped {skipped_name}: {reason}.")
     if outcome.untold:
         typer.echo(f"Skipped {outcome.untold} more.")
 
 
-def export(
+def export_account(
     path: Annotated[Path, typer.Argument(help="The file: .zip, .tar, .jsonl or .mbox.")],
     user: Annotated[str, typer.Option("--user", "-u", help="Whose: user name or address.")],
     kind: Annotated[
@@ -196,7 +204,7 @@ def export(
     ] = None,
     mailbox: Annotated[str | None, typer.Option(help="This mailbox alone.")] = None,
     settings: Annotated[bool, typer.Option(help="Settings and key-values too.")] = True,
-    passphrase_stdin: Locked = False,
+    passphrase_stdin: PassphraseStdin = False,
 ) -> None:
     """Write an account into one file: folders, messages, flags, dates and settings.
 
@@ -214,33 +222,37 @@ def export(
     from merganser.commands import account_export
 
     if kind is not None and kind.upper() not in ExportFormat.__members__:
-        known = ", ".join(ExportFormat.__members__)
-        raise Trouble(f"--format is one of {known}", code=MISUSED)
-    chosen = ExportFormat(kind.upper()) if kind else account_export.format_of(path)
-    word = _passphrase(stdin=passphrase_stdin)
+        format_names = ", ".join(ExportFormat.__members__)
+        raise CommandError(f"--format is one of {format_names}", exit_code=EXIT_USAGE)
+    chosen = ExportFormat(kind.upper()) if kind else account_export.format_from_file_name(path)
+    passphrase = _read_passphrase(stdin=passphrase_stdin)
 
-    async def work(environment: "World", _settings: "Settings") -> "account_export.Outcome":
-        order = account_export.Order(path.absolute(), user, chosen, mailbox, settings, word)
-        with progress_bar() as bar:
+    async def run_export(
+        environment: "Environment", _settings: "Settings"
+    ) -> "account_export.ExportSummary":
+        order = account_export.ExportOrder(
+            path.absolute(), user, chosen, mailbox, settings, passphrase
+        )
+        with create_progress_bar() as bar:
 
-            def began(total: int) -> "Progress":
+            def start_progress(total: int) -> "ShowImportProgress":
                 task = bar.add_task(f"Exporting {user}", total=total)
                 return lambda done: bar.update(task, completed=done)
 
-            return await account_export.export(environment, order, began)
+            return await account_export.export_account(environment, order, start_progress)
 
     try:
-        outcome = run(work)
+        outcome = run_in_environment(run_export)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Trouble("stopped; nothing was written", code=130) from None
+        raise CommandError("stopped; nothing was written", exit_code=130) from None
     typer.echo(f"{outcome.messages} messages exported, {outcome.bytes} bytes.")
-    for text in outcome.damaged:
+    for text in outcome.damaged_messages:
         typer.echo(f"Left out {text}.")
-    if outcome.damaged:
+    if outcome.damaged_messages:
         raise typer.Exit(1)
 
 
-def _passphrase(*, stdin: bool) -> str | None:
+def _read_passphrase(*, stdin: bool) -> str | None:
     if not stdin:
         return None
     return sys.stdin.readline().rstrip("\r\n")
@@ -258,19 +270,19 @@ def send_test(
     """
     from merganser.commands import smtp_test_message
     from merganser.demo.credentials import read_account
-    from merganser.settings.settings import read
+    from merganser.settings.settings import read_settings
 
-    settings = read()
+    settings = read_settings()
     account = None if to else read_account(settings.data)
     if not to and account is None:
-        raise Trouble("say with --to whom to send it to", code=MISUSED)
+        raise CommandError("say with --to whom to send it to", exit_code=EXIT_USAGE)
     to = to or (account.address if account else "")
     text = "This is a test message. If you can read it, mail comes in.\n"
-    test = smtp_test_message.Test(to, sender, subject, text, tuple(attach or ()))
-    typer.echo(f"{to}: {smtp_test_message.send(settings.lmtp, test)}")
+    test = smtp_test_message.TestMessage(to, sender, subject, text, tuple(attach or ()))
+    typer.echo(f"{to}: {smtp_test_message.send_over_lmtp(settings.lmtp, test)}")
 
 
-def schema() -> None:
+def print_schema() -> None:
     """Print the GraphQL schema.
 
     Example: merganser schema > schema.graphql
@@ -280,17 +292,17 @@ def schema() -> None:
     typer.echo(whole.as_str())
 
 
-def settings() -> None:
+def print_settings_table() -> None:
     """Print what can be set, as a Markdown table: environment variables and their defaults.
 
     Example: merganser settings
     """
-    from merganser.settings.settings import table
+    from merganser.settings.settings import settings_table
 
-    typer.echo(table())
+    typer.echo(settings_table())
 
 
-def doctor(
+def run_doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at store, disk, permissions, ports and DNS, and say what to do.
@@ -301,20 +313,20 @@ def doctor(
     """
     import uvloop
 
-    from merganser.doctor.checks import examine
+    from merganser.doctor.checks import run_checks
     from merganser.doctor.findings import Verdict
-    from merganser.settings.settings import read
+    from merganser.settings.settings import read_settings
 
-    found = uvloop.run(examine(read()))
+    found = uvloop.run(run_checks(read_settings()))
     if as_json:
-        _print_json([_plain(each) for each in found])
+        _print_json([_finding_as_json(each) for each in found])
     else:
         _print_findings(found)
     if any(each.verdict is Verdict.ACTION for each in found):
         raise typer.Exit(1)
 
 
-def _plain(finding: "Finding") -> dict[str, str]:
+def _finding_as_json(finding: "Finding") -> dict[str, str]:
     from dataclasses import asdict
 
     return {name: str(value) for name, value in asdict(finding).items()}
@@ -323,14 +335,14 @@ def _plain(finding: "Finding") -> dict[str, str]:
 def _print_findings(found: "list[Finding]") -> None:
     from rich.text import Text
 
-    from merganser.commands.terminal_tables import shown
+    from merganser.commands.terminal_tables import print_table
 
     colours = {"ok": "green", "hint": "yellow", "action": "bold red"}
     rows = [
         (Text(each.verdict, colours[each.verdict]), each.subject, each.found, each.todo)
         for each in found
     ]
-    shown(("", "what", "found", "to do"), rows)
+    print_table(("", "what", "found", "to do"), rows)
 
 
 def _print_json(value: object) -> None:
@@ -361,47 +373,52 @@ def check(
 
     Example: merganser check --quick
     """
-    from merganser.server.store.store_use import used_alone
+    from merganser.server.store.store_use import use_exclusively
 
-    async def work(environment: "World", _settings: "Settings") -> dict[str, object]:
-        from mail.consistency import verify
+    async def run_check(environment: "Environment", _settings: "Settings") -> dict[str, object]:
+        from mail.consistency import check_consistency
         from mail.maintenance import restore_mark
 
         if restored:
-            await restore_mark.restored(environment)
-        with progress_bar() as bar:
+            await restore_mark.begin_after_consistent_restore(environment)
+        with create_progress_bar() as bar:
             task = bar.add_task("Checking", total=None)
 
-            def progress(subject: str, done: int, total: int | None) -> None:
+            def report_progress(subject: str, done: int, total: int | None) -> None:
                 bar.update(task, description=subject, completed=done, total=total)
 
-            report = await verify(
-                environment, repair=repair, read_blobs=not quick, progress=progress
+            report = await check_consistency(
+                environment, repair=repair, reads_blobs=not quick, progress=report_progress
             )
-        return report.as_json()
+        return report.to_json()
 
-    async def alone(environment: "World", settings: "Settings") -> dict[str, object]:
-        async with used_alone(environment, settings, "repair"):
-            return await work(environment, settings)
+    async def run_check_exclusively(
+        environment: "Environment", settings: "Settings"
+    ) -> dict[str, object]:
+        async with use_exclusively(environment, settings, "repair"):
+            return await run_check(environment, settings)
 
-    report = run(alone if repair or restored else work)
+    report = run_in_environment(run_check_exclusively if repair or restored else run_check)
     _print_json(report)
     if not report["whole"]:
         raise typer.Exit(1)
 
 
-def version(asked: bool) -> None:
+def print_version_and_exit(is_requested: bool) -> None:
     """Print the version, and end."""
-    if asked:
+    if is_requested:
         from importlib.metadata import version as of
 
         typer.echo(f"merganser {of('merganser')}")
         raise typer.Exit
 
 
-def whole(
+def main_command(
     version: Annotated[
-        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=print_version_and_exit, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Mail behind one GraphQL API.
@@ -411,40 +428,40 @@ def whole(
     """
 
 
-def app() -> typer.Typer:
+def create_command_line() -> typer.Typer:
     """Create the command line with all commands."""
     from merganser.commands import certificates, connectors, domains, trusted_documents, users
     from merganser.commands import keys as commands_keys
     from merganser.commands import settings as commands_settings
 
-    made = typer.Typer(
+    app = typer.Typer(
         name="merganser",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    made.callback()(whole)
+    app.callback()(main_command)
     commands: dict[str, Callable[..., None]] = {
         "serve": serve,
         "init": init,
-        "demo": demo,
-        "export": export,
+        "demo": create_demo_account,
+        "export": export_account,
         "import": bring,
         "send-test": send_test,
-        "schema": schema,
-        "settings": settings,
-        "doctor": doctor,
+        "schema": print_schema,
+        "settings": print_settings_table,
+        "doctor": run_doctor,
         "check": check,
     }
     for name, command in commands.items():
-        made.command(name)(command)
-    made.add_typer(users.users(), name="user")
-    made.add_typer(users.tokens(), name="token")
-    made.add_typer(domains.domains(), name="domain")
-    made.add_typer(certificates.certificates(), name="certificate")
-    made.add_typer(connectors.connectors(), name="connector")
-    made.add_typer(trusted_documents.documents(), name="documents")
-    made.add_typer(commands_settings.settings(), name="setting")
-    made.add_typer(commands_keys.keys(), name="keys")
-    return made
+        app.command(name)(command)
+    app.add_typer(users.user_commands(), name="user")
+    app.add_typer(users.token_commands(), name="token")
+    app.add_typer(domains.domain_commands(), name="domain")
+    app.add_typer(certificates.certificate_commands(), name="certificate")
+    app.add_typer(connectors.connector_commands(), name="connector")
+    app.add_typer(trusted_documents.document_commands(), name="documents")
+    app.add_typer(commands_settings.setting_commands(), name="setting")
+    app.add_typer(commands_keys.key_commands(), name="keys")
+    return app

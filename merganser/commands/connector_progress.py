@@ -10,24 +10,24 @@ import typer
 from rich.filesize import decimal
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from merganser.commands.progress_bar import progress_bar
+from merganser.commands.progress_bar import create_progress_bar
 from models.admin.tasks import TaskState
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from merganser.commands.connector_operations import Named, Told
-    from models.store.columns import Picked
+    from merganser.commands.connector_operations import ConnectorChoice, ShowProgress
+    from models.store.columns import ColumnRow
 
-STOPPING = "it ends at the next safe point; Ctrl-C again leaves at once"
+STOP_MESSAGE = "it ends at the next safe point; Ctrl-C again leaves at once"
 
 
 @dataclass
-class Bars(AbstractContextManager["Bars"]):
+class RunProgressBars(AbstractContextManager["RunProgressBars"]):
     """Shows the progress of runs, one after another."""
 
-    trial: bool = False
-    bar: "Progress" = field(default_factory=lambda: progress_bar(
+    is_trial: bool = False
+    bar: "Progress" = field(default_factory=lambda: create_progress_bar(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -35,7 +35,7 @@ class Bars(AbstractContextManager["Bars"]):
         TimeElapsedColumn(),
     ))  # fmt: skip
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "RunProgressBars":
         self.bar.__enter__()
         return self
 
@@ -48,67 +48,74 @@ class Bars(AbstractContextManager["Bars"]):
         self.bar.__exit__(kind, problem, trace)
 
     @property
-    def watched(self) -> bool:
+    def is_visible(self) -> bool:
         """True if stderr is a terminal."""
         return not self.bar.disable
 
-    def stopping(self) -> None:
+    def print_stop_message(self) -> None:
         """Confirm the first Ctrl-C."""
-        self._say(f"merganser: {STOPPING}")
+        self._print_line(f"merganser: {STOP_MESSAGE}")
 
-    def _say(self, line: str) -> None:
-        if self.watched:
+    def _print_line(self, line: str) -> None:
+        if self.is_visible:
             self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             typer.echo(line, err=True)
 
-    def began(self, one: "Named", row: "Picked") -> "Told":
+    def start_run(self, connector: "ConnectorChoice", row: "ColumnRow") -> "ShowProgress":
         """Begin to show a run. Returns the function that takes each later row of the run."""
-        if row.trial is not self.trial:
+        if row.trial is not self.is_trial:
             kind = "a" if row.trial else "no"
-            self._say(f"{one.name}: a run is under way, which is {kind} trial: it is followed")
+            self._print_line(
+                f"{connector.name}: a run is under way, which is {kind} trial: it is followed"
+            )
         elif row.state is TaskState.RUNNING:
-            self._say(f"{one.name}: another process runs it, and it is followed")
-        task = self.bar.add_task(one.name, total=None, came="")
-        return _Shown(self, one.name, task).told
+            self._print_line(f"{connector.name}: another process runs it, and it is followed")
+        task = self.bar.add_task(connector.name, total=None, came="")
+        return _RunProgress(self, connector.name, task).update
 
 
 @dataclass
-class _Shown:
+class _RunProgress:
     """The counts of a run that were shown last."""
 
-    bars: Bars
+    bars: RunProgressBars
     name: str
     task: "TaskID"
-    since: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     folder: str | None = None
-    seen: int = 0  # in all folders so far
-    handled: int = 0  # imported or skipped
-    base: int = 0
-    before: int = 0
-    first: int | None = None  # None before the first row
+    seen_count: int = 0  # in all folders so far
+    handled_count: int = 0  # imported or skipped
+    seen_in_finished_folders: int = 0
+    handled_in_finished_folders: int = 0
+    bytes_at_start: int | None = None  # None before the first row
 
-    def told(self, row: "Picked") -> None:
+    def update(self, row: "ColumnRow") -> None:
         """Show the counts of the run's row."""
         if row.finished_at:
             self.bars.bar.update(self.task, visible=False)
             return
         if row.folder != self.folder:
             self.folder = row.folder
-            self.base, self.before = self.seen, self.handled
-            if row.folder is not None and not self.bars.watched:
-                self.bars._say(f"{self.name}: {row.folder}; {_came(row)}")  # noqa: SLF001
-        self.seen, self.handled = row.seen, row.imported + row.skipped
-        self.first = row.bytes if self.first is None else self.first
-        rate = (row.bytes - self.first) / max(time.monotonic() - self.since, 0.1)
+            self.seen_in_finished_folders, self.handled_in_finished_folders = (
+                self.seen_count,
+                self.handled_count,
+            )
+            if row.folder is not None and not self.bars.is_visible:
+                self.bars._print_line(f"{self.name}: {row.folder}; {_progress_text(row)}")  # noqa: SLF001
+        self.seen_count, self.handled_count = row.seen, row.imported + row.skipped
+        self.bytes_at_start = row.bytes if self.bytes_at_start is None else self.bytes_at_start
+        rate = (row.bytes - self.bytes_at_start) / max(time.monotonic() - self.started_at, 0.1)
         self.bars.bar.update(
             self.task,
             description=f"{self.name}: {row.folder}" if row.folder else self.name,
-            completed=self.base + self.handled - self.before,
+            completed=self.seen_in_finished_folders
+            + self.handled_count
+            - self.handled_in_finished_folders,
             total=row.seen or None,
-            came=f"{_came(row)}, {decimal(int(rate))}/s",
+            came=f"{_progress_text(row)}, {decimal(int(rate))}/s",
         )
 
 
-def _came(row: "Picked") -> str:
+def _progress_text(row: "ColumnRow") -> str:
     return f"{row.imported} of {row.seen} brought, {decimal(row.bytes)}"

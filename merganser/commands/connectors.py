@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from merganser.errors import WRONG, Trouble
+from merganser.errors import EXIT_FAILURE, CommandError
 
 if TYPE_CHECKING:
-    from merganser.commands.connector_operations import Named
+    from merganser.commands.connector_operations import ConnectorChoice
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
-    from models.store.columns import Picked
-    from resolvers.connectors.check import Checked
+    from models.runtime.environment import Environment
+    from models.store.columns import ColumnRow
+    from resolvers.connectors.check import ConnectorCheckResult
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Which = Annotated[str, typer.Argument(metavar="ID", help="Its id, or its name.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ConnectorIdOrName = Annotated[str, typer.Argument(metavar="ID", help="Its id, or its name.")]
 
-INTERRUPTED = 130
-SHOWN = 20
-STAGES = {
+EXIT_INTERRUPTED = 130
+MAX_SHOWN_FOLDERS = 20
+STAGE_TITLES = {
     "RESOLVE": "name",
     "CONNECT": "connection",
     "TLS": "TLS",
@@ -39,7 +39,7 @@ def list_connectors(
         bool | None,
         typer.Option("--failing/--working", help="Only whose last run failed, or did not."),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List connectors: the accounts elsewhere whose mail comes here.
 
@@ -48,29 +48,31 @@ def list_connectors(
     Example: merganser connector list --failing --json
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.environment_run import run
-    from merganser.commands.terminal_tables import shown
+    from merganser.commands.environment_run import run_in_environment
+    from merganser.commands.terminal_tables import print_table
 
-    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await connectors.listed(environment, user, failing=failing)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> list[dict[str, Any]]:
+        return await connectors.list_connectors(environment, user, is_failing=failing)
 
-    found = run(run_operation)
+    found = run_in_environment(run_operation)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     titles = ("id", "name", "user", "protocol", "host", "active", "last success", "error")
-    shown(titles, [_line(each) for each in found])
+    print_table(titles, [_table_row(each) for each in found])
 
 
-def _line(found: dict[str, Any]) -> list[str]:
+def _table_row(found: dict[str, Any]) -> list[str]:
     success = (found["last_success_at"] or "never")[:16].replace("T", " ")
     active = "running" if found["running"] else "yes" if found["active"] else "no"
-    where = f"{found['host']}:{found['port']}"
-    words = (found["id"], found["name"], found["user"], found["protocol"], where)
-    return [*(str(each or "") for each in words), active, success, found["error"] or ""]
+    server = f"{found['host']}:{found['port']}"
+    cells = (found["id"], found["name"], found["user"], found["protocol"], server)
+    return [*(str(each or "") for each in cells), active, success, found["error"] or ""]
 
 
-def check(which: Which, as_json: Json = False) -> None:
+def check_connector(which: ConnectorIdOrName, as_json: JsonOption = False) -> None:
     """Sign in with the stored password, and tell stage by stage what works. Nothing is fetched.
 
     Ends with 1 where a stage fails.
@@ -78,54 +80,62 @@ def check(which: Which, as_json: Json = False) -> None:
     Example: merganser connector check con_AZpSKEwoAAE
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> "tuple[Named, Checked]":
-        return await connectors.checked(environment, which)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> "tuple[ConnectorChoice, ConnectorCheckResult]":
+        return await connectors.check_connector(environment, which)
 
-    one, found = run(run_operation)
+    one, found = run_in_environment(run_operation)
     if as_json:
-        stages = [{"stage": each.stage, "ok": each.ok, "said": each.said} for each in found.stages]
-        whole = {"id": one.id, "name": one.name, "ok": found.failure is None, "stages": stages,
-                 "folders": found.folders, "capabilities": found.capabilities}  # fmt: skip
-        typer.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+        stages = [{"stage": each.stage, "ok": each.ok, "said": each.error} for each in found.stages]
+        report = {
+            "id": one.global_id,
+            "name": one.name,
+            "ok": found.failure is None,
+            "stages": stages,
+            "folders": found.mailbox_paths,
+            "capabilities": found.capabilities,
+        }
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         _print_check(found)
     if found.failure is not None:
-        raise typer.Exit(WRONG)
+        raise typer.Exit(EXIT_FAILURE)
 
 
-def _print_check(found: "Checked") -> None:
+def _print_check(found: "ConnectorCheckResult") -> None:
     from rich.text import Text
 
-    from merganser.commands.terminal_tables import shown
+    from merganser.commands.terminal_tables import print_table
 
     rows = [
         (
             Text("ok", "green") if each.ok else Text("failed", "bold red"),
-            STAGES.get(each.stage, each.stage),
-            each.said,
+            STAGE_TITLES.get(each.stage, each.stage),
+            each.error,
         )
         for each in found.stages
     ]
-    shown(("", "stage", "said"), rows)
-    if found.folders:
-        more = len(found.folders) - SHOWN
-        typer.echo(f"{len(found.folders)} folders:")
-        for name in found.folders[:SHOWN]:
+    print_table(("", "stage", "said"), rows)
+    if found.mailbox_paths:
+        hidden_count = len(found.mailbox_paths) - MAX_SHOWN_FOLDERS
+        typer.echo(f"{len(found.mailbox_paths)} folders:")
+        for name in found.mailbox_paths[:MAX_SHOWN_FOLDERS]:
             typer.echo(f"  {name}")
-        if more > 0:
-            typer.echo(f"  and {more} more")
+        if hidden_count > 0:
+            typer.echo(f"  and {hidden_count} more")
     if found.capabilities:
         typer.echo(f"The server offers {' '.join(found.capabilities)}")
 
 
-def run_now(
+def run_connectors(
     which: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or names.")],
     trial: Annotated[
         bool, typer.Option("--trial", help="Store nothing and delete nothing: only look.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch what is new, also for connectors that are switched off, one after another.
 
@@ -138,44 +148,47 @@ def run_now(
     Example: merganser connector run work private --trial
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.connector_progress import Bars
-    from merganser.commands.environment_run import run
+    from merganser.commands.connector_progress import RunProgressBars
+    from merganser.commands.environment_run import run_in_environment
 
-    bars = Bars(trial)
-    ending = connectors.Ending(bars.stopping)
+    bars = RunProgressBars(trial)
+    ending = connectors.InterruptHandler(bars.print_stop_message)
 
     async def run_operation(
-        environment: "World", _settings: "Settings"
-    ) -> "list[tuple[Named, Picked]]":
-        named = {
-            one.key: one for one in [await connectors.named(environment, each) for each in which]
+        environment: "Environment", _settings: "Settings"
+    ) -> "list[tuple[ConnectorChoice, ColumnRow]]":
+        runs_by_connector = {
+            one.connector_id: one
+            for one in [await connectors.find_connector(environment, each) for each in which]
         }
-        order = connectors.Order(list(named.values()), trial, bars.began, ending)
+        order = connectors.ConnectorRunOrder(
+            list(runs_by_connector.values()), trial, bars.start_run, ending
+        )
         with bars:
-            return await connectors.ran(environment, order)
+            return await connectors.run_connectors(environment, order)
 
     try:
-        done = run(run_operation)
+        runs = run_in_environment(run_operation)
     except (KeyboardInterrupt, asyncio.CancelledError):
         text = "left at once: what has come stays, and the next run goes on from there"
-        raise Trouble(text, code=INTERRUPTED) from None
-    found = [connectors.summary(one, row) for one, row in done]
+        raise CommandError(text, exit_code=EXIT_INTERRUPTED) from None
+    found = [connectors.run_as_json(one, row) for one, row in runs]
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         for each in found:
             _print_run(each)
-    if ending.asked:
-        raise typer.Exit(INTERRUPTED)
+    if ending.is_interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
     if any(each["state"] != "SUCCEEDED" and not each["listening"] for each in found):
-        raise typer.Exit(WRONG)
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _print_run(found: dict[str, Any]) -> None:
     from rich.filesize import decimal
 
     brought = "would be brought" if found["trial"] else "brought"
-    came = (
+    summary = (
         f"{found['imported']} messages {brought}, {found['skipped']} left out, "
         f"{found['deleted_remote']} deleted elsewhere; "
         f"{decimal(found['bytes'])} in {found['seconds']:.1f} s"
@@ -186,34 +199,34 @@ def _print_run(found: dict[str, Any]) -> None:
     elif found["state"] == "CANCELLED":
         typer.echo(f"{found['name']}: ended before all had come", err=True)
     listens = "; the server listens for more" if found["listening"] else ""
-    typer.echo(f"{found['name']}: {came}{listens}.")
+    typer.echo(f"{found['name']}: {summary}{listens}.")
 
 
-def log(which: Which) -> None:
+def print_log(which: ConnectorIdOrName) -> None:
     """Print what happened in the last run, line by line; times are UTC.
 
     Example: merganser connector log con_AZpSKEwoAAE
     """
     from merganser.commands import connector_operations as connectors
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
     async def run_operation(
-        environment: "World", _settings: "Settings"
-    ) -> "tuple[Named, list[str] | None]":
-        return await connectors.log_of(environment, which)
+        environment: "Environment", _settings: "Settings"
+    ) -> "tuple[ConnectorChoice, list[str] | None]":
+        return await connectors.load_last_log(environment, which)
 
-    one, lines = run(run_operation)
+    one, lines = run_in_environment(run_operation)
     if lines is None:
-        raise Trouble(f"{one.name} has not run yet")
+        raise CommandError(f"{one.name} has not run yet")
     for line in lines:
         typer.echo(line)
 
 
-def connectors() -> typer.Typer:
+def connector_commands() -> typer.Typer:
     """Create the command group `connector`."""
     group = typer.Typer(help="List, check and run connectors.", no_args_is_help=True)
     group.command("list")(list_connectors)
-    group.command("check")(check)
-    group.command("run")(run_now)
-    group.command("log")(log)
+    group.command("check")(check_connector)
+    group.command("run")(run_connectors)
+    group.command("log")(print_log)
     return group

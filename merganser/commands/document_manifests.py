@@ -7,35 +7,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graph.execution.documents.documents_by_hash import PREFIX
-from merganser.errors import Trouble
+from graph.execution.documents.documents_by_hash import DOCUMENT_ID_PREFIX
+from merganser.errors import CommandError
 from resolvers.admin.trusted_documents import hash_of
 
-APOLLO = "apollo-persisted-query-manifest"
-OTHERS = {32: "MD5", 40: "SHA-1"}  # by number of digits; the default hashes of some compilers
-HEX = re.compile(r"[0-9a-f]+", re.ASCII)
+APOLLO_FORMAT = "apollo-persisted-query-manifest"
+OTHER_HASHES = {32: "MD5", 40: "SHA-1"}  # by number of digits; the default hashes of some compilers
+HEX_DIGITS = re.compile(r"[0-9a-f]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestDocument:
     """A GraphQL document, from a manifest or as a file of its own."""
 
     path: Path
-    line: int  # in the file
+    first_line: int  # in the file
     text: str
-    name: str = ""  # empty for a GraphQL file
-    fault: str | None = None
+    hash_in_manifest: str = ""  # empty for a GraphQL file
+    hash_error: str | None = None
 
-    def place(self, line: int | None = None) -> str:
+    def location(self, line_in_document: int | None = None) -> str:
         """The location `path:line` that editors understand, with the hash in a manifest.
 
-        `line` counts in the document and is used only for a GraphQL file.
+        `line_in_document` counts in the document and is used only for a GraphQL file.
         """
-        at = self.line if self.name or line is None else line
-        return f"{self.path}:{at}" + (f": {self.name}" if self.name else "")
+        at = (
+            self.first_line
+            if self.hash_in_manifest or line_in_document is None
+            else line_in_document
+        )
+        return f"{self.path}:{at}" + (f": {self.hash_in_manifest}" if self.hash_in_manifest else "")
 
 
-def entries(path: Path) -> list[Entry]:
+def read_documents(path: Path) -> list[ManifestDocument]:
     """Read the documents of a GraphQL file or JSON manifest.
 
     Raises CommandError if it can't be read or is not a known manifest.
@@ -43,51 +47,57 @@ def entries(path: Path) -> list[Entry]:
     try:
         text = path.read_bytes().decode()
     except OSError as problem:
-        raise Trouble(f"cannot read {path}: {problem.strerror}") from problem
+        raise CommandError(f"cannot read {path}: {problem.strerror}") from problem
     except UnicodeDecodeError as problem:
-        raise Trouble(f"{path} is not in UTF-8") from problem
-    return list(_manifest(path, text)) if path.suffix == ".json" else [Entry(path, 1, text)]
+        raise CommandError(f"{path} is not in UTF-8") from problem
+    return (
+        list(_read_manifest(path, text))
+        if path.suffix == ".json"
+        else [ManifestDocument(path, 1, text)]
+    )
 
 
-def _manifest(path: Path, raw: str) -> Iterator[Entry]:
+def _read_manifest(path: Path, manifest_text: str) -> Iterator[ManifestDocument]:
     try:
-        found = json.loads(raw)
+        found = json.loads(manifest_text)
     except (ValueError, RecursionError) as problem:
         line = getattr(problem, "lineno", 1)
-        raise Trouble(f"{path}:{line}: that is not JSON") from problem
-    place = 0
-    for key, text in _pairs(path, found):
-        place = max(raw.find(json.dumps(key, ensure_ascii=False), place), place)
-        line = raw.count("\n", 0, place) + 1
-        yield Entry(path, line, text, key, _fault(key, text))
+        raise CommandError(f"{path}:{line}: that is not JSON") from problem
+    index = 0
+    for key, text in _hashes_with_documents(path, found):
+        index = max(manifest_text.find(json.dumps(key, ensure_ascii=False), index), index)
+        line = manifest_text.count("\n", 0, index) + 1
+        yield ManifestDocument(path, line, text, key, _hash_error(key, text))
 
 
-def _pairs(path: Path, found: Any) -> Iterator[tuple[str, str]]:
+def _hashes_with_documents(path: Path, manifest: Any) -> Iterator[tuple[str, str]]:
     """Yield hash and document of each entry of a manifest. Raises CommandError if it is unknown.
 
     Relay and graphql-codegen write one object, Apollo an object with a list.
     """
     pairs: list[tuple[Any, Any]]
-    if isinstance(found, dict) and found.get("format") == APOLLO:
-        listed = found.get("operations")
-        if found.get("version") != 1 or not isinstance(listed, list):
-            raise Trouble(f"{path} is a manifest of a version that we do not know")
+    if isinstance(manifest, dict) and manifest.get("format") == APOLLO_FORMAT:
+        listed = manifest.get("operations")
+        if manifest.get("version") != 1 or not isinstance(listed, list):
+            raise CommandError(f"{path} is a manifest of a version that we do not know")
         pairs = [
             (each.get("id"), each.get("body")) if isinstance(each, dict) else (None, None)
             for each in listed
         ]
     else:
-        pairs = list(found.items()) if isinstance(found, dict) else [(None, None)]
+        pairs = list(manifest.items()) if isinstance(manifest, dict) else [(None, None)]
     for key, text in pairs:
         if not isinstance(key, str) or not isinstance(text, str):
-            raise Trouble(f"{path} is no manifest: it should be an object of hashes and documents")
+            raise CommandError(
+                f"{path} is no manifest: it should be an object of hashes and documents"
+            )
         yield key, text
 
 
-def _fault(key: str, text: str) -> str | None:
+def _hash_error(hash_in_manifest: str, document: str) -> str | None:
     """Why a hash in a manifest is not the SHA-256 of its document; None if it is."""
-    if key.removeprefix(PREFIX) == hash_of(text).hex():
+    if hash_in_manifest.removeprefix(DOCUMENT_ID_PREFIX) == hash_of(document).hex():
         return None
-    if (kind := OTHERS.get(len(key))) and HEX.fullmatch(key):
+    if (kind := OTHER_HASHES.get(len(hash_in_manifest))) and HEX_DIGITS.fullmatch(hash_in_manifest):
         return f"a hash by {kind}: tell the compiler to use SHA-256"
     return "that is not the SHA-256 of the document"

@@ -5,47 +5,51 @@ from typing import Any
 
 from graph.types.global_ids import encode
 from merganser.commands import dkim_key_operations
-from merganser.errors import Trouble
-from merganser.server.environment_factory import owner
-from models.runtime.environment import World
-from models.store.columns import Picked
-from models.store.keyset_pages import MOST, Ask, Cursor
+from merganser.errors import CommandError
+from merganser.server.environment_factory import root_context
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
+from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
 from resolvers.context import Context
 from resolvers.domains import dns_records
 from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains import mutations as domain_mutations
 from resolvers.domains import rename as domain_rename
-from resolvers.domains.dns_records import Question
-from resolvers.domains.loaders import DomainWhere, Named
-from resolvers.domains.mutations import Values
-from resolvers.domains.rename import Renamed
+from resolvers.domains.dns_records import DnsRecordsKey
+from resolvers.domains.loaders import DomainConditions, DomainIdOrName
+from resolvers.domains.mutations import DomainValues
+from resolvers.domains.rename import DomainRenameResult
 
 
-async def add(
-    environment: World, name: str, columns: Mapping[str, Any], *, with_key: bool
+async def create_domain(
+    environment: Environment, name: str, settings: Mapping[str, Any], *, creates_dkim_key: bool
 ) -> tuple[str, list[dict[str, Any]]]:
     """Create a domain; return its global ID, and its DKIM keys as JSON values."""
-    row = await domain_mutations.create(
-        owner(environment), name, Values(columns), with_key=with_key
+    row = await domain_mutations.create_domain(
+        root_context(environment), name, DomainValues(settings), with_dkim_key=creates_dkim_key
     )
-    keys = await dkim_key_operations.listed(environment, row.name, check=False) if with_key else []
+    keys = (
+        await dkim_key_operations.list_keys(environment, row.name, queries_dns=False)
+        if creates_dkim_key
+        else []
+    )
     return encode("Domain", row.id), keys
 
 
-async def listed(environment: World) -> list[dict[str, Any]]:
+async def list_domains(environment: Environment) -> list[dict[str, Any]]:
     """Load all domains by name, with their counts and limits, as JSON values."""
-    ctx, at, found = owner(environment), None, list[Any]()
+    ctx, cursor, found = root_context(environment), None, list[Any]()
     columns = {"active", "description", "tags", "user_count", "max_users", "address_count",
                "max_addresses", "quota_allocated", "quota", "backup_mx"}  # fmt: skip
     while True:
-        ask = Ask("domains", MOST, at)
-        page = await domain_loaders.pages(ctx, DomainWhere(), ask, columns)
-        stored = await domain_listing.totals(ctx, [row.id for row in page.rows])
-        found += zip(page.rows, stored, strict=True)
-        if not page.next:
+        page_request = PageRequest("domains", MAX_PAGE_SIZE, cursor)
+        page = await domain_loaders.read_domain_page(ctx, DomainConditions(), page_request, columns)
+        totals = await domain_listing.load_storage_by_domain(ctx, [row.id for row in page.rows])
+        found += zip(page.rows, totals, strict=True)
+        if not page.has_next:
             break
-        at = Cursor(ask.ordering, page.rows[-1].name, page.rows[-1].id)
+        cursor = Cursor(page_request.ordering, page.rows[-1].name, page.rows[-1].id)
     return [
         {
             "id": encode("Domain", row.id),
@@ -67,41 +71,49 @@ async def listed(environment: World) -> list[dict[str, Any]]:
     ]
 
 
-async def rename(environment: World, old: str, new: str, *, dry_run: bool) -> Renamed:
+async def rename_domain(
+    environment: Environment, old_name: str, new_name: str, *, dry_run: bool
+) -> DomainRenameResult:
     """Rename a domain, or only report what would change. Raises CommandError if there is none."""
-    ctx = owner(environment)
-    await _found(ctx, old)
-    async with ctx.together(keep=not dry_run):
-        return await domain_rename.rename(ctx, old, new)
+    ctx = root_context(environment)
+    await _load_domain(ctx, old_name)
+    async with ctx.combined_transaction(commit=not dry_run):
+        return await domain_rename.rename_domain(ctx, old_name, new_name)
 
 
-async def delete(environment: World, names: Sequence[str], *, cascade: bool) -> int:
+async def delete_domains(
+    environment: Environment, names: Sequence[str], *, deletes_content: bool
+) -> int:
     """Delete domains in one transaction; return their number.
 
     Raises CommandError if one is missing.
     """
-    ctx = owner(environment)
-    refs = [Named(id=(await _found(ctx, name)).id) for name in names]
-    return len(await domain_mutations.remove(ctx, refs, cascade=cascade))
+    ctx = root_context(environment)
+    refs = [DomainIdOrName(id=(await _load_domain(ctx, name)).id) for name in names]
+    return len(await domain_mutations.delete_domains(ctx, refs, cascade=deletes_content))
 
 
-async def _found(ctx: Context, name: str) -> Picked:
+async def _load_domain(ctx: Context, name: str) -> ColumnRow:
     """Load a domain by name. Raises CommandError if there is none."""
-    row = await domain_loaders.named(ctx, name)
+    row = await domain_loaders.find_administered_domain(ctx, name)
     if row is None:
-        raise Trouble(f"there is no domain {name}: `merganser domain list` shows all")
+        raise CommandError(f"there is no domain {name}: `merganser domain list` shows all")
     return row
 
 
-async def records(environment: World, name: str, *, check: bool) -> list[dict[str, Any]]:
+async def load_dns_records(
+    environment: Environment, domain_name: str, *, queries_dns: bool
+) -> list[dict[str, Any]]:
     """Load the DNS records that a domain needs, as JSON values.
 
     With `queries_dns` each has what DNS answers now. Raises CommandError if there is no such
     domain.
     """
-    ctx = owner(environment)
-    row = await _found(ctx, name)
-    (found,) = await dns_records.records(ctx, [Question.of(row, check=check)])
+    ctx = root_context(environment)
+    row = await _load_domain(ctx, domain_name)
+    (found,) = await dns_records.load_records_by_domain(
+        ctx, [DnsRecordsKey.from_row(row, checks_dns=queries_dns)]
+    )
     return [
         {
             "type": one.advice.type,

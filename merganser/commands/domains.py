@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from merganser.commands import dkim_keys
-from merganser.commands.domain_output import Json, shown
-from merganser.errors import MISUSED, WRONG, Trouble
+from merganser.commands.domain_output import JsonOption, print_table_or_json
+from merganser.errors import EXIT_FAILURE, EXIT_USAGE, CommandError
 
 if TYPE_CHECKING:
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
-    from resolvers.domains.rename import Renamed
+    from models.runtime.environment import Environment
+    from resolvers.domains.rename import DomainRenameResult
 
-Size = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")]
+SizeOption = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")]
 
 
-def add(
+def add_domain(
     name: Annotated[str, typer.Argument(help="Name of the domain.")],
     description: Annotated[str | None, typer.Option(help="Text for people.")] = None,
     max_users: Annotated[int | None, typer.Option(help="Accounts; 0 is any number.")] = None,
     max_addresses: Annotated[int | None, typer.Option(help="Addresses; 0 is any number.")] = None,
-    default_user_quota: Size = None,
-    max_user_quota: Size = None,
-    quota: Size = None,
+    default_user_quota: SizeOption = None,
+    max_user_quota: SizeOption = None,
+    quota: SizeOption = None,
     backup_mx: Annotated[
         bool, typer.Option("--backup-mx", help="Only relay to the primary server.")
     ] = False,
@@ -41,46 +41,48 @@ def add(
     Example: merganser domain add example.org --max-users 50 --quota "100 GiB"
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    given = {
+    values = {
         "description": description,
         "max_users": max_users,
         "max_addresses": max_addresses,
-        "default_user_quota": _bytes("--default-user-quota", default_user_quota),
-        "max_user_quota": _bytes("--max-user-quota", max_user_quota),
-        "quota": _bytes("--quota", quota),
+        "default_user_quota": _bytes_from_option("--default-user-quota", default_user_quota),
+        "max_user_quota": _bytes_from_option("--max-user-quota", max_user_quota),
+        "quota": _bytes_from_option("--quota", quota),
         "backup_mx": backup_mx,
     }
-    columns = {name: value for name, value in given.items() if value is not None}
+    columns = {name: value for name, value in values.items() if value is not None}
 
     async def run_operation(
-        environment: "World", _settings: "Settings"
+        environment: "Environment", _settings: "Settings"
     ) -> tuple[str, list[dict[str, Any]]]:
-        return await domains.add(environment, name, columns, with_key=dkim)
+        return await domains.create_domain(environment, name, columns, creates_dkim_key=dkim)
 
-    key, keys = run(run_operation)
+    key, keys = run_in_environment(run_operation)
     typer.echo(f"{name} is made: {key}")
     if keys:
-        dkim_keys.tell(keys)
+        dkim_keys.print_dns_records(keys)
 
 
-def list_domains(as_json: Json = False) -> None:
+def list_domains(as_json: JsonOption = False) -> None:
     """List all domains, with what they have and may have.
 
     Example: merganser domain list
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await domains.listed(environment)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> list[dict[str, Any]]:
+        return await domains.list_domains(environment)
 
     columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
-    shown(run(run_operation), columns, as_json=as_json)
+    print_table_or_json(run_in_environment(run_operation), columns, as_json=as_json)
 
 
-def rename(
+def rename_domain(
     old: Annotated[str, typer.Argument(help="Its name.")],
     new: Annotated[str, typer.Argument(help="Its new name.")],
     dry_run: Annotated[
@@ -95,18 +97,22 @@ def rename(
     Example: merganser domain rename old.example new.example --dry-run
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> "Renamed":
-        return await domains.rename(environment, old, new, dry_run=dry_run)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> "DomainRenameResult":
+        return await domains.rename_domain(environment, old, new, dry_run=dry_run)
 
-    done = run(run_operation)
-    typer.echo(f"{old} {'would be' if dry_run else 'is'} {done.domain.name}.")
-    counts = f"Addresses: {done.addresses}, users: {done.users}, aliases: {done.aliases}."
-    typer.echo(counts)
+    result = run_in_environment(run_operation)
+    typer.echo(f"{old} {'would be' if dry_run else 'is'} {result.domain.name}.")
+    typer.echo(
+        f"Addresses: {result.address_count}, users: {result.user_count}, "
+        f"aliases: {result.alias_count}."
+    )
 
 
-def delete(
+def delete_domains(
     names: Annotated[list[str], typer.Argument(help="Names of domains.")],
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Also their users, addresses and aliases.")
@@ -117,20 +123,20 @@ def delete(
     Example: merganser domain delete old.example --cascade
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> int:
-        return await domains.delete(environment, names, cascade=cascade)
+    async def run_operation(environment: "Environment", _settings: "Settings") -> int:
+        return await domains.delete_domains(environment, names, deletes_content=cascade)
 
-    typer.echo(f"{run(run_operation)} deleted.")
+    typer.echo(f"{run_in_environment(run_operation)} deleted.")
 
 
-def dns(
+def print_dns_records(
     name: Annotated[str, typer.Argument(help="Name of a domain.")],
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Look up what DNS says now.")
     ] = True,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what DNS should hold for a domain, and what it does.
 
@@ -139,19 +145,21 @@ def dns(
     Example: merganser domain dns example.org
     """
     from merganser.commands import domain_operations as domains
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await domains.records(environment, name, check=check)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> list[dict[str, Any]]:
+        return await domains.load_dns_records(environment, name, queries_dns=check)
 
-    found = run(run_operation)
+    found = run_in_environment(run_operation)
     columns = ("state", "type", "name", "value", "found", "problem")
-    shown(found, columns, as_json=as_json)
+    print_table_or_json(found, columns, as_json=as_json)
     if any(each["state"] in ("MISSING", "DIFFERENT") for each in found):
-        raise typer.Exit(WRONG)
+        raise typer.Exit(EXIT_FAILURE)
 
 
-def arc_key(
+def create_arc_key(
     name: Annotated[str, typer.Argument(help="Name of a domain.")],
     selector: Annotated[
         str, typer.Option(help="Name of the key: letters, digits, dots and hyphens.")
@@ -167,32 +175,34 @@ def arc_key(
     from merganser.server import arc_keys
     from merganser.settings import settings as settings_settings
 
-    folder = settings_settings.read().arc_keys
+    folder = settings_settings.read_settings().arc_keys
     if folder is None:
-        raise Trouble("set MERGANSER_ARC_KEYS to the folder where keys shall lie", code=MISUSED)
-    made = arc_keys.put(folder, name, selector)
-    typer.echo(f"{made.path} is {'made' if made.new else 'there'}. DNS should hold:")
-    typer.echo(f'{made.name}. TXT "{made.record}"')
+        raise CommandError(
+            "set MERGANSER_ARC_KEYS to the folder where keys shall lie", exit_code=EXIT_USAGE
+        )
+    arc_key = arc_keys.create_arc_key(folder, name, selector)
+    typer.echo(f"{arc_key.path} is {'made' if arc_key.is_new else 'there'}. DNS should hold:")
+    typer.echo(f'{arc_key.dns_name}. TXT "{arc_key.dns_record}"')
 
 
-def _bytes(option: str, text: str | None) -> int | None:
-    from merganser.settings.units import size
+def _bytes_from_option(option: str, text: str | None) -> int | None:
+    from merganser.settings.units import parse_size
 
     try:
-        count = size(text)
+        count = parse_size(text)
     except ValueError as problem:
-        raise Trouble(f"{option}: {problem}", code=MISUSED) from problem
+        raise CommandError(f"{option}: {problem}", exit_code=EXIT_USAGE) from problem
     return count if isinstance(count, int) else None
 
 
-def domains() -> typer.Typer:
+def domain_commands() -> typer.Typer:
     """Create the command group `domain`."""
-    made = typer.Typer(help="Make, list, rename and delete domains.", no_args_is_help=True)
-    made.command("add")(add)
-    made.command("list")(list_domains)
-    made.command("rename")(rename)
-    made.command("delete")(delete)
-    made.command("dns")(dns)
-    made.command("arc-key")(arc_key)
-    dkim_keys.add(made)
-    return made
+    app = typer.Typer(help="Make, list, rename and delete domains.", no_args_is_help=True)
+    app.command("add")(add_domain)
+    app.command("list")(list_domains)
+    app.command("rename")(rename_domain)
+    app.command("delete")(delete_domains)
+    app.command("dns")(print_dns_records)
+    app.command("arc-key")(create_arc_key)
+    dkim_keys.add_dkim_commands(app)
+    return app

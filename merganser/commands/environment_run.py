@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
+    from models.runtime.environment import Environment
 
 Result = TypeVar("Result")
 
 
-def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool = False) -> Result:
+def run_in_environment(
+    operation: "Callable[[Environment, Settings], Awaitable[Result]]", *, migrate: bool = False
+) -> Result:
     """Run an operation in the environment that the settings describe, and return its result.
 
     A server can run at the same time. With `migrate` the database is migrated first. Raises
@@ -19,15 +21,15 @@ def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool
     """
     import uvloop
 
-    from merganser.server.environment_factory import opened
+    from merganser.server.environment_factory import open_environment
     from merganser.server.observability import logs
-    from merganser.settings.settings import read
+    from merganser.settings.settings import read_settings
 
-    settings = read()
-    logs.set_up("WARNING", settings.log_format)
+    settings = read_settings()
+    logs.configure_logging("WARNING", settings.log_format)
 
-    async def whole() -> Result:
-        async with opened(settings, migrate=migrate) as environment:
-            return await work(environment, settings)
+    async def open_and_run() -> Result:
+        async with open_environment(settings, migrate=migrate) as environment:
+            return await operation(environment, settings)
 
-    return uvloop.run(whole())
+    return uvloop.run(open_and_run())

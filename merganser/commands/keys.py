@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from merganser.errors import Trouble
+from merganser.errors import CommandError
 
 if TYPE_CHECKING:
-    from merganser.commands.key_rotation import Key, Rotated
+    from merganser.commands.key_rotation import KeyRotationResult, SecretBoxKeyInfo
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
+    from models.runtime.environment import Environment
 
-TOLD = 20
+MAX_PRINTED_ERRORS = 20
 
 
-def rotate(
+def rotate_keys(
     keep_old: Annotated[
         bool, typer.Option("--keep-old", help="Leave the old keys in the file.")
     ] = False,
@@ -28,28 +28,37 @@ def rotate(
 
     Example: merganser keys rotate
     """
-    from merganser.commands.environment_run import run
-    from merganser.commands.progress_bar import progress_bar
+    from merganser.commands.environment_run import run_in_environment
+    from merganser.commands.progress_bar import create_progress_bar
 
-    async def run_operation(environment: "World", settings: "Settings") -> "Rotated":
+    async def run_operation(
+        environment: "Environment", settings: "Settings"
+    ) -> "KeyRotationResult":
         from merganser.commands import key_rotation
 
-        with progress_bar() as bar:
+        with create_progress_bar() as bar:
             task = bar.add_task("Sealing", total=None)
 
-            def progress(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
+            def progress(result: int, total: int) -> None:
+                bar.update(task, completed=result, total=total)
 
-            return await key_rotation.rotate(environment, settings, progress, keep_old=keep_old)
+            return await key_rotation.rotate_keys(
+                environment, settings, progress, keeps_old_keys=keep_old
+            )
 
-    done = run(run_operation)
-    typer.echo(f"Key {done.name} is made, and {done.sealed} secrets are sealed with it.")
-    if done.removed:
-        typer.echo(f"Removed {' '.join(done.removed)}: only older backups need that.")
-    for place in done.closed[:TOLD]:
-        typer.echo(f"No key opens {place}: it stays as it is.", err=True)
-    if done.closed:
-        raise Trouble(f"{len(done.closed)} secrets could not be opened; their keys stay")
+    result = run_in_environment(run_operation)
+    typer.echo(
+        f"Key {result.new_key_name} is made, and {result.encrypted_count} secrets are sealed "
+        "with it."
+    )
+    if result.removed_keys:
+        typer.echo(f"Removed {' '.join(result.removed_keys)}: only older backups need that.")
+    for location in result.undecryptable[:MAX_PRINTED_ERRORS]:
+        typer.echo(f"No key opens {location}: it stays as it is.", err=True)
+    if result.undecryptable:
+        raise CommandError(
+            f"{len(result.undecryptable)} secrets could not be opened; their keys stay"
+        )
 
 
 def list_keys(
@@ -61,28 +70,30 @@ def list_keys(
     """
     import json
 
-    from merganser.commands.environment_run import run
-    from merganser.commands.terminal_tables import shown
+    from merganser.commands.environment_run import run_in_environment
+    from merganser.commands.terminal_tables import print_table
 
-    async def run_operation(environment: "World", _settings: "Settings") -> "list[Key]":
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> "list[SecretBoxKeyInfo]":
         from merganser.commands import key_rotation
 
-        return await key_rotation.listed(environment)
+        return await key_rotation.list_keys(environment)
 
     rows = [
         {
             "name": key.name,
-            "made": key.made_at.isoformat(timespec="seconds") if key.made_at else "",
-            "sealed": key.sealed,
-            "newest": key.newest,
+            "made": key.created_at.isoformat(timespec="seconds") if key.created_at else "",
+            "sealed": key.secret_count,
+            "newest": key.is_newest,
         }
-        for key in run(run_operation)
+        for key in run_in_environment(run_operation)
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     titles = ("name", "made", "secrets", "")
-    shown(
+    print_table(
         titles,
         [
             [
@@ -96,9 +107,9 @@ def list_keys(
     )
 
 
-def keys() -> typer.Typer:
+def key_commands() -> typer.Typer:
     """Create the command group `keys`."""
-    made = typer.Typer(help="Keys that secrets in the store are sealed with.", no_args_is_help=True)
-    made.command("list")(list_keys)
-    made.command("rotate")(rotate)
-    return made
+    app = typer.Typer(help="Keys that secrets in the store are sealed with.", no_args_is_help=True)
+    app.command("list")(list_keys)
+    app.command("rotate")(rotate_keys)
+    return app

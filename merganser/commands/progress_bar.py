@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 
-def progress_bar(*columns: "str | ProgressColumn") -> "Bar":
+def create_progress_bar(*columns: "str | ProgressColumn") -> "Bar":
     """Create a progress bar on stderr. It is hidden if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress

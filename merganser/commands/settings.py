@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from merganser.errors import MISUSED, Trouble
+from merganser.errors import EXIT_USAGE, CommandError
 
 if TYPE_CHECKING:
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
-    from resolvers.admin.settings import Found
+    from models.runtime.environment import Environment
+    from resolvers.admin.settings import CurrentSetting
     from resolvers.context import Context
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Reason = Annotated[
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ReasonOption = Annotated[
     str | None, typer.Option(help="Why; kept in its history and in the administrative log.")
 ]
-SWITCHES = {"true": True, "on": True, "false": False, "off": False}
+BOOLEANS = {"true": True, "on": True, "false": False, "off": False}
 
 
 def list_settings(
     part: Annotated[str | None, typer.Argument(help="Only keys that have this in them.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the stored settings there are: each with its value, and where that is from.
 
@@ -33,29 +33,33 @@ def list_settings(
     """
     import json
 
-    from merganser.commands.environment_run import run
-    from merganser.commands.terminal_tables import shown
+    from merganser.commands.environment_run import run_in_environment
+    from merganser.commands.terminal_tables import print_table
 
-    async def run_operation(environment: "World", _settings: "Settings") -> "list[Found]":
-        from merganser.server.environment_factory import owner
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> "list[CurrentSetting]":
+        from merganser.server.environment_factory import root_context
         from resolvers.admin import settings
 
-        return await settings.all_of(owner(environment), part)
+        return await settings.list_settings(root_context(environment), part)
 
-    found = run(run_operation)
+    found = run_in_environment(run_operation)
     if as_json:
-        typer.echo(json.dumps([_plain(each) for each in found], indent=2, ensure_ascii=False))
+        typer.echo(
+            json.dumps([_setting_as_json(each) for each in found], indent=2, ensure_ascii=False)
+        )
         return
     rows = [
-        (each.key, _told(each.value), "stored" if each.custom else "default", each.kind.value)
+        (each.key, _value_text(each.value), "stored" if each.is_set else "default", each.type.value)
         for each in found
     ]
-    shown(("key", "value", "from", "type"), rows)
+    print_table(("key", "value", "from", "type"), rows)
 
 
-def get(
+def print_setting(
     key: Annotated[str, typer.Argument(help="Key, as `merganser setting list` shows it.")],
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the value of one stored setting; with --json all that is known of it.
 
@@ -63,29 +67,33 @@ def get(
     """
     import json
 
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> "Found | None":
-        from merganser.server.environment_factory import owner
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> "CurrentSetting | None":
+        from merganser.server.environment_factory import root_context
         from resolvers.admin import settings
 
-        return await settings.one(owner(environment), key)
+        return await settings.find_setting(root_context(environment), key)
 
-    found = run(run_operation)
+    found = run_in_environment(run_operation)
     if found is None:
-        raise Trouble(f"there is no setting {key}: `merganser setting list` shows all")
+        raise CommandError(f"there is no setting {key}: `merganser setting list` shows all")
     typer.echo(
-        json.dumps(_plain(found), indent=2, ensure_ascii=False) if as_json else _told(found.value)
+        json.dumps(_setting_as_json(found), indent=2, ensure_ascii=False)
+        if as_json
+        else _value_text(found.value)
     )
 
 
-def put(
+def set_setting(
     key: Annotated[str, typer.Argument(help="Key, as `merganser setting list` shows it.")],
     value: Annotated[
         str,
         typer.Argument(help='As in 50, "3 GiB", "14 days", P14D, off, null; else JSON or a text.'),
     ],
-    reason: Reason = None,
+    reason: ReasonOption = None,
 ) -> None:
     """Store another value of a setting. Running servers go by it within seconds.
 
@@ -95,87 +103,97 @@ def put(
 
     Example: merganser setting set auth.tokenTtl "14 days" --reason "as agreed"
     """
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> "Found":
+    async def run_operation(environment: "Environment", _settings: "Settings") -> "CurrentSetting":
         from resolvers.admin import settings
 
-        return await settings.put(_owner(environment, reason), key, _read(key, value))
+        return await settings.set_setting(
+            _root_context_with_reason(environment, reason), key, _parse_value(key, value)
+        )
 
-    typer.echo(f"{key} is {_told(run(run_operation).value)}")
+    typer.echo(f"{key} is {_value_text(run_in_environment(run_operation).value)}")
 
 
-def unset(
+def unset_settings(
     keys: Annotated[
         list[str], typer.Argument(help="Keys, as `merganser setting list` shows them.")
     ],
-    reason: Reason = None,
+    reason: ReasonOption = None,
 ) -> None:
     """Let settings have their defaults again, all or none. Those of your own are gone then.
 
     Example: merganser setting unset submission.maxRecipients
     """
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> "list[Found]":
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> "list[CurrentSetting]":
         from resolvers.admin import settings
 
-        found, _ = await settings.drop(_owner(environment, reason), keys)
+        found, _ = await settings.reset_settings(
+            _root_context_with_reason(environment, reason), keys
+        )
         return found
 
-    there = {each.key: each for each in run(run_operation)}
+    settings_by_key = {each.key: each for each in run_in_environment(run_operation)}
     for key in dict.fromkeys(keys):
-        typer.echo(f"{key} is {_told(there[key].value)}" if key in there else f"{key} is gone")
+        typer.echo(
+            f"{key} is {_value_text(settings_by_key[key].value)}"
+            if key in settings_by_key
+            else f"{key} is gone"
+        )
 
 
-def _owner(environment: "World", reason: str | None) -> "Context":
-    from merganser.server.environment_factory import owner
+def _root_context_with_reason(environment: "Environment", reason: str | None) -> "Context":
+    from merganser.server.environment_factory import root_context
 
     if reason and (len(reason) > 255 or not reason.isprintable()):  # noqa: PLR2004 - as of the API
-        raise Trouble("--reason: at most 255 printable characters", code=MISUSED)
-    ctx = owner(environment)
+        raise CommandError("--reason: at most 255 printable characters", exit_code=EXIT_USAGE)
+    ctx = root_context(environment)
     ctx.reason = reason or None
     return ctx
 
 
-def _read(key: str, text: str) -> Any:
+def _parse_value(key: str, text: str) -> Any:
     """Parse the value of a setting from the command line to a JSON value."""
     import json
 
-    from merganser.settings.units import span
-    from models.quantities import long
-    from resolvers.admin.setting_definitions import DECLARED, Kind
+    from merganser.settings.units import parse_duration
+    from models.quantities import format_duration
+    from resolvers.admin.setting_definitions import DEFINITIONS, SettingType
 
-    declared = DECLARED.get(key)
+    declared = DEFINITIONS.get(key)
     if declared is None:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
             return text
-    given: Any = text
+    value: Any = text
     if declared.nullable and text == "null":
-        given = None
-    elif declared.kind is Kind.BOOLEAN:
-        given = SWITCHES.get(text.lower(), text)
-    elif declared.kind is Kind.DURATION:
+        value = None
+    elif declared.type is SettingType.BOOLEAN:
+        value = BOOLEANS.get(text.lower(), text)
+    elif declared.type is SettingType.DURATION:
         with suppress(ValueError):  # otherwise ISO 8601 or invalid, which is checked later
-            read: Any = span(text)
-            given = long(read)
-    return given
+            read: Any = parse_duration(text)
+            value = format_duration(read)
+    return value
 
 
-def _told(value: object) -> str:
+def _value_text(value: object) -> str:
     import json
 
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _plain(found: "Found") -> dict[str, Any]:
+def _setting_as_json(found: "CurrentSetting") -> dict[str, Any]:
     return {
         "key": found.key,
         "value": found.value,
-        "kind": found.kind.value,
-        "custom": found.custom,
+        "kind": found.type.value,
+        "custom": found.is_set,
         "default": found.default,
         "name": found.name,
         "description": found.description,
@@ -183,11 +201,11 @@ def _plain(found: "Found") -> dict[str, Any]:
     }
 
 
-def settings() -> typer.Typer:
+def setting_commands() -> typer.Typer:
     """Create the command group `setting`."""
-    made = typer.Typer(help="List and change settings while a server runs.", no_args_is_help=True)
-    made.command("list")(list_settings)
-    made.command("get")(get)
-    made.command("set")(put)
-    made.command("unset")(unset)
-    return made
+    app = typer.Typer(help="List and change settings while a server runs.", no_args_is_help=True)
+    app.command("list")(list_settings)
+    app.command("get")(print_setting)
+    app.command("set")(set_setting)
+    app.command("unset")(unset_settings)
+    return app

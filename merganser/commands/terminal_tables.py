@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDE = 400  # characters, so that lines in a pipe are not wrapped
+PIPE_WIDTH = 400  # characters, so that lines in a pipe are not wrapped
 
 
-def shown(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
     """Print a table. Brackets in texts are not markup."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
@@ -18,5 +18,5 @@ def shown(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
         table.add_row(*(each if isinstance(each, Text) else Text(each) for each in row))
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=WIDE)
+        console = Console(highlight=False, width=PIPE_WIDTH)
     console.print(table)

@@ -10,25 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from merganser.errors import MISUSED, WRONG, Trouble
+from merganser.errors import EXIT_FAILURE, EXIT_USAGE, CommandError
 from models.users.list_formats import UserFileFormat
 from models.users.roles import Role, Scope
 
 if TYPE_CHECKING:
     from merganser.settings.settings import Settings
-    from models.runtime.environment import World
+    from models.runtime.environment import Environment
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Stdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from stdin.")
+]
 
 
-def add(
+def add_user(
     name: Annotated[str, typer.Argument(help="User name, or an address to be both.")],
     address: Annotated[
         str | None, typer.Option(help="Main address, where the name is not one.")
     ] = None,
     no_address: Annotated[bool, typer.Option("--no-address", help="No address at all.")] = False,
-    password_stdin: Stdin = False,
+    password_stdin: PasswordStdin = False,
     no_password: Annotated[
         bool, typer.Option("--no-password", help="No password: API keys only.")
     ] = False,
@@ -45,48 +47,52 @@ def add(
     Example: echo secret | merganser user add ada --address ada@example.org --password-stdin
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
     from resolvers.users.creation.create import NewUser
 
     if no_password and password_stdin:
-        raise Trouble("--no-password and --password-stdin exclude each other", code=MISUSED)
+        raise CommandError(
+            "--no-password and --password-stdin exclude each other", exit_code=EXIT_USAGE
+        )
     new = NewUser(
         username=name,
         name=full_name,
         role=role,
-        password=None if no_password else _password(stdin=password_stdin),
+        password=None if no_password else _read_password(stdin=password_stdin),
         password_disabled=no_password,
         address=address,
         empty_address=no_address,
-        quota=_bytes(quota),
+        quota=_quota_bytes(quota),
     )
 
-    async def run_operation(environment: "World", _settings: "Settings") -> tuple[str, list[str]]:
-        return await user_operations.add(environment, new)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> tuple[str, list[str]]:
+        return await user_operations.create_user(environment, new)
 
-    key, warnings = run(run_operation)
+    key, warnings = run_in_environment(run_operation)
     typer.echo(f"{name} is made: {key}")
     for text in warnings:
         typer.echo(f"warning: {text}", err=True)
 
 
-def passwd(
+def change_password(
     name: Annotated[str, typer.Argument(help="User name or address.")],
-    password_stdin: Stdin = False,
+    password_stdin: PasswordStdin = False,
 ) -> None:
     """Give a user another password. Who is signed in with the old one is signed out.
 
     Example: merganser user passwd ada
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    password = _password(stdin=password_stdin)
+    password = _read_password(stdin=password_stdin)
 
-    async def run_operation(environment: "World", _settings: "Settings") -> None:
+    async def run_operation(environment: "Environment", _settings: "Settings") -> None:
         await user_operations.change_password(environment, name, password)
 
-    run(run_operation)
+    run_in_environment(run_operation)
     typer.echo(f"{name} has another password.")
 
 
@@ -101,7 +107,7 @@ def list_users(
     disabled: Annotated[
         bool | None, typer.Option("--disabled/--enabled", help="Only who is off, or on.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List accounts.
 
@@ -110,20 +116,24 @@ def list_users(
     Example: merganser user list --query lovelace --domain example.org
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
-    from resolvers.users.listing import UserWhere
+    from merganser.commands.environment_run import run_in_environment
+    from resolvers.users.listing import UserConditions
 
-    where = UserWhere(query, tuple(tag) if tag else None, domain=domain, disabled=disabled)
+    conditions = UserConditions(
+        query, tuple(tag) if tag else None, domain=domain, disabled=disabled
+    )
 
-    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await user_operations.listed(environment, where)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> list[dict[str, Any]]:
+        return await user_operations.list_users(environment, conditions)
 
-    found = run(run_operation)
+    found = run_in_environment(run_operation)
     columns = ("username", "address", "role", "messages", "used")
-    _print(found, columns, as_json=as_json)
+    _print_table_or_json(found, columns, as_json=as_json)
 
 
-def delete(
+def delete_user(
     name: Annotated[str, typer.Argument(help="User name or address.")],
     after: Annotated[
         str | None,
@@ -138,23 +148,25 @@ def delete(
     Example: merganser user delete ada --after "30 days"
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    until = _end(after, option="--after")
+    until = _parse_end_time(after, option="--after")
     if not yes and until is None:
         if not sys.stdin.isatty():
-            raise Trouble("all mail will be gone: say --yes, or --after", code=MISUSED)
+            raise CommandError("all mail will be gone: say --yes, or --after", exit_code=EXIT_USAGE)
         typer.confirm(f"Delete {name}, and all that is stored?", abort=True)
 
-    async def run_operation(environment: "World", _settings: "Settings") -> datetime | None:
-        return await user_operations.delete(environment, name, until)
+    async def run_operation(environment: "Environment", _settings: "Settings") -> datetime | None:
+        return await user_operations.delete_user(environment, name, until)
 
-    waits = run(run_operation)
-    when = f"kept until {waits:%Y-%m-%d %H:%M} UTC" if waits else "removed by a running server"
-    typer.echo(f"{name} is deleted; what it has stored is {when}.")
+    waits = run_in_environment(run_operation)
+    removal_text = (
+        f"kept until {waits:%Y-%m-%d %H:%M} UTC" if waits else "removed by a running server"
+    )
+    typer.echo(f"{name} is deleted; what it has stored is {removal_text}.")
 
 
-def restore(
+def restore_user(
     name: Annotated[str, typer.Argument(help="User name or address that it had.")],
 ) -> None:
     """Bring a deleted account back, while what it has stored waits.
@@ -162,17 +174,17 @@ def restore(
     Example: merganser user restore ada
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
     async def run_operation(
-        environment: "World", _settings: "Settings"
+        environment: "Environment", _settings: "Settings"
     ) -> tuple[list[str], list[str]]:
-        return await user_operations.restore(environment, name)
+        return await user_operations.restore_user(environment, name)
 
-    recovered, lost = run(run_operation)
+    recovered, missing = run_in_environment(run_operation)
     typer.echo(f"{name} is back, with {' '.join(recovered) or 'no address'}.")
-    if lost:
-        typer.echo(f"taken by others, or of a domain that is gone: {' '.join(lost)}", err=True)
+    if missing:
+        typer.echo(f"taken by others, or of a domain that is gone: {' '.join(missing)}", err=True)
 
 
 def import_users(
@@ -190,27 +202,29 @@ def import_users(
     Example: merganser user import users.csv
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> tuple[int, int]:
+    async def run_operation(environment: "Environment", _settings: "Settings") -> tuple[int, int]:
         created = refused = 0
-        async with aclosing(user_operations.create_from_file(environment, file, form)) as outcomes:
+        async with aclosing(
+            user_operations.create_users_from_file(environment, file, form)
+        ) as outcomes:
             async for outcome in outcomes:
-                created += outcome.created
-                refused += len({one["line"] for one in outcome.refused})
-                for one in outcome.refused:
-                    where = ".".join(one["path"]) or "record"
-                    text = f"line {one['line']}: {where}: {one['message']} ({one['code']})"
+                created += outcome.created_count
+                refused += len({one["line"] for one in outcome.errors})
+                for one in outcome.errors:
+                    location = ".".join(one["path"]) or "record"
+                    text = f"line {one['line']}: {location}: {one['message']} ({one['code']})"
                     typer.echo(text, err=True)
         return created, refused
 
-    created, refused = run(run_operation)
+    created, refused = run_in_environment(run_operation)
     typer.echo(f"{created} accounts created, {refused} refused.")
     if refused:
-        raise typer.Exit(WRONG)
+        raise typer.Exit(EXIT_FAILURE)
 
 
-def create(
+def create_api_key(
     name: Annotated[str, typer.Option(help="What it is for.")],
     user: Annotated[
         str | None, typer.Option(help="Whose it is; without, it is the platform's own.")
@@ -231,37 +245,44 @@ def create(
     Example: merganser token create --name root --role ROOT
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    key = user_operations.Key(
-        name, user, role, tuple(scope or ()), read_only=read_only, expires=_end(expires)
+    key = user_operations.ApiKeyRequest(
+        name,
+        user,
+        role,
+        tuple(scope or ()),
+        is_read_only=read_only,
+        expires_at=_parse_end_time(expires),
     )
 
-    async def run_operation(environment: "World", _settings: "Settings") -> tuple[str, str]:
-        return await user_operations.make_key(environment, key)
+    async def run_operation(environment: "Environment", _settings: "Settings") -> tuple[str, str]:
+        return await user_operations.create_api_key(environment, key)
 
-    made, secret = run(run_operation)
-    typer.echo(f"{made} is made; keep its secret, it is not shown again:", err=True)
+    api_key, secret = run_in_environment(run_operation)
+    typer.echo(f"{api_key} is made; keep its secret, it is not shown again:", err=True)
     typer.echo(secret)
 
 
-def list_tokens(as_json: Json = False) -> None:
+def list_api_keys(as_json: JsonOption = False) -> None:
     """List all API keys, without their secrets.
 
     Example: merganser token list
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await user_operations.keys(environment)
+    async def run_operation(
+        environment: "Environment", _settings: "Settings"
+    ) -> list[dict[str, Any]]:
+        return await user_operations.list_api_keys(environment)
 
-    found = run(run_operation)
+    found = run_in_environment(run_operation)
     columns = ("id", "name", "user", "role", "scopes", "read_only", "expires_at")
-    _print(found, columns, as_json=as_json)
+    _print_table_or_json(found, columns, as_json=as_json)
 
 
-def revoke(
+def revoke_api_keys(
     ids: Annotated[list[str], typer.Argument(help="Ids, as `merganser token list` shows them.")],
 ) -> None:
     """Delete API keys, all or none. A running server forgets them within 5 seconds.
@@ -269,66 +290,70 @@ def revoke(
     Example: merganser token revoke key_AZpSKEwoAAE
     """
     from merganser.commands import user_operations
-    from merganser.commands.environment_run import run
+    from merganser.commands.environment_run import run_in_environment
 
-    async def run_operation(environment: "World", _settings: "Settings") -> None:
-        await user_operations.revoke(environment, ids)
+    async def run_operation(environment: "Environment", _settings: "Settings") -> None:
+        await user_operations.delete_api_keys(environment, ids)
 
-    run(run_operation)
+    run_in_environment(run_operation)
     typer.echo(f"{len(ids)} revoked.")
 
 
-def _password(*, stdin: bool) -> str:
+def _read_password(*, stdin: bool) -> str:
     if stdin:
         password = sys.stdin.readline().rstrip("\r\n")
         if not password:
-            raise Trouble("there is no password on stdin", code=MISUSED)
+            raise CommandError("there is no password on stdin", exit_code=EXIT_USAGE)
         return password
     if not sys.stdin.isatty():
-        raise Trouble("give the password with --password-stdin", code=MISUSED)
+        raise CommandError("give the password with --password-stdin", exit_code=EXIT_USAGE)
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
 
 
-def _bytes(text: str | None) -> int | None:
-    from merganser.settings.units import size
+def _quota_bytes(text: str | None) -> int | None:
+    from merganser.settings.units import parse_size
 
     try:
-        count = size(text)
+        count = parse_size(text)
     except ValueError as problem:
-        raise Trouble(f"--quota: {problem}", code=MISUSED) from problem
+        raise CommandError(f"--quota: {problem}", exit_code=EXIT_USAGE) from problem
     return count if isinstance(count, int) else None
 
 
-def _end(text: str | None, *, option: str = "--expires") -> datetime | None:
-    from merganser.settings.units import span
+def _parse_end_time(text: str | None, *, option: str = "--expires") -> datetime | None:
+    from merganser.settings.units import parse_duration
 
     if text is None:
         return None
     try:
-        given = datetime.fromisoformat(text)
-        return given if given.tzinfo else given.astimezone()
+        end_time = datetime.fromisoformat(text)
+        return end_time if end_time.tzinfo else end_time.astimezone()
     except ValueError:
         pass
     try:
-        time = span(text)
+        time = parse_duration(text)
     except ValueError as problem:
-        raise Trouble(f'{option}: write "30 days" or 2031-12-24', code=MISUSED) from problem
+        raise CommandError(
+            f'{option}: write "30 days" or 2031-12-24', exit_code=EXIT_USAGE
+        ) from problem
     return datetime.now(UTC) + time if isinstance(time, timedelta) else None
 
 
-def _print(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+def _print_table_or_json(
+    found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool
+) -> None:
     import json
 
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    from merganser.commands.terminal_tables import shown
+    from merganser.commands.terminal_tables import print_table
 
     titles = [name.replace("_", " ") for name in columns]
-    shown(titles, [[_cell(each[name]) for name in columns] for each in found])
+    print_table(titles, [[_cell_text(each[name]) for name in columns] for each in found])
 
 
-def _cell(value: object) -> str:
+def _cell_text(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "all"
     if isinstance(value, bool):
@@ -336,22 +361,22 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def users() -> typer.Typer:
+def user_commands() -> typer.Typer:
     """Create the command group `user`."""
-    made = typer.Typer(help="Make, list and change accounts.", no_args_is_help=True)
-    made.command("add")(add)
-    made.command("import")(import_users)
-    made.command("list")(list_users)
-    made.command("passwd")(passwd)
-    made.command("delete")(delete)
-    made.command("restore")(restore)
-    return made
+    app = typer.Typer(help="Make, list and change accounts.", no_args_is_help=True)
+    app.command("add")(add_user)
+    app.command("import")(import_users)
+    app.command("list")(list_users)
+    app.command("passwd")(change_password)
+    app.command("delete")(delete_user)
+    app.command("restore")(restore_user)
+    return app
 
 
-def tokens() -> typer.Typer:
+def token_commands() -> typer.Typer:
     """Create the command group `token`."""
-    made = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-    made.command("create")(create)
-    made.command("list")(list_tokens)
-    made.command("revoke")(revoke)
-    return made
+    app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+    app.command("create")(create_api_key)
+    app.command("list")(list_api_keys)
+    app.command("revoke")(revoke_api_keys)
+    return app

@@ -1,5 +1,5 @@
 """Messages of the demo account. The same seed gives the same messages."""
 
-from merganser.demo.message_generator import Letter, letters
+from merganser.demo.message_generator import DemoMessage, generate_messages
 
-__all__ = ["Letter", "letters"]
+__all__ = ["DemoMessage", "generate_messages"]

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from merganser.errors import Trouble
+from merganser.errors import CommandError
 
-NAME = "demo"
+USERNAME = "demo"
 ADDRESS = "demo@merganser.example"
 
 
@@ -16,15 +16,15 @@ class DemoAccount:
 
     password: str | None
     key: str | None = None
-    username: str = NAME
+    username: str = USERNAME
     address: str = ADDRESS
 
 
-def read_account(data: Path) -> DemoAccount | None:
+def read_account(data_folder: Path) -> DemoAccount | None:
     """Read the stored credentials; None if there are none. Raises CommandError if damaged."""
     try:
-        return DemoAccount(**json.loads((data / "demo.json").read_text()))
+        return DemoAccount(**json.loads((data_folder / "demo.json").read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as problem:
-        raise Trouble(f"{data / 'demo.json'} is damaged: remove it") from problem
+        raise CommandError(f"{data_folder / 'demo.json'} is damaged: remove it") from problem

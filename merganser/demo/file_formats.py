@@ -17,13 +17,13 @@ _CALENDAR_LINE = 74  # octets, RFC 5545 section 3.1
 _CRC24 = 0xB704CE  # RFC 4880 section 6
 
 
-def pdf(rng: Random, title: str, lines: list[str], picture: int = 0) -> bytes:
-    """Write one page of text, and a grey square of `picture` pixels a side, as a PDF."""
-    shown = "".join(f"({_pdf_text(line)}) Tj T*\n" for line in (title, "", *lines))
-    page = f"BT /F1 12 Tf 72 760 Td 16 TL\n{shown}ET\n"
+def create_pdf(rng: Random, title: str, lines: list[str], picture_size: int = 0) -> bytes:
+    """Write one page of text, and a grey square of `picture_size` pixels a side, as a PDF."""
+    text_operators = "".join(f"({_escape_pdf_text(line)}) Tj T*\n" for line in (title, "", *lines))
+    page = f"BT /F1 12 Tf 72 760 Td 16 TL\n{text_operators}ET\n"
     resources = "/Font << /F1 5 0 R >>"
-    if picture:
-        page += f"q {min(picture, 400)} 0 0 {min(picture, 400)} 72 72 cm /P1 Do Q\n"
+    if picture_size:
+        page += f"q {min(picture_size, 400)} 0 0 {min(picture_size, 400)} 72 72 cm /P1 Do Q\n"
         resources += " /XObject << /P1 6 0 R >>"
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -33,14 +33,16 @@ def pdf(rng: Random, title: str, lines: list[str], picture: int = 0) -> bytes:
         _pdf_stream("", page.encode("latin-1", "replace")),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
     ]
-    if picture:
-        shape = f"/Type /XObject /Subtype /Image /Width {picture} /Height {picture}"
+    if picture_size:
+        shape = f"/Type /XObject /Subtype /Image /Width {picture_size} /Height {picture_size}"
         colours = "/ColorSpace /DeviceGray /BitsPerComponent 8 /Filter /FlateDecode"
-        objects.append(_pdf_stream(f"{shape} {colours}", zlib.compress(rng.randbytes(picture**2))))
+        objects.append(
+            _pdf_stream(f"{shape} {colours}", zlib.compress(rng.randbytes(picture_size**2)))
+        )
     return _pdf_file(objects)
 
 
-def _pdf_text(line: str) -> str:
+def _escape_pdf_text(line: str) -> str:
     return line.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
 
 
@@ -50,39 +52,39 @@ def _pdf_stream(entries: str, content: bytes) -> bytes:
 
 
 def _pdf_file(objects: list[bytes]) -> bytes:
-    written = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n"
-    places = []
+    content = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n"
+    offsets = []
     for number, each in enumerate(objects, 1):
-        places.append(len(written))
-        written += f"{number} 0 obj\n".encode() + each + b"\nendobj\n"
-    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+        offsets.append(len(content))
+        content += f"{number} 0 obj\n".encode() + each + b"\nendobj\n"
+    table = "".join(f"{offset:010d} 00000 n \n" for offset in offsets)
     count = len(objects) + 1
     tail = (
         f"xref\n0 {count}\n0000000000 65535 f \n{table}trailer\n<< /Size {count} /Root 1 0 R >>\n"
     )
-    return written + f"{tail}startxref\n{len(written)}\n%%EOF\n".encode()
+    return content + f"{tail}startxref\n{len(content)}\n%%EOF\n".encode()
 
 
-def archive(members: dict[str, bytes]) -> bytes:
+def create_zip(members: dict[str, bytes]) -> bytes:
     """Zip some files; each is as old as zip itself, so that the bytes are always the same."""
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as made:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             # OpenDocument wants its first member readable without unpacking.
-            how = zipfile.ZIP_STORED if name == "mimetype" else zipfile.ZIP_DEFLATED
-            made.writestr(zipfile.ZipInfo(name), content, how)
-    return written.getvalue()
+            compression = zipfile.ZIP_STORED if name == "mimetype" else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(name), content, compression)
+    return buffer.getvalue()
 
 
-def docx(paragraphs: list[str]) -> bytes:
+def create_docx(paragraphs: list[str]) -> bytes:
     """Write paragraphs as a word processor's document."""
     rows = "".join(f"<w:p><w:r><w:t>{escape(each)}</w:t></w:r></w:p>" for each in paragraphs)
     space = f'xmlns:w="{_OFFICE}/wordprocessingml/2006/main"'
     document = f"{_XML}<w:document {space}><w:body>{rows}</w:body></w:document>"
-    return _office("word/document.xml", _WORD, document)
+    return _create_office_file("word/document.xml", _WORD, document)
 
 
-def _office(main: str, kind: str, document: str) -> bytes:
+def _create_office_file(main: str, kind: str, document: str) -> bytes:
     rels = "application/vnd.openxmlformats-package.relationships+xml"
     types = (
         f'{_XML}<Types xmlns="{_OFFICE}/package/2006/content-types">'
@@ -96,10 +98,10 @@ def _office(main: str, kind: str, document: str) -> bytes:
         f'<Relationship Id="rId1" Type="{relation}" Target="{main}"/></Relationships>'
     )
     members = {"[Content_Types].xml": types, "_rels/.rels": links, main: document}
-    return archive({name: each.encode() for name, each in members.items()})
+    return create_zip({name: each.encode() for name, each in members.items()})
 
 
-def odt(paragraphs: list[str]) -> bytes:
+def create_odt(paragraphs: list[str]) -> bytes:
     """Write paragraphs as an OpenDocument text."""
     space = "urn:oasis:names:tc:opendocument:xmlns"
     kind = "application/vnd.oasis.opendocument.text"
@@ -117,10 +119,10 @@ def odt(paragraphs: list[str]) -> bytes:
         f"</manifest:manifest>"
     )
     members = {"mimetype": kind, "content.xml": content, "META-INF/manifest.xml": listing}
-    return archive({name: each.encode() for name, each in members.items()})
+    return create_zip({name: each.encode() for name, each in members.items()})
 
 
-def svg(colour: str) -> bytes:
+def duck_svg(colour: str) -> bytes:
     """Draw a duck for a browser."""
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 90" width="120" height="90">\n'
@@ -131,7 +133,7 @@ def svg(colour: str) -> bytes:
     ).encode()
 
 
-def vcard(name: str, address: str) -> bytes:
+def create_vcard(name: str, address: str) -> bytes:
     """Write a visiting card (RFC 6350)."""
     last = name.rsplit(" ", 1)
     rows = (
@@ -147,7 +149,7 @@ def vcard(name: str, address: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Event:
+class DemoEvent:
     """A calendar event. `method` is a method of RFC 5546."""
 
     method: str
@@ -161,7 +163,7 @@ class Event:
     sequence: int = 0
 
 
-def calendar(event: Event) -> bytes:
+def create_calendar(event: DemoEvent) -> bytes:
     """Write an event with its lines folded (RFC 5545)."""
     status = {"CANCEL": "CANCELLED", "REQUEST": "CONFIRMED"}.get(event.method)
     answer = "ACCEPTED" if event.method == "REPLY" else "NEEDS-ACTION"
@@ -177,28 +179,28 @@ def calendar(event: Event) -> bytes:
         f"DTSTAMP:{event.stamp.astimezone(UTC):%Y%m%dT%H%M%SZ}",
         f"DTSTART:{start:%Y%m%dT%H%M%SZ}",
         f"DTEND:{start + timedelta(hours=1):%Y%m%dT%H%M%SZ}",
-        f"SUMMARY:{_calendar_text(event.summary)}",
-        f"LOCATION:{_calendar_text(event.place)}",
+        f"SUMMARY:{_escape_calendar_text(event.summary)}",
+        f"LOCATION:{_escape_calendar_text(event.place)}",
         f"ORGANIZER:mailto:{event.organizer}",
         f"ATTENDEE;PARTSTAT={answer};RSVP=TRUE:mailto:{event.attendee}",
         *([f"STATUS:{status}"] if status else []),
         "END:VEVENT",
         "END:VCALENDAR",
     ]
-    return "".join(f"{_calendar_fold(row)}\r\n" for row in rows).encode()
+    return "".join(f"{_fold_calendar_line(row)}\r\n" for row in rows).encode()
 
 
-def _calendar_text(value: str) -> str:
+def _escape_calendar_text(value: str) -> str:
     return value.replace("\\", "\\\\").replace(";", "\\;").replace(",", "\\,")
 
 
-def _calendar_fold(row: str) -> str:
+def _fold_calendar_line(row: str) -> str:
     rows, line = [], ""
-    for letter in row:
-        if len((line + letter).encode()) > _CALENDAR_LINE:
+    for character in row:
+        if len((line + character).encode()) > _CALENDAR_LINE:
             rows.append(line)
             line = " "
-        line += letter
+        line += character
     return "\r\n".join((*rows, line))
 
 
@@ -207,20 +209,20 @@ def _tnef_attribute(level: int, number: int, content: bytes) -> bytes:
     return head + content + struct.pack("<H", sum(content) & 0xFFFF)
 
 
-def winmail(subject: str, name: str, content: bytes) -> bytes:
+def create_tnef(subject: str, file_name: str, content: bytes) -> bytes:
     """Wrap a file as TNEF, as some mail programs do."""
     return struct.pack("<IH", 0x223E9F78, 1) + b"".join(
         (
             _tnef_attribute(1, 0x00089006, struct.pack("<I", 0x10000)),
             _tnef_attribute(1, 0x00018004, subject.encode("ascii", "replace") + b"\0"),
             _tnef_attribute(2, 0x00069002, struct.pack("<HIHHI", 1, 0xFFFFFFFF, 32, 32, 0)),
-            _tnef_attribute(2, 0x00018010, name.encode() + b"\0"),
+            _tnef_attribute(2, 0x00018010, file_name.encode() + b"\0"),
             _tnef_attribute(2, 0x0006800F, content),
         )
     )
 
 
-def armor(kind: str, content: bytes) -> str:
+def pgp_armor(block_type: str, content: bytes) -> str:
     """Write bytes in the armour of OpenPGP, with its checksum (RFC 4880 section 6)."""
     check = _CRC24
     for byte in content:
@@ -229,14 +231,20 @@ def armor(kind: str, content: bytes) -> str:
             check <<= 1
             if check & 0x1000000:
                 check ^= 0x1864CFB
-    written = base64.b64encode(content).decode()
-    rows = [written[at : at + 64] for at in range(0, len(written), 64)]
+    encoded = base64.b64encode(content).decode()
+    rows = [encoded[at : at + 64] for at in range(0, len(encoded), 64)]
     tail = base64.b64encode(check.to_bytes(3, "big")).decode()
-    lines = (f"-----BEGIN PGP {kind}-----", "", *rows, f"={tail}", f"-----END PGP {kind}-----")
+    lines = (
+        f"-----BEGIN PGP {block_type}-----",
+        "",
+        *rows,
+        f"={tail}",
+        f"-----END PGP {block_type}-----",
+    )
     return "".join(f"{line}\n" for line in lines)
 
 
-def pkcs7(rng: Random, size: int) -> bytes:
+def fake_pkcs7(rng: Random, size: int) -> bytes:
     """Create random bytes that begin like a PKCS #7 structure."""
     inside = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02" + rng.randbytes(size)
     return b"\x30\x82" + struct.pack(">H", len(inside)) + inside

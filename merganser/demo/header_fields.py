@@ -5,9 +5,9 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 from merganser.demo import mime
-from merganser.demo.text_library import ENGLISH, Desk, Note, Person, fits
+from merganser.demo.text_library import ENGLISH, GeneratorState, MessageText, Person, can_encode
 
-LIST = Person("Python users", "python-users@lists.example.org")
+MAILING_LIST = Person("Python users", "python-users@lists.example.org")
 _HOST = "mx.merganser.example"
 _ZONES = (-480, -300, -180, 0, 0, 60, 60, 120, 180, 330, 480, 540)
 _MAILERS = (
@@ -22,19 +22,19 @@ _BULK = ("newsletter", "shop", "travel")
 
 
 @dataclass(frozen=True)
-class Way:
+class MessageRouting:
     """Recipients, time and references of a message. The account owner wrote `is_own` ones."""
 
     to: tuple[Person, ...]
     cc: tuple[Person, ...]
-    when: datetime
+    sent_at: datetime
     message_id: str
     references: tuple[str, ...] = ()
     parent: str = ""
-    own: bool = False
+    is_own: bool = False
 
 
-def new_id(state: Desk, sender: Person) -> str:
+def new_message_id(state: GeneratorState, sender: Person) -> str:
     """Create a Message-ID in one of the usual styles."""
     rng, domain = state.rng, sender.address.rsplit("@", 1)[-1]
     number = rng.getrandbits(64)
@@ -42,11 +42,11 @@ def new_id(state: Desk, sender: Person) -> str:
     return f"<{local}@{domain}>"
 
 
-def envelope_from(message_text: Note, routing: Way) -> str:
+def envelope_from(message_text: MessageText, routing: MessageRouting) -> str:
     """Return the envelope sender, empty for a bounce."""
     if message_text.genre in _NOTICES:
         return ""
-    if LIST in routing.to and not routing.own:
+    if MAILING_LIST in routing.to and not routing.is_own:
         return "python-users-bounces@lists.example.org"
     if message_text.genre in _BULK:
         domain = message_text.sender.address.rsplit("@", 1)[-1]
@@ -54,56 +54,69 @@ def envelope_from(message_text: Note, routing: Way) -> str:
     return message_text.sender.address
 
 
-def _style(message_text: Note) -> tuple[str, str]:
+def _encoded_word_style(message_text: MessageText) -> tuple[str, str]:
     charset = "utf-8" if message_text.charset.startswith("utf") else message_text.charset
     return charset, "b" if message_text.language in _BASE64_SCRIPTS else "q"
 
 
-def _people(message_text: Note, those: tuple[Person, ...]) -> str:
-    charset, style = _style(message_text)
+def _address_list(message_text: MessageText, people: tuple[Person, ...]) -> str:
+    charset, style = _encoded_word_style(message_text)
     rows = []
-    for each in those:
-        held = charset if fits(each.name, charset) else "utf-8"
-        rows.append(mime.mailbox(each.name, each.address, held, style))
+    for each in people:
+        used_charset = charset if can_encode(each.name, charset) else "utf-8"
+        rows.append(mime.format_mailbox(each.name, each.address, used_charset, style))
     return ", ".join(rows)
 
 
-def _stamp(state: Desk, when: datetime) -> str:
+def _date_in_random_zone(state: GeneratorState, time: datetime) -> str:
     zone = timezone(timedelta(minutes=state.rng.choice(_ZONES)))
-    return format_datetime(when.astimezone(zone))
+    return format_datetime(time.astimezone(zone))
 
 
-def fields(state: Desk, message_text: Note, routing: Way) -> list[str]:
+def create_fields(
+    state: GeneratorState, message_text: MessageText, routing: MessageRouting
+) -> list[str]:
     """Return all header fields of a message except those of its content."""
-    rows = [] if routing.own else _travelled(state, message_text, routing)
-    rows += [f"From: {_people(message_text, (message_text.sender,))}"]
-    rows += [f"To: {_recipients(state, message_text, routing)}"]
+    rows = [] if routing.is_own else _transport_fields(state, message_text, routing)
+    rows += [f"From: {_address_list(message_text, (message_text.sender,))}"]
+    rows += [f"To: {_to_field_value(state, message_text, routing)}"]
     if routing.cc:
-        rows.append(f"Cc: {_people(message_text, routing.cc)}")
-    rows.append(f"Subject: {mime.words(message_text.subject, *_style(message_text))}")
-    sent = routing.when - timedelta(seconds=0 if routing.own else state.rng.randint(2, 90))
-    rows += [f"Date: {_stamp(state, sent)}", f"Message-ID: {routing.message_id}"]
+        rows.append(f"Cc: {_address_list(message_text, routing.cc)}")
+    rows.append(
+        f"Subject: {mime.encode_words(message_text.subject, *_encoded_word_style(message_text))}"
+    )
+    written_at = routing.sent_at - timedelta(
+        seconds=0 if routing.is_own else state.rng.randint(2, 90)
+    )
+    rows += [
+        f"Date: {_date_in_random_zone(state, written_at)}",
+        f"Message-ID: {routing.message_id}",
+    ]
     if routing.parent:
         rows += [f"In-Reply-To: {routing.parent}", f"References: {' '.join(routing.references)}"]
     return rows + _genre_fields(state, message_text, routing)
 
 
-def _recipients(state: Desk, message_text: Note, routing: Way) -> str:
+def _to_field_value(
+    state: GeneratorState, message_text: MessageText, routing: MessageRouting
+) -> str:
     if message_text.genre == "spam" and state.rng.random() < 0.4:  # noqa: PLR2004 (two in five)
         return "undisclosed-recipients:;"
     if message_text.genre == "pond" and len(routing.to) > 1:
-        return f"Volunteers: {_people(message_text, routing.to)};"
-    return _people(message_text, routing.to)
+        return f"Volunteers: {_address_list(message_text, routing.to)};"
+    return _address_list(message_text, routing.to)
 
 
-def _travelled(state: Desk, message_text: Note, routing: Way) -> list[str]:
+def _transport_fields(
+    state: GeneratorState, message_text: MessageText, routing: MessageRouting
+) -> list[str]:
     rng, sender = state.rng, envelope_from(message_text, routing)
     domain = (sender or message_text.sender.address).rsplit("@", 1)[-1]
-    place = f"192.0.2.{rng.randint(1, 254)}"
-    arrived = format_datetime(routing.when)
+    ip_address = f"192.0.2.{rng.randint(1, 254)}"
+    arrived = format_datetime(routing.sent_at)
     rows = [
         f"Return-Path: <{sender}>",
-        f"Received: from mail.{domain} (mail.{domain} [{place}]) by {_HOST} with ESMTPS"
+        f"Received: from mail.{domain} (mail.{domain} [{ip_address}]) by {_HOST} with ESMTPS"
         f" id {rng.getrandbits(44):011x} for <{state.owner.address}>; {arrived}",
         f"Authentication-Results: {_HOST}; dkim=pass header.d={domain}; spf=pass",
     ]
@@ -116,11 +129,13 @@ def _travelled(state: Desk, message_text: Note, routing: Way) -> list[str]:
     return rows
 
 
-def _genre_fields(state: Desk, message_text: Note, routing: Way) -> list[str]:
+def _genre_fields(
+    state: GeneratorState, message_text: MessageText, routing: MessageRouting
+) -> list[str]:
     rng = state.rng
     number = rng.randint(1000, 999999)
-    if LIST in routing.to:
-        return _list_fields() if not routing.own else []
+    if MAILING_LIST in routing.to:
+        return _list_fields() if not routing.is_own else []
     if message_text.genre in _BULK:
         return _bulk_fields(message_text, number)
     if message_text.genre == "forge":
@@ -149,19 +164,19 @@ def _genre_fields(state: Desk, message_text: Note, routing: Way) -> list[str]:
 
 
 def _list_fields() -> list[str]:
-    base = LIST.address.split("@")[0]
+    base = MAILING_LIST.address.split("@")[0]
     site = f"https://lists.example.org/{base}"
     return [
         "Precedence: list",
         f"List-Id: Users of Python, and of ducks <{base}.lists.example.org>",
-        f"List-Post: <mailto:{LIST.address}>",
+        f"List-Post: <mailto:{MAILING_LIST.address}>",
         f"List-Help: <mailto:{base}-request@lists.example.org?subject=help>",
         f"List-Archive: <{site}/>",
         f"List-Unsubscribe: <{site}/options>, <mailto:{base}-leave@lists.example.org>",
     ]
 
 
-def _bulk_fields(message_text: Note, number: int) -> list[str]:
+def _bulk_fields(message_text: MessageText, number: int) -> list[str]:
     domain = message_text.sender.address.rsplit("@", 1)[-1]
     return [
         f"List-Id: <letters.{domain}>",

@@ -5,7 +5,7 @@ import struct
 import zlib
 from random import Random
 
-_WATER = 0.55  # as a share of the height
+_WATERLINE = 0.55  # as a share of the height
 _DC_BITS = bytes((0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0))
 _DC_CODES = ("00", "010", "011", "100", "101", "110", "1110", "11110", "111110", "1111110")
 
@@ -17,7 +17,7 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + check
 
 
-def png(width: int, rows: list[bytes]) -> bytes:
+def encode_png(width: int, rows: list[bytes]) -> bytes:
     """Write rows of RGB bytes as a PNG."""
     header = struct.pack(">IIBBBBB", width, len(rows), 8, 2, 0, 0, 0)
     content = zlib.compress(b"".join(b"\0" + row for row in rows), 6)
@@ -25,22 +25,22 @@ def png(width: int, rows: list[bytes]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(*chunk) for chunk in chunks)
 
 
-def _mixed(low: Colour, high: Colour, share: float) -> Colour:
+def _mix_colours(low: Colour, high: Colour, share: float) -> Colour:
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
     return red, green, blue
 
 
-def _sky(rng: Random) -> list[Colour]:
+def _random_pond_colours(rng: Random) -> list[Colour]:
     morning = [(250, 200, 150), (120, 160, 220), (60, 110, 130), (20, 50, 70)]
-    return [_nudged(rng, colour) for colour in morning]
+    return [_vary_colour(rng, colour) for colour in morning]
 
 
-def _nudged(rng: Random, colour: Colour) -> Colour:
+def _vary_colour(rng: Random, colour: Colour) -> Colour:
     red, green, blue = (max(0, min(235, part + rng.randint(-20, 20))) for part in colour)
     return red, green, blue
 
 
-def _span(
+def _ellipse_row_span(
     y: int, middle: tuple[float, float], radii: tuple[float, float]
 ) -> tuple[int, int] | None:
     lift = (y - middle[1]) / radii[1]
@@ -50,7 +50,7 @@ def _span(
     return max(0, round(middle[0] - half)), round(middle[0] + half)
 
 
-def _duck(row: bytearray, y: int, size: tuple[int, int]) -> None:
+def _draw_duck_row(row: bytearray, y: int, size: tuple[int, int]) -> None:
     width, height = size
     unit = height / 10
     x, level = width * 0.45, height * 0.62
@@ -61,36 +61,36 @@ def _duck(row: bytearray, y: int, size: tuple[int, int]) -> None:
         ((x + 2.0 * unit, level - 1.9 * unit), (0.2 * unit, 0.2 * unit), (10, 10, 10)),
     )
     for middle, radii, colour in shapes:
-        span = _span(y, middle, radii)
+        span = _ellipse_row_span(y, middle, radii)
         if span and span[1] < width:
             row[3 * span[0] : 3 * span[1]] = bytes(colour) * (span[1] - span[0])
 
 
-def pond(rng: Random, width: int, height: int, grain: int = 16) -> bytes:
+def draw_pond_png(rng: Random, width: int, height: int, grain: int = 16) -> bytes:
     """Draw a duck on a pond as a PNG. A higher `grain` (1 to 16) makes the file larger."""
-    low, top, near, deep = _sky(rng)
+    low, top, shallow, deep = _random_pond_colours(rng)
     rows = []
     for y in range(height):
         share = y / height
-        if share < _WATER:
-            base = _mixed(top, low, share / _WATER)
+        if share < _WATERLINE:
+            base = _mix_colours(top, low, share / _WATERLINE)
         else:
-            base = _mixed(near, deep, (share - _WATER) / (1 - _WATER))
+            base = _mix_colours(shallow, deep, (share - _WATERLINE) / (1 - _WATERLINE))
         row = bytearray(3 * width)
         for channel, level in enumerate(base):
             table = bytes(min(255, level + value % grain) for value in range(256))
             row[channel::3] = rng.randbytes(width).translate(table)
-        _duck(row, y, (width, height))
+        _draw_duck_row(row, y, (width, height))
         rows.append(bytes(row))
-    return png(width, rows)
+    return encode_png(width, rows)
 
 
-def dot() -> bytes:
+def tracking_pixel_gif() -> bytes:
     """Write the smallest GIF, as senders use it to see that a message was opened."""
-    return gif(1, 1, [0])
+    return encode_gif(1, 1, [0])
 
 
-def gif(width: int, height: int, pixels: list[int]) -> bytes:
+def encode_gif(width: int, height: int, pixels: list[int]) -> bytes:
     """Write pixels of four colours as a GIF, with a clear code often enough to stay at 3 bits."""
     codes = []
     for at in range(0, len(pixels), 2):
@@ -107,7 +107,7 @@ def gif(width: int, height: int, pixels: list[int]) -> bytes:
     return head + frame + b"".join(bytes((len(each),)) + each for each in blocks) + b"\0;"
 
 
-def badge(rng: Random) -> bytes:
+def draw_badge_gif(rng: Random) -> bytes:
     """Draw a little round sign in waves as a GIF."""
     side, shift = 32, rng.random() * 6
     pixels = []
@@ -116,10 +116,10 @@ def badge(rng: Random) -> bytes:
             inside = math.hypot(x - 15.5, y - 15.5) < side / 2
             wave = math.sin(x / 3 + shift) * 2 + 18
             pixels.append((1 if y > wave else 2) if inside else 0)
-    return gif(side, side, pixels)
+    return encode_gif(side, side, pixels)
 
 
-def _bits(difference: int) -> str:
+def _dc_coefficient_bits(difference: int) -> str:
     size = abs(difference).bit_length()
     value = difference if difference >= 0 else difference + (1 << size) - 1
     return _DC_CODES[size] + (f"{value:0{size}b}" if size else "") + "0"
@@ -129,7 +129,7 @@ def _jpeg_segment(marker: int, content: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
 
-def jpeg(columns: int, tiles: list[Colour]) -> bytes:
+def encode_jpeg(columns: int, tiles: list[Colour]) -> bytes:
     """Write tiles of 8 by 8 pixels, given as Y, Cb, Cr, as a baseline JPEG without detail."""
     rows = len(tiles) // columns
     frame = struct.pack(">BHHB", 8, rows * 8, columns * 8, 3)
@@ -138,11 +138,11 @@ def jpeg(columns: int, tiles: list[Colour]) -> bytes:
     stream = []
     for tile in tiles:
         for at, level in enumerate(tile):
-            stream.append(_bits(level - 128 - before[at]))
+            stream.append(_dc_coefficient_bits(level - 128 - before[at]))
             before[at] = level - 128
-    written = "".join(stream)
-    written += "1" * (-len(written) % 8)
-    scan = int(written, 2).to_bytes(len(written) // 8, "big").replace(b"\xff", b"\xff\0")
+    bits = "".join(stream)
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
     segments = (
         _jpeg_segment(0xE0, b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0"),
         _jpeg_segment(0xDB, b"\0" + b"\x08" * 64),
@@ -154,22 +154,22 @@ def jpeg(columns: int, tiles: list[Colour]) -> bytes:
     return b"\xff\xd8" + b"".join(segments) + scan + b"\xff\xd9"
 
 
-def mosaic(rng: Random) -> bytes:
+def draw_mosaic_jpeg(rng: Random) -> bytes:
     """Draw a pond of coloured tiles as a JPEG."""
     columns, rows = rng.randint(20, 32), rng.randint(14, 22)
     tiles: list[Colour] = []
     for y in range(rows):
-        sky = y < rows * _WATER
+        sky = y < rows * _WATERLINE
         for _ in range(columns):
             level = rng.randint(170, 200) if sky else rng.randint(70, 110)
             tiles.append((level, 140 if sky else 135, 120 if sky else 110))
     middle = columns * (rows // 2 + 1) + columns // 2
     for at in (middle, middle + 1, middle + 2, middle - 1, middle + 2 - columns):
         tiles[at] = (200, 60, 150)
-    return jpeg(columns, tiles)
+    return encode_jpeg(columns, tiles)
 
 
-def quack(rng: Random, seconds: float = 0.8) -> bytes:
+def synthesize_quack_wav(rng: Random, seconds: float = 0.8) -> bytes:
     """Synthesize the sound of a duck as a WAV file of 8 kHz."""
     rate, pitch = 8000, rng.randint(180, 320)
     count = int(rate * seconds)
@@ -183,15 +183,15 @@ def quack(rng: Random, seconds: float = 0.8) -> bytes:
     return struct.pack("<4sI", b"RIFF", len(body)) + body
 
 
-def _list(kind: bytes, content: bytes) -> bytes:
-    return _riff(b"LIST", kind + content)
+def _riff_list(kind: bytes, content: bytes) -> bytes:
+    return _riff_chunk(b"LIST", kind + content)
 
 
-def _riff(kind: bytes, content: bytes) -> bytes:
+def _riff_chunk(kind: bytes, content: bytes) -> bytes:
     return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
 
 
-def film(rng: Random, frames: int = 6) -> bytes:
+def draw_film_avi(rng: Random, frames: int = 6) -> bytes:
     """Film a light that wanders over dark water, as an AVI of raw pictures."""
     width, height = 32, 24
     size = width * height * 3
@@ -199,16 +199,18 @@ def film(rng: Random, frames: int = 6) -> bytes:
     movie, index = b"", b""
     for at in range(frames):
         picture = bytearray(bytes((70, 50, 20)) * (width * height))
-        spot = 3 * (width * (height // 2) + (start + 3 * at) % width)
-        picture[spot : spot + 3] = b"\x40\xe0\xff"
+        offset = 3 * (width * (height // 2) + (start + 3 * at) % width)
+        picture[offset : offset + 3] = b"\x40\xe0\xff"
         index += struct.pack("<4sIII", b"00db", 0x10, 4 + len(movie), size)
-        movie += _riff(b"00db", bytes(picture))
+        movie += _riff_chunk(b"00db", bytes(picture))
     main = struct.pack(
         "<14I", 200_000, size * 5, 0, 16, frames, 0, 1, size, width, height, *[0] * 4
     )
     numbers = (0, 0, 0, 0, 1, 5, 0, frames, size, 0, size, 0, 0, width, height)
     stream = struct.pack("<4s4sIHHIIIIIIIIHHHH", b"vids", b"DIB ", *numbers)
     shape = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, size, 0, 0, 0, 0)
-    streams = _list(b"strl", _riff(b"strh", stream) + _riff(b"strf", shape))
-    header = _list(b"hdrl", _riff(b"avih", main) + streams)
-    return _riff(b"RIFF", b"AVI " + header + _list(b"movi", movie) + _riff(b"idx1", index))
+    streams = _riff_list(b"strl", _riff_chunk(b"strh", stream) + _riff_chunk(b"strf", shape))
+    header = _riff_list(b"hdrl", _riff_chunk(b"avih", main) + streams)
+    return _riff_chunk(
+        b"RIFF", b"AVI " + header + _riff_list(b"movi", movie) + _riff_chunk(b"idx1", index)
+    )

@@ -6,20 +6,20 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-_LINE = 76
-_WORD = 74  # RFC 2047 section 2 allows 75
-_PIECE = 60  # of a parameter that is written in pieces (RFC 2231 section 3)
-_BARE = re.compile(r"[A-Za-z0-9!#$%&'*+^_`{|}~-]+\Z")
+_MAX_LINE = 76
+_MAX_ENCODED_WORD = 74  # RFC 2047 section 2 allows 75
+_MAX_PARAMETER_PIECE = 60  # of a parameter that is written in pieces (RFC 2231 section 3)
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+^_`{|}~-]+\Z")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+\Z")
 
 
 @dataclass(frozen=True)
-class Part:
+class DemoPart:
     """A MIME part. `fields` are whole header lines, and `body` is encoded."""
 
-    kind: str
+    content_type: str
     body: bytes = b""
-    parts: tuple["Part", ...] = ()
+    parts: tuple["DemoPart", ...] = ()
     parameters: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     preamble: str = ""
@@ -27,32 +27,32 @@ class Part:
 
 
 @dataclass(frozen=True)
-class File:
+class DemoFile:
     """A file with its name, content type and bytes."""
 
     name: str
-    kind: str
+    content_type: str
     content: bytes
 
 
-def parameter(name: str, value: str) -> str:
+def encode_parameter(name: str, value: str) -> str:
     """Write a parameter; one that is not ASCII is percent-encoded (RFC 2231 section 4)."""
     if not value.isascii():
         return f"{name}*=utf-8''{quote(value, safe='')}"
-    if _BARE.match(value):
+    if _TOKEN.match(value):
         return f"{name}={value}"
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'{name}="{escaped}"'
 
 
-def pieces(name: str, value: str) -> tuple[str, ...]:
+def encode_parameter_in_pieces(name: str, value: str) -> tuple[str, ...]:
     """Write a parameter in numbered pieces (RFC 2231 section 4.1)."""
-    letters = "".join(quote(letter, safe="") + "\0" for letter in value).split("\0")[:-1]
+    characters = "".join(quote(character, safe="") + "\0" for character in value).split("\0")[:-1]
     rows = [""]
-    for letter in letters:
-        if len(rows[-1]) + len(letter) > _PIECE:
+    for character in characters:
+        if len(rows[-1]) + len(character) > _MAX_PARAMETER_PIECE:
             rows.append("")
-        rows[-1] += letter
+        rows[-1] += character
     rows[0] = f"utf-8''{rows[0]}"
     return tuple(f"{name}*{at}*={row}" for at, row in enumerate(rows))
 
@@ -60,11 +60,11 @@ def pieces(name: str, value: str) -> tuple[str, ...]:
 def _encoded_word(content: bytes, charset: str, style: str) -> str:
     if style == "b":
         return f"=?{charset}?B?{base64.b64encode(content).decode()}?="
-    written = "".join(chr(byte) if bytes((byte,)).isalnum() else f"={byte:02X}" for byte in content)
-    return f"=?{charset}?Q?{written.replace('=20', '_')}?="
+    encoded = "".join(chr(byte) if bytes((byte,)).isalnum() else f"={byte:02X}" for byte in content)
+    return f"=?{charset}?Q?{encoded.replace('=20', '_')}?="
 
 
-def words(text: str, charset: str, style: str = "q") -> str:
+def encode_words(text: str, charset: str, style: str = "q") -> str:
     """Write text as encoded words (RFC 2047) of whole characters; ASCII stays as it is."""
     if text.isascii() and "=?" not in text:
         return text
@@ -72,32 +72,35 @@ def words(text: str, charset: str, style: str = "q") -> str:
         style = "b"
     found: list[str] = []
     chunk = ""
-    for letter in text:
-        if len(_encoded_word((chunk + letter).encode(charset), charset, style)) > _WORD:
+    for character in text:
+        if (
+            len(_encoded_word((chunk + character).encode(charset), charset, style))
+            > _MAX_ENCODED_WORD
+        ):
             found.append(chunk)
             chunk = ""
-        chunk += letter
+        chunk += character
     return " ".join(_encoded_word(each.encode(charset), charset, style) for each in (*found, chunk))
 
 
-def mailbox(name: str, address: str, charset: str = "utf-8", style: str = "q") -> str:
+def format_mailbox(name: str, address: str, charset: str = "utf-8", style: str = "q") -> str:
     """Write a name and an address (RFC 5322 section 3.4); without a name the bare address."""
     if not name:
         return address
     if not name.isascii():
-        return f"{words(name, charset, style)} <{address}>"
+        return f"{encode_words(name, charset, style)} <{address}>"
     if _PHRASE.match(name):
         return f"{name} <{address}>"
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}" <{address}>'
 
 
-def fold(line: str) -> str:
+def fold_field(line: str) -> str:
     """Fold a field at its spaces, to lines of 76 characters where words are short enough."""
     rows: list[str] = []
     row = ""
     for index, word in enumerate(line.split(" ")):
-        if index > 1 and row.strip() and len(row) + 1 + len(word) > _LINE:
+        if index > 1 and row.strip() and len(row) + 1 + len(word) > _MAX_LINE:
             rows.append(row)
             row = f" {word}"
         else:
@@ -105,26 +108,26 @@ def fold(line: str) -> str:
     return "\r\n".join((*rows, row))
 
 
-def plain_bytes(text: str, charset: str) -> bytes:
+def encode_text(text: str, charset: str) -> bytes:
     """Encode text with the line ends of mail."""
     return text.replace("\r\n", "\n").replace("\n", "\r\n").encode(charset)
 
 
 def base64_lines(content: bytes) -> bytes:
     """Write base64 in lines of 76."""
-    written = base64.b64encode(content)
-    rows = [written[at : at + _LINE] for at in range(0, len(written), _LINE)]
+    encoded = base64.b64encode(content)
+    rows = [encoded[at : at + _MAX_LINE] for at in range(0, len(encoded), _MAX_LINE)]
     return b"".join(row + b"\r\n" for row in rows)
 
 
 def uuencode(name: str, content: bytes) -> bytes:
     """Encode a file by uuencode."""
     rows = [binascii.b2a_uu(content[at : at + 45]) for at in range(0, len(content), 45)]
-    written = b"".join((f"begin 644 {name}\n".encode(), *rows, b"`\nend\n"))
-    return written.replace(b"\n", b"\r\n")
+    encoded = b"".join((f"begin 644 {name}\n".encode(), *rows, b"`\nend\n"))
+    return encoded.replace(b"\n", b"\r\n")
 
 
-def transfer(content: bytes, encoding: str) -> bytes:
+def encode_transfer(content: bytes, encoding: str) -> bytes:
     """Encode content for its Content-Transfer-Encoding; 7bit, 8bit and binary leave it alone."""
     if encoding == "base64":
         return base64_lines(content)
@@ -135,66 +138,76 @@ def transfer(content: bytes, encoding: str) -> bytes:
     return content
 
 
-def text(content: str, charset: str, encoding: str = "", kind: str = "text/plain") -> Part:
+def text_part(
+    content: str, charset: str, encoding: str = "", content_type: str = "text/plain"
+) -> DemoPart:
     """Build a text part; without an encoding it is 7bit, or 8bit where that is not enough."""
-    body = transfer(plain_bytes(content, charset), encoding)
+    body = encode_transfer(encode_text(content, charset), encoding)
     fields = (f"Content-Transfer-Encoding: {encoding}",) if encoding else ()
-    return Part(kind, body, parameters=(f"charset={charset}",), fields=fields)
+    return DemoPart(content_type, body, parameters=(f"charset={charset}",), fields=fields)
 
 
-def attachment(file: File, disposition: str = "attachment", cid: str = "") -> Part:
+def attachment_part(
+    file: DemoFile, disposition: str = "attachment", content_id: str = ""
+) -> DemoPart:
     """Build the part of a file, in base64, with its name in both of the usual places."""
-    name = parameter("name", file.name)
+    name = encode_parameter("name", file.name)
     fields = [
-        f"Content-Disposition: {disposition}; {parameter('filename', file.name)}",
+        f"Content-Disposition: {disposition}; {encode_parameter('filename', file.name)}",
         "Content-Transfer-Encoding: base64",
     ]
-    if cid:
-        fields.append(f"Content-ID: <{cid}>")
-    return Part(file.kind, base64_lines(file.content), parameters=(name,), fields=tuple(fields))
+    if content_id:
+        fields.append(f"Content-ID: <{content_id}>")
+    return DemoPart(
+        file.content_type, base64_lines(file.content), parameters=(name,), fields=tuple(fields)
+    )
 
 
-def multipart(subtype: str, *parts: Part, parameters: tuple[str, ...] = ()) -> Part:
+def multipart_part(subtype: str, *parts: DemoPart, parameters: tuple[str, ...] = ()) -> DemoPart:
     """Build a multipart of these parts."""
-    return Part(f"multipart/{subtype}", parts=parts, parameters=parameters)
+    return DemoPart(f"multipart/{subtype}", parts=parts, parameters=parameters)
 
 
-def rfc822(raw: bytes, fields: tuple[str, ...] = ()) -> Part:
+def message_part(raw: bytes, fields: tuple[str, ...] = ()) -> DemoPart:
     """Build a part with an embedded message."""
-    return Part("message/rfc822", raw, fields=fields)
+    return DemoPart("message/rfc822", raw, fields=fields)
 
 
-def _joined(part: Part, boundary: str, token: str) -> bytes:
+def _multipart_body(part: DemoPart, boundary: str, token: str) -> bytes:
     path = boundary.removesuffix(token)
-    rows = [plain_bytes(f"{part.preamble}\n", "ascii")] if part.preamble else []
+    rows = [encode_text(f"{part.preamble}\n", "ascii")] if part.preamble else []
     for index, each in enumerate(part.parts):
-        fields, body = entity(each, token, f"{path}{index}.")
-        head = "".join(f"{fold(field)}\r\n" for field in fields)
+        fields, body = serialize_part(each, token, f"{path}{index}.")
+        head = "".join(f"{fold_field(field)}\r\n" for field in fields)
         # The line end before a boundary belongs to the boundary (RFC 2046 section 5.1.1).
         rows.append(f"--{boundary}\r\n{head}\r\n".encode() + body + b"\r\n")
     rows.append(f"--{boundary}--\r\n".encode())
-    rows.append(plain_bytes(part.epilogue, "ascii"))
+    rows.append(encode_text(part.epilogue, "ascii"))
     return b"".join(rows)
 
 
-def entity(part: Part, token: str, path: str = "") -> tuple[list[str], bytes]:
+def serialize_part(part: DemoPart, token: str, path: str = "") -> tuple[list[str], bytes]:
     """Return the content fields of a part, unfolded, and its body. `token` makes boundaries."""
     parameters, body = part.parameters, part.body
     if part.parts:
         boundary = f"{path}{token}"
-        body = _joined(part, boundary, token)
-        parameters = (*parameters, parameter("boundary", boundary))
-    fields = [f"Content-Type: {'; '.join((part.kind, *parameters))}"] if part.kind else []
+        body = _multipart_body(part, boundary, token)
+        parameters = (*parameters, encode_parameter("boundary", boundary))
+    fields = (
+        [f"Content-Type: {'; '.join((part.content_type, *parameters))}"]
+        if part.content_type
+        else []
+    )
     fields.extend(part.fields)
-    written = any(field.startswith("Content-Transfer-Encoding:") for field in fields)
-    if not written and not body.isascii():
+    has_encoding_field = any(field.startswith("Content-Transfer-Encoding:") for field in fields)
+    if not has_encoding_field and not body.isascii():
         fields.append("Content-Transfer-Encoding: 8bit")
     return fields, body
 
 
-def letter(fields: list[str], part: Part, token: str) -> bytes:
+def serialize_message(fields: list[str], part: DemoPart, token: str) -> bytes:
     """Write a whole message: its fields, MIME-Version, the content fields, the body."""
-    content, body = entity(part, token)
-    version = ["MIME-Version: 1.0"] if part.kind else []
-    head = "".join(f"{fold(field)}\r\n" for field in (*fields, *version, *content))
+    content, body = serialize_part(part, token)
+    version = ["MIME-Version: 1.0"] if part.content_type else []
+    head = "".join(f"{fold_field(field)}\r\n" for field in (*fields, *version, *content))
     return head.encode() + b"\r\n" + body

@@ -6,7 +6,7 @@ from datetime import datetime
 from importlib.resources import files
 from random import Random
 
-from merganser.demo.mime import File
+from merganser.demo.mime import DemoFile
 
 ENGLISH = "en"
 # The charsets of messages in a language.
@@ -44,7 +44,7 @@ CHARSETS: dict[str, tuple[str, ...]] = {
 RIGHT_TO_LEFT = ("ar", "he")
 _ENGLISH_CHARSETS = ("us-ascii", "iso-8859-1", "windows-1252", "utf-8")
 _TEXTS = ("people.txt", "machines.txt", "west.txt", "east.txt")
-_WHOLE_NAMES = (
+_SECTIONS_WITH_WHOLE_NAMES = (
     "bounce",
     "report",
     "shop",
@@ -56,10 +56,10 @@ _WHOLE_NAMES = (
     "zh-hant",
     "ko",
 )
-_LAST_NAMES = ("hu", "ja", "vi")
+_SECTIONS_WITH_FAMILY_NAME_FIRST = ("hu", "ja", "vi")
 _NUMBERS = tuple(number for number in range(4, 40) if number % 10 not in (1, 2, 3))
 _WIDTH = 72
-_TRIES = 60
+_MAX_SUBJECT_TRIES = 60
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Topic:
+class TextTopic:
     """Subject and paragraphs of a message, for one sender or all senders of a section."""
 
     subject: str
@@ -80,14 +80,14 @@ class Topic:
 
 
 @dataclass
-class Section:
+class TextSection:
     """The senders, topics and phrases of one genre or language."""
 
     key: str
     senders: list[Person] = field(default_factory=list)
     greetings: list[str] = field(default_factory=list)
     closings: list[str] = field(default_factory=list)
-    topics: list[Topic] = field(default_factory=list)
+    topics: list[TextTopic] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
     replies: list[str] = field(default_factory=list)
 
@@ -98,28 +98,28 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Library:
+class TextLibrary:
     """All sections by name, and the words for their placeholders."""
 
-    sections: dict[str, Section]
+    sections: dict[str, TextSection]
     words: dict[str, list[str]]
 
 
 @dataclass
-class Desk:
+class GeneratorState:
     """The state of the generator: random numbers, texts, shared files and used subjects."""
 
     rng: Random
     now: datetime
     owner: Person
-    library: Library
-    shared: dict[str, File]
-    when: datetime
-    used: set[str] = field(default_factory=set)
+    library: TextLibrary
+    shared_files: dict[str, DemoFile]
+    current_time: datetime
+    used_subjects: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class Note:
+class MessageText:
     """The text of a message before it becomes MIME. Paragraphs include greeting and closing."""
 
     genre: str
@@ -128,28 +128,28 @@ class Note:
     sender: Person
     subject: str
     paragraphs: tuple[str, ...]
-    quoted: str = ""
+    quoted_text: str = ""
 
 
-def read() -> Library:
+def read_library() -> TextLibrary:
     """Read the text files beside this module."""
     folder = files("merganser.demo") / "texts"
-    sections: dict[str, Section] = {}
+    sections: dict[str, TextSection] = {}
     for name in _TEXTS:
-        section = Section("")
+        section = TextSection("")
         for line in (folder / name).read_text("utf-8").splitlines():
             if line.startswith("== "):
-                section = sections.setdefault(line[3:], Section(line[3:]))
+                section = sections.setdefault(line[3:], TextSection(line[3:]))
             elif line:
-                _add(section, line)
-    words = {}
+                _add_line(section, line)
+    word_lists = {}
     for line in (folder / "words.txt").read_text("utf-8").splitlines():
         key, choices = line.split(": ", 1)
-        words[key] = choices.split("; ")
-    return Library(sections, words)
+        word_lists[key] = choices.split("; ")
+    return TextLibrary(sections, word_lists)
 
 
-def _add(section: Section, line: str) -> None:
+def _add_line(section: TextSection, line: str) -> None:
     sign, rest = line[:2], line[2:]
     lists = {"< ": section.greetings, "> ": section.closings, "+ ": section.extras}
     lists["~ "] = section.replies
@@ -159,19 +159,19 @@ def _add(section: Section, line: str) -> None:
     elif sign[0] == "=":
         number, subject = line[1:].split(" ", 1)
         sender = section.senders[int(number) - 1] if number else None
-        section.topics.append(Topic(subject, [], sender))
+        section.topics.append(TextTopic(subject, [], sender))
     elif sign in lists:
         lists[sign].append(rest)
     else:
         section.topics[-1].paragraphs.append(line)
 
 
-def gaps(state: Desk) -> dict[str, str]:
+def random_words(state: GeneratorState) -> dict[str, str]:
     """Draw a random word for each placeholder of a message."""
     rng = state.rng
-    drawn = {key: rng.choice(choices) for key, choices in state.library.words.items()}
+    chosen_words = {key: rng.choice(choices) for key, choices in state.library.words.items()}
     return {
-        **drawn,
+        **chosen_words,
         "n": str(rng.choice(_NUMBERS)),
         "m": str(rng.randint(24, 98)),
         "k": str(rng.randint(100, 9999)),
@@ -182,7 +182,7 @@ def gaps(state: Desk) -> dict[str, str]:
     }
 
 
-def fits(text: str, charset: str) -> bool:
+def can_encode(text: str, charset: str) -> bool:
     """True if a charset can encode the text."""
     try:
         text.encode(charset)
@@ -191,39 +191,45 @@ def fits(text: str, charset: str) -> bool:
     return True
 
 
-def fitting(text: str, wanted: str) -> str:
+def charset_or_utf8(text: str, charset: str) -> str:
     """Return the charset, or utf-8 if it can't encode the text."""
-    return wanted if fits(text, wanted) else "utf-8"
+    return charset if can_encode(text, charset) else "utf-8"
 
 
-def familiar(section: Section, person: Person) -> str:
+def signing_name(section: TextSection, person: Person) -> str:
     """Return the name that a person signs with."""
-    if section.key in _WHOLE_NAMES:
+    if section.key in _SECTIONS_WITH_WHOLE_NAMES:
         return person.name
-    return person.name.split(" ")[-1 if section.key in _LAST_NAMES else 0]
+    return person.name.split(" ")[-1 if section.key in _SECTIONS_WITH_FAMILY_NAME_FIRST else 0]
 
 
-def write(state: Desk, key: str, charset: str = "", sender: Person | None = None) -> Note:
+def write_text(
+    state: GeneratorState, section_key: str, charset: str = "", sender: Person | None = None
+) -> MessageText:
     """Write a text on a random topic of a section, with an unused subject."""
-    section, rng = state.library.sections[key], state.rng
-    filled, topic = gaps(state), rng.choice(section.topics)
-    for _ in range(_TRIES):
-        if topic.subject.format_map(filled) not in state.used:
+    section, rng = state.library.sections[section_key], state.rng
+    filled, topic = random_words(state), rng.choice(section.topics)
+    for _ in range(_MAX_SUBJECT_TRIES):
+        if topic.subject.format_map(filled) not in state.used_subjects:
             break
-        filled, topic = gaps(state), rng.choice(section.topics)
+        filled, topic = random_words(state), rng.choice(section.topics)
     subject = topic.subject.format_map(filled)
-    while subject in state.used:
+    while subject in state.used_subjects:
         subject = f"{topic.subject.format_map(filled)} [{rng.randint(2, 10**6)}]"
-    state.used.add(subject)
+    state.used_subjects.add(subject)
     sender = sender or topic.sender or rng.choice(section.senders)
     extras = rng.sample(section.extras, min(len(section.extras), rng.choice((0, 0, 1, 1, 2, 3))))
-    paragraphs = _framed(state, section, sender, [*topic.paragraphs, *extras])
-    body = tuple(each.format_map(filled | {"me": familiar(section, sender)}) for each in paragraphs)
-    message_text = Note(key, section.language, "utf-8", sender, subject, body)
-    return with_charset(message_text, charset or _charset(state, message_text))
+    paragraphs = _with_greeting_and_closing(state, section, sender, [*topic.paragraphs, *extras])
+    body = tuple(
+        each.format_map(filled | {"me": signing_name(section, sender)}) for each in paragraphs
+    )
+    message_text = MessageText(section_key, section.language, "utf-8", sender, subject, body)
+    return with_charset(message_text, charset or _choose_charset(state, message_text))
 
 
-def _framed(state: Desk, section: Section, sender: Person, body: list[str]) -> list[str]:
+def _with_greeting_and_closing(
+    state: GeneratorState, section: TextSection, sender: Person, body: list[str]
+) -> list[str]:
     start = [state.rng.choice(section.greetings)] if section.greetings else []
     end = [state.rng.choice(section.closings)] if section.closings else []
     if sender == state.owner:
@@ -232,65 +238,82 @@ def _framed(state: Desk, section: Section, sender: Person, body: list[str]) -> l
     return [each.replace("|", "\n") for each in (*start, *body, *end)]
 
 
-def _charset(state: Desk, message_text: Note) -> str:
-    text = whole(message_text)
+def _choose_charset(state: GeneratorState, message_text: MessageText) -> str:
+    text = all_text(message_text)
     if message_text.language != ENGLISH:
         return state.rng.choice(CHARSETS[message_text.language])
     if text.isascii():
         return state.rng.choice(_ENGLISH_CHARSETS)
-    return next(each for each in _ENGLISH_CHARSETS if fits(text, each))
+    return next(each for each in _ENGLISH_CHARSETS if can_encode(text, each))
 
 
-def with_charset(message_text: Note, charset: str) -> Note:
+def with_charset(message_text: MessageText, charset: str) -> MessageText:
     """Return the text with a charset, or with utf-8 if the charset can't encode it."""
-    return replace(message_text, charset=fitting(whole(message_text), charset))
+    return replace(message_text, charset=charset_or_utf8(all_text(message_text), charset))
 
 
-def whole(message_text: Note) -> str:
+def all_text(message_text: MessageText) -> str:
     """Return sender name, subject and body as one string."""
     return "\n".join(
         (
             message_text.sender.name,
             message_text.subject,
             *message_text.paragraphs,
-            message_text.quoted,
+            message_text.quoted_text,
         )
     )
 
 
-def answer(state: Desk, before: Note, sender: Person, when: datetime) -> Note:
+def write_reply(
+    state: GeneratorState, replied_text: MessageText, sender: Person, replied_at: datetime
+) -> MessageText:
     """Write a reply that quotes the replied text."""
-    section, rng = state.library.sections[before.genre], state.rng
-    filled = gaps(state) | {"me": familiar(section, sender)}
+    section, rng = state.library.sections[replied_text.genre], state.rng
+    filled = random_words(state) | {"me": signing_name(section, sender)}
     says = [rng.choice(section.replies)]
     if section.extras and rng.random() < 0.5:  # noqa: PLR2004 (every other one)
         says.append(rng.choice(section.extras))
     says.append("{me}")
     body = tuple(each.format_map(filled) for each in says)
-    quoted = f"On {when:%Y-%m-%d at %H:%M}, {before.sender.name} wrote:\n{_quote(plain(before))}"
-    subject = before.subject if before.subject.startswith("Re: ") else f"Re: {before.subject}"
-    message_text = Note(
-        before.genre, before.language, before.charset, sender, subject, body, quoted
+    quoted = (
+        f"On {replied_at:%Y-%m-%d at %H:%M}, {replied_text.sender.name} "
+        f"wrote:\n{_quote_lines(wrapped_text(replied_text))}"
     )
-    return with_charset(message_text, before.charset)
+    subject = (
+        replied_text.subject
+        if replied_text.subject.startswith("Re: ")
+        else f"Re: {replied_text.subject}"
+    )
+    message_text = MessageText(
+        replied_text.genre,
+        replied_text.language,
+        replied_text.charset,
+        sender,
+        subject,
+        body,
+        quoted,
+    )
+    return with_charset(message_text, replied_text.charset)
 
 
-def _quote(text: str) -> str:
+def _quote_lines(text: str) -> str:
     return "\n".join(
         f">{'' if row.startswith('>') else ' '}{row}".rstrip() for row in text.split("\n")
     )
 
 
-def plain(message_text: Note, width: int = _WIDTH) -> str:
+def wrapped_text(message_text: MessageText, width: int = _WIDTH) -> str:
     """Return the body as wrapped lines."""
-    paragraphs = ["\n".join(_wrapped(each, width)) for each in message_text.paragraphs]
+    paragraphs = ["\n".join(_wrap_paragraph(each, width)) for each in message_text.paragraphs]
     return (
-        "\n\n".join((*paragraphs, message_text.quoted) if message_text.quoted else paragraphs)
+        "\n\n".join(
+            (*paragraphs, message_text.quoted_text) if message_text.quoted_text else paragraphs
+        )
         + "\n"
     )
 
 
-def _wrapped(paragraph: str, width: int) -> list[str]:
+def _wrap_paragraph(paragraph: str, width: int) -> list[str]:
     rows: list[str] = []
     for row in paragraph.split("\n"):
         rows += textwrap.wrap(row, width, break_on_hyphens=False) or [""]

@@ -14,7 +14,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check, with what was found and what to do."""
+    """The result of a check, with its finding and the suggested action."""
 
     subject: str
     verdict: Verdict
@@ -22,16 +22,16 @@ class Finding:
     todo: str = ""
 
 
-def ok(subject: str, found: str) -> list[Finding]:
+def ok_finding(subject: str, found: str) -> list[Finding]:
     """A list with one finding that all is well."""
     return [Finding(subject, Verdict.OK, found)]
 
 
-def hint(subject: str, found: str, todo: str) -> list[Finding]:
+def hint_finding(subject: str, found: str, todo: str) -> list[Finding]:
     """A list with one finding that something works, but could be better."""
     return [Finding(subject, Verdict.HINT, found, todo)]
 
 
-def action(subject: str, found: str, todo: str) -> list[Finding]:
+def action_finding(subject: str, found: str, todo: str) -> list[Finding]:
     """A list with one finding that something does not work, or not for long."""
     return [Finding(subject, Verdict.ACTION, found, todo)]

@@ -1,1 +1,1 @@
-"""A server as a whole: its identity, and who may use the store."""
+"""The identity of a server, and the processes that may use its database."""

@@ -9,32 +9,35 @@ import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
-from mail.network.ip_networks import network
-from mail.tls.acme_client import TOKEN, WELL_KNOWN
+from mail.network.ip_networks import network_of_address
+from mail.tls.acme_client import CHALLENGE_PATH, MAX_TOKEN_CHARACTERS
 from merganser.server import sockets
-from merganser.server.processes.process_roles import Part
+from merganser.server.processes.process_roles import ProcessRole
 from merganser.settings.settings import Settings
-from models.runtime.concurrency_limits import Crowd
-from models.runtime.environment import World
+from models.runtime.concurrency_limits import ConcurrencyLimiter
+from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 
 log = logging.getLogger(__name__)
 
-NAME = "ACME_HTTP"
-HEAD = 8192  # bytes
-PATIENCE = 10.0  # seconds to receive the request, and to send the response
-CONNECTIONS, EACH = 200, 20
-ASKED = re.compile(
-    rf"(GET|HEAD) {re.escape(WELL_KNOWN)}([A-Za-z0-9_-]{{1,{TOKEN}}}) HTTP/1\.[01]\r\n".encode()
+LISTENER_NAME = "ACME_HTTP"
+MAX_REQUEST_SIZE = 8192  # bytes
+REQUEST_TIMEOUT = 10.0  # seconds to receive the request, and to send the response
+MAX_CONNECTIONS, MAX_CONNECTIONS_PER_NETWORK = 200, 20
+CHALLENGE_REQUEST = re.compile(
+    (
+        rf"(GET|HEAD) {re.escape(CHALLENGE_PATH)}([A-Za-z0-9_-]{{1,{MAX_TOKEN_CHARACTERS}}}) "
+        r"HTTP/1\.[01]\r\n"
+    ).encode()
 )
 
 
-class Proving:
+class AcmeHttpListener:
     """A listener for HTTP-01 challenges of ACME, with limits on open connections."""
 
-    def __init__(self, environment: World) -> None:
+    def __init__(self, environment: Environment) -> None:
         self._world = environment
-        self._crowd = Crowd(CONNECTIONS, EACH)
+        self._limiter = ConcurrencyLimiter(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_NETWORK)
         self._servers: list[asyncio.Server] = []
 
     @property
@@ -43,9 +46,13 @@ class Proving:
         port: int = self._servers[0].sockets[0].getsockname()[1]
         return port
 
-    async def start(self, **where: object) -> None:
+    async def start(self, **socket_options: object) -> None:
         """Listen on `host` and `port`, or on the bound socket `sock`. Raises OSError."""
-        server = await asyncio.start_server(self._come, limit=HEAD, **where)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+        server = await asyncio.start_server(
+            self._handle_connection,
+            limit=MAX_REQUEST_SIZE,
+            **socket_options,  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+        )
         self._servers.append(server)
 
     def close(self) -> None:
@@ -53,15 +60,17 @@ class Proving:
         for server in self._servers:
             server.close()
 
-    async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         peer = writer.get_extra_info("peername")
         ip = str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else None
-        slot = self._crowd.enter(network(ip))
+        slot = self._limiter.acquire(network_of_address(ip))
         try:
             if slot is not None:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(REQUEST_TIMEOUT):
                     request_head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(await self._answer(request_head))
+                    writer.write(await self._challenge_response(request_head))
                     await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # not a certificate authority
@@ -69,17 +78,19 @@ class Proving:
             log.exception("a challenge was not answered")
         finally:
             if slot is not None:
-                slot.leave()
+                slot.release()
             writer.close()
             with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(REQUEST_TIMEOUT):
                     await writer.wait_closed()
 
-    async def _answer(self, request_head: bytes) -> bytes:
+    async def _challenge_response(self, request_head: bytes) -> bytes:
         """The HTTP response to a request head: the key authorization, or 404."""
-        request = ASKED.match(request_head)
+        request = CHALLENGE_REQUEST.match(request_head)
         key_authorization = (
-            await acme_worker.answer(self._world, request[2].decode()) if request else None
+            await acme_worker.find_challenge_answer(self._world, request[2].decode())
+            if request
+            else None
         )
         status, text = (
             ("200 OK", key_authorization)
@@ -99,24 +110,24 @@ class Proving:
         return response_head if request and request[1] == b"HEAD" else response_head + body
 
 
-async def listen(
-    settings: Settings, environment: World, process_role: Part, stack: AsyncExitStack
-) -> Sequence[Proving]:
+async def start_listeners(
+    settings: Settings, environment: Environment, process_role: ProcessRole, stack: AsyncExitStack
+) -> Sequence[AcmeHttpListener]:
     """Start the ACME listener if MERGANSER_ACME_HTTP is set, and close it with the stack.
 
     Raises CommandError if the address can't be bound.
     """
     if settings.acme_http is None:
         return []
-    listener = Proving(environment)
+    listener = AcmeHttpListener(environment)
     stack.callback(listener.close)
-    if NAME in process_role.smtp:
-        for bound in process_role.smtp[NAME]:
-            await listener.start(sock=bound)
+    if LISTENER_NAME in process_role.smtp_sockets:
+        for bound_socket in process_role.smtp_sockets[LISTENER_NAME]:
+            await listener.start(sock=bound_socket)
         return [listener]
     host, port = sockets.split_host_port(settings.acme_http)
     try:
         await listener.start(host=host, port=port)
     except OSError as problem:
-        raise sockets.bind_failure(NAME, settings.acme_http, problem) from problem
+        raise sockets.bind_failure(LISTENER_NAME, settings.acme_http, problem) from problem
     return [listener]

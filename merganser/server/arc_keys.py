@@ -6,48 +6,48 @@ from pathlib import Path
 from mail.addresses.address_syntax import checked_domain
 from mail.authentication import arc_seal
 from mail.authentication.public_keys import is_domain
-from merganser.errors import MISUSED, Trouble
-from merganser.server.private_files import once
-from models.errors import Refused
+from merganser.errors import EXIT_USAGE, CommandError
+from merganser.server.private_files import create_private_file
+from models.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class StoredArcKey:
     """An ARC key in the folder, with the TXT record of its public key."""
 
     path: Path
-    name: str
-    record: str
-    new: bool
+    dns_name: str
+    dns_record: str
+    is_new: bool
 
 
-def put(folder: Path, domain: str, selector: str) -> Put:
+def create_arc_key(folder: Path, domain: str, selector: str) -> StoredArcKey:
     """Create the ARC key of a domain, or load the one that exists.
 
     Raises CommandError if the domain or the selector is invalid, or the file can't be used.
     """
     try:
-        known = arc_seal.on_wire(checked_domain(domain, path="domain"))
-    except Refused as problem:
-        raise Trouble(f"{domain} is no domain", code=MISUSED) from problem
+        ascii_domain = arc_seal.ascii_name(checked_domain(domain, path="domain"))
+    except RequestError as problem:
+        raise CommandError(f"{domain} is no domain", exit_code=EXIT_USAGE) from problem
     if not is_domain(selector):
-        raise Trouble(f"--selector: {selector} is no name of a key", code=MISUSED)
-    name = f"{selector}{arc_seal.BETWEEN}{known}"
-    path = folder / f"{name}.pem"
+        raise CommandError(f"--selector: {selector} is no name of a key", exit_code=EXIT_USAGE)
+    dns_name = f"{selector}{arc_seal.DOMAINKEY_LABEL}{ascii_domain}"
+    path = folder / f"{dns_name}.pem"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = not path.exists()
-        if new:
-            once(path, arc_seal.new_key())
-        key = arc_seal.loaded(path)
+        is_new = not path.exists()
+        if is_new:
+            create_private_file(path, arc_seal.new_key_pem())
+        key = arc_seal.load_key(path)
     except OSError as problem:
-        raise Trouble(f"cannot write {path}: {problem.strerror}") from problem
-    except arc_seal.Unusable as problem:
-        raise Trouble(str(problem)) from problem
-    return Put(path, name, arc_seal.record(key), new)
+        raise CommandError(f"cannot write {path}: {problem.strerror}") from problem
+    except arc_seal.UnusableSealKey as problem:
+        raise CommandError(str(problem)) from problem
+    return StoredArcKey(path, dns_name, arc_seal.dns_record(key), is_new)
 
 
-def names(folder: Path) -> list[str]:
+def check_arc_keys(folder: Path) -> list[str]:
     """Check all ARC keys of the folder and return their DNS names.
 
     Raises CommandError if a key can't be used.
@@ -55,9 +55,9 @@ def names(folder: Path) -> list[str]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".pem")
         for path in paths:
-            arc_seal.loaded(path)
+            arc_seal.load_key(path)
     except OSError as problem:
-        raise Trouble(f"cannot read {folder}: {problem.strerror}") from problem
-    except arc_seal.Unusable as problem:
-        raise Trouble(str(problem)) from problem
+        raise CommandError(f"cannot read {folder}: {problem.strerror}") from problem
+    except arc_seal.UnusableSealKey as problem:
+        raise CommandError(str(problem)) from problem
     return [path.stem for path in paths]

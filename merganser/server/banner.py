@@ -13,19 +13,19 @@ from merganser.server import sockets
 from merganser.server.sockets import split_host_port
 from merganser.settings.settings import Settings
 
-QUERY = (
+EXAMPLE_QUERY = (
     "{ viewer { user { mailbox(by: {specialUse: INBOX}) "
     "{ messages(first: 3) { nodes { subject } } } } } }"
 )
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not bound here, but replaced by loopback
+_LOOPBACK_OF_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not bound here, but replaced by loopback
 
 
-def shown(settings: Settings, account: DemoAccount) -> None:
+def print_demo_banner(settings: Settings, account: DemoAccount) -> None:
     """Print the addresses and credentials, and commands that can be copied."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     password = account.password or "(not the one we made: somebody has changed it)"
     account_lines = (
-        ("GraphiQL", address(settings)),
+        ("GraphiQL", graphql_url(settings)),
         ("User", account.username),
         ("Password", password),
         ("API key", account.key or ""),
@@ -39,19 +39,19 @@ def shown(settings: Settings, account: DemoAccount) -> None:
     for name, value in (*account_lines, *mail_addresses):
         console.print(f"  {name:<12}{value}")
     console.print("\nRead three subjects:\n", style="bold")
-    console.print(f"  {curl(settings, account)}")
+    console.print(f"  {curl_command(settings, account)}")
     console.print("\nSend the account a message:\n", style="bold")
-    console.print(f"  {send(settings, account)}\n")
+    console.print(f"  {send_test_command(settings, account)}\n")
 
 
-def send(settings: Settings, account: DemoAccount) -> str:
+def send_test_command(settings: Settings, account: DemoAccount) -> str:
     """The shell command that sends a test message to the demo account."""
     is_default_lmtp = settings.lmtp == Settings.model_fields["lmtp"].default
     lmtp_variable = "" if is_default_lmtp else f"MERGANSER_LMTP={shlex.quote(settings.lmtp)} "
-    return f"{lmtp_variable}{_program()} send-test --to {account.address}"
+    return f"{lmtp_variable}{_shell_command_of_merganser()} send-test --to {account.address}"
 
 
-def _program() -> str:
+def _shell_command_of_merganser() -> str:
     """How to call `merganser` from the current folder, quoted for a shell."""
     if sys.prefix == sys.base_prefix and shutil.which("merganser"):
         return "merganser"
@@ -63,24 +63,24 @@ def _program() -> str:
     return shlex.quote(str(relative_path)) + ("" if program == script else " -m merganser")
 
 
-def address(settings: Settings) -> str:
+def graphql_url(settings: Settings) -> str:
     """The URL of GraphQL and GraphiQL on this machine."""
     host, port = split_host_port(settings.http)
-    url_host = _EVERYWHERE.get(host) or (f"[{host}]" if ":" in host else host)
+    url_host = _LOOPBACK_OF_WILDCARD.get(host) or (f"[{host}]" if ":" in host else host)
     return f"http://{url_host}:{port}/graphql"
 
 
-def curl(settings: Settings, account: DemoAccount) -> str:
+def curl_command(settings: Settings, account: DemoAccount) -> str:
     """A curl command that sends the example query with the API key of the demo account."""
     arguments = [
         "curl",
         "-s",
-        address(settings),
+        graphql_url(settings),
         "-H",
         f"Authorization: Bearer {account.key}",
         "-H",
         "Content-Type: application/json",
         "-d",
-        json.dumps({"query": QUERY}),
+        json.dumps({"query": EXAMPLE_QUERY}),
     ]
     return shlex.join(arguments)

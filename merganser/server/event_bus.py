@@ -6,15 +6,15 @@ import hmac
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from merganser.errors import MISUSED, Trouble
-from merganser.settings.settings import DRIVERS, PREFIX, Settings, driven
-from models.events.bus import Bus
+from merganser.errors import EXIT_USAGE, CommandError
+from merganser.settings.settings import DRIVER_BY_SCHEME, PREFIX, Settings, database_url_with_driver
+from models.events.bus import EventBus
 from models.events.bus.local_bus import LocalBus
-from models.events.wakeups import Shared, Wakeups
+from models.events.wakeups import BusWakeups, Wakeups
 from models.store.postgres.address import is_postgres
 
 
-def wakeups(settings: Settings, secret: bytes) -> Wakeups:
+def create_wakeups(settings: Settings, secret: bytes) -> Wakeups:
     """Create the wake-ups of a process, and the event bus that sends them to other processes.
 
     Raises CommandError if the setting can't be used or a package is missing.
@@ -22,10 +22,14 @@ def wakeups(settings: Settings, secret: bytes) -> Wakeups:
     bus_setting = settings.wakeups.get_secret_value()
     if bus_setting == "auto":
         bus_setting = "postgresql" if is_postgres(settings.store) else "unix"
-    return Wakeups() if bus_setting == "process" else Shared(_bus(settings, bus_setting, secret))
+    return (
+        Wakeups()
+        if bus_setting == "process"
+        else BusWakeups(_create_event_bus(settings, bus_setting, secret))
+    )
 
 
-def _bus(settings: Settings, bus_setting: str, secret: bytes) -> Bus:
+def _create_event_bus(settings: Settings, bus_setting: str, secret: bytes) -> EventBus:
     parts = urlsplit(bus_setting)
     kind = parts.scheme or bus_setting
     channel = f"merganser.{hmac.digest(secret, b'wakeups', hashlib.sha256).hex()[:16]}"
@@ -34,11 +38,13 @@ def _bus(settings: Settings, bus_setting: str, secret: bytes) -> Bus:
             return LocalBus(
                 Path(parts.path) if parts.path.startswith("/") else settings.data / "bells"
             )
-        if kind in DRIVERS:
+        if kind in DRIVER_BY_SCHEME:
             from models.events.bus.postgres_bus import PostgresBus
 
             return PostgresBus(
-                settings.store if bus_setting == "postgresql" else driven(bus_setting)
+                settings.store
+                if bus_setting == "postgresql"
+                else database_url_with_driver(bus_setting)
             )
         if kind in ("redis", "rediss"):
             from models.events.bus.redis_bus import RedisBus
@@ -52,6 +58,8 @@ def _bus(settings: Settings, bus_setting: str, secret: bytes) -> Bus:
             str(problem.name).partition(".")[0], "postgres"
         )
         text = f"{PREFIX}WAKEUPS needs {problem.name}: pip install 'merganser[{extra}]'"
-        raise Trouble(text, code=MISUSED) from problem
+        raise CommandError(text, exit_code=EXIT_USAGE) from problem
     except (OSError, ValueError) as problem:
-        raise Trouble(f"{PREFIX}WAKEUPS cannot be used: {problem}", code=MISUSED) from problem
+        raise CommandError(
+            f"{PREFIX}WAKEUPS cannot be used: {problem}", exit_code=EXIT_USAGE
+        ) from problem

@@ -7,84 +7,85 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlmodel import col
 
-from merganser.errors import Trouble
-from merganser.server.private_files import once, replaced
+from merganser.errors import CommandError
+from merganser.server.private_files import create_private_file, replace_private_file
 from merganser.server.store.common_facts import (
-    KEY_FILE,
-    is_served_by_others,
-    key_file_source,
+    KEY_FILE_FACT,
+    has_other_servers,
+    key_file_copy_hint,
+    load_fact,
     register_fact,
-    registered,
 )
 from merganser.settings.settings import Settings
-from models.auth.credentials import VaultKey
-from models.runtime.secret_box import SIZE, Vault, new_key
-from models.store.columns import insert_or
+from models.auth.credentials import SecretBoxKey
+from models.runtime.secret_box import KEY_SIZE, SecretBox, generate_key
+from models.store.columns import insert_with_conflict
 from models.store.database import Database
 
-OTHERS = 0o077  # of group and others
+OTHERS_PERMISSIONS = 0o077  # of group and others
 
 
-def path_of(settings: Settings) -> Path:
+def key_file_path(settings: Settings) -> Path:
     """The path of the key file. It has a line `name key` per key, the newest last."""
     return settings.vault or settings.data / "vault"
 
 
-async def vault(settings: Settings, store: Database) -> Vault:
+async def load_secret_box(settings: Settings, store: Database) -> SecretBox:
     """Load the keys as a secret box; create the key file if the database needs none yet.
 
-    The caller holds `common_facts.one_at_a_time`, or two servers of an empty store would create
+    The caller holds `common_facts.compare_lock`, or two servers of an empty store would create
     two key files. Raises CommandError if a key is missing that stored secrets are encrypted with,
     or if the file has a key that other running servers don't know.
     """
-    path, needed = path_of(settings), await proofs(store)
+    path, stored_fingerprints = key_file_path(settings), await load_key_fingerprints(store)
     if not path.exists():
-        if needed:
-            raise Trouble(
+        if stored_fingerprints:
+            raise CommandError(
                 f"the key file {path} is missing, and the store holds secrets sealed with it:"
-                f" bring it back from where you keep it{await key_file_source(store)}"
+                f" bring it back from where you keep it{await key_file_copy_hint(store)}"
             )
-        once(path, _text(dict([new_key()])))
-    for name in lacking(path, needed):
-        raise Trouble(
+        create_private_file(path, key_file_text(dict([generate_key()])))
+    for name in missing_key_names(path, stored_fingerprints):
+        raise CommandError(
             f"the key file {path} has not the key {name} that the store needs: bring the file"
-            f" back{await key_file_source(store)}"
+            f" back{await key_file_copy_hint(store)}"
         )
-    made = Vault(read(path))
-    unknown = [name for name in made.keys if name not in needed]
-    if needed and unknown and await is_served_by_others(settings, store):
-        raise Trouble(
-            f"the key file {path} has the key {unknown[0]}, which the other servers of this store"
-            f" don't know: stop them first{await key_file_source(store)}"
+    secret_box = SecretBox(read_keys(path))
+    unregistered_names = [name for name in secret_box.keys if name not in stored_fingerprints]
+    if stored_fingerprints and unregistered_names and await has_other_servers(settings, store):
+        raise CommandError(
+            f"the key file {path} has the key {unregistered_names[0]}, which the other servers "
+            "of this store"
+            f" don't know: stop them first{await key_file_copy_hint(store)}"
         )
-    await register(store, made)
-    fingerprint = made.proof(made.newest)
-    known = await registered(store, KEY_FILE)
-    if known is None or known.digest != fingerprint:
-        await register_fact(store, KEY_FILE, fingerprint, str(path.absolute()))
-    return made
+    await register_keys(store, secret_box)
+    fingerprint = secret_box.key_fingerprint(secret_box.newest_key_name)
+    fact = await load_fact(store, KEY_FILE_FACT)
+    if fact is None or fact.digest != fingerprint:
+        await register_fact(store, KEY_FILE_FACT, fingerprint, str(path.absolute()))
+    return secret_box
 
 
-async def proofs(store: Database) -> dict[str, str]:
+async def load_key_fingerprints(store: Database) -> dict[str, str]:
     """Load the fingerprints of the keys that the database needs, by key name."""
-    statement = select(col(VaultKey.name), col(VaultKey.proof))
+    statement = select(col(SecretBoxKey.name), col(SecretBoxKey.proof))
     return {row.name: row.proof for row in await store.read(statement)}
 
 
-def lacking(path: Path, needed: Mapping[str, str]) -> list[str]:
+def missing_key_names(path: Path, fingerprints_by_name: Mapping[str, str]) -> list[str]:
     """The names of needed keys that are not in the file, or differ from their fingerprint.
 
     Raises CommandError as `read_keys`.
     """
-    made = Vault(read(path))
+    secret_box = SecretBox(read_keys(path))
     return [
         name
-        for name, fingerprint in needed.items()
-        if name not in made.keys or made.proof(name) != fingerprint
+        for name, fingerprint in fingerprints_by_name.items()
+        if name not in secret_box.keys or secret_box.key_fingerprint(name) != fingerprint
     ]
 
 
-def read(path: Path) -> dict[str, bytes]:
+def read_keys(path: Path) -> dict[str, bytes]:
     """Read the keys of the file by name.
 
     Raises CommandError if the file can't be read, is invalid, or is readable by other users.
@@ -92,53 +93,56 @@ def read(path: Path) -> dict[str, bytes]:
     try:
         mode, text = path.stat().st_mode, path.read_text()
     except OSError as problem:
-        raise Trouble(f"cannot read {path}: {problem.strerror}") from problem
-    if mode & OTHERS:
-        raise Trouble(f"others may read {path} ({mode & 0o777:o}): chmod 600 {path}")
+        raise CommandError(f"cannot read {path}: {problem.strerror}") from problem
+    if mode & OTHERS_PERMISSIONS:
+        raise CommandError(f"others may read {path} ({mode & 0o777:o}): chmod 600 {path}")
     try:
         lines = [line.split() for line in text.splitlines() if line.strip()]
         keys = {name: bytes.fromhex(key) for name, key in lines}
     except ValueError:
         keys = {}
-    if not keys or any(len(key) != SIZE for key in keys.values()):
-        raise Trouble(f"{path} holds no keys of ours: bring back the right file")
+    if not keys or any(len(key) != KEY_SIZE for key in keys.values()):
+        raise CommandError(f"{path} holds no keys of ours: bring back the right file")
     return keys
 
 
-def write(path: Path, keys: Mapping[str, bytes]) -> None:
+def write_keys(path: Path, keys: Mapping[str, bytes]) -> None:
     """Replace the content of the key file. Raises CommandError if it can't be written."""
     try:
-        replaced(path, _text(keys))
+        replace_private_file(path, key_file_text(keys))
     except OSError as problem:
-        raise Trouble(f"cannot write {path}: {problem.strerror}") from problem
+        raise CommandError(f"cannot write {path}: {problem.strerror}") from problem
 
 
-def _text(keys: Mapping[str, bytes]) -> str:
+def key_file_text(keys: Mapping[str, bytes]) -> str:
+    """Return the content of a key file: one line with name and key in hex for each key."""
     return "".join(f"{name} {key.hex()}\n" for name, key in keys.items())
 
 
-async def register(store: Database, made: Vault) -> None:
+async def register_keys(store: Database, secret_box: SecretBox) -> None:
     """Insert the keys into the database, before a secret is encrypted with them."""
-    known = {row.name for row in await store.read(select(col(VaultKey.name)))}
+    registered_names = {row.name for row in await store.read(select(col(SecretBoxKey.name)))}
     rows = [
-        {"name": name, "proof": made.proof(name), "created_at": datetime.now(UTC)}
-        for name in made.keys
-        if name not in known
+        {"name": name, "proof": secret_box.key_fingerprint(name), "created_at": datetime.now(UTC)}
+        for name in secret_box.keys
+        if name not in registered_names
     ]
     if rows:
-        async with store.write() as session:
+        async with store.write_session() as session:
             connection = await session.connection()
-            new = insert_or(connection.dialect.name, VaultKey).values(rows)
-            await connection.execute(new.on_conflict_do_nothing())  # another server may start now
+            insert = insert_with_conflict(connection.dialect.name, SecretBoxKey).values(rows)
+            await connection.execute(
+                insert.on_conflict_do_nothing()
+            )  # another server may start now
 
 
-async def forget(store: Database, names: Sequence[str]) -> None:
+async def delete_registered_keys(store: Database, key_names: Sequence[str]) -> None:
     """Delete keys from the database that no secret is encrypted with any more."""
-    async with store.write() as session:
-        await session.exec(delete(VaultKey).where(col(VaultKey.name).in_(names)))
+    async with store.write_session() as session:
+        await session.exec(delete(SecretBoxKey).where(col(SecretBoxKey.name).in_(key_names)))
 
 
-async def made_at(store: Database) -> dict[str, datetime]:
+async def load_key_creation_times(store: Database) -> dict[str, datetime]:
     """Load the creation time of each key, by key name."""
-    statement = select(col(VaultKey.name), col(VaultKey.created_at))
+    statement = select(col(SecretBoxKey.name), col(SecretBoxKey.created_at))
     return {row.name: row.created_at for row in await store.read(statement)}

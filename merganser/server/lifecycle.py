@@ -16,31 +16,35 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from graph.app import create_app
-from graph.http.metrics import Access, Readers
-from graph.notifications.webhooks import worded
+from graph.http.metrics import MetricsAccess, MetricsReaders
+from graph.notifications.webhooks import delivery_body
 from graph.types import global_ids
 from mail.maintenance import housekeeping, snooze_worker
 from mail.maintenance.restore_mark import RestoreGuard
 from mail.outbound import worker as outbound_worker
 from mail.routing import mx_hosts
-from mail.routing.mx_hosts import Route
+from mail.routing.mx_hosts import OutboundSettings
 from mail.scanners import training_worker
 from mail.search import index_worker
-from mail.smtp.lmtp import Lmtp, listen
-from mail.smtp.spool_file import claim
-from merganser.errors import MISUSED, Trouble
+from mail.smtp.lmtp import LmtpListener, start_lmtp_listener
+from mail.smtp.spool_file import lock_spool_folder
+from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server import acme_http, http_server, readiness, smtp_listeners, sockets
-from merganser.server.environment_factory import make_folder, opened, reached
+from merganser.server.environment_factory import (
+    create_data_folders,
+    database_errors_as_command_errors,
+    open_environment,
+)
 from merganser.server.observability import otlp
-from merganser.server.processes.process_roles import ALONE, Part
-from merganser.server.server_identity import server_identity
-from merganser.server.shutdown import Ending
+from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
+from merganser.server.server_identity import hold_server_id
+from merganser.server.shutdown import GracefulShutdown
 from merganser.server.store import store_lock
-from merganser.server.store.store_use import used_by_server
+from merganser.server.store.store_use import use_beside_servers
 from merganser.settings.settings import Settings
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.runtime import leases
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.admin import settings as admin_settings
 from resolvers.admin import tasks
 from resolvers.certificates import acme_worker
@@ -51,18 +55,18 @@ from resolvers.notifications import push_worker, webhook_worker
 
 log = logging.getLogger("merganser")
 
-PATIENCE = 25.0  # seconds
+WORKER_STOP_TIMEOUT = 25.0  # seconds
 
-Before = Callable[[World], Awaitable[None]]
-After = Callable[[], None]
+BeforeListening = Callable[[Environment], Awaitable[None]]
+AfterStart = Callable[[], None]
 
 
 async def serve(
     settings: Settings,
     *,
-    before: Before | None = None,
-    after: After | None = None,
-    part: Part = ALONE,
+    before_listening: BeforeListening | None = None,
+    after_start: AfterStart | None = None,
+    process_role: ProcessRole = WHOLE_SERVER,
 ) -> None:
     """Run the server, or one role of it, in this process until SIGINT or SIGTERM.
 
@@ -70,237 +74,272 @@ async def serve(
     `after_start` when HTTP accepts requests. Raises CommandError if the server can't start or a
     worker fails.
     """
-    otlp.signals(settings)  # raises before a file is created
-    shutdown = Ending(settings.drain.total_seconds(), starting=asyncio.current_task())
+    otlp.enabled_signals(settings)  # raises before a file is created
+    shutdown = GracefulShutdown(settings.drain.total_seconds(), start_task=asyncio.current_task())
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, shutdown.signalled, signal_number)
-    if part.parent is not None:
-        loop.add_reader(part.parent, _orphaned, shutdown, part.parent)
+        loop.add_signal_handler(signal_number, shutdown.handle_signal, signal_number)
+    if process_role.parent_pipe is not None:
+        loop.add_reader(
+            process_role.parent_pipe, _stop_after_parent_ended, shutdown, process_role.parent_pipe
+        )
     try:
-        async with _house(settings, part, shutdown) as (environment, guard):
-            guard_task = _begun(guard.run(), shutdown)
+        async with _open_server_environment(settings, process_role, shutdown) as (
+            environment,
+            guard,
+        ):
+            guard_task = _start_worker(guard.run(), shutdown)
             try:
-                if before is not None:
-                    await before(environment)
-                if part.listens:
-                    await _open(settings, environment, shutdown, after or part.up, part)
+                if before_listening is not None:
+                    await before_listening(environment)
+                if process_role.accepts_connections:
+                    await _run_listeners(
+                        settings,
+                        environment,
+                        shutdown,
+                        after_start or process_role.mark_up,
+                        process_role,
+                    )
                 else:
-                    await _behind(settings, environment, shutdown, part)
+                    await _run_background(settings, environment, shutdown, process_role)
             finally:
                 guard_task.cancel()
                 await asyncio.wait([guard_task])
     except asyncio.CancelledError:
-        if not shutdown.asked:
+        if not shutdown.is_requested:
             raise
-    if shutdown.broken is not None:
-        raise Trouble("a worker ended by itself, so the server stopped: see its log")
+    if shutdown.worker_error is not None:
+        raise CommandError("a worker ended by itself, so the server stopped: see its log")
 
 
-async def prepare(settings: Settings, server: str) -> None:
+async def prepare_database(settings: Settings, server_id: str) -> None:
     """Migrate the database, free the leases of the server's former run, and check the settings.
 
     Raises CommandError if the settings don't allow the server to listen.
     """
-    otlp.signals(settings)
-    smtp_listeners.certificate(settings)
-    async with opened(settings, migrate=True) as environment:
-        await leases.end_server(environment, server)
-        with reached(settings):
-            await RestoreGuard(environment).prepare()
-        _route(environment)
-        await http_server.require_credential(environment, settings)
-        await smtp_listeners.required(settings, environment)
+    otlp.enabled_signals(settings)
+    smtp_listeners.load_certificate_files(settings)
+    async with open_environment(settings, migrate=True) as environment:
+        await leases.delete_server(environment, server_id)
+        with database_errors_as_command_errors(settings):
+            await RestoreGuard(environment).start_if_available()
+        _outbound_settings(environment)
+        await http_server.check_credential_exists(environment, settings)
+        await smtp_listeners.check_certificate_available(settings, environment)
 
 
-def _orphaned(shutdown: Ending, parent: int) -> None:
+def _stop_after_parent_ended(shutdown: GracefulShutdown, parent: int) -> None:
     asyncio.get_running_loop().remove_reader(parent)
     log.error("the first process has ended, so this one ends too")
-    shutdown.signalled(signal.SIGTERM)
+    shutdown.handle_signal(signal.SIGTERM)
 
 
 @asynccontextmanager
-async def _house(
-    settings: Settings, part: Part, shutdown: Ending
-) -> AsyncGenerator[tuple[World, RestoreGuard]]:
+async def _open_server_environment(
+    settings: Settings, part: ProcessRole, shutdown: GracefulShutdown
+) -> AsyncGenerator[tuple[Environment, RestoreGuard]]:
     """Open the environment of a server process, with the guard that detects a restored database.
 
     The database is locked, migrated and compared with its restore mark. Of several processes the
     first one has migrated and compared it before.
     """
-    make_folder(settings)
-    is_whole_server = part is ALONE
+    create_data_folders(settings)
+    is_whole_server = part is WHOLE_SERVER
     async with AsyncExitStack() as stack:
-        if is_whole_server or store_lock.lock_of(settings.store) is None:
-            with reached(settings):
-                await stack.enter_async_context(store_lock.serving(settings.store))
-        environment = await stack.enter_async_context(opened(settings, migrate=is_whole_server))
+        if is_whole_server or store_lock.sqlite_lock_path(settings.store) is None:
+            with database_errors_as_command_errors(settings):
+                await stack.enter_async_context(store_lock.lock_as_server(settings.store))
+        environment = await stack.enter_async_context(
+            open_environment(settings, migrate=is_whole_server)
+        )
         process = environment.process
-        process.server = part.server or stack.enter_context(server_identity(settings.data))
-        process.name = part.ship.name if part.ship else "alone"
-        process.on_reserved = partial(shutdown.signalled, signal.SIGTERM)
+        process.server_id = part.server_id or stack.enter_context(hold_server_id(settings.data))
+        process.name = part.fleet_metrics.name if part.fleet_metrics else "alone"
+        process.on_reserved = partial(shutdown.handle_signal, signal.SIGTERM)
         if is_whole_server:
-            await leases.end_server(environment, process.server)
-        if store_lock.lock_of(settings.store) is not None:
-            await leases.end_exclusive(environment)  # the lock of the file proves it
-        await stack.enter_async_context(used_by_server(environment))
-        guard = RestoreGuard(environment, writes=part.works)
+            await leases.delete_server(environment, process.server_id)
+        if store_lock.sqlite_lock_path(settings.store) is not None:
+            await leases.delete_exclusive_processes(environment)  # the lock of the file proves it
+        await stack.enter_async_context(use_beside_servers(environment))
+        guard = RestoreGuard(environment, writes_marks=part.runs_workers)
         if is_whole_server:
-            with reached(settings):
-                await guard.prepare()
-        if part.works:
+            with database_errors_as_command_errors(settings):
+                await guard.start_if_available()
+        if part.runs_workers:
             stack.push_async_callback(guard.stop)
         yield environment, guard
 
 
-async def _behind(settings: Settings, environment: World, shutdown: Ending, part: Part) -> None:
+async def _run_background(
+    settings: Settings, environment: Environment, shutdown: GracefulShutdown, part: ProcessRole
+) -> None:
     """Run the workers until the process is cancelled, while other processes answer requests."""
-    outbound, spool = _route(environment), settings.data / "spool" / "http"
+    outbound, spool = _outbound_settings(environment), settings.data / "spool" / "http"
     sockets.raise_open_file_limit()
     async with (
-        _exporting(settings, environment, part),
-        _workers(environment, outbound, shutdown, spool, part),
+        _telemetry_export(settings, environment, part),
+        _running_workers(environment, outbound, shutdown, spool, part),
     ):
-        part.up()
+        part.mark_up()
         log.info("working")
         await asyncio.get_running_loop().create_future()
 
 
-async def _open(
-    settings: Settings, environment: World, shutdown: Ending, after: After | None, part: Part
+async def _run_listeners(
+    settings: Settings,
+    environment: Environment,
+    shutdown: GracefulShutdown,
+    after: AfterStart | None,
+    part: ProcessRole,
 ) -> None:
     """Run listeners and workers until shutdown, then close them in the reverse order."""
-    outbound = _route(environment)
-    await http_server.require_credential(environment, settings)
+    outbound = _outbound_settings(environment)
+    await http_server.check_credential_exists(environment, settings)
     spool = settings.data / "spool"
     sockets.raise_open_file_limit()
     app = create_app(
         environment,
-        spool=spool / "http",
-        bootstrap=_told(settings.bootstrap_key),
-        settings=http_server.endpoint(settings),
-        readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
-        checks=await readiness.checks(environment, shutdown, spool / "http", part),
-        processes=readiness.process_counts(part),
-        compiled=settings.compiled_executor,
-        fleet=part.ship,
-        uploads=http_server.uploads(settings, part.many),
+        spool_folder=spool / "http",
+        bootstrap_key=_secret_text(settings.bootstrap_key),
+        settings=http_server.graphql_endpoint_settings(settings),
+        metrics_readers=MetricsReaders(
+            MetricsAccess(settings.metrics), _secret_text(settings.metrics_key)
+        ),
+        checks=await readiness.readiness_checks(environment, shutdown, spool / "http", part),
+        process_counts=readiness.process_counter(part),
+        is_compiled=settings.compiled_executor,
+        process_metrics=part.fleet_metrics,
+        upload_limits=http_server.upload_limits_of_process(settings, part.listening_process_count),
     )
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_exporting(settings, environment, part))
-        stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
-        bound = part.http or sockets.bind_sockets(
-            "HTTP", settings.http, patience=settings.write_timeout
+        await stack.enter_async_context(_telemetry_export(settings, environment, part))
+        stack.callback(os.close, await asyncio.to_thread(lock_spool_folder, spool / "http"))
+        bound_sockets = part.http_sockets or sockets.bind_sockets(
+            "HTTP", settings.http, unread_timeout=settings.write_timeout
         )
-        for http_socket in bound:
+        for http_socket in bound_sockets:
             stack.callback(http_socket.close)
         await stack.enter_async_context(
-            _workers(environment, outbound, shutdown, spool / "http", part)
+            _running_workers(environment, outbound, shutdown, spool / "http", part)
         )
-        lmtp = await _lmtp(settings, environment, part)
+        lmtp = await _start_lmtp(settings, environment, part)
         stack.push_async_callback(lmtp.close)
-        await smtp_listeners.listen(settings, environment, part, stack)
-        await acme_http.listen(settings, environment, part, stack)
-        shutdown.web = http_server.web(app, settings, after)
-        stack.push_async_callback(app.end)
+        await smtp_listeners.start_listeners(settings, environment, part, stack)
+        await acme_http.start_listeners(settings, environment, part, stack)
+        shutdown.http_server = http_server.create_http_server(app, settings, after)
+        stack.push_async_callback(app.end_subscriptions)
         addresses = {
-            name.lower(): place for name, place in sockets.listen_addresses(settings).items()
+            name.lower(): address for name, address in sockets.listen_addresses(settings).items()
         }
         log.info("listening", extra=addresses)
-        await shutdown.web.serve(sockets=list(bound))
+        await shutdown.http_server.serve(sockets=list(bound_sockets))
         log.info("stopping")
 
 
-def _exporting(
-    settings: Settings, environment: World, part: Part
+def _telemetry_export(
+    settings: Settings, environment: Environment, part: ProcessRole
 ) -> AbstractAsyncContextManager[None]:
-    return otlp.exporting(settings, environment, part.ship.name if part.ship else None)
+    return otlp.export_telemetry(
+        settings, environment, part.fleet_metrics.name if part.fleet_metrics else None
+    )
 
 
-def _told(secret: SecretStr | None) -> str | None:
+def _secret_text(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def _route(environment: World) -> Route:
+def _outbound_settings(environment: Environment) -> OutboundSettings:
     try:
-        return mx_hosts.route_of(environment)
-    except Invalid as problem:
-        raise Trouble(f"MERGANSER_NEXT_HOP is wrong: {problem}", code=MISUSED) from problem
+        return mx_hosts.outbound_settings_from_options(environment)
+    except InvalidInput as problem:
+        raise CommandError(
+            f"MERGANSER_NEXT_HOP is wrong: {problem}", exit_code=EXIT_USAGE
+        ) from problem
 
 
-async def _lmtp(settings: Settings, environment: World, part: Part) -> Lmtp:
+async def _start_lmtp(
+    settings: Settings, environment: Environment, part: ProcessRole
+) -> LmtpListener:
     spool = settings.data / "spool" / "lmtp"
-    if part.lmtp:
-        lmtp = Lmtp(environment, spool, share=part.many)
-        for bound in part.lmtp:
-            await lmtp.start(sock=bound)
+    if part.lmtp_sockets:
+        lmtp = LmtpListener(environment, spool, process_count=part.listening_process_count)
+        for bound_socket in part.lmtp_sockets:
+            await lmtp.start(sock=bound_socket)
         return lmtp
     host, port = sockets.split_host_port(settings.lmtp)
     try:
-        return await listen(environment, host, port, spool=spool)
+        return await start_lmtp_listener(environment, host, port, spool_folder=spool)
     except OSError as problem:
         raise sockets.bind_failure("LMTP", settings.lmtp, problem) from problem
 
 
 @asynccontextmanager
-async def _workers(
-    environment: World, outbound: Route, shutdown: Ending, spool: Path, part: Part
+async def _running_workers(
+    environment: Environment,
+    outbound: OutboundSettings,
+    shutdown: GracefulShutdown,
+    spool: Path,
+    part: ProcessRole,
 ) -> AsyncGenerator[None]:
     """Run the workers, and stop them at the end. If one fails, the server stops.
 
     Each process follows events; only one of several processes runs the other workers.
     """
     cancellable = [
-        stream_reader.watch(environment),
-        wakeups.hear(environment),
-        admin_settings.follow(environment),
+        stream_reader.poll_followed_streams(environment),
+        wakeups.receive_wakeups(environment),
+        admin_settings.follow_stored_settings(environment),
     ]
-    if part.ship is not None:
-        cancellable.append(part.ship.run())
+    if part.fleet_metrics is not None:
+        cancellable.append(part.fleet_metrics.run())
     stoppable: list[Coroutine[None, None, None]] = []
-    if part.works:
+    if part.runs_workers:
         stoppable += [
-            outbound_worker.run(environment, outbound, stop=shutdown.stop),
-            housekeeping.run(environment, shutdown.stop, spool),
+            outbound_worker.run_until_stopped(environment, outbound, stop=shutdown.stop_event),
+            housekeeping.run_until_stopped(environment, shutdown.stop_event, spool),
         ]
         cancellable += [
             index_worker.run(environment),
-            snooze_worker.run(environment),
-            training_worker.run(environment),
-            tasks.run(environment),
-            webhook_worker.run(environment, worded),
-            push_worker.run(environment, global_ids.encode),
-            dkim_rotation.run(environment),
-            acme_worker.run(environment),
-            connector_worker.run(environment),
+            snooze_worker.run_forever(environment),
+            training_worker.run_worker(environment),
+            tasks.run_worker(environment),
+            webhook_worker.run_worker(environment, delivery_body),
+            push_worker.run_worker(environment, global_ids.encode),
+            dkim_rotation.run_worker(environment),
+            acme_worker.run_worker(environment),
+            connector_worker.run_worker(environment),
         ]
-    asked = [_begun(work, shutdown) for work in stoppable]
-    running = [_begun(work, shutdown) for work in cancellable]
-    shutdown.workers = [*asked, *running]
+    stoppable_tasks = [_start_worker(worker, shutdown) for worker in stoppable]
+    cancellable_tasks = [_start_worker(worker, shutdown) for worker in cancellable]
+    shutdown.worker_tasks = [*stoppable_tasks, *cancellable_tasks]
     try:
         yield
     finally:
-        shutdown.stop.set()
-        for task in running:
+        shutdown.stop_event.set()
+        for task in cancellable_tasks:
             task.cancel()
-        _, late_tasks = await asyncio.wait([*asked, *running], timeout=PATIENCE)
+        _, late_tasks = await asyncio.wait(
+            [*stoppable_tasks, *cancellable_tasks], timeout=WORKER_STOP_TIMEOUT
+        )
         for task in late_tasks:
             task.cancel()
         await asyncio.gather(*late_tasks, return_exceptions=True)
 
 
-def _begun(work: Coroutine[None, None, None], shutdown: Ending) -> asyncio.Task[None]:
-    task = asyncio.create_task(work)
+def _start_worker(
+    coroutine: Coroutine[None, None, None], shutdown: GracefulShutdown
+) -> asyncio.Task[None]:
+    task = asyncio.create_task(coroutine)
 
-    def ended(task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (task.exception() is None and shutdown.stop.is_set()):
+    def stop_server_unless_expected(task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (task.exception() is None and shutdown.stop_event.is_set()):
             return
-        shutdown.broken = task.exception() or RuntimeError("it returned")
-        log.error("a worker ended by itself", exc_info=shutdown.broken)
-        if shutdown.web is not None:
-            shutdown.web.should_exit = True
-        elif shutdown.starting is not None:
-            shutdown.starting.cancel()
+        shutdown.worker_error = task.exception() or RuntimeError("it returned")
+        log.error("a worker ended by itself", exc_info=shutdown.worker_error)
+        if shutdown.http_server is not None:
+            shutdown.http_server.should_exit = True
+        elif shutdown.start_task is not None:
+            shutdown.start_task.cancel()
 
-    task.add_done_callback(ended)
+    task.add_done_callback(stop_server_unless_expected)
     return task

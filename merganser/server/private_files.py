@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 
-def once(path: Path, text: str) -> None:
+def create_private_file(path: Path, text: str) -> None:
     """Create a file with this text. A file that exists is kept."""
-    temporary = written(path, text)
+    temporary = write_temporary_file(path, text)
     try:
         os.link(temporary, path)  # unlike a rename, a link never replaces a file
     except FileExistsError:
@@ -15,9 +15,9 @@ def once(path: Path, text: str) -> None:
         temporary.unlink()
 
 
-def replaced(path: Path, text: str) -> None:
+def replace_private_file(path: Path, text: str) -> None:
     """Replace a file atomically, and return when the disk has it."""
-    written(path, text).rename(path)
+    write_temporary_file(path, text).rename(path)
     folder_descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder_descriptor)
@@ -25,7 +25,7 @@ def replaced(path: Path, text: str) -> None:
         os.close(folder_descriptor)
 
 
-def written(path: Path, text: str) -> Path:
+def write_temporary_file(path: Path, text: str) -> Path:
     """Write a temporary file beside `path`, synced to the disk, and return its path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -9,73 +9,83 @@ from typing import Any
 
 from sqlalchemy import Select, column, select, table
 
-from graph.http.health import Check
-from mail.smtp.spool_file import MARK
-from merganser.server.processes.process_roles import ALONE, Part
-from merganser.server.shutdown import Ending
-from models.runtime.environment import World
+from graph.http.health import HealthCheck
+from mail.smtp.spool_file import FILE_PREFIX
+from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
+from merganser.server.shutdown import GracefulShutdown
+from models.runtime.environment import Environment
 from models.store.database import Database
 
-VERSIONS: Select[Any] = select(column("version_num")).select_from(table("alembic_version"))
+SELECT_VERSIONS: Select[Any] = select(column("version_num")).select_from(table("alembic_version"))
 
 
-async def versions(database: Database) -> set[str]:
+async def load_migration_versions(database: Database) -> set[str]:
     """Load the revisions that the database is migrated to."""
-    return {row.version_num for row in await database.read(VERSIONS)}
+    return {row.version_num for row in await database.read(SELECT_VERSIONS)}
 
 
-async def checks(
-    environment: World, shutdown: Ending, spool: Path, process_role: Part = ALONE
-) -> Mapping[str, Check]:
-    """Make the readiness checks, by their public names. The database must be migrated.
+async def readiness_checks(
+    environment: Environment,
+    shutdown: GracefulShutdown,
+    spool_folder: Path,
+    process_role: ProcessRole = WHOLE_SERVER,
+) -> Mapping[str, HealthCheck]:
+    """Create the readiness checks, by their public names. The database must be migrated.
 
-    A server of several processes is ready if at least one of those that listen is up: a missing
-    one is replaced meanwhile, and the others answer.
+    A server of several processes is ready if at least one listening process is up: it answers
+    until the supervisor has replaced the others.
     """
-    ours = await versions(environment.database)
+    versions_at_start = await load_migration_versions(environment.database)
 
-    async def migrations() -> bool:
-        return await versions(environment.database) == ours
+    async def is_migration_unchanged() -> bool:
+        return await load_migration_versions(environment.database) == versions_at_start
 
-    async def workers() -> bool:
-        return bool(shutdown.workers) and not any(task.done() for task in shutdown.workers)
+    async def are_workers_running() -> bool:
+        return bool(shutdown.worker_tasks) and not any(
+            task.done() for task in shutdown.worker_tasks
+        )
 
-    async def writable() -> bool:
-        return await asyncio.to_thread(_writable, spool)
+    async def is_spool_writable() -> bool:
+        return await asyncio.to_thread(_can_write_file, spool_folder)
 
-    async def serving() -> bool:
-        return not shutdown.asked
+    async def is_not_stopping() -> bool:
+        return not shutdown.is_requested
 
-    async def processes() -> bool:
-        return process_role.board is None or process_role.board.up_count(process_role.many) > 0
+    async def is_any_process_up() -> bool:
+        return (
+            process_role.status_board is None
+            or process_role.status_board.up_count(process_role.listening_process_count) > 0
+        )
 
     checks_by_name = {
-        "migrations": migrations,
-        "workers": workers,
-        "spool": writable,
-        "serving": serving,
+        "migrations": is_migration_unchanged,
+        "workers": are_workers_running,
+        "spool": is_spool_writable,
+        "serving": is_not_stopping,
     }
     return (
-        checks_by_name if process_role.board is None else {**checks_by_name, "processes": processes}
+        checks_by_name
+        if process_role.status_board is None
+        else {**checks_by_name, "processes": is_any_process_up}
     )
 
 
-def process_counts(process_role: Part) -> Callable[[], Mapping[str, int]]:
+def process_counter(process_role: ProcessRole) -> Callable[[], Mapping[str, int]]:
     """Make the function that counts the processes of this server for `/health/ready`."""
 
-    def counts() -> Mapping[str, int]:
-        if process_role.board is None:
+    def count_processes() -> Mapping[str, int]:
+        if process_role.status_board is None:
             return {"up": 1, "configured": 1}
-        size = process_role.board.size
-        return {"up": process_role.board.up_count(size), "configured": size}
+        size = process_role.status_board.size
+        return {"up": process_role.status_board.up_count(size), "configured": size}
 
-    return counts
+    return count_processes
 
 
-def _writable(folder: Path) -> bool:
+def _can_write_file(folder: Path) -> bool:
     """True if a file can be written in the folder. Raises OSError otherwise."""
     descriptor, name = tempfile.mkstemp(
-        prefix=MARK, dir=folder
+        prefix=FILE_PREFIX, dir=folder
     )  # a start removes it if the process dies now
     try:
         return os.write(descriptor, b"?") == 1

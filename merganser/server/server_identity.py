@@ -9,11 +9,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-SIZE = 16  # bytes
+ID_SIZE = 16  # bytes
 
 
 @contextmanager
-def server_identity(folder: Path) -> Generator[str]:
+def hold_server_id(folder: Path) -> Generator[str]:
     """Yield the ID of the server with this data folder, and lock its file. Forks hold the lock too.
 
     The lock of the file proves that the former process with this identity has ended. A second
@@ -24,27 +24,32 @@ def server_identity(folder: Path) -> Generator[str]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield secrets.token_hex(SIZE)
+            yield secrets.token_hex(ID_SIZE)
             return
-        stored = os.read(descriptor, 2 * SIZE)
-        if len(stored) < 2 * SIZE:
-            stored = secrets.token_hex(SIZE).encode()
+        stored = os.read(descriptor, 2 * ID_SIZE)
+        if len(stored) < 2 * ID_SIZE:
+            stored = secrets.token_hex(ID_SIZE).encode()
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, stored, 0)
-        yield _identity(stored, os.fstat(descriptor))
+        yield _server_id_from_file(stored, os.fstat(descriptor))
     finally:
         os.close(descriptor)
 
 
-def read_server_identity(folder: Path) -> str:
+def read_server_id(folder: Path) -> str:
     """Return the ID of the server with this data folder; empty if it never started."""
     path = folder / "server-id"
     try:
-        return _identity(path.read_bytes()[: 2 * SIZE], path.stat())
+        return _server_id_from_file(path.read_bytes()[: 2 * ID_SIZE], path.stat())
     except FileNotFoundError:
         return ""
 
 
-def _identity(stored: bytes, place: os.stat_result) -> str:
-    parts = (stored.decode(), str(place.st_dev), str(place.st_ino), socket.gethostname())
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[: 2 * SIZE]
+def _server_id_from_file(file_content: bytes, file_status: os.stat_result) -> str:
+    parts = (
+        file_content.decode(),
+        str(file_status.st_dev),
+        str(file_status.st_ino),
+        socket.gethostname(),
+    )
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[: 2 * ID_SIZE]

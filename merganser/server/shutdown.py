@@ -5,39 +5,43 @@ import logging
 import signal
 from dataclasses import dataclass, field
 
-from merganser.server import http_server
+from merganser.server.http_server import HttpServer
 
 log = logging.getLogger("merganser")
 
 
 @dataclass
-class Ending:
+class GracefulShutdown:
     """Whether a stop was requested, and what a signal must cancel.
 
     After a stop was requested the server is not ready, but it answers for `drain_seconds` more,
     until a load balancer sends its requests to other servers.
     """
 
-    drain: float = 0.0
-    asked: bool = False
-    web: http_server.Web | None = None
-    starting: asyncio.Task[None] | None = None
-    broken: BaseException | None = None  # of a worker that ended although no stop was requested
-    workers: list[asyncio.Task[None]] = field(default_factory=list)
-    later: asyncio.TimerHandle | None = None  # ends the drain time
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    drain_seconds: float = 0.0
+    is_requested: bool = False
+    http_server: HttpServer | None = None
+    start_task: asyncio.Task[None] | None = None
+    worker_error: BaseException | None = (
+        None  # of a worker that ended although no stop was requested
+    )
+    worker_tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    drain_timer: asyncio.TimerHandle | None = None  # ends the drain time
+    stop_event: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def signalled(self, which: signal.Signals) -> None:
+    def handle_signal(self, signal_number: signal.Signals) -> None:
         """Begin to stop. A second signal skips the drain time, a second Ctrl-C also requests."""
-        patient, self.asked = self.drain > 0 and not self.asked, True
-        if self.later is not None:
-            self.later.cancel()
-        if self.web is None:
-            if self.starting is not None:
-                self.starting.cancel()
-        elif patient:
-            log.info("draining", extra={"seconds": self.drain})
+        is_draining, self.is_requested = self.drain_seconds > 0 and not self.is_requested, True
+        if self.drain_timer is not None:
+            self.drain_timer.cancel()
+        if self.http_server is None:
+            if self.start_task is not None:
+                self.start_task.cancel()
+        elif is_draining:
+            log.info("draining", extra={"seconds": self.drain_seconds})
             loop = asyncio.get_running_loop()
-            self.later = loop.call_later(self.drain, self.web.handle_exit, which, None)
+            self.drain_timer = loop.call_later(
+                self.drain_seconds, self.http_server.handle_exit, signal_number, None
+            )
         else:
-            self.web.handle_exit(which, None)
+            self.http_server.handle_exit(signal_number, None)

@@ -5,34 +5,34 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-from mail.smtp.connection_limits import BUDGET, Limits
-from mail.smtp.listener import Listener
-from mail.smtp.mx_server import Mx, Rules
-from mail.smtp.smtp_server import Smtp, Terms
-from mail.smtp.submission_server import Submission
+from mail.smtp.connection_limits import BYTE_BUDGET, SessionLimits
+from mail.smtp.listener import SmtpFamilyListener
+from mail.smtp.mx_server import MxListener, MxRules
+from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig
+from mail.smtp.submission_server import SubmissionListener
 from mail.spam.greylist import Greylist
-from mail.tls.server_tls import Certificate
-from mail.tls.sni_certificates import Keyring
-from merganser.errors import MISUSED, Trouble
+from mail.tls.server_tls import CertificateFiles
+from mail.tls.sni_certificates import SniCertificates
+from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server import sockets
-from merganser.server.processes.process_roles import Part
+from merganser.server.processes.process_roles import ProcessRole
 from merganser.settings.settings import PREFIX, Settings
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.certificates import certificate_reload
-from resolvers.submission.smtp_submission import Clerk
+from resolvers.submission.smtp_submission import SmtpSubmissionService
 
-COMMANDS = 2000  # per connection
-STRANGERS = 50  # per connection
+MAX_COMMANDS = 2000  # per connection
+MAX_UNKNOWN_RECIPIENTS = 50  # per connection
 
 
-class Common(NamedTuple):
+class SharedListenerOptions(NamedTuple):
     """The options that all SMTP listeners of a process share."""
 
-    certificate: Keyring
-    budget: int  # bytes of messages that are being received
+    certificates: SniCertificates
+    spool_budget: int  # bytes of messages that are being received
 
 
-def certificate(settings: Settings) -> Certificate | None:
+def load_certificate_files(settings: Settings) -> CertificateFiles | None:
     """Load the certificate of MERGANSER_TLS_CERT; None if it is not set.
 
     Raises CommandError if the files can't be read.
@@ -40,16 +40,16 @@ def certificate(settings: Settings) -> Certificate | None:
     if settings.tls_cert is None:
         return None
     try:
-        return Certificate(settings.tls_cert, settings.tls_key)
+        return CertificateFiles(settings.tls_cert, settings.tls_key)
     except OSError as problem:
         reason = problem.strerror or str(problem)
         text = f"{PREFIX}TLS_CERT cannot be used: {settings.tls_cert}: {reason}"
-        raise Trouble(text, code=MISUSED) from problem
+        raise CommandError(text, exit_code=EXIT_USAGE) from problem
 
 
-async def required(settings: Settings, environment: World) -> None:
+async def check_certificate_available(settings: Settings, environment: Environment) -> None:
     """Raise CommandError if a submission listener is set and no certificate is set or stored."""
-    if settings.tls_cert is not None or await certificate_reload.any_stored(environment):
+    if settings.tls_cert is not None or await certificate_reload.is_any_stored(environment):
         return
     for name in ("SUBMISSION", "SUBMISSIONS"):
         if name in sockets.listen_addresses(settings):
@@ -57,36 +57,43 @@ async def required(settings: Settings, environment: World) -> None:
                 f"{PREFIX}{name} takes a certificate: set {PREFIX}TLS_CERT, or store one with "
                 "`merganser certificate set`"
             )
-            raise Trouble(text, code=MISUSED)
+            raise CommandError(text, exit_code=EXIT_USAGE)
 
 
-async def _keyring(settings: Settings, environment: World, stack: AsyncExitStack) -> Keyring:
+async def _load_and_follow_certificates(
+    settings: Settings, environment: Environment, stack: AsyncExitStack
+) -> SniCertificates:
     """Load all certificates, and follow their changes until the stack closes."""
-    certificates = certificate_reload.keyring(environment, certificate(settings))
-    await certificate_reload.refresh(environment, certificates)
-    follow_task = asyncio.create_task(certificate_reload.follow(environment, certificates))
+    certificates = certificate_reload.new_keyring(environment, load_certificate_files(settings))
+    await certificate_reload.load_changed_certificates(environment, certificates)
+    follow_task = asyncio.create_task(
+        certificate_reload.follow_certificates(environment, certificates)
+    )
     stack.callback(follow_task.cancel)
     return certificates
 
 
-async def listen(
-    settings: Settings, environment: World, process_role: Part, stack: AsyncExitStack
-) -> Sequence[Listener]:
+async def start_listeners(
+    settings: Settings, environment: Environment, process_role: ProcessRole, stack: AsyncExitStack
+) -> Sequence[SmtpFamilyListener]:
     """Start the SMTP listeners that are set, and close them with the stack.
 
     Raises CommandError if a certificate is missing or an address can't be bound.
     """
-    started: list[Listener] = []
-    stack.push_async_callback(end, started)
-    await required(settings, environment)
-    common = Common(await _keyring(settings, environment, stack), BUDGET // process_role.many)
+    started: list[SmtpFamilyListener] = []
+    stack.push_async_callback(close_listeners, started)
+    await check_certificate_available(settings, environment)
+    common = SharedListenerOptions(
+        await _load_and_follow_certificates(settings, environment, stack),
+        BYTE_BUDGET // process_role.listening_process_count,
+    )
     for name, address in sockets.listen_addresses(settings).items():
         if name in ("HTTP", "LMTP", "ACME_HTTP"):
             continue
-        listener = _listener(name, settings, environment, common)
+        listener = _create_listener(name, settings, environment, common)
         started.append(listener)
-        if name in process_role.smtp:
-            for bound_socket in process_role.smtp[name]:
+        if name in process_role.smtp_sockets:
+            for bound_socket in process_role.smtp_sockets[name]:
                 await listener.start(sock=bound_socket)
             continue
         host, port = sockets.split_host_port(address)
@@ -97,35 +104,40 @@ async def listen(
     return started
 
 
-async def end(listeners: Sequence[Listener]) -> None:
+async def close_listeners(listeners: Sequence[SmtpFamilyListener]) -> None:
     """Close all listeners concurrently; each one finishes the message that it is storing."""
     await asyncio.gather(*(listener.close() for listener in listeners))
 
 
-def _listener(name: str, settings: Settings, environment: World, common: Common) -> Smtp:
-    limits = Limits(
-        budget=common.budget,
+def _create_listener(
+    setting_name: str,
+    settings: Settings,
+    environment: Environment,
+    shared_options: SharedListenerOptions,
+) -> SmtpListener:
+    limits = SessionLimits(
+        byte_budget=shared_options.spool_budget,
         disk_reserve=settings.disk_reserve,
-        connections=settings.smtp_connections,
-        recipients=settings.smtp_recipients,
-        commands=COMMANDS,
-        strangers=STRANGERS,
-        timeout=settings.smtp_timeout.total_seconds(),
+        max_connections=settings.smtp_connections,
+        max_recipients=settings.smtp_recipients,
+        max_commands=MAX_COMMANDS,
+        max_unknown_recipients=MAX_UNKNOWN_RECIPIENTS,
+        command_timeout=settings.smtp_timeout.total_seconds(),
         message_timeout=settings.smtp_message_timeout.total_seconds(),
-        lifetime=settings.smtp_lifetime.total_seconds(),
+        session_timeout=settings.smtp_lifetime.total_seconds(),
     )
-    terms = Terms(
+    terms = SmtpListenerConfig(
         limits,
         settings.smtp_connections_each,
-        common.certificate,
-        wrapped=name == "SUBMISSIONS",
-        proxies=settings.smtp_proxies,
+        shared_options.certificates,
+        implicit_tls=setting_name == "SUBMISSIONS",
+        proxy_networks=settings.smtp_proxies,
     )
-    spool = settings.data / "spool" / name.lower()
-    if name != "SMTP":
-        return Submission(environment, spool, terms, Clerk(environment))
+    spool = settings.data / "spool" / setting_name.lower()
+    if setting_name != "SMTP":
+        return SubmissionListener(environment, spool, terms, SmtpSubmissionService(environment))
     greylist = None
     if delay := settings.greylist_delay:
         greylist = Greylist(environment, delay, settings.greylist_for, settings.greylist_allow)
     rates = settings.smtp_network_rate, settings.smtp_mailbox_rate
-    return Mx(environment, spool, terms, Rules(*rates, greylist=greylist))
+    return MxListener(environment, spool, terms, MxRules(*rates, greylist=greylist))

@@ -5,33 +5,43 @@ import resource
 import socket
 from datetime import timedelta
 
-from merganser.errors import Trouble
+from merganser.errors import CommandError
 from merganser.settings.settings import PREFIX, Settings
 
 BACKLOG = 2048
 
 
-def split_host_port(text: str) -> tuple[str, int]:
+def split_host_port(address: str) -> tuple[str, int]:
     """Host and port of "127.0.0.1:8025" or "[::1]:8025"."""
-    host, _, port = text.rpartition(":")
+    host, _, port = address.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def resolve_address(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
+def resolve_address(setting_name: str, listen_address: str) -> list[tuple[int, tuple[str, int]]]:
     """Return family, and host with port, of each socket for a listen address.
 
     Raises CommandError if the host has no address.
     """
-    host, port = split_host_port(setting)
+    host, port = split_host_port(listen_address)
     try:
-        known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        address_infos = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except (socket.gaierror, OverflowError, UnicodeError) as problem:
-        raise Trouble(f"{PREFIX}{name}: there is no place {setting} to listen on") from problem
-    return [(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in known]
+        raise CommandError(
+            f"{PREFIX}{setting_name}: there is no place {listen_address} to listen on"
+        ) from problem
+    return [
+        (family, (str(address[0]), int(address[1]))) for family, _, _, _, address in address_infos
+    ]
 
 
 def bind_sockets(
-    name: str, setting: str, *, patience: timedelta = timedelta(0), shared: bool = False
+    setting_name: str,
+    listen_address: str,
+    *,
+    unread_timeout: timedelta = timedelta(0),
+    is_shared: bool = False,
 ) -> list[socket.socket]:
     """Return sockets bound to all IP addresses of a listen address.
 
@@ -39,34 +49,34 @@ def bind_sockets(
     also while its buffers are full. Several processes can bind shared sockets: the kernel spreads
     the connections evenly. Raises CommandError that names the setting.
     """
-    bound: list[socket.socket] = []
+    bound_sockets: list[socket.socket] = []
     try:
-        for family, address in resolve_address(name, setting):
+        for family, address in resolve_address(setting_name, listen_address):
             # asyncio sets TCP_NODELAY only if the protocol is named: without it each response on
             # a kept connection waits 40 ms for an acknowledgement
             one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            bound.append(one)
+            bound_sockets.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
+            if is_shared:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            _drop_dead_peers(one, patience)
+            _drop_dead_peers(one, unread_timeout)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
             one.listen(BACKLOG)
             one.setblocking(False)
     except OSError as problem:
-        for one in bound:
+        for one in bound_sockets:
             one.close()
-        raise bind_failure(name, setting, problem) from problem
-    return bound
+        raise bind_failure(setting_name, listen_address, problem) from problem
+    return bound_sockets
 
 
-def _drop_dead_peers(listener: socket.socket, patience: timedelta) -> None:
+def _drop_dead_peers(listener: socket.socket, unread_timeout: timedelta) -> None:
     """Let the kernel drop peers that vanished or never read; accepted sockets inherit it."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if patience and hasattr(socket, "TCP_USER_TIMEOUT"):  # only on Linux
-        milliseconds = min(int(patience.total_seconds() * 1000), 2**31 - 1)
+    if unread_timeout and hasattr(socket, "TCP_USER_TIMEOUT"):  # only on Linux
+        milliseconds = min(int(unread_timeout.total_seconds() * 1000), 2**31 - 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
@@ -76,15 +86,17 @@ def raise_open_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
-def bind_failure(name: str, setting: str, problem: OSError) -> Trouble:
+def bind_failure(setting_name: str, address: str, problem: OSError) -> CommandError:
     """Return the error that names a setting with an address that can't be bound."""
     reason = (problem.strerror or str(problem)).lower()
-    return Trouble(f"cannot listen on {setting}: {reason}; set {PREFIX}{name} to another place")
+    return CommandError(
+        f"cannot listen on {address}: {reason}; set {PREFIX}{setting_name} to another place"
+    )
 
 
 def listen_addresses(settings: Settings) -> dict[str, str]:
     """Return the addresses to listen on by the names of their settings."""
-    named = {
+    addresses = {
         "HTTP": settings.http,
         "LMTP": settings.lmtp,
         "SMTP": settings.smtp,
@@ -92,7 +104,7 @@ def listen_addresses(settings: Settings) -> dict[str, str]:
         "SUBMISSIONS": settings.submissions,
         "ACME_HTTP": settings.acme_http,
     }
-    return {name: address for name, address in named.items() if address}
+    return {name: address for name, address in addresses.items() if address}
 
 
 def exposed_settings(settings: Settings) -> list[str]:
@@ -100,9 +112,10 @@ def exposed_settings(settings: Settings) -> list[str]:
     return [
         name
         for name, setting in listen_addresses(settings).items()
-        if not all(_loopback(address[0]) for _, address in resolve_address(name, setting))
+        if not all(is_loopback_address(address[0]) for _, address in resolve_address(name, setting))
     ]
 
 
-def _loopback(address: str) -> bool:
+def is_loopback_address(address: str) -> bool:
+    """Whether an IP address, with or without a zone, is a loopback address."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback

@@ -6,7 +6,13 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
-from merganser.settings.value_types import Names, Size, Span, networked, shown
+from merganser.settings.value_types import (
+    ByteSize,
+    Duration,
+    WordList,
+    check_networks,
+    table_default,
+)
 
 
 class HttpSettings(BaseSettings):
@@ -67,7 +73,7 @@ class HttpSettings(BaseSettings):
         ge=0,
         description="Cost points a second for each user or key of ADMIN or above; 0 is unlimited.",
     )
-    answer_max: Size = Field(
+    answer_max: ByteSize = Field(
         default=32 << 20,
         ge=1 << 20,
         description="Bytes of one GraphQL answer, and of each event of a subscription. A larger "
@@ -79,38 +85,38 @@ class HttpSettings(BaseSettings):
         "no suggestions in errors either.",
         json_schema_extra={"hint": "write open, signed-in or off"},
     )
-    proxies: Names = Field(
+    proxies: WordList = Field(
         default=("127.0.0.1", "::1"),
         description="Addresses and networks of proxies before us, with spaces between; none, where "
         "there are none. What they say in X-Forwarded-For and X-Forwarded-Proto is believed.",
         json_schema_extra={
-            **shown("127.0.0.1 ::1"),
+            **table_default("127.0.0.1 ::1"),
             "hint": "write addresses and networks such as 10.0.0.0/8, or none",
         },
     )
-    head_timeout: Span = Field(
+    head_timeout: Duration = Field(
         default=timedelta(seconds=10),
         description="A request whose head is not there by then is given up.",
     )
-    body_timeout: Span = Field(
+    body_timeout: Duration = Field(
         default=timedelta(seconds=10),
         description="The same for the body of a GraphQL request.",
     )
-    init_timeout: Span = Field(
+    init_timeout: Duration = Field(
         default=timedelta(seconds=5),
         description="A WebSocket that does not begin with connection_init by then is closed.",
     )
-    keep_alive: Span = Field(
+    keep_alive: Duration = Field(
         default=timedelta(seconds=5),
         description="How long a connection stays open for another request. More than the proxy "
         "before us keeps it, if there is one.",
     )
-    write_timeout: Span = Field(
+    write_timeout: Duration = Field(
         default=timedelta(seconds=30),
         description="Whoever reads nothing of an answer for so long is dropped.",
     )
 
     @field_validator("proxies")
     @classmethod
-    def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return () if names == ("none",) else networked(names)
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        return () if proxies == ("none",) else check_networks(proxies)

@@ -7,20 +7,20 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
-from merganser.settings.value_types import USUAL, Names, Size, Span
+from merganser.settings.value_types import DEFAULT_OPTIONS, ByteSize, Duration, WordList
 from models.runtime.options import MIB
 
 
 class IncomingSettings(BaseSettings):
     """Settings of incoming mail. Each is the variable `MERGANSER_` with the name in capitals."""
 
-    authserv_ids: Names = Field(
-        default=USUAL.authserv_ids,
+    authserv_ids: WordList = Field(
+        default=DEFAULT_OPTIONS.authserv_ids,
         description="Names under which the server that hands mail over by LMTP writes "
         "`Authentication-Results`, with spaces between; what others write is not believed.",
     )
     authserv_hops: int = Field(
-        default=USUAL.authserv_hops,
+        default=DEFAULT_OPTIONS.authserv_hops,
         ge=1,
         le=20,
         description="Which `Received` from the top is that of the server where mail comes in; "
@@ -40,58 +40,58 @@ class IncomingSettings(BaseSettings):
         "domain wants that, and else goes to Junk; ignore, nothing.",
         json_schema_extra={"hint": "write ignore, junk or reject"},
     )
-    arc_trusted: Names = Field(
-        default=USUAL.arc_trusted,
+    arc_trusted: WordList = Field(
+        default=DEFAULT_OPTIONS.arc_trusted,
         description="Domains of servers, such as those of mailing lists, whose ARC seals are "
         "believed, with spaces between: where they have seen DMARC pass, it counts.",
     )
     arc_keys: Path | None = Field(
-        default=USUAL.arc_keys,
+        default=DEFAULT_OPTIONS.arc_keys,
         description="Folder of the keys that seal what is sent on by ARC, a file "
         "`selector._domainkey.example.org.pem` for each domain, readable by nobody else; "
         "`merganser domain arc-key` makes one.",
     )
-    spam_headers: Names = Field(
-        default=USUAL.spam_headers,
+    spam_headers: WordList = Field(
+        default=DEFAULT_OPTIONS.spam_headers,
         description="Fields of a spam filter that are believed of mail that comes by LMTP, with "
         "spaces between; none: no field. The filter must take out those that come from outside.",
         json_schema_extra={
-            "default": " ".join(USUAL.spam_headers),
-            "hint": f"write some of {' '.join(USUAL.spam_headers)}, or none",
+            "default": " ".join(DEFAULT_OPTIONS.spam_headers),
+            "hint": f"write some of {' '.join(DEFAULT_OPTIONS.spam_headers)}, or none",
         },
     )
 
     spam_quarantine: int = Field(
-        default=USUAL.spam_quarantine,
+        default=DEFAULT_OPTIONS.spam_quarantine,
         ge=0,
         le=100,
         description="Score from which spam is held, and does not go to Junk; 0: none is.",
     )
-    quarantine_for: Span = Field(
-        default=USUAL.quarantine_for,
+    quarantine_for: Duration = Field(
+        default=DEFAULT_OPTIONS.quarantine_for,
         ge=timedelta(days=1),
         le=timedelta(days=366),
         description="How long mail is held that nobody lets in.",
     )
-    quarantine_max: Size = Field(
-        default=USUAL.quarantine_max,
+    quarantine_max: ByteSize = Field(
+        default=DEFAULT_OPTIONS.quarantine_max,
         ge=1 << 16,
         le=256 * MIB,
         description="Largest message that is held.",
     )
     quarantine_items: int = Field(
-        default=USUAL.quarantine_items,
+        default=DEFAULT_OPTIONS.quarantine_items,
         ge=1,
         le=10_000,
         description="Messages that are held for a user; of more the oldest go.",
     )
-    quarantine_bytes: Size = Field(
-        default=USUAL.quarantine_bytes,
+    quarantine_bytes: ByteSize = Field(
+        default=DEFAULT_OPTIONS.quarantine_bytes,
         ge=1 << 16,
         description="Bytes of the messages that are held for a user; of more the oldest go.",
     )
     quarantine_url: str = Field(
-        default=USUAL.quarantine_url,
+        default=DEFAULT_OPTIONS.quarantine_url,
         pattern=r"^(https?://\S+)?$",
         max_length=500,
         description="Page where users see what is held for them, which letters lead to.",
@@ -100,11 +100,11 @@ class IncomingSettings(BaseSettings):
 
     @field_validator("spam_headers")
     @classmethod
-    def _fields(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known_fields = {name.lower(): name for name in USUAL.spam_headers}
-        if names == ("none",):
+    def _check_spam_headers(cls, field_names: tuple[str, ...]) -> tuple[str, ...]:
+        known_fields = {name.lower(): name for name in DEFAULT_OPTIONS.spam_headers}
+        if field_names == ("none",):
             return ()
-        for each in names:
+        for each in field_names:
             if each.lower() not in known_fields:
                 raise ValueError("not a field of a spam filter that we read")
-        return tuple(known_fields[each.lower()] for each in names)
+        return tuple(known_fields[each.lower()] for each in field_names)

@@ -7,63 +7,63 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
-from mail.network.outbound_http import target
-from merganser.settings.value_types import PLACE, USUAL, Size, Span
-from models.errors import Invalid
+from mail.network.outbound_http import parse_target
+from merganser.settings.value_types import DEFAULT_OPTIONS, HOST_PORT_PATTERN, ByteSize, Duration
+from models.errors import InvalidInput
 
 # an SMTP client waits for 10 minutes
-SHORTEST, LONGEST = timedelta(seconds=1), timedelta(minutes=4)
-DOWN: dict[str, Any] = {"hint": "write accept or defer"}
+MIN_TIMEOUT, MAX_TIMEOUT = timedelta(seconds=1), timedelta(minutes=4)
+DOWN_HINT: dict[str, Any] = {"hint": "write accept or defer"}
 
 
 class ScannerSettings(BaseSettings):
     """Settings of scanners. Each is the variable `MERGANSER_` with the name in capitals."""
 
     rspamd: str = Field(
-        default=USUAL.rspamd,
+        default=DEFAULT_OPTIONS.rspamd,
         description="Where rspamd judges mail that comes in, as in http://127.0.0.1:11333.",
         json_schema_extra={"hint": "write http://host:port"},
     )
     rspamd_password: SecretStr | None = Field(
-        default=USUAL.rspamd_password,
+        default=DEFAULT_OPTIONS.rspamd_password,
         description="The password that rspamd asks for.",
     )
-    rspamd_timeout: Span = Field(
-        default=USUAL.rspamd_timeout,
-        ge=SHORTEST,
-        le=LONGEST,
+    rspamd_timeout: Duration = Field(
+        default=DEFAULT_OPTIONS.rspamd_timeout,
+        ge=MIN_TIMEOUT,
+        le=MAX_TIMEOUT,
         description="How long a message waits for rspamd.",
     )
-    rspamd_max: Size = Field(
-        default=USUAL.rspamd_max,
+    rspamd_max: ByteSize = Field(
+        default=DEFAULT_OPTIONS.rspamd_max,
         description="Largest message that rspamd is asked about; larger ones are not judged.",
     )
     rspamd_down: Literal["accept", "defer"] = Field(
         default="accept",
         description="What becomes of mail while rspamd does not answer: accept, it is not judged; "
         "defer, it is to come again later.",
-        json_schema_extra=DOWN,
+        json_schema_extra=DOWN_HINT,
     )
     rspamd_learn: str = Field(
-        default=USUAL.rspamd_learn,
+        default=DEFAULT_OPTIONS.rspamd_learn,
         description="Where rspamd learns, as in http://127.0.0.1:11334: what users move into Junk, "
         "and out of it. Without it nothing is learned.",
         json_schema_extra={"hint": "write http://host:port"},
     )
     clamd: str = Field(
-        default=USUAL.clamd,
+        default=DEFAULT_OPTIONS.clamd,
         description="Where clamd looks for viruses in mail that comes in: host:port, or unix: and "
         "the path of its socket.",
         json_schema_extra={"hint": "write host:port or unix:/path"},
     )
-    clamd_timeout: Span = Field(
-        default=USUAL.clamd_timeout,
-        ge=SHORTEST,
-        le=LONGEST,
+    clamd_timeout: Duration = Field(
+        default=DEFAULT_OPTIONS.clamd_timeout,
+        ge=MIN_TIMEOUT,
+        le=MAX_TIMEOUT,
         description="How long a message waits for clamd.",
     )
-    clamd_max: Size = Field(
-        default=USUAL.clamd_max,
+    clamd_max: ByteSize = Field(
+        default=DEFAULT_OPTIONS.clamd_max,
         description="Largest message that clamd is asked about; larger ones are not looked into. "
         "Its own StreamMaxLength should not be less.",
     )
@@ -71,7 +71,7 @@ class ScannerSettings(BaseSettings):
         default="accept",
         description="What becomes of mail while clamd does not answer: accept, nobody has looked; "
         "defer, it is to come again later.",
-        json_schema_extra=DOWN,
+        json_schema_extra=DOWN_HINT,
     )
     virus: Literal["reject", "tag", "quarantine"] = Field(
         default="reject",
@@ -89,11 +89,11 @@ class ScannerSettings(BaseSettings):
 
     @field_validator("rspamd", "rspamd_learn")
     @classmethod
-    def _url(cls, url: str) -> str:
+    def _check_scanner_url(cls, url: str) -> str:
         if url:
             try:
-                target(url, private=True)
-            except Invalid as problem:
+                parse_target(url, allow_private=True)
+            except InvalidInput as problem:
                 raise ValueError(problem.message) from None
         if "?" in url:
             raise ValueError("without a query")
@@ -101,9 +101,12 @@ class ScannerSettings(BaseSettings):
 
     @field_validator("clamd")
     @classmethod
-    def _place(cls, place: str) -> str:
-        if not place or place.startswith("unix:/"):
-            return place
-        if not re.fullmatch(PLACE, place) or not 0 < int(place.rpartition(":")[2]) < 1 << 16:
+    def _check_clamd_address(cls, address: str) -> str:
+        if not address or address.startswith("unix:/"):
+            return address
+        if (
+            not re.fullmatch(HOST_PORT_PATTERN, address)
+            or not 0 < int(address.rpartition(":")[2]) < 1 << 16
+        ):
             raise ValueError("not a place")
-        return place
+        return address

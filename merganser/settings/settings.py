@@ -12,22 +12,30 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsConfigDict
 
-from merganser.errors import MISUSED, Trouble
+from merganser.errors import EXIT_USAGE, CommandError
 from merganser.settings.http import HttpSettings
 from merganser.settings.incoming_mail import IncomingSettings
 from merganser.settings.outgoing_mail import OutgoingSettings
 from merganser.settings.scanners import ScannerSettings
 from merganser.settings.signatures import SigningSettings
 from merganser.settings.smtp import SmtpSettings
-from merganser.settings.units import size, sized, spanned
+from merganser.settings.units import format_duration, format_size, parse_size
 from merganser.settings.users import AccountSettings
-from merganser.settings.value_types import HOST, PLACE, USUAL, Names, Size, Span, shown
+from merganser.settings.value_types import (
+    DEFAULT_OPTIONS,
+    HOST_NAME_PATTERN,
+    HOST_PORT_PATTERN,
+    ByteSize,
+    Duration,
+    WordList,
+    table_default,
+)
 from models.runtime.options import Options
 from models.store.postgres.address import is_postgres, parse_postgres_address
 
 PREFIX = "MERGANSER_"
-FAULT = r"^[a-z]+:[1-9][0-9]*$"
-DRIVERS = {
+FAULT_PATTERN = r"^[a-z]+:[1-9][0-9]*$"
+DRIVER_BY_SCHEME = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
     "postgres": "postgresql+asyncpg",
@@ -35,21 +43,21 @@ DRIVERS = {
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
 
-BUSES = ("unix", "postgres", "postgresql", "redis", "rediss", "nats", "tls")
-ALONE = ("auto", "process", "unix", "postgresql")  # values without a URL
+BUS_URL_SCHEMES = ("unix", "postgres", "postgresql", "redis", "rediss", "nats", "tls")
+BUS_NAMES = ("auto", "process", "unix", "postgresql")  # values without a URL
 
 
-def driven(url: str) -> str:
+def database_url_with_driver(url: str) -> str:
     """Add the driver of SQLAlchemy to a database URL. Raises ValueError if it is unsupported."""
     scheme, mark, rest = url.partition("://")
-    if not mark or scheme not in DRIVERS:
+    if not mark or scheme not in DRIVER_BY_SCHEME:
         raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
     if is_postgres(url):
         parse_postgres_address(url)
-    return f"{DRIVERS[scheme]}://{rest}"
+    return f"{DRIVER_BY_SCHEME[scheme]}://{rest}"
 
 
-Url = Annotated[str, BeforeValidator(driven)]
+DatabaseUrl = Annotated[str, BeforeValidator(database_url_with_driver)]
 
 
 class Settings(
@@ -75,17 +83,17 @@ class Settings(
         default=Path("var"),
         description="Folder for all that is ours: store, blobs, spool and secret.",
     )
-    store: Url = Field(
+    store: DatabaseUrl = Field(
         default_factory=lambda values: f"sqlite+aiosqlite:///{values['data']}/merganser.db",
         description="Database: sqlite:///path, or a connection URI of PostgreSQL with the "
         "parameters that libpq documents, such as "
         "postgresql://user:password@host/database?sslmode=verify-full.",
-        json_schema_extra=shown("sqlite:///{data}/merganser.db"),
+        json_schema_extra=table_default("sqlite:///{data}/merganser.db"),
     )
     blobs: str = Field(
         default_factory=lambda values: f"{values['data']}/blobs",
         description="Where large bytes live: a folder, or s3://bucket/prefix and its kind.",
-        json_schema_extra=shown("{data}/blobs"),
+        json_schema_extra=table_default("{data}/blobs"),
     )
     cold_blobs: str | None = Field(
         default=None,
@@ -99,19 +107,19 @@ class Settings(
         "postgresql://… of another; redis://…, rediss://…, nats://… or tls://… by a server of "
         "that kind; auto, unix with an SQLite store and else postgresql.",
         json_schema_extra={
-            **shown("auto"),
+            **table_default("auto"),
             "hint": "write auto, process, unix, postgresql, or the URL of Redis or NATS",
         },
     )
     http: str = Field(
         default="127.0.0.1:8025",
-        pattern=PLACE,
+        pattern=HOST_PORT_PATTERN,
         description="Where GraphQL listens: host:port.",
         json_schema_extra={"hint": "write host:port"},
     )
     lmtp: str = Field(
         default="127.0.0.1:8024",
-        pattern=PLACE,
+        pattern=HOST_PORT_PATTERN,
         description="Where LMTP listens: host:port.",
         json_schema_extra={"hint": "write host:port"},
     )
@@ -128,7 +136,7 @@ class Settings(
         description="Signs the addresses we hand out, at least 32 characters. Processes that share "
         "a store must share it.",
         json_schema_extra={
-            **shown("the file {data}/secret, made at first"),
+            **table_default("the file {data}/secret, made at first"),
             "hint": "it needs 32 characters at least",
         },
     )
@@ -136,214 +144,224 @@ class Settings(
         default=None,
         description="File of the keys that seal secrets in the store, such as seeds of second "
         "factors; readable by nobody else, and kept where no backup of the store lies.",
-        json_schema_extra=shown("the file {data}/vault, made at first"),
+        json_schema_extra=table_default("the file {data}/vault, made at first"),
     )
     hostname: str = Field(
-        default=USUAL.hostname,
-        pattern=HOST,
+        default=DEFAULT_OPTIONS.hostname,
+        pattern=HOST_NAME_PATTERN,
         description="The name of this machine in mail: in greetings, Message-IDs and reports.",
         json_schema_extra={"hint": "write a name such as mx.example.org"},
     )
     public_url: str = Field(
-        default=USUAL.public_url,
+        default=DEFAULT_OPTIONS.public_url,
         pattern=r"^$|^https?://[^\s]+[^/\s]$",
         description="What stands before the paths of addresses we hand out, as in "
         "https://mail.example.org. Without it they are paths alone.",
         json_schema_extra={"hint": "write https://host, without a slash at its end"},
     )
-    origins: Names = Field(
+    origins: WordList = Field(
         default=(),
         description="Web origins that may call GraphQL from a browser (CORS), with spaces between.",
     )
     default_domain: str | None = Field(
-        default=USUAL.default_domain,
-        pattern=HOST,
+        default=DEFAULT_OPTIONS.default_domain,
+        pattern=HOST_NAME_PATTERN,
         description="Domain of the address of a new user whose name has none.",
         json_schema_extra={"hint": "write a domain such as example.org"},
     )
     auto_create_domains: bool = Field(
-        default=USUAL.auto_create_domains,
+        default=DEFAULT_OPTIONS.auto_create_domains,
         description="Create a domain when an ADMIN creates the first address in it. Off: such "
         "an address is refused.",
         json_schema_extra={"hint": "write on or off"},
     )
     domain_max_users: int = Field(
-        default=USUAL.domain_max_users,
+        default=DEFAULT_OPTIONS.domain_max_users,
         ge=0,
         description="`maxUsers` of a new domain if `domainCreate` omits it; 0: any number.",
     )
     domain_max_addresses: int = Field(
-        default=USUAL.domain_max_addresses,
+        default=DEFAULT_OPTIONS.domain_max_addresses,
         ge=0,
         description="`maxAddresses` of a new domain if `domainCreate` omits it; 0: any number.",
     )
-    domain_default_user_quota: Size | None = Field(
-        default=USUAL.domain_default_user_quota,
+    domain_default_user_quota: ByteSize | None = Field(
+        default=DEFAULT_OPTIONS.domain_default_user_quota,
         description="`defaultUserQuota` if `domainCreate` omits it; 0: unlimited.",
-        json_schema_extra=shown("MERGANSER_DEFAULT_QUOTA"),
+        json_schema_extra=table_default("MERGANSER_DEFAULT_QUOTA"),
     )
-    domain_max_user_quota: Size = Field(
-        default=USUAL.domain_max_user_quota,
+    domain_max_user_quota: ByteSize = Field(
+        default=DEFAULT_OPTIONS.domain_max_user_quota,
         description="`maxUserQuota` of a new domain if `domainCreate` omits it; 0: unlimited.",
     )
-    domain_quota: Size = Field(
-        default=USUAL.domain_quota,
+    domain_quota: ByteSize = Field(
+        default=DEFAULT_OPTIONS.domain_quota,
         description="`quota` of a new domain if `domainCreate` omits it; 0: unlimited.",
     )
     dns_resolver: str | None = Field(
-        default=USUAL.dns_resolver,
-        pattern=PLACE,
+        default=DEFAULT_OPTIONS.dns_resolver,
+        pattern=HOST_PORT_PATTERN,
         description="Name server for every DNS lookup, also of hosts that receive webhooks and "
         "push messages, as in 127.0.0.1:53. The system looks up the hosts of the operator's own "
         "settings: database, object storage, message bus, scanners, ACME directory, range service, "
         "collector of traces.",
         json_schema_extra={
-            **shown("those of the system"),
+            **table_default("those of the system"),
             "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
         },
     )
-    default_quota: Size = Field(
-        default=USUAL.default_quota,
+    default_quota: ByteSize = Field(
+        default=DEFAULT_OPTIONS.default_quota,
         description="Storage of a user, where neither user nor domain says more; 0 is unlimited.",
     )
-    message_max: Size = Field(default=USUAL.message_max, description="Largest message we take.")
-    upload_max: Size = Field(default=USUAL.upload_max, description="Largest file in an upload.")
-    disk_reserve: Size = Field(
-        default=USUAL.disk_reserve,
+    message_max: ByteSize = Field(
+        default=DEFAULT_OPTIONS.message_max, description="Largest message we take."
+    )
+    upload_max: ByteSize = Field(
+        default=DEFAULT_OPTIONS.upload_max, description="Largest file in an upload."
+    )
+    disk_reserve: ByteSize = Field(
+        default=DEFAULT_OPTIONS.disk_reserve,
         description="Free space that stays on the disk of the data folder when mail and uploads "
         "come in. With less, mail is answered 452 and uploads 507, so that the store can still "
         "be written.",
     )
-    search_text: Size = Field(
-        default=USUAL.search_text,
+    search_text: ByteSize = Field(
+        default=DEFAULT_OPTIONS.search_text,
         ge=1024,
         le=16 << 20,
         description="Characters of a message that are searched by words; another number holds "
         "for mail that comes later.",
     )
-    files_quota: Size = Field(
-        default=USUAL.files_quota,
+    files_quota: ByteSize = Field(
+        default=DEFAULT_OPTIONS.files_quota,
         description="Storage of a user for files that are shared or wait for a draft; 0 is "
         "unlimited.",
     )
-    files_for: Span = Field(
-        default=USUAL.files_for,
+    files_for: Duration = Field(
+        default=DEFAULT_OPTIONS.files_for,
         description="Files that are not shared, and were not fetched for so long, are removed; "
         "0 s: never.",
     )
-    exports_for: Span = Field(
-        default=USUAL.exports_for,
+    exports_for: Duration = Field(
+        default=DEFAULT_OPTIONS.exports_for,
         description="How long an exported account can be fetched; then it is removed.",
     )
     import_folder: Path | None = Field(
-        default=USUAL.import_folder,
+        default=DEFAULT_OPTIONS.import_folder,
         description="Folder on the server whose files ROOT may have brought into accounts by "
         "their path; without it nobody may.",
     )
-    max_mailboxes: int = Field(default=USUAL.max_mailboxes, ge=5, description="Folders of a user.")
+    max_mailboxes: int = Field(
+        default=DEFAULT_OPTIONS.max_mailboxes, ge=5, description="Folders of a user."
+    )
     share_across_domains: bool = Field(
-        default=USUAL.share_across_domains,
+        default=DEFAULT_OPTIONS.share_across_domains,
         description="Users may share folders with users of other domains; off: within their own. "
         "On, they learn which addresses there are.",
         json_schema_extra={"hint": "write on or off"},
     )
     max_recipients: int = Field(
-        default=USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
+        default=DEFAULT_OPTIONS.max_recipients,
+        ge=1,
+        description="Recipients of a message that is sent.",
     )
-    undo_window: Span = Field(
-        default=USUAL.undo_window, description="How long a change to messages can be taken back."
+    undo_window: Duration = Field(
+        default=DEFAULT_OPTIONS.undo_window,
+        description="How long a change to messages can be taken back.",
     )
-    archive_for: Span = Field(
-        default=USUAL.archive_for, description="How long deleted messages can be restored."
+    archive_for: Duration = Field(
+        default=DEFAULT_OPTIONS.archive_for,
+        description="How long deleted messages can be restored.",
     )
-    restore_window: Span = Field(
-        default=USUAL.restore_window,
+    restore_window: Duration = Field(
+        default=DEFAULT_OPTIONS.restore_window,
         description="How old a backup of the database can be when it is restored: objects that no "
         "row names any more are kept for so long. 0 s: they are removed after a day.",
     )
-    receipts_for: Span = Field(
-        default=USUAL.receipts_for,
+    receipts_for: Duration = Field(
+        default=DEFAULT_OPTIONS.receipts_for,
         description="How long a repeated delivery is known, and not stored twice.",
     )
-    replays_for: Span = Field(
-        default=USUAL.replays_for,
+    replays_for: Duration = Field(
+        default=DEFAULT_OPTIONS.replays_for,
         description="How long the answer to an idempotency key is kept.",
     )
     journal_days: int = Field(
-        default=USUAL.journal_days,
+        default=DEFAULT_OPTIONS.journal_days,
         ge=1,
         description="Days that changes stay readable for clients that come back.",
     )
     journal_events: int = Field(
-        default=USUAL.journal_events,
+        default=DEFAULT_OPTIONS.journal_events,
         ge=1000,
         description="Changes that stay readable in one account.",
     )
     changes_overflow: int = Field(
-        default=USUAL.changes_overflow,
+        default=DEFAULT_OPTIONS.changes_overflow,
         ge=500,
         description="Changes that a subscription may be behind; who is further reads afresh.",
     )
-    authlog_for: Span = Field(
-        default=USUAL.authlog_for,
+    authlog_for: Duration = Field(
+        default=DEFAULT_OPTIONS.authlog_for,
         description="How long security events are kept; 0 s: none are written.",
     )
-    trace_for: Span = Field(
-        default=USUAL.trace_for,
+    trace_for: Duration = Field(
+        default=DEFAULT_OPTIONS.trace_for,
         description="How long it is kept which way messages took; 0 s: nothing is written.",
     )
-    adminlog_for: Span = Field(
-        default=USUAL.adminlog_for,
+    adminlog_for: Duration = Field(
+        default=DEFAULT_OPTIONS.adminlog_for,
         ge=timedelta(days=1),
         description="How long it is kept who changed what of others, and which settings.",
     )
     webhooks_private: bool = Field(
-        default=USUAL.webhooks_private,
+        default=DEFAULT_OPTIONS.webhooks_private,
         description="Webhooks may be posted to private, loopback and link-local addresses, too. "
         "On, an administrator of a domain can make the server call services of your own network.",
         json_schema_extra={"hint": "write on or off"},
     )
     push_private: bool = Field(
-        default=USUAL.push_private,
+        default=DEFAULT_OPTIONS.push_private,
         description="Push channels may lead to private, loopback and link-local addresses, too. "
         "On, every user can make the server call services of your own network.",
         json_schema_extra={"hint": "write on or off"},
     )
     connectors_private: bool = Field(
-        default=USUAL.connectors_private,
+        default=DEFAULT_OPTIONS.connectors_private,
         description="Mail may be fetched from private, loopback and link-local addresses, too, and "
         "without encryption. On, every user can make the server call services of your own network.",
         json_schema_extra={"hint": "write on or off"},
     )
     connectors_at_once: int = Field(
-        default=USUAL.connectors_at_once,
+        default=DEFAULT_OPTIONS.connectors_at_once,
         ge=1,
         le=256,
         description="Runs of connectors at once; those that only listen are not counted.",
     )
     connectors_per_host: int = Field(
-        default=USUAL.connectors_per_host,
+        default=DEFAULT_OPTIONS.connectors_per_host,
         ge=1,
         le=64,
         description="Of these, with one host elsewhere.",
     )
     push_contact: str = Field(
-        default=USUAL.push_contact,
+        default=DEFAULT_OPTIONS.push_contact,
         pattern=r"^((mailto:[^@\s]+@|https://)[^@\s]+)?$",
         description="Whom push services of browsers turn to (RFC 8292): mailto:… or https://…; "
         "nothing = postmaster at the host name.",
     )
     pushover_url: str = Field(
-        default=USUAL.pushover_url,
+        default=DEFAULT_OPTIONS.pushover_url,
         pattern=r"^https?://[^@\s]+$",
         description="Where pushes by Pushover are posted: a proxy of your own, or the service.",
     )
     bulk: int = Field(
-        default=USUAL.bulk,
+        default=DEFAULT_OPTIONS.bulk,
         ge=1,
         description="Messages that one request changes at once; more become a task.",
     )
-    drain: Span = Field(
+    drain: Duration = Field(
         default=timedelta(0),
         description="How long to answer as before once told to stop, while `/health/ready` says "
         "503: time for a load balancer to turn elsewhere.",
@@ -386,35 +404,35 @@ class Settings(
     )
     fault: str | None = Field(
         default=None,
-        pattern=FAULT,
+        pattern=FAULT_PATTERN,
         description="For crash tests: die at the nth passing of a place, as in commit:3.",
         json_schema_extra={"hidden": True, "hint": "write place:n"},
     )
 
     @field_validator("wakeups")
     @classmethod
-    def _bus(cls, secret: SecretStr) -> SecretStr:
-        bus = secret.get_secret_value()
+    def _check_wakeups(cls, setting: SecretStr) -> SecretStr:
+        bus = setting.get_secret_value()
         scheme, mark, rest = bus.partition("://")
-        if not (scheme in BUSES and rest if mark else bus in ALONE):
+        if not (scheme in BUS_URL_SCHEMES and rest if mark else bus in BUS_NAMES):
             raise ValueError(scheme)
-        return secret
+        return setting
 
     @field_validator("dns_resolver")
     @classmethod
-    def _resolver(cls, place: str | None) -> str | None:
-        host, _, port = (place or "127.0.0.1:53").rpartition(":")
+    def _check_dns_resolver(cls, address: str | None) -> str | None:
+        host, _, port = (address or "127.0.0.1:53").rpartition(":")
         ip_address(host.removeprefix("[").removesuffix("]"))
         if not 0 < int(port) < 1 << 16:
             raise ValueError(port)
-        return place
+        return address
 
     def options(self) -> Options:
         """The values that models, mail and resolvers use."""
         return Options(**{each.name: getattr(self, each.name) for each in fields(Options)})
 
 
-def read() -> Settings:
+def read_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises CommandError with the name of the variable if one is unknown or invalid.
@@ -423,18 +441,18 @@ def read() -> Settings:
     for name in os.environ:
         if name.startswith(PREFIX) and name not in variables:
             similar_name = get_close_matches(name, variables, 1, 0.0)[0]
-            raise Trouble(
-                f"{name} is no setting of ours; did you mean {similar_name}?", code=MISUSED
+            raise CommandError(
+                f"{name} is no setting of ours; did you mean {similar_name}?", exit_code=EXIT_USAGE
             )
     try:
         return Settings()
     except ValidationError as problem:
-        raise Trouble(_sentence(problem), code=MISUSED) from problem
+        raise CommandError(_validation_message(problem), exit_code=EXIT_USAGE) from problem
 
 
-def _sentence(problem: ValidationError) -> str:
+def _validation_message(error: ValidationError) -> str:
     """A sentence about the first invalid setting, without its value, which may be a secret."""
-    first = problem.errors(include_url=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     field = str(first["loc"][0])
     extra = Settings.model_fields[field].json_schema_extra
     hint = extra.get("hint") if isinstance(extra, dict) else None
@@ -442,10 +460,10 @@ def _sentence(problem: ValidationError) -> str:
     return f"{(PREFIX + field).upper()} is wrong: {reason[:1].lower()}{reason[1:]}"
 
 
-def table(settings: type[Settings] = Settings) -> str:
+def settings_table(settings_class: type[Settings] = Settings) -> str:
     """The settings as a Markdown table, which docs/settings.md has."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
-    field_infos = settings.model_fields
+    field_infos = settings_class.model_fields
     grouped_classes = (
         *(AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings, SigningSettings),
         *(ScannerSettings, HttpSettings),
@@ -459,19 +477,22 @@ def table(settings: type[Settings] = Settings) -> str:
             field_info.json_schema_extra if isinstance(field_info.json_schema_extra, dict) else {}
         )
         if not extra.get("hidden"):
-            default = extra.get("default") or _default(field_info)
+            default = extra.get("default") or _default_text(field_info)
             lines.append(f"| `{(PREFIX + name).upper()}` | {default} | {field_info.description} |")
     return "\n".join(lines)
 
 
-def _default(field_info: FieldInfo) -> str:
+def _default_text(field_info: FieldInfo) -> str:
     value = field_info.default
     if value in (None, "", ()):
         return "none"
     if isinstance(value, timedelta):
-        return spanned(value)
+        return format_duration(value)
     if isinstance(value, tuple) and isinstance(value[0], timedelta):
-        return ", ".join(map(spanned, value))
-    if any(isinstance(each, BeforeValidator) and each.func is size for each in field_info.metadata):
-        return sized(value)
+        return ", ".join(map(format_duration, value))
+    if any(
+        isinstance(each, BeforeValidator) and each.func is parse_size
+        for each in field_info.metadata
+    ):
+        return format_size(value)
     return str(value)

@@ -6,14 +6,14 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from merganser.settings.value_types import USUAL, Span
+from merganser.settings.value_types import DEFAULT_OPTIONS, Duration
 
 
 class SigningSettings(BaseSettings):
     """Settings of signatures. Each is the variable `MERGANSER_` with the name in capitals."""
 
     dkim_host: bool = Field(
-        default=USUAL.dkim_host,
+        default=DEFAULT_OPTIONS.dkim_host,
         description="Sign what leaves also with the keys of the domain that this machine is in, "
         "beside those of the author's domain.",
     )
@@ -24,8 +24,8 @@ class SigningSettings(BaseSettings):
         "are only reported; enforce, mail comes encrypted or not at all; off, there is none.",
         json_schema_extra={"hint": "write off, testing or enforce"},
     )
-    dkim_overlap: Span = Field(
-        default=USUAL.dkim_overlap,
+    dkim_overlap: Duration = Field(
+        default=DEFAULT_OPTIONS.dkim_overlap,
         ge=timedelta(days=1),
         description="Keys that have been replaced are kept so long, and their records are needed: "
         "what they have signed may still be checked.",

@@ -3,41 +3,41 @@
 import re
 from datetime import timedelta
 
-from models.quantities import BINARY
+from models.quantities import BINARY_UNITS
 
-_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_SIZES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
-_SPANS = {
+_BYTES_BY_UNIT = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_BYTES_BY_UNIT |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_SECONDS_BY_UNIT = {
     "s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600,
     "d": 86400, "day": 86400, "w": 604800, "week": 604800,
 }  # fmt: skip
-_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_NUMBER_WITH_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
-def size(text: object) -> object:
+def parse_size(text: object) -> object:
     """Parse a size such as "1 GiB", "500 MB" or "1024" to bytes.
 
     Returns values that are not strings unchanged. Raises ValueError if the text is no size.
     """
     if not isinstance(text, str):
         return text
-    match = _AMOUNT.fullmatch(text)
-    unit = _SIZES.get(match[2].lower()) if match else None
+    match = _NUMBER_WITH_UNIT.fullmatch(text)
+    unit = _BYTES_BY_UNIT.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise ValueError("write a size such as 64 MiB")
     return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
 
 
-def span(text: object) -> object:
+def parse_duration(text: object) -> object:
     """Parse a duration such as "10 min", "24 h" or "14 days" to a timedelta.
 
     Returns values that are not strings unchanged. Raises ValueError if the text is no duration.
     """
     if not isinstance(text, str):
         return text
-    match = _AMOUNT.fullmatch(text)
+    match = _NUMBER_WITH_UNIT.fullmatch(text)
     name = match[2].lower() if match else ""
-    unit = _SPANS.get(name) or _SPANS.get(name.removesuffix("s"))
+    unit = _SECONDS_BY_UNIT.get(name) or _SECONDS_BY_UNIT.get(name.removesuffix("s"))
     if match is None or unit is None:
         raise ValueError("write a time such as 10 min, 24 h or 14 days")
     try:
@@ -46,18 +46,18 @@ def span(text: object) -> object:
         raise ValueError("that is too long") from None
 
 
-def sized(count: int) -> str:
+def format_size(byte_count: int) -> str:
     """Format a size in the largest unit that divides it: "1 GiB", "1500 bytes"."""
-    for name, unit in BINARY:
-        if count and count % unit == 0:
-            return f"{count // unit} {name}"
-    return f"{count} bytes"
+    for name, unit in BINARY_UNITS:
+        if byte_count and byte_count % unit == 0:
+            return f"{byte_count // unit} {name}"
+    return f"{byte_count} bytes"
 
 
-def spanned(time: timedelta) -> str:
+def format_duration(duration: timedelta) -> str:
     """Format a duration in the largest unit that divides it: "14 days", "24 h", "10 min"."""
-    seconds = int(time.total_seconds())
+    seconds = int(duration.total_seconds())
     for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds > unit and seconds % unit == 0:
             return f"{seconds // unit} {name}"
-    return "1 day" if seconds == _SPANS["day"] else f"{seconds} s"
+    return "1 day" if seconds == _SECONDS_BY_UNIT["day"] else f"{seconds} s"

@@ -7,31 +7,35 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from merganser.settings.units import size, span
+from merganser.settings.units import parse_duration, parse_size
 from models.runtime.options import Options
 
-PLACE = r"^[^:].*:[0-9]{1,5}$"  # a host is required, since without one all interfaces would listen
-HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
-USUAL = Options()
+HOST_PORT_PATTERN = (
+    r"^[^:].*:[0-9]{1,5}$"  # a host is required, since without one all interfaces would listen
+)
+HOST_NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+DEFAULT_OPTIONS = Options()
 
 
-def _listed(text: object) -> object:
+def _split_words(text: object) -> object:
     return text.replace(",", " ").split() if isinstance(text, str) else text
 
 
-def networked(names: tuple[str, ...]) -> tuple[str, ...]:
+def check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     """Return IP addresses and networks unchanged. Raises ValueError if one is invalid."""
-    for each in names:
+    for each in networks:
         ip_network(each)
-    return names
+    return networks
 
 
-Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
-Span = Annotated[timedelta, BeforeValidator(span), Field(ge=timedelta(0))]
-Spans = Annotated[tuple[Span, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+ByteSize = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(0))]
+DurationList = Annotated[
+    tuple[Duration, ...], NoDecode, BeforeValidator(_split_words), Field(min_length=1)
+]
+WordList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
 
 
-def shown(text: str) -> dict[str, Any]:
+def table_default(text: str) -> dict[str, Any]:
     """The schema entry with the text that the settings table shows as the default."""
     return {"default": text}

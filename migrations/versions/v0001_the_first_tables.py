@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from models.search import text_index
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0001"
 down_revision = None
@@ -13,44 +13,44 @@ down_revision = None
 def upgrade() -> None:
     op.create_table(
         "blobs",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("tenant_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("tenant_id", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("size", Big, nullable=False),
-        sa.Column("stored_size", Big, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
+        sa.Column("stored_size", BIG_INTEGER, nullable=False),
         sa.Column("codec", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=True),
         sa.Column("data", sa.LargeBinary(), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_blobs")),
         sa.UniqueConstraint("name", name=op.f("uq_blobs_name")),
         sa.UniqueConstraint("tenant_id", "digest", name=op.f("uq_blobs_tenant_id_digest")),
     )
     op.create_table(
         "domains",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("description", sa.String(), nullable=True),
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.Column("tags", Plain, nullable=False),
-        sa.Column("max_addresses", Big, nullable=False),
-        sa.Column("max_users", Big, nullable=False),
-        sa.Column("default_user_quota", Big, nullable=True),
-        sa.Column("max_user_quota", Big, nullable=False),
-        sa.Column("quota", Big, nullable=False),
-        sa.Column("user_count", Big, nullable=False),
-        sa.Column("address_count", Big, nullable=False),
-        sa.Column("quota_allocated", Big, nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("updated_at", Instant(timezone=True), nullable=False),
+        sa.Column("tags", JSON_TYPE, nullable=False),
+        sa.Column("max_addresses", BIG_INTEGER, nullable=False),
+        sa.Column("max_users", BIG_INTEGER, nullable=False),
+        sa.Column("default_user_quota", BIG_INTEGER, nullable=True),
+        sa.Column("max_user_quota", BIG_INTEGER, nullable=False),
+        sa.Column("quota", BIG_INTEGER, nullable=False),
+        sa.Column("user_count", BIG_INTEGER, nullable=False),
+        sa.Column("address_count", BIG_INTEGER, nullable=False),
+        sa.Column("quota_allocated", BIG_INTEGER, nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_domains")),
         sa.UniqueConstraint("name", name=op.f("uq_domains_name")),
     )
     op.create_table(
         "receipts",
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("message_id", Big, nullable=False),
-        sa.Column("at", Instant(timezone=True), nullable=False),
+        sa.Column("message_id", BIG_INTEGER, nullable=False),
+        sa.Column("at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_receipts")),
     )
     with op.batch_alter_table("receipts", schema=None) as batch_op:
@@ -61,8 +61,8 @@ def upgrade() -> None:
         sa.Column("principal", sa.String(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("asked", sa.String(), nullable=False),
-        sa.Column("answer", Plain, nullable=False),
-        sa.Column("at", Instant(timezone=True), nullable=False),
+        sa.Column("answer", JSON_TYPE, nullable=False),
+        sa.Column("at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("principal", "key", name=op.f("pk_replays")),
     )
     with op.batch_alter_table("replays", schema=None) as batch_op:
@@ -70,16 +70,16 @@ def upgrade() -> None:
 
     op.create_table(
         "streams",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("last", Big, nullable=False),
-        sa.Column("gone", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("last", BIG_INTEGER, nullable=False),
+        sa.Column("gone", BIG_INTEGER, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_streams")),
     )
     op.create_table(
         "throttles",
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("failures", Big, nullable=False),
-        sa.Column("until", Instant(timezone=True), nullable=False),
+        sa.Column("failures", BIG_INTEGER, nullable=False),
+        sa.Column("until", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_throttles")),
     )
     with op.batch_alter_table("throttles", schema=None) as batch_op:
@@ -87,9 +87,9 @@ def upgrade() -> None:
 
     op.create_table(
         "changes",
-        sa.Column("stream_id", Big, nullable=False),
-        sa.Column("last", Big, nullable=False),
-        sa.Column("at", Instant(timezone=True), nullable=False),
+        sa.Column("stream_id", BIG_INTEGER, nullable=False),
+        sa.Column("last", BIG_INTEGER, nullable=False),
+        sa.Column("at", UtcDateTime(timezone=True), nullable=False),
         sa.Column(
             "kind",
             sa.Enum(
@@ -115,8 +115,8 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("ids", Plain, nullable=False),
-        sa.Column("facts", Plain, nullable=False),
+        sa.Column("ids", JSON_TYPE, nullable=False),
+        sa.Column("facts", JSON_TYPE, nullable=False),
         sa.Column("origin", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(
             ["stream_id"], ["streams.id"], name=op.f("fk_changes_stream_id"), ondelete="CASCADE"
@@ -125,11 +125,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "domain_aliases",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("alias", sa.String(), nullable=False),
-        sa.Column("domain_id", Big, nullable=False),
+        sa.Column("domain_id", BIG_INTEGER, nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["domain_id"],
             ["domains.id"],
@@ -146,7 +146,7 @@ def upgrade() -> None:
 
     op.create_table(
         "users",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("username", sa.String(), nullable=False),
         sa.Column("username_key", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=True),
@@ -164,24 +164,24 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("domain_id", Big, nullable=True),
-        sa.Column("tenant_id", Big, nullable=False),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
+        sa.Column("tenant_id", BIG_INTEGER, nullable=False),
         sa.Column("password", sa.String(), nullable=True),
         sa.Column("require_password_change", sa.Boolean(), nullable=False),
-        sa.Column("auth_version", Big, nullable=False),
+        sa.Column("auth_version", BIG_INTEGER, nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
         sa.Column("suspended", sa.Boolean(), nullable=False),
-        sa.Column("quota", Big, nullable=True),
-        sa.Column("used", Big, nullable=False),
-        sa.Column("message_count", Big, nullable=False),
-        sa.Column("uid_validity", Big, nullable=False),
+        sa.Column("quota", BIG_INTEGER, nullable=True),
+        sa.Column("used", BIG_INTEGER, nullable=False),
+        sa.Column("message_count", BIG_INTEGER, nullable=False),
+        sa.Column("uid_validity", BIG_INTEGER, nullable=False),
         sa.Column("language", sa.String(), nullable=True),
-        sa.Column("tags", Plain, nullable=False),
-        sa.Column("meta_data", Plain, nullable=True),
-        sa.Column("internal_data", Plain, nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("updated_at", Instant(timezone=True), nullable=False),
-        sa.Column("last_login_at", Instant(timezone=True), nullable=True),
+        sa.Column("tags", JSON_TYPE, nullable=False),
+        sa.Column("meta_data", JSON_TYPE, nullable=True),
+        sa.Column("internal_data", JSON_TYPE, nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("last_login_at", UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["domain_id"], ["domains.id"], name=op.f("fk_users_domain_id"), ondelete="RESTRICT"
         ),
@@ -193,10 +193,10 @@ def upgrade() -> None:
 
     op.create_table(
         "access_tokens",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("auth_version", Big, nullable=False),
+        sa.Column("auth_version", BIG_INTEGER, nullable=False),
         sa.Column(
             "scope",
             sa.Enum(
@@ -218,9 +218,9 @@ def upgrade() -> None:
         ),
         sa.Column("protocol", sa.String(), nullable=False),
         sa.Column("ip", sa.String(), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("last_used_at", Instant(timezone=True), nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("last_used_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_access_tokens_user_id"), ondelete="CASCADE"
         ),
@@ -235,9 +235,9 @@ def upgrade() -> None:
 
     op.create_table(
         "addresses",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("local", sa.String(), nullable=False),
-        sa.Column("domain_id", Big, nullable=True),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
         sa.Column("shown", sa.String(), nullable=False),
         sa.Column(
             "kind",
@@ -253,20 +253,20 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("user_id", Big, nullable=True),
-        sa.Column("targets", Plain, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
+        sa.Column("targets", JSON_TYPE, nullable=False),
         sa.Column("name", sa.String(), nullable=True),
         sa.Column("main", sa.Boolean(), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("send_as", sa.Boolean(), nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=True),
-        sa.Column("tags", Plain, nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("tags", JSON_TYPE, nullable=False),
         sa.Column("public_comment", sa.String(), nullable=True),
         sa.Column("private_comment", sa.String(), nullable=True),
-        sa.Column("meta_data", Plain, nullable=True),
-        sa.Column("internal_data", Plain, nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("updated_at", Instant(timezone=True), nullable=False),
+        sa.Column("meta_data", JSON_TYPE, nullable=True),
+        sa.Column("internal_data", JSON_TYPE, nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["domain_id"], ["domains.id"], name=op.f("fk_addresses_domain_id"), ondelete="CASCADE"
         ),
@@ -296,7 +296,7 @@ def upgrade() -> None:
 
     op.create_table(
         "api_keys",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
         sa.Column(
@@ -313,12 +313,12 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("scopes", Plain, nullable=False),
+        sa.Column("scopes", JSON_TYPE, nullable=False),
         sa.Column("read_only", sa.Boolean(), nullable=False),
-        sa.Column("user_id", Big, nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=True),
-        sa.Column("last_used_at", Instant(timezone=True), nullable=True),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("last_used_at", UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_api_keys_user_id"), ondelete="CASCADE"
         ),
@@ -330,8 +330,8 @@ def upgrade() -> None:
 
     op.create_table(
         "mailboxes",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("path", sa.String(), nullable=False),
         sa.Column("guid", sa.String(), nullable=False),
         sa.Column(
@@ -353,17 +353,17 @@ def upgrade() -> None:
             ),
             nullable=True,
         ),
-        sa.Column("uid_validity", Big, nullable=False),
-        sa.Column("uid_next", Big, nullable=False),
-        sa.Column("modseq", Big, nullable=False),
-        sa.Column("modify_index", Big, nullable=False),
-        sa.Column("total", Big, nullable=False),
-        sa.Column("unseen", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("uid_validity", BIG_INTEGER, nullable=False),
+        sa.Column("uid_next", BIG_INTEGER, nullable=False),
+        sa.Column("modseq", BIG_INTEGER, nullable=False),
+        sa.Column("modify_index", BIG_INTEGER, nullable=False),
+        sa.Column("total", BIG_INTEGER, nullable=False),
+        sa.Column("unseen", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("subscribed", sa.Boolean(), nullable=False),
         sa.Column("hidden", sa.Boolean(), nullable=False),
-        sa.Column("retention", Big, nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("retention", BIG_INTEGER, nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_mailboxes_user_id"), ondelete="CASCADE"
         ),
@@ -382,7 +382,7 @@ def upgrade() -> None:
 
     op.create_table(
         "tasks",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column(
             "state",
@@ -398,20 +398,20 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("user_id", Big, nullable=True),
-        sa.Column("done", Big, nullable=False),
-        sa.Column("total", Big, nullable=True),
-        sa.Column("order", Plain, nullable=False),
-        sa.Column("checkpoint", Plain, nullable=True),
-        sa.Column("result", Plain, nullable=True),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
+        sa.Column("done", BIG_INTEGER, nullable=False),
+        sa.Column("total", BIG_INTEGER, nullable=True),
+        sa.Column("order", JSON_TYPE, nullable=False),
+        sa.Column("checkpoint", JSON_TYPE, nullable=True),
+        sa.Column("result", JSON_TYPE, nullable=True),
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("cancelled", sa.Boolean(), nullable=False),
-        sa.Column("lease", Big, nullable=True),
-        sa.Column("leased_until", Instant(timezone=True), nullable=True),
-        sa.Column("attempts", Big, nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("started_at", Instant(timezone=True), nullable=True),
-        sa.Column("finished_at", Instant(timezone=True), nullable=True),
+        sa.Column("lease", BIG_INTEGER, nullable=True),
+        sa.Column("leased_until", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("attempts", BIG_INTEGER, nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("started_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_tasks_user_id"), ondelete="CASCADE"
         ),
@@ -429,10 +429,10 @@ def upgrade() -> None:
 
     op.create_table(
         "threads",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("subject", sa.String(), nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_threads_user_id"), ondelete="CASCADE"
         ),
@@ -443,11 +443,11 @@ def upgrade() -> None:
 
     op.create_table(
         "undos",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("before", Plain, nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=False),
+        sa.Column("before", JSON_TYPE, nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_undos_user_id"), ondelete="CASCADE"
         ),
@@ -460,15 +460,15 @@ def upgrade() -> None:
 
     op.create_table(
         "uploads",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
         sa.Column("content_type", sa.String(), nullable=False),
         sa.Column("filename", sa.String(), nullable=True),
         sa.Column("blob_name", sa.String(), nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_uploads_user_id"), ondelete="CASCADE"
         ),
@@ -481,50 +481,50 @@ def upgrade() -> None:
 
     op.create_table(
         "messages",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("mailbox_id", Big, nullable=True),
-        sa.Column("uid", Big, nullable=False),
-        sa.Column("modseq", Big, nullable=False),
-        sa.Column("thread_id", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("mailbox_id", BIG_INTEGER, nullable=True),
+        sa.Column("uid", BIG_INTEGER, nullable=False),
+        sa.Column("modseq", BIG_INTEGER, nullable=False),
+        sa.Column("thread_id", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("received_at", Instant(timezone=True), nullable=False),
-        sa.Column("saved_at", Instant(timezone=True), nullable=False),
-        sa.Column("date", Instant(timezone=True), nullable=True),
-        sa.Column("expires", Instant(timezone=True), nullable=True),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("received_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("saved_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("date", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("expires", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("seen", sa.Boolean(), nullable=False),
         sa.Column("flagged", sa.Boolean(), nullable=False),
         sa.Column("answered", sa.Boolean(), nullable=False),
         sa.Column("draft", sa.Boolean(), nullable=False),
         sa.Column("deleted", sa.Boolean(), nullable=False),
-        sa.Column("keywords", Plain, nullable=False),
+        sa.Column("keywords", JSON_TYPE, nullable=False),
         sa.Column("subject", sa.String(), nullable=False),
         sa.Column("from_name", sa.String(), nullable=True),
         sa.Column("from_address", sa.String(), nullable=True),
-        sa.Column("sender", Plain, nullable=True),
-        sa.Column("reply_to", Plain, nullable=False),
-        sa.Column("to", Plain, nullable=False),
-        sa.Column("cc", Plain, nullable=False),
-        sa.Column("bcc", Plain, nullable=False),
+        sa.Column("sender", JSON_TYPE, nullable=True),
+        sa.Column("reply_to", JSON_TYPE, nullable=False),
+        sa.Column("to", JSON_TYPE, nullable=False),
+        sa.Column("cc", JSON_TYPE, nullable=False),
+        sa.Column("bcc", JSON_TYPE, nullable=False),
         sa.Column("message_id", sa.String(), nullable=True),
         sa.Column("in_reply_to", sa.String(), nullable=True),
-        sa.Column("references", Plain, nullable=False),
-        sa.Column("mailing_list", Plain, nullable=True),
+        sa.Column("references", JSON_TYPE, nullable=False),
+        sa.Column("mailing_list", JSON_TYPE, nullable=True),
         sa.Column("preview", sa.String(), nullable=False),
         sa.Column("content_type", sa.String(), nullable=False),
-        sa.Column("content_params", Plain, nullable=False),
+        sa.Column("content_params", JSON_TYPE, nullable=False),
         sa.Column("encrypted", sa.Boolean(), nullable=False),
-        sa.Column("attachment_count", Big, nullable=False),
-        sa.Column("attachments", Plain, nullable=False),
+        sa.Column("attachment_count", BIG_INTEGER, nullable=False),
+        sa.Column("attachments", JSON_TYPE, nullable=False),
         sa.Column("structure", sa.LargeBinary(), nullable=False),
         sa.Column("envelope_from", sa.String(), nullable=True),
-        sa.Column("envelope_to", Plain, nullable=False),
-        sa.Column("meta_data", Plain, nullable=True),
-        sa.Column("archived_at", Instant(timezone=True), nullable=True),
+        sa.Column("envelope_to", JSON_TYPE, nullable=False),
+        sa.Column("meta_data", JSON_TYPE, nullable=True),
+        sa.Column("archived_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("archived_from", sa.String(), nullable=True),
-        sa.Column("purge_at", Instant(timezone=True), nullable=True),
+        sa.Column("purge_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("indexed", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["mailbox_id"],
@@ -583,9 +583,9 @@ def upgrade() -> None:
 
     op.create_table(
         "thread_refs",
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("thread_id", Big, nullable=False),
+        sa.Column("thread_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["thread_id"], ["threads.id"], name=op.f("fk_thread_refs_thread_id"), ondelete="CASCADE"
         ),
@@ -599,8 +599,8 @@ def upgrade() -> None:
 
     op.create_table(
         "message_blobs",
-        sa.Column("message_id", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("message_id", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["blob_id"], ["blobs.id"], name=op.f("fk_message_blobs_blob_id"), ondelete="RESTRICT"
         ),
@@ -617,8 +617,8 @@ def upgrade() -> None:
 
     op.create_table(
         "submissions",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("queue_id", sa.String(), nullable=False),
         sa.Column(
             "state",
@@ -637,13 +637,13 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("message_id", Big, nullable=True),
-        sa.Column("blob_id", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("message_id", BIG_INTEGER, nullable=True),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("envelope_from", sa.String(), nullable=False),
-        sa.Column("send_time", Instant(timezone=True), nullable=True),
-        sa.Column("undo_until", Instant(timezone=True), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("send_time", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("undo_until", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["message_id"],
             ["messages.id"],
@@ -663,9 +663,9 @@ def upgrade() -> None:
 
     op.create_table(
         "deliveries",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("submission_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("submission_id", BIG_INTEGER, nullable=False),
         sa.Column("recipient", sa.String(), nullable=False),
         sa.Column("domain", sa.String(), nullable=False),
         sa.Column(
@@ -684,18 +684,18 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("attempts", Big, nullable=False),
-        sa.Column("next_at", Instant(timezone=True), nullable=True),
-        sa.Column("leased_until", Instant(timezone=True), nullable=True),
-        sa.Column("lease", Big, nullable=True),
-        sa.Column("final_dot_at", Instant(timezone=True), nullable=True),
-        sa.Column("last_code", Big, nullable=True),
+        sa.Column("attempts", BIG_INTEGER, nullable=False),
+        sa.Column("next_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("leased_until", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease", BIG_INTEGER, nullable=True),
+        sa.Column("final_dot_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("last_code", BIG_INTEGER, nullable=True),
         sa.Column("last_response", sa.String(), nullable=True),
         sa.Column("mx", sa.String(), nullable=True),
         sa.Column("tls", sa.String(), nullable=True),
-        sa.Column("delivered_at", Instant(timezone=True), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=False),
+        sa.Column("delivered_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["submission_id"],
             ["submissions.id"],
@@ -722,8 +722,8 @@ def upgrade() -> None:
 
     op.create_table(
         "submission_blobs",
-        sa.Column("submission_id", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("submission_id", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["blob_id"], ["blobs.id"], name=op.f("fk_submission_blobs_blob_id"), ondelete="RESTRICT"
         ),
@@ -738,12 +738,12 @@ def upgrade() -> None:
     with op.batch_alter_table("submission_blobs", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_submission_blobs_blob_id"), ["blob_id"], unique=False)
     op.execute("INSERT INTO streams (id, last, gone) VALUES (0, 0, 0)")  # the platform's
-    for statement in text_index.CREATE[op.get_bind().dialect.name]:
+    for statement in text_index.CREATE_TABLE[op.get_bind().dialect.name]:
         op.execute(statement)
 
 
 def downgrade() -> None:
-    for statement in text_index.DROP:
+    for statement in text_index.DROP_TABLE:
         op.execute(statement)
     with op.batch_alter_table("submission_blobs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_submission_blobs_blob_id"))

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Instant, Plain
+from models.store.columns import JSON_TYPE, UtcDateTime
 
 revision = "0002"
 down_revision = "0001"
@@ -14,8 +14,8 @@ def upgrade() -> None:
         "documents",
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         sa.Column("text", sa.String(), nullable=False),
-        sa.Column("operations", Plain, nullable=False),
-        sa.Column("added_at", Instant(timezone=True), nullable=False),
+        sa.Column("operations", JSON_TYPE, nullable=False),
+        sa.Column("added_at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_documents")),
     )
 

@@ -5,10 +5,10 @@ from alembic import op
 
 from mail.addresses.address_syntax import username_key
 from models.domains import total_triggers
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 from models.users import search_index
 from models.users.roles import UserPermission
-from models.users.search_index import words_of
+from models.users.search_index import search_text
 
 revision = "0004"
 down_revision = "0003"
@@ -23,13 +23,13 @@ PARTIAL = (  # indexes of the few accounts that are out of the ordinary
 def upgrade() -> None:
     op.create_table(
         "setting_changes",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("before", Plain, nullable=True),
-        sa.Column("after", Plain, nullable=True),
-        sa.Column("at", Instant(timezone=True), nullable=False),
+        sa.Column("before", JSON_TYPE, nullable=True),
+        sa.Column("after", JSON_TYPE, nullable=True),
+        sa.Column("at", UtcDateTime(timezone=True), nullable=False),
         sa.Column("actor", sa.String(), nullable=False),
-        sa.Column("actor_id", Big, nullable=True),
+        sa.Column("actor_id", BIG_INTEGER, nullable=True),
         sa.Column("reason", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_setting_changes")),
     )
@@ -38,23 +38,23 @@ def upgrade() -> None:
     op.create_table(
         "settings",
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("value", Plain, nullable=True),
-        sa.Column("updated_at", Instant(timezone=True), nullable=False),
+        sa.Column("value", JSON_TYPE, nullable=True),
+        sa.Column("updated_at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_settings")),
     )
     op.create_table(
         "vault_keys",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("proof", sa.String(), nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_vault_keys")),
     )
     op.create_table(
         "admin_log",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("at", Instant(timezone=True), nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("at", UtcDateTime(timezone=True), nullable=False),
         sa.Column("actor", sa.String(), nullable=False),
-        sa.Column("actor_id", Big, nullable=True),
+        sa.Column("actor_id", BIG_INTEGER, nullable=True),
         sa.Column(
             "role",
             sa.Enum(
@@ -72,10 +72,10 @@ def upgrade() -> None:
         sa.Column("ip", sa.String(), nullable=True),
         sa.Column("mutation", sa.String(), nullable=False),
         sa.Column("target_kind", sa.String(), nullable=True),
-        sa.Column("target_id", Big, nullable=True),
-        sa.Column("domain_id", Big, nullable=True),
-        sa.Column("before", Plain, nullable=True),
-        sa.Column("after", Plain, nullable=True),
+        sa.Column("target_id", BIG_INTEGER, nullable=True),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
+        sa.Column("before", JSON_TYPE, nullable=True),
+        sa.Column("after", JSON_TYPE, nullable=True),
         sa.Column("reason", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(
             ["domain_id"], ["domains.id"], name=op.f("fk_admin_log_domain_id"), ondelete="SET NULL"
@@ -89,10 +89,10 @@ def upgrade() -> None:
 
     op.create_table(
         "domain_totals",
-        sa.Column("domain_id", Big, nullable=False),
-        sa.Column("part", Big, autoincrement=False, nullable=False),
-        sa.Column("used", Big, nullable=False),
-        sa.Column("messages", Big, nullable=False),
+        sa.Column("domain_id", BIG_INTEGER, nullable=False),
+        sa.Column("part", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("used", BIG_INTEGER, nullable=False),
+        sa.Column("messages", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["domain_id"],
             ["domains.id"],
@@ -103,20 +103,20 @@ def upgrade() -> None:
     )
     op.create_table(
         "app_passwords",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("description", sa.String(), nullable=False),
         sa.Column("selector", sa.String(), nullable=False),
         sa.Column("password", sa.String(), nullable=False),
-        sa.Column("scopes", Plain, nullable=False),
+        sa.Column("scopes", JSON_TYPE, nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.Column("ttl", Big, nullable=True),
-        sa.Column("expires_at", Instant(timezone=True), nullable=True),
-        sa.Column("last_used_at", Instant(timezone=True), nullable=True),
+        sa.Column("ttl", BIG_INTEGER, nullable=True),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("last_used_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("last_used_ip", sa.String(), nullable=True),
-        sa.Column("last_event_id", Big, nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("updated_at", Instant(timezone=True), nullable=True),
+        sa.Column("last_event_id", BIG_INTEGER, nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_app_passwords_user_id"), ondelete="CASCADE"
         ),
@@ -132,8 +132,8 @@ def upgrade() -> None:
 
     op.create_table(
         "auth_events",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=True),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
         sa.Column("fold", sa.String(), nullable=False),
         sa.Column("action", sa.String(), nullable=False),
         sa.Column("result", sa.String(), nullable=False),
@@ -142,12 +142,12 @@ def upgrade() -> None:
         sa.Column("ip_key", sa.String(), nullable=True),
         sa.Column("session_id", sa.String(), nullable=True),
         sa.Column("by", sa.String(), nullable=True),
-        sa.Column("by_id", Big, nullable=True),
-        sa.Column("detail", Plain, nullable=True),
-        sa.Column("count", Big, nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("last_at", Instant(timezone=True), nullable=False),
-        sa.Column("told_at", Instant(timezone=True), nullable=True),
+        sa.Column("by_id", BIG_INTEGER, nullable=True),
+        sa.Column("detail", JSON_TYPE, nullable=True),
+        sa.Column("count", BIG_INTEGER, nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("last_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("told_at", UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_auth_events_user_id"), ondelete="CASCADE"
         ),
@@ -167,14 +167,14 @@ def upgrade() -> None:
 
     op.create_table(
         "deleted_users",
-        sa.Column("id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, nullable=False),
         sa.Column("username_key", sa.String(), nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
-        sa.Column("addresses", Plain, nullable=False),
-        sa.Column("deleted_at", Instant(timezone=True), nullable=False),
-        sa.Column("delete_after", Instant(timezone=True), nullable=True),
-        sa.Column("task_id", Big, nullable=True),
-        sa.Column("domain_id", Big, nullable=True),
+        sa.Column("addresses", JSON_TYPE, nullable=False),
+        sa.Column("deleted_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("delete_after", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("task_id", BIG_INTEGER, nullable=True),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
         sa.ForeignKeyConstraint(
             ["domain_id"],
             ["domains.id"],
@@ -195,8 +195,8 @@ def upgrade() -> None:
 
     op.create_table(
         "domain_admins",
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("domain_id", Big, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("domain_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["domain_id"],
             ["domains.id"],
@@ -214,11 +214,11 @@ def upgrade() -> None:
 
     op.create_table(
         "recovery_codes",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("used_at", Instant(timezone=True), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("used_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_recovery_codes_user_id"), ondelete="CASCADE"
         ),
@@ -228,12 +228,12 @@ def upgrade() -> None:
 
     op.create_table(
         "totp_seeds",
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("seed", sa.String(), nullable=True),
         sa.Column("pending", sa.String(), nullable=True),
-        sa.Column("pending_at", Instant(timezone=True), nullable=True),
-        sa.Column("last_step", Big, nullable=True),
-        sa.Column("enabled_at", Instant(timezone=True), nullable=True),
+        sa.Column("pending_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("last_step", BIG_INTEGER, nullable=True),
+        sa.Column("enabled_at", UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_totp_seeds_user_id"), ondelete="CASCADE"
         ),
@@ -241,14 +241,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "usages",
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column(
             "kind",
             sa.Enum("RECIPIENTS", name="usagekind", native_enum=False, length=32),
             nullable=False,
         ),
-        sa.Column("used", Big, nullable=False),
-        sa.Column("until", Instant(timezone=True), nullable=False),
+        sa.Column("used", BIG_INTEGER, nullable=False),
+        sa.Column("until", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_usages_user_id"), ondelete="CASCADE"
         ),
@@ -259,7 +259,7 @@ def upgrade() -> None:
     op.create_table(
         "user_tags",
         sa.Column("tag", sa.String(), nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_user_tags_user_id"), ondelete="CASCADE"
         ),
@@ -269,11 +269,11 @@ def upgrade() -> None:
 
     op.create_table(
         "webauthn_challenges",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("challenge", sa.String(), nullable=False),
         sa.Column("registers", sa.Boolean(), nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"],
             ["users.id"],
@@ -289,15 +289,15 @@ def upgrade() -> None:
 
     op.create_table(
         "webauthn_keys",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("credential_id", sa.String(), nullable=False),
         sa.Column("public_key", sa.String(), nullable=False),
-        sa.Column("sign_count", Big, nullable=False),
-        sa.Column("transports", Plain, nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("last_used_at", Instant(timezone=True), nullable=True),
+        sa.Column("sign_count", BIG_INTEGER, nullable=False),
+        sa.Column("transports", JSON_TYPE, nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("last_used_at", UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_webauthn_keys_user_id"), ondelete="CASCADE"
         ),
@@ -310,14 +310,18 @@ def upgrade() -> None:
         "access_tokens",
         sa.Column("pending", sa.Boolean(), nullable=False, server_default=sa.false()),
     )
-    op.add_column("access_tokens", sa.Column("actor_id", Big, nullable=True))
+    op.add_column("access_tokens", sa.Column("actor_id", BIG_INTEGER, nullable=True))
 
     op.add_column(
         "api_keys", sa.Column("active", sa.Boolean(), nullable=False, server_default=sa.true())
     )
-    op.add_column("api_keys", sa.Column("domains", Plain, nullable=False, server_default="[]"))
-    op.add_column("api_keys", sa.Column("operations", Plain, nullable=False, server_default="[]"))
-    op.add_column("api_keys", sa.Column("allowed_ips", Plain, nullable=False, server_default="[]"))
+    op.add_column("api_keys", sa.Column("domains", JSON_TYPE, nullable=False, server_default="[]"))
+    op.add_column(
+        "api_keys", sa.Column("operations", JSON_TYPE, nullable=False, server_default="[]")
+    )
+    op.add_column(
+        "api_keys", sa.Column("allowed_ips", JSON_TYPE, nullable=False, server_default="[]")
+    )
     op.add_column("api_keys", sa.Column("last_used_ip", sa.String(), nullable=True))
 
     op.add_column(
@@ -336,39 +340,49 @@ def upgrade() -> None:
         sa.Column("global_address_list", sa.Boolean(), nullable=False, server_default=sa.true()),
     )
 
-    op.add_column("tasks", sa.Column("actor_id", Big, nullable=True))
-    op.add_column("tasks", sa.Column("not_before", Instant(timezone=True), nullable=True))
+    op.add_column("tasks", sa.Column("actor_id", BIG_INTEGER, nullable=True))
+    op.add_column("tasks", sa.Column("not_before", UtcDateTime(timezone=True), nullable=True))
     op.create_index(op.f("ix_tasks_actor_id"), "tasks", ["actor_id"], unique=False)
 
-    op.add_column("throttles", sa.Column("times", Big, nullable=False, server_default="0"))
+    op.add_column("throttles", sa.Column("times", BIG_INTEGER, nullable=False, server_default="0"))
 
     op.add_column("users", sa.Column("words", sa.String(), nullable=False, server_default=""))
     op.add_column("users", sa.Column("temporary_password", sa.String(), nullable=True))
-    op.add_column("users", sa.Column("temporary_from", Instant(timezone=True), nullable=True))
-    op.add_column("users", sa.Column("temporary_until", Instant(timezone=True), nullable=True))
-    op.add_column("users", sa.Column("password_changed_at", Instant(timezone=True), nullable=True))
-    op.add_column("users", sa.Column("deleted_at", Instant(timezone=True), nullable=True))
-    op.add_column("users", sa.Column("kicked_at", Instant(timezone=True), nullable=True))
-    op.add_column("users", sa.Column("second_factors", Plain, nullable=False, server_default="[]"))
-    op.add_column("users", sa.Column("disabled_scopes", Plain, nullable=False, server_default="[]"))
+    op.add_column("users", sa.Column("temporary_from", UtcDateTime(timezone=True), nullable=True))
+    op.add_column("users", sa.Column("temporary_until", UtcDateTime(timezone=True), nullable=True))
+    op.add_column(
+        "users", sa.Column("password_changed_at", UtcDateTime(timezone=True), nullable=True)
+    )
+    op.add_column("users", sa.Column("deleted_at", UtcDateTime(timezone=True), nullable=True))
+    op.add_column("users", sa.Column("kicked_at", UtcDateTime(timezone=True), nullable=True))
+    op.add_column(
+        "users", sa.Column("second_factors", JSON_TYPE, nullable=False, server_default="[]")
+    )
+    op.add_column(
+        "users", sa.Column("disabled_scopes", JSON_TYPE, nullable=False, server_default="[]")
+    )
     op.add_column(
         "users", sa.Column("webmail_access", sa.Boolean(), nullable=False, server_default=sa.true())
     )
-    op.add_column("users", sa.Column("permissions", Plain, nullable=False, server_default="[]"))
+    op.add_column("users", sa.Column("permissions", JSON_TYPE, nullable=False, server_default="[]"))
     op.add_column(
-        "users", sa.Column("admin_permissions", Plain, nullable=False, server_default="[]")
+        "users", sa.Column("admin_permissions", JSON_TYPE, nullable=False, server_default="[]")
     )
-    op.add_column("users", sa.Column("from_whitelist", Plain, nullable=False, server_default="[]"))
+    op.add_column(
+        "users", sa.Column("from_whitelist", JSON_TYPE, nullable=False, server_default="[]")
+    )
     op.add_column("users", sa.Column("pub_key", sa.String(), nullable=True))
-    op.add_column("users", sa.Column("key_info", Plain, nullable=True))
-    op.add_column("users", sa.Column("retention", Big, nullable=True))
-    op.add_column("users", sa.Column("spam_level", Big, nullable=False, server_default="50"))
+    op.add_column("users", sa.Column("key_info", JSON_TYPE, nullable=True))
+    op.add_column("users", sa.Column("retention", BIG_INTEGER, nullable=True))
+    op.add_column(
+        "users", sa.Column("spam_level", BIG_INTEGER, nullable=False, server_default="50")
+    )
     op.add_column("users", sa.Column("junk_score", sa.Float(), nullable=True))
     op.add_column("users", sa.Column("reject_score", sa.Float(), nullable=True))
-    op.add_column("users", sa.Column("recipients", Big, nullable=True))
-    op.add_column("users", sa.Column("received_max", Big, nullable=True))
-    op.add_column("users", sa.Column("received", Big, nullable=False, server_default="0"))
-    op.add_column("users", sa.Column("received_until", Instant(timezone=True), nullable=True))
+    op.add_column("users", sa.Column("recipients", BIG_INTEGER, nullable=True))
+    op.add_column("users", sa.Column("received_max", BIG_INTEGER, nullable=True))
+    op.add_column("users", sa.Column("received", BIG_INTEGER, nullable=False, server_default="0"))
+    op.add_column("users", sa.Column("received_until", UtcDateTime(timezone=True), nullable=True))
     op.create_index("ix_users_created_at", "users", ["created_at", "id"], unique=False)
     op.create_index("ix_users_used", "users", ["used", "id"], unique=False)
     op.create_index("ix_users_of_domain", "users", ["domain_id", "username_key", "id"])
@@ -378,7 +392,10 @@ def upgrade() -> None:
     op.create_index("ix_addresses_domain_id_local", "addresses", ["domain_id", "local", "id"])
 
     _fill()
-    for statement in (*search_index.CREATE[dialect()], *total_triggers.CREATE[dialect()]):
+    for statement in (
+        *search_index.CREATE_INDEXES[dialect()],
+        *total_triggers.CREATE_TRIGGERS[dialect()],
+    ):
         op.execute(statement)
 
 
@@ -391,24 +408,27 @@ def _fill() -> None:
     """What users have by now, in the new columns and beside them."""
     users = sa.table(
         "users",
-        sa.column("id", Big),
+        sa.column("id", BIG_INTEGER),
         sa.column("username"),
         sa.column("username_key"),
         sa.column("name"),
-        sa.column("tags", Plain),
+        sa.column("tags", JSON_TYPE),
         sa.column("words"),
-        sa.column("permissions", Plain),
+        sa.column("permissions", JSON_TYPE),
     )
     addresses = sa.table(
-        "addresses", sa.column("user_id", Big), sa.column("shown"), sa.column("main", sa.Boolean)
+        "addresses",
+        sa.column("user_id", BIG_INTEGER),
+        sa.column("shown"),
+        sa.column("main", sa.Boolean),
     )
-    tags = sa.table("user_tags", sa.column("tag"), sa.column("user_id", Big))
+    tags = sa.table("user_tags", sa.column("tag"), sa.column("user_id", BIG_INTEGER))
     store = op.get_bind()
     all_of = [permission.value for permission in UserPermission]
     mains = addresses.select().where(addresses.c.main)
     shown = {row.user_id: row.shown for row in store.execute(mains)}
     for row in store.execute(users.select()).all():
-        words = words_of(row.username, row.name, shown.get(row.id))
+        words = search_text(row.username, row.name, shown.get(row.id))
         changed = {
             "words": words,
             "permissions": all_of,
@@ -421,7 +441,10 @@ def _fill() -> None:
 
 
 def downgrade() -> None:
-    for statement in (*search_index.DROP[dialect()], *total_triggers.DROP[dialect()]):
+    for statement in (
+        *search_index.DROP_INDEXES[dialect()],
+        *total_triggers.DROP_TRIGGERS[dialect()],
+    ):
         op.execute(statement)
     for name, _, _ in PARTIAL:
         op.drop_index(name, table_name="users")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, ByBytes, Instant
+from models.store.columns import BIG_INTEGER, BYTEWISE_TEXT, UtcDateTime
 
 revision = "0005"
 down_revision = "0004"
@@ -12,14 +12,14 @@ down_revision = "0004"
 def upgrade() -> None:
     op.create_table(
         "key_values",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("stream_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("stream_id", BIG_INTEGER, nullable=False),
         sa.Column("store", sa.String(), nullable=False),
-        sa.Column("key", ByBytes, nullable=False),
-        sa.Column("level", ByBytes, nullable=False),
-        sa.Column("version", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=True),
+        sa.Column("key", BYTEWISE_TEXT, nullable=False),
+        sa.Column("level", BYTEWISE_TEXT, nullable=False),
+        sa.Column("version", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("value", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
             ["stream_id"], ["streams.id"], name=op.f("fk_key_values_stream_id"), ondelete="CASCADE"

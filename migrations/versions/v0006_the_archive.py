@@ -3,14 +3,14 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
 revision = "0006"
 down_revision = "0005"
 
 
 def upgrade() -> None:
-    op.add_column("messages", sa.Column("archived_mailbox_id", Big, nullable=True))
+    op.add_column("messages", sa.Column("archived_mailbox_id", BIG_INTEGER, nullable=True))
     op.create_index(
         "messages_archived",
         "messages",

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0007"
 down_revision = "0006"
@@ -12,16 +12,16 @@ down_revision = "0006"
 def upgrade() -> None:
     op.create_table(
         "files",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("filename", sa.String(), nullable=False),
         sa.Column("content_type", sa.String(), nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("updated_at", Instant(timezone=True), nullable=False),
-        sa.Column("used_at", Instant(timezone=True), nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("used_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_files_user_id"), ondelete="CASCADE"
         ),
@@ -35,9 +35,9 @@ def upgrade() -> None:
         op.create_index(op.f(f"ix_files_{name}"), "files", [name], unique=False)
     op.create_table(
         "file_shares",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("file_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("file_id", BIG_INTEGER, nullable=False),
         sa.Column(
             "mode",
             sa.Enum(
@@ -51,15 +51,15 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("blob_id", Big, nullable=True),
-        sa.Column("size", Big, nullable=True),
+        sa.Column("blob_id", BIG_INTEGER, nullable=True),
+        sa.Column("size", BIG_INTEGER, nullable=True),
         sa.Column("digest", sa.String(), nullable=True),
         sa.Column("password", sa.String(), nullable=True),
-        sa.Column("expires_at", Instant(timezone=True), nullable=True),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("idle", sa.Boolean(), nullable=False),
-        sa.Column("access_count", Big, nullable=False),
-        sa.Column("last_access_at", Instant(timezone=True), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("access_count", BIG_INTEGER, nullable=False),
+        sa.Column("last_access_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_file_shares_user_id"), ondelete="CASCADE"
         ),

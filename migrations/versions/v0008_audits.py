@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0008"
 down_revision = "0007"
@@ -12,21 +12,21 @@ down_revision = "0007"
 def upgrade() -> None:
     op.create_table(
         "audits",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("username", sa.String(), nullable=False),
-        sa.Column("start", Instant(timezone=True), nullable=True),
-        sa.Column("end", Instant(timezone=True), nullable=True),
-        sa.Column("expires", Instant(timezone=True), nullable=False),
+        sa.Column("start", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("end", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("expires", UtcDateTime(timezone=True), nullable=False),
         sa.Column("reason", sa.String(), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.Column("created_by", sa.String(), nullable=False),
-        sa.Column("task_id", Big, nullable=False),
+        sa.Column("task_id", BIG_INTEGER, nullable=False),
         sa.Column("copied", sa.Boolean(), nullable=False),
-        sa.Column("copies", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("copies", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("head", sa.String(), nullable=False),
-        sa.Column("ended_at", Instant(timezone=True), nullable=True),
+        sa.Column("ended_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("removed", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audits")),
     )
@@ -34,10 +34,10 @@ def upgrade() -> None:
         op.create_index(op.f(f"ix_audits_{name}"), "audits", [name], unique=False)
     op.create_table(
         "audit_copies",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("audit_id", Big, nullable=False),
-        sa.Column("position", Big, nullable=False),
-        sa.Column("origin_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("audit_id", BIG_INTEGER, nullable=False),
+        sa.Column("position", BIG_INTEGER, nullable=False),
+        sa.Column("origin_id", BIG_INTEGER, nullable=False),
         sa.Column(
             "road",
             sa.Enum(
@@ -54,22 +54,22 @@ def upgrade() -> None:
         ),
         sa.Column("mailbox_path", sa.String(), nullable=True),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("size", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
-        sa.Column("received_at", Instant(timezone=True), nullable=False),
-        sa.Column("date", Instant(timezone=True), nullable=True),
+        sa.Column("size", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
+        sa.Column("received_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("date", UtcDateTime(timezone=True), nullable=True),
         sa.Column("subject", sa.String(), nullable=False),
         sa.Column("from_name", sa.String(), nullable=True),
         sa.Column("from_address", sa.String(), nullable=True),
-        sa.Column("to", Plain, nullable=False),
-        sa.Column("cc", Plain, nullable=False),
-        sa.Column("bcc", Plain, nullable=False),
+        sa.Column("to", JSON_TYPE, nullable=False),
+        sa.Column("cc", JSON_TYPE, nullable=False),
+        sa.Column("bcc", JSON_TYPE, nullable=False),
         sa.Column("message_id", sa.String(), nullable=True),
         sa.Column("preview", sa.String(), nullable=False),
-        sa.Column("attachment_count", Big, nullable=False),
+        sa.Column("attachment_count", BIG_INTEGER, nullable=False),
         sa.Column("envelope_from", sa.String(), nullable=True),
-        sa.Column("envelope_to", Plain, nullable=False),
-        sa.Column("copied_at", Instant(timezone=True), nullable=False),
+        sa.Column("envelope_to", JSON_TYPE, nullable=False),
+        sa.Column("copied_at", UtcDateTime(timezone=True), nullable=False),
         sa.Column("hash", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
             ["audit_id"], ["audits.id"], name=op.f("fk_audit_copies_audit_id"), ondelete="CASCADE"
@@ -82,8 +82,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "audit_blobs",
-        sa.Column("copy_id", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("copy_id", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["copy_id"],
             ["audit_copies.id"],
@@ -98,11 +98,11 @@ def upgrade() -> None:
     op.create_index(op.f("ix_audit_blobs_blob_id"), "audit_blobs", ["blob_id"], unique=False)
     op.create_table(
         "audit_accesses",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("audit_id", Big, nullable=False),
-        sa.Column("at", Instant(timezone=True), nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("audit_id", BIG_INTEGER, nullable=False),
+        sa.Column("at", UtcDateTime(timezone=True), nullable=False),
         sa.Column("actor", sa.String(), nullable=False),
-        sa.Column("actor_id", Big, nullable=True),
+        sa.Column("actor_id", BIG_INTEGER, nullable=True),
         sa.Column(
             "role",
             sa.Enum(

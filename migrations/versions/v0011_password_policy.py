@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
 revision = "0011"
 down_revision = "0010"
@@ -11,8 +11,8 @@ down_revision = "0010"
 
 def upgrade() -> None:
     with op.batch_alter_table("domains", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("password_min", Big, nullable=True))
-        batch_op.add_column(sa.Column("password_classes", Big, nullable=True))
+        batch_op.add_column(sa.Column("password_min", BIG_INTEGER, nullable=True))
+        batch_op.add_column(sa.Column("password_classes", BIG_INTEGER, nullable=True))
 
 
 def downgrade() -> None:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
 revision = "0012"
 down_revision = "0011"
@@ -12,7 +12,7 @@ down_revision = "0011"
 def upgrade() -> None:
     op.create_table(
         "mailbox_subscriptions",
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
         sa.Column("path", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -25,7 +25,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "mailbox_metadata",
-        sa.Column("mailbox_id", Big, nullable=False),
+        sa.Column("mailbox_id", BIG_INTEGER, nullable=False),
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("value", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(

@@ -12,7 +12,7 @@ WAITING = "messages_waiting"
 
 
 def _emptied() -> None:
-    for statement in (*text_index.DROP, *text_index.CREATE[op.get_bind().dialect.name]):
+    for statement in (*text_index.DROP_TABLE, *text_index.CREATE_TABLE[op.get_bind().dialect.name]):
         op.execute(statement)
     op.execute("UPDATE messages SET indexed = false WHERE indexed")
 

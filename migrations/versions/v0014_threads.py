@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0014"
 down_revision = "0013"
@@ -19,7 +19,7 @@ NEW = {
     ),
     "messages_with_keywords": (["user_id", "archived_at"], "keywords <> '[]'"),
 }
-MOMENT = Instant(timezone=True)
+MOMENT = UtcDateTime(timezone=True)
 
 
 def _index(name: str, columns: list[str], only: str | None) -> None:
@@ -37,7 +37,7 @@ def upgrade() -> None:
     begin = "1970-01-01 00:00:00.000000"
     op.add_column("messages", sa.Column("listed_at", MOMENT, nullable=False, server_default=begin))
     op.add_column("messages", sa.Column("snoozed_until", MOMENT, nullable=True))
-    op.add_column("messages", sa.Column("snoozed_from", Big, nullable=True))
+    op.add_column("messages", sa.Column("snoozed_from", BIG_INTEGER, nullable=True))
     op.add_column(
         "threads", sa.Column("muted", sa.Boolean(), nullable=False, server_default=sa.false())
     )
@@ -47,8 +47,8 @@ def upgrade() -> None:
         _index(name, columns, only)
     op.create_table(
         "labels",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("keyword", sa.String(), nullable=False),
         sa.Column("folded", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
@@ -63,11 +63,11 @@ def upgrade() -> None:
     op.create_index(op.f("ix_labels_user_id"), "labels", ["user_id"])
     op.create_table(
         "saved_searches",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("folded", sa.String(), nullable=False),
-        sa.Column("filter", Plain, nullable=False),
+        sa.Column("filter", JSON_TYPE, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_saved_searches_user_id"), ondelete="CASCADE"

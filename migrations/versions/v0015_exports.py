@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0015"
 down_revision = "0014"
@@ -12,16 +12,16 @@ down_revision = "0014"
 def upgrade() -> None:
     op.create_table(
         "exports",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("task_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("task_id", BIG_INTEGER, nullable=False),
         sa.Column("format", sa.String(), nullable=False),
         sa.Column("filename", sa.String(), nullable=False),
         sa.Column("settings", sa.Boolean(), nullable=False),
-        sa.Column("size", Big, nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("finished_at", Instant(timezone=True), nullable=True),
-        sa.Column("expires_at", Instant(timezone=True), nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_exports_user_id"), ondelete="CASCADE"
         ),
@@ -32,12 +32,12 @@ def upgrade() -> None:
         op.create_index(op.f(f"ix_exports_{name}"), "exports", [name], unique=False)
     op.create_table(
         "export_pieces",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("export_id", Big, nullable=False),
-        sa.Column("part", Big, nullable=False),
-        sa.Column("position", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("export_id", BIG_INTEGER, nullable=False),
+        sa.Column("part", BIG_INTEGER, nullable=False),
+        sa.Column("position", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["export_id"], ["exports.id"], name=op.f("fk_export_pieces_export_id"),
             ondelete="CASCADE",
@@ -53,13 +53,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_export_pieces_blob_id"), "export_pieces", ["blob_id"], unique=False)
     op.create_table(
         "import_archives",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("task_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("task_id", BIG_INTEGER, nullable=False),
         sa.Column("filename", sa.String(), nullable=False),
-        sa.Column("size", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_import_archives_user_id"), ondelete="CASCADE"
         ),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE
 
 revision = "0016"
 down_revision = "0015"
@@ -12,8 +12,8 @@ COLUMNS = ("verification", "reference_id", "reference_action")
 
 
 def upgrade() -> None:
-    op.add_column("messages", sa.Column("verification", Plain, nullable=True))
-    op.add_column("messages", sa.Column("reference_id", Big, nullable=True))
+    op.add_column("messages", sa.Column("verification", JSON_TYPE, nullable=True))
+    op.add_column("messages", sa.Column("reference_id", BIG_INTEGER, nullable=True))
     op.add_column("messages", sa.Column("reference_action", sa.String(), nullable=True))
 
 

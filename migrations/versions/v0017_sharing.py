@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
 revision = "0017"
 down_revision = "0016"
@@ -12,11 +12,11 @@ down_revision = "0016"
 def upgrade() -> None:
     op.create_table(
         "mailbox_shares",
-        sa.Column("mailbox_id", Big, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("owner_id", Big, nullable=False),
-        sa.Column("rights", Big, nullable=False),
-        sa.Column("since", Big, nullable=False),
+        sa.Column("mailbox_id", BIG_INTEGER, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("owner_id", BIG_INTEGER, nullable=False),
+        sa.Column("rights", BIG_INTEGER, nullable=False),
+        sa.Column("since", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["mailbox_id"],
             ["mailboxes.id"],

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0018"
 down_revision = "0017"
@@ -13,20 +13,20 @@ STATES = ("WAITING", "DONE", "DEAD")
 def upgrade() -> None:
     op.create_table(
         "webhooks",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=True),
-        sa.Column("domain_id", Big, nullable=True),
-        sa.Column("types", Plain, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
+        sa.Column("types", JSON_TYPE, nullable=False),
         sa.Column("url", sa.String(), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("secret", sa.String(), nullable=False),
         sa.Column("old_secret", sa.String(), nullable=True),
-        sa.Column("old_until", Instant(), nullable=True),
-        sa.Column("since", Instant(), nullable=False),
-        sa.Column("failures", Big, nullable=False),
-        sa.Column("retry_at", Instant(), nullable=True),
-        sa.Column("last_delivery_at", Instant(), nullable=True),
-        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("old_until", UtcDateTime(), nullable=True),
+        sa.Column("since", UtcDateTime(), nullable=False),
+        sa.Column("failures", BIG_INTEGER, nullable=False),
+        sa.Column("retry_at", UtcDateTime(), nullable=True),
+        sa.Column("last_delivery_at", UtcDateTime(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_webhooks_user_id"), ondelete="CASCADE"
         ),
@@ -39,8 +39,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_webhooks_domain_id"), "webhooks", ["domain_id"])
     op.create_table(
         "webhook_feeds",
-        sa.Column("stream_id", Big, nullable=False),
-        sa.Column("number", Big, nullable=False),
+        sa.Column("stream_id", BIG_INTEGER, nullable=False),
+        sa.Column("number", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["stream_id"],
             ["streams.id"],
@@ -51,11 +51,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "webhook_lanes",
-        sa.Column("webhook_id", Big, nullable=False),
-        sa.Column("stream_id", Big, nullable=False),
-        sa.Column("due_at", Instant(), nullable=False),
-        sa.Column("lease", Big, nullable=True),
-        sa.Column("leased_until", Instant(), nullable=True),
+        sa.Column("webhook_id", BIG_INTEGER, nullable=False),
+        sa.Column("stream_id", BIG_INTEGER, nullable=False),
+        sa.Column("due_at", UtcDateTime(), nullable=False),
+        sa.Column("lease", BIG_INTEGER, nullable=True),
+        sa.Column("leased_until", UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(
             ["webhook_id"],
             ["webhooks.id"],
@@ -71,21 +71,21 @@ def upgrade() -> None:
 def _deliveries() -> None:
     op.create_table(
         "webhook_deliveries",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("webhook_id", Big, nullable=False),
-        sa.Column("stream_id", Big, nullable=False),
-        sa.Column("number", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("webhook_id", BIG_INTEGER, nullable=False),
+        sa.Column("stream_id", BIG_INTEGER, nullable=False),
+        sa.Column("number", BIG_INTEGER, nullable=False),
         sa.Column("event", sa.String(), nullable=False),
         sa.Column("type", sa.String(), nullable=False),
-        sa.Column("at", Instant(), nullable=False),
-        sa.Column("body", Plain, nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
+        sa.Column("body", JSON_TYPE, nullable=False),
         sa.Column("state", sa.Enum(*STATES, native_enum=False, length=32), nullable=False),
-        sa.Column("attempt", Big, nullable=False),
-        sa.Column("status", Big, nullable=True),
+        sa.Column("attempt", BIG_INTEGER, nullable=False),
+        sa.Column("status", BIG_INTEGER, nullable=True),
         sa.Column("error", sa.String(), nullable=True),
-        sa.Column("duration", Big, nullable=True),
-        sa.Column("expires_at", Instant(), nullable=False),
-        sa.Column("next_attempt_at", Instant(), nullable=True),
+        sa.Column("duration", BIG_INTEGER, nullable=True),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.Column("next_attempt_at", UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(
             ["webhook_id"],
             ["webhooks.id"],

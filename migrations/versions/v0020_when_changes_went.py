@@ -3,14 +3,14 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Instant
+from models.store.columns import UtcDateTime
 
 revision = "0020"
 down_revision = "0019"
 
 
 def upgrade() -> None:
-    op.add_column("streams", sa.Column("gone_at", Instant(), nullable=True))
+    op.add_column("streams", sa.Column("gone_at", UtcDateTime(), nullable=True))
 
 
 def downgrade() -> None:

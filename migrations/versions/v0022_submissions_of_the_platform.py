@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0022"
 down_revision = "0021"
@@ -30,15 +30,15 @@ def upgrade() -> None:
         _again(nobodys=True)
         return
     for table in TABLES[:2]:
-        op.alter_column(table, "user_id", existing_type=Big, nullable=True)
+        op.alter_column(table, "user_id", existing_type=BIG_INTEGER, nullable=True)
     for name in VIA:
         op.add_column("deliveries", sa.Column(name, sa.String(), nullable=True))
-    op.add_column("submissions", sa.Column("tenant_id", Big, nullable=True))
+    op.add_column("submissions", sa.Column("tenant_id", BIG_INTEGER, nullable=True))
     op.execute(
         "UPDATE submissions SET tenant_id = "
         "(SELECT tenant_id FROM users WHERE users.id = submissions.user_id)"
     )
-    op.alter_column("submissions", "tenant_id", existing_type=Big, nullable=False)
+    op.alter_column("submissions", "tenant_id", existing_type=BIG_INTEGER, nullable=False)
 
 
 def downgrade() -> None:
@@ -50,7 +50,7 @@ def downgrade() -> None:
     for name in reversed(VIA):
         op.drop_column("deliveries", name)
     for table in TABLES[:2]:
-        op.alter_column(table, "user_id", existing_type=Big, nullable=False)
+        op.alter_column(table, "user_id", existing_type=BIG_INTEGER, nullable=False)
 
 
 def _again(*, nobodys: bool) -> None:
@@ -79,11 +79,11 @@ def _again(*, nobodys: bool) -> None:
 
 
 def _submissions(*, nobodys: bool) -> None:
-    tenant = [sa.Column("tenant_id", Big, nullable=False)] if nobodys else []
+    tenant = [sa.Column("tenant_id", BIG_INTEGER, nullable=False)] if nobodys else []
     op.create_table(
         "submissions",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=nobodys),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=nobodys),
         *tenant,
         sa.Column("queue_id", sa.String(), nullable=False),
         sa.Column(
@@ -91,13 +91,13 @@ def _submissions(*, nobodys: bool) -> None:
             sa.Enum(*STATES, name="submissionstate", native_enum=False, length=32),
             nullable=False,
         ),
-        sa.Column("message_id", Big, nullable=True),
-        sa.Column("blob_id", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("message_id", BIG_INTEGER, nullable=True),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("envelope_from", sa.String(), nullable=False),
-        sa.Column("send_time", Instant(timezone=True), nullable=True),
-        sa.Column("undo_until", Instant(timezone=True), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
+        sa.Column("send_time", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("undo_until", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["message_id"],
             ["messages.id"],
@@ -118,9 +118,9 @@ def _submissions(*, nobodys: bool) -> None:
 def _deliveries(*, nobodys: bool) -> None:
     op.create_table(
         "deliveries",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=nobodys),
-        sa.Column("submission_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=nobodys),
+        sa.Column("submission_id", BIG_INTEGER, nullable=False),
         sa.Column("recipient", sa.String(), nullable=False),
         sa.Column("domain", sa.String(), nullable=False),
         *([sa.Column(name, sa.String(), nullable=True) for name in VIA] if nobodys else []),
@@ -129,18 +129,18 @@ def _deliveries(*, nobodys: bool) -> None:
             sa.Enum(*OF_ONE, name="deliverystate", native_enum=False, length=32),
             nullable=False,
         ),
-        sa.Column("attempts", Big, nullable=False),
-        sa.Column("next_at", Instant(timezone=True), nullable=True),
-        sa.Column("leased_until", Instant(timezone=True), nullable=True),
-        sa.Column("lease", Big, nullable=True),
-        sa.Column("final_dot_at", Instant(timezone=True), nullable=True),
-        sa.Column("last_code", Big, nullable=True),
+        sa.Column("attempts", BIG_INTEGER, nullable=False),
+        sa.Column("next_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("leased_until", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease", BIG_INTEGER, nullable=True),
+        sa.Column("final_dot_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("last_code", BIG_INTEGER, nullable=True),
         sa.Column("last_response", sa.String(), nullable=True),
         sa.Column("mx", sa.String(), nullable=True),
         sa.Column("tls", sa.String(), nullable=True),
-        sa.Column("delivered_at", Instant(timezone=True), nullable=True),
-        sa.Column("created_at", Instant(timezone=True), nullable=False),
-        sa.Column("expires_at", Instant(timezone=True), nullable=False),
+        sa.Column("delivered_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["submission_id"],
             ["submissions.id"],
@@ -161,8 +161,8 @@ def _deliveries(*, nobodys: bool) -> None:
 def _blobs() -> None:
     op.create_table(
         "submission_blobs",
-        sa.Column("submission_id", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("submission_id", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["blob_id"], ["blobs.id"], name=op.f("fk_submission_blobs_blob_id"), ondelete="RESTRICT"
         ),

@@ -5,18 +5,18 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, ByBytes, Instant
+from models.store.columns import BIG_INTEGER, BYTEWISE_TEXT, UtcDateTime
 
 revision = "0023"
 down_revision = "0022"
 
 
 def _columns() -> list[sa.Column[Any]]:
-    moment = Instant(timezone=True)
+    moment = UtcDateTime(timezone=True)
     return [
         sa.Column("relays", sa.String(), nullable=True),
-        sa.Column("forwards_max", Big, nullable=True),
-        sa.Column("forwarded", Big, nullable=False, server_default="0"),
+        sa.Column("forwards_max", BIG_INTEGER, nullable=True),
+        sa.Column("forwarded", BIG_INTEGER, nullable=False, server_default="0"),
         sa.Column("forwarded_until", moment, nullable=True),
         sa.Column("masked", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column("for_domain", sa.String(), nullable=True),
@@ -29,13 +29,13 @@ def upgrade() -> None:
         op.add_column("addresses", column)
     op.create_table(
         "correspondents",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("key", ByBytes, nullable=False),
-        sa.Column("called", ByBytes, nullable=True),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("key", BYTEWISE_TEXT, nullable=False),
+        sa.Column("called", BYTEWISE_TEXT, nullable=True),
         sa.Column("address", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=True),
-        sa.Column("last_used_at", Instant(timezone=True), nullable=False),
+        sa.Column("last_used_at", UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_correspondents_user_id"), ondelete="CASCADE"
         ),

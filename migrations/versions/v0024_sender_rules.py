@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, ByBytes, Instant
+from models.store.columns import BIG_INTEGER, BYTEWISE_TEXT, UtcDateTime
 
 revision = "0024"
 down_revision = "0023"
@@ -13,15 +13,15 @@ ACTIONS = ("ALLOW", "BLOCK")
 def upgrade() -> None:
     op.create_table(
         "sender_rules",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("place", ByBytes, nullable=False),
-        sa.Column("pattern", ByBytes, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("place", BYTEWISE_TEXT, nullable=False),
+        sa.Column("pattern", BYTEWISE_TEXT, nullable=False),
         sa.Column("action", sa.Enum(*ACTIONS, native_enum=False, length=32), nullable=False),
-        sa.Column("user_id", Big, nullable=True),
-        sa.Column("domain_id", Big, nullable=True),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
         sa.Column("tag", sa.String(), nullable=True),
         sa.Column("comment", sa.String(), nullable=True),
-        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_sender_rules_user_id"), ondelete="CASCADE"
         ),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0025"
 down_revision = "0024"
@@ -14,10 +14,10 @@ def upgrade() -> None:
     directions = sa.Enum("SENDER", "RECIPIENT", native_enum=False, length=32)
     op.create_table(
         "bcc_rules",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("direction", directions, nullable=False),
         sa.Column("local", sa.String(), nullable=False),
-        sa.Column("domain_id", Big, nullable=False),
+        sa.Column("domain_id", BIG_INTEGER, nullable=False),
         sa.Column("bcc_to", sa.String(), nullable=False),
         *_rest(),
         sa.ForeignKeyConstraint(
@@ -31,7 +31,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_bcc_rules_domain_id"), "bcc_rules", ["domain_id"])
     op.create_table(
         "recipient_rewrites",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("local", sa.String(), nullable=False),
         sa.Column("domain", sa.String(), nullable=False),
         sa.Column("target", sa.String(), nullable=False),
@@ -41,7 +41,7 @@ def upgrade() -> None:
     table = "recipient_rewrites"
     op.create_index("uq_recipient_rewrites_from", table, ["domain", "local"], unique=True)
     op.create_index("recipient_rewrites_oldest", table, ["created_at", "id"])
-    op.add_column("submissions", sa.Column("copy_of", Big, nullable=True))
+    op.add_column("submissions", sa.Column("copy_of", BIG_INTEGER, nullable=True))
     op.create_index(
         "submissions_copies",
         "submissions",
@@ -54,8 +54,8 @@ def upgrade() -> None:
 def _rest() -> list[sa.Column[object]]:
     return [
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("updated_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
     ]
 
 

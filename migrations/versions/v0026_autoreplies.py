@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0026"
 down_revision = "0025"
@@ -13,9 +13,9 @@ OWNERS = {"user_id": "users.id", "address_id": "addresses.id"}
 def upgrade() -> None:
     op.create_table(
         "autoreplies",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=True),
-        sa.Column("address_id", Big, nullable=True),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
+        sa.Column("address_id", BIG_INTEGER, nullable=True),
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("name", sa.String(), nullable=True),
         sa.Column("subject", sa.String(), nullable=False),
@@ -24,12 +24,12 @@ def upgrade() -> None:
         sa.Column("internal_subject", sa.String(), nullable=True),
         sa.Column("internal_text", sa.String(), nullable=True),
         sa.Column("internal_html", sa.String(), nullable=True),
-        sa.Column("starts_at", Instant(), nullable=True),
-        sa.Column("ends_at", Instant(), nullable=True),
-        sa.Column("interval", Big, nullable=True),
-        sa.Column("addresses", Plain, nullable=False),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("updated_at", Instant(), nullable=False),
+        sa.Column("starts_at", UtcDateTime(), nullable=True),
+        sa.Column("ends_at", UtcDateTime(), nullable=True),
+        sa.Column("interval", BIG_INTEGER, nullable=True),
+        sa.Column("addresses", JSON_TYPE, nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.CheckConstraint(
             "(user_id IS NULL) <> (address_id IS NULL)", name=op.f("ck_autoreplies_one_owner")
         ),
@@ -45,9 +45,9 @@ def upgrade() -> None:
         op.create_index(op.f(f"ix_autoreplies_{column}"), "autoreplies", [column])
     op.create_table(
         "autoreply_senders",
-        sa.Column("autoreply_id", Big, nullable=False),
+        sa.Column("autoreply_id", BIG_INTEGER, nullable=False),
         sa.Column("sender", sa.String(), nullable=False),
-        sa.Column("until", Instant(), nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["autoreply_id"],
             ["autoreplies.id"],

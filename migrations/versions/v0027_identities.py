@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0027"
 down_revision = "0026"
@@ -12,20 +12,20 @@ down_revision = "0026"
 def upgrade() -> None:
     op.create_table(
         "identities",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("local", sa.String(), nullable=False),
         sa.Column("domain", sa.String(), nullable=False),
         sa.Column("shown", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=True),
         sa.Column("preferred", sa.Boolean(), nullable=False),
         sa.Column("reply_to", sa.String(), nullable=True),
-        sa.Column("bcc", Plain, nullable=False),
+        sa.Column("bcc", JSON_TYPE, nullable=False),
         sa.Column("signature_text", sa.String(), nullable=True),
         sa.Column("signature_html", sa.String(), nullable=True),
-        sa.Column("mailbox_id", Big, nullable=True),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("updated_at", Instant(), nullable=False),
+        sa.Column("mailbox_id", BIG_INTEGER, nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_identities_user_id"), ondelete="CASCADE"
         ),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, ByBytes, Instant, Plain
+from models.store.columns import BIG_INTEGER, BYTEWISE_TEXT, JSON_TYPE, UtcDateTime
 
 revision = "0028"
 down_revision = "0027"
@@ -13,17 +13,17 @@ KINDS = ("VACATION", "DUPLICATE")
 def upgrade() -> None:
     op.create_table(
         "sieve_scripts",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("name", ByBytes, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("name", BYTEWISE_TEXT, nullable=False),
         sa.Column("content", sa.String(), nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.Column("requires", Plain, nullable=False),
+        sa.Column("requires", JSON_TYPE, nullable=False),
         sa.Column("last_error", sa.String(), nullable=True),
-        sa.Column("last_error_at", Instant(), nullable=True),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("updated_at", Instant(), nullable=False),
+        sa.Column("last_error_at", UtcDateTime(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_sieve_scripts_user_id"), ondelete="CASCADE"
         ),
@@ -42,11 +42,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "sieve_memories",
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("kind", sa.Enum(*KINDS, native_enum=False, length=32), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("receipt", sa.String(), nullable=False),
-        sa.Column("until", Instant(), nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_sieve_memories_user_id"), ondelete="CASCADE"
         ),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0029"
 down_revision = "0028"
@@ -12,18 +12,18 @@ down_revision = "0028"
 def upgrade() -> None:
     op.create_table(
         "filters",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("order", Big, nullable=False),
-        sa.Column("query", Plain, nullable=False),
-        sa.Column("action", Plain, nullable=False),
-        sa.Column("targets", Plain, nullable=False),
+        sa.Column("order", BIG_INTEGER, nullable=False),
+        sa.Column("query", JSON_TYPE, nullable=False),
+        sa.Column("action", JSON_TYPE, nullable=False),
+        sa.Column("targets", JSON_TYPE, nullable=False),
         sa.Column("relays", sa.String(), nullable=True),
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.Column("meta_data", Plain, nullable=True),
-        sa.Column("match_count", Big, nullable=False),
-        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("meta_data", JSON_TYPE, nullable=True),
+        sa.Column("match_count", BIG_INTEGER, nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_filters_user_id"), ondelete="CASCADE"
         ),

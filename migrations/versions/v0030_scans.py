@@ -3,21 +3,21 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0030"
 down_revision = "0029"
 
 
 def upgrade() -> None:
-    op.add_column("messages", sa.Column("spam", Plain, nullable=True))
+    op.add_column("messages", sa.Column("spam", JSON_TYPE, nullable=True))
     op.create_table(
         "lessons",
-        sa.Column("message_id", Big, autoincrement=False, nullable=False),
+        sa.Column("message_id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("spam", sa.Boolean(), nullable=False),
-        sa.Column("turn", Big, nullable=False),
-        sa.Column("due_at", Instant(), nullable=False),
-        sa.Column("attempts", Big, nullable=False),
+        sa.Column("turn", BIG_INTEGER, nullable=False),
+        sa.Column("due_at", UtcDateTime(), nullable=False),
+        sa.Column("attempts", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["message_id"],
             ["messages.id"],

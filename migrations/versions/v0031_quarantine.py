@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0031"
 down_revision = "0030"
@@ -13,9 +13,9 @@ ITEMS, BLOBS = "quarantine_items", "quarantine_blobs"
 def upgrade() -> None:
     op.create_table(
         ITEMS,
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("domain_id", Big, nullable=True),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
         sa.Column("queue_id", sa.String(), nullable=False),
         sa.Column("receipt", sa.String(), nullable=False),
         sa.Column("sender", sa.String(), nullable=False),
@@ -24,18 +24,18 @@ def upgrade() -> None:
         sa.Column("from_address", sa.String(), nullable=True),
         sa.Column("subject", sa.String(), nullable=False),
         sa.Column("score", sa.Float(), nullable=False),
-        sa.Column("symbols", Plain, nullable=False),
+        sa.Column("symbols", JSON_TYPE, nullable=False),
         sa.Column("tests", sa.String(), nullable=False),
         sa.Column("virus", sa.String(), nullable=True),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.Column("structure", sa.LargeBinary(), nullable=False),
-        sa.Column("attachments", Plain, nullable=False),
-        sa.Column("verification", Plain, nullable=True),
+        sa.Column("attachments", JSON_TYPE, nullable=False),
+        sa.Column("verification", JSON_TYPE, nullable=True),
         sa.Column("notified", sa.Boolean(), nullable=False),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("expires_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_quarantine_items_user_id"), ondelete="CASCADE"
         ),
@@ -57,8 +57,8 @@ def upgrade() -> None:
     )
     op.create_table(
         BLOBS,
-        sa.Column("item_id", Big, nullable=False),
-        sa.Column("blob_id", Big, nullable=False),
+        sa.Column("item_id", BIG_INTEGER, nullable=False),
+        sa.Column("blob_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(
             ["item_id"],
             ["quarantine_items.id"],

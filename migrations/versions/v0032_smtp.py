@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Instant, Plain
+from models.store.columns import JSON_TYPE, UtcDateTime
 
 revision = "0032"
 down_revision = "0031"
@@ -13,8 +13,8 @@ def upgrade() -> None:
     op.create_table(
         "greylisted",
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("since", Instant(), nullable=False),
-        sa.Column("until", Instant(), nullable=False),
+        sa.Column("since", UtcDateTime(), nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_greylisted")),
     )
     op.create_index(op.f("ix_greylisted_until"), "greylisted", ["until"])
@@ -23,7 +23,7 @@ def upgrade() -> None:
             "users", sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false())
         )
     op.add_column(
-        "users", sa.Column("smtp_allowed_networks", Plain, nullable=False, server_default="[]")
+        "users", sa.Column("smtp_allowed_networks", JSON_TYPE, nullable=False, server_default="[]")
     )
 
 

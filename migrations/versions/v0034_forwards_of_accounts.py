@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0034"
 down_revision = "0032"
@@ -13,7 +13,7 @@ ACTIONS = ("NONE", "SUBFOLDER", "SUBJECT")
 
 def upgrade() -> None:
     for column in (
-        sa.Column("targets", Plain, nullable=False, server_default="[]"),
+        sa.Column("targets", JSON_TYPE, nullable=False, server_default="[]"),
         sa.Column("relays", sa.String(), nullable=True),
         sa.Column("encrypt_forwarded", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column(
@@ -22,7 +22,7 @@ def upgrade() -> None:
             nullable=False,
             server_default="NONE",
         ),
-        sa.Column("forwards", Big, nullable=True),
+        sa.Column("forwards", BIG_INTEGER, nullable=True),
     ):
         op.add_column("users", column)
     outside = sa.Column("outside", sa.Boolean(), nullable=False, server_default=sa.false())
@@ -41,8 +41,8 @@ def upgrade() -> None:
 def _steps() -> None:
     op.create_table(
         "message_steps",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("at", Instant(), nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("at", UtcDateTime(), nullable=False),
         sa.Column("queue_id", sa.String(), nullable=False),
         sa.Column("message_id", sa.String(), nullable=True),
         sa.Column("component", sa.Enum(*COMPONENTS, native_enum=False, length=32), nullable=False),
@@ -50,8 +50,8 @@ def _steps() -> None:
         sa.Column("detail", sa.String(), nullable=True),
         sa.Column("address", sa.String(), nullable=True),
         sa.Column("compared", sa.String(), nullable=True),
-        sa.Column("domain_id", Big, nullable=True),
-        sa.Column("submission_id", Big, nullable=True),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
+        sa.Column("submission_id", BIG_INTEGER, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_message_steps")),
     )
     op.create_index(op.f("ix_message_steps_at"), "message_steps", ["at"])

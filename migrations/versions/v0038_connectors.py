@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, ByBytes, Instant, Plain
+from models.store.columns import BIG_INTEGER, BYTEWISE_TEXT, JSON_TYPE, UtcDateTime
 
 revision = "0038"
 down_revision = "0037"
@@ -19,11 +19,11 @@ def upgrade() -> None:
     _runs()
     op.create_table(
         "connector_folders",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("connector_id", Big, nullable=False),
-        sa.Column("name", ByBytes, nullable=False),
-        sa.Column("validity", Big, nullable=False),
-        sa.Column("modseq", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("connector_id", BIG_INTEGER, nullable=False),
+        sa.Column("name", BYTEWISE_TEXT, nullable=False),
+        sa.Column("validity", BIG_INTEGER, nullable=False),
+        sa.Column("modseq", BIG_INTEGER, nullable=False),
         _belongs("connector_folders", "connector_id", "connectors"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_connector_folders")),
     )
@@ -31,12 +31,12 @@ def upgrade() -> None:
     op.create_index("connector_folders_by_name", "connector_folders", named, unique=True)
     op.create_table(
         "connector_messages",
-        sa.Column("folder_id", Big, nullable=False),
-        sa.Column("mark", ByBytes, nullable=False),
+        sa.Column("folder_id", BIG_INTEGER, nullable=False),
+        sa.Column("mark", BYTEWISE_TEXT, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
-        sa.Column("message_id", Big, nullable=True),
+        sa.Column("message_id", BIG_INTEGER, nullable=True),
         sa.Column("flags", sa.String(), nullable=False),
-        sa.Column("fetched_at", Instant(), nullable=False),
+        sa.Column("fetched_at", UtcDateTime(), nullable=False),
         sa.Column("removed", sa.Boolean(), nullable=False),
         sa.Column("safe", sa.Boolean(), nullable=False),
         _belongs("connector_messages", "folder_id", "connector_folders"),
@@ -54,26 +54,26 @@ def _belongs(table: str, column: str, to: str) -> sa.ForeignKeyConstraint:
 def _connectors() -> None:
     op.create_table(
         "connectors",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
         sa.Column("protocol", _one_of("IMAP", "POP3", "ARCHIVE", "USER"), nullable=False),
         sa.Column("security", _one_of("PLAIN", "STARTTLS", "TLS"), nullable=False),
         *(sa.Column(n, sa.String(), nullable=False) for n in
           ("name", "host", "mechanism", "username", "secret")),
         *(sa.Column(n, sa.String(), nullable=True) for n in
           ("target_domain", "target_folder", "exclude", "last_error")),
-        *(sa.Column(n, Big, nullable=False) for n in
+        *(sa.Column(n, BIG_INTEGER, nullable=False) for n in
           ("port", "max_bytes_per_second", "remote_timeout", "local_timeout", "failures")),
-        *(sa.Column(n, Big, nullable=True) for n in
+        *(sa.Column(n, BIG_INTEGER, nullable=True) for n in
           ("interval", "max_age", "source_retention", "run_id", "lease")),
         *(sa.Column(n, sa.Boolean(), nullable=False) for n in
           ("auto_map_folders", "subscribe_all", "skip_cross_duplicates", "remove_duplicates",
            "mirror_deletes", "spam_check", "virus_check", "apply_filters", "active", "once")),
-        *(sa.Column(n, Plain, nullable=False) for n in ("folder_rewrites", "custom_options")),
-        *(sa.Column(n, Plain, nullable=True) for n in ("oauth", "bringing")),
-        *(sa.Column(n, Instant(), nullable=True) for n in
+        *(sa.Column(n, JSON_TYPE, nullable=False) for n in ("folder_rewrites", "custom_options")),
+        *(sa.Column(n, JSON_TYPE, nullable=True) for n in ("oauth", "bringing")),
+        *(sa.Column(n, UtcDateTime(), nullable=True) for n in
           ("last_run_at", "last_success_at", "next_run_at", "leased_until", "updated_at")),
-        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
         _belongs("connectors", "user_id", "users"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_connectors")),
     )  # fmt: skip
@@ -88,19 +88,19 @@ def _runs() -> None:
     counts = ("seen", "imported", "skipped", "deleted_remote", "bytes")
     op.create_table(
         "connector_runs",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("connector_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("connector_id", BIG_INTEGER, nullable=False),
         sa.Column("state", _one_of(*STATES), nullable=False),
         sa.Column("trial", sa.Boolean(), nullable=False),
         sa.Column("cancelled", sa.Boolean(), nullable=False),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("started_at", Instant(), nullable=True),
-        sa.Column("finished_at", Instant(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("started_at", UtcDateTime(), nullable=True),
+        sa.Column("finished_at", UtcDateTime(), nullable=True),
         *(sa.Column(n, sa.String(), nullable=True) for n in ("stage", "folder", "error")),
-        *(sa.Column(n, Big, nullable=False) for n in counts),
-        sa.Column("log", Plain, nullable=False),
-        sa.Column("checkpoint", Plain, nullable=True),
+        *(sa.Column(n, BIG_INTEGER, nullable=False) for n in counts),
+        sa.Column("log", JSON_TYPE, nullable=False),
+        sa.Column("checkpoint", JSON_TYPE, nullable=True),
         _belongs("connector_runs", "user_id", "users"),
         _belongs("connector_runs", "connector_id", "connectors"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_connector_runs")),

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0039"
 down_revision = "0038"
@@ -28,9 +28,9 @@ def _table(name: str, *columns: sa.Column[Any], unique: str | None = None) -> No
     constraints = [sa.PrimaryKeyConstraint("id", name=op.f(f"pk_{name}"))]
     op.create_table(
         name,
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         *columns,
-        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
         *constraints,
         *([sa.UniqueConstraint(unique, name=op.f(f"uq_{name}_{unique}"))] if unique else []),
     )
@@ -40,7 +40,7 @@ def upgrade() -> None:
     _table(
         "relay_hosts",
         _text("host"),
-        sa.Column("port", Big, nullable=False),
+        sa.Column("port", BIG_INTEGER, nullable=False),
         *_access(),
         _switch("tls"),
         _switch("active"),
@@ -60,13 +60,13 @@ def upgrade() -> None:
         sa.Column("policy", sa.Enum(*LEVELS, native_enum=False, length=32), nullable=False),
         _text("parameters", nullable=True),
         _switch("active"),
-        sa.Column("updated_at", Instant(), nullable=True),
+        sa.Column("updated_at", UtcDateTime(), nullable=True),
         unique="destination",
     )
     _table(
         "forwarding_hosts", _text("host"), _text("source"), _switch("filter_spam"), unique="host"
     )
-    op.add_column("domains", sa.Column("relay_host_id", Big, nullable=True))
+    op.add_column("domains", sa.Column("relay_host_id", BIG_INTEGER, nullable=True))
     op.add_column(
         "users",
         sa.Column("tls_enforce_out", sa.Boolean(), nullable=False, server_default=sa.false()),

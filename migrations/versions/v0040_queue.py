@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0040"
 down_revision = "0039"
@@ -27,8 +27,8 @@ MOMENTS = ("turn_at", "held_at")
 def upgrade() -> None:
     op.drop_index("deliveries_due", "deliveries")
     for name in MOMENTS:
-        op.add_column("deliveries", sa.Column(name, Instant(), nullable=True))
-    op.add_column("deliveries", sa.Column("rank", Big, nullable=False, server_default="1"))
+        op.add_column("deliveries", sa.Column(name, UtcDateTime(), nullable=True))
+    op.add_column("deliveries", sa.Column("rank", BIG_INTEGER, nullable=False, server_default="1"))
     for name, (where, columns) in INDEXES.items():
         _index(name, "deliveries", columns, where)
     _index("submissions_waiting", "submissions", PLACE, WAITING)

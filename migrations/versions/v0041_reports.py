@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Instant
+from models.store.columns import UtcDateTime
 
 revision = "0041"
 down_revision = "0040"
@@ -26,8 +26,8 @@ def upgrade() -> None:
     for column in (
         sa.Column("notify", sa.String(), nullable=True),
         sa.Column("orcpt", sa.String(), nullable=True),
-        sa.Column("delay_told_at", Instant(), nullable=True),
-        sa.Column("reported_at", Instant(), nullable=True),
+        sa.Column("delay_told_at", UtcDateTime(), nullable=True),
+        sa.Column("reported_at", UtcDateTime(), nullable=True),
         sa.Column("reported_by", sa.String(), nullable=True),
         sa.Column("report_proven", sa.Boolean(), nullable=True),
     ):

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0042"
 down_revision = "0041"
@@ -16,18 +16,18 @@ def _one_of(*names: str) -> sa.Enum:
 def upgrade() -> None:
     op.create_table(
         "dkim_keys",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("domain_id", Big, nullable=True),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
         *(sa.Column(n, sa.String(), nullable=False) for n in
           ("domain", "selector", "private", "public")),
         sa.Column("algorithm", _one_of("RSA", "ED25519"), nullable=False),
-        sa.Column("key_size", Big, nullable=True),
+        sa.Column("key_size", BIG_INTEGER, nullable=True),
         sa.Column("state", _one_of("PENDING", "ACTIVE", "RETIRED"), nullable=False),
         sa.Column("description", sa.String(), nullable=True),
-        sa.Column("looks", Big, nullable=False),
-        *(sa.Column(n, Instant(), nullable=True) for n in
+        sa.Column("looks", BIG_INTEGER, nullable=False),
+        *(sa.Column(n, UtcDateTime(), nullable=True) for n in
           ("due_at", "activated_at", "retired_at")),
-        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["domain_id"], ["domains.id"], name=op.f("fk_dkim_keys_domain_id"), ondelete="CASCADE"
         ),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0044"
 down_revision = "0043"
@@ -25,13 +25,13 @@ def _belongs(table: str, column: str, to: str) -> sa.ForeignKeyConstraint:
 def upgrade() -> None:
     op.create_table(
         "rate_limits",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=True),
-        sa.Column("domain_id", Big, nullable=True),
-        sa.Column("value", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=True),
+        sa.Column("domain_id", BIG_INTEGER, nullable=True),
+        sa.Column("value", BIG_INTEGER, nullable=False),
         _frame(),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("updated_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
         _belongs("rate_limits", "user_id", "users"),
         _belongs("rate_limits", "domain_id", "domains"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rate_limits")),
@@ -41,24 +41,24 @@ def upgrade() -> None:
         op.create_index(op.f(f"ix_rate_limits_{column}"), "rate_limits", [column])
     op.create_table(
         "rate_windows",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         _frame(),
-        sa.Column("allowed", Big, nullable=False),
-        sa.Column("used", Big, nullable=False),
-        sa.Column("until", Instant(), nullable=False),
+        sa.Column("allowed", BIG_INTEGER, nullable=False),
+        sa.Column("used", BIG_INTEGER, nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rate_windows")),
     )
     op.create_index(op.f("ix_rate_windows_until"), "rate_windows", ["until"])
     op.create_table(
         "rate_holds",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("window_id", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("window_id", BIG_INTEGER, nullable=False),
         sa.Column("source", _one_of("USER", "DOMAIN", "PLATFORM"), nullable=False),
-        sa.Column("value", Big, nullable=False),
+        sa.Column("value", BIG_INTEGER, nullable=False),
         _frame(),
-        sa.Column("since", Instant(), nullable=False),
-        sa.Column("until", Instant(), nullable=False),
-        sa.Column("told_until", Instant(), nullable=False),
+        sa.Column("since", UtcDateTime(), nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
+        sa.Column("told_until", UtcDateTime(), nullable=False),
         _belongs("rate_holds", "id", "users"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rate_holds")),
     )

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0045"
 down_revision = "0044"
@@ -12,14 +12,14 @@ down_revision = "0044"
 def upgrade() -> None:
     op.create_table(
         "compose_requests",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("identity_id", Big, nullable=True),
-        sa.Column("mailbox_id", Big, nullable=True),
-        sa.Column("written", Plain, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("identity_id", BIG_INTEGER, nullable=True),
+        sa.Column("mailbox_id", BIG_INTEGER, nullable=True),
+        sa.Column("written", JSON_TYPE, nullable=False),
         sa.Column("requested_by", sa.String(), nullable=True),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("expires_at", Instant(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
         _belongs("compose_requests", "user_id", "users"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_compose_requests")),
     )
@@ -27,9 +27,9 @@ def upgrade() -> None:
     _index("compose_requests", "expires_at")
     op.create_table(
         "compose_listeners",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("user_id", Big, nullable=False),
-        sa.Column("seen_at", Instant(), nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("seen_at", UtcDateTime(), nullable=False),
         _belongs("compose_listeners", "user_id", "users"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_compose_listeners")),
     )
@@ -37,9 +37,9 @@ def upgrade() -> None:
     _index("compose_listeners", "seen_at")
     op.create_table(
         "draft_files",
-        sa.Column("message_id", Big, nullable=False),
-        sa.Column("file_id", Big, nullable=False),
-        sa.Column("nth", Big, nullable=False),
+        sa.Column("message_id", BIG_INTEGER, nullable=False),
+        sa.Column("file_id", BIG_INTEGER, nullable=False),
+        sa.Column("nth", BIG_INTEGER, nullable=False),
         _belongs("draft_files", "message_id", "messages"),
         _belongs("draft_files", "file_id", "files"),
         sa.PrimaryKeyConstraint("message_id", "file_id", name=op.f("pk_draft_files")),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0046"
 down_revision = "0045"
@@ -12,7 +12,7 @@ down_revision = "0045"
 def upgrade() -> None:
     op.create_table(
         "sts_policies",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("domain", sa.String(), nullable=False),
         sa.Column("policy_id", sa.String(), nullable=False),
         sa.Column(
@@ -20,11 +20,11 @@ def upgrade() -> None:
             sa.Enum("enforce", "testing", "none", native_enum=False, length=32),
             nullable=False,
         ),
-        sa.Column("mx", Plain, nullable=False),
-        sa.Column("max_age", Big, nullable=False),
-        sa.Column("fetched_at", Instant(), nullable=False),
-        sa.Column("expires_at", Instant(), nullable=False),
-        sa.Column("retry_at", Instant(), nullable=True),
+        sa.Column("mx", JSON_TYPE, nullable=False),
+        sa.Column("max_age", BIG_INTEGER, nullable=False),
+        sa.Column("fetched_at", UtcDateTime(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
+        sa.Column("retry_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sts_policies")),
         sa.UniqueConstraint("domain", name=op.f("uq_sts_policies_domain")),
     )

@@ -3,15 +3,15 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Plain
+from models.store.columns import JSON_TYPE
 
 revision = "0047"
 down_revision = "0046"
 
 
 def upgrade() -> None:
-    op.add_column("messages", sa.Column("forwarded_to", Plain, nullable=True))
-    op.add_column("quarantine_items", sa.Column("wish", Plain, nullable=True))
+    op.add_column("messages", sa.Column("forwarded_to", JSON_TYPE, nullable=True))
+    op.add_column("quarantine_items", sa.Column("wish", JSON_TYPE, nullable=True))
 
 
 def downgrade() -> None:

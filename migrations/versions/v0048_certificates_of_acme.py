@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Instant, Plain
+from models.store.columns import JSON_TYPE, UtcDateTime
 
 revision = "0048"
 down_revision = "0047"
@@ -11,9 +11,9 @@ down_revision = "0047"
 
 def upgrade() -> None:
     for column in (
-        sa.Column("acme_names", Plain, nullable=False, server_default="[]"),
+        sa.Column("acme_names", JSON_TYPE, nullable=False, server_default="[]"),
         sa.Column("acme_directory", sa.String(), nullable=True),
-        sa.Column("acme_renew_at", Instant(), nullable=True),
+        sa.Column("acme_renew_at", UtcDateTime(), nullable=True),
     ):
         op.add_column("certificates", column)
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant, Plain
+from models.store.columns import BIG_INTEGER, JSON_TYPE, UtcDateTime
 
 revision = "0052"
 down_revision = "0051"
@@ -27,19 +27,19 @@ def _due(condition: str) -> None:
 def upgrade() -> None:
     op.create_table(
         "server_processes",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
         sa.Column("server", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("exclusive", sa.String(), nullable=True),
         sa.Column("host", sa.String(), nullable=False),
-        sa.Column("pid", Big, nullable=False),
+        sa.Column("pid", BIG_INTEGER, nullable=False),
         sa.Column("version", sa.String(), nullable=False),
         sa.Column("boot", sa.String(), nullable=False),
-        sa.Column("beats", Big, nullable=False),
-        sa.Column("beat_at", Big, nullable=False),
-        sa.Column("vault_keys", Plain, nullable=False),
-        sa.Column("started_at", Instant(), nullable=False),
-        sa.Column("seen_at", Instant(), nullable=False),
+        sa.Column("beats", BIG_INTEGER, nullable=False),
+        sa.Column("beat_at", BIG_INTEGER, nullable=False),
+        sa.Column("vault_keys", JSON_TYPE, nullable=False),
+        sa.Column("started_at", UtcDateTime(), nullable=False),
+        sa.Column("seen_at", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_server_processes")),
     )
     op.create_index(op.f("ix_server_processes_server"), "server_processes", ["server"])
@@ -52,13 +52,15 @@ def upgrade() -> None:
         if table != "deliveries":
             op.execute(sa.text(f"UPDATE {table} SET lease = NULL WHERE lease IS NOT NULL"))  # noqa: S608
         op.drop_column(table, "leased_until")
-        op.add_column(table, sa.Column("holder", Big, nullable=True))
-    op.add_column("lessons", sa.Column("holder", Big, nullable=True))
+        op.add_column(table, sa.Column("holder", BIG_INTEGER, nullable=True))
+    op.add_column("lessons", sa.Column("holder", BIG_INTEGER, nullable=True))
     _due(f"{WAITS} AND lease IS NULL")
     op.execute("DELETE FROM compose_listeners")
     op.drop_index(op.f("ix_compose_listeners_seen_at"), "compose_listeners")
     op.drop_column("compose_listeners", "seen_at")
-    op.add_column("compose_listeners", sa.Column("holder", Big, nullable=False, server_default="0"))
+    op.add_column(
+        "compose_listeners", sa.Column("holder", BIG_INTEGER, nullable=False, server_default="0")
+    )
 
 
 def downgrade() -> None:
@@ -66,12 +68,12 @@ def downgrade() -> None:
     op.drop_column("compose_listeners", "holder")
     op.add_column(
         "compose_listeners",
-        sa.Column("seen_at", Instant(), nullable=False, server_default="2025-01-01 00:00:00"),
+        sa.Column("seen_at", UtcDateTime(), nullable=False, server_default="2025-01-01 00:00:00"),
     )
     op.create_index(op.f("ix_compose_listeners_seen_at"), "compose_listeners", ["seen_at"])
     _due(WAITS)
     op.drop_column("lessons", "holder")
     for table in LEASED:
         op.drop_column(table, "holder")
-        op.add_column(table, sa.Column("leased_until", Instant(), nullable=True))
+        op.add_column(table, sa.Column("leased_until", UtcDateTime(), nullable=True))
     op.drop_table("server_processes")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0053"
 down_revision = "0052"
@@ -12,8 +12,8 @@ HELD = sa.text("release_at IS NOT NULL")
 
 
 def upgrade() -> None:
-    op.add_column("submissions", sa.Column("release_at", Instant(), nullable=True))
-    op.add_column("submissions", sa.Column("sent_mailbox_id", Big, nullable=True))
+    op.add_column("submissions", sa.Column("release_at", UtcDateTime(), nullable=True))
+    op.add_column("submissions", sa.Column("sent_mailbox_id", BIG_INTEGER, nullable=True))
     op.create_index(
         "submissions_held", "submissions", ["release_at", "id"],
         sqlite_where=HELD, postgresql_where=HELD,

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
 revision = "0054"
 down_revision = "0053"
@@ -20,14 +20,14 @@ CREDENTIALS = ("api_keys", "app_passwords")
 def upgrade() -> None:
     for name in RULES:
         made_as = sa.Column("made_as", sa.String(32), nullable=False, server_default="DOMAIN_ADMIN")
-        op.add_column(name, sa.Column("made_by", Big, nullable=True))
+        op.add_column(name, sa.Column("made_by", BIG_INTEGER, nullable=True))
         op.add_column(name, made_as)
         _fill(name)
     for name in CREDENTIALS:
-        op.add_column(name, sa.Column("made_by", Big, nullable=True))
-        op.add_column(name, sa.Column("made_by_key", Big, nullable=True))
+        op.add_column(name, sa.Column("made_by", BIG_INTEGER, nullable=True))
+        op.add_column(name, sa.Column("made_by_key", BIG_INTEGER, nullable=True))
         op.add_column(name, sa.Column("maker", sa.String(), nullable=True))
-    op.add_column("access_tokens", sa.Column("actor_key_id", Big, nullable=True))
+    op.add_column("access_tokens", sa.Column("actor_key_id", BIG_INTEGER, nullable=True))
     op.add_column(
         "access_tokens",
         sa.Column("temporary", sa.Boolean(), nullable=False, server_default=sa.false()),

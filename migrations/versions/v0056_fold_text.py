@@ -17,9 +17,9 @@ def upgrade() -> None:
     known = bind.execute(sa.text(f"SELECT collname FROM pg_collation WHERE {usable}"))  # noqa: S608
     names = set(known.scalars())
     collation = next(name for name in text_folding.COLLATIONS if name in names)
-    bind.exec_driver_sql(text_folding.create_in_postgres(collation))
+    bind.exec_driver_sql(text_folding.create_function_sql(collation))
 
 
 def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
-        op.execute(text_folding.DROP)
+        op.execute(text_folding.DROP_FUNCTION)

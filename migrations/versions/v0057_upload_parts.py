@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
 revision = "0057"
 down_revision = "0056"
@@ -12,10 +12,10 @@ down_revision = "0056"
 def upgrade() -> None:
     op.create_table(
         "upload_parts",
-        sa.Column("id", Big, autoincrement=False, nullable=False),
-        sa.Column("upload_id", Big, nullable=False),
-        sa.Column("start", Big, nullable=False),
-        sa.Column("size", Big, nullable=False),
+        sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),
+        sa.Column("upload_id", BIG_INTEGER, nullable=False),
+        sa.Column("start", BIG_INTEGER, nullable=False),
+        sa.Column("size", BIG_INTEGER, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(

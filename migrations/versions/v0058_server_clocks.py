@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0058"
 down_revision = "0057"
@@ -14,8 +14,8 @@ def upgrade() -> None:
         "server_clocks",
         sa.Column("server", sa.String(), nullable=False),
         sa.Column("boot", sa.String(), nullable=False),
-        sa.Column("ahead", Big, nullable=False),
-        sa.Column("seen_at", Instant(), nullable=False),
+        sa.Column("ahead", BIG_INTEGER, nullable=False),
+        sa.Column("seen_at", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("server", name=op.f("pk_server_clocks")),
     )
 

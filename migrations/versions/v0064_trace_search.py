@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.store.columns import Big
+from models.store.columns import BIG_INTEGER
 
 revision = "0064"
 down_revision = "0063"
@@ -14,7 +14,7 @@ COLUMNS = {
     "sender": sa.String(),
     "sender_compared": sa.String(),
     "sender_domain": sa.String(),
-    "stored_message_id": Big,
+    "stored_message_id": BIG_INTEGER,
 }
 INDEXES = {
     "message_steps_of_recipient": "compared",

@@ -4,8 +4,8 @@ from enum import StrEnum
 
 from sqlalchemy import Index
 
-from models.store.columns import Moment, Row, choice, ref
-from models.users.rule_makers import MadeByAccount
+from models.store.columns import RowWithId, Timestamp, enum_column, foreign_key
+from models.users.rule_makers import RuleWithMaker
 
 
 class BccDirection(StrEnum):
@@ -15,7 +15,7 @@ class BccDirection(StrEnum):
     RECIPIENT = "RECIPIENT"
 
 
-class BccRule(Row, MadeByAccount, table=True):
+class BccRule(RowWithId, RuleWithMaker, table=True):
     """Copies the mail from or to an address, or all addresses of a domain."""
 
     __tablename__ = "bcc_rules"
@@ -24,17 +24,17 @@ class BccRule(Row, MadeByAccount, table=True):
         Index("bcc_rules_oldest", "created_at", "id"),
     )
 
-    direction: BccDirection = choice(BccDirection)
+    direction: BccDirection = enum_column(BccDirection)
     # normal form: mail/addresses/address_syntax.py; "": all addresses of the domain
     local: str
-    domain_id: int = ref("domains.id")
+    domain_id: int = foreign_key("domains.id")
     bcc_to: str  # as it was entered
     active: bool = True
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
-class RecipientRewrite(Row, MadeByAccount, table=True):
+class RecipientRewrite(RowWithId, RuleWithMaker, table=True):
     """Replaces a recipient, or all recipients of a domain, before delivery."""
 
     __tablename__ = "recipient_rewrites"
@@ -48,5 +48,5 @@ class RecipientRewrite(Row, MadeByAccount, table=True):
     target: str  # an address as it was entered, or "@" and a domain
     outside: bool = False  # the target was in no domain of this server when the rule was made
     active: bool = True
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp

@@ -7,16 +7,16 @@ from sqlalchemy import Index, text
 from sqlmodel import Field
 
 from models.store.columns import (
-    ByBytes,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Owned,
-    Row,
-    choice,
-    plain,
-    ref,
+    BYTEWISE_TEXT,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UserOwnedRow,
+    enum_column,
+    foreign_key,
+    json_column,
 )
 
 
@@ -30,10 +30,10 @@ class AddressKind(StrEnum):
     LEARN_HAM = "LEARN_HAM"
 
 
-LEARNING = (AddressKind.LEARN_SPAM, AddressKind.LEARN_HAM)
+TRAINING_KINDS = (AddressKind.LEARN_SPAM, AddressKind.LEARN_HAM)
 
 
-class Address(Row, table=True):
+class Address(RowWithId, table=True):
     """An address, or a pattern with one "*". Without a domain it applies to all domains."""
 
     __tablename__ = "addresses"
@@ -69,37 +69,39 @@ class Address(Row, table=True):
     )
 
     local: str  # normal form: mail/addresses/address_syntax.py
-    domain_id: int | None = ref("domains.id", default=None)
+    domain_id: int | None = foreign_key("domains.id", default=None)
     shown: str  # the whole address as its owner writes it
-    kind: AddressKind = choice(AddressKind, default=AddressKind.MAILBOX)
-    user_id: int | None = ref("users.id", default=None)
-    targets: list[str] = plain(list)  # of a FORWARD, without passwords
+    kind: AddressKind = enum_column(AddressKind, default=AddressKind.MAILBOX)
+    user_id: int | None = foreign_key("users.id", default=None)
+    targets: list[str] = json_column(list)  # of a FORWARD, without passwords
     # encrypted JSON of the targets with their passwords: mail/recipients/forward_targets.py
     relays: str | None = None
-    forwards_max: MaybeNumber = None  # messages a day; None: the platform's limit, 0: unlimited
-    forwarded: Number = 0  # messages in the current day
-    forwarded_until: MaybeMoment = None  # end of that day
+    forwards_max: OptionalInt64 = None  # messages a day; None: the platform's limit, 0: unlimited
+    forwarded: Int64 = 0  # messages in the current day
+    forwarded_until: OptionalTimestamp = None  # end of that day
     answers: bool = False  # a FORWARD with its own autoreply (models/autoreply.py)
-    replied: Number = 0  # autoreplies in the current day
-    replied_until: MaybeMoment = None  # end of that day
+    replied: Int64 = 0  # autoreplies in the current day
+    replied_until: OptionalTimestamp = None  # end of that day
     name: str | None = None
     main: bool = False
     active: bool = True
     send_as: bool = True
-    expires_at: MaybeMoment = None
+    expires_at: OptionalTimestamp = None
     masked: bool = False  # created by its owner, who can also deactivate it
     for_domain: str | None = None  # the website it was created for
-    last_received_at: MaybeMoment = None  # updated after deliveries: mail/recipients/contacts.py
-    tags: list[str] = plain(list)
+    last_received_at: OptionalTimestamp = (
+        None  # updated after deliveries: mail/recipients/contacts.py
+    )
+    tags: list[str] = json_column(list)
     public_comment: str | None = None
     private_comment: str | None = None
-    meta_data: dict[str, Any] | None = plain()
-    internal_data: dict[str, Any] | None = plain()
-    created_at: Moment
-    updated_at: Moment
+    meta_data: dict[str, Any] | None = json_column()
+    internal_data: dict[str, Any] | None = json_column()
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
-class Correspondent(Owned, table=True):
+class Contact(UserOwnedRow, table=True):
     """An address the user has received mail from or sent mail to."""
 
     __tablename__ = "correspondents"
@@ -109,11 +111,11 @@ class Correspondent(Owned, table=True):
         Index("ix_correspondents_used", "user_id", "last_used_at", "id"),
     )
 
-    user_id: int = ref("users.id", index=False)
+    user_id: int = foreign_key("users.id", index=False)
     key: str = Field(
-        sa_type=ByBytes
+        sa_type=BYTEWISE_TEXT
     )  # the address in normal form: mail/addresses/address_syntax.py
-    called: str | None = Field(default=None, sa_type=ByBytes)  # the name, case folded
+    called: str | None = Field(default=None, sa_type=BYTEWISE_TEXT)  # the name, case folded
     address: str  # as it was last written
     name: str | None = None
-    last_used_at: Moment
+    last_used_at: Timestamp

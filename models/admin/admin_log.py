@@ -4,11 +4,18 @@ from typing import Any
 
 from sqlalchemy import Index
 
-from models.store.columns import MaybeNumber, Moment, Row, choice, plain, ref
+from models.store.columns import (
+    OptionalInt64,
+    RowWithId,
+    Timestamp,
+    enum_column,
+    foreign_key,
+    json_column,
+)
 from models.users.roles import Role
 
 
-class AdminLogEntry(Row, table=True):
+class AdminLogEntry(RowWithId, table=True):
     """One object that an administrative mutation changed. It contains no secret."""
 
     __tablename__ = "admin_log"
@@ -19,16 +26,18 @@ class AdminLogEntry(Row, table=True):
         Index("ix_admin_log_target_id", "target_id", "at", "id"),
     )
 
-    at: Moment
+    at: Timestamp
     actor: str  # username, or the name of a key
-    actor_id: MaybeNumber = None  # the user; None: an API key of the platform
-    role: Role = choice(Role)
+    actor_id: OptionalInt64 = None  # the user; None: an API key of the platform
+    role: Role = enum_column(Role)
     ip: str | None = None
     mutation: str  # its name in the schema
     target_kind: str | None = None  # type of the target
-    target_id: MaybeNumber = None
+    target_id: OptionalInt64 = None
     # of the target
-    domain_id: int | None = ref("domains.id", index=False, ondelete="SET NULL", default=None)
-    before: dict[str, Any] | None = plain()
-    after: dict[str, Any] | None = plain()
+    domain_id: int | None = foreign_key(
+        "domains.id", index=False, ondelete="SET NULL", default=None
+    )
+    before: dict[str, Any] | None = json_column()
+    after: dict[str, Any] | None = json_column()
     reason: str | None = None

@@ -7,16 +7,16 @@ from sqlalchemy import Index, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
-    Big,
-    Instant,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Row,
-    choice,
-    plain,
-    ref,
+    BIG_INTEGER,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UtcDateTime,
+    enum_column,
+    foreign_key,
+    json_column,
 )
 from models.users.roles import Role
 
@@ -31,7 +31,7 @@ class AuditRoad(StrEnum):
     SENT = "SENT"
 
 
-class Audit(Row, table=True):
+class Audit(RowWithId, table=True):
     """An audit of a user, who may be deleted: no foreign key points to the user.
 
     Its copies are a hash chain: `copies` is their number, `head` the hash of the last one.
@@ -39,24 +39,24 @@ class Audit(Row, table=True):
 
     __tablename__ = "audits"
 
-    user_id: int = Field(sa_type=Big, index=True)
+    user_id: int = Field(sa_type=BIG_INTEGER, index=True)
     username: str
-    start: MaybeMoment = None  # of the time of arrival, inclusive
-    end: MaybeMoment = None  # exclusive
-    expires: datetime = Field(sa_type=Instant, index=True)
+    start: OptionalTimestamp = None  # of the time of arrival, inclusive
+    end: OptionalTimestamp = None  # exclusive
+    expires: datetime = Field(sa_type=UtcDateTime, index=True)
     reason: str | None = None
-    created_at: Moment
+    created_at: Timestamp
     created_by: str
-    task_id: Number  # of the task that made the first copies
+    task_id: Int64  # of the task that made the first copies
     copied: bool = False  # all messages that existed at the start are copied
-    copies: Number = 0
-    size: Number = 0  # bytes of the messages
+    copies: Int64 = 0
+    size: Int64 = 0  # bytes of the messages
     head: str = ""
-    ended_at: MaybeMoment = None  # its copies were deleted then, or are being deleted
+    ended_at: OptionalTimestamp = None  # its copies were deleted then, or are being deleted
     removed: bool = False  # ended early: the row is deleted with the last copy
 
 
-class AuditCopy(Row, table=True):
+class AuditCopy(RowWithId, table=True):
     """A copy of a message. Its bytes are the blobs of its reference rows."""
 
     __tablename__ = "audit_copies"
@@ -65,28 +65,28 @@ class AuditCopy(Row, table=True):
         Index("audit_copies_of_origin", "audit_id", "origin_id", "digest", unique=True),
     )
 
-    audit_id: int = ref("audits.id", index=False)
-    position: Number  # in the chain, from 1
-    origin_id: Number  # the message, or the submission if there is no message
-    road: AuditRoad = choice(AuditRoad)
+    audit_id: int = foreign_key("audits.id", index=False)
+    position: Int64  # in the chain, from 1
+    origin_id: Int64  # the message, or the submission if there is no message
+    road: AuditRoad = enum_column(AuditRoad)
     mailbox_path: str | None = None
     digest: str  # SHA-256 of the whole message, hex
-    size: Number
-    blob_id: Number
-    received_at: Moment
-    date: MaybeMoment = None
+    size: Int64
+    blob_id: Int64
+    received_at: Timestamp
+    date: OptionalTimestamp = None
     subject: str = ""
     from_name: str | None = None
     from_address: str | None = None
-    to: list[list[str | None]] = plain(list)
-    cc: list[list[str | None]] = plain(list)
-    bcc: list[list[str | None]] = plain(list)
+    to: list[list[str | None]] = json_column(list)
+    cc: list[list[str | None]] = json_column(list)
+    bcc: list[list[str | None]] = json_column(list)
     message_id: str | None = None
     preview: str = ""
-    attachment_count: Number = 0
+    attachment_count: Int64 = 0
     envelope_from: str | None = None
-    envelope_to: list[str] = plain(list)
-    copied_at: Moment
+    envelope_to: list[str] = json_column(list)
+    copied_at: Timestamp
     hash: str  # of the other columns and the copy before: mail/storage/audit_copies.py
 
 
@@ -95,20 +95,20 @@ class AuditBlob(SQLModel, table=True):
 
     __tablename__ = "audit_blobs"
 
-    copy_id: int = ref("audit_copies.id", primary_key=True, index=False)
-    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+    copy_id: int = foreign_key("audit_copies.id", primary_key=True, index=False)
+    blob_id: int = foreign_key("blobs.id", primary_key=True, ondelete="RESTRICT")
 
 
-class AuditAccess(Row, table=True):
+class AuditAccess(RowWithId, table=True):
     """A log entry: an administrator has read copies."""
 
     __tablename__ = "audit_accesses"
     __table_args__ = (Index("audit_accesses_of_audit", "audit_id", "at", "id"),)
 
-    audit_id: int = ref("audits.id", index=False)
-    at: Moment
+    audit_id: int = foreign_key("audits.id", index=False)
+    at: Timestamp
     actor: str
-    actor_id: MaybeNumber = None
-    role: Role = choice(Role)
+    actor_id: OptionalInt64 = None
+    role: Role = enum_column(Role)
     ip: str | None = None
     action: str  # list, export

@@ -5,10 +5,10 @@ from datetime import datetime
 from sqlalchemy import Index
 from sqlmodel import Field
 
-from models.store.columns import ByBytes, Instant, Number, Row, ref
+from models.store.columns import BYTEWISE_TEXT, Int64, RowWithId, UtcDateTime, foreign_key
 
 
-class KeyValue(Row, table=True):
+class KeyValue(RowWithId, table=True):
     """A value of a user's stream, or of PLATFORM: those are readable by all signed-in users."""
 
     __tablename__ = "key_values"
@@ -18,11 +18,11 @@ class KeyValue(Row, table=True):
         Index("ix_key_values_size", "stream_id", "expires_at", "size"),  # all that room asks for
     )
 
-    stream_id: int = ref("streams.id", index=False)
+    stream_id: int = foreign_key("streams.id", index=False)
     store: str
-    key: str = Field(sa_type=ByBytes)  # slashes make levels
-    level: str = Field(sa_type=ByBytes)  # the key up to its last slash; "" if it has none
-    version: Number  # MODSEQ of the change that wrote it
-    size: Number  # bytes of key and value
-    expires_at: datetime | None = Field(default=None, sa_type=Instant, index=True)
+    key: str = Field(sa_type=BYTEWISE_TEXT)  # slashes make levels
+    level: str = Field(sa_type=BYTEWISE_TEXT)  # the key up to its last slash; "" if it has none
+    version: Int64  # MODSEQ of the change that wrote it
+    size: Int64  # bytes of key and value
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime, index=True)
     value: str

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Column, Index
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import MaybeNumber, Moment, Plain, Row, plain
+from models.store.columns import JSON_TYPE, OptionalInt64, RowWithId, Timestamp, json_column
 
 
 class SettingValue(SQLModel, table=True):
@@ -14,20 +14,20 @@ class SettingValue(SQLModel, table=True):
     __tablename__ = "settings"
 
     key: str = Field(primary_key=True)
-    value: dict[str, Any] = Field(sa_column=Column(Plain, nullable=True))  # {"value": …}
-    updated_at: Moment
+    value: dict[str, Any] = Field(sa_column=Column(JSON_TYPE, nullable=True))  # {"value": …}
+    updated_at: Timestamp
 
 
-class SettingChange(Row, table=True):
+class SettingChange(RowWithId, table=True):
     """A change of a setting, and who made it."""
 
     __tablename__ = "setting_changes"
     __table_args__ = (Index("ix_setting_changes_key", "key", "at", "id"),)
 
     key: str
-    before: dict[str, Any] | None = plain()  # {"value": …}; None: the default
-    after: dict[str, Any] | None = plain()
-    at: Moment
+    before: dict[str, Any] | None = json_column()  # {"value": …}; None: the default
+    after: dict[str, Any] | None = json_column()
+    at: Timestamp
     actor: str
-    actor_id: MaybeNumber = None
+    actor_id: OptionalInt64 = None
     reason: str | None = None

@@ -8,18 +8,18 @@ from sqlalchemy import Index, text
 from sqlmodel import Field
 
 from models.store.columns import (
-    Big,
-    Instant,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Owned,
-    Row,
-    choice,
+    BIG_INTEGER,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    enum_column,
+    foreign_key,
+    json_column,
     lease_index,
-    plain,
-    ref,
 )
 
 
@@ -33,7 +33,7 @@ class TaskState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-class Task(Row, table=True):
+class Task(RowWithId, table=True):
     """A task. The process that works on it has a lease, and continues after its checkpoint."""
 
     __tablename__ = "tasks"
@@ -49,31 +49,33 @@ class Task(Row, table=True):
     )
 
     kind: str
-    state: TaskState = choice(TaskState, default=TaskState.QUEUED)
-    user_id: int | None = ref("users.id", default=None)
+    state: TaskState = enum_column(TaskState, default=TaskState.QUEUED)
+    user_id: int | None = foreign_key("users.id", default=None)
     # the administrator who requested it for another user
-    actor_id: int | None = Field(default=None, sa_type=Big, index=True)
-    not_before: MaybeMoment = None  # it starts no earlier
-    done: Number = 0
-    total: MaybeNumber = None
-    order: dict[str, Any] = plain(dict)  # the input
-    checkpoint: dict[str, Any] | None = plain()
-    result: dict[str, Any] | None = plain()
+    actor_id: int | None = Field(default=None, sa_type=BIG_INTEGER, index=True)
+    not_before: OptionalTimestamp = None  # it starts no earlier
+    done: Int64 = 0
+    total: OptionalInt64 = None
+    order: dict[str, Any] = json_column(dict)  # the input
+    checkpoint: dict[str, Any] | None = json_column()
+    result: dict[str, Any] | None = json_column()
     error: str | None = None
     cancelled: bool = False  # requested to stop at the next safe point
-    lease: MaybeNumber = None  # number of the current lease
-    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
-    attempts: Number = 0
-    created_at: Moment
-    started_at: MaybeMoment = None
-    finished_at: MaybeMoment = None
+    lease: OptionalInt64 = None  # number of the current lease
+    holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
+    attempts: Int64 = 0
+    created_at: Timestamp
+    started_at: OptionalTimestamp = None
+    finished_at: OptionalTimestamp = None
 
 
-class Undo(Owned, table=True):
+class UndoRecord(UserOwnedRow, table=True):
     """The data that reverts a change of messages. It is valid for ten minutes, once."""
 
     __tablename__ = "undos"
 
     digest: str = Field(unique=True)  # SHA-256 of the token, hex
-    before: dict[str, Any] = plain(dict)  # the messages before the change: resolvers/admin/tasks.py
-    expires_at: datetime = Field(sa_type=Instant, index=True)
+    before: dict[str, Any] = json_column(
+        dict
+    )  # the messages before the change: resolvers/admin/tasks.py
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)

@@ -14,24 +14,24 @@ from typing import Any
 from sqlalchemy import ColumnElement, DateTime, bindparam, func, literal, null, select
 from sqlmodel import Field, SQLModel, col
 
-from models.events.incarnation import ROW, StoreIncarnation
-from models.store.columns import Big, Instant, Number
-from models.store.prepared_statements import Prepared
+from models.events.incarnation import ROW_ID, StoreIncarnation
+from models.store.columns import BIG_INTEGER, Int64, UtcDateTime
+from models.store.prepared_statements import PreparedStatement
 
-KEPT_FOR = timedelta(hours=1)
-KEPT = 1000  # the newest rows are kept at any age
-PLATFORM = 0  # stands for credentials without a user
+RETENTION = timedelta(hours=1)
+MIN_KEPT_ROWS = 1000  # the newest rows are kept at any age
+PLATFORM_USER_ID = 0  # stands for credentials without a user
 
 
 class CredentialChange(SQLModel, table=True):
     """A change of the credentials of a user, or of their rights."""
 
     __tablename__ = "credential_changes"
-    id: int | None = Field(default=None, primary_key=True, sa_type=Big)
-    user_id: Number  # PLATFORM_USER_ID: keys without a user
+    id: int | None = Field(default=None, primary_key=True, sa_type=BIG_INTEGER)
+    user_id: Int64  # PLATFORM_USER_ID: keys without a user
     # PostgreSQL: the id of the transaction; SQLite: the last position plus one
-    position: int = Field(sa_type=Big, index=True)
-    at: datetime = Field(sa_type=Instant, index=True)
+    position: int = Field(sa_type=BIG_INTEGER, index=True)
+    at: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +41,26 @@ class WatchedTable:
     `expiry_column` is an expiry, which matters if it becomes earlier.
     """
 
-    owner: str
+    user_column: str
     columns: tuple[str, ...] = ()
-    sooner: str | None = None
-    inserted: bool = False
-    deleted: bool = True
+    expiry_column: str | None = None
+    on_insert: bool = False
+    on_delete: bool = True
 
     @property
-    def updated(self) -> tuple[str, ...]:
+    def update_columns(self) -> tuple[str, ...]:
         """The columns with recorded changes."""
-        return (*self.columns, self.sooner) if self.sooner else self.columns
+        return (*self.columns, self.expiry_column) if self.expiry_column else self.columns
 
-    def condition(self) -> str:
+    def update_condition_sql(self) -> str:
         """Return SQL that is true if an update matters."""
         parts = [f"old.{name} IS DISTINCT FROM new.{name}" for name in self.columns]
-        if self.sooner:
-            parts.append(f"new.{self.sooner} < old.{self.sooner}")
+        if self.expiry_column:
+            parts.append(f"new.{self.expiry_column} < old.{self.expiry_column}")
         return " OR ".join(parts)
 
 
-WATCHED = {
+WATCHED_TABLES = {
     "users": WatchedTable(
         "id",
         (
@@ -74,7 +74,7 @@ WATCHED = {
             "digest", "user_id", "auth_version", "scope", "pending", "temporary", "actor_id",
             "actor_key_id", "created_at",
         ),
-        sooner="expires_at",
+        expiry_column="expires_at",
     ),
     "api_keys": WatchedTable(
         "user_id",
@@ -83,35 +83,39 @@ WATCHED = {
             "allowed_ips", "made_by", "made_by_key", "expires_at",
         ),
     ),
-    "domain_admins": WatchedTable("user_id", ("user_id", "domain_id"), inserted=True),
+    "domain_admins": WatchedTable("user_id", ("user_id", "domain_id"), on_insert=True),
     # a share that ends deletes its row, which is checked at each use
-    "mailbox_shares": WatchedTable("user_id", inserted=True, deleted=False),
+    "mailbox_shares": WatchedTable("user_id", on_insert=True, on_delete=False),
 }  # fmt: skip
 
 
-def _sqlite(table: str, watched: WatchedTable) -> list[str]:
-    def noted(row: str) -> str:
+def _sqlite_triggers(table_name: str, watched: WatchedTable) -> list[str]:
+    def insert_sql(row_name: str) -> str:
         return (  # of names in WATCHED alone
             "INSERT INTO credential_changes (user_id, position, at)"  # noqa: S608
-            f" VALUES (coalesce({row}.{watched.owner}, {PLATFORM}),"
+            f" VALUES (coalesce({row_name}.{watched.user_column}, {PLATFORM_USER_ID}),"
             " (SELECT coalesce(max(position), 0) + 1 FROM credential_changes),"
             " strftime('%Y-%m-%d %H:%M:%f000', 'now'));"
         )
 
-    name, made = f"credential_changes_{table}", list[str]()
-    if watched.inserted:
-        made.append(f"CREATE TRIGGER {name}_in AFTER INSERT ON {table} BEGIN {noted('new')} END")
-    if watched.updated:
-        made.append(
-            f"CREATE TRIGGER {name}_up AFTER UPDATE OF {', '.join(watched.updated)}"
-            f" ON {table} WHEN {watched.condition()} BEGIN {noted('old')} END"
+    name, triggers = f"credential_changes_{table_name}", list[str]()
+    if watched.on_insert:
+        triggers.append(
+            f"CREATE TRIGGER {name}_in AFTER INSERT ON {table_name} BEGIN {insert_sql('new')} END"
         )
-    if watched.deleted:
-        made.append(f"CREATE TRIGGER {name}_out AFTER DELETE ON {table} BEGIN {noted('old')} END")
-    return made
+    if watched.update_columns:
+        triggers.append(
+            f"CREATE TRIGGER {name}_up AFTER UPDATE OF {', '.join(watched.update_columns)}"
+            f" ON {table_name} WHEN {watched.update_condition_sql()} BEGIN {insert_sql('old')} END"
+        )
+    if watched.on_delete:
+        triggers.append(
+            f"CREATE TRIGGER {name}_out AFTER DELETE ON {table_name} BEGIN {insert_sql('old')} END"
+        )
+    return triggers
 
 
-_NOTE = """
+_TRIGGER_FUNCTION = """
 CREATE FUNCTION note_credential_change() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE changed jsonb;
 BEGIN
@@ -123,39 +127,47 @@ END $$
 """
 
 
-def _postgresql(table: str, watched: WatchedTable) -> list[str]:
-    name, made = f"credential_changes_{table}", list[str]()
-    run = f"FOR EACH ROW {{}}EXECUTE FUNCTION note_credential_change('{watched.owner}')"
-    watched_events = [("INSERT", watched.inserted), ("DELETE", watched.deleted)]
+def _postgresql_triggers(table_name: str, watched: WatchedTable) -> list[str]:
+    name, triggers = f"credential_changes_{table_name}", list[str]()
+    run = f"FOR EACH ROW {{}}EXECUTE FUNCTION note_credential_change('{watched.user_column}')"
+    watched_events = [("INSERT", watched.on_insert), ("DELETE", watched.on_delete)]
     if events := " OR ".join(event for event, is_on in watched_events if is_on):
-        made.append(f"CREATE TRIGGER {name} AFTER {events} ON {table} {run.format('')}")
-    if watched.updated:
-        when = run.format(f"WHEN ({watched.condition()}) ")
-        columns = ", ".join(watched.updated)
-        made.append(f"CREATE TRIGGER {name}_up AFTER UPDATE OF {columns} ON {table} {when}")
-    return made
+        triggers.append(f"CREATE TRIGGER {name} AFTER {events} ON {table_name} {run.format('')}")
+    if watched.update_columns:
+        when = run.format(f"WHEN ({watched.update_condition_sql()}) ")
+        columns = ", ".join(watched.update_columns)
+        triggers.append(
+            f"CREATE TRIGGER {name}_up AFTER UPDATE OF {columns} ON {table_name} {when}"
+        )
+    return triggers
 
 
-CREATE = {
-    "sqlite": [sql for table, watched in WATCHED.items() for sql in _sqlite(table, watched)],
+CREATE_TRIGGERS = {
+    "sqlite": [
+        sql for table, watched in WATCHED_TABLES.items() for sql in _sqlite_triggers(table, watched)
+    ],
     "postgresql": [
-        _NOTE,
-        *(sql for table, watched in WATCHED.items() for sql in _postgresql(table, watched)),
+        _TRIGGER_FUNCTION,
+        *(
+            sql
+            for table, watched in WATCHED_TABLES.items()
+            for sql in _postgresql_triggers(table, watched)
+        ),
     ],
 }
 
 
-def old_changes(now: datetime) -> ColumnElement[bool]:
+def is_old_change(now: datetime) -> ColumnElement[bool]:
     """Return SQL that is true for changes that every process has read or does not need.
 
     The newest are kept at any age: the clocks of the database and of `now` may differ.
     """
-    newest = select(func.max(col(CredentialChange.id)) - KEPT).scalar_subquery()
-    return (col(CredentialChange.at) <= now - KEPT_FOR) & (col(CredentialChange.id) <= newest)
+    newest = select(func.max(col(CredentialChange.id)) - MIN_KEPT_ROWS).scalar_subquery()
+    return (col(CredentialChange.at) <= now - RETENTION) & (col(CredentialChange.id) <= newest)
 
 
 @lru_cache(maxsize=2)
-def _unseen(dialect: str) -> Prepared:
+def _unread_changes_statement(dialect: str) -> PreparedStatement:
     """Return the statement that reads the changes from a position on.
 
     Positions increase on SQLite, which has one writer. On PostgreSQL the position is the
@@ -165,12 +177,12 @@ def _unseen(dialect: str) -> Prepared:
     one = select(literal(1).label("one")).subquery("one")
     newest = select(func.coalesce(func.max(col(CredentialChange.position)), 0) + 1)
     if dialect == "postgresql":
-        horizon: Any = func.txid_snapshot_xmin(func.txid_current_snapshot(), type_=Big)
+        horizon: Any = func.txid_snapshot_xmin(func.txid_current_snapshot(), type_=BIG_INTEGER)
         started: Any = func.pg_postmaster_start_time(type_=DateTime(timezone=True))
     else:
         horizon, started = newest.scalar_subquery(), null()
-    unseen = col(CredentialChange.position) >= bindparam("seen", type_=Big)
-    return Prepared(
+    unseen = col(CredentialChange.position) >= bindparam("seen", type_=BIG_INTEGER)
+    return PreparedStatement(
         select(
             horizon.label("horizon"),
             started.label("started"),
@@ -180,26 +192,26 @@ def _unseen(dialect: str) -> Prepared:
             col(CredentialChange.user_id).label("user_id"),
         )
         .select_from(one)
-        .outerjoin(StoreIncarnation, col(StoreIncarnation.id) == ROW)
+        .outerjoin(StoreIncarnation, col(StoreIncarnation.id) == ROW_ID)
         .outerjoin(CredentialChange, unseen)
     )
 
 
 @dataclass
-class ChangeReader:
+class CredentialChangeReader:
     """The changes that a process has read."""
 
-    _seen: int = 0
-    _known: frozenset[int] = frozenset()  # changes that may be returned again
+    _next_position: int = 0
+    _read_ids: frozenset[int] = frozenset()  # changes that may be returned again
     # start time of the server, and incarnation
-    _store: tuple[Any, ...] | None = field(default=None)
+    _database_identity: tuple[Any, ...] | None = field(default=None)
     _beat: int = 0
 
-    def statement(self, dialect: str) -> tuple[Prepared, dict[str, int]]:
+    def unread_statement(self, dialect: str) -> tuple[PreparedStatement, dict[str, int]]:
         """Return the statement that reads new changes, and the values of its parameters."""
-        return _unseen(dialect), {"seen": self._seen}
+        return _unread_changes_statement(dialect), {"seen": self._next_position}
 
-    def accounts(self, rows: Sequence[Any]) -> frozenset[int] | None:
+    def changed_user_ids(self, rows: Sequence[Any]) -> frozenset[int] | None:
         """Return the users of the changes that were not read before.
 
         None if this is another database than before, such as a restored one or a former standby:
@@ -207,11 +219,13 @@ class ChangeReader:
         """
         first = rows[0]
         store, beat = (first.started, first.number), first.beat or 0
-        is_same = self._store is None or (
-            store == self._store and beat >= self._beat and first.horizon >= self._seen
+        is_same = self._database_identity is None or (
+            store == self._database_identity
+            and beat >= self._beat
+            and first.horizon >= self._next_position
         )
-        self._store, self._beat, self._seen = store, beat, first.horizon
+        self._database_identity, self._beat, self._next_position = store, beat, first.horizon
         changes = {row.change: row.user_id for row in rows if row.change is not None}
-        new = frozenset(changes[change] for change in changes.keys() - self._known)
-        self._known = frozenset(changes)
+        new = frozenset(changes[change] for change in changes.keys() - self._read_ids)
+        self._read_ids = frozenset(changes)
         return new if is_same else None

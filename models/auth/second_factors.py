@@ -2,33 +2,41 @@
 
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import MaybeMoment, MaybeNumber, Moment, Number, Owned, plain, ref
+from models.store.columns import (
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    Timestamp,
+    UserOwnedRow,
+    foreign_key,
+    json_column,
+)
 
 
-class TotpSeed(SQLModel, table=True):
+class TotpSecret(SQLModel, table=True):
     """The encrypted TOTP secrets of a user (models/runtime/secret_box.py)."""
 
     __tablename__ = "totp_seeds"
 
-    user_id: int = ref("users.id", primary_key=True, index=False)
+    user_id: int = foreign_key("users.id", primary_key=True, index=False)
     seed: str | None = None  # in use
     pending: str | None = None  # shown to the user, and not confirmed yet
-    pending_at: MaybeMoment = None
-    last_step: MaybeNumber = None  # of the last accepted code: no code is valid twice
-    enabled_at: MaybeMoment = None
+    pending_at: OptionalTimestamp = None
+    last_step: OptionalInt64 = None  # of the last accepted code: no code is valid twice
+    enabled_at: OptionalTimestamp = None
 
 
-class RecoveryCode(Owned, table=True):
+class RecoveryCode(UserOwnedRow, table=True):
     """A code that replaces a lost second factor. It is valid once."""
 
     __tablename__ = "recovery_codes"
 
     digest: str  # SHA-256 of the code, hex
-    used_at: MaybeMoment = None
-    created_at: Moment
+    used_at: OptionalTimestamp = None
+    created_at: Timestamp
 
 
-class WebauthnKey(Owned, table=True):
+class WebauthnKey(UserOwnedRow, table=True):
     """A security key or passkey."""
 
     __tablename__ = "webauthn_keys"
@@ -36,17 +44,17 @@ class WebauthnKey(Owned, table=True):
     name: str
     credential_id: str = Field(unique=True)  # base64url
     public_key: str  # COSE, base64url
-    sign_count: Number = 0
-    transports: list[str] = plain(list)
-    created_at: Moment
-    last_used_at: MaybeMoment = None
+    sign_count: Int64 = 0
+    transports: list[str] = json_column(list)
+    created_at: Timestamp
+    last_used_at: OptionalTimestamp = None
 
 
-class WebauthnChallenge(Owned, table=True):
+class WebauthnChallenge(UserOwnedRow, table=True):
     """A WebAuthn challenge. It is valid once, for a limited time."""
 
     __tablename__ = "webauthn_challenges"
 
     challenge: str = Field(unique=True)  # base64url
     registers: bool  # true: registers a new key; false: signs in
-    created_at: Moment
+    created_at: Timestamp

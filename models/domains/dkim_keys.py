@@ -4,9 +4,17 @@ from enum import StrEnum
 
 from sqlalchemy import Index, text
 
-from models.store.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, choice, ref
+from models.store.columns import (
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    enum_column,
+    foreign_key,
+)
 
-ALL = "*"  # instead of a domain: all domains without their own key
+ALL_DOMAINS = "*"  # instead of a domain: all domains without their own key
 
 
 class DkimAlgorithm(StrEnum):
@@ -24,7 +32,7 @@ class DkimKeyState(StrEnum):
     RETIRED = "RETIRED"  # it no longer signs; messages in transit still need its record
 
 
-class DkimKey(Row, table=True):
+class DkimKey(RowWithId, table=True):
     """A signing key of a domain or alias domain; keys of a domain differ by selector."""
 
     __tablename__ = "dkim_keys"
@@ -38,17 +46,17 @@ class DkimKey(Row, table=True):
         ),
     )
 
-    domain_id: int | None = ref("domains.id", default=None)  # None: ALL_DOMAINS
+    domain_id: int | None = foreign_key("domains.id", default=None)  # None: ALL_DOMAINS
     domain: str  # normal form, or ALL_DOMAINS
     selector: str
-    algorithm: DkimAlgorithm = choice(DkimAlgorithm)
-    key_size: MaybeNumber = None  # bits, of RSA
+    algorithm: DkimAlgorithm = enum_column(DkimAlgorithm)
+    key_size: OptionalInt64 = None  # bits, of RSA
     private: str  # PEM, encrypted
     public: str  # the p= tag of its DNS record
-    state: DkimKeyState = choice(DkimKeyState)
+    state: DkimKeyState = enum_column(DkimKeyState)
     description: str | None = None
-    looks: Number = 0  # DNS checks of a PENDING key
-    due_at: MaybeMoment = None  # time of the next check, or of the deletion of a RETIRED key
-    created_at: Moment
-    activated_at: MaybeMoment = None
-    retired_at: MaybeMoment = None
+    looks: Int64 = 0  # DNS checks of a PENDING key
+    due_at: OptionalTimestamp = None  # time of the next check, or of the deletion of a RETIRED key
+    created_at: Timestamp
+    activated_at: OptionalTimestamp = None
+    retired_at: OptionalTimestamp = None

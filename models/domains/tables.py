@@ -2,10 +2,18 @@
 
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Big, MaybeNumber, Moment, Number, Row, plain, ref
+from models.store.columns import (
+    BIG_INTEGER,
+    Int64,
+    OptionalInt64,
+    RowWithId,
+    Timestamp,
+    foreign_key,
+    json_column,
+)
 
 
-class Domain(Row, table=True):
+class Domain(RowWithId, table=True):
     """A domain with its own stream. A limit of 0 means unlimited."""
 
     __tablename__ = "domains"
@@ -13,36 +21,36 @@ class Domain(Row, table=True):
     name: str = Field(unique=True)  # normal form: mail/addresses/address_syntax.py
     description: str | None = None
     active: bool = True
-    tags: list[str] = plain(list)
-    max_addresses: Number = 0
-    max_users: Number = 0
-    default_user_quota: MaybeNumber = None  # bytes; None: the platform's
-    max_user_quota: Number = 0  # bytes
-    quota: Number = 0  # bytes of all its users together
-    user_count: Number = 0
-    address_count: Number = 0
-    quota_allocated: Number = 0  # bytes
+    tags: list[str] = json_column(list)
+    max_addresses: Int64 = 0
+    max_users: Int64 = 0
+    default_user_quota: OptionalInt64 = None  # bytes; None: the platform's
+    max_user_quota: Int64 = 0  # bytes
+    quota: Int64 = 0  # bytes of all its users together
+    user_count: Int64 = 0
+    address_count: Int64 = 0
+    quota_allocated: Int64 = 0  # bytes
     backup_mx: bool = False  # mail is only relayed to the primary server
     relay_all_recipients: bool = False  # also recipients without an address here
     relay_unknown_only: bool = False  # recipients with an address here are delivered
-    relay_host_id: MaybeNumber = None  # for mail of its senders; ignored if that row is deleted
-    password_min: MaybeNumber = None  # characters of a new password; None: the platform's
+    relay_host_id: OptionalInt64 = None  # for mail of its senders; ignored if that row is deleted
+    password_min: OptionalInt64 = None  # characters of a new password; None: the platform's
     # kinds of characters in a new password; None: the platform's
-    password_classes: MaybeNumber = None
+    password_classes: OptionalInt64 = None
     global_address_list: bool = True  # its users see each other as contacts
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
-class DomainAlias(Row, table=True):
+class AliasDomain(RowWithId, table=True):
     """A second name of a domain, with the same addresses. An alias has no aliases."""
 
     __tablename__ = "domain_aliases"
 
     alias: str = Field(unique=True)  # normal form
-    domain_id: int = ref("domains.id")
+    domain_id: int = foreign_key("domains.id")
     active: bool = True
-    created_at: Moment
+    created_at: Timestamp
 
 
 class DomainTotal(SQLModel, table=True):
@@ -53,7 +61,9 @@ class DomainTotal(SQLModel, table=True):
 
     __tablename__ = "domain_totals"
 
-    domain_id: int = ref("domains.id", primary_key=True, index=False)
-    part: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
-    used: Number = 0  # bytes
-    messages: Number = 0
+    domain_id: int = foreign_key("domains.id", primary_key=True, index=False)
+    part: int = Field(
+        primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False}
+    )
+    used: Int64 = 0  # bytes
+    messages: Int64 = 0

@@ -25,16 +25,26 @@ from sqlmodel import Field, SQLModel, col
 
 from models.events.journal import Change, Stream
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Big, Instant, MaybeMoment, Number, Picked, insert_or, table_of
+from models.store.columns import (
+    BIG_INTEGER,
+    ColumnRow,
+    Int64,
+    OptionalTimestamp,
+    UtcDateTime,
+    core_table,
+    insert_with_conflict,
+)
 from models.users.tables import User
 
-MARK = "00/incarnation.json"  # an object that the garbage collector keeps, see RestoreGuard
-ROW = 1  # of the only row
-RATE = 1 << 23  # the base stays below 2^53 until the year 2060
+MARK_OBJECT_NAME = (
+    "00/incarnation.json"  # an object that the garbage collector keeps, see RestoreGuard
+)
+ROW_ID = 1  # of the only row
+POSITIONS_PER_SECOND = 1 << 23  # the base stays below 2^53 until the year 2060
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-ROOM = 1 << 20  # between the last position of a stream and the new ones
+MIN_POSITION_GAP = 1 << 20  # between the last position of a stream and the new ones
 # More than the mailboxes created in the lost history: UIDVALIDITY begins with the time of day.
-MAILBOXES = int(timedelta(days=1).total_seconds())
+UID_VALIDITY_GAP = int(timedelta(days=1).total_seconds())
 
 
 class StoreIncarnation(SQLModel, table=True):
@@ -42,12 +52,14 @@ class StoreIncarnation(SQLModel, table=True):
 
     __tablename__ = "store_incarnation"
 
-    id: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
+    id: int = Field(
+        primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False}
+    )
     store: str  # random: the mark of another database is ignored
-    number: Number = 0  # count of incarnations after the first
-    base: Number = 0  # positions of earlier incarnations are below it; 0 in the first
-    beat: Number = 0  # increased by each mark that is written to the object store
-    began_at: MaybeMoment = None
+    number: Int64 = 0  # count of incarnations after the first
+    base: Int64 = 0  # positions of earlier incarnations are below it; 0 in the first
+    beat: Int64 = 0  # increased by each mark that is written to the object store
+    began_at: OptionalTimestamp = None
     reason: str | None = None  # why this incarnation began
 
 
@@ -57,7 +69,7 @@ class DroppedObject(SQLModel, table=True):
     __tablename__ = "dropped_objects"
 
     name: str = Field(primary_key=True)
-    at: datetime = Field(sa_type=Instant, index=True)  # when it was first found without a row
+    at: datetime = Field(sa_type=UtcDateTime, index=True)  # when it was first found without a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,66 +86,68 @@ class Incarnation:
 COLUMNS = tuple(
     getattr(StoreIncarnation, name) for name in ("store", "number", "base", "beat", "began_at")
 )
-READ = select(*COLUMNS).where(col(StoreIncarnation.id) == ROW)
+SELECT_INCARNATION = select(*COLUMNS).where(col(StoreIncarnation.id) == ROW_ID)
 
 
-def incarnation_of(row: Picked | None) -> Incarnation:
+def from_row(row: ColumnRow | None) -> Incarnation:
     """Convert a row of `SELECT_INCARNATION`; return the first incarnation if there is no row."""
     return Incarnation(*row) if row else Incarnation()
 
 
-def create(connection: Connection, store: str) -> None:
+def insert_first(connection: Connection, database_id: str) -> None:
     """Insert the row of the first incarnation unless there is a row."""
-    new = insert_or(connection.dialect.name, StoreIncarnation)
-    values = {"id": ROW, "store": store, "number": 0, "base": 0, "beat": 0}
+    new = insert_with_conflict(connection.dialect.name, StoreIncarnation)
+    values = {"id": ROW_ID, "store": database_id, "number": 0, "base": 0, "beat": 0}
     connection.execute(new.values(**values).on_conflict_do_nothing())
 
 
-def advance(connection: Connection) -> Incarnation:
+def increase_beat(connection: Connection) -> Incarnation:
     """Increase the beat by one, and return the incarnation. A mark is written with that beat."""
-    beat = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW)
+    beat = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW_ID)
     raised = beat.values(beat=StoreIncarnation.beat + 1)
     return Incarnation(*connection.execute(raised.returning(*COLUMNS)).one())
 
 
-def lock(connection: Connection) -> Incarnation:
+def lock_row(connection: Connection) -> Incarnation:
     """Lock the row until the end of the transaction, and return its incarnation."""
-    return Incarnation(*connection.execute(READ.with_for_update()).one())
+    return Incarnation(*connection.execute(SELECT_INCARNATION.with_for_update()).one())
 
 
-def begin(connection: Connection, above: Incarnation, *, reason: str, at: datetime) -> Incarnation:
+def begin_incarnation(
+    connection: Connection, highest_known: Incarnation, *, reason: str, at: datetime
+) -> Incarnation:
     """Begin a new incarnation, and return it. The caller has locked the row.
 
     `highest_known` has the highest base and beat of the database and the object store.
     """
-    clock = int((at - EPOCH).total_seconds() * RATE)
-    base = max(clock, above.base + ROOM)
-    _raise_streams(connection, base, at)
-    _renew_uid_validity(connection, int(at.timestamp()) + MAILBOXES)
+    clock = int((at - EPOCH).total_seconds() * POSITIONS_PER_SECOND)
+    base = max(clock, highest_known.base + MIN_POSITION_GAP)
+    _raise_stream_positions(connection, base, at)
+    _renew_uid_validity(connection, int(at.timestamp()) + UID_VALIDITY_GAP)
     begun = {
-        "number": max(above.number, 0) + 1,
+        "number": max(highest_known.number, 0) + 1,
         "base": base,
-        "beat": above.beat + 1,
+        "beat": highest_known.beat + 1,
         "began_at": at,
         "reason": reason,
     }
-    row = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW).values(**begun)
+    row = update(StoreIncarnation).where(col(StoreIncarnation.id) == ROW_ID).values(**begun)
     return Incarnation(*connection.execute(row.returning(*COLUMNS)).one())
 
 
-def _raise_streams(connection: Connection, base: int, at: datetime) -> None:
+def _raise_stream_positions(connection: Connection, base: int, at: datetime) -> None:
     """Let all streams continue above `base`, and delete their changes."""
-    room = col(Stream.last) + ROOM
+    room = col(Stream.last) + MIN_POSITION_GAP
     last = case((room > base, room), else_=cast(base, BigInteger))
     connection.execute(delete(Change))
     connection.execute(update(Stream).values(last=last, gone=last, gone_at=at))
 
 
-def _renew_uid_validity(connection: Connection, least: int) -> None:
+def _renew_uid_validity(connection: Connection, minimum: int) -> None:
     """Give all mailboxes a UIDVALIDITY that no mailbox of the user has had."""
-    users, mailboxes = table_of(User), table_of(Mailbox)
+    users, mailboxes = core_table(User), core_table(Mailbox)
     start: ColumnElement[int] = case(
-        (users.c.uid_validity > least, users.c.uid_validity), else_=cast(least, BigInteger)
+        (users.c.uid_validity > minimum, users.c.uid_validity), else_=cast(minimum, BigInteger)
     )
     nth = func.row_number().over(
         partition_by=mailboxes.c.user_id, order_by=(mailboxes.c.uid_validity, mailboxes.c.id)

@@ -23,27 +23,35 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import found
+from models.errors import require_found
 from models.store.columns import (
-    Big,
-    MaybeMoment,
-    Moment,
-    Number,
-    Picked,
-    Row,
-    choice,
-    picked,
-    plain,
-    ref,
+    BIG_INTEGER,
+    ColumnRow,
+    Int64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    enum_column,
+    foreign_key,
+    json_column,
+    select_columns,
 )
-from models.store.prepared_statements import Prepared, Sent, among, fetched, number, prepared, send
+from models.store.prepared_statements import (
+    PreparedStatement,
+    StatementWithValues,
+    execute_statements,
+    fetch_rows,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
 
-MOST = 500  # events of a batch
-LONGEST = 1000  # larger changes are made by tasks, in several rows
-PARAMETERS = 10_000  # of one statement; PostgreSQL allows 32,767
+MAX_BATCH_EVENTS = 500  # events of a batch
+MAX_IDS_PER_ROW = 1000  # larger changes are made by tasks, in several rows
+MAX_PARAMETERS = 10_000  # of one statement; PostgreSQL allows 32,767
 PLATFORM = 0  # the stream of changes that belong to no user and no domain
 
-Position = Mapping[int, int]  # stream id -> position of its last event
+StreamPositions = Mapping[int, int]  # stream id -> position of its last event
 
 
 class ChangeKind(StrEnum):
@@ -89,7 +97,7 @@ class ChangeKind(StrEnum):
     RESYNC = "RESYNC"
 
 
-class Stream(Row, table=True):
+class Stream(RowWithId, table=True):
     """The journal of one user or domain. It has the same id.
 
     Its row has the last position of the stream. Transactions that change the user or domain lock
@@ -98,10 +106,10 @@ class Stream(Row, table=True):
 
     __tablename__ = "streams"
 
-    last: Number = 0  # position of the newest event: MODSEQ (RFC 7162) if the stream is a user's
-    gone: Number = 0  # position of the newest event that is no longer kept
+    last: Int64 = 0  # position of the newest event: MODSEQ (RFC 7162) if the stream is a user's
+    gone: Int64 = 0  # position of the newest event that is no longer kept
     # time of that event; None if there is none, or if all events were dropped
-    gone_at: MaybeMoment = None
+    gone_at: OptionalTimestamp = None
 
 
 class Change(SQLModel, table=True):
@@ -113,18 +121,18 @@ class Change(SQLModel, table=True):
 
     __tablename__ = "changes"
 
-    stream_id: int = ref("streams.id", primary_key=True, index=False)
-    last: int = Field(primary_key=True, sa_type=Big)
-    at: Moment
-    kind: ChangeKind = choice(ChangeKind)
-    ids: list[int] = plain(list)
+    stream_id: int = foreign_key("streams.id", primary_key=True, index=False)
+    last: int = Field(primary_key=True, sa_type=BIG_INTEGER)
+    at: Timestamp
+    kind: ChangeKind = enum_column(ChangeKind)
+    ids: list[int] = json_column(list)
     # a list has one item for each id; other values apply to all ids
-    facts: dict[str, Any] = plain(dict)
+    facts: dict[str, Any] = json_column(dict)
     origin: str | None = None  # session id or idempotency key of the caller
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """A change to record: `kind` for these objects, at most MAX_IDS_PER_ROW.
 
     `facts` are further values that followers need: lists have one item for each id.
@@ -137,14 +145,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class JournalEvent:
     """The part of a change for one object, and the positions after it."""
 
     kind: ChangeKind
     object_id: int
     at: datetime
     stream_id: int
-    position: Position
+    positions: StreamPositions
     facts: Mapping[str, Any]
     origin: str | None
 
@@ -156,22 +164,24 @@ class Event:
 
 # Built once: building a statement costs more than running it. Streams are locked in the order of
 # their ids, so there is no deadlock.
-_LOCK = (
+_LOCK_STREAMS = (
     select(col(Stream.id))
     .where(col(Stream.id).in_(bindparam("streams", expanding=True)))
     .order_by(col(Stream.id))
     .with_for_update()
 )
-_STREAM = col(Stream.id) == number("stream")
-_AHEAD = Prepared(update(Stream).where(_STREAM).values(last=number("to")))
-_COUNT = Prepared(
+_IS_STREAM = col(Stream.id) == integer_parameter("stream")
+_SET_LAST_POSITION = PreparedStatement(
+    update(Stream).where(_IS_STREAM).values(last=integer_parameter("to"))
+)
+_RESERVE_POSITIONS = PreparedStatement(
     update(Stream)
-    .where(_STREAM)
-    .values(last=Stream.last + number("many"))
+    .where(_IS_STREAM)
+    .values(last=Stream.last + integer_parameter("many"))
     .returning(col(Stream.last))
 )
-_APPEND = Prepared(insert(Change).inline())
-_COUNT_EACH = (
+_INSERT_CHANGE = PreparedStatement(insert(Change).inline())
+_RESERVE_IN_STREAMS = (
     update(Stream)
     .where(col(Stream.id).in_(bindparam("streams", expanding=True)))
     .values(last=Stream.last + bindparam("many"))
@@ -179,28 +189,28 @@ _COUNT_EACH = (
 )
 
 
-@prepared
-def _held(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _lock_streams_statement(dialect: str) -> Select[*tuple[Any, ...]]:
     streams = select(col(Stream.id), col(Stream.last)).order_by(col(Stream.id))
-    return streams.where(among(dialect, col(Stream.id), "streams")).with_for_update()
+    return streams.where(is_in_parameter(dialect, col(Stream.id), "streams")).with_for_update()
 
 
-def hold(connection: Connection, streams: Sequence[int]) -> dict[int, int]:
+def lock_and_read_positions(connection: Connection, stream_ids: Sequence[int]) -> dict[int, int]:
     """Lock streams until the end of the transaction, and return their last positions.
 
     Streams that do not exist are absent.
     """
-    statement = _held(connection.dialect.name)
-    return dict(fetched(connection, statement, {"streams": list(streams)}).raw)
+    statement = _lock_streams_statement(connection.dialect.name)
+    return dict(fetch_rows(connection, statement, {"streams": list(stream_ids)}).raw)
 
 
-async def lock(session: AsyncSession, streams: Sequence[int]) -> None:
+async def lock_streams(session: AsyncSession, stream_ids: Sequence[int]) -> None:
     """Lock streams until the end of the session's transaction."""
-    if streams:
-        await (await session.connection()).execute(_LOCK, {"streams": list(streams)})
+    if stream_ids:
+        await (await session.connection()).execute(_LOCK_STREAMS, {"streams": list(stream_ids)})
 
 
-def count(connection: Connection, stream_id: int, many: int) -> int:
+def reserve_positions(connection: Connection, stream_id: int, position_count: int) -> int:
     """Reserve the next positions of a stream, and return the last one.
 
     The update locks the stream's row until the commit. So entries of one stream become visible in
@@ -208,122 +218,141 @@ def count(connection: Connection, stream_id: int, many: int) -> int:
     committed later than a 9. The caller must append entries for all positions. Raises NotFound if
     there is no such stream.
     """
-    counted = fetched(connection, _COUNT, {"stream": stream_id, "many": many}).raw
+    counted = fetch_rows(
+        connection, _RESERVE_POSITIONS, {"stream": stream_id, "many": position_count}
+    ).raw
     last: int | None = counted[0][0] if counted else None
-    return found(last, str(stream_id), path=["user"])
+    return require_found(last, str(stream_id), path=["user"])
 
 
-def append(
-    connection: Connection, stream_id: int, entry: Entry, *, last: int, at: datetime
+def append_entry(
+    connection: Connection, stream_id: int, entry: JournalEntry, *, last: int, at: datetime
 ) -> None:
     """Write an entry. Its positions, up to `last`, must be reserved."""
-    send(connection, [(_APPEND, _row(stream_id, entry, last=last, at=at))])
+    execute_statements(
+        connection, [(_INSERT_CHANGE, _change_row(stream_id, entry, last=last, at=at))]
+    )
 
 
-def told(stream_id: int, entries: Sequence[Entry], *, since: int, at: datetime) -> list[Sent]:
+def entry_statements(
+    stream_id: int, entries: Sequence[JournalEntry], *, last_position: int, at: datetime
+) -> list[StatementWithValues]:
     """Return the statements that record entries in a locked stream with this last position."""
-    appended: list[Sent] = []
+    appended: list[StatementWithValues] = []
     for entry in entries:
-        since += len(entry.ids)
-        appended.append((_APPEND, _row(stream_id, entry, last=since, at=at)))
-    return [(_AHEAD, {"stream": stream_id, "to": since}), *appended]
+        last_position += len(entry.ids)
+        appended.append((_INSERT_CHANGE, _change_row(stream_id, entry, last=last_position, at=at)))
+    return [(_SET_LAST_POSITION, {"stream": stream_id, "to": last_position}), *appended]
 
 
-def record_each(
-    connection: Connection, entries: Mapping[int, Sequence[Entry]], *, at: datetime
-) -> Position:
+def record_in_streams(
+    connection: Connection, entries_by_stream: Mapping[int, Sequence[JournalEntry]], *, at: datetime
+) -> StreamPositions:
     """Record entries in locked streams, and return the last position of each.
 
     It takes as few statements for many streams as for one. Ids without a stream are absent.
     """
-    totals = {key: sum(len(entry.ids) for entry in group) for key, group in entries.items()}
-    usual = Counter(totals.values()).most_common(1)[0][0] if totals else 0
+    totals = {
+        key: sum(len(entry.ids) for entry in group) for key, group in entries_by_stream.items()
+    }
+    usual_total = Counter(totals.values()).most_common(1)[0][0] if totals else 0
     streams = list(totals)
-    reached: dict[int, int] = {}
+    positions: dict[int, int] = {}
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(streams), PARAMETERS):
-        some = streams[start : start + PARAMETERS]
-        others = {key: totals[key] for key in some if totals[key] != usual}
-        statement = _COUNT_EACH
+    for start in range(0, len(streams), MAX_PARAMETERS):
+        chunk = streams[start : start + MAX_PARAMETERS]
+        others = {key: totals[key] for key in chunk if totals[key] != usual_total}
+        statement = _RESERVE_IN_STREAMS
         if others:
-            more = case(others, value=col(Stream.id), else_=usual)
-            statement = statement.values(last=Stream.last + more)
-        counted = connection.execute(statement, {"streams": some, "many": usual}).all()
-        reached |= {row.id: row.last for row in counted}
+            total_of_stream = case(others, value=col(Stream.id), else_=usual_total)
+            statement = statement.values(last=Stream.last + total_of_stream)
+        counted = connection.execute(statement, {"streams": chunk, "many": usual_total}).all()
+        positions |= {row.id: row.last for row in counted}
         for row in counted:
             last = row.last - totals[row.id]
-            for entry in entries[row.id]:
+            for entry in entries_by_stream[row.id]:
                 last += len(entry.ids)
-                rows.append(_row(row.id, entry, last=last, at=at))
+                rows.append(_change_row(row.id, entry, last=last, at=at))
     if rows:
         connection.execute(insert(Change), rows)
-    return reached
+    return positions
 
 
-async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: datetime) -> int:
+async def record_entry(
+    session: AsyncSession, stream_id: int, entry: JournalEntry, *, at: datetime
+) -> int:
     """Record an entry in the transaction of the session, and return its last position.
 
     Raises NotFound if there is no such stream.
     """
 
     def write(connection: Connection) -> int:
-        last = count(connection, stream_id, len(entry.ids))
-        append(connection, stream_id, entry, last=last, at=at)
+        last = reserve_positions(connection, stream_id, len(entry.ids))
+        append_entry(connection, stream_id, entry, last=last, at=at)
         return last
 
     last = await (await session.connection()).run_sync(write)
-    session.info["reached"] = {**reached(session), stream_id: last}
+    session.info["reached"] = {**recorded_positions(session), stream_id: last}
     return last
 
 
-async def restart(
-    session: AsyncSession, streams: Sequence[int], *, origin: str | None, at: datetime
+async def force_resync(
+    session: AsyncSession, user_ids: Sequence[int], *, origin: str | None, at: datetime
 ) -> None:
     """Make all followers of these users' streams resync. The caller has locked the streams.
 
     All changes are deleted, and one position is skipped that no follower has read. The next one is
     a change of the user, so that waiting followers see the gap.
     """
-    connection, these = await session.connection(), col(Stream.id).in_(streams)
-    await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
+    connection, these = await session.connection(), col(Stream.id).in_(user_ids)
+    await connection.execute(delete(Change).where(col(Change.stream_id).in_(user_ids)))
     positions = {"last": Stream.last + 2, "gone": Stream.last + 1, "gone_at": None}
     ahead = update(Stream).where(these).values(positions)
     counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
     rows = [
-        _row(key, Entry(ChangeKind.USER_CHANGED, [key], {}, origin), last=last, at=at)
+        _change_row(key, JournalEntry(ChangeKind.USER_CHANGED, [key], {}, origin), last=last, at=at)
         for key, last in counted
     ]
     if rows:
         await connection.execute(insert(Change), rows)
-    session.info["reached"] = {**reached(session), **{row.id: row.last for row in counted}}
+    session.info["reached"] = {
+        **recorded_positions(session),
+        **{row.id: row.last for row in counted},
+    }
 
 
-async def lift(session: AsyncSession, streams: Sequence[int], *, to: int) -> None:
+async def raise_last_positions(
+    session: AsyncSession, stream_ids: Sequence[int], *, last_position: int
+) -> None:
     """Set a higher last position of these locked streams.
 
     All changes are deleted, so that all followers resync.
     """
-    if streams:
-        connection, these = await session.connection(), col(Stream.id).in_(streams)
-        await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
-        await connection.execute(update(Stream).where(these).values(last=to, gone=to, gone_at=None))
+    if stream_ids:
+        connection, these = await session.connection(), col(Stream.id).in_(stream_ids)
+        await connection.execute(delete(Change).where(col(Change.stream_id).in_(stream_ids)))
+        await connection.execute(
+            update(Stream).where(these).values(last=last_position, gone=last_position, gone_at=None)
+        )
 
 
-async def record_all(
-    session: AsyncSession, entries: Mapping[int, Sequence[Entry]], *, at: datetime
+async def record_in_user_streams(
+    session: AsyncSession, entries_by_stream: Mapping[int, Sequence[JournalEntry]], *, at: datetime
 ) -> None:
     """Record entries in many locked streams, with as few statements as for one.
 
     Raises NotFound if a stream does not exist.
     """
     connection = await session.connection()
-    lasts = await connection.run_sync(lambda connection: record_each(connection, entries, at=at))
-    for key in entries:
-        found(lasts.get(key), str(key), path=["user"])
-    session.info["reached"] = {**reached(session), **lasts}
+    lasts = await connection.run_sync(
+        lambda connection: record_in_streams(connection, entries_by_stream, at=at)
+    )
+    for key in entries_by_stream:
+        require_found(lasts.get(key), str(key), path=["user"])
+    session.info["reached"] = {**recorded_positions(session), **lasts}
 
 
-def _row(stream_id: int, entry: Entry, *, last: int, at: datetime) -> dict[str, Any]:
+def _change_row(stream_id: int, entry: JournalEntry, *, last: int, at: datetime) -> dict[str, Any]:
     return {
         "stream_id": stream_id,
         "last": last,
@@ -335,33 +364,37 @@ def _row(stream_id: int, entry: Entry, *, last: int, at: datetime) -> dict[str, 
     }
 
 
-def reached(session: AsyncSession) -> Position:
+def recorded_positions(session: AsyncSession) -> StreamPositions:
     """Return the last positions of the streams in which this session has recorded changes."""
-    known: Position = session.info.get("reached", {})
+    known: StreamPositions = session.info.get("reached", {})
     return known
 
 
-_NEXT = (  # of one stream, the usual case: building it takes longer than running it
-    select(*picked(Change))
+_NEXT_CHANGES = (  # of one stream, the usual case: building it takes longer than running it
+    select(*select_columns(Change))
     .where(
-        col(Change.stream_id) == number("stream"),
-        col(Change.last).between(number("first"), number("to")),
+        col(Change.stream_id) == integer_parameter("stream"),
+        col(Change.last).between(integer_parameter("first"), integer_parameter("to")),
     )
     .order_by(col(Change.last))
-    .limit(number("most"))
+    .limit(integer_parameter("most"))
 )
 
 
-def coming(since: Position, most: int = MOST) -> tuple[Select[*tuple[Any, ...]], dict[str, int]]:
+def prepare_next_changes(
+    positions: StreamPositions, max_events: int = MAX_BATCH_EVENTS
+) -> tuple[Select[*tuple[Any, ...]], dict[str, int]]:
     """Return the select of `select_next_changes`, and the values of its parameters."""
-    if len(since) != 1:
-        return after(since, most), {}
-    ((stream, last),) = since.items()
-    to = last + most + LONGEST
-    return _NEXT, {"stream": stream, "first": last + 1, "to": to, "most": most}
+    if len(positions) != 1:
+        return select_next_changes(positions, max_events), {}
+    ((stream, last),) = positions.items()
+    to = last + max_events + MAX_IDS_PER_ROW
+    return _NEXT_CHANGES, {"stream": stream, "first": last + 1, "to": to, "most": max_events}
 
 
-def after(since: Position, most: int = MOST) -> Select[*tuple[Any, ...]]:
+def select_next_changes(
+    positions: StreamPositions, max_events: int = MAX_BATCH_EVENTS
+) -> Select[*tuple[Any, ...]]:
     """Return the select of the next changes of these streams, with at least `max_events` events.
 
     The oldest changes come first. All changes are returned if there are fewer events.
@@ -369,26 +402,35 @@ def after(since: Position, most: int = MOST) -> Select[*tuple[Any, ...]]:
     is_later = (
         and_(
             col(Change.stream_id) == stream,
-            col(Change.last).between(number + 1, number + most + LONGEST),  # there are no gaps
+            col(Change.last).between(
+                number + 1, number + max_events + MAX_IDS_PER_ROW
+            ),  # there are no gaps
         )
-        for stream, number in since.items()
+        for stream, number in positions.items()
     )
     order = (col(Change.stream_id), col(Change.last))
-    return select(*picked(Change)).where(or_(false(), *is_later)).order_by(*order).limit(most)
+    return (
+        select(*select_columns(Change))
+        .where(or_(false(), *is_later))
+        .order_by(*order)
+        .limit(max_events)
+    )
 
 
-def events(changes: Iterable[Picked], since: Position) -> Iterator[Event]:
+def events_from_changes(
+    changes: Iterable[ColumnRow], positions: StreamPositions
+) -> Iterator[JournalEvent]:
     """Yield the events of changes after these positions, one for each object."""
     for change in changes:
         first = change.last - len(change.ids) + 1
         for nth, key in enumerate(change.ids):
             number = first + nth
-            if number > since[change.stream_id]:
-                since = {**since, change.stream_id: number}
+            if number > positions[change.stream_id]:
+                positions = {**positions, change.stream_id: number}
                 facts = {
                     name: value[nth] if isinstance(value, list) else value
                     for name, value in change.facts.items()
                 }
-                yield Event(
-                    change.kind, key, change.at, change.stream_id, since, facts, change.origin
+                yield JournalEvent(
+                    change.kind, key, change.at, change.stream_id, positions, facts, change.origin
                 )

@@ -9,17 +9,19 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from models.events.bus import Bus
+from models.events.bus import EventBus
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.005  # seconds between two messages of a process; wake-ups of that time share one message
-LONGEST = 4000  # PostgreSQL allows 8,000
-PATIENCE = 2.0  # seconds after which a bus counts as disconnected
-AGAIN = 0.25  # seconds until the next try; it doubles each time
-SELDOM = 5.0  # seconds
+SEND_INTERVAL = (
+    0.005  # seconds between two messages of a process; wake-ups of that time share one message
+)
+MAX_MESSAGE_BYTES = 4000  # PostgreSQL allows 8,000
+SEND_TIMEOUT = 2.0  # seconds after which a bus counts as disconnected
+MIN_RECONNECT_DELAY = 0.25  # seconds until the next try; it doubles each time
+MAX_RECONNECT_DELAY = 5.0  # seconds
 
-Recalled = Callable[[int | None], None]
+CredentialsListener = Callable[[int | None], None]
 
 # Ids of workers, which are woken when there is work for them.
 WEBHOOKS, TASKS, UNINDEXED, PUSHES = -1, -2, -3, -4
@@ -27,126 +29,128 @@ LESSONS = -5
 CONNECTORS = -6
 CERTIFICATES = -7
 QUEUE = -8
-GATHERED = frozenset({WEBHOOKS, PUSHES})  # these workers follow all streams
+WORKERS_OF_ALL_STREAMS = frozenset({WEBHOOKS, PUSHES})  # these workers follow all streams
 
 
-class Gathering(asyncio.Event):
+class GrowthEvent(asyncio.Event):
     """An event that remembers which streams have grown since they were last taken."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._grown: dict[int, int] = {}
+        self._positions: dict[int, int] = {}
 
-    def rung(self, stream: int, last: int) -> None:
+    def note_growth(self, stream_id: int, position: int) -> None:
         """Set the event, and remember the last position of a stream."""
-        self._grown[stream] = max(last, self._grown.get(stream, 0))
+        self._positions[stream_id] = max(position, self._positions.get(stream_id, 0))
         self.set()
 
-    def taken(self) -> set[int]:
+    def take_streams(self) -> set[int]:
         """Clear the event, and return the streams that have grown."""
-        return set(self.numbers())
+        return set(self.take_positions())
 
-    def numbers(self) -> dict[int, int]:
+    def take_positions(self) -> dict[int, int]:
         """Clear the event, and return the last position of each stream that has grown."""
         self.clear()
-        grown, self._grown = self._grown, {}
+        grown, self._positions = self._positions, {}
         return grown
 
 
 class Wakeups:
     """Wakes the followers of streams in this process. Negative ids are those of workers."""
 
-    dead = False  # wake-ups of other processes do not arrive now
-    shared = False  # other processes may use the same database
+    is_disconnected = False  # wake-ups of other processes do not arrive now
+    is_shared = False  # other processes may use the same database
 
     def __init__(self) -> None:
-        self._bells: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
-        self._rung: dict[int, int] = {}
-        self._gathering: set[Gathering] = set()
-        self._wardens: list[Recalled] = []
+        self._events: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
+        self._last_positions: dict[int, int] = {}
+        self._growth_events: set[GrowthEvent] = set()
+        self._credentials_listeners: list[CredentialsListener] = []
 
     @property
-    def followed(self) -> list[int]:
+    def followed_streams(self) -> list[int]:
         """The streams that have followers."""
-        return list(self._bells)
+        return list(self._events)
 
     @contextmanager
-    def listen(
-        self, streams: Iterable[int], bell: asyncio.Event | None = None
+    def follow(
+        self, stream_ids: Iterable[int], event: asyncio.Event | None = None
     ) -> Generator[asyncio.Event]:
         """Set an event, by default a new one, whenever one of these streams grows."""
-        streams, bell = list(streams), bell or asyncio.Event()
-        for stream in streams:
-            self._bells[stream].add(bell)
+        stream_ids, event = list(stream_ids), event or asyncio.Event()
+        for stream in stream_ids:
+            self._events[stream].add(event)
         try:
-            yield bell
+            yield event
         finally:
-            for stream in streams:
-                self._bells[stream].discard(bell)
-                if not self._bells[stream]:
-                    del self._bells[stream]
-                    self._rung.pop(stream, None)
+            for stream in stream_ids:
+                self._events[stream].discard(event)
+                if not self._events[stream]:
+                    del self._events[stream]
+                    self._last_positions.pop(stream, None)
 
     @contextmanager
-    def gather(self) -> Generator[Gathering]:
+    def follow_all(self) -> Generator[GrowthEvent]:
         """Return an event for all streams, and for changes of webhooks and push channels."""
-        bell = Gathering()
-        self._gathering.add(bell)
+        bell = GrowthEvent()
+        self._growth_events.add(bell)
         try:
             yield bell
         finally:
-            self._gathering.discard(bell)
+            self._growth_events.discard(bell)
 
-    def ring(self, stream: int, last: int) -> None:
+    def wake_followers(self, stream_id: int, position: int) -> None:
         """Wake the followers in this process, unless they were woken for this position before."""
-        if stream >= 0 or stream in GATHERED:
-            for gathering in self._gathering:
-                gathering.rung(stream, last)
-        if stream in self._bells and (stream < 0 or last > self._rung.get(stream, 0)):
-            self._rung[stream] = last
-            for bell in self._bells[stream]:
+        if stream_id >= 0 or stream_id in WORKERS_OF_ALL_STREAMS:
+            for gathering in self._growth_events:
+                gathering.note_growth(stream_id, position)
+        if stream_id in self._events and (
+            stream_id < 0 or position > self._last_positions.get(stream_id, 0)
+        ):
+            self._last_positions[stream_id] = position
+            for bell in self._events[stream_id]:
                 bell.set()
 
-    def tell(self, reached: Mapping[int, int]) -> None:
+    def announce(self, positions: Mapping[int, int]) -> None:
         """Wake the followers of these streams, in all processes."""
-        for stream, last in reached.items():
-            self.ring(stream, last)
+        for stream, last in positions.items():
+            self.wake_followers(stream, last)
 
-    def guard(self, warden: Recalled) -> None:
+    def on_credentials_changed(self, listener: CredentialsListener) -> None:
         """Call `listener` with the user id when credentials of a user must be checked again.
 
         The id is 0 for credentials without a user, and None for all credentials.
         """
-        self._wardens.append(warden)
+        self._credentials_listeners.append(listener)
 
-    def recall(self, accounts: Collection[int | None]) -> None:
+    def announce_credentials_changed(self, user_ids: Collection[int | None]) -> None:
         """Call the credentials listeners for these users, in all processes."""
-        for account in accounts:
-            self.recalled(account)
+        for account in user_ids:
+            self.call_credentials_listeners(account)
 
-    def recalled(self, account: int | None) -> None:
+    def call_credentials_listeners(self, user_id: int | None) -> None:
         """Call the credentials listeners in this process."""
-        for warden in self._wardens:
-            warden(account)
+        for warden in self._credentials_listeners:
+            warden(user_id)
 
-    def rouse(self) -> None:
+    def wake_workers(self) -> None:
         """Wake all workers."""
-        for bell in set().union(*(self._bells[key] for key in self._bells if key < 0)):
+        for bell in set().union(*(self._events[key] for key in self._events if key < 0)):
             bell.set()
 
-    async def hear(self, joined: Callable[[], None]) -> None:
+    async def receive(self, on_connected: Callable[[], None]) -> None:
         """Receive wake-ups of other processes until cancelled.
 
         `on_connected` is called whenever that begins, also after a reconnect.
         """
-        joined()
+        on_connected()
         await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
         """Send the remaining wake-ups."""
 
 
-class Shared(Wakeups):
+class BusWakeups(Wakeups):
     """Wakes followers in all processes on an event bus.
 
     Wake-ups that arise while a message is being sent share the next message, so there are few
@@ -154,140 +158,145 @@ class Shared(Wakeups):
     read from time to time.
     """
 
-    shared = True
+    is_shared = True
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: EventBus) -> None:
         super().__init__()
         self._bus = bus
-        self._name = secrets.token_hex(8)  # to ignore the messages of this process
-        self._waiting: dict[int, int] = {}
-        self._recalls: dict[int | None, None] = {}
+        self._sender_name = secrets.token_hex(8)  # to ignore the messages of this process
+        self._pending_positions: dict[int, int] = {}
+        self._pending_user_ids: dict[int | None, None] = {}
         self._sending: asyncio.Task[None] | None = None
-        self._retry = 0.0  # time of the loop, before which nothing is sent
-        self._pause = AGAIN
-        self._told = False
+        self._retry_at = 0.0  # time of the loop, before which nothing is sent
+        self._reconnect_delay = MIN_RECONNECT_DELAY
+        self._is_failure_logged = False
 
-    def tell(self, reached: Mapping[int, int]) -> None:
+    def announce(self, positions: Mapping[int, int]) -> None:
         """Wake the followers in this process, and send the positions to other processes."""
-        super().tell(reached)
-        if reached:
-            self._waiting.update(reached)
-            self._send()
+        super().announce(positions)
+        if positions:
+            self._pending_positions.update(positions)
+            self._start_sending()
 
-    def recall(self, accounts: Collection[int | None]) -> None:
+    def announce_credentials_changed(self, user_ids: Collection[int | None]) -> None:
         """Call the credentials listeners of this process and of other processes."""
-        super().recall(accounts)
-        if accounts:
-            self._recalls.update(dict.fromkeys(accounts))
-            self._send()
+        super().announce_credentials_changed(user_ids)
+        if user_ids:
+            self._pending_user_ids.update(dict.fromkeys(user_ids))
+            self._start_sending()
 
-    def _send(self) -> None:
+    def _start_sending(self) -> None:
         if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._run())
+            self._sending = asyncio.create_task(self._send_pending())
 
-    async def _run(self) -> None:
-        while self._waiting or self._recalls:
-            told, self._waiting = self._waiting, {}
-            recalls, self._recalls = self._recalls, {}
+    async def _send_pending(self) -> None:
+        while self._pending_positions or self._pending_user_ids:
+            positions, self._pending_positions = self._pending_positions, {}
+            recalls, self._pending_user_ids = self._pending_user_ids, {}
             lines = [f"!{'' if account is None else account}" for account in recalls]
-            lines += [f"{stream} {last}" for stream, last in told.items()]
-            if asyncio.get_running_loop().time() < self._retry:
+            lines += [f"{stream} {last}" for stream, last in positions.items()]
+            if asyncio.get_running_loop().time() < self._retry_at:
                 return  # disconnected; followers find the changes when they read
             try:
-                for message in _messages(self._name, lines):
-                    await self._deliver(message)
+                for message in _join_lines(self._sender_name, lines):
+                    await self._send_message(message)
             except Exception as problem:  # noqa: BLE001 - no event depends on the bus
-                self._trouble(problem)
-                self._retry = asyncio.get_running_loop().time() + self._next_pause()
+                self._log_failure(problem)
+                self._retry_at = asyncio.get_running_loop().time() + self._next_reconnect_delay()
                 return
-            self._well()
-            await asyncio.sleep(PAUSE)
+            self._note_success()
+            await asyncio.sleep(SEND_INTERVAL)
 
-    async def _deliver(self, message: str) -> None:
+    async def _send_message(self, message: str) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.send(message)
         except Exception:  # the connection may be older than an outage of the bus
             if self.dead:
                 raise
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.send(message)
 
-    def _trouble(self, problem: BaseException | None) -> None:
+    def _log_failure(self, problem: BaseException | None) -> None:
         """Log a failure once until the bus works again."""
-        if not self._told:
+        if not self._is_failure_logged:
             reason = type(problem).__name__ if problem else "it was closed"
             facts = {"bus": self._bus.name, "problem": reason}
             log.warning("wake-ups are not passed on, changes are looked for", extra=facts)
-        self._told = True
+        self._is_failure_logged = True
 
-    def _well(self) -> None:
-        if self._told and not self.dead:
+    def _note_success(self) -> None:
+        if self._is_failure_logged and not self.dead:
             log.info("wake-ups are passed on again", extra={"bus": self._bus.name})
-            self._told = False
-        self._retry, self._pause = 0.0, AGAIN
+            self._is_failure_logged = False
+        self._retry_at, self._reconnect_delay = 0.0, MIN_RECONNECT_DELAY
 
-    def _next_pause(self) -> float:
-        pause, self._pause = self._pause, min(self._pause * 2, SELDOM)
+    def _next_reconnect_delay(self) -> float:
+        pause, self._reconnect_delay = (
+            self._reconnect_delay,
+            min(self._reconnect_delay * 2, MAX_RECONNECT_DELAY),
+        )
         return pause * random.uniform(0.75, 1)  # noqa: S311 - so that not all come at once
 
-    async def hear(self, joined: Callable[[], None]) -> None:
+    async def receive(self, on_connected: Callable[[], None]) -> None:
         """Receive wake-ups of other processes until cancelled; reconnect after each failure."""
 
         def note_connected() -> None:
             self.dead = False
-            self._well()
-            joined()
+            self._note_success()
+            on_connected()
 
         while True:
             problem: Exception | None = None
             try:
-                await self._bus.hear(self._heard, note_connected)
+                await self._bus.receive(self._handle_message, note_connected)
             except Exception as broken:  # noqa: BLE001 - no event depends on the bus
                 problem = broken
             self.dead = True
-            self._trouble(problem)
-            await asyncio.sleep(self._next_pause())
+            self._log_failure(problem)
+            await asyncio.sleep(self._next_reconnect_delay())
 
-    def _heard(self, message: str) -> None:
+    def _handle_message(self, message: str) -> None:
         name, *lines = message.split("\n")
-        if name == self._name:
+        if name == self._sender_name:
             return
         with contextlib.suppress(ValueError):  # of another version or program
             for line in lines:
                 if line.startswith("!"):
-                    self.recalled(int(line[1:]) if line[1:] else None)
+                    self.call_credentials_listeners(int(line[1:]) if line[1:] else None)
                 else:
                     stream, _, last = line.partition(" ")
-                    self.ring(int(stream), int(last))
+                    self.wake_followers(int(stream), int(last))
 
     async def close(self) -> None:
         """Send the remaining wake-ups, and close the bus."""
         if self._sending:
             await self._sending
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.close()
         except Exception as problem:  # noqa: BLE001 - it is gone either way
             log.info("the bus was not left in peace", extra={"problem": type(problem).__name__})
 
 
-def _messages(name: str, lines: list[str]) -> Iterator[str]:
+def _join_lines(sender_name: str, lines: list[str]) -> Iterator[str]:
     """Yield the lines as messages of limited length, each with the sender's name first."""
-    message = name
+    message = sender_name
     for line in lines:
-        if len(message) + len(line) >= LONGEST:
+        if len(message) + len(line) >= MAX_MESSAGE_BYTES:
             yield message
-            message = name
+            message = sender_name
         message += f"\n{line}"
     yield message
 
 
-async def rest(events: Iterable[asyncio.Event], pause: float) -> None:
+async def wait_for_any(events: Iterable[asyncio.Event], timeout_seconds: float) -> None:
     """Wait for one of these events, or for the timeout."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait(waits, timeout=max(pause, 0), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            waits, timeout=max(timeout_seconds, 0), return_when=asyncio.FIRST_COMPLETED
+        )
     finally:
         for wait in waits:
             wait.cancel()

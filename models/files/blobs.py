@@ -6,9 +6,17 @@ from enum import StrEnum
 from sqlalchemy import LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Instant, MaybeMoment, Moment, Number, Owned, Row, ref
+from models.store.columns import (
+    Int64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    foreign_key,
+)
 
-COLD = ".cold"  # of the names of objects in the cold object store
+COLD_SUFFIX = ".cold"  # of the names of objects in the cold object store
 
 
 class StorageTier(StrEnum):
@@ -18,21 +26,21 @@ class StorageTier(StrEnum):
     COLD = "COLD"
 
 
-class Blob(Row, table=True):
+class Blob(RowWithId, table=True):
     """Bytes that are stored once for each tenant: small ones here, large ones as an object."""
 
     __tablename__ = "blobs"
     __table_args__ = (UniqueConstraint("tenant_id", "digest"),)
 
-    tenant_id: Number
+    tenant_id: Int64
     digest: str  # SHA-256 of the plain bytes, hex
-    size: Number  # plain bytes
-    stored_size: Number  # compressed bytes
+    size: Int64  # plain bytes
+    stored_size: Int64  # compressed bytes
     codec: str
     name: str | None = Field(default=None, unique=True)  # of the object
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
-    created_at: Moment
-    damaged_at: MaybeMoment = None  # when `check --repair` found no bytes with this digest
+    created_at: Timestamp
+    damaged_at: OptionalTimestamp = None  # when `check --repair` found no bytes with this digest
 
 
 class MessageBlob(SQLModel, table=True):
@@ -40,8 +48,8 @@ class MessageBlob(SQLModel, table=True):
 
     __tablename__ = "message_blobs"
 
-    message_id: int = ref("messages.id", primary_key=True, index=False)
-    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+    message_id: int = foreign_key("messages.id", primary_key=True, index=False)
+    blob_id: int = foreign_key("blobs.id", primary_key=True, ondelete="RESTRICT")
 
 
 class SubmissionBlob(SQLModel, table=True):
@@ -49,11 +57,11 @@ class SubmissionBlob(SQLModel, table=True):
 
     __tablename__ = "submission_blobs"
 
-    submission_id: int = ref("submissions.id", primary_key=True, index=False)
-    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+    submission_id: int = foreign_key("submissions.id", primary_key=True, index=False)
+    blob_id: int = foreign_key("blobs.id", primary_key=True, ondelete="RESTRICT")
 
 
-class Upload(Owned, table=True):
+class Upload(UserOwnedRow, table=True):
     """Bytes sent before the mutation that uses them. Kept for a day.
 
     An unfinished upload has neither `digest` nor `blob_name`. On SQLite its bytes are in a file of
@@ -63,18 +71,18 @@ class Upload(Owned, table=True):
 
     __tablename__ = "uploads"
 
-    size: Number
-    received: Number = 0  # bytes that are stored; not used when the upload is finished
+    size: Int64
+    received: Int64 = 0  # bytes that are stored; not used when the upload is finished
     digest: str | None = None  # SHA-256, hex
     content_type: str
     filename: str | None = None
     told: str | None = None  # Upload-Metadata header, unchanged
     blob_name: str | None = Field(default=None, unique=True)  # of the object, not compressed
-    created_at: Moment
-    expires_at: datetime = Field(sa_type=Instant, index=True)
+    created_at: Timestamp
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
-class UploadPart(Row, table=True):
+class UploadPart(RowWithId, table=True):
     """Bytes of an unfinished upload that are stored as an object, on PostgreSQL.
 
     The parts of an upload follow one another without gaps, and end at `Upload.received`.
@@ -83,8 +91,8 @@ class UploadPart(Row, table=True):
     __tablename__ = "upload_parts"
     __table_args__ = (UniqueConstraint("upload_id", "start"),)
 
-    upload_id: int = ref("uploads.id", index=False)  # the constraint has an index
-    start: Number  # offset of the first byte in the upload
-    size: Number
+    upload_id: int = foreign_key("uploads.id", index=False)  # the constraint has an index
+    start: Int64  # offset of the first byte in the upload
+    size: Int64
     digest: str  # SHA-256, hex
     name: str = Field(unique=True)  # of the object, not compressed

@@ -6,14 +6,14 @@ from sqlalchemy import Index
 from sqlmodel import Field
 
 from models.store.columns import (
-    Instant,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Owned,
-    choice,
-    ref,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    enum_column,
+    foreign_key,
 )
 
 
@@ -26,7 +26,7 @@ class FileAttachmentMode(StrEnum):
     SHARE_RW = "SHARE_RW"
 
 
-class File(Owned, table=True):
+class File(UserOwnedRow, table=True):
     """A stored file. Pages are in the order of (created_at, id)."""
 
     __tablename__ = "files"
@@ -34,29 +34,29 @@ class File(Owned, table=True):
 
     filename: str
     content_type: str
-    size: Number
+    size: Int64
     digest: str  # SHA-256, hex
-    blob_id: int = ref("blobs.id", ondelete="RESTRICT")
-    created_at: Moment
-    updated_at: Moment
+    blob_id: int = foreign_key("blobs.id", ondelete="RESTRICT")
+    created_at: Timestamp
+    updated_at: Timestamp
     # accurate to about a day; unused files without shares are deleted
-    used_at: Moment = Field(sa_type=Instant, index=True)
+    used_at: Timestamp = Field(sa_type=UtcDateTime, index=True)
 
 
-class FileShare(Owned, table=True):
+class FileShare(UserOwnedRow, table=True):
     """A link to a file. Its URL is computed from the id and the signing secret."""
 
     __tablename__ = "file_shares"
 
-    file_id: int = ref("files.id")
-    mode: FileAttachmentMode = choice(FileAttachmentMode)
+    file_id: int = foreign_key("files.id")
+    mode: FileAttachmentMode = enum_column(FileAttachmentMode)
     # a copy of the file at the time of the share
-    blob_id: int | None = ref("blobs.id", ondelete="RESTRICT", default=None)
-    size: MaybeNumber = None  # of the copy
+    blob_id: int | None = foreign_key("blobs.id", ondelete="RESTRICT", default=None)
+    size: OptionalInt64 = None  # of the copy
     digest: str | None = None  # of the copy
     password: str | None = None  # PHC: resolvers/auth/passwords/password_hashes.py
-    expires_at: MaybeMoment = Field(default=None, sa_type=Instant, index=True)
+    expires_at: OptionalTimestamp = Field(default=None, sa_type=UtcDateTime, index=True)
     idle: bool = False  # each access extends the expiry
-    access_count: Number = 0
-    last_access_at: MaybeMoment = None
-    created_at: Moment
+    access_count: Int64 = 0
+    last_access_at: OptionalTimestamp = None
+    created_at: Timestamp

@@ -8,19 +8,19 @@ from sqlalchemy import ColumnElement, Index, UniqueConstraint, exists, text
 from sqlmodel import Field, SQLModel, col
 
 from models.store.columns import (
-    ByBytes,
-    Instant,
-    MaybeMoment,
-    Moment,
-    Number,
-    Owned,
-    choice,
-    plain,
-    ref,
+    BYTEWISE_TEXT,
+    Int64,
+    OptionalTimestamp,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    enum_column,
+    foreign_key,
+    json_column,
 )
 
 
-class SieveScript(Owned, table=True):
+class SieveScript(UserOwnedRow, table=True):
     """A script of a user. At most one is active; it can include others."""
 
     __tablename__ = "sieve_scripts"
@@ -35,18 +35,18 @@ class SieveScript(Owned, table=True):
         ),
     )
 
-    name: str = Field(sa_type=ByBytes)
+    name: str = Field(sa_type=BYTEWISE_TEXT)
     content: str
-    size: Number  # bytes of the content
+    size: Int64  # bytes of the content
     active: bool = False
-    requires: list[str] = plain(list)  # extensions it uses
+    requires: list[str] = json_column(list)  # extensions it uses
     last_error: str | None = None  # of a run of the current content
-    last_error_at: MaybeMoment = None
-    created_at: Moment
-    updated_at: Moment
+    last_error_at: OptionalTimestamp = None
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
-class MemoryKind(StrEnum):
+class SieveMemoryKind(StrEnum):
     """The kind of data that a script stores."""
 
     VACATION = "VACATION"  # senders who got a vacation reply
@@ -58,13 +58,13 @@ class SieveMemory(SQLModel, table=True):
 
     __tablename__ = "sieve_memories"
 
-    user_id: int = ref("users.id", primary_key=True, index=False)
-    kind: MemoryKind = choice(MemoryKind, primary_key=True)
+    user_id: int = foreign_key("users.id", primary_key=True, index=False)
+    kind: SieveMemoryKind = enum_column(SieveMemoryKind, primary_key=True)
     key: str = Field(primary_key=True)  # a digest
     receipt: str  # of the delivery that stored it: a repeat of that delivery ignores it
-    until: datetime = Field(sa_type=Instant, index=True)
+    until: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
-def scripted(owner: Any) -> ColumnElement[bool]:
+def has_active_script(user_id: Any) -> ColumnElement[bool]:
     """Return SQL that is true if the user has an active script."""
-    return exists().where(col(SieveScript.user_id) == owner, col(SieveScript.active))
+    return exists().where(col(SieveScript.user_id) == user_id, col(SieveScript.active))

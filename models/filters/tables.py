@@ -5,10 +5,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Index, exists
 from sqlmodel import col
 
-from models.store.columns import Moment, Number, Owned, plain
+from models.store.columns import Int64, Timestamp, UserOwnedRow, json_column
 
 
-class Filter(Owned, table=True):
+class Filter(UserOwnedRow, table=True):
     """A rule of a user for received mail. mail/filters/filter_compiler.py defines its JSON."""
 
     __tablename__ = "filters"
@@ -18,18 +18,18 @@ class Filter(Owned, table=True):
     )
 
     name: str = ""
-    order: Number  # ascending; filters with equal order run by age
-    query: dict[str, Any] = plain(dict)
-    action: dict[str, Any] = plain(dict)
-    targets: list[str] = plain(list)  # of the action, without passwords
+    order: Int64  # ascending; filters with equal order run by age
+    query: dict[str, Any] = json_column(dict)
+    action: dict[str, Any] = json_column(dict)
+    targets: list[str] = json_column(list)  # of the action, without passwords
     # encrypted targets with their passwords: mail/recipients/forward_targets.py
     relays: str | None = None
     active: bool = True
-    meta_data: dict[str, Any] | None = plain()
-    match_count: Number = 0
-    created_at: Moment
+    meta_data: dict[str, Any] | None = json_column()
+    match_count: Int64 = 0
+    created_at: Timestamp
 
 
-def filtered(owner: Any) -> ColumnElement[bool]:
+def has_active_filter(user_id: Any) -> ColumnElement[bool]:
     """Return SQL that is true if the user has active filters."""
-    return exists().where(col(Filter.user_id) == owner, col(Filter.active))
+    return exists().where(col(Filter.user_id) == user_id, col(Filter.active))

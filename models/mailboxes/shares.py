@@ -6,7 +6,7 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Index
 from sqlmodel import SQLModel, col
 
-from models.store.columns import Number, ref
+from models.store.columns import Int64, foreign_key
 
 
 class ShareRight(StrEnum):
@@ -25,7 +25,7 @@ class ShareRight(StrEnum):
 
 
 Rights = frozenset[ShareRight]
-ALL: Rights = frozenset(ShareRight)
+ALL_RIGHTS: Rights = frozenset(ShareRight)
 _BITS = {right: 1 << nth for nth, right in enumerate(ShareRight)}
 
 
@@ -38,24 +38,24 @@ class MailboxShare(SQLModel, table=True):
     __tablename__ = "mailbox_shares"
     __table_args__ = (Index("mailbox_shares_of_user", "user_id", "owner_id", "mailbox_id"),)
 
-    mailbox_id: int = ref("mailboxes.id", primary_key=True, index=False)
-    user_id: int = ref("users.id", primary_key=True, index=False)  # the grantee
-    owner_id: Number
-    rights: Number  # one bit for each right
-    since: Number
+    mailbox_id: int = foreign_key("mailboxes.id", primary_key=True, index=False)
+    user_id: int = foreign_key("users.id", primary_key=True, index=False)  # the grantee
+    owner_id: Int64
+    rights: Int64  # one bit for each right
+    since: Int64
 
 
-def written(rights: Iterable[ShareRight]) -> int:
+def encode_rights(rights: Iterable[ShareRight]) -> int:
     """Return rights as the stored bits."""
     return sum(_BITS[right] for right in frozenset(rights))
 
 
-def rights_of(stored: int) -> Rights:
+def decode_rights(bits: int) -> Rights:
     """Return the rights of stored bits."""
-    return frozenset(right for right, bit in _BITS.items() if stored & bit)
+    return frozenset(right for right, bit in _BITS.items() if bits & bit)
 
 
-def holding(right: ShareRight) -> ColumnElement[bool]:
+def has_right(right: ShareRight) -> ColumnElement[bool]:
     """Return SQL that is true for shares with this right."""
     bits: ColumnElement[int] = col(MailboxShare.rights).bitwise_and(_BITS[right])
     return bits != 0

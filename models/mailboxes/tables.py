@@ -5,7 +5,14 @@ from enum import StrEnum
 from sqlalchemy import Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Big, Moment, Number, Owned, choice, ref
+from models.store.columns import (
+    BIG_INTEGER,
+    Int64,
+    Timestamp,
+    UserOwnedRow,
+    enum_column,
+    foreign_key,
+)
 
 
 class SpecialUse(StrEnum):
@@ -27,7 +34,7 @@ class SpecialUse(StrEnum):
 HOLDING_USES = frozenset({SpecialUse.SNOOZED, SpecialUse.SCHEDULED})
 
 
-class Mailbox(Owned, table=True):
+class Mailbox(UserOwnedRow, table=True):
     """A mailbox. `path` is unique for each user; "/" separates its levels.
 
     The counters are columns, updated in the transaction that changes the messages.
@@ -49,37 +56,37 @@ class Mailbox(Owned, table=True):
 
     path: str
     guid: str  # 32 hex digits
-    special_use: SpecialUse | None = choice(SpecialUse, default=None, nullable=True)
-    uid_validity: Number  # increases for each user, also if a path is used again
-    uid_next: Number = 1  # RFC 9051, section 2.3.1.1
-    modseq: Number = 0  # position of the newest change of its messages in the user's stream
-    modify_index: Number = 0  # position of its newest change, that of the mailbox itself included
-    total: Number = 0  # messages
-    unseen: Number = 0
-    size: Number = 0  # bytes
+    special_use: SpecialUse | None = enum_column(SpecialUse, default=None, nullable=True)
+    uid_validity: Int64  # increases for each user, also if a path is used again
+    uid_next: Int64 = 1  # RFC 9051, section 2.3.1.1
+    modseq: Int64 = 0  # position of the newest change of its messages in the user's stream
+    modify_index: Int64 = 0  # position of its newest change, that of the mailbox itself included
+    total: Int64 = 0  # messages
+    unseen: Int64 = 0
+    size: Int64 = 0  # bytes
     subscribed: bool = True
     hidden: bool = False
     encrypt_messages: bool = False  # new messages are encrypted to the user's key
     # seconds until new messages are deleted
-    retention: int | None = Field(default=None, sa_type=Big)
-    created_at: Moment
+    retention: int | None = Field(default=None, sa_type=BIG_INTEGER)
+    created_at: Timestamp
 
 
-class Subscription(SQLModel, table=True):
+class MailboxSubscription(SQLModel, table=True):
     """A subscribed path without a mailbox; `Mailbox.subscribed` is for mailboxes."""
 
     __tablename__ = "mailbox_subscriptions"
 
-    user_id: int = ref("users.id", primary_key=True, index=False)
+    user_id: int = foreign_key("users.id", primary_key=True, index=False)
     digest: str = Field(primary_key=True)  # SHA-256 of the path, hex: an index row is limited
     path: str
 
 
-class MailboxEntry(SQLModel, table=True):
+class MailboxAnnotation(SQLModel, table=True):
     """An annotation of a mailbox (RFC 5464)."""
 
     __tablename__ = "mailbox_metadata"
 
-    mailbox_id: int = ref("mailboxes.id", primary_key=True, index=False)
+    mailbox_id: int = foreign_key("mailboxes.id", primary_key=True, index=False)
     key: str = Field(primary_key=True)  # lower case, such as /private/comment
     value: str

@@ -2,10 +2,10 @@
 
 from sqlalchemy import UniqueConstraint
 
-from models.store.columns import Moment, Owned
+from models.store.columns import Timestamp, UserOwnedRow
 
 
-class Label(Owned, table=True):
+class Label(UserOwnedRow, table=True):
     """The name and the colour of a keyword for people.
 
     Keywords are case-insensitive: `folded` is unique for each user.
@@ -18,4 +18,4 @@ class Label(Owned, table=True):
     folded: str  # in lower case
     name: str
     color: str | None = None  # #rrggbb
-    created_at: Moment
+    created_at: Timestamp

@@ -5,7 +5,7 @@ from enum import StrEnum
 from sqlalchemy import Index, text
 from sqlmodel import Field
 
-from models.store.columns import MaybeNumber, Moment, Row, choice
+from models.store.columns import OptionalInt64, RowWithId, Timestamp, enum_column
 
 
 class LogComponent(StrEnum):
@@ -16,7 +16,7 @@ class LogComponent(StrEnum):
     STORE = "STORE"
 
 
-class MessageStep(Row, table=True):
+class DeliveryTraceStep(RowWithId, table=True):
     """A step of a message for one recipient. With a submission: that it entered the queue."""
 
     __tablename__ = "message_steps"
@@ -44,11 +44,11 @@ class MessageStep(Row, table=True):
         ),
     )
 
-    at: Moment = Field(index=True)
+    at: Timestamp = Field(index=True)
     queue_id: str  # assigned on arrival, or in the queue
     # Message-ID in angle brackets, cut: mail/storage/message_trace.py
     message_id: str | None = None
-    component: LogComponent = choice(LogComponent, default=LogComponent.MTA)
+    component: LogComponent = enum_column(LogComponent, default=LogComponent.MTA)
     event: str
     detail: str | None = None
     address: str | None = None  # of the recipient, as given
@@ -58,6 +58,6 @@ class MessageStep(Row, table=True):
     sender_compared: str | None = None  # the same in normal form
     sender_domain: str | None = None  # of `sender_compared`
     # the message that was stored or is sent; it may be deleted
-    stored_message_id: MaybeNumber = None
-    domain_id: MaybeNumber = None  # its administrators can see the step; it may be deleted
-    submission_id: MaybeNumber = None  # it may be deleted
+    stored_message_id: OptionalInt64 = None
+    domain_id: OptionalInt64 = None  # its administrators can see the step; it may be deleted
+    submission_id: OptionalInt64 = None  # it may be deleted

@@ -7,27 +7,27 @@ from sqlalchemy import Index, LargeBinary, text
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
-    Instant,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Owned,
-    plain,
-    ref,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    foreign_key,
+    json_column,
 )
 
 
-def _where(condition: str) -> dict[str, Any]:
+def _index_condition(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
-def _arrival(inserted: Any) -> datetime:
+def _received_at(inserted: Any) -> datetime:
     at: datetime = inserted.get_current_parameters()["received_at"]
     return at
 
 
-class Message(Owned, table=True):
+class Message(UserOwnedRow, table=True):
     """A message. Pages are in descending order of (listed_at, id).
 
     Its id never changes. A message without a mailbox is a deleted message, which can be restored
@@ -39,109 +39,130 @@ class Message(Owned, table=True):
     __table_args__ = (
         Index("messages_by_age", "mailbox_id", "listed_at", "id"),
         Index("messages_by_uid", "mailbox_id", "uid", unique=True),
-        Index("messages_unseen", "mailbox_id", "listed_at", "id", **_where("NOT seen")),
-        Index("messages_of_user", "user_id", "listed_at", "id", **_where("archived_at IS NULL")),
-        Index("messages_to_index", "id", **_where("NOT indexed")),
-        # with a constant column: otherwise SQLite might choose another index of the user
-        Index("messages_waiting", "user_id", "indexed", "id", **_where("NOT indexed")),
+        Index("messages_unseen", "mailbox_id", "listed_at", "id", **_index_condition("NOT seen")),
         Index(
-            "messages_archived", "user_id", "archived_at", "id", **_where("archived_at IS NOT NULL")
+            "messages_of_user",
+            "user_id",
+            "listed_at",
+            "id",
+            **_index_condition("archived_at IS NULL"),
         ),
-        Index("messages_to_purge", "purge_at", **_where("purge_at IS NOT NULL")),
-        Index("messages_to_expire", "expires", **_where("expires IS NOT NULL")),
-        Index("messages_to_wake", "snoozed_until", **_where("snoozed_until IS NOT NULL")),
+        Index("messages_to_index", "id", **_index_condition("NOT indexed")),
+        # with a constant column: otherwise SQLite might choose another index of the user
+        Index("messages_waiting", "user_id", "indexed", "id", **_index_condition("NOT indexed")),
+        Index(
+            "messages_archived",
+            "user_id",
+            "archived_at",
+            "id",
+            **_index_condition("archived_at IS NOT NULL"),
+        ),
+        Index("messages_to_purge", "purge_at", **_index_condition("purge_at IS NOT NULL")),
+        Index("messages_to_expire", "expires", **_index_condition("expires IS NOT NULL")),
+        Index("messages_to_wake", "snoozed_until", **_index_condition("snoozed_until IS NOT NULL")),
         # with a constant column, as above
         Index(
             "messages_snoozed",
             *("user_id", "archived_at", "listed_at", "id"),
-            **_where("snoozed_until IS NOT NULL"),
+            **_index_condition("snoozed_until IS NOT NULL"),
         ),
-        Index("messages_with_keywords", "user_id", "archived_at", **_where("keywords <> '[]'")),
+        Index(
+            "messages_with_keywords",
+            "user_id",
+            "archived_at",
+            **_index_condition("keywords <> '[]'"),
+        ),
     )
 
-    mailbox_id: int | None = ref("mailboxes.id", index=False, ondelete="RESTRICT", default=None)
-    uid: Number
-    modseq: Number
-    thread_id: int = ref("threads.id", ondelete="RESTRICT")
-    blob_id: Number  # the message without large attachments; a reference row keeps it
+    mailbox_id: int | None = foreign_key(
+        "mailboxes.id", index=False, ondelete="RESTRICT", default=None
+    )
+    uid: Int64
+    modseq: Int64
+    thread_id: int = foreign_key("threads.id", ondelete="RESTRICT")
+    blob_id: Int64  # the message without large attachments; a reference row keeps it
     digest: str  # SHA-256 of the whole message, hex
-    received_at: Moment
+    received_at: Timestamp
     # its time in lists: the arrival, or the end of the snooze
-    listed_at: datetime = Field(sa_type=Instant, sa_column_kwargs={"default": _arrival})
-    saved_at: Moment  # when it was put into this mailbox
-    date: MaybeMoment = None
-    expires: MaybeMoment = None
-    snoozed_until: MaybeMoment = None  # it is in the SNOOZED mailbox until then
-    snoozed_from: MaybeNumber = None  # the mailbox it returns to, which may be deleted
-    size: Number  # bytes, as received
+    listed_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"default": _received_at})
+    saved_at: Timestamp  # when it was put into this mailbox
+    date: OptionalTimestamp = None
+    expires: OptionalTimestamp = None
+    snoozed_until: OptionalTimestamp = None  # it is in the SNOOZED mailbox until then
+    snoozed_from: OptionalInt64 = None  # the mailbox it returns to, which may be deleted
+    size: Int64  # bytes, as received
     seen: bool = False
     flagged: bool = False
     answered: bool = False
     draft: bool = False
     deleted: bool = False
-    keywords: list[str] = plain(list)
+    keywords: list[str] = json_column(list)
     subject: str = ""
     from_name: str | None = None
     from_address: str | None = None
-    sender: list[str | None] | None = plain()  # [name, address], if it is not From
-    reply_to: list[list[str | None]] = plain(list)
-    to: list[list[str | None]] = plain(list)
-    cc: list[list[str | None]] = plain(list)
-    bcc: list[list[str | None]] = plain(list)
+    sender: list[str | None] | None = json_column()  # [name, address], if it is not From
+    reply_to: list[list[str | None]] = json_column(list)
+    to: list[list[str | None]] = json_column(list)
+    cc: list[list[str | None]] = json_column(list)
+    bcc: list[list[str | None]] = json_column(list)
     message_id: str | None = None
     in_reply_to: str | None = None
-    references: list[str] = plain(list)
-    mailing_list: dict[str, Any] | None = plain()  # id, unsubscribe, url, one_click
+    references: list[str] = json_column(list)
+    mailing_list: dict[str, Any] | None = json_column()  # id, unsubscribe, url, one_click
     preview: str = ""  # at most 255 characters of text
     content_type: str = "text/plain"
-    content_params: dict[str, str] = plain(dict)
+    content_params: dict[str, str] = json_column(dict)
     encrypted: bool = False
-    attachment_count: Number = 0
-    attachments: list[dict[str, Any]] = plain(list)
+    attachment_count: Int64 = 0
+    attachments: list[dict[str, Any]] = json_column(list)
     structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
     envelope_from: str | None = None  # None: it was not received over SMTP
-    envelope_to: list[str] = plain(list)
-    meta_data: dict[str, Any] | None = plain()
-    verification: dict[str, Any] | None = plain()  # spf, dkim, dmarc, arc, results; on arrival
+    envelope_to: list[str] = json_column(list)
+    meta_data: dict[str, Any] | None = json_column()
+    verification: dict[str, Any] | None = (
+        json_column()
+    )  # spf, dkim, dmarc, arc, results; on arrival
     # results of scanners: score, required, action, symbols [name, score, description], virus
-    spam: dict[str, Any] | None = plain()
-    filters: list[int] | None = plain()  # that acted on it at delivery; they may be deleted
+    spam: dict[str, Any] | None = json_column()
+    filters: list[int] | None = json_column()  # that acted on it at delivery; they may be deleted
     # targets it was forwarded to at delivery, without passwords; None: none
-    forwarded_to: list[str] | None = plain()
-    reference_id: MaybeNumber = None  # the message it replies to or forwards, which may be deleted
+    forwarded_to: list[str] | None = json_column()
+    reference_id: OptionalInt64 = (
+        None  # the message it replies to or forwards, which may be deleted
+    )
     reference_action: str | None = None
-    archived_at: MaybeMoment = None
+    archived_at: OptionalTimestamp = None
     archived_from: str | None = None  # path of the mailbox it was deleted from
-    archived_mailbox_id: MaybeNumber = None  # that mailbox, which may be deleted
-    purge_at: MaybeMoment = None
+    archived_mailbox_id: OptionalInt64 = None  # that mailbox, which may be deleted
+    purge_at: OptionalTimestamp = None
     indexed: bool = False  # its words are in the text index
 
 
-class Thread(Owned, table=True):
+class Thread(UserOwnedRow, table=True):
     """The messages of one conversation."""
 
     __tablename__ = "threads"
 
     subject: str = ""  # of its first message
-    created_at: Moment
+    created_at: Timestamp
     muted: bool = False  # its new messages are stored as seen
 
 
-class ThreadRef(SQLModel, table=True):
+class ThreadKey(SQLModel, table=True):
     """A Message-ID with a normalized subject, and the thread it belongs to."""
 
     __tablename__ = "thread_refs"
 
-    user_id: int = ref("users.id", primary_key=True, index=False)
+    user_id: int = foreign_key("users.id", primary_key=True, index=False)
     key: str = Field(primary_key=True)  # hash: mail/messages
-    thread_id: int = ref("threads.id")
+    thread_id: int = foreign_key("threads.id")
 
 
-class Receipt(SQLModel, table=True):
+class DeliveryReceipt(SQLModel, table=True):
     """A finished delivery, kept for a day: it identifies a repeat after a lost reply."""
 
     __tablename__ = "receipts"
 
     digest: str = Field(primary_key=True)  # of envelope sender, recipient, whole message
-    message_id: Number
-    at: datetime = Field(sa_type=Instant, index=True)
+    message_id: Int64
+    at: datetime = Field(sa_type=UtcDateTime, index=True)

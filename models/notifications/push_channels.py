@@ -7,16 +7,16 @@ from sqlalchemy.orm import Mapped
 from sqlmodel import col
 
 from models.store.columns import (
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Owned,
-    Row,
-    choice,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UserOwnedRow,
+    enum_column,
+    foreign_key,
+    json_column,
     lease_index,
-    plain,
-    ref,
 )
 
 
@@ -28,7 +28,7 @@ class PushKind(StrEnum):
     HTTP = "HTTP"
 
 
-class PushChannel(Owned, table=True):
+class PushChannel(UserOwnedRow, table=True):
     """A service that notifies a user of new mail: one channel of each kind.
 
     The process with the lease reads the journal of the user after `number`.
@@ -52,48 +52,48 @@ class PushChannel(Owned, table=True):
         lease_index("push_channels"),
     )
 
-    user_id: int = ref("users.id", index=False)
-    kind: PushKind = choice(PushKind)
+    user_id: int = foreign_key("users.id", index=False)
+    kind: PushKind = enum_column(PushKind)
     active: bool = True
     target: str  # encrypted JSON: key, token, endpoint
     title: str | None = None
     text: str | None = None
-    senders: list[str] = plain(list)
+    senders: list[str] = json_column(list)
     senders_regex: str | None = None
     only_priority: bool = False
     evaluate_priority: bool = False
-    mailboxes: list[int] = plain(list)
-    number: Number = 0  # position up to which the journal was read
-    test_at: MaybeMoment = None  # when a test notification was requested
-    failures: Number = 0  # in a row
-    retry_at: MaybeMoment = None  # nothing is sent before
+    mailboxes: list[int] = json_column(list)
+    number: Int64 = 0  # position up to which the journal was read
+    test_at: OptionalTimestamp = None  # when a test notification was requested
+    failures: Int64 = 0  # in a row
+    retry_at: OptionalTimestamp = None  # nothing is sent before
     last_error: str | None = None
-    last_push_at: MaybeMoment = None
+    last_push_at: OptionalTimestamp = None
     # start of the window in which notifications are counted and limited
-    window_at: MaybeMoment = None
-    pushed: Number = 0  # notifications in that window
-    lease: MaybeNumber = None
-    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
-    created_at: Moment
-    updated_at: Moment
+    window_at: OptionalTimestamp = None
+    pushed: Int64 = 0  # notifications in that window
+    lease: OptionalInt64 = None
+    holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
-class PushKey(Row, table=True):
+class VapidKeyPair(RowWithId, table=True):
     """The key pair that identifies this platform to push services (RFC 8292): the only row."""
 
     __tablename__ = "push_keys"
 
     public: str  # base64url of the uncompressed point, as browsers need it
     private: str  # encrypted
-    created_at: Moment
+    created_at: Timestamp
 
 
-def heard(stream: Mapped[int]) -> ColumnElement[bool]:
+def has_active_channel(stream_id: Mapped[int]) -> ColumnElement[bool]:
     """Return SQL that is true if a stream has active push channels."""
-    return exists().where(col(PushChannel.user_id) == stream, col(PushChannel.active))
+    return exists().where(col(PushChannel.user_id) == stream_id, col(PushChannel.active))
 
 
-def read(stream: Mapped[int]) -> Select[int]:
+def last_read_position(stream_id: Mapped[int]) -> Select[int]:
     """Return SQL for the lowest position that the active channels of a stream have read."""
     first = select(func.min(col(PushChannel.number)))
-    return first.where(col(PushChannel.user_id) == stream, col(PushChannel.active))
+    return first.where(col(PushChannel.user_id) == stream_id, col(PushChannel.active))

@@ -22,22 +22,22 @@ from sqlmodel import Field, SQLModel, col
 
 from models.events.journal import PLATFORM
 from models.store.columns import (
-    Big,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Row,
-    choice,
-    insert_or,
+    BIG_INTEGER,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    core_table,
+    enum_column,
+    foreign_key,
+    insert_with_conflict,
+    json_column,
     lease_index,
-    plain,
-    ref,
-    table_of,
 )
 from models.users.tables import User
 
-TRIED_FOR = timedelta(days=1)
+DELIVERY_LIFETIME = timedelta(days=1)
 
 
 class PostState(StrEnum):
@@ -48,7 +48,7 @@ class PostState(StrEnum):
     DEAD = "DEAD"  # expired
 
 
-class Webhook(Row, table=True):
+class Webhook(RowWithId, table=True):
     """A URL that gets the events of a user, of a domain, or, with neither, of the platform.
 
     With both it gets the events of the user while the user is in the domain.
@@ -56,27 +56,27 @@ class Webhook(Row, table=True):
 
     __tablename__ = "webhooks"
 
-    user_id: int | None = ref("users.id", default=None)
-    domain_id: int | None = ref("domains.id", default=None)
-    types: list[str] = plain(list)
+    user_id: int | None = foreign_key("users.id", default=None)
+    domain_id: int | None = foreign_key("domains.id", default=None)
+    types: list[str] = json_column(list)
     url: str
     active: bool = True
     secret: str  # encrypted, like `old_secret`
     old_secret: str | None = None  # signs in addition to the new one
-    old_until: MaybeMoment = None
-    since: Moment  # earlier events are not delivered
-    failures: Number = 0  # in a row
-    retry_at: MaybeMoment = None  # nothing is posted before
-    last_delivery_at: MaybeMoment = None
-    created_at: Moment
+    old_until: OptionalTimestamp = None
+    since: Timestamp  # earlier events are not delivered
+    failures: Int64 = 0  # in a row
+    retry_at: OptionalTimestamp = None  # nothing is posted before
+    last_delivery_at: OptionalTimestamp = None
+    created_at: Timestamp
 
 
-def wide() -> ColumnElement[bool]:
+def is_platform_webhook() -> ColumnElement[bool]:
     """Return SQL that is true for webhooks that get all events."""
     return col(Webhook.user_id).is_(None) & col(Webhook.domain_id).is_(None)
 
 
-def narrow(stream: Mapped[int]) -> ColumnElement[bool]:
+def has_user_or_domain_webhook(stream_id: Mapped[int]) -> ColumnElement[bool]:
     """Return SQL that is true if active webhooks of users or domains may need a stream."""
     active = col(Webhook.active)
     users = select(col(Webhook.user_id)).where(active, col(Webhook.user_id).is_not(None))
@@ -88,22 +88,25 @@ def narrow(stream: Mapped[int]) -> ColumnElement[bool]:
     )
     users_of_domains = select(col(User.id)).where(col(User.domain_id).in_(domains))
     selects = (users, domains, domains_of_users, users_of_domains)
-    return or_(stream == PLATFORM, *(stream.in_(ids) for ids in selects))
+    return or_(stream_id == PLATFORM, *(stream_id.in_(ids) for ids in selects))
 
 
-def heard(stream: Mapped[int]) -> ColumnElement[bool]:
+def needs_stream(stream_id: Mapped[int]) -> ColumnElement[bool]:
     """Return SQL that is true if any active webhook may need a stream."""
     active = col(Webhook.active)
-    return or_(exists().where(active, wide()), and_(exists().where(active), narrow(stream)))
+    return or_(
+        exists().where(active, is_platform_webhook()),
+        and_(exists().where(active), has_user_or_domain_webhook(stream_id)),
+    )
 
 
-class WebhookFeed(SQLModel, table=True):
+class WebhookReadPosition(SQLModel, table=True):
     """The position up to which a stream was read for webhooks; no row: not read yet."""
 
     __tablename__ = "webhook_feeds"
 
-    stream_id: int = ref("streams.id", primary_key=True, index=False)
-    number: Number = 0
+    stream_id: int = foreign_key("streams.id", primary_key=True, index=False)
+    number: Int64 = 0
 
 
 class WebhookLane(SQLModel, table=True):
@@ -115,14 +118,16 @@ class WebhookLane(SQLModel, table=True):
         lease_index("webhook_lanes"),
     )
 
-    webhook_id: int = ref("webhooks.id", primary_key=True, index=False)
-    stream_id: int = Field(primary_key=True, sa_type=Big)  # the stream itself may be deleted
-    due_at: Moment
-    lease: MaybeNumber = None
-    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
+    webhook_id: int = foreign_key("webhooks.id", primary_key=True, index=False)
+    stream_id: int = Field(
+        primary_key=True, sa_type=BIG_INTEGER
+    )  # the stream itself may be deleted
+    due_at: Timestamp
+    lease: OptionalInt64 = None
+    holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
 
 
-class WebhookDelivery(Row, table=True):
+class WebhookDelivery(RowWithId, table=True):
     """One event for one webhook, with its attempts."""
 
     __tablename__ = "webhook_deliveries"
@@ -140,42 +145,46 @@ class WebhookDelivery(Row, table=True):
         Index("webhook_deliveries_ended", "webhook_id", "state", "id"),
     )
 
-    webhook_id: int = ref("webhooks.id", index=False)
-    stream_id: int = Field(sa_type=Big)
-    number: Number  # position in the stream
+    webhook_id: int = foreign_key("webhooks.id", index=False)
+    stream_id: int = Field(sa_type=BIG_INTEGER)
+    number: Int64  # position in the stream
     event: str  # id of the event: the same in each attempt, each replay, and for each webhook
     type: str
-    at: Moment  # time of the event
-    body: dict[str, Any] = plain(dict)  # the event, with internal ids
-    state: PostState = choice(PostState, default=PostState.WAITING)
-    attempt: Number = 0
-    status: MaybeNumber = None
+    at: Timestamp  # time of the event
+    body: dict[str, Any] = json_column(dict)  # the event, with internal ids
+    state: PostState = enum_column(PostState, default=PostState.WAITING)
+    attempt: Int64 = 0
+    status: OptionalInt64 = None
     error: str | None = None
-    duration: MaybeNumber = None  # milliseconds of the last attempt
-    expires_at: Moment  # no attempts after it
-    next_attempt_at: MaybeMoment = None
+    duration: OptionalInt64 = None  # milliseconds of the last attempt
+    expires_at: Timestamp  # no attempts after it
+    next_attempt_at: OptionalTimestamp = None
 
 
-def read(stream: Mapped[int]) -> Select[int]:
+def last_read_position(stream_id: Mapped[int]) -> Select[int]:
     """Return SQL for the position up to which a stream was read for webhooks."""
-    return select(col(WebhookFeed.number)).where(col(WebhookFeed.stream_id) == stream)
+    return select(col(WebhookReadPosition.number)).where(
+        col(WebhookReadPosition.stream_id) == stream_id
+    )
 
 
-def put(connection: Connection, now: datetime, rows: Sequence[dict[str, Any]]) -> None:
+def insert_deliveries(
+    connection: Connection, now: datetime, deliveries: Sequence[dict[str, Any]]
+) -> None:
     """Insert deliveries at the end of their lanes, except those of webhooks that were deleted."""
-    lanes = sorted({(row["webhook_id"], row["stream_id"]) for row in rows})
+    lanes = sorted({(row["webhook_id"], row["stream_id"]) for row in deliveries})
     webhook_ids = {key for key, _ in lanes}
     existing = (
         select(col(Webhook.id)).where(col(Webhook.id).in_(webhook_ids)).order_by(col(Webhook.id))
     )
     existing = existing.with_for_update(read=True, key_share=True)
     existing_ids = set(connection.execute(existing).scalars())
-    rows = [row for row in rows if row["webhook_id"] in existing_ids]
-    if not rows:
+    deliveries = [row for row in deliveries if row["webhook_id"] in existing_ids]
+    if not deliveries:
         return
-    connection.execute(insert(WebhookDelivery), rows)
-    new = insert_or(connection.dialect.name, WebhookLane)
-    unchanged = {"due_at": table_of(WebhookLane).c.due_at}  # the lane may wait for a retry
+    connection.execute(insert(WebhookDelivery), deliveries)
+    new = insert_with_conflict(connection.dialect.name, WebhookLane)
+    unchanged = {"due_at": core_table(WebhookLane).c.due_at}  # the lane may wait for a retry
     connection.execute(
         new.on_conflict_do_update(index_elements=["webhook_id", "stream_id"], set_=unchanged),
         [

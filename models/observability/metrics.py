@@ -11,14 +11,14 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
 OTHER = "other"  # stands for all combinations of labels above the limit
-MOST = 200  # of labels in a meter
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-MANY = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0)
+MAX_COMBINATIONS = 200  # of labels in a meter
+SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+COUNT_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0)
 
 Labels = tuple[str, ...]
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """The type of a metric family in OpenMetrics."""
 
     COUNTER = "counter"
@@ -27,7 +27,7 @@ class Kind(StrEnum):
     INFO = "info"
 
 
-class Across(StrEnum):
+class ProcessAggregation(StrEnum):
     """How the values of several processes of a server are combined."""
 
     SUM = "sum"  # they are added up
@@ -35,7 +35,7 @@ class Across(StrEnum):
     SAME = "same"  # they are the same in all processes, so one of them is exported
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """A value, or the data of a histogram: the sum of its values and their counts.
 
     `counts` has the number of values up to each bound, not cumulated, and last those above all
@@ -47,55 +47,57 @@ class Point(NamedTuple):
     counts: tuple[int, ...] = ()
 
 
-class Family(NamedTuple):
+class MetricFamily(NamedTuple):
     """The points of one metric name. Names end in their unit; counters have no `_total`."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     help: str
     labels: Labels
-    points: Sequence[Point]
+    points: Sequence[MetricPoint]
     bounds: tuple[float, ...] = ()
-    across: Across = Across.SUM
+    aggregation: ProcessAggregation = ProcessAggregation.SUM
 
 
 class Counter:
     """A value that only increases, for each combination of labels."""
 
-    def __init__(self, name: str, help: str, labels: Labels = (), most: int = MOST) -> None:
+    def __init__(
+        self, name: str, help: str, labels: Labels = (), max_combinations: int = MAX_COMBINATIONS
+    ) -> None:
         self.name = name
         self.help = help
         self.labels = labels
-        self.most = most
+        self.max_combinations = max_combinations
         self._values: dict[Labels, float] = {} if labels else {(): 0}
 
-    def add(self, *labels: str, by: float = 1) -> None:
+    def add(self, *labels: str, amount: float = 1) -> None:
         """Increase the value of these labels, by 1 or by `amount`."""
         try:
-            self._values[labels] += by
+            self._values[labels] += amount
         except KeyError:
-            self._begin(labels, by)
+            self._add_to_new_labels(labels, amount)
 
-    def _begin(self, labels: Labels, by: float) -> None:
-        labels = _room(self.labels, labels, len(self._values), self.most)
-        self._values[labels] = self._values.get(labels, 0) + by
+    def _add_to_new_labels(self, labels: Labels, amount: float) -> None:
+        labels = _limited_labels(self.labels, labels, len(self._values), self.max_combinations)
+        self._values[labels] = self._values.get(labels, 0) + amount
 
-    def of(self, *labels: str) -> float:
+    def value(self, *labels: str) -> float:
         """Return the value of these labels."""
         return self._values.get(labels, 0)
 
-    def family(self) -> Family:
+    def family(self) -> MetricFamily:
         """Return the current values as a family."""
-        points = [Point(labels, value) for labels, value in self._values.items()]
-        return Family(self.name, Kind.COUNTER, self.help, self.labels, points)
+        points = [MetricPoint(labels, value) for labels, value in self._values.items()]
+        return MetricFamily(self.name, MetricKind.COUNTER, self.help, self.labels, points)
 
 
-class Level(Counter):
+class UpDownCounter(Counter):
     """A value that increases and decreases. The values of all processes are added up."""
 
-    def family(self) -> Family:
+    def family(self) -> MetricFamily:
         """Return the current values as a family of gauges."""
-        return super().family()._replace(kind=Kind.GAUGE)
+        return super().family()._replace(kind=MetricKind.GAUGE)
 
 
 class Histogram:
@@ -106,84 +108,101 @@ class Histogram:
         name: str,
         help: str,
         labels: Labels = (),
-        bounds: tuple[float, ...] = SECONDS,
-        most: int = MOST,
+        bounds: tuple[float, ...] = SECONDS_BOUNDS,
+        max_combinations: int = MAX_COMBINATIONS,
     ) -> None:
         self.name = name
         self.help = help
         self.labels = labels
         self.bounds = bounds
-        self.most = most
+        self.max_combinations = max_combinations
         self._rows: dict[Labels, list[float]] = {}  # a count for each bound, one more, the sum
         if not labels:
-            self._begin(())
+            self._create_row(())
 
-    def note(self, value: float, *labels: str) -> None:
+    def observe(self, value: float, *labels: str) -> None:
         """Count one value for these labels."""
-        row = self._rows.get(labels) or self._begin(labels)
+        row = self._rows.get(labels) or self._create_row(labels)
         row[bisect_left(self.bounds, value)] += 1
         row[-1] += value
 
-    def _begin(self, labels: Labels) -> list[float]:
-        labels = _room(self.labels, labels, len(self._rows), self.most)
+    def _create_row(self, labels: Labels) -> list[float]:
+        labels = _limited_labels(self.labels, labels, len(self._rows), self.max_combinations)
         return self._rows.setdefault(labels, [0] * (len(self.bounds) + 1) + [0.0])
 
-    def family(self) -> Family:
+    def family(self) -> MetricFamily:
         """Return the current counts as a family."""
         points = [
-            Point(labels, row[-1], tuple(map(int, row[:-1]))) for labels, row in self._rows.items()
+            MetricPoint(labels, row[-1], tuple(map(int, row[:-1])))
+            for labels, row in self._rows.items()
         ]
-        return Family(self.name, Kind.HISTOGRAM, self.help, self.labels, points, self.bounds)
+        return MetricFamily(
+            self.name, MetricKind.HISTOGRAM, self.help, self.labels, points, self.bounds
+        )
 
 
-def _room(names: Labels, labels: Labels, taken: int, most: int) -> Labels:
+def _limited_labels(names: Labels, labels: Labels, count: int, max_combinations: int) -> Labels:
     """Return the labels, or OTHER for each if there is no room for another combination."""
     if len(labels) != len(names):
         raise TypeError(f"{len(names)} labels are needed: {', '.join(names)}")
-    return labels if taken < most else (OTHER,) * len(names)
+    return labels if count < max_combinations else (OTHER,) * len(names)
 
 
 Meter = Counter | Histogram
-Made = TypeVar("Made", bound=Meter)
+AnyMeter = TypeVar("AnyMeter", bound=Meter)
 
-_all: dict[str, Meter] = {}
+_meters: dict[str, Meter] = {}
 
 
-def _kept(meter: Made) -> Made:
-    if meter.name in _all:
+def _register(meter: AnyMeter) -> AnyMeter:
+    if meter.name in _meters:
         raise ValueError(f"there is a meter {meter.name} already")
-    _all[meter.name] = meter
+    _meters[meter.name] = meter
     return meter
 
 
-def counter(name: str, help: str, *labels: str, most: int = MOST) -> Counter:
+def counter(
+    name: str, help: str, *labels: str, max_combinations: int = MAX_COMBINATIONS
+) -> Counter:
     """Create a counter. Its name begins with merganser_ and has no `_total`."""
-    return _kept(Counter(name, help, labels, most))
+    return _register(Counter(name, help, labels, max_combinations))
 
 
-def level(name: str, help: str, *labels: str, most: int = MOST) -> Level:
+def up_down_counter(
+    name: str, help: str, *labels: str, max_combinations: int = MAX_COMBINATIONS
+) -> UpDownCounter:
     """Create a meter of a current number, which increases and decreases."""
-    return _kept(Level(name, help, labels, most))
+    return _register(UpDownCounter(name, help, labels, max_combinations))
 
 
 def histogram(
-    name: str, help: str, *labels: str, bounds: tuple[float, ...] = SECONDS, most: int = MOST
+    name: str,
+    help: str,
+    *labels: str,
+    bounds: tuple[float, ...] = SECONDS_BOUNDS,
+    max_combinations: int = MAX_COMBINATIONS,
 ) -> Histogram:
     """Create a histogram, by default of seconds."""
-    return _kept(Histogram(name, help, labels, bounds, most))
+    return _register(Histogram(name, help, labels, bounds, max_combinations))
 
 
-def families() -> list[Family]:
+def collect_families() -> list[MetricFamily]:
     """Return the families of all meters of this process, by name."""
-    return [_all[name].family() for name in sorted(_all)]
+    return [_meters[name].family() for name in sorted(_meters)]
 
 
-def gauge(name: str, help: str, value: float, across: Across) -> Family:
+def gauge_family(
+    name: str, help: str, value: float, aggregation: ProcessAggregation
+) -> MetricFamily:
     """Return a family with one value that was just read."""
-    return Family(name, Kind.GAUGE, help, (), [Point((), value)], across=across)
+    return MetricFamily(
+        name, MetricKind.GAUGE, help, (), [MetricPoint((), value)], aggregation=aggregation
+    )
 
 
-def info(name: str, help: str, facts: Mapping[str, str]) -> Family:
+def info_family(name: str, help: str, labels: Mapping[str, str]) -> MetricFamily:
     """Return a family of constant labels."""
-    points = [Point(tuple(facts.values()), 1)]
-    return Family(name, Kind.INFO, help, tuple(facts), points, across=Across.SAME)
+    points = [MetricPoint(tuple(labels.values()), 1)]
+    return MetricFamily(
+        name, MetricKind.INFO, help, tuple(labels), points, aggregation=ProcessAggregation.SAME
+    )

@@ -11,58 +11,58 @@ from types import TracebackType
 
 from models.observability.metrics import Histogram
 
-MOST = 100  # child spans of an operation; further ones are only counted
+MAX_CHILDREN = 100  # child spans of an operation; further ones are only counted
 
-Fact = str | int | float | bool | list[str]
+AttributeValue = str | int | float | bool | list[str]
 
 
 @dataclass(slots=True)
 class Span:
-    """A piece of work. Times are nanoseconds since the epoch; `ended` is 0 until the end."""
+    """A piece of work. Times are nanoseconds since the epoch; `ended_at` is 0 until the end."""
 
     name: str
-    began: int = field(default_factory=time_ns)
-    ended: int = 0
-    facts: dict[str, Fact] = field(default_factory=dict)
-    parts: list["Span"] = field(default_factory=list)
+    began_at: int = field(default_factory=time_ns)
+    ended_at: int = 0
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    children: list["Span"] = field(default_factory=list)
     failed: bool = False
-    left: int = MOST  # children that it may still have; a child has none
+    children_left: int = MAX_CHILDREN  # children that it may still have; a child has none
 
-    def part(self, name: str) -> "Span | None":
+    def begin_child(self, name: str) -> "Span | None":
         """Begin a child span; return None if there are too many."""
-        self.left -= 1
-        if self.left < 0:
+        self.children_left -= 1
+        if self.children_left < 0:
             return None
-        made = Span(name, left=0)
-        self.parts.append(made)
+        made = Span(name, children_left=0)
+        self.children.append(made)
         return made
 
     @property
-    def lost(self) -> int:
+    def dropped_count(self) -> int:
         """The number of child spans above the limit."""
-        return max(0, -self.left)
+        return max(0, -self.children_left)
 
 
 current: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
-class Timed:
+class TimedBlock:
     """Measures a block: always in a histogram, and as a child span if the operation is traced.
 
     Set attributes of `span` before the block ends.
     """
 
-    __slots__ = ("_began", "_labels", "_meter", "_name", "part")
+    __slots__ = ("_began", "_labels", "_meter", "_name", "span")
 
     def __init__(self, meter: Histogram, name: str, *labels: str) -> None:
         self._meter = meter
         self._name = name
         self._labels = labels
-        self.part: Span | None = None
+        self.span: Span | None = None
 
-    def __enter__(self) -> "Timed":
+    def __enter__(self) -> "TimedBlock":
         if (whole := current.get()) is not None:
-            self.part = whole.part(self._name)
+            self.span = whole.begin_child(self._name)
         self._began = perf_counter()
         return self
 
@@ -72,7 +72,7 @@ class Timed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._meter.note(perf_counter() - self._began, *self._labels)
-        if self.part is not None:
-            self.part.ended = time_ns()
-            self.part.failed = kind is not None
+        self._meter.observe(perf_counter() - self._began, *self._labels)
+        if self.span is not None:
+            self.span.ended_at = time_ns()
+            self.span.failed = kind is not None

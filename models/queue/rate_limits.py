@@ -6,22 +6,30 @@ from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
 from models.queue.rate_values import RateFrame
-from models.store.columns import Big, Instant, Moment, Number, Row, choice, ref
+from models.store.columns import (
+    BIG_INTEGER,
+    Int64,
+    RowWithId,
+    Timestamp,
+    UtcDateTime,
+    enum_column,
+    foreign_key,
+)
 from models.users.tables import LimitSource
 
 
-class RateLimit(Row, table=True):
+class RateLimit(RowWithId, table=True):
     """The rate limit of a user or domain, with the same id. Without a row the settings apply."""
 
     __tablename__ = "rate_limits"
     __table_args__ = (Index("rate_limits_by_age", "created_at", "id"),)
 
-    user_id: int | None = ref("users.id", default=None)
-    domain_id: int | None = ref("domains.id", default=None)
-    value: Number = 0  # messages; 0: unlimited, in spite of the settings
-    frame: RateFrame = choice(RateFrame)
-    created_at: Moment
-    updated_at: Moment
+    user_id: int | None = foreign_key("users.id", default=None)
+    domain_id: int | None = foreign_key("domains.id", default=None)
+    value: Int64 = 0  # messages; 0: unlimited, in spite of the settings
+    frame: RateFrame = enum_column(RateFrame)
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class RateWindow(SQLModel, table=True):
@@ -33,11 +41,13 @@ class RateWindow(SQLModel, table=True):
 
     __tablename__ = "rate_windows"
 
-    id: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
-    frame: RateFrame = choice(RateFrame)  # a window of another frame is not used
-    allowed: Number  # the limit when the last message was counted
-    used: Number
-    until: datetime = Field(sa_type=Instant, index=True)
+    id: int = Field(
+        primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False}
+    )
+    frame: RateFrame = enum_column(RateFrame)  # a window of another frame is not used
+    allowed: Int64  # the limit when the last message was counted
+    used: Int64
+    until: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
 class RateHold(SQLModel, table=True):
@@ -46,12 +56,12 @@ class RateHold(SQLModel, table=True):
     __tablename__ = "rate_holds"
     __table_args__ = (Index("rate_holds_by_age", "since", "id"),)
 
-    id: int = ref("users.id", primary_key=True, index=False)
-    window_id: Number  # the `RateWindow` that is full
-    source: LimitSource = choice(LimitSource)  # of the limit
-    value: Number
-    frame: RateFrame = choice(RateFrame)
-    since: Moment
-    until: Moment
+    id: int = foreign_key("users.id", primary_key=True, index=False)
+    window_id: Int64  # the `RateWindow` that is full
+    source: LimitSource = enum_column(LimitSource)  # of the limit
+    value: Int64
+    frame: RateFrame = enum_column(RateFrame)
+    since: Timestamp
+    until: Timestamp
     # the user gets no other notice before
-    told_until: datetime = Field(sa_type=Instant, index=True)
+    told_until: datetime = Field(sa_type=UtcDateTime, index=True)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-MOST = 1_000_000_000  # messages
+MAX_RATE = 1_000_000_000  # messages
 RATE_PATTERN = re.compile(r"([1-9][0-9]{0,8})/(SECOND|MINUTE|HOUR|DAY)")  # a rate in a setting
 
 
@@ -24,7 +24,7 @@ class RateFrame(StrEnum):
         return {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}[self.value]
 
     @property
-    def span(self) -> timedelta:
+    def length(self) -> timedelta:
         """The length."""
         return timedelta(seconds=self.seconds)
 
@@ -36,11 +36,11 @@ class Rate(NamedTuple):
     frame: RateFrame
 
 
-NONE = Rate(0, RateFrame.HOUR)
+UNLIMITED = Rate(0, RateFrame.HOUR)
 
 
 @lru_cache(maxsize=64)
 def parse_rate(text: str) -> Rate:
     """Parse the rate of a setting, such as 100/HOUR. Return UNLIMITED for any other text."""
     found = RATE_PATTERN.fullmatch(text)
-    return Rate(int(found[1]), RateFrame(found[2])) if found else NONE
+    return Rate(int(found[1]), RateFrame(found[2])) if found else UNLIMITED

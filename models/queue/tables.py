@@ -6,14 +6,14 @@ from typing import Any
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
-    MaybeMoment,
-    MaybeNumber,
-    MaybeOwned,
-    Moment,
-    Number,
-    choice,
+    Int64,
+    OptionalInt64,
+    OptionallyOwnedRow,
+    OptionalTimestamp,
+    Timestamp,
+    enum_column,
+    foreign_key,
     partial_index,
-    ref,
 )
 
 
@@ -30,73 +30,75 @@ class DeliveryState(StrEnum):
 
 
 # Entries that become due at a time: not in the queue of their destination, not held, not leased.
-DUE = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL"
+IS_SCHEDULED = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL"
 # Entries that are not finished. The text is exactly that of the index: a parameter can't use it.
-OPEN = "state IN ('PENDING', 'DEFERRED')"
-DEFERRED = "state = 'DEFERRED'"  # entries that are retried
-RANKS = 3  # urgent; normal; bulk mail and retries
-MIDDLE = 1
+IS_OPEN = "state IN ('PENDING', 'DEFERRED')"
+IS_DEFERRED = "state = 'DEFERRED'"  # entries that are retried
+RANK_COUNT = 3  # urgent; normal; bulk mail and retries
+NORMAL_RANK = 1
 
 
-class Delivery(MaybeOwned, table=True):
+class QueueEntry(OptionallyOwnedRow, table=True):
     """One recipient of a submission. The process that sends it has a lease."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        partial_index("deliveries_due", DUE, "next_at", "id"),
+        partial_index("deliveries_due", IS_SCHEDULED, "next_at", "id"),
         partial_index("deliveries_turn", "turn_at IS NOT NULL", "rank", "domain", "turn_at", "id"),
-        partial_index("deliveries_open", OPEN, "submission_id"),
-        partial_index("deliveries_deferred", DEFERRED, "submission_id"),
+        partial_index("deliveries_open", IS_OPEN, "submission_id"),
+        partial_index("deliveries_deferred", IS_DEFERRED, "submission_id"),
         partial_index("deliveries_held", "held_at IS NOT NULL", "submission_id"),
         partial_index("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
         partial_index("deliveries_owed", "success_owed IS NOT NULL", "submission_id", "id"),
     )
 
-    submission_id: int = ref("submissions.id")
+    submission_id: int = foreign_key("submissions.id")
     recipient: str
     domain: str  # or `via`: entries with the same value share connections
     via: str | None = None  # the relay or webhook it goes to, without its password
     secret: str | None = None  # `via` with its password, encrypted
-    state: DeliveryState = choice(DeliveryState, default=DeliveryState.PENDING)
-    attempts: Number = 0
-    next_at: MaybeMoment = None  # None: no more attempts
-    turn_at: MaybeMoment = None  # its place in the queue of its destination; None: not in it
-    rank: Number = MIDDLE  # see RANK_COUNT
-    held_at: MaybeMoment = None  # when an administrator put it on hold
-    hurried_at: MaybeMoment = None  # when an immediate attempt was requested
-    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
-    lease: MaybeNumber = None  # number of the current lease
-    final_dot_at: MaybeMoment = None  # since then the other server may have the whole message
-    last_code: MaybeNumber = None  # SMTP
+    state: DeliveryState = enum_column(DeliveryState, default=DeliveryState.PENDING)
+    attempts: Int64 = 0
+    next_at: OptionalTimestamp = None  # None: no more attempts
+    turn_at: OptionalTimestamp = None  # its place in the queue of its destination; None: not in it
+    rank: Int64 = NORMAL_RANK  # see RANK_COUNT
+    held_at: OptionalTimestamp = None  # when an administrator put it on hold
+    hurried_at: OptionalTimestamp = None  # when an immediate attempt was requested
+    holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
+    lease: OptionalInt64 = None  # number of the current lease
+    final_dot_at: OptionalTimestamp = None  # since then the other server may have the whole message
+    last_code: OptionalInt64 = None  # SMTP
     last_response: str | None = None
     mx: str | None = None
     tls: str | None = None  # version and cipher
-    delivered_at: MaybeMoment = None
+    delivered_at: OptionalTimestamp = None
     notify: str | None = None  # NOTIFY (RFC 3461); None: absent
     orcpt: str | None = None  # the original recipient: type;address
-    delay_told_at: MaybeMoment = None
+    delay_told_at: OptionalTimestamp = None
     success_owed: str | None = None  # the result that the sender is still to be notified of
-    reported_at: MaybeMoment = None  # when another server, which accepted the message, sent a DSN
+    reported_at: OptionalTimestamp = (
+        None  # when another server, which accepted the message, sent a DSN
+    )
     reported_by: str | None = None  # the name of that server
     report_proven: bool | None = None  # the DSN has the secret that only that server got
-    created_at: Moment
-    expires_at: Moment
+    created_at: Timestamp
+    expires_at: Timestamp
 
 
-class PlaceTurn(SQLModel, table=True):
+class DestinationSlot(SQLModel, table=True):
     """The next free delivery slot of a destination with a limit of messages per minute."""
 
     __tablename__ = "place_turns"
 
     place: str = Field(primary_key=True)
-    free_at: Moment  # time of the next free slot
-    until: Moment = Field(index=True)  # time of the last slot of entries that were postponed
+    free_at: Timestamp  # time of the next free slot
+    until: Timestamp = Field(index=True)  # time of the last slot of entries that were postponed
 
 
-def answer(of: Any) -> str | None:
+def last_reply(entry: Any) -> str | None:
     """Return the last SMTP reply of the other server in one line; None if there is none.
 
     Reads `last_code` and `last_response` of the row.
     """
-    said = " ".join(str(part) for part in (of.last_code, of.last_response) if part)
-    return said or None
+    reply = " ".join(str(part) for part in (entry.last_code, entry.last_response) if part)
+    return reply or None

@@ -5,10 +5,18 @@ from enum import StrEnum
 
 from sqlmodel import Field
 
-from models.store.columns import Instant, MaybeMoment, Moment, Number, Row, choice, plain
+from models.store.columns import (
+    Int64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UtcDateTime,
+    enum_column,
+    json_column,
+)
 
 
-class StsMode(StrEnum):
+class MtaStsMode(StrEnum):
     """The mode of a policy."""
 
     ENFORCE = "enforce"
@@ -16,16 +24,16 @@ class StsMode(StrEnum):
     NONE = "none"
 
 
-class StsPolicy(Row, table=True):
+class MtaStsPolicy(RowWithId, table=True):
     """The policy of a domain, or a failed attempt to fetch it."""
 
     __tablename__ = "sts_policies"
 
     domain: str = Field(unique=True)  # in ASCII
     policy_id: str  # `id` of the DNS record when it was fetched
-    mode: StsMode = choice(StsMode)
-    mx: list[str] = plain(list)  # patterns of MX hosts; * for the first label
-    max_age: Number  # seconds
-    fetched_at: Moment
-    expires_at: datetime = Field(sa_type=Instant, index=True)
-    retry_at: MaybeMoment = None  # it is not fetched again before
+    mode: MtaStsMode = enum_column(MtaStsMode)
+    mx: list[str] = json_column(list)  # patterns of MX hosts; * for the first label
+    max_age: Int64  # seconds
+    fetched_at: Timestamp
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
+    retry_at: OptionalTimestamp = None  # it is not fetched again before

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from sqlmodel import Field
 
-from models.store.columns import MaybeMoment, Moment, Number, Row, choice
+from models.store.columns import Int64, OptionalTimestamp, RowWithId, Timestamp, enum_column
 
 
 class TlsPolicyLevel(StrEnum):
@@ -20,21 +20,21 @@ class TlsPolicyLevel(StrEnum):
     SECURE = "SECURE"
 
 
-class RelayHost(Row, table=True):
+class RelayHost(RowWithId, table=True):
     """A server that sends the mail of the domains that use it."""
 
     __tablename__ = "relay_hosts"
 
     host: str  # lower case, or an address
-    port: Number = 25
+    port: Int64 = 25
     username: str | None = None
     secret: str | None = None  # its password, encrypted
     tls: bool = True  # TLS with a verified certificate is required
     active: bool = True
-    created_at: Moment
+    created_at: Timestamp
 
 
-class Transport(Row, table=True):
+class Transport(RowWithId, table=True):
     """A route that is configured for a destination."""
 
     __tablename__ = "transports"
@@ -45,23 +45,23 @@ class Transport(Row, table=True):
     username: str | None = None
     secret: str | None = None  # its password, encrypted
     active: bool = True
-    created_at: Moment
+    created_at: Timestamp
 
 
-class TlsPolicy(Row, table=True):
+class TlsPolicy(RowWithId, table=True):
     """The configured TLS requirement of a destination."""
 
     __tablename__ = "tls_policies"
 
     destination: str = Field(unique=True)  # domain, .domain or [host]:port
-    policy: TlsPolicyLevel = choice(TlsPolicyLevel)
+    policy: TlsPolicyLevel = enum_column(TlsPolicyLevel)
     parameters: str | None = None  # such as match=, fingerprints
     active: bool = True
-    created_at: Moment
-    updated_at: MaybeMoment = None
+    created_at: Timestamp
+    updated_at: OptionalTimestamp = None
 
 
-class ForwardingHost(Row, table=True):
+class ForwardingHost(RowWithId, table=True):
     """An IP address that forwards mail to this server, so that SPF fails."""
 
     __tablename__ = "forwarding_hosts"
@@ -69,4 +69,4 @@ class ForwardingHost(Row, table=True):
     host: str = Field(unique=True)  # IP address or network, in normal form
     source: str  # the name it was resolved from
     filter_spam: bool = False  # if false, its mail is never refused as spam
-    created_at: Moment
+    created_at: Timestamp

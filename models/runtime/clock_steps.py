@@ -28,179 +28,195 @@ from models.domains.dkim_keys import DkimKey, DkimKeyState
 from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import Webhook, WebhookDelivery, WebhookLane
 from models.queue.rate_limits import RateHold, RateWindow
-from models.queue.tables import Delivery
-from models.routing.mta_sts import StsPolicy
-from models.runtime.environment import Turn, World
-from models.runtime.registration import Registration, boot_id, clock_ahead
+from models.queue.tables import QueueEntry
+from models.routing.mta_sts import MtaStsPolicy
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.registration import ProcessRegistration, boot_id, clock_ahead_of_boot
 from models.runtime.server_processes import ServerClock, ServerProcess
-from models.spam.greylist import Greylisted
-from models.spam.training import Lesson
-from models.store.columns import Instant, insert_or, table_of
+from models.spam.greylist import GreylistEntry
+from models.spam.training import TrainingMessage
+from models.store.columns import UtcDateTime, core_table, insert_with_conflict
 from models.submission.tables import Submission
 from models.users.tables import Usage, User
 
 log = logging.getLogger(__name__)
 
-STEP = timedelta(seconds=30)  # smaller steps are ignored
-KEPT = timedelta(days=1)  # after it the clock of a server that has ended is deleted
+LARGEST_IGNORED_STEP = timedelta(seconds=30)  # smaller steps are ignored
+CLOCK_RETENTION = timedelta(days=1)  # after it the clock of a server that has ended is deleted
 _SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
-class Wait:
+class WaitColumn:
     """A column with the end of a wait of limited length, and the rows that it counts for."""
 
     table: Any
     column: Any
-    where: Sequence[Any] = ()
+    conditions: Sequence[Any] = ()
 
 
-_SCHEDULED = exists().where(
-    col(Submission.id) == col(Delivery.submission_id),
+_IS_SCHEDULED = exists().where(
+    col(Submission.id) == col(QueueEntry.submission_id),
     col(Submission.release_at).is_not(None),
     col(Submission.send_time).is_not(None),
 )
-_UNDO = (col(Submission.release_at).is_not(None), col(Submission.send_time).is_(None))
-_UNCLAIMED = (col(Delivery.turn_at).is_(None), col(Delivery.lease).is_(None))
-WAITS = (
-    Wait(Delivery, Delivery.next_at, (*_UNCLAIMED, ~_SCHEDULED)),
-    Wait(Submission, Submission.undo_until, _UNDO),
-    Wait(Submission, Submission.release_at, _UNDO),
-    Wait(Connector, Connector.next_run_at),
-    Wait(Webhook, Webhook.retry_at),
-    Wait(WebhookLane, WebhookLane.due_at),
-    Wait(WebhookDelivery, WebhookDelivery.next_attempt_at),
-    Wait(PushChannel, PushChannel.retry_at),
-    Wait(PushChannel, PushChannel.window_at),
-    Wait(Certificate, Certificate.acme_next_at),
-    Wait(Lesson, Lesson.due_at),
-    Wait(DkimKey, DkimKey.due_at, (col(DkimKey.state) == DkimKeyState.PENDING,)),
-    Wait(StsPolicy, StsPolicy.retry_at),
-    Wait(Greylisted, Greylisted.since),
+_IS_UNDO_WINDOW = (col(Submission.release_at).is_not(None), col(Submission.send_time).is_(None))
+_IS_UNCLAIMED = (col(QueueEntry.turn_at).is_(None), col(QueueEntry.lease).is_(None))
+WAIT_COLUMNS = (
+    WaitColumn(QueueEntry, QueueEntry.next_at, (*_IS_UNCLAIMED, ~_IS_SCHEDULED)),
+    WaitColumn(Submission, Submission.undo_until, _IS_UNDO_WINDOW),
+    WaitColumn(Submission, Submission.release_at, _IS_UNDO_WINDOW),
+    WaitColumn(Connector, Connector.next_run_at),
+    WaitColumn(Webhook, Webhook.retry_at),
+    WaitColumn(WebhookLane, WebhookLane.due_at),
+    WaitColumn(WebhookDelivery, WebhookDelivery.next_attempt_at),
+    WaitColumn(PushChannel, PushChannel.retry_at),
+    WaitColumn(PushChannel, PushChannel.window_at),
+    WaitColumn(Certificate, Certificate.acme_next_at),
+    WaitColumn(TrainingMessage, TrainingMessage.due_at),
+    WaitColumn(DkimKey, DkimKey.due_at, (col(DkimKey.state) == DkimKeyState.PENDING,)),
+    WaitColumn(MtaStsPolicy, MtaStsPolicy.retry_at),
+    WaitColumn(GreylistEntry, GreylistEntry.since),
     # windows in which something is counted, and locks
-    Wait(Throttle, Throttle.until),
-    Wait(RateWindow, RateWindow.until),
-    Wait(RateHold, RateHold.until),
-    Wait(RateHold, RateHold.told_until),
-    Wait(Usage, Usage.until),
-    Wait(Usage, Usage.told_until),
-    Wait(User, User.received_until),
-    Wait(User, User.received_told_until),
-    Wait(Address, Address.forwarded_until),
-    Wait(Address, Address.replied_until),
+    WaitColumn(Throttle, Throttle.until),
+    WaitColumn(RateWindow, RateWindow.until),
+    WaitColumn(RateHold, RateHold.until),
+    WaitColumn(RateHold, RateHold.told_until),
+    WaitColumn(Usage, Usage.until),
+    WaitColumn(Usage, Usage.told_until),
+    WaitColumn(User, User.received_until),
+    WaitColumn(User, User.received_told_until),
+    WaitColumn(Address, Address.forwarded_until),
+    WaitColumn(Address, Address.replied_until),
 )
 
 
-def is_ahead(until: datetime, now: datetime, longest: timedelta) -> bool:
+def is_waiting(until: datetime, now: datetime, longest_wait: timedelta) -> bool:
     """True while a wait of at most `longest_wait` lasts.
 
     An end further ahead was computed before the clock was set back, so that wait is over.
     """
-    return now < until <= now + longest
+    return now < until <= now + longest_wait
 
 
-def follow_clock(turn: Turn, *, steady: bool = True) -> bool:
+def shorten_waits_after_own_step(
+    transaction: DatabaseTransaction, *, is_steady: bool = True
+) -> bool:
     """Store the clock of this server. If it was set back, shorten all waits by that time.
 
     If the clock is not steady, the step is handled at the next heartbeat. Return True if the waits
     were shortened.
     """
-    process, now = turn.world.process, turn.world.now()
-    boot, ahead = boot_id(), clock_ahead(now)
+    process, now = transaction.environment.process, transaction.environment.now()
+    boot, ahead = boot_id(), clock_ahead_of_boot(now)
     stored_clocks = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
-    own_clock = stored_clocks.where(col(ServerClock.server) == process.server).with_for_update()
-    known = turn.connection.execute(own_clock).first()
-    back = (_former_ahead(process, known, ahead) - ahead) * _MILLISECOND
-    if known is not None and known.boot == boot:
-        back = max(back, (known.ahead - ahead) * _MILLISECOND)
-        if back > STEP and not steady:
+    own_clock = stored_clocks.where(col(ServerClock.server) == process.server_id).with_for_update()
+    stored_clock = transaction.connection.execute(own_clock).first()
+    set_back_by = (_previous_clock_ahead(process, stored_clock, ahead) - ahead) * _MILLISECOND
+    if stored_clock is not None and stored_clock.boot == boot:
+        set_back_by = max(set_back_by, (stored_clock.ahead - ahead) * _MILLISECOND)
+        if set_back_by > LARGEST_IGNORED_STEP and not is_steady:
             return False
-    elif known is not None:  # it was set back by that time at least
-        back = max(back, known.seen_at - now)
-    new = insert_or(turn.connection.dialect.name, ServerClock)
+    elif stored_clock is not None:  # it was set back by that time at least
+        set_back_by = max(set_back_by, stored_clock.seen_at - now)
+    insert = insert_with_conflict(transaction.connection.dialect.name, ServerClock)
     values = {"boot": boot, "ahead": ahead, "seen_at": now}
-    stored = new.values(server=process.server, **values)
-    turn.connection.execute(stored.on_conflict_do_update(index_elements=["server"], set_=values))
-    process.noted_ahead = ahead
-    if back > STEP:
-        shorten_waits(turn, back)
-    return back > STEP
+    stored = insert.values(server=process.server_id, **values)
+    transaction.connection.execute(
+        stored.on_conflict_do_update(index_elements=["server"], set_=values)
+    )
+    process.stored_clock_ahead = ahead
+    if set_back_by > LARGEST_IGNORED_STEP:
+        shorten_waits(transaction, set_back_by)
+    return set_back_by > LARGEST_IGNORED_STEP
 
 
-def _former_ahead(process: Registration, known: Any, ahead: int) -> int:
+def _previous_clock_ahead(
+    registration: ProcessRegistration, stored_clock: Any, clock_ahead_ms: int
+) -> int:
     """Return how many milliseconds this process has seen its clock ahead.
 
     The time by which waits were shortened since is subtracted: another process that shortened all
     waits has lowered the stored clock of this server.
     """
-    if process.was_ahead is None:
-        return ahead
+    if registration.clock_ahead_before_step is None:
+        return clock_ahead_ms
     followed = 0
-    if known is not None and process.noted_ahead is not None:
-        followed = max(process.noted_ahead - known.ahead, 0)
-    return max(process.was_ahead - followed, ahead)
+    if stored_clock is not None and registration.stored_clock_ahead is not None:
+        followed = max(registration.stored_clock_ahead - stored_clock.ahead, 0)
+    return max(registration.clock_ahead_before_step - followed, clock_ahead_ms)
 
 
-def observe_clock(world: World) -> bool:
+def is_clock_steady(environment: Environment) -> bool:
     """Note a step of the clock since the last heartbeat; return False if there was one.
 
     Transactions that read the clock before the step may still be running then.
     """
-    process, highest = world.process, world.clock.take_highest()
-    if (highest - clock_ahead(world.now())) * _MILLISECOND <= STEP:
+    process, highest = environment.process, environment.clock.take_highest_ahead()
+    if (highest - clock_ahead_of_boot(environment.now())) * _MILLISECOND <= LARGEST_IGNORED_STEP:
         return True
-    process.was_ahead = max(highest, process.was_ahead or highest)
+    process.clock_ahead_before_step = max(highest, process.clock_ahead_before_step or highest)
     return False
 
 
-def forget_clocks(turn: Turn) -> bool:
+def delete_ended_clocks(transaction: DatabaseTransaction) -> bool:
     """Delete the clocks of servers that have ended.
 
     If one of them was ahead of this server's clock, shorten all waits by that time. Return True if
     the waits were shortened.
     """
-    now = turn.world.now()
-    ended = (
+    now = transaction.environment.now()
+    is_ended = (
         col(ServerClock.server).not_in(select(col(ServerProcess.server))),
-        col(ServerClock.server) != turn.world.process.server,
+        col(ServerClock.server) != transaction.environment.process.server_id,
     )
-    seen = turn.connection.execute(select(col(ServerClock.seen_at)).where(*ended)).scalars().all()
-    useless = [at for at in seen if at > now + STEP or at < now - KEPT]
-    if useless:
-        these = col(ServerClock.seen_at).in_(useless)
-        turn.connection.execute(delete(ServerClock).where(*ended, these))
-    if max(useless, default=now) <= now:
+    seen_at = (
+        transaction.connection.execute(select(col(ServerClock.seen_at)).where(*is_ended))
+        .scalars()
+        .all()
+    )
+    unusable = [
+        at for at in seen_at if at > now + LARGEST_IGNORED_STEP or at < now - CLOCK_RETENTION
+    ]
+    if unusable:
+        is_unusable = col(ServerClock.seen_at).in_(unusable)
+        transaction.connection.execute(delete(ServerClock).where(*is_ended, is_unusable))
+    if max(unusable, default=now) <= now:
         return False
-    shorten_waits(turn, max(useless) - now)
+    shorten_waits(transaction, max(unusable) - now)
     return True
 
 
-def shorten_waits(turn: Turn, by: timedelta) -> None:
+def shorten_waits(transaction: DatabaseTransaction, difference: timedelta) -> None:
     """Make everything that waits due earlier by this time.
 
     That includes the waits that other servers wrote. The stored clocks of those servers become
     lower by the same time: if their clocks were set back too, they must not shorten the waits
     again.
     """
-    now, dialect = turn.world.now(), turn.connection.dialect.name
-    notes, changed = table_of(ServerClock), 0
-    others = update(notes).where(notes.c.server != turn.world.process.server)
-    lower = notes.c.ahead - by // _MILLISECOND
-    earlier = _earlier(dialect, notes.c.seen_at, by)
-    turn.connection.execute(others.values(ahead=lower, seen_at=earlier))
-    for wait in WAITS:
-        column = table_of(wait.table).c[wait.column.key]
-        these = update(table_of(wait.table)).where(column > now, *wait.where)
-        values = {column.name: _earlier(dialect, column, by)}
-        changed += turn.connection.execute(these.values(values)).rowcount
-    facts = {"seconds": round(by / _SECOND), "waits": changed}
+    now, dialect = transaction.environment.now(), transaction.connection.dialect.name
+    clocks, changed = core_table(ServerClock), 0
+    other_clocks = update(clocks).where(
+        clocks.c.server != transaction.environment.process.server_id
+    )
+    lower = clocks.c.ahead - difference // _MILLISECOND
+    earlier = _earlier_time_sql(dialect, clocks.c.seen_at, difference)
+    transaction.connection.execute(other_clocks.values(ahead=lower, seen_at=earlier))
+    for wait in WAIT_COLUMNS:
+        column = core_table(wait.table).c[wait.column.key]
+        these = update(core_table(wait.table)).where(column > now, *wait.conditions)
+        values = {column.name: _earlier_time_sql(dialect, column, difference)}
+        changed += transaction.connection.execute(these.values(values)).rowcount
+    facts = {"seconds": round(difference / _SECOND), "waits": changed}
     log.warning("a clock was set back: waits are shorter by that time", extra=facts)
 
 
-def _earlier(dialect: str, column: Any, by: timedelta) -> ColumnElement[Any]:
+def _earlier_time_sql(dialect: str, column: Any, difference: timedelta) -> ColumnElement[Any]:
     """Return SQL for the time in a column minus a difference."""
     if dialect == "sqlite":  # a text with microseconds, as SQLAlchemy stores it
-        moved = func.strftime("%Y-%m-%d %H:%M:%f000", column, f"-{by / _SECOND:.3f} seconds")
-        return type_coerce(moved, Instant)
-    return type_coerce(column - literal(by, Interval), Instant)
+        moved = func.strftime(
+            "%Y-%m-%d %H:%M:%f000", column, f"-{difference / _SECOND:.3f} seconds"
+        )
+        return type_coerce(moved, UtcDateTime)
+    return type_coerce(column - literal(difference, Interval), UtcDateTime)

@@ -5,61 +5,63 @@ from dataclasses import dataclass, field
 
 
 @dataclass(eq=False, slots=True)
-class Seat:
+class ConcurrencySlot:
     """A slot that is in use. To release it twice has no further effect."""
 
-    crowd: "Crowd"
-    who: Hashable
-    taken: bool = True
+    limiter: "ConcurrencyLimiter"
+    key: Hashable
+    is_in_use: bool = True
 
-    def move(self, who: Hashable, each: int) -> bool:
+    def move_to_key(self, key: Hashable, limit_per_key: int) -> bool:
         """Count this slot for another key; return False if all slots of that key are in use."""
-        if self.crowd.of(who) >= each:
+        if self.limiter.count_of_key(key) >= limit_per_key:
             return False
-        self.crowd.count(self.who, -1)
-        self.who = who
-        self.crowd.count(who, 1)
+        self.limiter.add_to_key(self.key, -1)
+        self.key = key
+        self.limiter.add_to_key(key, 1)
         return True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release the slot."""
-        if self.taken:
-            self.taken = False
-            self.crowd.here -= 1
-            self.crowd.count(self.who, -1)
+        if self.is_in_use:
+            self.is_in_use = False
+            self.limiter.in_use_count -= 1
+            self.limiter.add_to_key(self.key, -1)
 
 
 @dataclass(eq=False)
-class Crowd:
+class ConcurrencyLimiter:
     """Counts the slots in use. It keeps nothing about a key without slots."""
 
-    most: int  # in total
-    each: int
-    here: int = 0
+    limit: int  # in total
+    limit_per_key: int
+    in_use_count: int = 0
     _counts: dict[Hashable, int] = field(default_factory=dict)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """True if all slots are in use."""
-        return self.here >= self.most
+        return self.in_use_count >= self.limit
 
-    def enter(self, who: Hashable, each: int | None = None) -> Seat | None:
+    def acquire(self, key: Hashable, limit_per_key: int | None = None) -> ConcurrencySlot | None:
         """Return a new slot, or None if all slots, or all of this key, are in use."""
-        count = self._counts.get(who, 0)
-        if self.here >= self.most or count >= (self.each if each is None else each):
+        count = self._counts.get(key, 0)
+        if self.in_use_count >= self.limit or count >= (
+            self.limit_per_key if limit_per_key is None else limit_per_key
+        ):
             return None
-        self.here += 1
-        self._counts[who] = count + 1
-        return Seat(self, who)
+        self.in_use_count += 1
+        self._counts[key] = count + 1
+        return ConcurrencySlot(self, key)
 
-    def of(self, who: Hashable) -> int:
+    def count_of_key(self, key: Hashable) -> int:
         """Return the number of slots in use for a key."""
-        return self._counts.get(who, 0)
+        return self._counts.get(key, 0)
 
-    def count(self, who: Hashable, more: int) -> None:
+    def add_to_key(self, key: Hashable, difference: int) -> None:
         """Add a number, which can be negative, to the count of a key."""
-        now = self._counts.get(who, 0) + more
+        now = self._counts.get(key, 0) + difference
         if now:
-            self._counts[who] = now
+            self._counts[key] = now
         else:
-            del self._counts[who]
+            del self._counts[key]

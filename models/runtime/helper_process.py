@@ -13,21 +13,24 @@ from typing import Any, ParamSpec, TypeVar
 
 PR_SET_PDEATHSIG = 1
 
-Given = ParamSpec("Given")
-Outcome = TypeVar("Outcome")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
-class Apart:
+class HelperProcesses:
     """A pool of helper processes, each started when it is first needed."""
 
-    def __init__(self, most: int, *, nice: int = 0) -> None:
+    def __init__(self, max_processes: int, *, nice: int = 0) -> None:
         """Limit the number of processes; `nice` is added to the priority value of the server."""
-        self.most, self.nice = most, nice
+        self.max_processes, self.nice = max_processes, nice
         self._executor: ProcessPoolExecutor | None = None
 
     def submit(
-        self, work: Callable[Given, Outcome], *args: Given.args, **more: Given.kwargs
-    ) -> "Future[Outcome]":
+        self,
+        work: Callable[Parameters, Result],
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> "Future[Result]":
         """Run a module-level function in a helper process. Arguments and result are pickled.
 
         Raises BrokenProcessPool, at once or from the future, if a process was killed.
@@ -35,15 +38,15 @@ class Apart:
         if self._executor is None:
             spawn = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(
-                self.most, spawn, initializer=_begin, initargs=(self.nice,)
+                self.max_processes, spawn, initializer=_initialize_process, initargs=(self.nice,)
             )
         pool = self._executor
         try:
-            job = pool.submit(work, *args, **more)
+            job = pool.submit(work, *args, **kwargs)
         except BrokenProcessPool:
-            self._leave(pool)
+            self._drop_pool(pool)
             raise
-        job.add_done_callback(lambda job: self._look(pool, job))
+        job.add_done_callback(lambda job: self._drop_broken_pool(pool, job))
         return job
 
     async def close(self) -> None:
@@ -52,17 +55,17 @@ class Apart:
         if pool:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
-    def _look(self, pool: ProcessPoolExecutor, job: "Future[Any]") -> None:
+    def _drop_broken_pool(self, pool: ProcessPoolExecutor, job: "Future[Any]") -> None:
         if not job.cancelled() and isinstance(job.exception(), BrokenProcessPool):
-            self._leave(pool)
+            self._drop_pool(pool)
 
-    def _leave(self, pool: ProcessPoolExecutor) -> None:
+    def _drop_pool(self, pool: ProcessPoolExecutor) -> None:
         """Let the next call of `submit` start new processes."""
         if self._executor is pool:
             self._executor = None
 
 
-def _begin(nice: int) -> None:
+def _initialize_process(nice: int) -> None:
     """Leave Ctrl-C to the server, yield to it, and end with it.
 
     The new process group is in the session of the server. In another session Linux would first

@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Instant, plain
+from models.store.columns import UtcDateTime, json_column
 
 
-class Replay(SQLModel, table=True):
+class IdempotentPayload(SQLModel, table=True):
     """The payload of a mutation under its idempotency key, stored in the same transaction."""
 
     __tablename__ = "replays"
@@ -17,5 +17,5 @@ class Replay(SQLModel, table=True):
     principal: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     asked: str  # digest of mutation and input; the key is valid for these only
-    answer: dict[str, Any] = plain(dict)
-    at: datetime = Field(sa_type=Instant, index=True)
+    answer: dict[str, Any] = json_column(dict)
+    at: datetime = Field(sa_type=UtcDateTime, index=True)

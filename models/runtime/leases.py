@@ -32,56 +32,66 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from models.admin.tasks import Task
-from models.auth.credentials import VaultKey
+from models.auth.credentials import SecretBoxKey
 from models.certificates import Certificate
 from models.connectors import Connector
 from models.events import wakeups
 from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import WebhookLane
-from models.queue.tables import Delivery
-from models.runtime.clock_steps import follow_clock, forget_clocks, observe_clock
-from models.runtime.environment import Turn, World
-from models.runtime.registration import AbandonedLease, Heartbeat, HeldRow, boot_id, boot_time
+from models.queue.tables import QueueEntry
+from models.runtime.clock_steps import (
+    delete_ended_clocks,
+    is_clock_steady,
+    shorten_waits_after_own_step,
+)
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.registration import (
+    AbandonedLease,
+    Heartbeat,
+    LeasedRow,
+    boot_id,
+    milliseconds_since_boot,
+)
 from models.runtime.server_processes import ServerProcess
-from models.spam.training import Lesson
+from models.spam.training import TrainingMessage
 
 log = logging.getLogger(__name__)
 
-LEASED: tuple[Any, ...] = (
-    Delivery, Task, Connector, WebhookLane, PushChannel, Certificate, Lesson,
+LEASED_TABLES: tuple[Any, ...] = (
+    QueueEntry, Task, Connector, WebhookLane, PushChannel, Certificate, TrainingMessage,
 )  # fmt: skip
 # for each leased table: the column with the key of the work, and the column of the lease number
-_WORK: tuple[tuple[Any, Any], ...] = (
-    (col(Delivery.id), col(Delivery.lease)),
-    *((col(table.lease), col(table.lease)) for table in LEASED[1:-1]),
-    (col(Lesson.message_id), col(Lesson.turn)),
+_LEASE_KEYS: tuple[tuple[Any, Any], ...] = (
+    (col(QueueEntry.id), col(QueueEntry.lease)),
+    *((col(table.lease), col(table.lease)) for table in LEASED_TABLES[1:-1]),
+    (col(TrainingMessage.message_id), col(TrainingMessage.turn)),
 )
-REGISTERING = 0x6D657269  # of PostgreSQL's advisory locks: one process registers at a time
-BELLS = (
+REGISTRATION_LOCK = 0x6D657269  # of PostgreSQL's advisory locks: one process registers at a time
+WORKERS = (
     wakeups.QUEUE, wakeups.TASKS, wakeups.CONNECTORS, wakeups.WEBHOOKS, wakeups.PUSHES,
     wakeups.CERTIFICATES, wakeups.LESSONS,
 )  # fmt: skip
 
 
-def held(process_id: int, lease: int) -> dict[str, Any]:
+def lease_values(process_id: int, lease: int) -> dict[str, Any]:
     """Return the column values of a row that this process leases."""
     return {"lease": lease, "holder": process_id}
 
 
-def freed(table: Any) -> dict[str, Any]:
+def freed_lease_values(table: Any) -> dict[str, Any]:
     """Return the column values that end the lease of a row before its work is done.
 
     The row is due at once. A queue entry keeps its place in the queue of its destination.
     """
     values: dict[str, Any] = {"holder": None}
-    if table is not Lesson:
+    if table is not TrainingMessage:
         values["lease"] = None
-    if table is Delivery:
-        values["turn_at"] = case((col(Delivery.held_at).is_(None), col(Delivery.next_at)))
+    if table is QueueEntry:
+        values["turn_at"] = case((col(QueueEntry.held_at).is_(None), col(QueueEntry.next_at)))
     return values
 
 
-def is_free(table: Any) -> ColumnElement[bool]:
+def is_unleased(table: Any) -> ColumnElement[bool]:
     """SQL: True if no process works on the row."""
     return col(table.holder).is_(None)
 
@@ -92,126 +102,132 @@ def is_registered(process_id: Any) -> ColumnElement[bool]:
 
 
 @contextmanager
-def in_use(world: World, *work: int) -> Generator[None]:
+def use_leases(environment: Environment, *work_keys: int) -> Generator[None]:
     """Keep these leases from being freed during the block.
 
     `work_keys` has values of the work columns of `_LEASE_KEYS`.
     """
-    world.process.work.update(work)
+    environment.process.work_keys.update(work_keys)
     try:
         yield
     finally:
-        world.process.work.subtract(work)
-        world.process.work += Counter()  # without those that are zero
+        environment.process.work_keys.subtract(work_keys)
+        environment.process.work_keys += Counter()  # without those that are zero
 
 
-class StoreReserved(Exception):
+class DatabaseReserved(Exception):
     """This process must not use the database.
 
     A command has it for itself, or has changed its secret keys.
     """
 
 
-async def ensure_registered(world: World) -> int:
+async def ensure_registered(environment: Environment) -> int:
     """Register this process unless it is registered, and return its id.
 
     Raises DatabaseReserved if this process must not use the database.
     """
-    process = world.process
+    process = environment.process
     async with process.lock:
         if process.id is None:
-            key = world.key()
+            key = environment.new_id()
 
-            def register(transaction: Turn) -> None:
-                _register(transaction, key)
-                _follow_clocks(transaction)  # no other transaction of this process is running
+            def register(transaction: DatabaseTransaction) -> None:
+                _insert_registration(transaction, key)
+                _shorten_waits_after_steps(
+                    transaction
+                )  # no other transaction of this process is running
 
-            await world.apply(register)
+            await environment.run_transaction(register)
             process.id = key
     return process.id
 
 
-def _register(turn: Turn, key: int) -> None:
+def _insert_registration(transaction: DatabaseTransaction, process_id: int) -> None:
     """Insert the row of this process, and end the leases of earlier runs of the process."""
-    process, now = turn.world.process, turn.world.now()
-    if turn.connection.dialect.name == "postgresql":  # SQLite has one writer anyway
-        turn.connection.execute(text(f"SELECT pg_advisory_xact_lock({REGISTERING})"))
-    _check_free(turn)
+    process, now = transaction.environment.process, transaction.environment.now()
+    if transaction.connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        transaction.connection.execute(text(f"SELECT pg_advisory_xact_lock({REGISTRATION_LOCK})"))
+    _check_not_reserved(transaction)
     former = delete(ServerProcess).where(
-        col(ServerProcess.server) == process.server, col(ServerProcess.name) == process.name
+        col(ServerProcess.server) == process.server_id, col(ServerProcess.name) == process.name
     )
-    turn.connection.execute(former)
+    transaction.connection.execute(former)
     values = {
-        "id": key,
-        "server": process.server,
+        "id": process_id,
+        "server": process.server_id,
         "name": process.name,
-        "exclusive": process.exclusive,
+        "exclusive": process.exclusive_purpose,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "version": version("merganser"),
         "boot": boot_id(),
         "beats": 0,
-        "beat_at": boot_time(),
-        "vault_keys": list(turn.world.vault.keys),
+        "beat_at": milliseconds_since_boot(),
+        "vault_keys": list(transaction.environment.secret_box.keys),
         "started_at": now,
         "seen_at": now,
     }
-    turn.connection.execute(insert(ServerProcess), values)
-    free_orphans(turn)
+    transaction.connection.execute(insert(ServerProcess), values)
+    free_orphaned_leases(transaction)
 
 
-def _follow_clocks(turn: Turn, *, steady: bool = True) -> None:
+def _shorten_waits_after_steps(transaction: DatabaseTransaction, *, is_steady: bool = True) -> None:
     """Shorten waits if the clock of this server, or of one that has ended, was set back."""
-    if follow_clock(turn, steady=steady) | forget_clocks(turn):
-        turn.bells |= set(BELLS)
+    if shorten_waits_after_own_step(transaction, is_steady=is_steady) | delete_ended_clocks(
+        transaction
+    ):
+        transaction.workers_to_wake |= set(WORKERS)
 
 
-def _check_free(turn: Turn) -> None:
+def _check_not_reserved(transaction: DatabaseTransaction) -> None:
     """Raise DatabaseReserved if this process must not use the database."""
-    if turn.world.process.exclusive is not None:
+    if transaction.environment.process.exclusive_purpose is not None:
         return
     reserved = select(col(ServerProcess.exclusive)).where(col(ServerProcess.exclusive).is_not(None))
-    purpose = turn.connection.execute(reserved.limit(1)).scalar()
+    purpose = transaction.connection.execute(reserved.limit(1)).scalar()
     if purpose is not None:
-        raise StoreReserved(f"this store is in use by a command that has to {purpose}")
-    needed = set(turn.connection.execute(select(col(VaultKey.name))).scalars())
-    if turn.world.process.users and not needed <= set(turn.world.vault.keys):
-        raise StoreReserved("the secrets of this store were sealed with other keys meanwhile")
+        raise DatabaseReserved(f"this store is in use by a command that has to {purpose}")
+    needed = set(transaction.connection.execute(select(col(SecretBoxKey.name))).scalars())
+    if transaction.environment.process.open_blocks and not needed <= set(
+        transaction.environment.secret_box.keys
+    ):
+        raise DatabaseReserved("the secrets of this store were sealed with other keys meanwhile")
 
 
-async def other_processes(world: World) -> Sequence[Any]:
+async def load_other_processes(environment: Environment) -> Sequence[Any]:
     """Return `id`, `beats`, `host` and `pid` of the other registered processes."""
     columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.host, ServerProcess.pid)
-    asked = select(*map(col, columns)).where(col(ServerProcess.id) != (world.process.id or 0))
-    return await world.database.read(asked)
+    asked = select(*map(col, columns)).where(col(ServerProcess.id) != (environment.process.id or 0))
+    return await environment.database.read(asked)
 
 
-def free_orphans(turn: Turn) -> int:
+def free_orphaned_leases(transaction: DatabaseTransaction) -> int:
     """End each lease without a registered holder; return the number of rows."""
-    registered, many = select(col(ServerProcess.id)), 0
-    for table in LEASED:
-        lost = [col(table.holder).is_not(None), col(table.holder).not_in(registered)]
-        if table is Delivery:
-            lost.append(col(Delivery.lease).is_not(None))  # as its index has it
-        these = update(table).where(*lost).values(**freed(table))
-        many += turn.connection.execute(these).rowcount
-    if many:
-        turn.bells |= set(BELLS)
-    return many
+    registered, count = select(col(ServerProcess.id)), 0
+    for table in LEASED_TABLES:
+        is_orphaned = [col(table.holder).is_not(None), col(table.holder).not_in(registered)]
+        if table is QueueEntry:
+            is_orphaned.append(col(QueueEntry.lease).is_not(None))  # as its index has it
+        these = update(table).where(*is_orphaned).values(**freed_lease_values(table))
+        count += transaction.connection.execute(these).rowcount
+    if count:
+        transaction.workers_to_wake |= set(WORKERS)
+    return count
 
 
-async def end_server(world: World, server: str) -> None:
+async def delete_server(environment: Environment, server_id: str) -> None:
     """Delete the registrations of a server that has certainly ended, with their leases."""
 
-    def delete_processes(transaction: Turn) -> None:
-        processes = delete(ServerProcess).where(col(ServerProcess.server) == server)
+    def delete_processes(transaction: DatabaseTransaction) -> None:
+        processes = delete(ServerProcess).where(col(ServerProcess.server) == server_id)
         transaction.connection.execute(processes)
-        free_orphans(transaction)
+        free_orphaned_leases(transaction)
 
-    await world.apply(delete_processes)
+    await environment.run_transaction(delete_processes)
 
 
-async def free_stale(world: World) -> int:
+async def free_stale_leases(environment: Environment) -> int:
     """End the leases of this process that no work uses; return the number of rows.
 
     A commit can be lost after it was reported: an asynchronous standby that replaces the primary
@@ -219,175 +235,198 @@ async def free_stale(world: World) -> int:
     row counts only if the last check found it, too, since its work may begin or end between the
     reading of the database and that of the work.
     """
-    process = world.process
-    if process.id is None or process.abandoned:  # an abandoned lease ends after a pause
+    process = environment.process
+    if process.id is None or process.abandoned_leases:  # an abandoned lease ends after a pause
         return 0
     parts = [
         select(
             literal_column(str(place)).label("place"), key.label("work"), lease.label("lease")
-        ).where(col(LEASED[place].holder) == process.id, lease.is_not(None))
-        for place, (key, lease) in enumerate(_WORK)
+        ).where(col(LEASED_TABLES[place].holder) == process.id, lease.is_not(None))
+        for place, (key, lease) in enumerate(_LEASE_KEYS)
     ]
     asked = union_all(*parts).subquery()
-    rows = await world.database.read(select(*asked.c))
-    held = [HeldRow(row.place, row.work, row.lease) for row in rows]
-    work = set(process.work).union(*(list_work() for list_work in process.under_way))
-    unused = frozenset(row for row in held if row.work not in work)
-    stale, process.suspected = process.suspected & unused, unused
+    rows = await environment.database.read(select(*asked.c))
+    held = [LeasedRow(row.place, row.work, row.lease) for row in rows]
+    work = set(process.work_keys).union(*(list_work() for list_work in process.sending_entry_ids))
+    unused = frozenset(row for row in held if row.work_key not in work)
+    stale, process.suspected_rows = process.suspected_rows & unused, unused
     if not stale:
         return 0
 
-    def free(transaction: Turn) -> int:
+    def free(transaction: DatabaseTransaction) -> int:
         count = 0
         for row in stale:  # work that has ended meanwhile has ended the lease
-            table, (work_column, lease_column) = LEASED[row.place], _WORK[row.place]
-            leased = update(table).where(work_column == row.work, lease_column == row.lease)
+            table, (work_column, lease_column) = (
+                LEASED_TABLES[row.table_index],
+                _LEASE_KEYS[row.table_index],
+            )
+            leased = update(table).where(
+                work_column == row.work_key, lease_column == row.lease_number
+            )
             leased = leased.where(col(table.holder) == process.id)
-            count += transaction.connection.execute(leased.values(**freed(table))).rowcount
-        transaction.bells |= set(BELLS)
+            count += transaction.connection.execute(
+                leased.values(**freed_lease_values(table))
+            ).rowcount
+        transaction.workers_to_wake |= set(WORKERS)
         return count
 
-    row_count = await world.apply_aside(free)
+    row_count = await environment.run_heartbeat_transaction(free)
     if row_count:
         log.warning("leases without work were given back", extra={"rows": row_count})
     return row_count
 
 
-async def end_exclusive(world: World) -> None:
+async def delete_exclusive_processes(environment: Environment) -> None:
     """Delete the registrations of commands that had the database for themselves and have ended."""
     these = delete(ServerProcess).where(col(ServerProcess.exclusive).is_not(None))
-    await world.apply(lambda transaction: transaction.connection.execute(these).close())
+    await environment.run_transaction(
+        lambda transaction: transaction.connection.execute(these).close()
+    )
 
 
 @asynccontextmanager
-async def registered(world: World) -> AsyncGenerator[None]:
+async def registered_process(environment: Environment) -> AsyncGenerator[None]:
     """Keep this process registered, with heartbeats. Its leases end with the last block."""
-    process = world.process
-    process.users += 1
+    process = environment.process
+    process.open_blocks += 1
     try:
-        if process.users == 1:
+        if process.open_blocks == 1:
             try:
-                await ensure_registered(world)
-            except StoreReserved:
+                await ensure_registered(environment)
+            except DatabaseReserved:
                 raise
             except Exception:  # the heartbeats try again
                 log.exception("this process could not be registered")
-            process.task = asyncio.create_task(_send_heartbeats(world))
+            process.heartbeat_task = asyncio.create_task(_send_heartbeats(environment))
         yield
     finally:
-        process.users -= 1
-        if not process.users:
-            if process.task is not None:
-                process.task.cancel()
-                await asyncio.gather(process.task, return_exceptions=True)
+        process.open_blocks -= 1
+        if not process.open_blocks:
+            if process.heartbeat_task is not None:
+                process.heartbeat_task.cancel()
+                await asyncio.gather(process.heartbeat_task, return_exceptions=True)
             with contextlib.suppress(Exception):  # its leases end with its heartbeats
-                await deregister(world)
+                await deregister_process(environment)
 
 
-async def deregister(world: World) -> None:
+async def deregister_process(environment: Environment) -> None:
     """Delete the registration of this process, and end its leases."""
-    process = world.process
+    process = environment.process
     if process.id is not None:
         own_row = delete(ServerProcess).where(col(ServerProcess.id) == process.id)
 
-        def delete_registration(transaction: Turn) -> None:
+        def delete_registration(transaction: DatabaseTransaction) -> None:
             transaction.connection.execute(own_row)
-            free_orphans(transaction)
+            free_orphaned_leases(transaction)
 
         process.id = None
-        await world.apply(delete_registration)
+        await environment.run_transaction(delete_registration)
 
 
-async def _send_heartbeats(world: World) -> None:
+async def _send_heartbeats(environment: Environment) -> None:
     """Send heartbeats until cancelled, and free dead and stale leases."""
     failing = False
     while True:
-        await asyncio.sleep(world.process.beat)
+        await asyncio.sleep(environment.process.heartbeat_seconds)
         try:
-            await send_heartbeat(world)
-            await end_dead(world)
-            await free_stale(world)
+            await send_heartbeat(environment)
+            await delete_dead_processes(environment)
+            await free_stale_leases(environment)
             failing = False
-        except StoreReserved as reserved:
+        except DatabaseReserved as reserved:
             log.error("this process must not use the store", extra={"why": str(reserved)})
-            if world.process.on_reserved is not None:
-                world.process.on_reserved()
+            if environment.process.on_reserved is not None:
+                environment.process.on_reserved()
         except Exception:  # the store may be back at the next heartbeat
             if not failing:
                 log.exception("the heartbeat of this process could not be written")
             failing = True
 
 
-async def send_heartbeat(world: World) -> None:
+async def send_heartbeat(environment: Environment) -> None:
     """Increase the counter of this process.
 
     If another process has deleted the registration, register this process again.
     """
-    process = world.process
-    process_id = await ensure_registered(world)
-    due_leases = [lease for lease in process.abandoned if lease.due <= time.monotonic()]
-    steady = observe_clock(world)
+    process = environment.process
+    process_id = await ensure_registered(environment)
+    due_leases = [lease for lease in process.abandoned_leases if lease.due_at <= time.monotonic()]
+    steady = is_clock_steady(environment)
 
-    def beat(transaction: Turn) -> bool:
-        values = {"beats": ServerProcess.beats + 1, "beat_at": boot_time()}
+    def beat(transaction: DatabaseTransaction) -> bool:
+        values = {"beats": ServerProcess.beats + 1, "beat_at": milliseconds_since_boot()}
         own_row = update(ServerProcess).where(col(ServerProcess.id) == process_id)
-        increased = own_row.values(**values, seen_at=transaction.world.now())
+        increased = own_row.values(**values, seen_at=transaction.environment.now())
         is_deleted = not transaction.connection.execute(increased).rowcount
         if is_deleted:
-            _register(transaction, process_id)
-            for restore in process.restore:
+            _insert_registration(transaction, process_id)
+            for restore in process.restore_leases:
                 restore(transaction)
-        _follow_clocks(transaction, steady=steady)
+        _shorten_waits_after_steps(transaction, is_steady=steady)
         for lease in due_leases:
-            row = update(lease.table).where(*lease.where, col(lease.table.holder) == process_id)
-            transaction.connection.execute(row.values(**freed(lease.table)))
-            transaction.bells |= set(BELLS)
+            row = update(lease.table).where(
+                *lease.conditions, col(lease.table.holder) == process_id
+            )
+            transaction.connection.execute(row.values(**freed_lease_values(lease.table)))
+            transaction.workers_to_wake |= set(WORKERS)
         return is_deleted
 
-    if await world.apply_aside(beat):
+    if await environment.run_heartbeat_transaction(beat):
         log.warning("this process was taken for dead: others may have done a part of its work")
-    process.abandoned = [lease for lease in process.abandoned if lease not in due_leases]
+    process.abandoned_leases = [
+        lease for lease in process.abandoned_leases if lease not in due_leases
+    ]
     if steady:
-        process.was_ahead = None  # the waits are shortened
+        process.clock_ahead_before_step = None  # the waits are shortened
 
 
-def abandon(world: World, table: Any, *where: Any, after: float) -> None:
+def abandon_lease(
+    environment: Environment, table: Any, *conditions: Any, delay_seconds: float
+) -> None:
     """End the lease of failed work, at a heartbeat after `delay_seconds`."""
-    lease = AbandonedLease(table, where, time.monotonic() + after)
-    world.process.abandoned.append(lease)
+    lease = AbandonedLease(table, conditions, time.monotonic() + delay_seconds)
+    environment.process.abandoned_leases.append(lease)
 
 
-async def end_dead(world: World) -> int:
+async def delete_dead_processes(environment: Environment) -> int:
     """Delete the processes without a heartbeat, and end their leases.
 
     Return the number of processes.
     """
-    process = world.process
+    process = environment.process
     columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.boot, ServerProcess.beat_at)
     asked = select(*map(col, columns))
-    rows = await world.apply_aside(lambda transaction: transaction.connection.execute(asked).all())
+    rows = await environment.run_heartbeat_transaction(
+        lambda transaction: transaction.connection.execute(asked).all()
+    )
     heartbeats = [
         Heartbeat(row.id, row.beats, row.boot, row.beat_at) for row in rows if row.id != process.id
     ]
-    dead = process.observer.find_dead(heartbeats, one_machine=world.database.dialect == "sqlite")
+    dead = process.observer.find_dead(
+        heartbeats, is_one_machine=environment.database.dialect == "sqlite"
+    )
     found = frozenset(heartbeat.process_id for heartbeat in heartbeats)
-    gone, process.known = process.known - found, found
+    gone, process.known_process_ids = process.known_process_ids - found, found
     if not dead and not gone:
         return 0
-    many = await world.apply_aside(lambda transaction: _end(transaction, dead))
-    if many:
-        log.warning("processes without a heartbeat were taken for dead", extra={"processes": many})
-    return many
+    count = await environment.run_heartbeat_transaction(
+        lambda transaction: _delete_processes(transaction, dead)
+    )
+    if count:
+        log.warning("processes without a heartbeat were taken for dead", extra={"processes": count})
+    return count
 
 
-def _end(turn: Turn, dead: Sequence[Heartbeat]) -> int:
+def _delete_processes(
+    transaction: DatabaseTransaction, dead_heartbeats: Sequence[Heartbeat]
+) -> int:
     """Delete processes unless they have sent a heartbeat since; return the number deleted."""
-    many = 0
-    for heartbeat in dead:
+    count = 0
+    for heartbeat in dead_heartbeats:
         row = delete(ServerProcess).where(
             col(ServerProcess.id) == heartbeat.process_id,
-            col(ServerProcess.beats) == heartbeat.beats,
+            col(ServerProcess.beats) == heartbeat.beat_count,
         )
-        many += turn.connection.execute(row).rowcount
-    free_orphans(turn)
-    return many
+        count += transaction.connection.execute(row).rowcount
+    free_orphaned_leases(transaction)
+    return count

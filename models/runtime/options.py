@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 MIB = 1 << 20
-BACKOFF = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240))
+DEFAULT_RETRY_DELAYS = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,8 @@ class Options:
     connectors_per_host: int = 2  # runs with one remote host
     push_contact: str = ""  # mailto: or https: for push services; "": postmaster@`hostname`
     pushover_url: str = "https://api.pushover.net/1/messages.json"
-    queue_backoff: tuple[timedelta, ...] = BACKOFF  # retry delays; the last one repeats
+    queue_backoff: tuple[timedelta, ...] = (
+        DEFAULT_RETRY_DELAYS  # retry delays; the last one repeats
+    )
     queue_expires: timedelta = timedelta(days=5)  # a queue entry expires after this time
     bulk: int = 1000  # messages that a request changes; larger changes are tasks

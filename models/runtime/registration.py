@@ -10,29 +10,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-BEAT = 5.0  # seconds between two heartbeats
-DEAD_AFTER = 15.0  # seconds without a heartbeat after which a process counts as dead
-BOOT = Path("/proc/sys/kernel/random/boot_id")
-UNKNOWN = "unknown"  # boot identity outside Linux
+HEARTBEAT_SECONDS = 5.0  # seconds between two heartbeats
+DEAD_AFTER_SECONDS = 15.0  # seconds without a heartbeat after which a process counts as dead
+BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+UNKNOWN_BOOT_ID = "unknown"  # boot identity outside Linux
 
 
 def boot_id() -> str:
     """Return the identity of this boot of the machine."""
     try:
-        return BOOT.read_text().strip()
+        return BOOT_ID_PATH.read_text().strip()
     except OSError:
-        return UNKNOWN
+        return UNKNOWN_BOOT_ID
 
 
-def boot_time() -> int:
+def milliseconds_since_boot() -> int:
     """Return the milliseconds since the boot. No change of the time of day affects them."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime_ns(clock) // 1_000_000
 
 
-def clock_ahead(now: datetime) -> int:
+def clock_ahead_of_boot(now: datetime) -> int:
     """Return the milliseconds by which the time of day is ahead of the time since the boot."""
-    return int(now.timestamp() * 1000) - boot_time()
+    return int(now.timestamp() * 1000) - milliseconds_since_boot()
 
 
 class ObservedClock:
@@ -49,14 +49,14 @@ class ObservedClock:
 
     def __call__(self) -> datetime:
         now = self.read()
-        ahead = clock_ahead(now)
+        ahead = clock_ahead_of_boot(now)
         if self._highest is None or ahead > self._highest:
             self._highest = ahead
         return now
 
-    def take_highest(self) -> int:
+    def take_highest_ahead(self) -> int:
         """Return the highest `clock_ahead_of_boot` of a reading since the last call."""
-        now = clock_ahead(self.read())
+        now = clock_ahead_of_boot(self.read())
         highest = now if self._highest is None else max(self._highest, now)
         self._highest = None
         return highest
@@ -67,9 +67,9 @@ class Heartbeat:
     """The heartbeat of a process as another process reads it."""
 
     process_id: int
-    beats: int
-    boot: str
-    beat_at: int  # milliseconds of CLOCK_BOOTTIME of its machine
+    beat_count: int
+    boot_id: str
+    beat_at_ms: int  # milliseconds of CLOCK_BOOTTIME of its machine
 
 
 @dataclass
@@ -81,34 +81,42 @@ class HeartbeatObserver:
     On one machine the age of a heartbeat by CLOCK_BOOTTIME shows the same without a wait.
     """
 
-    beat: float = BEAT
-    dead_after: float = DEAD_AFTER
+    interval_seconds: float = HEARTBEAT_SECONDS
+    dead_after_seconds: float = DEAD_AFTER_SECONDS
     _unchanged: dict[int, tuple[int, float]] = field(default_factory=dict)  # counter, and seconds
-    _looked_at: float | None = None
+    _checked_at: float | None = None
 
-    def find_dead(self, heartbeats: Sequence[Heartbeat], *, one_machine: bool) -> list[Heartbeat]:
+    def find_dead(
+        self, heartbeats: Sequence[Heartbeat], *, is_one_machine: bool
+    ) -> list[Heartbeat]:
         """Return the heartbeats of the processes that count as dead."""
-        now, before = time.monotonic(), self._looked_at
-        passed = 0.0 if before is None else min(now - before, self.beat)
-        self._looked_at = now
+        now, before = time.monotonic(), self._checked_at
+        passed = 0.0 if before is None else min(now - before, self.interval_seconds)
+        self._checked_at = now
         known, self._unchanged = self._unchanged, {}
         for heartbeat in heartbeats:
             beats, seconds = known.get(heartbeat.process_id, (None, 0.0))
-            unchanged = seconds + passed if beats == heartbeat.beats else 0.0
-            self._unchanged[heartbeat.process_id] = (heartbeat.beats, unchanged)
-        if one_machine:
-            return [each for each in heartbeats if self._is_old(each, first=before is None)]
+            unchanged = seconds + passed if beats == heartbeat.beat_count else 0.0
+            self._unchanged[heartbeat.process_id] = (heartbeat.beat_count, unchanged)
+        if is_one_machine:
+            return [
+                each for each in heartbeats if self._is_old(each, is_first_check=before is None)
+            ]
         return [
-            each for each in heartbeats if self._unchanged[each.process_id][1] >= self.dead_after
+            each
+            for each in heartbeats
+            if self._unchanged[each.process_id][1] >= self.dead_after_seconds
         ]
 
-    def _is_old(self, heartbeat: Heartbeat, *, first: bool) -> bool:
+    def _is_old(self, heartbeat: Heartbeat, *, is_first_check: bool) -> bool:
         """True if a heartbeat is from another boot, or too old by CLOCK_BOOTTIME."""
-        if heartbeat.boot != boot_id():
+        if heartbeat.boot_id != boot_id():
             return True
-        age = (boot_time() - heartbeat.beat_at) / 1000
+        age = (milliseconds_since_boot() - heartbeat.beat_at_ms) / 1000
         _, unchanged = self._unchanged[heartbeat.process_id]
-        return age >= self.dead_after and (first or unchanged > self.beat)
+        return age >= self.dead_after_seconds and (
+            is_first_check or unchanged > self.interval_seconds
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +124,20 @@ class AbandonedLease:
     """The lease of work that failed in this process. A later heartbeat ends it."""
 
     table: Any
-    where: Sequence[Any]
-    due: float  # seconds of the monotonic clock
+    conditions: Sequence[Any]
+    due_at: float  # seconds of the monotonic clock
 
 
-class HeldRow(NamedTuple):
+class LeasedRow(NamedTuple):
     """A row that the database leases to this process."""
 
-    place: int  # in `leases.LEASED_TABLES`
-    work: int
-    lease: int
+    table_index: int  # in `leases.LEASED_TABLES`
+    work_key: int
+    lease_number: int
 
 
 @dataclass(eq=False)
-class Registration:
+class ProcessRegistration:
     """The registration of this process. `id` is None while the process is not registered.
 
     `restore_leases` has functions that take back the leases of work that continues after the
@@ -139,25 +147,29 @@ class Registration:
     process are ended: see `leases.free_stale_leases`.
     """
 
-    server: str = field(default_factory=lambda: secrets.token_hex(8))
+    server_id: str = field(default_factory=lambda: secrets.token_hex(8))
     name: str = "process"
-    exclusive: str | None = None  # the work for which a command needs the database for itself
-    beat: float = BEAT
-    dead_after: float = DEAD_AFTER
+    exclusive_purpose: str | None = (
+        None  # the work for which a command needs the database for itself
+    )
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+    dead_after_seconds: float = DEAD_AFTER_SECONDS
     id: int | None = None
-    users: int = 0  # `leases.registered_process` blocks that are open
-    restore: list[Callable[[Any], None]] = field(default_factory=list)
-    under_way: list[Callable[[], Iterable[int]]] = field(default_factory=list)
-    work: Counter[int] = field(default_factory=Counter)  # several rows may share a lease
-    suspected: frozenset[HeldRow] = frozenset()  # rows that the last check found without work
+    open_blocks: int = 0  # `leases.registered_process` blocks that are open
+    restore_leases: list[Callable[[Any], None]] = field(default_factory=list)
+    sending_entry_ids: list[Callable[[], Iterable[int]]] = field(default_factory=list)
+    work_keys: Counter[int] = field(default_factory=Counter)  # several rows may share a lease
+    suspected_rows: frozenset[LeasedRow] = (
+        frozenset()
+    )  # rows that the last check found without work
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
-    abandoned: list[AbandonedLease] = field(default_factory=list)
-    known: frozenset[int] = frozenset()  # that the last check found
-    noted_ahead: int | None = None  # milliseconds, of the last heartbeat
-    was_ahead: int | None = None  # milliseconds; None if no waits are to be shortened
+    abandoned_leases: list[AbandonedLease] = field(default_factory=list)
+    known_process_ids: frozenset[int] = frozenset()  # that the last check found
+    stored_clock_ahead: int | None = None  # milliseconds, of the last heartbeat
+    clock_ahead_before_step: int | None = None  # milliseconds; None if no waits are to be shortened
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    heartbeat_task: "asyncio.Task[None] | None" = field(default=None, repr=False)
     observer: HeartbeatObserver = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.observer = HeartbeatObserver(self.beat, self.dead_after)
+        self.observer = HeartbeatObserver(self.heartbeat_seconds, self.dead_after_seconds)

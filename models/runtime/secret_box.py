@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-SIZE = 32  # bytes: AES-256-GCM
-NONCE = 12  # bytes (NIST SP 800-38D, section 8.2.2)
+KEY_SIZE = 32  # bytes: AES-256-GCM
+NONCE_SIZE = 12  # bytes (NIST SP 800-38D, section 8.2.2)
 
 
-class Sealed(Exception):
+class DecryptionError(Exception):
     """The text can't be decrypted: unknown key, another place, or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vault:
+class SecretBox:
     """Encrypts texts with its newest key, and decrypts them with any of its keys.
 
     `keys` are by name, the newest last. An encrypted text is `name.nonce+text`. It is valid for one
@@ -29,39 +29,41 @@ class Vault:
     keys: Mapping[str, bytes] = field(repr=False)
 
     @classmethod
-    def fresh(cls) -> "Vault":
+    def with_new_key(cls) -> "SecretBox":
         """Create a box with a new key, which is lost with the process."""
-        name, key = new_key()
+        name, key = generate_key()
         return cls({name: key})
 
     @property
-    def newest(self) -> str:
+    def newest_key_name(self) -> str:
         """The name of the key that encrypts."""
         return list(self.keys)[-1]
 
-    def seal(self, text: str, place: str) -> str:
+    def encrypt(self, text: str, place: str) -> str:
         """Encrypt a text for one place, such as `totp:` and the user's id."""
-        name, nonce = self.newest, secrets.token_bytes(NONCE)
+        name, nonce = self.newest_key_name, secrets.token_bytes(NONCE_SIZE)
         sealed = AESGCM(self.keys[name]).encrypt(nonce, text.encode(), place.encode())
         return f"{name}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
-    def open(self, sealed: str, place: str) -> str:
+    def decrypt(self, encrypted: str, place: str) -> str:
         """Decrypt a text that was encrypted for this place. Raises DecryptionError."""
-        name, _, text = sealed.partition(".")
+        name, _, text = encrypted.partition(".")
         if name not in self.keys:
-            raise Sealed(f"there is no key {name}")
+            raise DecryptionError(f"there is no key {name}")
         try:
             raw = base64.urlsafe_b64decode(text)
-            opened = AESGCM(self.keys[name]).decrypt(raw[:NONCE], raw[NONCE:], place.encode())
+            opened = AESGCM(self.keys[name]).decrypt(
+                raw[:NONCE_SIZE], raw[NONCE_SIZE:], place.encode()
+            )
         except (InvalidTag, ValueError, binascii.Error) as problem:
-            raise Sealed("it was sealed for another place, or is damaged") from problem
+            raise DecryptionError("it was sealed for another place, or is damaged") from problem
         return opened.decode()
 
-    def proof(self, name: str) -> str:
+    def key_fingerprint(self, key_name: str) -> str:
         """Return a hash that identifies a key and does not reveal it."""
-        return hmac.digest(self.keys[name], b"merganser vault", "sha256").hex()
+        return hmac.digest(self.keys[key_name], b"merganser vault", "sha256").hex()
 
 
-def new_key() -> tuple[str, bytes]:
+def generate_key() -> tuple[str, bytes]:
     """Generate a key; return its name and its bytes."""
-    return secrets.token_hex(4), secrets.token_bytes(SIZE)
+    return secrets.token_hex(4), secrets.token_bytes(KEY_SIZE)

@@ -2,10 +2,10 @@
 
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Moment, Number, Row, plain
+from models.store.columns import Int64, RowWithId, Timestamp, json_column
 
 
-class ServerProcess(Row, table=True):
+class ServerProcess(RowWithId, table=True):
     """A process that uses the database. Its leases end when its row is deleted.
 
     The process increases `beats` every few seconds. Another process deletes the row when the
@@ -18,14 +18,14 @@ class ServerProcess(Row, table=True):
     name: str  # of the process within its server, or of the command
     exclusive: str | None = None  # the work for which a command needs the database for itself
     host: str
-    pid: Number
+    pid: Int64
     version: str
     boot: str  # identity of the machine's boot
-    beats: Number = 0
-    beat_at: Number  # of the last heartbeat: milliseconds of CLOCK_BOOTTIME on that machine
-    vault_keys: list[str] = plain(list)  # names of the keys of its secret box
-    started_at: Moment
-    seen_at: Moment  # time of day of the last heartbeat; for people only
+    beats: Int64 = 0
+    beat_at: Int64  # of the last heartbeat: milliseconds of CLOCK_BOOTTIME on that machine
+    vault_keys: list[str] = json_column(list)  # names of the keys of its secret box
+    started_at: Timestamp
+    seen_at: Timestamp  # time of day of the last heartbeat; for people only
 
 
 class ServerClock(SQLModel, table=True):
@@ -35,5 +35,5 @@ class ServerClock(SQLModel, table=True):
 
     server: str = Field(primary_key=True)  # see `ServerProcess`
     boot: str
-    ahead: Number  # milliseconds: its time of day less CLOCK_BOOTTIME
-    seen_at: Moment
+    ahead: Int64  # milliseconds: its time of day less CLOCK_BOOTTIME
+    seen_at: Timestamp

@@ -4,10 +4,10 @@ from typing import Any
 
 from sqlalchemy import UniqueConstraint
 
-from models.store.columns import Moment, Owned, plain
+from models.store.columns import Timestamp, UserOwnedRow, json_column
 
 
-class SavedSearch(Owned, table=True):
+class SavedSearch(UserOwnedRow, table=True):
     """A named filter of a user's messages. The name is case-insensitive."""
 
     __tablename__ = "saved_searches"
@@ -15,5 +15,5 @@ class SavedSearch(Owned, table=True):
 
     name: str
     folded: str  # the name in lower case
-    filter: dict[str, Any] = plain(dict)  # in the JSON of the API
-    created_at: Moment
+    filter: dict[str, Any] = json_column(dict)  # in the JSON of the API
+    created_at: Timestamp

@@ -2,14 +2,14 @@
 
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Moment
+from models.store.columns import Timestamp
 
 
-class Greylisted(SQLModel, table=True):
+class GreylistEntry(SQLModel, table=True):
     """A network, a sender and a recipient that were seen together."""
 
     __tablename__ = "greylisted"
 
     key: str = Field(primary_key=True)  # digest of the three
-    since: Moment  # mail is accepted from then on
-    until: Moment = Field(index=True)  # the row is deleted then
+    since: Timestamp  # mail is accepted from then on
+    until: Timestamp = Field(index=True)  # the row is deleted then

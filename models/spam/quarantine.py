@@ -6,10 +6,17 @@ from typing import Any
 from sqlalchemy import Index, LargeBinary, text
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Instant, Moment, Number, Owned, plain, ref
+from models.store.columns import (
+    Int64,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    foreign_key,
+    json_column,
+)
 
 
-class QuarantineItem(Owned, table=True):
+class QuarantineItem(UserOwnedRow, table=True):
     """A message in the quarantine of a user. Pages are in descending order of (created_at, id).
 
     Its bytes are the blob `blob_id` and those of its reference rows.
@@ -27,7 +34,9 @@ class QuarantineItem(Owned, table=True):
         ),
     )
 
-    domain_id: int | None = ref("domains.id", ondelete="SET NULL", default=None)  # of `recipient`
+    domain_id: int | None = foreign_key(
+        "domains.id", ondelete="SET NULL", default=None
+    )  # of `recipient`
     queue_id: str  # as in log records
     receipt: str  # digest that identifies a repeat of the delivery
     sender: str  # of the envelope; empty: a bounce
@@ -36,20 +45,20 @@ class QuarantineItem(Owned, table=True):
     from_address: str | None = None
     subject: str = ""
     score: float
-    symbols: list[dict[str, Any]] = plain(list)  # name, score, description
+    symbols: list[dict[str, Any]] = json_column(list)  # name, score, description
     tests: str = ""  # their names, with spaces between
     virus: str | None = None  # its name
-    size: Number  # bytes
+    size: Int64  # bytes
     digest: str  # SHA-256 of the whole message, hex
-    blob_id: Number
+    blob_id: Int64
     structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
-    attachments: list[dict[str, Any]] = plain(list)
-    verification: dict[str, Any] | None = plain()  # as in `Message`
+    attachments: list[dict[str, Any]] = json_column(list)
+    verification: dict[str, Any] | None = json_column()  # as in `Message`
     # the DSN request of the sender; None: absent
-    wish: dict[str, Any] | None = plain()
+    wish: dict[str, Any] | None = json_column()
     notified: bool = False  # the user got a notice about it
-    created_at: Moment
-    expires_at: datetime = Field(sa_type=Instant, index=True)
+    created_at: Timestamp
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
 class QuarantineBlob(SQLModel, table=True):
@@ -57,5 +66,5 @@ class QuarantineBlob(SQLModel, table=True):
 
     __tablename__ = "quarantine_blobs"
 
-    item_id: int = ref("quarantine_items.id", primary_key=True, index=False)
-    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+    item_id: int = foreign_key("quarantine_items.id", primary_key=True, index=False)
+    blob_id: int = foreign_key("blobs.id", primary_key=True, ondelete="RESTRICT")

@@ -5,10 +5,10 @@ from enum import StrEnum
 from sqlalchemy import Index
 from sqlmodel import Field
 
-from models.store.columns import ByBytes, Moment, Row, choice, ref
-from models.users.rule_makers import MadeByAccount
+from models.store.columns import BYTEWISE_TEXT, RowWithId, Timestamp, enum_column, foreign_key
+from models.users.rule_makers import RuleWithMaker
 
-EVERYBODY = "all"  # `place` of rules for all users
+PLATFORM_PLACE = "all"  # `place` of rules for all users
 
 
 class SenderAction(StrEnum):
@@ -18,7 +18,7 @@ class SenderAction(StrEnum):
     BLOCK = "BLOCK"
 
 
-class SenderRule(Row, MadeByAccount, table=True):
+class SenderRule(RowWithId, RuleWithMaker, table=True):
     """A pattern of senders, once for each `place`.
 
     At most one of `user_id`, `domain_id` and `tag` is set. `place` is the same as text, and is what
@@ -31,26 +31,26 @@ class SenderRule(Row, MadeByAccount, table=True):
         Index("ix_sender_rules_pattern", "pattern", "id"),
     )
 
-    place: str = Field(sa_type=ByBytes)
-    pattern: str = Field(sa_type=ByBytes)  # normal form: mail/spam/sender_rules.py
-    action: SenderAction = choice(SenderAction)
-    user_id: int | None = ref("users.id", default=None)
-    domain_id: int | None = ref("domains.id", default=None)
+    place: str = Field(sa_type=BYTEWISE_TEXT)
+    pattern: str = Field(sa_type=BYTEWISE_TEXT)  # normal form: mail/spam/sender_rules.py
+    action: SenderAction = enum_column(SenderAction)
+    user_id: int | None = foreign_key("users.id", default=None)
+    domain_id: int | None = foreign_key("domains.id", default=None)
     tag: str | None = None  # case folded
     comment: str | None = None
-    created_at: Moment
+    created_at: Timestamp
 
 
-def of_user(key: int) -> str:
+def place_of_user(user_id: int) -> str:
     """Return the `place` of a user's rules."""
-    return f"user:{key}"
+    return f"user:{user_id}"
 
 
-def of_tag(folded: str) -> str:
+def place_of_tag(folded_tag: str) -> str:
     """Return the `place` of the rules for all users with a tag, which is case folded."""
-    return f"tag:{folded}"
+    return f"tag:{folded_tag}"
 
 
-def of_domain(key: int) -> str:
+def place_of_domain(domain_id: int) -> str:
     """Return the `place` of a domain's rules."""
-    return f"domain:{key}"
+    return f"domain:{domain_id}"

@@ -4,18 +4,18 @@ from datetime import datetime
 
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Instant, MaybeNumber, Number, lease_index, ref
+from models.store.columns import Int64, OptionalInt64, UtcDateTime, foreign_key, lease_index
 
 
-class Lesson(SQLModel, table=True):
+class TrainingMessage(SQLModel, table=True):
     """A message that a user moved to or from Junk. The row is deleted after the training."""
 
     __tablename__ = "lessons"
     __table_args__ = (lease_index("lessons"),)
 
-    message_id: int = ref("messages.id", primary_key=True, index=False)
+    message_id: int = foreign_key("messages.id", primary_key=True, index=False)
     spam: bool
-    turn: Number  # increased each time the user changes the verdict
-    due_at: datetime = Field(sa_type=Instant, index=True)
-    holder: MaybeNumber = None  # the process with the lease; see models/runtime/leases.py
-    attempts: Number = 0
+    turn: Int64  # increased each time the user changes the verdict
+    due_at: datetime = Field(sa_type=UtcDateTime, index=True)
+    holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
+    attempts: Int64 = 0

@@ -14,36 +14,36 @@ from weakref import WeakKeyDictionary
 
 import aiosqlite
 
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
 # the tasks that are inside `delay_cancellation`, and whether they were cancelled since
-_UNITS: WeakKeyDictionary[asyncio.Task[Any], bool] = WeakKeyDictionary()
+_CANCELLED_BY_TASK: WeakKeyDictionary[asyncio.Task[Any], bool] = WeakKeyDictionary()
 
 
 @contextmanager
-def unit() -> Generator[None]:
+def delay_cancellation() -> Generator[None]:
     """Raise a cancellation of the block only at its end, unless the block has failed."""
     task = asyncio.current_task()
     if task is None:
         yield
         return
-    _UNITS[task] = False
+    _CANCELLED_BY_TASK[task] = False
     called_off = False
     try:
         yield
     finally:
-        called_off = _UNITS.pop(task)
+        called_off = _CANCELLED_BY_TASK.pop(task)
     if called_off:
         raise asyncio.CancelledError
 
 
-def called_off() -> bool:
+def is_cancelled() -> bool:
     """True if the current `delay_cancellation` block was cancelled: it can still fail."""
     task = asyncio.current_task()
-    return task is not None and _UNITS.get(task, False)
+    return task is not None and _CANCELLED_BY_TASK.get(task, False)
 
 
-async def to_the_end(future: asyncio.Future[Outcome]) -> Outcome:
+async def await_to_end(future: asyncio.Future[Result]) -> Result:
     """Await a future, also if the caller is cancelled, and return its result.
 
     CancelledError is raised afterwards, or at the end of a `delay_cancellation` block.
@@ -57,23 +57,23 @@ async def to_the_end(future: asyncio.Future[Outcome]) -> Outcome:
         except Exception:  # noqa: BLE001 - the result below raises it
             break
     task = asyncio.current_task()
-    if called_off and task is not None and task in _UNITS:
-        _UNITS[task] = True
+    if called_off and task is not None and task in _CANCELLED_BY_TASK:
+        _CANCELLED_BY_TASK[task] = True
     elif called_off:
         raise asyncio.CancelledError
     return future.result()
 
 
-class Patient(aiosqlite.Connection):
+class UncancelledConnection(aiosqlite.Connection):
     """A connection that ends a statement before a cancellation is raised."""
 
     async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         statement = super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
-        return await to_the_end(asyncio.ensure_future(statement))
+        return await await_to_end(asyncio.ensure_future(statement))
 
 
-def connect(*args: Any, **kwargs: Any) -> Patient:
+def open_connection(*args: Any, **kwargs: Any) -> UncancelledConnection:
     """Return a connection for SQLAlchemy, which awaits it. The arguments are those of sqlite3."""
-    connection = Patient(lambda: sqlite3.connect(*args, **kwargs), 64)
+    connection = UncancelledConnection(lambda: sqlite3.connect(*args, **kwargs), 64)
     connection._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy's own creator does
     return connection

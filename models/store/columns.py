@@ -33,16 +33,18 @@ SQLModel.metadata.naming_convention = {
     "pk": "pk_%(table_name)s",
 }
 
-Big = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
-ByBytes = String().with_variant(String(collation="C"), "postgresql")  # as SQLite compares anyway
-Plain = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+BIG_INTEGER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
+BYTEWISE_TEXT = String().with_variant(
+    String(collation="C"), "postgresql"
+)  # as SQLite compares anyway
+JSON_TYPE = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 
 FIRST_INSTANT = datetime.min.replace(tzinfo=UTC)
 LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 
 
-def storable_instant(value: datetime) -> datetime:
+def datetime_for_storage(value: datetime) -> datetime:
     """Convert an aware datetime to UTC.
 
     A time zone can put the instant outside the years 1 to 9999, which are all that datetime holds.
@@ -56,7 +58,7 @@ def storable_instant(value: datetime) -> datetime:
         return FIRST_INSTANT if value.year == FIRST_INSTANT.year else LAST_INSTANT
 
 
-def stored_instant(value: datetime) -> datetime:
+def datetime_from_storage(value: datetime) -> datetime:
     """Return the datetime that a driver read from a column, aware and in UTC.
 
     SQLite stores no time zone. asyncpg returns a naive datetime for `-infinity` and `infinity`,
@@ -65,7 +67,7 @@ def stored_instant(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Instant(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """A datetime column. Values are aware and in UTC."""
 
     impl = DateTime(timezone=True)
@@ -73,25 +75,27 @@ class Instant(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Convert a value for the driver."""
-        return None if value is None else storable_instant(value)
+        return None if value is None else datetime_for_storage(value)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Convert a value that the driver returned."""
-        return None if value is None else stored_instant(value)
+        return None if value is None else datetime_from_storage(value)
 
 
 # A bare `int` has only 32 bits on PostgreSQL. The nullable types are separate, since a union
 # with None around an annotation loses its `Field`.
-Number = Annotated[int, Field(sa_type=Big)]
-MaybeNumber = Annotated[int | None, Field(sa_type=Big)]
-Moment = Annotated[datetime, Field(sa_type=Instant)]
-MaybeMoment = Annotated[datetime | None, Field(sa_type=Instant)]
+Int64 = Annotated[int, Field(sa_type=BIG_INTEGER)]
+OptionalInt64 = Annotated[int | None, Field(sa_type=BIG_INTEGER)]
+Timestamp = Annotated[datetime, Field(sa_type=UtcDateTime)]
+OptionalTimestamp = Annotated[datetime | None, Field(sa_type=UtcDateTime)]
 
 
-class Row(SQLModel):
+class RowWithId(SQLModel):
     """Base of tables with a generated id as key, made by `Environment.new_id()`."""
 
-    id: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
+    id: int = Field(
+        primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False}
+    )
 
 
 OnDelete = Literal["CASCADE", "SET NULL", "RESTRICT"]
@@ -103,62 +107,66 @@ def partial_index(name: str, condition: str, *columns: str) -> Index:
     return Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
-def lease_index(table: str) -> Index:
+def lease_index(table_name: str) -> Index:
     """Return the index of the rows that a process leases; see models/runtime/leases.py."""
-    return partial_index(f"{table}_leased", "holder IS NOT NULL", "holder")
+    return partial_index(f"{table_name}_leased", "holder IS NOT NULL", "holder")
 
 
-def ref(target: str, *, index: bool = True, ondelete: OnDelete = "CASCADE", **more: Any) -> Any:
+def foreign_key(
+    target: str, *, index: bool = True, ondelete: OnDelete = "CASCADE", **options: Any
+) -> Any:
     """Return a foreign key column. By default the row is deleted with the row that it names."""
-    return Field(foreign_key=target, ondelete=ondelete, sa_type=Big, index=index, **more)
+    return Field(foreign_key=target, ondelete=ondelete, sa_type=BIG_INTEGER, index=index, **options)
 
 
-def plain(default: type[list[Any]] | type[dict[str, Any]] | None = None) -> Any:
+def json_column(default: type[list[Any]] | type[dict[str, Any]] | None = None) -> Any:
     """Return a JSON column of lists or dictionaries; it can be null if there is no `default`."""
     if default is None:
-        return Field(sa_type=Plain, default=None, nullable=True)
-    return Field(sa_type=Plain, default_factory=default)
+        return Field(sa_type=JSON_TYPE, default=None, nullable=True)
+    return Field(sa_type=JSON_TYPE, default_factory=default)
 
 
-class Owned(Row):
+class UserOwnedRow(RowWithId):
     """Base of tables with rows of users."""
 
-    user_id: int = ref("users.id")
+    user_id: int = foreign_key("users.id")
 
 
-class MaybeOwned(Row):
+class OptionallyOwnedRow(RowWithId):
     """Base of tables with rows of users, or of the platform (None)."""
 
-    user_id: int | None = ref("users.id", default=None)
+    user_id: int | None = foreign_key("users.id", default=None)
 
 
-def choice(options: type[StrEnum], **more: Any) -> Any:
+def enum_column(enum: type[StrEnum], **field_options: Any) -> Any:
     """Return a column of a StrEnum, stored as text.
 
     PostgreSQL's own enums can't lose a value.
     """
     values = Enum(
-        options, native_enum=False, length=32, values_callable=lambda e: [o.value for o in e]
+        enum, native_enum=False, length=32, values_callable=lambda e: [o.value for o in e]
     )
-    return Field(sa_type=values, **more)
+    return Field(sa_type=values, **field_options)
 
 
 # columns of one row, by name, without an instance of the table class
-Picked = CoreRow[*tuple[Any, ...]]
+ColumnRow = CoreRow[*tuple[Any, ...]]
 
 
-def picked(table: type[SQLModel], names: Iterable[str] | None = None) -> list[Column[Any]]:
+def select_columns(
+    table: type[SQLModel], column_names: Iterable[str] | None = None
+) -> list[Column[Any]]:
     """Return columns of a table, all by default, so that a select returns no instances."""
-    columns: dict[str, Column[Any]] = dict(table_of(table).c)
-    return [columns[name] for name in (columns if names is None else sorted(names))]
+    columns: dict[str, Column[Any]] = dict(core_table(table).c)
+    return [columns[name] for name in (columns if column_names is None else sorted(column_names))]
 
 
-def table_of(table: type[SQLModel]) -> Table:
+def core_table(table_class: type[SQLModel]) -> Table:
     """Return the Core table of a table class."""
-    core: Table = inspect(table).local_table
+    core: Table = inspect(table_class).local_table
     return core
 
 
-def insert_or(dialect: str, table: type[SQLModel]) -> Any:
+def insert_with_conflict(dialect: str, table: type[SQLModel]) -> Any:
     """Return an insert that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
     return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)

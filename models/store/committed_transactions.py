@@ -37,7 +37,7 @@ async def commit(session: AsyncSession) -> None:
     """Commit a transaction. A cancellation is raised after the commit has ended."""
     committing = asyncio.ensure_future(session.commit())
     try:
-        await cancel_safety.to_the_end(committing)
+        await cancel_safety.await_to_end(committing)
     finally:
         if not committing.cancelled() and committing.exception() is None:
             session.info[COMMITTED] = True

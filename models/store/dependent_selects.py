@@ -5,39 +5,39 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Select
 
-from models.store.prepared_statements import Prepared
+from models.store.prepared_statements import PreparedStatement
 
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 # a statement with the values of its parameters
-Step = tuple[Prepared | Select[*tuple[Any, ...]], Mapping[str, Any]]
-Steps = Generator[Step, Sequence[Any], Outcome]
+SelectStep = tuple[PreparedStatement | Select[*tuple[Any, ...]], Mapping[str, Any]]
+SelectSteps = Generator[SelectStep, Sequence[Any], Result]
 
 
-def told(steps: Steps[Outcome], ask: Callable[[Step], Sequence[Any]]) -> Outcome:
+def run_steps(steps: SelectSteps[Result], read: Callable[[SelectStep], Sequence[Any]]) -> Result:
     """Run the selects of a generator with `read`, and return its result."""
     try:
         step = next(steps)
         while True:
-            step = steps.send(ask(step))
+            step = steps.send(read(step))
     except StopIteration as end:
-        outcome: Outcome = end.value
+        outcome: Result = end.value
         return outcome
 
 
-async def told_later(
-    steps: Steps[Outcome], ask: Callable[[Step], Awaitable[Sequence[Any]]]
-) -> Outcome:
+async def run_steps_async(
+    steps: SelectSteps[Result], read: Callable[[SelectStep], Awaitable[Sequence[Any]]]
+) -> Result:
     """Run the selects of a generator with the coroutine function `read`, and return its result."""
     try:
         step = next(steps)
         while True:
-            step = steps.send(await ask(step))
+            step = steps.send(await read(step))
     except StopIteration as end:
-        outcome: Outcome = end.value
+        outcome: Result = end.value
         return outcome
 
 
-def only(step: Step) -> Steps[Sequence[Any]]:
+def single_step(step: SelectStep) -> SelectSteps[Sequence[Any]]:
     """Yield one select, and return its rows."""
     found = yield step
     return found

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Moment, Row, insert_or
+from models.store.columns import RowWithId, Timestamp, insert_with_conflict
 
 
 class StoreFact(SQLModel, table=True):
@@ -23,21 +23,23 @@ class StoreFact(SQLModel, table=True):
     digest: str
     host: str
     place: str
-    at: Moment
+    at: Timestamp
 
 
-class WriteProbe(Row, table=True):
+class WriteProbe(RowWithId, table=True):
     """The last successful write of a machine that only tested whether the database is writable."""
 
     __tablename__ = "write_probes"
 
-    at: Moment
+    at: Timestamp
 
 
-def write_probe(connection: Connection) -> None:
+def upsert_write_probe(connection: Connection) -> None:
     """Write this machine's row. Each machine has its own row, so none waits for another's lock."""
     key = zlib.crc32(socket.gethostname().encode())
-    new = insert_or(connection.dialect.name, WriteProbe).values(id=key, at=datetime.now(UTC))
+    new = insert_with_conflict(connection.dialect.name, WriteProbe).values(
+        id=key, at=datetime.now(UTC)
+    )
     connection.execute(
         new.on_conflict_do_update(index_elements=["id"], set_={"at": new.excluded.at})
     )

@@ -8,9 +8,9 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlmodel import SQLModel
 
-TRIES = 3  # of a transaction whose generated id was in use
-_POSTGRES = re.compile(r'unique constraint "pk_(\w+)"')
-_SQLITE = re.compile(r"UNIQUE constraint failed: (\w+)\.id\b(?!,)")
+MAX_TRIES = 3  # of a transaction whose generated id was in use
+_POSTGRES_COLLISION = re.compile(r'unique constraint "pk_(\w+)"')
+_SQLITE_COLLISION = re.compile(r"UNIQUE constraint failed: (\w+)\.id\b(?!,)")
 
 
 class KeyCollision(Exception):
@@ -18,7 +18,7 @@ class KeyCollision(Exception):
 
 
 @cache
-def _generated() -> frozenset[str]:
+def _tables_with_generated_id() -> frozenset[str]:
     """Return the names of the tables with a generated id as primary key."""
     tables = SQLModel.metadata.tables.values()
     return frozenset(
@@ -31,11 +31,11 @@ def is_key_collision(problem: BaseException | None) -> bool:
     if problem is None or isinstance(problem, KeyCollision):
         return problem is not None
     text = str(getattr(problem, "orig", None) or problem)
-    found = _POSTGRES.search(text) or _SQLITE.search(text)
-    return found is not None and found[1] in _generated()
+    found = _POSTGRES_COLLISION.search(text) or _SQLITE_COLLISION.search(text)
+    return found is not None and found[1] in _tables_with_generated_id()
 
 
-def _translate(context: ExceptionContext) -> None:
+def _raise_key_collision(context: ExceptionContext) -> None:
     original: Any = context.original_exception
     if is_key_collision(original):
         raise KeyCollision(str(original)) from original
@@ -46,4 +46,4 @@ def raise_key_collisions(engine: Engine) -> None:
 
     Code that reports a conflict for an IntegrityError then never sees a collision of ids.
     """
-    event.listen(engine, "handle_error", _translate)
+    event.listen(engine, "handle_error", _raise_key_collision)

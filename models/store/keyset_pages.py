@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-Row = TypeVar("Row")
-Sortable = datetime | str | int
+Item = TypeVar("Item")
+SortValue = datetime | str | int
 
-MOST = 250  # a larger page is refused, not cut, so that clients notice
+MAX_PAGE_SIZE = 250  # a larger page is refused, not cut, so that clients notice
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LONGEST = 2048  # characters of a cursor
+MAX_CURSOR_LENGTH = 2048  # characters of a cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class Cursor:
     """A position in the list of this `ordering`: at the row (at, id)."""
 
     ordering: str
-    at: Sortable
+    sort_value: SortValue
     id: int
 
     def __str__(self) -> str:
-        plain = f"1|{self.ordering}|{_written(self.at)}|{self.id}"
-        return base64.urlsafe_b64encode(f"{plain}|{_check(plain)}".encode()).decode().rstrip("=")
+        plain = f"1|{self.ordering}|{_encode_sort_value(self.sort_value)}|{self.id}"
+        return base64.urlsafe_b64encode(f"{plain}|{_checksum(plain)}".encode()).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str, ordering: str, *, path: str) -> "Cursor":
@@ -37,26 +37,30 @@ class Cursor:
         Raises InvalidInput if it is no cursor, or one of another list or ordering.
         """
         try:
-            decoded = base64.urlsafe_b64decode(text[:LONGEST] + "=" * (-len(text) % 4)).decode()
+            decoded = base64.urlsafe_b64decode(
+                text[:MAX_CURSOR_LENGTH] + "=" * (-len(text) % 4)
+            ).decode()
             plain, check = decoded.rsplit("|", 1)
             version, name, rest = plain.split("|", 2)
             at, key = rest.rsplit("|", 1)
-            if (version, name, check) != ("1", ordering, _check(plain)):
+            if (version, name, check) != ("1", ordering, _checksum(plain)):
                 raise ValueError(text)
-            return cls(name, _read(at), int(key))
+            return cls(name, _decode_sort_value(at), int(key))
         except (ValueError, OverflowError) as problem:
-            raise Invalid(
+            raise InvalidInput(
                 "not a cursor of this list", constraint="cursor", path=[path]
             ) from problem
 
 
-def _written(at: Sortable) -> str:
-    if isinstance(at, datetime):
-        return f"t{(at - EPOCH) // timedelta(microseconds=1)}"  # a float would lose the last ones
-    return f"n{at}" if isinstance(at, int) else f"s{at}"
+def _encode_sort_value(value: SortValue) -> str:
+    if isinstance(value, datetime):
+        return (
+            f"t{(value - EPOCH) // timedelta(microseconds=1)}"  # a float would lose the last ones
+        )
+    return f"n{value}" if isinstance(value, int) else f"s{value}"
 
 
-def _read(text: str) -> Sortable:
+def _decode_sort_value(text: str) -> SortValue:
     kind, value = text[:1], text[1:]
     if kind == "t":
         return EPOCH + timedelta(microseconds=int(value))
@@ -67,11 +71,11 @@ def _read(text: str) -> Sortable:
     raise ValueError(text)
 
 
-def _check(plain: str) -> str:
-    return f"{zlib.crc32(plain.encode()):08x}"
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
-def ordering(name: str, conditions: object = None) -> str:
+def ordering_name(name: str, conditions: object = None) -> str:
     """Return the name of an ordering, with a digest of the conditions that narrow the list."""
     if not conditions:
         return name
@@ -79,55 +83,59 @@ def ordering(name: str, conditions: object = None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[Row]):
+class Page(Generic[Item]):
     """Rows in reading order, and whether there are more before and after them."""
 
-    rows: Sequence[Row]
-    next: bool
-    previous: bool
+    rows: Sequence[Item]
+    has_next: bool
+    has_previous: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PageRequest:
     """A request for `count` rows after a cursor or, if `is_backward`, before it."""
 
     ordering: str
     count: int = 20
-    place: Cursor | None = None
-    back: bool = False
+    cursor: Cursor | None = None
+    is_backward: bool = False
 
     @classmethod
-    def of(
+    def from_arguments(
         cls,
         ordering: str,
         first: int | None,
         after: str | None,
         last: int | None,
         before: str | None,
-    ) -> "Ask":
+    ) -> "PageRequest":
         """Convert the page arguments of a client. Raises InvalidInput if they contradict."""
         if first is not None and last is not None:
-            raise Invalid("ask for the first or the last, not both", constraint="page")
+            raise InvalidInput("ask for the first or the last, not both", constraint="page")
         back = last is not None
         if (after if back else before) is not None:
-            raise Invalid("first goes with after, last with before", constraint="page")
+            raise InvalidInput("first goes with after, last with before", constraint="page")
         count = last if last is not None else 20 if first is None else first
-        if not 0 <= count <= MOST:
-            raise Invalid(f"ask for 0 to {MOST} at a time", constraint="page")
+        if not 0 <= count <= MAX_PAGE_SIZE:
+            raise InvalidInput(f"ask for 0 to {MAX_PAGE_SIZE} at a time", constraint="page")
         name, text = ("before", before) if back else ("after", after)
         place = Cursor.parse(text, ordering, path=name) if text is not None else None
         return cls(ordering, count, place, back)
 
-    def page(self, found: Sequence[Row], *, more: bool = False) -> Page[Row]:
+    def page_from_rows(self, rows_found: Sequence[Item], *, has_more: bool = False) -> Page[Item]:
         """Return the page of these rows, which were selected in the order of the request.
 
         There is another page if there are more rows than requested, or if `has_more` is true.
         """
-        more = more or len(found) > self.count
-        rows = found[max(0, len(found) - self.count) :] if self.back else found[: self.count]
-        has_cursor = self.place is not None  # a guess without a query, which Relay allows
+        has_more = has_more or len(rows_found) > self.count
+        rows = (
+            rows_found[max(0, len(rows_found) - self.count) :]
+            if self.is_backward
+            else rows_found[: self.count]
+        )
+        has_cursor = self.cursor is not None  # a guess without a query, which Relay allows
         return Page(
             rows,
-            next=has_cursor if self.back else more,
-            previous=more if self.back else has_cursor,
+            has_next=has_cursor if self.is_backward else has_more,
+            has_previous=has_more if self.is_backward else has_cursor,
         )

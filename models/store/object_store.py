@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 
-class Stored(NamedTuple):
+class StoredObject(NamedTuple):
     """An entry of the list of objects."""
 
     name: str
-    modified: datetime
+    modified_at: datetime
     size: int
 
 
-class Store(Protocol):
+class ObjectStoreProtocol(Protocol):
     """A store of objects by name. An object survives a power cut once `put` has returned."""
 
     async def put(self, name: str, data: bytes) -> None:
@@ -38,7 +38,7 @@ class Store(Protocol):
     async def delete(self, names: Sequence[str]) -> None:
         """Delete objects. Names that do not exist are no error."""
 
-    def list(self) -> AsyncIterator[Stored]:
+    def list(self) -> AsyncIterator[StoredObject]:
         """Yield all objects, and the remains of interrupted writes."""
 
     async def close(self) -> None:

@@ -5,23 +5,28 @@ import threading
 import time
 from dataclasses import dataclass
 
-from models.store.outages import Component, StoreUnavailable, StreamBusy
+from models.store.outages import StorageComponent, StorageUnavailable, StreamBusy
 
 log = logging.getLogger(__name__)
 
-LOCKS = "account locks"
+LOCK_OUTAGE = "account locks"
 # seconds without a failure after which an outage is over
-QUIET = {Component.STORE: 2.0, Component.BLOBS: 2.0, Component.DISK: 30.0, LOCKS: 30.0}
+QUIET_SECONDS = {
+    StorageComponent.STORE: 2.0,
+    StorageComponent.BLOBS: 2.0,
+    StorageComponent.DISK: 30.0,
+    LOCK_OUTAGE: 30.0,
+}
 
 
 @dataclass
 class Outage:
     """An outage that has not ended."""
 
-    began: float
-    last: float
+    began_at: float
+    last_failure_at: float
     failures: int = 0
-    records: int = 0  # log records about it that were not written
+    suppressed_records: int = 0  # log records about it that were not written
 
 
 class OutageLog:
@@ -36,15 +41,15 @@ class OutageLog:
         """True if there is no outage, which is the usual case and must cost nothing."""
         return not self._open
 
-    def note_failure(self, failure: StoreUnavailable) -> None:
+    def note_failure(self, failure: StorageUnavailable) -> None:
         """Count a failed call. The first of an outage is logged."""
-        name, now = name_of(failure), time.monotonic()
+        name, now = outage_name(failure), time.monotonic()
         with self._lock:
             outage = self._open.get(name)
             begins = outage is None
             if outage is None:
                 outage = self._open[name] = Outage(now, now)
-            outage.last = now
+            outage.last_failure_at = now
             outage.failures += 1
         if begins:
             cause = failure.__cause__ or failure
@@ -52,36 +57,39 @@ class OutageLog:
             facts = {"component": name, "problem": type(cause).__name__, "reason": reason[:200]}
             log.warning("a component is unavailable", extra=facts)
 
-    def note_record(self, failure: StoreUnavailable) -> None:
+    def note_suppressed_record(self, failure: StorageUnavailable) -> None:
         """Count a log record that is not written, since an outage caused it."""
         with self._lock:
-            if outage := self._open.get(name_of(failure)):
-                outage.records += 1
+            if outage := self._open.get(outage_name(failure)):
+                outage.suppressed_records += 1
                 return
         self.note_failure(failure)
 
-    def note_success(self, component: Component = Component.STORE) -> None:
+    def note_success(self, component: StorageComponent = StorageComponent.STORE) -> None:
         """Log the end of an outage if nothing has failed for a moment."""
-        others = (LOCKS, Component.DISK) if component is Component.STORE else ()
+        others = (LOCK_OUTAGE, StorageComponent.DISK) if component is StorageComponent.STORE else ()
         names = (component, *others)
         for name in names:
             with self._lock:
                 outage = self._open.get(name)
-                if outage is None or time.monotonic() - outage.last < QUIET[name]:
+                if (
+                    outage is None
+                    or time.monotonic() - outage.last_failure_at < QUIET_SECONDS[name]
+                ):
                     continue
                 del self._open[name]
             facts = {
                 "component": name,
-                "seconds": round(outage.last - outage.began, 1),
+                "seconds": round(outage.last_failure_at - outage.began_at, 1),
                 "failures": outage.failures,
-                "records": outage.records,
+                "records": outage.suppressed_records,
             }
             log.warning("a component is available again", extra=facts)
 
 
-def name_of(failure: StoreUnavailable) -> str:
+def outage_name(failure: StorageUnavailable) -> str:
     """Return the name under which failures of one kind are one outage."""
-    return LOCKS if isinstance(failure, StreamBusy) else str(failure.component)
+    return LOCK_OUTAGE if isinstance(failure, StreamBusy) else str(failure.component)
 
 
 OUTAGES = OutageLog()

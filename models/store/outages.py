@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 RETRY_AFTER = timedelta(seconds=5)
 
 
-class Component(StrEnum):
+class StorageComponent(StrEnum):
     """A component that can be unavailable."""
 
     STORE = "store"
@@ -25,7 +25,7 @@ class Component(StrEnum):
     DISK = "disk"  # of the data folder
 
 
-class StoreUnavailable(Exception):
+class StorageUnavailable(Exception):
     """The database or the object store can't do this now; the same request can succeed later.
 
     It is no refusal of the request (`models.errors.RequestError`). A task must stop and retry, and
@@ -36,7 +36,7 @@ class StoreUnavailable(Exception):
         self,
         message: str = "the store does not answer, try again later",
         *,
-        component: Component = Component.STORE,
+        component: StorageComponent = StorageComponent.STORE,
         retry_after: timedelta = RETRY_AFTER,
     ) -> None:
         super().__init__(message)
@@ -46,39 +46,39 @@ class StoreUnavailable(Exception):
         self.retry_after = retry_after
 
 
-class StreamBusy(StoreUnavailable):
+class StreamBusy(StorageUnavailable):
     """Another transaction holds the lock of a stream for too long."""
 
     def __init__(self) -> None:
         super().__init__("the account is locked by another transaction, try again later")
 
 
-class DiskFull(StoreUnavailable):
+class DiskFull(StorageUnavailable):
     """A disk is full: that of the database, of the object store, or of the data folder."""
 
-    def __init__(self, component: Component) -> None:
+    def __init__(self, component: StorageComponent) -> None:
         super().__init__(f"{FULL_DISKS[component]} is full, try again later", component=component)
 
 
 FULL_DISKS = {
-    Component.STORE: "the disk of the store",
-    Component.BLOBS: "the disk of the object storage",
-    Component.DISK: "the disk of the data folder",
+    StorageComponent.STORE: "the disk of the store",
+    StorageComponent.BLOBS: "the disk of the object storage",
+    StorageComponent.DISK: "the disk of the data folder",
 }
 # error numbers of a system call: the disk, or the process' share of it, is full
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-NO_SPACE_STATE = "53100"  # PostgreSQL: disk_full
-CROSSED = ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
-LOCKED = "55P03"  # PostgreSQL: lock_timeout
+NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_SPACE_SQLSTATE = "53100"  # PostgreSQL: disk_full
+CONFLICT_SQLSTATES = ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
+LOCK_TIMEOUT_SQLSTATE = "55P03"  # PostgreSQL: lock_timeout
 # PostgreSQL manual, appendix A: connection exceptions, insufficient resources, operator
 # intervention, system error; and a transaction that was ended while it was idle.
-PASSING_CLASSES = ("08", "53", "57P", "58")
-PASSING = (*CROSSED, LOCKED, "25P03", "25006", "XX001")
-SQLITE_PASSING = frozenset((
+TEMPORARY_SQLSTATE_CLASSES = ("08", "53", "57P", "58")
+TEMPORARY_SQLSTATES = (*CONFLICT_SQLSTATES, LOCK_TIMEOUT_SQLSTATE, "25P03", "25006", "XX001")
+TEMPORARY_SQLITE_CODES = frozenset((
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
 ))  # fmt: skip
-CONNECTION_ENDED = (
+CONNECTION_ENDED_MESSAGES = (
     "connection was closed in the middle of operation",
     "connection is closed",
     "underlying connection is closed",
@@ -89,30 +89,30 @@ CONNECTION_ENDED = (
 
 def is_deadlock(problem: BaseException | None) -> bool:
     """True if the database rolled a transaction back because of another one, as in a deadlock."""
-    return any(_sqlstate(cause) in CROSSED for cause in _causes(problem))
+    return any(_sqlstate(cause) in CONFLICT_SQLSTATES for cause in _causes(problem))
 
 
-def unavailable(problem: BaseException | None) -> StoreUnavailable | None:
+def storage_failure(problem: BaseException | None) -> StorageUnavailable | None:
     """Return the StorageUnavailable that this failure, or its cause, means; None if it is a bug."""
     for cause in _causes(problem):
-        if isinstance(cause, StoreUnavailable):
+        if isinstance(cause, StorageUnavailable):
             return cause
-        if _sqlstate(cause) == LOCKED:
+        if _sqlstate(cause) == LOCK_TIMEOUT_SQLSTATE:
             return StreamBusy()
-        if (component := _full_disk(cause)) is not None:
+        if (component := _component_of_full_disk(cause)) is not None:
             return DiskFull(component)
-        if _passes(cause):
-            return StoreUnavailable()
+        if _is_temporary(cause):
+            return StorageUnavailable()
     return None
 
 
-def _full_disk(problem: BaseException) -> Component | None:
+def _component_of_full_disk(problem: BaseException) -> StorageComponent | None:
     """Return the component with the full disk, if the exception means that."""
     if isinstance(problem, OSError):
-        return Component.DISK if problem.errno in NO_SPACE else None
+        return StorageComponent.DISK if problem.errno in NO_SPACE_ERRNOS else None
     code: int = getattr(problem, "sqlite_errorcode", 0)
-    is_full = code & 0xFF == sqlite3.SQLITE_FULL or _sqlstate(problem) == NO_SPACE_STATE
-    return Component.STORE if is_full else None
+    is_full = code & 0xFF == sqlite3.SQLITE_FULL or _sqlstate(problem) == NO_SPACE_SQLSTATE
+    return StorageComponent.STORE if is_full else None
 
 
 def _causes(problem: BaseException | None) -> Iterator[BaseException]:
@@ -129,17 +129,19 @@ def _sqlstate(problem: BaseException) -> str:
     return str(getattr(problem, "sqlstate", None) or "")
 
 
-def _passes(problem: BaseException) -> bool:
+def _is_temporary(problem: BaseException) -> bool:
     if isinstance(problem, DBAPIError) and problem.connection_invalidated:
         return True
     if isinstance(problem, DisconnectionError | sqlalchemy.exc.TimeoutError):
         return True
     if isinstance(problem, sqlite3.Error):
-        return getattr(problem, "sqlite_errorcode", 0) & 0xFF in SQLITE_PASSING
+        return getattr(problem, "sqlite_errorcode", 0) & 0xFF in TEMPORARY_SQLITE_CODES
     state = _sqlstate(problem)
     if state:
-        return state.startswith(PASSING_CLASSES) or state in PASSING
-    return _is_of_driver(problem) and any(words in str(problem) for words in CONNECTION_ENDED)
+        return state.startswith(TEMPORARY_SQLSTATE_CLASSES) or state in TEMPORARY_SQLSTATES
+    return _is_of_driver(problem) and any(
+        words in str(problem) for words in CONNECTION_ENDED_MESSAGES
+    )
 
 
 def _is_of_driver(problem: BaseException) -> bool:

@@ -27,11 +27,13 @@ def without_index(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 @compiles(UnindexedCondition)
-def _plain(element: UnindexedCondition, compiler: SQLCompiler, **given: Any) -> str:
-    return compiler.process(element.clauses, **given)
+def _compile_conditions(element: UnindexedCondition, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
 
 
 @compiles(UnindexedCondition, "sqlite")
-def _with_plus(element: UnindexedCondition, compiler: SQLCompiler, **given: Any) -> str:
+def _compile_with_unary_plus(
+    element: UnindexedCondition, compiler: SQLCompiler, **options: Any
+) -> str:
     # an operand of unary plus is an expression, for which no index can be used
-    return f"+({compiler.process(element.clauses, **given)})"
+    return f"+({compiler.process(element.clauses, **options)})"

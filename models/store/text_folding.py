@@ -12,21 +12,23 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-NAME = "fold_text"
-PIECE = 65_536  # characters
+FUNCTION_NAME = "fold_text"
+PART_LENGTH = 65_536  # characters
 # Soft hyphen, tatweel, joiners, direction marks, variation selectors, byte order mark
-_UNSEEN = re.compile(
+_INVISIBLE = re.compile(
     "[\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff]"
 )
 COLLATIONS = ("und-x-icu", "C.utf8", "C.UTF-8", "default")  # for lower(), the best first
-DROP = f"DROP FUNCTION {NAME}(text)"
+DROP_FUNCTION = f"DROP FUNCTION {FUNCTION_NAME}(text)"
 
 
 @cache
 def dropped_characters() -> frozenset[str]:
     """Return the combining accents and invisible characters. Vowel signs are not among them."""
     codes = chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00))
-    return frozenset(c for c in map(chr, codes) if unicodedata.combining(c) or _UNSEEN.fullmatch(c))
+    return frozenset(
+        c for c in map(chr, codes) if unicodedata.combining(c) or _INVISIBLE.fullmatch(c)
+    )
 
 
 def character_ranges(characters: Sequence[str]) -> str:
@@ -41,34 +43,34 @@ def fold_text(text: str) -> str:
     """Return the text in NFKC, case folded, without accents and invisible characters."""
     if text.isascii():
         return text.lower()
-    if len(text) > PIECE:
-        return "".join(map(fold_text, _pieces(text)))
+    if len(text) > PART_LENGTH:
+        return "".join(map(fold_text, _text_parts(text)))
     plain = unicodedata.normalize("NFKD", text).casefold()
     for character in dropped_characters().intersection(plain):  # a text has few different ones
         plain = plain.replace(character, "")
     return unicodedata.normalize("NFC", plain)
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _text_parts(text: str) -> Iterator[str]:
     """Cut a long text at spaces, since normalizing a text blocks all other threads."""
     start = 0
     while start < len(text):
-        blank = text.rfind(" ", start, start + PIECE)
-        end = blank + 1 if blank >= start else start + PIECE
+        blank = text.rfind(" ", start, start + PART_LENGTH)
+        end = blank + 1 if blank >= start else start + PART_LENGTH
         yield text[start:end]
         start = end
 
 
-def add_to_sqlite(connection: Any) -> None:
+def add_fold_text_to_sqlite(connection: Any) -> None:
     """Make `fold_text` a function of this SQLite connection."""
-    connection.create_function(NAME, 1, _fold_value, deterministic=True)
+    connection.create_function(FUNCTION_NAME, 1, _fold_sql_value, deterministic=True)
 
 
-def _fold_value(value: Any) -> str | None:
+def _fold_sql_value(value: Any) -> str | None:
     return None if value is None else fold_text(str(value))
 
 
-def create_in_postgres(collation: str) -> str:
+def create_function_sql(collation: str) -> str:
     """Return the SQL that creates `fold_text` in PostgreSQL.
 
     PostgreSQL has no case folding before version 18. It uses lower(), and replaces the characters
@@ -90,7 +92,7 @@ def create_in_postgres(collation: str) -> str:
     from_, to = ("".join(characters) for characters in zip(*single, strict=True))
     dropped = character_ranges(sorted(dropped_characters()))
     return (
-        f"CREATE FUNCTION {NAME}(value text) RETURNS text LANGUAGE sql IMMUTABLE"
+        f"CREATE FUNCTION {FUNCTION_NAME}(value text) RETURNS text LANGUAGE sql IMMUTABLE"
         " PARALLEL SAFE RETURNS NULL ON NULL INPUT AS $$"
         " SELECT (CASE WHEN octet_length(value) = length(value)"
         f' THEN lower(value COLLATE "{collation}") ELSE normalize(regexp_replace('

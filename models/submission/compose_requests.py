@@ -4,28 +4,36 @@ from typing import Any
 
 from sqlmodel import Field, SQLModel
 
-from models.store.columns import Instant, MaybeNumber, Moment, Number, Owned, plain, ref
+from models.store.columns import (
+    Int64,
+    OptionalInt64,
+    Timestamp,
+    UserOwnedRow,
+    UtcDateTime,
+    foreign_key,
+    json_column,
+)
 
 
-class ComposeRequest(Owned, table=True):
+class ComposeRequest(UserOwnedRow, table=True):
     """A compose window that was requested; clients of the user open it until it expires."""
 
     __tablename__ = "compose_requests"
 
-    identity_id: MaybeNumber = None  # also of an identity without a row
-    mailbox_id: MaybeNumber = None  # it may be deleted
-    written: dict[str, Any] = plain(dict)  # the contents of the window, by field
+    identity_id: OptionalInt64 = None  # also of an identity without a row
+    mailbox_id: OptionalInt64 = None  # it may be deleted
+    written: dict[str, Any] = json_column(dict)  # the contents of the window, by field
     requested_by: str | None = None
-    created_at: Moment
-    expires_at: Moment = Field(sa_type=Instant, index=True)
+    created_at: Timestamp
+    expires_at: Timestamp = Field(sa_type=UtcDateTime, index=True)
 
 
-class ComposeListener(Owned, table=True):
+class ComposeListener(UserOwnedRow, table=True):
     """A client that opens compose windows. It is connected to the process `holder`."""
 
     __tablename__ = "compose_listeners"
 
-    holder: Number = 0
+    holder: Int64 = 0
 
 
 class DraftFile(SQLModel, table=True):
@@ -33,6 +41,6 @@ class DraftFile(SQLModel, table=True):
 
     __tablename__ = "draft_files"
 
-    message_id: int = ref("messages.id", primary_key=True, index=False)
-    file_id: int = ref("files.id", primary_key=True)
-    nth: Number = 0
+    message_id: int = foreign_key("messages.id", primary_key=True, index=False)
+    file_id: int = foreign_key("files.id", primary_key=True)
+    nth: Int64 = 0

@@ -2,10 +2,10 @@
 
 from sqlalchemy import Index, text
 
-from models.store.columns import MaybeNumber, Moment, Owned, plain
+from models.store.columns import OptionalInt64, Timestamp, UserOwnedRow, json_column
 
 
-class Identity(Owned, table=True):
+class Identity(UserOwnedRow, table=True):
     """A From address of a user with its name and signature. Without a row it has the defaults.
 
     The id of one of the user's own addresses is the id of that address, so it follows a rename. Any
@@ -31,9 +31,9 @@ class Identity(Owned, table=True):
     name: str | None = None  # None: that of the address, or of the user
     preferred: bool = False  # the default identity; without such a row, the main address
     reply_to: str | None = None
-    bcc: list[str] = plain(list)
+    bcc: list[str] = json_column(list)
     signature_text: str | None = None
     signature_html: str | None = None  # sanitised
-    mailbox_id: MaybeNumber = None  # for copies; Sent if it is deleted
-    created_at: Moment
-    updated_at: Moment
+    mailbox_id: OptionalInt64 = None  # for copies; Sent if it is deleted
+    created_at: Timestamp
+    updated_at: Timestamp

@@ -5,9 +5,17 @@ from enum import StrEnum
 from sqlalchemy import Index, text
 from sqlmodel import Field
 
-from models.store.columns import MaybeMoment, MaybeNumber, MaybeOwned, Moment, Number, choice, ref
+from models.store.columns import (
+    Int64,
+    OptionalInt64,
+    OptionallyOwnedRow,
+    OptionalTimestamp,
+    Timestamp,
+    enum_column,
+    foreign_key,
+)
 
-ARRIVED = 0  # value of `copy_of` for the copy of a received message
+COPY_OF_RECEIVED = 0  # value of `copy_of` for the copy of a received message
 
 
 class SubmissionState(StrEnum):
@@ -24,10 +32,10 @@ class SubmissionState(StrEnum):
 
 
 # The text is exactly that of the partial indexes: a parameter can't use them.
-WAITING = "state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING')"
+IS_UNFINISHED = "state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING')"
 
 
-class Submission(MaybeOwned, table=True):
+class Submission(OptionallyOwnedRow, table=True):
     """A message handed in for sending, with a queue entry for each recipient.
 
     Without a user it is sent by the platform, for an address that forwards or as the copy of a BCC
@@ -41,16 +49,16 @@ class Submission(MaybeOwned, table=True):
             "submissions_waiting",
             "created_at",
             "id",
-            sqlite_where=text(WAITING),
-            postgresql_where=text(WAITING),
+            sqlite_where=text(IS_UNFINISHED),
+            postgresql_where=text(IS_UNFINISHED),
         ),
         Index(
             "submissions_waiting_of_user",
             "user_id",
             "created_at",
             "id",
-            sqlite_where=text(WAITING),
-            postgresql_where=text(WAITING),
+            sqlite_where=text(IS_UNFINISHED),
+            postgresql_where=text(IS_UNFINISHED),
         ),
         Index(
             "submissions_held",
@@ -80,24 +88,24 @@ class Submission(MaybeOwned, table=True):
         ),
     )
 
-    tenant_id: Number
+    tenant_id: Int64
     queue_id: str = Field(unique=True)
-    state: SubmissionState = choice(SubmissionState, default=SubmissionState.QUEUED)
-    message_id: int | None = ref("messages.id", ondelete="SET NULL", default=None)
-    blob_id: Number  # a reference row keeps it
-    size: Number
+    state: SubmissionState = enum_column(SubmissionState, default=SubmissionState.QUEUED)
+    message_id: int | None = foreign_key("messages.id", ondelete="SET NULL", default=None)
+    blob_id: Int64  # a reference row keeps it
+    size: Int64
     envelope_from: str
-    send_time: MaybeMoment = None
-    undo_until: MaybeMoment = None
+    send_time: OptionalTimestamp = None
+    undo_until: OptionalTimestamp = None
     # The submission that a BCC rule copied, which may be deleted, or COPY_OF_RECEIVED.
-    copy_of: MaybeNumber = None
+    copy_of: OptionalInt64 = None
     # They identify a DSN that comes back: ENVID of the client (RFC 3461), and the Message-ID, cut.
     envid: str | None = None
     header_id: str | None = None
     ret: str | None = None  # RET (RFC 3461): FULL or HDRS; None: absent
     ours: bool = False  # composed here: it is signed for the domain of its author
     # End of the hold: a scheduled time or an undo window. Null if the submission is not held.
-    release_at: MaybeMoment = None
+    release_at: OptionalTimestamp = None
     # The mailbox that the copy moves to from SCHEDULED when the hold ends; null: there is no copy.
-    sent_mailbox_id: MaybeNumber = None
-    created_at: Moment
+    sent_mailbox_id: OptionalInt64 = None
+    created_at: Timestamp

@@ -15,7 +15,7 @@ class Role(StrEnum):
 
     def includes(self, other: "Role") -> bool:
         """True if this role has all rights of the other one."""
-        return RANKS[self] >= RANKS[other]
+        return ROLE_RANKS[self] >= ROLE_RANKS[other]
 
     def administers(self, other: "Role") -> bool:
         """True if a user of this role can administer another user of the role `other`."""
@@ -26,7 +26,7 @@ class Role(StrEnum):
         return self is Role.DOMAIN_ADMIN and other is Role.USER
 
 
-RANKS = {role: rank for rank, role in enumerate(Role)}
+ROLE_RANKS = {role: rank for rank, role in enumerate(Role)}
 
 
 class Scope(StrEnum):
@@ -83,7 +83,7 @@ class UserPermission(StrEnum):
     PUSHOVER = "PUSHOVER"
 
 
-INCLUDES = {
+INCLUDED_SCOPES = {
     Scope.MASTER: frozenset(Scope),
     Scope.READ: frozenset({Scope.READ, Scope.MAIL_READ}),
     Scope.MAIL: frozenset({Scope.MAIL, Scope.MAIL_READ}),
@@ -91,6 +91,6 @@ INCLUDES = {
 
 
 @lru_cache(256)
-def opened(scopes: frozenset[Scope]) -> frozenset[Scope]:
+def expand_scopes(scopes: frozenset[Scope]) -> frozenset[Scope]:
     """Return the scopes and all scopes that they include."""
-    return scopes.union(*(INCLUDES.get(scope, frozenset()) for scope in scopes))
+    return scopes.union(*(INCLUDED_SCOPES.get(scope, frozenset()) for scope in scopes))

@@ -24,23 +24,23 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 from sqlmodel import col
 
-from models.store.columns import Big, Instant
+from models.store.columns import BIG_INTEGER, UtcDateTime
 from models.users.tables import User
 
-LETTERS = 3
-LAST = "\U0010ffff"  # sorts after all texts with the same prefix
-_LAST_LOGIN = {  # the epoch for users who never signed in: null has no order
+TRIGRAM_LENGTH = 3
+LAST_CHARACTER = "\U0010ffff"  # sorts after all texts with the same prefix
+_LAST_LOGIN_SQL = {  # the epoch for users who never signed in: null has no order
     "sqlite": "coalesce(users.last_login_at, '1970-01-01 00:00:00.000000')",
     "postgresql": "coalesce(users.last_login_at, '1970-01-01 00:00:00+00'::timestamptz)",
 }
 
 
-def _index_of_logins(dialect: str) -> str:
-    expression = _LAST_LOGIN[dialect].replace("users.", "")
+def _create_login_index_sql(dialect: str) -> str:
+    expression = _LAST_LOGIN_SQL[dialect].replace("users.", "")
     return f"CREATE INDEX search_users_logins ON users ({expression}, id)"
 
 
-CREATE = {
+CREATE_INDEXES = {
     "sqlite": (
         "CREATE VIRTUAL TABLE search_users USING fts5"
         "(words, content='users', content_rowid='id', tokenize='trigram')",
@@ -55,7 +55,7 @@ CREATE = {
         " INSERT INTO search_users (search_users, rowid, words)"
         " VALUES ('delete', old.id, old.words);"
         " INSERT INTO search_users (rowid, words) VALUES (new.id, new.words); END",
-        _index_of_logins("sqlite"),
+        _create_login_index_sql("sqlite"),
     ),
     "postgresql": (
         "CREATE FUNCTION trigrams_of(words text) RETURNS text[] LANGUAGE sql IMMUTABLE"
@@ -66,10 +66,10 @@ CREATE = {
         " WITH (fastupdate = off)",
         'CREATE INDEX search_users_names ON users (username_key COLLATE "C")',
         'CREATE INDEX search_users_mains ON addresses (local COLLATE "C") WHERE main',
-        _index_of_logins("postgresql"),
+        _create_login_index_sql("postgresql"),
     ),
 }
-DROP = {
+DROP_INDEXES = {
     "sqlite": (
         "DROP TRIGGER search_users_made",
         "DROP TRIGGER search_users_gone",
@@ -87,30 +87,30 @@ DROP = {
 }
 
 
-def words_of(username: str, name: str | None, address: str | None) -> str:
+def search_text(username: str, name: str | None, address: str | None) -> str:
     """Return the text that a user is found by, with each part in its own line.
 
     Username and address are included in the form that is shown, and in normal form: without dots,
     the domain in Unicode.
     """
     parts = [part.casefold() for part in (username, name, address) if part]
-    plain = [_compared(part.casefold()) for part in (username, address) if part]
+    plain = [_normal_form(part.casefold()) for part in (username, address) if part]
     return "\n".join(dict.fromkeys(parts + plain))
 
 
-def _compared(name: str) -> str:
-    local, at, domain = name.partition("@")
-    return local.replace(".", "") + at + ".".join(map(_decoded, domain.split(".")))
+def _normal_form(address: str) -> str:
+    local, at, domain = address.partition("@")
+    return local.replace(".", "") + at + ".".join(map(_decode_domain_label, domain.split(".")))
 
 
-def _decoded(label: str) -> str:
+def _decode_domain_label(label: str) -> str:
     try:
         return idna.decode(label) if label.startswith("xn--") else label
     except idna.IDNAError:
         return label
 
 
-def holding(dialect: str, part: str) -> ColumnElement[bool]:
+def contains_part(dialect: str, part: str) -> ColumnElement[bool]:
     """Return SQL that is true if the search text contains a part of at least three letters.
 
     The case is ignored.
@@ -122,19 +122,19 @@ def holding(dialect: str, part: str) -> ColumnElement[bool]:
         found = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
         # unique: there may be others in the statement
         given: BindParameter[str] = bindparam("part", quoted, unique=True)
-        return col(User.id).in_(found.bindparams(given).columns(rowid=Big)) & held
-    grams = sorted({part[at : at + LETTERS] for at in range(len(part) - LETTERS + 1)})
+        return col(User.id).in_(found.bindparams(given).columns(rowid=BIG_INTEGER)) & held
+    grams = sorted({part[at : at + TRIGRAM_LENGTH] for at in range(len(part) - TRIGRAM_LENGTH + 1)})
     indexed = func.trigrams_of(literal_column("users.words"), type_=ARRAY(Text))
     return indexed.contains(grams) & held
 
 
-def beginning(dialect: str, column: Any, part: str) -> ColumnElement[bool]:
+def has_prefix(dialect: str, column: Any, prefix: str) -> ColumnElement[bool]:
     """Return SQL that is true if a column begins with a prefix, in the same case."""
     text = collate(column, "C") if dialect == "postgresql" else column
-    found: ColumnElement[bool] = (text >= part) & (text < part + LAST)
+    found: ColumnElement[bool] = (text >= prefix) & (text < prefix + LAST_CHARACTER)
     return found
 
 
-def last_login(dialect: str) -> Label[datetime]:
+def last_login_column(dialect: str) -> Label[datetime]:
     """Return SQL for the time of the last sign-in; EPOCH if the user never signed in."""
-    return literal_column(_LAST_LOGIN[dialect], type_=Instant()).label("last_seen")
+    return literal_column(_LAST_LOGIN_SQL[dialect], type_=UtcDateTime()).label("last_seen")

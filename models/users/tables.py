@@ -8,15 +8,15 @@ from sqlalchemy import Index, text
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
-    Instant,
-    MaybeMoment,
-    MaybeNumber,
-    Moment,
-    Number,
-    Row,
-    choice,
-    plain,
-    ref,
+    Int64,
+    OptionalInt64,
+    OptionalTimestamp,
+    RowWithId,
+    Timestamp,
+    UtcDateTime,
+    enum_column,
+    foreign_key,
+    json_column,
 )
 from models.users.roles import Role
 
@@ -57,7 +57,7 @@ class UsageLevel(StrEnum):
     FULL = "FULL"
 
 
-def _where(condition: str) -> dict[str, Any]:
+def _index_condition(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
@@ -86,7 +86,7 @@ class DelimiterAction(StrEnum):
     SUBJECT = "SUBJECT"
 
 
-class User(Row, table=True):
+class User(RowWithId, table=True):
     """A user. Its journal is the stream with the same id."""
 
     __tablename__ = "users"
@@ -94,73 +94,77 @@ class User(Row, table=True):
         Index("ix_users_created_at", "created_at", "id"),
         Index("ix_users_used", "used", "id"),
         Index("ix_users_of_domain", "domain_id", "username_key", "id"),
-        Index("ix_users_disabled", "username_key", "id", **_where("disabled")),
-        Index("ix_users_suspended", "username_key", "id", **_where("suspended")),
-        Index("ix_users_staff", "role", "id", **_where("role <> 'USER'")),
-        Index("ix_users_forwards", "id", **_where("targets <> '[]'")),
+        Index("ix_users_disabled", "username_key", "id", **_index_condition("disabled")),
+        Index("ix_users_suspended", "username_key", "id", **_index_condition("suspended")),
+        Index("ix_users_staff", "role", "id", **_index_condition("role <> 'USER'")),
+        Index("ix_users_forwards", "id", **_index_condition("targets <> '[]'")),
     )
 
     username: str  # lower case, as shown
     username_key: str = Field(unique=True)  # normal form: mail/addresses/address_syntax.py
     name: str | None = None
     words: str = ""  # username, name and main address, case folded: models/users/search_index.py
-    role: Role = choice(Role, default=Role.USER)
-    domain_id: int | None = ref("domains.id", ondelete="RESTRICT", default=None)
-    tenant_id: Number  # of its blobs; it stays if the domain changes
+    role: Role = enum_column(Role, default=Role.USER)
+    domain_id: int | None = foreign_key("domains.id", ondelete="RESTRICT", default=None)
+    tenant_id: Int64  # of its blobs; it stays if the domain changes
     password: str | None = None  # Argon2id, PHC form
     temporary_password: str | None = None  # in addition to the password
-    temporary_from: MaybeMoment = None
-    temporary_until: MaybeMoment = None
-    password_changed_at: MaybeMoment = None
+    temporary_from: OptionalTimestamp = None
+    temporary_until: OptionalTimestamp = None
+    password_changed_at: OptionalTimestamp = None
     require_password_change: bool = False
-    auth_version: Number = 1  # tokens of an older version are invalid
+    auth_version: Int64 = 1  # tokens of an older version are invalid
     disabled: bool = False  # can neither sign in nor receive
     suspended: bool = False  # can't sign in, still receives
-    deleted_at: MaybeMoment = None  # then it is disabled too, and `DeletedUser` has its other data
-    kicked_at: MaybeMoment = None  # connections opened before were closed
-    smtp_allowed_networks: list[str] = plain(list)  # for submission; empty: any
+    deleted_at: OptionalTimestamp = (
+        None  # then it is disabled too, and `DeletedUser` has its other data
+    )
+    kicked_at: OptionalTimestamp = None  # connections opened before were closed
+    smtp_allowed_networks: list[str] = json_column(list)  # for submission; empty: any
     tls_enforce_in: bool = False  # mail from other servers is accepted over TLS only
     tls_enforce_out: bool = False  # mail to other servers is sent over TLS only
     upload_sent_messages: bool = False  # submitted mail is stored in Sent
-    second_factors: list[str] = plain(list)  # those that are enabled: TOTP, WEBAUTHN, CUSTOM
-    disabled_scopes: list[str] = plain(list)  # of IMAP, POP3, SMTP
+    second_factors: list[str] = json_column(list)  # those that are enabled: TOTP, WEBAUTHN, CUSTOM
+    disabled_scopes: list[str] = json_column(list)  # of IMAP, POP3, SMTP
     webmail_access: bool = True  # can sign in for a token
-    permissions: list[str] = plain(list)  # of a USER: models/users/roles.py
-    admin_permissions: list[str] = plain(list)  # of a DOMAIN_ADMIN
+    permissions: list[str] = json_column(list)  # of a USER: models/users/roles.py
+    admin_permissions: list[str] = json_column(list)  # of a DOMAIN_ADMIN
     # additional From addresses: addresses, domains, patterns
-    from_whitelist: list[str] = plain(list)
+    from_whitelist: list[str] = json_column(list)
     pub_key: str | None = None  # OpenPGP, armoured
-    key_info: dict[str, Any] | None = plain()  # of that key: name, address, fingerprint, expires
+    key_info: dict[str, Any] | None = (
+        json_column()
+    )  # of that key: name, address, fingerprint, expires
     encrypt_messages: bool = False  # received mail is encrypted to the key
-    targets: list[str] = plain(list)  # received mail is also sent there; see `Address`
+    targets: list[str] = json_column(list)  # received mail is also sent there; see `Address`
     relays: str | None = None  # encrypted targets with their passwords; see `Address`
     encrypt_forwarded: bool = False  # forwarded mail is encrypted to the key
-    delimiter_action: DelimiterAction = choice(DelimiterAction, default=DelimiterAction.NONE)
-    retention: MaybeNumber = None  # seconds; of new mailboxes and messages
-    spam_level: Number = 50  # 0: everything is spam … 100: nothing is
+    delimiter_action: DelimiterAction = enum_column(DelimiterAction, default=DelimiterAction.NONE)
+    retention: OptionalInt64 = None  # seconds; of new mailboxes and messages
+    spam_level: Int64 = 50  # 0: everything is spam … 100: nothing is
     junk_score: float | None = None
     reject_score: float | None = None
-    quarantine_notification: Frequency = choice(Frequency, default=Frequency.DAILY)
-    recipients: MaybeNumber = None  # a day; None: the platform's limit, 0: unlimited
-    forwards: MaybeNumber = None  # messages a day; None: the platform's limit, 0: unlimited
-    received_max: MaybeNumber = None  # messages an hour; None: the platform's limit, 0: unlimited
+    quarantine_notification: Frequency = enum_column(Frequency, default=Frequency.DAILY)
+    recipients: OptionalInt64 = None  # a day; None: the platform's limit, 0: unlimited
+    forwards: OptionalInt64 = None  # messages a day; None: the platform's limit, 0: unlimited
+    received_max: OptionalInt64 = None  # messages an hour; None: the platform's limit, 0: unlimited
     # messages in the current hour; in this row, which each delivery updates anyway
-    received: Number = 0
-    received_until: MaybeMoment = None  # end of that hour
-    received_told_until: MaybeMoment = None  # no other notice about refused mail before
-    quota: MaybeNumber = None  # bytes; None: the domain's, 0: unlimited
-    used: Number = 0  # bytes
+    received: Int64 = 0
+    received_until: OptionalTimestamp = None  # end of that hour
+    received_told_until: OptionalTimestamp = None  # no other notice about refused mail before
+    quota: OptionalInt64 = None  # bytes; None: the domain's, 0: unlimited
+    used: Int64 = 0  # bytes
     # no other notice about a full quota before; None: no notice since storage reached a level
-    storage_told_until: MaybeMoment = None
-    message_count: Number = 0
-    uid_validity: Number = 0  # the last one of a mailbox; increases by at least one
+    storage_told_until: OptionalTimestamp = None
+    message_count: Int64 = 0
+    uid_validity: Int64 = 0  # the last one of a mailbox; increases by at least one
     language: str | None = None
-    tags: list[str] = plain(list)
-    meta_data: dict[str, Any] | None = plain()
-    internal_data: dict[str, Any] | None = plain()
-    created_at: Moment
-    updated_at: Moment
-    last_login_at: MaybeMoment = None
+    tags: list[str] = json_column(list)
+    meta_data: dict[str, Any] | None = json_column()
+    internal_data: dict[str, Any] | None = json_column()
+    created_at: Timestamp
+    updated_at: Timestamp
+    last_login_at: OptionalTimestamp = None
 
 
 class UserTag(SQLModel, table=True):
@@ -169,7 +173,7 @@ class UserTag(SQLModel, table=True):
     __tablename__ = "user_tags"
 
     tag: str = Field(primary_key=True)
-    user_id: int = ref("users.id", primary_key=True)
+    user_id: int = foreign_key("users.id", primary_key=True)
 
 
 class DomainAdmin(SQLModel, table=True):
@@ -177,8 +181,8 @@ class DomainAdmin(SQLModel, table=True):
 
     __tablename__ = "domain_admins"
 
-    user_id: int = ref("users.id", primary_key=True, index=False)
-    domain_id: int = ref("domains.id", primary_key=True)
+    user_id: int = foreign_key("users.id", primary_key=True, index=False)
+    domain_id: int = foreign_key("domains.id", primary_key=True)
 
 
 class Usage(SQLModel, table=True):
@@ -186,11 +190,11 @@ class Usage(SQLModel, table=True):
 
     __tablename__ = "usages"
 
-    user_id: int = ref("users.id", primary_key=True, index=False)
-    kind: UsageKind = choice(UsageKind, primary_key=True)
-    used: Number = 0
-    until: datetime = Field(sa_type=Instant, index=True)
-    told_until: MaybeMoment = None  # no other notice before
+    user_id: int = foreign_key("users.id", primary_key=True, index=False)
+    kind: UsageKind = enum_column(UsageKind, primary_key=True)
+    used: Int64 = 0
+    until: datetime = Field(sa_type=UtcDateTime, index=True)
+    told_until: OptionalTimestamp = None  # no other notice before
 
 
 class DeletedUser(SQLModel, table=True):
@@ -201,12 +205,12 @@ class DeletedUser(SQLModel, table=True):
 
     __tablename__ = "deleted_users"
 
-    id: int = ref("users.id", primary_key=True, index=False)
+    id: int = foreign_key("users.id", primary_key=True, index=False)
     username_key: str = Field(index=True)
     disabled: bool = False  # the value before the deletion
     # before the deletion
-    domain_id: int | None = ref("domains.id", ondelete="SET NULL", default=None)
-    addresses: list[dict[str, Any]] = plain(list)  # rows of `addresses` before the deletion
-    deleted_at: Moment
-    delete_after: MaybeMoment = None  # None: at once
-    task_id: MaybeNumber = None
+    domain_id: int | None = foreign_key("domains.id", ondelete="SET NULL", default=None)
+    addresses: list[dict[str, Any]] = json_column(list)  # rows of `addresses` before the deletion
+    deleted_at: Timestamp
+    delete_after: OptionalTimestamp = None  # None: at once
+    task_id: OptionalInt64 = None

@@ -8,89 +8,110 @@ from typing import Any
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.addresses.tables import AddressKind
-from models.errors import Invalid, Problems
-from models.store.columns import Picked
+from models.errors import ErrorCollector, InvalidInput
+from models.store.columns import ColumnRow
 from resolvers.autoreply import validation as autoreply_validation
 
 
 @dataclass
-class Replies:
+class AddressAutoreplies:
     """The autoreplies of addresses by address id: stored rows, new rows, changed columns."""
 
-    were: Mapping[int, Picked] = field(default_factory=dict)
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    told: dict[int, list[str]] = field(default_factory=dict)
-    gone: list[int] = field(default_factory=list)
+    stored_rows: Mapping[int, ColumnRow] = field(default_factory=dict)
+    new_rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    changed_columns: dict[int, list[str]] = field(default_factory=dict)
+    deleted_ids: list[int] = field(default_factory=list)
 
     @property
-    def changed(self) -> set[int]:
+    def changed_ids(self) -> set[int]:
         """Ids of the addresses whose autoreply is changed or deleted."""
-        return {*self.rows, *self.gone}
+        return {*self.new_rows, *self.deleted_ids}
 
-    def logged(self, key: int) -> tuple[Any, Any]:
+    def admin_log_values(self, address_id: int) -> tuple[Any, Any]:
         """Return the admin log values of one autoreply before and after the change."""
-        if key in self.gone:
-            return {"enabled": self.were[key].enabled}, None
-        return autoreply_validation.logged(self.were.get(key), self.rows[key], self.told[key])
+        if address_id in self.deleted_ids:
+            return {"enabled": self.stored_rows[address_id].enabled}, None
+        return autoreply_validation.admin_log_values(
+            self.stored_rows.get(address_id),
+            self.new_rows[address_id],
+            self.changed_columns[address_id],
+        )
 
 
-def facts(given: Mapping[str, Any], at: Sequence[str]) -> dict[str, Any]:
+def validate_autoreply(columns: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
     """Validate the autoreply columns of an input and return them as stored.
 
     Raises InvalidInput with all problems if a value is not allowed, nothing is given or
     `addresses` is given.
     """
-    problems = Problems()
-    found = autoreply_validation.facts(given, problems, at)
-    with problems.caught():
-        if not given:
-            raise Invalid("change at least one thing", constraint="required", path=at)
-        if found.get("addresses"):
-            words = "an address answers for itself: only an account names addresses"
-            raise Invalid(words, constraint="exclusive", path=[*at, "addresses"])
-    problems.settle()
-    return found
+    problems = ErrorCollector()
+    values = autoreply_validation.validate_columns(columns, problems, path)
+    with problems.collecting():
+        if not columns:
+            raise InvalidInput("change at least one thing", constraint="required", path=path)
+        if values.get("addresses"):
+            error_text = "an address answers for itself: only an account names addresses"
+            raise InvalidInput(error_text, constraint="exclusive", path=[*path, "addresses"])
+    problems.raise_collected()
+    return values
 
 
-def able(kind: AddressKind, at: Sequence[str]) -> None:
+def require_forward_kind(kind: AddressKind, path: Sequence[str]) -> None:
     """Raise InvalidInput unless the kind is FORWARD, the only kind with an autoreply of its own."""
     if kind is not AddressKind.FORWARD:
-        words = f"only a FORWARD answers by itself, not a {kind}; an account does by autoreplySet"
-        raise Invalid(words, constraint="exclusive", path=at)
+        error_text = (
+            f"only a FORWARD answers by itself, not a {kind}; an account does by autoreplySet"
+        )
+        raise InvalidInput(error_text, constraint="exclusive", path=path)
 
 
-def change(
-    replies: Replies, key: int, values: Mapping[str, Any], now: datetime, at: Sequence[str]
+def set_autoreply(
+    autoreplies: AddressAutoreplies,
+    address_id: int,
+    columns: Mapping[str, Any],
+    now: datetime,
+    path: Sequence[str],
 ) -> bool:
     """Set columns of an address' autoreply and return whether it is enabled.
 
     Raises InvalidInput if the autoreply is enabled without a text.
     """
-    was = replies.were.get(key)
-    row = autoreply_validation.made({"id": key, "address_id": key}, was, values, now, at)
-    names = autoreply_validation.news(was, row)
-    if names or was is None:
-        replies.rows[key], replies.told[key] = row, names
-    return bool(row["enabled"])
+    stored_row = autoreplies.stored_rows.get(address_id)
+    new_row = autoreply_validation.new_row(
+        {"id": address_id, "address_id": address_id}, stored_row, columns, now, path
+    )
+    changed_names = autoreply_validation.changed_columns(stored_row, new_row)
+    if changed_names or stored_row is None:
+        autoreplies.new_rows[address_id], autoreplies.changed_columns[address_id] = (
+            new_row,
+            changed_names,
+        )
+    return bool(new_row["enabled"])
 
 
-def clear(replies: Replies, key: int) -> None:
+def delete_autoreply(autoreplies: AddressAutoreplies, address_id: int) -> None:
     """Mark the autoreply of an address for deletion."""
-    if key in replies.were:
-        replies.gone.append(key)
+    if address_id in autoreplies.stored_rows:
+        autoreplies.deleted_ids.append(address_id)
 
 
-async def there(session: AsyncSession, rows: Sequence[Picked]) -> Replies:
+async def load_stored_autoreplies(
+    session: AsyncSession, addresses: Sequence[ColumnRow]
+) -> AddressAutoreplies:
     """Read the stored autoreplies of the FORWARD addresses among these.
 
     Runs no statement if no address has the kind FORWARD.
     """
-    ids = [row.id for row in rows if row.kind is AddressKind.FORWARD]
-    return Replies(await autoreply_validation.there(session, ids) if ids else {})
+    ids = [row.id for row in addresses if row.kind is AddressKind.FORWARD]
+    return AddressAutoreplies(
+        await autoreply_validation.load_stored_rows(session, ids) if ids else {}
+    )
 
 
-async def store(session: AsyncSession, replies: Replies) -> None:
+async def store_changes(session: AsyncSession, autoreplies: AddressAutoreplies) -> None:
     """Write the changed autoreplies and delete the ones marked for deletion."""
-    await autoreply_validation.write(session, replies.rows, replies.told)
-    if replies.gone:
-        await autoreply_validation.forget(session, replies.gone)
+    await autoreply_validation.store_rows(
+        session, autoreplies.new_rows, autoreplies.changed_columns
+    )
+    if autoreplies.deleted_ids:
+        await autoreply_validation.delete_rows(session, autoreplies.deleted_ids)

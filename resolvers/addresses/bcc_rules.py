@@ -8,34 +8,41 @@ from sqlalchemy import ColumnElement, Select, delete, false, func, select, tuple
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import Normal, checked, normal
-from mail.delivery.recipient_rewrites import matched
+from mail.addresses.address_syntax import NormalizedAddress, normalized_address, validated_address
+from mail.delivery.recipient_rewrites import checked_rule_address
 from models.addresses.rewrites import BccDirection, BccRule
 from models.addresses.tables import Address
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems, all_found
+from models.domains.tables import AliasDomain, Domain
+from models.errors import (
+    Conflict,
+    ErrorCollector,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    require_all_found,
+)
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from resolvers import pagination
-from resolvers.access import maker, require_below
+from resolvers.access import maker_columns, require_address_administrable
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.pagination import Scan, by_keys
+from resolvers.pagination import PageScan, read_by_keys
 
-OLDEST = "bcc-rules"
-MOST = 1000  # rules of one domain
-EXISTS = "there is such a rule already"
-DETAIL = ("bccTo", "direction", "active")  # what the security log tells of a rule
+CURSOR_KIND = "bcc-rules"
+MAX_RULES_PER_DOMAIN = 1000  # rules of one domain
+RULE_EXISTS_TEXT = "there is such a rule already"
+SECURITY_LOG_FIELDS = ("bccTo", "direction", "active")  # what the security log tells of a rule
 
 
 @dataclass(frozen=True, slots=True)
-class NewRule:
+class NewBccRule:
     """The columns of a BCC rule to create."""
 
     match: str
@@ -45,7 +52,7 @@ class NewRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class BccRuleChanges:
     """The columns of BCC rules to change. None leaves a column unchanged."""
 
     match: str | None = None
@@ -54,7 +61,7 @@ class Values:
     active: bool | None = None
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_rule(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the rules that the viewer can see.
 
     An ADMIN sees all rules; with the permission BCC_MAPS an administrator sees those of the
@@ -62,39 +69,46 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
     """
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN) or AdminPermission.BCC_MAPS in viewer.permissions:
-        return domain_loaders.administered(ctx, col(BccRule.domain_id))
+        return domain_loaders.is_in_administered_domain(ctx, col(BccRule.domain_id))
     return false()
 
 
-def _rules(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[Any, ...]]:
+def _select_visible_rules(
+    ctx: Context, column_names: Collection[str] | None = None
+) -> Select[*tuple[Any, ...]]:
     """Select the visible rules with `name`, the name of their domain."""
-    columns = None if names is None else {"id", "created_at", *names} - {"name"}
+    columns = None if column_names is None else {"id", "created_at", *column_names} - {"name"}
     return (
-        select(*picked(BccRule, columns), col(Domain.name).label("name"))
+        select(*select_columns(BccRule, columns), col(Domain.name).label("name"))
         .join(Domain, col(Domain.id) == col(BccRule.domain_id))
-        .where(_visible(ctx))
+        .where(_is_visible_rule(ctx))
     )
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_rules_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load BCC rules by id, in the given order. None for an id that the viewer can't see."""
-    return await by_keys(ctx, _rules(ctx), col(BccRule.id), ids)
+    return await read_by_keys(ctx, _select_visible_rules(ctx), col(BccRule.id), ids)
 
 
-async def page(ctx: Context, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_rule_page(
+    ctx: Context, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of the visible rules, the oldest first."""
-    place = (col(BccRule.created_at), col(BccRule.id))
-    return await pagination.one(ctx, Scan(_rules(ctx, columns), ask, place, falling=False))
+    sort_key = (col(BccRule.created_at), col(BccRule.id))
+    return await pagination.read_page(
+        ctx,
+        PageScan(_select_visible_rules(ctx, columns), page_request, sort_key, is_descending=False),
+    )
 
 
-async def count(ctx: Context) -> int:
+async def count_rules(ctx: Context) -> int:
     """Count the visible rules."""
-    many = select(func.count().label("many")).select_from(BccRule)
-    (row,) = await ctx.read(many.where(_visible(ctx)))
+    statement = select(func.count().label("many")).select_from(BccRule)
+    (row,) = await ctx.read(statement.where(_is_visible_rule(ctx)))
     return int(row.many)
 
 
-async def create(ctx: Context, new: NewRule) -> int:
+async def create_rule(ctx: Context, new_rule: NewBccRule) -> int:
     """Create a BCC rule and return its id.
 
     Raises InvalidInput if an address is not allowed, NotFound if the viewer does not administer
@@ -102,219 +116,281 @@ async def create(ctx: Context, new: NewRule) -> int:
     many rules, and Forbidden if the address belongs to an account with a higher role than the
     viewer.
     """
-    problems = Problems()
-    with problems.caught():
-        name = matched(new.match, path="match")
-    with problems.caught():
-        bcc_to = checked(new.bcc_to, path="bccTo")
-    problems.settle()
-    home = await _home(ctx, name)
-    _other(name, home.name, bcc_to)
-    at, key = ctx.world.now(), ctx.world.key()
-    row = BccRule(
-        id=key,
-        direction=new.direction,
-        local=name.local,
-        domain_id=home.id,
+    problems = ErrorCollector()
+    with problems.collecting():
+        matched_address = checked_rule_address(new_rule.match, path="match")
+    with problems.collecting():
+        bcc_to = validated_address(new_rule.bcc_to, path="bccTo")
+    problems.raise_collected()
+    domain = await _find_domain(ctx, matched_address)
+    _require_other_recipient(matched_address, domain.name, bcc_to)
+    now, rule_id = ctx.environment.now(), ctx.environment.new_id()
+    rule = BccRule(
+        id=rule_id,
+        direction=new_rule.direction,
+        local=matched_address.local_part,
+        domain_id=domain.id,
         bcc_to=bcc_to,
-        active=new.active,
-        created_at=at,
-        updated_at=at,
-        **maker(ctx),
+        active=new_rule.active,
+        created_at=now,
+        updated_at=now,
+        **maker_columns(ctx),
     )
-    async with ctx.write(PLATFORM, home.id) as session:  # rules are made one after another
-        await _still(ctx, name, home)
-        await require_below(ctx, name, ["match"])
-        await _room(ctx, home, 1)
-        await _free(ctx, [], {(row.direction, row.domain_id, row.local): 0})
-        session.add(row)
+    async with ctx.write_session(
+        PLATFORM, domain.id
+    ) as session:  # rules are made one after another
+        await _require_same_domain(ctx, matched_address, domain)
+        await require_address_administrable(ctx, matched_address, ["match"])
+        await _require_below_limit(ctx, domain, 1)
+        await _require_no_duplicate(ctx, [], {(rule.direction, rule.domain_id, rule.local): 0})
+        session.add(rule)
         await session.flush()
-        after = _facts(await _seen(ctx, [key]))[key]
-        await _tell(ctx, session, {home.id})
-        done = Done("bccRuleCreate", "BccRule", key, home.id, None, after)
-        await _note(ctx, session, [done], [after["match"]])
-    return key
+        values_after = _admin_log_values(await _load_visible_rules(ctx, [rule_id]))[rule_id]
+        await _record_changes(ctx, session, {domain.id})
+        entry = NewAdminLogEntry("bccRuleCreate", "BccRule", rule_id, domain.id, None, values_after)
+        await _log_changes(ctx, session, [entry], [values_after["match"]])
+    return rule_id
 
 
-async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
+async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges) -> None:
     """Change BCC rules, all or none, and make the viewer their maker.
 
     Raises Conflict if two rules would match the same mail, and the errors of `create_rule`.
     """
-    problems = Problems()
-    name = None
-    given: dict[str, Any] = {}
-    with problems.caught():
-        if values.match is not None:
-            name = matched(values.match, path="match")
-    with problems.caught():
-        if values.bcc_to is not None:
-            given["bcc_to"] = checked(values.bcc_to, path="bccTo")
-    problems.settle()
-    home = await _home(ctx, name) if name else None
-    given |= {"local": name.local, "domain_id": home.id} if name and home else {}
-    rest = {"direction": values.direction, "active": values.active}
-    given |= {column: value for column, value in rest.items() if value is not None}
-    if not given:
-        raise Invalid("say what to change", constraint="required", path=[])
-    places = {row.domain_id for row in await _seen(ctx, ids)} | ({home.id} if home else set())
-    async with ctx.write(PLATFORM, *places) as session:
-        if name and home:
-            await _still(ctx, name, home)
-        before = await _seen(ctx, ids)
-        await _fits(ctx, before, given, home)
+    problems = ErrorCollector()
+    matched_address = None
+    columns: dict[str, Any] = {}
+    with problems.collecting():
+        if changes.match is not None:
+            matched_address = checked_rule_address(changes.match, path="match")
+    with problems.collecting():
+        if changes.bcc_to is not None:
+            columns["bcc_to"] = validated_address(changes.bcc_to, path="bccTo")
+    problems.raise_collected()
+    domain = await _find_domain(ctx, matched_address) if matched_address else None
+    columns |= (
+        {"local": matched_address.local_part, "domain_id": domain.id}
+        if matched_address and domain
+        else {}
+    )
+    optional_columns = {"direction": changes.direction, "active": changes.active}
+    columns |= {column: value for column, value in optional_columns.items() if value is not None}
+    if not columns:
+        raise InvalidInput("say what to change", constraint="required", path=[])
+    domain_ids = {row.domain_id for row in await _load_visible_rules(ctx, ids)} | (
+        {domain.id} if domain else set()
+    )
+    async with ctx.write_session(PLATFORM, *domain_ids) as session:
+        if matched_address and domain:
+            await _require_same_domain(ctx, matched_address, domain)
+        before = await _load_visible_rules(ctx, ids)
+        await _validate_changed_rules(ctx, before, columns, domain)
         connection = await session.connection()
-        these = update(BccRule).where(col(BccRule.id).in_(ids))
-        given |= {**maker(ctx), "updated_at": ctx.world.now()}
-        await connection.execute(these.values(**given))
-        after = _facts(await _seen(ctx, ids))
-        await _tell(ctx, session, places)
-        pairs = _pairs(before, after)
-        done = [_changed(row, *pair) for row, pair in pairs]
-        await _note(ctx, session, done, *([old["match"], new["match"]] for _, (old, new) in pairs))
+        statement = update(BccRule).where(col(BccRule.id).in_(ids))
+        columns |= {**maker_columns(ctx), "updated_at": ctx.environment.now()}
+        await connection.execute(statement.values(**columns))
+        values_after = _admin_log_values(await _load_visible_rules(ctx, ids))
+        await _record_changes(ctx, session, domain_ids)
+        logged_changes = _values_before_and_after(before, values_after)
+        entries = [_update_log_entry(row, *pair) for row, pair in logged_changes]
+        await _log_changes(
+            ctx,
+            session,
+            entries,
+            *([old["match"], new["match"]] for _, (old, new) in logged_changes),
+        )
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_rules(ctx: Context, ids: Sequence[int]) -> None:
     """Delete BCC rules, all or none. Raises the errors of `create_rule` for a rule's address."""
-    places = {row.domain_id for row in await _seen(ctx, ids)}
-    async with ctx.write(PLATFORM, *places) as session:
-        rows = await _seen(ctx, ids)
+    domain_ids = {row.domain_id for row in await _load_visible_rules(ctx, ids)}
+    async with ctx.write_session(PLATFORM, *domain_ids) as session:
+        rows = await _load_visible_rules(ctx, ids)
         for row in rows:
             if row.local:
-                await require_below(ctx, Normal(row.local, row.name), ["ids"])
+                await require_address_administrable(
+                    ctx, NormalizedAddress(row.local, row.name), ["ids"]
+                )
         connection = await session.connection()
         await connection.execute(delete(BccRule).where(col(BccRule.id).in_(ids)))
-        await _tell(ctx, session, places)
-        before = _facts(rows)
-        done = [
-            Done("bccRuleDelete", "BccRule", row.id, row.domain_id, before[row.id]) for row in rows
+        await _record_changes(ctx, session, domain_ids)
+        values_before = _admin_log_values(rows)
+        entries = [
+            NewAdminLogEntry(
+                "bccRuleDelete", "BccRule", row.id, row.domain_id, values_before[row.id]
+            )
+            for row in rows
         ]
-        await _note(ctx, session, done, *([before[row.id]["match"]] for row in rows))
+        await _log_changes(
+            ctx, session, entries, *([values_before[row.id]["match"]] for row in rows)
+        )
 
 
-async def _note(
-    ctx: Context, session: AsyncSession, done: Sequence[Done], *matches: Collection[str]
+async def _log_changes(
+    ctx: Context,
+    session: AsyncSession,
+    entries: Sequence[NewAdminLogEntry],
+    *rule_matches: Collection[str],
 ) -> None:
     """Write the entries to the admin log and to the security logs of the accounts concerned.
 
     `rule_matches` holds, for each entry, the address patterns of its rule before and after the
     change.
     """
-    await admin_log.note(ctx, session, *done)
-    pairs = zip(done, matches, strict=True)
-    names = {normal(text): one for one, of in pairs for text in of if not text.startswith("@")}
-    if not names:
+    await admin_log.log_changes(ctx, session, *entries)
+    entries_and_matches = zip(entries, rule_matches, strict=True)
+    entries_by_address = {
+        normalized_address(text): one
+        for one, of in entries_and_matches
+        for text in of
+        if not text.startswith("@")
+    }
+    if not entries_by_address:
         return
-    asked = (
+    statement = (
         select(col(Address.user_id), col(Address.local), col(Domain.name))
         .join(Domain, col(Domain.id) == col(Address.domain_id))
         .where(
-            tuple_(col(Address.local), col(Domain.name)).in_([tuple(name) for name in names]),
+            tuple_(col(Address.local), col(Domain.name)).in_(
+                [tuple(name) for name in entries_by_address]
+            ),
             col(Address.user_id).is_not(None),
         )
     )
-    for row in await ctx.read(asked):
-        one = names[Normal(row.local, row.name)]
-        action = "bcc rule " + one.mutation.removeprefix("bccRule").lower()
-        told = {**(one.before or {}), **(one.after or {})}
-        detail: dict[str, Any] = {name: told[name] for name in DETAIL if name in told}
-        async with ctx.write(row.user_id) as inner:
-            event = Event(action, row.user_id, target=str(one.target_id), detail=detail)
-            await security_log.note(ctx, inner, event)
+    for row in await ctx.read(statement):
+        entry = entries_by_address[NormalizedAddress(row.local, row.name)]
+        action = "bcc rule " + entry.mutation.removeprefix("bccRule").lower()
+        values = {**(entry.before or {}), **(entry.after or {})}
+        detail: dict[str, Any] = {
+            name: values[name] for name in SECURITY_LOG_FIELDS if name in values
+        }
+        async with ctx.write_session(row.user_id) as inner:
+            event = NewSecurityEvent(
+                action, row.user_id, target=str(entry.target_id), detail=detail
+            )
+            await security_log.log_event(ctx, inner, event)
 
 
-async def _home(ctx: Context, name: Normal) -> Picked:
+async def _find_domain(ctx: Context, matched_address: NormalizedAddress) -> ColumnRow:
     """Return the domain that a rule applies to, found by its name or an alias domain.
 
     Raises NotFound if the viewer can't see the domain.
     """
-    second = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name.domain)
-    named = (col(Domain.name) == name.domain) | col(Domain.id).in_(second)
-    asked = select(col(Domain.id), col(Domain.name)).where(
-        named, domain_loaders.visible_domains(ctx)
+    alias_statement = select(col(AliasDomain.domain_id)).where(
+        col(AliasDomain.alias) == matched_address.domain
     )
-    for row in await ctx.read(asked):
+    has_name = (col(Domain.name) == matched_address.domain) | col(Domain.id).in_(alias_statement)
+    statement = select(col(Domain.id), col(Domain.name)).where(
+        has_name, domain_loaders.is_visible_domain(ctx)
+    )
+    for row in await ctx.read(statement):
         return row
-    raise NotFound(name.domain, path=["match"])
+    raise NotFound(matched_address.domain, path=["match"])
 
 
-async def _still(ctx: Context, name: Normal, home: Picked) -> None:
+async def _require_same_domain(
+    ctx: Context, matched_address: NormalizedAddress, domain: ColumnRow
+) -> None:
     """Raise NotFound if the domain name belongs to another domain than before the transaction."""
-    if (await _home(ctx, name)).id != home.id:  # the name has passed to another meanwhile
-        raise NotFound(name.domain, path=["match"])
+    if (
+        await _find_domain(ctx, matched_address)
+    ).id != domain.id:  # another domain has the name now
+        raise NotFound(matched_address.domain, path=["match"])
 
 
-async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+async def _load_visible_rules(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load BCC rules, each once.
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
-    rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
-    all_found(ids, rows)
+    rows = {row.id: row for row in await load_rules_by_id(ctx, list(ids)) if row}
+    require_all_found(ids, rows)
     if not rows:
-        raise Invalid("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput("name at least one", constraint="required", path=["ids"])
     return list(rows.values())
 
 
-async def _room(ctx: Context, home: Picked, more: int) -> None:
+async def _require_below_limit(ctx: Context, domain: ColumnRow, new_count: int) -> None:
     """Raise LimitReached if the domain can't have this number of additional rules."""
-    many = select(func.count().label("many")).where(col(BccRule.domain_id) == home.id)
-    (found,) = await ctx.read(many)
-    if found.many + more > MOST:
-        text = f"a domain has at most {MOST} rules"
-        raise LimitReached(text, limit=MOST, used=found.many, path=["match"])
+    statement = select(func.count().label("many")).where(col(BccRule.domain_id) == domain.id)
+    (counted,) = await ctx.read(statement)
+    if counted.many + new_count > MAX_RULES_PER_DOMAIN:
+        text = f"a domain has at most {MAX_RULES_PER_DOMAIN} rules"
+        raise LimitReached(text, limit=MAX_RULES_PER_DOMAIN, used=counted.many, path=["match"])
 
 
-async def _free(
-    ctx: Context, ids: Sequence[int], wanted: Mapping[tuple[BccDirection, int, str], int]
+async def _require_no_duplicate(
+    ctx: Context, rule_ids: Sequence[int], index_by_key: Mapping[tuple[BccDirection, int, str], int]
 ) -> None:
     """Raise Conflict if a rule other than `rule_ids` has one of these keys.
 
     A key is direction, domain id and local part. The error has the first index.
     """
-    of = (col(BccRule.direction), col(BccRule.domain_id), col(BccRule.local))
-    asked: Select[*tuple[Any, ...]] = select(*of).where(
-        tuple_(*of).in_(list(wanted)), col(BccRule.id).not_in(ids)
+    key_columns = (col(BccRule.direction), col(BccRule.domain_id), col(BccRule.local))
+    statement: Select[*tuple[Any, ...]] = select(*key_columns).where(
+        tuple_(*key_columns).in_(list(index_by_key)), col(BccRule.id).not_in(rule_ids)
     )
-    taken = [wanted[row.direction, row.domain_id, row.local] for row in await ctx.read(asked)]
-    if taken:
-        raise Conflict(EXISTS, path=["match"], index=min(taken) if ids else None)
+    taken_indexes = [
+        index_by_key[row.direction, row.domain_id, row.local] for row in await ctx.read(statement)
+    ]
+    if taken_indexes:
+        raise Conflict(
+            RULE_EXISTS_TEXT, path=["match"], index=min(taken_indexes) if rule_ids else None
+        )
 
 
-async def _fits(
-    ctx: Context, rows: Sequence[Picked], given: Mapping[str, Any], home: Picked | None
+async def _validate_changed_rules(
+    ctx: Context,
+    rules: Sequence[ColumnRow],
+    columns: Mapping[str, Any],
+    new_domain: ColumnRow | None,
 ) -> None:
     """Raise an error if the changed columns lead to rules that are not allowed.
 
     Raises InvalidInput, Conflict, Forbidden or LimitReached.
     """
-    wanted: dict[tuple[BccDirection, int, str], int] = {}
-    for index, row in enumerate(rows):
-        new = {column.name: getattr(row, column.name) for column in picked(BccRule)}
-        new.update(given)
-        name = home.name if home else row.name
-        _other(Normal(new["local"], name), name, new["bcc_to"], index=index)
-        place = new["direction"], new["domain_id"], new["local"]
-        if place in wanted:
-            raise Conflict(EXISTS, path=["match"], index=index)
-        wanted[place] = index
-        if new["local"]:
-            await require_below(ctx, Normal(new["local"], name), ["match"])
-    if {"direction", "local"} & set(given):
-        await _free(ctx, [row.id for row in rows], wanted)
-    if home:
-        await _room(ctx, home, sum(row.domain_id != home.id for row in rows))
+    index_by_key: dict[tuple[BccDirection, int, str], int] = {}
+    for index, row in enumerate(rules):
+        new_values = {column.name: getattr(row, column.name) for column in select_columns(BccRule)}
+        new_values.update(columns)
+        domain_name = new_domain.name if new_domain else row.name
+        _require_other_recipient(
+            NormalizedAddress(new_values["local"], domain_name),
+            domain_name,
+            new_values["bcc_to"],
+            index=index,
+        )
+        rule_key = new_values["direction"], new_values["domain_id"], new_values["local"]
+        if rule_key in index_by_key:
+            raise Conflict(RULE_EXISTS_TEXT, path=["match"], index=index)
+        index_by_key[rule_key] = index
+        if new_values["local"]:
+            await require_address_administrable(
+                ctx, NormalizedAddress(new_values["local"], domain_name), ["match"]
+            )
+    if {"direction", "local"} & set(columns):
+        await _require_no_duplicate(ctx, [row.id for row in rules], index_by_key)
+    if new_domain:
+        await _require_below_limit(
+            ctx, new_domain, sum(row.domain_id != new_domain.id for row in rules)
+        )
 
 
-def _other(name: Normal, home: str, bcc_to: str, *, index: int | None = None) -> None:
+def _require_other_recipient(
+    matched_address: NormalizedAddress, domain_name: str, bcc_to: str, *, index: int | None = None
+) -> None:
     """Raise InvalidInput if the copy would go to the same address as the original."""
-    to = normal(bcc_to)
-    if name.local and to.local == name.local and to.domain in (name.domain, home):
+    bcc_address = normalized_address(bcc_to)
+    if (
+        matched_address.local_part
+        and bcc_address.local_part == matched_address.local_part
+        and bcc_address.domain in (matched_address.domain, domain_name)
+    ):
         text = "that is the address itself"
-        raise Invalid(text, constraint="self", path=["bccTo"], index=index)
+        raise InvalidInput(text, constraint="self", path=["bccTo"], index=index)
 
 
-def _facts(rows: Sequence[Picked]) -> dict[int, dict[str, Any]]:
+def _admin_log_values(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:
     """Return the values of rules for the admin log, by rule id."""
     return {
         row.id: {
@@ -323,27 +399,35 @@ def _facts(rows: Sequence[Picked]) -> dict[int, dict[str, Any]]:
             "direction": row.direction,
             "active": row.active,
         }
-        for row in rows
+        for row in rules
     }
 
 
-def _pairs(
-    before: Sequence[Picked], after: Mapping[int, dict[str, Any]]
-) -> list[tuple[Picked, tuple[dict[str, Any], dict[str, Any]]]]:
+def _values_before_and_after(
+    rules: Sequence[ColumnRow], values_after: Mapping[int, dict[str, Any]]
+) -> list[tuple[ColumnRow, tuple[dict[str, Any], dict[str, Any]]]]:
     """Pair each rule with its admin log values before and after the change."""
-    facts = _facts(before)
-    return [(row, (facts[row.id], after[row.id])) for row in before]
+    values_before = _admin_log_values(rules)
+    return [(row, (values_before[row.id], values_after[row.id])) for row in rules]
 
 
-def _changed(row: Picked, before: dict[str, Any], after: dict[str, Any]) -> Done:
+def _update_log_entry(
+    rule: ColumnRow, before: dict[str, Any], after: dict[str, Any]
+) -> NewAdminLogEntry:
     """Return the admin log entry of a changed rule, with the changed values only."""
-    names = [name for name in after if before[name] != after[name]]
-    old, new = ({name: facts[name] for name in names} for facts in (before, after))
-    return Done("bccRuleUpdate", "BccRule", row.id, row.domain_id, old, new)
+    changed_names = [name for name in after if before[name] != after[name]]
+    old_values, new_values = (
+        {name: facts[name] for name in changed_names} for facts in (before, after)
+    )
+    return NewAdminLogEntry(
+        "bccRuleUpdate", "BccRule", rule.id, rule.domain_id, old_values, new_values
+    )
 
 
-async def _tell(ctx: Context, session: AsyncSession, places: Collection[int]) -> None:
+async def _record_changes(ctx: Context, session: AsyncSession, domain_ids: Collection[int]) -> None:
     """Record DOMAIN_CHANGED in the streams of these domains and of the platform."""
-    keys = sorted(places)
-    told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in keys}
-    await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, keys)]})
+    sorted_ids = sorted(domain_ids)
+    changes_by_stream = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in sorted_ids}
+    await ctx.record_changes(
+        session, {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, sorted_ids)]}
+    )

@@ -6,29 +6,29 @@ from typing import Any
 from sqlalchemy import Select, func, null, select, union, union_all
 from sqlmodel import col
 
-from mail.recipients.contacts import key_of
-from models.addresses.tables import Address, Correspondent
+from mail.recipients.contacts import contact_key
+from models.addresses.tables import Address, Contact
 from models.domains.tables import Domain
-from models.errors import Invalid
-from models.store.columns import Picked
-from models.store.keyset_pages import MOST
-from models.users.search_index import LETTERS, beginning, holding
+from models.errors import InvalidInput
+from models.store.columns import ColumnRow
+from models.store.keyset_pages import MAX_PAGE_SIZE
+from models.users.search_index import TRIGRAM_LENGTH, contains_part, has_prefix
 from models.users.tables import User
-from resolvers.access import visible
+from resolvers.access import is_visible
 from resolvers.context import Context
-from resolvers.pagination import together
+from resolvers.pagination import read_union
 
-ENTRY: tuple[Any, ...] = (
-    col(Correspondent.id),
-    col(Correspondent.name),
-    col(Correspondent.address),
-    col(Correspondent.last_used_at),
+CONTACT_COLUMNS: tuple[Any, ...] = (
+    col(Contact.id),
+    col(Contact.name),
+    col(Contact.address),
+    col(Contact.last_used_at),
 )
-LONGEST = 320  # characters
+MAX_QUERY_LENGTH = 320  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class ContactSearch:
     """A search for a user's contacts by the beginning of their address or name.
 
     Colleagues are also found by any part of their name if the query has at least three
@@ -37,27 +37,31 @@ class OfUser:
 
     user_id: int
     query: str
-    most: int
+    limit: int
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_contacts_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load contacts by id, in the given order. None for an id that the viewer can't see.
 
     An id is that of a contact of the viewer, or that of the main address of a colleague.
     """
-    mine = select(*ENTRY).where(visible(ctx, Correspondent), col(Correspondent.id).in_(ids))
-    theirs = _colleagues(ctx).where(col(Address.id).in_(ids))
-    both: Select[*tuple[Any, ...]] = select(union_all(mine, theirs).subquery())
-    found = {row.id: row for row in await ctx.read(both)}
-    return [found.get(key) for key in ids]
+    contact_statement = select(*CONTACT_COLUMNS).where(
+        is_visible(ctx, Contact), col(Contact.id).in_(ids)
+    )
+    colleague_statement = _select_colleagues(ctx).where(col(Address.id).in_(ids))
+    union_statement: Select[*tuple[Any, ...]] = select(
+        union_all(contact_statement, colleague_statement).subquery()
+    )
+    rows_by_id = {row.id: row for row in await ctx.read(union_statement)}
+    return [rows_by_id.get(key) for key in ids]
 
 
-def _colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
+def _select_colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
     """Select the other users of the viewer's domain as contacts.
 
     Selects nothing unless the domain has the global address list enabled.
     """
-    own = (
+    domain_statement = (
         select(col(User.domain_id))
         .join(Domain, col(Domain.id) == col(User.domain_id))
         .where(col(User.id) == ctx.viewer.user_id, col(Domain.global_address_list))
@@ -74,62 +78,81 @@ def _colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
             col(Address.main),
             col(Address.active),
             ~col(User.disabled),
-            col(User.domain_id).in_(own),
+            col(User.domain_id).in_(domain_statement),
             col(User.id) != ctx.viewer.user_id,
         )
     )
 
 
-def checked(query: str, most: int) -> tuple[str, int]:
+def validate_search(query: str, limit: int) -> tuple[str, int]:
     """Return the trimmed query and the limit. Raises InvalidInput if one is not allowed."""
-    if len(query) > LONGEST:
-        words = f"at most {LONGEST} characters"
-        raise Invalid(words, constraint="max", path=["query"])
-    if not 0 < most <= MOST:
-        raise Invalid(f"from 1 to {MOST}", constraint="range", path=["first"])
-    return query.strip(), most
+    if len(query) > MAX_QUERY_LENGTH:
+        error_text = f"at most {MAX_QUERY_LENGTH} characters"
+        raise InvalidInput(error_text, constraint="max", path=["query"])
+    if not 0 < limit <= MAX_PAGE_SIZE:
+        raise InvalidInput(f"from 1 to {MAX_PAGE_SIZE}", constraint="range", path=["first"])
+    return query.strip(), limit
 
 
-async def begun(ctx: Context, keys: list[OfUser]) -> list[list[Picked]]:
+async def load_contacts_by_search(
+    ctx: Context, searches: list[ContactSearch]
+) -> list[list[ColumnRow]]:
     """Load the contacts of each search, the last used first, and then colleagues.
 
     Colleagues are added for searches of the viewer's own account only. Runs one statement for
     all contacts and one for all colleagues.
     """
-    found = await together(ctx, [_scan(ctx, key) for key in keys], ["last_used_at", "id"])
-    mine = [key for key in keys if key.user_id == ctx.viewer.user_id]
-    more = await together(ctx, [_near(ctx, key) for key in mine], ["address"]) if mine else []
-    near = dict(zip(mine, more, strict=True))
-    listed = []
-    for key, rows in zip(keys, found, strict=True):
-        known = {key_of(row.address) for row in rows}
-        behind = [row for row in near.get(key, ()) if key_of(row.address) not in known]
-        listed.append([*rows[::-1], *behind][: key.most])
-    return listed
-
-
-def _near(ctx: Context, key: OfUser) -> Select[*tuple[Any, ...]]:
-    """Select the colleagues that a search finds, ordered by address."""
-    dialect, part = ctx.world.database.dialect, key.query.casefold()
-    rows = _colleagues(ctx)
-    if len(part) >= LETTERS:
-        rows = rows.where(holding(dialect, part))
-    elif part:
-        rows = rows.where(beginning(dialect, col(Address.local), part))
-    return rows.order_by(col(Address.shown)).limit(key.most)
-
-
-def _scan(ctx: Context, key: OfUser) -> Select[*tuple[Any, ...]]:
-    """Select the contacts that a search finds, the last used first."""
-    dialect, mine = ctx.world.database.dialect, col(Correspondent.user_id) == key.user_id
-    rows = select(*ENTRY).where(mine, visible(ctx, Correspondent))
-    if key.query:
-        # two ranges of indexes: an OR would read all of the account
-        ids = select(col(Correspondent.id))
-        called = beginning(dialect, col(Correspondent.called), key.query.casefold())
-        written = beginning(dialect, col(Correspondent.key), key.query.casefold())
-        rows = rows.where(
-            col(Correspondent.id).in_(union(ids.where(mine, called), ids.where(mine, written)))
+    contact_rows = await read_union(
+        ctx, [_select_contacts_of_search(ctx, key) for key in searches], ["last_used_at", "id"]
+    )
+    own_searches = [key for key in searches if key.user_id == ctx.viewer.user_id]
+    colleague_rows = (
+        await read_union(
+            ctx, [_select_colleagues_of_search(ctx, key) for key in own_searches], ["address"]
         )
-    newest = (col(Correspondent.last_used_at).desc(), col(Correspondent.id).desc())
-    return rows.order_by(*newest).limit(key.most)
+        if own_searches
+        else []
+    )
+    colleagues_by_search = dict(zip(own_searches, colleague_rows, strict=True))
+    results = []
+    for search, rows in zip(searches, contact_rows, strict=True):
+        known_keys = {contact_key(row.address) for row in rows}
+        new_colleagues = [
+            row
+            for row in colleagues_by_search.get(search, ())
+            if contact_key(row.address) not in known_keys
+        ]
+        results.append([*rows[::-1], *new_colleagues][: search.limit])
+    return results
+
+
+def _select_colleagues_of_search(ctx: Context, search: ContactSearch) -> Select[*tuple[Any, ...]]:
+    """Select the colleagues that a search finds, ordered by address."""
+    dialect, query_part = ctx.environment.database.dialect, search.query.casefold()
+    statement = _select_colleagues(ctx)
+    if len(query_part) >= TRIGRAM_LENGTH:
+        statement = statement.where(contains_part(dialect, query_part))
+    elif query_part:
+        statement = statement.where(has_prefix(dialect, col(Address.local), query_part))
+    return statement.order_by(col(Address.shown)).limit(search.limit)
+
+
+def _select_contacts_of_search(ctx: Context, search: ContactSearch) -> Select[*tuple[Any, ...]]:
+    """Select the contacts that a search finds, the last used first."""
+    dialect, is_of_user = ctx.environment.database.dialect, col(Contact.user_id) == search.user_id
+    statement = select(*CONTACT_COLUMNS).where(is_of_user, is_visible(ctx, Contact))
+    if search.query:
+        # two ranges of indexes: an OR would read all of the account
+        id_statement = select(col(Contact.id))
+        name_matches = has_prefix(dialect, col(Contact.called), search.query.casefold())
+        address_matches = has_prefix(dialect, col(Contact.key), search.query.casefold())
+        statement = statement.where(
+            col(Contact.id).in_(
+                union(
+                    id_statement.where(is_of_user, name_matches),
+                    id_statement.where(is_of_user, address_matches),
+                )
+            )
+        )
+    newest = (col(Contact.last_used_at).desc(), col(Contact.id).desc())
+    return statement.order_by(*newest).limit(search.limit)

@@ -8,45 +8,49 @@ from typing import Any
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, Entry
+from models.events.journal import PLATFORM, ChangeKind, JournalEntry
 from resolvers.context import Context
 
 
 @dataclass
-class News:
+class AddressChangeDetails:
     """Details of an address change for the journal entries."""
 
-    did: str | None = None
-    former: Mapping[int, int | None] = field(default_factory=dict)  # by address id
+    action: str | None = None
+    former_domain_ids: Mapping[int, int | None] = field(default_factory=dict)  # by address id
     # other streams that record the new main address of a user
-    users: Mapping[int, Collection[int]] = field(default_factory=dict)
+    streams_by_user: Mapping[int, Collection[int]] = field(default_factory=dict)
 
 
-async def tell(ctx: Context, session: AsyncSession, rows: Iterable[Any], news: News) -> None:
+async def record_address_changes(
+    ctx: Context, session: AsyncSession, addresses: Iterable[Any], details: AddressChangeDetails
+) -> None:
     """Record changed addresses in the streams of their users and domains.
 
     The transaction must hold locks on these streams. A moved address is also recorded in the
     stream of its former domain, an address without user and domain in that of the platform.
     """
-    told: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
-    for row in rows:
-        places = {row.domain_id, news.former.get(row.id, row.domain_id)} - {None}
+    address_ids_by_stream: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+    for row in addresses:
+        domain_ids = {row.domain_id, details.former_domain_ids.get(row.id, row.domain_id)} - {None}
         if row.user_id:
-            told[row.user_id, False].append(row.id)
-        elif not places:
-            places = {PLATFORM}
-        for place in places:
-            told[place, bool(row.user_id)].append(row.id)
-    entries: defaultdict[int, list[Entry]] = defaultdict(list)
-    done: dict[str, Any] = {"did": news.did} if news.did else {}
-    again: dict[str, Any] = {"twice": True}  # the user's own stream has the same event
-    for (stream, twice), ids in told.items():
-        more = {**done, **again} if twice else done
-        entries[stream] += ctx.entries(ChangeKind.ADDRESS_CHANGED, ids, **more)
-    for key, streams in news.users.items():
+            address_ids_by_stream[row.user_id, False].append(row.id)
+        elif not domain_ids:
+            domain_ids = {PLATFORM}
+        for domain_id in domain_ids:
+            address_ids_by_stream[domain_id, bool(row.user_id)].append(row.id)
+    entries: defaultdict[int, list[JournalEntry]] = defaultdict(list)
+    action_facts: dict[str, Any] = {"did": details.action} if details.action else {}
+    duplicate_facts: dict[str, Any] = {"twice": True}  # the user's own stream has the same event
+    for (stream, twice), ids in address_ids_by_stream.items():
+        facts = {**action_facts, **duplicate_facts} if twice else action_facts
+        entries[stream] += ctx.journal_entries(ChangeKind.ADDRESS_CHANGED, ids, **facts)
+    for user_id, streams in details.streams_by_user.items():
         changed: dict[str, Any] = {"changed": [["address"]]}
-        entries[key] += ctx.entries(ChangeKind.USER_CHANGED, [key], **changed)
+        entries[user_id] += ctx.journal_entries(ChangeKind.USER_CHANGED, [user_id], **changed)
         for stream in sorted(streams):
-            entries[stream] += ctx.entries(ChangeKind.USER_CHANGED, [key], **changed, **again)
+            entries[stream] += ctx.journal_entries(
+                ChangeKind.USER_CHANGED, [user_id], **changed, **duplicate_facts
+            )
     if entries:
-        await journal.record_all(session, entries, at=ctx.world.now())
+        await journal.record_in_user_streams(session, entries, at=ctx.environment.now())

@@ -8,26 +8,26 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, tr
 from sqlalchemy import literal as plain
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normal, normal_domain
-from mail.recipients.address_resolution import resolve
+from mail.addresses.address_syntax import normalized_address, normalized_domain
+from mail.recipients.address_resolution import resolve_address
 from models.addresses.tables import Address, AddressKind
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Invalid, NotFound, check_count
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.domains.tables import AliasDomain, Domain
+from models.errors import InvalidInput, NotFound, check_count
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import visible_users
+from resolvers.access import is_visible_user
 from resolvers.context import Context
-from resolvers.pagination import Scan, together
-from resolvers.sql_text import holding, same, within
+from resolvers.pagination import PageScan, read_union
+from resolvers.sql_text import any_item_fits_sql, contains_text_sql, equals_ignoring_case_sql
 
-TERMS = 100  # per filter
+MAX_TAGS = 100  # per filter
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class AddressIdOrText:
     """A reference to an address by id or by its text. The text of a catch-all contains `*`."""
 
     id: int | None = None
@@ -35,7 +35,7 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class AddressWhere:
+class AddressConditions:
     """Conditions of an address list; all must hold. The user id 0 matches no address."""
 
     query: str | None = None
@@ -51,198 +51,231 @@ class AddressWhere:
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class AddressPageKey:
     """A page of one user's addresses, ordered by their normal form."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
     query: str | None = None
     temporary: bool = False  # only temporary addresses
 
 
-def visible_addresses(ctx: Context) -> ColumnElement[bool]:
+def is_visible_address(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for addresses of visible users and of administered domains."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()  # a deleted account has none
     # checked per address, since a list of all visible users can be long
-    owner = select(col(User.id)).where(col(User.id) == col(Address.user_id), visible_users(ctx))
-    theirs = owner.exists()
-    if ctx.viewer.administers:
-        return or_(theirs, col(Address.domain_id).in_(ctx.viewer.administers))
-    return theirs
+    owner_statement = select(col(User.id)).where(
+        col(User.id) == col(Address.user_id), is_visible_user(ctx)
+    )
+    has_visible_owner = owner_statement.exists()
+    if ctx.viewer.administered_domains:
+        return or_(has_visible_owner, col(Address.domain_id).in_(ctx.viewer.administered_domains))
+    return has_visible_owner
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_addresses_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load addresses by id, in the given order. None for an id that the viewer can't see."""
-    seen = select(*picked(Address)).where(visible_addresses(ctx))
-    return await pagination.by_keys(ctx, seen, col(Address.id), ids)
+    statement = select(*select_columns(Address)).where(is_visible_address(ctx))
+    return await pagination.read_by_keys(ctx, statement, col(Address.id), ids)
 
 
-async def named(ctx: Context, texts: Sequence[str]) -> list[Picked | None]:
+async def load_addresses_by_text(ctx: Context, texts: Sequence[str]) -> list[ColumnRow | None]:
     """Load addresses by their text, in the given order. None if the viewer sees none.
 
     The domain part can be the name of a domain or of an alias domain.
     """
-    wanted = [normal(f"*{text}" if text.startswith("@") else text) for text in texts]
-    own: Select[*tuple[Any, ...]] = select(
+    normal_forms = [
+        normalized_address(f"*{text}" if text.startswith("@") else text) for text in texts
+    ]
+    domain_names: Select[*tuple[Any, ...]] = select(
         col(Domain.name).label("called"), col(Domain.id).label("id"), plain(0).label("far")
     )
-    far: Select[*tuple[Any, ...]] = select(
-        col(DomainAlias.alias), col(DomainAlias.domain_id), plain(1)
+    alias_names: Select[*tuple[Any, ...]] = select(
+        col(AliasDomain.alias), col(AliasDomain.domain_id), plain(1)
     )
-    names = [one.domain for one in wanted]
-    places = union_all(
-        own.where(col(Domain.name).in_(names)), far.where(col(DomainAlias.alias).in_(names))
+    domain_parts = [normal_form.domain for normal_form in normal_forms]
+    domain_ids_by_name = union_all(
+        domain_names.where(col(Domain.name).in_(domain_parts)),
+        alias_names.where(col(AliasDomain.alias).in_(domain_parts)),
     ).subquery()
-    asked = (
-        select(*picked(Address), places.c.called, places.c.far)
-        .outerjoin(places, places.c.id == col(Address.domain_id))
+    statement = (
+        select(*select_columns(Address), domain_ids_by_name.c.called, domain_ids_by_name.c.far)
+        .outerjoin(domain_ids_by_name, domain_ids_by_name.c.id == col(Address.domain_id))
         .where(
-            col(Address.local).in_([one.local for one in wanted]),
-            or_(places.c.id.is_not(None), col(Address.domain_id).is_(None)),
-            visible_addresses(ctx),
+            col(Address.local).in_([one.local_part for one in normal_forms]),
+            or_(domain_ids_by_name.c.id.is_not(None), col(Address.domain_id).is_(None)),
+            is_visible_address(ctx),
         )
         .order_by(
-            places.c.far.desc()
+            domain_ids_by_name.c.far.desc()
         )  # the row of the domain itself overwrites that of an alias domain
     )
-    rows = {(row.local, row.called or "*"): row for row in await ctx.read(asked)}
-    return [rows.get((one.local, one.domain)) for one in wanted]
+    rows = {(row.local, row.called or "*"): row for row in await ctx.read(statement)}
+    return [rows.get((one.local_part, one.domain)) for one in normal_forms]
 
 
-async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "addresses") -> list[Picked]:
+async def load_referenced_addresses(
+    ctx: Context, refs: Sequence[AddressIdOrText], *, path: str = "addresses"
+) -> list[ColumnRow]:
     """Load the referenced addresses in the order of the references, each once.
 
     Raises InvalidInput if there are too many references, and NotFound with the index of an
     address that the viewer can't see.
     """
-    most = ctx.world.options.bulk
-    check_count(len(refs), most, f"name 1 to {most} addresses", path=[path])
+    limit = ctx.environment.options.bulk
+    check_count(len(refs), limit, f"name 1 to {limit} addresses", path=[path])
     ids = [ref.id for ref in refs if ref.id is not None]
     texts = [ref.address for ref in refs if ref.id is None]
-    by_id = dict(zip(ids, await by_ids(ctx, ids), strict=True)) if ids else {}
-    by_text = dict(zip(texts, await named(ctx, texts), strict=True)) if texts else {}
-    found: dict[int, Picked] = {}
+    by_id = dict(zip(ids, await load_addresses_by_id(ctx, ids), strict=True)) if ids else {}
+    by_text = (
+        dict(zip(texts, await load_addresses_by_text(ctx, texts), strict=True)) if texts else {}
+    )
+    rows_by_id: dict[int, ColumnRow] = {}
     for index, ref in enumerate(refs):
         row = by_text[ref.address] if ref.id is None else by_id[ref.id]
         if row is None:
             raise NotFound(ref.address or str(ref.id), path=[path], index=index)
-        found.setdefault(row.id, row)
-    return list(found.values())
+        rows_by_id.setdefault(row.id, row)
+    return list(rows_by_id.values())
 
 
-async def resolved(ctx: Context, address: str) -> Picked | None:
+async def find_receiving_address(ctx: Context, address: str) -> ColumnRow | None:
     """Return the address record that receives mail for this address.
 
     Returns None if there is none or the viewer can't see it.
     """
     try:
-        row = await resolve(ctx.world, address)
+        row = await resolve_address(ctx.environment, address)
     except NotFound:
         return None
-    return await ctx.load(by_ids, row.id)
+    return await ctx.load(load_addresses_by_id, row.id)
 
 
-async def listed(
-    ctx: Context, where: AddressWhere, ask: Ask, columns: Collection[str]
-) -> Page[Picked]:
+async def read_address_page(
+    ctx: Context, conditions: AddressConditions, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of the visible addresses, ordered by their normal form."""
-    rows = select(*picked(Address, {"id", "local", *columns})).where(*_conditions(ctx, where))
-    place = (col(Address.local), col(Address.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
+    statement = select(*select_columns(Address, {"id", "local", *columns})).where(
+        *_where_clauses(ctx, conditions)
+    )
+    sort_key = (col(Address.local), col(Address.id))
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
+    )
 
 
-async def count(ctx: Context, where: AddressWhere) -> int:
+async def count_addresses(ctx: Context, conditions: AddressConditions) -> int:
     """Count the visible addresses that meet the conditions."""
-    asked = select(func.count()).select_from(Address).where(*_conditions(ctx, where))
-    (row,) = await ctx.read(asked)
+    statement = select(func.count()).select_from(Address).where(*_where_clauses(ctx, conditions))
+    (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-def _conditions(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
-    found = [visible_addresses(ctx), *_labelled(ctx, where)]
-    if where.query:
-        found.append(within(col(Address.shown), where.query))
-    if where.forward:
-        dialect = ctx.world.database.dialect
-        found.append(holding(dialect, col(Address.targets), within, [where.forward]))
-    if where.kinds is not None:
-        found.append(col(Address.kind).in_(where.kinds))
-    if where.domain is not None:
-        here = select(col(Domain.id)).where(col(Domain.name) == normal_domain(where.domain))
-        found.append(col(Address.domain_id).in_(here))
-    if where.user_id is not None:
-        found.append(col(Address.user_id) == where.user_id)
-    for wanted, term in (
-        (where.active, col(Address.active).is_(True)),
-        (where.wildcard, col(Address.local).contains("*") | col(Address.domain_id).is_(None)),
-        (where.temporary, col(Address.masked) | col(Address.expires_at).is_not(None)),
+def _where_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnElement[bool]]:
+    clauses = [is_visible_address(ctx), *_tag_clauses(ctx, conditions)]
+    if conditions.query:
+        clauses.append(contains_text_sql(col(Address.shown), conditions.query))
+    if conditions.forward:
+        dialect = ctx.environment.database.dialect
+        clauses.append(
+            any_item_fits_sql(
+                dialect, col(Address.targets), contains_text_sql, [conditions.forward]
+            )
+        )
+    if conditions.kinds is not None:
+        clauses.append(col(Address.kind).in_(conditions.kinds))
+    if conditions.domain is not None:
+        domain_statement = select(col(Domain.id)).where(
+            col(Domain.name) == normalized_domain(conditions.domain)
+        )
+        clauses.append(col(Address.domain_id).in_(domain_statement))
+    if conditions.user_id is not None:
+        clauses.append(col(Address.user_id) == conditions.user_id)
+    for is_requested, clause in (
+        (conditions.active, col(Address.active).is_(True)),
+        (conditions.wildcard, col(Address.local).contains("*") | col(Address.domain_id).is_(None)),
+        (conditions.temporary, col(Address.masked) | col(Address.expires_at).is_not(None)),
     ):
-        if wanted is not None:
-            found.append(term if wanted else ~term)
-    return found
+        if is_requested is not None:
+            clauses.append(clause if is_requested else ~clause)
+    return clauses
 
 
-def _labelled(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
+def _tag_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnElement[bool]]:
     """Return the WHERE clauses for tags. Raises InvalidInput if there are more than MAX_TAGS."""
-    for name, terms in (("tags", where.tags), ("requiredTags", where.required_tags)):
-        if len(terms or ()) > TERMS:
-            raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
-    if () in (where.tags, where.required_tags):
+    for name, terms in (("tags", conditions.tags), ("requiredTags", conditions.required_tags)):
+        if len(terms or ()) > MAX_TAGS:
+            raise InvalidInput(f"at most {MAX_TAGS}", constraint="max", path=["filter", name])
+    if () in (conditions.tags, conditions.required_tags):
         return [false()]
-    each = [[tag] for tag in where.required_tags or ()]
-    sets = [where.tags, *each] if where.tags else each
-    return [holding(ctx.world.database.dialect, col(Address.tags), same, tags) for tags in sets]
+    required_sets = [[tag] for tag in conditions.required_tags or ()]
+    tag_sets = [conditions.tags, *required_sets] if conditions.tags else required_sets
+    return [
+        any_item_fits_sql(
+            ctx.environment.database.dialect, col(Address.tags), equals_ignoring_case_sql, tags
+        )
+        for tags in tag_sets
+    ]
 
 
-def _temporary(ctx: Context) -> ColumnElement[bool]:
+def _is_temporary_address(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for user-made addresses and those that expire in the future."""
-    endless = and_(col(Address.masked), col(Address.expires_at).is_(None))
-    return or_(col(Address.expires_at) > ctx.world.now(), endless)
+    is_unlimited_mask = and_(col(Address.masked), col(Address.expires_at).is_(None))
+    return or_(col(Address.expires_at) > ctx.environment.now(), is_unlimited_mask)
 
 
-async def mains(ctx: Context, user_ids: list[int]) -> list[Picked | None]:
+async def load_main_addresses_by_user(ctx: Context, user_ids: list[int]) -> list[ColumnRow | None]:
     """Load the main addresses of users, in the given order. None for a user without one."""
-    seen = select(*picked(Address)).where(col(Address.main), visible_addresses(ctx))
-    return await pagination.by_keys(ctx, seen, col(Address.user_id), user_ids)
+    statement = select(*select_columns(Address)).where(col(Address.main), is_visible_address(ctx))
+    return await pagination.read_by_keys(ctx, statement, col(Address.user_id), user_ids)
 
 
-def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Address.user_id) == key.user_id, visible_addresses(ctx)]
-    if key.temporary:
-        terms.append(_temporary(ctx))
-    return [*terms, within(col(Address.shown), key.query)] if key.query else terms
+def _page_clauses(ctx: Context, page_key: AddressPageKey) -> list[ColumnElement[bool]]:
+    clauses = [col(Address.user_id) == page_key.user_id, is_visible_address(ctx)]
+    if page_key.temporary:
+        clauses.append(_is_temporary_address(ctx))
+    return (
+        [*clauses, contains_text_sql(col(Address.shown), page_key.query)]
+        if page_key.query
+        else clauses
+    )
 
 
-async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+async def load_address_pages_by_user(
+    ctx: Context, page_keys: list[AddressPageKey]
+) -> list[Page[ColumnRow]]:
     """Load pages of users' addresses, each in reading order."""
-    columns = frozenset({"id", "local"}).union(*(key.columns for key in keys))
-    place = (col(Address.local), col(Address.id))
+    columns = frozenset({"id", "local"}).union(*(key.columns for key in page_keys))
+    sort_key = (col(Address.local), col(Address.id))
     scans = []
-    for key in keys:
-        rows = select(*picked(Address, columns)).where(*_of(ctx, key))
-        scans.append(Scan(rows, key.ask, place, falling=False))
-    return await pagination.pages(ctx, scans)
+    for page_key in page_keys:
+        statement = select(*select_columns(Address, columns)).where(*_page_clauses(ctx, page_key))
+        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=False))
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+async def count_addresses_by_user(ctx: Context, page_keys: list[AddressPageKey]) -> list[int]:
     """Count the addresses of each list, in the given order."""
-    many = func.count().label("many")
-    scans = [select(many).select_from(Address).where(*_of(ctx, key)) for key in keys]
-    return [row.many for (row,) in await together(ctx, scans)]
+    count = func.count().label("many")
+    statements = [
+        select(count).select_from(Address).where(*_page_clauses(ctx, page_key))
+        for page_key in page_keys
+    ]
+    return [row.many for (row,) in await read_union(ctx, statements)]
 
 
-async def temporary(ctx: Context, user_ids: list[int]) -> list[int]:
+async def count_temporary_addresses_by_user(ctx: Context, user_ids: list[int]) -> list[int]:
     """Count the temporary addresses of users that have not expired, in the given order."""
-    asked = (
+    statement = (
         select(col(Address.user_id), func.count())
         .where(
             col(Address.user_id).in_(user_ids),
-            _temporary(ctx),
-            visible_addresses(ctx),
+            _is_temporary_address(ctx),
+            is_visible_address(ctx),
         )
         .group_by(col(Address.user_id))
     )
-    found = {key: int(many) for key, many in await ctx.read(asked)}
-    return [found.get(key, 0) for key in user_ids]
+    count_by_user = {key: int(count) for key, count in await ctx.read(statement)}
+    return [count_by_user.get(key, 0) for key in user_ids]

@@ -11,71 +11,77 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.errors import Forbidden, found
+from models.errors import Forbidden, require_found
 from models.events.journal import PLATFORM
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
-from models.users.search_index import words_of
+from models.users.search_index import search_text
 from models.users.tables import User
 from resolvers.context import Context
-from resolvers.users.delete import count_places
-from resolvers.users.quota.quota_allocation import effective, give, seat
+from resolvers.users.delete import update_domain_counters
+from resolvers.users.quota.quota_allocation import (
+    effective_quota,
+    reallocate_quotas,
+    require_user_slot,
+)
 
 
 @dataclass
-class Changed:
+class MainAddressChange:
     """Former main addresses, and by user id the other streams that record the new main address."""
 
-    rows: list[Any] = field(default_factory=list)
-    users: dict[int, set[int]] = field(default_factory=dict)
+    former_rows: list[Any] = field(default_factory=list)
+    streams_by_user: dict[int, set[int]] = field(default_factory=dict)
 
 
-async def of(ctx: Context, user_id: int) -> Picked | None:
+async def find_main_address(ctx: Context, user_id: int) -> ColumnRow | None:
     """Return the main address of a user, or None."""
-    mine = (col(Address.user_id) == user_id, col(Address.main))
-    return next(iter(await ctx.read(select(*picked(Address)).where(*mine))), None)
+    is_main_of_user = (col(Address.user_id) == user_id, col(Address.main))
+    return next(
+        iter(await ctx.read(select(*select_columns(Address)).where(*is_main_of_user))), None
+    )
 
 
-async def change(
-    ctx: Context, session: AsyncSession, user: Picked, address: Any, path: Sequence[str]
-) -> Changed:
+async def set_main_address(
+    ctx: Context, session: AsyncSession, user: ColumnRow, address: Any, path: Sequence[str]
+) -> MainAddressChange:
     """Make an address the main address of its user.
 
     The transaction must hold locks on the streams of the user and the domains. A user whose new
     main address is in another domain moves there. Raises Forbidden unless the viewer
     administers both domains, and LimitReached if the new domain has no room for the user.
     """
-    changed, connection = Changed(), await session.connection()
-    now, old = ctx.world.now(), await of(ctx, user.id)
-    if old is not None and old.id != address.id:
-        this = update(Address).where(col(Address.id) == old.id)
-        await connection.execute(this.values(main=False, updated_at=now))
-        changed.rows.append(old)
-    this = update(Address).where(col(Address.id) == address.id)
-    await connection.execute(this.values(main=True, updated_at=now))
-    await known_by(ctx, session, user, address, path)
-    changed.users[user.id] = {user.domain_id or PLATFORM, address.domain_id or PLATFORM}
+    changed, connection = MainAddressChange(), await session.connection()
+    now, former = ctx.environment.now(), await find_main_address(ctx, user.id)
+    if former is not None and former.id != address.id:
+        statement = update(Address).where(col(Address.id) == former.id)
+        await connection.execute(statement.values(main=False, updated_at=now))
+        changed.former_rows.append(former)
+    statement = update(Address).where(col(Address.id) == address.id)
+    await connection.execute(statement.values(main=True, updated_at=now))
+    await update_user_for_main_address(ctx, session, user, address, path)
+    changed.streams_by_user[user.id] = {user.domain_id or PLATFORM, address.domain_id or PLATFORM}
     return changed
 
 
-async def known_by(
-    ctx: Context, session: AsyncSession, user: Picked, address: Any, path: Sequence[str]
+async def update_user_for_main_address(
+    ctx: Context, session: AsyncSession, user: ColumnRow, address: Any, path: Sequence[str]
 ) -> None:
     """Update the user's search words and domain to match the main address.
 
     Raises Forbidden or LimitReached as `set_main_address`.
     """
-    words = words_of(user.username, user.name, address.shown)
-    values = {"words": words, "updated_at": ctx.world.now()}
+    search_words = search_text(user.username, user.name, address.shown)
+    values = {"words": search_words, "updated_at": ctx.environment.now()}
     if address.domain_id != user.domain_id:
-        await _move(ctx, session, user, address.domain_id, path)
+        await _move_user_to_domain(ctx, session, user, address.domain_id, path)
         values["domain_id"] = address.domain_id
-    this = update(User).where(col(User.id) == user.id)
-    await (await session.connection()).execute(this.values(**values))
+    statement = update(User).where(col(User.id) == user.id)
+    await (await session.connection()).execute(statement.values(**values))
 
 
-async def _move(
-    ctx: Context, session: AsyncSession, user: Picked, domain_id: int, path: Sequence[str]
+async def _move_user_to_domain(
+    ctx: Context, session: AsyncSession, user: ColumnRow, domain_id: int, path: Sequence[str]
 ) -> None:
     """Count the user in the new domain and no longer in the former one.
 
@@ -83,17 +89,25 @@ async def _move(
     has no room.
     """
     viewer = ctx.viewer
-    both = {user.domain_id, domain_id} <= viewer.administers
-    if not (both or viewer.role.includes(Role.ADMIN)):
-        needed = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
-        words = f"to move an account to another domain needs the role {needed}"
-        raise Forbidden(words, requires=needed, path=path)
+    administers_both = {user.domain_id, domain_id} <= viewer.administered_domains
+    if not (administers_both or viewer.role.includes(Role.ADMIN)):
+        required_role = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
+        message = f"to move an account to another domain needs the role {required_role}"
+        raise Forbidden(message, requires=required_role, path=path)
     await session.flush()
-    domain = found(await session.get(Domain, domain_id, populate_existing=True), str(domain_id))
-    seat(domain, path=path)
-    give(ctx.world, domain, [], [effective(ctx.world, domain, user.quota)], path=path)
+    domain = require_found(
+        await session.get(Domain, domain_id, populate_existing=True), str(domain_id)
+    )
+    require_user_slot(domain, path=path)
+    reallocate_quotas(
+        ctx.environment,
+        domain,
+        [],
+        [effective_quota(ctx.environment, domain, user.quota)],
+        path=path,
+    )
     domain.user_count += 1
     session.add(domain)
     await session.flush()
-    left = SimpleNamespace(domain_id=user.domain_id, quota=user.quota)
-    await count_places(ctx, session, [left], [], sign=-1)
+    counted_user = SimpleNamespace(domain_id=user.domain_id, quota=user.quota)
+    await update_domain_counters(ctx, session, [counted_user], [], sign=-1)

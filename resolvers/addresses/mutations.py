@@ -10,37 +10,56 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import normal
+from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
-from models.errors import Conflict, Forbidden, Invalid, Problems, all_found, check_count
+from models.errors import (
+    Conflict,
+    ErrorCollector,
+    Forbidden,
+    InvalidInput,
+    check_count,
+    require_all_found,
+)
 from models.events.journal import PLATFORM
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope, UserPermission
 from models.users.tables import User
 from resolvers.addresses import autoreplies, main_address
 from resolvers.addresses import loaders as address_loaders
-from resolvers.addresses.autoreplies import Replies
-from resolvers.addresses.events import News, tell
-from resolvers.addresses.main_address import Changed
-from resolvers.addresses.targets import Targets, checked_targets, names_of, refuse_itself
-from resolvers.addresses.validation import EVERYWHERE, can_be_main, consistent, facts, spelled, word
+from resolvers.addresses.autoreplies import AddressAutoreplies
+from resolvers.addresses.events import AddressChangeDetails, record_address_changes
+from resolvers.addresses.main_address import MainAddressChange
+from resolvers.addresses.targets import (
+    ForwardTargets,
+    load_alias_names_by_domain,
+    refuse_self_forward,
+    validate_targets,
+)
+from resolvers.addresses.validation import (
+    ALL_DOMAINS_SIGN,
+    can_be_main,
+    check_consistency,
+    graphql_name,
+    validate_address_text,
+    validate_columns,
+)
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.context import Context, Needs
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
-from resolvers.users.delete import count_places
-from resolvers.users.selection import managed_one
+from resolvers.users.delete import update_domain_counters
+from resolvers.users.selection import load_managed_user
 
-TAKEN = "the address is taken"
-REPLY = ("autoreply",)  # its place in the input
-SHOWN = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")
+ADDRESS_TAKEN_TEXT = "the address is taken"
+AUTOREPLY_PATH = ("autoreply",)  # its place in the input
+ADMIN_LOG_COLUMNS = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")
 
 
 @dataclass(frozen=True, slots=True)
 class NewAddress:
-    """An address to create. `facts` holds optional columns by name."""
+    """An address to create. `columns` holds optional columns by name."""
 
     address: str
     kind: AddressKind | None = None  # None: a MAILBOX of a user, else a FORWARD
@@ -48,228 +67,287 @@ class NewAddress:
     main: bool = False
     wildcard: bool = False
     targets: Sequence[str] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
     autoreply: Mapping[str, Any] | None = None  # by column
 
 
-async def create(ctx: Context, new: NewAddress) -> Address:
+async def create_address(ctx: Context, new_address: NewAddress) -> Address:
     """Create an address and return it.
 
     Raises InvalidInput with all problems of the input, Conflict if the address exists, and
     LimitReached if its domain has no room for another address.
     """
-    problems, shown = Problems(), ""
-    with problems.caught():
-        shown = spelled(new.address, wildcard=new.wildcard)
-    columns, to = facts(new.facts, problems), Targets()
-    with problems.caught():
-        to = checked_targets(ctx, new.targets, {}, ["targets"])
-    kind = new.kind or (AddressKind.FORWARD if new.user_id is None else AddressKind.MAILBOX)
-    with problems.caught():
-        if (kind is AddressKind.MAILBOX) is (new.user_id is None):
-            words = "a MAILBOX has a user, and nothing else has"
-            raise Invalid(words, constraint="required", path=["user"])
-    with problems.caught():
-        if columns.get("expires_at") and columns["expires_at"] <= ctx.world.now():
-            raise Invalid("that is over already", constraint="min", path=["expiresAt"])
-    local, name = normal(shown)
-    at, key = ctx.world.now(), ctx.world.key()
-    wanted = SimpleNamespace(
-        local=local,
-        domain_id=None if name == EVERYWHERE else key,  # some domain: it is not looked for yet
-        kind=kind,
-        targets=to.shown,
-        forwards_max=columns.get("forwards_max"),
-        expires_at=columns.get("expires_at"),
-        main=new.main,
+    problems, display_name = ErrorCollector(), ""
+    with problems.collecting():
+        display_name = validate_address_text(new_address.address, wildcard=new_address.wildcard)
+    values, forward_targets_of_input = (
+        validate_columns(new_address.columns, problems),
+        ForwardTargets(),
     )
-    consistent(wanted, problems, learns=bool(ctx.world.options.rspamd_learn))
-    replies = Replies()
-    if new.autoreply is not None:
-        with problems.caught():
-            autoreplies.able(kind, REPLY)
-            said = autoreplies.facts(new.autoreply, REPLY)
-            columns["answers"] = autoreplies.change(replies, key, said, at, REPLY)
-    problems.settle()
-    made = Address(
-        id=key,
-        local=local,
-        shown=shown,
-        kind=kind,
-        user_id=new.user_id,
-        targets=list(to.shown),
-        relays=forward_targets.sealed(ctx.world, key, to.relays),
-        created_at=at,
-        updated_at=at,
-        **columns,
+    with problems.collecting():
+        forward_targets_of_input = validate_targets(ctx, new_address.targets, {}, ["targets"])
+    kind = new_address.kind or (
+        AddressKind.FORWARD if new_address.user_id is None else AddressKind.MAILBOX
     )
-    return await added(ctx, made, name, main=new.main, replies=replies)
+    with problems.collecting():
+        if (kind is AddressKind.MAILBOX) is (new_address.user_id is None):
+            error_text = "a MAILBOX has a user, and nothing else has"
+            raise InvalidInput(error_text, constraint="required", path=["user"])
+    with problems.collecting():
+        if values.get("expires_at") and values["expires_at"] <= ctx.environment.now():
+            raise InvalidInput("that is over already", constraint="min", path=["expiresAt"])
+    local, domain_name = normalized_address(display_name)
+    now, address_id = ctx.environment.now(), ctx.environment.new_id()
+    draft_address = SimpleNamespace(
+        local=local,
+        domain_id=None
+        if domain_name == ALL_DOMAINS_SIGN
+        else address_id,  # some domain: it is not looked for yet
+        kind=kind,
+        targets=forward_targets_of_input.shown_targets,
+        forwards_max=values.get("forwards_max"),
+        expires_at=values.get("expires_at"),
+        main=new_address.main,
+    )
+    check_consistency(
+        draft_address, problems, spam_filter_learns=bool(ctx.environment.options.rspamd_learn)
+    )
+    address_autoreplies = AddressAutoreplies()
+    if new_address.autoreply is not None:
+        with problems.collecting():
+            autoreplies.require_forward_kind(kind, AUTOREPLY_PATH)
+            autoreply_columns = autoreplies.validate_autoreply(
+                new_address.autoreply, AUTOREPLY_PATH
+            )
+            values["answers"] = autoreplies.set_autoreply(
+                address_autoreplies, address_id, autoreply_columns, now, AUTOREPLY_PATH
+            )
+    problems.raise_collected()
+    address = Address(
+        id=address_id,
+        local=local,
+        shown=display_name,
+        kind=kind,
+        user_id=new_address.user_id,
+        targets=list(forward_targets_of_input.shown_targets),
+        relays=forward_targets.seal_relays(
+            ctx.environment, address_id, forward_targets_of_input.relays_with_password
+        ),
+        created_at=now,
+        updated_at=now,
+        **values,
+    )
+    return await insert_address(
+        ctx, address, domain_name, is_main=new_address.main, address_autoreplies=address_autoreplies
+    )
 
 
-async def added(
-    ctx: Context, made: Address, name: str, *, main: bool, replies: Replies | None = None
+async def insert_address(
+    ctx: Context,
+    address: Address,
+    domain_name: str,
+    *,
+    is_main: bool,
+    address_autoreplies: AddressAutoreplies | None = None,
 ) -> Address:
     """Store an address in the domain of this name, record it in the journals and the admin log.
 
     Makes it the main address of its user if `is_main` is set or the user has none. Raises
     NotFound, Forbidden, Conflict or LimitReached.
     """
-    user = None if made.user_id is None else await managed_one(ctx, made.user_id)
-    here = None if name == EVERYWHERE else await domain_loaders.named(ctx, name)
-    streams = [made.user_id or PLATFORM, here.id if here else PLATFORM]
-    streams.append(user.domain_id or PLATFORM if user else PLATFORM)
+    user = None if address.user_id is None else await load_managed_user(ctx, address.user_id)
+    domain_before = (
+        None
+        if domain_name == ALL_DOMAINS_SIGN
+        else await domain_loaders.find_administered_domain(ctx, domain_name)
+    )
+    stream_ids = [address.user_id or PLATFORM, domain_before.id if domain_before else PLATFORM]
+    stream_ids.append(user.domain_id or PLATFORM if user else PLATFORM)
     try:
-        async with ctx.write(*streams) as session:
+        async with ctx.write_session(*stream_ids) as session:
             if user is not None:
-                place, user = user.domain_id, await managed_one(ctx, user.id)
-                if user.domain_id != place:
+                domain_id_before, user = user.domain_id, await load_managed_user(ctx, user.id)
+                if user.domain_id != domain_id_before:
                     raise Conflict("the account has moved meanwhile", path=["user"])
-            domain = await _place(ctx, session, name)
-            made.domain_id = domain.id if domain else None
-            refuse_itself(made, await names_of(ctx, [made.domain_id]), ["targets"])
-            await free(ctx, made.local, made.domain_id, ["address"])
+            domain = await _lock_domain(ctx, session, domain_name)
+            address.domain_id = domain.id if domain else None
+            refuse_self_forward(
+                address, await load_alias_names_by_domain(ctx, [address.domain_id]), ["targets"]
+            )
+            await require_address_free(ctx, address.local, address.domain_id, ["address"])
             if domain:
                 domain.address_count += 1
                 session.add(domain)
-            session.add(made)
+            session.add(address)
             await session.flush()
-            if replies:
-                await autoreplies.store(session, replies)
-            changed = Changed()
+            if address_autoreplies:
+                await autoreplies.store_changes(session, address_autoreplies)
+            main_change = MainAddressChange()
             if user is not None:
-                first = can_be_main(made) and not await main_address.of(ctx, user.id)
-                if main or first:
-                    changed = await main_address.change(ctx, session, user, made, ["main"])
-                    await session.refresh(made)
-            await tell(ctx, session, [made], News("created"))
-            await tell(ctx, session, changed.rows, News(users=changed.users))
-            after = {"address": made.shown, "user": user and user.username, **facts_of(made, SHOWN)}
-            if replies and made.id in replies.rows:
-                after["autoreply"] = replies.logged(made.id)[1]
-            done = Done("addressCreate", "Address", made.id, made.domain_id, None, after)
-            await admin_log.note(ctx, session, done)
+                is_first_main = can_be_main(address) and not await main_address.find_main_address(
+                    ctx, user.id
+                )
+                if is_main or is_first_main:
+                    main_change = await main_address.set_main_address(
+                        ctx, session, user, address, ["main"]
+                    )
+                    await session.refresh(address)
+            await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
+            await record_address_changes(
+                ctx,
+                session,
+                main_change.former_rows,
+                AddressChangeDetails(streams_by_user=main_change.streams_by_user),
+            )
+            values_after = {
+                "address": address.shown,
+                "user": user and user.username,
+                **admin_log_values(address, ADMIN_LOG_COLUMNS),
+            }
+            if address_autoreplies and address.id in address_autoreplies.new_rows:
+                values_after["autoreply"] = address_autoreplies.admin_log_values(address.id)[1]
+            entry = NewAdminLogEntry(
+                "addressCreate", "Address", address.id, address.domain_id, None, values_after
+            )
+            await admin_log.log_changes(ctx, session, entry)
     except IntegrityError as clash:  # another writer inserted the same address first
-        raise Conflict(TAKEN, path=["address"]) from clash
-    return made
+        raise Conflict(ADDRESS_TAKEN_TEXT, path=["address"]) from clash
+    return address
 
 
-async def _place(ctx: Context, session: AsyncSession, name: str) -> Domain | None:
+async def _lock_domain(ctx: Context, session: AsyncSession, domain_name: str) -> Domain | None:
     """Return the locked domain of a new address; None for an address of all domains.
 
     Raises Forbidden if the viewer may not create addresses there, LimitReached if it has no
     room.
     """
-    if name != EVERYWHERE:
-        return await domain_loaders.ensure(ctx, session, name, path="address")
+    if domain_name != ALL_DOMAINS_SIGN:
+        return await domain_loaders.lock_or_create_domain(ctx, session, domain_name, path="address")
     if not ctx.viewer.role.includes(Role.ADMIN):
-        words = "an address in all domains needs the role ADMIN"
-        raise Forbidden(words, requires=Role.ADMIN, path=["address"])
+        error_text = "an address in all domains needs the role ADMIN"
+        raise Forbidden(error_text, requires=Role.ADMIN, path=["address"])
     return None
 
 
-async def free(
-    ctx: Context, local: str, domain_id: int | None, path: Sequence[str], *, but: int = 0
+async def require_address_free(
+    ctx: Context, local: str, domain_id: int | None, path: Sequence[str], *, except_id: int = 0
 ) -> None:
     """Raise Conflict if another address has this normal form.
 
     The transaction must hold the lock on the stream of the domain.
     """
-    here = col(Address.domain_id)
-    same = here.is_(None) if domain_id is None else here == domain_id
-    asked = select(col(Address.id)).where(col(Address.local) == local, same)
-    if await ctx.read(asked.where(col(Address.id) != but)):
-        raise Conflict(TAKEN, path=path)
+    domain_column = col(Address.domain_id)
+    is_in_domain = domain_column.is_(None) if domain_id is None else domain_column == domain_id
+    statement = select(col(Address.id)).where(col(Address.local) == local, is_in_domain)
+    if await ctx.read(statement.where(col(Address.id) != except_id)):
+        raise Conflict(ADDRESS_TAKEN_TEXT, path=path)
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_addresses(ctx: Context, ids: Sequence[int]) -> None:
     """Delete addresses, all or none.
 
     Raises NotFound if the viewer can't see an address, Conflict if one is the main address of
     its user, and Forbidden if the viewer does not administer it. Owners can delete the
     temporary addresses that they created.
     """
-    most = ctx.world.options.bulk
-    check_count(len(ids), most, f"name 1 to {most} addresses", path=["ids"])
-    seen = await in_order(ctx, ids, ["ids"])
-    async with ctx.write(*streams_of(seen)) as session:
-        rows = await in_order(ctx, ids, ["ids"])
-        if streams_of(rows) != streams_of(seen):
+    limit = ctx.environment.options.bulk
+    check_count(len(ids), limit, f"name 1 to {limit} addresses", path=["ids"])
+    rows_before = await load_visible_addresses(ctx, ids, ["ids"])
+    async with ctx.write_session(*stream_ids_of_addresses(rows_before)) as session:
+        rows = await load_visible_addresses(ctx, ids, ["ids"])
+        if stream_ids_of_addresses(rows) != stream_ids_of_addresses(rows_before):
             raise Conflict("an address was changed meanwhile", path=["ids"])
-        await refuse_others(ctx, rows, ["ids"])
+        await require_changeable_addresses(ctx, rows, ["ids"])
         for index, row in enumerate(rows):
-            if not in_charge(ctx, row) and not row.masked:
-                words = "whoever is in charge of the domain deletes it"
-                raise forbidden(words, Role.DOMAIN_ADMIN, ["ids"], index)
+            if not is_administered_by_viewer(ctx, row) and not row.masked:
+                error_text = "whoever is in charge of the domain deletes it"
+                raise forbidden_at_index(error_text, Role.DOMAIN_ADMIN, ["ids"], index)
             if row.main:
-                words = "the main address of a user: name another as main first"
-                raise Conflict(words, path=["ids"], index=index)
+                error_text = "the main address of a user: name another as main first"
+                raise Conflict(error_text, path=["ids"], index=index)
         connection = await session.connection()
         await connection.execute(delete(Address).where(col(Address.id).in_([r.id for r in rows])))
-        await count_places(ctx, session, [], [dict(row._mapping) for row in rows], sign=-1)  # noqa: SLF001
-        await tell(ctx, session, rows, News("deleted"))
-        others = [row for row in rows if row.user_id != ctx.viewer.user_id or not row.user_id]
-        log = [
-            Done("addressDelete", "Address", row.id, row.domain_id, {"address": row.shown})
-            for row in others
+        await update_domain_counters(ctx, session, [], [row._asdict() for row in rows], sign=-1)
+        await record_address_changes(ctx, session, rows, AddressChangeDetails("deleted"))
+        logged_rows = [row for row in rows if row.user_id != ctx.viewer.user_id or not row.user_id]
+        entries = [
+            NewAdminLogEntry(
+                "addressDelete", "Address", row.id, row.domain_id, {"address": row.shown}
+            )
+            for row in logged_rows
         ]
-        await admin_log.note(ctx, session, *log)
+        await admin_log.log_changes(ctx, session, *entries)
 
 
-def streams_of(rows: Iterable[Any]) -> set[int]:
+def stream_ids_of_addresses(addresses: Iterable[Any]) -> set[int]:
     """Return the stream ids of the users and domains of addresses, or the platform's."""
-    keys: set[int] = set()
-    for row in rows:
-        keys |= {key for key in (row.user_id, row.domain_id) if key} or {PLATFORM}
-    return keys
+    stream_ids: set[int] = set()
+    for row in addresses:
+        stream_ids |= {key for key in (row.user_id, row.domain_id) if key} or {PLATFORM}
+    return stream_ids
 
 
-async def in_order(ctx: Context, ids: Sequence[int], path: Sequence[str]) -> list[Picked]:
+async def load_visible_addresses(
+    ctx: Context, ids: Sequence[int], path: Sequence[str]
+) -> list[ColumnRow]:
     """Load addresses in the order of the ids, each once.
 
     Raises NotFound if one is not visible.
     """
-    rows = {row.id: row for row in await address_loaders.by_ids(ctx, list(ids)) if row}
-    all_found(ids, rows, path=path)
+    rows = {
+        row.id: row for row in await address_loaders.load_addresses_by_id(ctx, list(ids)) if row
+    }
+    require_all_found(ids, rows, path=path)
     return list(rows.values())
 
 
-def in_charge(ctx: Context, row: Any) -> bool:
+def is_administered_by_viewer(ctx: Context, address: Any) -> bool:
     """True if the viewer administers the address; being its owner is not enough."""
-    return ctx.viewer.role.includes(Role.ADMIN) or row.domain_id in ctx.viewer.administers
+    return (
+        ctx.viewer.role.includes(Role.ADMIN) or address.domain_id in ctx.viewer.administered_domains
+    )
 
 
-async def refuse_others(ctx: Context, rows: Sequence[Picked], path: Sequence[str]) -> None:
+async def require_changeable_addresses(
+    ctx: Context, addresses: Sequence[ColumnRow], path: Sequence[str]
+) -> None:
     """Raise Forbidden if the viewer may not change one of the addresses.
 
     Owners change their own addresses, administrators those of their domains. The owner's role
     must not exceed the viewer's. Checks role, scope and permission.
     """
-    viewer, mine = ctx.viewer, ctx.viewer.user_id
-    if any(row.user_id != mine or not mine for row in rows):
-        viewer.require(Needs(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
-    if any(row.masked and row.user_id == mine for row in rows):
-        viewer.require(Needs(user_permission=UserPermission.SPAM_ALIAS))
-    above = {Role.ROOT: (), Role.ADMIN: (Role.ROOT,)}.get(viewer.role)
-    asked = select(col(User.id), col(User.role)).where(
-        col(User.id).in_({row.user_id for row in rows} - {None, mine})
+    viewer, viewer_id = ctx.viewer, ctx.viewer.user_id
+    if any(row.user_id != viewer_id or not viewer_id for row in addresses):
+        viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
+    if any(row.masked and row.user_id == viewer_id for row in addresses):
+        viewer.require(GuardRule(user_permission=UserPermission.SPAM_ALIAS))
+    higher_roles = {Role.ROOT: (), Role.ADMIN: (Role.ROOT,)}.get(viewer.role)
+    statement = select(col(User.id), col(User.role)).where(
+        col(User.id).in_({row.user_id for row in addresses} - {None, viewer_id})
     )
-    standing = {row.id: row.role for row in await ctx.read(asked)}
-    for index, row in enumerate(rows):
-        role = standing.get(row.user_id, Role.USER)
-        if row.user_id != mine and not in_charge(ctx, row):
-            words = "this needs to be in charge of its domain"
-            raise forbidden(words, Role.ADMIN, path, index)
-        if role is not Role.USER if above is None else role in above:
-            raise forbidden(f"this needs the role {role}", role, path, index)
+    roles_by_user = {row.id: row.role for row in await ctx.read(statement)}
+    for index, row in enumerate(addresses):
+        role = roles_by_user.get(row.user_id, Role.USER)
+        if row.user_id != viewer_id and not is_administered_by_viewer(ctx, row):
+            error_text = "this needs to be in charge of its domain"
+            raise forbidden_at_index(error_text, Role.ADMIN, path, index)
+        if role is not Role.USER if higher_roles is None else role in higher_roles:
+            raise forbidden_at_index(f"this needs the role {role}", role, path, index)
 
 
-def forbidden(words: str, needed: Role, path: Sequence[str], index: int) -> Forbidden:
+def forbidden_at_index(
+    message: str, required_role: Role, path: Sequence[str], index: int
+) -> Forbidden:
     """Return a Forbidden error for one of several addresses."""
-    refusal = Forbidden(words, requires=needed, path=path)
-    refusal.index = index
-    return refusal
+    error = Forbidden(message, requires=required_role, path=path)
+    error.index = index
+    return error
 
 
-def facts_of(row: Any, names: Collection[str]) -> dict[str, Any]:
+def admin_log_values(address: Any, column_names: Collection[str]) -> dict[str, Any]:
     """Return the columns of an address that are not None, by their GraphQL name."""
-    return {word(name): getattr(row, name) for name in names if getattr(row, name) is not None}
+    return {
+        graphql_name(name): getattr(address, name)
+        for name in column_names
+        if getattr(address, name) is not None
+    }

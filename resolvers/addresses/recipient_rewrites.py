@@ -8,29 +8,33 @@ from sqlalchemy import ColumnElement, Select, delete, false, func, select, true,
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import Normal, normal
-from mail.delivery.recipient_rewrites import circular, matched, replacement
+from mail.addresses.address_syntax import NormalizedAddress, normalized_address
+from mail.delivery.recipient_rewrites import (
+    checked_rewrite_target,
+    checked_rule_address,
+    has_rewrite_loop,
+)
 from models.addresses.rewrites import RecipientRewrite
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, all_found
+from models.domains.tables import AliasDomain, Domain
+from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
-from resolvers.access import maker, require_below
+from resolvers.access import maker_columns, require_address_administrable
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
-from resolvers.pagination import Scan, by_keys
+from resolvers.pagination import PageScan, read_by_keys
 
-OLDEST = "recipient-rewrites"
-MOST = 5000  # rewrites of the platform
-EXISTS = "there is such a rewrite already"
+CURSOR_KIND = "recipient-rewrites"
+MAX_REWRITES = 5000  # rewrites of the platform
+REWRITE_EXISTS_TEXT = "there is such a rewrite already"
 
 
 @dataclass(frozen=True, slots=True)
-class NewRewrite:
+class NewRecipientRewrite:
     """The columns of a recipient rewrite to create."""
 
     match: str
@@ -39,7 +43,7 @@ class NewRewrite:
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class RecipientRewriteChanges:
     """The columns of recipient rewrites to change. None leaves a column unchanged."""
 
     match: str | None = None
@@ -47,211 +51,290 @@ class Values:
     active: bool | None = None
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_rewrite(ctx: Context) -> ColumnElement[bool]:
     return true() if ctx.viewer.role.includes(Role.ADMIN) else false()
 
 
-def _rewrites(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[Any, ...]]:
-    columns = None if names is None else {"id", "created_at", *names}
-    return select(*picked(RecipientRewrite, columns)).where(_visible(ctx))
+def _select_visible_rewrites(
+    ctx: Context, column_names: Collection[str] | None = None
+) -> Select[*tuple[Any, ...]]:
+    columns = None if column_names is None else {"id", "created_at", *column_names}
+    return select(*select_columns(RecipientRewrite, columns)).where(_is_visible_rewrite(ctx))
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_rewrites_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load recipient rewrites by id, in the given order. None for ids that the viewer can't see."""
-    return await by_keys(ctx, _rewrites(ctx), col(RecipientRewrite.id), ids)
+    return await read_by_keys(ctx, _select_visible_rewrites(ctx), col(RecipientRewrite.id), ids)
 
 
-async def page(ctx: Context, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_rewrite_page(
+    ctx: Context, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of all recipient rewrites, the oldest first."""
-    place = (col(RecipientRewrite.created_at), col(RecipientRewrite.id))
-    return await pagination.one(ctx, Scan(_rewrites(ctx, columns), ask, place, falling=False))
+    sort_key = (col(RecipientRewrite.created_at), col(RecipientRewrite.id))
+    return await pagination.read_page(
+        ctx,
+        PageScan(
+            _select_visible_rewrites(ctx, columns), page_request, sort_key, is_descending=False
+        ),
+    )
 
 
-async def count(ctx: Context) -> int:
+async def count_rewrites(ctx: Context) -> int:
     """Count the recipient rewrites."""
-    many = select(func.count().label("many")).select_from(RecipientRewrite)
-    (row,) = await ctx.read(many.where(_visible(ctx)))
+    statement = select(func.count().label("many")).select_from(RecipientRewrite)
+    (row,) = await ctx.read(statement.where(_is_visible_rewrite(ctx)))
     return int(row.many)
 
 
-async def create(ctx: Context, new: NewRewrite) -> int:
+async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
     """Create a recipient rewrite and return its id.
 
     Raises Conflict if a rewrite for the same recipient exists, InvalidInput if rewrites would
     form a loop, LimitReached if there are MAX_REWRITES, and Forbidden if the recipient belongs
     to an account with a higher role than the viewer.
     """
-    name = matched(new.match, path="from")
-    target = replacement(new.to, name)
-    places = await _homes(ctx, [name.domain, normal(target).domain])
-    at, key = ctx.world.now(), ctx.world.key()
-    row = RecipientRewrite(
-        id=key,
-        local=name.local,
-        domain=name.domain,
-        target=target,
-        outside=normal(target).domain not in places,
-        active=new.active,
-        created_at=at,
-        updated_at=at,
-        **maker(ctx),
+    matched_address = checked_rule_address(new_rewrite.match, path="from")
+    target = checked_rewrite_target(new_rewrite.to, matched_address)
+    own_domain_ids = await _load_own_domain_ids(
+        ctx, [matched_address.domain, normalized_address(target).domain]
     )
-    async with ctx.write(PLATFORM, *places.values()) as session:  # one after another
-        rules = await _all(ctx)
-        if len(rules) >= MOST:
-            text = f"at most {MOST} rewrites"
-            raise LimitReached(text, limit=MOST, used=len(rules), path=["from"])
-        if name in rules.values():
-            raise Conflict(EXISTS, path=["from"])
-        await _check(ctx, {key: (name, target)})
-        await require_below(ctx, name, ["from"])
-        session.add(row)
+    now, rewrite_id = ctx.environment.now(), ctx.environment.new_id()
+    rewrite = RecipientRewrite(
+        id=rewrite_id,
+        local=matched_address.local_part,
+        domain=matched_address.domain,
+        target=target,
+        outside=normalized_address(target).domain not in own_domain_ids,
+        active=new_rewrite.active,
+        created_at=now,
+        updated_at=now,
+        **maker_columns(ctx),
+    )
+    async with ctx.write_session(
+        PLATFORM, *own_domain_ids.values()
+    ) as session:  # one after another
+        existing_rewrites = await _load_matches_by_id(ctx)
+        if len(existing_rewrites) >= MAX_REWRITES:
+            text = f"at most {MAX_REWRITES} rewrites"
+            raise LimitReached(text, limit=MAX_REWRITES, used=len(existing_rewrites), path=["from"])
+        if matched_address in existing_rewrites.values():
+            raise Conflict(REWRITE_EXISTS_TEXT, path=["from"])
+        await _require_no_loop(ctx, {rewrite_id: (matched_address, target)})
+        await require_address_administrable(ctx, matched_address, ["from"])
+        session.add(rewrite)
         await session.flush()
-        await _tell(ctx, session, places)
-        (made,) = await _seen(ctx, [key])
-        done = Done("recipientRewriteCreate", "RecipientRewrite", key, after=_facts(made))
-        await admin_log.note(ctx, session, done)
-    return key
+        await _record_changes(ctx, session, own_domain_ids)
+        (stored_rewrite,) = await _load_visible_rewrites(ctx, [rewrite_id])
+        entry = NewAdminLogEntry(
+            "recipientRewriteCreate",
+            "RecipientRewrite",
+            rewrite_id,
+            after=_admin_log_values(stored_rewrite),
+        )
+        await admin_log.log_changes(ctx, session, entry)
+    return rewrite_id
 
 
-async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
+async def update_rewrites(
+    ctx: Context, ids: Sequence[int], changes: RecipientRewriteChanges
+) -> None:
     """Change recipient rewrites, all or none. Raises the errors of `create_rewrite`."""
-    name = None if values.match is None else matched(values.match, path="from")
-    if name is None and values.to is None and values.active is None:
-        raise Invalid("say what to change", constraint="required", path=[])
-    ends = _ends(await _seen(ctx, ids), name, values.to)
-    places = await _homes(ctx, ends)
-    async with ctx.write(PLATFORM, *places.values()) as session:
-        before = await _seen(ctx, ids)
-        if name is not None:
-            others = {of for key, of in (await _all(ctx)).items() if key not in ids}
-            if len(before) > 1 or name in others:
-                raise Conflict(EXISTS, path=["from"])
-        given: dict[str, Any] = {} if name is None else {"local": name.local, "domain": name.domain}
-        given |= {} if values.active is None else {"active": values.active}
-        if name is not None or values.to is not None:
-            await _check(ctx, _become(before, name, values.to))
-        if values.to is not None:
-            target = replacement(values.to, name or _name(before[0]))
-            given |= {"target": target, "outside": normal(target).domain not in places}
+    matched_address = (
+        None if changes.match is None else checked_rule_address(changes.match, path="from")
+    )
+    if matched_address is None and changes.to is None and changes.active is None:
+        raise InvalidInput("say what to change", constraint="required", path=[])
+    domain_names = _domain_names(
+        await _load_visible_rewrites(ctx, ids), matched_address, changes.to
+    )
+    own_domain_ids = await _load_own_domain_ids(ctx, domain_names)
+    async with ctx.write_session(PLATFORM, *own_domain_ids.values()) as session:
+        before = await _load_visible_rewrites(ctx, ids)
+        if matched_address is not None:
+            other_matches = {
+                of for key, of in (await _load_matches_by_id(ctx)).items() if key not in ids
+            }
+            if len(before) > 1 or matched_address in other_matches:
+                raise Conflict(REWRITE_EXISTS_TEXT, path=["from"])
+        columns: dict[str, Any] = (
+            {}
+            if matched_address is None
+            else {"local": matched_address.local_part, "domain": matched_address.domain}
+        )
+        columns |= {} if changes.active is None else {"active": changes.active}
+        if matched_address is not None or changes.to is not None:
+            await _require_no_loop(ctx, _matches_and_targets(before, matched_address, changes.to))
+        if changes.to is not None:
+            target = checked_rewrite_target(
+                changes.to, matched_address or _matched_address(before[0])
+            )
+            columns |= {
+                "target": target,
+                "outside": normalized_address(target).domain not in own_domain_ids,
+            }
         for row in before:
-            await require_below(ctx, name or _name(row), ["from"])
-        given |= maker(ctx)
+            await require_address_administrable(
+                ctx, matched_address or _matched_address(row), ["from"]
+            )
+        columns |= maker_columns(ctx)
         connection = await session.connection()
-        these = update(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids))
-        await connection.execute(these.values(**given, updated_at=ctx.world.now()))
-        after = {row.id: row for row in await _seen(ctx, ids)}
-        await _tell(ctx, session, places)
-        done = (_changed(row, after[row.id]) for row in before)
-        await admin_log.note(ctx, session, *done)
+        statement = update(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids))
+        await connection.execute(statement.values(**columns, updated_at=ctx.environment.now()))
+        rows_after = {row.id: row for row in await _load_visible_rewrites(ctx, ids)}
+        await _record_changes(ctx, session, own_domain_ids)
+        entries = (_update_log_entry(row, rows_after[row.id]) for row in before)
+        await admin_log.log_changes(ctx, session, *entries)
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_rewrites(ctx: Context, ids: Sequence[int]) -> None:
     """Delete recipient rewrites, all or none. Raises NotFound if one does not exist."""
-    places = await _homes(ctx, _ends(await _seen(ctx, ids)))
-    async with ctx.write(PLATFORM, *places.values()) as session:
-        rows = await _seen(ctx, ids)
+    own_domain_ids = await _load_own_domain_ids(
+        ctx, _domain_names(await _load_visible_rewrites(ctx, ids))
+    )
+    async with ctx.write_session(PLATFORM, *own_domain_ids.values()) as session:
+        rows = await _load_visible_rewrites(ctx, ids)
         connection = await session.connection()
         await connection.execute(delete(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids)))
-        await _tell(ctx, session, places)
-        done = (
-            Done("recipientRewriteDelete", "RecipientRewrite", row.id, before=_facts(row))
+        await _record_changes(ctx, session, own_domain_ids)
+        entries = (
+            NewAdminLogEntry(
+                "recipientRewriteDelete", "RecipientRewrite", row.id, before=_admin_log_values(row)
+            )
             for row in rows
         )
-        await admin_log.note(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *entries)
 
 
-def _name(row: Picked) -> Normal:
-    return Normal(row.local, row.domain)
+def _matched_address(rewrite: ColumnRow) -> NormalizedAddress:
+    return NormalizedAddress(rewrite.local, rewrite.domain)
 
 
-def _ends(rows: Sequence[Picked], name: Normal | None = None, to: str | None = None) -> set[str]:
+def _domain_names(
+    rewrites: Sequence[ColumnRow],
+    new_match: NormalizedAddress | None = None,
+    new_target: str | None = None,
+) -> set[str]:
     """Return the domains of the matches and targets of rewrites, before and after the change."""
-    found = {row.domain for row in rows} | {normal(row.target).domain for row in rows}
-    return found | ({name.domain} if name else set()) | ({normal(to).domain} if to else set())
+    stored_names = {row.domain for row in rewrites} | {
+        normalized_address(row.target).domain for row in rewrites
+    }
+    return (
+        stored_names
+        | ({new_match.domain} if new_match else set())
+        | ({normalized_address(new_target).domain} if new_target else set())
+    )
 
 
-def _become(
-    rows: Sequence[Picked], name: Normal | None, to: str | None
-) -> dict[int, tuple[Normal, str]]:
+def _matches_and_targets(
+    rewrites: Sequence[ColumnRow], new_match: NormalizedAddress | None, new_target: str | None
+) -> dict[int, tuple[NormalizedAddress, str]]:
     """Return the match and target of each rewrite after the change, by id.
 
     Raises InvalidInput if a target is not allowed.
     """
-    made = {}
-    for index, row in enumerate(rows):
-        of = name or _name(row)
+    pairs_by_id = {}
+    for index, row in enumerate(rewrites):
+        match_of_row = new_match or _matched_address(row)
         try:
-            made[row.id] = of, replacement(row.target if to is None else to, of)
-        except Invalid as problem:
+            pairs_by_id[row.id] = (
+                match_of_row,
+                checked_rewrite_target(
+                    row.target if new_target is None else new_target, match_of_row
+                ),
+            )
+        except InvalidInput as problem:
             problem.index = index
             raise
-    return made
+    return pairs_by_id
 
 
-async def _all(ctx: Context) -> dict[int, Normal]:
+async def _load_matches_by_id(ctx: Context) -> dict[int, NormalizedAddress]:
     """Load the matched addresses of all rewrites by rewrite id."""
-    rows = await ctx.read(select(*picked(RecipientRewrite, ("id", "local", "domain"))))
-    return {row.id: _name(row) for row in rows}
+    rows = await ctx.read(select(*select_columns(RecipientRewrite, ("id", "local", "domain"))))
+    return {row.id: _matched_address(row) for row in rows}
 
 
-async def _check(ctx: Context, changed: Mapping[int, tuple[Normal, str]]) -> None:
+async def _require_no_loop(
+    ctx: Context, changed_rewrites: Mapping[int, tuple[NormalizedAddress, str]]
+) -> None:
     """Raise InvalidInput if a rewrite leads back to its own recipient.
 
     Inactive rewrites count, since they can be activated without this check.
     """
-    for index, (name, target) in enumerate(changed.values()):
-        to = normal(target)
-        nth = index if len(changed) > 1 else None
-        if to == name:
+    for index, (name, target) in enumerate(changed_rewrites.values()):
+        target_address = normalized_address(target)
+        error_index = index if len(changed_rewrites) > 1 else None
+        if target_address == name:
             text = "that is the recipient itself"
-            raise Invalid(text, constraint="self", path=["to"], index=nth)
+            raise InvalidInput(text, constraint="self", path=["to"], index=error_index)
     columns = ("id", "local", "domain", "target")
-    rows = await ctx.read(select(*picked(RecipientRewrite, columns)))
-    rules = {_name(row): row.target for row in rows if row.id not in changed}
-    if circular(rules | dict(changed.values())):
-        raise Invalid("with others it goes in a circle", constraint="circle", path=["to"])
+    rows = await ctx.read(select(*select_columns(RecipientRewrite, columns)))
+    targets_by_match = {
+        _matched_address(row): row.target for row in rows if row.id not in changed_rewrites
+    }
+    if has_rewrite_loop(targets_by_match | dict(changed_rewrites.values())):
+        raise InvalidInput("with others it goes in a circle", constraint="circle", path=["to"])
 
 
-async def _homes(ctx: Context, names: Collection[str]) -> dict[str, int]:
+async def _load_own_domain_ids(ctx: Context, domain_names: Collection[str]) -> dict[str, int]:
     """Return the domain ids of these names that are domains or alias domains of the platform."""
-    own: Select[*tuple[Any, ...]] = select(
+    domain_statement: Select[*tuple[Any, ...]] = select(
         col(Domain.name).label("name"), col(Domain.id).label("key")
-    ).where(col(Domain.name).in_(names))
-    second = select(col(DomainAlias.alias), col(DomainAlias.domain_id)).where(
-        col(DomainAlias.alias).in_(names)
+    ).where(col(Domain.name).in_(domain_names))
+    alias_statement = select(col(AliasDomain.alias), col(AliasDomain.domain_id)).where(
+        col(AliasDomain.alias).in_(domain_names)
     )
-    both = union_all(own, second).subquery()
-    return {row.name: row.key for row in await ctx.read(select(both))}
+    union_statement = union_all(domain_statement, alias_statement).subquery()
+    return {row.name: row.key for row in await ctx.read(select(union_statement))}
 
 
-async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+async def _load_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load recipient rewrites, each once.
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
-    rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
-    all_found(ids, rows)
+    rows = {row.id: row for row in await load_rewrites_by_id(ctx, list(ids)) if row}
+    require_all_found(ids, rows)
     if not rows:
-        raise Invalid("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput("name at least one", constraint="required", path=["ids"])
     return list(rows.values())
 
 
-def _facts(row: Picked) -> dict[str, Any]:
+def _admin_log_values(rewrite: ColumnRow) -> dict[str, Any]:
     """Return the values of a rewrite for the admin log."""
-    return {"from": f"{row.local}@{row.domain}", "to": row.target, "active": row.active}
+    return {
+        "from": f"{rewrite.local}@{rewrite.domain}",
+        "to": rewrite.target,
+        "active": rewrite.active,
+    }
 
 
-def _changed(row: Picked, now: Picked) -> Done:
-    before, after = _facts(row), _facts(now)
-    names = [name for name in after if before[name] != after[name]]
-    old, new = ({name: facts[name] for name in names} for facts in (before, after))
-    return Done("recipientRewriteUpdate", "RecipientRewrite", row.id, None, old, new)
+def _update_log_entry(rewrite_before: ColumnRow, rewrite_after: ColumnRow) -> NewAdminLogEntry:
+    before, after = _admin_log_values(rewrite_before), _admin_log_values(rewrite_after)
+    changed_names = [name for name in after if before[name] != after[name]]
+    old_values, new_values = (
+        {name: facts[name] for name in changed_names} for facts in (before, after)
+    )
+    return NewAdminLogEntry(
+        "recipientRewriteUpdate",
+        "RecipientRewrite",
+        rewrite_before.id,
+        None,
+        old_values,
+        new_values,
+    )
 
 
-async def _tell(ctx: Context, session: AsyncSession, places: Mapping[str, int]) -> None:
+async def _record_changes(
+    ctx: Context, session: AsyncSession, own_domain_ids: Mapping[str, int]
+) -> None:
     """Record DOMAIN_CHANGED in the streams of the domains at either end and of the platform."""
-    keys = sorted(set(places.values()))
-    told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in [*keys, PLATFORM] if keys}
-    if keys:
-        await ctx.record_all(session, told | {PLATFORM: [(ChangeKind.DOMAIN_CHANGED, keys)]})
+    domain_ids = sorted(set(own_domain_ids.values()))
+    changes_by_stream = {
+        key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in [*domain_ids, PLATFORM] if domain_ids
+    }
+    if domain_ids:
+        await ctx.record_changes(
+            session, changes_by_stream | {PLATFORM: [(ChangeKind.DOMAIN_CHANGED, domain_ids)]}
+        )

@@ -10,122 +10,150 @@ import idna
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked, normal
+from mail.addresses.address_syntax import normalized_address, validated_address
 from mail.network import outbound_http
-from mail.recipients.forward_targets import HIDDEN
-from models.domains.tables import DomainAlias
-from models.errors import Invalid, Problems
+from mail.recipients.forward_targets import MASKED_TEXT
+from models.domains.tables import AliasDomain
+from models.errors import ErrorCollector, InvalidInput
 from resolvers.context import Context
 
-MOST = 100  # targets of an address
-LONGEST = 2048  # characters
-RELAYS = ("smtp", "smtps")
-SECRET = f":{HIDDEN}@"
+MAX_TARGETS = 100  # targets of an address
+MAX_TARGET_LENGTH = 2048  # characters
+RELAY_SCHEMES = ("smtp", "smtps")
+HIDDEN_PASSWORD_PART = f":{MASKED_TEXT}@"
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
+class ForwardTargets:
     """Targets in the form shown to users, and relay URLs with password by their shown form."""
 
-    shown: Sequence[str] = ()
-    relays: Mapping[str, str] = field(default_factory=dict)
+    shown_targets: Sequence[str] = ()
+    relays_with_password: Mapping[str, str] = field(default_factory=dict)
 
 
-def checked_targets(
-    ctx: Context, texts: Sequence[str], known: Mapping[str, str], path: Sequence[str]
-) -> Targets:
+def validate_targets(
+    ctx: Context, targets: Sequence[str], known_relays: Mapping[str, str], path: Sequence[str]
+) -> ForwardTargets:
     """Validate targets and return them in their stored form, each once.
 
     A relay URL with the hidden password keeps the password of `known_relays`. Raises
     InvalidInput with the index of each target that is not allowed.
     """
-    if len(texts) > MOST:
-        raise Invalid(f"at most {MOST} targets", constraint="max", path=path)
-    problems, found, relays = Problems(), dict[str, str](), dict[str, str]()
-    for index, text in enumerate(texts):
-        with problems.caught():
+    if len(targets) > MAX_TARGETS:
+        raise InvalidInput(f"at most {MAX_TARGETS} targets", constraint="max", path=path)
+    problems, shown_by_key, relays_with_password = (
+        ErrorCollector(),
+        dict[str, str](),
+        dict[str, str](),
+    )
+    for index, target in enumerate(targets):
+        with problems.collecting():
             try:
-                shown, secret = _checked(ctx, text.strip(), known, path)
-            except Invalid as refusal:
+                target_text, relay_with_password = _validate_target(
+                    ctx, target.strip(), known_relays, path
+                )
+            except InvalidInput as refusal:
                 refusal.path, refusal.index = list(path), index
                 raise
-            found.setdefault(shown.casefold(), shown)
-            if secret and found[shown.casefold()] == shown:
-                relays[shown] = secret
-    problems.settle()
-    return Targets(list(found.values()), relays)
+            shown_by_key.setdefault(target_text.casefold(), target_text)
+            if relay_with_password and shown_by_key[target_text.casefold()] == target_text:
+                relays_with_password[target_text] = relay_with_password
+    problems.raise_collected()
+    return ForwardTargets(list(shown_by_key.values()), relays_with_password)
 
 
-def _checked(
-    ctx: Context, text: str, known: Mapping[str, str], path: Sequence[str]
+def _validate_target(
+    ctx: Context, target: str, known_relays: Mapping[str, str], path: Sequence[str]
 ) -> tuple[str, str | None]:
     """Return a target as shown, and with its password if it is a relay that has one.
 
     Raises InvalidInput if the target is not allowed.
     """
-    if len(text) > LONGEST or not text.isprintable():
-        words = f"at most {LONGEST} printable characters"
-        raise Invalid(words, constraint="length", path=path)
-    scheme, colon, _ = text.partition("://")
+    if len(target) > MAX_TARGET_LENGTH or not target.isprintable():
+        message = f"at most {MAX_TARGET_LENGTH} printable characters"
+        raise InvalidInput(message, constraint="length", path=path)
+    scheme, colon, _ = target.partition("://")
     if not colon:
-        if "*" in text:
-            raise Invalid("a target is one address", constraint="pattern", path=path)
-        return checked(text), None
-    private = ctx.world.options.forwards_private
-    if scheme.lower() in outbound_http.PORTS:
-        outbound_http.target(text, private=private, path=path)
-        return text, None
-    if SECRET in text and text in known:
-        return text, known[text]
-    return _relay(text, private=private, path=path)
+        if "*" in target:
+            raise InvalidInput("a target is one address", constraint="pattern", path=path)
+        return validated_address(target), None
+    allows_private = ctx.environment.options.forwards_private
+    if scheme.lower() in outbound_http.DEFAULT_PORTS:
+        outbound_http.parse_target(target, allow_private=allows_private, error_path=path)
+        return target, None
+    if HIDDEN_PASSWORD_PART in target and target in known_relays:
+        return target, known_relays[target]
+    return _validate_relay(target, allows_private=allows_private, path=path)
 
 
-def _relay(text: str, *, private: bool, path: Sequence[str]) -> tuple[str, str | None]:
+def _validate_relay(
+    relay_url: str, *, allows_private: bool, path: Sequence[str]
+) -> tuple[str, str | None]:
     """Return a relay URL as shown, and with its password if it has one.
 
     Raises InvalidInput if the URL is not allowed.
     """
     try:
-        parts = urlsplit(text)
-        port, host = parts.port, outbound_http.host_of(parts.hostname or "")
+        parts = urlsplit(relay_url)
+        port, host = parts.port, outbound_http.ascii_host(parts.hostname or "")
         user, password = (unquote(part or "") for part in (parts.username, parts.password))
     except (ValueError, idna.IDNAError):
-        raise Invalid("not the address of a relay", constraint="url", path=path) from None
-    if parts.scheme not in RELAYS or not host or parts.path.strip("/") or not host.isprintable():
-        words = "an address, smtp://host, smtps://host, http:// or https://"
-        raise Invalid(words, constraint="url", path=path)
-    if parts.query or parts.fragment or port == 0 or " " in text:
-        raise Invalid("a relay is a host and a port", constraint="url", path=path)
+        raise InvalidInput("not the address of a relay", constraint="url", path=path) from None
+    if (
+        parts.scheme not in RELAY_SCHEMES
+        or not host
+        or parts.path.strip("/")
+        or not host.isprintable()
+    ):
+        message = "an address, smtp://host, smtps://host, http:// or https://"
+        raise InvalidInput(message, constraint="url", path=path)
+    if parts.query or parts.fragment or port == 0 or " " in relay_url:
+        raise InvalidInput("a relay is a host and a port", constraint="url", path=path)
     if bool(user) != bool(password) or not (user + password).isprintable():
-        raise Invalid("a relay has user and password, or none", constraint="url", path=path)
-    if password == HIDDEN:
-        words = "the password of a relay is shown so, and is given as it is"
-        raise Invalid(words, constraint="secret", path=path)
-    outbound_http.check_outside(host, private=private, path=path)
-    where = f"[{host}]" if ":" in host else host
-    where = where if port is None else f"{where}:{port}"
+        raise InvalidInput("a relay has user and password, or none", constraint="url", path=path)
+    if password == MASKED_TEXT:
+        message = "the password of a relay is shown so, and is given as it is"
+        raise InvalidInput(message, constraint="secret", path=path)
+    outbound_http.check_public_host(host, allow_private=allows_private, error_path=path)
+    host_and_port = f"[{host}]" if ":" in host else host
+    host_and_port = host_and_port if port is None else f"{host_and_port}:{port}"
     if not user:
-        return f"{parts.scheme}://{where}", None
-    named = f"{parts.scheme}://{quote(user, safe='')}"
-    return f"{named}{SECRET}{where}", f"{named}:{quote(password, safe='')}@{where}"
+        return f"{parts.scheme}://{host_and_port}", None
+    prefix = f"{parts.scheme}://{quote(user, safe='')}"
+    return (
+        f"{prefix}{HIDDEN_PASSWORD_PART}{host_and_port}",
+        f"{prefix}:{quote(password, safe='')}@{host_and_port}",
+    )
 
 
-async def names_of(ctx: Context, domain_ids: Collection[int | None]) -> dict[int, set[str]]:
+async def load_alias_names_by_domain(
+    ctx: Context, domain_ids: Collection[int | None]
+) -> dict[int, set[str]]:
     """Load the names of the alias domains of these domains, by domain id."""
-    found: defaultdict[int, set[str]] = defaultdict(set)
-    keys = {key for key in domain_ids if key}
-    asked = select(col(DomainAlias.domain_id), col(DomainAlias.alias))
-    for row in await ctx.read(asked.where(col(DomainAlias.domain_id).in_(keys))) if keys else ():
-        found[row.domain_id].add(row.alias)
-    return found
+    names_by_domain: defaultdict[int, set[str]] = defaultdict(set)
+    known_ids = {key for key in domain_ids if key}
+    statement = select(col(AliasDomain.domain_id), col(AliasDomain.alias))
+    for row in (
+        await ctx.read(statement.where(col(AliasDomain.domain_id).in_(known_ids)))
+        if known_ids
+        else ()
+    ):
+        names_by_domain[row.domain_id].add(row.alias)
+    return names_by_domain
 
 
-def refuse_itself(address: Any, names: Mapping[int, set[str]], path: Sequence[str]) -> None:
+def refuse_self_forward(
+    address: Any, alias_names: Mapping[int, set[str]], path: Sequence[str]
+) -> None:
     """Raise InvalidInput if an address forwards to itself under any name of its domain."""
-    local, name = normal(address.shown)
-    known = {name, *names.get(address.domain_id, ())}
+    local, domain_name = normalized_address(address.shown)
+    domain_names = {domain_name, *alias_names.get(address.domain_id, ())}
     for index, target in enumerate(address.targets):
-        to = normal(target)
-        if "://" not in target and to.local == local and to.domain in known:
-            words = "an address does not forward to itself"
-            raise Invalid(words, constraint="self", path=path, index=index)
+        target_address = normalized_address(target)
+        if (
+            "://" not in target
+            and target_address.local_part == local
+            and target_address.domain in domain_names
+        ):
+            message = "an address does not forward to itself"
+            raise InvalidInput(message, constraint="self", path=path, index=index)

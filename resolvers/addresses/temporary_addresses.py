@@ -7,31 +7,31 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked_domain, normal_domain
+from mail.addresses.address_syntax import checked_domain, normalized_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems
-from models.store.columns import Picked, picked
+from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, NotFound
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.addresses import main_address
-from resolvers.addresses.events import News, tell
-from resolvers.addresses.mutations import TAKEN, free
-from resolvers.addresses.validation import COMMENT
+from resolvers.addresses.events import AddressChangeDetails, record_address_changes
+from resolvers.addresses.mutations import ADDRESS_TAKEN_TEXT, require_address_free
+from resolvers.addresses.validation import MAX_COMMENT_LENGTH
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.context import Context, Needs
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
-from resolvers.sql_text import checked
-from resolvers.users.selection import managed_one
+from resolvers.sql_text import validate_text
+from resolvers.users.selection import load_managed_user
 
-LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters that are hard to confuse
-LONG = 12  # characters, which are 60 bits
-YEARS = timedelta(days=3660)
+RANDOM_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters that are hard to confuse
+RANDOM_LENGTH = 12  # characters, which are 60 bits
+MAX_VALIDITY = timedelta(days=3660)
 
 
 @dataclass(frozen=True, slots=True)
-class NewTemporary:
+class NewTemporaryAddress:
     """A temporary address to create."""
 
     user_id: int | None = None  # None: the viewer's
@@ -41,95 +41,116 @@ class NewTemporary:
     for_domain: str | None = None
 
 
-async def create(ctx: Context, new: NewTemporary) -> Address:
+async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddress) -> Address:
     """Create an address with a random local part that delivers to the user.
 
     Raises InvalidInput, NotFound if the user has no address in the domain, and LimitReached if
     the user or the domain has no room for another address.
     """
-    problems, comment, site = Problems(), None, None
-    with problems.caught():
-        comment = checked(new.comment, most=COMMENT, path=["comment"])
-    with problems.caught():
-        site = checked_domain(new.for_domain, path="forDomain") if new.for_domain else None
-    with problems.caught():
-        if new.validity is not None and not timedelta(0) < new.validity <= YEARS:
-            words = f"longer than nothing, and at most {YEARS.days} days"
-            raise Invalid(words, constraint="range", path=["validity"])
-    problems.settle()
-    key = own(ctx) if new.user_id is None else new.user_id
-    if key != ctx.viewer.user_id:
-        ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
-    user, place = await managed_one(ctx, key), await _place(ctx, key, new.domain)
-    at = ctx.world.now()
-    made = Address(
-        id=ctx.world.key(),
-        local=_random(ctx),
-        domain_id=place.id,
+    problems, comment, site_domain = ErrorCollector(), None, None
+    with problems.collecting():
+        comment = validate_text(
+            new_address.comment, max_length=MAX_COMMENT_LENGTH, path=["comment"]
+        )
+    with problems.collecting():
+        site_domain = (
+            checked_domain(new_address.for_domain, path="forDomain")
+            if new_address.for_domain
+            else None
+        )
+    with problems.collecting():
+        if (
+            new_address.validity is not None
+            and not timedelta(0) < new_address.validity <= MAX_VALIDITY
+        ):
+            message = f"longer than nothing, and at most {MAX_VALIDITY.days} days"
+            raise InvalidInput(message, constraint="range", path=["validity"])
+    problems.raise_collected()
+    user_id = require_user_id(ctx) if new_address.user_id is None else new_address.user_id
+    if user_id != ctx.viewer.user_id:
+        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
+    user, domain_name_row = (
+        await load_managed_user(ctx, user_id),
+        await _find_domain_of_user(ctx, user_id, new_address.domain),
+    )
+    now = ctx.environment.now()
+    address = Address(
+        id=ctx.environment.new_id(),
+        local=_random_local_part(ctx),
+        domain_id=domain_name_row.id,
         shown="",
         user_id=user.id,
         send_as=True,
         masked=True,
-        expires_at=at + new.validity if new.validity else None,
+        expires_at=now + new_address.validity if new_address.validity else None,
         public_comment=comment,
-        for_domain=site,
-        created_at=at,
-        updated_at=at,
+        for_domain=site_domain,
+        created_at=now,
+        updated_at=now,
     )
-    made.shown = f"{made.local}@{place.name}"
+    address.shown = f"{address.local}@{domain_name_row.name}"
     try:
-        async with ctx.write(user.id, place.id) as session:
-            await _room(ctx, user.id)
-            domain = await domain_loaders.with_room(session, place.id, place.name, path="domain")
-            await free(ctx, made.local, domain.id, ["domain"])
+        async with ctx.write_session(user.id, domain_name_row.id) as session:
+            await _require_below_limit(ctx, user.id)
+            domain = await domain_loaders.lock_domain_with_room(
+                session, domain_name_row.id, domain_name_row.name, path="domain"
+            )
+            await require_address_free(ctx, address.local, domain.id, ["domain"])
             domain.address_count += 1
-            session.add_all([domain, made])
+            session.add_all([domain, address])
             await session.flush()
-            await tell(ctx, session, [made], News("created"))
+            await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
             if user.id != ctx.viewer.user_id:
-                after = {"address": made.shown, "user": user.username}
-                done = Done("addressCreateTemporary", "Address", made.id, domain.id, None, after)
-                await admin_log.note(ctx, session, done)
+                values_after = {"address": address.shown, "user": user.username}
+                entry = NewAdminLogEntry(
+                    "addressCreateTemporary", "Address", address.id, domain.id, None, values_after
+                )
+                await admin_log.log_changes(ctx, session, entry)
     except IntegrityError as clash:
-        raise Conflict(TAKEN, path=["domain"]) from clash
-    return made
+        raise Conflict(ADDRESS_TAKEN_TEXT, path=["domain"]) from clash
+    return address
 
 
-def _random(ctx: Context) -> str:
-    return "".join(LETTERS[byte % len(LETTERS)] for byte in ctx.world.random(LONG))
+def _random_local_part(ctx: Context) -> str:
+    return "".join(
+        RANDOM_ALPHABET[byte % len(RANDOM_ALPHABET)]
+        for byte in ctx.environment.random_bytes(RANDOM_LENGTH)
+    )
 
 
-async def _place(ctx: Context, user_id: int, name: str | None) -> Picked:
+async def _find_domain_of_user(ctx: Context, user_id: int, domain_name: str | None) -> ColumnRow:
     """Return id and name of the domain, in which the user must have an address already.
 
     Without a name it is the domain of the main address. Raises NotFound or InvalidInput.
     """
-    if name is None:
-        main = await main_address.of(ctx, user_id)
-        if main is None:
-            words = "there is no main address, so say which domain"
-            raise Invalid(words, constraint="required", path=["domain"])
-        this = col(Domain.id) == main.domain_id
+    if domain_name is None:
+        main_row = await main_address.find_main_address(ctx, user_id)
+        if main_row is None:
+            message = "there is no main address, so say which domain"
+            raise InvalidInput(message, constraint="required", path=["domain"])
+        is_domain = col(Domain.id) == main_row.domain_id
     else:
-        this = col(Domain.name) == normal_domain(name)
-    theirs = select(col(Address.domain_id)).where(col(Address.user_id) == user_id)
-    asked = select(*picked(Domain, {"id", "name"})).where(this, col(Domain.id).in_(theirs))
-    row = next(iter(await ctx.read(asked)), None)
+        is_domain = col(Domain.name) == normalized_domain(domain_name)
+    user_domains = select(col(Address.domain_id)).where(col(Address.user_id) == user_id)
+    statement = select(*select_columns(Domain, {"id", "name"})).where(
+        is_domain, col(Domain.id).in_(user_domains)
+    )
+    row = next(iter(await ctx.read(statement)), None)
     if row is None:
-        raise NotFound(name or "", path=["domain"])
+        raise NotFound(domain_name or "", path=["domain"])
     return row
 
 
-async def _room(ctx: Context, user_id: int) -> None:
+async def _require_below_limit(ctx: Context, user_id: int) -> None:
     """Raise LimitReached if the user has the highest number of temporary addresses.
 
     The transaction must hold the lock on the user's stream.
     """
-    most = ctx.world.options.temporary_addresses
-    asked = select(func.count().label("many")).where(
+    limit = ctx.environment.options.temporary_addresses
+    statement = select(func.count().label("many")).where(
         col(Address.user_id) == user_id, col(Address.masked)
     )
-    ((many,),) = await ctx.read(asked)
-    if many >= most:
-        words = f"a user has at most {most} temporary addresses"
-        raise LimitReached(words, limit=most, used=many, path=["user"])
+    ((count,),) = await ctx.read(statement)
+    if count >= limit:
+        message = f"a user has at most {limit} temporary addresses"
+        raise LimitReached(message, limit=limit, used=count, path=["user"])

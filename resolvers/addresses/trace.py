@@ -7,21 +7,21 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked
+from mail.addresses.address_syntax import validated_address
 from mail.delivery import recipient_rewrites
-from mail.recipients.batch_resolution import resolve_all
-from mail.recipients.recipient_routes import is_ours
+from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.recipient_routes import is_local_domain
 from mail.spam import verdict as spam_verdict
-from mail.spam.sender_rules import rules_of
-from mail.spam.verdict import Known, Reason
+from mail.spam.sender_rules import load_matching_rules
+from mail.spam.verdict import SpamFacts, VerdictReason
 from models.addresses.tables import AddressKind
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Invalid
+from models.domains.tables import AliasDomain, Domain
+from models.errors import InvalidInput
 from models.users.roles import Role
 from models.users.tables import UserTag
 from resolvers.addresses import loaders as address_loaders
 from resolvers.autoreply import autoreplies
-from resolvers.autoreply.autoreplies import Standing
+from resolvers.autoreply.autoreplies import AutoreplyState
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.filters import loaders as filter_loaders
@@ -30,7 +30,7 @@ from resolvers.users import loaders as user_loaders
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AddressTraceStep:
     """One decision. `record` is the GraphQL type and the id of the record that decided."""
 
     stage: str
@@ -41,156 +41,197 @@ class Step:
 
 
 @dataclass
-class Trace:
-    """The state of an address trace: the current address and what was found so far."""
+class AddressTraceState:
+    """The state of an address trace: the current address and the steps found before."""
 
     address: str
     sender: str | None = None
-    steps: list[Step] = field(default_factory=list)
-    found: Any = None  # the address that receives the mail
-    user: Any = None  # the user of that address
-    ended: bool = False
-    outside: bool = False  # a rewrite can have changed the domain to a remote one
+    steps: list[AddressTraceStep] = field(default_factory=list)
+    address_row: Any = None  # the address that receives the mail
+    user_row: Any = None  # the user of that address
+    is_ended: bool = False
+    was_rewritten_outside: bool = False  # a rewrite can have changed the domain to a remote one
 
 
-Stage = Callable[[Context, Trace], Awaitable[None]]
+AddressTraceStage = Callable[[Context, AddressTraceState], Awaitable[None]]
 
 
-async def trace(ctx: Context, address: str, sender: str | None = None) -> list[Step]:
+async def load_steps(
+    ctx: Context, address: str, sender: str | None = None
+) -> list[AddressTraceStep]:
     """Return the steps that mail for this address would take, as far as the viewer can see them.
 
     With a `sender`, used for envelope and From, sender rules are checked too. Records that the
     viewer can't see are treated as if they did not exist.
     """
     try:
-        way = Trace(checked(address), sender)
-    except Invalid:  # the same step as for an unknown address
-        return [Step("ADDRESS", address)]
+        state = AddressTraceState(validated_address(address), sender)
+    except InvalidInput:  # the same step as for an unknown address
+        return [AddressTraceStep("ADDRESS", address)]
     for stage in STAGES:
-        if not way.ended:
-            await stage(ctx, way)
-    return way.steps
+        if not state.is_ended:
+            await stage(ctx, state)
+    return state.steps
 
 
-async def _rewrite(ctx: Context, way: Trace) -> None:
+async def _apply_recipient_rewrite(ctx: Context, state: AddressTraceState) -> None:
     """Apply the recipient rewrite.
 
     Only an ADMIN sees rewrites of domains that the viewer does not administer.
     """
-    theirs = await domain_loaders.named(ctx, _domain(way.address))
-    if theirs or ctx.viewer.role.includes(Role.ADMIN):
-        found = await recipient_rewrites.rewritten(ctx.world, [way.address])
-        for one in found.values():
-            record = ("RecipientRewrite", one.id)
-            way.steps.append(Step("RECIPIENT_REWRITE", way.address, [one.address], record))
-            way.address = one.address
-            way.outside = one.outside
+    administered_domain = await domain_loaders.find_administered_domain(
+        ctx, _domain_part(state.address)
+    )
+    if administered_domain or ctx.viewer.role.includes(Role.ADMIN):
+        rewritten_by_address = await recipient_rewrites.rewrites_by_address(
+            ctx.environment, [state.address]
+        )
+        for rewritten in rewritten_by_address.values():
+            record = ("RecipientRewrite", rewritten.rewrite_id)
+            state.steps.append(
+                AddressTraceStep("RECIPIENT_REWRITE", state.address, [rewritten.address], record)
+            )
+            state.address = rewritten.address
+            state.was_rewritten_outside = rewritten.allows_external
 
 
-async def _alias(ctx: Context, way: Trace) -> None:
+async def _apply_alias_domain(ctx: Context, state: AddressTraceState) -> None:
     """Replace an alias domain by its target domain."""
-    local, _, name = way.address.rpartition("@")
-    asked = (
-        select(col(DomainAlias.id), col(Domain.name))
-        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
+    local, _, name = state.address.rpartition("@")
+    statement = (
+        select(col(AliasDomain.id), col(Domain.name))
+        .join(Domain, col(Domain.id) == col(AliasDomain.domain_id))
         .where(
-            col(DomainAlias.alias) == name,
-            col(DomainAlias.active),
+            col(AliasDomain.alias) == name,
+            col(AliasDomain.active),
             col(Domain.active),
-            domain_loaders.visible_domains(ctx),
+            domain_loaders.is_visible_domain(ctx),
         )
     )
-    for row in await ctx.read(asked):
-        to = f"{local}@{row.name}"
-        way.steps.append(Step("DOMAIN_ALIAS", way.address, [to], ("DomainAlias", row.id)))
-        way.address = to
+    for row in await ctx.read(statement):
+        target_address = f"{local}@{row.name}"
+        state.steps.append(
+            AddressTraceStep(
+                "DOMAIN_ALIAS", state.address, [target_address], ("DomainAlias", row.id)
+            )
+        )
+        state.address = target_address
 
 
-async def _backup(ctx: Context, way: Trace) -> None:
+async def _apply_backup_mx(ctx: Context, state: AddressTraceState) -> None:
     """End the trace if this server relays the domain's mail as backup MX.
 
     See mail/recipients/backup_mx.py.
     """
-    home = await domain_loaders.named(ctx, _domain(way.address))
-    if home is None or not (home.active and home.backup_mx):
+    domain = await domain_loaders.find_administered_domain(ctx, _domain_part(state.address))
+    if domain is None or not (domain.active and domain.backup_mx):
         return
-    found = (await resolve_all(ctx.world, [way.address], ctx.read)).get(way.address)
-    goes_on = home.relay_all_recipients
-    if found is not None:
-        account = found.active and found.kind is AddressKind.MAILBOX
-        goes_on = account and not home.relay_unknown_only
-    if goes_on:
-        way.steps.append(Step("BACKUP_MX", way.address, [way.address], ("Domain", home.id)))
-        way.ended = True
+    address_row = (await resolve_addresses(ctx.environment, [state.address], ctx.read)).get(
+        state.address
+    )
+    is_relayed = domain.relay_all_recipients
+    if address_row is not None:
+        is_active_mailbox = address_row.active and address_row.kind is AddressKind.MAILBOX
+        is_relayed = is_active_mailbox and not domain.relay_unknown_only
+    if is_relayed:
+        state.steps.append(
+            AddressTraceStep("BACKUP_MX", state.address, [state.address], ("Domain", domain.id))
+        )
+        state.is_ended = True
 
 
-async def _address(ctx: Context, way: Trace) -> None:
+async def _find_address(ctx: Context, state: AddressTraceState) -> None:
     """Find the address or catch-all that receives the mail. An inactive address ends the trace."""
-    found = await resolve_all(ctx.world, [way.address], ctx.read)
-    row = found.get(way.address)
-    (seen,) = await address_loaders.by_ids(ctx, [row.id]) if row else [None]
-    if seen is None and way.outside and not await is_ours(ctx.world, _domain(way.address)):
-        way.ended = True  # the rewrite sends it to a remote recipient
+    rows_by_address = await resolve_addresses(ctx.environment, [state.address], ctx.read)
+    row = rows_by_address.get(state.address)
+    (visible_row,) = await address_loaders.load_addresses_by_id(ctx, [row.id]) if row else [None]
+    if (
+        visible_row is None
+        and state.was_rewritten_outside
+        and not await is_local_domain(ctx.environment, _domain_part(state.address))
+    ):
+        state.is_ended = True  # the rewrite sends it to a remote recipient
         return
-    if seen is None:
-        way.steps.append(Step("ADDRESS", way.address))
-        way.ended = True
+    if visible_row is None:
+        state.steps.append(AddressTraceStep("ADDRESS", state.address))
+        state.is_ended = True
         return
     output: Sequence[str] = ()
-    if seen.active:
-        output = seen.targets if seen.kind is AddressKind.FORWARD else [seen.shown]
-        output = () if seen.kind is AddressKind.DISCARD else output
-    step = Step("ADDRESS", way.address, output, ("Address", seen.id), seen.shown)
-    way.steps.append(step)
-    way.found, way.ended = seen, not seen.active or seen.kind is not AddressKind.MAILBOX
-    if seen.active and seen.answers:
-        _answered(way, await autoreplies.of_addresses(ctx, [seen.id]))
+    if visible_row.active:
+        output = (
+            visible_row.targets if visible_row.kind is AddressKind.FORWARD else [visible_row.shown]
+        )
+        output = () if visible_row.kind is AddressKind.DISCARD else output
+    step = AddressTraceStep(
+        "ADDRESS", state.address, output, ("Address", visible_row.id), visible_row.shown
+    )
+    state.steps.append(step)
+    state.address_row, state.is_ended = (
+        visible_row,
+        not visible_row.active or visible_row.kind is not AddressKind.MAILBOX,
+    )
+    if visible_row.active and visible_row.answers:
+        _add_autoreply_steps(
+            state, await autoreplies.load_autoreplies_by_address(ctx, [visible_row.id])
+        )
 
 
-def _answered(way: Trace, found: Sequence[Standing | None]) -> None:
+def _add_autoreply_steps(
+    state: AddressTraceState, autoreplies_found: Sequence[AutoreplyState | None]
+) -> None:
     """Add a step for each autoreply that is active now."""
-    for one in found:
-        if one and one.active_now:
-            way.steps.append(Step("AUTOREPLY", way.address, [way.address], ("Autoreply", one.id)))
+    for autoreply in autoreplies_found:
+        if autoreply and autoreply.active_now:
+            state.steps.append(
+                AddressTraceStep(
+                    "AUTOREPLY", state.address, [state.address], ("Autoreply", autoreply.id)
+                )
+            )
 
 
-def _domain(address: str) -> str:
+def _domain_part(address: str) -> str:
     return address.rpartition("@")[2]
 
 
-async def _account(ctx: Context, way: Trace) -> None:
+async def _find_user(ctx: Context, state: AddressTraceState) -> None:
     """Find the user that receives the mail. A disabled user ends the trace."""
-    (user,) = await user_loaders.by_ids(ctx, [way.found.user_id])
-    taken = user is not None and not user.disabled
-    output = [user.username] if user is not None and taken else []
+    (user,) = await user_loaders.load_users_by_id(ctx, [state.address_row.user_id])
+    is_accepted = user is not None and not user.disabled
+    output = [user.username] if user is not None and is_accepted else []
     record = ("User", user.id) if user is not None else None
-    way.steps.append(Step("ACCOUNT", way.found.shown, output, record))
-    way.user, way.ended = user, not taken
+    state.steps.append(AddressTraceStep("ACCOUNT", state.address_row.shown, output, record))
+    state.user_row, state.is_ended = user, not is_accepted
 
 
-async def _sender(ctx: Context, way: Trace) -> None:
+async def _apply_sender_rules(ctx: Context, state: AddressTraceState) -> None:
     """Add the sender rule that decides between INBOX and Junk.
 
     The step has no record if the viewer can't see the rule.
     """
-    if not way.sender:
+    if not state.sender:
         return
-    asked = select(col(UserTag.tag)).where(col(UserTag.user_id) == way.user.id)
-    tags = [row.tag for row in await ctx.read(asked)]
-    domain_id = way.found.domain_id or way.user.domain_id
-    receiver = _Receiver(way.user.id, domain_id, [*way.found.tags, *tags], way.user.role)
-    (rules,) = await rules_of(ctx.world, [receiver], way.sender, way.sender)
-    verdict = spam_verdict.decided(Known(), rules, way.user.spam_level)
-    if verdict.reason is not Reason.RULE or verdict.rule_id is None:
+    statement = select(col(UserTag.tag)).where(col(UserTag.user_id) == state.user_row.id)
+    tags = [row.tag for row in await ctx.read(statement)]
+    domain_id = state.address_row.domain_id or state.user_row.domain_id
+    receiver = _SenderRuleReceiver(
+        state.user_row.id, domain_id, [*state.address_row.tags, *tags], state.user_row.role
+    )
+    (matching_rules,) = await load_matching_rules(
+        ctx.environment, [receiver], state.sender, state.sender
+    )
+    verdict = spam_verdict.compute_verdict(SpamFacts(), matching_rules, state.user_row.spam_level)
+    if verdict.reason is not VerdictReason.RULE or verdict.rule_id is None:
         return
-    (rule,) = await sender_rules.by_ids(ctx, [verdict.rule_id])
+    (rule,) = await sender_rules.load_rules_by_id(ctx, [verdict.rule_id])
     record = ("SenderRule", rule.id) if rule else None
     output = ["Junk" if verdict.is_spam else "INBOX"]
-    step = Step("SENDER_RULE", way.sender, output, record, rule.pattern if rule else None)
-    way.steps.append(step)
+    step = AddressTraceStep(
+        "SENDER_RULE", state.sender, output, record, rule.pattern if rule else None
+    )
+    state.steps.append(step)
 
 
-class _Receiver(NamedTuple):
+class _SenderRuleReceiver(NamedTuple):
     """The user whose sender rules are read."""
 
     user_id: int
@@ -199,26 +240,30 @@ class _Receiver(NamedTuple):
     role: Role
 
 
-async def _filters(ctx: Context, way: Trace) -> None:
+async def _add_filter_steps(ctx: Context, state: AddressTraceState) -> None:
     """Add the active filters that redirect or delete messages, as far as the viewer sees them."""
-    for row in await filter_loaders.all_of(ctx, way.found.user_id):
+    for row in await filter_loaders.load_all_of_user(ctx, state.address_row.user_id):
         if row.active and (row.targets or row.action.get("delete")):
-            way.steps.append(Step("FILTER", way.found.shown, row.targets, ("Filter", row.id)))
+            state.steps.append(
+                AddressTraceStep("FILTER", state.address_row.shown, row.targets, ("Filter", row.id))
+            )
 
 
-async def _reply(ctx: Context, way: Trace) -> None:
+async def _add_user_autoreply(ctx: Context, state: AddressTraceState) -> None:
     """Add the autoreply of the user."""
-    _answered(way, await autoreplies.of_users(ctx, [way.user.id]))
+    _add_autoreply_steps(
+        state, await autoreplies.load_autoreplies_by_user(ctx, [state.user_row.id])
+    )
 
 
 # In processing order. Each stage appends its steps and can end the trace.
-STAGES: Sequence[Stage] = (
-    _rewrite,
-    _alias,
-    _backup,
-    _address,
-    _account,
-    _sender,
-    _filters,
-    _reply,
+STAGES: Sequence[AddressTraceStage] = (
+    _apply_recipient_rewrite,
+    _apply_alias_domain,
+    _apply_backup_mx,
+    _find_address,
+    _find_user,
+    _apply_sender_rules,
+    _add_filter_steps,
+    _add_user_autoreply,
 )

@@ -9,299 +9,404 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import normal
+from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
 from models.addresses.tables import Address, AddressKind
-from models.errors import Conflict, Invalid, Problems, Refused
+from models.errors import Conflict, ErrorCollector, InvalidInput, RequestError
 from models.events.journal import PLATFORM
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked, picked, table_of
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from resolvers.addresses import autoreplies, main_address
-from resolvers.addresses.autoreplies import Replies
-from resolvers.addresses.events import News, tell
-from resolvers.addresses.loaders import Named, chosen
-from resolvers.addresses.main_address import Changed
+from resolvers.addresses.autoreplies import AddressAutoreplies
+from resolvers.addresses.events import AddressChangeDetails, record_address_changes
+from resolvers.addresses.loaders import AddressIdOrText, load_referenced_addresses
+from resolvers.addresses.main_address import MainAddressChange
 from resolvers.addresses.mutations import (
-    SHOWN,
-    TAKEN,
-    forbidden,
-    free,
-    in_charge,
-    in_order,
-    refuse_others,
-    streams_of,
+    ADDRESS_TAKEN_TEXT,
+    ADMIN_LOG_COLUMNS,
+    forbidden_at_index,
+    is_administered_by_viewer,
+    load_visible_addresses,
+    require_address_free,
+    require_changeable_addresses,
+    stream_ids_of_addresses,
 )
-from resolvers.addresses.targets import Targets, checked_targets, names_of, refuse_itself
-from resolvers.addresses.validation import consistent, facts, spelled, word
+from resolvers.addresses.targets import (
+    ForwardTargets,
+    load_alias_names_by_domain,
+    refuse_self_forward,
+    validate_targets,
+)
+from resolvers.addresses.validation import (
+    check_consistency,
+    graphql_name,
+    validate_address_text,
+    validate_columns,
+)
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.users.delete import count_places
-from resolvers.users.selection import managed_one
+from resolvers.users.delete import update_domain_counters
+from resolvers.users.selection import load_managed_user
 
-AT = ("set",)  # the place of the patch in the input
-REPLY = (*AT, "autoreply")
-OF_OWNERS = frozenset({"name", "main"})
-OF_MASKED = OF_OWNERS | {"active"}  # of temporary addresses
-LOGGED = ("name", "tags", *SHOWN)
+PATCH_PATH = ("set",)  # the place of the patch in the input
+AUTOREPLY_PATH = (*PATCH_PATH, "autoreply")
+OWNER_COLUMNS = frozenset({"name", "main"})
+MASK_OWNER_COLUMNS = OWNER_COLUMNS | {"active"}  # of temporary addresses
+LOGGED_COLUMNS = ("name", "tags", *ADMIN_LOG_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
-class Patch:
+class AddressPatchValues:
     """The new values of addresses. Values that are not given stay; None clears a column."""
 
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
     address: str | None = None
     main: bool | None = None
     targets: Sequence[str] | None = None
     autoreply: Mapping[str, Any] | None = None  # by column
-    unanswered: bool = False
+    deletes_autoreply: bool = False
 
     @property
-    def names(self) -> set[str]:
+    def changed_names(self) -> set[str]:
         """Names of the columns that the patch changes."""
-        more = {"address": self.address, "main": self.main, "targets": self.targets}
-        found = {*self.facts, *(name for name, given in more.items() if given is not None)}
-        return found | {"autoreply"} if self.unanswered or self.autoreply is not None else found
+        optional_values = {"address": self.address, "main": self.main, "targets": self.targets}
+        column_names = {
+            *self.columns,
+            *(name for name, given in optional_values.items() if given is not None),
+        }
+        return (
+            column_names | {"autoreply"}
+            if self.deletes_autoreply or self.autoreply is not None
+            else column_names
+        )
 
 
 @dataclass
-class Work:
+class AddressUpdate:
     """Stored addresses with the new values of each, by address id and column."""
 
-    rows: Sequence[Picked]
-    values: dict[int, dict[str, Any]] = field(default_factory=dict)
-    replies: Replies = field(default_factory=Replies)
+    rows: Sequence[ColumnRow]
+    new_values: dict[int, dict[str, Any]] = field(default_factory=dict)
+    autoreplies: AddressAutoreplies = field(default_factory=AddressAutoreplies)
 
-    def fresh(self, row: Picked) -> dict[str, Any]:
+    def changed_values(self, row: ColumnRow) -> dict[str, Any]:
         """Return the new values that differ from the stored ones."""
-        values = self.values.get(row.id, {})
+        values = self.new_values.get(row.id, {})
         return {name: value for name, value in values.items() if getattr(row, name) != value}
 
-    def as_it_will_be(self, row: Picked) -> Any:
+    def updated_address(self, row: ColumnRow) -> Any:
         """Return the address with its new values."""
-        stored = {column.name: getattr(row, column.name) for column in picked(Address)}
-        return SimpleNamespace(**{**stored, **self.values.get(row.id, {})})
+        stored_values = {
+            column.name: getattr(row, column.name) for column in select_columns(Address)
+        }
+        return SimpleNamespace(**{**stored_values, **self.new_values.get(row.id, {})})
 
 
-async def change(ctx: Context, refs: Sequence[Named], patch: Patch) -> list[int]:
+async def update_addresses(
+    ctx: Context, refs: Sequence[AddressIdOrText], patch: AddressPatchValues
+) -> list[int]:
     """Update addresses, all or none, and return their ids in the order of the references.
 
     Owners change name and main address; other columns need an administrator of the domain.
     Raises InvalidInput, NotFound, Forbidden, LimitReached, or Conflict if another transaction
     changed an address or the new text is in use.
     """
-    if not patch.names:
-        raise Invalid("change at least one thing", constraint="required", path=AT)
-    problems = Problems()
-    columns, shown = facts(patch.facts, problems, AT), None
-    with problems.caught():
+    if not patch.changed_names:
+        raise InvalidInput("change at least one thing", constraint="required", path=PATCH_PATH)
+    problems = ErrorCollector()
+    values, new_text = validate_columns(patch.columns, problems, PATCH_PATH), None
+    with problems.collecting():
         if patch.address is not None:
-            shown = spelled(patch.address, wildcard=False, path=[*AT, "address"])
-    said = dict[str, Any]()
-    with problems.caught():
+            new_text = validate_address_text(
+                patch.address, wildcard=False, path=[*PATCH_PATH, "address"]
+            )
+    autoreply_columns = dict[str, Any]()
+    with problems.collecting():
         if patch.autoreply is not None:
-            said = autoreplies.facts(patch.autoreply, REPLY)
-    problems.settle()
-    seen = await chosen(ctx, refs)
-    _alone(seen, patch)
-    streams = streams_of(seen)
-    for row in _owned(seen, patch):
-        user = await managed_one(ctx, row.user_id, path="addresses")
-        streams.add(user.domain_id or PLATFORM)
-    if shown is not None:
-        there = await domain_loaders.named(ctx, normal(shown).domain)
-        streams |= {there.id} if there else set()
+            autoreply_columns = autoreplies.validate_autoreply(patch.autoreply, AUTOREPLY_PATH)
+    problems.raise_collected()
+    rows_before = await load_referenced_addresses(ctx, refs)
+    _require_single_address(rows_before, patch)
+    stream_ids = stream_ids_of_addresses(rows_before)
+    for row in _rows_affecting_main_address(rows_before, patch):
+        user = await load_managed_user(ctx, row.user_id, path="addresses")
+        stream_ids.add(user.domain_id or PLATFORM)
+    if new_text is not None:
+        new_domain = await domain_loaders.find_administered_domain(
+            ctx, normalized_address(new_text).domain
+        )
+        stream_ids |= {new_domain.id} if new_domain else set()
     try:
-        async with ctx.write(*streams) as session:
-            rows = await in_order(ctx, [row.id for row in seen], ["addresses"])
-            if not streams_of(rows) <= streams:
+        async with ctx.write_session(*stream_ids) as session:
+            rows = await load_visible_addresses(ctx, [row.id for row in rows_before], ["addresses"])
+            if not stream_ids_of_addresses(rows) <= stream_ids:
                 raise Conflict("an address was changed meanwhile", path=["addresses"])
-            await _refuse(ctx, rows, patch)
-            work = Work(rows, {row.id: dict(columns) for row in rows})
-            if {"autoreply", "kind"} & patch.names:
-                work.replies = await autoreplies.there(session, rows)
-            await _prepare(ctx, session, work, replace(patch, autoreply=said or None), shown)
-            await _apply(ctx, session, work, patch, streams)
+            await _require_permission(ctx, rows, patch)
+            address_update = AddressUpdate(rows, {row.id: dict(values) for row in rows})
+            if {"autoreply", "kind"} & patch.changed_names:
+                address_update.autoreplies = await autoreplies.load_stored_autoreplies(
+                    session, rows
+                )
+            await _compute_new_values(
+                ctx,
+                session,
+                address_update,
+                replace(patch, autoreply=autoreply_columns or None),
+                new_text,
+            )
+            await _store_new_values(ctx, session, address_update, patch, stream_ids)
     except IntegrityError as clash:  # another writer inserted the same address first
-        raise Conflict(TAKEN, path=[*AT, "address"]) from clash
-    return [row.id for row in seen]
+        raise Conflict(ADDRESS_TAKEN_TEXT, path=[*PATCH_PATH, "address"]) from clash
+    return [row.id for row in rows_before]
 
 
-def _owned(rows: Sequence[Picked], patch: Patch) -> list[Picked]:
+def _rows_affecting_main_address(
+    rows: Sequence[ColumnRow], patch: AddressPatchValues
+) -> list[ColumnRow]:
     """Return the addresses that are the main address of their user, or become it."""
-    touched = patch.main or patch.address is not None
-    return [row for row in rows if touched and row.user_id and (patch.main or row.main)]
+    changes_address = patch.main or patch.address is not None
+    return [row for row in rows if changes_address and row.user_id and (patch.main or row.main)]
 
 
-def _alone(rows: Sequence[Picked], patch: Patch) -> None:
+def _require_single_address(rows: Sequence[ColumnRow], patch: AddressPatchValues) -> None:
     """Raise InvalidInput if the patch has values for one address only but there are several."""
-    several = {"address": patch.address is not None, "main": bool(patch.main)}
-    for name, given in several.items():
+    given_by_name = {"address": patch.address is not None, "main": bool(patch.main)}
+    for name, given in given_by_name.items():
         if given and len(rows) > 1:
-            words = "that is of one address only"
-            raise Invalid(words, constraint="exclusive", path=[*AT, name])
+            message = "that is of one address only"
+            raise InvalidInput(message, constraint="exclusive", path=[*PATCH_PATH, name])
 
 
-async def _refuse(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
+async def _require_permission(
+    ctx: Context, rows: Sequence[ColumnRow], patch: AddressPatchValues
+) -> None:
     """Raise Forbidden if the viewer may not make these changes to one of the addresses."""
     for index, row in enumerate(rows):
-        if in_charge(ctx, row):
+        if is_administered_by_viewer(ctx, row):
             continue
-        able = OF_MASKED if row.masked else OF_OWNERS
-        if row.user_id == ctx.viewer.user_id and (more := sorted(patch.names - able)):
-            needed = Role.ADMIN if ctx.viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
-            words = f"to change {word(more[0])} needs the role {needed}"
-            raise forbidden(words, needed, [*AT, word(more[0])], index)
-    await refuse_others(ctx, rows, ["addresses"])
+        allowed_names = MASK_OWNER_COLUMNS if row.masked else OWNER_COLUMNS
+        if row.user_id == ctx.viewer.user_id and (
+            forbidden_names := sorted(patch.changed_names - allowed_names)
+        ):
+            required_role = (
+                Role.ADMIN if ctx.viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
+            )
+            message = f"to change {graphql_name(forbidden_names[0])} needs the role {required_role}"
+            raise forbidden_at_index(
+                message, required_role, [*PATCH_PATH, graphql_name(forbidden_names[0])], index
+            )
+    await require_changeable_addresses(ctx, rows, ["addresses"])
 
 
-async def _prepare(
-    ctx: Context, session: AsyncSession, work: Work, patch: Patch, shown: str | None
+async def _compute_new_values(
+    ctx: Context,
+    session: AsyncSession,
+    address_update: AddressUpdate,
+    patch: AddressPatchValues,
+    new_text: str | None,
 ) -> None:
     """Compute the new values of each address.
 
     Raises an error with the index of the first address that can't be changed so.
     """
-    names = await names_of(ctx, {row.domain_id for row in work.rows})
-    learns = bool(ctx.world.options.rspamd_learn)
-    for index, row in enumerate(work.rows):
+    alias_names = await load_alias_names_by_domain(
+        ctx, {row.domain_id for row in address_update.rows}
+    )
+    spam_filter_learns = bool(ctx.environment.options.rspamd_learn)
+    for index, row in enumerate(address_update.rows):
         try:
-            problems = Problems()
-            with problems.caught():
-                _kind(row, work, patch)
-            with problems.caught():
-                _targets(ctx, row, work, patch)
-            with problems.caught():
-                _reply(ctx, row, work, patch)
-            with problems.caught():
-                _main(ctx, row, work, patch)
-            consistent(work.as_it_will_be(row), problems, AT, learns=learns)
-            problems.settle()
-            if shown is not None:
-                await _rename(ctx, session, row, work, shown)
-            refuse_itself(work.as_it_will_be(row), names, [*AT, "targets"])
-        except Refused as refusal:
-            for one in refusal.each:
-                one.index = index if one.index is None else one.index
+            problems = ErrorCollector()
+            with problems.collecting():
+                _set_kind(row, address_update, patch)
+            with problems.collecting():
+                _set_targets(ctx, row, address_update, patch)
+            with problems.collecting():
+                _set_autoreply(ctx, row, address_update, patch)
+            with problems.collecting():
+                _set_main(ctx, row, address_update, patch)
+            check_consistency(
+                address_update.updated_address(row),
+                problems,
+                PATCH_PATH,
+                spam_filter_learns=spam_filter_learns,
+            )
+            problems.raise_collected()
+            if new_text is not None:
+                await _set_address_text(ctx, session, row, address_update, new_text)
+            refuse_self_forward(
+                address_update.updated_address(row), alias_names, [*PATCH_PATH, "targets"]
+            )
+        except RequestError as refusal:
+            for single_error in refusal.all_errors:
+                single_error.index = index if single_error.index is None else single_error.index
             raise
 
 
-def _kind(row: Picked, work: Work, patch: Patch) -> None:
-    kind = patch.facts.get("kind", row.kind)
+def _set_kind(row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues) -> None:
+    kind = patch.columns.get("kind", row.kind)
     if kind is None or (kind is AddressKind.MAILBOX) is not (row.kind is AddressKind.MAILBOX):
-        words = "an address stays a MAILBOX, or stays none: make another one"
-        raise Invalid(words, constraint="kind", path=[*AT, "kind"])
+        message = "an address stays a MAILBOX, or stays none: make another one"
+        raise InvalidInput(message, constraint="kind", path=[*PATCH_PATH, "kind"])
     if kind is not AddressKind.FORWARD and patch.targets is None and row.targets:
-        work.values[row.id] |= {"targets": [], "relays": None}
+        address_update.new_values[row.id] |= {"targets": [], "relays": None}
 
 
-def _targets(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
+def _set_targets(
+    ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+) -> None:
     if patch.targets is None:
         return
     try:
-        known = forward_targets.opened(ctx.world, row.id, row.relays)
-    except Sealed:  # the key is lost, so the passwords must be given again
-        known = {}
-    to: Targets = checked_targets(ctx, patch.targets, known, [*AT, "targets"])
-    work.values[row.id]["targets"] = list(to.shown)
-    if dict(to.relays) != known:
-        work.values[row.id]["relays"] = forward_targets.sealed(ctx.world, row.id, to.relays)
+        known_relays = forward_targets.open_relays(ctx.environment, row.id, row.relays)
+    except DecryptionError:  # the key is lost, so the passwords must be given again
+        known_relays = {}
+    targets: ForwardTargets = validate_targets(
+        ctx, patch.targets, known_relays, [*PATCH_PATH, "targets"]
+    )
+    address_update.new_values[row.id]["targets"] = list(targets.shown_targets)
+    if dict(targets.relays_with_password) != known_relays:
+        address_update.new_values[row.id]["relays"] = forward_targets.seal_relays(
+            ctx.environment, row.id, targets.relays_with_password
+        )
 
 
-def _reply(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
-    kind = patch.facts.get("kind") or row.kind
+def _set_autoreply(
+    ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+) -> None:
+    kind = patch.columns.get("kind") or row.kind
     if patch.autoreply is not None:
-        autoreplies.able(kind, REPLY)
-        now, said = ctx.world.now(), patch.autoreply
-        answers = autoreplies.change(work.replies, row.id, said, now, REPLY)
-        work.values[row.id]["answers"] = answers
-    elif row.id in work.replies.were and (patch.unanswered or kind is not AddressKind.FORWARD):
-        autoreplies.clear(work.replies, row.id)
-        work.values[row.id]["answers"] = False
+        autoreplies.require_forward_kind(kind, AUTOREPLY_PATH)
+        now, columns = ctx.environment.now(), patch.autoreply
+        is_enabled = autoreplies.set_autoreply(
+            address_update.autoreplies, row.id, columns, now, AUTOREPLY_PATH
+        )
+        address_update.new_values[row.id]["answers"] = is_enabled
+    elif row.id in address_update.autoreplies.stored_rows and (
+        patch.deletes_autoreply or kind is not AddressKind.FORWARD
+    ):
+        autoreplies.delete_autoreply(address_update.autoreplies, row.id)
+        address_update.new_values[row.id]["answers"] = False
 
 
-def _main(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
+def _set_main(
+    ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+) -> None:
     if patch.main is False and row.main:
-        words = "name another address as main"
-        raise Invalid(words, constraint="main", path=[*AT, "main"])
+        message = "name another address as main"
+        raise InvalidInput(message, constraint="main", path=[*PATCH_PATH, "main"])
     if patch.main:
-        work.values[row.id]["main"] = True
-    ends = patch.facts.get("expires_at")
-    if ends and ends <= ctx.world.now():
-        raise Invalid("that is over already", constraint="min", path=[*AT, "expiresAt"])
+        address_update.new_values[row.id]["main"] = True
+    expires_at = patch.columns.get("expires_at")
+    if expires_at and expires_at <= ctx.environment.now():
+        raise InvalidInput(
+            "that is over already", constraint="min", path=[*PATCH_PATH, "expiresAt"]
+        )
 
 
-async def _rename(ctx: Context, session: AsyncSession, row: Picked, work: Work, shown: str) -> None:
+async def _set_address_text(
+    ctx: Context,
+    session: AsyncSession,
+    row: ColumnRow,
+    address_update: AddressUpdate,
+    new_text: str,
+) -> None:
     """Set a new text of an address, after checking that it is free.
 
     Raises InvalidInput for a catch-all and the errors of `lock_or_create_domain`.
     """
-    path = [*AT, "address"]
+    path = [*PATCH_PATH, "address"]
     if "*" in row.shown:
-        words = "a pattern is not renamed: make another one"
-        raise Invalid(words, constraint="wildcard", path=path)
-    local, name = normal(shown)
-    key = row.domain_id
-    if name != normal(row.shown).domain:
+        message = "a pattern is not renamed: make another one"
+        raise InvalidInput(message, constraint="wildcard", path=path)
+    local, domain_name = normalized_address(new_text)
+    domain_id = row.domain_id
+    if domain_name != normalized_address(row.shown).domain:
         try:
-            domain = await domain_loaders.ensure(ctx, session, name, path="address", within=AT)
-        except Refused as refusal:
+            domain = await domain_loaders.lock_or_create_domain(
+                ctx, session, domain_name, path="address", input_path=PATCH_PATH
+            )
+        except RequestError as refusal:
             refusal.path = path
             raise
-        key = domain.id
-    await free(ctx, local, key, path, but=row.id)
-    work.values[row.id] |= {"local": local, "shown": shown, "domain_id": key}
+        domain_id = domain.id
+    await require_address_free(ctx, local, domain_id, path, except_id=row.id)
+    address_update.new_values[row.id] |= {"local": local, "shown": new_text, "domain_id": domain_id}
 
 
-async def _apply(
-    ctx: Context, session: AsyncSession, work: Work, patch: Patch, streams: Collection[int]
+async def _store_new_values(
+    ctx: Context,
+    session: AsyncSession,
+    address_update: AddressUpdate,
+    patch: AddressPatchValues,
+    stream_ids: Collection[int],
 ) -> None:
     """Store the changed values and record them in the journals and the admin log.
 
     Addresses with the same new values share one statement.
     """
-    connection, now = await session.connection(), ctx.world.now()
-    changed, moved, table = list[Picked](), dict[int, int | None](), table_of(Address)
-    alike: dict[str, list[int]] = {}
-    for row in work.rows:
-        fresh = work.fresh(row)
-        if fresh or row.id in work.replies.changed:
+    connection, now = await session.connection(), ctx.environment.now()
+    changed, former_domain_ids, table = (
+        list[ColumnRow](),
+        dict[int, int | None](),
+        core_table(Address),
+    )
+    ids_by_values: dict[str, list[int]] = {}
+    for row in address_update.rows:
+        differing_values = address_update.changed_values(row)
+        if differing_values or row.id in address_update.autoreplies.changed_ids:
             changed.append(row)
-            alike.setdefault(repr(work.values[row.id]), []).append(row.id)
-        if "domain_id" in fresh:
-            moved[row.id] = row.domain_id
-    mains = Changed()
-    for row in _owned(changed, patch):  # first, since a user has at most one main address
-        user, new = await managed_one(ctx, row.user_id, path="addresses"), work.as_it_will_be(row)
-        if (user.domain_id or PLATFORM) not in streams:
+            ids_by_values.setdefault(repr(address_update.new_values[row.id]), []).append(row.id)
+        if "domain_id" in differing_values:
+            former_domain_ids[row.id] = row.domain_id
+    main_change = MainAddressChange()
+    for row in _rows_affecting_main_address(
+        changed, patch
+    ):  # first, since a user has at most one main address
+        user, updated_row = (
+            await load_managed_user(ctx, row.user_id, path="addresses"),
+            address_update.updated_address(row),
+        )
+        if (user.domain_id or PLATFORM) not in stream_ids:
             raise Conflict("the account has moved meanwhile", path=["addresses"])
-        path = [*AT, "main" if patch.main else "address"]
-        mains = await main_address.change(ctx, session, user, new, path)
-    for keys in alike.values():
-        values = {**work.values[keys[0]], "updated_at": now}
-        await connection.execute(update(table).where(table.c.id.in_(keys)).values(values))
-    await autoreplies.store(session, work.replies)
-    for sign, places in ((-1, moved), (1, {key: work.values[key]["domain_id"] for key in moved})):
-        gone = [{"domain_id": place} for place in places.values()]
-        await count_places(ctx, session, [], gone, sign=sign)
-    after = [work.as_it_will_be(row) for row in changed]
-    others = [row for row in mains.rows if row.id not in {one.id for one in changed}]
-    await tell(ctx, session, [*after, *others], News(None, moved, mains.users))
-    log = [
-        _done(row, work.fresh(row), work.replies)
+        path = [*PATCH_PATH, "main" if patch.main else "address"]
+        main_change = await main_address.set_main_address(ctx, session, user, updated_row, path)
+    for address_ids in ids_by_values.values():
+        values = {**address_update.new_values[address_ids[0]], "updated_at": now}
+        await connection.execute(update(table).where(table.c.id.in_(address_ids)).values(values))
+    await autoreplies.store_changes(session, address_update.autoreplies)
+    for sign, address_counts in (
+        (-1, former_domain_ids),
+        (1, {key: address_update.new_values[key]["domain_id"] for key in former_domain_ids}),
+    ):
+        counted_addresses = [{"domain_id": domain_id} for domain_id in address_counts.values()]
+        await update_domain_counters(ctx, session, [], counted_addresses, sign=sign)
+    rows_after = [address_update.updated_address(row) for row in changed]
+    former_main_rows = [
+        row for row in main_change.former_rows if row.id not in {one.id for one in changed}
+    ]
+    await record_address_changes(
+        ctx,
+        session,
+        [*rows_after, *former_main_rows],
+        AddressChangeDetails(None, former_domain_ids, main_change.streams_by_user),
+    )
+    entries = [
+        _update_log_entry(row, address_update.changed_values(row), address_update.autoreplies)
         for row in changed
         if row.user_id != ctx.viewer.user_id or not row.user_id
     ]
-    await admin_log.note(ctx, session, *log)
+    await admin_log.log_changes(ctx, session, *entries)
 
 
-def _done(row: Picked, fresh: Mapping[str, Any], replies: Replies) -> Done:
-    names = [name for name in (*LOGGED, "shown") if name in fresh]
-    before = {word(name): getattr(row, name) for name in names}
-    after = {word(name): fresh[name] for name in names}
-    if row.id in replies.changed:
-        before["autoreply"], after["autoreply"] = replies.logged(row.id)
-    return Done("addressUpdate", "Address", row.id, row.domain_id, before, after)
+def _update_log_entry(
+    row: ColumnRow, changed_values: Mapping[str, Any], address_autoreplies: AddressAutoreplies
+) -> NewAdminLogEntry:
+    column_names = [name for name in (*LOGGED_COLUMNS, "shown") if name in changed_values]
+    before = {graphql_name(name): getattr(row, name) for name in column_names}
+    after = {graphql_name(name): changed_values[name] for name in column_names}
+    if row.id in address_autoreplies.changed_ids:
+        before["autoreply"], after["autoreply"] = address_autoreplies.admin_log_values(row.id)
+    return NewAdminLogEntry("addressUpdate", "Address", row.id, row.domain_id, before, after)

@@ -4,21 +4,26 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mail.addresses.address_syntax import LONGEST, STATIC, checked, checked_domain
+from mail.addresses.address_syntax import (
+    MAX_ADDRESS,
+    MAX_FIXED_PART,
+    checked_domain,
+    validated_address,
+)
 from mail.text import confusables
-from models.addresses.tables import LEARNING, AddressKind
-from models.errors import Invalid, Problems
+from models.addresses.tables import TRAINING_KINDS, AddressKind
+from models.errors import ErrorCollector, InvalidInput
 from resolvers import sql_text
 from resolvers.users import custom_data
-from resolvers.users.validation import camel
+from resolvers.users.validation import camel_case
 
-NAME = 128  # characters
-COMMENT = 1000
-MOST = (1 << 31) - 1
-EVERYWHERE = "*"  # in place of the domain part: all domains of the platform
+MAX_NAME_LENGTH = 128  # characters
+MAX_COMMENT_LENGTH = 1000
+MAX_FORWARDS_PER_DAY = (1 << 31) - 1
+ALL_DOMAINS_SIGN = "*"  # in place of the domain part: all domains of the platform
 
 
-def spelled(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) -> str:
+def validate_address_text(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) -> str:
     """Return the text of an address or catch-all as stored. Raises InvalidInput.
 
     `@domain` means `*@domain`. A catch-all has one `*`: as the whole local part, at its begin
@@ -28,129 +33,146 @@ def spelled(text: str, *, wildcard: bool, path: Sequence[str] = ("address",)) ->
     text = f"*{text}" if text.startswith("@") else text
     local, _, domain = text.rpartition("@")
     if "*" not in text:
-        address: str = _at(path, checked, text)
+        address: str = _check_with_path(path, validated_address, text)
         if "+" in address.rpartition("@")[0]:
-            words = "an address has no label: mail to one finds it without"
-            raise Invalid(words, constraint="label", path=path)
-        _at(path, confusables.refuse_address, address)
+            message = "an address has no label: mail to one finds it without"
+            raise InvalidInput(message, constraint="label", path=path)
+        _check_with_path(path, confusables.refuse_confusable_address, address)
         return address
     if not wildcard:
-        words = "an address with * takes allowWildcard"
-        raise Invalid(words, constraint="wildcard", path=path)
-    fixed = local.strip("*")
-    ends = local in (fixed, f"{fixed}*", f"*{fixed}") and text.count("*") == 1 and "*" not in fixed
-    if not ends or (domain == EVERYWHERE and not fixed) or "+" in fixed or len(text) > LONGEST:
-        words = "a pattern is *@domain, *end@domain, begin*@domain or name@*"
-        raise Invalid(words, constraint="pattern", path=path)
-    if domain != EVERYWHERE:
-        domain = _at(path, checked_domain, domain)
-        if len(fixed.replace(".", "")) > STATIC:
-            words = f"what is fixed of a pattern has at most {STATIC} characters"
-            raise Invalid(words, constraint="max", path=path)
-    if fixed:
+        message = "an address with * takes allowWildcard"
+        raise InvalidInput(message, constraint="wildcard", path=path)
+    fixed_part = local.strip("*")
+    is_one_wildcard = (
+        local in (fixed_part, f"{fixed_part}*", f"*{fixed_part}")
+        and text.count("*") == 1
+        and "*" not in fixed_part
+    )
+    if (
+        not is_one_wildcard
+        or (domain == ALL_DOMAINS_SIGN and not fixed_part)
+        or "+" in fixed_part
+        or len(text) > MAX_ADDRESS
+    ):
+        message = "a pattern is *@domain, *end@domain, begin*@domain or name@*"
+        raise InvalidInput(message, constraint="pattern", path=path)
+    if domain != ALL_DOMAINS_SIGN:
+        domain = _check_with_path(path, checked_domain, domain)
+        if len(fixed_part.replace(".", "")) > MAX_FIXED_PART:
+            message = f"what is fixed of a pattern has at most {MAX_FIXED_PART} characters"
+            raise InvalidInput(message, constraint="max", path=path)
+    if fixed_part:
         # dots do not count, so a fixed part may begin or end with one
-        inner = fixed.replace(".", "")
-        _at(path, checked, f"{inner}@{'x' if domain == EVERYWHERE else domain}")
-        _at(path, confusables.refuse_address, f"{fixed}@{domain}")
+        fixed_without_dots = fixed_part.replace(".", "")
+        _check_with_path(
+            path,
+            validated_address,
+            f"{fixed_without_dots}@{'x' if domain == ALL_DOMAINS_SIGN else domain}",
+        )
+        _check_with_path(path, confusables.refuse_confusable_address, f"{fixed_part}@{domain}")
     return f"{local}@{domain}"
 
 
-def _at(path: Sequence[str], check: Callable[..., Any], *given: Any) -> Any:
+def _check_with_path(path: Sequence[str], check: Callable[..., Any], *arguments: Any) -> Any:
     """Return the result of a check; an InvalidInput that it raises gets this path."""
     try:
-        return check(*given)
-    except Invalid as refusal:
+        return check(*arguments)
+    except InvalidInput as refusal:
         refusal.path = list(path)
         raise
 
 
-def facts(given: Mapping[str, Any], problems: Problems, at: Sequence[str] = ()) -> dict[str, Any]:
+def validate_columns(
+    columns: Mapping[str, Any], problems: ErrorCollector, path: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the columns in their stored form.
 
     Adds an error to `problems` for each invalid value.
     """
-    found = {}
-    for name, value in given.items():
-        with problems.caught():
-            check = CHECKS.get(name)
-            found[name] = check(value, [*at, word(name)]) if check else value
-    return found
+    validated = {}
+    for name, value in columns.items():
+        with problems.collecting():
+            check = COLUMN_VALIDATORS.get(name)
+            validated[name] = check(value, [*path, graphql_name(name)]) if check else value
+    return validated
 
 
-def word(name: str) -> str:
+def graphql_name(column_name: str) -> str:
     """Return the GraphQL name of a column."""
-    return {"forwards_max": "forwards"}.get(name, camel(name))
+    return {"forwards_max": "forwards"}.get(column_name, camel_case(column_name))
 
 
-def consistent(address: Any, problems: Problems, at: Sequence[str] = (), *, learns: bool) -> None:
+def check_consistency(
+    address: Any, problems: ErrorCollector, path: Sequence[str] = (), *, spam_filter_learns: bool
+) -> None:
     """Add an error to `problems` for each combination of columns that is not allowed.
 
     `spam_filter_learns` is true if a spam filter is configured that can be trained.
     """
     kind, targets = AddressKind(address.kind), list(address.targets)
-    with problems.caught():
-        if kind in LEARNING and not learns:
-            words = "there is no spam filter here that learns"
-            raise Invalid(words, constraint="unsupported", path=[*at, "kind"])
-    with problems.caught():
+    with problems.collecting():
+        if kind in TRAINING_KINDS and not spam_filter_learns:
+            message = "there is no spam filter here that learns"
+            raise InvalidInput(message, constraint="unsupported", path=[*path, "kind"])
+    with problems.collecting():
         if kind is AddressKind.FORWARD and not targets:
-            words = "say where it forwards to"
-            raise Invalid(words, constraint="required", path=[*at, "targets"])
+            message = "say where it forwards to"
+            raise InvalidInput(message, constraint="required", path=[*path, "targets"])
         if kind is not AddressKind.FORWARD and targets:
-            words = f"only a FORWARD has targets, not a {kind}"
-            raise Invalid(words, constraint="exclusive", path=[*at, "targets"])
-    with problems.caught():
+            message = f"only a FORWARD has targets, not a {kind}"
+            raise InvalidInput(message, constraint="exclusive", path=[*path, "targets"])
+    with problems.collecting():
         if kind is not AddressKind.FORWARD and address.forwards_max is not None:
-            words = f"only a FORWARD forwards, not a {kind}"
-            raise Invalid(words, constraint="exclusive", path=[*at, "forwards"])
-    with problems.caught():
+            message = f"only a FORWARD forwards, not a {kind}"
+            raise InvalidInput(message, constraint="exclusive", path=[*path, "forwards"])
+    with problems.collecting():
         if address.main and not can_be_main(address):
-            words = "a main address is a MAILBOX, without * and without an end"
-            raise Invalid(words, constraint="main", path=[*at, "main"])
+            message = "a main address is a MAILBOX, without * and without an end"
+            raise InvalidInput(message, constraint="main", path=[*path, "main"])
 
 
 def can_be_main(address: Any) -> bool:
     """True if the address may be the main address of its user."""
-    whole = "*" not in address.local and address.domain_id is not None
-    return whole and address.kind == AddressKind.MAILBOX and address.expires_at is None
+    is_single_address = "*" not in address.local and address.domain_id is not None
+    return is_single_address and address.kind == AddressKind.MAILBOX and address.expires_at is None
 
 
-def _name(text: str | None, path: Sequence[str]) -> str | None:
-    found = sql_text.checked(text, most=NAME, path=path)
-    if found and not found.isprintable():
-        raise Invalid("no control characters", constraint="pattern", path=path)
-    return found
+def _validate_name(text: str | None, path: Sequence[str]) -> str | None:
+    name = sql_text.validate_text(text, max_length=MAX_NAME_LENGTH, path=path)
+    if name and not name.isprintable():
+        raise InvalidInput("no control characters", constraint="pattern", path=path)
+    return name
 
 
-def _comment(text: str | None, path: Sequence[str]) -> str | None:
-    return sql_text.checked(text, most=COMMENT, path=path)
+def _validate_comment(text: str | None, path: Sequence[str]) -> str | None:
+    return sql_text.validate_text(text, max_length=MAX_COMMENT_LENGTH, path=path)
 
 
-def _tags(tags: Sequence[str] | None, path: Sequence[str]) -> list[str]:
-    return sql_text.labels(tags or (), path=path)
+def _validate_tags(tags: Sequence[str] | None, path: Sequence[str]) -> list[str]:
+    return sql_text.validate_tags(tags or (), path=path)
 
 
-def _many(number: int | None, path: Sequence[str]) -> int | None:
-    if number is not None and not 0 <= number <= MOST:
-        raise Invalid("0 or more; 0 is no limit", constraint="range", path=path)
+def _validate_forwards_per_day(number: int | None, path: Sequence[str]) -> int | None:
+    if number is not None and not 0 <= number <= MAX_FORWARDS_PER_DAY:
+        raise InvalidInput("0 or more; 0 is no limit", constraint="range", path=path)
     return number
 
 
-def _switch(value: bool | None, path: Sequence[str]) -> bool:
+def _validate_switch(value: bool | None, path: Sequence[str]) -> bool:
     if value is None:
-        words = "it is either so or not: null says neither"
-        raise Invalid(words, constraint="required", path=path)
+        message = "it is either so or not: null says neither"
+        raise InvalidInput(message, constraint="required", path=path)
     return value
 
 
-CHECKS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
-    "name": _name,
-    "tags": _tags,
-    "forwards_max": _many,
-    "active": _switch,
-    "send_as": _switch,
-    "public_comment": _comment,
-    "private_comment": _comment,
-    "meta_data": custom_data.checked,
-    "internal_data": custom_data.checked,
+COLUMN_VALIDATORS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
+    "name": _validate_name,
+    "tags": _validate_tags,
+    "forwards_max": _validate_forwards_per_day,
+    "active": _validate_switch,
+    "send_as": _validate_switch,
+    "public_comment": _validate_comment,
+    "private_comment": _validate_comment,
+    "meta_data": custom_data.validate_custom_data,
+    "internal_data": custom_data.validate_custom_data,
 }

@@ -10,66 +10,68 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.admin_log import AdminLogEntry
-from models.errors import Invalid
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.errors import InvalidInput
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
-from resolvers.admin.redaction import without_secrets
-from resolvers.auth.security_log import actor
+from resolvers.admin.redaction import redact_secrets
+from resolvers.auth.security_log import load_actor
 from resolvers.context import Context
-from resolvers.pagination import Scan, by_keys
+from resolvers.pagination import PageScan, read_by_keys
 
-LONGEST = 128  # characters
-NEWEST = "adminlog-newest"
-AUDIT = "Audit"
-NONE = 0
-MOST = 1000
-SHOWN = frozenset(column.name for column in picked(AdminLogEntry))
+MAX_CONDITION_LENGTH = 128  # characters
+CURSOR_KIND = "adminlog-newest"
+AUDIT_TARGET_KIND = "Audit"
+NO_USER_ID = 0
+MAX_ENTRIES_PER_STATEMENT = 1000
+ENTRY_COLUMNS = frozenset(column.name for column in select_columns(AdminLogEntry))
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class NewAdminLogEntry:
     """What an administrative mutation did to one object. `mutation` is its GraphQL name."""
 
     mutation: str
-    kind: str | None = None  # GraphQL type of the target
+    target_kind: str | None = None  # GraphQL type of the target
     target_id: int | None = None
     domain_id: int | None = None  # its administrators can read the entry
     before: Mapping[str, Any] | None = None  # only changed values; secrets are removed later
     after: Mapping[str, Any] | None = None
 
 
-async def note(ctx: Context, session: AsyncSession, *done: Done) -> None:
+async def log_changes(ctx: Context, session: AsyncSession, *entries: NewAdminLogEntry) -> None:
     """Insert entries into the admin log in the transaction that makes the changes."""
-    if not done:
+    if not entries:
         return
     connection = await session.connection()
-    at, (actor_id, name) = ctx.world.now(), await actor(session, ctx.viewer)
+    now, (actor_id, actor_name) = ctx.environment.now(), await load_actor(session, ctx.viewer)
     rows = [
         {
-            "id": ctx.world.key(),
-            "at": at,
-            "actor": name,
+            "id": ctx.environment.new_id(),
+            "at": now,
+            "actor": actor_name,
             "actor_id": actor_id or None,
             "role": ctx.viewer.role,
             "ip": ctx.client_ip,
-            "mutation": one.mutation,
-            "target_kind": one.kind,
-            "target_id": one.target_id,
-            "domain_id": one.domain_id,
-            "before": without_secrets(one.before),
-            "after": without_secrets(one.after),
+            "mutation": entry.mutation,
+            "target_kind": entry.target_kind,
+            "target_id": entry.target_id,
+            "domain_id": entry.domain_id,
+            "before": redact_secrets(entry.before),
+            "after": redact_secrets(entry.after),
             "reason": ctx.reason,
         }
-        for one in done
+        for entry in entries
     ]
-    for start in range(0, len(rows), MOST):
-        await connection.execute(insert(AdminLogEntry), rows[start : start + MOST])
+    for start in range(0, len(rows), MAX_ENTRIES_PER_STATEMENT):
+        await connection.execute(
+            insert(AdminLogEntry), rows[start : start + MAX_ENTRIES_PER_STATEMENT]
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class EntryWhere:
+class AdminLogConditions:
     """Conditions of an admin log list; all must hold."""
 
     actor_id: int | None = None
@@ -78,27 +80,30 @@ class EntryWhere:
     since: datetime | None = None  # inclusive
     until: datetime | None = None  # exclusive
 
-    def terms(self) -> list[ColumnElement[bool]]:
+    def where_clauses(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses. Raises InvalidInput if the mutation name is not allowed."""
-        found: list[ColumnElement[bool]] = []
+        clauses: list[ColumnElement[bool]] = []
         if self.actor_id is not None:
-            found.append(col(AdminLogEntry.actor_id) == self.actor_id)
+            clauses.append(col(AdminLogEntry.actor_id) == self.actor_id)
         if self.target is not None:
-            kind, key = self.target
-            found += [col(AdminLogEntry.target_id) == key, col(AdminLogEntry.target_kind) == kind]
+            kind, target_id = self.target
+            clauses += [
+                col(AdminLogEntry.target_id) == target_id,
+                col(AdminLogEntry.target_kind) == kind,
+            ]
         if self.mutation is not None:
-            if not self.mutation.isprintable() or len(self.mutation) > LONGEST:
-                text = f"at most {LONGEST} printable characters"
-                raise Invalid(text, constraint="length", path=["mutation"])
-            found.append(col(AdminLogEntry.mutation) == self.mutation)
+            if not self.mutation.isprintable() or len(self.mutation) > MAX_CONDITION_LENGTH:
+                text = f"at most {MAX_CONDITION_LENGTH} printable characters"
+                raise InvalidInput(text, constraint="length", path=["mutation"])
+            clauses.append(col(AdminLogEntry.mutation) == self.mutation)
         if self.since is not None:
-            found.append(col(AdminLogEntry.at) >= self.since)
+            clauses.append(col(AdminLogEntry.at) >= self.since)
         if self.until is not None:
-            found.append(col(AdminLogEntry.at) < self.until)
-        return found
+            clauses.append(col(AdminLogEntry.at) < self.until)
+        return clauses
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_entry(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the entries that the viewer can see.
 
     A DOMAIN_ADMIN sees those of the administered domains, an ADMIN all except audits by others,
@@ -108,29 +113,38 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
     if viewer.role is Role.ROOT:
         return true()
     if viewer.role is Role.ADMIN:
-        kind, mine = col(AdminLogEntry.target_kind), col(AdminLogEntry.actor_id) == viewer.user_id
-        return kind.is_(None) | (kind != AUDIT) | mine
-    if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
-        return col(AdminLogEntry.domain_id).in_(viewer.administers)
+        kind, is_own = col(AdminLogEntry.target_kind), col(AdminLogEntry.actor_id) == viewer.user_id
+        return kind.is_(None) | (kind != AUDIT_TARGET_KIND) | is_own
+    if viewer.role is Role.DOMAIN_ADMIN and viewer.administered_domains:
+        return col(AdminLogEntry.domain_id).in_(viewer.administered_domains)
     return false()
 
 
-async def page(ctx: Context, where: EntryWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_entry_page(
+    ctx: Context,
+    conditions: AdminLogConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Read a page of visible entries, the newest first."""
-    names = SHOWN.intersection(columns) | {"at", "id"}
-    rows = select(*picked(AdminLogEntry, names)).where(_visible(ctx), *where.terms())
-    place = (col(AdminLogEntry.at), col(AdminLogEntry.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=True))
+    column_names = ENTRY_COLUMNS.intersection(columns) | {"at", "id"}
+    statement = select(*select_columns(AdminLogEntry, column_names)).where(
+        _is_visible_entry(ctx), *conditions.where_clauses()
+    )
+    sort_key = (col(AdminLogEntry.at), col(AdminLogEntry.id))
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=True)
+    )
 
 
-async def count(ctx: Context, where: EntryWhere) -> int:
+async def count_entries(ctx: Context, conditions: AdminLogConditions) -> int:
     """Count the visible entries that meet the conditions."""
-    many = select(func.count().label("many")).select_from(AdminLogEntry)
-    (row,) = await ctx.read(many.where(_visible(ctx), *where.terms()))
+    statement = select(func.count().label("many")).select_from(AdminLogEntry)
+    (row,) = await ctx.read(statement.where(_is_visible_entry(ctx), *conditions.where_clauses()))
     return int(row.many)
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load admin log entries by id, in the given order. None for ids that the viewer can't see."""
-    seen = select(*picked(AdminLogEntry)).where(_visible(ctx))
-    return await by_keys(ctx, seen, col(AdminLogEntry.id), ids)
+    statement = select(*select_columns(AdminLogEntry)).where(_is_visible_entry(ctx))
+    return await read_by_keys(ctx, statement, col(AdminLogEntry.id), ids)

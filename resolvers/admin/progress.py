@@ -5,22 +5,22 @@ from typing import NamedTuple
 
 from models.errors import NotFound
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from models.submission.tables import SubmissionState
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import tasks
 from resolvers.changes import stream_reader
-from resolvers.changes.managed_streams import Overheard
-from resolvers.changes.stream_reader import Asked
-from resolvers.changes.visible_streams import Hear, hearing
+from resolvers.changes.managed_streams import ManagedStreams
+from resolvers.changes.stream_reader import FollowRequest
+from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.context import Context
 from resolvers.submission import create as submission_create
 
-TASKS = frozenset({ChangeKind.TASK_CHANGED})
-CONNECTORS = frozenset({ChangeKind.CONNECTOR_CHANGED})
-SUBMISSIONS = frozenset({ChangeKind.SUBMISSION_CHANGED})
-UNDER_WAY = frozenset(
+TASK_CHANGES = frozenset({ChangeKind.TASK_CHANGED})
+CONNECTOR_CHANGES = frozenset({ChangeKind.CONNECTOR_CHANGED})
+SUBMISSION_CHANGES = frozenset({ChangeKind.SUBMISSION_CHANGED})
+UNFINISHED_STATES = frozenset(
     {
         SubmissionState.SCHEDULED,
         SubmissionState.HELD_FOR_UNDO,
@@ -30,103 +30,132 @@ UNDER_WAY = frozenset(
 )
 
 
-class Work(NamedTuple):
+class FollowedWork(NamedTuple):
     """A kind of work and how its progress is followed."""
 
-    by_ids: Callable[[Context, list[int]], Awaitable[Sequence[Picked | None]]]
-    kinds: frozenset[ChangeKind]
-    changed: Callable[[Picked], int]  # the object id in change events
-    told: Callable[[Picked], object]  # differs if there is progress to report
+    load_by_id: Callable[[Context, list[int]], Awaitable[Sequence[ColumnRow | None]]]
+    change_kinds: frozenset[ChangeKind]
+    changed_object_id: Callable[[ColumnRow], int]  # the object id in change events
+    visible_state: Callable[[ColumnRow], object]  # differs if there is progress to report
 
 
-_TASK = Work(tasks.by_ids, TASKS, lambda row: row.id, lambda row: (row.state, row.done, row.total))
-_RUN = Work(
-    connector_loaders.runs_by_ids, CONNECTORS, lambda row: row.connector_id, lambda row: row
+_FOLLOWED_TASK = FollowedWork(
+    tasks.load_tasks_by_id,
+    TASK_CHANGES,
+    lambda row: row.id,
+    lambda row: (row.state, row.done, row.total),
+)
+_FOLLOWED_RUN = FollowedWork(
+    connector_loaders.load_runs_by_id,
+    CONNECTOR_CHANGES,
+    lambda row: row.connector_id,
+    lambda row: row,
 )
 
 
-def of_task(ctx: Context, key: int) -> AsyncGenerator[Picked]:
-    """Yield a task as it is, and whenever its state or count changes, until it has finished.
+def follow_task(ctx: Context, task_id: int) -> AsyncGenerator[ColumnRow]:
+    """Yield the current task, and each change of its state or count, until it has finished.
 
     Raises NotFound if the viewer can't see it. Stops if the viewer can no longer see it.
     """
-    return _to_its_end(ctx, key, _TASK)
+    return _follow_until_finished(ctx, task_id, _FOLLOWED_TASK)
 
 
-def of_run(ctx: Context, key: int) -> AsyncGenerator[Picked]:
-    """Yield a connector run as it is and after each change, until it has finished.
+def follow_connector_run(ctx: Context, run_id: int) -> AsyncGenerator[ColumnRow]:
+    """Yield the current connector run and each change, until it has finished.
 
     Raises NotFound as `follow_task`.
     """
-    return _to_its_end(ctx, key, _RUN)
+    return _follow_until_finished(ctx, run_id, _FOLLOWED_RUN)
 
 
-async def _to_its_end(ctx: Context, key: int, work: Work) -> AsyncGenerator[Picked]:
-    (row,) = await work.by_ids(ctx, [key])
+async def _follow_until_finished(
+    ctx: Context, work_id: int, kind: FollowedWork
+) -> AsyncGenerator[ColumnRow]:
+    (row,) = await kind.load_by_id(ctx, [work_id])
     if row is None:
-        raise NotFound(str(key), path=["id"])
-    hear = _of_stream(PLATFORM if row.user_id is None else row.user_id, ctx, work.kinds)
-    wanted = Asked(
-        await stream_reader.standing(ctx, hear), work.kinds, hear=hear, objects={work.changed(row)}
+        raise NotFound(str(work_id), path=["id"])
+    select_streams = _select_stream_of_work(
+        PLATFORM if row.user_id is None else row.user_id, ctx, kind.change_kinds
     )
-    (row,) = await work.by_ids(ctx, [key])  # read again: from this position on no change is missed
-    batches, told = stream_reader.follow(ctx, wanted), None
+    request = FollowRequest(
+        await stream_reader.load_current_positions(ctx, select_streams),
+        kind.change_kinds,
+        select_streams=select_streams,
+        object_ids={kind.changed_object_id(row)},
+    )
+    (row,) = await kind.load_by_id(
+        ctx, [work_id]
+    )  # read again: from this position on no change is missed
+    batches, last_state = stream_reader.follow_changes(ctx, request), None
     while row:
-        if told != work.told(row):
-            told = work.told(row)
+        if last_state != kind.visible_state(row):
+            last_state = kind.visible_state(row)
             yield row
         if row.finished_at:
             break
         await anext(batches)
-        (row,) = await work.by_ids(ctx, [key])
+        (row,) = await kind.load_by_id(ctx, [work_id])
     await batches.aclose()
 
 
-def _of_stream(stream: int, ctx: Context, kinds: frozenset[ChangeKind]) -> Hear:
+def _select_stream_of_work(
+    stream_id: int, ctx: Context, change_kinds: frozenset[ChangeKind]
+) -> SelectStreams:
     """Return a stream selector for the stream of work that the viewer can see."""
-    if stream == ctx.viewer.user_id != PLATFORM:
-        return hearing
+    if stream_id == ctx.viewer.user_id != PLATFORM:
+        return load_viewer_streams
 
-    async def others(_ctx: Context) -> Overheard:
-        return Overheard({stream: kinds})
+    async def select_other_stream(_ctx: Context) -> ManagedStreams:
+        return ManagedStreams({stream_id: change_kinds})
 
-    return others
+    return select_other_stream
 
 
-async def of_submissions(ctx: Context) -> AsyncGenerator[Picked]:
+async def follow_submissions(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield each submission of the viewer after it changes."""
-    own(ctx)
-    async for batch in stream_reader.follow(ctx, Asked(kinds=SUBMISSIONS)):
-        keys = list(dict.fromkeys(event.object_id for event in batch.events))
-        for row in await submission_create.by_ids(ctx, keys) if keys else []:
+    require_user_id(ctx)
+    async for batch in stream_reader.follow_changes(ctx, FollowRequest(kinds=SUBMISSION_CHANGES)):
+        submission_ids = list(dict.fromkeys(event.object_id for event in batch.events))
+        for row in (
+            await submission_create.load_submissions_by_id(ctx, submission_ids)
+            if submission_ids
+            else []
+        ):
             if row:
                 yield row
 
 
-async def of_submission(ctx: Context, key: int) -> AsyncGenerator[Picked]:
-    """Yield a submission of the viewer as it is and after each change, until it is finished.
+async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[ColumnRow]:
+    """Yield the current submission of the viewer and each change, until it is finished.
 
     Raises NotFound if the viewer has no such submission.
     """
-    since = await stream_reader.standing(ctx)
-    (row,) = await submission_create.by_ids(ctx, [key])
+    position = await stream_reader.load_current_positions(ctx)
+    (row,) = await submission_create.load_submissions_by_id(ctx, [submission_id])
     if row is None:
-        raise NotFound(str(key), path=["id"])
-    batches = stream_reader.follow(ctx, Asked(since, SUBMISSIONS, objects={key}))
+        raise NotFound(str(submission_id), path=["id"])
+    batches = stream_reader.follow_changes(
+        ctx, FollowRequest(position, SUBMISSION_CHANGES, object_ids={submission_id})
+    )
     while row:
         yield row
-        if row.state not in UNDER_WAY:
+        if row.state not in UNFINISHED_STATES:
             break
         await anext(batches)
-        (row,) = await submission_create.by_ids(ctx, [key])
+        (row,) = await submission_create.load_submissions_by_id(ctx, [submission_id])
     await batches.aclose()
 
 
-async def of_runs(ctx: Context) -> AsyncGenerator[Picked]:
+async def follow_connector_runs(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield the last run of each of the viewer's connectors after it changes."""
-    own(ctx)
-    async for batch in stream_reader.follow(ctx, Asked(kinds=CONNECTORS)):
-        keys = list(dict.fromkeys(event.object_id for event in batch.events))
-        for row in await connector_loaders.last_runs(ctx, keys) if keys else []:
+    require_user_id(ctx)
+    async for batch in stream_reader.follow_changes(ctx, FollowRequest(kinds=CONNECTOR_CHANGES)):
+        connector_ids = list(dict.fromkeys(event.object_id for event in batch.events))
+        for row in (
+            await connector_loaders.load_last_runs_by_connector(ctx, connector_ids)
+            if connector_ids
+            else []
+        ):
             if row:
                 yield row

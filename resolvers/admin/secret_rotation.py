@@ -11,122 +11,150 @@ from mail.authentication import signing_keys
 from mail.recipients import forward_targets
 from mail.routing import password_contexts
 from models.addresses.tables import Address
-from models.auth.second_factors import TotpSeed
+from models.auth.second_factors import TotpSecret
 from models.certificates import AcmeAccount, Certificate
 from models.connectors import Connector
 from models.domains.dkim_keys import DkimKey
-from models.notifications.push_channels import PushChannel, PushKey
+from models.notifications.push_channels import PushChannel, VapidKeyPair
 from models.notifications.webhooks import Webhook
 from models.routing.tables import RelayHost, Transport
-from models.runtime.environment import Turn, World
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked, picked, table_of
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.tables import User
 from resolvers.auth.second_factors import totp
 from resolvers.certificates import acme_accounts, certificates
 from resolvers.connectors import credentials
 from resolvers.notifications import push_requests, web_push, webhook_signatures
 
-ROUND = 500
+ROWS_PER_TRANSACTION = 500
 
-Progress = Callable[[int, int], None]
+ReencryptionProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EncryptedColumns:
     """Encrypted columns of a table, and the context that their values are encrypted for."""
 
     table: type[SQLModel]
-    key: str
+    key_column: str
     columns: tuple[str, ...]
-    of: Callable[[int], str]
+    context_of_row: Callable[[int], str]
 
 
-PLACES = (
-    Place(TotpSeed, "user_id", ("seed", "pending"), totp.place_of),
-    Place(Webhook, "id", ("secret", "old_secret"), webhook_signatures.place_of),
-    Place(PushChannel, "id", ("target",), push_requests.place_of),
-    Place(Address, "id", ("relays",), forward_targets.place_of),
-    Place(User, "id", ("relays",), forward_targets.place_of),
-    Place(Connector, "id", ("secret",), credentials.place_of),
-    Place(PushKey, "id", ("private",), web_push.place_of),
-    Place(DkimKey, "id", ("private",), signing_keys.place_of),
-    Place(RelayHost, "id", ("secret",), password_contexts.place_of_relay),
-    Place(Transport, "id", ("secret",), password_contexts.place_of_transport),
-    Place(Certificate, "id", ("private_key",), certificates.place_of),
-    Place(AcmeAccount, "id", ("private_key",), acme_accounts.place_of),
+ENCRYPTED_COLUMNS = (
+    EncryptedColumns(TotpSecret, "user_id", ("seed", "pending"), totp.secret_box_purpose),
+    EncryptedColumns(Webhook, "id", ("secret", "old_secret"), webhook_signatures.secret_purpose),
+    EncryptedColumns(PushChannel, "id", ("target",), push_requests.secret_purpose),
+    EncryptedColumns(Address, "id", ("relays",), forward_targets.seal_context),
+    EncryptedColumns(User, "id", ("relays",), forward_targets.seal_context),
+    EncryptedColumns(Connector, "id", ("secret",), credentials.secret_purpose),
+    EncryptedColumns(VapidKeyPair, "id", ("private",), web_push.secret_purpose),
+    EncryptedColumns(DkimKey, "id", ("private",), signing_keys.secret_name),
+    EncryptedColumns(RelayHost, "id", ("secret",), password_contexts.relay_host_context),
+    EncryptedColumns(Transport, "id", ("secret",), password_contexts.transport_context),
+    EncryptedColumns(Certificate, "id", ("private_key",), certificates.encryption_context),
+    EncryptedColumns(AcmeAccount, "id", ("private_key",), acme_accounts.encryption_context),
 )
 
 
 @dataclass(slots=True)
-class Resealed:
+class ReencryptionResult:
     """The number of re-encrypted values, and the contexts of values that could not be decrypted."""
 
-    done: int = 0
-    closed: list[str] = field(default_factory=list)
+    reencrypted_count: int = 0
+    failed_contexts: list[str] = field(default_factory=list)
 
 
-async def counted(world: World, names: Iterable[str]) -> dict[str, int]:
+async def count_values_by_key(environment: Environment, key_names: Iterable[str]) -> dict[str, int]:
     """Count the values that are encrypted with each of these keys."""
-    found = dict.fromkeys(names, 0)
-    for place in PLACES:
-        for column in place.columns:
-            sealed = table_of(place.table).c[column]
-            for name in found:
-                asked = select(func.count().label("many")).where(sealed.startswith(f"{name}."))
-                (row,) = await world.database.read(asked.select_from(table_of(place.table)))
-                found[name] += row.many
-    return found
+    count_by_key = dict.fromkeys(key_names, 0)
+    for table_columns in ENCRYPTED_COLUMNS:
+        for column in table_columns.columns:
+            encrypted_column = core_table(table_columns.table).c[column]
+            for name in count_by_key:
+                statement = select(func.count().label("many")).where(
+                    encrypted_column.startswith(f"{name}.")
+                )
+                (row,) = await environment.database.read(
+                    statement.select_from(core_table(table_columns.table))
+                )
+                count_by_key[name] += row.many
+    return count_by_key
 
 
-async def reseal(world: World, progress: Progress = lambda _done, _total: None) -> Resealed:
+async def reencrypt_all(
+    environment: Environment, report_progress: ReencryptionProgress = lambda _count, _total: None
+) -> ReencryptionResult:
     """Encrypt all values with the newest key, ROWS_PER_TRANSACTION rows per transaction.
 
     It can be interrupted and started again, since values with the newest key are skipped.
     """
-    came, passed = Resealed(), 0
-    total = sum([await _rows(world, place) for place in PLACES])
-    for place in PLACES:
-        table, reached = table_of(place.table), 0
-        key = table.c[place.key]
+    result, passed_count = ReencryptionResult(), 0
+    total = sum([await _count_rows(environment, column) for column in ENCRYPTED_COLUMNS])
+    for table_columns in ENCRYPTED_COLUMNS:
+        table, last_key = core_table(table_columns.table), 0
+        key_column = table.c[table_columns.key_column]
         while True:
-            columns = picked(place.table, (place.key, *place.columns))
-            asked = select(*columns).where(key > reached).order_by(key).limit(ROUND)
-            rows = await world.database.read(asked)
+            columns = select_columns(
+                table_columns.table, (table_columns.key_column, *table_columns.columns)
+            )
+            statement = (
+                select(*columns)
+                .where(key_column > last_key)
+                .order_by(key_column)
+                .limit(ROWS_PER_TRANSACTION)
+            )
+            rows = await environment.database.read(statement)
             if not rows:
                 break
-            await _sealed(world, place, rows, came)
-            reached, passed = rows[-1][columns.index(key)], passed + len(rows)
-            progress(passed, total)
-            world.fault("reseal")
-    return came
+            await _reencrypt_rows(environment, table_columns, rows, result)
+            last_key, passed_count = rows[-1][columns.index(key_column)], passed_count + len(rows)
+            report_progress(passed_count, total)
+            environment.reach_fault_point("reseal")
+    return result
 
 
-async def _rows(world: World, place: Place) -> int:
-    asked = select(func.count().label("many")).select_from(table_of(place.table))
-    (row,) = await world.database.read(asked)
+async def _count_rows(environment: Environment, table_columns: EncryptedColumns) -> int:
+    statement = select(func.count().label("many")).select_from(core_table(table_columns.table))
+    (row,) = await environment.database.read(statement)
     return int(row.many)
 
 
-async def _sealed(world: World, place: Place, rows: Iterable[Picked], came: Resealed) -> None:
-    table = table_of(place.table)
+async def _reencrypt_rows(
+    environment: Environment,
+    table_columns: EncryptedColumns,
+    rows: Iterable[ColumnRow],
+    result: ReencryptionResult,
+) -> None:
+    table = core_table(table_columns.table)
     changes: list[Any] = []
     for row in rows:
-        key = getattr(row, place.key)
-        for column in place.columns:
-            old = getattr(row, column)
-            if old is None or old.startswith(f"{world.vault.newest}."):
+        row_key = getattr(row, table_columns.key_column)
+        for column in table_columns.columns:
+            old_value = getattr(row, column)
+            if old_value is None or old_value.startswith(
+                f"{environment.secret_box.newest_key_name}."
+            ):
                 continue
             try:
-                new = world.vault.seal(world.vault.open(old, place.of(key)), place.of(key))
-            except Sealed:
-                came.closed.append(place.of(key))
+                new_value = environment.secret_box.encrypt(
+                    environment.secret_box.decrypt(
+                        old_value, table_columns.context_of_row(row_key)
+                    ),
+                    table_columns.context_of_row(row_key),
+                )
+            except DecryptionError:
+                result.failed_contexts.append(table_columns.context_of_row(row_key))
                 continue
-            same = (table.c[place.key] == key, table.c[column] == old)
-            changes.append(update(table).where(*same).values({column: new}))
+            is_unchanged = (
+                table.c[table_columns.key_column] == row_key,
+                table.c[column] == old_value,
+            )
+            changes.append(update(table).where(*is_unchanged).values({column: new_value}))
 
-    def unit(turn: Turn) -> int:
-        return sum(turn.connection.execute(change).rowcount for change in changes)
+    def run_updates(transaction: DatabaseTransaction) -> int:
+        return sum(transaction.connection.execute(change).rowcount for change in changes)
 
     if changes:
-        came.done += await world.apply(unit)
+        result.reencrypted_count += await environment.run_transaction(run_updates)

@@ -14,151 +14,171 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
-from models.errors import Invalid, LimitReached
+from models.errors import InvalidInput, LimitReached
 from models.events.journal import PLATFORM, ChangeKind, Stream
-from models.runtime.environment import Adopted, World
-from models.store.columns import Big, Picked, insert_or, picked
-from models.store.keyset_pages import Ask, Page
+from models.runtime.environment import CommittedOptions, Environment
+from models.store.columns import BIG_INTEGER, ColumnRow, insert_with_conflict, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers import pagination
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.admin.setting_definitions import (
-    CUSTOM,
-    DECLARED,
-    Kind,
-    Plain,
-    checked_key,
-    custom_value,
-    effective,
-    kind_of,
+    CUSTOM_PREFIX,
+    DEFINITIONS,
+    SettingJson,
+    SettingType,
+    apply_stored_values,
+    type_of_custom_value,
+    validate_custom_value,
+    validate_key,
 )
-from resolvers.auth.security_log import actor
-from resolvers.context import Context, Needs
-from resolvers.pagination import Scan, by_keys, together
+from resolvers.auth.security_log import load_actor
+from resolvers.context import Context, GuardRule
+from resolvers.pagination import PageScan, read_by_keys, read_union
 
 log = logging.getLogger(__name__)
 
-OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
-READERS = Needs(role=Role.ADMIN, scope=Scope.READ)
-CUSTOMS = 200
-MOST = 100
-LOOK = 1.0  # between checks for changes whose wake-up was lost
-NEWEST = "settings-newest"
-STORED = select(*picked(SettingValue, ("key", "value")))
+WRITE_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+READ_RULE = GuardRule(role=Role.ADMIN, scope=Scope.READ)
+MAX_CUSTOM_SETTINGS = 200
+MAX_KEYS_PER_CALL = 100
+POLL_SECONDS = 1.0  # between checks for changes whose wake-up was lost
+HISTORY_CURSOR_KIND = "settings-newest"
+SELECT_STORED_VALUES = select(*select_columns(SettingValue, ("key", "value")))
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CurrentSetting:
     """A setting with its current value."""
 
     key: str
-    value: Plain
-    kind: Kind
-    custom: bool  # a value is set
-    default: Plain = None
+    value: SettingJson
+    type: SettingType
+    is_set: bool  # a value is set
+    default: SettingJson = None
     name: str | None = None
     description: str | None = None
     restart_required: bool = False
 
 
-async def all_of(ctx: Context, part: str | None = None) -> list[Found]:
+async def list_settings(ctx: Context, key_part: str | None = None) -> list[CurrentSetting]:
     """Return the settings with a key that contains this text in any case, ordered by key.
 
     Raises Forbidden unless the viewer is an ADMIN.
     """
-    ctx.viewer.require(READERS)
-    stored, part = await _stored(ctx), (part or "").casefold()
-    keys = sorted({*DECLARED, *(key for key in stored if key.startswith(CUSTOM))})
-    return [_found(ctx.world, key, stored) for key in keys if part in key.casefold()]
+    ctx.viewer.require(READ_RULE)
+    stored_values, key_part = await _read_stored_values(ctx), (key_part or "").casefold()
+    keys = sorted({*DEFINITIONS, *(key for key in stored_values if key.startswith(CUSTOM_PREFIX))})
+    return [
+        _current_setting(ctx.environment, key, stored_values)
+        for key in keys
+        if key_part in key.casefold()
+    ]
 
 
-async def one(ctx: Context, key: str) -> Found | None:
+async def find_setting(ctx: Context, key: str) -> CurrentSetting | None:
     """Return the setting of a key, or None. Raises Forbidden unless the viewer is an ADMIN."""
-    ctx.viewer.require(READERS)
-    stored = await _stored(ctx)
-    known = key in DECLARED or (key.startswith(CUSTOM) and key in stored)
-    return _found(ctx.world, key, stored) if known else None
+    ctx.viewer.require(READ_RULE)
+    stored_values = await _read_stored_values(ctx)
+    exists = key in DEFINITIONS or (key.startswith(CUSTOM_PREFIX) and key in stored_values)
+    return _current_setting(ctx.environment, key, stored_values) if exists else None
 
 
-async def _stored(ctx: Context) -> dict[str, Any]:
-    return _by_key(await ctx.read(STORED))
+async def _read_stored_values(ctx: Context) -> dict[str, Any]:
+    return _values_by_key(await ctx.read(SELECT_STORED_VALUES))
 
 
-def _by_key(rows: Sequence[Picked]) -> dict[str, Any]:
+def _values_by_key(rows: Sequence[ColumnRow]) -> dict[str, Any]:
     return {row.key: row.value["value"] for row in rows}
 
 
-def _found(world: World, key: str, stored: Mapping[str, Any]) -> Found:
-    declared = DECLARED.get(key)
-    if declared is None:
-        return Found(key, stored[key], kind_of(stored[key]), custom=True)
-    default = declared.standing(world.base)
-    value, custom = default, False
-    if key in stored:
-        with suppress(Invalid):  # of another version: the default applies
-            value, custom = declared.plain(declared.parse(stored[key])), True
-    return Found(
+def _current_setting(
+    environment: Environment, key: str, stored_values: Mapping[str, Any]
+) -> CurrentSetting:
+    definition = DEFINITIONS.get(key)
+    if definition is None:
+        return CurrentSetting(
+            key, stored_values[key], type_of_custom_value(stored_values[key]), is_set=True
+        )
+    default = definition.json_from_options(environment.initial_options)
+    value, is_set = default, False
+    if key in stored_values:
+        with suppress(InvalidInput):  # of another version: the default applies
+            value, is_set = definition.json_from_value(definition.parse(stored_values[key])), True
+    return CurrentSetting(
         key,
         value,
-        declared.kind,
-        custom,
+        definition.type,
+        is_set,
         default,
-        declared.name,
-        declared.description,
-        declared.restart_required,
+        definition.name,
+        definition.description,
+        definition.restart_required,
     )
 
 
-async def put(ctx: Context, key: str, value: object) -> Found:
+async def set_setting(ctx: Context, key: str, value: object) -> CurrentSetting:
     """Store the value of a setting; this process uses it as soon as the commit is durable.
 
     Raises Forbidden, and InvalidInput if the key is unknown or the value has the wrong type or
     is out of range.
     """
-    ctx.viewer.require(OPERATORS)
-    checked_key(key)
-    declared = DECLARED.get(key)
-    plain = declared.plain(declared.parse(value)) if declared else custom_value(value)
-    async with ctx.write(PLATFORM) as session:
-        stored = await _held(session)
-        if _json(stored, key) != _json({key: plain}, key):
-            await _change(ctx, session, stored, {**stored, key: plain}, "settingSet")
-    return _found(ctx.world, key, {key: plain})
+    ctx.viewer.require(WRITE_RULE)
+    validate_key(key)
+    definition = DEFINITIONS.get(key)
+    json_value = (
+        definition.json_from_value(definition.parse(value))
+        if definition
+        else validate_custom_value(value)
+    )
+    async with ctx.write_session(PLATFORM) as session:
+        stored_values = await _read_locked_values(session)
+        if _stored_json(stored_values, key) != _stored_json({key: json_value}, key):
+            await _store_changes(
+                ctx, session, stored_values, {**stored_values, key: json_value}, "settingSet"
+            )
+    return _current_setting(ctx.environment, key, {key: json_value})
 
 
-async def drop(ctx: Context, keys: Sequence[str]) -> tuple[list[Found], list[int]]:
+async def reset_settings(
+    ctx: Context, keys: Sequence[str]
+) -> tuple[list[CurrentSetting], list[int]]:
     """Delete the stored values of settings, so that their defaults apply.
 
     Returns the settings with a definition, and the indexes of keys that had no stored value.
     Custom settings are deleted. Raises Forbidden or InvalidInput.
     """
-    ctx.viewer.require(OPERATORS)
-    if len(keys) > MOST:
-        raise Invalid(f"at most {MOST} at once", constraint="max", path=["keys"])
+    ctx.viewer.require(WRITE_RULE)
+    if len(keys) > MAX_KEYS_PER_CALL:
+        raise InvalidInput(f"at most {MAX_KEYS_PER_CALL} at once", constraint="max", path=["keys"])
     for index, key in enumerate(keys):
-        checked_key(key, path=("keys",), index=index)
-    async with ctx.write(PLATFORM) as session:
-        stored = await _held(session)
-        left = {key: value for key, value in stored.items() if key not in keys}
-        if left != stored:
-            await _change(ctx, session, stored, left, "settingDelete")
-    already = [index for index, key in enumerate(keys) if key not in stored]
-    there = [_found(ctx.world, key, {}) for key in dict.fromkeys(keys) if key in DECLARED]
-    return there, already
+        validate_key(key, path=("keys",), index=index)
+    async with ctx.write_session(PLATFORM) as session:
+        stored_values = await _read_locked_values(session)
+        values_left = {key: value for key, value in stored_values.items() if key not in keys}
+        if values_left != stored_values:
+            await _store_changes(ctx, session, stored_values, values_left, "settingDelete")
+    default_indexes = [index for index, key in enumerate(keys) if key not in stored_values]
+    defined_settings = [
+        _current_setting(ctx.environment, key, {})
+        for key in dict.fromkeys(keys)
+        if key in DEFINITIONS
+    ]
+    return defined_settings, default_indexes
 
 
-async def _held(session: AsyncSession) -> dict[str, Any]:
+async def _read_locked_values(session: AsyncSession) -> dict[str, Any]:
     """Return the stored values, which no other transaction can change before this one ends."""
-    return _by_key((await (await session.connection()).execute(STORED)).all())
+    return _values_by_key((await (await session.connection()).execute(SELECT_STORED_VALUES)).all())
 
 
-async def _change(
+async def _store_changes(
     ctx: Context,
     session: AsyncSession,
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
+    values_before: Mapping[str, Any],
+    values_after: Mapping[str, Any],
     mutation: str,
 ) -> None:
     """Store the differing values with history, admin log and journal entries.
@@ -166,179 +186,205 @@ async def _change(
     The options apply when the transaction is committed. Raises LimitReached if there are too
     many custom settings.
     """
-    if len([key for key in after if key.startswith(CUSTOM)]) > CUSTOMS:
-        text = f"at most {CUSTOMS} settings of your own"
-        raise LimitReached(text, limit=CUSTOMS, used=CUSTOMS, path=["key"])
-    keys = sorted({*before, *after})
-    changed = [key for key in keys if _json(before, key) != _json(after, key)]
-    actor_id, name = await actor(session, ctx.viewer)
-    now, base = ctx.world.now(), ctx.world.base
-    ids = [ctx.world.key() for _ in changed]
+    if len([key for key in values_after if key.startswith(CUSTOM_PREFIX)]) > MAX_CUSTOM_SETTINGS:
+        message = f"at most {MAX_CUSTOM_SETTINGS} settings of your own"
+        raise LimitReached(
+            message, limit=MAX_CUSTOM_SETTINGS, used=MAX_CUSTOM_SETTINGS, path=["key"]
+        )
+    keys = sorted({*values_before, *values_after})
+    changed = [
+        key for key in keys if _stored_json(values_before, key) != _stored_json(values_after, key)
+    ]
+    actor_id, actor_name = await load_actor(session, ctx.viewer)
+    now, initial_options = ctx.environment.now(), ctx.environment.initial_options
+    ids = [ctx.environment.new_id() for _ in changed]
     rows = [
         {
             "id": row_id,
             "key": key,
-            "before": {"value": before[key]} if key in before else None,
-            "after": {"value": after[key]} if key in after else None,
+            "before": {"value": values_before[key]} if key in values_before else None,
+            "after": {"value": values_after[key]} if key in values_after else None,
             "at": now,
-            "actor": name,
+            "actor": actor_name,
             "actor_id": actor_id or None,
             "reason": ctx.reason,
         }
         for row_id, key in zip(ids, changed, strict=True)
     ]
     connection = await session.connection()
-    await connection.run_sync(_store, {key: after[key] for key in changed if key in after}, now)
-    gone = [key for key in changed if key not in after]
-    await connection.execute(delete(SettingValue).where(col(SettingValue.key).in_(gone)))
+    await connection.run_sync(
+        _upsert_values, {key: values_after[key] for key in changed if key in values_after}, now
+    )
+    deleted_keys = [key for key in changed if key not in values_after]
+    await connection.execute(delete(SettingValue).where(col(SettingValue.key).in_(deleted_keys)))
     await connection.execute(insert(SettingChange), rows)
-    await admin_log.note(
+    await admin_log.log_changes(
         ctx,
         session,
         *(
-            Done(
+            NewAdminLogEntry(
                 mutation,
                 "Setting",
-                before={key: before[key]} if key in before else None,
-                after={key: after[key]} if key in after else None,
+                before={key: values_before[key]} if key in values_before else None,
+                after={key: values_after[key]} if key in values_after else None,
             )
             for key in changed
         ),
     )
-    (was, _), (options, _) = effective(base, before), effective(base, after)
-    await _allocate(ctx, session, options.default_quota - was.default_quota)
-    number = await ctx.record(session, PLATFORM, ChangeKind.SETTING_CHANGED, ids, key=changed)
-    session.info[Adopted] = Adopted(options, number)
+    (options_before, _), (options, _) = (
+        apply_stored_values(initial_options, values_before),
+        apply_stored_values(initial_options, values_after),
+    )
+    await _adjust_allocated_quota(
+        ctx, session, options.default_quota - options_before.default_quota
+    )
+    position = await ctx.record_change(
+        session, PLATFORM, ChangeKind.SETTING_CHANGED, ids, key=changed
+    )
+    session.info[CommittedOptions] = CommittedOptions(options, position)
 
 
-def _json(stored: Mapping[str, Any], key: str) -> bytes | None:
+def _stored_json(values_by_key: Mapping[str, Any], key: str) -> bytes | None:
     """Return the canonical JSON of a stored value, or None."""
-    return orjson.dumps(stored[key]) if key in stored else None
+    return orjson.dumps(values_by_key[key]) if key in values_by_key else None
 
 
-def _store(connection: Connection, values: Mapping[str, Any], now: Any) -> None:
+def _upsert_values(connection: Connection, values: Mapping[str, Any], updated_at: Any) -> None:
     if values:
-        new = insert_or(connection.dialect.name, SettingValue).values(
+        insert = insert_with_conflict(connection.dialect.name, SettingValue).values(
             [
-                {"key": key, "value": {"value": value}, "updated_at": now}
+                {"key": key, "value": {"value": value}, "updated_at": updated_at}
                 for key, value in values.items()
             ]
         )
-        changed = {name: new.excluded[name] for name in ("value", "updated_at")}
-        connection.execute(new.on_conflict_do_update(index_elements=["key"], set_=changed))
+        changed = {name: insert.excluded[name] for name in ("value", "updated_at")}
+        connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=changed))
 
 
-async def _allocate(ctx: Context, session: AsyncSession, more: int) -> None:
+async def _adjust_allocated_quota(ctx: Context, session: AsyncSession, difference: int) -> None:
     """Add the difference of the default quota to the allocated quota of domains.
 
     Only users without own quota in domains without default quota count.
     """
-    if not more:
+    if not difference:
         return
     connection = await session.connection()
-    inherits = col(Domain.default_user_quota).is_(None)
-    theirs = select(col(Domain.id)).where(inherits)
-    streams = select(col(Stream.id)).where(col(Stream.id).in_(theirs)).order_by(col(Stream.id))
-    await connection.execute(streams.with_for_update())
-    many = (
+    has_no_default = col(Domain.default_user_quota).is_(None)
+    domain_ids = select(col(Domain.id)).where(has_no_default)
+    stream_statement = (
+        select(col(Stream.id)).where(col(Stream.id).in_(domain_ids)).order_by(col(Stream.id))
+    )
+    await connection.execute(stream_statement.with_for_update())
+    user_count = (
         select(func.count())
         .where(col(User.domain_id) == col(Domain.id), col(User.quota).is_(None))
         .scalar_subquery()
     )
-    counted = (
+    statement = (
         update(Domain)
-        .where(inherits, many > 0)
-        .values(quota_allocated=Domain.quota_allocated + many * literal(more, Big))
+        .where(has_no_default, user_count > 0)
+        .values(
+            quota_allocated=Domain.quota_allocated + user_count * literal(difference, BIG_INTEGER)
+        )
         .returning(col(Domain.id))
         .execution_options(synchronize_session=False)
     )
-    ids = sorted((await connection.execute(counted)).scalars())
+    ids = sorted((await connection.execute(statement)).scalars())
     if ids:
-        await ctx.record(session, PLATFORM, ChangeKind.DOMAIN_CHANGED, ids)
+        await ctx.record_change(session, PLATFORM, ChangeKind.DOMAIN_CHANGED, ids)
 
 
-async def refresh(world: World) -> list[str]:
+async def apply_stored_settings(environment: Environment) -> list[str]:
     """Apply the stored settings in this process and return the keys with unusable values."""
-    asked = select(col(Stream.last)).where(col(Stream.id) == PLATFORM)
-    number = next((row.last for row in await world.database.read(asked)), 0)
-    options, useless = effective(world.base, _by_key(await world.database.read(STORED)))
-    world.adopt(Adopted(options, number))
-    return useless
+    statement = select(col(Stream.last)).where(col(Stream.id) == PLATFORM)
+    position = next((row.last for row in await environment.database.read(statement)), 0)
+    options, invalid_keys = apply_stored_values(
+        environment.initial_options,
+        _values_by_key(await environment.database.read(SELECT_STORED_VALUES)),
+    )
+    environment.apply_options(CommittedOptions(options, position))
+    return invalid_keys
 
 
-async def follow(world: World) -> None:
+async def follow_stored_settings(environment: Environment) -> None:
     """Apply settings that other processes store, until cancelled.
 
     A wake-up triggers it at once; changes are also checked every POLL_SECONDS.
     """
-    told: list[str] = []
-    with world.wakeups.listen([PLATFORM]) as bell:
+    warned_keys: list[str] = []
+    with environment.wakeups.follow([PLATFORM]) as wakeup:
         while True:
-            bell.clear()  # before reading: a later change sets it again
+            wakeup.clear()  # before reading: a later change sets it again
             try:
-                if await _grown(world):
-                    useless = await refresh(world)
-                    warn([key for key in useless if key not in told])
-                    told = useless
+                if await _has_new_changes(environment):
+                    invalid_keys = await apply_stored_settings(environment)
+                    log_unusable_settings([key for key in invalid_keys if key not in warned_keys])
+                    warned_keys = invalid_keys
             except Exception:  # keep running: the next attempt can succeed
                 log.exception("the settings could not be read")
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await bell.wait()
+                async with asyncio.timeout(POLL_SECONDS):
+                    await wakeup.wait()
 
 
-def warn(useless: Sequence[str]) -> None:
+def log_unusable_settings(keys: Sequence[str]) -> None:
     """Log a warning for stored values that are not usable by this version."""
-    for key in useless:
+    for key in keys:
         log.warning(
             "a stored setting is of no use, and its default is in force", extra={"key": key}
         )
 
 
-async def _grown(world: World) -> bool:
-    asked = select(col(Stream.last)).where(
-        col(Stream.id) == PLATFORM, col(Stream.last) != world.settled
+async def _has_new_changes(environment: Environment) -> bool:
+    statement = select(col(Stream.last)).where(
+        col(Stream.id) == PLATFORM, col(Stream.last) != environment.options_position
     )
-    return bool(await world.database.read(asked))
+    return bool(await environment.database.read(statement))
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class SettingHistoryPage:
     """A page of the changes of one setting, the newest first."""
 
     key: str
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-async def pages(ctx: Context, keys: list[History]) -> list[Page[Picked]]:
+async def load_history_pages(
+    ctx: Context, page_keys: list[SettingHistoryPage]
+) -> list[Page[ColumnRow]]:
     """Load pages of setting changes, each in reading order.
 
     Raises Forbidden unless the viewer is an ADMIN.
     """
-    ctx.viewer.require(READERS)
-    columns = {"id", "at"}.union(*(key.columns for key in keys))
-    place = (col(SettingChange.at), col(SettingChange.id))
+    ctx.viewer.require(READ_RULE)
+    columns = {"id", "at"}.union(*(key.columns for key in page_keys))
+    sort_key = (col(SettingChange.at), col(SettingChange.id))
     scans = []
-    for key in keys:
-        rows = select(*picked(SettingChange, columns)).where(col(SettingChange.key) == key.key)
-        scans.append(Scan(rows, key.ask, place, falling=True))
-    return await pagination.pages(ctx, scans)
+    for page_key in page_keys:
+        statement = select(*select_columns(SettingChange, columns)).where(
+            col(SettingChange.key) == page_key.key
+        )
+        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=True))
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts(ctx: Context, keys: list[History]) -> list[int]:
+async def count_history_entries(ctx: Context, page_keys: list[SettingHistoryPage]) -> list[int]:
     """Count the changes of settings, in the given order.
 
     Raises Forbidden unless the viewer is an ADMIN.
     """
-    ctx.viewer.require(READERS)
-    many = func.count().label("many")
-    of = [select(many).where(col(SettingChange.key) == key.key) for key in keys]
-    return [row.many for (row,) in await together(ctx, of)]
+    ctx.viewer.require(READ_RULE)
+    count = func.count().label("many")
+    statements = [select(count).where(col(SettingChange.key) == key.key) for key in page_keys]
+    return [row.many for (row,) in await read_union(ctx, statements)]
 
 
-async def changes_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_changes_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load setting changes by id, in the given order. None for ids that the viewer can't see."""
     if not ctx.viewer.role.includes(Role.ADMIN):
         return [None] * len(ids)
-    return await by_keys(ctx, select(*picked(SettingChange)), col(SettingChange.id), ids)
+    return await read_by_keys(
+        ctx, select(*select_columns(SettingChange)), col(SettingChange.id), ids
+    )

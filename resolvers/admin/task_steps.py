@@ -9,68 +9,73 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.tasks import Task
 from models.events.wakeups import TASKS
-from models.runtime.environment import ring
+from models.runtime.environment import wake_workers_after_commit
 from resolvers.context import Context
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TaskStepPlan:
     """What the next step of a task locks and works on."""
 
-    streams: Sequence[int] = ()
+    stream_ids: Sequence[int] = ()
     ids: Sequence[int] = ()
-    made: Any = None  # computed before the transaction, since it takes long
+    prepared: Any = None  # computed before the transaction, since it takes long
 
 
 @dataclass(slots=True)
-class Step:
+class TaskStepResult:
     """What one step has done, and the checkpoint of the next step."""
 
     checkpoint: dict[str, Any]
-    done: int = 0
-    more: bool = False
+    done_count: int = 0
+    has_more: bool = False
     total: int | None = None  # if this step determined it
-    objects: Sequence[str] = ()  # of deleted uploads, to delete after the commit
+    object_names: Sequence[str] = ()  # of deleted uploads, to delete after the commit
 
 
-Planner = Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[Plan]]
+TaskStepPlanner = Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[TaskStepPlan]]
 
 
-class Kind(NamedTuple):
-    """How tasks of a kind are run: `plan` before each transaction, `step` in it.
+class TaskKind(NamedTuple):
+    """How tasks of a kind are run: `plan` before each transaction, `run_step` in it.
 
-    Both get the order and the checkpoint. `stoppable` says whether a task can be cancelled
-    half-way. A kind that keeps something open between its steps has `begun`, a context manager
-    that returns the planner.
+    Both get the order and the checkpoint. `is_cancellable` says whether a task can be cancelled
+    half-way. A kind that keeps something open between its steps has `open_planner`, a context
+    manager that returns the planner.
     """
 
-    plan: Planner
-    step: Callable[[Context, AsyncSession, dict[str, Any], dict[str, Any], Plan], Awaitable[Step]]
-    stoppable: bool = True
-    begun: (
-        Callable[[Context, dict[str, Any], dict[str, Any]], AbstractAsyncContextManager[Planner]]
+    plan: TaskStepPlanner
+    run_step: Callable[
+        [Context, AsyncSession, dict[str, Any], dict[str, Any], TaskStepPlan],
+        Awaitable[TaskStepResult],
+    ]
+    is_cancellable: bool = True
+    open_planner: (
+        Callable[
+            [Context, dict[str, Any], dict[str, Any]], AbstractAsyncContextManager[TaskStepPlanner]
+        ]
         | None
     ) = None
 
 
-def part(order: Mapping[str, Any], checkpoint: Mapping[str, Any], most: int) -> list[int]:
+def next_ids(order: Mapping[str, Any], checkpoint: Mapping[str, Any], limit: int) -> list[int]:
     """Return the next ids of an order, at most `limit`."""
-    at = checkpoint.get("at", 0)
-    return list(order["ids"][at : at + most])
+    offset = checkpoint.get("at", 0)
+    return list(order["ids"][offset : offset + limit])
 
 
-def past(
-    ids: Sequence[int], order: Mapping[str, Any], checkpoint: Mapping[str, Any], done: int
-) -> Step:
+def result_after_ids(
+    ids: Sequence[int], order: Mapping[str, Any], checkpoint: Mapping[str, Any], done_count: int
+) -> TaskStepResult:
     """Return the result of a step that has handled these ids of an order."""
-    at = checkpoint.get("at", 0) + len(ids)
-    return Step({"at": at}, done, more=at < len(order["ids"]))
+    offset = checkpoint.get("at", 0) + len(ids)
+    return TaskStepResult({"at": offset}, done_count, has_more=offset < len(order["ids"]))
 
 
-async def queue(
+async def insert_tasks(
     ctx: Context,
     session: AsyncSession,
-    kind: str,
+    task_kind: str,
     orders: Iterable[Mapping[str, Any]],
     **columns: Any,
 ) -> list[Task]:
@@ -83,15 +88,15 @@ async def queue(
         columns["actor_id"] = ctx.viewer.user_id or None
     tasks = [
         Task(
-            id=ctx.world.key(),
-            kind=kind,
+            id=ctx.environment.new_id(),
+            kind=task_kind,
             order={**order, "origin": ctx.origin, "reason": ctx.reason},
-            created_at=ctx.world.now(),
+            created_at=ctx.environment.now(),
             **columns,
         )
         for order in orders
     ]
     session.add_all(tasks)
     await session.flush()
-    ring(session, TASKS)
+    wake_workers_after_commit(session, TASKS)
     return tasks

@@ -10,21 +10,21 @@ from sqlalchemy import ColumnElement, case, func, or_, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.files.upload_removal import forget_objects
-from mail.storage.blobs.errors import Corrupt
+from mail.files.upload_removal import drop_unreferenced_objects
+from mail.storage.blobs.errors import CorruptBlob
 from models.admin.tasks import Task, TaskState
-from models.errors import Damaged, Forbidden, Invalid, NotFound, Refused
+from models.errors import DamagedContent, Forbidden, InvalidInput, NotFound, RequestError
 from models.events.journal import PLATFORM, ChangeKind
 from models.events.wakeups import TASKS
 from models.runtime import leases
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from resolvers import pagination
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import audits
-from resolvers.admin.task_steps import Kind, Plan, Planner
+from resolvers.admin.task_steps import TaskKind, TaskStepPlan, TaskStepPlanner
 from resolvers.auth import security_messages
 from resolvers.context import Context, Viewer
 from resolvers.filters import apply_task
@@ -33,7 +33,7 @@ from resolvers.mailboxes import update as mailbox_update
 from resolvers.messages import deleted_messages
 from resolvers.messages.bulk import bulk_changes, storage_tiers
 from resolvers.notifications import webhook_replay
-from resolvers.pagination import Scan, by_keys
+from resolvers.pagination import PageScan, read_by_keys
 from resolvers.queue import mutations as queue_mutations
 from resolvers.search import index_tasks
 from resolvers.spam import quarantine_digest
@@ -43,27 +43,27 @@ from resolvers.users import purge
 from resolvers.users.creation import file_create
 from resolvers.users.quota import quota_recalculation, quota_warnings
 
-PAUSE_AFTER_ERROR = 60.0  # after an unexpected error
-IDLE = 15.0  # between checks without wake-up
-TOLD = (  # members of the last checkpoint that are in the result
+RETRY_AFTER_ERROR_SECONDS = 60.0  # after an unexpected error
+POLL_SECONDS = 15.0  # between checks without wake-up
+RESULT_NAMES = (  # members of the last checkpoint that are in the result
     "corrected", "left", "stored", "known", "refused", "untold", "created", "errors", "warnings",
 )  # fmt: skip
-ATTEMPTS = 5  # without progress
-BROKEN = "it broke on our side"
-MOST = 250  # per call
+MAX_ATTEMPTS = 5  # without progress
+INTERNAL_ERROR_TEXT = "it broke on our side"
+MAX_CANCELLED_TASKS = 250  # per call
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class TaskWhere:
+class TaskConditions:
     """Conditions of a task list; all must hold."""
 
-    kind: str | None = None
+    task_kind: str | None = None
     states: tuple[TaskState, ...] | None = None
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_task(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the tasks that the viewer can see.
 
     These are the viewer's own and requested ones, for administrators all. Audit copies by
@@ -72,173 +72,193 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
     if ctx.viewer.role is Role.ROOT:
         return true()
     if ctx.viewer.role is Role.ADMIN:
-        return (col(Task.kind) != audits.KIND) | (col(Task.actor_id) == ctx.viewer.user_id)
-    return or_(col(Task.user_id) == own(ctx), col(Task.actor_id) == own(ctx))
+        return (col(Task.kind) != audits.TASK_KIND) | (col(Task.actor_id) == ctx.viewer.user_id)
+    return or_(
+        col(Task.user_id) == require_user_id(ctx), col(Task.actor_id) == require_user_id(ctx)
+    )
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_tasks_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load tasks by id, in the given order. None for ids that the viewer can't see."""
-    return await by_keys(ctx, select(*picked(Task)).where(_visible(ctx)), col(Task.id), ids)
+    return await read_by_keys(
+        ctx, select(*select_columns(Task)).where(_is_visible_task(ctx)), col(Task.id), ids
+    )
 
 
-def _terms(ctx: Context, where: TaskWhere) -> list[ColumnElement[bool]]:
-    terms = [_visible(ctx)]
-    if where.states is not None:
-        terms.append(col(Task.state).in_(where.states))
-    if where.kind:
-        terms.append(col(Task.kind) == where.kind)
-    return terms
+def _where_clauses(ctx: Context, conditions: TaskConditions) -> list[ColumnElement[bool]]:
+    clauses = [_is_visible_task(ctx)]
+    if conditions.states is not None:
+        clauses.append(col(Task.state).in_(conditions.states))
+    if conditions.task_kind:
+        clauses.append(col(Task.kind) == conditions.task_kind)
+    return clauses
 
 
-async def count(ctx: Context, where: TaskWhere) -> int:
+async def count_tasks(ctx: Context, conditions: TaskConditions) -> int:
     """Count the visible tasks that meet the conditions."""
-    asked = select(func.count()).select_from(Task).where(*_terms(ctx, where))
-    (row,) = await ctx.read(asked)
+    statement = select(func.count()).select_from(Task).where(*_where_clauses(ctx, conditions))
+    (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-async def pages(ctx: Context, where: TaskWhere, ask: Ask, columns: frozenset[str]) -> Page[Picked]:
+async def read_task_page(
+    ctx: Context, conditions: TaskConditions, page_request: PageRequest, columns: frozenset[str]
+) -> Page[ColumnRow]:
     """Read a page of tasks, the newest first."""
-    names = {"id", "created_at", *columns}
-    rows = select(*picked(Task, names)).where(*_terms(ctx, where))
-    place = (col(Task.created_at), col(Task.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=True))
+    column_names = {"id", "created_at", *columns}
+    statement = select(*select_columns(Task, column_names)).where(*_where_clauses(ctx, conditions))
+    sort_key = (col(Task.created_at), col(Task.id))
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=True)
+    )
 
 
-async def cancel(ctx: Context, ids: list[int]) -> None:
-    """Cancel tasks at their next step; finished tasks stay as they are.
+async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
+    """Cancel tasks at their next step. Finished tasks do not change.
 
     Raises NotFound if the viewer can't see a task, InvalidInput if there are too many, and
     Forbidden if a task can't be cancelled half-way, such as the deletion of a user.
     """
-    if len(ids) > MOST:
-        raise Invalid(f"at most {MOST} tasks", constraint="max", path=["ids"])
-    rows = await ctx.load_all(by_ids, ids)
-    for index, (key, row) in enumerate(zip(ids, rows, strict=True)):
+    if len(ids) > MAX_CANCELLED_TASKS:
+        raise InvalidInput(f"at most {MAX_CANCELLED_TASKS} tasks", constraint="max", path=["ids"])
+    rows = await ctx.load_many(load_tasks_by_id, ids)
+    for index, (task_id, row) in enumerate(zip(ids, rows, strict=True)):
         if row is None:
-            raise NotFound(str(key), path=["ids"], index=index)
-        if row.kind in KINDS and not KINDS[row.kind].stoppable:
+            raise NotFound(str(task_id), path=["ids"], index=index)
+        if row.kind in TASK_KINDS and not TASK_KINDS[row.kind].is_cancellable:
             raise Forbidden("this task does not end half-way", path=["ids"])
-    streams = {_stream(row) for row in rows if row}
-    async with ctx.write(*streams) as session:
+    stream_ids = {_stream_of_task(row) for row in rows if row}
+    async with ctx.write_session(*stream_ids) as session:
         connection = await session.connection()
-        these = update(Task).where(col(Task.id).in_(ids))
+        statement = update(Task).where(col(Task.id).in_(ids))
         await connection.execute(
-            these.where(col(Task.state) == TaskState.QUEUED).values(
-                state=TaskState.CANCELLED, finished_at=ctx.world.now(), cancelled=True
+            statement.where(col(Task.state) == TaskState.QUEUED).values(
+                state=TaskState.CANCELLED, finished_at=ctx.environment.now(), cancelled=True
             )
         )
         await connection.execute(
-            these.where(col(Task.state) == TaskState.RUNNING).values(cancelled=True)
+            statement.where(col(Task.state) == TaskState.RUNNING).values(cancelled=True)
         )
         for row in rows:
             if row:
-                await _forget(session, row)
-                await ctx.record(session, _stream(row), ChangeKind.TASK_CHANGED, [row.id])
+                await _delete_passphrase(session, row)
+                await ctx.record_change(
+                    session, _stream_of_task(row), ChangeKind.TASK_CHANGED, [row.id]
+                )
 
 
-async def _forget(session: AsyncSession, row: Picked) -> None:
+async def _delete_passphrase(session: AsyncSession, task: ColumnRow) -> None:
     """Delete the passphrase from the order of a finished task."""
-    if passphrases.NAME in row.order:
-        ended = col(Task.id) == row.id, col(Task.finished_at).is_not(None)
-        this = update(Task).where(*ended).values(order=passphrases.without(row.order))
-        await (await session.connection()).execute(this)
+    if passphrases.ORDER_KEY in task.order:
+        is_finished = col(Task.id) == task.id, col(Task.finished_at).is_not(None)
+        statement = (
+            update(Task)
+            .where(*is_finished)
+            .values(order=passphrases.order_without_passphrase(task.order))
+        )
+        await (await session.connection()).execute(statement)
 
 
-def _stream(row: Any) -> int:
-    return PLATFORM if row.user_id is None else int(row.user_id)
+def _stream_of_task(task: Any) -> int:
+    return PLATFORM if task.user_id is None else int(task.user_id)
 
 
-async def run(world: World) -> None:
+async def run_worker(environment: Environment) -> None:
     """Run waiting tasks until cancelled, including tasks of dead workers."""
-    async with leases.registered(world):
-        await _work_on(world)
+    async with leases.registered_process(environment):
+        await _run_loop(environment)
 
 
-async def _work_on(world: World) -> None:
-    with world.wakeups.listen([TASKS]) as bell:
+async def _run_loop(environment: Environment) -> None:
+    with environment.wakeups.follow([TASKS]) as wakeup:
         while True:
-            bell.clear()
+            wakeup.clear()
             try:
-                await _work_on_all(world)
+                await _run_due_tasks(environment)
             except Exception:  # keep running: the database can be back at the next attempt
                 log.exception("tasks could not be looked for")
             try:
                 async with asyncio.timeout(
-                    IDLE
+                    POLL_SECONDS
                 ):  # unlike wait_for, it is also cancelled by a wake-up
-                    await bell.wait()
+                    await wakeup.wait()
             except TimeoutError:
                 continue
 
 
-async def _work_on_all(world: World) -> None:
+async def _run_due_tasks(environment: Environment) -> None:
     """Run each due task. A task that fails is retried later, after the others."""
-    while (row := await _claim(world)) is not None:
+    while (task := await _lease_next_task(environment)) is not None:
         try:
-            await _do_or_abandon(world, row)
+            await _run_or_abandon(environment, task)
         except Exception:
-            log.exception("a task could not go on", extra={"task": row.id, "kind": row.kind})
+            log.exception("a task could not go on", extra={"task": task.id, "kind": task.kind})
 
 
-async def work(world: World) -> bool:
+async def run_next_task(environment: Environment) -> bool:
     """Lease and run the next free task. Returns False if there is none."""
-    row = await _claim(world)
-    if row is None:
+    task = await _lease_next_task(environment)
+    if task is None:
         return False
-    await _do_or_abandon(world, row)
+    await _run_or_abandon(environment, task)
     return True
 
 
-async def _do_or_abandon(world: World, row: Picked) -> None:
+async def _run_or_abandon(environment: Environment, task: ColumnRow) -> None:
     try:
-        with leases.in_use(world, row.lease):
-            await _do(world, row)
+        with leases.use_leases(environment, task.lease):
+            await _run_task(environment, task)
     except Exception:
-        mine = col(Task.id) == row.id, col(Task.lease) == row.lease
-        leases.abandon(world, Task, *mine, after=PAUSE_AFTER_ERROR)
+        is_leased_task = col(Task.id) == task.id, col(Task.lease) == task.lease
+        leases.abandon_lease(
+            environment, Task, *is_leased_task, delay_seconds=RETRY_AFTER_ERROR_SECONDS
+        )
         raise
 
 
-async def _do(world: World, row: Picked) -> None:
+async def _run_task(environment: Environment, task: ColumnRow) -> None:
     """Run a task until it is finished, fails or raises an unexpected error."""
-    viewer = Viewer(row.user_id or 0, Role.USER, frozenset({Scope.MASTER}))
-    ctx = Context(world, viewer, origin=row.order.get("origin"), reason=row.order.get("reason"))
-    log.info("task begun", extra={"task": row.id, "kind": row.kind, "attempt": row.attempts})
-    if row.attempts > ATTEMPTS:  # its earlier attempts ended with the death of their workers
-        await _end(ctx, row, TaskState.FAILED, error=BROKEN)
+    viewer = Viewer(task.user_id or 0, Role.USER, frozenset({Scope.MASTER}))
+    ctx = Context(
+        environment, viewer, origin=task.order.get("origin"), reason=task.order.get("reason")
+    )
+    log.info("task begun", extra={"task": task.id, "kind": task.kind, "attempt": task.attempts})
+    if task.attempts > MAX_ATTEMPTS:  # its earlier attempts ended with the death of their workers
+        await _finish_task(ctx, task, TaskState.FAILED, error=INTERNAL_ERROR_TEXT)
         return
     try:
-        await _chunks(ctx, row)
-    except Refused as refusal:
-        result = await _result(ctx, row)
-        await _end(ctx, row, TaskState.FAILED, result=result, error=refusal.message)
-    except Corrupt as damage:  # another attempt would find the same bytes
-        extra = {"task": row.id, "kind": row.kind, "damage": str(damage)}
-        log.warning("a task ended at damaged bytes", extra=extra)
-        result = await _result(ctx, row)
-        await _end(ctx, row, TaskState.FAILED, result=result, error=Damaged().message)
+        await _run_steps(ctx, task)
+    except RequestError as refusal:
+        result = await _result_so_far(ctx, task)
+        await _finish_task(ctx, task, TaskState.FAILED, result=result, error=refusal.message)
+    except CorruptBlob as damage:  # another attempt would find the same bytes
+        log_values = {"task": task.id, "kind": task.kind, "damage": str(damage)}
+        log.warning("a task ended at damaged bytes", extra=log_values)
+        result = await _result_so_far(ctx, task)
+        await _finish_task(
+            ctx, task, TaskState.FAILED, result=result, error=DamagedContent().message
+        )
     except Exception:
-        if row.attempts >= ATTEMPTS:
-            await _end(ctx, row, TaskState.FAILED, error=BROKEN)
+        if task.attempts >= MAX_ATTEMPTS:
+            await _finish_task(ctx, task, TaskState.FAILED, error=INTERNAL_ERROR_TEXT)
         raise
 
 
-async def _claim(world: World) -> Picked | None:
+async def _lease_next_task(environment: Environment) -> ColumnRow | None:
     """Lease the oldest due task; interrupted tasks come last.
 
     A task that kills its server would otherwise be first again after each restart and block the
     others. Among the interrupted ones, tasks with progress since the interruption come first.
     """
-    now, lease = world.now(), world.key()
-    process_id = await leases.ensure_registered(world)
-    due = (
+    now, lease = environment.now(), environment.new_id()
+    process_id = await leases.ensure_registered(environment)
+    due_task_ids = (
         select(col(Task.id))
         .where(
             col(Task.finished_at).is_(None),
-            col(Task.kind).in_(KINDS),
+            col(Task.kind).in_(TASK_KINDS),
             or_(col(Task.not_before).is_(None), col(Task.not_before) <= now),
-            leases.is_free(Task),
+            leases.is_unleased(Task),
         )
         .order_by(
             case((col(Task.state) == TaskState.RUNNING, 1), else_=0),
@@ -248,127 +268,164 @@ async def _claim(world: World) -> Picked | None:
         )
         .limit(1)
     )
-    if not await world.database.read(due):
+    if not await environment.database.read(due_task_ids):
         return None  # an idle worker writes nothing
     # a scalar and no IN: PostgreSQL can run an IN once per task and lease all tasks
-    one = due.with_for_update(skip_locked=True).scalar_subquery()
-    claim = (
+    task_id = due_task_ids.with_for_update(skip_locked=True).scalar_subquery()
+    statement = (
         update(Task)
-        .where(col(Task.id) == one, leases.is_registered(process_id))
+        .where(col(Task.id) == task_id, leases.is_registered(process_id))
         .values(
             state=TaskState.RUNNING,
-            **leases.held(process_id, lease),
+            **leases.lease_values(process_id, lease),
             attempts=Task.attempts + 1,
             started_at=func.coalesce(Task.started_at, now),
         )
-        .returning(*picked(Task))
+        .returning(*select_columns(Task))
     )
-    async with world.write() as session:
-        return (await (await session.connection()).execute(claim)).first()
+    async with environment.write_session() as session:
+        return (await (await session.connection()).execute(statement)).first()
 
 
-async def _chunks(ctx: Context, row: Picked) -> None:
+async def _run_steps(ctx: Context, task: ColumnRow) -> None:
     """Run the steps of a task, each with its progress in one transaction."""
-    kind, order, checkpoint = KINDS[row.kind], row.order, row.checkpoint or {}
-    begun = kind.begun(ctx, order, checkpoint) if kind.begun else nullcontext(kind.plan)
-    async with begun as plan:
-        await _by_chunks(ctx, row, plan)
+    task_kind, order, checkpoint = TASK_KINDS[task.kind], task.order, task.checkpoint or {}
+    planner_context = (
+        task_kind.open_planner(ctx, order, checkpoint)
+        if task_kind.open_planner
+        else nullcontext(task_kind.plan)
+    )
+    async with planner_context as plan:
+        await _run_planned_steps(ctx, task, plan)
 
 
-async def _by_chunks(ctx: Context, row: Picked, plan: Planner) -> None:
-    kind, order = KINDS[row.kind], row.order
-    checkpoint, done = row.checkpoint or {}, row.done
-    state, more = TaskState.SUCCEEDED, True
-    while more:
-        held = await plan(ctx, order, checkpoint)
-        async with ctx.write(_stream(row), *held.streams) as session:
-            if await _asked_to_stop(session, row):
+async def _run_planned_steps(ctx: Context, task: ColumnRow, plan_step: TaskStepPlanner) -> None:
+    task_kind, order = TASK_KINDS[task.kind], task.order
+    checkpoint, done_count = task.checkpoint or {}, task.done
+    state, has_more = TaskState.SUCCEEDED, True
+    while has_more:
+        step_plan = await plan_step(ctx, order, checkpoint)
+        async with ctx.write_session(_stream_of_task(task), *step_plan.stream_ids) as session:
+            if await _is_cancelled(session, task):
                 state = TaskState.CANCELLED
                 break
-            step = await kind.step(ctx, session, order, checkpoint, held)
-            checkpoint, more, done = step.checkpoint, step.more, done + step.done
-            values = {"checkpoint": checkpoint, "done": done, "attempts": 0}
-            if step.total is not None:
-                values["total"] = step.total
-            await _note(ctx, session, row, values)
-        await forget_objects(ctx.world, step.objects)
-    if done:  # it can have changed many messages
-        await ctx.world.database.refresh_statistics()
-    await _end(ctx, row, state, result=_facts(checkpoint, done))
+            result = await task_kind.run_step(ctx, session, order, checkpoint, step_plan)
+            checkpoint, has_more, done_count = (
+                result.checkpoint,
+                result.has_more,
+                done_count + result.done_count,
+            )
+            values = {"checkpoint": checkpoint, "done": done_count, "attempts": 0}
+            if result.total is not None:
+                values["total"] = result.total
+            await _store_progress(ctx, session, task, values)
+        await drop_unreferenced_objects(ctx.environment, result.object_names)
+    if done_count:  # it can have changed many messages
+        await ctx.environment.database.refresh_planner_statistics()
+    await _finish_task(ctx, task, state, result=_task_result(checkpoint, done_count))
 
 
-async def _result(ctx: Context, row: Picked) -> dict[str, Any]:
+async def _result_so_far(ctx: Context, task: ColumnRow) -> dict[str, Any]:
     """Return the result of a task that can't continue."""
-    asked = select(col(Task.checkpoint), col(Task.done)).where(col(Task.id) == row.id)
-    ((checkpoint, done),) = await ctx.read(asked)
-    return _facts(checkpoint or {}, done)
+    statement = select(col(Task.checkpoint), col(Task.done)).where(col(Task.id) == task.id)
+    ((checkpoint, done_count),) = await ctx.read(statement)
+    return _task_result(checkpoint or {}, done_count)
 
 
-def _facts(checkpoint: dict[str, Any], done: int) -> dict[str, Any]:
-    facts = {name: value for name, value in checkpoint.items() if name in TOLD}
-    return {"changed": done, **facts}
+def _task_result(checkpoint: dict[str, Any], done_count: int) -> dict[str, Any]:
+    members = {name: value for name, value in checkpoint.items() if name in RESULT_NAMES}
+    return {"changed": done_count, **members}
 
 
-async def _no_plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
-    return Plan()
+async def _plan_nothing(
+    _ctx: Context, _task_order: dict[str, Any], _checkpoint: dict[str, Any]
+) -> TaskStepPlan:
+    return TaskStepPlan()
 
 
-OF_MESSAGES = Kind(bulk_changes.plan, bulk_changes.step)
-KINDS = {
-    "MESSAGE_UPDATE": OF_MESSAGES,
-    "MESSAGE_MOVE": OF_MESSAGES,
-    "MESSAGE_COPY": OF_MESSAGES,
-    "MESSAGE_DELETE": OF_MESSAGES,
-    "MESSAGE_DEDUPLICATE": OF_MESSAGES,
-    deleted_messages.KIND: Kind(deleted_messages.plan, deleted_messages.step),
-    storage_tiers.KIND: Kind(storage_tiers.plan, storage_tiers.step),
-    exports.KIND: Kind(exports.plan, exports.step),
-    apply_task.KIND: Kind(apply_task.plan, apply_task.step),
-    imports.KIND: Kind(imports.plan, imports.step, begun=imports.begun),
-    audits.KIND: Kind(audits.plan, audits.step, stoppable=False),
-    user_delete.KIND: Kind(purge.plan, purge.step, stoppable=False),
-    file_create.KIND: Kind(file_create.plan, file_create.step, begun=file_create.begun),
-    repair.KIND: Kind(repair.plan, repair.step),
-    mailbox_update.KIND: Kind(_no_plan, mailbox_update.step),
-    quota_recalculation.KIND: Kind(quota_recalculation.plan, quota_recalculation.step),
-    webhook_replay.KIND: Kind(webhook_replay.plan, webhook_replay.step),
-    quota_warnings.KIND: Kind(quota_warnings.plan, quota_warnings.step),
-    security_messages.KIND: Kind(security_messages.plan, security_messages.step, stoppable=False),
-    quarantine_digest.KIND: Kind(quarantine_digest.plan, quarantine_digest.step),
-    queue_mutations.DELETE: Kind(queue_mutations.plan, queue_mutations.step_delete),
-    queue_mutations.FLUSH: Kind(queue_mutations.plan, queue_mutations.step_flush),
-    **index_tasks.KINDS,
+BULK_CHANGE_KIND = TaskKind(bulk_changes.plan_task_step, bulk_changes.run_task_step)
+TASK_KINDS = {
+    "MESSAGE_UPDATE": BULK_CHANGE_KIND,
+    "MESSAGE_MOVE": BULK_CHANGE_KIND,
+    "MESSAGE_COPY": BULK_CHANGE_KIND,
+    "MESSAGE_DELETE": BULK_CHANGE_KIND,
+    "MESSAGE_DEDUPLICATE": BULK_CHANGE_KIND,
+    deleted_messages.TASK_KIND: TaskKind(
+        deleted_messages.plan_task_step, deleted_messages.run_task_step
+    ),
+    storage_tiers.TASK_KIND: TaskKind(
+        storage_tiers.copy_next_blobs, storage_tiers.switch_copied_blobs
+    ),
+    exports.TASK_KIND: TaskKind(exports.plan_next_chunk, exports.store_chunk),
+    apply_task.TASK_KIND: TaskKind(apply_task.decide_next_messages, apply_task.apply_decisions),
+    imports.TASK_KIND: TaskKind(
+        imports.plan_nothing, imports.run_step, open_planner=imports.open_import_planner
+    ),
+    audits.TASK_KIND: TaskKind(audits.plan_copying, audits.copy_chunk, is_cancellable=False),
+    user_delete.KIND: TaskKind(purge.plan_purge, purge.purge_chunk, is_cancellable=False),
+    file_create.KIND: TaskKind(
+        file_create.plan_nothing, file_create.store_batch, open_planner=file_create.open_planner
+    ),
+    repair.TASK_KIND: TaskKind(repair.plan_task_step, repair.run_task_step),
+    mailbox_update.TASK_KIND: TaskKind(_plan_nothing, mailbox_update.run_task_step),
+    quota_recalculation.KIND: TaskKind(
+        quota_recalculation.plan_next_users, quota_recalculation.recalculate_chunk
+    ),
+    webhook_replay.TASK_KIND: TaskKind(webhook_replay.plan, webhook_replay.step),
+    quota_warnings.KIND: TaskKind(quota_warnings.plan_warning, quota_warnings.insert_notice),
+    security_messages.KIND: TaskKind(
+        security_messages.prepare_message, security_messages.insert_notice, is_cancellable=False
+    ),
+    quarantine_digest.TASK_KIND: TaskKind(
+        quarantine_digest.plan_digest, quarantine_digest.insert_digest
+    ),
+    queue_mutations.DELETE_TASK_KIND: TaskKind(
+        queue_mutations.plan_next_entries, queue_mutations.delete_planned_entries
+    ),
+    queue_mutations.FLUSH_TASK_KIND: TaskKind(
+        queue_mutations.plan_next_entries, queue_mutations.flush_planned_entries
+    ),
+    **index_tasks.TASK_KINDS,
 }
 
 
-async def _asked_to_stop(session: AsyncSession, row: Picked) -> bool:
-    asked = select(col(Task.cancelled)).where(col(Task.id) == row.id)
-    return bool((await (await session.connection()).execute(asked)).scalar())
+async def _is_cancelled(session: AsyncSession, task: ColumnRow) -> bool:
+    statement = select(col(Task.cancelled)).where(col(Task.id) == task.id)
+    return bool((await (await session.connection()).execute(statement)).scalar())
 
 
-async def _note(ctx: Context, session: AsyncSession, row: Picked, values: dict[str, Any]) -> None:
+async def _store_progress(
+    ctx: Context, session: AsyncSession, task: ColumnRow, values: dict[str, Any]
+) -> None:
     """Store the progress of a task and record it. Raises TaskLeaseLost if the lease has ended."""
-    held = update(Task).where(col(Task.id) == row.id, col(Task.lease) == row.lease).values(**values)
-    if not (await (await session.connection()).execute(held)).rowcount:
-        raise LeaseLost
-    await ctx.record(session, _stream(row), ChangeKind.TASK_CHANGED, [row.id])
+    statement = (
+        update(Task).where(col(Task.id) == task.id, col(Task.lease) == task.lease).values(**values)
+    )
+    if not (await (await session.connection()).execute(statement)).rowcount:
+        raise TaskLeaseLost
+    await ctx.record_change(session, _stream_of_task(task), ChangeKind.TASK_CHANGED, [task.id])
 
 
-class LeaseLost(Exception):
+class TaskLeaseLost(Exception):
     """Another worker has leased the task."""
 
 
-async def _end(
+async def _finish_task(
     ctx: Context,
-    row: Picked,
+    task: ColumnRow,
     state: TaskState,
     *,
     result: dict[str, Any] | None = None,
     error: str | None = None,
 ) -> None:
-    values = {"state": state, "finished_at": ctx.world.now(), "result": result, "error": error}
+    values = {
+        "state": state,
+        "finished_at": ctx.environment.now(),
+        "result": result,
+        "error": error,
+    }
     values |= {"lease": None, "holder": None}
-    async with ctx.write(_stream(row)) as session:
-        await _note(ctx, session, row, values)
-        await _forget(session, row)
-    log.info("task ended", extra={"task": row.id, "state": state})
+    async with ctx.write_session(_stream_of_task(task)) as session:
+        await _store_progress(ctx, session, task, values)
+        await _delete_passphrase(session, task)
+    log.info("task ended", extra={"task": task.id, "state": state})

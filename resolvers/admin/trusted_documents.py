@@ -8,21 +8,23 @@ from hashlib import sha256
 from sqlalchemy import bindparam, delete, select
 from sqlmodel import col
 
-from models.admin.trusted_documents import Document
+from models.admin.trusted_documents import TrustedDocument
 from models.errors import NotFound
-from models.runtime.environment import World
-from models.store.columns import Picked, insert_or, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role, Scope
-from resolvers.context import BATCH, Context, Needs
+from resolvers.context import MAX_BATCH_KEYS, Context, GuardRule
 
 log = logging.getLogger(__name__)
 
-OPERATORS = Needs(role=Role.ROOT, scope=Scope.MASTER)
-BY_HASH = select(col(Document.text)).where(col(Document.hash) == bindparam("wanted"))
+GUARD_RULE = GuardRule(role=Role.ROOT, scope=Scope.MASTER)
+SELECT_TEXT_BY_HASH = select(col(TrustedDocument.text)).where(
+    col(TrustedDocument.hash) == bindparam("wanted")
+)
 
 
 @dataclass(frozen=True, slots=True)
-class NewDocument:
+class NewTrustedDocument:
     """A document to trust, with the names of its operations. The caller has validated it."""
 
     text: str
@@ -34,54 +36,70 @@ def hash_of(text: str) -> bytes:
     return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-async def text_of(world: World, wanted: bytes) -> str | None:
+async def find_document_text(environment: Environment, wanted_hash: bytes) -> str | None:
     """Return the text of the trusted document with this hash, or None."""
-    rows = await world.database.read(BY_HASH, {"wanted": wanted})
+    rows = await environment.database.read(SELECT_TEXT_BY_HASH, {"wanted": wanted_hash})
     return next((row.text for row in rows), None)
 
 
-async def add(ctx: Context, new: Sequence[NewDocument]) -> int:
+async def add_documents(ctx: Context, documents: Sequence[NewTrustedDocument]) -> int:
     """Trust documents, all or none, and return how many were not trusted before.
 
     Raises Forbidden unless the viewer is ROOT.
     """
-    ctx.viewer.require(OPERATORS)
-    at, dialect = ctx.world.now(), ctx.world.database.dialect
+    ctx.viewer.require(GUARD_RULE)
+    now, dialect = ctx.environment.now(), ctx.environment.database.dialect
     rows = {
-        hash_of(each.text): {"text": each.text, "operations": list(each.operations), "added_at": at}
-        for each in new
+        hash_of(document.text): {
+            "text": document.text,
+            "operations": list(document.operations),
+            "added_at": now,
+        }
+        for document in documents
     }
     hashes, added = sorted(rows), 0
-    async with ctx.write() as session:
+    async with ctx.write_session() as session:
         connection = await session.connection()
-        for start in range(0, len(hashes), BATCH):
-            some = [{"hash": key, **rows[key]} for key in hashes[start : start + BATCH]]
-            missing = insert_or(dialect, Document).values(some).on_conflict_do_nothing()
-            added += len((await connection.execute(missing.returning(col(Document.hash)))).all())
+        for start in range(0, len(hashes), MAX_BATCH_KEYS):
+            chunk = [{"hash": key, **rows[key]} for key in hashes[start : start + MAX_BATCH_KEYS]]
+            statement = (
+                insert_with_conflict(dialect, TrustedDocument)
+                .values(chunk)
+                .on_conflict_do_nothing()
+            )
+            added += len(
+                (await connection.execute(statement.returning(col(TrustedDocument.hash)))).all()
+            )
     log.info("documents added", extra={"documents": added, "by": ctx.viewer.principal})
     return added
 
 
-async def all_of(ctx: Context) -> Sequence[Picked]:
+async def list_documents(ctx: Context) -> Sequence[ColumnRow]:
     """Return all trusted documents without their texts, the last added at the end.
 
     Raises Forbidden unless the viewer is ROOT.
     """
-    ctx.viewer.require(OPERATORS)
-    columns = picked(Document, {"hash", "operations", "added_at"})
-    return await ctx.read(select(*columns).order_by(col(Document.added_at), col(Document.hash)))
+    ctx.viewer.require(GUARD_RULE)
+    columns = select_columns(TrustedDocument, {"hash", "operations", "added_at"})
+    return await ctx.read(
+        select(*columns).order_by(col(TrustedDocument.added_at), col(TrustedDocument.hash))
+    )
 
 
-async def remove(ctx: Context, hashes: Sequence[bytes]) -> None:
+async def remove_documents(ctx: Context, hashes: Sequence[bytes]) -> None:
     """Stop trusting documents, all or none.
 
     Raises NotFound with the index of a missing one, and Forbidden unless the viewer is ROOT.
     """
-    ctx.viewer.require(OPERATORS)
-    async with ctx.write() as session:
+    ctx.viewer.require(GUARD_RULE)
+    async with ctx.write_session() as session:
         connection = await session.connection()
-        for index, key in enumerate(hashes):
-            gone = delete(Document).where(col(Document.hash) == key).returning(col(Document.hash))
-            if not (await connection.execute(gone)).all():
-                raise NotFound(key.hex(), path=["hashes"], index=index)
+        for index, document_hash_of_row in enumerate(hashes):
+            statement = (
+                delete(TrustedDocument)
+                .where(col(TrustedDocument.hash) == document_hash_of_row)
+                .returning(col(TrustedDocument.hash))
+            )
+            if not (await connection.execute(statement)).all():
+                raise NotFound(document_hash_of_row.hex(), path=["hashes"], index=index)
     log.info("documents removed", extra={"documents": len(hashes), "by": ctx.viewer.principal})

@@ -6,24 +6,30 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.errors import Conflict, Forbidden, Invalid, NotFound
-from models.store.columns import Picked, picked
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers.access import managed_users, own, visible_users
+from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import access_tokens, credential_status, security_log
-from resolvers.auth.access_tokens import NewToken
-from resolvers.auth.authentication import Authenticated
-from resolvers.auth.credential_makers import LONGEST, key_of
-from resolvers.auth.security_log import Event
+from resolvers.auth.access_tokens import NewAccessToken
+from resolvers.auth.authentication import AuthenticatedUser
+from resolvers.auth.credential_makers import MAX_LIFETIME, acting_key_id
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 
-LEAST, USUAL, MOST = timedelta(minutes=1), timedelta(minutes=30), LONGEST
+MIN_ACT_AS_LIFETIME, DEFAULT_ACT_AS_LIFETIME, MAX_ACT_AS_LIFETIME = (
+    timedelta(minutes=1),
+    timedelta(minutes=30),
+    MAX_LIFETIME,
+)
 
 
-async def act_as(ctx: Context, user_id: int, ttl: timedelta | None = None) -> Authenticated:
+async def create_act_as_token(
+    ctx: Context, user_id: int, ttl: timedelta | None = None
+) -> AuthenticatedUser:
     """Create a token with which the viewer acts as this user for `ttl`. Uses do not extend it.
 
     It ends earlier with either user, with the key that made it, or with the permission. The user's
@@ -31,37 +37,43 @@ async def act_as(ctx: Context, user_id: int, ttl: timedelta | None = None) -> Au
     domain, which belongs to no user, Invalid for a lifetime out of range, and NotFound or Conflict
     if the user is not visible or can't sign in.
     """
-    key, ttl = key_of(ctx.viewer), USUAL if ttl is None else ttl
-    actor = own(ctx) if key is None else None
-    if not LEAST <= ttl <= MOST:
+    actor_key_id, ttl = acting_key_id(ctx.viewer), DEFAULT_ACT_AS_LIFETIME if ttl is None else ttl
+    actor_id = require_user_id(ctx) if actor_key_id is None else None
+    if not MIN_ACT_AS_LIFETIME <= ttl <= MAX_ACT_AS_LIFETIME:
         text = "from a minute to four hours"
-        raise Invalid(text, constraint="max" if ttl > MOST else "min", path=["ttl"])
-    if ctx.viewer.acting:
+        raise InvalidInput(
+            text, constraint="max" if ttl > MAX_ACT_AS_LIFETIME else "min", path=["ttl"]
+        )
+    if ctx.viewer.is_acting:
         raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.MASTER)
-    user = await _target(ctx, user_id)
-    if user_id == actor:
-        raise Invalid("that is yourself", constraint="exclusive", path=["user"])
-    async with ctx.write(user_id) as session:
-        new = NewToken(user, ttl, protocol="API", scope=Scope.MAIL, actor_id=actor)
-        new = replace(new, actor_key_id=key)
-        secret, ends = await access_tokens.create(ctx, session, new)
-        detail = {"until": ends.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
-        await security_log.note(ctx, session, Event("act as", user_id, detail=detail))
-        done = Done("actAs", "User", user_id, user.domain_id, after={"until": ends})
-        await admin_log.note(ctx, session, done)
-    return Authenticated(
-        user, Scope.MAIL, require_password_change=False, token=secret, expires_at=ends
+    user = await _load_target_user(ctx, user_id)
+    if user_id == actor_id:
+        raise InvalidInput("that is yourself", constraint="exclusive", path=["user"])
+    async with ctx.write_session(user_id) as session:
+        new_token = NewAccessToken(user, ttl, protocol="API", scope=Scope.MAIL, actor_id=actor_id)
+        new_token = replace(new_token, actor_key_id=actor_key_id)
+        secret, expires_at = await access_tokens.create_access_token(ctx, session, new_token)
+        detail = {"until": expires_at.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
+        await security_log.log_event(
+            ctx, session, NewSecurityEvent("act as", user_id, detail=detail)
+        )
+        admin_entry = NewAdminLogEntry(
+            "actAs", "User", user_id, user.domain_id, after={"until": expires_at}
+        )
+        await admin_log.log_changes(ctx, session, admin_entry)
+    return AuthenticatedUser(
+        user, Scope.MAIL, require_password_change=False, token=secret, expires_at=expires_at
     )
 
 
-async def _target(ctx: Context, user_id: int) -> Picked:
+async def _load_target_user(ctx: Context, user_id: int) -> ColumnRow:
     """Load the user to act as. Raises NotFound, Forbidden or Conflict if that is not possible."""
-    asked = select(
-        *picked(User),
-        managed_users(ctx).label("free"),
-        credential_status.open_users().label("open"),
+    statement = select(
+        *select_columns(User),
+        is_managed_user(ctx).label("free"),
+        credential_status.is_user_enabled_sql().label("open"),
     )
-    for row in await ctx.read(asked.where(col(User.id) == user_id, visible_users(ctx))):
+    for row in await ctx.read(statement.where(col(User.id) == user_id, is_visible_user(ctx))):
         if not row.free:
             raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=["user"])
         if not row.open:

@@ -13,37 +13,37 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import ApiKey
 from models.domains.tables import Domain
-from models.errors import Forbidden, Invalid, NotFound, Problems
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
-from models.users.roles import AdminPermission, Role, Scope, opened
+from models.errors import ErrorCollector, Forbidden, InvalidInput, NotFound
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import DomainAdmin, User
 from resolvers import pagination
-from resolvers.access import managed_users, visible_users
+from resolvers.access import is_managed_user, is_visible_user
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import credential_makers, security_log
-from resolvers.auth.credential_cache import forget
-from resolvers.auth.credential_makers import ACTING, is_operator, key_of
-from resolvers.auth.credential_status import KEY, digest_of, new_secret
-from resolvers.auth.security_log import Event
-from resolvers.context import Context, Needs
-from resolvers.pagination import Scan, by_keys
+from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.credential_makers import ACT_AS_SCOPES, acting_key_id, is_operator
+from resolvers.auth.credential_status import API_KEY_PREFIX, generate_secret, secret_digest
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.context import Context, GuardRule
+from resolvers.pagination import PageScan, read_by_keys
 
 log = logging.getLogger(__name__)
 
-NEWEST = "apikeys-newest"
-LONGEST = 128  # characters of a name
-MOST = 100  # networks, domains or operations of a key
-LOGGED = (
+CURSOR_KIND = "apikeys-newest"
+MAX_NAME_LENGTH = 128  # characters of a name
+MAX_LIST_LENGTH = 100  # networks, domains or operations of a key
+LOGGED_COLUMNS = (
     "name", "role", "scopes", "read_only", "active", "user_id", "domains", "operations",
     "allowed_ips", "expires_at", "maker",
 )  # fmt: skip
-SHOWN = frozenset(column.name for column in picked(ApiKey)) - {"digest"}
+VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(ApiKey)) - {"digest"}
 
 
 @dataclass(frozen=True, slots=True)
-class NewKey:
+class NewApiKey:
     """An API key to create. Without scopes it has all rights of its role.
 
     Without a user it belongs to the caller or, with the role ADMIN or above, to no user. With
@@ -62,30 +62,30 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyChange:
+class ApiKeyChange:
     """Changes to API keys; None leaves a field unchanged."""
 
     name: str | None = None
     active: bool | None = None
     allowed_ips: Collection[str] | None = None
     expires_at: datetime | None = None
-    endless: bool = False  # remove the end
+    removes_expiry: bool = False  # remove the end
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def column_values(self) -> dict[str, Any]:
         """The changed columns with their new values."""
-        given = {
+        values = {
             "name": self.name and self.name.strip(),
             "active": self.active,
             "allowed_ips": None if self.allowed_ips is None else sorted(set(self.allowed_ips)),
             "expires_at": self.expires_at,
         }
-        facts = {name: value for name, value in given.items() if value is not None}
-        return facts | ({"expires_at": None} if self.endless else {})
+        changed = {name: value for name, value in values.items() if value is not None}
+        return changed | ({"expires_at": None} if self.removes_expiry else {})
 
 
-async def create_key(
-    ctx: Context, new: NewKey, problems: Problems | None = None
+async def create_api_key(
+    ctx: Context, new_key: NewApiKey, problems: ErrorCollector | None = None
 ) -> tuple[ApiKey, str]:
     """Create an API key. Returns it with its secret, which is not stored.
 
@@ -95,262 +95,281 @@ async def create_key(
     for another user. Such a key has at most the scopes and the lifetime of a token of actAs, names
     its maker, and ends when the maker loses the role or the permission.
     """
-    world, problems = ctx.world, problems or Problems()
-    new = _within_caller(await _calling(ctx), new)
-    _check(ctx, new, problems)
-    problems.settle()
-    owner = await _owner(ctx, new)
-    if by_another := bool(owner) and owner != ctx.viewer.user_id and not is_operator(ctx.viewer):
-        new = _within_acting(ctx, new)
-    secret = new_secret(world, KEY)
+    environment, problems = ctx.environment, problems or ErrorCollector()
+    new_key = _limit_to_calling_key(await _load_calling_key(ctx), new_key)
+    _check_new_key(ctx, new_key, problems)
+    problems.raise_collected()
+    owner_id = await _owner_id_of_new_key(ctx, new_key)
+    if (
+        is_for_another_user := bool(owner_id)
+        and owner_id != ctx.viewer.user_id
+        and not is_operator(ctx.viewer)
+    ):
+        new_key = _limit_to_act_as(ctx, new_key)
+    secret = generate_secret(environment, API_KEY_PREFIX)
     row = ApiKey(
-        id=world.key(),
-        name=new.name.strip(),
-        digest=digest_of(secret),
-        role=new.role,
-        scopes=sorted(new.scopes),
-        read_only=new.read_only,
-        user_id=owner,
-        domains=sorted(set(new.domains)),
-        operations=sorted(set(new.operations)),
-        allowed_ips=sorted(set(new.allowed_ips)),
-        created_at=world.now(),
-        expires_at=new.expires_at,
+        id=environment.new_id(),
+        name=new_key.name.strip(),
+        digest=secret_digest(secret),
+        role=new_key.role,
+        scopes=sorted(new_key.scopes),
+        read_only=new_key.read_only,
+        user_id=owner_id,
+        domains=sorted(set(new_key.domains)),
+        operations=sorted(set(new_key.operations)),
+        allowed_ips=sorted(set(new_key.allowed_ips)),
+        created_at=environment.now(),
+        expires_at=new_key.expires_at,
     )
-    async with ctx.write(*([owner] if owner else [])) as session:
-        if by_another:
-            row.made_by, row.made_by_key = ctx.viewer.user_id or None, key_of(ctx.viewer)
-            row.maker = (await security_log.actor(session, ctx.viewer))[1]
+    async with ctx.write_session(*([owner_id] if owner_id else [])) as session:
+        if is_for_another_user:
+            row.made_by, row.made_by_key = ctx.viewer.user_id or None, acting_key_id(ctx.viewer)
+            row.maker = (await security_log.load_actor(session, ctx.viewer))[1]
         session.add(row)
         await session.flush()
-        await _log(ctx, session, "apiKeyCreate", [row])
+        await _log_mutation(ctx, session, "apiKeyCreate", [row])
     log.info("key made", extra={"key": row.id, "role": row.role, "by": ctx.viewer.principal})
     return row, secret
 
 
-async def _calling(ctx: Context) -> Picked | None:
+async def _load_calling_key(ctx: Context) -> ColumnRow | None:
     """Load the API key of the current request; None if it has no key."""
-    asked = select(*picked(ApiKey, SHOWN)).where(col(ApiKey.id) == (ctx.viewer.api_key_id or 0))
-    return next(iter(await ctx.read(asked)), None)
+    statement = select(*select_columns(ApiKey, VISIBLE_COLUMNS)).where(
+        col(ApiKey.id) == (ctx.viewer.api_key_id or 0)
+    )
+    return next(iter(await ctx.read(statement)), None)
 
 
-def _within_caller(calling: Picked | None, new: NewKey) -> NewKey:
+def _limit_to_calling_key(calling_key: ColumnRow | None, new_key: NewApiKey) -> NewApiKey:
     """Limit the new key to the rights of the key that creates it.
 
     Raises Forbidden if the new key asks for more.
     """
-    if calling is None:
-        return new
-    if calling.read_only:
+    if calling_key is None:
+        return new_key
+    if calling_key.read_only:
         raise Forbidden("a key for reading makes no keys", requires="a key for writing")
-    if not set(new.operations or calling.operations) <= set(calling.operations or new.operations):
-        raise _beyond("operations", "operations")
-    _check_networks(calling, new.allowed_ips)
-    _check_end(calling, new.expires_at)
+    if not set(new_key.operations or calling_key.operations) <= set(
+        calling_key.operations or new_key.operations
+    ):
+        raise _exceeds_calling_key("operations", "operations")
+    _require_networks_of_calling_key(calling_key, new_key.allowed_ips)
+    _require_end_of_calling_key(calling_key, new_key.expires_at)
     return replace(
-        new,
-        operations=new.operations or calling.operations,
-        allowed_ips=new.allowed_ips or calling.allowed_ips,
-        expires_at=new.expires_at or calling.expires_at,
+        new_key,
+        operations=new_key.operations or calling_key.operations,
+        allowed_ips=new_key.allowed_ips or calling_key.allowed_ips,
+        expires_at=new_key.expires_at or calling_key.expires_at,
     )
 
 
-def _within_acting(ctx: Context, new: NewKey) -> NewKey:
+def _limit_to_act_as(ctx: Context, new_key: NewApiKey) -> NewApiKey:
     """Limit a key for another user to the rights of a token of actAs.
 
     Raises Forbidden or Invalid if the new key asks for more.
     """
     text = "a key for another account has at most the {} of a token of actAs"
-    if new.role is not Role.USER:
+    if new_key.role is not Role.USER:
         raise Forbidden(text.format("role"), requires=Role.USER, path=["role"])
-    if not opened(frozenset(new.scopes)) <= opened(ACTING):
+    if not expand_scopes(frozenset(new_key.scopes)) <= expand_scopes(ACT_AS_SCOPES):
         raise Forbidden(text.format("scopes"), requires="the account itself", path=["scopes"])
-    if ctx.viewer.user_id == 0 and key_of(ctx.viewer) is None:
+    if ctx.viewer.user_id == 0 and acting_key_id(ctx.viewer) is None:
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
-    latest = ctx.world.now() + credential_makers.LONGEST
-    if new.expires_at and new.expires_at > latest:
-        raise Invalid(text.format("lifetime"), constraint="max", path=["expiresAt"])
-    scopes = new.scopes or sorted(ACTING)
-    return replace(new, scopes=scopes, expires_at=new.expires_at or latest)
+    max_expires_at = ctx.environment.now() + credential_makers.MAX_LIFETIME
+    if new_key.expires_at and new_key.expires_at > max_expires_at:
+        raise InvalidInput(text.format("lifetime"), constraint="max", path=["expiresAt"])
+    scopes = new_key.scopes or sorted(ACT_AS_SCOPES)
+    return replace(new_key, scopes=scopes, expires_at=new_key.expires_at or max_expires_at)
 
 
-def _check_networks(calling: Picked, allowed: Collection[str]) -> None:
+def _require_networks_of_calling_key(calling_key: ColumnRow, networks: Collection[str]) -> None:
     """Raise Forbidden if a network is not inside the networks of the calling key."""
-    theirs = [ip_network(each) for each in calling.allowed_ips]
-    for each in map(ip_network, allowed):
-        if theirs and not any(_inside(each, wide) for wide in theirs):
-            raise _beyond("networks", "allowedIps")
+    allowed_networks = [ip_network(each) for each in calling_key.allowed_ips]
+    for each in map(ip_network, networks):
+        if allowed_networks and not any(_is_subnet(each, wide) for wide in allowed_networks):
+            raise _exceeds_calling_key("networks", "allowedIps")
 
 
-def _inside(narrow: Any, wide: Any) -> bool:
-    return narrow.version == wide.version and bool(narrow.subnet_of(wide))
+def _is_subnet(network: Any, enclosing_network: Any) -> bool:
+    return network.version == enclosing_network.version and bool(
+        network.subnet_of(enclosing_network)
+    )
 
 
-def _check_end(calling: Picked, end: datetime | None) -> None:
+def _require_end_of_calling_key(calling_key: ColumnRow, expires_at: datetime | None) -> None:
     """Raise Forbidden if the end is later than that of the calling key."""
-    if calling.expires_at and end and end > calling.expires_at:
-        raise _beyond("end", "expiresAt")
+    if calling_key.expires_at and expires_at and expires_at > calling_key.expires_at:
+        raise _exceeds_calling_key("end", "expiresAt")
 
 
-def _beyond(what: str, path: str) -> Forbidden:
+def _exceeds_calling_key(limited_property: str, field: str) -> Forbidden:
     """Return the error for a key that would exceed the calling key."""
-    text = f"the {what} of a key go no further than those of the key that asks"
-    return Forbidden(text, requires=f"a key with these {what}", path=[path])
+    text = f"the {limited_property} of a key go no further than those of the key that asks"
+    return Forbidden(text, requires=f"a key with these {limited_property}", path=[field])
 
 
-def _check(ctx: Context, new: NewKey, problems: Problems) -> None:
+def _check_new_key(ctx: Context, new_key: NewApiKey, problems: ErrorCollector) -> None:
     """Collect validation errors of a new key. Raises Forbidden if the caller lacks its role."""
     viewer = ctx.viewer
-    change = KeyChange(new.name, None, new.allowed_ips, new.expires_at)
-    _check_facts(ctx, change, problems)
-    with problems.caught():
-        if new.role is Role.PUBLIC:
-            raise Invalid("a key needs a role", constraint="role", path=["role"])
-    viewer.require(Needs(role=new.role, scope=Scope.MASTER))
-    with problems.caught():
-        if len(new.operations) > MOST:
-            raise Invalid(f"at most {MOST}", constraint="max", path=["operations"])
-    with problems.caught():
-        _check_charge(ctx, new)
+    change = ApiKeyChange(new_key.name, None, new_key.allowed_ips, new_key.expires_at)
+    _check_change(ctx, change, problems)
+    with problems.collecting():
+        if new_key.role is Role.PUBLIC:
+            raise InvalidInput("a key needs a role", constraint="role", path=["role"])
+    viewer.require(GuardRule(role=new_key.role, scope=Scope.MASTER))
+    with problems.collecting():
+        if len(new_key.operations) > MAX_LIST_LENGTH:
+            raise InvalidInput(f"at most {MAX_LIST_LENGTH}", constraint="max", path=["operations"])
+    with problems.collecting():
+        _check_domain_restriction(ctx, new_key)
 
 
-def _check_charge(ctx: Context, new: NewKey) -> None:
+def _check_domain_restriction(ctx: Context, new_key: NewApiKey) -> None:
     """Raise Invalid if the key can't be restricted to domains, or must be."""
     viewer = ctx.viewer
-    if new.domains:
-        if new.role is Role.USER:
+    if new_key.domains:
+        if new_key.role is Role.USER:
             text = "a USER is in charge of no domain"
-            raise Invalid(text, constraint="exclusive", path=["domains"])
-        if len(new.domains) > MOST:
-            raise Invalid(f"at most {MOST}", constraint="max", path=["domains"])
-        if new.role.includes(Role.ADMIN) and new.user_id is not None:
+            raise InvalidInput(text, constraint="exclusive", path=["domains"])
+        if len(new_key.domains) > MAX_LIST_LENGTH:
+            raise InvalidInput(f"at most {MAX_LIST_LENGTH}", constraint="max", path=["domains"])
+        if new_key.role.includes(Role.ADMIN) and new_key.user_id is not None:
             text = "a key of an ADMIN for some domains belongs to nobody"
-            raise Invalid(text, constraint="exclusive", path=["user"])
-    elif viewer.role is Role.DOMAIN_ADMIN and not viewer.user_id and new.role is not Role.USER:
-        raise Invalid("say for which domains", constraint="required", path=["domains"])
+            raise InvalidInput(text, constraint="exclusive", path=["user"])
+    elif viewer.role is Role.DOMAIN_ADMIN and not viewer.user_id and new_key.role is not Role.USER:
+        raise InvalidInput("say for which domains", constraint="required", path=["domains"])
 
 
-def _check_facts(ctx: Context, change: KeyChange, problems: Problems) -> None:
+def _check_change(ctx: Context, change: ApiKeyChange, problems: ErrorCollector) -> None:
     """Collect validation errors of name, networks and end."""
-    with problems.caught():
+    with problems.collecting():
         if change.name is not None and (
-            not 0 < len(change.name.strip()) <= LONGEST or not change.name.isprintable()
+            not 0 < len(change.name.strip()) <= MAX_NAME_LENGTH or not change.name.isprintable()
         ):
-            text = f"a name has 1 to {LONGEST} printable characters"
-            raise Invalid(text, constraint="pattern", path=["name"])
-    with problems.caught():
-        if change.expires_at and change.expires_at <= ctx.world.now():
-            raise Invalid("that is over already", constraint="min", path=["expiresAt"])
-    with problems.caught():
-        if len(change.allowed_ips or ()) > MOST:
-            raise Invalid(f"at most {MOST}", constraint="max", path=["allowedIps"])
-        for index, each in enumerate(change.allowed_ips or ()):
+            text = f"a name has 1 to {MAX_NAME_LENGTH} printable characters"
+            raise InvalidInput(text, constraint="pattern", path=["name"])
+    with problems.collecting():
+        if change.expires_at and change.expires_at <= ctx.environment.now():
+            raise InvalidInput("that is over already", constraint="min", path=["expiresAt"])
+    with problems.collecting():
+        if len(change.allowed_ips or ()) > MAX_LIST_LENGTH:
+            raise InvalidInput(f"at most {MAX_LIST_LENGTH}", constraint="max", path=["allowedIps"])
+        for index, network in enumerate(change.allowed_ips or ()):
             try:
-                ip_network(each)
+                ip_network(network)
             except ValueError:
-                raise Invalid(
+                raise InvalidInput(
                     "not a network", constraint="cidr", path=["allowedIps"], index=index
                 ) from None
 
 
-async def _owner(ctx: Context, new: NewKey) -> int | None:
+async def _owner_id_of_new_key(ctx: Context, new_key: NewApiKey) -> int | None:
     """Return the user id that the new key will belong to; None for a key of the platform.
 
     Raises NotFound or Forbidden if the viewer can't create a key for that user.
     """
     viewer = ctx.viewer
-    asked = new.user_id
-    if asked is None:
-        nobodys = bool(new.domains) and not viewer.user_id and viewer.role.includes(Role.ADMIN)
-        if new.role.includes(Role.ADMIN) or nobodys:
-            await _check_domains(ctx, new, None)
+    user_id = new_key.user_id
+    if user_id is None:
+        is_without_owner = (
+            bool(new_key.domains) and not viewer.user_id and viewer.role.includes(Role.ADMIN)
+        )
+        if new_key.role.includes(Role.ADMIN) or is_without_owner:
+            await _require_administered_domains(ctx, new_key, None)
             return None
-        asked = viewer.user_id
-    if not asked:
-        raise Invalid("say whose key it is", constraint="required", path=["user"])
-    there = select(col(User.id), col(User.role), managed_users(ctx).label("free"))
-    for user in await ctx.read(there.where(col(User.id) == asked, visible_users(ctx))):
+        user_id = viewer.user_id
+    if not user_id:
+        raise InvalidInput("say whose key it is", constraint="required", path=["user"])
+    statement = select(col(User.id), col(User.role), is_managed_user(ctx).label("free"))
+    for user in await ctx.read(statement.where(col(User.id) == user_id, is_visible_user(ctx))):
         if user.id != viewer.user_id:
-            needs = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
-            viewer.require(needs)
+            guard = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
+            viewer.require(guard)
             if not user.free:
                 raise Forbidden(
                     f"this needs more than the role {viewer.role}",
                     requires=user.role,
                     path=["user"],
                 )
-        for role, whose in ((user.role, viewer.role), (new.role, user.role)):
-            if not whose.includes(role):
+        for role, limiting_role in ((user.role, viewer.role), (new_key.role, user.role)):
+            if not limiting_role.includes(role):
                 raise Forbidden(f"this needs the role {role}", requires=role, path=["user"])
-        await _check_domains(ctx, new, user)
+        await _require_administered_domains(ctx, new_key, user)
         return int(user.id)
-    raise NotFound(str(asked), path=["user"])
+    raise NotFound(str(user_id), path=["user"])
 
 
-async def _check_domains(ctx: Context, new: NewKey, owner: Picked | None) -> None:
+async def _require_administered_domains(
+    ctx: Context, new_key: NewApiKey, owner: ColumnRow | None
+) -> None:
     """Raise NotFound if the owner does not administer one of the domains.
 
     An ADMIN administers all.
     """
-    if not new.domains:
+    if not new_key.domains:
         return
-    asked = select(col(Domain.id)).where(col(Domain.id).in_(new.domains))
+    statement = select(col(Domain.id)).where(col(Domain.id).in_(new_key.domains))
     if ctx.viewer.role is Role.DOMAIN_ADMIN:
-        asked = asked.where(col(Domain.id).in_(ctx.viewer.administers))
+        statement = statement.where(col(Domain.id).in_(ctx.viewer.administered_domains))
     if owner and not owner.role.includes(Role.ADMIN):
-        theirs = select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == owner.id)
-        asked = asked.where(col(Domain.id).in_(theirs))
-    there = {row.id for row in await ctx.read(asked)}
-    for index, key in enumerate(new.domains):
-        if key not in there:
-            raise NotFound(str(key), path=["domains"], index=index)
+        administered_domains = select(col(DomainAdmin.domain_id)).where(
+            col(DomainAdmin.user_id) == owner.id
+        )
+        statement = statement.where(col(Domain.id).in_(administered_domains))
+    found_ids = {row.id for row in await ctx.read(statement)}
+    for index, domain_id in enumerate(new_key.domains):
+        if domain_id not in found_ids:
+            raise NotFound(str(domain_id), path=["domains"], index=index)
 
 
-async def _log(
+async def _log_mutation(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
-    keys: Sequence[ApiKey | Picked],
-    facts: Mapping[str, Any] | None = None,
+    keys: Sequence[ApiKey | ColumnRow],
+    changed_values: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a mutation to the owners' security logs, and to the admin log if the viewer is another.
 
-    `facts` are the changed columns.
+    `changed_values` are the changed columns.
     """
     viewer, action = ctx.viewer, f"api key {mutation.removeprefix('apiKey').lower()}"
     for key in keys:
         if key.user_id:
             detail = {"key": str(key.id), "name": key.name}
-            seen = Event(action, key.user_id, target=str(key.id), detail=detail)
-            await security_log.note(ctx, session, seen)
-    others = [
-        key for key in keys if viewer.acting or not key.user_id or key.user_id != viewer.user_id
+            event = NewSecurityEvent(action, key.user_id, target=str(key.id), detail=detail)
+            await security_log.log_event(ctx, session, event)
+    keys_of_others = [
+        key for key in keys if viewer.is_acting or not key.user_id or key.user_id != viewer.user_id
     ]
-    owners = {key.user_id for key in others if key.user_id}
-    asked = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(owners))
-    found = (await (await session.connection()).execute(asked)).all() if owners else []
-    domains = {row.id: row.domain_id for row in found}
-    told = {key.id: {name: getattr(key, name) for name in facts or LOGGED} for key in others}
-    after = {"apiKeyUpdate": facts}.get(mutation)
-    made = mutation == "apiKeyCreate"
-    await admin_log.note(
+    owner_ids = {key.user_id for key in keys_of_others if key.user_id}
+    statement = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(owner_ids))
+    users = (await (await session.connection()).execute(statement)).all() if owner_ids else []
+    domain_ids = {row.id: row.domain_id for row in users}
+    values_by_id = {
+        key.id: {name: getattr(key, name) for name in changed_values or LOGGED_COLUMNS}
+        for key in keys_of_others
+    }
+    after = {"apiKeyUpdate": changed_values}.get(mutation)
+    is_create = mutation == "apiKeyCreate"
+    await admin_log.log_changes(
         ctx,
         session,
         *(
-            Done(
+            NewAdminLogEntry(
                 mutation,
                 "ApiKey",
                 key.id,
-                domains.get(key.user_id or 0),
-                before=None if made else told[key.id],
-                after=told[key.id] if made else after,
+                domain_ids.get(key.user_id or 0),
+                before=None if is_create else values_by_id[key.id],
+                after=values_by_id[key.id] if is_create else after,
             )
-            for key in others
+            for key in keys_of_others
         ),
     )
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for the keys that the viewer sees: the viewer's own, or all for an ADMIN."""
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
@@ -359,90 +378,100 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
     return own | (col(ApiKey.user_id) == viewer.user_id) if viewer.user_id else own
 
 
-async def keys(ctx: Context, ask: Ask, columns: Iterable[str] = SHOWN) -> Page[Picked]:
+async def load_api_keys(
+    ctx: Context, page_request: PageRequest, columns: Iterable[str] = VISIBLE_COLUMNS
+) -> Page[ColumnRow]:
     """Load a page of the keys that the viewer sees, newest first."""
-    names = SHOWN.intersection(columns) | {"created_at", "id"}
-    rows = select(*picked(ApiKey, names)).where(_visible(ctx))
-    place = (col(ApiKey.created_at), col(ApiKey.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=True))
+    column_names = VISIBLE_COLUMNS.intersection(columns) | {"created_at", "id"}
+    rows = select(*select_columns(ApiKey, column_names)).where(_is_visible_sql(ctx))
+    sort_key = (col(ApiKey.created_at), col(ApiKey.id))
+    return await pagination.read_page(
+        ctx, PageScan(rows, page_request, sort_key, is_descending=True)
+    )
 
 
-async def count_keys(ctx: Context) -> int:
+async def count_api_keys(ctx: Context) -> int:
     """Count the keys that the viewer sees."""
-    (row,) = await ctx.read(select(func.count(col(ApiKey.id)).label("many")).where(_visible(ctx)))
+    (row,) = await ctx.read(
+        select(func.count(col(ApiKey.id)).label("many")).where(_is_visible_sql(ctx))
+    )
     return int(row.many)
 
 
-async def keys_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_api_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load keys by id, in this order; None for a key that the viewer does not see."""
-    theirs = select(*picked(ApiKey, SHOWN)).where(_visible(ctx))
-    return await by_keys(ctx, theirs, col(ApiKey.id), ids)
+    statement = select(*select_columns(ApiKey, VISIBLE_COLUMNS)).where(_is_visible_sql(ctx))
+    return await read_by_keys(ctx, statement, col(ApiKey.id), ids)
 
 
-async def update_keys(ctx: Context, ids: list[int], change: KeyChange) -> list[Picked]:
+async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) -> list[ColumnRow]:
     """Change these keys, all or none; return them.
 
     Raises Forbidden for a key with a higher role than the viewer's, and if a key would exceed the
     limits of the calling key. Raises NotFound for a key that the viewer does not see.
     """
-    problems = Problems()
-    _check_facts(ctx, change, problems)
-    problems.settle()
-    facts = change.facts
-    if not facts:
-        raise Invalid("say what is to change", constraint="required", path=["name"])
-    if calling := await _calling(ctx):
+    problems = ErrorCollector()
+    _check_change(ctx, change, problems)
+    problems.raise_collected()
+    changed_values = change.column_values
+    if not changed_values:
+        raise InvalidInput("say what is to change", constraint="required", path=["name"])
+    if calling_key := await _load_calling_key(ctx):
         if change.allowed_ips is not None:
-            _check_networks(calling, change.allowed_ips or ["0.0.0.0/0"])
-        if change.endless and calling.expires_at:
-            raise _beyond("end", "expiresAt")
-        _check_end(calling, change.expires_at)
-    rows = await _managed(ctx, ids)
+            _require_networks_of_calling_key(calling_key, change.allowed_ips or ["0.0.0.0/0"])
+        if change.removes_expiry and calling_key.expires_at:
+            raise _exceeds_calling_key("end", "expiresAt")
+        _require_end_of_calling_key(calling_key, change.expires_at)
+    rows = await _load_managed_keys(ctx, ids)
     for row in rows:
-        latest = row.created_at + credential_makers.LONGEST
-        if row.maker and (change.endless or (change.expires_at and change.expires_at > latest)):
+        max_expires_at = row.created_at + credential_makers.MAX_LIFETIME
+        if row.maker and (
+            change.removes_expiry or (change.expires_at and change.expires_at > max_expires_at)
+        ):
             text = "a key that was made for another account ends four hours after it was made"
-            raise Invalid(text, constraint="max", path=["expiresAt"])
-    owners = {row.user_id or 0 for row in rows}
-    async with ctx.write(*(owner for owner in owners if owner)) as session:
+            raise InvalidInput(text, constraint="max", path=["expiresAt"])
+    owner_ids = {row.user_id or 0 for row in rows}
+    async with ctx.write_session(*(owner for owner in owner_ids if owner)) as session:
         connection = await session.connection()
-        changed = update(ApiKey).where(col(ApiKey.id).in_(ids)).values(**facts)
-        await connection.execute(changed)
-        await _log(ctx, session, "apiKeyUpdate", rows, facts)
-    forget(ctx.world, *owners)
-    return [row for row in await keys_by_ids(ctx, ids) if row]
+        statement = update(ApiKey).where(col(ApiKey.id).in_(ids)).values(**changed_values)
+        await connection.execute(statement)
+        await _log_mutation(ctx, session, "apiKeyUpdate", rows, changed_values)
+    drop_credentials(ctx.environment, *owner_ids)
+    return [row for row in await load_api_keys_by_id(ctx, ids) if row]
 
 
-async def delete_keys(ctx: Context, ids: list[int]) -> None:
+async def delete_api_keys(ctx: Context, ids: list[int]) -> None:
     """Delete these keys, all or none.
 
     Raises NotFound for a key that the viewer does not see, Forbidden for one with a higher role.
     """
-    rows = await _managed(ctx, ids)
-    owners = {row.user_id or 0 for row in rows}
-    async with ctx.write(*(owner for owner in owners if owner)) as session:
+    rows = await _load_managed_keys(ctx, ids)
+    owner_ids = {row.user_id or 0 for row in rows}
+    async with ctx.write_session(*(owner for owner in owner_ids if owner)) as session:
         await session.exec(delete(ApiKey).where(col(ApiKey.id).in_(ids)))
-        await _log(ctx, session, "apiKeyDelete", rows)
-    forget(ctx.world, *owners)
+        await _log_mutation(ctx, session, "apiKeyDelete", rows)
+    drop_credentials(ctx.environment, *owner_ids)
 
 
-async def _managed(ctx: Context, ids: list[int]) -> list[Picked]:
+async def _load_managed_keys(ctx: Context, ids: list[int]) -> list[ColumnRow]:
     """Load these keys, each once, for a change.
 
     Raises NotFound if the viewer does not see one, Forbidden if one has a higher role.
     """
     viewer = ctx.viewer
-    viewer.require(Needs(scope=Scope.MASTER))
-    rows = await keys_by_ids(ctx, ids)
+    viewer.require(GuardRule(scope=Scope.MASTER))
+    rows = await load_api_keys_by_id(ctx, ids)
     for index, row in enumerate(rows):
         if row is None:
             raise NotFound(str(ids[index]), path=["ids"], index=index)
-        viewer.require(Needs(role=row.role))
-    found = {row.id: row for row in rows if row}
-    others = {row.user_id for row in found.values() if row.user_id} - {viewer.user_id}
+        viewer.require(GuardRule(role=row.role))
+    keys_by_id = {row.id: row for row in rows if row}
+    other_owner_ids = {row.user_id for row in keys_by_id.values() if row.user_id} - {viewer.user_id}
     if viewer.api_key_id:  # a key for domains sees itself, also if another user owns it
-        others -= {row.user_id for key, row in found.items() if key == viewer.api_key_id}
-    theirs = select(col(User.id)).where(col(User.id).in_(others), managed_users(ctx))
-    if others and len(await ctx.read(theirs)) < len(others):
+        other_owner_ids -= {
+            row.user_id for key, row in keys_by_id.items() if key == viewer.api_key_id
+        }
+    statement = select(col(User.id)).where(col(User.id).in_(other_owner_ids), is_managed_user(ctx))
+    if other_owner_ids and len(await ctx.read(statement)) < len(other_owner_ids):
         raise Forbidden("a key of somebody above you", requires=Role.ROOT)
-    return list(found.values())
+    return list(keys_by_id.values())

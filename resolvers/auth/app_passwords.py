@@ -14,34 +14,34 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import checked as checked_address
-from models.auth.application_passwords import AppPassword
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, Problems
-from models.runtime.environment import World
+from mail.addresses.address_syntax import validated_address as checked_address
+from models.auth.application_passwords import ApplicationPassword
+from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput, LimitReached
+from models.runtime.environment import Environment
 from models.runtime.options import Options
-from models.store.columns import Picked, picked
-from models.users.roles import AdminPermission, Role, Scope, opened
+from models.store.columns import ColumnRow, select_columns
+from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import User
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import credential_makers, security_log
-from resolvers.auth.credential_cache import forget
+from resolvers.auth.credential_cache import drop_credentials
 from resolvers.auth.passwords import password_hashes
-from resolvers.auth.security_log import Event
-from resolvers.context import Context, Needs
-from resolvers.pagination import all_by_keys, by_keys
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.context import Context, GuardRule
+from resolvers.pagination import read_all_by_keys, read_by_keys
 from resolvers.users import apple_profiles, managed_objects
-from resolvers.users.selection import managed_one
+from resolvers.users.selection import load_managed_user
 
 LENGTH = 16
-FORM = re.compile(rf"[a-z]{{{LENGTH}}}")
+PASSWORD_PATTERN = re.compile(rf"[a-z]{{{LENGTH}}}")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-DIFFERENT = 6
-SELECTOR = 5  # hex digits
-LONGEST = 255  # characters of a description
-TYPED = 256  # characters, with spaces
-LIFE = (timedelta(minutes=1), timedelta(days=3650))
+MIN_DISTINCT_LETTERS = 6
+SELECTOR_LENGTH = 5  # hex digits
+MAX_DESCRIPTION_LENGTH = 255  # characters of a description
+MAX_TYPED_LENGTH = 256  # characters, with spaces
+LIFETIME_RANGE = (timedelta(minutes=1), timedelta(days=3650))
 
 
 class AppPasswordScope(StrEnum):
@@ -57,8 +57,11 @@ class AppPasswordScope(StrEnum):
     ALL = "ALL"
 
 
-SINGLE = frozenset(Scope(each) for each in AppPasswordScope if each is not AppPasswordScope.ALL)
-SHOWN = frozenset(column.name for column in picked(AppPassword)) - {"password", "selector"}
+ALL_SCOPES = frozenset(Scope(each) for each in AppPasswordScope if each is not AppPasswordScope.ALL)
+VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(ApplicationPassword)) - {
+    "password",
+    "selector",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,86 +86,101 @@ class AppPasswordPatch:
     scopes: Collection[AppPasswordScope] | None = None
 
 
-def good_for(scopes: Collection[str]) -> frozenset[Scope]:
+def opened_scopes(scopes: Collection[str]) -> frozenset[Scope]:
     """Return the scopes that a password with these stored scopes opens: never MASTER."""
     if AppPasswordScope.ALL in scopes:
-        return SINGLE
-    return opened(frozenset(map(Scope, scopes)))
+        return ALL_SCOPES
+    return expand_scopes(frozenset(map(Scope, scopes)))
 
 
-def written(password: str) -> str | None:
+def normalize_app_password(password: str) -> str | None:
     """Return a typed password without spaces and in lower case; None if it has another form."""
-    if len(password) > TYPED:
+    if len(password) > MAX_TYPED_LENGTH:
         return None
     normal = "".join(password.split()).casefold()
-    return normal if FORM.fullmatch(normal) else None
+    return normal if PASSWORD_PATTERN.fullmatch(normal) else None
 
 
-def selector_of(normal: str) -> str:
+def password_selector(normalized: str) -> str:
     """Return the first hex digits of the SHA-256, by which a password is looked up.
 
     It reveals 20 of the password's 75 bits; a guess still costs one hash.
     """
-    return hashlib.sha256(normal.encode()).hexdigest()[:SELECTOR]
+    return hashlib.sha256(normalized.encode()).hexdigest()[:SELECTOR_LENGTH]
 
 
-async def matching(
-    world: World, user_id: int, password: str, check: password_hashes.Check | None = None
-) -> Picked | None:
+async def find_app_password(
+    environment: Environment,
+    user_id: int,
+    password: str,
+    check: password_hashes.PasswordCheck | None = None,
+) -> ColumnRow | None:
     """Find the user's active application password that this is, by one hash check; None if none.
 
     The scopes are not checked: the caller looks at the row's `scopes`. A hash is also computed if
     there is no row, so that the time reveals nothing. Must not be called inside a transaction.
     """
-    normal = written(password)
+    normalized = normalize_app_password(password)
     row = None
-    if normal:
-        asked = (
-            select(*picked(AppPassword), col(User.role).label("owners"), col(User.domain_id))
-            .join(User, col(User.id) == col(AppPassword.user_id))
+    if normalized:
+        statement = (
+            select(
+                *select_columns(ApplicationPassword),
+                col(User.role).label("owners"),
+                col(User.domain_id),
+            )
+            .join(User, col(User.id) == col(ApplicationPassword.user_id))
             .where(
-                col(AppPassword.user_id) == user_id,
-                col(AppPassword.selector) == selector_of(normal),
-                _good(world),
+                col(ApplicationPassword.user_id) == user_id,
+                col(ApplicationPassword.selector) == password_selector(normalized),
+                _is_valid_sql(environment),
             )
         )
-        maker = col(AppPassword.made_by), col(AppPassword.made_by_key)
-        rows = await world.database.read(credential_makers.with_maker(asked, *maker, world.now()))
+        maker_columns = col(ApplicationPassword.made_by), col(ApplicationPassword.made_by_key)
+        rows = await environment.database.read(
+            credential_makers.add_maker_columns(statement, *maker_columns, environment.now())
+        )
         row = next((row for row in rows if not has_ended_with_maker(row)), None)
-    check = check or password_hashes.check
-    right = await check(world, row.password if row else None, normal or password[:TYPED])
-    return row if right else None
+    check = check or password_hashes.check_password
+    is_right = await check(
+        environment, row.password if row else None, normalized or password[:MAX_TYPED_LENGTH]
+    )
+    return row if is_right else None
 
 
-def has_ended_with_maker(row: Picked) -> bool:
+def has_ended_with_maker(row: ColumnRow) -> bool:
     """True if another user made this password and has lost the role or the permission.
 
     `row` has the columns of `credential_makers.add_maker_columns`, and `owners`, the role of its
     user.
     """
-    made = credential_makers.has_maker(row)
-    return made and not credential_makers.may_act(row, row.owners, AdminPermission.APP_PASSWDS)
+    has_maker = credential_makers.has_maker(row)
+    return has_maker and not credential_makers.can_maker_act(
+        row, row.owners, AdminPermission.APP_PASSWDS
+    )
 
 
-def _good(world: World) -> ColumnElement[bool]:
+def _is_valid_sql(environment: Environment) -> ColumnElement[bool]:
     """SQL: the password is active and has not expired."""
-    return and_(col(AppPassword.active), _lasting(world.now()))
+    return and_(col(ApplicationPassword.active), _is_not_expired_sql(environment.now()))
 
 
-def _lasting(now: datetime) -> ColumnElement[bool]:
+def _is_not_expired_sql(now: datetime) -> ColumnElement[bool]:
     """SQL: the password has no end, or a later one."""
-    return or_(col(AppPassword.expires_at).is_(None), col(AppPassword.expires_at) > now)
+    return or_(
+        col(ApplicationPassword.expires_at).is_(None), col(ApplicationPassword.expires_at) > now
+    )
 
 
-async def used(
-    ctx: Context, session: AsyncSession, row: Picked, event_id: int | None = None
+async def record_use(
+    ctx: Context, session: AsyncSession, row: ColumnRow, event_id: int | None = None
 ) -> bool:
     """Record a sign-in by this password in the transaction of the sign-in, and move its end.
 
     `event_id` is that of the security log. Returns False if the password has changed since it was
     found: then the sign-in is refused.
     """
-    world, now = ctx.world, ctx.world.now()
+    environment, now = ctx.environment, ctx.environment.now()
     values: dict[str, Any] = {
         "last_used_at": now,
         "last_used_ip": ctx.client_ip,
@@ -170,227 +188,266 @@ async def used(
     }
     if row.ttl:
         values["expires_at"] = now + timedelta(seconds=row.ttl)
-    same = (col(AppPassword.id) == row.id, col(AppPassword.password) == row.password)
-    noted = await (await session.connection()).execute(
-        update(AppPassword).where(*same, _good(world)).values(values)
+    is_unchanged = (
+        col(ApplicationPassword.id) == row.id,
+        col(ApplicationPassword.password) == row.password,
     )
-    return noted.rowcount == 1
+    result = await (await session.connection()).execute(
+        update(ApplicationPassword).where(*is_unchanged, _is_valid_sql(environment)).values(values)
+    )
+    return result.rowcount == 1
 
 
-async def create(
-    ctx: Context, key: int | None, new: NewAppPassword
-) -> tuple[AppPassword, str, str | None]:
+@dataclass(frozen=True, slots=True)
+class CreatedAppPassword:
+    """A new application password, with its text, which is not stored, and the requested profile."""
+
+    row: ApplicationPassword
+    password: str
+    profile: str | None
+
+
+async def create_app_password(
+    ctx: Context, user_id: int | None, new_password: NewAppPassword
+) -> CreatedAppPassword:
     """Create an application password.
 
-    Returns its row, its text, which is not stored, and the profile if one was asked for. Raises
-    Forbidden, Invalid, LimitReached or Conflict.
+    Raises Forbidden, Invalid, LimitReached or Conflict.
     """
-    world = ctx.world
-    user = await managed_one(ctx, own(ctx) if key is None else key)
-    _permitted(ctx, user.id)
-    _check(new, world.options)
-    by_another = user.id != ctx.viewer.user_id and not credential_makers.is_operator(ctx.viewer)
-    scopes = _collapsed(new.scopes)
-    if by_another:
-        scopes, new = _within_acting(ctx, new)
-    address = await apple_profiles.address_of(ctx, user, new.address) if new.profile else ""
-    text = _made(world) if new.password is None else new.password
-    stored = await password_hashes.make(world, text)
-    now = world.now()
-    row = AppPassword(
-        id=world.key(),
+    environment = ctx.environment
+    user = await load_managed_user(ctx, require_user_id(ctx) if user_id is None else user_id)
+    _require_permission(ctx, user.id)
+    _validate_new_password(new_password, environment.options)
+    is_for_another_user = user.id != ctx.viewer.user_id and not credential_makers.is_operator(
+        ctx.viewer
+    )
+    scopes = _stored_scopes(new_password.scopes)
+    if is_for_another_user:
+        scopes, new_password = _limit_to_act_as(ctx, new_password)
+    address = (
+        await apple_profiles.profile_address(ctx, user, new_password.address)
+        if new_password.profile
+        else ""
+    )
+    text = (
+        _generate_password(environment) if new_password.password is None else new_password.password
+    )
+    password_hash = await password_hashes.hash_password(environment, text)
+    now = environment.now()
+    row = ApplicationPassword(
+        id=environment.new_id(),
         user_id=user.id,
-        description=_described(new.description),
-        selector=selector_of(text),
-        password=stored,
+        description=_validate_description(new_password.description),
+        selector=password_selector(text),
+        password=password_hash,
         scopes=scopes,
-        active=new.active,
-        ttl=None if by_another else _ttl(new.ttl),
-        expires_at=now + new.ttl if new.ttl else None,
+        active=new_password.active,
+        ttl=None if is_for_another_user else _lifetime_seconds(new_password.ttl),
+        expires_at=now + new_password.ttl if new_password.ttl else None,
         created_at=now,
     )
-    profile = await apple_profiles.make(world, user, row, address, text) if new.profile else None
-    async with ctx.write(user.id) as session:
-        if by_another:
+    profile = (
+        await apple_profiles.build_profile(environment, user, row, address, text)
+        if new_password.profile
+        else None
+    )
+    async with ctx.write_session(user.id) as session:
+        if is_for_another_user:
             row.made_by, row.made_by_key = (
                 ctx.viewer.user_id or None,
-                credential_makers.key_of(ctx.viewer),
+                credential_makers.acting_key_id(ctx.viewer),
             )
-            row.maker = (await security_log.actor(session, ctx.viewer))[1]
-        await _room(ctx, session, user.id)
+            row.maker = (await security_log.load_actor(session, ctx.viewer))[1]
+        await _require_below_limit(ctx, session, user.id)
         try:
             async with session.begin_nested():
                 session.add(row)
         except IntegrityError as clash:  # once in twenty thousand, with 50 of them
             raise Conflict("too like another: try once more", path=["password"]) from clash
-        after = {"description": row.description, "scopes": row.scopes}
-        deed = Done("appPasswordCreate", "AppPassword", row.id, user.domain_id, None, after)
-        await _log(ctx, session, user.id, "app password create", [deed])
-    return row, text, profile
+        new_values = {"description": row.description, "scopes": row.scopes}
+        admin_entry = NewAdminLogEntry(
+            "appPasswordCreate", "AppPassword", row.id, user.domain_id, None, new_values
+        )
+        await _log_change(ctx, session, user.id, "app password create", [admin_entry])
+    return CreatedAppPassword(row, text, profile)
 
 
-def _within_acting(ctx: Context, new: NewAppPassword) -> tuple[list[str], NewAppPassword]:
+def _limit_to_act_as(
+    ctx: Context, new_password: NewAppPassword
+) -> tuple[list[str], NewAppPassword]:
     """Limit a password for another user to the scopes and the lifetime of a token of actAs.
 
     ALL becomes all scopes that remain. The end is fixed: uses do not move it. Raises Forbidden or
     Invalid if more is asked for.
     """
-    if not ctx.viewer.user_id and credential_makers.key_of(ctx.viewer) is None:
+    if not ctx.viewer.user_id and credential_makers.acting_key_id(ctx.viewer) is None:
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
-    scopes = _bounded(_collapsed(new.scopes))
-    ttl = new.ttl or credential_makers.LONGEST
-    if ttl > credential_makers.LONGEST:
+    scopes = _limit_scopes_to_act_as(_stored_scopes(new_password.scopes))
+    lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
+    if lifetime > credential_makers.MAX_LIFETIME:
         text = "an application password for another account lasts four hours at most"
-        raise Invalid(text, constraint="max", path=["ttl"])
-    if new.profile:
+        raise InvalidInput(text, constraint="max", path=["ttl"])
+    if new_password.profile:
         text = "a profile for devices needs a password that the account itself makes"
         raise Forbidden(text, requires="the account itself", path=["profile"])
-    return scopes, replace(new, ttl=ttl)
+    return scopes, replace(new_password, ttl=lifetime)
 
 
-def _bounded(scopes: Sequence[str]) -> list[str]:
+def _limit_scopes_to_act_as(scopes: Sequence[str]) -> list[str]:
     """Return these scopes, ALL as those of actAs.
 
     Raises Forbidden for a scope actAs does not have.
     """
     if AppPasswordScope.ALL in scopes:
-        return sorted(SINGLE & opened(credential_makers.ACTING))
-    if not set(map(Scope, scopes)) <= opened(credential_makers.ACTING):
+        return sorted(ALL_SCOPES & expand_scopes(credential_makers.ACT_AS_SCOPES))
+    if not set(map(Scope, scopes)) <= expand_scopes(credential_makers.ACT_AS_SCOPES):
         text = "a password for another account has at most the scopes of a token of actAs"
         raise Forbidden(text, requires="the account itself", path=["scopes"])
     return list(scopes)
 
 
-def _check(new: NewAppPassword, options: Options) -> None:
+def _validate_new_password(new_password: NewAppPassword, options: Options) -> None:
     """Raise Invalid, with all errors, if the password can't be created as described."""
-    problems = Problems()
-    with problems.caught():
-        _described(new.description)
-    with problems.caught():
-        scopes = _collapsed(new.scopes)
-        if new.profile:
-            apple_profiles.incoming_protocol(options, scopes, path="scopes")
-    with problems.caught():
-        _ttl(new.ttl)
-    with problems.caught():
-        if new.profile and new.address is not None:
-            checked_address(new.address)
-    with problems.caught():
-        if new.password is not None:
-            _check_given(new.password)
-    problems.settle()
+    problems = ErrorCollector()
+    with problems.collecting():
+        _validate_description(new_password.description)
+    with problems.collecting():
+        scopes = _stored_scopes(new_password.scopes)
+        if new_password.profile:
+            apple_profiles.incoming_protocol(options, scopes, scopes_field="scopes")
+    with problems.collecting():
+        _lifetime_seconds(new_password.ttl)
+    with problems.collecting():
+        if new_password.profile and new_password.address is not None:
+            checked_address(new_password.address)
+    with problems.collecting():
+        if new_password.password is not None:
+            _validate_given_password(new_password.password)
+    problems.raise_collected()
 
 
-def _permitted(ctx: Context, user_id: int) -> None:
+def _require_permission(ctx: Context, user_id: int) -> None:
     """Raise Forbidden if the viewer can't manage this user's application passwords.
 
     For other users a DOMAIN_ADMIN needs the permission APP_PASSWDS.
     """
     if user_id != ctx.viewer.user_id:
         permission = AdminPermission.APP_PASSWDS
-        ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
+        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
-async def _room(ctx: Context, session: AsyncSession, user_id: int) -> None:
+async def _require_below_limit(ctx: Context, session: AsyncSession, user_id: int) -> None:
     """Delete the user's expired passwords. Raises LimitReached if there are too many others."""
-    connection, mine = await session.connection(), col(AppPassword.user_id) == user_id
-    await connection.execute(delete(AppPassword).where(mine, ~_lasting(ctx.world.now())))
-    many = len((await connection.execute(select(col(AppPassword.id)).where(mine))).all())
-    if many >= (most := ctx.world.options.max_app_passwords):
-        text = f"at most {most} application passwords"
-        raise LimitReached(text, limit=most, used=many, path=["user"])
+    connection, is_of_user = await session.connection(), col(ApplicationPassword.user_id) == user_id
+    await connection.execute(
+        delete(ApplicationPassword).where(is_of_user, ~_is_not_expired_sql(ctx.environment.now()))
+    )
+    used_count = len(
+        (await connection.execute(select(col(ApplicationPassword.id)).where(is_of_user))).all()
+    )
+    if used_count >= (limit := ctx.environment.options.max_app_passwords):
+        text = f"at most {limit} application passwords"
+        raise LimitReached(text, limit=limit, used=used_count, path=["user"])
 
 
-def _described(text: str) -> str:
+def _validate_description(text: str) -> str:
     """Return a description, trimmed. Raises Invalid if it is empty, too long or not printable."""
     text = text.strip()
-    if not 0 < len(text) <= LONGEST or not text.isprintable():
-        raise Invalid(
-            f"a description has 1 to {LONGEST} printable characters",
+    if not 0 < len(text) <= MAX_DESCRIPTION_LENGTH or not text.isprintable():
+        raise InvalidInput(
+            f"a description has 1 to {MAX_DESCRIPTION_LENGTH} printable characters",
             constraint="pattern",
             path=["description"],
         )
     return text
 
 
-def _collapsed(scopes: Collection[AppPasswordScope]) -> list[str]:
+def _stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
     """Return the scopes in stored form: ALL alone, if it is given or all others are."""
     if not scopes:
-        raise Invalid("say what it is good for", constraint="required", path=["scopes"])
-    given = set(scopes)
-    if AppPasswordScope.ALL in given or len(given) == len(SINGLE):
+        raise InvalidInput("say what it is good for", constraint="required", path=["scopes"])
+    scope_set = set(scopes)
+    if AppPasswordScope.ALL in scope_set or len(scope_set) == len(ALL_SCOPES):
         return [AppPasswordScope.ALL.value]
-    return [each.value for each in AppPasswordScope if each in given]
+    return [each.value for each in AppPasswordScope if each in scope_set]
 
 
-def _ttl(ttl: timedelta | None) -> int | None:
+def _lifetime_seconds(lifetime: timedelta | None) -> int | None:
     """Return a lifetime in seconds. Raises Invalid if it is out of range."""
-    if ttl is None:
+    if lifetime is None:
         return None
-    least, most = LIFE
-    if ttl < least:
-        raise Invalid("it lasts a minute at least", constraint="min", path=["ttl"])
-    if ttl > most:
-        raise Invalid(f"it lasts {most.days} days at most", constraint="max", path=["ttl"])
-    return int(ttl.total_seconds())
+    min_lifetime, max_lifetime = LIFETIME_RANGE
+    if lifetime < min_lifetime:
+        raise InvalidInput("it lasts a minute at least", constraint="min", path=["ttl"])
+    if lifetime > max_lifetime:
+        raise InvalidInput(
+            f"it lasts {max_lifetime.days} days at most", constraint="max", path=["ttl"]
+        )
+    return int(lifetime.total_seconds())
 
 
-def _check_given(text: str) -> None:
+def _validate_given_password(text: str) -> None:
     """Raise Invalid if a given password has another form or is easy to guess."""
-    if not FORM.fullmatch(text):
-        raise Invalid(
+    if not PASSWORD_PATTERN.fullmatch(text):
+        raise InvalidInput(
             f"exactly {LENGTH} lower-case letters of a to z",
             constraint="pattern",
             path=["password"],
         )
-    if _weak(text):
-        raise Invalid("too easy to guess", constraint="weak", path=["password"])
+    if _is_weak(text):
+        raise InvalidInput("too easy to guess", constraint="weak", path=["password"])
 
 
-def _weak(text: str) -> bool:
+def _is_weak(text: str) -> bool:
     """True if a password has few letters, a repeated part, or is the alphabet in one direction."""
-    codes = [ord(letter) for letter in text]
+    codes = [ord(character) for character in text]
     steps = {(later - earlier) % 26 for earlier, later in pairwise(codes)}
-    again = any(text[size:] == text[:-size] for size in range(1, LENGTH // 2 + 1))
-    return len(set(text)) < DIFFERENT or len(steps) == 1 or again
+    has_repeated_part = any(text[size:] == text[:-size] for size in range(1, LENGTH // 2 + 1))
+    return len(set(text)) < MIN_DISTINCT_LETTERS or len(steps) == 1 or has_repeated_part
 
 
-def _made(world: World) -> str:
+def _generate_password(environment: Environment) -> str:
     """Return a random password, in which each letter is equally likely."""
     while True:
-        even = [byte for byte in world.random(4 * LENGTH) if byte < 256 - 256 % len(LETTERS)]
-        text = "".join(LETTERS[byte % len(LETTERS)] for byte in even[:LENGTH])
-        if FORM.fullmatch(text) and not _weak(text):
+        unbiased_bytes = [
+            byte for byte in environment.random_bytes(4 * LENGTH) if byte < 256 - 256 % len(LETTERS)
+        ]
+        text = "".join(LETTERS[byte % len(LETTERS)] for byte in unbiased_bytes[:LENGTH])
+        if PASSWORD_PATTERN.fullmatch(text) and not _is_weak(text):
             return text
 
 
-async def change(ctx: Context, ids: Sequence[int], patch: AppPasswordPatch) -> list[int]:
+async def update_app_passwords(
+    ctx: Context, ids: Sequence[int], patch: AppPasswordPatch
+) -> list[int]:
     """Change these passwords, all or none; return their ids, each once.
 
     Raises NotFound for a password that the viewer does not see.
     """
     values: dict[str, Any] = {}
     if patch.description is not None:
-        values["description"] = _described(patch.description)
+        values["description"] = _validate_description(patch.description)
     if patch.scopes is not None:
-        values["scopes"] = _collapsed(patch.scopes)
+        values["scopes"] = _stored_scopes(patch.scopes)
     if patch.active is not None:
         values["active"] = patch.active
     if not values:
-        raise Invalid("nothing is to be changed", constraint="required")
-    owners = await _owners(ctx, ids)
-    async with ctx.write(*owners) as session:
-        rows = await _held(ctx, session, ids)
+        raise InvalidInput("nothing is to be changed", constraint="required")
+    owner_ids = await _load_owner_ids(ctx, ids)
+    async with ctx.write_session(*owner_ids) as session:
+        rows = await _load_locked_rows(ctx, session, ids)
         if patch.scopes is not None and any(row.maker for row in rows):
-            values["scopes"] = _bounded(values["scopes"])
+            values["scopes"] = _limit_scopes_to_act_as(values["scopes"])
         connection = await session.connection()
-        which = col(AppPassword.id).in_(ids)
-        now = ctx.world.now()
-        changed = update(AppPassword).where(which).values(**values, updated_at=now)
-        await connection.execute(changed)
-        for owner in owners:
-            done = [
-                Done(
+        is_one_of_these = col(ApplicationPassword.id).in_(ids)
+        now = ctx.environment.now()
+        statement = (
+            update(ApplicationPassword).where(is_one_of_these).values(**values, updated_at=now)
+        )
+        await connection.execute(statement)
+        for owner_id in owner_ids:
+            admin_entries = [
+                NewAdminLogEntry(
                     "appPasswordUpdate",
                     "AppPassword",
                     row.id,
@@ -399,23 +456,25 @@ async def change(ctx: Context, ids: Sequence[int], patch: AppPasswordPatch) -> l
                     values,
                 )
                 for row in rows
-                if row.user_id == owner
+                if row.user_id == owner_id
             ]
-            await _log(ctx, session, owner, "app password update", done)
-    forget(ctx.world, *owners)
+            await _log_change(ctx, session, owner_id, "app password update", admin_entries)
+    drop_credentials(ctx.environment, *owner_ids)
     return list(dict.fromkeys(ids))
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
     """Delete these passwords, all or none. The security log keeps their descriptions."""
-    owners = await _owners(ctx, ids)
-    async with ctx.write(*owners) as session:
-        rows = await _held(ctx, session, ids)
+    owner_ids = await _load_owner_ids(ctx, ids)
+    async with ctx.write_session(*owner_ids) as session:
+        rows = await _load_locked_rows(ctx, session, ids)
         connection = await session.connection()
-        await connection.execute(delete(AppPassword).where(col(AppPassword.id).in_(ids)))
-        for owner in owners:
-            done = [
-                Done(
+        await connection.execute(
+            delete(ApplicationPassword).where(col(ApplicationPassword.id).in_(ids))
+        )
+        for owner_id in owner_ids:
+            admin_entries = [
+                NewAdminLogEntry(
                     "appPasswordDelete",
                     "AppPassword",
                     row.id,
@@ -423,60 +482,75 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
                     {"description": row.description, "scopes": row.scopes},
                 )
                 for row in rows
-                if row.user_id == owner
+                if row.user_id == owner_id
             ]
-            await _log(ctx, session, owner, "app password delete", done)
-    forget(ctx.world, *owners)
+            await _log_change(ctx, session, owner_id, "app password delete", admin_entries)
+    drop_credentials(ctx.environment, *owner_ids)
 
 
-async def _log(
-    ctx: Context, session: AsyncSession, user_id: int, action: str, done: Sequence[Done]
+async def _log_change(
+    ctx: Context,
+    session: AsyncSession,
+    user_id: int,
+    action: str,
+    admin_entries: Sequence[NewAdminLogEntry],
 ) -> None:
     """Write a change to the user's security log; also to the admin log if the viewer is another."""
-    for one in done:
-        told = {**(one.before or {}), **(one.after or {})}
-        target = told.get("description") or str(one.target_id)
-        detail = {"id": one.target_id, **told}
-        await security_log.note(ctx, session, Event(action, user_id, target=target, detail=detail))
+    for entry in admin_entries:
+        values = {**(entry.before or {}), **(entry.after or {})}
+        target = values.get("description") or str(entry.target_id)
+        detail = {"id": entry.target_id, **values}
+        await security_log.log_event(
+            ctx, session, NewSecurityEvent(action, user_id, target=target, detail=detail)
+        )
     if ctx.viewer.user_id != user_id:
-        await admin_log.note(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *admin_entries)
 
 
-async def _owners(ctx: Context, ids: Sequence[int]) -> list[int]:
+async def _load_owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
     """Load the user ids of these passwords. Raises NotFound if the viewer does not see one."""
-    return managed_objects.owners(ids, await by_ids(ctx, list(ids)))
+    return managed_objects.owner_ids(ids, await load_app_passwords_by_id(ctx, list(ids)))
 
 
-async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+async def _load_locked_rows(
+    ctx: Context, session: AsyncSession, ids: Sequence[int]
+) -> list[ColumnRow]:
     """Load the rows of these passwords inside the transaction that locks their users."""
-    return await managed_objects.held(ctx, session, AppPassword, SHOWN, (ids, _visible(ctx)))
+    return await managed_objects.load_locked_rows(
+        ctx, session, ApplicationPassword, VISIBLE_COLUMNS, (ids, _is_visible_sql(ctx))
+    )
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for passwords that the viewer may manage and that have not expired."""
-    lasts = _lasting(ctx.world.now())
-    return managed_objects.visible(ctx, AppPassword, AdminPermission.APP_PASSWDS) & lasts
+    is_not_expired = _is_not_expired_sql(ctx.environment.now())
+    return (
+        managed_objects.is_visible_sql(ctx, ApplicationPassword, AdminPermission.APP_PASSWDS)
+        & is_not_expired
+    )
 
 
-def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
+def _select_visible(ctx: Context) -> Select[*tuple[Any, ...]]:
     """SQL: the visible passwords."""
-    return select(*picked(AppPassword, SHOWN)).where(_visible(ctx))
+    return select(*select_columns(ApplicationPassword, VISIBLE_COLUMNS)).where(_is_visible_sql(ctx))
 
 
-async def of_users(ctx: Context, keys: list[tuple[int, bool]]) -> list[list[Picked]]:
+async def load_app_passwords_of_users(
+    ctx: Context, keys: list[tuple[int, bool]]
+) -> list[list[ColumnRow]]:
     """Load the passwords of users by (user id, with idle lifetime), newest first.
 
     Passwords that end when they are not used are left out unless the flag is True.
     """
-    rows = _seen(ctx).order_by(col(AppPassword.id).desc())
+    rows = _select_visible(ctx).order_by(col(ApplicationPassword.id).desc())
     users = [user_id for user_id, _ in keys]
-    found = await all_by_keys(ctx, rows, col(AppPassword.user_id), users)
+    rows_by_user = await read_all_by_keys(ctx, rows, col(ApplicationPassword.user_id), users)
     return [
-        [row for row in own if show_all or row.ttl is None]
-        for own, (_, show_all) in zip(found, keys, strict=True)
+        [row for row in user_rows if with_idle_lifetime or row.ttl is None]
+        for user_rows, (_, with_idle_lifetime) in zip(rows_by_user, keys, strict=True)
     ]
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_app_passwords_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load passwords by id, in this order; None for a password the viewer does not see."""
-    return await by_keys(ctx, _seen(ctx), col(AppPassword.id), ids)
+    return await read_by_keys(ctx, _select_visible(ctx), col(ApplicationPassword.id), ids)

@@ -13,12 +13,18 @@ from sqlalchemy import case, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.network.ip_networks import within
-from models.auth.credentials import PENDING, AccessToken
-from models.errors import AuthenticationFailed, Forbidden, Invalid, RateLimited, Unauthenticated
+from mail.network.ip_networks import is_in_networks
+from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
+from models.errors import (
+    AuthenticationFailed,
+    Forbidden,
+    InvalidInput,
+    RateLimited,
+    Unauthenticated,
+)
 from models.observability import metrics
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import (
@@ -30,38 +36,43 @@ from resolvers.auth import (
     throttles,
 )
 from resolvers.auth import sign_in as auth_sign_in
-from resolvers.auth.access_tokens import NewToken
-from resolvers.auth.basic_auth import BASIC, signed
-from resolvers.auth.credential_cache import Known, memory_of
-from resolvers.auth.credential_status import KEY, TOKEN
+from resolvers.auth.access_tokens import NewAccessToken
+from resolvers.auth.basic_auth import BASIC, authenticate_basic
+from resolvers.auth.credential_cache import CachedCredential, cache_of_database
+from resolvers.auth.credential_status import API_KEY_PREFIX, TOKEN_PREFIX
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.second_factors import second_factor_check
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
-from resolvers.auth.security_log import Event
-from resolvers.auth.sign_in import Attempt, Source
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.sign_in import PasswordKind, SignInRequest
 from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
 
-SECRET = re.compile(r"mg[tk]_[A-Za-z0-9_-]{43}")
-PROTOCOL = re.compile(r"[A-Za-z0-9.+_-]{1,32}")
-HEADERS = {"authorization": "", "x-access-token": TOKEN, "x-api-key": KEY, "token": ""}
+SECRET_PATTERN = re.compile(r"mg[tk]_[A-Za-z0-9_-]{43}")
+PROTOCOL_PATTERN = re.compile(r"[A-Za-z0-9.+_-]{1,32}")
+SECRET_PREFIX_BY_HEADER = {
+    "authorization": "",
+    "x-access-token": TOKEN_PREFIX,
+    "x-api-key": API_KEY_PREFIX,
+    "token": "",
+}
 
 CREDENTIALS_REFUSED = metrics.counter(
     "merganser_credentials_refused", "Tokens and keys that were shown and are not good."
 )
-PAUSE = timedelta(hours=1)  # between two records of a credential's use
-SHORTEST = timedelta(minutes=1)
+USE_RECORD_INTERVAL = timedelta(hours=1)  # between two records of a credential's use
+MIN_TOKEN_LIFETIME = timedelta(minutes=1)
 
-forget, settle, digest_of = (
-    credential_cache.forget,
-    credential_cache.settle,
-    credential_status.digest_of,
+drop_credentials, wait_for_background_tasks, secret_digest = (
+    credential_cache.drop_credentials,
+    credential_cache.wait_for_background_tasks,
+    credential_status.secret_digest,
 )
 
 
-async def sign_in(
-    world: World,
+async def authenticate_request(
+    environment: Environment,
     headers: Mapping[str, str],
     params: Mapping[str, Any] | None = None,
     *,
@@ -75,70 +86,76 @@ async def sign_in(
     passwords. `bootstrap` is the key of the operator. Whether the credential can be used for a
     document or a path is checked by `require_document_credential` and `require_path_credential`.
     """
-    shown = _shown(headers) or _shown({key.lower(): text for key, text in (params or {}).items()})
-    if shown is None:
+    secret_and_prefix = _secret_from_headers(headers) or _secret_from_headers(
+        {key.lower(): text for key, text in (params or {}).items()}
+    )
+    if secret_and_prefix is None:
         return Viewer()
-    secret, prefix = shown
+    secret, prefix = secret_and_prefix
     if prefix == BASIC:
-        return await signed(world, secret, ip)
-    if bootstrap and hmac.compare_digest(_bytes(secret), _bytes(bootstrap)):
+        return await authenticate_basic(environment, secret, ip)
+    if bootstrap and hmac.compare_digest(_encode(secret), _encode(bootstrap)):
         return Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
-    ours = SECRET.fullmatch(secret) and secret.startswith(prefix)
-    found = await _known(world, secret) if ours else None
-    if found is None or (found.networks and not within(ip, found.networks)):
+    is_well_formed = SECRET_PATTERN.fullmatch(secret) and secret.startswith(prefix)
+    credential = await _load_credential(environment, secret) if is_well_formed else None
+    if credential is None or (
+        credential.allowed_networks and not is_in_networks(ip, credential.allowed_networks)
+    ):
         CREDENTIALS_REFUSED.add()
         log.info("credential refused", extra={"ip": ip})
-        if found:
-            _elsewhere(world, found, ip)
+        if credential:
+            _log_use_from_wrong_network(environment, credential, ip)
         raise Unauthenticated
-    _note(world, found, ip)
-    return found.viewer
+    _record_use_in_background(environment, credential, ip)
+    return credential.viewer
 
 
-def for_documents(viewer: Viewer) -> Viewer:
+def require_document_credential(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a user's own password, which runs no documents."""
-    bare = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
-    if viewer.user_id and bare:
+    is_own_password = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
+    if viewer.user_id and is_own_password:
         text = "this asks for a token, a key or an application password"
         raise Forbidden(text, requires="an application password")
     return viewer
 
 
-def for_paths(viewer: Viewer) -> Viewer:
+def require_path_credential(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a key that is limited to some operations."""
-    if viewer.operations:
+    if viewer.allowed_operations:
         raise Forbidden("this key is for some operations", requires="a key for all operations")
     return viewer
 
 
-async def ended(world: World, viewer: Viewer) -> bool:
+async def has_credential_ended(environment: Environment, viewer: Viewer) -> bool:
     """True if the viewer's credential has ended or lost rights.
 
     Counts as a use of the credential.
     """
     if viewer.token_id:
-        found = await credential_status.token(world, id=viewer.token_id)
+        credential = await credential_status.load_token(environment, id=viewer.token_id)
     elif viewer.api_key_id:
-        found = await credential_status.key(world, id=viewer.api_key_id)
+        credential = await credential_status.load_api_key(environment, id=viewer.api_key_id)
     elif viewer.app_password_id:
-        found = await credential_status.app_password(world, viewer.app_password_id)
+        credential = await credential_status.load_app_password(environment, viewer.app_password_id)
     elif viewer.user_id:
-        return not await credential_status.account(world, viewer.user_id, viewer.auth_version)
+        return not await credential_status.is_user_unchanged(
+            environment, viewer.user_id, viewer.auth_version
+        )
     else:
         return False
-    if found is None:
+    if credential is None:
         return True
-    _note(world, found, None)
-    return not credential_status.same(found, viewer)
+    _record_use_in_background(environment, credential, None)
+    return not credential_status.has_same_rights(credential, viewer)
 
 
-def _shown(sent: Mapping[str, Any]) -> tuple[str, str] | None:
+def _secret_from_headers(headers: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the secret of a request and the prefix it must have, BASIC for a name and a password.
 
     Returns None without a credential. Raises Unauthenticated for a malformed header.
     """
-    for name, prefix in HEADERS.items():
-        text = sent.get(name)
+    for name, prefix in SECRET_PREFIX_BY_HEADER.items():
+        text = headers.get(name)
         if not text:
             continue
         if not isinstance(text, str):
@@ -152,51 +169,70 @@ def _shown(sent: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _bytes(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     """Encode text for a comparison in constant time."""
     return text.encode(errors="surrogatepass")
 
 
-async def _known(world: World, secret: str) -> Known | None:
+async def _load_credential(environment: Environment, secret: str) -> CachedCredential | None:
     """Return the token or key of this secret from the cache or the database; None if not valid."""
-    digest = credential_status.digest_of(secret)
-    if found := await credential_cache.recall(world, digest):
-        return found
-    read = credential_status.token if secret.startswith(TOKEN) else credential_status.key
-    return await credential_cache.look_up(world, digest, partial(read, world, digest=digest))
+    digest = credential_status.secret_digest(secret)
+    if cached := await credential_cache.get_checked(environment, digest):
+        return cached
+    load = (
+        credential_status.load_token
+        if secret.startswith(TOKEN_PREFIX)
+        else credential_status.load_api_key
+    )
+    return await credential_cache.read_and_cache(
+        environment, digest, partial(load, environment, digest=digest)
+    )
 
 
-def _elsewhere(world: World, found: Known, ip: str | None) -> None:
+def _log_use_from_wrong_network(
+    environment: Environment, credential: CachedCredential, ip: str | None
+) -> None:
     """Log that a key was used from a network it is not for: it may be stolen."""
-    detail = {"key": str(found.viewer.api_key_id)}
-    seen = Event("api key", found.owners[0] or None, "fail", detail=detail | {"reason": "network"})
-    ctx = Context(world, Viewer(), client_ip=ip)
-    security_log.behind(ctx, seen)
+    detail = {"key": str(credential.viewer.api_key_id)}
+    event = NewSecurityEvent(
+        "api key", credential.owner_ids[0] or None, "fail", detail=detail | {"reason": "network"}
+    )
+    ctx = Context(environment, Viewer(), client_ip=ip)
+    security_log.log_event_in_background(ctx, event)
 
 
-def _note(world: World, found: Known, ip: str | None) -> None:
+def _record_use_in_background(
+    environment: Environment, credential: CachedCredential, ip: str | None
+) -> None:
     """Record the use of a credential in the background.
 
     At most once an hour; four times in the idle lifetime of a token that would end earlier.
     """
-    if not (found.viewer.token_id or found.viewer.api_key_id) or found.viewer.pending_for:
+    if (
+        not (credential.viewer.token_id or credential.viewer.api_key_id)
+        or credential.viewer.pending_user_id
+    ):
         return
-    now = world.now()
-    pause = PAUSE if found.idle is None else min(PAUSE, found.idle / 4)
-    if found.used_at is None or now - found.used_at >= pause:
-        use = credential_status.note_use(world, replace(found), now, ip)
-        found.used_at = now  # not again while the credential is cached
-        memory_of(world.database).behind(use)
+    now = environment.now()
+    interval = (
+        USE_RECORD_INTERVAL
+        if credential.idle_lifetime is None
+        else min(USE_RECORD_INTERVAL, credential.idle_lifetime / 4)
+    )
+    if credential.used_at is None or now - credential.used_at >= interval:
+        recording = credential_status.record_use(environment, replace(credential), now, ip)
+        credential.used_at = now  # not again while the credential is cached
+        cache_of_database(environment.database).run_in_background(recording)
 
 
 @dataclass(frozen=True, slots=True)
-class Authenticated:
+class AuthenticatedUser:
     """A signed-in user.
 
     With a token and entries in `require2fa`, a second factor is still missing.
     """
 
-    user: Picked
+    user: ColumnRow
     scope: Scope
     require_password_change: bool
     require2fa: list[TwoFactorMethod] = field(default_factory=list)
@@ -206,8 +242,8 @@ class Authenticated:
 
 
 async def authenticate(
-    ctx: Context, username: str, password: str, attempt: Attempt | None = None
-) -> Authenticated:
+    ctx: Context, username: str, password: str, sign_in_request: SignInRequest | None = None
+) -> AuthenticatedUser:
     """Sign in by username or address. Must not be called inside a transaction that has written.
 
     Raises AuthenticationFailed, with the same text and after the same time, for unknown names,
@@ -215,166 +251,208 @@ async def authenticate(
     many failures under the name or from the network; a counted failure stays counted. Raises
     Forbidden if the password is right but does not have the scope.
     """
-    world, attempt = ctx.world, _checked(ctx.world, attempt or Attempt())
-    if not password_hashes.acceptable(password):
+    environment, sign_in_request = (
+        ctx.environment,
+        _validate_sign_in_request(ctx.environment, sign_in_request or SignInRequest()),
+    )
+    if not password_hashes.is_possible_password(password):
         raise AuthenticationFailed
-    apps = attempt.scope is not Scope.MASTER
-    who, found = await auth_sign_in.tried(ctx, username, password, apps=apps)
-    user = who.user
-    if user is None or found is None or not who.open:
-        await auth_sign_in.refuse(ctx, who, attempt, found)
+    allow_app_passwords = sign_in_request.scope is not Scope.MASTER
+    entry, proof = await auth_sign_in.check_name_and_password(
+        ctx, username, password, allow_app_passwords=allow_app_passwords
+    )
+    user = entry.user
+    if user is None or proof is None or not entry.can_sign_in:
+        await auth_sign_in.count_failed_sign_in(ctx, entry, sign_in_request, proof)
         raise AuthenticationFailed
     try:
-        auth_sign_in.judge(ctx, user, found, attempt)
-        outstanding = await _outstanding(ctx, user, attempt)
+        auth_sign_in.require_sign_in_allowed(ctx, user, proof, sign_in_request)
+        outstanding = await _missing_second_factors(ctx, user, sign_in_request)
     except (AuthenticationFailed, Forbidden) as refusal:
-        auth_sign_in.failed(ctx, who, attempt, found, refusal.message)
+        auth_sign_in.log_failed_sign_in(ctx, entry, sign_in_request, proof, refusal.message)
         raise
-    master = found.source is Source.MASTER
-    fresh = await _rehashed(world, user.password, password) if master else user.password
-    async with ctx.write(user.id) as session:
+    is_own_password = proof.kind is PasswordKind.MASTER
+    password_hash = (
+        await _rehash_if_outdated(environment, user.password, password)
+        if is_own_password
+        else user.password
+    )
+    async with ctx.write_session(user.id) as session:
         # Checked again now that the user is locked: of many concurrent guesses, the right one is
         # refused if the others have used up the limit.
-        await throttles.check(ctx, who.limits, user.id)
-        await throttles.clear(ctx, who.counted)
-        waits = bool(outstanding) and attempt.token and not _vouched(ctx, outstanding)
-        changes: dict[str, Any] = {} if waits else {"last_login_at": world.now()}
-        if found.source is Source.TEMPORARY:
+        await throttles.require_not_throttled(ctx, entry.limits, user.id)
+        await throttles.delete_failures(ctx, entry.throttle_key)
+        is_pending = (
+            bool(outstanding)
+            and sign_in_request.token
+            and not _is_checked_by_front_end(ctx, outstanding)
+        )
+        changes: dict[str, Any] = {} if is_pending else {"last_login_at": environment.now()}
+        if proof.kind is PasswordKind.TEMPORARY:
             changes["require_password_change"] = True
-        now = await _signed_in(session, user, fresh, changes)
-        token: tuple[str | None, datetime | None] = (None, None)
-        if attempt.token:
-            idle = attempt.ttl or world.options.token_idle
-            new = NewToken(
-                now,
-                idle,
-                attempt.protocol,
-                pending=waits,
-                temporary=found.source is Source.TEMPORARY,
+        signed_in_user = await _update_signed_in_user(session, user, password_hash, changes)
+        token_and_end: tuple[str | None, datetime | None] = (None, None)
+        if sign_in_request.token:
+            idle_lifetime = sign_in_request.ttl or environment.options.token_idle
+            new_token = NewAccessToken(
+                signed_in_user,
+                idle_lifetime,
+                sign_in_request.protocol,
+                pending=is_pending,
+                is_temporary_password=proof.kind is PasswordKind.TEMPORARY,
             )
-            token = await access_tokens.create(ctx, session, new)
-        more: dict[str, Any] = {"require2fa": outstanding} if outstanding else {}
-        await _log(ctx, session, auth_sign_in.event(who, attempt, found, **more), found.app)
+            token_and_end = await access_tokens.create_access_token(ctx, session, new_token)
+        log_detail: dict[str, Any] = {"require2fa": outstanding} if outstanding else {}
+        await _log_sign_in(
+            ctx,
+            session,
+            auth_sign_in.sign_in_event(entry, sign_in_request, proof, **log_detail),
+            proof.app_password,
+        )
     auth_sign_in.SIGN_INS.add("signed in")
-    facts = {"user": user.id, "protocol": attempt.protocol, "ip": ctx.client_ip}
-    log.info("signed in", extra=facts)
-    change = now.require_password_change
-    app_id = found.app.id if found.app else None
-    return Authenticated(now, attempt.scope, change, outstanding, *token, app_password_id=app_id)
+    log_fields = {"user": user.id, "protocol": sign_in_request.protocol, "ip": ctx.client_ip}
+    log.info("signed in", extra=log_fields)
+    require_password_change = signed_in_user.require_password_change
+    app_id = proof.app_password.id if proof.app_password else None
+    return AuthenticatedUser(
+        signed_in_user,
+        sign_in_request.scope,
+        require_password_change,
+        outstanding,
+        *token_and_end,
+        app_password_id=app_id,
+    )
 
 
-def _checked(world: World, attempt: Attempt) -> Attempt:
+def _validate_sign_in_request(
+    environment: Environment, sign_in_request: SignInRequest
+) -> SignInRequest:
     """Validate a sign-in request and fill in its default lifetime. Raises Invalid."""
-    idle, path = attempt.ttl, ["tokenTtl"]
-    if not PROTOCOL.fullmatch(attempt.protocol):
+    idle_lifetime, path = sign_in_request.ttl, ["tokenTtl"]
+    if not PROTOCOL_PATTERN.fullmatch(sign_in_request.protocol):
         text = "1 to 32 letters, digits and .+_-"
-        raise Invalid(text, constraint="pattern", path=["protocol"])
-    if attempt.token and attempt.scope is not Scope.MASTER:
+        raise InvalidInput(text, constraint="pattern", path=["protocol"])
+    if sign_in_request.token and sign_in_request.scope is not Scope.MASTER:
         text = "only the scope MASTER comes with a token"
-        raise Invalid(text, constraint="scope", path=["token"])
-    if idle is None:
-        return replace(attempt, ttl=world.options.token_idle)
-    if idle < SHORTEST:
-        raise Invalid("a token lasts a minute at least", constraint="min", path=path)
-    if idle > (most := world.options.token_life):
-        raise Invalid(f"a token lasts {most.days} days at most", constraint="max", path=path)
-    return attempt
+        raise InvalidInput(text, constraint="scope", path=["token"])
+    if idle_lifetime is None:
+        return replace(sign_in_request, ttl=environment.options.token_idle)
+    if idle_lifetime < MIN_TOKEN_LIFETIME:
+        raise InvalidInput("a token lasts a minute at least", constraint="min", path=path)
+    if idle_lifetime > (max_lifetime := environment.options.token_life):
+        raise InvalidInput(
+            f"a token lasts {max_lifetime.days} days at most", constraint="max", path=path
+        )
+    return sign_in_request
 
 
-async def _outstanding(ctx: Context, user: Picked, attempt: Attempt) -> list[TwoFactorMethod]:
+async def _missing_second_factors(
+    ctx: Context, user: ColumnRow, sign_in_request: SignInRequest
+) -> list[TwoFactorMethod]:
     """Return the second factors of which one must still be proved; empty if none.
 
     Checks the proof of the request, if there is one. Raises AuthenticationFailed if it is wrong.
     """
-    factors = second_factor_check.enabled(user) if attempt.scope is Scope.MASTER else []
-    if not factors or not attempt.proof.given:
+    factors = (
+        second_factor_check.enabled_methods(user) if sign_in_request.scope is Scope.MASTER else []
+    )
+    if not factors or not sign_in_request.proof.is_given:
         return factors
     try:
-        await second_factor_check.check(ctx, user, attempt.proof)
-    except AuthenticationFailed as wrong:
-        raise AuthenticationFailed(wrong.message, require2fa=factors) from None
+        await second_factor_check.check_second_factor(ctx, user, sign_in_request.proof)
+    except AuthenticationFailed as error:
+        raise AuthenticationFailed(error.message, require2fa=factors) from None
     return []
 
 
-def _vouched(ctx: Context, factors: list[TwoFactorMethod]) -> bool:
+def _is_checked_by_front_end(ctx: Context, factors: list[TwoFactorMethod]) -> bool:
     """True if the only factor is CUSTOM and the caller is a front end that checks it."""
-    return factors == [TwoFactorMethod.CUSTOM] and ctx.viewer.speaks_for_others
+    return factors == [TwoFactorMethod.CUSTOM] and ctx.viewer.is_trusted_front_end
 
 
-async def _rehashed(world: World, stored: str, password: str) -> str:
+async def _rehash_if_outdated(environment: Environment, password_hash: str, password: str) -> str:
     """Return the hash to store: a new one if the hash settings changed and a worker is free."""
-    if password_hashes.outdated(world, stored):
+    if password_hashes.is_outdated(environment, password_hash):
         try:
-            return await password_hashes.make(world, password)
+            return await password_hashes.hash_password(environment, password)
         except RateLimited:
             log.info("no time to hash a password again")
-    return stored
+    return password_hash
 
 
-async def _signed_in(
-    session: AsyncSession, user: Picked, fresh: str | None, changes: dict[str, Any]
-) -> Picked:
+async def _update_signed_in_user(
+    session: AsyncSession, user: ColumnRow, password_hash: str | None, changes: dict[str, Any]
+) -> ColumnRow:
     """Store the sign-in on the user's row and return the row.
 
     Raises AuthenticationFailed if the user has changed since the password was checked.
     """
-    kept = col(User.password)
-    changed = await (await session.connection()).execute(
+    password_column = col(User.password)
+    result = await (await session.connection()).execute(
         update(User)
         .where(
             col(User.id) == user.id,
             col(User.auth_version) == user.auth_version,
-            credential_status.open_users(),
+            credential_status.is_user_enabled_sql(),
         )
-        .values(password=case((kept == user.password, fresh), else_=kept), **changes)
-        .returning(*picked(User))
+        .values(
+            password=case((password_column == user.password, password_hash), else_=password_column),
+            **changes,
+        )
+        .returning(*select_columns(User))
     )
-    now = changed.first()
-    if now is None:
+    row = result.first()
+    if row is None:
         raise AuthenticationFailed
-    return now
+    return row
 
 
-async def _log(ctx: Context, session: AsyncSession, seen: Event, app: Picked | None) -> None:
+async def _log_sign_in(
+    ctx: Context, session: AsyncSession, event: NewSecurityEvent, app_password: ColumnRow | None
+) -> None:
     """Write the sign-in to the user's security log, and the use of the application password.
 
     Raises AuthenticationFailed if the application password has changed since it was checked.
     """
-    key = await security_log.note(ctx, session, seen)
-    if app and not await app_passwords.used(ctx, session, app, key):
+    event_id = await security_log.log_event(ctx, session, event)
+    if app_password and not await app_passwords.record_use(ctx, session, app_password, event_id):
         raise AuthenticationFailed  # it has changed since we looked
 
 
-async def complete(ctx: Context, session: AsyncSession) -> None:
+async def complete_pending_token(ctx: Context, session: AsyncSession) -> None:
     """Make the viewer's pending token valid, after the second factor was proved.
 
     Must be called inside the transaction that proves it and locks the user. Does nothing if no
     factor is missing. Raises AuthenticationFailed if the token or the user has ended.
     """
-    viewer, world = ctx.viewer, ctx.world
-    if not viewer.pending_for:
+    viewer, environment = ctx.viewer, ctx.environment
+    if not viewer.pending_user_id:
         return
-    now, connection = world.now(), await session.connection()
-    asked = (
-        select(*picked(AccessToken))
+    now, connection = environment.now(), await session.connection()
+    statement = (
+        select(*select_columns(AccessToken))
         .join(User, col(User.id) == col(AccessToken.user_id))
         .where(
             col(AccessToken.id) == viewer.token_id,
             col(AccessToken.pending),
-            col(AccessToken.created_at) > now - PENDING,
+            col(AccessToken.created_at) > now - SECOND_FACTOR_TIMEOUT,
             col(AccessToken.auth_version) == col(User.auth_version),
-            credential_status.open_users(),
+            credential_status.is_user_enabled_sql(),
         )
     )
-    row = (await connection.execute(asked)).first()
+    row = (await connection.execute(statement)).first()
     if row is None:
         raise AuthenticationFailed
-    ends = min(now + (row.expires_at - row.last_used_at), row.created_at + world.options.token_life)
-    full = {"pending": False, "last_used_at": now, "expires_at": ends}
-    this = update(AccessToken).where(col(AccessToken.id) == row.id)
-    await connection.execute(this.values(**full))
-    theirs = update(User).where(col(User.id) == row.user_id)
-    await connection.execute(theirs.values(last_login_at=now))
-    seen = Event("authenticate", row.user_id, protocol=row.protocol, detail={"completed": True})
-    await security_log.note(ctx, session, seen)
-    ctx.afterwards(partial(forget, world, row.user_id))
+    expires_at = min(
+        now + (row.expires_at - row.last_used_at), row.created_at + environment.options.token_life
+    )
+    token_values = {"pending": False, "last_used_at": now, "expires_at": expires_at}
+    update_token = update(AccessToken).where(col(AccessToken.id) == row.id)
+    await connection.execute(update_token.values(**token_values))
+    update_user = update(User).where(col(User.id) == row.user_id)
+    await connection.execute(update_user.values(last_login_at=now))
+    event = NewSecurityEvent(
+        "authenticate", row.user_id, protocol=row.protocol, detail={"completed": True}
+    )
+    await security_log.log_event(ctx, session, event)
+    ctx.call_after_commit(partial(drop_credentials, environment, row.user_id))

@@ -8,24 +8,26 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from models.errors import Forbidden, Unauthenticated
-from models.runtime.environment import World
-from models.store.columns import Picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope, UserPermission
 from models.users.tables import User
 from resolvers.auth import app_passwords, credential_status, security_log, sign_in, throttles
-from resolvers.auth.credential_cache import Known, memory_of
+from resolvers.auth.credential_cache import CachedCredential, cache_of_database
 from resolvers.auth.passwords import password_hashes
-from resolvers.auth.passwords.password_check_cache import PasswordChecks
-from resolvers.auth.sign_in import Attempt, Entry, Proved, Source
-from resolvers.context import Context, Reach, Viewer
+from resolvers.auth.passwords.password_check_cache import CachingPasswordCheck
+from resolvers.auth.sign_in import PasswordKind, PasswordProof, SignInEntry, SignInRequest
+from resolvers.context import Context, ShareVisibility, Viewer
 
 BASIC = "basic"
-HTTP = Attempt(protocol="HTTP")
-PAUSE = timedelta(hours=1)  # between two records of a password's use
-APPLICATION = "an application password"
+HTTP_SIGN_IN = SignInRequest(protocol="HTTP")
+USE_RECORD_INTERVAL = timedelta(hours=1)  # between two records of a password's use
+REQUIRED_CREDENTIAL = "an application password"
 
 
-async def signed(world: World, shown: str, ip: str | None) -> Viewer:
+async def authenticate_basic(
+    environment: Environment, encoded_credentials: str, ip: str | None
+) -> Viewer:
     """Authenticate a name and a password in UTF-8, as sent in base64.
 
     An application password gets those of MAIL_READ, MAIL and SUBMIT that it has. The own password
@@ -33,79 +35,97 @@ async def signed(world: World, shown: str, ip: str | None) -> Viewer:
     of the hash for 60 s while the stored hash is unchanged. Raises Unauthenticated if the password
     is wrong, Forbidden if it can't be used here, and RateLimited as `authenticate` does.
     """
-    name, password = _read(shown)
-    memory, now = memory_of(world.database), world.now()
-    digest = memory.keyed(f"{name}\0{password}")
-    known = memory.recall(digest, now)
-    if known is None:
-        turn, checks = memory.turn, PasswordChecks(memory, digest, now)
-        known = await _proved(Context(world, Viewer(), client_ip=ip), name, password, checks)
-        checks.keep()
-        memory.keep(digest, known, turn)
-    return known.viewer
+    name, password = _decode_name_and_password(encoded_credentials)
+    cache, now = cache_of_database(environment.database), environment.now()
+    digest = cache.password_digest(f"{name}\0{password}")
+    credential = cache.get(digest, now)
+    if credential is None:
+        drop_count, checks = cache.drop_count, CachingPasswordCheck(cache, digest, now)
+        credential = await _sign_in(
+            Context(environment, Viewer(), client_ip=ip), name, password, checks
+        )
+        checks.store_results()
+        cache.add(digest, credential, drop_count)
+    return credential.viewer
 
 
-def _read(shown: str) -> tuple[str, str]:
+def _decode_name_and_password(encoded_credentials: str) -> tuple[str, str]:
     """Decode name and password. Raises Unauthenticated if they are malformed."""
     try:
-        text = base64.b64decode(shown, validate=True).decode()
+        text = base64.b64decode(encoded_credentials, validate=True).decode()
     except (binascii.Error, ValueError):
         raise Unauthenticated from None
     name, colon, password = text.partition(":")
-    if not colon or not name or not password_hashes.acceptable(password):
+    if not colon or not name or not password_hashes.is_possible_password(password):
         raise Unauthenticated
     return name, password
 
 
-async def _proved(ctx: Context, name: str, password: str, checks: PasswordChecks) -> Known:
+async def _sign_in(
+    ctx: Context, name: str, password: str, checks: CachingPasswordCheck
+) -> CachedCredential:
     """Check the password and return its credential, with the failures counted."""
-    world = ctx.world
-    who, found = await sign_in.tried(ctx, name, password, apps=True, check=checks.check)
-    user = who.user
-    if user is None or found is None or not who.open:
-        await sign_in.refuse(ctx, who, HTTP, found)
+    environment = ctx.environment
+    entry, proof = await sign_in.check_name_and_password(
+        ctx, name, password, allow_app_passwords=True, check=checks.check
+    )
+    user = entry.user
+    if user is None or proof is None or not entry.can_sign_in:
+        await sign_in.count_failed_sign_in(ctx, entry, HTTP_SIGN_IN, proof)
         raise Unauthenticated
-    await throttles.check(ctx, who.limits, user.id)  # again: concurrent guesses may have reached it
+    await throttles.require_not_throttled(
+        ctx, entry.limits, user.id
+    )  # again: concurrent guesses may have reached it
     try:
-        known = _known(world, user, found)
+        credential = _credential_of_proof(environment, user, proof)
     except Forbidden as refusal:
-        sign_in.failed(ctx, who, HTTP, found, refusal.message)
+        sign_in.log_failed_sign_in(ctx, entry, HTTP_SIGN_IN, proof, refusal.message)
         raise
-    if who.counted in who.failures:
-        await throttles.clear(ctx, who.counted)
-    last = found.app.last_used_at if found.app else user.last_login_at
-    if last is None or world.now() - last >= PAUSE:
-        memory_of(world.database).behind(_note(ctx, who, found))
-    return known
+    if entry.throttle_key in entry.keys_with_failures:
+        await throttles.delete_failures(ctx, entry.throttle_key)
+    last_used_at = proof.app_password.last_used_at if proof.app_password else user.last_login_at
+    if last_used_at is None or environment.now() - last_used_at >= USE_RECORD_INTERVAL:
+        cache_of_database(environment.database).run_in_background(_log_sign_in(ctx, entry, proof))
+    return credential
 
 
-def _known(world: World, user: Picked, found: Proved) -> Known:
+def _credential_of_proof(
+    environment: Environment, user: ColumnRow, proof: PasswordProof
+) -> CachedCredential:
     """Return the credential of a right password. Raises Forbidden if it can't be used over HTTP."""
-    if found.app is not None:
-        if known := credential_status.by_app_password(world, found.app, user):
-            return known
+    if proof.app_password is not None:
+        if credential := credential_status.credential_of_app_password(
+            environment, proof.app_password, user
+        ):
+            return credential
         raise Forbidden("this application password is not for HTTP", requires=Scope.MAIL_READ)
-    if found.source is Source.TEMPORARY or user.second_factors or not user.webmail_access:
-        raise Forbidden(f"this account asks for {APPLICATION} here", requires=APPLICATION)
+    if proof.kind is PasswordKind.TEMPORARY or user.second_factors or not user.webmail_access:
+        raise Forbidden(
+            f"this account asks for {REQUIRED_CREDENTIAL} here", requires=REQUIRED_CREDENTIAL
+        )
     viewer = Viewer(
         user.id,
         Role.USER,
         frozenset({Scope.MASTER}),
         frozenset(map(UserPermission, user.permissions)),
         auth_version=user.auth_version,
-        reach=Reach(shared=True),
+        share_visibility=ShareVisibility(has_shared_mailboxes=True),
     )
-    return Known(viewer, world.now(), None, None, owners=(user.id,))
+    return CachedCredential(viewer, environment.now(), None, None, owner_ids=(user.id,))
 
 
-async def _note(ctx: Context, who: Entry, found: Proved) -> None:
+async def _log_sign_in(ctx: Context, entry: SignInEntry, proof: PasswordProof) -> None:
     """Write the sign-in to the user's security log, and the time of use to its row."""
-    assert who.user is not None  # noqa: S101 - it has signed in
-    user_id, app = who.user.id, found.app
-    async with ctx.write(user_id) as session:
-        key = await security_log.note(ctx, session, sign_in.event(who, HTTP, found))
-        if app:
-            await app_passwords.used(ctx, session, app, key)
+    assert entry.user is not None  # noqa: S101 - it has signed in
+    user_id, app_password = entry.user.id, proof.app_password
+    async with ctx.write_session(user_id) as session:
+        event_id = await security_log.log_event(
+            ctx, session, sign_in.sign_in_event(entry, HTTP_SIGN_IN, proof)
+        )
+        if app_password:
+            await app_passwords.record_use(ctx, session, app_password, event_id)
         else:
-            seen = update(User).where(col(User.id) == user_id)
-            await (await session.connection()).execute(seen.values(last_login_at=ctx.world.now()))
+            statement = update(User).where(col(User.id) == user_id)
+            await (await session.connection()).execute(
+                statement.values(last_login_at=ctx.environment.now())
+            )

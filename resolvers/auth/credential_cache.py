@@ -21,341 +21,378 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from models.auth.credential_changes import ChangeReader
-from models.runtime.clock_steps import is_ahead
-from models.runtime.environment import World
-from models.runtime.registration import boot_time
+from models.auth.credential_changes import CredentialChangeReader
+from models.runtime.clock_steps import is_waiting
+from models.runtime.environment import Environment
+from models.runtime.registration import milliseconds_since_boot
 from models.store.database import Database, current_transaction
-from resolvers.context import Reach, Viewer
+from resolvers.context import ShareVisibility, Viewer
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-FRESH = timedelta(seconds=1)
-LONGEST = timedelta(seconds=60)
-MOST = 10_000  # of the cache
+RECHECK_AFTER = timedelta(seconds=1)
+MAX_AGE = timedelta(seconds=60)
+MAX_ENTRIES = 10_000  # of the cache
 MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(slots=True)
-class Known:
+class CachedCredential:
     """A valid credential as the database had it at `read_at_time`."""
 
     viewer: Viewer  # its `expires_at` is the end that no use moves
-    at: datetime
+    read_at_time: datetime
     used_at: datetime | None
-    ends_at: datetime | None
-    idle: timedelta | None = None  # of a token: each use moves the end to this time from now
-    owners: tuple[int, ...] = (0,)  # users it ends with; 0: a key of the platform
-    networks: tuple[str, ...] = ()  # it is valid from these only; empty: from everywhere
-    watched: bool = False  # the credential changes list each change that ends or narrows it
-    read_at: int = field(default_factory=boot_time)  # milliseconds since the boot
+    expires_at: datetime | None
+    idle_lifetime: timedelta | None = (
+        None  # of a token: each use moves the end to this time from now
+    )
+    owner_ids: tuple[int, ...] = (0,)  # users it ends with; 0: a key of the platform
+    allowed_networks: tuple[str, ...] = ()  # it is valid from these only; empty: from everywhere
+    is_in_change_list: bool = (
+        False  # the credential changes list each change that ends or narrows it
+    )
+    read_at_boot_ms: int = field(
+        default_factory=milliseconds_since_boot
+    )  # milliseconds since the boot
 
 
 @dataclass(frozen=True, slots=True)
-class KeptChecks:
+class CachedPasswordChecks:
     """Results of the password checks of one sign-in, by a digest of stored hash and password."""
 
     results: dict[str, bool]
-    at: datetime
-    read_at: int = field(default_factory=boot_time)  # milliseconds since the boot
+    read_at_time: datetime
+    read_at_boot_ms: int = field(
+        default_factory=milliseconds_since_boot
+    )  # milliseconds since the boot
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
+class CredentialLookup:
     """A database lookup of a credential that is running."""
 
-    task: "asyncio.Task[Known | None]"
-    turn: int
-    begun_at: int  # milliseconds since the boot
+    task: "asyncio.Task[CachedCredential | None]"
+    drop_count: int
+    begun_at_boot_ms: int  # milliseconds since the boot
 
 
 @dataclass
-class Memory:
+class CredentialCache:
     """Cache of the valid credentials of one database."""
 
-    known: dict[str, Known] = field(default_factory=dict)  # by digest, oldest first
+    credentials: dict[str, CachedCredential] = field(
+        default_factory=dict
+    )  # by digest, oldest first
     # by user id (0: keys of the platform): what was read before this time is not cached
-    quiet: dict[int, datetime] = field(default_factory=dict)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    reaches: WeakValueDictionary[int, Reach] = field(default_factory=WeakValueDictionary)
-    owned: dict[int, set[str]] = field(default_factory=dict)  # digests by user id
-    turn: int = 0  # rises with each drop
-    dropped: dict[int, int] = field(
+    not_cached_until: dict[int, datetime] = field(default_factory=dict)
+    background_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    share_visibilities: WeakValueDictionary[int, ShareVisibility] = field(
+        default_factory=WeakValueDictionary
+    )
+    digests_of_owners: dict[int, set[str]] = field(default_factory=dict)  # digests by user id
+    drop_count: int = 0  # rises with each drop
+    last_drops: dict[int, int] = field(
         default_factory=dict
     )  # `drop_count` of the last drop, by user id
-    cleared: int = 0  # `drop_count` when all were dropped
-    lookups: dict[str, Lookup] = field(default_factory=dict)  # by digest
-    password_checks: dict[str, KeptChecks] = field(default_factory=dict)  # by digest
-    changes: ChangeReader = field(default_factory=ChangeReader)
-    reading: "asyncio.Task[None] | None" = None
+    last_clear: int = 0  # `drop_count` when all were dropped
+    lookups: dict[str, CredentialLookup] = field(default_factory=dict)  # by digest
+    password_checks: dict[str, CachedPasswordChecks] = field(default_factory=dict)  # by digest
+    change_reader: CredentialChangeReader = field(default_factory=CredentialChangeReader)
+    reading_changes: "asyncio.Task[None] | None" = None
     # when the changes were last read: milliseconds since boot, and clock time
-    certain_at: tuple[int, datetime] | None = None
-    life: timedelta | None = None  # the setting that the entries were read under
+    changes_read_at: tuple[int, datetime] | None = None
+    token_life: timedelta | None = None  # the setting that the entries were read under
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
-    events: list[Any] = field(
+    unwritten_events: list[Any] = field(
         default_factory=list
     )  # not yet written by resolvers/auth/security_log.py
-    written: float = 0.0  # seconds on the clock of the event loop
+    events_written_at: float = 0.0  # seconds on the clock of the event loop
 
-    def recall(self, digest: str, now: datetime) -> Known | None:
+    def get(self, digest: str, now: datetime) -> CachedCredential | None:
         """Return the credential if its age is below the limit and it has not expired; else None."""
-        known = self.known.get(digest)
-        if known is None or not is_recent(known, now, LONGEST if known.watched else FRESH):
+        credential = self.credentials.get(digest)
+        if credential is None or not is_recent(
+            credential, now, MAX_AGE if credential.is_in_change_list else RECHECK_AFTER
+        ):
             return None
-        return known if known.ends_at is None or now < known.ends_at else None
+        return credential if credential.expires_at is None or now < credential.expires_at else None
 
-    def keep(self, digest: str, known: Known, turn: int) -> None:
+    def add(self, digest: str, credential: CachedCredential, drop_count: int) -> None:
         """Cache a credential, unless credentials of its owners were dropped since it was read.
 
         `drop_count` is that of the cache before the credential was read.
         """
         self._remove(digest)
-        if self.cleared > turn or any(
-            self.quiet.get(owner, known.at) > known.at or self.dropped.get(owner, 0) > turn
-            for owner in known.owners
+        if self.last_clear > drop_count or any(
+            self.not_cached_until.get(owner, credential.read_at_time) > credential.read_at_time
+            or self.last_drops.get(owner, 0) > drop_count
+            for owner in credential.owner_ids
         ):
             return
-        if len(self.known) >= MOST:
-            self._remove(next(iter(self.known)))
-        self.known[digest] = known
-        for owner in known.owners:
-            self.owned.setdefault(owner, set()).add(digest)
+        if len(self.credentials) >= MAX_ENTRIES:
+            self._remove(next(iter(self.credentials)))
+        self.credentials[digest] = credential
+        for owner in credential.owner_ids:
+            self.digests_of_owners.setdefault(owner, set()).add(digest)
 
     def _remove(self, digest: str) -> None:
-        known = self.known.pop(digest, None)
-        for owner in known.owners if known else ():
-            theirs = self.owned.get(owner, set())
-            theirs.discard(digest)
-            if not theirs:
-                self.owned.pop(owner, None)
+        credential = self.credentials.pop(digest, None)
+        for owner in credential.owner_ids if credential else ():
+            owner_digests = self.digests_of_owners.get(owner, set())
+            owner_digests.discard(digest)
+            if not owner_digests:
+                self.digests_of_owners.pop(owner, None)
 
-    def drop(self, owners: Collection[int], now: datetime) -> int:
+    def drop_owners_and_pause(self, user_ids: Collection[int], now: datetime) -> int:
         """Drop the credentials of these users, and cache none until the transaction has ended.
 
         Returns the number of entries dropped. The pause lasts `RECHECK_AFTER`, since a read that
         began before the commit still finds the old credential.
         """
-        self.quiet = {
-            owner: until for owner, until in self.quiet.items() if is_ahead(until, now, FRESH)
+        self.not_cached_until = {
+            owner: until
+            for owner, until in self.not_cached_until.items()
+            if is_waiting(until, now, RECHECK_AFTER)
         }
-        self.quiet |= dict.fromkeys(owners, now + FRESH)
-        return self.forget(owners)
+        self.not_cached_until |= dict.fromkeys(user_ids, now + RECHECK_AFTER)
+        return self.drop_owners(user_ids)
 
-    def forget(self, owners: Collection[int]) -> int:
+    def drop_owners(self, user_ids: Collection[int]) -> int:
         """Drop the credentials of these users, also those that are being read.
 
         Return their number.
         """
-        self.turn += 1
-        if len(self.dropped) + len(owners) > MOST:
-            self.dropped.clear()
-            self.cleared = self.turn  # a running lookup may be of one of them
-        self.dropped |= dict.fromkeys(owners, self.turn)
-        theirs = set[str]().union(*(self.owned.get(owner, ()) for owner in owners))
-        for digest in theirs:
+        self.drop_count += 1
+        if len(self.last_drops) + len(user_ids) > MAX_ENTRIES:
+            self.last_drops.clear()
+            self.last_clear = self.drop_count  # a running lookup may be of one of them
+        self.last_drops |= dict.fromkeys(user_ids, self.drop_count)
+        dropped_digests = set[str]().union(
+            *(self.digests_of_owners.get(owner, ()) for owner in user_ids)
+        )
+        for digest in dropped_digests:
             self._remove(digest)
-        return len(theirs)
+        return len(dropped_digests)
 
     def clear(self) -> int:
         """Drop all entries and return their number."""
-        many = len(self.known)
-        self.turn += 1
-        self.cleared = self.turn
-        self.known.clear()
-        self.owned.clear()
+        count = len(self.credentials)
+        self.drop_count += 1
+        self.last_clear = self.drop_count
+        self.credentials.clear()
+        self.digests_of_owners.clear()
         self.password_checks.clear()
-        return many
+        return count
 
-    def reach(self, user_id: int, *, shared: bool) -> Reach:
+    def update_share_visibility(
+        self, user_id: int, *, has_shared_mailboxes: bool
+    ) -> ShareVisibility:
         """Update and return the share visibility of a user."""
-        known = self.reaches.get(user_id)
-        if known is None:
-            known = self.reaches[user_id] = Reach()
-        known.shared = shared
-        return known
+        visibility = self.share_visibilities.get(user_id)
+        if visibility is None:
+            visibility = self.share_visibilities[user_id] = ShareVisibility()
+        visibility.has_shared_mailboxes = has_shared_mailboxes
+        return visibility
 
-    def keyed(self, text: str) -> str:
+    def password_digest(self, text: str) -> str:
         """Return the HMAC of a password under a salt that only this process knows."""
         return hmac.digest(self.salt, text.encode(errors="surrogatepass"), hashlib.sha256).hex()
 
-    def behind(self, work: Coroutine[Any, Any, object]) -> None:
+    def run_in_background(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Run a coroutine as a background task, so that the request does not wait for it.
 
         Errors are logged.
         """
-        task = asyncio.create_task(_done(work))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task = asyncio.create_task(_run_and_log_errors(coroutine))
+        self.background_tasks.add(task)
+        task.add_done_callback(self.background_tasks.discard)
 
 
-def is_recent(known: Known | KeptChecks, now: datetime, most: timedelta) -> bool:
+def is_recent(
+    entry: CachedCredential | CachedPasswordChecks, now: datetime, max_age: timedelta
+) -> bool:
     """True if the entry was read less than `max_age` ago, by both clocks."""
-    age = (boot_time() - known.read_at) * MILLISECOND
-    return age < most and known.at <= now < known.at + most
+    age = (milliseconds_since_boot() - entry.read_at_boot_ms) * MILLISECOND
+    return age < max_age and entry.read_at_time <= now < entry.read_at_time + max_age
 
 
-async def recall(world: World, digest: str) -> Known | None:
+async def get_checked(environment: Environment, digest: str) -> CachedCredential | None:
     """Return a cached credential if no change is known that may end it; else None.
 
     Reads the credential changes first if the entry is older than `RECHECK_AFTER`. Raises
     StoreUnavailable if the database can't be read for that.
     """
-    memory, now = memory_of(world.database), world.now()
-    if memory.life != world.options.token_life:
-        memory.clear()
-        memory.life = world.options.token_life
-    known = memory.recall(digest, now)
-    if known is None or is_recent(known, now, FRESH):
-        return known
-    if await read_changes(world, memory, now):
-        return memory.recall(digest, world.now())
-    return known
+    cache, now = cache_of_database(environment.database), environment.now()
+    if cache.token_life != environment.options.token_life:
+        cache.clear()
+        cache.token_life = environment.options.token_life
+    credential = cache.get(digest, now)
+    if credential is None or is_recent(credential, now, RECHECK_AFTER):
+        return credential
+    if await apply_credential_changes(environment, cache, now):
+        return cache.get(digest, environment.now())
+    return credential
 
 
-async def read_changes(world: World, memory: Memory, now: datetime) -> bool:
+async def apply_credential_changes(
+    environment: Environment, cache: CredentialCache, now: datetime
+) -> bool:
     """Read the credential changes of the database and drop the credentials that they end.
 
     Returns False if the changes were read less than `RECHECK_AFTER` ago. Concurrent calls share one
     read.
     """
-    arrived = boot_time()
-    if memory.certain_at and memory.certain_at[1] > now - FRESH and _is_certain(memory, arrived):
+    called_at = milliseconds_since_boot()
+    if (
+        cache.changes_read_at
+        and cache.changes_read_at[1] > now - RECHECK_AFTER
+        and _are_changes_read(cache, called_at)
+    ):
         return False
     while True:
-        if memory.reading is None:
-            memory.reading = _apart(_changes_read(world, memory))
-        await asyncio.shield(memory.reading)
-        if _is_certain(memory, arrived):  # else the shared read had begun too early
+        if cache.reading_changes is None:
+            cache.reading_changes = _create_detached_task(_read_changes(environment, cache))
+        await asyncio.shield(cache.reading_changes)
+        if _are_changes_read(cache, called_at):  # else the shared read had begun too early
             return True
 
 
-def _is_certain(memory: Memory, at: int) -> bool:
+def _are_changes_read(cache: CredentialCache, at_boot_ms: int) -> bool:
     """True if the changes were read less than `RECHECK_AFTER` before this time since boot."""
-    return memory.certain_at is not None and (at - memory.certain_at[0]) * MILLISECOND < FRESH
+    return (
+        cache.changes_read_at is not None
+        and (at_boot_ms - cache.changes_read_at[0]) * MILLISECOND < RECHECK_AFTER
+    )
 
 
-async def _changes_read(world: World, memory: Memory) -> None:
+async def _read_changes(environment: Environment, cache: CredentialCache) -> None:
     """Read the credential changes and drop the credentials of the users they name."""
     try:
-        began = boot_time(), world.now()
-        statement, given = memory.changes.statement(world.database.dialect)
-        rows = await world.database.find(statement, given)
-        changed = memory.changes.accounts(rows)
-        if changed is None:
-            memory.clear()
-        elif changed:
-            memory.forget(changed)
-        memory.certain_at = began
+        begun_at = milliseconds_since_boot(), environment.now()
+        statement, parameters = cache.change_reader.unread_statement(environment.database.dialect)
+        rows = await environment.database.read_prepared(statement, parameters)
+        changed_user_ids = cache.change_reader.changed_user_ids(rows)
+        if changed_user_ids is None:
+            cache.clear()
+        elif changed_user_ids:
+            cache.drop_owners(changed_user_ids)
+        cache.changes_read_at = begun_at
     finally:
-        memory.reading = None
+        cache.reading_changes = None
 
 
-async def look_up(
-    world: World, digest: str, read: Callable[[], Awaitable[Known | None]]
-) -> Known | None:
+async def read_and_cache(
+    environment: Environment, digest: str, read: Callable[[], Awaitable[CachedCredential | None]]
+) -> CachedCredential | None:
     """Read a credential with `read` and cache it. Concurrent calls for one digest share one read.
 
     Returns None if `read` finds no valid credential.
     """
-    memory = memory_of(world.database)
-    running = memory.lookups.get(digest)
-    if running is None or not _counts(running, memory):
-        task = _apart(_looked_up(memory, digest, read))
-        running = memory.lookups[digest] = Lookup(task, memory.turn, boot_time())
+    cache = cache_of_database(environment.database)
+    running = cache.lookups.get(digest)
+    if running is None or not _is_lookup_current(running, cache):
+        task = _create_detached_task(_read_and_cache(cache, digest, read))
+        running = cache.lookups[digest] = CredentialLookup(
+            task, cache.drop_count, milliseconds_since_boot()
+        )
     return await asyncio.shield(running.task)
 
 
-def _counts(lookup: Lookup, memory: Memory) -> bool:
+def _is_lookup_current(lookup: CredentialLookup, cache: CredentialCache) -> bool:
     """True if no credential is known to have ended since the lookup began."""
-    return lookup.turn == memory.turn and (boot_time() - lookup.begun_at) * MILLISECOND < FRESH
+    return (
+        lookup.drop_count == cache.drop_count
+        and (milliseconds_since_boot() - lookup.begun_at_boot_ms) * MILLISECOND < RECHECK_AFTER
+    )
 
 
-async def _looked_up(
-    memory: Memory, digest: str, read: Callable[[], Awaitable[Known | None]]
-) -> Known | None:
+async def _read_and_cache(
+    cache: CredentialCache, digest: str, read: Callable[[], Awaitable[CachedCredential | None]]
+) -> CachedCredential | None:
     """Run the read of a shared lookup and cache its result."""
-    turn, began = memory.turn, boot_time()
+    drop_count, begun_at = cache.drop_count, milliseconds_since_boot()
     try:
-        found = await read()
-        if found:
-            found.watched, found.read_at = True, began
-            memory.keep(digest, found, turn)
-        return found
+        credential = await read()
+        if credential:
+            credential.is_in_change_list, credential.read_at_boot_ms = True, begun_at
+            cache.add(digest, credential, drop_count)
+        return credential
     finally:
-        running = memory.lookups.get(digest)
+        running = cache.lookups.get(digest)
         if running and running.task is asyncio.current_task():
-            del memory.lookups[digest]
+            del cache.lookups[digest]
 
 
-def _apart(work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
+def _create_detached_task(coroutine: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
     """Run a coroutine in its own task, which reads outside any transaction of a request."""
 
     async def run() -> Result:
         current_transaction.set(None)
-        return await work
+        return await coroutine
 
     task = asyncio.create_task(run())
-    task.add_done_callback(_failure_read)
+    task.add_done_callback(_retrieve_exception)
     return task
 
 
-def _failure_read(task: "asyncio.Task[Any]") -> None:
+def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
     """Retrieve the exception of a task, which may have no waiter left."""
     if not task.cancelled():
         task.exception()
 
 
-async def _done(work: Coroutine[Any, Any, object]) -> None:
+async def _run_and_log_errors(coroutine: Coroutine[Any, Any, object]) -> None:
     """Await a background coroutine and log its exception."""
     try:
-        await work
+        await coroutine
     except Exception:  # a background task has no waiter; the next request tries again
         log.exception("what was to be noted behind an answer was not")
 
 
 @lru_cache(maxsize=4)
-def memory_of(_database: Database) -> Memory:
+def cache_of_database(_database: Database) -> CredentialCache:
     """Return the credential cache of this database."""
-    return Memory()
+    return CredentialCache()
 
 
-def forget(world: World, *user_ids: int) -> None:
+def drop_credentials(environment: Environment, *user_ids: int) -> None:
     """Drop these users' credentials from the caches of all processes; 0: the keys of the platform.
 
     Call it directly after each transaction that ends or narrows credentials.
     """
-    memory_of(world.database).drop(user_ids, world.now())
-    world.wakeups.recall(user_ids)
+    cache_of_database(environment.database).drop_owners_and_pause(user_ids, environment.now())
+    environment.wakeups.announce_credentials_changed(user_ids)
 
 
-def guard(world: World) -> None:
+def follow_drops(environment: Environment) -> None:
     """Register with the wake-ups, so that drops in other processes also clear this cache."""
 
-    def recalled(account: int | None) -> None:
-        memory = memory_of(world.database)
-        if account is None:
-            memory.clear()
+    def drop_recalled(user_id: int | None) -> None:
+        cache = cache_of_database(environment.database)
+        if user_id is None:
+            cache.clear()
         else:
-            memory.drop([account], world.now())
+            cache.drop_owners_and_pause([user_id], environment.now())
 
-    world.wakeups.guard(recalled)
+    environment.wakeups.on_credentials_changed(drop_recalled)
 
 
-def turn(world: World) -> int:
+def drop_count(environment: Environment) -> int:
     """Return a number that changes when credentials were ended or narrowed in this process."""
-    return memory_of(world.database).turn
+    return cache_of_database(environment.database).drop_count
 
 
-def widen(world: World, user_id: int) -> None:
+def mark_has_shared_mailboxes(environment: Environment, user_id: int) -> None:
     """Make mail that is shared with this user visible to the user's viewers in all processes."""
-    if known := memory_of(world.database).reaches.get(user_id):
-        known.shared = True
-    world.wakeups.recall([user_id])
+    if visibility := cache_of_database(environment.database).share_visibilities.get(user_id):
+        visibility.has_shared_mailboxes = True
+    environment.wakeups.announce_credentials_changed([user_id])
 
 
-async def settle(world: World) -> None:
+async def wait_for_background_tasks(environment: Environment) -> None:
     """Wait for the background tasks that record uses. Call it before the database is closed."""
-    while tasks := memory_of(world.database).tasks:
+    while tasks := cache_of_database(environment.database).background_tasks:
         await asyncio.gather(*tasks)

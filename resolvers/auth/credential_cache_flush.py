@@ -1,21 +1,21 @@
 """Flush of cached credentials on request, in all processes."""
 
-from resolvers.auth.credential_cache import memory_of
+from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
-from resolvers.users.selection import Users, chosen
+from resolvers.users.selection import UserSelector, load_selected_users
 
 
-async def flush(ctx: Context, users: Users | None) -> int:
+async def flush_credentials(ctx: Context, users: UserSelector | None) -> int:
     """Drop the cached credentials of these users, or of all.
 
     Returns the number dropped in this process.
     """
-    memory = memory_of(ctx.world.database)
+    cache = cache_of_database(ctx.environment.database)
     if users is None or users.all:
-        many = memory.clear()
-        ctx.world.wakeups.recall([None])
-        return many
-    rows = await chosen(ctx, users, managed=False)
-    many = memory.drop([row.id for row in rows], ctx.world.now())
-    ctx.world.wakeups.recall([row.id for row in rows])
-    return many
+        count = cache.clear()
+        ctx.environment.wakeups.announce_credentials_changed([None])
+        return count
+    rows = await load_selected_users(ctx, users, only_managed=False)
+    count = cache.drop_owners_and_pause([row.id for row in rows], ctx.environment.now())
+    ctx.environment.wakeups.announce_credentials_changed([row.id for row in rows])
+    return count

@@ -13,15 +13,15 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from models.auth.credentials import ApiKey
-from models.store.columns import Picked
-from models.users.roles import AdminPermission, Role, Scope, opened
+from models.store.columns import ColumnRow
+from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import DomainAdmin, User
 from resolvers.context import Viewer
 
 # no scope that creates credentials
-ACTING = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})
-LONGEST = timedelta(hours=4)
-OPERATOR = 0  # maker key id of the bootstrap key and of the command line
+ACT_AS_SCOPES = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})
+MAX_LIFETIME = timedelta(hours=4)
+OPERATOR_KEY_ID = 0  # maker key id of the bootstrap key and of the command line
 
 Maker = aliased(User)
 MakerKey = aliased(ApiKey)
@@ -32,80 +32,94 @@ def is_operator(viewer: Viewer) -> bool:
     return viewer.role is Role.ROOT and not (viewer.user_id or viewer.api_key_id)
 
 
-def key_of(viewer: Viewer) -> int | None:
+def acting_key_id(viewer: Viewer) -> int | None:
     """Return the id of the viewer's key without a user, which may act for users; else None.
 
     Only keys of the role ADMIN or ROOT, and the bootstrap key (`OPERATOR_KEY_ID`).
     """
     if viewer.user_id or not viewer.role.includes(Role.ADMIN):
         return None
-    return viewer.api_key_id or OPERATOR
+    return viewer.api_key_id or OPERATOR_KEY_ID
 
 
-def narrowed(scopes: Sequence[Scope]) -> frozenset[Scope]:
+def scopes_for_another_user(scopes: Sequence[Scope]) -> frozenset[Scope]:
     """Return the part of these scopes that a credential for another user keeps.
 
     Empty: all allowed.
     """
-    return opened(frozenset(scopes)) & opened(ACTING) if scopes else ACTING
+    return (
+        expand_scopes(frozenset(scopes)) & expand_scopes(ACT_AS_SCOPES) if scopes else ACT_AS_SCOPES
+    )
 
 
-def domains_of(administrator: Any) -> Any:
+def joined_domain_ids_sql(user_id: Any) -> Any:
     """SQL: the ids of the domains that this user administers, joined by commas."""
     comma: Any = literal_column("','")  # part of the text of a prepared statement
     domains = func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), comma)
-    theirs: Select[Any] = select(domains).where(col(DomainAdmin.user_id) == administrator)
-    return theirs.scalar_subquery()
+    joined_ids: Select[Any] = select(domains).where(col(DomainAdmin.user_id) == user_id)
+    return joined_ids.scalar_subquery()
 
 
-def domain_ids(joined: str | None) -> frozenset[int]:
+def parse_domain_ids(joined_ids: str | None) -> frozenset[int]:
     """Parse the ids that `joined_domain_ids_sql` has joined."""
-    return frozenset(map(int, joined.split(","))) if joined else frozenset()
+    return frozenset(map(int, joined_ids.split(","))) if joined_ids else frozenset()
 
 
-def with_maker(
-    asked: Select[*tuple[Any, ...]], by: Any, by_key: Any, now: Any
+def add_maker_columns(
+    statement: Select[*tuple[Any, ...]], maker_id: Any, maker_key_id: Any, now: Any
 ) -> Select[*tuple[Any, ...]]:
-    """Add the columns that `may_act` reads to a select of credentials.
+    """Add the columns that `can_maker_act` reads to a select of credentials.
 
-    `by` and `by_key` are the columns of the maker's user id and key id. `now` is the time, or its
-    parameter.
+    `maker_id` and `maker_key_id` are the columns of the maker's user id and key id. `now` is the
+    time, or its parameter.
     """
-    able = ~col(Maker.disabled), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
-    good = (
+    maker_can_sign_in = ~col(Maker.disabled), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
+    is_key_valid = (
         col(MakerKey.active),
         or_(col(MakerKey.expires_at).is_(None), col(MakerKey.expires_at) > now),
         col(MakerKey.user_id).is_(None),
     )
     columns: list[ColumnElement[Any]] = [
-        by.label("maker_id"),
-        by_key.label("maker_key_id"),
+        maker_id.label("maker_id"),
+        maker_key_id.label("maker_key_id"),
         col(Maker.role).label("maker_role"),
         col(Maker.admin_permissions).label("maker_permissions"),
-        domains_of(col(Maker.id)).label("maker_domains"),
+        joined_domain_ids_sql(col(Maker.id)).label("maker_domains"),
         col(MakerKey.role).label("maker_key_role"),
         col(MakerKey.expires_at).label("maker_key_expires_at"),
         col(MakerKey.domains).label("maker_key_domains"),
     ]
     return (
-        asked.add_columns(*columns)
-        .outerjoin(Maker, (col(Maker.id) == by) & able[0] & able[1] & able[2])
-        .outerjoin(MakerKey, (col(MakerKey.id) == by_key) & good[0] & good[1] & good[2])
+        statement.add_columns(*columns)
+        .outerjoin(
+            Maker,
+            (col(Maker.id) == maker_id)
+            & maker_can_sign_in[0]
+            & maker_can_sign_in[1]
+            & maker_can_sign_in[2],
+        )
+        .outerjoin(
+            MakerKey,
+            (col(MakerKey.id) == maker_key_id)
+            & is_key_valid[0]
+            & is_key_valid[1]
+            & is_key_valid[2],
+        )
     )
 
 
-def has_maker(row: Picked) -> bool:
+def has_maker(row: ColumnRow) -> bool:
     """True if another user or a key created this credential."""
     return row.maker_id is not None or row.maker_key_id is not None
 
 
-def may_act(row: Picked, role: Role, permission: AdminPermission) -> bool:
+def can_maker_act(row: ColumnRow, role: Role, permission: AdminPermission) -> bool:
     """True if the maker may still act for the user, who has this role.
 
     `row` has the columns of `add_maker_columns`, and the user's `domain_id`.
     """
     if row.maker_id is None:
-        if row.maker_key_id == OPERATOR:
+        if row.maker_key_id == OPERATOR_KEY_ID:
             return True
         if row.maker_key_role is None or row.maker_key_domains:
             return False
@@ -115,5 +129,5 @@ def may_act(row: Picked, role: Role, permission: AdminPermission) -> bool:
     if row.maker_role is None or not row.maker_role.administers(role):
         return False
     return row.maker_role is not Role.DOMAIN_ADMIN or (
-        permission in row.maker_permissions and row.domain_id in domain_ids(row.maker_domains)
+        permission in row.maker_permissions and row.domain_id in parse_domain_ids(row.maker_domains)
     )

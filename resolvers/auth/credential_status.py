@@ -10,31 +10,31 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, or_, select, update
 from sqlmodel import col
 
-from models.auth.application_passwords import AppPassword
-from models.auth.credentials import PENDING, AccessToken, ApiKey
+from models.auth.application_passwords import ApplicationPassword
+from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken, ApiKey
 from models.mailboxes.shares import MailboxShare
-from models.runtime.environment import Turn, World
-from models.store.columns import Instant, Picked, picked, table_of
-from models.store.prepared_statements import prepared
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, UtcDateTime, core_table, select_columns
+from models.store.prepared_statements import prepare_cached
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import User
 from resolvers.auth import app_passwords, credential_makers
-from resolvers.auth.credential_cache import Known, memory_of
-from resolvers.auth.credential_makers import ACTING
-from resolvers.context import Reach, Viewer
+from resolvers.auth.credential_cache import CachedCredential, cache_of_database
+from resolvers.auth.credential_makers import ACT_AS_SCOPES
+from resolvers.context import ShareVisibility, Viewer
 
 # prefixes of secrets: scanners of leaked text recognize them
-TOKEN, KEY = "mgt_", "mgk_"
-HTTP = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of application passwords
+TOKEN_PREFIX, API_KEY_PREFIX = "mgt_", "mgk_"
+HTTP_SCOPES = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of application passwords
 # A viewer who signed in with a temporary password can only set a new password.
-NEW_PASSWORD = {
+NEW_PASSWORD_ONLY = {
     "scopes": frozenset({Scope.SETTINGS}),
-    "operations": frozenset({"tokenRevoke", "userUpdate", "viewer"}),
+    "allowed_operations": frozenset({"tokenRevoke", "userUpdate", "viewer"}),
     "new_password_only": True,
 }
 
 
-def digest_of(secret: str) -> str:
+def secret_digest(secret: str) -> str:
     """Return the SHA-256 that is stored of a secret.
 
     It has 256 random bits, so no salt is needed.
@@ -42,164 +42,187 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def new_secret(world: World, prefix: str) -> str:
+def generate_secret(environment: Environment, prefix: str) -> str:
     """Return a new random secret of 256 bits in base64url, with this prefix."""
-    return prefix + base64.urlsafe_b64encode(world.random(32)).decode().rstrip("=")
+    return prefix + base64.urlsafe_b64encode(environment.random_bytes(32)).decode().rstrip("=")
 
 
-def open_users() -> ColumnElement[bool]:
+def is_user_enabled_sql() -> ColumnElement[bool]:
     """The WHERE clause for users that can sign in: not disabled, suspended or deleted."""
     return and_(~col(User.disabled), ~col(User.suspended), col(User.deleted_at).is_(None))
 
 
-@prepared
-def token_lookup(by: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def token_lookup_sql(column: str) -> Select[*tuple[Any, ...]]:
     """SQL: the valid access token with the value of the parameter `of` in this column."""
-    now = bindparam("now", type_=Instant)
+    now = bindparam("now", type_=UtcDateTime)
     statement = (
-        select(*picked(AccessToken), *_standing())
+        select(*select_columns(AccessToken), *_user_rights_columns())
         .join(User, col(User.id) == col(AccessToken.user_id))
         .where(
-            table_of(AccessToken).c[by] == bindparam("of"),
+            core_table(AccessToken).c[column] == bindparam("of"),
             col(AccessToken.expires_at) > now,
-            col(AccessToken.created_at) > bindparam("oldest", type_=Instant),
+            col(AccessToken.created_at) > bindparam("oldest", type_=UtcDateTime),
             col(AccessToken.auth_version) == col(User.auth_version),
-            open_users(),
+            is_user_enabled_sql(),
             or_(
                 ~col(AccessToken.pending),
-                col(AccessToken.created_at) > bindparam("pending_since", type_=Instant),
+                col(AccessToken.created_at) > bindparam("pending_since", type_=UtcDateTime),
             ),
         )
     )
     actor = col(AccessToken.actor_id), col(AccessToken.actor_key_id)
-    return credential_makers.with_maker(statement, *actor, now)
+    return credential_makers.add_maker_columns(statement, *actor, now)
 
 
-async def token(world: World, *, digest: str = "", id: int | None = None) -> Known | None:
+async def load_token(
+    environment: Environment, *, digest: str = "", id: int | None = None
+) -> CachedCredential | None:
     """Load an access token with the rights of its user, by digest or id; None if it is not valid.
 
     A token that waits for a second factor has a viewer of the role PUBLIC.
     """
-    now, life = world.now(), world.options.token_life
-    statement, of = (token_lookup("digest"), digest) if id is None else (token_lookup("id"), id)
-    given = {"of": of, "now": now, "oldest": now - life, "pending_since": now - PENDING}
-    for row in await world.database.find(statement, given):
-        used, owner = row.last_used_at, row.user_id
-        ends = min(row.expires_at, row.created_at + life)
+    now, max_life = environment.now(), environment.options.token_life
+    statement, lookup_value = (
+        (token_lookup_sql("digest"), digest) if id is None else (token_lookup_sql("id"), id)
+    )
+    parameters = {
+        "of": lookup_value,
+        "now": now,
+        "oldest": now - max_life,
+        "pending_since": now - SECOND_FACTOR_TIMEOUT,
+    }
+    for row in await environment.database.read_prepared(statement, parameters):
+        last_used_at, user_id = row.last_used_at, row.user_id
+        expires_at = min(row.expires_at, row.created_at + max_life)
         if credential_makers.has_maker(row):
-            if not credential_makers.may_act(row, row.owners, AdminPermission.LOGIN_AS):
+            if not credential_makers.can_maker_act(row, row.owners, AdminPermission.LOGIN_AS):
                 return None
             viewer = Viewer(
-                owner,
+                user_id,
                 Role.USER,
-                ACTING,
-                **_delegated(row, Role.USER),
+                ACT_AS_SCOPES,
+                **_role_rights(row, Role.USER),
                 token_id=row.id,
                 actor_id=row.actor_id or 0,
                 actor_key_id=row.actor_key_id,
-                ends_at=ends,
+                expires_at=expires_at,
                 auth_version=row.auth_version,
-                reach=_reach(world, owner, row),
+                share_visibility=_share_visibility(environment, user_id, row),
             )
-            owners = owner, row.actor_id or 0
-            return Known(viewer, now, used, _first_end(row), owners=owners)
+            owners = user_id, row.actor_id or 0
+            return CachedCredential(viewer, now, last_used_at, _earliest_end(row), owner_ids=owners)
         if row.pending:
-            until = min(ends, row.created_at + PENDING)
-            viewer = Viewer(token_id=row.id, pending_for=owner, ends_at=until)
-            return Known(viewer, now, now, until, owners=(owner,))
-        facts: dict[str, Any] = dict(NEW_PASSWORD)
+            expires_at_pending = min(expires_at, row.created_at + SECOND_FACTOR_TIMEOUT)
+            viewer = Viewer(token_id=row.id, pending_user_id=user_id, expires_at=expires_at_pending)
+            return CachedCredential(viewer, now, now, expires_at_pending, owner_ids=(user_id,))
+        rights: dict[str, Any] = dict(NEW_PASSWORD_ONLY)
         if not row.temporary:
-            facts = {"scopes": frozenset({row.scope}), **_delegated(row, row.owners)}
+            rights = {"scopes": frozenset({row.scope}), **_role_rights(row, row.owners)}
         viewer = Viewer(
-            owner,
+            user_id,
             Role.USER if row.temporary else row.owners,
-            **facts,
+            **rights,
             token_id=row.id,
-            ends_at=row.created_at + life,
+            expires_at=row.created_at + max_life,
             auth_version=row.auth_version,
-            reach=_reach(world, owner, row),
+            share_visibility=_share_visibility(environment, user_id, row),
         )
-        idle = row.expires_at - used
-        return Known(viewer, now, used, ends, idle=idle, owners=(owner,))
+        idle_lifetime = row.expires_at - last_used_at
+        return CachedCredential(
+            viewer, now, last_used_at, expires_at, idle_lifetime=idle_lifetime, owner_ids=(user_id,)
+        )
     return None
 
 
-@prepared
-def key_lookup(by: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def api_key_lookup_sql(column: str) -> Select[*tuple[Any, ...]]:
     """SQL: the valid API key with the value of the parameter `of` in this column."""
-    now = bindparam("now", type_=Instant)
+    now = bindparam("now", type_=UtcDateTime)
     statement = (
-        select(*picked(ApiKey), *_standing())
+        select(*select_columns(ApiKey), *_user_rights_columns())
         .outerjoin(User, col(User.id) == col(ApiKey.user_id))
         .where(
-            table_of(ApiKey).c[by] == bindparam("of"),
+            core_table(ApiKey).c[column] == bindparam("of"),
             col(ApiKey.active),
             or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now),
-            or_(col(ApiKey.user_id).is_(None), open_users()),
+            or_(col(ApiKey.user_id).is_(None), is_user_enabled_sql()),
         )
     )
-    return credential_makers.with_maker(
+    return credential_makers.add_maker_columns(
         statement, col(ApiKey.made_by), col(ApiKey.made_by_key), now
     )
 
 
-async def key(world: World, *, digest: str = "", id: int | None = None) -> Known | None:
+async def load_api_key(
+    environment: Environment, *, digest: str = "", id: int | None = None
+) -> CachedCredential | None:
     """Load an API key with its rights, by digest or id; None if it is not valid.
 
     Its rights never exceed those of its owner. A key that is restricted to domains acts for these,
     not for a user. If its owner is an ADMIN, or it has no owner, it has all permissions of a
     DOMAIN_ADMIN in them.
     """
-    now = world.now()
-    statement, of = (key_lookup("digest"), digest) if id is None else (key_lookup("id"), id)
-    for row in await world.database.find(statement, {"of": of, "now": now}):
+    now = environment.now()
+    statement, lookup_value = (
+        (api_key_lookup_sql("digest"), digest) if id is None else (api_key_lookup_sql("id"), id)
+    )
+    for row in await environment.database.read_prepared(
+        statement, {"of": lookup_value, "now": now}
+    ):
         role = row.role if row.owners is None or row.owners.includes(row.role) else row.owners
         scopes = frozenset(map(Scope, row.scopes)) or frozenset({Scope.MASTER})
-        if made := credential_makers.has_maker(row):
-            if not credential_makers.may_act(row, row.owners, AdminPermission.LOGIN_AS):
+        if has_maker := credential_makers.has_maker(row):
+            if not credential_makers.can_maker_act(row, row.owners, AdminPermission.LOGIN_AS):
                 return None
-            role, scopes = Role.USER, credential_makers.narrowed([*map(Scope, row.scopes)])
+            role, scopes = (
+                Role.USER,
+                credential_makers.scopes_for_another_user([*map(Scope, row.scopes)]),
+            )
         user_id = row.user_id or 0
-        delegated: dict[str, Any] = _delegated(row, role)
+        role_rights: dict[str, Any] = _role_rights(row, role)
         if row.domains and role is not Role.USER:
-            user_id, charges = 0, frozenset(row.domains)
+            user_id, domain_ids = 0, frozenset(row.domains)
             if row.owners is None or row.owners.includes(Role.ADMIN):
                 role = Role.DOMAIN_ADMIN
-                delegated |= {"permissions": frozenset(AdminPermission), "administers": charges}
+                role_rights |= {
+                    "permissions": frozenset(AdminPermission),
+                    "administered_domains": domain_ids,
+                }
             else:
-                delegated["administers"] &= charges
+                role_rights["administered_domains"] &= domain_ids
         viewer = Viewer(
             user_id,
             role,
             scopes,
-            **delegated,
+            **role_rights,
             read_only=row.read_only,
             api_key_id=row.id,
-            actor_id=(row.made_by or 0) if made else 0,
+            actor_id=(row.made_by or 0) if has_maker else 0,
             actor_key_id=row.made_by_key,
-            operations=frozenset(row.operations),
-            ends_at=row.expires_at,
+            allowed_operations=frozenset(row.operations),
+            expires_at=row.expires_at,
             auth_version=row.users_version or 0,
-            reach=_reach(world, user_id, row),
+            share_visibility=_share_visibility(environment, user_id, row),
         )
-        return Known(
+        return CachedCredential(
             viewer,
             now,
             row.last_used_at,
-            _first_end(row),
-            owners=(row.user_id or 0, row.made_by or 0),
-            networks=tuple(row.allowed_ips),
+            _earliest_end(row),
+            owner_ids=(row.user_id or 0, row.made_by or 0),
+            allowed_networks=tuple(row.allowed_ips),
         )
     return None
 
 
-def _first_end(row: Picked) -> datetime | None:
+def _earliest_end(row: ColumnRow) -> datetime | None:
     """Return the end of a credential, or of the key that made it, whichever is earlier."""
     ends = [end for end in (row.expires_at, row.maker_key_expires_at) if end]
     return min(ends, default=None)
 
 
-APP_OWNER = [
+APP_PASSWORD_OWNER_COLUMNS = [
     col(User.auth_version),
     col(User.permissions),
     col(User.role).label("owners"),
@@ -207,33 +230,42 @@ APP_OWNER = [
 ]
 
 
-async def app_password(world: World, key: int) -> Known | None:
+async def load_app_password(
+    environment: Environment, app_password_id: int
+) -> CachedCredential | None:
     """Load an application password by id, with its rights over HTTP; None if it is not valid."""
-    row = await app_password_row(world, key)
-    return by_app_password(world, row, row) if row else None
+    row = await load_app_password_row(environment, app_password_id)
+    return credential_of_app_password(environment, row, row) if row else None
 
 
-async def app_password_row(world: World, key: int) -> Picked | None:
+async def load_app_password_row(environment: Environment, app_password_id: int) -> ColumnRow | None:
     """Load the row of an application password with columns of its user; None if it has ended."""
-    asked = (
-        select(*picked(AppPassword), *APP_OWNER)
-        .join(User, col(User.id) == col(AppPassword.user_id))
+    statement = (
+        select(*select_columns(ApplicationPassword), *APP_PASSWORD_OWNER_COLUMNS)
+        .join(User, col(User.id) == col(ApplicationPassword.user_id))
         .where(
-            col(AppPassword.id) == key,
-            col(AppPassword.active),
-            or_(col(AppPassword.expires_at).is_(None), col(AppPassword.expires_at) > world.now()),
-            open_users(),
+            col(ApplicationPassword.id) == app_password_id,
+            col(ApplicationPassword.active),
+            or_(
+                col(ApplicationPassword.expires_at).is_(None),
+                col(ApplicationPassword.expires_at) > environment.now(),
+            ),
+            is_user_enabled_sql(),
         )
     )
-    maker = col(AppPassword.made_by), col(AppPassword.made_by_key)
-    for row in await world.database.read(credential_makers.with_maker(asked, *maker, world.now())):
+    maker_columns = col(ApplicationPassword.made_by), col(ApplicationPassword.made_by_key)
+    for row in await environment.database.read(
+        credential_makers.add_maker_columns(statement, *maker_columns, environment.now())
+    ):
         return None if app_passwords.has_ended_with_maker(row) else row
     return None
 
 
-def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
+def credential_of_app_password(
+    environment: Environment, row: ColumnRow, user: ColumnRow
+) -> CachedCredential | None:
     """Return the viewer of an application password over HTTP; None if it has no scope for HTTP."""
-    scopes = HTTP & app_passwords.good_for(row.scopes)
+    scopes = HTTP_SCOPES & app_passwords.opened_scopes(row.scopes)
     if not scopes:
         return None
     viewer = Viewer(
@@ -245,44 +277,50 @@ def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
         actor_id=row.made_by or 0,
         actor_key_id=row.made_by_key,
         auth_version=user.auth_version,
-        reach=Reach(shared=True),
+        share_visibility=ShareVisibility(has_shared_mailboxes=True),
     )
-    now = world.now()
-    owners = row.user_id, row.made_by or 0
-    return Known(viewer, now, row.last_used_at, row.expires_at, owners=owners)
+    now = environment.now()
+    owner_ids = row.user_id, row.made_by or 0
+    return CachedCredential(viewer, now, row.last_used_at, row.expires_at, owner_ids=owner_ids)
 
 
-async def account(world: World, user_id: int, version: int) -> bool:
+async def is_user_unchanged(environment: Environment, user_id: int, auth_version: int) -> bool:
     """True if the user can sign in, has no second factor, and `auth_version` is unchanged."""
-    asked = select(col(User.second_factors)).where(
-        col(User.id) == user_id, col(User.auth_version) == version, open_users()
+    statement = select(col(User.second_factors)).where(
+        col(User.id) == user_id, col(User.auth_version) == auth_version, is_user_enabled_sql()
     )
-    return any(not row.second_factors for row in await world.database.read(asked))
+    return any(not row.second_factors for row in await environment.database.read(statement))
 
 
-async def kicked(world: World, user_ids: Collection[int]) -> Mapping[int, datetime]:
+async def load_kick_times(
+    environment: Environment, user_ids: Collection[int]
+) -> Mapping[int, datetime]:
     """Load when the sessions of these users were last ended by `sessionKick`, by user id.
 
     Users that were never kicked are missing.
     """
-    asked = select(col(User.id), col(User.kicked_at)).where(
+    statement = select(col(User.id), col(User.kicked_at)).where(
         col(User.id).in_(sorted(user_ids)), col(User.kicked_at).is_not(None)
     )
-    return {row.id: row.kicked_at for row in await world.database.read(asked)}
+    return {row.id: row.kicked_at for row in await environment.database.read(statement)}
 
 
-def shared_with(user_id: Any) -> ColumnElement[bool]:
+def has_shared_mailboxes_sql(user_id: Any) -> ColumnElement[bool]:
     """SQL: True if a mailbox is shared with this user."""
-    found = select(col(MailboxShare.mailbox_id)).where(col(MailboxShare.user_id) == user_id)
-    return found.exists().label("shared")
+    shares = select(col(MailboxShare.mailbox_id)).where(col(MailboxShare.user_id) == user_id)
+    return shares.exists().label("shared")
 
 
-def _reach(world: World, user_id: int, row: Picked) -> Reach:
+def _share_visibility(
+    environment: Environment, user_id: int, credential_row: ColumnRow
+) -> ShareVisibility:
     """Return the share visibility of the viewer of this row."""
-    return memory_of(world.database).reach(user_id, shared=bool(row.shared))
+    return cache_of_database(environment.database).update_share_visibility(
+        user_id, has_shared_mailboxes=bool(credential_row.shared)
+    )
 
 
-def _standing() -> list[ColumnElement[Any]]:
+def _user_rights_columns() -> list[ColumnElement[Any]]:
     """Columns of a credential's user that decide its rights."""
     return [
         col(User.role).label("owners"),
@@ -290,51 +328,62 @@ def _standing() -> list[ColumnElement[Any]]:
         col(User.admin_permissions).label("admin_permissions"),
         col(User.domain_id).label("domain_id"),
         col(User.auth_version).label("users_version"),
-        credential_makers.domains_of(col(User.id)).label("charges"),
-        shared_with(col(User.id)),
+        credential_makers.joined_domain_ids_sql(col(User.id)).label("charges"),
+        has_shared_mailboxes_sql(col(User.id)),
     ]
 
 
-def _delegated(row: Picked, role: Role) -> dict[str, Any]:
+def _role_rights(row: ColumnRow, role: Role) -> dict[str, Any]:
     """Return the permissions and domains that the user has in this role, as arguments of Viewer."""
     if role is Role.USER:
         return {"permissions": frozenset(map(UserPermission, row.permissions or ()))}
     if role is Role.DOMAIN_ADMIN:
         return {
             "permissions": frozenset(map(AdminPermission, row.admin_permissions or ())),
-            "administers": credential_makers.domain_ids(row.charges),
+            "administered_domains": credential_makers.parse_domain_ids(row.charges),
         }
     return {}
 
 
-async def note_use(world: World, known: Known, now: datetime, ip: str | None) -> None:
+async def record_use(
+    environment: Environment, credential: CachedCredential, now: datetime, ip: str | None
+) -> None:
     """Store the use of a token or key. A use moves the end of a token."""
-    viewer = known.viewer
+    viewer = credential.viewer
     statement: Update
     if viewer.api_key_id:
-        which = col(ApiKey.id) == viewer.api_key_id
-        statement = update(ApiKey).where(which).values(last_used_at=now, last_used_ip=ip)
+        is_this_key = col(ApiKey.id) == viewer.api_key_id
+        statement = update(ApiKey).where(is_this_key).values(last_used_at=now, last_used_ip=ip)
     else:
-        unchanged = col(AccessToken.last_used_at) == known.used_at  # else another process did it
-        ends = [end for end in (known.idle and now + known.idle, viewer.ends_at) if end]
+        unchanged = (
+            col(AccessToken.last_used_at) == credential.used_at
+        )  # else another process did it
+        ends_at = [
+            end
+            for end in (
+                credential.idle_lifetime and now + credential.idle_lifetime,
+                viewer.expires_at,
+            )
+            if end
+        ]
         statement = (
             update(AccessToken)
             .where(col(AccessToken.id) == viewer.token_id, unchanged)
-            .values(last_used_at=now, expires_at=min(ends))
+            .values(last_used_at=now, expires_at=min(ends_at))
         )
 
-    def unit(turn: Turn) -> None:
-        turn.connection.execute(statement)
+    def update_row(transaction: DatabaseTransaction) -> None:
+        transaction.connection.execute(statement)
 
-    await world.apply(unit)
+    await environment.run_transaction(update_row)
 
 
-def same(known: Known | None, viewer: Viewer) -> bool:
+def has_same_rights(credential: CachedCredential | None, viewer: Viewer) -> bool:
     """True if a credential still has all the rights that `viewer` has.
 
     A new password of the user ends tokens, which `load_token` no longer finds, except the token
     that has set it. It ends neither API keys nor application passwords.
     """
-    if known is None:
+    if credential is None:
         return False
-    return replace(known.viewer, ends_at=viewer.ends_at) == viewer
+    return replace(credential.viewer, expires_at=viewer.expires_at) == viewer

@@ -30,32 +30,32 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import ApiKey
-from models.auth.security_log import LETTER, AuthEvent
-from models.errors import Invalid
+from models.auth.security_log import MESSAGE_TASK, SecurityEvent
+from models.errors import InvalidInput
 from models.events import journal
-from models.events.journal import ChangeKind, Entry, Position
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, insert_or, picked
-from models.store.keyset_pages import Ask, Page
+from models.events.journal import ChangeKind, JournalEntry, StreamPositions
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import overseen_users
+from resolvers.access import is_overseen_user
 from resolvers.admin import task_steps
-from resolvers.admin.redaction import without_secrets
-from resolvers.auth.credential_cache import Memory, memory_of
+from resolvers.admin.redaction import redact_secrets
+from resolvers.auth.credential_cache import CredentialCache, cache_of_database
 from resolvers.context import Context, Viewer
-from resolvers.pagination import Scan, by_keys, together
+from resolvers.pagination import PageScan, read_by_keys, read_union
 
 log = logging.getLogger(__name__)
 
-FOLDED = timedelta(hours=6)  # after the first of equal events
-GATHERED = 0.5  # seconds between two transactions that write background events
-PAUSE = timedelta(minutes=1)  # between two journal entries of one row that counts up
-MOST = 1000  # events of one statement
-THEIR_OWN = frozenset({"authenticate"})  # a front end that relays it does not sign in
+FOLD_WINDOW = timedelta(hours=6)  # after the first of equal events
+BACKGROUND_WRITE_INTERVAL = 0.5  # seconds between two transactions that write background events
+JOURNAL_INTERVAL = timedelta(minutes=1)  # between two journal entries of one row that counts up
+MAX_EVENTS_PER_STATEMENT = 1000  # events of one statement
+ALWAYS_OWN_ACTIONS = frozenset({"authenticate"})  # a front end that relays it does not sign in
 # Actions of others that a user gets a message about.
-REPORTED = frozenset(
+REPORTED_ACTIONS = frozenset(
     {
         *("2fa disable", "custom disable", "custom enable", "recovery codes create"),
         *("totp disable", "totp enable", "webauthn delete", "webauthn register"),
@@ -68,14 +68,17 @@ REPORTED = frozenset(
         *("password change", "password reset"),
     }
 )
-OPERATOR = "operator"  # actor name of the command line and the bootstrap key
-LONGEST = 128  # characters
-NEWEST = "authlog-newest"
-SHOWN = frozenset(column.name for column in picked(AuthEvent)) - {"fold", "told_at"}
+OPERATOR_NAME = "operator"  # actor name of the command line and the bootstrap key
+MAX_CONDITION_LENGTH = 128  # characters
+CURSOR_KIND = "authlog-newest"
+VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(SecurityEvent)) - {
+    "fold",
+    "told_at",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class NewSecurityEvent:
     """An event for the security log: an action such as `authenticate`, and its result.
 
     `detail` never holds a secret. Of equal events, the detail of the last is kept.
@@ -90,80 +93,86 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SecurityEventRow:
     """A security event as a row, with the facts and the origin of its journal entry."""
 
-    row: dict[str, Any]
-    facts: Mapping[str, Any]
+    values: dict[str, Any]
+    journal_facts: Mapping[str, Any]
     origin: str | None
 
 
 # Built once: building a statement costs more than running it, and a flood runs many.
-_FOLD = col(AuthEvent.fold).in_(bindparam("folds", expanding=True))
-_TOLD = select(col(AuthEvent.fold)).where(
-    _FOLD,
-    col(AuthEvent.created_at) > bindparam("begun"),
-    col(AuthEvent.told_at) > bindparam("told"),
+_HAS_FOLD = col(SecurityEvent.fold).in_(bindparam("folds", expanding=True))
+_SELECT_RECENT_FOLDS = select(col(SecurityEvent.fold)).where(
+    _HAS_FOLD,
+    col(SecurityEvent.created_at) > bindparam("begun"),
+    col(SecurityEvent.told_at) > bindparam("told"),
 )
-_PART = (
-    update(AuthEvent)
-    .where(_FOLD, col(AuthEvent.created_at) <= bindparam("begun"))
-    .values(fold=col(AuthEvent.fold) + literal("~") + cast(col(AuthEvent.id), String))
+_CLOSE_OLD_FOLDS = (
+    update(SecurityEvent)
+    .where(_HAS_FOLD, col(SecurityEvent.created_at) <= bindparam("begun"))
+    .values(fold=col(SecurityEvent.fold) + literal("~") + cast(col(SecurityEvent.id), String))
 )
-_MARK = (
-    update(AuthEvent)
-    .where(col(AuthEvent.id).in_(bindparam("late", expanding=True)))
+_UPDATE_TOLD_AT = (
+    update(SecurityEvent)
+    .where(col(SecurityEvent.id).in_(bindparam("late", expanding=True)))
     .values(told_at=bindparam("now"))
 )
 
 
 @cache
-def _upsert(dialect: str) -> Any:
+def _upsert_sql(dialect: str) -> Any:
     """SQL: insert events or raise the count of equal rows; returns the rows."""
-    new = insert_or(dialect, AuthEvent)
+    insert = insert_with_conflict(dialect, SecurityEvent)
     names = ("last_at", "session_id", "detail", "ip", "ip_key")  # of the last event
-    again = {name: new.excluded[name] for name in names}
-    again["count"] = AuthEvent.count + new.excluded.count
-    put = new.on_conflict_do_update(index_elements=["fold"], set_=again)
-    return put.returning(*picked(AuthEvent, ("id", "user_id", "fold", "told_at")))
+    changed = {name: insert.excluded[name] for name in names}
+    changed["count"] = SecurityEvent.count + insert.excluded.count
+    upsert = insert.on_conflict_do_update(index_elements=["fold"], set_=changed)
+    return upsert.returning(*select_columns(SecurityEvent, ("id", "user_id", "fold", "told_at")))
 
 
-async def note(ctx: Context, session: AsyncSession, event: Event) -> int:
+async def log_event(ctx: Context, session: AsyncSession, event: NewSecurityEvent) -> int:
     """Write an event in the transaction of the action, which locks the user.
 
     Returns the row's id, or 0 if the log is switched off.
     """
-    return next(iter(await note_all(ctx, session, [event])), 0)
+    return next(iter(await log_events(ctx, session, [event])), 0)
 
 
-async def note_all(ctx: Context, session: AsyncSession, events: Sequence[Event]) -> list[int]:
+async def log_events(
+    ctx: Context, session: AsyncSession, events: Sequence[NewSecurityEvent]
+) -> list[int]:
     """Write events in the transaction of their action, which locks their users.
 
     Returns the row ids in the order of the events; empty if the log is switched off. The number of
     statements does not grow with the events.
     """
-    if not events or not ctx.world.options.authlog_for:
+    if not events or not ctx.environment.options.authlog_for:
         return []
     connection = await session.connection()
-    by = ""
-    if any(_another(ctx.viewer, event) for event in events):
-        by_id, by = await actor(session, ctx.viewer)
+    actor_name = ""
+    if any(_is_by_another(ctx.viewer, event) for event in events):
+        actor_id, actor_name = await load_actor(session, ctx.viewer)
     else:
-        by_id = 0
-    keys: list[int] = []
-    now = ctx.world.now()
-    lines = [_line(ctx, event, (by_id, by), now) for event in events]
-    for start in range(0, len(events), MOST):
-        part = lines[start : start + MOST]
-        tell = {line.row["user_id"] for line in part}
-        some, reached = await connection.run_sync(_put, part, tell, now)
-        keys += some
-        session.info["reached"] = {**journal.reached(session), **reached}
-    await _report(ctx, session, [event for event in events if _another(ctx.viewer, event)], by)
-    return keys
+        actor_id = 0
+    event_ids: list[int] = []
+    now = ctx.environment.now()
+    event_rows = [_build_row(ctx, event, (actor_id, actor_name), now) for event in events]
+    for start in range(0, len(events), MAX_EVENTS_PER_STATEMENT):
+        part_rows = event_rows[start : start + MAX_EVENTS_PER_STATEMENT]
+        user_ids = {line.values["user_id"] for line in part_rows}
+        part_ids, positions = await connection.run_sync(_upsert_rows, part_rows, user_ids, now)
+        event_ids += part_ids
+        session.info["reached"] = {**journal.recorded_positions(session), **positions}
+    await _queue_messages(
+        ctx, session, [event for event in events if _is_by_another(ctx.viewer, event)], actor_name
+    )
+    return event_ids
 
 
-async def _report(ctx: Context, session: AsyncSession, events: Sequence[Event], by: str) -> None:
+async def _queue_messages(
+    ctx: Context, session: AsyncSession, events: Sequence[NewSecurityEvent], actor_name: str
+) -> None:
     """Queue messages to users about changes by others to their credentials or mail routing.
 
     Commands on the server itself send none: they have no client address.
@@ -171,218 +180,268 @@ async def _report(ctx: Context, session: AsyncSession, events: Sequence[Event], 
     if not ctx.client_ip:
         return
     for event in events:
-        if event.user_id and event.result == "success" and event.action in REPORTED:
-            await queue_letter(ctx, session, event, by)
+        if event.user_id and event.result == "success" and event.action in REPORTED_ACTIONS:
+            await queue_message(ctx, session, event, actor_name)
 
 
-async def queue_letter(
-    ctx: Context, session: AsyncSession, event: Event, by: str | None = None
+async def queue_message(
+    ctx: Context, session: AsyncSession, event: NewSecurityEvent, actor_name: str | None = None
 ) -> None:
     """Queue a message that informs the user of this event; `actor_name` is the administrator."""
     order = {
         "action": event.action,
-        "by": by,
-        "at": ctx.world.now().isoformat(),
+        "by": actor_name,
+        "at": ctx.environment.now().isoformat(),
         "ip": ctx.client_ip or "",
-        "detail": without_secrets(dict(event.detail)),
+        "detail": redact_secrets(dict(event.detail)),
     }
-    (task,) = await task_steps.queue(ctx, session, LETTER, [order], user_id=event.user_id)
-    await ctx.record(session, event.user_id or 0, ChangeKind.TASK_CHANGED, [task.id])
+    (task,) = await task_steps.insert_tasks(
+        ctx, session, MESSAGE_TASK, [order], user_id=event.user_id
+    )
+    await ctx.record_change(session, event.user_id or 0, ChangeKind.TASK_CHANGED, [task.id])
 
 
-async def noted(ctx: Context, event: Event) -> None:
+async def log_event_separately(ctx: Context, event: NewSecurityEvent) -> None:
     """Write an event in a separate transaction. Must not be called inside an open one.
 
     The user is locked only if a journal entry is due: a flood of equal failures locks the user once
     a minute. Events of a user that no longer exists are not written.
     """
-    await _noted(ctx.world, [await _signed(ctx, event, ctx.world.now())])
+    await _write_rows(ctx.environment, [await _row_with_actor(ctx, event, ctx.environment.now())])
 
 
-def behind(ctx: Context, event: Event) -> None:
+@dataclass(frozen=True, slots=True)
+class UnwrittenSecurityEvent:
+    """An event that waits to be written in the background, with its context and time."""
+
+    ctx: Context
+    event: NewSecurityEvent
+    event_time: datetime
+
+
+def log_event_in_background(ctx: Context, event: NewSecurityEvent) -> None:
     """Write an event in the background, as `log_event_separately` does.
 
     Events that arrive together share a transaction.
     """
-    memory = memory_of(ctx.world.database)
-    memory.events.append((replace(ctx), event, ctx.world.now()))
-    if len(memory.events) == 1:
-        memory.behind(_gathered(ctx.world, memory))
+    cache = cache_of_database(ctx.environment.database)
+    cache.unwritten_events.append(
+        UnwrittenSecurityEvent(replace(ctx), event, ctx.environment.now())
+    )
+    if len(cache.unwritten_events) == 1:
+        cache.run_in_background(_write_background_events(ctx.environment, cache))
 
 
-async def _gathered(world: World, memory: Memory) -> None:
+async def _write_background_events(environment: Environment, cache: CredentialCache) -> None:
     """Write the events that have arrived: the first at once, in a flood twice a second."""
     clock = asyncio.get_running_loop().time
-    await asyncio.sleep(memory.written + GATHERED - clock())
-    events, memory.events, memory.written = memory.events, [], clock()
-    lines = [await _signed(ctx, event, at) for ctx, event, at in events]
-    for start in range(0, len(lines), MOST):
-        await _noted(world, lines[start : start + MOST])
+    await asyncio.sleep(cache.events_written_at + BACKGROUND_WRITE_INTERVAL - clock())
+    events, cache.unwritten_events, cache.events_written_at = cache.unwritten_events, [], clock()
+    event_rows = [await _row_with_actor(one.ctx, one.event, one.event_time) for one in events]
+    for start in range(0, len(event_rows), MAX_EVENTS_PER_STATEMENT):
+        await _write_rows(environment, event_rows[start : start + MAX_EVENTS_PER_STATEMENT])
 
 
-async def _noted(world: World, lines: Sequence[Line]) -> None:
+async def _write_rows(environment: Environment, event_rows: Sequence[SecurityEventRow]) -> None:
     """Write event rows in a transaction of their own; skip those of users that no longer exist."""
-    if not world.options.authlog_for:
+    if not environment.options.authlog_for:
         return
-    due = await _due(world, lines)
+    due_user_ids = await _users_due_for_journal(environment, event_rows)
 
-    def unit(turn: Turn) -> None:
-        _, reached = _put(turn.connection, lines, due, world.now())
-        turn.reached.update(reached)
+    def write_in_transaction(transaction: DatabaseTransaction) -> None:
+        _, positions = _upsert_rows(
+            transaction.connection, event_rows, due_user_ids, environment.now()
+        )
+        transaction.recorded_positions.update(positions)
 
     try:
-        await world.apply(unit, *sorted(due))
+        await environment.run_transaction(write_in_transaction, *sorted(due_user_ids))
     except IntegrityError:
-        if len(lines) > 1:
-            for line in lines:
-                await _noted(world, [line])
+        if len(event_rows) > 1:
+            for event_row in event_rows:
+                await _write_rows(environment, [event_row])
         else:
-            action = lines[0].row["action"]
+            action = event_rows[0].values["action"]
             log.info("an event of an account that is gone", extra={"action": action})
 
 
-async def _signed(ctx: Context, event: Event, at: datetime) -> Line:
+async def _row_with_actor(
+    ctx: Context, event: NewSecurityEvent, event_time: datetime
+) -> SecurityEventRow:
     """Return the row of an event, with the name of its actor from the database."""
-    by = (0, "")
-    if _another(ctx.viewer, event):
-        by = _called(ctx.viewer, await ctx.world.database.read(_named(ctx.viewer)))
-    return _line(ctx, event, by, at)
+    actor_id_and_name = (0, "")
+    if _is_by_another(ctx.viewer, event):
+        actor_id_and_name = _actor_id_and_name(
+            ctx.viewer, await ctx.environment.database.read(_actor_name_sql(ctx.viewer))
+        )
+    return _build_row(ctx, event, actor_id_and_name, event_time)
 
 
-async def _due(world: World, lines: Sequence[Line]) -> set[int]:
+async def _users_due_for_journal(
+    environment: Environment, event_rows: Sequence[SecurityEventRow]
+) -> set[int]:
     """Return the users that get a journal entry: for a new event, or after a minute without one."""
-    theirs = {line.row["fold"]: line.row["user_id"] for line in lines if line.row["user_id"]}
-    if not theirs:
+    user_ids_by_fold = {
+        line.values["fold"]: line.values["user_id"] for line in event_rows if line.values["user_id"]
+    }
+    if not user_ids_by_fold:
         return set()
-    now = world.now()
-    given = {"folds": list(theirs), "begun": now - FOLDED, "told": now - PAUSE}
-    told = {row.fold for row in await world.database.read(_TOLD, given)}
-    return {user_id for fold, user_id in theirs.items() if fold not in told}
+    now = environment.now()
+    parameters = {
+        "folds": list(user_ids_by_fold),
+        "begun": now - FOLD_WINDOW,
+        "told": now - JOURNAL_INTERVAL,
+    }
+    recent_folds = {
+        row.fold for row in await environment.database.read(_SELECT_RECENT_FOLDS, parameters)
+    }
+    return {user_id for fold, user_id in user_ids_by_fold.items() if fold not in recent_folds}
 
 
-def _another(viewer: Viewer, event: Event) -> bool:
+def _is_by_another(viewer: Viewer, event: NewSecurityEvent) -> bool:
     """True if another than the user of the event did it."""
-    if viewer.acting:
+    if viewer.is_acting:
         return True
-    if viewer.role is Role.PUBLIC or event.action in THEIR_OWN:
+    if viewer.role is Role.PUBLIC or event.action in ALWAYS_OWN_ACTIONS:
         return False
     return viewer.user_id != event.user_id
 
 
-async def actor(session: AsyncSession, viewer: Viewer) -> tuple[int, str]:
+async def load_actor(session: AsyncSession, viewer: Viewer) -> tuple[int, str]:
     """Return the actor as logs name it: user id and username, or 0 and the name of the key."""
     connection = await session.connection()
-    return _called(viewer, (await connection.execute(_named(viewer))).all())
+    return _actor_id_and_name(viewer, (await connection.execute(_actor_name_sql(viewer))).all())
 
 
-def _named(viewer: Viewer) -> Select[*tuple[Any, ...]]:
+def _actor_name_sql(viewer: Viewer) -> Select[*tuple[Any, ...]]:
     """SQL: the name of the actor."""
-    if key := _person(viewer):
-        return select(col(User.username).label("name")).where(col(User.id) == key)
-    return select(col(ApiKey.name).label("name")).where(col(ApiKey.id) == _key(viewer))
+    if user_id := _actor_user_id(viewer):
+        return select(col(User.username).label("name")).where(col(User.id) == user_id)
+    return select(col(ApiKey.name).label("name")).where(col(ApiKey.id) == _actor_key_id(viewer))
 
 
-def _person(viewer: Viewer) -> int:
+def _actor_user_id(viewer: Viewer) -> int:
     """Return the id of the user who acts; 0 if a key acts."""
     return 0 if viewer.actor_key_id is not None else viewer.actor_id or viewer.user_id
 
 
-def _key(viewer: Viewer) -> int:
+def _actor_key_id(viewer: Viewer) -> int:
     """Return the id of the key that acts; 0 for none or the bootstrap key."""
     return viewer.api_key_id or 0 if viewer.actor_key_id is None else viewer.actor_key_id
 
 
-def _called(viewer: Viewer, rows: Sequence[Picked]) -> tuple[int, str]:
+def _actor_id_and_name(viewer: Viewer, rows: Sequence[ColumnRow]) -> tuple[int, str]:
     """Return id and name of the actor from the rows of `_actor_name_sql`."""
     name = rows[0].name if rows else None
-    if key := _person(viewer):
-        return key, name or str(key)
-    return 0, f"key {name or _key(viewer)}" if _key(viewer) else OPERATOR
+    if user_id := _actor_user_id(viewer):
+        return user_id, name or str(user_id)
+    return 0, f"key {name or _actor_key_id(viewer)}" if _actor_key_id(viewer) else OPERATOR_NAME
 
 
-def _fold(ctx: Context, event: Event, by: tuple[int, str]) -> str:
+def _fold_digest(ctx: Context, event: NewSecurityEvent, actor_id_and_name: tuple[int, str]) -> str:
     """Return the digest that equal events share. Failures from one /64 of IPv6 are equal."""
-    ip = ctx.client_ip if event.result == "success" else _near(ctx.client_ip)
-    told = (event.user_id, event.protocol, ip, event.action, event.result, event.target)
-    who = by[1] if _another(ctx.viewer, event) else ""
-    return hashlib.sha256(repr((*told, who)).encode()).hexdigest()
+    ip = ctx.client_ip if event.result == "success" else _network_key(ctx.client_ip)
+    parts = (event.user_id, event.protocol, ip, event.action, event.result, event.target)
+    actor_name = actor_id_and_name[1] if _is_by_another(ctx.viewer, event) else ""
+    return hashlib.sha256(repr((*parts, actor_name)).encode()).hexdigest()
 
 
-def _near(ip: str | None) -> str | None:
+def _network_key(ip: str | None) -> str | None:
     """Return an address as hex digits, an IPv6 address cut to its /64."""
-    key = ip_key(ip)
-    return key if key is None or key.startswith(f"{0xFFFF:024x}") else key[:16]
+    hex_digits = ip_key(ip)
+    return (
+        hex_digits
+        if hex_digits is None or hex_digits.startswith(f"{0xFFFF:024x}")
+        else hex_digits[:16]
+    )
 
 
-def _put(
-    connection: Connection, lines: Sequence[Line], tell: Collection[int | None], now: datetime
-) -> tuple[list[int], Position]:
+def _upsert_rows(
+    connection: Connection,
+    event_rows: Sequence[SecurityEventRow],
+    journal_user_ids: Collection[int | None],
+    now: datetime,
+) -> tuple[list[int], StreamPositions]:
     """Insert events, or count them up if equal ones are less than six hours old.
 
     Returns the ids of their rows in the order given, and the new positions of the journals of the
     users in `journal_user_ids`, which are locked.
     """
-    by_fold: dict[str, Line] = {}
-    for line in lines:
-        fold = line.row["fold"]
-        many = 1 + (by_fold[fold].row["count"] if fold in by_fold else 0)
-        by_fold[fold] = replace(line, row={**line.row, "count": many})
-    connection.execute(_PART, {"folds": list(by_fold), "begun": now - FOLDED})
-    rows = [by_fold[fold].row for fold in sorted(by_fold)]  # one order: no deadlock
-    given = [{**row, "told_at": now if row["user_id"] in tell else None} for row in rows]
-    there = connection.execute(_upsert(connection.dialect.name), given).all()
-    first = {row["id"] for row in rows}
-    theirs = [row for row in there if row.user_id and row.user_id in tell]
-    late = {row.id for row in theirs if row.told_at is None or row.told_at <= now - PAUSE} - first
-    if late:
-        connection.execute(_MARK, {"late": list(late), "now": now})
-    told = [row for row in theirs if row.id in first | late]
-    reached = _tell(connection, [(row, by_fold[row.fold]) for row in told], now)
-    keys = {row.fold: int(row.id) for row in there}
-    return [keys[line.row["fold"]] for line in lines], reached
+    by_fold: dict[str, SecurityEventRow] = {}
+    for event_row in event_rows:
+        fold = event_row.values["fold"]
+        count = 1 + (by_fold[fold].values["count"] if fold in by_fold else 0)
+        by_fold[fold] = replace(event_row, values={**event_row.values, "count": count})
+    connection.execute(_CLOSE_OLD_FOLDS, {"folds": list(by_fold), "begun": now - FOLD_WINDOW})
+    rows = [by_fold[fold].values for fold in sorted(by_fold)]  # one order: no deadlock
+    parameters = [
+        {**row, "told_at": now if row["user_id"] in journal_user_ids else None} for row in rows
+    ]
+    stored_rows = connection.execute(_upsert_sql(connection.dialect.name), parameters).all()
+    inserted_ids = {row["id"] for row in rows}
+    journal_rows = [row for row in stored_rows if row.user_id and row.user_id in journal_user_ids]
+    overdue_ids = {
+        row.id
+        for row in journal_rows
+        if row.told_at is None or row.told_at <= now - JOURNAL_INTERVAL
+    } - inserted_ids
+    if overdue_ids:
+        connection.execute(_UPDATE_TOLD_AT, {"late": list(overdue_ids), "now": now})
+    reported = [row for row in journal_rows if row.id in inserted_ids | overdue_ids]
+    positions = _record_in_journals(connection, [(row, by_fold[row.fold]) for row in reported], now)
+    ids_by_fold = {row.fold: int(row.id) for row in stored_rows}
+    return [ids_by_fold[line.values["fold"]] for line in event_rows], positions
 
 
-def _line(ctx: Context, event: Event, by: tuple[int, str], at: datetime) -> Line:
+def _build_row(
+    ctx: Context, event: NewSecurityEvent, actor_id_and_name: tuple[int, str], event_time: datetime
+) -> SecurityEventRow:
     """Return an event as a row of the table."""
     detail = dict(event.detail)
     if event.target:
         detail["target"] = event.target
-    acted = _another(ctx.viewer, event)
+    is_by_another = _is_by_another(ctx.viewer, event)
     row = {
-        "id": ctx.world.key(),
+        "id": ctx.environment.new_id(),
         "user_id": event.user_id,
-        "fold": _fold(ctx, event, by),
+        "fold": _fold_digest(ctx, event, actor_id_and_name),
         "action": event.action,
         "result": event.result,
         "protocol": event.protocol,
         "ip": ctx.client_ip,
         "ip_key": ip_key(ctx.client_ip),
         "session_id": ctx.session_id,
-        "by": by[1] if acted else None,
-        "by_id": (by[0] or None) if acted else None,
-        "detail": without_secrets(detail) or None,
+        "by": actor_id_and_name[1] if is_by_another else None,
+        "by_id": (actor_id_and_name[0] or None) if is_by_another else None,
+        "detail": redact_secrets(detail) or None,
         "count": 1,
-        "created_at": at,
-        "last_at": at,
+        "created_at": event_time,
+        "last_at": event_time,
     }
-    return Line(row, {"reason": ctx.reason} if ctx.reason else {}, ctx.origin)
+    return SecurityEventRow(row, {"reason": ctx.reason} if ctx.reason else {}, ctx.origin)
 
 
-def _tell(connection: Connection, told: Sequence[tuple[Picked, Line]], now: datetime) -> Position:
+def _record_in_journals(
+    connection: Connection,
+    stored_and_event_rows: Sequence[tuple[ColumnRow, SecurityEventRow]],
+    now: datetime,
+) -> StreamPositions:
     """Write new or counted rows to the journals of their users; return the new positions."""
-    theirs: dict[int, list[tuple[Line, int]]] = {}
-    for row, line in told:
-        theirs.setdefault(row.user_id, []).append((line, row.id))
-    entries = {user_id: _entries(lines) for user_id, lines in theirs.items()}
-    return journal.record_each(connection, entries, at=now)
+    rows_by_user: dict[int, list[tuple[SecurityEventRow, int]]] = {}
+    for row, event_row in stored_and_event_rows:
+        rows_by_user.setdefault(row.user_id, []).append((event_row, row.id))
+    entries = {user_id: _journal_entries(lines) for user_id, lines in rows_by_user.items()}
+    return journal.record_in_streams(connection, entries, at=now)
 
 
-def _entries(told: Sequence[tuple[Line, int]]) -> list[Entry]:
+def _journal_entries(
+    event_rows_with_ids: Sequence[tuple[SecurityEventRow, int]],
+) -> list[JournalEntry]:
     """Return journal entries, one for each run of events with the same facts and origin."""
-    alike = groupby(told, key=lambda each: (each[0].facts, each[0].origin))
+    groups = groupby(event_rows_with_ids, key=lambda each: (each[0].journal_facts, each[0].origin))
     return [
-        Entry(ChangeKind.SECURITY_EVENT, [key for _, key in some], facts, origin)
-        for (facts, origin), some in alike
+        JournalEntry(ChangeKind.SECURITY_EVENT, [key for _, key in group], facts, origin)
+        for (facts, origin), group in groups
     ]
 
 
@@ -395,17 +454,17 @@ def ip_key(ip: str | None) -> str | None:
         address = ipaddress.ip_address(ip or "")
     except ValueError:
         return None
-    return _digits(address)
+    return _hex_digits(address)
 
 
-def _digits(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+def _hex_digits(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     if isinstance(address, ipaddress.IPv4Address):
         return f"{0xFFFF_0000_0000 | int(address):032x}"  # as ::ffff:a.b.c.d
     return f"{int(address):032x}"
 
 
 @dataclass(frozen=True, slots=True)
-class EventWhere:
+class SecurityEventFilter:
     """Conditions on events; all must hold."""
 
     action: str | None = None
@@ -416,73 +475,84 @@ class EventWhere:
     since: datetime | None = None  # time of the first of equal events, inclusive
     before: datetime | None = None  # exclusive
 
-    def terms(self) -> list[ColumnElement[bool]]:
+    def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions of the WHERE clause. Raises Invalid for an unusable text."""
-        found: list[ColumnElement[bool]] = []
+        conditions: list[ColumnElement[bool]] = []
         for name in ("action", "result", "protocol"):
             if (text := getattr(self, name)) is not None:
-                if not text.isprintable() or len(text) > LONGEST:
-                    told = f"at most {LONGEST} printable characters"
-                    raise Invalid(told, constraint="length", path=["filter", name])
-                found.append(getattr(AuthEvent, name) == text)
+                if not text.isprintable() or len(text) > MAX_CONDITION_LENGTH:
+                    message = f"at most {MAX_CONDITION_LENGTH} printable characters"
+                    raise InvalidInput(message, constraint="length", path=["filter", name])
+                conditions.append(getattr(SecurityEvent, name) == text)
         if self.ip is not None:
-            found.append(col(AuthEvent.ip_key) == ip_key(self.ip))
+            conditions.append(col(SecurityEvent.ip_key) == ip_key(self.ip))
         if self.network is not None:
-            all_of = ipaddress.ip_network(self.network)
-            ends = _digits(all_of.network_address), _digits(all_of.broadcast_address)
-            found.append(col(AuthEvent.ip_key).between(*ends))
+            network = ipaddress.ip_network(self.network)
+            bounds = _hex_digits(network.network_address), _hex_digits(network.broadcast_address)
+            conditions.append(col(SecurityEvent.ip_key).between(*bounds))
         if self.since is not None:
-            found.append(col(AuthEvent.created_at) >= self.since)
+            conditions.append(col(SecurityEvent.created_at) >= self.since)
         if self.before is not None:
-            found.append(col(AuthEvent.created_at) < self.before)
-        return found
+            conditions.append(col(SecurityEvent.created_at) < self.before)
+        return conditions
 
 
 @dataclass(frozen=True, slots=True)
-class Events:
+class SecurityEventPage:
     """A page of events, newest first: of one user, or of all users that the viewer oversees."""
 
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
-    where: EventWhere = EventWhere()
+    filter: SecurityEventFilter = SecurityEventFilter()
     user_id: int | None = None
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for events: the viewer's, those of users of administered domains, or all."""
-    viewer, owner = ctx.viewer, col(AuthEvent.user_id)
+    viewer, user_id = ctx.viewer, col(SecurityEvent.user_id)
     if viewer.role.includes(Role.ADMIN):
         return true()
-    if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
-        return owner.in_(select(col(User.id)).where(overseen_users(ctx)))
-    return owner == viewer.user_id if viewer.user_id else false()
+    if viewer.role is Role.DOMAIN_ADMIN and viewer.administered_domains:
+        return user_id.in_(select(col(User.id)).where(is_overseen_user(ctx)))
+    return user_id == viewer.user_id if viewer.user_id else false()
 
 
-def _terms(ctx: Context, key: Events) -> list[ColumnElement[bool]]:
+def _page_conditions(ctx: Context, page: SecurityEventPage) -> list[ColumnElement[bool]]:
     """Return all conditions of a page."""
-    terms = [_visible(ctx), *key.where.terms()]
-    return terms if key.user_id is None else [col(AuthEvent.user_id) == key.user_id, *terms]
+    conditions = [_is_visible_sql(ctx), *page.filter.conditions()]
+    return (
+        conditions
+        if page.user_id is None
+        else [col(SecurityEvent.user_id) == page.user_id, *conditions]
+    )
 
 
-async def pages(ctx: Context, keys: list[Events]) -> list[Page[Picked]]:
+async def load_event_pages(
+    ctx: Context, requested_pages: list[SecurityEventPage]
+) -> list[Page[ColumnRow]]:
     """Load these pages, in this order."""
-    columns = SHOWN.intersection({"id", "created_at"}.union(*(key.columns for key in keys)))
-    place = (col(AuthEvent.created_at), col(AuthEvent.id))
+    columns = VISIBLE_COLUMNS.intersection(
+        {"id", "created_at"}.union(*(key.columns for key in requested_pages))
+    )
+    sort_key = (col(SecurityEvent.created_at), col(SecurityEvent.id))
     scans = []
-    for key in keys:
-        rows = select(*picked(AuthEvent, columns)).where(*_terms(ctx, key))
-        scans.append(Scan(rows, key.ask, place, falling=True))
-    return await pagination.pages(ctx, scans)
+    for page in requested_pages:
+        rows = select(*select_columns(SecurityEvent, columns)).where(*_page_conditions(ctx, page))
+        scans.append(PageScan(rows, page.page_request, sort_key, is_descending=True))
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts(ctx: Context, keys: list[Events]) -> list[int]:
+async def count_events(ctx: Context, requested_pages: list[SecurityEventPage]) -> list[int]:
     """Count the events of these lists, in this order."""
-    many = func.count().label("many")
-    scans = [select(many).select_from(AuthEvent).where(*_terms(ctx, key)) for key in keys]
-    return [row.many for (row,) in await together(ctx, scans)]
+    count = func.count().label("many")
+    scans = [
+        select(count).select_from(SecurityEvent).where(*_page_conditions(ctx, key))
+        for key in requested_pages
+    ]
+    return [row.many for (row,) in await read_union(ctx, scans)]
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_events_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load events by id, in this order; None for an event that the viewer does not see."""
-    seen = select(*picked(AuthEvent, SHOWN)).where(_visible(ctx))
-    return await by_keys(ctx, seen, col(AuthEvent.id), ids)
+    statement = select(*select_columns(SecurityEvent, VISIBLE_COLUMNS)).where(_is_visible_sql(ctx))
+    return await read_by_keys(ctx, statement, col(SecurityEvent.id), ids)

@@ -3,64 +3,68 @@
 from typing import Any
 
 from mail.compose import message_builder
-from mail.compose.message_builder import Draft, HeaderLine
-from mail.mime.header_encoding import Named
-from mail.storage.message_insert import Place
-from mail.storage.received_messages import read, stored
-from mail.text.languages import closest
-from models.auth.security_log import LETTER
-from models.runtime.environment import World
-from models.store.columns import Picked
-from resolvers.admin.task_steps import Plan
-from resolvers.auth.security_message_texts import ENGLISH, WORDS
+from mail.compose.message_builder import CustomHeader, MessageDraft
+from mail.mime.header_encoding import NamedAddress
+from mail.storage.message_insert import MessagePlacement
+from mail.storage.received_messages import read_message, store_blobs
+from mail.text.languages import text_in_language
+from models.auth.security_log import MESSAGE_TASK
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
+from resolvers.admin.task_steps import TaskStepPlan
+from resolvers.auth.security_message_texts import ENGLISH_TEXTS, TEXTS_BY_LANGUAGE
 from resolvers.context import Context
-from resolvers.users.quota.quota_warnings import Ready, account_written_to, step
+from resolvers.users.quota.quota_warnings import StoredNotice, insert_notice, load_message_recipient
 
-__all__ = ["KIND", "plan", "step"]
+__all__ = ["KIND", "insert_notice", "prepare_message"]
 
-KIND = LETTER
-LONGEST = 200  # characters of a value
+KIND = MESSAGE_TASK
+MAX_VALUE_LENGTH = 200  # characters of a value
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def prepare_message(
+    ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Build and store the message of a task, unless an earlier step has done so.
 
     Returns an empty plan if the user no longer exists.
     """
-    row = None if checkpoint else await account_written_to(ctx)
+    row = None if checkpoint else await load_message_recipient(ctx)
     if row is None:
-        return Plan()
-    draft = _draft(ctx.world, row, order)
-    letter = await read(message_builder.build(draft))
-    kept = await stored(ctx.world, row.tenant_id, letter)
-    to = [person.address for person in draft.to]
-    there = Place(row.id, row.box, ctx.world.now(), envelope_from="", envelope_to=to)
-    return Plan(made=Ready(letter, kept, there))
+        return TaskStepPlan()
+    message_draft = _build_draft(ctx.environment, row, order)
+    message = await read_message(message_builder.build_message(message_draft))
+    stored_message = await store_blobs(ctx.environment, row.tenant_id, message)
+    recipients = [person.address for person in message_draft.to]
+    placement = MessagePlacement(
+        row.id, row.box, ctx.environment.now(), envelope_from="", envelope_to=recipients
+    )
+    return TaskStepPlan(prepared=StoredNotice(message, stored_message, placement))
 
 
-def _draft(world: World, row: Picked, order: dict[str, Any]) -> Draft:
+def _build_draft(environment: Environment, row: ColumnRow, order: dict[str, Any]) -> MessageDraft:
     """Return the message in the user's language."""
-    words = closest(row.language, WORDS) or ENGLISH
+    texts = text_in_language(row.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
     name = row.shown or row.username
-    address = name if "@" in name else f"{name}@{world.options.hostname}"
+    address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
-    facts = [
-        (words.event, order["action"]),
-        (words.by, order["by"]),
-        (words.at, order["at"]),
-        (words.ip, order["ip"]),
+    lines = [
+        (texts.event_label, order["action"]),
+        (texts.by_label, order["by"]),
+        (texts.time_label, order["at"]),
+        (texts.ip_label, order["ip"]),
         *((key, str(value)) for key, value in sorted(order["detail"].items())),
     ]
-    listed = "\n".join(f"{key}: {value[:LONGEST]}" for key, value in facts if value)
-    guessed = order["by"] is None
-    intro = words.guessed if guessed else words.intro
-    said = [intro.format(address=address), listed, words.advice]
-    return Draft(
-        from_=Named(f"postmaster@{domain}", "Postmaster"),
-        date=world.now(),
-        message_id=message_builder.message_id(world.random(16), domain),
-        to=[Named(address, row.name)],
-        subject=words.guessed_subject if guessed else words.subject,
-        text="\n\n".join(said) + "\n",
-        headers=[HeaderLine("Auto-Submitted", "auto-generated")],  # RFC 3834, section 5
+    line_text = "\n".join(f"{key}: {value[:MAX_VALUE_LENGTH]}" for key, value in lines if value)
+    is_guessing = order["by"] is None
+    intro = texts.guessing_intro if is_guessing else texts.intro
+    paragraphs = [intro.format(address=address), line_text, texts.advice]
+    return MessageDraft(
+        from_=NamedAddress(f"postmaster@{domain}", "Postmaster"),
+        date=environment.now(),
+        message_id=message_builder.new_message_id(environment.random_bytes(16), domain),
+        to=[NamedAddress(address, row.name)],
+        subject=texts.guessing_subject if is_guessing else texts.subject,
+        text="\n\n".join(paragraphs) + "\n",
+        headers=[CustomHeader("Auto-Submitted", "auto-generated")],  # RFC 3834, section 5
     )

@@ -6,18 +6,18 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from models.auth.credentials import AccessToken
-from models.errors import Code, Unavailable
+from models.errors import ErrorCode, ServiceUnavailable
 from models.users.tables import User
 from resolvers.auth import security_log
-from resolvers.auth.credential_cache import forget
-from resolvers.auth.security_log import Event
+from resolvers.auth.credential_cache import drop_credentials
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
-from resolvers.users.selection import Users, chosen
+from resolvers.users.selection import UserSelector, load_selected_users
 
 
-async def kick(
+async def end_sessions(
     ctx: Context,
-    users: Users,
+    users: UserSelector,
     *,
     revoke_tokens: bool,
     connected: Callable[[Collection[int]], bool],
@@ -28,19 +28,21 @@ async def kick(
     check. Raises Unavailable, and records nothing, if no token was revoked and no user is connected
     in this process or possibly in another.
     """
-    rows = await chosen(ctx, users)
-    keys, revoked = [row.id for row in rows], 0
-    async with ctx.write(*keys) as session:
+    rows = await load_selected_users(ctx, users)
+    user_ids, revoked_count = [row.id for row in rows], 0
+    async with ctx.write_session(*user_ids) as session:
         connection = await session.connection()
-        theirs = update(User).where(col(User.id).in_(keys))
-        await connection.execute(theirs.values(kicked_at=ctx.world.now()))
+        statement = update(User).where(col(User.id).in_(user_ids))
+        await connection.execute(statement.values(kicked_at=ctx.environment.now()))
         if revoke_tokens:
-            ended = delete(AccessToken).where(col(AccessToken.user_id).in_(keys))
-            revoked = (await connection.execute(ended)).rowcount
-        if not (revoked or connected(keys) or ctx.world.wakeups.shared):
-            raise Unavailable("nobody is connected", code=Code.NO_SESSION)
-        for key in keys:
+            tokens = delete(AccessToken).where(col(AccessToken.user_id).in_(user_ids))
+            revoked_count = (await connection.execute(tokens)).rowcount
+        if not (revoked_count or connected(user_ids) or ctx.environment.wakeups.is_shared):
+            raise ServiceUnavailable("nobody is connected", code=ErrorCode.NO_SESSION)
+        for user_id in user_ids:
             detail = {"tokens": True} if revoke_tokens else {}
-            await security_log.note(ctx, session, Event("session kick", key, detail=detail))
-    forget(ctx.world, *keys)
+            await security_log.log_event(
+                ctx, session, NewSecurityEvent("session kick", user_id, detail=detail)
+            )
+    drop_credentials(ctx.environment, *user_ids)
     return {row.id: row.username for row in rows}

@@ -15,23 +15,23 @@ from enum import StrEnum
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import LONGEST, normal, username_key
-from mail.network.ip_networks import within
-from mail.recipients.address_resolution import LOGIN, login_given
+from mail.addresses.address_syntax import MAX_ADDRESS, normalized_address, username_key
+from mail.network.ip_networks import is_in_networks
+from mail.recipients.address_resolution import SIGN_IN_USER_ID, sign_in_parameters
 from models.errors import Forbidden
 from models.observability import metrics
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import Prepared
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import PreparedStatement
 from models.users.roles import Scope
 from models.users.tables import User
 from resolvers.auth import app_passwords, guess_alerts, security_log, throttles
-from resolvers.auth.credential_cache import memory_of
+from resolvers.auth.credential_cache import cache_of_database
 from resolvers.auth.passwords import password_hashes
-from resolvers.auth.passwords.new_passwords import GENERATED
-from resolvers.auth.second_factors.second_factor_check import Proof
-from resolvers.auth.security_log import Event
-from resolvers.auth.throttles import Limits
+from resolvers.auth.passwords.new_passwords import GENERATED_PATTERN
+from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.throttles import LimitsByKey
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
@@ -39,13 +39,15 @@ log = logging.getLogger(__name__)
 SIGN_INS = metrics.counter(
     "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
 )
-OURS = "$argon2"  # hashes with another prefix are imported
-WORDS = 128  # characters
+OWN_HASH_PREFIX = "$argon2"  # hashes with another prefix are imported
+MAX_LOGGED_NAME_LENGTH = 128  # characters
 
-_USER = Prepared(select(*picked(User)).where(col(User.id) == LOGIN))
+_SELECT_USER_BY_LOGIN = PreparedStatement(
+    select(*select_columns(User)).where(col(User.id) == SIGN_IN_USER_ID)
+)
 
 
-class Source(StrEnum):
+class PasswordKind(StrEnum):
     """The kind of password that proved a user."""
 
     MASTER = "master"
@@ -54,164 +56,222 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SignInRequest:
     """What a sign-in asks for: scope, protocol, token and second factor."""
 
     scope: Scope = Scope.MASTER
     protocol: str = "API"
     token: bool = False
     ttl: timedelta | None = None  # the token ends if it is not used for this time
-    proof: Proof = field(default_factory=Proof)
+    proof: SecondFactorProof = field(default_factory=SecondFactorProof)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SignInEntry:
     """The user a name resolves to, with the throttles that count its failures."""
 
     name: str  # as the client sent it
-    user: Picked | None
-    counted: str  # key of name and network; a success deletes its failures
-    limits: Limits
-    failures: frozenset[str]  # keys of `limits` that have any
+    user: ColumnRow | None
+    throttle_key: str  # key of name and network; a success deletes its failures
+    limits: LimitsByKey
+    keys_with_failures: frozenset[str]  # keys of `limits` that have any
 
     @property
-    def open(self) -> bool:
+    def can_sign_in(self) -> bool:
         """True if there is a user that can sign in."""
         user = self.user
         return user is not None and not (user.disabled or user.suspended or user.deleted_at)
 
 
 @dataclass(frozen=True, slots=True)
-class Proved:
+class PasswordProof:
     """A password that was right: which kind it is, and its row if it is an application password."""
 
-    source: Source
-    app: Picked | None = None  # the row of the application password
+    kind: PasswordKind
+    app_password: ColumnRow | None = None  # the row of the application password
 
 
-async def tried(
+async def check_name_and_password(
     ctx: Context,
     username: str,
     password: str,
     *,
-    apps: bool,
-    check: password_hashes.Check | None = None,
-) -> tuple[Entry, Proved | None]:
+    allow_app_passwords: bool,
+    check: password_hashes.PasswordCheck | None = None,
+) -> tuple[SignInEntry, PasswordProof | None]:
     """Resolve a name and check its password; the proof is None if the password is wrong.
 
     `allow_app_passwords` also checks application passwords. `check` compares passwords with hashes.
     Raises RateLimited, before any hashing, if the name or network must wait. Must not be called
     inside a transaction.
     """
-    with password_hashes.admitted(ctx.world):
-        who = await _entry(ctx, username)
-        return who, await _proved(
-            ctx.world, who.user, password, check or password_hashes.check, apps=apps
+    with password_hashes.sign_in_slot(ctx.environment):
+        entry = await _resolve_name(ctx, username)
+        return entry, await _check_password(
+            ctx.environment,
+            entry.user,
+            password,
+            check or password_hashes.check_password,
+            allow_app_passwords=allow_app_passwords,
         )
 
 
-async def _entry(ctx: Context, username: str) -> Entry:
+async def _resolve_name(ctx: Context, username: str) -> SignInEntry:
     """Resolve a name to its user and check its throttles. Raises RateLimited if it must wait."""
-    world = ctx.world
-    known = len(username) <= LONGEST and "\0" not in username
-    given = login_given(world, username if known else "")
-    user = next(iter(await world.database.find(_USER, given)), None)
-    counted = f"user:{user.id}" if user else f"name:{_counted(username, known=known)}"
-    limits = throttles.by_name_and_network(world.options, counted, ctx.client_ip)
-    state = await throttles.check(ctx, limits, user.id if user else 0)
-    return Entry(username, user, next(iter(limits)), state.limits, state.failed)
+    environment = ctx.environment
+    is_possible_name = len(username) <= MAX_ADDRESS and "\0" not in username
+    parameters = sign_in_parameters(environment, username if is_possible_name else "")
+    user = next(
+        iter(await environment.database.read_prepared(_SELECT_USER_BY_LOGIN, parameters)), None
+    )
+    name_key = (
+        f"user:{user.id}"
+        if user
+        else f"name:{_unknown_name_digest(username, is_possible_name=is_possible_name)}"
+    )
+    limits = throttles.limits_of_password(environment.options, name_key, ctx.client_ip)
+    state = await throttles.require_not_throttled(ctx, limits, user.id if user else 0)
+    return SignInEntry(username, user, next(iter(limits)), state.limits, state.keys_with_failures)
 
 
-def _counted(username: str, *, known: bool) -> str:
+def _unknown_name_digest(username: str, *, is_possible_name: bool) -> str:
     """Return the digest under which failures of a name that belongs to no user are counted."""
-    name = "@".join(normal(username)) if "@" in username and known else username_key(username)
+    name = (
+        "@".join(normalized_address(username))
+        if "@" in username and is_possible_name
+        else username_key(username)
+    )
     # hashed: the name can be long, or be a password that was typed in the wrong field
     return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
-async def _proved(
-    world: World, user: Picked | None, password: str, check: password_hashes.Check, *, apps: bool
-) -> Proved | None:
+async def _check_password(
+    environment: Environment,
+    user: ColumnRow | None,
+    password: str,
+    check: password_hashes.PasswordCheck,
+    *,
+    allow_app_passwords: bool,
+) -> PasswordProof | None:
     """Check the password against the user's own, temporary and application passwords.
 
     Returns None if it matches none. All branches compute the same number of hashes.
     """
     stored = user.password if user else None
-    right = await check(world, stored, password)
-    if stored and not stored.startswith(OURS):
-        await check(world, None, password)
-    if GENERATED.fullmatch(password):
-        other = user.temporary_password if user and _runs(user, world.now()) else None
-        if await check(world, other, password) and not right:
-            return Proved(Source.TEMPORARY)
-    elif apps and app_passwords.written(password):
+    is_own_password = await check(environment, stored, password)
+    if stored and not stored.startswith(OWN_HASH_PREFIX):
+        await check(environment, None, password)
+    if GENERATED_PATTERN.fullmatch(password):
+        temporary_password = (
+            user.temporary_password
+            if user and _is_temporary_password_valid(user, environment.now())
+            else None
+        )
+        if await check(environment, temporary_password, password) and not is_own_password:
+            return PasswordProof(PasswordKind.TEMPORARY)
+    elif allow_app_passwords and app_passwords.normalize_app_password(password):
         if user is None:
-            await check(world, None, password)
-        elif app := await app_passwords.matching(world, user.id, password, check):
-            return Proved(Source.APP, app)
-    return Proved(Source.MASTER) if right else None
+            await check(environment, None, password)
+        elif app_password := await app_passwords.find_app_password(
+            environment, user.id, password, check
+        ):
+            return PasswordProof(PasswordKind.APP, app_password)
+    return PasswordProof(PasswordKind.MASTER) if is_own_password else None
 
 
-def _runs(user: Picked, now: datetime) -> bool:
+def _is_temporary_password_valid(user: ColumnRow, now: datetime) -> bool:
     """True if the temporary password has not expired."""
-    until: datetime | None = user.temporary_until
-    return until is None or now < until
+    valid_until: datetime | None = user.temporary_until
+    return valid_until is None or now < valid_until
 
 
-def judge(ctx: Context, user: Picked, found: Proved, attempt: Attempt) -> None:
+def require_sign_in_allowed(
+    ctx: Context, user: ColumnRow, proof: PasswordProof, sign_in_request: SignInRequest
+) -> None:
     """Raise Forbidden if the proven password does not allow what the sign-in asks for."""
-    scope, source, now = attempt.scope, found.source, ctx.world.now()
-    if source is Source.TEMPORARY and user.temporary_from and now < user.temporary_from:
+    scope, source, now = sign_in_request.scope, proof.kind, ctx.environment.now()
+    if source is PasswordKind.TEMPORARY and user.temporary_from and now < user.temporary_from:
         raise Forbidden("the temporary password is not valid yet")
     if scope in user.disabled_scopes:
         raise Forbidden(f"{scope} is switched off for this account", requires=scope)
-    near = tuple(user.smtp_allowed_networks)
-    if scope is Scope.SMTP and near and not within(ctx.client_ip, near):
+    allowed_networks = tuple(user.smtp_allowed_networks)
+    if (
+        scope is Scope.SMTP
+        and allowed_networks
+        and not is_in_networks(ctx.client_ip, allowed_networks)
+    ):
         raise Forbidden("SMTP is not open to this network", requires="smtpAllowedNetworks")
     if scope is Scope.MASTER:
-        if attempt.token and not user.webmail_access:
+        if sign_in_request.token and not user.webmail_access:
             raise Forbidden("this account gets no token", requires="webmailAccess")
-    elif found.app is not None:
-        if scope not in app_passwords.good_for(found.app.scopes):
+    elif proof.app_password is not None:
+        if scope not in app_passwords.opened_scopes(proof.app_password.scopes):
             raise Forbidden(f"this application password is not for {scope}", requires=scope)
-    elif source is Source.TEMPORARY or user.second_factors:
-        needed = "an application password"
-        raise Forbidden(f"{scope} asks for {needed} of this account", requires=needed)
+    elif source is PasswordKind.TEMPORARY or user.second_factors:
+        required = "an application password"
+        raise Forbidden(f"{scope} asks for {required} of this account", requires=required)
 
 
-def event(who: Entry, attempt: Attempt, found: Proved | None, **more: object) -> Event:
+def sign_in_event(
+    entry: SignInEntry,
+    sign_in_request: SignInRequest,
+    proof: PasswordProof | None,
+    **extra_detail: object,
+) -> NewSecurityEvent:
     """Build the event of a sign-in for the security log; `result` is success unless given."""
-    user, detail = who.user, {"scope": attempt.scope.value}
-    if found:
-        detail["source"] = found.source.value
-    if found and found.app:
-        detail["application"] = found.app.description
+    user, detail = entry.user, {"scope": sign_in_request.scope.value}
+    if proof:
+        detail["source"] = proof.kind.value
+    if proof and proof.app_password:
+        detail["application"] = proof.app_password.description
     if user is None:
-        detail["username"] = who.name[:WORDS].replace("\0", "").encode(errors="replace").decode()
-    result = str(more.pop("result", "success"))
-    facts = {**detail, **more}
-    return Event("authenticate", user.id if user else None, result, attempt.protocol, detail=facts)
+        detail["username"] = (
+            entry.name[:MAX_LOGGED_NAME_LENGTH].replace("\0", "").encode(errors="replace").decode()
+        )
+    result = str(extra_detail.pop("result", "success"))
+    full_detail = {**detail, **extra_detail}
+    return NewSecurityEvent(
+        "authenticate",
+        user.id if user else None,
+        result,
+        sign_in_request.protocol,
+        detail=full_detail,
+    )
 
 
-async def refuse(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None) -> None:
+async def count_failed_sign_in(
+    ctx: Context, entry: SignInEntry, sign_in_request: SignInRequest, proof: PasswordProof | None
+) -> None:
     """Count and log a failed sign-in, and alert the user if a limit was reached.
 
     Raises RateLimited if concurrent failures have reached the limit.
     """
     SIGN_INS.add("failed")
-    user_id = who.user.id if who.user else None
-    facts = {"user": user_id, "protocol": attempt.protocol, "ip": ctx.client_ip}
-    log.info("sign-in failed", extra=facts)
-    closed = await throttles.count(ctx.world, who.limits)
-    failed(ctx, who, attempt, found)
-    if who.open and any(each.startswith(who.counted.rpartition("@")[0]) for each in closed):
-        memory_of(ctx.world.database).behind(guess_alerts.report(ctx, user_id or 0))
+    user_id = entry.user.id if entry.user else None
+    log_fields = {"user": user_id, "protocol": sign_in_request.protocol, "ip": ctx.client_ip}
+    log.info("sign-in failed", extra=log_fields)
+    reached_keys = await throttles.count_failure(ctx.environment, entry.limits)
+    log_failed_sign_in(ctx, entry, sign_in_request, proof)
+    if entry.can_sign_in and any(
+        key.startswith(entry.throttle_key.rpartition("@")[0]) for key in reached_keys
+    ):
+        cache_of_database(ctx.environment.database).run_in_background(
+            guess_alerts.report_guessing(ctx, user_id or 0)
+        )
 
 
-def failed(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None, why: str = "") -> None:
+def log_failed_sign_in(
+    ctx: Context,
+    entry: SignInEntry,
+    sign_in_request: SignInRequest,
+    proof: PasswordProof | None,
+    reason: str = "",
+) -> None:
     """Write a failed sign-in to the security log in the background. `reason` is the refusal."""
-    user, result = who.user, "fail"
-    if user is not None and not who.open:
+    user, result = entry.user, "fail"
+    if user is not None and not entry.can_sign_in:
         result = "suspended" if user.suspended and not user.disabled else "disabled"
-    more = {"reason": why} if why else {}
-    security_log.behind(ctx, event(who, attempt, found, result=result, **more))
+    extra_detail = {"reason": reason} if reason else {}
+    security_log.log_event_in_background(
+        ctx, sign_in_event(entry, sign_in_request, proof, result=result, **extra_detail)
+    )

@@ -18,102 +18,115 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlmodel import col
 
-from mail.network.ip_networks import network, within
-from models.auth.credentials import CALM, AccessToken, Throttle
-from models.auth.security_log import AuthEvent
+from mail.network.ip_networks import is_in_networks, network_of_address
+from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
+from models.auth.security_log import SecurityEvent
 from models.errors import RateLimited
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
-from models.store.columns import Picked, insert_or, picked
-from models.store.prepared_statements import Prepared
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
+from models.store.prepared_statements import PreparedStatement
 from resolvers.context import Context
 
-DOUBLED = 20  # longer waits would exceed any maximum
+MAX_DOUBLINGS = 20  # longer waits would exceed any maximum
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ThrottleCounts:
+    """The counts of a throttle row after a failure."""
+
+    failures: int  # in the current window
+    exhausted_windows: int
+    until: datetime  # end of the window or of the wait
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimit:
     """A number of failures in a window, which the first failure opens. The next wait is limited."""
 
-    failures: int
+    max_failures: int
     window: timedelta
-    longest: timedelta = timedelta(hours=1)
-    spares_known: bool = False  # does not close networks that the user has signed in from
+    max_wait: timedelta = timedelta(hours=1)
+    exempts_known_networks: bool = False  # does not close networks that the user has signed in from
 
-    def counted(self, was: Picked, now: datetime) -> tuple[int, int, datetime]:
-        """Return failures, exhausted windows and end of the wait after one more failure."""
-        failures, times, until = was.failures, was.times, was.until
+    def count_failure(self, row: ColumnRow, now: datetime) -> ThrottleCounts:
+        """Return the counts of this row after one more failure."""
+        failures, times, until = row.failures, row.times, row.until
         if until <= now:
-            lately = failures >= self.failures and now < until + CALM
-            failures, times, until = 0, times if lately else 0, now + self.window
+            was_exhausted_lately = failures >= self.max_failures and now < until + THROTTLE_RESET
+            failures, times, until = 0, times if was_exhausted_lately else 0, now + self.window
         failures += 1
-        if failures == self.failures:
+        if failures == self.max_failures:
             if times:
-                longer = self.window * 2 ** min(times, DOUBLED)
-                until = max(until, now + min(longer, self.longest))
+                doubled_wait = self.window * 2 ** min(times, MAX_DOUBLINGS)
+                until = max(until, now + min(doubled_wait, self.max_wait))
             times += 1
-        return failures, times, until
+        return ThrottleCounts(failures, times, until)
 
 
-Limits = Mapping[str, Limit]  # by throttle key
+LimitsByKey = Mapping[str, FailureLimit]  # by throttle key
 
 # Built once: building a statement costs more than running it, and a flood runs many.
-_ALL = Prepared(
-    select(*picked(Throttle, ("key", "failures", "until"))).where(
+_SELECT_THROTTLES = PreparedStatement(
+    select(*select_columns(Throttle, ("key", "failures", "until"))).where(
         col(Throttle.key).in_([bindparam("one"), bindparam("two"), bindparam("three")])
     )
 )
-_COUNT = update(Throttle).where(col(Throttle.key) == bindparam("counted"))
+_UPDATE_THROTTLE = update(Throttle).where(col(Throttle.key) == bindparam("counted"))
 
 
-def by_name(options: Options) -> Limit:
+def limit_of_name(options: Options) -> FailureLimit:
     """Return the limit of one user, or of an unknown name, from one network."""
-    return Limit(options.login_failures, options.login_window, options.login_wait)
+    return FailureLimit(options.login_failures, options.login_window, options.login_wait)
 
 
-def by_name_and_network(options: Options, counted: str, ip: str | None) -> dict[str, Limit]:
+def limits_of_password(options: Options, name_key: str, ip: str | None) -> dict[str, FailureLimit]:
     """Return the limits of a password by throttle key: name with network, name, and network.
 
     `name_key` identifies what the password opens. There are at most three limits.
     """
-    everywhere = Limit(options.account_failures, options.login_window, options.login_wait, True)
-    pair = {f"{counted}@{network(ip) or ''}": by_name(options)}
-    return {**pair, counted: everywhere, **by_network(options, ip)}
+    limit_of_all_networks = FailureLimit(
+        options.account_failures, options.login_window, options.login_wait, True
+    )
+    limit_of_pair = {f"{name_key}@{network_of_address(ip) or ''}": limit_of_name(options)}
+    return {**limit_of_pair, name_key: limit_of_all_networks, **limits_of_network(options, ip)}
 
 
-def by_network(options: Options, ip: str | None) -> dict[str, Limit]:
+def limits_of_network(options: Options, ip: str | None) -> dict[str, FailureLimit]:
     """Return the limit of the network of this IP address; empty if it is exempt or invalid."""
-    near = network(ip)
-    if near is None or within(ip, options.login_allow):
+    ip_network = network_of_address(ip)
+    if ip_network is None or is_in_networks(ip, options.login_allow):
         return {}
-    limit = Limit(options.network_failures, options.network_window, options.login_wait)
-    return {f"network:{near}": limit}
+    limit = FailureLimit(options.network_failures, options.network_window, options.login_wait)
+    return {f"network:{ip_network}": limit}
 
 
 @dataclass(frozen=True, slots=True)
 class FailureState:
     """Throttles of a sign-in that is allowed."""
 
-    failed: frozenset[str]  # keys with failures
-    limits: Limits  # to count a failure by
+    keys_with_failures: frozenset[str]  # keys with failures
+    limits: LimitsByKey  # to count a failure by
 
 
-async def check(ctx: Context, limits: Limits, user_id: int = 0) -> FailureState:
+async def require_not_throttled(
+    ctx: Context, limits: LimitsByKey, user_id: int = 0
+) -> FailureState:
     """Raise RateLimited if one of these limits is reached; return the state of the throttles.
 
     For networks from which the user has signed in before, a limit that exempts them is left out.
     """
-    now = ctx.world.now()
+    now = ctx.environment.now()
     keys = [*limits, None, None][:3]
-    rows = await ctx.find(_ALL, one=keys[0], two=keys[1], three=keys[2])
-    running = [row for row in rows if row.until > now]
-    full = [row for row in running if row.failures >= limits[row.key].failures]
-    spared = {row.key for row in full if limits[row.key].spares_known}
-    if spared and not await is_known_network(ctx, user_id):
-        spared = set()
-    _refuse([row for row in full if row.key not in spared], now)
-    left = {key: limit for key, limit in limits.items() if key not in spared}
-    return FailureState(frozenset(row.key for row in rows), left)
+    rows = await ctx.read_prepared(_SELECT_THROTTLES, one=keys[0], two=keys[1], three=keys[2])
+    open_windows = [row for row in rows if row.until > now]
+    exhausted = [row for row in open_windows if row.failures >= limits[row.key].max_failures]
+    exempt_keys = {row.key for row in exhausted if limits[row.key].exempts_known_networks}
+    if exempt_keys and not await is_known_network(ctx, user_id):
+        exempt_keys = set()
+    _raise_if_throttled([row for row in exhausted if row.key not in exempt_keys], now)
+    remaining_limits = {key: limit for key, limit in limits.items() if key not in exempt_keys}
+    return FailureState(frozenset(row.key for row in rows), remaining_limits)
 
 
 async def is_known_network(ctx: Context, user_id: int) -> bool:
@@ -121,94 +134,109 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
 
     Looks in the security log and the valid access tokens.
     """
-    near = network(ctx.client_ip)
-    if near is None:
+    caller_network = network_of_address(ctx.client_ip)
+    if caller_network is None:
         return False
-    lowest, highest = ip_keys(near)
-    seen = select(col(AuthEvent.id)).where(
-        col(AuthEvent.user_id) == user_id,
-        col(AuthEvent.action) == "authenticate",
-        col(AuthEvent.result) == "success",
-        col(AuthEvent.ip_key).between(lowest, highest),
+    lowest, highest = ip_key_range(caller_network)
+    sign_ins = select(col(SecurityEvent.id)).where(
+        col(SecurityEvent.user_id) == user_id,
+        col(SecurityEvent.action) == "authenticate",
+        col(SecurityEvent.result) == "success",
+        col(SecurityEvent.ip_key).between(lowest, highest),
     )
-    if await ctx.read(seen.limit(1)):
+    if await ctx.read(sign_ins.limit(1)):
         return True
     tokens = select(col(AccessToken.ip)).where(
         col(AccessToken.user_id) == user_id,
         ~col(AccessToken.pending),
-        col(AccessToken.expires_at) > ctx.world.now(),
+        col(AccessToken.expires_at) > ctx.environment.now(),
     )
-    return any(network(row.ip) == near for row in await ctx.read(tokens))
+    return any(network_of_address(row.ip) == caller_network for row in await ctx.read(tokens))
 
 
-def ip_keys(near: str) -> tuple[str, str]:
+def ip_key_range(network: str) -> tuple[str, str]:
     """Return the lowest and the highest `AuthEvent.ip_key` of a network in CIDR notation."""
-    block = ip_network(near)
-    mapped = 0xFFFF_0000_0000 if block.version == 4 else 0  # noqa: PLR2004 - as ::ffff:a.b.c.d
+    block = ip_network(network)
+    ipv4_prefix = 0xFFFF_0000_0000 if block.version == 4 else 0  # noqa: PLR2004 - as ::ffff:a.b.c.d
     ends = int(block.network_address), int(block.broadcast_address)
-    return f"{mapped | ends[0]:032x}", f"{mapped | ends[1]:032x}"
+    return f"{ipv4_prefix | ends[0]:032x}", f"{ipv4_prefix | ends[1]:032x}"
 
 
-async def count(world: World, limits: Limits) -> frozenset[str]:
+async def count_failure(environment: Environment, limits: LimitsByKey) -> frozenset[str]:
     """Count a failure in a separate transaction that no rollback undoes.
 
     Returns the keys of the limits that this failure reached. Raises RateLimited if concurrent
     failures reached one before: then the caller does not learn of this failure.
     """
-    now = world.now()
+    now = environment.now()
 
-    def unit(turn: Turn) -> tuple[list[datetime], frozenset[str]]:
-        return _counted(turn.connection, limits, now)
+    def count_in_transaction(
+        transaction: DatabaseTransaction,
+    ) -> tuple[list[datetime], frozenset[str]]:
+        return _count_in_transaction(transaction.connection, limits, now)
 
-    late, closed = await world.apply(unit)
-    if late:
-        raise _too_many(late, now)
-    return closed
+    wait_ends, reached_keys = await environment.run_transaction(count_in_transaction)
+    if wait_ends:
+        raise _rate_limited(wait_ends, now)
+    return reached_keys
 
 
-def _counted(
-    connection: Connection, limits: Limits, now: datetime
+def _count_in_transaction(
+    connection: Connection, limits: LimitsByKey, now: datetime
 ) -> tuple[list[datetime], frozenset[str]]:
     """Count one more failure in the open transaction.
 
     Returns the ends of the waits that began before it, and the keys of the limits that it reached.
     """
-    none = {"failures": 0, "times": 0, "until": now}
-    new = [{"key": key, **none} for key in sorted(limits)]  # one order: no deadlock
-    held = connection.execute(_held(connection.dialect.name), new).all()
-    made = {row.key: limits[row.key].counted(row, now) for row in held}
+    initial = {"failures": 0, "times": 0, "until": now}
+    new_rows = [{"key": key, **initial} for key in sorted(limits)]  # one order: no deadlock
+    locked_rows = connection.execute(_lock_rows_sql(connection.dialect.name), new_rows).all()
+    counts_by_key = {row.key: limits[row.key].count_failure(row, now) for row in locked_rows}
     connection.execute(
-        _COUNT,
+        _UPDATE_THROTTLE,
         [
-            {"counted": key, "failures": failures, "times": times, "until": until}
-            for key, (failures, times, until) in sorted(made.items())
+            {
+                "counted": key,
+                "failures": counts.failures,
+                "times": counts.exhausted_windows,
+                "until": counts.until,
+            }
+            for key, counts in sorted(counts_by_key.items())
         ],
     )
-    late = [until for key, (many, _, until) in made.items() if many > limits[key].failures]
-    return late, frozenset(key for key in made if made[key][0] == limits[key].failures)
+    wait_ends = [
+        counts.until
+        for key, counts in counts_by_key.items()
+        if counts.failures > limits[key].max_failures
+    ]
+    return wait_ends, frozenset(
+        key for key, counts in counts_by_key.items() if counts.failures == limits[key].max_failures
+    )
 
 
 @cache
-def _held(dialect: str) -> Any:
+def _lock_rows_sql(dialect: str) -> Any:
     """SQL: insert or lock the throttle rows until the transaction ends, and return them."""
-    new = insert_or(dialect, Throttle)
-    same = {"key": new.excluded.key}
-    return new.on_conflict_do_update(index_elements=["key"], set_=same).returning(*picked(Throttle))
+    new_rows = insert_with_conflict(dialect, Throttle)
+    unchanged = {"key": new_rows.excluded.key}
+    return new_rows.on_conflict_do_update(index_elements=["key"], set_=unchanged).returning(
+        *select_columns(Throttle)
+    )
 
 
-def _refuse(full: Sequence[Picked], now: datetime) -> None:
+def _raise_if_throttled(exhausted: Sequence[ColumnRow], now: datetime) -> None:
     """Raise RateLimited if there are exhausted throttles."""
-    if full:
-        raise _too_many([row.until for row in full], now)
+    if exhausted:
+        raise _rate_limited([row.until for row in exhausted], now)
 
 
-def _too_many(until: Sequence[datetime], now: datetime) -> RateLimited:
+def _rate_limited(wait_ends: Sequence[datetime], now: datetime) -> RateLimited:
     """Return the error with the time until the last of these waits ends."""
-    wait = max(until) - now
+    wait = max(wait_ends) - now
     return RateLimited("too many failures, wait before the next try", retry_after=wait)
 
 
-async def clear(ctx: Context, key: str) -> None:
+async def delete_failures(ctx: Context, key: str) -> None:
     """Delete the failure count of a throttle key."""
-    async with ctx.write() as session:
+    async with ctx.write_session() as session:
         await (await session.connection()).execute(delete(Throttle).where(col(Throttle.key) == key))

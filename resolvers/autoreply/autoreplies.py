@@ -10,52 +10,54 @@ from sqlmodel import col
 
 from mail import autoreply as answering
 from mail.addresses import address_syntax
-from mail.archives.json_lines import moment
-from mail.autoreply import Rule
+from mail.archives.json_lines import parse_timestamp
+from mail.autoreply import AutoreplyRule
 from models.addresses.tables import Address, AddressKind
 from models.autoreply import Autoreply
-from models.errors import Invalid, NotFound, Problems
+from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.events import journal
-from models.events.journal import ChangeKind, Entry
-from models.store.columns import picked
-from models.users.roles import Scope, opened
+from models.events.journal import ChangeKind, JournalEntry
+from models.store.columns import select_columns
+from models.users.roles import Scope, expand_scopes
 from models.users.tables import User
-from resolvers.access import overseen_users, own
-from resolvers.addresses.loaders import visible_addresses
+from resolvers.access import is_overseen_user, require_user_id
+from resolvers.addresses.loaders import is_visible_address
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.autoreply.validation import (
-    FACTS,
-    LONGEST,
-    facts,
-    forget,
-    logged,
-    made,
-    news,
-    there,
-    write,
+    MAX_INTERVAL,
+    SETTABLE_COLUMNS,
+    admin_log_values,
+    changed_columns,
+    delete_rows,
+    load_stored_rows,
+    new_row,
+    store_rows,
+    validate_columns,
 )
 from resolvers.context import Context
-from resolvers.users.selection import Users, chosen
-from resolvers.users.user_locks import Held, changing
-from resolvers.users.validation import camel
+from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.user_locks import LockedUsers, lock_users
+from resolvers.users.validation import camel_case
 
-AT = ("set",)  # the place of the patch in the input
-ADDRESSES = 50
-KINDS = {
+PATCH_PATH = ("set",)  # the place of the patch in the input
+MAX_ADDRESSES = 50
+JSON_TYPES = {
     "enabled": bool,
     "interval": int,
     "addresses": list,
 }  # in export files; other columns are text
-SHOWING = frozenset({Scope.READ, Scope.SETTINGS})  # one of them is needed to load autoreplies by id
+READ_SCOPES = frozenset(
+    {Scope.READ, Scope.SETTINGS}
+)  # one of them is needed to load autoreplies by id
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AutoreplyState:
     """The autoreply of a user or an address. If `created_at` is None, none is set."""
 
     id: int  # of the user or the address
-    rule: Rule
+    rule: AutoreplyRule
     addresses: Sequence[str]  # of the rule, in the form shown to users
     interval: timedelta
     active_now: bool
@@ -63,197 +65,250 @@ class Standing:
     address: str | None = None  # None for the autoreply of a user
 
 
-async def of_users(ctx: Context, ids: list[int]) -> list[Standing | None]:
+async def load_autoreplies_by_user(
+    ctx: Context, user_ids: list[int]
+) -> list[AutoreplyState | None]:
     """Load the autoreplies of users, in the given order. None for users the viewer can't see."""
-    asked = (
-        select(col(User.id).label("its"), *picked(Autoreply, {*FACTS, "created_at"}))
+    statement = (
+        select(
+            col(User.id).label("its"), *select_columns(Autoreply, {*SETTABLE_COLUMNS, "created_at"})
+        )
         .outerjoin(Autoreply, col(Autoreply.id) == col(User.id))
-        .where(col(User.id).in_(ids), overseen_users(ctx))
+        .where(col(User.id).in_(user_ids), is_overseen_user(ctx))
     )
-    rows = await ctx.read(asked)
-    shown = await _shown(ctx, [key for row in rows for key in row.addresses or ()])
-    found = {row.its: _standing(ctx, row.its, row, shown) for row in rows}
-    return [found.get(key) for key in ids]
+    rows = await ctx.read(statement)
+    text_by_address = await _load_address_texts(
+        ctx, [key for row in rows for key in row.addresses or ()]
+    )
+    autoreply_by_user = {
+        row.its: _autoreply_state(ctx, row.its, row, text_by_address) for row in rows
+    }
+    return [autoreply_by_user.get(key) for key in user_ids]
 
 
-async def _shown(ctx: Context, ids: Sequence[int]) -> dict[int, str]:
+async def _load_address_texts(ctx: Context, address_ids: Sequence[int]) -> dict[int, str]:
     """Load the texts of addresses by id, without deleted ones."""
-    if not ids:
+    if not address_ids:
         return {}
-    asked = select(col(Address.id), col(Address.shown)).where(col(Address.id).in_(set(ids)))
-    return {row.id: row.shown for row in await ctx.read(asked)}
+    statement = select(col(Address.id), col(Address.shown)).where(
+        col(Address.id).in_(set(address_ids))
+    )
+    return {row.id: row.shown for row in await ctx.read(statement)}
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Standing | None]:
+async def load_autoreplies_by_id(ctx: Context, ids: list[int]) -> list[AutoreplyState | None]:
     """Load autoreplies by the id of their user or address, in the given order.
 
     None if none is set, the viewer can't see it, or the credential has no scope in READ_SCOPES.
     """
-    if not SHOWING & opened(ctx.viewer.scopes):
+    if not READ_SCOPES & expand_scopes(ctx.viewer.scopes):
         return [None] * len(ids)
-    found = dict(zip(ids, await of_users(ctx, ids), strict=True))
-    rest = [key for key, one in found.items() if one is None]
-    found |= zip(rest, await of_addresses(ctx, rest), strict=True)
-    return [one if one and one.created_at else None for one in (found[key] for key in ids)]
+    autoreply_by_id = dict(zip(ids, await load_autoreplies_by_user(ctx, ids), strict=True))
+    other_ids = [key for key, one in autoreply_by_id.items() if one is None]
+    autoreply_by_id |= zip(
+        other_ids, await load_autoreplies_by_address(ctx, other_ids), strict=True
+    )
+    return [
+        autoreply if autoreply and autoreply.created_at else None
+        for autoreply in (autoreply_by_id[key] for key in ids)
+    ]
 
 
-async def of_addresses(ctx: Context, ids: list[int]) -> list[Standing | None]:
+async def load_autoreplies_by_address(
+    ctx: Context, address_ids: list[int]
+) -> list[AutoreplyState | None]:
     """Load the autoreplies of forwarding addresses, in the given order. None for others."""
-    asked = (
+    statement = (
         select(
             *(col(Address.id).label("its"), col(Address.shown)),
-            *picked(Autoreply, {*FACTS, "created_at"}),
+            *select_columns(Autoreply, {*SETTABLE_COLUMNS, "created_at"}),
         )
         .outerjoin(Autoreply, col(Autoreply.id) == col(Address.id))
         .where(
-            col(Address.id).in_(ids),
+            col(Address.id).in_(address_ids),
             col(Address.kind) == AddressKind.FORWARD,
-            visible_addresses(ctx),
+            is_visible_address(ctx),
         )
     )
-    rows = await ctx.read(asked) if ids else ()
-    found = {row.its: replace(_standing(ctx, row.its, row, {}), address=row.shown) for row in rows}
-    return [found.get(key) for key in ids]
+    rows = await ctx.read(statement) if address_ids else ()
+    autoreply_by_address = {
+        row.its: replace(_autoreply_state(ctx, row.its, row, {}), address=row.shown) for row in rows
+    }
+    return [autoreply_by_address.get(key) for key in address_ids]
 
 
-def _standing(ctx: Context, key: int, row: Any, shown: Mapping[int, str]) -> Standing:
-    rule = Rule() if row.created_at is None else Rule.of(row)
-    interval = ctx.world.options.autoreply_interval
+def _autoreply_state(
+    ctx: Context, owner_id: int, row: Any, text_by_address: Mapping[int, str]
+) -> AutoreplyState:
+    rule = AutoreplyRule() if row.created_at is None else AutoreplyRule.from_row(row)
+    interval = ctx.environment.options.autoreply_interval
     if row.interval is not None:
         interval = timedelta(seconds=row.interval)
-    active = rule.silent(ctx.world.now()) is None
-    written = [shown[each] for each in rule.addresses if each in shown]
-    return Standing(key, rule, written, interval, active, row.created_at)
+    is_active = rule.reason_for_silence(ctx.environment.now()) is None
+    address_texts = [text_by_address[each] for each in rule.addresses if each in text_by_address]
+    return AutoreplyState(owner_id, rule, address_texts, interval, is_active, row.created_at)
 
 
-async def exported(ctx: Context, user_id: int) -> dict[str, Any] | None:
+async def export_autoreply(ctx: Context, user_id: int) -> dict[str, Any] | None:
     """Return the autoreply of the viewer by column for an export, or None if none is set."""
-    asked = select(*picked(Autoreply, FACTS)).where(col(Autoreply.id) == user_id)
-    row = next(iter(await ctx.read(asked.where(col(Autoreply.user_id) == own(ctx)))), None)
+    statement = select(*select_columns(Autoreply, SETTABLE_COLUMNS)).where(
+        col(Autoreply.id) == user_id
+    )
+    row = next(
+        iter(await ctx.read(statement.where(col(Autoreply.user_id) == require_user_id(ctx)))), None
+    )
     if row is None:
         return None
-    shown = await _shown(ctx, row.addresses)
-    return {**row._asdict(), "addresses": list(shown.values())}
+    text_by_address = await _load_address_texts(ctx, row.addresses)
+    return {**row._asdict(), "addresses": list(text_by_address.values())}
 
 
-def brought(given: Mapping[str, Any]) -> dict[str, Any]:
+def parse_exported_autoreply(exported: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of an exported autoreply as `set_autoreplies` takes them.
 
     Raises InvalidInput or the error of a wrong time value.
     """
-    found: dict[str, Any] = {}
-    for name in FACTS:
-        value = given.get(name)
-        kind: Any = KINDS.get(name, str)
-        if value is not None and not isinstance(value, kind):
-            raise Invalid("not what it must be", constraint="type", path=[name])
+    columns: dict[str, Any] = {}
+    for name in SETTABLE_COLUMNS:
+        value = exported.get(name)
+        json_type: Any = JSON_TYPES.get(name, str)
+        if value is not None and not isinstance(value, json_type):
+            raise InvalidInput("not what it must be", constraint="type", path=[name])
         if name.endswith("_at"):
-            value = moment(value)
+            value = parse_timestamp(value)
         elif name == "interval" and value is not None:
-            value = timedelta(seconds=max(0, min(value, int(LONGEST.total_seconds()))))
+            value = timedelta(seconds=max(0, min(value, int(MAX_INTERVAL.total_seconds()))))
         elif name == "addresses" and not all(isinstance(each, str) for each in value or ()):
-            raise Invalid("not what it must be", constraint="type", path=[name])
-        found[name] = bool(value) if name == "enabled" else value
-    return found
+            raise InvalidInput("not what it must be", constraint="type", path=[name])
+        columns[name] = bool(value) if name == "enabled" else value
+    return columns
 
 
-async def set_(ctx: Context, users: Users, given: Mapping[str, Any]) -> list[int]:
+async def set_autoreplies(
+    ctx: Context, selection: UserSelector, columns: Mapping[str, Any]
+) -> list[int]:
     """Change the autoreplies of users, all or none, and return the user ids.
 
     Columns that are not given stay. If texts or times change, or the autoreply is enabled,
     every sender gets a reply again. Raises InvalidInput, NotFound or Forbidden.
     """
-    if not given:
-        raise Invalid("change at least one thing", constraint="required", path=AT)
-    problems = Problems()
-    values = facts(given, problems, AT)
-    problems.settle()
-    if values.get("addresses"):
-        values["addresses"] = await _owned(ctx, users, values["addresses"])
-    now = ctx.world.now()
-    async with changing(ctx, users, "autoreplySet") as held:
-        were = await there(held.session, [row.id for row in held.rows])
+    if not columns:
+        raise InvalidInput("change at least one thing", constraint="required", path=PATCH_PATH)
+    problems = ErrorCollector()
+    validated = validate_columns(columns, problems, PATCH_PATH)
+    problems.raise_collected()
+    if validated.get("addresses"):
+        validated["addresses"] = await _address_ids_of_user(ctx, selection, validated["addresses"])
+    now = ctx.environment.now()
+    async with lock_users(ctx, selection, "autoreplySet") as locked_users:
+        stored_rows = await load_stored_rows(
+            locked_users.session, [row.id for row in locked_users.rows]
+        )
         rows = dict[int, dict[str, Any]]()
-        for row in held.rows:
-            whose = {"id": row.id, "user_id": row.id}
-            rows[row.id] = made(whose, were.get(row.id), values, now, AT)
-        differing = {key: news(were.get(key), row) for key, row in rows.items()}
-        told = {key: names for key, names in differing.items() if names or key not in were}
-        await write(held.session, {key: rows[key] for key in told}, told)
-        await _tell(ctx, held, told, rows)
-        await _log(ctx, held, "autoreplySet", (were, told, rows))
-    return [row.id for row in held.rows]
+        for row in locked_users.rows:
+            row_ids = {"id": row.id, "user_id": row.id}
+            rows[row.id] = new_row(row_ids, stored_rows.get(row.id), validated, now, PATCH_PATH)
+        changed_by_user = {
+            key: changed_columns(stored_rows.get(key), row) for key, row in rows.items()
+        }
+        changes_to_store = {
+            key: names for key, names in changed_by_user.items() if names or key not in stored_rows
+        }
+        await store_rows(
+            locked_users.session, {key: rows[key] for key in changes_to_store}, changes_to_store
+        )
+        changes = AutoreplyChanges(stored_rows, changes_to_store, rows)
+        await _record_changes(ctx, locked_users, changes)
+        await _log_changes(ctx, locked_users, "autoreplySet", changes)
+    return [row.id for row in locked_users.rows]
 
 
-async def remove(ctx: Context, users: Users) -> list[int]:
+async def delete_autoreplies(ctx: Context, selection: UserSelector) -> list[int]:
     """Delete the autoreplies of users and return the user ids."""
-    async with changing(ctx, users, "autoreplyDelete") as held:
-        were = await there(held.session, [row.id for row in held.rows])
-        await forget(held.session, were)
-        off = {key: {"enabled": False} for key in were}
-        told = {key: ["enabled"] if row.enabled else [] for key, row in were.items()}
-        await _tell(ctx, held, told, off)
-        await _log(ctx, held, "autoreplyDelete", (were, told, off))
-    return [row.id for row in held.rows]
+    async with lock_users(ctx, selection, "autoreplyDelete") as locked_users:
+        stored_rows = await load_stored_rows(
+            locked_users.session, [row.id for row in locked_users.rows]
+        )
+        await delete_rows(locked_users.session, stored_rows)
+        disabled_rows = {key: {"enabled": False} for key in stored_rows}
+        changed_columns = {
+            key: ["enabled"] if row.enabled else [] for key, row in stored_rows.items()
+        }
+        changes = AutoreplyChanges(stored_rows, changed_columns, disabled_rows)
+        await _record_changes(ctx, locked_users, changes)
+        await _log_changes(ctx, locked_users, "autoreplyDelete", changes)
+    return [row.id for row in locked_users.rows]
 
 
-async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
+async def _address_ids_of_user(
+    ctx: Context, selection: UserSelector, address_texts: Sequence[str]
+) -> list[int]:
     """Return the ids of the user's addresses, each once.
 
     Raises NotFound if one is not the user's, InvalidInput if one is received by a catch-all
     only, there are too many, or there is more than one user.
     """
-    path = [*AT, "addresses"]
-    if len(given) > ADDRESSES:
-        raise Invalid(f"at most {ADDRESSES} addresses", constraint="max", path=path)
-    rows = await chosen(ctx, users)
+    path = [*PATCH_PATH, "addresses"]
+    if len(address_texts) > MAX_ADDRESSES:
+        raise InvalidInput(f"at most {MAX_ADDRESSES} addresses", constraint="max", path=path)
+    rows = await load_selected_users(ctx, selection)
     if len(rows) > 1:
-        text = "addresses are of one account only"
-        raise Invalid(text, constraint="exclusive", path=path)
-    found = list[int]()
-    for index, text in enumerate(given):
+        address_text = "addresses are of one account only"
+        raise InvalidInput(address_text, constraint="exclusive", path=path)
+    address_ids = list[int]()
+    for index, address_text in enumerate(address_texts):
         try:
-            address = address_syntax.checked(text)
-        except Invalid as wrong:
-            rule = wrong.constraint
-            raise Invalid(wrong.message, constraint=rule, path=path, index=index) from wrong
-        row = await answering.taker(ctx.world, address)
+            address = address_syntax.validated_address(address_text)
+        except InvalidInput as error:
+            rule = error.constraint
+            raise InvalidInput(error.message, constraint=rule, path=path, index=index) from error
+        row = await answering.find_address_record(ctx.environment, address)
         if row is None or not rows or row.user_id != rows[0].id:
-            raise NotFound(text, path=path, index=index)
+            raise NotFound(address_text, path=path, index=index)
         if "*" in row.local:
-            words = "a pattern takes its mail: give it an address of its own first"
-            raise Invalid(words, constraint="pattern", path=path, index=index)
-        found.append(row.id)
-    return list(dict.fromkeys(found))
+            pattern_message = "a pattern takes its mail: give it an address of its own first"
+            raise InvalidInput(pattern_message, constraint="pattern", path=path, index=index)
+        address_ids.append(row.id)
+    return list(dict.fromkeys(address_ids))
 
 
-async def _tell(
-    ctx: Context,
-    held: Held,
-    told: Mapping[int, Sequence[str]],
-    made: Mapping[int, Mapping[str, Any]],
+@dataclass(frozen=True, slots=True)
+class AutoreplyChanges:
+    """The changes of autoreplies in one transaction, by user id."""
+
+    stored_rows: Mapping[int, Any]  # before the change
+    changed_columns: Mapping[int, Sequence[str]]
+    new_rows: Mapping[int, Mapping[str, Any]]
+
+
+async def _record_changes(
+    ctx: Context, locked_users: LockedUsers, changes: AutoreplyChanges
 ) -> None:
     """Record the changed columns in the streams of users, and whether it was switched."""
-    entries = dict[int, Sequence[Entry]]()
-    for key, names in told.items():
-        facts: dict[str, Any] = {"changed": [sorted(map(camel, names))]}
-        if "enabled" in names:
-            facts["did"] = "enabled" if made[key]["enabled"] else "disabled"
-        entries[key] = ctx.entries(ChangeKind.AUTOREPLY_CHANGED, [key], **facts)
-    await journal.record_all(held.session, entries, at=ctx.world.now())
+    entries = dict[int, Sequence[JournalEntry]]()
+    for user_id, column_names in changes.changed_columns.items():
+        event_facts: dict[str, Any] = {"changed": [sorted(map(camel_case, column_names))]}
+        if "enabled" in column_names:
+            event_facts["did"] = "enabled" if changes.new_rows[user_id]["enabled"] else "disabled"
+        entries[user_id] = ctx.journal_entries(
+            ChangeKind.AUTOREPLY_CHANGED, [user_id], **event_facts
+        )
+    await journal.record_in_user_streams(locked_users.session, entries, at=ctx.environment.now())
 
 
-async def _log(
-    ctx: Context,
-    held: Held,
-    mutation: str,
-    done: tuple[Mapping[int, Any], Mapping[int, Sequence[str]], Mapping[int, Mapping[str, Any]]],
+async def _log_changes(
+    ctx: Context, locked_users: LockedUsers, mutation: str, changes: AutoreplyChanges
 ) -> None:
     """Write changes of other users' autoreplies to the admin log, without texts."""
-    were, told, rows = done
-    deeds = []
-    for row in held.rows:
-        if row.id in told and row.id != ctx.viewer.user_id:
-            before, after = logged(were.get(row.id), rows[row.id], told[row.id])
-            deeds.append(Done(mutation, "User", row.id, row.domain_id, before, after))
-    await admin_log.note(ctx, held.session, *deeds)
+    log_entries = []
+    for row in locked_users.rows:
+        if row.id in changes.changed_columns and row.id != ctx.viewer.user_id:
+            before, after = admin_log_values(
+                changes.stored_rows.get(row.id),
+                changes.new_rows[row.id],
+                changes.changed_columns[row.id],
+            )
+            log_entries.append(
+                NewAdminLogEntry(mutation, "User", row.id, row.domain_id, before, after)
+            )
+    await admin_log.log_changes(ctx, locked_users.session, *log_entries)

@@ -10,26 +10,26 @@ from sqlmodel import col
 from mail import autoreply as answering
 from mail import mime
 from mail.addresses import address_syntax
-from mail.autoreply import Came, Silence
+from mail.autoreply import AutoreplyTrigger, NoReplyReason
 from models.addresses.tables import Address
-from models.errors import Invalid, NotFound
+from models.errors import InvalidInput, NotFound
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
-from resolvers.access import overseen_users, visible
-from resolvers.addresses.loaders import visible_addresses
-from resolvers.autoreply.autoreplies import Standing
+from resolvers.access import is_overseen_user, is_visible
+from resolvers.addresses.loaders import is_visible_address
+from resolvers.autoreply.autoreplies import AutoreplyState
 from resolvers.context import Context
 from resolvers.messages import content
 
-COLUMNS = (
+MESSAGE_COLUMNS = (
     *("id", "user_id", "subject", "message_id", "in_reply_to", "references", "content_type"),
     *("to", "cc", "envelope_from", "envelope_to", "verification"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class AutoreplyPreviewInput:
     """The message to reply to. None takes the value of the stored message or of the user."""
 
     sender: str | None = None
@@ -39,11 +39,11 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class AutoreplyPreviewResult:
     """The autoreply that a sender would receive, or the reason why none is sent."""
 
-    silence: Silence | None
-    internal: bool = False
+    no_reply_reason: NoReplyReason | None
+    is_internal: bool = False
     from_: str | None = None  # None if the user has no address
     name: str | None = None
     to: str | None = None  # None if there is no sender
@@ -52,140 +52,180 @@ class Preview:
     html: str = ""
 
 
-async def preview(ctx: Context, standing: Standing, letter: Letter) -> Preview:
+async def preview_autoreply(
+    ctx: Context, autoreply: AutoreplyState, preview_input: AutoreplyPreviewInput
+) -> AutoreplyPreviewResult:
     """Return the autoreply to a message without sending it or remembering the sender.
 
     Raises InvalidInput if the sender is missing or not an address, and NotFound if the user has
     no address `to` or no such message.
     """
-    came = await _came(ctx, standing, letter)
-    if letter.sender is None and not came.sender:
-        if letter.message_id is None:
-            raise Invalid("give a sender, or a message", constraint="required", path=["sender"])
-        return Preview(Silence.NO_SENDER)
-    batch = _known if standing.address is None else _of_address
-    known = await ctx.load(batch, (standing.id, came.sender))
-    if known is None:
-        raise NotFound(str(standing.id), path=["user"])
-    taker = await answering.taker(ctx.world, came.to) if came.to else None
-    whose = (standing.id, 0) if standing.address is None else (None, standing.id)
-    if letter.to is not None and (taker is None or not answering.is_of(taker, *whose)):
-        raise NotFound(letter.to, path=["to"])
-    as_it = standing.address is not None or taker is None or taker.send_as
-    address = answering.writer(as_it, came.to, known.row.main)
-    came = replace(
-        came,
-        to=came.to or known.row.main or "",
-        address_id=taker.id if taker else known.row.main_id,
-        own=known.by is not None and answering.is_of(known.by, *whose),
-        internal=known.row.internal,
+    trigger = await _build_trigger(ctx, autoreply, preview_input)
+    if preview_input.sender is None and not trigger.envelope_sender:
+        if preview_input.message_id is None:
+            raise InvalidInput(
+                "give a sender, or a message", constraint="required", path=["sender"]
+            )
+        return AutoreplyPreviewResult(NoReplyReason.NO_SENDER)
+    load_facts = _load_user_facts if autoreply.address is None else _load_address_facts
+    facts = await ctx.load(load_facts, (autoreply.id, trigger.envelope_sender))
+    if facts is None:
+        raise NotFound(str(autoreply.id), path=["user"])
+    address_record = (
+        await answering.find_address_record(ctx.environment, trigger.recipient_address)
+        if trigger.recipient_address
+        else None
     )
-    silence = _silence(ctx, standing, came, known.row)
-    said = answering.written(standing.rule, came)
-    shown = (came.internal, address, standing.rule.name or known.row.name, came.sender)
-    if address is None or isinstance(said, Silence):
-        return Preview(silence or Silence.OTHER_ADDRESS, *shown)
-    text = said.text or mime.html_to_text(said.html)
-    return Preview(silence, *shown, said.subject, text, said.html)
+    owner_ids = (autoreply.id, 0) if autoreply.address is None else (None, autoreply.id)
+    if preview_input.to is not None and (
+        address_record is None or not answering.belongs_to(address_record, *owner_ids)
+    ):
+        raise NotFound(preview_input.to, path=["to"])
+    may_send_as = autoreply.address is not None or address_record is None or address_record.send_as
+    from_address = answering.reply_from_address(
+        may_send_as, trigger.recipient_address, facts.row.main
+    )
+    trigger = replace(
+        trigger,
+        recipient_address=trigger.recipient_address or facts.row.main or "",
+        address_id=address_record.id if address_record else facts.row.main_id,
+        is_from_self=facts.sender_address is not None
+        and answering.belongs_to(facts.sender_address, *owner_ids),
+        is_internal=facts.row.internal,
+    )
+    no_reply_reason = _no_reply_reason(ctx, autoreply, trigger, facts.row)
+    content = answering.reply_from_rule(autoreply.rule, trigger)
+    common_values = (
+        trigger.is_internal,
+        from_address,
+        autoreply.rule.name or facts.row.name,
+        trigger.envelope_sender,
+    )
+    if from_address is None or isinstance(content, NoReplyReason):
+        return AutoreplyPreviewResult(
+            no_reply_reason or NoReplyReason.OTHER_ADDRESS, *common_values
+        )
+    text = content.text or mime.html_to_text(content.html)
+    return AutoreplyPreviewResult(
+        no_reply_reason, *common_values, content.subject, text, content.html
+    )
 
 
-def _silence(ctx: Context, standing: Standing, came: Came, known: Picked) -> Silence | None:
+def _no_reply_reason(
+    ctx: Context, autoreply: AutoreplyState, trigger: AutoreplyTrigger, sender_facts: ColumnRow
+) -> NoReplyReason | None:
     """Return why no reply would be sent, checked in the same order as for received mail."""
-    answer = answering.answer(standing.rule, came, ctx.world.now())
-    if known.suspended:
-        return Silence.SUSPENDED
-    if isinstance(answer, Silence):
-        return answer
-    if known.answered or known.spent:
-        return Silence.ANSWERED if known.answered else Silence.LIMIT
+    decision = answering.decide_reply(autoreply.rule, trigger, ctx.environment.now())
+    if sender_facts.suspended:
+        return NoReplyReason.SUSPENDED
+    if isinstance(decision, NoReplyReason):
+        return decision
+    if sender_facts.answered or sender_facts.spent:
+        return NoReplyReason.ANSWERED if sender_facts.answered else NoReplyReason.LIMIT
     return None
 
 
-async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
+async def _build_trigger(
+    ctx: Context, autoreply: AutoreplyState, preview_input: AutoreplyPreviewInput
+) -> AutoreplyTrigger:
     """Return the trigger for the input, or for the stored message that it names.
 
     Raises NotFound if there is no such message.
     """
-    sender = None if letter.sender is None else address_syntax.checked(letter.sender, path="sender")
-    if letter.message_id is None:
-        return Came(sender or "", letter.to or "", letter.subject or "")
-    mine = (visible(ctx, Message), col(Message.id) == letter.message_id)
-    asked = select(*picked(Message, COLUMNS)).where(*mine, col(Message.user_id) == standing.id)
-    row = next(iter(await ctx.read(asked)), None)
-    stored = await content.one(ctx, letter.message_id) if row else None
+    sender = (
+        None
+        if preview_input.sender is None
+        else address_syntax.validated_address(preview_input.sender, path="sender")
+    )
+    if preview_input.message_id is None:
+        return AutoreplyTrigger(sender or "", preview_input.to or "", preview_input.subject or "")
+    is_visible_message = (is_visible(ctx, Message), col(Message.id) == preview_input.message_id)
+    statement = select(*select_columns(Message, MESSAGE_COLUMNS)).where(
+        *is_visible_message, col(Message.user_id) == autoreply.id
+    )
+    row = next(iter(await ctx.read(statement)), None)
+    stored = await content.load_stored_message(ctx, preview_input.message_id) if row else None
     if row is None or stored is None:
-        raise NotFound(str(letter.message_id), path=["message"])
-    to = letter.to or next(iter(row.envelope_to), "")
-    before: Sequence[Any] = [row.in_reply_to] if row.in_reply_to else []
-    named = [address for _, address in (*row.to, *row.cc)]
-    return Came(
+        raise NotFound(str(preview_input.message_id), path=["message"])
+    recipient = preview_input.to or next(iter(row.envelope_to), "")
+    references: Sequence[Any] = [row.in_reply_to] if row.in_reply_to else []
+    header_recipients = [address for _, address in (*row.to, *row.cc)]
+    return AutoreplyTrigger(
         sender or row.envelope_from or "",
-        to,
-        row.subject if letter.subject is None else letter.subject,
+        recipient,
+        row.subject if preview_input.subject is None else preview_input.subject,
         row.message_id,
-        row.references or before,
+        row.references or references,
         row.content_type == "multipart/report",
         await content.header_fields(stored),
-        addressed=await answering.stands(ctx.world, (standing.id, 0), to, named),
-        spam=(row.verification or {}).get("dmarc") == "fail",
+        is_addressed=await answering.is_addressed(
+            ctx.environment, (autoreply.id, 0), recipient, header_recipients
+        ),
+        is_spam=(row.verification or {}).get("dmarc") == "fail",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _SenderFacts:
     """Facts about a user or address and a sender, with the sender's own address record."""
 
-    row: Picked
-    by: Picked | None
+    row: ColumnRow
+    sender_address: ColumnRow | None
 
 
-async def _known(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | None]:
+async def _load_user_facts(
+    ctx: Context, user_ids_and_senders: list[tuple[int, str]]
+) -> list[_SenderFacts | None]:
     """Load the facts about users and senders, with one statement for each sender."""
-    asked = (
+    statement = (
         select(
-            *picked(User, ("id", "name", "suspended")),
+            *select_columns(User, ("id", "name", "suspended")),
             col(Address.shown).label("main"),
             col(Address.id).label("main_id"),
-            answering.internal(col(User.domain_id)).label("internal"),
-            answering.answered(col(User.id)).label("answered"),
-            answering.spent().label("spent"),
+            answering.is_internal_sql(col(User.domain_id)).label("internal"),
+            answering.is_answered_sql(col(User.id)).label("answered"),
+            answering.is_limit_reached_sql().label("spent"),
         )
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
-        .where(overseen_users(ctx))
+        .where(is_overseen_user(ctx))
     )
-    return await _each(ctx, keys, asked, col(User.id))
+    return await _load_facts_by_sender(ctx, user_ids_and_senders, statement, col(User.id))
 
 
-async def _of_address(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | None]:
+async def _load_address_facts(
+    ctx: Context, address_ids_and_senders: list[tuple[int, str]]
+) -> list[_SenderFacts | None]:
     """Load the facts about forwarding addresses and senders.
 
     A catch-all replies from the address that received the mail only.
     """
-    whole = col(Address.shown).not_like("%*%")
-    asked = select(
-        *picked(Address, ("id", "name")),
+    is_no_catch_all = col(Address.shown).not_like("%*%")
+    statement = select(
+        *select_columns(Address, ("id", "name")),
         false().label("suspended"),
-        case((whole, col(Address.shown))).label("main"),
+        case((is_no_catch_all, col(Address.shown))).label("main"),
         col(Address.id).label("main_id"),
-        answering.internal(col(Address.domain_id)).label("internal"),
-        answering.answered(col(Address.id)).label("answered"),
-        answering.spent_by_address().label("spent"),
-    ).where(visible_addresses(ctx))
-    return await _each(ctx, keys, asked, col(Address.id))
+        answering.is_internal_sql(col(Address.domain_id)).label("internal"),
+        answering.is_answered_sql(col(Address.id)).label("answered"),
+        answering.is_address_limit_reached_sql().label("spent"),
+    ).where(is_visible_address(ctx))
+    return await _load_facts_by_sender(ctx, address_ids_and_senders, statement, col(Address.id))
 
 
-async def _each(
-    ctx: Context, keys: list[tuple[int, str]], asked: Select[Any], key: Any
-) -> list[_Known | None]:
-    found: dict[tuple[int, str], _Known] = {}
-    for sender in dict.fromkeys(sender for _, sender in keys):
-        theirs = asked.where(key.in_([one for one, by in keys if by == sender]))
-        given = {
-            "sender": answering.sender_key(sender),
-            "domain": address_syntax.normal_domain(sender.rpartition("@")[2]),
-            "now": ctx.world.now(),
+async def _load_facts_by_sender(
+    ctx: Context, ids_and_senders: list[tuple[int, str]], statement: Select[Any], id_column: Any
+) -> list[_SenderFacts | None]:
+    facts_by_key: dict[tuple[int, str], _SenderFacts] = {}
+    for sender in dict.fromkeys(sender for _, sender in ids_and_senders):
+        statement_of_sender = statement.where(
+            id_column.in_([one for one, by in ids_and_senders if by == sender])
+        )
+        parameters = {
+            "sender": answering.normalized_sender(sender),
+            "domain": address_syntax.normalized_domain(sender.rpartition("@")[2]),
+            "now": ctx.environment.now(),
         }
-        by = await answering.taker(ctx.world, sender)
-        for row in await ctx.read(theirs, given):
-            found[row.id, sender] = _Known(row, by)
-    return [found.get(one) for one in keys]
+        sender_address = await answering.find_address_record(ctx.environment, sender)
+        for row in await ctx.read(statement_of_sender, parameters):
+            facts_by_key[row.id, sender] = _SenderFacts(row, sender_address)
+    return [facts_by_key.get(one) for one in ids_and_senders]

@@ -10,165 +10,177 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.autoreply import Rule
+from mail.autoreply import AutoreplyRule
 from models.autoreply import Autoreply, AutoreplySender
-from models.errors import Invalid, Problems
-from models.store.columns import Picked, insert_or, picked, table_of
-from resolvers.users.validation import camel
+from models.errors import ErrorCollector, InvalidInput
+from models.store.columns import ColumnRow, core_table, insert_with_conflict, select_columns
+from resolvers.users.validation import camel_case
 
-NAME = 128  # characters
-SUBJECT = 2 << 10  # bytes
-TEXT = 128 << 10
-HOUR, LONGEST = timedelta(hours=1), timedelta(days=366)
-RULE = tuple(field.name for field in fields(Rule))
-PLAIN = tuple(name for name in RULE if name != "addresses")
-FACTS = (*RULE, "interval")
+MAX_NAME_LENGTH = 128  # characters
+MAX_SUBJECT_BYTES = 2 << 10  # bytes
+MAX_TEXT_BYTES = 128 << 10
+HOUR, MAX_INTERVAL = timedelta(hours=1), timedelta(days=366)
+RULE_COLUMNS = tuple(field.name for field in fields(AutoreplyRule))
+RULE_COLUMNS_WITHOUT_ADDRESSES = tuple(name for name in RULE_COLUMNS if name != "addresses")
+SETTABLE_COLUMNS = (*RULE_COLUMNS, "interval")
 # A change of these begins another absence: all senders get a reply again.
-ABSENCE = frozenset(RULE) - {"enabled", "name", "addresses"}
-WORDS = frozenset(name for name in RULE if name.endswith(("text", "html", "subject")))
-HIDDEN = WORDS | {"addresses"}  # the admin log has only that they changed
-_ODD = re.compile("[\0\ud800-\udfff]")
+ABSENCE_COLUMNS = frozenset(RULE_COLUMNS) - {"enabled", "name", "addresses"}
+TEXT_COLUMNS = frozenset(
+    name for name in RULE_COLUMNS if name.endswith(("text", "html", "subject"))
+)
+UNLOGGED_COLUMNS = TEXT_COLUMNS | {"addresses"}  # the admin log has only that they changed
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def facts(given: Mapping[str, Any], problems: Problems, at: Sequence[str]) -> dict[str, Any]:
+def validate_columns(
+    columns: Mapping[str, Any], problems: ErrorCollector, input_path: Sequence[str]
+) -> dict[str, Any]:
     """Return the columns in their stored form. Adds an error to `problems` for each invalid one."""
-    found = dict[str, Any]()
-    for name, value in given.items():
-        path = [*at, camel(name)]
-        with problems.caught():
-            found[name] = _value(name, value, path)
-    begin, end = found.get("starts_at"), found.get("ends_at")
-    with problems.caught():
-        _check_times(begin, end, at)
-    return found
+    validated = dict[str, Any]()
+    for name, value in columns.items():
+        path = [*input_path, camel_case(name)]
+        with problems.collecting():
+            validated[name] = _validate_value(name, value, path)
+    starts_at, ends_at = validated.get("starts_at"), validated.get("ends_at")
+    with problems.collecting():
+        _check_times(starts_at, ends_at, input_path)
+    return validated
 
 
-def _value(name: str, value: Any, path: Sequence[str]) -> Any:
-    if name == "interval":
-        return None if value is None else _seconds(value, path)
-    if name == "addresses":
+def _validate_value(column: str, value: Any, path: Sequence[str]) -> Any:
+    if column == "interval":
+        return None if value is None else _validate_interval(value, path)
+    if column == "addresses":
         return list(value or ())
-    if name not in WORDS and name != "name":
+    if column not in TEXT_COLUMNS and column != "name":
         return value
     if value is None:
-        return None if name == "name" or name.startswith("internal") else ""
-    if name == "name":
-        if len(value) > NAME or _CONTROLS.search(value):
-            text = f"at most {NAME} characters, and no control characters"
-            raise Invalid(text, constraint="pattern", path=path)
+        return None if column == "name" or column.startswith("internal") else ""
+    if column == "name":
+        if len(value) > MAX_NAME_LENGTH or _CONTROLS.search(value):
+            message = f"at most {MAX_NAME_LENGTH} characters, and no control characters"
+            raise InvalidInput(message, constraint="pattern", path=path)
         return value.strip() or None
-    line = name.endswith("subject")
-    if (_CONTROLS if line else _ODD).search(value):
-        text = "one line, without control characters" if line else "text has no NUL"
-        raise Invalid(text, constraint="pattern", path=path)
-    most = SUBJECT if line else TEXT
-    if len(value.encode()) > most:
-        raise Invalid(f"at most {most} bytes", constraint="max", path=path)
-    return value.strip() if line else value
+    is_single_line = column.endswith("subject")
+    if (_CONTROLS if is_single_line else _NOT_STORABLE).search(value):
+        message = "one line, without control characters" if is_single_line else "text has no NUL"
+        raise InvalidInput(message, constraint="pattern", path=path)
+    limit = MAX_SUBJECT_BYTES if is_single_line else MAX_TEXT_BYTES
+    if len(value.encode()) > limit:
+        raise InvalidInput(f"at most {limit} bytes", constraint="max", path=path)
+    return value.strip() if is_single_line else value
 
 
-def _seconds(interval: timedelta, path: Sequence[str]) -> int:
-    if not HOUR <= interval <= LONGEST:
-        raise Invalid("from an hour to 366 days", constraint="range", path=path)
+def _validate_interval(interval: timedelta, path: Sequence[str]) -> int:
+    if not HOUR <= interval <= MAX_INTERVAL:
+        raise InvalidInput("from an hour to 366 days", constraint="range", path=path)
     return int(interval.total_seconds())
 
 
-def _check_times(begin: datetime | None, end: datetime | None, at: Sequence[str]) -> None:
-    if begin and end and end <= begin:
-        text = "it ends before it begins"
-        raise Invalid(text, constraint="range", path=[*at, "endsAt"])
+def _check_times(starts_at: datetime | None, ends_at: datetime | None, path: Sequence[str]) -> None:
+    if starts_at and ends_at and ends_at <= starts_at:
+        message = "it ends before it begins"
+        raise InvalidInput(message, constraint="range", path=[*path, "endsAt"])
 
 
-async def there(session: AsyncSession, ids: Collection[int]) -> dict[int, Picked]:
+async def load_stored_rows(session: AsyncSession, ids: Collection[int]) -> dict[int, ColumnRow]:
     """Load the stored autoreplies with these ids, by id."""
-    asked = select(*picked(Autoreply)).where(col(Autoreply.id).in_(ids))
-    found = (await (await session.connection()).execute(asked)).all()
+    statement = select(*select_columns(Autoreply)).where(col(Autoreply.id).in_(ids))
+    found = (await (await session.connection()).execute(statement)).all()
     return {row.id: row for row in found}
 
 
-def made(
-    whose: Mapping[str, Any],
-    before: Picked | None,
+def new_row(
+    ids: Mapping[str, Any],
+    stored: ColumnRow | None,
     values: Mapping[str, Any],
     now: datetime,
-    at: Sequence[str],
+    path: Sequence[str],
 ) -> dict[str, Any]:
     """Return the row to store. `ids` holds its id and that of the user or the address.
 
     Raises InvalidInput if the autoreply is enabled without text or ends before it starts.
     """
-    new: dict[str, Any] = {
-        **{name: getattr(Rule(), name) for name in RULE},
+    values_of_row: dict[str, Any] = {
+        **{name: getattr(AutoreplyRule(), name) for name in RULE_COLUMNS},
         "user_id": None,
         "address_id": None,
-        **whose,
+        **ids,
         "interval": None,
         "addresses": [],
         "created_at": now,
     }
-    if before is not None:
-        new |= before._asdict()
-    new |= values
-    _check_times(new["starts_at"], new["ends_at"], at)
-    words = (new[name] for name in WORDS if not name.endswith("subject"))
-    if new["enabled"] and not any(text and text.strip() for text in words):
-        text = "there is nothing to answer: give text or html"
-        raise Invalid(text, constraint="required", path=[*at, "text"])
-    return new | {"updated_at": now}
+    if stored is not None:
+        values_of_row |= stored._asdict()
+    values_of_row |= values
+    _check_times(values_of_row["starts_at"], values_of_row["ends_at"], path)
+    texts = (values_of_row[name] for name in TEXT_COLUMNS if not name.endswith("subject"))
+    if values_of_row["enabled"] and not any(text and text.strip() for text in texts):
+        message = "there is nothing to answer: give text or html"
+        raise InvalidInput(message, constraint="required", path=[*path, "text"])
+    return values_of_row | {"updated_at": now}
 
 
-def news(before: Picked | None, row: Mapping[str, Any]) -> list[str]:
+def changed_columns(stored: ColumnRow | None, row: Mapping[str, Any]) -> list[str]:
     """Return the names of the columns that differ from the stored row."""
-    if before is None:
-        return [name for name in FACTS if row[name] not in (None, "", False, [])]
-    return [name for name in FACTS if row[name] != getattr(before, name)]
+    if stored is None:
+        return [name for name in SETTABLE_COLUMNS if row[name] not in (None, "", False, [])]
+    return [name for name in SETTABLE_COLUMNS if row[name] != getattr(stored, name)]
 
 
-def begins(names: Sequence[str], row: Mapping[str, Any]) -> bool:
+def begins_new_absence(changed_names: Sequence[str], row: Mapping[str, Any]) -> bool:
     """True if the change begins a new absence, in which every sender gets a reply again."""
-    return bool(ABSENCE.intersection(names)) or ("enabled" in names and row["enabled"])
+    return bool(ABSENCE_COLUMNS.intersection(changed_names)) or (
+        "enabled" in changed_names and row["enabled"]
+    )
 
 
-async def write(
-    session: AsyncSession, rows: Mapping[int, Mapping[str, Any]], told: Mapping[int, Sequence[str]]
+async def store_rows(
+    session: AsyncSession,
+    rows_by_id: Mapping[int, Mapping[str, Any]],
+    changed_columns_by_id: Mapping[int, Sequence[str]],
 ) -> None:
     """Store rows, and forget the answered senders of those that begin a new absence.
 
     The number of statements is constant.
     """
-    if not rows:
+    if not rows_by_id:
         return
     connection = await session.connection()
-    new = insert_or(connection.dialect.name, Autoreply)
-    fresh = {
-        column.name: new.excluded[column.name]
-        for column in table_of(Autoreply).c
+    insert = insert_with_conflict(connection.dialect.name, Autoreply)
+    updated_columns = {
+        column.name: insert.excluded[column.name]
+        for column in core_table(Autoreply).c
         if not (column.primary_key or column.name == "created_at")
     }
-    put = new.on_conflict_do_update(index_elements=["id"], set_=fresh)
-    await connection.execute(put, [dict(row) for row in rows.values()])
-    anew = [key for key, row in rows.items() if begins(told[key], row)]
-    if anew:
-        theirs = col(AutoreplySender.autoreply_id).in_(anew)
-        await connection.execute(delete(AutoreplySender).where(theirs))
+    upsert = insert.on_conflict_do_update(index_elements=["id"], set_=updated_columns)
+    await connection.execute(upsert, [dict(row) for row in rows_by_id.values()])
+    restarted_ids = [
+        key
+        for key, row in rows_by_id.items()
+        if begins_new_absence(changed_columns_by_id[key], row)
+    ]
+    if restarted_ids:
+        is_of_restarted = col(AutoreplySender.autoreply_id).in_(restarted_ids)
+        await connection.execute(delete(AutoreplySender).where(is_of_restarted))
 
 
-async def forget(session: AsyncSession, ids: Collection[int]) -> None:
+async def delete_rows(session: AsyncSession, ids: Collection[int]) -> None:
     """Delete the autoreplies with these ids."""
-    gone = delete(Autoreply).where(col(Autoreply.id).in_(ids))
-    await (await session.connection()).execute(gone)
+    statement = delete(Autoreply).where(col(Autoreply.id).in_(ids))
+    await (await session.connection()).execute(statement)
 
 
-def logged(
-    was: Picked | None, new: Mapping[str, Any], told: Sequence[str]
+def admin_log_values(
+    stored: ColumnRow | None, new_values: Mapping[str, Any], changed_names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the admin log values before and after a change. Texts are replaced by an ellipsis."""
 
-    def plain(value: Any) -> Any:
+    def log_value(value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) else value
 
-    names = [name for name in told if name not in HIDDEN]
-    before = {name: plain(getattr(was, name, None)) for name in names}
-    after = {name: plain(new[name]) for name in names}
-    return before, after | {name: "…" for name in told if name in HIDDEN}
+    logged_names = [name for name in changed_names if name not in UNLOGGED_COLUMNS]
+    before = {name: log_value(getattr(stored, name, None)) for name in logged_names}
+    after = {name: log_value(new_values[name]) for name in logged_names}
+    return before, after | {name: "…" for name in changed_names if name in UNLOGGED_COLUMNS}

@@ -8,93 +8,106 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from mail.tls import acme_client
-from mail.tls.acme_client import Failure, Reason
+from mail.tls.acme_client import AcmeError, RevocationReason
 from models.certificates import Certificate
-from models.errors import Conflict, Invalid, Refused, Unavailable
+from models.errors import Conflict, InvalidInput, RequestError, ServiceUnavailable
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
-from models.store.columns import Picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.certificates import acme_accounts
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-MOST = 20  # per call, since a client waits for the authority
-EACH = 30.0  # seconds per certificate
+MAX_REVOCATIONS = 20  # per call, since a client waits for the authority
+REVOCATION_TIMEOUT = 30.0  # seconds per certificate
 
 
-def revocable(ctx: Context, rows: Sequence[Picked]) -> list[Picked]:
+def revocable_certificates(ctx: Context, certificates: Sequence[ColumnRow]) -> list[ColumnRow]:
     """Return the certificates that can be revoked: issued and not expired.
 
     Raises InvalidInput if there are too many, and Conflict if ACME did not issue one or its
     terms are not agreed to.
     """
-    if len(rows) > MOST:
-        text = f"at most {MOST} are revoked at a time"
-        raise Invalid(text, constraint="max", path=["ids"])
-    if not ctx.world.options.acme_terms_agreed:
-        text = "the terms of the authority are not agreed to: acme.termsAgreed"
-        raise Conflict(text, path=["revoke"])
-    for nth, row in enumerate(rows):
+    if len(certificates) > MAX_REVOCATIONS:
+        message = f"at most {MAX_REVOCATIONS} are revoked at a time"
+        raise InvalidInput(message, constraint="max", path=["ids"])
+    if not ctx.environment.options.acme_terms_agreed:
+        message = "the terms of the authority are not agreed to: acme.termsAgreed"
+        raise Conflict(message, path=["revoke"])
+    for index, row in enumerate(certificates):
         if row.chain and not row.acme_directory:
-            text = "ACME has not made it: whoever issued it can revoke it"
-            raise Conflict(text, path=["ids"], index=nth)
-    return [row for row in rows if row.chain and row.not_after > ctx.world.now()]
+            message = "ACME has not made it: whoever issued it can revoke it"
+            raise Conflict(message, path=["ids"], index=index)
+    return [row for row in certificates if row.chain and row.not_after > ctx.environment.now()]
 
 
-async def revoke(ctx: Context, rows: Sequence[Picked], reason: Reason) -> None:
+async def revoke_certificates(
+    ctx: Context, certificates: Sequence[ColumnRow], reason: RevocationReason
+) -> None:
     """Revoke certificates, one after another.
 
     Raises InvalidInput if the authority refuses the reason, and ServiceUnavailable if it does
     not revoke one. Certificates before it stay revoked, which their state shows.
     """
-    for nth, row in enumerate(rows):
-        facts = {"serverName": row.server_name, "reason": reason}
+    for index, row in enumerate(certificates):
+        log_values = {"serverName": row.server_name, "reason": reason}
         try:
-            async with asyncio.timeout(EACH):
-                await _revoked(ctx.world, row, reason)
-        except (Failure, TimeoutError) as problem:
-            said = problem if isinstance(problem, Failure) else Failure("it takes too long")
-            log.warning("certificate not revoked", extra={**facts, "why": str(said)})
-            await _told(ctx, rows[:nth], reason)
-            raise _refusal(row, said, rows[:nth]) from None
-        log.info("certificate revoked", extra=facts)
+            async with asyncio.timeout(REVOCATION_TIMEOUT):
+                await _revoke_certificate(ctx.environment, row, reason)
+        except (AcmeError, TimeoutError) as problem:
+            failure = problem if isinstance(problem, AcmeError) else AcmeError("it takes too long")
+            log.warning("certificate not revoked", extra={**log_values, "why": str(failure)})
+            await _store_revoked_state(ctx, certificates[:index], reason)
+            raise _revocation_error(row, failure, certificates[:index]) from None
+        log.info("certificate revoked", extra=log_values)
 
 
-async def _revoked(world: World, row: Picked, reason: Reason) -> None:
+async def _revoke_certificate(
+    environment: Environment, certificate: ColumnRow, reason: RevocationReason
+) -> None:
     """Revoke a certificate with the account that ordered it. Raises acme_client.Failure."""
-    account = await acme_accounts.account(world, row.acme_directory)
+    account = await acme_accounts.load_or_create_account(environment, certificate.acme_directory)
     if account.url is None:
-        raise Failure("its authority does not know our account any more")
-    server = acme_accounts.server(world, row.acme_directory)
-    async with acme_client.connect(server, account.key) as client:
-        await asyncio.to_thread(client.enter, account.url, "")
-        await asyncio.to_thread(client.revoke, row.chain, reason)
+        raise AcmeError("its authority does not know our account any more")
+    server = acme_accounts.acme_server(environment, certificate.acme_directory)
+    async with acme_client.connect_acme(server, account.private_key) as client:
+        await asyncio.to_thread(client.open_account, account.url, "")
+        await asyncio.to_thread(client.revoke, certificate.chain, reason)
 
 
-def _refusal(row: Picked, problem: Failure, before: Sequence[Picked]) -> Refused:
-    text = f"{row.server_name} was not revoked, and nothing is deleted: {problem}"
-    if before:
-        text += f"; revoked by now: {', '.join(one.server_name for one in before)}"
-    if problem.code == acme_client.UNREASONABLE:
-        return Invalid(text, constraint="reason", path=["revoke"])
-    return Unavailable(text, component="acme")
+def _revocation_error(
+    certificate: ColumnRow, failure: AcmeError, revoked: Sequence[ColumnRow]
+) -> RequestError:
+    message = f"{certificate.server_name} was not revoked, and nothing is deleted: {failure}"
+    if revoked:
+        message += f"; revoked by now: {', '.join(one.server_name for one in revoked)}"
+    if failure.code == acme_client.UNREASONABLE:
+        return InvalidInput(message, constraint="reason", path=["revoke"])
+    return ServiceUnavailable(message, component="acme")
 
 
-async def _told(ctx: Context, rows: Sequence[Picked], reason: Reason) -> None:
+async def _store_revoked_state(
+    ctx: Context, certificates: Sequence[ColumnRow], reason: RevocationReason
+) -> None:
     """Store and log that these are revoked, in a transaction that the failure does not undo."""
-    if not rows:
+    if not certificates:
         return
-    ids = [row.id for row in rows]
-    async with ctx.world.write(PLATFORM) as session:
-        now = ctx.world.now()
-        these = update(Certificate).where(col(Certificate.id).in_(ids))
+    ids = [row.id for row in certificates]
+    async with ctx.environment.write_session(PLATFORM) as session:
+        now = ctx.environment.now()
+        statement = update(Certificate).where(col(Certificate.id).in_(ids))
         state = f"revoked on {now:%Y-%m-%d}, {reason}, and not deleted yet"
-        await (await session.connection()).execute(these.values(acme_state=state, updated_at=now))
-        await ctx.record(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, ids)
-        done = (
-            Done("certificateDelete", "Certificate", key, after={"revoked": reason}) for key in ids
+        await (await session.connection()).execute(
+            statement.values(acme_state=state, updated_at=now)
         )
-        await admin_log.note(ctx, session, *done)
+        await ctx.record_change(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, ids)
+        entries = (
+            NewAdminLogEntry(
+                "certificateDelete", "Certificate", certificate_id, after={"revoked": reason}
+            )
+            for certificate_id in ids
+        )
+        await admin_log.log_changes(ctx, session, *entries)

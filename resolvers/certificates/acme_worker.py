@@ -13,432 +13,559 @@ from sqlalchemy import delete, insert, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.network.dns_resolver import records
+from mail.network.dns_resolver import query_records
 from mail.tls import acme_client, pem_certificates
-from mail.tls.acme_client import Advice, Challenge, Client, Failure
-from mail.tls.pem_certificates import Fitting, Sent
+from mail.tls.acme_client import AcmeClient, AcmeError, HttpChallenge, RenewalAdvice
+from mail.tls.pem_certificates import CertificateInput, CertificateWithKey
 from models.certificates import AcmeChallenge, Certificate
-from models.errors import Invalid, Unavailable
+from models.errors import InvalidInput, ServiceUnavailable
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, Entry
-from models.events.wakeups import CERTIFICATES, rest
+from models.events.journal import PLATFORM, ChangeKind, JournalEntry
+from models.events.wakeups import CERTIFICATES, wait_for_any
 from models.observability import metrics
 from models.runtime import leases
-from models.runtime.environment import World, ring
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment, wake_workers_after_commit
+from models.store.columns import ColumnRow, select_columns
 from resolvers.certificates import acme_accounts
-from resolvers.certificates.certificates import named_in, opened, resting, stored
+from resolvers.certificates.certificates import (
+    certificate_columns,
+    decrypt_private_key,
+    renewal_columns,
+    store_certificate_names,
+)
 
 log = logging.getLogger(__name__)
 
-IDLE = 60.0  # between checks without wake-up
-WHOLE = timedelta(minutes=8)  # per certificate
-PAUSE_AFTER_ERROR = 600.0  # until a step without stored result is repeated
-PROVING = timedelta(minutes=3)  # for the authority to check the challenges, or to sign
-AGAIN = timedelta(minutes=10)  # after a failure; doubled each time
-SELDOM = timedelta(days=1)
-LIMITED = timedelta(hours=1)  # at least, if the authority limits the rate
-SPREAD = 0.1  # the share by which a retry is earlier or later, so that not all come at once
-JITTER = timedelta(days=1)  # the longest random time by which a renewal is earlier
-PART = 30  # for a short-lived certificate this part of its lifetime
-OFTEN = timedelta(minutes=1)  # between two queries of renewal information; MAX_RETRY is the longest
-LATER = timedelta(seconds=acme_client.HOLDS)  # if the authority gives none
-KEPT = timedelta(hours=1)
-LOOKED = 5.0  # seconds per query
-ABREAST = 10  # names checked in DNS at the same time
+POLL_SECONDS = 60.0  # between checks without wake-up
+ORDER_TIMEOUT = timedelta(minutes=8)  # per certificate
+RETRY_AFTER_ERROR_SECONDS = 600.0  # until a step without stored result is repeated
+AUTHORITY_TIMEOUT = timedelta(minutes=3)  # for the authority to check the challenges, or to sign
+FIRST_RETRY = timedelta(minutes=10)  # after a failure; doubled each time
+MAX_RETRY = timedelta(days=1)
+RATE_LIMIT_RETRY = timedelta(hours=1)  # at least, if the authority limits the rate
+RETRY_SPREAD = 0.1  # the share by which a retry is earlier or later, so that not all come at once
+MAX_RENEWAL_JITTER = timedelta(days=1)  # the longest random time by which a renewal is earlier
+RENEWAL_JITTER_PART = 30  # for a short-lived certificate this part of its lifetime
+MIN_RENEWAL_INFO_INTERVAL = timedelta(
+    minutes=1
+)  # between two queries of renewal information; MAX_RETRY is the longest
+DEFAULT_RENEWAL_INFO_INTERVAL = timedelta(
+    seconds=acme_client.DEFAULT_ADVICE_SECONDS
+)  # if the authority gives none
+CHALLENGE_LIFETIME = timedelta(hours=1)
+DNS_TIMEOUT = 5.0  # seconds per query
+MAX_CONCURRENT_CHECKS = 10  # names checked in DNS at the same time
 
-ENDED = metrics.counter("merganser_acme_orders", "Orders of certificates that ended.", "outcome")
+ORDERS_METRIC = metrics.counter(
+    "merganser_acme_orders", "Orders of certificates that ended.", "outcome"
+)
 
 Value = TypeVar("Value")
 
 
-class Lost(Exception):
+class CertificateLeaseLost(Exception):
     """The certificate was changed or deleted, or another process has leased it."""
 
 
-async def run(world: World) -> None:
+async def run_worker(environment: Environment) -> None:
     """Process due certificates, one after another, until cancelled."""
-    async with leases.registered(world):
-        await _step_on(world)
+    async with leases.registered_process(environment):
+        await _run_loop(environment)
 
 
-async def _step_on(world: World) -> None:
-    with world.wakeups.listen(
+async def _run_loop(environment: Environment) -> None:
+    with environment.wakeups.follow(
         [CERTIFICATES, PLATFORM]
-    ) as bell:  # changes of settings are recorded there
+    ) as wakeup:  # changes of settings are recorded there
         while True:
-            bell.clear()
+            wakeup.clear()
             try:
-                while await step(world):
+                while await process_next_certificate(environment):
                     pass
             except Exception:  # keep running: the next attempt can succeed
                 log.exception("certificates could not be looked at")
-            await rest([bell], IDLE)
+            await wait_for_any([wakeup], POLL_SECONDS)
 
 
-async def step(world: World) -> bool:
+async def process_next_certificate(environment: Environment) -> bool:
     """Lease and process the next due certificate. Returns False if there is none."""
-    row = await _claimed(world)
-    if row is None:
+    certificate = await _lease_next_certificate(environment)
+    if certificate is None:
         return False
     try:
-        with leases.in_use(world, row.lease):
-            await _take(world, row)
+        with leases.use_leases(environment, certificate.lease):
+            await _process_certificate(environment, certificate)
     except Exception:
-        leases.abandon(world, Certificate, *_mine(row), after=PAUSE_AFTER_ERROR)
+        leases.abandon_lease(
+            environment,
+            Certificate,
+            *_is_leased_certificate(certificate),
+            delay_seconds=RETRY_AFTER_ERROR_SECONDS,
+        )
         raise
     return True
 
 
-async def _take(world: World, row: Picked) -> None:
+async def _process_certificate(environment: Environment, certificate: ColumnRow) -> None:
     """Order the certificate or query when to renew it, and store the outcome."""
-    waits = row.acme_renew_at is not None and row.acme_renew_at > world.now()
-    taken, failed = (_looked, _unadvised) if waits else (_made, _failed)
+    is_renewed_later = (
+        certificate.acme_renew_at is not None and certificate.acme_renew_at > environment.now()
+    )
+    process, handle_failure = (
+        (_update_renewal_time, _handle_renewal_info_failure)
+        if is_renewed_later
+        else (_order_and_store, _store_failure)
+    )
     try:
-        await taken(world, row)
-    except Lost:
-        log.info("certificate changed meanwhile", extra={"serverName": row.server_name})
-        if not waits:
-            ENDED.add("lost")
-    except Failure as problem:
-        await failed(world, row, problem)
-    except (Invalid, Unavailable) as problem:
-        await failed(world, row, Failure(f"what came cannot be used: {problem.message}"))
+        await process(environment, certificate)
+    except CertificateLeaseLost:
+        log.info("certificate changed meanwhile", extra={"serverName": certificate.server_name})
+        if not is_renewed_later:
+            ORDERS_METRIC.add("lost")
+    except AcmeError as problem:
+        await handle_failure(environment, certificate, problem)
+    except (InvalidInput, ServiceUnavailable) as problem:
+        await handle_failure(
+            environment, certificate, AcmeError(f"what came cannot be used: {problem.message}")
+        )
     except TimeoutError:
-        await failed(world, row, Failure("the authority takes too long"))
+        await handle_failure(environment, certificate, AcmeError("the authority takes too long"))
     except asyncio.CancelledError:
-        await _given_back(world, row)
+        await _release_lease(environment, certificate)
         raise
     except Exception:
-        log.exception("certificate broke", extra={"serverName": row.server_name})
-        await failed(world, row, Failure("it broke on our side"))
+        log.exception("certificate broke", extra={"serverName": certificate.server_name})
+        await handle_failure(environment, certificate, AcmeError("it broke on our side"))
 
 
-async def _made(world: World, row: Picked) -> None:
+async def _order_and_store(environment: Environment, certificate: ColumnRow) -> None:
     """Order the certificate and store it."""
-    log.info("certificate ordered", extra={"serverName": row.server_name})
-    async with asyncio.timeout(WHOLE.total_seconds()):
-        issued = await _ordered(world, row)
-    await _keep(world, row, issued)
-    ENDED.add("issued")
-    log.info("certificate issued", extra={"serverName": row.server_name})
+    log.info("certificate ordered", extra={"serverName": certificate.server_name})
+    async with asyncio.timeout(ORDER_TIMEOUT.total_seconds()):
+        issued = await _order_certificate(environment, certificate)
+    await _store_issued(environment, certificate, issued)
+    ORDERS_METRIC.add("issued")
+    log.info("certificate issued", extra={"serverName": certificate.server_name})
 
 
-async def _looked(world: World, row: Picked) -> None:
+async def _update_renewal_time(environment: Environment, certificate: ColumnRow) -> None:
     """Query the authority for the renewal time and store it."""
-    async with asyncio.timeout(WHOLE.total_seconds()):
-        advice = await _advice(world, row)
-    alone = {"acme_next_at": row.acme_renew_at}
-    await _rest(world, row, _heeded(row, advice, world.now()) if advice else alone)
+    async with asyncio.timeout(ORDER_TIMEOUT.total_seconds()):
+        advice = await _query_renewal_info(environment, certificate)
+    unchanged_time = {"acme_next_at": certificate.acme_renew_at}
+    await _release_certificate(
+        environment,
+        certificate,
+        _values_from_renewal_info(certificate, advice, environment.now())
+        if advice
+        else unchanged_time,
+    )
 
 
-async def _claimed(world: World) -> Picked | None:
+async def _lease_next_certificate(environment: Environment) -> ColumnRow | None:
     """Lease the next due certificate, or return None."""
-    if not world.options.acme_terms_agreed:
+    if not environment.options.acme_terms_agreed:
         return None
-    now, lease = world.now(), world.key()
-    free = leases.is_free(Certificate)
-    due = (col(Certificate.acme), col(Certificate.acme_next_at) <= now, free)
-    first = select(col(Certificate.id)).where(*due).order_by(col(Certificate.acme_next_at)).limit(1)
-    found = next(iter(await world.database.read(first)), None)
-    if found is None:
+    now, lease = environment.now(), environment.new_id()
+    is_unleased = leases.is_unleased(Certificate)
+    is_due = (col(Certificate.acme), col(Certificate.acme_next_at) <= now, is_unleased)
+    statement = (
+        select(col(Certificate.id)).where(*is_due).order_by(col(Certificate.acme_next_at)).limit(1)
+    )
+    due_certificate = next(iter(await environment.database.read(statement)), None)
+    if due_certificate is None:
         return None  # an idle worker writes nothing
-    process_id = await leases.ensure_registered(world)
-    async with world.write() as session:
-        claim = update(Certificate).where(col(Certificate.id) == found.id, *due)
-        claim = claim.where(leases.is_registered(process_id))
-        claimed = claim.values(leases.held(process_id, lease)).returning(*picked(Certificate))
-        return (await (await session.connection()).execute(claimed)).first()
+    process_id = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
+        update_statement = update(Certificate).where(
+            col(Certificate.id) == due_certificate.id, *is_due
+        )
+        update_statement = update_statement.where(leases.is_registered(process_id))
+        lease_statement = update_statement.values(leases.lease_values(process_id, lease)).returning(
+            *select_columns(Certificate)
+        )
+        return (await (await session.connection()).execute(lease_statement)).first()
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
+class IssuedCertificate:
     """An issued certificate with the URL of its ACME directory.
 
-    `advised` is true if the authority publishes renewal information.
+    `has_renewal_info` is true if the authority publishes renewal information.
     """
 
-    made: Fitting
-    directory: str
-    advised: bool
+    certificate: CertificateWithKey
+    directory_url: str
+    has_renewal_info: bool
 
 
-async def _ordered(world: World, row: Picked) -> Issued:
+async def _order_certificate(environment: Environment, certificate: ColumnRow) -> IssuedCertificate:
     """Order a certificate with the present key, so that TLSA records stay valid.
 
     Raises acme_client.Failure, InvalidInput, ServiceUnavailable or CertificateLeaseLost.
     """
-    options, names = world.options, [row.server_name, *row.acme_names]
-    await _each(names, lambda name: _address(world, name))
-    await _note(world, row, "asks the authority")
-    key = opened(world, row) if row.private_key else await asyncio.to_thread(acme_client.new_key)
-    account = await acme_accounts.account(world, options.acme_directory)
-    server = acme_accounts.server(world, options.acme_directory)
-    async with acme_client.connect(server, account.key) as client:
-        await _each(names, lambda name: _allowed(world, name, client.identities))
-        url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
-        if url != account.url:
-            await acme_accounts.made(world, account.id, url)
-        csr = await asyncio.to_thread(acme_client.request, key, names)
-        mine = row.acme_directory == options.acme_directory and client.advises
-        replaced = acme_client.certificate_id(row.chain) if mine else None
+    options, server_names = environment.options, [certificate.server_name, *certificate.acme_names]
+    await _check_each_name(server_names, lambda name: _require_dns_address(environment, name))
+    await _store_state(environment, certificate, "asks the authority")
+    private_key = (
+        decrypt_private_key(environment, certificate)
+        if certificate.private_key
+        else await asyncio.to_thread(acme_client.new_certificate_key)
+    )
+    account = await acme_accounts.load_or_create_account(environment, options.acme_directory)
+    server = acme_accounts.acme_server(environment, options.acme_directory)
+    async with acme_client.connect_acme(server, account.private_key) as client:
+        await _check_each_name(
+            server_names, lambda name: _require_caa_allows(environment, name, client.caa_identities)
+        )
+        account_url = await asyncio.to_thread(
+            client.open_account, account.url, options.acme_contact
+        )
+        if account_url != account.url:
+            await acme_accounts.store_account_url(environment, account.id, account_url)
+        csr = await asyncio.to_thread(acme_client.certificate_request, private_key, server_names)
+        has_renewal_info = (
+            certificate.acme_directory == options.acme_directory and client.has_renewal_info
+        )
+        replaced_id = acme_client.certificate_id(certificate.chain) if has_renewal_info else None
         try:
-            urls = await asyncio.to_thread(client.order, csr, names, replaced)
-        except Failure as problem:
-            if problem.code == acme_client.UNKNOWN:
-                await acme_accounts.made(
-                    world, account.id, None
+            authorization_urls = await asyncio.to_thread(
+                client.create_order, csr, server_names, replaced_id
+            )
+        except AcmeError as problem:
+            if problem.code == acme_client.UNKNOWN_ACCOUNT:
+                await acme_accounts.store_account_url(
+                    environment, account.id, None
                 )  # the next attempt registers a new account
             raise
-        await _prove(world, row, client, urls)
-        await _note(world, row, "proved, waits for the certificate")
-        await asyncio.to_thread(client.finish)
-        chain = await _until(world, client.issued, "the authority did not sign in time")
-    made = await asyncio.to_thread(pem_certificates.fitting, Sent(str(chain), key))
-    if missing := [name for name in names if not pem_certificates.covers(made.names, name)]:
-        raise Failure(f"{missing[0]} does not stand in the certificate that came")
-    return Issued(made, options.acme_directory, client.advises)
+        await _prove_control(environment, certificate, client, authorization_urls)
+        await _store_state(environment, certificate, "proved, waits for the certificate")
+        await asyncio.to_thread(client.finalize_order)
+        certificate_chain = await _poll_until(
+            environment, client.poll_certificate, "the authority did not sign in time"
+        )
+    issued = await asyncio.to_thread(
+        pem_certificates.validate_certificate, CertificateInput(str(certificate_chain), private_key)
+    )
+    if missing_names := [
+        name for name in server_names if not pem_certificates.covers_name(issued.dns_names, name)
+    ]:
+        raise AcmeError(f"{missing_names[0]} does not stand in the certificate that came")
+    return IssuedCertificate(issued, options.acme_directory, client.has_renewal_info)
 
 
-async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -> None:
+async def _check_each_name(
+    server_names: Sequence[str], check: Callable[[str], Awaitable[None]]
+) -> None:
     """Run a check for each name.
 
     Raises acme_client.Failure with the message of the first failed one.
     """
-    places, failed = asyncio.Semaphore(ABREAST), {}
+    slots, message_by_name = asyncio.Semaphore(MAX_CONCURRENT_CHECKS), {}
 
-    async def one(name: str) -> None:
-        async with places:
+    async def check_name(name: str) -> None:
+        async with slots:
             try:
                 await check(name)
-            except Failure as problem:
-                failed[name] = str(problem)
+            except AcmeError as problem:
+                message_by_name[name] = str(problem)
 
     async with asyncio.TaskGroup() as group:
-        for name in names:
-            group.create_task(one(name))
-    bad = [name for name in names if name in failed]
-    if bad:
-        raise acme_client.failure_of(bad, failed[bad[0]])
+        for name in server_names:
+            group.create_task(check_name(name))
+    failed_names = [name for name in server_names if name in message_by_name]
+    if failed_names:
+        raise acme_client.failure_of_names(failed_names, message_by_name[failed_names[0]])
 
 
-async def _prove(world: World, row: Picked, client: Client, urls: Sequence[str]) -> None:
+async def _prove_control(
+    environment: Environment,
+    certificate: ColumnRow,
+    client: AcmeClient,
+    authorization_urls: Sequence[str],
+) -> None:
     """Publish the challenges of all names and wait until the authority has checked them.
 
     Raises acme_client.Failure.
     """
-    wanted = [await asyncio.to_thread(client.challenge, url) for url in urls]
-    challenges = [challenge for challenge in wanted if challenge]
+    optional_challenges = [
+        await asyncio.to_thread(client.load_challenge, url) for url in authorization_urls
+    ]
+    challenges = [challenge for challenge in optional_challenges if challenge]
     try:
-        await _publish(world, row, challenges)
+        await _publish_challenges(environment, certificate, challenges)
         for challenge in challenges:
-            await asyncio.to_thread(client.answer, challenge)
-        await _until(world, client.proved, "the authority did not look for its challenge in time")
+            await asyncio.to_thread(client.answer_challenge, challenge)
+        await _poll_until(
+            environment,
+            client.poll_authorizations,
+            "the authority did not look for its challenge in time",
+        )
     finally:
-        await _withdraw(world, challenges)
+        await _delete_challenges(environment, challenges)
 
 
-async def _until(world: World, asked: Callable[[], Value], late: str) -> Value:
+async def _poll_until(
+    environment: Environment, poll: Callable[[], Value], timeout_message: str
+) -> Value:
     """Poll until the function returns a true value.
 
     Raises acme_client.Failure after AUTHORITY_TIMEOUT.
     """
-    ends = asyncio.get_running_loop().time() + PROVING.total_seconds()
-    while asyncio.get_running_loop().time() < ends:
-        if found := await asyncio.to_thread(asked):
-            return found
-        world.fault("acme")
-    raise Failure(late)
+    deadline = asyncio.get_running_loop().time() + AUTHORITY_TIMEOUT.total_seconds()
+    while asyncio.get_running_loop().time() < deadline:
+        if polled := await asyncio.to_thread(poll):
+            return polled
+        environment.reach_fault_point("acme")
+    raise AcmeError(timeout_message)
 
 
-async def _address(world: World, name: str) -> None:
+async def _require_dns_address(environment: Environment, server_name: str) -> None:
     """Raise acme_client.Failure if DNS has no address for this name."""
-    for kind in ("A", "AAAA"):
-        if await records(world.options.dns_resolver, name, kind, LOOKED) != []:
+    for record_type in ("A", "AAAA"):
+        if (
+            await query_records(
+                environment.options.dns_resolver, server_name, record_type, DNS_TIMEOUT
+            )
+            != []
+        ):
             return
-    raise Failure("DNS has no address for it: publish A or AAAA")
+    raise AcmeError("DNS has no address for it: publish A or AAAA")
 
 
-async def _allowed(world: World, name: str, identities: tuple[str, ...]) -> None:
+async def _require_caa_allows(
+    environment: Environment, server_name: str, identities: tuple[str, ...]
+) -> None:
     """Raise acme_client.Failure if CAA records allow other authorities only (RFC 8659)."""
-    at = name
-    while identities and "." in at:
-        found = await records(world.options.dns_resolver, at, "CAA", LOOKED)
-        if found is None:
+    queried_name = server_name
+    while identities and "." in queried_name:
+        records_found = await query_records(
+            environment.options.dns_resolver, queried_name, "CAA", DNS_TIMEOUT
+        )
+        if records_found is None:
             return  # the authority decides
-        if found:
+        if records_found:
             issuers = [
                 record.value.decode(errors="replace").partition(";")[0].strip().lower()
-                for record in found
+                for record in records_found
                 if record.tag.lower() == b"issue"
             ]
             if issuers and not set(issuers) & set(identities):
-                raise Failure(f"CAA of {at} does not let {identities[0]} issue")
+                raise AcmeError(f"CAA of {queried_name} does not let {identities[0]} issue")
             return
-        at = at.partition(".")[2]
+        queried_name = queried_name.partition(".")[2]
 
 
-def _mine(row: Picked) -> tuple[Any, Any]:
-    return col(Certificate.id) == row.id, col(Certificate.lease) == row.lease
+def _is_leased_certificate(certificate: ColumnRow) -> tuple[Any, Any]:
+    return col(Certificate.id) == certificate.id, col(Certificate.lease) == certificate.lease
 
 
-async def _note(world: World, row: Picked, state: str) -> None:
+async def _store_state(environment: Environment, certificate: ColumnRow, state: str) -> None:
     """Store how far the order is. Raises CertificateLeaseLost if the lease is lost."""
-    await _change(world, row, {"acme_state": state})
+    await _store_values(environment, certificate, {"acme_state": state})
 
 
-async def _change(world: World, row: Picked, values: dict[str, Any]) -> None:
-    async with world.write(PLATFORM) as session:
-        await _write(world, session, row, values)
+async def _store_values(
+    environment: Environment, certificate: ColumnRow, values: dict[str, Any]
+) -> None:
+    async with environment.write_session(PLATFORM) as session:
+        await _update_leased_row(environment, session, certificate, values)
 
 
-async def _write(world: World, session: AsyncSession, row: Picked, values: dict[str, Any]) -> None:
-    now = world.now()
-    this = update(Certificate).where(*_mine(row)).values(**values, updated_at=now)
-    if not (await (await session.connection()).execute(this)).rowcount:
-        raise Lost
-    entry = Entry(ChangeKind.CERTIFICATE_CHANGED, [row.id])
-    await journal.record(session, PLATFORM, entry, at=now)
+async def _update_leased_row(
+    environment: Environment, session: AsyncSession, certificate: ColumnRow, values: dict[str, Any]
+) -> None:
+    now = environment.now()
+    statement = (
+        update(Certificate)
+        .where(*_is_leased_certificate(certificate))
+        .values(**values, updated_at=now)
+    )
+    if not (await (await session.connection()).execute(statement)).rowcount:
+        raise CertificateLeaseLost
+    entry = JournalEntry(ChangeKind.CERTIFICATE_CHANGED, [certificate.id])
+    await journal.record_entry(session, PLATFORM, entry, at=now)
 
 
-async def _publish(world: World, row: Picked, challenges: list[Challenge]) -> None:
+async def _publish_challenges(
+    environment: Environment, certificate: ColumnRow, challenges: list[HttpChallenge]
+) -> None:
     """Store the challenges, so that every process can answer them."""
-    now = world.now()
-    answers = {one.token: one.answer for one in challenges}
-    kept = {"certificate_id": row.id, "expires_at": now + KEPT}
-    rows = [{"token": token, "answer": answer, **kept} for token, answer in answers.items()]
-    async with world.write(PLATFORM) as session:
+    now = environment.now()
+    answer_by_token = {one.token: one.key_authorization for one in challenges}
+    common_values = {"certificate_id": certificate.id, "expires_at": now + CHALLENGE_LIFETIME}
+    rows = [
+        {"token": token, "answer": answer, **common_values}
+        for token, answer in answer_by_token.items()
+    ]
+    async with environment.write_session(PLATFORM) as session:
         connection = await session.connection()
-        old = or_(col(AcmeChallenge.expires_at) < now, col(AcmeChallenge.token).in_(answers))
-        await connection.execute(delete(AcmeChallenge).where(old))
-        many = 1 + len(row.acme_names)
-        state = f"proves that {many} names are ours" if many > 1 else "proves that the name is ours"
-        await _write(world, session, row, {"acme_state": state})
+        is_replaced_or_expired = or_(
+            col(AcmeChallenge.expires_at) < now, col(AcmeChallenge.token).in_(answer_by_token)
+        )
+        await connection.execute(delete(AcmeChallenge).where(is_replaced_or_expired))
+        name_count = 1 + len(certificate.acme_names)
+        state = (
+            f"proves that {name_count} names are ours"
+            if name_count > 1
+            else "proves that the name is ours"
+        )
+        await _update_leased_row(environment, session, certificate, {"acme_state": state})
         if rows:
             await connection.execute(insert(AcmeChallenge), rows)
 
 
-async def _withdraw(world: World, challenges: list[Challenge]) -> None:
-    these = col(AcmeChallenge.token).in_([one.token for one in challenges])
-    async with world.write() as session:
-        await (await session.connection()).execute(delete(AcmeChallenge).where(these))
+async def _delete_challenges(environment: Environment, challenges: list[HttpChallenge]) -> None:
+    is_token = col(AcmeChallenge.token).in_([one.token for one in challenges])
+    async with environment.write_session() as session:
+        await (await session.connection()).execute(delete(AcmeChallenge).where(is_token))
 
 
-async def answer(world: World, token: str) -> str | None:
+async def find_challenge_answer(environment: Environment, challenge_token: str) -> str | None:
     """Return the answer to an ACME challenge token, or None."""
-    now = world.now()
-    asked = select(col(AcmeChallenge.answer)).where(
-        col(AcmeChallenge.token) == token, col(AcmeChallenge.expires_at) > now
+    now = environment.now()
+    statement = select(col(AcmeChallenge.answer)).where(
+        col(AcmeChallenge.token) == challenge_token, col(AcmeChallenge.expires_at) > now
     )
-    return next((str(row.answer) for row in await world.database.read(asked)), None)
+    return next((str(row.answer) for row in await environment.database.read(statement)), None)
 
 
-async def _keep(world: World, row: Picked, issued: Issued) -> None:
+async def _store_issued(
+    environment: Environment, certificate: ColumnRow, issued: IssuedCertificate
+) -> None:
     """Store an issued certificate and wake the listeners, which serve it at once."""
-    made = issued.made
-    rests = resting(made.not_before, made.not_after)
+    new_certificate = issued.certificate
+    renewal_values = renewal_columns(new_certificate.not_before, new_certificate.not_after)
     share = random.uniform(0, 1)  # noqa: S311
-    early = share * _margin(made.not_before, made.not_after)
-    due = rests["acme_next_at"] - early
+    jitter = share * _renewal_jitter(new_certificate.not_before, new_certificate.not_after)
+    renew_at = renewal_values["acme_next_at"] - jitter
     values = {
-        **stored(world, row.id, made, row.version),
-        **rests,
-        "acme_directory": issued.directory,
-        "acme_renew_at": due,
-        "acme_next_at": world.now() if issued.advised else due,
+        **certificate_columns(environment, certificate.id, new_certificate, certificate.version),
+        **renewal_values,
+        "acme_directory": issued.directory_url,
+        "acme_renew_at": renew_at,
+        "acme_next_at": environment.now() if issued.has_renewal_info else renew_at,
         "acme_failures": 0,
         "lease": None,
         "holder": None,
     }
-    async with world.write(PLATFORM) as session:
-        await _write(world, session, row, values)
-        await named_in(session, row.id, made.names)
-        ring(session, CERTIFICATES)
+    async with environment.write_session(PLATFORM) as session:
+        await _update_leased_row(environment, session, certificate, values)
+        await store_certificate_names(session, certificate.id, new_certificate.dns_names)
+        wake_workers_after_commit(session, CERTIFICATES)
 
 
-def _margin(begins: datetime, ends: datetime) -> timedelta:
+def _renewal_jitter(not_before: datetime, not_after: datetime) -> timedelta:
     """Return the longest random time by which a renewal is earlier."""
-    return min(JITTER, (ends - begins) / PART)
+    return min(MAX_RENEWAL_JITTER, (not_after - not_before) / RENEWAL_JITTER_PART)
 
 
-async def _advice(world: World, row: Picked) -> Advice | None:
+async def _query_renewal_info(
+    environment: Environment, certificate: ColumnRow
+) -> RenewalAdvice | None:
     """Return the renewal window that the authority publishes.
 
     None if it has none, or the certificate is from another authority.
     """
-    directory = world.options.acme_directory
-    if row.acme_directory != directory:
+    directory_url = environment.options.acme_directory
+    if certificate.acme_directory != directory_url:
         return None
-    account = await acme_accounts.account(world, directory)
-    server = acme_accounts.server(world, directory)
-    async with acme_client.connect(server, account.key) as client:
-        return await asyncio.to_thread(client.advice, row.chain) if client.advises else None
+    account = await acme_accounts.load_or_create_account(environment, directory_url)
+    server = acme_accounts.acme_server(environment, directory_url)
+    async with acme_client.connect_acme(server, account.private_key) as client:
+        return (
+            await asyncio.to_thread(client.load_renewal_advice, certificate.chain)
+            if client.has_renewal_info
+            else None
+        )
 
 
-def _heeded(row: Picked, advice: Advice, now: datetime) -> dict[str, Any]:
+def _values_from_renewal_info(
+    certificate: ColumnRow, renewal_window: RenewalAdvice, now: datetime
+) -> dict[str, Any]:
     """Return the columns for a renewal at a random time in the window, but not at its very end.
 
     The random number is derived from the fingerprint, so the time stays the same.
     """
-    chance = int(row.sha256[:8], 16) / (1 << 32)
-    margin = _margin(row.not_before, row.not_after)
-    at = advice.start + (advice.end - advice.start) * chance
-    at = min(max(at, row.not_before + margin), row.not_after - margin)
-    again = now + min(max(advice.holds, OFTEN), SELDOM)
+    position_in_window = int(certificate.sha256[:8], 16) / (1 << 32)
+    jitter = _renewal_jitter(certificate.not_before, certificate.not_after)
+    renew_at = (
+        renewal_window.start + (renewal_window.end - renewal_window.start) * position_in_window
+    )
+    renew_at = min(max(renew_at, certificate.not_before + jitter), certificate.not_after - jitter)
+    next_query = now + min(max(renewal_window.valid_for, MIN_RENEWAL_INFO_INTERVAL), MAX_RETRY)
     return {
-        "acme_state": f"valid, renewed on {at:%Y-%m-%d} as its authority asks",
-        "acme_renew_at": at,
-        "acme_next_at": min(at, again),
+        "acme_state": f"valid, renewed on {renew_at:%Y-%m-%d} as its authority asks",
+        "acme_renew_at": renew_at,
+        "acme_next_at": min(renew_at, next_query),
     }
 
 
-async def _unadvised(world: World, row: Picked, problem: Failure) -> None:
+async def _handle_renewal_info_failure(
+    environment: Environment, certificate: ColumnRow, failure: AcmeError
+) -> None:
     """Use the default renewal time, unless the stored one is earlier, and query again later."""
-    facts = {"serverName": row.server_name, "why": str(problem)}
-    log.warning("the authority does not say when a certificate is to be renewed", extra=facts)
-    rests = resting(row.not_before, row.not_after)
-    values = rests if rests["acme_renew_at"] < row.acme_renew_at else {}
-    at = min(rests["acme_renew_at"], row.acme_renew_at)
-    with suppress(Lost):
-        await _rest(world, row, {**values, "acme_next_at": min(at, world.now() + LATER)})
+    log_values = {"serverName": certificate.server_name, "why": str(failure)}
+    log.warning("the authority does not say when a certificate is to be renewed", extra=log_values)
+    renewal_values = renewal_columns(certificate.not_before, certificate.not_after)
+    values = renewal_values if renewal_values["acme_renew_at"] < certificate.acme_renew_at else {}
+    renew_at = min(renewal_values["acme_renew_at"], certificate.acme_renew_at)
+    with suppress(CertificateLeaseLost):
+        await _release_certificate(
+            environment,
+            certificate,
+            {
+                **values,
+                "acme_next_at": min(renew_at, environment.now() + DEFAULT_RENEWAL_INFO_INTERVAL),
+            },
+        )
 
 
-async def _rest(world: World, row: Picked, values: dict[str, Any]) -> None:
+async def _release_certificate(
+    environment: Environment, certificate: ColumnRow, values: dict[str, Any]
+) -> None:
     """Release the lease with new values. Only a changed state is recorded in the journal."""
     values = {**values, "lease": None, "holder": None}
-    if values.get("acme_state", row.acme_state) != row.acme_state:
-        await _change(world, row, values)
+    if values.get("acme_state", certificate.acme_state) != certificate.acme_state:
+        await _store_values(environment, certificate, values)
         return
-    async with world.write() as session:
-        this = update(Certificate).where(*_mine(row)).values(**values)
-        await (await session.connection()).execute(this)
+    async with environment.write_session() as session:
+        statement = update(Certificate).where(*_is_leased_certificate(certificate)).values(**values)
+        await (await session.connection()).execute(statement)
 
 
-async def _failed(world: World, row: Picked, problem: Failure) -> None:
+async def _store_failure(
+    environment: Environment, certificate: ColumnRow, failure: AcmeError
+) -> None:
     """Store why the order failed and when it is repeated."""
-    ENDED.add("failed")
-    failures = row.acme_failures + 1
-    pause = min(AGAIN * 2 ** min(failures - 1, 10), SELDOM)
-    if problem.code == acme_client.LIMITED:
-        pause = max(pause, LIMITED)
-    again: datetime = world.now() + pause * random.uniform(1 - SPREAD, 1 + SPREAD)  # noqa: S311
-    facts = {"serverName": row.server_name, "why": str(problem), "failures": failures}
-    log.warning("certificate not issued", extra=facts)
+    ORDERS_METRIC.add("failed")
+    failures = certificate.acme_failures + 1
+    pause = min(FIRST_RETRY * 2 ** min(failures - 1, 10), MAX_RETRY)
+    if failure.code == acme_client.RATE_LIMITED:
+        pause = max(pause, RATE_LIMIT_RETRY)
+    factor = random.uniform(1 - RETRY_SPREAD, 1 + RETRY_SPREAD)  # noqa: S311
+    retry_at: datetime = environment.now() + pause * factor
+    log_values = {"serverName": certificate.server_name, "why": str(failure), "failures": failures}
+    log.warning("certificate not issued", extra=log_values)
     values = {
-        "acme_state": f"failed, tried again {again:%Y-%m-%d %H:%M} UTC: {problem}",
+        "acme_state": f"failed, tried again {retry_at:%Y-%m-%d %H:%M} UTC: {failure}",
         "acme_failures": failures,
-        "acme_next_at": again,
+        "acme_next_at": retry_at,
         "lease": None,
         "holder": None,
     }
     try:
-        await _change(world, row, values)
-    except Lost:
-        log.info("certificate changed meanwhile", extra={"serverName": row.server_name})
+        await _store_values(environment, certificate, values)
+    except CertificateLeaseLost:
+        log.info("certificate changed meanwhile", extra={"serverName": certificate.server_name})
 
 
-async def _given_back(world: World, row: Picked) -> None:
+async def _release_lease(environment: Environment, certificate: ColumnRow) -> None:
     """Release the lease, so that another process can continue at once."""
-    async with world.write() as session:
-        free = update(Certificate).where(*_mine(row)).values(lease=None, holder=None)
-        await (await session.connection()).execute(free)
+    async with environment.write_session() as session:
+        statement = (
+            update(Certificate)
+            .where(*_is_leased_certificate(certificate))
+            .values(lease=None, holder=None)
+        )
+        await (await session.connection()).execute(statement)

@@ -7,23 +7,23 @@ from contextlib import suppress
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.tls.server_tls import Certificates
-from mail.tls.sni_certificates import Held, Keyring
+from mail.tls.server_tls import CertificateSource
+from mail.tls.sni_certificates import SniCertificates, StoredCertificate
 from models.certificates import Certificate
 from models.events.wakeups import CERTIFICATES
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
-from resolvers.certificates.certificates import place_of
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
+from resolvers.certificates.certificates import encryption_context
 
 log = logging.getLogger(__name__)
 
-LOOK = 15.0  # between checks for changes whose wake-up was lost
-EACH = 100
-VERSIONS = select(*picked(Certificate, ("id", "version"))).where(
+POLL_SECONDS = 15.0  # between checks for changes whose wake-up was lost
+CERTIFICATES_PER_READ = 100
+SELECT_VERSIONS = select(*select_columns(Certificate, ("id", "version"))).where(
     col(Certificate.chain).is_not(None)
 )
-WHOLE = select(
-    *picked(
+SELECT_CERTIFICATES = select(
+    *select_columns(
         Certificate,
         (
             "id", "version", "server_name", "alt_names", "not_before", "not_after", "chain",
@@ -33,37 +33,62 @@ WHOLE = select(
 )  # fmt: skip
 
 
-async def any_stored(world: World) -> bool:
+async def is_any_stored(environment: Environment) -> bool:
     """True if any certificate is stored or ordered."""
-    return bool(await world.database.read(select(col(Certificate.id)).limit(1)))
+    return bool(await environment.database.read(select(col(Certificate.id)).limit(1)))
 
 
-def keyring(world: World, file: Certificates | None = None) -> Keyring:
+def new_keyring(
+    environment: Environment, file_certificates: CertificateSource | None = None
+) -> SniCertificates:
     """Return an empty key ring that decrypts private keys with the secret box."""
 
-    def opened(held: Held) -> str:
-        return world.vault.open(held.key, place_of(held.id))
+    def decrypt_private_key(certificate: StoredCertificate) -> str:
+        return environment.secret_box.decrypt(
+            certificate.sealed_key, encryption_context(certificate.id)
+        )
 
-    return Keyring(opened, world.now, own=world.options.hostname, file=file)
+    return SniCertificates(
+        decrypt_private_key,
+        environment.now,
+        own_name=environment.options.hostname,
+        certificate_file=file_certificates,
+    )
 
 
-async def refresh(world: World, ring: Keyring) -> None:
+async def load_changed_certificates(
+    environment: Environment, keyring_to_update: SniCertificates
+) -> None:
     """Update the key ring to the stored certificates."""
-    stored = {row.id: row.version for row in await world.database.read(VERSIONS)}
-    held = ring.versions
-    if stored == held:
+    stored_versions = {
+        row.id: row.version for row in await environment.database.read(SELECT_VERSIONS)
+    }
+    held_versions = keyring_to_update.version_by_id
+    if stored_versions == held_versions:
         return
-    changed = [key for key, version in stored.items() if held.get(key) != version]
-    come: list[Held] = []
-    for start in range(0, len(changed), EACH):
-        these = WHOLE.where(col(Certificate.id).in_(changed[start : start + EACH]))
-        come += [_held(row) for row in await world.database.read(these) if row.chain]
-    ring.change([key for key in held if key not in stored], come)
-    log.info("certificates changed", extra={"held": len(stored), "read": len(come)})
+    changed_ids = [
+        certificate_id
+        for certificate_id, version in stored_versions.items()
+        if held_versions.get(certificate_id) != version
+    ]
+    loaded: list[StoredCertificate] = []
+    for start in range(0, len(changed_ids), CERTIFICATES_PER_READ):
+        statement = SELECT_CERTIFICATES.where(
+            col(Certificate.id).in_(changed_ids[start : start + CERTIFICATES_PER_READ])
+        )
+        loaded += [
+            _certificate_from_row(row)
+            for row in await environment.database.read(statement)
+            if row.chain
+        ]
+    keyring_to_update.replace_certificates(
+        [key for key in held_versions if key not in stored_versions], loaded
+    )
+    log.info("certificates changed", extra={"held": len(stored_versions), "read": len(loaded)})
 
 
-def _held(row: Picked) -> Held:
-    return Held(
+def _certificate_from_row(row: ColumnRow) -> StoredCertificate:
+    return StoredCertificate(
         row.id,
         row.version,
         row.server_name,
@@ -75,18 +100,18 @@ def _held(row: Picked) -> Held:
     )
 
 
-async def follow(world: World, ring: Keyring) -> None:
+async def follow_certificates(environment: Environment, keyring_to_update: SniCertificates) -> None:
     """Keep the key ring up to date until cancelled.
 
     A wake-up triggers it at once; changes are also checked every POLL_SECONDS.
     """
-    with world.wakeups.listen([CERTIFICATES]) as bell:
+    with environment.wakeups.follow([CERTIFICATES]) as wakeup:
         while True:
-            bell.clear()  # before reading: a later change sets it again
+            wakeup.clear()  # before reading: a later change sets it again
             try:
-                await refresh(world, ring)
+                await load_changed_certificates(environment, keyring_to_update)
             except Exception:  # keep running: the next attempt can succeed
                 log.exception("the certificates could not be read")
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await bell.wait()
+                async with asyncio.timeout(POLL_SECONDS):
+                    await wakeup.wait()

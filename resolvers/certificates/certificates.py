@@ -13,52 +13,63 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.tls import pem_certificates
-from mail.tls.acme_client import Reason
-from mail.tls.pem_certificates import Fitting, Sent, covers, wildcard
-from mail.tls.sni_certificates import rank
+from mail.tls.acme_client import RevocationReason
+from mail.tls.pem_certificates import (
+    CertificateInput,
+    CertificateWithKey,
+    covers_name,
+    wildcard_name,
+)
+from mail.tls.sni_certificates import certificate_rank
 from models.certificates import Certificate, CertificateName
-from models.errors import Conflict, Invalid, LimitReached, Unavailable, all_found
+from models.errors import (
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    ServiceUnavailable,
+    require_all_found,
+)
 from models.events.journal import PLATFORM, ChangeKind
 from models.events.wakeups import CERTIFICATES
-from models.runtime.environment import World, ring
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.runtime.environment import Environment, wake_workers_after_commit
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.certificates import acme_revocation
 from resolvers.context import Context
-from resolvers.pagination import Scan, by_keys
+from resolvers.pagination import PageScan, read_by_keys
 
-OLDEST = "certificates"
-MOST = 2000  # each listening process holds all of them
-LONGEST = 255  # characters
-WORDS = 500
-EARLY = timedelta(days=30)  # before the certificate expires
-SHARE = 3  # for one valid less than 90 days this part of its lifetime
-NOTHING_SENT = "send a certificate, or have it made: acme"
-DISAGREED = "waits: the terms of the authority are not agreed to (acme.termsAgreed)"
-TURN = "waits for its turn"
+CURSOR_KIND = "certificates"
+MAX_CERTIFICATES = 2000  # each listening process holds all of them
+MAX_QUERY_LENGTH = 255  # characters
+MAX_DESCRIPTION_LENGTH = 500
+RENEWAL_TIME = timedelta(days=30)  # before the certificate expires
+RENEWAL_PART = 3  # for one valid less than 90 days this part of its lifetime
+NO_CERTIFICATE_TEXT = "send a certificate, or have it made: acme"
+STATE_TERMS_NOT_AGREED = "waits: the terms of the authority are not agreed to (acme.termsAgreed)"
+STATE_WAITING = "waits for its turn"
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class CertificateValues:
     """New values of the certificate of a server. Without `sent` the stored one stays."""
 
     server_name: str
-    sent: Sent | None = None
+    sent: CertificateInput | None = None
     acme: bool = False
     description: str | None = None
-    described: bool = False  # else the description stays
-    names: tuple[str, ...] | None = (
+    sets_description: bool = False  # else the description stays
+    acme_names: tuple[str, ...] | None = (
         None  # other names in the ACME certificate; None leaves them unchanged
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class CertificateWarning:
     """A warning about a stored certificate: code, message and input field."""
 
     code: str
@@ -66,170 +77,214 @@ class Notice:
     field: str = "cert"
 
 
-def place_of(certificate_id: int) -> str:
+def encryption_context(certificate_id: int) -> str:
     """Return the context that the secret box encrypts a certificate's private key for."""
     return f"certificate:{certificate_id}"
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_certificate(ctx: Context) -> ColumnElement[bool]:
     return true() if ctx.viewer.role.includes(Role.ADMIN) else false()
 
 
-def _rows(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[Any, ...]]:
-    columns = None if names is None else {"id", "created_at", *names}
-    return select(*picked(Certificate, columns)).where(_visible(ctx))
+def _select_visible(
+    ctx: Context, column_names: Collection[str] | None = None
+) -> Select[*tuple[Any, ...]]:
+    columns = None if column_names is None else {"id", "created_at", *column_names}
+    return select(*select_columns(Certificate, columns)).where(_is_visible_certificate(ctx))
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_certificates_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load certificates by id, in the given order. None for ids that the viewer can't see."""
-    return await by_keys(ctx, _rows(ctx), col(Certificate.id), ids)
+    return await read_by_keys(ctx, _select_visible(ctx), col(Certificate.id), ids)
 
 
-async def named(ctx: Context, name: str) -> Picked | None:
+async def find_certificate(ctx: Context, name: str) -> ColumnRow | None:
     """Return the certificate stored for exactly this server name, or None."""
     try:
-        exact = pem_certificates.server_name(name)
-    except Invalid:
+        server_name = pem_certificates.parse_server_name(name)
+    except InvalidInput:
         return None
-    rows = await ctx.read(_rows(ctx).where(col(Certificate.server_name) == exact))
+    rows = await ctx.read(_select_visible(ctx).where(col(Certificate.server_name) == server_name))
     return next(iter(rows), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """A part of the server name or, with `alt_names`, of any name in the certificate."""
+class CertificateConditions:
+    """A part of the server name or, with `includes_alt_names`, of any name in the certificate."""
 
     query: str | None = None
-    alt_names: bool = False
+    includes_alt_names: bool = False
 
-    def term(self) -> ColumnElement[bool]:
+    def where_clause(self) -> ColumnElement[bool]:
         """Return the WHERE clause. Raises InvalidInput if the query is too long."""
         if not self.query:
             return true()
-        if len(self.query) > LONGEST or not self.query.isprintable():
-            text = f"at most {LONGEST} printable characters"
-            raise Invalid(text, constraint="length", path=["query"])
+        if len(self.query) > MAX_QUERY_LENGTH or not self.query.isprintable():
+            message = f"at most {MAX_QUERY_LENGTH} printable characters"
+            raise InvalidInput(message, constraint="length", path=["query"])
         part = self.query.strip().lower()
-        term = col(Certificate.server_name).contains(part, autoescape=True)
-        if not self.alt_names:
-            return term
+        clause = col(Certificate.server_name).contains(part, autoescape=True)
+        if not self.includes_alt_names:
+            return clause
         name = col(CertificateName.name)
-        mine = col(CertificateName.certificate_id) == col(Certificate.id)
-        fits = or_(name.contains(part, autoescape=True), name == wildcard(part))
-        return or_(term, exists().where(mine, fits))
+        is_of_certificate = col(CertificateName.certificate_id) == col(Certificate.id)
+        matches = or_(name.contains(part, autoescape=True), name == wildcard_name(part))
+        return or_(clause, exists().where(is_of_certificate, matches))
 
 
-async def page(ctx: Context, where: Where, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_certificate_page(
+    ctx: Context,
+    conditions: CertificateConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Read a page of certificates, the oldest first."""
-    place = (col(Certificate.created_at), col(Certificate.id))
-    rows = _rows(ctx, columns).where(where.term())
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
+    sort_key = (col(Certificate.created_at), col(Certificate.id))
+    statement = _select_visible(ctx, columns).where(conditions.where_clause())
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
+    )
 
 
-async def count(ctx: Context, where: Where) -> int:
+async def count_certificates(ctx: Context, conditions: CertificateConditions) -> int:
     """Count the certificates that meet the conditions."""
-    many = select(func.count().label("many")).select_from(Certificate)
-    (row,) = await ctx.read(many.where(_visible(ctx), where.term()))
+    statement = select(func.count().label("many")).select_from(Certificate)
+    (row,) = await ctx.read(
+        statement.where(_is_visible_certificate(ctx), conditions.where_clause())
+    )
     return int(row.many)
 
 
-async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
+async def set_certificate(
+    ctx: Context, new_values: CertificateValues
+) -> tuple[int, list[CertificateWarning]]:
     """Store or change the certificate of a server; return its id and warnings.
 
     Raises InvalidInput with field and rule, Conflict if another transaction changed it,
     LimitReached, or ServiceUnavailable if the stored key can't be decrypted.
     """
-    given = _checked(given)
-    name = given.server_name
-    before = await named(ctx, name)
-    made = None
-    if given.sent is not None:
-        old = _old_key(ctx.world, before) if given.sent.key is None else None
-        made = await asyncio.to_thread(pem_certificates.fitting, given.sent, old)
-    async with ctx.write(PLATFORM) as session:
-        row = await named(ctx, name)
-        if (row and row.version) != (before and before.version):
+    new_values = _validate_values(new_values)
+    server_name = new_values.server_name
+    row_before = await find_certificate(ctx, server_name)
+    checked_certificate = None
+    if new_values.sent is not None:
+        stored_key = (
+            _stored_private_key(ctx.environment, row_before)
+            if new_values.sent.key_pem is None
+            else None
+        )
+        checked_certificate = await asyncio.to_thread(
+            pem_certificates.validate_certificate, new_values.sent, stored_key
+        )
+    async with ctx.write_session(PLATFORM) as session:
+        row = await find_certificate(ctx, server_name)
+        if (row and row.version) != (row_before and row_before.version):
             raise Conflict("it was changed meanwhile: send it once more", path=["serverName"])
-        key = row.id if row else await _room(ctx)
-        values = _values(ctx.world, given, row, made) | {"server_name": name}
-        if made:
-            values |= stored(ctx.world, key, made, row.version if row else 0)
+        certificate_id = row.id if row else await _new_certificate_id(ctx)
+        values = _changed_columns(ctx.environment, new_values, row, checked_certificate) | {
+            "server_name": server_name
+        }
+        if checked_certificate:
+            values |= certificate_columns(
+                ctx.environment, certificate_id, checked_certificate, row.version if row else 0
+            )
             values["acme_directory"] = None
         connection = await session.connection()
         if row:
-            this = changing(Certificate).where(col(Certificate.id) == key)
-            await connection.execute(this.values(**values))
+            statement = changing(Certificate).where(col(Certificate.id) == certificate_id)
+            await connection.execute(statement.values(**values))
         else:
-            values |= {"id": key, "created_at": ctx.world.now()}
-            await connection.execute(insert(Certificate).values(**_whole(values)))
-        if made:
-            await named_in(session, key, made.names)
-        (now,) = await _seen(ctx, [key])
-        await told(ctx, session, [key])
-        await admin_log.note(ctx, session, _done("certificateSet", row, now))
-    return key, _notices(ctx.world, name, made)
+            values |= {"id": certificate_id, "created_at": ctx.environment.now()}
+            await connection.execute(insert(Certificate).values(**_with_defaults(values)))
+        if checked_certificate:
+            await store_certificate_names(session, certificate_id, checked_certificate.dns_names)
+        (row_after,) = await _load_visible(ctx, [certificate_id])
+        await record_certificate_changes(ctx, session, [certificate_id])
+        await admin_log.log_changes(
+            ctx, session, _admin_log_entry("certificateSet", row, row_after)
+        )
+    return certificate_id, _certificate_warnings(ctx.environment, server_name, checked_certificate)
 
 
-def _checked(given: Given) -> Given:
+def _validate_values(new_values: CertificateValues) -> CertificateValues:
     """Return the values with normalized names. Raises InvalidInput if one is not allowed."""
-    own = pem_certificates.public_name if given.acme else pem_certificates.server_name
-    name = own(given.server_name)
-    said = given.description or ""
-    if len(said) > WORDS or not said.isprintable():
-        text = f"at most {WORDS} printable characters"
-        raise Invalid(text, constraint="length", path=["description"])
-    if given.names and not given.acme:
-        text = "only what ACME makes is given names"
-        raise Invalid(text, constraint="acme", path=["acmeNames"])
-    names = given.names and tuple(pem_certificates.other_names(name, given.names))
-    return replace(given, server_name=name, names=names)
+    normalize_name = (
+        pem_certificates.parse_public_name
+        if new_values.acme
+        else pem_certificates.parse_server_name
+    )
+    name = normalize_name(new_values.server_name)
+    description = new_values.description or ""
+    if len(description) > MAX_DESCRIPTION_LENGTH or not description.isprintable():
+        message = f"at most {MAX_DESCRIPTION_LENGTH} printable characters"
+        raise InvalidInput(message, constraint="length", path=["description"])
+    if new_values.acme_names and not new_values.acme:
+        message = "only what ACME makes is given names"
+        raise InvalidInput(message, constraint="acme", path=["acmeNames"])
+    other_names = new_values.acme_names and tuple(
+        pem_certificates.parse_other_names(name, new_values.acme_names)
+    )
+    return replace(new_values, server_name=name, acme_names=other_names)
 
 
-async def _room(ctx: Context) -> int:
+async def _new_certificate_id(ctx: Context) -> int:
     """Return the id of a new certificate. Raises LimitReached if there are too many."""
     (row,) = await ctx.read(select(func.count().label("many")).select_from(Certificate))
-    if row.many >= MOST:
-        text = f"at most {MOST} certificates"
-        raise LimitReached(text, limit=MOST, used=row.many, path=["serverName"])
-    return ctx.world.key()
+    if row.many >= MAX_CERTIFICATES:
+        message = f"at most {MAX_CERTIFICATES} certificates"
+        raise LimitReached(message, limit=MAX_CERTIFICATES, used=row.many, path=["serverName"])
+    return ctx.environment.new_id()
 
 
-def _old_key(world: World, row: Picked | None) -> str | None:
+def _stored_private_key(environment: Environment, row: ColumnRow | None) -> str | None:
     """Return the stored private key, or None.
 
     Raises ServiceUnavailable if it can't be decrypted.
     """
-    return opened(world, row) if row and row.private_key else None
+    return decrypt_private_key(environment, row) if row and row.private_key else None
 
 
-def opened(world: World, row: Any) -> str:
+def decrypt_private_key(environment: Environment, certificate: Any) -> str:
     """Return the private key of a stored certificate in PEM.
 
     Raises ServiceUnavailable if the secret box has not the key to decrypt it.
     """
     try:
-        return world.vault.open(row.private_key, place_of(row.id))
-    except Sealed:
-        raise Unavailable("its key cannot be opened: send one", component="vault") from None
+        return environment.secret_box.decrypt(
+            certificate.private_key, encryption_context(certificate.id)
+        )
+    except DecryptionError:
+        raise ServiceUnavailable("its key cannot be opened: send one", component="vault") from None
 
 
-def _values(world: World, given: Given, row: Picked | None, made: Fitting | None) -> dict[str, Any]:
+def _changed_columns(
+    environment: Environment,
+    new_values: CertificateValues,
+    row: ColumnRow | None,
+    checked_certificate: CertificateWithKey | None,
+) -> dict[str, Any]:
     """Return the columns that change, without certificate and key.
 
     Raises InvalidInput if there is no certificate and ACME is off.
     """
-    end: Any = made or (row if row and row.chain else None)
-    if not end and not given.acme:
-        raise Invalid(NOTHING_SENT, constraint="required", path=["cert"])
-    names = _names(given, row)
+    certificate_in_use: Any = checked_certificate or (row if row and row.chain else None)
+    if not certificate_in_use and not new_values.acme:
+        raise InvalidInput(NO_CERTIFICATE_TEXT, constraint="required", path=["cert"])
+    names = _acme_names(new_values, row)
     values: dict[str, Any] = {
-        "acme": given.acme,
+        "acme": new_values.acme,
         "acme_names": names,
-        "updated_at": world.now(),
+        "updated_at": environment.now(),
     }
-    if given.described:
-        values["description"] = given.description or None
-    if row and end is row and row.acme and given.acme and names == row.acme_names:
+    if new_values.sets_description:
+        values["description"] = new_values.description or None
+    if (
+        row
+        and certificate_in_use is row
+        and row.acme
+        and new_values.acme
+        and names == row.acme_names
+    ):
         return values  # ACME continues unchanged
     values |= {
         "acme_state": None,
@@ -239,207 +294,265 @@ def _values(world: World, given: Given, row: Picked | None, made: Fitting | None
         "lease": None,  # a worker that has leased it stores nothing
         "holder": None,
     }
-    inside = made.names if made else row.alt_names if row else ()
-    if given.acme and end and all(covers(inside, name) for name in names):
-        values |= resting(end.not_before, end.not_after)
-    elif given.acme:
-        agreed = world.options.acme_terms_agreed
-        values |= {"acme_state": TURN if agreed else DISAGREED, "acme_next_at": world.now()}
+    names_inside = (
+        checked_certificate.dns_names if checked_certificate else row.alt_names if row else ()
+    )
+    if (
+        new_values.acme
+        and certificate_in_use
+        and all(covers_name(names_inside, name) for name in names)
+    ):
+        values |= renewal_columns(certificate_in_use.not_before, certificate_in_use.not_after)
+    elif new_values.acme:
+        terms_agreed = environment.options.acme_terms_agreed
+        values |= {
+            "acme_state": STATE_WAITING if terms_agreed else STATE_TERMS_NOT_AGREED,
+            "acme_next_at": environment.now(),
+        }
     return values
 
 
-def _names(given: Given, row: Picked | None) -> list[str]:
+def _acme_names(new_values: CertificateValues, row: ColumnRow | None) -> list[str]:
     """Return the names that ACME is to add to the server name."""
-    if given.acme and given.names is None and row:
+    if new_values.acme and new_values.acme_names is None and row:
         return list(row.acme_names)
-    return list(given.names or ())
+    return list(new_values.acme_names or ())
 
 
-def resting(begins: datetime, ends: datetime) -> dict[str, Any]:
+def renewal_columns(not_before: datetime, not_after: datetime) -> dict[str, Any]:
     """Return the columns of a valid ACME certificate: state and renewal time."""
-    due = ends - min(EARLY, (ends - begins) / SHARE)
-    state = f"valid, renewed from {due:%Y-%m-%d}"
-    return {"acme_state": state, "acme_next_at": due, "acme_renew_at": due}
+    renew_at = not_after - min(RENEWAL_TIME, (not_after - not_before) / RENEWAL_PART)
+    state = f"valid, renewed from {renew_at:%Y-%m-%d}"
+    return {"acme_state": state, "acme_next_at": renew_at, "acme_renew_at": renew_at}
 
 
-def stored(world: World, key: int, made: Fitting, version: int) -> dict[str, Any]:
+def certificate_columns(
+    environment: Environment,
+    certificate_id: int,
+    checked_certificate: CertificateWithKey,
+    version: int,
+) -> dict[str, Any]:
     """Return the columns of a certificate chain and its encrypted private key."""
     return {
-        "alt_names": list(made.names),
-        "chain": made.chain,
-        "private_key": world.vault.seal(made.key, place_of(key)),
+        "alt_names": list(checked_certificate.dns_names),
+        "chain": checked_certificate.chain_pem,
+        "private_key": environment.secret_box.encrypt(
+            checked_certificate.key_pem, encryption_context(certificate_id)
+        ),
         "version": version + 1,
-        "sha1": made.sha1,
-        "sha256": made.sha256,
-        "spki": made.spki,
-        "issuer": made.issuer,
-        "not_before": made.not_before,
-        "not_after": made.not_after,
+        "sha1": checked_certificate.sha1,
+        "sha256": checked_certificate.sha256,
+        "spki": checked_certificate.spki_sha256,
+        "issuer": checked_certificate.issuer,
+        "not_before": checked_certificate.not_before,
+        "not_after": checked_certificate.not_after,
     }
 
 
-def _whole(values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a new row with the defaults of columns that are not given."""
     return {"alt_names": [], "version": 0, **values}
 
 
-async def named_in(session: AsyncSession, key: int, names: Sequence[str]) -> None:
+async def store_certificate_names(
+    session: AsyncSession, certificate_id: int, names: Sequence[str]
+) -> None:
     """Replace the searchable names of a certificate."""
     connection = await session.connection()
-    mine = col(CertificateName.certificate_id) == key
-    await connection.execute(delete(CertificateName).where(mine))
-    rows = [{"certificate_id": key, "name": name} for name in names]
+    is_of_certificate = col(CertificateName.certificate_id) == certificate_id
+    await connection.execute(delete(CertificateName).where(is_of_certificate))
+    rows = [{"certificate_id": certificate_id, "name": name} for name in names]
     if rows:
         await connection.execute(insert(CertificateName), rows)
 
 
-async def told(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> None:
+async def record_certificate_changes(
+    ctx: Context, session: AsyncSession, ids: Sequence[int]
+) -> None:
     """Record changed certificates, and wake the listeners and the ACME worker."""
-    await ctx.record(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, list(ids))
-    ring(session, CERTIFICATES)
+    await ctx.record_change(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, list(ids))
+    wake_workers_after_commit(session, CERTIFICATES)
 
 
-def _notices(world: World, name: str, made: Fitting | None) -> list[Notice]:
-    if made is None:
+def _certificate_warnings(
+    environment: Environment, server_name: str, checked_certificate: CertificateWithKey | None
+) -> list[CertificateWarning]:
+    if checked_certificate is None:
         return []
-    now, found = world.now(), []
-    if not covers(made.names, name):
-        text = f"{name} does not stand in the certificate: most clients will refuse it"
-        found.append(Notice("NAME_NOT_IN_CERTIFICATE", text, "serverName"))
-    if made.not_after <= now:
-        found.append(Notice("CERTIFICATE_EXPIRED", f"it ended on {made.not_after:%Y-%m-%d}"))
-    if made.not_before > now:
-        text = f"it begins on {made.not_before:%Y-%m-%d}"
-        found.append(Notice("CERTIFICATE_NOT_YET_VALID", text))
-    if not made.for_servers:
-        found.append(Notice("NOT_FOR_SERVERS", "it says that it is not for servers"))
-    if made.left:
-        text = f"{made.left} certificates are no part of its chain, and were left out"
-        found.append(Notice("CERTIFICATES_LEFT_OUT", text, "ca"))
-    return found
+    now, warnings = environment.now(), []
+    if not covers_name(checked_certificate.dns_names, server_name):
+        message = f"{server_name} does not stand in the certificate: most clients will refuse it"
+        warnings.append(CertificateWarning("NAME_NOT_IN_CERTIFICATE", message, "serverName"))
+    if checked_certificate.not_after <= now:
+        warnings.append(
+            CertificateWarning(
+                "CERTIFICATE_EXPIRED", f"it ended on {checked_certificate.not_after:%Y-%m-%d}"
+            )
+        )
+    if checked_certificate.not_before > now:
+        message = f"it begins on {checked_certificate.not_before:%Y-%m-%d}"
+        warnings.append(CertificateWarning("CERTIFICATE_NOT_YET_VALID", message))
+    if not checked_certificate.is_for_servers:
+        warnings.append(CertificateWarning("NOT_FOR_SERVERS", "it says that it is not for servers"))
+    if checked_certificate.unused_count:
+        message = (
+            f"{checked_certificate.unused_count} certificates are no part of its chain, and were "
+            "left out"
+        )
+        warnings.append(CertificateWarning("CERTIFICATES_LEFT_OUT", message, "ca"))
+    return warnings
 
 
-async def remove(ctx: Context, ids: Sequence[int], reason: Reason | None = None) -> list[int]:
+async def delete_certificates(
+    ctx: Context, ids: Sequence[int], reason: RevocationReason | None = None
+) -> list[int]:
     """Delete certificates, all or none; return the ids of revoked ones. Connections stay open.
 
     With a reason they are revoked first. Nothing is deleted if the authority does not revoke
     one, or if a certificate was replaced during the revocation. Raises NotFound, Conflict,
     InvalidInput or ServiceUnavailable.
     """
-    revoked: list[Picked] = []
+    revoked_rows: list[ColumnRow] = []
     if reason:
-        revoked = acme_revocation.revocable(ctx, await _seen(ctx, ids))
-    if reason and not ctx.trial:
-        await acme_revocation.revoke(ctx, revoked, reason)
-    ended = {row.id: row.version for row in revoked}
-    async with ctx.write(PLATFORM) as session:
-        rows = await _seen(ctx, ids)
-        for nth, row in enumerate(rows):
-            if ended.get(row.id, row.version) != row.version:
-                text = "the one before was revoked, and another has come: send it once more"
-                raise Conflict(text, path=["ids"], index=nth)
+        revoked_rows = acme_revocation.revocable_certificates(ctx, await _load_visible(ctx, ids))
+    if reason and not ctx.is_dry_run:
+        await acme_revocation.revoke_certificates(ctx, revoked_rows, reason)
+    revoked_versions = {row.id: row.version for row in revoked_rows}
+    async with ctx.write_session(PLATFORM) as session:
+        rows = await _load_visible(ctx, ids)
+        for index, row in enumerate(rows):
+            if revoked_versions.get(row.id, row.version) != row.version:
+                message = "the one before was revoked, and another has come: send it once more"
+                raise Conflict(message, path=["ids"], index=index)
         connection = await session.connection()
         await connection.execute(delete(Certificate).where(col(Certificate.id).in_(ids)))
-        await told(ctx, session, [row.id for row in rows])
-        after = {row.id: {"revoked": reason} for row in revoked}
-        done = (
-            replace(_done("certificateDelete", row, None), after=after.get(row.id)) for row in rows
+        await record_certificate_changes(ctx, session, [row.id for row in rows])
+        values_after = {row.id: {"revoked": reason} for row in revoked_rows}
+        entries = (
+            replace(
+                _admin_log_entry("certificateDelete", row, None), after=values_after.get(row.id)
+            )
+            for row in rows
         )
-        await admin_log.note(ctx, session, *done)
-    return list(ended)
+        await admin_log.log_changes(ctx, session, *entries)
+    return list(revoked_versions)
 
 
-async def renew(ctx: Context, ids: Sequence[int]) -> None:
-    """Order these certificates again now, all or none, whatever earlier orders failed with.
+async def renew_certificates(ctx: Context, ids: Sequence[int]) -> None:
+    """Order these certificates again now, all or none, even after failed orders.
 
     Raises NotFound, or Conflict if one is not managed by ACME.
     """
-    async with ctx.write(PLATFORM) as session:
-        rows = await _seen(ctx, ids)
-        for nth, row in enumerate(rows):
+    async with ctx.write_session(PLATFORM) as session:
+        rows = await _load_visible(ctx, ids)
+        for index, row in enumerate(rows):
             if not row.acme:
-                text = "it is not renewed by ACME: send another by certificateSet"
-                raise Conflict(text, path=["ids"], index=nth)
-        agreed = ctx.world.options.acme_terms_agreed
-        state = {"acme_state": TURN if agreed else DISAGREED, "acme_next_at": ctx.world.now()}
-        values = {**state, "acme_renew_at": None, "acme_failures": 0, "updated_at": ctx.world.now()}
-        these = changing(Certificate).where(col(Certificate.id).in_(ids))
-        await (await session.connection()).execute(these.values(**values))
-        await told(ctx, session, [row.id for row in rows])
-        await admin_log.note(
+                message = "it is not renewed by ACME: send another by certificateSet"
+                raise Conflict(message, path=["ids"], index=index)
+        terms_agreed = ctx.environment.options.acme_terms_agreed
+        state = {
+            "acme_state": STATE_WAITING if terms_agreed else STATE_TERMS_NOT_AGREED,
+            "acme_next_at": ctx.environment.now(),
+        }
+        values = {
+            **state,
+            "acme_renew_at": None,
+            "acme_failures": 0,
+            "updated_at": ctx.environment.now(),
+        }
+        statement = changing(Certificate).where(col(Certificate.id).in_(ids))
+        await (await session.connection()).execute(statement.values(**values))
+        await record_certificate_changes(ctx, session, [row.id for row in rows])
+        await admin_log.log_changes(
             ctx,
             session,
             *(
-                Done("certificateRenew", "Certificate", r.id, after={"serverName": r.server_name})
+                NewAdminLogEntry(
+                    "certificateRenew", "Certificate", r.id, after={"serverName": r.server_name}
+                )
                 for r in rows
             ),
         )
 
 
-async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+async def _load_visible(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load certificates, each once.
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
-    rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
-    all_found(ids, rows)
+    rows = {row.id: row for row in await load_certificates_by_id(ctx, list(ids)) if row}
+    require_all_found(ids, rows)
     if not rows:
-        raise Invalid("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput("name at least one", constraint="required", path=["ids"])
     return list(rows.values())
 
 
-def _facts(row: Picked | None) -> dict[str, Any]:
+def _admin_log_values(certificate: ColumnRow | None) -> dict[str, Any]:
     """Return the values of a certificate for the admin log."""
-    if row is None:
+    if certificate is None:
         return {}
-    ends = row.not_after and row.not_after.isoformat()
+    expires = certificate.not_after and certificate.not_after.isoformat()
     return {
-        "serverName": row.server_name,
-        "description": row.description,
-        "acme": row.acme,
-        "acmeNames": row.acme_names,
-        "fingerprintSha256": row.sha256,
-        "expires": ends,
+        "serverName": certificate.server_name,
+        "description": certificate.description,
+        "acme": certificate.acme,
+        "acmeNames": certificate.acme_names,
+        "fingerprintSha256": certificate.sha256,
+        "expires": expires,
     }
 
 
-def _done(mutation: str, before: Picked | None, after: Picked | None) -> Done:
-    one = after or before
-    old, new, key = _facts(before), _facts(after), one.id if one else None
-    if before and after:
-        names = [name for name in new if old[name] != new[name]]
-        old, new = ({name: facts[name] for name in names} for facts in (old, new))
-    return Done(mutation, "Certificate", key, None, old or None, new or None)
+def _admin_log_entry(
+    mutation: str, row_before: ColumnRow | None, row_after: ColumnRow | None
+) -> NewAdminLogEntry:
+    row = row_after or row_before
+    values_before, values_after, certificate_id = (
+        _admin_log_values(row_before),
+        _admin_log_values(row_after),
+        row.id if row else None,
+    )
+    if row_before and row_after:
+        changed_names = [name for name in values_after if values_before[name] != values_after[name]]
+        values_before, values_after = (
+            {name: facts[name] for name in changed_names} for facts in (values_before, values_after)
+        )
+    return NewAdminLogEntry(
+        mutation, "Certificate", certificate_id, None, values_before or None, values_after or None
+    )
 
 
-async def spki_served(world: World, host: str) -> str | None:
+async def find_served_spki(environment: Environment, host_name: str) -> str | None:
     """Return the SHA-256 of the public key that TLS clients of this host see; None without TLS.
 
     Chosen as in `mail/tls/sni_certificates.py`: stored for the host, or with its name in it,
     else the certificate file.
     """
-    inside = select(col(CertificateName.certificate_id)).where(
-        col(CertificateName.name).in_([host, wildcard(host)])
+    ids_with_name = select(col(CertificateName.certificate_id)).where(
+        col(CertificateName.name).in_([host_name, wildcard_name(host_name)])
     )
-    asked = select(*picked(Certificate, ("server_name", "spki", "not_before", "not_after"))).where(
-        col(Certificate.chain).is_not(None)
+    statement = select(
+        *select_columns(Certificate, ("server_name", "spki", "not_before", "not_after"))
+    ).where(col(Certificate.chain).is_not(None))
+    matches_host = or_(
+        col(Certificate.server_name) == host_name, col(Certificate.id).in_(ids_with_name)
     )
-    fits = or_(col(Certificate.server_name) == host, col(Certificate.id).in_(inside))
-    now = world.now()
+    now = environment.now()
 
-    def best(row: Picked) -> Any:
-        return rank(row, host, now)
+    def rank_for_host(row: ColumnRow) -> Any:
+        return certificate_rank(row, host_name, now)
 
-    if rows := await world.database.read(asked.where(fits)):
-        return str(max(rows, key=best).spki)
-    if (file := world.options.tls_cert) and (found := await asyncio.to_thread(_of_file, file)):
-        return found
-    rows = await world.database.read(asked)
-    return str(max(rows, key=best).spki) if rows else None
+    if rows := await environment.database.read(statement.where(matches_host)):
+        return str(max(rows, key=rank_for_host).spki)
+    if (certificate_file := environment.options.tls_cert) and (
+        spki_of_file := await asyncio.to_thread(_spki_of_file, certificate_file)
+    ):
+        return spki_of_file
+    rows = await environment.database.read(statement)
+    return str(max(rows, key=rank_for_host).spki) if rows else None
 
 
-def _of_file(file: Path) -> str | None:
+def _spki_of_file(certificate_file: Path) -> str | None:
     try:
-        return pem_certificates.spki_of(file.read_text(errors="replace"))
+        return pem_certificates.first_spki_sha256(certificate_file.read_text(errors="replace"))
     except OSError:
         return None

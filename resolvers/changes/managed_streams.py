@@ -7,137 +7,158 @@ from functools import partial
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normal_domain
+from mail.addresses.address_syntax import normalized_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.errors import Forbidden, Invalid, NotFound
-from models.events.journal import PLATFORM, ChangeKind, Event, Position
+from models.errors import Forbidden, InvalidInput, NotFound
+from models.events.journal import PLATFORM, ChangeKind, JournalEvent, StreamPositions
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers.access import administered, managed_users
-from resolvers.changes.stream_reader import Sift
-from resolvers.changes.visible_streams import Hear, hearing
+from resolvers.access import is_managed_user, sees_administered_records
+from resolvers.changes.stream_reader import EventFilter
+from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
 from resolvers.context import Context
-from resolvers.domains.loaders import visible_domains
+from resolvers.domains.loaders import is_visible_domain
 from resolvers.users import listing as user_listing
-from resolvers.users.listing import UserWhere
+from resolvers.users.listing import UserConditions
 
-Kinds = frozenset[ChangeKind]
+ChangeKinds = frozenset[ChangeKind]
 
-MOST = 99  # a position contains at most 100 streams
-EVERY = frozenset(ChangeKind)
-USERS = frozenset({ChangeKind.USER_CHANGED, ChangeKind.ADDRESS_CHANGED})
-DOMAINS = frozenset({ChangeKind.DOMAIN_CHANGED})
-RULES = frozenset(
+MAX_FOLLOWED_DOMAINS = 99  # a position contains at most 100 streams
+ALL_KINDS = frozenset(ChangeKind)
+USER_KINDS = frozenset({ChangeKind.USER_CHANGED, ChangeKind.ADDRESS_CHANGED})
+DOMAIN_KINDS = frozenset({ChangeKind.DOMAIN_CHANGED})
+DOMAIN_RULE_KINDS = frozenset(
     {ChangeKind.SENDER_RULE_CHANGED}
 )  # in streams of domains; the platform's stream has all others
 
 
 @dataclass(frozen=True, slots=True)
-class Overheard:
+class ManagedStreams:
     """Streams, with the kinds of changes that the viewer sees of each.
 
     The origin is removed, since session name and idempotency key belong to the user who made
     the change.
     """
 
-    told: Mapping[int, Kinds]
-    start: int | None = None  # must be in a position; None: any of the streams
+    kinds_by_stream: Mapping[int, ChangeKinds]
+    required_stream_id: int | None = None  # must be in a position; None: any of the streams
 
     @property
-    def streams(self) -> list[int]:
+    def stream_ids(self) -> list[int]:
         """All stream ids."""
-        return list(self.told)
+        return list(self.kinds_by_stream)
 
     @property
-    def open(self) -> Collection[int]:
+    def reported_stream_ids(self) -> Collection[int]:
         """All stream ids."""
-        return self.told
+        return self.kinds_by_stream
 
-    def knows(self, at: Position) -> bool:
+    def includes_position(self, position: StreamPositions) -> bool:
         """True if the position contains one of the streams, or the required one."""
-        return not self.told.keys().isdisjoint(at) if self.start is None else self.start in at
+        return (
+            not self.kinds_by_stream.keys().isdisjoint(position)
+            if self.required_stream_id is None
+            else self.required_stream_id in position
+        )
 
-    def places(self, at: Position) -> dict[int, int]:
+    def positions_in_streams(self, position: StreamPositions) -> dict[int, int]:
         """Return the positions in these streams; 0 for a stream that the position has not."""
-        return {stream: at.get(stream, 0) for stream in self.told}
+        return {stream: position.get(stream, 0) for stream in self.kinds_by_stream}
 
-    def shown(self, event: Event) -> Event | None:
+    def visible_event(self, event: JournalEvent) -> JournalEvent | None:
         """Return the event without its origin, or None if its kind is not visible."""
-        seen = event.kind in self.told.get(event.stream_id, ())
-        return replace(event, origin=None) if seen else None
+        is_visible = event.kind in self.kinds_by_stream.get(event.stream_id, ())
+        return replace(event, origin=None) if is_visible else None
 
-    def stale(self, events: Iterable[Event]) -> bool:
+    def needs_reload(self, events: Iterable[JournalEvent]) -> bool:
         """Always true, since changes of the viewer's rights are recorded in other streams."""
         return True
 
-    def ending(self, events: Iterable[Event]) -> bool:
+    def may_end_credential(self, events: Iterable[JournalEvent]) -> bool:
         """Always true, since changes of the viewer's credentials are recorded in other streams."""
         return True
 
 
-def account(key: int | None) -> Hear:
+def select_user_stream(user_id: int | None) -> SelectStreams:
     """Return a selector of another user's stream; of the viewer's streams for None."""
-    return hearing if key is None else partial(_account, key)
+    return load_viewer_streams if user_id is None else partial(_load_user_stream, user_id)
 
 
-async def _account(key: int, ctx: Context) -> Overheard:
+async def _load_user_stream(user_id: int, ctx: Context) -> ManagedStreams:
     """Return the stream of another user.
 
     Raises Forbidden if the viewer has no right to act as users, and NotFound if the viewer does
     not manage the user.
     """
-    if not administered(ctx):
+    if not sees_administered_records(ctx):
         raise Forbidden("this needs the right to act as the user", requires="LOGIN_AS")
-    seen = select(col(User.id)).where(col(User.id) == key, managed_users(ctx))
-    if not await ctx.read(seen):
-        raise NotFound(str(key), path=["user"])
-    return Overheard({key: EVERY})
+    statement = select(col(User.id)).where(col(User.id) == user_id, is_managed_user(ctx))
+    if not await ctx.read(statement):
+        raise NotFound(str(user_id), path=["user"])
+    return ManagedStreams({user_id: ALL_KINDS})
 
 
-def places(name: str | None, kinds: Kinds, *, path: Sequence[str]) -> Hear:
+def select_domain_streams(
+    domain_name: str | None, kinds: ChangeKinds, *, path: Sequence[str]
+) -> SelectStreams:
     """Return a selector of the streams of administered domains: the one with this name, or all."""
-    return partial(_places, name, kinds, path)
+    return partial(_load_domain_streams, domain_name, kinds, path)
 
 
-async def _places(name: str | None, kinds: Kinds, path: Sequence[str], ctx: Context) -> Overheard:
+async def _load_domain_streams(
+    domain_name: str | None, kinds: ChangeKinds, path: Sequence[str], ctx: Context
+) -> ManagedStreams:
     """Return the streams of administered domains, for an ADMIN with that of the platform.
 
     Raises NotFound, Forbidden if the viewer administers no domain, or InvalidInput if there are
     too many.
     """
-    asked = select(col(Domain.id)).where(visible_domains(ctx)).order_by(col(Domain.id))
-    if name is not None:
-        asked = asked.where(col(Domain.name) == normal_domain(name))
-    ids = [row.id for row in await ctx.read(asked.limit(MOST + 1))]
-    if len(ids) > MOST:
-        text = f"more than {MOST} domains are too many to follow at once: name one"
-        raise Invalid(text, constraint="max", path=path)
-    if name is not None and not ids:
-        raise NotFound(name, path=path)
-    if name is None and ctx.viewer.role.includes(Role.ADMIN):
+    statement = select(col(Domain.id)).where(is_visible_domain(ctx)).order_by(col(Domain.id))
+    if domain_name is not None:
+        statement = statement.where(col(Domain.name) == normalized_domain(domain_name))
+    ids = [row.id for row in await ctx.read(statement.limit(MAX_FOLLOWED_DOMAINS + 1))]
+    if len(ids) > MAX_FOLLOWED_DOMAINS:
+        message = (
+            f"more than {MAX_FOLLOWED_DOMAINS} domains are too many to follow at once: name one"
+        )
+        raise InvalidInput(message, constraint="max", path=path)
+    if domain_name is not None and not ids:
+        raise NotFound(domain_name, path=path)
+    if domain_name is None and ctx.viewer.role.includes(Role.ADMIN):
         # it also has all changes of domains, and those of no domain
-        return Overheard({PLATFORM: kinds, **dict.fromkeys(ids, kinds - DOMAINS)}, start=PLATFORM)
+        return ManagedStreams(
+            {PLATFORM: kinds, **dict.fromkeys(ids, kinds - DOMAIN_KINDS)},
+            required_stream_id=PLATFORM,
+        )
     if not ids:
         raise Forbidden("you are in charge of no domain", requires="a domain")
-    return Overheard(dict.fromkeys(ids, kinds))
+    return ManagedStreams(dict.fromkeys(ids, kinds))
 
 
-def among(where: UserWhere) -> Sift | None:
+def event_filter_for_users(conditions: UserConditions) -> EventFilter | None:
     """Return a filter of events about users that meet the conditions, or None for all users.
 
     Events about users that are deleted by then pass the filter.
     """
-    where = replace(where, domain=None)  # the streams are selected by domain
-    return None if where == UserWhere() else partial(_among, where)
+    conditions = replace(conditions, domain=None)  # the streams are selected by domain
+    return None if conditions == UserConditions() else partial(_filter_user_events, conditions)
 
 
-async def _among(where: UserWhere, ctx: Context, events: Sequence[Event]) -> Sequence[Event]:
-    addresses = {e.object_id for e in events if e.kind is ChangeKind.ADDRESS_CHANGED}
-    owners = {}
-    if addresses:
-        asked = select(col(Address.id), col(Address.user_id)).where(col(Address.id).in_(addresses))
-        owners = {row.id: row.user_id for row in await ctx.read(asked)}
-    about = [owners.get(e.object_id, e.object_id) for e in events]
-    unfit = await user_listing.unfit(ctx, where, set(about) - {None})
-    return [event for event, key in zip(events, about, strict=True) if key not in unfit]
+async def _filter_user_events(
+    conditions: UserConditions, ctx: Context, events: Sequence[JournalEvent]
+) -> Sequence[JournalEvent]:
+    address_ids = {e.object_id for e in events if e.kind is ChangeKind.ADDRESS_CHANGED}
+    owner_by_address = {}
+    if address_ids:
+        statement = select(col(Address.id), col(Address.user_id)).where(
+            col(Address.id).in_(address_ids)
+        )
+        owner_by_address = {row.id: row.user_id for row in await ctx.read(statement)}
+    user_ids = [owner_by_address.get(e.object_id, e.object_id) for e in events]
+    excluded_ids = await user_listing.ids_not_matching(ctx, conditions, set(user_ids) - {None})
+    return [
+        event
+        for event, user_id in zip(events, user_ids, strict=True)
+        if user_id not in excluded_ids
+    ]

@@ -4,37 +4,37 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.changes import stream_reader
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0  # between checks for changes while the event bus is disconnected
+DISCONNECTED_POLL_SECONDS = 1.0  # between checks for changes while the event bus is disconnected
 
 
-async def hear(world: World) -> None:
+async def receive_wakeups(environment: Environment) -> None:
     """Receive wake-ups until cancelled; poll while disconnected, and once after a reconnect."""
-    wakeups, joined = world.wakeups, asyncio.Event()
-    hearing = asyncio.create_task(wakeups.hear(joined.set))
+    wakeups, connected = environment.wakeups, asyncio.Event()
+    receiver = asyncio.create_task(wakeups.receive(connected.set))
     try:
-        while not hearing.done():
+        while not receiver.done():
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await joined.wait()
-            if joined.is_set():
-                joined.clear()
-                wakeups.recalled(None)
-            elif not wakeups.dead:
+                async with asyncio.timeout(DISCONNECTED_POLL_SECONDS):
+                    await connected.wait()
+            if connected.is_set():
+                connected.clear()
+                wakeups.call_credentials_listeners(None)
+            elif not wakeups.is_disconnected:
                 continue
-            await _look(world)
+            await _poll_changes(environment)
     finally:
-        hearing.cancel()
-        await asyncio.wait([hearing])
+        receiver.cancel()
+        await asyncio.wait([receiver])
 
 
-async def _look(world: World) -> None:
-    world.wakeups.rouse()
+async def _poll_changes(environment: Environment) -> None:
+    environment.wakeups.wake_workers()
     try:
-        await stream_reader.look(world)
+        await stream_reader.wake_followers_of_changed_streams(environment)
     except Exception:  # keep running: the next attempt can succeed
         log.exception("the journal could not be read")

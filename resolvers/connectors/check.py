@@ -11,146 +11,171 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.connectors import mailbox_mapping
-from mail.connectors.remote_server import Failure, Server, Stage
-from mail.connectors.session_thread import Session, session
-from mail.network.outbound_http import Gate
-from models.connectors import Connector, Protocol, Security
-from models.errors import RateLimited, found
-from models.store.columns import picked
+from mail.connectors.remote_server import ConnectorStage, RemoteFailure, RemoteServer
+from mail.connectors.session_thread import ThreadedSession, open_session
+from mail.network.outbound_http import NetworkPolicy
+from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
+from models.errors import RateLimited, require_found
+from models.store.columns import select_columns
 from resolvers.connectors import credentials
 from resolvers.connectors import validation as connector_validation
-from resolvers.connectors.loaders import visible
+from resolvers.connectors.loaders import is_visible
 from resolvers.context import Context
 
-STAGES = (Stage.RESOLVE, Stage.CONNECT, Stage.TLS, Stage.GREETING, Stage.LOGIN, Stage.LIST)
-SHOWN = 1000
-AT_ONCE = 8  # of one process
-PATIENCE = 30.0  # seconds without data, for stored connectors
-_UNDER_WAY: set[object] = set()
+STAGES = (
+    ConnectorStage.RESOLVE,
+    ConnectorStage.CONNECT,
+    ConnectorStage.TLS,
+    ConnectorStage.GREETING,
+    ConnectorStage.LOGIN,
+    ConnectorStage.LIST,
+)
+MAX_LISTED_MAILBOXES = 1000
+MAX_RUNNING_CHECKS = 8  # of one process
+STORED_CHECK_TIMEOUT = 30.0  # seconds without data, for stored connectors
+_RUNNING_CHECKS: set[object] = set()
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class StageResult:
     """The result of one stage of a check."""
 
-    stage: Stage
+    stage: ConnectorStage
     ok: bool
-    said: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class ConnectorCheckResult:
     """The stages that were tried, and the capabilities and mailboxes of the server."""
 
-    stages: Sequence[Tried]
+    stages: Sequence[StageResult]
     capabilities: Sequence[str] = ()
-    folders: Sequence[str] = ()
-    failure: Failure | None = None
+    mailbox_paths: Sequence[str] = ()
+    failure: RemoteFailure | None = None
 
 
-async def check(
+async def check_new_connector(
     ctx: Context,
-    given: Mapping[str, Any],
+    fields: Mapping[str, Any],
     password: str,
     *,
-    trial: bool = False,
-    trust: ssl.SSLContext | None = None,
-) -> Checked:
+    validate_only: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+) -> ConnectorCheckResult:
     """Connect, sign in and list the mailboxes of an account on another server.
 
     With `validate_only`, only the fields are validated. Raises Invalid if a field is wrong, and
     RateLimited if eight checks are running. A failure of the server is part of the result.
     """
-    options = ctx.world.options
-    values = connector_validation.checked(given, {}, options)
-    word = connector_validation.secret(password)
-    if trial:
-        return Checked([])
-    gate = Gate.of(options, private=options.connectors_private)
-    oauth = given.get("oauth")
-    with _one_of(AT_ONCE):
+    options = ctx.environment.options
+    values = connector_validation.validate_fields(fields, {}, options)
+    credential = connector_validation.validate_secret(password)
+    if validate_only:
+        return ConnectorCheckResult([])
+    gate = NetworkPolicy.from_options(options, allows_private=options.connectors_private)
+    oauth = fields.get("oauth")
+    with _check_slot(MAX_RUNNING_CHECKS):
         try:
             if oauth:
-                known = {"password": word, "client": oauth.get("client_secret")}
-                word = (await credentials.asked(values["oauth"], known, gate))["access_token"]
-        except Failure as problem:
-            return Checked(_until([], problem), failure=problem)
-        server = _server(values, word)
-        return await _tried(session(server, gate, options.message_max, trust), _of(values))
+                secret = {"password": credential, "client": oauth.get("client_secret")}
+                credential = (
+                    await credentials.request_access_token(values["oauth"], secret, gate)
+                )["access_token"]
+        except RemoteFailure as problem:
+            return ConnectorCheckResult(_stages_until_failure([], problem), failure=problem)
+        server = _server_from_fields(values, credential)
+        return await _check_session(
+            open_session(server, gate, options.message_max, ssl_context), _expected_stages(values)
+        )
 
 
-async def check_stored(
-    ctx: Context, connector_id: int, *, trust: ssl.SSLContext | None = None
-) -> Checked:
+async def check_stored_connector(
+    ctx: Context, connector_id: int, *, ssl_context: ssl.SSLContext | None = None
+) -> ConnectorCheckResult:
     """Check one of the viewer's connectors with its stored credential.
 
     Raises NotFound, and RateLimited if eight checks are running.
     """
-    asked = select(*picked(Connector)).where(visible(ctx), col(Connector.id) == connector_id)
-    row = found(next(iter(await ctx.read(asked)), None), str(connector_id))
-    options = ctx.world.options
-    gate = Gate.of(options, private=options.connectors_private)
-    with _one_of(AT_ONCE):
-        there = credentials.signed_in(ctx.world, row, (gate, trust), PATIENCE)
-        return await _tried(there, _of(row._asdict()))
+    statement = select(*select_columns(Connector)).where(
+        is_visible(ctx), col(Connector.id) == connector_id
+    )
+    row = require_found(next(iter(await ctx.read(statement)), None), str(connector_id))
+    options = ctx.environment.options
+    gate = NetworkPolicy.from_options(options, allows_private=options.connectors_private)
+    with _check_slot(MAX_RUNNING_CHECKS):
+        opening = credentials.signed_in(
+            ctx.environment, row, (gate, ssl_context), STORED_CHECK_TIMEOUT
+        )
+        return await _check_session(opening, _expected_stages(row._asdict()))
 
 
 @contextmanager
-def _one_of(most: int) -> Generator[None]:
+def _check_slot(max_checks: int) -> Generator[None]:
     """Count a check of this process while it runs. Raises RateLimited if there are too many."""
-    if len(_UNDER_WAY) >= most:
-        text = f"{most} accounts are being checked: try again"
+    if len(_RUNNING_CHECKS) >= max_checks:
+        text = f"{max_checks} accounts are being checked: try again"
         raise RateLimited(text, retry_after=timedelta(seconds=10))
-    place = object()
-    _UNDER_WAY.add(place)
+    slot = object()
+    _RUNNING_CHECKS.add(slot)
     try:
         yield
     finally:
-        _UNDER_WAY.discard(place)
+        _RUNNING_CHECKS.discard(slot)
 
 
-def _server(values: Mapping[str, Any], word: str) -> Server:
-    return Server(
-        values["protocol"],
-        values["host"],
-        values["port"],
-        values["security"],
-        values["mechanism"],
-        values["username"],
-        word,
-        float(values["remote_timeout"]),
+def _server_from_fields(fields: Mapping[str, Any], credential: str) -> RemoteServer:
+    return RemoteServer(
+        fields["protocol"],
+        fields["host"],
+        fields["port"],
+        fields["security"],
+        fields["mechanism"],
+        fields["username"],
+        credential,
+        float(fields["remote_timeout"]),
     )
 
 
-async def _tried(opens: AbstractAsyncContextManager[Session], stages: list[Stage]) -> Checked:
+async def _check_session(
+    opening: AbstractAsyncContextManager[ThreadedSession], stages: list[ConnectorStage]
+) -> ConnectorCheckResult:
     try:
-        async with opens as there:
-            found = await there.do(there.remote.folders)
-            known = sorted(there.remote.capabilities)
-    except Failure as problem:
-        return Checked(_until(stages, problem), failure=problem)
-    names = [mailbox_mapping.remote(each) for each in found[:SHOWN]]
-    return Checked([Tried(stage, ok=True) for stage in stages], known, names)
+        async with opening as session:
+            found = await session.run(session.remote.list_mailboxes)
+            capabilities = sorted(session.remote.capabilities)
+    except RemoteFailure as problem:
+        return ConnectorCheckResult(_stages_until_failure(stages, problem), failure=problem)
+    names = [mailbox_mapping.remote_path(each) for each in found[:MAX_LISTED_MAILBOXES]]
+    return ConnectorCheckResult(
+        [StageResult(stage, ok=True) for stage in stages], capabilities, names
+    )
 
 
-def _of(account: Mapping[str, Any]) -> list[Stage]:
+def _expected_stages(connector: Mapping[str, Any]) -> list[ConnectorStage]:
     """Return the stages of a check in order.
 
     Without TLS there is one less, and POP3 has no list.
     """
-    left = {Stage.TLS} if account["security"] == Security.PLAIN else set[Stage]()
-    if account["protocol"] == Protocol.POP3:
-        left.add(Stage.LIST)
-    found = [stage for stage in STAGES if stage not in left]
-    if account["security"] == Security.STARTTLS:
-        at = found.index(Stage.TLS)
-        found[at : at + 2] = [Stage.GREETING, Stage.TLS]
-    return found
+    omitted = (
+        {ConnectorStage.TLS}
+        if connector["security"] == ConnectorSecurity.PLAIN
+        else set[ConnectorStage]()
+    )
+    if connector["protocol"] == ConnectorProtocol.POP3:
+        omitted.add(ConnectorStage.LIST)
+    stages = [stage for stage in STAGES if stage not in omitted]
+    if connector["security"] == ConnectorSecurity.STARTTLS:
+        tls_index = stages.index(ConnectorStage.TLS)
+        stages[tls_index : tls_index + 2] = [ConnectorStage.GREETING, ConnectorStage.TLS]
+    return stages
 
 
-def _until(stages: list[Stage], problem: Failure) -> list[Tried]:
-    if isinstance(problem, credentials.Unready):  # raised before a connection was opened
-        return [Tried(problem.stage, ok=False, said=problem.message)]
-    at = stages.index(problem.stage) if problem.stage in stages else len(stages) - 1
-    passed = [Tried(stage, ok=True) for stage in stages[:at]]
-    return [*passed, Tried(stages[at], ok=False, said=problem.message)]
+def _stages_until_failure(
+    stages: list[ConnectorStage], failure: RemoteFailure
+) -> list[StageResult]:
+    if isinstance(failure, credentials.CredentialFailure):  # raised before a connection was opened
+        return [StageResult(failure.stage, ok=False, error=failure.message)]
+    failed_index = stages.index(failure.stage) if failure.stage in stages else len(stages) - 1
+    passed_stages = [StageResult(stage, ok=True) for stage in stages[:failed_index]]
+    return [*passed_stages, StageResult(stages[failed_index], ok=False, error=failure.message)]

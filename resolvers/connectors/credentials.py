@@ -12,52 +12,70 @@ import orjson
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.connectors.remote_server import BY_TOKEN, Failure, Server, Stage, said
-from mail.connectors.session_thread import Session, session
-from mail.network.outbound_http import Gate, Unsent, ask, target
-from models.connectors import Connector, Protocol, Security
-from models.errors import Invalid
-from models.runtime.environment import World
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked
+from mail.connectors.remote_server import (
+    TOKEN_MECHANISMS,
+    ConnectorStage,
+    RemoteFailure,
+    RemoteServer,
+    printable_text,
+)
+from mail.connectors.session_thread import ThreadedSession, open_session
+from mail.network.outbound_http import HttpRequestFailed, NetworkPolicy, parse_target, post_and_read
+from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow
 
-EARLY = timedelta(minutes=2)  # a token is refreshed so long before it expires
-USUAL = 3600  # if `expires_in` is missing (RFC 6749, section 5.1)
-ANSWER = 64 << 10  # bytes
-LONGEST = 16 << 10  # characters
-FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+REFRESH_BEFORE_EXPIRY = timedelta(minutes=2)  # a token is refreshed so long before it expires
+DEFAULT_TOKEN_SECONDS = 3600  # if `expires_in` is missing (RFC 6749, section 5.1)
+MAX_TOKEN_RESPONSE = 64 << 10  # bytes
+MAX_TOKEN_LENGTH = 16 << 10  # characters
+TOKEN_REQUEST_HEADERS = {
+    "Content-Type": "application/x-www-form-urlencoded",
+    "Accept": "application/json",
+}
 
 
-class Unready(Failure):
+class CredentialFailure(RemoteFailure):
     """The connector has no usable credential, so no connection is opened."""
 
 
-def place_of(connector_id: int) -> str:
+def secret_purpose(connector_id: int) -> str:
     """Return the purpose that the secret box binds the secret of a connector to."""
     return f"connector:{connector_id}"
 
 
-def sealed(world: World, connector_id: int, secret: Mapping[str, Any]) -> str:
+def seal_secret(environment: Environment, connector_id: int, secret: Mapping[str, Any]) -> str:
     """Encrypt the password, client secret and tokens of a connector for storage."""
-    return world.vault.seal(orjson.dumps(dict(secret)).decode(), place_of(connector_id))
+    return environment.secret_box.encrypt(
+        orjson.dumps(dict(secret)).decode(), secret_purpose(connector_id)
+    )
 
 
-def opened(world: World, connector_id: int, secret: str) -> dict[str, Any]:
+def open_secret(environment: Environment, connector_id: int, secret: str) -> dict[str, Any]:
     """Decrypt the stored secret.
 
     Raises CredentialFailure if its key is no longer in the key file.
     """
     try:
-        found: dict[str, Any] = orjson.loads(world.vault.open(secret, place_of(connector_id)))
-    except Sealed:
-        raise Unready(Stage.LOGIN, "its password cannot be opened: set it anew") from None
+        found: dict[str, Any] = orjson.loads(
+            environment.secret_box.decrypt(secret, secret_purpose(connector_id))
+        )
+    except DecryptionError:
+        raise CredentialFailure(
+            ConnectorStage.LOGIN, "its password cannot be opened: set it anew"
+        ) from None
     return found
 
 
 @asynccontextmanager
 async def signed_in(
-    world: World, connector: Picked, ways: tuple[Gate, ssl.SSLContext | None], patience: float = 0
-) -> AsyncGenerator[Session]:
+    environment: Environment,
+    connector: ColumnRow,
+    gate_and_ssl: tuple[NetworkPolicy, ssl.SSLContext | None],
+    max_timeout: float = 0,
+) -> AsyncGenerator[ThreadedSession]:
     """Open a session that is signed in.
 
     Raises ConnectorFailure if the server or the credential fails.
@@ -65,117 +83,167 @@ async def signed_in(
     `gate_and_ssl` is the gate and the SSL context. `max_timeout` limits the timeout, in seconds,
     if it is not 0. If the server refuses a cached access token, it is refreshed once.
     """
-    gate, trust = ways
-    largest = world.options.message_max
+    gate, ssl_context = gate_and_ssl
+    max_message_size = environment.options.message_max
     async with AsyncExitStack() as stack:
-        for anew in (False, True):
-            server, kept = await _server(world, connector, gate, anew=anew)
-            if patience:
-                server = replace(server, timeout=min(server.timeout, patience))
+        for refresh in (False, True):
+            server, is_cached_token = await _server_with_credential(
+                environment, connector, gate, refresh=refresh
+            )
+            if max_timeout:
+                server = replace(server, timeout=min(server.timeout, max_timeout))
             try:
-                there = await stack.enter_async_context(session(server, gate, largest, trust))
+                session_state = await stack.enter_async_context(
+                    open_session(server, gate, max_message_size, ssl_context)
+                )
                 break
-            except Failure as problem:
-                if not (kept and problem.refused and problem.stage is Stage.LOGIN):
+            except RemoteFailure as problem:
+                if not (
+                    is_cached_token
+                    and problem.is_permanent
+                    and problem.stage is ConnectorStage.LOGIN
+                ):
                     raise
-        yield there
+        yield session_state
 
 
-async def _server(
-    world: World, connector: Picked, gate: Gate, *, anew: bool
-) -> tuple[Server, bool]:
+async def _server_with_credential(
+    environment: Environment, connector: ColumnRow, gate: NetworkPolicy, *, refresh: bool
+) -> tuple[RemoteServer, bool]:
     """Return the server and whether its credential is a cached access token.
 
     Raises CredentialFailure.
     """
-    known = opened(world, connector.id, connector.secret)
-    if not known.get("password"):
-        raise Unready(Stage.LOGIN, "it has no password: set one", refused=True)
-    if connector.security == Security.PLAIN and not gate.private:
-        raise Unready(Stage.CONNECT, "without encryption it may not be reached any more")
-    word, kept = known["password"], False
-    if connector.mechanism in BY_TOKEN and connector.oauth:
-        word, kept = await _token(world, connector, gate, anew=anew)
-    server = Server(
-        Protocol(connector.protocol),
+    secret = open_secret(environment, connector.id, connector.secret)
+    if not secret.get("password"):
+        raise CredentialFailure(
+            ConnectorStage.LOGIN, "it has no password: set one", is_permanent=True
+        )
+    if connector.security == ConnectorSecurity.PLAIN and not gate.allows_private:
+        raise CredentialFailure(
+            ConnectorStage.CONNECT, "without encryption it may not be reached any more"
+        )
+    credential, is_cached_token = secret["password"], False
+    if connector.mechanism in TOKEN_MECHANISMS and connector.oauth:
+        credential, is_cached_token = await _access_token(
+            environment, connector, gate, refresh=refresh
+        )
+    server = RemoteServer(
+        ConnectorProtocol(connector.protocol),
         connector.host,
         connector.port,
-        Security(connector.security),
+        ConnectorSecurity(connector.security),
         connector.mechanism,
         connector.username,
-        word,
+        credential,
         float(connector.remote_timeout),
         connector.max_bytes_per_second,
     )
-    return server, kept
+    return server, is_cached_token
 
 
-async def _token(world: World, connector: Picked, gate: Gate, *, anew: bool) -> tuple[str, bool]:
+async def _access_token(
+    environment: Environment, connector: ColumnRow, gate: NetworkPolicy, *, refresh: bool
+) -> tuple[str, bool]:
     """Return the access token and whether it is the cached one (RFC 6749, section 6).
 
     The token is refreshed if it expires soon or with `refresh`. Reads the stored secret again,
     since another process can have replaced the refresh token.
     """
-    now = world.now()
-    mine = select(col(Connector.secret)).where(col(Connector.id) == connector.id)
-    row = next(iter(await world.database.read(mine)), connector)
-    known = opened(world, connector.id, row.secret)
-    lasts = known.get("access") and datetime.fromisoformat(known["ends"]) > now + EARLY
-    if lasts and not anew:
-        return str(known["access"]), True
-    told = await asked(connector.oauth, known, gate)
-    lives = told.get("expires_in", USUAL)
-    seconds = lives if isinstance(lives, int) and 0 < lives < 1 << 31 else USUAL
-    fresh = {
-        **known,
-        "access": told["access_token"],
+    now = environment.now()
+    statement = select(col(Connector.secret)).where(col(Connector.id) == connector.id)
+    row = next(iter(await environment.database.read(statement)), connector)
+    secret = open_secret(environment, connector.id, row.secret)
+    is_valid = (
+        secret.get("access")
+        and datetime.fromisoformat(secret["ends"]) > now + REFRESH_BEFORE_EXPIRY
+    )
+    if is_valid and not refresh:
+        return str(secret["access"]), True
+    response = await request_access_token(connector.oauth, secret, gate)
+    expires_in = response.get("expires_in", DEFAULT_TOKEN_SECONDS)
+    seconds = (
+        expires_in
+        if isinstance(expires_in, int) and 0 < expires_in < 1 << 31
+        else DEFAULT_TOKEN_SECONDS
+    )
+    new_secret = {
+        **secret,
+        "access": response["access_token"],
         "ends": (now + timedelta(seconds=seconds)).isoformat(),
     }
-    if isinstance(again := told.get("refresh_token"), str) and 0 < len(again) <= LONGEST:
-        fresh["password"] = again
-    async with world.write() as session:
-        same = col(Connector.id) == connector.id, col(Connector.secret) == row.secret
-        this = update(Connector).where(*same)
-        values = {"secret": sealed(world, connector.id, fresh)}
-        await (await session.connection()).execute(this.values(values))
-    return str(fresh["access"]), False
+    if (
+        isinstance(new_refresh_token := response.get("refresh_token"), str)
+        and 0 < len(new_refresh_token) <= MAX_TOKEN_LENGTH
+    ):
+        new_secret["password"] = new_refresh_token
+    async with environment.write_session() as session:
+        is_unchanged = col(Connector.id) == connector.id, col(Connector.secret) == row.secret
+        statement_update = update(Connector).where(*is_unchanged)
+        values = {"secret": seal_secret(environment, connector.id, new_secret)}
+        await (await session.connection()).execute(statement_update.values(values))
+    return str(new_secret["access"]), False
 
 
-async def asked(oauth: Mapping[str, Any], known: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
+async def request_access_token(
+    client: Mapping[str, Any], secret: Mapping[str, Any], gate: NetworkPolicy
+) -> dict[str, Any]:
     """Request an access token with the refresh token, and return the response.
 
     Raises CredentialFailure if the token server does not answer or refuses.
     """
     form = {
         "grant_type": "refresh_token",
-        "refresh_token": known["password"],
-        "client_id": oauth["client_id"],
-        **({"client_secret": known["client"]} if known.get("client") else {}),
-        **({"scope": oauth["scope"]} if oauth.get("scope") else {}),
+        "refresh_token": secret["password"],
+        "client_id": client["client_id"],
+        **({"client_secret": secret["client"]} if secret.get("client") else {}),
+        **({"scope": client["scope"]} if client.get("scope") else {}),
     }
     try:
-        to = target(oauth["token_url"], private=gate.private)
-        status, body = await ask(to, FORM, urlencode(form).encode(), gate, ANSWER)
-    except (Unsent, Invalid) as problem:
-        raise Unready(Stage.LOGIN, f"the server of tokens: {problem}") from None
+        endpoint = parse_target(client["token_url"], allow_private=gate.allows_private)
+        status, body = await post_and_read(
+            endpoint, TOKEN_REQUEST_HEADERS, urlencode(form).encode(), gate, MAX_TOKEN_RESPONSE
+        )
+    except (HttpRequestFailed, InvalidInput) as problem:
+        raise CredentialFailure(ConnectorStage.LOGIN, f"the server of tokens: {problem}") from None
     try:
-        told = orjson.loads(body)
+        response = orjson.loads(body)
     except orjson.JSONDecodeError:
-        told = None
-    if not isinstance(told, dict):
-        raise Unready(Stage.LOGIN, f"the server of tokens: status {status}, and no JSON")
-    token = told.get("access_token")
-    if not isinstance(token, str) or not 0 < len(token) <= LONGEST or not token.isprintable():
-        why = str(told.get("error_description") or told.get("error") or f"status {status}")
-        why = said(_hidden(why, known))  # before the text is cut, which could leave half a secret
-        refused = told.get("error") in ("invalid_grant", "invalid_client", "unauthorized_client")
-        raise Unready(Stage.LOGIN, f"the server of tokens: {why}", refused=refused)
-    return told
+        response = None
+    if not isinstance(response, dict):
+        raise CredentialFailure(
+            ConnectorStage.LOGIN, f"the server of tokens: status {status}, and no JSON"
+        )
+    token = response.get("access_token")
+    if (
+        not isinstance(token, str)
+        or not 0 < len(token) <= MAX_TOKEN_LENGTH
+        or not token.isprintable()
+    ):
+        reason = str(
+            response.get("error_description") or response.get("error") or f"status {status}"
+        )
+        reason = printable_text(
+            _redact_secrets(reason, secret)
+        )  # before the text is cut, which could leave half a secret
+        refused = response.get("error") in (
+            "invalid_grant",
+            "invalid_client",
+            "unauthorized_client",
+        )
+        raise CredentialFailure(
+            ConnectorStage.LOGIN, f"the server of tokens: {reason}", is_permanent=refused
+        )
+    return response
 
 
-def _hidden(text: str, known: Mapping[str, Any]) -> str:
+def _redact_secrets(text: str, known_secret: Mapping[str, Any]) -> str:
     """Return the text without the secrets, plain or percent-encoded."""
-    secret = [str(known[name]) for name in ("password", "client", "access") if known.get(name)]
-    for word in sorted({*secret, *map(quote_plus, secret)}, key=len, reverse=True):
-        text = text.replace(word, "…")
+    secret = [
+        str(known_secret[name])
+        for name in ("password", "client", "access")
+        if known_secret.get(name)
+    ]
+    for value in sorted({*secret, *map(quote_plus, secret)}, key=len, reverse=True):
+        text = text.replace(value, "…")
     return text

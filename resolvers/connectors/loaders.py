@@ -8,55 +8,59 @@ from sqlalchemy import ColumnElement, Select, func, select, true
 from sqlmodel import col
 
 from models.connectors import Connector, ConnectorRun
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import managed_users
-from resolvers.context import Context, Needs
-from resolvers.pagination import Scan, by_keys
-from resolvers.users.selection import Users, described
+from resolvers.access import is_managed_user
+from resolvers.context import Context, GuardRule
+from resolvers.pagination import PageScan, read_by_keys
+from resolvers.users.selection import UserSelector, selection_condition
 
-SHOWN = frozenset(column.name for column in picked(Connector)) - {"secret", "lease", "holder"}
-OF_OTHERS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.SYNCJOBS)
+VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Connector)) - {
+    "secret",
+    "lease",
+    "holder",
+}
+GUARD_FOR_OTHERS = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.SYNCJOBS)
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectorWhere:
     """The conditions of a list of connectors; all of them hold."""
 
-    users: Users | None = None
+    users: UserSelector | None = None
     active: bool | None = None
     failing: bool | None = None
 
 
-def visible(ctx: Context) -> ColumnElement[bool]:
+def is_visible(ctx: Context) -> ColumnElement[bool]:
     """Return the SQL condition for connectors of the viewer and of accounts the viewer manages."""
-    return col(Connector.once).is_(False) & _theirs(ctx, col(Connector.user_id))
+    return col(Connector.once).is_(False) & _is_visible_owner(ctx, col(Connector.user_id))
 
 
-def _theirs(ctx: Context, owner: Any) -> ColumnElement[bool]:
+def _is_visible_owner(ctx: Context, owner_column: Any) -> ColumnElement[bool]:
     viewer = ctx.viewer
-    mine: ColumnElement[bool] = owner == viewer.user_id
+    is_visible_owner: ColumnElement[bool] = owner_column == viewer.user_id
     if viewer.role.includes(Role.ADMIN):
         return true()
     if viewer.role is Role.DOMAIN_ADMIN and AdminPermission.SYNCJOBS in viewer.permissions:
-        mine |= owner.in_(select(col(User.id)).where(managed_users(ctx)))
-    return mine
+        is_visible_owner |= owner_column.in_(select(col(User.id)).where(is_managed_user(ctx)))
+    return is_visible_owner
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_connectors_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load connectors, in the order of the ids; None if the viewer does not see one."""
-    seen = select(*picked(Connector, SHOWN)).where(visible(ctx))
-    return await by_keys(ctx, seen, col(Connector.id), ids)
+    visible_connectors = select(*select_columns(Connector, VISIBLE_COLUMNS)).where(is_visible(ctx))
+    return await read_by_keys(ctx, visible_connectors, col(Connector.id), ids)
 
 
-async def _terms(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool]]:
-    terms = [visible(ctx)]
+async def _filter_conditions(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool]]:
+    terms = [is_visible(ctx)]
     if where.users is not None:
-        these = await described(ctx, where.users, path="filter")
-        terms.append(col(Connector.user_id).in_(select(col(User.id)).where(these)))
+        user_condition = await selection_condition(ctx, where.users, path="filter")
+        terms.append(col(Connector.user_id).in_(select(col(User.id)).where(user_condition)))
     if where.active is not None:
         terms.append(col(Connector.active).is_(where.active))
     if where.failing is not None:
@@ -65,106 +69,134 @@ async def _terms(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool
     return terms
 
 
-async def page(
-    ctx: Context, where: ConnectorWhere, ask: Ask, columns: Collection[str]
-) -> Page[Picked]:
+async def read_connector_page(
+    ctx: Context, where: ConnectorWhere, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of connectors, by account and then in the order of creation."""
-    names = SHOWN.intersection(columns) | {"user_id", "id"}
-    rows = select(*picked(Connector, names)).where(*await _terms(ctx, where))
-    place = (col(Connector.user_id), col(Connector.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
+    names = VISIBLE_COLUMNS.intersection(columns) | {"user_id", "id"}
+    rows = select(*select_columns(Connector, names)).where(*await _filter_conditions(ctx, where))
+    order_columns = (col(Connector.user_id), col(Connector.id))
+    return await pagination.read_page(
+        ctx, PageScan(rows, page_request, order_columns, is_descending=False)
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class ConnectorPageKey:
     """A page of the connectors of an account, which the viewer is known to see."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-async def of_users(ctx: Context, wanted: list[OfUser]) -> list[Page[Picked]]:
+async def load_connector_pages_by_user(
+    ctx: Context, page_keys: list[ConnectorPageKey]
+) -> list[Page[ColumnRow]]:
     """Load pages of the connectors of accounts, in the order of creation, with one statement."""
-    names = SHOWN.intersection(name for one in wanted for name in one.columns)
-    asked = select(*picked(Connector, names | {"user_id", "id"})).where(visible(ctx))
-    place = (col(Connector.user_id), col(Connector.id))
+    column_names = VISIBLE_COLUMNS.intersection(name for one in page_keys for name in one.columns)
+    statement = select(*select_columns(Connector, column_names | {"user_id", "id"})).where(
+        is_visible(ctx)
+    )
+    order_columns = (col(Connector.user_id), col(Connector.id))
     scans = [
-        Scan(asked.where(col(Connector.user_id) == one.user_id), one.ask, place, falling=False)
-        for one in wanted
+        PageScan(
+            statement.where(col(Connector.user_id) == one.user_id),
+            one.page_request,
+            order_columns,
+            is_descending=False,
+        )
+        for one in page_keys
     ]
-    return await pagination.pages(ctx, scans)
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts_of_users(ctx: Context, wanted: list[OfUser]) -> list[int]:
+async def count_connectors_by_user(ctx: Context, page_keys: list[ConnectorPageKey]) -> list[int]:
     """Count the connectors of each account."""
-    asked = select(col(Connector.user_id), func.count().label("many")).where(visible(ctx))
-    asked = asked.where(col(Connector.user_id).in_({one.user_id for one in wanted}))
-    rows = await ctx.read(asked.group_by(col(Connector.user_id)))
+    statement = select(col(Connector.user_id), func.count().label("many")).where(is_visible(ctx))
+    statement = statement.where(col(Connector.user_id).in_({one.user_id for one in page_keys}))
+    rows = await ctx.read(statement.group_by(col(Connector.user_id)))
     found = {row.user_id: row.many for row in rows}
-    return [found.get(one.user_id, 0) for one in wanted]
+    return [found.get(one.user_id, 0) for one in page_keys]
 
 
-async def count(ctx: Context, where: ConnectorWhere) -> int:
+async def count_connectors(ctx: Context, where: ConnectorWhere) -> int:
     """Count the connectors of a list."""
-    many = select(func.count().label("many")).select_from(Connector)
-    (row,) = await ctx.read(many.where(*await _terms(ctx, where)))
+    statement = select(func.count().label("many")).select_from(Connector)
+    (row,) = await ctx.read(statement.where(*await _filter_conditions(ctx, where)))
     return int(row.many)
 
 
-async def runs_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_runs_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load runs, in the order of the ids; None if the viewer does not see one."""
-    seen = select(*picked(ConnectorRun)).where(_theirs(ctx, col(ConnectorRun.user_id)))
-    return await by_keys(ctx, seen, col(ConnectorRun.id), ids)
+    visible_runs = select(*select_columns(ConnectorRun)).where(
+        _is_visible_owner(ctx, col(ConnectorRun.user_id))
+    )
+    return await read_by_keys(ctx, visible_runs, col(ConnectorRun.id), ids)
 
 
 @dataclass(frozen=True, slots=True)
-class OfConnector:
+class RunPageKey:
     """A page of the runs of a connector, which the viewer is known to see."""
 
     connector_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-async def runs(ctx: Context, wanted: list[OfConnector]) -> list[Page[Picked]]:
+async def load_run_pages_by_connector(
+    ctx: Context, page_keys: list[RunPageKey]
+) -> list[Page[ColumnRow]]:
     """Load pages of the runs of connectors, newest first, with one statement."""
-    names = frozenset({"connector_id", "id"}).union(*(one.columns for one in wanted))
-    place = (col(ConnectorRun.connector_id), col(ConnectorRun.id))
-    asked = select(*picked(ConnectorRun, names))
+    column_names = frozenset({"connector_id", "id"}).union(*(one.columns for one in page_keys))
+    order_columns = (col(ConnectorRun.connector_id), col(ConnectorRun.id))
+    statement = select(*select_columns(ConnectorRun, column_names))
     scans = [
-        Scan(asked.where(col(ConnectorRun.connector_id) == one.connector_id), one.ask, place, True)
-        for one in wanted
+        PageScan(
+            statement.where(col(ConnectorRun.connector_id) == one.connector_id),
+            one.page_request,
+            order_columns,
+            True,
+        )
+        for one in page_keys
     ]
-    return await pagination.pages(ctx, scans)
+    return await pagination.read_pages(ctx, scans)
 
 
-async def run_counts(ctx: Context, wanted: list[OfConnector]) -> list[int]:
+async def count_runs_by_connector(ctx: Context, page_keys: list[RunPageKey]) -> list[int]:
     """Count the stored runs of each connector."""
-    keys = {one.connector_id for one in wanted}
-    asked = select(col(ConnectorRun.connector_id), func.count().label("many"))
-    asked = asked.where(col(ConnectorRun.connector_id).in_(keys))
-    rows = await ctx.read(asked.group_by(col(ConnectorRun.connector_id)))
+    connector_ids = {one.connector_id for one in page_keys}
+    statement = select(col(ConnectorRun.connector_id), func.count().label("many"))
+    statement = statement.where(col(ConnectorRun.connector_id).in_(connector_ids))
+    rows = await ctx.read(statement.group_by(col(ConnectorRun.connector_id)))
     found = {row.connector_id: row.many for row in rows}
-    return [found.get(one.connector_id, 0) for one in wanted]
+    return [found.get(one.connector_id, 0) for one in page_keys]
 
 
-async def last_logs(ctx: Context, ids: list[int]) -> list[list[str] | None]:
+async def load_last_logs_by_connector(
+    ctx: Context, connector_ids: list[int]
+) -> list[list[str] | None]:
     """Load the log lines of the last run of each connector; None if it has no run."""
-    asked = select(col(ConnectorRun.connector_id), col(ConnectorRun.log))
-    rows = await ctx.read(asked.where(col(ConnectorRun.id).in_(_newest(ids))))
+    statement = select(col(ConnectorRun.connector_id), col(ConnectorRun.log))
+    rows = await ctx.read(statement.where(col(ConnectorRun.id).in_(_newest_run_ids(connector_ids))))
     found = {row.connector_id: row.log for row in rows}
-    return [found.get(key) for key in ids]
+    return [found.get(key) for key in connector_ids]
 
 
-async def last_runs(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_last_runs_by_connector(
+    ctx: Context, connector_ids: list[int]
+) -> list[ColumnRow | None]:
     """Load the last run of each of the viewer's own connectors; None if it has no run."""
-    newest = _newest(ids).where(col(ConnectorRun.user_id) == ctx.viewer.user_id)
-    rows = await ctx.read(select(*picked(ConnectorRun)).where(col(ConnectorRun.id).in_(newest)))
+    newest = _newest_run_ids(connector_ids).where(col(ConnectorRun.user_id) == ctx.viewer.user_id)
+    rows = await ctx.read(
+        select(*select_columns(ConnectorRun)).where(col(ConnectorRun.id).in_(newest))
+    )
     found = {row.connector_id: row for row in rows}
-    return [found.get(key) for key in ids]
+    return [found.get(key) for key in connector_ids]
 
 
-def _newest(ids: list[int]) -> Select[int]:
-    newest = select(func.max(col(ConnectorRun.id))).where(col(ConnectorRun.connector_id).in_(ids))
+def _newest_run_ids(connector_ids: list[int]) -> Select[int]:
+    newest = select(func.max(col(ConnectorRun.id))).where(
+        col(ConnectorRun.connector_id).in_(connector_ids)
+    )
     return newest.group_by(col(ConnectorRun.connector_id))

@@ -9,43 +9,48 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes import paths
-from mail.storage.blobs.blob_writer import blob_ids
-from models.connectors import Connector, ConnectorRun, Protocol, Security
-from models.errors import Invalid, LimitReached, NotFound
+from mail.storage.blobs.blob_writer import insert_blob_rows
+from models.connectors import Connector, ConnectorProtocol, ConnectorRun, ConnectorSecurity
+from models.errors import InvalidInput, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
-from models.runtime.environment import Turn
-from models.store.columns import Picked, table_of
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, core_table
 from models.transfer import ImportArchive
 from models.users.roles import UserPermission
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.connectors import credentials
 from resolvers.connectors import validation as connector_validation
-from resolvers.connectors.loaders import OF_OTHERS
-from resolvers.connectors.mutations import wake
-from resolvers.connectors.one_time_imports import Order
-from resolvers.connectors.schedule import queued
-from resolvers.context import Context, Needs
-from resolvers.files.stored_files import raw
-from resolvers.files.uploads import Received
-from resolvers.mailboxes.loaders import Named
-from resolvers.messages.content_access import openable, witnessed
+from resolvers.connectors.loaders import GUARD_FOR_OTHERS
+from resolvers.connectors.mutations import wake_workers
+from resolvers.connectors.one_time_imports import OneTimeImport
+from resolvers.connectors.schedule import new_queued_run
+from resolvers.context import Context, GuardRule
+from resolvers.files.stored_files import describe_uncompressed_object
+from resolvers.files.uploads import ReceivedFile
+from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.messages.content_access import log_content_read, require_readable_account
 from resolvers.messages.filters import filter_match
-from resolvers.messages.filters.filter_conditions import Selection
-from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.filters.filter_conditions import MessageSelector
+from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.transfer import imports
-from resolvers.users.selection import MINE, Users, chosen, managed_one
+from resolvers.users.selection import (
+    VIEWER_ONLY,
+    UserSelector,
+    load_managed_user,
+    load_selected_users,
+)
 
-WAITING = 10  # of one account
-ELSEWHERE = Needs(user_permission=UserPermission.SYNCJOBS)
+MAX_UNFINISHED_IMPORTS = 10  # of one account
+REMOTE_GUARD = GuardRule(user_permission=UserPermission.SYNCJOBS)
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteAccount:
     """An account on another server: the columns of a connector to it, and the password."""
 
-    given: Mapping[str, Any]
+    fields: Mapping[str, Any]
     password: str = field(repr=False)
 
 
@@ -53,214 +58,264 @@ class Remote:
 class NewMailImport:
     """The source of an import and the accounts that it imports to. One source is given."""
 
-    users: Users = MINE
+    users: UserSelector = VIEWER_ONLY
     upload_id: int | None = None
-    path: str | None = None
-    remote: Remote | None = None
-    user_id: int | None = None
-    below: Named | None = None  # all mailboxes are created in this one
-    where: MessageWhere | None = None
+    server_path: str | None = None
+    remote_account: RemoteAccount | None = None
+    source_user_id: int | None = None
+    parent_mailbox: MailboxSelector | None = None  # all mailboxes are created in this one
+    where: MessageConditions | None = None
     subscribe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _ResolvedSource:
     """The columns that the connectors of an import have in common, their secret, and the upload."""
 
-    values: Mapping[str, Any]
+    connector_values: Mapping[str, Any]
     secret: Mapping[str, Any] | None = None
-    upload: tuple[Received, str] | None = None  # the bytes and the name of their object
+    upload: tuple[ReceivedFile, str] | None = None  # the bytes and the name of their object
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _ValidatedImport:
     """A validated import that is ready to be stored."""
 
-    new: NewMailImport
-    users: Sequence[Picked]
-    below: Mapping[int, str | None]  # by user id
-    made: _Made
+    request: NewMailImport
+    users: Sequence[ColumnRow]
+    parent_paths: Mapping[int, str | None]  # by user id
+    source: _ResolvedSource
 
 
-async def create(ctx: Context, new: NewMailImport) -> list[int]:
+async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
     """Queue a run for each account and return the run ids, in the order of the account ids.
 
     Raises Forbidden, Invalid, NotFound, and LimitReached if an account has ten unfinished imports.
     """
-    users = await chosen(ctx, new.users)
-    owners = [user.id for user in users]
-    if set(owners) - {ctx.viewer.user_id}:
-        ctx.viewer.require(OF_OTHERS)
-    below = await _folders(ctx, owners, new.below)
-    made = await _made(ctx, new, owners)
+    users = await load_selected_users(ctx, request.users)
+    user_ids = [user.id for user in users]
+    if set(user_ids) - {ctx.viewer.user_id}:
+        ctx.viewer.require(GUARD_FOR_OTHERS)
+    parent_paths = await _parent_paths(ctx, user_ids, request.parent_mailbox)
+    source = await _resolve_source(ctx, request, user_ids)
     if not users:
         return []
-    job = _Job(new, users, below, made)
-    async with ctx.write(*owners) as session:
-        await _check_room(ctx, owners)
-        runs = await _queue(ctx, session, job)
-        await _keep(ctx, session, job, runs)
-        others = [user for user in users if user.id != ctx.viewer.user_id]
-        after = {"source": made.values["protocol"], "path": new.path}
-        await admin_log.note(ctx, session, *(
-            Done("mailImport", "User", user.id, user.domain_id, None, after) for user in others
-        ))  # fmt: skip
-    wake(ctx)
+    validated = _ValidatedImport(request, users, parent_paths, source)
+    async with ctx.write_session(*user_ids) as session:
+        await _check_import_count(ctx, user_ids)
+        runs = await _insert_connectors_and_runs(ctx, session, validated)
+        await _store_archive_rows(ctx, session, validated, runs)
+        other_users = [user for user in users if user.id != ctx.viewer.user_id]
+        after = {"source": source.connector_values["protocol"], "path": request.server_path}
+        await admin_log.log_changes(
+            ctx,
+            session,
+            *(
+                NewAdminLogEntry("mailImport", "User", user.id, user.domain_id, None, after)
+                for user in other_users
+            ),
+        )
+    wake_workers(ctx)
     return runs
 
 
-async def _made(ctx: Context, new: NewMailImport, owners: Sequence[int]) -> _Made:
+async def _resolve_source(
+    ctx: Context, request: NewMailImport, user_ids: Sequence[int]
+) -> _ResolvedSource:
     """Return the source of an import. Raises Forbidden, Invalid or NotFound if it can't be used."""
-    where = None if new.where is None or new.where.everything else new.where
-    if where and new.user_id is None:
-        filter_match.check(where)
-    order = Order(
-        new.path, new.user_id, filter_match.plain(where) if where else None, subscribe=new.subscribe
+    message_filter = None if request.where is None or request.where.is_empty else request.where
+    if message_filter and request.source_user_id is None:
+        filter_match.validate_for_unstored(message_filter)
+    settings = OneTimeImport(
+        request.server_path,
+        request.source_user_id,
+        filter_match.json_from_conditions(message_filter) if message_filter else None,
+        subscribe=request.subscribe,
     )
-    local = {"host": "", "port": 0, "security": Security.PLAIN, "mechanism": "", "username": ""}
-    if new.remote is not None:
-        ctx.viewer.require(ELSEWHERE)
-        return _elsewhere(ctx, new.remote, order)
-    if new.user_id is not None:
-        await _check_account(ctx, new.user_id, owners, where)
-        values = {**local, "protocol": Protocol.USER, "name": "account"}
-        return _Made({**values, "bringing": order})
-    values = {**local, "protocol": Protocol.ARCHIVE, "name": "archive"}
-    if new.path is not None:
-        await imports.check_path(ctx, new.path, ["source", "path"])
-        return _Made({**values, "bringing": order})
-    upload = await imports.sent(ctx, new.upload_id or 0, ["source", "upload"])
-    return _Made({**values, "bringing": order}, upload=upload)
+    local_values = {
+        "host": "",
+        "port": 0,
+        "security": ConnectorSecurity.PLAIN,
+        "mechanism": "",
+        "username": "",
+    }
+    if request.remote_account is not None:
+        ctx.viewer.require(REMOTE_GUARD)
+        return _remote_source(ctx, request.remote_account, settings)
+    if request.source_user_id is not None:
+        await _check_source_account(ctx, request.source_user_id, user_ids, message_filter)
+        values = {**local_values, "protocol": ConnectorProtocol.USER, "name": "account"}
+        return _ResolvedSource({**values, "bringing": settings})
+    values = {**local_values, "protocol": ConnectorProtocol.ARCHIVE, "name": "archive"}
+    if request.server_path is not None:
+        await imports.require_importable_server_file(ctx, request.server_path, ["source", "path"])
+        return _ResolvedSource({**values, "bringing": settings})
+    upload_with_name = await imports.read_uploaded_archive(
+        ctx, request.upload_id or 0, ["source", "upload"]
+    )
+    return _ResolvedSource({**values, "bringing": settings}, upload=upload_with_name)
 
 
-def _elsewhere(ctx: Context, remote: Remote, order: Order) -> _Made:
+def _remote_source(
+    ctx: Context, remote_account: RemoteAccount, settings: OneTimeImport
+) -> _ResolvedSource:
     try:
-        values = connector_validation.checked(remote.given, {}, ctx.world.options)
-        word = connector_validation.secret(remote.password)
-        client = (remote.given.get("oauth") or {}).get("client_secret")
+        values = connector_validation.validate_fields(
+            remote_account.fields, {}, ctx.environment.options
+        )
+        password = connector_validation.validate_secret(remote_account.password)
+        client = (remote_account.fields.get("oauth") or {}).get("client_secret")
         if client:
-            client = connector_validation.secret(client, "oauth", "clientSecret")
-    except Invalid as problem:
+            client = connector_validation.validate_secret(client, "oauth", "clientSecret")
+    except InvalidInput as problem:
         path = ["source", "remote", *problem.path]
-        raise Invalid(
+        raise InvalidInput(
             problem.message, constraint=problem.constraint, path=path, index=problem.index
         ) from None
-    return _Made({**values, "bringing": order}, {"password": word, "client": client or None})
+    return _ResolvedSource(
+        {**values, "bringing": settings}, {"password": password, "client": client or None}
+    )
 
 
-async def _check_account(
-    ctx: Context, user_id: int, owners: Sequence[int], where: MessageWhere | None
+async def _check_source_account(
+    ctx: Context,
+    source_user_id: int,
+    user_ids: Sequence[int],
+    message_filter: MessageConditions | None,
 ) -> None:
     """Raise Forbidden, NotFound or Invalid if the viewer may not import from this account.
 
     Reading another account's mail is recorded in its security log.
     """
     path = ["source", "user"]
-    if user_id in owners:
-        raise Invalid("the mail is in this account already", constraint="other", path=path)
-    openable(ctx, user_id)
-    await managed_one(ctx, user_id, path="source")
-    if user_id != ctx.viewer.user_id:
-        await witnessed(ctx, [user_id])
-    if where:
-        await Selection(where=where).looked(ctx, [user_id])  # fails now instead of in each run
+    if source_user_id in user_ids:
+        raise InvalidInput("the mail is in this account already", constraint="other", path=path)
+    require_readable_account(ctx, source_user_id)
+    await load_managed_user(ctx, source_user_id, path="source")
+    if source_user_id != ctx.viewer.user_id:
+        await log_content_read(ctx, [source_user_id])
+    if message_filter:
+        await MessageSelector(conditions=message_filter).with_filter_sql(
+            ctx, [source_user_id]
+        )  # fails now instead of in each run
 
 
-async def _folders(
-    ctx: Context, owners: Sequence[int], below: Named | None
+async def _parent_paths(
+    ctx: Context, user_ids: Sequence[int], parent_mailbox: MailboxSelector | None
 ) -> Mapping[int, str | None]:
     """Return the path of the mailbox of each account in which all others are created.
 
     Raises NotFound if an account has no such mailbox, and Invalid if the reference can't be used.
     """
     path = ["parentMailbox"]
-    if below is None:
-        return dict.fromkeys(owners)
-    if below.path is not None:
-        return dict.fromkeys(owners, paths.checked_path(below.path, path_in=path))
-    if below.special_use is None and len(owners) > 1:
+    if parent_mailbox is None:
+        return dict.fromkeys(user_ids)
+    if parent_mailbox.path is not None:
+        return dict.fromkeys(user_ids, paths.validate_path(parent_mailbox.path, input_path=path))
+    if parent_mailbox.special_use is None and len(user_ids) > 1:
         text = "for several accounts a folder goes by its path or role"
-        raise Invalid(text, constraint="unsupported", path=path)
-    by = "special_use" if below.special_use is not None else "id" if below.id else "guid"
-    asked = select(col(Mailbox.user_id), col(Mailbox.path)).where(
-        col(Mailbox.user_id).in_(owners), col(getattr(Mailbox, by)) == getattr(below, by)
+        raise InvalidInput(text, constraint="unsupported", path=path)
+    reference_column = (
+        "special_use"
+        if parent_mailbox.special_use is not None
+        else "id"
+        if parent_mailbox.id
+        else "guid"
     )
-    found = {row.user_id: row.path for row in await ctx.read(asked)}
-    if set(owners) - set(found):
-        raise NotFound(str(below), path=path)
-    return found
+    statement = select(col(Mailbox.user_id), col(Mailbox.path)).where(
+        col(Mailbox.user_id).in_(user_ids),
+        col(getattr(Mailbox, reference_column)) == getattr(parent_mailbox, reference_column),
+    )
+    paths_by_user = {row.user_id: row.path for row in await ctx.read(statement)}
+    if set(user_ids) - set(paths_by_user):
+        raise NotFound(str(parent_mailbox), path=path)
+    return paths_by_user
 
 
-async def _check_room(ctx: Context, owners: Sequence[int]) -> None:
+async def _check_import_count(ctx: Context, user_ids: Sequence[int]) -> None:
     """Raise LimitReached if an account has too many unfinished imports."""
-    many = func.count().label("many")
-    mine = (
-        col(Connector.user_id).in_(owners),
+    count_column = func.count().label("many")
+    conditions = (
+        col(Connector.user_id).in_(user_ids),
         col(Connector.once),
         col(Connector.next_run_at).is_not(None),
     )
-    asked = select(col(Connector.user_id), many).where(*mine).group_by(col(Connector.user_id))
-    used = max((row.many for row in await ctx.read(asked)), default=0)
-    if used >= WAITING:
-        text = f"{WAITING} imports of an account wait or run"
-        raise LimitReached(text, limit=WAITING, used=used, path=["users"])
+    statement = (
+        select(col(Connector.user_id), count_column)
+        .where(*conditions)
+        .group_by(col(Connector.user_id))
+    )
+    used = max((row.many for row in await ctx.read(statement)), default=0)
+    if used >= MAX_UNFINISHED_IMPORTS:
+        text = f"{MAX_UNFINISHED_IMPORTS} imports of an account wait or run"
+        raise LimitReached(text, limit=MAX_UNFINISHED_IMPORTS, used=used, path=["users"])
 
 
-async def _queue(ctx: Context, session: AsyncSession, job: _Job) -> list[int]:
+async def _insert_connectors_and_runs(
+    ctx: Context, session: AsyncSession, validated: _ValidatedImport
+) -> list[int]:
     """Insert a hidden connector and a queued run of it for each account; returns the run ids."""
-    world, now, made = ctx.world, ctx.world.now(), job.made
-    order: Order = made.values["bringing"]
+    world, now, source = ctx.environment, ctx.environment.now(), validated.source
+    settings: OneTimeImport = source.connector_values["bringing"]
     connectors, runs = list[Connector](), list[ConnectorRun]()
-    for user in job.users:
-        key, run = world.key(), world.key()
-        mine = {**asdict(order), "below": job.below[user.id]}
+    for user in validated.users:
+        connector_id, run_id = world.new_id(), world.new_id()
+        user_settings = {**asdict(settings), "below": validated.parent_paths[user.id]}
         row: dict[str, Any] = {
-            **made.values,
-            "id": key,
+            **source.connector_values,
+            "id": connector_id,
             "user_id": user.id,
-            "secret": credentials.sealed(world, key, made.secret) if made.secret else "",
-            "target_folder": job.below[user.id],
-            "subscribe_all": job.new.subscribe,
+            "secret": credentials.seal_secret(world, connector_id, source.secret)
+            if source.secret
+            else "",
+            "target_folder": validated.parent_paths[user.id],
+            "subscribe_all": validated.request.subscribe,
             "interval": None,
-            "bringing": mine,
+            "bringing": user_settings,
             "once": True,
-            "run_id": run,
+            "run_id": run_id,
             "next_run_at": now,
             "created_at": now,
         }
         connectors.append(Connector(**row))
-        runs.append(queued(ctx, key, user.id, run))
+        runs.append(new_queued_run(ctx, connector_id, user.id, run_id))
     for rows in (connectors, runs):
         session.add_all(rows)
         await session.flush()
-    told = {one.user_id: [(ChangeKind.CONNECTOR_CHANGED, [one.id])] for one in connectors}
-    await ctx.record_all(session, told)
+    journal_entries = {
+        one.user_id: [(ChangeKind.CONNECTOR_CHANGED, [one.id])] for one in connectors
+    }
+    await ctx.record_changes(session, journal_entries)
     return [run.id for run in runs]
 
 
-async def _keep(ctx: Context, session: AsyncSession, job: _Job, runs: Sequence[int]) -> None:
+async def _store_archive_rows(
+    ctx: Context, session: AsyncSession, validated: _ValidatedImport, run_ids: Sequence[int]
+) -> None:
     """Keep an uploaded archive as long as a run needs it; its blob belongs to the first tenant."""
-    if job.made.upload is None:
+    if validated.source.upload is None:
         return
-    received, name = job.made.upload
-    kept = await raw(ctx.world, job.users[0].tenant_id, received, name)
+    received, name = validated.source.upload
+    stored_blob = await describe_uncompressed_object(
+        ctx.environment, validated.users[0].tenant_id, received, name
+    )
 
-    def store(turn: Turn) -> None:
-        upload_id = job.new.upload_id or 0
-        imports.take_over(turn, ctx.viewer.user_id, upload_id, ["source", "upload"])
-        blob = blob_ids(turn, kept)[kept.root]
+    def insert_archives(transaction: DatabaseTransaction) -> None:
+        upload_id = validated.request.upload_id or 0
+        imports.delete_upload_row(transaction, ctx.viewer.user_id, upload_id, ["source", "upload"])
+        blob_id = insert_blob_rows(transaction, stored_blob)[stored_blob.layout_digest]
         rows = [
             {
-                "id": turn.world.key(),
+                "id": transaction.environment.new_id(),
                 "user_id": user.id,
                 "task_id": run,
                 "filename": received.filename or "archive",
                 "size": received.size,
-                "blob_id": blob,
-                "created_at": turn.world.now(),
+                "blob_id": blob_id,
+                "created_at": transaction.environment.now(),
             }
-            for user, run in zip(job.users, runs, strict=True)
+            for user, run in zip(validated.users, run_ids, strict=True)
         ]
-        turn.connection.execute(insert(table_of(ImportArchive)), rows)
+        transaction.connection.execute(insert(core_table(ImportArchive)), rows)
 
-    await ctx.world.join(session, store)
+    await ctx.environment.run_in_session(session, insert_archives)

@@ -6,7 +6,7 @@ own; a delivery receipt identifies a repeated message there until the ledger has
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,171 +14,247 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
-from mail.archives.source_message import Found, dated
-from mail.authentication.results_removal import own_names, stripped
-from mail.connectors.remote_server import Failure, Head, Stage
+from mail.archives.source_message import SourceMessage, parse_date_field
+from mail.authentication.results_removal import own_authserv_ids, remove_results
+from mail.connectors.remote_server import ConnectorStage, RemoteFailure, RemoteMessage
 from mail.delivery import pipeline
-from mail.delivery.plan_execution import Rejected
-from mail.envelope.local_recipient import Recipient
-from mail.inbound.incoming_message import Fetched, Mail
-from mail.inbound.scan_rejection import Unwanted
+from mail.delivery.plan_execution import RejectedByScript
+from mail.envelope.local_recipient import LocalRecipient
+from mail.inbound.incoming_message import FetchedMessageState, IncomingMessage
+from mail.inbound.scan_rejection import SpamRefused
 from mail.mailboxes.paths import INBOX
-from mail.recipients.address_resolution import account_of
-from mail.recipients.recipient_routes import Person, Taken
+from mail.recipients.address_resolution import recipient_from_row
+from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from mail.scanners import clamd, rspamd
 from mail.storage import received_messages
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.message_insert import Letter, Placed, Way
-from mail.storage.received_messages import receipt_of
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_insert import InsertedMessage, InsertKind, StorableMessage
+from mail.storage.received_messages import receipt_digest
 from models.addresses.tables import Address
-from models.connectors import ConnectorFolder, ConnectorMessage
-from models.errors import OverQuota, Refused
-from models.messages.tables import Message, Receipt
-from models.runtime.environment import Turn
-from models.store.columns import picked
-from resolvers.connectors.run_state import IGNORED, Fetch, Place, joined
+from models.connectors import FetchedMessage, RemoteMailbox
+from models.errors import OverQuota, RequestError
+from models.messages.tables import DeliveryReceipt, Message
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import select_columns
+from resolvers.connectors.run_state import IGNORED_FLAGS, FetchState, OpenRemoteMailbox, flags_text
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.messages.filters import filter_match
-from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.transfer import import_mailboxes, import_writer
-from resolvers.transfer.import_writer import TOGETHER, Ready, short
+from resolvers.transfer.import_writer import MAX_BATCH_MESSAGES, ImportableMessage, shorten_digest
 
-AT_ONCE = 8  # of one run
-LATELY = timedelta(days=1)  # younger messages are reported as new mail
-LEVEL = 50  # of accounts without a spam setting
+MAX_PARALLEL_DELIVERIES = 8  # of one run
+NEW_MAIL_AGE = timedelta(days=1)  # younger messages are reported as new mail
+DEFAULT_SPAM_LEVEL = 50  # of accounts without a spam setting
 
-Row = dict[str, Any]
+LedgerRow = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class DownloadedMessage:
     """A message that was fetched and parsed."""
 
-    head: Head
+    head: RemoteMessage
     raw: bytes
-    letter: Letter
+    parsed: StorableMessage
     flags: Sequence[str]  # as stored here
 
 
-async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> None:
+async def store_fetched_messages(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    heads_and_bytes: Sequence[tuple[RemoteMessage, bytes]],
+) -> None:
     """Store fetched messages and their ledger rows.
 
     Raises OverQuota if they do not all fit, and ConnectorFailure if the database is too slow or a
     delivery fails.
     """
-    work = it.work
-    path = place.mapped.path
-    box = await import_mailboxes.made(work.ctx, work.boxes, path, subscribe=work.subscribe)
-    sifted = path == INBOX and await _sifts(it)
-    for at in range(0, len(some), TOGETHER):
-        group = list[Came]()
-        for head, raw in some[at : at + TOGETHER]:
-            kept = stripped(raw, own_names(it.run.ctx.world.options))
-            group.append(Came(head, kept, await received_messages.read(kept), flags_of(head)))
+    writer = state.writer
+    path = remote_mailbox.mapped.local_path
+    mailbox_id = await import_mailboxes.get_or_create_mailbox(
+        writer.ctx, writer.mailbox_ids, path, subscribe=writer.subscribes
+    )
+    needs_delivery = path == INBOX and await _needs_delivery(state)
+    for start in range(0, len(heads_and_bytes), MAX_BATCH_MESSAGES):
+        messages = list[DownloadedMessage]()
+        for head, raw in heads_and_bytes[start : start + MAX_BATCH_MESSAGES]:
+            cleaned = remove_results(raw, own_authserv_ids(state.run.ctx.environment.options))
+            messages.append(
+                DownloadedMessage(
+                    head, cleaned, await received_messages.read_message(cleaned), local_flags(head)
+                )
+            )
             await asyncio.sleep(0)  # parsing small messages must not block the event loop
-        it.tally.bytes += sum(len(one.raw) for one in group)
-        came = await _arrived(it, place, it.to, group) if sifted and it.to else {}
-        noted, new, spent = await _sorted(it, place, box, group, came)
-        it.tally.imported += len(came)
-        it.tally.skipped += len(noted) - len(came)
-        if sifted and it.to:
-            noted += await _sift(it, place, it.to, new)
-            new = []
-        await _store(it, place, (box, new), noted, spent)
+        state.counts.bytes += sum(len(one.raw) for one in messages)
+        delivered_ids = (
+            await _delivered_message_ids(state, remote_mailbox, state.recipient, messages)
+            if needs_delivery and state.recipient
+            else {}
+        )
+        by_ledger = await _sort_by_ledger(
+            state, remote_mailbox, mailbox_id, messages, delivered_ids
+        )
+        ledger_rows, new_messages = by_ledger.ledger_rows, by_ledger.new_messages
+        state.counts.imported += len(delivered_ids)
+        state.counts.skipped += len(ledger_rows) - len(delivered_ids)
+        if needs_delivery and state.recipient:
+            ledger_rows += await _deliver_messages(
+                state, remote_mailbox, state.recipient, new_messages
+            )
+            new_messages = []
+        await _store_in_mailbox(
+            state, remote_mailbox, (mailbox_id, new_messages), ledger_rows, by_ledger.used_marks
+        )
 
 
-def flags_of(head: Head) -> list[str]:
+def local_flags(head: RemoteMessage) -> list[str]:
     """Return the flags that a message has here: known system flags and the first keywords."""
-    told = sorted(flag for flag in head.flags - IGNORED if row_changes.is_flag(flag))
-    system = [flag for flag in told if flag[:1] == "\\"]
-    return system + [flag for flag in told if flag[:1] != "\\"][: flags.KEYWORDS]
+    valid_flags = sorted(
+        flag for flag in head.flags - IGNORED_FLAGS if row_changes.is_flag_or_keyword(flag)
+    )
+    system = [flag for flag in valid_flags if flag[:1] == "\\"]
+    return system + [flag for flag in valid_flags if flag[:1] != "\\"][: flags.MAX_KEYWORDS]
 
 
-async def _sorted(
-    it: Fetch, place: Place, box: int, group: Sequence[Came], came: Mapping[str, int | None]
-) -> tuple[list[Row], list[Came], list[str]]:
-    """Return ledger rows of messages that need no storing, new messages, and used marks.
+@dataclass(frozen=True, slots=True)
+class DownloadsByLedger:
+    """Downloaded messages, sorted by whether the ledger of the connector has them."""
+
+    ledger_rows: list[LedgerRow] = field(default_factory=list)  # of messages that need no storing
+    new_messages: list[DownloadedMessage] = field(default_factory=list)
+    used_marks: list[str] = field(default_factory=list)  # earlier marks of renumbered messages
+
+
+async def _sort_by_ledger(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    mailbox_id: int,
+    messages: Sequence[DownloadedMessage],
+    delivered_ids: Mapping[str, int | None],
+) -> DownloadsByLedger:
+    """Sort messages into those that the ledger has and those to store.
 
     `delivered_ids` maps marks to the messages that an interrupted run has delivered.
     """
-    noted, new, spent = list[Row](), list[Came](), list[str]()
-    for one in group:
-        digest = one.letter.digest
-        if one.head.mark in came:
-            await _twice(it, place, box, digest)  # so that equal messages are duplicates
-            noted.append(row_of(it, place, one, came[one.head.mark]))
-        elif earlier := place.before.get(digest):
+    by_ledger = DownloadsByLedger()
+    ledger_rows = by_ledger.ledger_rows
+    for one in messages:
+        digest = one.parsed.digest
+        if one.head.message_id in delivered_ids:
+            await _is_duplicate(
+                state, remote_mailbox, mailbox_id, digest
+            )  # so that equal messages are duplicates
+            ledger_rows.append(
+                ledger_row(state, remote_mailbox, one, delivered_ids[one.head.message_id])
+            )
+        elif earlier := remote_mailbox.renumbered.get(digest):
             mark, message_id = earlier.pop()
-            spent.append(mark)
-            noted.append(row_of(it, place, one, message_id))
-        elif it.where is not None and not await _asked(it, place, one):
-            noted.append(row_of(it, place, one, None, safe=False))
-        elif await _twice(it, place, box, digest):
-            noted.append(row_of(it, place, one, None))
+            by_ledger.used_marks.append(mark)
+            ledger_rows.append(ledger_row(state, remote_mailbox, one, message_id))
+        elif state.message_filter is not None and not await _matches_import_filter(
+            state, remote_mailbox, one
+        ):
+            ledger_rows.append(ledger_row(state, remote_mailbox, one, None, safe=False))
+        elif await _is_duplicate(state, remote_mailbox, mailbox_id, digest):
+            ledger_rows.append(ledger_row(state, remote_mailbox, one, None))
         else:
-            new.append(one)
-    return noted, new, spent
+            by_ledger.new_messages.append(one)
+    return by_ledger
 
 
-async def _asked(it: Fetch, place: Place, one: Came) -> bool:
+async def _matches_import_filter(
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, message: DownloadedMessage
+) -> bool:
     """True if a message matches the filter of a one-time import.
 
     Mailbox names are those of the source.
     """
-    found = Found(place.name, place.name, "", 0, one.raw, received_at=_at(it, one), flags=one.flags)
-    where = it.where or MessageWhere()
-    return await filter_match.fits(where, found, one.letter, it.run.ctx.world.now())
+    source_message = SourceMessage(
+        remote_mailbox.name,
+        remote_mailbox.name,
+        "",
+        0,
+        message.raw,
+        received_at=_received_at(state, message),
+        flags=message.flags,
+    )
+    message_filter = state.message_filter or MessageConditions()
+    return await filter_match.matches(
+        message_filter, source_message, message.parsed, state.run.ctx.environment.now()
+    )
 
 
-async def _twice(it: Fetch, place: Place, box: int, digest: str) -> bool:
+async def _is_duplicate(
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, mailbox_id: int, digest: str
+) -> bool:
     """True if the message is a duplicate to skip. Otherwise its digest is remembered."""
-    brief = short(digest)
-    if it.connector.skip_cross_duplicates:
-        if it.everywhere is None:
-            it.everywhere = await _digests(it, None)
-        if brief in it.everywhere:
+    short_digest = shorten_digest(digest)
+    if state.connector.skip_cross_duplicates:
+        if state.all_digests is None:
+            state.all_digests = await _ledger_digests(state, None)
+        if short_digest in state.all_digests:
             return True
-        it.everywhere.add(brief)
-    if it.connector.remove_duplicates:
-        if box not in it.digests:
-            asked = select(col(Message.digest)).where(
-                col(Message.mailbox_id) == box, col(Message.archived_at).is_(None)
+        state.all_digests.add(short_digest)
+    if state.connector.remove_duplicates:
+        if mailbox_id not in state.digests_by_mailbox:
+            statement = select(col(Message.digest)).where(
+                col(Message.mailbox_id) == mailbox_id, col(Message.archived_at).is_(None)
             )
-            there = {short(row.digest) for row in await it.run.ctx.read(asked)}
-            it.digests[box] = there | await _digests(it, place.id)
-        if brief in it.digests[box]:
+            stored_digests = {
+                shorten_digest(row.digest) for row in await state.run.ctx.read(statement)
+            }
+            state.digests_by_mailbox[mailbox_id] = stored_digests | await _ledger_digests(
+                state, remote_mailbox.id
+            )
+        if short_digest in state.digests_by_mailbox[mailbox_id]:
             return True
-        it.digests[box].add(brief)
+        state.digests_by_mailbox[mailbox_id].add(short_digest)
     return False
 
 
-async def _digests(it: Fetch, folder_id: int | None) -> set[bytes]:
+async def _ledger_digests(state: FetchState, remote_mailbox_id: int | None) -> set[bytes]:
     """Return the short digests in the ledger of a remote mailbox, or of all if None."""
-    mine = select(col(ConnectorFolder.id)).where(
-        col(ConnectorFolder.connector_id) == it.connector.id
+    own_mailboxes = select(col(RemoteMailbox.id)).where(
+        col(RemoteMailbox.connector_id) == state.connector.id
     )
-    which = col(ConnectorMessage.folder_id)
-    wanted = which.in_(mine) if folder_id is None else which == folder_id
-    rows = await it.run.ctx.read(select(col(ConnectorMessage.digest)).where(wanted))
-    return {short(row.digest) for row in rows}
+    mailbox_column = col(FetchedMessage.folder_id)
+    condition = (
+        mailbox_column.in_(own_mailboxes)
+        if remote_mailbox_id is None
+        else mailbox_column == remote_mailbox_id
+    )
+    rows = await state.run.ctx.read(select(col(FetchedMessage.digest)).where(condition))
+    return {shorten_digest(row.digest) for row in rows}
 
 
-def row_of(it: Fetch, place: Place, one: Came, message_id: int | None, *, safe: bool = True) -> Row:
+def ledger_row(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    message: DownloadedMessage,
+    message_id: int | None,
+    *,
+    safe: bool = True,
+) -> LedgerRow:
     """Return the ledger row of a message. `safe` means that the source can be deleted later."""
     return {
-        "folder_id": place.id,
-        "mark": one.head.mark,
-        "digest": one.letter.digest,
+        "folder_id": remote_mailbox.id,
+        "mark": message.head.message_id,
+        "digest": message.parsed.digest,
         "message_id": message_id,
-        "flags": joined(one.head.flags),
-        "fetched_at": it.run.ctx.world.now(),
+        "flags": flags_text(message.head.flags),
+        "fetched_at": state.run.ctx.environment.now(),
         "removed": False,
         "safe": safe,
     }
 
 
-async def _store(
-    it: Fetch, place: Place, what: tuple[int, list[Came]], noted: list[Row], spent: list[str]
+async def _store_in_mailbox(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    mailbox_id_and_messages: tuple[int, list[DownloadedMessage]],
+    ledger_rows: list[LedgerRow],
+    used_marks: list[str],
 ) -> None:
     """Store new messages and the ledger rows.
 
@@ -186,109 +262,150 @@ async def _store(
 
     Raises OverQuota for the first message that does not fit.
     """
-    box, new = what
-    ready = [_ready(it, place, box, one) for one in new]
+    mailbox_id, new_messages = mailbox_id_and_messages
+    prepared = [_prepare_import(state, remote_mailbox, mailbox_id, one) for one in new_messages]
     try:
-        await _unit(it, place, (new, ready), noted, spent)
+        await _store_in_transaction(
+            state, remote_mailbox, (new_messages, prepared), ledger_rows, used_marks
+        )
     except OverQuota:
-        if len(new) <= 1 and not noted:
+        if len(new_messages) <= 1 and not ledger_rows:
             raise
-        await _unit(it, place, ([], []), noted, spent)
-        for one in new:
-            await _store(it, place, (box, [one]), [], [])
+        await _store_in_transaction(state, remote_mailbox, ([], []), ledger_rows, used_marks)
+        for one in new_messages:
+            await _store_in_mailbox(state, remote_mailbox, (mailbox_id, [one]), [], [])
 
 
-def _ready(it: Fetch, place: Place, box: int, one: Came) -> Ready:
-    raw, head = one.raw, one.head
-    name = f"{place.name}, {head.mark}"
-    found = Found(name, place.mapped.path, "", 0, raw, received_at=_at(it, one), flags=one.flags)
-    way = Way.FETCHED if _is_news(it, place, one) else Way.PUT_IN
-    return Ready(found, one.letter, box, one.flags, way=way)
+def _prepare_import(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    mailbox_id: int,
+    message: DownloadedMessage,
+) -> ImportableMessage:
+    raw, head = message.raw, message.head
+    name = f"{remote_mailbox.name}, {head.message_id}"
+    source_message = SourceMessage(
+        name,
+        remote_mailbox.mapped.local_path,
+        "",
+        0,
+        raw,
+        received_at=_received_at(state, message),
+        flags=message.flags,
+    )
+    origin = (
+        InsertKind.FETCHED
+        if _is_new_mail(state, remote_mailbox, message)
+        else InsertKind.ADDED_BY_USER
+    )
+    return ImportableMessage(
+        source_message, message.parsed, mailbox_id, message.flags, insert_kind=origin
+    )
 
 
-def _at(it: Fetch, one: Came) -> Any:
+def _received_at(state: FetchState, message: DownloadedMessage) -> Any:
     """Return when a message arrived there; if unknown, its Date, and never a future time."""
-    now = it.run.ctx.world.now()
-    told = one.head.received_at or dated(one.raw[: one.raw.find(b"\r\n\r\n") + 2])
-    return min(told or now, now)
+    now = state.run.ctx.environment.now()
+    received_at = message.head.received_at or parse_date_field(
+        message.raw[: message.raw.find(b"\r\n\r\n") + 2]
+    )
+    return min(received_at or now, now)
 
 
-def _is_news(it: Fetch, place: Place, one: Came) -> bool:
+def _is_new_mail(
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, message: DownloadedMessage
+) -> bool:
     """True if a message is reported as new mail. Messages of a first fetch are not."""
-    unread = place.mapped.path == INBOX and "\\Seen" not in one.flags
-    return unread and not place.fresh and _at(it, one) >= it.run.ctx.world.now() - LATELY
+    is_unread = remote_mailbox.mapped.local_path == INBOX and "\\Seen" not in message.flags
+    return (
+        is_unread
+        and not remote_mailbox.is_first_fetch
+        and _received_at(state, message) >= state.run.ctx.environment.now() - NEW_MAIL_AGE
+    )
 
 
-async def _unit(
-    it: Fetch,
-    place: Place,
-    what: tuple[list[Came], list[Ready]],
-    noted: list[Row],
-    spent: Sequence[str],
+async def _store_in_transaction(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    messages_and_prepared: tuple[list[DownloadedMessage], list[ImportableMessage]],
+    ledger_rows: list[LedgerRow],
+    used_marks: Sequence[str],
 ) -> None:
-    new, ready = what
-    done = it.tally.imported + len(ready)
+    new_messages, prepared = messages_and_prepared
+    imported_count = state.counts.imported + len(prepared)
 
-    def unit(turn: Turn, kept: Sequence[Kept]) -> None:
-        placed = import_writer.laid(it.work, turn, ready, kept)
+    def insert_rows(transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]) -> None:
+        inserted = import_writer.insert_in_transaction(state.writer, transaction, prepared, kept)
         rows = [
-            row_of(it, place, one, there.message_id) for one, there in zip(new, placed, strict=True)
+            ledger_row(state, remote_mailbox, one, inserted_message.message_id)
+            for one, inserted_message in zip(new_messages, inserted, strict=True)
         ]
-        if noted or rows:
-            turn.connection.execute(insert(ConnectorMessage), [*noted, *rows])
-        if spent:
-            used = col(ConnectorMessage.mark).in_(spent)
-            mine = col(ConnectorMessage.folder_id) == place.id
-            turn.connection.execute(delete(ConnectorMessage).where(mine, used))
-        it.run.held(turn, **{**it.so_far, "imported": done})
+        if ledger_rows or rows:
+            transaction.connection.execute(insert(FetchedMessage), [*ledger_rows, *rows])
+        if used_marks:
+            used = col(FetchedMessage.mark).in_(used_marks)
+            is_in_mailbox = col(FetchedMessage.folder_id) == remote_mailbox.id
+            transaction.connection.execute(delete(FetchedMessage).where(is_in_mailbox, used))
+        state.run.record_progress_in(
+            transaction, **{**state.progress_columns, "imported": imported_count}
+        )
 
-    async def applied(kept: Sequence[Kept]) -> None:
-        await it.apply(partial(unit, kept=kept))
+    async def run_transaction(kept: Sequence[StoredMessageBlobs]) -> None:
+        await state.apply_with_timeout(partial(insert_rows, kept=kept))
 
-    await import_writer.with_bytes(it.work, ready, applied)
-    it.tally.imported = done
-    it.run.ctx.world.fault("fetched")
+    await import_writer.store_with_blobs(state.writer, prepared, run_transaction)
+    state.counts.imported = imported_count
+    state.run.ctx.environment.reach_fault_point("fetched")
 
 
-async def _sifts(it: Fetch) -> bool:
+async def _needs_delivery(state: FetchState) -> bool:
     """True if INBOX messages pass the delivery of incoming mail.
 
     That is so if a scanner, filter or encryption key applies.
     """
-    row, options = it.connector, it.run.ctx.world.options
-    to = it.to = await _recipient(it)  # read each time, since a run can listen for days
-    if to is None:
+    row, options = state.connector, state.run.ctx.environment.options
+    recipient = state.recipient = await _delivery_recipient(
+        state
+    )  # read each time, since a run can listen for days
+    if recipient is None:
         return False
-    judged = bool(options.rspamd) or to.ruled or to.spam_level != LEVEL
+    has_spam_rules = (
+        bool(options.rspamd)
+        or recipient.has_sender_rules
+        or recipient.spam_level != DEFAULT_SPAM_LEVEL
+    )
     return bool(
-        (row.spam_check and judged)
+        (row.spam_check and has_spam_rules)
         or (row.virus_check and options.clamd)
-        or (row.apply_filters and (to.filtered or to.scripted))
-        or to.key is not None
+        or (row.apply_filters and (recipient.has_filters or recipient.has_script))
+        or recipient.encryption_key is not None
     )
 
 
-async def _recipient(it: Fetch) -> Recipient | None:
+async def _delivery_recipient(state: FetchState) -> LocalRecipient | None:
     """Return the account as a recipient of incoming mail, or None if it has no address."""
-    row, world = it.connector, it.run.ctx.world
-    mine = col(Address.user_id) == row.user_id, col(Address.main)
-    asked = select(*picked(Address)).where(*mine)
-    found = next(iter(await world.database.read(asked)), None)
-    if found is None:
+    row, world = state.connector, state.run.ctx.environment
+    is_main_address = col(Address.user_id) == row.user_id, col(Address.main)
+    statement = select(*select_columns(Address)).where(*is_main_address)
+    address_row = next(iter(await world.database.read(statement)), None)
+    if address_row is None:
         return None
-    address = found.shown
+    address = address_row.shown
     if row.target_domain:
         address = f"{address.rpartition('@')[0]}@{row.target_domain}"
-    to = await account_of(world, found, address)
+    recipient = await recipient_from_row(world, address_row, address)
     if not row.spam_check:
-        to = replace(to, ruled=False, spam_level=LEVEL)
+        recipient = replace(recipient, has_sender_rules=False, spam_level=DEFAULT_SPAM_LEVEL)
     if not row.apply_filters:
-        to = replace(to, filtered=False, scripted=False)
-    return replace(to, answers=False, copied=False, forwards=False)
+        recipient = replace(recipient, has_filters=False, has_script=False)
+    return replace(recipient, has_autoreply=False, has_bcc_rules=False, has_forward_targets=False)
 
 
-async def _arrived(
-    it: Fetch, place: Place, to: Recipient, group: Sequence[Came]
+async def _delivered_message_ids(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    recipient: LocalRecipient,
+    messages: Sequence[DownloadedMessage],
 ) -> dict[str, int | None]:
     """Return the messages that an interrupted run has delivered, by mark.
 
@@ -296,80 +413,105 @@ async def _arrived(
 
     The digest would identify the message, too, but not its id here.
     """
-    world = it.run.ctx.world
-    marks = {receipt_of(_lettered(place, one), to, ""): one.head.mark for one in group}
-    asked = (
-        select(col(Receipt.digest), col(Message.id))
-        .join(Message, col(Message.id) == col(Receipt.message_id), isouter=True)
+    world = state.run.ctx.environment
+    marks_by_receipt = {
+        receipt_digest(
+            _with_source_identity(remote_mailbox, one), recipient, ""
+        ): one.head.message_id
+        for one in messages
+    }
+    statement = (
+        select(col(DeliveryReceipt.digest), col(Message.id))
+        .join(Message, col(Message.id) == col(DeliveryReceipt.message_id), isouter=True)
         .where(
-            col(Receipt.digest).in_(marks),
-            col(Receipt.at) > world.now() - world.options.receipts_for,
+            col(DeliveryReceipt.digest).in_(marks_by_receipt),
+            col(DeliveryReceipt.at) > world.now() - world.options.receipts_for,
         )
     )
-    return {marks[row.digest]: row.id for row in await world.database.read(asked)}
+    return {marks_by_receipt[row.digest]: row.id for row in await world.database.read(statement)}
 
 
-def _lettered(place: Place, one: Came) -> Letter:
+def _with_source_identity(
+    remote_mailbox: OpenRemoteMailbox, message: DownloadedMessage
+) -> StorableMessage:
     """Return the parsed message with the identity that its delivery receipt is computed from."""
-    source = f"{place.id}:{place.opened.validity}"
-    came = f"{source}:{one.head.mark}:{one.letter.digest}"
-    return replace(one.letter, came=came)
+    source = f"{remote_mailbox.id}:{remote_mailbox.opened.uid_validity}"
+    source_identity = f"{source}:{message.head.message_id}:{message.parsed.digest}"
+    return replace(message.parsed, received_digest=source_identity)
 
 
-async def _sift(it: Fetch, place: Place, to: Recipient, new: Sequence[Came]) -> list[Row]:
+async def _deliver_messages(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    recipient: LocalRecipient,
+    messages: Sequence[DownloadedMessage],
+) -> list[LedgerRow]:
     """Pass messages through the delivery of incoming mail, and return their ledger rows.
 
     Raises ConnectorFailure if a delivery failed; the others are in the ledger then.
     """
-    room = asyncio.Semaphore(AT_ONCE)
+    semaphore = asyncio.Semaphore(MAX_PARALLEL_DELIVERIES)
 
-    async def one_of(one: Came) -> object:
-        async with room:
-            return await _delivered(it, place, one, to)
+    async def deliver_one(one: DownloadedMessage) -> object:
+        async with semaphore:
+            return await _deliver_message(state, remote_mailbox, one, recipient)
 
-    outcomes = await asyncio.gather(*map(one_of, new), return_exceptions=True)
-    it.run.ctx.world.fault("sifted")
-    rows, failed = list[Row](), list[BaseException]()
-    for one, outcome in zip(new, outcomes, strict=True):
-        if isinstance(outcome, Unwanted | Rejected):
-            it.run.say(f"{place.name}, {one.head.mark}: refused: {outcome}")
-            it.tally.skipped += 1
-            rows.append(row_of(it, place, one, None, safe=False))
+    outcomes = await asyncio.gather(*map(deliver_one, messages), return_exceptions=True)
+    state.run.ctx.environment.reach_fault_point("sifted")
+    rows, failed = list[LedgerRow](), list[BaseException]()
+    for one, outcome in zip(messages, outcomes, strict=True):
+        if isinstance(outcome, SpamRefused | RejectedByScript):
+            state.run.add_log_line(
+                f"{remote_mailbox.name}, {one.head.message_id}: refused: {outcome}"
+            )
+            state.counts.skipped += 1
+            rows.append(ledger_row(state, remote_mailbox, one, None, safe=False))
         elif isinstance(outcome, BaseException):
             failed.append(outcome)
         else:
-            it.tally.imported += 1
-            key = outcome.message_id if isinstance(outcome, Placed) else None
-            rows.append(row_of(it, place, one, key))
+            state.counts.imported += 1
+            key = outcome.message_id if isinstance(outcome, InsertedMessage) else None
+            rows.append(ledger_row(state, remote_mailbox, one, key))
     if failed and rows:  # receipts expire; the ledger must know the delivered ones
-        async with it.unit() as unit:
-            await (await unit.connection()).execute(insert(ConnectorMessage), rows)
-            await it.noted(unit)
+        async with state.write_session() as unit:
+            await (await unit.connection()).execute(insert(FetchedMessage), rows)
+            await state.record_progress(unit)
     if failed:
-        raise _failed(failed[0])
+        raise _failure_from_outcome(failed[0])
     return rows
 
 
-def _failed(outcome: BaseException) -> BaseException:
-    if isinstance(outcome, Refused) and not isinstance(outcome, OverQuota):
-        return Failure(Stage.STORE, outcome.message)
+def _failure_from_outcome(outcome: BaseException) -> BaseException:
+    if isinstance(outcome, RequestError) and not isinstance(outcome, OverQuota):
+        return RemoteFailure(ConnectorStage.STORE, outcome.message)
     return outcome
 
 
-async def _delivered(it: Fetch, place: Place, one: Came, to: Recipient) -> object:
-    world, row = it.run.ctx.world, it.connector
-    scanners = {rspamd.NAME: row.spam_check, clamd.NAME: row.virus_check}
-    lay = Fetched(
-        _at(it, one),
-        frozenset(name for name, wanted in scanners.items() if wanted),
-        news=_is_news(it, place, one),
-        seen="\\Seen" in one.flags,
-        flagged="\\Flagged" in one.flags,
-        answered="\\Answered" in one.flags,
-        draft="\\Draft" in one.flags,
-        keywords=tuple(flag for flag in one.flags if flag[:1] != "\\"),
+async def _deliver_message(
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    message: DownloadedMessage,
+    recipient: LocalRecipient,
+) -> object:
+    world, row = state.run.ctx.environment, state.connector
+    scanners = {rspamd.SCANNER_NAME: row.spam_check, clamd.SCANNER_NAME: row.virus_check}
+    fetched_facts = FetchedMessageState(
+        _received_at(state, message),
+        frozenset(name for name, is_requested in scanners.items() if is_requested),
+        is_new_mail=_is_new_mail(state, remote_mailbox, message),
+        seen="\\Seen" in message.flags,
+        flagged="\\Flagged" in message.flags,
+        answered="\\Answered" in message.flags,
+        draft="\\Draft" in message.flags,
+        keywords=tuple(flag for flag in message.flags if flag[:1] != "\\"),
     )
-    mail = Mail(one.raw, _lettered(place, one), "", fetched=lay, copied=False)
-    taken = Taken(to.address, [Person(to)])
-    (outcome,) = await pipeline.deliver(world, mail, [taken])
+    mail = IncomingMessage(
+        message.raw,
+        _with_source_identity(remote_mailbox, message),
+        "",
+        fetched=fetched_facts,
+        applies_bcc_rules=False,
+    )
+    accepted = AcceptedRecipient(recipient.address, [AcceptedAccount(recipient)])
+    (outcome,) = await pipeline.deliver(world, mail, [accepted])
     return outcome

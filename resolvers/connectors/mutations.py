@@ -8,41 +8,46 @@ from sqlalchemy import delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.connectors.remote_server import Failure
+from mail.connectors.remote_server import RemoteFailure
 from models.admin.tasks import TaskState
-from models.connectors import Connector, ConnectorFolder, ConnectorRun, Security
-from models.errors import Conflict, Invalid, LimitReached, all_found
+from models.connectors import Connector, ConnectorRun, ConnectorSecurity, RemoteMailbox
+from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
 from models.events.journal import ChangeKind
 from models.events.wakeups import CONNECTORS
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import UserPermission
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.connectors import credentials, one_time_imports
 from resolvers.connectors import validation as connector_validation
-from resolvers.connectors.loaders import OF_OTHERS, by_ids, runs_by_ids, visible
-from resolvers.connectors.schedule import next_at, queued
-from resolvers.context import Context, Needs
+from resolvers.connectors.loaders import (
+    GUARD_FOR_OTHERS,
+    is_visible,
+    load_connectors_by_id,
+    load_runs_by_id,
+)
+from resolvers.connectors.schedule import new_queued_run, next_run_time
+from resolvers.context import Context, GuardRule
 from resolvers.users import managed_objects
-from resolvers.users.selection import managed_all
+from resolvers.users.selection import load_managed_users
 
-MOST = 50  # of one account
-LOGGED = ("name", "host", "active")
-CREDENTIAL = {  # mutation: its action in the security log
+MAX_CONNECTORS = 50  # of one account
+LOGGED_COLUMNS = ("name", "host", "active")
+SECURITY_LOG_ACTIONS = {  # mutation: its action in the security log
     "connectorCreate": "connector create",
     "connectorDelete": "connector delete",
     "connectorUpdate": "connector update",
 }
 
 
-async def create(
+async def create_connector(
     ctx: Context,
     user_id: int | None,
-    given: Mapping[str, Any],
+    fields: Mapping[str, Any],
     password: str | None,
 ) -> int:
     """Create a connector and return its id. One with an interval runs at once.
@@ -50,254 +55,312 @@ async def create(
     The default user is the viewer. Raises Invalid, LimitReached at 50 connectors, NotFound, and
     Forbidden if the viewer may not manage connectors of the user.
     """
-    owner, world, key = own(ctx) if user_id is None else user_id, ctx.world, ctx.world.key()
-    _permitted(ctx, [owner])
-    values = connector_validation.checked(given, {}, world.options)
+    owner_id, world, connector_id = (
+        require_user_id(ctx) if user_id is None else user_id,
+        ctx.environment,
+        ctx.environment.new_id(),
+    )
+    _require_permission(ctx, [owner_id])
+    values = connector_validation.validate_fields(fields, {}, world.options)
     now = world.now()
-    due = values.get("active", True) and values.get("interval")
-    async with ctx.write(owner) as session:
-        (user,) = await managed_all(ctx, [owner], path="user")
-        await _check_room(ctx, owner)
+    runs_now = values.get("active", True) and values.get("interval")
+    async with ctx.write_session(owner_id) as session:
+        (user,) = await load_managed_users(ctx, [owner_id], path="user")
+        await _check_connector_count(ctx, owner_id)
         row = Connector(
-            id=key,
-            user_id=owner,
-            secret=credentials.sealed(world, key, _word({}, given, password)),
+            id=connector_id,
+            user_id=owner_id,
+            secret=credentials.seal_secret(
+                world, connector_id, _updated_secret({}, fields, password)
+            ),
             created_at=now,
-            next_run_at=now if due else None,
+            next_run_at=now if runs_now else None,
             **values,
         )
         session.add(row)
         await session.flush()
-        await ctx.record(session, owner, ChangeKind.CONNECTOR_CHANGED, [key])
-        after = {name: getattr(row, name) for name in LOGGED}
-        done = Done("connectorCreate", "Connector", key, user.domain_id, None, after)
-        await _log(ctx, session, user, done)
-    wake(ctx)
-    return key
+        await ctx.record_change(session, owner_id, ChangeKind.CONNECTOR_CHANGED, [connector_id])
+        after = {name: getattr(row, name) for name in LOGGED_COLUMNS}
+        log_entry = NewAdminLogEntry(
+            "connectorCreate", "Connector", connector_id, user.domain_id, None, after
+        )
+        await _write_logs(ctx, session, user, log_entry)
+    wake_workers(ctx)
+    return connector_id
 
 
-def _word(before: Mapping[str, Any], given: Mapping[str, Any], password: str | None) -> Any:
+def _updated_secret(
+    before: Mapping[str, Any], fields: Mapping[str, Any], password: str | None
+) -> Any:
     """Return the secret to store. A new password removes the tokens of the old one."""
-    found = dict(before)
+    secret = dict(before)
     if password is not None:
-        found = {"password": connector_validation.secret(password), "client": before.get("client")}
-    if (oauth := given.get("oauth")) and oauth.get("client_secret"):
-        found["client"] = connector_validation.secret(
+        secret = {
+            "password": connector_validation.validate_secret(password),
+            "client": before.get("client"),
+        }
+    if (oauth := fields.get("oauth")) and oauth.get("client_secret"):
+        secret["client"] = connector_validation.validate_secret(
             oauth["client_secret"], "oauth", "clientSecret"
         )
-    return found
+    return secret
 
 
-async def change(
-    ctx: Context, ids: Sequence[int], given: Mapping[str, Any], password: str | None
+async def update_connectors(
+    ctx: Context, ids: Sequence[int], fields: Mapping[str, Any], password: str | None
 ) -> None:
     """Update connectors, all or none. One that is activated runs at once.
 
     Raises NotFound, Invalid, LimitReached, Forbidden, and Conflict if one is moved to another user
     while it runs.
     """
-    owners = {*managed_objects.owners(ids, await ctx.load_all(by_ids, list(ids)))}
-    if (heir := given.get("user_id")) is not None:
-        owners.add(heir)
-    _permitted(ctx, owners)
-    async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
-        for row in await _held(ctx, session, ids):
-            values = await _change(ctx, session, row, given, password)
+    owner_ids = {
+        *managed_objects.owner_ids(ids, await ctx.load_many(load_connectors_by_id, list(ids)))
+    }
+    if (new_owner_id := fields.get("user_id")) is not None:
+        owner_ids.add(new_owner_id)
+    _require_permission(ctx, owner_ids)
+    async with ctx.write_session(*owner_ids) as session:
+        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
+        for row in await _lock_connectors(ctx, session, ids):
+            values = await _update_connector(ctx, session, row, fields, password)
             for owner in {row.user_id, values.get("user_id", row.user_id)}:
-                await ctx.record(session, owner, ChangeKind.CONNECTOR_CHANGED, [row.id])
-            told = [{name: each.get(name, getattr(row, name)) for name in LOGGED}
+                await ctx.record_change(session, owner, ChangeKind.CONNECTOR_CHANGED, [row.id])
+            logged = [{name: each.get(name, getattr(row, name)) for name in LOGGED_COLUMNS}
                     for each in ({}, values)]  # fmt: skip
             user = users[row.user_id]
-            done = Done("connectorUpdate", "Connector", row.id, user.domain_id, *told)
-            await _log(ctx, session, user, done)
-    wake(ctx)
+            log_entry = NewAdminLogEntry(
+                "connectorUpdate", "Connector", row.id, user.domain_id, *logged
+            )
+            await _write_logs(ctx, session, user, log_entry)
+    wake_workers(ctx)
 
 
-async def _change(
-    ctx: Context, session: AsyncSession, row: Picked, given: Mapping[str, Any], password: str | None
+async def _update_connector(
+    ctx: Context,
+    session: AsyncSession,
+    row: ColumnRow,
+    fields: Mapping[str, Any],
+    password: str | None,
 ) -> dict[str, Any]:
     """Update one connector and return its new values."""
-    world, now, connection = ctx.world, ctx.world.now(), await session.connection()
-    asked = {name: value for name, value in given.items() if name != "user_id"}
-    values = connector_validation.checked(asked, row._asdict(), world.options)
-    _check_told(row, values, password)
-    _check_known(world, row, values, password)
-    if password is not None or (given.get("oauth") or {}).get("client_secret"):
+    world, now, connection = ctx.environment, ctx.environment.now(), await session.connection()
+    own_fields = {name: value for name, value in fields.items() if name != "user_id"}
+    values = connector_validation.validate_fields(own_fields, row._asdict(), world.options)
+    _require_password_for_new_server(row, values, password)
+    _require_password_to_activate(world, row, values, password)
+    if password is not None or (fields.get("oauth") or {}).get("client_secret"):
         try:
-            before = credentials.opened(world, row.id, row.secret)
-        except Failure as problem:
+            before = credentials.open_secret(world, row.id, row.secret)
+        except RemoteFailure as problem:
             if password is None:
-                raise Invalid(problem.message, constraint="closed", path=["password"]) from None
+                raise InvalidInput(
+                    problem.message, constraint="closed", path=["password"]
+                ) from None
             before = {}
-        word = _word(before, given, password)
-        values["secret"] = credentials.sealed(world, row.id, word)
+        secret = _updated_secret(before, fields, password)
+        values["secret"] = credentials.seal_secret(world, row.id, secret)
     values |= {"updated_at": now, "failures": 0}
-    values["next_run_at"] = _next(row, values, now)
-    if given.get("user_id", row.user_id) != row.user_id:
+    values["next_run_at"] = _next_run_at(row, values, now)
+    if fields.get("user_id", row.user_id) != row.user_id:
         if row.run_id is not None:
             raise Conflict("it runs: cancel the run first", path=["set", "user"])
-        await _check_room(ctx, given["user_id"])
-        values["user_id"] = given["user_id"]
-        for table in (ConnectorFolder, ConnectorRun):  # they describe the mail of the previous user
-            mine = col(table.connector_id) == row.id
-            await connection.execute(delete(table).where(mine))
-    this = update(Connector).where(col(Connector.id) == row.id)
-    await connection.execute(this.values(values))
+        await _check_connector_count(ctx, fields["user_id"])
+        values["user_id"] = fields["user_id"]
+        for table in (RemoteMailbox, ConnectorRun):  # they describe the mail of the previous user
+            is_of_connector = col(table.connector_id) == row.id
+            await connection.execute(delete(table).where(is_of_connector))
+    statement = update(Connector).where(col(Connector.id) == row.id)
+    await connection.execute(statement.values(values))
     return values
 
 
-def _check_told(row: Picked, values: Mapping[str, Any], password: str | None) -> None:
+def _require_password_for_new_server(
+    row: ColumnRow, new_values: Mapping[str, Any], password: str | None
+) -> None:
     """Raise Invalid if a stored password would be sent to another server or without TLS."""
-    where = ("host", "oauth", "user_id")
-    other = any(values.get(name, getattr(row, name)) != getattr(row, name) for name in where)
-    weaker = values.get("security", row.security) is Security.PLAIN is not row.security
-    if password is None and (other or weaker):
+    server_columns = ("host", "oauth", "user_id")
+    is_other_server = any(
+        new_values.get(name, getattr(row, name)) != getattr(row, name) for name in server_columns
+    )
+    loses_tls = (
+        new_values.get("security", row.security) is ConnectorSecurity.PLAIN is not row.security
+    )
+    if password is None and (is_other_server or loses_tls):
         text = "the password has to be given once more for another server"
-        raise Invalid(text, constraint="required", path=["password"])
+        raise InvalidInput(text, constraint="required", path=["password"])
 
 
-def _check_known(
-    world: World, row: Picked, values: Mapping[str, Any], password: str | None
+def _require_password_to_activate(
+    environment: Environment, row: ColumnRow, new_values: Mapping[str, Any], password: str | None
 ) -> None:
     """Raise Invalid if a connector without a password is activated."""
-    if password is not None or row.active or not values.get("active"):
+    if password is not None or row.active or not new_values.get("active"):
         return
-    with contextlib.suppress(Failure):  # reported by the run
-        if not credentials.opened(world, row.id, row.secret).get("password"):
+    with contextlib.suppress(RemoteFailure):  # reported by the run
+        if not credentials.open_secret(environment, row.id, row.secret).get("password"):
             text = "it has no password: give it one to switch it on"
-            raise Invalid(text, constraint="required", path=["password"])
+            raise InvalidInput(text, constraint="required", path=["password"])
 
 
-def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
-    active = values.get("active", row.active)
-    interval = values.get("interval", row.interval)
+def _next_run_at(row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any:
+    active = new_values.get("active", row.active)
+    interval = new_values.get("interval", row.interval)
     if row.run_id is not None:
         return row.next_run_at  # it is running or queued
     if not active or interval is None:
         return None
     if not row.active or row.next_run_at is None:
         return now
-    return min(row.next_run_at, next_at(now, interval, 0) or now)
+    return min(row.next_run_at, next_run_time(now, interval, 0) or now)
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
     """Delete connectors, all or none. Fetched messages stay. Raises NotFound or Forbidden."""
-    owners = managed_objects.owners(ids, await ctx.load_all(by_ids, list(ids)))
-    _permitted(ctx, owners)
-    async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
-        rows = await _held(ctx, session, ids)
+    owner_ids = managed_objects.owner_ids(
+        ids, await ctx.load_many(load_connectors_by_id, list(ids))
+    )
+    _require_permission(ctx, owner_ids)
+    async with ctx.write_session(*owner_ids) as session:
+        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
+        rows = await _lock_connectors(ctx, session, ids)
         connection = await session.connection()
         await connection.execute(delete(Connector).where(col(Connector.id).in_(ids)))
         for row in rows:
-            await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
-            before = {name: getattr(row, name) for name in LOGGED}
+            await ctx.record_change(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
+            before = {name: getattr(row, name) for name in LOGGED_COLUMNS}
             user = users[row.user_id]
-            done = Done("connectorDelete", "Connector", row.id, user.domain_id, before, None)
-            await _log(ctx, session, user, done)
+            log_entry = NewAdminLogEntry(
+                "connectorDelete", "Connector", row.id, user.domain_id, before, None
+            )
+            await _write_logs(ctx, session, user, log_entry)
 
 
-async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
+async def start_runs(ctx: Context, ids: Sequence[int], *, is_trial: bool) -> list[int]:
     """Queue a run of each connector and return the run ids. A run in progress is not repeated.
 
     A trial stores and deletes nothing. Raises NotFound or Forbidden.
     """
-    owners = managed_objects.owners(ids, await ctx.load_all(by_ids, list(ids)))
-    _permitted(ctx, owners)
-    found: dict[int, int] = {}
-    async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
-        connection, now = await session.connection(), ctx.world.now()
-        for row in await _held(ctx, session, ids):
-            key = row.run_id
-            if key is None:
-                key = ctx.world.key()
-                session.add(queued(ctx, row.id, row.user_id, key, trial=trial))
+    owner_ids = managed_objects.owner_ids(
+        ids, await ctx.load_many(load_connectors_by_id, list(ids))
+    )
+    _require_permission(ctx, owner_ids)
+    run_ids: dict[int, int] = {}
+    async with ctx.write_session(*owner_ids) as session:
+        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
+        connection, now = await session.connection(), ctx.environment.now()
+        for row in await _lock_connectors(ctx, session, ids):
+            run_id = row.run_id
+            if run_id is None:
+                run_id = ctx.environment.new_id()
+                session.add(new_queued_run(ctx, row.id, row.user_id, run_id, is_trial=is_trial))
                 await session.flush()
-                this = update(Connector).where(col(Connector.id) == row.id)
-                await connection.execute(this.values(run_id=key, next_run_at=now))
-                await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
-            found[row.id] = key
-            user, after = users[row.user_id], {"name": row.name, "trial": trial}
-            done = Done("connectorRun", "Connector", row.id, user.domain_id, None, after)
-            await _log(ctx, session, user, done)
-    wake(ctx)
-    return [found[key] for key in ids]
+                statement = update(Connector).where(col(Connector.id) == row.id)
+                await connection.execute(statement.values(run_id=run_id, next_run_at=now))
+                await ctx.record_change(
+                    session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id]
+                )
+            run_ids[row.id] = run_id
+            user, after = users[row.user_id], {"name": row.name, "trial": is_trial}
+            log_entry = NewAdminLogEntry(
+                "connectorRun", "Connector", row.id, user.domain_id, None, after
+            )
+            await _write_logs(ctx, session, user, log_entry)
+    wake_workers(ctx)
+    return [run_ids[key] for key in ids]
 
 
-async def stop(ctx: Context, ids: Sequence[int]) -> None:
+async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
     """Cancel these runs at the next safe point; finished ones stay unchanged.
 
     Raises NotFound or Forbidden.
     """
-    rows = await ctx.load_all(runs_by_ids, list(ids))
-    owners = managed_objects.owners(ids, rows)
-    _permitted(ctx, owners)
-    lasting = await ctx.load_all(by_ids, [row.connector_id for row in rows if row])
-    if any(lasting):  # one-time imports need no permission
-        ctx.viewer.require(Needs(user_permission=UserPermission.SYNCJOBS))
-    now = ctx.world.now()
-    async with ctx.write(*owners) as session:
+    rows = await ctx.load_many(load_runs_by_id, list(run_ids))
+    owner_ids = managed_objects.owner_ids(run_ids, rows)
+    _require_permission(ctx, owner_ids)
+    connectors = await ctx.load_many(
+        load_connectors_by_id, [row.connector_id for row in rows if row]
+    )
+    if any(connectors):  # one-time imports need no permission
+        ctx.viewer.require(GuardRule(user_permission=UserPermission.SYNCJOBS))
+    now = ctx.environment.now()
+    async with ctx.write_session(*owner_ids) as session:
         connection = await session.connection()
-        these = update(ConnectorRun).where(col(ConnectorRun.id).in_(ids))
-        waiting = these.where(col(ConnectorRun.state) == TaskState.QUEUED)
+        statement = update(ConnectorRun).where(col(ConnectorRun.id).in_(run_ids))
+        waiting = statement.where(col(ConnectorRun.state) == TaskState.QUEUED)
         ended = await connection.execute(
             waiting.values(state=TaskState.CANCELLED, finished_at=now, cancelled=True).returning(
                 col(ConnectorRun.id)
             )
         )
-        gone = [row.id for row in ended]
-        freed = select(*picked(Connector)).where(col(Connector.run_id).in_(gone))
-        for one in (await connection.execute(freed.with_for_update())).all():
-            due = next_at(now, one.interval, 0) if one.active else None
-            this = update(Connector).where(col(Connector.id) == one.id)
-            await connection.execute(this.values(run_id=None, next_run_at=due))
-        await one_time_imports.forget(session, gone)
-        running = these.where(col(ConnectorRun.state) == TaskState.RUNNING)
+        cancelled_ids = [row.id for row in ended]
+        waiting_connectors = select(*select_columns(Connector)).where(
+            col(Connector.run_id).in_(cancelled_ids)
+        )
+        for one in (await connection.execute(waiting_connectors.with_for_update())).all():
+            next_run = next_run_time(now, one.interval, 0) if one.active else None
+            update_statement = update(Connector).where(col(Connector.id) == one.id)
+            await connection.execute(update_statement.values(run_id=None, next_run_at=next_run))
+        await one_time_imports.delete_import_data(session, cancelled_ids)
+        running = statement.where(col(ConnectorRun.state) == TaskState.RUNNING)
         await connection.execute(running.values(cancelled=True))
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
+        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
         for row in filter(None, rows):
             kind, user = ChangeKind.CONNECTOR_CHANGED, users[row.user_id]
-            await ctx.record(session, row.user_id, kind, [row.connector_id])
+            await ctx.record_change(session, row.user_id, kind, [row.connector_id])
             before = {"state": row.state}
-            done = Done("connectorCancel", "ConnectorRun", row.id, user.domain_id, before, None)
-            await _log(ctx, session, user, done)
-    wake(ctx)
+            log_entry = NewAdminLogEntry(
+                "connectorCancel", "ConnectorRun", row.id, user.domain_id, before, None
+            )
+            await _write_logs(ctx, session, user, log_entry)
+    wake_workers(ctx)
 
 
-def wake(ctx: Context) -> None:
+def wake_workers(ctx: Context) -> None:
     """Wake the connector workers after the transaction."""
-    ctx.afterwards(lambda: ctx.world.wakeups.tell({CONNECTORS: 0}))
+    ctx.call_after_commit(lambda: ctx.environment.wakeups.announce({CONNECTORS: 0}))
 
 
-async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
-    asked = select(*picked(Connector)).where(col(Connector.id).in_(ids), visible(ctx))
-    held = asked.order_by(col(Connector.id)).with_for_update()
-    rows = {row.id: row for row in (await (await session.connection()).execute(held)).all()}
-    all_found(ids, rows)
-    return [rows[key] for key in dict.fromkeys(ids)]
+async def _lock_connectors(
+    ctx: Context, session: AsyncSession, connector_ids: Sequence[int]
+) -> list[ColumnRow]:
+    statement = select(*select_columns(Connector)).where(
+        col(Connector.id).in_(connector_ids), is_visible(ctx)
+    )
+    statement_locked = statement.order_by(col(Connector.id)).with_for_update()
+    rows = {
+        row.id: row for row in (await (await session.connection()).execute(statement_locked)).all()
+    }
+    require_all_found(connector_ids, rows)
+    return [rows[key] for key in dict.fromkeys(connector_ids)]
 
 
-async def _check_room(ctx: Context, user_id: int) -> None:
-    mine = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
-    asked = select(func.count().label("many")).where(*mine)
-    (row,) = await ctx.read(asked)
-    if row.many >= MOST:
-        raise LimitReached(f"at most {MOST} connectors", limit=MOST, used=row.many, path=["user"])
+async def _check_connector_count(ctx: Context, user_id: int) -> None:
+    conditions = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
+    statement = select(func.count().label("many")).where(*conditions)
+    (row,) = await ctx.read(statement)
+    if row.many >= MAX_CONNECTORS:
+        raise LimitReached(
+            f"at most {MAX_CONNECTORS} connectors",
+            limit=MAX_CONNECTORS,
+            used=row.many,
+            path=["user"],
+        )
 
 
-def _permitted(ctx: Context, owners: Collection[int]) -> None:
+def _require_permission(ctx: Context, owner_ids: Collection[int]) -> None:
     """Raise Forbidden if the viewer may not manage connectors of other users."""
-    if set(owners) - {ctx.viewer.user_id}:
-        ctx.viewer.require(OF_OTHERS)
+    if set(owner_ids) - {ctx.viewer.user_id}:
+        ctx.viewer.require(GUARD_FOR_OTHERS)
 
 
-async def _log(ctx: Context, session: AsyncSession, user: Picked, done: Done) -> None:
-    if (action := CREDENTIAL.get(done.mutation)) is not None:
-        facts = {**(done.before or {}), **(done.after or {})}
-        told = {name: facts[name] for name in ("host", "username") if facts.get(name)}
-        event = Event(action, user.id, target=str(done.target_id), detail=told)
-        await security_log.note(ctx, session, event)
+async def _write_logs(
+    ctx: Context, session: AsyncSession, user: ColumnRow, log_entry: NewAdminLogEntry
+) -> None:
+    if (action := SECURITY_LOG_ACTIONS.get(log_entry.mutation)) is not None:
+        facts = {**(log_entry.before or {}), **(log_entry.after or {})}
+        detail = {name: facts[name] for name in ("host", "username") if facts.get(name)}
+        event = NewSecurityEvent(action, user.id, target=str(log_entry.target_id), detail=detail)
+        await security_log.log_event(ctx, session, event)
     if user.id != ctx.viewer.user_id:
-        await admin_log.note(ctx, session, done)
+        await admin_log.log_changes(ctx, session, log_entry)

@@ -8,15 +8,15 @@ from sqlalchemy import delete, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.connectors import Connector, ConnectorFolder, ConnectorRun
-from models.store.columns import Picked
+from models.connectors import Connector, ConnectorRun, RemoteMailbox
+from models.store.columns import ColumnRow
 from models.transfer import ImportArchive
 from resolvers.messages.filters import filter_match
-from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.filters.message_filter import MessageConditions
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class OneTimeImport:
     """The settings of a one-time import, stored with its connector."""
 
     path: str | None = None  # path of an archive on the server
@@ -26,25 +26,25 @@ class Order:
     subscribe: bool = False  # subscribe to created mailboxes
 
     @property
-    def asked(self) -> MessageWhere | None:
+    def message_filter(self) -> MessageConditions | None:
         """The filter for messages; None selects all."""
-        return filter_match.where_of(self.where) if self.where else None
+        return filter_match.conditions_from_json(self.where) if self.where else None
 
 
-def order_of(connector: Picked) -> Order:
+def one_time_import_of(connector: ColumnRow) -> OneTimeImport:
     """Return the settings of a one-time import, or the defaults for another connector."""
-    return Order(**(connector.bringing or {}))
+    return OneTimeImport(**(connector.bringing or {}))
 
 
-async def forget(session: AsyncSession, runs: Collection[int]) -> None:
+async def delete_import_data(session: AsyncSession, run_ids: Collection[int]) -> None:
     """Delete secret, ledger and archive of one-time imports after their runs have ended."""
     connection = await session.connection()
-    of_runs = select(col(ConnectorRun.connector_id)).where(col(ConnectorRun.id).in_(runs))
-    single = col(Connector.once) & col(Connector.id).in_(of_runs)
-    keys = select(col(Connector.id)).where(single)
-    ledger = delete(ConnectorFolder).where(col(ConnectorFolder.connector_id).in_(keys))
+    connector_ids = select(col(ConnectorRun.connector_id)).where(col(ConnectorRun.id).in_(run_ids))
+    is_one_time = col(Connector.once) & col(Connector.id).in_(connector_ids)
+    one_time_ids = select(col(Connector.id)).where(is_one_time)
+    ledger = delete(RemoteMailbox).where(col(RemoteMailbox.connector_id).in_(one_time_ids))
     await connection.execute(ledger)
-    done = {"secret": "", "bringing": None, "oauth": None, "next_run_at": None}
-    await connection.execute(update(Connector).where(single).values(done))
-    archives = delete(ImportArchive).where(col(ImportArchive.task_id).in_(runs))
+    cleared_values = {"secret": "", "bringing": None, "oauth": None, "next_run_at": None}
+    await connection.execute(update(Connector).where(is_one_time).values(cleared_values))
+    archives = delete(ImportArchive).where(col(ImportArchive.task_id).in_(run_ids))
     await connection.execute(archives)

@@ -13,230 +13,286 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.mail_sources import Source, messages, source
-from mail.archives.source_message import Found, Unusable
-from mail.connectors.remote_server import Failure, Stage
+from mail.archives.mail_sources import MailSource, open_source, read_messages
+from mail.archives.source_message import SourceMessage, UnusableMessageError
+from mail.connectors.remote_server import ConnectorStage, RemoteFailure
 from mail.storage import message_content, message_flags
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.message_content import Stored, gathered
-from mail.text.storable_text import storable
-from models.connectors import Protocol
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.message_content import StoredMessage, read_all
+from mail.text.storable_text import make_storable
+from models.connectors import ConnectorProtocol
 from models.errors import NotFound, OverQuota
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.transfer import ImportArchive
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers.connectors.one_time_imports import Order, order_of
-from resolvers.connectors.run_state import Run, Tally
+from resolvers.connectors.one_time_imports import OneTimeImport, one_time_import_of
+from resolvers.connectors.run_state import ActiveRun, RunCounts
 from resolvers.context import Context, Viewer
 from resolvers.messages.filters import filter_match
-from resolvers.messages.filters.filter_conditions import Selection
-from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.filters.filter_conditions import MessageSelector
+from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.transfer import export_writer, import_mailboxes, import_writer, imports
-from resolvers.transfer.import_writer import Import, Outcome, Reading, Ready
+from resolvers.transfer.import_writer import (
+    ImportableMessage,
+    ImportOutcome,
+    RunningImport,
+    SourceReader,
+)
 
-COLUMNS = frozenset(
+MESSAGE_COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
      *message_flags.SYSTEM_FLAGS}
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class PreparedImportMessage:
     """A message of the source; `prepared` is None if it is not stored."""
 
-    found: Found
-    ready: Ready | None
+    source_message: SourceMessage
+    prepared: ImportableMessage | None
 
 
 @dataclass
-class Bringing:
+class OneTimeImportState:
     """A run of a one-time import with its open source."""
 
-    run: "Run"
-    work: Import
-    order: Order
-    note: dict[str, Any]
-    tally: Tally
-    where: MessageWhere | None = None  # applied to each message in memory
-    here: Mapping[SpecialUse, str] = field(
+    run: "ActiveRun"
+    writer: RunningImport
+    settings: OneTimeImport
+    checkpoint: dict[str, Any]
+    counts: RunCounts
+    message_filter: MessageConditions | None = None  # applied to each message in memory
+    local_paths: Mapping[SpecialUse, str] = field(
         default_factory=dict
     )  # mailbox paths here by special use
-    there: Mapping[str, SpecialUse] = field(
+    source_uses: Mapping[str, SpecialUse] = field(
         default_factory=dict
     )  # special use by path in the source
 
-    def into(self, found: Found) -> Found:
+    def with_target_path(self, source_message: SourceMessage) -> SourceMessage:
         """Return the message with the path of the mailbox here that it is stored in."""
-        if self.order.below is not None:
-            return replace(found, folder=f"{self.order.below}/{found.folder}")
-        use = self.there.get(found.folder)
-        return replace(found, folder=self.here.get(use, found.folder) if use else found.folder)
+        if self.settings.below is not None:
+            return replace(source_message, folder=f"{self.settings.below}/{source_message.folder}")
+        special_use = self.source_uses.get(source_message.folder)
+        return replace(
+            source_message,
+            folder=self.local_paths.get(special_use, source_message.folder)
+            if special_use
+            else source_message.folder,
+        )
 
 
-async def bring(run: "Run") -> None:
+async def run_one_time_import(run: "ActiveRun") -> None:
     """Import all messages.
 
     Raises ConnectorFailure if the source can't be read or the account is full, Refused.
     """
-    row, order = run.row, order_of(run.connector)
-    begun = (row.checkpoint or {}).get("begun") or run.ctx.world.key()
-    work = await import_writer.opened(run.ctx, run.connector.user_id, None, begun)
-    work.subscribe = order.subscribe
-    note = {**(row.checkpoint or {}), "begun": begun}
-    tally = Tally(row.seen, row.imported, row.skipped, bytes=row.bytes)
-    it = Bringing(run, work, order, note, tally, here=await import_mailboxes.roles(work.ctx))
-    if run.connector.protocol is Protocol.USER:
-        await _account(it)
+    row, settings = run.row, one_time_import_of(run.connector)
+    begun_id = (row.checkpoint or {}).get("begun") or run.ctx.environment.new_id()
+    writer = await import_writer.begin_import(run.ctx, run.connector.user_id, None, begun_id)
+    writer.subscribes = settings.subscribe
+    checkpoint = {**(row.checkpoint or {}), "begun": begun_id}
+    tally = RunCounts(row.seen, row.imported, row.skipped, bytes=row.bytes)
+    state = OneTimeImportState(
+        run,
+        writer,
+        settings,
+        checkpoint,
+        tally,
+        local_paths=await import_mailboxes.load_paths_by_special_use(writer.ctx),
+    )
+    if run.connector.protocol is ConnectorProtocol.USER:
+        await _import_account(state)
     else:
-        await _archive(it)
-    told = it.tally
-    run.say(f"{told.seen} seen, {told.imported} brought, {told.skipped} left out")
+        await _import_archive(state)
+    counts = state.counts
+    run.add_log_line(f"{counts.seen} seen, {counts.imported} brought, {counts.skipped} left out")
 
 
-async def _archive(it: Bringing) -> None:
+async def _import_archive(state: OneTimeImportState) -> None:
     """Import an archive, from the checkpoint on."""
-    world, path = it.work.ctx.world, it.order.path
-    mine = col(ImportArchive.task_id) == it.run.row.id
-    async with imports.lying(it.work.ctx, path, mine) as file:
-        origin = await asyncio.to_thread(_opened, file, world)
-        if path is not None and it.note.get("stamp", origin.stamp) != origin.stamp:
-            raise Failure(Stage.FETCH, "the file has changed since the run began")
-        it.note["stamp"] = origin.stamp
-        if origin.account:
-            it.there = {
+    world, path = state.writer.ctx.environment, state.settings.path
+    is_of_run = col(ImportArchive.task_id) == state.run.row.id
+    async with imports.open_archive_file(state.writer.ctx, path, is_of_run) as file:
+        source_archive = await asyncio.to_thread(_open_archive, file, world)
+        if (
+            path is not None
+            and state.checkpoint.get("stamp", source_archive.stamp) != source_archive.stamp
+        ):
+            raise RemoteFailure(ConnectorStage.FETCH, "the file has changed since the run began")
+        state.checkpoint["stamp"] = source_archive.stamp
+        if source_archive.account:
+            state.source_uses = {
                 box["path"]: use
-                for box in origin.account.mailboxes
+                for box in source_archive.account.mailboxes
                 for use in SpecialUse
                 if box.get("specialUse") == use
             }
-        it.where = it.order.asked
-        reading = Reading(messages(origin, it.note.get("after")))
-        while group := await asyncio.to_thread(_read, reading):
-            await _unit(it, group)
-        if reading.trouble:
-            raise Failure(Stage.FETCH, reading.trouble)
+        state.message_filter = state.settings.message_filter
+        reading = SourceReader(read_messages(source_archive, state.checkpoint.get("after")))
+        while group := await asyncio.to_thread(_read_group, reading):
+            await _store_group(state, group)
+        if reading.problem:
+            raise RemoteFailure(ConnectorStage.FETCH, reading.problem)
 
 
-def _opened(file: Any, world: World) -> Source:
+def _open_archive(file: Any, environment: Environment) -> MailSource:
     try:
-        return source(file, world.options.message_max)
-    except (Unusable, OSError) as problem:
-        raise Failure(Stage.FETCH, f"the archive cannot be read: {problem}") from None
+        return open_source(file, environment.options.message_max)
+    except (UnusableMessageError, OSError) as problem:
+        raise RemoteFailure(
+            ConnectorStage.FETCH, f"the archive cannot be read: {problem}"
+        ) from None
 
 
-def _read(reading: Reading) -> list[Found]:
+def _read_group(reading: SourceReader) -> list[SourceMessage]:
     try:
-        return reading.group()
+        return reading.read_batch()
     except OSError as problem:
-        raise Failure(Stage.FETCH, f"the archive cannot be read: {problem.strerror}") from None
+        raise RemoteFailure(
+            ConnectorStage.FETCH, f"the archive cannot be read: {problem.strerror}"
+        ) from None
 
 
-async def _account(it: Bringing) -> None:
+async def _import_account(state: OneTimeImportState) -> None:
     """Import the mail that another account had when the run began."""
-    world, user_id = it.work.ctx.world, it.order.user or 0
-    there = Context(world, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))
-    known = select(col(User.id)).where(col(User.id) == user_id, col(User.deleted_at).is_(None))
-    if not await there.read(known):
-        raise Failure(Stage.FETCH, "the account that it comes from is gone")
-    asked = Selection(where=it.order.asked or MessageWhere())
-    after = int(it.note.get("after") or 0)
-    keys = await export_writer.chosen(there, user_id, asked)
-    keys = [key for key in keys if after < key < it.work.begun]
-    async with aclosing(_groups(it, there, keys)) as groups:
+    world, user_id = state.writer.ctx.environment, state.settings.user or 0
+    source_ctx = Context(world, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))
+    statement = select(col(User.id)).where(col(User.id) == user_id, col(User.deleted_at).is_(None))
+    if not await source_ctx.read(statement):
+        raise RemoteFailure(ConnectorStage.FETCH, "the account that it comes from is gone")
+    selection = MessageSelector(conditions=state.settings.message_filter or MessageConditions())
+    after = int(state.checkpoint.get("after") or 0)
+    message_ids = await export_writer.load_message_ids(source_ctx, user_id, selection)
+    message_ids = [key for key in message_ids if after < key < state.writer.first_new_id]
+    async with aclosing(_read_message_groups(state, source_ctx, message_ids)) as groups:
         async for group in groups:
-            await _unit(it, group)
+            await _store_group(state, group)
 
 
-async def _groups(it: Bringing, there: Context, keys: Sequence[int]) -> AsyncGenerator[list[Found]]:
+async def _read_message_groups(
+    state: OneTimeImportState, source_ctx: Context, message_ids: Sequence[int]
+) -> AsyncGenerator[list[SourceMessage]]:
     """Yield messages of an account in groups for one transaction, without deleted ones."""
-    for start in range(0, len(keys), import_writer.TOGETHER):
-        some = keys[start : start + import_writer.TOGETHER]
-        rows = await there.read(
-            select(*picked(Message, COLUMNS), col(Mailbox.path), col(Mailbox.special_use))
+    for start in range(0, len(message_ids), import_writer.MAX_BATCH_MESSAGES):
+        batch_ids = message_ids[start : start + import_writer.MAX_BATCH_MESSAGES]
+        rows = await source_ctx.read(
+            select(
+                *select_columns(Message, MESSAGE_COLUMNS),
+                col(Mailbox.path),
+                col(Mailbox.special_use),
+            )
             .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
-            .where(col(Message.id).in_(some), col(Message.archived_at).is_(None))
+            .where(col(Message.id).in_(batch_ids), col(Message.archived_at).is_(None))
             .order_by(col(Message.id))
         )
-        it.there = {**it.there, **{row.path: row.special_use for row in rows if row.special_use}}
-        group, weight = list[Found](), 0
-        for row, stored in zip(rows, await message_content.sources(there.world, rows), strict=True):
-            if (found := await _found(row, stored)) is None:
+        state.source_uses = {
+            **state.source_uses,
+            **{row.path: row.special_use for row in rows if row.special_use},
+        }
+        group, group_bytes = list[SourceMessage](), 0
+        for row, stored in zip(
+            rows, await message_content.open_messages(source_ctx.environment, rows), strict=True
+        ):
+            if (found := await _source_message_from_row(row, stored)) is None:
                 continue
-            if group and weight + row.size > import_writer.WEIGHT:
+            if group and group_bytes + row.size > import_writer.MAX_BATCH_BYTES:
                 yield group
-                group, weight = [], 0
+                group, group_bytes = [], 0
             group.append(found)
-            weight += row.size
+            group_bytes += row.size
         if group:
             yield group
 
 
-async def _found(row: Picked, stored: Stored) -> Found | None:
-    bare = Found(f"message {row.id} of {row.path}", row.path, str(row.id), 0)
+async def _source_message_from_row(row: ColumnRow, stored: StoredMessage) -> SourceMessage | None:
+    message_without_bytes = SourceMessage(
+        f"message {row.id} of {row.path}", row.path, str(row.id), 0
+    )
     try:
-        raw = await gathered(stored.whole())
-    except Corrupt:
-        return bare.refused("it is damaged")
+        raw = await read_all(stored.stream_raw())
+    except CorruptBlob:
+        return message_without_bytes.with_skip_reason("it is damaged")
     except NotFound:
         return None  # deleted while it was read
     facts = {"received_at": row.received_at, "sender": row.envelope_from}
-    return bare.with_message(raw, **facts, flags=message_flags.flags(row))
+    return message_without_bytes.with_message(raw, **facts, flags=message_flags.imap_flags(row))
 
 
-async def _unit(it: Bringing, group: Sequence[Found]) -> None:
+async def _store_group(state: OneTimeImportState, group: Sequence[SourceMessage]) -> None:
     """Store messages; if the account is full, as many as fit, and then raise ConnectorFailure."""
-    taken = [await _taken(it, found) for found in group]
+    prepared_messages = [await _prepare_message(state, found) for found in group]
     try:
-        await _put(it, taken)
+        await _store_messages(state, prepared_messages)
     except OverQuota:
-        for one in taken:
+        for one in prepared_messages:
             try:
-                await _put(it, [one])
+                await _store_messages(state, [one])
             except OverQuota as full:
                 text = f"the account is full: {full.message}"
-                raise Failure(Stage.STORE, text) from None
+                raise RemoteFailure(ConnectorStage.STORE, text) from None
     except NotFound:
-        raise Failure(Stage.STORE, "the account, or a folder of it, is gone") from None
+        raise RemoteFailure(
+            ConnectorStage.STORE, "the account, or a folder of it, is gone"
+        ) from None
 
 
-async def _taken(it: Bringing, found: Found) -> Taken:
+async def _prepare_message(
+    state: OneTimeImportState, source_message: SourceMessage
+) -> PreparedImportMessage:
     """Parse a message. If it can't be stored, the reason is added to the log."""
-    it.work.outcome = Outcome()
-    letter = None
-    if it.where is not None and found.raw is not None:
-        letter = await import_writer.read_letter(it.work.ctx.world, found.raw)
-        if not await filter_match.fits(it.where, found, letter, it.work.ctx.world.now()):
-            return Taken(found, None)
-    ready = await import_writer.read(it.work, it.into(found), letter)
-    for name, why in it.work.outcome.skipped:
-        it.run.say(f"{name}: {why}")
-    return Taken(found, ready)
-
-
-async def _put(it: Bringing, taken: Sequence[Taken]) -> None:
-    """Store messages and the checkpoint in one transaction. Raises OverQuota."""
-    work, told, last = it.work, it.tally, taken[-1].found
-    ready = [one.ready for one in taken if one.ready]
-    tally = Tally(
-        told.seen + len(taken),
-        told.imported + len(ready),
-        told.skipped + len(taken) - len(ready),
-        bytes=told.bytes + sum(len(one.found.raw or b"") for one in taken),
+    state.writer.outcome = ImportOutcome()
+    parsed = None
+    if state.message_filter is not None and source_message.raw is not None:
+        parsed = await import_writer.parse_message(state.writer.ctx.environment, source_message.raw)
+        if not await filter_match.matches(
+            state.message_filter, source_message, parsed, state.writer.ctx.environment.now()
+        ):
+            return PreparedImportMessage(source_message, None)
+    prepared = await import_writer.prepare_message(
+        state.writer, state.with_target_path(source_message), parsed
     )
-    note = {**it.note, "after": last.after}
+    for name, reason in state.writer.outcome.skipped:
+        state.run.add_log_line(f"{name}: {reason}")
+    return PreparedImportMessage(source_message, prepared)
 
-    async def unit(kept: Sequence[Kept]) -> None:
-        async with work.ctx.write(work.user.id) as session:
-            if ready:
-                await import_writer.put(work, session, ready, kept)
-            facts = {"stage": Stage.STORE, "folder": storable(last.folder), "checkpoint": note}
-            await it.run.hold(session, **facts, **asdict(tally))
 
-    await import_writer.with_bytes(work, ready, unit)
-    it.tally, it.note = tally, note
-    work.ctx.world.fault("brought")
+async def _store_messages(
+    state: OneTimeImportState, prepared_messages: Sequence[PreparedImportMessage]
+) -> None:
+    """Store messages and the checkpoint in one transaction. Raises OverQuota."""
+    writer, counts_before, last_message = (
+        state.writer,
+        state.counts,
+        prepared_messages[-1].source_message,
+    )
+    prepared = [one.prepared for one in prepared_messages if one.prepared]
+    counts = RunCounts(
+        counts_before.seen + len(prepared_messages),
+        counts_before.imported + len(prepared),
+        counts_before.skipped + len(prepared_messages) - len(prepared),
+        bytes=counts_before.bytes
+        + sum(len(one.source_message.raw or b"") for one in prepared_messages),
+    )
+    checkpoint = {**state.checkpoint, "after": last_message.checkpoint}
+
+    async def write_rows(stored_blobs: Sequence[StoredMessageBlobs]) -> None:
+        async with writer.ctx.write_session(writer.user.id) as session:
+            if prepared:
+                await import_writer.insert_messages(writer, session, prepared, stored_blobs)
+            facts = {
+                "stage": ConnectorStage.STORE,
+                "folder": make_storable(last_message.folder),
+                "checkpoint": checkpoint,
+            }
+            await state.run.record_progress(session, **facts, **asdict(counts))
+
+    await import_writer.store_with_blobs(writer, prepared, write_rows)
+    state.counts, state.checkpoint = counts, checkpoint
+    writer.ctx.environment.reach_fault_point("brought")

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mail.text.bounded_regex import Expression
+from mail.text.bounded_regex import BoundedRegex
 from models import quantities
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-PATH = ("customOptions",)
-MOST = 50
-LONGEST = 255  # characters
+INPUT_PATH = ("customOptions",)
+MAX_OPTIONS = 50
+MAX_MASK_LENGTH = 255  # characters
 
 
 class OptionName(StrEnum):
@@ -29,7 +29,7 @@ class OptionName(StrEnum):
     IDLE = "IDLE"
 
 
-MEANT: Mapping[OptionName, str] = {
+OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
     OptionName.DRY: "Nothing is stored, and nothing is deleted: every run is a trial.",
     OptionName.INCLUDE: "Only folders whose path this expression is found in.",
     OptionName.INCLUDE_MASK: "Only folders of this path, with * and ?; may be given several times.",
@@ -41,18 +41,18 @@ MEANT: Mapping[OptionName, str] = {
     OptionName.NO_FLAGS: "What is seen, flagged or answered there later stays as it is here.",
     OptionName.IDLE: "Between two runs INBOX is listened to, and new mail comes at once (IMAP).",
 }
-SEVERAL = frozenset({OptionName.INCLUDE_MASK, OptionName.EXCLUDE_MASK})
-OF_IMAP = frozenset({OptionName.IDLE, OptionName.SUBSCRIBED, OptionName.NO_FLAGS})
+REPEATABLE_OPTIONS = frozenset({OptionName.INCLUDE_MASK, OptionName.EXCLUDE_MASK})
+IMAP_OPTIONS = frozenset({OptionName.IDLE, OptionName.SUBSCRIBED, OptionName.NO_FLAGS})
 
 
 @dataclass(slots=True)
-class Chosen:
+class ConnectorOptions:
     """The parsed custom options of a connector."""
 
     dry: bool = False
-    include: Expression | None = None
-    masks_in: list[str] = field(default_factory=list)
-    masks_out: list[str] = field(default_factory=list)
+    include: BoundedRegex | None = None
+    include_masks: list[str] = field(default_factory=list)
+    exclude_masks: list[str] = field(default_factory=list)
     subscribed: bool = False
     min_age: float = 0.0  # seconds
     min_size: int = 0
@@ -61,72 +61,80 @@ class Chosen:
     idle: bool = False
 
 
-def chosen(stored: Sequence[Mapping[str, Any]]) -> Chosen:
+def parse_options(stored_options: Sequence[Mapping[str, Any]]) -> ConnectorOptions:
     """Parse the stored options of a connector."""
-    found = Chosen()
-    for one in stored:
-        name, value = OptionName(one["name"]), one.get("value") or ""
-        read = READ[name](value)
+    parsed = ConnectorOptions()
+    for option in stored_options:
+        name, value = OptionName(option["name"]), option.get("value") or ""
+        value_parsed = VALUE_PARSERS[name](value)
         if name is OptionName.INCLUDE_MASK:
-            found.masks_in.append(read)
+            parsed.include_masks.append(value_parsed)
         elif name is OptionName.EXCLUDE_MASK:
-            found.masks_out.append(read)
+            parsed.exclude_masks.append(value_parsed)
         else:
-            setattr(found, name.lower(), read)
-    return found
+            setattr(parsed, name.lower(), value_parsed)
+    return parsed
 
 
-def checked(given: Sequence[Mapping[str, Any]], *, pop: bool) -> list[dict[str, str]]:
+def validate_options(
+    options: Sequence[Mapping[str, Any]], *, is_pop3: bool
+) -> list[dict[str, str]]:
     """Return the options in stored form. Raises Invalid."""
-    if len(given) > MOST:
-        raise Invalid(f"at most {MOST}", constraint="max", path=PATH)
-    seen: set[OptionName] = set()
-    for index, one in enumerate(given):
-        name = OptionName(one["name"])
-        if name in seen and name not in SEVERAL:
-            raise Invalid(f"{name} is given twice", constraint="unique", path=PATH, index=index)
-        seen.add(name)
-        if pop and name in OF_IMAP:
-            raise Invalid(f"{name} is of IMAP", constraint="unsupported", path=PATH, index=index)
+    if len(options) > MAX_OPTIONS:
+        raise InvalidInput(f"at most {MAX_OPTIONS}", constraint="max", path=INPUT_PATH)
+    used_names: set[OptionName] = set()
+    for index, option in enumerate(options):
+        name = OptionName(option["name"])
+        if name in used_names and name not in REPEATABLE_OPTIONS:
+            raise InvalidInput(
+                f"{name} is given twice", constraint="unique", path=INPUT_PATH, index=index
+            )
+        used_names.add(name)
+        if is_pop3 and name in IMAP_OPTIONS:
+            raise InvalidInput(
+                f"{name} is of IMAP", constraint="unsupported", path=INPUT_PATH, index=index
+            )
         try:
-            READ[name](one.get("value") or "")
+            VALUE_PARSERS[name](option.get("value") or "")
         except ValueError as problem:
             text = f"{name}: {problem}"
-            raise Invalid(text, constraint="value", path=PATH, index=index) from None
-        except Invalid as problem:
+            raise InvalidInput(text, constraint="value", path=INPUT_PATH, index=index) from None
+        except InvalidInput as problem:
             text = f"{name}: {problem.message}"
-            raise Invalid(text, constraint=problem.constraint, path=PATH, index=index) from None
-    return [{"name": OptionName(one["name"]), "value": one.get("value") or ""} for one in given]
+            raise InvalidInput(
+                text, constraint=problem.constraint, path=INPUT_PATH, index=index
+            ) from None
+    return [{"name": OptionName(one["name"]), "value": one.get("value") or ""} for one in options]
 
 
-def _yes(text: str) -> bool:
+def _parse_bool(text: str) -> bool:
     if text.lower() not in ("", "true", "false"):
         raise ValueError("true or false; true, where it has no value")
     return text.lower() != "false"
 
 
-def _mask(text: str) -> str:
-    if not 0 < len(text) <= LONGEST or not text.isprintable():
-        raise ValueError(f"1 to {LONGEST} characters")
+def _parse_mask(text: str) -> str:
+    if not 0 < len(text) <= MAX_MASK_LENGTH or not text.isprintable():
+        raise ValueError(f"1 to {MAX_MASK_LENGTH} characters")
     return text
 
 
-def _age(text: str) -> float:
-    seconds = quantities.duration(text).total_seconds()
+def _parse_age_seconds(text: str) -> float:
+    seconds = quantities.parse_duration(text).total_seconds()
     if seconds < 0:
         raise ValueError("0 or more")
     return seconds
 
 
-READ: Mapping[OptionName, Callable[[str], Any]] = {
-    OptionName.DRY: _yes,
-    OptionName.INCLUDE: lambda text: Expression(text, slashes=False),
-    OptionName.INCLUDE_MASK: _mask,
-    OptionName.EXCLUDE_MASK: _mask,
-    OptionName.SUBSCRIBED: _yes,
-    OptionName.MIN_AGE: _age,
-    OptionName.MIN_SIZE: quantities.size,
-    OptionName.MAX_SIZE: quantities.size,
-    OptionName.NO_FLAGS: _yes,
-    OptionName.IDLE: _yes,
+VALUE_PARSERS: Mapping[OptionName, Callable[[str], Any]] = {
+    OptionName.DRY: _parse_bool,
+    OptionName.INCLUDE: lambda text: BoundedRegex(text, allow_slashes=False),
+    OptionName.INCLUDE_MASK: _parse_mask,
+    OptionName.EXCLUDE_MASK: _parse_mask,
+    OptionName.SUBSCRIBED: _parse_bool,
+    OptionName.MIN_AGE: _parse_age_seconds,
+    OptionName.MIN_SIZE: quantities.parse_size,
+    OptionName.MAX_SIZE: quantities.parse_size,
+    OptionName.NO_FLAGS: _parse_bool,
+    OptionName.IDLE: _parse_bool,
 }

@@ -13,212 +13,285 @@ from sqlalchemy import insert, select, update
 from sqlmodel import col
 
 from mail.connectors import mailbox_mapping
-from mail.connectors.imap_client import Imap
-from mail.connectors.mailbox_mapping import Mapped, Rules
-from mail.connectors.remote_server import Failure, Head, Opened, Stage
+from mail.connectors.imap_client import ImapSession
+from mail.connectors.mailbox_mapping import MailboxMapping, MappingRules
+from mail.connectors.remote_server import (
+    ConnectorStage,
+    OpenedMailbox,
+    RemoteFailure,
+    RemoteMessage,
+)
 from mail.mailboxes.paths import INBOX
-from mail.network.outbound_http import Gate
-from mail.sieve.execution.regex_groups import compiled
-from mail.text.bounded_regex import Expression
-from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
+from mail.network.outbound_http import NetworkPolicy
+from mail.sieve.execution.regex_groups import compile_regex
+from mail.text.bounded_regex import BoundedRegex
+from models.connectors import ConnectorProtocol, FetchedMessage, RemoteMailbox
 from models.mailboxes.tables import SpecialUse
-from models.runtime.clock_steps import is_ahead
-from models.store.columns import picked
+from models.runtime.clock_steps import is_waiting
+from models.store.columns import select_columns
 from resolvers.connectors import credentials, message_storage, one_time_run, synchronization
-from resolvers.connectors.one_time_imports import order_of
-from resolvers.connectors.run_state import Fetch, Place, Run, Tally
+from resolvers.connectors.one_time_imports import one_time_import_of
+from resolvers.connectors.run_state import ActiveRun, FetchState, OpenRemoteMailbox, RunCounts
 from resolvers.transfer import import_mailboxes, import_writer
 
-SOON, LATER = timedelta(seconds=1), timedelta(minutes=1)  # until the next run that listens
-LISTENS = 240.0  # then the end of listening is checked again
+RELISTEN_DELAY, RELISTEN_DELAY_AFTER_FAILURE = (
+    timedelta(seconds=1),
+    timedelta(minutes=1),
+)  # until the next run that listens
+MAX_IDLE_SECONDS = 240.0  # then the end of listening is checked again
 
 
-async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
+async def fetch_messages(run: "ActiveRun", gate: NetworkPolicy, ssl_context: Any) -> None:
     """Fetch new messages.
 
     Raises ConnectorFailure if the other server fails, Refused if storing fails.
     """
     ctx, connector = run.ctx, run.connector
-    if connector.protocol in (Protocol.ARCHIVE, Protocol.USER):
-        await one_time_run.bring(run)
+    if connector.protocol in (ConnectorProtocol.ARCHIVE, ConnectorProtocol.USER):
+        await one_time_run.run_one_time_import(run)
         return
-    run.say(f"connecting to {connector.host}, port {connector.port}")
-    async with credentials.signed_in(ctx.world, connector, (gate, trust)) as there:
-        run.say("signed in")
-        work = await import_writer.opened(ctx, connector.user_id, None, run.row.id)
-        work.subscribe = connector.subscribe_all
-        so_far = run.row  # continues its counts
-        tally = Tally(0, so_far.imported, 0, so_far.deleted_remote, so_far.bytes)
-        it = Fetch(run, there, work, tally, where=order_of(connector).asked)
-        todo = await _mapped(it)
-        gone: list[tuple[Place, list[str]]] = []
-        for one in todo:
-            place, marks = await _folder(it, one)
-            if found := await synchronization.deleted(it, place, marks):
-                gone.append((place, found))
+    run.add_log_line(f"connecting to {connector.host}, port {connector.port}")
+    async with credentials.signed_in(ctx.environment, connector, (gate, ssl_context)) as session:
+        run.add_log_line("signed in")
+        writer = await import_writer.begin_import(ctx, connector.user_id, None, run.row.id)
+        writer.subscribes = connector.subscribe_all
+        run_row = run.row  # continues its counts
+        counts = RunCounts(0, run_row.imported, 0, run_row.deleted_remote, run_row.bytes)
+        state = FetchState(
+            run,
+            session,
+            writer,
+            counts,
+            message_filter=one_time_import_of(connector).message_filter,
+        )
+        mapped_mailboxes = await _map_mailboxes(state)
+        deleted_marks: list[tuple[OpenRemoteMailbox, list[str]]] = []
+        for mapped in mapped_mailboxes:
+            remote_mailbox, marks = await _fetch_mailbox(state, mapped)
+            if marks_to_delete := await synchronization.delete_remote_messages(
+                state, remote_mailbox, marks
+            ):
+                deleted_marks.append((remote_mailbox, marks_to_delete))
         inbox = next(
-            (one for one in todo if mailbox_mapping.remote(one.listed).upper() == INBOX), None
+            (
+                one
+                for one in mapped_mailboxes
+                if mailbox_mapping.remote_path(one.remote_mailbox).upper() == INBOX
+            ),
+            None,
         )
         if run.options.idle and run.may_listen and inbox:
-            await _listen(it, inbox)
-    for place, marks in gone:  # POP3 deletes at the end of a session
-        await synchronization.forget(it, place, marks)
-    await _told(it)
+            await _listen_to_inbox(state, inbox)
+    for remote_mailbox, marks in deleted_marks:  # POP3 deletes at the end of a session
+        await synchronization.record_remote_deletions(state, remote_mailbox, marks)
+    await _record_totals(state)
 
 
-async def _told(it: Fetch) -> None:
-    told = it.tally
-    it.run.say(f"{told.seen} seen, {told.imported} brought, {told.skipped} left out")
-    async with it.unit() as unit:
-        await it.noted(unit, folder=None)
+async def _record_totals(state: FetchState) -> None:
+    counts = state.counts
+    state.run.add_log_line(
+        f"{counts.seen} seen, {counts.imported} brought, {counts.skipped} left out"
+    )
+    async with state.write_session() as unit:
+        await state.record_progress(unit, folder=None)
 
 
-async def _mapped(it: Fetch) -> list[Mapped]:
+async def _map_mailboxes(state: FetchState) -> list[MailboxMapping]:
     """Return the remote mailboxes that are fetched, with their mailboxes here."""
-    row, options, remote = it.connector, it.options, it.there.remote
-    listed = await it.there.do(remote.folders)
-    if options.subscribed and isinstance(remote, Imap):
-        wanted = await it.there.do(remote.subscribed)
-        listed = [one for one in listed if one.raw in wanted or one.raw.upper() == b"INBOX"]
-    here = await import_mailboxes.roles(it.run.ctx)
-    here.pop(SpecialUse.INBOX, None)
+    row, options, remote = state.connector, state.options, state.session.remote
+    listed = await state.session.run(remote.list_mailboxes)
+    if options.subscribed and isinstance(remote, ImapSession):
+        subscribed_names = await state.session.run(remote.list_subscribed)
+        listed = [
+            one
+            for one in listed
+            if one.raw_name in subscribed_names or one.raw_name.upper() == b"INBOX"
+        ]
+    local_paths = await import_mailboxes.load_paths_by_special_use(state.run.ctx)
+    local_paths.pop(SpecialUse.INBOX, None)
     rewrites = [
-        (compiled(one["pattern"], fold=True), one["replacement"]) for one in row.folder_rewrites
+        (compile_regex(one["pattern"], ignore_case=True), one["replacement"])
+        for one in row.folder_rewrites
     ]
-    how = Rules(
-        Expression(row.exclude, slashes=False) if row.exclude else None,
+    rules = MappingRules(
+        BoundedRegex(row.exclude, allow_slashes=False) if row.exclude else None,
         options.include,
-        options.masks_in,
-        options.masks_out,
+        options.include_masks,
+        options.exclude_masks,
         rewrites,
         row.auto_map_folders,
         None if row.target_folder == INBOX and not row.once else row.target_folder,
     )
-    found = mailbox_mapping.mapped(listed, how, here)
-    it.run.say(f"{len(listed)} folders, {len(found)} of them are fetched")
+    found = mailbox_mapping.map_mailboxes(listed, rules, local_paths)
+    state.run.add_log_line(f"{len(listed)} folders, {len(found)} of them are fetched")
     return found
 
 
-async def _folder(it: Fetch, one: Mapped, *, again: bool = False) -> tuple[Place, list[str]]:
+async def _fetch_mailbox(
+    state: FetchState, mapped: MailboxMapping, *, is_repeat: bool = False
+) -> tuple[OpenRemoteMailbox, list[str]]:
     """Fetch new messages and changes of a mailbox. Returns it with the marks of all its messages.
 
     With `is_repeat`, messages seen before are not counted once more.
     """
-    there, remote = it.there, it.there.remote
-    writes = it.connector.source_retention is not None and not it.run.trial
-    opened = await there.do(lambda: remote.open(one.listed, write=writes))
-    place = await _place(it, one, opened)
-    marks = await there.do(remote.marks)
-    known = await synchronization.known(it, place, marks)
-    fresh = [mark for mark in marks if mark not in known]
-    heads = await there.do(remote.heads, fresh)
-    wanted = _wanted(it, place, heads)
-    it.tally.seen += len(fresh) if again else len(marks)
-    it.tally.skipped += len(heads) - len(wanted)
-    if fresh:
-        it.run.say(f"{place.name}: {len(marks)} messages, {len(wanted)} to fetch")
-    if it.run.trial:
-        it.tally.imported += len(wanted)
-        return place, marks
-    async for some in there.bodies(wanted):
-        await message_storage.bring(it, place, some)
-    await synchronization.flags(it, place, [mark for mark in marks if mark in known])
-    if it.connector.mirror_deletes:
-        await synchronization.mirror(it, place, marks)
-    return place, marks
+    session, remote = state.session, state.session.remote
+    needs_write = state.connector.source_retention is not None and not state.run.is_trial
+    opened = await session.run(
+        lambda: remote.open_mailbox(mapped.remote_mailbox, writable=needs_write)
+    )
+    remote_mailbox = await _read_or_create_remote_mailbox(state, mapped, opened)
+    marks = await session.run(remote.list_message_ids)
+    known_marks = await synchronization.read_known_marks(state, remote_mailbox, marks)
+    new_marks = [mark for mark in marks if mark not in known_marks]
+    heads = await session.run(remote.fetch_metadata, new_marks)
+    heads_to_fetch = _heads_to_fetch(state, remote_mailbox, heads)
+    state.counts.seen += len(new_marks) if is_repeat else len(marks)
+    state.counts.skipped += len(heads) - len(heads_to_fetch)
+    if new_marks:
+        state.run.add_log_line(
+            f"{remote_mailbox.name}: {len(marks)} messages, {len(heads_to_fetch)} to fetch"
+        )
+    if state.run.is_trial:
+        state.counts.imported += len(heads_to_fetch)
+        return remote_mailbox, marks
+    async for heads_and_bytes in session.stream_messages(heads_to_fetch):
+        await message_storage.store_fetched_messages(state, remote_mailbox, heads_and_bytes)
+    await synchronization.synchronize_flags(
+        state, remote_mailbox, [mark for mark in marks if mark in known_marks]
+    )
+    if state.connector.mirror_deletes:
+        await synchronization.mirror_deletions(state, remote_mailbox, marks)
+    return remote_mailbox, marks
 
 
-async def _place(it: Fetch, one: Mapped, opened: Opened) -> Place:
+async def _read_or_create_remote_mailbox(
+    state: FetchState, mapped: MailboxMapping, opened: OpenedMailbox
+) -> OpenRemoteMailbox:
     """Read the row of a remote mailbox, or create it.
 
     If UIDVALIDITY has changed, the marks of the ledger are invalidated; digests identify the
     messages then.
     """
-    ctx, raw, name = (
-        it.run.ctx,
-        one.listed.raw.decode("latin-1"),
-        mailbox_mapping.remote(one.listed),
+    ctx, wire_name, name = (
+        state.run.ctx,
+        mapped.remote_mailbox.raw_name.decode("latin-1"),
+        mailbox_mapping.remote_path(mapped.remote_mailbox),
     )
-    mine = (
-        col(ConnectorFolder.connector_id) == it.connector.id,
-        col(ConnectorFolder.name) == raw,
+    is_this_mailbox = (
+        col(RemoteMailbox.connector_id) == state.connector.id,
+        col(RemoteMailbox.name) == wire_name,
     )
-    if it.run.trial:
-        rows = await ctx.read(select(*picked(ConnectorFolder)).where(*mine))
-        row = rows[0] if rows and rows[0].validity == opened.validity else None
-        return Place(row.id if row else 0, name, one, opened, row is None, 0, {})
-    ctx.forget()  # mailboxes can have been created since
-    async with it.unit() as unit:
+    if state.run.is_trial:
+        rows = await ctx.read(select(*select_columns(RemoteMailbox)).where(*is_this_mailbox))
+        row = rows[0] if rows and rows[0].validity == opened.uid_validity else None
+        return OpenRemoteMailbox(row.id if row else 0, name, mapped, opened, row is None, 0, {})
+    ctx.clear_loaded()  # mailboxes can have been created since
+    async with state.write_session() as unit:
         connection = await unit.connection()
-        row = (await connection.execute(select(*picked(ConnectorFolder)).where(*mine))).first()
-        key = ctx.world.key() if row is None else row.id
+        row = (
+            await connection.execute(select(*select_columns(RemoteMailbox)).where(*is_this_mailbox))
+        ).first()
+        mailbox_id = ctx.environment.new_id() if row is None else row.id
         if row is None:
-            new = {"id": key, "connector_id": it.connector.id, "name": raw, "modseq": 0}
+            new = {
+                "id": mailbox_id,
+                "connector_id": state.connector.id,
+                "name": wire_name,
+                "modseq": 0,
+            }
             await connection.execute(
-                insert(ConnectorFolder), [{**new, "validity": opened.validity}]
+                insert(RemoteMailbox), [{**new, "validity": opened.uid_validity}]
             )
-        elif row.validity != opened.validity:
-            it.run.say(f"{name}: the server has numbered it anew")
-            old = col(ConnectorMessage.folder_id) == key, ~col(ConnectorMessage.mark).contains(":")
-            renamed = f"{row.validity}:" + col(ConnectorMessage.mark)
-            await connection.execute(update(ConnectorMessage).where(*old).values(mark=renamed))
-            again = update(ConnectorFolder).where(col(ConnectorFolder.id) == key)
-            await connection.execute(again.values(validity=opened.validity, modseq=0))
-        await it.noted(unit, folder=name)
-    same = row is not None and row.validity == opened.validity
-    before = await _before(it, key) if row is not None else {}
-    return Place(key, name, one, opened, row is None, row.modseq if row and same else 0, before)
+        elif row.validity != opened.uid_validity:
+            state.run.add_log_line(f"{name}: the server has numbered it anew")
+            has_valid_mark = (
+                col(FetchedMessage.folder_id) == mailbox_id,
+                ~col(FetchedMessage.mark).contains(":"),
+            )
+            renamed = f"{row.validity}:" + col(FetchedMessage.mark)
+            await connection.execute(
+                update(FetchedMessage).where(*has_valid_mark).values(mark=renamed)
+            )
+            statement = update(RemoteMailbox).where(col(RemoteMailbox.id) == mailbox_id)
+            await connection.execute(statement.values(validity=opened.uid_validity, modseq=0))
+        await state.record_progress(unit, folder=name)
+    is_same_numbering = row is not None and row.validity == opened.uid_validity
+    renumbered = await _read_renumbered(state, mailbox_id) if row is not None else {}
+    return OpenRemoteMailbox(
+        mailbox_id,
+        name,
+        mapped,
+        opened,
+        row is None,
+        row.modseq if row and is_same_numbering else 0,
+        renumbered,
+    )
 
 
-async def _before(it: Fetch, folder_id: int) -> dict[str, list[tuple[str, int | None]]]:
+async def _read_renumbered(
+    state: FetchState, remote_mailbox_id: int
+) -> dict[str, list[tuple[str, int | None]]]:
     """Return mark and message id of ledger rows with invalid marks, by digest."""
-    asked = select(
-        col(ConnectorMessage.mark), col(ConnectorMessage.digest), col(ConnectorMessage.message_id)
-    ).where(col(ConnectorMessage.folder_id) == folder_id, col(ConnectorMessage.mark).contains(":"))
+    statement = select(
+        col(FetchedMessage.mark), col(FetchedMessage.digest), col(FetchedMessage.message_id)
+    ).where(
+        col(FetchedMessage.folder_id) == remote_mailbox_id, col(FetchedMessage.mark).contains(":")
+    )
     found: dict[str, list[tuple[str, int | None]]] = {}
-    for row in await it.run.ctx.read(asked):
+    for row in await state.run.ctx.read(statement):
         found.setdefault(row.digest, []).append((row.mark, row.message_id))
     return found
 
 
-def _wanted(it: Fetch, place: Place, heads: Sequence[Head]) -> list[Head]:
+def _heads_to_fetch(
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, heads: Sequence[RemoteMessage]
+) -> list[RemoteMessage]:
     """Return the messages that fit the size and age limits of the connector."""
-    row, options, now = it.connector, it.options, it.run.ctx.world.now()
-    most = it.run.ctx.world.options.message_max
-    large = sum(head.size > most for head in heads)
-    if large:
-        it.run.say(f"{place.name}: {large} are larger than {most} bytes, and left out")
-    low, high = options.min_size, min(most, options.max_size or most)
+    row, options, now = state.connector, state.options, state.run.ctx.environment.now()
+    max_size = state.run.ctx.environment.options.message_max
+    too_large = sum(head.size > max_size for head in heads)
+    if too_large:
+        state.run.add_log_line(
+            f"{remote_mailbox.name}: {too_large} are larger than {max_size} bytes, and left out"
+        )
+    min_size, max_allowed = options.min_size, min(max_size, options.max_size or max_size)
 
-    def fits(at: datetime | None) -> bool:
-        age = (now - at).total_seconds() if at else options.min_age
+    def fits(received_at: datetime | None) -> bool:
+        age = (now - received_at).total_seconds() if received_at else options.min_age
         return options.min_age <= age <= (age if row.max_age is None else row.max_age)
 
-    return [head for head in heads if low <= head.size <= high and fits(head.received_at)]
+    return [
+        head for head in heads if min_size <= head.size <= max_allowed and fits(head.received_at)
+    ]
 
 
-async def _listen(it: Fetch, inbox: Mapped) -> None:
+async def _listen_to_inbox(state: FetchState, inbox: MailboxMapping) -> None:
     """Fetch what arrives in INBOX at once (IMAP IDLE), until the next run is due."""
-    row, world, remote = it.connector, it.run.ctx.world, it.there.remote
-    if it.run.trial or row.interval is None or not isinstance(remote, Imap):
+    row, world, remote = state.connector, state.run.ctx.environment, state.session.remote
+    if state.run.is_trial or row.interval is None or not isinstance(remote, ImapSession):
         return
     if "IDLE" not in remote.capabilities:
-        it.run.say("the server offers no IDLE")
+        state.run.add_log_line("the server offers no IDLE")
         return
     until = world.now() + timedelta(seconds=row.interval)
-    heard, it.run.again = True, SOON  # the first fetch also selects the mailbox
-    while is_ahead(until, now := world.now(), timedelta(seconds=row.interval)):
-        left = (until - now).total_seconds()
-        if heard:
-            await _folder(it, inbox, again=True)
-            it.there.line.stage = Stage.LISTEN
-            await _told(it)
-        it.run.rest(listens=True)
+    has_changes, state.run.next_run_delay = (
+        True,
+        RELISTEN_DELAY,
+    )  # the first fetch also selects the mailbox
+    while is_waiting(until, now := world.now(), timedelta(seconds=row.interval)):
+        seconds_left = (until - now).total_seconds()
+        if has_changes:
+            await _fetch_mailbox(state, inbox, is_repeat=True)
+            state.session.connection.stage = ConnectorStage.LISTEN
+            await _record_totals(state)
+        state.run.set_listening(is_listening=True)
         try:
-            heard = await it.there.do(remote.wait, min(left, LISTENS))
-        except Failure as problem:  # servers close idle connections
-            it.run.say(f"listening has ended: {problem.message}")
-            it.run.again = LATER
+            has_changes = await state.session.run(
+                remote.wait_for_changes, min(seconds_left, MAX_IDLE_SECONDS)
+            )
+        except RemoteFailure as problem:  # servers close idle connections
+            state.run.add_log_line(f"listening has ended: {problem.message}")
+            state.run.next_run_delay = RELISTEN_DELAY_AFTER_FAILURE
             break
         finally:
-            it.run.rest(listens=False)
+            state.run.set_listening(is_listening=False)

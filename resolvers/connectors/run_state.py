@@ -11,95 +11,101 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.connectors.mailbox_mapping import Mapped
-from mail.connectors.remote_server import Failure, Opened, Stage
-from mail.connectors.session_thread import Session
-from mail.envelope.local_recipient import Recipient
+from mail.connectors.mailbox_mapping import MailboxMapping
+from mail.connectors.remote_server import ConnectorStage, OpenedMailbox, RemoteFailure
+from mail.connectors.session_thread import ThreadedSession
+from mail.envelope.local_recipient import LocalRecipient
 from models.connectors import Connector, ConnectorRun
 from models.events.journal import ChangeKind
-from models.runtime.environment import Turn
-from models.store.columns import Picked
-from resolvers.connectors.options import Chosen
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow
+from resolvers.connectors.options import ConnectorOptions
 from resolvers.context import Context
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.transfer.import_writer import Import
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.transfer.import_writer import RunningImport
 
 Outcome = TypeVar("Outcome")
-IGNORED = frozenset({"\\Recent", "\\Deleted"})
-MARKS = 1000  # more would exceed the limit of parameters
-LINES = 200  # of the log of a run
+IGNORED_FLAGS = frozenset({"\\Recent", "\\Deleted"})
+MAX_MARKS_PER_STATEMENT = 1000  # more would exceed the limit of parameters
+MAX_LOG_LINES = 200  # of the log of a run
 
 
-class Lost(Exception):
+class RunLeaseLost(Exception):
     """Another process runs this connector."""
 
 
-class Stopped(Exception):
+class RunCancelled(Exception):
     """The run was cancelled."""
 
 
 @dataclass
-class Run:
+class ActiveRun:
     """A connector run that this process holds the lease of."""
 
     ctx: Context
-    connector: Picked
-    row: Picked
+    connector: ColumnRow
+    row: ColumnRow
     lease: int
-    options: Chosen
+    options: ConnectorOptions
     may_listen: bool = True
-    listens: bool = False  # and does nothing else
-    freed: asyncio.Event = field(default_factory=asyncio.Event)  # there may be room for another
-    again: timedelta | None = None  # when the next is due: of one that has listened
-    lines: list[str] = field(default_factory=list)
-    nudged: asyncio.Event = field(default_factory=asyncio.Event)  # somebody may want it to end
+    is_listening: bool = False  # and does nothing else
+    slot_freed: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # there may be room for another
+    next_run_delay: timedelta | None = None  # when the next is due: of one that has listened
+    log_lines: list[str] = field(default_factory=list)
+    cancel_check_requested: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # a user may want to cancel it
 
     @property
-    def trial(self) -> bool:
+    def is_trial(self) -> bool:
         """True if the run stores and deletes nothing."""
         return bool(self.row.trial or self.options.dry)
 
-    def rest(self, *, listens: bool) -> None:
+    def set_listening(self, *, is_listening: bool) -> None:
         """Set whether the run only listens. A listening run does not count for the limits."""
-        self.listens = listens
-        if listens:
-            self.freed.set()
+        self.is_listening = is_listening
+        if is_listening:
+            self.slot_freed.set()
 
-    def say(self, line: str) -> None:
+    def add_log_line(self, line: str) -> None:
         """Add a line to the log. Beyond 200 lines, the first and the last 100 are kept."""
-        stamp = self.ctx.world.now().strftime("%H:%M:%S")
-        if len(self.lines) >= LINES:
-            del self.lines[LINES // 2]
-        self.lines.append(f"{stamp} {line}")
+        stamp = self.ctx.environment.now().strftime("%H:%M:%S")
+        if len(self.log_lines) >= MAX_LOG_LINES:
+            del self.log_lines[MAX_LOG_LINES // 2]
+        self.log_lines.append(f"{stamp} {line}")
 
-    async def hold(self, session: AsyncSession, **counts: Any) -> None:
+    async def record_progress(self, session: AsyncSession, **columns: Any) -> None:
         """Write the progress of the run in this transaction.
 
         Raises RunLeaseLost or RunCancelled.
         """
-        await self.ctx.world.join(session, lambda turn: self.held(turn, **counts))
+        await self.ctx.environment.run_in_session(
+            session, lambda transaction: self.record_progress_in(transaction, **columns)
+        )
 
-    def held(self, turn: Turn, **counts: Any) -> None:
+    def record_progress_in(self, transaction: DatabaseTransaction, **columns: Any) -> None:
         """Write the progress of the run in a transaction that is a plain function.
 
         Raises RunLeaseLost or RunCancelled.
         """
-        now, user = self.ctx.world.now(), self.connector.user_id
-        mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
-        kept = select(col(Connector.id)).where(*mine).with_for_update()
-        if not turn.connection.execute(kept).first():
-            raise Lost
-        values = {**counts, "log": list(self.lines)}
-        this = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
-        told = this.values(values).returning(col(ConnectorRun.cancelled))
-        if turn.connection.execute(told).scalar_one():
-            raise Stopped
-        entries = self.ctx.entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
-        turn.send(turn.told(user, entries, at=now)[1])
+        now, user = self.ctx.environment.now(), self.connector.user_id
+        is_leased = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
+        lock_statement = select(col(Connector.id)).where(*is_leased).with_for_update()
+        if not transaction.connection.execute(lock_statement).first():
+            raise RunLeaseLost
+        values = {**columns, "log": list(self.log_lines)}
+        update_statement = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
+        run_update = update_statement.values(values).returning(col(ConnectorRun.cancelled))
+        if transaction.connection.execute(run_update).scalar_one():
+            raise RunCancelled
+        entries = self.ctx.journal_entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
+        transaction.execute_statements(transaction.entry_statements(user, entries, at=now)[1])
 
 
 @dataclass
-class Tally:
+class RunCounts:
     """The counts of a run, named as their columns."""
 
     seen: int = 0
@@ -110,53 +116,55 @@ class Tally:
 
 
 @dataclass
-class Place:
+class OpenRemoteMailbox:
     """A selected remote mailbox with its row and ledger facts."""
 
     id: int
     name: str
-    mapped: Mapped
-    opened: Opened
-    fresh: bool  # True if it was never fetched before
+    mapped: MailboxMapping
+    opened: OpenedMailbox
+    is_first_fetch: bool  # True if it was never fetched before
     modseq: int  # up to this MODSEQ flags are stored here
     # invalid marks after a renumbering, with message ids here, by digest
-    before: dict[str, list[tuple[str, int | None]]]
+    renumbered: dict[str, list[tuple[str, int | None]]]
 
 
 @dataclass
-class Fetch:
+class FetchState:
     """The state of a connector run that is signed in."""
 
-    run: Run
-    there: Session
-    work: Import
-    tally: Tally = field(default_factory=Tally)
-    digests: dict[int, set[bytes]] = field(default_factory=dict)  # of stored and fetched messages
-    everywhere: set[bytes] | None = None  # of messages fetched from any mailbox
-    where: MessageWhere | None = None  # of a one-time import; None: all messages
-    to: Recipient | None = None  # of the delivery of incoming mail
+    run: ActiveRun
+    session: ThreadedSession
+    writer: RunningImport
+    counts: RunCounts = field(default_factory=RunCounts)
+    digests_by_mailbox: dict[int, set[bytes]] = field(
+        default_factory=dict
+    )  # of stored and fetched messages
+    all_digests: set[bytes] | None = None  # of messages fetched from any mailbox
+    message_filter: MessageConditions | None = None  # of a one-time import; None: all messages
+    recipient: LocalRecipient | None = None  # of the delivery of incoming mail
 
     @property
-    def connector(self) -> Picked:
+    def connector(self) -> ColumnRow:
         """The row of the connector."""
         return self.run.connector
 
     @property
-    def options(self) -> Chosen:
+    def options(self) -> ConnectorOptions:
         """The custom options of the connector."""
         return self.run.options
 
-    async def noted(self, session: AsyncSession, **more: Any) -> None:
+    async def record_progress(self, session: AsyncSession, **columns: Any) -> None:
         """Write the progress of the run, with further columns, in this transaction."""
-        await self.run.hold(session, **self.so_far, **more)
+        await self.run.record_progress(session, **self.progress_columns, **columns)
 
     @property
-    def so_far(self) -> dict[str, Any]:
+    def progress_columns(self) -> dict[str, Any]:
         """The progress of the run, by column."""
-        return {"stage": self.there.line.stage, **asdict(self.tally)}
+        return {"stage": self.session.connection.stage, **asdict(self.counts)}
 
     @asynccontextmanager
-    async def unit(self) -> AsyncGenerator[AsyncSession]:
+    async def write_session(self) -> AsyncGenerator[AsyncSession]:
         """Open a transaction of the account.
 
         Raises ConnectorFailure if it exceeds the local timeout.
@@ -164,37 +172,41 @@ class Fetch:
         row = self.connector
         try:
             async with asyncio.timeout(row.local_timeout):
-                async with self.run.ctx.write(row.user_id) as session:
+                async with self.run.ctx.write_session(row.user_id) as session:
                     yield session
         except TimeoutError:
-            raise self._late() from None
+            raise self._timeout_failure() from None
 
-    async def apply(self, work: Callable[[Turn], Outcome]) -> Outcome:
+    async def apply_with_timeout(
+        self, function: Callable[[DatabaseTransaction], Outcome]
+    ) -> Outcome:
         """Run a plain function in a transaction of the account.
 
         Raises ConnectorFailure if it exceeds the local timeout; the function is not started any
         more then.
         """
-        row, over = self.connector, False
+        row, is_cancelled = self.connector, False
 
-        def unit(turn: Turn) -> Outcome:
-            if over:
-                raise self._late()
-            return work(turn)
+        def work_unless_cancelled(transaction: DatabaseTransaction) -> Outcome:
+            if is_cancelled:
+                raise self._timeout_failure()
+            return function(transaction)
 
         try:
             async with asyncio.timeout(row.local_timeout):
-                return await self.run.ctx.apply(unit, row.user_id)
+                return await self.run.ctx.run_transaction(work_unless_cancelled, row.user_id)
         except TimeoutError:
-            raise self._late() from None
+            raise self._timeout_failure() from None
         finally:
-            over = True
+            is_cancelled = True
 
-    def _late(self) -> Failure:
+    def _timeout_failure(self) -> RemoteFailure:
         seconds = self.connector.local_timeout
-        return Failure(Stage.STORE, f"our own store took more than {seconds} seconds")
+        return RemoteFailure(
+            ConnectorStage.STORE, f"our own store took more than {seconds} seconds"
+        )
 
 
-def joined(flags: frozenset[str]) -> str:
+def flags_text(flags: frozenset[str]) -> str:
     """Return flags as the ledger stores them: sorted and separated by spaces."""
-    return " ".join(sorted(flags - IGNORED))
+    return " ".join(sorted(flags - IGNORED_FLAGS))

@@ -11,23 +11,23 @@ import orjson
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.json_lines import Account
-from mail.archives.secret_encryption import Lock, Locked
-from mail.connectors.remote_server import Failure
-from models.connectors import Connector, Protocol, Security
-from models.errors import Forbidden, Invalid, LimitReached, Refused
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from mail.archives.json_lines import AccountRecord
+from mail.archives.secret_encryption import ArchiveCipher, ArchiveDecryptionError
+from mail.connectors.remote_server import RemoteFailure
+from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
+from models.errors import Forbidden, InvalidInput, LimitReached, RequestError
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import UserPermission
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.connectors import credentials
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.options import OptionName
-from resolvers.context import Context, Needs
-from resolvers.transfer.import_writer import Import
+from resolvers.context import Context, GuardRule
+from resolvers.transfer.import_writer import RunningImport
 
-FIELDS: Mapping[str, tuple[str, type]] = {  # name in the file: column and type
+FILE_FIELDS: Mapping[str, tuple[str, type]] = {  # name in the file: column and type
     "name": ("name", str),
     "protocol": ("protocol", str),
     "host": ("host", str),
@@ -57,175 +57,193 @@ FIELDS: Mapping[str, tuple[str, type]] = {  # name in the file: column and type
     "applyFilters": ("apply_filters", bool),
     "active": ("active", bool),
 }
-OAUTH = {"tokenUrl": "token_url", "clientId": "client_id", "scope": "scope"}
-NEEDED = ("protocol", "host", "security", "authMechanism", "username")
-BOUND = ("protocol", "host", "port", "security", "authMechanism", "username", "oauth")
-LARGEST = 1 << 40  # in a file
-OFF = "it is switched off until one is set"
-ALLOWED = Needs(user_permission=UserPermission.SYNCJOBS)
+OAUTH_FIELDS = {"tokenUrl": "token_url", "clientId": "client_id", "scope": "scope"}
+REQUIRED_FIELDS = ("protocol", "host", "security", "authMechanism", "username")
+SECRET_BOUND_FIELDS = ("protocol", "host", "port", "security", "authMechanism", "username", "oauth")
+MAX_NUMBER = 1 << 40  # in a file
+SWITCHED_OFF_NOTE = "it is switched off until one is set"
+IMPORT_GUARD = GuardRule(user_permission=UserPermission.SYNCJOBS)
 
-Entry = Mapping[str, Any]
+ConnectorRecord = Mapping[str, Any]
 
 
-async def exported(ctx: Context, user_id: int, passphrase: str | None) -> dict[str, Any]:
+async def export_connectors(ctx: Context, user_id: int, passphrase: str | None) -> dict[str, Any]:
     """Return the connectors of an account and the lock of their passwords, as written to a file.
 
     Without a passphrase there are no passwords. A password that can't be decrypted is left out.
     """
-    mine = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
-    asked = select(*picked(Connector)).where(*mine).order_by(col(Connector.id))
-    rows = await ctx.read(asked)
-    found = {"connectors": [_entry(row) for row in rows]}
+    conditions = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
+    statement = select(*select_columns(Connector)).where(*conditions).order_by(col(Connector.id))
+    rows = await ctx.read(statement)
+    found = {"connectors": [_record_from_row(row) for row in rows]}
     if passphrase is None or not rows:
         return found
-    lock = await asyncio.to_thread(Lock.fresh, passphrase)
+    lock = await asyncio.to_thread(ArchiveCipher.for_new_archive, passphrase)
     for row, entry in zip(rows, found["connectors"], strict=True):
-        known = _stored(ctx.world, row)
-        if known.get("password"):
-            told = {name: known.get(name) for name in ("password", "client")}
-            entry["secret"] = lock.seal(orjson.dumps(told).decode(), _place(entry))
-    return {**found, "connectorLock": lock.record()}
+        secret = _stored_secret(ctx.environment, row)
+        if secret.get("password"):
+            secret_parts = {name: secret.get(name) for name in ("password", "client")}
+            entry["secret"] = lock.encrypt(
+                orjson.dumps(secret_parts).decode(), _secret_binding(entry)
+            )
+    return {**found, "connectorLock": lock.derivation_record()}
 
 
-def _entry(row: Picked) -> dict[str, Any]:
-    entry = {name: getattr(row, column) for name, (column, _) in FIELDS.items()}
+def _record_from_row(row: ColumnRow) -> dict[str, Any]:
+    record = {name: getattr(row, column) for name, (column, _) in FILE_FIELDS.items()}
     if row.oauth:
-        entry["oauth"] = {name: row.oauth.get(column) for name, column in OAUTH.items()}
-    return {name: value for name, value in entry.items() if value is not None}
+        record["oauth"] = {name: row.oauth.get(column) for name, column in OAUTH_FIELDS.items()}
+    return {name: value for name, value in record.items() if value is not None}
 
 
-def _place(entry: Entry) -> bytes:
+def _secret_binding(record: ConnectorRecord) -> bytes:
     """Return the fields that an encrypted password is bound to."""
-    return orjson.dumps([entry.get(name) for name in BOUND], option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps(
+        [record.get(name) for name in SECRET_BOUND_FIELDS], option=orjson.OPT_SORT_KEYS
+    )
 
 
-def _stored(world: World, row: Picked) -> dict[str, Any]:
+def _stored_secret(environment: Environment, row: ColumnRow) -> dict[str, Any]:
     try:
-        return credentials.opened(world, row.id, row.secret)
-    except Failure:
+        return credentials.open_secret(environment, row.id, row.secret)
+    except RemoteFailure:
         return {}
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
+class _FileSecret:
     """A password and client secret of a file, or the reason why there is none."""
 
     password: str | None = None
-    client: str | None = None
-    lacking: str = ""
+    client_secret: str | None = None
+    missing_reason: str = ""
 
 
-async def bring(work: Import, account: Account, passphrase: str | None) -> None:
+async def import_connectors(
+    writer: RunningImport, account: AccountRecord, passphrase: str | None
+) -> None:
     """Create the connectors of a file, unless the account has them.
 
     Those without a password are switched off. Problems are added to the outcome of the import.
     """
-    lock, lacking = None, "no passphrase was given"
+    lock, missing_reason = None, "no passphrase was given"
     if account.connectors and account.lock and passphrase is not None:
         try:
-            lock = await asyncio.to_thread(Lock.told, account.lock, passphrase)
-        except Locked as problem:
-            lacking = f"its lock was {problem}"
-    for entry in account.connectors:
-        word = _word(entry, lock, lacking)
-        name = str(entry.get("name") or entry.get("host") or "")[:100]
+            lock = await asyncio.to_thread(ArchiveCipher.from_record, account.lock, passphrase)
+        except ArchiveDecryptionError as problem:
+            missing_reason = f"its lock was {problem}"
+    for record in account.connectors:
+        secret = _open_file_secret(record, lock, missing_reason)
+        name = str(record.get("name") or record.get("host") or "")[:100]
         try:
-            work.ctx.viewer.require(ALLOWED)
-            if not await _bring(work.ctx, entry, word):
-                work.outcome.refuse(f"password of connector {name}", f"{word.lacking}: {OFF}")
-        except Refused as problem:
-            work.outcome.refuse(f"connector {name}", str(problem))
+            writer.ctx.viewer.require(IMPORT_GUARD)
+            if not await _import_connector(writer.ctx, record, secret):
+                writer.outcome.add_skipped(
+                    f"password of connector {name}", f"{secret.missing_reason}: {SWITCHED_OFF_NOTE}"
+                )
+        except RequestError as problem:
+            writer.outcome.add_skipped(f"connector {name}", str(problem))
             if isinstance(problem, LimitReached | Forbidden):
                 break
 
 
-def _word(entry: Entry, lock: Lock | None, lacking: str) -> _Word:
-    if "secret" not in entry:
-        return _Word(lacking="the archive has none")
+def _open_file_secret(
+    record: ConnectorRecord, lock: ArchiveCipher | None, missing_reason: str
+) -> _FileSecret:
+    if "secret" not in record:
+        return _FileSecret(missing_reason="the archive has none")
     if lock is None:
-        return _Word(lacking=lacking)
+        return _FileSecret(missing_reason=missing_reason)
     try:
-        known = orjson.loads(lock.open(entry["secret"], _place(entry)))
-        if isinstance(known["password"], str):
-            return _Word(known["password"], known["client"])
-    except (Locked, orjson.JSONDecodeError, KeyError, TypeError):
+        parts = orjson.loads(lock.decrypt(record["secret"], _secret_binding(record)))
+        if isinstance(parts["password"], str):
+            return _FileSecret(parts["password"], parts["client"])
+    except (ArchiveDecryptionError, orjson.JSONDecodeError, KeyError, TypeError):
         pass
-    return _Word(lacking="the passphrase does not open it")
+    return _FileSecret(missing_reason="the passphrase does not open it")
 
 
-async def _bring(ctx: Context, entry: Entry, word: _Word) -> bool:
+async def _import_connector(ctx: Context, record: ConnectorRecord, secret: _FileSecret) -> bool:
     """Create a connector, or add the password to an existing one; True if it has a password now.
 
     Raises Invalid, LimitReached or Forbidden.
     """
-    given = _given(entry)
-    values = connector_validation.checked(given, {}, ctx.world.options)
-    if given.get("oauth") and word.client:
-        given["oauth"] = {**given["oauth"], "client_secret": word.client}
-    there = await _there(ctx, {**given, **values})
-    if there is None:
-        active = given.get("active", True) and word.password is not None
-        await connector_mutations.create(ctx, None, {**given, "active": active}, word.password)
-        return word.password is not None
-    if _stored(ctx.world, there).get("password"):
+    fields = _fields_from_record(record)
+    values = connector_validation.validate_fields(fields, {}, ctx.environment.options)
+    if fields.get("oauth") and secret.client_secret:
+        fields["oauth"] = {**fields["oauth"], "client_secret": secret.client_secret}
+    existing = await _find_same_connector(ctx, {**fields, **values})
+    if existing is None:
+        active = fields.get("active", True) and secret.password is not None
+        await connector_mutations.create_connector(
+            ctx, None, {**fields, "active": active}, secret.password
+        )
+        return secret.password is not None
+    if _stored_secret(ctx.environment, existing).get("password"):
         return True
-    if word.password is None or _place(_entry(there)) != _place(entry):
+    if secret.password is None or _secret_binding(_record_from_row(existing)) != _secret_binding(
+        record
+    ):
         return False
-    again: dict[str, Any] = {name: given[name] for name in ("active", "oauth") if name in given}
-    await connector_mutations.change(ctx, [there.id], again, word.password)
+    changed_fields: dict[str, Any] = {
+        name: fields[name] for name in ("active", "oauth") if name in fields
+    }
+    await connector_mutations.update_connectors(ctx, [existing.id], changed_fields, secret.password)
     return True
 
 
-async def _there(ctx: Context, values: Entry) -> Picked | None:
-    same = [col(getattr(Connector, name)) == values[name]
+async def _find_same_connector(ctx: Context, values: ConnectorRecord) -> ColumnRow | None:
+    is_same = [col(getattr(Connector, name)) == values[name]
             for name in ("protocol", "host", "port", "username")]  # fmt: skip
-    mine = col(Connector.user_id) == own(ctx), col(Connector.once).is_(False)
-    rows = await ctx.read(select(*picked(Connector)).where(*mine, *same))
+    is_own = col(Connector.user_id) == require_user_id(ctx), col(Connector.once).is_(False)
+    rows = await ctx.read(select(*select_columns(Connector)).where(*is_own, *is_same))
     return next(iter(rows), None)
 
 
-def _given(entry: Entry) -> dict[str, Any]:
+def _fields_from_record(record: ConnectorRecord) -> dict[str, Any]:
     """Return the columns of a connector in a file.
 
     Raises Invalid if a field is missing or wrong.
     """
-    given: dict[str, Any] = {}
-    for name, (column, kind) in FIELDS.items():
-        if (value := entry.get(name)) is None:
-            if name in NEEDED:
-                raise Invalid("it is missing", constraint="required", path=[name])
+    fields: dict[str, Any] = {}
+    for name, (column, kind) in FILE_FIELDS.items():
+        if (value := record.get(name)) is None:
+            if name in REQUIRED_FIELDS:
+                raise InvalidInput("it is missing", constraint="required", path=[name])
             continue
-        number = kind in (int, timedelta)
-        right = isinstance(value, int if number else kind)
-        if not right or (number and (isinstance(value, bool) or not 0 <= value < LARGEST)):
-            raise Invalid("not what it must be", constraint="type", path=[name])
-        given[column] = timedelta(seconds=value) if kind is timedelta else value
-    given["protocol"] = _one_of(Protocol, given["protocol"], "protocol")
-    given["security"] = _one_of(Security, given["security"], "security")
-    if oauth := given.get("oauth"):
-        _check_texts(oauth, ("tokenUrl", "clientId"), ("scope",), "oauth")
-        given["oauth"] = {column: oauth.get(name) for name, column in OAUTH.items()}
-    for one in given.get("folder_rewrites", ()):
-        _check_texts(one, ("pattern", "replacement"), (), "folderRewrites")
-    for one in given.get("custom_options", ()):
-        _check_texts(one, ("name",), ("value",), "customOptions")
-        _one_of(OptionName, one["name"], "customOptions")
-    return given
+        is_number = kind in (int, timedelta)
+        has_type = isinstance(value, int if is_number else kind)
+        if not has_type or (is_number and (isinstance(value, bool) or not 0 <= value < MAX_NUMBER)):
+            raise InvalidInput("not what it must be", constraint="type", path=[name])
+        fields[column] = timedelta(seconds=value) if kind is timedelta else value
+    fields["protocol"] = _enum_member(ConnectorProtocol, fields["protocol"], "protocol")
+    fields["security"] = _enum_member(ConnectorSecurity, fields["security"], "security")
+    if oauth := fields.get("oauth"):
+        _check_text_fields(oauth, ("tokenUrl", "clientId"), ("scope",), "oauth")
+        fields["oauth"] = {column: oauth.get(name) for name, column in OAUTH_FIELDS.items()}
+    for item in fields.get("folder_rewrites", ()):
+        _check_text_fields(item, ("pattern", "replacement"), (), "folderRewrites")
+    for item in fields.get("custom_options", ()):
+        _check_text_fields(item, ("name",), ("value",), "customOptions")
+        _enum_member(OptionName, item["name"], "customOptions")
+    return fields
 
 
-def _one_of(kind: type[StrEnum], value: str, path: str) -> StrEnum:
+def _enum_member(enum_class: type[StrEnum], value: str, field_name: str) -> StrEnum:
     try:
-        return kind(value)
+        return enum_class(value)
     except ValueError:
-        text = f"one of {', '.join(kind)}"
-        raise Invalid(text, constraint="unknown", path=[path]) from None
+        text = f"one of {', '.join(enum_class)}"
+        raise InvalidInput(text, constraint="unknown", path=[field_name]) from None
 
 
-def _check_texts(one: Any, needed: tuple[str, ...], others: tuple[str, ...], path: str) -> None:
+def _check_text_fields(
+    value: Any, required: tuple[str, ...], optional: tuple[str, ...], field_name: str
+) -> None:
     """Raise Invalid if this is no object, lacks a text, or has other fields."""
-    right = isinstance(one, dict) and set(one) <= {*needed, *others}
-    if right:
-        right = all(isinstance(one.get(name), str) for name in needed)
-        right &= all(isinstance(one.get(name), str | None) for name in others)
-    if not right:
-        raise Invalid("not what it must be", constraint="type", path=[path])
+    is_valid = isinstance(value, dict) and set(value) <= {*required, *optional}
+    if is_valid:
+        is_valid = all(isinstance(value.get(name), str) for name in required)
+        is_valid &= all(isinstance(value.get(name), str | None) for name in optional)
+    if not is_valid:
+        raise InvalidInput("not what it must be", constraint="type", path=[field_name])

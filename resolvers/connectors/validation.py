@@ -6,212 +6,237 @@ from typing import Any
 
 import idna
 
-from mail.connectors.remote_server import BY_TOKEN, MECHANISMS, PORTS
+from mail.connectors.remote_server import MECHANISMS, PORTS, TOKEN_MECHANISMS
 from mail.mailboxes import paths
 from mail.network import outbound_http
-from mail.network.outbound_http import check_outside, host_of
-from mail.text.bounded_regex import Expression
-from models.connectors import Protocol, Security
-from models.errors import Invalid
+from mail.network.outbound_http import ascii_host, check_public_host
+from mail.text.bounded_regex import BoundedRegex
+from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.errors import InvalidInput
 from models.runtime.options import Options
 from resolvers import sql_text
 from resolvers.connectors import options as connector_options
 
-NAME = 255  # characters
-SECRET = 8192  # characters: tokens are long
-SCOPE = 1000  # characters
-LEAST = timedelta(minutes=4)  # between two runs; more than that
-MOST = timedelta(days=30)
-AGE = timedelta(days=36_500)
-PATIENCE = (timedelta(seconds=1), timedelta(hours=1))
-REWRITES = 50
-POP3 = frozenset({"PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"})
+MAX_NAME_LENGTH = 255  # characters
+MAX_SECRET_LENGTH = 8192  # characters: tokens are long
+MAX_SCOPE_LENGTH = 1000  # characters
+MIN_INTERVAL = timedelta(minutes=4)  # between two runs; more than that
+MAX_INTERVAL = timedelta(days=30)
+MAX_AGE = timedelta(days=36_500)
+TIMEOUT_RANGE = (timedelta(seconds=1), timedelta(hours=1))
+MAX_REWRITES = 50
+POP3_MECHANISMS = frozenset({"PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"})
 
-Values = dict[str, Any]
+ColumnValues = dict[str, Any]
 
 
-def checked(given: Mapping[str, Any], before: Mapping[str, Any], options: Options) -> Values:
+def validate_fields(
+    fields: Mapping[str, Any], stored_fields: Mapping[str, Any], options: Options
+) -> ColumnValues:
     """Return the given columns in stored form, checked together with the stored ones.
 
     Raises Invalid.
     """
-    values: Values = {}
-    for name, value in given.items():
-        values[name] = _FIELDS[name](value, options) if name in _FIELDS else value
-    whole = {**before, **values}
-    if whole["protocol"] not in (Protocol.IMAP, Protocol.POP3):
-        raise Invalid("IMAP or POP3", constraint="unsupported", path=["protocol"])
-    pop = whole["protocol"] is Protocol.POP3
-    values["custom_options"] = connector_options.checked(whole.get("custom_options") or (), pop=pop)
-    moved = whole["protocol"], whole["security"]
-    if whole.get("port") is None or ("port" not in values and moved != _way(before)):
-        values["port"] = PORTS[moved]
-    _together(whole, options)
-    if not whole.get("name"):
-        values["name"] = f"{whole['username']}@{whole['host']}"[:NAME]
+    values: ColumnValues = {}
+    for name, value in fields.items():
+        values[name] = _VALIDATORS[name](value, options) if name in _VALIDATORS else value
+    all_fields = {**stored_fields, **values}
+    if all_fields["protocol"] not in (ConnectorProtocol.IMAP, ConnectorProtocol.POP3):
+        raise InvalidInput("IMAP or POP3", constraint="unsupported", path=["protocol"])
+    is_pop3 = all_fields["protocol"] is ConnectorProtocol.POP3
+    values["custom_options"] = connector_options.validate_options(
+        all_fields.get("custom_options") or (), is_pop3=is_pop3
+    )
+    protocol_and_security = all_fields["protocol"], all_fields["security"]
+    if all_fields.get("port") is None or (
+        "port" not in values and protocol_and_security != _protocol_and_security(stored_fields)
+    ):
+        values["port"] = PORTS[protocol_and_security]
+    _check_combination(all_fields, options)
+    if not all_fields.get("name"):
+        values["name"] = f"{all_fields['username']}@{all_fields['host']}"[:MAX_NAME_LENGTH]
     return values
 
 
-def _way(before: Mapping[str, Any]) -> tuple[Any, Any]:
-    return before.get("protocol"), before.get("security")
+def _protocol_and_security(fields: Mapping[str, Any]) -> tuple[Any, Any]:
+    return fields.get("protocol"), fields.get("security")
 
 
-def _together(whole: Mapping[str, Any], options: Options) -> None:
+def _check_combination(fields: Mapping[str, Any], options: Options) -> None:
     """Raise Invalid if fields exclude each other."""
-    if whole["security"] is Security.PLAIN and not options.connectors_private:
+    if fields["security"] is ConnectorSecurity.PLAIN and not options.connectors_private:
         text = "without encryption only where MERGANSER_CONNECTORS_PRIVATE is set"
-        raise Invalid(text, constraint="security", path=["security"])
-    pop = whole["protocol"] is Protocol.POP3
-    if pop and whole["mechanism"] not in POP3:
-        text = f"POP3 takes {', '.join(sorted(POP3))}"
-        raise Invalid(text, constraint="unsupported", path=["authMechanism"])
-    if whole.get("oauth") and whole["mechanism"] not in BY_TOKEN:
-        text = f"of {' and '.join(sorted(BY_TOKEN))} alone"
-        raise Invalid(text, constraint="exclusive", path=["oauth"])
-    if pop and whole.get("mirror_deletes"):
+        raise InvalidInput(text, constraint="security", path=["security"])
+    is_pop3 = fields["protocol"] is ConnectorProtocol.POP3
+    if is_pop3 and fields["mechanism"] not in POP3_MECHANISMS:
+        text = f"POP3 takes {', '.join(sorted(POP3_MECHANISMS))}"
+        raise InvalidInput(text, constraint="unsupported", path=["authMechanism"])
+    if fields.get("oauth") and fields["mechanism"] not in TOKEN_MECHANISMS:
+        text = f"of {' and '.join(sorted(TOKEN_MECHANISMS))} alone"
+        raise InvalidInput(text, constraint="exclusive", path=["oauth"])
+    if is_pop3 and fields.get("mirror_deletes"):
         text = "POP3 does not tell what was deleted by whom"
-        raise Invalid(text, constraint="unsupported", path=["mirrorDeletes"])
-    if whole.get("mirror_deletes") and whole.get("source_retention") is not None:
+        raise InvalidInput(text, constraint="unsupported", path=["mirrorDeletes"])
+    if fields.get("mirror_deletes") and fields.get("source_retention") is not None:
         text = "what is deleted elsewhere after it came would be deleted here: one of both"
-        raise Invalid(text, constraint="exclusive", path=["mirrorDeletes"])
+        raise InvalidInput(text, constraint="exclusive", path=["mirrorDeletes"])
 
 
-def _host(value: str, options: Options) -> str:
+def _validate_host(value: str, options: Options) -> str:
     try:
-        host = host_of(value.strip())
+        host = ascii_host(value.strip())
     except (idna.IDNAError, UnicodeError):
         host = ""
-    if not host or len(host) > NAME or not all(sign.isalnum() or sign in ".-:" for sign in host):
-        raise Invalid("the name of a host, or its address", constraint="host", path=["host"])
-    check_outside(host, private=options.connectors_private, path=["host"])
+    if (
+        not host
+        or len(host) > MAX_NAME_LENGTH
+        or not all(sign.isalnum() or sign in ".-:" for sign in host)
+    ):
+        raise InvalidInput("the name of a host, or its address", constraint="host", path=["host"])
+    check_public_host(host, allow_private=options.connectors_private, error_path=["host"])
     return host
 
 
-def _port(value: int | None, _options: Options) -> int | None:
+def _validate_port(value: int | None, _options: Options) -> int | None:
     if value is not None and not 0 < value < 1 << 16:
-        raise Invalid("1 to 65535", constraint="range", path=["port"])
+        raise InvalidInput("1 to 65535", constraint="range", path=["port"])
     return value
 
 
-def _name(value: str | None, _options: Options) -> str:
-    return sql_text.checked(value or "", most=NAME, path=["name"]) or ""
+def _validate_name(value: str | None, _options: Options) -> str:
+    return sql_text.validate_text(value or "", max_length=MAX_NAME_LENGTH, path=["name"]) or ""
 
 
-def _username(value: str, _options: Options) -> str:
-    if not value or len(value) > NAME or not value.isprintable():
-        raise Invalid(f"1 to {NAME} characters", constraint="length", path=["username"])
+def _validate_username(value: str, _options: Options) -> str:
+    if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        raise InvalidInput(
+            f"1 to {MAX_NAME_LENGTH} characters", constraint="length", path=["username"]
+        )
     return value
 
 
-def secret(value: str, *path: str) -> str:
+def validate_secret(value: str, *path: str) -> str:
     """Return a password or token. Raises Invalid unless it is one line of 1 to 8,192 characters."""
-    if not value or len(value) > SECRET or any(sign in value for sign in "\r\n\0"):
-        text = f"1 to {SECRET} characters on one line"
-        raise Invalid(text, constraint="length", path=path or ["password"])
+    if not value or len(value) > MAX_SECRET_LENGTH or any(sign in value for sign in "\r\n\0"):
+        text = f"1 to {MAX_SECRET_LENGTH} characters on one line"
+        raise InvalidInput(text, constraint="length", path=path or ["password"])
     return value
 
 
-def _mechanism(value: str, _options: Options) -> str:
+def _validate_mechanism(value: str, _options: Options) -> str:
     if value.upper() not in MECHANISMS:
         text = f"one of {', '.join(MECHANISMS)}"
-        raise Invalid(text, constraint="unknown", path=["authMechanism"])
+        raise InvalidInput(text, constraint="unknown", path=["authMechanism"])
     return value.upper()
 
 
-def _oauth(value: Mapping[str, Any] | None, options: Options) -> dict[str, Any] | None:
+def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[str, Any] | None:
     """Return token endpoint, client and scope, without the client secret. Raises Invalid."""
     if value is None:
         return None
-    outbound_http.target(
-        value["token_url"], private=options.connectors_private, path=["oauth", "tokenUrl"]
+    outbound_http.parse_target(
+        value["token_url"],
+        allow_private=options.connectors_private,
+        error_path=["oauth", "tokenUrl"],
     )
     if not options.connectors_private and not value["token_url"].lower().startswith("https://"):
-        raise Invalid("https:// only", constraint="url", path=["oauth", "tokenUrl"])
+        raise InvalidInput("https:// only", constraint="url", path=["oauth", "tokenUrl"])
     for name, label in (("client_id", "clientId"), ("scope", "scope")):
         text = value.get(name) or ""
-        if len(text) > SCOPE or not text.isprintable() or (name == "client_id" and not text):
-            words = f"at most {SCOPE} characters on one line"
-            raise Invalid(words, constraint="length", path=["oauth", label])
+        if (
+            len(text) > MAX_SCOPE_LENGTH
+            or not text.isprintable()
+            or (name == "client_id" and not text)
+        ):
+            error_text = f"at most {MAX_SCOPE_LENGTH} characters on one line"
+            raise InvalidInput(error_text, constraint="length", path=["oauth", label])
     return {name: value.get(name) for name in ("token_url", "client_id", "scope")}
 
 
-def _domain(value: str | None, _options: Options) -> str | None:
+def _validate_target_domain(value: str | None, _options: Options) -> str | None:
     if not value:
         return None
     try:
-        return host_of(value.strip())
+        return ascii_host(value.strip())
     except (idna.IDNAError, UnicodeError):
-        raise Invalid("no domain", constraint="domain", path=["targetDomain"]) from None
+        raise InvalidInput("no domain", constraint="domain", path=["targetDomain"]) from None
 
 
-def _seconds(
-    path: str, least: timedelta, most: timedelta, *, above: bool = False
+def _duration_validator(
+    field_name: str, minimum: timedelta, maximum: timedelta, *, is_minimum_exclusive: bool = False
 ) -> Callable[[timedelta | None, Options], int | None]:
-    def check(value: timedelta | None, _options: Options) -> int | None:
+    def validate_duration(value: timedelta | None, _options: Options) -> int | None:
         if value is None:
             return None
-        if not (least < value if above else least <= value) or value > most:
-            words = "more than " if above else ""
-            text = f"{words}{least} and at most {most}"
-            raise Invalid(text, constraint="range", path=[path])
+        if not (minimum < value if is_minimum_exclusive else minimum <= value) or value > maximum:
+            prefix = "more than " if is_minimum_exclusive else ""
+            text = f"{prefix}{minimum} and at most {maximum}"
+            raise InvalidInput(text, constraint="range", path=[field_name])
         return int(value.total_seconds())
 
-    return check
+    return validate_duration
 
 
-def _pattern(value: str | None, _options: Options) -> str | None:
+def _validate_exclude(value: str | None, _options: Options) -> str | None:
     if not value:
         return None
-    _expression(value, ["exclude"])
+    _check_expression(value, ["exclude"])
     return value
 
 
-def _expression(pattern: str, path: Sequence[str], index: int | None = None) -> None:
+def _check_expression(pattern: str, path: Sequence[str], index: int | None = None) -> None:
     try:
-        Expression(pattern, slashes=False)
-    except Invalid as problem:
-        raise Invalid(
+        BoundedRegex(pattern, allow_slashes=False)
+    except InvalidInput as problem:
+        raise InvalidInput(
             problem.message, constraint=problem.constraint, path=path, index=index
         ) from None
 
 
-def _rewrites(value: Sequence[Mapping[str, str]], _options: Options) -> list[dict[str, str]]:
-    if len(value) > REWRITES:
-        raise Invalid(f"at most {REWRITES}", constraint="max", path=["folderRewrites"])
-    for index, one in enumerate(value):
-        _expression(one["pattern"], ["folderRewrites", "pattern"], index)
-        if len(one["replacement"]) > NAME or not one["replacement"].isprintable():
-            text = f"at most {NAME} characters"
+def _validate_rewrites(
+    value: Sequence[Mapping[str, str]], _options: Options
+) -> list[dict[str, str]]:
+    if len(value) > MAX_REWRITES:
+        raise InvalidInput(f"at most {MAX_REWRITES}", constraint="max", path=["folderRewrites"])
+    for index, rewrite in enumerate(value):
+        _check_expression(rewrite["pattern"], ["folderRewrites", "pattern"], index)
+        if (
+            len(rewrite["replacement"]) > MAX_NAME_LENGTH
+            or not rewrite["replacement"].isprintable()
+        ):
+            text = f"at most {MAX_NAME_LENGTH} characters"
             path = ["folderRewrites", "replacement"]
-            raise Invalid(text, constraint="length", path=path, index=index)
+            raise InvalidInput(text, constraint="length", path=path, index=index)
     return [dict(one) for one in value]
 
 
-def _folder(value: str | None, _options: Options) -> str | None:
-    return paths.checked_path(value, path_in=["targetFolder"]) if value else None
+def _validate_target_path(value: str | None, _options: Options) -> str | None:
+    return paths.validate_path(value, input_path=["targetFolder"]) if value else None
 
 
-def _rate(value: int, _options: Options) -> int:
+def _validate_rate(value: int, _options: Options) -> int:
     if value < 0:
-        raise Invalid("0 or more", constraint="min", path=["maxBytesPerSecond"])
+        raise InvalidInput("0 or more", constraint="min", path=["maxBytesPerSecond"])
     return value
 
 
-_FIELDS: dict[str, Callable[[Any, Options], Any]] = {
-    "name": _name,
-    "host": _host,
-    "port": _port,
-    "username": _username,
-    "mechanism": _mechanism,
-    "interval": _seconds("interval", LEAST, MOST, above=True),
-    "max_age": _seconds("maxAge", timedelta(minutes=1), AGE),
-    "source_retention": _seconds("sourceRetention", timedelta(0), AGE),
-    "remote_timeout": _seconds("remoteTimeout", *PATIENCE),
-    "local_timeout": _seconds("localTimeout", *PATIENCE),
-    "exclude": _pattern,
-    "folder_rewrites": _rewrites,
-    "target_folder": _folder,
-    "max_bytes_per_second": _rate,
-    "oauth": _oauth,
-    "target_domain": _domain,
+_VALIDATORS: dict[str, Callable[[Any, Options], Any]] = {
+    "name": _validate_name,
+    "host": _validate_host,
+    "port": _validate_port,
+    "username": _validate_username,
+    "mechanism": _validate_mechanism,
+    "interval": _duration_validator(
+        "interval", MIN_INTERVAL, MAX_INTERVAL, is_minimum_exclusive=True
+    ),
+    "max_age": _duration_validator("maxAge", timedelta(minutes=1), MAX_AGE),
+    "source_retention": _duration_validator("sourceRetention", timedelta(0), MAX_AGE),
+    "remote_timeout": _duration_validator("remoteTimeout", *TIMEOUT_RANGE),
+    "local_timeout": _duration_validator("localTimeout", *TIMEOUT_RANGE),
+    "exclude": _validate_exclude,
+    "folder_rewrites": _validate_rewrites,
+    "target_folder": _validate_target_path,
+    "max_bytes_per_second": _validate_rate,
+    "oauth": _validate_oauth,
+    "target_domain": _validate_target_domain,
 }

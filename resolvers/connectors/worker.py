@@ -13,303 +13,334 @@ from sqlalchemy import delete, func, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.connectors.remote_server import Failure, Stage
-from mail.network.outbound_http import Gate
+from mail.connectors.remote_server import ConnectorStage, RemoteFailure
+from mail.network.outbound_http import NetworkPolicy
 from models.admin.tasks import TaskState
 from models.connectors import Connector, ConnectorRun
-from models.errors import Refused
+from models.errors import RequestError
 from models.events.journal import ChangeKind
 from models.events.wakeups import CONNECTORS
 from models.observability import metrics
 from models.runtime import leases
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.connectors import one_time_imports
 from resolvers.connectors import run as connector_run
-from resolvers.connectors.options import chosen
-from resolvers.connectors.run_state import Lost, Run, Stopped
-from resolvers.connectors.schedule import next_at, queued
+from resolvers.connectors.options import parse_options
+from resolvers.connectors.run_state import ActiveRun, RunCancelled, RunLeaseLost
+from resolvers.connectors.schedule import new_queued_run, next_run_time
 from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
 
 PAUSE_AFTER_ERROR = 60.0  # seconds until a run continues if its end could not be written
-BEAT = 15.0  # between two writes of progress, which also detect a cancellation
-IDLE = 15.0  # between two reads without a wake-up
-MOST = 500  # of a process, including those that only listen
-KEPT = 100  # of a connector
+PROGRESS_SECONDS = 15.0  # between two writes of progress, which also detect a cancellation
+POLL_SECONDS = 15.0  # between two reads without a wake-up
+MAX_RUNS = 500  # of a process, including those that only listen
+MAX_STORED_RUNS = 100  # of a connector
 
 
-ENDED = metrics.counter("merganser_connector_runs", "Runs of connectors that ended.", "outcome")
-MESSAGES = metrics.counter(
+RUNS_ENDED = metrics.counter(
+    "merganser_connector_runs", "Runs of connectors that ended.", "outcome"
+)
+MESSAGES_FETCHED = metrics.counter(
     "merganser_connector_messages", "Messages that connectors imported and so on.", "outcome"
 )
-BYTES = metrics.counter("merganser_connector_bytes", "Bytes that connectors fetched.")
+BYTES_FETCHED = metrics.counter("merganser_connector_bytes", "Bytes that connectors fetched.")
 
 
-COUNTED = {"imported": "imported", "skipped": "skipped", "deleted_remote": "deleted elsewhere"}
-COUNTS = {*COUNTED, "bytes"}
+OUTCOME_BY_COLUMN = {
+    "imported": "imported",
+    "skipped": "skipped",
+    "deleted_remote": "deleted elsewhere",
+}
+COUNT_COLUMNS = {*OUTCOME_BY_COLUMN, "bytes"}
 
 
 @dataclass
-class Worker:
+class ConnectorWorker:
     """The state of the connector worker of this process."""
 
-    world: World
-    gate: Gate | None = None  # None: from the settings when a run begins
-    trust: Any = None
-    running: "dict[asyncio.Task[None], Run]" = field(default_factory=dict)
-    freed: asyncio.Event = field(default_factory=asyncio.Event)
+    environment: Environment
+    gate: NetworkPolicy | None = None  # None: from the settings when a run begins
+    ssl_context: Any = None
+    running: "dict[asyncio.Task[None], ActiveRun]" = field(default_factory=dict)
+    slot_freed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def busy(self) -> Counter[str]:
+    def run_count_by_host(self) -> Counter[str]:
         """The number of runs by host, without those that only listen."""
-        return Counter(run.connector.host for run in self.running.values() if not run.listens)
+        return Counter(run.connector.host for run in self.running.values() if not run.is_listening)
 
 
-async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None:
+async def run_worker(
+    environment: Environment, gate: NetworkPolicy | None = None, ssl_context: Any = None
+) -> None:
     """Run due connectors until cancelled, and take over runs of dead processes."""
-    async with leases.registered(world):
-        await _run_on(world, gate, trust)
+    async with leases.registered_process(environment):
+        await _run_loop(environment, gate, ssl_context)
 
 
-async def _run_on(world: World, gate: Gate | None, trust: Any) -> None:
-    worker = Worker(world, gate, trust)
-    with world.wakeups.listen([CONNECTORS]) as bell:
+async def _run_loop(environment: Environment, gate: NetworkPolicy | None, ssl_context: Any) -> None:
+    worker = ConnectorWorker(environment, gate, ssl_context)
+    with environment.wakeups.follow([CONNECTORS]) as wakeup:
         try:
             while True:
-                bell.clear()
-                worker.freed.clear()
+                wakeup.clear()
+                worker.slot_freed.clear()
                 try:
-                    await look(worker)
+                    await start_due_runs(worker)
                 except Exception:  # the worker must survive; it reads again
                     log.exception("connectors could not be looked at")
-                waits = [asyncio.ensure_future(each.wait()) for each in (bell, worker.freed)]
-                await asyncio.wait(waits, timeout=IDLE, return_when=asyncio.FIRST_COMPLETED)
-                for each in waits:
-                    each.cancel()
-                if bell.is_set():
-                    nudge(worker)
+                waits = [asyncio.ensure_future(each.wait()) for each in (wakeup, worker.slot_freed)]
+                await asyncio.wait(waits, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for event in waits:
+                    event.cancel()
+                if wakeup.is_set():
+                    request_cancel_checks(worker)
         finally:
             for task in worker.running:
                 task.cancel()
             await asyncio.gather(*worker.running, return_exceptions=True)
 
 
-def nudge(worker: Worker) -> None:
+def request_cancel_checks(worker: ConnectorWorker) -> None:
     """Let all runs of this process check whether they are cancelled."""
     for run in worker.running.values():
-        run.nudged.set()
+        run.cancel_check_requested.set()
 
 
-async def look(worker: Worker) -> None:
+async def start_due_runs(worker: ConnectorWorker) -> None:
     """Start due runs, up to the limits of the process and of each host."""
-    options = worker.world.options
-    most = options.connectors_per_host
-    while worker.busy.total() < options.connectors_at_once and len(worker.running) < MOST:
-        full = [host for host, many in worker.busy.items() if host and many >= most]
-        found = await _claim(worker.world, full)
-        if found is None:
+    options = worker.environment.options
+    max_per_host = options.connectors_per_host
+    while (
+        worker.run_count_by_host.total() < options.connectors_at_once
+        and len(worker.running) < MAX_RUNS
+    ):
+        full_hosts = [
+            host
+            for host, run_count in worker.run_count_by_host.items()
+            if host and run_count >= max_per_host
+        ]
+        claimed = await _claim_due_run(worker.environment, full_hosts)
+        if claimed is None:
             return
-        found.freed = worker.freed
-        task = asyncio.create_task(_carried(worker, found))
-        worker.running[task] = found
-        task.add_done_callback(partial(_freed, worker))
+        claimed.slot_freed = worker.slot_freed
+        task = asyncio.create_task(_run_with_lease(worker, claimed))
+        worker.running[task] = claimed
+        task.add_done_callback(partial(_release_slot, worker))
 
 
-def _freed(worker: Worker, task: "asyncio.Task[None]") -> None:
+def _release_slot(worker: ConnectorWorker, task: "asyncio.Task[None]") -> None:
     del worker.running[task]
-    worker.freed.set()
+    worker.slot_freed.set()
 
 
-async def _claim(world: World, busy: list[str], only: int | None = None) -> Run | None:
+async def _claim_due_run(
+    environment: Environment, full_hosts: list[str], connector_id: int | None = None
+) -> ActiveRun | None:
     """Claim the next due connector that no process runs, or return None.
 
     `connector_id` limits it to one id.
     """
     while True:
-        now, lease = world.now(), world.key()
-        due = (
+        now, lease = environment.now(), environment.new_id()
+        conditions = (
             col(Connector.next_run_at) <= now,
-            leases.is_free(Connector),
-            col(Connector.host).not_in(busy),
+            leases.is_unleased(Connector),
+            col(Connector.host).not_in(full_hosts),
             col(Connector.user_id).in_(select(col(User.id)).where(~col(User.disabled))),
-            true() if only is None else col(Connector.id) == only,
+            true() if connector_id is None else col(Connector.id) == connector_id,
         )
-        asked = select(col(Connector.id), col(Connector.user_id)).where(*due)
-        first = asked.order_by(col(Connector.next_run_at), col(Connector.id)).limit(1)
-        found = next(iter(await world.database.read(first)), None)
-        if found is None:
+        statement = select(col(Connector.id), col(Connector.user_id)).where(*conditions)
+        statement_first = statement.order_by(col(Connector.next_run_at), col(Connector.id)).limit(1)
+        due_connector = next(iter(await environment.database.read(statement_first)), None)
+        if due_connector is None:
             return None  # an idle worker writes nothing
-        viewer = Viewer(found.user_id, Role.USER, frozenset({Scope.MASTER}))
-        ctx = Context(world, viewer)
-        process_id = await leases.ensure_registered(world)
-        async with ctx.write(found.user_id) as session:
-            claim = update(Connector).where(col(Connector.id) == found.id, *due)
+        viewer = Viewer(due_connector.user_id, Role.USER, frozenset({Scope.MASTER}))
+        ctx = Context(environment, viewer)
+        process_id = await leases.ensure_registered(environment)
+        async with ctx.write_session(due_connector.user_id) as session:
+            claim = update(Connector).where(col(Connector.id) == due_connector.id, *conditions)
             claim = claim.where(leases.is_registered(process_id))
-            values = {**leases.held(process_id, lease), "last_run_at": now}
-            claimed = claim.values(values).returning(*picked(Connector))
+            values = {**leases.lease_values(process_id, lease), "last_run_at": now}
+            claimed = claim.values(values).returning(*select_columns(Connector))
             row = (await (await session.connection()).execute(claimed)).first()
-            begun = await _begun(ctx, session, row) if row else None
-        if row and begun:
-            options = chosen(row.custom_options)
-            return Run(ctx, row, begun, lease, options, lines=list(begun.log))
+            run_row = await _start_run(ctx, session, row) if row else None
+        if row and run_row:
+            options = parse_options(row.custom_options)
+            return ActiveRun(ctx, row, run_row, lease, options, log_lines=list(run_row.log))
 
 
-async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Picked:
+async def _start_run(ctx: Context, session: AsyncSession, connector: ColumnRow) -> ColumnRow:
     """Return the row of the run: a queued one, one that a dead process has left, or a new one."""
-    connection, now = await session.connection(), ctx.world.now()
+    connection, now = await session.connection(), ctx.environment.now()
     if connector.run_id is None:
-        key = ctx.world.key()
-        session.add(queued(ctx, connector.id, connector.user_id, key))
+        run_id = ctx.environment.new_id()
+        session.add(new_queued_run(ctx, connector.id, connector.user_id, run_id))
         await session.flush()
-        this = update(Connector).where(col(Connector.id) == connector.id)
-        await connection.execute(this.values(run_id=key))
+        update_statement = update(Connector).where(col(Connector.id) == connector.id)
+        await connection.execute(update_statement.values(run_id=run_id))
     else:
-        key = connector.run_id
-    mine = update(ConnectorRun).where(col(ConnectorRun.id) == key)
-    since = func.coalesce(col(ConnectorRun.started_at), now)
-    started = mine.values(state=TaskState.RUNNING, started_at=since)
-    found = (await connection.execute(started.returning(*picked(ConnectorRun)))).one()
-    await ctx.record(session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id])
-    return found
+        run_id = connector.run_id
+    statement = update(ConnectorRun).where(col(ConnectorRun.id) == run_id)
+    started_at = func.coalesce(col(ConnectorRun.started_at), now)
+    started = statement.values(state=TaskState.RUNNING, started_at=started_at)
+    run_row = (await connection.execute(started.returning(*select_columns(ConnectorRun)))).one()
+    await ctx.record_change(
+        session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id]
+    )
+    return run_row
 
 
-async def _carried(worker: Worker, run: Run) -> None:
+async def _run_with_lease(worker: ConnectorWorker, run: ActiveRun) -> None:
     """Execute a claimed run while its lease is in use."""
-    with leases.in_use(worker.world, run.lease):
-        await _run_to_end(worker, run)
+    with leases.use_leases(worker.environment, run.lease):
+        await _execute_run(worker, run)
 
 
-async def _run_to_end(worker: Worker, run: Run) -> None:
+async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
     log.info("connector begins", extra={"connector": run.connector.id, "run": run.row.id})
-    beating = asyncio.create_task(_beats(run))
-    options = worker.world.options
-    gate = worker.gate or Gate.of(options, private=options.connectors_private)
-    fetch = asyncio.create_task(connector_run.fetch(run, gate, worker.trust))
+    progress_task = asyncio.create_task(_record_progress_regularly(run))
+    options = worker.environment.options
+    gate = worker.gate or NetworkPolicy.from_options(
+        options, allows_private=options.connectors_private
+    )
+    fetch_task = asyncio.create_task(connector_run.fetch_messages(run, gate, worker.ssl_context))
     state, error, stage = TaskState.SUCCEEDED, None, None
     try:
-        await asyncio.wait([fetch, beating], return_when=asyncio.FIRST_COMPLETED)
-        if not fetch.done():
-            fetch.cancel()
-            await asyncio.gather(fetch, return_exceptions=True)
-            beating.result()
-        fetch.result()
-    except Lost:
+        await asyncio.wait([fetch_task, progress_task], return_when=asyncio.FIRST_COMPLETED)
+        if not fetch_task.done():
+            fetch_task.cancel()
+            await asyncio.gather(fetch_task, return_exceptions=True)
+            progress_task.result()
+        fetch_task.result()
+    except RunLeaseLost:
         log.warning("connector taken over", extra={"connector": run.connector.id})
         return
-    except Stopped:
+    except RunCancelled:
         state = TaskState.CANCELLED
-    except Failure as problem:
+    except RemoteFailure as problem:
         state, error, stage = TaskState.FAILED, problem.message, problem.stage
-    except Refused as problem:
-        state, error, stage = TaskState.FAILED, problem.message, Stage.STORE
+    except RequestError as problem:
+        state, error, stage = TaskState.FAILED, problem.message, ConnectorStage.STORE
     except asyncio.CancelledError:
-        fetch.cancel()
-        await asyncio.gather(fetch, return_exceptions=True)
-        await _given_back(run)
+        fetch_task.cancel()
+        await asyncio.gather(fetch_task, return_exceptions=True)
+        await _release_lease(run)
         raise
     except Exception:
         log.exception("connector broke", extra={"connector": run.connector.id})
         state, error = TaskState.FAILED, "it broke on our side"
     finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
+        progress_task.cancel()
+        await asyncio.gather(progress_task, return_exceptions=True)
     try:
-        await _end(run, state, error, stage)
+        await _finish_run(run, state, error, stage)
     except Exception:
         log.exception("the end of a run was not written", extra={"connector": run.connector.id})
-        mine = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
-        leases.abandon(worker.world, Connector, *mine, after=PAUSE_AFTER_ERROR)
+        is_leased = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
+        leases.abandon_lease(
+            worker.environment, Connector, *is_leased, delay_seconds=PAUSE_AFTER_ERROR
+        )
 
 
-async def _beats(run: Run) -> None:
+async def _record_progress_regularly(run: ActiveRun) -> None:
     """Write the progress of a run until its lease is lost or it is cancelled."""
     while True:
         with suppress(TimeoutError):
-            async with asyncio.timeout(BEAT):
-                await run.nudged.wait()
-        run.nudged.clear()
-        apart = (
-            run.ctx.fresh()
+            async with asyncio.timeout(PROGRESS_SECONDS):
+                await run.cancel_check_requested.wait()
+        run.cancel_check_requested.clear()
+        own_ctx = (
+            run.ctx.fresh_copy()
         )  # a context of its own, since the other one can have an open transaction
-        async with apart.write(run.connector.user_id) as session:
-            await run.hold(session)
+        async with own_ctx.write_session(run.connector.user_id) as session:
+            await run.record_progress(session)
 
 
-async def _given_back(run: Run) -> None:
+async def _release_lease(run: ActiveRun) -> None:
     """Release the lease, so that the next process continues at once."""
-    async with run.ctx.world.write() as session:
-        mine = (col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease)
-        free = update(Connector).where(*mine).values(lease=None, holder=None)
-        await (await session.connection()).execute(free)
+    async with run.ctx.environment.write_session() as session:
+        is_leased = (col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease)
+        statement = update(Connector).where(*is_leased).values(lease=None, holder=None)
+        await (await session.connection()).execute(statement)
 
 
-async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | None) -> None:
+async def _finish_run(
+    run: ActiveRun, state: TaskState, error: str | None, stage: ConnectorStage | None
+) -> None:
     """Write the result of a run and the time of the next one. Does nothing if the lease is lost."""
-    ctx, key = run.ctx, run.connector.id
-    now = ctx.world.now()
+    ctx, connector_id = run.ctx, run.connector.id
+    now = ctx.environment.now()
     if error:
-        run.say(f"{stage or 'here'}: {error}")
-    async with ctx.write(run.connector.user_id) as session:
+        run.add_log_line(f"{stage or 'here'}: {error}")
+    async with ctx.write_session(run.connector.user_id) as session:
         connection = await session.connection()
-        mine = (col(Connector.id) == key, col(Connector.lease) == run.lease)
-        asked = select(*picked(Connector)).where(*mine).with_for_update()
-        row = (await connection.execute(asked)).first()
+        is_leased = (col(Connector.id) == connector_id, col(Connector.lease) == run.lease)
+        statement = select(*select_columns(Connector)).where(*is_leased).with_for_update()
+        row = (await connection.execute(statement)).first()
         if row is None:
             return  # the connector was deleted or taken over
-        failed = state is TaskState.FAILED
-        failures = row.failures + 1 if failed else 0
+        has_failed = state is TaskState.FAILED
+        failures = row.failures + 1 if has_failed else 0
         values: dict[str, Any] = {
             "lease": None,
             "holder": None,
             "run_id": None,
             "failures": failures,
             "last_error": error,
-            "next_run_at": _next(run, row, now, failures),
+            "next_run_at": _next_run_at(run, row, now, failures),
         }
         if state is TaskState.SUCCEEDED:
             values["last_success_at"] = now
-        await connection.execute(update(Connector).where(*mine).values(values))
-        told = {"state": state, "finished_at": now, "error": error, "stage": stage,
-                "folder": None, "log": list(run.lines)}  # fmt: skip
-        this = update(ConnectorRun).where(col(ConnectorRun.id) == run.row.id)
-        counted = this.values(told).returning(*picked(ConnectorRun, COUNTS))
-        counts = (await connection.execute(counted)).one()
-        if row.once:
-            await one_time_imports.forget(session, [run.row.id])
-        old = (
-            select(col(ConnectorRun.id))
-            .where(col(ConnectorRun.connector_id) == key)
-            .order_by(col(ConnectorRun.id).desc())
-            .offset(KEPT)
+        await connection.execute(update(Connector).where(*is_leased).values(values))
+        run_values = {"state": state, "finished_at": now, "error": error, "stage": stage,
+                "folder": None, "log": list(run.log_lines)}  # fmt: skip
+        update_statement = update(ConnectorRun).where(col(ConnectorRun.id) == run.row.id)
+        run_update = update_statement.values(run_values).returning(
+            *select_columns(ConnectorRun, COUNT_COLUMNS)
         )
-        await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(old)))
-        await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
+        counts = (await connection.execute(run_update)).one()
+        if row.once:
+            await one_time_imports.delete_import_data(session, [run.row.id])
+        expired_runs = (
+            select(col(ConnectorRun.id))
+            .where(col(ConnectorRun.connector_id) == connector_id)
+            .order_by(col(ConnectorRun.id).desc())
+            .offset(MAX_STORED_RUNS)
+        )
+        await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(expired_runs)))
+        await ctx.record_change(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [connector_id])
     if row.once:  # it can have imported a whole account
-        await ctx.world.database.refresh_statistics()
-    ENDED.add(state.value.lower())
-    for name, outcome in COUNTED.items():
-        MESSAGES.add(outcome, by=max(getattr(counts, name) - getattr(run.row, name), 0))
-    BYTES.add(by=max(counts.bytes - run.row.bytes, 0))
+        await ctx.environment.database.refresh_planner_statistics()
+    RUNS_ENDED.add(state.value.lower())
+    for name, outcome in OUTCOME_BY_COLUMN.items():
+        MESSAGES_FETCHED.add(outcome, amount=max(getattr(counts, name) - getattr(run.row, name), 0))
+    BYTES_FETCHED.add(amount=max(counts.bytes - run.row.bytes, 0))
 
 
-def _next(run: Run, row: Picked, now: datetime, failures: int) -> datetime | None:
+def _next_run_at(
+    run: ActiveRun, row: ColumnRow, now: datetime, failure_count: int
+) -> datetime | None:
     if not row.active:
         return None
-    if run.again is not None and not failures:
-        return now + run.again
-    return next_at(now, row.interval, failures)
+    if run.next_run_delay is not None and not failure_count:
+        return now + run.next_run_delay
+    return next_run_time(now, row.interval, failure_count)
 
 
-async def run_one(world: World, connector_id: int, gate: Gate, trust: Any = None) -> bool:
+async def run_single_connector(
+    environment: Environment, connector_id: int, gate: NetworkPolicy, ssl_context: Any = None
+) -> bool:
     """Run one connector in this process; False if it is not due or another process runs it."""
-    found = await _claim(world, [], connector_id)
-    if found is None:
+    claimed = await _claim_due_run(environment, [], connector_id)
+    if claimed is None:
         return False
-    found.may_listen = False
-    async with leases.registered(world):
-        await _carried(Worker(world, gate, trust), found)
+    claimed.may_listen = False
+    async with leases.registered_process(environment):
+        await _run_with_lease(ConnectorWorker(environment, gate, ssl_context), claimed)
     return True

@@ -7,151 +7,168 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked_domain, normal_domain
+from mail.addresses.address_syntax import checked_domain, normalized_domain
 from mail.text import confusables
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound, check_count
+from models.domains.tables import AliasDomain, Domain
+from models.errors import Conflict, InvalidInput, LimitReached, NotFound, check_count
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from resolvers import pagination
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
-from resolvers.pagination import Scan, by_keys
-from resolvers.sql_text import within
+from resolvers.pagination import PageScan, read_by_keys
+from resolvers.sql_text import contains_text_sql
 
-MOST = 1000  # per domain
+MAX_ALIASES = 1000  # per domain
 
 
 @dataclass(frozen=True, slots=True)
-class NewAlias:
+class NewAliasDomain:
     """An alias domain to create."""
 
     alias: str
-    domain: str
+    domain_name: str
     active: bool = True
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
-    return domain_loaders.administered(ctx, col(DomainAlias.domain_id))
+def _is_visible_alias(ctx: Context) -> ColumnElement[bool]:
+    return domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id))
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_aliases_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load alias domains by id, in the given order. None for ids that the viewer can't see."""
-    seen = select(*picked(DomainAlias)).where(_visible(ctx))
-    return await by_keys(ctx, seen, col(DomainAlias.id), ids)
+    statement = select(*select_columns(AliasDomain)).where(_is_visible_alias(ctx))
+    return await read_by_keys(ctx, statement, col(AliasDomain.id), ids)
 
 
-async def named(ctx: Context, alias: str) -> Picked | None:
+async def find_alias(ctx: Context, alias: str) -> ColumnRow | None:
     """Return the alias domain of this name, or None if the viewer sees none."""
-    asked = select(*picked(DomainAlias)).where(
-        col(DomainAlias.alias) == normal_domain(alias), _visible(ctx)
+    statement = select(*select_columns(AliasDomain)).where(
+        col(AliasDomain.alias) == normalized_domain(alias), _is_visible_alias(ctx)
     )
-    return next(iter(await ctx.read(asked)), None)
+    return next(iter(await ctx.read(statement)), None)
 
 
-async def pages(
-    ctx: Context, query: str | None, ask: Ask, columns: Collection[str]
-) -> Page[Picked]:
+async def read_alias_page(
+    ctx: Context, query: str | None, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of the visible alias domains, ordered by name."""
-    rows = select(*picked(DomainAlias, {"id", "alias", *columns})).where(*_conditions(ctx, query))
-    place = (col(DomainAlias.alias), col(DomainAlias.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
+    statement = select(*select_columns(AliasDomain, {"id", "alias", *columns})).where(
+        *_where_clauses(ctx, query)
+    )
+    sort_key = (col(AliasDomain.alias), col(AliasDomain.id))
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
+    )
 
 
-async def count(ctx: Context, query: str | None) -> int:
+async def count_aliases(ctx: Context, query: str | None) -> int:
     """Count the visible alias domains that the query finds."""
-    asked = select(func.count()).select_from(DomainAlias).where(*_conditions(ctx, query))
-    (row,) = await ctx.read(asked)
+    statement = select(func.count()).select_from(AliasDomain).where(*_where_clauses(ctx, query))
+    (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-def _conditions(ctx: Context, query: str | None) -> list[ColumnElement[bool]]:
+def _where_clauses(ctx: Context, query: str | None) -> list[ColumnElement[bool]]:
     if not query:
-        return [_visible(ctx)]
-    called = select(col(Domain.id)).where(within(col(Domain.name), query))
-    found = within(col(DomainAlias.alias), query) | col(DomainAlias.domain_id).in_(called)
-    return [_visible(ctx), found]
+        return [_is_visible_alias(ctx)]
+    domain_ids = select(col(Domain.id)).where(contains_text_sql(col(Domain.name), query))
+    matches = contains_text_sql(col(AliasDomain.alias), query) | col(AliasDomain.domain_id).in_(
+        domain_ids
+    )
+    return [_is_visible_alias(ctx), matches]
 
 
-async def of_domains(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+async def load_aliases_by_domain(ctx: Context, domain_ids: list[int]) -> list[list[ColumnRow]]:
     """Load all alias domains of domains, ordered by name, in the order of the domains."""
-    asked = select(*picked(DomainAlias)).where(col(DomainAlias.domain_id).in_(keys), _visible(ctx))
-    found: dict[int, list[Picked]] = {key: [] for key in keys}
-    for row in await ctx.read(asked.order_by(col(DomainAlias.alias))):
-        found[row.domain_id].append(row)
-    return [found[key] for key in keys]
+    statement = select(*select_columns(AliasDomain)).where(
+        col(AliasDomain.domain_id).in_(domain_ids), _is_visible_alias(ctx)
+    )
+    rows_by_domain: dict[int, list[ColumnRow]] = {key: [] for key in domain_ids}
+    for row in await ctx.read(statement.order_by(col(AliasDomain.alias))):
+        rows_by_domain[row.domain_id].append(row)
+    return [rows_by_domain[key] for key in domain_ids]
 
 
-async def create(ctx: Context, new: NewAlias) -> DomainAlias:
+async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     """Create an alias domain.
 
     Raises InvalidInput for a bad name, NotFound if the viewer does not administer the domain,
     Conflict if the name is in use or the domain is itself an alias, and LimitReached if the
     domain has too many aliases.
     """
-    alias = checked_domain(new.alias, path="alias")
-    confusables.refuse_domain(alias, path="alias")
-    name = normal_domain(new.domain)
-    if alias == name:
-        raise Invalid("a domain is no alias of itself", constraint="self", path=["alias"])
-    row = await domain_loaders.named(ctx, name)
-    if row is None:
-        if await named(ctx, name) is not None:
-            raise Conflict(f"{name} is an alias: it has none itself", path=["domain"])
-        raise NotFound(new.domain, path=["domain"])
-    made = DomainAlias(
-        id=ctx.world.key(),
+    alias = checked_domain(new_alias.alias, path="alias")
+    confusables.refuse_confusable_domain(alias, path="alias")
+    domain_name = normalized_domain(new_alias.domain_name)
+    if alias == domain_name:
+        raise InvalidInput("a domain is no alias of itself", constraint="self", path=["alias"])
+    domain = await domain_loaders.find_administered_domain(ctx, domain_name)
+    if domain is None:
+        if await find_alias(ctx, domain_name) is not None:
+            raise Conflict(f"{domain_name} is an alias: it has none itself", path=["domain"])
+        raise NotFound(new_alias.domain_name, path=["domain"])
+    alias_domain = AliasDomain(
+        id=ctx.environment.new_id(),
         alias=alias,
-        domain_id=row.id,
-        active=new.active,
-        created_at=ctx.world.now(),
+        domain_id=domain.id,
+        active=new_alias.active,
+        created_at=ctx.environment.now(),
     )
     try:
-        async with ctx.write(PLATFORM, row.id) as session:
-            (known,) = await domain_loaders.by_ids(ctx, [row.id])
-            if known is None or known.name != row.name:
-                raise NotFound(new.domain, path=["domain"])
-            if await domain_loaders.taken(session, alias, path="alias"):
+        async with ctx.write_session(PLATFORM, domain.id) as session:
+            (locked_domain,) = await domain_loaders.load_domains_by_id(ctx, [domain.id])
+            if locked_domain is None or locked_domain.name != domain.name:
+                raise NotFound(new_alias.domain_name, path=["domain"])
+            if await domain_loaders.domain_name_conflicts(session, alias, path="alias"):
                 raise Conflict(f"{alias} is taken", path=["alias"])
-            (used,) = await of_domains(ctx, [row.id])
-            if len(used) >= MOST:
-                text = f"a domain has at most {MOST} aliases"
-                raise LimitReached(text, limit=MOST, used=len(used), path=["domain"])
-            session.add(made)
+            (existing,) = await load_aliases_by_domain(ctx, [domain.id])
+            if len(existing) >= MAX_ALIASES:
+                message = f"a domain has at most {MAX_ALIASES} aliases"
+                raise LimitReached(message, limit=MAX_ALIASES, used=len(existing), path=["domain"])
+            session.add(alias_domain)
             await session.flush()
-            told = [(ChangeKind.DOMAIN_CHANGED, [row.id])]
-            await ctx.record_all(session, {PLATFORM: told, row.id: told})
-            after = {"alias": alias, "domain": row.name, "active": new.active}
-            done = Done("domainAliasCreate", "DomainAlias", made.id, row.id, after=after)
-            await admin_log.note(ctx, session, done)
+            changes = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]
+            await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes})
+            values_after = {"alias": alias, "domain": domain.name, "active": new_alias.active}
+            entry = NewAdminLogEntry(
+                "domainAliasCreate", "DomainAlias", alias_domain.id, domain.id, after=values_after
+            )
+            await admin_log.log_changes(ctx, session, entry)
     except IntegrityError as clash:
         raise Conflict(f"{alias} is taken", path=["alias"]) from clash
-    return made
+    return alias_domain
 
 
-async def remove(ctx: Context, ids: list[int]) -> None:
+async def delete_aliases(ctx: Context, ids: list[int]) -> None:
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
-    most = ctx.world.options.bulk
-    check_count(len(ids), most, f"name 1 to {most} aliases", path=["ids"])
-    homes = [row.domain_id for row in await by_ids(ctx, ids) if row]
-    async with ctx.write(PLATFORM, *homes) as session:
+    limit = ctx.environment.options.bulk
+    check_count(len(ids), limit, f"name 1 to {limit} aliases", path=["ids"])
+    domain_ids = [row.domain_id for row in await load_aliases_by_id(ctx, ids) if row]
+    async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = {}
-        for index, row in enumerate(await by_ids(ctx, ids)):
+        for index, row in enumerate(await load_aliases_by_id(ctx, ids)):
             if row is None:
                 raise NotFound(str(ids[index]), path=["ids"], index=index)
             rows[row.id] = row
         connection = await session.connection()
-        await connection.execute(delete(DomainAlias).where(col(DomainAlias.id).in_(rows)))
-        await dkim_key_mutations.follow_alias(ctx, session, [row.alias for row in rows.values()])
-        changed = sorted({row.domain_id for row in rows.values()})
-        told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in changed}
-        await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, changed)]})
-        done = (
-            Done(
+        await connection.execute(delete(AliasDomain).where(col(AliasDomain.id).in_(rows)))
+        await dkim_key_mutations.delete_keys_of_aliases(
+            ctx, session, [row.alias for row in rows.values()]
+        )
+        changed_domain_ids = sorted({row.domain_id for row in rows.values()})
+        changes_by_stream = {
+            key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in changed_domain_ids
+        }
+        await ctx.record_changes(
+            session,
+            {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, changed_domain_ids)]},
+        )
+        entries = (
+            NewAdminLogEntry(
                 "domainAliasDelete",
                 "DomainAlias",
                 row.id,
@@ -160,4 +177,4 @@ async def remove(ctx: Context, ids: list[int]) -> None:
             )
             for row in rows.values()
         )
-        await admin_log.note(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *entries)

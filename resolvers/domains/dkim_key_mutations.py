@@ -10,76 +10,86 @@ from sqlalchemy import ColumnElement, Select, delete, select, true, union_all, u
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import ascii_domain, normal_domain
+from mail.addresses.address_syntax import ascii_domain, normalized_domain
 from mail.authentication import private_keys
-from mail.authentication.private_keys import SIZES, PrivateKey, Unusable
-from mail.authentication.public_keys import NAME_MAX, is_domain
-from mail.authentication.signing_keys import place_of
-from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
+from mail.authentication.private_keys import RSA_SIZES, DkimPrivateKey, UnusableKey
+from mail.authentication.public_keys import MAX_NAME_LENGTH, is_domain
+from mail.authentication.signing_keys import secret_name
+from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKey, DkimKeyState
+from models.domains.tables import AliasDomain, Domain
+from models.errors import (
+    Conflict,
+    ErrorCollector,
+    Forbidden,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    require_all_found,
+)
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from resolvers import sql_text
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_keys
 from resolvers.domains import loaders as domain_loaders
 
-MOST = 50  # a key is generated for each
-KEYS = 20
-LABEL = 63  # characters between two dots of a selector
-DESCRIPTION = 1000  # characters
-AT_ONCE = 2  # keys generated at the same time
-WEAK = 2048  # some receivers refuse shorter RSA keys
-CHOSEN = "dkim"  # used if the input has none
+MAX_DOMAINS_PER_CALL = 50  # a key is generated for each
+MAX_KEYS_PER_DOMAIN = 20
+MAX_LABEL_LENGTH = 63  # characters between two dots of a selector
+MAX_DESCRIPTION_LENGTH = 1000  # characters
+CONCURRENT_GENERATIONS = 2  # keys generated at the same time
+MIN_SAFE_RSA_BITS = 2048  # some receivers refuse shorter RSA keys
+DEFAULT_SELECTOR = "dkim"  # used if the input has none
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DkimDomain:
     """A domain or alias domain with keys of its own, or ALL_DOMAINS."""
 
     name: str
     domain_id: int | None
 
     @property
-    def stream(self) -> int:
-        """The stream that records changes of its keys, besides the platform's."""
+    def stream_id(self) -> int:
+        """The stream that records changes of its keys, in addition to the platform's."""
         return PLATFORM if self.domain_id is None else self.domain_id
 
 
 @dataclass(frozen=True, slots=True)
-class NewKey:
+class NewDkimKey:
     """The values of a key to set. Without a private key a new one is generated."""
 
-    selector: str = CHOSEN
+    selector: str = DEFAULT_SELECTOR
     description: str | None = None
-    private: str | None = field(default=None, repr=False)
+    private_key: str | None = field(default=None, repr=False)
     algorithm: DkimAlgorithm = DkimAlgorithm.RSA
     key_size: int = 2048
-    replace: bool = True
+    replaces_existing: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class UnstoredDkimKey:
     """A key with its domain, selector and state before it is stored."""
 
-    place: Place
+    domain: DkimDomain
     selector: str
-    key: PrivateKey
+    private_key: DkimPrivateKey
     description: str | None = None
     state: DkimKeyState = DkimKeyState.ACTIVE
 
-    def columns(self, ctx: Context, key: int) -> dict[str, Any]:
+    def column_values(self, ctx: Context, key_id: int) -> dict[str, Any]:
         """Return the column values, with the private key encrypted for the row `key_id`."""
-        now, active = ctx.world.now(), self.state is DkimKeyState.ACTIVE
+        now, active = ctx.environment.now(), self.state is DkimKeyState.ACTIVE
         return {
-            "algorithm": self.key.algorithm,
-            "key_size": self.key.bits,
-            "private": ctx.world.vault.seal(self.key.pem(), place_of(key)),
-            "public": self.key.public(),
+            "algorithm": self.private_key.algorithm,
+            "key_size": self.private_key.bits,
+            "private": ctx.environment.secret_box.encrypt(
+                self.private_key.to_pem(), secret_name(key_id)
+            ),
+            "public": self.private_key.public_key_text(),
             "description": self.description,
             "state": self.state,
             "looks": 0,
@@ -89,389 +99,478 @@ class Made:
         }
 
 
-async def put(ctx: Context, names: Sequence[str], new: NewKey) -> list[int]:
+async def set_keys(ctx: Context, domain_names: Sequence[str], new_key: NewDkimKey) -> list[int]:
     """Make domains sign with a new or given key; return the key ids in the order of domains.
 
     A key with the same selector is replaced, others of the same algorithm are retired. Raises
     InvalidInput, NotFound, Forbidden, LimitReached, or Conflict if a domain has a key and
     `replaces_existing` is false.
     """
-    problems = Problems()
-    with problems.caught():
-        selector = checked_selector(new.selector)
-    with problems.caught():
-        description = sql_text.checked(new.description, most=DESCRIPTION, path=["description"])
-    with problems.caught():
-        if new.private is None and new.algorithm is DkimAlgorithm.RSA:
-            checked_size(new.key_size)
-    problems.settle()
-    given = None if new.private is None else await _read(new.private)
-    places = await chosen(ctx, names, selector=selector)
-    keys = (
-        [given] * len(places)
-        if given
-        else await fresh(ctx, [(new.algorithm, new.key_size)] * len(places))
+    problems = ErrorCollector()
+    with problems.collecting():
+        selector = validate_selector(new_key.selector)
+    with problems.collecting():
+        description = sql_text.validate_text(
+            new_key.description, max_length=MAX_DESCRIPTION_LENGTH, path=["description"]
+        )
+    with problems.collecting():
+        if new_key.private_key is None and new_key.algorithm is DkimAlgorithm.RSA:
+            require_rsa_size(new_key.key_size)
+    problems.raise_collected()
+    given_key = (
+        None if new_key.private_key is None else await _parse_private_key(new_key.private_key)
     )
-    made = [
-        Made(place, selector, key, description) for place, key in zip(places, keys, strict=True)
+    dkim_domains = await load_dkim_domains(ctx, domain_names, selector=selector)
+    private_keys_by_domain = (
+        [given_key] * len(dkim_domains)
+        if given_key
+        else await generate_keys(ctx, [(new_key.algorithm, new_key.key_size)] * len(dkim_domains))
+    )
+    new_keys = [
+        UnstoredDkimKey(dkim_domain, selector, key, description)
+        for dkim_domain, key in zip(dkim_domains, private_keys_by_domain, strict=True)
     ]
-    return await store(ctx, made, "dkimKeySet", replace=new.replace)
+    return await store_keys(
+        ctx, new_keys, "dkimKeySet", replaces_existing=new_key.replaces_existing
+    )
 
 
-async def copy(ctx: Context, name: str, to: Sequence[str]) -> list[int]:
+async def copy_keys(ctx: Context, source_name: str, target_names: Sequence[str]) -> list[int]:
     """Make other domains sign with the active keys of a domain; return the ids of the copies.
 
     Raises NotFound if the source has no active key, InvalidInput if a target is the source.
     """
-    (source,) = await chosen(ctx, [name], path="from")
+    (source,) = await load_dkim_domains(ctx, [source_name], path="from")
     active = col(DkimKey.state) == DkimKeyState.ACTIVE
-    columns = picked(DkimKey, ("id", "selector", "description", "private"))
-    asked = select(*columns).where(col(DkimKey.domain) == source.name, active)
-    rows = await ctx.read(asked.order_by(col(DkimKey.id)))
+    columns = select_columns(DkimKey, ("id", "selector", "description", "private"))
+    statement = select(*columns).where(col(DkimKey.domain) == source.name, active)
+    rows = await ctx.read(statement.order_by(col(DkimKey.id)))
     if not rows:
-        raise NotFound(name, path=["from"])
-    places = await chosen(ctx, to, path="to")
-    for index, place in enumerate(places):
-        if place.name == source.name:
-            raise Invalid("that is where they are", constraint="self", path=["to"], index=index)
-    vault = ctx.world.vault
-    opened = [
-        (row, private_keys.read(vault.open(row.private, place_of(row.id)), ours=True))
+        raise NotFound(source_name, path=["from"])
+    target_domains = await load_dkim_domains(ctx, target_names, path="to")
+    for index, target_domain in enumerate(target_domains):
+        if target_domain.name == source.name:
+            raise InvalidInput(
+                "that is where they are", constraint="self", path=["to"], index=index
+            )
+    secret_box = ctx.environment.secret_box
+    rows_and_keys = [
+        (
+            row,
+            private_keys.parse_key(
+                secret_box.decrypt(row.private, secret_name(row.id)), is_trusted=True
+            ),
+        )
         for row in rows
     ]
-    made = [
-        Made(place, row.selector, key, row.description) for place in places for row, key in opened
+    new_keys = [
+        UnstoredDkimKey(target, row.selector, key, row.description)
+        for target in target_domains
+        for row, key in rows_and_keys
     ]
-    return await store(ctx, made, "dkimKeyCopy")
+    return await store_keys(ctx, new_keys, "dkimKeyCopy")
 
 
-async def remove(ctx: Context, ids: Sequence[int], names: Sequence[str]) -> list[int]:
+async def delete_keys(
+    ctx: Context, key_ids: Sequence[int], domain_names: Sequence[str]
+) -> list[int]:
     """Delete these keys and all keys of these domains, all or none; return their ids.
 
     Raises InvalidInput if nothing is given, NotFound if a key or a domain's keys are missing.
     """
-    if not ids and not names:
-        raise Invalid("name a key or a domain", constraint="required", path=["ids"])
-    places = await chosen(ctx, names) if names else []
-    homes = {row.domain_id for row in await seen(ctx, ids)} | {one.domain_id for one in places}
-    async with ctx.write(PLATFORM, *(key for key in homes if key)) as session:
-        rows = {row.id: row for row in await seen(ctx, ids)}
-        theirs = await of_places(ctx, places)
-        for index, place in enumerate(places):
-            if not any(row.domain == place.name for row in theirs):
-                raise NotFound(place.name, path=["domains"], index=index)
-        rows |= {row.id: row for row in theirs}
+    if not key_ids and not domain_names:
+        raise InvalidInput("name a key or a domain", constraint="required", path=["ids"])
+    dkim_domains = await load_dkim_domains(ctx, domain_names) if domain_names else []
+    domain_ids = {row.domain_id for row in await load_visible_keys(ctx, key_ids)} | {
+        one.domain_id for one in dkim_domains
+    }
+    async with ctx.write_session(PLATFORM, *(key for key in domain_ids if key)) as session:
+        rows = {row.id: row for row in await load_visible_keys(ctx, key_ids)}
+        keys_of_domains = await load_keys_of_domains(ctx, dkim_domains)
+        for index, dkim_domain in enumerate(dkim_domains):
+            if not any(row.domain == dkim_domain.name for row in keys_of_domains):
+                raise NotFound(dkim_domain.name, path=["domains"], index=index)
+        rows |= {row.id: row for row in keys_of_domains}
         connection = await session.connection()
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(rows)))
-        await tell(ctx, session, list(rows.values()), did="deleted")
-        done = (
-            Done("dkimKeyDelete", "DkimKey", row.id, row.domain_id, before=facts(row))
+        await record_key_changes(ctx, session, list(rows.values()), action="deleted")
+        entries = (
+            NewAdminLogEntry(
+                "dkimKeyDelete", "DkimKey", row.id, row.domain_id, before=admin_log_values(row)
+            )
             for row in rows.values()
         )
-        await admin_log.note(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *entries)
     return list(rows)
 
 
-def checked_selector(text: str, path: str = "selector") -> str:
+def validate_selector(text: str, field_name: str = "selector") -> str:
     """Return the selector in lower case. Raises InvalidInput if it is not allowed."""
-    name = text.strip().lower()
-    labels = name.split(".")
-    if not is_domain(name) or not all(0 < len(label) <= LABEL for label in labels):
-        words = "letters, digits and hyphens; dots between parts of at most 63"
-        raise Invalid(words, constraint="selector", path=[path])
-    return name
+    selector = text.strip().lower()
+    labels = selector.split(".")
+    if not is_domain(selector) or not all(0 < len(label) <= MAX_LABEL_LENGTH for label in labels):
+        message = "letters, digits and hyphens; dots between parts of at most 63"
+        raise InvalidInput(message, constraint="selector", path=[field_name])
+    return selector
 
 
-def checked_size(bits: int) -> None:
+def require_rsa_size(bits: int) -> None:
     """Raise InvalidInput if this number of bits is not allowed for an RSA key."""
-    if bits not in SIZES:
-        text = f"one of {', '.join(map(str, SIZES))}"
-        raise Invalid(text, constraint="keySize", path=["keySize"])
+    if bits not in RSA_SIZES:
+        message = f"one of {', '.join(map(str, RSA_SIZES))}"
+        raise InvalidInput(message, constraint="keySize", path=["keySize"])
 
 
-async def _read(text: str) -> PrivateKey:
+async def _parse_private_key(pem: str) -> DkimPrivateKey:
     """Parse a private key in a thread. Raises InvalidInput if it can't be used."""
     try:
-        return await asyncio.to_thread(private_keys.read, text)
-    except Unusable as problem:
-        raise Invalid(str(problem), constraint="key", path=["privateKey"]) from None
+        return await asyncio.to_thread(private_keys.parse_key, pem)
+    except UnusableKey as problem:
+        raise InvalidInput(str(problem), constraint="key", path=["privateKey"]) from None
 
 
-async def fresh(ctx: Context, wanted: Sequence[tuple[DkimAlgorithm, int]]) -> list[PrivateKey]:
+async def generate_keys(
+    ctx: Context, algorithms_and_sizes: Sequence[tuple[DkimAlgorithm, int]]
+) -> list[DkimPrivateKey]:
     """Generate private keys in threads, since the work releases the interpreter lock.
 
     Raises Forbidden for several RSA keys inside a transaction, which would stay open as long.
     """
-    if ctx.writing and sum(kind is DkimAlgorithm.RSA for kind, _ in wanted) > 1:
+    if ctx.is_writing and sum(kind is DkimAlgorithm.RSA for kind, _ in algorithms_and_sizes) > 1:
         raise Forbidden("in a larger unit keys are made one by one")
-    turns = asyncio.Semaphore(AT_ONCE)
+    generation_slots = asyncio.Semaphore(CONCURRENT_GENERATIONS)
 
-    async def one(algorithm: DkimAlgorithm, bits: int) -> PrivateKey:
-        async with turns:
-            return await asyncio.to_thread(private_keys.made, algorithm, bits)
+    async def generate_key(algorithm: DkimAlgorithm, bits: int) -> DkimPrivateKey:
+        async with generation_slots:
+            return await asyncio.to_thread(private_keys.generate_key, algorithm, bits)
 
-    return await asyncio.gather(*(one(*each) for each in wanted))
+    return await asyncio.gather(
+        *(generate_key(*algorithm_and_size) for algorithm_and_size in algorithms_and_sizes)
+    )
 
 
-async def chosen(
-    ctx: Context, names: Sequence[str], *, path: str = "domains", selector: str = CHOSEN
-) -> list[Place]:
+async def load_dkim_domains(
+    ctx: Context,
+    domain_names: Sequence[str],
+    *,
+    path: str = "domains",
+    selector: str = DEFAULT_SELECTOR,
+) -> list[DkimDomain]:
     """Return the named domains and alias domains, each once.
 
     Raises NotFound if the viewer does not administer one, Forbidden for ALL_DOMAINS unless the
     viewer is an ADMIN, and InvalidInput if selector and name are too long for a DNS name.
     """
-    if not 0 < len(names) <= MOST:
-        raise Invalid(f"name 1 to {MOST} domains", constraint="max", path=[path])
-    spelled = [name if name == ALL else normal_domain(name) for name in names]
-    own, second = (
-        domain_loaders.visible_domains(ctx),
-        domain_loaders.administered(ctx, col(DomainAlias.domain_id)),
+    if not 0 < len(domain_names) <= MAX_DOMAINS_PER_CALL:
+        raise InvalidInput(
+            f"name 1 to {MAX_DOMAINS_PER_CALL} domains", constraint="max", path=[path]
+        )
+    normal_names = [
+        name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
+    ]
+    is_visible_domain, is_administered_alias = (
+        domain_loaders.is_visible_domain(ctx),
+        domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id)),
     )
-    rows = await ctx.read(_named(spelled, own, second))
-    known: dict[str, int | None] = {row.name: row.key for row in rows}
+    rows = await ctx.read(
+        _select_domains_by_name(normal_names, is_visible_domain, is_administered_alias)
+    )
+    ids_by_name: dict[str, int | None] = {row.name: row.key for row in rows}
     if ctx.viewer.role.includes(Role.ADMIN):
-        known[ALL] = None
-    found: dict[str, Place] = {}
-    for index, name in enumerate(spelled):
-        if name == ALL and ALL not in known:
-            text = "keys for all domains are an ADMIN's"
-            raise Forbidden(text, requires=Role.ADMIN, path=[path])
-        if name not in known:
-            raise NotFound(names[index], path=[path], index=index)
-        if _too_long(selector, name):
-            words = "with the domain it is too long for a name in DNS"
-            raise Invalid(words, constraint="selector", path=["selector"], index=index)
-        found.setdefault(name, Place(name, known[name]))
-    return list(found.values())
+        ids_by_name[ALL_DOMAINS] = None
+    domains_by_name: dict[str, DkimDomain] = {}
+    for index, name in enumerate(normal_names):
+        if name == ALL_DOMAINS and ALL_DOMAINS not in ids_by_name:
+            message = "keys for all domains are an ADMIN's"
+            raise Forbidden(message, requires=Role.ADMIN, path=[path])
+        if name not in ids_by_name:
+            raise NotFound(domain_names[index], path=[path], index=index)
+        if _is_too_long_for_dns(selector, name):
+            selector_message = "with the domain it is too long for a name in DNS"
+            raise InvalidInput(
+                selector_message, constraint="selector", path=["selector"], index=index
+            )
+        domains_by_name.setdefault(name, DkimDomain(name, ids_by_name[name]))
+    return list(domains_by_name.values())
 
 
-def _named(
-    names: Sequence[str], own: ColumnElement[bool], second: ColumnElement[bool]
+def _select_domains_by_name(
+    domain_names: Sequence[str],
+    domain_condition: ColumnElement[bool],
+    alias_condition: ColumnElement[bool],
 ) -> Select[*tuple[Any, ...]]:
     """Select id and name of the domains and alias domains with these names."""
-    first: Select[*tuple[Any, ...]] = select(
+    own_names: Select[*tuple[Any, ...]] = select(
         col(Domain.id).label("key"), col(Domain.name).label("name")
-    ).where(col(Domain.name).in_(names), own)
-    other = select(col(DomainAlias.domain_id), col(DomainAlias.alias)).where(
-        col(DomainAlias.alias).in_(names), second
+    ).where(col(Domain.name).in_(domain_names), domain_condition)
+    alias_names = select(col(AliasDomain.domain_id), col(AliasDomain.alias)).where(
+        col(AliasDomain.alias).in_(domain_names), alias_condition
     )
-    return select(union_all(first, other).subquery())
+    return select(union_all(own_names, alias_names).subquery())
 
 
-async def of_places(ctx: Context, places: Sequence[Place]) -> list[Picked]:
+async def load_keys_of_domains(ctx: Context, dkim_domains: Sequence[DkimDomain]) -> list[ColumnRow]:
     """Load all keys of these domains, the oldest first."""
-    names = [place.name for place in places]
-    asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(col(DkimKey.domain).in_(names))
-    return list(await ctx.read(asked.order_by(col(DkimKey.id))))
+    domain_names = [dkim_domain.name for dkim_domain in dkim_domains]
+    statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
+        col(DkimKey.domain).in_(domain_names)
+    )
+    return list(await ctx.read(statement.order_by(col(DkimKey.id))))
 
 
-def checked_place(name: str, *, path: Sequence[str]) -> None:
+def require_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
     """Raise InvalidInput if the DNS name of a key with the default selector is too long."""
-    if _too_long(CHOSEN, name):
-        words = "the record of its key would have too long a name for DNS"
-        raise Invalid(words, constraint="selector", path=path)
+    if _is_too_long_for_dns(DEFAULT_SELECTOR, domain_name):
+        message = "the record of its key would have too long a name for DNS"
+        raise InvalidInput(message, constraint="selector", path=path)
 
 
-def _too_long(selector: str, name: str) -> bool:
-    suffix = name if name == ALL else ascii_domain(name)
-    return len(f"{selector}._domainkey.{suffix}") > NAME_MAX
+def _is_too_long_for_dns(selector: str, domain_name: str) -> bool:
+    suffix = domain_name if domain_name == ALL_DOMAINS else ascii_domain(domain_name)
+    return len(f"{selector}._domainkey.{suffix}") > MAX_NAME_LENGTH
 
 
-async def put_first(
-    ctx: Context, session: AsyncSession, place: Place, key: PrivateKey
+async def insert_first_key(
+    ctx: Context, session: AsyncSession, dkim_domain: DkimDomain, private_key: DkimPrivateKey
 ) -> dict[str, Any]:
     """Insert the first key of a new domain and return its admin log values.
 
     It is PENDING until DNS has its record.
     """
-    one = Made(place, CHOSEN, key, state=DkimKeyState.PENDING)
-    row = _row(ctx, one, ctx.world.key())
+    new_key = UnstoredDkimKey(
+        dkim_domain, DEFAULT_SELECTOR, private_key, state=DkimKeyState.PENDING
+    )
+    row = _table_row(ctx, new_key, ctx.environment.new_id())
     session.add(row)
     await session.flush()
-    await tell(ctx, session, [row], did="created")
-    return facts(row)
+    await record_key_changes(ctx, session, [row], action="created")
+    return admin_log_values(row)
 
 
-def _row(ctx: Context, one: Made, key: int) -> DkimKey:
+def _table_row(ctx: Context, new_key: UnstoredDkimKey, key_id: int) -> DkimKey:
     return DkimKey(
-        id=key,
-        domain_id=one.place.domain_id,
-        domain=one.place.name,
-        selector=one.selector,
-        created_at=ctx.world.now(),
-        **one.columns(ctx, key),
+        id=key_id,
+        domain_id=new_key.domain.domain_id,
+        domain=new_key.domain.name,
+        selector=new_key.selector,
+        created_at=ctx.environment.now(),
+        **new_key.column_values(ctx, key_id),
     )
 
 
-async def store(
-    ctx: Context, made: Sequence[Made], mutation: str, *, replace: bool = True
+async def store_keys(
+    ctx: Context,
+    new_keys: Sequence[UnstoredDkimKey],
+    mutation: str,
+    *,
+    replaces_existing: bool = True,
 ) -> list[int]:
     """Store keys, replace those with the same selector and retire those that they supersede.
 
     Raises NotFound, LimitReached, or Conflict if there are keys that must not be replaced.
     """
-    places = list(dict.fromkeys(one.place for one in made))
-    streams = {place.domain_id for place in places if place.domain_id is not None}
+    dkim_domains = list(dict.fromkeys(one.domain for one in new_keys))
+    stream_ids = {
+        dkim_domain.domain_id for dkim_domain in dkim_domains if dkim_domain.domain_id is not None
+    }
     ids = []
-    async with ctx.write(PLATFORM, *streams) as session:
-        await _still(ctx, places)
-        there = await of_places(ctx, places)
-        if not replace:
-            _free(there, made)
-        _room(there, made)
-        retired, by_name = set[int](), {(row.domain, row.selector): row for row in there}
-        new = list[DkimKey]()
-        for one in made:
-            row = by_name.get((one.place.name, one.selector))
-            key = row.id if row else ctx.world.key()
+    async with ctx.write_session(PLATFORM, *stream_ids) as session:
+        await _require_unchanged_domains(ctx, dkim_domains)
+        existing = await load_keys_of_domains(ctx, dkim_domains)
+        if not replaces_existing:
+            _require_no_existing_keys(existing, new_keys)
+        _require_below_key_limit(existing, new_keys)
+        retired_ids, rows_by_name = (
+            set[int](),
+            {(row.domain, row.selector): row for row in existing},
+        )
+        inserted_rows = list[DkimKey]()
+        for new_key in new_keys:
+            row = rows_by_name.get((new_key.domain.name, new_key.selector))
+            key_id = row.id if row else ctx.environment.new_id()
             if row is None:
-                new.append(_row(ctx, one, key))
+                inserted_rows.append(_table_row(ctx, new_key, key_id))
             else:
-                columns = one.columns(ctx, key)
-                await session.exec(update(DkimKey).where(col(DkimKey.id) == key).values(**columns))
-            ids.append(key)
-            retired |= follows(there, one) if one.state is DkimKeyState.ACTIVE else set()
-        session.add_all(new)
+                columns = new_key.column_values(ctx, key_id)
+                await session.exec(
+                    update(DkimKey).where(col(DkimKey.id) == key_id).values(**columns)
+                )
+            ids.append(key_id)
+            retired_ids |= (
+                superseded_key_ids(existing, new_key)
+                if new_key.state is DkimKeyState.ACTIVE
+                else set()
+            )
+        session.add_all(inserted_rows)
         await session.flush()
-        await retire(ctx, session, retired - set(ids))
-        changed = [*ids, *sorted(retired - set(ids))]
-        await told_of(ctx, session, mutation, ({row.id: row for row in there}, changed))
+        await retire_keys(ctx, session, retired_ids - set(ids))
+        changed = [*ids, *sorted(retired_ids - set(ids))]
+        await log_key_changes(ctx, session, mutation, ({row.id: row for row in existing}, changed))
     return ids
 
 
-def follows(there: Sequence[Picked], one: Made) -> set[int]:
+def superseded_key_ids(existing: Sequence[ColumnRow], new_key: UnstoredDkimKey) -> set[int]:
     """Return the ids of the keys that a new key supersedes.
 
     These have the same domain and algorithm, and another selector.
     """
     return {
         row.id
-        for row in there
-        if row.domain == one.place.name
-        and row.algorithm is one.key.algorithm
-        and row.selector != one.selector
+        for row in existing
+        if row.domain == new_key.domain.name
+        and row.algorithm is new_key.private_key.algorithm
+        and row.selector != new_key.selector
         and row.state is not DkimKeyState.RETIRED
     }
 
 
-async def retire(ctx: Context, session: AsyncSession, ids: set[int]) -> None:
+async def retire_keys(ctx: Context, session: AsyncSession, key_ids: set[int]) -> None:
     """Set keys to RETIRED. They are deleted when their DNS records are no longer needed."""
-    if not ids:
+    if not key_ids:
         return
-    now = ctx.world.now()
-    due = now + ctx.world.options.dkim_overlap
+    now = ctx.environment.now()
+    delete_at = now + ctx.environment.options.dkim_overlap
     connection = await session.connection()
     await connection.execute(
         update(DkimKey)
-        .where(col(DkimKey.id).in_(ids))
-        .values(state=DkimKeyState.RETIRED, retired_at=now, due_at=due)
+        .where(col(DkimKey.id).in_(key_ids))
+        .values(state=DkimKeyState.RETIRED, retired_at=now, due_at=delete_at)
     )
 
 
-async def _still(ctx: Context, places: Sequence[Place]) -> None:
+async def _require_unchanged_domains(ctx: Context, dkim_domains: Sequence[DkimDomain]) -> None:
     """Raise NotFound if a domain was deleted or renamed since it was loaded."""
-    names = [place.name for place in places]
-    rows = await ctx.read(_named(names, true(), true()))
-    known = {(row.name, row.key) for row in rows} | {(ALL, None)}
-    for index, place in enumerate(places):
-        if (place.name, place.domain_id) not in known:
-            raise NotFound(place.name, path=["domains"], index=index)
+    domain_names = [one.name for one in dkim_domains]
+    rows = await ctx.read(_select_domains_by_name(domain_names, true(), true()))
+    names_and_ids = {(row.name, row.key) for row in rows} | {(ALL_DOMAINS, None)}
+    for index, dkim_domain in enumerate(dkim_domains):
+        if (dkim_domain.name, dkim_domain.domain_id) not in names_and_ids:
+            raise NotFound(dkim_domain.name, path=["domains"], index=index)
 
 
-def _free(there: Sequence[Picked], made: Sequence[Made]) -> None:
-    for index, one in enumerate(made):
-        same = any(row.domain == one.place.name and row.selector == one.selector for row in there)
-        if same or follows(there, one):
-            text = f"{one.place.name} has a key already"
-            raise Conflict(text, path=["domains"], index=index)
+def _require_no_existing_keys(
+    existing: Sequence[ColumnRow], new_keys: Sequence[UnstoredDkimKey]
+) -> None:
+    for index, new_key in enumerate(new_keys):
+        has_same_selector = any(
+            row.domain == new_key.domain.name and row.selector == new_key.selector
+            for row in existing
+        )
+        if has_same_selector or superseded_key_ids(existing, new_key):
+            message = f"{new_key.domain.name} has a key already"
+            raise Conflict(message, path=["domains"], index=index)
 
 
-def _room(there: Sequence[Picked], made: Sequence[Made]) -> None:
-    names = {(row.domain, row.selector) for row in there}
-    many = Counter(name for name, _ in names | {(one.place.name, one.selector) for one in made})
-    for count in many.values():
-        if count > KEYS:
-            text = f"at most {KEYS} keys of a domain"
-            raise LimitReached(text, limit=KEYS, used=KEYS, path=["domains"])
+def _require_below_key_limit(
+    existing: Sequence[ColumnRow], new_keys: Sequence[UnstoredDkimKey]
+) -> None:
+    names_and_selectors = {(row.domain, row.selector) for row in existing}
+    count_by_domain = Counter(
+        name
+        for name, _ in names_and_selectors | {(one.domain.name, one.selector) for one in new_keys}
+    )
+    for count in count_by_domain.values():
+        if count > MAX_KEYS_PER_DOMAIN:
+            message = f"at most {MAX_KEYS_PER_DOMAIN} keys of a domain"
+            raise LimitReached(
+                message, limit=MAX_KEYS_PER_DOMAIN, used=MAX_KEYS_PER_DOMAIN, path=["domains"]
+            )
 
 
-async def told_of(
+async def log_key_changes(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
-    changed: tuple[Mapping[int, Picked], Sequence[int]],
+    rows_before_and_ids: tuple[Mapping[int, ColumnRow], Sequence[int]],
 ) -> None:
     """Record created and updated keys in the journals and in the admin log.
 
     `rows_before_and_ids` holds the former rows by id and the ids of all changed keys.
     """
-    before, ids = changed
-    asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(col(DkimKey.id).in_(ids))
-    after = {row.id: row for row in await ctx.read(asked)}
-    await tell(ctx, session, [after[key] for key in ids if key in before], did="updated")
-    await tell(ctx, session, [after[key] for key in ids if key not in before], did="created")
-    done = []
-    for key in ids:
-        row, old = after[key], before.get(key)
-        was = None if old is None else facts(old)
-        done.append(Done(mutation, "DkimKey", key, row.domain_id, was, facts(row)))
-    await admin_log.note(ctx, session, *done)
+    before, ids = rows_before_and_ids
+    statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
+        col(DkimKey.id).in_(ids)
+    )
+    after = {row.id: row for row in await ctx.read(statement)}
+    await record_key_changes(
+        ctx, session, [after[key] for key in ids if key in before], action="updated"
+    )
+    await record_key_changes(
+        ctx, session, [after[key] for key in ids if key not in before], action="created"
+    )
+    entries = []
+    for key_id in ids:
+        row, row_before = after[key_id], before.get(key_id)
+        values_before = None if row_before is None else admin_log_values(row_before)
+        entries.append(
+            NewAdminLogEntry(
+                mutation, "DkimKey", key_id, row.domain_id, values_before, admin_log_values(row)
+            )
+        )
+    await admin_log.log_changes(ctx, session, *entries)
 
 
-def facts(row: Picked | DkimKey) -> dict[str, Any]:
+def admin_log_values(key: ColumnRow | DkimKey) -> dict[str, Any]:
     """Return the values of a DKIM key for the admin log."""
     return {
-        "domain": row.domain,
-        "selector": row.selector,
-        "algorithm": row.algorithm.value,
-        "keySize": row.key_size,
-        "fingerprint": private_keys.fingerprint(row.public),
-        "state": row.state.value,
+        "domain": key.domain,
+        "selector": key.selector,
+        "algorithm": key.algorithm.value,
+        "keySize": key.key_size,
+        "fingerprint": private_keys.fingerprint(key.public),
+        "state": key.state.value,
     }
 
 
-async def tell(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked | DkimKey], *, did: str
+async def record_key_changes(
+    ctx: Context, session: AsyncSession, keys: Sequence[ColumnRow | DkimKey], *, action: str
 ) -> None:
     """Record DKIM_CHANGED in the streams of the domains and of the platform."""
-    told: dict[int, list[int]] = {}
-    for row in rows:
-        told.setdefault(PLATFORM, []).append(row.id)
+    ids_by_stream: dict[int, list[int]] = {}
+    for row in keys:
+        ids_by_stream.setdefault(PLATFORM, []).append(row.id)
         if row.domain_id is not None:
-            told.setdefault(row.domain_id, []).append(row.id)
-    if told:
-        kinds = {key: [(ChangeKind.DKIM_CHANGED, ids)] for key, ids in told.items()}
-        await ctx.record_all(session, kinds, did=did)
+            ids_by_stream.setdefault(row.domain_id, []).append(row.id)
+    if ids_by_stream:
+        changes_by_stream = {
+            key: [(ChangeKind.DKIM_CHANGED, ids)] for key, ids in ids_by_stream.items()
+        }
+        await ctx.record_changes(session, changes_by_stream, did=action)
 
 
-async def seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+async def load_visible_keys(ctx: Context, key_ids: Sequence[int]) -> list[ColumnRow]:
     """Load DKIM keys, each once. Raises NotFound if one is not visible."""
-    rows = {row.id: row for row in await dkim_keys.by_ids(ctx, list(ids)) if row}
-    all_found(ids, rows)
+    rows = {row.id: row for row in await dkim_keys.load_keys_by_id(ctx, list(key_ids)) if row}
+    require_all_found(key_ids, rows)
     return list(rows.values())
 
 
-async def follow_rename(ctx: Context, session: AsyncSession, key: int, old: str, new: str) -> int:
+async def rename_domain_of_keys(
+    ctx: Context, session: AsyncSession, domain_id: int, old_name: str, new_name: str
+) -> int:
     """Set the new domain name in the keys of a renamed domain, and return their number."""
-    asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(
-        col(DkimKey.domain_id) == key, col(DkimKey.domain) == old
+    statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
+        col(DkimKey.domain_id) == domain_id, col(DkimKey.domain) == old_name
     )
-    rows = await ctx.read(asked)
+    rows = await ctx.read(statement)
     if rows:
         connection = await session.connection()
-        these = update(DkimKey).where(col(DkimKey.id).in_([row.id for row in rows]))
-        await connection.execute(these.values(domain=new))
-        await tell(ctx, session, rows, did="updated")
+        update_statement = update(DkimKey).where(col(DkimKey.id).in_([row.id for row in rows]))
+        await connection.execute(update_statement.values(domain=new_name))
+        await record_key_changes(ctx, session, rows, action="updated")
     return len(rows)
 
 
-async def follow_alias(ctx: Context, session: AsyncSession, names: Sequence[str]) -> None:
+async def delete_keys_of_aliases(
+    ctx: Context, session: AsyncSession, alias_names: Sequence[str]
+) -> None:
     """Delete the keys of deleted alias domains, in the same transaction."""
-    asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(col(DkimKey.domain).in_(names))
-    rows = await ctx.read(asked)
+    statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
+        col(DkimKey.domain).in_(alias_names)
+    )
+    rows = await ctx.read(statement)
     if rows:
         connection = await session.connection()
-        keys = [row.id for row in rows]
-        await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(keys)))
-        await tell(ctx, session, rows, did="deleted")
+        key_ids = [row.id for row in rows]
+        await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(key_ids)))
+        await record_key_changes(ctx, session, rows, action="deleted")

@@ -7,76 +7,94 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, func, select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normal_domain
-from mail.domains.dns_advice import Advice, DnsState, SigningKey, dkim_advice
-from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from mail.addresses.address_syntax import normalized_domain
+from mail.domains.dns_advice import DnsState, PublishedSigningKey, RecordAdvice, dkim_record_advice
+from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKey, DkimKeyState
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from resolvers import pagination
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.dns_records import look
-from resolvers.pagination import Scan, by_keys
-from resolvers.sql_text import within
+from resolvers.domains.dns_records import judge_records
+from resolvers.pagination import PageScan, read_by_keys
+from resolvers.sql_text import contains_text_sql
 
-SHOWN = frozenset(column.name for column in picked(DkimKey)) - {"private", "looks", "due_at"}
-USED = (
+READABLE_COLUMNS = frozenset(column.name for column in select_columns(DkimKey)) - {
+    "private",
+    "looks",
+    "due_at",
+}
+STATES_WITH_RECORD = (
     DkimKeyState.ACTIVE,
     DkimKeyState.PENDING,
 )  # keys whose DNS record should exist, the best state first
 
 
-def visible(ctx: Context) -> ColumnElement[bool]:
+def is_visible_key(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for keys of administered domains."""
-    return domain_loaders.administered(ctx, col(DkimKey.domain_id))
+    return domain_loaders.is_in_administered_domain(ctx, col(DkimKey.domain_id))
 
 
-def _keys(ctx: Context, names: Collection[str] = SHOWN) -> Select[*tuple[Any, ...]]:
-    columns = SHOWN.intersection(names) | {"id", "domain"}
-    return select(*picked(DkimKey, columns)).where(visible(ctx))
+def _select_visible_keys(
+    ctx: Context, column_names: Collection[str] = READABLE_COLUMNS
+) -> Select[*tuple[Any, ...]]:
+    columns = READABLE_COLUMNS.intersection(column_names) | {"id", "domain"}
+    return select(*select_columns(DkimKey, columns)).where(is_visible_key(ctx))
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load DKIM keys by id, in the given order. None for ids that the viewer can't see."""
-    return await by_keys(ctx, _keys(ctx), col(DkimKey.id), ids)
+    return await read_by_keys(ctx, _select_visible_keys(ctx), col(DkimKey.id), ids)
 
 
-def _called(query: str | None) -> list[ColumnElement[bool]]:
-    return [within(col(DkimKey.domain), query)] if query else []
+def _domain_conditions(query: str | None) -> list[ColumnElement[bool]]:
+    return [contains_text_sql(col(DkimKey.domain), query)] if query else []
 
 
-async def page(ctx: Context, query: str | None, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_key_page(
+    ctx: Context, query: str | None, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of the visible DKIM keys, ordered by domain and age."""
-    rows = _keys(ctx, columns).where(*_called(query))
-    place = (col(DkimKey.domain), col(DkimKey.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
+    statement = _select_visible_keys(ctx, columns).where(*_domain_conditions(query))
+    sort_key = (col(DkimKey.domain), col(DkimKey.id))
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
+    )
 
 
-async def count(ctx: Context, query: str | None) -> int:
+async def count_keys(ctx: Context, query: str | None) -> int:
     """Count the visible DKIM keys that the query finds."""
-    many = select(func.count().label("many")).select_from(DkimKey)
-    (row,) = await ctx.read(many.where(visible(ctx), *_called(query)))
+    statement = select(func.count().label("many")).select_from(DkimKey)
+    (row,) = await ctx.read(statement.where(is_visible_key(ctx), *_domain_conditions(query)))
     return int(row.many)
 
 
-async def of_domains(ctx: Context, names: list[str]) -> list[Picked | None]:
+async def load_current_keys_by_domain(
+    ctx: Context, domain_names: list[str]
+) -> list[ColumnRow | None]:
     """Load the key in use of each domain: an active one, RSA first, else a pending one.
 
     The names can have any spelling. None for a domain without such a key or that the viewer
     can't see.
     """
-    spelled = [name if name == ALL else normal_domain(name) for name in names]
-    standing = case((col(DkimKey.state) == DkimKeyState.ACTIVE, 0), else_=1)
-    kind = case((col(DkimKey.algorithm) == DkimAlgorithm.RSA, 0), else_=1)
-    asked = _keys(ctx).where(col(DkimKey.domain).in_(spelled), col(DkimKey.state).in_(USED))
-    found: dict[str, Picked] = {}
-    for row in await ctx.read(asked.order_by(standing, kind, col(DkimKey.id).desc())):
-        found.setdefault(row.domain, row)
-    return [found.get(name) for name in spelled]
+    normal_names = [
+        name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
+    ]
+    state_rank = case((col(DkimKey.state) == DkimKeyState.ACTIVE, 0), else_=1)
+    algorithm_rank = case((col(DkimKey.algorithm) == DkimAlgorithm.RSA, 0), else_=1)
+    statement = _select_visible_keys(ctx).where(
+        col(DkimKey.domain).in_(normal_names), col(DkimKey.state).in_(STATES_WITH_RECORD)
+    )
+    key_by_domain: dict[str, ColumnRow] = {}
+    for row in await ctx.read(
+        statement.order_by(state_rank, algorithm_rank, col(DkimKey.id).desc())
+    ):
+        key_by_domain.setdefault(row.domain, row)
+    return [key_by_domain.get(name) for name in normal_names]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class DkimRecordKey:
     """Name and content of the DNS record of a key."""
 
     domain: str
@@ -85,29 +103,32 @@ class Record:
     public: str
 
     @classmethod
-    def of(cls, row: Picked) -> "Record":
+    def from_row(cls, row: ColumnRow) -> "DkimRecordKey":
         """Return the record of the key in this row."""
         return cls(row.domain, row.selector, row.algorithm, row.public)
 
 
-def advised(record: Record) -> Advice:
+def expected_record(record: DkimRecordKey) -> RecordAdvice:
     """Return the DNS record that should exist for a key."""
-    key = SigningKey(record.selector, record.algorithm, record.public)
-    return dkim_advice(record.domain, key)
+    key = PublishedSigningKey(record.selector, record.algorithm, record.public)
+    return dkim_record_advice(record.domain, key)
 
 
-async def states(ctx: Context, records: list[Record]) -> list[DnsState]:
+async def load_record_states(ctx: Context, records: list[DkimRecordKey]) -> list[DnsState]:
     """Compare the records of keys with DNS, within one deadline.
 
     UNKNOWN inside a transaction, which would stay open as long, and for keys of all domains.
     """
-    each = [advised(one) for one in records]
-    asked = [
+    advices = [expected_record(record) for record in records]
+    queried = [
         advice
-        for advice, one in zip(each, records, strict=True)
-        if one.domain != ALL and not ctx.writing
+        for advice, one in zip(advices, records, strict=True)
+        if one.domain != ALL_DOMAINS and not ctx.is_writing
     ]
-    judged = await look(ctx.world.options.dns_resolver, asked) if asked else {}
+    judgements_by_id = (
+        await judge_records(ctx.environment.options.dns_resolver, queried) if queried else {}
+    )
     return [
-        judged[id(advice)].state if id(advice) in judged else DnsState.UNKNOWN for advice in each
+        judgements_by_id[id(advice)].state if id(advice) in judgements_by_id else DnsState.UNKNOWN
+        for advice in advices
     ]

@@ -6,7 +6,7 @@ A new key waits until DNS has its record. Then it signs, and the old key is kept
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -16,36 +16,36 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.domains.dns_advice import DnsState
-from models.domains.dkim_keys import ALL, DkimAlgorithm, DkimKey, DkimKeyState
-from models.errors import Conflict, Invalid, NotFound
+from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKey, DkimKeyState
+from models.errors import Conflict, InvalidInput, NotFound
 from models.events.journal import PLATFORM
 from models.observability import metrics
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.domains import dkim_key_mutations, dkim_keys
-from resolvers.domains.dkim_key_mutations import Made, Place
-from resolvers.domains.dkim_keys import Record
+from resolvers.domains.dkim_key_mutations import DkimDomain, UnstoredDkimKey
+from resolvers.domains.dkim_keys import DkimRecordKey
 
 log = logging.getLogger(__name__)
 
-EACH = 30.0  # between checks for due keys
-ROUND = 100  # per check
-FIRST, LONGEST = (
+POLL_SECONDS = 30.0  # between checks for due keys
+MAX_KEYS_PER_STEP = 100  # per check
+FIRST_DNS_RETRY, MAX_DNS_RETRY = (
     timedelta(minutes=1),
     timedelta(hours=1),
 )  # pauses between DNS queries for a pending key
-AGAIN = timedelta(days=1)  # until the next check whether a retired key can be deleted
-TRIES = 26
+DELETE_RETRY = timedelta(days=1)  # until the next check whether a retired key can be deleted
+SELECTORS_PER_DAY = 26
 
-ROTATED = metrics.counter(
+ROTATION_STEPS_METRIC = metrics.counter(
     "merganser_dkim_rotation", "Keys whose record was seen, and old ones deleted.", "step"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class NewKeys:
+class DkimRotationValues:
     """Values of the keys of a rotation. None takes the value of the active key."""
 
     selector: str | None = None
@@ -53,204 +53,265 @@ class NewKeys:
     key_size: int | None = None
 
 
-async def rotate(ctx: Context, names: Sequence[str], new: NewKeys) -> list[int]:
+async def rotate_keys(
+    ctx: Context, domain_names: Sequence[str], values: DkimRotationValues
+) -> list[int]:
     """Create a pending successor for each active key of these domains, and return their ids.
 
     Raises Conflict if a key is pending already or the selector is in use, and NotFound if no
     key is active.
     """
-    selector = None if new.selector is None else dkim_key_mutations.checked_selector(new.selector)
-    if new.key_size is not None:
-        dkim_key_mutations.checked_size(new.key_size)
-    places = await dkim_key_mutations.chosen(
-        ctx, names, selector=selector or dkim_key_mutations.CHOSEN
+    selector = (
+        None if values.selector is None else dkim_key_mutations.validate_selector(values.selector)
     )
-    plan = _planned(ctx, places, await dkim_key_mutations.of_places(ctx, places), (selector, new))
-    keys = await dkim_key_mutations.fresh(
-        ctx, [(algorithm, size) for _, _, algorithm, size in plan]
+    if values.key_size is not None:
+        dkim_key_mutations.require_rsa_size(values.key_size)
+    dkim_domains = await dkim_key_mutations.load_dkim_domains(
+        ctx, domain_names, selector=selector or dkim_key_mutations.DEFAULT_SELECTOR
     )
-    waits = DkimKeyState.PENDING
-    made = [
-        Made(place, name, key, state=waits)
-        for (place, name, _, _), key in zip(plan, keys, strict=True)
+    planned_keys = _plan_keys(
+        ctx,
+        dkim_domains,
+        await dkim_key_mutations.load_keys_of_domains(ctx, dkim_domains),
+        (selector, values),
+    )
+    private_keys = await dkim_key_mutations.generate_keys(
+        ctx, [(planned.algorithm, planned.key_size) for planned in planned_keys]
+    )
+    pending = DkimKeyState.PENDING
+    new_keys = [
+        UnstoredDkimKey(planned.dkim_domain, planned.selector, key, state=pending)
+        for planned, key in zip(planned_keys, private_keys, strict=True)
     ]
-    async with ctx.write(PLATFORM, *(p.domain_id for p in places if p.domain_id is not None)):
-        there = await dkim_key_mutations.of_places(
-            ctx, places
+    async with ctx.write_session(
+        PLATFORM, *(p.domain_id for p in dkim_domains if p.domain_id is not None)
+    ):
+        existing = await dkim_key_mutations.load_keys_of_domains(
+            ctx, dkim_domains
         )  # check that no other transaction changed them
-        if [each[:3] for each in _planned(ctx, places, there, (selector, new))] != [
-            each[:3] for each in plan
-        ]:
+        if _plan_keys(ctx, dkim_domains, existing, (selector, values)) != planned_keys:
             raise Conflict("its keys were changed meanwhile", path=["domains"])
-        return await dkim_key_mutations.store(ctx, made, "dkimKeyRotate")
+        return await dkim_key_mutations.store_keys(ctx, new_keys, "dkimKeyRotate")
 
 
-Planned = tuple[Place, str, DkimAlgorithm, int]
+@dataclass(frozen=True, slots=True)
+class PlannedDkimKey:
+    """A DKIM key to create. Two plans are equal if they differ only in the key size."""
+
+    dkim_domain: DkimDomain
+    selector: str
+    algorithm: DkimAlgorithm
+    key_size: int = field(compare=False)
 
 
-def _planned(
+def _plan_keys(
     ctx: Context,
-    places: Sequence[Place],
-    there: Sequence[Picked],
-    wanted: tuple[str | None, NewKeys],
-) -> list[Planned]:
+    dkim_domains: Sequence[DkimDomain],
+    existing: Sequence[ColumnRow],
+    selector_and_values: tuple[str | None, DkimRotationValues],
+) -> list[PlannedDkimKey]:
     """Decide which keys to create, with which selectors.
 
     Raises NotFound, InvalidInput or Conflict as `rotate_keys`.
     """
-    (selector, new), plan = wanted, list[Planned]()
-    for index, place in enumerate(places):
-        theirs = [row for row in there if row.domain == place.name]
-        active = [row for row in theirs if row.state is DkimKeyState.ACTIVE]
-        kinds = {row.algorithm: row for row in active if new.algorithm in (None, row.algorithm)}
-        if not active or not (kinds or new.algorithm):
-            raise NotFound(place.name, path=["domains"], index=index)
-        follow = list(kinds) or [new.algorithm]
-        if selector is not None and len(follow) > 1:
-            text = "say of which algorithm: two keys cannot have one selector"
-            raise Invalid(text, constraint="required", path=["algorithm"])
-        taken = {row.selector for row in theirs}
-        for kind in follow:
-            if any(row.algorithm is kind and row.state is DkimKeyState.PENDING for row in theirs):
-                text = f"a new key of {place.name} waits already"
-                raise Conflict(text, path=["domains"], index=index)
-            old = kinds.get(kind)
-            name = selector or _free(ctx, old.selector if old else dkim_key_mutations.CHOSEN, taken)
-            if name in taken:
-                text = f"{place.name} has a key with this selector"
-                raise Conflict(text, path=["selector"], index=index)
-            taken.add(name)
-            size = new.key_size or (old.key_size if old else None) or 2048
-            plan.append((place, name, kind, max(size, 2048) if new.key_size is None else size))
-    return plan
+    (selector, values), planned_keys = selector_and_values, list[PlannedDkimKey]()
+    for index, dkim_domain in enumerate(dkim_domains):
+        keys_of_domain = [row for row in existing if row.domain == dkim_domain.name]
+        active_keys = [row for row in keys_of_domain if row.state is DkimKeyState.ACTIVE]
+        active_by_algorithm = {
+            row.algorithm: row for row in active_keys if values.algorithm in (None, row.algorithm)
+        }
+        if not active_keys or not (active_by_algorithm or values.algorithm):
+            raise NotFound(dkim_domain.name, path=["domains"], index=index)
+        algorithms = list(active_by_algorithm) or [values.algorithm]
+        if selector is not None and len(algorithms) > 1:
+            message = "say of which algorithm: two keys cannot have one selector"
+            raise InvalidInput(message, constraint="required", path=["algorithm"])
+        selectors_in_use = {row.selector for row in keys_of_domain}
+        for algorithm in algorithms:
+            if any(
+                row.algorithm is algorithm and row.state is DkimKeyState.PENDING
+                for row in keys_of_domain
+            ):
+                message = f"a new key of {dkim_domain.name} waits already"
+                raise Conflict(message, path=["domains"], index=index)
+            predecessor = active_by_algorithm.get(algorithm)
+            key_selector = selector or _dated_selector(
+                ctx,
+                predecessor.selector if predecessor else dkim_key_mutations.DEFAULT_SELECTOR,
+                selectors_in_use,
+            )
+            if key_selector in selectors_in_use:
+                message = f"{dkim_domain.name} has a key with this selector"
+                raise Conflict(message, path=["selector"], index=index)
+            selectors_in_use.add(key_selector)
+            size = values.key_size or (predecessor.key_size if predecessor else None) or 2048
+            planned_keys.append(
+                PlannedDkimKey(
+                    dkim_domain,
+                    key_selector,
+                    algorithm,
+                    max(size, 2048) if values.key_size is None else size,
+                )
+            )
+    return planned_keys
 
 
-def _free(ctx: Context, old: str, taken: set[str]) -> str:
+def _dated_selector(ctx: Context, old_selector: str, selectors_in_use: set[str]) -> str:
     """Return an unused selector with today's date: `dkim-20300131`, `dkim-20300131b` and so on."""
-    head, _, tail = old.rpartition("-")
-    begin = head if head and tail[:8].isdecimal() and len(tail) in (8, 9) else old
-    day = f"{begin[:40]}-{ctx.world.now():%Y%m%d}"
-    letters = ["", *(chr(ord("a") + nth) for nth in range(1, TRIES))]
-    return next((f"{day}{each}" for each in letters if f"{day}{each}" not in taken), day)
+    base, _, tail = old_selector.rpartition("-")
+    prefix = base if base and tail[:8].isdecimal() and len(tail) in (8, 9) else old_selector
+    prefix_with_date = f"{prefix[:40]}-{ctx.environment.now():%Y%m%d}"
+    suffixes = ["", *(chr(ord("a") + nth) for nth in range(1, SELECTORS_PER_DAY))]
+    return next(
+        (
+            f"{prefix_with_date}{suffix}"
+            for suffix in suffixes
+            if f"{prefix_with_date}{suffix}" not in selectors_in_use
+        ),
+        prefix_with_date,
+    )
 
 
-async def activate(ctx: Context, ids: Sequence[int]) -> list[int]:
-    """Make keys sign now, whatever DNS says, and retire the keys that they replace.
+async def activate_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
+    """Make keys sign now, also without a DNS record, and retire the keys that they replace.
 
     Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
     """
-    if not ids:
-        raise Invalid("name at least one", constraint="required", path=["ids"])
-    rows = await dkim_key_mutations.seen(ctx, ids)
+    if not key_ids:
+        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+    rows = await dkim_key_mutations.load_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
-        text = "two of one domain and algorithm cannot both sign"
-        raise Conflict(text, path=["ids"])
-    homes = {row.domain_id for row in rows if row.domain_id is not None}
-    async with ctx.write(PLATFORM, *homes) as session:
-        await _activated(ctx, session, await dkim_key_mutations.seen(ctx, ids))
-    return list(ids)
+        message = "two of one domain and algorithm cannot both sign"
+        raise Conflict(message, path=["ids"])
+    domain_ids = {row.domain_id for row in rows if row.domain_id is not None}
+    async with ctx.write_session(PLATFORM, *domain_ids) as session:
+        await _activate_and_retire_others(
+            ctx, session, await dkim_key_mutations.load_visible_keys(ctx, key_ids)
+        )
+    return list(key_ids)
 
 
-async def _activated(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
-    names = [row.domain for row in rows]
-    asked = select(*picked(DkimKey, dkim_keys.SHOWN)).where(col(DkimKey.domain).in_(names))
-    there = {row.id: row for row in await ctx.read(asked)}
-    keys = [row.id for row in rows if row.state is not DkimKeyState.ACTIVE]
-    retired = {
+async def _activate_and_retire_others(
+    ctx: Context, session: AsyncSession, dkim_key_rows: Sequence[ColumnRow]
+) -> None:
+    domain_names = [row.domain for row in dkim_key_rows]
+    statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
+        col(DkimKey.domain).in_(domain_names)
+    )
+    keys_of_domains = {row.id: row for row in await ctx.read(statement)}
+    activated_ids = [row.id for row in dkim_key_rows if row.state is not DkimKeyState.ACTIVE]
+    retired_ids = {
         other.id
-        for other in there.values()
-        for row in rows
+        for other in keys_of_domains.values()
+        for row in dkim_key_rows
         if (other.domain, other.algorithm) == (row.domain, row.algorithm)
         and other.id != row.id
         and other.state is not DkimKeyState.RETIRED
     }
     values = {
         "state": DkimKeyState.ACTIVE,
-        "activated_at": ctx.world.now(),
+        "activated_at": ctx.environment.now(),
         "retired_at": None,
         "due_at": None,
     }
     connection = await session.connection()
-    await connection.execute(update(DkimKey).where(col(DkimKey.id).in_(keys)).values(values))
-    await dkim_key_mutations.retire(ctx, session, retired)
-    changed = [*keys, *sorted(retired)]
+    await connection.execute(
+        update(DkimKey).where(col(DkimKey.id).in_(activated_ids)).values(values)
+    )
+    await dkim_key_mutations.retire_keys(ctx, session, retired_ids)
+    changed = [*activated_ids, *sorted(retired_ids)]
     if changed:
-        await dkim_key_mutations.told_of(ctx, session, "dkimKeyActivate", (there, changed))
+        await dkim_key_mutations.log_key_changes(
+            ctx, session, "dkimKeyActivate", (keys_of_domains, changed)
+        )
 
 
-async def run(world: World) -> None:
+async def run_worker(environment: Environment) -> None:
     """Activate pending keys and delete retired ones, until cancelled."""
     while True:
         try:
-            while await step(world) == ROUND:
+            while await process_due_keys(environment) == MAX_KEYS_PER_STEP:
                 pass
         except Exception:  # keep running: the database or DNS can be back at the next attempt
             log.exception("keys could not be looked after")
-        await asyncio.sleep(EACH)
+        await asyncio.sleep(POLL_SECONDS)
 
 
-async def step(world: World) -> int:
+async def process_due_keys(environment: Environment) -> int:
     """Process the due keys and return their number."""
-    columns = {*dkim_keys.SHOWN, "looks"}
-    due = col(DkimKey.due_at) <= world.now()
-    asked = select(*picked(DkimKey, columns)).where(due).order_by(col(DkimKey.due_at))
-    rows = await world.database.read(asked.limit(ROUND))
-    ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    waiting = [row for row in rows if row.state is DkimKeyState.PENDING]
-    found = await dkim_keys.states(ctx, [Record.of(row) for row in waiting]) if waiting else []
-    for row, state in zip(waiting, found, strict=True):
-        await _looked(ctx, row, seen=state is DnsState.OK)
+    columns = {*dkim_keys.READABLE_COLUMNS, "looks"}
+    is_due = col(DkimKey.due_at) <= environment.now()
+    statement = (
+        select(*select_columns(DkimKey, columns)).where(is_due).order_by(col(DkimKey.due_at))
+    )
+    rows = await environment.database.read(statement.limit(MAX_KEYS_PER_STEP))
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    pending_keys = [row for row in rows if row.state is DkimKeyState.PENDING]
+    record_states = (
+        await dkim_keys.load_record_states(
+            ctx, [DkimRecordKey.from_row(row) for row in pending_keys]
+        )
+        if pending_keys
+        else []
+    )
+    for row, state in zip(pending_keys, record_states, strict=True):
+        await _activate_or_retry(ctx, row, has_record=state is DnsState.OK)
     for row in rows:
         if row.state is not DkimKeyState.PENDING:
-            await _over(ctx, row)
+            await _delete_retired_key(ctx, row)
     return len(rows)
 
 
-async def _looked(ctx: Context, row: Picked, *, seen: bool) -> None:
+async def _activate_or_retry(ctx: Context, key: ColumnRow, *, has_record: bool) -> None:
     """Activate a pending key if its DNS record exists, else check again after a longer pause."""
-    same = [col(DkimKey.id) == row.id, col(DkimKey.state) == DkimKeyState.PENDING]
-    async with ctx.write(PLATFORM, *_stream(row)) as session:
-        if not seen or row.domain == ALL:
-            pause = min(FIRST * 2 ** min(row.looks, 10), LONGEST)
-            later = (
-                None if row.domain == ALL else ctx.world.now() + pause
+    is_pending_key = [col(DkimKey.id) == key.id, col(DkimKey.state) == DkimKeyState.PENDING]
+    async with ctx.write_session(PLATFORM, *_domain_stream_ids(key)) as session:
+        if not has_record or key.domain == ALL_DOMAINS:
+            pause = min(FIRST_DNS_RETRY * 2 ** min(key.looks, 10), MAX_DNS_RETRY)
+            next_check = (
+                None if key.domain == ALL_DOMAINS else ctx.environment.now() + pause
             )  # such a key has no DNS record
             connection = await session.connection()
             await connection.execute(
-                update(DkimKey).where(*same).values(looks=DkimKey.looks + 1, due_at=later)
+                update(DkimKey)
+                .where(*is_pending_key)
+                .values(looks=DkimKey.looks + 1, due_at=next_check)
             )
             return
-        there = await ctx.read(select(*picked(DkimKey, dkim_keys.SHOWN)).where(*same))
-        if there and there[0].public == row.public:
-            await _activated(ctx, session, there)
-            ROTATED.add("seen")
-            log.info("key active", extra={"domain": row.domain, "selector": row.selector})
+        pending_rows = await ctx.read(
+            select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(*is_pending_key)
+        )
+        if pending_rows and pending_rows[0].public == key.public:
+            await _activate_and_retire_others(ctx, session, pending_rows)
+            ROTATION_STEPS_METRIC.add("seen")
+            log.info("key active", extra={"domain": key.domain, "selector": key.selector})
 
 
-async def _over(ctx: Context, row: Picked) -> None:
+async def _delete_retired_key(ctx: Context, key: ColumnRow) -> None:
     """Delete a key whose retention has ended, unless its domain has no active key."""
     other: Any = aliased(DkimKey)
-    now = ctx.world.now()
-    another = exists().where(
+    now = ctx.environment.now()
+    has_active_key = exists().where(
         other.domain == col(DkimKey.domain), other.state == DkimKeyState.ACTIVE
     )
-    same = [col(DkimKey.id) == row.id, col(DkimKey.state) == DkimKeyState.RETIRED]
-    async with ctx.write(PLATFORM, *_stream(row)) as session:
+    is_retired_key = [col(DkimKey.id) == key.id, col(DkimKey.state) == DkimKeyState.RETIRED]
+    async with ctx.write_session(PLATFORM, *_domain_stream_ids(key)) as session:
         connection = await session.connection()
-        gone = await connection.execute(
-            delete(DkimKey).where(*same, col(DkimKey.due_at) <= now, another)
+        deleted = await connection.execute(
+            delete(DkimKey).where(*is_retired_key, col(DkimKey.due_at) <= now, has_active_key)
         )
-        if gone.rowcount:
-            await dkim_key_mutations.tell(ctx, session, [row], did="deleted")
-            ROTATED.add("deleted")
+        if deleted.rowcount:
+            await dkim_key_mutations.record_key_changes(ctx, session, [key], action="deleted")
+            ROTATION_STEPS_METRIC.add("deleted")
             return
-        later = now + AGAIN if row.state is DkimKeyState.RETIRED else None
+        next_check = now + DELETE_RETRY if key.state is DkimKeyState.RETIRED else None
         await connection.execute(
             update(DkimKey)
-            .where(col(DkimKey.id) == row.id, col(DkimKey.state) == row.state)
-            .values(due_at=later)
+            .where(col(DkimKey.id) == key.id, col(DkimKey.state) == key.state)
+            .values(due_at=next_check)
         )
 
 
-def _stream(row: Picked) -> list[int]:
-    return [] if row.domain_id is None else [row.domain_id]
+def _domain_stream_ids(key: ColumnRow) -> list[int]:
+    return [] if key.domain_id is None else [key.domain_id]

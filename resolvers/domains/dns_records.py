@@ -11,160 +11,202 @@ from dns.asyncresolver import Resolver
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.domains.dns_advice import Advice, DnsState, Judged, Ours, SigningKey, advise
-from mail.network.dns_resolver import resolver
-from models.domains.dkim_keys import ALL, DkimKey, DkimKeyState
+from mail.domains.dns_advice import (
+    DnsState,
+    DomainDnsFacts,
+    PublishedSigningKey,
+    RecordAdvice,
+    RecordCheck,
+    advise_records,
+)
+from mail.network.dns_resolver import create_resolver
+from models.domains.dkim_keys import ALL_DOMAINS, DkimKey, DkimKeyState
 from models.errors import Forbidden
-from models.store.columns import Picked, picked
-from resolvers.certificates.certificates import spki_served
+from models.store.columns import ColumnRow, select_columns
+from resolvers.certificates.certificates import find_served_spki
 from resolvers.context import Context
 
-DEADLINE = 4.0  # seconds for all queries of one operation
-TRY = 1.5  # seconds until a query is repeated
-AT_ONCE = 32
-UNASKED = Judged(DnsState.UNKNOWN, problem="not looked up")
-UNSET = Judged(DnsState.UNKNOWN, problem="not configured")
-LATE = Judged(DnsState.UNKNOWN, problem="no answer in time")
-SILENT = Judged(DnsState.UNKNOWN, problem="no name server is known")
+OPERATION_TIMEOUT = 4.0  # seconds for all queries of one operation
+QUERY_TIMEOUT = 1.5  # seconds until a query is repeated
+MAX_CONCURRENT_QUERIES = 32
+NOT_QUERIED = RecordCheck(DnsState.UNKNOWN, problem="not looked up")
+NOT_CONFIGURED = RecordCheck(DnsState.UNKNOWN, problem="not configured")
+TIMED_OUT = RecordCheck(DnsState.UNKNOWN, problem="no answer in time")
+NO_NAME_SERVER = RecordCheck(DnsState.UNKNOWN, problem="no name server is known")
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedDnsRecord:
     """A DNS record that should exist, with the comparison to the one found."""
 
-    advice: Advice
-    judged: Judged
+    advice: RecordAdvice
+    judged: RecordCheck
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A domain whose records are requested. `check` compares them with DNS."""
+class DnsRecordsKey:
+    """A domain whose records are requested. `checks_dns` compares them with DNS."""
 
-    domain: str
-    backup: bool
-    check: bool
+    domain_name: str
+    is_backup_mx: bool
+    checks_dns: bool
 
     @classmethod
-    def of(cls, row: Picked, *, check: bool) -> "Question":
+    def from_row(cls, row: ColumnRow, *, checks_dns: bool) -> "DnsRecordsKey":
         """Return the key for the domain of this row."""
-        return cls(row.name, row.backup_mx, check)
+        return cls(row.name, row.backup_mx, checks_dns)
 
 
-async def records(ctx: Context, questions: list[Question]) -> list[list[Checked]]:
+async def load_records_by_domain(
+    ctx: Context, record_keys: list[DnsRecordsKey]
+) -> list[list[CheckedDnsRecord]]:
     """Return the expected records of domains, in the given order.
 
     Queries of all domains share one deadline. Raises Forbidden for queries inside a
     transaction, which would stay open as long.
     """
-    if ctx.writing and any(question.check for question in questions):
+    if ctx.is_writing and any(question.checks_dns for question in record_keys):
         raise Forbidden("a look-up in DNS takes no part in a unit")
-    options = ctx.world.options
-    keys = await _signing(ctx, [each.domain for each in questions])
-    spki = await spki_served(ctx.world, options.hostname.lower())
-    advised = [
-        advise(
-            Ours(
-                each.domain,
+    options = ctx.environment.options
+    signing_keys_by_domain = await _load_signing_keys(
+        ctx, [each.domain_name for each in record_keys]
+    )
+    served_spki = await find_served_spki(ctx.environment, options.hostname.lower())
+    advices_by_domain = [
+        advise_records(
+            DomainDnsFacts(
+                item.domain_name,
                 options.hostname,
-                each.backup,
-                tuple(keys[each.domain]),
+                item.is_backup_mx,
+                tuple(signing_keys_by_domain[item.domain_name]),
                 options.mta_sts,
-                spki,
+                served_spki,
             )
         )
-        for each in questions
+        for item in record_keys
     ]
-    asked = [
+    queried = [
         advice
-        for question, part in zip(questions, advised, strict=True)
+        for key, part in zip(record_keys, advices_by_domain, strict=True)
         for advice in part
-        if question.check and advice.judge
+        if key.checks_dns and advice.check_published
     ]
-    judged = await look(ctx.world.options.dns_resolver, asked) if asked else {}
+    judgements_by_id = (
+        await judge_records(ctx.environment.options.dns_resolver, queried) if queried else {}
+    )
     return [
-        [Checked(each, judged.get(id(each)) or (UNASKED if each.judge else UNSET)) for each in part]
-        for part in advised
+        [
+            CheckedDnsRecord(
+                each,
+                judgements_by_id.get(id(each))
+                or (NOT_QUERIED if each.check_published else NOT_CONFIGURED),
+            )
+            for each in advices
+        ]
+        for advices in advices_by_domain
     ]
 
 
-async def _signing(ctx: Context, names: Sequence[str]) -> dict[str, list[SigningKey]]:
+async def _load_signing_keys(
+    ctx: Context, domain_names: Sequence[str]
+) -> dict[str, list[PublishedSigningKey]]:
     """Load the keys whose records domains should have: their own, else those for all domains.
 
     Keys for all domains sign until a key of the domain does.
     """
-    used = col(DkimKey.state).in_([DkimKeyState.ACTIVE, DkimKeyState.PENDING])
+    has_record = col(DkimKey.state).in_([DkimKeyState.ACTIVE, DkimKeyState.PENDING])
     columns = ("domain", "selector", "algorithm", "public", "state")
-    asked = select(*picked(DkimKey, columns)).where(col(DkimKey.domain).in_([*names, ALL]), used)
-    found: dict[str, list[SigningKey]] = {}
-    for row in await ctx.read(asked.order_by(col(DkimKey.id))):
-        waits = row.state is DkimKeyState.PENDING
-        key = SigningKey(row.selector, row.algorithm, row.public, waits=waits)
-        found.setdefault(row.domain, []).append(key)
-    return {name: _needed(found.get(name, []), found.get(ALL, [])) for name in names}
+    statement = select(*select_columns(DkimKey, columns)).where(
+        col(DkimKey.domain).in_([*domain_names, ALL_DOMAINS]), has_record
+    )
+    keys_by_domain: dict[str, list[PublishedSigningKey]] = {}
+    for row in await ctx.read(statement.order_by(col(DkimKey.id))):
+        is_pending = row.state is DkimKeyState.PENDING
+        key = PublishedSigningKey(row.selector, row.algorithm, row.public, is_pending=is_pending)
+        keys_by_domain.setdefault(row.domain, []).append(key)
+    return {
+        name: _keys_with_record(keys_by_domain.get(name, []), keys_by_domain.get(ALL_DOMAINS, []))
+        for name in domain_names
+    }
 
 
-def _needed(own: list[SigningKey], others: Sequence[SigningKey]) -> list[SigningKey]:
-    taken = {key.selector for key in own}  # a DNS name holds one key
-    if all(key.waits for key in own):
-        return [*own, *(key for key in others if key.selector not in taken)]
-    return own
+def _keys_with_record(
+    own_keys: list[PublishedSigningKey], keys_for_all: Sequence[PublishedSigningKey]
+) -> list[PublishedSigningKey]:
+    selectors = {key.selector for key in own_keys}  # a DNS name holds one key
+    if all(key.is_pending for key in own_keys):
+        return [*own_keys, *(key for key in keys_for_all if key.selector not in selectors)]
+    return own_keys
 
 
-async def look(place: str | None, asked: Sequence[Advice]) -> dict[int, Judged]:
+async def judge_records(
+    name_server: str | None, advices: Sequence[RecordAdvice]
+) -> dict[int, RecordCheck]:
     """Query the records of advices and judge them, by the id of the advice.
 
     Takes at most OPERATION_TIMEOUT seconds.
     """
     try:
-        asking = resolver(place)
+        resolver_of_operation = create_resolver(name_server)
     except dns.resolver.NoResolverConfiguration:
-        return {id(advice): SILENT for advice in asked}
-    asking.timeout, asking.lifetime = TRY, DEADLINE
-    crowd = asyncio.Semaphore(AT_ONCE)
-    answers: dict[tuple[str, str], asyncio.Task[Sequence[str] | Judged]] = {}
+        return {id(advice): NO_NAME_SERVER for advice in advices}
+    resolver_of_operation.timeout, resolver_of_operation.lifetime = QUERY_TIMEOUT, OPERATION_TIMEOUT
+    query_slots = asyncio.Semaphore(MAX_CONCURRENT_QUERIES)
+    tasks_by_question: dict[tuple[str, str], asyncio.Task[Sequence[str] | RecordCheck]] = {}
 
-    async def answered(name: str, kind: str) -> Sequence[str] | Judged:
-        async with crowd:
-            return await _asked(asking, name, kind)
+    async def query_in_slot(name: str, kind: str) -> Sequence[str] | RecordCheck:
+        async with query_slots:
+            return await _query_texts(resolver_of_operation, name, kind)
 
-    for advice in asked:
+    for advice in advices:
         key = (advice.name, advice.type)
-        if key not in answers:
-            answers[key] = asyncio.create_task(answered(*key))
+        if key not in tasks_by_question:
+            tasks_by_question[key] = asyncio.create_task(query_in_slot(*key))
     try:
-        await asyncio.wait(answers.values(), timeout=DEADLINE)
+        await asyncio.wait(tasks_by_question.values(), timeout=OPERATION_TIMEOUT)
     finally:
-        for task in answers.values():
+        for task in tasks_by_question.values():
             task.cancel()
-        await asyncio.gather(*answers.values(), return_exceptions=True)
-    return {id(each): _judged(each, answers[each.name, each.type]) for each in asked}
+        await asyncio.gather(*tasks_by_question.values(), return_exceptions=True)
+    return {
+        id(advice_asked): _judge_answer(
+            advice_asked, tasks_by_question[advice_asked.name, advice_asked.type]
+        )
+        for advice_asked in advices
+    }
 
 
-def _judged(advice: Advice, answer: "asyncio.Task[Sequence[str] | Judged]") -> Judged:
-    if answer.cancelled():
-        return LATE
-    found = answer.result()
-    if isinstance(found, Judged):
-        return found
-    return advice.judge(found) if advice.judge else UNSET
+def _judge_answer(
+    advice: RecordAdvice, query_task: "asyncio.Task[Sequence[str] | RecordCheck]"
+) -> RecordCheck:
+    if query_task.cancelled():
+        return TIMED_OUT
+    texts = query_task.result()
+    if isinstance(texts, RecordCheck):
+        return texts
+    return advice.check_published(texts) if advice.check_published else NOT_CONFIGURED
 
 
-async def _asked(asking: Resolver, name: str, kind: str) -> Sequence[str] | Judged:
+async def _query_texts(
+    resolver_of_operation: Resolver, record_name: str, record_type: str
+) -> Sequence[str] | RecordCheck:
     """Return the records as text, an empty list if there are none, or a judgement on failure."""
     try:
-        answer = await asking.resolve(f"{name}.", kind, raise_on_no_answer=False)
+        answer = await resolver_of_operation.resolve(
+            f"{record_name}.", record_type, raise_on_no_answer=False
+        )
     except dns.resolver.NXDOMAIN:
         return []
     except dns.exception.Timeout:
-        return LATE
+        return TIMED_OUT
     except (dns.exception.DNSException, OSError, ValueError) as problem:
-        text = f"the name server fails: {type(problem).__name__}"
-        return Judged(DnsState.UNKNOWN, problem=text)
-    return [_text(record, kind) for record in answer.rrset or ()]
+        message = f"the name server fails: {type(problem).__name__}"
+        return RecordCheck(DnsState.UNKNOWN, problem=message)
+    return [_record_text(record, record_type) for record in answer.rrset or ()]
 
 
-def _text(record: Any, kind: str) -> str:
+def _record_text(record: Any, record_type: str) -> str:
     """Return a record as text. A TXT record is the concatenation of its strings."""
-    if kind == "TXT":
+    if record_type == "TXT":
         return b"".join(record.strings).decode(errors="replace")
     return str(record.to_text())

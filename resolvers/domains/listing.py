@@ -8,108 +8,132 @@ from sqlmodel import col
 
 from models.addresses.tables import Address
 from models.domains.tables import DomainTotal
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import DomainAdmin, User
 from resolvers import pagination
-from resolvers.access import visible_users
+from resolvers.access import is_visible_user
 from resolvers.context import Context
-from resolvers.domains.loaders import administered
-from resolvers.pagination import Scan, together
+from resolvers.domains.loaders import is_in_administered_domain
+from resolvers.pagination import PageScan, read_union
 
-Asked = Select[*tuple[Any, ...]]
+DomainSelect = Select[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class OfDomain:
+class DomainMembersPageKey:
     """A page of the users or addresses of a domain."""
 
     domain_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-class Stored(NamedTuple):
+class StoredTotals(NamedTuple):
     """Bytes and messages that the users of a domain store together."""
 
     bytes: int
     messages: int
 
 
-async def totals(ctx: Context, keys: list[int]) -> list[Stored]:
+async def load_storage_by_domain(ctx: Context, domain_ids: list[int]) -> list[StoredTotals]:
     """Load the storage totals of domains, each the sum of at most sixteen rows."""
-    asked: Asked = (
+    statement: DomainSelect = (
         select(
             col(DomainTotal.domain_id).label("key"),
             func.sum(col(DomainTotal.used)).label("bytes"),
             func.sum(col(DomainTotal.messages)).label("messages"),
         )
-        .where(col(DomainTotal.domain_id).in_(keys), administered(ctx, col(DomainTotal.domain_id)))
+        .where(
+            col(DomainTotal.domain_id).in_(domain_ids),
+            is_in_administered_domain(ctx, col(DomainTotal.domain_id)),
+        )
         .group_by(col(DomainTotal.domain_id))
     )
-    found = {row.key: Stored(int(row.bytes), int(row.messages)) for row in await ctx.read(asked)}
-    return [found.get(key, Stored(0, 0)) for key in keys]
+    storage_by_domain = {
+        row.key: StoredTotals(int(row.bytes), int(row.messages))
+        for row in await ctx.read(statement)
+    }
+    return [storage_by_domain.get(key, StoredTotals(0, 0)) for key in domain_ids]
 
 
-async def admins(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+async def load_admins_by_domain(ctx: Context, domain_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the visible administrators of domains, ordered by username."""
-    asked = (
-        select(*picked(User), col(DomainAdmin.domain_id).label("charge"))
+    statement = (
+        select(*select_columns(User), col(DomainAdmin.domain_id).label("charge"))
         .join(DomainAdmin, col(DomainAdmin.user_id) == col(User.id))
         .where(
-            col(DomainAdmin.domain_id).in_(keys),
-            administered(ctx, col(DomainAdmin.domain_id)),
-            visible_users(ctx),
+            col(DomainAdmin.domain_id).in_(domain_ids),
+            is_in_administered_domain(ctx, col(DomainAdmin.domain_id)),
+            is_visible_user(ctx),
         )
         .order_by(col(User.username_key))
     )
-    found: dict[int, list[Picked]] = {key: [] for key in keys}
-    for row in await ctx.read(asked):
-        found[row.charge].append(row)
-    return [found[key] for key in keys]
+    users_by_domain: dict[int, list[ColumnRow]] = {key: [] for key in domain_ids}
+    for row in await ctx.read(statement):
+        users_by_domain[row.charge].append(row)
+    return [users_by_domain[key] for key in domain_ids]
 
 
-def _users(ctx: Context, key: OfDomain) -> list[ColumnElement[bool]]:
-    here = col(User.domain_id)
-    return [here == key.domain_id, administered(ctx, here), visible_users(ctx)]
+def _user_clauses(ctx: Context, page_key: DomainMembersPageKey) -> list[ColumnElement[bool]]:
+    domain_column = col(User.domain_id)
+    return [
+        domain_column == page_key.domain_id,
+        is_in_administered_domain(ctx, domain_column),
+        is_visible_user(ctx),
+    ]
 
 
-async def users(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
+async def load_user_pages_by_domain(
+    ctx: Context, page_keys: list[DomainMembersPageKey]
+) -> list[Page[ColumnRow]]:
     """Load pages of the users of domains, ordered by username."""
-    columns = frozenset({"id", "username_key"}).union(*(key.columns for key in keys))
-    place = (col(User.username_key), col(User.id))
+    columns = frozenset({"id", "username_key"}).union(*(key.columns for key in page_keys))
+    sort_key = (col(User.username_key), col(User.id))
     scans = []
-    for key in keys:
-        rows = select(*picked(User, columns)).where(*_users(ctx, key))
-        scans.append(Scan(rows, key.ask, place, falling=False))
-    return await pagination.pages(ctx, scans)
+    for page_key in page_keys:
+        statement = select(*select_columns(User, columns)).where(*_user_clauses(ctx, page_key))
+        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=False))
+    return await pagination.read_pages(ctx, scans)
 
 
-async def count_users(ctx: Context, keys: list[OfDomain]) -> list[int]:
+async def count_users_by_domain(ctx: Context, page_keys: list[DomainMembersPageKey]) -> list[int]:
     """Count the users of domains, in the given order."""
-    many = func.count().label("many")
-    scans = [select(many).select_from(User).where(*_users(ctx, key)) for key in keys]
-    return [row.many for (row,) in await together(ctx, scans)]
+    count = func.count().label("many")
+    statements = [
+        select(count).select_from(User).where(*_user_clauses(ctx, page_key))
+        for page_key in page_keys
+    ]
+    return [row.many for (row,) in await read_union(ctx, statements)]
 
 
-def _addresses(ctx: Context, key: OfDomain) -> list[ColumnElement[bool]]:
-    here = col(Address.domain_id)
-    return [here == key.domain_id, administered(ctx, here)]
+def _address_clauses(ctx: Context, page_key: DomainMembersPageKey) -> list[ColumnElement[bool]]:
+    domain_column = col(Address.domain_id)
+    return [domain_column == page_key.domain_id, is_in_administered_domain(ctx, domain_column)]
 
 
-async def addresses(ctx: Context, keys: list[OfDomain]) -> list[Page[Picked]]:
+async def load_address_pages_by_domain(
+    ctx: Context, page_keys: list[DomainMembersPageKey]
+) -> list[Page[ColumnRow]]:
     """Load pages of the addresses of domains, ordered by their normal form."""
-    columns = frozenset({"id", "local"}).union(*(key.columns for key in keys))
-    place = (col(Address.local), col(Address.id))
+    columns = frozenset({"id", "local"}).union(*(key.columns for key in page_keys))
+    sort_key = (col(Address.local), col(Address.id))
     scans = []
-    for key in keys:
-        rows = select(*picked(Address, columns)).where(*_addresses(ctx, key))
-        scans.append(Scan(rows, key.ask, place, falling=False))
-    return await pagination.pages(ctx, scans)
+    for page_key in page_keys:
+        statement = select(*select_columns(Address, columns)).where(
+            *_address_clauses(ctx, page_key)
+        )
+        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=False))
+    return await pagination.read_pages(ctx, scans)
 
 
-async def count_addresses(ctx: Context, keys: list[OfDomain]) -> list[int]:
+async def count_addresses_by_domain(
+    ctx: Context, page_keys: list[DomainMembersPageKey]
+) -> list[int]:
     """Count the addresses of domains, in the given order."""
-    many = func.count().label("many")
-    scans = [select(many).select_from(Address).where(*_addresses(ctx, key)) for key in keys]
-    return [row.many for (row,) in await together(ctx, scans)]
+    count = func.count().label("many")
+    statements = [
+        select(count).select_from(Address).where(*_address_clauses(ctx, page_key))
+        for page_key in page_keys
+    ]
+    return [row.many for (row,) in await read_union(ctx, statements)]

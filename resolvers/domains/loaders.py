@@ -8,25 +8,25 @@ from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, 
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import checked_domain, normal_domain
+from mail.addresses.address_syntax import checked_domain, normalized_domain
 from mail.text import confusables
 from models.addresses.tables import Address
-from models.domains.tables import Domain, DomainAlias
+from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, LimitReached, NotFound, check_count
 from models.events import journal
 from models.events.journal import PLATFORM, ChangeKind, Stream
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import DomainAdmin, User
 from resolvers import pagination
 from resolvers.context import Context
-from resolvers.pagination import Scan, by_keys
-from resolvers.sql_text import same, within
+from resolvers.pagination import PageScan, read_by_keys
+from resolvers.sql_text import contains_text_sql, equals_ignoring_case_sql
 
 
 @dataclass(frozen=True, slots=True)
-class DomainWhere:
+class DomainConditions:
     """Conditions of a domain list; all must hold. The user id 0 matches no user."""
 
     query: str | None = None
@@ -38,127 +38,158 @@ class DomainWhere:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class DomainIdOrName:
     """A reference to a domain by id or by its own name. Names of alias domains don't count."""
 
     id: int | None = None
     name: str | None = None
 
 
-def visible_domains(ctx: Context) -> ColumnElement[bool]:
+def is_visible_domain(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the domains that the viewer administers."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
-    if ctx.viewer.role is Role.DOMAIN_ADMIN and ctx.viewer.administers:
-        return col(Domain.id).in_(ctx.viewer.administers)
+    if ctx.viewer.role is Role.DOMAIN_ADMIN and ctx.viewer.administered_domains:
+        return col(Domain.id).in_(ctx.viewer.administered_domains)
     return false()
 
 
-def administered(ctx: Context, column: Any) -> ColumnElement[bool]:
+def is_in_administered_domain(ctx: Context, domain_column: Any) -> ColumnElement[bool]:
     """Return the WHERE clause that the domain id in this column is an administered one."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
-    there: ColumnElement[bool] = column.in_(select(col(Domain.id)).where(visible_domains(ctx)))
-    return there
+    clause: ColumnElement[bool] = domain_column.in_(
+        select(col(Domain.id)).where(is_visible_domain(ctx))
+    )
+    return clause
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load domains by id, in the given order. None for an id that the viewer can't see.
 
     Visible are administered domains and those of the viewer's account and addresses.
     """
-    own = ctx.viewer.user_id
-    home = select(col(User.domain_id)).where(col(User.id) == own)
-    places = select(col(Address.domain_id)).where(col(Address.user_id) == own)
-    seen = visible_domains(ctx) | col(Domain.id).in_(home) | col(Domain.id).in_(places)
-    return await by_keys(ctx, select(*picked(Domain)).where(seen), col(Domain.id), ids)
-
-
-async def administered_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """Load domains by id, in the given order. None for an id that the viewer doesn't administer."""
-    seen = select(*picked(Domain)).where(visible_domains(ctx))
-    return await by_keys(ctx, seen, col(Domain.id), ids)
-
-
-async def named(ctx: Context, name: str) -> Picked | None:
-    """Return the domain of this name, or None if the viewer doesn't administer it."""
-    asked = select(*picked(Domain)).where(
-        col(Domain.name) == normal_domain(name), visible_domains(ctx)
+    viewer_id = ctx.viewer.user_id
+    own_domain = select(col(User.domain_id)).where(col(User.id) == viewer_id)
+    address_domains = select(col(Address.domain_id)).where(col(Address.user_id) == viewer_id)
+    is_visible = (
+        is_visible_domain(ctx)
+        | col(Domain.id).in_(own_domain)
+        | col(Domain.id).in_(address_domains)
     )
-    rows: Sequence[Picked] = await ctx.read(asked)
+    return await read_by_keys(
+        ctx, select(*select_columns(Domain)).where(is_visible), col(Domain.id), ids
+    )
+
+
+async def load_administered_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+    """Load domains by id, in the given order. None for an id that the viewer doesn't administer."""
+    statement = select(*select_columns(Domain)).where(is_visible_domain(ctx))
+    return await read_by_keys(ctx, statement, col(Domain.id), ids)
+
+
+async def find_administered_domain(ctx: Context, name: str) -> ColumnRow | None:
+    """Return the domain of this name, or None if the viewer doesn't administer it."""
+    statement = select(*select_columns(Domain)).where(
+        col(Domain.name) == normalized_domain(name), is_visible_domain(ctx)
+    )
+    rows: Sequence[ColumnRow] = await ctx.read(statement)
     return next(iter(rows), None)
 
 
-async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "domains") -> list[Picked]:
+async def load_referenced_domains(
+    ctx: Context, refs: Sequence[DomainIdOrName], *, path: str = "domains"
+) -> list[ColumnRow]:
     """Load the referenced domains in the order of the references, each once.
 
     Raises InvalidInput if there are too many references, and NotFound with the index of a
     domain that the viewer doesn't administer.
     """
-    most = ctx.world.options.bulk
-    check_count(len(refs), most, f"name 1 to {most} domains", path=[path])
-    names = [None if ref.name is None else normal_domain(ref.name) for ref in refs]
-    which = or_(
+    limit = ctx.environment.options.bulk
+    check_count(len(refs), limit, f"name 1 to {limit} domains", path=[path])
+    names = [None if ref.name is None else normalized_domain(ref.name) for ref in refs]
+    is_referenced = or_(
         col(Domain.id).in_([ref.id for ref in refs if ref.id is not None]),
         col(Domain.name).in_([name for name in names if name is not None]),
     )
-    rows: Sequence[Picked] = await ctx.read(
-        select(*picked(Domain)).where(which, visible_domains(ctx))
+    rows: Sequence[ColumnRow] = await ctx.read(
+        select(*select_columns(Domain)).where(is_referenced, is_visible_domain(ctx))
     )
     by_id = {row.id: row for row in rows}
     by_name = {row.name: row for row in rows}
-    found: dict[int, Picked] = {}
+    rows_by_id: dict[int, ColumnRow] = {}
     for index, (ref, name) in enumerate(zip(refs, names, strict=True)):
         row = by_id.get(ref.id) if name is None else by_name.get(name)
         if row is None:
             raise NotFound(ref.name or str(ref.id), path=[path], index=index)
-        found.setdefault(row.id, row)
-    return list(found.values())
+        rows_by_id.setdefault(row.id, row)
+    return list(rows_by_id.values())
 
 
-async def pages(
-    ctx: Context, where: DomainWhere, ask: Ask, columns: Collection[str]
-) -> Page[Picked]:
+async def read_domain_page(
+    ctx: Context, conditions: DomainConditions, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of the administered domains, ordered by name."""
-    rows = select(*picked(Domain, {"id", "name", *columns})).where(*_conditions(ctx, where))
-    place = (col(Domain.name), col(Domain.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
+    statement = select(*select_columns(Domain, {"id", "name", *columns})).where(
+        *_where_clauses(ctx, conditions)
+    )
+    sort_key = (col(Domain.name), col(Domain.id))
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
+    )
 
 
-async def count(ctx: Context, where: DomainWhere) -> int:
+async def count_domains(ctx: Context, conditions: DomainConditions) -> int:
     """Count the administered domains that meet the conditions."""
-    asked = select(func.count()).select_from(Domain).where(*_conditions(ctx, where))
-    (row,) = await ctx.read(asked)
+    statement = select(func.count()).select_from(Domain).where(*_where_clauses(ctx, conditions))
+    (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-def _conditions(ctx: Context, where: DomainWhere) -> list[ColumnElement[bool]]:
-    conditions = [visible_domains(ctx)]
-    if where.query:
-        named_so = within(col(Domain.name), where.query)
-        conditions.append(named_so | within(col(Domain.description), where.query))
-    if where.active is not None:
-        conditions.append(col(Domain.active).is_(where.active))
-    if where.backup_mx is not None:
-        conditions.append(col(Domain.backup_mx).is_(where.backup_mx))
-    if where.administered_by is not None:
-        conditions.append(col(Domain.id).in_(_charges(where.administered_by)))
-    if where.not_administered_by is not None:
-        conditions.append(col(Domain.id).not_in(_charges(where.not_administered_by)))
-    if where.tags is not None:
-        listed = {"sqlite": func.json_each, "postgresql": func.jsonb_array_elements_text}
-        each = listed[ctx.world.database.dialect](col(Domain.tags)).table_valued("value")
-        alike = or_(false(), *(same(each.c.value, tag.strip()) for tag in where.tags))
-        conditions.append(exists(select(each.c.value).where(alike)))
-    return conditions
+def _where_clauses(ctx: Context, domain_conditions: DomainConditions) -> list[ColumnElement[bool]]:
+    clauses = [is_visible_domain(ctx)]
+    if domain_conditions.query:
+        matches_name = contains_text_sql(col(Domain.name), domain_conditions.query)
+        clauses.append(
+            matches_name | contains_text_sql(col(Domain.description), domain_conditions.query)
+        )
+    if domain_conditions.active is not None:
+        clauses.append(col(Domain.active).is_(domain_conditions.active))
+    if domain_conditions.backup_mx is not None:
+        clauses.append(col(Domain.backup_mx).is_(domain_conditions.backup_mx))
+    if domain_conditions.administered_by is not None:
+        clauses.append(
+            col(Domain.id).in_(_select_administered_ids(domain_conditions.administered_by))
+        )
+    if domain_conditions.not_administered_by is not None:
+        clauses.append(
+            col(Domain.id).not_in(_select_administered_ids(domain_conditions.not_administered_by))
+        )
+    if domain_conditions.tags is not None:
+        json_function_by_dialect = {
+            "sqlite": func.json_each,
+            "postgresql": func.jsonb_array_elements_text,
+        }
+        tag_row = json_function_by_dialect[ctx.environment.database.dialect](
+            col(Domain.tags)
+        ).table_valued("value")
+        has_tag = or_(
+            false(),
+            *(
+                equals_ignoring_case_sql(tag_row.c.value, tag.strip())
+                for tag in domain_conditions.tags
+            ),
+        )
+        clauses.append(exists(select(tag_row.c.value).where(has_tag)))
+    return clauses
 
 
-def _charges(user_id: int) -> Select[int]:
+def _select_administered_ids(user_id: int) -> Select[int]:
     return select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == user_id)
 
 
-async def ensure(
-    ctx: Context, session: AsyncSession, name: str, *, path: str, within: Sequence[str] = ()
+async def lock_or_create_domain(
+    ctx: Context, session: AsyncSession, name: str, *, path: str, input_path: Sequence[str] = ()
 ) -> Domain:
     """Return the locked domain of a new address; create it if the setting allows that.
 
@@ -168,35 +199,37 @@ async def ensure(
     """
     name = checked_domain(name, path=path)
     viewer, connection = ctx.viewer, await session.connection()
-    free = viewer.role.includes(Role.ADMIN)
-    alias = (await connection.execute(_aliased(name))).first()
-    if alias and (free or alias.domain_id in viewer.administers):
+    is_admin = viewer.role.includes(Role.ADMIN)
+    alias_row = (await connection.execute(_select_alias_target(name))).first()
+    if alias_row and (is_admin or alias_row.domain_id in viewer.administered_domains):
         raise Conflict(f"{name} is an alias of another domain", path=[path])
-    known = select(col(Domain.id)).where(col(Domain.name) == name)
-    row = (await connection.execute(known)).first()
-    if row is None and may_create(ctx):
-        await journal.lock(session, [PLATFORM])  # this lock protects the names of domains
-        row = (await connection.execute(known)).first()
+    statement = select(col(Domain.id)).where(col(Domain.name) == name)
+    row = (await connection.execute(statement)).first()
+    if row is None and may_create_domains(ctx):
+        await journal.lock_streams(session, [PLATFORM])  # this lock protects the names of domains
+        row = (await connection.execute(statement)).first()
         if row is None:
-            confusables.refuse_domain(name, path=path)
-            await free_name(session, name, path=path)
-            warn_created(ctx, name, path=[*within, path])
-            return await added(ctx, session, new(ctx, name))
+            confusables.refuse_confusable_domain(name, path=path)
+            await require_domain_name_free(session, name, path=path)
+            warn_domain_created(ctx, name, path=[*input_path, path])
+            return await insert_domain(ctx, session, new_domain(ctx, name))
     if row is None:
-        raise unknown(ctx, name, path=[path])
-    if not (free or row.id in viewer.administers):
+        raise unknown_domain_error(ctx, name, path=[path])
+    if not (is_admin or row.id in viewer.administered_domains):
         raise NotFound(name, path=[path])
-    return await with_room(session, row.id, name, path=path)
+    return await lock_domain_with_room(session, row.id, name, path=path)
 
 
-async def with_room(session: AsyncSession, key: int, name: str, *, path: str) -> Domain:
+async def lock_domain_with_room(
+    session: AsyncSession, domain_id: int, name: str, *, path: str
+) -> Domain:
     """Return the locked domain if it can have another address.
 
     Raises NotFound or LimitReached as `lock_or_create_domain`.
     """
-    held = select(col(Stream.id)).where(col(Stream.id) == key).with_for_update()
-    await (await session.connection()).execute(held)
-    domain = await session.get(Domain, key, populate_existing=True)
+    statement = select(col(Stream.id)).where(col(Stream.id) == domain_id).with_for_update()
+    await (await session.connection()).execute(statement)
+    domain = await session.get(Domain, domain_id, populate_existing=True)
     if (
         domain is None or domain.name != name
     ):  # deleted or renamed while this transaction waited for the lock
@@ -211,68 +244,72 @@ async def with_room(session: AsyncSession, key: int, name: str, *, path: str) ->
     return domain
 
 
-def _aliased(name: str) -> Select[int]:
-    return select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
+def _select_alias_target(name: str) -> Select[int]:
+    return select(col(AliasDomain.domain_id)).where(col(AliasDomain.alias) == name)
 
 
-def may_create(ctx: Context) -> bool:
+def may_create_domains(ctx: Context) -> bool:
     """True if the viewer is an ADMIN and the first address in a domain creates the domain."""
-    return ctx.viewer.role.includes(Role.ADMIN) and ctx.world.options.auto_create_domains
+    return ctx.viewer.role.includes(Role.ADMIN) and ctx.environment.options.auto_create_domains
 
 
-def new(ctx: Context, name: str, **columns: Any) -> Domain:
+def new_domain(ctx: Context, name: str, **columns: Any) -> Domain:
     """Return an unsaved domain. Columns that are not given have the platform's defaults."""
-    at, options = ctx.world.now(), ctx.world.options
-    usual: dict[str, Any] = {
+    now, options = ctx.environment.now(), ctx.environment.options
+    defaults: dict[str, Any] = {
         "max_users": options.domain_max_users,
         "max_addresses": options.domain_max_addresses,
         "default_user_quota": options.domain_default_user_quota,
         "max_user_quota": options.domain_max_user_quota,
         "quota": options.domain_quota,
     }
-    made: dict[str, Any] = {"id": ctx.world.key(), "created_at": at, "updated_at": at}
-    return Domain(name=name, **made, **{**usual, **columns})
+    required_values: dict[str, Any] = {
+        "id": ctx.environment.new_id(),
+        "created_at": now,
+        "updated_at": now,
+    }
+    return Domain(name=name, **required_values, **{**defaults, **columns})
 
 
-def unknown(ctx: Context, name: str, *, path: Sequence[str]) -> NotFound:
+def unknown_domain_error(ctx: Context, name: str, *, path: Sequence[str]) -> NotFound:
     """Return the NotFound error for an address in a domain that is missing or not visible."""
-    refusal = NotFound(name, path=path)
+    error = NotFound(name, path=path)
     if ctx.viewer.role.includes(Role.ADMIN):
-        refusal.message = (
+        error.message = (
             f"there is no domain {name}: create it first, by domainCreate or `merganser domain add`"
         )
-    return refusal
+    return error
 
 
-def warn_created(ctx: Context, name: str, *, path: Sequence[str]) -> None:
+def warn_domain_created(ctx: Context, name: str, *, path: Sequence[str]) -> None:
     """Warn the caller that an address has created a domain, whose name can be a typing error."""
-    ctx.warn("DOMAIN_CREATED", f"the domain {name} did not exist, and is created", path=path)
+    ctx.add_warning("DOMAIN_CREATED", f"the domain {name} did not exist, and is created", path=path)
 
 
-async def taken(session: AsyncSession, name: str, *, path: str) -> list[Conflict]:
+async def domain_name_conflicts(session: AsyncSession, name: str, *, path: str) -> list[Conflict]:
     """Return a Conflict for the domain and for the alias domain that have this name.
 
     The caller holds the lock on the stream PLATFORM, so the result stays true.
     """
     connection = await session.connection()
-    found = []
+    conflicts = []
     if (await connection.execute(select(col(Domain.id)).where(col(Domain.name) == name))).first():
-        found.append(Conflict(f"{name} is a domain already", path=[path]))
-    if (await connection.execute(_aliased(name))).first():
-        found.append(Conflict(f"{name} is an alias of a domain", path=[path]))
-    return found
+        conflicts.append(Conflict(f"{name} is a domain already", path=[path]))
+    if (await connection.execute(_select_alias_target(name))).first():
+        conflicts.append(Conflict(f"{name} is an alias of a domain", path=[path]))
+    return conflicts
 
 
-async def free_name(session: AsyncSession, name: str, *, path: str) -> None:
+async def require_domain_name_free(session: AsyncSession, name: str, *, path: str) -> None:
     """Raise Conflict if a domain or alias domain has this name. PLATFORM must be locked."""
-    for conflict in await taken(session, name, path=path):
+    for conflict in await domain_name_conflicts(session, name, path=path):
         raise conflict
 
 
-async def added(ctx: Context, session: AsyncSession, domain: Domain) -> Domain:
+async def insert_domain(ctx: Context, session: AsyncSession, domain: Domain) -> Domain:
     """Insert a new domain with its stream, in a transaction that has locked PLATFORM."""
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()
-    told = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]
-    await ctx.record_all(session, {PLATFORM: told, domain.id: told}, did="created")
+    changes = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]
+    await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes}, did="created")
     return domain

@@ -15,40 +15,48 @@ from models.addresses.rewrites import RecipientRewrite
 from models.addresses.tables import Address
 from models.auth.credentials import ApiKey
 from models.domains.dkim_keys import DkimAlgorithm, DkimKey
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, Refused
+from models.domains.tables import AliasDomain, Domain
+from models.errors import (
+    Conflict,
+    ErrorCollector,
+    Forbidden,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    RequestError,
+)
 from models.events.journal import PLATFORM, ChangeKind, Stream
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
 from models.users.tables import DomainAdmin, User
 from resolvers import sql_text
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.auth.authentication import forget
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.auth.authentication import drop_credentials
 from resolvers.auth.passwords import password_hashes
-from resolvers.auth.passwords.password_policy import KINDS
+from resolvers.auth.passwords.password_policy import CHARACTER_CLASS_COUNT
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.dkim_key_mutations import Place
-from resolvers.domains.loaders import Named
+from resolvers.domains.dkim_key_mutations import DkimDomain
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
 from resolvers.routing import mutations as routing_mutations
 from resolvers.users import delete as user_delete
-from resolvers.users.quota.quota_allocation import effective
-from resolvers.users.selection import Users
+from resolvers.users.quota.quota_allocation import effective_quota
+from resolvers.users.selection import UserSelector
 
-DESCRIPTION = 1000  # characters
-MOST = (1 << 31) - 1  # of users and addresses
-LIMITS = ("default_user_quota", "max_user_quota", "quota")
-COUNTS = ("max_addresses", "max_users")
-FIRST_KEY = (
+MAX_DESCRIPTION_LENGTH = 1000  # characters
+MAX_COUNT_LIMIT = (1 << 31) - 1  # of users and addresses
+QUOTA_COLUMNS = ("default_user_quota", "max_user_quota", "quota")
+COUNT_COLUMNS = ("max_addresses", "max_users")
+FIRST_KEY_ALGORITHM_AND_SIZE = (
     DkimAlgorithm.RSA,
-    dkim_key_mutations.WEAK,
+    dkim_key_mutations.MIN_SAFE_RSA_BITS,
 )  # every receiver supports it and none considers it weak
-RATE = "rate_limit"  # stored in another table
-FLAGS = ("backup_mx", "relay_all_recipients", "relay_unknown_only")
-WORDS = {  # names of these columns in the schema
+RATE_COLUMN = "rate_limit"  # stored in another table
+RELAY_FLAGS = ("backup_mx", "relay_all_recipients", "relay_unknown_only")
+GRAPHQL_NAMES = {  # names of these columns in the schema
     "max_addresses": "maxAddresses",
     "max_users": "maxUsers",
     "default_user_quota": "defaultUserQuota",
@@ -61,221 +69,291 @@ WORDS = {  # names of these columns in the schema
     "global_address_list": "globalAddressList",
     "password_min": "passwordPolicy.minLength",
     "password_classes": "passwordPolicy.minClasses",
-    RATE: "rateLimit",
+    RATE_COLUMN: "rateLimit",
 }
-STRENGTHS = {"password_min": password_hashes.LONGEST, "password_classes": KINDS}
-OF_DOMAIN_ADMINS = {"description": AdminPermission.DOMAIN_DESC, RATE: AdminPermission.RATELIMIT}
+PASSWORD_POLICY_MAXIMA = {
+    "password_min": password_hashes.MAX_LENGTH,
+    "password_classes": CHARACTER_CLASS_COUNT,
+}
+PERMISSION_OF_COLUMN = {
+    "description": AdminPermission.DOMAIN_DESC,
+    RATE_COLUMN: AdminPermission.RATELIMIT,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class DomainValues:
     """New values of a domain by column, and the path of them in the input."""
 
     columns: Mapping[str, Any] = field(default_factory=dict)
-    within: Sequence[str] = ()
+    input_path: Sequence[str] = ()
 
-    def path(self, name: str) -> list[str]:
+    def path_of_column(self, column: str) -> list[str]:
         """Return the path of a column in the input."""
-        return [*self.within, *WORDS.get(name, name).split(".")]
+        return [*self.input_path, *GRAPHQL_NAMES.get(column, column).split(".")]
 
-    def checked(self, problems: Problems) -> dict[str, Any]:
+    def validate(self, problems: ErrorCollector) -> dict[str, Any]:
         """Return the values in their stored form.
 
         Adds an error to `problems` for each invalid one.
         """
-        made = {}
-        for name, value in self.columns.items():
-            with problems.caught():
-                made[name] = self._checked(name, value)
-        return made
+        validated = {}
+        for column, value in self.columns.items():
+            with problems.collecting():
+                validated[column] = self._validate_value(column, value)
+        return validated
 
-    def _checked(self, name: str, value: Any) -> Any:
-        path = self.path(name)
-        if name == "description":
-            return sql_text.checked(value, most=DESCRIPTION, path=path)
-        if name == RATE:
-            return rate_limit_mutations.checked(value, path=[*path, "value"])
-        if name == "tags":
-            return sql_text.labels(value or (), path=path)
-        if name in COUNTS and not 0 <= (value or 0) <= MOST:
-            raise Invalid("0 or more; 0 is no limit", constraint="min", path=path)
-        if name in STRENGTHS and value is not None and not 1 <= value <= STRENGTHS[name]:
-            text = f"from 1 to {STRENGTHS[name]}"
-            raise Invalid(text, constraint="range", path=path)
-        if name in STRENGTHS or name == "relay_host_id":
+    def _validate_value(self, column: str, value: Any) -> Any:
+        path = self.path_of_column(column)
+        if column == "description":
+            return sql_text.validate_text(value, max_length=MAX_DESCRIPTION_LENGTH, path=path)
+        if column == RATE_COLUMN:
+            return rate_limit_mutations.validate_rate(value, path=[*path, "value"])
+        if column == "tags":
+            return sql_text.validate_tags(value or (), path=path)
+        if column in COUNT_COLUMNS and not 0 <= (value or 0) <= MAX_COUNT_LIMIT:
+            raise InvalidInput("0 or more; 0 is no limit", constraint="min", path=path)
+        if (
+            column in PASSWORD_POLICY_MAXIMA
+            and value is not None
+            and not 1 <= value <= PASSWORD_POLICY_MAXIMA[column]
+        ):
+            message = f"from 1 to {PASSWORD_POLICY_MAXIMA[column]}"
+            raise InvalidInput(message, constraint="range", path=path)
+        if column in PASSWORD_POLICY_MAXIMA or column == "relay_host_id":
             return value
-        if name in COUNTS or name in LIMITS:
-            return value if name == "default_user_quota" else value or 0
+        if column in COUNT_COLUMNS or column in QUOTA_COLUMNS:
+            return value if column == "default_user_quota" else value or 0
         if value is None:
-            text = "it is either so or not: null says neither"
-            raise Invalid(text, constraint="required", path=path)
+            message = "it is either so or not: null says neither"
+            raise InvalidInput(message, constraint="required", path=path)
         return value
 
 
-async def create(ctx: Context, name: str, values: Values, *, with_key: bool) -> Domain:
+async def create_domain(
+    ctx: Context, name: str, values: DomainValues, *, with_dkim_key: bool
+) -> Domain:
     """Create a domain, on request with a DKIM key that signs when DNS has its record.
 
     Raises InvalidInput with all problems of the input, NotFound for an unknown relay host, and
     Conflict if the name belongs to a domain or alias domain.
     """
-    problems = Problems()
-    with problems.caught():
+    problems = ErrorCollector()
+    with problems.collecting():
         name = checked_domain(name, path="name")
-        confusables.refuse_domain(name)
-        if with_key:
-            dkim_key_mutations.checked_place(name, path=["createDkim"])
-    columns = values.checked(problems)
-    rate = columns.pop(RATE, None)
-    domain = domain_loaders.new(ctx, name, **columns)
-    _consistent(ctx, domain, values, problems)
-    problems.settle()
-    keys = await dkim_key_mutations.fresh(ctx, [FIRST_KEY] if with_key else [])
+        confusables.refuse_confusable_domain(name)
+        if with_dkim_key:
+            dkim_key_mutations.require_name_fits_dns(name, path=["createDkim"])
+    columns = values.validate(problems)
+    rate_limit = columns.pop(RATE_COLUMN, None)
+    domain = domain_loaders.new_domain(ctx, name, **columns)
+    _check_consistency(ctx, domain, values, problems)
+    problems.raise_collected()
+    private_keys = await dkim_key_mutations.generate_keys(
+        ctx, [FIRST_KEY_ALGORITHM_AND_SIZE] if with_dkim_key else []
+    )
     try:
-        async with ctx.write(PLATFORM) as session:
-            await domain_loaders.free_name(session, name, path="name")
-            await _relayed(ctx, values, columns)
-            await domain_loaders.added(ctx, session, domain)
-            after = {"name": name, **columns}
-            for key in keys:
-                place = Place(name, domain.id)
-                after["dkimKey"] = await dkim_key_mutations.put_first(ctx, session, place, key)
-            if rate:
-                await rate_limit_mutations.put(ctx, session, [domain.id], rate, "domain_id")
-                after[RATE] = rate_limit_mutations.facts(rate)
-            await admin_log.note(
-                ctx, session, _done("domainCreate", domain.id, after=after, domain_id=domain.id)
+        async with ctx.write_session(PLATFORM) as session:
+            await domain_loaders.require_domain_name_free(session, name, path="name")
+            await _require_relay_host(ctx, values, columns)
+            await domain_loaders.insert_domain(ctx, session, domain)
+            values_after = {"name": name, **columns}
+            for private_key in private_keys:
+                dkim_domain = DkimDomain(name, domain.id)
+                values_after["dkimKey"] = await dkim_key_mutations.insert_first_key(
+                    ctx, session, dkim_domain, private_key
+                )
+            if rate_limit:
+                await rate_limit_mutations.store_rates(
+                    ctx, session, [domain.id], rate_limit, "domain_id"
+                )
+                values_after[RATE_COLUMN] = rate_limit_mutations.admin_log_values(rate_limit)
+            await admin_log.log_changes(
+                ctx,
+                session,
+                _domain_log_entry(
+                    "domainCreate", domain.id, after=values_after, domain_id=domain.id
+                ),
             )
     except IntegrityError as clash:  # an address created it at the same time
         raise Conflict(f"{name} is a domain already", path=["name"]) from clash
     return domain
 
 
-async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Picked]:
+async def update_domains(
+    ctx: Context, refs: Sequence[DomainIdOrName], values: DomainValues
+) -> list[ColumnRow]:
     """Update domains, all or none, and return their rows in the order of the references.
 
     Raises Forbidden, InvalidInput, NotFound, or LimitReached with the current use if a limit
     would be below it.
     """
-    _allowed(ctx, values)
+    _require_permission(ctx, values)
     if not values.columns:
-        raise Invalid("say what to change", constraint="required", path=list(values.within))
-    problems = Problems()
-    columns = values.checked(problems)
-    problems.settle()
-    keys = [row.id for row in await domain_loaders.chosen(ctx, refs)]
-    async with ctx.write(PLATFORM, *keys) as session:
-        before = await _rows(ctx, keys)
-        await _relayed(ctx, values, columns)
-        use = await _use(ctx, keys) if set(LIMITS) & set(columns) else {}
-        for index, row in enumerate(before):
+        raise InvalidInput(
+            "say what to change", constraint="required", path=list(values.input_path)
+        )
+    problems = ErrorCollector()
+    columns = values.validate(problems)
+    problems.raise_collected()
+    domain_ids = [row.id for row in await domain_loaders.load_referenced_domains(ctx, refs)]
+    async with ctx.write_session(PLATFORM, *domain_ids) as session:
+        rows_before = await _load_locked_rows(ctx, domain_ids)
+        await _require_relay_host(ctx, values, columns)
+        quota_use = (
+            await _load_quota_use(ctx, domain_ids) if set(QUOTA_COLUMNS) & set(columns) else {}
+        )
+        for index, row in enumerate(rows_before):
             try:
-                _fits(ctx, row, values, columns, use.get(row.id))
-            except Refused as refusal:
-                for one in refusal.each:
-                    one.index = index
+                _validate_new_limits(ctx, row, values, columns, quota_use.get(row.id))
+            except RequestError as refusal:
+                for single_error in refusal.all_errors:
+                    single_error.index = index
                 raise
-        rates = {}
-        if RATE in columns:
-            rate = columns.pop(RATE)
-            old = await rate_limit_mutations.put(ctx, session, keys, rate, "domain_id")
-            rates = {key: (was, rate_limit_mutations.facts(rate)) for key, was in old.items()}
-        await _write(ctx, session, keys, columns)
-        after = await _rows(ctx, keys)
-        told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in keys}
-        await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, keys)]})
-        pairs = zip(before, after, strict=True)
-        await admin_log.note(ctx, session, *(_changed(columns, rates, *pair) for pair in pairs))
-    return after
+        rates_before_and_after = {}
+        if RATE_COLUMN in columns:
+            rate_limit = columns.pop(RATE_COLUMN)
+            old_rates = await rate_limit_mutations.store_rates(
+                ctx, session, domain_ids, rate_limit, "domain_id"
+            )
+            rates_before_and_after = {
+                key: (old_rate, rate_limit_mutations.admin_log_values(rate_limit))
+                for key, old_rate in old_rates.items()
+            }
+        await _update_rows(ctx, session, domain_ids, columns)
+        rows_after = await _load_locked_rows(ctx, domain_ids)
+        changes_by_stream = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        await ctx.record_changes(
+            session, {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, domain_ids)]}
+        )
+        pairs = zip(rows_before, rows_after, strict=True)
+        await admin_log.log_changes(
+            ctx,
+            session,
+            *(_update_log_entry(columns, rates_before_and_after, *pair) for pair in pairs),
+        )
+    return rows_after
 
 
-async def _relayed(ctx: Context, values: Values, columns: Mapping[str, Any]) -> None:
+async def _require_relay_host(
+    ctx: Context, values: DomainValues, columns: Mapping[str, Any]
+) -> None:
     """Raise NotFound if the new relay host does not exist. PLATFORM must be locked."""
     if (key := columns.get("relay_host_id")) is not None:
-        await routing_mutations.relay_host_there(ctx, key, path=values.path("relay_host_id"))
+        await routing_mutations.require_relay_host(
+            ctx, key, path=values.path_of_column("relay_host_id")
+        )
 
 
-def _allowed(ctx: Context, values: Values) -> None:
+def _require_permission(ctx: Context, values: DomainValues) -> None:
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
         return
     for name in values.columns:
-        permission = OF_DOMAIN_ADMINS.get(name)
+        permission = PERMISSION_OF_COLUMN.get(name)
         if permission is None or permission not in viewer.permissions:
-            needed = permission or Role.ADMIN
-            text = f"to change {WORDS.get(name, name)} needs {needed}"
-            raise Forbidden(text, requires=needed, path=values.path(name))
+            required = permission or Role.ADMIN
+            message = f"to change {GRAPHQL_NAMES.get(name, name)} needs {required}"
+            raise Forbidden(message, requires=required, path=values.path_of_column(name))
 
 
-async def _rows(ctx: Context, keys: Sequence[int]) -> list[Picked]:
+async def _load_locked_rows(ctx: Context, domain_ids: Sequence[int]) -> list[ColumnRow]:
     """Load the current rows of domains, in this order. Raises NotFound if one was deleted."""
-    found = {
+    rows_by_id = {
         row.id: row
-        for row in await ctx.read(select(*picked(Domain)).where(col(Domain.id).in_(keys)))
+        for row in await ctx.read(
+            select(*select_columns(Domain)).where(col(Domain.id).in_(domain_ids))
+        )
     }
-    for index, key in enumerate(keys):
-        if key not in found:
+    for index, key in enumerate(domain_ids):
+        if key not in rows_by_id:
             raise NotFound(str(key), path=["domains"], index=index)
-    return [found[key] for key in keys]
+    return [rows_by_id[key] for key in domain_ids]
 
 
-def _fits(
-    ctx: Context, row: Picked, values: Values, columns: Mapping[str, Any], use: Picked | None
+def _validate_new_limits(
+    ctx: Context,
+    row: ColumnRow,
+    values: DomainValues,
+    columns: Mapping[str, Any],
+    quota_use: ColumnRow | None,
 ) -> None:
     """Raise InvalidInput if the new values contradict each other.
 
     Raises LimitReached if a limit is below the current use.
     """
-    stored = {column.name: getattr(row, column.name) for column in picked(Domain)}
+    stored = {column.name: getattr(row, column.name) for column in select_columns(Domain)}
     domain = Domain(**{**stored, **columns})
-    problems = Problems()
-    _consistent(ctx, domain, values, problems)
-    problems.settle()
+    problems = ErrorCollector()
+    _check_consistency(ctx, domain, values, problems)
+    problems.raise_collected()
     for name, used in (("max_users", row.user_count), ("max_addresses", row.address_count)):
         limit = columns.get(name)
         if limit and used > limit:
-            text = f"the domain has {used} already"
-            raise LimitReached(text, limit=limit, used=used, path=values.path(name))
-    if use is None:
+            message = f"the domain has {used} already"
+            raise LimitReached(message, limit=limit, used=used, path=values.path_of_column(name))
+    if quota_use is None:
         return
-    changed = [
+    changed_quotas = [
         name for name in ("quota", "max_user_quota", "default_user_quota") if name in columns
     ]
-    default = effective(ctx.world, domain, None)
-    allocated = row.quota_allocated + use.inheriting * (default - effective(ctx.world, row, None))
-    highest = max(use.highest or 0, default if use.inheriting else 0)
-    limited = domain.quota or domain.max_user_quota
-    if limited and (use.unlimited or (use.inheriting and not default)):
-        text = "a user of the domain has unlimited storage"
-        raise LimitReached(text, limit=limited, used=allocated, path=values.path(changed[0]))
-    if domain.max_user_quota and highest > domain.max_user_quota:
-        where = "max_user_quota" if "max_user_quota" in columns else changed[0]
-        text = f"a user of the domain has {highest} bytes already"
+    default_quota = effective_quota(ctx.environment, domain, None)
+    allocated = row.quota_allocated + quota_use.inheriting * (
+        default_quota - effective_quota(ctx.environment, row, None)
+    )
+    highest_quota = max(quota_use.highest or 0, default_quota if quota_use.inheriting else 0)
+    limit_in_force = domain.quota or domain.max_user_quota
+    if limit_in_force and (quota_use.unlimited or (quota_use.inheriting and not default_quota)):
+        message = "a user of the domain has unlimited storage"
+        raise LimitReached(
+            message,
+            limit=limit_in_force,
+            used=allocated,
+            path=values.path_of_column(changed_quotas[0]),
+        )
+    if domain.max_user_quota and highest_quota > domain.max_user_quota:
+        blamed_column = "max_user_quota" if "max_user_quota" in columns else changed_quotas[0]
+        message = f"a user of the domain has {highest_quota} bytes already"
         limit = domain.max_user_quota
-        raise LimitReached(text, limit=limit, used=highest, path=values.path(where))
+        raise LimitReached(
+            message, limit=limit, used=highest_quota, path=values.path_of_column(blamed_column)
+        )
     if domain.quota and allocated > domain.quota:
-        text = f"the users of the domain have {allocated} bytes together"
-        path = values.path(changed[0])
-        raise LimitReached(text, limit=domain.quota, used=allocated, path=path)
+        message = f"the users of the domain have {allocated} bytes together"
+        path = values.path_of_column(changed_quotas[0])
+        raise LimitReached(message, limit=domain.quota, used=allocated, path=path)
 
 
-def _consistent(ctx: Context, domain: Domain, values: Values, problems: Problems) -> None:
+def _check_consistency(
+    ctx: Context, domain: Domain, values: DomainValues, problems: ErrorCollector
+) -> None:
     """Add errors to `problems` for limits and flags of the input that contradict each other."""
-    given = [name for name in LIMITS if name in values.columns]
-    default = effective(ctx.world, domain, None)
+    given_columns = [name for name in QUOTA_COLUMNS if name in values.columns]
+    default_quota = effective_quota(ctx.environment, domain, None)
     pairs = (
         ("max_user_quota", domain.max_user_quota, "quota", domain.quota, False),
-        ("default_user_quota", default, "max_user_quota", domain.max_user_quota, True),
-        ("default_user_quota", default, "quota", domain.quota, True),
+        ("default_user_quota", default_quota, "max_user_quota", domain.max_user_quota, True),
+        ("default_user_quota", default_quota, "quota", domain.quota, True),
     )
-    with problems.caught():
-        for low, small, high, large, unlimited in pairs if given else ():
+    with problems.collecting():
+        for smaller_column, small, larger_column, large, unlimited in (
+            pairs if given_columns else ()
+        ):
             if large and (small > large or (unlimited and not small)):
-                where = low if low in given else high if high in given else given[0]
-                names = WORDS[low], WORDS[high]
-                text = f"{names[0]} is {small or 'unlimited'}, more than {names[1]}, {large}"
-                raise Invalid(text, constraint="max", path=values.path(where))
-    flags = [name for name in FLAGS if name in values.columns]
-    needs = (
+                blamed_column = (
+                    smaller_column
+                    if smaller_column in given_columns
+                    else larger_column
+                    if larger_column in given_columns
+                    else given_columns[0]
+                )
+                names = GRAPHQL_NAMES[smaller_column], GRAPHQL_NAMES[larger_column]
+                message = f"{names[0]} is {small or 'unlimited'}, more than {names[1]}, {large}"
+                raise InvalidInput(
+                    message, constraint="max", path=values.path_of_column(blamed_column)
+                )
+    given_flags = [name for name in RELAY_FLAGS if name in values.columns]
+    requirements = (
         ("relay_all_recipients", domain.relay_all_recipients, "backup_mx", domain.backup_mx),
         (
             "relay_unknown_only",
@@ -284,194 +362,219 @@ def _consistent(ctx: Context, domain: Domain, values: Values, problems: Problems
             domain.relay_all_recipients,
         ),
     )
-    with problems.caught():
-        for said, on, needed, there in needs if flags else ():
-            if on and not there:
-                text = f"{WORDS[said]} is for a domain with {WORDS[needed]}"
-                name = said if said in flags else needed
-                raise Invalid(text, constraint="requires", path=values.path(name))
+    with problems.collecting():
+        for flag, is_set, required_flag, has_required in requirements if given_flags else ():
+            if is_set and not has_required:
+                message = (
+                    f"{GRAPHQL_NAMES[flag]} is for a domain with {GRAPHQL_NAMES[required_flag]}"
+                )
+                name = flag if flag in given_flags else required_flag
+                raise InvalidInput(message, constraint="requires", path=values.path_of_column(name))
 
 
-async def _use(ctx: Context, keys: Sequence[int]) -> dict[int, Picked]:
+async def _load_quota_use(ctx: Context, domain_ids: Sequence[int]) -> dict[int, ColumnRow]:
     """Load the quotas given to users by domain, with one statement."""
-    own = col(User.quota)
-    asked: Select[*tuple[Any, ...]] = (
+    quota_column = col(User.quota)
+    statement: Select[*tuple[Any, ...]] = (
         select(
             col(User.domain_id).label("domain_id"),
-            func.max(own).label("highest"),
-            func.count().filter(own == 0).label("unlimited"),
-            func.count().filter(own.is_(None)).label("inheriting"),
+            func.max(quota_column).label("highest"),
+            func.count().filter(quota_column == 0).label("unlimited"),
+            func.count().filter(quota_column.is_(None)).label("inheriting"),
         )
-        .where(col(User.domain_id).in_(keys))
+        .where(col(User.domain_id).in_(domain_ids))
         .group_by(col(User.domain_id))
     )
-    return {row.domain_id: row for row in await ctx.read(asked)}
+    return {row.domain_id: row for row in await ctx.read(statement)}
 
 
-async def _write(
-    ctx: Context, session: AsyncSession, keys: Sequence[int], columns: Mapping[str, Any]
+async def _update_rows(
+    ctx: Context, session: AsyncSession, domain_ids: Sequence[int], columns: Mapping[str, Any]
 ) -> None:
-    values = {**columns, "updated_at": ctx.world.now()}
+    values = {**columns, "updated_at": ctx.environment.now()}
     if "default_user_quota" in columns:  # the quota allocated to users without their own changes
-        platform = ctx.world.options.default_quota
-        given = columns["default_user_quota"]
-        new = platform if given is None else given
-        heirs = (
+        platform = ctx.environment.options.default_quota
+        new_default = columns["default_user_quota"]
+        default_after = platform if new_default is None else new_default
+        inheriting_users = (
             select(func.count())
             .where(col(User.domain_id) == col(Domain.id), col(User.quota).is_(None))
             .scalar_subquery()
         )
-        old = func.coalesce(col(Domain.default_user_quota), platform)
-        values["quota_allocated"] = col(Domain.quota_allocated) + heirs * (new - old)
+        default_before = func.coalesce(col(Domain.default_user_quota), platform)
+        values["quota_allocated"] = col(Domain.quota_allocated) + inheriting_users * (
+            default_after - default_before
+        )
     connection = await session.connection()
-    await connection.execute(update(Domain).where(col(Domain.id).in_(keys)).values(values))
+    await connection.execute(update(Domain).where(col(Domain.id).in_(domain_ids)).values(values))
 
 
-def _changed(
-    columns: Mapping[str, Any], rates: Mapping[int, tuple[Any, Any]], before: Picked, after: Picked
-) -> Done:
-    names = [name for name in columns if getattr(before, name) != getattr(after, name)]
-    was, now = rates.get(before.id, (None, None))
-    return _done(
+def _update_log_entry(
+    columns: Mapping[str, Any],
+    rates_before_and_after: Mapping[int, tuple[Any, Any]],
+    before: ColumnRow,
+    after: ColumnRow,
+) -> NewAdminLogEntry:
+    column_names = [name for name in columns if getattr(before, name) != getattr(after, name)]
+    old_rate, new_rate = rates_before_and_after.get(before.id, (None, None))
+    return _domain_log_entry(
         "domainUpdate",
         before.id,
-        before={name: getattr(before, name) for name in names}
-        | ({RATE: was} if was != now else {}),
-        after={name: getattr(after, name) for name in names} | ({RATE: now} if was != now else {}),
+        before={name: getattr(before, name) for name in column_names}
+        | ({RATE_COLUMN: old_rate} if old_rate != new_rate else {}),
+        after={name: getattr(after, name) for name in column_names}
+        | ({RATE_COLUMN: new_rate} if old_rate != new_rate else {}),
         domain_id=before.id,
     )
 
 
-def _done(mutation: str, key: int, **more: Any) -> Done:
-    return Done(mutation=mutation, kind="Domain", target_id=key, **more)
+def _domain_log_entry(mutation: str, target_id: int, **entry_values: Any) -> NewAdminLogEntry:
+    return NewAdminLogEntry(
+        mutation=mutation, target_kind="Domain", target_id=target_id, **entry_values
+    )
 
 
-async def remove(ctx: Context, refs: Sequence[Named], *, cascade: bool) -> list[int]:
+async def delete_domains(
+    ctx: Context, refs: Sequence[DomainIdOrName], *, cascade: bool
+) -> list[int]:
     """Delete domains, all or none, and return their ids.
 
     Raises Conflict if a domain has users, addresses or aliases and `cascade` is false. With
     `cascade` its users are deleted as by `userDelete`, at most the bulk limit.
     """
-    rows = await domain_loaders.chosen(ctx, refs)
-    async with ctx.together():
-        living = select(col(User.id)).where(col(User.domain_id).in_([row.id for row in rows]))
-        if cascade and await ctx.read(living.limit(1)):
-            theirs = Users(domains=tuple(row.name for row in rows))
-            await user_delete.delete(ctx, theirs, mutation="domainDelete")
-        return await _removed(ctx, [row.id for row in rows], cascade=cascade)
+    rows = await domain_loaders.load_referenced_domains(ctx, refs)
+    async with ctx.combined_transaction():
+        users_statement = select(col(User.id)).where(
+            col(User.domain_id).in_([row.id for row in rows])
+        )
+        if cascade and await ctx.read(users_statement.limit(1)):
+            user_selection = UserSelector(domains=tuple(row.name for row in rows))
+            await user_delete.delete_users(ctx, user_selection, mutation="domainDelete")
+        return await _delete_rows(ctx, [row.id for row in rows], cascade=cascade)
 
 
-async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]:
-    async with ctx.write() as session:
-        await hold_all(session, keys)
-        rows = await _rows(ctx, keys)
-        await _unused(ctx, rows, cascade=cascade)
-        told = await of_owners(ctx, keys)
-        told.setdefault(PLATFORM, []).append((ChangeKind.DOMAIN_CHANGED, keys))
-        signing = select(col(DkimKey.id)).where(col(DkimKey.domain_id).in_(keys))
-        if signed := [row.id for row in await ctx.read(signing.order_by(col(DkimKey.id)))]:
-            told[PLATFORM].append((ChangeKind.DKIM_CHANGED, signed))
-        charges = select(col(DomainAdmin.user_id)).where(col(DomainAdmin.domain_id).in_(keys))
-        admins = {row.user_id for row in await ctx.read(charges)}
+async def _delete_rows(ctx: Context, domain_ids: list[int], *, cascade: bool) -> list[int]:
+    async with ctx.write_session() as session:
+        await lock_domains_and_users(session, domain_ids)
+        rows = await _load_locked_rows(ctx, domain_ids)
+        await _require_unused(ctx, rows, cascade=cascade)
+        changes_by_stream = await address_changes_by_stream(ctx, domain_ids)
+        changes_by_stream.setdefault(PLATFORM, []).append((ChangeKind.DOMAIN_CHANGED, domain_ids))
+        key_statement = select(col(DkimKey.id)).where(col(DkimKey.domain_id).in_(domain_ids))
+        if key_ids := [row.id for row in await ctx.read(key_statement.order_by(col(DkimKey.id)))]:
+            changes_by_stream[PLATFORM].append((ChangeKind.DKIM_CHANGED, key_ids))
+        admin_statement = select(col(DomainAdmin.user_id)).where(
+            col(DomainAdmin.domain_id).in_(domain_ids)
+        )
+        admins = {row.user_id for row in await ctx.read(admin_statement)}
         connection = await session.connection()
-        admins |= await _drop_rules(ctx, session, rows)
+        admins |= await _delete_rewrites_and_api_keys(ctx, session, rows)
         for table, column in (
             (Address, col(Address.domain_id)),
-            (DomainAlias, col(DomainAlias.domain_id)),
+            (AliasDomain, col(AliasDomain.domain_id)),
             (Domain, col(Domain.id)),
             (Stream, col(Stream.id)),
         ):
-            await connection.execute(delete(table).where(column.in_(keys)))
-        await ctx.record_all(session, told, did="deleted")
-        done = (_done("domainDelete", row.id, before={"name": row.name}) for row in rows)
-        await admin_log.note(ctx, session, *done)
-    forget(ctx.world, *admins)
-    return keys
+            await connection.execute(delete(table).where(column.in_(domain_ids)))
+        await ctx.record_changes(session, changes_by_stream, did="deleted")
+        entries = (
+            _domain_log_entry("domainDelete", row.id, before={"name": row.name}) for row in rows
+        )
+        await admin_log.log_changes(ctx, session, *entries)
+    drop_credentials(ctx.environment, *admins)
+    return domain_ids
 
 
-async def _drop_rules(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> set[int]:
+async def _delete_rewrites_and_api_keys(
+    ctx: Context, session: AsyncSession, domains: Sequence[ColumnRow]
+) -> set[int]:
     """Delete the recipient rewrites and API keys of deleted domains.
 
     They have no foreign key. An API key for several domains keeps the others; one without
     remaining domains is deleted, since it would be valid for all domains. Returns the owners of
     the keys, 0 for none.
     """
-    connection, gone = await session.connection(), {row.id for row in rows}
-    second = select(col(DomainAlias.alias)).where(col(DomainAlias.domain_id).in_(gone))
-    names = col(RecipientRewrite.domain).in_([row.name for row in rows])
-    rewritten = names | col(RecipientRewrite.domain).in_(second)
-    keys = select(*picked(ApiKey, {"id", "user_id", "domains"})).where(
+    connection, domain_ids = await session.connection(), {row.id for row in domains}
+    alias_names = select(col(AliasDomain.alias)).where(col(AliasDomain.domain_id).in_(domain_ids))
+    matches_name = col(RecipientRewrite.domain).in_([row.name for row in domains])
+    matches_domain = matches_name | col(RecipientRewrite.domain).in_(alias_names)
+    keys = select(*select_columns(ApiKey, {"id", "user_id", "domains"})).where(
         cast(col(ApiKey.domains), String) != "[]"
     )
-    limited = [key for key in await ctx.read(keys) if gone & {*key.domains}]
-    ended = [key.id for key in limited if gone >= {*key.domains}]
-    taken = await connection.execute(
-        delete(RecipientRewrite).where(rewritten).returning(col(RecipientRewrite.id))
+    limited_keys = [key for key in await ctx.read(keys) if domain_ids & {*key.domains}]
+    deleted_key_ids = [key.id for key in limited_keys if domain_ids >= {*key.domains}]
+    deleted_rewrites = await connection.execute(
+        delete(RecipientRewrite).where(matches_domain).returning(col(RecipientRewrite.id))
     )
-    done = [Done("domainDelete", "RecipientRewrite", key) for key in taken.scalars()]
-    for key in limited:
-        left = [one for one in key.domains if one not in gone]
-        kept = update(ApiKey).where(col(ApiKey.id) == key.id).values(domains=left)
-        if left:
-            await connection.execute(kept)
-    await connection.execute(delete(ApiKey).where(col(ApiKey.id).in_(ended)))
-    done += [Done("domainDelete", "ApiKey", key) for key in ended]
-    await admin_log.note(ctx, session, *done)
-    return {key.user_id or 0 for key in limited}
+    entries = [
+        NewAdminLogEntry("domainDelete", "RecipientRewrite", key)
+        for key in deleted_rewrites.scalars()
+    ]
+    for key in limited_keys:
+        remaining_domains = [domain_id for domain_id in key.domains if domain_id not in domain_ids]
+        statement = update(ApiKey).where(col(ApiKey.id) == key.id).values(domains=remaining_domains)
+        if remaining_domains:
+            await connection.execute(statement)
+    await connection.execute(delete(ApiKey).where(col(ApiKey.id).in_(deleted_key_ids)))
+    entries += [NewAdminLogEntry("domainDelete", "ApiKey", key) for key in deleted_key_ids]
+    await admin_log.log_changes(ctx, session, *entries)
+    return {key.user_id or 0 for key in limited_keys}
 
 
-async def hold_all(session: AsyncSession, keys: Sequence[int]) -> None:
+async def lock_domains_and_users(session: AsyncSession, domain_ids: Sequence[int]) -> None:
     """Lock PLATFORM, these domains, and all users that live or have an address in them.
 
     Runs the query twice, since users can be added while it waits for the locks.
     """
-    living = select(col(User.id)).where(col(User.domain_id).in_(keys))
+    users_in_domain = select(col(User.id)).where(col(User.domain_id).in_(domain_ids))
     owners = select(col(Address.user_id)).where(
-        col(Address.domain_id).in_(keys), col(Address.user_id).is_not(None)
+        col(Address.domain_id).in_(domain_ids), col(Address.user_id).is_not(None)
     )
-    homes = select(col(User.domain_id)).where(col(User.id).in_(owners))
-    theirs = (col(Stream.id).in_(part) for part in (living, owners, homes))
-    asked = (
+    domains_of_owners = select(col(User.domain_id)).where(col(User.id).in_(owners))
+    is_affected = (col(Stream.id).in_(ids) for ids in (users_in_domain, owners, domains_of_owners))
+    statement = (
         select(col(Stream.id))
-        .where(or_(col(Stream.id).in_([PLATFORM, *keys]), *theirs))
+        .where(or_(col(Stream.id).in_([PLATFORM, *domain_ids]), *is_affected))
         .order_by(col(Stream.id))
         .with_for_update()
     )
     connection = await session.connection()
     for _ in range(2):
-        await connection.execute(asked)
+        await connection.execute(statement)
 
 
-async def _unused(ctx: Context, rows: Sequence[Picked], *, cascade: bool) -> None:
+async def _require_unused(ctx: Context, domains: Sequence[ColumnRow], *, cascade: bool) -> None:
     """Raise Conflict with the index of the first domain that has users, addresses or aliases.
 
     With `cascade` only users count.
     """
-    keys = [row.id for row in rows]
-    kinds = {
+    domain_ids = [row.id for row in domains]
+    columns_by_reason = {
         "users live in it": col(User.domain_id),
         "addresses are in it": col(Address.domain_id),
-        "other names stand for it": col(DomainAlias.domain_id),
+        "other names stand for it": col(AliasDomain.domain_id),
     }
-    for text, column in list(kinds.items())[: 1 if cascade else None]:
-        used: Select[*tuple[Any, ...]] = (
-            select(column.label("key")).where(column.in_(keys)).distinct()
+    for reason, column in list(columns_by_reason.items())[: 1 if cascade else None]:
+        statement: Select[*tuple[Any, ...]] = (
+            select(column.label("key")).where(column.in_(domain_ids)).distinct()
         )
-        there = {row.key for row in await ctx.read(used)}
-        for index, row in enumerate(rows):
-            if row.id in there:
-                raise Conflict(f"{row.name}: {text}", path=["domains"], index=index)
+        used_ids = {row.key for row in await ctx.read(statement)}
+        for index, row in enumerate(domains):
+            if row.id in used_ids:
+                raise Conflict(f"{row.name}: {reason}", path=["domains"], index=index)
 
 
-async def of_owners(
-    ctx: Context, keys: Sequence[int]
+async def address_changes_by_stream(
+    ctx: Context, domain_ids: Sequence[int]
 ) -> dict[int, list[tuple[ChangeKind, list[int]]]]:
     """Return ADDRESS_CHANGED of all addresses of domains, by the stream that records them.
 
     Addresses without user belong to the stream of the platform.
     """
-    asked = select(col(Address.id), col(Address.user_id)).where(col(Address.domain_id).in_(keys))
-    owned: dict[int, list[int]] = {}
-    for row in await ctx.read(asked.order_by(col(Address.id))):
-        owned.setdefault(row.user_id or PLATFORM, []).append(row.id)
-    return {stream: [(ChangeKind.ADDRESS_CHANGED, ids)] for stream, ids in owned.items()}
+    statement = select(col(Address.id), col(Address.user_id)).where(
+        col(Address.domain_id).in_(domain_ids)
+    )
+    ids_by_stream: dict[int, list[int]] = {}
+    for row in await ctx.read(statement.order_by(col(Address.id))):
+        ids_by_stream.setdefault(row.user_id or PLATFORM, []).append(row.id)
+    return {stream: [(ChangeKind.ADDRESS_CHANGED, ids)] for stream, ids in ids_by_stream.items()}

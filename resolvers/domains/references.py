@@ -8,61 +8,89 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.addresses.tables import Address, AddressKind
-from models.store.columns import Plain, picked, table_of
+from models.store.columns import JSON_TYPE, core_table, select_columns
 from models.users.tables import User
 from resolvers.context import Context
-from resolvers.sql_text import holding, within
+from resolvers.sql_text import any_item_fits_sql, contains_text_sql
 
 
-def follows(texts: Sequence[str], old: str, new: str) -> list[str]:
+def with_renamed_domain(addresses: Sequence[str], old_name: str, new_name: str) -> list[str]:
     """Return addresses with the new domain name, each once. URLs stay unchanged."""
-    found = []
-    for one in texts:
-        is_it = "://" not in one and (one == old or one.endswith(f"@{old}"))
-        found.append(one[: len(one) - len(old)] + new if is_it else one)
-    return list(dict.fromkeys(found))
+    renamed = []
+    for address in addresses:
+        has_old_domain = "://" not in address and (
+            address == old_name or address.endswith(f"@{old_name}")
+        )
+        renamed.append(
+            address[: len(address) - len(old_name)] + new_name if has_old_domain else address
+        )
+    return list(dict.fromkeys(renamed))
 
 
-async def addresses(ctx: Context, session: AsyncSession, old: str, new: str) -> list[int]:
+async def rename_in_addresses(
+    ctx: Context, session: AsyncSession, old_name: str, new_name: str
+) -> list[int]:
     """Replace a domain name in the targets of addresses; return the ids of changed ones."""
-    forwards = col(Address.kind) == AddressKind.FORWARD
-    return await _changed(ctx, session, _Named(Address, ("targets",), forwards), (old, new))
+    is_forward = col(Address.kind) == AddressKind.FORWARD
+    return await _rename_in_columns(
+        ctx, session, _DomainNameColumns(Address, ("targets",), is_forward), (old_name, new_name)
+    )
 
 
-async def users(ctx: Context, session: AsyncSession, old: str, new: str) -> list[int]:
+async def rename_in_users(
+    ctx: Context, session: AsyncSession, old_name: str, new_name: str
+) -> list[int]:
     """Replace a domain name in the targets and allowed senders of users.
 
     Returns the ids of changed users.
     """
-    some = text("(users.targets <> '[]' OR users.from_whitelist <> '[]')")
-    where = _Named(User, ("targets", "from_whitelist"), some)
-    return await _changed(ctx, session, where, (old, new))
+    has_values = text("(users.targets <> '[]' OR users.from_whitelist <> '[]')")
+    table_columns = _DomainNameColumns(User, ("targets", "from_whitelist"), has_values)
+    return await _rename_in_columns(ctx, session, table_columns, (old_name, new_name))
 
 
-class _Named(NamedTuple):
+class _DomainNameColumns(NamedTuple):
     """The columns of a table that can contain a domain name."""
 
     table: Any
     columns: tuple[str, ...]
-    where: Any
+    condition: Any
 
 
-async def _changed(
-    ctx: Context, session: AsyncSession, where: _Named, names: tuple[str, str]
+async def _rename_in_columns(
+    ctx: Context,
+    session: AsyncSession,
+    table_columns: _DomainNameColumns,
+    old_and_new_name: tuple[str, str],
 ) -> list[int]:
     """Replace a domain name in these columns with two statements; return the changed ids."""
-    table, columns, some = where
-    dialect = ctx.world.database.dialect
-    named = or_(*(holding(dialect, getattr(table, name), within, [names[0]]) for name in columns))
-    asked = select(*picked(table, ("id", *columns))).where(some, named)
-    at, changed = ctx.world.now(), []
-    for row in await ctx.read(asked.order_by(col(table.id)).with_for_update()):
-        values = {name: follows(getattr(row, name), *names) for name in columns}
+    table, columns, condition = table_columns
+    dialect = ctx.environment.database.dialect
+    contains_name = or_(
+        *(
+            any_item_fits_sql(
+                dialect, getattr(table, name), contains_text_sql, [old_and_new_name[0]]
+            )
+            for name in columns
+        )
+    )
+    statement = select(*select_columns(table, ("id", *columns))).where(condition, contains_name)
+    at, parameter_rows = ctx.environment.now(), []
+    for row in await ctx.read(statement.order_by(col(table.id)).with_for_update()):
+        values = {
+            name: with_renamed_domain(getattr(row, name), *old_and_new_name) for name in columns
+        }
         if any(values[name] != getattr(row, name) for name in columns):
-            changed.append({"its": row.id, "at": at, **{f"new_{n}": v for n, v in values.items()}})
-    if changed:
-        put: Any = {name: bindparam(f"new_{name}", type_=Plain) for name in columns}
-        this = update(table_of(table)).where(table_of(table).c.id == bindparam("its"))
+            parameter_rows.append(
+                {"its": row.id, "at": at, **{f"new_{n}": v for n, v in values.items()}}
+            )
+    if parameter_rows:
+        new_columns: Any = {name: bindparam(f"new_{name}", type_=JSON_TYPE) for name in columns}
+        update_statement = update(core_table(table)).where(
+            core_table(table).c.id == bindparam("its")
+        )
         connection = await session.connection()
-        await connection.execute(this.values(**put, updated_at=bindparam("at")), changed)
-    return [one["its"] for one in changed]
+        await connection.execute(
+            update_statement.values(**new_columns, updated_at=bindparam("at")), parameter_rows
+        )
+    return [parameters["its"] for parameters in parameter_rows]

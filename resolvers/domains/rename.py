@@ -23,284 +23,310 @@ from mail.addresses.address_syntax import ascii_domain, checked_domain, checked_
 from mail.text import confusables
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, Invalid, NotFound, Refused, Several
+from models.domains.tables import AliasDomain, Domain
+from models.errors import Conflict, InvalidInput, MultipleErrors, NotFound, RequestError
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, picked, table_of
-from models.users.search_index import words_of
+from models.store.columns import ColumnRow, core_table, select_columns
+from models.users.search_index import search_text
 from models.users.tables import User
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, references
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.mutations import hold_all, of_owners
+from resolvers.domains.mutations import address_changes_by_stream, lock_domains_and_users
 
-LISTED = 100  # conflicts of usernames in one response
-USERNAME = 128  # characters
+MAX_LISTED_CONFLICTS = 100  # conflicts of usernames in one response
+MAX_USERNAME_LENGTH = 128  # characters
 
 
-_FOUND_BY = (
-    update(table_of(User))
+_UPDATE_SEARCH_WORDS = (
+    update(core_table(User))
     .where(col(User.id) == bindparam("user"))
     .values(words=bindparam("found_by"))
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Renamed:
+class DomainRenameResult:
     """The renamed domain with the numbers of changed rows."""
 
-    domain: Picked
-    addresses: int
-    users: int  # with a new username or main address
-    aliases: int  # alias domains of it
-    keys: int
+    domain: ColumnRow
+    address_count: int
+    user_count: int  # with a new username or main address
+    alias_count: int  # alias domains of it
+    key_count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class DomainRenameNames:
     """The domain id, its old and new name, and SQL expressions for the usernames to change."""
 
-    key: int
-    old: str
-    new: str
+    domain_id: int
+    old_name: str
+    new_name: str
 
     @property
-    def suffixes(self) -> tuple[str, str]:
+    def username_suffixes(self) -> tuple[str, str]:
         """The old and new suffix of usernames, always in ASCII."""
-        return f"@{ascii_domain(self.old)}", f"@{ascii_domain(self.new)}"
+        return f"@{ascii_domain(self.old_name)}", f"@{ascii_domain(self.new_name)}"
 
     @property
-    def keys(self) -> tuple[str, str]:
+    def username_key_suffixes(self) -> tuple[str, str]:
         """The old and new suffix of usernames in their compared form, in Unicode."""
-        return f"@{self.old}", f"@{self.new}"
+        return f"@{self.old_name}", f"@{self.new_name}"
 
     @property
-    def called(self) -> ColumnElement[bool]:
+    def has_renamed_username(self) -> ColumnElement[bool]:
         """Users in the domain, or with an address there, whose username ends with its name."""
-        there = select(col(Address.user_id)).where(col(Address.domain_id) == self.key)
-        lives = or_(col(User.domain_id) == self.key, col(User.id).in_(there))
-        return and_(lives, col(User.username_key).endswith(self.keys[0], autoescape=True))
-
-    @property
-    def reached(self) -> ColumnElement[bool]:
-        """Users whose main address is in the domain."""
-        main = select(col(Address.user_id)).where(
-            col(Address.domain_id) == self.key, col(Address.main)
+        owner_ids = select(col(Address.user_id)).where(col(Address.domain_id) == self.domain_id)
+        is_in_domain = or_(col(User.domain_id) == self.domain_id, col(User.id).in_(owner_ids))
+        return and_(
+            is_in_domain,
+            col(User.username_key).endswith(self.username_key_suffixes[0], autoescape=True),
         )
-        return col(User.id).in_(main)
 
     @property
-    def renamed(self) -> Any:
+    def has_main_address_in_domain(self) -> ColumnElement[bool]:
+        """Users whose main address is in the domain."""
+        owner_ids = select(col(Address.user_id)).where(
+            col(Address.domain_id) == self.domain_id, col(Address.main)
+        )
+        return col(User.id).in_(owner_ids)
+
+    @property
+    def new_username(self) -> Any:
         """The usernames with the new suffix."""
-        old, new = self.suffixes
-        return without(col(User.username), old) + new
+        old_suffix, new_suffix = self.username_suffixes
+        return without_suffix_sql(col(User.username), old_suffix) + new_suffix
 
     @property
-    def compared(self) -> Any:
+    def new_username_key(self) -> Any:
         """The compared forms of usernames with the new suffix."""
-        old, new = self.keys
-        return without(col(User.username_key), old) + new
+        old_suffix, new_suffix = self.username_key_suffixes
+        return without_suffix_sql(col(User.username_key), old_suffix) + new_suffix
 
 
-def without(column: Any, end: str) -> Any:
+def without_suffix_sql(column: Any, suffix: str) -> Any:
     """Return the SQL expression for a column without this suffix."""
-    return func.substr(column, 1, func.length(column) - len(end), type_=String)
+    return func.substr(column, 1, func.length(column) - len(suffix), type_=String)
 
 
-async def rename(ctx: Context, old: str, new: str) -> Renamed:
+async def rename_domain(ctx: Context, old_name: str, new_name: str) -> DomainRenameResult:
     """Rename a domain, its addresses, and the usernames that are addresses in it.
 
     Uses one transaction, and a number of statements that does not depend on the number of
     users. Raises NotFound, InvalidInput, or MultipleErrors with every conflict.
     """
-    new = checked_domain(new, path="newDomain")
-    confusables.refuse_domain(new, path="newDomain")
-    row = await domain_loaders.named(ctx, old)
-    if row is None:
-        raise NotFound(old, path=["oldDomain"])
-    if row.name == new:
-        raise Invalid("that is its name", constraint="same", path=["newDomain"])
-    names = Names(row.id, row.name, new)
-    async with ctx.write() as session:
-        await hold_all(session, [row.id])
-        if (await _row(ctx, row.id, old)).name != row.name:
-            raise NotFound(old, path=["oldDomain"])  # another transaction renamed it first
-        problems = [
-            *await domain_loaders.taken(session, new, path="newDomain"),
-            *await _clashes(ctx, names),
-            *await _rewritten(ctx, names),
+    new_name = checked_domain(new_name, path="newDomain")
+    confusables.refuse_confusable_domain(new_name, path="newDomain")
+    domain = await domain_loaders.find_administered_domain(ctx, old_name)
+    if domain is None:
+        raise NotFound(old_name, path=["oldDomain"])
+    if domain.name == new_name:
+        raise InvalidInput("that is its name", constraint="same", path=["newDomain"])
+    names = DomainRenameNames(domain.id, domain.name, new_name)
+    async with ctx.write_session() as session:
+        await lock_domains_and_users(session, [domain.id])
+        if (await _load_domain(ctx, domain.id, old_name)).name != domain.name:
+            raise NotFound(old_name, path=["oldDomain"])  # another transaction renamed it first
+        errors = [
+            *await domain_loaders.domain_name_conflicts(session, new_name, path="newDomain"),
+            *await _username_problems(ctx, names),
+            *await _rewrite_problems(ctx, names),
         ]
-        if problems:
-            raise Several(problems)
-        changed = await _changed(ctx, session, names)
-        after = await _row(ctx, row.id, old)
-        told = Done(
+        if errors:
+            raise MultipleErrors(errors)
+        changed = await _rename_rows(ctx, session, names)
+        row_after = await _load_domain(ctx, domain.id, old_name)
+        entry = NewAdminLogEntry(
             mutation="domainRename",
-            kind="Domain",
-            target_id=row.id,
-            domain_id=row.id,
-            before={"name": names.old},
-            after={"name": new},
+            target_kind="Domain",
+            target_id=domain.id,
+            domain_id=domain.id,
+            before={"name": names.old_name},
+            after={"name": new_name},
         )
-        await admin_log.note(ctx, session, told)
-    return Renamed(after, **changed)
+        await admin_log.log_changes(ctx, session, entry)
+    return DomainRenameResult(row_after, **changed)
 
 
-async def _row(ctx: Context, key: int, name: str) -> Picked:
-    for row in await ctx.read(select(*picked(Domain)).where(col(Domain.id) == key)):
+async def _load_domain(ctx: Context, domain_id: int, name: str) -> ColumnRow:
+    for row in await ctx.read(select(*select_columns(Domain)).where(col(Domain.id) == domain_id)):
         return row
     raise NotFound(name, path=["oldDomain"])
 
 
-async def _clashes(ctx: Context, names: Names) -> list[Refused]:
+async def _username_problems(ctx: Context, names: DomainRenameNames) -> list[RequestError]:
     """Return why usernames can't be changed: a new one is in use or not allowed."""
-    other: Any = aliased(User)
-    theirs: Select[*tuple[Any, ...]] = (
-        select(col(User.username), col(other.username).label("other"))
-        .join(other, col(other.username_key) == names.compared)
-        .where(names.called)
+    other_user: Any = aliased(User)
+    conflict_statement: Select[*tuple[Any, ...]] = (
+        select(col(User.username), col(other_user.username).label("other"))
+        .join(other_user, col(other_user.username_key) == names.new_username_key)
+        .where(names.has_renamed_username)
         .order_by(col(User.id))
-        .limit(LISTED)
+        .limit(MAX_LISTED_CONFLICTS)
     )
-    found: list[Refused] = [
+    errors: list[RequestError] = [
         Conflict(f"the user {row.username} would be called as {row.other} is", path=["newDomain"])
-        for row in await ctx.read(theirs)
+        for row in await ctx.read(conflict_statement)
     ]
-    longest = select(func.max(func.length(names.renamed)).label("longest"))
-    for row in await ctx.read(longest.where(names.called)):
+    length_statement = select(func.max(func.length(names.new_username)).label("longest"))
+    for row in await ctx.read(length_statement.where(names.has_renamed_username)):
         if row.longest is not None:
-            found += _unfit(names.suffixes[1], row.longest)
-    return found
+            errors += _suffix_problems(names.username_suffixes[1], row.longest)
+    return errors
 
 
-async def _rewritten(ctx: Context, names: Names) -> list[Refused]:
+async def _rewrite_problems(ctx: Context, names: DomainRenameNames) -> list[RequestError]:
     """Return a Conflict if recipient rewrites use the new name already."""
-    target = col(RecipientRewrite.target).endswith(f"@{names.new}", autoescape=True)
-    there = (col(RecipientRewrite.domain) == names.new) | target
-    if await ctx.read(select(col(RecipientRewrite.id)).where(there).limit(1)):
-        return [Conflict(f"a recipient rewrite is about {names.new}", path=["newDomain"])]
+    is_target = col(RecipientRewrite.target).endswith(f"@{names.new_name}", autoescape=True)
+    uses_name = (col(RecipientRewrite.domain) == names.new_name) | is_target
+    if await ctx.read(select(col(RecipientRewrite.id)).where(uses_name).limit(1)):
+        return [Conflict(f"a recipient rewrite is about {names.new_name}", path=["newDomain"])]
     return []
 
 
-def _unfit(suffix: str, longest: int) -> list[Refused]:
-    if longest > USERNAME:
-        text = f"a user name would have {longest} characters, and {USERNAME} are the most"
-        return [Invalid(text, constraint="length", path=["newDomain"])]
+def _suffix_problems(suffix: str, max_length: int) -> list[RequestError]:
+    if max_length > MAX_USERNAME_LENGTH:
+        message = (
+            f"a user name would have {max_length} characters, and {MAX_USERNAME_LENGTH} are the "
+            "most"
+        )
+        return [InvalidInput(message, constraint="length", path=["newDomain"])]
     try:
         checked_username(f"x{suffix}", path=["newDomain"])
-    except Invalid as problem:
+    except InvalidInput as problem:
         return [problem]
     return []
 
 
-async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[str, int]:
+async def _rename_rows(
+    ctx: Context, session: AsyncSession, names: DomainRenameNames
+) -> dict[str, int]:
     """Update all rows, record the changes, and return the counts of `DomainRenameResult`."""
-    main = and_(col(Address.user_id) == col(User.id), col(Address.main))
+    is_main_address = and_(col(Address.user_id) == col(User.id), col(Address.main))
     affected: Select[*tuple[Any, ...]] = (
         select(
-            *picked(User, {"id", "domain_id", "username", "name"}),
-            names.called.label("called"),
+            *select_columns(User, {"id", "domain_id", "username", "name"}),
+            names.has_renamed_username.label("called"),
             col(Address.shown).label("main"),
         )
-        .outerjoin(Address, main)
-        .where(or_(names.called, names.reached))
+        .outerjoin(Address, is_main_address)
+        .where(or_(names.has_renamed_username, names.has_main_address_in_domain))
         .order_by(col(User.id))
     )
-    told = await of_owners(ctx, [names.key])
-    addresses = sum(len(ids) for kinds in told.values() for _, ids in kinds)
-    users: dict[int, list[int]] = {}
-    words = []
+    changes_by_stream = await address_changes_by_stream(ctx, [names.domain_id])
+    address_count = sum(len(ids) for kinds in changes_by_stream.values() for _, ids in kinds)
+    user_ids_by_stream: dict[int, list[int]] = {}
+    search_word_parameters = []
     for row in await ctx.read(affected):
-        users.setdefault(row.domain_id or PLATFORM, []).append(row.id)
-        words.append({"user": row.id, "found_by": _words(names, row)})
-    asked = select(func.count()).where(col(DomainAlias.domain_id) == names.key)
-    ((aliases,),) = await ctx.read(asked)
+        user_ids_by_stream.setdefault(row.domain_id or PLATFORM, []).append(row.id)
+        search_word_parameters.append({"user": row.id, "found_by": _search_words_after(names, row)})
+    alias_statement = select(func.count()).where(col(AliasDomain.domain_id) == names.domain_id)
+    ((alias_count,),) = await ctx.read(alias_statement)
 
-    at = ctx.world.now()
+    at = ctx.environment.now()
     connection = await session.connection()
-    await connection.execute(_users(names, at))
-    if words:
-        await connection.execute(_FOUND_BY, words)
-    shown = col(Address.shown)
+    await connection.execute(_user_statement(names, at))
+    if search_word_parameters:
+        await connection.execute(_UPDATE_SEARCH_WORDS, search_word_parameters)
+    text_column = col(Address.shown)
     await connection.execute(
         update(Address)
-        .where(col(Address.domain_id) == names.key)
-        .values(shown=without(shown, f"@{names.old}") + f"@{names.new}", updated_at=at)
+        .where(col(Address.domain_id) == names.domain_id)
+        .values(
+            shown=without_suffix_sql(text_column, f"@{names.old_name}") + f"@{names.new_name}",
+            updated_at=at,
+        )
     )
     await connection.execute(
-        update(Domain).where(col(Domain.id) == names.key).values(name=names.new, updated_at=at)
+        update(Domain)
+        .where(col(Domain.id) == names.domain_id)
+        .values(name=names.new_name, updated_at=at)
     )
-    for following in _rules(names):
-        await connection.execute(following)
-    for stream, ids in users.items():
-        told.setdefault(stream, []).append((ChangeKind.USER_CHANGED, ids))
-    for stream in (names.key, PLATFORM):
-        told.setdefault(stream, []).append((ChangeKind.DOMAIN_CHANGED, [names.key]))
-    await _elsewhere(ctx, session, names, told)
-    await ctx.record_all(session, told)
-    many = sum(len(ids) for ids in users.values())
-    keys = await dkim_key_mutations.follow_rename(ctx, session, names.key, names.old, names.new)
-    return {"addresses": addresses, "users": many, "aliases": aliases, "keys": keys}
+    for statement in _rule_statements(names):
+        await connection.execute(statement)
+    for stream, ids in user_ids_by_stream.items():
+        changes_by_stream.setdefault(stream, []).append((ChangeKind.USER_CHANGED, ids))
+    for stream in (names.domain_id, PLATFORM):
+        changes_by_stream.setdefault(stream, []).append(
+            (ChangeKind.DOMAIN_CHANGED, [names.domain_id])
+        )
+    await _rename_references(ctx, session, names, changes_by_stream)
+    await ctx.record_changes(session, changes_by_stream)
+    user_count = sum(len(ids) for ids in user_ids_by_stream.values())
+    key_count = await dkim_key_mutations.rename_domain_of_keys(
+        ctx, session, names.domain_id, names.old_name, names.new_name
+    )
+    return {
+        "address_count": address_count,
+        "user_count": user_count,
+        "alias_count": alias_count,
+        "key_count": key_count,
+    }
 
 
-async def _elsewhere(
+async def _rename_references(
     ctx: Context,
     session: AsyncSession,
-    names: Names,
-    told: dict[int, list[tuple[ChangeKind, list[int]]]],
+    names: DomainRenameNames,
+    changes_by_stream: dict[int, list[tuple[ChangeKind, list[int]]]],
 ) -> None:
     """Rename the domain in targets and allowed senders of other users and addresses.
 
     The stream of the platform records these changes.
     """
-    for kind, following in (
-        (ChangeKind.ADDRESS_CHANGED, references.addresses),
-        (ChangeKind.USER_CHANGED, references.users),
+    for change_kind, rename_references in (
+        (ChangeKind.ADDRESS_CHANGED, references.rename_in_addresses),
+        (ChangeKind.USER_CHANGED, references.rename_in_users),
     ):
-        if ids := await following(ctx, session, names.old, names.new):
-            told.setdefault(PLATFORM, []).append((kind, ids))
+        if ids := await rename_references(ctx, session, names.old_name, names.new_name):
+            changes_by_stream.setdefault(PLATFORM, []).append((change_kind, ids))
 
 
-def _rules(names: Names) -> list[Any]:
+def _rule_statements(names: DomainRenameNames) -> list[Any]:
     """Return the statements that rename the domain in recipient rewrites and BCC targets.
 
     BCC rules refer to the domain of their match by id.
     """
-    end = f"@{names.old}"
+    old_suffix = f"@{names.old_name}"
 
-    def follows(table: Any, column: Any) -> Any:
-        named = column.endswith(end, autoescape=True)
-        return update(table).where(named).values({column: without(column, end) + f"@{names.new}"})
+    def suffix_update(table: Any, column: Any) -> Any:
+        has_suffix = column.endswith(old_suffix, autoescape=True)
+        return (
+            update(table)
+            .where(has_suffix)
+            .values({column: without_suffix_sql(column, old_suffix) + f"@{names.new_name}"})
+        )
 
-    came = update(RecipientRewrite).where(col(RecipientRewrite.domain) == names.old)
+    match_update = update(RecipientRewrite).where(col(RecipientRewrite.domain) == names.old_name)
     return [
-        came.values(domain=names.new),
-        follows(RecipientRewrite, col(RecipientRewrite.target)),
-        follows(BccRule, col(BccRule.bcc_to)),
+        match_update.values(domain=names.new_name),
+        suffix_update(RecipientRewrite, col(RecipientRewrite.target)),
+        suffix_update(BccRule, col(BccRule.bcc_to)),
     ]
 
 
-def _users(names: Names, at: Any) -> Any:
+def _user_statement(names: DomainRenameNames, now: Any) -> Any:
     """Return the statement that renames usernames and touches users with renamed main address."""
-    called = names.called
-    username, key = col(User.username), col(User.username_key)
+    has_renamed_username = names.has_renamed_username
+    username, key_column = col(User.username), col(User.username_key)
     return (
         update(User)
-        .where(or_(called, names.reached))
+        .where(or_(has_renamed_username, names.has_main_address_in_domain))
         .values(
-            username=case((called, names.renamed), else_=username),
-            username_key=case((called, names.compared), else_=key),
-            updated_at=at,
+            username=case((has_renamed_username, names.new_username), else_=username),
+            username_key=case((has_renamed_username, names.new_username_key), else_=key_column),
+            updated_at=now,
         )
     )
 
 
-def _words(names: Names, row: Picked) -> str:
+def _search_words_after(names: DomainRenameNames, user: ColumnRow) -> str:
     """Return the search words of a user after the rename."""
-    old, new = names.suffixes
-    username = row.username.removesuffix(old) + new if row.called else row.username
-    main = row.main and row.main.removesuffix(f"@{names.old}")
-    main = main if main == row.main else f"{main}@{names.new}"
-    return words_of(username, row.name, main)
+    old_suffix, new_suffix = names.username_suffixes
+    username = user.username.removesuffix(old_suffix) + new_suffix if user.called else user.username
+    main_address = user.main and user.main.removesuffix(f"@{names.old_name}")
+    main_address = main_address if main_address == user.main else f"{main_address}@{names.new_name}"
+    return search_text(username, user.name, main_address)

@@ -8,21 +8,27 @@ from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlmodel import col
 
 from mail.files.upload_parts import StoredPart, delete_parts
-from mail.files.upload_removal import delete_uploads, forget_objects
+from mail.files.upload_removal import delete_uploads, drop_unreferenced_objects
 from mail.storage.blobs.object_stores import object_name
-from models.errors import LimitReached, NotFound, Refused, found
+from models.errors import LimitReached, NotFound, RequestError, require_found
 from models.files.blobs import Upload, UploadPart
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked
-from resolvers.access import visible
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
+from resolvers.access import is_visible
 from resolvers.context import Context
-from resolvers.files.uploads import KEPT, check, kept, permit, put
+from resolvers.files.uploads import (
+    LIFETIME,
+    check_limits,
+    put_object,
+    require_upload_permission,
+    waiting_uploads_query,
+)
 
 MOST_PARTS = 10_000  # of one upload
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class AnnouncedUpload:
     """The size and type of an upload before its bytes are sent.
 
     `client_metadata` is its metadata as the client sent it.
@@ -31,7 +37,7 @@ class Announced:
     size: int
     content_type: str
     filename: str | None = None
-    told: str | None = None
+    client_metadata: str | None = None
 
 
 class OffsetMoved(Exception):
@@ -43,11 +49,11 @@ class OffsetMoved(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class UploadProgress:
     """The offset before and after a part."""
 
-    before: int
-    after: int
+    previous_offset: int
+    new_offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,50 +62,56 @@ class WholeUpload:
 
     source: bytes | Path
     digest: str  # SHA-256, hex
-    received: int = 0
+    acknowledged: int = 0
 
 
-async def create(ctx: Context, coming: Announced) -> Picked:
+async def create_upload(ctx: Context, announced: AnnouncedUpload) -> ColumnRow:
     """Create the row of an upload before its bytes are sent, within 24 hours.
 
     All announced bytes count for the limits. Raises RateLimited at 100 waiting uploads of the
     viewer, LimitReached if they exceed 1 GiB, and Forbidden without the scope MAIL or SUBMIT.
     """
-    world, owner = ctx.world, permit(ctx)
+    world, owner_id = ctx.environment, require_upload_permission(ctx)
     row = {
-        "id": world.key(),
-        "user_id": owner,
-        "size": coming.size,
+        "id": world.new_id(),
+        "user_id": owner_id,
+        "size": announced.size,
         "received": 0,
-        "content_type": coming.content_type,
-        "filename": coming.filename,
-        "told": coming.told,
+        "content_type": announced.content_type,
+        "filename": announced.filename,
+        "told": announced.client_metadata,
         "created_at": world.now(),
-        "expires_at": world.now() + KEPT,
+        "expires_at": world.now() + LIFETIME,
     }
 
-    def unit(turn: Turn) -> Picked:
-        check(world, turn.connection.execute(kept(world, owner)).one(), coming.size)
-        return turn.connection.execute(insert(Upload).returning(*picked(Upload)), row).one()
+    def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
+        check_limits(
+            world,
+            transaction.connection.execute(waiting_uploads_query(world, owner_id)).one(),
+            announced.size,
+        )
+        return transaction.connection.execute(
+            insert(Upload).returning(*select_columns(Upload)), row
+        ).one()
 
-    return await world.apply(unit, owner)
+    return await world.run_transaction(insert_row, owner_id)
 
 
-async def find(ctx: Context, upload_id: int) -> Picked:
+async def read_upload_row(ctx: Context, upload_id: int) -> ColumnRow:
     """Read the viewer's upload, finished or not. Raises NotFound or Forbidden."""
-    permit(ctx)
-    theirs = select(*picked(Upload)).where(_mine(ctx, upload_id))
-    return found(next(iter(await ctx.read(theirs)), None), str(upload_id))
+    require_upload_permission(ctx)
+    statement = select(*select_columns(Upload)).where(_is_own_upload(ctx, upload_id))
+    return require_found(next(iter(await ctx.read(statement)), None), str(upload_id))
 
 
-async def note(ctx: Context, upload_id: int, progress: Progress) -> None:
+async def acknowledge_bytes(ctx: Context, upload_id: int, progress: UploadProgress) -> None:
     """Acknowledge bytes that are stored in the spool file. Raises NotFound or OffsetMoved."""
 
-    def unit(turn: Turn) -> bool:
-        return _move(ctx, turn, upload_id, progress)
+    def advance(transaction: DatabaseTransaction) -> bool:
+        return _advance_offset(ctx, transaction, upload_id, progress)
 
-    if not await ctx.world.apply(unit):
-        raise await _moved(ctx, upload_id)
+    if not await ctx.environment.run_transaction(advance):
+        raise await _offset_error(ctx, upload_id)
 
 
 async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
@@ -107,99 +119,107 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
 
     If the part is refused, its object is deleted.
     """
-    world, progress = ctx.world, Progress(part.start, part.end)
+    world, progress = ctx.environment, UploadProgress(part.start, part.end)
 
-    def unit(turn: Turn) -> bool:
-        if not _move(ctx, turn, upload_id, progress):
+    def insert_part(transaction: DatabaseTransaction) -> bool:
+        if not _advance_offset(ctx, transaction, upload_id, progress):
             return False
-        many = select(func.count()).where(col(UploadPart.upload_id) == upload_id)
-        if (used := turn.connection.execute(many).scalar_one()) >= MOST_PARTS:
+        statement = select(func.count()).where(col(UploadPart.upload_id) == upload_id)
+        if (used := transaction.connection.execute(statement).scalar_one()) >= MOST_PARTS:
             text = f"an upload has at most {MOST_PARTS} parts: send more bytes in each request"
             raise LimitReached(text, limit=MOST_PARTS, used=used)
-        turn.connection.execute(insert(UploadPart), part.row(turn.world.key(), upload_id))
+        transaction.connection.execute(
+            insert(UploadPart), part.column_values(transaction.environment.new_id(), upload_id)
+        )
         return True
 
     try:
-        if not await world.apply(unit):
-            raise await _moved(ctx, upload_id)
-    except (Refused, OffsetMoved):  # after other failures a row may name the object
-        await world.blobs.delete([part.name])
+        if not await world.run_transaction(insert_part):
+            raise await _offset_error(ctx, upload_id)
+    except (RequestError, OffsetMoved):  # after other failures a row may name the object
+        await world.object_store.delete([part.name])
         raise
 
 
-async def raise_if_moved(ctx: Context, upload_id: int, received: int) -> None:
+async def check_offset(ctx: Context, upload_id: int, expected_offset: int) -> None:
     """Raise OffsetMoved if the upload does not continue at this offset.
 
     Raises NotFound if it has ended.
     """
-    row = await find(ctx, upload_id)
-    if offset(row) != received or row.blob_name is not None:
-        raise OffsetMoved(offset(row))
+    row = await read_upload_row(ctx, upload_id)
+    if next_offset(row) != expected_offset or row.blob_name is not None:
+        raise OffsetMoved(next_offset(row))
 
 
-async def complete(ctx: Context, upload_id: int, whole: WholeUpload) -> Picked:
+async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> ColumnRow:
     """Store all bytes for 24 hours from now and return the row. Raises NotFound or OffsetMoved."""
-    world = ctx.world
-    name = object_name(whole.digest, world.key())
+    world = ctx.environment
+    object_key = object_name(whole.digest, world.new_id())
     try:
-        await put(world, name, whole.source)
+        await put_object(world, object_key, whole.source)
     except FileNotFoundError:  # the upload may have ended, and the file with it
-        await raise_if_moved(ctx, upload_id, whole.received)
+        await check_offset(ctx, upload_id, whole.acknowledged)
         raise
     values: dict[str, Any] = {
         "received": col(Upload.size),
         "digest": whole.digest,
-        "blob_name": name,
-        "expires_at": world.now() + KEPT,
+        "blob_name": object_key,
+        "expires_at": world.now() + LIFETIME,
     }
-    waits = _waits(ctx, upload_id, whole.received)
-    made = update(Upload).where(waits).values(**values).returning(*picked(Upload))
+    is_unfinished = _is_unfinished_at(ctx, upload_id, whole.acknowledged)
+    statement = (
+        update(Upload).where(is_unfinished).values(**values).returning(*select_columns(Upload))
+    )
 
-    def unit(turn: Turn) -> tuple[Picked | None, list[str]]:
-        row = turn.connection.execute(made).one_or_none()
-        return row, delete_parts(turn, [upload_id]) if row else []
+    def update_row(transaction: DatabaseTransaction) -> tuple[ColumnRow | None, list[str]]:
+        row = transaction.connection.execute(statement).one_or_none()
+        return row, delete_parts(transaction, [upload_id]) if row else []
 
-    row, objects = await world.apply(unit)
+    row, part_objects = await world.run_transaction(update_row)
     if row is None:
-        await world.blobs.delete([name])
-        raise await _moved(ctx, upload_id)
-    await forget_objects(world, objects)
+        await world.object_store.delete([object_key])
+        raise await _offset_error(ctx, upload_id)
+    await drop_unreferenced_objects(world, part_objects)
     return row
 
 
-async def end(ctx: Context, upload_id: int) -> None:
+async def delete_upload(ctx: Context, upload_id: int) -> None:
     """Delete the upload, finished or not. Raises NotFound or Forbidden."""
-    permit(ctx)
-    mine = _mine(ctx, upload_id)
-    removed = await ctx.world.apply(lambda turn: delete_uploads(turn, mine))
+    require_upload_permission(ctx)
+    is_this_upload = _is_own_upload(ctx, upload_id)
+    removed = await ctx.environment.run_transaction(
+        lambda transaction: delete_uploads(transaction, is_this_upload)
+    )
     if not removed.count:
         raise NotFound(str(upload_id))
-    await forget_objects(ctx.world, removed.objects)
+    await drop_unreferenced_objects(ctx.environment, removed.objects)
 
 
-def offset(row: Picked) -> int:
+def next_offset(upload: ColumnRow) -> int:
     """Return the offset at which the upload continues."""
-    return int(row.received if row.blob_name is None else row.size)
+    return int(upload.received if upload.blob_name is None else upload.size)
 
 
-async def _moved(ctx: Context, upload_id: int) -> OffsetMoved:
+async def _offset_error(ctx: Context, upload_id: int) -> OffsetMoved:
     """Return the error if bytes could not be added. Raises NotFound if the upload has ended."""
-    return OffsetMoved(offset(await find(ctx, upload_id)))
+    return OffsetMoved(next_offset(await read_upload_row(ctx, upload_id)))
 
 
-def _move(ctx: Context, turn: Turn, upload_id: int, progress: Progress) -> bool:
+def _advance_offset(
+    ctx: Context, transaction: DatabaseTransaction, upload_id: int, progress: UploadProgress
+) -> bool:
     """Acknowledge bytes; False if the upload has ended or other bytes were acknowledged."""
-    waits = _waits(ctx, upload_id, progress.before)
-    safe = update(Upload).where(waits).values(received=progress.after)
-    return bool(turn.connection.execute(safe).rowcount)
+    is_unfinished = _is_unfinished_at(ctx, upload_id, progress.previous_offset)
+    statement = update(Upload).where(is_unfinished).values(received=progress.new_offset)
+    return bool(transaction.connection.execute(statement).rowcount)
 
 
-def _waits(ctx: Context, upload_id: int, received: int) -> ColumnElement[bool]:
+def _is_unfinished_at(ctx: Context, upload_id: int, next_byte: int) -> ColumnElement[bool]:
     """Return the SQL condition that the viewer's upload continues at this offset."""
-    unfinished = col(Upload.blob_name).is_(None) & (col(Upload.received) == received)
-    return _mine(ctx, upload_id) & unfinished
+    unfinished = col(Upload.blob_name).is_(None) & (col(Upload.received) == next_byte)
+    return _is_own_upload(ctx, upload_id) & unfinished
 
 
-def _mine(ctx: Context, upload_id: int) -> ColumnElement[bool]:
-    lives = col(Upload.expires_at) > ctx.world.now()
-    return (col(Upload.id) == upload_id) & visible(ctx, Upload) & lives
+def _is_own_upload(ctx: Context, upload_id: int) -> ColumnElement[bool]:
+    is_not_expired = col(Upload.expires_at) > ctx.environment.now()
+    return (col(Upload.id) == upload_id) & is_visible(ctx, Upload) & is_not_expired

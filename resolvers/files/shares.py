@@ -12,26 +12,34 @@ from sqlalchemy import ColumnElement, delete, false, func, or_, select, true, up
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.blobs.blob_writer import Kept, blob_ids
-from models.errors import Forbidden, Invalid, LimitReached, NotFound, Stale, all_found, found
-from models.events.journal import ChangeKind, Entry
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
+from models.errors import (
+    Forbidden,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    StaleObject,
+    require_all_found,
+    require_found,
+)
+from models.events.journal import ChangeKind, JournalEntry
 from models.files.tables import File, FileAttachmentMode, FileShare
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, picked
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers.access import visible
+from resolvers.access import is_visible
 from resolvers.auth import credential_status, throttles
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context
 from resolvers.files import stored_files
-from resolvers.files.uploads import Received
-from resolvers.pagination import all_by_keys, by_keys
+from resolvers.files.uploads import ReceivedFile
+from resolvers.pagination import read_all_by_keys, read_by_keys
 
-MOST = 100  # of one file
-IDLE = timedelta(days=100)  # without an end, a link expires so long after the last access
-LONGEST = timedelta(days=36_500)
-KEY, BASE, MARK = 8, 8, 16  # sizes of the parts of a token
+MAX_LINKS_PER_FILE = 100  # of one file
+IDLE_LIFETIME = timedelta(days=100)  # without an end, a link expires so long after the last access
+MAX_LIFETIME = timedelta(days=36_500)
+KEY_BYTES, INCARNATION_BYTES, SIGNATURE_BYTES = 8, 8, 16  # sizes of the parts of a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,161 +57,201 @@ class ShareToken:
     """The id of a link and the incarnation of the store that created its token."""
 
     share_id: int
-    base: int = 0  # 0 in the first incarnation, left out of the token
+    incarnation_base: int = 0  # 0 in the first incarnation, left out of the token
 
     @property
-    def raw(self) -> bytes:
+    def signed_bytes(self) -> bytes:
         """The part of the token that is signed."""
-        base = self.base.to_bytes(BASE, "big") if self.base else b""
-        return self.share_id.to_bytes(KEY, "big") + base
+        base = (
+            self.incarnation_base.to_bytes(INCARNATION_BYTES, "big")
+            if self.incarnation_base
+            else b""
+        )
+        return self.share_id.to_bytes(KEY_BYTES, "big") + base
 
 
-def token_of(world: World, key: int) -> str:
+def create_token(environment: Environment, share_id: int) -> str:
     """Return the signed token in the address of a link."""
-    raw = ShareToken(key, world.incarnation.base).raw
-    return _written(raw + _mark(world, raw))
+    signed_bytes = ShareToken(share_id, environment.incarnation.base).signed_bytes
+    return _encode_token(signed_bytes + _token_signature(environment, signed_bytes))
 
 
-def read_token(world: World, text: str) -> ShareToken:
+def parse_token(environment: Environment, token: str) -> ShareToken:
     """Parse the token of a link. Raises NotFound unless this server has signed it."""
     try:
-        raw = base64.urlsafe_b64decode(text.encode("ascii"))
+        raw = base64.urlsafe_b64decode(token.encode("ascii"))
     except ValueError:
         raise NotFound("share") from None
-    said, mark = raw[:-MARK], raw[-MARK:]
-    known = len(said) in (KEY, KEY + BASE) and hmac.compare_digest(mark, _mark(world, said))
-    if not known or _written(raw) != text:
+    signed_bytes, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
+    is_valid = len(signed_bytes) in (
+        KEY_BYTES,
+        KEY_BYTES + INCARNATION_BYTES,
+    ) and hmac.compare_digest(signature, _token_signature(environment, signed_bytes))
+    if not is_valid or _encode_token(raw) != token:
         raise NotFound("share")
-    return ShareToken(int.from_bytes(said[:KEY], "big"), int.from_bytes(said[KEY:], "big"))
+    return ShareToken(
+        int.from_bytes(signed_bytes[:KEY_BYTES], "big"),
+        int.from_bytes(signed_bytes[KEY_BYTES:], "big"),
+    )
 
 
-def _opens(world: World, token: ShareToken) -> ColumnElement[bool]:
+def _is_share_of_token(environment: Environment, token: ShareToken) -> ColumnElement[bool]:
     """Return the SQL condition for the link that a token was created for.
 
     A token of an incarnation before a restore is valid only for links created before the restore.
     """
-    this, now = col(FileShare.id) == token.share_id, world.incarnation
-    if token.base == now.base:
-        return this
-    return this & (col(FileShare.created_at) < now.began_at) if now.began_at else false()
+    is_share, incarnation = col(FileShare.id) == token.share_id, environment.incarnation
+    if token.incarnation_base == incarnation.base:
+        return is_share
+    return (
+        is_share & (col(FileShare.created_at) < incarnation.began_at)
+        if incarnation.began_at
+        else false()
+    )
 
 
-def _written(raw: bytes) -> str:
+def _encode_token(raw: bytes) -> str:
     """Encode a token in its only valid form, since base64 has several for the same bytes."""
     return base64.urlsafe_b64encode(raw).decode()
 
 
-def _mark(world: World, raw: bytes) -> bytes:
-    return hmac.digest(world.secret, b"share\n" + raw, hashlib.sha256)[:MARK]
+def _token_signature(environment: Environment, raw: bytes) -> bytes:
+    return hmac.digest(environment.signing_secret, b"share\n" + raw, hashlib.sha256)[
+        :SIGNATURE_BYTES
+    ]
 
 
-def _live(ctx: Context) -> ColumnElement[bool]:
-    ends = col(FileShare.expires_at)
-    return or_(ends.is_(None), ends > ctx.world.now())
+def _is_not_expired(ctx: Context) -> ColumnElement[bool]:
+    expires_at = col(FileShare.expires_at)
+    return or_(expires_at.is_(None), expires_at > ctx.environment.now())
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_shares_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's links, in the order of the ids; None if one is expired or unknown."""
-    theirs = select(*picked(FileShare)).where(visible(ctx, FileShare), _live(ctx))
-    return await by_keys(ctx, theirs, col(FileShare.id), ids)
+    own_shares = select(*select_columns(FileShare)).where(
+        is_visible(ctx, FileShare), _is_not_expired(ctx)
+    )
+    return await read_by_keys(ctx, own_shares, col(FileShare.id), ids)
 
 
-async def of_files(ctx: Context, ids: list[int]) -> list[list[Picked]]:
+async def load_shares_by_file(ctx: Context, file_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the links of each file, oldest first: of the viewer's files, for a ROOT of all files."""
-    seen = true() if ctx.viewer.role is Role.ROOT else visible(ctx, FileShare)
-    theirs = select(*picked(FileShare)).where(seen, _live(ctx))
-    return await all_by_keys(ctx, theirs.order_by(col(FileShare.id)), col(FileShare.file_id), ids)
+    is_visible_share = true() if ctx.viewer.role is Role.ROOT else is_visible(ctx, FileShare)
+    visible_shares = select(*select_columns(FileShare)).where(
+        is_visible_share, _is_not_expired(ctx)
+    )
+    return await read_all_by_keys(
+        ctx, visible_shares.order_by(col(FileShare.id)), col(FileShare.file_id), file_ids
+    )
 
 
-async def create(ctx: Context, new: NewShare) -> int:
+async def create_share(ctx: Context, new: NewShare) -> int:
     """Create a link and return its id.
 
     Raises NotFound if the file is not the viewer's, Invalid, and LimitReached at 100 links of a
     file.
     """
-    made = await prepared(ctx, new)
-    async with ctx.write(made.user_id) as session:
-        await add(ctx, session, [made])
-    return made.id
+    share = await prepare_share(ctx, new)
+    async with ctx.write_session(share.user_id) as session:
+        await insert_shares(ctx, session, [share])
+    return share.id
 
 
-async def prepared(ctx: Context, new: NewShare) -> FileShare:
+async def prepare_share(ctx: Context, new: NewShare) -> FileShare:
     """Return a new link that `insert_shares` stores later, so that its address is known before.
 
     Raises NotFound if the file is not the viewer's, Forbidden without the scope MAIL, and Invalid.
     """
-    owner, now = stored_files.permit(ctx), ctx.world.now()
+    owner_id, now = stored_files.require_write_permission(ctx), ctx.environment.now()
     if new.mode is FileAttachmentMode.ATTACH:
         text = "a link is LINK, SHARE_RO or SHARE_RW"
-        raise Invalid(text, constraint="unsupported", path=["mode"])
-    if new.expires_at is not None and not now < new.expires_at <= now + LONGEST:
-        raise Invalid("a link ends in the future", constraint="range", path=["expiration"])
-    found(await ctx.load(stored_files.by_ids, new.file_id), str(new.file_id), path=["file"])
-    stored = None
+        raise InvalidInput(text, constraint="unsupported", path=["mode"])
+    if new.expires_at is not None and not now < new.expires_at <= now + MAX_LIFETIME:
+        raise InvalidInput("a link ends in the future", constraint="range", path=["expiration"])
+    require_found(
+        await ctx.load(stored_files.load_files_by_id, new.file_id), str(new.file_id), path=["file"]
+    )
+    password_hash = None
     if new.password is not None:
-        password_hashes.checked(new.password, least=ctx.world.options.password_min)
-        stored = await password_hashes.make(ctx.world, new.password)
+        password_hashes.validate_password(
+            new.password, min_length=ctx.environment.options.password_min
+        )
+        password_hash = await password_hashes.hash_password(ctx.environment, new.password)
     return FileShare(
-        id=ctx.world.key(),
-        user_id=owner,
+        id=ctx.environment.new_id(),
+        user_id=owner_id,
         file_id=new.file_id,
         mode=new.mode,
-        password=stored,
-        expires_at=new.expires_at or now + IDLE,
+        password=password_hash,
+        expires_at=new.expires_at or now + IDLE_LIFETIME,
         idle=new.expires_at is None,
         created_at=now,
     )
 
 
-async def add(ctx: Context, session: AsyncSession, made: Sequence[FileShare]) -> None:
+async def insert_shares(ctx: Context, session: AsyncSession, shares: Sequence[FileShare]) -> None:
     """Insert links in a transaction of their owner, each for the present version of its file.
 
     Raises NotFound, and LimitReached at 100 links of a file or at the quota.
     """
-    for row in made:
-        file: Picked = found(
-            await ctx.load(stored_files.by_ids, row.file_id), str(row.file_id), path=["file"]
+    for row in shares:
+        file: ColumnRow = require_found(
+            await ctx.load(stored_files.load_files_by_id, row.file_id),
+            str(row.file_id),
+            path=["file"],
         )
-        many = select(func.count()).select_from(FileShare)
-        ((used,),) = await ctx.read(many.where(col(FileShare.file_id) == file.id))
-        if used >= MOST:
-            raise LimitReached(f"at most {MOST} links to a file", limit=MOST, used=used)
+        statement = select(func.count()).select_from(FileShare)
+        ((link_count,),) = await ctx.read(statement.where(col(FileShare.file_id) == file.id))
+        if link_count >= MAX_LINKS_PER_FILE:
+            raise LimitReached(
+                f"at most {MAX_LINKS_PER_FILE} links to a file",
+                limit=MAX_LINKS_PER_FILE,
+                used=link_count,
+            )
         if row.mode is FileAttachmentMode.SHARE_RO:
             row.blob_id, row.size, row.digest = file.blob_id, file.size, file.digest
             owner, size = row.user_id, file.size
-            await ctx.world.join(session, partial(_check_room, owner_id=owner, size=size))
+            await ctx.environment.run_in_session(
+                session, partial(_check_file_quota, owner_id=owner, size=size)
+            )
         session.add(row)
-    if made:
-        await _changed(ctx, session, made[0].user_id, list({row.file_id: 1 for row in made}))
+    if shares:
+        await _record_file_changes(
+            ctx, session, shares[0].user_id, list({row.file_id: 1 for row in shares})
+        )
 
 
-def _check_room(turn: Turn, *, owner_id: int, size: int) -> None:
-    stored_files.check_room(turn, owner_id, size)
+def _check_file_quota(transaction: DatabaseTransaction, *, owner_id: int, size: int) -> None:
+    stored_files.check_file_quota(transaction, owner_id, size)
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_shares(ctx: Context, ids: Sequence[int]) -> None:
     """Delete links, all or none. Raises NotFound or Forbidden."""
-    owner = stored_files.permit(ctx)
-    async with ctx.write(owner) as session:
-        these = delete(FileShare).where(visible(ctx, FileShare), col(FileShare.id).in_(ids))
+    owner_id = stored_files.require_write_permission(ctx)
+    async with ctx.write_session(owner_id) as session:
+        statement = delete(FileShare).where(is_visible(ctx, FileShare), col(FileShare.id).in_(ids))
         columns = col(FileShare.id), col(FileShare.file_id)
-        gone = (await (await session.connection()).execute(these.returning(*columns))).all()
-        there = {row.id for row in gone}
-        all_found(ids, there)
-        if gone:
-            await _changed(ctx, session, owner, sorted({row.file_id for row in gone}))
+        deleted = (await (await session.connection()).execute(statement.returning(*columns))).all()
+        deleted_ids = {row.id for row in deleted}
+        require_all_found(ids, deleted_ids)
+        if deleted:
+            await _record_file_changes(
+                ctx, session, owner_id, sorted({row.file_id for row in deleted})
+            )
 
 
-async def _changed(
-    ctx: Context, session: AsyncSession, owner: int, file_ids: Sequence[int]
+async def _record_file_changes(
+    ctx: Context, session: AsyncSession, owner_id: int, file_ids: Sequence[int]
 ) -> None:
     """Record that the links of these files have changed."""
-    these = update(File).where(col(File.id).in_(file_ids)).values(updated_at=ctx.world.now())
-    await (await session.connection()).execute(these)
-    await ctx.record(session, owner, ChangeKind.FILE_CHANGED, file_ids)
+    statement = (
+        update(File).where(col(File.id).in_(file_ids)).values(updated_at=ctx.environment.now())
+    )
+    await (await session.connection()).execute(statement)
+    await ctx.record_change(session, owner_id, ChangeKind.FILE_CHANGED, file_ids)
 
 
-async def reached(ctx: Context, token: str) -> Picked:
+async def read_share_by_token(ctx: Context, token: str) -> ColumnRow:
     """Read the link of a token and its file.
 
     Raises NotFound if link or account is expired or disabled.
@@ -213,102 +261,108 @@ async def reached(ctx: Context, token: str) -> Picked:
     """
     columns = [
         col(FileShare.id).label("share_id"),
-        *picked(FileShare, {"user_id", "mode", "password"}),
-        *picked(File, {"filename", "content_type"}),
+        *select_columns(FileShare, {"user_id", "mode", "password"}),
+        *select_columns(File, {"filename", "content_type"}),
         col(File.id).label("file_id"),
         func.coalesce(col(FileShare.size), col(File.size)).label("size"),
         func.coalesce(col(FileShare.digest), col(File.digest)).label("digest"),
         func.coalesce(col(FileShare.blob_id), col(File.blob_id)).label("blob_id"),
     ]
-    asked = (
+    statement = (
         select(*columns)
         .join(File, col(File.id) == col(FileShare.file_id))
         .join(User, col(User.id) == col(FileShare.user_id))
         .where(
-            _opens(ctx.world, read_token(ctx.world, token)),
-            _live(ctx),
-            credential_status.open_users(),
+            _is_share_of_token(ctx.environment, parse_token(ctx.environment, token)),
+            _is_not_expired(ctx),
+            credential_status.is_user_enabled_sql(),
         )
     )
-    return found(next(iter(await ctx.read(asked)), None), "share")
+    return require_found(next(iter(await ctx.read(statement)), None), "share")
 
 
-async def admitted(ctx: Context, share: Picked, password: str | None) -> bool:
+async def verify_password(ctx: Context, share: ColumnRow, password: str | None) -> bool:
     """Return whether this password opens the link. Raises RateLimited after too many wrong ones."""
     if share.password is None:
         return True
     if password is None:
         return False
-    world = ctx.world
-    counted = f"share:{share.share_id}"
-    limits = throttles.by_name_and_network(world.options, counted, ctx.client_ip)
-    with password_hashes.admitted(world):
-        await throttles.check(ctx, limits)
-        if await password_hashes.check(world, share.password, password):
+    world = ctx.environment
+    throttle_key = f"share:{share.share_id}"
+    limits = throttles.limits_of_password(world.options, throttle_key, ctx.client_ip)
+    with password_hashes.sign_in_slot(world):
+        await throttles.require_not_throttled(ctx, limits)
+        if await password_hashes.check_password(world, share.password, password):
             return True
-    await throttles.count(world, limits)
+    await throttles.count_failure(world, limits)
     return False
 
 
-async def opened(ctx: Context, share: Picked) -> Picked:
+async def open_share(ctx: Context, share: ColumnRow) -> ColumnRow:
     """Count an access to a link, extend an idle link, and return the blob behind it.
 
     Raises NotFound.
     """
-    now = ctx.world.now()
-    async with ctx.write() as session:
+    now = ctx.environment.now()
+    async with ctx.write_session() as session:
         connection = await session.connection()
-        this = update(FileShare).where(col(FileShare.id) == share.share_id)
-        counted = await connection.execute(
-            this.values(access_count=FileShare.access_count + 1, last_access_at=now)
+        statement = update(FileShare).where(col(FileShare.id) == share.share_id)
+        result = await connection.execute(
+            statement.values(access_count=FileShare.access_count + 1, last_access_at=now)
         )
-        if not counted.rowcount:
+        if not result.rowcount:
             raise NotFound("share")
-        await connection.execute(this.where(col(FileShare.idle)).values(expires_at=now + IDLE))
-        used = update(File).where(
-            col(File.id) == share.file_id, col(File.used_at) <= now - stored_files.USED
+        await connection.execute(
+            statement.where(col(FileShare.idle)).values(expires_at=now + IDLE_LIFETIME)
         )
-        await connection.execute(used.values(used_at=now))
-    return await stored_files.blob(ctx, share.blob_id)
+        file_update = update(File).where(
+            col(File.id) == share.file_id, col(File.used_at) <= now - stored_files.USED_AT_INTERVAL
+        )
+        await connection.execute(file_update.values(used_at=now))
+    return await stored_files.read_blob(ctx, share.blob_id)
 
 
-def writable(share: Picked) -> None:
+def require_writable(share: ColumnRow) -> None:
     """Raise Forbidden if a link is read-only."""
     if share.mode is not FileAttachmentMode.SHARE_RW:
         raise Forbidden("this link is for reading only")
 
 
-async def write(ctx: Context, share: Picked, received: Received, *, seen: str | None) -> None:
+async def replace_shared_file(
+    ctx: Context, share: ColumnRow, received: ReceivedFile, *, expected_digest: str | None
+) -> None:
     """Replace the bytes of the file of a link. The viewer of `ctx` is the owner of the link.
 
     Raises Stale if the digest of the file is no longer `expected_digest`, NotFound, and
     LimitReached.
     """
 
-    def rows(kept: Kept) -> stored_files.Store:
-        def store(turn: Turn) -> int:
-            now, owner = turn.world.now(), share.user_id
-            live = select(col(FileShare.id)).where(col(FileShare.id) == share.share_id, _live(ctx))
-            here = select(col(File.size), col(File.digest)).where(
+    def row_writer(stored_blobs: StoredMessageBlobs) -> stored_files.RowWriter:
+        def write_rows(transaction: DatabaseTransaction) -> int:
+            now, owner = transaction.environment.now(), share.user_id
+            live = select(col(FileShare.id)).where(
+                col(FileShare.id) == share.share_id, _is_not_expired(ctx)
+            )
+            file_query = select(col(File.size), col(File.digest)).where(
                 col(File.id) == share.file_id, live.exists()
             )
-            there = found(turn.connection.execute(here).first(), "share")
-            if seen is not None and there.digest != seen:
-                raise Stale(current_modseq=0)
-            stored_files.check_room(turn, owner, received.size - there.size)
+            file_row = require_found(transaction.connection.execute(file_query).first(), "share")
+            if expected_digest is not None and file_row.digest != expected_digest:
+                raise StaleObject(current_modseq=0)
+            stored_files.check_file_quota(transaction, owner, received.size - file_row.size)
             values = {
                 "size": received.size,
                 "digest": received.digest,
-                "blob_id": blob_ids(turn, kept)[kept.root],
+                "blob_id": insert_blob_rows(transaction, stored_blobs)[stored_blobs.layout_digest],
                 "updated_at": now,
                 "used_at": now,
             }
-            this = update(File).where(col(File.id) == share.file_id)
-            turn.connection.execute(this.values(**values))
-            entry = Entry(ChangeKind.FILE_CHANGED, [share.file_id])
-            turn.record(owner, entry, at=now)
+            statement = update(File).where(col(File.id) == share.file_id)
+            transaction.connection.execute(statement.values(**values))
+            entry = JournalEntry(ChangeKind.FILE_CHANGED, [share.file_id])
+            transaction.record_entry(owner, entry, at=now)
             return int(share.file_id)
 
-        return store
+        return write_rows
 
-    await stored_files.stored(ctx, received, rows)
+    await stored_files.store_blob_with_rows(ctx, received, row_writer)

@@ -9,36 +9,52 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.blobs.blob_writer import Gone, Kept, blob_ids, find_stored, keep
-from mail.storage.blobs.compression import digest_of
-from mail.storage.blobs.message_layout import Piece
+from mail.storage.blobs.blob_writer import (
+    BlobRowDeleted,
+    StoredMessageBlobs,
+    find_existing_blobs,
+    insert_blob_rows,
+    store_message_blobs,
+)
+from mail.storage.blobs.compression import content_digest
+from mail.storage.blobs.message_layout import NewBlob
 from mail.storage.blobs.object_stores import object_name
-from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, check_limit, found
-from models.events.journal import ChangeKind, Entry
+from models.errors import (
+    Forbidden,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    check_limit,
+    require_all_found,
+    require_found,
+)
+from models.events.journal import ChangeKind, JournalEntry
 from models.files.blobs import Blob, Upload
 from models.files.tables import File, FileShare
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Scope
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import own, records, visible
+from resolvers.access import is_visible, is_visible_record, require_user_id
 from resolvers.context import Context
 from resolvers.files import uploads
-from resolvers.files.uploads import OPAQUE, Received
-from resolvers.messages.content_access import shown
-from resolvers.pagination import Scan, by_keys
-from resolvers.sql_text import within
+from resolvers.files.uploads import DEFAULT_MEDIA_TYPE, ReceivedFile
+from resolvers.messages.content_access import withhold_content
+from resolvers.pagination import PageScan, read_by_keys
+from resolvers.sql_text import contains_text_sql
 
-MOST = 10_000  # of one user
-NEWEST = "files-"
-PLACE = (col(File.created_at), col(File.id))
-CONTENT = frozenset({"filename", "digest"})  # hidden for files of other users
-USED = timedelta(days=1)  # between two updates of `used_at`
-_TYPES = mimetypes.MimeTypes()  # only Python's own table, the same on every machine
+MAX_FILES = 10_000  # of one user
+LIST_ORDERING = "files-"
+SORT_COLUMNS = (col(File.created_at), col(File.id))
+WITHHELD_COLUMNS = frozenset({"filename", "digest"})  # hidden for files of other users
+USED_AT_INTERVAL = timedelta(days=1)  # between two updates of `used_at`
+_MEDIA_TYPES = mimetypes.MimeTypes()  # only Python's own table, the same on every machine
 
-Store = Callable[[Turn], int]  # writes the rows of a file in a transaction; returns its id
+RowWriter = Callable[
+    [DatabaseTransaction], int
+]  # writes the rows of a file in a transaction; returns its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,257 +65,305 @@ class NewFile:
     upload_id: int | None = None
     filename: str | None = None
     content_type: str | None = None
-    usual: str = OPAQUE  # if neither `content_type` nor the name gives one
+    default_type: str = DEFAULT_MEDIA_TYPE  # if neither `content_type` nor the name gives one
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class FilePageKey:
     """A page of a user's files, newest first, with the requested columns."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
     query: str | None = None  # part of the file name, case-insensitive
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's files, in the order of the ids; None for an unknown id."""
-    theirs = select(*picked(File)).where(visible(ctx, File))
-    return await by_keys(ctx, theirs, col(File.id), ids)
+    own_files = select(*select_columns(File)).where(is_visible(ctx, File))
+    return await read_by_keys(ctx, own_files, col(File.id), ids)
 
 
-async def seen_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_visible_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the files that the viewer sees, in the order of the ids; None for any other id.
 
     Name and digest of other users' files are withheld unless the viewer may read their content.
     """
-    rows = await ctx.read(select(*picked(File)).where(records(ctx, File), col(File.id).in_(ids)))
-    found = {row.id: row for row in await shown(ctx, rows, CONTENT)}
+    rows = await ctx.read(
+        select(*select_columns(File)).where(is_visible_record(ctx, File), col(File.id).in_(ids))
+    )
+    found = {row.id: row for row in await withhold_content(ctx, rows, WITHHELD_COLUMNS)}
     return [found.get(key) for key in ids]
 
 
-async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+async def load_file_pages(ctx: Context, page_keys: list[FilePageKey]) -> list[Page[ColumnRow]]:
     """Load pages of files, each in reading order."""
-    columns = frozenset({"id", "user_id", "created_at"}).union(*(key.columns for key in keys))
+    columns = frozenset({"id", "user_id", "created_at"}).union(*(key.columns for key in page_keys))
     scans = []
-    for key in keys:
-        rows = select(*picked(File, columns)).where(*_of(ctx, key))
-        scans.append(Scan(rows, key.ask, PLACE, falling=True))
-    there = await pagination.pages(ctx, scans)
-    return [replace(page, rows=await shown(ctx, page.rows, CONTENT)) for page in there]
+    for key in page_keys:
+        rows = select(*select_columns(File, columns)).where(*_list_conditions(ctx, key))
+        scans.append(PageScan(rows, key.page_request, SORT_COLUMNS, is_descending=True))
+    loaded_pages = await pagination.read_pages(ctx, scans)
+    return [
+        replace(page, rows=await withhold_content(ctx, page.rows, WITHHELD_COLUMNS))
+        for page in loaded_pages
+    ]
 
 
-async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+async def count_files(ctx: Context, page_keys: list[FilePageKey]) -> list[int]:
     """Count the files of each list, in the order of the keys."""
-    many = func.count().label("many")
-    scans = [select(many).select_from(File).where(*_of(ctx, key)) for key in keys]
-    return [row.many for (row,) in await pagination.together(ctx, scans)]
+    count_column = func.count().label("many")
+    scans = [
+        select(count_column).select_from(File).where(*_list_conditions(ctx, key))
+        for key in page_keys
+    ]
+    return [row.many for (row,) in await pagination.read_union(ctx, scans)]
 
 
-def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(File.user_id) == key.user_id, records(ctx, File)]
-    return [*terms, within(col(File.filename), key.query)] if key.query else terms
+def _list_conditions(ctx: Context, page_key: FilePageKey) -> list[ColumnElement[bool]]:
+    terms = [col(File.user_id) == page_key.user_id, is_visible_record(ctx, File)]
+    return (
+        [*terms, contains_text_sql(col(File.filename), page_key.query)] if page_key.query else terms
+    )
 
 
-def permit(ctx: Context) -> int:
+def require_write_permission(ctx: Context) -> int:
     """Return the owner of the viewer's files.
 
     Raises Forbidden without the scope MAIL or if read-only.
     """
-    owner = own(ctx)
+    owner_id = require_user_id(ctx)
     ctx.viewer.require_scope(Scope.MAIL)
     if ctx.viewer.read_only:
         raise Forbidden("this credential is for reading only", requires="a credential that writes")
-    return owner
+    return owner_id
 
 
-async def create(ctx: Context, received: Received) -> int:
+async def store_received_file(ctx: Context, received: ReceivedFile) -> int:
     """Store a file received over HTTP and return its id. Raises Forbidden or LimitReached."""
-    owner = permit(ctx)
-    return await stored(ctx, received, lambda kept: _made(ctx, owner, kept, received))
+    owner_id = require_write_permission(ctx)
+    return await store_blob_with_rows(
+        ctx, received, lambda stored_blobs: _file_row_writer(ctx, owner_id, stored_blobs, received)
+    )
 
 
-async def upload(ctx: Context, new: NewFile) -> int:
+async def create_file(ctx: Context, new: NewFile) -> int:
     """Store a file and return its id.
 
     The object of an upload becomes the object of the file. Raises NotFound if the upload does not
     exist, Invalid, Forbidden, and LimitReached at 10,000 files or the quota.
     """
     if new.upload_id is None:
-        most = ctx.world.options.upload_max
+        max_size = ctx.environment.options.upload_max
         content = new.content or b""
-        check_limit(len(content), most, f"a file has at most {most} bytes", path=["content"])
-        name, kind = _described(ctx.world, new.filename, new.content_type, new.usual)
-        digest = digest_of(content)
-        return await create(ctx, Received(content, len(content), digest, kind, name))
-    owner = permit(ctx)
-    sent = await ctx.load(uploads.by_ids, new.upload_id)
-    row: Picked = found(sent, str(new.upload_id), path=["content"])
-    name, kind = _described(
-        ctx.world, new.filename or row.filename, new.content_type, row.content_type
+        check_limit(
+            len(content), max_size, f"a file has at most {max_size} bytes", path=["content"]
+        )
+        name, media_type = _name_and_type(
+            ctx.environment, new.filename, new.content_type, new.default_type
+        )
+        digest = content_digest(content)
+        return await store_received_file(
+            ctx, ReceivedFile(content, len(content), digest, media_type, name)
+        )
+    owner_id = require_write_permission(ctx)
+    upload_row = await ctx.load(uploads.load_uploads_by_id, new.upload_id)
+    row: ColumnRow = require_found(upload_row, str(new.upload_id), path=["content"])
+    name, media_type = _name_and_type(
+        ctx.environment, new.filename or row.filename, new.content_type, row.content_type
     )
-    received = Received(b"", row.size, row.digest, kind, name)
-    tenant = await tenant_of(ctx, owner)
-    kept = await raw(ctx.world, tenant, received, row.blob_name)
+    received = ReceivedFile(b"", row.size, row.digest, media_type, name)
+    tenant_id = await read_tenant_id(ctx, owner_id)
+    stored_blob = await describe_uncompressed_object(
+        ctx.environment, tenant_id, received, row.blob_name
+    )
 
-    def unit(turn: Turn) -> int:
-        gone = delete(Upload).where(col(Upload.id) == row.id, col(Upload.user_id) == owner)
-        if not turn.connection.execute(gone).rowcount:
+    def take_over_upload(transaction: DatabaseTransaction) -> int:
+        statement = delete(Upload).where(col(Upload.id) == row.id, col(Upload.user_id) == owner_id)
+        if not transaction.connection.execute(statement).rowcount:
             raise NotFound(str(row.id), path=["content"])
-        return _made(ctx, owner, kept, received)(turn)
+        return _file_row_writer(ctx, owner_id, stored_blob, received)(transaction)
 
-    async with ctx.write(owner) as session:
-        return await ctx.world.join(session, unit)
+    async with ctx.write_session(owner_id) as session:
+        return await ctx.environment.run_in_session(session, take_over_upload)
 
 
-async def stored(ctx: Context, received: Received, rows: Callable[[Kept], Store]) -> int:
+async def store_blob_with_rows(
+    ctx: Context, received: ReceivedFile, row_writer_for: Callable[[StoredMessageBlobs], RowWriter]
+) -> int:
     """Store a blob, then write its rows in one transaction.
 
     `row_writer_for` returns the row writer for the stored blob. Returns the id that it returns.
     """
-    world, owner = ctx.world, own(ctx)
-    tenant = await tenant_of(ctx, owner)
+    world, owner_id = ctx.environment, require_user_id(ctx)
+    tenant_id = await read_tenant_id(ctx, owner_id)
     try:
-        return await _written(ctx, owner, rows(await _kept(world, tenant, received)))
-    except Gone:
-        return await _written(ctx, owner, rows(await _kept(world, tenant, received)))
+        return await _write_rows(
+            ctx, owner_id, row_writer_for(await _store_blob(world, tenant_id, received))
+        )
+    except BlobRowDeleted:
+        return await _write_rows(
+            ctx, owner_id, row_writer_for(await _store_blob(world, tenant_id, received))
+        )
 
 
-async def _written(ctx: Context, owner: int, store: Store) -> int:
-    async with ctx.write(owner) as session:
-        return await ctx.world.join(session, store)
+async def _write_rows(ctx: Context, owner_id: int, write_rows: RowWriter) -> int:
+    async with ctx.write_session(owner_id) as session:
+        return await ctx.environment.run_in_session(session, write_rows)
 
 
-async def _kept(world: World, tenant: int, received: Received) -> Kept:
+async def _store_blob(
+    environment: Environment, tenant_id: int, received: ReceivedFile
+) -> StoredMessageBlobs:
     """Store the bytes: compressed if they are in memory, else uncompressed from the file."""
     if isinstance(received.source, bytes):
-        return await keep(world, tenant, Piece(received.digest, received.source), ())
-    name = object_name(received.digest, world.key())
-    await uploads.put(world, name, received.source)
-    return await raw(world, tenant, received, name)
+        return await store_message_blobs(
+            environment, tenant_id, NewBlob(received.digest, received.source), ()
+        )
+    object_key = object_name(received.digest, environment.new_id())
+    await uploads.put_object(environment, object_key, received.source)
+    return await describe_uncompressed_object(environment, tenant_id, received, object_key)
 
 
-async def raw(world: World, tenant: int, received: Received, name: str) -> Kept:
+async def describe_uncompressed_object(
+    environment: Environment, tenant_id: int, received: ReceivedFile, object_key: str
+) -> StoredMessageBlobs:
     """Return the blob rows of an uncompressed object, which replaces a damaged blob."""
-    before = await find_stored(world, tenant, [received.digest])
+    stored_before = await find_existing_blobs(environment, tenant_id, [received.digest])
     row = {
-        "id": world.key(),
-        "tenant_id": tenant,
+        "id": environment.new_id(),
+        "tenant_id": tenant_id,
         "digest": received.digest,
         "size": received.size,
         "stored_size": received.size,
         "codec": "raw",
-        "name": name,
+        "name": object_key,
         "data": None,
-        "created_at": world.now(),
+        "created_at": environment.now(),
     }
-    return Kept(received.digest, [row], [], tenant, before.damaged)
+    return StoredMessageBlobs(received.digest, [row], [], tenant_id, stored_before.damaged_objects)
 
 
-async def tenant_of(ctx: Context, user_id: int) -> int:
+async def read_tenant_id(ctx: Context, user_id: int) -> int:
     """Read the tenant that owns the blobs of an account."""
-    asked = select(col(User.tenant_id)).where(col(User.id) == user_id)
-    return int((await ctx.read(asked))[0].tenant_id)
+    statement = select(col(User.tenant_id)).where(col(User.id) == user_id)
+    return int((await ctx.read(statement))[0].tenant_id)
 
 
-def _made(ctx: Context, owner: int, kept: Kept, received: Received) -> Store:
-    def store(turn: Turn) -> int:
-        check_room(turn, owner, received.size, files=1)
-        key, now = turn.world.key(), turn.world.now()
+def _file_row_writer(
+    ctx: Context, owner_id: int, stored_blob: StoredMessageBlobs, received: ReceivedFile
+) -> RowWriter:
+    def write_rows(transaction: DatabaseTransaction) -> int:
+        check_file_quota(transaction, owner_id, received.size, file_count=1)
+        key, now = transaction.environment.new_id(), transaction.environment.now()
         row = {
             "id": key,
-            "user_id": owner,
-            "filename": received.filename or _name(turn.world, received.content_type),
+            "user_id": owner_id,
+            "filename": received.filename
+            or _generated_filename(transaction.environment, received.content_type),
             "content_type": received.content_type,
             "size": received.size,
             "digest": received.digest,
-            "blob_id": blob_ids(turn, kept)[kept.root],
+            "blob_id": insert_blob_rows(transaction, stored_blob)[stored_blob.layout_digest],
             "created_at": now,
             "updated_at": now,
             "used_at": now,
         }
-        turn.connection.execute(insert(File), row)
-        turn.record(owner, Entry(ChangeKind.FILE_CHANGED, [key], origin=ctx.origin), at=now)
+        transaction.connection.execute(insert(File), row)
+        transaction.record_entry(
+            owner_id, JournalEntry(ChangeKind.FILE_CHANGED, [key], origin=ctx.origin), at=now
+        )
         return key
 
-    return store
+    return write_rows
 
 
-def check_room(turn: Turn, owner: int, size: int, *, files: int = 0) -> None:
+def check_file_quota(
+    transaction: DatabaseTransaction, owner_id: int, size: int, *, file_count: int = 0
+) -> None:
     """Raise LimitReached if these bytes and files exceed the limits of an account.
 
     A read-only copy for a link counts like a file, since the file can change after it.
     """
-    mine, copies = col(File.user_id) == owner, col(FileShare.user_id) == owner
-    asked = select(
+    is_own_file, is_own_share = col(File.user_id) == owner_id, col(FileShare.user_id) == owner_id
+    statement = select(
         func.count(),
         func.coalesce(func.sum(col(File.size)), 0),
-        select(func.coalesce(func.sum(col(FileShare.size)), 0)).where(copies).scalar_subquery(),
-    ).where(mine)
-    many, used, copied = turn.connection.execute(asked).one()
-    if many + files > MOST:
-        raise LimitReached(f"at most {MOST} files", limit=MOST, used=many)
-    limit, used = turn.world.options.files_quota, int(used) + int(copied)
+        select(func.coalesce(func.sum(col(FileShare.size)), 0))
+        .where(is_own_share)
+        .scalar_subquery(),
+    ).where(is_own_file)
+    many, used, copied = transaction.connection.execute(statement).one()
+    if many + file_count > MAX_FILES:
+        raise LimitReached(f"at most {MAX_FILES} files", limit=MAX_FILES, used=many)
+    limit, used = transaction.environment.options.files_quota, int(used) + int(copied)
     if limit and used + size > limit:
         raise LimitReached(f"files have {limit} bytes in all", limit=limit, used=used)
 
 
-def described(world: World, filename: str, content_type: str) -> tuple[str, str]:
+def name_and_type(environment: Environment, filename: str, content_type: str) -> tuple[str, str]:
     """Return name and media type of a file from its HTTP headers. Raises Invalid."""
-    return _described(world, filename, None if content_type == OPAQUE else content_type, OPAQUE)
+    return _name_and_type(
+        environment,
+        filename,
+        None if content_type == DEFAULT_MEDIA_TYPE else content_type,
+        DEFAULT_MEDIA_TYPE,
+    )
 
 
-def _described(
-    world: World, filename: str | None, content_type: str | None, usual: str
+def _name_and_type(
+    environment: Environment, filename: str | None, content_type: str | None, default_type: str
 ) -> tuple[str, str]:
-    name = uploads.name_of(filename or "")
+    name = uploads.filename_from_path(filename or "")
     if name is not None and not name.isprintable():
-        raise Invalid("a name is printable", constraint="pattern", path=["filename"])
-    guessed = _TYPES.guess_type(name)[0] if name else None
-    told = (content_type or "").partition(";")[0].strip().lower()
-    given = uploads.kind_of(told) if told else None
-    if given == OPAQUE != told:
-        raise Invalid("not a media type", constraint="pattern", path=["contentType"])
-    kind = given or guessed or usual
-    return name or _name(world, kind), kind
+        raise InvalidInput("a name is printable", constraint="pattern", path=["filename"])
+    guessed_type = _MEDIA_TYPES.guess_type(name)[0] if name else None
+    declared_type = (content_type or "").partition(";")[0].strip().lower()
+    valid_type = uploads.media_type_or_default(declared_type) if declared_type else None
+    if valid_type == DEFAULT_MEDIA_TYPE != declared_type:
+        raise InvalidInput("not a media type", constraint="pattern", path=["contentType"])
+    media_type = valid_type or guessed_type or default_type
+    return name or _generated_filename(environment, media_type), media_type
 
 
-def _name(world: World, kind: str) -> str:
+def _generated_filename(environment: Environment, media_type: str) -> str:
     """Return a file name with the date, for a file without a name."""
-    return f"upload-{world.now():%Y-%m-%d}{_TYPES.guess_extension(kind) or ''}"
+    return f"upload-{environment.now():%Y-%m-%d}{_MEDIA_TYPES.guess_extension(media_type) or ''}"
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_files(ctx: Context, ids: Sequence[int]) -> None:
     """Delete files with their links, all or none. Raises NotFound or Forbidden."""
-    owner = permit(ctx)
-    async with ctx.write(owner) as session:
-        all_found(ids, await removed(ctx, session, ids))
+    owner_id = require_write_permission(ctx)
+    async with ctx.write_session(owner_id) as session:
+        require_all_found(ids, await delete_files_in(ctx, session, ids))
 
 
-async def removed(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> set[int]:
+async def delete_files_in(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> set[int]:
     """Delete files of the viewer in the caller's transaction, and return their ids."""
-    these = delete(File).where(visible(ctx, File), col(File.id).in_(ids))
-    answer = await (await session.connection()).execute(these.returning(col(File.id)))
-    gone = set(answer.scalars())
-    if gone:
-        await ctx.record(session, own(ctx), ChangeKind.FILE_CHANGED, sorted(gone))
-    return gone
+    statement = delete(File).where(is_visible(ctx, File), col(File.id).in_(ids))
+    result = await (await session.connection()).execute(statement.returning(col(File.id)))
+    deleted_ids = set(result.scalars())
+    if deleted_ids:
+        await ctx.record_change(
+            session, require_user_id(ctx), ChangeKind.FILE_CHANGED, sorted(deleted_ids)
+        )
+    return deleted_ids
 
 
-async def fetched(ctx: Context, row: Picked) -> Picked:
+async def read_blob_of_file(ctx: Context, file: ColumnRow) -> ColumnRow:
     """Return the blob of a file, and update the time of its last use once a day.
 
     Raises NotFound.
     """
-    now = ctx.world.now()
-    if row.used_at <= now - USED:
-        async with ctx.aside() as (_, session):
-            this = update(File).where(col(File.id) == row.id).values(used_at=now)
-            await (await session.connection()).execute(this)
-    return await blob(ctx, row.blob_id)
+    now = ctx.environment.now()
+    if file.used_at <= now - USED_AT_INTERVAL:
+        async with ctx.separate_write_session() as (_, session):
+            statement = update(File).where(col(File.id) == file.id).values(used_at=now)
+            await (await session.connection()).execute(statement)
+    return await read_blob(ctx, file.blob_id)
 
 
-async def blob(ctx: Context, key: int) -> Picked:
+async def read_blob(ctx: Context, blob_id: int) -> ColumnRow:
     """Read the row of a blob. Raises NotFound if it no longer exists."""
-    asked = select(*picked(Blob)).where(col(Blob.id) == key)
-    return found(next(iter(await ctx.read(asked)), None), str(key))
+    statement = select(*select_columns(Blob)).where(col(Blob.id) == blob_id)
+    return require_found(next(iter(await ctx.read(statement)), None), str(blob_id))

@@ -11,161 +11,171 @@ from typing import Any
 from sqlalchemy import Select, func, insert, select
 from sqlmodel import col
 
-from mail.mime.header_parameters import filename_of, parameters
-from mail.storage.blobs.compression import verify
-from mail.storage.blobs.errors import Corrupt
+from mail.mime.header_parameters import first_filename, parse_parameters
+from mail.storage.blobs.compression import verify_digest
+from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_stores import object_name
-from models.errors import Forbidden, LimitReached, RateLimited, Refused, found
+from models.errors import Forbidden, LimitReached, RateLimited, RequestError, require_found
 from models.files.blobs import Upload
-from models.runtime.environment import Turn, World
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import MIB
-from models.store.columns import Picked, picked
-from models.users.roles import Scope, opened
-from resolvers.access import own, visible
+from models.store.columns import ColumnRow, select_columns
+from models.users.roles import Scope, expand_scopes
+from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
-from resolvers.pagination import by_keys
+from resolvers.pagination import read_by_keys
 
-KEPT = timedelta(hours=24)
-MOST = 100  # of one user
-MOST_BYTES = 1024 * MIB  # of one user
+LIFETIME = timedelta(hours=24)
+MAX_UPLOADS = 100  # of one user
+MAX_TOTAL_BYTES = 1024 * MIB  # of one user
 ROUND = 1000  # rows that one transaction deletes
-LONGEST = 255  # characters of a file name
-OPAQUE = "application/octet-stream"
+MAX_NAME_LENGTH = 255  # characters of a file name
+DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
-_KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedFile:
     """Received bytes, in memory or in a file that exists until they are stored."""
 
     source: bytes | Path
     size: int
     digest: str  # SHA-256, hex
-    content_type: str = OPAQUE
+    content_type: str = DEFAULT_MEDIA_TYPE
     filename: str | None = None
 
 
-def described(headers: Mapping[str, str]) -> tuple[str, str | None]:
+def type_and_name_from_headers(headers: Mapping[str, str]) -> tuple[str, str | None]:
     """Return media type and file name from HTTP headers with names in lower case."""
-    kind = headers.get("content-type", "").partition(";")[0]
-    _, given = parameters(headers.get("content-disposition", ""))
-    return kind_of(kind), name_of(filename_of(given.get("filename")) or "")
+    media_type = headers.get("content-type", "").partition(";")[0]
+    _, disposition = parse_parameters(headers.get("content-disposition", ""))
+    return media_type_or_default(media_type), filename_from_path(
+        first_filename(disposition.get("filename")) or ""
+    )
 
 
-def kind_of(text: str) -> str:
+def media_type_or_default(text: str) -> str:
     """Return the media type in lower case, or application/octet-stream if it is invalid."""
-    kind = text.strip().lower()
-    return kind if _KIND.fullmatch(kind) else OPAQUE
+    media_type = text.strip().lower()
+    return media_type if _MEDIA_TYPE.fullmatch(media_type) else DEFAULT_MEDIA_TYPE
 
 
-def name_of(text: str) -> str | None:
+def filename_from_path(text: str) -> str | None:
     """Return the last part of a path, at most 255 characters, or None if it is empty."""
-    return text.replace("\\", "/").rsplit("/", 1)[-1][:LONGEST] or None
+    return text.replace("\\", "/").rsplit("/", 1)[-1][:MAX_NAME_LENGTH] or None
 
 
-async def begin(ctx: Context, size: int = 0) -> None:
+async def check_upload_allowed(ctx: Context, size: int = 0) -> None:
     """Check whether the viewer may upload `size` bytes, or an unknown number if it is 0.
 
     Raises Forbidden without the scope MAIL or SUBMIT; RateLimited and LimitReached at the limits
     of waiting uploads.
     """
-    owner = permit(ctx)
-    check(ctx.world, (await ctx.read(kept(ctx.world, owner)))[0], size)
+    owner_id = require_upload_permission(ctx)
+    check_limits(
+        ctx.environment, (await ctx.read(waiting_uploads_query(ctx.environment, owner_id)))[0], size
+    )
 
 
-def permit(ctx: Context) -> int:
+def require_upload_permission(ctx: Context) -> int:
     """Return the owner of the viewer's uploads.
 
     Raises Forbidden without the scope MAIL or SUBMIT.
     """
     viewer = ctx.viewer
-    owner = own(ctx)
-    if viewer.read_only or not {Scope.MAIL, Scope.SUBMIT} & opened(viewer.scopes):
+    owner_id = require_user_id(ctx)
+    if viewer.read_only or not {Scope.MAIL, Scope.SUBMIT} & expand_scopes(viewer.scopes):
         raise Forbidden("this needs the scope MAIL or SUBMIT", requires=Scope.MAIL)
-    return owner
+    return owner_id
 
 
-def kept(world: World, owner: int) -> Select[*tuple[Any, ...]]:
+def waiting_uploads_query(environment: Environment, owner_id: int) -> Select[*tuple[Any, ...]]:
     """Return the query for unexpired uploads: `many`, `bytes`, and when the `first` expires."""
     return select(
         func.count().label("many"),
         func.coalesce(func.sum(col(Upload.size)), 0).label("bytes"),
         func.min(col(Upload.expires_at)).label("first"),
-    ).where(col(Upload.user_id) == owner, col(Upload.expires_at) > world.now())
+    ).where(col(Upload.user_id) == owner_id, col(Upload.expires_at) > environment.now())
 
 
-def check(world: World, kept: Picked, size: int) -> None:
+def check_limits(environment: Environment, waiting: ColumnRow, size: int) -> None:
     """Raise RateLimited at 100 waiting uploads, LimitReached if the new size exceeds 1 GiB."""
-    if kept.many >= MOST:
-        wait = max(kept.first - world.now(), timedelta(seconds=1))
-        raise RateLimited(f"{MOST} uploads wait to be used", retry_after=wait)
-    if kept.bytes + size > MOST_BYTES:
-        text = f"uploads of {MOST_BYTES} bytes wait to be used"
-        raise LimitReached(text, limit=MOST_BYTES, used=int(kept.bytes))
+    if waiting.many >= MAX_UPLOADS:
+        retry_after = max(waiting.first - environment.now(), timedelta(seconds=1))
+        raise RateLimited(f"{MAX_UPLOADS} uploads wait to be used", retry_after=retry_after)
+    if waiting.bytes + size > MAX_TOTAL_BYTES:
+        text = f"uploads of {MAX_TOTAL_BYTES} bytes wait to be used"
+        raise LimitReached(text, limit=MAX_TOTAL_BYTES, used=int(waiting.bytes))
 
 
-async def finish(ctx: Context, received: Received) -> Picked:
+async def store_upload(ctx: Context, received: ReceivedFile) -> ColumnRow:
     """Store received bytes durably and return the row.
 
     Raises RateLimited at 100 waiting uploads of the viewer, and LimitReached if they exceed 1 GiB.
     """
-    world, owner = ctx.world, own(ctx)
-    key = world.key()
-    name = object_name(received.digest, key)
+    world, owner_id = ctx.environment, require_user_id(ctx)
+    upload_id = world.new_id()
+    object_key = object_name(received.digest, upload_id)
     row = {
-        "id": key,
-        "user_id": owner,
+        "id": upload_id,
+        "user_id": owner_id,
         "size": received.size,
         "received": received.size,
         "digest": received.digest,
         "content_type": received.content_type,
         "filename": received.filename,
-        "blob_name": name,
+        "blob_name": object_key,
         "created_at": world.now(),
-        "expires_at": world.now() + KEPT,
+        "expires_at": world.now() + LIFETIME,
     }
 
-    def unit(turn: Turn) -> Picked:
-        check(world, turn.connection.execute(kept(world, owner)).one(), received.size)
-        made = insert(Upload).returning(*picked(Upload))
-        return turn.connection.execute(made, row).one()
+    def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
+        check_limits(
+            world,
+            transaction.connection.execute(waiting_uploads_query(world, owner_id)).one(),
+            received.size,
+        )
+        statement = insert(Upload).returning(*select_columns(Upload))
+        return transaction.connection.execute(statement, row).one()
 
-    await put(world, name, received.source)
+    await put_object(world, object_key, received.source)
     try:
-        return await world.apply(unit, owner)
-    except Refused:  # no row names the object; after other failures one can
-        await world.blobs.delete([name])
+        return await world.run_transaction(insert_row, owner_id)
+    except RequestError:  # no row names the object; after other failures one can
+        await world.object_store.delete([object_key])
         raise
 
 
-async def put(world: World, name: str, source: bytes | Path) -> None:
+async def put_object(environment: Environment, name: str, source: bytes | Path) -> None:
     """Store the bytes, or those of the file, under this name in the object store."""
     if isinstance(source, Path):
-        await world.blobs.put_file(name, source)
+        await environment.object_store.put_file(name, source)
     else:
-        await world.blobs.put(name, source)
+        await environment.object_store.put(name, source)
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_uploads_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's uploads, in the order of the ids; None if one is expired or unfinished."""
-    theirs = select(*picked(Upload)).where(
-        visible(ctx, Upload),
-        col(Upload.expires_at) > ctx.world.now(),
+    own_uploads = select(*select_columns(Upload)).where(
+        is_visible(ctx, Upload),
+        col(Upload.expires_at) > ctx.environment.now(),
         col(Upload.blob_name).is_not(None),
     )
-    return await by_keys(ctx, theirs, col(Upload.id), ids)
+    return await read_by_keys(ctx, own_uploads, col(Upload.id), ids)
 
 
-async def read_head(ctx: Context, upload: Picked, most: int) -> bytes:
+async def read_head(ctx: Context, upload: ColumnRow, max_bytes: int) -> bytes:
     """Read the first bytes of an upload without verifying them.
 
     Raises CorruptBlob if its object is lost.
     """
     try:
-        return await ctx.world.blobs.get_range(upload.blob_name, 0, min(upload.size, most))
+        return await ctx.environment.object_store.get_range(
+            upload.blob_name, 0, min(upload.size, max_bytes)
+        )
     except KeyError as problem:
-        raise _lost(upload) from problem
+        raise _lost_object_error(upload) from problem
 
 
 async def read_upload(ctx: Context, upload_id: int) -> bytes:
@@ -173,13 +183,13 @@ async def read_upload(ctx: Context, upload_id: int) -> bytes:
 
     Raises NotFound if the viewer has none, CorruptBlob if it is damaged.
     """
-    row = found(await ctx.load(by_ids, upload_id), str(upload_id))
+    row = require_found(await ctx.load(load_uploads_by_id, upload_id), str(upload_id))
     try:
-        content = await ctx.world.blobs.get(row.blob_name)
-        return await asyncio.to_thread(verify, row.digest, content)
+        content = await ctx.environment.object_store.get(row.blob_name)
+        return await asyncio.to_thread(verify_digest, row.digest, content)
     except KeyError as problem:
-        raise _lost(row) from problem
+        raise _lost_object_error(row) from problem
 
 
-def _lost(upload: Picked) -> Corrupt:
-    return Corrupt(f"The object {upload.blob_name} of an upload is lost")
+def _lost_object_error(upload: ColumnRow) -> CorruptBlob:
+    return CorruptBlob(f"The object {upload.blob_name} of an upload is lost")

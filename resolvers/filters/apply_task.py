@@ -10,200 +10,236 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.filters import filter_compiler
-from mail.filters.filter_compiler import Looked, Rule
-from mail.filters.filter_result import Decision
-from mail.sieve import Letter
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.message_content import Stored
-from mail.storage.message_insert import QUOTA
+from mail.filters.filter_compiler import CompiledFilter, FilterTestMessage
+from mail.filters.filter_result import FilterResult
+from mail.sieve import ParsedSieveMessage
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.message_content import StoredMessage
+from mail.storage.message_insert import SELECT_QUOTA
 from models.admin.tasks import Task
-from models.errors import Invalid, NotFound, all_found
+from models.errors import InvalidInput, NotFound, require_all_found
 from models.events.journal import ChangeKind
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.store.columns import Picked, picked
-from resolvers.access import own
-from resolvers.admin.task_steps import Plan, Step, part, past, queue
+from models.store.columns import ColumnRow, select_columns
+from resolvers.access import require_user_id
+from resolvers.admin.task_steps import (
+    TaskStepPlan,
+    TaskStepResult,
+    insert_tasks,
+    next_ids,
+    result_after_ids,
+)
 from resolvers.context import Context
 from resolvers.filters import loaders as filter_loaders
 from resolvers.messages import content
 from resolvers.messages.bulk import copy, row_changes
 from resolvers.messages.bulk import flags as bulk_flags
-from resolvers.messages.bulk.flags import KEYWORDS
-from resolvers.messages.bulk.row_changes import Changes
-from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.bulk.flags import MAX_KEYWORDS
+from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.transfer import export_writer
 
 log = logging.getLogger(__name__)
 
-KIND = "FILTER_APPLY"
-MOST = 100  # per task
-CHUNK = 50  # per task step
+TASK_KIND = "FILTER_APPLY"
+MAX_FILTERS = 100  # per task
+MESSAGES_PER_STEP = 50  # per task step
 
 
-async def apply(ctx: Context, ids: Sequence[int], selected: Selection) -> Task:
+async def queue_filter_run(
+    ctx: Context, filter_ids: Sequence[int], selector: MessageSelector
+) -> Task:
     """Queue a task that runs the viewer's filters, in their order, on the viewer's messages.
 
     Messages that a filter deletes are archived. Nothing is redirected, answered or sent to a
     webhook. Raises InvalidInput or NotFound.
     """
-    owner = own(ctx)
-    if selected.users.given:
-        words = "filters are run on the mail of their own account"
-        raise Invalid(words, constraint="exclusive", path=["select", "users"])
-    if not 0 < len(ids) <= MOST:
-        raise Invalid(f"1 to {MOST} filters", constraint="length", path=["ids"])
-    all_found(ids, {row.id for row in await filter_loaders.all_of(ctx, owner)})
-    chosen = await export_writer.chosen(ctx, owner, selected)
-    there = set(chosen)
-    for index, key in enumerate(selected.ids or ()):
-        if key not in there:
+    owner = require_user_id(ctx)
+    if selector.users.is_given:
+        error_text = "filters are run on the mail of their own account"
+        raise InvalidInput(error_text, constraint="exclusive", path=["select", "users"])
+    if not 0 < len(filter_ids) <= MAX_FILTERS:
+        raise InvalidInput(f"1 to {MAX_FILTERS} filters", constraint="length", path=["ids"])
+    require_all_found(
+        filter_ids, {row.id for row in await filter_loaders.load_all_of_user(ctx, owner)}
+    )
+    chosen = await export_writer.load_message_ids(ctx, owner, selector)
+    found_ids = set(chosen)
+    for index, key in enumerate(selector.ids or ()):
+        if key not in found_ids:
             raise NotFound(str(key), path=["select", "ids"], index=index)
-    order = {"ids": chosen, "filters": list(dict.fromkeys(ids))}
-    async with ctx.write(owner) as session:
-        (task,) = await queue(ctx, session, KIND, [order], user_id=owner, total=len(chosen))
-        await ctx.record(session, owner, ChangeKind.TASK_CHANGED, [task.id])
+    order = {"ids": chosen, "filters": list(dict.fromkeys(filter_ids))}
+    async with ctx.write_session(owner) as session:
+        (task,) = await insert_tasks(
+            ctx, session, TASK_KIND, [order], user_id=owner, total=len(chosen)
+        )
+        await ctx.record_change(session, owner, ChangeKind.TASK_CHANGED, [task.id])
     return task
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def decide_next_messages(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Read the next messages, and run the current filters on each."""
-    ids, chosen = part(order, checkpoint, CHUNK), set(order["filters"])
-    ctx.forget()
-    rows = await filter_loaders.all_of(ctx, own(ctx))
-    rules = [filter_loaders.rule_of(row) for row in rows if row.id in chosen]
-    found: dict[int, Decision] = {}
-    for key, stored in zip(ids, await ctx.load_all(content.stored, ids), strict=True):
-        if isinstance(stored, Stored) and rules:
+    ids, chosen = next_ids(task_order, checkpoint, MESSAGES_PER_STEP), set(task_order["filters"])
+    ctx.clear_loaded()
+    rows = await filter_loaders.load_all_of_user(ctx, require_user_id(ctx))
+    rules = [filter_loaders.rule_from_row(row) for row in rows if row.id in chosen]
+    found: dict[int, FilterResult] = {}
+    for key, stored in zip(
+        ids, await ctx.load_many(content.load_stored_messages, ids), strict=True
+    ):
+        if isinstance(stored, StoredMessage) and rules:
             try:
-                found[key] = await _decided(stored, rules)
-            except Corrupt as damage:  # the message stays where it is; the task continues
+                found[key] = await _decide(stored, rules)
+            except CorruptBlob as damage:  # the message stays where it is; the task continues
                 extra = {"message_id": key, "damage": str(damage)}
                 log.warning("filters were not applied to a damaged message", extra=extra)
-    ctx.forget()  # frees the loaded messages
-    return Plan(ids=ids, made=found)
+    ctx.clear_loaded()  # frees the loaded messages
+    return TaskStepPlan(ids=ids, prepared=found)
 
 
-async def _decided(stored: Stored, rules: Sequence[Rule]) -> Decision:
-    tree = stored.structure
-    return await stored.examine(
-        lambda source: filter_compiler.decided(rules, Looked(Letter(source, tree))), apart=True
+async def _decide(message: StoredMessage, rules: Sequence[CompiledFilter]) -> FilterResult:
+    tree = message.structure
+    return await message.examine(
+        lambda source: filter_compiler.filter_result(
+            rules, FilterTestMessage(ParsedSieveMessage(source, tree))
+        ),
+        in_thread=True,
     )
 
 
-async def step(
+async def apply_decisions(
     ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    task_order: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: Plan,
-) -> Step:
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Apply the decisions to the messages that still exist, together for equal decisions."""
-    decisions: Mapping[int, Decision] = {k: one for k, one in held.made.items() if one.matched}
-    statement = select(*picked(Mailbox)).where(col(Mailbox.user_id) == own(ctx))
+    decisions: Mapping[int, FilterResult] = {
+        k: one for k, one in task_plan.prepared.items() if one.matched_filter_ids
+    }
+    statement = select(*select_columns(Mailbox)).where(col(Mailbox.user_id) == require_user_id(ctx))
     rows = (await (await session.connection()).execute(statement)).all()
-    doing = _Doing(ctx, session, {row.id: row for row in rows}, decisions)
-    await doing.mark()
-    left = checkpoint.get("left", 0) + await doing.copy()
-    await doing.place()
-    await _count(session, decisions.values())
-    done = past(held.ids, order, checkpoint, len(decisions))
-    return Step({**done.checkpoint, "left": left}, done.done, more=done.more)
+    doing = _DecidedMessages(ctx, session, {row.id: row for row in rows}, decisions)
+    await doing.set_flags()
+    left = checkpoint.get("left", 0) + await doing.copy_while_quota_allows()
+    await doing.move_and_archive()
+    await _increment_match_counts(session, decisions.values())
+    result = result_after_ids(task_plan.ids, task_order, checkpoint, len(decisions))
+    return TaskStepResult(
+        {**result.checkpoint, "left": left}, result.done_count, has_more=result.has_more
+    )
 
 
-class _Doing:
+class _DecidedMessages:
     """Messages of one task step, with the decision for each."""
 
     def __init__(
         self,
         ctx: Context,
         session: AsyncSession,
-        boxes: Mapping[int, Picked],
-        decisions: Mapping[int, Decision],
+        mailbox_by_id: Mapping[int, ColumnRow],
+        decision_by_message: Mapping[int, FilterResult],
     ) -> None:
         self.ctx, self.session = ctx, session
-        self.boxes, self.decisions = boxes, decisions
-        roles = {mailbox.special_use: mailbox for mailbox in boxes.values() if mailbox.special_use}
+        self.mailbox_by_id, self.decision_by_message = mailbox_by_id, decision_by_message
+        roles = {
+            mailbox.special_use: mailbox
+            for mailbox in mailbox_by_id.values()
+            if mailbox.special_use
+        }
         self.junk, self.inbox = roles.get(SpecialUse.JUNK), roles.get(SpecialUse.INBOX)
 
-    async def rows(self) -> list[Picked]:
+    async def load_rows(self) -> list[ColumnRow]:
         """Load the current rows of the messages that still exist."""
-        rows = await row_changes.chosen(self.session, list(self.decisions))
-        mine = own(self.ctx)
-        return [row for row in rows if row.archived_at is None and row.user_id == mine]
+        rows = await row_changes.load_rows_in_transaction(
+            self.session, list(self.decision_by_message)
+        )
+        user_id = require_user_id(self.ctx)
+        return [row for row in rows if row.archived_at is None and row.user_id == user_id]
 
-    async def mark(self) -> None:
+    async def set_flags(self) -> None:
         """Set flags and keywords, up to the limit of keywords per message."""
-        alike: defaultdict[tuple[Any, ...], list[Picked]] = defaultdict(list)
-        for row in await self.rows():
-            one = self.decisions[row.id]
-            fresh = [name for name in one.labels if name not in row.keywords]
-            add = tuple(fresh[: max(0, KEYWORDS - len(row.keywords))])
-            alike[one.seen, one.flagged, add, tuple(one.removed)].append(row)
-        for (seen, flagged, add, removed), theirs in alike.items():
-            flags = {"seen": seen, "flagged": flagged}
-            on = {name: True for name, said in flags.items() if said}
-            changes = Changes(on, add=add, remove=removed)
-            if not changes.nothing:
-                await bulk_flags.change(self.ctx, self.session, theirs, changes)
+        rows_by_flags: defaultdict[tuple[Any, ...], list[ColumnRow]] = defaultdict(list)
+        for row in await self.load_rows():
+            one = self.decision_by_message[row.id]
+            new_keywords = [name for name in one.added_keywords if name not in row.keywords]
+            add = tuple(new_keywords[: max(0, MAX_KEYWORDS - len(row.keywords))])
+            rows_by_flags[one.is_seen, one.is_flagged, add, tuple(one.removed_keywords)].append(row)
+        for (is_seen, flagged, add, removed), flag_rows in rows_by_flags.items():
+            flags = {"seen": is_seen, "flagged": flagged}
+            on = {name: True for name, is_set in flags.items() if is_set}
+            changes = FlagChanges(on, add=add, remove=removed)
+            if not changes.is_empty:
+                await bulk_flags.change_flags(self.ctx, self.session, flag_rows, changes)
 
-    async def copy(self) -> int:
+    async def copy_while_quota_allows(self) -> int:
         """Copy messages while the quota allows it. Returns the number of skipped copies."""
-        to: defaultdict[int, list[Picked]] = defaultdict(list)
-        for row in await self.rows():
-            for mailbox in self.decisions[row.id].copies:
-                if mailbox in self.boxes and mailbox != row.mailbox_id:
-                    to[mailbox].append(row)
-        left = 0
-        for mailbox, theirs in to.items():
-            if await self._fit(sum(row.size for row in theirs)):
-                await copy.copy(self.ctx, self.session, theirs, self.boxes[mailbox])
+        rows_by_mailbox: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+        for row in await self.load_rows():
+            for mailbox in self.decision_by_message[row.id].copy_mailbox_ids:
+                if mailbox in self.mailbox_by_id and mailbox != row.mailbox_id:
+                    rows_by_mailbox[mailbox].append(row)
+        uncopied_count = 0
+        for mailbox, mailbox_rows in rows_by_mailbox.items():
+            if await self._has_quota_for(sum(row.size for row in mailbox_rows)):
+                await copy.copy_messages(
+                    self.ctx, self.session, mailbox_rows, self.mailbox_by_id[mailbox]
+                )
             else:
-                left += len(theirs)
-        return left
+                uncopied_count += len(mailbox_rows)
+        return uncopied_count
 
-    async def _fit(self, size: int) -> bool:
-        given = {"user": own(self.ctx), "platform": self.ctx.world.options.default_quota}
-        found = await self.ctx.read(QUOTA, given)
-        return all(not row.allowed or row.used + size <= row.allowed for row in found)
+    async def _has_quota_for(self, byte_count: int) -> bool:
+        parameters = {
+            "user": require_user_id(self.ctx),
+            "platform": self.ctx.environment.options.default_quota,
+        }
+        found = await self.ctx.read(SELECT_QUOTA, parameters)
+        return all(not row.allowed or row.used + byte_count <= row.allowed for row in found)
 
-    async def place(self) -> None:
+    async def move_and_archive(self) -> None:
         """Move the messages to their target mailbox, or to the archive."""
-        gone: list[Picked] = []
-        to: defaultdict[int, list[Picked]] = defaultdict(list)
-        for row in await self.rows():
-            mailbox = self._place(row)
-            if self.decisions[row.id].delete:
-                gone.append(row)
+        archived_rows: list[ColumnRow] = []
+        rows_by_mailbox: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+        for row in await self.load_rows():
+            mailbox = self._target_mailbox(row)
+            if self.decision_by_message[row.id].is_deleted:
+                archived_rows.append(row)
             elif mailbox is not None:
-                to[mailbox.id].append(row)
-        for key, theirs in to.items():
-            await row_changes.move(self.ctx, self.session, theirs, self.boxes[key])
-        if gone:
-            paths = {mailbox.id: mailbox.path for mailbox in self.boxes.values()}
-            await row_changes.archive(self.ctx, self.session, gone, paths)
+                rows_by_mailbox[mailbox.id].append(row)
+        for key, mailbox_rows in rows_by_mailbox.items():
+            await row_changes.move_messages(
+                self.ctx, self.session, mailbox_rows, self.mailbox_by_id[key]
+            )
+        if archived_rows:
+            paths = {mailbox.id: mailbox.path for mailbox in self.mailbox_by_id.values()}
+            await row_changes.archive_messages(self.ctx, self.session, archived_rows, paths)
 
-    def _place(self, row: Picked) -> Picked | None:
+    def _target_mailbox(self, row: ColumnRow) -> ColumnRow | None:
         """Return the target mailbox, or None if the message stays in its mailbox.
 
         Messages in Junk stay there unless a filter decides that they are not spam.
         """
-        one = self.decisions[row.id]
+        one = self.decision_by_message[row.id]
         in_junk = self.junk is not None and row.mailbox_id == self.junk.id
-        if one.spam:
+        if one.is_spam:
             return self.junk
-        if in_junk and one.spam is None:
+        if in_junk and one.is_spam is None:
             return None
         if one.mailbox_id is not None:
-            return self.boxes.get(one.mailbox_id, self.inbox)
+            return self.mailbox_by_id.get(one.mailbox_id, self.inbox)
         return self.inbox if in_junk else None
 
 
-async def _count(session: AsyncSession, decisions: Iterable[Decision]) -> None:
+async def _increment_match_counts(session: AsyncSession, decisions: Iterable[FilterResult]) -> None:
     """Add to the match counts of the filters, in one statement per count."""
-    often = Counter(key for one in decisions for key in one.matched)
+    often = Counter(key for one in decisions for key in one.matched_filter_ids)
     connection = await session.connection()
-    for many in sorted(set(often.values())):
-        keys = [key for key, times in often.items() if times == many]
-        these = update(Filter).where(col(Filter.id).in_(keys))
-        await connection.execute(these.values(match_count=Filter.match_count + many))
+    for match_count in sorted(set(often.values())):
+        keys = [key for key, times in often.items() if times == match_count]
+        statement = update(Filter).where(col(Filter.id).in_(keys))
+        await connection.execute(statement.values(match_count=Filter.match_count + match_count))

@@ -9,119 +9,140 @@ from sqlmodel import col
 
 from mail import sieve
 from mail.filters import filter_compiler
-from mail.filters.filter_compiler import Names, Rule
-from mail.filters.filter_result import Target
-from mail.text.languages import closest
+from mail.filters.filter_compiler import CompiledFilter, ScriptNames
+from mail.filters.filter_result import FilterTarget
+from mail.text.languages import text_in_language
 from models.errors import LimitReached
 from models.filters.tables import Filter
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import overseen_users
+from resolvers.access import is_overseen_user
 from resolvers.context import Context
 from resolvers.filters import descriptions
-from resolvers.filters.descriptions import ENGLISH, WORDS
-from resolvers.pagination import Scan, by_keys, together
-from resolvers.sql_text import holding, within
+from resolvers.filters.descriptions import ENGLISH_TERMS, TERMS_BY_LANGUAGE
+from resolvers.pagination import PageScan, read_by_keys, read_union
+from resolvers.sql_text import any_item_fits_sql, contains_text_sql
 
-ORDER = "filters"  # of one user, in the order they run
-MADE = "filters-made"  # of all users, in the order of creation
-PLACE = (col(Filter.order), col(Filter.id))
-MADE_PLACE = (col(Filter.created_at), col(Filter.id))
-SHOWN = frozenset(column.name for column in picked(Filter)) - {"relays"}
+RUN_ORDER_CURSOR_KIND = "filters"  # of one user, in the order they run
+CREATED_ORDER_CURSOR_KIND = "filters-made"  # of all users, in the order of creation
+RUN_SORT_KEY = (col(Filter.order), col(Filter.id))
+CREATED_SORT_KEY = (col(Filter.created_at), col(Filter.id))
+VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Filter)) - {"relays"}
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class FilterListing:
     """A page of the filters of a user, in the order they run."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class FilterWhere:
+class FilterListConditions:
     """Conditions of a list of filters; all must hold. A user ID of 0 matches no filter."""
 
-    forward: str | None = None  # matches targets that contain it
+    target_part: str | None = None  # matches targets that contain it
     user_id: int | None = None
 
 
-def visible(ctx: Context) -> ColumnElement[bool]:
+def is_visible_filter_sql(ctx: Context) -> ColumnElement[bool]:
     """Build the condition that the viewer can see a filter: their own, or all for an ADMIN.
 
     A DOMAIN_ADMIN with the permission FILTERS sees those of the users in their domains.
     """
-    viewer, own = ctx.viewer, col(Filter.user_id) == ctx.viewer.user_id
+    viewer, is_own_filter = ctx.viewer, col(Filter.user_id) == ctx.viewer.user_id
     chief = viewer.role is Role.DOMAIN_ADMIN and AdminPermission.FILTERS in viewer.permissions
     if not (chief or viewer.role.includes(Role.ADMIN)):
-        return own
-    return own | col(Filter.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
+        return is_own_filter
+    return is_own_filter | col(Filter.user_id).in_(
+        select(col(User.id)).where(is_overseen_user(ctx))
+    )
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_by_ids(ctx: Context, filter_ids: list[int]) -> list[ColumnRow | None]:
     """Load the filters with these IDs, in this order. None if the viewer can't see one."""
-    seen = select(*picked(Filter, SHOWN)).where(visible(ctx))
-    return await by_keys(ctx, seen, col(Filter.id), ids)
+    statement = select(*select_columns(Filter, VISIBLE_COLUMNS)).where(is_visible_filter_sql(ctx))
+    return await read_by_keys(ctx, statement, col(Filter.id), filter_ids)
 
 
-async def all_of(ctx: Context, user_id: int) -> Sequence[Picked]:
+async def load_all_of_user(ctx: Context, user_id: int) -> Sequence[ColumnRow]:
     """Load the filters of a user in the order they run, with inactive ones."""
-    statement = select(*picked(Filter, SHOWN)).where(visible(ctx), col(Filter.user_id) == user_id)
-    return await ctx.read(statement.order_by(*PLACE))
+    statement = select(*select_columns(Filter, VISIBLE_COLUMNS)).where(
+        is_visible_filter_sql(ctx), col(Filter.user_id) == user_id
+    )
+    return await ctx.read(statement.order_by(*RUN_SORT_KEY))
 
 
-async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+async def load_pages(ctx: Context, listings: list[FilterListing]) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, in the order the filters run."""
-    names = SHOWN.intersection({"id", "order"}.union(*(key.columns for key in keys)))
-    statement = select(*picked(Filter, names)).where(visible(ctx))
+    names = VISIBLE_COLUMNS.intersection({"id", "order"}.union(*(key.columns for key in listings)))
+    statement = select(*select_columns(Filter, names)).where(is_visible_filter_sql(ctx))
     scans = [
-        Scan(statement.where(col(Filter.user_id) == key.user_id), key.ask, PLACE, falling=False)
-        for key in keys
+        PageScan(
+            statement.where(col(Filter.user_id) == key.user_id),
+            key.page_request,
+            RUN_SORT_KEY,
+            is_descending=False,
+        )
+        for key in listings
     ]
-    return await pagination.pages(ctx, scans)
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+async def count_listings(ctx: Context, listings: list[FilterListing]) -> list[int]:
     """Count the filters of these listings."""
-    many = select(func.count().label("many")).select_from(Filter).where(visible(ctx))
-    scans = [many.where(col(Filter.user_id) == key.user_id) for key in keys]
-    return [row.many for (row,) in await together(ctx, scans)]
+    statement = (
+        select(func.count().label("many")).select_from(Filter).where(is_visible_filter_sql(ctx))
+    )
+    scans = [statement.where(col(Filter.user_id) == key.user_id) for key in listings]
+    return [row.many for (row,) in await read_union(ctx, scans)]
 
 
-def _terms(ctx: Context, where: FilterWhere) -> list[ColumnElement[bool]]:
-    terms = [visible(ctx)]
-    if where.user_id is not None:
-        terms.append(col(Filter.user_id) == where.user_id)
-    if where.forward:
+def _list_conditions(ctx: Context, conditions: FilterListConditions) -> list[ColumnElement[bool]]:
+    terms = [is_visible_filter_sql(ctx)]
+    if conditions.user_id is not None:
+        terms.append(col(Filter.user_id) == conditions.user_id)
+    if conditions.target_part:
         terms.append(
-            holding(ctx.world.database.dialect, col(Filter.targets), within, [where.forward])
+            any_item_fits_sql(
+                ctx.environment.database.dialect,
+                col(Filter.targets),
+                contains_text_sql,
+                [conditions.target_part],
+            )
         )
     return terms
 
 
-async def page(
-    ctx: Context, where: FilterWhere, ask: Ask, columns: Collection[str]
-) -> Page[Picked]:
+async def load_page_of_all(
+    ctx: Context,
+    conditions: FilterListConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Load a page of the filters of all users, in the order of creation."""
-    names = SHOWN.intersection(columns) | {"created_at", "id"}
-    rows = select(*picked(Filter, names)).where(*_terms(ctx, where))
-    return await pagination.one(ctx, Scan(rows, ask, MADE_PLACE, falling=False))
+    names = VISIBLE_COLUMNS.intersection(columns) | {"created_at", "id"}
+    rows = select(*select_columns(Filter, names)).where(*_list_conditions(ctx, conditions))
+    return await pagination.read_page(
+        ctx, PageScan(rows, page_request, CREATED_SORT_KEY, is_descending=False)
+    )
 
 
-async def count(ctx: Context, where: FilterWhere) -> int:
+async def count_of_all(ctx: Context, conditions: FilterListConditions) -> int:
     """Count the filters of the list that `load_page_of_all` reads."""
-    many = select(func.count().label("many")).select_from(Filter)
-    (row,) = await ctx.read(many.where(*_terms(ctx, where)))
+    statement = select(func.count().label("many")).select_from(Filter)
+    (row,) = await ctx.read(statement.where(*_list_conditions(ctx, conditions)))
     return int(row.many)
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class FilterActionValues:
     """The values of a filter's action. None or empty means that the filter doesn't set it."""
 
     seen: bool | None
@@ -138,7 +159,9 @@ class Deed:
     stop: bool
 
     @classmethod
-    def of(cls, action: Mapping[str, Any], targets: Sequence[str]) -> "Deed":
+    def from_stored_action(
+        cls, action: Mapping[str, Any], targets: Sequence[str]
+    ) -> "FilterActionValues":
         """Build the values from the stored action and its targets."""
         return cls(
             seen=action.get("seen"),
@@ -156,78 +179,91 @@ class Deed:
         )
 
 
-def whole(action: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+def action_with_targets(action: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
     """Return the action with its targets, in the form of `mail/filters/filter_compiler.py`."""
     return {**action, "targets": list(targets)} if targets else dict(action)
 
 
-def rule_of(row: Picked) -> Rule:
+def rule_from_row(row: ColumnRow) -> CompiledFilter:
     """Build the rule that runs, with targets in their visible form (without passwords)."""
-    targets = [Target(row.id, shown, shown) for shown in row.targets]
-    return Rule(row.id, row.query, whole(row.action, row.targets), targets)
+    targets = [FilterTarget(row.id, target, target) for target in row.targets]
+    return CompiledFilter(row.id, row.query, action_with_targets(row.action, row.targets), targets)
 
 
-def used(action: Mapping[str, Any]) -> list[int]:
+def mailbox_ids_in_action(action: Mapping[str, Any]) -> list[int]:
     """Return the IDs of the mailboxes that an action names."""
     return [*([action["mailbox"]] if "mailbox" in action else ()), *action.get("copyTo", ())]
 
 
-async def paths(ctx: Context, ids: list[int]) -> list[str | None]:
+async def load_mailbox_paths(ctx: Context, mailbox_ids: list[int]) -> list[str | None]:
     """Load the paths of these mailboxes, in this order.
 
     Without a check of the viewer's rights, since a visible filter names them.
     """
-    statement = select(col(Mailbox.id), col(Mailbox.path)).where(col(Mailbox.id).in_(ids))
+    statement = select(col(Mailbox.id), col(Mailbox.path)).where(col(Mailbox.id).in_(mailbox_ids))
     found = {row.id: row.path for row in await ctx.read(statement)}
-    return [found.get(key) for key in ids]
+    return [found.get(key) for key in mailbox_ids]
 
 
-async def names_of(ctx: Context, action: Mapping[str, Any]) -> Names:
+async def load_sieve_names(ctx: Context, action: Mapping[str, Any]) -> ScriptNames:
     """Load the names that a script and a description use for an action."""
-    mailboxes = used(action)
-    known = zip(mailboxes, await ctx.load_all(paths, mailboxes), strict=True)
-    seconds = int(ctx.world.options.autoreply_interval.total_seconds())
-    return Names({key: path for key, path in known if path}, seconds)
+    mailboxes = mailbox_ids_in_action(action)
+    ids_and_paths = zip(mailboxes, await ctx.load_many(load_mailbox_paths, mailboxes), strict=True)
+    seconds = int(ctx.environment.options.autoreply_interval.total_seconds())
+    return ScriptNames({key: path for key, path in ids_and_paths if path}, seconds)
 
 
-async def script(ctx: Context, row: Picked) -> str:
+async def sieve_script(ctx: Context, filter_row: ColumnRow) -> str:
     """Return a filter as a Sieve script. Actions without a Sieve form are comments at its start."""
-    action = whole(row.action, row.targets)
-    others = filter_compiler.beyond(action)
-    lines = [f"# Sieve does not say: it is sent on to {one}\n" for one in others["targets"]]
-    lines += ["# Sieve does not say: a webhook is called\n" for _ in others["webhook"]]
-    tree = filter_compiler.tree(row.id, row.query, action, await names_of(ctx, action))
-    return "".join(lines) + sieve.printed(tree)
+    action = action_with_targets(filter_row.action, filter_row.targets)
+    other_actions = filter_compiler.actions_without_sieve(action)
+    lines = [f"# Sieve does not say: it is sent on to {one}\n" for one in other_actions["targets"]]
+    lines += ["# Sieve does not say: a webhook is called\n" for _ in other_actions["webhook"]]
+    tree = filter_compiler.script_from_filter(
+        filter_row.id, filter_row.query, action, await load_sieve_names(ctx, action)
+    )
+    return "".join(lines) + sieve.print_script(tree)
 
 
-async def languages(ctx: Context, ids: list[int]) -> list[str | None]:
+async def load_languages(ctx: Context, user_ids: list[int]) -> list[str | None]:
     """Load the languages of these users, in this order."""
-    statement = select(col(User.id), col(User.language)).where(col(User.id).in_(ids))
+    statement = select(col(User.id), col(User.language)).where(col(User.id).in_(user_ids))
     found = {row.id: row.language for row in await ctx.read(statement)}
-    return [found.get(key) for key in ids]
+    return [found.get(key) for key in user_ids]
 
 
-async def words_of(ctx: Context, user_id: int) -> descriptions.Words:
+async def load_terms_of_user(ctx: Context, user_id: int) -> descriptions.FilterTerms:
     """Load the terms in the user's language, else in English."""
-    return closest(await ctx.load(languages, user_id), WORDS) or ENGLISH
+    return (
+        text_in_language(await ctx.load(load_languages, user_id), TERMS_BY_LANGUAGE)
+        or ENGLISH_TERMS
+    )
 
 
-async def query_text(ctx: Context, row: Picked) -> list[list[str]]:
+async def describe_query(ctx: Context, filter_row: ColumnRow) -> list[list[str]]:
     """Describe the tests of a filter for people, as pairs of label and value."""
-    return descriptions.of_query(await words_of(ctx, row.user_id), row.query)
+    return descriptions.describe_query(
+        await load_terms_of_user(ctx, filter_row.user_id), filter_row.query
+    )
 
 
-async def action_text(ctx: Context, row: Picked) -> list[list[str]]:
+async def describe_action(ctx: Context, filter_row: ColumnRow) -> list[list[str]]:
     """Describe the actions of a filter for people, as pairs of label and value."""
-    action = whole(row.action, row.targets)
-    names = await names_of(ctx, action)
-    return descriptions.of_action(await words_of(ctx, row.user_id), action, names.mailboxes)
+    action = action_with_targets(filter_row.action, filter_row.targets)
+    names = await load_sieve_names(ctx, action)
+    return descriptions.describe_action(
+        await load_terms_of_user(ctx, filter_row.user_id), action, names.mailbox_paths
+    )
 
 
-async def check_room(ctx: Context, user_id: int, more: int = 1, path: str = "user") -> None:
+async def require_filter_capacity(
+    ctx: Context, user_id: int, new_count: int = 1, input_field: str = "user"
+) -> None:
     """Raise LimitReached if the user can't have this many more filters."""
-    most = ctx.world.options.filters_max
+    max_filters = ctx.environment.options.filters_max
     statement = select(func.count().label("many")).where(col(Filter.user_id) == user_id)
     (row,) = await ctx.read(statement)
-    if row.many + more > most:
-        raise LimitReached(f"at most {most} filters", limit=most, used=row.many, path=[path])
+    if row.many + new_count > max_filters:
+        raise LimitReached(
+            f"at most {max_filters} filters", limit=max_filters, used=row.many, path=[input_field]
+        )

@@ -9,258 +9,328 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import Invalid, all_found
-from models.events.journal import ChangeKind, Entry
+from models.errors import InvalidInput, require_all_found
+from models.events.journal import ChangeKind, JournalEntry
 from models.filters.tables import Filter
-from models.store.columns import Picked, picked, table_of
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role
 from resolvers import sql_text
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
-from resolvers.context import Context, Needs
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.context import Context, GuardRule
 from resolvers.filters import validation as filter_validation
-from resolvers.filters.loaders import all_of, check_room, used, visible
-from resolvers.filters.validation import Checked, Whose
-from resolvers.users.selection import managed_all
+from resolvers.filters.loaders import (
+    is_visible_filter_sql,
+    load_all_of_user,
+    mailbox_ids_in_action,
+    require_filter_capacity,
+)
+from resolvers.filters.validation import CheckedAction, FilterState
+from resolvers.users.selection import load_managed_users
 
-NAME = 255  # characters
-ORDERS = range(-(1 << 31), 1 << 31)
-LOGGED = ("name", "order", "active", "targets")  # columns in the admin log
+MAX_NAME_LENGTH = 255  # characters
+ORDER_RANGE = range(-(1 << 31), 1 << 31)
+LOGGED_COLUMNS = ("name", "order", "active", "targets")  # columns in the admin log
 
-Values = Mapping[str, Any]  # by column; query and action as in the input
+FilterInputValues = Mapping[str, Any]  # by column; query and action as in the input
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class ValidatedFilter:
     """The columns of a validated new filter, and its targets."""
 
     row: dict[str, Any]
-    fresh: Sequence[str]  # targets
+    new_targets: Sequence[str]  # targets
 
 
-async def create(ctx: Context, user_id: int | None, given: Values) -> int:
+async def create_filter(ctx: Context, user_id: int | None, values: FilterInputValues) -> int:
     """Create a filter and return its ID. Without `order` it runs last.
 
     Raises InvalidInput, Forbidden, LimitReached or NotFound.
     """
-    owner = own(ctx) if user_id is None else user_id
-    permitted(ctx, [owner])
-    async with ctx.write(owner) as session:
-        (user,) = await managed_all(ctx, [owner], path="user")
-        await check_room(ctx, owner)
-        made = await prepared(ctx, owner, given)
-        made.row.setdefault("order", await behind_all(ctx, owner))
-        await store(ctx, session, user, [made], "filterCreate")
-    return int(made.row["id"])
+    owner = require_user_id(ctx) if user_id is None else user_id
+    require_filter_permission(ctx, [owner])
+    async with ctx.write_session(owner) as session:
+        (user,) = await load_managed_users(ctx, [owner], path="user")
+        await require_filter_capacity(ctx, owner)
+        validated = await validate_new_filter(ctx, owner, values)
+        validated.row.setdefault("order", await next_order(ctx, owner))
+        await insert_filters(ctx, session, user, [validated], "filterCreate")
+    return int(validated.row["id"])
 
 
-async def prepared(ctx: Context, owner: int, given: Values) -> Prepared:
+async def validate_new_filter(
+    ctx: Context, owner_id: int, values: FilterInputValues
+) -> ValidatedFilter:
     """Validate a new filter and return its columns, without `order` unless it is given.
 
     Raises InvalidInput or NotFound.
     """
-    key = ctx.world.key()
-    query = filter_validation.query(given["query"], {}, ["query"])
-    done = await filter_validation.action(ctx, given["action"], Whose(key, owner), ["action"])
-    filter_validation.check_script(key, query, done)
+    key = ctx.environment.new_id()
+    query = filter_validation.validate_query(values["query"], {}, ["query"])
+    checked_action = await filter_validation.validate_action(
+        ctx, values["action"], FilterState(key, owner_id), ["action"]
+    )
+    filter_validation.validate_script_size(key, query, checked_action)
     row = {
         "id": key,
-        "user_id": owner,
+        "user_id": owner_id,
         "name": "",
         "active": True,
         "meta_data": None,
         "match_count": 0,
-        "created_at": ctx.world.now(),
-        **_plain(given, ()),
-        **_stored(query, done),
+        "created_at": ctx.environment.now(),
+        **_validated_simple_columns(values, ()),
+        **_query_and_action_columns(query, checked_action),
     }
-    return Prepared(row, done.fresh)
+    return ValidatedFilter(row, checked_action.new_targets)
 
 
-async def store(
-    ctx: Context, session: AsyncSession, user: Picked, made: Sequence[Prepared], mutation: str
+async def insert_filters(
+    ctx: Context,
+    session: AsyncSession,
+    user: ColumnRow,
+    filters: Sequence[ValidatedFilter],
+    mutation_name: str,
 ) -> None:
     """Insert filters of a user with a locked stream, and record and log it."""
-    rows = {int(one.row["id"]): one for one in made}
+    rows = {int(one.row["id"]): one for one in filters}
     if rows:
-        table = table_of(Filter)
-        await (await session.connection()).execute(insert(table), [one.row for one in made])
-        await ctx.record(session, user.id, ChangeKind.FILTER_CHANGED, list(rows))
-    await _security(ctx, session, {key: (user.id, one.fresh) for key, one in rows.items()})
-    await _log(ctx, session, mutation, {key: (user, None, one.row) for key, one in rows.items()})
+        table = core_table(Filter)
+        await (await session.connection()).execute(insert(table), [one.row for one in filters])
+        await ctx.record_change(session, user.id, ChangeKind.FILTER_CHANGED, list(rows))
+    await _log_new_targets(
+        ctx, session, {key: (user.id, one.new_targets) for key, one in rows.items()}
+    )
+    await _log_for_admins(
+        ctx,
+        session,
+        mutation_name,
+        {key: LoggedFilterChange(user, None, one.row) for key, one in rows.items()},
+    )
 
 
-async def clear(ctx: Context, session: AsyncSession, user: Picked, mutation: str) -> None:
+async def delete_all_of_user(
+    ctx: Context, session: AsyncSession, user: ColumnRow, mutation_name: str
+) -> None:
     """Delete all filters of a user with a locked stream, and record and log it."""
-    rows = await all_of(ctx, user.id)
-    await _delete(session, [row.id for row in rows])
-    await _tell(ctx, session, rows)
-    await _log(ctx, session, mutation, {row.id: (user, row._asdict(), None) for row in rows})
+    rows = await load_all_of_user(ctx, user.id)
+    await _delete_rows(session, [row.id for row in rows])
+    await _record_changes(ctx, session, rows)
+    await _log_for_admins(
+        ctx,
+        session,
+        mutation_name,
+        {row.id: LoggedFilterChange(user, row._asdict(), None) for row in rows},
+    )
 
 
-async def behind_all(ctx: Context, owner: int) -> int:
+async def next_order(ctx: Context, owner_id: int) -> int:
     """Return the order number after all filters of a user."""
     statement = select(func.max(col(Filter.order)).label("last")).where(
-        col(Filter.user_id) == owner
+        col(Filter.user_id) == owner_id
     )
     (row,) = await ctx.read(statement)
-    return 0 if row.last is None else min(row.last + 1, ORDERS[-1])
+    return 0 if row.last is None else min(row.last + 1, ORDER_RANGE[-1])
 
 
-async def change(ctx: Context, ids: Sequence[int], given: Values) -> None:
+async def update_filters(
+    ctx: Context, filter_ids: Sequence[int], new_values: FilterInputValues
+) -> None:
     """Update filters, all or none. Parts of query and action that are not given stay.
 
     Raises InvalidInput, NotFound or Forbidden.
     """
-    if not given:
-        raise Invalid("say what to change", constraint="required", path=["set"])
-    known = await _rows(ctx, ids)
-    all_found(ids, {row.id for row in known})
-    owners = {row.user_id for row in known}
-    permitted(ctx, owners)
-    async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
-        rows = await _rows(ctx, ids)
-        all_found(ids, {row.id for row in rows})
-        made, fresh = dict[int, dict[str, Any]](), dict[int, tuple[int, Sequence[str]]]()
+    if not new_values:
+        raise InvalidInput("say what to change", constraint="required", path=["set"])
+    visible_rows = await _load_visible_rows(ctx, filter_ids)
+    require_all_found(filter_ids, {row.id for row in visible_rows})
+    owners = {row.user_id for row in visible_rows}
+    require_filter_permission(ctx, owners)
+    async with ctx.write_session(*owners) as session:
+        users = {user.id: user for user in await load_managed_users(ctx, owners, path="ids")}
+        rows = await _load_visible_rows(ctx, filter_ids)
+        require_all_found(filter_ids, {row.id for row in rows})
+        changes_by_filter, new_targets_by_filter = (
+            dict[int, dict[str, Any]](),
+            dict[int, tuple[int, Sequence[str]]](),
+        )
         for row in rows:
-            values, done = await _changed(ctx, row, given)
-            made[row.id] = {k: v for k, v in values.items() if getattr(row, k) != v}
-            fresh[row.id] = (row.user_id, done.fresh)
+            values, checked_action = await _updated_columns(ctx, row, new_values)
+            changes_by_filter[row.id] = {k: v for k, v in values.items() if getattr(row, k) != v}
+            new_targets_by_filter[row.id] = (row.user_id, checked_action.new_targets)
         connection = await session.connection()
-        for key, values in made.items():
+        for key, values in changes_by_filter.items():
             if values:
                 await connection.execute(
-                    update(table_of(Filter)).where(col(Filter.id) == key).values(values)
+                    update(core_table(Filter)).where(col(Filter.id) == key).values(values)
                 )
-        told = [row for row in rows if made[row.id]]
-        await _tell(ctx, session, told)
-        await _security(ctx, session, fresh)
-        log = {row.id: (users[row.user_id], row._asdict(), made[row.id]) for row in told}
-        await _log(ctx, session, "filterUpdate", log)
+        changed_rows = [row for row in rows if changes_by_filter[row.id]]
+        await _record_changes(ctx, session, changed_rows)
+        await _log_new_targets(ctx, session, new_targets_by_filter)
+        log = {
+            row.id: LoggedFilterChange(users[row.user_id], row._asdict(), changes_by_filter[row.id])
+            for row in changed_rows
+        }
+        await _log_for_admins(ctx, session, "filterUpdate", log)
 
 
-async def _changed(ctx: Context, row: Picked, given: Values) -> tuple[dict[str, Any], Checked]:
+async def _updated_columns(
+    ctx: Context, filter_row: ColumnRow, values: FilterInputValues
+) -> tuple[dict[str, Any], CheckedAction]:
     """Return the new column values and the validated action."""
-    query, at = row.query, ["set", "query"]
-    if given.get("query") is not None:
-        query = filter_validation.query(given["query"], row.query, at)
-    done = Checked(row.action, row.targets, row.relays)
-    if given.get("action") is not None:
-        whose = Whose(row.id, row.user_id, row.action, row.targets, row.relays)
-        done = await filter_validation.action(ctx, given["action"], whose, ["set", "action"])
-    filter_validation.check_script(row.id, query, done)
-    return {**_plain(given, ("set",)), **_stored(query, done)}, done
+    query, at = filter_row.query, ["set", "query"]
+    if values.get("query") is not None:
+        query = filter_validation.validate_query(values["query"], filter_row.query, at)
+    checked_action = CheckedAction(filter_row.action, filter_row.targets, filter_row.relays)
+    if values.get("action") is not None:
+        filter_state = FilterState(
+            filter_row.id,
+            filter_row.user_id,
+            filter_row.action,
+            filter_row.targets,
+            filter_row.relays,
+        )
+        checked_action = await filter_validation.validate_action(
+            ctx, values["action"], filter_state, ["set", "action"]
+        )
+    filter_validation.validate_script_size(filter_row.id, query, checked_action)
+    return {
+        **_validated_simple_columns(values, ("set",)),
+        **_query_and_action_columns(query, checked_action),
+    }, checked_action
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_filters(ctx: Context, filter_ids: Sequence[int]) -> None:
     """Delete filters, all or none. Raises NotFound or Forbidden."""
-    known = await _rows(ctx, ids)
-    all_found(ids, {row.id for row in known})
-    owners = {row.user_id for row in known}
-    permitted(ctx, owners)
-    async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
-        rows = await _rows(ctx, ids)
-        all_found(ids, {row.id for row in rows})
-        await _delete(session, [row.id for row in rows])
-        await _tell(ctx, session, rows)
-        log = {row.id: (users[row.user_id], row._asdict(), None) for row in rows}
-        await _log(ctx, session, "filterDelete", log)
+    visible_rows = await _load_visible_rows(ctx, filter_ids)
+    require_all_found(filter_ids, {row.id for row in visible_rows})
+    owners = {row.user_id for row in visible_rows}
+    require_filter_permission(ctx, owners)
+    async with ctx.write_session(*owners) as session:
+        users = {user.id: user for user in await load_managed_users(ctx, owners, path="ids")}
+        rows = await _load_visible_rows(ctx, filter_ids)
+        require_all_found(filter_ids, {row.id for row in rows})
+        await _delete_rows(session, [row.id for row in rows])
+        await _record_changes(ctx, session, rows)
+        log = {row.id: LoggedFilterChange(users[row.user_id], row._asdict(), None) for row in rows}
+        await _log_for_admins(ctx, session, "filterDelete", log)
 
 
-async def without(
-    ctx: Context, session: AsyncSession, gone: Mapping[int, Collection[int]]
-) -> dict[int, list[Entry]]:
+async def delete_filters_using_mailboxes(
+    ctx: Context, session: AsyncSession, mailbox_ids_by_user: Mapping[int, Collection[int]]
+) -> dict[int, list[JournalEntry]]:
     """Delete the filters that use one of these mailboxes. Returns the journal entries by user.
 
     The users' streams are locked.
     """
-    statement = select(*picked(Filter, ("id", "user_id", "action"))).where(
-        col(Filter.user_id).in_(gone)
+    statement = select(*select_columns(Filter, ("id", "user_id", "action"))).where(
+        col(Filter.user_id).in_(mailbox_ids_by_user)
     )
     rows = (await (await session.connection()).execute(statement)).all()
-    lost = [row for row in rows if set(gone[row.user_id]).intersection(used(row.action))]
-    await _delete(session, [row.id for row in lost])
+    deleted_rows = [
+        row
+        for row in rows
+        if set(mailbox_ids_by_user[row.user_id]).intersection(mailbox_ids_in_action(row.action))
+    ]
+    await _delete_rows(session, [row.id for row in deleted_rows])
     return {
-        user: ctx.entries(
-            ChangeKind.FILTER_CHANGED, sorted(row.id for row in lost if row.user_id == user)
+        user: ctx.journal_entries(
+            ChangeKind.FILTER_CHANGED, sorted(row.id for row in deleted_rows if row.user_id == user)
         )
-        for user in {row.user_id for row in lost}
+        for user in {row.user_id for row in deleted_rows}
     }
 
 
-async def _delete(session: AsyncSession, ids: Sequence[int]) -> None:
-    if ids:
-        table = table_of(Filter)
-        await (await session.connection()).execute(delete(table).where(table.c.id.in_(ids)))
+async def _delete_rows(session: AsyncSession, filter_ids: Sequence[int]) -> None:
+    if filter_ids:
+        table = core_table(Filter)
+        await (await session.connection()).execute(delete(table).where(table.c.id.in_(filter_ids)))
 
 
-async def _rows(ctx: Context, ids: Sequence[int]) -> Sequence[Picked]:
-    statement = select(*picked(Filter)).where(visible(ctx), col(Filter.id).in_(ids))
+async def _load_visible_rows(ctx: Context, filter_ids: Sequence[int]) -> Sequence[ColumnRow]:
+    statement = select(*select_columns(Filter)).where(
+        is_visible_filter_sql(ctx), col(Filter.id).in_(filter_ids)
+    )
     return await ctx.read(statement.order_by(col(Filter.id)))
 
 
-def permitted(ctx: Context, owners: Collection[int]) -> None:
+def require_filter_permission(ctx: Context, owner_ids: Collection[int]) -> None:
     """Raise Forbidden if a DOMAIN_ADMIN lacks the permission FILTERS for filters of others."""
-    if set(owners) - {ctx.viewer.user_id}:
-        needs = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
+    if set(owner_ids) - {ctx.viewer.user_id}:
+        needs = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
         ctx.viewer.require(needs)
 
 
-def _plain(given: Values, at: Sequence[str]) -> dict[str, Any]:
+def _validated_simple_columns(
+    values: FilterInputValues, input_path: Sequence[str]
+) -> dict[str, Any]:
     """Return the columns that are stored as given.
 
     For most, None means no change. Raises InvalidInput.
     """
     found: dict[str, Any] = {}
-    if "name" in given:
-        found["name"] = sql_text.checked(given["name"], most=NAME, path=[*at, "name"]) or ""
-    if given.get("active") is not None:
-        found["active"] = given["active"]
-    if given.get("order") is not None:
-        if given["order"] not in ORDERS:
-            raise Invalid("a number of 32 bits", constraint="range", path=[*at, "order"])
-        found["order"] = given["order"]
-    if "meta_data" in given:
-        found["meta_data"] = given["meta_data"]
+    if "name" in values:
+        found["name"] = (
+            sql_text.validate_text(
+                values["name"], max_length=MAX_NAME_LENGTH, path=[*input_path, "name"]
+            )
+            or ""
+        )
+    if values.get("active") is not None:
+        found["active"] = values["active"]
+    if values.get("order") is not None:
+        if values["order"] not in ORDER_RANGE:
+            raise InvalidInput(
+                "a number of 32 bits", constraint="range", path=[*input_path, "order"]
+            )
+        found["order"] = values["order"]
+    if "meta_data" in values:
+        found["meta_data"] = values["meta_data"]
     return found
 
 
-def _stored(query: dict[str, Any], done: Checked) -> dict[str, Any]:
+def _query_and_action_columns(
+    query: dict[str, Any], checked_action: CheckedAction
+) -> dict[str, Any]:
     return {
         "query": query,
-        "action": done.action,
-        "targets": list(done.targets),
-        "relays": done.relays,
+        "action": checked_action.action,
+        "targets": list(checked_action.targets),
+        "relays": checked_action.encrypted_relays,
     }
 
 
-async def _tell(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
-    told: dict[int, list[int]] = {}
+async def _record_changes(ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]) -> None:
+    filter_ids_by_user: dict[int, list[int]] = {}
     for row in rows:
-        told.setdefault(row.user_id, []).append(row.id)
-    kinds = {user: [(ChangeKind.FILTER_CHANGED, keys)] for user, keys in told.items()}
-    if kinds:
-        await ctx.record_all(session, kinds)
+        filter_ids_by_user.setdefault(row.user_id, []).append(row.id)
+    changes_by_user = {
+        user_id: [(ChangeKind.FILTER_CHANGED, filter_ids)]
+        for user_id, filter_ids in filter_ids_by_user.items()
+    }
+    if changes_by_user:
+        await ctx.record_changes(session, changes_by_user)
 
 
-async def _security(
-    ctx: Context, session: AsyncSession, fresh: Mapping[int, tuple[int, Sequence[str]]]
+async def _log_new_targets(
+    ctx: Context,
+    session: AsyncSession,
+    owner_and_targets_by_filter: Mapping[int, tuple[int, Sequence[str]]],
 ) -> None:
     """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
-        Event("filter forward", owner, target=_host(one))
-        for owner, shown in fresh.values()
-        for one in shown
+        NewSecurityEvent("filter forward", owner, target=_target_without_secrets(one))
+        for owner, new_targets in owner_and_targets_by_filter.values()
+        for one in new_targets
     ]
-    await security_log.note_all(ctx, session, events)
+    await security_log.log_events(ctx, session, events)
 
 
-def _host(target: str) -> str:
+def _target_without_secrets(target: str) -> str:
     """Return a target without the parts of a URL that can be secret."""
     if "://" not in target:
         return target
@@ -268,25 +338,41 @@ def _host(target: str) -> str:
     return f"{parts.scheme}://{parts.hostname}"
 
 
-async def _log(
+@dataclass(frozen=True, slots=True)
+class LoggedFilterChange:
+    """The owner of a filter, and its values before and after a change; None if it didn't exist."""
+
+    owner: ColumnRow
+    values_before: FilterInputValues | None
+    values_after: FilterInputValues | None
+
+
+async def _log_for_admins(
     ctx: Context,
     session: AsyncSession,
-    mutation: str,
-    done: Mapping[int, tuple[Picked, Values | None, Values | None]],
+    mutation_name: str,
+    changes_by_filter: Mapping[int, LoggedFilterChange],
 ) -> None:
     """Log changes of other users' filters for administrators."""
 
-    def said(values: Values | None) -> dict[str, Any] | None:
+    def logged_values(values: FilterInputValues | None) -> dict[str, Any] | None:
         if values is None:
             return None
-        told = {name: values[name] for name in LOGGED if name in values}
-        if "targets" in told:
-            told["targets"] = [_host(one) for one in told["targets"]]
-        return told
+        logged = {name: values[name] for name in LOGGED_COLUMNS if name in values}
+        if "targets" in logged:
+            logged["targets"] = [_target_without_secrets(one) for one in logged["targets"]]
+        return logged
 
-    deeds = [
-        Done(mutation, "Filter", key, user.domain_id, said(before), said(after))
-        for key, (user, before, after) in done.items()
-        if user.id != ctx.viewer.user_id
+    entries = [
+        NewAdminLogEntry(
+            mutation_name,
+            "Filter",
+            key,
+            change.owner.domain_id,
+            logged_values(change.values_before),
+            logged_values(change.values_after),
+        )
+        for key, change in changes_by_filter.items()
+        if change.owner.id != ctx.viewer.user_id
     ]
-    await admin_log.note(ctx, session, *deeds)
+    await admin_log.log_changes(ctx, session, *entries)

@@ -5,113 +5,115 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mail.filters.sieve_to_conditions import NEVER, Query, merged
-from models.errors import Invalid
-from resolvers.search.query_keys import Fields
-from resolvers.search.query_parser import read
+from mail.filters.sieve_to_conditions import NEVER_TRUE, QueryForm, merge_queries
+from models.errors import InvalidInput
+from resolvers.search.query_keys import FilterFields
+from resolvers.search.query_parser import parse_search_query
 
-_NOW = datetime(
+_ANY_TIME = datetime(
     1970, 1, 1, tzinfo=UTC
 )  # terms with a time are refused, so the value doesn't matter
-_WORD = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
-LATER = "this is not known when a message is delivered"
-NO_TEST = "filters can't test this: use from:, to:, cc:, subject:, list:, header: or body:"
-_LATER = frozenset(
+_WORD_PATTERN = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
+NOT_AT_DELIVERY_MESSAGE = "this is not known when a message is delivered"
+NO_TEST_MESSAGE = "filters can't test this: use from:, to:, cc:, subject:, list:, header: or body:"
+_FIELDS_NOT_AT_DELIVERY = frozenset(
     ("mailbox", "mailboxes", "mailboxMasks", "searchable", "thread", "uids", "seqs", "guids",
      "seen", "flagged", "answered", "draft", "deleted", "forwarded", "keyword", "receivedSince",
      "receivedBefore", "savedSince", "savedBefore", "expiresBefore", "modifiedSince", "snoozed",
      "submissionStates")
 )  # fmt: skip
-_HEADERS = {"toOnly": "To", "cc": "Cc", "bcc": "Bcc", "messageId": "Message-ID"}
+_HEADER_BY_FIELD = {"toOnly": "To", "cc": "Cc", "bcc": "Bcc", "messageId": "Message-ID"}
 
 
-def tests_of(text: str, path: Sequence[str]) -> Query:
+def filter_tests_from_search_text(search_text: str, input_path: Sequence[str]) -> QueryForm:
     """Convert a search text to filter tests.
 
     Raises InvalidInput if the text has a problem ("syntax"), or a term that can't be tested when a
     message is delivered ("unsupported").
     """
-    if not text.strip():
-        raise Invalid("at least 1 character; null for no such test", constraint="length", path=path)
-    found = read(text, _NOW)
+    if not search_text.strip():
+        raise InvalidInput(
+            "at least 1 character; null for no such test", constraint="length", path=input_path
+        )
+    found = parse_search_query(search_text, _ANY_TIME)
     if found.problems:
-        words = "; ".join(map(str, found.problems[:5]))
-        raise Invalid(words, constraint="syntax", path=path)
-    refused = read(text, _NOW, _check).problems
+        error_text = "; ".join(map(str, found.problems[:5]))
+        raise InvalidInput(error_text, constraint="syntax", path=input_path)
+    refused = parse_search_query(search_text, _ANY_TIME, _require_testable).problems
     if refused:
         terms = "; ".join(f"{one.term[:40]!r} at {one.position}: {one.message}" for one in refused)
-        raise Invalid(terms, constraint="unsupported", path=path)
-    return _query(found.fields)
+        raise InvalidInput(terms, constraint="unsupported", path=input_path)
+    return _query_from_fields(found.fields)
 
 
-def _check(fields: Fields) -> None:
+def _require_testable(fields: FilterFields) -> None:
     for name in fields:
-        if name in _LATER:
-            raise Invalid(LATER, constraint="unsupported")
-        if name not in _TESTS or (name == "attachment" and fields[name]):
-            raise Invalid(NO_TEST, constraint="unsupported")
+        if name in _FIELDS_NOT_AT_DELIVERY:
+            raise InvalidInput(NOT_AT_DELIVERY_MESSAGE, constraint="unsupported")
+        if name not in _TEST_BUILDERS or (name == "attachment" and fields[name]):
+            raise InvalidInput(NO_TEST_MESSAGE, constraint="unsupported")
 
 
-def _query(fields: Fields) -> Query:
-    return merged(_TESTS[name](name, value) for name, value in fields.items())
+def _query_from_fields(fields: FilterFields) -> QueryForm:
+    return merge_queries(_TEST_BUILDERS[name](name, value) for name, value in fields.items())
 
 
-def _same(name: str, value: Any) -> Query:
+def _same_test(name: str, value: Any) -> QueryForm:
     return {name: value}
 
 
-def _text(_name: str, value: str) -> Query:
+def _body_test(_name: str, value: str) -> QueryForm:
     return {"text": value}
 
 
-def _in_header(name: str, value: str) -> Query:
-    return {"header": {"key": _HEADERS[name], "value": value}}
+def _named_header_test(name: str, value: str) -> QueryForm:
+    return {"header": {"key": _HEADER_BY_FIELD[name], "value": value}}
 
 
-def _header(_name: str, value: Mapping[str, str]) -> Query:
+def _header_test(_name: str, value: Mapping[str, str]) -> QueryForm:
     return {"header": {"key": value["name"], "value": value.get("contains")}}
 
 
-def _has_file(_name: str, _value: Any) -> Query:
+def _attachment_test(_name: str, _value: Any) -> QueryForm:
     return {"hasAttachment": True}
 
 
-def _larger(_name: str, value: int) -> Query:
+def _larger_test(_name: str, value: int) -> QueryForm:
     return {"size": value} if value else {}
 
 
-def _smaller(_name: str, value: int) -> Query:
-    return {"size": -value} if value else NEVER
+def _smaller_test(_name: str, value: int) -> QueryForm:
+    return {"size": -value} if value else NEVER_TRUE
 
 
-def _words(_name: str, value: str) -> Query:
-    return merged(_each_word(value))
+def _words_test(_name: str, value: str) -> QueryForm:
+    return merge_queries(_test_of_each_word(value))
 
 
-def _each_word(text: str) -> Iterator[Query]:
-    for minus, phrase, word in _WORD.findall(text):
-        part = phrase or word.removesuffix("*")
+def _test_of_each_word(search_text: str) -> Iterator[QueryForm]:
+    for minus, phrase, plain_word in _WORD_PATTERN.findall(search_text):
+        part = phrase or plain_word.removesuffix("*")
         if part.strip():
-            places = {"any": [{name: part} for name in ("subject", "from", "to", "text")]}
-            yield {"not": [places]} if minus else places
+            tests_by_field = {"any": [{name: part} for name in ("subject", "from", "to", "text")]}
+            yield {"not": [tests_by_field]} if minus else tests_by_field
 
 
-def _all(_name: str, value: Sequence[Fields]) -> Query:
-    return merged(map(_query, value)) if value else NEVER
+def _all_test(_name: str, value: Sequence[FilterFields]) -> QueryForm:
+    return merge_queries(map(_query_from_fields, value)) if value else NEVER_TRUE
 
 
-def _any(_name: str, value: Sequence[Fields]) -> Query:
-    return {"any": [_query(one) for one in value]} if value else NEVER
+def _any_test(_name: str, value: Sequence[FilterFields]) -> QueryForm:
+    return {"any": [_query_from_fields(one) for one in value]} if value else NEVER_TRUE
 
 
-def _not(_name: str, value: Fields) -> Query:
-    return {"not": [_query(value)]}
+def _not_test(_name: str, value: FilterFields) -> QueryForm:
+    return {"not": [_query_from_fields(value)]}
 
 
-_TESTS: dict[str, Callable[[str, Any], Query]] = {
-    **dict.fromkeys(("from", "to", "subject", "listId", "hasAttachment"), _same),
-    **dict.fromkeys(_HEADERS, _in_header),
-    "body": _text, "header": _header, "attachment": _has_file,
-    "larger": _larger, "smaller": _smaller, "query": _words,
-    "and": _all, "or": _any, "not": _not,
+_TEST_BUILDERS: dict[str, Callable[[str, Any], QueryForm]] = {
+    **dict.fromkeys(("from", "to", "subject", "listId", "hasAttachment"), _same_test),
+    **dict.fromkeys(_HEADER_BY_FIELD, _named_header_test),
+    "body": _body_test, "header": _header_test, "attachment": _attachment_test,
+    "larger": _larger_test, "smaller": _smaller_test, "query": _words_test,
+    "and": _all_test, "or": _any_test, "not": _not_test,
 }  # fmt: skip

@@ -6,139 +6,157 @@ from dataclasses import dataclass
 from typing import Any
 
 from mail.filters import sieve_import
-from mail.filters.sieve_import import Read, Reading
-from mail.filters.sieve_to_actions import Folder
-from mail.sieve import Problem, SieveError, limits
-from models.errors import Invalid, NotFound, Refused, Several
+from mail.filters.sieve_import import ImportedFilter, SieveImport
+from mail.filters.sieve_to_actions import MailboxName
+from mail.sieve import ScriptProblem, SieveError, limits
+from models.errors import InvalidInput, MultipleErrors, NotFound, RequestError
 from models.mailboxes.tables import SpecialUse
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
-from resolvers.filters.loaders import check_room
-from resolvers.filters.mutations import ORDERS, Prepared
-from resolvers.filters.sieve_script_mutations import check_size, not_compiled
+from resolvers.filters.loaders import require_filter_capacity
+from resolvers.filters.mutations import ORDER_RANGE, ValidatedFilter
+from resolvers.filters.sieve_script_mutations import not_compiled_error, validate_size
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import Named
-from resolvers.users.selection import managed_all
+from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.users.selection import load_managed_users
 
-MUTATION = "filterImport"
-USES = {f"\\{use.lower()}": use for use in SpecialUse if use is not SpecialUse.INBOX}
+MUTATION_NAME = "filterImport"
+SPECIAL_USE_BY_FLAG = {f"\\{use.lower()}": use for use in SpecialUse if use is not SpecialUse.INBOX}
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class SieveImportResult:
     """The IDs of the created filters in script order, and warnings about differences."""
 
-    ids: Sequence[int]
-    warnings: Sequence[Problem]
+    filter_ids: Sequence[int]
+    warnings: Sequence[ScriptProblem]
 
 
-async def bring(ctx: Context, user_id: int | None, content: str, *, replace: bool) -> Imported:
+async def import_script(
+    ctx: Context, user_id: int | None, script_text: str, *, replaces_existing: bool
+) -> SieveImportResult:
     """Create filters from a script, after the user's filters or in place of them.
 
     Raises NotCompiled or InvalidInput for each mistake, LimitReached, Forbidden or NotFound.
     """
-    owner = own(ctx) if user_id is None else user_id
-    filter_mutations.permitted(ctx, [owner])
-    check_size(content)
-    reading = await asyncio.to_thread(_read, ctx, content)
-    async with ctx.write(owner) as session:
-        (user,) = await managed_all(ctx, [owner], path="user")
-        if replace:
-            await filter_mutations.clear(ctx, session, user, MUTATION)
-        await check_room(ctx, owner, len(reading.filters), "content")
-        made = await _prepared(ctx, owner, reading.filters)
-        first = await filter_mutations.behind_all(ctx, owner)
-        for nth, one in enumerate(made):
-            one.row["order"] = min(first + nth, ORDERS[-1])
-        await filter_mutations.store(ctx, session, user, made, MUTATION)
-    return Imported([int(one.row["id"]) for one in made], reading.warnings)
+    owner = require_user_id(ctx) if user_id is None else user_id
+    filter_mutations.require_filter_permission(ctx, [owner])
+    validate_size(script_text)
+    reading = await asyncio.to_thread(_parse_script, ctx, script_text)
+    async with ctx.write_session(owner) as session:
+        (user,) = await load_managed_users(ctx, [owner], path="user")
+        if replaces_existing:
+            await filter_mutations.delete_all_of_user(ctx, session, user, MUTATION_NAME)
+        await require_filter_capacity(ctx, owner, len(reading.filters), "content")
+        validated_filters = await _validate_filters(ctx, owner, reading.filters)
+        first = await filter_mutations.next_order(ctx, owner)
+        for nth, one in enumerate(validated_filters):
+            one.row["order"] = min(first + nth, ORDER_RANGE[-1])
+        await filter_mutations.insert_filters(ctx, session, user, validated_filters, MUTATION_NAME)
+    return SieveImportResult([int(one.row["id"]) for one in validated_filters], reading.warnings)
 
 
-def said(problem: Problem) -> str:
+def text_with_position(problem: ScriptProblem) -> str:
     """Return the message of a problem with its line and column."""
     return f"line {problem.line}, column {problem.column}: {problem.message}"
 
 
-def _read(ctx: Context, content: str) -> Reading:
-    options = ctx.world.options
+def _parse_script(ctx: Context, script_text: str) -> SieveImport:
+    options = ctx.environment.options
     interval = int(options.autoreply_interval.total_seconds())
     try:
-        found = sieve_import.read(content, interval=interval, most=options.filters_max)
+        found = sieve_import.import_script(
+            script_text, reply_interval=interval, max_filters=options.filters_max
+        )
     except SieveError as error:
-        raise not_compiled(error) from error
-    _settle([_fault(one, "unsupported") for one in found.faults])
+        raise not_compiled_error(error) from error
+    _raise_if_any([_invalid_script_error(one, "unsupported") for one in found.errors])
     return found
 
 
-def _fault(problem: Problem, constraint: str) -> Invalid:
-    return Invalid(said(problem), constraint=constraint, path=["content"])
+def _invalid_script_error(problem: ScriptProblem, constraint: str) -> InvalidInput:
+    return InvalidInput(text_with_position(problem), constraint=constraint, path=["content"])
 
 
-async def _prepared(ctx: Context, owner: int, filters: Sequence[Read]) -> list[Prepared]:
+async def _validate_filters(
+    ctx: Context, owner_id: int, filters: Sequence[ImportedFilter]
+) -> list[ValidatedFilter]:
     """Validate the filters. Raises the first problems together."""
-    mailboxes = await _boxes(ctx, owner, filters)
-    made: list[Prepared] = []
-    problems: list[Refused] = []
+    mailboxes = await _load_selectors_by_folder(ctx, owner_id, filters)
+    validated_filters: list[ValidatedFilter] = []
+    problems: list[RequestError] = []
     for one in filters:
-        action = {name: _named(value, mailboxes) for name, value in one.action.items()}
-        given = {"name": one.name, "query": one.query, "action": action}
+        action = {
+            name: _with_mailbox_selectors(value, mailboxes) for name, value in one.action.items()
+        }
+        values = {"name": one.name, "query": one.query, "action": action}
         try:
-            made.append(await filter_mutations.prepared(ctx, owner, given))
-        except (Invalid, NotFound, Several) as refusal:
-            problems += [_placed(one, each) for each in refusal.each]
-        if len(problems) >= limits.PROBLEMS:
+            validated_filters.append(
+                await filter_mutations.validate_new_filter(ctx, owner_id, values)
+            )
+        except (InvalidInput, NotFound, MultipleErrors) as refusal:
+            problems += [_with_script_position(one, each) for each in refusal.all_errors]
+        if len(problems) >= limits.MAX_PROBLEMS:
             break
-    _settle(problems)
-    return made
+    _raise_if_any(problems)
+    return validated_filters
 
 
-def _settle(problems: Sequence[Refused]) -> None:
+def _raise_if_any(problems: Sequence[RequestError]) -> None:
     if problems:
-        raise Several(problems[: limits.PROBLEMS])
+        raise MultipleErrors(problems[: limits.MAX_PROBLEMS])
 
 
-def _placed(read: Read, refusal: Refused) -> Refused:
+def _with_script_position(parsed_filter: ImportedFilter, refusal: RequestError) -> RequestError:
     """Return the error with the position of its filter in the script."""
-    constraint = refusal.constraint if isinstance(refusal, Invalid) else "unknown"
-    return _fault(Problem(*read.place, refusal.message), constraint)
+    constraint = refusal.constraint if isinstance(refusal, InvalidInput) else "unknown"
+    return _invalid_script_error(
+        ScriptProblem(*parsed_filter.position, refusal.message), constraint
+    )
 
 
-async def _boxes(ctx: Context, owner: int, filters: Sequence[Read]) -> dict[Folder, Named]:
+async def _load_selectors_by_folder(
+    ctx: Context, owner_id: int, filters: Sequence[ImportedFilter]
+) -> dict[MailboxName, MailboxSelector]:
     """Find the mailbox for each folder of a script. Raises InvalidInput for each missing one."""
-    wanted = list(dict.fromkeys(folder for one in filters for folder in _folders(one)))
-    names = {one: _names(one) for one in wanted}
-    keys = list(dict.fromkeys((owner, name) for each in names.values() for name in each))
-    rows = await mailbox_loaders.named(ctx, keys) if keys else []
-    there = {name for (_, name), row in zip(keys, rows, strict=True) if row is not None}
-    found: dict[Folder, Named] = {}
-    problems: list[Refused] = []
-    for folder in wanted:
-        name = next((name for name in names[folder] if name in there), None)
+    folders = list(dict.fromkeys(folder for one in filters for folder in _folders_in_action(one)))
+    names = {one: _candidate_selectors(one) for one in folders}
+    keys = list(dict.fromkeys((owner_id, name) for each in names.values() for name in each))
+    rows = await mailbox_loaders.load_by_selectors(ctx, keys) if keys else []
+    existing_folders = {name for (_, name), row in zip(keys, rows, strict=True) if row is not None}
+    found: dict[MailboxName, MailboxSelector] = {}
+    problems: list[RequestError] = []
+    for folder in folders:
+        name = next((name for name in names[folder] if name in existing_folders), None)
         if name is None:
-            words = f'there is no folder "{folder.path}"'
-            problems.append(_fault(Problem(*folder.place, words), "unknown"))
+            error_text = f'there is no folder "{folder.path}"'
+            problems.append(
+                _invalid_script_error(ScriptProblem(*folder.position, error_text), "unknown")
+            )
         else:
             found[folder] = name
-    _settle(problems)
+    _raise_if_any(problems)
     return found
 
 
-def _folders(read: Read) -> list[Folder]:
-    action = read.action
+def _folders_in_action(parsed_filter: ImportedFilter) -> list[MailboxName]:
+    action = parsed_filter.action
     return [*([action["mailbox"]] if "mailbox" in action else ()), *action.get("copyTo", ())]
 
 
-def _names(folder: Folder) -> list[Named]:
+def _candidate_selectors(folder: MailboxName) -> list[MailboxSelector]:
     """Return the selectors for a folder; the first one that exists counts."""
-    use = USES.get(folder.use or "")
-    return [*([Named(special_use=use)] if use else ()), Named(path=folder.path)]
+    use = SPECIAL_USE_BY_FLAG.get(folder.special_use or "")
+    return [*([MailboxSelector(special_use=use)] if use else ()), MailboxSelector(path=folder.path)]
 
 
-def _named(value: Any, boxes: Mapping[Folder, Named]) -> Any:
+def _with_mailbox_selectors(
+    value: Any, selector_by_folder: Mapping[MailboxName, MailboxSelector]
+) -> Any:
     """Return a part of an action with selectors in place of folders."""
-    if isinstance(value, Folder):
-        return boxes[value]
+    if isinstance(value, MailboxName):
+        return selector_by_folder[value]
     if isinstance(value, list):
-        return [boxes[one] if isinstance(one, Folder) else one for one in value]
+        return [selector_by_folder[one] if isinstance(one, MailboxName) else one for one in value]
     return value

@@ -11,321 +11,386 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 
-from mail.filters.script_cache import program_of, redirects
-from mail.filters.script_environment import PERSONAL
+from mail.filters.script_cache import cached_program, redirect_addresses
+from mail.filters.script_environment import PERSONAL_LOCATION
 from mail.sieve import SieveError, limits
-from models.errors import Conflict, Invalid, LimitReached, NotCompiled, NotFound, Several
+from models.errors import (
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    MultipleErrors,
+    NotFound,
+    ScriptError,
+)
 from models.events import journal
-from models.events.journal import ChangeKind, Entry
+from models.events.journal import ChangeKind, JournalEntry
 from models.filters.sieve_scripts import SieveScript
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
-from resolvers.context import Context, Needs
-from resolvers.filters.sieve_scripts import required
-from resolvers.users.selection import Users
-from resolvers.users.user_locks import Held, changing
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.context import Context, GuardRule
+from resolvers.filters.sieve_scripts import required_extensions
+from resolvers.users.selection import UserSelector
+from resolvers.users.user_locks import LockedUsers, lock_users
 
-MOST = 25  # per account
-NAME = 128  # characters (RFC 5804, section 1.6)
-FACTS = ("name", "active", "size")
+MAX_SCRIPTS = 25  # per account
+MAX_NAME_LENGTH = 128  # characters (RFC 5804, section 1.6)
+LOGGED_COLUMNS = ("name", "active", "size")
 # Control characters and line ends (RFC 5804, section 1.6); "include" allows no slash.
-_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/]")
+_REFUSED_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/]")
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class StoredScripts:
     """The IDs of the stored scripts, and the names of scripts they include that don't exist."""
 
-    ids: Sequence[int]
-    missing: Sequence[str] = ()
+    script_ids: Sequence[int]
+    missing_includes: Sequence[str] = ()
 
 
-def checked_name(name: str, path: str = "name") -> str:
+def validate_name(name: str, input_field: str = "name") -> str:
     """Return the name in its stored form (NFC). Raises InvalidInput."""
     name = unicodedata.normalize("NFC", name)
-    if not 0 < len(name) <= NAME or _ODD.search(name) or not name.strip():
-        text = f"a name has 1 to {NAME} characters, no control character and no slash"
-        raise Invalid(text, constraint="pattern", path=[path])
+    if not 0 < len(name) <= MAX_NAME_LENGTH or _REFUSED_CHARACTERS.search(name) or not name.strip():
+        text = f"a name has 1 to {MAX_NAME_LENGTH} characters, no control character and no slash"
+        raise InvalidInput(text, constraint="pattern", path=[input_field])
     return name
 
 
-async def put(ctx: Context, users: Users, name: str, content: str, *, activate: bool) -> Put:
+async def put_script(
+    ctx: Context, users: UserSelector, name: str, script_text: str, *, activates: bool
+) -> StoredScripts:
     """Store a script for each account, in place of one with the same name.
 
     Raises NotCompiled for each mistake, InvalidInput, Forbidden, or LimitReached for too many
     scripts.
     """
-    name = checked_name(name)
-    size, requires, includes = await asyncio.to_thread(_compiled, content)
-    async with _changing(ctx, users, "sieveScriptPut") as work:
-        now = ctx.world.now()
-        for user, rows in work.there.items():
+    name = validate_name(name)
+    compiled = await asyncio.to_thread(_compile_script, script_text)
+    async with _change_scripts(ctx, users, "sieveScriptPut") as changes:
+        now = ctx.environment.now()
+        for user, rows in changes.scripts_by_user.items():
             before = rows.get(name)
-            active = activate or (before is not None and before.active)
-            values: dict[str, Any] = {"content": content, "size": size, "requires": requires}
-            if activate:
-                work.deactivate(user, but=name)
+            active = activates or (before is not None and before.active)
+            values: dict[str, Any] = {
+                "content": script_text,
+                "size": compiled.size,
+                "requires": compiled.required_extensions,
+            }
+            if activates:
+                changes.deactivate_scripts(user, except_name=name)
             if before is None:
-                if len(rows) >= MOST:
-                    text = f"at most {MOST} scripts"
-                    raise LimitReached(text, limit=MOST, used=len(rows), path=["name"])
-                work.add(user, {**values, "name": name, "active": active, "created_at": now})
-            elif before.content != content:
-                fresh = {"last_error": None, "last_error_at": None, "updated_at": now}
-                work.set(before, **values, **fresh, active=active)
+                if len(rows) >= MAX_SCRIPTS:
+                    text = f"at most {MAX_SCRIPTS} scripts"
+                    raise LimitReached(text, limit=MAX_SCRIPTS, used=len(rows), path=["name"])
+                changes.add_script(
+                    user, {**values, "name": name, "active": active, "created_at": now}
+                )
+            elif before.content != script_text:
+                reset_values = {"last_error": None, "last_error_at": None, "updated_at": now}
+                changes.set_values(before, **values, **reset_values, active=active)
             elif before.active != active:
-                work.set(before, active=active, updated_at=now)
+                changes.set_values(before, active=active, updated_at=now)
         missing = {
-            one for rows in work.there.values() for one in includes if one not in {*rows, name}
+            one
+            for rows in changes.scripts_by_user.values()
+            for one in compiled.included_names
+            if one not in {*rows, name}
         }
-    return Put(work.named(name), sorted(missing))
+    return StoredScripts(changes.script_ids_by_name(name), sorted(missing))
 
 
-def _compiled(content: str) -> tuple[int, list[str], list[str]]:
-    """Return size in bytes, required extensions and names of included personal scripts.
+@dataclass(frozen=True, slots=True)
+class CompiledScript:
+    """What is stored and checked of a script that compiles."""
+
+    size: int  # bytes
+    required_extensions: list[str]
+    included_names: list[str]  # of personal scripts
+
+
+def _compile_script(script_text: str) -> CompiledScript:
+    """Compile a script.
 
     Raises NotCompiled or InvalidInput.
     """
-    size = check_size(content)
+    size = validate_size(script_text)
     try:
-        program = program_of(content)
-        requires = sorted(required(content))
+        program = cached_program(script_text)
+        requires = sorted(required_extensions(script_text))
     except SieveError as error:
-        raise not_compiled(error) from error
-    return size, requires, [one.name for one in program.includes if one.location == PERSONAL]
+        raise not_compiled_error(error) from error
+    return CompiledScript(
+        size,
+        requires,
+        [one.name for one in program.includes if one.location == PERSONAL_LOCATION],
+    )
 
 
-def check_size(content: str) -> int:
+def validate_size(script_text: str) -> int:
     """Return the size of a script in bytes. Raises InvalidInput if it is too large."""
-    size = len(content.encode(errors="surrogatepass"))
-    if size > limits.SCRIPT:
-        text = f"a script has at most {limits.SCRIPT} bytes"
-        raise Invalid(text, constraint="max", path=["content"])
+    size = len(script_text.encode(errors="surrogatepass"))
+    if size > limits.MAX_SCRIPT_BYTES:
+        text = f"a script has at most {limits.MAX_SCRIPT_BYTES} bytes"
+        raise InvalidInput(text, constraint="max", path=["content"])
     return size
 
 
-def not_compiled(error: SieveError) -> Several:
+def not_compiled_error(error: SieveError) -> MultipleErrors:
     """Return the errors of a script that does not compile."""
-    return Several(
+    return MultipleErrors(
         [
-            NotCompiled(one.message, line=one.line, column=one.column, path=["content"])
+            ScriptError(one.message, line=one.line, column=one.column, path=["content"])
             for one in error.problems
         ]
     )
 
 
-async def activate(ctx: Context, users: Users, name: str) -> list[int]:
+async def activate_script(ctx: Context, users: UserSelector, name: str) -> list[int]:
     """Activate this script of each account.
 
     Returns the script IDs. Raises NotFound or Forbidden.
     """
     name = unicodedata.normalize("NFC", name)
-    async with _changing(ctx, users, "sieveScriptActivate") as work:
-        now = ctx.world.now()
-        for user in work.there:
-            row = work.find(user, name)
-            work.deactivate(user, but=name)
+    async with _change_scripts(ctx, users, "sieveScriptActivate") as changes:
+        now = ctx.environment.now()
+        for user in changes.scripts_by_user:
+            row = changes.require_script(user, name)
+            changes.deactivate_scripts(user, except_name=name)
             if not row.active:
-                work.set(row, active=True, updated_at=now)
-    return work.named(name)
+                changes.set_values(row, active=True, updated_at=now)
+    return changes.script_ids_by_name(name)
 
 
-async def deactivate(ctx: Context, users: Users) -> list[int]:
+async def deactivate_scripts(ctx: Context, users: UserSelector) -> list[int]:
     """Deactivate the active script of each account. Returns the user IDs."""
-    async with _changing(ctx, users, "sieveScriptDeactivate") as work:
-        for user in work.there:
-            work.deactivate(user)
-    return list(work.there)
+    async with _change_scripts(ctx, users, "sieveScriptDeactivate") as work:
+        for user in work.scripts_by_user:
+            work.deactivate_scripts(user)
+    return list(work.scripts_by_user)
 
 
-async def remove(
-    ctx: Context, users: Users, names: Sequence[str], *, ignore_active: bool
+async def delete_scripts(
+    ctx: Context, users: UserSelector, names: Sequence[str], *, deletes_active: bool
 ) -> list[str]:
     """Delete these scripts of each account. Returns the names.
 
     Raises NotFound if an account lacks one, and Conflict if one is active, unless `deletes_active`.
     """
-    wanted = list(dict.fromkeys(unicodedata.normalize("NFC", name) for name in names))
-    if not 0 < len(wanted) <= MOST:
-        text = f"1 to {MOST} names"
-        raise Invalid(text, constraint="range", path=["names"])
-    async with _changing(ctx, users, "sieveScriptDelete") as work:
-        for user in work.there:
-            for nth, name in enumerate(wanted):
-                row = work.find(user, name, path="names", index=nth)
-                if row.active and not ignore_active:
+    script_names = list(dict.fromkeys(unicodedata.normalize("NFC", name) for name in names))
+    if not 0 < len(script_names) <= MAX_SCRIPTS:
+        text = f"1 to {MAX_SCRIPTS} names"
+        raise InvalidInput(text, constraint="range", path=["names"])
+    async with _change_scripts(ctx, users, "sieveScriptDelete") as changes:
+        for user in changes.scripts_by_user:
+            for nth, name in enumerate(script_names):
+                row = changes.require_script(user, name, input_field="names", index=nth)
+                if row.active and not deletes_active:
                     text = "it is the one that runs: deactivate it, or say ignoreActive"
                     raise Conflict(text, path=["names"], index=nth)
-                work.gone.append(row)
-    return wanted
+                changes.deleted_rows.append(row)
+    return script_names
 
 
-async def rename(ctx: Context, users: Users, name: str, new: str) -> list[int]:
+async def rename_script(ctx: Context, users: UserSelector, name: str, new_name: str) -> list[int]:
     """Rename a script of each account.
 
     Returns the script IDs. Raises NotFound, InvalidInput, or Conflict if the name is in use.
     """
-    name, new = unicodedata.normalize("NFC", name), checked_name(new, "newName")
-    async with _changing(ctx, users, "sieveScriptRename") as work:
-        now = ctx.world.now()
-        for user, rows in work.there.items():
-            row = work.find(user, name)
-            if new != name and new in rows:
+    name, new_name = unicodedata.normalize("NFC", name), validate_name(new_name, "newName")
+    async with _change_scripts(ctx, users, "sieveScriptRename") as changes:
+        now = ctx.environment.now()
+        for user, rows in changes.scripts_by_user.items():
+            row = changes.require_script(user, name)
+            if new_name != name and new_name in rows:
                 raise Conflict("there is a script of this name", path=["newName"])
-            if new != name:
-                work.set(row, name=new, updated_at=now)
-    return work.named(new)
+            if new_name != name:
+                changes.set_values(row, name=new_name, updated_at=now)
+    return changes.script_ids_by_name(new_name)
 
 
-class _Work:
+class _ScriptChanges:
     """The scripts of locked accounts by user and name, and their changes."""
 
-    def __init__(self, ctx: Context, there: dict[int, dict[str, Picked]]) -> None:
-        self.ctx, self.there = ctx, there
-        self.made: list[dict[str, Any]] = []
-        self.changed: dict[int, tuple[Picked, dict[str, Any]]] = {}
-        self.gone: list[Picked] = []
+    def __init__(self, ctx: Context, scripts_by_user: dict[int, dict[str, ColumnRow]]) -> None:
+        self.ctx, self.scripts_by_user = ctx, scripts_by_user
+        self.new_rows: list[dict[str, Any]] = []
+        self.changes_by_script: dict[int, tuple[ColumnRow, dict[str, Any]]] = {}
+        self.deleted_rows: list[ColumnRow] = []
 
-    def find(self, user: int, name: str, *, path: str = "name", index: int | None = None) -> Picked:
+    def require_script(
+        self, user_id: int, name: str, *, input_field: str = "name", index: int | None = None
+    ) -> ColumnRow:
         """Return the script with this name. Raises NotFound."""
-        row = self.there[user].get(name)
+        row = self.scripts_by_user[user_id].get(name)
         if row is None:
-            raise NotFound(name[:NAME], path=[path], index=index)
+            raise NotFound(name[:MAX_NAME_LENGTH], path=[input_field], index=index)
         return row
 
-    def add(self, user: int, row: Mapping[str, Any]) -> None:
+    def add_script(self, user_id: int, row: Mapping[str, Any]) -> None:
         """Add a new script."""
-        key = self.ctx.world.key()
+        key = self.ctx.environment.new_id()
         empty = {"last_error": None, "last_error_at": None, "updated_at": row["created_at"]}
-        self.made.append({**row, **empty, "id": key, "user_id": user})
+        self.new_rows.append({**row, **empty, "id": key, "user_id": user_id})
 
-    def set(self, row: Picked, **values: Any) -> None:
+    def set_values(self, row: ColumnRow, **values: Any) -> None:
         """Set column values of a script."""
-        self.changed[row.id] = row, {**self.changed.get(row.id, (row, {}))[1], **values}
+        self.changes_by_script[row.id] = (
+            row,
+            {**self.changes_by_script.get(row.id, (row, {}))[1], **values},
+        )
 
-    def deactivate(self, user: int, but: str = "") -> None:
+    def deactivate_scripts(self, user_id: int, except_name: str = "") -> None:
         """Deactivate the scripts of a user, except the one with this name."""
-        for row in self.there[user].values():
-            if row.active and row.name != but:
-                self.set(row, active=False, updated_at=self.ctx.world.now())
+        for row in self.scripts_by_user[user_id].values():
+            if row.active and row.name != except_name:
+                self.set_values(row, active=False, updated_at=self.ctx.environment.now())
 
-    def named(self, name: str) -> list[int]:
+    def script_ids_by_name(self, name: str) -> list[int]:
         """Return the IDs of the scripts that have this name after the changes, by account."""
-        found = {row["user_id"]: row["id"] for row in self.made if row["name"] == name}
-        for user, rows in self.there.items():
+        found = {row["user_id"]: row["id"] for row in self.new_rows if row["name"] == name}
+        for user, rows in self.scripts_by_user.items():
             for row in rows.values():
-                after = self.changed.get(row.id, (row, {}))[1]
+                after = self.changes_by_script.get(row.id, (row, {}))[1]
                 if after.get("name", row.name) == name:
                     found[user] = row.id
-        return [found[user] for user in self.there if user in found]
+        return [found[user] for user in self.scripts_by_user if user in found]
 
     @property
-    def touched(self) -> dict[int, list[int]]:
+    def changed_ids_by_user(self) -> dict[int, list[int]]:
         """The IDs of new, changed and deleted scripts by user."""
         found: dict[int, list[int]] = {}
-        pairs = [(row["user_id"], row["id"]) for row in self.made]
-        pairs += [(row.user_id, row.id) for row, _ in self.changed.values()]
-        pairs += [(row.user_id, row.id) for row in self.gone]
+        pairs = [(row["user_id"], row["id"]) for row in self.new_rows]
+        pairs += [(row.user_id, row.id) for row, _ in self.changes_by_script.values()]
+        pairs += [(row.user_id, row.id) for row in self.deleted_rows]
         for user, key in pairs:
             found.setdefault(user, []).append(key)
         return found
 
 
 @asynccontextmanager
-async def _changing(ctx: Context, users: Users, mutation: str) -> AsyncGenerator[_Work]:
+async def _change_scripts(
+    ctx: Context, users: UserSelector, mutation_name: str
+) -> AsyncGenerator[_ScriptChanges]:
     """Lock the accounts, and on leaving write, record and log the changes of their scripts."""
-    async with changing(ctx, users, mutation) as held:
-        _permitted(ctx, held)
-        work = _Work(ctx, await _there(held))
-        yield work
-        await _write(held, work)
+    async with lock_users(ctx, users, mutation_name) as locked_users:
+        _require_filter_permission(ctx, locked_users)
+        changes = _ScriptChanges(ctx, await _load_scripts_by_user(locked_users))
+        yield changes
+        await _write_changes(locked_users, changes)
         entries = {
-            user: [Entry(ChangeKind.SIEVE_CHANGED, keys, {}, ctx.session_id)]
-            for user, keys in work.touched.items()
+            user: [JournalEntry(ChangeKind.SIEVE_CHANGED, keys, {}, ctx.session_id)]
+            for user, keys in changes.changed_ids_by_user.items()
         }
-        await journal.record_all(held.session, entries, at=ctx.world.now())
-        await _log(ctx, held, work, mutation)
-        await security_log.note_all(ctx, held.session, await asyncio.to_thread(_forwards, work))
+        await journal.record_in_user_streams(
+            locked_users.session, entries, at=ctx.environment.now()
+        )
+        await _log_for_admins(ctx, locked_users, changes, mutation_name)
+        await security_log.log_events(
+            ctx, locked_users.session, await asyncio.to_thread(_new_redirect_events, changes)
+        )
 
 
-def _forwards(work: _Work) -> list[Event]:
+def _new_redirect_events(changes: _ScriptChanges) -> list[NewSecurityEvent]:
     """Return a security event for each new redirect, since an attacker often adds forwards.
 
     A redirect is new if its script is new, changed or activated.
     """
-    pairs = [(row["user_id"], _sends(row["content"])) for row in work.made]
-    for row, values in work.changed.values():
-        known = set[str]() if values.get("active") and not row.active else _sends(row.content)
-        pairs.append((row.user_id, _sends(values.get("content", row.content)) - known))
-    return [Event("sieve forward", user, target=to) for user, all_ in pairs for to in sorted(all_)]
+    pairs = [(row["user_id"], _redirect_addresses(row["content"])) for row in changes.new_rows]
+    for row, values in changes.changes_by_script.values():
+        old_addresses = (
+            set[str]()
+            if values.get("active") and not row.active
+            else _redirect_addresses(row.content)
+        )
+        pairs.append(
+            (row.user_id, _redirect_addresses(values.get("content", row.content)) - old_addresses)
+        )
+    return [
+        NewSecurityEvent("sieve forward", user, target=target)
+        for user, all_ in pairs
+        for target in sorted(all_)
+    ]
 
 
-def _sends(content: str) -> set[str]:
+def _redirect_addresses(script_text: str) -> set[str]:
     try:
-        return redirects(program_of(content))
+        return redirect_addresses(cached_program(script_text))
     except SieveError:  # an earlier version accepted this script
         return set()
 
 
-def _permitted(ctx: Context, held: Held) -> None:
+def _require_filter_permission(ctx: Context, locked: LockedUsers) -> None:
     """Raise Forbidden if a DOMAIN_ADMIN lacks the permission FILTERS for scripts of others."""
-    if any(row.id != ctx.viewer.user_id for row in held.rows):
-        needs = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
+    if any(row.id != ctx.viewer.user_id for row in locked.rows):
+        needs = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
         ctx.viewer.require(needs)
 
 
-async def _there(held: Held) -> dict[int, dict[str, Picked]]:
-    keys = [row.id for row in held.rows]
-    statement = select(*picked(SieveScript)).where(col(SieveScript.user_id).in_(keys))
-    found: dict[int, dict[str, Picked]] = {key: {} for key in keys}
-    for row in await (await held.session.connection()).execute(statement):
+async def _load_scripts_by_user(locked: LockedUsers) -> dict[int, dict[str, ColumnRow]]:
+    keys = [row.id for row in locked.rows]
+    statement = select(*select_columns(SieveScript)).where(col(SieveScript.user_id).in_(keys))
+    found: dict[int, dict[str, ColumnRow]] = {key: {} for key in keys}
+    for row in await (await locked.session.connection()).execute(statement):
         found[row.user_id][row.name] = row
     return found
 
 
-async def _write(held: Held, work: _Work) -> None:
+async def _write_changes(locked: LockedUsers, changes: _ScriptChanges) -> None:
     """Write the changes.
 
     Scripts are deactivated first, since an account has at most one active script.
     """
-    connection = await held.session.connection()
-    if work.gone:
-        gone = delete(SieveScript).where(col(SieveScript.id).in_([row.id for row in work.gone]))
-        await connection.execute(gone)
-    alike: dict[str, tuple[list[int], dict[str, Any]]] = {}
-    ordered = sorted(work.changed.values(), key=lambda pair: bool(pair[1].get("active")))
+    connection = await locked.session.connection()
+    if changes.deleted_rows:
+        delete_statement = delete(SieveScript).where(
+            col(SieveScript.id).in_([row.id for row in changes.deleted_rows])
+        )
+        await connection.execute(delete_statement)
+    ids_by_values: dict[str, tuple[list[int], dict[str, Any]]] = {}
+    ordered = sorted(
+        changes.changes_by_script.values(), key=lambda pair: bool(pair[1].get("active"))
+    )
     for row, values in ordered:
-        alike.setdefault(repr(values), ([], values))[0].append(row.id)
-    for keys, values in alike.values():
-        this = update(SieveScript).where(col(SieveScript.id).in_(keys))
-        await connection.execute(this.values(values))
-    if work.made:
-        await connection.execute(insert(SieveScript), work.made)
+        ids_by_values.setdefault(repr(values), ([], values))[0].append(row.id)
+    for keys, values in ids_by_values.values():
+        update_statement = update(SieveScript).where(col(SieveScript.id).in_(keys))
+        await connection.execute(update_statement.values(values))
+    if changes.new_rows:
+        await connection.execute(insert(SieveScript), changes.new_rows)
 
 
-async def _log(ctx: Context, held: Held, work: _Work, mutation: str) -> None:
+async def _log_for_admins(
+    ctx: Context, locked: LockedUsers, changes: _ScriptChanges, mutation_name: str
+) -> None:
     """Log changes of other users' scripts for administrators.
 
     Of the content only the size is logged.
     """
-    domains = {row.id: row.domain_id for row in held.rows}
-    made = [(row["user_id"], row["id"], None, _facts(row)) for row in work.made]
+    domains = {row.id: row.domain_id for row in locked.rows}
+    created = [(row["user_id"], row["id"], None, _logged_values(row)) for row in changes.new_rows]
     changed = [
-        (row.user_id, row.id, _facts(row._asdict()), _facts({**row._asdict(), **values}))
-        for row, values in work.changed.values()
+        (
+            row.user_id,
+            row.id,
+            _logged_values(row._asdict()),
+            _logged_values({**row._asdict(), **values}),
+        )
+        for row, values in changes.changes_by_script.values()
     ]
-    gone = [(row.user_id, row.id, _facts(row._asdict()), None) for row in work.gone]
-    done = [
-        Done(mutation, "SieveScript", key, domains[user], before, after)
-        for user, key, before, after in [*made, *changed, *gone]
+    deleted = [
+        (row.user_id, row.id, _logged_values(row._asdict()), None) for row in changes.deleted_rows
+    ]
+    entries = [
+        NewAdminLogEntry(mutation_name, "SieveScript", script_id, domains[user], before, after)
+        for user, script_id, before, after in [*created, *changed, *deleted]
         if user != ctx.viewer.user_id
     ]
-    await admin_log.note(ctx, held.session, *done)
+    await admin_log.log_changes(ctx, locked.session, *entries)
 
 
-def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in FACTS}
+def _logged_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in LOGGED_COLUMNS}

@@ -9,110 +9,124 @@ from sqlmodel import col
 
 from mail import mime, sieve
 from mail.filters import script_environment
-from mail.filters.script_cache import program_of
-from mail.filters.script_environment import Script
+from mail.filters.script_cache import cached_program
+from mail.filters.script_environment import UserScript
 from mail.sieve import (
     Action,
     Discard,
-    Envelope,
     FileInto,
     Keep,
-    Notify,
-    Plan,
-    Problem,
+    MailNotification,
     Redirect,
     Reject,
-    RunError,
+    ScriptProblem,
+    ScriptTraceStep,
+    SieveEnvelope,
     SieveError,
-    Traced,
-    Vacation,
+    SievePlan,
+    SieveRunError,
+    VacationReply,
 )
 from models.errors import NotFound
 from models.filters.sieve_scripts import SieveScript
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
-from models.users.roles import AdminPermission, Scope, opened
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.users.roles import AdminPermission, Scope, expand_scopes
 from resolvers import pagination
-from resolvers.access import visible
+from resolvers.access import is_visible
 from resolvers.context import Context
 from resolvers.messages import content as message_content
-from resolvers.pagination import Scan, by_keys
+from resolvers.pagination import PageScan, read_by_keys
 from resolvers.users import managed_objects
 
-ORDER = "sieve-scripts"  # sorted by name, then ID
-SHOWING = frozenset({Scope.READ, Scope.SIEVE})  # each of them allows reading scripts
-REASON = 200  # characters of a vacation reason in a description
-PLACE = frozenset({"id", "name", "user_id"})
+CURSOR_KIND = "sieve-scripts"  # sorted by name, then ID
+READ_SCOPES = frozenset({Scope.READ, Scope.SIEVE})  # each of them allows reading scripts
+MAX_REASON_LENGTH = 200  # characters of a vacation reason in a description
+SORT_COLUMNS = frozenset({"id", "name", "user_id"})
 
 
-def seen(ctx: Context) -> ColumnElement[bool]:
+def is_visible_script_sql(ctx: Context) -> ColumnElement[bool]:
     """Build the condition that the viewer can see a script: their own, and those they manage."""
-    return managed_objects.visible(ctx, SieveScript, AdminPermission.FILTERS)
+    return managed_objects.is_visible_sql(ctx, SieveScript, AdminPermission.FILTERS)
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_by_ids(ctx: Context, script_ids: list[int]) -> list[ColumnRow | None]:
     """Load these scripts, in this order. None if viewer or credential can't see one."""
-    if not SHOWING & opened(ctx.viewer.scopes):
-        return [None] * len(ids)
-    return await by_keys(ctx, select(*picked(SieveScript)).where(seen(ctx)), _ID, ids)
+    if not READ_SCOPES & expand_scopes(ctx.viewer.scopes):
+        return [None] * len(script_ids)
+    return await read_by_keys(
+        ctx, select(*select_columns(SieveScript)).where(is_visible_script_sql(ctx)), _ID, script_ids
+    )
 
 
 _ID = col(SieveScript.id)
 
 
-async def named(ctx: Context, keys: list[tuple[int, str]]) -> list[Picked | None]:
+async def load_by_names(
+    ctx: Context, user_ids_and_names: list[tuple[int, str]]
+) -> list[ColumnRow | None]:
     """Load scripts by user ID and name, in this order, with one statement."""
-    these = [
+    script_conditions = [
         and_(col(SieveScript.user_id) == user, col(SieveScript.name) == name)
-        for user, name in dict.fromkeys(keys)
+        for user, name in dict.fromkeys(user_ids_and_names)
     ]
-    statement = select(*picked(SieveScript)).where(seen(ctx), or_(*these))
+    statement = select(*select_columns(SieveScript)).where(
+        is_visible_script_sql(ctx), or_(*script_conditions)
+    )
     found = {(row.user_id, row.name): row for row in await ctx.read(statement)}
-    return [found.get(key) for key in keys]
+    return [found.get(key) for key in user_ids_and_names]
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class SieveScriptListing:
     """A page of the scripts of a user, sorted by name."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+async def load_pages(ctx: Context, listings: list[SieveScriptListing]) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
-    names = PLACE.union(*(key.columns for key in keys))
-    rows = select(*picked(SieveScript, names)).where(seen(ctx))
-    place = (col(SieveScript.name), _ID)
+    names = SORT_COLUMNS.union(*(key.columns for key in listings))
+    rows = select(*select_columns(SieveScript, names)).where(is_visible_script_sql(ctx))
+    order_columns = (col(SieveScript.name), _ID)
     scans = [
-        Scan(rows.where(col(SieveScript.user_id) == key.user_id), key.ask, place, falling=False)
-        for key in keys
+        PageScan(
+            rows.where(col(SieveScript.user_id) == key.user_id),
+            key.page_request,
+            order_columns,
+            is_descending=False,
+        )
+        for key in listings
     ]
-    return await pagination.pages(ctx, scans)
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+async def count_listings(ctx: Context, listings: list[SieveScriptListing]) -> list[int]:
     """Count the scripts of these listings."""
     statement = (
         select(col(SieveScript.user_id), func.count().label("many"))
-        .where(seen(ctx), col(SieveScript.user_id).in_({key.user_id for key in keys}))
+        .where(
+            is_visible_script_sql(ctx),
+            col(SieveScript.user_id).in_({key.user_id for key in listings}),
+        )
         .group_by(col(SieveScript.user_id))
     )
-    many = {row.user_id: row.many for row in await ctx.read(statement)}
-    return [many.get(key.user_id, 0) for key in keys]
+    count_by_user = {row.user_id: row.many for row in await ctx.read(statement)}
+    return [count_by_user.get(key.user_id, 0) for key in listings]
 
 
-async def runs(ctx: Context, user_id: int) -> bool:
+async def has_active_script(ctx: Context, user_id: int) -> bool:
     """True if the user has an active script that the viewer can see."""
-    statement = select(_ID).where(seen(ctx), col(SieveScript.user_id) == user_id)
+    statement = select(_ID).where(is_visible_script_sql(ctx), col(SieveScript.user_id) == user_id)
     return bool(await ctx.read(statement.where(col(SieveScript.active))))
 
 
-async def exported(ctx: Context, user_id: int) -> list[dict[str, object]]:
+async def export_scripts(ctx: Context, user_id: int) -> list[dict[str, object]]:
     """Return the scripts of a user in the form of the export file."""
-    statement = select(*picked(SieveScript, {"name", "content", "active"})).where(
+    statement = select(*select_columns(SieveScript, {"name", "content", "active"})).where(
         col(SieveScript.user_id) == user_id
     )
     rows = await ctx.read(statement.order_by(col(SieveScript.name)))
@@ -120,114 +134,132 @@ async def exported(ctx: Context, user_id: int) -> list[dict[str, object]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class ScriptCheck:
     """The problems of a script, and what it would do with a message."""
 
-    problems: Sequence[Problem] = ()
-    failed: str | None = None  # with line and column
-    actions: Sequence[str] = ()
-    trace: Sequence[Traced] = ()
+    problems: Sequence[ScriptProblem] = ()
+    runtime_error: str | None = None  # with line and column
+    action_texts: Sequence[str] = ()
+    trace_steps: Sequence[ScriptTraceStep] = ()
     requires: Sequence[str] = field(default_factory=list)
 
 
-async def check(ctx: Context, content: str, user_id: int, message_id: int | None) -> Checked:
+async def check_script(
+    ctx: Context, script_text: str, user_id: int, message_id: int | None
+) -> ScriptCheck:
     """Compile a script of an account, and run it without effects on one of its messages.
 
     Nothing is stored: for the test `duplicate` the message is new. Raises NotFound if the account
     has no such message, and Forbidden if the viewer can't read it.
     """
-    found = await asyncio.to_thread(_compiled, content)
+    found = await asyncio.to_thread(_compile_check, script_text)
     if found.problems or message_id is None:
         return found
-    mine = (visible(ctx, Message), col(Message.id) == message_id)
+    is_own_message = (is_visible(ctx, Message), col(Message.id) == message_id)
     names = {"id", "envelope_from", "envelope_to", "from_address"}
-    statement = select(*picked(Message, names)).where(*mine, col(Message.user_id) == user_id)
+    statement = select(*select_columns(Message, names)).where(
+        *is_own_message, col(Message.user_id) == user_id
+    )
     row = next(iter(await ctx.read(statement)), None)
-    stored = await message_content.one(ctx, message_id) if row else None
+    stored = await message_content.load_stored_message(ctx, message_id) if row else None
     if row is None or stored is None:
         raise NotFound(str(message_id), path=["message"])
-    script = await _script(ctx, content, user_id)
-    used = {user_id: await asyncio.to_thread(script_environment.uses, script)}
-    around = (await script_environment.accounts(ctx.world, used))[user_id]
-    circumstances = around.circumstances(script, ctx.world)
+    script = await _with_includes(ctx, script_text, user_id)
+    used = {user_id: await asyncio.to_thread(script_environment.used_extensions, script)}
+    around = (await script_environment.load_script_accounts(ctx.environment, used))[user_id]
+    circumstances = around.sieve_environment(script, ctx.environment)
     sender = row.envelope_from if row.envelope_from is not None else row.from_address
-    envelope = Envelope(sender or "", next(iter(row.envelope_to), ""))
+    envelope = SieveEnvelope(sender or "", next(iter(row.envelope_to), ""))
 
-    def run(source: mime.Source) -> Checked:
-        letter = sieve.Letter(source, stored.structure)
-        program = program_of(content)
-        return _tried(found, lambda: sieve.run(program, letter, envelope, circumstances))
+    def run_script(source: mime.ByteSource) -> ScriptCheck:
+        parsed_message = sieve.ParsedSieveMessage(source, stored.structure)
+        program = cached_program(script_text)
+        return _run_check(
+            found, lambda: sieve.run_script(program, parsed_message, envelope, circumstances)
+        )
 
-    return await stored.examine(run, apart=True)
+    return await stored.examine(run_script, in_thread=True)
 
 
-async def _script(ctx: Context, content: str, user_id: int) -> Script:
+async def _with_includes(ctx: Context, script_text: str, user_id: int) -> UserScript:
     """Return the script with those of the user that it can include."""
-    statement = select(*picked(SieveScript, {"name", "content"})).where(
-        seen(ctx), col(SieveScript.user_id) == user_id
+    statement = select(*select_columns(SieveScript, {"name", "content"})).where(
+        is_visible_script_sql(ctx), col(SieveScript.user_id) == user_id
     )
-    others: Mapping[str, str] = {}
-    if "include" in content.lower():
-        others = {row.name: row.content for row in await ctx.read(statement)}
-    return Script(None, content, others)
+    script_texts: Mapping[str, str] = {}
+    if "include" in script_text.lower():
+        script_texts = {row.name: row.content for row in await ctx.read(statement)}
+    return UserScript(None, script_text, script_texts)
 
 
-def _compiled(content: str) -> Checked:
+def _compile_check(script_text: str) -> ScriptCheck:
     try:
-        return Checked(requires=sorted(required(content)))
+        return ScriptCheck(requires=sorted(required_extensions(script_text)))
     except SieveError as error:
-        return Checked(error.problems)
+        return ScriptCheck(error.problems)
 
 
-def required(content: str) -> Collection[str]:
+def required_extensions(script_text: str) -> Collection[str]:
     """Return the extensions that a script requires. Raises SieveError if it does not compile."""
-    return program_of(content).extensions - ALWAYS
+    return cached_program(script_text).extensions - ALWAYS_AVAILABLE_EXTENSIONS
 
 
-ALWAYS = sieve.compiled("").extensions  # without `require`
+ALWAYS_AVAILABLE_EXTENSIONS = sieve.compile_script("").extensions  # without `require`
 
 
-def _tried(found: Checked, run: Callable[[], Plan]) -> Checked:
+def _run_check(compiled_check: ScriptCheck, run: Callable[[], SievePlan]) -> ScriptCheck:
     try:
         plan = run()
-    except RunError as error:
-        problem = Problem(error.line, error.column, error.message)
-        return replace(found, failed=str(error), problems=[problem], trace=error.trace)
-    return replace(found, actions=said(plan), trace=plan.trace)
+    except SieveRunError as error:
+        problem = ScriptProblem(error.line, error.column, error.message)
+        return replace(
+            compiled_check, runtime_error=str(error), problems=[problem], trace_steps=error.trace
+        )
+    return replace(compiled_check, action_texts=describe_plan(plan), trace_steps=plan.trace)
 
 
-def said(plan: Plan) -> list[str]:
+def describe_plan(plan: SievePlan) -> list[str]:
     """Describe the actions of a plan in order, in Sieve syntax."""
-    return [_words(action) for action in plan.actions]
+    return [_describe_action(action) for action in plan.actions]
 
 
-def _words(action: Action) -> str:
+def _describe_action(action: Action) -> str:
     match action:
         case Keep():
-            implicit = ["(implicit)"] if action.implicit else []
-            words = ["keep", *_flags(action.flags), *implicit]
+            implicit = ["(implicit)"] if action.is_implicit else []
+            parts = ["keep", *_flags_argument(action.flags), *implicit]
         case FileInto():
-            create = [":create"] if action.create else []
-            use = [":specialuse", _quoted(action.special_use)] if action.special_use else []
-            words = ["fileinto", *_flags(action.flags), *create, *use, _quoted(action.mailbox)]
+            create = [":create"] if action.create_mailbox else []
+            use = [":specialuse", _sieve_string(action.special_use)] if action.special_use else []
+            parts = [
+                "fileinto",
+                *_flags_argument(action.flags),
+                *create,
+                *use,
+                _sieve_string(action.mailbox),
+            ]
         case Redirect():
-            words = ["redirect", *([":copy"] if action.copy else []), _quoted(action.address)]
+            parts = [
+                "redirect",
+                *([":copy"] if action.keeps_implicit_keep else []),
+                _sieve_string(action.address),
+            ]
         case Reject():
-            words = ["ereject" if action.extended else "reject", _quoted(action.reason)]
-        case Vacation():
-            reason = mime.shortened(action.reason, REASON)
-            words = ["vacation", ":subject", _quoted(action.subject), _quoted(reason)]
-        case Notify():
-            words = ["notify", _quoted(action.method)]
+            parts = ["ereject" if action.is_ereject else "reject", _sieve_string(action.reason)]
+        case VacationReply():
+            reason = mime.shorten_text(action.reason, MAX_REASON_LENGTH)
+            parts = ["vacation", ":subject", _sieve_string(action.subject), _sieve_string(reason)]
+        case MailNotification():
+            parts = ["notify", _sieve_string(action.method)]
         case Discard():
-            words = ["discard"]
-    return " ".join(words)
+            parts = ["discard"]
+    return " ".join(parts)
 
 
-def _flags(flags: Sequence[str]) -> list[str]:
-    return [":flags", _quoted(" ".join(flags))] if flags else []
+def _flags_argument(flags: Sequence[str]) -> list[str]:
+    return [":flags", _sieve_string(" ".join(flags))] if flags else []
 
 
-def _quoted(text: str) -> str:
+def _sieve_string(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

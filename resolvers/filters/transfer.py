@@ -3,128 +3,154 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mail.filters.filter_compiler import GROUPS, NESTED
-from mail.recipients.forward_targets import HIDDEN
-from models.errors import Invalid
-from resolvers.access import own
+from mail.filters.filter_compiler import GROUP_NAMES, MAX_DEPTH
+from mail.recipients.forward_targets import MASKED_TEXT
+from models.errors import InvalidInput
+from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import mutations as filter_mutations
-from resolvers.filters.loaders import used
-from resolvers.mailboxes.loaders import Named
+from resolvers.filters.loaders import mailbox_ids_in_action
+from resolvers.mailboxes.loaders import MailboxSelector
 
-QUERY = {
+QUERY_TYPES = {
     "from": str, "to": str, "subject": str, "listId": str, "text": str, "hasAttachment": bool,
     "size": int, "header": dict, "regex": dict, "all": list, "any": list, "not": list,
     "query": str,
 }  # fmt: skip
-ACTION = {
+ACTION_TYPES = {
     "seen": bool, "flag": bool, "delete": bool, "spam": bool, "mailbox": str, "copyTo": list,
     "targets": list, "labels": list, "removeLabels": list, "reply": dict, "stop": bool,
 }  # fmt: skip
-FILTER = {
+FILTER_TYPES = {
     "name": str, "order": int, "active": bool, "query": dict, "action": dict, "metaData": dict,
 }  # fmt: skip
 
-Entry = Mapping[str, Any]
+FilterRecord = Mapping[str, Any]
 
 
-async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
+async def export_filters(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     """Return the filters of a user in their order, in the form of the export file.
 
     Mailboxes are given by path. Webhooks and the passwords of relays are left out.
     """
-    rows = await filter_loaders.all_of(ctx, user_id)
-    mailboxes = sorted({key for row in rows for key in used(row.action)})
-    paths = dict(zip(mailboxes, await ctx.load_all(filter_loaders.paths, mailboxes), strict=True))
+    rows = await filter_loaders.load_all_of_user(ctx, user_id)
+    mailboxes = sorted({key for row in rows for key in mailbox_ids_in_action(row.action)})
+    paths = dict(
+        zip(
+            mailboxes,
+            await ctx.load_many(filter_loaders.load_mailbox_paths, mailboxes),
+            strict=True,
+        )
+    )
     return [
         {
             "name": row.name,
             "order": row.order,
             "active": row.active,
-            "query": _query(row.query),
-            "action": _action(filter_loaders.whole(row.action, row.targets), paths),
+            "query": _exported_query(row.query),
+            "action": _exported_action(
+                filter_loaders.action_with_targets(row.action, row.targets), paths
+            ),
             "metaData": row.meta_data,
         }
         for row in rows
     ]
 
 
-def _query(query: Entry) -> dict[str, Any]:
+def _exported_query(query: FilterRecord) -> dict[str, Any]:
     """Return a query as in the input; of a search text only the text."""
-    inner = {name: [_query(one) for one in query[name]] for name in GROUPS if name in query}
+    inner = {
+        name: [_exported_query(one) for one in query[name]] for name in GROUP_NAMES if name in query
+    }
     text = {"query": query["query"]["text"]} if "query" in query else {}
     return {**query, **inner, **text}
 
 
-def _action(action: Entry, paths: Mapping[int, str | None]) -> dict[str, Any]:
-    found = {name: value for name, value in action.items() if name in ACTION}
+def _exported_action(
+    action: FilterRecord, path_by_mailbox: Mapping[int, str | None]
+) -> dict[str, Any]:
+    found = {name: value for name, value in action.items() if name in ACTION_TYPES}
     if "mailbox" in action:
-        found["mailbox"] = paths[action["mailbox"]]
+        found["mailbox"] = path_by_mailbox[action["mailbox"]]
     if "copyTo" in action:
-        found["copyTo"] = [paths[key] for key in action["copyTo"]]
+        found["copyTo"] = [path_by_mailbox[key] for key in action["copyTo"]]
     return found
 
 
-async def bring(ctx: Context, entry: Entry, boxes: Collection[str]) -> list[str]:
+async def import_filter(
+    ctx: Context, record: FilterRecord, mailbox_paths: Collection[str]
+) -> list[str]:
     """Create a filter from an exported record, unless the user has an equal one.
 
     Returns the targets that are left out, since the file has no passwords. Raises InvalidInput,
     NotFound or LimitReached.
     """
-    _check(entry, FILTER, [])
-    query, action = entry.get("query") or {}, dict(entry.get("action") or {})
-    _check_query(query, ["query"], 0)
-    _check_action(action, ["action"])
+    _require_types(record, FILTER_TYPES, [])
+    query, action = record.get("query") or {}, dict(record.get("action") or {})
+    _require_query_types(query, ["query"], 0)
+    _require_action_types(action, ["action"])
     targets = action.pop("targets", None) or []
-    bare = [one for one in targets if f":{HIDDEN}@" in one]
+    bare = [one for one in targets if f":{MASKED_TEXT}@" in one]
     if len(bare) < len(targets):
         action["targets"] = [one for one in targets if one not in bare]
-    if {**entry, "action": action} in await exported(ctx, own(ctx)):
+    if {**record, "action": action} in await export_filters(ctx, require_user_id(ctx)):
         return bare
-    given = dict(action)
+    action_values = dict(action)
     for name in ("mailbox", "copyTo"):
-        if value := given.get(name):
-            given[name] = _named(value, boxes, ["action", name])
-    plain = {name: entry[name] for name in ("name", "order", "active") if name in entry}
-    values = {**plain, "meta_data": entry.get("metaData"), "query": query, "action": given}
-    await filter_mutations.create(ctx, None, values)
+        if value := action_values.get(name):
+            action_values[name] = _selectors_from_paths(value, mailbox_paths, ["action", name])
+    plain = {name: record[name] for name in ("name", "order", "active") if name in record}
+    values = {**plain, "meta_data": record.get("metaData"), "query": query, "action": action_values}
+    await filter_mutations.create_filter(ctx, None, values)
     return bare
 
 
-def _named(value: str | list[str], boxes: Collection[str], path: Sequence[str]) -> Any:
-    for one in [value] if isinstance(value, str) else value:
-        if one not in boxes:
-            raise Invalid("there is no such folder", constraint="unknown", path=path)
-    return Named(path=value) if isinstance(value, str) else [Named(path=one) for one in value]
+def _selectors_from_paths(
+    path_or_paths: str | list[str], mailbox_paths: Collection[str], input_path: Sequence[str]
+) -> Any:
+    for one in [path_or_paths] if isinstance(path_or_paths, str) else path_or_paths:
+        if one not in mailbox_paths:
+            raise InvalidInput("there is no such folder", constraint="unknown", path=input_path)
+    return (
+        MailboxSelector(path=path_or_paths)
+        if isinstance(path_or_paths, str)
+        else [MailboxSelector(path=one) for one in path_or_paths]
+    )
 
 
-def _check(entry: Entry, kinds: Mapping[str, type], path: Sequence[str]) -> None:
+def _require_types(
+    record: FilterRecord, type_by_name: Mapping[str, type], input_path: Sequence[str]
+) -> None:
     """Raise InvalidInput if a value has the wrong type. None is allowed everywhere."""
-    for name, value in entry.items():
-        kind = kinds.get(name)
-        right = value is None or (kind is not None and isinstance(value, kind))
-        if not right or (kind is int and isinstance(value, bool)):
-            raise Invalid("not what it must be", constraint="type", path=[*path, name])
+    for name, value in record.items():
+        kind = type_by_name.get(name)
+        has_right_type = value is None or (kind is not None and isinstance(value, kind))
+        if not has_right_type or (kind is int and isinstance(value, bool)):
+            raise InvalidInput("not what it must be", constraint="type", path=[*input_path, name])
 
 
-def _check_query(query: Any, path: Sequence[str], depth: int) -> None:
-    if not isinstance(query, dict) or depth > NESTED:
-        raise Invalid("not what it must be", constraint="type", path=path)
-    _check(query, QUERY, path)
-    for name, needed, other in (("header", "key", "value"), ("regex", "pattern", "key")):
+def _require_query_types(query: Any, input_path: Sequence[str], depth: int) -> None:
+    if not isinstance(query, dict) or depth > MAX_DEPTH:
+        raise InvalidInput("not what it must be", constraint="type", path=input_path)
+    _require_types(query, QUERY_TYPES, input_path)
+    for name, required_key, other_key in (("header", "key", "value"), ("regex", "pattern", "key")):
         if (part := query.get(name)) is not None:
-            _check(part, {needed: str, other: str}, [*path, name])
-            if not isinstance(part.get(needed), str):
-                raise Invalid(f"it has no {needed}", constraint="type", path=[*path, name])
-    for name in GROUPS:
+            _require_types(part, {required_key: str, other_key: str}, [*input_path, name])
+            if not isinstance(part.get(required_key), str):
+                raise InvalidInput(
+                    f"it has no {required_key}", constraint="type", path=[*input_path, name]
+                )
+    for name in GROUP_NAMES:
         for one in query.get(name) or ():
-            _check_query(one, [*path, name], depth + 1)
+            _require_query_types(one, [*input_path, name], depth + 1)
 
 
-def _check_action(action: Entry, path: Sequence[str]) -> None:
-    _check(action, ACTION, path)
+def _require_action_types(action: FilterRecord, input_path: Sequence[str]) -> None:
+    _require_types(action, ACTION_TYPES, input_path)
     for name, value in action.items():
         if isinstance(value, list) and not all(isinstance(one, str) for one in value):
-            raise Invalid("not what it must be", constraint="type", path=[*path, name])
-    _check(action.get("reply") or {}, dict.fromkeys(("subject", "text", "html"), str), path)
+            raise InvalidInput("not what it must be", constraint="type", path=[*input_path, name])
+    _require_types(
+        action.get("reply") or {}, dict.fromkeys(("subject", "text", "html"), str), input_path
+    )

@@ -10,274 +10,324 @@ from sqlmodel import col
 from mail import sieve
 from mail.compose import message_builder
 from mail.filters import filter_compiler
-from mail.filters.filter_compiler import GROUPS, NESTED, Names
+from mail.filters.filter_compiler import GROUP_NAMES, MAX_DEPTH, ScriptNames
 from mail.recipients import forward_targets
-from mail.recipients.batch_resolution import resolve_all
+from mail.recipients.batch_resolution import resolve_addresses
 from mail.sieve import limits
 from mail.sieve.execution import regex_groups
-from mail.sieve.execution.flag_names import known
+from mail.sieve.execution.flag_names import parse_flags
 from mail.sieve.extensions.core_commands import FIELD_NAME
-from models.errors import Invalid, NotFound, Problems, Several
+from models.errors import ErrorCollector, InvalidInput, MultipleErrors, NotFound
 from models.mailboxes.tables import HOLDING_USES
 from models.notifications.webhooks import Webhook
-from resolvers.addresses.targets import Targets, checked_targets
+from resolvers.addresses.targets import ForwardTargets, validate_targets
 from resolvers.context import Context
 from resolvers.filters import search_query
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import Named
-from resolvers.messages.bulk.row_changes import keyword_of
+from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.messages.bulk.row_changes import validate_keyword
 
-WORD = 255  # characters of a tested text
-NAME = 128  # characters of a header field name
-TESTS = 100  # tests and groups of a query
-COPIES = 10  # mailboxes
-TARGETS = limits.REDIRECTS  # the limit of a script, so that the filter has the same effect as Sieve
-LABELS = 32
-SUBJECT = 512  # bytes
-TEXT = 16 << 10  # bytes of the text and of the HTML of a reply
-PLAIN = ("from", "to", "subject", "listId", "text")
-FLAGS = ("seen", "flag", "delete", "spam")
+MAX_TEST_LENGTH = 255  # characters of a tested text
+MAX_HEADER_NAME_LENGTH = 128  # characters of a header field name
+MAX_TESTS = 100  # tests and groups of a query
+MAX_COPIES = 10  # mailboxes
+MAX_TARGETS = (
+    limits.MAX_REDIRECTS
+)  # the limit of a script, so that the filter has the same effect as Sieve
+MAX_LABELS = 32
+MAX_SUBJECT_BYTES = 512  # bytes
+MAX_REPLY_BYTES = 16 << 10  # bytes of the text and of the HTML of a reply
+TEXT_TESTS = ("from", "to", "subject", "listId", "text")
+BOOLEAN_ACTIONS = ("seen", "flag", "delete", "spam")
 
-Form = Mapping[str, Any]
-Path = Sequence[str]
+InputValues = Mapping[str, Any]
+InputPath = Sequence[str]
 
 
-def query(given: Form, before: Form, path: Path) -> dict[str, Any]:
+def validate_query(
+    values: InputValues, stored_query: InputValues, path: InputPath
+) -> dict[str, Any]:
     """Merge the input into a stored query and return it. None removes a test.
 
     Raises InvalidInput with all problems.
     """
-    problems = Problems()
-    found = {**before, **_query(given, path, problems, 0)}
-    problems.settle()
+    problems = ErrorCollector()
+    found = {**stored_query, **_validated_tests(values, path, problems, 0)}
+    problems.raise_collected()
     found = {name: value for name, value in found.items() if value is not None}
-    if filter_compiler.size_of(found) > TESTS:
-        words = f"at most {TESTS} tests and groups"
-        raise Invalid(words, constraint="max", path=path)
+    if filter_compiler.test_count(found) > MAX_TESTS:
+        error_text = f"at most {MAX_TESTS} tests and groups"
+        raise InvalidInput(error_text, constraint="max", path=path)
     return found
 
 
-def _query(given: Form, path: Path, problems: Problems, depth: int) -> dict[str, Any]:
+def _validated_tests(
+    values: InputValues, path: InputPath, problems: ErrorCollector, depth: int
+) -> dict[str, Any]:
     """Return the validated tests of a query. In nested queries, tests of None are removed."""
-    if depth > NESTED:
-        words = f"all, any and not go {NESTED} levels deep"
-        raise Invalid(words, constraint="depth", path=path)
+    if depth > MAX_DEPTH:
+        error_text = f"all, any and not go {MAX_DEPTH} levels deep"
+        raise InvalidInput(error_text, constraint="depth", path=path)
     found: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in values.items():
         at = [*path, name]
-        with problems.caught():
+        with problems.collecting():
             if value is None or value == []:
                 found[name] = None
             elif name == "query":
-                found[name] = {"text": value, "tests": _from_text(value, at, depth)}
-            elif name in GROUPS:
-                found[name] = _queries(value, at, problems, depth)
+                found[name] = {"text": value, "tests": _tests_from_search_text(value, at, depth)}
+            elif name in GROUP_NAMES:
+                found[name] = _validated_group(value, at, problems, depth)
             else:
-                found[name] = _test(name, value, at)
+                found[name] = _validated_test(name, value, at)
     if depth:
         return {name: value for name, value in found.items() if value is not None}
     return found
 
 
-def _from_text(text: str, path: Path, depth: int) -> dict[str, Any]:
+def _tests_from_search_text(search_text: str, path: InputPath, depth: int) -> dict[str, Any]:
     """Return the tests of a search text, validated like those of the input."""
-    problems = Problems()
-    found = _query(search_query.tests_of(text, path), path, problems, depth + 1)
+    problems = ErrorCollector()
+    found = _validated_tests(
+        search_query.filter_tests_from_search_text(search_text, path), path, problems, depth + 1
+    )
     try:
-        problems.settle()
-    except (Invalid, Several) as refused:  # the path of a test means nothing to the user
-        words = "; ".join(one.message for one in refused.each[:5])
-        raise Invalid(words, constraint="syntax", path=path) from refused
+        problems.raise_collected()
+    except (
+        InvalidInput,
+        MultipleErrors,
+    ) as refused:  # the path of a test means nothing to the user
+        error_text = "; ".join(one.message for one in refused.all_errors[:5])
+        raise InvalidInput(error_text, constraint="syntax", path=path) from refused
     return found
 
 
-def _queries(
-    given: Sequence[Form], path: Path, problems: Problems, depth: int
+def _validated_group(
+    queries: Sequence[InputValues], path: InputPath, problems: ErrorCollector, depth: int
 ) -> list[dict[str, Any]]:
-    if len(given) > TESTS:
-        raise Invalid(f"at most {TESTS} at once", constraint="max", path=path)
-    return [_query(one, [*path, str(nth)], problems, depth + 1) for nth, one in enumerate(given)]
+    if len(queries) > MAX_TESTS:
+        raise InvalidInput(f"at most {MAX_TESTS} at once", constraint="max", path=path)
+    return [
+        _validated_tests(one, [*path, str(nth)], problems, depth + 1)
+        for nth, one in enumerate(queries)
+    ]
 
 
-def _test(name: str, value: Any, path: Path) -> Any:
-    if name in PLAIN:
-        return _word(value, path)
-    if name == "size":
+def _validated_test(test_name: str, value: Any, path: InputPath) -> Any:
+    if test_name in TEXT_TESTS:
+        return _validate_text(value, path)
+    if test_name == "size":
         if not 0 < abs(value) < 1 << 63:
-            words = "more than so many bytes, or below 0 less; null for no such test"
-            raise Invalid(words, constraint="range", path=path)
+            error_text = "more than so many bytes, or below 0 less; null for no such test"
+            raise InvalidInput(error_text, constraint="range", path=path)
         return int(value)
-    if name == "header":
-        return _header(value, path)
-    if name == "regex":
-        return _regex(value, path)
+    if test_name == "header":
+        return _validated_header_test(value, path)
+    if test_name == "regex":
+        return _validated_regex_test(value, path)
     return bool(value)
 
 
-def _word(text: str, path: Path) -> str:
-    message_builder.text_of(text, path, 4 * WORD)
-    if not text.split() or len(text) > WORD:
-        words = f"1 to {WORD} characters, and not blanks alone; null for no such test"
-        raise Invalid(words, constraint="length", path=path)
+def _validate_text(text: str, path: InputPath) -> str:
+    message_builder.validate_text(text, path, 4 * MAX_TEST_LENGTH)
+    if not text.split() or len(text) > MAX_TEST_LENGTH:
+        error_text = (
+            f"1 to {MAX_TEST_LENGTH} characters, and not blanks alone; null for no such test"
+        )
+        raise InvalidInput(error_text, constraint="length", path=path)
     return text
 
 
-def _header(given: Form, path: Path) -> dict[str, Any]:
-    key, value = _key(given["key"], path), given.get("value")
-    return {"key": key, "value": None if value is None else _word(value, [*path, "value"])}
+def _validated_header_test(values: InputValues, path: InputPath) -> dict[str, Any]:
+    key, value = _validate_header_name(values["key"], path), values.get("value")
+    return {"key": key, "value": None if value is None else _validate_text(value, [*path, "value"])}
 
 
-def _key(key: str, path: Path) -> str:
-    limit = NAME
-    if len(key) > limit or not FIELD_NAME.fullmatch(key):
-        words = f"the name of a field has 1 to {limit} signs of ASCII, without blank and colon"
-        raise Invalid(words, constraint="pattern", path=[*path, "key"])
-    return key
+def _validate_header_name(header_name: str, path: InputPath) -> str:
+    limit = MAX_HEADER_NAME_LENGTH
+    if len(header_name) > limit or not FIELD_NAME.fullmatch(header_name):
+        error_text = f"the name of a field has 1 to {limit} signs of ASCII, without blank and colon"
+        raise InvalidInput(error_text, constraint="pattern", path=[*path, "key"])
+    return header_name
 
 
-def _regex(given: Form, path: Path) -> dict[str, Any]:
-    key, pattern = given.get("key"), _word(given["pattern"], [*path, "pattern"])
+def _validated_regex_test(values: InputValues, path: InputPath) -> dict[str, Any]:
+    key, pattern = values.get("key"), _validate_text(values["pattern"], [*path, "pattern"])
     try:
-        regex_groups.compiled(pattern, fold=True)
-    except Invalid as problem:
-        raise Invalid(problem.message, constraint="pattern", path=[*path, "pattern"]) from problem
-    return {"key": None if key is None else _key(key, path), "pattern": pattern}
+        regex_groups.compile_regex(pattern, ignore_case=True)
+    except InvalidInput as problem:
+        raise InvalidInput(
+            problem.message, constraint="pattern", path=[*path, "pattern"]
+        ) from problem
+    return {"key": None if key is None else _validate_header_name(key, path), "pattern": pattern}
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class FilterState:
     """A filter and its stored action, before the change."""
 
-    id: int
+    filter_id: int
     user_id: int
-    action: Form = field(default_factory=dict)  # without its targets
+    stored_action: InputValues = field(default_factory=dict)  # without its targets
     targets: Sequence[str] = ()
-    relays: str | None = None
+    encrypted_relays: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedAction:
     """A validated action in its stored form."""
 
     action: dict[str, Any]
     targets: Sequence[str]
-    relays: str | None
-    fresh: Sequence[str] = ()  # targets that the filter did not have
+    encrypted_relays: str | None
+    new_targets: Sequence[str] = ()  # targets that the filter did not have
 
 
-async def action(ctx: Context, given: Form, whose: Whose, path: Path) -> Checked:
+async def validate_action(
+    ctx: Context, values: InputValues, filter_state: FilterState, path: InputPath
+) -> CheckedAction:
     """Merge the input into a stored action and return it. None removes a part.
 
     Raises InvalidInput with all problems, and NotFound for an unknown mailbox or webhook.
     """
-    problems, found = Problems(), dict(whose.action)
-    for name, value in given.items():
-        with problems.caught():
+    problems, found = ErrorCollector(), dict(filter_state.stored_action)
+    for name, value in values.items():
+        with problems.collecting():
             if name != "targets":
-                found[name] = await _part(ctx, name, value, whose, [*path, name])
-    to = Checked({}, whose.targets, whose.relays)
-    with problems.caught():
-        if "targets" in given:
-            to = await _targets(ctx, given["targets"] or (), whose, [*path, "targets"])
-    problems.settle()
+                found[name] = await _validated_action_part(
+                    ctx, name, value, filter_state, [*path, name]
+                )
+    to = CheckedAction({}, filter_state.targets, filter_state.encrypted_relays)
+    with problems.collecting():
+        if "targets" in values:
+            to = await _validated_targets(
+                ctx, values["targets"] or (), filter_state, [*path, "targets"]
+            )
+    problems.raise_collected()
     found = {name: value for name, value in found.items() if value is not None}
     if not (found or to.targets):
-        raise Invalid("say what happens", constraint="required", path=path)
-    return Checked(found, to.targets, to.relays, to.fresh)
+        raise InvalidInput("say what happens", constraint="required", path=path)
+    return CheckedAction(found, to.targets, to.encrypted_relays, to.new_targets)
 
 
-async def _part(ctx: Context, name: str, value: Any, whose: Whose, path: Path) -> Any:
+async def _validated_action_part(
+    ctx: Context, action_name: str, value: Any, filter_state: FilterState, path: InputPath
+) -> Any:
     """Return one part of an action in its stored form, or None to remove it."""
-    if value is None or value == [] or (name == "stop" and not value):
+    if value is None or value == [] or (action_name == "stop" and not value):
         return None
-    if name == "mailbox":
-        (value,) = await _boxes(ctx, whose.user_id, [value], path)
-    elif name == "copyTo":
-        value = await _boxes(ctx, whose.user_id, value, path, many=True)
-    elif name == "webhook":
-        value = await _webhook(ctx, value, whose.user_id, path)
-    elif name in ("labels", "removeLabels"):
-        value = _labels(value, path)
-    elif name == "reply":
-        value = _reply(value, path)
+    if action_name == "mailbox":
+        (value,) = await _mailbox_ids(ctx, filter_state.user_id, [value], path)
+    elif action_name == "copyTo":
+        value = await _mailbox_ids(ctx, filter_state.user_id, value, path, is_list=True)
+    elif action_name == "webhook":
+        value = await _require_webhook_id(ctx, value, filter_state.user_id, path)
+    elif action_name in ("labels", "removeLabels"):
+        value = _validated_labels(value, path)
+    elif action_name == "reply":
+        value = _validated_reply(value, path)
     return value
 
 
-async def _boxes(
-    ctx: Context, user_id: int, named: Sequence[Named], path: Path, *, many: bool = False
+async def _mailbox_ids(
+    ctx: Context,
+    user_id: int,
+    selectors: Sequence[MailboxSelector],
+    path: InputPath,
+    *,
+    is_list: bool = False,
 ) -> list[int]:
-    if len(named) > COPIES:
-        raise Invalid(f"at most {COPIES} mailboxes", constraint="max", path=path)
-    rows = await mailbox_loaders.named(ctx, [(user_id, one) for one in named])
-    for nth, (name, row) in enumerate(zip(named, rows, strict=True)):
-        index = nth if many else None
+    if len(selectors) > MAX_COPIES:
+        raise InvalidInput(f"at most {MAX_COPIES} mailboxes", constraint="max", path=path)
+    rows = await mailbox_loaders.load_by_selectors(ctx, [(user_id, one) for one in selectors])
+    for nth, (name, row) in enumerate(zip(selectors, rows, strict=True)):
+        index = nth if is_list else None
         if row is None or row.user_id != user_id:
             refusal = NotFound(str(name), path=path)
             refusal.index = index
             raise refusal
         if row.special_use in HOLDING_USES:  # messages are moved out of it later
-            words = "this mailbox holds snoozed or scheduled messages: nothing else is put there"
-            raise Invalid(words, constraint="specialUse", path=path, index=index)
+            error_text = (
+                "this mailbox holds snoozed or scheduled messages: nothing else is put there"
+            )
+            raise InvalidInput(error_text, constraint="specialUse", path=path, index=index)
     return list(dict.fromkeys(row.id for row in rows if row))
 
 
-def _labels(names: Sequence[str], path: Path) -> list[str]:
-    if len(names) > LABELS:
-        raise Invalid(f"at most {LABELS} keywords", constraint="max", path=path)
+def _validated_labels(names: Sequence[str], path: InputPath) -> list[str]:
+    if len(names) > MAX_LABELS:
+        raise InvalidInput(f"at most {MAX_LABELS} keywords", constraint="max", path=path)
     for index, name in enumerate(names):
         try:
-            keyword_of(name)
-        except Invalid as wrong:
-            raise Invalid(wrong.message, constraint="pattern", path=path, index=index) from wrong
-        if known([name]) != (name,):
-            raise Invalid("not a keyword", constraint="pattern", path=path, index=index)
+            validate_keyword(name)
+        except InvalidInput as error:
+            raise InvalidInput(
+                error.message, constraint="pattern", path=path, index=index
+            ) from error
+        if parse_flags([name]) != (name,):
+            raise InvalidInput("not a keyword", constraint="pattern", path=path, index=index)
     return list(dict.fromkeys(names))
 
 
-def _reply(given: Form, path: Path) -> dict[str, str]:
-    subject, text, html = (given.get(name) or "" for name in ("subject", "text", "html"))
-    message_builder.line_of(subject, [*path, "subject"], SUBJECT)
-    message_builder.text_of(text, [*path, "text"], TEXT)
-    message_builder.text_of(html, [*path, "html"], TEXT)
+def _validated_reply(values: InputValues, path: InputPath) -> dict[str, str]:
+    subject, text, html = (values.get(name) or "" for name in ("subject", "text", "html"))
+    message_builder.validate_line(subject, [*path, "subject"], MAX_SUBJECT_BYTES)
+    message_builder.validate_text(text, [*path, "text"], MAX_REPLY_BYTES)
+    message_builder.validate_text(html, [*path, "html"], MAX_REPLY_BYTES)
     if not (text.strip() or html.strip()):
-        words = "there is nothing to answer: give text or html"
-        raise Invalid(words, constraint="required", path=[*path, "text"])
+        error_text = "there is nothing to answer: give text or html"
+        raise InvalidInput(error_text, constraint="required", path=[*path, "text"])
     return {"subject": subject.strip(), "text": text, "html": html}
 
 
-async def _webhook(ctx: Context, key: int, user_id: int, path: Path) -> int:
+async def _require_webhook_id(ctx: Context, webhook_id: int, user_id: int, path: InputPath) -> int:
     statement = select(col(Webhook.id)).where(
-        col(Webhook.id) == key, col(Webhook.user_id) == user_id
+        col(Webhook.id) == webhook_id, col(Webhook.user_id) == user_id
     )
     if not await ctx.read(statement):
-        raise NotFound(str(key), path=path)
-    return key
+        raise NotFound(str(webhook_id), path=path)
+    return webhook_id
 
 
-async def _targets(ctx: Context, given: Sequence[str], whose: Whose, path: Path) -> Checked:
+async def _validated_targets(
+    ctx: Context, target_texts: Sequence[str], filter_state: FilterState, path: InputPath
+) -> CheckedAction:
     """Return the targets in their stored form. Raises InvalidInput for an address of the user."""
-    if len(given) > TARGETS:
-        raise Invalid(f"at most {TARGETS} targets", constraint="max", path=path)
-    were = forward_targets.opened(ctx.world, whose.id, whose.relays)
-    to: Targets = checked_targets(ctx, given, were, path)
-    addresses = [one for one in to.shown if "://" not in one]
-    here = await resolve_all(ctx.world, addresses, ctx.read)
-    for index, text in enumerate(to.shown):
-        if text in here and here[text].user_id == whose.user_id:
-            words = "a filter does not send on to its own account: mailbox and copyTo store there"
-            raise Invalid(words, constraint="self", path=path, index=index)
-    sealed = forward_targets.sealed(ctx.world, whose.id, to.relays)
-    fresh = [
-        one for one in to.shown if one not in whose.targets or were.get(one) != to.relays.get(one)
+    if len(target_texts) > MAX_TARGETS:
+        raise InvalidInput(f"at most {MAX_TARGETS} targets", constraint="max", path=path)
+    old_relays = forward_targets.open_relays(
+        ctx.environment, filter_state.filter_id, filter_state.encrypted_relays
+    )
+    targets: ForwardTargets = validate_targets(ctx, target_texts, old_relays, path)
+    addresses = [one for one in targets.shown_targets if "://" not in one]
+    local_addresses = await resolve_addresses(ctx.environment, addresses, ctx.read)
+    for index, text in enumerate(targets.shown_targets):
+        if text in local_addresses and local_addresses[text].user_id == filter_state.user_id:
+            error_text = (
+                "a filter does not send on to its own account: mailbox and copyTo store there"
+            )
+            raise InvalidInput(error_text, constraint="self", path=path, index=index)
+    sealed = forward_targets.seal_relays(
+        ctx.environment, filter_state.filter_id, targets.relays_with_password
+    )
+    new_targets = [
+        one
+        for one in targets.shown_targets
+        if one not in filter_state.targets
+        or old_relays.get(one) != targets.relays_with_password.get(one)
     ]
-    return Checked({}, to.shown, sealed, fresh)
+    return CheckedAction({}, targets.shown_targets, sealed, new_targets)
 
 
-def check_script(key: int, found: Form, done: Checked) -> None:
+def validate_script_size(
+    filter_id: int, stored_query: InputValues, checked_action: CheckedAction
+) -> None:
     """Raise InvalidInput if the filter is larger than a Sieve script can be."""
-    action_ = {**done.action, "targets": list(done.targets)}
-    longest = {mailbox: "x" * 100 for mailbox in (done.action.get("mailbox"),) if mailbox}
-    script = sieve.printed(filter_compiler.tree(key, found, action_, Names(longest)))
-    if len(script.encode()) > limits.SCRIPT:
-        words = f"a filter has at most {limits.SCRIPT} bytes, as Sieve writes it"
-        raise Invalid(words, constraint="max", path=["query"])
+    action_ = {**checked_action.action, "targets": list(checked_action.targets)}
+    longest = {mailbox: "x" * 100 for mailbox in (checked_action.action.get("mailbox"),) if mailbox}
+    script = sieve.print_script(
+        filter_compiler.script_from_filter(filter_id, stored_query, action_, ScriptNames(longest))
+    )
+    if len(script.encode()) > limits.MAX_SCRIPT_BYTES:
+        error_text = f"a filter has at most {limits.MAX_SCRIPT_BYTES} bytes, as Sieve writes it"
+        raise InvalidInput(error_text, constraint="max", path=["query"])

@@ -6,25 +6,28 @@ from dataclasses import replace
 from sqlalchemy import insert, select
 from sqlmodel import col
 
-from mail.mailboxes.paths import checked_path
-from models.errors import Forbidden, Invalid, LimitReached
+from mail.mailboxes.paths import validate_path
+from models.errors import Forbidden, InvalidInput, LimitReached
 from models.events import journal
 from models.mailboxes.shares import MailboxShare, ShareRight
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import Named, NewMailboxes, find
-from resolvers.mailboxes.owners import Held
-from resolvers.users.selection import MINE, Users
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, require_mailbox
+from resolvers.mailboxes.owners import LockedAccounts
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-AT = ["parent"]
+PARENT_PATH = ["parent"]
 
 
-async def create(
-    ctx: Context, new: NewMailboxes, above: Named, users: Users = MINE
+async def create_child_mailboxes(
+    ctx: Context,
+    new_mailboxes: NewMailboxes,
+    parent: MailboxSelector,
+    users: UserSelector = VIEWER_ONLY,
 ) -> list[Mailbox]:
     """Create mailboxes below a parent: all of them or none.
 
@@ -32,52 +35,63 @@ async def create(
     their parent. Raises InvalidInput if `users` is given, Forbidden, NotFound, Conflict or
     LimitReached.
     """
-    if users.given:
-        raise Invalid("a parent says whose they are", constraint="exclusive", path=["users"])
-    mailbox = await find(ctx, above, ShareRight.CREATE, path=AT)
-    if mailbox.user_id == own(ctx):
-        return await mailbox_loaders.create(ctx, _below(new, mailbox))
-    if new.special_use:
+    if users.is_given:
+        raise InvalidInput("a parent says whose they are", constraint="exclusive", path=["users"])
+    mailbox = await require_mailbox(ctx, parent, ShareRight.CREATE, path_in_input=PARENT_PATH)
+    if mailbox.user_id == require_user_id(ctx):
+        return await mailbox_loaders.create_mailboxes(
+            ctx, _with_parent_path(new_mailboxes, mailbox)
+        )
+    if new_mailboxes.special_use:
         raise Forbidden("roles are for the owner to give", path=["specialUse"])
-    if new.encrypt:
+    if new_mailboxes.encrypt_messages:
         raise Forbidden("encryption is for the owner to ask for", path=["encryptMessages"])
-    async with ctx.write(mailbox.user_id) as session:
-        mailbox = await find(ctx, Named(id=mailbox.id), ShareRight.CREATE, path=AT)
-        owner = select(*picked(User)).where(col(User.id) == mailbox.user_id)
-        held = Held(ctx, session, list(await ctx.read(owner)))
-        below = _below(new, mailbox)
-        wanted = [
-            checked_path(path, path_in=["paths"], index=nth) for nth, path in enumerate(below.paths)
+    async with ctx.write_session(mailbox.user_id) as session:
+        mailbox = await require_mailbox(
+            ctx, MailboxSelector(id=mailbox.id), ShareRight.CREATE, path_in_input=PARENT_PATH
+        )
+        owner = select(*select_columns(User)).where(col(User.id) == mailbox.user_id)
+        locked_accounts = LockedAccounts(ctx, session, list(await ctx.read(owner)))
+        below = _with_parent_path(new_mailboxes, mailbox)
+        validated_paths = [
+            validate_path(path, input_path=["paths"], index=nth)
+            for nth, path in enumerate(below.paths)
         ]
         try:
-            found, made = await mailbox_loaders.make(held, wanted, below)
+            found, created = await mailbox_loaders.create_in_transaction(
+                locked_accounts, validated_paths, below
+            )
         except LimitReached as full:  # only the owner may learn the count
-            raise LimitReached(full.message, limit=full.limit, used=full.limit, path=AT) from full
-        await _share(held, mailbox, made)
+            raise LimitReached(
+                full.message, limit=full.limit, used=full.limit, path=PARENT_PATH
+            ) from full
+        await _copy_shares_of_parent(locked_accounts, mailbox, created)
     return found
 
 
-def _below(new: NewMailboxes, box: Picked) -> NewMailboxes:
-    return replace(new, paths=[f"{box.path}/{path}" for path in new.paths])
+def _with_parent_path(new_mailboxes: NewMailboxes, parent: ColumnRow) -> NewMailboxes:
+    return replace(new_mailboxes, paths=[f"{parent.path}/{path}" for path in new_mailboxes.paths])
 
 
-async def _share(held: Held, above: Picked, made: Sequence[Mailbox]) -> None:
+async def _copy_shares_of_parent(
+    locked: LockedAccounts, parent: ColumnRow, created: Sequence[Mailbox]
+) -> None:
     """Share the created mailboxes with the users that the parent is shared with."""
-    connection = await held.session.connection()
-    statement = select(*picked(MailboxShare, ("user_id", "rights")))
+    connection = await locked.session.connection()
+    statement = select(*select_columns(MailboxShare, ("user_id", "rights")))
     rows = (
-        await connection.execute(statement.where(col(MailboxShare.mailbox_id) == above.id))
+        await connection.execute(statement.where(col(MailboxShare.mailbox_id) == parent.id))
     ).all()
-    before = journal.reached(held.session)[above.user_id] - len(made)
-    given = [
+    before = journal.recorded_positions(locked.session)[parent.user_id] - len(created)
+    share_rows = [
         {
             "mailbox_id": mailbox.id,
             "user_id": row.user_id,
-            "owner_id": above.user_id,
+            "owner_id": parent.user_id,
             "rights": row.rights,
             "since": before,
         }
-        for mailbox in made
+        for mailbox in created
         for row in rows
     ]
-    await connection.execute(insert(MailboxShare), given)
+    await connection.execute(insert(MailboxShare), share_rows)

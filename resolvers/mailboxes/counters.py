@@ -5,60 +5,76 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.events.journal import ChangeKind, Event
+from models.events.journal import ChangeKind, JournalEvent
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked
-from resolvers.access import own, records
+from models.store.columns import ColumnRow, select_columns
+from resolvers.access import is_visible_record, require_user_id
 from resolvers.changes import managed_streams, stream_reader
-from resolvers.changes.stream_reader import Asked
+from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
 
-COUNTING = frozenset(kind for kind in ChangeKind if kind.startswith(("MAILBOX_", "MESSAGE_")))
+COUNTER_CHANGE_KINDS = frozenset(
+    kind for kind in ChangeKind if kind.startswith(("MAILBOX_", "MESSAGE_"))
+)
 
 
-async def follow(ctx: Context, user_id: int | None) -> AsyncGenerator[Sequence[Picked]]:
+async def follow_counters(ctx: Context, user_id: int | None) -> AsyncGenerator[Sequence[ColumnRow]]:
     """Yield all mailboxes of an account, then repeatedly the mailboxes with changed counters.
 
     For the viewer's own account it includes the mailboxes that others share.
     """
-    hear = managed_streams.account(user_id)
-    since = await stream_reader.standing(
+    hear = managed_streams.select_user_stream(user_id)
+    since = await stream_reader.load_current_positions(
         ctx, hear
     )  # read before the rows, so that no change is lost
-    rows = await _all(ctx, user_id)
-    told = {row.id: _figures(row) for row in rows}
+    rows = await _load_visible_mailboxes(ctx, user_id)
+    last_counters = {row.id: _counters(row) for row in rows}
     yield rows
-    async for batch in stream_reader.follow(ctx, Asked(since, COUNTING, hear=hear)):
-        keys = sorted(_touched(batch.events))
-        rows = await _all(ctx, user_id) if batch.resync else await _some(ctx, keys)
-        changed = [row for row in rows if told.get(row.id) != _figures(row)]
-        told |= {row.id: _figures(row) for row in changed}
+    async for batch in stream_reader.follow_changes(
+        ctx, FollowRequest(since, COUNTER_CHANGE_KINDS, select_streams=hear)
+    ):
+        keys = sorted(_affected_mailbox_ids(batch.events))
+        rows = (
+            await _load_visible_mailboxes(ctx, user_id)
+            if batch.resync_reason
+            else await _load_still_visible(ctx, keys)
+        )
+        changed = [row for row in rows if last_counters.get(row.id) != _counters(row)]
+        last_counters |= {row.id: _counters(row) for row in changed}
         if changed:
             yield changed
 
 
-def _figures(row: Picked) -> tuple[int, int]:
+def _counters(row: ColumnRow) -> tuple[int, int]:
     """Return total and unseen messages of a mailbox."""
     return row.total, row.unseen
 
 
-async def _all(ctx: Context, user_id: int | None) -> Sequence[Picked]:
-    theirs = select(*picked(Mailbox)).where(
-        col(Mailbox.user_id) == (user_id or own(ctx)), records(ctx, Mailbox)
+async def _load_visible_mailboxes(ctx: Context, user_id: int | None) -> Sequence[ColumnRow]:
+    statement = select(*select_columns(Mailbox)).where(
+        col(Mailbox.user_id) == (user_id or require_user_id(ctx)), is_visible_record(ctx, Mailbox)
     )
-    rows = list(await ctx.read(theirs.order_by(col(Mailbox.path))))
-    shared = [] if user_id else [row.mailbox_id for row in await mailbox_rights.all_of(ctx)]
-    return rows + (await _some(ctx, shared) if shared else [])
+    rows = list(await ctx.read(statement.order_by(col(Mailbox.path))))
+    shared = (
+        []
+        if user_id
+        else [row.mailbox_id for row in await mailbox_rights.load_shares_with_viewer(ctx)]
+    )
+    return rows + (await _load_still_visible(ctx, shared) if shared else [])
 
 
-async def _some(ctx: Context, keys: list[int]) -> list[Picked]:
+async def _load_still_visible(ctx: Context, mailbox_ids: list[int]) -> list[ColumnRow]:
     """Load those of these mailboxes that exist and that the viewer can see."""
-    return [row for row in await mailbox_loaders.by_ids(ctx, keys) if row] if keys else []
+    return (
+        [row for row in await mailbox_loaders.load_by_ids(ctx, mailbox_ids) if row]
+        if mailbox_ids
+        else []
+    )
 
 
-def _touched(events: Iterable[Event]) -> set[int]:
+def _affected_mailbox_ids(events: Iterable[JournalEvent]) -> set[int]:
     """Return the IDs of the mailboxes with counters that these events can change."""
     found: set[int | None] = set()
     for event in events:

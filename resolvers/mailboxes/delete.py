@@ -8,154 +8,204 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import Conflict, Forbidden, Invalid, NotFound, check_limit
-from models.events.journal import LONGEST, ChangeKind
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
+from models.events.journal import MAX_IDS_PER_ROW, ChangeKind
 from models.mailboxes.shares import MailboxShare
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
 from resolvers.mailboxes import shares, subscriptions
-from resolvers.mailboxes.loaders import Named, Tree, named, trees
-from resolvers.mailboxes.owners import Held, holding
-from resolvers.messages.bulk.row_changes import STATE, archive, by_user
-from resolvers.users.selection import MINE, Users
+from resolvers.mailboxes.loaders import (
+    MailboxSelector,
+    MailboxTreeKey,
+    load_by_selectors,
+    load_trees,
+)
+from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.messages.bulk.row_changes import STATE_COLUMNS, archive_messages, group_rows_by_user
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-COLUMNS = frozenset({"id", "user_id", "path", "special_use", "hidden", "total", "subscribed"})
+TREE_COLUMNS = frozenset({"id", "user_id", "path", "special_use", "hidden", "total", "subscribed"})
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class MailboxDeletion:
     """The mailboxes to delete, and the conditions for that."""
 
-    names: Sequence[Named]
-    recursive: bool = False  # with their children
-    require_empty: bool = False
-    unsubscribe: bool = True  # False keeps the subscriptions to their paths
+    selectors: Sequence[MailboxSelector]
+    is_recursive: bool = False  # with their children
+    requires_empty: bool = False
+    deletes_subscriptions: bool = True  # False keeps the subscriptions to their paths
 
 
-async def delete(ctx: Context, what: Gone, users: Users = MINE) -> list[int]:
+async def delete_mailboxes(
+    ctx: Context, request: MailboxDeletion, users: UserSelector = VIEWER_ONLY
+) -> list[int]:
     """Delete mailboxes and archive their messages: all of them or none.
 
     Returns the IDs of the deleted mailboxes. Raises InvalidInput or NotFound, Conflict if there are
     children or messages that the request excludes, and Forbidden for INBOX, hidden mailboxes and
     those with a special use.
     """
-    most = ctx.world.options.bulk
-    if not what.names:
-        raise Invalid("name at least one folder", constraint="required", path=["mailboxes"])
-    check_limit(len(what.names), most, f"at most {most} at once", path=["mailboxes"])
-    async with holding(ctx, users, "mailboxDelete", also=shares.grantees) as held:
-        all_trees = await ctx.load_all(trees, [Tree(user, COLUMNS) for user in held.ids])
-        keys = [(user, name) for user in held.ids for name in what.names]
-        rows = iter(await ctx.load_all(named, keys))
-        gone: dict[int, list[Picked]] = {}
-        for user, tree in zip(held.ids, all_trees, strict=True):
-            these = [next(rows) for _ in what.names]
-            gone[user] = _chosen(held, user, these, tree, what)
-        await _remove(held, gone, unsubscribe=what.unsubscribe)
-    return [row.id for theirs in gone.values() for row in theirs]
+    max_mailboxes = ctx.environment.options.bulk
+    if not request.selectors:
+        raise InvalidInput("name at least one folder", constraint="required", path=["mailboxes"])
+    check_limit(
+        len(request.selectors),
+        max_mailboxes,
+        f"at most {max_mailboxes} at once",
+        path=["mailboxes"],
+    )
+    async with lock_owners(
+        ctx, users, "mailboxDelete", extra_streams=shares.load_grantee_ids
+    ) as locked_owners:
+        all_trees = await ctx.load_many(
+            load_trees, [MailboxTreeKey(user, TREE_COLUMNS) for user in locked_owners.user_ids]
+        )
+        keys = [(user, name) for user in locked_owners.user_ids for name in request.selectors]
+        rows = iter(await ctx.load_many(load_by_selectors, keys))
+        deleted_by_user: dict[int, list[ColumnRow]] = {}
+        for user, tree in zip(locked_owners.user_ids, all_trees, strict=True):
+            selected_rows = [next(rows) for _ in request.selectors]
+            deleted_by_user[user] = _mailboxes_to_delete(
+                locked_owners, user, selected_rows, tree, request
+            )
+        await _delete_rows(
+            locked_owners, deleted_by_user, deletes_subscriptions=request.deletes_subscriptions
+        )
+    return [row.id for user_rows in deleted_by_user.values() for row in user_rows]
 
 
-def _chosen(
-    held: Held, user: int, rows: Sequence[Picked | None], tree: Sequence[Picked], what: Gone
-) -> list[Picked]:
+def _mailboxes_to_delete(
+    locked: LockedAccounts,
+    user_id: int,
+    selected: Sequence[ColumnRow | None],
+    tree: Sequence[ColumnRow],
+    request: MailboxDeletion,
+) -> list[ColumnRow]:
     """Return the mailboxes to delete in one account. Raises NotFound, Conflict or Forbidden."""
-    gone: dict[int, Picked] = {}
-    listed = {row.id for row in rows if row}
-    for index, (name, row) in enumerate(zip(what.names, rows, strict=True)):
+    rows_by_id: dict[int, ColumnRow] = {}
+    listed = {row.id for row in selected if row}
+    for index, (name, row) in enumerate(zip(request.selectors, selected, strict=True)):
         if row is None:
-            raise NotFound(held.whose(user, str(name)), path=["mailboxes"], index=index)
+            raise NotFound(
+                locked.text_with_username(user_id, str(name)), path=["mailboxes"], index=index
+            )
         below = [other for other in tree if other.path.startswith(f"{row.path}/")]
-        if not what.recursive and any(other.id not in listed for other in below):
-            text = held.whose(user, "there are folders below it: say recursive")
+        if not request.is_recursive and any(other.id not in listed for other in below):
+            text = locked.text_with_username(user_id, "there are folders below it: say recursive")
             raise Conflict(text, path=["mailboxes"], index=index)
-        for one in (row, *(below if what.recursive else ())):
-            _check(held, one, index, require_empty=what.require_empty)
-            gone[one.id] = one
-    return list(gone.values())
+        for one in (row, *(below if request.is_recursive else ())):
+            _require_deletable(locked, one, index, requires_empty=request.requires_empty)
+            rows_by_id[one.id] = one
+    return list(rows_by_id.values())
 
 
-def _check(held: Held, row: Picked, index: int, *, require_empty: bool) -> None:
+def _require_deletable(
+    locked: LockedAccounts, mailbox: ColumnRow, index: int, *, requires_empty: bool
+) -> None:
     """Raise Forbidden if the mailbox can't be deleted, and Conflict if it has to be empty."""
-    if row.special_use or row.hidden:
+    if mailbox.special_use or mailbox.hidden:
         text = "INBOX, hidden folders and those with a role stay"
-        refusal = Forbidden(held.whose(row.user_id, text), path=["mailboxes"])
+        refusal = Forbidden(locked.text_with_username(mailbox.user_id, text), path=["mailboxes"])
         refusal.index = index
         raise refusal
-    if require_empty and row.total:
-        text = held.whose(row.user_id, "the folder is not empty")
+    if requires_empty and mailbox.total:
+        text = locked.text_with_username(mailbox.user_id, "the folder is not empty")
         raise Conflict(text, path=["mailboxes"], index=index)
 
 
-async def _remove(held: Held, gone: Mapping[int, Sequence[Picked]], *, unsubscribe: bool) -> None:
+async def _delete_rows(
+    locked: LockedAccounts,
+    mailboxes_by_user: Mapping[int, Sequence[ColumnRow]],
+    *,
+    deletes_subscriptions: bool,
+) -> None:
     """Delete the mailboxes with their shares, subscriptions and uses in filters, and record it."""
-    connection = await held.session.connection()
-    rows = [row for theirs in gone.values() for row in theirs]
-    await _archive(held, rows)
-    for start in range(0, len(rows), LONGEST):
-        keys = [row.id for row in rows[start : start + LONGEST]]
-        await shares.end(held.ctx, held.session, col(MailboxShare.mailbox_id).in_(keys))
+    connection = await locked.session.connection()
+    rows = [row for user_rows in mailboxes_by_user.values() for row in user_rows]
+    await _archive_messages(locked, rows)
+    for start in range(0, len(rows), MAX_IDS_PER_ROW):
+        keys = [row.id for row in rows[start : start + MAX_IDS_PER_ROW]]
+        await shares.end_shares(locked.ctx, locked.session, col(MailboxShare.mailbox_id).in_(keys))
         await connection.execute(delete_rows(Mailbox).where(col(Mailbox.id).in_(keys)))
-    if not unsubscribe:
-        before = await subscriptions.standing(held.session, list(gone))
-        after = {user: before[user] | set(_subscribed(theirs)) for user, theirs in gone.items()}
-        await subscriptions.rewrite(held.session, before, after)
+    if not deletes_subscriptions:
+        before = await subscriptions.load_folderless_subscriptions(
+            locked.session, list(mailboxes_by_user)
+        )
+        after = {
+            user: before[user] | set(_subscribed_paths(user_rows))
+            for user, user_rows in mailboxes_by_user.items()
+        }
+        await subscriptions.replace_subscriptions(locked.session, before, after)
     kind = ChangeKind.MAILBOX_DELETED
-    keys_of = {user: {row.id for row in theirs} for user, theirs in gone.items()}
-    filters = await filter_mutations.without(held.ctx, held.session, keys_of)
-    await held.tell(
+    keys_of = {user: {row.id for row in user_rows} for user, user_rows in mailboxes_by_user.items()}
+    filters = await filter_mutations.delete_filters_using_mailboxes(
+        locked.ctx, locked.session, keys_of
+    )
+    await locked.record_changes(
         {
             user: [
-                *held.ctx.entries(
-                    kind, [row.id for row in theirs], path=[row.path for row in theirs]
+                *locked.ctx.journal_entries(
+                    kind, [row.id for row in user_rows], path=[row.path for row in user_rows]
                 ),
                 *filters.get(user, ()),
             ]
-            for user, theirs in gone.items()
+            for user, user_rows in mailboxes_by_user.items()
         }
     )
 
 
-async def drop_empty(ctx: Context, session: AsyncSession, keys: Collection[int]) -> list[int]:
+async def delete_empty_mailboxes(
+    ctx: Context, session: AsyncSession, mailbox_ids: Collection[int]
+) -> list[int]:
     """Delete those of these mailboxes that are empty, and return their IDs.
 
     The streams of the owners are locked. A mailbox stays if it can never be deleted, or if a child
     stays.
     """
     connection = await session.connection()
-    statement = select(*picked(Mailbox, COLUMNS)).where(col(Mailbox.id).in_(sorted(keys)))
+    statement = select(*select_columns(Mailbox, TREE_COLUMNS)).where(
+        col(Mailbox.id).in_(sorted(mailbox_ids))
+    )
     rows = (await connection.execute(statement)).all()
     empty = [row for row in rows if not (row.total or row.special_use or row.hidden)]
     owners = sorted({row.user_id for row in empty})
     paths = select(col(Mailbox.id), col(Mailbox.user_id), col(Mailbox.path))
-    there = (await connection.execute(paths.where(col(Mailbox.user_id).in_(owners)))).all()
-    gone: dict[int, Picked] = {}
+    existing_rows = (await connection.execute(paths.where(col(Mailbox.user_id).in_(owners)))).all()
+    deleted_rows_by_id: dict[int, ColumnRow] = {}
     for row in sorted(empty, key=lambda row: row.path.count("/"), reverse=True):
         below = f"{row.path}/"
         if all(
-            other.id in gone or other.user_id != row.user_id or not other.path.startswith(below)
-            for other in there
+            other.id in deleted_rows_by_id
+            or other.user_id != row.user_id
+            or not other.path.startswith(below)
+            for other in existing_rows
         ):
-            gone[row.id] = row
-    if gone:
-        whose = by_user(gone.values())
-        await _remove(Held(ctx, session, []), whose, unsubscribe=True)
-    return list(gone)
+            deleted_rows_by_id[row.id] = row
+    if deleted_rows_by_id:
+        rows_by_user = group_rows_by_user(deleted_rows_by_id.values())
+        await _delete_rows(
+            LockedAccounts(ctx, session, []), rows_by_user, deletes_subscriptions=True
+        )
+    return list(deleted_rows_by_id)
 
 
-def _subscribed(rows: Iterable[Picked]) -> Iterable[str]:
-    return (row.path for row in rows if row.subscribed)
+def _subscribed_paths(mailboxes: Iterable[ColumnRow]) -> Iterable[str]:
+    return (row.path for row in mailboxes if row.subscribed)
 
 
-async def _archive(held: Held, rows: Sequence[Picked]) -> None:
+async def _archive_messages(locked: LockedAccounts, mailboxes: Sequence[ColumnRow]) -> None:
     """Archive the messages of these mailboxes, a thousand at a time."""
-    connection, paths = await held.session.connection(), {row.id: row.path for row in rows}
-    filled = [row.id for row in rows if row.total]
-    for start in range(0, len(filled), LONGEST):
-        inside = col(Message.mailbox_id).in_(filled[start : start + LONGEST])
-        statement = select(*picked(Message, STATE)).where(inside).limit(LONGEST)
+    connection, paths = await locked.session.connection(), {row.id: row.path for row in mailboxes}
+    filled = [row.id for row in mailboxes if row.total]
+    for start in range(0, len(filled), MAX_IDS_PER_ROW):
+        inside = col(Message.mailbox_id).in_(filled[start : start + MAX_IDS_PER_ROW])
+        statement = (
+            select(*select_columns(Message, STATE_COLUMNS)).where(inside).limit(MAX_IDS_PER_ROW)
+        )
         while messages := (await connection.execute(statement)).all():
             ordered = sorted(messages, key=lambda row: row.id)
-            await archive(held.ctx, held.session, ordered, paths)
+            await archive_messages(locked.ctx, locked.session, ordered, paths)

@@ -9,36 +9,36 @@ from sqlmodel import col
 
 from mail.mailboxes import paths
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
-from models.store.prepared_statements import chosen, values_of
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.store.prepared_statements import raw_values, rows_at
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import records
+from resolvers.access import is_visible_record
 from resolvers.context import Context
-from resolvers.mailboxes.loaders import Tree, fitting, trees
-from resolvers.pagination import Scan
-from resolvers.users.selection import Users, described
+from resolvers.mailboxes.loaders import MailboxTreeKey, load_trees, matches_pattern_sql
+from resolvers.pagination import PageScan
+from resolvers.users.selection import UserSelector, selection_condition
 
-ORDER = "mailboxes"
+CURSOR_KIND = "mailboxes"
 
 
 @dataclass(frozen=True, slots=True)
-class Only:
+class MailboxFilter:
     """Which mailboxes of an account are listed. All conditions must hold."""
 
-    masks: tuple[str, ...] | None = None  # any of them
-    special_use: bool = False  # with a role
-    hidden: bool = False  # hidden ones too
-    subscribed: bool | None = None
+    path_masks: tuple[str, ...] | None = None  # any of them
+    has_special_use: bool = False  # with a role
+    include_hidden: bool = False  # hidden ones too
+    is_subscribed: bool | None = None
 
     @property
-    def pattern(self) -> str | None:
+    def path_pattern(self) -> str | None:
         """The regular expression that the paths must match, or None."""
-        return None if self.masks is None else paths.pattern(self.masks)
+        return None if self.path_masks is None else paths.masks_pattern(self.path_masks)
 
 
-class Totals(NamedTuple):
+class MailboxSums(NamedTuple):
     """Sums of the counters of several mailboxes. The size is in bytes."""
 
     total: int
@@ -46,55 +46,76 @@ class Totals(NamedTuple):
     size: int
 
 
-async def of_user(
-    ctx: Context, user_id: int, columns: Collection[str], only: Only
-) -> Sequence[Picked]:
+async def list_mailboxes_of_user(
+    ctx: Context, user_id: int, columns: Collection[str], mailbox_filter: MailboxFilter
+) -> Sequence[ColumnRow]:
     """List a user's mailboxes: INBOX and its children first, then in tree order."""
-    needed = {"special_use"} if only.special_use else set()
-    needed |= {"subscribed"} if only.subscribed is not None else set()
-    rows = await ctx.load(trees, Tree(user_id, frozenset({*columns, *needed}), only.pattern))
-    places = list(range(len(rows)))
-    if not only.hidden:
-        hidden = values_of(rows, "hidden")
-        places = [at for at in places if not hidden[at]]
-    if only.special_use:
-        roles = values_of(rows, "special_use")
-        places = [at for at in places if roles[at]]
-    if only.subscribed is not None:
-        subscribed = values_of(rows, "subscribed")
-        places = [at for at in places if bool(subscribed[at]) is only.subscribed]
-    return rows if len(places) == len(rows) else chosen(rows, places)
+    needed_columns = {"special_use"} if mailbox_filter.has_special_use else set()
+    needed_columns |= {"subscribed"} if mailbox_filter.is_subscribed is not None else set()
+    rows = await ctx.load(
+        load_trees,
+        MailboxTreeKey(
+            user_id, frozenset({*columns, *needed_columns}), mailbox_filter.path_pattern
+        ),
+    )
+    indexes = list(range(len(rows)))
+    if not mailbox_filter.include_hidden:
+        hidden = raw_values(rows, "hidden")
+        indexes = [at for at in indexes if not hidden[at]]
+    if mailbox_filter.has_special_use:
+        roles = raw_values(rows, "special_use")
+        indexes = [at for at in indexes if roles[at]]
+    if mailbox_filter.is_subscribed is not None:
+        subscribed = raw_values(rows, "subscribed")
+        indexes = [at for at in indexes if bool(subscribed[at]) is mailbox_filter.is_subscribed]
+    return rows if len(indexes) == len(rows) else rows_at(rows, indexes)
 
 
-async def totals(ctx: Context, user_id: int, only: Only) -> Totals:
+async def sum_counters(ctx: Context, user_id: int, mailbox_filter: MailboxFilter) -> MailboxSums:
     """Sum the counters of a user's listed mailboxes."""
-    rows = await of_user(ctx, user_id, Totals._fields, only)
-    return Totals(*(sum(values_of(rows, name)) for name in Totals._fields))
+    rows = await list_mailboxes_of_user(ctx, user_id, MailboxSums._fields, mailbox_filter)
+    return MailboxSums(*(sum(raw_values(rows, name)) for name in MailboxSums._fields))
 
 
-async def _terms(
-    ctx: Context, users: Users, masks: Sequence[str] | None
+async def _list_conditions(
+    ctx: Context, users: UserSelector, path_masks: Sequence[str] | None
 ) -> list[ColumnElement[bool]]:
-    theirs = select(col(User.id)).where(await described(ctx, users))
-    terms = [col(Mailbox.user_id).in_(theirs), records(ctx, Mailbox), ~col(Mailbox.hidden)]
-    return terms if masks is None else [*terms, fitting(ctx, paths.pattern(masks))]
+    statement = select(col(User.id)).where(await selection_condition(ctx, users))
+    terms = [
+        col(Mailbox.user_id).in_(statement),
+        is_visible_record(ctx, Mailbox),
+        ~col(Mailbox.hidden),
+    ]
+    return (
+        terms
+        if path_masks is None
+        else [*terms, matches_pattern_sql(ctx, paths.masks_pattern(path_masks))]
+    )
 
 
-async def page(
-    ctx: Context, users: Users, masks: Sequence[str] | None, ask: Ask, columns: Collection[str]
-) -> Page[Picked]:
+async def load_page_of_users(
+    ctx: Context,
+    users: UserSelector,
+    path_masks: Sequence[str] | None,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Load a page of the mailboxes of these users, by user and creation.
 
     Hidden mailboxes are left out.
     """
-    rows = select(*picked(Mailbox, {"id", "user_id", *columns}))
-    rows = rows.where(*await _terms(ctx, users, masks))
-    place: tuple[Any, Any] = (col(Mailbox.user_id), col(Mailbox.id))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
+    rows = select(*select_columns(Mailbox, {"id", "user_id", *columns}))
+    rows = rows.where(*await _list_conditions(ctx, users, path_masks))
+    order_columns: tuple[Any, Any] = (col(Mailbox.user_id), col(Mailbox.id))
+    return await pagination.read_page(
+        ctx, PageScan(rows, page_request, order_columns, is_descending=False)
+    )
 
 
-async def count(ctx: Context, users: Users, masks: Sequence[str] | None) -> int:
+async def count_of_users(
+    ctx: Context, users: UserSelector, path_masks: Sequence[str] | None
+) -> int:
     """Count the mailboxes of the list that `load_page_of_users` reads."""
-    many = select(func.count().label("many")).select_from(Mailbox)
-    (row,) = await ctx.read(many.where(*await _terms(ctx, users, masks)))
+    statement = select(func.count().label("many")).select_from(Mailbox)
+    (row,) = await ctx.read(statement.where(*await _list_conditions(ctx, users, path_masks)))
     return int(row.many)

@@ -12,29 +12,36 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.mailboxes.paths import checked_path, in_tree, with_parents
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
+from mail.mailboxes.paths import missing_paths_with_parents, tree_sort_key, validate_path
+from models.errors import Conflict, Forbidden, InvalidInput, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import chosen, prepared, values_of
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import prepare_cached, raw_values, rows_at
 from models.users.tables import User
-from resolvers.access import administered, beyond, own, owned, records, shared
+from resolvers.access import (
+    is_own_prepared,
+    is_shared,
+    is_visible_record,
+    require_user_id,
+    sees_administered_records,
+    sees_mail_of_others,
+)
 from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
 from resolvers.mailboxes import subscriptions
-from resolvers.mailboxes.owners import Held, holding
-from resolvers.pagination import FEW, by_keys
-from resolvers.users.selection import MINE, Users
+from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.pagination import MAX_SEPARATE_PAGES, read_by_keys
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-BY = ("id", "path", "special_use", "guid")  # each of them identifies a mailbox
-GUID = re.compile("[0-9a-f]{32}")
-LIFE = timedelta(days=36_500)  # the longest retention of messages
+SELECTOR_FIELDS = ("id", "path", "special_use", "guid")  # each of them identifies a mailbox
+GUID_PATTERN = re.compile("[0-9a-f]{32}")
+MAX_RETENTION = timedelta(days=36_500)  # the longest retention of messages
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class MailboxSelector:
     """One mailbox of a user, by exactly one of these fields."""
 
     id: int | None = None
@@ -48,12 +55,12 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class MailboxTreeKey:
     """The key of a batch: all mailboxes of a user, with the columns that are read."""
 
     user_id: int
     columns: frozenset[str]
-    pattern: str | None = None  # of their paths, from mail/mailboxes/paths.py
+    path_pattern: str | None = None  # of their paths, from mail/mailboxes/paths.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,347 +68,439 @@ class NewMailboxes:
     """Mailboxes to create."""
 
     paths: Sequence[str]
-    hidden: bool = False
+    is_hidden: bool = False
     retention: timedelta | None = None  # None: that of the user; zero: unlimited
-    subscribe: bool = True
+    is_subscribed: bool = True
     special_use: SpecialUse | None = None
     guid: str | None = None  # only for one mailbox of one account
-    encrypt: bool = False  # new messages, with the user's OpenPGP key
+    encrypt_messages: bool = False  # new messages, with the user's OpenPGP key
 
 
-async def all_of(ctx: Context, user_id: int, columns: Collection[str]) -> Sequence[Picked]:
+async def load_all_of_user(
+    ctx: Context, user_id: int, columns: Collection[str]
+) -> Sequence[ColumnRow]:
     """Load a user's mailboxes, also hidden ones: INBOX and its children, then in tree order."""
-    return await ctx.load(trees, Tree(user_id, frozenset(columns)))
+    return await ctx.load(load_trees, MailboxTreeKey(user_id, frozenset(columns)))
 
 
-async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
+async def load_trees(ctx: Context, tree_keys: list[MailboxTreeKey]) -> list[Sequence[ColumnRow]]:
     """Load the mailboxes of these users, each list in the order of `load_all_of_user`."""
-    patterns = {key.pattern for key in keys}
+    patterns = {key.path_pattern for key in tree_keys}
     if len(patterns) > 1:
-        parts = [[key for key in keys if key.pattern == pattern] for pattern in patterns]
-        known = {key: rows for part in parts for key, rows in await _trees(ctx, part)}
-        return [known[key] for key in keys]
-    return [rows for _, rows in await _trees(ctx, keys)]
+        parts = [[key for key in tree_keys if key.path_pattern == pattern] for pattern in patterns]
+        trees_by_key = {
+            key: rows for part in parts for key, rows in await _load_trees_with_pattern(ctx, part)
+        }
+        return [trees_by_key[key] for key in tree_keys]
+    return [rows for _, rows in await _load_trees_with_pattern(ctx, tree_keys)]
 
 
-async def _trees(ctx: Context, keys: list[Tree]) -> list[tuple[Tree, Sequence[Picked]]]:
+async def _load_trees_with_pattern(
+    ctx: Context, tree_keys: list[MailboxTreeKey]
+) -> list[tuple[MailboxTreeKey, Sequence[ColumnRow]]]:
     """Load the mailboxes of these users. All keys have the same path pattern."""
-    pattern = keys[0].pattern
-    columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
-    if len(keys) == 1 and pattern is None and _plainly(ctx, keys[0].user_id):
-        if keys[0].user_id != ctx.viewer.user_id:
-            return [(keys[0], [])]
-        rows = await ctx.find(_tree(columns))
-        places = [in_tree(path) for path in values_of(rows, "path")]
-        return [(keys[0], chosen(rows, sorted(range(len(rows)), key=places.__getitem__)))]
-    statement = select(*picked(Mailbox, columns)).where(
-        col(Mailbox.user_id).in_({key.user_id for key in keys}), records(ctx, Mailbox)
+    pattern = tree_keys[0].path_pattern
+    columns = frozenset({"id", "user_id", "path", "hidden"}).union(
+        *(key.columns for key in tree_keys)
+    )
+    if (
+        len(tree_keys) == 1
+        and pattern is None
+        and _can_use_prepared_select(ctx, tree_keys[0].user_id)
+    ):
+        if tree_keys[0].user_id != ctx.viewer.user_id:
+            return [(tree_keys[0], [])]
+        rows = await ctx.read_prepared(_own_tree_query(columns))
+        sort_keys = [tree_sort_key(path) for path in raw_values(rows, "path")]
+        return [(tree_keys[0], rows_at(rows, sorted(range(len(rows)), key=sort_keys.__getitem__)))]
+    statement = select(*select_columns(Mailbox, columns)).where(
+        col(Mailbox.user_id).in_({key.user_id for key in tree_keys}),
+        is_visible_record(ctx, Mailbox),
     )
     if pattern is not None:
-        statement = statement.where(fitting(ctx, pattern))
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in sorted(await ctx.read(statement), key=lambda row: in_tree(row.path)):
+        statement = statement.where(matches_pattern_sql(ctx, pattern))
+    found: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    for row in sorted(await ctx.read(statement), key=lambda row: tree_sort_key(row.path)):
         found[row.user_id].append(row)
-    return [(key, found[key.user_id]) for key in keys]
+    return [(key, found[key.user_id]) for key in tree_keys]
 
 
-def fitting(ctx: Context, pattern: str) -> ColumnElement[bool]:
+def matches_pattern_sql(ctx: Context, pattern: str) -> ColumnElement[bool]:
     """Build the condition that a path matches this pattern of `mail/mailboxes/paths.py`."""
-    if ctx.world.database.dialect == "postgresql":
+    if ctx.environment.database.dialect == "postgresql":
         pattern = pattern.replace("(?>", "(?:")
     found: ColumnElement[bool] = col(Mailbox.path).regexp_match(pattern)
     return found
 
 
-def _plainly(ctx: Context, user_id: int) -> bool:
+def _can_use_prepared_select(ctx: Context, user_id: int) -> bool:
     """True if the prepared select of the viewer's own mailboxes is enough for this user.
 
     It is for the viewer, and for other users if the viewer can't see their mailboxes.
     """
-    return user_id == ctx.viewer.user_id or not beyond(ctx)
+    return user_id == ctx.viewer.user_id or not sees_mail_of_others(ctx)
 
 
-@prepared
-def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
-    return select(*picked(Mailbox, columns)).where(owned(Mailbox))
+@prepare_cached
+def _own_tree_query(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Mailbox, columns)).where(is_own_prepared(Mailbox))
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_by_ids(ctx: Context, mailbox_ids: list[int]) -> list[ColumnRow | None]:
     """Load the mailboxes with these IDs, in this order. None if the viewer can't see one."""
-    theirs = select(*picked(Mailbox)).where(records(ctx, Mailbox))
-    return await by_keys(ctx, theirs, col(Mailbox.id), ids)
+    statement = select(*select_columns(Mailbox)).where(is_visible_record(ctx, Mailbox))
+    return await read_by_keys(ctx, statement, col(Mailbox.id), mailbox_ids)
 
 
-async def shared_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_shared_by_ids(ctx: Context, mailbox_ids: list[int]) -> list[ColumnRow | None]:
     """Load the mailboxes with these IDs that others share with the viewer, in this order."""
-    if not ctx.viewer.reach.shared:
-        return [None for _ in ids]
-    theirs = select(*picked(Mailbox)).where(shared(ctx, Mailbox))
-    return await by_keys(ctx, theirs, col(Mailbox.id), ids)
+    if not ctx.viewer.share_visibility.has_shared_mailboxes:
+        return [None for _ in mailbox_ids]
+    statement = select(*select_columns(Mailbox)).where(is_shared(ctx, Mailbox))
+    return await read_by_keys(ctx, statement, col(Mailbox.id), mailbox_ids)
 
 
-async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
+async def load_by_selectors(
+    ctx: Context, user_ids_and_selectors: list[tuple[int, MailboxSelector]]
+) -> list[ColumnRow | None]:
     """Load mailboxes by user ID and selector, in this order. None if there is no such mailbox."""
-    if len(keys) <= FEW and all(_plainly(ctx, user_id) for user_id, _ in keys):
-        return [await _own_named(ctx, *key) for key in keys]
-    users = {user_id for user_id, _ in keys}
-    statement = select(*picked(Mailbox)).where(
+    if len(user_ids_and_selectors) <= MAX_SEPARATE_PAGES and all(
+        _can_use_prepared_select(ctx, user_id) for user_id, _ in user_ids_and_selectors
+    ):
+        return [await _load_own(ctx, *key) for key in user_ids_and_selectors]
+    users = {user_id for user_id, _ in user_ids_and_selectors}
+    statement = select(*select_columns(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
-        records(ctx, Mailbox),
-        or_(*(getattr(Mailbox, by).in_(_given(by, keys)) for by in BY)),
+        is_visible_record(ctx, Mailbox),
+        or_(
+            *(
+                getattr(Mailbox, field_name).in_(
+                    _selector_values(field_name, user_ids_and_selectors)
+                )
+                for field_name in SELECTOR_FIELDS
+            )
+        ),
     )
-    known: dict[tuple[int, str, Any], Picked] = {}
+    rows_by_selector: dict[tuple[int, str, Any], ColumnRow] = {}
     for row in await ctx.read(statement):
-        known |= {(row.user_id, by, getattr(row, by)): row for by in BY}
-    return [known.get((user_id, _by(name), getattr(name, _by(name)))) for user_id, name in keys]
+        rows_by_selector |= {
+            (row.user_id, field_name, getattr(row, field_name)): row
+            for field_name in SELECTOR_FIELDS
+        }
+    return [
+        rows_by_selector.get((user_id, _selector_field(name), getattr(name, _selector_field(name))))
+        for user_id, name in user_ids_and_selectors
+    ]
 
 
-async def _own_named(ctx: Context, user_id: int, name: Named) -> Picked | None:
+async def _load_own(ctx: Context, user_id: int, selector: MailboxSelector) -> ColumnRow | None:
     if user_id != ctx.viewer.user_id:
         return None
-    by = _by(name)
-    return next(iter(await ctx.find(_named(by), name=getattr(name, by))), None)
+    field_name = _selector_field(selector)
+    return next(
+        iter(
+            await ctx.read_prepared(
+                _own_by_field_query(field_name), name=getattr(selector, field_name)
+            )
+        ),
+        None,
+    )
 
 
-async def by_paths(ctx: Context, keys: list[tuple[int, str]]) -> list[Picked | None]:
+async def load_by_paths(
+    ctx: Context, user_ids_and_paths: list[tuple[int, str]]
+) -> list[ColumnRow | None]:
     """Load mailboxes by user ID and path, in this order. None if there is no such mailbox."""
-    return await ctx.load_all(named, [(user, Named(path=path)) for user, path in keys])
+    return await ctx.load_many(
+        load_by_selectors, [(user, MailboxSelector(path=path)) for user, path in user_ids_and_paths]
+    )
 
 
-def _by(name: Named) -> str:
+def _selector_field(selector: MailboxSelector) -> str:
     """Return the field by which the mailbox is selected."""
-    return next((by for by in BY if getattr(name, by) is not None), "id")
+    return next(
+        (field_name for field_name in SELECTOR_FIELDS if getattr(selector, field_name) is not None),
+        "id",
+    )
 
 
-def _given(by: str, keys: Sequence[tuple[int, Named]]) -> set[Any]:
-    return {getattr(name, by) for _, name in keys} - {None}
+def _selector_values(
+    field_name: str, user_ids_and_selectors: Sequence[tuple[int, MailboxSelector]]
+) -> set[Any]:
+    return {getattr(name, field_name) for _, name in user_ids_and_selectors} - {None}
 
 
-@prepared
-def _named(by: str) -> Select[*tuple[Any, ...]]:
-    column = getattr(Mailbox, by)
-    return select(*picked(Mailbox)).where(
-        owned(Mailbox),
+@prepare_cached
+def _own_by_field_query(field_name: str) -> Select[*tuple[Any, ...]]:
+    column = getattr(Mailbox, field_name)
+    return select(*select_columns(Mailbox)).where(
+        is_own_prepared(Mailbox),
         column == bindparam("name", type_=column.type),
     )
 
 
-async def find(
+async def require_mailbox(
     ctx: Context,
-    name: Named,
+    selector: MailboxSelector,
     right: ShareRight | None = None,
     *,
-    path: Sequence[str] = ("mailbox",),
-) -> Picked:
+    path_in_input: Sequence[str] = ("mailbox",),
+) -> ColumnRow:
     """Return the viewer's mailbox. Raises NotFound.
 
     With `right`, a mailbox of another user can be selected by ID. Raises Forbidden if it is shared
     without that right.
     """
-    row = await ctx.load(named, (own(ctx), name))
+    row = await ctx.load(load_by_selectors, (require_user_id(ctx), selector))
     if row is None and right is not None:
-        row = await _shared(ctx, name, right, path)
+        row = await _find_shared(ctx, selector, right, path_in_input)
     if row is None:
-        raise NotFound(str(name), path=path)
+        raise NotFound(str(selector), path=path_in_input)
     return row
 
 
-async def find_seen(ctx: Context, name: Named, user_id: int | None = None) -> Picked | None:
+async def find_visible(
+    ctx: Context, selector: MailboxSelector, user_id: int | None = None
+) -> ColumnRow | None:
     """Return the mailbox, or None if the viewer can't see it, not even as a record.
 
     The mailbox belongs to `user_id`. Without `user_id`, an ID selects a mailbox of any account, and
     another selector one of the viewer's.
     """
-    if user_id is None and name.id is not None:
-        mine = await ctx.load(named, (ctx.viewer.user_id, name)) if ctx.viewer.user_id else None
-        row = mine or await ctx.load(shared_by_ids, name.id)
-        return row or (await ctx.load(by_ids, name.id) if administered(ctx) else None)
-    return await ctx.load(named, (own(ctx) if user_id is None else user_id, name))
+    if user_id is None and selector.id is not None:
+        own_row = (
+            await ctx.load(load_by_selectors, (ctx.viewer.user_id, selector))
+            if ctx.viewer.user_id
+            else None
+        )
+        row = own_row or await ctx.load(load_shared_by_ids, selector.id)
+        return row or (
+            await ctx.load(load_by_ids, selector.id) if sees_administered_records(ctx) else None
+        )
+    return await ctx.load(
+        load_by_selectors, (require_user_id(ctx) if user_id is None else user_id, selector)
+    )
 
 
-async def _shared(
-    ctx: Context, name: Named, right: ShareRight, path: Sequence[str]
-) -> Picked | None:
+async def _find_shared(
+    ctx: Context, selector: MailboxSelector, right: ShareRight, path_in_input: Sequence[str]
+) -> ColumnRow | None:
     """Return a mailbox that is shared with the viewer. Raises Forbidden without this right."""
-    row = await ctx.load(shared_by_ids, name.id) if name.id is not None else None
-    if row and right not in await ctx.load(mailbox_rights.rights, (row.user_id, row.id)):
-        raise Forbidden(f"this needs the right {right} in the folder", requires=right, path=path)
+    row = await ctx.load(load_shared_by_ids, selector.id) if selector.id is not None else None
+    if row and right not in await ctx.load(mailbox_rights.load_rights, (row.user_id, row.id)):
+        raise Forbidden(
+            f"this needs the right {right} in the folder", requires=right, path=path_in_input
+        )
     return row
 
 
-def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> Mailbox:
+def build_mailbox(ctx: Context, user: User, path: str, special_use: SpecialUse | None) -> Mailbox:
     """Build a mailbox of a user with a locked row. UIDVALIDITY and GUID are new."""
-    at = ctx.world.now()
+    at = ctx.environment.now()
     user.uid_validity = max(user.uid_validity + 1, int(at.timestamp()))
-    key = ctx.world.key()
+    key = ctx.environment.new_id()
     return Mailbox(
         id=key,
         user_id=user.id,
         path=path,
-        guid=ctx.world.random(16).hex(),
-        special_use=use,
+        guid=ctx.environment.random_bytes(16).hex(),
+        special_use=special_use,
         uid_validity=user.uid_validity,
         retention=user.retention,
         created_at=at,
     )
 
 
-async def named_of_each(held: Held, name: Named) -> list[Picked]:
+async def require_mailbox_of_each(
+    locked: LockedAccounts, selector: MailboxSelector
+) -> list[ColumnRow]:
     """Return the mailbox of each locked account. Raises NotFound if an account has none."""
-    rows = await held.ctx.load_all(named, [(user, name) for user in held.ids])
-    for user, row in zip(held.ids, rows, strict=True):
+    rows = await locked.ctx.load_many(
+        load_by_selectors, [(user, selector) for user in locked.user_ids]
+    )
+    for user, row in zip(locked.user_ids, rows, strict=True):
         if row is None:
-            raise NotFound(held.whose(user, str(name)), path=["mailbox"])
+            raise NotFound(locked.text_with_username(user, str(selector)), path=["mailbox"])
     return [row for row in rows if row]
 
 
-async def accounts_of(held: Held, keys: Collection[int]) -> dict[int, User]:
+async def load_users_for_update(
+    locked: LockedAccounts, user_ids: Collection[int]
+) -> dict[int, User]:
     """Load users inside the transaction, by ID. Cached instances are refreshed."""
-    asked = instances(User).where(col(User.id).in_(keys)).order_by(col(User.id))
-    again = asked.execution_options(populate_existing=True)
-    return {user.id: user for user in (await held.session.exec(again)).all()}
+    statement = instances(User).where(col(User.id).in_(user_ids)).order_by(col(User.id))
+    refresh_statement = statement.execution_options(populate_existing=True)
+    return {user.id: user for user in (await locked.session.exec(refresh_statement)).all()}
 
 
-def check_keys(
-    held: Held, accounts: Iterable[User], path: Sequence[str] = ("encryptMessages",)
+def require_openpgp_keys(
+    locked: LockedAccounts,
+    users: Iterable[User],
+    path_in_input: Sequence[str] = ("encryptMessages",),
 ) -> None:
     """Raise InvalidInput if one of these users has no OpenPGP key to encrypt mail to."""
-    for user in accounts:
+    for user in users:
         if not user.pub_key:
-            text = held.whose(user.id, "this takes an OpenPGP key of the account")
-            raise Invalid(text, constraint="required", path=path)
+            text = locked.text_with_username(user.id, "this takes an OpenPGP key of the account")
+            raise InvalidInput(text, constraint="required", path=path_in_input)
 
 
-async def create(ctx: Context, new: NewMailboxes, users: Users = MINE) -> list[Mailbox]:
+async def create_mailboxes(
+    ctx: Context, new_mailboxes: NewMailboxes, users: UserSelector = VIEWER_ONLY
+) -> list[Mailbox]:
     """Create mailboxes at these paths with their missing parents: all of them or none.
 
     Returns the requested mailboxes, by account in the order of the paths. Raises InvalidInput,
     Conflict or LimitReached.
     """
-    wanted = [checked_path(p, path_in=["paths"], index=nth) for nth, p in enumerate(new.paths)]
-    async with holding(ctx, users, "mailboxCreate") as held:
-        found, _ = await make(held, wanted, new)
+    validated_paths = [
+        validate_path(p, input_path=["paths"], index=nth)
+        for nth, p in enumerate(new_mailboxes.paths)
+    ]
+    async with lock_owners(ctx, users, "mailboxCreate") as locked_owners:
+        found, _ = await create_in_transaction(locked_owners, validated_paths, new_mailboxes)
     return found
 
 
-async def make(
-    held: Held, wanted: Sequence[str], new: NewMailboxes
+async def create_in_transaction(
+    locked: LockedAccounts, paths: Sequence[str], new_mailboxes: NewMailboxes
 ) -> tuple[list[Mailbox], list[Mailbox]]:
     """Create mailboxes in a transaction.
 
     Returns the requested mailboxes, and all that were created.
     """
-    _check_new(new, held.ids)
-    accounts = list((await accounts_of(held, held.ids)).values())
-    if new.encrypt:
-        check_keys(held, accounts)
-    there = await _there(held.session, held.ids)
-    made = {user.id: _made(held, user, wanted, new, there[user.id]) for user in accounts}
+    _validate_new_mailboxes(new_mailboxes, locked.user_ids)
+    accounts = list((await load_users_for_update(locked, locked.user_ids)).values())
+    if new_mailboxes.encrypt_messages:
+        require_openpgp_keys(locked, accounts)
+    existing_by_user = await _load_existing_by_user(locked.session, locked.user_ids)
+    plans_by_user = {
+        user.id: _build_with_parents(locked, user, paths, new_mailboxes, existing_by_user[user.id])
+        for user in accounts
+    }
     found = []
-    for mailboxes in made.values():
+    for mailboxes in plans_by_user.values():
         by_path = {mailbox.path: mailbox for mailbox in mailboxes}
-        found += [by_path[path] for path in wanted]
+        found += [by_path[path] for path in paths]
     for mailbox in found:
-        mailbox.guid = new.guid or mailbox.guid
-        mailbox.hidden, mailbox.subscribed = new.hidden, new.subscribe
-        mailbox.encrypt_messages = new.encrypt
-        if new.retention is not None:
-            mailbox.retention = seconds(new.retention)
-        mailbox.special_use = new.special_use
-    await store(held, accounts, made)
-    return found, [mailbox for mailboxes in made.values() for mailbox in mailboxes]
+        mailbox.guid = new_mailboxes.guid or mailbox.guid
+        mailbox.hidden, mailbox.subscribed = new_mailboxes.is_hidden, new_mailboxes.is_subscribed
+        mailbox.encrypt_messages = new_mailboxes.encrypt_messages
+        if new_mailboxes.retention is not None:
+            mailbox.retention = retention_seconds(new_mailboxes.retention)
+        mailbox.special_use = new_mailboxes.special_use
+    await insert_mailboxes(locked, accounts, plans_by_user)
+    return found, [mailbox for mailboxes in plans_by_user.values() for mailbox in mailboxes]
 
 
-async def store(
-    held: Held, accounts: Sequence[User], made: Mapping[int, Sequence[Mailbox]]
+async def insert_mailboxes(
+    locked: LockedAccounts,
+    users: Sequence[User],
+    mailboxes_by_user: Mapping[int, Sequence[Mailbox]],
 ) -> None:
     """Insert the mailboxes, take over subscriptions to their paths, and record the changes."""
-    before = await subscriptions.standing(held.session, list(made))
+    before = await subscriptions.load_folderless_subscriptions(
+        locked.session, list(mailboxes_by_user)
+    )
     after = {
         user: before[user] - {mailbox.path for mailbox in mailboxes}
-        for user, mailboxes in made.items()
+        for user, mailboxes in mailboxes_by_user.items()
     }
-    for user, mailboxes in made.items():
+    for user, mailboxes in mailboxes_by_user.items():
         for mailbox in mailboxes:
             mailbox.subscribed = mailbox.subscribed or mailbox.path in before[user]
-    held.session.add_all(
-        [*accounts, *(mailbox for mailboxes in made.values() for mailbox in mailboxes)]
+    locked.session.add_all(
+        [*users, *(mailbox for mailboxes in mailboxes_by_user.values() for mailbox in mailboxes)]
     )
-    await held.session.flush()
-    await subscriptions.rewrite(held.session, before, after)
+    await locked.session.flush()
+    await subscriptions.replace_subscriptions(locked.session, before, after)
     kind = ChangeKind.MAILBOX_CREATED
-    await held.tell(
+    await locked.record_changes(
         {
-            user: held.ctx.entries(
+            user: locked.ctx.journal_entries(
                 kind,
                 [mailbox.id for mailbox in mailboxes],
                 path=[mailbox.path for mailbox in mailboxes],
             )
-            for user, mailboxes in made.items()
+            for user, mailboxes in mailboxes_by_user.items()
         }
     )
 
 
-def _check_new(new: NewMailboxes, users: Sequence[int]) -> None:
+def _validate_new_mailboxes(new_mailboxes: NewMailboxes, user_ids: Sequence[int]) -> None:
     """Raise InvalidInput if the values contradict each other."""
-    if not new.paths:
-        raise Invalid("name at least one path", constraint="required", path=["paths"])
-    if new.special_use and len(new.paths) > 1:
-        raise Invalid("one folder has the role", constraint="exclusive", path=["specialUse"])
-    if new.guid is not None and (len(new.paths) > 1 or len(users) > 1):
-        raise Invalid("one folder has the guid", constraint="exclusive", path=["guid"])
-    if new.guid is not None and not GUID.fullmatch(new.guid):
-        raise Invalid("a guid has 32 hex digits", constraint="pattern", path=["guid"])
+    if not new_mailboxes.paths:
+        raise InvalidInput("name at least one path", constraint="required", path=["paths"])
+    if new_mailboxes.special_use and len(new_mailboxes.paths) > 1:
+        raise InvalidInput("one folder has the role", constraint="exclusive", path=["specialUse"])
+    if new_mailboxes.guid is not None and (len(new_mailboxes.paths) > 1 or len(user_ids) > 1):
+        raise InvalidInput("one folder has the guid", constraint="exclusive", path=["guid"])
+    if new_mailboxes.guid is not None and not GUID_PATTERN.fullmatch(new_mailboxes.guid):
+        raise InvalidInput("a guid has 32 hex digits", constraint="pattern", path=["guid"])
 
 
-async def _there(session: AsyncSession, users: Sequence[int]) -> Mapping[int, Sequence[Picked]]:
+async def _load_existing_by_user(
+    session: AsyncSession, user_ids: Sequence[int]
+) -> Mapping[int, Sequence[ColumnRow]]:
     """Load the values of the users' mailboxes that must be unique."""
     names = ("user_id", "path", "guid", "special_use")
-    statement = select(*picked(Mailbox, names)).where(col(Mailbox.user_id).in_(users))
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
+    statement = select(*select_columns(Mailbox, names)).where(col(Mailbox.user_id).in_(user_ids))
+    found: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in (await (await session.connection()).execute(statement)).all():
         found[row.user_id].append(row)
     return found
 
 
-def check_room(held: Held, user_id: int, there: int, more: int, *, path: str) -> None:
+def require_mailbox_capacity(
+    locked: LockedAccounts, user_id: int, existing_count: int, new_count: int, *, path_in_input: str
+) -> None:
     """Raise LimitReached if an account with this many mailboxes can't get this many more."""
-    limit = held.ctx.world.options.max_mailboxes
-    if more and there + more > limit:
-        text = held.whose(user_id, "too many folders")
-        raise LimitReached(text, limit=limit, used=there, path=[path])
+    limit = locked.ctx.environment.options.max_mailboxes
+    if new_count and existing_count + new_count > limit:
+        text = locked.text_with_username(user_id, "too many folders")
+        raise LimitReached(text, limit=limit, used=existing_count, path=[path_in_input])
 
 
-def seconds(retention: timedelta, path: Sequence[str] = ("retention",)) -> int | None:
+def retention_seconds(
+    retention: timedelta, path_in_input: Sequence[str] = ("retention",)
+) -> int | None:
     """Return the retention in seconds, in its stored form. None means unlimited.
 
     Raises InvalidInput if it is not between a second and a hundred years.
     """
     if not retention:
         return None
-    if not timedelta(seconds=1) <= retention <= LIFE:
-        raise Invalid(
+    if not timedelta(seconds=1) <= retention <= MAX_RETENTION:
+        raise InvalidInput(
             "a life is between a second and a hundred years",
             constraint="range",
-            path=path,
+            path=path_in_input,
         )
     return int(retention.total_seconds())
 
 
-def _made(
-    held: Held, user: User, wanted: Sequence[str], new: NewMailboxes, there: Sequence[Picked]
+def _build_with_parents(
+    locked: LockedAccounts,
+    user: User,
+    new_paths: Sequence[str],
+    new_mailboxes: NewMailboxes,
+    existing: Sequence[ColumnRow],
 ) -> list[Mailbox]:
     """Build the mailboxes of one user, with missing parents. Raises Conflict or LimitReached."""
-    paths = {row.path for row in there}
-    for index, path in enumerate(wanted):
-        if path in paths or path in wanted[:index]:
-            text = held.whose(user.id, "there is already a folder of this path")
+    paths = {row.path for row in existing}
+    for index, path in enumerate(new_paths):
+        if path in paths or path in new_paths[:index]:
+            text = locked.text_with_username(user.id, "there is already a folder of this path")
             raise Conflict(text, path=["paths"], index=index)
-    if new.special_use and any(row.special_use == new.special_use for row in there):
-        text = held.whose(user.id, "another folder has this role")
+    if new_mailboxes.special_use and any(
+        row.special_use == new_mailboxes.special_use for row in existing
+    ):
+        text = locked.text_with_username(user.id, "another folder has this role")
         raise Conflict(text, path=["specialUse"])
-    if new.guid and any(row.guid == new.guid for row in there):
-        raise Conflict(held.whose(user.id, "another folder has this guid"), path=["guid"])
-    missing = with_parents(wanted, paths)
-    check_room(held, user.id, len(there), len(missing), path="paths")
-    return [new_mailbox(held.ctx, user, path, None) for path in missing]
+    if new_mailboxes.guid and any(row.guid == new_mailboxes.guid for row in existing):
+        raise Conflict(
+            locked.text_with_username(user.id, "another folder has this guid"), path=["guid"]
+        )
+    missing = missing_paths_with_parents(new_paths, paths)
+    require_mailbox_capacity(locked, user.id, len(existing), len(missing), path_in_input="paths")
+    return [build_mailbox(locked.ctx, user, path, None) for path in missing]

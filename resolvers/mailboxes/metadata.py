@@ -8,147 +8,187 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 from sqlmodel import col
 
-from models.errors import Invalid, LimitReached
+from models.errors import InvalidInput, LimitReached
 from models.events.journal import ChangeKind
-from models.mailboxes.tables import Mailbox, MailboxEntry
-from models.store.columns import Picked, insert_or, table_of
-from models.store.prepared_statements import number
-from resolvers.access import administered, records
+from models.mailboxes.tables import Mailbox, MailboxAnnotation
+from models.store.columns import ColumnRow, core_table, insert_with_conflict
+from models.store.prepared_statements import integer_parameter
+from resolvers.access import is_visible_record, sees_administered_records
 from resolvers.context import Context
-from resolvers.mailboxes.loaders import Named, named_of_each
-from resolvers.mailboxes.owners import Held, holding
-from resolvers.users.selection import MINE, Users
+from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox_of_each
+from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-LONGEST = 255  # characters
-LARGEST = 64 * 1024  # bytes
-MOST = 100  # of one mailbox
+MAX_KEY_LENGTH = 255  # characters
+MAX_VALUE_BYTES = 64 * 1024  # bytes
+MAX_ANNOTATIONS = 100  # of one mailbox
 # RFC 5464, section 3.2: printable ASCII without wildcards, no part of it empty
-_NAME = re.compile(r"/(?:private|shared)(?:/[ !-$&-)+-.0-~]+)+")
+_KEY_PATTERN = re.compile(r"/(?:private|shared)(?:/[ !-$&-)+-.0-~]+)+")
 
 
-def checked_key(key: str) -> str:
+def validate_key(key: str) -> str:
     """Return the key in lower case, since keys ignore case.
 
     Raises InvalidInput if it is malformed.
     """
-    if len(key) > LONGEST or not _NAME.fullmatch(key.lower()):
+    if len(key) > MAX_KEY_LENGTH or not _KEY_PATTERN.fullmatch(key.lower()):
         text = (
             "a name begins with /private/ or /shared/, and has at most "
-            f"{LONGEST} characters of ASCII, without * and %"
+            f"{MAX_KEY_LENGTH} characters of ASCII, without * and %"
         )
-        raise Invalid(text, constraint="pattern", path=["key"])
+        raise InvalidInput(text, constraint="pattern", path=["key"])
     return key.lower()
 
 
-async def put(
-    ctx: Context, name: Named, entry: tuple[str, str], users: Users = MINE
+async def set_annotation(
+    ctx: Context,
+    selector: MailboxSelector,
+    key_and_value: tuple[str, str],
+    users: UserSelector = VIEWER_ONLY,
 ) -> list[tuple[str, str]]:
     """Set an annotation of this mailbox of each account. Returns key and value for each mailbox.
 
     Raises InvalidInput, NotFound or LimitReached.
     """
-    key, value = checked_key(entry[0]), entry[1]
-    if len(value.encode(errors="surrogatepass")) > LARGEST:
-        raise Invalid(f"a value has at most {LARGEST} bytes", constraint="max", path=["value"])
-    async with holding(ctx, users, "mailboxMetadataSet") as held:
-        mailboxes = await named_of_each(held, name)
-        known = await _counted(held, mailboxes, key)
+    key, value = validate_key(key_and_value[0]), key_and_value[1]
+    if len(value.encode(errors="surrogatepass")) > MAX_VALUE_BYTES:
+        raise InvalidInput(
+            f"a value has at most {MAX_VALUE_BYTES} bytes", constraint="max", path=["value"]
+        )
+    async with lock_owners(ctx, users, "mailboxMetadataSet") as locked_owners:
+        mailboxes = await require_mailbox_of_each(locked_owners, selector)
+        counts_and_values = await _annotation_counts_and_values(locked_owners, mailboxes, key)
         for mailbox in mailboxes:
-            many, had = known.get(mailbox.id, (0, None))
-            if had is None and many >= MOST:
-                text = held.whose(mailbox.user_id, "too many annotations of the folder")
-                raise LimitReached(text, limit=MOST, used=many, path=["key"])
-        new = [mailbox for mailbox in mailboxes if known.get(mailbox.id, (0, None))[1] != value]
+            annotation_count, old_value = counts_and_values.get(mailbox.id, (0, None))
+            if old_value is None and annotation_count >= MAX_ANNOTATIONS:
+                text = locked_owners.text_with_username(
+                    mailbox.user_id, "too many annotations of the folder"
+                )
+                raise LimitReached(text, limit=MAX_ANNOTATIONS, used=annotation_count, path=["key"])
+        new = [
+            mailbox
+            for mailbox in mailboxes
+            if counts_and_values.get(mailbox.id, (0, None))[1] != value
+        ]
         if new:
             rows = [{"mailbox_id": mailbox.id, "key": key, "value": value} for mailbox in new]
-            written = insert_or(ctx.world.database.dialect, MailboxEntry)
-            written = written.on_conflict_do_update(
-                index_elements=["mailbox_id", "key"], set_={"value": written.excluded.value}
+            upsert = insert_with_conflict(ctx.environment.database.dialect, MailboxAnnotation)
+            upsert = upsert.on_conflict_do_update(
+                index_elements=["mailbox_id", "key"], set_={"value": upsert.excluded.value}
             )
-            await (await held.session.connection()).execute(written, rows)
-            await _tell(held, new)
+            await (await locked_owners.session.connection()).execute(upsert, rows)
+            await _record_mailbox_updates(locked_owners, new)
     return [(key, value) for _ in mailboxes]
 
 
-async def drop(ctx: Context, name: Named, key: str, users: Users = MINE) -> list[str]:
+async def delete_annotation(
+    ctx: Context, selector: MailboxSelector, key: str, users: UserSelector = VIEWER_ONLY
+) -> list[str]:
     """Delete an annotation of this mailbox of each account.
 
     Returns the key for each deleted one.
     """
-    key = checked_key(key)
-    async with holding(ctx, users, "mailboxMetadataUnset") as held:
-        mailboxes = await named_of_each(held, name)
+    key = validate_key(key)
+    async with lock_owners(ctx, users, "mailboxMetadataUnset") as locked_owners:
+        mailboxes = await require_mailbox_of_each(locked_owners, selector)
         keys = [mailbox.id for mailbox in mailboxes]
-        these = (col(MailboxEntry.mailbox_id).in_(keys), col(MailboxEntry.key) == key)
-        gone = delete(MailboxEntry).where(*these).returning(col(MailboxEntry.mailbox_id))
-        found = set((await (await held.session.connection()).execute(gone)).scalars())
-        await _tell(held, [mailbox for mailbox in mailboxes if mailbox.id in found])
+        is_annotation = (
+            col(MailboxAnnotation.mailbox_id).in_(keys),
+            col(MailboxAnnotation.key) == key,
+        )
+        statement = (
+            delete(MailboxAnnotation)
+            .where(*is_annotation)
+            .returning(col(MailboxAnnotation.mailbox_id))
+        )
+        found = set((await (await locked_owners.session.connection()).execute(statement)).scalars())
+        await _record_mailbox_updates(
+            locked_owners, [mailbox for mailbox in mailboxes if mailbox.id in found]
+        )
     return [key for _ in found]
 
 
-async def _counted(
-    held: Held, boxes: Sequence[Picked], key: str
+async def _annotation_counts_and_values(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], key: str
 ) -> dict[int, tuple[int, str | None]]:
     """Return the number of annotations of each mailbox, and the value of the one with this key."""
-    here = col(MailboxEntry.key) == key
+    has_key = col(MailboxAnnotation.key) == key
     statement = (
         select(
-            col(MailboxEntry.mailbox_id),
+            col(MailboxAnnotation.mailbox_id),
             func.count(),
-            func.max(col(MailboxEntry.value)).filter(here),
+            func.max(col(MailboxAnnotation.value)).filter(has_key),
         )
-        .where(col(MailboxEntry.mailbox_id).in_([mailbox.id for mailbox in boxes]))
-        .group_by(col(MailboxEntry.mailbox_id))
+        .where(col(MailboxAnnotation.mailbox_id).in_([mailbox.id for mailbox in mailboxes]))
+        .group_by(col(MailboxAnnotation.mailbox_id))
     )
-    rows = (await (await held.session.connection()).execute(statement)).all()
-    return {mailbox: (many, value) for mailbox, many, value in rows}
+    rows = (await (await locked.session.connection()).execute(statement)).all()
+    return {mailbox: (count, value) for mailbox, count, value in rows}
 
 
-async def _tell(held: Held, boxes: Sequence[Picked]) -> None:
-    theirs: defaultdict[int, list[int]] = defaultdict(list)
-    for mailbox in boxes:
-        theirs[mailbox.user_id].append(mailbox.id)
+async def _record_mailbox_updates(locked: LockedAccounts, mailboxes: Sequence[ColumnRow]) -> None:
+    mailbox_ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
+    for mailbox in mailboxes:
+        mailbox_ids_by_user[mailbox.user_id].append(mailbox.id)
     kind = ChangeKind.MAILBOX_UPDATED
-    lasts = await held.tell({user: held.ctx.entries(kind, ids) for user, ids in theirs.items()})
-    given = [{"key": mailbox.id, "last": lasts[mailbox.user_id]} for mailbox in boxes]
-    if given:
-        table = table_of(Mailbox)
-        changed = update(table).where(table.c.id == number("key"))
-        changed = changed.values(modify_index=number("last"))
-        await (await held.session.connection()).execute(changed, given)
+    lasts = await locked.record_changes(
+        {user: locked.ctx.journal_entries(kind, ids) for user, ids in mailbox_ids_by_user.items()}
+    )
+    parameters = [{"key": mailbox.id, "last": lasts[mailbox.user_id]} for mailbox in mailboxes]
+    if parameters:
+        table = core_table(Mailbox)
+        changed = update(table).where(table.c.id == integer_parameter("key"))
+        changed = changed.values(modify_index=integer_parameter("last"))
+        await (await locked.session.connection()).execute(changed, parameters)
 
 
-def _asked(ctx: Context, keys: Sequence[int]) -> Select[*tuple[Any, ...]]:
+def _visible_annotations_query(
+    ctx: Context, mailbox_ids: Sequence[int]
+) -> Select[*tuple[Any, ...]]:
     return (
-        select(col(MailboxEntry.mailbox_id), col(MailboxEntry.key), col(MailboxEntry.value))
-        .join(Mailbox, col(Mailbox.id) == col(MailboxEntry.mailbox_id))
-        .where(col(MailboxEntry.mailbox_id).in_(keys), records(ctx, Mailbox), _told(ctx))
-        .order_by(col(MailboxEntry.key))
+        select(
+            col(MailboxAnnotation.mailbox_id),
+            col(MailboxAnnotation.key),
+            col(MailboxAnnotation.value),
+        )
+        .join(Mailbox, col(Mailbox.id) == col(MailboxAnnotation.mailbox_id))
+        .where(
+            col(MailboxAnnotation.mailbox_id).in_(mailbox_ids),
+            is_visible_record(ctx, Mailbox),
+            _is_visible_annotation_sql(ctx),
+        )
+        .order_by(col(MailboxAnnotation.key))
     )
 
 
-def _told(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_annotation_sql(ctx: Context) -> ColumnElement[bool]:
     """Build the condition that the viewer can see an annotation.
 
     Only the owner sees those below /private/ (RFC 5464, section 3.3).
     """
-    if not ctx.viewer.reach.shared or administered(ctx):
+    if not ctx.viewer.share_visibility.has_shared_mailboxes or sees_administered_records(ctx):
         return true()
-    mine = col(Mailbox.user_id) == ctx.viewer.user_id
-    return mine | col(MailboxEntry.key).startswith("/shared/")
+    is_own_mailbox = col(Mailbox.user_id) == ctx.viewer.user_id
+    return is_own_mailbox | col(MailboxAnnotation.key).startswith("/shared/")
 
 
-async def of_mailboxes(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+async def load_annotations_by_mailbox(
+    ctx: Context, mailbox_ids: list[int]
+) -> list[list[ColumnRow]]:
     """Load the annotations of these mailboxes, in their order, each list sorted by key."""
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(_asked(ctx, keys)):
+    found: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    for row in await ctx.read(_visible_annotations_query(ctx, mailbox_ids)):
         found[row.mailbox_id].append(row)
-    return [found[key] for key in keys]
+    return [found[key] for key in mailbox_ids]
 
 
-async def single(ctx: Context, keys: list[tuple[int, str]]) -> list[Picked | None]:
+async def load_annotations_by_key(
+    ctx: Context, mailbox_ids_and_keys: list[tuple[int, str]]
+) -> list[ColumnRow | None]:
     """Load annotations by mailbox ID and key, in this order. None if there is none."""
-    names = {name for _, name in keys}
-    statement = _asked(ctx, [key for key, _ in keys]).where(col(MailboxEntry.key).in_(names))
+    names = {name for _, name in mailbox_ids_and_keys}
+    statement = _visible_annotations_query(ctx, [key for key, _ in mailbox_ids_and_keys]).where(
+        col(MailboxAnnotation.key).in_(names)
+    )
     found = {(row.mailbox_id, row.key): row for row in await ctx.read(statement)}
-    return [found.get(key) for key in keys]
+    return [found.get(key) for key in mailbox_ids_and_keys]

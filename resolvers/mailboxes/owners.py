@@ -8,69 +8,80 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden
 from models.events import journal
-from models.events.journal import Entry
-from models.store.columns import Picked
+from models.events.journal import JournalEntry
+from models.store.columns import ColumnRow
 from models.users.roles import AdminPermission
-from resolvers.access import administered
+from resolvers.access import sees_administered_records
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
-from resolvers.users.selection import Users, chosen
+from resolvers.users.selection import UserSelector, load_selected_users
 
-Also = Callable[[Context, Sequence[int]], Awaitable[Sequence[int]]]
+ExtraStreamsFunction = Callable[[Context, Sequence[int]], Awaitable[Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LockedAccounts:
     """The accounts of a mailbox mutation, in a transaction that locks their streams."""
 
     ctx: Context
     session: AsyncSession
-    rows: list[Picked]
+    users: list[ColumnRow]
 
     @property
-    def ids(self) -> list[int]:
+    def user_ids(self) -> list[int]:
         """The IDs of the accounts, in order."""
-        return [row.id for row in self.rows]
+        return [row.id for row in self.users]
 
-    def whose(self, user_id: int, said: str) -> str:
+    def text_with_username(self, user_id: int, text: str) -> str:
         """Return the text, preceded by the username if the account is not the viewer's."""
         if user_id == self.ctx.viewer.user_id:
-            return said
-        return f"{next(row.username for row in self.rows if row.id == user_id)}: {said}"
+            return text
+        return f"{next(row.username for row in self.users if row.id == user_id)}: {text}"
 
-    async def tell(self, told: Mapping[int, Sequence[Entry]]) -> Mapping[int, int]:
+    async def record_changes(
+        self, entries_by_user: Mapping[int, Sequence[JournalEntry]]
+    ) -> Mapping[int, int]:
         """Record changes in the journals of the accounts.
 
         Returns the last position of each stream.
         """
-        told = {user: entries for user, entries in told.items() if entries}
-        await journal.record_all(self.session, told, at=self.ctx.world.now())
-        return journal.reached(self.session)
+        entries_by_user = {user: entries for user, entries in entries_by_user.items() if entries}
+        await journal.record_in_user_streams(
+            self.session, entries_by_user, at=self.ctx.environment.now()
+        )
+        return journal.recorded_positions(self.session)
 
 
-async def owners(ctx: Context, users: Users, path: str) -> list[Picked]:
+async def load_owners(ctx: Context, users: UserSelector, path_in_input: str) -> list[ColumnRow]:
     """Load the selected users. Raises Forbidden for other users without the permission LOGIN_AS."""
-    rows = await chosen(ctx, users, path=path)
-    if any(row.id != ctx.viewer.user_id for row in rows) and not administered(ctx):
+    rows = await load_selected_users(ctx, users, path=path_in_input)
+    if any(row.id != ctx.viewer.user_id for row in rows) and not sees_administered_records(ctx):
         text = f"this needs the permission {AdminPermission.LOGIN_AS}"
-        raise Forbidden(text, requires=AdminPermission.LOGIN_AS, path=[path])
+        raise Forbidden(text, requires=AdminPermission.LOGIN_AS, path=[path_in_input])
     return rows
 
 
 @asynccontextmanager
-async def holding(
-    ctx: Context, users: Users, mutation: str, *, path: str = "users", also: Also | None = None
-) -> AsyncGenerator[Held]:
+async def lock_owners(
+    ctx: Context,
+    users: UserSelector,
+    mutation_name: str,
+    *,
+    path: str = "users",
+    extra_streams: ExtraStreamsFunction | None = None,
+) -> AsyncGenerator[LockedAccounts]:
     """Open a transaction on the mailboxes of the selected accounts.
 
     It also locks the streams of the users that `extra_streams` returns. Changes of other users'
     accounts are written to the admin log. Raises the errors of `load_owners`.
     """
-    rows = await owners(ctx, users, path)
+    rows = await load_owners(ctx, users, path)
     ids = [row.id for row in rows]
-    async with ctx.write(*ids, *(await also(ctx, ids) if also else ())) as session:
-        yield Held(ctx, session, rows)
-        others = [row for row in rows if row.id != ctx.viewer.user_id]
-        log = [Done(mutation, "User", row.id, row.domain_id) for row in others]
-        await admin_log.note(ctx, session, *log)
+    async with ctx.write_session(
+        *ids, *(await extra_streams(ctx, ids) if extra_streams else ())
+    ) as session:
+        yield LockedAccounts(ctx, session, rows)
+        other_rows = [row for row in rows if row.id != ctx.viewer.user_id]
+        log = [NewAdminLogEntry(mutation_name, "User", row.id, row.domain_id) for row in other_rows]
+        await admin_log.log_changes(ctx, session, *log)

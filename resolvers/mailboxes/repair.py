@@ -10,174 +10,205 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.consistency import mailbox_checks
-from mail.consistency.mailbox_checks import Examined
+from mail.consistency.mailbox_checks import MailboxProblems
 from mail.consistency.report import Finding
 from mail.mailboxes import paths
 from models.admin.tasks import Task
 from models.events.journal import PLATFORM, ChangeKind
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
-from resolvers.admin.task_steps import Plan, Step, queue
-from resolvers.context import Context, Needs
-from resolvers.mailboxes.loaders import by_ids, fitting
-from resolvers.mailboxes.owners import owners
-from resolvers.users.selection import Users
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
+from resolvers.context import Context, GuardRule
+from resolvers.mailboxes.loaders import load_by_ids, matches_pattern_sql
+from resolvers.mailboxes.owners import load_owners
+from resolvers.users.selection import UserSelector
 
-KIND = "MAILBOX_REPAIR"
-OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
-TOGETHER = 100  # a request with more is run as a task
-MESSAGES = 5000  # messages in these mailboxes; more need a task
+TASK_KIND = "MAILBOX_REPAIR"
+OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+MAX_INLINE_MAILBOXES = 100  # a request with more is run as a task
+MAX_INLINE_MESSAGES = 5000  # messages in these mailboxes; more need a task
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class MailboxRepairRequest:
     """Which mailboxes to check, and how thoroughly."""
 
-    masks: Sequence[str]
-    blobs: bool = True  # rebuild each message from its blobs
+    path_masks: Sequence[str]
+    reads_messages: bool = True  # rebuild each message from its blobs
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
+class RepairedMailbox:
     """The problems of a mailbox, and whether all of them were repaired."""
 
-    mailbox: Picked
+    mailbox: ColumnRow
     findings: list[str]
-    fixed: bool
+    is_fixed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MailboxRepairOutcome:
     """The mailboxes with problems, or the task that checks them."""
 
-    repaired: Sequence[Repaired] = ()
+    repaired: Sequence[RepairedMailbox] = ()
     task: Task | None = None
 
 
-async def repair(ctx: Context, asked: Asked, users: Users) -> Outcome:
+async def repair_mailboxes(
+    ctx: Context, request: MailboxRepairRequest, users: UserSelector
+) -> MailboxRepairOutcome:
     """Check and repair mailboxes: at once if they are few, else in a task.
 
     Problems of an account itself are reported with the first of its mailboxes. Raises Forbidden.
     """
-    ctx.viewer.require(OPERATORS)
-    paths.pattern(asked.masks)
+    ctx.viewer.require(OPERATOR_RULE)
+    paths.masks_pattern(request.path_masks)
     if users.all:
-        return Outcome(task=await _task(ctx, asked, None))
-    ids = [row.id for row in await owners(ctx, users, "users")]
-    mailboxes = await ctx.read(_boxes(ctx, asked.masks, ids).limit(TOGETHER + 1))
-    if len(mailboxes) > TOGETHER or sum(mailbox.total for mailbox in mailboxes) > MESSAGES:
-        return Outcome(task=await _task(ctx, asked, ids))
-    theirs: defaultdict[int, list[int]] = defaultdict(list)
+        return MailboxRepairOutcome(task=await _queue_task(ctx, request, None))
+    ids = [row.id for row in await load_owners(ctx, users, "users")]
+    mailboxes = await ctx.read(
+        _mailboxes_query(ctx, request.path_masks, ids).limit(MAX_INLINE_MAILBOXES + 1)
+    )
+    if (
+        len(mailboxes) > MAX_INLINE_MAILBOXES
+        or sum(mailbox.total for mailbox in mailboxes) > MAX_INLINE_MESSAGES
+    ):
+        return MailboxRepairOutcome(task=await _queue_task(ctx, request, ids))
+    mailbox_ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
     for mailbox in mailboxes:
-        theirs[mailbox.user_id].append(mailbox.id)
+        mailbox_ids_by_user[mailbox.user_id].append(mailbox.id)
     found = {
-        user: await mailbox_checks.examine(ctx.world, user, keys, account=True, read=asked.blobs)
-        for user, keys in theirs.items()
+        user: await mailbox_checks.find_mailbox_problems(
+            ctx.environment, user, keys, checks_user=True, reads_messages=request.reads_messages
+        )
+        for user, keys in mailbox_ids_by_user.items()
     }
-    wrong = [user for user, examined in found.items() if examined.hits or examined.troubles]
-    if not wrong:
-        return Outcome()
-    told: list[Repaired] = []
-    async with ctx.write(*wrong) as session:
-        for user in wrong:
-            findings = await _mend(ctx, session, found[user])
-            told += await _told(ctx, findings, theirs[user])
-    return Outcome(told)
+    affected_user_ids = [
+        user
+        for user, examined in found.items()
+        if examined.broken_rows or examined.message_problems
+    ]
+    if not affected_user_ids:
+        return MailboxRepairOutcome()
+    repaired: list[RepairedMailbox] = []
+    async with ctx.write_session(*affected_user_ids) as session:
+        for user in affected_user_ids:
+            findings = await _repair_problems(ctx, session, found[user])
+            repaired += await _findings_by_mailbox(ctx, findings, mailbox_ids_by_user[user])
+    return MailboxRepairOutcome(repaired)
 
 
-def _boxes(ctx: Context, masks: Sequence[str], ids: Sequence[int] | None) -> Any:
+def _mailboxes_query(
+    ctx: Context, path_masks: Sequence[str], user_ids: Sequence[int] | None
+) -> Any:
     """Build the select of the mailboxes, in the order in which a task checks them."""
-    statement = select(*picked(Mailbox, ("id", "user_id", "total")))
-    statement = statement.where(fitting(ctx, paths.pattern(masks)))
-    if ids is not None:
-        statement = statement.where(col(Mailbox.user_id).in_(ids))
+    statement = select(*select_columns(Mailbox, ("id", "user_id", "total")))
+    statement = statement.where(matches_pattern_sql(ctx, paths.masks_pattern(path_masks)))
+    if user_ids is not None:
+        statement = statement.where(col(Mailbox.user_id).in_(user_ids))
     return statement.order_by(col(Mailbox.user_id), col(Mailbox.id))
 
 
-async def _mend(ctx: Context, session: AsyncSession, examined: Examined) -> list[Finding]:
-    return await ctx.world.join(session, lambda turn: mailbox_checks.mend(turn, examined))
+async def _repair_problems(
+    ctx: Context, session: AsyncSession, problems: MailboxProblems
+) -> list[Finding]:
+    return await ctx.environment.run_in_session(
+        session, lambda transaction: mailbox_checks.repair_problems(transaction, problems)
+    )
 
 
-async def _told(
-    ctx: Context, findings: Sequence[Finding], mailboxes: Sequence[int]
-) -> list[Repaired]:
+async def _findings_by_mailbox(
+    ctx: Context, findings: Sequence[Finding], mailbox_ids: Sequence[int]
+) -> list[RepairedMailbox]:
     """Group the findings by mailbox, as texts."""
-    places = await _places(ctx, findings)
+    mailboxes_and_uids = await _mailbox_and_uid_by_object(ctx, findings)
     texts: defaultdict[int, list[str]] = defaultdict(list)
-    left: set[int] = set()
+    remaining_ids: set[int] = set()
     for finding in findings:
-        mailbox, what = places.get(finding.object, (mailboxes[0], finding.object))
+        mailbox, what = mailboxes_and_uids.get(finding.object, (mailbox_ids[0], finding.object))
         if finding.object.startswith("mailboxes/"):
             mailbox, what = int(finding.object.partition("/")[2]), "folder"
         texts[mailbox].append(
             f"{what}: {finding.rule} is {finding.found}, and should be {finding.expected}"
         )
         if not finding.repaired:
-            left.add(mailbox)
-    rows = await ctx.load_all(by_ids, sorted(texts))
-    return [Repaired(row, texts[row.id], row.id not in left) for row in rows if row]
+            remaining_ids.add(mailbox)
+    rows = await ctx.load_many(load_by_ids, sorted(texts))
+    return [RepairedMailbox(row, texts[row.id], row.id not in remaining_ids) for row in rows if row]
 
 
-async def _places(ctx: Context, findings: Sequence[Finding]) -> Mapping[str, tuple[int, str]]:
+async def _mailbox_and_uid_by_object(
+    ctx: Context, findings: Sequence[Finding]
+) -> Mapping[str, tuple[int, str]]:
     """Return mailbox ID and a text with the UID for each message with a finding, by object name."""
     names = {one.object for one in findings if one.object.startswith("messages/")}
     keys = [int(name.partition("/")[2]) for name in names]
     found: dict[str, tuple[int, str]] = {}
     for start in range(0, len(keys), 1000):
         part = col(Message.id).in_(keys[start : start + 1000])
-        rows = await ctx.read(select(*picked(Message, ("id", "mailbox_id", "uid"))).where(part))
+        rows = await ctx.read(
+            select(*select_columns(Message, ("id", "mailbox_id", "uid"))).where(part)
+        )
         for row in rows:
             if row.mailbox_id is not None:
                 found[f"messages/{row.id}"] = (row.mailbox_id, f"message of uid {row.uid}")
     return found
 
 
-async def _task(ctx: Context, asked: Asked, ids: Sequence[int] | None) -> Task:
+async def _queue_task(
+    ctx: Context, request: MailboxRepairRequest, user_ids: Sequence[int] | None
+) -> Task:
     """Queue the task that checks the mailboxes. `user_ids` of None means all users."""
-    counted = _boxes(ctx, asked.masks, ids).order_by(None).subquery()
+    counted = _mailboxes_query(ctx, request.path_masks, user_ids).order_by(None).subquery()
     ((total,),) = await ctx.read(select(func.count()).select_from(counted))
-    order = {"ids": ids, "masks": list(asked.masks), "blobs": asked.blobs}
-    async with ctx.write(PLATFORM) as session:
-        (task,) = await queue(ctx, session, KIND, [order], total=total)
-        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+    order = {"ids": user_ids, "masks": list(request.path_masks), "blobs": request.reads_messages}
+    async with ctx.write_session(PLATFORM) as session:
+        (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], total=total)
+        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
     return task
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def plan_task_step(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Check the next mailbox; with the first one of an account also the account."""
     user, key = checkpoint.get("after", (0, 0))
-    behind = tuple_(col(Mailbox.user_id), col(Mailbox.id)) > (user, key)
-    rows = await ctx.read(_boxes(ctx, order["masks"], order["ids"]).where(behind).limit(1))
+    is_after_checkpoint = tuple_(col(Mailbox.user_id), col(Mailbox.id)) > (user, key)
+    rows = await ctx.read(
+        _mailboxes_query(ctx, task_order["masks"], task_order["ids"])
+        .where(is_after_checkpoint)
+        .limit(1)
+    )
     if not rows:
-        return Plan()
+        return TaskStepPlan()
     (mailbox,) = rows
-    examined = await mailbox_checks.examine(
-        ctx.world,
+    examined = await mailbox_checks.find_mailbox_problems(
+        ctx.environment,
         mailbox.user_id,
         [mailbox.id],
-        account=mailbox.user_id != user,
-        read=order["blobs"],
+        checks_user=mailbox.user_id != user,
+        reads_messages=task_order["blobs"],
     )
-    return Plan([mailbox.user_id], [mailbox.user_id, mailbox.id], made=examined)
+    return TaskStepPlan([mailbox.user_id], [mailbox.user_id, mailbox.id], prepared=examined)
 
 
-async def step(
+async def run_task_step(
     ctx: Context,
     session: AsyncSession,
-    _order: dict[str, Any],
+    _task_order: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: Plan,
-) -> Step:
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Repair what `plan_task_step` found."""
-    if not held.ids:
-        return Step(checkpoint)
-    findings = await _mend(ctx, session, held.made)
+    if not task_plan.ids:
+        return TaskStepResult(checkpoint)
+    findings = await _repair_problems(ctx, session, task_plan.prepared)
     mended = sum(finding.repaired for finding in findings)
-    left = {
-        "after": list(held.ids),
+    next_checkpoint = {
+        "after": list(task_plan.ids),
         "corrected": checkpoint.get("corrected", 0) + mended,
         "left": checkpoint.get("left", 0) + len(findings) - mended,
     }
-    return Step(left, done=1, more=True)
+    return TaskStepResult(next_checkpoint, done_count=1, has_more=True)

@@ -8,57 +8,71 @@ from sqlalchemy import Select, select
 from sqlmodel import col
 
 from models.errors import OverQuota
-from models.mailboxes.shares import ALL, MailboxShare, Rights, ShareRight, rights_of
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import number, prepared
+from models.mailboxes.shares import ALL_RIGHTS, MailboxShare, Rights, ShareRight, decode_rights
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from resolvers.context import Context
 
-NONE: Rights = frozenset()
+NO_RIGHTS: Rights = frozenset()
 
 
-async def rights(ctx: Context, keys: list[tuple[int, int]]) -> list[Rights]:
+async def load_rights(ctx: Context, owner_and_mailbox_ids: list[tuple[int, int]]) -> list[Rights]:
     """Load the viewer's rights in these mailboxes, in this order.
 
     Keys are owner ID and mailbox ID.
     """
-    mine = ctx.viewer.user_id
-    others = {mailbox for owner, mailbox in keys if owner != mine}
-    shares = await of_boxes(ctx, others) if others and ctx.viewer.reach.shared else {}
-    return [ALL if owner == mine and mine else shares.get(mailbox, NONE) for owner, mailbox in keys]
+    viewer_id = ctx.viewer.user_id
+    foreign_mailbox_ids = {
+        mailbox for owner, mailbox in owner_and_mailbox_ids if owner != viewer_id
+    }
+    shares = (
+        await load_rights_in_shared_mailboxes(ctx, foreign_mailbox_ids)
+        if foreign_mailbox_ids and ctx.viewer.share_visibility.has_shared_mailboxes
+        else {}
+    )
+    return [
+        ALL_RIGHTS if owner == viewer_id and viewer_id else shares.get(mailbox, NO_RIGHTS)
+        for owner, mailbox in owner_and_mailbox_ids
+    ]
 
 
-async def of_boxes(ctx: Context, boxes: Collection[int]) -> Mapping[int, Rights]:
+async def load_rights_in_shared_mailboxes(
+    ctx: Context, mailbox_ids: Collection[int]
+) -> Mapping[int, Rights]:
     """Load the viewer's rights in mailboxes of others, by mailbox ID.
 
     Mailboxes without a share are missing.
     """
-    statement = select(*picked(MailboxShare)).where(
-        col(MailboxShare.user_id) == ctx.viewer.user_id, col(MailboxShare.mailbox_id).in_(boxes)
+    statement = select(*select_columns(MailboxShare)).where(
+        col(MailboxShare.user_id) == ctx.viewer.user_id,
+        col(MailboxShare.mailbox_id).in_(mailbox_ids),
     )
-    return {row.mailbox_id: rights_of(row.rights) for row in await ctx.read(statement)}
+    return {row.mailbox_id: decode_rights(row.rights) for row in await ctx.read(statement)}
 
 
-async def all_of(ctx: Context) -> list[Picked]:
+async def load_shares_with_viewer(ctx: Context) -> list[ColumnRow]:
     """Load all shares with the viewer."""
-    return list(await ctx.find(_all()))
+    return list(await ctx.read_prepared(_shares_with_viewer_query()))
 
 
-@prepared
-def _all() -> Select[*tuple[Any, ...]]:
-    return select(*picked(MailboxShare)).where(col(MailboxShare.user_id) == number("viewer"))
+@prepare_cached
+def _shares_with_viewer_query() -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(MailboxShare)).where(
+        col(MailboxShare.user_id) == integer_parameter("viewer")
+    )
 
 
-def ordered(given: Rights) -> list[ShareRight]:
+def sorted_rights(rights: Rights) -> list[ShareRight]:
     """Sort rights in the order of their definition."""
-    return [right for right in ShareRight if right in given]
+    return [right for right in ShareRight if right in rights]
 
 
 @contextmanager
-def discreet(ctx: Context, owner: int) -> Generator[None]:
+def hide_quota_figures(ctx: Context, owner_id: int) -> Generator[None]:
     """Remove the figures from OverQuota if the viewer is not the owner of the account."""
     try:
         yield
     except OverQuota:
-        if owner == ctx.viewer.user_id:
+        if owner_id == ctx.viewer.user_id:
             raise
         raise OverQuota("the owner of the folder has no room for it") from None

@@ -11,283 +11,348 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.recipients import address_resolution
 from models.addresses.tables import Address
-from models.errors import Forbidden, Invalid, LimitReached, found
+from models.errors import Forbidden, InvalidInput, LimitReached, require_found
 from models.events import journal
 from models.events.journal import ChangeKind
-from models.mailboxes.shares import MailboxShare, Rights, ShareRight, rights_of, written
+from models.mailboxes.shares import MailboxShare, Rights, ShareRight, decode_rights, encode_rights
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, insert_or, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import administered, managed_users, own, records, shared, visible_users
-from resolvers.auth.credential_cache import widen
+from resolvers.access import (
+    is_managed_user,
+    is_shared,
+    is_visible_record,
+    is_visible_user,
+    require_user_id,
+    sees_administered_records,
+)
+from resolvers.auth.credential_cache import mark_has_shared_mailboxes
 from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.loaders import Named, by_ids, find
-from resolvers.mailboxes.rights import NONE
-from resolvers.pagination import Scan, together
+from resolvers.mailboxes.loaders import MailboxSelector, load_by_ids, require_mailbox
+from resolvers.mailboxes.rights import NO_RIGHTS
+from resolvers.pagination import PageScan, read_union
 
-ORDER = "shared"
-GRANTEES = 100  # users that one mailbox is shared with
-OWNERS = 50  # users that share with one user: a journal cursor has a position for each
-PLACE = (col(MailboxShare.owner_id), col(MailboxShare.mailbox_id))
+CURSOR_KIND = "shared"
+MAX_GRANTEES = 100  # users that one mailbox is shared with
+MAX_OWNERS = 50  # users that share with one user: a journal cursor has a position for each
+SHARE_SORT_KEY = (col(MailboxShare.owner_id), col(MailboxShare.mailbox_id))
 
 
 @dataclass(frozen=True, slots=True)
 class Grantee:
     """The user a mailbox is shared with: by ID, or by username or address."""
 
-    id: int | None = None
-    name: str = ""
+    user_id: int | None = None
+    username_or_address: str = ""
 
     def __str__(self) -> str:
-        return self.name or str(self.id)
+        return self.username_or_address or str(self.user_id)
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class SharedMailboxListing:
     """A page of the mailboxes that others share with a user."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-async def put(
-    ctx: Context, name: Named, who: Grantee, rights: Collection[ShareRight]
-) -> list[Picked]:
+async def set_share(
+    ctx: Context,
+    selector: MailboxSelector,
+    requested_grantee: Grantee,
+    rights: Collection[ShareRight],
+) -> list[ColumnRow]:
     """Set the rights of a user in a mailbox. No rights end the share.
 
     Any right includes LOOKUP. Owners can share, and users with the right ADMIN up to their own
     rights. Grantees can give up their share. Returns the mailbox if the viewer still sees it.
     Raises NotFound, Forbidden, InvalidInput or LimitReached.
     """
-    given = frozenset(rights) | ({ShareRight.LOOKUP} if rights else NONE)
-    mailbox = await find(ctx, name, ShareRight.LOOKUP)
-    grantee = await _grantee(ctx, mailbox, who)
-    async with ctx.write(mailbox.user_id, grantee) as session:
-        await _check(ctx, await find(ctx, Named(id=mailbox.id), ShareRight.LOOKUP), grantee, given)
-        await _write(ctx, session, mailbox, (grantee, given))
-    if given:
-        ctx.afterwards(lambda: widen(ctx.world, grantee))
-    return [row for row in await ctx.load_all(by_ids, [mailbox.id]) if row]
+    new_rights = frozenset(rights) | ({ShareRight.LOOKUP} if rights else NO_RIGHTS)
+    mailbox = await require_mailbox(ctx, selector, ShareRight.LOOKUP)
+    grantee = await _find_grantee_id(ctx, mailbox, requested_grantee)
+    async with ctx.write_session(mailbox.user_id, grantee) as session:
+        await _require_may_share(
+            ctx,
+            await require_mailbox(ctx, MailboxSelector(id=mailbox.id), ShareRight.LOOKUP),
+            grantee,
+            new_rights,
+        )
+        await _write_share(ctx, session, mailbox, (grantee, new_rights))
+    if new_rights:
+        ctx.call_after_commit(lambda: mark_has_shared_mailboxes(ctx.environment, grantee))
+    return [row for row in await ctx.load_many(load_by_ids, [mailbox.id]) if row]
 
 
-async def _grantee(ctx: Context, box: Picked, who: Grantee) -> int:
+async def _find_grantee_id(ctx: Context, mailbox: ColumnRow, grantee: Grantee) -> int:
     """Return the ID of the grantee.
 
     The user must be of the owner's domain, have a share already or be visible to the viewer, unless
     the option `share_across_domains` is set. Raises NotFound.
     """
-    key = who.id if who.id is not None else await address_resolution.login_of(ctx.world, who.name)
-    known = select(col(MailboxShare.user_id)).where(col(MailboxShare.mailbox_id) == box.id)
-    home = select(col(User.domain_id)).where(col(User.id) == box.user_id).scalar_subquery()
-    near = (col(User.domain_id) == home) | col(User.id).in_(known) | visible_users(ctx)
+    key = (
+        grantee.user_id
+        if grantee.user_id is not None
+        else await address_resolution.find_sign_in_user(
+            ctx.environment, grantee.username_or_address
+        )
+    )
+    grantee_ids = select(col(MailboxShare.user_id)).where(
+        col(MailboxShare.mailbox_id) == mailbox.id
+    )
+    owner_domain_id = (
+        select(col(User.domain_id)).where(col(User.id) == mailbox.user_id).scalar_subquery()
+    )
+    is_findable = (
+        (col(User.domain_id) == owner_domain_id)
+        | col(User.id).in_(grantee_ids)
+        | is_visible_user(ctx)
+    )
     statement = select(col(User.id)).where(
         col(User.id) == (key or 0), col(User.deleted_at).is_(None)
     )
-    if not ctx.world.options.share_across_domains:
-        statement = statement.where(near)
-    return int(found(next(iter(await ctx.read(statement)), None), str(who), path=["user"]).id)
+    if not ctx.environment.options.share_across_domains:
+        statement = statement.where(is_findable)
+    return int(
+        require_found(next(iter(await ctx.read(statement)), None), str(grantee), path=["user"]).id
+    )
 
 
-async def _check(ctx: Context, box: Picked, grantee: int, given: Rights) -> None:
+async def _require_may_share(
+    ctx: Context, mailbox: ColumnRow, grantee_id: int, new_rights: Rights
+) -> None:
     """Raise Forbidden or InvalidInput if the viewer can't set these rights for this user."""
-    mine = own(ctx)
-    if grantee == box.user_id:
-        raise Invalid("the owner has all rights", constraint="exclusive", path=["user"])
-    if mine == box.user_id or (grantee == mine and not given):
+    viewer_id = require_user_id(ctx)
+    if grantee_id == mailbox.user_id:
+        raise InvalidInput("the owner has all rights", constraint="exclusive", path=["user"])
+    if viewer_id == mailbox.user_id or (grantee_id == viewer_id and not new_rights):
         return
-    (has,) = await mailbox_rights.rights(ctx, [(box.user_id, box.id)])
-    needed: ShareRight | None = ShareRight.ADMIN
-    if needed in has and grantee != mine:
-        before = (await _standing(ctx, box.id)).get(grantee)
-        known = has | (rights_of(before.rights) if before else NONE)
-        needed = next(iter(mailbox_rights.ordered(given - known)), None)
-        if needed is None:
+    (has,) = await mailbox_rights.load_rights(ctx, [(mailbox.user_id, mailbox.id)])
+    required_right: ShareRight | None = ShareRight.ADMIN
+    if required_right in has and grantee_id != viewer_id:
+        before = (await _shares_by_grantee(ctx, mailbox.id)).get(grantee_id)
+        existing_rights = has | (decode_rights(before.rights) if before else NO_RIGHTS)
+        required_right = next(
+            iter(mailbox_rights.sorted_rights(new_rights - existing_rights)), None
+        )
+        if required_right is None:
             return
-    text = f"this needs the right {needed} in the folder"
-    if grantee == mine:
+    text = f"this needs the right {required_right} in the folder"
+    if grantee_id == viewer_id:
         text = "nobody gives rights to themselves"
-    raise Forbidden(text, requires=needed, path=["rights"])
+    raise Forbidden(text, requires=required_right, path=["rights"])
 
 
-async def _standing(ctx: Context, box: int) -> dict[int, Picked]:
+async def _shares_by_grantee(ctx: Context, mailbox_id: int) -> dict[int, ColumnRow]:
     """Load the shares of a mailbox by grantee ID."""
-    statement = select(*picked(MailboxShare)).where(col(MailboxShare.mailbox_id) == box)
+    statement = select(*select_columns(MailboxShare)).where(
+        col(MailboxShare.mailbox_id) == mailbox_id
+    )
     return {row.user_id: row for row in await ctx.read(statement)}
 
 
-async def _write(ctx: Context, session: AsyncSession, box: Picked, new: tuple[int, Rights]) -> None:
+async def _write_share(
+    ctx: Context, session: AsyncSession, mailbox: ColumnRow, grantee_and_rights: tuple[int, Rights]
+) -> None:
     """Write the share if it changes, and record the change for owner and grantee."""
-    grantee, given = new
-    shares = await _standing(ctx, box.id)
+    grantee, new_rights = grantee_and_rights
+    shares = await _shares_by_grantee(ctx, mailbox.id)
     before = shares.get(grantee)
-    had = rights_of(before.rights) if before else NONE
-    if given == had:
+    had = decode_rights(before.rights) if before else NO_RIGHTS
+    if new_rights == had:
         return
     if not before:
-        await _check_room(ctx, box.user_id, grantee, len(shares))
-    last = await ctx.record(session, box.user_id, ChangeKind.MAILBOX_UPDATED, [box.id])
-    connection, this = await session.connection(), col(Mailbox.id) == box.id
+        await _require_share_capacity(ctx, mailbox.user_id, grantee, len(shares))
+    last = await ctx.record_change(
+        session, mailbox.user_id, ChangeKind.MAILBOX_UPDATED, [mailbox.id]
+    )
+    connection, this = await session.connection(), col(Mailbox.id) == mailbox.id
     await connection.execute(update(Mailbox).where(this).values(modify_index=last))
-    if given:
+    if new_rights:
         # the grantee gets no events from before the share; of messages, from before READ
-        since = before.since if before and ShareRight.READ not in given - had else last
-        row = {"rights": written(given), "since": since}
-        kept = insert_or(ctx.world.database.dialect, MailboxShare).values(
-            mailbox_id=box.id, user_id=grantee, owner_id=box.user_id, **row
+        since = before.since if before and ShareRight.READ not in new_rights - had else last
+        row = {"rights": encode_rights(new_rights), "since": since}
+        statement = insert_with_conflict(ctx.environment.database.dialect, MailboxShare).values(
+            mailbox_id=mailbox.id, user_id=grantee, owner_id=mailbox.user_id, **row
         )
         keys = ["mailbox_id", "user_id"]
-        await connection.execute(kept.on_conflict_do_update(index_elements=keys, set_=row))
+        await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=row))
         kind = ChangeKind.MAILBOX_UPDATED if before else ChangeKind.MAILBOX_CREATED
     else:
-        which = (col(MailboxShare.mailbox_id) == box.id, col(MailboxShare.user_id) == grantee)
-        await connection.execute(delete(MailboxShare).where(*which))
+        is_this_share = (
+            col(MailboxShare.mailbox_id) == mailbox.id,
+            col(MailboxShare.user_id) == grantee,
+        )
+        await connection.execute(delete(MailboxShare).where(*is_this_share))
         kind = ChangeKind.MAILBOX_DELETED
-    await ctx.record(session, grantee, kind, [box.id], path=box.path, owner=box.user_id)
+    await ctx.record_change(
+        session, grantee, kind, [mailbox.id], path=mailbox.path, owner=mailbox.user_id
+    )
 
 
-async def _check_room(ctx: Context, owner: int, grantee: int, many: int) -> None:
+async def _require_share_capacity(
+    ctx: Context, owner_id: int, grantee_id: int, grantee_count: int
+) -> None:
     """Raise LimitReached if the mailbox has too many grantees, or the grantee too many owners."""
-    if many >= GRANTEES:
+    if grantee_count >= MAX_GRANTEES:
         text = "the folder is shared with too many"
-        raise LimitReached(text, limit=GRANTEES, used=many, path=["user"])
+        raise LimitReached(text, limit=MAX_GRANTEES, used=grantee_count, path=["user"])
     statement = select(func.count(col(MailboxShare.owner_id).distinct()).label("many")).where(
-        col(MailboxShare.user_id) == grantee, col(MailboxShare.owner_id) != owner
+        col(MailboxShare.user_id) == grantee_id, col(MailboxShare.owner_id) != owner_id
     )
     (row,) = await ctx.read(statement)
-    if row.many >= OWNERS:
+    if row.many >= MAX_OWNERS:
         text = "too many share with this account"
-        raise LimitReached(text, limit=OWNERS, used=row.many, path=["user"])
+        raise LimitReached(text, limit=MAX_OWNERS, used=row.many, path=["user"])
 
 
-async def grantees(ctx: Context, owners: Sequence[int]) -> list[int]:
+async def load_grantee_ids(ctx: Context, owner_ids: Sequence[int]) -> list[int]:
     """Return the IDs of the users that these owners share mailboxes with."""
-    theirs = col(MailboxShare.mailbox_id).in_(
-        select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(owners))
+    is_share_of_owner = col(MailboxShare.mailbox_id).in_(
+        select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(owner_ids))
     )
-    statement = select(col(MailboxShare.user_id)).where(theirs).distinct()
+    statement = select(col(MailboxShare.user_id)).where(is_share_of_owner).distinct()
     return [row.user_id for row in await ctx.read(statement)]
 
 
-async def benefactors(ctx: Context, users: Sequence[int]) -> list[int]:
+async def load_sharing_owner_ids(ctx: Context, user_ids: Sequence[int]) -> list[int]:
     """Return the IDs of the users that share mailboxes with these users."""
-    statement = select(col(MailboxShare.owner_id)).where(col(MailboxShare.user_id).in_(users))
+    statement = select(col(MailboxShare.owner_id)).where(col(MailboxShare.user_id).in_(user_ids))
     return [row.owner_id for row in await ctx.read(statement.distinct())]
 
 
-async def end(ctx: Context, session: AsyncSession, which: ColumnElement[bool]) -> None:
+async def end_shares(ctx: Context, session: AsyncSession, condition: ColumnElement[bool]) -> None:
     """Delete the shares that the condition selects, and record it for their grantees.
 
     Owners get no event.
     """
-    columns = picked(MailboxShare, ("mailbox_id", "user_id", "owner_id"))
+    columns = select_columns(MailboxShare, ("mailbox_id", "user_id", "owner_id"))
     statement = select(*columns, col(Mailbox.path)).join(
         Mailbox, col(Mailbox.id) == col(MailboxShare.mailbox_id)
     )
     connection = await session.connection()
-    rows = (await connection.execute(statement.where(which).order_by(*PLACE))).all()
+    rows = (await connection.execute(statement.where(condition).order_by(*SHARE_SORT_KEY))).all()
     if not rows:
         return
-    await journal.lock(session, sorted({row.user_id for row in rows}))
-    await connection.execute(delete(MailboxShare).where(which))
-    lost: defaultdict[int, list[Picked]] = defaultdict(list)
+    await journal.lock_streams(session, sorted({row.user_id for row in rows}))
+    await connection.execute(delete(MailboxShare).where(condition))
+    rows_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        lost[row.user_id].append(row)
-    told = {
-        user: ctx.entries(
+        rows_by_user[row.user_id].append(row)
+    entries = {
+        user: ctx.journal_entries(
             ChangeKind.MAILBOX_DELETED,
-            [row.mailbox_id for row in theirs],
-            path=[row.path for row in theirs],
-            owner=[row.owner_id for row in theirs],
+            [row.mailbox_id for row in user_rows],
+            path=[row.path for row in user_rows],
+            owner=[row.owner_id for row in user_rows],
         )
-        for user, theirs in lost.items()
+        for user, user_rows in rows_by_user.items()
     }
-    await journal.record_all(session, told, at=ctx.world.now())
+    await journal.record_in_user_streams(session, entries, at=ctx.environment.now())
 
 
-async def leave(ctx: Context, session: AsyncSession, users: Sequence[int]) -> None:
+async def end_shares_of_users(ctx: Context, session: AsyncSession, user_ids: Sequence[int]) -> None:
     """Delete all shares of and with users that are being deleted.
 
     Records it for the other users.
     """
-    columns = picked(MailboxShare, ("mailbox_id", "owner_id"))
-    theirs, by_them = col(MailboxShare.user_id).in_(users), col(MailboxShare.owner_id).in_(users)
+    columns = select_columns(MailboxShare, ("mailbox_id", "owner_id"))
+    is_of_users, by_them = (
+        col(MailboxShare.user_id).in_(user_ids),
+        col(MailboxShare.owner_id).in_(user_ids),
+    )
     connection = await session.connection()
-    statement = select(*columns).where(theirs, ~by_them).distinct()
+    statement = select(*columns).where(is_of_users, ~by_them).distinct()
     owners: defaultdict[int, list[int]] = defaultdict(list)
     for row in (await connection.execute(statement)).all():
         owners[row.owner_id].append(row.mailbox_id)
     if owners:
-        await journal.lock(session, sorted(owners))
+        await journal.lock_streams(session, sorted(owners))
         kind = ChangeKind.MAILBOX_UPDATED
-        told = {owner: ctx.entries(kind, mailboxes) for owner, mailboxes in owners.items()}
-        await journal.record_all(session, told, at=ctx.world.now())
-    mailboxes = select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(users))
-    await end(ctx, session, theirs | col(MailboxShare.mailbox_id).in_(mailboxes))
+        entries = {
+            owner: ctx.journal_entries(kind, mailboxes) for owner, mailboxes in owners.items()
+        }
+        await journal.record_in_user_streams(session, entries, at=ctx.environment.now())
+    mailboxes = select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(user_ids))
+    await end_shares(ctx, session, is_of_users | col(MailboxShare.mailbox_id).in_(mailboxes))
 
 
-async def of_boxes(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+async def load_shares_by_mailbox(ctx: Context, mailbox_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the shares of these mailboxes, in their order.
 
     Owners, users with the right ADMIN and administrators see all shares; others only their own.
     """
-    all_of = records(ctx, Mailbox) if administered(ctx) else col(Mailbox.user_id) == own(ctx)
-    seen = all_of | shared(ctx, Mailbox, ShareRight.ADMIN)
+    all_of = (
+        is_visible_record(ctx, Mailbox)
+        if sees_administered_records(ctx)
+        else col(Mailbox.user_id) == require_user_id(ctx)
+    )
+    is_visible_share = all_of | is_shared(ctx, Mailbox, ShareRight.ADMIN)
     statement = (
-        select(*picked(MailboxShare, ("mailbox_id", "user_id", "rights")))
+        select(*select_columns(MailboxShare, ("mailbox_id", "user_id", "rights")))
         .join(Mailbox, col(Mailbox.id) == col(MailboxShare.mailbox_id))
         .where(
-            col(MailboxShare.mailbox_id).in_(keys),
-            seen | (col(MailboxShare.user_id) == ctx.viewer.user_id),
+            col(MailboxShare.mailbox_id).in_(mailbox_ids),
+            is_visible_share | (col(MailboxShare.user_id) == ctx.viewer.user_id),
         )
         .order_by(col(MailboxShare.user_id))
     )
-    rows: defaultdict[int, list[Picked]] = defaultdict(list)
+    rows: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in await ctx.read(statement):
         rows[row.mailbox_id].append(row)
-    return [rows[key] for key in keys]
+    return [rows[key] for key in mailbox_ids]
 
 
-async def names(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_user_names(ctx: Context, user_ids: list[int]) -> list[ColumnRow | None]:
     """Load the names and main addresses of these users, in their order."""
     main = and_(col(Address.user_id) == col(User.id), col(Address.main))
     statement = select(
-        *picked(User, ("id", "username", "name")), col(Address.shown).label("address")
+        *select_columns(User, ("id", "username", "name")), col(Address.shown).label("address")
     ).outerjoin(Address, main)
-    return await pagination.by_keys(ctx, statement, col(User.id), ids)
+    return await pagination.read_by_keys(ctx, statement, col(User.id), user_ids)
 
 
-def _where(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
+def _listing_conditions(ctx: Context, listing: SharedMailboxListing) -> list[ColumnElement[bool]]:
     user = col(MailboxShare.user_id)
-    mine = user == ctx.viewer.user_id
-    if administered(ctx):
-        mine |= user.in_(select(col(User.id)).where(managed_users(ctx)))
-    return [user == key.user_id, mine, records(ctx, Mailbox)]
+    is_own = user == ctx.viewer.user_id
+    if sees_administered_records(ctx):
+        is_own |= user.in_(select(col(User.id)).where(is_managed_user(ctx)))
+    return [user == listing.user_id, is_own, is_visible_record(ctx, Mailbox)]
 
 
-def _shares(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
-    rows = select(*picked(Mailbox, columns), *PLACE)
+def _shared_mailboxes_query(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    rows = select(*select_columns(Mailbox, columns), *SHARE_SORT_KEY)
     return rows.join(MailboxShare, col(MailboxShare.mailbox_id) == col(Mailbox.id))
 
 
-async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+async def load_pages(ctx: Context, listings: list[SharedMailboxListing]) -> list[Page[ColumnRow]]:
     """Load pages of mailboxes shared with users: by owner, the oldest mailbox first."""
-    rows = _shares(frozenset[str]().union(*(key.columns for key in keys)))
-    scans = [Scan(rows.where(*_where(ctx, key)), key.ask, PLACE, falling=False) for key in keys]
-    return await pagination.pages(ctx, scans)
-
-
-async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
-    """Count the mailboxes of these listings."""
-    many = func.count().label("many")
+    rows = _shared_mailboxes_query(frozenset[str]().union(*(key.columns for key in listings)))
     scans = [
-        select(many)
+        PageScan(
+            rows.where(*_listing_conditions(ctx, key)),
+            key.page_request,
+            SHARE_SORT_KEY,
+            is_descending=False,
+        )
+        for key in listings
+    ]
+    return await pagination.read_pages(ctx, scans)
+
+
+async def count_listings(ctx: Context, listings: list[SharedMailboxListing]) -> list[int]:
+    """Count the mailboxes of these listings."""
+    count_column = func.count().label("many")
+    scans = [
+        select(count_column)
         .select_from(MailboxShare)
         .join(Mailbox, col(MailboxShare.mailbox_id) == col(Mailbox.id))
-        .where(*_where(ctx, key))
-        for key in keys
+        .where(*_listing_conditions(ctx, key))
+        for key in listings
     ]
-    return [row.many for (row,) in await together(ctx, scans)]
+    return [row.many for (row,) in await read_union(ctx, scans)]

@@ -7,18 +7,18 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.mailboxes.special_use_names import scheduled_in
-from mail.storage.message_insert import Place
-from models.errors import found
+from mail.mailboxes.special_use_names import scheduled_mailbox_name
+from mail.storage.message_insert import MessagePlacement
+from models.errors import require_found
 from models.mailboxes.tables import SpecialUse
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from models.users.tables import User
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import Named, NewMailboxes
-from resolvers.users.selection import MINE, Users
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-COLUMNS = frozenset({"id", "user_id", "path", "retention"})
+TREE_COLUMNS = frozenset({"id", "user_id", "path", "retention"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +29,36 @@ class SpecialMailbox:
     name_in: Callable[[str | None], str]
 
 
-SCHEDULED = SpecialMailbox(SpecialUse.SCHEDULED, scheduled_in)
+SCHEDULED = SpecialMailbox(SpecialUse.SCHEDULED, scheduled_mailbox_name)
 
 
-async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMailbox) -> Picked:
+async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMailbox) -> ColumnRow:
     """Return the mailbox of an account with this special use; create it if there is none.
 
     If a mailbox with its name exists, the new one gets a number. Raises LimitReached.
     """
-    there = await ctx.load(mailbox_loaders.named, (user_id, Named(special_use=special.use)))
-    if there is not None:
-        return there
+    existing = await ctx.load(
+        mailbox_loaders.load_by_selectors, (user_id, MailboxSelector(special_use=special.use))
+    )
+    if existing is not None:
+        return existing
     (user,) = await ctx.read(select(col(User.language)).where(col(User.id) == user_id))
     name = special.name_in(user.language)
-    taken = {mailbox.path for mailbox in await mailbox_loaders.all_of(ctx, user_id, COLUMNS)}
+    used_paths = {
+        mailbox.path
+        for mailbox in await mailbox_loaders.load_all_of_user(ctx, user_id, TREE_COLUMNS)
+    }
     path, nth = name, 1
-    while path in taken:
+    while path in used_paths:
         nth += 1
         path = f"{name} {nth}"
     new = NewMailboxes([path], retention=timedelta(0), special_use=special.use)
-    whose = MINE if user_id == ctx.viewer.user_id else Users(ids=(user_id,))
-    (made,) = await mailbox_loaders.create(ctx, new, whose)
-    return found(await ctx.load(mailbox_loaders.by_ids, made.id))
+    users = VIEWER_ONLY if user_id == ctx.viewer.user_id else UserSelector(ids=(user_id,))
+    (created,) = await mailbox_loaders.create_mailboxes(ctx, new, users)
+    return require_found(await ctx.load(mailbox_loaders.load_by_ids, created.id))
 
 
-async def held_place(ctx: Context, place: Place) -> Place:
+async def placement_in_scheduled(ctx: Context, placement: MessagePlacement) -> MessagePlacement:
     """Return the placement of a copy of a held message: the mailbox SCHEDULED."""
-    mailbox = await ensure_special_mailbox(ctx, place.user_id, SCHEDULED)
-    return replace(place, mailbox_id=mailbox.id)
+    mailbox = await ensure_special_mailbox(ctx, placement.user_id, SCHEDULED)
+    return replace(placement, mailbox_id=mailbox.id)

@@ -5,75 +5,89 @@ from collections.abc import Sequence
 from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
-from mail.mailboxes.paths import checked_path, spelled
+from mail.mailboxes.paths import canonical_path, validate_path
 from models.errors import LimitReached, check_count
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked, table_of
-from models.store.prepared_statements import number
+from models.store.columns import ColumnRow, core_table, select_columns
+from models.store.prepared_statements import integer_parameter
 from resolvers.context import Context
 from resolvers.mailboxes import subscriptions
-from resolvers.mailboxes.loaders import by_ids
-from resolvers.mailboxes.owners import Held, holding
-from resolvers.users.selection import MINE, Users
+from resolvers.mailboxes.loaders import load_by_ids
+from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 
-async def subscribe(
-    ctx: Context, paths: Sequence[str], users: Users = MINE, *, subscribed: bool
-) -> list[Picked]:
+async def set_subscribed(
+    ctx: Context, paths: Sequence[str], users: UserSelector = VIEWER_ONLY, *, is_subscribed: bool
+) -> list[ColumnRow]:
     """Subscribe accounts to paths, or unsubscribe them. Returns the mailboxes at these paths.
 
     Raises InvalidInput or LimitReached.
     """
-    most = ctx.world.options.bulk
-    check_count(len(paths), most, f"name 1 to {most} paths", path=["paths"])
-    if subscribed:
-        wanted = {checked_path(p, path_in=["paths"], index=nth) for nth, p in enumerate(paths)}
+    max_paths = ctx.environment.options.bulk
+    check_count(len(paths), max_paths, f"name 1 to {max_paths} paths", path=["paths"])
+    if is_subscribed:
+        validated_paths = {
+            validate_path(p, input_path=["paths"], index=nth) for nth, p in enumerate(paths)
+        }
     else:
-        wanted = set(map(spelled, paths))
-    name = "mailboxSubscribe" if subscribed else "mailboxUnsubscribe"
-    async with holding(ctx, users, name) as held:
-        columns = picked(Mailbox, ("id", "user_id", "path", "subscribed"))
+        validated_paths = set(map(canonical_path, paths))
+    name = "mailboxSubscribe" if is_subscribed else "mailboxUnsubscribe"
+    async with lock_owners(ctx, users, name) as locked_owners:
+        columns = select_columns(Mailbox, ("id", "user_id", "path", "subscribed"))
         statement = select(*columns).where(
-            col(Mailbox.user_id).in_(held.ids), col(Mailbox.path).in_(wanted)
+            col(Mailbox.user_id).in_(locked_owners.user_ids), col(Mailbox.path).in_(validated_paths)
         )
-        rows = (await (await held.session.connection()).execute(statement)).all()
-        touched = await _without_folders(held, rows, wanted, subscribed=subscribed)
-        await _change(held, [row for row in rows if row.subscribed is not subscribed], touched)
+        rows = (await (await locked_owners.session.connection()).execute(statement)).all()
+        touched = await _write_folderless_subscriptions(
+            locked_owners, rows, validated_paths, is_subscribed=is_subscribed
+        )
+        await _toggle_and_record(
+            locked_owners, [row for row in rows if row.subscribed is not is_subscribed], touched
+        )
     keys = [row.id for row in sorted(rows, key=lambda row: (row.user_id, row.path))]
-    return [row for row in await ctx.load_all(by_ids, keys) if row]
+    return [row for row in await ctx.load_many(load_by_ids, keys) if row]
 
 
-async def _without_folders(
-    held: Held, rows: Sequence[Picked], wanted: set[str], *, subscribed: bool
+async def _write_folderless_subscriptions(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], paths: set[str], *, is_subscribed: bool
 ) -> list[int]:
     """Write the subscriptions to paths without a mailbox. Returns the users with a change."""
-    before = await subscriptions.standing(held.session, held.ids)
+    before = await subscriptions.load_folderless_subscriptions(locked.session, locked.user_ids)
     after = {}
-    limit = held.ctx.world.options.max_mailboxes
-    for user in held.ids:
-        there = {row.path for row in rows if row.user_id == user}
+    limit = locked.ctx.environment.options.max_mailboxes
+    for user in locked.user_ids:
+        existing_paths = {row.path for row in mailboxes if row.user_id == user}
         had = before.get(user, set())
-        after[user] = had | (wanted - there) if subscribed else had - wanted
+        after[user] = had | (paths - existing_paths) if is_subscribed else had - paths
         if len(after[user]) > max(limit, len(had)):
-            text = held.whose(user, "too many subscriptions without folders")
+            text = locked.text_with_username(user, "too many subscriptions without folders")
             raise LimitReached(text, limit=limit, used=len(had), path=["paths"])
-    return await subscriptions.rewrite(held.session, before, after)
+    return await subscriptions.replace_subscriptions(locked.session, before, after)
 
 
-async def _change(held: Held, rows: Sequence[Picked], touched: Sequence[int]) -> None:
+async def _toggle_and_record(
+    locked: LockedAccounts,
+    mailboxes: Sequence[ColumnRow],
+    user_ids_with_path_changes: Sequence[int],
+) -> None:
     """Invert `subscribed` of these mailboxes and record all changes."""
-    told = {}
-    for user in {*touched, *(row.user_id for row in rows)}:
-        theirs = [row.id for row in rows if row.user_id == user]
-        told[user] = [
-            *held.ctx.entries(ChangeKind.USER_CHANGED, [user] if user in touched else []),
-            *held.ctx.entries(ChangeKind.MAILBOX_UPDATED, theirs),
+    entries = {}
+    for user in {*user_ids_with_path_changes, *(row.user_id for row in mailboxes)}:
+        mailbox_ids = [row.id for row in mailboxes if row.user_id == user]
+        entries[user] = [
+            *locked.ctx.journal_entries(
+                ChangeKind.USER_CHANGED, [user] if user in user_ids_with_path_changes else []
+            ),
+            *locked.ctx.journal_entries(ChangeKind.MAILBOX_UPDATED, mailbox_ids),
         ]
-    lasts = await held.tell(told)
-    if rows:
-        table = table_of(Mailbox)
+    lasts = await locked.record_changes(entries)
+    if mailboxes:
+        table = core_table(Mailbox)
         changed = update(table).where(table.c.id == bindparam("key"))
-        changed = changed.values(subscribed=~table.c.subscribed, modify_index=number("last"))
-        given = [{"key": row.id, "last": lasts[row.user_id]} for row in rows]
-        await (await held.session.connection()).execute(changed, given)
+        changed = changed.values(
+            subscribed=~table.c.subscribed, modify_index=integer_parameter("last")
+        )
+        parameters = [{"key": row.id, "last": lasts[row.user_id]} for row in mailboxes]
+        await (await locked.session.connection()).execute(changed, parameters)

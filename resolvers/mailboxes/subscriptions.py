@@ -9,19 +9,21 @@ from sqlalchemy import bindparam, delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.mailboxes.tables import Subscription
-from models.store.columns import table_of
+from models.mailboxes.tables import MailboxSubscription
+from models.store.columns import core_table
 from models.users.tables import User
-from resolvers.access import administered, managed_users, own
+from resolvers.access import is_managed_user, require_user_id, sees_administered_records
 from resolvers.context import Context
 
-Paths = Mapping[int, set[str]]  # by user ID
+PathsByUser = Mapping[int, set[str]]  # by user ID
 
 
-async def standing(session: AsyncSession, users: Collection[int]) -> Paths:
+async def load_folderless_subscriptions(
+    session: AsyncSession, user_ids: Collection[int]
+) -> PathsByUser:
     """Load these subscriptions by user, in a transaction that has locked the users' streams."""
-    statement = select(col(Subscription.user_id), col(Subscription.path)).where(
-        col(Subscription.user_id).in_(users)
+    statement = select(col(MailboxSubscription.user_id), col(MailboxSubscription.path)).where(
+        col(MailboxSubscription.user_id).in_(user_ids)
     )
     found: defaultdict[int, set[str]] = defaultdict(set)
     for user_id, path in await (await session.connection()).execute(statement):
@@ -29,41 +31,50 @@ async def standing(session: AsyncSession, users: Collection[int]) -> Paths:
     return found
 
 
-async def rewrite(session: AsyncSession, before: Paths, after: Paths) -> list[int]:
+async def replace_subscriptions(
+    session: AsyncSession, paths_before: PathsByUser, paths_after: PathsByUser
+) -> list[int]:
     """Write the difference of these subscriptions. Returns the IDs of the users with a change."""
-    connection, users = await session.connection(), sorted({*before, *after})
-    gone = [row for user in users for row in _more(user, before, after)]
-    new = [row for user in users for row in _more(user, after, before)]
-    table = table_of(Subscription)
-    if gone:
-        these = (table.c.user_id == bindparam("user"), table.c.digest == bindparam("which"))
-        given = [{"user": row["user_id"], "which": row["digest"]} for row in gone]
-        await connection.execute(delete(table).where(*these), given)
+    connection, users = await session.connection(), sorted({*paths_before, *paths_after})
+    deleted_rows = [
+        row for user in users for row in _rows_only_in_first(user, paths_before, paths_after)
+    ]
+    new = [row for user in users for row in _rows_only_in_first(user, paths_after, paths_before)]
+    table = core_table(MailboxSubscription)
+    if deleted_rows:
+        is_subscription = (
+            table.c.user_id == bindparam("user"),
+            table.c.digest == bindparam("which"),
+        )
+        parameters = [{"user": row["user_id"], "which": row["digest"]} for row in deleted_rows]
+        await connection.execute(delete(table).where(*is_subscription), parameters)
     if new:
         await connection.execute(insert(table), new)
-    return sorted({row["user_id"] for row in [*gone, *new]})
+    return sorted({row["user_id"] for row in [*deleted_rows, *new]})
 
 
-def _more(user: int, here: Paths, there: Paths) -> list[dict[str, Any]]:
+def _rows_only_in_first(
+    user_id: int, first: PathsByUser, second: PathsByUser
+) -> list[dict[str, Any]]:
     """Return the rows of a user's paths that only the first mapping has."""
-    paths = sorted(here.get(user, set()) - there.get(user, set()))
+    paths = sorted(first.get(user_id, set()) - second.get(user_id, set()))
     return [
-        {"user_id": user, "digest": sha256(path.encode()).hexdigest(), "path": path}
+        {"user_id": user_id, "digest": sha256(path.encode()).hexdigest(), "path": path}
         for path in paths
     ]
 
 
-async def of_users(ctx: Context, keys: list[int]) -> list[list[str]]:
+async def load_subscriptions_by_user(ctx: Context, user_ids: list[int]) -> list[list[str]]:
     """Load the paths for these users, in their order. Empty for users the viewer can't see."""
-    statement = select(col(Subscription.user_id), col(Subscription.path)).where(
-        col(Subscription.user_id).in_(keys)
+    statement = select(col(MailboxSubscription.user_id), col(MailboxSubscription.path)).where(
+        col(MailboxSubscription.user_id).in_(user_ids)
     )
-    if administered(ctx):
-        theirs = select(col(User.id)).where(managed_users(ctx))
-        statement = statement.where(col(Subscription.user_id).in_(theirs))
+    if sees_administered_records(ctx):
+        query = select(col(User.id)).where(is_managed_user(ctx))
+        statement = statement.where(col(MailboxSubscription.user_id).in_(query))
     else:
-        statement = statement.where(col(Subscription.user_id) == own(ctx))
+        statement = statement.where(col(MailboxSubscription.user_id) == require_user_id(ctx))
     found: defaultdict[int, list[str]] = defaultdict(list)
     for row in await ctx.read(statement):
         found[row.user_id].append(row.path)
-    return [found[key] for key in keys]
+    return [found[key] for key in user_ids]

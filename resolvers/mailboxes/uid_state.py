@@ -10,27 +10,32 @@ from typing import Any
 from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
-from models.errors import Conflict, Invalid
+from models.errors import Conflict, InvalidInput
 from models.events import journal
 from models.events.journal import ChangeKind, Stream
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked, table_of
-from models.store.prepared_statements import number
+from models.store.columns import ColumnRow, core_table, select_columns
+from models.store.prepared_statements import integer_parameter
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers.context import Context, Needs
-from resolvers.mailboxes.loaders import GUID, Named, by_ids, named_of_each
-from resolvers.mailboxes.owners import Held, holding
-from resolvers.users.selection import MINE, Users
+from resolvers.context import Context, GuardRule
+from resolvers.mailboxes.loaders import (
+    GUID_PATTERN,
+    MailboxSelector,
+    load_by_ids,
+    require_mailbox_of_each,
+)
+from resolvers.mailboxes.owners import LockedAccounts, lock_owners
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
-UIDS = 2**32 - 1  # RFC 9051, section 2.3.1.1
-VALIDITIES = UIDS - 2**24  # leaves numbers for future mailboxes
-MODSEQS = 2**52  # leaves numbers for later changes; a BigInt ends at 2^53
+OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+MAX_UID = 2**32 - 1  # RFC 9051, section 2.3.1.1
+MAX_UID_VALIDITY = MAX_UID - 2**24  # leaves numbers for future mailboxes
+MAX_MODSEQ = 2**52  # leaves numbers for later changes; a BigInt ends at 2^53
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class MailboxUidState:
     """New values of a mailbox. The last two are minimum values."""
 
     guid: str | None = None
@@ -39,118 +44,147 @@ class State:
     min_highest_modseq: int | None = None
 
 
-async def set_state(ctx: Context, name: Named, state: State, users: Users = MINE) -> list[Picked]:
+async def set_uid_state(
+    ctx: Context,
+    selector: MailboxSelector,
+    new_state: MailboxUidState,
+    users: UserSelector = VIEWER_ONLY,
+) -> list[ColumnRow]:
     """Set the UID state of this mailbox of each account. Returns the mailboxes.
 
     Raises InvalidInput if a value would decrease, Conflict if a UIDVALIDITY or GUID may be in use,
     and NotFound.
     """
-    ctx.viewer.require(OPERATORS)
-    _check(state)
-    async with holding(ctx, users, "mailboxStateSet") as held:
-        there = await named_of_each(held, name)
-        if state.guid is not None:
-            await _check_guid(held, there, state.guid)
-        values = [await _values(held, mailbox, state) for mailbox in there]
-        changed = [(mailbox, more) for mailbox, more in zip(there, values, strict=True) if more]
-        await _write(held, changed, state.min_highest_modseq or 0)
-    return [row for row in await ctx.load_all(by_ids, [mailbox.id for mailbox in there]) if row]
+    ctx.viewer.require(OPERATOR_RULE)
+    _validate_state(new_state)
+    async with lock_owners(ctx, users, "mailboxStateSet") as locked_owners:
+        mailboxes = await require_mailbox_of_each(locked_owners, selector)
+        if new_state.guid is not None:
+            await _require_unused_guid(locked_owners, mailboxes, new_state.guid)
+        values = [
+            await _changed_columns(locked_owners, mailbox, new_state) for mailbox in mailboxes
+        ]
+        changed = [
+            (mailbox, changed_values)
+            for mailbox, changed_values in zip(mailboxes, values, strict=True)
+            if changed_values
+        ]
+        await _write_states(locked_owners, changed, new_state.min_highest_modseq or 0)
+    return [
+        row
+        for row in await ctx.load_many(load_by_ids, [mailbox.id for mailbox in mailboxes])
+        if row
+    ]
 
 
-def _check(state: State) -> None:
+def _validate_state(state: MailboxUidState) -> None:
     """Raise InvalidInput if no value is set or a value is out of range."""
-    said = {one.name: getattr(state, one.name) for one in fields(state)}
-    if all(value is None for value in said.values()):
-        raise Invalid("set at least one thing", constraint="required")
-    for name, path, most in (
-        ("uid_validity", "uidValidity", VALIDITIES),
-        ("min_next_uid", "minNextUid", UIDS),
-        ("min_highest_modseq", "minHighestModseq", MODSEQS),
+    given_values = {one.name: getattr(state, one.name) for one in fields(state)}
+    if all(value is None for value in given_values.values()):
+        raise InvalidInput("set at least one thing", constraint="required")
+    for name, path, limit in (
+        ("uid_validity", "uidValidity", MAX_UID_VALIDITY),
+        ("min_next_uid", "minNextUid", MAX_UID),
+        ("min_highest_modseq", "minHighestModseq", MAX_MODSEQ),
     ):
-        if said[name] is not None and not 1 <= said[name] <= most:
-            raise Invalid(f"from 1 to {most}", constraint="range", path=[path])
-    if state.guid is not None and not GUID.fullmatch(state.guid):
-        raise Invalid("a guid has 32 hex digits", constraint="pattern", path=["guid"])
+        if given_values[name] is not None and not 1 <= given_values[name] <= limit:
+            raise InvalidInput(f"from 1 to {limit}", constraint="range", path=[path])
+    if state.guid is not None and not GUID_PATTERN.fullmatch(state.guid):
+        raise InvalidInput("a guid has 32 hex digits", constraint="pattern", path=["guid"])
 
 
-async def _check_guid(held: Held, boxes: Sequence[Picked], guid: str) -> None:
+async def _require_unused_guid(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], guid: str
+) -> None:
     """Raise InvalidInput for several mailboxes, and Conflict if another mailbox has the GUID."""
-    if len(boxes) > 1:
-        raise Invalid("one folder has the guid", constraint="exclusive", path=["guid"])
-    taken = select(col(Mailbox.id)).where(
-        col(Mailbox.user_id).in_(held.ids),
+    if len(mailboxes) > 1:
+        raise InvalidInput("one folder has the guid", constraint="exclusive", path=["guid"])
+    used_guids = select(col(Mailbox.id)).where(
+        col(Mailbox.user_id).in_(locked.user_ids),
         col(Mailbox.guid) == guid,
-        col(Mailbox.id).not_in([mailbox.id for mailbox in boxes]),
+        col(Mailbox.id).not_in([mailbox.id for mailbox in mailboxes]),
     )
-    if (await (await held.session.connection()).execute(taken)).first():
+    if (await (await locked.session.connection()).execute(used_guids)).first():
         raise Conflict("another folder has this guid", path=["guid"])
 
 
-async def _values(held: Held, box: Picked, state: State) -> dict[str, Any]:
+async def _changed_columns(
+    locked: LockedAccounts, mailbox: ColumnRow, state: MailboxUidState
+) -> dict[str, Any]:
     """Return the new column values of a mailbox, or {} if none changes."""
-    wanted = {
-        "guid": state.guid or box.guid,
-        "uid_validity": state.uid_validity or box.uid_validity,
-        "uid_next": max(box.uid_next, state.min_next_uid or 0),
-        "modseq": max(box.modseq, state.min_highest_modseq or 0),
+    new_values = {
+        "guid": state.guid or mailbox.guid,
+        "uid_validity": state.uid_validity or mailbox.uid_validity,
+        "uid_next": max(mailbox.uid_next, state.min_next_uid or 0),
+        "modseq": max(mailbox.modseq, state.min_highest_modseq or 0),
     }
-    if wanted["uid_validity"] != box.uid_validity:
-        await _take_validity(held, box, wanted["uid_validity"])
-    if all(getattr(box, name) == value for name, value in wanted.items()):
+    if new_values["uid_validity"] != mailbox.uid_validity:
+        await _raise_uid_validity_counter(locked, mailbox, new_values["uid_validity"])
+    if all(getattr(mailbox, name) == value for name, value in new_values.items()):
         return {}
-    return wanted
+    return new_values
 
 
-async def _take_validity(held: Held, box: Picked, value: int) -> None:
+async def _raise_uid_validity_counter(
+    locked: LockedAccounts, mailbox: ColumnRow, uid_validity: int
+) -> None:
     """Raise the account's UIDVALIDITY counter to this number.
 
     Raises InvalidInput if the number is below the mailbox's, and Conflict if a mailbox may have had
     it.
     """
-    if value < box.uid_validity:
-        text = held.whose(box.user_id, f"it is {box.uid_validity}, and does not fall")
-        raise Invalid(text, constraint="min", path=["uidValidity"])
-    one = update(User).where(col(User.id) == box.user_id, col(User.uid_validity) < value)
-    connection = await held.session.connection()
-    if not (await connection.execute(one.values(uid_validity=value))).rowcount:
-        text = held.whose(box.user_id, "another folder may have had this number")
+    if uid_validity < mailbox.uid_validity:
+        text = locked.text_with_username(
+            mailbox.user_id, f"it is {mailbox.uid_validity}, and does not fall"
+        )
+        raise InvalidInput(text, constraint="min", path=["uidValidity"])
+    one = update(User).where(col(User.id) == mailbox.user_id, col(User.uid_validity) < uid_validity)
+    connection = await locked.session.connection()
+    if not (await connection.execute(one.values(uid_validity=uid_validity))).rowcount:
+        text = locked.text_with_username(mailbox.user_id, "another folder may have had this number")
         raise Conflict(text, path=["uidValidity"])
 
 
-async def _write(held: Held, changed: Sequence[tuple[Picked, dict[str, Any]]], modseq: int) -> None:
+async def _write_states(
+    locked: LockedAccounts,
+    mailboxes_and_values: Sequence[tuple[ColumnRow, dict[str, Any]]],
+    modseq: int,
+) -> None:
     """Write the values and record the changes.
 
     MODSEQ of the accounts rises to at least `modseq`.
     """
-    if not changed:
+    if not mailboxes_and_values:
         return
-    connection, table = await held.session.connection(), table_of(Mailbox)
-    users = [mailbox.user_id for mailbox, _ in changed]
-    lasts = select(*picked(Stream, ("id", "last"))).where(col(Stream.id).in_(users))
-    behind = [row.id for row in (await connection.execute(lasts)).all() if row.last < modseq - 1]
-    await journal.lift(held.session, behind, to=modseq - 1)
-    told = {
-        mailbox.user_id: held.ctx.entries(ChangeKind.MAILBOX_UPDATED, [mailbox.id])
-        for mailbox, _ in changed
+    connection, table = await locked.session.connection(), core_table(Mailbox)
+    users = [mailbox.user_id for mailbox, _ in mailboxes_and_values]
+    lasts = select(*select_columns(Stream, ("id", "last"))).where(col(Stream.id).in_(users))
+    lagging_ids = [
+        row.id for row in (await connection.execute(lasts)).all() if row.last < modseq - 1
+    ]
+    await journal.raise_last_positions(locked.session, lagging_ids, last_position=modseq - 1)
+    entries = {
+        mailbox.user_id: locked.ctx.journal_entries(ChangeKind.MAILBOX_UPDATED, [mailbox.id])
+        for mailbox, _ in mailboxes_and_values
     }
-    reached = await held.tell(told)
+    reached = await locked.record_changes(entries)
     statement = (
         update(table)
-        .where(table.c.id == number("key"))
+        .where(table.c.id == integer_parameter("key"))
         .values(
             guid=bindparam("its_guid"),
-            uid_validity=number("its_uid_validity"),
-            uid_next=number("its_uid_next"),
-            modseq=number("its_modseq"),
-            modify_index=number("last"),
+            uid_validity=integer_parameter("its_uid_validity"),
+            uid_next=integer_parameter("its_uid_next"),
+            modseq=integer_parameter("its_modseq"),
+            modify_index=integer_parameter("last"),
         )
     )
-    given = [
+    parameters = [
         {
             "key": mailbox.id,
             "last": reached[mailbox.user_id],
             **{f"its_{name}": value for name, value in values.items()},
         }
-        for mailbox, values in changed
+        for mailbox, values in mailboxes_and_values
     ]
-    await connection.execute(statement, given)
+    await connection.execute(statement, parameters)

@@ -9,156 +9,203 @@ from sqlalchemy import select, tuple_, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.mailboxes.special_use_names import USES
+from mail.mailboxes.special_use_names import NAMED_USES
 from mail.storage.message_flags import SYSTEM_FLAGS
 from models.admin.tasks import Task
-from models.errors import Forbidden, Invalid, NotFound, check_count
-from models.events.journal import LONGEST, ChangeKind
+from models.errors import Forbidden, InvalidInput, NotFound, check_count
+from models.events.journal import MAX_IDS_PER_ROW, ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
-from models.store.columns import Picked
-from resolvers.admin.task_steps import Plan, Step, queue
+from models.store.columns import ColumnRow
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context
-from resolvers.mailboxes.loaders import Named, accounts_of, by_ids, check_keys, named, seconds
-from resolvers.mailboxes.owners import Held, holding
+from resolvers.mailboxes.loaders import (
+    MailboxSelector,
+    load_by_ids,
+    load_by_selectors,
+    load_users_for_update,
+    require_openpgp_keys,
+    retention_seconds,
+)
+from resolvers.mailboxes.owners import LockedAccounts, lock_owners
 from resolvers.messages.bulk import flags, row_changes
-from resolvers.users.selection import MINE, Users
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-KIND = "MAILBOX_RETENTION"
-AT = ("set",)
+TASK_KIND = "MAILBOX_RETENTION"
+INPUT_PATH = ("set",)
 
 
 @dataclass(frozen=True, slots=True)
-class Updated:
+class MailboxUpdate:
     """Which mailboxes of an account change, and how."""
 
-    names: Sequence[Named]
-    values: Mapping[str, Any]  # by column; retention is a timedelta
-    apply: bool = False  # to existing messages
+    selectors: Sequence[MailboxSelector]
+    column_values: Mapping[str, Any]  # by column; retention is a timedelta
+    applies_retention: bool = False  # to existing messages
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class MailboxUpdateResult:
     """The updated mailboxes, and the task that applies the retention to their messages."""
 
-    rows: Sequence[Picked]
+    mailboxes: Sequence[ColumnRow]
     task: Task | None = None
 
 
-async def change(ctx: Context, what: Updated, user: Users = MINE) -> Done:
+async def update_mailboxes(
+    ctx: Context, request: MailboxUpdate, user_selector: UserSelector = VIEWER_ONLY
+) -> MailboxUpdateResult:
     """Update mailboxes of an account: all of them or none.
 
     A special use moves from the mailbox that has it to the one that gets it. Raises InvalidInput,
     NotFound or Forbidden.
     """
-    values = _values(ctx, what)
-    async with holding(ctx, user, "mailboxUpdate", path="user") as held:
-        (owner,) = held.ids
-        rows = await ctx.load_all(named, [(owner, name) for name in what.names])
-        mailboxes: dict[int, Picked] = {}
-        for index, (name, row) in enumerate(zip(what.names, rows, strict=True)):
+    values = _validated_column_values(ctx, request)
+    async with lock_owners(ctx, user_selector, "mailboxUpdate", path="user") as locked_owners:
+        (owner,) = locked_owners.user_ids
+        rows = await ctx.load_many(load_by_selectors, [(owner, name) for name in request.selectors])
+        mailboxes: dict[int, ColumnRow] = {}
+        for index, (name, row) in enumerate(zip(request.selectors, rows, strict=True)):
             if row is None:
-                raise NotFound(held.whose(owner, str(name)), path=["mailboxes"], index=index)
-            _check(row, values)
+                raise NotFound(
+                    locked_owners.text_with_username(owner, str(name)),
+                    path=["mailboxes"],
+                    index=index,
+                )
+            _require_changeable(row, values)
             mailboxes[row.id] = row
         if values.get("encrypt_messages"):
-            check_keys(held, (await accounts_of(held, held.ids)).values(), [*AT, "encryptMessages"])
-        await _write(held, list(mailboxes.values()), values)
-        task = await _bring_along(held, list(mailboxes.values())) if what.apply else None
-    return Done([row for row in await ctx.load_all(by_ids, list(mailboxes)) if row], task)
+            require_openpgp_keys(
+                locked_owners,
+                (await load_users_for_update(locked_owners, locked_owners.user_ids)).values(),
+                [*INPUT_PATH, "encryptMessages"],
+            )
+        await _write_columns(locked_owners, list(mailboxes.values()), values)
+        task = (
+            await _apply_retention(locked_owners, list(mailboxes.values()))
+            if request.applies_retention
+            else None
+        )
+    return MailboxUpdateResult(
+        [row for row in await ctx.load_many(load_by_ids, list(mailboxes)) if row], task
+    )
 
 
-def _values(ctx: Context, what: Updated) -> dict[str, Any]:
+def _validated_column_values(ctx: Context, request: MailboxUpdate) -> dict[str, Any]:
     """Return the column values to write. Raises InvalidInput."""
-    values, most = dict(what.values), ctx.world.options.bulk
-    check_count(len(what.names), most, f"name 1 to {most} folders", path=["mailboxes"])
+    values, max_mailboxes = dict(request.column_values), ctx.environment.options.bulk
+    check_count(
+        len(request.selectors),
+        max_mailboxes,
+        f"name 1 to {max_mailboxes} folders",
+        path=["mailboxes"],
+    )
     if not values:
-        raise Invalid("change at least one thing", constraint="required", path=AT)
-    if values.get("special_use") and len(what.names) > 1:
-        raise Invalid("one folder has the role", constraint="exclusive", path=[*AT, "specialUse"])
-    if what.apply and "retention" not in values:
+        raise InvalidInput("change at least one thing", constraint="required", path=INPUT_PATH)
+    if values.get("special_use") and len(request.selectors) > 1:
+        raise InvalidInput(
+            "one folder has the role", constraint="exclusive", path=[*INPUT_PATH, "specialUse"]
+        )
+    if request.applies_retention and "retention" not in values:
         text = "say which retention is to be applied"
-        raise Invalid(text, constraint="required", path=[*AT, "retention"])
+        raise InvalidInput(text, constraint="required", path=[*INPUT_PATH, "retention"])
     if "retention" in values:
         life = values["retention"] or timedelta()
-        values["retention"] = seconds(life, path=[*AT, "retention"])
+        values["retention"] = retention_seconds(life, path_in_input=[*INPUT_PATH, "retention"])
     return values
 
 
-def _check(row: Picked, values: Mapping[str, Any]) -> None:
+def _require_changeable(mailbox: ColumnRow, column_values: Mapping[str, Any]) -> None:
     """Raise Forbidden if a value of this mailbox can't change."""
-    if values.get("hidden") and row.special_use is SpecialUse.INBOX:
-        raise Forbidden("INBOX is not hidden", path=[*AT, "hidden"])
-    if "special_use" in values and values["special_use"] != row.special_use:
-        if SpecialUse.INBOX in (row.special_use, values["special_use"]):
-            raise Forbidden("INBOX is what it is", path=[*AT, "specialUse"])
-        if row.special_use in USES:
-            text = f"give {row.special_use} to another folder first: mail is filed by it"
-            raise Forbidden(text, path=[*AT, "specialUse"])
+    if column_values.get("hidden") and mailbox.special_use is SpecialUse.INBOX:
+        raise Forbidden("INBOX is not hidden", path=[*INPUT_PATH, "hidden"])
+    if "special_use" in column_values and column_values["special_use"] != mailbox.special_use:
+        if SpecialUse.INBOX in (mailbox.special_use, column_values["special_use"]):
+            raise Forbidden("INBOX is what it is", path=[*INPUT_PATH, "specialUse"])
+        if mailbox.special_use in NAMED_USES:
+            text = f"give {mailbox.special_use} to another folder first: mail is filed by it"
+            raise Forbidden(text, path=[*INPUT_PATH, "specialUse"])
 
 
-async def _write(held: Held, rows: Sequence[Picked], values: dict[str, Any]) -> None:
-    connection = await held.session.connection()
-    keys = [row.id for row in rows if any(getattr(row, n) != v for n, v in values.items())]
+async def _write_columns(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], column_values: dict[str, Any]
+) -> None:
+    connection = await locked.session.connection()
+    keys = [
+        row.id for row in mailboxes if any(getattr(row, n) != v for n, v in column_values.items())
+    ]
     if not keys:
         return
-    given, role = held.ids[0], values.get("special_use")
+    user_id, role = locked.user_ids[0], column_values.get("special_use")
     before = []
     if role:
-        theirs = (col(Mailbox.user_id) == given, col(Mailbox.special_use) == role)
-        statement = select(col(Mailbox.id)).where(*theirs, col(Mailbox.id).not_in(keys))
+        has_special_use = (col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == role)
+        statement = select(col(Mailbox.id)).where(*has_special_use, col(Mailbox.id).not_in(keys))
         before = list((await connection.execute(statement)).scalars())
-    changed = held.ctx.entries(ChangeKind.MAILBOX_UPDATED, [*before, *keys])
-    last = (await held.tell({given: changed}))[given]
+    changed = locked.ctx.journal_entries(ChangeKind.MAILBOX_UPDATED, [*before, *keys])
+    last = (await locked.record_changes({user_id: changed}))[user_id]
     if before:
         without = update(Mailbox).where(col(Mailbox.id).in_(before))
         await connection.execute(without.values(special_use=None, modify_index=last))
-    these = update(Mailbox).where(col(Mailbox.id).in_(keys))
-    await connection.execute(these.values(**values, modify_index=last))
+    update_statement = update(Mailbox).where(col(Mailbox.id).in_(keys))
+    await connection.execute(update_statement.values(**column_values, modify_index=last))
 
 
-async def _bring_along(held: Held, rows: Sequence[Picked]) -> Task | None:
+async def _apply_retention(locked: LockedAccounts, mailboxes: Sequence[ColumnRow]) -> Task | None:
     """Set the expiry of existing messages by the retention. Returns a task if there are many."""
-    ctx, many = held.ctx, sum(row.total for row in rows)
-    order = {"mailboxes": sorted(row.id for row in rows)}
-    if many <= ctx.world.options.bulk:
+    ctx, message_count = locked.ctx, sum(row.total for row in mailboxes)
+    order = {"mailboxes": sorted(row.id for row in mailboxes)}
+    if message_count <= ctx.environment.options.bulk:
         checkpoint: dict[str, Any] = {}
-        more = True
-        while more:
-            done = await step(ctx, held.session, order, checkpoint, Plan())
-            checkpoint, more = done.checkpoint, done.more
+        has_more = True
+        while has_more:
+            result = await run_task_step(ctx, locked.session, order, checkpoint, TaskStepPlan())
+            checkpoint, has_more = result.checkpoint, result.has_more
         return None
-    (owner,) = held.ids
-    (task,) = await queue(ctx, held.session, KIND, [order], user_id=owner, total=many)
-    await ctx.record(held.session, owner, ChangeKind.TASK_CHANGED, [task.id])
+    (owner,) = locked.user_ids
+    (task,) = await insert_tasks(
+        ctx, locked.session, TASK_KIND, [order], user_id=owner, total=message_count
+    )
+    await ctx.record_change(locked.session, owner, ChangeKind.TASK_CHANGED, [task.id])
     return task
 
 
-async def step(
+async def run_task_step(
     ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    task_order: dict[str, Any],
     checkpoint: dict[str, Any],
-    _: Plan,
-) -> Step:
+    _plan: TaskStepPlan,
+) -> TaskStepResult:
     """Set the expiry of the next thousand messages by the retention of their mailboxes."""
     connection, after = await session.connection(), checkpoint.get("after", (0, 0))
     mailboxes = select(col(Mailbox.id), col(Mailbox.retention))
-    mailboxes = mailboxes.where(col(Mailbox.id).in_(order["mailboxes"]))
+    mailboxes = mailboxes.where(col(Mailbox.id).in_(task_order["mailboxes"]))
     lives = {row.id: row.retention for row in (await connection.execute(mailboxes)).all()}
-    place = (col(Message.mailbox_id), col(Message.uid))
-    inside = (col(Message.mailbox_id).in_(lives), tuple_(*place) > tuple(after))
-    statement = select(col(Message.id), *place).where(*inside).order_by(*place).limit(LONGEST)
+    order_columns = (col(Message.mailbox_id), col(Message.uid))
+    inside = (col(Message.mailbox_id).in_(lives), tuple_(*order_columns) > tuple(after))
+    statement = (
+        select(col(Message.id), *order_columns)
+        .where(*inside)
+        .order_by(*order_columns)
+        .limit(MAX_IDS_PER_ROW)
+    )
     found = (await connection.execute(statement)).all()
     keys = [row.id for row in found]
-    rows = await row_changes.chosen(session, keys, also=frozenset({"saved_at"}))
-    ends = {row.id: _state(row, lives[row.mailbox_id]) for row in rows}
-    await flags.restate(ctx, session, rows, ends)
-    left = {"after": list(found[-1][1:]) if found else after}
-    return Step(left, done=len(keys), more=len(keys) == LONGEST)
+    rows = await row_changes.load_rows_in_transaction(
+        session, keys, extra_columns=frozenset({"saved_at"})
+    )
+    ends = {row.id: _message_state(row, lives[row.mailbox_id]) for row in rows}
+    await flags.set_columns_of_each(ctx, session, rows, ends)
+    next_checkpoint = {"after": list(found[-1][1:]) if found else after}
+    return TaskStepResult(
+        next_checkpoint, done_count=len(keys), has_more=len(keys) == MAX_IDS_PER_ROW
+    )
 
 
-def _state(row: Picked, life: int | None) -> dict[str, Any]:
+def _message_state(message: ColumnRow, retention: int | None) -> dict[str, Any]:
     """Return the state of a message with a new expiry. The rest stays."""
-    expires = None if life is None else row.saved_at + timedelta(seconds=life)
-    return {name: getattr(row, name) for name in (*SYSTEM_FLAGS, "keywords")} | {"expires": expires}
+    expires = None if retention is None else message.saved_at + timedelta(seconds=retention)
+    return {name: getattr(message, name) for name in (*SYSTEM_FLAGS, "keywords")} | {
+        "expires": expires
+    }

@@ -16,45 +16,49 @@ from sqlalchemy import Select, select
 from sqlmodel import col
 
 from mail import mime
-from mail.mime import CalendarEvent, Header, Part, Whole
-from mail.storage.blobs.large_layout import COPIES, READING, Outline
-from mail.storage.blobs.message_layout import Skeleton
+from mail.mime import DecodedField, MemorySource, ParsedCalendarEvent, ParsedPart
+from mail.storage.blobs.large_layout import COPIES_PER_READ, READ_MEMORY, LazyMessageLayout
+from mail.storage.blobs.message_layout import MessageLayout
 from mail.storage.message_content import (
-    LARGE,
-    ROOT,
-    Stored,
-    gathered,
-    read_tree,
-    roots,
-    skeleton_of,
-    skeletons,
+    SELECT_LAYOUT_BLOB,
+    THREAD_THRESHOLD,
+    StoredMessage,
+    layout_of_row,
+    open_layouts,
+    read_all,
+    read_layout_blobs,
+    read_structure,
 )
-from models.errors import Forbidden, Invalid, LimitReached
+from models.errors import Forbidden, InvalidInput, LimitReached
 from models.messages.tables import Message
 from models.runtime.options import MIB
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import number, prepared
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.users.roles import Scope
-from resolvers.access import beyond, owned, records
+from resolvers.access import is_own_prepared, is_visible_record, sees_mail_of_others
 from resolvers.context import Context
-from resolvers.messages.content_access import Withheld, refusal, shown
+from resolvers.messages.content_access import RowWithoutContent, content_refusal, withhold_content
 
-COLUMNS = (
+SOURCE_COLUMNS = (
     "attachments", "blob_id", "digest", "id", "mailbox_id", "structure", "subject", "user_id",
 )  # fmt: skip
-HELD = frozenset(COLUMNS) - {"mailbox_id"}  # of messages that are in no mailbox
-TREE = 10  # bytes in memory for each stored byte of a MIME tree
-OBJECT = 100  # the approximate size of a Python object
-LONGEST = 16 * MIB  # bytes of a message or part in one response
-WORD = "TEXT"  # the section of a part that has no number in IMAP
+UNFILED_SOURCE_COLUMNS = frozenset(SOURCE_COLUMNS) - {
+    "mailbox_id"
+}  # of messages that are in no mailbox
+TREE_MEMORY_FACTOR = 10  # bytes in memory for each stored byte of a MIME tree
+OBJECT_BYTES = 100  # the approximate size of a Python object
+MAX_RESPONSE_BYTES = 16 * MIB  # bytes of a message or part in one response
+TEXT_SECTION = "TEXT"  # the section of a part that has no number in IMAP
 
-Made = TypeVar("Made")
+Computed = TypeVar("Computed")
 
 _SECTION = re.compile(r"((?:[0-9]{1,9}\.)*)(HEADER|TEXT|MIME)", re.IGNORECASE)
-_CONTINUED, _LEADING = 0x80, 0xC0  # bits of UTF-8 bytes
+_UTF8_CONTINUATION, _UTF8_LEADING = 0x80, 0xC0  # bits of UTF-8 bytes
 
 
-async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None]:
+async def load_stored_messages(
+    ctx: Context, message_ids: list[int]
+) -> list[StoredMessage | Forbidden | None]:
     """Load the content of these messages, in this order. None if a message is not found.
 
     Returns the viewer's own messages and shared ones. For messages of others, an administrator gets
@@ -64,158 +68,184 @@ async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     refused: dict[int, Forbidden] = {}
-    if len(ids) == 1 and not beyond(ctx):
-        rows = await ctx.find(_by_id(), id=ids[0])
+    if len(message_ids) == 1 and not sees_mail_of_others(ctx):
+        rows = await ctx.read_prepared(_own_message_query(), id=message_ids[0])
     else:
-        statement = select(*picked(Message, COLUMNS)).where(records(ctx, Message))
-        there = await shown(ctx, await ctx.read(statement.where(col(Message.id).in_(ids))))
-        rows = [row for row in there if not isinstance(row, Withheld)]
-        refused = {row.id: refusal() for row in there if isinstance(row, Withheld)}
-    found = {each.row.id: each for each in await _opened(ctx, rows)}
-    return [found.get(key) or refused.get(key) for key in ids]
+        statement = select(*select_columns(Message, SOURCE_COLUMNS)).where(
+            is_visible_record(ctx, Message)
+        )
+        readable_rows = await withhold_content(
+            ctx, await ctx.read(statement.where(col(Message.id).in_(message_ids)))
+        )
+        rows = [row for row in readable_rows if not isinstance(row, RowWithoutContent)]
+        refused = {
+            row.id: content_refusal() for row in readable_rows if isinstance(row, RowWithoutContent)
+        }
+    found = {each.row.id: each for each in await _open_messages(ctx, rows)}
+    return [found.get(key) or refused.get(key) for key in message_ids]
 
 
-async def one(ctx: Context, key: int) -> Stored | None:
+async def load_stored_message(ctx: Context, message_id: int) -> StoredMessage | None:
     """Load the content of a message as `load_stored_messages` does. Raises the refusal."""
-    message = await ctx.load(stored, key)
+    message = await ctx.load(load_stored_messages, message_id)
     if isinstance(message, Forbidden):
         raise message
     return message
 
 
-@prepared
-def _by_id() -> Select[*tuple[Any, ...]]:
-    mine = owned(Message), col(Message.id) == number("id")
-    return select(*picked(Message, COLUMNS)).where(*mine)
+@prepare_cached
+def _own_message_query() -> Select[*tuple[Any, ...]]:
+    is_own_message = is_own_prepared(Message), col(Message.id) == integer_parameter("id")
+    return select(*select_columns(Message, SOURCE_COLUMNS)).where(*is_own_message)
 
 
-async def _opened(ctx: Context, rows: Sequence[Picked]) -> list[Stored]:
+async def _open_messages(ctx: Context, rows: Sequence[ColumnRow]) -> list[StoredMessage]:
     """Open the content of these rows, from the cache or with one statement."""
-    world = ctx.world
-    known = {row.id: world.shelf.get(("source", *_bytes_of(row))) for row in rows}
-    missing = [row for row in rows if known[row.id] is None]
+    world = ctx.environment
+    cached_sources = {row.id: world.byte_cache.get(("source", *_source_key(row))) for row in rows}
+    missing = [row for row in rows if cached_sources[row.id] is None]
     if len(missing) == 1:
-        blobs = await ctx.find(ROOT, blob=missing[0].blob_id)
+        blobs = await ctx.read_prepared(SELECT_LAYOUT_BLOB, blob=missing[0].blob_id)
     else:
-        blobs = await roots(missing, ctx.read)
-    opened = await skeletons(world, blobs) if missing else {}
+        blobs = await read_layout_blobs(missing, ctx.read)
+    opened = await open_layouts(world, blobs) if missing else {}
     for row in missing:
-        skeleton, tree = known[row.id] = skeleton_of(row, opened), await read_tree(row)
-        if isinstance(skeleton, Skeleton):
-            size = skeleton.held + len(row.structure) * TREE
-            world.shelf.put(("source", *_bytes_of(row)), (skeleton, tree), size)
+        skeleton, tree = cached_sources[row.id] = (
+            layout_of_row(row, opened),
+            await read_structure(row),
+        )
+        if isinstance(skeleton, MessageLayout):
+            size = skeleton.memory_size + len(row.structure) * TREE_MEMORY_FACTOR
+            world.byte_cache.put(("source", *_source_key(row)), (skeleton, tree), size)
     return [
-        Stored(row, tree, skeleton, world.blobs, ctx.read, world.shelf, charge=ctx.charge)
+        StoredMessage(
+            row,
+            tree,
+            skeleton,
+            world.object_store,
+            ctx.read,
+            world.byte_cache,
+            count_bytes_read=ctx.charge_bytes,
+        )
         for row in rows
-        for skeleton, tree in (known[row.id],)
+        for skeleton, tree in (cached_sources[row.id],)
     ]
 
 
-def _bytes_of(row: Picked) -> tuple[int, bytes]:
+def _source_key(row: ColumnRow) -> tuple[int, bytes]:
     """Return the key of computed values of a message: its bytes, and the MIME tree we parsed."""
     return row.blob_id, row.structure
 
 
-async def kept(message: Stored, how: Hashable, make: Callable[[], Awaitable[Made]]) -> Made:
+async def compute_cached(
+    message: StoredMessage, cache_key: Hashable, compute: Callable[[], Awaitable[Computed]]
+) -> Computed:
     """Return a computed value of a message from the cache, or compute and cache it."""
-    key = (how, *_bytes_of(message.row))
+    key = (cache_key, *_source_key(message.row))
 
-    async def made() -> tuple[Made]:
-        found: tuple[Made] | None = message.shelf.get(key)
+    async def load_or_compute() -> tuple[Computed]:
+        found: tuple[Computed] | None = message.cached_results.get(key)
         if found is None:
-            found = (await make(),)
-            message.shelf.put(key, found, _size(found[0]))
+            found = (await compute(),)
+            message.cached_results.put(key, found, _memory_size(found[0]))
         return found
 
-    return (await message.share(key, made))[0]
+    return (await message.share(key, load_or_compute))[0]
 
 
-def _size(thing: object) -> int:
+def _memory_size(value: object) -> int:
     """Return about how many bytes of memory a value uses."""
-    if isinstance(thing, list):
-        return OBJECT + sum(map(_size, thing))
-    if isinstance(thing, CalendarEvent):
-        texts = thing.uid, thing.summary, thing.location, thing.organizer
-        return 10 * OBJECT + 2 * OBJECT * len(thing.attendees) + sum(map(getsizeof, texts))
-    if isinstance(thing, Header):  # a message has thousands: this is faster than getsizeof
-        return 4 * OBJECT + len(thing.key) + len(thing.value) + len(thing.raw)
-    return getsizeof(thing)
+    if isinstance(value, list):
+        return OBJECT_BYTES + sum(map(_memory_size, value))
+    if isinstance(value, ParsedCalendarEvent):
+        texts = value.uid, value.summary, value.location, value.organizer
+        return (
+            10 * OBJECT_BYTES + 2 * OBJECT_BYTES * len(value.attendees) + sum(map(getsizeof, texts))
+        )
+    if isinstance(value, DecodedField):  # a message has thousands: this is faster than getsizeof
+        return 4 * OBJECT_BYTES + len(value.key) + len(value.value) + len(value.raw)
+    return getsizeof(value)
 
 
-async def texts(message: Stored) -> str | None:
+async def plain_text(message: StoredMessage) -> str | None:
     """Return the plain text, converted from HTML if needed. None if the message has no body."""
 
-    def make() -> Awaitable[str | None]:
+    def extract_text() -> Awaitable[str | None]:
         return message.examine(lambda source: mime.body_text(source, message.structure))
 
-    return await kept(message, "text", make)
+    return await compute_cached(message, "text", extract_text)
 
 
 @dataclass(frozen=True, slots=True)
-class Showing:
+class HtmlOptions:
     """How HTML is prepared. `cid_url` returns the URL for a Content-ID, or None."""
 
     cid_url: Callable[[str], str | None]
-    sanitize: bool = True
-    remote_images: bool = False
+    is_sanitized: bool = True
+    allows_remote_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class HtmlBodies:
     """The HTML of a message, one text for each displayed part."""
 
     bodies: tuple[str, ...]
-    blocked: int = 0  # removed remote images
-    too_complex: bool = False  # one part was reduced to its text
+    blocked_image_count: int = 0  # removed remote images
+    is_too_complex: bool = False  # one part was reduced to its text
 
 
-async def htmls(message: Stored, showing: Showing) -> Shown:
+async def html_bodies(message: StoredMessage, options: HtmlOptions) -> HtmlBodies:
     """Return the HTML of a message; sanitized unless the options say otherwise."""
-    how = ("html", showing.sanitize, showing.remote_images)
-    return await message.share(how, partial(_htmls, message, showing))
+    cache_key = ("html", options.is_sanitized, options.allows_remote_images)
+    return await message.share(cache_key, partial(_extract_html, message, options))
 
 
-async def _htmls(message: Stored, showing: Showing) -> Shown:
-    key = ("html", showing.remote_images, *_bytes_of(message.row))
-    found: Shown | None = message.shelf.get(key) if showing.sanitize else None
+async def _extract_html(message: StoredMessage, options: HtmlOptions) -> HtmlBodies:
+    key = ("html", options.allows_remote_images, *_source_key(message.row))
+    found: HtmlBodies | None = message.cached_results.get(key) if options.is_sanitized else None
     if found:
         return found
     bodies = await message.examine(lambda source: mime.body_html(source, message.structure))
-    if not showing.sanitize:
-        return Shown(tuple(bodies))
-    clean = Cleaning(showing)
-    if sum(map(len, bodies)) < LARGE:
-        safe = clean(bodies)
+    if not options.is_sanitized:
+        return HtmlBodies(tuple(bodies))
+    clean = HtmlSanitizer(options)
+    if sum(map(len, bodies)) < THREAD_THRESHOLD:
+        sanitized = clean(bodies)
     else:
-        safe = await asyncio.to_thread(clean, bodies)
-    if not clean.addressed:  # our URLs depend on the viewer and the time
-        message.shelf.put(key, safe, OBJECT + sum(map(_size, safe.bodies)))
-    return safe
+        sanitized = await asyncio.to_thread(clean, bodies)
+    if not clean.has_written_urls:  # our URLs depend on the viewer and the time
+        message.cached_results.put(
+            key, sanitized, OBJECT_BYTES + sum(map(_memory_size, sanitized.bodies))
+        )
+    return sanitized
 
 
 @dataclass(slots=True)
-class Cleaning:
+class HtmlSanitizer:
     """It sanitizes HTML, and records whether it wrote our URLs into it."""
 
-    showing: Showing
-    addressed: bool = False
+    options: HtmlOptions
+    has_written_urls: bool = False
 
-    def __call__(self, bodies: list[str]) -> Shown:
+    def __call__(self, bodies: list[str]) -> HtmlBodies:
         """Return the sanitized HTML."""
-        images = self.showing.remote_images
-        safe = [mime.sanitize(body, remote_images=images, cid_url=self._cid_url) for body in bodies]
-        return Shown(
-            tuple(each.html for each in safe),
-            sum(each.blocked for each in safe),
-            any(each.too_complex for each in safe),
+        images = self.options.allows_remote_images
+        sanitized = [
+            mime.sanitize_html(body, allow_remote_images=images, url_for_content_id=self._cid_url)
+            for body in bodies
+        ]
+        return HtmlBodies(
+            tuple(each.html for each in sanitized),
+            sum(each.blocked_images for each in sanitized),
+            any(each.too_complex for each in sanitized),
         )
 
     def _cid_url(self, cid: str) -> str | None:
-        self.addressed = True
-        return self.showing.cid_url(cid)
+        self.has_written_urls = True
+        return self.options.cid_url(cid)
 
 
-def cids(message: Stored) -> dict[str, int]:
+def attachment_numbers_by_content_id(message: StoredMessage) -> dict[str, int]:
     """Return the attachment numbers that HTML can show, by Content-ID.
 
     The first of several counts.
@@ -227,197 +257,201 @@ def cids(message: Stored) -> dict[str, int]:
     return found
 
 
-async def header_fields(message: Stored) -> list[Header]:
+async def header_fields(message: StoredMessage) -> list[DecodedField]:
     """Return the header fields in order."""
 
-    def make() -> Awaitable[list[Header]]:
-        return message.examine(lambda source: mime.headers(source, message.structure))
+    def parse_header_fields() -> Awaitable[list[DecodedField]]:
+        return message.examine(lambda source: mime.decoded_fields(source, message.structure))
 
-    return await kept(message, "headers", make)
+    return await compute_cached(message, "headers", parse_header_fields)
 
 
-async def header(message: Stored, name: str) -> list[str]:
+async def header_values(message: StoredMessage, name: str) -> list[str]:
     """Return the values of all fields with this name, in order, unfolded and decoded."""
     fields = await header_fields(message)
     return [field.value for field in fields if field.key.lower() == name.lower()]
 
 
-async def headers_text(message: Stored) -> str:
+async def header_block_text(message: StoredMessage) -> str:
     """Return the header block as stored, up to the body."""
     start, end = message.structure.header_start, message.structure.body_start
 
-    async def make() -> str:
-        block = await ranged(message, start, end)
-        return _plain(block) or block.decode("latin-1")
+    async def read_header_block() -> str:
+        block = await read_range(message, start, end)
+        return _decode_utf8_or_none(block) or block.decode("latin-1")
 
-    return await message.share("header block", make)
+    return await message.share("header block", read_header_block)
 
 
-async def body_part(
-    message: Stored, section: str, *, offset: int = 0, max_bytes: int | None = None
+async def imap_body_section(
+    message: StoredMessage, section: str, *, offset: int = 0, max_bytes: int | None = None
 ) -> str | None:
     """Return BODY[section] of IMAP (RFC 9051, section 6.4.5); as base64 if it is not UTF-8.
 
     Sections are numbers, HEADER, TEXT and MIME, and "" for the whole message. None if there is no
     such part. Raises LimitReached above 16 MiB unless `max_bytes` is given, and InvalidInput.
     """
-    span = _span(message, section)
+    span = _section_range(message, section)
     if span is None:
         return None
     start, end = span
-    start = min(start + _begun(offset), end)
+    start = min(start + _validate_offset(offset), end)
     if max_bytes is None:
-        _check_size(end - start, "section")
-        return await _range_text(message, start, end)
-    last = min(start + _checked(max_bytes), end)
-    return await _range_text(message, start, last, cut=last < end)
+        _require_response_size(end - start, "section")
+        return await _text_of_range(message, start, end)
+    last = min(start + _validate_max_bytes(max_bytes), end)
+    return await _text_of_range(message, start, last, is_truncated=last < end)
 
 
-async def _range_text(message: Stored, start: int, end: int, *, cut: bool = False) -> str:
-    async def make() -> str:
-        return _text(await ranged(message, start, end), cut=cut)
+async def _text_of_range(
+    message: StoredMessage, start: int, end: int, *, is_truncated: bool = False
+) -> str:
+    async def read_text() -> str:
+        return _text_or_base64(await read_range(message, start, end), is_truncated=is_truncated)
 
-    return await message.share(("range", start, end, cut), make)
+    return await message.share(("range", start, end, is_truncated), read_text)
 
 
-async def binary_part(message: Stored, section: str) -> str | None:
+async def base64_part(message: StoredMessage, section: str) -> str | None:
     """Return the decoded content of a part as base64. None if there is no such part."""
-    part = part_at(message, section)
+    part = part_by_section(message, section)
     if part is None:
         return None
 
-    async def make() -> str:
-        async with READING.take(part.size * COPIES):
-            content = await message.opened(part)
-            _check_size(content.size, "section")
-            decoded = await gathered(content.stream(0, content.size))
+    async def decode_part() -> str:
+        async with READ_MEMORY.reserve(part.size * COPIES_PER_READ):
+            content = await message.open_part(part)
+            _require_response_size(content.size, "section")
+            decoded = await read_all(content.stream(0, content.size))
             return base64.b64encode(decoded).decode()
 
-    return await message.share(("binary", section), make)
+    return await message.share(("binary", section), decode_part)
 
 
-async def source_text(message: Stored, max_bytes: int = MIB, offset: int = 0) -> str:
+async def message_source_text(message: StoredMessage, max_bytes: int = MIB, offset: int = 0) -> str:
     """Return a range of the message as received; as base64 if it is not UTF-8.
 
     `offset` and `max_bytes` count bytes. Raises InvalidInput if one is out of range.
     """
-    start = _begun(offset)
-    end = start + _checked(max_bytes)
-    return await _range_text(message, start, end, cut=end < message.size)
+    start = _validate_offset(offset)
+    end = start + _validate_max_bytes(max_bytes)
+    return await _text_of_range(message, start, end, is_truncated=end < message.size)
 
 
-async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -> str | None:
+async def attachment_text(message: StoredMessage, index: int, max_bytes: int = 65536) -> str | None:
     """Return the first bytes of an attachment as text. None if it is not text."""
-    most, part = _checked(max_bytes), attached(message, index)
+    byte_limit, part = _validate_max_bytes(max_bytes), attachment_part(message, index)
     if part is None or not part.content_type.startswith("text/"):
         return None
 
-    async def make() -> str:
-        async with READING.take(part.size * COPIES):
-            content = await message.opened(part)
-            body = await gathered(content.stream(0, most))
-            if most < content.size:
-                body = _without_half(body)
+    async def decode_attachment() -> str:
+        async with READ_MEMORY.reserve(part.size * COPIES_PER_READ):
+            content = await message.open_part(part)
+            body = await read_all(content.stream(0, byte_limit))
+            if byte_limit < content.size:
+                body = _without_partial_character(body)
             # The content is decoded already; only its charset must be converted.
             alone = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
-            return await asyncio.to_thread(mime.text_of, Whole(body), alone)
+            return await asyncio.to_thread(mime.part_text, MemorySource(body), alone)
 
-    return await message.share(("attachment", index, most), make)
+    return await message.share(("attachment", index, byte_limit), decode_attachment)
 
 
-def attached(message: Stored, index: int) -> Part | None:
+def attachment_part(message: StoredMessage, attachment_number: int) -> ParsedPart | None:
     """Return the part of an attachment, by its number from 0."""
-    known: list[dict[str, Any]] = message.row.attachments
-    if not 0 <= index < len(known):
+    attachments: list[dict[str, Any]] = message.row.attachments
+    if not 0 <= attachment_number < len(attachments):
         return None
-    return mime.find(message.structure, known[index]["part"])
+    return mime.find_part(message.structure, attachments[attachment_number]["part"])
 
 
-def part_at(message: Stored, section: str) -> Part | None:
+def part_by_section(message: StoredMessage, section: str) -> ParsedPart | None:
     """Return the part with this section. A multipart that is the whole message is "TEXT"."""
-    if section == WORD:
+    if section == TEXT_SECTION:
         return message.structure
-    return mime.find(message.structure, section) if section else None
+    return mime.find_part(message.structure, section) if section else None
 
 
-def section_of(part: Part) -> str:
+def section_of_part(part: ParsedPart) -> str:
     """Return the section by which `part_by_section` finds this part."""
-    return part.section or WORD
+    return part.section or TEXT_SECTION
 
 
-def _span(message: Stored, section: str) -> tuple[int, int] | None:
+def _section_range(message: StoredMessage, section: str) -> tuple[int, int] | None:
     """Return start and end of an IMAP section in the message. None if there is no such part."""
     if section == "":
         return 0, message.size
     found = _SECTION.fullmatch(section)
     if not found:
-        part = mime.find(message.structure, section)
+        part = mime.find_part(message.structure, section)
         return (part.body_start, part.body_end) if part else None
-    number, word = found.group(1)[:-1], found.group(2).upper()
-    part = mime.find(message.structure, number) if number else message.structure
-    if part is None or (word == "MIME" and not number):
+    number, part_name = found.group(1)[:-1], found.group(2).upper()
+    part = mime.find_part(message.structure, number) if number else message.structure
+    if part is None or (part_name == "MIME" and not number):
         return None
-    if number and word != "MIME":  # a section of the attached message
+    if number and part_name != "MIME":  # a section of the attached message
         if not part.content_type.startswith("message/") or not part.parts:
             return None
         part = part.parts[0]
-    if word == WORD:
+    if part_name == TEXT_SECTION:
         return part.body_start, part.body_end
     return part.header_start, part.body_start
 
 
-async def ranged(message: Stored, start: int, end: int) -> bytes:
+async def read_range(message: StoredMessage, start: int, end: int) -> bytes:
     """Read the bytes of a message from one offset to another, for small ranges."""
     layout = message.layout
-    holes = any(hole.start < end and hole.end > start for hole in layout.holes)
-    if holes or isinstance(layout, Outline):
-        async with READING.take((min(end, message.size) - start) * COPIES):
-            return await gathered(message.whole(start, end))
+    holes = any(hole.start < end and hole.end > start for hole in layout.blob_spans)
+    if holes or isinstance(layout, LazyMessageLayout):
+        async with READ_MEMORY.reserve((min(end, message.size) - start) * COPIES_PER_READ):
+            return await read_all(message.stream_raw(start, end))
     return layout.slice(start, end)
 
 
-def _check_size(size: int, name: str) -> None:
-    if size > LONGEST:
-        text = f"it has more than {LONGEST} bytes: fetch them from its url"
-        raise LimitReached(text, limit=LONGEST, used=size, path=[name])
+def _require_response_size(size: int, name: str) -> None:
+    if size > MAX_RESPONSE_BYTES:
+        text = f"it has more than {MAX_RESPONSE_BYTES} bytes: fetch them from its url"
+        raise LimitReached(text, limit=MAX_RESPONSE_BYTES, used=size, path=[name])
 
 
-def _checked(max_bytes: int) -> int:
-    if not 0 < max_bytes <= LONGEST:
-        text = f"between 1 and {LONGEST} bytes can be asked for"
-        raise Invalid(text, constraint="max", path=["maxBytes"])
+def _validate_max_bytes(max_bytes: int) -> int:
+    if not 0 < max_bytes <= MAX_RESPONSE_BYTES:
+        text = f"between 1 and {MAX_RESPONSE_BYTES} bytes can be asked for"
+        raise InvalidInput(text, constraint="max", path=["maxBytes"])
     return max_bytes
 
 
-def _begun(offset: int) -> int:
+def _validate_offset(offset: int) -> int:
     if offset < 0:
-        raise Invalid("counted from 0, and not from the end", constraint="min", path=["offset"])
+        raise InvalidInput(
+            "counted from 0, and not from the end", constraint="min", path=["offset"]
+        )
     return offset
 
 
-def _text(content: bytes, *, cut: bool = False) -> str:
+def _text_or_base64(content: bytes, *, is_truncated: bool = False) -> str:
     """Return UTF-8 as text, other bytes as base64.
 
     A partial last character of truncated bytes is removed.
     """
-    text = _plain(_without_half(content) if cut else content)
+    text = _decode_utf8_or_none(_without_partial_character(content) if is_truncated else content)
     return base64.b64encode(content).decode() if text is None else text
 
 
-def _plain(content: bytes) -> str | None:
+def _decode_utf8_or_none(content: bytes) -> str | None:
     try:
         return content.decode()
     except UnicodeDecodeError:
         return None
 
 
-def _without_half(content: bytes) -> bytes:
+def _without_partial_character(content: bytes) -> bytes:
     """Return the bytes without the start of an incomplete UTF-8 character at their end."""
     for back in range(1, min(4, len(content) + 1)):
         byte = content[-back]
-        if byte < _CONTINUED:
+        if byte < _UTF8_CONTINUATION:
             break
-        if byte >= _LEADING:
+        if byte >= _UTF8_LEADING:
             size = 2 + (byte >= 0xE0) + (byte >= 0xF0)  # noqa: PLR2004 - bits that say how long
             return content[:-back] if back < size else content
     return content

@@ -10,237 +10,291 @@ from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.mailboxes.special_use_names import restored_in
+from mail.mailboxes.special_use_names import restored_mailbox_name
 from models.admin.tasks import Task
-from models.errors import Forbidden, Invalid, NotFound, all_found
+from models.errors import Forbidden, InvalidInput, NotFound, require_all_found
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from resolvers import pagination
-from resolvers.access import administered, own, records
+from resolvers.access import is_visible_record, require_user_id, sees_administered_records
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.admin.task_steps import Plan, Step, queue
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import Named, NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.messages.bulk import flags, row_changes
-from resolvers.messages.bulk.row_changes import STATE, Changes
-from resolvers.messages.content_access import CONTENT, shown
-from resolvers.messages.filters.filter_conditions import Narrowed, narrowed
-from resolvers.messages.filters.filter_lookups import Place
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.messages.loaders import ALL
-from resolvers.pagination import Scan
+from resolvers.messages.bulk.row_changes import STATE_COLUMNS, FlagChanges
+from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content
+from resolvers.messages.filters.filter_conditions import FilterSql, load_filter_sql
+from resolvers.messages.filters.filter_lookups import FilterScope
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.loaders import ALL_MESSAGES
+from resolvers.pagination import PageScan
 from resolvers.users import loaders as user_loaders
-from resolvers.users.selection import managed_all, managed_one
+from resolvers.users.selection import load_managed_user, load_managed_users
 
-KIND = "ARCHIVE_RESTORE"  # of the task that restores a period
-CHUNK = 1000  # per task step
-NEWEST, OLDEST = "archived-", "archived+"
-PLACE = (col(Message.archived_at), col(Message.id))
-HOME = frozenset({"archived_from", "archived_mailbox_id"})
+TASK_KIND = "ARCHIVE_RESTORE"  # of the task that restores a period
+MESSAGES_PER_STEP = 1000  # per task step
+NEWEST_FIRST, OLDEST_FIRST = "archived-", "archived+"
+SORT_KEY = (col(Message.archived_at), col(Message.id))
+ORIGIN_COLUMNS = frozenset({"archived_from", "archived_mailbox_id"})
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class DeletedMessageListing:
     """A page of a user's deleted messages, with the columns that are read."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
-    where: MessageWhere = ALL
+    conditions: MessageConditions = ALL_MESSAGES
 
     @property
-    def falling(self) -> bool:
+    def is_newest_first(self) -> bool:
         """True if the last deleted message comes first."""
-        return self.ask.ordering.startswith(NEWEST)
+        return self.page_request.ordering.startswith(NEWEST_FIRST)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class DeletionPeriod:
     """Messages deleted from `start` on and before `end`, and whether they go into one mailbox."""
 
     start: datetime
     end: datetime
     user_id: int | None = None  # None: the viewer
-    together: bool = False  # named "Restored (date)" in the user's language
+    into_new_mailbox: bool = False  # named "Restored (date)" in the user's language
 
 
-def kept(ctx: Context) -> list[ColumnElement[bool]]:
+def is_restorable_sql(ctx: Context) -> list[ColumnElement[bool]]:
     """Build the conditions that a deleted message can be restored. Drafts can't, except by undo."""
     return [
         col(Message.archived_at).is_not(None),
         ~col(Message.draft),
-        col(Message.purge_at) > ctx.world.now(),
+        col(Message.purge_at) > ctx.environment.now(),
     ]
 
 
-async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
+async def load_pages(ctx: Context, listings: list[DeletedMessageListing]) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
-    names = frozenset({"archived_at", "id", "user_id"}).union(*(key.columns for key in keys))
+    names = frozenset({"archived_at", "id", "user_id"}).union(*(key.columns for key in listings))
     scans = []
-    for key, by in zip(keys, await _narrowed(ctx, keys), strict=True):
-        rows = select(*picked(Message, names)).where(*_where(ctx, key, by))
-        scans.append(Scan(rows, key.ask, PLACE, falling=key.falling))
-    found = await pagination.pages(ctx, scans)
-    if not (ctx.viewer.role is Role.ROOT or ctx.viewer.reach.shared or names & CONTENT):
+    for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True):
+        rows = select(*select_columns(Message, names)).where(
+            *_listing_conditions(ctx, key, filter_sql)
+        )
+        scans.append(PageScan(rows, key.page_request, SORT_KEY, is_descending=key.is_newest_first))
+    found = await pagination.read_pages(ctx, scans)
+    if not (
+        ctx.viewer.role is Role.ROOT
+        or ctx.viewer.share_visibility.has_shared_mailboxes
+        or names & CONTENT_COLUMNS
+    ):
         return found
-    return [replace(page, rows=await shown(ctx, page.rows)) for page in found]
+    return [replace(page, rows=await withhold_content(ctx, page.rows)) for page in found]
 
 
-async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
+async def count_listings(ctx: Context, listings: list[DeletedMessageListing]) -> list[int]:
     """Count the messages of these listings."""
-    many = func.count().label("many")
+    count_column = func.count().label("many")
     scans = [
-        select(many).select_from(Message).where(*_where(ctx, key, by))
-        for key, by in zip(keys, await _narrowed(ctx, keys), strict=True)
+        select(count_column).select_from(Message).where(*_listing_conditions(ctx, key, filter_sql))
+        for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True)
     ]
-    return [row.many for (row,) in await pagination.together(ctx, scans)]
+    return [row.many for (row,) in await pagination.read_union(ctx, scans)]
 
 
-async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:
-    places = [Place(key.where, key.user_id, archived=True) for key in keys]
-    return await ctx.load_all(narrowed, places)
+async def _load_filters(ctx: Context, listings: Sequence[DeletedMessageListing]) -> list[FilterSql]:
+    scopes = [FilterScope(key.conditions, key.user_id, is_deleted=True) for key in listings]
+    return await ctx.load_many(load_filter_sql, scopes)
 
 
-def _where(ctx: Context, key: Listing, by: Narrowed) -> list[ColumnElement[bool]]:
-    terms = [records(ctx, Message), col(Message.user_id) == key.user_id, *kept(ctx)]
-    return by.with_terms(ctx, terms)
+def _listing_conditions(
+    ctx: Context, listing: DeletedMessageListing, filter_sql: FilterSql
+) -> list[ColumnElement[bool]]:
+    terms = [
+        is_visible_record(ctx, Message),
+        col(Message.user_id) == listing.user_id,
+        *is_restorable_sql(ctx),
+    ]
+    return filter_sql.combine_with(ctx, terms)
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:
     """Load the deleted messages with these IDs, in this order. None if the viewer can't see one.
 
     Messages of other users have only the record: `resolvers/messages/content_access.py`.
     """
-    statement = select(*picked(Message)).where(
-        records(ctx, Message), *kept(ctx), col(Message.id).in_(ids)
+    statement = select(*select_columns(Message)).where(
+        is_visible_record(ctx, Message), *is_restorable_sql(ctx), col(Message.id).in_(message_ids)
     )
-    found = {row.id: row for row in await shown(ctx, await ctx.read(statement))}
-    return [found.get(key) for key in ids]
+    found = {row.id: row for row in await withhold_content(ctx, await ctx.read(statement))}
+    return [found.get(key) for key in message_ids]
 
 
-async def restore(ctx: Context, ids: Sequence[int], to: Named | None) -> None:
+async def restore_messages(
+    ctx: Context, message_ids: Sequence[int], mailbox: MailboxSelector | None
+) -> None:
     """Restore deleted messages, all or none: into `mailbox`, else where each was, else INBOX.
 
     Administrators restore messages of other accounts that they see as records; the mailbox is that
     of each account. Raises NotFound, with its index, for a message that is not among the deleted
     ones, and OverQuota.
     """
-    mine = (records(ctx, Message), *kept(ctx), col(Message.id).in_(ids))
-    named = await ctx.read(select(*picked(Message, {"id", "user_id"})).where(*mine))
-    owners = {row.id: row.user_id for row in named}
-    all_found(ids, owners)
-    others = set(owners.values()) - {ctx.viewer.user_id}
-    accounts = await managed_all(ctx, others, path="ids") if others else []
-    async with ctx.write(*owners.values()) as session:
-        statement = select(*picked(Message, STATE | HOME)).where(*mine)
+    conditions = (
+        is_visible_record(ctx, Message),
+        *is_restorable_sql(ctx),
+        col(Message.id).in_(message_ids),
+    )
+    message_rows = await ctx.read(
+        select(*select_columns(Message, {"id", "user_id"})).where(*conditions)
+    )
+    owners = {row.id: row.user_id for row in message_rows}
+    require_all_found(message_ids, owners)
+    other_owners = set(owners.values()) - {ctx.viewer.user_id}
+    accounts = await load_managed_users(ctx, other_owners, path="ids") if other_owners else []
+    async with ctx.write_session(*owners.values()) as session:
+        statement = select(*select_columns(Message, STATE_COLUMNS | ORIGIN_COLUMNS)).where(
+            *conditions
+        )
         rows = {row.id: row for row in await ctx.read(statement)}
-        all_found(ids, rows)
-        by_user = row_changes.by_user(list(rows.values()))
-        for user_id, theirs in by_user.items():
-            box = await ctx.load(mailbox_loaders.named, (user_id, to)) if to else None
-            if to and box is None:
-                raise NotFound(str(to), path=["mailbox"])
-            await _bring_back(ctx, session, theirs, box.id if box else None)
-        done = [
-            Done("archivedMessageRestore", "User", row.id, row.domain_id, after={"messages": many})
-            for row, many in ((row, len(by_user[row.id])) for row in accounts)
+        require_all_found(message_ids, rows)
+        by_user = row_changes.group_rows_by_user(list(rows.values()))
+        for user_id, user_message_ids in by_user.items():
+            box = (
+                await ctx.load(mailbox_loaders.load_by_selectors, (user_id, mailbox))
+                if mailbox
+                else None
+            )
+            if mailbox and box is None:
+                raise NotFound(str(mailbox), path=["mailbox"])
+            await _restore_rows(ctx, session, user_message_ids, box.id if box else None)
+        entries = [
+            NewAdminLogEntry(
+                "archivedMessageRestore",
+                "User",
+                row.id,
+                row.domain_id,
+                after={"messages": message_count},
+            )
+            for row, message_count in ((row, len(by_user[row.id])) for row in accounts)
         ]
-        await admin_log.note(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *entries)
 
 
-async def _bring_back(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: int | None
+async def _restore_rows(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], mailbox_id: int | None
 ) -> None:
     r"""Restore deleted messages of one account into its mailboxes.
 
     The flag \Deleted is removed, since mail programs expunge messages with it.
     """
     columns = {"id", "user_id", "path", "retention", "special_use"}
-    mailboxes = await mailbox_loaders.all_of(ctx, rows[0].user_id, columns)
+    mailboxes = await mailbox_loaders.load_all_of_user(ctx, rows[0].user_id, columns)
     by_id, by_path = (
         {mailbox.id: mailbox for mailbox in mailboxes},
         {mailbox.path: mailbox for mailbox in mailboxes},
     )
-    groups: defaultdict[int, list[Picked]] = defaultdict(list)
+    groups: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        home = by_id.get(to or row.archived_mailbox_id) or by_path.get(row.archived_from)
-        if to is None and home and home.special_use is SpecialUse.SNOOZED:
-            home = None  # no snooze time would bring it back from there
-        groups[(home or by_path["INBOX"]).id].append(row)
-    for key, theirs in sorted(groups.items()):
-        await row_changes.restore(ctx, session, theirs, by_id[key])
-    if marked := [row.id for row in rows if row.deleted]:
-        there = await row_changes.chosen(session, marked)
-        await flags.change(ctx, session, there, Changes({"deleted": False}))
+        home_mailbox = by_id.get(mailbox_id or row.archived_mailbox_id) or by_path.get(
+            row.archived_from
+        )
+        if mailbox_id is None and home_mailbox and home_mailbox.special_use is SpecialUse.SNOOZED:
+            home_mailbox = None  # no snooze time would bring it back from there
+        groups[(home_mailbox or by_path["INBOX"]).id].append(row)
+    for key, group_rows in sorted(groups.items()):
+        await row_changes.restore_messages(ctx, session, group_rows, by_id[key])
+    if deleted_flag_ids := [row.id for row in rows if row.deleted]:
+        flagged_rows = await row_changes.load_rows_in_transaction(session, deleted_flag_ids)
+        await flags.change_flags(ctx, session, flagged_rows, FlagChanges({"deleted": False}))
 
 
-async def restore_span(ctx: Context, span: Span) -> Task:
+async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     """Queue a task that restores the messages deleted in a period.
 
     Administrators can do that for users if they see their mail as records. Raises InvalidInput or
     Forbidden.
     """
-    if span.start >= span.end:
-        raise Invalid("the end comes after the start", constraint="range", path=["end"])
-    user = await managed_one(ctx, own(ctx) if span.user_id is None else span.user_id)
+    if period.start >= period.end:
+        raise InvalidInput("the end comes after the start", constraint="range", path=["end"])
+    user = await load_managed_user(
+        ctx, require_user_id(ctx) if period.user_id is None else period.user_id
+    )
     foreign = user.id != ctx.viewer.user_id
-    if foreign and not administered(ctx):
+    if foreign and not sees_administered_records(ctx):
         requires = AdminPermission.LOGIN_AS
         raise Forbidden(f"this needs the permission {requires}", requires=requires)
-    end = min(span.end, ctx.world.now())  # later deletions are not restored
+    end = min(period.end, ctx.environment.now())  # later deletions are not restored
     order = {
-        "start": span.start.isoformat(),
+        "start": period.start.isoformat(),
         "end": end.isoformat(),
-        "together": span.together,
+        "together": period.into_new_mailbox,
     }
-    async with ctx.write(user.id) as session:
-        many = select(func.count()).select_from(Message)
-        ((total,),) = await ctx.read(many.where(*_within(ctx, user.id, order)))
-        (task,) = await queue(ctx, session, KIND, [order], user_id=user.id, total=total)
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
+    async with ctx.write_session(user.id) as session:
+        statement = select(func.count()).select_from(Message)
+        ((total,),) = await ctx.read(statement.where(*_deleted_in_period_sql(ctx, user.id, order)))
+        (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], user_id=user.id, total=total)
+        await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
-            deed = Done("archiveRestore", "User", user.id, user.domain_id, None, order)
-            await admin_log.note(ctx, session, deed)
+            entry = NewAdminLogEntry("archiveRestore", "User", user.id, user.domain_id, None, order)
+            await admin_log.log_changes(ctx, session, entry)
     return task
 
 
-def _within(ctx: Context, user_id: int, order: dict[str, Any]) -> list[ColumnElement[bool]]:
+def _deleted_in_period_sql(
+    ctx: Context, user_id: int, task_order: dict[str, Any]
+) -> list[ColumnElement[bool]]:
     at = col(Message.archived_at)
-    start, end = (datetime.fromisoformat(order[name]) for name in ("start", "end"))
-    return [col(Message.user_id) == user_id, *kept(ctx), at >= start, at <= end]
+    start, end = (datetime.fromisoformat(task_order[name]) for name in ("start", "end"))
+    return [col(Message.user_id) == user_id, *is_restorable_sql(ctx), at >= start, at <= end]
 
 
-async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
+async def plan_task_step(
+    _ctx: Context, _task_order: dict[str, Any], _checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Return an empty plan: the step locks only the account of the task."""
-    return Plan()
+    return TaskStepPlan()
 
 
-async def step(
-    ctx: Context, session: AsyncSession, order: dict[str, Any], checkpoint: dict[str, Any], _: Plan
-) -> Step:
+async def run_task_step(
+    ctx: Context,
+    session: AsyncSession,
+    task_order: dict[str, Any],
+    checkpoint: dict[str, Any],
+    _plan: TaskStepPlan,
+) -> TaskStepResult:
     """Restore the next messages. Restored messages are no longer selected."""
-    statement = select(*picked(Message, STATE | HOME | {"archived_at"}))
-    statement = statement.where(*_within(ctx, own(ctx), order)).order_by(*PLACE).limit(CHUNK)
+    statement = select(*select_columns(Message, STATE_COLUMNS | ORIGIN_COLUMNS | {"archived_at"}))
+    statement = (
+        statement.where(*_deleted_in_period_sql(ctx, require_user_id(ctx), task_order))
+        .order_by(*SORT_KEY)
+        .limit(MESSAGES_PER_STEP)
+    )
     rows = await ctx.read(statement)
-    to = checkpoint.get("mailbox")
-    if rows and order["together"] and to is None:
-        to = await _new_folder(ctx)
+    target_mailbox_id = checkpoint.get("mailbox")
+    if rows and task_order["together"] and target_mailbox_id is None:
+        target_mailbox_id = await _find_or_create_restore_mailbox(ctx)
     if rows:
-        await _bring_back(ctx, session, rows, to)
-    return Step({"mailbox": to}, done=len(rows), more=len(rows) == CHUNK)
+        await _restore_rows(ctx, session, rows, target_mailbox_id)
+    return TaskStepResult(
+        {"mailbox": target_mailbox_id},
+        done_count=len(rows),
+        has_more=len(rows) == MESSAGES_PER_STEP,
+    )
 
 
-async def _new_folder(ctx: Context) -> int:
+async def _find_or_create_restore_mailbox(ctx: Context) -> int:
     """Return the mailbox for messages restored today; create it if needed."""
-    user = await ctx.load(user_loaders.by_ids, own(ctx))
-    path = restored_in(user.language if user else None, ctx.world.now().date())
-    there = await mailbox_loaders.all_of(ctx, own(ctx), {"id", "path"})
-    if (known := next((mailbox.id for mailbox in there if mailbox.path == path), None)) is not None:
-        return int(known)
-    return (await mailbox_loaders.create(ctx, NewMailboxes([path])))[-1].id
+    user = await ctx.load(user_loaders.load_users_by_id, require_user_id(ctx))
+    path = restored_mailbox_name(user.language if user else None, ctx.environment.now().date())
+    mailboxes = await mailbox_loaders.load_all_of_user(ctx, require_user_id(ctx), {"id", "path"})
+    if (
+        existing_id := next((mailbox.id for mailbox in mailboxes if mailbox.path == path), None)
+    ) is not None:
+        return int(existing_id)
+    return (await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([path])))[-1].id

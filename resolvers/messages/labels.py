@@ -10,76 +10,84 @@ from sqlalchemy.dialects import postgresql
 from sqlmodel import col
 from sqlmodel import select as instances
 
-from models.errors import Invalid, LimitReached, NotFound
+from models.errors import InvalidInput, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.messages.labels import Label
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from resolvers import sql_text
-from resolvers.access import own, visible
+from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
-from resolvers.messages.bulk.row_changes import keyword_of
-from resolvers.messages.loaders import here
-from resolvers.pagination import all_by_keys, by_keys
+from resolvers.messages.bulk.row_changes import validate_keyword
+from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.pagination import read_all_by_keys, read_by_keys
 
-MOST = 250  # per user
-LONGEST = 128  # characters
-COLOR = re.compile("#[0-9a-f]{6}")
+MAX_LABELS = 250  # per user
+MAX_NAME_LENGTH = 128  # characters
+COLOR_PATTERN = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class LabelChange:
     """New values of a label. None keeps the name; the color changes only if `changes_color`."""
 
     name: str | None = None
     color: str | None = None
-    colored: bool = False  # then a color of None removes it
+    changes_color: bool = False  # then a color of None removes it
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class LabelCounts:
     """The number of messages with a label."""
 
     total: int = 0
     unseen: int = 0
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_by_ids(ctx: Context, label_ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's labels with these IDs, in this order. None if there is none."""
-    return await by_keys(ctx, select(*picked(Label)).where(visible(ctx, Label)), col(Label.id), ids)
+    return await read_by_keys(
+        ctx, select(*select_columns(Label)).where(is_visible(ctx, Label)), col(Label.id), label_ids
+    )
 
 
-async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+async def load_labels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the labels of these users, each list sorted by name.
 
     Empty for other users than the viewer.
     """
-    statement = select(*picked(Label)).where(visible(ctx, Label))
-    found = await all_by_keys(ctx, statement, col(Label.user_id), keys)
+    statement = select(*select_columns(Label)).where(is_visible(ctx, Label))
+    found = await read_all_by_keys(ctx, statement, col(Label.user_id), user_ids)
     return [sorted(rows, key=lambda row: (row.name.casefold(), row.id)) for rows in found]
 
 
-async def of_message(ctx: Context, user_id: int, keywords: Sequence[str]) -> list[Picked]:
+async def labels_of_keywords(
+    ctx: Context, user_id: int, keywords: Sequence[str]
+) -> list[ColumnRow]:
     """Return the labels of a user for these keywords, sorted by name."""
     if not keywords:
         return []
-    there = set(map(in_one_case, keywords))
-    return [row for row in await ctx.load(of_users, user_id) if row.folded in there]
+    folded_keywords = set(map(ascii_lower, keywords))
+    return [
+        row for row in await ctx.load(load_labels_by_user, user_id) if row.folded in folded_keywords
+    ]
 
 
-async def figures(ctx: Context, keys: list[tuple[int, str]]) -> list[Figures]:
+async def count_messages_by_label(
+    ctx: Context, user_ids_and_keywords: list[tuple[int, str]]
+) -> list[LabelCounts]:
     """Count messages by user ID and folded keyword, in this order.
 
     Deleted messages are not counted. One statement reads only messages with keywords, by their
     index.
     """
-    users = {user_id for user_id, _ in keys}
-    words: Any = col(Message.keywords)
-    dialect = ctx.world.database.dialect
+    users = {user_id for user_id, _ in user_ids_and_keywords}
+    keywords: Any = col(Message.keywords)
+    dialect = ctx.environment.database.dialect
     if dialect == "sqlite":
-        each = func.json_each(words).table_valued("value", name="word")
+        each = func.json_each(keywords).table_valued("value", name="word")
     else:
-        each = func.jsonb_array_elements_text(words).table_valued("value", name="word")
+        each = func.jsonb_array_elements_text(keywords).table_valued("value", name="word")
     value: Any = cast(each.c.value, String)
     # SQLite folds only ASCII; the collation makes PostgreSQL do the same
     folded = func.lower(value if dialect == "sqlite" else collate(value, "C"))
@@ -92,84 +100,91 @@ async def figures(ctx: Context, keys: list[tuple[int, str]]) -> list[Figures]:
         )
         .select_from(Message)
         .join(each, onclause=literal_column("true"))
-        .where(visible(ctx, Message), col(Message.user_id).in_(users), here(), labelled())
+        .where(
+            is_visible(ctx, Message),
+            col(Message.user_id).in_(users),
+            is_not_deleted_sql(),
+            has_keywords_sql(),
+        )
         .group_by(col(Message.user_id), folded)
     )
     found = {
-        (row.user_id, row.folded): Figures(row.total, row.unseen)
+        (row.user_id, row.folded): LabelCounts(row.total, row.unseen)
         for row in await ctx.read(statement)
     }
-    return [found.get(key, Figures()) for key in keys]
+    return [found.get(key, LabelCounts()) for key in user_ids_and_keywords]
 
 
-def labelled() -> Any:
+def has_keywords_sql() -> Any:
     """Build the condition that a message has keywords, as their index has it."""
     return col(Message.keywords).op("<>")(literal_column("'[]'", postgresql.JSONB))
 
 
-async def set_(ctx: Context, keyword: str, words: Words) -> None:
+async def set_label(ctx: Context, keyword: str, change: LabelChange) -> None:
     """Set name and color of a keyword. A new label without a name gets that of the keyword.
 
     Raises InvalidInput or LimitReached.
     """
-    folded = _folded(keyword)
-    name = sql_text.checked(words.name, most=LONGEST, path=["name"])
-    if words.name is not None and name is None:
-        raise Invalid("a label has a name", constraint="required", path=["name"])
-    color = words.color.lower() if words.color else None
-    if color is not None and not COLOR.fullmatch(color):
-        raise Invalid("a colour is such as #1e90ff", constraint="pattern", path=["color"])
-    user_id = own(ctx)
-    async with ctx.write(user_id) as session:
-        asked = instances(Label).where(visible(ctx, Label), col(Label.folded) == folded)
-        label = (await session.exec(asked)).first()
+    folded = _validated_folded_keyword(keyword)
+    name = sql_text.validate_text(change.name, max_length=MAX_NAME_LENGTH, path=["name"])
+    if change.name is not None and name is None:
+        raise InvalidInput("a label has a name", constraint="required", path=["name"])
+    color = change.color.lower() if change.color else None
+    if color is not None and not COLOR_PATTERN.fullmatch(color):
+        raise InvalidInput("a colour is such as #1e90ff", constraint="pattern", path=["color"])
+    user_id = require_user_id(ctx)
+    async with ctx.write_session(user_id) as session:
+        statement = instances(Label).where(is_visible(ctx, Label), col(Label.folded) == folded)
+        label = (await session.exec(statement)).first()
         if label is None:
-            await _check_room(ctx)
+            await _require_label_capacity(ctx)
             label = Label(
-                id=ctx.world.key(),
+                id=ctx.environment.new_id(),
                 user_id=user_id,
                 keyword=keyword,
                 folded=folded,
                 name=name or keyword,
                 color=color,
-                created_at=ctx.world.now(),
+                created_at=ctx.environment.now(),
             )
-        elif (name or label.name, color if words.colored else label.color) == (
+        elif (name or label.name, color if change.changes_color else label.color) == (
             label.name,
             label.color,
         ):
             return
         else:
             label.name = name or label.name
-            label.color = color if words.colored else label.color
+            label.color = color if change.changes_color else label.color
         session.add(label)
         await session.flush()
-        await ctx.record(session, user_id, ChangeKind.LABEL_CHANGED, [label.id])
+        await ctx.record_change(session, user_id, ChangeKind.LABEL_CHANGED, [label.id])
 
 
-async def remove(ctx: Context, keyword: str) -> None:
+async def delete_label(ctx: Context, keyword: str) -> None:
     """Delete the label of a keyword; messages keep the keyword. Raises NotFound."""
-    folded, user_id = _folded(keyword), own(ctx)
-    async with ctx.write(user_id) as session:
-        asked = instances(Label).where(visible(ctx, Label), col(Label.folded) == folded)
-        label = (await session.exec(asked)).first()
+    folded, user_id = _validated_folded_keyword(keyword), require_user_id(ctx)
+    async with ctx.write_session(user_id) as session:
+        statement = instances(Label).where(is_visible(ctx, Label), col(Label.folded) == folded)
+        label = (await session.exec(statement)).first()
         if label is None:
             raise NotFound(keyword, path=["keyword"])
         await session.delete(label)
         await session.flush()
-        await ctx.record(session, user_id, ChangeKind.LABEL_CHANGED, [label.id])
+        await ctx.record_change(session, user_id, ChangeKind.LABEL_CHANGED, [label.id])
 
 
-def _folded(keyword: str) -> str:
-    return in_one_case(keyword_of(keyword))
+def _validated_folded_keyword(keyword: str) -> str:
+    return ascii_lower(validate_keyword(keyword))
 
 
-def in_one_case(keyword: str) -> str:
+def ascii_lower(keyword: str) -> str:
     """Return the keyword with ASCII letters in lower case."""
     return keyword.encode().lower().decode()
 
 
-async def _check_room(ctx: Context) -> None:
-    (row,) = await ctx.read(select(func.count().label("many")).where(visible(ctx, Label)))
-    if row.many >= MOST:
-        raise LimitReached(f"at most {MOST} labels", limit=MOST, used=row.many, path=["keyword"])
+async def _require_label_capacity(ctx: Context) -> None:
+    (row,) = await ctx.read(select(func.count().label("many")).where(is_visible(ctx, Label)))
+    if row.many >= MAX_LABELS:
+        raise LimitReached(
+            f"at most {MAX_LABELS} labels", limit=MAX_LABELS, used=row.many, path=["keyword"]
+        )

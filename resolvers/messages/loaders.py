@@ -12,257 +12,297 @@ from sqlmodel import col
 from models.errors import Forbidden
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message, Thread
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
-from models.store.prepared_statements import number, prepared
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.store.query_hints import without_index
 from models.users.roles import Role, Scope
 from resolvers import pagination
-from resolvers.access import beyond, owned, readable, records, shared
-from resolvers.context import Context
-from resolvers.messages.content_access import CONTENT, shown
-from resolvers.messages.filters.filter_conditions import (
-    Narrowed,
-    conditions,
-    divided,
-    has_no_values,
-    looked_at,
-    narrowed,
+from resolvers.access import (
+    is_own_prepared,
+    is_readable_mailbox,
+    is_shared,
+    is_visible_record,
+    sees_mail_of_others,
 )
-from resolvers.messages.filters.filter_lookups import Place, parts
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.pagination import Form, Scan, together
+from resolvers.context import Context
+from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content
+from resolvers.messages.filters.filter_conditions import (
+    FilterSql,
+    build_conditions,
+    has_only_flags,
+    load_filter_sql,
+    load_lookups_of_scope,
+    split_search_words,
+)
+from resolvers.messages.filters.filter_lookups import FilterScope, iterate_parts
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.pagination import PageForm, PageScan, read_union
 from resolvers.search import index_pages
-from resolvers.search.index_query import narrows
+from resolvers.search.index_query import requires_words
 
-NEWEST, OLDEST = "received-", "received+"
-PLACE = (col(Message.listed_at), col(Message.id))
-IN_THREAD = (col(Message.received_at), col(Message.id))
-ALL = MessageWhere()
+NEWEST_FIRST, OLDEST_FIRST = "received-", "received+"
+SORT_KEY = (col(Message.listed_at), col(Message.id))
+THREAD_SORT_KEY = (col(Message.received_at), col(Message.id))
+ALL_MESSAGES = MessageConditions()
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class MessageListing:
     """A page of a user's messages, with the columns that are read.
 
     It is of one mailbox or one thread, or of all messages that are not deleted.
     """
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
     mailbox_id: int | None = None
     thread_id: int | None = None
-    where: MessageWhere = ALL
+    conditions: MessageConditions = ALL_MESSAGES
 
     @property
-    def falling(self) -> bool:
+    def is_newest_first(self) -> bool:
         """True if the newest message comes first."""
-        return self.ask.ordering.startswith(NEWEST)
+        return self.page_request.ordering.startswith(NEWEST_FIRST)
 
     @property
-    def place(self) -> tuple[Any, Any]:
+    def sort_key(self) -> tuple[Any, Any]:
         """The sort key: arrival for a thread, even of messages that were snoozed."""
-        return PLACE if self.thread_id is None else IN_THREAD
+        return SORT_KEY if self.thread_id is None else THREAD_SORT_KEY
 
-    def place_of(self, row: Picked) -> tuple[datetime, int]:
+    def cursor_values_of_row(self, row: ColumnRow) -> tuple[datetime, int]:
         """Return the values of the sort key in a row."""
-        at, key = self.place
+        at, key = self.sort_key
         return getattr(row, at.key), getattr(row, key.key)
 
     @property
-    def whole(self) -> bool:
+    def is_whole_mailbox(self) -> bool:
         """True if the listing is a whole mailbox."""
-        return self.where.everything and self.mailbox_id is not None and self.thread_id is None
+        return self.conditions.is_empty and self.mailbox_id is not None and self.thread_id is None
 
 
-def place(row: Picked) -> tuple[datetime, int]:
+def cursor_values(row: ColumnRow) -> tuple[datetime, int]:
     """Return the values of SORT_KEY in a row."""
     return row.listed_at, row.id
 
 
-def here() -> Any:
+def is_not_deleted_sql() -> Any:
     """Build the condition that a message is in a mailbox, not deleted."""
     return col(Message.archived_at).is_(None)
 
 
-async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
+async def load_pages(ctx: Context, listings: list[MessageListing]) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
-    ordered = {column.key for key in keys for column in key.place}
-    columns = frozenset(ordered).union(*(key.columns for key in keys))
-    own = all(key.user_id == ctx.viewer.user_id for key in keys)
-    plain = all(key.where.everything for key in keys) and (own or not beyond(ctx))
-    if plain and len(keys) <= pagination.FEW:
-        return [await _plain_page(ctx, key) for key in keys]
-    if len(keys) == 1 and own and (words := await _words(ctx, keys[0])):
-        (key,) = keys
-        form = Form.of(key.ask, columns, falling=key.falling)
-        return [await index_pages.page(ctx, words, key.ask, form, key.place)]
+    ordered = {column.key for key in listings for column in key.sort_key}
+    columns = frozenset(ordered).union(*(key.columns for key in listings))
+    own = all(key.user_id == ctx.viewer.user_id for key in listings)
+    plain = all(key.conditions.is_empty for key in listings) and (
+        own or not sees_mail_of_others(ctx)
+    )
+    if plain and len(listings) <= pagination.MAX_SEPARATE_PAGES:
+        return [await _load_unfiltered_page(ctx, key) for key in listings]
+    if len(listings) == 1 and own and (index_query := await _search_index_query(ctx, listings[0])):
+        (key,) = listings
+        form = PageForm.of_page(key.page_request, columns, is_descending=key.is_newest_first)
+        return [
+            await index_pages.read_page_of_matches(
+                ctx, index_query, key.page_request, form, key.sort_key
+            )
+        ]
     if not own:
         columns |= {"user_id", "mailbox_id"}
     scans = []
-    for key, by in zip(keys, await _narrowed(ctx, keys), strict=True):
-        rows = select(*picked(Message, columns)).where(*_where(ctx, key, by))
-        scans.append(Scan(rows, key.ask, key.place, falling=key.falling))
-    found = await pagination.pages(ctx, scans)
-    if own or not (ctx.viewer.role is Role.ROOT or ctx.viewer.reach.shared or columns & CONTENT):
+    for key, by in zip(listings, await _load_filters(ctx, listings), strict=True):
+        rows = select(*select_columns(Message, columns)).where(*_listing_conditions(ctx, key, by))
+        scans.append(
+            PageScan(rows, key.page_request, key.sort_key, is_descending=key.is_newest_first)
+        )
+    found = await pagination.read_pages(ctx, scans)
+    if own or not (
+        ctx.viewer.role is Role.ROOT
+        or ctx.viewer.share_visibility.has_shared_mailboxes
+        or columns & CONTENT_COLUMNS
+    ):
         return found
-    return [replace(page, rows=await shown(ctx, page.rows)) for page in found]
+    return [replace(page, rows=await withhold_content(ctx, page.rows)) for page in found]
 
 
-async def _plain_page(ctx: Context, key: Listing) -> Page[Picked]:
+async def _load_unfiltered_page(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
     """Load a page without conditions, such as an inbox. It is empty for other users' messages."""
-    if key.user_id != ctx.viewer.user_id:
-        return key.ask.page([])
-    columns = key.columns.union(column.key for column in key.place)
-    form = Form.of(key.ask, columns, falling=key.falling)
-    of_mailbox, of_thread = key.mailbox_id is not None, key.thread_id is not None
-    rows = await ctx.find(
-        _page_select(form, of_mailbox=of_mailbox, of_thread=of_thread),
-        mailbox=key.mailbox_id,
-        thread=key.thread_id,
-        **pagination.parameters(key.ask, key.place),
+    if listing.user_id != ctx.viewer.user_id:
+        return listing.page_request.page_from_rows([])
+    columns = listing.columns.union(column.key for column in listing.sort_key)
+    form = PageForm.of_page(listing.page_request, columns, is_descending=listing.is_newest_first)
+    of_mailbox, of_thread = listing.mailbox_id is not None, listing.thread_id is not None
+    rows = await ctx.read_prepared(
+        _unfiltered_page_query(form, of_mailbox=of_mailbox, of_thread=of_thread),
+        mailbox=listing.mailbox_id,
+        thread=listing.thread_id,
+        **pagination.page_parameters(listing.page_request, listing.sort_key),
     )
-    return pagination.page_of(rows, key.ask)
+    return pagination.page_from_rows(rows, listing.page_request)
 
 
-@prepared
-def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tuple[Any, ...]]:
-    rows = select(*picked(Message, form.columns))
+@prepare_cached
+def _unfiltered_page_query(
+    page_form: PageForm, *, of_mailbox: bool, of_thread: bool
+) -> Select[*tuple[Any, ...]]:
+    rows = select(*select_columns(Message, page_form.columns))
     if of_thread:
-        rows = rows.where(col(Message.thread_id) == number("thread"))
-        rows = rows.where(without_index(owned(Message)))
+        rows = rows.where(col(Message.thread_id) == integer_parameter("thread"))
+        rows = rows.where(without_index(is_own_prepared(Message)))
     else:
-        rows = rows.where(owned(Message))
-    rows = rows.where(col(Message.mailbox_id) == number("mailbox") if of_mailbox else here())
-    return pagination.form_of_page(rows, form, IN_THREAD if of_thread else PLACE)
+        rows = rows.where(is_own_prepared(Message))
+    rows = rows.where(
+        col(Message.mailbox_id) == integer_parameter("mailbox")
+        if of_mailbox
+        else is_not_deleted_sql()
+    )
+    return pagination.page_select(rows, page_form, THREAD_SORT_KEY if of_thread else SORT_KEY)
 
 
-async def _words(ctx: Context, key: Listing) -> index_pages.Where | None:
+async def _search_index_query(
+    ctx: Context, listing: MessageListing
+) -> index_pages.WordSearch | None:
     """Build the query of the search index for the viewer's list, if the index is the best way."""
-    if key.where.everything:
+    if listing.conditions.is_empty:
         return None
-    list(parts(key.where))  # checks the limits
-    words, statement = divided(key.where)
-    kept = has_no_values(statement)
-    if words is None or not narrows(words):
+    list(iterate_parts(listing.conditions))  # checks the limits
+    search_words, statement = split_search_words(listing.conditions)
+    is_index_only = has_only_flags(statement)
+    if search_words is None or not requires_words(search_words):
         return None
-    if not kept and ctx.world.database.dialect == "postgresql":
+    if not is_index_only and ctx.environment.database.dialect == "postgresql":
         return None  # its planner weighs all conditions
-    seen = await looked_at(ctx, Place(key.where, key.user_id, key.mailbox_id, key.thread_id))
-    rest = index_pages.Rest(statement, kept, lambda: conditions(ctx, statement, seen))
-    of = (key.user_id, key.mailbox_id, key.thread_id)
-    return index_pages.Where(*of, words, seen.waiting, rest)
+    lookups = await load_lookups_of_scope(
+        ctx, FilterScope(listing.conditions, listing.user_id, listing.mailbox_id, listing.thread_id)
+    )
+    rest = index_pages.RemainingConditions(
+        statement, is_index_only, lambda: build_conditions(ctx, statement, lookups)
+    )
+    of = (listing.user_id, listing.mailbox_id, listing.thread_id)
+    return index_pages.WordSearch(*of, search_words, lookups.unindexed, rest)
 
 
-async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:
-    places = [Place(key.where, key.user_id, key.mailbox_id, key.thread_id) for key in keys]
-    return await ctx.load_all(narrowed, places)
+async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> list[FilterSql]:
+    scopes = [
+        FilterScope(key.conditions, key.user_id, key.mailbox_id, key.thread_id) for key in listings
+    ]
+    return await ctx.load_many(load_filter_sql, scopes)
 
 
-def _where(ctx: Context, key: Listing, by: Narrowed) -> list[Any]:
-    terms = [records(ctx, Message), col(Message.user_id) == key.user_id]
-    if key.thread_id is not None:
-        terms = [col(Message.thread_id) == key.thread_id, without_index(*terms)]
-    if key.mailbox_id is not None:
-        terms.append(col(Message.mailbox_id) == key.mailbox_id)
+def _listing_conditions(ctx: Context, listing: MessageListing, filter_sql: FilterSql) -> list[Any]:
+    terms = [is_visible_record(ctx, Message), col(Message.user_id) == listing.user_id]
+    if listing.thread_id is not None:
+        terms = [col(Message.thread_id) == listing.thread_id, without_index(*terms)]
+    if listing.mailbox_id is not None:
+        terms.append(col(Message.mailbox_id) == listing.mailbox_id)
     else:
-        terms.append(here())
-    return by.with_terms(ctx, terms)
+        terms.append(is_not_deleted_sql())
+    return filter_sql.combine_with(ctx, terms)
 
 
-async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
+async def count_listings(ctx: Context, listings: list[MessageListing]) -> list[int]:
     """Count the messages of these listings.
 
     Without conditions it reads the counter of the mailbox.
     """
-    whole = {key.mailbox_id for key in keys if key.whole}
-    found: dict[Listing, int] = {}
+    whole = {key.mailbox_id for key in listings if key.is_whole_mailbox}
+    found: dict[MessageListing, int] = {}
     if whole:
         mailboxes = select(col(Mailbox.id), col(Mailbox.total)).where(
-            col(Mailbox.id).in_(whole), readable(ctx)
+            col(Mailbox.id).in_(whole), is_readable_mailbox(ctx)
         )
         totals = {row.id: row.total for row in await ctx.read(mailboxes)}
-        found = {key: totals.get(key.mailbox_id, 0) for key in keys if key.whole}
-    narrow = [key for key in keys if not key.whole]
+        found = {key: totals.get(key.mailbox_id, 0) for key in listings if key.is_whole_mailbox}
+    narrow = [key for key in listings if not key.is_whole_mailbox]
     if narrow:
         many = func.count().label("many")
         scans = [
-            select(many).select_from(Message).where(*_where(ctx, key, by))
-            for key, by in zip(narrow, await _narrowed(ctx, narrow), strict=True)
+            select(many).select_from(Message).where(*_listing_conditions(ctx, key, by))
+            for key, by in zip(narrow, await _load_filters(ctx, narrow), strict=True)
         ]
-        rows = await together(ctx, scans)
+        rows = await read_union(ctx, scans)
         found |= {key: row.many for key, (row,) in zip(narrow, rows, strict=True)}
-    return [found[key] for key in keys]
+    return [found[key] for key in listings]
 
 
-def changeable(ctx: Context) -> None:
+def require_can_change_messages(ctx: Context) -> None:
     """Raise Forbidden if the credential can't change messages."""
     ctx.viewer.require_scope(Scope.MAIL)
     if ctx.viewer.read_only:
         raise Forbidden("this credential is for reading only", requires="a credential that writes")
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:
     """Load the messages with these IDs, in this order. None if the viewer can't see one.
 
     Messages of other users have only the record: `resolvers/messages/content_access.py`.
     """
-    if len(ids) == 1 and not beyond(ctx):
-        return [next(iter(await ctx.find(_by_id(), id=ids[0])), None)]
-    theirs = select(*picked(Message)).where(records(ctx, Message), here(), col(Message.id).in_(ids))
-    found = {row.id: row for row in await shown(ctx, await ctx.read(theirs))}
-    return [found.get(key) for key in ids]
+    if len(message_ids) == 1 and not sees_mail_of_others(ctx):
+        return [next(iter(await ctx.read_prepared(_own_message_query(), id=message_ids[0])), None)]
+    statement = select(*select_columns(Message)).where(
+        is_visible_record(ctx, Message), is_not_deleted_sql(), col(Message.id).in_(message_ids)
+    )
+    found = {row.id: row for row in await withhold_content(ctx, await ctx.read(statement))}
+    return [found.get(key) for key in message_ids]
 
 
-@prepared
-def _by_id() -> Select[*tuple[Any, ...]]:
-    return select(*picked(Message)).where(owned(Message), here(), col(Message.id) == number("id"))
+@prepare_cached
+def _own_message_query() -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Message)).where(
+        is_own_prepared(Message), is_not_deleted_sql(), col(Message.id) == integer_parameter("id")
+    )
 
 
-async def by_uid(ctx: Context, mailbox_id: int, uid: int) -> int | None:
+async def find_message_id_by_uid(ctx: Context, mailbox_id: int, uid: int) -> int | None:
     """Return the ID of a message by mailbox and UID. None if the viewer can't see it."""
     statement = select(col(Message.id)).where(
-        col(Message.mailbox_id) == mailbox_id, col(Message.uid) == uid, records(ctx, Message)
+        col(Message.mailbox_id) == mailbox_id,
+        col(Message.uid) == uid,
+        is_visible_record(ctx, Message),
     )
     row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
 
 
-async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_threads_by_ids(ctx: Context, thread_ids: list[int]) -> list[ColumnRow | None]:
     """Load these threads with their counts, in this order. None if the viewer can't see one."""
     unseen = func.count().filter(~col(Message.seen))
-    theirs = (
+    statement = (
         select(
-            *picked(Thread, {"id", "user_id", "subject", "muted"}),
+            *select_columns(Thread, {"id", "user_id", "subject", "muted"}),
             func.count().label("message_count"),
             unseen.label("unseen_count"),
             func.max(col(Message.received_at)).label("last_received_at"),
         )
         .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(without_index(records(ctx, Message)), here())
-        .group_by(*picked(Thread, {"id", "user_id", "subject", "muted"}))
+        .where(without_index(is_visible_record(ctx, Message)), is_not_deleted_sql())
+        .group_by(*select_columns(Thread, {"id", "user_id", "subject", "muted"}))
     )
-    rows = await ctx.read(theirs.where(col(Thread.id).in_(ids)))
-    found = {row.id: row for row in await shown(ctx, rows)} | await _shared_threads(ctx, rows)
-    return [found.get(key) for key in ids]
+    rows = await ctx.read(statement.where(col(Thread.id).in_(thread_ids)))
+    found = {row.id: row for row in await withhold_content(ctx, rows)} | await _load_shared_threads(
+        ctx, rows
+    )
+    return [found.get(key) for key in thread_ids]
 
 
-async def _shared_threads(ctx: Context, rows: Sequence[Picked]) -> dict[int, Any]:
+async def _load_shared_threads(ctx: Context, threads: Sequence[ColumnRow]) -> dict[int, Any]:
     """Return those of these threads that others share, with the first shared subject."""
-    theirs = {row.id: row for row in rows if row.user_id != ctx.viewer.user_id}
-    if not theirs or not ctx.viewer.reach.shared:
+    foreign_threads = {row.id: row for row in threads if row.user_id != ctx.viewer.user_id}
+    if not foreign_threads or not ctx.viewer.share_visibility.has_shared_mailboxes:
         return {}
     statement = select(col(Message.thread_id), col(Message.subject)).where(
-        col(Message.thread_id).in_(theirs), without_index(shared(ctx, Message))
+        col(Message.thread_id).in_(foreign_threads), without_index(is_shared(ctx, Message))
     )
     found = {}
-    for row in await ctx.read(statement.order_by(*(column.desc() for column in IN_THREAD))):
-        found[row.thread_id] = Retitled(theirs[row.thread_id], row.subject)
+    for row in await ctx.read(statement.order_by(*(column.desc() for column in THREAD_SORT_KEY))):
+        found[row.thread_id] = ThreadWithSubject(foreign_threads[row.thread_id], row.subject)
     return found
 
 
-class Retitled:
+class ThreadWithSubject:
     """A thread row with another subject than that of its first message."""
 
     __slots__ = ("_row", "subject")
@@ -275,7 +315,9 @@ class Retitled:
         return getattr(self._row, name)
 
 
-async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None, str]]]:
+async def load_senders_of_threads(
+    ctx: Context, thread_ids: list[int]
+) -> list[list[tuple[str | None, str]]]:
     """Load name and address of the senders in these threads, in this order.
 
     Each address is listed once, the first sender first.
@@ -287,9 +329,9 @@ async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None,
             col(Message.from_address),
         )
         .where(
-            col(Message.thread_id).in_(ids),
-            without_index(records(ctx, Message)),
-            here(),
+            col(Message.thread_id).in_(thread_ids),
+            without_index(is_visible_record(ctx, Message)),
+            is_not_deleted_sql(),
             col(Message.from_address).is_not(None),
         )
         .group_by(col(Message.thread_id), col(Message.from_address))
@@ -298,17 +340,21 @@ async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None,
     found: defaultdict[int, list[tuple[str | None, str]]] = defaultdict(list)
     for row in await ctx.read(statement):
         found[row.thread_id].append((row.name, row.from_address))
-    return [found[key] for key in ids]
+    return [found[key] for key in thread_ids]
 
 
-async def places_of(ctx: Context, ids: list[int]) -> list[list[int]]:
+async def load_mailbox_ids_of_threads(ctx: Context, thread_ids: list[int]) -> list[list[int]]:
     """Load the IDs of the mailboxes in which these threads have messages."""
     statement = (
         select(col(Message.thread_id), col(Message.mailbox_id))
-        .where(col(Message.thread_id).in_(ids), without_index(records(ctx, Message)), here())
+        .where(
+            col(Message.thread_id).in_(thread_ids),
+            without_index(is_visible_record(ctx, Message)),
+            is_not_deleted_sql(),
+        )
         .distinct()
     )
     found: defaultdict[int, list[int]] = defaultdict(list)
     for row in await ctx.read(statement):
         found[row.thread_id].append(row.mailbox_id)
-    return [sorted(found[key]) for key in ids]
+    return [sorted(found[key]) for key in thread_ids]

@@ -12,46 +12,53 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.authentication.results_removal import own_names, stripped, without_own_results
+from mail.authentication.results_removal import own_authserv_ids, remove_own_results, remove_results
 from mail.compose import message_builder
-from mail.mime.header_encoding import Named as Person
+from mail.mime.header_encoding import NamedAddress as Person
 from mail.search import index_worker
 from mail.storage import draft_replacement, message_content, openpgp_encryption
-from mail.storage.blobs.blob_writer import Gone, Kept
-from mail.storage.blobs.message_layout import Piece
-from mail.storage.draft_replacement import PATH, Earlier
-from mail.storage.message_content import Stored
-from mail.storage.message_insert import QUOTA, Letter, Place, Placed, place
-from mail.storage.received_messages import read, stored
+from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
+from mail.storage.blobs.message_layout import NewBlob
+from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
+from mail.storage.message_content import StoredMessage
+from mail.storage.message_insert import (
+    SELECT_QUOTA,
+    InsertedMessage,
+    InsertItem,
+    MessagePlacement,
+    StorableMessage,
+    insert_message,
+)
+from mail.storage.received_messages import read_message, store_blobs
 from models.errors import (
     Conflict,
+    ErrorCollector,
     Forbidden,
-    Invalid,
+    InvalidInput,
     NotFound,
     OverQuota,
-    Problems,
     check_limit,
-    found,
+    require_found,
 )
-from models.mailboxes.shares import ALL, Rights, ShareRight
+from models.mailboxes.shares import ALL_RIGHTS, Rights, ShareRight
 from models.messages.tables import Message
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked
-from resolvers.access import own
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
+from resolvers.access import require_user_id
 from resolvers.admin import admin_log
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.loaders import Named, find
-from resolvers.mailboxes.owners import holding, owners
+from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox
+from resolvers.mailboxes.owners import load_owners, lock_owners
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.loaders import here
+from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.submission import composition, file_attachments, reply_references
-from resolvers.submission.attachments import Chosen
-from resolvers.submission.composition import Fields, How, Previous
-from resolvers.submission.send_on_behalf import another
-from resolvers.users.selection import Users
+from resolvers.submission.attachments import AttachmentSelection
+from resolvers.submission.composition import DraftBasis, MessageFields, PreviousDraft
+from resolvers.submission.send_on_behalf import context_as_user
+from resolvers.users.selection import UserSelector
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,91 +69,109 @@ class NewMessage:
     it is always a draft.
     """
 
-    mailbox: Named
+    mailbox: MailboxSelector
     raw: str | None = None
     upload_id: int | None = None
-    received: bytes | Path | None = None  # already received, within the limits
-    fields: Fields | None = None
-    seen: bool = True
-    flagged: bool = False
-    draft: bool = False
+    received_source: bytes | Path | None = None  # already received, within the limits
+    fields: MessageFields | None = None
+    is_seen: bool = True
+    is_flagged: bool = False
+    is_draft: bool = False
     received_at: datetime | None = None
     meta_data: dict[str, Any] | None = None
-    replaces: int | None = None  # the draft that it replaces
-    keep: Chosen | None = None  # attachments of that draft, besides those in `fields`
+    replaced_draft_id: int | None = None  # the draft that it replaces
+    kept_attachments: AttachmentSelection | None = (
+        None  # attachments of that draft, added to those in `fields`
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StoredUpload:
     """The stored message.
 
     `dropped_recipient_numbers` lists those in `to` without a complete address.
     """
 
-    message: Picked | None
-    replaced: bool = False
-    dropped: Sequence[int] = ()
+    message: ColumnRow | None
+    has_replaced_draft: bool = False
+    dropped_recipient_numbers: Sequence[int] = ()
 
 
-async def permit(ctx: Context, mailbox: Named, size: int) -> None:
+async def require_upload_allowed(ctx: Context, mailbox: MailboxSelector, byte_count: int) -> None:
     """Check that the viewer can store this many bytes in the mailbox, before they are received.
 
     Raises Forbidden, NotFound or OverQuota.
     """
-    message_loaders.changeable(ctx)
-    box = await find(ctx, mailbox, ShareRight.INSERT)
-    given = {"user": box.user_id, "platform": ctx.world.options.default_quota}
-    row = found(next(iter(await ctx.read(QUOTA, given)), None))
-    if row.allowed and row.used + size > row.allowed:
-        with mailbox_rights.discreet(ctx, box.user_id):
+    message_loaders.require_can_change_messages(ctx)
+    box = await require_mailbox(ctx, mailbox, ShareRight.INSERT)
+    given = {"user": box.user_id, "platform": ctx.environment.options.default_quota}
+    row = require_found(next(iter(await ctx.read(SELECT_QUOTA, given)), None))
+    if row.allowed and row.used + byte_count > row.allowed:
+        with mailbox_rights.hide_quota_figures(ctx, box.user_id):
             raise OverQuota(used=row.used, allowed=row.allowed)
 
 
-async def store(ctx: Context, new: NewMessage, problems: Problems | None = None) -> Done:
+async def store_message(
+    ctx: Context, new_message: NewMessage, problems: ErrorCollector | None = None
+) -> StoredUpload:
     """Store the message.
 
     Raises OverQuota or NotFound, and Conflict or Stale for a draft that is replaced. All problems
     of the fields are raised together, with the `problems` found before.
     """
-    problems = problems or Problems()
-    user_id = own(ctx)
-    mailbox = await find(ctx, new.mailbox, ShareRight.INSERT)
-    account = await composition.account_of(ctx, user_id)
-    previous = await _previous(ctx, new, mailbox)
-    if new.fields:
-        file_attachments.check(new.fields.files, "files")
-    new, dropped = _finished(new)
-    if new.fields and not new.draft:
-        _check_people(ctx, new.fields)
-    with problems.caught():
-        source = await _source(ctx, account, new, previous)
-    problems.settle()
-    letter = await read(source)
-    to = _there(
-        ctx, new, mailbox, await ctx.load(mailbox_rights.rights, (mailbox.user_id, mailbox.id))
+    problems = problems or ErrorCollector()
+    user_id = require_user_id(ctx)
+    mailbox = await require_mailbox(ctx, new_message.mailbox, ShareRight.INSERT)
+    account = await composition.read_account(ctx, user_id)
+    previous = await _find_replaced_draft(ctx, new_message, mailbox)
+    if new_message.fields:
+        file_attachments.check_stored_files(new_message.fields.files, "files")
+    new_message, dropped = _without_incomplete_recipients(new_message)
+    if new_message.fields and not new_message.is_draft:
+        _require_recipient_limit(ctx, new_message.fields)
+    with problems.collecting():
+        source = await _message_source(ctx, account, new_message, previous)
+    problems.raise_collected()
+    parsed_message = await read_message(source)
+    to = _placement(
+        ctx,
+        new_message,
+        mailbox,
+        await ctx.load(mailbox_rights.load_rights, (mailbox.user_id, mailbox.id)),
     )
-    before = await earlier(ctx, previous.message) if previous else None
+    before = await draft_to_replace(ctx, previous.message) if previous else None
     home = (
         account
         if mailbox.user_id == user_id
-        else await composition.account_of(ctx, mailbox.user_id)
+        else await composition.read_account(ctx, mailbox.user_id)
     )
     if not to.draft:
-        letter = await openpgp_encryption.put_in(ctx.world, source, letter, home, mailbox)
-    kept = await stored(ctx.world, home.tenant_id, letter)
-    files = [file.file_id for file in new.fields.files] if new.fields else []
+        parsed_message = await openpgp_encryption.encrypt_for_mailbox(
+            ctx.environment, source, parsed_message, home, mailbox
+        )
+    stored_blobs = await store_blobs(ctx.environment, home.tenant_id, parsed_message)
+    files = [file.file_id for file in new_message.fields.files] if new_message.fields else []
     try:
-        placed = await _place(ctx, letter, kept, (to, before), files)
-    except Gone:
-        kept = await stored(ctx.world, home.tenant_id, letter, again=True)
-        placed = await _place(ctx, letter, kept, (to, before), files)
-    row = await ctx.load(message_loaders.by_ids, placed.message_id)
-    return Done(row, before is not None, dropped)
+        inserted = await _insert_or_replace_draft(
+            ctx, parsed_message, stored_blobs, (to, before), files
+        )
+    except BlobRowDeleted:
+        stored_blobs = await store_blobs(
+            ctx.environment, home.tenant_id, parsed_message, store_again=True
+        )
+        inserted = await _insert_or_replace_draft(
+            ctx, parsed_message, stored_blobs, (to, before), files
+        )
+    row = await ctx.load(message_loaders.load_by_ids, inserted.message_id)
+    return StoredUpload(row, before is not None, dropped)
 
 
-async def store_for(
-    ctx: Context, new: NewMessage, users: Users, problems: Problems | None = None
-) -> tuple[list[Picked], Sequence[int]]:
+async def store_for_users(
+    ctx: Context,
+    new_message: NewMessage,
+    users: UserSelector,
+    problems: ErrorCollector | None = None,
+) -> tuple[list[ColumnRow], Sequence[int]]:
     """Store a message in the mailbox of each of these users: of all or of none.
 
     Only administrators can do this for other users. A message from fields is composed in the name
@@ -154,223 +179,289 @@ async def store_for(
     be replaced for one user only. Returns the messages, and the numbers of dropped recipients.
     Raises NotFound if a user lacks the mailbox, and OverQuota.
     """
-    rows, problems = await owners(ctx, users, "users"), problems or Problems()
-    if len(rows) == 1 and (new.fields or new.replaces is not None or new.keep):
-        return await _store_as(ctx, rows[0], new, problems)
-    if new.replaces is not None or new.keep:
+    rows, problems = await load_owners(ctx, users, "users"), problems or ErrorCollector()
+    if len(rows) == 1 and (
+        new_message.fields
+        or new_message.replaced_draft_id is not None
+        or new_message.kept_attachments
+    ):
+        return await _store_as_user(ctx, rows[0], new_message, problems)
+    if new_message.replaced_draft_id is not None or new_message.kept_attachments:
         text = "a draft is replaced in one account: select one user"
-        raise Invalid(text, constraint="exclusive", path=["users"])
-    if new.fields:
-        _check_people(ctx, new.fields)
-    new, dropped = _finished(new)
-    mailboxes = await ctx.load_all(mailbox_loaders.named, [(row.id, new.mailbox) for row in rows])
+        raise InvalidInput(text, constraint="exclusive", path=["users"])
+    if new_message.fields:
+        _require_recipient_limit(ctx, new_message.fields)
+    new_message, dropped = _without_incomplete_recipients(new_message)
+    mailboxes = await ctx.load_many(
+        mailbox_loaders.load_by_selectors, [(row.id, new_message.mailbox) for row in rows]
+    )
     for row, mailbox in zip(rows, mailboxes, strict=True):
         if mailbox is None:
-            raise NotFound(f"{row.username}: {new.mailbox}", path=["mailbox"])
-    problems.settle()
+            raise NotFound(f"{row.username}: {new_message.mailbox}", path=["mailbox"])
+    problems.raise_collected()
     pairs = zip(rows, mailboxes, strict=True)
-    there = [(row, mailbox, _there(ctx, new, mailbox)) for row, mailbox in pairs if mailbox]
+    targets = [
+        UploadTarget(row, mailbox, _placement(ctx, new_message, mailbox))
+        for row, mailbox in pairs
+        if mailbox
+    ]
     try:
-        keys = await _place_all(ctx, new, there, users, again=False)
-    except Gone:
-        keys = await _place_all(ctx, new, there, users, again=True)
-    return [row for row in await ctx.load_all(message_loaders.by_ids, keys) if row], dropped
+        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=False)
+    except BlobRowDeleted:
+        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=True)
+    return [row for row in await ctx.load_many(message_loaders.load_by_ids, ids) if row], dropped
 
 
-async def _store_as(
-    ctx: Context, row: Picked, new: NewMessage, problems: Problems
-) -> tuple[list[Picked], Sequence[int]]:
+async def _store_as_user(
+    ctx: Context, user: ColumnRow, new_message: NewMessage, problems: ErrorCollector
+) -> tuple[list[ColumnRow], Sequence[int]]:
     """Store a message as this user. It is logged if the viewer is another user."""
-    async with ctx.together():
-        done = await store(_as(ctx, row.id), new, problems)
-        if row.id != ctx.viewer.user_id:
-            async with ctx.write(row.id) as session:
-                log = admin_log.Done("messageUpload", "User", row.id, row.domain_id)
-                await admin_log.note(ctx, session, log)
-        ctx.forget()
-        key = [done.message.id] if done.message else []
-        return [one for one in await ctx.load_all(message_loaders.by_ids, key) if one], done.dropped
+    async with ctx.combined_transaction():
+        upload_result = await store_message(_context_of_user(ctx, user.id), new_message, problems)
+        if user.id != ctx.viewer.user_id:
+            async with ctx.write_session(user.id) as session:
+                log = admin_log.NewAdminLogEntry("messageUpload", "User", user.id, user.domain_id)
+                await admin_log.log_changes(ctx, session, log)
+        ctx.clear_loaded()
+        key = [upload_result.message.id] if upload_result.message else []
+        return [
+            one for one in await ctx.load_many(message_loaders.load_by_ids, key) if one
+        ], upload_result.dropped_recipient_numbers
 
 
-def _as(ctx: Context, user_id: int) -> Context:
+def _context_of_user(ctx: Context, user_id: int) -> Context:
     """Return a context in which this user composes a message. It can't read mail or files."""
-    return ctx if user_id == ctx.viewer.user_id else another(ctx, user_id)
+    return ctx if user_id == ctx.viewer.user_id else context_as_user(ctx, user_id)
 
 
-async def _mail(
-    ctx: Context, new: NewMessage, account: Picked | None
-) -> tuple[bytes | Path, Letter]:
+async def _source_and_parsed_message(
+    ctx: Context, new_message: NewMessage, user: ColumnRow | None
+) -> tuple[bytes | Path, StorableMessage]:
     """Return the source of a message, complete or composed by this user, and the parsed message."""
-    if account is not None:
-        ctx = _as(ctx, account.id)
-        account = await composition.account_of(ctx, account.id)
-    source = await _source(ctx, account, new, None)
-    return source, await read(source)
+    if user is not None:
+        ctx = _context_of_user(ctx, user.id)
+        user = await composition.read_account(ctx, user.id)
+    source = await _message_source(ctx, user, new_message, None)
+    return source, await read_message(source)
 
 
-async def _place_all(
+@dataclass(frozen=True, slots=True)
+class UploadTarget:
+    """A user and mailbox that an uploaded message is stored for, with the placement."""
+
+    user: ColumnRow
+    mailbox: ColumnRow
+    placement: MessagePlacement
+
+
+async def _insert_for_each(
     ctx: Context,
-    new: NewMessage,
-    there: Sequence[tuple[Picked, Picked, Place]],  # user, mailbox, placement
-    users: Users,
+    new_message: NewMessage,
+    targets: Sequence[UploadTarget],
+    users: UserSelector,
     *,
-    again: bool,
+    rewrite_blobs: bool,
 ) -> list[int]:
-    whole = None if new.fields else await _mail(ctx, new, None)
-    ready, done = list[tuple[Letter, Kept, Place]](), set[tuple[int, str]]()
-    for account, mailbox, to in there:
-        source, clear = whole or await _mail(ctx, new, account)
-        letter = clear
-        if not to.draft:
-            letter = await openpgp_encryption.put_in(ctx.world, source, clear, account, mailbox)
-        blob = (account.tenant_id, letter.root.digest)
-        kept = await stored(ctx.world, blob[0], letter, again=again and blob not in done)
-        done.add(blob)
-        ready.append((letter if whole and letter is clear else _light(letter), kept, to))
+    whole = None if new_message.fields else await _source_and_parsed_message(ctx, new_message, None)
+    prepared_inserts = list[InsertItem]()
+    stored_digests = set[tuple[int, str]]()  # with the tenant id
+    for target in targets:
+        source, unencrypted = whole or await _source_and_parsed_message(
+            ctx, new_message, target.user
+        )
+        parsed_message = unencrypted
+        if not target.placement.draft:
+            parsed_message = await openpgp_encryption.encrypt_for_mailbox(
+                ctx.environment, source, unencrypted, target.user, target.mailbox
+            )
+        tenant_and_digest = (target.user.tenant_id, parsed_message.layout_blob.digest)
+        stored_blobs = await store_blobs(
+            ctx.environment,
+            target.user.tenant_id,
+            parsed_message,
+            store_again=rewrite_blobs and tenant_and_digest not in stored_digests,
+        )
+        stored_digests.add(tenant_and_digest)
+        if not whole or parsed_message is not unencrypted:
+            parsed_message = _without_content(parsed_message)
+        prepared_inserts.append(InsertItem(parsed_message, stored_blobs, target.placement))
 
-    def unit(turn: Turn) -> list[int]:
-        return [place(turn, letter, kept, to).message_id for letter, kept, to in ready]
+    def insert_in_transaction(transaction: DatabaseTransaction) -> list[int]:
+        return [insert_message(transaction, *item).message_id for item in prepared_inserts]
 
-    async with holding(ctx, users, "messageUpload") as held:
-        return await ctx.world.join(held.session, unit)
+    async with lock_owners(ctx, users, "messageUpload") as locked_owners:
+        return await ctx.environment.run_in_session(locked_owners.session, insert_in_transaction)
 
 
-def _light(letter: Letter) -> Letter:
+def _without_content(parsed_message: StorableMessage) -> StorableMessage:
     """Return a parsed message without its bytes, which are stored already."""
-    return replace(letter, root=Piece(letter.root.digest, b""), pieces=(), keeping={})
+    return replace(
+        parsed_message,
+        layout_blob=NewBlob(parsed_message.layout_blob.digest, b""),
+        part_blobs=(),
+        stored_blobs_by_tenant={},
+    )
 
 
-def _there(ctx: Context, new: NewMessage, box: Any, may: Rights = ALL) -> Place:
+def _placement(
+    ctx: Context, new_message: NewMessage, mailbox: Any, rights: Rights = ALL_RIGHTS
+) -> MessagePlacement:
     """Return the placement in the mailbox.
 
     Flags that the rights exclude are left out (RFC 4314, section 4).
     """
-    return Place(
-        box.user_id,
-        box.id,
-        new.received_at or ctx.world.now(),
-        seen=new.seen and ShareRight.SEEN in may,
-        flagged=new.flagged and ShareRight.WRITE in may,
-        draft=new.draft and ShareRight.WRITE in may,
-        meta_data=new.meta_data if ShareRight.WRITE in may else None,
-        reference=reply_references.referred(new.fields.reference if new.fields else None),
+    return MessagePlacement(
+        mailbox.user_id,
+        mailbox.id,
+        new_message.received_at or ctx.environment.now(),
+        seen=new_message.is_seen and ShareRight.SEEN in rights,
+        flagged=new_message.is_flagged and ShareRight.WRITE in rights,
+        draft=new_message.is_draft and ShareRight.WRITE in rights,
+        meta_data=new_message.meta_data if ShareRight.WRITE in rights else None,
+        reference=reply_references.reference_columns(
+            new_message.fields.reference if new_message.fields else None
+        ),
         origin=ctx.origin,
     )
 
 
-async def _place(
+async def _insert_or_replace_draft(
     ctx: Context,
-    letter: Letter,
-    kept: Kept,
-    there: tuple[Place, Earlier | None],
-    files: Sequence[int] = (),
-) -> Placed:
-    to, before = there
+    parsed_message: StorableMessage,
+    stored_blobs: StoredMessageBlobs,
+    placement_and_draft: tuple[MessagePlacement, EarlierDraft | None],
+    file_ids: Sequence[int] = (),
+) -> InsertedMessage:
+    to, before = placement_and_draft
 
-    def unit(turn: Turn) -> Placed:
+    def insert_in_transaction(transaction: DatabaseTransaction) -> InsertedMessage:
         if before:
-            placed = draft_replacement.replace(turn, letter, kept, to, before)
+            inserted = draft_replacement.replace_message(
+                transaction, parsed_message, stored_blobs, to, before
+            )
         else:
-            placed = place(turn, letter, kept, to)
-        if files and to.draft:
-            file_attachments.remember(turn, placed.message_id, files)
-        return placed
+            inserted = insert_message(transaction, parsed_message, stored_blobs, to)
+        if file_ids and to.draft:
+            file_attachments.replace_draft_files(transaction, inserted.message_id, file_ids)
+        return inserted
 
-    async with ctx.write(to.user_id) as session:
-        if to.user_id != own(ctx):  # the share may have ended
-            await find(ctx, Named(id=to.mailbox_id), ShareRight.INSERT)
-        with mailbox_rights.discreet(ctx, to.user_id):
-            return await ctx.world.join(session, unit)
+    async with ctx.write_session(to.user_id) as session:
+        if to.user_id != require_user_id(ctx):  # the share may have ended
+            await require_mailbox(ctx, MailboxSelector(id=to.mailbox_id), ShareRight.INSERT)
+        with mailbox_rights.hide_quota_figures(ctx, to.user_id):
+            return await ctx.environment.run_in_session(session, insert_in_transaction)
 
 
-def _check_people(ctx: Context, fields: Fields) -> None:
+def _require_recipient_limit(ctx: Context, fields: MessageFields) -> None:
     """Raise LimitReached for too many recipients or Reply-To addresses."""
-    most = ctx.world.options.max_recipients
+    most = ctx.environment.options.max_recipients
     used = sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc))
     check_limit(used, most, f"more than {most} recipients", path=["to"])
     check_limit(len(fields.reply_to or ()), most, f"more than {most} addresses", path=["replyTo"])
 
 
-def _finished(new: NewMessage) -> tuple[NewMessage, list[int]]:
+def _without_incomplete_recipients(new_message: NewMessage) -> tuple[NewMessage, list[int]]:
     """Return the message without recipients with an incomplete address, and their numbers."""
-    fields = new.fields
-    if new.replaces is not None or (fields and fields.reference):
-        new = replace(new, draft=True)
+    fields = new_message.fields
+    if new_message.replaced_draft_id is not None or (fields and fields.reference):
+        new_message = replace(new_message, is_draft=True)
     if not fields or not fields.to:
-        return new, []
-    whole = [_addressed(person) for person in fields.to]
+        return new_message, []
+    whole = [_has_complete_address(person) for person in fields.to]
     to = list(compress(fields.to, whole))
     dropped = [nth for nth, fits in enumerate(whole) if not fits]
-    return replace(new, fields=replace(fields, to=to)), dropped
+    return replace(new_message, fields=replace(fields, to=to)), dropped
 
 
-def _addressed(person: Person) -> bool:
+def _has_complete_address(person: Person) -> bool:
     try:
-        message_builder.address(person.address, "to")
-    except Invalid:
+        message_builder.validate_address(person.address, "to")
+    except InvalidInput:
         return False
     return True
 
 
-async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | None:
+async def _find_replaced_draft(
+    ctx: Context, new_message: NewMessage, mailbox: ColumnRow
+) -> PreviousDraft | None:
     """Return the viewer's draft to replace. Raises NotFound, or Conflict if it is no draft."""
-    if new.replaces is None:
-        if new.keep:
-            raise Invalid(
+    if new_message.replaced_draft_id is None:
+        if new_message.kept_attachments:
+            raise InvalidInput(
                 "attachments are kept of a draft that is replaced: name it in replacePrevious",
                 constraint="required",
                 path=["keepAttachments"],
             )
         return None
-    if box.user_id != own(ctx):
+    if mailbox.user_id != require_user_id(ctx):
         raise Forbidden("a draft stays with its account", path=["mailbox"])
-    statement = select(*picked(Message)).where(
-        col(Message.user_id) == own(ctx), here(), col(Message.id) == new.replaces
+    statement = select(*select_columns(Message)).where(
+        col(Message.user_id) == require_user_id(ctx),
+        is_not_deleted_sql(),
+        col(Message.id) == new_message.replaced_draft_id,
     )
-    row = found(next(iter(await ctx.read(statement)), None), str(new.replaces), path=PATH)
+    row = require_found(
+        next(iter(await ctx.read(statement)), None),
+        str(new_message.replaced_draft_id),
+        path=INPUT_PATH,
+    )
     if not row.draft:
-        raise Conflict("only a draft can be replaced", path=PATH)
-    (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
-    return Previous(message, new.keep)
+        raise Conflict("only a draft can be replaced", path=INPUT_PATH)
+    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    return PreviousDraft(message, new_message.kept_attachments)
 
 
-async def earlier(ctx: Context, message: Stored) -> Earlier:
+async def draft_to_replace(ctx: Context, message: StoredMessage) -> EarlierDraft:
     """Return the draft to replace, with the search words it had when it was read."""
     row = message.row
-    words = await index_worker.words_of(ctx.world, row, message)
-    return Earlier(row.id, row.digest, words)
+    index_row = await index_worker.load_index_row(ctx.environment, row, message)
+    return EarlierDraft(row.id, row.digest, index_row)
 
 
-async def _source(
-    ctx: Context, account: Picked | None, new: NewMessage, previous: Previous | None
+async def _message_source(
+    ctx: Context,
+    account: ColumnRow | None,
+    new_message: NewMessage,
+    replaced_draft: PreviousDraft | None,
 ) -> bytes | Path:
     """Return the bytes of the message. Raises InvalidInput unless exactly one source is given.
 
     `account` is the author if the message is composed from fields.
     """
-    raw = "rawUpload" if new.upload_id is not None else "raw"
-    ways = (new.raw, new.upload_id, new.received, new.fields)
-    given = sum(way is not None for way in ways)
+    raw = "rawUpload" if new_message.upload_id is not None else "raw"
+    sources = (
+        new_message.raw,
+        new_message.upload_id,
+        new_message.received_source,
+        new_message.fields,
+    )
+    given = sum(source_value is not None for source_value in sources)
     if given != 1:
         text = "give raw, rawUpload, or fields to write it from: one of them"
-        raise Invalid(text, constraint="exclusive" if given else "required", path=[raw])
-    if new.received is not None:
-        return await without_own_results(ctx.world.options, new.received)
-    if new.fields is not None and account is not None:
-        date = new.received_at or ctx.world.now()
-        head = await composition.letterhead(ctx, account, new.fields, checked=new.draft)
-        draft = await composition.draft_of(ctx, head, new.fields, How(date, previous))
-        return await composition.built(draft)
-    if new.keep:
-        raise Invalid(
+        raise InvalidInput(text, constraint="exclusive" if given else "required", path=[raw])
+    if new_message.received_source is not None:
+        return await remove_own_results(ctx.environment.options, new_message.received_source)
+    if new_message.fields is not None and account is not None:
+        date = new_message.received_at or ctx.environment.now()
+        head = await composition.resolve_sender_fields(
+            ctx, account, new_message.fields, must_be_allowed=new_message.is_draft
+        )
+        draft = await composition.compose_draft(
+            ctx, head, new_message.fields, DraftBasis(date, replaced_draft)
+        )
+        return await composition.build_message(draft)
+    if new_message.kept_attachments:
+        raise InvalidInput(
             "a whole message has its attachments",
             constraint="exclusive",
             path=["keepAttachments"],
         )
-    return await whole(ctx, new.raw, new.upload_id)
+    return await complete_message_bytes(ctx, new_message.raw, new_message.upload_id)
 
 
-async def whole(ctx: Context, raw: str | None, upload_id: int | None) -> bytes:
+async def complete_message_bytes(
+    ctx: Context, raw_message: str | None, upload_id: int | None
+) -> bytes:
     """Return a complete message, given as text or base64 or uploaded before.
 
     Raises InvalidInput.
@@ -379,15 +470,15 @@ async def whole(ctx: Context, raw: str | None, upload_id: int | None) -> bytes:
     if upload_id is not None:
         content = await uploads.read_upload(ctx, upload_id)
     else:
-        content = decoded(raw or "")
-    limit = ctx.world.options.message_max
+        content = decode_raw_message(raw_message or "")
+    limit = ctx.environment.options.message_max
     if not content.strip():
-        raise Invalid("the message is empty", constraint="required", path=path)
+        raise InvalidInput("the message is empty", constraint="required", path=path)
     check_limit(len(content), limit, f"a message has at most {limit} bytes", path=path)
-    return stripped(content, own_names(ctx.world.options))
+    return remove_results(content, own_authserv_ids(ctx.environment.options))
 
 
-def decoded(text: str) -> bytes:
+def decode_raw_message(text: str) -> bytes:
     """Return the bytes of a message, given as text with any line ends or as base64.
 
     A message begins with a field name and a colon, which base64 never contains. Raises
@@ -397,7 +488,7 @@ def decoded(text: str) -> bytes:
         try:
             return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as problem:
-            raise Invalid(
+            raise InvalidInput(
                 "neither a message nor base64", constraint="encoding", path=["raw"]
             ) from problem
     return text.replace("\r\n", "\n").replace("\n", "\r\n").encode()

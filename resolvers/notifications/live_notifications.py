@@ -4,20 +4,20 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from models.events.journal import ChangeKind, Event, Position
-from models.store.columns import Picked
+from models.events.journal import ChangeKind, JournalEvent, StreamPositions
+from models.store.columns import ColumnRow
 from models.users.tables import LimitKind, UsageLevel
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.auth import security_log
 from resolvers.changes import stream_reader
-from resolvers.changes.stream_reader import Asked
+from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
-from resolvers.notifications.push_events import received, unread
+from resolvers.notifications.push_events import is_received_mail, read_unread_messages
 from resolvers.notifications.push_requests import NO_SUBJECT
-from resolvers.notifications.webhook_event_types import KINDS as EVENT_TYPES
-from resolvers.notifications.webhook_event_types import SECURITY
+from resolvers.notifications.webhook_event_types import TYPE_BY_CHANGE_KIND as EVENT_TYPES
+from resolvers.notifications.webhook_event_types import TYPE_BY_SECURITY_ACTION
 
-KINDS = frozenset(
+CHANGE_KINDS = frozenset(
     {
         ChangeKind.MESSAGE_ADDED,
         ChangeKind.LIMIT_REACHED,
@@ -25,12 +25,12 @@ KINDS = frozenset(
         ChangeKind.SUBMISSION_CHANGED,
     }
 )
-RECEIVED, BOUNCED, RESYNC = "message.received", "message.bounced", "resync"
-UNSENT = {
+RECEIVED_TYPE, BOUNCED_TYPE, RESYNC_TYPE = "message.received", "message.bounced", "resync"
+UNSENT_TITLES = {
     "FAILED": "A message could not be sent",
     "PARTIAL": "A message did not reach all its recipients",
 }
-HAPPENED = {  # of security log entries that are shown
+SECURITY_TITLES = {  # of security log entries that are shown
     "login.succeeded": "New sign-in",
     "login.failed": "A sign-in failed",
     "user.actedAs": "An administrator acts as you",
@@ -48,7 +48,7 @@ HAPPENED = {  # of security log entries that are shown
     "appPassword.created": "An application password was made",
     "apiKey.created": "An API key was made",
 }
-LIMITS = {
+LIMIT_TITLES = {
     LimitKind.STORAGE: "Storage",
     LimitKind.RECIPIENTS: "Mail that may be sent",
     LimitKind.RECEIVED: "Mail that may come in an hour",
@@ -58,87 +58,109 @@ LIMITS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class LiveNotification:
     """One notification and the position after it."""
 
     kind: str
     title: str
     text: str | None
     message_id: int | None
-    at: datetime
-    position: Position
-    more: bool = False
+    occurred_at: datetime
+    position: StreamPositions
+    has_more: bool = False
 
 
-async def follow(ctx: Context, since: Position | None) -> AsyncGenerator[Notice]:
+async def follow_notifications(
+    ctx: Context, since: StreamPositions | None
+) -> AsyncGenerator[LiveNotification]:
     """Yield notifications of the viewer's own account: those after `since`, then new ones.
 
     A notification of the type "resync" is yielded if events are no longer kept.
     """
-    mine = own(ctx)
-    async for batch in stream_reader.follow(ctx, Asked(since, KINDS)):
-        if batch.resync:
+    user_id = require_user_id(ctx)
+    async for batch in stream_reader.follow_changes(ctx, FollowRequest(since, CHANGE_KINDS)):
+        if batch.resync_reason:
             text = "Something may not have been told: look for yourself"
-            yield Notice(RESYNC, text, None, None, ctx.world.now(), batch.position)
+            yield LiveNotification(
+                RESYNC_TYPE, text, None, None, ctx.environment.now(), batch.position
+            )
             continue
-        told = await _told(ctx, [event for event in batch.events if event.stream_id == mine])
-        for nth, notice in enumerate(told, 1):
-            last = nth == len(told)
-            position = batch.position if last else notice.position
-            yield replace(notice, position=position, more=batch.more or not last)
+        notifications = await _notifications_from_events(
+            ctx, [event for event in batch.events if event.stream_id == user_id]
+        )
+        for number, notice in enumerate(notifications, 1):
+            is_last = number == len(notifications)
+            position = batch.position if is_last else notice.position
+            yield replace(notice, position=position, has_more=batch.has_more or not is_last)
 
 
-async def _told(ctx: Context, events: Sequence[Event]) -> list[Notice]:
+async def _notifications_from_events(
+    ctx: Context, events: Sequence[JournalEvent]
+) -> list[LiveNotification]:
     """Return the notifications of events; the number of statements does not depend on them."""
-    mail = [e.object_id for e in events if received(e)]
-    messages = await unread(ctx.read, [own(ctx)], mail) if mail else {}
-    keys = [e.object_id for e in events if e.kind is ChangeKind.SECURITY_EVENT]
-    rows = await security_log.by_ids(ctx, keys) if keys else []
-    noted = {row.id: row for row in rows if row}
-    return [notice for event in events if (notice := _notice(event, messages, noted))]
+    received_ids = [e.object_id for e in events if is_received_mail(e)]
+    messages = (
+        await read_unread_messages(ctx.read, [require_user_id(ctx)], received_ids)
+        if received_ids
+        else {}
+    )
+    security_ids = [e.object_id for e in events if e.kind is ChangeKind.SECURITY_EVENT]
+    rows = await security_log.load_events_by_id(ctx, security_ids) if security_ids else []
+    security_rows = {row.id: row for row in rows if row}
+    return [
+        notice
+        for event in events
+        if (notice := _notification_from_event(event, messages, security_rows))
+    ]
 
 
-def _notice(
-    event: Event, messages: Mapping[int, Picked], noted: Mapping[int, Picked]
-) -> Notice | None:
-    key = event.object_id
+def _notification_from_event(
+    event: JournalEvent, messages: Mapping[int, ColumnRow], security_rows: Mapping[int, ColumnRow]
+) -> LiveNotification | None:
+    object_id = event.object_id
     if event.kind is ChangeKind.SUBMISSION_CHANGED:
-        title = UNSENT.get(str(event.facts.get("state")))
-        return _of(event, BOUNCED, title, None) if title else None
+        title = UNSENT_TITLES.get(str(event.facts.get("state")))
+        return _notification(event, BOUNCED_TYPE, title, None) if title else None
     if event.kind is ChangeKind.LIMIT_REACHED:
-        return _limit(event)
+        return _limit_notification(event)
     if event.kind is ChangeKind.SECURITY_EVENT:
-        return _security(event, noted[key]) if key in noted else None
-    if key not in messages or not received(event):
+        return (
+            _security_notification(event, security_rows[object_id])
+            if object_id in security_rows
+            else None
+        )
+    if object_id not in messages or not is_received_mail(event):
         return None
-    message = messages[key]
+    message = messages[object_id]
     sender = message.from_name or message.from_address or "New mail"
-    return _of(event, RECEIVED, sender, message.subject or NO_SUBJECT, key)
+    return _notification(event, RECEIVED_TYPE, sender, message.subject or NO_SUBJECT, object_id)
 
 
-def _of(
-    event: Event, kind: str, title: str, text: str | None, message_id: int | None = None
-) -> Notice:
-    return Notice(kind, title, text, message_id, event.at, event.position)
+def _notification(
+    event: JournalEvent, kind: str, title: str, text: str | None, message_id: int | None = None
+) -> LiveNotification:
+    return LiveNotification(kind, title, text, message_id, event.at, event.positions)
 
 
-def _security(event: Event, row: Picked) -> Notice | None:
+def _security_notification(event: JournalEvent, row: ColumnRow) -> LiveNotification | None:
     """Return the notification of a security log entry; None for a repeated sign-in."""
-    named = SECURITY.get((row.action, row.result == "success"), "")
-    if named not in HAPPENED or (named == "login.succeeded" and row._asdict()["count"] > 1):
+    event_type = TYPE_BY_SECURITY_ACTION.get((row.action, row.result == "success"), "")
+    if event_type not in SECURITY_TITLES or (
+        event_type == "login.succeeded" and row._asdict()["count"] > 1
+    ):
         return None
-    where = " from ".join(each for each in (row.protocol, row.ip) if each)
-    return _of(event, named, HAPPENED[named], where or None)
+    origin = " from ".join(each for each in (row.protocol, row.ip) if each)
+    return _notification(event, event_type, SECURITY_TITLES[event_type], origin or None)
 
 
-def _limit(event: Event) -> Notice:
+def _limit_notification(event: JournalEvent) -> LiveNotification:
     facts = event.facts
     used, allowed = int(facts["used"]), int(facts["allowed"])
     percent = used * 100 // allowed if allowed else 100
-    full = facts["refused"] or facts["level"] == UsageLevel.FULL
-    state = "used up" if full else f"used up to {percent} %"
+    is_full = facts["refused"] or facts["level"] == UsageLevel.FULL
+    usage = "used up" if is_full else f"used up to {percent} %"
     text = "Something was turned away" if facts["refused"] else None
     if text and facts["limit"] == LimitKind.FORWARDS:
         text = "Something was not forwarded"
-    title = f"{LIMITS[LimitKind(facts['limit'])]}: {state}"
-    return _of(event, EVENT_TYPES[ChangeKind.LIMIT_REACHED], title, text)
+    title = f"{LIMIT_TITLES[LimitKind(facts['limit'])]}: {usage}"
+    return _notification(event, EVENT_TYPES[ChangeKind.LIMIT_REACHED], title, text)

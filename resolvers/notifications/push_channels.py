@@ -10,48 +10,57 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, select,
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.network.outbound_http import target
-from mail.text.bounded_regex import Expression
-from models.errors import Invalid, NotFound, Problems
+from mail.network.outbound_http import parse_target
+from mail.text.bounded_regex import BoundedRegex
+from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.events.journal import ChangeKind, Stream
 from models.events.wakeups import PUSHES
 from models.notifications.push_channels import PushChannel, PushKind
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked, picked, table_of
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
-from resolvers.context import Context, Needs
-from resolvers.mailboxes.loaders import Named, named_of_each
-from resolvers.mailboxes.owners import Held
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.context import Context, GuardRule
+from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox_of_each
+from resolvers.mailboxes.owners import LockedAccounts
 from resolvers.notifications import web_push
-from resolvers.notifications.push_requests import TEXT, TITLE, opened, place_of
-from resolvers.notifications.push_worker import CHANGED
-from resolvers.pagination import all_by_keys, by_keys
-from resolvers.submission.sender_patterns import checked_pattern
+from resolvers.notifications.push_requests import (
+    MAX_TEXT_LENGTH,
+    MAX_TITLE_LENGTH,
+    open_target,
+    secret_purpose,
+)
+from resolvers.notifications.push_worker import CHANGED_FIELDS
+from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.submission.sender_patterns import normalize_pattern
 from resolvers.users import managed_objects
-from resolvers.users.selection import Users, chosen
+from resolvers.users.selection import UserSelector, load_selected_users
 
-SENDERS = 100  # patterns of a channel
-FOLDERS = 100  # of a channel
-CREDENTIAL = 512  # characters
-PARTS = {  # required and optional parts by kind
+MAX_SENDERS = 100  # patterns of a channel
+MAX_MAILBOXES = 100  # of a channel
+MAX_CREDENTIAL_LENGTH = 512  # characters
+TARGET_PARTS = {  # required and optional parts by kind
     PushKind.PUSHOVER: (("key", "token"), ()),
     PushKind.WEB_PUSH: (("endpoint",), ()),
     PushKind.HTTP: (("endpoint",), ("token",)),
 }
-FIXED = ("id", "user_id", "kind", "created_at")
-SHOWN = frozenset(column.name for column in picked(PushChannel)) - {"target", "lease", "holder"}
-LOGGED = (
+IMMUTABLE_COLUMNS = ("id", "user_id", "kind", "created_at")
+VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(PushChannel)) - {
+    "target",
+    "lease",
+    "holder",
+}
+LOGGED_COLUMNS = (
     "kind", "active", "title", "text", "senders", "senders_regex", "only_priority",
     "evaluate_priority",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PushChannelChange:
     """New settings of a push channel of a kind. Absent settings stay unchanged.
 
     `target` can have key, token and endpoint; None removes one.
@@ -60,159 +69,188 @@ class Wanted:
     kind: PushKind
     values: Mapping[str, Any] = field(default_factory=dict)  # by column
     target: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    mailboxes: Sequence[Named] | None = None
+    mailbox_refs: Sequence[MailboxSelector] | None = None
 
 
-async def set_(ctx: Context, users: Users, wanted: Wanted) -> list[int]:
+async def set_channels(ctx: Context, users: UserSelector, change: PushChannelChange) -> list[int]:
     """Create or update the channel of a kind of each of these accounts; returns the channel ids.
 
     Raises Invalid, NotFound if an account or mailbox does not exist, and Forbidden if the viewer
     may not read the mail of these accounts.
     """
-    rows = await chosen(ctx, users)
-    _permitted(ctx, [row.id for row in rows])
-    values, given = _checked(ctx, wanted)
-    held = [row.id for row in rows]
-    async with ctx.write(*held) as session:
-        there = await _there(session, held, wanted.kind)
-        boxes = await _boxes(Held(ctx, session, rows), wanted.mailboxes)
-        lasts = await _lasts(ctx, held)
-        made, log = [], []
+    rows = await load_selected_users(ctx, users)
+    _require_permissions(ctx, [row.id for row in rows])
+    values, target_parts = _validate_change(ctx, change)
+    user_ids = [row.id for row in rows]
+    async with ctx.write_session(*user_ids) as session:
+        channel_by_user = await _lock_channels_by_user(session, user_ids, change.kind)
+        mailbox_ids_by_user = await _mailbox_ids_by_user(
+            LockedAccounts(ctx, session, rows), change.mailbox_refs
+        )
+        positions = await _read_stream_positions(ctx, user_ids)
+        rows_with_previous, log_entries = [], []
         for user in rows:
-            before = there.get(user.id)
-            own = values if boxes is None else {**values, "mailboxes": boxes[user.id]}
-            row = _row(ctx, (user.id, wanted.kind), before, (own, given), lasts[user.id])
-            made.append((before, row))
-            known = None if before is None else _logged(before._asdict())
-            log.append(
-                Done(
-                    "pushChannelSet", "PushChannel", row["id"], user.domain_id, known, _logged(row)
+            before = channel_by_user.get(user.id)
+            channel_values = (
+                values
+                if mailbox_ids_by_user is None
+                else {**values, "mailboxes": mailbox_ids_by_user[user.id]}
+            )
+            row = _channel_row(
+                ctx,
+                (user.id, change.kind),
+                before,
+                (channel_values, target_parts),
+                positions[user.id],
+            )
+            rows_with_previous.append((before, row))
+            logged_before = None if before is None else _logged_values(before._asdict())
+            log_entries.append(
+                NewAdminLogEntry(
+                    "pushChannelSet",
+                    "PushChannel",
+                    row["id"],
+                    user.domain_id,
+                    logged_before,
+                    _logged_values(row),
                 )
             )
-        await _write(session, made)
-        await _tell(ctx, session, held, wanted.kind, log)
-    _wake(ctx)
-    return [row["id"] for _, row in made]
+        await _write_rows(session, rows_with_previous)
+        await _record_changes(ctx, session, user_ids, change.kind, log_entries)
+    _wake_worker(ctx)
+    return [row["id"] for _, row in rows_with_previous]
 
 
-def _permitted(ctx: Context, users: Sequence[int]) -> None:
+def _require_permissions(ctx: Context, user_ids: Sequence[int]) -> None:
     """Raise Forbidden if the viewer may not manage channels of these users."""
-    if any(user != ctx.viewer.user_id for user in users):
+    if any(user != ctx.viewer.user_id for user in user_ids):
         for permission in (AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS):
-            ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
+            ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
-def _checked(ctx: Context, wanted: Wanted) -> tuple[dict[str, Any], dict[str, Any]]:
+def _validate_change(
+    ctx: Context, change: PushChannelChange
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the new columns and the new parts of the target.
 
     Raises Invalid with all that is wrong.
     """
-    problems, values, given = Problems(), dict(wanted.values), dict(wanted.target)
-    needs, may = PARTS[wanted.kind]
-    for name, part in wanted.target.items():
-        with problems.caught():
-            if name not in (*needs, *may):
-                text = f"a channel of the kind {wanted.kind} has none"
-                raise Invalid(text, constraint="exclusive", path=[name])
+    problems, values, target_parts = ErrorCollector(), dict(change.values), dict(change.target)
+    required, optional = TARGET_PARTS[change.kind]
+    for name, part in change.target.items():
+        with problems.collecting():
+            if name not in (*required, *optional):
+                text = f"a channel of the kind {change.kind} has none"
+                raise InvalidInput(text, constraint="exclusive", path=[name])
             if part is not None:
-                given[name] = _part(ctx, wanted.kind, name, part)
-    for name, most in (("title", TITLE), ("text", TEXT)):
-        with problems.caught():
-            _check_words(values.get(name), name, most)
-    with problems.caught():
+                target_parts[name] = _validate_target_part(ctx, change.kind, name, part)
+    for name, max_length in (("title", MAX_TITLE_LENGTH), ("text", MAX_TEXT_LENGTH)):
+        with problems.collecting():
+            _check_template(values.get(name), name, max_length)
+    with problems.collecting():
         if values.get("senders") is not None:
-            values["senders"] = _senders(values["senders"])
-    with problems.caught():
+            values["senders"] = _validate_senders(values["senders"])
+    with problems.collecting():
         if values.get("senders_regex") is not None:
-            Expression(values["senders_regex"])
-    with problems.caught():
-        if wanted.mailboxes is not None and len(wanted.mailboxes) > FOLDERS:
-            raise Invalid(f"at most {FOLDERS} folders", constraint="max", path=["mailboxes"])
-    problems.settle()
-    return values, given
+            BoundedRegex(values["senders_regex"])
+    with problems.collecting():
+        if change.mailbox_refs is not None and len(change.mailbox_refs) > MAX_MAILBOXES:
+            raise InvalidInput(
+                f"at most {MAX_MAILBOXES} folders", constraint="max", path=["mailboxes"]
+            )
+    problems.raise_collected()
+    return values, target_parts
 
 
-def _part(ctx: Context, kind: PushKind, name: str, given: Any) -> Any:
-    private = ctx.world.options.push_private
+def _validate_target_part(ctx: Context, kind: PushKind, name: str, part: Any) -> Any:
+    private = ctx.environment.options.push_private
     if name != "endpoint":
-        if not 0 < len(given) <= CREDENTIAL or not given.isascii() or not given.isprintable():
-            text = f"1 to {CREDENTIAL} printable characters of ASCII"
-            raise Invalid(text, constraint="format", path=[name])
-        return given
+        if (
+            not 0 < len(part) <= MAX_CREDENTIAL_LENGTH
+            or not part.isascii()
+            or not part.isprintable()
+        ):
+            text = f"1 to {MAX_CREDENTIAL_LENGTH} printable characters of ASCII"
+            raise InvalidInput(text, constraint="format", path=[name])
+        return part
     if kind is PushKind.WEB_PUSH:
-        return web_push.checked(given, private=private)
-    if not isinstance(given, str):
-        raise Invalid("an address as text", constraint="format", path=[name])
-    target(given, private=private, path=[name])
-    return given
+        return web_push.validate_subscription(part, allow_private=private)
+    if not isinstance(part, str):
+        raise InvalidInput("an address as text", constraint="format", path=[name])
+    parse_target(part, allow_private=private, error_path=[name])
+    return part
 
 
-def _check_words(text: str | None, name: str, most: int) -> None:
-    if text is not None and not (0 < len(text) <= most and text.strip()):
-        raise Invalid(f"1 to {most} characters", constraint="length", path=[name])
+def _check_template(text: str | None, field_name: str, max_length: int) -> None:
+    if text is not None and not (0 < len(text) <= max_length and text.strip()):
+        raise InvalidInput(f"1 to {max_length} characters", constraint="length", path=[field_name])
     if text is not None and not text.replace("\n", "").isprintable():
-        raise Invalid("without control characters", constraint="pattern", path=[name])
+        raise InvalidInput("without control characters", constraint="pattern", path=[field_name])
 
 
-def _senders(given: Sequence[str]) -> list[str]:
-    if len(given) > SENDERS:
-        raise Invalid(f"at most {SENDERS} senders", constraint="max", path=["senders"])
-    patterns = (checked_pattern(one, ["senders"], nth) for nth, one in enumerate(given))
+def _validate_senders(senders: Sequence[str]) -> list[str]:
+    if len(senders) > MAX_SENDERS:
+        raise InvalidInput(f"at most {MAX_SENDERS} senders", constraint="max", path=["senders"])
+    patterns = (normalize_pattern(one, ["senders"], index) for index, one in enumerate(senders))
     return list(dict.fromkeys(patterns))
 
 
-async def _there(session: AsyncSession, users: Sequence[int], kind: PushKind) -> dict[int, Picked]:
+async def _lock_channels_by_user(
+    session: AsyncSession, user_ids: Sequence[int], kind: PushKind
+) -> dict[int, ColumnRow]:
     """Read and lock the channels of this kind, by user."""
-    asked = select(*picked(PushChannel)).where(
-        col(PushChannel.user_id).in_(users), col(PushChannel.kind) == kind
+    statement = select(*select_columns(PushChannel)).where(
+        col(PushChannel.user_id).in_(user_ids), col(PushChannel.kind) == kind
     )
-    held = asked.order_by(col(PushChannel.id)).with_for_update()
-    rows = (await (await session.connection()).execute(held)).all()
+    statement_locked = statement.order_by(col(PushChannel.id)).with_for_update()
+    rows = (await (await session.connection()).execute(statement_locked)).all()
     return {row.user_id: row for row in rows}
 
 
-async def _boxes(held: Held, names: Sequence[Named] | None) -> dict[int, list[int]] | None:
+async def _mailbox_ids_by_user(
+    locked_users: LockedAccounts, mailbox_refs: Sequence[MailboxSelector] | None
+) -> dict[int, list[int]] | None:
     """Return the ids of the named mailboxes of each account.
 
     Raises NotFound if an account lacks one.
     """
-    if names is None:
+    if mailbox_refs is None:
         return None
-    found: defaultdict[int, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
+    ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
+    for index, mailbox_ref in enumerate(mailbox_refs):
         try:
-            boxes = await named_of_each(held, name)
+            mailboxes = await require_mailbox_of_each(locked_users, mailbox_ref)
         except NotFound as refusal:
             raise NotFound(refusal.ref, path=["mailboxes"], index=index) from None
-        for box in boxes:
-            if box.id not in found[box.user_id]:
-                found[box.user_id].append(box.id)
-    return found
+        for box in mailboxes:
+            if box.id not in ids_by_user[box.user_id]:
+                ids_by_user[box.user_id].append(box.id)
+    return ids_by_user
 
 
-async def _lasts(ctx: Context, users: Sequence[int]) -> dict[int, int]:
+async def _read_stream_positions(ctx: Context, user_ids: Sequence[int]) -> dict[int, int]:
     """Return the last position in the journal of each account."""
-    asked = select(col(Stream.id), col(Stream.last)).where(col(Stream.id).in_(users))
-    return {row.id: row.last for row in await ctx.read(asked)}
+    statement = select(col(Stream.id), col(Stream.last)).where(col(Stream.id).in_(user_ids))
+    return {row.id: row.last for row in await ctx.read(statement)}
 
 
-def _row(
+def _channel_row(
     ctx: Context,
-    of: tuple[int, PushKind],
-    before: Picked | None,
-    given: tuple[Mapping[str, Any], Mapping[str, Any]],
-    last: int,
+    user_id_and_kind: tuple[int, PushKind],
+    before: ColumnRow | None,
+    values_and_target: tuple[Mapping[str, Any], Mapping[str, Any]],
+    stream_position: int,
 ) -> dict[str, Any]:
     """Return the columns of a new or changed channel.
 
     A new or reactivated channel starts at `stream_position`, so that earlier mail is not pushed.
     """
-    values, parts = given
-    now = ctx.world.now()
+    values, target_parts = values_and_target
+    now = ctx.environment.now()
     row: dict[str, Any] = {
-        "id": ctx.world.key(),
-        "user_id": of[0],
-        "kind": of[1],
+        "id": ctx.environment.new_id(),
+        "user_id": user_id_and_kind[0],
+        "kind": user_id_and_kind[1],
         "active": True,
         "title": None,
         "text": None,
@@ -221,7 +259,7 @@ def _row(
         "only_priority": False,
         "evaluate_priority": False,
         "mailboxes": [],
-        "number": last,
+        "number": stream_position,
         "test_at": None,
         "last_push_at": None,
         "window_at": None,
@@ -232,130 +270,158 @@ def _row(
         row |= before._asdict()
     row |= values
     if before is not None and row["active"] and not before.active:
-        row["number"] = last
-    fresh = {"failures": 0, "retry_at": None, "last_error": None, "updated_at": now}
-    freed = {"lease": None, "holder": None}  # a worker that serves the channel stops
-    sealed = _sealed(ctx, row, before, parts)
-    return {**row, **fresh, **freed, "target": sealed}
+        row["number"] = stream_position
+    reset_values = {"failures": 0, "retry_at": None, "last_error": None, "updated_at": now}
+    released_lease = {"lease": None, "holder": None}  # a worker that serves the channel stops
+    encrypted_target = _encrypt_target(ctx, row, before, target_parts)
+    return {**row, **reset_values, **released_lease, "target": encrypted_target}
 
 
-def _sealed(
-    ctx: Context, row: Mapping[str, Any], before: Picked | None, parts: Mapping[str, Any]
+def _encrypt_target(
+    ctx: Context, row: Mapping[str, Any], before: ColumnRow | None, new_parts: Mapping[str, Any]
 ) -> str:
     """Return the encrypted target. Raises Invalid if a required part is missing."""
-    known: dict[str, Any] = {}
+    target_parts: dict[str, Any] = {}
     if before is not None:
         try:
-            known = opened(ctx.world, before)
-        except Sealed:
-            known = {}  # all parts must be given again
-    known = {name: part for name, part in {**known, **parts}.items() if part is not None}
-    for name in PARTS[row["kind"]][0]:
-        if name not in known:
-            raise Invalid(
+            target_parts = open_target(ctx.environment, before)
+        except DecryptionError:
+            target_parts = {}  # all parts must be given again
+    target_parts = {
+        name: part for name, part in {**target_parts, **new_parts}.items() if part is not None
+    }
+    for name in TARGET_PARTS[row["kind"]][0]:
+        if name not in target_parts:
+            raise InvalidInput(
                 f"a channel of this kind needs it: {name}", constraint="required", path=[name]
             )
-    return ctx.world.vault.seal(orjson.dumps(known).decode(), place_of(row["id"]))
+    return ctx.environment.secret_box.encrypt(
+        orjson.dumps(target_parts).decode(), secret_purpose(row["id"])
+    )
 
 
-async def _write(session: AsyncSession, made: Sequence[tuple[Any, dict[str, Any]]]) -> None:
+async def _write_rows(
+    session: AsyncSession, rows_with_previous: Sequence[tuple[Any, dict[str, Any]]]
+) -> None:
     connection = await session.connection()
-    new = [row for before, row in made if before is None]
-    if new:
-        await connection.execute(insert(PushChannel), new)
-    table = table_of(PushChannel)
-    names = [column.name for column in table.c if column.name not in FIXED]
-    changed = update(table).where(table.c.id == bindparam("its_id"))
-    changed = changed.values({name: bindparam(f"its_{name}") for name in names})
-    given = [
-        {f"its_{name}": value for name, value in row.items() if name == "id" or name in names}
-        for before, row in made
+    new_rows = [row for before, row in rows_with_previous if before is None]
+    if new_rows:
+        await connection.execute(insert(PushChannel), new_rows)
+    table = core_table(PushChannel)
+    column_names = [column.name for column in table.c if column.name not in IMMUTABLE_COLUMNS]
+    statement = update(table).where(table.c.id == bindparam("its_id"))
+    statement = statement.values({name: bindparam(f"its_{name}") for name in column_names})
+    changed_rows = [
+        {
+            f"its_{name}": value
+            for name, value in row.items()
+            if name == "id" or name in column_names
+        }
+        for before, row in rows_with_previous
         if before is not None
     ]
-    if given:
-        await connection.execute(changed, given)
+    if changed_rows:
+        await connection.execute(statement, changed_rows)
 
 
-async def _tell(
-    ctx: Context, session: AsyncSession, users: Sequence[int], kind: str, log: Sequence[Done]
+async def _record_changes(
+    ctx: Context,
+    session: AsyncSession,
+    user_ids: Sequence[int],
+    kind: str,
+    log_entries: Sequence[NewAdminLogEntry],
 ) -> None:
     """Record the changes in journals, security logs and, for other users, in the admin log."""
-    told = {user: [(ChangeKind.USER_CHANGED, [user])] for user in users}
-    await ctx.record_all(session, told, changed=[CHANGED])
-    events = [Event("push channel set", user, target=kind) for user in users]
-    await security_log.note_all(ctx, session, events)
-    others = [one for one, user in zip(log, users, strict=True) if user != ctx.viewer.user_id]
-    await admin_log.note(ctx, session, *others)
+    journal_entries = {user: [(ChangeKind.USER_CHANGED, [user])] for user in user_ids}
+    await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
+    events = [NewSecurityEvent("push channel set", user, target=kind) for user in user_ids]
+    await security_log.log_events(ctx, session, events)
+    entries_for_others = [
+        one for one, user in zip(log_entries, user_ids, strict=True) if user != ctx.viewer.user_id
+    ]
+    await admin_log.log_changes(ctx, session, *entries_for_others)
 
 
-def _logged(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in LOGGED}
+def _logged_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in LOGGED_COLUMNS}
 
 
-def _wake(ctx: Context) -> None:
+def _wake_worker(ctx: Context) -> None:
     """Wake the push worker after the transaction."""
-    ctx.afterwards(lambda: ctx.world.wakeups.tell({PUSHES: 0}))
+    ctx.call_after_commit(lambda: ctx.environment.wakeups.announce({PUSHES: 0}))
 
 
-async def test(ctx: Context, ids: Sequence[int]) -> None:
+async def request_test(ctx: Context, ids: Sequence[int]) -> None:
     """Push a test notification to these channels, also to inactive ones.
 
     Raises NotFound or Forbidden.
     """
-    owners = await _owners(ctx, ids)
-    async with ctx.write(*owners) as session:
-        rows = await _held(ctx, session, ids)
-        this = update(PushChannel).where(col(PushChannel.id).in_(ids))
-        values = {"test_at": ctx.world.now(), "retry_at": None}
-        await (await session.connection()).execute(this.values(values))
-        await admin_log.note(ctx, session, *_of_others(ctx, rows, "pushChannelTest"))
-    _wake(ctx)
+    owner_ids = await _owner_ids(ctx, ids)
+    async with ctx.write_session(*owner_ids) as session:
+        rows = await _lock_channels(ctx, session, ids)
+        statement = update(PushChannel).where(col(PushChannel.id).in_(ids))
+        values = {"test_at": ctx.environment.now(), "retry_at": None}
+        await (await session.connection()).execute(statement.values(values))
+        await admin_log.log_changes(
+            ctx, session, *_log_entries_for_others(ctx, rows, "pushChannelTest")
+        )
+    _wake_worker(ctx)
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
     """Delete these channels, all or none. Raises NotFound or Forbidden."""
-    owners = await _owners(ctx, ids)
-    async with ctx.write(*owners) as session:
-        rows = await _held(ctx, session, ids)
-        gone = delete(PushChannel).where(col(PushChannel.id).in_(ids))
-        await (await session.connection()).execute(gone)
-        told = {user: [(ChangeKind.USER_CHANGED, [user])] for user in owners}
-        await ctx.record_all(session, told, changed=[CHANGED])
-        events = [Event("push channel delete", row.user_id, target=row.kind) for row in rows]
-        await security_log.note_all(ctx, session, events)
-        await admin_log.note(ctx, session, *_of_others(ctx, rows, "pushChannelDelete"))
+    owner_ids = await _owner_ids(ctx, ids)
+    async with ctx.write_session(*owner_ids) as session:
+        rows = await _lock_channels(ctx, session, ids)
+        statement = delete(PushChannel).where(col(PushChannel.id).in_(ids))
+        await (await session.connection()).execute(statement)
+        journal_entries = {user: [(ChangeKind.USER_CHANGED, [user])] for user in owner_ids}
+        await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
+        events = [
+            NewSecurityEvent("push channel delete", row.user_id, target=row.kind) for row in rows
+        ]
+        await security_log.log_events(ctx, session, events)
+        await admin_log.log_changes(
+            ctx, session, *_log_entries_for_others(ctx, rows, "pushChannelDelete")
+        )
 
 
-def _of_others(ctx: Context, rows: Sequence[Picked], mutation: str) -> list[Done]:
+def _log_entries_for_others(
+    ctx: Context, rows: Sequence[ColumnRow], mutation: str
+) -> list[NewAdminLogEntry]:
     return [
-        Done(mutation, "PushChannel", row.id, row.domain_id, {"kind": row.kind})
+        NewAdminLogEntry(mutation, "PushChannel", row.id, row.domain_id, {"kind": row.kind})
         for row in rows
         if row.user_id != ctx.viewer.user_id
     ]
 
 
-async def _owners(ctx: Context, ids: Sequence[int]) -> list[int]:
-    return managed_objects.owners(ids, await by_ids(ctx, list(ids)))
+async def _owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
+    return managed_objects.owner_ids(ids, await load_channels_by_id(ctx, list(ids)))
 
 
-async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
-    return await managed_objects.held(ctx, session, PushChannel, SHOWN, (ids, _visible(ctx)))
+async def _lock_channels(
+    ctx: Context, session: AsyncSession, ids: Sequence[int]
+) -> list[ColumnRow]:
+    return await managed_objects.load_locked_rows(
+        ctx, session, PushChannel, VISIBLE_COLUMNS, (ids, _is_visible(ctx))
+    )
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
-    return managed_objects.visible(ctx, PushChannel, AdminPermission.PUSHOVER)
+def _is_visible(ctx: Context) -> ColumnElement[bool]:
+    return managed_objects.is_visible_sql(ctx, PushChannel, AdminPermission.PUSHOVER)
 
 
-def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
-    return select(*picked(PushChannel, SHOWN)).where(_visible(ctx))
+def _visible_channels(ctx: Context) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(PushChannel, VISIBLE_COLUMNS)).where(_is_visible(ctx))
 
 
-async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+async def load_channels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the channels of each account, sorted by kind."""
-    rows = _seen(ctx).order_by(col(PushChannel.kind))
-    return await all_by_keys(ctx, rows, col(PushChannel.user_id), keys)
+    rows = _visible_channels(ctx).order_by(col(PushChannel.kind))
+    return await read_all_by_keys(ctx, rows, col(PushChannel.user_id), user_ids)
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_channels_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load channels, in the order of the ids; None if the viewer does not see one."""
-    return await by_keys(ctx, _seen(ctx), col(PushChannel.id), ids)
+    return await read_by_keys(ctx, _visible_channels(ctx), col(PushChannel.id), ids)

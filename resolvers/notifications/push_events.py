@@ -10,169 +10,201 @@ from sqlalchemy import Select, and_, or_, select
 from sqlmodel import col
 
 from mail import mime
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.message_content import sources
-from mail.text.bounded_regex import Expression
-from models.events.journal import LONGEST, Change, ChangeKind, Event
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.message_content import open_messages
+from mail.text.bounded_regex import BoundedRegex
+from models.events.journal import MAX_IDS_PER_ROW, Change, ChangeKind, JournalEvent
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message, Thread
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
-from resolvers.submission.sender_patterns import permitted
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
+from resolvers.submission.sender_patterns import matches_sender_pattern
 
-CHANGES = 1000  # of the journal, in one statement
-HEADS = 20  # of messages, in one statement
-NEW_FOR = timedelta(days=1)  # older messages are not pushed
-NAMES = ("id", "mailbox_id", "subject", "from_name", "from_address", "to", "message_id")
-UNTOLD = (SpecialUse.JUNK, SpecialUse.TRASH)
-HURRY = {"importance": "high", "priority": "urgent", "x-msmail-priority": "high"}
-URGENT = ("1", "2")  # first character of X-Priority
+MAX_CHANGES = 1000  # of the journal, in one statement
+MAX_HEADERS = 20  # of messages, in one statement
+MAX_AGE = timedelta(days=1)  # older messages are not pushed
+MESSAGE_COLUMNS = ("id", "mailbox_id", "subject", "from_name", "from_address", "to", "message_id")
+SILENT_USES = (SpecialUse.JUNK, SpecialUse.TRASH)
+URGENT_FIELDS = {"importance": "high", "priority": "urgent", "x-msmail-priority": "high"}
+URGENT_PRIORITIES = ("1", "2")  # first character of X-Priority
 
-Read = Callable[[Select[*tuple[Any, ...]]], Awaitable[Sequence[Picked]]]
+RowReader = Callable[[Select[*tuple[Any, ...]]], Awaitable[Sequence[ColumnRow]]]
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class PushMessage:
     """A message for a channel and its position in the journal."""
 
-    message: Picked
-    number: int
+    message: ColumnRow
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ChannelNews:
     """The new messages for a channel, oldest first. The journal was read up to `position`."""
 
-    news: Sequence[News]
-    reached: int
+    messages: Sequence[PushMessage]
+    position: int
 
 
-def received(change: Picked | Event) -> bool:
+def is_received_mail(change: ColumnRow | JournalEvent) -> bool:
     """True if a message was received from outside, not stored or moved by a client."""
     return change.kind is ChangeKind.MESSAGE_ADDED and change.facts.get("did") == "received"
 
 
-async def unread(read: Read, owners: Collection[int], keys: Collection[int]) -> dict[int, Picked]:
+async def read_unread_messages(
+    read_rows: RowReader, user_ids: Collection[int], message_ids: Collection[int]
+) -> dict[int, ColumnRow]:
     """Read those of these messages that are unread, in a thread that is not muted, and not in Junk.
 
     Messages in Trash are left out too. Adds `special_use` of the mailbox to the columns.
     """
-    use = col(Mailbox.special_use)
-    asked = (
-        select(*picked(Message, NAMES), use)
+    special_use = col(Mailbox.special_use)
+    statement = (
+        select(*select_columns(Message, MESSAGE_COLUMNS), special_use)
         .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
         .join(Thread, col(Thread.id) == col(Message.thread_id))
         .where(~col(Message.seen), ~col(Message.deleted), ~col(Thread.muted))
-        .where(col(Message.user_id).in_(sorted(owners)), use.is_(None) | use.not_in(UNTOLD))
+        .where(
+            col(Message.user_id).in_(sorted(user_ids)),
+            special_use.is_(None) | special_use.not_in(SILENT_USES),
+        )
     )
-    found: dict[int, Picked] = {}
-    ids = sorted(keys)
-    for start in range(0, len(ids), LONGEST):
-        part = col(Message.id).in_(ids[start : start + LONGEST])
-        found |= {row.id: row for row in await read(asked.where(part))}
+    found: dict[int, ColumnRow] = {}
+    ids = sorted(message_ids)
+    for start in range(0, len(ids), MAX_IDS_PER_ROW):
+        is_in_batch = col(Message.id).in_(ids[start : start + MAX_IDS_PER_ROW])
+        found |= {row.id: row for row in await read_rows(statement.where(is_in_batch))}
     return found
 
 
-async def look(world: World, channels: Sequence[Picked]) -> dict[int, Found]:
+async def read_channel_news(
+    environment: Environment, channels: Sequence[ColumnRow]
+) -> dict[int, ChannelNews]:
     """Read new messages for channels, by channel id, with a fixed number of statements.
 
     The column `last` of each channel is the end of its user's journal. Channels are left out if
     the changes of other channels fill the statement.
     """
-    changes = await _changes(world, channels)
-    cut = (changes[-1].stream_id, changes[-1].last) if len(changes) == CHANGES else None
-    mail = [change for change in changes if received(change)]
-    keys = {key for change in mail for key in change.ids}
-    owners = {change.stream_id for change in mail}
-    rows = await unread(world.database.read, owners, keys) if keys else {}
-    living = await _living(world, channels) if rows else set()
-    found: dict[int, Found] = {}
+    changes = await _read_changes(environment, channels)
+    last_read = (changes[-1].stream_id, changes[-1].last) if len(changes) == MAX_CHANGES else None
+    received_changes = [change for change in changes if is_received_mail(change)]
+    message_ids = {key for change in received_changes for key in change.ids}
+    user_ids = {change.stream_id for change in received_changes}
+    rows = (
+        await read_unread_messages(environment.database.read, user_ids, message_ids)
+        if message_ids
+        else {}
+    )
+    existing_mailbox_ids = (
+        await _read_existing_mailbox_ids(environment, channels) if rows else set()
+    )
+    news_by_channel: dict[int, ChannelNews] = {}
     for channel in channels:
-        reached = channel.last
-        if cut and channel.user_id > cut[0]:
+        position = channel.last
+        if last_read and channel.user_id > last_read[0]:
             continue
-        if cut and channel.user_id == cut[0]:
-            reached = cut[1]
-        wanted = _wanted(channel, living)
-        found[channel.id] = Found(
+        if last_read and channel.user_id == last_read[0]:
+            position = last_read[1]
+        is_wanted = _message_filter(channel, existing_mailbox_ids)
+        news_by_channel[channel.id] = ChannelNews(
             [
-                News(rows[key], change.last)
-                for change in mail
+                PushMessage(rows[key], change.last)
+                for change in received_changes
                 if change.stream_id == channel.user_id and change.last > channel.number
                 for key in change.ids
                 if key in rows
-                if rows[key].mailbox_id == change.facts["mailbox"] and wanted(rows[key])
+                if rows[key].mailbox_id == change.facts["mailbox"] and is_wanted(rows[key])
             ],
-            reached,
+            position,
         )
-    return found
+    return news_by_channel
 
 
-async def _changes(world: World, channels: Sequence[Picked]) -> Sequence[Picked]:
-    later = (
+async def _read_changes(
+    environment: Environment, channels: Sequence[ColumnRow]
+) -> Sequence[ColumnRow]:
+    ranges = (
         and_(
             col(Change.stream_id) == channel.user_id,
             col(Change.last).between(channel.number + 1, channel.last),
         )
         for channel in channels
     )
-    asked = select(*picked(Change)).where(
-        or_(*later),
+    statement = select(*select_columns(Change)).where(
+        or_(*ranges),
         col(Change.kind) == ChangeKind.MESSAGE_ADDED,
-        col(Change.at) >= world.now() - NEW_FOR,
+        col(Change.at) >= environment.now() - MAX_AGE,
     )
     order = (col(Change.stream_id), col(Change.last))
-    return await world.database.read(asked.order_by(*order).limit(CHANGES))
+    return await environment.database.read(statement.order_by(*order).limit(MAX_CHANGES))
 
 
-async def _living(world: World, channels: Sequence[Picked]) -> set[int]:
+async def _read_existing_mailbox_ids(
+    environment: Environment, channels: Sequence[ColumnRow]
+) -> set[int]:
     """Return the ids of the channels' mailboxes that still exist."""
-    named = sorted({key for channel in channels for key in channel.mailboxes})
-    found: set[int] = set()
-    for start in range(0, len(named), LONGEST):
-        part = col(Mailbox.id).in_(named[start : start + LONGEST])
-        found |= {row.id for row in await world.database.read(select(col(Mailbox.id)).where(part))}
-    return found
+    mailbox_ids = sorted({key for channel in channels for key in channel.mailboxes})
+    existing_ids: set[int] = set()
+    for start in range(0, len(mailbox_ids), MAX_IDS_PER_ROW):
+        is_in_batch = col(Mailbox.id).in_(mailbox_ids[start : start + MAX_IDS_PER_ROW])
+        existing_ids |= {
+            row.id
+            for row in await environment.database.read(select(col(Mailbox.id)).where(is_in_batch))
+        }
+    return existing_ids
 
 
-def _wanted(channel: Picked, living: Collection[int]) -> Callable[[Picked], bool]:
+def _message_filter(
+    channel: ColumnRow, existing_mailbox_ids: Collection[int]
+) -> Callable[[ColumnRow], bool]:
     """Return a predicate for messages that match the mailboxes and senders of a channel."""
-    boxes = set(channel.mailboxes).intersection(living)
-    regex = Expression(channel.senders_regex) if channel.senders_regex else None
-    anybody = not channel.senders and regex is None
+    mailbox_ids = set(channel.mailboxes).intersection(existing_mailbox_ids)
+    regex = BoundedRegex(channel.senders_regex) if channel.senders_regex else None
+    accepts_all_senders = not channel.senders and regex is None
 
-    def wanted(message: Picked) -> bool:
-        here = message.mailbox_id in boxes if boxes else message.special_use is SpecialUse.INBOX
-        if not here or anybody:
-            return here
+    def is_wanted(message: ColumnRow) -> bool:
+        is_in_mailbox = (
+            message.mailbox_id in mailbox_ids
+            if mailbox_ids
+            else message.special_use is SpecialUse.INBOX
+        )
+        if not is_in_mailbox or accepts_all_senders:
+            return is_in_mailbox
         sender = message.from_address or ""
-        return permitted(channel.senders, sender) or (regex is not None and regex.found_in(sender))
+        return matches_sender_pattern(channel.senders, sender) or (
+            regex is not None and regex.is_found_in(sender)
+        )
 
-    return wanted
+    return is_wanted
 
 
-async def urgent(world: World, keys: Collection[int]) -> set[int]:
+async def read_urgent_message_ids(
+    environment: Environment, message_ids: Collection[int]
+) -> set[int]:
     """Return the ids of messages that are marked as urgent in their headers.
 
     By X-Priority, Importance (RFC 4021, section 2.1.54) or Priority (section 2.1.55).
     """
-    found: set[int] = set()
-    ids = sorted(keys)
-    for start in range(0, len(ids), HEADS):
-        asked = select(*picked(Message, ("id", "blob_id", "structure")))
-        asked = asked.where(col(Message.id).in_(ids[start : start + HEADS]))
-        for stored in await sources(world, await world.database.read(asked)):
-            with suppress(Corrupt):  # a damaged message is logged when it is opened
-                if await stored.examine(_hurried(stored.structure)):
-                    found.add(stored.row.id)
-    return found
+    urgent_ids: set[int] = set()
+    ids = sorted(message_ids)
+    for start in range(0, len(ids), MAX_HEADERS):
+        statement = select(*select_columns(Message, ("id", "blob_id", "structure")))
+        statement = statement.where(col(Message.id).in_(ids[start : start + MAX_HEADERS]))
+        for stored in await open_messages(environment, await environment.database.read(statement)):
+            with suppress(CorruptBlob):  # a damaged message is logged when it is opened
+                if await stored.examine(_urgency_reader(stored.structure)):
+                    urgent_ids.add(stored.row.id)
+    return urgent_ids
 
 
-def _hurried(structure: mime.Part) -> Callable[[mime.Source], bool]:
-    def read(source: mime.Source) -> bool:
-        fields = mime.headers(source, structure)
-        told = {each.key.lower(): each.value.strip().lower() for each in fields}
-        hurry = any(told.get(name) == word for name, word in HURRY.items())
-        return hurry or told.get("x-priority", "").startswith(URGENT)
+def _urgency_reader(structure: mime.ParsedPart) -> Callable[[mime.ByteSource], bool]:
+    def is_urgent(source: mime.ByteSource) -> bool:
+        fields = mime.decoded_fields(source, structure)
+        values = {each.key.lower(): each.value.strip().lower() for each in fields}
+        has_urgent_field = any(
+            values.get(name) == urgent_value for name, urgent_value in URGENT_FIELDS.items()
+        )
+        return has_urgent_field or values.get("x-priority", "").startswith(URGENT_PRIORITIES)
 
-    return read
+    return is_urgent

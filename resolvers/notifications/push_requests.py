@@ -10,39 +10,50 @@ from urllib.parse import urlencode
 
 import orjson
 
-from mail.network.outbound_http import target
+from mail.network.outbound_http import parse_target
 from models.notifications.push_channels import PushKind
-from models.runtime.environment import World
-from models.store.columns import Picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 from resolvers.notifications import web_push
 
-PLACES = ("SUBJECT", "SENDER", "SENDER_NAME", "SENDER_ADDRESS", "TO_NAME", "TO_ADDRESS", "MSG_ID")
-TITLE, TEXT = 250, 1024  # characters, the limits of Pushover
-SMALL_TITLE, SMALL_TEXT = 600, 2600  # bytes; Web Push allows 4 KiB in all (RFC 8291, section 4)
-TITLED = "{SENDER}"
-WORDED = "{SUBJECT}"
+PLACEHOLDERS = (
+    "SUBJECT",
+    "SENDER",
+    "SENDER_NAME",
+    "SENDER_ADDRESS",
+    "TO_NAME",
+    "TO_ADDRESS",
+    "MSG_ID",
+)
+MAX_TITLE_LENGTH, MAX_TEXT_LENGTH = 250, 1024  # characters, the limits of Pushover
+MAX_WEB_PUSH_TITLE, MAX_WEB_PUSH_TEXT = (
+    600,
+    2600,
+)  # bytes; Web Push allows 4 KiB in all (RFC 8291, section 4)
+DEFAULT_TITLE = "{SENDER}"
+DEFAULT_TEXT = "{SUBJECT}"
 NO_SUBJECT = "(no subject)"
-_PLACE = re.compile("{(" + "|".join(PLACES) + ")}")
-_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029\ud800-\udfff]")
+_PLACEHOLDER = re.compile("{(" + "|".join(PLACEHOLDERS) + ")}")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _UTF8 = Charset("utf-8")
 _UTF8.header_encoding = BASE64
 
-Called = Callable[[str, int], str]  # type name and row id to global ID
+NodeIdEncoder = Callable[[str, int], str]  # type name and row id to global ID
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class PushNotification:
     """The text of a push notification for one or many messages."""
 
     title: str
     text: str
-    many: int = 1
-    urgent: bool = False
+    message_count: int = 1
+    is_urgent: bool = False
     message_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class PushRequest:
     """The HTTP request that delivers a push notification."""
 
     url: str
@@ -50,130 +61,159 @@ class Posted:
     body: bytes
 
 
-def place_of(channel_id: int) -> str:
+def secret_purpose(channel_id: int) -> str:
     """Return the purpose that the secret box binds the target of a channel to."""
     return f"push:{channel_id}"
 
 
-def opened(world: World, channel: Picked) -> dict[str, Any]:
+def open_target(environment: Environment, channel: ColumnRow) -> dict[str, Any]:
     """Decrypt the target of a channel: key, token, endpoint.
 
     Raises DecryptionError if its key is missing.
     """
-    found: dict[str, Any] = orjson.loads(world.vault.open(channel.target, place_of(channel.id)))
+    found: dict[str, Any] = orjson.loads(
+        environment.secret_box.decrypt(channel.target, secret_purpose(channel.id))
+    )
     return found
 
 
-def of_message(channel: Picked, message: Picked, *, urgent: bool) -> Notice:
+def notification_of_message(
+    channel: ColumnRow, message: ColumnRow, *, is_urgent: bool
+) -> PushNotification:
     """Return the notification of one message, with the templates of the channel filled."""
-    to: Sequence[str | None] = next(iter(message.to), (None, None))
+    first_recipient: Sequence[str | None] = next(iter(message.to), (None, None))
     address = message.from_address or ""
     values = {
         "SUBJECT": message.subject or NO_SUBJECT,
         "SENDER": message.from_name or address,
         "SENDER_NAME": message.from_name or "",
         "SENDER_ADDRESS": address,
-        "TO_NAME": to[0] or "",
-        "TO_ADDRESS": to[1] or "",
+        "TO_NAME": first_recipient[0] or "",
+        "TO_ADDRESS": first_recipient[1] or "",
         "MSG_ID": message.message_id or "",
     }
-    urgent = urgent and channel.evaluate_priority
-    return Notice(*_worded(channel, values), urgent=urgent, message_id=message.id)
+    is_urgent = is_urgent and channel.evaluate_priority
+    return PushNotification(
+        *_fill_templates(channel, values), is_urgent=is_urgent, message_id=message.id
+    )
 
 
-def of_many(channel: Picked, many: int, *, urgent: bool) -> Notice:
+def notification_of_many(
+    channel: ColumnRow, message_count: int, *, is_urgent: bool
+) -> PushNotification:
     """Return the notification of many messages: their number, without any content."""
-    title = channel.title if channel.title and not _PLACE.search(channel.title) else "New mail"
-    urgent = urgent and channel.evaluate_priority
-    return Notice(_line(title), f"{many} new messages", many=many, urgent=urgent)
+    title = (
+        channel.title if channel.title and not _PLACEHOLDER.search(channel.title) else "New mail"
+    )
+    is_urgent = is_urgent and channel.evaluate_priority
+    return PushNotification(
+        _single_line(title),
+        f"{message_count} new messages",
+        message_count=message_count,
+        is_urgent=is_urgent,
+    )
 
 
-def sample(channel: Picked, world: World) -> Notice:
+def sample_notification(channel: ColumnRow, environment: Environment) -> PushNotification:
     """Return a test notification."""
-    address = f"postmaster@{world.options.hostname}"
-    values = dict.fromkeys(PLACES, "") | {
+    address = f"postmaster@{environment.options.hostname}"
+    values = dict.fromkeys(PLACEHOLDERS, "") | {
         "SUBJECT": "This is a test",
         "SENDER": "Merganser",
         "SENDER_NAME": "Merganser",
         "SENDER_ADDRESS": address,
     }
-    return Notice(*_worded(channel, values))
+    return PushNotification(*_fill_templates(channel, values))
 
 
-def _worded(channel: Picked, values: Mapping[str, str]) -> tuple[str, str]:
+def _fill_templates(channel: ColumnRow, values: Mapping[str, str]) -> tuple[str, str]:
     """Return title and text. Inserted values are not expanded again."""
 
-    def put(found: re.Match[str]) -> str:
-        return values[found[1]]
+    def value_of_placeholder(placeholder: re.Match[str]) -> str:
+        return values[placeholder[1]]
 
-    title = _line(_PLACE.sub(put, channel.title or TITLED))
-    text = _ODD.sub("", _PLACE.sub(put, channel.text or WORDED)).strip()
-    return title or "New mail", text[:TEXT] or title or NO_SUBJECT
-
-
-def _line(text: str) -> str:
-    return " ".join(_ODD.sub(" ", text).split())[:TITLE]
+    title = _single_line(_PLACEHOLDER.sub(value_of_placeholder, channel.title or DEFAULT_TITLE))
+    text = _UNPRINTABLE.sub(
+        "", _PLACEHOLDER.sub(value_of_placeholder, channel.text or DEFAULT_TEXT)
+    ).strip()
+    return title or "New mail", text[:MAX_TEXT_LENGTH] or title or NO_SUBJECT
 
 
-def _cut(text: str, size: int) -> str:
+def _single_line(text: str) -> str:
+    return " ".join(_UNPRINTABLE.sub(" ", text).split())[:MAX_TITLE_LENGTH]
+
+
+def _truncate_to_bytes(text: str, size: int) -> str:
     """Return the beginning of a text of at most `size` bytes."""
     return text.encode()[:size].decode(errors="ignore")
 
 
-async def posted(world: World, channel: Picked, notice: Notice, called: Called) -> Posted:
+async def build_push_request(
+    environment: Environment,
+    channel: ColumnRow,
+    notice: PushNotification,
+    encode_node_id: NodeIdEncoder,
+) -> PushRequest:
     """Build the HTTP request of a notification for this channel.
 
     Raises DecryptionError if its key is missing.
     """
-    to = opened(world, channel)
+    channel_target = open_target(environment, channel)
     if channel.kind is PushKind.PUSHOVER:
-        return _pushover(world, to, notice)
+        return _pushover_request(environment, channel_target, notice)
     if channel.kind is PushKind.HTTP:
-        return _http(to, notice)
-    return await _web_push(world, to["endpoint"], notice, called)
+        return _http_request(channel_target, notice)
+    return await _web_push_request(environment, channel_target["endpoint"], notice, encode_node_id)
 
 
-def _pushover(world: World, to: Mapping[str, Any], notice: Notice) -> Posted:
+def _pushover_request(
+    environment: Environment, channel_target: Mapping[str, Any], notice: PushNotification
+) -> PushRequest:
     form = {
-        "token": to["token"],
-        "user": to["key"],
+        "token": channel_target["token"],
+        "user": channel_target["key"],
         "title": notice.title,
         "message": notice.text,
-        "priority": "1" if notice.urgent else "0",
+        "priority": "1" if notice.is_urgent else "0",
     }
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
-    return Posted(world.options.pushover_url, kind, urlencode(form).encode())
+    return PushRequest(environment.options.pushover_url, kind, urlencode(form).encode())
 
 
-def _http(to: Mapping[str, Any], notice: Notice) -> Posted:
+def _http_request(channel_target: Mapping[str, Any], notice: PushNotification) -> PushRequest:
     """Build a request as ntfy accepts it: the text, with the title encoded as in RFC 2047."""
     headers = {
         "Content-Type": "text/plain; charset=utf-8",
-        "Title": _field(notice.title),
-        "Priority": "high" if notice.urgent else "default",
+        "Title": _encode_header_text(notice.title),
+        "Priority": "high" if notice.is_urgent else "default",
     }
-    if to.get("token"):
-        headers["Authorization"] = f"Bearer {to['token']}"
-    return Posted(to["endpoint"], headers, notice.text.encode())
+    if channel_target.get("token"):
+        headers["Authorization"] = f"Bearer {channel_target['token']}"
+    return PushRequest(channel_target["endpoint"], headers, notice.text.encode())
 
 
-def _field(text: str) -> str:
+def _encode_header_text(text: str) -> str:
     if text.isascii():
         return text
     return Header(text, _UTF8, maxlinelen=1 << 16).encode(linesep="")
 
 
-async def _web_push(
-    world: World, subscription: Mapping[str, Any], notice: Notice, called: Called
-) -> Posted:
-    shown = {
-        "title": _cut(notice.title, SMALL_TITLE),
-        "body": _cut(notice.text, SMALL_TEXT),
-        "count": notice.many,
-        "message": called("Message", notice.message_id) if notice.message_id else None,
+async def _web_push_request(
+    environment: Environment,
+    subscription: Mapping[str, Any],
+    notice: PushNotification,
+    encode_node_id: NodeIdEncoder,
+) -> PushRequest:
+    content = {
+        "title": _truncate_to_bytes(notice.title, MAX_WEB_PUSH_TITLE),
+        "body": _truncate_to_bytes(notice.text, MAX_WEB_PUSH_TEXT),
+        "count": notice.message_count,
+        "message": encode_node_id("Message", notice.message_id) if notice.message_id else None,
     }
     url = subscription["endpoint"]
-    to = target(url, private=True)  # the worker checks the address
-    payload = orjson.dumps(shown)
-    headers, body = await web_push.request(world, subscription, to, payload, urgent=notice.urgent)
-    return Posted(url, headers, body)
+    endpoint = parse_target(url, allow_private=True)  # the worker checks the address
+    payload = orjson.dumps(content)
+    headers, body = await web_push.build_request(
+        environment, subscription, endpoint, payload, is_urgent=notice.is_urgent
+    )
+    return PushRequest(url, headers, body)

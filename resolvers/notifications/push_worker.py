@@ -12,62 +12,70 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, func, select, union, update
 from sqlmodel import col
 
-from mail.network.outbound_http import Gate, Unsent, post, refused, target
-from models.errors import Invalid
-from models.events.journal import ChangeKind, Entry, Stream, record
-from models.events.wakeups import PUSHES, rest
+from mail.network.outbound_http import (
+    HttpRequestFailed,
+    NetworkPolicy,
+    parse_target,
+    post,
+    status_problem,
+)
+from models.errors import InvalidInput
+from models.events.journal import ChangeKind, JournalEntry, Stream, record_entry
+from models.events.wakeups import PUSHES, wait_for_any
 from models.notifications.push_channels import PushChannel, PushKind
 from models.observability import metrics
 from models.runtime import leases
-from models.runtime.environment import World
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked, picked, table_of
+from models.runtime.environment import Environment
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.tables import User
 from resolvers.notifications import push_events
-from resolvers.notifications.push_events import Found, News
+from resolvers.notifications.push_events import ChannelNews, PushMessage
 from resolvers.notifications.push_requests import (
-    Called,
-    Notice,
-    of_many,
-    of_message,
-    posted,
-    sample,
+    NodeIdEncoder,
+    PushNotification,
+    build_push_request,
+    notification_of_many,
+    notification_of_message,
+    sample_notification,
 )
-from resolvers.notifications.webhook_worker import pause as pause_after
+from resolvers.notifications.webhook_worker import retry_delay as pause_after
 
 log = logging.getLogger(__name__)
 
-PUSHED = metrics.counter("merganser_pushes", "Pushes to users, and what came.", "kind", "result")
-TOOK = metrics.histogram("merganser_push_seconds", "Time of a push.")
+PUSH_RESULTS = metrics.counter(
+    "merganser_pushes", "Pushes to users, and what came.", "kind", "result"
+)
+PUSH_SECONDS = metrics.histogram("merganser_push_seconds", "Time of a push.")
 PAUSE_AFTER_ERROR = 30.0  # seconds until a channel is retried after an exception
-IDLE = 15.0  # between two reads without a wake-up
-AT_ONCE = 50  # of one process
-MANY = 5000  # if more streams have grown, all channels are read
-TOGETHER = 3  # more messages share one notification
-BURST = 5  # of one channel in RATE_WINDOW
-WINDOW = timedelta(minutes=1)
-GONE: Mapping[PushKind, frozenset[int]] = {  # response statuses that switch a channel off
+POLL_SECONDS = 15.0  # between two reads without a wake-up
+MAX_CHANNELS = 50  # of one process
+MAX_GROWN_STREAMS = 5000  # if more streams have grown, all channels are read
+MAX_SINGLE_NOTIFICATIONS = 3  # more messages share one notification
+MAX_PUSHES_PER_WINDOW = 5  # of one channel in RATE_WINDOW
+RATE_WINDOW = timedelta(minutes=1)
+GONE_STATUSES: Mapping[PushKind, frozenset[int]] = {  # response statuses that switch a channel off
     PushKind.PUSHOVER: frozenset({400}),  # key or token is wrong
     PushKind.WEB_PUSH: frozenset({404, 410}),  # RFC 8030, section 7.3
     PushKind.HTTP: frozenset({410}),
 }
-CHANGED = ["pushChannels"]
+CHANGED_FIELDS = ["pushChannels"]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PushResult:
     """The result of a push. `error` is None on success; `is_gone` switches the channel off."""
 
     error: str | None
-    gone: bool = False
+    is_gone: bool = False
 
 
-class LeaseLost(Exception):
+class PushLeaseLost(Exception):
     """The channel was changed, or another process serves it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class ServedChannel:
     """A channel that this process serves, with its user and lease."""
 
     user_id: int
@@ -76,324 +84,390 @@ class Serving:
 
 
 @dataclass
-class Worker:
+class PushWorker:
     """The state of the push worker of this process."""
 
-    world: World
-    called: Called
-    gate: Gate
-    busy: dict[int, Serving] = field(default_factory=dict)  # by channel id
-    grown: set[int] = field(default_factory=set)  # not yet read
-    freed: asyncio.Event = field(default_factory=asyncio.Event)
-    needed: bool = True  # without channels, wake-ups cause no statements
-    behind: bool = False  # more channels are due than were started
+    environment: Environment
+    encode_node_id: NodeIdEncoder
+    gate: NetworkPolicy
+    served: dict[int, ServedChannel] = field(default_factory=dict)  # by channel id
+    grown_stream_ids: set[int] = field(default_factory=set)  # not yet read
+    channel_freed: asyncio.Event = field(default_factory=asyncio.Event)
+    has_channels: bool = True  # without channels, wake-ups cause no statements
+    has_more: bool = False  # more channels are due than were started
 
 
-async def run(world: World, called: Called, gate: Gate | None = None) -> None:
+async def run_worker(
+    environment: Environment, encode_node_id: NodeIdEncoder, gate: NetworkPolicy | None = None
+) -> None:
     """Send push notifications until cancelled."""
-    worker = Worker(world, called, gate or Gate.of(world.options))
-    async with leases.registered(world):
-        await _tell(worker)
+    worker = PushWorker(
+        environment, encode_node_id, gate or NetworkPolicy.from_options(environment.options)
+    )
+    async with leases.registered_process(environment):
+        await _run_loop(worker)
 
 
-async def _tell(worker: Worker) -> None:
-    looked, world = -IDLE, worker.world
-    with world.wakeups.gather() as bell:
+async def _run_loop(worker: PushWorker) -> None:
+    last_full_read, world = -POLL_SECONDS, worker.environment
+    with world.wakeups.follow_all() as wakeup:
         try:
             while True:
-                grown, pause = bell.taken(), IDLE
-                everything = monotonic() - looked >= IDLE or PUSHES in grown or worker.behind
-                if everything:  # wake-ups can be lost
-                    looked = monotonic()
-                if everything or worker.needed or worker.busy:
-                    worker.grown |= grown
-                    pause = await _round(worker, everything=everything)
-                await rest((bell, worker.freed), min(pause, looked + IDLE - monotonic()))
+                grown_stream_ids, pause = wakeup.take_streams(), POLL_SECONDS
+                read_all = (
+                    monotonic() - last_full_read >= POLL_SECONDS
+                    or PUSHES in grown_stream_ids
+                    or worker.has_more
+                )
+                if read_all:  # wake-ups can be lost
+                    last_full_read = monotonic()
+                if read_all or worker.has_channels or worker.served:
+                    worker.grown_stream_ids |= grown_stream_ids
+                    pause = await _start_pushes_or_log(worker, read_all=read_all)
+                await wait_for_any(
+                    (wakeup, worker.channel_freed),
+                    min(pause, last_full_read + POLL_SECONDS - monotonic()),
+                )
         finally:
-            await _wind_up(worker)
+            await _stop_channels(worker)
 
 
-async def _round(worker: Worker, *, everything: bool) -> float:
+async def _start_pushes_or_log(worker: PushWorker, *, read_all: bool) -> float:
     try:
-        return await look(worker, everything=everything)
+        return await start_pushes(worker, read_all=read_all)
     except Exception:  # the worker must survive an outage of the database
         log.exception("push channels could not be looked after")
-        return IDLE
+        return POLL_SECONDS
 
 
-async def look(worker: Worker, *, everything: bool = True) -> float:
+async def start_pushes(worker: PushWorker, *, read_all: bool = True) -> float:
     """Start to serve channels with something new; returns the seconds until the next call.
 
     Reads all accounts, or those with grown streams.
     """
     # before the read, so that a channel that is freed after it wakes the worker
-    worker.freed.clear()
-    world, room = worker.world, AT_ONCE - len(worker.busy)
-    if everything:
-        there = await world.database.read(select(col(PushChannel.id)).limit(1))
-        worker.needed = bool(there)
-    if not worker.needed:
-        worker.grown.clear()
-    if room <= 0 or not worker.needed:
-        return IDLE
-    everything = everything or len(worker.grown) > MANY
-    rows = await world.database.read(_due(worker, everything=everything).limit(room))
-    worker.behind = len(rows) == room
-    on = [row for row in rows if row.active]
-    found = await push_events.look(world, on) if on else {}
-    begin = [row for row in rows if row.test_at or (row.id in found and found[row.id].news)]
-    begun = {row.id for row in begin}
-    quiet = [row for row in rows if row.id in found and row.id not in begun]
+    worker.channel_freed.clear()
+    world, free_slots = worker.environment, MAX_CHANNELS - len(worker.served)
+    if read_all:
+        channel_rows = await world.database.read(select(col(PushChannel.id)).limit(1))
+        worker.has_channels = bool(channel_rows)
+    if not worker.has_channels:
+        worker.grown_stream_ids.clear()
+    if free_slots <= 0 or not worker.has_channels:
+        return POLL_SECONDS
+    read_all = read_all or len(worker.grown_stream_ids) > MAX_GROWN_STREAMS
+    rows = await world.database.read(_due_channels(worker, read_all=read_all).limit(free_slots))
+    worker.has_more = len(rows) == free_slots
+    active_channels = [row for row in rows if row.active]
+    news_by_channel = (
+        await push_events.read_channel_news(world, active_channels) if active_channels else {}
+    )
+    to_start = [
+        row
+        for row in rows
+        if row.test_at or (row.id in news_by_channel and news_by_channel[row.id].messages)
+    ]
+    started_ids = {row.id for row in to_start}
+    without_messages = [
+        row for row in rows if row.id in news_by_channel and row.id not in started_ids
+    ]
     # most wake-ups are not about mail: a write for each would be too many
-    pass_over = [row for row in quiet if everything or found[row.id].reached < row.last]
-    await _passed_over(world, pass_over, found)
-    for row in begin:
-        lease = world.key()
-        task = asyncio.create_task(_serve(worker, row.id, lease))
-        worker.busy[row.id] = Serving(row.user_id, lease, task)
-    worker.behind |= len(found) < len(on)
-    worker.behind |= any(found[row.id].reached < row.last for row in quiet)
-    worker.grown = {
-        each.user_id for each in worker.busy.values()
-    }  # their streams can grow meanwhile
-    if worker.behind:
-        worker.freed.set()
-    return await _until(world)
+    to_advance = [
+        row for row in without_messages if read_all or news_by_channel[row.id].position < row.last
+    ]
+    await _advance_positions(world, to_advance, news_by_channel)
+    for row in to_start:
+        lease = world.new_id()
+        task = asyncio.create_task(_serve_channel(worker, row.id, lease))
+        worker.served[row.id] = ServedChannel(row.user_id, lease, task)
+    worker.has_more |= len(news_by_channel) < len(active_channels)
+    worker.has_more |= any(news_by_channel[row.id].position < row.last for row in without_messages)
+    worker.grown_stream_ids = {
+        each.user_id for each in worker.served.values()
+    }  # their streams can grow while this runs
+    if worker.has_more:
+        worker.channel_freed.set()
+    return await _seconds_until_retry(world)
 
 
-def _due(worker: Worker, *, everything: bool) -> Select[*tuple[Any, ...]]:
+def _due_channels(worker: PushWorker, *, read_all: bool) -> Select[*tuple[Any, ...]]:
     """Return the SQL query for channels with new events that no process serves."""
-    now, late = worker.world.now(), col(PushChannel.retry_at)
-    news = col(PushChannel.active) & (col(Stream.last) > col(PushChannel.number))
-    due = late.is_(None) | (late <= now)
-    asked = (
-        select(*picked(PushChannel), col(Stream.last))
+    now, retry_at = worker.environment.now(), col(PushChannel.retry_at)
+    has_news = col(PushChannel.active) & (col(Stream.last) > col(PushChannel.number))
+    is_due = retry_at.is_(None) | (retry_at <= now)
+    statement = (
+        select(*select_columns(PushChannel), col(Stream.last))
         .join(Stream, col(Stream.id) == col(PushChannel.user_id))
         .join(User, col(User.id) == col(PushChannel.user_id))
         .where(
-            news | col(PushChannel.test_at).is_not(None),
-            due,
-            _theirs(),
-            leases.is_free(PushChannel),
+            has_news | col(PushChannel.test_at).is_not(None),
+            is_due,
+            _is_active_user(),
+            leases.is_unleased(PushChannel),
         )
-        .where(col(PushChannel.id).not_in(list(worker.busy)))
+        .where(col(PushChannel.id).not_in(list(worker.served)))
         .order_by(col(PushChannel.failures), col(PushChannel.id))  # failing channels come last
     )
-    if everything:
-        return asked
+    if read_all:
+        return statement
     key = col(PushChannel.id)
-    some = union(  # each by its index
-        select(key).where(col(PushChannel.user_id).in_(sorted(worker.grown))),
-        select(key).where(late <= now),
+    candidate_ids = union(  # each by its index
+        select(key).where(col(PushChannel.user_id).in_(sorted(worker.grown_stream_ids))),
+        select(key).where(retry_at <= now),
         select(key).where(col(PushChannel.test_at).is_not(None)),
     )
-    return asked.where(key.in_(some))
+    return statement.where(key.in_(candidate_ids))
 
 
-def _theirs() -> ColumnElement[bool]:
+def _is_active_user() -> ColumnElement[bool]:
     """Return the SQL condition for accounts that may sign in; others are not notified."""
     return col(User.deleted_at).is_(None) & ~col(User.disabled) & ~col(User.suspended)
 
 
-async def _until(world: World) -> float:
+async def _seconds_until_retry(environment: Environment) -> float:
     """Return the seconds until the next retry of a channel."""
     soonest = select(func.min(col(PushChannel.retry_at)).label("at")).where(
-        col(PushChannel.retry_at) > world.now(), leases.is_free(PushChannel)
+        col(PushChannel.retry_at) > environment.now(), leases.is_unleased(PushChannel)
     )
-    (row,) = await world.database.read(soonest)
-    return IDLE if row.at is None else min((row.at - world.now()).total_seconds(), IDLE)
+    (row,) = await environment.database.read(soonest)
+    return (
+        POLL_SECONDS
+        if row.at is None
+        else min((row.at - environment.now()).total_seconds(), POLL_SECONDS)
+    )
 
 
-async def _passed_over(world: World, rows: Sequence[Picked], found: Mapping[int, Found]) -> None:
+async def _advance_positions(
+    environment: Environment,
+    channels: Sequence[ColumnRow],
+    news_by_channel: Mapping[int, ChannelNews],
+) -> None:
     """Advance the positions of channels without new messages, in one transaction."""
-    if not rows:
+    if not channels:
         return
-    table = table_of(PushChannel)
-    on = (
+    table = core_table(PushChannel)
+    statement = (
         update(table)
         .where(table.c.id == bindparam("key"), table.c.number == bindparam("since"))
-        .where(leases.is_free(PushChannel))
+        .where(leases.is_unleased(PushChannel))
         .values(number=bindparam("reached"), retry_at=None)
     )
-    given = [{"key": r.id, "since": r.number, "reached": found[r.id].reached} for r in rows]
-    async with world.write() as session:
-        await (await session.connection()).execute(on, given)
+    positions = [
+        {"key": r.id, "since": r.number, "reached": news_by_channel[r.id].position}
+        for r in channels
+    ]
+    async with environment.write_session() as session:
+        await (await session.connection()).execute(statement, positions)
 
 
-async def _serve(worker: Worker, key: int, lease: int) -> None:
+async def _serve_channel(worker: PushWorker, channel_id: int, lease: int) -> None:
     """Send all notifications of a channel. Exceptions are logged."""
     try:
-        with leases.in_use(worker.world, lease):
-            channel = await _claim(worker.world, key, lease)
+        with leases.use_leases(worker.environment, lease):
+            channel = await _claim_channel(worker.environment, channel_id, lease)
             while channel is not None:
-                channel = await _step(worker, channel)
-    except LeaseLost:
-        log.info("a push channel was changed meanwhile", extra={"channel": key})
+                channel = await _push_next(worker, channel)
+    except PushLeaseLost:
+        log.info("a push channel was changed meanwhile", extra={"channel": channel_id})
     except Exception:
-        log.exception("a push channel could not be served", extra={"channel": key})
-        mine = col(PushChannel.id) == key, col(PushChannel.lease) == lease
-        leases.abandon(worker.world, PushChannel, *mine, after=PAUSE_AFTER_ERROR)
+        log.exception("a push channel could not be served", extra={"channel": channel_id})
+        is_leased = col(PushChannel.id) == channel_id, col(PushChannel.lease) == lease
+        leases.abandon_lease(
+            worker.environment, PushChannel, *is_leased, delay_seconds=PAUSE_AFTER_ERROR
+        )
     finally:
-        worker.busy.pop(key, None)
-        worker.freed.set()
+        worker.served.pop(channel_id, None)
+        worker.channel_freed.set()
 
 
-async def _claim(world: World, key: int, lease: int) -> Picked | None:
+async def _claim_channel(environment: Environment, channel_id: int, lease: int) -> ColumnRow | None:
     """Claim the lease of a channel and read it; None if another process holds the lease."""
-    process_id = await leases.ensure_registered(world)
-    mine = update(PushChannel).where(
-        col(PushChannel.id) == key, leases.is_free(PushChannel), leases.is_registered(process_id)
+    process_id = await leases.ensure_registered(environment)
+    statement = update(PushChannel).where(
+        col(PushChannel.id) == channel_id,
+        leases.is_unleased(PushChannel),
+        leases.is_registered(process_id),
     )
-    async with world.write() as session:
+    async with environment.write_session() as session:
         connection = await session.connection()
-        await connection.execute(mine.values(**leases.held(process_id, lease)))
-    return await _ours(world, key, lease)
+        await connection.execute(statement.values(**leases.lease_values(process_id, lease)))
+    return await _read_claimed_channel(environment, channel_id, lease)
 
 
-async def _ours(world: World, key: int, lease: int) -> Picked | None:
-    asked = (
-        select(*picked(PushChannel), col(Stream.last))
+async def _read_claimed_channel(
+    environment: Environment, channel_id: int, lease: int
+) -> ColumnRow | None:
+    statement = (
+        select(*select_columns(PushChannel), col(Stream.last))
         .join(Stream, col(Stream.id) == col(PushChannel.user_id))
         .join(User, col(User.id) == col(PushChannel.user_id))
-        .where(col(PushChannel.id) == key, col(PushChannel.lease) == lease, _theirs())
+        .where(
+            col(PushChannel.id) == channel_id, col(PushChannel.lease) == lease, _is_active_user()
+        )
     )
-    return next(iter(await world.database.read(asked)), None)
+    return next(iter(await environment.database.read(statement)), None)
 
 
-async def _step(worker: Worker, channel: Picked) -> Picked | None:
+async def _push_next(worker: PushWorker, channel: ColumnRow) -> ColumnRow | None:
     """Send one notification. Returns the channel after it, or None if nothing is left to do now."""
-    world = worker.world
-    window = channel.window_at
-    running = window is not None and world.now() < window + WINDOW
-    if running and channel.pushed >= BURST:
-        await _settle(world, channel, {"retry_at": window + WINDOW}, release=True)
+    world = worker.environment
+    window_start = channel.window_at
+    is_in_window = window_start is not None and world.now() < window_start + RATE_WINDOW
+    if is_in_window and channel.pushed >= MAX_PUSHES_PER_WINDOW:
+        await _update_claimed_channel(
+            world, channel, {"retry_at": window_start + RATE_WINDOW}, release=True
+        )
         return None
-    counted = {
-        "window_at": window if running else world.now(),
-        "pushed": (channel.pushed if running else 0) + 1,
+    rate_values = {
+        "window_at": window_start if is_in_window else world.now(),
+        "pushed": (channel.pushed if is_in_window else 0) + 1,
     }
     if channel.test_at:
-        told = await _push(worker, channel, sample(channel, world))
-        world.fault("pushed")
-        values = {"test_at": None, "last_error": told.error, **counted}
-        if told.error is None:
+        result = await _post_notification(worker, channel, sample_notification(channel, world))
+        world.reach_fault_point("pushed")
+        values = {"test_at": None, "last_error": result.error, **rate_values}
+        if result.error is None:
             values["last_push_at"] = world.now()
-        await _settle(world, channel, values)
-        return await _ours(world, channel.id, channel.lease)
-    found = await _news(world, channel)
-    if found is None or not found.news:
-        values = {} if found is None else {"number": found.reached, "retry_at": None}
-        await _settle(world, channel, values, release=True)
+        await _update_claimed_channel(world, channel, values)
+        return await _read_claimed_channel(world, channel.id, channel.lease)
+    news = await _read_news(world, channel)
+    if news is None or not news.messages:
+        values = {} if news is None else {"number": news.position, "retry_at": None}
+        await _update_claimed_channel(world, channel, values, release=True)
         return None
-    notice, number = await _notice(world, channel, found)
-    told = await _push(worker, channel, notice)
-    world.fault("pushed")
-    await _note(world, channel, told, {**counted, "number": number})
-    return None if told.error else await _ours(world, channel.id, channel.lease)
+    notice, position = await _next_notification(world, channel, news)
+    result = await _post_notification(worker, channel, notice)
+    world.reach_fault_point("pushed")
+    await _record_push_result(world, channel, result, {**rate_values, "number": position})
+    return None if result.error else await _read_claimed_channel(world, channel.id, channel.lease)
 
 
-async def _news(world: World, channel: Picked) -> Found | None:
+async def _read_news(environment: Environment, channel: ColumnRow) -> ChannelNews | None:
     """Read new messages for a channel; None if nothing can be pushed now."""
-    waits = channel.retry_at is not None and channel.retry_at > world.now()
-    if not channel.active or waits or channel.last <= channel.number:
+    is_waiting = channel.retry_at is not None and channel.retry_at > environment.now()
+    if not channel.active or is_waiting or channel.last <= channel.number:
         return None
-    found = (await push_events.look(world, [channel]))[channel.id]
-    if not channel.only_priority or not found.news:
-        return found
-    urgent = await push_events.urgent(world, [one.message.id for one in found.news])
-    return replace(found, news=[one for one in found.news if one.message.id in urgent])
+    news = (await push_events.read_channel_news(environment, [channel]))[channel.id]
+    if not channel.only_priority or not news.messages:
+        return news
+    urgent_ids = await push_events.read_urgent_message_ids(
+        environment, [one.message.id for one in news.messages]
+    )
+    return replace(news, messages=[one for one in news.messages if one.message.id in urgent_ids])
 
 
-async def _notice(world: World, channel: Picked, found: Found) -> tuple[Notice, int]:
+async def _next_notification(
+    environment: Environment, channel: ColumnRow, news: ChannelNews
+) -> tuple[PushNotification, int]:
     """Return the next notification and the journal position after it."""
-    first: News = found.news[0]
-    many = found.news if len(found.news) > TOGETHER else [first]
-    keys = [one.message.id for one in many]
-    urgent = channel.evaluate_priority and bool(await push_events.urgent(world, keys))
-    if len(many) > 1:
-        return of_many(channel, len(many), urgent=urgent), found.reached
-    number = first.number if len(found.news) > 1 else found.reached
-    return of_message(channel, first.message, urgent=urgent), number
+    first: PushMessage = news.messages[0]
+    messages = news.messages if len(news.messages) > MAX_SINGLE_NOTIFICATIONS else [first]
+    message_ids = [one.message.id for one in messages]
+    is_urgent = channel.evaluate_priority and bool(
+        await push_events.read_urgent_message_ids(environment, message_ids)
+    )
+    if len(messages) > 1:
+        return notification_of_many(channel, len(messages), is_urgent=is_urgent), news.position
+    position = first.position if len(news.messages) > 1 else news.position
+    return notification_of_message(channel, first.message, is_urgent=is_urgent), position
 
 
-async def _push(worker: Worker, channel: Picked, notice: Notice) -> Told:
+async def _post_notification(
+    worker: PushWorker, channel: ColumnRow, notice: PushNotification
+) -> PushResult:
     """Post one notification. Failures are part of the result."""
-    begun, world = monotonic(), worker.world
+    started, world = monotonic(), worker.environment
     status, error = None, None
     # the address of Pushover is a setting, the others come from users
-    private = worker.gate.private or world.options.push_private
-    private = private or channel.kind is PushKind.PUSHOVER
+    allow_private = worker.gate.allows_private or world.options.push_private
+    allow_private = allow_private or channel.kind is PushKind.PUSHOVER
     try:
-        request = await posted(world, channel, notice, worker.called)
-        to = target(request.url, private=private)
+        request = await build_push_request(world, channel, notice, worker.encode_node_id)
+        endpoint = parse_target(request.url, allow_private=allow_private)
         status = await post(
-            to, request.headers, request.body, replace(worker.gate, private=private)
+            endpoint,
+            request.headers,
+            request.body,
+            replace(worker.gate, allows_private=allow_private),
         )
-        error = refused(status)
-    except Invalid as problem:  # accepted under earlier settings
+        error = status_problem(status)
+    except InvalidInput as problem:  # accepted under earlier settings
         error = problem.message
-    except Unsent as problem:
+    except HttpRequestFailed as problem:
         error = str(problem)
-    except Sealed:
+    except DecryptionError:
         error = "its secrets cannot be read"
-    PUSHED.add(channel.kind, "failed" if error else "taken")
-    TOOK.note(monotonic() - begun)
+    PUSH_RESULTS.add(channel.kind, "failed" if error else "taken")
+    PUSH_SECONDS.observe(monotonic() - started)
     facts = {"channel": channel.id, "kind": channel.kind, "status": status, "error": error}
     log.info("pushed" if error is None else "push failed", extra=facts)
-    return Told(error, gone=status in GONE[channel.kind])
+    return PushResult(error, is_gone=status in GONE_STATUSES[channel.kind])
 
 
-async def _note(world: World, channel: Picked, told: Told, taken: Mapping[str, Any]) -> None:
+async def _record_push_result(
+    environment: Environment, channel: ColumnRow, result: PushResult, columns: Mapping[str, Any]
+) -> None:
     """Write the result of a push. A channel that is gone is switched off."""
-    if told.error is None:
-        well = {"failures": 0, "retry_at": None, "last_error": None, "last_push_at": world.now()}
-        await _settle(world, channel, {**well, **taken})
+    if result.error is None:
+        success_values = {
+            "failures": 0,
+            "retry_at": None,
+            "last_error": None,
+            "last_push_at": environment.now(),
+        }
+        await _update_claimed_channel(environment, channel, {**success_values, **columns})
         return
     failures = channel.failures + 1
-    chance = int.from_bytes(world.random(2)) / 0x10000
+    random_fraction = int.from_bytes(environment.random_bytes(2)) / 0x10000
     values = {
         "failures": failures,
-        "last_error": told.error,
-        "retry_at": world.now() + pause_after(failures, chance),
+        "last_error": result.error,
+        "retry_at": environment.now() + pause_after(failures, random_fraction),
     }
-    if told.gone:
+    if result.is_gone:
         values |= {"active": False, "retry_at": None}
-    await _settle(world, channel, values, release=True)
+    await _update_claimed_channel(environment, channel, values, release=True)
 
 
-async def _settle(
-    world: World, channel: Picked, values: Mapping[str, Any], *, release: bool = False
+async def _update_claimed_channel(
+    environment: Environment,
+    channel: ColumnRow,
+    values: Mapping[str, Any],
+    *,
+    release: bool = False,
 ) -> None:
     """Update a claimed channel, and keep or release its lease. Raises PushLeaseLost."""
-    held = {"lease": None, "holder": None} if release else {"lease": channel.lease}
-    this = update(PushChannel).where(
+    lease_values = {"lease": None, "holder": None} if release else {"lease": channel.lease}
+    statement = update(PushChannel).where(
         col(PushChannel.id) == channel.id, col(PushChannel.lease) == channel.lease
     )
-    switched = values.get("active") is False
-    async with world.write(*([channel.user_id] if switched else [])) as session:
+    is_switched_off = values.get("active") is False
+    async with environment.write_session(
+        *([channel.user_id] if is_switched_off else [])
+    ) as session:
         connection = await session.connection()
-        if not (await connection.execute(this.values({**values, **held}))).rowcount:
-            raise LeaseLost
-        if switched:
-            facts = {"changed": [CHANGED]}
-            entry = Entry(ChangeKind.USER_CHANGED, [channel.user_id], facts)
-            await record(session, channel.user_id, entry, at=world.now())
+        if not (await connection.execute(statement.values({**values, **lease_values}))).rowcount:
+            raise PushLeaseLost
+        if is_switched_off:
+            facts = {"changed": [CHANGED_FIELDS]}
+            entry = JournalEntry(ChangeKind.USER_CHANGED, [channel.user_id], facts)
+            await record_entry(session, channel.user_id, entry, at=environment.now())
 
 
-async def _wind_up(worker: Worker) -> None:
+async def _stop_channels(worker: PushWorker) -> None:
     """Cancel the served channels and release their leases, so that other processes continue."""
-    busy = dict(worker.busy)
-    for each in busy.values():
+    served = dict(worker.served)
+    for each in served.values():
         each.task.cancel()
-    await asyncio.gather(*(each.task for each in busy.values()), return_exceptions=True)
+    await asyncio.gather(*(each.task for each in served.values()), return_exceptions=True)
     with suppress(Exception):  # the leases end with the process registration
-        await _given_back(worker.world, [each.lease for each in busy.values()])
+        await _release_leases(worker.environment, [each.lease for each in served.values()])
 
 
-async def _given_back(world: World, leases: Sequence[int]) -> None:
+async def _release_leases(environment: Environment, lease_ids: Sequence[int]) -> None:
     """Release leases, so that another process can serve the channels at once."""
-    if leases:
-        this = update(PushChannel).where(col(PushChannel.lease).in_(leases))
-        async with world.write() as session:
-            free = {"lease": None, "holder": None}
-            await (await session.connection()).execute(this.values(free))
+    if lease_ids:
+        statement = update(PushChannel).where(col(PushChannel.lease).in_(lease_ids))
+        async with environment.write_session() as session:
+            released = {"lease": None, "holder": None}
+            await (await session.connection()).execute(statement.values(released))

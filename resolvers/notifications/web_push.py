@@ -13,78 +13,82 @@ from typing import Any
 
 from sqlalchemy import select
 
-from mail.network.outbound_http import Target, target
-from models.errors import Invalid
-from models.notifications.push_channels import PushKey
-from models.runtime.environment import World
-from models.store.columns import insert_or, picked
+from mail.network.outbound_http import HttpTarget, parse_target
+from models.errors import InvalidInput
+from models.notifications.push_channels import VapidKeyPair
+from models.runtime.environment import Environment
+from models.store.columns import insert_with_conflict, select_columns
 
-ONLY = 1  # the table has one row
-SIGNED_FOR = timedelta(hours=12)  # RFC 8292, section 2: at most 24 hours
-KEPT_FOR = timedelta(days=1)  # of a message in the push service
-POINT, AUTH = 65, 16  # bytes (RFC 8291, sections 3.1 and 3.2)
-PATH = ("endpoint",)
+KEY_ROW_ID = 1  # the table has one row
+SIGNATURE_LIFETIME = timedelta(hours=12)  # RFC 8292, section 2: at most 24 hours
+MESSAGE_TTL = timedelta(days=1)  # of a message in the push service
+POINT_SIZE, AUTH_SIZE = 65, 16  # bytes (RFC 8291, sections 3.1 and 3.2)
+INPUT_PATH = ("endpoint",)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class VapidKeys:
     """The key pair of the platform, each key in base64url."""
 
     public: str
     private: str
 
 
-def place_of(key: int) -> str:
+def secret_purpose(row_id: int) -> str:
     """Return the purpose that the secret box binds the private key to."""
-    return f"push key:{key}"
+    return f"push key:{row_id}"
 
 
-async def public_key(world: World) -> str:
+async def read_public_key(environment: Environment) -> str:
     """Read the public key. The first call creates the key pair."""
-    found = await _row(world)
+    found = await _read_key_row(environment)
     if found is None:
-        await _make(world)
-        found = await _row(world)
+        await _create_keys(environment)
+        found = await _read_key_row(environment)
     return str(found.public)
 
 
-async def pair(world: World) -> Pair:
+async def read_key_pair(environment: Environment) -> VapidKeys:
     """Read the key pair. Raises DecryptionError if the private key can't be decrypted."""
-    await public_key(world)
-    row = await _row(world)
-    return Pair(row.public, world.vault.open(row.private, place_of(ONLY)))
+    await read_public_key(environment)
+    row = await _read_key_row(environment)
+    return VapidKeys(
+        row.public, environment.secret_box.decrypt(row.private, secret_purpose(KEY_ROW_ID))
+    )
 
 
-async def _row(world: World) -> Any:
-    return next(iter(await world.database.read(select(*picked(PushKey)))), None)
+async def _read_key_row(environment: Environment) -> Any:
+    return next(iter(await environment.database.read(select(*select_columns(VapidKeyPair)))), None)
 
 
-async def _make(world: World) -> None:
+async def _create_keys(environment: Environment) -> None:
     """Create the key pair, unless another process does at the same time."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few need it
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    number = key.private_numbers().private_value.to_bytes(32, "big")
-    point = key.public_key().public_bytes(
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    number = private_key.private_numbers().private_value.to_bytes(32, "big")
+    point = private_key.public_key().public_bytes(
         serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
     )
     row = {
-        "id": ONLY,
-        "public": _written(point),
-        "private": world.vault.seal(_written(number), place_of(ONLY)),
-        "created_at": world.now(),
+        "id": KEY_ROW_ID,
+        "public": _base64url(point),
+        "private": environment.secret_box.encrypt(_base64url(number), secret_purpose(KEY_ROW_ID)),
+        "created_at": environment.now(),
     }
-    async with world.write() as session:
-        new = insert_or(world.database.dialect, PushKey).on_conflict_do_nothing()
+    async with environment.write_session() as session:
+        new = insert_with_conflict(
+            environment.database.dialect, VapidKeyPair
+        ).on_conflict_do_nothing()
         await (await session.connection()).execute(new, row)
 
 
-def _written(raw: bytes) -> str:
+def _base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _read(text: object, size: int, name: str) -> bytes:
+def _decode_key(text: object, size: int, name: str) -> bytes:
     """Decode a key from base64url. Raises Invalid if it does not have this size."""
     raw = b""
     if isinstance(text, str) and len(text) <= 2 * size:
@@ -94,69 +98,84 @@ def _read(text: object, size: int, name: str) -> bytes:
         except (ValueError, binascii.Error):
             raw = b""
     if len(raw) != size:
-        raise Invalid(f"{name} has {size} bytes", constraint="format", path=PATH)
+        raise InvalidInput(f"{name} has {size} bytes", constraint="format", path=INPUT_PATH)
     return raw
 
 
-def checked(given: object, *, private: bool) -> dict[str, Any]:
+def validate_subscription(subscription: object, *, allow_private: bool) -> dict[str, Any]:
     """Return the known fields of a browser's push subscription. Raises Invalid if one is wrong."""
-    if not isinstance(given, Mapping) or not isinstance(given.get("endpoint"), str):
+    if not isinstance(subscription, Mapping) or not isinstance(subscription.get("endpoint"), str):
         text = "what PushSubscription.toJSON() says: endpoint and keys"
-        raise Invalid(text, constraint="format", path=PATH)
-    keys = given.get("keys")
+        raise InvalidInput(text, constraint="format", path=INPUT_PATH)
+    keys = subscription.get("keys")
     if not isinstance(keys, Mapping):
-        raise Invalid("there are no keys", constraint="format", path=PATH)
-    to = target(given["endpoint"], private=private, path=PATH)
-    if not to.secure:
-        raise Invalid("https only (RFC 8030, section 8)", constraint="url", path=PATH)
-    if ":" in to.host:
-        raise Invalid("a host by its name", constraint="url", path=PATH)
-    point, auth = _read(keys.get("p256dh"), POINT, "p256dh"), _read(keys.get("auth"), AUTH, "auth")
+        raise InvalidInput("there are no keys", constraint="format", path=INPUT_PATH)
+    endpoint = parse_target(
+        subscription["endpoint"], allow_private=allow_private, error_path=INPUT_PATH
+    )
+    if not endpoint.uses_tls:
+        raise InvalidInput("https only (RFC 8030, section 8)", constraint="url", path=INPUT_PATH)
+    if ":" in endpoint.host:
+        raise InvalidInput("a host by its name", constraint="url", path=INPUT_PATH)
+    point, auth = (
+        _decode_key(keys.get("p256dh"), POINT_SIZE, "p256dh"),
+        _decode_key(keys.get("auth"), AUTH_SIZE, "auth"),
+    )
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
     try:
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
-        raise Invalid("p256dh is no point of P-256", constraint="format", path=PATH) from None
+        raise InvalidInput(
+            "p256dh is no point of P-256", constraint="format", path=INPUT_PATH
+        ) from None
     return {
-        "endpoint": given["endpoint"],
-        "keys": {"p256dh": _written(point), "auth": _written(auth)},
+        "endpoint": subscription["endpoint"],
+        "keys": {"p256dh": _base64url(point), "auth": _base64url(auth)},
     }
 
 
-async def request(
-    world: World, subscription: Mapping[str, Any], to: Target, payload: bytes, *, urgent: bool
+async def build_request(
+    environment: Environment,
+    subscription: Mapping[str, Any],
+    endpoint: HttpTarget,
+    payload: bytes,
+    *,
+    is_urgent: bool,
 ) -> tuple[dict[str, str], bytes]:
     """Return header fields and body for a payload of at most 3,900 bytes.
 
     Raises DecryptionError.
     """
-    keys = await pair(world)
+    key_pair = await read_key_pair(environment)
     claims = {
-        "aud": f"https://{to.authority}",
-        "exp": int((world.now() + SIGNED_FOR).timestamp()),
-        "sub": world.options.push_contact or f"mailto:postmaster@{world.options.hostname}",
+        "aud": f"https://{endpoint.authority}",
+        "exp": int((environment.now() + SIGNATURE_LIFETIME).timestamp()),
+        "sub": environment.options.push_contact
+        or f"mailto:postmaster@{environment.options.hostname}",
     }
-    signed, body = await asyncio.to_thread(_sealed, subscription, payload, keys.private, claims)
+    signed, body = await asyncio.to_thread(
+        _encrypt_and_sign, subscription, payload, key_pair.private, claims
+    )
     fields = {
         "Content-Type": "application/octet-stream",
         "Content-Encoding": "aes128gcm",
-        "TTL": str(int(KEPT_FOR.total_seconds())),
-        "Urgency": "high" if urgent else "normal",
+        "TTL": str(int(MESSAGE_TTL.total_seconds())),
+        "Urgency": "high" if is_urgent else "normal",
         "Authorization": signed,
     }
     return fields, body
 
 
-def _sealed(
-    subscription: Mapping[str, Any], payload: bytes, private: str, claims: Mapping[str, Any]
+def _encrypt_and_sign(
+    subscription: Mapping[str, Any], payload: bytes, private_key: str, claims: Mapping[str, Any]
 ) -> tuple[str, bytes]:
     # These packages import two HTTP clients, which most installations don't need.
     from py_vapid import Vapid02  # noqa: PLC0415
     from pywebpush import WebPusher  # noqa: PLC0415
 
     body: bytes = WebPusher(subscription).encode(payload)["body"]
-    signer = Vapid02.from_raw(private.encode())
+    signer = Vapid02.from_raw(private_key.encode())
     signer.conf = {"no-strict": True}  # accepts a host without a dot
     signed: str = signer.sign(claims)["Authorization"]
     return signed, body

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.events.journal import ChangeKind
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 
 PING = "ping"  # of a test call; sent to every webhook
-MISSED = "changes.missed"  # sent to every webhook
-EVERY = "*"
-BELOW = ".*"  # ends a pattern that is a prefix
-KINDS: Mapping[ChangeKind, str] = {
+MISSED_TYPE = "changes.missed"  # sent to every webhook
+ALL_TYPES = "*"
+PREFIX_WILDCARD = ".*"  # ends a pattern that is a prefix
+TYPE_BY_CHANGE_KIND: Mapping[ChangeKind, str] = {
     ChangeKind.MAILBOX_CREATED: "mailbox.created",
     ChangeKind.MAILBOX_UPDATED: "mailbox.updated",
     ChangeKind.MAILBOX_RENAMED: "mailbox.renamed",
@@ -53,7 +53,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.COMPOSE_REQUESTED: "compose.requested",
     ChangeKind.CERTIFICATE_CHANGED: "certificate.changed",
 }
-DID: Mapping[ChangeKind, Mapping[str, str]] = {  # by the fact `did` of the journal entry
+TYPE_BY_ACTION: Mapping[ChangeKind, Mapping[str, str]] = {  # by the fact `did` of the journal entry
     ChangeKind.USER_CHANGED: {
         did: f"user.{did}" for did in ("created", "deleted", "restored", "removed")
     },
@@ -69,9 +69,13 @@ DID: Mapping[ChangeKind, Mapping[str, str]] = {  # by the fact `did` of the jour
         did: f"quarantine.{did}" for did in ("held", "released", "deleted", "expired")
     },
 }
-STATES = {"SENT": "message.sent", "PARTIAL": "message.bounced", "FAILED": "message.bounced"}
-NOTED = "security.noted"  # of all other security log entries
-SECURITY = {  # by action and success
+TYPE_BY_SUBMISSION_STATE = {
+    "SENT": "message.sent",
+    "PARTIAL": "message.bounced",
+    "FAILED": "message.bounced",
+}
+OTHER_SECURITY_TYPE = "security.noted"  # of all other security log entries
+TYPE_BY_SECURITY_ACTION = {  # by action and success
     ("authenticate", True): "login.succeeded",
     ("authenticate", False): "login.failed",
     ("api key", False): "login.failed",
@@ -99,14 +103,14 @@ SECURITY = {  # by action and success
 }
 TYPES = sorted(
     {
-        *KINDS.values(),
-        *(name for names in DID.values() for name in names.values()),
-        *STATES.values(),
-        *SECURITY.values(),
-        NOTED,
+        *TYPE_BY_CHANGE_KIND.values(),
+        *(name for names in TYPE_BY_ACTION.values() for name in names.values()),
+        *TYPE_BY_SUBMISSION_STATE.values(),
+        *TYPE_BY_SECURITY_ACTION.values(),
+        OTHER_SECURITY_TYPE,
     }
 )
-FACTS: Mapping[str, tuple[str, ...]] = {  # names in the journal, by prefix of the change kind
+FACT_NAMES: Mapping[str, tuple[str, ...]] = {  # names in the journal, by prefix of the change kind
     "MESSAGE_": ("mailbox", "uid", "flags", "fromMailbox", "fromUid"),
     "SUBMISSION_": ("state",),
     "USER_": ("changed",),
@@ -117,21 +121,21 @@ FACTS: Mapping[str, tuple[str, ...]] = {  # names in the journal, by prefix of t
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class WebhookEvent:
     """An event of one change, about one or many objects."""
 
     type: str
-    change: Picked
+    change: ColumnRow
     objects: Sequence[Mapping[str, Any]]  # each with its row id as `id`
     part: int = 0  # number among the events of one change
 
     @property
-    def name(self) -> str:
+    def event_id(self) -> str:
         """The unique id of the event."""
         part = f"-{self.part}" if self.part else ""
         return f"evt_{self.change.stream_id}_{self.change.last}{part}"
 
-    def body(self, user: Picked | None, domain_id: int | None) -> dict[str, Any]:
+    def stored_body(self, user: ColumnRow | None, domain_id: int | None) -> dict[str, Any]:
         """Return the stored body of a webhook delivery."""
         return {
             "kind": self.change.kind,
@@ -142,19 +146,23 @@ class News:
         }
 
 
-def wanted(types: Sequence[str], name: str) -> bool:
+def matches_type(patterns: Sequence[str], event_type: str) -> bool:
     """True if a pattern matches the event type: exact, a prefix with `.*`, or `*`."""
     return any(
-        one in (name, EVERY) or (one.endswith(BELOW) and name.startswith(one[:-1])) for one in types
+        pattern in (event_type, ALL_TYPES)
+        or (pattern.endswith(PREFIX_WILDCARD) and event_type.startswith(pattern[:-1]))
+        for pattern in patterns
     )
 
 
-def known(pattern: str) -> bool:
+def is_known_pattern(pattern: str) -> bool:
     """True if the pattern matches any event type."""
-    return any(wanted([pattern], name) for name in TYPES)
+    return any(matches_type([pattern], name) for name in TYPES)
 
 
-def news(change: Picked, seen: Mapping[int, Picked]) -> Iterator[News]:
+def events_of_change(
+    change: ColumnRow, security_rows: Mapping[int, ColumnRow]
+) -> Iterator[WebhookEvent]:
     """Yield the events of a change.
 
     `security_rows` are the security log rows it refers to, by id.
@@ -162,29 +170,35 @@ def news(change: Picked, seen: Mapping[int, Picked]) -> Iterator[News]:
     if change.kind is ChangeKind.RESYNC:
         return
     if change.kind is not ChangeKind.SECURITY_EVENT:
-        yield News(_type(change), change, _objects(change))
+        yield WebhookEvent(_event_type(change), change, _object_facts(change))
         return
     by_type: dict[str, list[dict[str, Any]]] = {}
     for key in change.ids:
-        row = seen.get(key)
+        row = security_rows.get(key)
         if row is not None:  # one that is no longer kept is no news
-            shown = {name: getattr(row, name) for name in ("action", "result", "protocol", "ip")}
-            named = SECURITY.get((row.action, row.result == "success"), NOTED)
-            by_type.setdefault(named, []).append({"id": key, **shown, "count": row.count})
-    for part, (named, objects) in enumerate(by_type.items()):
-        yield News(named, change, objects, part)
+            facts = {name: getattr(row, name) for name in ("action", "result", "protocol", "ip")}
+            event_type = TYPE_BY_SECURITY_ACTION.get(
+                (row.action, row.result == "success"), OTHER_SECURITY_TYPE
+            )
+            by_type.setdefault(event_type, []).append({"id": key, **facts, "count": row.count})
+    for part, (event_type, objects) in enumerate(by_type.items()):
+        yield WebhookEvent(event_type, change, objects, part)
 
 
-def _type(change: Picked) -> str:
+def _event_type(change: ColumnRow) -> str:
     kind = change.kind
     if kind is ChangeKind.SUBMISSION_CHANGED:
-        return STATES.get(str(change.facts.get("state")), KINDS[kind])
-    did = DID.get(kind, {}).get(str(change.facts.get("did")))
-    return did or KINDS[kind]
+        return TYPE_BY_SUBMISSION_STATE.get(
+            str(change.facts.get("state")), TYPE_BY_CHANGE_KIND[kind]
+        )
+    did = TYPE_BY_ACTION.get(kind, {}).get(str(change.facts.get("did")))
+    return did or TYPE_BY_CHANGE_KIND[kind]
 
 
-def _objects(change: Picked) -> list[dict[str, Any]]:
-    names = next((names for begin, names in FACTS.items() if change.kind.startswith(begin)), ())
+def _object_facts(change: ColumnRow) -> list[dict[str, Any]]:
+    names = next(
+        (names for begin, names in FACT_NAMES.items() if change.kind.startswith(begin)), ()
+    )
     facts = {name: change.facts[name] for name in names if name in change.facts}
     return [
         {"id": key} | {n: v[nth] if isinstance(v, list) else v for n, v in facts.items()}

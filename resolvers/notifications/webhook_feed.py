@@ -10,160 +10,192 @@ from sqlalchemy import and_, bindparam, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from models.auth.security_log import AuthEvent
+from models.auth.security_log import SecurityEvent
 from models.domains.tables import Domain
-from models.events.journal import LONGEST, PLATFORM, Change, ChangeKind, Stream
+from models.events.journal import MAX_IDS_PER_ROW, PLATFORM, Change, ChangeKind, Stream
 from models.notifications.webhooks import (
-    TRIED_FOR,
+    DELIVERY_LIFETIME,
     PostState,
     Webhook,
-    WebhookFeed,
-    narrow,
-    put,
-    wide,
+    WebhookReadPosition,
+    has_user_or_domain_webhook,
+    insert_deliveries,
+    is_platform_webhook,
 )
-from models.runtime.environment import World
-from models.store.columns import Big, Picked, insert_or, picked, table_of
+from models.runtime.environment import Environment
+from models.store.columns import (
+    BIG_INTEGER,
+    ColumnRow,
+    core_table,
+    insert_with_conflict,
+    select_columns,
+)
 from models.users.tables import User
-from resolvers.notifications.webhook_event_types import MISSED, News, news, wanted
+from resolvers.notifications.webhook_event_types import (
+    MISSED_TYPE,
+    WebhookEvent,
+    events_of_change,
+    matches_type,
+)
 
 log = logging.getLogger(__name__)
 
-STREAMS = 250  # in one statement
-CHANGES = 500  # in one statement
-MANY = 5000  # if more streams have grown, all are read
-RESTORED = "STORE_RESTORED"  # as in `ResyncReason`
-TARGET = {"id", "user_id", "domain_id", "types", "since"}
+MAX_STREAMS = 250  # in one statement
+MAX_CHANGES = 500  # in one statement
+MAX_GROWN_STREAMS = 5000  # if more streams have grown, all are read
+RESTORED_REASON = "STORE_RESTORED"  # as in `ResyncReason`
+TARGET_COLUMNS = {"id", "user_id", "domain_id", "types", "since"}
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class GrownStream:
     """A stream with unread events.
 
     It has the position of the last read, the last, and the last deleted event.
     """
 
     stream_id: int
-    number: int
-    last: int
-    gone: int
-    gone_at: datetime | None
+    position: int
+    last_position: int
+    deleted_position: int
+    deleted_at: datetime | None
 
-    def crosses(self, base: int) -> bool:
+    def crosses_incarnation(self, incarnation_base: int) -> bool:
         """True if the unread events begin in an earlier incarnation of the store."""
-        return self.number < base <= self.gone
+        return self.position < incarnation_base <= self.deleted_position
 
     @property
-    def missed(self) -> int:
+    def missed_count(self) -> int:
         """The number of events that were deleted before they were read."""
-        return max(self.gone - self.number, 0) if self.gone_at else 0
+        return max(self.deleted_position - self.position, 0) if self.deleted_at else 0
 
 
-class Posed(NamedTuple):
+class FeedScope(NamedTuple):
     """Which part of the journal active webhooks need: all streams or some, and since when."""
 
-    wide: bool
+    all_streams: bool
     since: datetime
 
 
-async def feed(world: World, grown: Collection[int] | None = None) -> bool:
+async def create_deliveries(
+    environment: Environment, stream_ids: Collection[int] | None = None
+) -> bool:
     """Create the deliveries of new events; False if there are no active webhooks.
 
     `stream_ids` are the ids of the streams to read; None reads all.
     """
-    posed = await _posed(world)
-    if posed is None:
+    scope = await _read_scope(environment)
+    if scope is None:
         return False
-    if grown is not None and len(grown) > MANY:
-        grown = None
-    above = -1
-    while due := await _due(world, posed, grown, above):
-        above = due[-1].stream_id
-        while due:
-            due = await _read(world, posed, due)
+    if stream_ids is not None and len(stream_ids) > MAX_GROWN_STREAMS:
+        stream_ids = None
+    after_stream_id = -1
+    while grown_streams := await _read_grown_streams(
+        environment, scope, stream_ids, after_stream_id
+    ):
+        after_stream_id = grown_streams[-1].stream_id
+        while grown_streams:
+            grown_streams = await _feed_streams(environment, scope, grown_streams)
     return True
 
 
-async def _posed(world: World) -> Posed | None:
+async def _read_scope(environment: Environment) -> FeedScope | None:
     """Return what active webhooks need; None if there are none."""
-    all_there_is = wide()
-    asked = select(all_there_is.label("wide"), func.min(Webhook.since).label("since"))
-    rows = await world.database.read(asked.where(col(Webhook.active)).group_by(all_there_is))
+    needs_all = is_platform_webhook()
+    statement = select(needs_all.label("wide"), func.min(Webhook.since).label("since"))
+    rows = await environment.database.read(statement.where(col(Webhook.active)).group_by(needs_all))
     if not rows:
         return None
-    return Posed(any(row.wide for row in rows), min(row.since for row in rows))
+    return FeedScope(any(row.wide for row in rows), min(row.since for row in rows))
 
 
-async def _due(world: World, posed: Posed, grown: Collection[int] | None, above: int) -> list[Due]:
+async def _read_grown_streams(
+    environment: Environment,
+    scope: FeedScope,
+    stream_ids: Collection[int] | None,
+    after_stream_id: int,
+) -> list[GrownStream]:
     """Read the next streams with unread events, in the order of their ids."""
-    number = func.coalesce(col(WebhookFeed.number), 0)
-    stand = (getattr(Stream, name) for name in ("last", "gone", "gone_at"))
-    asked = (
-        select(col(Stream.id), number.label("number"), *stand)
-        .outerjoin(WebhookFeed, col(WebhookFeed.stream_id) == col(Stream.id))
-        .where(col(Stream.id) > above, col(Stream.last) > number)
+    position = func.coalesce(col(WebhookReadPosition.number), 0)
+    stream_columns = (getattr(Stream, name) for name in ("last", "gone", "gone_at"))
+    statement = (
+        select(col(Stream.id), position.label("number"), *stream_columns)
+        .outerjoin(WebhookReadPosition, col(WebhookReadPosition.stream_id) == col(Stream.id))
+        .where(col(Stream.id) > after_stream_id, col(Stream.last) > position)
         .order_by(col(Stream.id))
-        .limit(STREAMS)
+        .limit(MAX_STREAMS)
     )
-    if not posed.wide:
-        asked = asked.where(narrow(col(Stream.id)))
-    if grown is not None:
-        asked = asked.where(col(Stream.id).in_(sorted(grown)))
-    return [Due(*row) for row in await world.database.read(asked)]
+    if not scope.all_streams:
+        statement = statement.where(has_user_or_domain_webhook(col(Stream.id)))
+    if stream_ids is not None:
+        statement = statement.where(col(Stream.id).in_(sorted(stream_ids)))
+    return [GrownStream(*row) for row in await environment.database.read(statement)]
 
 
-async def _read(world: World, posed: Posed, due: Sequence[Due]) -> list[Due]:
+async def _feed_streams(
+    environment: Environment, scope: FeedScope, grown_streams: Sequence[GrownStream]
+) -> list[GrownStream]:
     """Read a batch of events of these streams and store the deliveries.
 
     Returns the unfinished streams.
     """
-    later = (
+    ranges = (
         and_(
-            col(Change.stream_id) == each.stream_id,
-            col(Change.last).between(each.number + 1, each.last),
-            col(Change.at) >= posed.since,
+            col(Change.stream_id) == stream.stream_id,
+            col(Change.last).between(stream.position + 1, stream.last_position),
+            col(Change.at) >= scope.since,
         )
-        for each in due
+        for stream in grown_streams
     )
     order = (col(Change.stream_id), col(Change.last))
-    asked = select(*picked(Change)).where(or_(*later)).order_by(*order).limit(CHANGES)
-    changes = await world.database.read(asked)
-    cut = changes[-1] if len(changes) == CHANGES else None
-    reached = {each.stream_id: each.last for each in due}
-    if cut is not None:
-        reached = {key: last for key, last in reached.items() if key < cut.stream_id}
-        reached[cut.stream_id] = cut.last
-    rows = await _missed_by(
-        world, [each for each in due if each.missed and each.stream_id in reached]
+    statement = (
+        select(*select_columns(Change)).where(or_(*ranges)).order_by(*order).limit(MAX_CHANGES)
+    )
+    changes = await environment.database.read(statement)
+    last_change = changes[-1] if len(changes) == MAX_CHANGES else None
+    positions = {each.stream_id: each.last_position for each in grown_streams}
+    if last_change is not None:
+        positions = {key: last for key, last in positions.items() if key < last_change.stream_id}
+        positions[last_change.stream_id] = last_change.last
+    rows = await _missed_event_rows(
+        environment,
+        [each for each in grown_streams if each.missed_count and each.stream_id in positions],
     )
     if changes:
-        rows += await rows_of(world, changes, await _targets(world, changes))
-    await _store(world, [each for each in due if each.stream_id in reached], reached, rows)
+        rows += await delivery_rows(environment, changes, await _read_targets(environment, changes))
+    await _store_deliveries(
+        environment,
+        [each for each in grown_streams if each.stream_id in positions],
+        positions,
+        rows,
+    )
     return [
-        replace(each, number=reached.get(each.stream_id, each.number))
-        for each in due
-        if reached.get(each.stream_id, each.number) < each.last
+        replace(each, position=positions.get(each.stream_id, each.position))
+        for each in grown_streams
+        if positions.get(each.stream_id, each.position) < each.last_position
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StreamOwner:
     """The user or domain that a stream belongs to."""
 
-    user: Picked | None
+    user: ColumnRow | None
     domain_id: int | None
 
 
-async def _places(world: World, streams: Collection[int]) -> dict[int, Place]:
-    people = select(col(User.id), col(User.username), col(User.domain_id))
-    users = await world.database.read(people.where(col(User.id).in_(streams)))
-    domains = select(col(Domain.id)).where(col(Domain.id).in_(streams))
-    found = {row.id: Place(None, row.id) for row in await world.database.read(domains)}
-    return found | {row.id: Place(row, row.domain_id) for row in users}
+async def _read_stream_owners(
+    environment: Environment, stream_ids: Collection[int]
+) -> dict[int, StreamOwner]:
+    user_statement = select(col(User.id), col(User.username), col(User.domain_id))
+    users = await environment.database.read(user_statement.where(col(User.id).in_(stream_ids)))
+    domains = select(col(Domain.id)).where(col(Domain.id).in_(stream_ids))
+    owners = {row.id: StreamOwner(None, row.id) for row in await environment.database.read(domains)}
+    return owners | {row.id: StreamOwner(row, row.domain_id) for row in users}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class WebhookTarget:
     """The scope of a webhook: a user while it is in the domain, a domain, or everything."""
 
     id: int
@@ -173,187 +205,238 @@ class Target:
     since: datetime
 
 
-async def rows_of(
-    world: World, changes: Sequence[Picked], targets: Sequence[Target]
+async def delivery_rows(
+    environment: Environment, changes: Sequence[ColumnRow], targets: Sequence[WebhookTarget]
 ) -> list[dict[str, Any]]:
     """Return the delivery rows of these changes for these webhooks."""
-    places = await _places(world, {change.stream_id for change in changes})
-    noted = (change for change in changes if change.kind is ChangeKind.SECURITY_EVENT)
-    seen = await _seen(world, sorted({key for change in noted for key in change.ids}))
-    return [
-        _row(world, each.id, theirs, place)
-        for change in changes
-        if not _elsewhere(change)
-        for place in (places.get(change.stream_id, Place(None, None)),)
-        for told in news(change, seen)
-        for each in targets
-        if (theirs := _heard(each, told, place))
-    ]
-
-
-async def _missed_by(world: World, due: Sequence[Due]) -> list[dict[str, Any]]:
-    """Return delivery rows with the number of events that were deleted unread."""
-    if not due:
-        return []
-    base = world.incarnation.base
-    missed = sum(each.missed for each in due if not each.crosses(base))
-    log.warning("changes went before webhooks had them", extra={"events": missed})
-    places = await _places(world, {each.stream_id for each in due})
-    asked = select(*picked(Webhook, TARGET), col(User.domain_id).label("home")).outerjoin(
-        User, col(User.id) == col(Webhook.user_id)
+    owners = await _read_stream_owners(environment, {change.stream_id for change in changes})
+    security_changes = (change for change in changes if change.kind is ChangeKind.SECURITY_EVENT)
+    security_rows = await _read_security_rows(
+        environment, sorted({key for change in security_changes for key in change.ids})
     )
-    hooks = await world.database.read(asked.where(col(Webhook.active)).order_by(col(Webhook.id)))
     return [
-        _row_missed(world, hook.id, each, place)
-        for each in due
-        for place in (places.get(each.stream_id, Place(None, None)),)
-        for hook in hooks
-        if each.gone_at and hook.since <= each.gone_at and _waits(hook, each.stream_id, place)
+        _delivery_row(environment, target.id, event_for_target, owner)
+        for change in changes
+        if not _is_not_delivered(change)
+        for owner in (owners.get(change.stream_id, StreamOwner(None, None)),)
+        for event in events_of_change(change, security_rows)
+        for target in targets
+        if (event_for_target := _event_for_target(target, event, owner))
     ]
 
 
-def _waits(hook: Picked, stream: int, place: Place) -> bool:
+async def _missed_event_rows(
+    environment: Environment, grown_streams: Sequence[GrownStream]
+) -> list[dict[str, Any]]:
+    """Return delivery rows with the number of events that were deleted unread."""
+    if not grown_streams:
+        return []
+    base = environment.incarnation.base
+    missed_count = sum(
+        each.missed_count for each in grown_streams if not each.crosses_incarnation(base)
+    )
+    log.warning("changes went before webhooks had them", extra={"events": missed_count})
+    owners = await _read_stream_owners(environment, {each.stream_id for each in grown_streams})
+    statement = select(
+        *select_columns(Webhook, TARGET_COLUMNS), col(User.domain_id).label("home")
+    ).outerjoin(User, col(User.id) == col(Webhook.user_id))
+    hooks = await environment.database.read(
+        statement.where(col(Webhook.active)).order_by(col(Webhook.id))
+    )
+    return [
+        _missed_event_row(environment, hook.id, stream, owner)
+        for stream in grown_streams
+        for owner in (owners.get(stream.stream_id, StreamOwner(None, None)),)
+        for hook in hooks
+        if stream.deleted_at
+        and hook.since <= stream.deleted_at
+        and _covers_stream(hook, stream.stream_id, owner)
+    ]
+
+
+def _covers_stream(hook: ColumnRow, stream_id: int, owner: StreamOwner) -> bool:
     """True if a webhook can receive events of a stream (`webhooks.narrow` is the same in SQL)."""
-    if stream == PLATFORM or (hook.user_id is None and hook.domain_id is None):
+    if stream_id == PLATFORM or (hook.user_id is None and hook.domain_id is None):
         return True
     if hook.user_id is None:
-        return bool(hook.domain_id == place.domain_id)
-    return stream in (hook.user_id, hook.home)
+        return bool(hook.domain_id == owner.domain_id)
+    return stream_id in (hook.user_id, hook.home)
 
 
-def _row_missed(world: World, webhook_id: int, each: Due, place: Place) -> dict[str, Any]:
-    who = place.user and {"id": place.user.id, "username": place.user.username}
+def _missed_event_row(
+    environment: Environment, webhook_id: int, stream: GrownStream, owner: StreamOwner
+) -> dict[str, Any]:
+    user_facts = owner.user and {"id": owner.user.id, "username": owner.user.username}
     facts: dict[str, Any] = {
         "kind": None,
-        "user": who,
-        "domain": place.domain_id,
+        "user": user_facts,
+        "domain": owner.domain_id,
         "objects": [],
         "origin": None,
     }
     return {
-        "id": world.key(),
+        "id": environment.new_id(),
         "webhook_id": webhook_id,
-        "stream_id": each.stream_id,
-        "number": each.gone,
-        "event": f"evt_{each.stream_id}_{each.gone}-missed",
-        "type": MISSED,
-        "at": each.gone_at,
-        "body": {**facts, **_missed(each, world.incarnation.base)},
+        "stream_id": stream.stream_id,
+        "number": stream.deleted_position,
+        "event": f"evt_{stream.stream_id}_{stream.deleted_position}-missed",
+        "type": MISSED_TYPE,
+        "at": stream.deleted_at,
+        "body": {**facts, **_missed_facts(stream, environment.incarnation.base)},
         "state": PostState.WAITING,
         "attempt": 0,
-        "expires_at": world.now() + TRIED_FOR,
+        "expires_at": environment.now() + DELIVERY_LIFETIME,
     }
 
 
-def _missed(each: Due, base: int) -> dict[str, Any]:
+def _missed_facts(stream: GrownStream, incarnation_base: int) -> dict[str, Any]:
     """Return the number of missed events; None with a reason after a restore."""
-    if each.crosses(base):
-        return {"missed": None, "reason": RESTORED}
-    return {"missed": each.missed}
+    if stream.crosses_incarnation(incarnation_base):
+        return {"missed": None, "reason": RESTORED_REASON}
+    return {"missed": stream.missed_count}
 
 
-async def _targets(world: World, changes: Sequence[Picked]) -> list[Target]:
+async def _read_targets(
+    environment: Environment, changes: Sequence[ColumnRow]
+) -> list[WebhookTarget]:
     """Read the webhooks that can receive one of these changes."""
-    users = {change.stream_id for change in changes}
+    user_ids = {change.stream_id for change in changes}
     for change in changes:
         if change.kind is ChangeKind.USER_CHANGED:
-            users.update(change.ids)
-    asked = select(*picked(Webhook, TARGET)).where(
+            user_ids.update(change.ids)
+    statement = select(*select_columns(Webhook, TARGET_COLUMNS)).where(
         col(Webhook.active),
-        col(Webhook.user_id).is_(None) | col(Webhook.user_id).in_(sorted(users)),
+        col(Webhook.user_id).is_(None) | col(Webhook.user_id).in_(sorted(user_ids)),
     )
-    rows = await world.database.read(asked.order_by(col(Webhook.id)))
-    return [Target(r.id, r.user_id, r.domain_id, r.types, r.since) for r in rows]
+    rows = await environment.database.read(statement.order_by(col(Webhook.id)))
+    return [WebhookTarget(r.id, r.user_id, r.domain_id, r.types, r.since) for r in rows]
 
 
-async def _seen(world: World, keys: Sequence[int]) -> dict[int, Picked]:
+async def _read_security_rows(
+    environment: Environment, event_ids: Sequence[int]
+) -> dict[int, ColumnRow]:
     """Read security log rows by id."""
-    names = ("id", "action", "result", "protocol", "ip", "count")
-    found: dict[int, Picked] = {}
-    for start in range(0, len(keys), LONGEST):
-        asked = select(*picked(AuthEvent, names)).where(
-            col(AuthEvent.id).in_(keys[start : start + LONGEST])
+    column_names = ("id", "action", "result", "protocol", "ip", "count")
+    found: dict[int, ColumnRow] = {}
+    for start in range(0, len(event_ids), MAX_IDS_PER_ROW):
+        statement = select(*select_columns(SecurityEvent, column_names)).where(
+            col(SecurityEvent.id).in_(event_ids[start : start + MAX_IDS_PER_ROW])
         )
-        found |= {row.id: row for row in await world.database.read(asked)}
+        found |= {row.id: row for row in await environment.database.read(statement)}
     return found
 
 
-def _elsewhere(change: Picked) -> bool:
+def _is_not_delivered(change: ColumnRow) -> bool:
     """True if another stream has the same event, or it is a task without an account."""
     if change.stream_id == PLATFORM:
         return bool(change.kind is ChangeKind.TASK_CHANGED)
     return change.kind is ChangeKind.DOMAIN_CHANGED or bool(change.facts.get("twice"))
 
 
-def _heard(target: Target, told: News, place: Place) -> News | None:
+def _event_for_target(
+    target: WebhookTarget, event: WebhookEvent, owner: StreamOwner
+) -> WebhookEvent | None:
     """Return the event, limited to what the webhook covers, or None."""
-    change = told.change
-    if change.at < target.since or not wanted(target.types, told.type):
+    change = event.change
+    if change.at < target.since or not matches_type(target.types, event.type):
         return None
-    inside = target.domain_id in (None, place.domain_id, change.facts.get("domain"))
+    is_in_domain = target.domain_id in (None, owner.domain_id, change.facts.get("domain"))
     if target.user_id is None:
-        return told if inside else _about(told, ChangeKind.DOMAIN_CHANGED, target.domain_id)
-    if inside and change.stream_id == target.user_id:
-        return told
-    return _about(told, ChangeKind.USER_CHANGED, target.user_id) if inside else None
+        return (
+            event
+            if is_in_domain
+            else _event_about_object(event, ChangeKind.DOMAIN_CHANGED, target.domain_id)
+        )
+    if is_in_domain and change.stream_id == target.user_id:
+        return event
+    return (
+        _event_about_object(event, ChangeKind.USER_CHANGED, target.user_id)
+        if is_in_domain
+        else None
+    )
 
 
-def _about(told: News, kind: ChangeKind, key: int | None) -> News | None:
-    objects = [each for each in told.objects if each["id"] == key]
-    return replace(told, objects=objects) if objects and told.change.kind is kind else None
+def _event_about_object(
+    event: WebhookEvent, kind: ChangeKind, object_id: int | None
+) -> WebhookEvent | None:
+    matching_objects = [each for each in event.objects if each["id"] == object_id]
+    return (
+        replace(event, objects=matching_objects)
+        if matching_objects and event.change.kind is kind
+        else None
+    )
 
 
-def _row(world: World, webhook_id: int, told: News, place: Place) -> dict[str, Any]:
+def _delivery_row(
+    environment: Environment, webhook_id: int, event: WebhookEvent, owner: StreamOwner
+) -> dict[str, Any]:
     return {
-        "id": world.key(),
+        "id": environment.new_id(),
         "webhook_id": webhook_id,
-        "stream_id": told.change.stream_id,
-        "number": told.change.last,
-        "event": told.name,
-        "type": told.type,
-        "at": told.change.at,
-        "body": told.body(place.user, place.domain_id),
+        "stream_id": event.change.stream_id,
+        "number": event.change.last,
+        "event": event.event_id,
+        "type": event.type,
+        "at": event.change.at,
+        "body": event.stored_body(owner.user, owner.domain_id),
         "state": PostState.WAITING,
         "attempt": 0,
-        "expires_at": world.now() + TRIED_FOR,
+        "expires_at": environment.now() + DELIVERY_LIFETIME,
     }
 
 
-async def _store(
-    world: World, due: Sequence[Due], reached: Mapping[int, int], rows: Sequence[dict[str, Any]]
+async def _store_deliveries(
+    environment: Environment,
+    streams: Sequence[GrownStream],
+    positions: Mapping[int, int],
+    rows: Sequence[dict[str, Any]],
 ) -> None:
     """Store deliveries and positions of streams that no other process has read.
 
     If events of a stream were deleted during the read, it is read again, since they can be
     missing.
     """
-    async with world.write() as session:
+    async with environment.write_session() as session:
         connection = await session.connection()
-        held = await _held(connection, due)
-        mine = {
-            each.stream_id for each in due if held.get(each.stream_id) == (each.number, each.gone)
+        locked_positions = await _lock_positions(connection, streams)
+        unchanged_ids = {
+            stream.stream_id
+            for stream in streams
+            if locked_positions.get(stream.stream_id) == (stream.position, stream.deleted_position)
         }
-        theirs = [row for row in rows if row["stream_id"] in mine]
-        await connection.run_sync(put, world.now(), theirs)
-        table = table_of(WebhookFeed)
-        go_on = (
+        unchanged_rows = [row for row in rows if row["stream_id"] in unchanged_ids]
+        await connection.run_sync(insert_deliveries, environment.now(), unchanged_rows)
+        table = core_table(WebhookReadPosition)
+        statement = (
             update(table)
             .where(table.c.stream_id == bindparam("stream"))
             .values(number=bindparam("reached"))
         )
-        if mine:
-            further = [{"stream": key, "reached": reached[key]} for key in sorted(mine)]
-            await connection.execute(go_on, further)
+        if unchanged_ids:
+            new_positions = [
+                {"stream": key, "reached": positions[key]} for key in sorted(unchanged_ids)
+            ]
+            await connection.execute(statement, new_positions)
 
 
-async def _held(connection: AsyncConnection, due: Sequence[Due]) -> dict[int, tuple[int, int]]:
+async def _lock_positions(
+    connection: AsyncConnection, streams: Sequence[GrownStream]
+) -> dict[int, tuple[int, int]]:
     """Lock the positions of streams; returns the read and the deleted position of each."""
-    keys = [each.stream_id for each in due]
-    there = select(col(Stream.id), literal(0, Big)).where(col(Stream.id).in_(keys))
-    new = insert_or(connection.dialect.name, WebhookFeed)
-    begun = new.from_select(["stream_id", "number"], there.order_by(col(Stream.id)))
-    await connection.execute(begun.on_conflict_do_nothing())
-    stream = col(WebhookFeed.stream_id)
-    asked = select(*picked(WebhookFeed), col(Stream.gone)).join(Stream, col(Stream.id) == stream)
-    asked = asked.where(stream.in_(keys)).order_by(stream).with_for_update(of=WebhookFeed)
-    return {row.stream_id: (row.number, row.gone) for row in await connection.execute(asked)}
+    stream_ids = [each.stream_id for each in streams]
+    new_rows = select(col(Stream.id), literal(0, BIG_INTEGER)).where(col(Stream.id).in_(stream_ids))
+    insert_statement = insert_with_conflict(connection.dialect.name, WebhookReadPosition)
+    insert_missing = insert_statement.from_select(
+        ["stream_id", "number"], new_rows.order_by(col(Stream.id))
+    )
+    await connection.execute(insert_missing.on_conflict_do_nothing())
+    stream_column = col(WebhookReadPosition.stream_id)
+    statement = select(*select_columns(WebhookReadPosition), col(Stream.gone)).join(
+        Stream, col(Stream.id) == stream_column
+    )
+    statement = (
+        statement.where(stream_column.in_(stream_ids))
+        .order_by(stream_column)
+        .with_for_update(of=WebhookReadPosition)
+    )
+    return {row.stream_id: (row.number, row.gone) for row in await connection.execute(statement)}

@@ -1,74 +1,100 @@
 """Repeat webhook events from the journal."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import Invalid, NotFound
+from models.errors import InvalidInput, NotFound
 from models.events import journal
-from models.events.journal import Position, Stream
-from models.notifications.webhooks import Webhook, put
-from models.store.columns import Picked, picked
+from models.events.journal import Stream, StreamPositions
+from models.notifications.webhooks import Webhook, insert_deliveries
+from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
-from resolvers.admin.task_steps import Plan, Step
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
 from resolvers.context import Context
-from resolvers.notifications.webhook_feed import Target, rows_of
+from resolvers.notifications.webhook_feed import WebhookTarget, delivery_rows
 
-KIND = "WEBHOOK_REPLAY"
-CHUNK = 100  # in one transaction
+TASK_KIND = "WEBHOOK_REPLAY"
+MAX_CHANGES_PER_STEP = 100  # in one transaction
 
 
-async def starting(ctx: Context, hook: Picked, since: Position) -> dict[str, Any]:
+async def prepare_replay(
+    ctx: Context, webhook: ColumnRow, since: StreamPositions
+) -> dict[str, Any]:
     """Return the order of a replay task.
 
     Raises Invalid if the position is unknown, expired, or not of a stream of the webhook.
     """
-    asked = select(*picked(Stream)).where(col(Stream.id).in_(list(since)))
-    streams = {row.id: row for row in await ctx.read(asked)}
-    homes = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(list(since)))
-    domains = {row.id: row.domain_id for row in await ctx.read(homes)}
-    for key, number in since.items():
+    statement = select(*select_columns(Stream)).where(col(Stream.id).in_(list(since)))
+    streams = {row.id: row for row in await ctx.read(statement)}
+    user_statement = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(list(since)))
+    domain_by_user = {row.id: row.domain_id for row in await ctx.read(user_statement)}
+    for key, position in since.items():
         row, path = streams.get(key), ["after"]
-        if row is None or not _hears(hook, key, domains.get(key)) or number > row.last:
+        if (
+            row is None
+            or not _covers_stream(webhook, key, domain_by_user.get(key))
+            or position > row.last
+        ):
             text = "not a position of what this webhook is for"
-            raise Invalid(text, constraint="cursor", path=path)
-        if number < row.gone:
-            raise Invalid("the journal is not kept so far back", constraint="expired", path=path)
+            raise InvalidInput(text, constraint="cursor", path=path)
+        if position < row.gone:
+            raise InvalidInput(
+                "the journal is not kept so far back", constraint="expired", path=path
+            )
     return {
-        "webhook": hook.id,
+        "webhook": webhook.id,
         "after": {str(key): number for key, number in since.items()},
         "until": {str(key): streams[key].last for key in since},
     }
 
 
-def _hears(hook: Picked, stream: int, domain_id: int | None) -> bool:
-    inside = hook.domain_id in (None, stream, domain_id)
-    return inside and hook.user_id in (None, stream)
+def _covers_stream(webhook: ColumnRow, stream_id: int, domain_id: int | None) -> bool:
+    is_in_domain = webhook.domain_id in (None, stream_id, domain_id)
+    return is_in_domain and webhook.user_id in (None, stream_id)
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+@dataclass(frozen=True, slots=True)
+class PreparedReplay:
+    """The delivery rows for the next changes of a stream, and the position after them."""
+
+    stream: str  # the stream ID, as in the stored order
+    position: int
+    delivery_rows: Sequence[dict[str, Any]]
+
+
+async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> TaskStepPlan:
     """Read the next changes of one stream and prepare their delivery rows."""
-    at = {**order["after"], **checkpoint}
-    stream = next((key for key, last in order["until"].items() if at[key] < last), None)
+    positions = {**order["after"], **checkpoint}
+    stream = next((key for key, last in order["until"].items() if positions[key] < last), None)
     if stream is None:
-        return Plan()
-    asked = journal.after({int(stream): at[stream]}).limit(CHUNK)
-    changes = [c for c in await ctx.read(asked) if c.last <= order["until"][stream]]
-    hook = await _hook(ctx, order["webhook"])
-    everything = Target(
-        hook.id, hook.user_id, hook.domain_id, hook.types, changes[0].at if changes else hook.since
+        return TaskStepPlan()
+    statement = journal.select_next_changes({int(stream): positions[stream]}).limit(
+        MAX_CHANGES_PER_STEP
     )
-    rows = await rows_of(ctx.world, changes, [everything])
-    return Plan((), (), (stream, changes[-1].last if changes else order["until"][stream], rows))
+    changes = [c for c in await ctx.read(statement) if c.last <= order["until"][stream]]
+    webhook = await _read_webhook(ctx, order["webhook"])
+    target = WebhookTarget(
+        webhook.id,
+        webhook.user_id,
+        webhook.domain_id,
+        webhook.types,
+        changes[0].at if changes else webhook.since,
+    )
+    rows = await delivery_rows(ctx.environment, changes, [target])
+    position = changes[-1].last if changes else order["until"][stream]
+    return TaskStepPlan(prepared=PreparedReplay(stream, position, rows))
 
 
-async def _hook(ctx: Context, key: int) -> Picked:
-    asked = select(*picked(Webhook)).where(col(Webhook.id) == key)
-    for row in await ctx.read(asked):
+async def _read_webhook(ctx: Context, webhook_id: int) -> ColumnRow:
+    statement = select(*select_columns(Webhook)).where(col(Webhook.id) == webhook_id)
+    for row in await ctx.read(statement):
         return row
-    raise NotFound(str(key), path=["webhook"])
+    raise NotFound(str(webhook_id), path=["webhook"])
 
 
 async def step(
@@ -76,14 +102,22 @@ async def step(
     session: AsyncSession,
     order: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: Plan,
-) -> Step:
+    held: TaskStepPlan,
+) -> TaskStepResult:
     """Insert the prepared delivery rows and return the new checkpoint."""
-    if held.made is None:
-        return Step(checkpoint)
-    stream, last, rows = held.made
-    at = {**order["after"], **checkpoint}
-    await (await session.connection()).run_sync(put, ctx.world.now(), rows)
-    now = {**checkpoint, stream: last}
-    more = any({**at, **now}[key] < last for key, last in order["until"].items())
-    return Step(now, done=last - at[stream], more=more)
+    if held.prepared is None:
+        return TaskStepResult(checkpoint)
+    replay: PreparedReplay = held.prepared
+    positions_before = {**order["after"], **checkpoint}
+    await (await session.connection()).run_sync(
+        insert_deliveries, ctx.environment.now(), replay.delivery_rows
+    )
+    positions_after = {**checkpoint, replay.stream: replay.position}
+    has_more = any(
+        {**positions_before, **positions_after}[key] < last for key, last in order["until"].items()
+    )
+    return TaskStepResult(
+        positions_after,
+        done_count=replay.position - positions_before[replay.stream],
+        has_more=has_more,
+    )

@@ -10,85 +10,97 @@ from sqlmodel import col
 
 from models.events import journal
 from models.events.journal import ChangeKind, Stream
-from models.events.wakeups import rest
-from models.store.columns import Picked
-from resolvers.changes.stream_reader import LOOK
+from models.events.wakeups import wait_for_any
+from models.store.columns import ColumnRow
+from resolvers.changes.stream_reader import POLL_SECONDS
 from resolvers.context import Context
-from resolvers.queue.loaders import EntryWhere, fitting
+from resolvers.queue.loaders import QueueEntryConditions, filter_entries
 
-STREAMS = 250
-MANY = 5000  # if more have changed, all streams are read
+STREAMS_PER_READ = 250
+MAX_SELECTED_STREAMS = 5000  # if more have changed, all streams are read
 
 
-async def follow(ctx: Context, where: EntryWhere) -> AsyncGenerator[Picked]:
+async def follow_entries(
+    ctx: Context, conditions: QueueEntryConditions
+) -> AsyncGenerator[ColumnRow]:
     """Yield the entries that meet the conditions after each change.
 
     Changes of one user keep their order. Several changes of an entry between two reads are
     reported as one.
     """
-    with ctx.world.wakeups.gather() as bell:
-        at: dict[int, int] = {row.id: row.last for row in await _standing(ctx)}
+    with ctx.environment.wakeups.follow_all() as wakeup:
+        positions: dict[int, int] = {
+            entry.id: entry.last for entry in await _load_stream_positions(ctx)
+        }
         while True:
-            grown: Collection[int] | None = bell.taken()
-            if not grown:
-                await rest([bell], LOOK)
-                grown = (
-                    bell.taken() or None
+            changed_streams: Collection[int] | None = wakeup.take_streams()
+            if not changed_streams:
+                await wait_for_any([wakeup], POLL_SECONDS)
+                changed_streams = (
+                    wakeup.take_streams() or None
                 )  # None: read all, since a wake-up of another process can be lost
-            async for ids in _changed(ctx, at, grown):
-                ctx.forget()
-                for row in await fitting(ctx, ids, where):
+            async for submission_ids in _changed_submission_ids(ctx, positions, changed_streams):
+                ctx.clear_loaded()
+                for row in await filter_entries(ctx, submission_ids, conditions):
                     yield row
 
 
-async def _standing(ctx: Context, grown: Collection[int] | None = None) -> Sequence[Picked]:
+async def _load_stream_positions(
+    ctx: Context, stream_ids: Collection[int] | None = None
+) -> Sequence[ColumnRow]:
     """Load the last and the last deleted position of these streams, or of all."""
     columns = (Stream.id, Stream.last, Stream.gone)
-    asked = select(*map(col, columns)).order_by(col(Stream.id))
-    if grown is not None:
-        asked = asked.where(col(Stream.id).in_(sorted(grown)))
-    return await ctx.read(asked)
+    statement = select(*map(col, columns)).order_by(col(Stream.id))
+    if stream_ids is not None:
+        statement = statement.where(col(Stream.id).in_(sorted(stream_ids)))
+    return await ctx.read(statement)
 
 
-async def _changed(
-    ctx: Context, at: dict[int, int], grown: Collection[int] | None
+async def _changed_submission_ids(
+    ctx: Context, positions: dict[int, int], changed_streams: Collection[int] | None
 ) -> AsyncGenerator[Sequence[int]]:
     """Yield the ids of submissions that changed after these positions, and advance them.
 
     A new stream is read from its beginning.
     """
-    if grown is not None and len(grown) > MANY:
-        grown = None
-    stand = await _standing(ctx, grown)
-    for row in stand:  # deleted changes can't be read, which after a restore are all
-        at[row.id] = max(at.get(row.id, 0), row.gone)
-    behind = [(row.id, row.last) for row in stand if row.last > at[row.id]]
-    for start in range(0, len(behind), STREAMS):
-        some = dict(behind[start : start + STREAMS])
-        since = {key: at.get(key, 0) for key in some}
-        while since:
-            rows = await ctx.read(journal.after(since))
-            found = list(journal.events(rows, since))
-            told = (e.object_id for e in found if e.kind is ChangeKind.SUBMISSION_CHANGED)
-            if ids := list(dict.fromkeys(told)):
-                yield ids
-            since = _onward(at, since, some, rows)
+    if changed_streams is not None and len(changed_streams) > MAX_SELECTED_STREAMS:
+        changed_streams = None
+    streams = await _load_stream_positions(ctx, changed_streams)
+    for row in streams:  # deleted changes can't be read, which after a restore are all
+        positions[row.id] = max(positions.get(row.id, 0), row.gone)
+    streams_behind = [(row.id, row.last) for row in streams if row.last > positions[row.id]]
+    for start in range(0, len(streams_behind), STREAMS_PER_READ):
+        end_positions = dict(streams_behind[start : start + STREAMS_PER_READ])
+        start_positions = {stream_id: positions.get(stream_id, 0) for stream_id in end_positions}
+        while start_positions:
+            rows = await ctx.read(journal.select_next_changes(start_positions))
+            events = list(journal.events_from_changes(rows, start_positions))
+            object_ids = (e.object_id for e in events if e.kind is ChangeKind.SUBMISSION_CHANGED)
+            if submission_ids := list(dict.fromkeys(object_ids)):
+                yield submission_ids
+            start_positions = _advance_positions(positions, start_positions, end_positions, rows)
 
 
-def _onward(
-    at: dict[int, int], since: dict[int, int], to: dict[int, int], rows: Sequence[Picked]
+def _advance_positions(
+    positions: dict[int, int],
+    start_positions: dict[int, int],
+    end_positions: dict[int, int],
+    changes: Sequence[ColumnRow],
 ) -> dict[int, int]:
     """Advance the positions to the last read changes; return the streams with unread changes.
 
     The changes are ordered by stream. If there can be more, all streams before the last are
     read completely.
     """
-    read: dict[int, int] = {row.stream_id: row.last for row in rows}
-    cut = rows[-1].stream_id if len(rows) >= journal.MOST else None
-    for key, number in since.items():
-        asked = number + journal.MOST + journal.LONGEST
-        if cut is not None and key >= cut:
-            at[key] = read.get(key, number)
+    read_positions: dict[int, int] = {row.stream_id: row.last for row in changes}
+    last_stream_id = changes[-1].stream_id if len(changes) >= journal.MAX_BATCH_EVENTS else None
+    for stream_id, start in start_positions.items():
+        requested_end = start + journal.MAX_BATCH_EVENTS + journal.MAX_IDS_PER_ROW
+        if last_stream_id is not None and stream_id >= last_stream_id:
+            positions[stream_id] = read_positions.get(stream_id, start)
         else:
-            at[key] = max(read.get(key, number), to[key] if to[key] <= asked else number)
-    return {key: at[key] for key in since if at[key] < to[key]}
+            positions[stream_id] = max(
+                read_positions.get(stream_id, start),
+                end_positions[stream_id] if end_positions[stream_id] <= requested_end else start,
+            )
+    return {key: positions[key] for key in start_positions if positions[key] < end_positions[key]}

@@ -10,24 +10,24 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, text, true
 from sqlmodel import col
 
-from models.queue.tables import DEFERRED, OPEN, Delivery, DeliveryState, answer
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
-from models.submission.tables import WAITING, Submission
+from models.queue.tables import IS_DEFERRED, IS_OPEN, DeliveryState, QueueEntry, last_reply
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.submission.tables import IS_UNFINISHED, Submission
 from models.users.roles import Role
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import managed_users
+from resolvers.access import is_managed_user
 from resolvers.context import Context
-from resolvers.pagination import Scan, by_keys
-from resolvers.sql_text import within
-from resolvers.users.selection import MINE, Users, described
+from resolvers.pagination import PageScan, read_by_keys
+from resolvers.sql_text import contains_text_sql
+from resolvers.users.selection import VIEWER_ONLY, UserSelector, selection_condition
 
-OLDEST = "queue-"
-FEW = 1000  # up to this number deferred deliveries are read first
-PLACE = (col(Submission.created_at), col(Submission.id))
-SHOWN = frozenset(column.name for column in picked(Submission))
-SERVED = frozenset(column.name for column in picked(Delivery)) - {"secret"}
+CURSOR_KIND = "queue-"
+MAX_DEFERRED_IDS = 1000  # up to this number deferred deliveries are read first
+SORT_KEY = (col(Submission.created_at), col(Submission.id))
+ENTRY_COLUMNS = frozenset(column.name for column in select_columns(Submission))
+DELIVERY_COLUMNS = frozenset(column.name for column in select_columns(QueueEntry)) - {"secret"}
 
 
 class QueueName(StrEnum):
@@ -40,210 +40,250 @@ class QueueName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class EntryWhere:
+class QueueEntryConditions:
     """Conditions of a list of queue entries; all must hold."""
 
     queue_name: QueueName | None = None
-    users: Users = MINE  # empty: all that the viewer sees
+    user_selection: UserSelector = VIEWER_ONLY  # empty: all that the viewer sees
     sender: str | None = None  # a part of the address; "" is the null sender of reports
     recipient: str | None = None
     since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueueEntryState:
     """The queue of an entry and its next attempt. None if no delivery is unfinished."""
 
-    name: QueueName | None = None
-    next_at: datetime | None = None
+    queue_name: QueueName | None = None
+    next_attempt_at: datetime | None = None
 
 
-def visible(ctx: Context) -> ColumnElement[bool]:
+def is_visible_entry(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for own entries, those of managed users, or all for an ADMIN.
 
     Messages of the platform have no user, so only an ADMIN sees them.
     """
-    owner = col(Submission.user_id)
+    owner_column = col(Submission.user_id)
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
-    mine = owner == ctx.viewer.user_id
-    if ctx.viewer.role is Role.DOMAIN_ADMIN and ctx.viewer.administers:
-        return mine | owner.in_(select(col(User.id)).where(managed_users(ctx)))
-    return mine
+    is_own = owner_column == ctx.viewer.user_id
+    if ctx.viewer.role is Role.DOMAIN_ADMIN and ctx.viewer.administered_domains:
+        return is_own | owner_column.in_(select(col(User.id)).where(is_managed_user(ctx)))
+    return is_own
 
 
-def waiting() -> ColumnElement[bool]:
+def is_waiting_entry() -> ColumnElement[bool]:
     """Return the SQL condition of entries with an unfinished delivery, as in the partial index."""
-    return cast("ColumnElement[bool]", text(f"submissions.{WAITING}"))
+    return cast("ColumnElement[bool]", text(f"submissions.{IS_UNFINISHED}"))
 
 
-def unserved() -> ColumnElement[bool]:
+def is_open_delivery() -> ColumnElement[bool]:
     """Return the SQL condition of unfinished deliveries, as in the partial index."""
-    return cast("ColumnElement[bool]", text(f"deliveries.{OPEN}"))
+    return cast("ColumnElement[bool]", text(f"deliveries.{IS_OPEN}"))
 
 
-def name_of(row: Any) -> QueueName | None:
+def queue_of_delivery(delivery: Any) -> QueueName | None:
     """Return the queue of one delivery, or None if it is finished."""
-    if row.next_at is None:
+    if delivery.next_at is None:
         return None
-    if row.lease is not None:
+    if delivery.lease is not None:
         return QueueName.ACTIVE
-    if row.held_at is not None:
+    if delivery.held_at is not None:
         return QueueName.HOLD
-    deferred = row.state is DeliveryState.DEFERRED
-    return QueueName.DEFERRED if deferred else QueueName.INCOMING
+    is_deferred = delivery.state is DeliveryState.DEFERRED
+    return QueueName.DEFERRED if is_deferred else QueueName.INCOMING
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load queue entries by id, in the given order, also finished ones.
 
     None for ids that the viewer can't see.
     """
-    seen = select(*picked(Submission)).where(visible(ctx))
-    return await by_keys(ctx, seen, col(Submission.id), ids)
+    statement = select(*select_columns(Submission)).where(is_visible_entry(ctx))
+    return await read_by_keys(ctx, statement, col(Submission.id), ids)
 
 
-async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
+async def load_deliveries_by_entry(ctx: Context, entry_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the deliveries of entries in the order of the recipients. The caller checks access."""
-    asked = select(*picked(Delivery, SERVED)).where(col(Delivery.submission_id).in_(ids))
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(asked.order_by(col(Delivery.id))):
-        found[row.submission_id].append(row)
-    return [found[key] for key in ids]
-
-
-async def standings(ctx: Context, ids: list[int]) -> list[Standing]:
-    """Load the states of entries with one statement and one row for each entry."""
-    leased, held = col(Delivery.lease).is_not(None), col(Delivery.held_at).is_not(None)
-    asked = (
-        select(
-            col(Delivery.submission_id),
-            _any(leased).label("active"),
-            _any(held).label("held"),
-            _any(col(Delivery.state) == DeliveryState.DEFERRED).label("deferred"),
-            func.min(case((~leased & ~held, col(Delivery.next_at)))).label("next_at"),
-        )
-        .where(col(Delivery.submission_id).in_(ids), unserved())
-        .group_by(col(Delivery.submission_id))
+    statement = select(*select_columns(QueueEntry, DELIVERY_COLUMNS)).where(
+        col(QueueEntry.submission_id).in_(entry_ids)
     )
-    found = {row.submission_id: _standing(row) for row in await ctx.read(asked)}
-    return [found.get(key, Standing()) for key in ids]
+    rows_by_entry: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    for row in await ctx.read(statement.order_by(col(QueueEntry.id))):
+        rows_by_entry[row.submission_id].append(row)
+    return [rows_by_entry[key] for key in entry_ids]
 
 
-def _any(condition: ColumnElement[bool]) -> ColumnElement[int]:
+async def load_entry_states(ctx: Context, entry_ids: list[int]) -> list[QueueEntryState]:
+    """Load the states of entries with one statement and one row for each entry."""
+    is_leased, is_held = col(QueueEntry.lease).is_not(None), col(QueueEntry.held_at).is_not(None)
+    statement = (
+        select(
+            col(QueueEntry.submission_id),
+            _any_row_sql(is_leased).label("active"),
+            _any_row_sql(is_held).label("held"),
+            _any_row_sql(col(QueueEntry.state) == DeliveryState.DEFERRED).label("deferred"),
+            func.min(case((~is_leased & ~is_held, col(QueueEntry.next_at)))).label("next_at"),
+        )
+        .where(col(QueueEntry.submission_id).in_(entry_ids), is_open_delivery())
+        .group_by(col(QueueEntry.submission_id))
+    )
+    state_by_entry = {row.submission_id: _entry_state(row) for row in await ctx.read(statement)}
+    return [state_by_entry.get(key, QueueEntryState()) for key in entry_ids]
+
+
+def _any_row_sql(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.max(case((condition, 1), else_=0))
 
 
-def _standing(row: Picked) -> Standing:
-    name = QueueName.DEFERRED if row.deferred else QueueName.INCOMING
+def _entry_state(row: ColumnRow) -> QueueEntryState:
+    queue_name = QueueName.DEFERRED if row.deferred else QueueName.INCOMING
     if row.active:
-        name = QueueName.ACTIVE
+        queue_name = QueueName.ACTIVE
     elif row.held:
-        name = QueueName.HOLD
-    return Standing(name, row.next_at)
+        queue_name = QueueName.HOLD
+    return QueueEntryState(queue_name, row.next_at)
 
 
-async def last_errors(ctx: Context, ids: list[int]) -> list[str | None]:
+async def load_last_errors_by_entry(ctx: Context, entry_ids: list[int]) -> list[str | None]:
     """Load the last error reply to the unfinished deliveries of entries, or None."""
-    columns = (Delivery.submission_id, Delivery.last_code, Delivery.last_response)
-    asked = select(*map(col, columns)).where(
-        col(Delivery.submission_id).in_(ids),
-        unserved(),
-        col(Delivery.last_code).is_not(None),
+    columns = (QueueEntry.submission_id, QueueEntry.last_code, QueueEntry.last_response)
+    statement = select(*map(col, columns)).where(
+        col(QueueEntry.submission_id).in_(entry_ids),
+        is_open_delivery(),
+        col(QueueEntry.last_code).is_not(None),
     )
-    found: dict[int, str | None] = {}
-    for row in await ctx.read(asked.order_by(col(Delivery.attempts), col(Delivery.id))):
-        found[row.submission_id] = answer(row)
-    return [found.get(key) for key in ids]
+    error_by_entry: dict[int, str | None] = {}
+    for row in await ctx.read(statement.order_by(col(QueueEntry.attempts), col(QueueEntry.id))):
+        error_by_entry[row.submission_id] = last_reply(row)
+    return [error_by_entry.get(key) for key in entry_ids]
 
 
-async def terms(ctx: Context, where: EntryWhere, *, left: bool = True) -> list[ColumnElement[bool]]:
+async def where_clauses(
+    ctx: Context, conditions: QueueEntryConditions, *, only_open: bool = True
+) -> list[ColumnElement[bool]]:
     """Return the WHERE clauses for visible entries that meet the conditions.
 
     With `only_open` the recipient must have an unfinished delivery. Raises the errors of the
     user selection.
     """
-    found = [visible(ctx)]
-    if where.users.given:
-        theirs = select(col(User.id)).where(await described(ctx, where.users, path="filter"))
-        found.append(col(Submission.user_id).in_(theirs))
-    if where.sender is not None:
+    clauses = [is_visible_entry(ctx)]
+    if conditions.user_selection.is_given:
+        user_ids = select(col(User.id)).where(
+            await selection_condition(ctx, conditions.user_selection, path="filter")
+        )
+        clauses.append(col(Submission.user_id).in_(user_ids))
+    if conditions.sender is not None:
         sender = col(Submission.envelope_from)
-        found.append(within(sender, where.sender) if where.sender else sender == "")
-    if where.recipient:
-        named = _those(within(col(Delivery.recipient), where.recipient), left=left)
-        found.append(col(Submission.id).in_(named))
-    if where.since is not None:
-        found.append(col(Submission.created_at) >= where.since)
-    if where.queue_name is not None:
-        found += _in_queue(where.queue_name)
-    if where.queue_name is QueueName.DEFERRED and (few := await _deferred(ctx)) is not None:
-        found.append(col(Submission.id).in_(few))
-    return found
+        clauses.append(
+            contains_text_sql(sender, conditions.sender) if conditions.sender else sender == ""
+        )
+    if conditions.recipient:
+        matching_entries = _select_entry_ids(
+            contains_text_sql(col(QueueEntry.recipient), conditions.recipient), only_open=only_open
+        )
+        clauses.append(col(Submission.id).in_(matching_entries))
+    if conditions.since is not None:
+        clauses.append(col(Submission.created_at) >= conditions.since)
+    if conditions.queue_name is not None:
+        clauses += _queue_clauses(conditions.queue_name)
+    if (
+        conditions.queue_name is QueueName.DEFERRED
+        and (deferred_ids := await _load_deferred_ids(ctx)) is not None
+    ):
+        clauses.append(col(Submission.id).in_(deferred_ids))
+    return clauses
 
 
-async def _deferred(ctx: Context) -> set[int] | None:
+async def _load_deferred_ids(ctx: Context) -> set[int] | None:
     """Return the ids of entries with deferred deliveries, or None if they are too many.
 
     If there are more than MAX_DEFERRED_IDS, a page in list order finds the next ones soon. Few
     ones would need a check of every waiting entry.
     """
-    again = cast("ColumnElement[bool]", text(f"deliveries.{DEFERRED}"))
-    asked = select(col(Delivery.submission_id)).where(again)
-    rows = await ctx.read(asked.order_by(col(Delivery.submission_id)).limit(FEW + 1))
-    return {row.submission_id for row in rows} if len(rows) <= FEW else None
+    is_deferred = cast("ColumnElement[bool]", text(f"deliveries.{IS_DEFERRED}"))
+    statement = select(col(QueueEntry.submission_id)).where(is_deferred)
+    rows = await ctx.read(
+        statement.order_by(col(QueueEntry.submission_id)).limit(MAX_DEFERRED_IDS + 1)
+    )
+    return {row.submission_id for row in rows} if len(rows) <= MAX_DEFERRED_IDS else None
 
 
-def _those(*conditions: ColumnElement[bool], left: bool = True) -> Select[int]:
+def _select_entry_ids(*conditions: ColumnElement[bool], only_open: bool = True) -> Select[int]:
     """Select the entries that have a delivery for which all conditions hold."""
-    open_ = (unserved(),) if left else ()
-    return select(col(Delivery.submission_id)).where(*open_, *conditions)
+    open_condition = (is_open_delivery(),) if only_open else ()
+    return select(col(QueueEntry.submission_id)).where(*open_condition, *conditions)
 
 
-def _in_queue(name: QueueName) -> list[ColumnElement[bool]]:
+def _queue_clauses(queue_name: QueueName) -> list[ColumnElement[bool]]:
     """Return the WHERE clauses of a queue.
 
     Few deliveries are leased or held at a time; whether one is deferred is checked for each
     entry.
     """
-    few = {"left": False}  # they have partial indexes without finished deliveries
-    active = col(Submission.id).in_(_those(col(Delivery.lease).is_not(None), **few))
-    held = col(Submission.id).in_(_those(col(Delivery.held_at).is_not(None), **few))
-    this = col(Delivery.submission_id) == col(Submission.id)
-    tried = _those(this, col(Delivery.state) == DeliveryState.DEFERRED)
-    deferred = tried.correlate(Submission).exists()
-    found: dict[QueueName, list[ColumnElement[bool]]] = {
-        QueueName.ACTIVE: [active],
-        QueueName.HOLD: [~active, held],
-        QueueName.DEFERRED: [~active, ~held, deferred],
-        QueueName.INCOMING: [~active, ~held, ~deferred],
+    any_state = {"only_open": False}  # they have partial indexes without finished deliveries
+    is_active = col(Submission.id).in_(
+        _select_entry_ids(col(QueueEntry.lease).is_not(None), **any_state)
+    )
+    is_held = col(Submission.id).in_(
+        _select_entry_ids(col(QueueEntry.held_at).is_not(None), **any_state)
+    )
+    is_of_entry = col(QueueEntry.submission_id) == col(Submission.id)
+    deferred_deliveries = _select_entry_ids(
+        is_of_entry, col(QueueEntry.state) == DeliveryState.DEFERRED
+    )
+    is_deferred = deferred_deliveries.correlate(Submission).exists()
+    clauses_by_queue: dict[QueueName, list[ColumnElement[bool]]] = {
+        QueueName.ACTIVE: [is_active],
+        QueueName.HOLD: [~is_active, is_held],
+        QueueName.DEFERRED: [~is_active, ~is_held, is_deferred],
+        QueueName.INCOMING: [~is_active, ~is_held, ~is_deferred],
     }
-    return found[name]
+    return clauses_by_queue[queue_name]
 
 
-async def page(ctx: Context, where: EntryWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_entry_page(
+    ctx: Context,
+    conditions: QueueEntryConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Read a page of queue entries, the oldest first."""
-    names = SHOWN.intersection(columns) | {"id", "created_at"}
-    rows = select(*picked(Submission, names)).where(waiting(), *await terms(ctx, where))
-    return await pagination.one(ctx, Scan(rows, ask, PLACE, falling=False))
+    column_names = ENTRY_COLUMNS.intersection(columns) | {"id", "created_at"}
+    statement = select(*select_columns(Submission, column_names)).where(
+        is_waiting_entry(), *await where_clauses(ctx, conditions)
+    )
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, SORT_KEY, is_descending=False)
+    )
 
 
-async def count(ctx: Context, where: EntryWhere) -> int:
+async def count_entries(ctx: Context, conditions: QueueEntryConditions) -> int:
     """Count the queue entries that meet the conditions."""
-    asked = select(func.count().label("many")).select_from(Submission)
-    (row,) = await ctx.read(asked.where(waiting(), *await terms(ctx, where)))
+    statement = select(func.count().label("many")).select_from(Submission)
+    (row,) = await ctx.read(
+        statement.where(is_waiting_entry(), *await where_clauses(ctx, conditions))
+    )
     return int(row.many)
 
 
-async def fitting(ctx: Context, ids: Sequence[int], where: EntryWhere) -> list[Picked]:
+async def filter_entries(
+    ctx: Context, entry_ids: Sequence[int], entry_conditions: QueueEntryConditions
+) -> list[ColumnRow]:
     """Load those of these entries that meet the conditions, in this order.
 
     Finished entries match every queue name.
     """
-    conditions = await terms(ctx, replace(where, queue_name=None), left=False)
-    if where.queue_name is not None:
-        gone = ~col(Submission.id).in_(_those(col(Delivery.submission_id).in_(ids)))
-        conditions.append(or_(and_(*_in_queue(where.queue_name)), gone))
-    asked = select(*picked(Submission)).where(col(Submission.id).in_(ids), *conditions)
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found[key] for key in ids if key in found]
+    conditions = await where_clauses(
+        ctx, replace(entry_conditions, queue_name=None), only_open=False
+    )
+    if entry_conditions.queue_name is not None:
+        is_finished = ~col(Submission.id).in_(
+            _select_entry_ids(col(QueueEntry.submission_id).in_(entry_ids))
+        )
+        conditions.append(or_(and_(*_queue_clauses(entry_conditions.queue_name)), is_finished))
+    statement = select(*select_columns(Submission)).where(
+        col(Submission.id).in_(entry_ids), *conditions
+    )
+    rows_by_id = {row.id: row for row in await ctx.read(statement)}
+    return [rows_by_id[key] for key in entry_ids if key in rows_by_id]

@@ -10,214 +10,266 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.queue import bulk_updates, held_messages, removal
 from models.admin.tasks import Task
-from models.errors import Invalid, LimitReached, NotFound, check_limit
+from models.errors import InvalidInput, LimitReached, NotFound, check_limit
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import Turn
-from models.store.columns import Picked
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow
 from models.submission.tables import Submission
 from models.users.roles import Role
 from models.users.tables import User
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.admin.task_steps import Plan, Step, part, past, queue
-from resolvers.context import Context, Needs
-from resolvers.queue.loaders import EntryWhere, terms, visible, waiting
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin.task_steps import (
+    TaskStepPlan,
+    TaskStepResult,
+    insert_tasks,
+    next_ids,
+    result_after_ids,
+)
+from resolvers.context import Context, GuardRule
+from resolvers.queue.loaders import (
+    QueueEntryConditions,
+    is_visible_entry,
+    is_waiting_entry,
+    where_clauses,
+)
 
-DELETE, FLUSH = "QUEUE_DELETE", "QUEUE_FLUSH"
-MOST = 1_000_000  # entries per call
+DELETE_TASK_KIND, FLUSH_TASK_KIND = "QUEUE_DELETE", "QUEUE_FLUSH"
+MAX_ENTRIES = 1_000_000  # entries per call
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
+class QueueSelection:
     """A selection of queue entries: by queue id, by conditions, or all."""
 
     queue_ids: Sequence[str] | None = None
-    where: EntryWhere | None = None
-    all: bool = False
+    conditions: QueueEntryConditions | None = None
+    selects_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class QueueChangeResult:
     """The number of changed recipients, or the task that changes them."""
 
-    many: int = 0
+    recipient_count: int = 0
     task: Task | None = None
 
 
-async def remove(ctx: Context, which: Which, *, notify: bool = False) -> Outcome:
+async def delete_entries(
+    ctx: Context, selection: QueueSelection, *, notifies_sender: bool = False
+) -> QueueChangeResult:
     """Cancel the deliveries of queue entries that no worker has leased.
 
     With `notifies_sender` a task sends a report to each sender. Raises InvalidInput, NotFound,
     Forbidden or LimitReached.
     """
-    return await _carry_out(ctx, which, DELETE, later=notify)
+    return await _change_or_queue_task(ctx, selection, DELETE_TASK_KIND, needs_task=notifies_sender)
 
 
-async def flush(ctx: Context, which: Which) -> Outcome:
+async def flush_entries(ctx: Context, selection: QueueSelection) -> QueueChangeResult:
     """Make deferred deliveries due now, except held ones.
 
     Raises InvalidInput, NotFound, Forbidden or LimitReached.
     """
-    return await _carry_out(ctx, which, FLUSH)
+    return await _change_or_queue_task(ctx, selection, FLUSH_TASK_KIND)
 
 
-async def hold(ctx: Context, queue_ids: Sequence[str], *, stop: bool) -> list[int]:
+async def set_hold(ctx: Context, queue_ids: Sequence[str], *, is_held: bool) -> list[int]:
     """Hold queue entries or release them, and return the entry ids. Raises NotFound."""
-    rows = await _chosen(ctx, Which(queue_ids), ctx.world.options.bulk)
+    rows = await _load_selected_entries(
+        ctx, QueueSelection(queue_ids), ctx.environment.options.bulk
+    )
     ids = [row.id for row in rows]
-    async with ctx.write(*_streams(rows)) as session:
-        done = bulk_updates.hold if stop else bulk_updates.go_on
-        await ctx.world.join(session, lambda turn: done(turn, ids))
-        await _log(ctx, session, "queueHold", rows, {"hold": stop})
+    async with ctx.write_session(*_owner_stream_ids(rows)) as session:
+        update_hold = bulk_updates.hold if is_held else bulk_updates.release_hold
+        await ctx.environment.run_in_session(
+            session, lambda transaction: update_hold(transaction, ids)
+        )
+        await _log_changes(ctx, session, "queueHold", rows, {"hold": is_held})
     return ids
 
 
-async def _carry_out(ctx: Context, which: Which, kind: str, *, later: bool = False) -> Outcome:
+async def _change_or_queue_task(
+    ctx: Context, selection: QueueSelection, task_kind: str, *, needs_task: bool = False
+) -> QueueChangeResult:
     """Change the selected entries now, or by a task if there are many or `needs_task` is set."""
-    few = ctx.world.options.bulk
-    rows = await _chosen(ctx, which, MOST)
+    bulk_limit = ctx.environment.options.bulk
+    rows = await _load_selected_entries(ctx, selection, MAX_ENTRIES)
     ids = [row.id for row in rows]
     if not ids:
-        return Outcome()
-    if later or len(ids) > few:
-        return Outcome(task=await _task(ctx, kind, rows, notify=later))
-    streams = [*_streams(rows), *await _of_copies(ctx, ids)]
-    async with ctx.write(*streams) as session:
-        work = held_messages.cancel if kind == DELETE else bulk_updates.hurry
-        done = await ctx.world.join(session, lambda turn: work(turn, ids))
-        await _log(ctx, session, MUTATIONS[kind], rows, {})
-    return Outcome(len(done))
+        return QueueChangeResult()
+    if needs_task or len(ids) > bulk_limit:
+        return QueueChangeResult(
+            task=await _insert_task(ctx, task_kind, rows, notifies_sender=needs_task)
+        )
+    stream_ids = [*_owner_stream_ids(rows), *await _platform_stream_if_copied(ctx, ids)]
+    async with ctx.write_session(*stream_ids) as session:
+        change_entries = (
+            held_messages.cancel_and_make_drafts
+            if task_kind == DELETE_TASK_KIND
+            else bulk_updates.flush_deferred
+        )
+        changed_ids = await ctx.environment.run_in_session(
+            session, lambda transaction: change_entries(transaction, ids)
+        )
+        await _log_changes(ctx, session, MUTATION_BY_TASK_KIND[task_kind], rows, {})
+    return QueueChangeResult(len(changed_ids))
 
 
-MUTATIONS = {DELETE: "queueDelete", FLUSH: "queueFlush"}
+MUTATION_BY_TASK_KIND = {DELETE_TASK_KIND: "queueDelete", FLUSH_TASK_KIND: "queueFlush"}
 
 
-async def _chosen(ctx: Context, which: Which, most: int) -> list[Picked]:
+async def _load_selected_entries(
+    ctx: Context, selection: QueueSelection, limit: int
+) -> list[ColumnRow]:
     """Load the selected visible entries, the oldest first.
 
     Raises InvalidInput unless exactly one selector is given, NotFound for an unknown queue id,
     Forbidden for all entries unless the viewer is an ADMIN, and LimitReached if there are too
     many.
     """
-    given = [which.queue_ids is not None, which.where is not None, which.all]
-    if sum(given) != 1:
-        text = "say which: queueIds, filter or all"
-        raise Invalid(text, constraint="exclusive", path=["queueIds"])
-    names = list(dict.fromkeys(which.queue_ids or ()))
-    few = ctx.world.options.bulk
-    check_limit(len(names), few, f"at most {few} at once", path=["queueIds"])
-    if which.all:
-        ctx.viewer.require(Needs(role=Role.ADMIN))
-    conditions = [visible(ctx)]
-    if which.queue_ids is not None:
-        conditions.append(col(Submission.queue_id).in_(names))
-    elif which.where is not None:
-        conditions = await terms(ctx, which.where)
+    given_selectors = [
+        selection.queue_ids is not None,
+        selection.conditions is not None,
+        selection.selects_all,
+    ]
+    if sum(given_selectors) != 1:
+        message = "say which: queueIds, filter or all"
+        raise InvalidInput(message, constraint="exclusive", path=["queueIds"])
+    queue_ids = list(dict.fromkeys(selection.queue_ids or ()))
+    bulk_limit = ctx.environment.options.bulk
+    check_limit(len(queue_ids), bulk_limit, f"at most {bulk_limit} at once", path=["queueIds"])
+    if selection.selects_all:
+        ctx.viewer.require(GuardRule(role=Role.ADMIN))
+    conditions = [is_visible_entry(ctx)]
+    if selection.queue_ids is not None:
+        conditions.append(col(Submission.queue_id).in_(queue_ids))
+    elif selection.conditions is not None:
+        conditions = await where_clauses(ctx, selection.conditions)
     columns = (Submission.id, Submission.user_id, Submission.queue_id, Submission.envelope_from)
-    asked = select(*map(col, columns)).where(waiting(), *conditions)
+    statement = select(*map(col, columns)).where(is_waiting_entry(), *conditions)
     order = (col(Submission.created_at), col(Submission.id))
-    rows = list(await ctx.read(asked.order_by(*order).limit(most + 1)))
-    if len(rows) > most:
-        raise LimitReached(f"at most {most} at once", limit=most, used=len(rows), path=["filter"])
-    there = {row.queue_id for row in rows}
-    for index, name in enumerate(which.queue_ids or ()):
-        if name not in there:
-            raise NotFound(name, path=["queueIds"], index=index)
+    rows = list(await ctx.read(statement.order_by(*order).limit(limit + 1)))
+    if len(rows) > limit:
+        raise LimitReached(f"at most {limit} at once", limit=limit, used=len(rows), path=["filter"])
+    found_queue_ids = {row.queue_id for row in rows}
+    for index, queue_id in enumerate(selection.queue_ids or ()):
+        if queue_id not in found_queue_ids:
+            raise NotFound(queue_id, path=["queueIds"], index=index)
     return rows
 
 
-def _streams(rows: Sequence[Picked]) -> list[int]:
+def _owner_stream_ids(rows: Sequence[ColumnRow]) -> list[int]:
     return sorted({PLATFORM if row.user_id is None else row.user_id for row in rows})
 
 
-async def _of_copies(ctx: Context, ids: Sequence[int]) -> list[int]:
-    copied = select(col(Submission.id)).where(col(Submission.copy_of).in_(ids)).limit(1)
-    return [PLATFORM] if await ctx.read(copied) else []
+async def _platform_stream_if_copied(ctx: Context, entry_ids: Sequence[int]) -> list[int]:
+    statement = select(col(Submission.id)).where(col(Submission.copy_of).in_(entry_ids)).limit(1)
+    return [PLATFORM] if await ctx.read(statement) else []
 
 
-async def _task(ctx: Context, kind: str, rows: Sequence[Picked], *, notify: bool) -> Task:
+async def _insert_task(
+    ctx: Context, task_kind: str, rows: Sequence[ColumnRow], *, notifies_sender: bool
+) -> Task:
     """Insert a task that changes those of the entries that are still waiting."""
     ids = [row.id for row in rows]
-    mine = {row.user_id for row in rows} == {ctx.viewer.user_id}
-    owner = ctx.viewer.user_id if mine else None
-    stream = PLATFORM if owner is None else owner
-    async with ctx.write(stream) as session:
-        order = {"ids": ids, "notify": notify}
-        (task,) = await queue(ctx, session, kind, [order], user_id=owner, total=len(ids))
-        await ctx.record(session, stream, ChangeKind.TASK_CHANGED, [task.id])
-        if not mine:
-            after = {"entries": len(ids), "notifySender": notify}
-            await admin_log.note(ctx, session, Done(MUTATIONS[kind], "Task", task.id, after=after))
+    is_own = {row.user_id for row in rows} == {ctx.viewer.user_id}
+    owner_id = ctx.viewer.user_id if is_own else None
+    stream_id = PLATFORM if owner_id is None else owner_id
+    async with ctx.write_session(stream_id) as session:
+        task_order = {"ids": ids, "notify": notifies_sender}
+        (task,) = await insert_tasks(
+            ctx, session, task_kind, [task_order], user_id=owner_id, total=len(ids)
+        )
+        await ctx.record_change(session, stream_id, ChangeKind.TASK_CHANGED, [task.id])
+        if not is_own:
+            values_after = {"entries": len(ids), "notifySender": notifies_sender}
+            await admin_log.log_changes(
+                ctx,
+                session,
+                NewAdminLogEntry(
+                    MUTATION_BY_TASK_KIND[task_kind], "Task", task.id, after=values_after
+                ),
+            )
     return task
 
 
-async def _log(
+async def _log_changes(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
-    rows: Sequence[Picked],
-    after: dict[str, Any],
+    rows: Sequence[ColumnRow],
+    values_after: dict[str, Any],
 ) -> None:
     """Write the changes of other users' entries to the admin log, one log entry each."""
-    others = [row for row in rows if row.user_id is None or row.user_id != ctx.viewer.user_id]
-    if not others:
+    entries_of_others = [
+        row for row in rows if row.user_id is None or row.user_id != ctx.viewer.user_id
+    ]
+    if not entries_of_others:
         return
-    asked = select(col(User.id), col(User.domain_id)).where(
-        col(User.id).in_({row.user_id for row in others} - {None})
+    statement = select(col(User.id), col(User.domain_id)).where(
+        col(User.id).in_({row.user_id for row in entries_of_others} - {None})
     )
-    homes = {row.id: row.domain_id for row in await ctx.read(asked)}
-    done = (
-        Done(
+    domain_by_user = {row.id: row.domain_id for row in await ctx.read(statement)}
+    entries = (
+        NewAdminLogEntry(
             mutation,
             "QueueEntry",
             row.id,
-            homes.get(row.user_id),
+            domain_by_user.get(row.user_id),
             {"queueId": row.queue_id, "sender": row.envelope_from},
-            after or None,
+            values_after or None,
         )
-        for row in others
+        for row in entries_of_others
     )
-    await admin_log.note(ctx, session, *done)
+    await admin_log.log_changes(ctx, session, *entries)
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def plan_next_entries(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Plan the next step of a task: its entries and the streams to lock.
 
     With `notify` the reports are sent here, each in its own transaction.
     """
-    ids = part(order, checkpoint, bulk_updates.MOST)
-    if order.get("notify"):
-        await removal.give_back(ctx.world, ids)
-        return Plan(ids=ids)
-    asked = select(col(Submission.user_id)).where(col(Submission.id).in_(ids))
-    rows = await ctx.read(asked.distinct())
-    return Plan([*_streams(rows), *await _of_copies(ctx, ids)], ids)
+    entry_ids = next_ids(task_order, checkpoint, bulk_updates.MAX_SUBMISSIONS)
+    if task_order.get("notify"):
+        await removal.bounce_submissions(ctx.environment, entry_ids)
+        return TaskStepPlan(ids=entry_ids)
+    statement = select(col(Submission.user_id)).where(col(Submission.id).in_(entry_ids))
+    rows = await ctx.read(statement.distinct())
+    return TaskStepPlan(
+        [*_owner_stream_ids(rows), *await _platform_stream_if_copied(ctx, entry_ids)], entry_ids
+    )
 
 
-async def step_delete(
+async def delete_planned_entries(
     ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    task_order: dict[str, Any],
     checkpoint: dict[str, Any],
-    plan: Plan,
-) -> Step:
+    step_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Cancel the planned entries and return the result of the task step."""
-    if not order.get("notify"):
-        await ctx.world.join(session, lambda turn: held_messages.cancel(turn, plan.ids))
-    return past(plan.ids, order, checkpoint, len(plan.ids))
+    if not task_order.get("notify"):
+        await ctx.environment.run_in_session(
+            session,
+            lambda transaction: held_messages.cancel_and_make_drafts(transaction, step_plan.ids),
+        )
+    return result_after_ids(step_plan.ids, task_order, checkpoint, len(step_plan.ids))
 
 
-async def step_flush(
+async def flush_planned_entries(
     ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    task_order: dict[str, Any],
     checkpoint: dict[str, Any],
-    plan: Plan,
-) -> Step:
+    step_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Flush the planned entries and return the result of the task step."""
 
-    def unit(turn: Turn) -> None:
-        bulk_updates.hurry(turn, plan.ids)
+    def flush_in_transaction(transaction: DatabaseTransaction) -> None:
+        bulk_updates.flush_deferred(transaction, step_plan.ids)
 
-    await ctx.world.join(session, unit)
-    return past(plan.ids, order, checkpoint, len(plan.ids))
+    await ctx.environment.run_in_session(session, flush_in_transaction)
+    return result_after_ids(step_plan.ids, task_order, checkpoint, len(step_plan.ids))

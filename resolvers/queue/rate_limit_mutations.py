@@ -8,188 +8,225 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import Forbidden, Invalid
+from models.errors import Forbidden, InvalidInput
 from models.events.journal import PLATFORM, ChangeKind
 from models.queue.rate_limits import RateHold, RateLimit, RateWindow
-from models.queue.rate_values import MOST, Rate
-from models.store.columns import Picked, insert_or, picked
+from models.queue.rate_values import MAX_RATE, Rate
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role
-from resolvers.access import require_charge
+from resolvers.access import require_administered_domain
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.loaders import Named
-from resolvers.users.selection import Users, chosen
-from resolvers.users.user_locks import changing
+from resolvers.domains.loaders import DomainIdOrName
+from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.user_locks import lock_users
 
-Facts = dict[str, Any] | None
+LoggedRate = dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class RateLimitOwners:
     """The users and domains of rate limits; None: no user, or no domain."""
 
-    users: Users | None = None
-    domains: Sequence[Named] | None = None
+    users: UserSelector | None = None
+    domains: Sequence[DomainIdOrName] | None = None
 
 
-def checked(rate: Rate | None, *, path: Sequence[str] = ("value",)) -> Rate | None:
+def validate_rate(rate: Rate | None, *, path: Sequence[str] = ("value",)) -> Rate | None:
     """Return the rate. Raises InvalidInput if its value is not allowed."""
-    if rate is not None and not 0 <= rate.value <= MOST:
-        raise Invalid(f"from 0 to {MOST}", constraint="range", path=path)
+    if rate is not None and not 0 <= rate.value <= MAX_RATE:
+        raise InvalidInput(f"from 0 to {MAX_RATE}", constraint="range", path=path)
     return rate
 
 
-async def change(ctx: Context, whose: Whose, rate: Rate | None) -> list[int]:
+async def set_rate_limits(ctx: Context, owners: RateLimitOwners, rate: Rate | None) -> list[int]:
     """Set the rate of users and domains, all or none; return their ids in order.
 
     None removes their own rate. The running count stays unless the time frame changes. Raises
     InvalidInput, NotFound or Forbidden.
     """
-    _named(whose.users or whose.domains)
-    checked(rate)
-    async with ctx.together():
-        await _hold(ctx, whose)
-        keys: list[int] = []
-        if whose.users is not None:
-            async with changing(ctx, whose.users, "rateLimitSet") as held:
-                require_charge(ctx, held.rows, ["users"])
-                mine = {row.id: row for row in held.rows}
-                before = await put(ctx, held.session, mine, rate, "user_id")
-                for key, row in mine.items():
-                    if before[key] != facts(rate):
-                        held.tell(row, "rate_limit", before[key], facts(rate))
-            keys += mine
-        if whose.domains is not None:
-            rows = await domain_loaders.chosen(ctx, whose.domains)
-            ids = [row.id for row in rows]
-            async with ctx.write(PLATFORM, *ids) as session:
-                before = await put(ctx, session, ids, rate, "domain_id")
-                changes = {key: (old, facts(rate)) for key, old in before.items()}
-                await _tell(ctx, session, "rateLimitSet", changes)
-            keys += ids
-    return keys
+    _require_owner(owners.users or owners.domains)
+    validate_rate(rate)
+    async with ctx.combined_transaction():
+        await _lock_all_streams(ctx, owners)
+        owner_ids: list[int] = []
+        if owners.users is not None:
+            async with lock_users(ctx, owners.users, "rateLimitSet") as locked_users:
+                require_administered_domain(ctx, locked_users.rows, ["users"])
+                users_by_id = {row.id: row for row in locked_users.rows}
+                rates_before = await store_rates(
+                    ctx, locked_users.session, users_by_id, rate, "user_id"
+                )
+                for owner_id, row in users_by_id.items():
+                    if rates_before[owner_id] != admin_log_values(rate):
+                        locked_users.report_change(
+                            row, "rate_limit", rates_before[owner_id], admin_log_values(rate)
+                        )
+            owner_ids += users_by_id
+        if owners.domains is not None:
+            rows = await domain_loaders.load_referenced_domains(ctx, owners.domains)
+            domain_ids = [row.id for row in rows]
+            async with ctx.write_session(PLATFORM, *domain_ids) as session:
+                rates_before = await store_rates(ctx, session, domain_ids, rate, "domain_id")
+                changes = {
+                    key: (old_rate, admin_log_values(rate))
+                    for key, old_rate in rates_before.items()
+                }
+                await _record_domain_changes(ctx, session, "rateLimitSet", changes)
+            owner_ids += domain_ids
+    return owner_ids
 
 
-async def reset(ctx: Context, whose: Whose, *, platform: bool = False) -> list[int]:
+async def reset_rate_limits(
+    ctx: Context, owners: RateLimitOwners, *, includes_platform: bool = False
+) -> list[int]:
     """Reset the counts of sent messages, and return the ids of their owners in order.
 
     Raises InvalidInput, NotFound, or Forbidden for the platform's count unless the viewer is an
     ADMIN.
     """
-    _named(whose.users or whose.domains or platform)
-    if platform and not ctx.viewer.role.includes(Role.ADMIN):
-        text = f"this needs the role {Role.ADMIN}"
-        raise Forbidden(text, requires=Role.ADMIN, path=["includePlatform"])
-    async with ctx.together():
-        await _hold(ctx, whose)
-        keys: list[int] = []
-        if whose.users is not None:
-            async with changing(ctx, whose.users, "rateLimitReset") as held:
-                require_charge(ctx, held.rows, ["users"])
-                gone = await _forgotten(ctx, held.session, [row.id for row in held.rows])
-                for row in held.rows:
-                    if row.id in gone:
-                        held.tell(row, "rate_limit", {"used": gone[row.id]}, {"used": 0})
-            keys += [row.id for row in held.rows]
-        if whose.domains is not None:
-            ids = [row.id for row in await domain_loaders.chosen(ctx, whose.domains)]
-            async with ctx.write(PLATFORM, *ids) as session:
-                gone = await _forgotten(ctx, session, ids)
-                changes: dict[int, tuple[Facts, Facts]] = {
-                    key: ({"used": used}, {"used": 0}) for key, used in gone.items()
+    _require_owner(owners.users or owners.domains or includes_platform)
+    if includes_platform and not ctx.viewer.role.includes(Role.ADMIN):
+        message = f"this needs the role {Role.ADMIN}"
+        raise Forbidden(message, requires=Role.ADMIN, path=["includePlatform"])
+    async with ctx.combined_transaction():
+        await _lock_all_streams(ctx, owners)
+        owner_ids: list[int] = []
+        if owners.users is not None:
+            async with lock_users(ctx, owners.users, "rateLimitReset") as locked_users:
+                require_administered_domain(ctx, locked_users.rows, ["users"])
+                deleted_counts = await _delete_windows(
+                    ctx, locked_users.session, [row.id for row in locked_users.rows]
+                )
+                for row in locked_users.rows:
+                    if row.id in deleted_counts:
+                        locked_users.report_change(
+                            row, "rate_limit", {"used": deleted_counts[row.id]}, {"used": 0}
+                        )
+            owner_ids += [row.id for row in locked_users.rows]
+        if owners.domains is not None:
+            domain_ids = [
+                row.id for row in await domain_loaders.load_referenced_domains(ctx, owners.domains)
+            ]
+            async with ctx.write_session(PLATFORM, *domain_ids) as session:
+                deleted_counts = await _delete_windows(ctx, session, domain_ids)
+                changes: dict[int, tuple[LoggedRate, LoggedRate]] = {
+                    owner_id: ({"used": used}, {"used": 0})
+                    for owner_id, used in deleted_counts.items()
                 }
-                await _tell(ctx, session, "rateLimitReset", changes)
-            keys += ids
-        if platform:
-            async with ctx.write(PLATFORM) as session:
-                gone = await _forgotten(ctx, session, [PLATFORM])
-                used = {"rate_limit": {"used": gone.get(PLATFORM, 0)}}
-                none = {"rate_limit": {"used": 0}}
-                done = Done("rateLimitReset", before=used, after=none)
-                await admin_log.note(ctx, session, *([done] if gone else []))
-    return keys
+                await _record_domain_changes(ctx, session, "rateLimitReset", changes)
+            owner_ids += domain_ids
+        if includes_platform:
+            async with ctx.write_session(PLATFORM) as session:
+                deleted_counts = await _delete_windows(ctx, session, [PLATFORM])
+                values_before = {"rate_limit": {"used": deleted_counts.get(PLATFORM, 0)}}
+                values_after = {"rate_limit": {"used": 0}}
+                entry = NewAdminLogEntry("rateLimitReset", before=values_before, after=values_after)
+                await admin_log.log_changes(ctx, session, *([entry] if deleted_counts else []))
+    return owner_ids
 
 
-def _named(given: object) -> None:
-    if not given:
-        text = "name users or domains"
-        raise Invalid(text, constraint="required", path=["users"])
+def _require_owner(owners: object) -> None:
+    if not owners:
+        message = "name users or domains"
+        raise InvalidInput(message, constraint="required", path=["users"])
 
 
-async def _hold(ctx: Context, whose: Whose) -> None:
+async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:
     """Lock the streams of all owners at once, since locks must be taken in one order."""
-    keys: set[int] = set()
-    if whose.users is not None:
-        for row in await chosen(ctx, whose.users):
-            keys |= {row.id, row.domain_id or PLATFORM}
-    if whose.domains is not None:
-        keys |= {PLATFORM, *(row.id for row in await domain_loaders.chosen(ctx, whose.domains))}
-    async with ctx.write(*keys):
+    stream_ids: set[int] = set()
+    if owners.users is not None:
+        for row in await load_selected_users(ctx, owners.users):
+            stream_ids |= {row.id, row.domain_id or PLATFORM}
+    if owners.domains is not None:
+        stream_ids |= {
+            PLATFORM,
+            *(row.id for row in await domain_loaders.load_referenced_domains(ctx, owners.domains)),
+        }
+    async with ctx.write_session(*stream_ids):
         pass
 
 
-def facts(rate: Rate | None) -> Facts:
+def admin_log_values(rate: Rate | None) -> LoggedRate:
     """Return the rate for the admin log."""
     return None if rate is None else {"value": rate.value, "frame": rate.frame.value}
 
 
-async def put(
-    ctx: Context, session: AsyncSession, keys: Iterable[int], rate: Rate | None, column: str
-) -> dict[int, Facts]:
+async def store_rates(
+    ctx: Context,
+    session: AsyncSession,
+    owner_ids: Iterable[int],
+    rate: Rate | None,
+    owner_column: str,
+) -> dict[int, LoggedRate]:
     """Set or delete the rate of users or domains; return the former rates by owner id.
 
     `owner_column` is `user_id` or `domain_id`. The transaction must hold the owners' locks.
     """
-    keys, connection = list(keys), await session.connection()
-    asked = select(*picked(RateLimit)).where(col(RateLimit.id).in_(keys))
-    there = {row.id: _rate(row) for row in (await connection.execute(asked)).all()}
+    owner_ids, connection = list(owner_ids), await session.connection()
+    statement = select(*select_columns(RateLimit)).where(col(RateLimit.id).in_(owner_ids))
+    stored_rates = {
+        row.id: _rate_from_row(row) for row in (await connection.execute(statement)).all()
+    }
     if rate is None:
-        await connection.execute(delete(RateLimit).where(col(RateLimit.id).in_(keys)))
-    elif keys:
-        now = ctx.world.now()
-        values = {**rate._asdict(), "updated_at": now}
-        new = insert_or(ctx.world.database.dialect, RateLimit).values(
-            [{"id": key, column: key, "created_at": now, **values} for key in keys]
+        await connection.execute(delete(RateLimit).where(col(RateLimit.id).in_(owner_ids)))
+    elif owner_ids:
+        created_at = ctx.environment.now()
+        values = {**rate._asdict(), "updated_at": created_at}
+        insert = insert_with_conflict(ctx.environment.database.dialect, RateLimit).values(
+            [
+                {"id": key, owner_column: key, "created_at": created_at, **values}
+                for key in owner_ids
+            ]
         )
         await connection.execute(
-            new.on_conflict_do_update(
-                index_elements=["id"], set_={name: new.excluded[name] for name in values}
+            insert.on_conflict_do_update(
+                index_elements=["id"], set_={name: insert.excluded[name] for name in values}
             )
         )
-    await connection.execute(delete(RateHold).where(col(RateHold.window_id).in_(keys)))
-    return {key: facts(there.get(key)) for key in keys}
+    await connection.execute(delete(RateHold).where(col(RateHold.window_id).in_(owner_ids)))
+    return {key: admin_log_values(stored_rates.get(key)) for key in owner_ids}
 
 
-def _rate(row: Picked) -> Rate:
+def _rate_from_row(row: ColumnRow) -> Rate:
     return Rate(row.value, row.frame)
 
 
-async def _forgotten(ctx: Context, session: AsyncSession, keys: Sequence[int]) -> dict[int, int]:
+async def _delete_windows(
+    ctx: Context, session: AsyncSession, owner_ids: Sequence[int]
+) -> dict[int, int]:
     """Delete the windows of these owners; return the counts of running ones by owner id."""
-    connection, now = await session.connection(), ctx.world.now()
+    connection, now = await session.connection(), ctx.environment.now()
     columns = (col(RateWindow.id), col(RateWindow.used), col(RateWindow.until))
-    removal = delete(RateWindow).where(col(RateWindow.id).in_(keys)).returning(*columns)
-    gone = (await connection.execute(removal)).all()
-    await connection.execute(delete(RateHold).where(col(RateHold.window_id).in_(keys)))
-    return {row.id: row.used for row in gone if row.until > now}
+    statement = delete(RateWindow).where(col(RateWindow.id).in_(owner_ids)).returning(*columns)
+    deleted_rows = (await connection.execute(statement)).all()
+    await connection.execute(delete(RateHold).where(col(RateHold.window_id).in_(owner_ids)))
+    return {row.id: row.used for row in deleted_rows if row.until > now}
 
 
-async def _tell(
+async def _record_domain_changes(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
-    changes: Mapping[int, tuple[Facts, Facts]],
+    rates_before_and_after: Mapping[int, tuple[LoggedRate, LoggedRate]],
 ) -> None:
     """Record changed domains in the journals and the admin log."""
-    fresh = {key: pair for key, pair in changes.items() if pair[0] != pair[1]}
-    if not fresh:
+    actual_changes = {
+        key: pair for key, pair in rates_before_and_after.items() if pair[0] != pair[1]
+    }
+    if not actual_changes:
         return
-    told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in fresh}
-    await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, list(fresh))]})
-    done = (
-        Done(mutation, "Domain", key, key, {"rate_limit": old}, {"rate_limit": new})
-        for key, (old, new) in fresh.items()
+    changes_by_stream = {
+        domain_id: [(ChangeKind.DOMAIN_CHANGED, [domain_id])] for domain_id in actual_changes
+    }
+    await ctx.record_changes(
+        session,
+        {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, list(actual_changes))]},
     )
-    await admin_log.note(ctx, session, *done)
+    entries = (
+        NewAdminLogEntry(mutation, "Domain", key, key, {"rate_limit": old}, {"rate_limit": new})
+        for key, (old, new) in actual_changes.items()
+    )
+    await admin_log.log_changes(ctx, session, *entries)

@@ -9,174 +9,200 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlmodel import col
 
 from mail.limits import sending_rates
-from mail.limits.sending_rates import Full, held_up
+from mail.limits.sending_rates import FullRateWindow, record_refusal
 from models.domains.tables import Domain
 from models.errors import RateLimited
 from models.queue.rate_limits import RateHold, RateLimit, RateWindow
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import LimitSource, User
 from resolvers import pagination
-from resolvers.access import visible_users
-from resolvers.auth.credential_cache import memory_of
+from resolvers.access import is_visible_user
+from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
-from resolvers.domains.loaders import visible_domains
-from resolvers.pagination import Scan, by_keys
+from resolvers.domains.loaders import is_visible_domain
+from resolvers.pagination import PageScan, read_by_keys
 
-LIMITS = "rate-limits"
-HOLDS = "rate-holds"
-RUNNING = frozenset({"used", "until"})  # columns of the current window
-ALL = RUNNING | {column.name for column in picked(RateLimit)}
-DOMAIN = "domain_id"  # of a hold whose limit is that of a domain
+LIMIT_CURSOR_KIND = "rate-limits"
+HOLD_CURSOR_KIND = "rate-holds"
+WINDOW_COLUMNS = frozenset({"used", "until"})  # columns of the current window
+LIMIT_COLUMNS = WINDOW_COLUMNS | {column.name for column in select_columns(RateLimit)}
+DOMAIN_COLUMN = "domain_id"  # of a hold whose limit is that of a domain
 
 
 @dataclass(frozen=True, slots=True)
-class RateWhere:
+class RateLimitConditions:
     """Conditions of a list of rate limits: of these users or domains, or all."""
 
-    users: Collection[int] | None = None
-    domains: Collection[int] | None = None
-    exhausted: bool | None = None
+    user_ids: Collection[int] | None = None
+    domain_ids: Collection[int] | None = None
+    is_exhausted: bool | None = None
 
 
-class Exceeded(RateLimited):
+class SendingRateExceeded(RateLimited):
     """The message would exceed the rate of the user, the domain or the platform."""
 
-    def __init__(self, user_id: int, full: Full) -> None:
+    def __init__(self, user_id: int, full_window: FullRateWindow) -> None:
         super().__init__("", retry_after=timedelta())
-        self.user_id, self.full = user_id, full
+        self.user_id, self.full_window = user_id, full_window
 
 
-async def may_send(ctx: Context, user_id: int) -> None:
+async def require_below_rate(ctx: Context, user_id: int) -> None:
     """Raise RateLimited if the user, the domain or the platform has used up its rate."""
-    statement, given = sending_rates.asking(ctx.world, user_id)
-    rows = await ctx.find(statement, **given)
+    statement, parameters = sending_rates.full_windows_query(ctx.environment, user_id)
+    rows = await ctx.read_prepared(statement, **parameters)
     if rows:
-        raise refusal(ctx, Exceeded(user_id, sending_rates.longest(rows, user_id)))
+        raise rate_limited_error(
+            ctx, SendingRateExceeded(user_id, sending_rates.longest_full_window(rows, user_id))
+        )
 
 
-def count(turn: Turn, user_id: int, many: int = 1) -> None:
+def count_messages(transaction: DatabaseTransaction, user_id: int, message_count: int = 1) -> None:
     """Count messages of a user, last in the transaction that queues them.
 
     Raises SendingRateExceeded if they exceed a rate.
     """
-    if full := sending_rates.count(turn, user_id, many):
-        raise Exceeded(user_id, full)
+    if full_window := sending_rates.count_messages(transaction, user_id, message_count):
+        raise SendingRateExceeded(user_id, full_window)
 
 
-def refusal(ctx: Context, over: Exceeded) -> RateLimited:
+def rate_limited_error(ctx: Context, exceeded: SendingRateExceeded) -> RateLimited:
     """Return the RateLimited error. The first one of a window is also recorded for the user."""
-    if not ctx.trial:
+    if not ctx.is_dry_run:
         # in the background, since the current transaction is rolled back
-        told = held_up(ctx.world, over.user_id, over.full)
-        memory_of(ctx.world.database).behind(told)
-    return over.full.refusal(ctx.world.now())
+        recording = record_refusal(ctx.environment, exceeded.user_id, exceeded.full_window)
+        cache_of_database(ctx.environment.database).run_in_background(recording)
+    return exceeded.full_window.rate_limited_error(ctx.environment.now())
 
 
-def _seen(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_limit(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for limits of visible users and domains."""
-    users = select(col(User.id)).where(visible_users(ctx))
-    domains = select(col(Domain.id)).where(visible_domains(ctx))
-    return col(RateLimit.user_id).in_(users) | col(RateLimit.domain_id).in_(domains)
+    user_ids = select(col(User.id)).where(is_visible_user(ctx))
+    domain_ids = select(col(Domain.id)).where(is_visible_domain(ctx))
+    return col(RateLimit.user_id).in_(user_ids) | col(RateLimit.domain_id).in_(domain_ids)
 
 
-def _limits(ctx: Context, *columns: Any) -> Select[*tuple[Any, ...]]:
+def _select_limits(ctx: Context, *columns: Any) -> Select[*tuple[Any, ...]]:
     """Select visible limits with their current window."""
     window = RateWindow
-    running = (
+    is_current_window = (
         (col(window.id) == col(RateLimit.id))
-        & (col(window.until) > ctx.world.now())
+        & (col(window.until) > ctx.environment.now())
         & (col(window.frame) == col(RateLimit.frame))
     )
     return (
         select(*columns)
         .select_from(RateLimit)
-        .join(window, running, isouter=True)
-        .where(_seen(ctx))
+        .join(window, is_current_window, isouter=True)
+        .where(_is_visible_limit(ctx))
     )
 
 
-def _shown(ctx: Context, names: Collection[str] = ALL) -> Select[*tuple[Any, ...]]:
+def _select_limit_columns(
+    ctx: Context, column_names: Collection[str] = LIMIT_COLUMNS
+) -> Select[*tuple[Any, ...]]:
     """Select columns of visible limits. WINDOW_COLUMNS are those of the current window."""
-    running = picked(RateWindow, RUNNING.intersection(names))
-    return _limits(ctx, *picked(RateLimit, set(names) - RUNNING), *running)
+    window_columns = select_columns(RateWindow, WINDOW_COLUMNS.intersection(column_names))
+    return _select_limits(
+        ctx, *select_columns(RateLimit, set(column_names) - WINDOW_COLUMNS), *window_columns
+    )
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_limits_by_owner(ctx: Context, owner_ids: list[int]) -> list[ColumnRow | None]:
     """Load the limits of users and domains, in the given order.
 
     None for one without own limit or that the viewer can't see.
     """
-    return await by_keys(ctx, _shown(ctx), col(RateLimit.id), ids)
+    return await read_by_keys(ctx, _select_limit_columns(ctx), col(RateLimit.id), owner_ids)
 
 
-async def page(ctx: Context, where: RateWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_limit_page(
+    ctx: Context,
+    conditions: RateLimitConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Read a page of the limits that are set, the oldest first."""
-    place = (col(RateLimit.created_at), col(RateLimit.id))
-    rows = _shown(ctx, {"id", "created_at", *columns}).where(*_terms(where))
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=False))
-
-
-async def how_many(ctx: Context, where: RateWhere) -> int:
-    """Count the limits that meet the conditions."""
-    (row,) = await ctx.read(_limits(ctx, func.count()).where(*_terms(where)))
-    return int(row[0])
-
-
-def _terms(where: RateWhere) -> list[ColumnElement[bool]]:
-    whose = []
-    if where.users is not None:
-        whose.append(col(RateLimit.user_id).in_(where.users))
-    if where.domains is not None:
-        whose.append(col(RateLimit.domain_id).in_(where.domains))
-    terms = [or_(*whose)] if whose else []
-    if where.exhausted is not None:
-        used = func.coalesce(col(RateWindow.used), 0)
-        full = (col(RateLimit.value) > 0) & (used >= col(RateLimit.value))
-        terms.append(full if where.exhausted else ~full)
-    return terms
-
-
-def _holds(ctx: Context, users: Collection[int] | None, *columns: Any) -> Select[*tuple[Any, ...]]:
-    """Select the visible users that are rate limited now, all or these."""
-    seen = col(RateHold.id).in_(select(col(User.id)).where(visible_users(ctx)))
-    theirs = [] if users is None else [col(RateHold.id).in_(users)]
-    return (
-        select(*columns)
-        .select_from(RateHold)
-        .where(col(RateHold.until) > ctx.world.now(), seen, *theirs)
+    sort_key = (col(RateLimit.created_at), col(RateLimit.id))
+    statement = _select_limit_columns(ctx, {"id", "created_at", *columns}).where(
+        *_where_clauses(conditions)
+    )
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
     )
 
 
-def _held(
-    ctx: Context, users: Collection[int] | None, names: Collection[str] | None
+async def count_limits(ctx: Context, conditions: RateLimitConditions) -> int:
+    """Count the limits that meet the conditions."""
+    (row,) = await ctx.read(_select_limits(ctx, func.count()).where(*_where_clauses(conditions)))
+    return int(row[0])
+
+
+def _where_clauses(conditions: RateLimitConditions) -> list[ColumnElement[bool]]:
+    owner_clauses = []
+    if conditions.user_ids is not None:
+        owner_clauses.append(col(RateLimit.user_id).in_(conditions.user_ids))
+    if conditions.domain_ids is not None:
+        owner_clauses.append(col(RateLimit.domain_id).in_(conditions.domain_ids))
+    clauses = [or_(*owner_clauses)] if owner_clauses else []
+    if conditions.is_exhausted is not None:
+        used = func.coalesce(col(RateWindow.used), 0)
+        is_full = (col(RateLimit.value) > 0) & (used >= col(RateLimit.value))
+        clauses.append(is_full if conditions.is_exhausted else ~is_full)
+    return clauses
+
+
+def _select_holds(
+    ctx: Context, user_ids: Collection[int] | None, *columns: Any
 ) -> Select[*tuple[Any, ...]]:
-    of_domain = col(RateHold.source) == LimitSource.DOMAIN
-    domain = case((of_domain, col(RateHold.window_id))).label(DOMAIN)
-    some = None if names is None else {"id", "since", *names} - {DOMAIN}
-    more = [domain] if names is None or DOMAIN in names else []
-    return _holds(ctx, users, *picked(RateHold, some), *more)
+    """Select the visible users that are rate limited now, all or these."""
+    is_visible = col(RateHold.id).in_(select(col(User.id)).where(is_visible_user(ctx)))
+    user_clauses = [] if user_ids is None else [col(RateHold.id).in_(user_ids)]
+    return (
+        select(*columns)
+        .select_from(RateHold)
+        .where(col(RateHold.until) > ctx.environment.now(), is_visible, *user_clauses)
+    )
 
 
-async def holds_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+def _select_hold_columns(
+    ctx: Context, user_ids: Collection[int] | None, column_names: Collection[str] | None
+) -> Select[*tuple[Any, ...]]:
+    is_domain_limit = col(RateHold.source) == LimitSource.DOMAIN
+    domain = case((is_domain_limit, col(RateHold.window_id))).label(DOMAIN_COLUMN)
+    stored_names = (
+        None if column_names is None else {"id", "since", *column_names} - {DOMAIN_COLUMN}
+    )
+    extra_columns = [domain] if column_names is None or DOMAIN_COLUMN in column_names else []
+    return _select_holds(ctx, user_ids, *select_columns(RateHold, stored_names), *extra_columns)
+
+
+async def load_holds_by_user(ctx: Context, user_ids: list[int]) -> list[ColumnRow | None]:
     """Load the holds of rate limited users, in the given order.
 
     None for a user without hold or that the viewer can't see.
     """
-    return await by_keys(ctx, _held(ctx, None, None), col(RateHold.id), ids)
+    return await read_by_keys(
+        ctx, _select_hold_columns(ctx, None, None), col(RateHold.id), user_ids
+    )
 
 
-async def holds(
-    ctx: Context, users: Collection[int] | None, ask: Ask, columns: Collection[str]
-) -> Page[Picked]:
+async def read_hold_page(
+    ctx: Context,
+    user_ids: Collection[int] | None,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Read a page of the users that are rate limited now, the last first."""
-    place = (col(RateHold.since), col(RateHold.id))
-    rows = _held(ctx, users, columns)
-    return await pagination.one(ctx, Scan(rows, ask, place, falling=True))
+    sort_key = (col(RateHold.since), col(RateHold.id))
+    statement = _select_hold_columns(ctx, user_ids, columns)
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, sort_key, is_descending=True)
+    )
 
 
-async def how_many_holds(ctx: Context, users: Collection[int] | None) -> int:
+async def count_holds(ctx: Context, user_ids: Collection[int] | None) -> int:
     """Count the users that are rate limited now."""
-    (row,) = await ctx.read(_holds(ctx, users, func.count()))
+    (row,) = await ctx.read(_select_holds(ctx, user_ids, func.count()))
     return int(row[0])

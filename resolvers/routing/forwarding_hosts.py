@@ -8,113 +8,142 @@ from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 
 from mail.addresses.address_syntax import ascii_domain, checked_domain
-from mail.authentication.sender_networks import WIDEST, networks, shown
-from models.errors import Conflict, Forbidden, Invalid, NotFound
+from mail.authentication.sender_networks import MIN_PREFIX_LENGTH, find_networks, network_text
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.events.journal import PLATFORM
 from models.routing.tables import ForwardingHost
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
-from resolvers.routing.loaders import FORWARDERS, rows_of, seen
-from resolvers.routing.mutations import facts, room
+from resolvers.routing.loaders import FORWARDERS, load_visible_rows, select_rows
+from resolvers.routing.mutations import admin_log_values, require_room
 
-SOURCE = 255  # characters
+MAX_SOURCE_LENGTH = 255  # characters
 
 
-def literal(text: str) -> str | None:
+def parse_network(text: str) -> str | None:
     """Return an IP address or network in normal form, or None if the text is a name.
 
     Raises InvalidInput if the network is too large.
     """
     try:
-        found = ip_network(text.strip(), strict=False)
+        network = ip_network(text.strip(), strict=False)
     except ValueError:
         return None
-    if found.prefixlen < WIDEST[found.version]:
-        words = f"at least /{WIDEST[found.version]}"
-        raise Invalid(words, constraint="range", path=["hostname"])
-    mapped = getattr(found.network_address, "ipv4_mapped", None)
-    return str(mapped) if mapped else shown(found)
+    if network.prefixlen < MIN_PREFIX_LENGTH[network.version]:
+        message = f"at least /{MIN_PREFIX_LENGTH[network.version]}"
+        raise InvalidInput(message, constraint="range", path=["hostname"])
+    ipv4_address = getattr(network.network_address, "ipv4_mapped", None)
+    return str(ipv4_address) if ipv4_address else network_text(network)
 
 
-def kept(network: str) -> str:
+def normalize_network(network: str) -> str:
     """Return an IP address or network in the form it is stored."""
-    return shown(ip_network(network))
+    return network_text(ip_network(network))
 
 
-async def create(ctx: Context, name: str, *, filter_spam: bool) -> list[int]:
+async def create_forwarding_hosts(
+    ctx: Context, name_or_network: str, *, filter_spam: bool
+) -> list[int]:
     """Create a forwarding host for each address and network that a name sends from.
 
     Returns their ids. Existing hosts get the new source. Raises InvalidInput, LimitReached,
     Conflict if nothing would change, and Forbidden for a name inside a transaction, which would
     stay open during the DNS queries.
     """
-    one = literal(name)
-    if one is None:
-        if ctx.writing:
+    network = parse_network(name_or_network)
+    if network is None:
+        if ctx.is_writing:
             raise Forbidden("a look-up in DNS takes no part in a unit")
-        source = checked_domain(name, path="hostname")
-        hosts = await networks(ctx.world.options.dns_resolver, ascii_domain(source))
+        source_name = checked_domain(name_or_network, path="hostname")
+        hosts = await find_networks(ctx.environment.options.dns_resolver, ascii_domain(source_name))
     else:
-        source, hosts = one, [one]
-    asked = select(*picked(ForwardingHost)).where(col(ForwardingHost.host).in_(hosts))
-    now = ctx.world.now()
-    async with ctx.write(PLATFORM) as session:
-        there = {row.host: row for row in await ctx.read(asked)}
-        new = [host for host in hosts if host not in there]
-        stale = [
-            row for row in there.values() if (row.source, row.filter_spam) != (source, filter_spam)
+        source_name, hosts = network, [network]
+    statement = select(*select_columns(ForwardingHost)).where(col(ForwardingHost.host).in_(hosts))
+    now = ctx.environment.now()
+    async with ctx.write_session(PLATFORM) as session:
+        rows_by_host = {row.host: row for row in await ctx.read(statement)}
+        new_hosts = [host for host in hosts if host not in rows_by_host]
+        rows_to_update = [
+            row
+            for row in rows_by_host.values()
+            if (row.source, row.filter_spam) != (source_name, filter_spam)
         ]
-        if not new and not stale:
+        if not new_hosts and not rows_to_update:
             raise Conflict("all of its addresses are there already", path=["hostname"])
-        await room(ctx, FORWARDERS, len(new))
-        same: dict[str, Any] = {"source": source, "filter_spam": filter_spam}
-        keys = {host: ctx.world.key() for host in new} | {row.host: row.id for row in stale}
-        made = [{"id": keys[host], "host": host, "created_at": now, **same} for host in new]
+        await require_room(ctx, FORWARDERS, len(new_hosts))
+        common_values: dict[str, Any] = {"source": source_name, "filter_spam": filter_spam}
+        ids_by_host = {host: ctx.environment.new_id() for host in new_hosts} | {
+            row.host: row.id for row in rows_to_update
+        }
+        new_rows = [
+            {"id": ids_by_host[host], "host": host, "created_at": now, **common_values}
+            for host in new_hosts
+        ]
         connection = await session.connection()
-        if made:
-            await connection.execute(insert(ForwardingHost), made)
-        if stale:
-            these = update(ForwardingHost).where(col(ForwardingHost.id).in_([r.id for r in stale]))
-            await connection.execute(these.values(same))
-        await ctx.record(session, PLATFORM, FORWARDERS.kind, sorted(keys.values()))
-        done = (_made(host, key, same, there.get(host)) for host, key in keys.items())
-        await admin_log.note(ctx, session, *done)
-    return [keys.get(host) or there[host].id for host in hosts]
+        if new_rows:
+            await connection.execute(insert(ForwardingHost), new_rows)
+        if rows_to_update:
+            update_statement = update(ForwardingHost).where(
+                col(ForwardingHost.id).in_([r.id for r in rows_to_update])
+            )
+            await connection.execute(update_statement.values(common_values))
+        await ctx.record_change(
+            session, PLATFORM, FORWARDERS.change_kind, sorted(ids_by_host.values())
+        )
+        entries = (
+            _create_log_entry(host, key, common_values, rows_by_host.get(host))
+            for host, key in ids_by_host.items()
+        )
+        await admin_log.log_changes(ctx, session, *entries)
+    return [ids_by_host.get(host) or rows_by_host[host].id for host in hosts]
 
 
-def _made(host: str, key: int, same: dict[str, Any], before: Picked | None) -> Done:
-    told = {"host": host, "source": same["source"], "filterSpam": same["filter_spam"]}
-    old = None if before is None else _facts(before)
-    return Done("forwardingHostCreate", "ForwardingHost", key, before=old, after=told)
+def _create_log_entry(
+    host: str, host_id: int, common_values: dict[str, Any], before: ColumnRow | None
+) -> NewAdminLogEntry:
+    values_after = {
+        "host": host,
+        "source": common_values["source"],
+        "filterSpam": common_values["filter_spam"],
+    }
+    values_before = None if before is None else _admin_log_values(before)
+    return NewAdminLogEntry(
+        "forwardingHostCreate", "ForwardingHost", host_id, before=values_before, after=values_after
+    )
 
 
-def _facts(row: Picked) -> dict[str, Any]:
-    return facts(FORWARDERS, row)
+def _admin_log_values(row: ColumnRow) -> dict[str, Any]:
+    return admin_log_values(FORWARDERS, row)
 
 
-async def remove(ctx: Context, ids: Sequence[int], hosts: Sequence[str]) -> list[int]:
+async def delete_forwarding_hosts(
+    ctx: Context, ids: Sequence[int], hosts: Sequence[str]
+) -> list[int]:
     """Delete the forwarding hosts with these ids or hosts, all or none; return their ids.
 
     Raises InvalidInput if nothing is given, NotFound if one does not exist.
     """
     if not ids and not hosts:
-        raise Invalid("name at least one", constraint="required", path=["ids"])
-    named = rows_of(ctx, FORWARDERS).where(col(ForwardingHost.host).in_(hosts))
-    async with ctx.write(PLATFORM) as session:
-        rows = {row.id: row for row in await seen(ctx, FORWARDERS, ids)} if ids else {}
-        found = {row.host: row for row in await ctx.read(named)} if hosts else {}
+        raise InvalidInput("name at least one", constraint="required", path=["ids"])
+    statement = select_rows(ctx, FORWARDERS).where(col(ForwardingHost.host).in_(hosts))
+    async with ctx.write_session(PLATFORM) as session:
+        rows = {row.id: row for row in await load_visible_rows(ctx, FORWARDERS, ids)} if ids else {}
+        rows_by_host = {row.host: row for row in await ctx.read(statement)} if hosts else {}
         for index, host in enumerate(hosts):
-            if host not in found:
+            if host not in rows_by_host:
                 raise NotFound(host, path=["hosts"], index=index)
-        rows |= {row.id: row for row in found.values()}
+        rows |= {row.id: row for row in rows_by_host.values()}
         connection = await session.connection()
         await connection.execute(delete(ForwardingHost).where(col(ForwardingHost.id).in_(rows)))
-        await ctx.record(session, PLATFORM, FORWARDERS.kind, sorted(rows))
-        kind = "ForwardingHost"
-        done = (
-            Done("forwardingHostDelete", kind, row.id, before=_facts(row)) for row in rows.values()
+        await ctx.record_change(session, PLATFORM, FORWARDERS.change_kind, sorted(rows))
+        target_kind = "ForwardingHost"
+        entries = (
+            NewAdminLogEntry(
+                "forwardingHostDelete", target_kind, row.id, before=_admin_log_values(row)
+            )
+            for row in rows.values()
         )
-        await admin_log.note(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *entries)
     return list(rows)

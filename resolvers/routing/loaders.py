@@ -10,38 +10,38 @@ from sqlmodel import SQLModel, col
 
 from mail.routing import password_contexts
 from models.domains.tables import Domain
-from models.errors import Invalid, all_found
+from models.errors import InvalidInput, require_all_found
 from models.events.journal import ChangeKind
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
-from models.store.columns import Picked, picked, table_of
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import ColumnRow, core_table, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
-from resolvers.context import Batch, Context
+from resolvers.context import BatchFunction, Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.pagination import Scan, all_by_keys, by_keys
+from resolvers.pagination import PageScan, read_all_by_keys, read_by_keys
 
-HAS_PASSWORD = "has_password"  # noqa: S105 - the name of a boolean column
+HAS_PASSWORD_COLUMN = "has_password"  # noqa: S105 - the name of a boolean column
 
 
 @dataclass(frozen=True, slots=True)
-class Sort:
+class RoutingTable:
     """One of the four tables with its names, limit and logged columns."""
 
     table: type[SQLModel]
-    name: str  # of the GraphQL type
-    kind: ChangeKind
-    shown: tuple[str, ...]  # columns in the admin log
-    most: int  # rows of the platform
-    secret: str | None = None  # the column with the encrypted password
+    type_name: str  # of the GraphQL type
+    change_kind: ChangeKind
+    logged_columns: tuple[str, ...]  # columns in the admin log
+    max_rows: int  # rows of the platform
+    secret_column: str | None = None  # the column with the encrypted password
 
     @property
-    def ordering(self) -> str:
+    def cursor_kind(self) -> str:
         """The name of the ordering in cursors of its list."""
-        return table_of(self.table).name.replace("_", "-")
+        return core_table(self.table).name.replace("_", "-")
 
 
-RELAYS = Sort(
+RELAYS = RoutingTable(
     RelayHost,
     "RelayHost",
     ChangeKind.RELAY_HOST_CHANGED,
@@ -49,7 +49,7 @@ RELAYS = Sort(
     1000,
     "secret",
 )
-TRANSPORTS = Sort(
+TRANSPORTS = RoutingTable(
     Transport,
     "Transport",
     ChangeKind.TRANSPORT_CHANGED,
@@ -57,84 +57,109 @@ TRANSPORTS = Sort(
     5000,
     "secret",
 )
-POLICIES = Sort(
+POLICIES = RoutingTable(
     TlsPolicy,
     "TlsPolicy",
     ChangeKind.TLS_POLICY_CHANGED,
     ("destination", "policy", "parameters", "active"),
     5000,
 )
-FORWARDERS = Sort(
+FORWARDERS = RoutingTable(
     ForwardingHost,
     "ForwardingHost",
     ChangeKind.FORWARDING_HOST_CHANGED,
     ("host", "source", "filter_spam"),
     10_000,
 )
-PLACES: Mapping[type[SQLModel], Callable[[int], str]] = {
-    RelayHost: password_contexts.place_of_relay,
-    Transport: password_contexts.place_of_transport,
+CONTEXT_OF_PASSWORD: Mapping[type[SQLModel], Callable[[int], str]] = {
+    RelayHost: password_contexts.relay_host_context,
+    Transport: password_contexts.transport_context,
 }
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_route(ctx: Context) -> ColumnElement[bool]:
     return true() if ctx.viewer.role.includes(Role.ADMIN) else false()
 
 
-def rows_of(
-    ctx: Context, sort: Sort, names: Collection[str] | None = None
+def select_rows(
+    ctx: Context, routing_table: RoutingTable, column_names: Collection[str] | None = None
 ) -> Select[*tuple[Any, ...]]:
     """Select the visible rows. Instead of a password only whether there is one."""
-    table = table_of(sort.table)
-    wanted = {*table.c.keys()} if names is None else {"id", "created_at", *names}
-    columns: list[Any] = picked(sort.table, wanted - {HAS_PASSWORD, sort.secret})
-    if sort.secret and (names is None or HAS_PASSWORD in wanted):
-        columns.append(table.c[sort.secret].is_not(None).label(HAS_PASSWORD))
-    return select(*columns).where(_visible(ctx))
+    table = core_table(routing_table.table)
+    requested_names = (
+        {*table.c.keys()} if column_names is None else {"id", "created_at", *column_names}
+    )
+    columns: list[Any] = select_columns(
+        routing_table.table, requested_names - {HAS_PASSWORD_COLUMN, routing_table.secret_column}
+    )
+    if routing_table.secret_column and (
+        column_names is None or HAS_PASSWORD_COLUMN in requested_names
+    ):
+        columns.append(table.c[routing_table.secret_column].is_not(None).label(HAS_PASSWORD_COLUMN))
+    return select(*columns).where(_is_visible_route(ctx))
 
 
-async def _by_ids(sort: Sort, ctx: Context, ids: list[int]) -> list[Picked | None]:
-    return await by_keys(ctx, rows_of(ctx, sort), table_of(sort.table).c.id, ids)
+async def _load_rows_by_id(
+    routing_table: RoutingTable, ctx: Context, ids: list[int]
+) -> list[ColumnRow | None]:
+    return await read_by_keys(
+        ctx, select_rows(ctx, routing_table), core_table(routing_table.table).c.id, ids
+    )
 
 
-relay_hosts: Batch[int, Picked | None] = partial(_by_ids, RELAYS)
-transports: Batch[int, Picked | None] = partial(_by_ids, TRANSPORTS)
-tls_policies: Batch[int, Picked | None] = partial(_by_ids, POLICIES)
-forwarding_hosts: Batch[int, Picked | None] = partial(_by_ids, FORWARDERS)
+load_relay_hosts_by_id: BatchFunction[int, ColumnRow | None] = partial(_load_rows_by_id, RELAYS)
+load_transports_by_id: BatchFunction[int, ColumnRow | None] = partial(_load_rows_by_id, TRANSPORTS)
+load_tls_policies_by_id: BatchFunction[int, ColumnRow | None] = partial(_load_rows_by_id, POLICIES)
+load_forwarding_hosts_by_id: BatchFunction[int, ColumnRow | None] = partial(
+    _load_rows_by_id, FORWARDERS
+)
 
 
-async def page(ctx: Context, sort: Sort, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_page(
+    ctx: Context, routing_table: RoutingTable, page_request: PageRequest, columns: Collection[str]
+) -> Page[ColumnRow]:
     """Read a page of all rows of a routing table, the oldest first."""
-    table = table_of(sort.table)
-    place = (table.c.created_at, table.c.id)
-    return await pagination.one(ctx, Scan(rows_of(ctx, sort, columns), ask, place, falling=False))
+    table = core_table(routing_table.table)
+    sort_key = (table.c.created_at, table.c.id)
+    return await pagination.read_page(
+        ctx,
+        PageScan(
+            select_rows(ctx, routing_table, columns), page_request, sort_key, is_descending=False
+        ),
+    )
 
 
-async def count(ctx: Context, sort: Sort) -> int:
+async def count_rows(ctx: Context, routing_table: RoutingTable) -> int:
     """Count the rows of a routing table."""
-    many = select(func.count().label("many")).select_from(table_of(sort.table))
-    (row,) = await ctx.read(many.where(_visible(ctx)))
+    statement = select(func.count().label("many")).select_from(core_table(routing_table.table))
+    (row,) = await ctx.read(statement.where(_is_visible_route(ctx)))
     return int(row.many)
 
 
-async def seen(ctx: Context, sort: Sort, ids: Sequence[int]) -> list[Picked]:
+async def load_visible_rows(
+    ctx: Context, routing_table: RoutingTable, ids: Sequence[int]
+) -> list[ColumnRow]:
     """Load rows of a routing table in the order of the ids, each once.
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
-    found = await by_keys(ctx, rows_of(ctx, sort), table_of(sort.table).c.id, list(ids))
-    rows = {row.id: row for row in found if row}
-    all_found(ids, rows)
+    rows_found = await read_by_keys(
+        ctx, select_rows(ctx, routing_table), core_table(routing_table.table).c.id, list(ids)
+    )
+    rows = {row.id: row for row in rows_found if row}
+    require_all_found(ids, rows)
     if not rows:
-        raise Invalid("name at least one", constraint="required", path=["ids"])
+        raise InvalidInput("name at least one", constraint="required", path=["ids"])
     return list(rows.values())
 
 
-async def used_by(ctx: Context, ids: list[int]) -> list[list[Picked]]:
+async def load_domains_by_relay_host(
+    ctx: Context, relay_host_ids: list[int]
+) -> list[list[ColumnRow]]:
     """Load the domains that send through these relay hosts, ordered by name, with one statement."""
-    asked = (
-        select(*picked(Domain))
-        .where(domain_loaders.visible_domains(ctx))
+    statement = (
+        select(*select_columns(Domain))
+        .where(domain_loaders.is_visible_domain(ctx))
         .order_by(col(Domain.name))
     )
-    return await all_by_keys(ctx, asked, col(Domain.relay_host_id), ids)
+    return await read_all_by_keys(ctx, statement, col(Domain.relay_host_id), relay_host_ids)

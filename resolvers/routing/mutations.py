@@ -7,272 +7,358 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 
 from models.domains.tables import Domain
-from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems, Refused, Unavailable
+from models.errors import (
+    Conflict,
+    ErrorCollector,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    RequestError,
+    ServiceUnavailable,
+)
 from models.events.journal import PLATFORM, ChangeKind
 from models.routing.tables import TlsPolicyLevel
-from models.store.columns import Picked, table_of
+from models.store.columns import ColumnRow, core_table
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.routing import validation as routing_validation
-from resolvers.routing.loaders import HAS_PASSWORD, PLACES, POLICIES, RELAYS, TRANSPORTS, Sort, seen
+from resolvers.routing.loaders import (
+    CONTEXT_OF_PASSWORD,
+    HAS_PASSWORD_COLUMN,
+    POLICIES,
+    RELAYS,
+    TRANSPORTS,
+    RoutingTable,
+    load_visible_rows,
+)
 
-PORT = 25
-EXISTS = "there is one for this destination already"
-WORDS = {
+DEFAULT_PORT = 25
+DESTINATION_EXISTS_TEXT = "there is one for this destination already"
+GRAPHQL_NAMES = {
     "next_hop": "nextHop",
     "lookup_mx": "lookupMx",
     "filter_spam": "filterSpam",
 }  # names of these columns in the schema
 # the columns that decide which server receives the password
-LED = {RELAYS: ("host", "port"), TRANSPORTS: ("next_hop", "lookup_mx"), POLICIES: ()}
+SERVER_COLUMNS = {RELAYS: ("host", "port"), TRANSPORTS: ("next_hop", "lookup_mx"), POLICIES: ()}
 
 
-async def create(
-    ctx: Context, sort: Sort, given: Mapping[str, Any], password: str | None = None
+async def create_row(
+    ctx: Context,
+    routing_table: RoutingTable,
+    columns: Mapping[str, Any],
+    password: str | None = None,
 ) -> int:
     """Create a row of a routing table and return its id.
 
     Raises InvalidInput, LimitReached, or Conflict if the destination has a row already.
     """
-    values = _checked(sort, given, {}, password)
-    if sort is RELAYS:
-        values.setdefault("port", PORT)
-    now, key = ctx.world.now(), ctx.world.key()
-    values |= {"id": key, "created_at": now}
-    if sort.secret:
-        values["secret"] = _sealed(ctx, sort, key, password)
-    table = table_of(sort.table)
-    async with ctx.write(PLATFORM) as session:
-        await room(ctx, sort, 1)
+    values = _validate_columns(routing_table, columns, {}, password)
+    if routing_table is RELAYS:
+        values.setdefault("port", DEFAULT_PORT)
+    created_at, row_id = ctx.environment.now(), ctx.environment.new_id()
+    values |= {"id": row_id, "created_at": created_at}
+    if routing_table.secret_column:
+        values["secret"] = _encrypt_password(ctx, routing_table, row_id, password)
+    table = core_table(routing_table.table)
+    async with ctx.write_session(PLATFORM) as session:
+        await require_room(ctx, routing_table, 1)
         if "destination" in values:
-            await _free(ctx, sort, values["destination"], ())
+            await _require_destination_free(ctx, routing_table, values["destination"], ())
         await (await session.connection()).execute(insert(table).values(values))
-        (row,) = await seen(ctx, sort, [key])
-        await ctx.record(session, PLATFORM, sort.kind, [key])
-        done = Done(f"{_named(sort)}Create", sort.name, key, after=facts(sort, row))
-        await admin_log.note(ctx, session, done)
-    return key
+        (row,) = await load_visible_rows(ctx, routing_table, [row_id])
+        await ctx.record_change(session, PLATFORM, routing_table.change_kind, [row_id])
+        entry = NewAdminLogEntry(
+            f"{_mutation_prefix(routing_table)}Create",
+            routing_table.type_name,
+            row_id,
+            after=admin_log_values(routing_table, row),
+        )
+        await admin_log.log_changes(ctx, session, entry)
+    return row_id
 
 
-async def change(
+async def update_rows(
     ctx: Context,
-    sort: Sort,
+    routing_table: RoutingTable,
     ids: Sequence[int],
-    given: Mapping[str, Any],
+    columns: Mapping[str, Any],
     password: str | None = None,
 ) -> None:
     """Update rows of a routing table, all or none. Raises NotFound and the errors of `create_row`.
 
     Raises InvalidInput if a stored password would be sent to another server than before.
     """
-    if not given and password is None:
-        raise Invalid("say what to change", constraint="required", path=[])
-    table = table_of(sort.table)
-    async with ctx.write(PLATFORM) as session:
-        before, connection = await seen(ctx, sort, ids), await session.connection()
-        if "destination" in given and len(before) > 1:
+    if not columns and password is None:
+        raise InvalidInput("say what to change", constraint="required", path=[])
+    table = core_table(routing_table.table)
+    async with ctx.write_session(PLATFORM) as session:
+        before, connection = (
+            await load_visible_rows(ctx, routing_table, ids),
+            await session.connection(),
+        )
+        if "destination" in columns and len(before) > 1:
             raise Conflict("only one can be for a destination", path=["destination"], index=1)
         for index, row in enumerate(before):
-            values = _changed(ctx, sort, row, given, password, index=index)
-            if values.get("destination", row_of(row, "destination")) != row_of(row, "destination"):
-                await _free(ctx, sort, values["destination"], [row.id])
+            values = _updated_columns(ctx, routing_table, row, columns, password, index=index)
+            if values.get("destination", column_or_none(row, "destination")) != column_or_none(
+                row, "destination"
+            ):
+                await _require_destination_free(ctx, routing_table, values["destination"], [row.id])
             await connection.execute(update(table).where(table.c.id == row.id).values(values))
-        after = await seen(ctx, sort, ids)
-        await ctx.record(session, PLATFORM, sort.kind, [row.id for row in before])
-        told = (_told(sort, *pair, password) for pair in zip(before, after, strict=True))
-        await admin_log.note(ctx, session, *told)
+        after = await load_visible_rows(ctx, routing_table, ids)
+        await ctx.record_change(
+            session, PLATFORM, routing_table.change_kind, [row.id for row in before]
+        )
+        entries = (
+            _update_log_entry(routing_table, *pair, password)
+            for pair in zip(before, after, strict=True)
+        )
+        await admin_log.log_changes(ctx, session, *entries)
 
 
-async def remove(ctx: Context, sort: Sort, ids: Sequence[int]) -> None:
+async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[int]) -> None:
     """Delete rows of a routing table, all or none.
 
     Domains that used a deleted relay host send directly then. Raises NotFound, and
     ServiceUnavailable if a domain began to use a relay host meanwhile.
     """
-    used = await _users(ctx, sort, ids)
-    async with ctx.write(PLATFORM, *used) as session:
-        rows = await seen(ctx, sort, ids)
-        table, connection = table_of(sort.table), await session.connection()
-        if sort is RELAYS:
-            if set(await _users(ctx, sort, ids)) - set(used):
-                text = "a domain began to use it at this very moment: try again"
-                raise Unavailable(text, component="store")
-            mine = update(Domain).where(col(Domain.relay_host_id).in_(ids))
-            await connection.execute(mine.values(relay_host_id=None, updated_at=ctx.world.now()))
+    domain_ids = await _domains_using_relay_hosts(ctx, routing_table, ids)
+    async with ctx.write_session(PLATFORM, *domain_ids) as session:
+        rows = await load_visible_rows(ctx, routing_table, ids)
+        table, connection = core_table(routing_table.table), await session.connection()
+        if routing_table is RELAYS:
+            if set(await _domains_using_relay_hosts(ctx, routing_table, ids)) - set(domain_ids):
+                message = "a domain began to use it at this very moment: try again"
+                raise ServiceUnavailable(message, component="store")
+            update_statement = update(Domain).where(col(Domain.relay_host_id).in_(ids))
+            await connection.execute(
+                update_statement.values(relay_host_id=None, updated_at=ctx.environment.now())
+            )
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
-        told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in used}
-        here = [(sort.kind, [row.id for row in rows])]
-        here += [(ChangeKind.DOMAIN_CHANGED, used)] if used else []
-        await ctx.record_all(session, {**told, PLATFORM: here})
-        done = (
-            Done(f"{_named(sort)}Delete", sort.name, row.id, before=facts(sort, row))
+        changes_by_stream = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in domain_ids}
+        platform_changes = [(routing_table.change_kind, [row.id for row in rows])]
+        platform_changes += [(ChangeKind.DOMAIN_CHANGED, domain_ids)] if domain_ids else []
+        await ctx.record_changes(session, {**changes_by_stream, PLATFORM: platform_changes})
+        entries = (
+            NewAdminLogEntry(
+                f"{_mutation_prefix(routing_table)}Delete",
+                routing_table.type_name,
+                row.id,
+                before=admin_log_values(routing_table, row),
+            )
             for row in rows
         )
-        await admin_log.note(ctx, session, *done)
+        await admin_log.log_changes(ctx, session, *entries)
 
 
-async def relay_host_there(ctx: Context, key: int, *, path: Sequence[str]) -> None:
+async def require_relay_host(ctx: Context, relay_host_id: int, *, path: Sequence[str]) -> None:
     """Raise NotFound if there is no such relay host, in the transaction that uses it."""
-    table = table_of(RELAYS.table)
-    if not await ctx.read(select(table.c.id).where(table.c.id == key)):
-        raise NotFound(str(key), path=path)
+    table = core_table(RELAYS.table)
+    if not await ctx.read(select(table.c.id).where(table.c.id == relay_host_id)):
+        raise NotFound(str(relay_host_id), path=path)
 
 
-async def room(ctx: Context, sort: Sort, more: int) -> None:
+async def require_room(ctx: Context, routing_table: RoutingTable, new_count: int) -> None:
     """Raise LimitReached if the routing table can't have this number of new rows."""
-    (row,) = await ctx.read(select(func.count().label("many")).select_from(table_of(sort.table)))
-    if row.many + more > sort.most:
-        raise LimitReached(f"at most {sort.most}", limit=sort.most, used=row.many)
+    (row,) = await ctx.read(
+        select(func.count().label("many")).select_from(core_table(routing_table.table))
+    )
+    if row.many + new_count > routing_table.max_rows:
+        raise LimitReached(
+            f"at most {routing_table.max_rows}", limit=routing_table.max_rows, used=row.many
+        )
 
 
-def facts(sort: Sort, row: Picked) -> dict[str, Any]:
+def admin_log_values(routing_table: RoutingTable, row: ColumnRow) -> dict[str, Any]:
     """Return the values of a row for the admin log."""
-    return {WORDS.get(name, name): getattr(row, name) for name in sort.shown}
+    return {
+        GRAPHQL_NAMES.get(name, name): getattr(row, name) for name in routing_table.logged_columns
+    }
 
 
-def row_of(row: Picked, name: str) -> Any:
+def column_or_none(row: ColumnRow, column_name: str) -> Any:
     """Return a column of a row, or None if the row has no such column."""
-    return getattr(row, name, None)
+    return getattr(row, column_name, None)
 
 
-def _named(sort: Sort) -> str:
-    return sort.name[0].lower() + sort.name[1:]
+def _mutation_prefix(routing_table: RoutingTable) -> str:
+    return routing_table.type_name[0].lower() + routing_table.type_name[1:]
 
 
-async def _users(ctx: Context, sort: Sort, ids: Sequence[int]) -> list[int]:
-    if sort is not RELAYS:
+async def _domains_using_relay_hosts(
+    ctx: Context, routing_table: RoutingTable, ids: Sequence[int]
+) -> list[int]:
+    if routing_table is not RELAYS:
         return []
-    asked = select(col(Domain.id)).where(col(Domain.relay_host_id).in_(ids))
-    return sorted(row.id for row in await ctx.read(asked))
+    statement = select(col(Domain.id)).where(col(Domain.relay_host_id).in_(ids))
+    return sorted(row.id for row in await ctx.read(statement))
 
 
-async def _free(ctx: Context, sort: Sort, destination: str, but: Collection[int]) -> None:
-    table = table_of(sort.table)
-    taken = select(table.c.id).where(table.c.destination == destination, table.c.id.not_in(but))
-    if await ctx.read(taken):
-        raise Conflict(EXISTS, path=["destination"])
+async def _require_destination_free(
+    ctx: Context, routing_table: RoutingTable, destination: str, except_ids: Collection[int]
+) -> None:
+    table = core_table(routing_table.table)
+    statement = select(table.c.id).where(
+        table.c.destination == destination, table.c.id.not_in(except_ids)
+    )
+    if await ctx.read(statement):
+        raise Conflict(DESTINATION_EXISTS_TEXT, path=["destination"])
 
 
-def _changed(  # noqa: PLR0913 - the row, its new values and its index
+def _updated_columns(  # noqa: PLR0913 - the row, its new values and its index
     ctx: Context,
-    sort: Sort,
-    row: Picked,
-    given: Mapping[str, Any],
+    routing_table: RoutingTable,
+    row: ColumnRow,
+    columns: Mapping[str, Any],
     password: str | None,
     *,
     index: int,
 ) -> dict[str, Any]:
     """Return the new columns of one row. Raises errors with this index."""
     try:
-        values = _checked(sort, given, row._asdict(), password)
-    except Refused as problem:
-        for one in problem.each:
-            one.index = index
+        values = _validate_columns(routing_table, columns, row._asdict(), password)
+    except RequestError as problem:
+        for single_error in problem.all_errors:
+            single_error.index = index
         raise
-    if "updated_at" in table_of(sort.table).c:
-        values["updated_at"] = ctx.world.now()
+    if "updated_at" in core_table(routing_table.table).c:
+        values["updated_at"] = ctx.environment.now()
     if password is not None:
-        values["secret"] = _sealed(ctx, sort, row.id, password)
+        values["secret"] = _encrypt_password(ctx, routing_table, row.id, password)
     elif "username" in values and values["username"] is None:
         values["secret"] = None
     return values
 
 
-def _checked(
-    sort: Sort, given: Mapping[str, Any], before: Mapping[str, Any], password: str | None
+def _validate_columns(
+    routing_table: RoutingTable,
+    columns: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    password: str | None,
 ) -> dict[str, Any]:
     """Validate the given columns together with the stored ones.
 
     Raises InvalidInput, or MultipleErrors.
     """
-    problems, values = Problems(), dict(given)
-    if sort is RELAYS:
-        _check_relay(values, problems)
-    elif sort is TRANSPORTS:
-        _check_transport(values, before, problems)
+    problems, values = ErrorCollector(), dict(columns)
+    if routing_table is RELAYS:
+        _validate_relay_host(values, problems)
+    elif routing_table is TRANSPORTS:
+        _validate_transport(values, stored, problems)
     else:
-        _check_policy(values, before, problems)
-    with problems.caught():
+        _validate_tls_policy(values, stored, problems)
+    with problems.collecting():
         if values.get("username") is not None:
-            values["username"] = routing_validation.username(values["username"])
-    with problems.caught():
+            values["username"] = routing_validation.validate_username(values["username"])
+    with problems.collecting():
         if password is not None:
-            routing_validation.password(password)
-    problems.settle()
-    if sort.secret:
-        _check_access(sort, values, before, password)
+            routing_validation.validate_password(password)
+    problems.raise_collected()
+    if routing_table.secret_column:
+        _require_complete_credentials(routing_table, values, stored, password)
     return values
 
 
-def _check_relay(values: dict[str, Any], problems: Problems) -> None:
-    with problems.caught():
+def _validate_relay_host(values: dict[str, Any], problems: ErrorCollector) -> None:
+    with problems.collecting():
         if values.get("port") is not None:
-            routing_validation.port(values["port"])
-    with problems.caught():
+            routing_validation.validate_port(values["port"])
+    with problems.collecting():
         if "host" in values:
-            name, number, _ = routing_validation.host_and_port(values["host"], path=["host"])
-            values["host"] = name
-            if number is not None and values.setdefault("port", number) != number:
-                text = "the port is said twice, and differs"
-                raise Invalid(text, constraint="exclusive", path=["port"])
+            relay = routing_validation.parse_host_and_port(values["host"], path=["host"])
+            values["host"] = relay.host
+            if relay.port is not None and values.setdefault("port", relay.port) != relay.port:
+                message = "the port is said twice, and differs"
+                raise InvalidInput(message, constraint="exclusive", path=["port"])
 
 
-def _check_transport(values: dict[str, Any], before: Mapping[str, Any], problems: Problems) -> None:
-    with problems.caught():
+def _validate_transport(
+    values: dict[str, Any], stored: Mapping[str, Any], problems: ErrorCollector
+) -> None:
+    with problems.collecting():
         if "destination" in values:
-            values["destination"] = routing_validation.destination(values["destination"])
-    with problems.caught():
+            values["destination"] = routing_validation.validate_destination(values["destination"])
+    with problems.collecting():
         if "next_hop" in values or "lookup_mx" in values:
-            whole = {**before, **values}
-            values["next_hop"] = routing_validation.next_hop(
-                whole["next_hop"], lookup_mx=whole["lookup_mx"]
+            merged = {**stored, **values}
+            values["next_hop"] = routing_validation.validate_next_hop(
+                merged["next_hop"], lookup_mx=merged["lookup_mx"]
             )
 
 
-def _check_policy(values: dict[str, Any], before: Mapping[str, Any], problems: Problems) -> None:
-    with problems.caught():
+def _validate_tls_policy(
+    values: dict[str, Any], stored: Mapping[str, Any], problems: ErrorCollector
+) -> None:
+    with problems.collecting():
         if "destination" in values:
-            values["destination"] = routing_validation.tls_destination(values["destination"])
-    with problems.caught():
+            values["destination"] = routing_validation.validate_tls_destination(
+                values["destination"]
+            )
+    with problems.collecting():
         if "policy" in values or "parameters" in values:
-            whole = {**before, **values}
-            level = TlsPolicyLevel(whole["policy"])
-            values["parameters"] = routing_validation.parameters(whole.get("parameters"), level)
+            merged = {**stored, **values}
+            level = TlsPolicyLevel(merged["policy"])
+            values["parameters"] = routing_validation.validate_tls_parameters(
+                merged.get("parameters"), level
+            )
 
 
-def _check_access(
-    sort: Sort, values: Mapping[str, Any], before: Mapping[str, Any], password: str | None
+def _require_complete_credentials(
+    routing_table: RoutingTable,
+    values: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    password: str | None,
 ) -> None:
     """Raise InvalidInput unless username and password are both set or both missing.
 
     A stored password must be given again if the server changes.
     """
-    name = values.get("username", before.get("username"))
-    kept = bool(before.get(HAS_PASSWORD)) and name is not None
-    if password is not None and name is None:
-        raise Invalid("a password needs a user name", constraint="requires", path=["username"])
-    if name is not None and password is None and not kept:
-        raise Invalid("a user name needs a password", constraint="requires", path=["password"])
-    if not kept or password is not None:
+    username = values.get("username", stored.get("username"))
+    keeps_password = bool(stored.get(HAS_PASSWORD_COLUMN)) and username is not None
+    if password is not None and username is None:
+        raise InvalidInput("a password needs a user name", constraint="requires", path=["username"])
+    if username is not None and password is None and not keeps_password:
+        raise InvalidInput("a user name needs a password", constraint="requires", path=["password"])
+    if not keeps_password or password is not None:
         return
-    other = any(values.get(column, before[column]) != before[column] for column in LED[sort])
-    if other:
-        text = "the password has to be given once more for another way"
-        raise Invalid(text, constraint="required", path=["password"])
+    changes_server = any(
+        values.get(column, stored[column]) != stored[column]
+        for column in SERVER_COLUMNS[routing_table]
+    )
+    if changes_server:
+        message = "the password has to be given once more for another way"
+        raise InvalidInput(message, constraint="required", path=["password"])
 
 
-def _sealed(ctx: Context, sort: Sort, key: int, password: str | None) -> str | None:
+def _encrypt_password(
+    ctx: Context, routing_table: RoutingTable, row_id: int, password: str | None
+) -> str | None:
     if password is None:
         return None
-    return ctx.world.vault.seal(password, PLACES[sort.table](key))
+    return ctx.environment.secret_box.encrypt(
+        password, CONTEXT_OF_PASSWORD[routing_table.table](row_id)
+    )
 
 
-def _told(sort: Sort, row: Picked, now: Picked, password: str | None) -> Done:
-    before, after = facts(sort, row), facts(sort, now)
-    names = [name for name in after if before[name] != after[name]]
-    old: dict[str, Any] = {name: before[name] for name in names}
-    new: dict[str, Any] = {name: after[name] for name in names}
+def _update_log_entry(
+    routing_table: RoutingTable, row_before: ColumnRow, row_after: ColumnRow, password: str | None
+) -> NewAdminLogEntry:
+    before, after = (
+        admin_log_values(routing_table, row_before),
+        admin_log_values(routing_table, row_after),
+    )
+    changed_names = [name for name in after if before[name] != after[name]]
+    old_values: dict[str, Any] = {name: before[name] for name in changed_names}
+    new_values: dict[str, Any] = {name: after[name] for name in changed_names}
     if password is not None:
-        new["password"] = password  # the admin log hides it
-    return Done(f"{_named(sort)}Update", sort.name, row.id, None, old, new)
+        new_values["password"] = password  # the admin log hides it
+    return NewAdminLogEntry(
+        f"{_mutation_prefix(routing_table)}Update",
+        routing_table.type_name,
+        row_before.id,
+        None,
+        old_values,
+        new_values,
+    )

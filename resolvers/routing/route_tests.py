@@ -5,19 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mail.addresses.address_syntax import checked
+from mail.addresses.address_syntax import validated_address
 from mail.outbound import route_test
-from mail.outbound.route_test import Probed
-from mail.routing.mx_hosts import route_of
-from models.errors import Forbidden, Invalid, RateLimited
+from mail.outbound.route_test import RouteTestResult
+from mail.routing.mx_hosts import outbound_settings_from_options
+from models.errors import Forbidden, InvalidInput, RateLimited
 from resolvers.context import Context
 
-AT_ONCE = 4  # per process; each takes at most a minute
-_UNDER_WAY: set[object] = set()
+MAX_CONCURRENT_TESTS = 4  # per process; each takes at most a minute
+_RUNNING_TESTS: set[object] = set()
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class RouteTestRequest:
     """The route to test, a recipient, or a recipient by this route."""
 
     relay_host_id: int | None = None
@@ -26,43 +26,51 @@ class Tried:
     recipient: str | None = None
 
 
-async def tried(ctx: Context, what: Tried, *, trial: bool = False) -> Probed:
+async def run_route_test(
+    ctx: Context, test_input: RouteTestRequest, *, is_dry_run: bool = False
+) -> RouteTestResult:
     """Test a route and return the result. A dry run validates the input only.
 
     Raises InvalidInput, NotFound, RateLimited if too many tests are running, and Forbidden
     inside a transaction, which would stay open as long.
     """
-    if what.relay_host_id is not None and what.transport_id is not None:
-        raise Invalid("one of both", constraint="exclusive", path=["transport"])
-    if what.relay_host_id is None and what.transport_id is None and not what.recipient:
-        words = "name a recipient, a relay host or a transport"
-        raise Invalid(words, constraint="required", path=["recipient"])
-    sender = checked(what.sender, path="sender") if what.sender else ""
-    recipient = checked(what.recipient, path="recipient") if what.recipient else None
-    if ctx.writing:
+    if test_input.relay_host_id is not None and test_input.transport_id is not None:
+        raise InvalidInput("one of both", constraint="exclusive", path=["transport"])
+    if (
+        test_input.relay_host_id is None
+        and test_input.transport_id is None
+        and not test_input.recipient
+    ):
+        message = "name a recipient, a relay host or a transport"
+        raise InvalidInput(message, constraint="required", path=["recipient"])
+    sender = validated_address(test_input.sender, path="sender") if test_input.sender else ""
+    recipient = (
+        validated_address(test_input.recipient, path="recipient") if test_input.recipient else None
+    )
+    if ctx.is_writing:
         raise Forbidden("a try of a way out takes no part in a unit")
-    if trial:
-        return Probed(ok=True)
-    with _one_of(AT_ONCE):
-        return await route_test.probe(
-            ctx.world,
-            route_of(ctx.world),
+    if is_dry_run:
+        return RouteTestResult(is_accepted=True)
+    with _test_slot(MAX_CONCURRENT_TESTS):
+        return await route_test.run_route_test(
+            ctx.environment,
+            outbound_settings_from_options(ctx.environment),
             sender,
             recipient,
-            what.relay_host_id,
-            what.transport_id,
+            test_input.relay_host_id,
+            test_input.transport_id,
         )
 
 
 @contextmanager
-def _one_of(most: int) -> Generator[None]:
+def _test_slot(limit: int) -> Generator[None]:
     """Hold one of the test slots of this process. Raises RateLimited if none is free."""
-    if len(_UNDER_WAY) >= most:
-        text = f"{most} ways are being tried: try again"
-        raise RateLimited(text, retry_after=timedelta(seconds=30))
-    place = object()
-    _UNDER_WAY.add(place)
+    if len(_RUNNING_TESTS) >= limit:
+        message = f"{limit} ways are being tried: try again"
+        raise RateLimited(message, retry_after=timedelta(seconds=30))
+    slot = object()
+    _RUNNING_TESTS.add(slot)
     try:
         yield
     finally:
-        _UNDER_WAY.discard(place)
+        _RUNNING_TESTS.discard(slot)

@@ -3,92 +3,107 @@
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 import idna
 
-from mail.addresses.address_syntax import checked, checked_domain
-from mail.network.outbound_http import host_of
+from mail.addresses.address_syntax import checked_domain, validated_address
+from mail.network.outbound_http import ascii_host
 from mail.routing import certificate_checks
-from mail.routing.certificate_checks import MOST
-from mail.text.bounded_regex import Expression
-from models.errors import Invalid
+from mail.routing.certificate_checks import MAX_MATCHES
+from mail.text.bounded_regex import BoundedRegex
+from models.errors import InvalidInput
 from models.routing.tables import TlsPolicyLevel
 
-PORTS = 1 << 16
-NAME = 255
-SECRET = 8192  # characters: tokens are long
-PARAMETERS = 2000  # characters
-REGEX = 200  # characters of a regular expression
+PORT_LIMIT = 1 << 16
+MAX_USERNAME_LENGTH = 255
+MAX_PASSWORD_LENGTH = 8192  # characters: tokens are long
+MAX_PARAMETERS_LENGTH = 2000  # characters
+MAX_REGEX_LENGTH = 200  # characters of a regular expression
 
-_ENDED = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,6}))?")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,6}))?")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-_PRINT = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){31}|[0-9A-Fa-f]{64}")
-_VERSION = re.compile(r"(?:>=|<=|!)?TLSv1(?:\.[1-3])?|!SSLv[23]")
-NAMED = frozenset({"hostname", "nexthop", "dot-nexthop"})  # match strategies of Postfix
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){31}|[0-9A-Fa-f]{64}")
+_PROTOCOL_VERSION = re.compile(r"(?:>=|<=|!)?TLSv1(?:\.[1-3])?|!SSLv[23]")
+MATCH_STRATEGIES = frozenset({"hostname", "nexthop", "dot-nexthop"})  # match strategies of Postfix
 
 
-def port(value: int, *, path: Sequence[str] = ("port",)) -> int:
+def validate_port(value: int, *, path: Sequence[str] = ("port",)) -> int:
     """Return the port number. Raises InvalidInput unless it is 1 to 65535."""
-    if not 0 < value < PORTS:
-        raise Invalid("1 to 65535", constraint="range", path=path)
+    if not 0 < value < PORT_LIMIT:
+        raise InvalidInput("1 to 65535", constraint="range", path=path)
     return value
 
 
-def host(text: str, *, path: Sequence[str]) -> str:
+def validate_host(text: str, *, path: Sequence[str]) -> str:
     """Return a host name in ASCII, or an IP address without brackets. Raises InvalidInput."""
-    wrong = Invalid("the name of a host, or its address", constraint="host", path=path)
+    error = InvalidInput("the name of a host, or its address", constraint="host", path=path)
     text = text.strip()
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    without_brackets = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        return str(ip_address(bare.lower().removeprefix("ipv6:")))
+        return str(ip_address(without_brackets.lower().removeprefix("ipv6:")))
     except ValueError:
         pass
     try:
-        name = host_of(bare)
+        name = ascii_host(without_brackets)
     except (idna.IDNAError, UnicodeError):
-        raise wrong from None
+        raise error from None
     labels = name.split(".")
-    fits = all(_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdecimal()
-    if not fits or len(name) > 253:  # noqa: PLR2004 - RFC 1035, section 2.3.4
-        raise wrong
+    is_valid = all(_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdecimal()
+    if not is_valid or len(name) > 253:  # noqa: PLR2004 - RFC 1035, section 2.3.4
+        raise error
     return name
 
 
-def host_and_port(text: str, *, path: Sequence[str]) -> tuple[str, int | None, bool]:
-    """Return host, port or None, and whether the host has brackets, of `host:port`.
+@dataclass(frozen=True, slots=True)
+class HostAndPort:
+    """A host, its port if one is given, and whether the host is written in brackets."""
+
+    host: str
+    port: int | None
+    has_brackets: bool
+
+
+def parse_host_and_port(text: str, *, path: Sequence[str]) -> HostAndPort:
+    """Parse `host:port`.
 
     An IPv6 address with a port needs brackets. Raises InvalidInput.
     """
     text = text.strip()
     try:
-        return str(ip_address(text)), None, False
+        return HostAndPort(str(ip_address(text)), None, has_brackets=False)
     except ValueError:
         pass
-    found = _ENDED.fullmatch(text)
-    if not found:
-        raise Invalid("host, host:port or [host]:port", constraint="host", path=path)
-    number = None if found["port"] is None else port(int(found["port"]), path=path)
-    return host(found["host"], path=path), number, found["host"].startswith("[")
+    match = _HOST_AND_PORT.fullmatch(text)
+    if not match:
+        raise InvalidInput("host, host:port or [host]:port", constraint="host", path=path)
+    port_number = None if match["port"] is None else validate_port(int(match["port"]), path=path)
+    return HostAndPort(
+        validate_host(match["host"], path=path),
+        port_number,
+        has_brackets=match["host"].startswith("["),
+    )
 
 
-def next_hop(text: str, *, lookup_mx: bool, path: Sequence[str] = ("nextHop",)) -> str:
+def validate_next_hop(message: str, *, lookup_mx: bool, path: Sequence[str] = ("nextHop",)) -> str:
     """Return the next hop of a transport as host:port, [host]:port or domain.
 
     Raises InvalidInput if it is not one of these, or not a domain with `lookup_mx`.
     """
-    name, number, bare = host_and_port(text, path=path)
-    literal = _is_address(name)
-    if lookup_mx and (bare or literal):
-        text = "with lookupMx it is a domain, without brackets"
-        raise Invalid(text, constraint="domain", path=path)
-    shown = f"[{name}]" if bare or ":" in name else name
-    if number is None:
-        return shown if lookup_mx else f"{shown}:25"
-    return f"{shown}:{number}"
+    next_hop = parse_host_and_port(message, path=path)
+    is_literal = _is_ip_address(next_hop.host)
+    if lookup_mx and (next_hop.has_brackets or is_literal):
+        message = "with lookupMx it is a domain, without brackets"
+        raise InvalidInput(message, constraint="domain", path=path)
+    is_bracketed = next_hop.has_brackets or ":" in next_hop.host
+    host_text = f"[{next_hop.host}]" if is_bracketed else next_hop.host
+    if next_hop.port is None:
+        return host_text if lookup_mx else f"{host_text}:25"
+    return f"{host_text}:{next_hop.port}"
 
 
-def _is_address(text: str) -> bool:
+def _is_ip_address(text: str) -> bool:
     try:
         ip_address(text)
     except ValueError:
@@ -96,145 +111,158 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def destination(text: str, *, path: Sequence[str] = ("destination",)) -> str:
+def validate_destination(text: str, *, path: Sequence[str] = ("destination",)) -> str:
     """Return the destination of a transport: domain, .domain, address or /regular expression/.
 
     Raises InvalidInput if it is none of these.
     """
     text = text.strip()
     if text.startswith("/"):
-        return _expression(text, path)
+        return _validate_regex(text, path)
     if text.startswith("."):
-        return f".{_domain(text[1:], path)}"
+        return f".{_validate_domain(text[1:], path)}"
     if "@" in text:
-        with _placed(path):
-            local, _, domain = checked(text).rpartition("@")
+        with _errors_with_path(path):
+            local, _, domain = validated_address(text).rpartition("@")
         return f"{local.lower()}@{domain}"
-    return _domain(text, path)
+    return _validate_domain(text, path)
 
 
-def _expression(text: str, path: Sequence[str]) -> str:
-    whole = len(text) > 2 and text.endswith("/")  # noqa: PLR2004 - both slashes
-    if not whole or len(text) > REGEX or not text.isprintable():
-        words = f"/regular expression/, at most {REGEX} characters"
-        raise Invalid(words, constraint="pattern", path=path)
-    with _placed(path):
-        Expression(text[1:-1], slashes=False)
+def _validate_regex(text: str, path: Sequence[str]) -> str:
+    has_slashes = len(text) > 2 and text.endswith("/")  # noqa: PLR2004 - both slashes
+    if not has_slashes or len(text) > MAX_REGEX_LENGTH or not text.isprintable():
+        message = f"/regular expression/, at most {MAX_REGEX_LENGTH} characters"
+        raise InvalidInput(message, constraint="pattern", path=path)
+    with _errors_with_path(path):
+        BoundedRegex(text[1:-1], allow_slashes=False)
     return text
 
 
-def tls_destination(text: str, *, path: Sequence[str] = ("destination",)) -> str:
+def validate_tls_destination(text: str, *, path: Sequence[str] = ("destination",)) -> str:
     """Return the destination of a TLS policy: domain, .domain, [host] or [host]:port.
 
     Raises InvalidInput if it is none of these.
     """
     text = text.strip()
     if text.startswith("["):
-        name, number, _ = host_and_port(text, path=path)
-        return f"[{name}]" if number is None else f"[{name}]:{number}"
+        destination = parse_host_and_port(text, path=path)
+        port_suffix = "" if destination.port is None else f":{destination.port}"
+        return f"[{destination.host}]{port_suffix}"
     if text.startswith("."):
-        return f".{_domain(text[1:], path)}"
-    return _domain(text, path)
+        return f".{_validate_domain(text[1:], path)}"
+    return _validate_domain(text, path)
 
 
-def _domain(text: str, path: Sequence[str]) -> str:
-    if _is_address(text):
-        raise Invalid("an address stands in brackets", constraint="domain", path=path)
-    with _placed(path):
+def _validate_domain(text: str, path: Sequence[str]) -> str:
+    if _is_ip_address(text):
+        raise InvalidInput("an address stands in brackets", constraint="domain", path=path)
+    with _errors_with_path(path):
         return checked_domain(text)
 
 
 @contextmanager
-def _placed(path: Sequence[str]) -> Generator[None]:
+def _errors_with_path(path: Sequence[str]) -> Generator[None]:
     """Raise an InvalidInput of the block again with this path."""
     try:
         yield
-    except Invalid as problem:
-        raise Invalid(problem.message, constraint=problem.constraint, path=path) from None
+    except InvalidInput as problem:
+        raise InvalidInput(problem.message, constraint=problem.constraint, path=path) from None
 
 
-def username(text: str, *, path: Sequence[str] = ("username",)) -> str:
+def validate_username(text: str, *, path: Sequence[str] = ("username",)) -> str:
     """Return the username. Raises InvalidInput unless it is one printable line."""
-    if not text or len(text) > NAME or not text.isprintable():
-        words = f"1 to {NAME} printable characters"
-        raise Invalid(words, constraint="length", path=path)
+    if not text or len(text) > MAX_USERNAME_LENGTH or not text.isprintable():
+        message = f"1 to {MAX_USERNAME_LENGTH} printable characters"
+        raise InvalidInput(message, constraint="length", path=path)
     return text
 
 
-def password(text: str, *, path: Sequence[str] = ("password",)) -> str:
+def validate_password(text: str, *, path: Sequence[str] = ("password",)) -> str:
     """Return the password. Raises InvalidInput unless it is one line without control characters."""
-    odd = any(sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff" for sign in text)
-    if not text or len(text) > SECRET or odd:
-        words = f"1 to {SECRET} characters on one line"
-        raise Invalid(words, constraint="length", path=path)
+    has_control_characters = any(
+        character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff"
+        for character in text
+    )
+    if not text or len(text) > MAX_PASSWORD_LENGTH or has_control_characters:
+        message = f"1 to {MAX_PASSWORD_LENGTH} characters on one line"
+        raise InvalidInput(message, constraint="length", path=path)
     return text
 
 
-def parameters(
-    text: str | None, policy: TlsPolicyLevel, *, path: Sequence[str] = ("parameters",)
+def validate_tls_parameters(
+    text: str | None, level: TlsPolicyLevel, *, path: Sequence[str] = ("parameters",)
 ) -> str | None:
     """Return the parameters of a TLS policy, written as in Postfix, in normal form.
 
     `protocols=>=TLSv1.2` is for every level with TLS, `match=` for levels that compare names,
     or with fingerprints for FINGERPRINT, which requires it. Raises InvalidInput.
     """
-    given = _attributes(text or "", path)
-    most: dict[str, Callable[[str], str]] = {}
-    if policy is not TlsPolicyLevel.NONE:
-        most["protocols"] = lambda value: _protocols(value, path)
-    if policy in (TlsPolicyLevel.VERIFY, TlsPolicyLevel.SECURE):
-        most["match"] = lambda value: _names(value, path)
-    if policy is TlsPolicyLevel.FINGERPRINT:
-        most["match"] = lambda value: _prints(value, path)
-        if "match" not in given:
-            words = "FINGERPRINT needs match= and fingerprints"
-            raise Invalid(words, constraint="required", path=path)
-    for name in given:
-        if name not in most:
-            words = f"{policy} takes {' and '.join(sorted(most)) or 'none'}"
-            raise Invalid(words, constraint="unsupported", path=path)
-    made = " ".join(f"{name}={most[name](given[name])}" for name in sorted(given)) or None
-    with _placed(path):
-        certificate_checks.parameters(made, prints=policy is TlsPolicyLevel.FINGERPRINT)
-    return made
+    attributes = _parse_attributes(text or "", path)
+    validators: dict[str, Callable[[str], str]] = {}
+    if level is not TlsPolicyLevel.NONE:
+        validators["protocols"] = lambda value: _validate_protocols(value, path)
+    if level in (TlsPolicyLevel.VERIFY, TlsPolicyLevel.SECURE):
+        validators["match"] = lambda value: _validate_match_names(value, path)
+    if level is TlsPolicyLevel.FINGERPRINT:
+        validators["match"] = lambda value: _validate_fingerprints(value, path)
+        if "match" not in attributes:
+            message = "FINGERPRINT needs match= and fingerprints"
+            raise InvalidInput(message, constraint="required", path=path)
+    for name in attributes:
+        if name not in validators:
+            message = f"{level} takes {' and '.join(sorted(validators)) or 'none'}"
+            raise InvalidInput(message, constraint="unsupported", path=path)
+    normalized = (
+        " ".join(f"{name}={validators[name](attributes[name])}" for name in sorted(attributes))
+        or None
+    )
+    with _errors_with_path(path):
+        certificate_checks.parse_policy_parameters(
+            normalized, expects_fingerprints=level is TlsPolicyLevel.FINGERPRINT
+        )
+    return normalized
 
 
-def _attributes(text: str, path: Sequence[str]) -> dict[str, str]:
-    if len(text) > PARAMETERS or not text.isascii() or not text.isprintable():
-        words = f"at most {PARAMETERS} printable characters of ASCII"
-        raise Invalid(words, constraint="length", path=path)
-    found: dict[str, str] = {}
-    for word in text.replace(",", " ").split():
-        name, equals, value = word.partition("=")
-        if not equals or not value or name in found:
-            words = "name=value, each name once, with spaces between them"
-            raise Invalid(words, constraint="pattern", path=path)
-        found[name] = value
-    return found
+def _parse_attributes(text: str, path: Sequence[str]) -> dict[str, str]:
+    if len(text) > MAX_PARAMETERS_LENGTH or not text.isascii() or not text.isprintable():
+        message = f"at most {MAX_PARAMETERS_LENGTH} printable characters of ASCII"
+        raise InvalidInput(message, constraint="length", path=path)
+    attributes: dict[str, str] = {}
+    for item in text.replace(",", " ").split():
+        name, equals, value = item.partition("=")
+        if not equals or not value or name in attributes:
+            message = "name=value, each name once, with spaces between them"
+            raise InvalidInput(message, constraint="pattern", path=path)
+        attributes[name] = value
+    return attributes
 
 
-def _protocols(text: str, path: Sequence[str]) -> str:
-    if not all(map(_VERSION.fullmatch, text.split(":"))):
-        words = "protocols= and >=TLSv1.2, or versions with : between them, ! before those without"
-        raise Invalid(words, constraint="protocols", path=path)
+def _validate_protocols(text: str, path: Sequence[str]) -> str:
+    if not all(map(_PROTOCOL_VERSION.fullmatch, text.split(":"))):
+        message = (
+            "protocols= and >=TLSv1.2, or versions with : between them, ! before those without"
+        )
+        raise InvalidInput(message, constraint="protocols", path=path)
     return text
 
 
-def _names(text: str, path: Sequence[str]) -> str:
-    each = [name for name in text.lower().split(":") if name]
-    if not 0 < len(each) <= MOST:
-        raise Invalid(f"1 to {MOST} names", constraint="max", path=path)
-    return ":".join(name if name in NAMED else _compared(name, path) for name in each)
+def _validate_match_names(text: str, path: Sequence[str]) -> str:
+    names = [name for name in text.lower().split(":") if name]
+    if not 0 < len(names) <= MAX_MATCHES:
+        raise InvalidInput(f"1 to {MAX_MATCHES} names", constraint="max", path=path)
+    return ":".join(
+        name if name in MATCH_STRATEGIES else _validate_match_name(name, path) for name in names
+    )
 
 
-def _compared(name: str, path: Sequence[str]) -> str:
-    dot = "." if name.startswith(".") else ""
-    return dot + host(name.removeprefix("."), path=path)
+def _validate_match_name(name: str, path: Sequence[str]) -> str:
+    prefix = "." if name.startswith(".") else ""
+    return prefix + validate_host(name.removeprefix("."), path=path)
 
 
-def _prints(text: str, path: Sequence[str]) -> str:
-    each = text.split("|")
-    if len(each) > MOST or not all(map(_PRINT.fullmatch, each)):
-        words = f"1 to {MOST} fingerprints of SHA-256 in hex, with | between them"
-        raise Invalid(words, constraint="fingerprint", path=path)
-    return "|".join(each).replace(":", "").lower()
+def _validate_fingerprints(text: str, path: Sequence[str]) -> str:
+    fingerprints = text.split("|")
+    if len(fingerprints) > MAX_MATCHES or not all(map(_FINGERPRINT.fullmatch, fingerprints)):
+        message = f"1 to {MAX_MATCHES} fingerprints of SHA-256 in hex, with | between them"
+        raise InvalidInput(message, constraint="fingerprint", path=path)
+    return "|".join(fingerprints).replace(":", "").lower()

@@ -7,55 +7,66 @@ from typing import Any, NamedTuple
 from sqlalchemy import column, func, select
 from sqlmodel import col
 
-from mail.search.tokenizer import Every, Some, Sought, Term, words, written
+from mail.search.tokenizer import (
+    AllOf,
+    AnyOf,
+    SearchExpression,
+    SearchTerm,
+    index_query,
+    split_words,
+)
 from models.admin.tasks import Task, TaskState
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.messages.tables import Message
 from models.search import text_index
-from models.store.columns import Big
-from models.store.keyset_pages import Ask, Page
+from models.store.columns import BIG_INTEGER
+from models.store.keyset_pages import Page, PageRequest
 from resolvers.context import Context
-from resolvers.messages.filters.filter_conditions import divided
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.search.index_query import narrows
-from resolvers.search.index_tasks import OPTIMIZE, WAIT
+from resolvers.messages.filters.filter_conditions import split_search_words
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.search.index_query import requires_words
+from resolvers.search.index_tasks import IS_UNINDEXED, OPTIMIZE
 
-LONGEST = 16_384  # characters of one text
-HIGHEST = (1 << 63) - 1
+MAX_TEXT_LENGTH = 16_384  # characters of one text
+MAX_MESSAGE_ID = (1 << 63) - 1
 
 
-class Hit(NamedTuple):
+class IndexHit(NamedTuple):
     """A row of the text index that matches a search; `id` is the ID of the message."""
 
     id: int
     score: float
-    definite: bool  # the filter has no conditions besides the words
+    is_exact: bool  # the filter consists of words only
 
 
-async def documents(ctx: Context) -> int:
+async def count_indexed_messages(ctx: Context) -> int:
     """Return the number of messages in the index.
 
     Deleted messages count until they are removed.
     """
-    listed = text_index.rows(ctx.world.database.dialect)
+    listed = text_index.index_rows(ctx.environment.database.dialect)
     ((many,),) = await ctx.read(select(func.count()).select_from(listed))
     return int(many)
 
 
-async def size(ctx: Context) -> int:
+async def read_index_size(ctx: Context) -> int:
     """Return the size of the index in bytes."""
-    asked = text_index.size(ctx.world.database.dialect).columns(column("size", Big)).subquery()
-    ((many,),) = await ctx.read(select(asked.c.size))
+    statement = (
+        text_index.size_statement(ctx.environment.database.dialect)
+        .columns(column("size", BIG_INTEGER))
+        .subquery()
+    )
+    ((many,),) = await ctx.read(select(statement.c.size))
     return int(many)
 
 
-async def pending(ctx: Context) -> int:
+async def count_unindexed_messages(ctx: Context) -> int:
     """Return the number of messages that are not indexed yet."""
-    ((many,),) = await ctx.read(select(func.count()).select_from(Message).where(WAIT))
+    ((many,),) = await ctx.read(select(func.count()).select_from(Message).where(IS_UNINDEXED))
     return int(many)
 
 
-async def optimized_at(ctx: Context) -> datetime | None:
+async def load_last_optimized_at(ctx: Context) -> datetime | None:
     """Return the end of the last successful optimization; None if no such task is stored."""
     ended = [col(Task.kind) == OPTIMIZE, col(Task.state) == TaskState.SUCCEEDED]
     (row,) = await ctx.read(select(func.max(col(Task.finished_at)).label("at")).where(*ended))
@@ -63,82 +74,94 @@ async def optimized_at(ctx: Context) -> datetime | None:
     return moment
 
 
-def divided_text(given: str) -> list[str]:
+def split_text_into_words(text: str) -> list[str]:
     """Return the words of a text as the index stores them.
 
     Raises Invalid if the text has more than 16,384 characters.
     """
-    if len(given) > LONGEST:
-        text_ = f"a text has at most {LONGEST} characters"
-        raise Invalid(text_, constraint="max", path=["text"])
-    return list(words(given))
+    if len(text) > MAX_TEXT_LENGTH:
+        text_ = f"a text has at most {MAX_TEXT_LENGTH} characters"
+        raise InvalidInput(text_, constraint="max", path=["text"])
+    return list(split_words(text))
 
 
-def asked_of_index(where: MessageWhere) -> Sought | None:
+def index_expression_of_conditions(conditions: MessageConditions) -> SearchExpression | None:
     """Return the part of a filter that the index answers; None if it requires no words."""
-    found, _ = divided(where)
-    return found if found is not None and narrows(found) else None
+    found, _ = split_search_words(conditions)
+    return found if found is not None and requires_words(found) else None
 
 
-def query(ctx: Context, owners: Sequence[int], sought: Sought) -> str:
+def index_query_for_users(
+    ctx: Context, user_ids: Sequence[int], expression: SearchExpression
+) -> str:
     """Return the search as a query in the syntax of the database's text index."""
-    return written(ctx.world.database.dialect, owners, sought)
+    return index_query(ctx.environment.database.dialect, user_ids, expression)
 
 
-def described(sought: Sought) -> dict[str, Any]:
+def expression_as_json(expression: SearchExpression) -> dict[str, Any]:
     """Return a search expression as values that can be encoded as JSON."""
-    match sought:
-        case Term():
-            plain: dict[str, Any] = {"words": list(sought.words)}
-            plain |= {"prefix": True} if sought.prefix else {}
-            return {"not": plain} if sought.negated else plain
-        case Every():
-            return {"and": [described(part) for part in sought.parts]}
-        case Some():
-            return {"or": [described(part) for part in sought.parts]}
+    match expression:
+        case SearchTerm():
+            plain: dict[str, Any] = {"words": list(expression.words)}
+            plain |= {"prefix": True} if expression.is_prefix else {}
+            return {"not": plain} if expression.is_negated else plain
+        case AllOf():
+            return {"and": [expression_as_json(part) for part in expression.parts]}
+        case AnyOf():
+            return {"or": [expression_as_json(part) for part in expression.parts]}
 
 
-def terms(sought: Sought) -> list[str]:
+def distinct_words_in_expression(expression: SearchExpression) -> list[str]:
     """Return the words of a search expression, each once. Prefixes end with `*`."""
-    if isinstance(sought, Term):
-        *first, last = sought.words
-        return [*first, f"{last}*" if sought.prefix else last]
-    return list(dict.fromkeys(word for part in sought.parts for word in terms(part)))
+    if isinstance(expression, SearchTerm):
+        *first, last = expression.words
+        return [*first, f"{last}*" if expression.is_prefix else last]
+    return list(
+        dict.fromkeys(
+            distinct_word
+            for part in expression.parts
+            for distinct_word in distinct_words_in_expression(part)
+        )
+    )
 
 
-class Lookup(NamedTuple):
+class IndexLookup(NamedTuple):
     """A request for one page of the messages of these users that the index alone finds."""
 
-    owners: tuple[int, ...]
-    where: MessageWhere
-    ask: Ask
+    user_ids: tuple[int, ...]
+    conditions: MessageConditions
+    page_request: PageRequest
 
-    def query(self, ctx: Context) -> str:
+    def require_index_query(self, ctx: Context) -> str:
         """Return the query for the index. Raises Invalid if the filter requires no words."""
-        sought = asked_of_index(self.where)
+        sought = index_expression_of_conditions(self.conditions)
         if sought is None:
-            words_ = "the index is asked for words: this filter has none that must be there"
-            raise Invalid(words_, constraint="required", path=["filter"])
-        return query(ctx, self.owners, sought)
+            error_text = "the index is asked for words: this filter has none that must be there"
+            raise InvalidInput(error_text, constraint="required", path=["filter"])
+        return index_query_for_users(ctx, self.user_ids, sought)
 
 
-async def lookup(ctx: Context, asked: Lookup) -> Page[Hit]:
+async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[IndexHit]:
     """Return a page of index hits with the database's scores, highest message ID first.
 
     Raises Invalid if the filter requires no words.
     """
-    dialect, ask = ctx.world.database.dialect, asked.ask
-    before = ask.place.id if ask.place else HIGHEST
-    found = text_index.hits(dialect, asked.query(ctx), before, ask.count + 1)
-    hits = found.columns(column("rowid", Big), column("score")).subquery()
+    dialect, ask = ctx.environment.database.dialect, index_lookup.page_request
+    before = ask.cursor.id if ask.cursor else MAX_MESSAGE_ID
+    found = text_index.scored_match_statement(
+        dialect, index_lookup.require_index_query(ctx), before, ask.count + 1
+    )
+    hits = found.columns(column("rowid", BIG_INTEGER), column("score")).subquery()
     rows = await ctx.read(select(hits.c.rowid, hits.c.score).order_by(hits.c.rowid.desc()))
-    _, rest = divided(asked.where)
-    return ask.page([Hit(row.rowid, row.score, rest.everything) for row in rows])
+    _, rest = split_search_words(index_lookup.conditions)
+    return ask.page_from_rows([IndexHit(row.rowid, row.score, rest.is_empty) for row in rows])
 
 
-async def count(ctx: Context, asked: Lookup) -> int:
+async def count_index_hits(ctx: Context, index_lookup: IndexLookup) -> int:
     """Return the number of index hits. Raises Invalid if the filter requires no words."""
-    found = text_index.found(ctx.world.database.dialect, asked.query(ctx))
-    hits = found.columns(column("rowid", Big)).subquery()
+    found = text_index.match_statement(
+        ctx.environment.database.dialect, index_lookup.require_index_query(ctx)
+    )
+    hits = found.columns(column("rowid", BIG_INTEGER)).subquery()
     ((many,),) = await ctx.read(select(func.count()).select_from(hits))
     return int(many)

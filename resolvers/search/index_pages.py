@@ -29,232 +29,284 @@ from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
-from mail.search.tokenizer import Sought, written
+from mail.search.tokenizer import SearchExpression, index_query
 from models.messages.tables import Message
 from models.search import text_index
-from models.store.columns import Big, Picked, picked
-from models.store.dependent_selects import Step, only
-from models.store.keyset_pages import Ask, Page
-from models.store.prepared_statements import number, prepared
+from models.store.columns import BIG_INTEGER, ColumnRow, select_columns
+from models.store.dependent_selects import SelectStep, single_step
+from models.store.keyset_pages import Page, PageRequest
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from resolvers import pagination
-from resolvers.access import owned
+from resolvers.access import is_own_prepared
 from resolvers.context import Context
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.pagination import Form
-from resolvers.search.index_query import Waiting
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.pagination import PageForm
+from resolvers.search.index_query import UnindexedMessages
 
-HITS = 300  # up to this number all hits are looked up and sorted
-STRETCHES = (5, 25, 125, 625)  # messages in a scan range, per row of the page
-NEAR = 251  # rows by ID in one prepared read
+MAX_HITS_TO_SORT = 300  # up to this number all hits are looked up and sorted
+SCAN_LENGTH_FACTORS = (5, 25, 125, 625)  # messages in a scan range, per row of the page
+MAX_IDS_IN_ONE_READ = 251  # rows by ID in one prepared read
 # The sign keeps SQLite from using the primary key: it scans the range in the order of the page.
-KEY: Any = col(Message.id)
-SIGNED: ColumnElement[int] = UnaryExpression(KEY, operator=custom_op[Any]("+"))
+MESSAGE_ID: Any = col(Message.id)
+UNINDEXED_MESSAGE_ID: ColumnElement[int] = UnaryExpression(MESSAGE_ID, operator=custom_op[Any]("+"))
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class RemainingConditions:
     """The conditions of a filter except words, as SQL that is built on demand.
 
     If the conditions contain no values (`is_cacheable`), their SELECT statements are prepared
     once.
     """
 
-    where: MessageWhere
-    kept: bool
-    terms: Callable[[], Sequence[ColumnElement[bool]]] = field(compare=False, repr=False)
+    conditions: MessageConditions
+    is_cacheable: bool
+    build_clauses: Callable[[], Sequence[ColumnElement[bool]]] = field(compare=False, repr=False)
 
 
-class Where(NamedTuple):
+class WordSearch(NamedTuple):
     """A search for words in the messages of a user, optionally of one mailbox or thread."""
 
     user_id: int
     mailbox_id: int | None
     thread_id: int | None
-    words: Sought
-    waiting: Waiting
-    rest: Rest
+    expression: SearchExpression
+    unindexed: UnindexedMessages
+    remaining: RemainingConditions
 
 
-class Parts(NamedTuple):
+class PageQueryShape(NamedTuple):
     """The properties of a page that its SELECT statement depends on."""
 
-    form: Form
-    place: tuple[Any, Any]
-    of_mailbox: bool
-    of_thread: bool
+    form: PageForm
+    sort_columns: tuple[Any, Any]
+    has_mailbox: bool
+    has_thread: bool
 
     @property
-    def up(self) -> bool:
+    def is_ascending(self) -> bool:
         """True if the smallest sort values come first."""
-        return self.form.back is self.form.falling
+        return self.form.is_backward is self.form.is_descending
 
-    def mine(self) -> list[ColumnElement[bool]]:
+    def base_clauses(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses of the user, mailbox and thread, without the search."""
-        found = [owned(Message)]
+        found = [is_own_prepared(Message)]
         found.append(
-            col(Message.mailbox_id) == number("mailbox")
-            if self.of_mailbox
+            col(Message.mailbox_id) == integer_parameter("mailbox")
+            if self.has_mailbox
             else col(Message.archived_at).is_(None)
         )
-        if self.of_thread:
-            found.append(col(Message.thread_id) == number("thread"))
+        if self.has_thread:
+            found.append(col(Message.thread_id) == integer_parameter("thread"))
         return found
 
-    def ordered(self, rows: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    def ordered_page_select(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
         """Return a SELECT restricted to the rows after the cursor, in the order of the page."""
-        return pagination.form_of_page(rows, self.form, self.place)
+        return pagination.page_select(query, self.form, self.sort_columns)
 
-    def between(self, stretch: "Stretch") -> list[ColumnElement[bool]]:
+    def scan_range_clauses(self, scan_range: "ScanRange") -> list[ColumnElement[bool]]:
         """Return the WHERE clauses of the messages in a scan range."""
-        at, _ = self.place
+        at, _ = self.sort_columns
         start, edge = (bindparam(name, type_=at.type) for name in ("start", "edge"))
-        found = [at >= start if self.up else at <= start] if stretch.begun else []
+        found = [at >= start if self.is_ascending else at <= start] if scan_range.has_start else []
         # Rows with the sort value of the end may follow it: the next range returns all of them.
-        return found if stretch.last else [*found, at < edge if self.up else at > edge]
+        return (
+            found if scan_range.is_last else [*found, at < edge if self.is_ascending else at > edge]
+        )
 
 
-class Stretch(NamedTuple):
+class ScanRange(NamedTuple):
     """A range of messages in page order. `has_start` is False for the first range."""
 
-    begun: bool
-    last: bool
+    has_start: bool
+    is_last: bool
 
 
-async def page(
-    ctx: Context, where: Where, ask: Ask, form: Form, place: tuple[Any, Any]
-) -> Page[Picked]:
+async def read_page_of_matches(
+    ctx: Context,
+    search: WordSearch,
+    page_request: PageRequest,
+    form: PageForm,
+    sort_columns: tuple[Any, Any],
+) -> Page[ColumnRow]:
     """Return the page of messages that contain the words and meet the remaining conditions."""
-    dialect, ids = ctx.world.database.dialect, where.waiting.holding(where.words)
+    dialect, ids = (
+        ctx.environment.database.dialect,
+        search.unindexed.ids_of_matches(search.expression),
+    )
     given = {
         "viewer": ctx.viewer.user_id,
-        "mailbox": where.mailbox_id,
-        "thread": where.thread_id,
-        "query": written(dialect, where.waiting.owners, where.words),
-        "ids": _listed(ids),
-        **pagination.parameters(ask, place),
+        "mailbox": search.mailbox_id,
+        "thread": search.thread_id,
+        "query": index_query(dialect, search.unindexed.user_ids, search.expression),
+        "ids": _ids_as_json(ids),
+        **pagination.page_parameters(page_request, sort_columns),
     }
-    parts = Parts(form, place, where.mailbox_id is not None, where.thread_id is not None)
+    parts = PageQueryShape(
+        form, sort_columns, search.mailbox_id is not None, search.thread_id is not None
+    )
     if dialect == "postgresql":
-        planned = _planned(parts, where.rest, waiting=bool(ids))
-        return pagination.page_of(await ctx.follow(only((planned, given))), ask)
-    keys = await ctx.follow(_keys(parts, where.rest, ids, given))
-    named = {**given, "ids": _listed(keys)}
-    if len(keys) <= NEAR:
-        rows = await ctx.find(_rows(parts), **named)
+        planned = _postgres_page_query(parts, search.remaining, has_unindexed=bool(ids))
+        return pagination.page_from_rows(
+            await ctx.run_select_steps(single_step((planned, given))), page_request
+        )
+    keys = await ctx.run_select_steps(_find_page_ids(parts, search.remaining, ids, given))
+    parameters = {**given, "ids": _ids_as_json(keys)}
+    if len(keys) <= MAX_IDS_IN_ONE_READ:
+        rows = await ctx.read_prepared(_rows_by_id_query(parts), **parameters)
     else:
-        rows = await ctx.follow(only((_rows(parts), named)))
-    return ask.page(rows[::-1] if ask.back else rows, more=len(keys) > ask.count)
+        rows = await ctx.run_select_steps(single_step((_rows_by_id_query(parts), parameters)))
+    return page_request.page_from_rows(
+        rows[::-1] if page_request.is_backward else rows, has_more=len(keys) > page_request.count
+    )
 
 
-def _listed(keys: Sequence[int]) -> str:
+def _ids_as_json(message_ids: Sequence[int]) -> str:
     """Return message IDs as a JSON array, the form of the statement's `ids` parameter."""
-    return orjson.dumps(keys).decode()
+    return orjson.dumps(message_ids).decode()
 
 
-def _keys(
-    parts: Parts, rest: Rest, ids: Sequence[int], given: dict[str, Any]
-) -> Generator[Step, Sequence[Any], list[int]]:
+def _find_page_ids(
+    shape: PageQueryShape,
+    remaining: RemainingConditions,
+    unindexed_ids: Sequence[int],
+    parameters: dict[str, Any],
+) -> Generator[SelectStep, Sequence[Any], list[int]]:
     """Return the IDs of a page and of one more message. If fewer match, return all of these."""
-    (some,) = yield _some(), {**given, "most": HITS + 1}
-    if some.many <= HITS:
-        hits = [*orjson.loads(some.ids), *ids]
-        if len(hits) < given["count"] and rest.where.everything:
+    (some,) = yield _counted_matches_query(), {**parameters, "most": MAX_HITS_TO_SORT + 1}
+    if some.many <= MAX_HITS_TO_SORT:
+        hits = [*orjson.loads(some.ids), *unindexed_ids]
+        if len(hits) < parameters["count"] and remaining.conditions.is_empty:
             return hits
-        given = {**given, "ids": _listed(hits)}
+        parameters = {**parameters, "ids": _ids_as_json(hits)}
     else:
-        found = yield from _stretched(parts, rest, given)
+        found = yield from _find_page_ids_by_scan(shape, remaining, parameters)
         if found is not None:
             return found
-    sorted_ = _kept_sorted if rest.kept else _sorted
-    (page,) = yield sorted_(parts, rest, few=some.many <= HITS), given
+    sorted_ = _cached_sorted_ids_query if remaining.is_cacheable else _sorted_ids_query
+    (page,) = yield (
+        sorted_(shape, remaining, has_listed_hits=some.many <= MAX_HITS_TO_SORT),
+        parameters,
+    )
     keys: list[int] = orjson.loads(page.ids)
     return keys
 
 
-def _stretched(
-    parts: Parts, rest: Rest, given: dict[str, Any]
-) -> Generator[Step, Sequence[Any], list[int] | None]:
+def _find_page_ids_by_scan(
+    shape: PageQueryShape, remaining: RemainingConditions, parameters: dict[str, Any]
+) -> Generator[SelectStep, Sequence[Any], list[int] | None]:
     """Return the IDs of a page by scanning ranges; None if the ranges do not fill it."""
-    walk = _kept_walk if rest.kept else _walk
+    walk = _cached_ids_in_scan_range_query if remaining.is_cacheable else _ids_in_scan_range_query
     keys: list[int] = []
-    for each in STRETCHES:
-        begun = "start" in given
-        behind = yield _behind(parts, begun=begun), {**given, "many": each * given["count"]}
-        edge = behind[0].at if behind else None
-        asked = {**given, "count": given["count"] - len(keys), "edge": edge}
-        (found,) = yield walk(parts, rest, Stretch(begun, not behind)), asked
+    for each in SCAN_LENGTH_FACTORS:
+        has_start = "start" in parameters
+        range_end = yield (
+            _scan_range_end_query(shape, has_start=has_start),
+            {**parameters, "many": each * parameters["count"]},
+        )
+        edge = range_end[0].at if range_end else None
+        page_parameters = {**parameters, "count": parameters["count"] - len(keys), "edge": edge}
+        (found,) = yield (
+            walk(shape, remaining, ScanRange(has_start, not range_end)),
+            page_parameters,
+        )
         keys += orjson.loads(found.ids)
-        if not behind or len(keys) == given["count"]:
+        if not range_end or len(keys) == parameters["count"]:
             return keys
-        given = {**given, "start": edge}
+        parameters = {**parameters, "start": edge}
     return None
 
 
-@prepared
-def _planned(parts: Parts, rest: Rest, *, waiting: bool) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _postgres_page_query(
+    shape: PageQueryShape, remaining: RemainingConditions, *, has_unindexed: bool
+) -> Select[*tuple[Any, ...]]:
     """Build the SELECT for PostgreSQL. Its planner knows the frequency of the words."""
-    found = text_index.ALL["postgresql"] if waiting else text_index.ALONE
-    rows = select(*picked(Message, parts.form.columns)).where(*parts.mine(), *rest.terms())
-    return parts.ordered(rows.where(KEY.in_(_found(found))))
+    found = (
+        text_index.MATCHES_AND_LISTED["postgresql"]
+        if has_unindexed
+        else text_index.POSTGRES_MATCHES
+    )
+    rows = select(*select_columns(Message, shape.form.columns)).where(
+        *shape.base_clauses(), *remaining.build_clauses()
+    )
+    return shape.ordered_page_select(rows.where(MESSAGE_ID.in_(_ids_from_index_query(found))))
 
 
-@prepared
-def _some() -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _counted_matches_query() -> Select[*tuple[Any, ...]]:
     """Build the SELECT of the number of matches and, if they are few, of their IDs."""
-    found = text_index.SOME.columns(column("many", Integer), column("ids", String)).subquery()
+    found = text_index.COUNTED_MATCHES.columns(
+        column("many", Integer), column("ids", String)
+    ).subquery()
     return select(found.c.many, found.c.ids)
 
 
-@prepared
-def _behind(parts: Parts, *, begun: bool) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _scan_range_end_query(shape: PageQueryShape, *, has_start: bool) -> Select[*tuple[Any, ...]]:
     """Build the SELECT of the sort value of the message after `many` messages, if there is one."""
-    rows = select(parts.place[0].label("at")).where(
-        *parts.mine(), *parts.between(Stretch(begun, last=True))
+    rows = select(shape.sort_columns[0].label("at")).where(
+        *shape.base_clauses(), *shape.scan_range_clauses(ScanRange(has_start, is_last=True))
     )
-    return parts.ordered(rows).limit(1).offset(number("many"))
+    return shape.ordered_page_select(rows).limit(1).offset(integer_parameter("many"))
 
 
-def _walk(parts: Parts, rest: Rest, stretch: Stretch) -> Select[*tuple[Any, ...]]:
+def _ids_in_scan_range_query(
+    shape: PageQueryShape, remaining: RemainingConditions, scan_range: ScanRange
+) -> Select[*tuple[Any, ...]]:
     """Build the SELECT of the IDs of the matches in a scan range."""
-    there = [*parts.mine(), *parts.between(stretch)]
-    ends = select(func.min(KEY).label("low"), func.max(KEY).label("high"))
-    ends_ = ends.where(*there, *pagination.beyond(parts.form, parts.place)).cte("stretch")
-    rows = select(KEY).where(*there, SIGNED.in_(_found(text_index.WITHIN)), *rest.terms())
-    return _in_one(parts.ordered(rows.add_cte(ends_)))
+    clauses = [*shape.base_clauses(), *shape.scan_range_clauses(scan_range)]
+    ends = select(func.min(MESSAGE_ID).label("low"), func.max(MESSAGE_ID).label("high"))
+    ends_ = ends.where(*clauses, *pagination.after_cursor_sql(shape.form, shape.sort_columns)).cte(
+        "stretch"
+    )
+    rows = select(MESSAGE_ID).where(
+        *clauses,
+        UNINDEXED_MESSAGE_ID.in_(_ids_from_index_query(text_index.MATCHES_IN_RANGE)),
+        *remaining.build_clauses(),
+    )
+    return _ids_in_one_row(shape.ordered_page_select(rows.add_cte(ends_)))
 
 
-def _sorted(parts: Parts, rest: Rest, *, few: bool) -> Select[*tuple[Any, ...]]:
+def _sorted_ids_query(
+    shape: PageQueryShape, remaining: RemainingConditions, *, has_listed_hits: bool
+) -> Select[*tuple[Any, ...]]:
     """Build the SELECT of the IDs of a page, sorted from all hits, or from listed hits.
 
     Inside a CASE expression SQLite uses no index, so it reads the hits first.
     """
-    found = text_index.LISTED if few else text_index.ALL["sqlite"]
-    rows = select(KEY).where(
-        KEY.in_(_found(found)),
-        case((and_(*parts.mine(), *rest.terms()), 1), else_=0) == 1,
+    found = (
+        text_index.SQLITE_LISTED_IDS if has_listed_hits else text_index.MATCHES_AND_LISTED["sqlite"]
     )
-    return _in_one(parts.ordered(rows))
+    rows = select(MESSAGE_ID).where(
+        MESSAGE_ID.in_(_ids_from_index_query(found)),
+        case((and_(*shape.base_clauses(), *remaining.build_clauses()), 1), else_=0) == 1,
+    )
+    return _ids_in_one_row(shape.ordered_page_select(rows))
 
 
-_kept_walk, _kept_sorted = prepared(_walk), prepared(_sorted)
+_cached_ids_in_scan_range_query, _cached_sorted_ids_query = (
+    prepare_cached(_ids_in_scan_range_query),
+    prepare_cached(_sorted_ids_query),
+)
 
 
-@prepared
-def _rows(parts: Parts) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _rows_by_id_query(shape: PageQueryShape) -> Select[*tuple[Any, ...]]:
     """Build the SELECT of the page's columns by message ID, in the order of the page."""
-    rows = select(*picked(Message, parts.form.columns)).where(
-        KEY.in_(_found(text_index.LISTED)),
-        case((and_(*parts.mine()), 1), else_=0) == 1,
+    rows = select(*select_columns(Message, shape.form.columns)).where(
+        MESSAGE_ID.in_(_ids_from_index_query(text_index.SQLITE_LISTED_IDS)),
+        case((and_(*shape.base_clauses()), 1), else_=0) == 1,
     )
-    return parts.ordered(rows)
+    return shape.ordered_page_select(rows)
 
 
-def _found(known: TextClause) -> Select[*tuple[Any, ...]]:
+def _ids_from_index_query(index_query: TextClause) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of the message IDs that an index query returns."""
-    return select(known.columns(column("rowid", Big)).subquery().c.rowid)
+    return select(index_query.columns(column("rowid", BIG_INTEGER)).subquery().c.rowid)
 
 
-def _in_one(keys: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+def _ids_in_one_row(id_query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """Return a SELECT with one row: the IDs of a query as a JSON array."""
-    found = keys.subquery()
+    found = id_query.subquery()
     return select(func.json_group_array(found.c.id, type_=String).label("ids"))

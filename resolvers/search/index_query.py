@@ -8,114 +8,141 @@ from sqlalchemy import ColumnElement, Select, column, false, select, text
 from sqlmodel import col
 
 from mail.search import index_worker
-from mail.search.tokenizer import Every, Places, Sought, Term, terms, written
-from models.errors import Invalid, Unavailable
+from mail.search.tokenizer import (
+    AllOf,
+    SearchExpression,
+    SearchTerm,
+    WordPositions,
+    index_query,
+    parse_query,
+)
+from models.errors import InvalidInput, ServiceUnavailable
 from models.messages.tables import Message
 from models.search import text_index
-from models.store.columns import picked
-from models.store.prepared_statements import number, prepared
+from models.store.columns import select_columns
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from resolvers.context import Context
 
-LONGEST = 1024  # characters of a search
-TERMS = 32  # words and phrases of a search
-WAITING = 5000  # unindexed messages that one search reads
+MAX_QUERY_LENGTH = 1024  # characters of a search
+MAX_TERMS = 32  # words and phrases of a search
+MAX_UNINDEXED_MESSAGES = 5000  # unindexed messages that one search reads
 # The NOT must be spelled as in the partial database index: SQLite compares the text.
-WAITS = (text("NOT messages.indexed"), col(Message.indexed) == false())
-KEYS = {"id", "blob_id"}  # a replaced draft keeps its ID, so the blob is part of the cache key
-WORD = 100  # approximate memory of a word with its positions
+IS_UNINDEXED = (text("NOT messages.indexed"), col(Message.indexed) == false())
+UNINDEXED_COLUMNS = {
+    "id",
+    "blob_id",
+}  # a replaced draft keeps its ID, so the blob is part of the cache key
+BYTES_PER_CACHED_WORD = 100  # approximate memory of a word with its positions
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class UnindexedMessages:
     """The messages of these users that are not indexed yet, with their words."""
 
-    owners: Sequence[int]
-    messages: Sequence[tuple[int, Places]] = field(default=(), repr=False)
+    user_ids: Sequence[int]
+    positions_by_message: Sequence[tuple[int, WordPositions]] = field(default=(), repr=False)
 
-    def holding(self, sought: Sought) -> list[int]:
+    def ids_of_matches(self, expression: SearchExpression) -> list[int]:
         """Return the IDs of the messages that match an expression."""
-        return [key for key, places in self.messages if places.holds(sought)]
+        return [
+            key for key, positions in self.positions_by_message if positions.matches(expression)
+        ]
 
 
-def sought_by(query: str) -> Sought:
+def expression_from_query(query: str) -> SearchExpression:
     """Return the expression of a search text.
 
     Raises Invalid if the text has no words, more than 1,024 characters or more than 32 terms.
     """
     path = ["filter", "query"]
-    asked = terms(query[:LONGEST])
-    if len(query) > LONGEST or not asked:
-        words = f"a search has words, in at most {LONGEST} characters"
-        raise Invalid(words, constraint="query", path=path)
-    if len(asked) > TERMS:
-        words = f"a search has at most {TERMS} words and phrases"
-        raise Invalid(words, constraint="max", path=path)
-    return asked[0] if len(asked) == 1 else Every(tuple(asked))
+    parsed_query = parse_query(query[:MAX_QUERY_LENGTH])
+    if len(query) > MAX_QUERY_LENGTH or not parsed_query:
+        error_text = f"a search has words, in at most {MAX_QUERY_LENGTH} characters"
+        raise InvalidInput(error_text, constraint="query", path=path)
+    if len(parsed_query) > MAX_TERMS:
+        error_text = f"a search has at most {MAX_TERMS} words and phrases"
+        raise InvalidInput(error_text, constraint="max", path=path)
+    return parsed_query[0] if len(parsed_query) == 1 else AllOf(tuple(parsed_query))
 
 
-def narrows(sought: Sought) -> bool:
+def requires_words(expression: SearchExpression) -> bool:
     """True if the expression requires a word, and does not only exclude words."""
-    match sought:
-        case Term():
-            return not sought.negated
-        case Every():
-            return any(map(narrows, sought.parts))
+    match expression:
+        case SearchTerm():
+            return not expression.is_negated
+        case AllOf():
+            return any(map(requires_words, expression.parts))
         case _:
-            return all(map(narrows, sought.parts))
+            return all(map(requires_words, expression.parts))
 
 
-def matching(ctx: Context, waiting: Waiting, sought: Sought) -> ColumnElement[bool]:
+def matches_words_sql(
+    ctx: Context, unindexed: UnindexedMessages, expression: SearchExpression
+) -> ColumnElement[bool]:
     """Return the WHERE clause for messages that match an expression, indexed or not."""
-    dialect = ctx.world.database.dialect
-    query = written(dialect, waiting.owners, sought)
-    found = text_index.found(dialect, query, waiting.holding(sought))
-    known = found.columns(column("rowid")).subquery()
-    return col(Message.id).in_(select(known.c.rowid))
+    dialect = ctx.environment.database.dialect
+    query = index_query(dialect, unindexed.user_ids, expression)
+    found = text_index.match_statement(dialect, query, unindexed.ids_of_matches(expression))
+    matching_rows = found.columns(column("rowid")).subquery()
+    return col(Message.id).in_(select(matching_rows.c.rowid))
 
 
-async def waiting_of(ctx: Context, owners: Collection[int]) -> Waiting:
+async def load_unindexed_messages(ctx: Context, user_ids: Collection[int]) -> UnindexedMessages:
     """Load the unindexed messages of these users, which a search must read itself.
 
     Raises Unavailable if there are more than 5,000, as after an import: the index catches up.
     """
-    owners = sorted(owners)
-    if len(owners) == 1:
-        rows = await ctx.find(_waiting(), user=owners[0], most=WAITING + 1)
+    user_ids = sorted(user_ids)
+    if len(user_ids) == 1:
+        rows = await ctx.read_prepared(
+            _unindexed_messages_query(), user=user_ids[0], most=MAX_UNINDEXED_MESSAGES + 1
+        )
     else:
-        theirs = col(Message.user_id).in_(owners)
-        asked = select(*picked(Message, KEYS)).where(theirs, *WAITS)
-        rows = await ctx.read(asked.limit(WAITING + 1))
-    if len(rows) > WAITING:
-        raise Unavailable(
-            f"more than {WAITING} messages are about to be indexed: search again in a while",
+        is_of_users = col(Message.user_id).in_(user_ids)
+        statement = select(*select_columns(Message, UNINDEXED_COLUMNS)).where(
+            is_of_users, *IS_UNINDEXED
+        )
+        rows = await ctx.read(statement.limit(MAX_UNINDEXED_MESSAGES + 1))
+    if len(rows) > MAX_UNINDEXED_MESSAGES:
+        raise ServiceUnavailable(
+            f"more than {MAX_UNINDEXED_MESSAGES} messages are about to be indexed: search again "
+            "in a while",
             component="search index",
         )
-    return Waiting(owners, await _places(ctx, [(row.id, row.blob_id) for row in rows]))
+    return UnindexedMessages(
+        user_ids, await _load_word_positions(ctx, [(row.id, row.blob_id) for row in rows])
+    )
 
 
-@prepared
-def _waiting() -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _unindexed_messages_query() -> Select[*tuple[Any, ...]]:
     """Build the SELECT of one user's unindexed messages."""
-    mine = col(Message.user_id) == number("user")
-    asked = select(*picked(Message, KEYS)).where(mine, *WAITS)
-    return asked.limit(number("most"))
+    is_of_user = col(Message.user_id) == integer_parameter("user")
+    statement = select(*select_columns(Message, UNINDEXED_COLUMNS)).where(is_of_user, *IS_UNINDEXED)
+    return statement.limit(integer_parameter("most"))
 
 
-async def _places(ctx: Context, keys: Sequence[tuple[int, int]]) -> list[tuple[int, Places]]:
+async def _load_word_positions(
+    ctx: Context, message_and_blob_ids: Sequence[tuple[int, int]]
+) -> list[tuple[int, WordPositions]]:
     """Return the words of messages by message ID, from the cache or from their stored bytes."""
-    shelf, longest = ctx.world.shelf, ctx.world.options.search_text
-    found = [(key, shelf.get(("places", *key, longest))) for key in keys]
-    known = {key[0]: places for key, places in found if places is not None}
-    missing = [key for key, _ in keys if key not in known]
+    shelf, longest = ctx.environment.byte_cache, ctx.environment.options.search_text
+    found = [(key, shelf.get(("places", *key, longest))) for key in message_and_blob_ids]
+    positions_by_id = {key[0]: positions for key, positions in found if positions is not None}
+    missing = [key for key, _ in message_and_blob_ids if key not in positions_by_id]
     if not missing:
-        return list(known.items())
-    asked = select(*picked(Message, index_worker.SHOWN)).where(col(Message.id).in_(missing))
-    rows = await ctx.read(asked)
-    for start in range(0, len(rows), index_worker.BATCH):
-        batch = rows[start : start + index_worker.BATCH]
-        read = await index_worker.words_in(ctx.world, batch, ctx.read)
-        for row, words in zip(batch, read, strict=True):
-            places = known[row.id] = Places(words)
-            size = WORD * (len(words.first) + len(words.others))
-            shelf.put(("places", row.id, row.blob_id, longest), places, size)
-    return list(known.items())
+        return list(positions_by_id.items())
+    statement = select(*select_columns(Message, index_worker.MESSAGE_COLUMNS)).where(
+        col(Message.id).in_(missing)
+    )
+    rows = await ctx.read(statement)
+    for start in range(0, len(rows), index_worker.BATCH_SIZE):
+        batch = rows[start : start + index_worker.BATCH_SIZE]
+        read = await index_worker.load_words(ctx.environment, batch, ctx.read)
+        for row, message_words in zip(batch, read, strict=True):
+            positions = positions_by_id[row.id] = WordPositions(message_words)
+            size = BYTES_PER_CACHED_WORD * (
+                len(message_words.ordered) + len(message_words.unordered)
+            )
+            shelf.put(("places", row.id, row.blob_id, longest), positions, size)
+    return list(positions_by_id.items())

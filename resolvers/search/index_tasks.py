@@ -10,232 +10,286 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes import paths
 from mail.search import index_rebuild, index_worker
-from mail.search.index_worker import BATCH, SHOWN
+from mail.search.index_worker import BATCH_SIZE, MESSAGE_COLUMNS
 from models.admin.tasks import Task
-from models.errors import Conflict, Invalid
+from models.errors import Conflict, InvalidInput
 from models.events.journal import PLATFORM, ChangeKind
 from models.events.wakeups import UNINDEXED
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import ring
+from models.runtime.environment import wake_workers_after_commit
 from models.search import text_index
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
-from resolvers.admin.task_steps import Kind, Plan, Step, queue
-from resolvers.context import Context, Needs
-from resolvers.mailboxes.loaders import fitting
-from resolvers.mailboxes.owners import owners
-from resolvers.users.selection import Users
+from resolvers.admin.task_steps import TaskKind, TaskStepPlan, TaskStepResult, insert_tasks
+from resolvers.context import Context, GuardRule
+from resolvers.mailboxes.loaders import matches_pattern_sql
+from resolvers.mailboxes.owners import load_owners
+from resolvers.users.selection import UserSelector
 
 BUILD, REBUILD, OPTIMIZE = "SEARCH_INDEX_BUILD", "SEARCH_INDEX_REBUILD", "SEARCH_INDEX_OPTIMIZE"
-OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
-TOGETHER = 1000  # a request indexes up to this number itself; more become a task
-LOOKED = 5000
-WAIT = text("NOT messages.indexed")  # spelled as in the partial database index
+OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+MAX_MESSAGES_IN_REQUEST = 1000  # a request indexes up to this number itself; more become a task
+ROWS_PER_OPTIMIZE_STEP = 5000
+IS_UNINDEXED = text("NOT messages.indexed")  # spelled as in the partial database index
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class IndexBuildRequest:
     """Which unindexed messages to index."""
 
-    masks: Sequence[str]
-    max_recent: int | None = None  # skip mailboxes with more of them
-    queue: bool = False  # queue a task even for few messages
+    mailbox_masks: Sequence[str]
+    max_unindexed: int | None = None  # skip mailboxes with more of them
+    always_queue: bool = False  # queue a task even for few messages
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class IndexBuildResult:
     """The number of messages indexed, or the task that indexes them."""
 
-    indexed: int | None = None
+    indexed_count: int | None = None
     task: Task | None = None
 
 
-async def build(ctx: Context, asked: Asked, users: Users) -> Outcome:
+async def index_waiting_messages(
+    ctx: Context, request: IndexBuildRequest, user_selector: UserSelector
+) -> IndexBuildResult:
     """Index the unindexed messages of matching mailboxes, at once if they are few, else by a task.
 
     Raises Forbidden if the viewer is no administrator, Invalid for a bad mask or number.
     """
-    ctx.viewer.require(OPERATORS)
-    paths.pattern(asked.masks)
-    order: dict[str, Any] = {"ids": await _ids(ctx, users), "masks": list(asked.masks)}
-    if asked.max_recent is not None:
-        if asked.max_recent < 0:
-            raise Invalid("not below 0", constraint="min", path=["maxRecent"])
-        order["without"] = await _crowded(ctx, order, asked.max_recent)
-    if not (asked.queue or ctx.writing):
-        rows = await ctx.read(_waiting(ctx, order).limit(TOGETHER + 1))
-        if len(rows) <= TOGETHER:
-            return Outcome(indexed=await _put(ctx, rows))
-    return Outcome(task=await _task(ctx, BUILD, order, await _many(ctx, _waiting(ctx, order))))
+    ctx.viewer.require(OPERATOR_RULE)
+    paths.masks_pattern(request.mailbox_masks)
+    order: dict[str, Any] = {
+        "ids": await _user_ids_of_selector(ctx, user_selector),
+        "masks": list(request.mailbox_masks),
+    }
+    if request.max_unindexed is not None:
+        if request.max_unindexed < 0:
+            raise InvalidInput("not below 0", constraint="min", path=["maxRecent"])
+        order["without"] = await _load_crowded_mailbox_ids(ctx, order, request.max_unindexed)
+    if not (request.always_queue or ctx.is_writing):
+        rows = await ctx.read(
+            _unindexed_messages_query(ctx, order).limit(MAX_MESSAGES_IN_REQUEST + 1)
+        )
+        if len(rows) <= MAX_MESSAGES_IN_REQUEST:
+            return IndexBuildResult(indexed_count=await _index_rows(ctx, rows))
+    return IndexBuildResult(
+        task=await _insert_task(
+            ctx, BUILD, order, await _count_rows(ctx, _unindexed_messages_query(ctx, order))
+        )
+    )
 
 
-async def rebuild(ctx: Context, users: Users) -> Task:
+async def queue_rebuild(ctx: Context, user_selector: UserSelector) -> Task:
     """Queue a task that indexes the messages of these users again.
 
     On SQLite, and for all users, the task creates a whole new index. Raises Conflict if such a
     task is unfinished.
     """
-    ctx.viewer.require(OPERATORS)
-    order = {"ids": await _ids(ctx, users)}
-    if ctx.world.database.dialect == "sqlite":
+    ctx.viewer.require(OPERATOR_RULE)
+    order = {"ids": await _user_ids_of_selector(ctx, user_selector)}
+    if ctx.environment.database.dialect == "sqlite":
         order["ids"] = None
     if order["ids"] is None:
-        going = select(col(Task.id)).where(col(Task.kind) == REBUILD, _goes_on())
+        going = select(col(Task.id)).where(col(Task.kind) == REBUILD, _is_unfinished_sql())
         if any(True for _ in await ctx.read(going)):
-            words = "the index is being made anew already: wait for that task, or cancel it"
-            raise Conflict(words, path=["users"])
-    return await _task(ctx, REBUILD, order, await _many(ctx, _all(order)))
+            error_text = "the index is being made anew already: wait for that task, or cancel it"
+            raise Conflict(error_text, path=["users"])
+    return await _insert_task(ctx, REBUILD, order, await _count_rows(ctx, _messages_query(order)))
 
 
-async def optimize(ctx: Context) -> Task:
+async def queue_optimize(ctx: Context) -> Task:
     """Queue a task that optimizes the index.
 
     On SQLite it merges index segments; on PostgreSQL it deletes rows of deleted messages.
     """
-    ctx.viewer.require(OPERATORS)
+    ctx.viewer.require(OPERATOR_RULE)
     total = None
-    if ctx.world.database.dialect == "postgresql":
-        listed = select(func.count()).select_from(text_index.rows("postgresql"))
+    if ctx.environment.database.dialect == "postgresql":
+        listed = select(func.count()).select_from(text_index.index_rows("postgresql"))
         ((total,),) = await ctx.read(listed)
-    return await _task(ctx, OPTIMIZE, {}, total)
+    return await _insert_task(ctx, OPTIMIZE, {}, total)
 
 
-def _goes_on() -> Any:
+def _is_unfinished_sql() -> Any:
     """Return the WHERE clause for unfinished tasks."""
     return col(Task.finished_at).is_(None)
 
 
-async def _ids(ctx: Context, users: Users) -> list[int] | None:
+async def _user_ids_of_selector(ctx: Context, user_selector: UserSelector) -> list[int] | None:
     """Return the IDs of the selected users; None for all users."""
-    rows = None if users.all else await owners(ctx, users, "users")
+    rows = None if user_selector.all else await load_owners(ctx, user_selector, "users")
     return None if rows is None else [row.id for row in rows]
 
 
-async def _put(ctx: Context, rows: Sequence[Picked]) -> int:
+async def _index_rows(ctx: Context, message_rows: Sequence[ColumnRow]) -> int:
     """Index these messages and return how many were new."""
     found = []
-    for start in range(0, len(rows), BATCH):
-        found += await index_worker.entries(ctx.world, rows[start : start + BATCH], ctx.read)
+    for start in range(0, len(message_rows), BATCH_SIZE):
+        found += await index_worker.load_index_entries(
+            ctx.environment, message_rows[start : start + BATCH_SIZE], ctx.read
+        )
     if not found:
         return 0
-    async with ctx.write() as session:
-        return await (await session.connection()).run_sync(index_worker.put, found)
+    async with ctx.write_session() as session:
+        return await (await session.connection()).run_sync(index_worker.insert_entries, found)
 
 
-async def _task(ctx: Context, kind: str, order: dict[str, Any], total: int | None) -> Task:
+async def _insert_task(
+    ctx: Context, task_kind: str, task_order: dict[str, Any], total_count: int | None
+) -> Task:
     """Insert a task and record it in the platform's journal."""
-    async with ctx.write(PLATFORM) as session:
-        (task,) = await queue(ctx, session, kind, [order], total=total)
-        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+    async with ctx.write_session(PLATFORM) as session:
+        (task,) = await insert_tasks(ctx, session, task_kind, [task_order], total=total_count)
+        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
     return task
 
 
-async def _many(ctx: Context, rows: Any) -> int:
+async def _count_rows(ctx: Context, message_query: Any) -> int:
     """Return the number of messages of a SELECT."""
-    counted = rows.with_only_columns(col(Message.id)).order_by(None).subquery()
+    counted = message_query.with_only_columns(col(Message.id)).order_by(None).subquery()
     ((many,),) = await ctx.read(select(func.count()).select_from(counted))
     return int(many)
 
 
-def _all(order: dict[str, Any]) -> Any:
+def _messages_query(task_order: dict[str, Any]) -> Any:
     """Return a SELECT of the messages of these users, by ID."""
-    asked = select(*picked(Message, SHOWN)).order_by(col(Message.id))
-    ids = order["ids"]
-    return asked if ids is None else asked.where(col(Message.user_id).in_(ids))
+    statement = select(*select_columns(Message, MESSAGE_COLUMNS)).order_by(col(Message.id))
+    ids = task_order["ids"]
+    return statement if ids is None else statement.where(col(Message.user_id).in_(ids))
 
 
-def _waiting(ctx: Context, order: dict[str, Any]) -> Any:
+def _unindexed_messages_query(ctx: Context, task_order: dict[str, Any]) -> Any:
     """Return a SELECT of the unindexed messages in the mailboxes of a task order."""
-    boxes = select(col(Mailbox.id)).where(fitting(ctx, paths.pattern(order["masks"])))
-    asked = _all(order).where(WAIT, col(Message.mailbox_id).in_(boxes))
-    return asked.where(col(Message.mailbox_id).not_in(order.get("without", ())))
+    boxes = select(col(Mailbox.id)).where(
+        matches_pattern_sql(ctx, paths.masks_pattern(task_order["masks"]))
+    )
+    statement = _messages_query(task_order).where(IS_UNINDEXED, col(Message.mailbox_id).in_(boxes))
+    return statement.where(col(Message.mailbox_id).not_in(task_order.get("without", ())))
 
 
-async def _crowded(ctx: Context, order: dict[str, Any], most: int) -> list[int]:
+async def _load_crowded_mailbox_ids(
+    ctx: Context, task_order: dict[str, Any], max_unindexed: int
+) -> list[int]:
     """Return the IDs of mailboxes with more than `max_unindexed` unindexed messages."""
-    asked = _waiting(ctx, order).with_only_columns(col(Message.mailbox_id)).order_by(None)
-    rows = asked.group_by(col(Message.mailbox_id)).having(func.count() > most)
+    statement = (
+        _unindexed_messages_query(ctx, task_order)
+        .with_only_columns(col(Message.mailbox_id))
+        .order_by(None)
+    )
+    rows = statement.group_by(col(Message.mailbox_id)).having(func.count() > max_unindexed)
     return [row.mailbox_id for row in await ctx.read(rows)]
 
 
-async def _rows(ctx: Context, asked: Any, checkpoint: dict[str, Any]) -> Sequence[Picked]:
+async def _read_next_rows(
+    ctx: Context, message_query: Any, checkpoint: dict[str, Any]
+) -> Sequence[ColumnRow]:
     """Read the next batch of messages after a checkpoint."""
-    behind = asked.where(col(Message.id) > checkpoint.get("at", 0))
-    return await ctx.read(behind.limit(BATCH))
+    rows_after_checkpoint = message_query.where(col(Message.id) > checkpoint.get("at", 0))
+    return await ctx.read(rows_after_checkpoint.limit(BATCH_SIZE))
 
 
-def _behind(rows: Sequence[Picked], done: int) -> Step:
+def _result_after_rows(rows: Sequence[ColumnRow], done_count: int) -> TaskStepResult:
     """Return the step result with the last of these rows as checkpoint."""
-    return Step({"at": rows[-1].id}, done, more=True)
+    return TaskStepResult({"at": rows[-1].id}, done_count, has_more=True)
 
 
-async def _plan_build(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    rows = await _rows(ctx, _waiting(ctx, order), checkpoint)
-    return Plan(made=(rows, await index_worker.entries(ctx.world, rows)))
+async def _prepare_build_step(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
+    rows = await _read_next_rows(ctx, _unindexed_messages_query(ctx, task_order), checkpoint)
+    return TaskStepPlan(
+        prepared=(rows, await index_worker.load_index_entries(ctx.environment, rows))
+    )
 
 
-async def _build(
-    _ctx: Context, session: AsyncSession, _: dict[str, Any], checkpoint: dict[str, Any], held: Plan
-) -> Step:
-    rows, found = held.made
-    if not rows:
-        return Step(checkpoint)
-    return _behind(rows, await (await session.connection()).run_sync(index_worker.put, found))
-
-
-async def _plan_rebuild(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    rows = await _rows(ctx, _all(order), checkpoint)
-    return Plan(made=(rows, await index_worker.entries(ctx.world, rows, again=True)))
-
-
-async def _rebuild(
+async def _run_build_step(
     _ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    _: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: Plan,
-) -> Step:
-    rows, found = held.made
-    connection = await session.connection()
-    if order["ids"] is not None:
-        if not rows:
-            return Step(checkpoint)
-        return _behind(rows, await index_rebuild.renew(connection, found))
-    if not checkpoint:
-        await index_rebuild.begin(connection)
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
+    rows, found = task_plan.prepared
     if not rows:
-        await index_rebuild.swap(connection)
-        ring(session, UNINDEXED)
-        return Step(checkpoint)
-    return _behind(rows, await index_rebuild.add(connection, found))
+        return TaskStepResult(checkpoint)
+    return _result_after_rows(
+        rows, await (await session.connection()).run_sync(index_worker.insert_entries, found)
+    )
 
 
-async def _plan_optimize(ctx: Context, _: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
-    if ctx.world.database.dialect == "sqlite":
-        return Plan()
-    (key,) = text_index.rows("postgresql").c
-    asked = select(key).where(key > checkpoint.get("at", 0)).order_by(key).limit(LOOKED)
-    return Plan(ids=[row.rowid for row in await ctx.read(asked)])
+async def _prepare_rebuild_step(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
+    rows = await _read_next_rows(ctx, _messages_query(task_order), checkpoint)
+    return TaskStepPlan(
+        prepared=(
+            rows,
+            await index_worker.load_index_entries(ctx.environment, rows, is_reindex=True),
+        )
+    )
 
 
-async def _optimize(
-    ctx: Context, session: AsyncSession, _: dict[str, Any], checkpoint: dict[str, Any], held: Plan
-) -> Step:
+async def _run_rebuild_step(
+    _ctx: Context,
+    session: AsyncSession,
+    task_order: dict[str, Any],
+    checkpoint: dict[str, Any],
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
+    rows, found = task_plan.prepared
+    connection = await session.connection()
+    if task_order["ids"] is not None:
+        if not rows:
+            return TaskStepResult(checkpoint)
+        return _result_after_rows(rows, await index_rebuild.reindex_messages(connection, found))
+    if not checkpoint:
+        await index_rebuild.create_new_index(connection)
+    if not rows:
+        await index_rebuild.activate_new_index(connection)
+        wake_workers_after_commit(session, UNINDEXED)
+        return TaskStepResult(checkpoint)
+    return _result_after_rows(rows, await index_rebuild.add_to_new_index(connection, found))
+
+
+async def _prepare_optimize_step(
+    ctx: Context, _: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
+    if ctx.environment.database.dialect == "sqlite":
+        return TaskStepPlan()
+    (key,) = text_index.index_rows("postgresql").c
+    statement = (
+        select(key).where(key > checkpoint.get("at", 0)).order_by(key).limit(ROWS_PER_OPTIMIZE_STEP)
+    )
+    return TaskStepPlan(ids=[row.rowid for row in await ctx.read(statement)])
+
+
+async def _run_optimize_step(
+    ctx: Context,
+    session: AsyncSession,
+    _: dict[str, Any],
+    checkpoint: dict[str, Any],
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     connection, at = await session.connection(), checkpoint.get("at", 0)
-    if ctx.world.database.dialect == "sqlite":
-        more = await index_rebuild.merge(connection, first=not at)
-        return Step({"at": at + 1}, done=1, more=more)
-    if not held.ids:
-        return Step(checkpoint)
-    last = held.ids[-1]
-    gone = await connection.execute(text_index.DEAD, {"after": at, "last": last})
-    corrected = checkpoint.get("corrected", 0) + gone.rowcount
-    return Step({"at": last, "corrected": corrected}, done=len(held.ids), more=True)
+    if ctx.environment.database.dialect == "sqlite":
+        has_more = await index_rebuild.merge_segments(connection, is_first=not at)
+        return TaskStepResult({"at": at + 1}, done_count=1, has_more=has_more)
+    if not task_plan.ids:
+        return TaskStepResult(checkpoint)
+    last = task_plan.ids[-1]
+    delete_result = await connection.execute(
+        text_index.DELETE_ORPHANED_ROWS, {"after": at, "last": last}
+    )
+    corrected = checkpoint.get("corrected", 0) + delete_result.rowcount
+    return TaskStepResult(
+        {"at": last, "corrected": corrected}, done_count=len(task_plan.ids), has_more=True
+    )
 
 
-KINDS = {
-    BUILD: Kind(_plan_build, _build),
-    REBUILD: Kind(_plan_rebuild, _rebuild),
-    OPTIMIZE: Kind(_plan_optimize, _optimize),
+TASK_KINDS = {
+    BUILD: TaskKind(_prepare_build_step, _run_build_step),
+    REBUILD: TaskKind(_prepare_rebuild_step, _run_rebuild_step),
+    OPTIMIZE: TaskKind(_prepare_optimize_step, _run_optimize_step),
 }

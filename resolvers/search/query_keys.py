@@ -12,181 +12,195 @@ from models import quantities
 from models.mailboxes.tables import SpecialUse
 from models.submission.tables import SubmissionState
 
-Fields = Mapping[str, Any]
+FilterFields = Mapping[str, Any]
 
-TEXTS = {
+TEXT_FIELDS = {
     "from": "from", "to": "to", "toonly": "toOnly", "cc": "cc", "bcc": "bcc",
     "recipient": "recipient", "subject": "subject", "text": "text", "body": "body",
     "query": "query", "list": "listId", "messageid": "messageId", "keyword": "keyword",
     "label": "keyword", "thread": "thread", "uid": "uids", "seq": "seqs",
 }  # fmt: skip
-FLAGS = {
+FLAG_FIELDS = {
     "seen": "seen", "flagged": "flagged", "answered": "answered", "draft": "draft",
     "deleted": "deleted", "forwarded": "forwarded", "searchable": "searchable",
     "snoozed": "snoozed",
     "attachment": "hasAttachment",
 }  # fmt: skip
-IS = {**{name: (field, True) for name, field in FLAGS.items()}} | {
+STATE_CONDITIONS = {**{name: (field, True) for name, field in FLAG_FIELDS.items()}} | {
     "read": ("seen", True), "unread": ("seen", False), "unseen": ("seen", False),
     "starred": ("flagged", True), "unflagged": ("flagged", False),
     "unanswered": ("answered", False), "undraft": ("draft", False),
     "undeleted": ("deleted", False),
 }  # fmt: skip
-TIMES = {
+TIME_FIELDS = {
     "after": "receivedSince", "since": "receivedSince", "before": "receivedBefore",
     "sentsince": "sentSince", "sentbefore": "sentBefore", "savedsince": "savedSince",
     "savedbefore": "savedBefore", "expiresbefore": "expiresBefore",
 }  # fmt: skip
-DAYS = {"on": "received", "senton": "sent", "savedon": "saved"}
-NUMBERS = {"larger": "larger", "smaller": "smaller", "modseq": "modifiedSince"}
-LISTS = {"mask": "mailboxMasks", "guid": "guids", "submission": "submissionStates"}
-USES = {use.lower(): use for use in SpecialUse} | {
+DAY_FIELDS = {"on": "received", "senton": "sent", "savedon": "saved"}
+NUMBER_FIELDS = {"larger": "larger", "smaller": "smaller", "modseq": "modifiedSince"}
+LIST_FIELDS = {"mask": "mailboxMasks", "guid": "guids", "submission": "submissionStates"}
+SPECIAL_USES = {use.lower(): use for use in SpecialUse} | {
     "spam": SpecialUse.JUNK, "deleted": SpecialUse.TRASH, "bin": SpecialUse.TRASH,
     "draft": SpecialUse.DRAFTS,
 }  # fmt: skip
-YES = {"yes": True, "true": True, "no": False, "false": False}
-FILES = {"filename": "filename", "filetype": "contentType"}
-BOXES = {
+BOOLEANS = {"yes": True, "true": True, "no": False, "false": False}
+ATTACHMENT_FIELDS = {"filename": "filename", "filetype": "contentType"}
+MAILBOX_FIELDS = {
     "in": "path", "mailbox": "path", "folder": "path", "mailboxid": "id", "mailboxguid": "guid",
 }  # fmt: skip
-NOT_KEPT = {
+UNSUPPORTED_WORDS = {
     "NEW": "\\Recent", "OLD": "\\Recent", "RECENT": "\\Recent", "MAILBOX-GUID": "the guid here",
 }  # fmt: skip
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_IMAP = re.compile(r"([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})")
-_AGO = re.compile(r"([0-9]{1,6}) ?(s|secs?|mins?|h|hours?|d|days?|w|weeks?|y|years?)")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
-OLDEST = timedelta(days=365 * 100)
-_STAMP = re.compile("[0-9]{9,11}")
-KEYS = frozenset(
-    ("is", "has", "hasattachment", "header", *TEXTS, *FLAGS, *NUMBERS, *LISTS, *FILES, *BOXES)
-) | {*TIMES, *DAYS}
+_IMAP_DATE = re.compile(r"([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})")
+_RELATIVE_TIME = re.compile(r"([0-9]{1,6}) ?(s|secs?|mins?|h|hours?|d|days?|w|weeks?|y|years?)")
+_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
+MAX_AGE = timedelta(days=365 * 100)
+_UNIX_TIME = re.compile("[0-9]{9,11}")
+KNOWN_KEYS = frozenset(
+    (
+        "is",
+        "has",
+        "hasattachment",
+        "header",
+        *TEXT_FIELDS,
+        *FLAG_FIELDS,
+        *NUMBER_FIELDS,
+        *LIST_FIELDS,
+        *ATTACHMENT_FIELDS,
+        *MAILBOX_FIELDS,
+    )
+) | {*TIME_FIELDS, *DAY_FIELDS}
 
 
-class Unclear(Exception):
+class InvalidValueError(Exception):
     """A value that its key does not accept. The text says which values are allowed."""
 
 
-class Capital(NamedTuple):
+class DoveadmKey(NamedTuple):
     """A key of doveadm: how many words follow it, and the function that turns them into fields."""
 
-    words: int
-    says: Callable[..., Fields]
+    value_count: int
+    parse_values: Callable[..., FilterFields]
 
 
 def is_key(key: str) -> bool:
     """True if `key:` begins a term. The key must be in lower case."""
-    return key in KEYS
+    return key in KNOWN_KEYS
 
 
-def value_of(key: str, text: str, now: datetime) -> Fields | None:
+def fields_from_key_and_value(key: str, text: str, now: datetime) -> FilterFields | None:
     """Return the filter fields of `key:text`; None if there is no such key.
 
     Raises InvalidValueError if the key does not accept the value.
     """
-    if key in TEXTS:
+    if key in TEXT_FIELDS:
         if not text:
-            raise Unclear("at least one character")
-        return {TEXTS[key]: text}
+            raise InvalidValueError("at least one character")
+        return {TEXT_FIELDS[key]: text}
     if key in ("is", "has"):
-        if text.lower() not in IS:
-            raise Unclear(f"one of {', '.join(sorted(IS))}")
-        field, value = IS[text.lower()]
+        if text.lower() not in STATE_CONDITIONS:
+            raise InvalidValueError(f"one of {', '.join(sorted(STATE_CONDITIONS))}")
+        field, value = STATE_CONDITIONS[text.lower()]
         return {field: value}
-    if key in FLAGS or key == "hasattachment":
-        return _flag(key, text)
-    if key in NUMBERS:
-        return {NUMBERS[key]: _number(text)}
-    if key in LISTS:
-        return {LISTS[key]: [_submission_state(text) if key == "submission" else text]}
-    return _place(key, text) or _time(key, text, now)
+    if key in FLAG_FIELDS or key == "hasattachment":
+        return _fields_from_flag_key(key, text)
+    if key in NUMBER_FIELDS:
+        return {NUMBER_FIELDS[key]: _parse_number_or_size(text)}
+    if key in LIST_FIELDS:
+        return {LIST_FIELDS[key]: [_parse_submission_state(text) if key == "submission" else text]}
+    return _fields_from_part_or_mailbox_key(key, text) or _fields_from_time_key(key, text, now)
 
 
-def _submission_state(text: str) -> str:
+def _parse_submission_state(text: str) -> str:
     """Return the submission state with this name. Raises InvalidValueError."""
     if text.upper() not in set(SubmissionState):
-        raise Unclear("a state of a submission, such as scheduled")
+        raise InvalidValueError("a state of a submission, such as scheduled")
     return text.upper()
 
 
-def _flag(key: str, text: str) -> Fields:
+def _fields_from_flag_key(key: str, text: str) -> FilterFields:
     """Return the fields of a flag key with yes or no, or of `attachment:`.
 
     Raises InvalidValueError.
     """
-    if key == "attachment" and text.lower() not in YES:
+    if key == "attachment" and text.lower() not in BOOLEANS:
         return (
             {"hasAttachment": True} if text.lower() == "any" else {"attachment": {"filename": text}}
         )
-    if text.lower() not in YES:
-        raise Unclear("yes or no")
-    return {FLAGS.get(key, "hasAttachment"): YES[text.lower()]}
+    if text.lower() not in BOOLEANS:
+        raise InvalidValueError("yes or no")
+    return {FLAG_FIELDS.get(key, "hasAttachment"): BOOLEANS[text.lower()]}
 
 
-def _place(key: str, text: str) -> Fields | None:
+def _fields_from_part_or_mailbox_key(key: str, text: str) -> FilterFields | None:
     """Return the fields of a header, attachment or mailbox key; None for another key."""
     if key == "header":
         name, colon, part = text.partition(":")
         return {"header": {"name": name} | ({"contains": part[1:]} if colon else {})}
-    if key in FILES:
-        return {"attachment": {FILES[key]: text}}
-    if key == "in" and (use := USES.get(text.lower())):
+    if key in ATTACHMENT_FIELDS:
+        return {"attachment": {ATTACHMENT_FIELDS[key]: text}}
+    if key == "in" and (use := SPECIAL_USES.get(text.lower())):
         return {"mailbox": {"specialUse": use.value}}
-    return {"mailbox": {BOXES[key]: text}} if key in BOXES else None
+    return {"mailbox": {MAILBOX_FIELDS[key]: text}} if key in MAILBOX_FIELDS else None
 
 
-def _time(key: str, text: str, now: datetime) -> Fields | None:
+def _fields_from_time_key(key: str, text: str, now: datetime) -> FilterFields | None:
     """Return the fields of a time or day key; None for another key. Raises InvalidValueError."""
-    if key in TIMES:
-        return {TIMES[key]: bound(text, now)}
-    if key in DAYS:
-        day = _day(text, now)
+    if key in TIME_FIELDS:
+        return {TIME_FIELDS[key]: parse_time_bound(text, now)}
+    if key in DAY_FIELDS:
+        day = _parse_day(text, now)
         if day is None:
-            raise Unclear("a day such as 2026-01-31")
-        name, until = DAYS[key], day + timedelta(days=1)
-        return {f"{name}Since": {"at": spelled(day)}, f"{name}Before": {"at": spelled(until)}}
+            raise InvalidValueError("a day such as 2026-01-31")
+        name, until = DAY_FIELDS[key], day + timedelta(days=1)
+        return {
+            f"{name}Since": {"at": format_instant(day)},
+            f"{name}Before": {"at": format_instant(until)},
+        }
     return None
 
 
-def _number(text: str) -> int:
+def _parse_number_or_size(text: str) -> int:
     """Parse a number or a size with a unit, in bytes. Raises InvalidValueError."""
     try:
         if text.isascii() and text.isdigit():
-            return quantities.whole(text)
-        return quantities.size(re.sub(r"(?<=[0-9])([kmgtKMGT])$", r"\1iB", text.strip()))
+            return quantities.parse_integer(text)
+        return quantities.parse_size(re.sub(r"(?<=[0-9])([kmgtKMGT])$", r"\1iB", text.strip()))
     except ValueError as problem:
-        raise Unclear("a number, or a size such as 5M") from problem
+        raise InvalidValueError("a number, or a size such as 5M") from problem
 
 
-def bound(text: str, now: datetime) -> Fields:
+def parse_time_bound(text: str, now: datetime) -> FilterFields:
     """Parse a point in time: a day, an instant, a Unix time or an age such as `30d`.
 
     Raises InvalidValueError for any other text.
     """
     try:
-        if found := _AGO.fullmatch(text.strip().lower()):
-            seconds = int(found[1]) * _UNITS[found[2][0]]
-            if seconds > OLDEST.total_seconds():
+        if found := _RELATIVE_TIME.fullmatch(text.strip().lower()):
+            seconds = int(found[1]) * _SECONDS_PER_UNIT[found[2][0]]
+            if seconds > MAX_AGE.total_seconds():
                 raise ValueError(text)
-            return {"ago": quantities.long(timedelta(seconds=seconds))}
+            return {"ago": quantities.format_duration(timedelta(seconds=seconds))}
         if text.startswith("P"):
-            return {"ago": quantities.long(quantities.duration(text))}
-        if _STAMP.fullmatch(text):
-            return {"at": spelled(datetime.fromtimestamp(int(text), UTC))}
-        at = _day(text, now) or datetime.fromisoformat(text)
-        return {"at": spelled(at if at.tzinfo else at.replace(tzinfo=UTC))}
+            return {"ago": quantities.format_duration(quantities.parse_duration(text))}
+        if _UNIX_TIME.fullmatch(text):
+            return {"at": format_instant(datetime.fromtimestamp(int(text), UTC))}
+        at = _parse_day(text, now) or datetime.fromisoformat(text)
+        return {"at": format_instant(at if at.tzinfo else at.replace(tzinfo=UTC))}
     except (ValueError, OverflowError) as problem:
-        raise Unclear("a time such as 2026-01-31, 2026-01-31T08:00Z or 30d") from problem
+        raise InvalidValueError("a time such as 2026-01-31, 2026-01-31T08:00Z or 30d") from problem
 
 
-def _day(text: str, now: datetime) -> datetime | None:
+def _parse_day(text: str, now: datetime) -> datetime | None:
     """Return the midnight (UTC) of a day; None if the text names no day."""
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if text.lower() in ("today", "yesterday"):
         return midnight - timedelta(days=text.lower() == "yesterday")
     try:
-        if found := _IMAP.fullmatch(text):
+        if found := _IMAP_DATE.fullmatch(text):
             month = _MONTHS.index(found[2].lower()) + 1
             return datetime(int(found[3]), month, int(found[1]), tzinfo=UTC)
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
@@ -194,39 +208,48 @@ def _day(text: str, now: datetime) -> datetime | None:
         return None
 
 
-def spelled(at: datetime) -> str:
+def format_instant(instant: datetime) -> str:
     """Return an instant in the format of the API."""
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _same(key: str) -> Capital:
+def _doveadm_key_like(key: str) -> DoveadmKey:
     """Return a key of doveadm that means the same as one of Merganser's keys."""
 
-    def says(text: str, now: datetime) -> Fields:
-        return value_of(key, text, now) or {}
+    def parse_value(text: str, now: datetime) -> FilterFields:
+        return fields_from_key_and_value(key, text, now) or {}
 
-    return Capital(1, says)
+    return DoveadmKey(1, parse_value)
 
 
-def _flagged(field: str, *, value: bool) -> Capital:
+def _doveadm_flag_key(field: str, *, value: bool) -> DoveadmKey:
     """Return a key of doveadm without a value that sets one field."""
-    return Capital(0, lambda _now: {field: value})
+    return DoveadmKey(0, lambda _now: {field: value})
 
 
-CAPITALS = {
-    "ALL": Capital(0, lambda _now: {}),
-    **{name.upper(): _flagged(field, value=value) for name, (field, value) in IS.items()
-       if field not in ("hasAttachment", "searchable", "forwarded")},
-    **{name.upper(): _same(name) for name in (*TIMES, *DAYS, "larger", "smaller", "from", "cc")},
-    **{name.upper(): _same(name) for name in ("bcc", "subject", "text", "body", "keyword", "uid")},
-    **{name.upper(): _same(name) for name in ("mailbox", "guid", "modseq", "seq")},
-    "TO": _same("toonly"),
-    "INTHREAD": _same("thread"),
-    "UNKEYWORD": Capital(1, lambda text, _now: {"not": {"keyword": text}}),
-    "HEADER": Capital(
+DOVEADM_KEYS = {
+    "ALL": DoveadmKey(0, lambda _now: {}),
+    **{
+        name.upper(): _doveadm_flag_key(field, value=value)
+        for name, (field, value) in STATE_CONDITIONS.items()
+        if field not in ("hasAttachment", "searchable", "forwarded")
+    },
+    **{
+        name.upper(): _doveadm_key_like(name)
+        for name in (*TIME_FIELDS, *DAY_FIELDS, "larger", "smaller", "from", "cc")
+    },
+    **{
+        name.upper(): _doveadm_key_like(name)
+        for name in ("bcc", "subject", "text", "body", "keyword", "uid")
+    },
+    **{name.upper(): _doveadm_key_like(name) for name in ("mailbox", "guid", "modseq", "seq")},
+    "TO": _doveadm_key_like("toonly"),
+    "INTHREAD": _doveadm_key_like("thread"),
+    "UNKEYWORD": DoveadmKey(1, lambda text, _now: {"not": {"keyword": text}}),
+    "HEADER": DoveadmKey(
         2,
         lambda name, part, _now: {
             "header": {"name": name, "contains": part} if part else {"name": name}
         },
     ),
-}  # fmt: skip
+}

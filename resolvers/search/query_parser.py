@@ -6,18 +6,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from models.errors import Invalid, Refused
-from resolvers.search.query_keys import CAPITALS, LISTS, NOT_KEPT, Fields, Unclear, is_key, value_of
+from models.errors import InvalidInput, RequestError
+from resolvers.search.query_keys import (
+    DOVEADM_KEYS,
+    LIST_FIELDS,
+    UNSUPPORTED_WORDS,
+    FilterFields,
+    InvalidValueError,
+    fields_from_key_and_value,
+    is_key,
+)
 
-LONGEST = 4096  # characters
-DEPTH = 8  # of brackets
-TERMS = 250
-TOGETHER = frozenset({"query", "uids", "seqs"})  # fields whose validity depends on other fields
+MAX_QUERY_LENGTH = 4096  # characters
+MAX_BRACKET_DEPTH = 8  # of brackets
+MAX_TERMS = 250
+GROUP_CHECKED_FIELDS = frozenset(
+    {"query", "uids", "seqs"}
+)  # fields whose validity depends on other fields
 OPERATORS = frozenset({"AND", "OR", "NOT"})
-UNCLOSED = "a quotation mark that is not closed"
-MISSING = "its value is missing"
+UNCLOSED_QUOTE_MESSAGE = "a quotation mark that is not closed"
+MISSING_VALUE_MESSAGE = "its value is missing"
 
-_TOKEN = re.compile(
+_TOKEN_PATTERN = re.compile(
     r"""\s*(?:
         (?P<open>\() | (?P<close>\)) |
         (?P<key>-?[A-Za-z][A-Za-z-]*):(?=\S) |
@@ -28,15 +38,15 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED_CHARACTER = re.compile(r"\\(.)", re.DOTALL)
 
 
-class Token(NamedTuple):
+class QueryToken(NamedTuple):
     """A token of a search text: its kind, its text and its position, counted from 1."""
 
     kind: str
     text: str
-    at: int
+    position: int
 
 
 class QueryProblem(NamedTuple):
@@ -45,15 +55,17 @@ class QueryProblem(NamedTuple):
     term: str  # empty if something is missing at the end
     position: int
     message: str
-    token: str  # the first token of the term
+    first_token: str  # the first token of the term
 
     def __str__(self) -> str:
-        place = f"{self.token[:40]!r} at {self.position}" if self.token else "the end"
-        return f"{place}: {self.message}"
+        position_text = (
+            f"{self.first_token[:40]!r} at {self.position}" if self.first_token else "the end"
+        )
+        return f"{position_text}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ParsedQuery:
     """The filter fields of the valid terms of a search text, and the problems of the others."""
 
     fields: dict[str, Any]
@@ -62,31 +74,35 @@ class Found:
 
 
 # Raises Refused if no search can ask for these fields.
-Check = Callable[[Fields], None]
+FieldsValidator = Callable[[FilterFields], None]
 
 
-def read(text: str, now: datetime, check: Check | None = None) -> Found:
+def parse_search_query(
+    text: str, now: datetime, validate: FieldsValidator | None = None
+) -> ParsedQuery:
     """Parse a search text. Invalid terms, and terms that `validate` refuses, are left out.
 
     Each of them is listed in `problems`. Raises no error.
     """
-    if len(text) > LONGEST:
-        message = f"a search has at most {LONGEST} characters"
-        return Found({}, [QueryProblem(text, 1, message, text)], is_void=True)
-    reader = _Reader(text, _tokens(text), now, check)
+    if len(text) > MAX_QUERY_LENGTH:
+        message = f"a search has at most {MAX_QUERY_LENGTH} characters"
+        return ParsedQuery({}, [QueryProblem(text, 1, message, text)], is_void=True)
+    reader = _QueryParser(text, _tokenize(text), now, validate)
     try:
-        fields = reader.alternatives(0)
-        while reader.at < len(reader.tokens):
-            reader.wrong(reader.tokens[reader.at], "there is no bracket that it closes")
-            reader.at += 1
-            if reader.peek():
-                fields = _both(fields, reader.alternatives(0))
-    except _Stop:
+        fields = reader.parse_alternatives(0)
+        while reader.token_index < len(reader.tokens):
+            reader.add_problem(
+                reader.tokens[reader.token_index], "there is no bracket that it closes"
+            )
+            reader.token_index += 1
+            if reader.next_token():
+                fields = _combine_with_and(fields, reader.parse_alternatives(0))
+    except _QueryRejected:
         fields = None
-    if fields and check and not reader.is_valid(fields):
+    if fields and validate and not reader.validate_whole_query(fields):
         fields = None
     problems = sorted(reader.problems, key=lambda one: one.position)
-    return Found(fields or {}, problems, is_void=fields is None)
+    return ParsedQuery(fields or {}, problems, is_void=fields is None)
 
 
 def has_only_words(text: str) -> bool:
@@ -94,331 +110,362 @@ def has_only_words(text: str) -> bool:
 
     Brackets without these change nothing, and an unknown key is a word.
     """
-    return not any(map(_has_meaning, _tokens(text)))
+    return not any(map(_is_key_or_operator, _tokenize(text)))
 
 
-def _has_meaning(token: Token) -> bool:
+def _is_key_or_operator(token: QueryToken) -> bool:
     """True if a token is a known key, an operator or a key of doveadm."""
-    word = token.text.removeprefix("-")
+    plain_word = token.text.removeprefix("-")
     if token.kind == "word":
-        lone_key = word.endswith(":") and is_key(word[:-1].lower())
-        return lone_key or word in OPERATORS or word in CAPITALS or word in NOT_KEPT
-    return token.kind == "minus" or (token.kind == "key" and is_key(word.lower()))
+        lone_key = plain_word.endswith(":") and is_key(plain_word[:-1].lower())
+        return (
+            lone_key
+            or plain_word in OPERATORS
+            or plain_word in DOVEADM_KEYS
+            or plain_word in UNSUPPORTED_WORDS
+        )
+    return token.kind == "minus" or (token.kind == "key" and is_key(plain_word.lower()))
 
 
-def understood(text: str, now: datetime, path: Sequence[str] = ("query",)) -> dict[str, Any]:
+def require_valid_query(
+    text: str, now: datetime, path_in_input: Sequence[str] = ("query",)
+) -> dict[str, Any]:
     """Parse a search text. Raises Invalid with the positions if it has problems."""
-    found = read(text, now)
+    found = parse_search_query(text, now)
     if found.problems:
-        words = "; ".join(map(str, found.problems[:5]))
-        raise Invalid(words, constraint="syntax", path=path)
+        error_text = "; ".join(map(str, found.problems[:5]))
+        raise InvalidInput(error_text, constraint="syntax", path=path_in_input)
     return found.fields
 
 
-def _tokens(text: str) -> list[Token]:
+def _tokenize(text: str) -> list[QueryToken]:
     """Split a search text into tokens."""
     tokens = []
-    for found in _TOKEN.finditer(text):
+    for found in _TOKEN_PATTERN.finditer(text):
         kind = found.lastgroup
         if kind:
-            tokens.append(Token(kind, found[kind], found.start(kind) + 1))
+            tokens.append(QueryToken(kind, found[kind], found.start(kind) + 1))
     return tokens
 
 
-class _Stop(Exception):
+class _QueryRejected(Exception):
     """The text is too long or nested too deeply: all of it is invalid."""
 
 
 @dataclass(slots=True)
-class _Reader:
+class _QueryParser:
     """Parser of tokens.
 
     Its methods return None for a term that is left out because of a problem.
     """
 
     text: str
-    tokens: list[Token]
+    tokens: list[QueryToken]
     now: datetime
-    check: Check | None
-    at: int = 0
-    terms: int = 0
+    validate: FieldsValidator | None
+    token_index: int = 0
+    term_count: int = 0
     problems: list[QueryProblem] = field(default_factory=list)
 
-    def wrong(self, token: Token | None, why: str, end: int = 0) -> None:
+    def add_problem(self, token: QueryToken | None, message: str, end_index: int = 0) -> None:
         """Add a problem.
 
         The term reaches from `token` to the token before `end_index`, or to the current one.
         """
         if token is None:
-            self.problems.append(QueryProblem("", len(self.text) + 1, why, ""))
+            self.problems.append(QueryProblem("", len(self.text) + 1, message, ""))
             return
-        last = max(token, self.tokens[(end or self.at or 1) - 1], key=lambda one: one.at)
-        term = self.text[token.at - 1 : last.at - 1 + len(last.text)]
-        self.problems.append(QueryProblem(term, token.at, why, token.text))
+        last = max(
+            token,
+            self.tokens[(end_index or self.token_index or 1) - 1],
+            key=lambda one: one.position,
+        )
+        term = self.text[token.position - 1 : last.position - 1 + len(last.text)]
+        self.problems.append(QueryProblem(term, token.position, message, token.text))
 
-    def is_valid(self, fields: Fields) -> bool:
+    def validate_whole_query(self, fields: FilterFields) -> bool:
         """Check all fields of the text together.
 
         If they are refused, add a problem and return False.
         """
         try:
-            if self.check:
-                self.check(fields)
-        except Refused as refusal:
+            if self.validate:
+                self.validate(fields)
+        except RequestError as refusal:
             self.problems.append(QueryProblem(self.text, 1, refusal.message, self.text))
             return False
         return True
 
-    def peek(self) -> Token | None:
+    def next_token(self) -> QueryToken | None:
         """Return the next token; None at the end."""
-        return self.tokens[self.at] if self.at < len(self.tokens) else None
+        return self.tokens[self.token_index] if self.token_index < len(self.tokens) else None
 
-    def alternatives(self, depth: int, *, listed: bool = False) -> dict[str, Any] | None:
+    def parse_alternatives(self, depth: int, *, in_list: bool = False) -> dict[str, Any] | None:
         """Parse conditions separated by OR, up to a closing bracket or the end."""
-        if depth > DEPTH:
-            self.wrong(self.peek(), f"brackets go {DEPTH} levels deep")
-            raise _Stop
-        read_ = [self.conditions(depth, listed=listed)]
-        while (token := self.peek()) and token.kind == "word" and token.text == "OR":
-            self.at += 1
-            read_.append(self.conditions(depth, listed=listed, behind_or=True))
+        if depth > MAX_BRACKET_DEPTH:
+            self.add_problem(self.next_token(), f"brackets go {MAX_BRACKET_DEPTH} levels deep")
+            raise _QueryRejected
+        read_ = [self.parse_conditions(depth, in_list=in_list)]
+        while (token := self.next_token()) and token.kind == "word" and token.text == "OR":
+            self.token_index += 1
+            read_.append(self.parse_conditions(depth, in_list=in_list, follows_or=True))
         found = [one for one in read_ if one is not None]
         return {"or": found} if len(found) > 1 else found[0] if found else None
 
-    def conditions(
-        self, depth: int, *, listed: bool, behind_or: bool = False
+    def parse_conditions(
+        self, depth: int, *, in_list: bool, follows_or: bool = False
     ) -> dict[str, Any] | None:
         """Parse conditions joined by AND, up to OR, a closing bracket or the end."""
-        made: dict[str, Any] = {}
-        origins: dict[str, tuple[Token, int]] = {}  # first token and end index of each field
-        kept = lost = 0
-        while token := self.peek():
+        conditions: dict[str, Any] = {}
+        origins: dict[str, tuple[QueryToken, int]] = {}  # first token and end index of each field
+        kept_count = dropped_count = 0
+        while token := self.next_token():
             if token.kind == "close" or (token.kind == "word" and token.text == "OR"):
                 break
-            if listed and token.kind == "word" and token.text == ",":
+            if in_list and token.kind == "word" and token.text == ",":
                 break
             if token.kind == "word" and token.text == "AND":
-                self.at += 1
+                self.token_index += 1
                 continue
-            self.terms += 1
-            if self.terms > TERMS:
-                self.wrong(token, f"a search has at most {TERMS} terms")
-                raise _Stop
-            found = self.condition(depth)
-            lost += found is None
-            kept += found is not None
-            origins = {**dict.fromkeys(found or (), (token, self.at)), **origins}
-            _add(made, found or {})
-        if not (kept or lost) and (depth or behind_or or self.peek()):
-            self.wrong(self.peek(), "something is missing before it")
+            self.term_count += 1
+            if self.term_count > MAX_TERMS:
+                self.add_problem(token, f"a search has at most {MAX_TERMS} terms")
+                raise _QueryRejected
+            found = self.parse_condition(depth)
+            dropped_count += found is None
+            kept_count += found is not None
+            origins = {**dict.fromkeys(found or (), (token, self.token_index)), **origins}
+            _merge_fields(conditions, found or {})
+        if not (kept_count or dropped_count) and (depth or follows_or or self.next_token()):
+            self.add_problem(self.next_token(), "something is missing before it")
             return None
-        dropped = self.drop_invalid(made, origins)
-        return None if (lost and not kept) or (dropped and not made) else made
+        dropped = self.drop_fields_invalid_in_group(conditions, origins)
+        return (
+            None
+            if (dropped_count and not kept_count) or (dropped and not conditions)
+            else conditions
+        )
 
-    def drop_invalid(self, made: dict[str, Any], said: Mapping[str, tuple[Token, int]]) -> bool:
+    def drop_fields_invalid_in_group(
+        self, fields: dict[str, Any], origins: Mapping[str, tuple[QueryToken, int]]
+    ) -> bool:
         """Delete the fields that are invalid in combination, and return True if there was one."""
         names = [
-            name for name in sorted(TOGETHER & made.keys()) if self.refuses(made, name, *said[name])
+            name
+            for name in sorted(GROUP_CHECKED_FIELDS & fields.keys())
+            if self.is_field_refused(fields, name, *origins[name])
         ]
         for name in names:
-            del made[name]
+            del fields[name]
         return bool(names)
 
-    def refuses(self, made: Fields, name: str, token: Token, end: int) -> bool:
+    def is_field_refused(
+        self, fields: FilterFields, field_name: str, token: QueryToken, end_index: int
+    ) -> bool:
         """True if a field is invalid in its group. A problem is added then."""
-        beside = {"mailbox": made["mailbox"]} if "mailbox" in made else {}
+        mailbox_field = {"mailbox": fields["mailbox"]} if "mailbox" in fields else {}
         try:
-            if self.check:
-                self.check({name: made[name], **beside})
-        except Refused as refusal:
-            self.wrong(token, refusal.message, end)
+            if self.validate:
+                self.validate({field_name: fields[field_name], **mailbox_field})
+        except RequestError as refusal:
+            self.add_problem(token, refusal.message, end_index)
             return True
         return False
 
-    def condition(self, depth: int) -> Fields | None:
+    def parse_condition(self, depth: int) -> FilterFields | None:
         """Parse one condition."""
-        token = self.tokens[self.at]
-        self.at += 1
+        token = self.tokens[self.token_index]
+        self.token_index += 1
         match token.kind:
             case "open":
-                found = self.bracket(token, depth)
+                found = self.parse_bracket(token, depth)
                 return found if found is None or set(found) == {"or"} else {"and": [found]}
             case "minus":
-                self.at += 1
-                return self.negated(self.bracket(token, depth), token)
+                self.token_index += 1
+                return self.negate(self.parse_bracket(token, depth), token)
             case "key":
-                return self.keyed(token, depth)
+                return self.parse_key_and_value(token, depth)
             case "quote":
                 minus = token.text.startswith("-")
-                phrase = unquoted(token.text.removeprefix("-")).replace('"', " ")
-                words = {"query": f'"{phrase}"'}
-                return self.negated(words, token) if minus else words
+                phrase = unquote(token.text.removeprefix("-")).replace('"', " ")
+                phrase_condition = {"query": f'"{phrase}"'}
+                return self.negate(phrase_condition, token) if minus else phrase_condition
             case "word":
-                return self.word(token, depth)
-        self.wrong(token, UNCLOSED)
+                return self.parse_word(token, depth)
+        self.add_problem(token, UNCLOSED_QUOTE_MESSAGE)
         return None
 
-    def bracket(self, opening: Token, depth: int) -> dict[str, Any] | None:
+    def parse_bracket(self, opening_token: QueryToken, depth: int) -> dict[str, Any] | None:
         """Parse the content of an open bracket. An unclosed bracket ends with the text."""
-        found = self.alternatives(depth + 1)
-        if (token := self.peek()) is None or token.kind != "close":
-            self.wrong(opening, "a bracket that is not closed")
+        found = self.parse_alternatives(depth + 1)
+        if (token := self.next_token()) is None or token.kind != "close":
+            self.add_problem(opening_token, "a bracket that is not closed")
         else:
-            self.at += 1
+            self.token_index += 1
         return found
 
-    def negated(self, found: Fields | None, token: Token) -> Fields | None:
+    def negate(self, fields: FilterFields | None, token: QueryToken) -> FilterFields | None:
         """Return the negation of fields; None if they are invalid."""
-        if found is None or any(
-            self.refuses(found, name, token, self.at) for name in sorted(TOGETHER & found.keys())
+        if fields is None or any(
+            self.is_field_refused(fields, name, token, self.token_index)
+            for name in sorted(GROUP_CHECKED_FIELDS & fields.keys())
         ):
             return None
-        return {"not": dict(found)}
+        return {"not": dict(fields)}
 
-    def keyed(self, token: Token, depth: int) -> Fields | None:
+    def parse_key_and_value(self, token: QueryToken, depth: int) -> FilterFields | None:
         """Parse a key and its value."""
         minus, key = token.text.startswith("-"), token.text.removeprefix("-").lower()
-        value = self.tokens[self.at]
-        found: Fields | None
+        value = self.tokens[self.token_index]
+        found: FilterFields | None
         if value.kind == "open" and key in ("and", "or"):
-            parts = self.listed(depth)
+            parts = self.parse_list(depth)
             found = None if parts is None else {key: parts}
         elif value.kind == "open" and key == "mailboxes":
-            parts = self.listed(depth)
+            parts = self.parse_list(depth)
             boxes = [one["mailbox"] for one in parts or () if "mailbox" in one]
             found = None if parts is None else {"mailboxes": boxes}
         else:
-            given = self.value(token)
-            found = None if given is None else self.said(token, key, given)
-        return self.negated(found, token) if minus and found else found
+            given = self.parse_value(token)
+            found = None if given is None else self.fields_from_key_and_values(token, key, given)
+        return self.negate(found, token) if minus and found else found
 
-    def listed(self, depth: int) -> list[dict[str, Any]] | None:
+    def parse_list(self, depth: int) -> list[dict[str, Any]] | None:
         """Parse a list of filters in brackets, separated by commas."""
-        opening = self.tokens[self.at]
-        self.at += 1
+        opening = self.tokens[self.token_index]
+        self.token_index += 1
         found: list[dict[str, Any]] = []
         many = 0
-        while (token := self.peek()) and token.kind != "close":
+        while (token := self.next_token()) and token.kind != "close":
             if many:
-                self.at += 1  # a comma: only a comma ends a list item
+                self.token_index += 1  # a comma: only a comma ends a list item
             many += 1
-            one = self.alternatives(depth + 1, listed=True)
+            one = self.parse_alternatives(depth + 1, in_list=True)
             found += [] if one is None else [one]
-        if self.peek() is None:
-            self.wrong(opening, "a bracket that is not closed")
+        if self.next_token() is None:
+            self.add_problem(opening, "a bracket that is not closed")
         else:
-            self.at += 1
+            self.token_index += 1
         return found if found or not many else None
 
-    def value(self, key: Token) -> str | None:
+    def parse_value(self, key_token: QueryToken) -> str | None:
         """Parse the value of a key: a quoted text, or all characters up to the next blank."""
-        start = self.at
+        start = self.token_index
         parts: list[str] = []
-        while (token := self.peek()) and (
-            self.at == start or token.at == self.tokens[self.at - 1].at + len(parts[-1])
+        while (token := self.next_token()) and (
+            self.token_index == start
+            or token.position == self.tokens[self.token_index - 1].position + len(parts[-1])
         ):
             if token.kind == "odd" and not parts:
-                self.at += 1
-                self.wrong(key, UNCLOSED)
+                self.token_index += 1
+                self.add_problem(key_token, UNCLOSED_QUOTE_MESSAGE)
                 return None
             if token.kind in ("open", "close", "minus", "odd"):
                 break
-            self.at += 1
-            if token.kind == "quote" and self.at == start + 1 and token.text[0] == '"':
-                return unquoted(token.text)
+            self.token_index += 1
+            if token.kind == "quote" and self.token_index == start + 1 and token.text[0] == '"':
+                return unquote(token.text)
             parts.append(token.text + (":" if token.kind == "key" else ""))
         if not parts:
-            self.wrong(key, MISSING)
+            self.add_problem(key_token, MISSING_VALUE_MESSAGE)
             return None
         return "".join(parts)
 
-    def word(self, token: Token, depth: int) -> Fields | None:
+    def parse_word(self, token: QueryToken, depth: int) -> FilterFields | None:
         """Parse a word: an operator, a key of doveadm in capitals, or a plain word."""
         text = token.text
         if text == "AND":
             return {}
         if text == "NOT":
-            return self.none(token, depth)
-        if text in NOT_KEPT:
-            self.wrong(token, f"{NOT_KEPT[text]} is not known here")
+            return self.parse_not_operand(token, depth)
+        if text in UNSUPPORTED_WORDS:
+            self.add_problem(token, f"{UNSUPPORTED_WORDS[text]} is not known here")
             return None
-        return self.capital(token) if text in CAPITALS else self.plain_word(token)
+        return (
+            self.parse_doveadm_key(token) if text in DOVEADM_KEYS else self.parse_plain_word(token)
+        )
 
-    def plain_word(self, token: Token) -> Fields | None:
+    def parse_plain_word(self, token: QueryToken) -> FilterFields | None:
         """Parse a word to search for. A key without a value is a problem."""
         minus = token.text.startswith("-") and len(token.text) > 1
         bare = token.text.removeprefix("-") if minus else token.text
         if bare.endswith(":") and is_key(bare[:-1].lower()):
-            self.wrong(token, MISSING)
+            self.add_problem(token, MISSING_VALUE_MESSAGE)
             return None
-        return self.negated({"query": bare}, token) if minus else {"query": bare}
+        return self.negate({"query": bare}, token) if minus else {"query": bare}
 
-    def capital(self, token: Token) -> Fields | None:
+    def parse_doveadm_key(self, token: QueryToken) -> FilterFields | None:
         """Parse a key of doveadm and its values."""
         given = []
-        for _ in range(CAPITALS[token.text].words):
-            if (following := self.peek()) is None:
-                self.wrong(token, MISSING)
+        for _ in range(DOVEADM_KEYS[token.text].value_count):
+            if (following := self.next_token()) is None:
+                self.add_problem(token, MISSING_VALUE_MESSAGE)
                 return None
-            value = self.value(following if following.kind != "open" else token)
+            value = self.parse_value(following if following.kind != "open" else token)
             if value is None:
                 return None
             given.append(value)
-        return self.said(token, token.text, *given)
+        return self.fields_from_key_and_values(token, token.text, *given)
 
-    def none(self, token: Token, depth: int) -> Fields | None:
+    def parse_not_operand(self, token: QueryToken, depth: int) -> FilterFields | None:
         """Parse the operand of NOT, and return its negation."""
-        if (following := self.peek()) is None:
-            self.wrong(token, "it says not what")
+        if (following := self.next_token()) is None:
+            self.add_problem(token, "it says not what")
             return None
-        if depth >= DEPTH:
-            self.wrong(token, f"brackets go {DEPTH} levels deep")
-            raise _Stop
+        if depth >= MAX_BRACKET_DEPTH:
+            self.add_problem(token, f"brackets go {MAX_BRACKET_DEPTH} levels deep")
+            raise _QueryRejected
         if following.kind == "open":
-            self.at += 1
-            return self.negated(self.bracket(following, depth), token)
-        return self.negated(self.condition(depth + 1), token)
+            self.token_index += 1
+            return self.negate(self.parse_bracket(following, depth), token)
+        return self.negate(self.parse_condition(depth + 1), token)
 
-    def said(self, token: Token, key: str, *given: str) -> Fields | None:
+    def fields_from_key_and_values(
+        self, token: QueryToken, key: str, *values: str
+    ) -> FilterFields | None:
         """Return the fields of a key and its values; None, with a problem, if they are invalid."""
         try:
-            if key in CAPITALS:
-                found: Fields | None = CAPITALS[key].says(*given, self.now)
+            if key in DOVEADM_KEYS:
+                found: FilterFields | None = DOVEADM_KEYS[key].parse_values(*values, self.now)
             else:
-                found = value_of(key, given[0], self.now)
-        except Unclear as problem:
-            self.wrong(token, f"it takes {problem}")
+                found = fields_from_key_and_value(key, values[0], self.now)
+        except InvalidValueError as problem:
+            self.add_problem(token, f"it takes {problem}")
             return None
         if found is None:
-            self.wrong(token, "there is no such key; put quotation marks around words")
+            self.add_problem(token, "there is no such key; put quotation marks around words")
             return None
-        alone = found.keys() - TOGETHER
-        refused = any(self.refuses(found, name, token, self.at) for name in sorted(alone))
+        alone = found.keys() - GROUP_CHECKED_FIELDS
+        refused = any(
+            self.is_field_refused(found, name, token, self.token_index) for name in sorted(alone)
+        )
         return None if refused else found
 
 
-def unquoted(text: str) -> str:
+def unquote(text: str) -> str:
     """Return the text between quotation marks, with escapes resolved."""
-    return _ESCAPED.sub(r"\1", text[1:-1])
+    return _ESCAPED_CHARACTER.sub(r"\1", text[1:-1])
 
 
-def _both(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
+def _combine_with_and(
+    first: dict[str, Any] | None, second: dict[str, Any] | None
+) -> dict[str, Any] | None:
     """Return the conjunction of two parts of a text, each of which can be missing."""
-    if one is None or other is None:
-        return one or other
-    return {"and": [one, other]} if one and other else one or other
+    if first is None or second is None:
+        return first or second
+    return {"and": [first, second]} if first and second else first or second
 
 
-def _add(made: dict[str, Any], more: Mapping[str, Any]) -> None:
+def _merge_fields(fields: dict[str, Any], added: Mapping[str, Any]) -> None:
     """Add fields to a conjunction. A field that is set already goes into `and`."""
-    for name, value in more.items():
-        if name not in made:
-            made[name] = value
+    for name, value in added.items():
+        if name not in fields:
+            fields[name] = value
         elif name == "query":
-            made[name] = f"{made[name]} {value}"
-        elif name in ("and", *LISTS.values()):
-            made[name] = [*made[name], *value]
-        elif name == "attachment" and not set(made[name]) & set(value) and value and made[name]:
-            made[name] = {**made[name], **value}
+            fields[name] = f"{fields[name]} {value}"
+        elif name in ("and", *LIST_FIELDS.values()):
+            fields[name] = [*fields[name], *value]
+        elif name == "attachment" and not set(fields[name]) & set(value) and value and fields[name]:
+            fields[name] = {**fields[name], **value}
         else:
-            made["and"] = [*made.get("and", []), {name: value}]
+            fields["and"] = [*fields.get("and", []), {name: value}]

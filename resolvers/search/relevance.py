@@ -9,80 +9,90 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mail.search.tokenizer import Sought, Term, standing
-from models.errors import Invalid
-from models.store.columns import Picked
-from models.store.keyset_pages import Ask, Page
+from mail.search.tokenizer import SearchExpression, SearchTerm, terms_in_text
+from models.errors import InvalidInput
+from models.store.columns import ColumnRow
+from models.store.keyset_pages import Page, PageRequest
 from resolvers.context import Context
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.filters.filter_conditions import divided
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.messages.loaders import NEWEST, Listing
+from resolvers.messages.filters.filter_conditions import split_search_words
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.loaders import NEWEST_FIRST, MessageListing
 
-MOST = 500  # messages that are ranked
-SHOWN = frozenset({"subject", "from_name", "from_address", "to", "cc", "attachments", "preview"})
+MAX_RANKED_MESSAGES = 500  # messages that are ranked
+RANKING_COLUMNS = frozenset(
+    {"subject", "from_name", "from_address", "to", "cc", "attachments", "preview"}
+)
 WEIGHTS = (8, 4, 2, 1)
 
 
-async def page(ctx: Context, listings: Sequence[Listing], ask: Ask) -> Page[Picked]:
+async def read_page_by_relevance(
+    ctx: Context, listings: Sequence[MessageListing], page_request: PageRequest
+) -> Page[ColumnRow]:
     """Return one page of the matches of these listings, most relevant first.
 
     Raises Invalid if the search has no words, or the message of the cursor is no longer ranked.
     """
-    words = terms(divided(listings[0].where)[0])
-    if not words:
+    search_terms = required_terms(split_search_words(listings[0].conditions)[0])
+    if not search_terms:
         text = "the order RELEVANCE is for searches with words"
-        raise Invalid(text, constraint="order", path=["orderBy"])
-    newest = Ask(NEWEST, MOST)
-    wanted = [replace(one, ask=newest, columns=one.columns | SHOWN) for one in listings]
-    found = await ctx.load_all(message_loaders.pages, wanted)
+        raise InvalidInput(text, constraint="order", path=["orderBy"])
+    newest = PageRequest(NEWEST_FIRST, MAX_RANKED_MESSAGES)
+    ranked_listings = [
+        replace(one, page_request=newest, columns=one.columns | RANKING_COLUMNS) for one in listings
+    ]
+    found = await ctx.load_many(message_loaders.load_pages, ranked_listings)
     every = (row for one in found for row in one.rows)
-    rows = sorted(every, key=message_loaders.place, reverse=True)[:MOST]
-    ranked = sorted(rows, key=lambda row: _rank(row, words), reverse=True)
-    return _cut(ranked, ask)
+    rows = sorted(every, key=message_loaders.cursor_values, reverse=True)[:MAX_RANKED_MESSAGES]
+    ranked = sorted(rows, key=lambda row: _relevance_score(row, search_terms), reverse=True)
+    return _page_after_cursor(ranked, page_request)
 
 
-def has_words(where: MessageWhere) -> bool:
+def has_ranking_words(conditions: MessageConditions) -> bool:
     """True if a filter requires words that messages can be ranked by."""
-    return bool(terms(divided(where)[0]))
+    return bool(required_terms(split_search_words(conditions)[0]))
 
 
-def terms(sought: Sought | None) -> list[Term]:
+def required_terms(expression: SearchExpression | None) -> list[SearchTerm]:
     """Return the terms that an expression requires, without the excluded ones."""
-    if sought is None:
+    if expression is None:
         return []
-    if isinstance(sought, Term):
-        return [] if sought.negated else [sought]
-    return [term for part in sought.parts for term in terms(part)]
+    if isinstance(expression, SearchTerm):
+        return [] if expression.is_negated else [expression]
+    return [term for part in expression.parts for term in required_terms(part)]
 
 
-def _rank(row: Any, words: Sequence[Term]) -> int:
+def _relevance_score(message: Any, terms: Sequence[SearchTerm]) -> int:
     """Return the weighted number of places in which the terms occur."""
-    people = [[row.from_name, row.from_address], *row.to, *row.cc]
+    people = [[message.from_name, message.from_address], *message.to, *message.cc]
     texts = (
-        row.subject,
+        message.subject,
         "\n".join(part for pair in people for part in pair if part),
-        "\n".join(file["filename"] or "" for file in row.attachments),
-        row.preview,
+        "\n".join(file["filename"] or "" for file in message.attachments),
+        message.preview,
     )
     return sum(
-        weight * len(standing(text, words))
+        weight * len(terms_in_text(text, terms))
         for weight, text in zip(WEIGHTS, texts, strict=True)
         if text
     )
 
 
-def _cut(rows: list[Picked], ask: Ask) -> Page[Picked]:
+def _page_after_cursor(
+    ranked_messages: list[ColumnRow], page_request: PageRequest
+) -> Page[ColumnRow]:
     """Return the page after or before the cursor.
 
     Raises Invalid if its message is not in the rows.
     """
-    if ask.place is None:
-        start, end = 0, len(rows)
+    if page_request.cursor is None:
+        start, end = 0, len(ranked_messages)
     else:
-        at = [nth for nth, row in enumerate(rows) if row.id == ask.place.id]
+        at = [nth for nth, row in enumerate(ranked_messages) if row.id == page_request.cursor.id]
         if not at:
             text = "what the cursor names is not among the most relevant any more: begin anew"
-            raise Invalid(text, constraint="cursor", path=["before" if ask.back else "after"])
-        start, end = (0, at[0]) if ask.back else (at[0] + 1, len(rows))
-    return ask.page(rows[start:end])
+            raise InvalidInput(
+                text, constraint="cursor", path=["before" if page_request.is_backward else "after"]
+            )
+        start, end = (0, at[0]) if page_request.is_backward else (at[0] + 1, len(ranked_messages))
+    return page_request.page_from_rows(ranked_messages[start:end])

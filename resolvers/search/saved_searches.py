@@ -11,149 +11,163 @@ from sqlalchemy import func, select
 from sqlmodel import col
 from sqlmodel import select as instances
 
-from models.errors import Invalid, LimitReached, NotFound
+from models.errors import InvalidInput, LimitReached, NotFound
 from models.events.journal import ChangeKind
 from models.search.saved_searches import SavedSearch
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import PageRequest
 from resolvers import sql_text
-from resolvers.access import own, visible
+from resolvers.access import is_visible, require_user_id
 from resolvers.changes import stream_reader
-from resolvers.changes.stream_reader import Asked
+from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.filters.filter_lookups import READ, parts
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.messages.loaders import NEWEST, Listing
-from resolvers.pagination import all_by_keys, by_keys
+from resolvers.messages.filters.filter_lookups import READ_FIELDS, iterate_parts
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.loaders import NEWEST_FIRST, MessageListing
+from resolvers.pagination import read_all_by_keys, read_by_keys
 
-MOST = 100  # of an account
-LONGEST = 128
-SIZE = 16 << 10  # characters of a filter as JSON
-WINDOW = timedelta(seconds=1)  # between two counts of one subscriber
-REST = 20  # pause after a count, as a multiple of its duration
-COUNTED = frozenset(  # changes that can change the counts
+MAX_SAVED_SEARCHES = 100  # of an account
+MAX_NAME_LENGTH = 128
+MAX_FILTER_LENGTH = 16 << 10  # characters of a filter as JSON
+MIN_COUNT_INTERVAL = timedelta(seconds=1)  # between two counts of one subscriber
+PAUSE_PER_COUNT_TIME = 20  # pause after a count, as a multiple of its duration
+RECOUNT_CHANGE_KINDS = frozenset(  # changes that can change the counts
     kind
     for kind in ChangeKind
     if kind.startswith(("MESSAGE_", "MAILBOX_")) or kind is ChangeKind.SAVED_SEARCH_CHANGED
 )
-UNSEEN = MessageWhere(seen=False)
+UNSEEN = MessageConditions(seen=False)
 
-Meant = Callable[[Mapping[str, Any]], MessageWhere]  # from stored filter fields
+ConditionsBuilder = Callable[[Mapping[str, Any]], MessageConditions]  # from stored filter fields
 
 
-class Figures(NamedTuple):
+class SavedSearchCounts(NamedTuple):
     """The number of messages that a search matches, and how many of these are unseen."""
 
     total: int
     unseen: int
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_saved_searches_by_id(ctx: Context, search_ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's saved searches, in the order of the IDs; None if not found."""
-    mine = select(*picked(SavedSearch)).where(visible(ctx, SavedSearch))
-    return await by_keys(ctx, mine, col(SavedSearch.id), ids)
+    statement = select(*select_columns(SavedSearch)).where(is_visible(ctx, SavedSearch))
+    return await read_by_keys(ctx, statement, col(SavedSearch.id), search_ids)
 
 
-async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+async def load_saved_searches_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the saved searches of these users by name. Those of other users are not visible."""
-    asked = select(*picked(SavedSearch)).where(visible(ctx, SavedSearch))
-    found = await all_by_keys(ctx, asked, col(SavedSearch.user_id), keys)
+    statement = select(*select_columns(SavedSearch)).where(is_visible(ctx, SavedSearch))
+    found = await read_all_by_keys(ctx, statement, col(SavedSearch.user_id), user_ids)
     return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in found]
 
 
-def listing(user_id: int, where: MessageWhere, *, unseen: bool = False) -> Listing:
+def count_listing(
+    user_id: int, conditions: MessageConditions, *, only_unseen: bool = False
+) -> MessageListing:
     """Return the listing that counts the matches of a search."""
-    if unseen:
-        where = UNSEEN if where.everything else MessageWhere(every=(where, UNSEEN))
-    return Listing(user_id, Ask(NEWEST, 0), frozenset(), where=where)
+    if only_unseen:
+        conditions = (
+            UNSEEN if conditions.is_empty else MessageConditions(every=(conditions, UNSEEN))
+        )
+    return MessageListing(user_id, PageRequest(NEWEST_FIRST, 0), frozenset(), conditions=conditions)
 
 
-async def figures(ctx: Context, user_id: int, where: MessageWhere) -> Figures:
+async def count_matches(
+    ctx: Context, user_id: int, conditions: MessageConditions
+) -> SavedSearchCounts:
     """Count the messages that a search matches."""
-    both = [listing(user_id, where), listing(user_id, where, unseen=True)]
-    total, unseen = await ctx.load_all(message_loaders.counts, both)
-    return Figures(total, unseen)
+    counts = [
+        count_listing(user_id, conditions),
+        count_listing(user_id, conditions, only_unseen=True),
+    ]
+    total, unseen = await ctx.load_many(message_loaders.count_listings, counts)
+    return SavedSearchCounts(total, unseen)
 
 
-def check(where: MessageWhere) -> None:
+def require_countable_conditions(conditions: MessageConditions) -> None:
     """Raise Invalid if a filter has a condition that reads the messages at each count."""
-    for one in parts(where):
-        for name in READ:
+    for one in iterate_parts(conditions):
+        for name in READ_FIELDS:
             if getattr(one, name) is not None:
                 text = "messages would be read for it at each count: use query, which is indexed"
-                raise Invalid(text, constraint="unsupported", path=["filter", name])
+                raise InvalidInput(text, constraint="unsupported", path=["filter", name])
 
 
-async def keep(ctx: Context, name: str, fields: Mapping[str, Any], where: MessageWhere) -> None:
+async def save_search(
+    ctx: Context, name: str, fields: Mapping[str, Any], conditions: MessageConditions
+) -> None:
     """Store a search under a name and replace the search of the same name.
 
     Raises Invalid if the filter cannot be used, LimitReached if it is too long or 100 are
     stored.
     """
-    shown = _named(name)
-    check(where)
-    if (size := len(json.dumps(fields, ensure_ascii=False))) > SIZE:
-        text = f"a search has at most {SIZE} characters"
-        raise LimitReached(text, limit=SIZE, used=size, path=["filter"])
-    user_id = own(ctx)
-    await figures(ctx, user_id, where)  # raises if the filter cannot be evaluated
-    async with ctx.write(user_id) as session:
-        asked = instances(SavedSearch).where(
-            visible(ctx, SavedSearch), col(SavedSearch.folded) == shown.casefold()
+    valid_name = _validate_name(name)
+    require_countable_conditions(conditions)
+    if (size := len(json.dumps(fields, ensure_ascii=False))) > MAX_FILTER_LENGTH:
+        text = f"a search has at most {MAX_FILTER_LENGTH} characters"
+        raise LimitReached(text, limit=MAX_FILTER_LENGTH, used=size, path=["filter"])
+    user_id = require_user_id(ctx)
+    await count_matches(ctx, user_id, conditions)  # raises if the filter cannot be evaluated
+    async with ctx.write_session(user_id) as session:
+        statement = instances(SavedSearch).where(
+            is_visible(ctx, SavedSearch), col(SavedSearch.folded) == valid_name.casefold()
         )
-        search = (await session.exec(asked)).first()
+        search = (await session.exec(statement)).first()
         if search is None:
-            await _check_room(ctx)
+            await _require_room_for_saved_search(ctx)
             search = SavedSearch(
-                id=ctx.world.key(),
+                id=ctx.environment.new_id(),
                 user_id=user_id,
-                name=shown,
-                folded=shown.casefold(),
-                created_at=ctx.world.now(),
+                name=valid_name,
+                folded=valid_name.casefold(),
+                created_at=ctx.environment.now(),
             )
-        elif (search.name, search.filter) == (shown, dict(fields)):
+        elif (search.name, search.filter) == (valid_name, dict(fields)):
             return
-        search.name, search.filter = shown, dict(fields)
+        search.name, search.filter = valid_name, dict(fields)
         session.add(search)
         await session.flush()
-        await ctx.record(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
+        await ctx.record_change(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
 
 
-async def remove(ctx: Context, name: str) -> None:
+async def delete_saved_search(ctx: Context, name: str) -> None:
     """Delete the viewer's saved search with this name. Raises NotFound if there is none."""
-    folded, user_id = _named(name).casefold(), own(ctx)
-    async with ctx.write(user_id) as session:
-        asked = instances(SavedSearch).where(
-            visible(ctx, SavedSearch), col(SavedSearch.folded) == folded
+    folded, user_id = _validate_name(name).casefold(), require_user_id(ctx)
+    async with ctx.write_session(user_id) as session:
+        statement = instances(SavedSearch).where(
+            is_visible(ctx, SavedSearch), col(SavedSearch.folded) == folded
         )
-        search = (await session.exec(asked)).first()
+        search = (await session.exec(statement)).first()
         if search is None:
-            raise NotFound(name[:LONGEST], path=["name"])
+            raise NotFound(name[:MAX_NAME_LENGTH], path=["name"])
         await session.delete(search)
         await session.flush()
-        await ctx.record(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
+        await ctx.record_change(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
 
 
-def _named(name: str) -> str:
+def _validate_name(name: str) -> str:
     """Return a validated name. Raises Invalid if it is empty or too long."""
-    shown = sql_text.checked(name, most=LONGEST, path=["name"])
-    if shown is None:
-        raise Invalid("a search has a name", constraint="required", path=["name"])
-    return shown
+    valid_name = sql_text.validate_text(name, max_length=MAX_NAME_LENGTH, path=["name"])
+    if valid_name is None:
+        raise InvalidInput("a search has a name", constraint="required", path=["name"])
+    return valid_name
 
 
-async def _check_room(ctx: Context) -> None:
+async def _require_room_for_saved_search(ctx: Context) -> None:
     """Raise LimitReached if the viewer has 100 saved searches."""
-    (row,) = await ctx.read(select(func.count().label("many")).where(visible(ctx, SavedSearch)))
-    if row.many >= MOST:
-        text = f"at most {MOST} searches are kept"
-        raise LimitReached(text, limit=MOST, used=row.many, path=["name"])
+    (row,) = await ctx.read(select(func.count().label("many")).where(is_visible(ctx, SavedSearch)))
+    if row.many >= MAX_SAVED_SEARCHES:
+        text = f"at most {MAX_SAVED_SEARCHES} searches are kept"
+        raise LimitReached(text, limit=MAX_SAVED_SEARCHES, used=row.many, path=["name"])
 
 
-async def follow(
-    ctx: Context, key: int, meant: Meant, window: timedelta = WINDOW
-) -> AsyncGenerator[tuple[Picked, Figures]]:
+async def follow_saved_search(
+    ctx: Context,
+    search_id: int,
+    build_conditions: ConditionsBuilder,
+    min_interval: timedelta = MIN_COUNT_INTERVAL,
+) -> AsyncGenerator[tuple[ColumnRow, SavedSearchCounts]]:
     """Yield a saved search with its counts, first at once, then whenever one of them changes.
 
     The search is counted after changes of mailboxes or messages, at most once per
@@ -161,22 +175,24 @@ async def follow(
     a processor. Ends when the search is deleted. Raises NotFound if the viewer has no search
     with this ID.
     """
-    told, since = None, await stream_reader.standing(ctx)
-    batches = stream_reader.follow(ctx, Asked(since, COUNTED, window=timedelta(0)))
+    last_count, since = None, await stream_reader.load_current_positions(ctx)
+    batches = stream_reader.follow_changes(
+        ctx, FollowRequest(since, RECOUNT_CHANGE_KINDS, min_interval=timedelta(0))
+    )
     while True:
-        ctx.forget()
-        begun = monotonic()
-        (row,) = await by_ids(ctx, [key])
-        if row is None and told is None:
-            raise NotFound(str(key), path=["id"])
+        ctx.clear_loaded()
+        started_at = monotonic()
+        (row,) = await load_saved_searches_by_id(ctx, [search_id])
+        if row is None and last_count is None:
+            raise NotFound(str(search_id), path=["id"])
         if row is None:
             break
-        now = row, await figures(ctx, row.user_id, meant(row.filter))
-        spent = monotonic() - begun
-        if now != told:
-            told = now
+        now = row, await count_matches(ctx, row.user_id, build_conditions(row.filter))
+        spent = monotonic() - started_at
+        if now != last_count:
+            last_count = now
             yield now
-        await asyncio.sleep(max(window.total_seconds(), REST * spent))
-        while (batch := await anext(batches)).more or not (batch.events or batch.resync):
+        await asyncio.sleep(max(min_interval.total_seconds(), PAUSE_PER_COUNT_TIME * spent))
+        while (batch := await anext(batches)).has_more or not (batch.events or batch.resync_reason):
             pass  # one count covers all events read here
     await batches.aclose()

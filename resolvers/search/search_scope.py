@@ -6,84 +6,96 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.errors import Forbidden, Invalid, LimitReached
+from models.errors import Forbidden, InvalidInput, LimitReached
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page
 from models.store.text_folding import fold_text
-from resolvers.access import administered, own, records
+from resolvers.access import is_visible_record, require_user_id, sees_administered_records
 from resolvers.context import Context
-from resolvers.mailboxes.loaders import BY, Named
+from resolvers.mailboxes.loaders import SELECTOR_FIELDS, MailboxSelector
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.filters.filter_lookups import parts
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.messages.loaders import Listing
+from resolvers.messages.filters.filter_lookups import iterate_parts
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.loaders import MessageListing
 from resolvers.users import selection
-from resolvers.users.selection import Users
+from resolvers.users.selection import UserSelector
 
-MOST = 100  # accounts of one search
+MAX_USERS = 100  # accounts of one search
 
-KnownPlaces = frozenset[tuple[str, Any]]  # a selector field of a mailbox, and its value
+KnownMailboxes = frozenset[tuple[str, Any]]  # a selector field of a mailbox, and its value
 
 
-async def owners(ctx: Context, users: Users) -> list[int]:
+async def load_searched_user_ids(ctx: Context, user_selector: UserSelector) -> list[int]:
     """Return the IDs of the users to search: the viewer, or selected users.
 
     Raises LimitReached for more than 100 users, Forbidden if the viewer may not act as them.
     """
-    if not users.given:
-        return [own(ctx)]
-    found = [row.id for row in await selection.chosen(ctx, users)]
-    if len(found) > MOST:
-        words = f"at most {MOST} accounts at once: narrow the selection"
-        raise LimitReached(words, limit=MOST, used=len(found), path=["users"])
-    if set(found) - {ctx.viewer.user_id} and not administered(ctx):
-        words = "records of other people's mail are for those who may act as them"
-        raise Forbidden(words, requires="LOGIN_AS", path=["users"])
+    if not user_selector.is_given:
+        return [require_user_id(ctx)]
+    found = [row.id for row in await selection.load_selected_users(ctx, user_selector)]
+    if len(found) > MAX_USERS:
+        error_text = f"at most {MAX_USERS} accounts at once: narrow the selection"
+        raise LimitReached(error_text, limit=MAX_USERS, used=len(found), path=["users"])
+    if set(found) - {ctx.viewer.user_id} and not sees_administered_records(ctx):
+        error_text = "records of other people's mail are for those who may act as them"
+        raise Forbidden(error_text, requires="LOGIN_AS", path=["users"])
     return found
 
 
-async def check_places(ctx: Context, where: MessageWhere, owners: Sequence[int]) -> None:
+async def validate_mailboxes_of_search(
+    ctx: Context, conditions: MessageConditions, user_ids: Sequence[int]
+) -> None:
     """Check the mailboxes that a search names. Raises Invalid if no user has one of them."""
-    if _named(where):
-        check_known(where, await known_places(ctx, owners))
+    if _mailbox_selectors(conditions):
+        require_known_mailboxes(conditions, await load_known_mailboxes(ctx, user_ids))
 
 
-async def known_places(ctx: Context, owners: Sequence[int]) -> KnownPlaces:
+async def load_known_mailboxes(ctx: Context, user_ids: Sequence[int]) -> KnownMailboxes:
     """Load the values by which a search can select the mailboxes of these users."""
-    asked = select(*picked(Mailbox, set(BY)))
-    rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
-    return frozenset((by, _folded(getattr(row, by))) for row in rows for by in BY)
+    statement = select(*select_columns(Mailbox, set(SELECTOR_FIELDS)))
+    rows = await ctx.read(
+        statement.where(is_visible_record(ctx, Mailbox), col(Mailbox.user_id).in_(user_ids))
+    )
+    return frozenset(
+        (by, _fold_if_text(getattr(row, by))) for row in rows for by in SELECTOR_FIELDS
+    )
 
 
-def check_known(where: MessageWhere, known: KnownPlaces) -> None:
+def require_known_mailboxes(conditions: MessageConditions, known: KnownMailboxes) -> None:
     """Raise Invalid if a search names a mailbox that is not known."""
-    for name in _named(where):
-        given = [(by, _folded(getattr(name, by))) for by in BY if getattr(name, by) is not None]
+    for name in _mailbox_selectors(conditions):
+        given = [
+            (by, _fold_if_text(getattr(name, by)))
+            for by in SELECTOR_FIELDS
+            if getattr(name, by) is not None
+        ]
         if known.isdisjoint(given):
-            words = f"there is no folder {str(name)[:80]!r}"
+            error_text = f"there is no folder {str(name)[:80]!r}"
             if name.id is not None:
-                words = "there is no folder with this id"
-            raise Invalid(words, constraint="mailbox", path=["query"])
+                error_text = "there is no folder with this id"
+            raise InvalidInput(error_text, constraint="mailbox", path=["query"])
 
 
-def _named(where: MessageWhere) -> set[Named]:
+def _mailbox_selectors(conditions: MessageConditions) -> set[MailboxSelector]:
     """Return the mailbox selectors of a filter."""
     return {
         name
-        for one in parts(where)
+        for one in iterate_parts(conditions)
         for name in (*(one.mailboxes or ()), *((one.mailbox,) if one.mailbox else ()))
     }
 
 
-async def across(ctx: Context, listings: Sequence[Listing]) -> Page[Picked]:
+async def read_combined_page(ctx: Context, listings: Sequence[MessageListing]) -> Page[ColumnRow]:
     """Return one page of the merged listings, which must request the same page."""
-    ask, falling = listings[0].ask, listings[0].falling
-    found = await ctx.load_all(message_loaders.pages, listings)
+    ask, falling = listings[0].page_request, listings[0].is_newest_first
+    found = await ctx.load_many(message_loaders.load_pages, listings)
     every = (row for page in found for row in page.rows)
-    rows = sorted(every, key=message_loaders.place, reverse=falling)
-    return ask.page(rows, more=any(p.previous if ask.back else p.next for p in found))
+    rows = sorted(every, key=message_loaders.cursor_values, reverse=falling)
+    return ask.page_from_rows(
+        rows, has_more=any(p.has_previous if ask.is_backward else p.has_next for p in found)
+    )
 
 
-def _folded(value: Any) -> Any:
+def _fold_if_text(value: Any) -> Any:
     return fold_text(value) if type(value) is str else value  # an enum is a str, too

@@ -5,88 +5,109 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from html import escape
 
-from mail.search.tokenizer import Term, term_of
-from mail.storage.message_content import Stored
+from mail.search.tokenizer import SearchTerm, term_from_text
+from mail.storage.message_content import StoredMessage
 from models.store.text_folding import fold_text
 from resolvers.context import Context
 from resolvers.messages import content
-from resolvers.messages.filters.filter_conditions import divided
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.search.relevance import terms
+from resolvers.messages.filters.filter_conditions import split_search_words
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.search.relevance import required_terms
 
-BEFORE, LENGTH = 60, 200  # characters before the first match, and in all
-LOOKED = 262_144  # characters of a message text
-SHORT = 4096  # shorter texts are searched on the event loop, others in a thread
-_RUN = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
+MAX_LEAD_LENGTH, SNIPPET_LENGTH = 60, 200  # characters before the first match, and in all
+MAX_SEARCHED_LENGTH = 262_144  # characters of a message text
+MAX_INLINE_LENGTH = 4096  # shorter texts are searched on the event loop, others in a thread
+_WORD = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
 
 
-def seek(ctx: Context, place: Hashable, where: MessageWhere) -> None:
+def remember_search_terms(
+    ctx: Context, response_path: Hashable, conditions: MessageConditions
+) -> None:
     """Remember the search terms of the list at this path of the response."""
-    words = terms(divided(where)[0]) if not where.everything else []
-    if words:
-        ctx.sought[place] = words
+    search_terms = (
+        required_terms(split_search_words(conditions)[0]) if not conditions.is_empty else []
+    )
+    if search_terms:
+        ctx.search_words_by_path[response_path] = search_terms
 
 
-def sought(ctx: Context, places: Iterable[Hashable]) -> Sequence[Term]:
+def search_terms_at(ctx: Context, response_paths: Iterable[Hashable]) -> Sequence[SearchTerm]:
     """Return the search terms of the first of these paths that has a searched list."""
-    known = ctx.sought
-    return next((known[place] for place in places if place in known), ()) if known else ()
+    terms_by_path = ctx.search_words_by_path
+    return (
+        next(
+            (
+                terms_by_path[response_path]
+                for response_path in response_paths
+                if response_path in terms_by_path
+            ),
+            (),
+        )
+        if terms_by_path
+        else ()
+    )
 
 
-async def snippet(message: Stored, words: Sequence[Term], *, marked: bool) -> str | None:
+async def extract_snippet(
+    message: StoredMessage, terms: Sequence[SearchTerm], *, as_html: bool
+) -> str | None:
     """Return the text around the first match; None without a match.
 
     With `as_html` the snippet is escaped HTML with `<mark>` around the matches.
     """
-    if not words:
+    if not terms:
         return None
-    text = (await content.texts(message) or "")[:LOOKED]
-    if len(text) < SHORT:
-        return _snippet(text, words, marked=marked)
-    return await asyncio.to_thread(_snippet, text, words, marked=marked)
+    text = (await content.plain_text(message) or "")[:MAX_SEARCHED_LENGTH]
+    if len(text) < MAX_INLINE_LENGTH:
+        return _snippet_from_text(text, terms, as_html=as_html)
+    return await asyncio.to_thread(_snippet_from_text, text, terms, as_html=as_html)
 
 
-def _snippet(text: str, words: Sequence[Term], *, marked: bool) -> str | None:
+def _snippet_from_text(text: str, terms: Sequence[SearchTerm], *, as_html: bool) -> str | None:
     """Return the snippet of a text; None without a match."""
-    first = next(_spans(text, words), None)
+    first = next(_match_spans(text, terms), None)
     if first is None:
         return None
-    start = max(0, first[0] - BEFORE)
+    start = max(0, first[0] - MAX_LEAD_LENGTH)
     if start:  # start at the beginning of a word if possible
         blank = text.find(" ", start, first[0])
         start = blank + 1 if blank >= 0 else start
-    piece = text[start : max(start + LENGTH, first[1])]
-    ends = ("…" if start else "", "…" if start + len(piece) < len(text.rstrip()) else "")
-    if not marked:
-        return ends[0] + " ".join(piece.split()) + ends[1]
-    made, at = [], 0
-    for low, high in _spans(piece, words):
-        made += [escape(piece[at:low]), "<mark>", escape(piece[low:high]), "</mark>"]
+    excerpt = text[start : max(start + SNIPPET_LENGTH, first[1])]
+    ends = ("…" if start else "", "…" if start + len(excerpt) < len(text.rstrip()) else "")
+    if not as_html:
+        return ends[0] + " ".join(excerpt.split()) + ends[1]
+    parts, at = [], 0
+    for low, high in _match_spans(excerpt, terms):
+        parts += [escape(excerpt[at:low]), "<mark>", escape(excerpt[low:high]), "</mark>"]
         at = high
-    return ends[0] + " ".join("".join([*made, escape(piece[at:])]).split()) + ends[1]
+    return ends[0] + " ".join("".join([*parts, escape(excerpt[at:])]).split()) + ends[1]
 
 
-def _spans(text: str, words: Sequence[Term]) -> Iterator[tuple[int, int]]:
+def _match_spans(text: str, terms: Sequence[SearchTerm]) -> Iterator[tuple[int, int]]:
     """Yield start and end of each match in the text, in order."""
-    wanted = {word for term in words for word in term.words}
-    begun = tuple(term.words[-1] for term in words if term.prefix)
-    for run in _RUN.finditer(text):
-        yield from _within(run.group(), run.start(), wanted, begun)
+    searched_words = {word for term in terms for word in term.words}
+    prefixes = tuple(term.words[-1] for term in terms if term.is_prefix)
+    for run in _WORD.finditer(text):
+        yield from _match_spans_in_word(run.group(), run.start(), searched_words, prefixes)
 
 
-def _within(
-    run: str, at: int, wanted: set[str], begun: tuple[str, ...]
+def _match_spans_in_word(
+    text_run: str, start: int, searched_words: set[str], prefixes: tuple[str, ...]
 ) -> Iterator[tuple[int, int]]:
     """Yield start and end of the match in one word of the text, if there is one."""
-    known = term_of(run)
-    if known is None:
+    plain_term = term_from_text(text_run)
+    if plain_term is None:
         return
-    if not any(w in wanted or w.startswith(begun) for w in known.words if begun or w in wanted):
+    if not any(
+        w in searched_words or w.startswith(prefixes)
+        for w in plain_term.words
+        if prefixes or w in searched_words
+    ):
         return
-    plain = fold_text(run)
-    inside = [plain.find(word) for word in wanted if word in plain]
-    if len(plain) != len(run) or not inside or len(known.words) == 1:
-        yield at, at + len(run)
+    plain = fold_text(text_run)
+    inside = [plain.find(word) for word in searched_words if word in plain]
+    if len(plain) != len(text_run) or not inside or len(plain_term.words) == 1:
+        yield start, start + len(text_run)
         return
-    ends = [plain.find(word) + len(word) for word in wanted if word in plain]
-    yield at + min(inside), at + max(ends)
+    ends = [plain.find(word) + len(word) for word in searched_words if word in plain]
+    yield start + min(inside), start + max(ends)

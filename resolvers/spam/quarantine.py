@@ -9,57 +9,57 @@ from sqlalchemy import ColumnElement, Select, false, func, select
 from sqlmodel import col
 
 from mail.storage import message_content
-from mail.storage.message_content import Stored
-from models.errors import Invalid
+from mail.storage.message_content import StoredMessage
+from models.errors import InvalidInput
 from models.spam.quarantine import QuarantineItem
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
-from models.users.roles import AdminPermission, Role, Scope, UserPermission, opened
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
 from models.users.tables import DeletedUser, User
 from resolvers import pagination
-from resolvers.access import managed_users
+from resolvers.access import is_managed_user
 from resolvers.context import Context
 from resolvers.messages import content
-from resolvers.messages.content_access import witnessed
-from resolvers.pagination import Scan, by_keys, together
-from resolvers.sql_text import within
-from resolvers.users.selection import MINE, Users, described
+from resolvers.messages.content_access import log_content_read
+from resolvers.pagination import PageScan, read_by_keys, read_union
+from resolvers.sql_text import contains_text_sql
+from resolvers.users.selection import VIEWER_ONLY, UserSelector, selection_condition
 
-NEWEST = "quarantine-"
-PLACE = (col(QuarantineItem.created_at), col(QuarantineItem.id))
-SHOWING = {Scope.READ, Scope.SETTINGS}  # one of these is enough
-TEXT = 1 << 16  # characters
-HIGHEST = 1e9
+CURSOR_KIND = "quarantine-"
+SORT_COLUMNS = (col(QuarantineItem.created_at), col(QuarantineItem.id))
+READ_SCOPES = {Scope.READ, Scope.SETTINGS}  # one of these is enough
+MAX_TEXT_LENGTH = 1 << 16  # characters
+MAX_SCORE = 1e9
 
 
 @dataclass(frozen=True, slots=True)
-class ItemWhere:
+class QuarantineConditions:
     """The conditions of a list of quarantined messages. All of them must hold."""
 
-    users: Users = MINE  # empty: all messages that the viewer sees
+    user_selector: UserSelector = VIEWER_ONLY  # empty: all messages that the viewer sees
     query: str | None = None  # part of subject, sender, recipient or name of a spam test
-    above: float | None = None
-    virus: bool | None = None
-    since: datetime | None = None
+    score_above: float | None = None
+    has_virus: bool | None = None
+    received_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class UserQuarantineListing:
     """A request for a page of the quarantined messages of one user."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-def visible(ctx: Context) -> ColumnElement[bool]:
+def is_visible_item_sql(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for messages the viewer may see.
 
     A user sees the own messages with the permission QUARANTINE, an administrator also those of
     managed users.
     """
     viewer = ctx.viewer
-    if not SHOWING & opened(viewer.scopes):
+    if not READ_SCOPES & expand_scopes(viewer.scopes):
         return false()
     owner = col(QuarantineItem.user_id)
     if viewer.role is Role.USER and UserPermission.QUARANTINE not in viewer.permissions:
@@ -69,91 +69,123 @@ def visible(ctx: Context) -> ColumnElement[bool]:
         return owner == viewer.user_id
     if viewer.role.includes(Role.ADMIN):  # a store that begins with accounts sorts what it finds
         return owner.not_in(select(col(DeletedUser.id)))
-    seen = select(col(User.id)).where(col(User.id) == owner, managed_users(ctx))
-    return seen.correlate(QuarantineItem).exists()
+    visible_user_ids = select(col(User.id)).where(col(User.id) == owner, is_managed_user(ctx))
+    return visible_user_ids.correlate(QuarantineItem).exists()
 
 
-def _seen(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[Any, ...]]:
+def _select_visible_items(
+    ctx: Context, column_names: Collection[str] | None = None
+) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of the visible quarantined messages."""
-    return select(*picked(QuarantineItem, names)).where(visible(ctx))
+    return select(*select_columns(QuarantineItem, column_names)).where(is_visible_item_sql(ctx))
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_items_by_id(ctx: Context, item_ids: list[int]) -> list[ColumnRow | None]:
     """Load quarantined messages in the order of the IDs; None for one the viewer may not see."""
-    return await by_keys(ctx, _seen(ctx), col(QuarantineItem.id), ids)
+    return await read_by_keys(ctx, _select_visible_items(ctx), col(QuarantineItem.id), item_ids)
 
 
-async def _terms(ctx: Context, where: ItemWhere) -> list[ColumnElement[bool]]:
+async def _filter_conditions(
+    ctx: Context, conditions: QuarantineConditions
+) -> list[ColumnElement[bool]]:
     """Return the WHERE clauses of a list. Raises Invalid if the score is out of range."""
-    terms = [visible(ctx)]
-    if where.users.given:
-        theirs = select(col(User.id)).where(await described(ctx, where.users, path="filter"))
-        terms.append(col(QuarantineItem.user_id).in_(theirs))
-    if where.query:
+    terms = [is_visible_item_sql(ctx)]
+    if conditions.user_selector.is_given:
+        statement = select(col(User.id)).where(
+            await selection_condition(ctx, conditions.user_selector, path="filter")
+        )
+        terms.append(col(QuarantineItem.user_id).in_(statement))
+    if conditions.query:
         columns = ("subject", "sender", "recipient", "from_name", "from_address", "tests")
         found: ColumnElement[bool] = false()
         for name in columns:
-            found |= within(func.coalesce(getattr(QuarantineItem, name), ""), where.query)
+            found |= contains_text_sql(
+                func.coalesce(getattr(QuarantineItem, name), ""), conditions.query
+            )
         terms.append(found)
-    if where.above is not None:
-        if not -HIGHEST <= where.above <= HIGHEST:
-            raise Invalid("no such score", constraint="range", path=["filter", "scoreAbove"])
-        terms.append(col(QuarantineItem.score) > where.above)
-    if where.virus is not None:
+    if conditions.score_above is not None:
+        if not -MAX_SCORE <= conditions.score_above <= MAX_SCORE:
+            raise InvalidInput("no such score", constraint="range", path=["filter", "scoreAbove"])
+        terms.append(col(QuarantineItem.score) > conditions.score_above)
+    if conditions.has_virus is not None:
         empty = col(QuarantineItem.virus).is_(None)
-        terms.append(~empty if where.virus else empty)
-    if where.since is not None:
-        terms.append(col(QuarantineItem.created_at) >= where.since)
+        terms.append(~empty if conditions.has_virus else empty)
+    if conditions.received_since is not None:
+        terms.append(col(QuarantineItem.created_at) >= conditions.received_since)
     return terms
 
 
-async def page(ctx: Context, where: ItemWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+async def read_item_page(
+    ctx: Context,
+    conditions: QuarantineConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+) -> Page[ColumnRow]:
     """Return a page of quarantined messages, newest first."""
     names = {"id", "created_at", *columns}
-    rows = select(*picked(QuarantineItem, names)).where(*await _terms(ctx, where))
-    return await pagination.one(ctx, Scan(rows, ask, PLACE, falling=True))
+    rows = select(*select_columns(QuarantineItem, names)).where(
+        *await _filter_conditions(ctx, conditions)
+    )
+    return await pagination.read_page(
+        ctx, PageScan(rows, page_request, SORT_COLUMNS, is_descending=True)
+    )
 
 
-async def count(ctx: Context, where: ItemWhere) -> int:
+async def count_items(ctx: Context, conditions: QuarantineConditions) -> int:
     """Return the number of quarantined messages that match."""
     many = select(func.count().label("many")).select_from(QuarantineItem)
-    (row,) = await ctx.read(many.where(*await _terms(ctx, where)))
+    (row,) = await ctx.read(many.where(*await _filter_conditions(ctx, conditions)))
     return int(row.many)
 
 
-async def of_users(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+async def load_item_pages_by_user(
+    ctx: Context, listings: list[UserQuarantineListing]
+) -> list[Page[ColumnRow]]:
     """Load these pages of quarantined messages, newest first."""
-    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in keys))
-    rows = _seen(ctx, columns)
+    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in listings))
+    rows = _select_visible_items(ctx, columns)
     scans = [
-        Scan(rows.where(col(QuarantineItem.user_id) == key.user_id), key.ask, PLACE, falling=True)
-        for key in keys
+        PageScan(
+            rows.where(col(QuarantineItem.user_id) == key.user_id),
+            key.page_request,
+            SORT_COLUMNS,
+            is_descending=True,
+        )
+        for key in listings
     ]
-    return await pagination.pages(ctx, scans)
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts_of_users(ctx: Context, keys: list[OfUser]) -> list[int]:
+async def count_items_by_user(ctx: Context, listings: list[UserQuarantineListing]) -> list[int]:
     """Return the number of quarantined messages of each listing."""
-    many = select(func.count().label("many")).select_from(QuarantineItem).where(visible(ctx))
-    scans = [many.where(col(QuarantineItem.user_id) == key.user_id) for key in keys]
-    return [row.many for (row,) in await together(ctx, scans)]
+    many = (
+        select(func.count().label("many"))
+        .select_from(QuarantineItem)
+        .where(is_visible_item_sql(ctx))
+    )
+    scans = [many.where(col(QuarantineItem.user_id) == key.user_id) for key in listings]
+    return [row.many for (row,) in await read_union(ctx, scans)]
 
 
-async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
+async def load_stored_messages(ctx: Context, item_ids: list[int]) -> list[StoredMessage | None]:
     """Load the content of quarantined messages by ID; None for one the viewer may not see.
 
     Reading another user's message is written to that user's security log.
     """
-    rows = await ctx.read(_seen(ctx, content.HELD).where(col(QuarantineItem.id).in_(ids)))
-    await witnessed(ctx, {row.user_id for row in rows} - {ctx.viewer.user_id})
-    opened_ones = await message_content.read_sources(
-        ctx.world, rows, ctx.read, message_content.QUARANTINE
+    rows = await ctx.read(
+        _select_visible_items(ctx, content.UNFILED_SOURCE_COLUMNS).where(
+            col(QuarantineItem.id).in_(item_ids)
+        )
+    )
+    await log_content_read(ctx, {row.user_id for row in rows} - {ctx.viewer.user_id})
+    opened_ones = await message_content.open_messages_unlogged(
+        ctx.environment, rows, ctx.read, message_content.QUARANTINE_QUERIES
     )
     found = {each.row.id: each for each in opened_ones}
-    return [found.get(key) for key in ids]
+    return [found.get(key) for key in item_ids]
 
 
-async def text(message: Stored) -> str | None:
+async def truncated_plain_text(message: StoredMessage) -> str | None:
     """Return up to 65,536 characters of the plain text, made from HTML if necessary."""
-    found = await content.texts(message)
-    return found and found[:TEXT]
+    found = await content.plain_text(message)
+    return found and found[:MAX_TEXT_LENGTH]

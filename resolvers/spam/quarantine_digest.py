@@ -12,153 +12,180 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.compose import message_builder
-from mail.compose.message_builder import Draft, HeaderLine
-from mail.delivery.quarantine import LETTER
-from mail.mime.header_encoding import Named
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.message_insert import Letter, Place, Way, place
-from mail.storage.received_messages import read, stored
-from mail.text.languages import closest
+from mail.compose.message_builder import CustomHeader, MessageDraft
+from mail.delivery.quarantine import NOTIFICATION_TASK
+from mail.mime.header_encoding import NamedAddress
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_insert import (
+    InsertKind,
+    MessagePlacement,
+    StorableMessage,
+    insert_message,
+)
+from mail.storage.received_messages import read_message, store_blobs
+from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.tables import Frequency, User
-from resolvers.access import own
-from resolvers.admin.task_steps import Plan, Step
+from resolvers.access import require_user_id
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
 from resolvers.context import Context
-from resolvers.spam.quarantine_digest_texts import ENGLISH, WORDS, Words
+from resolvers.spam.quarantine_digest_texts import ENGLISH_TEXTS, TEXTS_BY_LANGUAGE, DigestTexts
 
 log = logging.getLogger(__name__)
 
-KIND = LETTER
-NAMED = 50  # messages that a digest lists
-MOST = 10_000  # messages that it counts
-LONGEST = 100  # characters of a subject or an author
+TASK_KIND = NOTIFICATION_TASK
+MAX_LISTED_MESSAGES = 50  # messages that a digest lists
+MAX_COUNTED_MESSAGES = 10_000  # messages that it counts
+MAX_VALUE_LENGTH = 100  # characters of a subject or an author
 _SPACE = re.compile(r"\s+")
 
-SHOWN = ("id", "sender", "from_name", "from_address", "subject", "virus", "created_at",
+DIGEST_COLUMNS = ("id", "sender", "from_name", "from_address", "subject", "virus", "created_at",
          "expires_at")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class PreparedDigest:
     """A digest with stored blobs, its placement, and the IDs of the items it reports."""
 
-    letter: Letter
-    kept: Kept
-    place: Place
-    ids: Sequence[int]
+    message: StorableMessage
+    stored_blobs: StoredMessageBlobs
+    placement: MessagePlacement
+    item_ids: Sequence[int]
 
 
-async def plan(ctx: Context, _order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def plan_digest(
+    ctx: Context, _order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Compose the digest and store its blobs.
 
     Plans nothing if the digest was written already or no unreported message is left.
     """
-    account = None if checkpoint else await _account(ctx)
-    rows = await _untold(ctx) if account else []
+    account = None if checkpoint else await _load_recipient(ctx)
+    rows = await _load_unreported_items(ctx) if account else []
     if account is None or not rows:
-        return Plan()
-    draft = _draft(ctx.world, account, rows)
-    letter = await read(message_builder.build(draft))
-    kept = await stored(ctx.world, account.tenant_id, letter)
+        return TaskStepPlan()
+    draft = _digest_draft(ctx.environment, account, rows)
+    parsed_message = await read_message(message_builder.build_message(draft))
+    stored_blobs = await store_blobs(ctx.environment, account.tenant_id, parsed_message)
     to = [person.address for person in draft.to]
-    there = Place(account.id, account.box, ctx.world.now(), envelope_from="", envelope_to=to)
-    return Plan(made=Ready(letter, kept, there, [row.id for row in rows]))
+    placement = MessagePlacement(
+        account.id, account.box, ctx.environment.now(), envelope_from="", envelope_to=to
+    )
+    return TaskStepPlan(
+        prepared=PreparedDigest(parsed_message, stored_blobs, placement, [row.id for row in rows])
+    )
 
 
-async def step(
-    ctx: Context, session: AsyncSession, _order: dict[str, Any], _: dict[str, Any], held: Plan
-) -> Step:
+async def insert_digest(
+    ctx: Context,
+    session: AsyncSession,
+    _order: dict[str, Any],
+    _: dict[str, Any],
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Insert the digest into INBOX regardless of the quota, and mark its items as reported."""
-    if held.made is None:
-        return Step({})
-    ready: Ready = held.made
-    told = (
+    if task_plan.prepared is None:
+        return TaskStepResult({})
+    digest: PreparedDigest = task_plan.prepared
+    statement = (
         update(QuarantineItem)
-        .where(col(QuarantineItem.id).in_(ready.ids), ~col(QuarantineItem.notified))
+        .where(col(QuarantineItem.id).in_(digest.item_ids), ~col(QuarantineItem.notified))
         .values(notified=True)
         .returning(col(QuarantineItem.id))
     )
-    ids = sorted((await (await session.connection()).execute(told)).scalars())
-    if not ids:  # all items were released or deleted meanwhile
-        return Step({})
-    await ctx.record(session, own(ctx), ChangeKind.QUARANTINE_CHANGED, ids, did="notified")
-    put = partial(place, letter=ready.letter, kept=ready.kept, to=ready.place, way=Way.NOTICE)
+    ids = sorted((await (await session.connection()).execute(statement)).scalars())
+    if not ids:  # all items were released or deleted in the meantime
+        return TaskStepResult({})
+    await ctx.record_change(
+        session, require_user_id(ctx), ChangeKind.QUARANTINE_CHANGED, ids, did="notified"
+    )
+    insert_digest_message = partial(
+        insert_message,
+        message=digest.message,
+        stored_blobs=digest.stored_blobs,
+        placement=digest.placement,
+        kind=InsertKind.QUOTA_NOTICE,
+    )
     try:
         async with session.begin_nested():
-            await ctx.world.join(session, put)
-    except NotFound:  # the user or its INBOX was deleted meanwhile
-        log.warning("no INBOX for a letter", extra={"user": ready.place.user_id})
-        return Step({})
-    return Step({"written": True}, done=1)
+            await ctx.environment.run_in_session(session, insert_digest_message)
+    except NotFound:  # the user or its INBOX was deleted in the meantime
+        log.warning("no INBOX for a letter", extra={"user": digest.placement.user_id})
+        return TaskStepResult({})
+    return TaskStepResult({"written": True}, done_count=1)
 
 
-async def _account(ctx: Context) -> Picked | None:
+async def _load_recipient(ctx: Context) -> ColumnRow | None:
     """Load the user with INBOX and address; None if deleted or if the digest is turned off."""
     names = {"id", "tenant_id", "username", "name", "language"}
-    asked = (
-        select(*picked(User, names), col(Mailbox.id).label("box"), col(Address.shown))
+    statement = (
+        select(*select_columns(User, names), col(Mailbox.id).label("box"), col(Address.shown))
         .join(Mailbox, col(Mailbox.user_id) == col(User.id))
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
         .where(
-            col(User.id) == own(ctx),
+            col(User.id) == require_user_id(ctx),
             col(User.deleted_at).is_(None),
             col(User.quarantine_notification) != Frequency.NEVER,
             col(Mailbox.special_use) == SpecialUse.INBOX,
         )
     )
-    return next(iter(await ctx.read(asked)), None)
+    return next(iter(await ctx.read(statement)), None)
 
 
-async def _untold(ctx: Context) -> Sequence[Picked]:
+async def _load_unreported_items(ctx: Context) -> Sequence[ColumnRow]:
     """Load the quarantined messages that no digest has reported, newest first."""
-    asked = select(*picked(QuarantineItem, SHOWN)).where(
-        col(QuarantineItem.user_id) == own(ctx), ~col(QuarantineItem.notified)
+    statement = select(*select_columns(QuarantineItem, DIGEST_COLUMNS)).where(
+        col(QuarantineItem.user_id) == require_user_id(ctx), ~col(QuarantineItem.notified)
     )
     order = col(QuarantineItem.created_at).desc(), col(QuarantineItem.id).desc()
-    return await ctx.read(asked.order_by(*order).limit(MOST))
+    return await ctx.read(statement.order_by(*order).limit(MAX_COUNTED_MESSAGES))
 
 
-def _draft(world: World, account: Picked, rows: Sequence[Picked]) -> Draft:
+def _digest_draft(
+    environment: Environment, user: ColumnRow, items: Sequence[ColumnRow]
+) -> MessageDraft:
     """Compose the digest in the user's language."""
-    words = closest(account.language, WORDS) or ENGLISH
-    name = account.shown or account.username
-    address = name if "@" in name else f"{name}@{world.options.hostname}"
+    texts = text_in_language(user.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
+    name = user.shown or user.username
+    address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
-    rest, page = len(rows) - NAMED, world.options.quarantine_url
-    said = [
-        words.intro.format(address=address),
-        *(_told(words, row) for row in rows[:NAMED]),
-        *([words.more.format(rest=rest)] if rest > 0 else []),
-        words.advice,
-        *([words.page.format(page=page)] if page else []),
+    rest, page = len(items) - MAX_LISTED_MESSAGES, environment.options.quarantine_url
+    paragraphs = [
+        texts.intro.format(address=address),
+        *(_item_description(texts, row) for row in items[:MAX_LISTED_MESSAGES]),
+        *([texts.more.format(rest=rest)] if rest > 0 else []),
+        texts.advice,
+        *([texts.page.format(page=page)] if page else []),
     ]
-    return Draft(
-        from_=Named(f"postmaster@{domain}", "Postmaster"),
-        date=world.now(),
-        message_id=message_builder.message_id(world.random(16), domain),
-        to=[Named(address, account.name)],
-        subject=words.subject.format(many=len(rows)),
-        text="\n\n".join(said) + "\n",
-        headers=[HeaderLine("Auto-Submitted", "auto-generated")],  # RFC 3834, section 5
+    return MessageDraft(
+        from_=NamedAddress(f"postmaster@{domain}", "Postmaster"),
+        date=environment.now(),
+        message_id=message_builder.new_message_id(environment.random_bytes(16), domain),
+        to=[NamedAddress(address, user.name)],
+        subject=texts.subject.format(many=len(items)),
+        text="\n\n".join(paragraphs) + "\n",
+        headers=[CustomHeader("Auto-Submitted", "auto-generated")],  # RFC 3834, section 5
     )
 
 
-def _told(words: Words, row: Picked) -> str:
+def _item_description(texts: DigestTexts, item: ColumnRow) -> str:
     """Return three lines about a message. Their values come from an untrusted sender."""
-    author = " ".join(filter(None, (row.from_name, f"<{row.from_address or row.sender}>")))
-    until = words.until.format(date=f"{row.expires_at:%Y-%m-%d}")
-    notes = [until, *([words.virus] if row.virus else [])]
-    about = f"{row.created_at:%Y-%m-%d %H:%M} UTC, {', '.join(notes)}"
-    return "\n".join([_line(row.subject) or "-", f"  {_line(author)}", f"  {about}"])
+    author = " ".join(filter(None, (item.from_name, f"<{item.from_address or item.sender}>")))
+    until = texts.until.format(date=f"{item.expires_at:%Y-%m-%d}")
+    notes = [until, *([texts.virus] if item.virus else [])]
+    about = f"{item.created_at:%Y-%m-%d %H:%M} UTC, {', '.join(notes)}"
+    return "\n".join(
+        [_printable_line(item.subject) or "-", f"  {_printable_line(author)}", f"  {about}"]
+    )
 
 
-def _line(text: str) -> str:
+def _printable_line(text: str) -> str:
     """Return a text as one short line, without control and bidirectional characters."""
     plain = "".join(sign for sign in _SPACE.sub(" ", text) if sign.isprintable()).strip()
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
+    return plain if len(plain) <= MAX_VALUE_LENGTH else f"{plain[: MAX_VALUE_LENGTH - 1]}…"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class DigestTexts:
     """Sentences with the placeholders {many}, {address}, {date}, {rest} and {page}."""
 
     subject: str
@@ -16,7 +16,7 @@ class Words:
     advice: str
 
 
-ENGLISH = Words(
+ENGLISH_TEXTS = DigestTexts(
     subject="Messages held for you: {many}",
     intro="These messages for {address} look unwanted or dangerous, and were not delivered.",
     virus="holds a virus",
@@ -25,8 +25,8 @@ ENGLISH = Words(
     page="See all of them: {page}",
     advice="Let in what you want to have. All else is deleted on its day.",
 )
-WORDS = {
-    "de": Words(
+TEXTS_BY_LANGUAGE = {
+    "de": DigestTexts(
         subject="Für Sie zurückgehaltene Nachrichten: {many}",
         intro="Diese Nachrichten an {address} sehen unerwünscht oder gefährlich aus und wurden "
         "nicht zugestellt.",
@@ -36,8 +36,8 @@ WORDS = {
         page="Alle ansehen: {page}",
         advice="Geben Sie frei, was Sie haben wollen. Alles andere wird an seinem Tag gelöscht.",
     ),
-    "en": ENGLISH,
-    "es": Words(
+    "en": ENGLISH_TEXTS,
+    "es": DigestTexts(
         subject="Mensajes retenidos para usted: {many}",
         intro="Estos mensajes para {address} parecen no deseados o peligrosos y no se entregaron.",
         virus="contiene un virus",
@@ -46,7 +46,7 @@ WORDS = {
         page="Verlos todos: {page}",
         advice="Libere lo que quiera recibir. Todo lo demás se borra en su día.",
     ),
-    "fr": Words(
+    "fr": DigestTexts(
         subject="Messages retenus pour vous : {many}",
         intro="Ces messages pour {address} semblent indésirables ou dangereux et n'ont pas été "
         "remis.",
@@ -56,7 +56,7 @@ WORDS = {
         page="Les voir tous : {page}",
         advice="Libérez ce que vous voulez recevoir. Tout le reste est supprimé le jour dit.",
     ),
-    "it": Words(
+    "it": DigestTexts(
         subject="Messaggi trattenuti per lei: {many}",
         intro="Questi messaggi per {address} sembrano indesiderati o pericolosi e non sono stati "
         "consegnati.",
@@ -66,7 +66,7 @@ WORDS = {
         page="Vederli tutti: {page}",
         advice="Liberi ciò che vuole ricevere. Tutto il resto viene eliminato nel giorno indicato.",
     ),
-    "nl": Words(
+    "nl": DigestTexts(
         subject="Voor u tegengehouden berichten: {many}",
         intro="Deze berichten voor {address} lijken ongewenst of gevaarlijk en zijn niet bezorgd.",
         virus="bevat een virus",
@@ -75,7 +75,7 @@ WORDS = {
         page="Alles bekijken: {page}",
         advice="Geef vrij wat u wilt hebben. Al het andere wordt op zijn dag verwijderd.",
     ),
-    "pt": Words(
+    "pt": DigestTexts(
         subject="Mensagens retidas para si: {many}",
         intro="Estas mensagens para {address} parecem indesejadas ou perigosas e não foram "
         "entregues.",

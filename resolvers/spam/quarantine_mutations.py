@@ -10,54 +10,54 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.delivery import quarantine_release, recipient_rewrites
-from mail.delivery.quarantine_release import Ready
-from mail.envelope.local_recipient import Recipient
-from mail.recipients.address_resolution import KEY
+from mail.delivery.quarantine_release import PreparedRelease
+from mail.envelope.local_recipient import LocalRecipient
+from mail.recipients.address_resolution import ENCRYPTION_KEY
 from mail.scanners import training_worker
 from mail.storage import message_content
-from mail.storage.blobs.blob_writer import Gone
-from mail.storage.message_content import gathered
+from mail.storage.blobs.blob_writer import BlobRowDeleted
+from mail.storage.message_content import read_all
 from models.errors import (
     Forbidden,
-    Invalid,
+    InvalidInput,
     NotFound,
     OverQuota,
     RateLimited,
-    Refused,
-    all_found,
+    RequestError,
+    require_all_found,
 )
 from models.events.journal import PLATFORM, ChangeKind
-from models.filters.sieve_scripts import scripted
-from models.filters.tables import filtered
+from models.filters.sieve_scripts import has_active_script
+from models.filters.tables import has_active_filter
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.runtime.environment import Turn
+from models.runtime.environment import DatabaseTransaction
 from models.spam.quarantine import QuarantineItem
 from models.spam.sender_rules import SenderAction
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, User
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.context import Context, Needs
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.context import Context, GuardRule
 from resolvers.spam import sender_rule_mutations
-from resolvers.spam.quarantine import by_ids, visible
-from resolvers.spam.sender_rule_mutations import NewRules, Whom
+from resolvers.spam.quarantine import is_visible_item_sql, load_items_by_id
+from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
 from resolvers.users import managed_objects
-from resolvers.users.selection import Users, chosen
-from resolvers.users.user_locks import changing
+from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.user_locks import lock_users
 
-MOST = 100  # messages per call
-SHOWN = ("id", "user_id", "sender", "recipient", "from_address", "virus", "created_at")
-OTHERS = Needs(
+MAX_RELEASED_MESSAGES = 100  # messages per call
+ITEM_COLUMNS = ("id", "user_id", "sender", "recipient", "from_address", "virus", "created_at")
+OTHER_USERS_RULE = GuardRule(
     role=Role.DOMAIN_ADMIN, scope=Scope.MASTER, admin_permission=AdminPermission.QUARANTINE
 )
-RULES = Needs(
+SENDER_RULES_RULE = GuardRule(
     user_permission=UserPermission.SPAM_POLICY, admin_permission=AdminPermission.SPAM_POLICY
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ReleaseOptions:
     """What else happens to released messages.
 
     With `learn_ham` the spam filter learns them as ham. With `allow_sender` an allow rule for
@@ -68,145 +68,176 @@ class Beside:
     allow_sender: bool = False
 
 
-async def release(ctx: Context, ids: Sequence[int], beside: Beside) -> list[int]:
+async def release_messages(
+    ctx: Context, item_ids: Sequence[int], options: ReleaseOptions
+) -> list[int]:
     """Release quarantined messages, all or none, and return the message IDs in order.
 
     The filters of the user decide on the mailbox. A message that they redirect without a copy
     has no ID. Raises NotFound; OverQuota if a message does not fit and RateLimited if it can't
     be redirected, both with the index; Forbidden.
     """
-    if len(ids) > MOST:
-        raise Invalid(f"at most {MOST} at once", constraint="max", path=["ids"])
-    ids = list(dict.fromkeys(ids))
-    rows = await _chosen(ctx, ids)
-    _check(ctx, rows, beside)
+    if len(item_ids) > MAX_RELEASED_MESSAGES:
+        raise InvalidInput(
+            f"at most {MAX_RELEASED_MESSAGES} at once", constraint="max", path=["ids"]
+        )
+    item_ids = list(dict.fromkeys(item_ids))
+    rows = await _load_permitted_items(ctx, item_ids)
+    _require_release_rights(ctx, rows, options)
     owners = sorted({row.user_id for row in rows})
-    accounts = await _accounts(ctx, owners)
-    all_found([row.user_id for row in rows], accounts)
+    accounts = await _load_users_with_inbox(ctx, owners)
+    require_all_found([row.user_id for row in rows], accounts)
 
-    async def ready(*, again: bool) -> list[Ready]:
-        return [await _prepared(ctx, row, accounts[row.user_id], again=again) for row in rows]
+    async def prepare_all(*, rewrite_blobs: bool) -> list[PreparedRelease]:
+        return [
+            await _prepare_release(ctx, row, accounts[row.user_id], rewrite_blobs=rewrite_blobs)
+            for row in rows
+        ]
 
     try:
-        return await _released(ctx, ids, await ready(again=False), beside)
-    except Gone:
-        return await _released(ctx, ids, await ready(again=True), beside)
-    except NotFound as gone:
-        if gone.path != ["mailbox"]:
+        return await _release_in_transaction(
+            ctx, item_ids, await prepare_all(rewrite_blobs=False), options
+        )
+    except BlobRowDeleted:
+        return await _release_in_transaction(
+            ctx, item_ids, await prepare_all(rewrite_blobs=True), options
+        )
+    except NotFound as error:
+        if error.path != ["mailbox"]:
             raise
-        return await _released(
-            ctx, ids, await ready(again=False), beside
-        )  # a mailbox was deleted meanwhile
+        return await _release_in_transaction(
+            ctx, item_ids, await prepare_all(rewrite_blobs=False), options
+        )  # a mailbox was deleted in the meantime
 
 
-async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+async def _load_permitted_items(ctx: Context, item_ids: Sequence[int]) -> list[ColumnRow]:
     """Load quarantined messages. Raises NotFound, and Forbidden for those of other users."""
-    found = await by_ids(ctx, list(ids))
+    found = await load_items_by_id(ctx, list(item_ids))
     rows = [row for row in found if row]
-    all_found(ids, {row.id for row in rows})
+    require_all_found(item_ids, {row.id for row in rows})
     if any(row.user_id != ctx.viewer.user_id for row in rows):
-        ctx.viewer.require(OTHERS)
+        ctx.viewer.require(OTHER_USERS_RULE)
     return rows
 
 
-def _check(ctx: Context, rows: Sequence[Picked], beside: Beside) -> None:
+def _require_release_rights(
+    ctx: Context, items: Sequence[ColumnRow], options: ReleaseOptions
+) -> None:
     """Raise Forbidden if the viewer may not release a virus or create sender rules."""
-    if ctx.viewer.role is Role.USER and any(row.virus for row in rows):
+    if ctx.viewer.role is Role.USER and any(row.virus for row in items):
         text = "what holds a virus is let in by an administrator"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"])
-    if beside.allow_sender:
-        with _at("allowSender"):
-            ctx.viewer.require(RULES)
+    if options.allow_sender:
+        with _errors_at_input_field("allowSender"):
+            ctx.viewer.require(SENDER_RULES_RULE)
 
 
 @contextmanager
-def _at(name: str) -> Generator[None]:
+def _errors_at_input_field(field_name: str) -> Generator[None]:
     """Set the path of refusals raised inside to one input field."""
     try:
         yield
-    except Refused as refusal:
-        refusal.path = [name]
+    except RequestError as refusal:
+        refusal.path = [field_name]
         raise
 
 
-async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
+async def _load_users_with_inbox(ctx: Context, user_ids: Sequence[int]) -> dict[int, ColumnRow]:
     """Load what a delivery needs of these users and their INBOX, by user ID."""
-    asked = (
+    statement = (
         select(
-            *picked(User, ("id", "tenant_id", "targets", "role")),
+            *select_columns(User, ("id", "tenant_id", "targets", "role")),
             col(Mailbox.id).label("box"),
-            KEY.label("key"),
-            scripted(col(User.id)).label("scripted"),
-            filtered(col(User.id)).label("filtered"),
+            ENCRYPTION_KEY.label("key"),
+            has_active_script(col(User.id)).label("scripted"),
+            has_active_filter(col(User.id)).label("filtered"),
         )
         .join(Mailbox, col(Mailbox.user_id) == col(User.id))
         .where(
-            col(User.id).in_(owners),
+            col(User.id).in_(user_ids),
             col(User.deleted_at).is_(None),
             col(Mailbox.special_use) == SpecialUse.INBOX,
         )
     )
-    return {row.id: row for row in await ctx.read(asked)}
+    return {row.id: row for row in await ctx.read(statement)}
 
 
-async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) -> Ready:
+async def _prepare_release(
+    ctx: Context, item: ColumnRow, user: ColumnRow, *, rewrite_blobs: bool
+) -> PreparedRelease:
     """Read a quarantined message and store the blobs of its delivery."""
-    (held,) = await message_content.read_sources(
-        ctx.world, [row], ctx.read, message_content.QUARANTINE
+    (opened,) = await message_content.open_messages_unlogged(
+        ctx.environment, [item], ctx.read, message_content.QUARANTINE_QUERIES
     )
-    raw = await gathered(held.whole())
-    instead = await recipient_rewrites.rewritten(ctx.world, [row.recipient])
-    to = Recipient(
-        account.id,
-        account.tenant_id,
-        account.box,
+    raw = await read_all(opened.stream_raw())
+    instead = await recipient_rewrites.rewrites_by_address(ctx.environment, [item.recipient])
+    to = LocalRecipient(
+        user.id,
+        user.tenant_id,
+        user.box,
         0,
-        row.recipient,
-        account.key,
-        domain_id=row.domain_id,
-        instead=instead[row.recipient].address if row.recipient in instead else None,
-        copied=True,
-        scripted=account.scripted,
-        filtered=account.filtered,
-        forwards=bool(account.targets),
-        role=account.role,
+        item.recipient,
+        user.key,
+        domain_id=item.domain_id,
+        rewritten_address=instead[item.recipient].address if item.recipient in instead else None,
+        has_bcc_rules=True,
+        has_script=user.scripted,
+        has_filters=user.filtered,
+        has_forward_targets=bool(user.targets),
+        role=user.role,
     )
-    return await quarantine_release.ready(ctx.world, row, raw, to, again=again)
+    return await quarantine_release.prepare_release(
+        ctx.environment, item, raw, to, rewrite_blobs=rewrite_blobs
+    )
 
 
-async def _released(
-    ctx: Context, ids: Sequence[int], ready: Sequence[Ready], beside: Beside
+async def _release_in_transaction(
+    ctx: Context,
+    item_ids: Sequence[int],
+    prepared: Sequence[PreparedRelease],
+    options: ReleaseOptions,
 ) -> list[int]:
     """Deliver prepared messages and delete their items. Returns the message IDs in order."""
-    streams = {one.todo.judged.to.user_id for one in ready}
-    if any(one.goes_out for one in ready):
+    streams = {one.plan.recipient_verdict.recipient.user_id for one in prepared}
+    if any(one.needs_queue for one in prepared):
         streams.add(PLATFORM)
-    async with ctx.write(*streams) as session:
-        rows = await _held(ctx, session, ids)
+    async with ctx.write_session(*streams) as session:
+        rows = await _load_locked_items(ctx, session, item_ids)
         by = {row.id: ctx.viewer.user_id == row.user_id for row in rows}
-        deliver = partial(_delivered, ready=ready, own=[by[key] for key in ids])
-        placed = await ctx.world.join(session, deliver)
-        keys = [key for key in placed if key is not None]
-        if beside.learn_ham:  # the release of a virus says nothing about spam
+        deliver = partial(
+            _deliver_prepared, prepared=prepared, owner_flags=[by[key] for key in item_ids]
+        )
+        inserted = await ctx.environment.run_in_session(session, deliver)
+        keys = [key for key in inserted if key is not None]
+        if options.learn_ham:  # the release of a virus says nothing about spam
             ill = {row.id for row in rows if row.virus}
-            clean = [key for key, item in zip(placed, ids, strict=True) if key and item not in ill]
-            await ctx.world.join(session, lambda turn: training_worker.released(turn, clean))
-        if beside.allow_sender:
-            await _allow(ctx, rows)
-        await _gone(ctx, session, rows, ("quarantineRelease", "released"))
+            clean = [
+                key for key, item in zip(inserted, item_ids, strict=True) if key and item not in ill
+            ]
+            await ctx.environment.run_in_session(
+                session,
+                lambda transaction: training_worker.enqueue_for_released(transaction, clean),
+            )
+        if options.allow_sender:
+            await _create_allow_rules(ctx, rows)
+        await _delete_items_and_record(ctx, session, rows, ("quarantineRelease", "released"))
     return keys
 
 
-def _delivered(turn: Turn, ready: Sequence[Ready], own: Sequence[bool]) -> list[int | None]:
+def _deliver_prepared(
+    transaction: DatabaseTransaction,
+    prepared: Sequence[PreparedRelease],
+    owner_flags: Sequence[bool],
+) -> list[int | None]:
     """Deliver messages in a transaction. Returns their IDs; None for a redirected one.
 
     Raises OverQuota or RateLimited with the index of the message.
     """
     keys = list[int | None]()
-    for index, (one, is_own) in enumerate(zip(ready, own, strict=True)):
+    for index, (one, is_own) in enumerate(zip(prepared, owner_flags, strict=True)):
         try:
             by = "its owner" if is_own else "an administrator"
-            placed = quarantine_release.enter(turn, one, by)
+            inserted = quarantine_release.release_in_transaction(transaction, one, by)
         except OverQuota as full:
             full.path, full.index = ["ids"], index
             raise
@@ -214,76 +245,87 @@ def _delivered(turn: Turn, ready: Sequence[Ready], own: Sequence[bool]) -> list[
             refusal = RateLimited(full.message, retry_after=full.retry_after)
             refusal.path, refusal.index = ["ids"], index
             raise refusal from full
-        keys.append(placed.message_id if placed else None)
+        keys.append(inserted.message_id if inserted else None)
     return keys
 
 
-async def _allow(ctx: Context, rows: Sequence[Picked]) -> None:
+async def _create_allow_rules(ctx: Context, items: Sequence[ColumnRow]) -> None:
     """Create allow rules for the authors, or for the envelope senders where From is empty."""
-    for user_id in sorted({row.user_id for row in rows}):
-        theirs = [row for row in rows if row.user_id == user_id]
-        senders = dict.fromkeys(row.from_address or row.sender for row in theirs)
+    for user_id in sorted({row.user_id for row in items}):
+        user_items = [row for row in items if row.user_id == user_id]
+        senders = dict.fromkeys(row.from_address or row.sender for row in user_items)
         patterns = [sender for sender in senders if sender]
         if patterns:
-            with _at("allowSender"):
-                new = NewRules(SenderAction.ALLOW, patterns)
-                await sender_rule_mutations.create(ctx, Whom(user_id=user_id), new)
+            with _errors_at_input_field("allowSender"):
+                new = NewSenderRules(SenderAction.ALLOW, patterns)
+                await sender_rule_mutations.create_sender_rules(
+                    ctx, RuleOwner(user_id=user_id), new
+                )
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
+async def delete_messages(ctx: Context, item_ids: Sequence[int]) -> None:
     """Delete quarantined messages, all or none. Raises NotFound or Forbidden."""
-    rows = await _chosen(ctx, ids)
-    async with ctx.write(*{row.user_id for row in rows}) as session:
-        rows = await _held(ctx, session, ids)
-        await _gone(ctx, session, rows, ("quarantineDelete", "deleted"))
+    rows = await _load_permitted_items(ctx, item_ids)
+    async with ctx.write_session(*{row.user_id for row in rows}) as session:
+        rows = await _load_locked_items(ctx, session, item_ids)
+        await _delete_items_and_record(ctx, session, rows, ("quarantineDelete", "deleted"))
 
 
-async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+async def _load_locked_items(
+    ctx: Context, session: AsyncSession, item_ids: Sequence[int]
+) -> list[ColumnRow]:
     """Load visible quarantined messages inside the transaction. Raises NotFound."""
-    these = ids, visible(ctx)
-    return await managed_objects.held(ctx, session, QuarantineItem, SHOWN, these)
+    conditions = item_ids, is_visible_item_sql(ctx)
+    return await managed_objects.load_locked_rows(
+        ctx, session, QuarantineItem, ITEM_COLUMNS, conditions
+    )
 
 
-async def _gone(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], what: tuple[str, str]
+async def _delete_items_and_record(
+    ctx: Context,
+    session: AsyncSession,
+    items: Sequence[ColumnRow],
+    mutation_and_change: tuple[str, str],
 ) -> None:
     """Delete quarantined messages and record the change.
 
     Changes to messages of other users are also written to the admin log.
     """
-    mutation, did = what
-    keys = [row.id for row in rows]
+    mutation, did = mutation_and_change
+    keys = [row.id for row in items]
     connection = await session.connection()
     await connection.execute(delete(QuarantineItem).where(col(QuarantineItem.id).in_(keys)))
-    told = {
+    entries = {
         user_id: [
-            (ChangeKind.QUARANTINE_CHANGED, [row.id for row in rows if row.user_id == user_id])
+            (ChangeKind.QUARANTINE_CHANGED, [row.id for row in items if row.user_id == user_id])
         ]
-        for user_id in {row.user_id for row in rows}
+        for user_id in {row.user_id for row in items}
     }
-    await ctx.record_all(session, told, did=did)
-    done = (
-        Done(mutation, "QuarantineItem", row.id, row.domain_id, _logged(row))
-        for row in rows
+    await ctx.record_changes(session, entries, did=did)
+    log_entries = (
+        NewAdminLogEntry(mutation, "QuarantineItem", row.id, row.domain_id, _admin_log_values(row))
+        for row in items
         if row.user_id != ctx.viewer.user_id
     )
-    await admin_log.note(ctx, session, *done)
+    await admin_log.log_changes(ctx, session, *log_entries)
 
 
-def _logged(row: Picked) -> dict[str, str]:
+def _admin_log_values(item: ColumnRow) -> dict[str, str]:
     """Return the values of a quarantined message for the admin log."""
-    return {"sender": row.sender, "recipient": row.recipient}
+    return {"sender": item.sender, "recipient": item.recipient}
 
 
-async def set_notification(ctx: Context, users: Users, often: Frequency) -> list[int]:
+async def set_digest_frequency(
+    ctx: Context, user_selector: UserSelector, frequency: Frequency
+) -> list[int]:
     """Set how often these users get a quarantine digest. Returns their IDs.
 
     Raises Forbidden if other users are selected without the permission QUARANTINE.
     """
-    rows = await chosen(ctx, users)
+    rows = await load_selected_users(ctx, user_selector)
     if any(row.id != ctx.viewer.user_id for row in rows):
-        ctx.viewer.require(OTHERS)
-    async with changing(ctx, users, "quarantineNotificationSet") as held:
-        for row in held.rows:
-            held.set(row, quarantine_notification=often)
-    return [row.id for row in held.rows]
+        ctx.viewer.require(OTHER_USERS_RULE)
+    async with lock_users(ctx, user_selector, "quarantineNotificationSet") as locked_users:
+        for row in locked_users.rows:
+            locked_users.set_columns(row, quarantine_notification=frequency)
+    return [row.id for row in locked_users.rows]

@@ -4,19 +4,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mail.compose.message_builder import FILES, Attachment, fitting
-from mail.storage.message_content import Stored
-from models.errors import Invalid, NotFound, check_limit, found
+from mail.compose.message_builder import MAX_FILES, OutgoingFile, sanitize_attachment
+from mail.storage.message_content import StoredMessage
+from models.errors import InvalidInput, NotFound, check_limit, require_found
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.messages import content as message_content
 
-PATH = ("attachments",)
-_ODD = re.compile(r"[^\w .,()+-]+")
+INPUT_PATH = ("attachments",)
+_UNSAFE_FILENAME_CHARACTERS = re.compile(r"[^\w .,()+-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Uploaded:
+class UploadedAttachment:
     """An attachment that was uploaded before. A field that is None is taken from the upload."""
 
     upload_id: int
@@ -26,95 +26,103 @@ class Uploaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class AttachmentSelection:
     """The attachments of one message to copy: those in `ids`, or all but the images of its HTML."""
 
-    all: bool = False
+    all_unrelated: bool = False
     ids: Sequence[tuple[int, int]] = ()  # id of the message, and attachment number from 0
 
 
 @dataclass(slots=True)
-class Room:
+class AttachmentBudget:
     """The number and size of attachments that a message can still have."""
 
-    most: int
-    used: int = 0
-    files: int = 0
+    max_bytes: int
+    used_bytes: int = 0
+    file_count: int = 0
 
-    def take(self, size: int, path: Sequence[str] = PATH) -> None:
+    def count_file(self, size: int, path: Sequence[str] = INPUT_PATH) -> None:
         """Count a file before it is read.
 
         Raises Invalid if the message gets too large or has too many.
         """
-        self.used, self.files = self.used + size, self.files + 1
-        check_limit(self.used, self.most, f"more than {self.most} bytes", path=path)
-        if self.files > FILES:
-            raise Invalid(f"more than {FILES} files", constraint="max", path=path)
+        self.used_bytes, self.file_count = self.used_bytes + size, self.file_count + 1
+        check_limit(self.used_bytes, self.max_bytes, f"more than {self.max_bytes} bytes", path=path)
+        if self.file_count > MAX_FILES:
+            raise InvalidInput(f"more than {MAX_FILES} files", constraint="max", path=path)
 
 
-async def given(
-    ctx: Context, files: Sequence[Attachment | Uploaded], room: Room
-) -> list[Attachment]:
+async def read_attachments(
+    ctx: Context, files: Sequence[OutgoingFile | UploadedAttachment], budget: AttachmentBudget
+) -> list[OutgoingFile]:
     """Read the new and the uploaded attachments, in order.
 
     Raises NotFound if the viewer has no such upload, and Invalid if the budget is exceeded.
     """
-    keys = [file.upload_id for file in files if isinstance(file, Uploaded)]
-    rows = dict(zip(keys, await ctx.load_all(uploads.by_ids, keys), strict=True))
-    for nth, file in enumerate(files):
-        if isinstance(file, Attachment):
-            room.take(len(file.content))
+    upload_ids = [file.upload_id for file in files if isinstance(file, UploadedAttachment)]
+    rows = dict(
+        zip(upload_ids, await ctx.load_many(uploads.load_uploads_by_id, upload_ids), strict=True)
+    )
+    for index, file in enumerate(files):
+        if isinstance(file, OutgoingFile):
+            budget.count_file(len(file.content))
             continue
-        path = [*PATH, str(nth), "upload"]
+        path = [*INPUT_PATH, str(index), "upload"]
         if (row := rows[file.upload_id]) is None:
-            raise NotFound(str(file.upload_id), path=path, index=nth)
-        room.take(row.size, path)
-    made: list[Attachment] = []
+            raise NotFound(str(file.upload_id), path=path, index=index)
+        budget.count_file(row.size, path)
+    attachments: list[OutgoingFile] = []
     for file in files:
-        if isinstance(file, Uploaded):
-            row = found(rows[file.upload_id])
+        if isinstance(file, UploadedAttachment):
+            row = require_found(rows[file.upload_id])
             name, kind = file.filename or row.filename, file.content_type or row.content_type
             content = await uploads.read_upload(ctx, file.upload_id)
-            made.append(Attachment(content, name, kind, file.cid))
+            attachments.append(OutgoingFile(content, name, kind, file.cid))
         else:
-            made.append(file)
-    return made
+            attachments.append(file)
+    return attachments
 
 
-def numbers(message: Stored, chosen: Chosen, path: Sequence[str]) -> list[int]:
+def attachment_numbers(
+    message: StoredMessage, selection: AttachmentSelection, path: Sequence[str]
+) -> list[int]:
     """Return the numbers of the selected attachments of a message.
 
     Raises NotFound if an attachment is selected that the message does not have.
     """
-    if chosen.all:
+    if selection.all_unrelated:
         return [n for n, each in enumerate(message.row.attachments) if not each["related"]]
-    for index, (key, number) in enumerate(chosen.ids):
+    for index, (key, number) in enumerate(selection.ids):
         if key != message.row.id or number >= len(message.row.attachments):
             raise NotFound(str(key), path=[*path, "ids"], index=index)
-    return list(dict.fromkeys(number for _, number in chosen.ids))
+    return list(dict.fromkeys(number for _, number in selection.ids))
 
 
-def plain_name(text: str) -> str:
+def filename_from_text(text: str) -> str:
     """Return a file name made of a text, or "" if no usable character is left."""
-    return _ODD.sub(" ", text).strip(" .")[:100]
+    return _UNSAFE_FILENAME_CHARACTERS.sub(" ", text).strip(" .")[:100]
 
 
-async def copied(
-    message: Stored, which: Sequence[int], room: Room, path: Sequence[str]
-) -> list[Attachment]:
+async def copy_attachments(
+    message: StoredMessage, numbers: Sequence[int], budget: AttachmentBudget, path: Sequence[str]
+) -> list[OutgoingFile]:
     """Return the attachments of a message that have these numbers, decoded.
 
     Raises Invalid if the budget is exceeded.
     """
-    for number in which:
-        room.take(message.row.attachments[number]["size"], path)
-    made = []
-    for number in which:
+    for number in numbers:
+        budget.count_file(message.row.attachments[number]["size"], path)
+    attachments = []
+    for number in numbers:
         facts, part = (
             message.row.attachments[number],
-            found(message_content.attached(message, number)),
+            require_found(message_content.attachment_part(message, number)),
         )
-        content = await message.content(part)
-        named = facts["filename"], facts["content_type"], facts["cid"]
-        made.append(fitting(Attachment(content, *named, charset=part.params.get("charset"))))
-    return made
+        content = await message.read_part(part)
+        name_and_type = facts["filename"], facts["content_type"], facts["cid"]
+        attachments.append(
+            sanitize_attachment(
+                OutgoingFile(content, *name_and_type, charset=part.params.get("charset"))
+            )
+        )
+    return attachments

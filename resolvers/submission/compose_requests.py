@@ -10,67 +10,73 @@ from sqlalchemy import delete, func, insert, select
 from sqlmodel import col
 
 from mail.compose import message_builder
-from mail.compose.message_builder import HTML_WITH_IMAGES, NAME, SUBJECT, TEXT, Priority
-from mail.mime.header_encoding import Named
+from mail.compose.message_builder import (
+    MAX_HTML_WITH_IMAGES_BYTES,
+    MAX_NAME_BYTES,
+    MAX_SUBJECT_BYTES,
+    MAX_TEXT_BYTES,
+    Priority,
+)
+from mail.mime.header_encoding import NamedAddress
 from models.errors import (
-    Code,
-    Invalid,
+    ErrorCode,
+    ErrorCollector,
+    InvalidInput,
     LimitReached,
     NotFound,
-    Problems,
-    Unavailable,
+    ServiceUnavailable,
     check_limit,
-    found,
+    require_found,
 )
 from models.events.journal import ChangeKind
 from models.files.tables import FileAttachmentMode
 from models.runtime import leases
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import ComposeListener, ComposeRequest
-from resolvers.access import own, visible
+from resolvers.access import is_visible, require_user_id
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.auth.credential_cache import memory_of
-from resolvers.auth.security_log import actor
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.auth.credential_cache import cache_of_database
+from resolvers.auth.security_log import load_actor
 from resolvers.changes import stream_reader
-from resolvers.changes.stream_reader import Asked
+from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
 from resolvers.files import shares as file_shares
 from resolvers.files import stored_files
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.pagination import by_keys
+from resolvers.pagination import read_by_keys
 from resolvers.submission import composition, file_attachments, identities
-from resolvers.submission.composition import Fields
-from resolvers.submission.file_attachments import Address
-from resolvers.submission.reply_references import referred
-from resolvers.submission.send_on_behalf import LOGIN_AS, another
-from resolvers.users.selection import managed_one
+from resolvers.submission.composition import MessageFields
+from resolvers.submission.file_attachments import UrlFromPath
+from resolvers.submission.reply_references import reference_columns
+from resolvers.submission.send_on_behalf import LOGIN_AS_GUARD, context_as_user
+from resolvers.users.selection import load_managed_user
 
-LASTS = timedelta(minutes=10)  # after that a request is expired
-WAITING = 100  # of one account
-KINDS = frozenset({ChangeKind.COMPOSE_REQUESTED})
+LIFETIME = timedelta(minutes=10)  # after that a request is expired
+MAX_OPEN_REQUESTS = 100  # of one account
+CHANGE_KINDS = frozenset({ChangeKind.COMPOSE_REQUESTED})
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class NewComposeRequest:
     """The content of a compose window and the account that it is opened for."""
 
-    fields: Fields
-    mailbox: mailbox_loaders.Named | None = None
+    fields: MessageFields
+    mailbox_ref: mailbox_loaders.MailboxSelector | None = None
     user_id: int | None = None  # None: the viewer
-    address: Address = str
+    url_from_path: UrlFromPath = str
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CreatedComposeRequest:
     """A stored compose request and the number of clients that listen for it."""
 
-    request: Picked
-    delivered: int
+    request: ColumnRow
+    listener_count: int
 
 
-async def request(ctx: Context, asking: Asking) -> Made:
+async def create_compose_request(ctx: Context, new: NewComposeRequest) -> CreatedComposeRequest:
     """Store a compose request and notify the clients of the account. It expires after ten minutes.
 
     An administrator who may act as a user can do this for that user. Raises USER_OFFLINE if the
@@ -78,216 +84,251 @@ async def request(ctx: Context, asking: Asking) -> Made:
     mailbox does not exist, Invalid if a field is wrong, and LimitReached if the account has 100
     open requests.
     """
-    owner, domain = own_or(ctx, asking.user_id), None
-    theirs = ctx
-    if owner != ctx.viewer.user_id:
-        ctx.viewer.require(LOGIN_AS)
-        domain = (await managed_one(ctx, owner)).domain_id
-        theirs = another(ctx, owner)
-    written, shares = await _written(theirs, asking)
-    identity = asking.fields.identity
-    box = await _box(theirs, asking.mailbox)
-    key, now = ctx.world.key(), ctx.world.now()
-    async with ctx.write(owner) as session:
-        if theirs is not ctx:
-            theirs = another(ctx, owner)  # in this unit
+    user_id, domain = user_id_or_viewer(ctx, new.user_id), None
+    owner_ctx = ctx
+    if user_id != ctx.viewer.user_id:
+        ctx.viewer.require(LOGIN_AS_GUARD)
+        domain = (await load_managed_user(ctx, user_id)).domain_id
+        owner_ctx = context_as_user(ctx, user_id)
+    content, shares = await _build_content(owner_ctx, new)
+    identity = new.fields.identity
+    mailbox_id = await _mailbox_id_from_ref(owner_ctx, new.mailbox_ref)
+    request_id, now = ctx.environment.new_id(), ctx.environment.now()
+    async with ctx.write_session(user_id) as session:
+        if owner_ctx is not ctx:
+            owner_ctx = context_as_user(ctx, user_id)  # in this unit
         row = {
-            "id": key,
-            "user_id": owner,
+            "id": request_id,
+            "user_id": user_id,
             "identity_id": identity,
-            "mailbox_id": box,
-            "written": written,
-            "requested_by": (await actor(session, ctx.viewer))[1],
+            "mailbox_id": mailbox_id,
+            "written": content,
+            "requested_by": (await load_actor(session, ctx.viewer))[1],
             "created_at": now,
-            "expires_at": now + LASTS,
+            "expires_at": now + LIFETIME,
         }
-        many = await ctx.world.join(session, lambda turn: _noted(turn, owner, row))
-        await file_shares.add(theirs, session, shares)
-        await ctx.record(session, owner, ChangeKind.COMPOSE_REQUESTED, [key])
-        if theirs is not ctx:
-            done = Done("composeRequest", "User", owner, domain)
-            await admin_log.note(ctx, session, done)
-    asked = select(*picked(ComposeRequest)).where(col(ComposeRequest.id) == key)
-    return Made(found(next(iter(await ctx.read(asked)), None)), many)
+        listener_count = await ctx.environment.run_in_session(
+            session, lambda transaction: _insert_compose_request(transaction, user_id, row)
+        )
+        await file_shares.insert_shares(owner_ctx, session, shares)
+        await ctx.record_change(session, user_id, ChangeKind.COMPOSE_REQUESTED, [request_id])
+        if owner_ctx is not ctx:
+            entry = NewAdminLogEntry("composeRequest", "User", user_id, domain)
+            await admin_log.log_changes(ctx, session, entry)
+    statement = select(*select_columns(ComposeRequest)).where(col(ComposeRequest.id) == request_id)
+    return CreatedComposeRequest(
+        require_found(next(iter(await ctx.read(statement)), None)), listener_count
+    )
 
 
-def own_or(ctx: Context, user_id: int | None) -> int:
+def user_id_or_viewer(ctx: Context, user_id: int | None) -> int:
     """Return the given user, or the viewer if none is given."""
-    return own(ctx) if user_id is None else user_id
+    return require_user_id(ctx) if user_id is None else user_id
 
 
-def _noted(turn: Turn, owner: int, row: dict[str, Any]) -> int:
+def _insert_compose_request(
+    transaction: DatabaseTransaction, user_id: int, row: dict[str, Any]
+) -> int:
     """Insert a compose request, delete expired ones, and return the number of listening clients.
 
     Raises Unavailable with USER_OFFLINE if no client listens, and LimitReached if too many are
     open.
     """
-    now = turn.world.now()
-    over = delete(ComposeRequest).where(
-        col(ComposeRequest.user_id) == owner, col(ComposeRequest.expires_at) <= now
+    now = transaction.environment.now()
+    delete_expired = delete(ComposeRequest).where(
+        col(ComposeRequest.user_id) == user_id, col(ComposeRequest.expires_at) <= now
     )
-    turn.connection.execute(over)
-    alive = (
-        col(ComposeListener.user_id) == owner,
+    transaction.connection.execute(delete_expired)
+    is_listener = (
+        col(ComposeListener.user_id) == user_id,
         leases.is_registered(col(ComposeListener.holder)),
     )
-    many: int = turn.connection.execute(
-        select(func.count()).select_from(ComposeListener).where(*alive)
+    listener_count: int = transaction.connection.execute(
+        select(func.count()).select_from(ComposeListener).where(*is_listener)
     ).scalar_one()
-    if not many:
+    if not listener_count:
         text = "the user has no client open that could show it"
-        raise Unavailable(text, code=Code.USER_OFFLINE)
-    waiting: int = turn.connection.execute(
-        select(func.count()).select_from(ComposeRequest).where(col(ComposeRequest.user_id) == owner)
+        raise ServiceUnavailable(text, code=ErrorCode.USER_OFFLINE)
+    open_count: int = transaction.connection.execute(
+        select(func.count())
+        .select_from(ComposeRequest)
+        .where(col(ComposeRequest.user_id) == user_id)
     ).scalar_one()
-    if waiting >= WAITING:
-        raise LimitReached(f"at most {WAITING} at a time", limit=WAITING, used=waiting)
-    turn.connection.execute(insert(ComposeRequest), row)
-    return many
+    if open_count >= MAX_OPEN_REQUESTS:
+        raise LimitReached(
+            f"at most {MAX_OPEN_REQUESTS} at a time", limit=MAX_OPEN_REQUESTS, used=open_count
+        )
+    transaction.connection.execute(insert(ComposeRequest), row)
+    return listener_count
 
 
-async def _box(ctx: Context, named: mailbox_loaders.Named | None) -> int | None:
-    if named is None:
+async def _mailbox_id_from_ref(
+    ctx: Context, mailbox_ref: mailbox_loaders.MailboxSelector | None
+) -> int | None:
+    if mailbox_ref is None:
         return None
-    (row,) = await mailbox_loaders.named(ctx, [(own(ctx), named)])
-    return int(found(row, str(named.path or named.id or ""), path=["mailbox"]).id)
+    (row,) = await mailbox_loaders.load_by_selectors(ctx, [(require_user_id(ctx), mailbox_ref)])
+    return int(
+        require_found(row, str(mailbox_ref.path or mailbox_ref.id or ""), path=["mailbox"]).id
+    )
 
 
-async def _written(ctx: Context, asking: Asking) -> tuple[dict[str, Any], list[Any]]:
+async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str, Any], list[Any]]:
     """Validate the fields and return the stored content of the window with the new links to files.
 
     Raises Invalid for all wrong fields together, and NotFound for a missing identity or file.
     """
-    fields, problems = asking.fields, Problems()
-    _check(ctx, fields, problems)
-    problems.settle()
+    fields, problems = new.fields, ErrorCollector()
+    _check_fields(ctx, fields, problems)
+    problems.raise_collected()
     if fields.identity is not None:
-        (sender,) = await identities.by_ids(ctx, [fields.identity])
-        if sender is None or sender.user_id != own(ctx):
+        (sender,) = await identities.load_identities_by_id(ctx, [fields.identity])
+        if sender is None or sender.user_id != require_user_id(ctx):
             raise NotFound(str(fields.identity), path=["identity"])
-    links = await file_attachments.offered(ctx, fields.files, asking.address)
-    filled = await composition.taken_over(ctx, fields)
-    text, html = file_attachments.with_links(filled.text, filled.html, links)
-    attached = [one.file_id for one in fields.files if one.mode is FileAttachmentMode.ATTACH]
-    for nth, row in enumerate(await ctx.load_all(stored_files.by_ids, attached)):
+    links = await file_attachments.prepare_links(ctx, fields.files, new.url_from_path)
+    filled = await composition.add_referenced_content(ctx, fields)
+    text, html = file_attachments.append_links(filled.text, filled.html, links)
+    attached_file_ids = [
+        one.file_id for one in fields.files if one.mode is FileAttachmentMode.ATTACH
+    ]
+    for nth, row in enumerate(
+        await ctx.load_many(stored_files.load_files_by_id, attached_file_ids)
+    ):
         if row is None:
-            path = [file_attachments.PATH, str(nth), "file"]
-            raise NotFound(str(attached[nth]), path=path, index=nth)
-    written = {
-        "to": _pairs(filled.to or ()),
-        "cc": _pairs(filled.cc or ()),
-        "bcc": _pairs(fields.bcc),
-        "reply_to": _pairs(fields.reply_to or ()),
+            path = [file_attachments.FIELD_NAME, str(nth), "file"]
+            raise NotFound(str(attached_file_ids[nth]), path=path, index=nth)
+    content = {
+        "to": _name_address_pairs(filled.to or ()),
+        "cc": _name_address_pairs(filled.cc or ()),
+        "bcc": _name_address_pairs(fields.bcc),
+        "reply_to": _name_address_pairs(fields.reply_to or ()),
         "subject": filled.subject,
         "text": text,
         "html": html,
-        "files": attached,
+        "files": attached_file_ids,
         "priority": Priority(fields.priority).value,
-        "reference": referred(fields.reference),
+        "reference": reference_columns(fields.reference),
     }
-    return written, [one.share for one in links]
+    return content, [one.share for one in links]
 
 
-def _check(ctx: Context, fields: Fields, problems: Problems) -> None:
+def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector) -> None:
     """Add an error to `problems` for each field that is wrong."""
-    people = {"to": fields.to, "cc": fields.cc, "bcc": fields.bcc, "replyTo": fields.reply_to}
-    most = ctx.world.options.max_recipients
-    for name, given in people.items():
-        with problems.caught():
-            text = f"more than {most} addresses"
-            check_limit(len(given or ()), most, text, path=[name])
-            for nth, person in enumerate(given or ()):
-                message_builder.address(person.address, name, nth)
-                message_builder.line_of(person.name or "", [name], NAME)
-    with problems.caught():
-        message_builder.line_of(fields.subject or "", ["subject"], SUBJECT)
-    with problems.caught():
-        message_builder.text_of(fields.text or "", ["text"], TEXT)
-    with problems.caught():
-        message_builder.text_of(fields.html or "", ["html"], HTML_WITH_IMAGES)
-    with problems.caught():
-        file_attachments.check(fields.files)
-    with problems.caught():
-        if fields.reference and (fields.reference.attachments or fields.reference.whole):
+    address_lists = {
+        "to": fields.to,
+        "cc": fields.cc,
+        "bcc": fields.bcc,
+        "replyTo": fields.reply_to,
+    }
+    max_addresses = ctx.environment.options.max_recipients
+    for name, addresses in address_lists.items():
+        with problems.collecting():
+            text = f"more than {max_addresses} addresses"
+            check_limit(len(addresses or ()), max_addresses, text, path=[name])
+            for index, mailbox_address in enumerate(addresses or ()):
+                message_builder.validate_address(mailbox_address.address, name, index)
+                message_builder.validate_line(mailbox_address.name or "", [name], MAX_NAME_BYTES)
+    with problems.collecting():
+        message_builder.validate_line(fields.subject or "", ["subject"], MAX_SUBJECT_BYTES)
+    with problems.collecting():
+        message_builder.validate_text(fields.text or "", ["text"], MAX_TEXT_BYTES)
+    with problems.collecting():
+        message_builder.validate_text(fields.html or "", ["html"], MAX_HTML_WITH_IMAGES_BYTES)
+    with problems.collecting():
+        file_attachments.check_stored_files(fields.files)
+    with problems.collecting():
+        if fields.reference and (fields.reference.attachments or fields.reference.includes_message):
             text = "the client attaches what the message referred to has"
             path = ["reference", "attachments"]
-            raise Invalid(text, constraint="unsupported", path=path)
+            raise InvalidInput(text, constraint="unsupported", path=path)
 
 
-def _pairs(people: Sequence[Named]) -> list[list[str | None]]:
-    return [[person.name, person.address] for person in people]
+def _name_address_pairs(addresses: Sequence[NamedAddress]) -> list[list[str | None]]:
+    return [[person.name, person.address] for person in addresses]
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_compose_requests_by_id(
+    ctx: Context, request_ids: list[int]
+) -> list[ColumnRow | None]:
     """Load the viewer's requests, in the order of the ids; None for one that is expired."""
-    theirs = select(*picked(ComposeRequest)).where(
-        visible(ctx, ComposeRequest), col(ComposeRequest.expires_at) > ctx.world.now()
+    open_requests = select(*select_columns(ComposeRequest)).where(
+        is_visible(ctx, ComposeRequest), col(ComposeRequest.expires_at) > ctx.environment.now()
     )
-    return await by_keys(ctx, theirs, col(ComposeRequest.id), ids)
+    return await read_by_keys(ctx, open_requests, col(ComposeRequest.id), request_ids)
 
 
-async def requested(ctx: Context, after: int | None = None) -> AsyncGenerator[Picked]:
+async def follow_compose_requests(
+    ctx: Context, after_id: int | None = None
+) -> AsyncGenerator[ColumnRow]:
     """Yield new compose requests of the viewer.
 
     With `after_id`, first yield the open requests that are newer than that id. The client counts
     as listening until the generator is closed.
     """
-    own(ctx)
-    async with _listening(ctx):
-        since = await stream_reader.standing(ctx)
-        told = after or 0
-        if after is not None:
-            for row in await _missed(ctx, after):
-                told = row.id
+    require_user_id(ctx)
+    async with _register_listener(ctx):
+        position = await stream_reader.load_current_positions(ctx)
+        last_id = after_id or 0
+        if after_id is not None:
+            for row in await _read_requests_after(ctx, after_id):
+                last_id = row.id
                 yield row
-        async for batch in stream_reader.follow(ctx, Asked(since, KINDS)):
+        async for batch in stream_reader.follow_changes(ctx, FollowRequest(position, CHANGE_KINDS)):
             keys = [event.object_id for event in batch.events]
-            if batch.resync:  # open requests are still stored after their events are deleted
-                rows: Sequence[Picked | None] = await _missed(ctx, told)
+            if batch.resync_reason:  # open requests are still stored after their events are deleted
+                rows: Sequence[ColumnRow | None] = await _read_requests_after(ctx, last_id)
             else:
-                rows = await by_ids(ctx, list(dict.fromkeys(keys))) if keys else []
+                rows = (
+                    await load_compose_requests_by_id(ctx, list(dict.fromkeys(keys)))
+                    if keys
+                    else []
+                )
             for one in rows:
                 if one is not None:
-                    told = max(told, one.id)
+                    last_id = max(last_id, one.id)
                     yield one
 
 
-async def _missed(ctx: Context, after: int) -> Sequence[Picked]:
-    asked = select(*picked(ComposeRequest)).where(
-        visible(ctx, ComposeRequest),
-        col(ComposeRequest.expires_at) > ctx.world.now(),
-        col(ComposeRequest.id) > after,
+async def _read_requests_after(ctx: Context, after_id: int) -> Sequence[ColumnRow]:
+    statement = select(*select_columns(ComposeRequest)).where(
+        is_visible(ctx, ComposeRequest),
+        col(ComposeRequest.expires_at) > ctx.environment.now(),
+        col(ComposeRequest.id) > after_id,
     )
-    return await ctx.read(asked.order_by(col(ComposeRequest.id)).limit(WAITING))
+    return await ctx.read(statement.order_by(col(ComposeRequest.id)).limit(MAX_OPEN_REQUESTS))
 
 
 @asynccontextmanager
-async def _listening(ctx: Context) -> AsyncGenerator[None]:
+async def _register_listener(ctx: Context) -> AsyncGenerator[None]:
     """Register a listening client of the viewer in the database until the context ends."""
-    world = ctx.world
+    world = ctx.environment
     holder = await leases.ensure_registered(world)
-    row = {"id": world.key(), "user_id": own(ctx), "holder": holder}
-    this = col(ComposeListener.id) == row["id"]
+    row = {"id": world.new_id(), "user_id": require_user_id(ctx), "holder": holder}
+    is_this_listener = col(ComposeListener.id) == row["id"]
 
-    def comes(turn: Turn) -> None:
+    def register(transaction: DatabaseTransaction) -> None:
         dead = delete(ComposeListener).where(
             col(ComposeListener.user_id) == row["user_id"],
             ~leases.is_registered(col(ComposeListener.holder)),
         )
-        turn.connection.execute(dead)
-        stays(turn)
+        transaction.connection.execute(dead)
+        insert_if_missing(transaction)
 
-    def stays(turn: Turn) -> None:
-        if not turn.connection.execute(select(col(ComposeListener.id)).where(this)).first():
-            turn.connection.execute(insert(ComposeListener), row)
+    def insert_if_missing(transaction: DatabaseTransaction) -> None:
+        if not transaction.connection.execute(
+            select(col(ComposeListener.id)).where(is_this_listener)
+        ).first():
+            transaction.connection.execute(insert(ComposeListener), row)
 
-    async def gone() -> None:
-        await world.apply(lambda turn: turn.connection.execute(delete(ComposeListener).where(this)))
+    async def unregister() -> None:
+        await world.run_transaction(
+            lambda turn: turn.connection.execute(delete(ComposeListener).where(is_this_listener))
+        )
 
-    await world.apply(comes)
-    world.process.restore.append(stays)
+    await world.run_transaction(register)
+    world.process.restore_leases.append(insert_if_missing)
     try:
         yield
     finally:
-        world.process.restore.remove(stays)
-        memory_of(world.database).behind(gone())
+        world.process.restore_leases.remove(insert_if_missing)
+        cache_of_database(world.database).run_in_background(unregister())

@@ -10,86 +10,99 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.compose import message_builder, reply_quote
-from mail.compose.message_builder import Attachment, Draft, HeaderLine, Priority
-from mail.mime.header_encoding import Named
-from mail.storage.message_content import Stored
-from models.errors import Invalid, NotFound, found
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import Prepared, number
+from mail.compose.message_builder import CustomHeader, MessageDraft, OutgoingFile, Priority
+from mail.mime.header_encoding import NamedAddress
+from mail.storage.message_content import StoredMessage
+from models.errors import InvalidInput, NotFound, require_found
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import User
 from resolvers.context import Context
 from resolvers.submission import attachments, file_attachments, identities
-from resolvers.submission.attachments import Chosen, Room, Uploaded
-from resolvers.submission.file_attachments import Given
-from resolvers.submission.identities import Sender
-from resolvers.submission.reply_references import Reference, ReferenceQuote, Taken, taken
-from resolvers.submission.sender_authorization import main_of, may_send_as
+from resolvers.submission.attachments import (
+    AttachmentBudget,
+    AttachmentSelection,
+    UploadedAttachment,
+)
+from resolvers.submission.file_attachments import StoredFileAttachment
+from resolvers.submission.identities import SenderIdentity
+from resolvers.submission.reply_references import (
+    InheritedContent,
+    Reference,
+    ReferenceQuote,
+    read_inherited_content,
+)
+from resolvers.submission.sender_authorization import authorize_sender, read_main_address
 
-ACCOUNT = frozenset(  # columns of the sending account
+ACCOUNT_COLUMNS = frozenset(  # columns of the sending account
     {
         *("id", "tenant_id", "username", "name", "recipients", "from_whitelist", "pub_key"),
         "encrypt_messages",
     }
 )
-_MINE = Prepared(select(*picked(User, ACCOUNT)).where(col(User.id) == number("user")))
-SMALL = 64 * 1024  # larger messages are built in a thread
+_ACCOUNT_BY_ID = PreparedStatement(
+    select(*select_columns(User, ACCOUNT_COLUMNS)).where(col(User.id) == integer_parameter("user"))
+)
+MAX_INLINE_BYTES = 64 * 1024  # larger messages are built in a thread
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class MessageFields:
     """The fields of a message. `to`, `cc` and `subject` can come from a reference."""
 
-    from_: Named | None = None  # if the name is None, that of the identity is used
+    from_: NamedAddress | None = None  # if the name is None, that of the identity is used
     identity: int | None = None  # instead of `from_`; if both are None, the default
-    to: Sequence[Named] | None = None
-    cc: Sequence[Named] | None = None
-    bcc: Sequence[Named] = ()
-    reply_to: Sequence[Named] | None = None  # None: Reply-To of the identity
+    to: Sequence[NamedAddress] | None = None
+    cc: Sequence[NamedAddress] | None = None
+    bcc: Sequence[NamedAddress] = ()
+    reply_to: Sequence[NamedAddress] | None = None  # None: Reply-To of the identity
     subject: str | None = None
     text: str | None = None
     html: str | None = None
-    headers: Sequence[HeaderLine] = ()
-    attachments: Sequence[Attachment | Uploaded] | None = None
+    headers: Sequence[CustomHeader] = ()
+    attachments: Sequence[OutgoingFile | UploadedAttachment] | None = None
     priority: Priority = Priority.NORMAL
     reference: Reference | None = None
-    files: Sequence[Given] = ()
+    files: Sequence[StoredFileAttachment] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Previous:
+class PreviousDraft:
     """An earlier version of a draft with all columns, and its attachments to keep."""
 
-    message: Stored
-    keep: Chosen | None = None  # None: all, unless new ones are given
+    message: StoredMessage
+    kept_attachments: AttachmentSelection | None = None  # None: all, unless new ones are given
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class DraftBasis:
     """The date of a draft and its earlier version."""
 
     date: datetime
-    previous: Previous | None = None
+    previous: PreviousDraft | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Letterhead:
+class SenderFields:
     """From, Reply-To and the other fields that follow from the sender of a message."""
 
-    from_: Named
-    reply_to: Sequence[Named]
-    bcc: Sequence[str] = ()
-    mailbox_id: int | None = None  # where the copy is stored; None: Sent
+    from_: NamedAddress
+    reply_to: Sequence[NamedAddress]
+    always_bcc: Sequence[str] = ()
+    sent_mailbox_id: int | None = None  # where the copy is stored; None: Sent
 
 
-async def account_of(ctx: Context, owner: int) -> Picked:
+async def read_account(ctx: Context, user_id: int) -> ColumnRow:
     """Read the columns of the sending account. Raises NotFound if there is no such account."""
-    account: Picked = found(next(iter(await ctx.find(_MINE, user=owner)), None))
+    account: ColumnRow = require_found(
+        next(iter(await ctx.read_prepared(_ACCOUNT_BY_ID, user=user_id)), None)
+    )
     return account
 
 
-async def letterhead(
-    ctx: Context, account: Picked, fields: Fields, *, checked: bool = True
-) -> Letterhead:
+async def resolve_sender_fields(
+    ctx: Context, account: ColumnRow, fields: MessageFields, *, must_be_allowed: bool = True
+) -> SenderFields:
     """Determine the sender of a message from its address, its identity, or the default identity.
 
     With `must_be_allowed`, raises Forbidden if the account may not send as the address. Otherwise
@@ -98,40 +111,52 @@ async def letterhead(
     """
     if fields.from_ is not None and fields.identity is not None:
         text = "who it is from says from, or an identity: not both"
-        raise Invalid(text, constraint="exclusive", path=["identity"])
+        raise InvalidInput(text, constraint="exclusive", path=["identity"])
     if fields.from_ is not None:
-        given = Named(message_builder.address(fields.from_.address, "from"), fields.from_.name)
-        if not checked:
-            return Letterhead(given, fields.reply_to or ())
-        row = await may_send_as(ctx, account, given.address, ["from"])
-        sender = await identities.of_sender(ctx, account, given.address, row)
-        if sender is None:
-            return Letterhead(given, fields.reply_to or ())
-        name = sender.name if given.name is None else given.name
-        return _headed(Named(given.address, name), sender, fields)
+        from_address = NamedAddress(
+            message_builder.validate_address(fields.from_.address, "from"), fields.from_.name
+        )
+        if not must_be_allowed:
+            return SenderFields(from_address, fields.reply_to or ())
+        address_row = await authorize_sender(ctx, account, from_address.address, ["from"])
+        identity = await identities.identity_of_sender(
+            ctx, account, from_address.address, address_row
+        )
+        if identity is None:
+            return SenderFields(from_address, fields.reply_to or ())
+        name = identity.name if from_address.name is None else from_address.name
+        return _sender_fields_of_identity(
+            NamedAddress(from_address.address, name), identity, fields
+        )
     if fields.identity is None:
-        sender = await identities.default_of(ctx, account)
+        identity = await identities.default_identity(ctx, account)
     else:
-        sender = await _identity(ctx, account, fields.identity)
-    if checked:
-        await may_send_as(ctx, account, sender.address, ["from"])
-    return _headed(Named(sender.address, sender.name), sender, fields)
+        identity = await _read_own_identity(ctx, account, fields.identity)
+    if must_be_allowed:
+        await authorize_sender(ctx, account, identity.address, ["from"])
+    return _sender_fields_of_identity(
+        NamedAddress(identity.address, identity.name), identity, fields
+    )
 
 
-async def _identity(ctx: Context, account: Picked, key: int) -> Sender:
-    (sender,) = await identities.by_ids(ctx, [key])
-    if sender is None or sender.user_id != account.id:
-        raise NotFound(str(key), path=["identity"])
-    return sender
+async def _read_own_identity(ctx: Context, account: ColumnRow, identity_id: int) -> SenderIdentity:
+    (identity,) = await identities.load_identities_by_id(ctx, [identity_id])
+    if identity is None or identity.user_id != account.id:
+        raise NotFound(str(identity_id), path=["identity"])
+    return identity
 
 
-def _headed(from_: Named, sender: Sender, fields: Fields) -> Letterhead:
-    own = [Named(sender.reply_to)] if sender.reply_to else []
-    reply_to = own if fields.reply_to is None else fields.reply_to
-    return Letterhead(from_, reply_to, sender.bcc, sender.mailbox_id)
+def _sender_fields_of_identity(
+    from_: NamedAddress, identity: SenderIdentity, fields: MessageFields
+) -> SenderFields:
+    identity_reply_to = [NamedAddress(identity.reply_to)] if identity.reply_to else []
+    reply_to = identity_reply_to if fields.reply_to is None else fields.reply_to
+    return SenderFields(from_, reply_to, identity.bcc, identity.mailbox_id)
 
 
-async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> Draft:
+async def compose_draft(
+    ctx: Context, sender_fields: SenderFields, fields: MessageFields, basis: DraftBasis
+) -> MessageDraft:
     """Build the draft.
 
     An earlier version provides its Message-ID and the message that it replied to.
@@ -139,136 +164,166 @@ async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> 
     Raises NotFound if an attachment or the referenced message is missing, and Invalid if the
     attachments are too large.
     """
-    world = ctx.world
-    room = Room(world.options.message_max)
-    kept = await _kept(fields, how.previous, room) if how.previous else []
-    files = await attachments.given(ctx, fields.attachments or (), room)
-    files += await file_attachments.attached(ctx, fields.files, room)
-    over = await _over(ctx, fields, how, room)
-    filled = _filled(fields, over)
-    to, cc = filled.to or (), filled.cc or ()
-    return Draft(
-        from_=head.from_,
-        date=how.date,
-        message_id=_message_id(ctx, head.from_, how),
-        reply_to=head.reply_to,
+    world = ctx.environment
+    budget = AttachmentBudget(world.options.message_max)
+    kept_attachments = (
+        await _copy_kept_attachments(fields, basis.previous, budget) if basis.previous else []
+    )
+    files = await attachments.read_attachments(ctx, fields.attachments or (), budget)
+    files += await file_attachments.read_attached_files(ctx, fields.files, budget)
+    inherited = await _read_inherited_content(ctx, fields, basis, budget)
+    filled_fields = _add_inherited_content(fields, inherited)
+    to, cc = filled_fields.to or (), filled_fields.cc or ()
+    return MessageDraft(
+        from_=sender_fields.from_,
+        date=basis.date,
+        message_id=_message_id_of_draft(ctx, sender_fields.from_, basis),
+        reply_to=sender_fields.reply_to,
         to=to,
         cc=cc,
-        bcc=[*fields.bcc, *copied(head.bcc, [*to, *cc, *fields.bcc])],
-        subject=filled.subject,
-        text=filled.text,
-        html=filled.html,
+        bcc=[
+            *fields.bcc,
+            *always_bcc_of_message(sender_fields.always_bcc, [*to, *cc, *fields.bcc]),
+        ],
+        subject=filled_fields.subject,
+        text=filled_fields.text,
+        html=filled_fields.html,
         headers=fields.headers,
-        attachments=[*kept, *files, *over.attachments],
-        in_reply_to=over.in_reply_to,
-        references=over.references,
+        attachments=[*kept_attachments, *files, *inherited.attachments],
+        in_reply_to=inherited.in_reply_to,
+        references=inherited.references,
         priority=fields.priority,
         most=world.options.message_max,
     )
 
 
-def _filled(fields: Fields, over: Taken) -> Fields:
+def _add_inherited_content(fields: MessageFields, inherited: InheritedContent) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message added."""
     text, html = fields.text, fields.html
-    if over.quote and fields.reference:
-        above = fields.reference.quote is ReferenceQuote.ABOVE
-        text, html = reply_quote.joined(text, html, over.quote, above=above)
-    answers = fields.to is None and fields.cc is None
+    if inherited.quote and fields.reference:
+        is_quote_above = fields.reference.quote is ReferenceQuote.ABOVE
+        text, html = reply_quote.combine_with_quote(
+            text, html, inherited.quote, quote_above=is_quote_above
+        )
+    takes_recipients = fields.to is None and fields.cc is None
     return replace(
         fields,
-        to=over.to if answers else fields.to,
-        cc=over.cc if answers else fields.cc,
-        subject=over.subject if fields.subject is None else fields.subject,
+        to=inherited.to if takes_recipients else fields.to,
+        cc=inherited.cc if takes_recipients else fields.cc,
+        subject=inherited.subject if fields.subject is None else fields.subject,
         text=text,
         html=html,
     )
 
 
-async def taken_over(ctx: Context, fields: Fields) -> Fields:
+async def add_referenced_content(ctx: Context, fields: MessageFields) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message.
 
     Attachments are not copied. Raises NotFound if the viewer has no such message.
     """
     if not fields.reference:
         return fields
-    return _filled(fields, await taken(ctx, fields.reference, Room(ctx.world.options.message_max)))
+    return _add_inherited_content(
+        fields,
+        await read_inherited_content(
+            ctx, fields.reference, AttachmentBudget(ctx.environment.options.message_max)
+        ),
+    )
 
 
-def copied(always: Sequence[str], people: Sequence[Named]) -> list[Named]:
+def always_bcc_of_message(
+    always_bcc: Sequence[str], recipients: Sequence[NamedAddress]
+) -> list[NamedAddress]:
     """Return the addresses that are always copied and are not yet recipients.
 
     If the message has no recipient, the result is empty.
     """
-    there = {person.address.casefold() for person in people}
-    return [Named(text) for text in always if there and text.casefold() not in there]
+    known_addresses = {person.address.casefold() for person in recipients}
+    return [
+        NamedAddress(text)
+        for text in always_bcc
+        if known_addresses and text.casefold() not in known_addresses
+    ]
 
 
-def _message_id(ctx: Context, from_: Named, how: How) -> str:
+def _message_id_of_draft(ctx: Context, from_: NamedAddress, basis: DraftBasis) -> str:
     """Return the Message-ID of the earlier version, or a new one."""
-    known = how.previous.message.row.message_id if how.previous else None
-    if known and message_builder.is_id(known):
-        return str(known)
+    previous_id = basis.previous.message.row.message_id if basis.previous else None
+    if previous_id and message_builder.is_message_id(previous_id):
+        return str(previous_id)
     return new_message_id(ctx, from_.address)
 
 
-def new_message_id(ctx: Context, sender: str) -> str:
+def new_message_id(ctx: Context, sender_address: str) -> str:
     """Create a Message-ID in the domain of this host.
 
     If the host name has no dot, the domain of the sender is used.
     """
-    hostname = ctx.world.options.hostname
-    domain = hostname if "." in hostname else sender.rpartition("@")[2]
-    return message_builder.message_id(ctx.world.random(16), domain)
+    hostname = ctx.environment.options.hostname
+    domain = hostname if "." in hostname else sender_address.rpartition("@")[2]
+    return message_builder.new_message_id(ctx.environment.random_bytes(16), domain)
 
 
-async def _over(ctx: Context, fields: Fields, how: How, room: Room) -> Taken:
+async def _read_inherited_content(
+    ctx: Context, fields: MessageFields, basis: DraftBasis, budget: AttachmentBudget
+) -> InheritedContent:
     """Read what the draft takes from the referenced message, or took when it was saved earlier."""
     if fields.reference:
-        return await taken(ctx, fields.reference, room)
-    if not how.previous:
-        return Taken("")
-    row = how.previous.message.row
-    return Taken("", in_reply_to=row.in_reply_to, references=row.references)
+        return await read_inherited_content(ctx, fields.reference, budget)
+    if not basis.previous:
+        return InheritedContent("")
+    row = basis.previous.message.row
+    return InheritedContent("", in_reply_to=row.in_reply_to, references=row.references)
 
 
-async def _kept(fields: Fields, previous: Previous, room: Room) -> list[Attachment]:
+async def _copy_kept_attachments(
+    fields: MessageFields, previous: PreviousDraft, budget: AttachmentBudget
+) -> list[OutgoingFile]:
     """Return the attachments of the earlier version that stay.
 
     Images stay if the new HTML shows them and no new attachment has their Content-ID.
     """
     message, path = previous.message, ["keepAttachments"]
-    copies = fields.reference is not None and fields.reference.attachments is not None
-    others = {file.cid for file in fields.attachments or ()}
-    stay = {
+    copies_referenced = fields.reference is not None and fields.reference.attachments is not None
+    new_content_ids = {file.cid for file in fields.attachments or ()}
+    kept_numbers = {
         number
         for number, each in enumerate(message.row.attachments)
-        if each["related"] and each["cid"] not in others and _shown(each["cid"], fields.html)
+        if each["related"]
+        and each["cid"] not in new_content_ids
+        and _html_shows_content_id(each["cid"], fields.html)
     }
-    if previous.keep is not None:
-        stay |= set(attachments.numbers(message, previous.keep, path))
-    elif fields.attachments is None and not copies:
-        stay |= set(attachments.numbers(message, Chosen(all=True), path))
-    return await attachments.copied(message, sorted(stay), room, path)
+    if previous.kept_attachments is not None:
+        kept_numbers |= set(
+            attachments.attachment_numbers(message, previous.kept_attachments, path)
+        )
+    elif fields.attachments is None and not copies_referenced:
+        kept_numbers |= set(
+            attachments.attachment_numbers(message, AttachmentSelection(all_unrelated=True), path)
+        )
+    return await attachments.copy_attachments(message, sorted(kept_numbers), budget, path)
 
 
-def _shown(cid: str | None, html: str | None) -> bool:
-    if not cid or not html:
+def _html_shows_content_id(content_id: str | None, html: str | None) -> bool:
+    if not content_id or not html:
         return False
-    return f"cid:{cid}" in html or f"cid:{quote(cid)}" in html  # RFC 2392 writes it as a URL
+    return (
+        f"cid:{content_id}" in html or f"cid:{quote(content_id)}" in html
+    )  # RFC 2392 writes it as a URL
 
 
-async def built(draft: Draft) -> bytes:
+async def build_message(draft: MessageDraft) -> bytes:
     """Build the bytes of a message, in a thread if it is large.
 
     Raises Invalid if a field is wrong.
     """
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
-    if size < SMALL:
-        return message_builder.build(draft)
-    return await asyncio.to_thread(message_builder.build, draft)
+    if size < MAX_INLINE_BYTES:
+        return message_builder.build_message(draft)
+    return await asyncio.to_thread(message_builder.build_message, draft)
 
 
-async def main_address(ctx: Context, account: Picked) -> Named:
+async def main_sender(ctx: Context, account: ColumnRow) -> NamedAddress:
     """Return the main address of the account with its From name. Raises Invalid if it has none."""
-    row = await main_of(ctx, account)
-    return Named(row.shown, row.name or account.name)
+    row = await read_main_address(ctx, account)
+    return NamedAddress(row.shown, row.name or account.name)

@@ -9,143 +9,168 @@ from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 
 from mail.delivery import recipient_rewrites
-from mail.envelope.dsn_parameters import ALL, Wish
+from mail.envelope.dsn_parameters import ALL_REPORTS, DsnRequest
 from mail.queue import enqueue
-from mail.queue.enqueue import Handed, Sender
+from mail.queue.enqueue import NewSubmission, SubmissionOwner
 from mail.storage import openpgp_encryption
-from mail.storage.blobs.blob_writer import Gone, Kept
-from mail.storage.message_insert import Item, Letter, Place, Placed, place_many
-from mail.storage.received_messages import read, stored
-from models.errors import Forbidden, Invalid, NotFound, OverQuota, Problems, Unavailable
+from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
+from mail.storage.message_insert import (
+    InsertedMessage,
+    InsertItem,
+    MessagePlacement,
+    StorableMessage,
+    insert_messages,
+)
+from mail.storage.received_messages import read_message, store_blobs
+from models.errors import (
+    ErrorCollector,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    OverQuota,
+    ServiceUnavailable,
+)
 from models.events.journal import PLATFORM
 from models.files.tables import FileShare
-from models.queue.tables import Delivery
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page, ordering
-from models.store.prepared_statements import Prepared, number
+from models.queue.tables import QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest, ordering_name
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import own, records, visible
-from resolvers.context import Batch, Context
+from resolvers.access import is_visible, is_visible_record, require_user_id
+from resolvers.context import BatchFunction, Context
 from resolvers.files import shares as file_shares
-from resolvers.mailboxes.special_mailboxes import held_place
+from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
 from resolvers.messages import loaders as message_loaders
-from resolvers.pagination import Scan
+from resolvers.pagination import PageScan
 from resolvers.queue import rate_limits
 from resolvers.submission import composition, outgoing_scan
-from resolvers.submission.outgoing_messages import Envelope, Outgoing, Written, send_time, written
-from resolvers.submission.reply_references import answered, referred
+from resolvers.submission.outgoing_messages import (
+    ComposedMessage,
+    EnvelopeOverride,
+    SendRequest,
+    compose_messages,
+    future_send_time,
+)
+from resolvers.submission.reply_references import mark_referenced_message, reference_columns
 from resolvers.users.quota import limits as quota_limits
 
-__all__ = ["Envelope", "Outgoing", "Written"]
+__all__ = ["ComposedMessage", "EnvelopeOverride", "SendRequest"]
 
-SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
-NO_ROOM = "It is sent, but there was no room for a copy."
-NO_FOLDER = "It is sent, but there is no folder for a copy."
-NO_KEY = "It is sent, but the key the copy would be encrypted to is of no use."
-LONGEST_UNDO = timedelta(days=1)
-_ONE = Prepared(
-    select(*picked(Submission)).where(
-        col(Submission.user_id) == number("viewer"), col(Submission.id) == number("id")
+NOT_SAVED_TO_SENT = "NOT_SAVED_TO_SENT"
+NO_ROOM_WARNING = "It is sent, but there was no room for a copy."
+NO_FOLDER_WARNING = "It is sent, but there is no folder for a copy."
+UNUSABLE_KEY_WARNING = "It is sent, but the key the copy would be encrypted to is of no use."
+MAX_UNDO_WINDOW = timedelta(days=1)
+_SUBMISSION_BY_ID = PreparedStatement(
+    select(*select_columns(Submission)).where(
+        col(Submission.user_id) == integer_parameter("viewer"),
+        col(Submission.id) == integer_parameter("id"),
     )
 )
-_ABLE = Prepared(
+_USER_ALLOWED_TO_SEND = PreparedStatement(
     select(col(User.id)).where(
-        col(User.id) == number("user"), ~col(User.disabled), ~col(User.suspended)
+        col(User.id) == integer_parameter("user"), ~col(User.disabled), ~col(User.suspended)
     )
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SentRowSelection:
     """Which rows of sent messages are read for the response."""
 
     submissions: bool = True
     messages: bool = True
 
 
-WHOLE = Shown()
+ALL_SENT_ROWS = SentRowSelection()
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentMessage:
     """The submission and stored copy of a sent message, with warnings as pairs of code and text.
 
     `submission` is None if the message was only stored. Both rows are None if they were not
     requested.
     """
 
-    submission: Picked | None
-    message: Picked | None
+    submission: ColumnRow | None
+    message: ColumnRow | None
     warnings: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class CopyRecipients:
     """The addresses that BCC rules of a tenant copy a message to.
 
     The copies belong to the tenant, and no account has an event of them.
     """
 
     tenant_id: int
-    to: Sequence[str] = ()
+    addresses: Sequence[str] = ()
 
     @property
-    def streams(self) -> list[int]:
+    def stream_ids(self) -> list[int]:
         """The streams that the transaction must lock because of the copies."""
-        return [PLATFORM] if self.to else []
+        return [PLATFORM] if self.addresses else []
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class PreparedMessage:
     """A message that is ready to be stored and queued."""
 
-    letter: Letter
-    copy: Letter  # for the sender; can be encrypted
+    message: StorableMessage
+    copy: StorableMessage  # for the sender; can be encrypted
     sender: str
     recipients: Sequence[str]
-    place: Place | None  # None: no copy is stored
-    outgoing: Outgoing
-    copied: Copied
-    wishes: Mapping[str, Wish] = field(default_factory=dict)
-    why: str = NO_ROOM  # warning text if no copy is stored
+    copy_place: MessagePlacement | None  # None: no copy is stored
+    request: SendRequest
+    copy_recipients: CopyRecipients
+    dsn_requests: Mapping[str, DsnRequest] = field(default_factory=dict)
+    no_copy_reason: str = NO_ROOM_WARNING  # warning text if no copy is stored
     sent_mailbox_id: int | None = None  # of a held message: the mailbox of the copy after the hold
 
 
-class _NoFolder(Exception):
+class _CopyMailboxGone(Exception):
     """Raised if the mailbox for a copy was deleted since it was looked up."""
 
     def __init__(self, mailbox_id: int) -> None:
         super().__init__(mailbox_id)
         self.mailbox_id = mailbox_id
 
-    def without(self, ready: Ready) -> Ready:
+    def without_copy(self, prepared: PreparedMessage) -> PreparedMessage:
         """Return the message without a copy if the copy was to be stored in the deleted mailbox."""
-        if ready.place is None or ready.place.mailbox_id != self.mailbox_id:
-            return ready
-        return replace(ready, place=None, why=NO_FOLDER)
+        if prepared.copy_place is None or prepared.copy_place.mailbox_id != self.mailbox_id:
+            return prepared
+        return replace(prepared, copy_place=None, no_copy_reason=NO_FOLDER_WARNING)
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _StoredSubmission:
     """The ids of a stored submission and copy. Each is None if there is none."""
 
     submission_id: int | None
     message_id: int | None
-    why: str
+    no_copy_reason: str
 
 
-async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = None) -> Sent:
+async def send_message(
+    ctx: Context, request: SendRequest, problems: ErrorCollector | None = None
+) -> SentMessage:
     """Build one message, store its copy and queue it. See `send_messages` for errors."""
-    (sent,) = await send_all(ctx, outgoing, problems)
-    return sent
+    (sent_message,) = await send_messages(ctx, request, problems)
+    return sent_message
 
 
-async def send_all(
-    ctx: Context, outgoing: Outgoing, problems: Problems | None = None, shown: Shown = WHOLE
-) -> list[Sent]:
+async def send_messages(
+    ctx: Context,
+    request: SendRequest,
+    problems: ErrorCollector | None = None,
+    needed_rows: SentRowSelection = ALL_SENT_ROWS,
+) -> list[SentMessage]:
     """Build the messages of a request, store their copies and queue them: all or none.
 
     A request with `merge` has several messages. If a copy can't be stored, the message is sent
@@ -154,216 +179,295 @@ async def send_all(
     the message, NotFound for a missing mailbox or file, and RateLimited if a limit on recipients
     or messages of the account, domain or platform is reached.
     """
-    owner = own(ctx)
-    account = await composition.account_of(ctx, owner)
-    if not outgoing.stays:
-        await quota_limits.may_write(ctx, account)
-    batch = await written(ctx, account, outgoing, problems or Problems())
-    done = await store_all(ctx, account, batch.messages, batch.shares)
-    theirs = [one.submission_id if shown.submissions else None for one in done]
-    copies = [one.message_id if shown.messages else None for one in done]
-    sent, kept = await _rows(ctx, by_ids, theirs), await _rows(ctx, message_loaders.by_ids, copies)
+    user_id = require_user_id(ctx)
+    account = await composition.read_account(ctx, user_id)
+    if not request.is_only_stored:
+        await quota_limits.require_can_write(ctx, account)
+    batch = await compose_messages(ctx, account, request, problems or ErrorCollector())
+    stored_submissions = await store_submissions(ctx, account, batch.messages, batch.shares)
+    submission_ids = [
+        one.submission_id if needed_rows.submissions else None for one in stored_submissions
+    ]
+    copy_ids = [one.message_id if needed_rows.messages else None for one in stored_submissions]
+    submission_rows, copy_rows = (
+        await _load_optional_rows(ctx, load_submissions_by_id, submission_ids),
+        await _load_optional_rows(ctx, message_loaders.load_by_ids, copy_ids),
+    )
     return [
-        Sent(row, copy, () if one.message_id is not None else ((SENT_NOT_KEPT, one.why),))
-        for one, row, copy in zip(done, sent, kept, strict=True)
+        SentMessage(
+            row,
+            copy,
+            () if one.message_id is not None else ((NOT_SAVED_TO_SENT, one.no_copy_reason),),
+        )
+        for one, row, copy in zip(stored_submissions, submission_rows, copy_rows, strict=True)
     ]
 
 
-async def _rows(
-    ctx: Context, batch: Batch[int, Picked | None], keys: Sequence[int | None]
-) -> list[Picked | None]:
+async def _load_optional_rows(
+    ctx: Context, load_by_id: BatchFunction[int, ColumnRow | None], ids: Sequence[int | None]
+) -> list[ColumnRow | None]:
     """Load the rows with these ids. A None among the ids gives None."""
-    wanted = [key for key in keys if key is not None]
-    found = iter(await ctx.load_all(batch, wanted) if wanted else ())
-    return [None if key is None else next(found) for key in keys]
+    given_ids = [key for key in ids if key is not None]
+    found = iter(await ctx.load_many(load_by_id, given_ids) if given_ids else ())
+    return [None if key is None else next(found) for key in ids]
 
 
-async def store(ctx: Context, account: Picked, written: Written) -> tuple[int | None, int | None]:
+async def store_submission(
+    ctx: Context, account: ColumnRow, composed: ComposedMessage
+) -> tuple[int | None, int | None]:
     """Store a copy of a message and queue it.
 
     Returns the ids of the submission and the copy, or None.
 
     Raises the errors of `store_submissions`.
     """
-    (done,) = await store_all(ctx, account, [written])
-    return done.submission_id, done.message_id
+    (stored,) = await store_submissions(ctx, account, [composed])
+    return stored.submission_id, stored.message_id
 
 
-async def store_all(
+async def store_submissions(
     ctx: Context,
-    account: Picked,
-    written: Sequence[Written],
+    account: ColumnRow,
+    composed_messages: Sequence[ComposedMessage],
     shares: Sequence[FileShare] = (),
-) -> list[_Done]:
+) -> list[_StoredSubmission]:
     """Store copies of messages, queue the messages, and insert the shares, in one transaction.
 
     Raises Forbidden if the scanner rejects a message or the account may not send, OverQuota if a
     message that is only stored does not fit, and RateLimited.
     """
-    leaving = [(one.sender, one.recipients) for one in written if not one.outgoing.stays]
-    copied, ready, again = iter(await copies(ctx, account, leaving)), list[Ready](), False
-    for one in written:
-        theirs = Copied(account.tenant_id) if one.outgoing.stays else next(copied)
-        ready.append(await _ready(ctx, account, one, theirs))
+    envelopes = [
+        (one.sender, one.recipients) for one in composed_messages if not one.request.is_only_stored
+    ]
+    copy_recipients, prepared_messages, is_retry = (
+        iter(await read_copy_recipients(ctx, account, envelopes)),
+        list[PreparedMessage](),
+        False,
+    )
+    for one in composed_messages:
+        recipients_of_copies = (
+            CopyRecipients(account.tenant_id)
+            if one.request.is_only_stored
+            else next(copy_recipients)
+        )
+        prepared_messages.append(await _prepare_message(ctx, account, one, recipients_of_copies))
     while True:
         try:
-            return await _store(ctx, account, ready, shares, again=again)
-        except Gone:
-            if again:
+            return await _store_prepared(ctx, account, prepared_messages, shares, is_retry=is_retry)
+        except BlobRowDeleted:
+            if is_retry:
                 raise
-            again = True
-        except _NoFolder as gone:
-            ready = [gone.without(one) for one in ready]
+            is_retry = True
+        except _CopyMailboxGone as error:
+            prepared_messages = [error.without_copy(one) for one in prepared_messages]
 
 
-async def _ready(ctx: Context, account: Picked, written: Written, copied: Copied) -> Ready:
+async def _prepare_message(
+    ctx: Context, account: ColumnRow, composed: ComposedMessage, copy_recipients: CopyRecipients
+) -> PreparedMessage:
     """Parse, scan and encrypt a message, and decide where its copy is stored.
 
     Raises Forbidden if the scanner rejects it. Raises Unavailable if a message that is only stored
     can't be encrypted; a copy is left out then.
     """
-    raw, box, outgoing = written.raw, written.box, written.outgoing
-    letter = copy = await read(raw)
-    if written.readable is not None:
-        raw, copy = written.readable, await read(written.readable)
-    if not outgoing.stays:
-        await outgoing_scan.checked(ctx, account, raw, written.sender, written.recipients)
-    there, why = None, NO_FOLDER
-    if box is not None:
-        there, why = _place(ctx, written, box), NO_ROOM
+    raw, copy_mailbox, outgoing = composed.raw, composed.copy_mailbox, composed.request
+    message = copy = await read_message(raw)
+    if composed.readable_copy is not None:
+        raw, copy = composed.readable_copy, await read_message(composed.readable_copy)
+    if not outgoing.is_only_stored:
+        await outgoing_scan.scan_message(ctx, account, raw, composed.sender, composed.recipients)
+    copy_place, no_copy_reason = None, NO_FOLDER_WARNING
+    if copy_mailbox is not None:
+        copy_place, no_copy_reason = _copy_place(ctx, composed, copy_mailbox), NO_ROOM_WARNING
         if not outgoing.is_draft:
             try:
-                copy = await openpgp_encryption.put_in(ctx.world, raw, copy, account, box)
-            except Unavailable:  # never store it unencrypted
-                if outgoing.stays:
+                copy = await openpgp_encryption.encrypt_for_mailbox(
+                    ctx.environment, raw, copy, account, copy_mailbox
+                )
+            except ServiceUnavailable:  # never store it unencrypted
+                if outgoing.is_only_stored:
                     raise
-                there, why = None, NO_KEY
-            letter = copy if outgoing.stays else letter
-    home = None
-    if there is not None and is_held(ctx.world, outgoing):
-        home, there = there.mailbox_id, await held_place(ctx, there)
-    wishes = dict.fromkeys(written.recipients, ALL) if outgoing.request_dsn else written.wishes
-    to = written.sender, written.recipients
-    return Ready(letter, copy, *to, there, outgoing, copied, wishes, why, home)
+                copy_place, no_copy_reason = None, UNUSABLE_KEY_WARNING
+            message = copy if outgoing.is_only_stored else message
+    sent_mailbox_id = None
+    if copy_place is not None and is_held(ctx.environment, outgoing):
+        sent_mailbox_id, copy_place = (
+            copy_place.mailbox_id,
+            await placement_in_scheduled(ctx, copy_place),
+        )
+    dsn_requests = (
+        dict.fromkeys(composed.recipients, ALL_REPORTS)
+        if outgoing.request_dsn
+        else composed.dsn_requests
+    )
+    envelope = composed.sender, composed.recipients
+    return PreparedMessage(
+        message,
+        copy,
+        *envelope,
+        copy_place,
+        outgoing,
+        copy_recipients,
+        dsn_requests,
+        no_copy_reason,
+        sent_mailbox_id,
+    )
 
 
-def is_held(world: World, outgoing: Outgoing) -> bool:
+def is_held(environment: Environment, request: SendRequest) -> bool:
     """True if the message is sent later: at a scheduled time, or after its undo window."""
-    return not outgoing.stays and when(world, outgoing)[1] is not SubmissionState.QUEUED
+    return (
+        not request.is_only_stored
+        and initial_schedule(environment, request).state is not SubmissionState.QUEUED
+    )
 
 
-def _place(ctx: Context, written: Written, box: Picked) -> Place:
+def _copy_place(
+    ctx: Context, composed: ComposedMessage, copy_mailbox: ColumnRow
+) -> MessagePlacement:
     """Return the mailbox, flags and envelope that the copy is stored with."""
-    outgoing = written.outgoing
-    return Place(
-        own(ctx),
-        box.id,
-        ctx.world.now(),
+    outgoing = composed.request
+    return MessagePlacement(
+        require_user_id(ctx),
+        copy_mailbox.id,
+        ctx.environment.now(),
         seen=True,
         draft=outgoing.is_draft,
-        envelope_from=None if outgoing.stays else written.sender,
-        envelope_to=() if outgoing.stays else written.recipients,
+        envelope_from=None if outgoing.is_only_stored else composed.sender,
+        envelope_to=() if outgoing.is_only_stored else composed.recipients,
         meta_data=outgoing.meta_data,
-        reference=referred(outgoing.reference),
+        reference=reference_columns(outgoing.reference),
         origin=ctx.origin,
     )
 
 
-async def _store(
+async def _store_prepared(
     ctx: Context,
-    account: Picked,
-    ready: Sequence[Ready],
+    account: ColumnRow,
+    prepared_messages: Sequence[PreparedMessage],
     shares: Sequence[FileShare],
     *,
-    again: bool,
-) -> list[_Done]:
+    is_retry: bool,
+) -> list[_StoredSubmission]:
     """Store the blobs, and write all rows in one transaction."""
-    kept = [await kept_of(ctx, account, one, again=again) for one in ready]
-    streams = {stream for one in ready for stream in one.copied.streams}
-    outgoing = ready[0].outgoing
+    stored_blobs = [
+        await store_message_blobs(ctx, account, one, is_retry=is_retry) for one in prepared_messages
+    ]
+    stream_ids = {stream for one in prepared_messages for stream in one.copy_recipients.stream_ids}
+    outgoing = prepared_messages[0].request
 
-    def unit(turn: Turn) -> list[_Done]:
-        leaving = [one for one in ready if not one.outgoing.stays]
-        check_able(turn, account.id)
+    def write_rows(transaction: DatabaseTransaction) -> list[_StoredSubmission]:
+        leaving = [one for one in prepared_messages if not one.request.is_only_stored]
+        check_may_send(transaction, account.id)
         if leaving:
             many = sum(len(one.recipients) for one in leaving)
-            quota_limits.count_recipients(turn, account.id, many)
-        done = _written(turn, ctx, ready, kept)
+            quota_limits.count_recipients(transaction, account.id, many)
+        stored = _insert_rows(transaction, ctx, prepared_messages, stored_blobs)
         if leaving:
-            rate_limits.count(turn, account.id, len(leaving))
-        return done
+            rate_limits.count_messages(transaction, account.id, len(leaving))
+        return stored
 
-    if not shares and not (outgoing.reference and not outgoing.stays):
-        with quota_limits.refusing(ctx):
-            return await ctx.apply(unit, account.id, *streams)
-    with quota_limits.refusing(ctx):
-        async with ctx.write(account.id, *streams) as session:
-            await file_shares.add(ctx, session, shares)
-            done = await ctx.world.join(session, unit)
-            if outgoing.reference and not outgoing.stays:
-                await answered(ctx, session, outgoing.reference)
-    return done
+    if not shares and not (outgoing.reference and not outgoing.is_only_stored):
+        with quota_limits.raise_rate_limited(ctx):
+            return await ctx.run_transaction(write_rows, account.id, *stream_ids)
+    with quota_limits.raise_rate_limited(ctx):
+        async with ctx.write_session(account.id, *stream_ids) as session:
+            await file_shares.insert_shares(ctx, session, shares)
+            stored = await ctx.environment.run_in_session(session, write_rows)
+            if outgoing.reference and not outgoing.is_only_stored:
+                await mark_referenced_message(ctx, session, outgoing.reference)
+    return stored
 
 
-async def kept_of(ctx: Context, account: Picked, ready: Ready, *, again: bool) -> tuple[Kept, Kept]:
+async def store_message_blobs(
+    ctx: Context, account: ColumnRow, prepared: PreparedMessage, *, is_retry: bool
+) -> tuple[StoredMessageBlobs, StoredMessageBlobs]:
     """Store the blobs of a message and of its copy.
 
     Raises BlobRowDeleted if a reused blob was just deleted.
 
     With `is_retry`, no stored blob is reused.
     """
-    kept = copy = await stored(ctx.world, account.tenant_id, ready.letter, again=again)
-    if ready.copy is not ready.letter:
-        copy = await stored(ctx.world, account.tenant_id, ready.copy, again=again)
-    return kept, copy
-
-
-def _written(
-    turn: Turn, ctx: Context, ready: Sequence[Ready], kept: Sequence[tuple[Kept, Kept]]
-) -> list[_Done]:
-    """Insert the copies, submissions and queue entries of prepared messages."""
-    copies = _copied(turn, ready, [copy for _, copy in kept])
-    leaving = [
-        (one, whole, placed)
-        for one, (whole, _), (placed, _) in zip(ready, kept, copies, strict=True)
-        if not one.outgoing.stays
-    ]
-    keys = iter(queued_all(turn, ctx, leaving) if leaving else ())
-    return [
-        _Done(
-            None if one.outgoing.stays else next(keys), placed.message_id if placed else None, why
+    message_blobs = copy_blobs = await store_blobs(
+        ctx.environment, account.tenant_id, prepared.message, store_again=is_retry
+    )
+    if prepared.copy is not prepared.message:
+        copy_blobs = await store_blobs(
+            ctx.environment, account.tenant_id, prepared.copy, store_again=is_retry
         )
-        for one, (placed, why) in zip(ready, copies, strict=True)
+    return message_blobs, copy_blobs
+
+
+def _insert_rows(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    prepared_messages: Sequence[PreparedMessage],
+    stored_blobs: Sequence[tuple[StoredMessageBlobs, StoredMessageBlobs]],
+) -> list[_StoredSubmission]:
+    """Insert the copies, submissions and queue entries of prepared messages."""
+    copies = _insert_copies(transaction, prepared_messages, [copy for _, copy in stored_blobs])
+    messages_to_queue = [
+        QueueableMessage(prepared, message_blobs, copy)
+        for prepared, (message_blobs, _), (copy, _) in zip(
+            prepared_messages, stored_blobs, copies, strict=True
+        )
+        if not prepared.request.is_only_stored
+    ]
+    submission_ids = iter(
+        enqueue_messages(transaction, ctx, messages_to_queue) if messages_to_queue else ()
+    )
+    return [
+        _StoredSubmission(
+            None if one.request.is_only_stored else next(submission_ids),
+            inserted.message_id if inserted else None,
+            warning,
+        )
+        for one, (inserted, warning) in zip(prepared_messages, copies, strict=True)
     ]
 
 
-def check_able(turn: Turn, owner: int) -> None:
+def check_may_send(transaction: DatabaseTransaction, user_id: int) -> None:
     """Raise Forbidden if the account is disabled or suspended."""
-    if not turn.fetched(_ABLE, user=owner):
+    if not transaction.fetch_rows(_USER_ALLOWED_TO_SEND, user=user_id):
         raise Forbidden("this account may not send")
 
 
-def _copied(
-    turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept]
-) -> list[tuple[Placed | None, str]]:
+def _insert_copies(
+    transaction: DatabaseTransaction,
+    prepared_messages: Sequence[PreparedMessage],
+    copy_blobs: Sequence[StoredMessageBlobs],
+) -> list[tuple[InsertedMessage | None, str]]:
     """Insert the copies. Returns each stored copy, or None with the text of the warning.
 
     Raises _CopyMailboxGone if a mailbox was just deleted; the transaction must be rolled back.
     Raises OverQuota or NotFound if a message that is only stored can't be stored.
     """
-    there = [
-        (one.copy, safe, one.place) for one, safe in zip(ready, kept, strict=True) if one.place
+    copies_to_insert = [
+        InsertItem(one.copy, stored_blobs, one.copy_place)
+        for one, stored_blobs in zip(prepared_messages, copy_blobs, strict=True)
+        if one.copy_place
     ]
     try:
-        placed = iter(_placed(turn, there, least=any(one.outgoing.stays for one in ready)))
-    except NotFound as gone:
-        if ready[0].outgoing.stays:
+        inserted = iter(
+            _insert_as_quota_allows(
+                transaction,
+                copies_to_insert,
+                must_fit=any(one.request.is_only_stored for one in prepared_messages),
+            )
+        )
+    except NotFound as error:
+        if prepared_messages[0].request.is_only_stored:
             raise
-        raise _NoFolder(there[0][2].mailbox_id) from gone
-    return [(next(placed), NO_ROOM) if one.place else (None, one.why) for one in ready]
+        raise _CopyMailboxGone(copies_to_insert[0].placement.mailbox_id) from error
+    return [
+        (next(inserted), NO_ROOM_WARNING) if one.copy_place else (None, one.no_copy_reason)
+        for one in prepared_messages
+    ]
 
 
-def _placed(turn: Turn, items: Sequence[Item], *, least: bool) -> list[Placed | None]:
+def _insert_as_quota_allows(
+    transaction: DatabaseTransaction, items: Sequence[InsertItem], *, must_fit: bool
+) -> list[InsertedMessage | None]:
     """Insert messages; None for each that does not fit the quota.
 
     With `must_fit`, raises OverQuota.
@@ -371,180 +475,251 @@ def _placed(turn: Turn, items: Sequence[Item], *, least: bool) -> list[Placed | 
     if not items:
         return []
     try:
-        return [*place_many(turn, items)]
+        return [*insert_messages(transaction, items)]
     except OverQuota:  # raised before anything is written
-        if least:
+        if must_fit:
             raise
         if len(items) == 1:
             return [None]
-    return [one for item in items for one in _placed(turn, [item], least=least)]
+    return [
+        one
+        for item in items
+        for one in _insert_as_quota_allows(transaction, [item], must_fit=must_fit)
+    ]
 
 
-def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | None) -> int:
+@dataclass(frozen=True, slots=True)
+class QueueableMessage:
+    """A prepared message with its stored blobs, and its stored copy if there is one."""
+
+    prepared: PreparedMessage
+    stored_blobs: StoredMessageBlobs
+    copy: InsertedMessage | None
+
+
+def enqueue_message(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    prepared: PreparedMessage,
+    stored_blobs: StoredMessageBlobs,
+    copy: InsertedMessage | None,
+) -> int:
     """Queue one message and return the id of its submission. `copy` is its copy.
 
     The caller counts it for the rate limits.
     """
-    (key,) = queued_all(turn, ctx, [(ready, kept, placed)])
-    return key
+    (submission_id,) = enqueue_messages(
+        transaction, ctx, [QueueableMessage(prepared, stored_blobs, copy)]
+    )
+    return submission_id
 
 
-def queued_all(
-    turn: Turn, ctx: Context, leaving: Sequence[tuple[Ready, Kept, Placed | None]]
+def enqueue_messages(
+    transaction: DatabaseTransaction, ctx: Context, messages: Sequence[QueueableMessage]
 ) -> list[int]:
     """Queue messages of one account and return the ids of their submissions.
 
     A message without a copy is copied to the audits of the account here.
     """
-    handed = [_handed(turn, *one) for one in leaving]
-    keys = _handed_in(turn, ctx, handed, [ready.copied for ready, _, _ in leaving])
-    for (ready, _, placed), what, key in zip(leaving, handed, keys, strict=True):
-        if placed is None:
-            enqueue.unkept(turn, (own(ctx), key), ready.letter, what)
-    return keys
+    new_submissions = [_new_submission(transaction, message) for message in messages]
+    submission_ids = _enqueue_all_with_copies(
+        transaction,
+        ctx,
+        new_submissions,
+        [message.prepared.copy_recipients for message in messages],
+    )
+    for message, new_submission, submission_id in zip(
+        messages, new_submissions, submission_ids, strict=True
+    ):
+        if message.copy is None:
+            enqueue.record_audit_copy(
+                transaction,
+                (require_user_id(ctx), submission_id),
+                message.prepared.message,
+                new_submission,
+            )
+    return submission_ids
 
 
-def _handed(turn: Turn, ready: Ready, kept: Kept, placed: Placed | None) -> Handed:
-    at, state, undo_until = when(turn.world, ready.outgoing)
-    return enqueue.handed(
-        turn,
-        ready.letter,
-        kept,
-        ready.sender,
-        ready.recipients,
-        placed=placed if ready.copy is ready.letter else None,
-        message_id=placed.message_id if placed else None,
-        at=at,
-        state=state,
-        send_time=send_time(turn.world, ready.outgoing),
-        undo_until=undo_until,
-        sent_mailbox_id=ready.sent_mailbox_id if placed else None,
-        priority=ready.outgoing.priority,
-        wishes=ready.wishes,
-        ours=True,
+def _new_submission(transaction: DatabaseTransaction, queueable: QueueableMessage) -> NewSubmission:
+    prepared, copy = queueable.prepared, queueable.copy
+    schedule = initial_schedule(transaction.environment, prepared.request)
+    return enqueue.submission_from_message(
+        transaction,
+        prepared.message,
+        queueable.stored_blobs,
+        prepared.sender,
+        prepared.recipients,
+        stored_copy=copy if prepared.copy is prepared.message else None,
+        stored_message_id=copy.message_id if copy else None,
+        due_at=schedule.first_attempt_at,
+        state=schedule.state,
+        send_time=future_send_time(transaction.environment, prepared.request),
+        undo_until=schedule.undo_until,
+        sent_mailbox_id=prepared.sent_mailbox_id if copy else None,
+        priority=prepared.request.priority,
+        dsn_requests=prepared.dsn_requests,
+        originates_here=True,
     )
 
 
-async def copies(
-    ctx: Context, account: Picked, envelopes: Sequence[tuple[str, Collection[str]]]
-) -> list[Copied]:
+async def read_copy_recipients(
+    ctx: Context, account: ColumnRow, envelopes: Sequence[tuple[str, Collection[str]]]
+) -> list[CopyRecipients]:
     """Read the addresses that BCC rules copy each message to, in the order of the envelopes.
 
     The transaction that queues a message must lock the streams of its copies too.
     """
-    found = await recipient_rewrites.copies_of_sent(ctx.world, account.id, envelopes)
-    return [Copied(account.tenant_id, to) for to in found]
+    copy_addresses = await recipient_rewrites.find_bcc_addresses_of_sent(
+        ctx.environment, account.id, envelopes
+    )
+    return [CopyRecipients(account.tenant_id, to) for to in copy_addresses]
 
 
-def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
+def enqueue_with_copies(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    new_submission: NewSubmission,
+    copy_recipients: CopyRecipients,
+) -> int:
     """Queue a submission of the viewer and its copies by BCC rules, and return its id.
 
     Counts one message for the rate limits. Call it inside `quota_limits.raise_rate_limited`.
     """
-    (key,) = _handed_in(turn, ctx, [handed], [copied])
-    rate_limits.count(turn, own(ctx))
+    (key,) = _enqueue_all_with_copies(transaction, ctx, [new_submission], [copy_recipients])
+    rate_limits.count_messages(transaction, require_user_id(ctx))
     return key
 
 
-def _handed_in(
-    turn: Turn, ctx: Context, handed: Sequence[Handed], copied: Sequence[Copied]
+def _enqueue_all_with_copies(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    new_submissions: Sequence[NewSubmission],
+    copy_recipients: Sequence[CopyRecipients],
 ) -> list[int]:
-    tenant = copied[0].tenant_id
-    keys = enqueue.hand_in_all(turn, Sender(own(ctx), tenant, ctx.origin), handed)
+    tenant = copy_recipients[0].tenant_id
+    keys = enqueue.enqueue_all(
+        transaction, SubmissionOwner(require_user_id(ctx), tenant, ctx.origin), new_submissions
+    )
     copies = [
-        replace(one, recipients=to.to, via=(), message_id=None, copy_of=key)
-        for one, to, key in zip(handed, copied, keys, strict=True)
-        if to.to
+        replace(one, recipients=to.addresses, endpoints=(), stored_message_id=None, copy_of=key)
+        for one, to, key in zip(new_submissions, copy_recipients, keys, strict=True)
+        if to.addresses
     ]
     if copies:
-        enqueue.hand_in_all(turn, Sender(None, tenant), copies)
+        enqueue.enqueue_all(transaction, SubmissionOwner(None, tenant), copies)
     return keys
 
 
-def when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:
-    """Return the time of the first attempt, the state until then, and the end of the undo window.
+@dataclass(frozen=True, slots=True)
+class SubmissionSchedule:
+    """When a submission is first sent, its state until then, and the end of its undo window."""
+
+    first_attempt_at: datetime
+    state: SubmissionState
+    undo_until: datetime | None
+
+
+def initial_schedule(environment: Environment, request: SendRequest) -> SubmissionSchedule:
+    """Return the schedule of a new submission.
 
     Raises Invalid if the undo window is longer than a day.
     """
-    now, later = world.now(), send_time(world, outgoing)
-    window = outgoing.undo_window or timedelta()
-    if not timedelta() <= window <= LONGEST_UNDO:
-        raise Invalid("from nothing to a day", constraint="range", path=["undoWindow"])
-    undo_until = now + window if window else None
-    if later:
-        return max(later, undo_until or later), SubmissionState.SCHEDULED, undo_until
+    now, scheduled_at = environment.now(), future_send_time(environment, request)
+    undo_window = request.undo_window or timedelta()
+    if not timedelta() <= undo_window <= MAX_UNDO_WINDOW:
+        raise InvalidInput("from nothing to a day", constraint="range", path=["undoWindow"])
+    undo_until = now + undo_window if undo_window else None
+    if scheduled_at:
+        first_attempt_at = max(scheduled_at, undo_until or scheduled_at)
+        return SubmissionSchedule(first_attempt_at, SubmissionState.SCHEDULED, undo_until)
     if undo_until:
-        return undo_until, SubmissionState.HELD_FOR_UNDO, undo_until
-    return now, SubmissionState.QUEUED, None
+        return SubmissionSchedule(undo_until, SubmissionState.HELD_FOR_UNDO, undo_until)
+    return SubmissionSchedule(now, SubmissionState.QUEUED, None)
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_submissions_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's submissions, in the order of the ids; None for an unknown id."""
     if len(ids) == 1:
-        return [next(iter(await ctx.find(_ONE, id=ids[0])), None)]
-    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
-    return await pagination.by_keys(ctx, theirs, col(Submission.id), ids)
+        return [next(iter(await ctx.read_prepared(_SUBMISSION_BY_ID, id=ids[0])), None)]
+    own_submissions = select(*select_columns(Submission)).where(is_visible(ctx, Submission))
+    return await pagination.read_by_keys(ctx, own_submissions, col(Submission.id), ids)
 
 
-async def seen_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_visible_submissions_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the submissions that the viewer sees, in the order of the ids; None for any other id.
 
     Administrators see those of the accounts that they manage.
     """
-    theirs = select(*picked(Submission)).where(records(ctx, Submission))
-    return await pagination.by_keys(ctx, theirs, col(Submission.id), ids)
-
-
-async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
-    """Load the viewer's submissions by queue id, in that order; None for an unknown id."""
-    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
-    return await pagination.by_keys(ctx, theirs, col(Submission.queue_id), queue_ids)
-
-
-async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
-    """Load the queue entries of each submission, in the order of its recipients."""
-    asked = select(*picked(Delivery)).where(
-        col(Delivery.submission_id).in_(ids), records(ctx, Delivery)
+    visible_submissions = select(*select_columns(Submission)).where(
+        is_visible_record(ctx, Submission)
     )
-    theirs: Mapping[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(asked.order_by(col(Delivery.id))):
-        theirs[row.submission_id].append(row)
-    return [theirs[key] for key in ids]
+    return await pagination.read_by_keys(ctx, visible_submissions, col(Submission.id), ids)
+
+
+async def load_submissions_by_queue_id(
+    ctx: Context, queue_ids: list[str]
+) -> list[ColumnRow | None]:
+    """Load the viewer's submissions by queue id, in that order; None for an unknown id."""
+    own_submissions = select(*select_columns(Submission)).where(is_visible(ctx, Submission))
+    return await pagination.read_by_keys(ctx, own_submissions, col(Submission.queue_id), queue_ids)
+
+
+async def load_queue_entries_by_submission(
+    ctx: Context, submission_ids: list[int]
+) -> list[list[ColumnRow]]:
+    """Load the queue entries of each submission, in the order of its recipients."""
+    statement = select(*select_columns(QueueEntry)).where(
+        col(QueueEntry.submission_id).in_(submission_ids), is_visible_record(ctx, QueueEntry)
+    )
+    entries_by_submission: Mapping[int, list[ColumnRow]] = defaultdict(list)
+    for row in await ctx.read(statement.order_by(col(QueueEntry.id))):
+        entries_by_submission[row.submission_id].append(row)
+    return [entries_by_submission[key] for key in submission_ids]
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class SubmissionPageKey:
     """A page of a user's submissions, newest first. `states` None selects all."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
     states: frozenset[SubmissionState] | None = None
 
 
-def newest(states: frozenset[SubmissionState] | None = None) -> str:
+def ordering_with_states(states: frozenset[SubmissionState] | None = None) -> str:
     """Return the name of the ordering that cursors of such a page belong to."""
-    return ordering("submissions-", None if states is None else ("states", *sorted(states)))
+    return ordering_name("submissions-", None if states is None else ("states", *sorted(states)))
 
 
-async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+async def load_submission_pages(
+    ctx: Context, page_keys: list[SubmissionPageKey]
+) -> list[Page[ColumnRow]]:
     """Load pages of submissions, each in reading order."""
-    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in keys))
-    place = (col(Submission.created_at), col(Submission.id))
+    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in page_keys))
+    order_columns = (col(Submission.created_at), col(Submission.id))
     scans = []
-    for key in keys:
-        rows = select(*picked(Submission, columns)).where(*_of(ctx, key))
-        scans.append(Scan(rows, key.ask, place, falling=True))
-    return await pagination.pages(ctx, scans)
+    for key in page_keys:
+        rows = select(*select_columns(Submission, columns)).where(*_list_conditions(ctx, key))
+        scans.append(PageScan(rows, key.page_request, order_columns, is_descending=True))
+    return await pagination.read_pages(ctx, scans)
 
 
-async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+async def count_submissions(ctx: Context, page_keys: list[SubmissionPageKey]) -> list[int]:
     """Count the submissions of each list, in the order of the keys."""
-    many = func.count().label("many")
-    scans = [select(many).select_from(Submission).where(*_of(ctx, key)) for key in keys]
-    return [row.many for (row,) in await pagination.together(ctx, scans)]
+    count_column = func.count().label("many")
+    scans = [
+        select(count_column).select_from(Submission).where(*_list_conditions(ctx, key))
+        for key in page_keys
+    ]
+    return [row.many for (row,) in await pagination.read_union(ctx, scans)]
 
 
-def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Submission.user_id) == key.user_id, records(ctx, Submission)]
-    return [*terms, col(Submission.state).in_(key.states)] if key.states is not None else terms
+def _list_conditions(ctx: Context, page_key: SubmissionPageKey) -> list[ColumnElement[bool]]:
+    terms = [col(Submission.user_id) == page_key.user_id, is_visible_record(ctx, Submission)]
+    return (
+        [*terms, col(Submission.state).in_(page_key.states)]
+        if page_key.states is not None
+        else terms
+    )

@@ -3,25 +3,39 @@
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.submission.tables import Submission
-from resolvers.access import visible
+from resolvers.access import is_visible
 from resolvers.context import Context
-from resolvers.submission.create import deliveries_of
+from resolvers.submission.create import load_queue_entries_by_submission
 
 
-async def outbound(ctx: Context, ids: list[int]) -> list[list[tuple[Picked, list[Picked]]]]:
+async def load_submissions_by_message(
+    ctx: Context, message_ids: list[int]
+) -> list[list[tuple[ColumnRow, list[ColumnRow]]]]:
     """Load the viewer's submissions of each stored copy with their queue entries, oldest first.
 
     Needs two statements for any number of messages.
     """
-    asked = select(*picked(Submission, {"id", "message_id", "queue_id"})).where(
-        col(Submission.message_id).in_(ids), visible(ctx, Submission)
+    statement = select(*select_columns(Submission, {"id", "message_id", "queue_id"})).where(
+        col(Submission.message_id).in_(message_ids), is_visible(ctx, Submission)
     )
-    sent = await ctx.read(asked.order_by(col(Submission.created_at), col(Submission.id)))
-    keys = [row.id for row in sent]
-    entries = dict(zip(keys, await deliveries_of(ctx, keys), strict=True)) if keys else {}
-    theirs: dict[int, list[tuple[Picked, list[Picked]]]] = {key: [] for key in ids}
-    for row in sent:
-        theirs[row.message_id].append((row, entries[row.id]))
-    return [theirs[key] for key in ids]
+    submissions = await ctx.read(statement.order_by(col(Submission.created_at), col(Submission.id)))
+    submission_ids = [row.id for row in submissions]
+    entries = (
+        dict(
+            zip(
+                submission_ids,
+                await load_queue_entries_by_submission(ctx, submission_ids),
+                strict=True,
+            )
+        )
+        if submission_ids
+        else {}
+    )
+    submissions_by_message: dict[int, list[tuple[ColumnRow, list[ColumnRow]]]] = {
+        key: [] for key in message_ids
+    }
+    for row in submissions:
+        submissions_by_message[row.message_id].append((row, entries[row.id]))
+    return [submissions_by_message[key] for key in message_ids]

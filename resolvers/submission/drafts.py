@@ -10,43 +10,54 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.authentication.results_removal import own_names, stripped
+from mail.authentication.results_removal import own_authserv_ids, remove_results
 from mail.compose import message_builder
-from mail.compose.submission_repair import Mended, mended
+from mail.compose.submission_repair import RepairedMessage, repair_message
 from mail.storage import draft_replacement, message_content, openpgp_encryption
-from mail.storage.blobs.blob_writer import Gone, Kept
-from mail.storage.draft_replacement import Earlier
-from mail.storage.message_content import gathered
-from mail.storage.message_insert import Letter, Place
-from mail.storage.received_messages import read, stored
-from models.errors import Conflict, Invalid, NotFound, Unavailable, check_limit, found
+from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
+from mail.storage.draft_replacement import EarlierDraft
+from mail.storage.message_content import read_all
+from mail.storage.message_insert import MessagePlacement, StorableMessage
+from mail.storage.received_messages import read_message, store_blobs
+from models.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    ServiceUnavailable,
+    check_limit,
+    require_found,
+)
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
 from models.submission.tables import Submission
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.special_mailboxes import held_place
+from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages import upload
-from resolvers.messages.loaders import here
+from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.queue import rate_limits
 from resolvers.submission import composition, file_attachments, identities, outgoing_scan
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import SENT_NOT_KEPT, Sent
-from resolvers.submission.outgoing_messages import Outgoing, addressees, send_time
-from resolvers.submission.reply_references import Reference, ReferenceAction, answered
-from resolvers.submission.sender_authorization import may_send_as
+from resolvers.submission.create import NOT_SAVED_TO_SENT, SentMessage
+from resolvers.submission.outgoing_messages import SendRequest, future_send_time, header_recipients
+from resolvers.submission.reply_references import (
+    Reference,
+    ReferenceAction,
+    mark_referenced_message,
+)
+from resolvers.submission.sender_authorization import authorize_sender
 from resolvers.users.quota import limits as quota_limits
 
-PATH = ["message"]
-STAYS = "It is sent, but there is no folder Sent: it lies where it lay."
+INPUT_PATH = ["message"]
+NO_SENT_FOLDER_WARNING = "It is sent, but there is no folder Sent: it lies where it lay."
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class DraftSendRequest:
     """The draft to send, the time, and whether its stored files are deleted."""
 
     message_id: int
@@ -56,16 +67,18 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class _PreparedDraft:
     """A draft that is ready to be queued and moved to Sent."""
 
-    row: Picked
-    earlier: Earlier
-    place: Place
-    mail: submission_create.Ready
+    draft_row: ColumnRow
+    replaced: EarlierDraft
+    sent_place: MessagePlacement
+    message: submission_create.PreparedMessage
 
 
-async def submit(ctx: Context, order: Order) -> tuple[Sent, dict[str, Any]]:
+async def submit_draft(
+    ctx: Context, request: DraftSendRequest
+) -> tuple[SentMessage, dict[str, Any]]:
     """Send a draft, which becomes the copy in Sent under the same id, all or nothing.
 
     The message gets a new Date. Also returns the facts that `prepare_draft_restoration` needs to
@@ -73,208 +86,282 @@ async def submit(ctx: Context, order: Order) -> tuple[Sent, dict[str, Any]]:
     or a wrong header, Forbidden if the account may not send as an author or the scanner rejects
     it, and RateLimited.
     """
-    account = await composition.account_of(ctx, own(ctx))
-    await quota_limits.may_write(ctx, account)
-    ready, warnings = await _ready(ctx, account, order)
+    account = await composition.read_account(ctx, require_user_id(ctx))
+    await quota_limits.require_can_write(ctx, account)
+    prepared, warnings = await _prepare_draft(ctx, account, request)
     try:
-        key = await _store(ctx, account, ready, order, again=False)
-    except Gone:
-        key = await _store(ctx, account, ready, order, again=True)
-    row = ready.row
-    sent = Sent(
-        await ctx.load(submission_create.by_ids, key),
-        await ctx.load(message_loaders.by_ids, row.id),
+        submission_id = await _store_prepared_draft(ctx, account, prepared, request, is_retry=False)
+    except BlobRowDeleted:
+        submission_id = await _store_prepared_draft(ctx, account, prepared, request, is_retry=True)
+    row = prepared.draft_row
+    sent_message = SentMessage(
+        await ctx.load(submission_create.load_submissions_by_id, submission_id),
+        await ctx.load(message_loaders.load_by_ids, row.id),
         warnings,
     )
-    return sent, {"message": row.id, "mailbox": row.mailbox_id, "seen": row.seen}
+    return sent_message, {"message": row.id, "mailbox": row.mailbox_id, "seen": row.seen}
 
 
-async def _ready(
-    ctx: Context, account: Picked, order: Order
-) -> tuple[_Ready, Sequence[tuple[str, str]]]:
-    outgoing = Outgoing(send_time=order.send_time, undo_window=order.undo_window)
-    row = await _row(ctx, order.message_id)
+async def _prepare_draft(
+    ctx: Context, account: ColumnRow, request: DraftSendRequest
+) -> tuple[_PreparedDraft, Sequence[tuple[str, str]]]:
+    outgoing = SendRequest(send_time=request.send_time, undo_window=request.undo_window)
+    row = await _read_own_message(ctx, request.message_id)
     if not row.draft:
-        raise Conflict("this is no draft: only drafts are submitted", path=PATH)
-    made = await _mended(ctx, row, send_time(ctx.world, outgoing) or ctx.world.now())
-    grants = [await may_send_as(ctx, account, each, PATH) for each in _writers(made)]
-    sender = made.writers[0]
-    recipients = _recipients(ctx, made)
-    await outgoing_scan.checked(ctx, account, made.raw, sender, recipients)
-    letter = copy = await read(made.raw)
+        raise Conflict("this is no draft: only drafts are submitted", path=INPUT_PATH)
+    repaired = await _repair_draft(
+        ctx, row, future_send_time(ctx.environment, outgoing) or ctx.environment.now()
+    )
+    address_rows = [
+        await authorize_sender(ctx, account, each, INPUT_PATH)
+        for each in _author_addresses(repaired)
+    ]
+    sender = repaired.writers[0]
+    recipients = _recipients_of_header(ctx, repaired)
+    await outgoing_scan.scan_message(ctx, account, repaired.raw, sender, recipients)
+    message = copy = await read_message(repaired.raw)
     warnings = list[tuple[str, str]]()
-    box = await _folder(ctx, account, sender, grants[0])
-    if box is None:
-        (box,) = await mailbox_loaders.named(
-            ctx, [(account.id, mailbox_loaders.Named(id=row.mailbox_id))]
+    sent_mailbox = await _sent_mailbox(ctx, account, sender, address_rows[0])
+    if sent_mailbox is None:
+        (sent_mailbox,) = await mailbox_loaders.load_by_selectors(
+            ctx, [(account.id, mailbox_loaders.MailboxSelector(id=row.mailbox_id))]
         )
-        box, warnings = found(box, path=PATH), [(SENT_NOT_KEPT, STAYS)]
+        sent_mailbox, warnings = (
+            require_found(sent_mailbox, path=INPUT_PATH),
+            [(NOT_SAVED_TO_SENT, NO_SENT_FOLDER_WARNING)],
+        )
     try:
-        copy = await openpgp_encryption.put_in(ctx.world, made.raw, letter, account, box)
-    except Unavailable as problem:
-        raise Conflict(problem.message, path=PATH) from problem
-    place = Place(
+        copy = await openpgp_encryption.encrypt_for_mailbox(
+            ctx.environment, repaired.raw, message, account, sent_mailbox
+        )
+    except ServiceUnavailable as problem:
+        raise Conflict(problem.message, path=INPUT_PATH) from problem
+    placement = MessagePlacement(
         account.id,
-        box.id,
-        ctx.world.now(),
+        sent_mailbox.id,
+        ctx.environment.now(),
         seen=True,
         envelope_from=sender,
         envelope_to=recipients,
         origin=ctx.origin,
     )
-    home = None
-    if submission_create.is_held(ctx.world, outgoing):
-        home, place = place.mailbox_id, await held_place(ctx, place)
-    earlier = await _earlier(ctx, row, draft=True)
-    (copied,) = await submission_create.copies(ctx, account, [(sender, recipients)])
-    mail = submission_create.Ready(
-        letter, copy, sender, recipients, place, outgoing, copied, sent_mailbox_id=home
+    final_mailbox_id = None
+    if submission_create.is_held(ctx.environment, outgoing):
+        final_mailbox_id, placement = (
+            placement.mailbox_id,
+            await placement_in_scheduled(ctx, placement),
+        )
+    replaced = await _replaced_message(ctx, row, is_draft=True)
+    (copy_recipients,) = await submission_create.read_copy_recipients(
+        ctx, account, [(sender, recipients)]
     )
-    return _Ready(row, earlier, place, mail), warnings
+    mail = submission_create.PreparedMessage(
+        message,
+        copy,
+        sender,
+        recipients,
+        placement,
+        outgoing,
+        copy_recipients,
+        sent_mailbox_id=final_mailbox_id,
+    )
+    return _PreparedDraft(row, replaced, placement, mail), warnings
 
 
-async def _row(ctx: Context, key: int) -> Picked:
+async def _read_own_message(ctx: Context, message_id: int) -> ColumnRow:
     """Read a message of the viewer's own account. Raises NotFound."""
-    asked = select(*picked(Message)).where(
-        col(Message.user_id) == own(ctx), here(), col(Message.id) == key
+    statement = select(*select_columns(Message)).where(
+        col(Message.user_id) == require_user_id(ctx),
+        is_not_deleted_sql(),
+        col(Message.id) == message_id,
     )
-    row: Picked = found(next(iter(await ctx.read(asked)), None), str(key), path=PATH)
+    row: ColumnRow = require_found(
+        next(iter(await ctx.read(statement)), None), str(message_id), path=INPUT_PATH
+    )
     return row
 
 
-async def _mended(ctx: Context, row: Picked, date: datetime) -> Mended:
+async def _repair_draft(ctx: Context, row: ColumnRow, date: datetime) -> RepairedMessage:
     """Complete the header of a draft for sending, with this date.
 
     Raises Invalid if that is impossible.
     """
-    (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
-    raw = await gathered(message.whole())
-    raw = stripped(raw, own_names(ctx.world.options))
+    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    raw = await read_all(message.stream_raw())
+    raw = remove_results(raw, own_authserv_ids(ctx.environment.options))
     message_id = composition.new_message_id(ctx, row.from_address or "")
     try:
-        return await asyncio.to_thread(mended, raw, date, message_id, redate=True)
-    except Invalid as wrong:
-        raise Invalid(wrong.message, constraint=wrong.constraint, path=PATH) from wrong
+        return await asyncio.to_thread(repair_message, raw, date, message_id, redate=True)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, constraint=error.constraint, path=INPUT_PATH) from error
 
 
-def _writers(made: Mended) -> list[str]:
-    return [message_builder.address(each, PATH[0]) for each in dict.fromkeys(made.writers)]
+def _author_addresses(repaired: RepairedMessage) -> list[str]:
+    return [
+        message_builder.validate_address(each, INPUT_PATH[0])
+        for each in dict.fromkeys(repaired.writers)
+    ]
 
 
-def _recipients(ctx: Context, made: Mended) -> list[str]:
+def _recipients_of_header(ctx: Context, repaired: RepairedMessage) -> list[str]:
     """Return the recipients that the header names, each once. Raises Invalid if there are none."""
-    each = dict[str, str]()
-    for text, _, _ in addressees(made, PATH[0]):
-        address = message_builder.address(text, PATH[0])
-        each.setdefault(address.casefold(), address)
-    most = ctx.world.options.max_recipients
-    check_limit(len(each), most, f"more than {most} recipients", path=PATH)
-    if not each:
-        raise Invalid("nobody to send it to", constraint="required", path=PATH)
-    return list(each.values())
+    addresses = dict[str, str]()
+    for recipient in header_recipients(repaired, INPUT_PATH[0]):
+        address = message_builder.validate_address(recipient.address, INPUT_PATH[0])
+        addresses.setdefault(address.casefold(), address)
+    max_recipients = ctx.environment.options.max_recipients
+    check_limit(
+        len(addresses), max_recipients, f"more than {max_recipients} recipients", path=INPUT_PATH
+    )
+    if not addresses:
+        raise InvalidInput("nobody to send it to", constraint="required", path=INPUT_PATH)
+    return list(addresses.values())
 
 
-async def _folder(
-    ctx: Context, account: Picked, sender: str, grant: Picked | None
-) -> Picked | None:
+async def _sent_mailbox(
+    ctx: Context, account: ColumnRow, sender: str, address_row: ColumnRow | None
+) -> ColumnRow | None:
     """Return the mailbox for copies of this sender, or None if there is none."""
-    identity = await identities.of_sender(ctx, account, sender, grant)
-    names = [mailbox_loaders.Named(special_use=SpecialUse.SENT)]
+    identity = await identities.identity_of_sender(ctx, account, sender, address_row)
+    mailbox_refs = [mailbox_loaders.MailboxSelector(special_use=SpecialUse.SENT)]
     if identity and identity.mailbox_id is not None:
-        names.insert(0, mailbox_loaders.Named(id=identity.mailbox_id))
-    boxes = await mailbox_loaders.named(ctx, [(account.id, name) for name in names])
+        mailbox_refs.insert(0, mailbox_loaders.MailboxSelector(id=identity.mailbox_id))
+    boxes = await mailbox_loaders.load_by_selectors(
+        ctx, [(account.id, name) for name in mailbox_refs]
+    )
     return next((box for box in boxes if box is not None), None)
 
 
-async def _earlier(ctx: Context, row: Picked, *, draft: bool) -> Earlier:
-    (message,) = await message_content.read_sources(ctx.world, [row], ctx.read)
-    plain = await upload.earlier(ctx, message)
-    return Earlier(row.id, row.digest, plain.words, tuple(PATH), draft=draft, beyond=True)
+async def _replaced_message(ctx: Context, row: ColumnRow, *, is_draft: bool) -> EarlierDraft:
+    (message,) = await message_content.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    readable = await upload.draft_to_replace(ctx, message)
+    return EarlierDraft(
+        row.id,
+        row.digest,
+        readable.indexed_words,
+        tuple(INPUT_PATH),
+        must_be_draft=is_draft,
+        ignores_quota=True,
+    )
 
 
-async def _store(ctx: Context, account: Picked, ready: _Ready, order: Order, *, again: bool) -> int:
-    kept = await submission_create.kept_of(ctx, account, ready.mail, again=again)
-    with quota_limits.refusing(ctx):
-        async with ctx.write(account.id, *ready.mail.copied.streams) as session:
-            key = await ctx.world.join(session, lambda turn: _sent(turn, ctx, ready, kept))
-            await _mark(ctx, session, ready.row)
-            if order.delete_files:
-                await file_attachments.remove(ctx, session, ready.row.id)
-    return key
+async def _store_prepared_draft(
+    ctx: Context,
+    account: ColumnRow,
+    prepared: _PreparedDraft,
+    request: DraftSendRequest,
+    *,
+    is_retry: bool,
+) -> int:
+    stored_blobs = await submission_create.store_message_blobs(
+        ctx, account, prepared.message, is_retry=is_retry
+    )
+    with quota_limits.raise_rate_limited(ctx):
+        async with ctx.write_session(
+            account.id, *prepared.message.copy_recipients.stream_ids
+        ) as session:
+            submission_id = await ctx.environment.run_in_session(
+                session,
+                lambda transaction: _enqueue_and_replace_draft(
+                    transaction, ctx, prepared, stored_blobs
+                ),
+            )
+            await _mark_referenced_message(ctx, session, prepared.draft_row)
+            if request.delete_files:
+                await file_attachments.delete_files_of_draft(ctx, session, prepared.draft_row.id)
+    return submission_id
 
 
-def _sent(turn: Turn, ctx: Context, ready: _Ready, both: tuple[Kept, Kept]) -> int:
+def _enqueue_and_replace_draft(
+    transaction: DatabaseTransaction,
+    ctx: Context,
+    prepared: _PreparedDraft,
+    stored_blobs: tuple[StoredMessageBlobs, StoredMessageBlobs],
+) -> int:
     """Queue the message, replace the draft by the copy, and return the id of the submission."""
-    owner, (kept, copy), mail = own(ctx), both, ready.mail
-    submission_create.check_able(turn, owner)
-    quota_limits.count_recipients(turn, owner, len(mail.recipients))
-    placed = draft_replacement.replace(turn, mail.copy, copy, ready.place, ready.earlier)
-    key = submission_create.queued(turn, ctx, mail, kept, placed)
-    rate_limits.count(turn, owner)
+    owner, (message_blobs, copy), mail = require_user_id(ctx), stored_blobs, prepared.message
+    submission_create.check_may_send(transaction, owner)
+    quota_limits.count_recipients(transaction, owner, len(mail.recipients))
+    inserted = draft_replacement.replace_message(
+        transaction, mail.copy, copy, prepared.sent_place, prepared.replaced
+    )
+    key = submission_create.enqueue_message(transaction, ctx, mail, message_blobs, inserted)
+    rate_limits.count_messages(transaction, owner)
     return key
 
 
-async def _mark(ctx: Context, session: AsyncSession, row: Picked) -> None:
+async def _mark_referenced_message(
+    ctx: Context, session: AsyncSession, draft_row: ColumnRow
+) -> None:
     """Flag the message that the draft replies to or forwards, if it still exists."""
-    if row.reference_id is not None and row.reference_action:
-        reference = Reference(row.reference_id, ReferenceAction(row.reference_action))
-        await answered(ctx, session, reference)
+    if draft_row.reference_id is not None and draft_row.reference_action:
+        reference = Reference(draft_row.reference_id, ReferenceAction(draft_row.reference_action))
+        await mark_referenced_message(ctx, session, reference)
 
 
 @dataclass(frozen=True, slots=True)
-class Back:
+class RestoredDraft:
     """A sent message that becomes a draft again."""
 
-    letter: Letter
-    kept: Kept
-    place: Place
-    earlier: Earlier
+    message: StorableMessage
+    stored_blobs: StoredMessageBlobs
+    place: MessagePlacement
+    replaced: EarlierDraft
 
 
-async def taken_back(ctx: Context, before: Mapping[str, Any]) -> Back | None:
+async def prepare_draft_restoration(
+    ctx: Context, undo_facts: Mapping[str, Any]
+) -> RestoredDraft | None:
     """Prepare what an undo token restores, or None if the message was deleted."""
-    draft = before.get("draft")
+    draft = undo_facts.get("draft")
     if not draft:
         return None
     try:
-        row = await _row(ctx, draft["message"])
+        row = await _read_own_message(ctx, draft["message"])
     except NotFound:
         return None
-    asked = select(*picked(Submission, {"id", "blob_id", "tenant_id"})).where(
-        col(Submission.id) == before["submissions"][0], col(Submission.user_id) == own(ctx)
+    statement = select(*select_columns(Submission, {"id", "blob_id", "tenant_id"})).where(
+        col(Submission.id) == undo_facts["submissions"][0],
+        col(Submission.user_id) == require_user_id(ctx),
     )
-    sent = found(next(iter(await ctx.read(asked)), None), path=["token"])
-    whole = await message_content.submitted(ctx.world, sent.id, sent.blob_id)
-    letter = await read(await gathered(whole.whole()))
-    kept = await stored(ctx.world, sent.tenant_id, letter)
-    place = Place(
-        own(ctx),
-        await _home(ctx, draft["mailbox"]),
-        ctx.world.now(),
+    submission = require_found(next(iter(await ctx.read(statement)), None), path=["token"])
+    content = await message_content.open_submission(
+        ctx.environment, submission.id, submission.blob_id
+    )
+    message = await read_message(await read_all(content.stream_raw()))
+    stored_blobs = await store_blobs(ctx.environment, submission.tenant_id, message)
+    placement = MessagePlacement(
+        require_user_id(ctx),
+        await _draft_mailbox_id(ctx, draft["mailbox"]),
+        ctx.environment.now(),
         seen=draft["seen"],
         draft=True,
         origin=ctx.origin,
     )
-    return Back(letter, kept, place, await _earlier(ctx, row, draft=False))
+    return RestoredDraft(
+        message, stored_blobs, placement, await _replaced_message(ctx, row, is_draft=False)
+    )
 
 
-async def _home(ctx: Context, mailbox_id: int) -> int:
+async def _draft_mailbox_id(ctx: Context, previous_mailbox_id: int) -> int:
     """Return the mailbox the draft was in if it still exists, else Drafts, else INBOX."""
-    names = [
-        mailbox_loaders.Named(id=mailbox_id),
-        mailbox_loaders.Named(special_use=SpecialUse.DRAFTS),
-        mailbox_loaders.Named(path="INBOX"),
+    mailbox_refs = [
+        mailbox_loaders.MailboxSelector(id=previous_mailbox_id),
+        mailbox_loaders.MailboxSelector(special_use=SpecialUse.DRAFTS),
+        mailbox_loaders.MailboxSelector(path="INBOX"),
     ]
-    boxes = await mailbox_loaders.named(ctx, [(own(ctx), name) for name in names])
-    box = found(next((box for box in boxes if box is not None), None), path=["token"])
+    boxes = await mailbox_loaders.load_by_selectors(
+        ctx, [(require_user_id(ctx), name) for name in mailbox_refs]
+    )
+    box = require_found(next((box for box in boxes if box is not None), None), path=["token"])
     return int(box.id)
 
 
-async def bring_back(ctx: Context, session: AsyncSession, back: Back) -> None:
+async def restore_draft(ctx: Context, session: AsyncSession, restored: RestoredDraft) -> None:
     """Make the message a draft again, in the transaction that cancels the submission."""
-    await ctx.world.join(
+    await ctx.environment.run_in_session(
         session,
-        lambda turn: draft_replacement.replace(
-            turn, back.letter, back.kept, back.place, back.earlier
+        lambda transaction: draft_replacement.replace_message(
+            transaction, restored.message, restored.stored_blobs, restored.place, restored.replaced
         ),
     )

@@ -9,31 +9,31 @@ from sqlalchemy import delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.compose.message_builder import FILES, Attachment
+from mail.compose.message_builder import MAX_FILES, OutgoingFile
 from mail.mime import html_to_text
 from mail.storage.blobs import blob_reader
-from models.errors import Invalid, NotFound
+from models.errors import InvalidInput, NotFound
 from models.files.tables import File, FileAttachmentMode, FileShare
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import DraftFile
 from models.users.roles import Scope
-from resolvers.access import visible
+from resolvers.access import is_visible
 from resolvers.context import Context
 from resolvers.files import shares, stored_files
 from resolvers.files.shares import NewShare
-from resolvers.submission.attachments import Room
+from resolvers.submission.attachments import AttachmentBudget
 
-PATH = "fileAttachments"
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
-STEP = 1024
-_NAMES = {"expiration": "shareExpiration", "password": "sharePassword"}
+FIELD_NAME = "fileAttachments"
+SIZE_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+SIZE_UNIT_FACTOR = 1024
+_SHARE_FIELD_NAMES = {"expiration": "shareExpiration", "password": "sharePassword"}
 
-Address = Callable[[str], str]  # returns the URL of a path on this server
+UrlFromPath = Callable[[str], str]  # returns the URL of a path on this server
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class StoredFileAttachment:
     """A stored file and how the recipients get it: as an attachment or by a link."""
 
     file_id: int
@@ -43,148 +43,175 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
+class FileLink:
     """A link to a stored file as the message shows it. `size` is in bytes."""
 
     share: FileShare
-    name: str
+    filename: str
     size: int
     url: str
 
 
-def check(given: Sequence[Given], path: str = PATH) -> None:
+def check_stored_files(files: Sequence[StoredFileAttachment], field_name: str = FIELD_NAME) -> None:
     """Raise Invalid if there are too many files, or an attached one has settings of a link."""
-    if len(given) > FILES:
-        raise Invalid(f"more than {FILES} files", constraint="max", path=[path])
-    for nth, each in enumerate(given):
-        told = each.expires_at is not None or each.password is not None
-        if each.mode is FileAttachmentMode.ATTACH and told:
+    if len(files) > MAX_FILES:
+        raise InvalidInput(f"more than {MAX_FILES} files", constraint="max", path=[field_name])
+    for index, each in enumerate(files):
+        has_link_settings = each.expires_at is not None or each.password is not None
+        if each.mode is FileAttachmentMode.ATTACH and has_link_settings:
             text = "what is attached has no end and no password"
-            raise Invalid(text, constraint="exclusive", path=[path, str(nth)], index=nth)
+            raise InvalidInput(
+                text, constraint="exclusive", path=[field_name, str(index)], index=index
+            )
 
 
-async def attached(
-    ctx: Context, given: Sequence[Given], room: Room, path: str = PATH
-) -> list[Attachment]:
+async def read_attached_files(
+    ctx: Context,
+    files: Sequence[StoredFileAttachment],
+    budget: AttachmentBudget,
+    field_name: str = FIELD_NAME,
+) -> list[OutgoingFile]:
     """Read the files that are attached, with their bytes.
 
     Raises NotFound if a file is not the viewer's, Forbidden without the scope MAIL_READ, and
     Invalid if the budget is exceeded.
     """
-    wanted = [(n, each) for n, each in enumerate(given) if each.mode is FileAttachmentMode.ATTACH]
-    if not wanted:
+    attached_files = [
+        (n, each) for n, each in enumerate(files) if each.mode is FileAttachmentMode.ATTACH
+    ]
+    if not attached_files:
         return []
     ctx.viewer.require_scope(
         Scope.MAIL_READ
     )  # or a caller who may only send could read files by sending them
     rows = []
-    for nth, each in wanted:
-        rows.append(await _file(ctx, each.file_id, nth, path))
-        room.take(rows[-1].size, [path, str(nth)])
-    made = []
+    for nth, each in attached_files:
+        rows.append(await _read_file(ctx, each.file_id, nth, field_name))
+        budget.count_file(rows[-1].size, [field_name, str(nth)])
+    attachments = []
     for row in rows:
-        content = await blob_reader.read(ctx.world.blobs, await stored_files.fetched(ctx, row))
-        made.append(Attachment(content, row.filename, row.content_type))
-    return made
+        content = await blob_reader.read(
+            ctx.environment.object_store, await stored_files.read_blob_of_file(ctx, row)
+        )
+        attachments.append(OutgoingFile(content, row.filename, row.content_type))
+    return attachments
 
 
-async def _file(ctx: Context, key: int, nth: int, path: str) -> Picked:
-    row = await ctx.load(stored_files.by_ids, key)
+async def _read_file(ctx: Context, file_id: int, index: int, field_name: str) -> ColumnRow:
+    row = await ctx.load(stored_files.load_files_by_id, file_id)
     if row is None:
-        raise NotFound(str(key), path=[path, str(nth), "file"], index=nth)
+        raise NotFound(str(file_id), path=[field_name, str(index), "file"], index=index)
     return row
 
 
-async def offered(ctx: Context, given: Sequence[Given], address: Address) -> list[Offered]:
+async def prepare_links(
+    ctx: Context, files: Sequence[StoredFileAttachment], url_from_path: UrlFromPath
+) -> list[FileLink]:
     """Prepare links to the files that are not attached. `shares.insert_shares` stores them later.
 
     Raises NotFound if a file is not the viewer's, and Invalid if a setting of the link is wrong.
     """
-    made = []
-    for nth, each in enumerate(given):
+    links = []
+    for index, each in enumerate(files):
         if each.mode is FileAttachmentMode.ATTACH:
             continue
-        row = await _file(ctx, each.file_id, nth, PATH)
+        row = await _read_file(ctx, each.file_id, index, FIELD_NAME)
         new = NewShare(each.file_id, each.mode, each.expires_at, each.password)
         try:
-            share = await shares.prepared(ctx, new)
-        except Invalid as wrong:
-            where = [PATH, str(nth), *(_NAMES[name] for name in wrong.path if name in _NAMES)]
-            raise Invalid(
-                wrong.message, constraint=wrong.constraint, path=where, index=nth
-            ) from wrong
-        url = address(f"/share/{shares.token_of(ctx.world, share.id)}")
-        made.append(Offered(share, row.filename, row.size, url))
-    return made
+            share = await shares.prepare_share(ctx, new)
+        except InvalidInput as error:
+            input_path = [
+                FIELD_NAME,
+                str(index),
+                *(_SHARE_FIELD_NAMES[name] for name in error.path if name in _SHARE_FIELD_NAMES),
+            ]
+            raise InvalidInput(
+                error.message, constraint=error.constraint, path=input_path, index=index
+            ) from error
+        url = url_from_path(f"/share/{shares.create_token(ctx.environment, share.id)}")
+        links.append(FileLink(share, row.filename, row.size, url))
+    return links
 
 
-def with_links(
-    text: str | None, html: str | None, links: Sequence[Offered]
+def append_links(
+    text: str | None, html: str | None, links: Sequence[FileLink]
 ) -> tuple[str | None, str | None]:
     """Return text and HTML with the links below them."""
     if not links:
         return text, html
-    own = text if text is not None else html_to_text(html) if html is not None else ""
-    lines = [f"{one.name} ({_size(one.size)}{_told(one)})\n{one.url}" for one in links]
-    written = "\n\n".join([*([own.rstrip("\n")] if own.strip() else []), "\n\n".join(lines)]) + "\n"
+    message_text = text if text is not None else html_to_text(html) if html is not None else ""
+    lines = [
+        f"{one.filename} ({_size_text(one.size)}{_link_conditions(one)})\n{one.url}"
+        for one in links
+    ]
+    text_with_links = (
+        "\n\n".join(
+            [*([message_text.rstrip("\n")] if message_text.strip() else []), "\n\n".join(lines)]
+        )
+        + "\n"
+    )
     if html is None:
-        return written, None
+        return text_with_links, None
     items = "".join(
-        f'<li><a href="{escape(one.url)}">{escape(one.name)}</a> '
-        f"({escape(_size(one.size) + _told(one))})</li>"
+        f'<li><a href="{escape(one.url)}">{escape(one.filename)}</a> '
+        f"({escape(_size_text(one.size) + _link_conditions(one))})</li>"
         for one in links
     )
     block = f"<ul>{items}</ul>"
-    at = html.lower().rfind("</body")
-    return written, html + block if at < 0 else html[:at] + block + html[at:]
+    body_end = html.lower().rfind("</body")
+    return text_with_links, html + block if body_end < 0 else html[:body_end] + block + html[
+        body_end:
+    ]
 
 
-def _told(one: Offered) -> str:
+def _link_conditions(link: FileLink) -> str:
     """Return the end and the password note of a link, for the text beside it."""
-    ends = one.share.expires_at
-    told = f", until {ends:%Y-%m-%d}" if ends and not one.share.idle else ""
-    return f"{told}, with a password" if one.share.password else told
+    expires_at = link.share.expires_at
+    conditions = f", until {expires_at:%Y-%m-%d}" if expires_at and not link.share.idle else ""
+    return f"{conditions}, with a password" if link.share.password else conditions
 
 
-def _size(size: int) -> str:
-    shown, unit = float(size), 0
-    while shown >= STEP and unit + 1 < len(UNITS):
-        shown, unit = shown / STEP, unit + 1
-    return f"{size} bytes" if not unit else f"{shown:.1f} {UNITS[unit]}"
+def _size_text(size: int) -> str:
+    scaled_size, unit = float(size), 0
+    while scaled_size >= SIZE_UNIT_FACTOR and unit + 1 < len(SIZE_UNITS):
+        scaled_size, unit = scaled_size / SIZE_UNIT_FACTOR, unit + 1
+    return f"{size} bytes" if not unit else f"{scaled_size:.1f} {SIZE_UNITS[unit]}"
 
 
-def remember(turn: Turn, message_id: int, file_ids: Sequence[int]) -> None:
+def replace_draft_files(
+    transaction: DatabaseTransaction, message_id: int, file_ids: Sequence[int]
+) -> None:
     """Store which files a draft has, instead of those stored before."""
-    forget(turn, message_id)
+    delete_draft_files(transaction, message_id)
     rows = [
         {"message_id": message_id, "file_id": key, "nth": nth}
         for nth, key in enumerate(dict.fromkeys(file_ids))
     ]
     if rows:
-        turn.connection.execute(insert(DraftFile), rows)
+        transaction.connection.execute(insert(DraftFile), rows)
 
 
-def forget(turn: Turn, message_id: int) -> None:
+def delete_draft_files(transaction: DatabaseTransaction, message_id: int) -> None:
     """Delete the list of files of a draft; the files stay."""
-    turn.connection.execute(delete(DraftFile).where(col(DraftFile.message_id) == message_id))
+    transaction.connection.execute(delete(DraftFile).where(col(DraftFile.message_id) == message_id))
 
 
-async def of_drafts(ctx: Context, ids: list[int]) -> list[list[Picked]]:
+async def load_files_by_draft(ctx: Context, message_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the viewer's files of each draft, in their order."""
-    asked = (
-        select(col(DraftFile.message_id), *picked(File))
+    statement = (
+        select(col(DraftFile.message_id), *select_columns(File))
         .join(File, col(File.id) == col(DraftFile.file_id))
-        .where(col(DraftFile.message_id).in_(ids), visible(ctx, File))
+        .where(col(DraftFile.message_id).in_(message_ids), is_visible(ctx, File))
         .order_by(col(DraftFile.nth), col(DraftFile.file_id))
     )
-    theirs: dict[int, list[Picked]] = {key: [] for key in ids}
-    for row in await ctx.read(asked):
-        theirs[row.message_id].append(row)
-    return [theirs[key] for key in ids]
+    files_by_message: dict[int, list[ColumnRow]] = {key: [] for key in message_ids}
+    for row in await ctx.read(statement):
+        files_by_message[row.message_id].append(row)
+    return [files_by_message[key] for key in message_ids]
 
 
-async def remove(ctx: Context, session: AsyncSession, message_id: int) -> None:
+async def delete_files_of_draft(ctx: Context, session: AsyncSession, message_id: int) -> None:
     """Delete the stored files of a draft, in the transaction that sends it."""
-    (rows,) = await of_drafts(ctx, [message_id])
+    (rows,) = await load_files_by_draft(ctx, [message_id])
     if rows:
-        await stored_files.removed(ctx, session, [row.id for row in rows])
+        await stored_files.delete_files_in(ctx, session, [row.id for row in rows])

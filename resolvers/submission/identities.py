@@ -26,37 +26,43 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail.addresses.address_syntax import Normal, normal
+from mail.addresses.address_syntax import NormalizedAddress, normalized_address
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
-from models.store.columns import Instant, Picked, picked
-from models.store.keyset_pages import Ask, Page
-from models.store.prepared_statements import number, prepared
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.submission.identities import Identity
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import overseen_users
+from resolvers.access import is_overseen_user
 from resolvers.context import Context
-from resolvers.pagination import Scan
+from resolvers.pagination import PageScan
 from resolvers.submission import sender_patterns
-from resolvers.submission.sender_authorization import Grant, forwards, grants, main_of, sendable
+from resolvers.submission.sender_authorization import (
+    SenderGrant,
+    is_sendable,
+    read_main_address,
+    read_sendable_forwards,
+    read_sender_grants,
+)
 
-ORDER = "identities"  # by normal form, then by id
-NARROW = ("id", "user_id", "local", "domain", "shown", "name", "preferred")
-WIDE = frozenset({"reply_to", "bcc", "signature_text", "signature_html", "mailbox_id"})
+LIST_ORDERING = "identities"  # by normal form, then by id
+LIST_COLUMNS = ("id", "user_id", "local", "domain", "shown", "name", "preferred")
+DETAIL_COLUMNS = frozenset({"reply_to", "bcc", "signature_text", "signature_html", "mailbox_id"})
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class SenderIdentity:
     """An identity. Columns of DETAIL_COLUMNS are empty unless they were read."""
 
     id: int
     user_id: int
-    form: Normal
+    normal_address: NormalizedAddress
     address: str
     name: str | None
     default: bool = False
-    row: bool = False  # False: it follows from an address alone
+    has_row: bool = False  # False: it follows from an address alone
     address_id: int | None = None  # id of the user's own address, if it is one
     reply_to: str | None = None
     bcc: Sequence[str] = field(default_factory=list)
@@ -65,170 +71,208 @@ class Sender:
     mailbox_id: int | None = None
 
     @property
-    def place(self) -> tuple[str, int]:
+    def sort_key(self) -> tuple[str, int]:
         """The key that lists are sorted by."""
-        return self.form.local, self.id
+        return self.normal_address.local_part, self.id
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AccountIdentities:
     """The identities of an account, except own addresses without a row."""
 
-    account: Picked  # id, name, from_whitelist
-    known: Mapping[Normal, Sender] = field(default_factory=dict)
-    default: int | None = None  # None: no main address that the user may send as
+    account: ColumnRow  # id, name, from_whitelist
+    by_address: Mapping[NormalizedAddress, SenderIdentity] = field(default_factory=dict)
+    default_id: int | None = None  # None: no main address that the user may send as
 
     @property
-    def taken(self) -> list[int]:
+    def address_ids_with_row(self) -> list[int]:
         """The ids of the own addresses that have a row."""
-        return [one.address_id for one in self.known.values() if one.address_id is not None]
+        return [one.address_id for one in self.by_address.values() if one.address_id is not None]
 
-    def implied(self, row: Picked) -> Sender:
+    def identity_of_own_address(self, address_row: ColumnRow) -> SenderIdentity:
         """Return the identity of an own address without a row. The column `place` is its domain."""
-        name = row.name or self.account.name
-        form = Normal(row.local, row.place)
-        default = self.default == row.id
-        return Sender(row.id, row.user_id, form, row.shown, name, default, address_id=row.id)
+        name = address_row.name or self.account.name
+        form = NormalizedAddress(address_row.local, address_row.place)
+        default = self.default_id == address_row.id
+        return SenderIdentity(
+            address_row.id,
+            address_row.user_id,
+            form,
+            address_row.shown,
+            name,
+            default,
+            address_id=address_row.id,
+        )
 
 
-def key_of(user_id: int, form: Normal) -> int:
+def id_from_address(user_id: int, normal_address: NormalizedAddress) -> int:
     """Return the stable id of an identity that is none of the user's own addresses."""
-    text = f"{user_id} {form.local}@{form.domain}"
+    text = f"{user_id} {normal_address.local_part}@{normal_address.domain}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1 or 1
 
 
-async def standings(ctx: Context, user_ids: list[int]) -> list[Standing | None]:
+async def load_identities_by_user(
+    ctx: Context, user_ids: list[int]
+) -> list[AccountIdentities | None]:
     """Load the identities of accounts, in order; None for an account the viewer doesn't see.
 
     Needs the same number of statements for any number of accounts.
     """
-    asked = select(*picked(User, {"id", "name", "from_whitelist"})).where(
-        col(User.id).in_(user_ids), overseen_users(ctx)
+    statement = select(*select_columns(User, {"id", "name", "from_whitelist"})).where(
+        col(User.id).in_(user_ids), is_overseen_user(ctx)
     )
-    accounts = {row.id: row for row in await ctx.read(asked)}
-    known = await written(ctx, accounts, implied=True)
-    mains = (
-        select(*picked(Address, {"id", "user_id"}))
+    accounts = {row.id: row for row in await ctx.read(statement)}
+    stored = await read_stored_identities(ctx, accounts, with_implied=True)
+    main_statement = (
+        select(*select_columns(Address, {"id", "user_id"}))
         .join(Domain, and_(col(Domain.id) == col(Address.domain_id), col(Domain.active)))
-        .where(col(Address.user_id).in_(accounts), col(Address.main), sendable(ctx.world))
+        .where(col(Address.user_id).in_(accounts), col(Address.main), is_sendable(ctx.environment))
     )
-    main = {row.user_id: row.id for row in await ctx.read(mains)}
+    main_address_ids = {row.user_id: row.id for row in await ctx.read(main_statement)}
     found = {}
     for key, account in accounts.items():
-        default = _default(known[key].values(), main.get(key))
-        marked = {form: replace(one, default=one.id == default) for form, one in known[key].items()}
-        found[key] = Standing(account, marked, default)
+        default = _default_identity_id(stored[key].values(), main_address_ids.get(key))
+        with_default = {
+            form: replace(one, default=one.id == default) for form, one in stored[key].items()
+        }
+        found[key] = AccountIdentities(account, with_default, default)
     return [found.get(key) for key in user_ids]
 
 
-def _default(known: Iterable[Sender], main: int | None) -> int | None:
+def _default_identity_id(
+    identities: Iterable[SenderIdentity], main_address_id: int | None
+) -> int | None:
     """Return the id of the default identity."""
-    of_main = main
-    for one in known:
+    main_identity_id = main_address_id
+    for one in identities:
         if one.default:
             return one.id
-        if main is not None and one.address_id == main:
-            of_main = one.id
-    return of_main
+        if main_address_id is not None and one.address_id == main_address_id:
+            main_identity_id = one.id
+    return main_identity_id
 
 
-async def written(
-    ctx: Context, accounts: Mapping[int, Picked], *, implied: bool = False
-) -> dict[int, dict[Normal, Sender]]:
+async def read_stored_identities(
+    ctx: Context, accounts: Mapping[int, ColumnRow], *, with_implied: bool = False
+) -> dict[int, dict[NormalizedAddress, SenderIdentity]]:
     """Read the identities of accounts that have rows, by account and normal address.
 
     `default` is the stored choice. With `with_implied`, adds those of forwards and of whole
     addresses of fromWhitelist that have no row.
     """
-    rows = await _rows(ctx, accounts)
-    loose = [row for row in rows if row.own is None]
-    asked = [(accounts[row.user_id], row.shown) for row in loose]
-    forwarded = await forwards(ctx, accounts) if implied else []
-    listed = [
+    rows = await _read_identity_rows(ctx, accounts)
+    rows_without_address = [row for row in rows if row.own is None]
+    addresses_of_rows = [(accounts[row.user_id], row.shown) for row in rows_without_address]
+    forward_rows = await read_sendable_forwards(ctx, accounts) if with_implied else []
+    listed_addresses = [
         (account, text)
-        for account in (accounts.values() if implied else ())
-        for text in sender_patterns.whole(account.from_whitelist)
+        for account in (accounts.values() if with_implied else ())
+        for text in sender_patterns.whole_addresses(account.from_whitelist)
     ]
-    granted = await grants(ctx, [*asked, *listed]) if asked or listed else []
-    found: dict[int, dict[Normal, Sender]] = {key: {} for key in accounts}
+    sender_grants = (
+        await read_sender_grants(ctx, [*addresses_of_rows, *listed_addresses])
+        if addresses_of_rows or listed_addresses
+        else []
+    )
+    found: dict[int, dict[NormalizedAddress, SenderIdentity]] = {key: {} for key in accounts}
     for row in rows:
         if row.own is not None:
-            _add(found, _followed(accounts[row.user_id], row))
-    for row, grant in zip(loose, granted, strict=False):
+            _add_if_new(found, _identity_of_own_address(accounts[row.user_id], row))
+    for row, grant in zip(rows_without_address, sender_grants, strict=False):
         if grant:
-            _add(found, _loose(accounts[row.user_id], row, grant))
-    for row in forwarded:
+            _add_if_new(found, _identity_of_other_address(accounts[row.user_id], row, grant))
+    for row in forward_rows:
         if row.place and "*" not in row.local:
-            form = Normal(row.local, row.place)
-            _add(found, _implied(accounts[row.member], form, row.shown, row.name))
-    for (account, text), grant in zip(listed, granted[len(asked) :], strict=True):
-        if grant and grant.own(account.id, text) is None:
-            _add(found, _implied(account, normal(text), text, None))
+            form = NormalizedAddress(row.local, row.place)
+            _add_if_new(
+                found, _identity_without_row(accounts[row.member], form, row.shown, row.name)
+            )
+    for (account, text), grant in zip(
+        listed_addresses, sender_grants[len(addresses_of_rows) :], strict=True
+    ):
+        if grant and grant.own_address_row(account.id, text) is None:
+            _add_if_new(found, _identity_without_row(account, normalized_address(text), text, None))
     return found
 
 
-def _add(found: Mapping[int, dict[Normal, Sender]], one: Sender | None) -> None:
+def _add_if_new(
+    identities_by_user: Mapping[int, dict[NormalizedAddress, SenderIdentity]],
+    identity: SenderIdentity | None,
+) -> None:
     """Add an identity unless its address, or its own address, is there already."""
-    if one is None:
+    if identity is None:
         return
-    there = found[one.user_id]
-    taken = one.address_id is not None and any(
-        other.address_id == one.address_id for other in there.values()
+    identities = identities_by_user[identity.user_id]
+    has_same_address = identity.address_id is not None and any(
+        other.address_id == identity.address_id for other in identities.values()
     )
-    if one.form not in there and not taken:
-        there[one.form] = one
+    if identity.normal_address not in identities and not has_same_address:
+        identities[identity.normal_address] = identity
 
 
-async def _rows(ctx: Context, accounts: Collection[int]) -> Sequence[Picked]:
+async def _read_identity_rows(ctx: Context, user_ids: Collection[int]) -> Sequence[ColumnRow]:
     """Read all rows of accounts with the own address that each follows.
 
     `own` is the id of that address.
     """
-    if len(accounts) == 1:  # the common case: a message is sent
-        (account,) = accounts
-        return await ctx.find(_rows_of_one(), account=account, now=ctx.world.now())
-    ends = col(Address.expires_at)
+    if len(user_ids) == 1:  # the common case: a message is sent
+        (account,) = user_ids
+        return await ctx.read_prepared(
+            _identity_rows_of_one_user(), account=account, now=ctx.environment.now()
+        )
+    expires_at = col(Address.expires_at)
     return await ctx.read(
-        _rows_of(col(Identity.user_id).in_(accounts), or_(ends.is_(None), ends > ctx.world.now()))
+        _identity_rows_statement(
+            col(Identity.user_id).in_(user_ids),
+            or_(expires_at.is_(None), expires_at > ctx.environment.now()),
+        )
     )
 
 
-@prepared
-def _rows_of_one() -> Select[*tuple[Any, ...]]:
-    ends = col(Address.expires_at)
-    lasts = or_(ends.is_(None), ends > bindparam("now", type_=Instant))
-    return _rows_of(col(Identity.user_id) == number("account"), lasts)
+@prepare_cached
+def _identity_rows_of_one_user() -> Select[*tuple[Any, ...]]:
+    expires_at = col(Address.expires_at)
+    is_unexpired = or_(expires_at.is_(None), expires_at > bindparam("now", type_=UtcDateTime))
+    return _identity_rows_statement(
+        col(Identity.user_id) == integer_parameter("account"), is_unexpired
+    )
 
 
-def _rows_of(of: ColumnElement[bool], lasts: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
-    home = aliased(Domain)
-    follows = and_(
+def _identity_rows_statement(
+    is_selected_user: ColumnElement[bool], is_not_expired: ColumnElement[bool]
+) -> Select[*tuple[Any, ...]]:
+    address_domain = aliased(Domain)
+    is_followed_address = and_(
         col(Address.id) == col(Identity.id),
         col(Address.user_id) == col(Identity.user_id),
         col(Address.kind) == AddressKind.MAILBOX,
         col(Address.active),
         col(Address.send_as),
-        lasts,
+        is_not_expired,
     )
-    address: list[Any] = [
-        col(home.id).label("home"),
-        col(home.name).label("place"),
+    address_columns: list[Any] = [
+        col(address_domain.id).label("home"),
+        col(address_domain.name).label("place"),
         col(Address.id).label("own"),
         col(Address.local).label("its_local"),
         col(Address.shown).label("its_shown"),
         col(Address.name).label("its_name"),
     ]
     return (
-        select(*picked(Identity, NARROW), *address)
+        select(*select_columns(Identity, LIST_COLUMNS), *address_columns)
         .select_from(Identity)
-        .join(Address, follows, isouter=True)
-        .join(home, and_(col(home.id) == col(Address.domain_id), col(home.active)), isouter=True)
-        .where(of)
+        .join(Address, is_followed_address, isouter=True)
+        .join(
+            address_domain,
+            and_(col(address_domain.id) == col(Address.domain_id), col(address_domain.active)),
+            isouter=True,
+        )
+        .where(is_selected_user)
         .order_by(col(Identity.created_at), col(Identity.id))
     )
 
 
-def _followed(account: Picked, row: Picked) -> Sender | None:
+def _identity_of_own_address(account: ColumnRow, row: ColumnRow) -> SenderIdentity | None:
     """Return the identity of a row that follows an own address, or None.
 
     None means that the domain is not active.
@@ -236,196 +280,282 @@ def _followed(account: Picked, row: Picked) -> Sender | None:
     if row.home is None:
         return None
     name = row.name or row.its_name or account.name
-    form = Normal(row.its_local, row.place)
-    return Sender(
-        row.id, account.id, form, row.its_shown, name, row.preferred, row=True, address_id=row.own
+    form = NormalizedAddress(row.its_local, row.place)
+    return SenderIdentity(
+        row.id,
+        account.id,
+        form,
+        row.its_shown,
+        name,
+        row.preferred,
+        has_row=True,
+        address_id=row.own,
     )
 
 
-def _loose(account: Picked, row: Picked, grant: Grant) -> Sender:
+def _identity_of_other_address(
+    account: ColumnRow, row: ColumnRow, grant: SenderGrant
+) -> SenderIdentity:
     """Return the identity of a row that follows no own address."""
-    own = grant.own(account.id, row.shown)
-    name = row.name or (own.name if own else None) or account.name
-    return Sender(
+    own_address = grant.own_address_row(account.id, row.shown)
+    name = row.name or (own_address.name if own_address else None) or account.name
+    return SenderIdentity(
         row.id,
         account.id,
-        Normal(row.local, row.domain),
+        NormalizedAddress(row.local, row.domain),
         row.shown,
         name,
         row.preferred,
-        row=True,
-        address_id=own.id if own else None,
+        has_row=True,
+        address_id=own_address.id if own_address else None,
     )
 
 
-def _implied(account: Picked, form: Normal, shown: str, name: str | None) -> Sender:
-    return Sender(key_of(account.id, form), account.id, form, shown, name or account.name)
+def _identity_without_row(
+    account: ColumnRow, normal_address: NormalizedAddress, address: str, name: str | None
+) -> SenderIdentity:
+    return SenderIdentity(
+        id_from_address(account.id, normal_address),
+        account.id,
+        normal_address,
+        address,
+        name or account.name,
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class OfUser:
+class IdentityPageKey:
     """A page of a user's identities, sorted by the normal form of their addresses."""
 
     user_id: int
-    ask: Ask
+    page_request: PageRequest
     columns: frozenset[str]
 
 
-async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Sender]]:
+async def load_identity_pages(
+    ctx: Context, page_keys: list[IdentityPageKey]
+) -> list[Page[SenderIdentity]]:
     """Load pages of identities, each in reading order."""
-    standing = await ctx.load_all(standings, [key.user_id for key in keys])
+    identities_by_user = await ctx.load_many(
+        load_identities_by_user, [key.user_id for key in page_keys]
+    )
     scans = []
-    for key, there in zip(keys, standing, strict=True):
-        ask = replace(
-            key.ask, count=key.ask.count + 1
+    for key, account_identities in zip(page_keys, identities_by_user, strict=True):
+        page_request = replace(
+            key.page_request, count=key.page_request.count + 1
         )  # one more, since identities with a row are merged in
-        place = (_bytewise(ctx), col(Address.id))
-        scans.append(Scan(_own(ctx, there), ask, place, falling=False))
+        order_columns = (_bytewise_local_part(ctx), col(Address.id))
+        scans.append(
+            PageScan(
+                _own_addresses_without_row(ctx, account_identities),
+                page_request,
+                order_columns,
+                is_descending=False,
+            )
+        )
     found = []
-    for key, there, rows in zip(keys, standing, await pagination.pages(ctx, scans), strict=True):
-        merged = _merged(there, key.ask, rows.rows) if there else []
-        found.append(key.ask.page(merged))
-    names = frozenset[str]().union(*(key.columns for key in keys))
-    return await _filled(ctx, found, names)
+    for key, account_identities, rows in zip(
+        page_keys, identities_by_user, await pagination.read_pages(ctx, scans), strict=True
+    ):
+        merged = (
+            _merge_identities(account_identities, key.page_request, rows.rows)
+            if account_identities
+            else []
+        )
+        found.append(key.page_request.page_from_rows(merged))
+    column_names = frozenset[str]().union(*(key.columns for key in page_keys))
+    return await _add_detail_columns(ctx, found, column_names)
 
 
-def _merged(there: Standing, ask: Ask, rows: Iterable[Picked]) -> list[Sender]:
+def _merge_identities(
+    account_identities: AccountIdentities,
+    page_request: PageRequest,
+    address_rows: Iterable[ColumnRow],
+) -> list[SenderIdentity]:
     """Return all identities that can be on the page, in reading order."""
-    found = [there.implied(row) for row in rows]
-    at: Any = (ask.place.at, ask.place.id) if ask.place else None
+    found = [account_identities.identity_of_own_address(row) for row in address_rows]
+    start_key: Any = (
+        (page_request.cursor.sort_value, page_request.cursor.id) if page_request.cursor else None
+    )
     found += [
         one
-        for one in there.known.values()
-        if at is None or (one.place < at if ask.back else one.place > at)
+        for one in account_identities.by_address.values()
+        if start_key is None
+        or (one.sort_key < start_key if page_request.is_backward else one.sort_key > start_key)
     ]
-    return sorted(found, key=lambda one: one.place)
+    return sorted(found, key=lambda one: one.sort_key)
 
 
-async def _filled(
-    ctx: Context, found: Sequence[Page[Sender]], names: Collection[str]
-) -> list[Page[Sender]]:
+async def _add_detail_columns(
+    ctx: Context, pages: Sequence[Page[SenderIdentity]], column_names: Collection[str]
+) -> list[Page[SenderIdentity]]:
     """Return the pages with the requested columns of DETAIL_COLUMNS."""
-    rows = await _wide(ctx, [one for page in found for one in page.rows], names)
-    return [replace(page, rows=[rows.get(one.id, one) for one in page.rows]) for page in found]
+    rows = await _read_details(ctx, [one for page in pages for one in page.rows], column_names)
+    return [replace(page, rows=[rows.get(one.id, one) for one in page.rows]) for page in pages]
 
 
-async def _wide(ctx: Context, known: Sequence[Sender], names: Collection[str]) -> dict[int, Sender]:
+async def _read_details(
+    ctx: Context, identities: Sequence[SenderIdentity], column_names: Collection[str]
+) -> dict[int, SenderIdentity]:
     """Return the identities that have rows, with these columns, by id."""
-    keys, names = {one.id: one for one in known if one.row}, WIDE.intersection(names)
-    if not keys or not names:
+    keys, column_names = (
+        {one.id: one for one in identities if one.has_row},
+        DETAIL_COLUMNS.intersection(column_names),
+    )
+    if not keys or not column_names:
         return {}
-    asked = select(*picked(Identity, {"id", *names})).where(col(Identity.id).in_(keys))
+    statement = select(*select_columns(Identity, {"id", *column_names})).where(
+        col(Identity.id).in_(keys)
+    )
     return {
-        row.id: replace(keys[row.id], **{name: getattr(row, name) for name in names})
-        for row in await ctx.read(asked)
+        row.id: replace(keys[row.id], **{name: getattr(row, name) for name in column_names})
+        for row in await ctx.read(statement)
     }
 
 
-async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+async def count_identities(ctx: Context, page_keys: list[IdentityPageKey]) -> list[int]:
     """Count the identities of each list, in the order of the keys."""
-    standing = await ctx.load_all(standings, [key.user_id for key in keys])
-    many = func.count().label("many")
-    scans = [select(many).select_from(_own(ctx, there).subquery()) for there in standing]
+    identities_by_user = await ctx.load_many(
+        load_identities_by_user, [key.user_id for key in page_keys]
+    )
+    count_column = func.count().label("many")
+    scans = [
+        select(count_column).select_from(
+            _own_addresses_without_row(ctx, account_identities).subquery()
+        )
+        for account_identities in identities_by_user
+    ]
     return [
-        row.many + (len(there.known) if there else 0)
-        for (row,), there in zip(await pagination.together(ctx, scans), standing, strict=True)
+        row.many + (len(identities.by_address) if identities else 0)
+        for (row,), identities in zip(
+            await pagination.read_union(ctx, scans), identities_by_user, strict=True
+        )
     ]
 
 
-def _own(ctx: Context, there: Standing | None) -> Select[*tuple[Any, ...]]:
+def _own_addresses_without_row(
+    ctx: Context, account_identities: AccountIdentities | None
+) -> Select[*tuple[Any, ...]]:
     """Return the SQL query for own addresses that may be sent as and have no row."""
     return (
         select(
-            *picked(Address, ("id", "user_id", "shown", "name")),
-            _bytewise(ctx),
+            *select_columns(Address, ("id", "user_id", "shown", "name")),
+            _bytewise_local_part(ctx),
             col(Domain.name).label("place"),
         )
         .join(Domain, col(Domain.id) == col(Address.domain_id))
         .where(
-            col(Address.user_id) == there.account.id if there else false(),
+            col(Address.user_id) == account_identities.account.id
+            if account_identities
+            else false(),
             ~col(Address.local).contains("*", autoescape=True),
-            col(Address.id).not_in(there.taken if there else []),
+            col(Address.id).not_in(
+                account_identities.address_ids_with_row if account_identities else []
+            ),
             col(Domain.active),
-            sendable(ctx.world),
+            is_sendable(ctx.environment),
         )
     )
 
 
-def _bytewise(ctx: Context) -> Any:
+def _bytewise_local_part(ctx: Context) -> Any:
     """Return the local part in SQL, sorted by bytes as Python sorts strings."""
-    name = "BINARY" if ctx.world.database.dialect == "sqlite" else "C"
+    name = "BINARY" if ctx.environment.database.dialect == "sqlite" else "C"
     return collate(col(Address.local), name).label("local")
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Sender | None]:
+async def load_identities_by_id(ctx: Context, ids: list[int]) -> list[SenderIdentity | None]:
     """Load identities, in the order of the ids; None if the viewer does not see one.
 
     Identities that have neither a row nor an own address are found for the viewer only.
     """
-    seen = col(Identity.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
-    rows = select(*picked(Identity, {"id", "user_id"})).where(col(Identity.id).in_(ids), seen)
-    users = {row.id: row.user_id for row in await ctx.read(rows)}
-    theirs = col(Address.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
-    own = (
-        select(*picked(Address), col(Domain.name).label("place"))
-        .join(Domain, and_(col(Domain.id) == col(Address.domain_id), col(Domain.active)))
-        .where(col(Address.id).in_(ids), theirs, sendable(ctx.world))
+    is_visible = col(Identity.user_id).in_(select(col(User.id)).where(is_overseen_user(ctx)))
+    rows = select(*select_columns(Identity, {"id", "user_id"})).where(
+        col(Identity.id).in_(ids), is_visible
     )
-    addresses = {row.id: row for row in await ctx.read(own) if "*" not in row.local}
-    users |= {key: row.user_id for key, row in addresses.items()}
-    owners = {*users.values(), ctx.viewer.user_id} - {0}
-    standing = [one for one in await standings(ctx, list(owners)) if one]
-    known = {one.id: one for there in standing for one in there.known.values()}
-    for there in standing:
+    user_ids = {row.id: row.user_id for row in await ctx.read(rows)}
+    is_visible_address = col(Address.user_id).in_(select(col(User.id)).where(is_overseen_user(ctx)))
+    address_statement = (
+        select(*select_columns(Address), col(Domain.name).label("place"))
+        .join(Domain, and_(col(Domain.id) == col(Address.domain_id), col(Domain.active)))
+        .where(col(Address.id).in_(ids), is_visible_address, is_sendable(ctx.environment))
+    )
+    addresses = {row.id: row for row in await ctx.read(address_statement) if "*" not in row.local}
+    user_ids |= {key: row.user_id for key, row in addresses.items()}
+    owners = {*user_ids.values(), ctx.viewer.user_id} - {0}
+    identities_by_user = [one for one in await load_identities_by_user(ctx, list(owners)) if one]
+    identities = {
+        one.id: one
+        for user_identities in identities_by_user
+        for one in user_identities.by_address.values()
+    }
+    for account_identities in identities_by_user:
         for key, row in addresses.items():
-            if row.user_id == there.account.id and key not in there.taken:
-                known.setdefault(key, there.implied(row))
-    wide = await _wide(ctx, [known[key] for key in ids if key in known], WIDE)
-    return [wide.get(key) or known.get(key) for key in ids]
+            if (
+                row.user_id == account_identities.account.id
+                and key not in account_identities.address_ids_with_row
+            ):
+                identities.setdefault(key, account_identities.identity_of_own_address(row))
+    detailed = await _read_details(
+        ctx, [identities[key] for key in ids if key in identities], DETAIL_COLUMNS
+    )
+    return [detailed.get(key) or identities.get(key) for key in ids]
 
 
-async def of_sender(
-    ctx: Context, account: Picked, address: str, row: Picked | None
-) -> Sender | None:
+async def identity_of_sender(
+    ctx: Context, account: ColumnRow, address: str, address_row: ColumnRow | None
+) -> SenderIdentity | None:
     """Return the identity that an address of an account belongs to, without its signatures.
 
     `address_row` is the address record the address resolves to if the account may send as it.
     Returns None if the address has no identity: it matches only a pattern, or belongs to a user
     who shares a mailbox.
     """
-    there = (await written(ctx, {account.id: account}))[account.id]
-    form = normal(address)
-    exact = row is not None and row.domain_id is not None and row.local == form.local
-    one = there.get(form)
-    if one is None and row and exact:
-        one = next((each for each in there.values() if each.address_id == row.id), None)
-    if one is not None:
-        return await _sending(ctx, one)
-    if row and exact and (row.user_id == account.id or row.kind is AddressKind.FORWARD):
-        return _implied(account, form, address, row.name)
-    if row is None and sender_patterns.permitted(
-        sender_patterns.whole(account.from_whitelist), address
+    identities = (await read_stored_identities(ctx, {account.id: account}))[account.id]
+    normal_address = normalized_address(address)
+    is_exact = (
+        address_row is not None
+        and address_row.domain_id is not None
+        and address_row.local == normal_address.local_part
+    )
+    identity = identities.get(normal_address)
+    if identity is None and address_row and is_exact:
+        identity = next(
+            (each for each in identities.values() if each.address_id == address_row.id), None
+        )
+    if identity is not None:
+        return await _with_sending_columns(ctx, identity)
+    if (
+        address_row
+        and is_exact
+        and (address_row.user_id == account.id or address_row.kind is AddressKind.FORWARD)
     ):
-        return _implied(account, form, address, None)
+        return _identity_without_row(account, normal_address, address, address_row.name)
+    if address_row is None and sender_patterns.matches_sender_pattern(
+        sender_patterns.whole_addresses(account.from_whitelist), address
+    ):
+        return _identity_without_row(account, normal_address, address, None)
     return None
 
 
-async def default_of(ctx: Context, account: Picked) -> Sender:
+async def default_identity(ctx: Context, account: ColumnRow) -> SenderIdentity:
     """Return the default identity, without its signatures.
 
     Raises Invalid without a main address.
     """
-    there = (await written(ctx, {account.id: account}))[account.id]
-    for one in there.values():
+    identities = (await read_stored_identities(ctx, {account.id: account}))[account.id]
+    for one in identities.values():
         if one.default:
-            return await _sending(ctx, one)
-    main = await main_of(ctx, account)
-    for one in there.values():
-        if one.address_id == main.id:
-            return await _sending(ctx, one)
-    return _implied(account, normal(main.shown), main.shown, main.name)
+            return await _with_sending_columns(ctx, one)
+    main_address = await read_main_address(ctx, account)
+    for one in identities.values():
+        if one.address_id == main_address.id:
+            return await _with_sending_columns(ctx, one)
+    return _identity_without_row(
+        account, normalized_address(main_address.shown), main_address.shown, main_address.name
+    )
 
 
-async def _sending(ctx: Context, one: Sender) -> Sender:
-    wide = await _wide(ctx, [one], {"reply_to", "bcc", "mailbox_id"})
-    return wide[one.id]
+async def _with_sending_columns(ctx: Context, identity: SenderIdentity) -> SenderIdentity:
+    wide = await _read_details(ctx, [identity], {"reply_to", "bcc", "mailbox_id"})
+    return wide[identity.id]

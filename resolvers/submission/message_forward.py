@@ -7,95 +7,97 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.compose import message_builder
-from mail.queue.enqueue import Handed
+from mail.queue.enqueue import NewSubmission
 from mail.recipients import address_resolution
-from mail.recipients.forward_targets import Via, opened
+from mail.recipients.forward_targets import ForwardEndpoint, open_relays
 from mail.storage import audit_copies
-from mail.storage.audit_copies import SHOWN
-from mail.storage.message_content import gathered
-from models.errors import Conflict, Forbidden, Invalid, NotFound, check_limit
+from mail.storage.audit_copies import COPIED_COLUMNS
+from mail.storage.message_content import read_all
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
 from models.files.blobs import MessageBlob
 from models.filters.tables import Filter
 from models.messages.tables import Message
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers.access import own, visible
-from resolvers.addresses.targets import RELAYS, SECRET
+from resolvers.access import is_visible, require_user_id
+from resolvers.addresses.targets import HIDDEN_PASSWORD_PART, RELAY_SCHEMES
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.messages import content
 from resolvers.messages.bulk import flags, row_changes
-from resolvers.messages.loaders import here
+from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.submission import composition, outgoing_scan, send_on_behalf
 from resolvers.submission import create as submission_create
-from resolvers.submission.reply_references import FORWARDED
+from resolvers.submission.reply_references import FORWARDED_KEYWORD
 from resolvers.users.quota import limits as quota_limits
 
-HOPS = 30  # Received fields; with so many it is a mail loop
-PATH = ["addresses"]
-FORWARDED_BY_OTHERS = "message forward"  # in the security log of the owner
-RELAY, PAGE = "relay", "http"  # names of target types that WildDuck uses
+MAX_HOPS = 30  # Received fields; with this number it is a mail loop
+INPUT_PATH = ["addresses"]
+FORWARDED_BY_OTHERS_ACTION = "message forward"  # in the security log of the owner
+RELAY_TYPE, HTTP_TYPE = "relay", "http"  # names of target types that WildDuck uses
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ForwardRequest:
     """The recipients of a forward: addresses, or one or all original targets."""
 
     addresses: Sequence[str] | None = None
-    target: int | None = None  # from 1
+    target_number: int | None = None  # from 1
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ForwardDestination:
     """An address, relay or web address that a message is forwarded to."""
 
-    seq: int  # from 1, among the original targets
-    shown: str  # without a password
-    whole: str = field(repr=False)
+    number: int  # from 1, among the original targets
+    display_target: str  # without a password
+    full_target: str = field(repr=False)
 
     @property
-    def via(self) -> bool:
+    def is_relay_or_url(self) -> bool:
         """True if it is a relay or a web address."""
-        return "://" in self.shown
+        return "://" in self.display_target
 
     @property
-    def type(self) -> str:
+    def type_name(self) -> str:
         """The type of the target: "mail", "relay" or "http"."""
-        if not self.via:
+        if not self.is_relay_or_url:
             return "mail"
-        return RELAY if self.shown.partition("://")[0] in RELAYS else PAGE
+        return RELAY_TYPE if self.display_target.partition("://")[0] in RELAY_SCHEMES else HTTP_TYPE
 
 
 @dataclass(frozen=True, slots=True)
-class Forwarded:
+class ForwardResult:
     """The submission and its targets, each once. Without targets there is no submission."""
 
-    submission: Picked | None
-    targets: Sequence[Target]
+    submission: ColumnRow | None
+    destinations: Sequence[ForwardDestination]
 
 
-async def forward_any(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
+async def forward_as_owner(ctx: Context, message_id: int, request: ForwardRequest) -> ForwardResult:
     """Forward a message in the name of its owner, also as an administrator of the owner.
 
     If an administrator names addresses, the owner gets a security log entry and a message, since
     content leaves the account. Raises the errors of `forward_message`.
     """
-    owner = await send_on_behalf.owner_of(ctx, message_id)
+    owner_id = await send_on_behalf.managed_owner_id(ctx, message_id)
     scopes = frozenset({Scope.SUBMIT, Scope.MAIL_READ})
-    async with send_on_behalf.sending(ctx, owner, "messageForward", scopes) as theirs:
-        done = await forward(theirs, message_id, wanted)
-        if theirs is not ctx and owner is not None and wanted.addresses is not None:
-            to = [target.shown for target in done.targets]
-            event = Event(FORWARDED_BY_OTHERS, owner, detail={"to": to})
-            async with ctx.write(owner) as session:
-                await security_log.note(ctx, session, event)
-        return done
+    async with send_on_behalf.sending_context(ctx, owner_id, "messageForward", scopes) as owner_ctx:
+        result = await forward_message(owner_ctx, message_id, request)
+        if owner_ctx is not ctx and owner_id is not None and request.addresses is not None:
+            target_texts = [target.display_target for target in result.destinations]
+            event = NewSecurityEvent(
+                FORWARDED_BY_OTHERS_ACTION, owner_id, detail={"to": target_texts}
+            )
+            async with ctx.write_session(owner_id) as session:
+                await security_log.log_event(ctx, session, event)
+        return result
 
 
-async def forward(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
+async def forward_message(ctx: Context, message_id: int, request: ForwardRequest) -> ForwardResult:
     """Queue a message, byte for byte, in the name of the account's main address.
 
     Without the scope MAIL_READ, raises Forbidden. The message gets the keyword $Forwarded unless
@@ -104,168 +106,216 @@ async def forward(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
     forwards to the original targets.
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
-    owner = own(ctx)
-    if wanted.target is not None and wanted.addresses is not None:
-        words = "the number of an original target, or addresses: not both"
-        raise Invalid(words, constraint="exclusive", path=["target"])
-    row = await _message(ctx, message_id)
-    account = await composition.account_of(ctx, owner)
-    await quota_limits.may_write(ctx, account)
-    if wanted.addresses is not None:
-        targets = await _addresses(ctx, owner, wanted.addresses)
+    user_id = require_user_id(ctx)
+    if request.target_number is not None and request.addresses is not None:
+        error_text = "the number of an original target, or addresses: not both"
+        raise InvalidInput(error_text, constraint="exclusive", path=["target"])
+    message_row = await _read_message(ctx, message_id)
+    account = await composition.read_account(ctx, user_id)
+    await quota_limits.require_can_write(ctx, account)
+    if request.addresses is not None:
+        targets = await _destinations_from_addresses(ctx, user_id, request.addresses)
     else:
-        targets = await _original(ctx, owner, row, wanted.target)
+        targets = await _resolve_original_destinations(
+            ctx, user_id, message_row, request.target_number
+        )
     if not targets:
-        return Forwarded(None, [])
-    sender = (await composition.main_address(ctx, account)).address
-    await _check(ctx, message_id, account, (sender, targets))
-    return await _queued(ctx, row, account, (sender, targets))
+        return ForwardResult(None, [])
+    sender = (await composition.main_sender(ctx, account)).address
+    await _check_loop_and_scan(ctx, message_id, account, (sender, targets))
+    return await _enqueue_forward(ctx, message_row, account, (sender, targets))
 
 
-async def _check(
-    ctx: Context, message_id: int, account: Picked, envelope: tuple[str, Sequence[Target]]
+async def _check_loop_and_scan(
+    ctx: Context,
+    message_id: int,
+    account: ColumnRow,
+    envelope: tuple[str, Sequence[ForwardDestination]],
 ) -> None:
     """Raise Conflict for a mail loop, and Forbidden if the scanner rejects the message."""
-    stored = await content.one(ctx, message_id)
+    stored = await content.load_stored_message(ctx, message_id)
     if stored is None:
         raise NotFound(str(message_id), path=["message"])
     fields = await content.header_fields(stored)
-    if sum(field.key.casefold() == "received" for field in fields) >= HOPS:
-        text = f"it has gone through {HOPS} servers: it goes in circles"
+    if sum(field.key.casefold() == "received" for field in fields) >= MAX_HOPS:
+        text = f"it has gone through {MAX_HOPS} servers: it goes in circles"
         raise Conflict(text, path=["message"])
-    if outgoing_scan.looks(ctx):
+    if outgoing_scan.is_enabled(ctx):
         sender, targets = envelope
-        to = [each.shown for each in targets if not each.via]
-        await outgoing_scan.checked(ctx, account, await gathered(stored.whole()), sender, to)
-
-
-async def _queued(
-    ctx: Context, row: Picked, account: Picked, envelope: tuple[str, Sequence[Target]]
-) -> Forwarded:
-    owner, (sender, targets) = account.id, envelope
-    recipients = [each.shown for each in targets if not each.via]
-    by = next(iter(row.envelope_to), sender)  # the address by which the account received it
-    via = [Via(by, each.shown, each.whole) for each in targets if each.via]
-    (copied,) = await submission_create.copies(ctx, account, [(sender, recipients)])
-
-    def unit(turn: Turn) -> int:
-        submission_create.check_able(turn, owner)
-        quota_limits.count_recipients(turn, owner, len(targets))
-        needs = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id) == row.id)
-        blobs = list(turn.connection.execute(needs).scalars())
-        if row.blob_id not in blobs:  # it was deleted or replaced meanwhile
-            raise NotFound(str(row.id), path=["message"])
-        at, known = turn.world.now(), row.message_id
-        handed = Handed(
-            *(sender, recipients, row.size, row.blob_id, blobs, row.id),
-            at=at,
-            via=via,
-            header_id=known,
+        addresses = [each.display_target for each in targets if not each.is_relay_or_url]
+        await outgoing_scan.scan_message(
+            ctx, account, await read_all(stored.stream_raw()), sender, addresses
         )
-        key = submission_create.hand_in(turn, ctx, handed, copied)
-        facts = {name: getattr(row, name) for name in SHOWN}
-        to = [each.shown for each in targets]
-        facts |= {"envelope_from": sender, "envelope_to": to, "received_at": at}
-        audit_copies.sent(turn, owner, key, facts, blobs)
+
+
+async def _enqueue_forward(
+    ctx: Context,
+    message_row: ColumnRow,
+    account: ColumnRow,
+    envelope: tuple[str, Sequence[ForwardDestination]],
+) -> ForwardResult:
+    user_id, (sender, targets) = account.id, envelope
+    recipients = [each.display_target for each in targets if not each.is_relay_or_url]
+    received_for = next(
+        iter(message_row.envelope_to), sender
+    )  # the address by which the account received it
+    forward_endpoints = [
+        ForwardEndpoint(received_for, each.display_target, each.full_target)
+        for each in targets
+        if each.is_relay_or_url
+    ]
+    (copy_recipients,) = await submission_create.read_copy_recipients(
+        ctx, account, [(sender, recipients)]
+    )
+
+    def write_rows(transaction: DatabaseTransaction) -> int:
+        submission_create.check_may_send(transaction, user_id)
+        quota_limits.count_recipients(transaction, user_id, len(targets))
+        needs = select(col(MessageBlob.blob_id)).where(
+            col(MessageBlob.message_id) == message_row.id
+        )
+        blobs = list(transaction.connection.execute(needs).scalars())
+        if message_row.blob_id not in blobs:  # it was deleted or replaced after the read
+            raise NotFound(str(message_row.id), path=["message"])
+        at, message_id = transaction.environment.now(), message_row.message_id
+        handed = NewSubmission(
+            *(sender, recipients, message_row.size, message_row.blob_id, blobs, message_row.id),
+            due_at=at,
+            endpoints=forward_endpoints,
+            message_id_header=message_id,
+        )
+        key = submission_create.enqueue_with_copies(transaction, ctx, handed, copy_recipients)
+        facts = {name: getattr(message_row, name) for name in COPIED_COLUMNS}
+        target_texts = [each.display_target for each in targets]
+        facts |= {"envelope_from": sender, "envelope_to": target_texts, "received_at": at}
+        audit_copies.copy_sent_message(transaction, user_id, key, facts, blobs)
         return key
 
-    with quota_limits.refusing(ctx):
-        async with ctx.write(owner, *copied.streams) as session:
-            key = await ctx.world.join(session, unit)
-            kept = await row_changes.chosen(session, [row.id])
-            mine = [
-                each for each in kept if each.user_id == owner
+    with quota_limits.raise_rate_limited(ctx):
+        async with ctx.write_session(user_id, *copy_recipients.stream_ids) as session:
+            key = await ctx.environment.run_in_session(session, write_rows)
+            message_rows = await row_changes.load_rows_in_transaction(session, [message_row.id])
+            own_rows = [
+                each for each in message_rows if each.user_id == user_id
             ]  # a message of another account is not flagged
-            await flags.change(ctx, session, mine, row_changes.Changes.of({}, add=[FORWARDED]))
-    sent = await ctx.load(submission_create.by_ids, key)
-    if sent is None:
+            await flags.change_flags(
+                ctx,
+                session,
+                own_rows,
+                row_changes.FlagChanges.from_flag_names({}, added=[FORWARDED_KEYWORD]),
+            )
+    submission = await ctx.load(submission_create.load_submissions_by_id, key)
+    if submission is None:
         raise NotFound(str(key), path=["message"])
-    return Forwarded(sent, targets)
+    return ForwardResult(submission, targets)
 
 
-async def _message(ctx: Context, key: int) -> Picked:
+async def _read_message(ctx: Context, message_id: int) -> ColumnRow:
     """Read a visible message. Raises NotFound, and Conflict if it is a draft."""
-    mine = (visible(ctx, Message), here(), col(Message.id) == key)
-    names = {"id", "user_id", "draft", "encrypted", "forwarded_to", *SHOWN}
-    row = next(iter(await ctx.read(select(*picked(Message, names)).where(*mine))), None)
+    conditions = (is_visible(ctx, Message), is_not_deleted_sql(), col(Message.id) == message_id)
+    names = {"id", "user_id", "draft", "encrypted", "forwarded_to", *COPIED_COLUMNS}
+    row = next(
+        iter(await ctx.read(select(*select_columns(Message, names)).where(*conditions))), None
+    )
     if row is None:
-        raise NotFound(str(key), path=["message"])
+        raise NotFound(str(message_id), path=["message"])
     if row.draft:
         raise Conflict("a draft is sent, not forwarded", path=["message"])
     return row
 
 
-async def _addresses(ctx: Context, owner: int, given: Sequence[str]) -> list[Target]:
+async def _destinations_from_addresses(
+    ctx: Context, user_id: int, addresses: Sequence[str]
+) -> list[ForwardDestination]:
     """Return the addresses as destinations, each once.
 
     Raises Invalid if one is no address or the account's own.
     """
-    most = ctx.world.options.max_recipients
-    check_limit(len(given), most, f"more than {most} recipients", path=PATH)
-    if not given:
-        raise Invalid("nobody to send it to", constraint="required", path=PATH)
-    found: dict[str, str] = {}
-    for nth, text in enumerate(given):
-        address = message_builder.address(text, PATH[0], nth)
-        if await address_resolution.owner_of(ctx.world, address) == owner:
-            words = "this is your own address: messageCopy copies"
-            raise Invalid(words, constraint="self", path=PATH, index=nth)
-        found.setdefault(address.casefold(), address)
-    return [Target(nth, address, address) for nth, address in enumerate(found.values(), 1)]
+    max_recipients = ctx.environment.options.max_recipients
+    check_limit(
+        len(addresses), max_recipients, f"more than {max_recipients} recipients", path=INPUT_PATH
+    )
+    if not addresses:
+        raise InvalidInput("nobody to send it to", constraint="required", path=INPUT_PATH)
+    unique_addresses: dict[str, str] = {}
+    for index, text in enumerate(addresses):
+        address = message_builder.validate_address(text, INPUT_PATH[0], index)
+        if await address_resolution.find_sender_account(ctx.environment, address) == user_id:
+            error_text = "this is your own address: messageCopy copies"
+            raise InvalidInput(error_text, constraint="self", path=INPUT_PATH, index=index)
+        unique_addresses.setdefault(address.casefold(), address)
+    return [
+        ForwardDestination(nth, address, address)
+        for nth, address in enumerate(unique_addresses.values(), 1)
+    ]
 
 
-def original(ctx: Context, row: Picked) -> list[Target]:
+def original_destinations(ctx: Context, message_row: ColumnRow) -> list[ForwardDestination]:
     """Return the targets that a message was forwarded to when it arrived, without passwords.
 
     The list is empty unless the viewer is the owner. Reads `user_id` and `forwarded_to` of the
     row.
     """
-    if row.user_id != ctx.viewer.user_id:
+    if message_row.user_id != ctx.viewer.user_id:
         return []
-    return [Target(nth, shown, shown) for nth, shown in enumerate(row.forwarded_to or (), 1)]
+    return [
+        ForwardDestination(number, destination, destination)
+        for number, destination in enumerate(message_row.forwarded_to or (), 1)
+    ]
 
 
-async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> list[Target]:
+async def _resolve_original_destinations(
+    ctx: Context, user_id: int, message_row: ColumnRow, number: int | None
+) -> list[ForwardDestination]:
     """Return the original targets with passwords, all or the one of this number; can be empty.
 
     Raises Conflict if the account encrypts what it forwards and the message is not encrypted, or
     if the password of a relay is no longer stored.
     """
-    if nth is not None and nth < 1:
-        raise Invalid("targets are numbered from 1", constraint="min", path=["target"])
-    if row.user_id != owner:
+    if number is not None and number < 1:
+        raise InvalidInput("targets are numbered from 1", constraint="min", path=["target"])
+    if message_row.user_id != user_id:
         text = "to its original targets only its owner sends it: say addresses"
         raise Forbidden(text, path=["message"])
-    found = [one for one in original(ctx, row) if nth in (None, one.seq)]
-    if not found:
+    originals = [
+        one for one in original_destinations(ctx, message_row) if number in (None, one.number)
+    ]
+    if not originals:
         return []
-    asked = select(*picked(User, {"id", "relays", "encrypt_forwarded"})).where(
-        col(User.id) == owner
+    statement = select(*select_columns(User, {"id", "relays", "encrypt_forwarded"})).where(
+        col(User.id) == user_id
     )
-    (account,) = await ctx.read(asked)
-    if account.encrypt_forwarded and not row.encrypted:
+    (account,) = await ctx.read(statement)
+    if account.encrypt_forwarded and not message_row.encrypted:
         text = "what this account forwards is encrypted, and it is not: say addresses"
         raise Conflict(text, path=["message"])
-    known = await _relays(ctx, account)
-    made = []
-    for one in found:
-        shown, whole = one.shown, known.get(one.shown, one.shown)
-        if whole == shown and SECRET in shown:
-            text = f"the password of {shown} is not known any more"
-            raise Conflict(text, path=["message"] if nth is None else ["target"])
-        if "://" in shown or await address_resolution.owner_of(ctx.world, shown) != owner:
-            made.append(
-                replace(one, whole=whole)
+    relay_urls = await _read_relay_urls(ctx, account)
+    destinations = []
+    for one in originals:
+        display_target, target_with_secrets = (
+            one.display_target,
+            relay_urls.get(one.display_target, one.display_target),
+        )
+        if target_with_secrets == display_target and HIDDEN_PASSWORD_PART in display_target:
+            text = f"the password of {display_target} is not known any more"
+            raise Conflict(text, path=["message"] if number is None else ["target"])
+        if (
+            "://" in display_target
+            or await address_resolution.find_sender_account(ctx.environment, display_target)
+            != user_id
+        ):
+            destinations.append(
+                replace(one, full_target=target_with_secrets)
             )  # skips an address that belongs to the account by now
-    return made
+    return destinations
 
 
-async def _relays(ctx: Context, account: Picked) -> dict[str, str]:
+async def _read_relay_urls(ctx: Context, account: ColumnRow) -> dict[str, str]:
     """Read the relays of an account and its filters: full URL by the form without a password."""
-    theirs = select(col(Filter.id), col(Filter.relays)).where(
+    filter_relays = select(col(Filter.id), col(Filter.relays)).where(
         col(Filter.user_id) == account.id, col(Filter.relays).is_not(None)
     )
-    found = dict[str, str]()
-    for each in [*await ctx.read(theirs), account]:
-        found |= opened(ctx.world, each.id, each.relays)
-    return found
+    urls = dict[str, str]()
+    for each in [*await ctx.read(filter_relays), account]:
+        urls |= open_relays(ctx.environment, each.id, each.relays)
+    return urls

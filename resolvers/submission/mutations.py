@@ -9,90 +9,105 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.queue import bulk_updates, held_messages
-from mail.queue.enqueue import HELD
-from models.errors import Conflict, all_found
+from mail.queue.enqueue import HELD_STATES
+from models.errors import Conflict, require_all_found
 from models.events.journal import PLATFORM
 from models.events.wakeups import QUEUE
-from models.runtime.environment import Turn
-from models.store.columns import Picked
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow
 from models.submission.tables import Submission, SubmissionState
-from resolvers.access import owners
+from resolvers.access import load_owner_ids
 from resolvers.context import Context
 from resolvers.mailboxes.special_mailboxes import SCHEDULED, ensure_special_mailbox
-from resolvers.submission.create import by_ids
-from resolvers.submission.outgoing_messages import check_time
+from resolvers.submission.create import load_submissions_by_id
+from resolvers.submission.outgoing_messages import check_send_time
 
-UNTRIED = frozenset(
+STATES_BEFORE_FIRST_ATTEMPT = frozenset(
     {SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO, SubmissionState.QUEUED}
 )
 
 
-async def cancel(ctx: Context, ids: Sequence[int], *, drafts: bool = True) -> list[Picked]:
+async def cancel_submissions(
+    ctx: Context, ids: Sequence[int], *, make_drafts: bool = True
+) -> list[ColumnRow]:
     """Cancel all of these submissions, or none.
 
     Recipients that were served, or are being served right now, are not affected. With
     `make_drafts`, the copy of a message without any served recipient becomes a draft. Raises
     NotFound, and Conflict if a submission has no recipient left to cancel.
     """
-    keys = list(dict.fromkeys(ids))
-    async with ctx.write(*await _streams(ctx, keys)) as session:
-        await _found(ctx, keys, ids)
-        gone = set(await ctx.world.join(session, lambda turn: bulk_updates.cancel(turn, keys)))
-        _check(ids, gone, "too late to take it back")
-        if drafts:
-            await ctx.world.join(session, lambda turn: held_messages.make_drafts(turn, keys))
-    return await _now(ctx, ids)
+    unique_ids = list(dict.fromkeys(ids))
+    async with ctx.write_session(*await _stream_ids(ctx, unique_ids)) as session:
+        await _read_submissions(ctx, unique_ids, ids)
+        cancelled_ids = set(
+            await ctx.environment.run_in_session(
+                session, lambda transaction: bulk_updates.cancel_unleased(transaction, unique_ids)
+            )
+        )
+        _require_all_changed(ids, cancelled_ids, "too late to take it back")
+        if make_drafts:
+            await ctx.environment.run_in_session(
+                session,
+                lambda transaction: held_messages.make_drafts_of_cancelled(transaction, unique_ids),
+            )
+    return await _reload_submissions(ctx, ids)
 
 
-async def reschedule(ctx: Context, ids: Sequence[int], at: datetime) -> list[Picked]:
+async def reschedule_submissions(
+    ctx: Context, ids: Sequence[int], send_time: datetime
+) -> list[ColumnRow]:
     """Change the send time of all of these submissions, or of none. A past time means now.
 
     Applies to recipients without an attempt in progress, also those tried before. The undo window
     stays unchanged. Raises NotFound, Invalid if the time is too far ahead, and Conflict if a
     submission has no such recipient.
     """
-    check_time(ctx.world, at)
-    keys = list(dict.fromkeys(ids))
-    async with ctx.write(*await _streams(ctx, keys)) as session:
-        rows = await _found(ctx, keys, ids)
-        boxes = {}
-        if at > ctx.world.now():
+    check_send_time(ctx.environment, send_time)
+    unique_ids = list(dict.fromkeys(ids))
+    async with ctx.write_session(*await _stream_ids(ctx, unique_ids)) as session:
+        rows = await _read_submissions(ctx, unique_ids, ids)
+        scheduled_mailboxes = {}
+        if send_time > ctx.environment.now():
             users = sorted({row.user_id for row in rows if row.state is SubmissionState.QUEUED})
-            boxes = {user: await ensure_special_mailbox(ctx, user, SCHEDULED) for user in users}
-        moved = await _put_off(ctx, session, rows, at, boxes)
-        _check(ids, moved, "too late to send it at another time")
-    return await _now(ctx, ids)
+            scheduled_mailboxes = {
+                user: await ensure_special_mailbox(ctx, user, SCHEDULED) for user in users
+            }
+        changed_ids = await _apply_schedule(ctx, session, rows, send_time, scheduled_mailboxes)
+        _require_all_changed(ids, changed_ids, "too late to send it at another time")
+    return await _reload_submissions(ctx, ids)
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _NewSchedule:
     """The next attempt of a submission and its state until then."""
 
-    at: datetime
+    next_attempt_at: datetime
     send_time: datetime | None
     state: SubmissionState
 
     @classmethod
-    def of(cls, row: Picked, at: datetime, now: datetime) -> "_Plan":
+    def from_submission(
+        cls, submission: ColumnRow, requested_at: datetime, now: datetime
+    ) -> "_NewSchedule":
         """Return the schedule of a submission for a new send time."""
-        until = max(row.undo_until or now, now)
-        later = at if at > now else None
-        state = row.state
-        if state in UNTRIED:
+        earliest = max(submission.undo_until or now, now)
+        scheduled_at = requested_at if requested_at > now else None
+        state = submission.state
+        if state in STATES_BEFORE_FIRST_ATTEMPT:
             state = SubmissionState.QUEUED
-            if later:
+            if scheduled_at:
                 state = SubmissionState.SCHEDULED
-            elif until > now:
+            elif earliest > now:
                 state = SubmissionState.HELD_FOR_UNDO
-        return cls(max(later or now, until), later, state)
+        return cls(max(scheduled_at or now, earliest), scheduled_at, state)
 
 
-async def _put_off(
+async def _apply_schedule(
     ctx: Context,
     session: AsyncSession,
-    rows: Sequence[Picked],
-    at: datetime,
-    boxes: Mapping[int, Picked],
+    rows: Sequence[ColumnRow],
+    send_time: datetime,
+    scheduled_mailboxes: Mapping[int, ColumnRow],
 ) -> set[int]:
     """Change the send time of these submissions. Returns the ids that have a recipient left.
 
@@ -100,51 +115,72 @@ async def _put_off(
     were in the queue.
     """
 
-    def unit(turn: Turn) -> set[int]:
-        now, moved, released = turn.world.now(), set[int](), set[int]()
+    def update_rows(transaction: DatabaseTransaction) -> set[int]:
+        now, changed_ids, released_ids = transaction.environment.now(), set[int](), set[int]()
         for row in rows:
-            plan = _Plan.of(row, at, now)
+            schedule = _NewSchedule.from_submission(row, send_time, now)
             values = {
-                "next_at": plan.at,
+                "next_at": schedule.next_attempt_at,
                 "turn_at": None,  # the queue assigns it at that time
-                "expires_at": plan.at + turn.world.options.queue_expires,
+                "expires_at": schedule.next_attempt_at
+                + transaction.environment.options.queue_expires,
             }
-            theirs = [row.id, *bulk_updates.copies_of(turn, [row.id])]
-            if plan.state is SubmissionState.QUEUED and row.state in HELD:
-                held_messages.release_now(turn, theirs)
-                released |= set(theirs)
-            moved |= set(bulk_updates.changed(turn, theirs, values, *bulk_updates.free()))
-            these = update(Submission).where(col(Submission.id).in_(moved & set(theirs)))
-            held_until = plan.at if plan.state in HELD else None
-            new = {"state": plan.state, "send_time": plan.send_time, "release_at": held_until}
-            turn.connection.execute(these.values(**new))
-            if held_until and row.state is SubmissionState.QUEUED and row.user_id in boxes:
-                held_messages.hold_again(turn, row, boxes[row.user_id])
-        bulk_updates.tell(turn, sorted(moved - released))
-        turn.bells.add(QUEUE)
-        return moved
+            ids_with_copies = [row.id, *bulk_updates.copy_ids_of_submissions(transaction, [row.id])]
+            if schedule.state is SubmissionState.QUEUED and row.state in HELD_STATES:
+                held_messages.release_submissions(transaction, ids_with_copies)
+                released_ids |= set(ids_with_copies)
+            changed_ids |= set(
+                bulk_updates.update_deliveries(
+                    transaction, ids_with_copies, values, *bulk_updates.unleased_open_conditions()
+                )
+            )
+            statement = update(Submission).where(
+                col(Submission.id).in_(changed_ids & set(ids_with_copies))
+            )
+            held_until = schedule.next_attempt_at if schedule.state in HELD_STATES else None
+            new_values = {
+                "state": schedule.state,
+                "send_time": schedule.send_time,
+                "release_at": held_until,
+            }
+            transaction.connection.execute(statement.values(**new_values))
+            if (
+                held_until
+                and row.state is SubmissionState.QUEUED
+                and row.user_id in scheduled_mailboxes
+            ):
+                held_messages.return_copy_to_scheduled(
+                    transaction, row, scheduled_mailboxes[row.user_id]
+                )
+        bulk_updates.refresh_submission_states(transaction, sorted(changed_ids - released_ids))
+        transaction.workers_to_wake.add(QUEUE)
+        return changed_ids
 
-    return await ctx.world.join(session, unit)
+    return await ctx.environment.run_in_session(session, update_rows)
 
 
-async def _streams(ctx: Context, keys: Sequence[int]) -> list[int]:
+async def _stream_ids(ctx: Context, submission_ids: Sequence[int]) -> list[int]:
     """Return the streams to lock: of the owners, and of the platform for copies by rules."""
-    streams = await owners(ctx, Submission, keys)
-    copied = select(col(Submission.id)).where(col(Submission.copy_of).in_(keys)).limit(1)
-    return [*streams, PLATFORM] if await ctx.read(copied) else streams
+    streams = await load_owner_ids(ctx, Submission, submission_ids)
+    statement = (
+        select(col(Submission.id)).where(col(Submission.copy_of).in_(submission_ids)).limit(1)
+    )
+    return [*streams, PLATFORM] if await ctx.read(statement) else streams
 
 
-async def _found(ctx: Context, keys: Sequence[int], ids: Sequence[int]) -> list[Picked]:
-    rows = {row.id: row for row in await by_ids(ctx, list(keys)) if row}
-    all_found(ids, rows)
+async def _read_submissions(
+    ctx: Context, unique_ids: Sequence[int], ids: Sequence[int]
+) -> list[ColumnRow]:
+    rows = {row.id: row for row in await load_submissions_by_id(ctx, list(unique_ids)) if row}
+    require_all_found(ids, rows)
     return list(rows.values())
 
 
-def _check(ids: Sequence[int], done: set[int], text: str) -> None:
+def _require_all_changed(ids: Sequence[int], changed_ids: set[int], text: str) -> None:
     for nth, key in enumerate(ids):
-        if key not in done:
+        if key not in changed_ids:
             raise Conflict(text, path=["ids"], index=nth)
 
 
-async def _now(ctx: Context, ids: Sequence[int]) -> list[Picked]:
-    return [row for row in await ctx.load_all(by_ids, list(ids)) if row]
+async def _reload_submissions(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
+    return [row for row in await ctx.load_many(load_submissions_by_id, list(ids)) if row]

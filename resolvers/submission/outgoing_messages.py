@@ -8,58 +8,78 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mail.compose import message_builder, text_templates
-from mail.compose.message_builder import HTML_WITH_IMAGES, KIB, MIB, SUBJECT, TEXT, Draft
-from mail.compose.submission_repair import Mended, half_written, mended
-from mail.envelope.dsn_parameters import Wish
-from mail.mime.header_encoding import Named
+from mail.compose.message_builder import (
+    KIB,
+    MAX_HTML_WITH_IMAGES_BYTES,
+    MAX_SUBJECT_BYTES,
+    MAX_TEXT_BYTES,
+    MIB,
+    MessageDraft,
+)
+from mail.compose.submission_repair import RepairedMessage, find_ambiguous_address, repair_message
+from mail.envelope.dsn_parameters import DsnRequest
+from mail.mime.header_encoding import NamedAddress
 from mail.storage import openpgp_encryption
-from models.errors import Invalid, NotFound, Problems, Refused, Several, check_limit
+from models.errors import (
+    ErrorCollector,
+    InvalidInput,
+    MultipleErrors,
+    NotFound,
+    RequestError,
+    check_limit,
+)
 from models.files.tables import FileShare
 from models.mailboxes.tables import SpecialUse
-from models.runtime.environment import World
-from models.store.columns import Picked
-from resolvers.access import own
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
+from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import upload
 from resolvers.submission import composition, file_attachments, recipient_keys
-from resolvers.submission.composition import Fields, How, Letterhead, copied, new_message_id
-from resolvers.submission.sender_authorization import may_send_as
+from resolvers.submission.composition import (
+    DraftBasis,
+    MessageFields,
+    SenderFields,
+    always_bcc_of_message,
+    new_message_id,
+)
+from resolvers.submission.sender_authorization import authorize_sender
 
-FARTHEST = timedelta(days=3653)
-ENTRIES = 100
-REACHED = 10_000  # of all messages
-MERGED = 128 * MIB  # of all messages
+MAX_SEND_DELAY = timedelta(days=3653)
+MAX_PER_MERGE = 100
+MAX_MERGE_RECIPIENTS = 10_000  # of all messages
+MAX_MERGE_BYTES = 128 * MIB  # of all messages
 
 
-def _relative(path: str) -> str:
+def _path_unchanged(path: str) -> str:
     return path
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class EnvelopeOverride:
     """Sender and recipients of the envelope that replace those of the header."""
 
     sender: str | None = None
-    to: Sequence[str] | None = None
+    recipients: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MergeEntry:
     """The recipients and template values of one message of a mail merge."""
 
-    to: Sequence[Named] = ()
-    cc: Sequence[Named] = ()
-    bcc: Sequence[Named] = ()
+    to: Sequence[NamedAddress] = ()
+    cc: Sequence[NamedAddress] = ()
+    bcc: Sequence[NamedAddress] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing(Fields):
+class SendRequest(MessageFields):
     """A request to send or store a message."""
 
-    envelope: Envelope = Envelope()
-    mailbox: mailbox_loaders.Named | None = (
+    envelope: EnvelopeOverride = EnvelopeOverride()
+    mailbox: mailbox_loaders.MailboxSelector | None = (
         None  # None: that of the identity, or Drafts for a draft
     )
     upload_only: bool = False
@@ -70,243 +90,289 @@ class Outgoing(Fields):
     raw: str | None = None  # a whole message as text or base64, instead of fields
     upload_id: int | None = None  # a whole message that was uploaded before
     template: Mapping[str, Any] | None = None  # values of {{name}}
-    merge: Sequence[Entry] | None = None
+    merge: Sequence[MergeEntry] | None = None
     encrypt: bool = False
     request_dsn: bool = False
-    address: Callable[[str], str] = _relative  # returns the URL of a path on this server
+    url_from_path: Callable[[str], str] = (
+        _path_unchanged  # returns the URL of a path on this server
+    )
 
     @property
-    def stays(self) -> bool:
+    def is_only_stored(self) -> bool:
         """True if the message is stored and not sent."""
         return self.upload_only or self.is_draft
 
     @property
-    def whole(self) -> bool:
+    def is_whole_message(self) -> bool:
         """True if the client hands in a complete message instead of fields."""
         return self.raw is not None or self.upload_id is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ComposedMessage:
     """The bytes and envelope of a message that was composed or handed in."""
 
     raw: bytes
     sender: str
     recipients: Sequence[str]
-    box: Picked | None  # None: no copy is stored
-    outgoing: Outgoing = Outgoing()
-    readable: bytes | None = None  # if the owner can't decrypt the sent message
-    wishes: Mapping[str, Wish] = field(default_factory=dict)  # by recipient
+    copy_mailbox: ColumnRow | None  # None: no copy is stored
+    request: SendRequest = SendRequest()
+    readable_copy: bytes | None = None  # if the owner can't decrypt the sent message
+    dsn_requests: Mapping[str, DsnRequest] = field(default_factory=dict)  # by recipient
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ComposedBatch:
     """The messages of a request and the links created with them."""
 
-    messages: Sequence[Written]
+    messages: Sequence[ComposedMessage]
     shares: Sequence[FileShare] = ()
 
 
-def send_time(world: World, outgoing: Outgoing) -> datetime | None:
+def future_send_time(environment: Environment, request: SendRequest) -> datetime | None:
     """Return the requested send time if it is in the future.
 
     Raises Invalid if it is too far ahead.
     """
-    at = outgoing.send_time
+    at = request.send_time
     if at:
-        check_time(world, at)
-    return at if at and at > world.now() else None
+        check_send_time(environment, at)
+    return at if at and at > environment.now() else None
 
 
-def check_time(world: World, at: datetime) -> None:
+def check_send_time(environment: Environment, send_at: datetime) -> None:
     """Raise Invalid if the time is more than ten years ahead."""
-    if at > world.now() + FARTHEST:
-        text = f"at most {FARTHEST.days} days ahead"
-        raise Invalid(text, constraint="max", path=["sendTime"])
+    if send_at > environment.now() + MAX_SEND_DELAY:
+        text = f"at most {MAX_SEND_DELAY.days} days ahead"
+        raise InvalidInput(text, constraint="max", path=["sendTime"])
 
 
-async def written(ctx: Context, account: Picked, outgoing: Outgoing, problems: Problems) -> Batch:
+async def compose_messages(
+    ctx: Context, account: ColumnRow, request: SendRequest, problems: ErrorCollector
+) -> ComposedBatch:
     """Compose the messages of a request with their envelopes. Nothing is stored yet.
 
     Raises Invalid for all wrong fields together with the errors already in `problems`, Forbidden
     if the account may not use the sender, and NotFound for a missing mailbox, file or message.
     """
-    _check(outgoing)
-    file_attachments.check(outgoing.files)
-    if outgoing.whole:
-        problems.settle()
-        return Batch([await _handed_in(ctx, account, outgoing)])
-    date = send_time(ctx.world, outgoing) or ctx.world.now()
-    checked = outgoing.is_draft or not outgoing.upload_only
-    head = await composition.letterhead(ctx, account, outgoing, checked=checked)
-    links = await file_attachments.offered(ctx, outgoing.files, outgoing.address)
-    base = await composition.draft_of(ctx, head, outgoing, How(date))
-    drafts = _merged(ctx, head, base, outgoing, problems)
-    texts = [file_attachments.with_links(each.text, each.html, links) for each in drafts]
+    _check_combination(request)
+    file_attachments.check_stored_files(request.files)
+    if request.is_whole_message:
+        problems.raise_collected()
+        return ComposedBatch([await _compose_whole_message(ctx, account, request)])
+    date = future_send_time(ctx.environment, request) or ctx.environment.now()
+    must_be_allowed = request.is_draft or not request.upload_only
+    sender_fields = await composition.resolve_sender_fields(
+        ctx, account, request, must_be_allowed=must_be_allowed
+    )
+    links = await file_attachments.prepare_links(ctx, request.files, request.url_from_path)
+    base_draft = await composition.compose_draft(ctx, sender_fields, request, DraftBasis(date))
+    drafts = _expand_merge(ctx, sender_fields, base_draft, request, problems)
+    texts = [file_attachments.append_links(each.text, each.html, links) for each in drafts]
     drafts = [replace(d, text=t, html=h) for d, (t, h) in zip(drafts, texts, strict=True)]
-    if outgoing.encrypt and any(draft.bcc for draft in drafts):
+    if request.encrypt and any(draft.bcc for draft in drafts):
         text = "an encrypted message shows whose keys can read it: send the hidden copies apart"
-        raise Invalid(text, constraint="exclusive", path=["bcc"])
-    made, size, reached = list[tuple[bytes, str, list[str]]](), 0, 0
-    for nth, draft in enumerate(drafts):
+        raise InvalidInput(text, constraint="exclusive", path=["bcc"])
+    built, total_bytes, recipient_count = list[ComposedMessage](), 0, 0
+    for index, draft in enumerate(drafts):
         sender, recipients, raw = "", list[str](), b""
-        with problems.caught(), _of_entry(outgoing, nth):
-            sender, recipients = await _envelope(ctx, account, draft, outgoing)
-        with problems.caught(), _of_entry(outgoing, nth):
-            raw = await composition.built(draft)
-        made.append((raw, sender, recipients))
-        size, reached = size + len(raw), reached + len(recipients)
-        _check_all(size, reached, outgoing)
-    problems.settle()
-    box = await _folder(ctx, outgoing, head.mailbox_id)
-    messages = [await _sealed(ctx, account, Written(*one, box, outgoing)) for one in made]
-    return Batch(messages, [one.share for one in links])
+        with problems.collecting(), _merge_entry_errors(request, index):
+            sender, recipients = await _envelope_of_draft(ctx, account, draft, request)
+        with problems.collecting(), _merge_entry_errors(request, index):
+            raw = await composition.build_message(draft)
+        built.append(ComposedMessage(raw, sender, recipients, None, request))
+        total_bytes, recipient_count = total_bytes + len(raw), recipient_count + len(recipients)
+        _check_merge_limits(total_bytes, recipient_count, request)
+    problems.raise_collected()
+    copy_mailbox = await _copy_mailbox(ctx, request, sender_fields.sent_mailbox_id)
+    messages = [
+        await _encrypt_if_requested(ctx, account, replace(composed, copy_mailbox=copy_mailbox))
+        for composed in built
+    ]
+    return ComposedBatch(messages, [one.share for one in links])
 
 
-def _check(outgoing: Outgoing) -> None:
+def _check_combination(request: SendRequest) -> None:
     """Raise Invalid if fields of the request exclude each other."""
-    if outgoing.merge is not None:
-        if not 0 < len(outgoing.merge) <= ENTRIES:
-            text = f"1 to {ENTRIES} messages"
-            raise Invalid(text, constraint="max", path=["merge"])
-        lists = outgoing.to, outgoing.cc, outgoing.bcc, outgoing.envelope.to
-        if any(lists) or outgoing.whole or outgoing.stays:
+    if request.merge is not None:
+        if not 0 < len(request.merge) <= MAX_PER_MERGE:
+            text = f"1 to {MAX_PER_MERGE} messages"
+            raise InvalidInput(text, constraint="max", path=["merge"])
+        lists = request.to, request.cc, request.bcc, request.envelope.recipients
+        if any(lists) or request.is_whole_message or request.is_only_stored:
             text = "each message says to whom it goes, is written from fields, and is sent"
-            raise Invalid(text, constraint="exclusive", path=["merge"])
-    if outgoing.raw is not None and outgoing.upload_id is not None:
+            raise InvalidInput(text, constraint="exclusive", path=["merge"])
+    if request.raw is not None and request.upload_id is not None:
         text = "give raw or rawUpload, one of them"
-        raise Invalid(text, constraint="exclusive", path=["raw"])
-    if outgoing.whole and (outgoing.template is not None or outgoing.encrypt):
+        raise InvalidInput(text, constraint="exclusive", path=["raw"])
+    if request.is_whole_message and (request.template is not None or request.encrypt):
         text = "a whole message goes as it is"
-        raise Invalid(text, constraint="exclusive", path=["raw"])
-    if outgoing.encrypt and outgoing.stays:
+        raise InvalidInput(text, constraint="exclusive", path=["raw"])
+    if request.encrypt and request.is_only_stored:
         text = "what is stored only is encrypted as the folder says"
-        raise Invalid(text, constraint="exclusive", path=["encrypt"])
+        raise InvalidInput(text, constraint="exclusive", path=["encrypt"])
 
 
-def _check_all(size: int, reached: int, outgoing: Outgoing) -> None:
+def _check_merge_limits(total_bytes: int, recipient_count: int, request: SendRequest) -> None:
     """Raise Invalid if a mail merge gets too large, before more of it is built."""
-    if outgoing.merge is None:
+    if request.merge is None:
         return
-    if size > MERGED:
-        raise Invalid(f"more than {MERGED} bytes in all", constraint="max", path=["merge"])
-    if reached > REACHED:
-        raise Invalid(f"more than {REACHED} recipients in all", constraint="max", path=["merge"])
+    if total_bytes > MAX_MERGE_BYTES:
+        raise InvalidInput(
+            f"more than {MAX_MERGE_BYTES} bytes in all", constraint="max", path=["merge"]
+        )
+    if recipient_count > MAX_MERGE_RECIPIENTS:
+        raise InvalidInput(
+            f"more than {MAX_MERGE_RECIPIENTS} recipients in all", constraint="max", path=["merge"]
+        )
 
 
 @contextmanager
-def _of_entry(outgoing: Outgoing, nth: int) -> Generator[None]:
+def _merge_entry_errors(request: SendRequest, index: int) -> Generator[None]:
     """Prefix the path of errors raised inside with the entry of the mail merge."""
     try:
         yield
-    except (Invalid, Several) as refusal:
-        if outgoing.merge is None:
+    except (InvalidInput, MultipleErrors) as refusal:
+        if request.merge is None:
             raise
-        raise Several([_placed(one, nth) for one in refusal.each]) from refusal
+        raise MultipleErrors(
+            [_error_in_merge_entry(one, index) for one in refusal.all_errors]
+        ) from refusal
 
 
-def _placed(refusal: Refused, nth: int) -> Refused:
-    refusal.path, refusal.index = ["merge", str(nth), *refusal.path], nth
-    return refusal
+def _error_in_merge_entry(error: RequestError, index: int) -> RequestError:
+    error.path, error.index = ["merge", str(index), *error.path], index
+    return error
 
 
-def _merged(
-    ctx: Context, head: Letterhead, base: Draft, outgoing: Outgoing, problems: Problems
-) -> list[Draft]:
+def _expand_merge(
+    ctx: Context,
+    sender_fields: SenderFields,
+    base_draft: MessageDraft,
+    request: SendRequest,
+    problems: ErrorCollector,
+) -> list[MessageDraft]:
     """Return the drafts of a request, each with its own template values and recipients."""
-    if outgoing.template is None and outgoing.merge is None:
-        return [base]
-    common = dict[str, str]()
-    with problems.caught():
-        common = text_templates.checked(outgoing.template or {}, ["template"])
-    if outgoing.merge is None:
-        with problems.caught():
-            return [_filled(base, common)]
-        return [base]
-    made = []
-    for nth, entry in enumerate(outgoing.merge):
+    if request.template is None and request.merge is None:
+        return [base_draft]
+    common_values = dict[str, str]()
+    with problems.collecting():
+        common_values = text_templates.validate_values(request.template or {}, ["template"])
+    if request.merge is None:
+        with problems.collecting():
+            return [_fill_templates(base_draft, common_values)]
+        return [base_draft]
+    drafts = []
+    for index, entry in enumerate(request.merge):
         draft = replace(
-            base,
+            base_draft,
             to=entry.to,
             cc=entry.cc,
-            bcc=[*entry.bcc, *copied(head.bcc, [*entry.to, *entry.cc, *entry.bcc])],
-            message_id=new_message_id(ctx, base.from_.address),
+            bcc=[
+                *entry.bcc,
+                *always_bcc_of_message(
+                    sender_fields.always_bcc, [*entry.to, *entry.cc, *entry.bcc]
+                ),
+            ],
+            message_id=new_message_id(ctx, base_draft.from_.address),
         )
-        with problems.caught(), _of_entry(outgoing, nth):
-            values = common | text_templates.checked(entry.values, ["values"])
-            draft = _filled(draft, values)
-        made.append(draft)
-    return made
+        with problems.collecting(), _merge_entry_errors(request, index):
+            values = common_values | text_templates.validate_values(entry.values, ["values"])
+            draft = _fill_templates(draft, values)
+        drafts.append(draft)
+    return drafts
 
 
-def _filled(draft: Draft, values: Mapping[str, str]) -> Draft:
+def _fill_templates(draft: MessageDraft, values: Mapping[str, str]) -> MessageDraft:
     return replace(
         draft,
-        subject=text_templates.filled(draft.subject, values, "subject", most=SUBJECT + 2 * KIB),
-        text=text_templates.filled(draft.text, values, "text", most=2 * TEXT),
-        html=text_templates.filled(draft.html, values, "html", most=HTML_WITH_IMAGES, of_html=True),
+        subject=text_templates.fill_placeholders(
+            draft.subject, values, "subject", max_length=MAX_SUBJECT_BYTES + 2 * KIB
+        ),
+        text=text_templates.fill_placeholders(
+            draft.text, values, "text", max_length=2 * MAX_TEXT_BYTES
+        ),
+        html=text_templates.fill_placeholders(
+            draft.html, values, "html", max_length=MAX_HTML_WITH_IMAGES_BYTES, escape_html=True
+        ),
     )
 
 
-async def _envelope(
-    ctx: Context, account: Picked, draft: Draft, outgoing: Outgoing
+@dataclass(frozen=True, slots=True)
+class LocatedAddress:
+    """The address of a recipient, with its input field and index for errors."""
+
+    address: str
+    input_field: str
+    index: int
+
+
+async def _envelope_of_draft(
+    ctx: Context, account: ColumnRow, draft: MessageDraft, request: SendRequest
 ) -> tuple[str, list[str]]:
     """Return sender and recipients, each recipient once."""
     lists = {"to": draft.to, "cc": draft.cc, "bcc": draft.bcc}
-    named = [
-        (person.address, path, nth)
-        for path, people in lists.items()
-        for nth, person in enumerate(people)
+    located_addresses = [
+        LocatedAddress(person.address, path, index)
+        for path, header_addresses in lists.items()
+        for index, person in enumerate(header_addresses)
     ]
-    return await _enveloped(ctx, account, outgoing, (draft.from_.address, named))
+    return await _resolve_envelope(ctx, account, request, (draft.from_.address, located_addresses))
 
 
-async def _enveloped(
+async def _resolve_envelope(
     ctx: Context,
-    account: Picked,
-    outgoing: Outgoing,
-    usual: tuple[str, Sequence[tuple[str, str, int]]],
+    account: ColumnRow,
+    request: SendRequest,
+    default_envelope: tuple[str, Sequence[LocatedAddress]],
 ) -> tuple[str, list[str]]:
     """Return the requested envelope, or else the `default_envelope` one, each recipient once.
 
-    Recipients come with the input field and index for errors. Raises Forbidden if the account may
-    not use the sender, and Invalid if there is no recipient, too many, or one is no address.
+    Raises Forbidden if the account may not use the sender, and Invalid if there is no recipient,
+    too many, or one is no address.
     """
-    given, (sender, named) = outgoing.envelope, usual
-    if given.sender is not None:
-        sender = message_builder.address(given.sender, "envelope")
-        await may_send_as(ctx, account, sender, ["envelope", "from"])
-    if given.to is not None:
-        named = [(address, "envelope", nth) for nth, address in enumerate(given.to)]
+    override, (sender, located_addresses) = request.envelope, default_envelope
+    if override.sender is not None:
+        sender = message_builder.validate_address(override.sender, "envelope")
+        await authorize_sender(ctx, account, sender, ["envelope", "from"])
+    if override.recipients is not None:
+        located_addresses = [
+            LocatedAddress(address, "envelope", index)
+            for index, address in enumerate(override.recipients)
+        ]
     recipients: dict[str, str] = {}
-    for text, where, nth in named:
-        address = message_builder.address(text, where, nth)
+    for located in located_addresses:
+        address = message_builder.validate_address(
+            located.address, located.input_field, located.index
+        )
         recipients.setdefault(address.casefold(), address)
-    most = ctx.world.options.max_recipients
-    if not outgoing.stays:
-        check_limit(len(recipients), most, f"more than {most} recipients", path=["to"])
-    if not recipients and not outgoing.stays:
-        raise Invalid("nobody to send it to", constraint="required", path=["to"])
+    max_recipients = ctx.environment.options.max_recipients
+    if not request.is_only_stored:
+        check_limit(
+            len(recipients), max_recipients, f"more than {max_recipients} recipients", path=["to"]
+        )
+    if not recipients and not request.is_only_stored:
+        raise InvalidInput("nobody to send it to", constraint="required", path=["to"])
     return sender, list(recipients.values())
 
 
-def addressees(made: Mended, path: str) -> list[tuple[str, str, int]]:
-    """Return address, field and index of each recipient that the header of a whole message names.
+def header_recipients(repaired: RepairedMessage, field_name: str) -> list[LocatedAddress]:
+    """Return the recipients that the header of a whole message names.
 
     Raises Invalid if an entry of an address field is no address.
     """
-    if odd := half_written(made.raw):
-        raise Invalid(f"no address: {odd}", constraint="pattern", path=[path])
-    facts = made.facts
+    if broken_line := find_ambiguous_address(repaired.raw):
+        raise InvalidInput(f"no address: {broken_line}", constraint="pattern", path=[field_name])
+    facts = repaired.facts
     lists = {"to": facts.to, "cc": facts.cc, "bcc": facts.bcc}
     for person in (*facts.to, *facts.cc, *facts.bcc):
         if not person.address and _means_an_address(person.name or ""):
             text = f"no address: {(person.name or '')[:200]}"
-            raise Invalid(text, constraint="pattern", path=[path])
+            raise InvalidInput(text, constraint="pattern", path=[field_name])
     return [
-        (person.address, path, nth)
-        for path, people in lists.items()
-        for nth, person in enumerate(people)
+        LocatedAddress(person.address, path, index)
+        for path, header_addresses in lists.items()
+        for index, person in enumerate(header_addresses)
         if person.address
     ]
 
@@ -319,52 +385,64 @@ def _means_an_address(text: str) -> bool:
     return "@" in text or "<" in text or " " not in text
 
 
-async def _handed_in(ctx: Context, account: Picked, outgoing: Outgoing) -> Written:
+async def _compose_whole_message(
+    ctx: Context, account: ColumnRow, request: SendRequest
+) -> ComposedMessage:
     """Complete a message that was handed in whole.
 
     Raises Forbidden for an author the account isn't.
     """
-    raw = await upload.whole(ctx, outgoing.raw, outgoing.upload_id)
-    if outgoing.stays:
-        box = await _folder(ctx, outgoing, None)
-        return Written(raw, "", [], box, outgoing)
-    later = send_time(ctx.world, outgoing)
-    date = later or ctx.world.now()
-    message_id = new_message_id(ctx, (await composition.main_address(ctx, account)).address)
+    raw = await upload.complete_message_bytes(ctx, request.raw, request.upload_id)
+    if request.is_only_stored:
+        copy_mailbox = await _copy_mailbox(ctx, request, None)
+        return ComposedMessage(raw, "", [], copy_mailbox, request)
+    scheduled_at = future_send_time(ctx.environment, request)
+    date = scheduled_at or ctx.environment.now()
+    message_id = new_message_id(ctx, (await composition.main_sender(ctx, account)).address)
     try:
-        made = await asyncio.to_thread(mended, raw, date, message_id, redate=later is not None)
-    except Invalid as wrong:
-        raise Invalid(wrong.message, constraint=wrong.constraint, path=["raw"]) from wrong
-    for each in dict.fromkeys(made.writers):
-        await may_send_as(ctx, account, message_builder.address(each, "raw"), ["raw"])
-    usual = made.writers[0], addressees(made, "raw")
-    sender, recipients = await _enveloped(ctx, account, outgoing, usual)
-    box = await _folder(ctx, outgoing, None)
-    return Written(made.raw, sender, recipients, box, outgoing)
+        repaired = await asyncio.to_thread(
+            repair_message, raw, date, message_id, redate=scheduled_at is not None
+        )
+    except InvalidInput as error:
+        raise InvalidInput(error.message, constraint=error.constraint, path=["raw"]) from error
+    for each in dict.fromkeys(repaired.writers):
+        await authorize_sender(ctx, account, message_builder.validate_address(each, "raw"), ["raw"])
+    default_envelope = repaired.writers[0], header_recipients(repaired, "raw")
+    sender, recipients = await _resolve_envelope(ctx, account, request, default_envelope)
+    copy_mailbox = await _copy_mailbox(ctx, request, None)
+    return ComposedMessage(repaired.raw, sender, recipients, copy_mailbox, request)
 
 
-async def _folder(ctx: Context, outgoing: Outgoing, usual: int | None) -> Picked | None:
+async def _copy_mailbox(
+    ctx: Context, request: SendRequest, default_mailbox_id: int | None
+) -> ColumnRow | None:
     """Return the mailbox of the copy: the requested one, else the default one, Sent or Drafts.
 
     Raises NotFound if the requested one does not exist.
     """
-    if usual is not None and not outgoing.mailbox and not outgoing.is_draft:
-        (row,) = await mailbox_loaders.named(ctx, [(own(ctx), mailbox_loaders.Named(id=usual))])
+    if default_mailbox_id is not None and not request.mailbox and not request.is_draft:
+        (row,) = await mailbox_loaders.load_by_selectors(
+            ctx, [(require_user_id(ctx), mailbox_loaders.MailboxSelector(id=default_mailbox_id))]
+        )
         if row is not None:
             return row
-    use = SpecialUse.DRAFTS if outgoing.is_draft else SpecialUse.SENT
-    name = outgoing.mailbox or mailbox_loaders.Named(special_use=use)
-    (row,) = await mailbox_loaders.named(ctx, [(own(ctx), name)])
-    if row is None and (outgoing.mailbox or outgoing.stays):
-        raise NotFound(name.path or str(name.id or use), path=["mailbox"])
+    special_use = SpecialUse.DRAFTS if request.is_draft else SpecialUse.SENT
+    mailbox_ref = request.mailbox or mailbox_loaders.MailboxSelector(special_use=special_use)
+    (row,) = await mailbox_loaders.load_by_selectors(ctx, [(require_user_id(ctx), mailbox_ref)])
+    if row is None and (request.mailbox or request.is_only_stored):
+        raise NotFound(mailbox_ref.path or str(mailbox_ref.id or special_use), path=["mailbox"])
     return row
 
 
-async def _sealed(ctx: Context, account: Picked, made: Written) -> Written:
+async def _encrypt_if_requested(
+    ctx: Context, account: ColumnRow, composed: ComposedMessage
+) -> ComposedMessage:
     """Encrypt the message to its recipients if requested. Raises Invalid if a key is missing."""
-    if not made.outgoing.encrypt:
-        return made
-    keys = await recipient_keys.of(ctx, made.recipients)
-    mine = [account.pub_key] if account.pub_key else []
-    raw = await openpgp_encryption.to_all(ctx.world, made.raw, [*dict.fromkeys([*keys, *mine])])
-    return replace(made, raw=raw, readable=None if mine else made.raw)
+    if not composed.request.encrypt:
+        return composed
+    keys = await recipient_keys.read_recipient_keys(ctx, composed.recipients)
+    own_keys = [account.pub_key] if account.pub_key else []
+    raw = await openpgp_encryption.encrypt_to_keys(
+        ctx.environment, composed.raw, [*dict.fromkeys([*keys, *own_keys])]
+    )
+    return replace(composed, raw=raw, readable_copy=None if own_keys else composed.raw)

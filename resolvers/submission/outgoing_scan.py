@@ -3,29 +3,29 @@
 import logging
 from collections.abc import Sequence
 
-from mail.envelope.client import Client
-from mail.inbound.scan_rejection import Infected, Unwanted, check
-from mail.scanners import of_sent
-from mail.scanners.rspamd import Envelope
+from mail.envelope.client import SmtpClientInfo
+from mail.inbound.scan_rejection import SpamRefused, VirusRefused, check_scan
+from mail.scanners import scan_outgoing
+from mail.scanners.rspamd import ScanEnvelope
 from models.errors import Forbidden
 from models.observability import metrics
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-REFUSED = metrics.counter(
+REFUSED_MESSAGES = metrics.counter(
     "merganser_sent_refused", "Messages of our users that were not queued.", "reason"
 )
 
 
-def looks(ctx: Context) -> bool:
+def is_enabled(ctx: Context) -> bool:
     """True if messages of users are scanned."""
-    return ctx.world.options.sent_scan != "off"
+    return ctx.environment.options.sent_scan != "off"
 
 
-async def checked(
-    ctx: Context, account: Picked, raw: bytes, sender: str, recipients: Sequence[str]
+async def scan_message(
+    ctx: Context, account: ColumnRow, raw: bytes, sender: str, recipients: Sequence[str]
 ) -> None:
     """Raise Forbidden if a message contains a virus or is spam. Does nothing if scanning is off.
 
@@ -33,16 +33,16 @@ async def checked(
     mail waits for it. Raises Forbidden inside a transaction, which would be locked during the
     scan.
     """
-    if not looks(ctx):
+    if not is_enabled(ctx):
         return
-    if ctx.writing:
+    if ctx.is_writing:
         raise Forbidden("a message that is looked into takes no part in a unit")
-    client = Client(ctx.client_ip, "", authenticated=account.username)
-    scan = await of_sent(ctx.world, raw, Envelope(sender, recipients, client))
+    client = SmtpClientInfo(ctx.client_ip, "", username=account.username)
+    scan = await scan_outgoing(ctx.environment, raw, ScanEnvelope(sender, recipients, client))
     try:
-        check(scan)
-    except Unwanted as found:
-        reason = "virus" if isinstance(found, Infected) else "spam"
-        REFUSED.add(reason)
+        check_scan(scan)
+    except SpamRefused as found:
+        reason = "virus" if isinstance(found, VirusRefused) else "spam"
+        REFUSED_MESSAGES.add(reason)
         log.warning("what a user sends was refused", extra={"user": account.id, "reason": reason})
         raise Forbidden(f"it is not sent: {found.message}") from None

@@ -10,29 +10,29 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import mime
-from mail.addresses.address_syntax import Normal, normal
+from mail.addresses.address_syntax import NormalizedAddress, normalized_address
 from mail.compose import reply_quote
-from mail.compose.message_builder import Attachment
-from mail.compose.reply_quote import Original, Quote
-from mail.mime.header_encoding import Named
-from mail.storage.message_content import Stored, gathered
+from mail.compose.message_builder import OutgoingFile
+from mail.compose.reply_quote import OriginalMessage, QuotedMessage
+from mail.mime.header_encoding import NamedAddress
+from mail.storage.message_content import StoredMessage, read_all
 from models.addresses.tables import Address
-from models.domains.tables import Domain, DomainAlias
-from models.errors import found
+from models.domains.tables import AliasDomain, Domain
+from models.errors import require_found
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
-from resolvers.access import own, visible
+from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
 from resolvers.messages import content
 from resolvers.messages.bulk import flags, row_changes
-from resolvers.messages.content import Showing
+from resolvers.messages.content import HtmlOptions
 from resolvers.submission import attachments
-from resolvers.submission.attachments import Chosen, Room
+from resolvers.submission.attachments import AttachmentBudget, AttachmentSelection
 
-FORWARDED = "$Forwarded"
-_PREFIX = re.compile(r"\w+:(?:\s|$)")
-_COLUMNS = frozenset(
+FORWARDED_KEYWORD = "$Forwarded"
+_SUBJECT_PREFIX = re.compile(r"\w+:(?:\s|$)")
+_MESSAGE_COLUMNS = frozenset(
     {"id", "subject", "message_id", "references", "from_name", "from_address", "sender"}
     | {"reply_to", "to", "cc", "date"}
 )
@@ -60,30 +60,32 @@ class Reference:
 
     message_id: int
     action: ReferenceAction
-    attachments: Chosen | None = None  # to copy
+    attachments: AttachmentSelection | None = None  # to copy
     quote: ReferenceQuote = ReferenceQuote.NONE
-    whole: bool = False  # attach the whole message
+    includes_message: bool = False  # attach the whole message
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class InheritedContent:
     """Subject, recipients, attachments and quote inherited from the message referred to."""
 
     subject: str
-    to: Sequence[Named] = ()
-    cc: Sequence[Named] = ()
+    to: Sequence[NamedAddress] = ()
+    cc: Sequence[NamedAddress] = ()
     in_reply_to: str | None = None
     references: Sequence[str] = ()
-    attachments: Sequence[Attachment] = ()
-    quote: Quote | None = None
+    attachments: Sequence[OutgoingFile] = ()
+    quote: QuotedMessage | None = None
 
 
-def referred(reference: Reference | None) -> tuple[int, str] | None:
+def reference_columns(reference: Reference | None) -> tuple[int, str] | None:
     """Return id and action of a reference for the columns of a message."""
     return (reference.message_id, reference.action.value) if reference else None
 
 
-async def taken(ctx: Context, reference: Reference, room: Room) -> Taken:
+async def read_inherited_content(
+    ctx: Context, reference: Reference, budget: AttachmentBudget
+) -> InheritedContent:
     """Read what a reply or forward inherits from a message of the viewer.
 
     A forward has no recipients yet.
@@ -92,149 +94,185 @@ async def taken(ctx: Context, reference: Reference, room: Room) -> Taken:
     subject and recipients are taken from the stored message.
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
-    asked = select(*picked(Message, _COLUMNS)).where(
-        col(Message.id) == reference.message_id, visible(ctx, Message)
+    statement = select(*select_columns(Message, _MESSAGE_COLUMNS)).where(
+        col(Message.id) == reference.message_id, is_visible(ctx, Message)
     )
     path = ["reference", "message"]
-    row = found(next(iter(await ctx.read(asked)), None), str(reference.message_id), path=path)
+    row = require_found(
+        next(iter(await ctx.read(statement)), None), str(reference.message_id), path=path
+    )
     references = [*row.references, *([row.message_id] if row.message_id else [])]
-    files = await _copied(ctx, reference, room)
+    copied_attachments = await _copy_referenced_attachments(ctx, reference, budget)
     quote = None
     if reference.quote is not ReferenceQuote.NONE:
-        quote, images = await _quote(ctx, row, reference, room)
-        files += images
-    if reference.whole:
-        files.append(await _whole(ctx, row, room))
+        quote, images = await _build_quote(ctx, row, reference, budget)
+        copied_attachments += images
+    if reference.includes_message:
+        copied_attachments.append(await _message_as_attachment(ctx, row, budget))
     if reference.action is ReferenceAction.FORWARD:
-        subject = _subject(row.subject, "Fwd: ")
-        return Taken(subject, references=references, attachments=files, quote=quote)
-    to, cc = await _answering(ctx, row, everybody=reference.action is ReferenceAction.REPLY_ALL)
-    return Taken(_subject(row.subject, "Re: "), to, cc, row.message_id, references, files, quote)
+        subject = _prefixed_subject(row.subject, "Fwd: ")
+        return InheritedContent(
+            subject, references=references, attachments=copied_attachments, quote=quote
+        )
+    to, cc = await _reply_recipients(
+        ctx, row, reply_all=reference.action is ReferenceAction.REPLY_ALL
+    )
+    return InheritedContent(
+        _prefixed_subject(row.subject, "Re: "),
+        to,
+        cc,
+        row.message_id,
+        references,
+        copied_attachments,
+        quote,
+    )
 
 
-async def _copied(ctx: Context, reference: Reference, room: Room) -> list[Attachment]:
+async def _copy_referenced_attachments(
+    ctx: Context, reference: Reference, budget: AttachmentBudget
+) -> list[OutgoingFile]:
     if reference.attachments is None:
         return []
     path = ["reference", "attachments"]
-    message = await _message(ctx, reference.message_id)
-    which = attachments.numbers(message, reference.attachments, path)
-    return await attachments.copied(message, which, room, path)
+    message = await _read_content(ctx, reference.message_id)
+    numbers = attachments.attachment_numbers(message, reference.attachments, path)
+    return await attachments.copy_attachments(message, numbers, budget, path)
 
 
-async def _message(ctx: Context, key: int) -> Stored:
-    return found(await content.one(ctx, key), path=["reference", "message"])
+async def _read_content(ctx: Context, message_id: int) -> StoredMessage:
+    return require_found(
+        await content.load_stored_message(ctx, message_id), path=["reference", "message"]
+    )
 
 
-async def _quote(
-    ctx: Context, row: Picked, reference: Reference, room: Room
-) -> tuple[Quote, list[Attachment]]:
+async def _build_quote(
+    ctx: Context, row: ColumnRow, reference: Reference, budget: AttachmentBudget
+) -> tuple[QuotedMessage, list[OutgoingFile]]:
     """Return the quote and the images that its HTML shows."""
-    message, html, images = await _message(ctx, row.id), None, list[Attachment]()
-    known = content.cids(message)
-    shown = set[str]()
+    message, html, images = await _read_content(ctx, row.id), None, list[OutgoingFile]()
+    numbers_by_content_id = content.attachment_numbers_by_content_id(message)
+    shown_content_ids = set[str]()
 
     def cid_url(cid: str) -> str | None:
-        shown.add(cid)
-        return f"cid:{cid}" if cid in known else None
+        shown_content_ids.add(cid)
+        return f"cid:{cid}" if cid in numbers_by_content_id else None
 
-    if any(each.content_type == "text/html" for each, _ in mime.within(message.structure)):
-        safe = await content.htmls(message, Showing(cid_url))
-        html = "<br>".join(safe.bodies)
-        html = None if len(html) > reply_quote.LONG else html
+    if any(
+        each.content_type == "text/html" for each, _ in mime.walk_with_parents(message.structure)
+    ):
+        sanitized = await content.html_bodies(message, HtmlOptions(cid_url))
+        html = "<br>".join(sanitized.bodies)
+        html = None if len(html) > reply_quote.MAX_ORIGINAL_LENGTH else html
     if html is not None:
-        which = sorted(known[cid] for cid in shown if cid in known)
-        images = await attachments.copied(message, which, room, ["reference", "quote"])
-    people = [Named(row.from_address, row.from_name)] if row.from_address else []
-    original = Original(
-        await content.texts(message) or "",
+        image_numbers = sorted(
+            numbers_by_content_id[cid] for cid in shown_content_ids if cid in numbers_by_content_id
+        )
+        images = await attachments.copy_attachments(
+            message, image_numbers, budget, ["reference", "quote"]
+        )
+    authors = [NamedAddress(row.from_address, row.from_name)] if row.from_address else []
+    original = OriginalMessage(
+        await content.plain_text(message) or "",
         html,
         row.subject,
         row.date,
-        people or _people([row.sender] if row.sender else []),
-        _people(row.to),
-        _people(row.cc),
+        authors or _addresses_from_pairs([row.sender] if row.sender else []),
+        _addresses_from_pairs(row.to),
+        _addresses_from_pairs(row.cc),
     )
-    forwards = reference.action is ReferenceAction.FORWARD
-    return reply_quote.forward(original) if forwards else reply_quote.reply(original), images
+    is_forward = reference.action is ReferenceAction.FORWARD
+    return reply_quote.forwarded_quote(original) if is_forward else reply_quote.reply_quote(
+        original
+    ), images
 
 
-async def _whole(ctx: Context, row: Picked, room: Room) -> Attachment:
+async def _message_as_attachment(
+    ctx: Context, row: ColumnRow, budget: AttachmentBudget
+) -> OutgoingFile:
     """Return the whole message as an attachment with the suffix .eml."""
-    message = await _message(ctx, row.id)
-    room.take(message.size, ["reference", "includeMessage"])
-    name = attachments.plain_name(row.subject) or "message"
-    raw = await gathered(message.whole())
-    return Attachment(raw, f"{name}.eml", whole=True)
+    message = await _read_content(ctx, row.id)
+    budget.count_file(message.size, ["reference", "includeMessage"])
+    name = attachments.filename_from_text(row.subject) or "message"
+    raw = await read_all(message.stream_raw())
+    return OutgoingFile(raw, f"{name}.eml", is_message=True)
 
 
-def _subject(subject: str, prefix: str) -> str:
-    return subject if _PREFIX.match(subject) else prefix + subject
+def _prefixed_subject(subject: str, prefix: str) -> str:
+    return subject if _SUBJECT_PREFIX.match(subject) else prefix + subject
 
 
-async def _answering(
-    ctx: Context, row: Picked, *, everybody: bool
-) -> tuple[list[Named], list[Named]]:
+async def _reply_recipients(
+    ctx: Context, row: ColumnRow, *, reply_all: bool
+) -> tuple[list[NamedAddress], list[NamedAddress]]:
     """Return To and Cc of a reply.
 
     To is Reply-To, else From, else Sender; with `reply_all` also the recipients in To and Cc.
 
     The user's own addresses are left out, unless there is no other recipient.
     """
-    mine = await _own_addresses(ctx)
-    people = _people(row.reply_to)
-    if not people and row.from_address:
-        people = [Named(row.from_address, row.from_name)]
-    if not people and row.sender:
-        people = _people([row.sender])
-    to = _others(people, mine, ())
+    own_addresses = await _read_own_addresses(ctx)
+    authors = _addresses_from_pairs(row.reply_to)
+    if not authors and row.from_address:
+        authors = [NamedAddress(row.from_address, row.from_name)]
+    if not authors and row.sender:
+        authors = _addresses_from_pairs([row.sender])
+    to = _other_addresses(authors, own_addresses, ())
     if not to:  # a reply to an own message goes to its recipients
-        to = _others(_people(row.to), mine, ()) or people
-    cc: list[Named] = []
-    if everybody:
-        to += _others(_people(row.to), mine, to)
-        cc = _others(_people(row.cc), mine, to)
+        to = _other_addresses(_addresses_from_pairs(row.to), own_addresses, ()) or authors
+    cc: list[NamedAddress] = []
+    if reply_all:
+        to += _other_addresses(_addresses_from_pairs(row.to), own_addresses, to)
+        cc = _other_addresses(_addresses_from_pairs(row.cc), own_addresses, to)
     return to, cc
 
 
-def _people(pairs: Sequence[Sequence[str | None]]) -> list[Named]:
-    return [Named(address, name) for name, address in pairs if address and "@" in address]
+def _addresses_from_pairs(pairs: Sequence[Sequence[str | None]]) -> list[NamedAddress]:
+    return [NamedAddress(address, name) for name, address in pairs if address and "@" in address]
 
 
-def _others(
-    people: Sequence[Named], mine: Collection[Normal], known: Sequence[Named]
-) -> list[Named]:
+def _other_addresses(
+    addresses: Sequence[NamedAddress],
+    own_addresses: Collection[NormalizedAddress],
+    known_addresses: Sequence[NamedAddress],
+) -> list[NamedAddress]:
     """Return the addresses that are neither the user's own nor known already, each once."""
-    seen = {person.address.casefold() for person in known}
-    others = []
-    for person in people:
+    seen_addresses = {person.address.casefold() for person in known_addresses}
+    other_people = []
+    for person in addresses:
         key = person.address.casefold()
-        if key not in seen and normal(person.address) not in mine:
-            seen.add(key)
-            others.append(person)
-    return others
+        if key not in seen_addresses and normalized_address(person.address) not in own_addresses:
+            seen_addresses.add(key)
+            other_people.append(person)
+    return other_people
 
 
-async def _own_addresses(ctx: Context) -> set[Normal]:
+async def _read_own_addresses(ctx: Context) -> set[NormalizedAddress]:
     """Return the user's addresses in normal form, under every alias of their domains."""
-    own_ones = (
-        select(col(Address.local), col(Domain.name), col(DomainAlias.alias))
+    statement = (
+        select(col(Address.local), col(Domain.name), col(AliasDomain.alias))
         .join(Domain, col(Domain.id) == col(Address.domain_id))
-        .outerjoin(DomainAlias, col(DomainAlias.domain_id) == col(Domain.id))
-        .where(col(Address.user_id) == own(ctx))
+        .outerjoin(AliasDomain, col(AliasDomain.domain_id) == col(Domain.id))
+        .where(col(Address.user_id) == require_user_id(ctx))
     )
-    rows = await ctx.read(own_ones)
-    names = {Normal(row.local, row.name) for row in rows}
-    return names | {Normal(row.local, row.alias) for row in rows if row.alias}
+    rows = await ctx.read(statement)
+    names = {NormalizedAddress(row.local, row.name) for row in rows}
+    return names | {NormalizedAddress(row.local, row.alias) for row in rows if row.alias}
 
 
-async def answered(ctx: Context, session: AsyncSession, reference: Reference) -> None:
+async def mark_referenced_message(
+    ctx: Context, session: AsyncSession, reference: Reference
+) -> None:
     """Set the answered flag, or $Forwarded, on the message referred to, in the sending transaction.
 
     A message that another account shares is not changed.
     """
-    rows = await row_changes.chosen(session, [reference.message_id])
-    if any(row.user_id != own(ctx) for row in rows):  # the transaction has no lock on its stream
+    rows = await row_changes.load_rows_in_transaction(session, [reference.message_id])
+    if any(
+        row.user_id != require_user_id(ctx) for row in rows
+    ):  # the transaction has no lock on its stream
         return
-    forward = reference.action is ReferenceAction.FORWARD
-    changes = row_changes.Changes.of({"answered": True}, add=[FORWARDED] if forward else [])
-    await flags.change(ctx, session, rows, changes)
+    is_forward = reference.action is ReferenceAction.FORWARD
+    changes = row_changes.FlagChanges.from_flag_names(
+        {"answered": True}, added=[FORWARDED_KEYWORD] if is_forward else []
+    )
+    await flags.change_flags(ctx, session, rows, changes)

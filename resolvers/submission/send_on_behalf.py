@@ -7,27 +7,27 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.messages.tables import Message
-from models.store.columns import picked
+from models.store.columns import select_columns
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers.access import managed_apart
+from resolvers.access import is_of_managed_user_unshared
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
-from resolvers.context import Context, Needs, Viewer
-from resolvers.messages.loaders import here
-from resolvers.users.selection import managed_one
+from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.context import Context, GuardRule, Viewer
+from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.users.selection import load_managed_user
 
-SENT = "sent for the user"  # in the security log of the account
-LOGIN_AS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
+SENT_FOR_USER_ACTION = "sent for the user"  # in the security log of the account
+LOGIN_AS_GUARD = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
 
 
-SUBMIT = frozenset({Scope.SUBMIT})
+SUBMIT_SCOPES = frozenset({Scope.SUBMIT})
 
 
 @asynccontextmanager
-async def sending(
-    ctx: Context, user_id: int | None, mutation: str, scopes: frozenset[Scope] = SUBMIT
+async def sending_context(
+    ctx: Context, user_id: int | None, mutation: str, scopes: frozenset[Scope] = SUBMIT_SCOPES
 ) -> AsyncGenerator[Context]:
     """Return a context in which this account sends; by default the viewer's own.
 
@@ -38,29 +38,40 @@ async def sending(
     if user_id is None or user_id == ctx.viewer.user_id:
         yield ctx
         return
-    ctx.viewer.require(LOGIN_AS)
-    user = await managed_one(ctx, user_id)
-    async with ctx.together():
-        theirs = another(ctx, user_id, scopes)
-        yield theirs
-        async with ctx.write(user_id) as session:
-            await admin_log.note(ctx, session, Done(mutation, "User", user_id, user.domain_id))
-            await security_log.note(ctx, session, Event(SENT, user_id))
-        if theirs.reached:
-            ctx.reached = {**theirs.reached, **(ctx.reached or {})}
+    ctx.viewer.require(LOGIN_AS_GUARD)
+    user = await load_managed_user(ctx, user_id)
+    async with ctx.combined_transaction():
+        user_ctx = context_as_user(ctx, user_id, scopes)
+        yield user_ctx
+        async with ctx.write_session(user_id) as session:
+            await admin_log.log_changes(
+                ctx, session, NewAdminLogEntry(mutation, "User", user_id, user.domain_id)
+            )
+            await security_log.log_event(
+                ctx, session, NewSecurityEvent(SENT_FOR_USER_ACTION, user_id)
+            )
+        if user_ctx.committed_position:
+            ctx.committed_position = {
+                **user_ctx.committed_position,
+                **(ctx.committed_position or {}),
+            }
 
 
-def another(ctx: Context, user_id: int, scopes: frozenset[Scope] = SUBMIT) -> Context:
+def context_as_user(
+    ctx: Context, user_id: int, scopes: frozenset[Scope] = SUBMIT_SCOPES
+) -> Context:
     """Return the same operation in the name of an account, by default to send only."""
-    return ctx.as_another(Viewer(user_id, Role.USER, scopes, actor_id=ctx.viewer.user_id))
+    return ctx.copy_for_viewer(Viewer(user_id, Role.USER, scopes, actor_id=ctx.viewer.user_id))
 
 
-async def owner_of(ctx: Context, message_id: int) -> int | None:
+async def managed_owner_id(ctx: Context, message_id: int) -> int | None:
     """Return the owner of a message that the viewer manages.
 
     Returns None if the viewer does not manage the owner, or the message is shared with the viewer.
     """
-    asked = select(*picked(Message, {"user_id"})).where(
-        managed_apart(ctx, Message), here(), col(Message.id) == message_id
+    statement = select(*select_columns(Message, {"user_id"})).where(
+        is_of_managed_user_unshared(ctx, Message),
+        is_not_deleted_sql(),
+        col(Message.id) == message_id,
     )
-    return next((int(row.user_id) for row in await ctx.read(asked)), None)
+    return next((int(row.user_id) for row in await ctx.read(statement)), None)

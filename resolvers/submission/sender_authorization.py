@@ -23,200 +23,225 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normal
+from mail.addresses.address_syntax import normalized_address
 from mail.recipients import address_resolution
-from mail.recipients.batch_resolution import resolve_all
+from mail.recipients.batch_resolution import resolve_addresses
 from models.addresses.tables import Address, AddressKind
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Forbidden, Invalid, NotFound
-from models.mailboxes.shares import MailboxShare, ShareRight, holding
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import Prepared, number
+from models.domains.tables import AliasDomain, Domain
+from models.errors import Forbidden, InvalidInput, NotFound
+from models.mailboxes.shares import MailboxShare, ShareRight, has_right
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from resolvers.context import Context
-from resolvers.submission.sender_patterns import permitted
+from resolvers.submission.sender_patterns import matches_sender_pattern
 
-_MAIN = Prepared(
-    select(*picked(Address, {"id", "shown", "name"})).where(
-        col(Address.user_id) == number("user"), col(Address.main), col(Address.active)
+_MAIN_ADDRESS = PreparedStatement(
+    select(*select_columns(Address, {"id", "shown", "name"})).where(
+        col(Address.user_id) == integer_parameter("user"), col(Address.main), col(Address.active)
     )
 )
 
 
-class Grant(NamedTuple):
+class SenderGrant(NamedTuple):
     """The right to send as an address.
 
     `address_row` is its address record; None: granted by fromWhitelist.
     """
 
-    row: Picked | None
+    address_row: ColumnRow | None
 
-    def own(self, user_id: int, address: str) -> Picked | None:
+    def own_address_row(self, user_id: int, address: str) -> ColumnRow | None:
         """Return the address record if it is the user's own and exactly this address, else None."""
-        row = self.row
+        row = self.address_row
         if row is None or row.user_id != user_id or row.kind is not AddressKind.MAILBOX:
             return None
-        exact = "*" not in row.local and (row.local, row.place) == normal(address)
+        exact = "*" not in row.local and (row.local, row.place) == normalized_address(address)
         return row if exact else None
 
 
-async def may_send_as(
-    ctx: Context, account: Picked, address: str, path: Sequence[str]
-) -> Picked | None:
+async def authorize_sender(
+    ctx: Context, account: ColumnRow, address: str, path: Sequence[str]
+) -> ColumnRow | None:
     """Raise Forbidden if the account may not send as the address. The sender is never replaced.
 
     Returns the address record that grants it; None if fromWhitelist does.
     """
     try:
-        row = await address_resolution.resolve(ctx.world, address)
+        row = await address_resolution.resolve_address(ctx.environment, address)
     except NotFound:
         row = None
-    if row and row.send_as and _is_of(row, account.id):
+    if row and row.send_as and _is_own_address(row, account.id):
         return row
-    if permitted(account.from_whitelist, address):
+    if matches_sender_pattern(account.from_whitelist, address):
         return None
-    if row and row.send_as and await _holds(ctx, account.id, row):
+    if row and row.send_as and await _has_right_of_other_address(ctx, account.id, row):
         return row
     raise Forbidden(f"you may not send as {address}", path=path)
 
 
-def _is_of(row: Picked, user_id: int) -> bool:
-    return bool(row.kind is AddressKind.MAILBOX and row.user_id == user_id)
+def _is_own_address(address_row: ColumnRow, user_id: int) -> bool:
+    return bool(address_row.kind is AddressKind.MAILBOX and address_row.user_id == user_id)
 
 
-async def _holds(ctx: Context, user_id: int, row: Picked) -> bool:
-    if row.kind is AddressKind.FORWARD:
-        return bool(await forwards(ctx, [user_id], [row.id]))
-    shared = row.kind is AddressKind.MAILBOX
-    return shared and bool(await _posting(ctx, [user_id], [row.user_id]))
+async def _has_right_of_other_address(ctx: Context, user_id: int, address_row: ColumnRow) -> bool:
+    if address_row.kind is AddressKind.FORWARD:
+        return bool(await read_sendable_forwards(ctx, [user_id], [address_row.id]))
+    is_mailbox = address_row.kind is AddressKind.MAILBOX
+    return is_mailbox and bool(await _read_post_rights(ctx, [user_id], [address_row.user_id]))
 
 
-async def main_of(ctx: Context, account: Picked) -> Picked:
+async def read_main_address(ctx: Context, account: ColumnRow) -> ColumnRow:
     """Read id, shown and name of the main address. Raises Invalid if the account has none."""
-    row: Picked | None = next(iter(await ctx.find(_MAIN, user=account.id)), None)
+    row: ColumnRow | None = next(
+        iter(await ctx.read_prepared(_MAIN_ADDRESS, user=account.id)), None
+    )
     if row is None:
-        raise Invalid("there is no main address to send from", constraint="from", path=["from"])
+        raise InvalidInput(
+            "there is no main address to send from", constraint="from", path=["from"]
+        )
     return row
 
 
-async def grants(ctx: Context, asked: Sequence[tuple[Picked, str]]) -> list[Grant | None]:
+async def read_sender_grants(
+    ctx: Context, accounts_and_addresses: Sequence[tuple[ColumnRow, str]]
+) -> list[SenderGrant | None]:
     """Return for each account and address the grant to send, in order; None if it may not.
 
     Reads `id` and `from_whitelist` of the accounts. Needs the same number of statements for any
     number of them.
     """
-    rows = await resolved(ctx, [address for _, address in asked])
-    users = {account.id for account, _ in asked}
-    found = [row for row in rows.values() if row and row.send_as]
-    owners = {row.user_id for row in found if row.kind is AddressKind.MAILBOX}
-    others = [row.id for row in found if row.kind is AddressKind.FORWARD]
-    posting = await _posting(ctx, users, owners) if owners else set()
-    members = await forwards(ctx, users, others) if others else []
-    held = {(row.member, row.id) for row in members}
-    granted: list[Grant | None] = []
-    for account, address in asked:
-        row, by_row = rows[address], False
+    rows = await resolve_active_addresses(ctx, [address for _, address in accounts_and_addresses])
+    user_ids = {account.id for account, _ in accounts_and_addresses}
+    sendable_rows = [row for row in rows.values() if row and row.send_as]
+    owner_ids = {row.user_id for row in sendable_rows if row.kind is AddressKind.MAILBOX}
+    forward_ids = [row.id for row in sendable_rows if row.kind is AddressKind.FORWARD]
+    post_rights = await _read_post_rights(ctx, user_ids, owner_ids) if owner_ids else set()
+    forward_members = (
+        await read_sendable_forwards(ctx, user_ids, forward_ids) if forward_ids else []
+    )
+    forward_rights = {(row.member, row.id) for row in forward_members}
+    result: list[SenderGrant | None] = []
+    for account, address in accounts_and_addresses:
+        row, is_granted_by_row = rows[address], False
         if row and row.send_as and row.kind is AddressKind.MAILBOX:
-            by_row = _is_of(row, account.id) or (account.id, row.user_id) in posting
+            is_granted_by_row = (
+                _is_own_address(row, account.id) or (account.id, row.user_id) in post_rights
+            )
         elif row:
-            by_row = (account.id, row.id) in held
-        right = by_row or permitted(account.from_whitelist, address)
-        granted.append(Grant(row if by_row else None) if right else None)
-    return granted
+            is_granted_by_row = (account.id, row.id) in forward_rights
+        is_allowed = is_granted_by_row or matches_sender_pattern(account.from_whitelist, address)
+        result.append(SenderGrant(row if is_granted_by_row else None) if is_allowed else None)
+    return result
 
 
-async def resolved(ctx: Context, asked: Collection[str]) -> dict[str, Picked | None]:
+async def resolve_active_addresses(
+    ctx: Context, addresses: Collection[str]
+) -> dict[str, ColumnRow | None]:
     """Resolve addresses to their active records, each with its domain as `place`; None if unknown.
 
     Needs two statements for any number of addresses.
     """
-    found = await resolve_all(ctx.world, asked, ctx.read)
-    rows = ((address, found.get(address)) for address in asked)
+    found = await resolve_addresses(ctx.environment, addresses, ctx.read)
+    rows = ((address, found.get(address)) for address in addresses)
     return {address: row if row is not None and row.active else None for address, row in rows}
 
 
-def lasting(world: World) -> ColumnElement[bool]:
+def is_not_expired(environment: Environment) -> ColumnElement[bool]:
     """Return the SQL condition for addresses that are not expired."""
-    ends = col(Address.expires_at)
-    return or_(ends.is_(None), ends > world.now())
+    expires_at = col(Address.expires_at)
+    return or_(expires_at.is_(None), expires_at > environment.now())
 
 
-async def _posting(
-    ctx: Context, users: Collection[int], owners: Collection[int]
+async def _read_post_rights(
+    ctx: Context, user_ids: Collection[int], owner_ids: Collection[int]
 ) -> set[tuple[int, int]]:
     """Return pairs of user and owner where the owner lets the user send in their name."""
     shares = select(col(MailboxShare.user_id), col(MailboxShare.owner_id)).where(
-        col(MailboxShare.user_id).in_(users),
-        col(MailboxShare.owner_id).in_(owners),
-        holding(ShareRight.POST),
+        col(MailboxShare.user_id).in_(user_ids),
+        col(MailboxShare.owner_id).in_(owner_ids),
+        has_right(ShareRight.POST),
     )
     return {(row.user_id, row.owner_id) for row in await ctx.read(shares.distinct())}
 
 
-async def forwards(
-    ctx: Context, users: Collection[int], only: Collection[int] | None = None
-) -> Sequence[Picked]:
+async def read_sendable_forwards(
+    ctx: Context, user_ids: Collection[int], address_ids: Collection[int] | None = None
+) -> Sequence[ColumnRow]:
     """Read forwards that these users are a target of and may send as. `member` is the user.
 
     A target must be exactly an address of the user, in its domain or an alias domain.
     `address_ids` limits the result to these address ids; without it all forwards are read through
     an index.
     """
-    dialect = ctx.world.database.dialect
-    mine: Any = _mine(ctx.world, users).cte("mine")
-    home, targets = aliased(Domain), col(Address.targets)
-    each = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
-    target = each(targets).table_valued("value", name="target")
-    local, domain = _divided(dialect, target.c.value)
+    dialect = ctx.environment.database.dialect
+    target_forms: Any = _target_forms_of_users(ctx.environment, user_ids).cte("mine")
+    address_domain, targets = aliased(Domain), col(Address.targets)
+    json_elements = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
+    target = json_elements(targets).table_valued("value", name="target")
+    local, domain = _split_target(dialect, target.c.value)
     names = ("id", "local", "shown", "name")
-    asked = (
-        select(*picked(Address, names), col(home.name).label("place"), mine.c.member)
+    statement = (
+        select(
+            *select_columns(Address, names),
+            col(address_domain.name).label("place"),
+            target_forms.c.member,
+        )
         .select_from(Address)
         .join(target, onclause=true())
-        .join(mine, and_(mine.c.local == local, mine.c.domain == domain))
-        .join(home, col(home.id) == col(Address.domain_id), isouter=True)
-        .where(sendable(ctx.world, AddressKind.FORWARD), col(home.active).is_not(False))
+        .join(target_forms, and_(target_forms.c.local == local, target_forms.c.domain == domain))
+        .join(address_domain, col(address_domain.id) == col(Address.domain_id), isouter=True)
+        .where(
+            is_sendable(ctx.environment, AddressKind.FORWARD),
+            col(address_domain.active).is_not(False),
+        )
         .distinct()
     )
-    return await ctx.read(asked if only is None else asked.where(col(Address.id).in_(only)))
+    return await ctx.read(
+        statement if address_ids is None else statement.where(col(Address.id).in_(address_ids))
+    )
 
 
-def sendable(world: World, kind: AddressKind = AddressKind.MAILBOX) -> ColumnElement[bool]:
+def is_sendable(
+    environment: Environment, kind: AddressKind = AddressKind.MAILBOX
+) -> ColumnElement[bool]:
     """Return the SQL condition for active addresses of a kind that may be sent as."""
     # as literal text, so that the partial index of forwards is used
     is_it: Any = literal_column(f"addresses.kind = '{kind.value}'", Boolean)
-    return and_(is_it, col(Address.active), col(Address.send_as), lasting(world))
+    return and_(is_it, col(Address.active), col(Address.send_as), is_not_expired(environment))
 
 
-def _mine(world: World, users: Collection[int]) -> Any:
+def _target_forms_of_users(environment: Environment, user_ids: Collection[int]) -> Any:
     """Return the SQL query for the local parts and domains of targets of these users."""
-    theirs = (
-        col(Address.user_id).in_(users),
+    conditions = (
+        col(Address.user_id).in_(user_ids),
         col(Address.kind) == AddressKind.MAILBOX,
         col(Address.active),
-        lasting(world),
+        is_not_expired(environment),
         col(Domain.active),
     )
-    spoken: Any = (col(Address.user_id).label("member"), col(Address.local).label("local"))
-    own: Select[*tuple[Any, ...]] = select(*spoken, col(Domain.name).label("domain")).join(
+    columns: Any = (col(Address.user_id).label("member"), col(Address.local).label("local"))
+    own_domains: Select[*tuple[Any, ...]] = select(*columns, col(Domain.name).label("domain")).join(
         Domain, col(Domain.id) == col(Address.domain_id)
     )
-    other: Select[*tuple[Any, ...]] = (
-        select(*spoken, col(DomainAlias.alias).label("domain"))
+    alias_domains: Select[*tuple[Any, ...]] = (
+        select(*columns, col(AliasDomain.alias).label("domain"))
         .join(Domain, col(Domain.id) == col(Address.domain_id))
-        .join(DomainAlias, col(DomainAlias.domain_id) == col(Domain.id))
+        .join(AliasDomain, col(AliasDomain.domain_id) == col(Domain.id))
     )
-    return union_all(own.where(*theirs), other.where(*theirs, col(DomainAlias.active)))
+    return union_all(
+        own_domains.where(*conditions), alias_domains.where(*conditions, col(AliasDomain.active))
+    )
 
 
-def _divided(dialect: str, target: Any) -> tuple[Any, Any]:
+def _split_target(dialect: str, target: Any) -> tuple[Any, Any]:
     """Return SQL for local part and domain of a target in normal form. SQLite lowers ASCII only.
 
     Both are null if the target is no address.
     """
-    place = func.instr if dialect == "sqlite" else func.strpos
+    find_position = func.instr if dialect == "sqlite" else func.strpos
     lower = func.lower(target)
-    at = func.nullif(place(lower, "@"), 0)
+    at = func.nullif(find_position(lower, "@"), 0)
     local = func.substr(lower, 1, at - 1)
-    unlabelled = func.substr(local, 1, place(local.op("||")("+"), "+") - 1)
+    unlabelled = func.substr(local, 1, find_position(local.op("||")("+"), "+") - 1)
     return func.replace(unlabelled, ".", ""), func.substr(lower, at + 1)

@@ -8,29 +8,29 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.authentication import without_own_results
-from mail.compose.message_builder import address
-from mail.compose.submission_repair import mended
-from mail.envelope.dsn_parameters import Wish
-from mail.smtp.submission_server import Writer
-from models.errors import AuthenticationFailed, Forbidden, found
+from mail.authentication import remove_own_results
+from mail.compose.message_builder import validate_address
+from mail.compose.submission_repair import repair_message
+from mail.envelope.dsn_parameters import DsnRequest
+from mail.smtp.submission_server import SmtpSubmitter
+from models.errors import AuthenticationFailed, Forbidden, require_found
 from models.mailboxes.tables import SpecialUse
-from models.runtime.environment import World
-from models.store.columns import Picked, picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import authentication, credential_status, sign_in
-from resolvers.auth.sign_in import Attempt, Proved, Source
+from resolvers.auth.sign_in import PasswordKind, PasswordProof, SignInRequest
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.submission import create as submission_create
-from resolvers.submission.composition import ACCOUNT, new_message_id
-from resolvers.submission.create import Written
-from resolvers.submission.sender_authorization import may_send_as
+from resolvers.submission.composition import ACCOUNT_COLUMNS, new_message_id
+from resolvers.submission.create import ComposedMessage
+from resolvers.submission.sender_authorization import authorize_sender
 from resolvers.users.quota import limits as quota_limits
 
-ATTEMPT = Attempt(scope=Scope.SMTP, protocol="SMTP")
-SIGN_IN = (
+SMTP_SIGN_IN = SignInRequest(scope=Scope.SMTP, protocol="SMTP")
+SIGN_IN_COLUMNS = (
     "disabled_scopes",
     "smtp_allowed_networks",
     "second_factors",
@@ -38,94 +38,107 @@ SIGN_IN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Clerk:
+class SmtpSubmissionService:
     """The service behind an SMTP submission session.
 
     Each call reads the account again, since it can change during a session.
     """
 
-    world: World
+    environment: Environment
 
-    async def sign_in(self, name: str, password: str, ip: str | None) -> Writer:
+    async def sign_in(self, login_name: str, password: str, ip: str | None) -> SmtpSubmitter:
         """Check the credentials and return the signed-in user.
 
         Raises AuthenticationFailed or RateLimited.
         """
-        ctx = Context(self.world, Viewer(), client_ip=ip)
-        found = await authentication.authenticate(ctx, name, password, ATTEMPT)
+        ctx = Context(self.environment, Viewer(), client_ip=ip)
+        found = await authentication.authenticate(ctx, login_name, password, SMTP_SIGN_IN)
         user = found.user
-        return Writer(user.id, user.username, user.auth_version, ip, found.app_password_id)
+        return SmtpSubmitter(user.id, user.username, user.auth_version, ip, found.app_password_id)
 
-    async def may_send(self, writer: Writer, sender: str) -> None:
+    async def check_sender(self, submitter: SmtpSubmitter, envelope_sender: str) -> None:
         """Raise Forbidden if the user may not send as this address.
 
         Raises RateLimited if the user has reached the daily limit of recipients.
         """
-        ctx = self._context(writer)
-        account = await _account(ctx, writer)
-        await quota_limits.may_write(ctx, account)
-        if sender:
-            await may_send_as(ctx, account, address(sender, "from"), ["from"])
+        ctx = self._context(submitter)
+        account = await _read_current_account(ctx, submitter)
+        await quota_limits.require_can_write(ctx, account)
+        if envelope_sender:
+            address = validate_address(envelope_sender, "from")
+            await authorize_sender(ctx, account, address, ["from"])
 
     async def submit(
-        self, writer: Writer, source: bytes | Path, sender: str, to: Sequence[tuple[str, Wish]]
+        self,
+        submitter: SmtpSubmitter,
+        raw_message: bytes | Path,
+        envelope_sender: str,
+        recipients: Sequence[tuple[str, DsnRequest]],
     ) -> str:
         """Queue a message, store a copy in Sent if the account wants it, and return the queue id.
 
         Raises Forbidden if the user may not send as an author that the header names.
         """
-        ctx = self._context(writer)
-        account = await _account(ctx, writer)
-        source = await without_own_results(self.world.options, source)
-        raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-        message_id = new_message_id(ctx, sender)
-        made = await asyncio.to_thread(mended, raw, self.world.now(), message_id)
-        for each in dict.fromkeys(made.writers):
-            await may_send_as(ctx, account, address(each, "from"), ["from"])
-        box = await _sent(ctx, account) if account.upload_sent_messages else None
-        once: dict[str, tuple[str, Wish]] = {}
-        for each, wish in to:
-            once.setdefault(each.casefold(), (each, wish))
-        wishes = dict(once.values())
-        written = Written(made.raw, sender, list(wishes), box, wishes=wishes)
-        key, _ = await submission_create.store(ctx, account, written)
-        row = await ctx.load(submission_create.by_ids, found(key))
-        return str(found(row).queue_id)
+        ctx = self._context(submitter)
+        account = await _read_current_account(ctx, submitter)
+        message = await remove_own_results(self.environment.options, raw_message)
+        raw = message if isinstance(message, bytes) else await asyncio.to_thread(message.read_bytes)
+        message_id = new_message_id(ctx, envelope_sender)
+        repaired = await asyncio.to_thread(repair_message, raw, self.environment.now(), message_id)
+        for each in dict.fromkeys(repaired.writers):
+            await authorize_sender(ctx, account, validate_address(each, "from"), ["from"])
+        sent_mailbox = await _sent_mailbox(ctx, account) if account.upload_sent_messages else None
+        distinct: dict[str, tuple[str, DsnRequest]] = {}
+        for address, dsn_request in recipients:
+            distinct.setdefault(address.casefold(), (address, dsn_request))
+        dsn_requests = dict(distinct.values())
+        composed = ComposedMessage(
+            repaired.raw,
+            envelope_sender,
+            list(dsn_requests),
+            sent_mailbox,
+            dsn_requests=dsn_requests,
+        )
+        submission_id, _ = await submission_create.store_submission(ctx, account, composed)
+        row = await ctx.load(submission_create.load_submissions_by_id, require_found(submission_id))
+        return str(require_found(row).queue_id)
 
-    def _context(self, writer: Writer) -> Context:
-        viewer = Viewer(writer.user_id, Role.USER, frozenset({Scope.SUBMIT}))
-        return Context(self.world, viewer, client_ip=writer.ip)
+    def _context(self, submitter: SmtpSubmitter) -> Context:
+        viewer = Viewer(submitter.user_id, Role.USER, frozenset({Scope.SUBMIT}))
+        return Context(self.environment, viewer, client_ip=submitter.ip)
 
 
-async def _account(ctx: Context, writer: Writer) -> Picked:
+async def _read_current_account(ctx: Context, submitter: SmtpSubmitter) -> ColumnRow:
     """Read the account.
 
     Raises AuthenticationFailed if the credential of the session is no longer valid.
 
     A new account password does not end application passwords.
     """
-    names = {*ACCOUNT, *SIGN_IN, "upload_sent_messages"}
-    which = [col(User.id) == writer.user_id, credential_status.open_users()]
-    proved = Proved(Source.MASTER)
-    if writer.app_password_id is None:
-        which.append(col(User.auth_version) == writer.auth_version)
-    elif app := await credential_status.app_password_row(ctx.world, writer.app_password_id):
-        proved = Proved(Source.APP, app)
+    columns = {*ACCOUNT_COLUMNS, *SIGN_IN_COLUMNS, "upload_sent_messages"}
+    conditions = [col(User.id) == submitter.user_id, credential_status.is_user_enabled_sql()]
+    proved = PasswordProof(PasswordKind.MASTER)
+    if submitter.app_password_id is None:
+        conditions.append(col(User.auth_version) == submitter.auth_version)
+    elif app := await credential_status.load_app_password_row(
+        ctx.environment, submitter.app_password_id
+    ):
+        proved = PasswordProof(PasswordKind.APP, app)
     else:
         raise AuthenticationFailed
-    row: Picked | None = next(
-        iter(await ctx.read(select(*picked(User, names)).where(*which))), None
+    row: ColumnRow | None = next(
+        iter(await ctx.read(select(*select_columns(User, columns)).where(*conditions))), None
     )
     if row is None:
         raise AuthenticationFailed
     try:
-        sign_in.judge(ctx, row, proved, ATTEMPT)
+        sign_in.require_sign_in_allowed(ctx, row, proved, SMTP_SIGN_IN)
     except Forbidden as refusal:
         raise AuthenticationFailed from refusal
     return row
 
 
-async def _sent(ctx: Context, account: Picked) -> Picked | None:
-    named = mailbox_loaders.Named(special_use=SpecialUse.SENT)
-    (row,) = await mailbox_loaders.named(ctx, [(account.id, named)])
+async def _sent_mailbox(ctx: Context, account: ColumnRow) -> ColumnRow | None:
+    mailbox_ref = mailbox_loaders.MailboxSelector(special_use=SpecialUse.SENT)
+    (row,) = await mailbox_loaders.load_by_selectors(ctx, [(account.id, mailbox_ref)])
     return row

@@ -10,20 +10,20 @@ from sqlalchemy import func, select, tuple_
 from sqlmodel import col
 
 from mail.archives import archive_writer
-from mail.archives.archive_writer import Chunk, ExportFormat, State
-from mail.archives.json_lines import Outgoing, Told
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.message_content import Stored, gathered, submitted
-from mail.storage.message_flags import SYSTEM_FLAGS, flags
+from mail.archives.archive_writer import ArchiveChunk, ArchiveState, ExportFormat
+from mail.archives.json_lines import ExportedMessage, MessageRecord
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.message_content import StoredMessage, open_submission, read_all
+from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
 from models.admin.key_values import KeyValue
 from models.errors import NotFound
-from models.mailboxes.tables import Mailbox, MailboxEntry
+from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.messages.tables import Message
-from models.spam.sender_rules import SenderRule, of_user
-from models.store.columns import Picked, picked
+from models.spam.sender_rules import SenderRule, place_of_user
+from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
 from models.users.tables import User
-from resolvers.access import own, records
+from resolvers.access import is_visible_record, require_user_id
 from resolvers.autoreply import autoreplies
 from resolvers.connectors import transfer
 from resolvers.context import Context
@@ -31,55 +31,59 @@ from resolvers.filters import sieve_scripts
 from resolvers.filters import transfer as filter_transfer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import content, labels
-from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.transfer import scheduled_messages
 
-WEIGHT = 8 << 20  # bytes; a larger message has a chunk of its own
-TOGETHER = 200
-SETTINGS = (
+MAX_CHUNK_BYTES = 8 << 20  # bytes; a larger message has a chunk of its own
+MAX_CHUNK_MESSAGES = 200
+SETTING_COLUMNS = (
     *("name", "language", "retention", "spam_level", "pub_key", "encrypt_messages", "meta_data"),
 )
-COLUMNS = frozenset(
+MESSAGE_COLUMNS = frozenset(
     {"id", "mailbox_id", "size", "digest", "received_at", "expires", "keywords", "meta_data",
      "envelope_from", "envelope_to", *SYSTEM_FLAGS}
 )  # fmt: skip
-AGE = (col(Message.listed_at), col(Message.id))
+SORT_COLUMNS = (col(Message.listed_at), col(Message.id))
 
 # A count of the listed IDs, or sort time and ID of the last message. Stored in checkpoints.
-After = int | list[Any] | dict[str, Any] | None
+ExportPosition = int | list[Any] | dict[str, Any] | None
 
 
 @dataclass(slots=True)
-class Cut:
+class ExportChunk:
     """A chunk of an export, the position after it, and the messages that could not be read."""
 
-    chunk: Chunk
-    after: After
-    done: int = 0
-    damaged: list[str] = field(default_factory=list)
+    archive_chunk: ArchiveChunk
+    next_position: ExportPosition
+    done_count: int = 0
+    unreadable_messages: list[str] = field(default_factory=list)
 
 
-async def begun(
+async def write_account_record(
     ctx: Context,
-    kind: ExportFormat,
-    state: State,
-    order: dict[str, Any],
+    export_format: ExportFormat,
+    archive_state: ArchiveState,
+    task_order: dict[str, Any],
     passphrase: str | None = None,
-) -> tuple[Chunk, int]:
+) -> tuple[ArchiveChunk, int]:
     """Write the account's record, and return its chunk with the number of messages to export.
 
     A passphrase encrypts the passwords of connectors. Without it they are left out.
     """
     user_id = ctx.viewer.user_id
-    total = len(order["ids"]) if order["ids"] is not None else await _all(ctx)
+    total = (
+        len(task_order["ids"])
+        if task_order["ids"] is not None
+        else await _count_messages_to_export(ctx)
+    )
     names = {"id", "path", "special_use", "hidden", "subscribed", "retention", "encrypt_messages"}
-    rows = await mailbox_loaders.all_of(ctx, user_id, names)
-    asked = select(*picked(MailboxEntry)).where(
-        col(MailboxEntry.mailbox_id).in_([row.id for row in rows])
+    rows = await mailbox_loaders.load_all_of_user(ctx, user_id, names)
+    statement = select(*select_columns(MailboxAnnotation)).where(
+        col(MailboxAnnotation.mailbox_id).in_([row.id for row in rows])
     )
     notes: dict[int, dict[str, str]] = {}
-    if order["settings"]:
-        for row in await ctx.read(asked):
+    if task_order["settings"]:
+        for row in await ctx.read(statement):
             notes.setdefault(row.mailbox_id, {})[row.key] = row.value
     boxes = [
         {
@@ -93,19 +97,21 @@ async def begun(
         }
         for row in rows
     ]
-    now = ctx.world.now()
+    now = ctx.environment.now()
     account = {"exportedAt": now, "mailboxes": boxes, "messages": total}
-    if order["settings"]:
-        account |= await _settings(ctx, passphrase)
-    return archive_writer.begun(kind, state, account, now), total
+    if task_order["settings"]:
+        account |= await _settings_record(ctx, passphrase)
+    return archive_writer.start_archive(export_format, archive_state, account, now), total
 
 
-async def _settings(ctx: Context, passphrase: str | None) -> dict[str, Any]:
+async def _settings_record(ctx: Context, passphrase: str | None) -> dict[str, Any]:
     """Return the settings of the user for the record. Never contains the user's password."""
-    user_id, now = ctx.viewer.user_id, ctx.world.now()
-    asked = select(*picked(User, {*SETTINGS, "username"})).where(col(User.id) == user_id)
-    (user,) = await ctx.read(asked)
-    values = select(*picked(KeyValue)).where(
+    user_id, now = ctx.viewer.user_id, ctx.environment.now()
+    statement = select(*select_columns(User, {*SETTING_COLUMNS, "username"})).where(
+        col(User.id) == user_id
+    )
+    (user,) = await ctx.read(statement)
+    values = select(*select_columns(KeyValue)).where(
         col(KeyValue.stream_id) == user_id,
         col(KeyValue.expires_at).is_(None) | (col(KeyValue.expires_at) > now),
     )
@@ -113,39 +119,42 @@ async def _settings(ctx: Context, passphrase: str | None) -> dict[str, Any]:
         {"store": row.store, "key": row.key, "value": row.value, "expires": row.expires_at}
         for row in await ctx.read(values.order_by(col(KeyValue.store), col(KeyValue.key)))
     ]
-    facts = {name: getattr(user, name) for name in SETTINGS}
-    named = [
+    facts = {name: getattr(user, name) for name in SETTING_COLUMNS}
+    label_records = [
         {"keyword": row.keyword, "name": row.name, "color": row.color}
-        for row in await ctx.load(labels.of_users, user_id)
+        for row in await ctx.load(labels.load_labels_by_user, user_id)
     ]
-    answered = await autoreplies.exported(ctx, user_id)
+    answered = await autoreplies.export_autoreply(ctx, user_id)
     return {
         "account": user.username,
         "settings": facts,
         "keyValues": stored,
-        "labels": named,
+        "labels": label_records,
         "autoreply": answered,
-        "identities": await _identities(ctx, user_id),
-        "filters": await filter_transfer.exported(ctx, user_id),
-        "sieveScripts": await sieve_scripts.exported(ctx, user_id),
-        "senderRules": await _sender_rules(ctx, user_id),
-        "scheduled": await scheduled_messages.exported(ctx, user_id),
-        **await transfer.exported(ctx, user_id, passphrase),
+        "identities": await _identity_records(ctx, user_id),
+        "filters": await filter_transfer.export_filters(ctx, user_id),
+        "sieveScripts": await sieve_scripts.export_scripts(ctx, user_id),
+        "senderRules": await _sender_rule_records(ctx, user_id),
+        "scheduled": await scheduled_messages.scheduled_submission_records(ctx, user_id),
+        **await transfer.export_connectors(ctx, user_id, passphrase),
     }
 
 
-async def _sender_rules(ctx: Context, user_id: int) -> list[dict[str, Any]]:
+async def _sender_rule_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     """Return the user's sender rules for the record, by pattern."""
     names = ("pattern", "action", "comment")
-    asked = select(*picked(SenderRule, names)).where(col(SenderRule.place) == of_user(user_id))
-    return [dict(row._mapping) for row in await ctx.read(asked.order_by(col(SenderRule.pattern)))]  # noqa: SLF001
+    statement = select(*select_columns(SenderRule, names)).where(
+        col(SenderRule.place) == place_of_user(user_id)
+    )
+    rows = await ctx.read(statement.order_by(col(SenderRule.pattern)))
+    return [dict(row._mapping) for row in rows]  # noqa: SLF001
 
 
-async def _identities(ctx: Context, user_id: int) -> list[dict[str, Any]]:
+async def _identity_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     """Return the user's identities for the record, also those that can't be used now."""
     names = ("shown", "name", "preferred", "reply_to", "bcc", "signature_text", "signature_html")
-    asked = (
-        select(*picked(Identity, names), col(Mailbox.path))
+    statement = (
+        select(*select_columns(Identity, names), col(Mailbox.path))
         .outerjoin(
             Mailbox,
             (col(Mailbox.id) == col(Identity.mailbox_id)) & (col(Mailbox.user_id) == user_id),
@@ -164,124 +173,144 @@ async def _identities(ctx: Context, user_id: int) -> list[dict[str, Any]]:
             "signatureHtml": row.signature_html,
             "sentMailbox": row.path,
         }
-        for row in await ctx.read(asked)
+        for row in await ctx.read(statement)
     ]
 
 
-async def chosen(ctx: Context, user_id: int, selection: Selection) -> list[int]:
+async def load_message_ids(ctx: Context, user_id: int, selector: MessageSelector) -> list[int]:
     """Return the IDs of the messages in mailboxes that a selector matches."""
-    looked = await selection.looked(ctx, [user_id])
-    theirs = [
-        records(ctx, Message),
+    filter_sql = await selector.with_filter_sql(ctx, [user_id])
+    conditions = [
+        is_visible_record(ctx, Message),
         col(Message.user_id) == user_id,
         col(Message.archived_at).is_(None),
     ]
-    asked = select(col(Message.id)).where(*looked.condition(ctx, theirs))
-    return [row.id for row in await ctx.read(asked.order_by(col(Message.id)))]
+    statement = select(col(Message.id)).where(*filter_sql.build_conditions(ctx, conditions))
+    return [row.id for row in await ctx.read(statement.order_by(col(Message.id)))]
 
 
-async def count(ctx: Context) -> int:
+async def count_messages(ctx: Context) -> int:
     """Return the number of messages in the viewer's mailboxes."""
-    many = select(func.count()).select_from(Message).where(*_theirs(ctx))
-    ((total,),) = await ctx.read(many)
+    statement = select(func.count()).select_from(Message).where(*_own_message_clauses(ctx))
+    ((total,),) = await ctx.read(statement)
     return int(total)
 
 
-async def _all(ctx: Context) -> int:
+async def _count_messages_to_export(ctx: Context) -> int:
     """Return the number of messages in mailboxes and of scheduled messages without a copy."""
-    return await count(ctx) + await scheduled_messages.count_without_copy(ctx, own(ctx))
+    return await count_messages(ctx) + await scheduled_messages.count_submissions_without_copy(
+        ctx, require_user_id(ctx)
+    )
 
 
-def _theirs(ctx: Context) -> list[Any]:
+def _own_message_clauses(ctx: Context) -> list[Any]:
     """Return the WHERE clauses of the viewer's messages in mailboxes."""
-    return [col(Message.user_id) == own(ctx), col(Message.archived_at).is_(None)]
+    return [col(Message.user_id) == require_user_id(ctx), col(Message.archived_at).is_(None)]
 
 
-async def cut(
-    ctx: Context, kind: ExportFormat, state: State, ids: Sequence[int] | None, after: After
-) -> Cut | None:
+async def write_next_chunk(
+    ctx: Context,
+    export_format: ExportFormat,
+    archive_state: ArchiveState,
+    message_ids: Sequence[int] | None,
+    position: ExportPosition,
+) -> ExportChunk | None:
     """Write the chunk of the messages after a position; None if there are no more.
 
     Each message that existed when the export began, and still exists, is in one chunk, in the
     mailbox that then contains it. Messages come in list order, oldest first, or in the order of
     `message_ids`. Scheduled messages that are in no mailbox follow at the end.
     """
-    if not isinstance(after, dict):
-        found = await _of_folders(ctx, kind, state, ids, after)
-        if found is not None or ids is not None:
+    if not isinstance(position, dict):
+        found = await _write_mailbox_chunk(ctx, export_format, archive_state, message_ids, position)
+        if found is not None or message_ids is not None:
             return found
-        after = {}
-    return await _of_queue(ctx, kind, state, after)
+        position = {}
+    return await _write_scheduled_chunk(ctx, export_format, archive_state, position)
 
 
-async def _of_folders(
+async def _write_mailbox_chunk(
     ctx: Context,
-    kind: ExportFormat,
-    state: State,
-    ids: Sequence[int] | None,
-    after: int | list[Any] | None,
-) -> Cut | None:
+    export_format: ExportFormat,
+    archive_state: ArchiveState,
+    message_ids: Sequence[int] | None,
+    position: int | list[Any] | None,
+) -> ExportChunk | None:
     """Write the next chunk of messages in mailboxes; None if there are no more."""
-    asked = select(*picked(Message, {"id", "size", "listed_at"})).where(*_theirs(ctx))
-    if ids is not None:
-        at = after if isinstance(after, int) else 0
-        some = ids[at : at + TOGETHER]
-        if not some:
+    statement = select(*select_columns(Message, {"id", "size", "listed_at"})).where(
+        *_own_message_clauses(ctx)
+    )
+    if message_ids is not None:
+        at = position if isinstance(position, int) else 0
+        chunk_ids = message_ids[at : at + MAX_CHUNK_MESSAGES]
+        if not chunk_ids:
             return None
-        sizes = {row.id: row for row in await ctx.read(asked.where(col(Message.id).in_(some)))}
-        chosen = _fitting([sizes[key] for key in some if key in sizes])
-        place: After = at + (some.index(chosen[-1].id) + 1 if chosen else len(some))
+        sizes = {
+            row.id: row for row in await ctx.read(statement.where(col(Message.id).in_(chunk_ids)))
+        }
+        chosen = _rows_of_next_chunk([sizes[key] for key in chunk_ids if key in sizes])
+        next_position: ExportPosition = at + (
+            chunk_ids.index(chosen[-1].id) + 1 if chosen else len(chunk_ids)
+        )
     else:
-        if isinstance(after, list):
-            stood, key = datetime.fromisoformat(after[0]), after[1]
-            asked = asked.where(tuple_(*AGE) > (stood, key))
-        chosen = _fitting(await ctx.read(asked.order_by(*AGE).limit(TOGETHER)))
+        if isinstance(position, list):
+            last_received_at, key = datetime.fromisoformat(position[0]), position[1]
+            statement = statement.where(tuple_(*SORT_COLUMNS) > (last_received_at, key))
+        chosen = _rows_of_next_chunk(
+            await ctx.read(statement.order_by(*SORT_COLUMNS).limit(MAX_CHUNK_MESSAGES))
+        )
         if not chosen:
             return None
-        place = [chosen[-1].listed_at.isoformat(), chosen[-1].id]
-    return await _cut(ctx, kind, state, [row.id for row in chosen], place)
+        next_position = [chosen[-1].listed_at.isoformat(), chosen[-1].id]
+    return await _write_messages(
+        ctx, export_format, archive_state, [row.id for row in chosen], next_position
+    )
 
 
-def _fitting(rows: Sequence[Picked]) -> list[Picked]:
+def _rows_of_next_chunk(message_rows: Sequence[ColumnRow]) -> list[ColumnRow]:
     """Return the first rows, as many as fit into a chunk."""
-    chosen, weight = list[Picked](), 0
-    for row in rows:
-        if chosen and weight + row.size > WEIGHT:
+    chosen, weight = list[ColumnRow](), 0
+    for row in message_rows:
+        if chosen and weight + row.size > MAX_CHUNK_BYTES:
             break
         chosen.append(row)
         weight += row.size
     return chosen
 
 
-async def _cut(
-    ctx: Context, kind: ExportFormat, state: State, chosen: Sequence[int], place: After
-) -> Cut:
+async def _write_messages(
+    ctx: Context,
+    export_format: ExportFormat,
+    archive_state: ArchiveState,
+    message_ids: Sequence[int],
+    next_position: ExportPosition,
+) -> ExportChunk:
     """Write these messages as a chunk. Deleted messages are left out."""
-    ctx.forget()
+    ctx.clear_loaded()
     rows = await ctx.read(
-        select(*picked(Message, COLUMNS), col(Mailbox.path))
+        select(*select_columns(Message, MESSAGE_COLUMNS), col(Mailbox.path))
         .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
-        .where(*_theirs(ctx), col(Message.id).in_(chosen))
-        .order_by(*AGE)
+        .where(*_own_message_clauses(ctx), col(Message.id).in_(message_ids))
+        .order_by(*SORT_COLUMNS)
     )
-    opened = await ctx.load_all(content.stored, [row.id for row in rows])
-    waiting = await scheduled_messages.waiting(ctx, own(ctx), chosen)
-    outgoing: list[Outgoing] = []
+    opened = await ctx.load_many(content.load_stored_messages, [row.id for row in rows])
+    waiting = await scheduled_messages.load_scheduled_copies(ctx, require_user_id(ctx), message_ids)
+    outgoing: list[ExportedMessage] = []
     damaged: list[str] = []
     for row, stored in zip(rows, opened, strict=True):
-        if not isinstance(stored, Stored):
+        if not isinstance(stored, StoredMessage):
             continue  # deleted since
         try:
-            raw = await gathered(stored.whole())
-        except Corrupt as problem:
+            raw = await read_all(stored.stream_raw())
+        except CorruptBlob as problem:
             damaged.append(f"message {row.id}: {problem}")
             continue
         except NotFound:
             continue  # deleted since
-        told = Told(
+        record = MessageRecord(
             row.path,
             row.received_at,
-            flags(row),
+            imap_flags(row),
             row.expires,
             row.meta_data,
             row.envelope_from,
@@ -291,46 +320,62 @@ async def _cut(
         box_id = row.mailbox_id
         if row.id in waiting:
             drafts = waiting[row.id]
-            told, box_id = (
-                scheduled_messages.as_draft(told, drafts),
+            record, box_id = (
+                scheduled_messages.record_as_draft(record, drafts),
                 drafts.id if drafts else box_id,
             )
-        number = state.messages + len(outgoing) + 1
-        outgoing.append(Outgoing(raw, told, box_id, number))
-    ctx.forget()  # frees the memory of the loaded messages
-    chunk = await _put(ctx, kind, state, outgoing)
-    return Cut(chunk, place, len(chosen), damaged)
+        number = archive_state.messages + len(outgoing) + 1
+        outgoing.append(ExportedMessage(raw, record, box_id, number))
+    ctx.clear_loaded()  # frees the memory of the loaded messages
+    chunk = await _encode_in_thread(ctx, export_format, archive_state, outgoing)
+    return ExportChunk(chunk, next_position, len(message_ids), damaged)
 
 
-async def _put(
-    ctx: Context, kind: ExportFormat, state: State, outgoing: Sequence[Outgoing]
-) -> Chunk:
+async def _encode_in_thread(
+    ctx: Context,
+    export_format: ExportFormat,
+    archive_state: ArchiveState,
+    messages: Sequence[ExportedMessage],
+) -> ArchiveChunk:
     """Encode messages in the archive format, in a worker thread."""
-    if not outgoing:
-        return Chunk(b"")
-    return await asyncio.to_thread(archive_writer.put, kind, state, outgoing, ctx.world.now())
+    if not messages:
+        return ArchiveChunk(b"")
+    return await asyncio.to_thread(
+        archive_writer.write_messages, export_format, archive_state, messages, ctx.environment.now()
+    )
 
 
-async def _of_queue(
-    ctx: Context, kind: ExportFormat, state: State, after: dict[str, Any]
-) -> Cut | None:
+async def _write_scheduled_chunk(
+    ctx: Context, export_format: ExportFormat, archive_state: ArchiveState, position: dict[str, Any]
+) -> ExportChunk | None:
     """Write the next chunk of scheduled messages that are in no mailbox."""
-    behind = after.get("queued", ())
-    rows = _fitting(await scheduled_messages.without_copy(ctx, own(ctx), behind, TOGETHER))
+    queued_position = position.get("queued", ())
+    rows = _rows_of_next_chunk(
+        await scheduled_messages.read_submissions_without_copy(
+            ctx, require_user_id(ctx), queued_position, MAX_CHUNK_MESSAGES
+        )
+    )
     if not rows:
         return None
-    box = await scheduled_messages.drafts(ctx, own(ctx))
-    outgoing: list[Outgoing] = []
+    box = await scheduled_messages.load_drafts_mailbox(ctx, require_user_id(ctx))
+    outgoing: list[ExportedMessage] = []
     damaged: list[str] = []
     for row in rows:
         try:
-            raw = await gathered((await submitted(ctx.world, row.id, row.blob_id)).whole())
-        except Corrupt as problem:
+            raw = await read_all(
+                (await open_submission(ctx.environment, row.id, row.blob_id)).stream_raw()
+            )
+        except CorruptBlob as problem:
             damaged.append(f"submission {row.queue_id}: {problem}")
             continue
         except NotFound:
             continue  # removed since
-        told, number = scheduled_messages.told_of(row, raw, box), state.messages + len(outgoing) + 1
-        outgoing.append(Outgoing(raw, told, box.id if box else 0, number))
-    chunk = await _put(ctx, kind, state, outgoing)
-    return Cut(chunk, {"queued": scheduled_messages.place_of(rows[-1])}, len(rows), damaged)
+        record, number = (
+            scheduled_messages.record_of_queued_draft(row, raw, box),
+            archive_state.messages + len(outgoing) + 1,
+        )
+        outgoing.append(ExportedMessage(raw, record, box.id if box else 0, number))
+    chunk = await _encode_in_thread(ctx, export_format, archive_state, outgoing)
+    return ExportChunk(
+        chunk, {"queued": scheduled_messages.position_of_submission(rows[-1])}, len(rows), damaged
+    )

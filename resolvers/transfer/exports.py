@@ -1,6 +1,6 @@
 """Export accounts as files: a task writes the file, which can be downloaded until it expires."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,39 +10,41 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.archives import archive_writer
-from mail.archives.archive_writer import ENDINGS, ExportFormat, State
+from mail.archives.archive_writer import SUFFIXES_AND_MEDIA_TYPES, ArchiveState, ExportFormat
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.blob_writer import Kept, blob_ids, keep
-from mail.storage.blobs.compression import digest_of
-from mail.storage.blobs.damage_check import BUDGET, check_pieces
-from mail.storage.blobs.message_layout import Piece
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows, store_message_blobs
+from mail.storage.blobs.compression import content_digest
+from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, check_blobs
+from mail.storage.blobs.message_layout import NewBlob
 from models.admin.tasks import Task, TaskState
-from models.errors import LimitReached, NotFound, found
+from models.errors import LimitReached, NotFound, require_found
 from models.events.journal import ChangeKind
 from models.files.blobs import Blob
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked, table_of
-from models.transfer import Export, ExportPiece
-from models.users.roles import Role, Scope, opened
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, core_table, select_columns
+from models.transfer import Export, ExportPart
+from models.users.roles import Role, Scope, expand_scopes
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.admin.task_steps import Plan, Step, queue
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context
-from resolvers.files.stored_files import tenant_of
-from resolvers.messages.content_access import openable, witnessed
-from resolvers.messages.filters.filter_conditions import Selection
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.pagination import all_by_keys, by_keys
+from resolvers.files.stored_files import read_tenant_id
+from resolvers.messages.content_access import log_content_read, require_readable_account
+from resolvers.messages.filters.filter_conditions import MessageSelector
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.pagination import read_all_by_keys, read_by_keys
 from resolvers.transfer import export_writer, passphrases
-from resolvers.users.selection import managed_one
+from resolvers.users.selection import load_managed_user
 
-KIND = "ACCOUNT_EXPORT"
-RUNNING = 2  # unfinished exports of a user
-KEPT = 5  # exports of a user; a new one deletes the oldest
-WHOLE = frozenset({Scope.READ, Scope.SETTINGS})  # one of these is needed for exports with settings
-DATA, DIRECTORY, END = range(3)
-CHECKED = 100  # blobs read together, possibly with their bytes
-TOLD = 50  # unreadable messages listed in the result
+TASK_KIND = "ACCOUNT_EXPORT"
+MAX_RUNNING_EXPORTS = 2  # unfinished exports of a user
+MAX_STORED_EXPORTS = 5  # exports of a user; a new one deletes the oldest
+SETTINGS_SCOPES = frozenset(
+    {Scope.READ, Scope.SETTINGS}
+)  # one of these is needed for exports with settings
+DATA_PART, DIRECTORY_PART, END_PART = range(3)
+PIECES_PER_READ = 100  # blobs read together, possibly with their bytes
+MAX_REPORTED_MESSAGES = 50  # unreadable messages listed in the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,252 +53,325 @@ class NewExport:
 
     user_id: int
     format: ExportFormat = ExportFormat.EML_ZIP
-    where: MessageWhere | None = None
-    settings: bool = True
+    conditions: MessageConditions | None = None
+    with_settings: bool = True
     passphrase: str | None = field(default=None, repr=False)
 
 
-def seen(ctx: Context) -> ColumnElement[bool]:
+def is_visible_export_sql(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for exports the viewer may see: the own ones, and all for ROOT.
 
     Exports with settings are visible only to credentials that can read settings.
     """
-    theirs = true() if ctx.viewer.role is Role.ROOT else col(Export.user_id) == ctx.viewer.user_id
-    there = theirs & (col(Export.expires_at) > ctx.world.now())
-    return there if WHOLE & opened(ctx.viewer.scopes) else there & ~col(Export.settings)
+    is_readable = (
+        true() if ctx.viewer.role is Role.ROOT else col(Export.user_id) == ctx.viewer.user_id
+    )
+    is_unexpired = is_readable & (col(Export.expires_at) > ctx.environment.now())
+    return (
+        is_unexpired
+        if SETTINGS_SCOPES & expand_scopes(ctx.viewer.scopes)
+        else is_unexpired & ~col(Export.settings)
+    )
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_exports_by_id(ctx: Context, export_ids: list[int]) -> list[ColumnRow | None]:
     """Load exports in the order of the IDs; None for one the viewer may not see."""
-    return await by_keys(ctx, select(*picked(Export)).where(seen(ctx)), col(Export.id), ids)
+    return await read_by_keys(
+        ctx,
+        select(*select_columns(Export)).where(is_visible_export_sql(ctx)),
+        col(Export.id),
+        export_ids,
+    )
 
 
-async def of_users(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
+async def load_exports_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the exports of these users, newest first."""
-    asked = select(*picked(Export)).where(seen(ctx))
-    newest = asked.order_by(col(Export.created_at).desc(), col(Export.id).desc())
-    return await all_by_keys(ctx, newest, col(Export.user_id), user_ids)
+    statement = select(*select_columns(Export)).where(is_visible_export_sql(ctx))
+    newest = statement.order_by(col(Export.created_at).desc(), col(Export.id).desc())
+    return await read_all_by_keys(ctx, newest, col(Export.user_id), user_ids)
 
 
-async def states(ctx: Context, ids: list[int]) -> list[TaskState]:
+async def load_export_states(ctx: Context, export_ids: list[int]) -> list[TaskState]:
     """Return the task state of each export; FAILED if an unfinished export has no task."""
-    asked = (
+    statement = (
         select(col(Export.id), col(Export.finished_at), col(Task.state))
         .outerjoin(Task, col(Task.id) == col(Export.task_id))
-        .where(seen(ctx), col(Export.id).in_(ids))
+        .where(is_visible_export_sql(ctx), col(Export.id).in_(export_ids))
     )
-    known = {
+    states_by_id = {
         row.id: TaskState.SUCCEEDED if row.finished_at else row.state or TaskState.FAILED
-        for row in await ctx.read(asked)
+        for row in await ctx.read(statement)
     }
-    return [known.get(key, TaskState.FAILED) for key in ids]
+    return [states_by_id.get(key, TaskState.FAILED) for key in export_ids]
 
 
-async def create(ctx: Context, new: NewExport) -> int:
+async def create_export(ctx: Context, new_export: NewExport) -> int:
     """Create an export, queue the task that writes it, and return the export ID.
 
     Raises Forbidden if the viewer may not read the mail, LimitReached if two exports are
     unfinished.
     """
-    openable(ctx, new.user_id)
-    user = await managed_one(ctx, new.user_id)
+    require_readable_account(ctx, new_export.user_id)
+    user = await load_managed_user(ctx, new_export.user_id)
     foreign = user.id != ctx.viewer.user_id
     if foreign:
-        await witnessed(ctx, [user.id])
-    settings = new.settings and bool(WHOLE & opened(ctx.viewer.scopes))
-    carried = new.settings and new.format is not ExportFormat.MBOX
-    secret = passphrases.sealed(ctx, user.id, new.passphrase, settings=carried)
-    ids = await _chosen(ctx, new)
-    now, key = ctx.world.now(), ctx.world.key()
-    async with ctx.write(user.id) as session:
-        await _room(ctx, session, user.id)
+        await log_content_read(ctx, [user.id])
+    settings = new_export.with_settings and bool(SETTINGS_SCOPES & expand_scopes(ctx.viewer.scopes))
+    carried = new_export.with_settings and new_export.format is not ExportFormat.MBOX
+    secret = passphrases.sealed_order_fields(
+        ctx, user.id, new_export.passphrase, with_settings=carried
+    )
+    ids = await _load_selected_message_ids(ctx, new_export)
+    now, key = ctx.environment.now(), ctx.environment.new_id()
+    async with ctx.write_session(user.id) as session:
+        await _make_room_for_export(ctx, session, user.id)
         order = {
             "export": key,
-            "format": new.format,
+            "format": new_export.format,
             "ids": ids,
             "settings": settings,
             **secret,
         }
         total = None if ids is None else len(ids)
-        (task,) = await queue(ctx, session, KIND, [order], user_id=user.id, total=total)
-        ending, _ = ENDINGS[new.format]
+        (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], user_id=user.id, total=total)
+        ending, _ = SUFFIXES_AND_MEDIA_TYPES[new_export.format]
         row = Export(
             id=key,
             user_id=user.id,
             task_id=task.id,
-            format=new.format,
+            format=new_export.format,
             filename=f"{user.username}-{now:%Y-%m-%d}.{ending}",
-            settings=settings and new.format is not ExportFormat.MBOX,
+            settings=settings and new_export.format is not ExportFormat.MBOX,
             created_at=now,
-            expires_at=now + ctx.world.options.exports_for,
+            expires_at=now + ctx.environment.options.exports_for,
         )
         session.add(row)
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
-            after = {"format": new.format, "settings": settings, "passphrase": bool(secret)}
-            deed = Done("accountExport", "User", user.id, user.domain_id, None, after)
-            await admin_log.note(ctx, session, deed)
+            after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
+            entry = NewAdminLogEntry("accountExport", "User", user.id, user.domain_id, None, after)
+            await admin_log.log_changes(ctx, session, entry)
     return key
 
 
-async def _chosen(ctx: Context, new: NewExport) -> list[int] | None:
+async def _load_selected_message_ids(ctx: Context, new_export: NewExport) -> list[int] | None:
     """Return the IDs of the messages that match; None for the whole account."""
-    if new.where is None or new.where.everything:
+    if new_export.conditions is None or new_export.conditions.is_empty:
         return None
-    return await export_writer.chosen(ctx, new.user_id, Selection(where=new.where))
+    return await export_writer.load_message_ids(
+        ctx, new_export.user_id, MessageSelector(conditions=new_export.conditions)
+    )
 
 
-async def _room(ctx: Context, session: AsyncSession, user_id: int) -> None:
+async def _make_room_for_export(ctx: Context, session: AsyncSession, user_id: int) -> None:
     """Raise LimitReached if too many exports are unfinished. Delete the oldest finished ones."""
-    await check_running(ctx, user_id, KIND, RUNNING)
-    asked = select(col(Export.id)).where(
+    await require_few_running_tasks(ctx, user_id, TASK_KIND, MAX_RUNNING_EXPORTS)
+    statement = select(col(Export.id)).where(
         col(Export.user_id) == user_id, col(Export.finished_at).is_not(None)
     )
-    newest = asked.order_by(col(Export.created_at).desc(), col(Export.id).desc())
-    old = [row.id for row in await ctx.read(newest.offset(KEPT - 1))]
+    newest = statement.order_by(col(Export.created_at).desc(), col(Export.id).desc())
+    old = [row.id for row in await ctx.read(newest.offset(MAX_STORED_EXPORTS - 1))]
     if old:
         await (await session.connection()).execute(delete(Export).where(col(Export.id).in_(old)))
 
 
-async def check_running(ctx: Context, user_id: int, kind: str, most: int) -> None:
+async def require_few_running_tasks(
+    ctx: Context, user_id: int, task_kind: str, max_running: int
+) -> None:
     """Raise LimitReached if a user has this many unfinished tasks of a kind."""
-    many = select(func.count()).select_from(Task)
-    theirs = col(Task.user_id) == user_id, col(Task.kind) == kind, col(Task.finished_at).is_(None)
-    ((running,),) = await ctx.read(many.where(*theirs))
-    if running >= most:
-        raise LimitReached(f"{most} of an account at once", limit=most, used=running)
+    statement = select(func.count()).select_from(Task)
+    conditions = (
+        col(Task.user_id) == user_id,
+        col(Task.kind) == task_kind,
+        col(Task.finished_at).is_(None),
+    )
+    ((running,),) = await ctx.read(statement.where(*conditions))
+    if running >= max_running:
+        raise LimitReached(f"{max_running} of an account at once", limit=max_running, used=running)
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class StoredExport:
     """A finished export that can be downloaded."""
 
-    row: Picked
-    parts: list[tuple[int, int]]  # blob ID and size, in order
+    export: ColumnRow
+    blob_ids_and_sizes: list[tuple[int, int]]  # blob ID and size, in order
     ctx: Context
 
     @property
     def size(self) -> int:
         """Size in bytes."""
-        return sum(size for _, size in self.parts)
+        return sum(size for _, size in self.blob_ids_and_sizes)
 
-    async def check(self, start: int, end: int) -> None:
+    async def require_undamaged(self, start: int, end: int) -> None:
         """Raise Corrupt if bytes from `start` to `end` are damaged.
 
         Checks as much as the budget of `check_pieces` allows. Raises NotFound if the export was
         deleted.
         """
-        wanted, at, budget = list[int](), 0, BUDGET
-        for key, size in self.parts:
+        blob_ids, at, budget = list[int](), 0, MAX_VERIFIED_BYTES
+        for key, size in self.blob_ids_and_sizes:
             if max(start - at, 0) < min(end - at, size):
-                wanted.append(key)
+                blob_ids.append(key)
             at += size
-        for nth in range(0, len(wanted), CHECKED):
-            keys = wanted[nth : nth + CHECKED]
+        for nth in range(0, len(blob_ids), PIECES_PER_READ):
+            keys = blob_ids[nth : nth + PIECES_PER_READ]
             rows = await self.ctx.read(select(*blob_reader.COLUMNS).where(col(Blob.id).in_(keys)))
             if len(rows) < len(set(keys)):
-                raise NotFound(str(self.row.id))  # removed meanwhile
-            budget = await check_pieces(self.ctx.world.blobs, rows, budget)
+                raise NotFound(str(self.export.id))  # it was removed after the export was read
+            budget = await check_blobs(self.ctx.environment.object_store, rows, budget)
 
-    async def stream(self, start: int, end: int) -> AsyncGenerator[bytes]:
+    async def stream_bytes(self, start: int, end: int) -> AsyncGenerator[bytes]:
         """Yield the bytes from `start` to `end`."""
         at = 0
-        for key, size in self.parts:
+        for key, size in self.blob_ids_and_sizes:
             first, last = max(start - at, 0), min(end - at, size)
             at += size
             if first >= last:
                 continue
-            asked = select(*blob_reader.COLUMNS).where(col(Blob.id) == key)
-            blob = found(next(iter(await self.ctx.read(asked)), None))
-            chunks = blob_reader.stream(self.ctx.world.blobs, blob, first, last)
+            statement = select(*blob_reader.COLUMNS).where(col(Blob.id) == key)
+            blob = require_found(next(iter(await self.ctx.read(statement)), None))
+            chunks = blob_reader.stream_content(
+                self.ctx.environment.object_store, blob, first, last
+            )
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
 
 
-async def whole(ctx: Context, user_id: int, key: int) -> Whole:
+async def open_export(ctx: Context, user_id: int, export_id: int) -> StoredExport:
     """Return a finished export. Raises NotFound if there is none or it is unfinished.
 
     A download of another user's export, which only ROOT can do, is written to the security log.
     """
-    row = found(await ctx.load(by_ids, key), str(key))
+    row = require_found(await ctx.load(load_exports_by_id, export_id), str(export_id))
     if row.user_id != user_id or row.finished_at is None:
-        raise NotFound(str(key))
+        raise NotFound(str(export_id))
     if row.user_id != ctx.viewer.user_id:
-        await witnessed(ctx, [row.user_id])
-    asked = select(col(ExportPiece.blob_id), col(ExportPiece.size)).where(
-        col(ExportPiece.export_id) == key
+        await log_content_read(ctx, [row.user_id])
+    statement = select(col(ExportPart.blob_id), col(ExportPart.size)).where(
+        col(ExportPart.export_id) == export_id
     )
-    rows = await ctx.read(asked.order_by(col(ExportPiece.part), col(ExportPiece.position)))
-    return Whole(row, [(each.blob_id, each.size) for each in rows], ctx)
+    rows = await ctx.read(statement.order_by(col(ExportPart.part), col(ExportPart.position)))
+    return StoredExport(row, [(each.blob_id, each.size) for each in rows], ctx)
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+@dataclass(frozen=True, slots=True)
+class StoredExportPart:
+    """A stored part of an export chunk: its number, its size in bytes and its blobs."""
+
+    number: int
+    size: int
+    stored_blobs: StoredMessageBlobs
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedExportChunk:
+    """The stored parts of the next chunk, and what its transaction reports."""
+
+    parts: Sequence[StoredExportPart]
+    checkpoint: dict[str, Any]
+    done_count: int
+    total: int | None  # if the chunk determines it
+
+
+async def plan_next_chunk(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Write the next chunk and store its blobs."""
-    kind, state = ExportFormat(order["format"]), State(**checkpoint.get("state", {}))
+    kind, state = ExportFormat(task_order["format"]), ArchiveState(**checkpoint.get("state", {}))
     note = {**checkpoint}
-    done, total, written = 0, None, list[tuple[int, bytes]]()
+    done_count, total, chunk_parts = 0, None, list[tuple[int, bytes]]()
     if not checkpoint:
-        word = passphrases.opened(ctx.world, ctx.viewer.user_id, order)
-        chunk, total = await export_writer.begun(ctx, kind, state, order, word)
-        written, note["after"] = [(DATA, chunk.data), (DIRECTORY, chunk.directory)], None
-    elif part := await export_writer.cut(ctx, kind, state, order["ids"], checkpoint["after"]):
-        written = [(DATA, part.chunk.data), (DIRECTORY, part.chunk.directory)]
-        note |= {"after": part.after, "stored": state.messages}
-        refused = [[text.partition(":")[0], text] for text in part.damaged]
-        note["refused"] = [*checkpoint.get("refused", []), *refused][:TOLD]
-        done = part.done
+        passphrase = passphrases.open_passphrase(ctx.environment, ctx.viewer.user_id, task_order)
+        chunk, total = await export_writer.write_account_record(
+            ctx, kind, state, task_order, passphrase
+        )
+        chunk_parts, note["after"] = (
+            [(DATA_PART, chunk.data), (DIRECTORY_PART, chunk.directory)],
+            None,
+        )
+    elif part := await export_writer.write_next_chunk(
+        ctx, kind, state, task_order["ids"], checkpoint["after"]
+    ):
+        chunk_parts = [
+            (DATA_PART, part.archive_chunk.data),
+            (DIRECTORY_PART, part.archive_chunk.directory),
+        ]
+        note |= {"after": part.next_position, "stored": state.messages}
+        refused = [[text.partition(":")[0], text] for text in part.unreadable_messages]
+        note["refused"] = [*checkpoint.get("refused", []), *refused][:MAX_REPORTED_MESSAGES]
+        done_count = part.done_count
     else:
-        last, end = archive_writer.ended(kind, state)
-        written, note["ended"] = [(DATA, last), (END, end)], True
-    note |= {"state": state.plain(), "position": checkpoint.get("position", 0) + 1}
-    tenant = await tenant_of(ctx, ctx.viewer.user_id)
-    kept = [
-        (part, len(content), await keep(ctx.world, tenant, Piece(digest_of(content), content), ()))
-        for part, content in written
+        last, end = archive_writer.finish_archive(kind, state)
+        chunk_parts, note["ended"] = [(DATA_PART, last), (END_PART, end)], True
+    note |= {"state": state.checkpoint(), "position": checkpoint.get("position", 0) + 1}
+    tenant = await read_tenant_id(ctx, ctx.viewer.user_id)
+    parts = [
+        StoredExportPart(
+            part,
+            len(content),
+            await store_message_blobs(
+                ctx.environment, tenant, NewBlob(content_digest(content), content), ()
+            ),
+        )
+        for part, content in chunk_parts
         if content
     ]
-    return Plan(made=(kept, note, done, total))
+    return TaskStepPlan(prepared=PreparedExportChunk(parts, note, done_count, total))
 
 
-async def step(
+async def store_chunk(
     ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    task_order: dict[str, Any],
     _: dict[str, Any],
-    held: Plan,
-) -> Step:
-    """Insert the pieces of the chunk; after the last chunk mark the export as finished.
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
+    """Insert the parts of the chunk; after the last chunk mark the export as finished.
 
     Raises NotFound if the export was deleted.
     """
-    kept, note, done, total = held.made
-    now, key = ctx.world.now(), order["export"]
-    values: dict[str, Any] = {"expires_at": now + ctx.world.options.exports_for}
+    chunk: PreparedExportChunk = task_plan.prepared
+    note = chunk.checkpoint
+    now, key = ctx.environment.now(), task_order["export"]
+    values: dict[str, Any] = {"expires_at": now + ctx.environment.options.exports_for}
     if note.get("ended"):
-        size = func.coalesce(func.sum(col(ExportPiece.size)), 0)
-        written = select(size).where(col(ExportPiece.export_id) == key)
-        values |= {"finished_at": now, "size": written.scalar_subquery()}
-    await ctx.world.join(session, lambda turn: _pieces(turn, key, note["position"], kept))
-    this = update(Export).where(col(Export.id) == key).values(**values)
-    if not (await (await session.connection()).execute(this)).rowcount:
+        size = func.coalesce(func.sum(col(ExportPart.size)), 0)
+        total_size = select(size).where(col(ExportPart.export_id) == key)
+        values |= {"finished_at": now, "size": total_size.scalar_subquery()}
+    await ctx.environment.run_in_session(
+        session,
+        lambda transaction: _insert_pieces(transaction, key, note["position"], chunk.parts),
+    )
+    statement = update(Export).where(col(Export.id) == key).values(**values)
+    if not (await (await session.connection()).execute(statement)).rowcount:
         raise NotFound(str(key), path=["export"])
-    ctx.world.fault("exported")
-    return Step(note, done=done, more=not note.get("ended"), total=total)
+    ctx.environment.reach_fault_point("exported")
+    return TaskStepResult(
+        note, done_count=chunk.done_count, has_more=not note.get("ended"), total=chunk.total
+    )
 
 
-def _pieces(turn: Turn, key: int, position: int, kept: list[tuple[int, int, Kept]]) -> None:
+def _insert_pieces(
+    transaction: DatabaseTransaction,
+    export_id: int,
+    position: int,
+    parts: Sequence[StoredExportPart],
+) -> None:
     """Insert rows for the stored blobs of a chunk."""
     rows: list[Mapping[str, Any]] = [
         {
-            "id": turn.world.key(),
-            "export_id": key,
-            "part": part,
+            "id": transaction.environment.new_id(),
+            "export_id": export_id,
+            "part": part.number,
             "position": position,
-            "size": size,
-            "blob_id": blob_ids(turn, one)[one.root],
+            "size": part.size,
+            "blob_id": insert_blob_rows(transaction, part.stored_blobs)[
+                part.stored_blobs.layout_digest
+            ],
         }
-        for part, size, one in kept
+        for part in parts
     ]
     if rows:
-        turn.connection.execute(insert(table_of(ExportPiece)), rows)
+        transaction.connection.execute(insert(core_table(ExportPart)), rows)

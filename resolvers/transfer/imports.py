@@ -13,39 +13,50 @@ from sqlalchemy import ColumnElement, delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.archives.mail_sources import HEAD, Source, known, messages, source
-from mail.archives.source_message import Unusable
+from mail.archives.mail_sources import (
+    HEAD_BYTES,
+    MailSource,
+    detect_format,
+    open_source,
+    read_messages,
+)
+from mail.archives.source_message import UnusableMessageError
 from mail.mailboxes import paths
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.blob_writer import Kept, blob_ids
-from mail.storage.blobs.compression import digest_of
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
+from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.object_stores import object_name
 from models.admin.tasks import Task
-from models.errors import Forbidden, Invalid, NotFound, OverQuota, check_limit, found
+from models.errors import Forbidden, InvalidInput, NotFound, OverQuota, check_limit, require_found
 from models.events.journal import ChangeKind
 from models.files.blobs import Blob, Upload
-from models.runtime.environment import Turn, World
-from models.store.columns import Picked, table_of
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, core_table
 from models.transfer import ImportArchive
-from models.users.roles import Role, Scope, opened
-from resolvers.access import own
+from models.users.roles import Role, Scope, expand_scopes
+from resolvers.access import require_user_id
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.admin.task_steps import Plan, Planner, Step, queue
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepPlanner, TaskStepResult, insert_tasks
 from resolvers.connectors import transfer
-from resolvers.context import Context, Needs
+from resolvers.context import Context, GuardRule
 from resolvers.files import uploads
-from resolvers.files.stored_files import raw, tenant_of
-from resolvers.files.uploads import Received
-from resolvers.messages.content_access import openable
+from resolvers.files.stored_files import describe_uncompressed_object, read_tenant_id
+from resolvers.files.uploads import ReceivedFile
+from resolvers.messages.content_access import require_readable_account
 from resolvers.transfer import import_writer, passphrases
-from resolvers.transfer.exports import check_running
-from resolvers.transfer.import_writer import Import, Outcome, Reading, Ready
-from resolvers.users.selection import managed_one
+from resolvers.transfer.exports import require_few_running_tasks
+from resolvers.transfer.import_writer import (
+    ImportableMessage,
+    ImportOutcome,
+    RunningImport,
+    SourceReader,
+)
+from resolvers.users.selection import load_managed_user
 
-KIND = "ACCOUNT_IMPORT"
-RUNNING = 2  # unfinished imports of a user
-OPERATORS = Needs(role=Role.ROOT, scope=Scope.MASTER)
+TASK_KIND = "ACCOUNT_IMPORT"
+MAX_RUNNING_IMPORTS = 2  # unfinished imports of a user
+SERVER_FILE_RULE = GuardRule(role=Role.ROOT, scope=Scope.MASTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,204 +68,259 @@ class NewImport:
     content: bytes | None = None
     path: str | None = None
     mailbox: str | None = None  # one for all mail; None: the mailboxes of the archive
-    dedupe: bool = True
-    settings: bool = True
+    skips_known: bool = True
+    with_settings: bool = True
     passphrase: str | None = field(default=None, repr=False)  # decrypts passwords in the archive
 
 
-async def create(ctx: Context, new: NewImport) -> Task:
+async def queue_import(ctx: Context, new_import: NewImport) -> Task:
     """Queue a task that imports an archive.
 
     Raises Invalid if the file is no archive, LimitReached if two imports of the user are
     unfinished. A file on the server requires ROOT and must be below the import folder of the
     settings.
     """
-    if sum(each is not None for each in (new.upload_id, new.content, new.path)) != 1:
+    if (
+        sum(
+            each is not None for each in (new_import.upload_id, new_import.content, new_import.path)
+        )
+        != 1
+    ):
         text = "give the archive, or its path on the server: one of them"
-        raise Invalid(text, constraint="exclusive", path=["archive"])
-    user_id = own(ctx) if new.user_id is None else new.user_id
-    openable(ctx, user_id)
-    user = await managed_one(ctx, user_id)
-    into = paths.checked_path(new.mailbox, path_in=["mailbox"]) if new.mailbox else None
+        raise InvalidInput(text, constraint="exclusive", path=["archive"])
+    user_id = require_user_id(ctx) if new_import.user_id is None else new_import.user_id
+    require_readable_account(ctx, user_id)
+    user = await load_managed_user(ctx, user_id)
+    target_path = (
+        paths.validate_path(new_import.mailbox, input_path=["mailbox"])
+        if new_import.mailbox
+        else None
+    )
     order = {
         "archive": None,
-        "path": new.path,
-        "mailbox": into,
-        "dedupe": new.dedupe,
-        "settings": new.settings and Scope.SETTINGS in opened(ctx.viewer.scopes),
-        "unset": new.settings and Scope.SETTINGS not in opened(ctx.viewer.scopes),
-        **passphrases.sealed(ctx, user.id, new.passphrase, settings=new.settings),
+        "path": new_import.path,
+        "mailbox": target_path,
+        "dedupe": new_import.skips_known,
+        "settings": new_import.with_settings and Scope.SETTINGS in expand_scopes(ctx.viewer.scopes),
+        "unset": new_import.with_settings
+        and Scope.SETTINGS not in expand_scopes(ctx.viewer.scopes),
+        **passphrases.sealed_order_fields(
+            ctx, user.id, new_import.passphrase, with_settings=new_import.with_settings
+        ),
     }
-    if new.path is not None:
-        await check_path(ctx, new.path)
-        return await _queued(ctx, user, order, None)
-    received, name = await _received(ctx, new)
-    if new.content is not None:
-        await uploads.put(ctx.world, name, received.source)
-    kept = await raw(ctx.world, await tenant_of(ctx, user.id), received, name)
-    return await _queued(ctx, user, order, (kept, received, new.upload_id))
+    if new_import.path is not None:
+        await require_importable_server_file(ctx, new_import.path)
+        return await _insert_import_task(ctx, user, order, None)
+    received, name = await _receive_archive(ctx, new_import)
+    if new_import.content is not None:
+        await uploads.put_object(ctx.environment, name, received.source)
+    stored_blobs = await describe_uncompressed_object(
+        ctx.environment, await read_tenant_id(ctx, user.id), received, name
+    )
+    archive = StoredImportArchive(stored_blobs, received, new_import.upload_id)
+    return await _insert_import_task(ctx, user, order, archive)
 
 
-async def _received(ctx: Context, new: NewImport) -> tuple[Received, str]:
+async def _receive_archive(ctx: Context, new_import: NewImport) -> tuple[ReceivedFile, str]:
     """Return the archive and the name of its object in the store."""
-    if new.content is not None:
-        most = ctx.world.options.upload_max
-        check_limit(len(new.content), most, f"at most {most} bytes", path=["archive"])
-        _recognised(new.content[:HEAD], ["archive"])
-        digest = digest_of(new.content)
-        name = object_name(digest, ctx.world.key())
-        return Received(new.content, len(new.content), digest, filename="archive"), name
-    return await sent(ctx, new.upload_id or 0)
+    if new_import.content is not None:
+        max_bytes = ctx.environment.options.upload_max
+        check_limit(
+            len(new_import.content), max_bytes, f"at most {max_bytes} bytes", path=["archive"]
+        )
+        _require_known_format(new_import.content[:HEAD_BYTES], ["archive"])
+        digest = content_digest(new_import.content)
+        name = object_name(digest, ctx.environment.new_id())
+        return ReceivedFile(
+            new_import.content, len(new_import.content), digest, filename="archive"
+        ), name
+    return await read_uploaded_archive(ctx, new_import.upload_id or 0)
 
 
-async def sent(
-    ctx: Context, upload_id: int, path: Sequence[str] = ("archive",)
-) -> tuple[Received, str]:
+async def read_uploaded_archive(
+    ctx: Context, upload_id: int, path_in_input: Sequence[str] = ("archive",)
+) -> tuple[ReceivedFile, str]:
     """Return an uploaded archive of the viewer, and the name of its object in the store.
 
     Raises NotFound if there is no such upload, Invalid if it is no archive.
     """
-    row: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=path)
-    head = await uploads.read_head(ctx, row, HEAD)
-    _recognised(head, path)
-    return Received(b"", row.size, row.digest, filename=row.filename or "archive"), row.blob_name
+    row: ColumnRow = require_found(
+        await ctx.load(uploads.load_uploads_by_id, upload_id), str(upload_id), path=path_in_input
+    )
+    head = await uploads.read_head(ctx, row, HEAD_BYTES)
+    _require_known_format(head, path_in_input)
+    return ReceivedFile(
+        b"", row.size, row.digest, filename=row.filename or "archive"
+    ), row.blob_name
 
 
-def _recognised(head: bytes, path: Sequence[str]) -> None:
+def _require_known_format(first_bytes: bytes, path_in_input: Sequence[str]) -> None:
     """Raise Invalid if a file does not begin like a supported archive."""
     try:
-        known(head)
-    except Unusable as problem:
-        raise Invalid(str(problem), constraint="archive", path=path) from problem
+        detect_format(first_bytes)
+    except UnusableMessageError as problem:
+        raise InvalidInput(str(problem), constraint="archive", path=path_in_input) from problem
 
 
-async def check_path(ctx: Context, text: str, path: Sequence[str] = ("path",)) -> None:
+async def require_importable_server_file(
+    ctx: Context, relative_path: str, path_in_input: Sequence[str] = ("path",)
+) -> None:
     """Raise an error if a file on the server can't be imported.
 
     Forbidden if the viewer is not ROOT, NotFound if there is no such file, Invalid if it is no
     archive.
     """
-    ctx.viewer.require(OPERATORS)
-    await asyncio.to_thread(_check, _below(ctx.world, text, path), path)
+    ctx.viewer.require(SERVER_FILE_RULE)
+    await asyncio.to_thread(
+        _require_known_file_format,
+        _resolve_path_in_import_folder(ctx.environment, relative_path, path_in_input),
+        path_in_input,
+    )
 
 
-def _check(file: Path, path: Sequence[str]) -> None:
+def _require_known_file_format(file: Path, path_in_input: Sequence[str]) -> None:
     """Raise Invalid if the file is no supported archive."""
-    with file.open("rb") as there:
-        _recognised(there.read(HEAD), path)
+    with file.open("rb") as archive_file:
+        _require_known_format(archive_file.read(HEAD_BYTES), path_in_input)
 
 
-def _below(world: World, text: str, path_in: Sequence[str] = ("path",)) -> Path:
+def _resolve_path_in_import_folder(
+    environment: Environment, relative_path: str, path_in_input: Sequence[str] = ("path",)
+) -> Path:
     """Return the file of this path below the import folder, after following links.
 
     Raises Forbidden if no import folder is set, NotFound if the path is no file inside it.
     """
-    folder = world.options.import_folder
+    folder = environment.options.import_folder
     if folder is None:
-        raise Forbidden("no folder for imports is set: MERGANSER_IMPORT_FOLDER", path=path_in)
+        raise Forbidden("no folder for imports is set: MERGANSER_IMPORT_FOLDER", path=path_in_input)
     try:
-        there = folder.resolve(strict=True)
-        path = (there / text).resolve(strict=True)
-        if path.is_relative_to(there) and path.is_file():
+        import_folder = folder.resolve(strict=True)
+        path = (import_folder / relative_path).resolve(strict=True)
+        if path.is_relative_to(import_folder) and path.is_file():
             return path
     except (OSError, ValueError, RuntimeError):
         pass
-    raise NotFound(text, path=path_in)
+    raise NotFound(relative_path, path=path_in_input)
 
 
-async def _queued(
+@dataclass(frozen=True, slots=True)
+class StoredImportArchive:
+    """An archive whose bytes are stored, and the upload that it came by."""
+
+    stored_blobs: StoredMessageBlobs
+    received_file: ReceivedFile
+    upload_id: int | None
+
+
+async def _insert_import_task(
     ctx: Context,
-    user: Picked,
-    order: dict[str, Any],
-    archive: tuple[Kept, Received, int | None] | None,
+    user: ColumnRow,
+    task_order: dict[str, Any],
+    archive: StoredImportArchive | None,
 ) -> Task:
     """Insert the task of an import, with its archive, and record it."""
-    async with ctx.write(user.id) as session:
-        await check_running(ctx, user.id, KIND, RUNNING)
-        key = ctx.world.key() if archive else None
-        what = {**order, "archive": key}
-        (task,) = await queue(ctx, session, KIND, [what], user_id=user.id)
-        if archive and key:
-            kept, received, upload = archive
+    async with ctx.write_session(user.id) as session:
+        await require_few_running_tasks(ctx, user.id, TASK_KIND, MAX_RUNNING_IMPORTS)
+        archive_id = ctx.environment.new_id() if archive else None
+        order_with_archive = {**task_order, "archive": archive_id}
+        (task,) = await insert_tasks(ctx, session, TASK_KIND, [order_with_archive], user_id=user.id)
+        if archive and archive_id:
 
-            def store(turn: Turn) -> None:
-                if upload is not None:
-                    take_over(turn, ctx.viewer.user_id, upload)
+            def insert_archive(transaction: DatabaseTransaction) -> None:
+                if archive.upload_id is not None:
+                    delete_upload_row(transaction, ctx.viewer.user_id, archive.upload_id)
+                blob_ids = insert_blob_rows(transaction, archive.stored_blobs)
                 row = {
-                    "id": key,
+                    "id": archive_id,
                     "user_id": user.id,
                     "task_id": task.id,
-                    "filename": received.filename or "archive",
-                    "size": received.size,
-                    "blob_id": blob_ids(turn, kept)[kept.root],
-                    "created_at": turn.world.now(),
+                    "filename": archive.received_file.filename or "archive",
+                    "size": archive.received_file.size,
+                    "blob_id": blob_ids[archive.stored_blobs.layout_digest],
+                    "created_at": transaction.environment.now(),
                 }
-                turn.connection.execute(insert(table_of(ImportArchive)), row)
+                transaction.connection.execute(insert(core_table(ImportArchive)), row)
 
-            await ctx.world.join(session, store)
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
+            await ctx.environment.run_in_session(session, insert_archive)
+        await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if user.id != ctx.viewer.user_id:
-            after = {"path": order["path"], "mailbox": order["mailbox"]}
-            deed = Done("accountImport", "User", user.id, user.domain_id, None, after)
-            await admin_log.note(ctx, session, deed)
+            after = {"path": task_order["path"], "mailbox": task_order["mailbox"]}
+            entry = NewAdminLogEntry("accountImport", "User", user.id, user.domain_id, None, after)
+            await admin_log.log_changes(ctx, session, entry)
     return task
 
 
-def take_over(turn: Turn, user_id: int, upload_id: int, path: Sequence[str] = ("archive",)) -> None:
+def delete_upload_row(
+    transaction: DatabaseTransaction,
+    user_id: int,
+    upload_id: int,
+    path_in_input: Sequence[str] = ("archive",),
+) -> None:
     """Delete the upload row of a user, because an archive now owns its bytes.
 
     Raises NotFound if there is no such upload.
     """
-    mine = col(Upload.user_id) == user_id
-    gone = delete(Upload).where(col(Upload.id) == upload_id, mine)
-    if not turn.connection.execute(gone).rowcount:
-        raise NotFound(str(upload_id), path=path)
+    is_own = col(Upload.user_id) == user_id
+    statement = delete(Upload).where(col(Upload.id) == upload_id, is_own)
+    if not transaction.connection.execute(statement).rowcount:
+        raise NotFound(str(upload_id), path=path_in_input)
 
 
 @asynccontextmanager
-async def begun(
-    ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
-) -> AsyncGenerator[Planner]:
+async def open_import_planner(
+    ctx: Context, task_order: dict[str, Any], checkpoint: Mapping[str, Any]
+) -> AsyncGenerator[TaskStepPlanner]:
     """Open the archive for one run of the task, and yield the planner of its steps.
 
     Raises Invalid if the archive can't be read or has changed since the last run.
     """
-    async with lying(ctx, order["path"], col(ImportArchive.id) == order["archive"]) as path:
+    async with open_archive_file(
+        ctx, task_order["path"], col(ImportArchive.id) == task_order["archive"]
+    ) as path:
         try:
-            most = ctx.world.options.message_max
-            origin = await asyncio.to_thread(source, path, most)
-        except Unusable as problem:
-            raise Invalid(str(problem), constraint="archive", path=["archive"]) from problem
-        if checkpoint and checkpoint.get("stamp", "") not in ("", origin.stamp) and order["path"]:
-            raise Invalid("the file has changed since", constraint="archive", path=["path"])
-        start = checkpoint.get("begun") or ctx.world.key()
-        work = await import_writer.opened(ctx, ctx.viewer.user_id, order["mailbox"], start)
-        work.outcome = Outcome(**checkpoint.get("outcome", {}))
-        work.dedupe = order["dedupe"]
-        rest = messages(origin, checkpoint.get("after"))
-        yield _Run(work, origin, Reading(rest)).plan
+            max_bytes = ctx.environment.options.message_max
+            origin = await asyncio.to_thread(open_source, path, max_bytes)
+        except UnusableMessageError as problem:
+            raise InvalidInput(str(problem), constraint="archive", path=["archive"]) from problem
+        if (
+            checkpoint
+            and checkpoint.get("stamp", "") not in ("", origin.stamp)
+            and task_order["path"]
+        ):
+            raise InvalidInput("the file has changed since", constraint="archive", path=["path"])
+        start = checkpoint.get("begun") or ctx.environment.new_id()
+        running = await import_writer.begin_import(
+            ctx, ctx.viewer.user_id, task_order["mailbox"], start
+        )
+        running.outcome = ImportOutcome(**checkpoint.get("outcome", {}))
+        running.skips_known = task_order["dedupe"]
+        remaining_messages = read_messages(origin, checkpoint.get("after"))
+        yield _ImportRun(running, origin, SourceReader(remaining_messages)).plan_step
 
 
 @asynccontextmanager
-async def lying(
-    ctx: Context, given: str | None, archive: ColumnElement[bool]
+async def open_archive_file(
+    ctx: Context, relative_path: str | None, archive_clause: ColumnElement[bool]
 ) -> AsyncGenerator[Path]:
     """Provide an archive as a local file: a file on the server, or a copy of the stored one.
 
     Raises NotFound if it does not exist. The copy is deleted at the end.
     """
-    if given is not None:
-        yield await asyncio.to_thread(_below, ctx.world, given)
+    if relative_path is not None:
+        yield await asyncio.to_thread(
+            _resolve_path_in_import_folder, ctx.environment, relative_path
+        )
         return
-    asked = (
+    statement = (
         select(*blob_reader.COLUMNS, col(ImportArchive.filename))
         .join(ImportArchive, col(ImportArchive.blob_id) == col(Blob.id))
-        .where(archive)
+        .where(archive_clause)
     )
-    blob = found(next(iter(await ctx.read(asked)), None), "archive", path=["archive"])
+    blob = require_found(next(iter(await ctx.read(statement)), None), "archive", path=["archive"])
     with tempfile.TemporaryDirectory(prefix="merganser-import-") as folder:
         path = Path(folder) / "archive"
-        chunks = blob_reader.stream(ctx.world.blobs, blob)
+        chunks = blob_reader.stream_content(ctx.environment.object_store, blob)
         with path.open("wb") as file:
             async with aclosing(chunks):
                 async for chunk in chunks:
@@ -263,124 +329,155 @@ async def lying(
 
 
 @dataclass(slots=True)
-class Made:
+class PlannedImportStep:
     """What a step stores, and its checkpoint."""
 
-    work: Import
-    note: dict[str, Any]
-    ready: list[Ready]
-    kept: list[Kept]
-    handled: int = 0
+    running: RunningImport
+    checkpoint: dict[str, Any]
+    messages: list[ImportableMessage]
+    stored_blobs: list[StoredMessageBlobs]
+    handled_count: int = 0
     total: int | None = None
-    last: bool = False
+    is_last: bool = False
 
 
 @dataclass(slots=True)
-class _Run:
+class _ImportRun:
     """One run of an import task, with its open archive."""
 
-    work: Import
-    origin: Source
-    reading: Reading
+    running: RunningImport
+    source: MailSource
+    reader: SourceReader
 
-    async def plan(self, _ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+    async def plan_step(
+        self, _ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+    ) -> TaskStepPlan:
         """Read the next messages and store their blobs.
 
         The first step creates mailboxes and settings, the last one connectors. Raises Invalid
         if the archive can't be read any further.
         """
         if trouble := checkpoint.get("trouble"):
-            raise Invalid(trouble, constraint="archive", path=["archive"])
-        work = self.work
-        note = {**checkpoint, "begun": work.begun, "stamp": self.origin.stamp}
+            raise InvalidInput(trouble, constraint="archive", path=["archive"])
+        running = self.running
+        note = {**checkpoint, "begun": running.first_new_id, "stamp": self.source.stamp}
         if not checkpoint:
-            await self._furnish(order)
-            account = self.origin.account
-            return Plan(made=Made(work, note, [], [], total=account.messages if account else None))
-        group = await asyncio.to_thread(self.reading.group)
-        if self.reading.trouble and not group:
-            raise Invalid(self.reading.trouble, constraint="archive", path=["archive"])
+            await self._import_account_record(task_order)
+            account = self.source.account
+            return TaskStepPlan(
+                prepared=PlannedImportStep(
+                    running, note, [], [], total=account.messages if account else None
+                )
+            )
+        group = await asyncio.to_thread(self.reader.read_batch)
+        if self.reader.problem and not group:
+            raise InvalidInput(self.reader.problem, constraint="archive", path=["archive"])
         if not group:
-            await self._connect(order)
-            return Plan(made=Made(work, note, [], [], last=True))
-        ready = [one for one in [await import_writer.read(work, each) for each in group] if one]
-        note["after"] = group[-1].after
-        kept = await import_writer.keep(work, ready)
-        return Plan(made=Made(work, note, ready, kept, len(group)))
+            await self._import_connectors(task_order)
+            return TaskStepPlan(prepared=PlannedImportStep(running, note, [], [], is_last=True))
+        prepared_messages = [
+            one
+            for one in [await import_writer.prepare_message(running, each) for each in group]
+            if one
+        ]
+        note["after"] = group[-1].checkpoint
+        stored_blobs = await import_writer.store_blobs(running, prepared_messages)
+        return TaskStepPlan(
+            prepared=PlannedImportStep(running, note, prepared_messages, stored_blobs, len(group))
+        )
 
-    async def _furnish(self, order: dict[str, Any]) -> None:
+    async def _import_account_record(self, task_order: dict[str, Any]) -> None:
         """Create the mailboxes and settings of the account record, if the archive has one."""
-        account = self.origin.account
+        account = self.source.account
         if account is None:
             return
-        if order["settings"]:  # before the mailboxes: encrypted ones need the public key
-            await import_writer.settle(self.work, account)
-        elif order["unset"] and any(
+        if task_order["settings"]:  # before the mailboxes: encrypted ones need the public key
+            await import_writer.import_settings(self.running, account)
+        elif task_order["unset"] and any(
             getattr(account, name)
             for name in (
                 *("settings", "key_values", "labels", "identities"),
                 *("filters", "scripts", "sender_rules", "connectors"),
             )
         ):
-            self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
-        await import_writer.furnish(self.work, account, notes=order["settings"])
-        if order["settings"]:
-            await import_writer.introduce(self.work, account)
+            self.running.outcome.add_skipped("settings", "this needs the scope SETTINGS")
+        await import_writer.create_mailboxes(
+            self.running, account, with_annotations=task_order["settings"]
+        )
+        if task_order["settings"]:
+            await import_writer.import_identities_and_filters(self.running, account)
 
-    async def _connect(self, order: dict[str, Any]) -> None:
+    async def _import_connectors(self, task_order: dict[str, Any]) -> None:
         """Import connectors after all messages, since they would fetch the messages again."""
-        if self.origin.account is not None and order["settings"]:
-            ctx = self.work.ctx
-            word = passphrases.opened(ctx.world, ctx.viewer.user_id, order)
-            await transfer.bring(self.work, self.origin.account, word)
+        if self.source.account is not None and task_order["settings"]:
+            ctx = self.running.ctx
+            passphrase = passphrases.open_passphrase(
+                ctx.environment, ctx.viewer.user_id, task_order
+            )
+            await transfer.import_connectors(self.running, self.source.account, passphrase)
 
 
-async def step(
-    ctx: Context, session: AsyncSession, order: dict[str, Any], _: dict[str, Any], held: Plan
-) -> Step:
+async def run_step(
+    ctx: Context,
+    session: AsyncSession,
+    task_order: dict[str, Any],
+    _: dict[str, Any],
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Insert the messages of a step. If the account is full, insert as many as fit and end."""
-    made: Made = held.made
-    outcome, work = made.work.outcome, made.work
-    if made.last:
-        await forget(session, order)
-        return Step(_noted(made.note, outcome))
+    planned: PlannedImportStep = task_plan.prepared
+    outcome, running = planned.running.outcome, planned.running
+    if planned.is_last:
+        await delete_archive(session, task_order)
+        return TaskStepResult(_checkpoint_with_outcome(planned.checkpoint, outcome))
     try:
-        async with ctx.write(work.user.id) as inner:
-            await import_writer.put(work, inner, made.ready, made.kept)
-        outcome.stored += len(made.ready)
+        async with ctx.write_session(running.user.id) as inner:
+            await import_writer.insert_messages(
+                running, inner, planned.messages, planned.stored_blobs
+            )
+        outcome.stored += len(planned.messages)
     except OverQuota:
-        await _fill(ctx, made)
-    ctx.world.fault("imported")
-    return Step(_noted(made.note, outcome), done=made.handled, more=True, total=made.total)
+        await _store_until_full(ctx, planned)
+    ctx.environment.reach_fault_point("imported")
+    return TaskStepResult(
+        _checkpoint_with_outcome(planned.checkpoint, outcome),
+        done_count=planned.handled_count,
+        has_more=True,
+        total=planned.total,
+    )
 
 
-async def _fill(ctx: Context, made: Made) -> None:
+async def _store_until_full(ctx: Context, planned: PlannedImportStep) -> None:
     """Insert messages one after the other until the quota is used up."""
-    for ready, kept in zip(made.ready, made.kept, strict=True):
+    for prepared_message, stored_blobs in zip(planned.messages, planned.stored_blobs, strict=True):
         try:
-            async with ctx.write(made.work.user.id) as inner:
-                await import_writer.put(made.work, inner, [ready], [kept])
+            async with ctx.write_session(planned.running.user.id) as inner:
+                await import_writer.insert_messages(
+                    planned.running, inner, [prepared_message], [stored_blobs]
+                )
         except OverQuota as full:
-            made.note["trouble"] = f"the account is full: {full.message}"
+            planned.checkpoint["trouble"] = f"the account is full: {full.message}"
             return
-        made.work.outcome.stored += 1
-        made.note["after"] = ready.found.after
+        planned.running.outcome.stored += 1
+        planned.checkpoint["after"] = prepared_message.source.checkpoint
 
 
-def _noted(note: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+def _checkpoint_with_outcome(checkpoint: dict[str, Any], outcome: ImportOutcome) -> dict[str, Any]:
     """Return the checkpoint with the outcome, which the result of the task shows."""
     plain: dict[str, Any] = orjson.loads(orjson.dumps(asdict(outcome)))
     facts = {"stored": outcome.stored, "known": outcome.known, "untold": outcome.untold}
-    return {**note, **facts, "refused": plain["skipped"], "outcome": plain}
+    return {**checkpoint, **facts, "refused": plain["skipped"], "outcome": plain}
 
 
-async def forget(session: AsyncSession, order: dict[str, Any]) -> None:
+async def delete_archive(session: AsyncSession, task_order: dict[str, Any]) -> None:
     """Delete the archive of a task."""
-    if order["archive"] is not None:
-        gone = delete(ImportArchive).where(col(ImportArchive.id) == order["archive"])
-        await (await session.connection()).execute(gone)
+    if task_order["archive"] is not None:
+        statement = delete(ImportArchive).where(col(ImportArchive.id) == task_order["archive"])
+        await (await session.connection()).execute(statement)
 
 
-async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
+async def plan_nothing(
+    _ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Plan nothing: `open_import_planner` yields the planner."""
-    return Plan()
+    return TaskStepPlan()

@@ -3,65 +3,69 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.errors import Invalid
-from models.runtime.environment import World
-from models.runtime.secret_box import Sealed
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
+from models.runtime.secret_box import DecryptionError
 from models.users.roles import Scope
 from resolvers.context import Context
 
-LEAST, MOST = 12, 1024  # characters
-NAME = "passphrase"  # in the order of a task, and in input paths
+MIN_LENGTH, MAX_LENGTH = 12, 1024  # characters
+ORDER_KEY = "passphrase"  # in the order of a task, and in input paths
 
 
-def checked(text: str | None) -> str | None:
+def validate_passphrase(text: str | None) -> str | None:
     """Return a valid passphrase unchanged; None if none is given. Raises Invalid."""
     if text is None:
         return None
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Invalid("it is no text", constraint="text", path=[NAME]) from None
-    if not LEAST <= len(text) <= MOST:
-        words = f"{LEAST} to {MOST} characters"
-        raise Invalid(words, constraint="length", path=[NAME])
+        raise InvalidInput("it is no text", constraint="text", path=[ORDER_KEY]) from None
+    if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
+        error_text = f"{MIN_LENGTH} to {MAX_LENGTH} characters"
+        raise InvalidInput(error_text, constraint="length", path=[ORDER_KEY])
     return text
 
 
-def sealed(ctx: Context, user_id: int, text: str | None, *, settings: bool) -> dict[str, str]:
-    """Return the sealed passphrase as a field of a task order; empty if none is given.
+def sealed_order_fields(
+    ctx: Context, user_id: int, text: str | None, *, with_settings: bool
+) -> dict[str, str]:
+    """Return the encrypted passphrase as a field of a task order; empty if none is given.
 
     Raises Forbidden for credentials that can't change settings, since a stored password opens
     another account. Raises Invalid if settings are left out.
     """
-    passphrase = checked(text)
+    passphrase = validate_passphrase(text)
     if passphrase is None:
         return {}
     ctx.viewer.require_scope(Scope.SETTINGS)
-    if not settings:
-        words = "passwords are part of the settings, and these are left out"
-        raise Invalid(words, constraint="exclusive", path=[NAME])
-    return {NAME: ctx.world.vault.seal(passphrase, _place(user_id))}
+    if not with_settings:
+        error_text = "passwords are part of the settings, and these are left out"
+        raise InvalidInput(error_text, constraint="exclusive", path=[ORDER_KEY])
+    return {ORDER_KEY: ctx.environment.secret_box.encrypt(passphrase, _secret_box_context(user_id))}
 
 
-def opened(world: World, user_id: int, order: Mapping[str, Any]) -> str | None:
+def open_passphrase(
+    environment: Environment, user_id: int, task_order: Mapping[str, Any]
+) -> str | None:
     """Return the passphrase of a task order; None if it has none.
 
-    Raises Invalid if the key it was sealed with no longer exists.
+    Raises Invalid if the key it was encrypted with no longer exists.
     """
-    if NAME not in order:
+    if ORDER_KEY not in task_order:
         return None
     try:
-        return world.vault.open(order[NAME], _place(user_id))
-    except Sealed:
-        words = "it cannot be opened any more: begin anew"
-        raise Invalid(words, constraint="closed", path=[NAME]) from None
+        return environment.secret_box.decrypt(task_order[ORDER_KEY], _secret_box_context(user_id))
+    except DecryptionError:
+        error_text = "it cannot be opened any more: begin anew"
+        raise InvalidInput(error_text, constraint="closed", path=[ORDER_KEY]) from None
 
 
-def without(order: Mapping[str, Any]) -> dict[str, Any]:
+def order_without_passphrase(task_order: Mapping[str, Any]) -> dict[str, Any]:
     """Return the order of a finished task without the passphrase."""
-    return {name: value for name, value in order.items() if name != NAME}
+    return {name: value for name, value in task_order.items() if name != ORDER_KEY}
 
 
-def _place(user_id: int) -> str:
-    """Return the context that binds a sealed passphrase to its user."""
+def _secret_box_context(user_id: int) -> str:
+    """Return the context that binds an encrypted passphrase to its user."""
     return f"passphrase:{user_id}"

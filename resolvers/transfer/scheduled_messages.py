@@ -13,40 +13,40 @@ from typing import Any, NamedTuple
 from sqlalchemy import exists, func, select, text, tuple_
 from sqlmodel import col
 
-from mail.archives.json_lines import Told
-from mail.storage.blobs.compression import digest_of
+from mail.archives.json_lines import MessageRecord
+from mail.storage.blobs.compression import content_digest
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
-from models.queue.tables import Delivery
-from models.store.columns import Picked, picked
+from models.queue.tables import QueueEntry
+from models.store.columns import ColumnRow, select_columns
 from models.submission import tables
 from models.submission.tables import Submission, SubmissionState
 from resolvers.context import Context
 
-WAITING = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
-MOST = 10_000  # per account
+SCHEDULED_STATES = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
+MAX_EXPORTED_SUBMISSIONS = 10_000  # per account
 
 
-async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
+async def scheduled_submission_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     """Return the scheduled submissions for the account record, next send time first."""
     names = {"id", "queue_id", "send_time", "undo_until", "envelope_from", "header_id"}
-    asked = (
-        select(*picked(Submission, names), col(Message.message_id), col(Message.subject))
+    statement = (
+        select(*select_columns(Submission, names), col(Message.message_id), col(Message.subject))
         .outerjoin(Message, col(Message.id) == col(Submission.message_id))
-        .where(col(Submission.user_id) == user_id, col(Submission.state).in_(WAITING))
+        .where(col(Submission.user_id) == user_id, col(Submission.state).in_(SCHEDULED_STATES))
         .order_by(col(Submission.send_time), col(Submission.id))
     )
-    rows = await ctx.read(asked.limit(MOST))
-    told = select(col(Delivery.submission_id), col(Delivery.recipient)).where(
-        col(Delivery.user_id) == user_id,
-        col(Delivery.submission_id).in_(
+    rows = await ctx.read(statement.limit(MAX_EXPORTED_SUBMISSIONS))
+    query = select(col(QueueEntry.submission_id), col(QueueEntry.recipient)).where(
+        col(QueueEntry.user_id) == user_id,
+        col(QueueEntry.submission_id).in_(
             select(col(Submission.id)).where(
-                col(Submission.user_id) == user_id, col(Submission.state).in_(WAITING)
+                col(Submission.user_id) == user_id, col(Submission.state).in_(SCHEDULED_STATES)
             )
         ),
     )
     recipients: dict[int, list[str]] = {row.id: [] for row in rows}
-    for row in await ctx.read(told.order_by(col(Delivery.id))):
+    for row in await ctx.read(query.order_by(col(QueueEntry.id))):
         if row.submission_id in recipients:
             recipients[row.submission_id].append(row.recipient)
     return [
@@ -62,79 +62,89 @@ async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     ]
 
 
-class Drafts(NamedTuple):
+class DraftsMailbox(NamedTuple):
     """The Drafts mailbox of a user."""
 
     path: str
     id: int
 
 
-async def waiting(ctx: Context, user_id: int, ids: Sequence[int]) -> dict[int, Drafts | None]:
+async def load_scheduled_copies(
+    ctx: Context, user_id: int, message_ids: Sequence[int]
+) -> dict[int, DraftsMailbox | None]:
     """Return which of these messages are copies of scheduled ones, with the Drafts mailbox."""
-    asked = select(col(Submission.message_id)).where(
+    statement = select(col(Submission.message_id)).where(
         col(Submission.user_id) == user_id,
-        col(Submission.message_id).in_(ids),
-        col(Submission.state).in_(WAITING),
+        col(Submission.message_id).in_(message_ids),
+        col(Submission.state).in_(SCHEDULED_STATES),
     )
-    keys = {row.message_id for row in await ctx.read(asked)}
-    return dict.fromkeys(keys, await drafts(ctx, user_id)) if keys else {}
+    keys = {row.message_id for row in await ctx.read(statement)}
+    return dict.fromkeys(keys, await load_drafts_mailbox(ctx, user_id)) if keys else {}
 
 
-async def drafts(ctx: Context, user_id: int) -> Drafts | None:
+async def load_drafts_mailbox(ctx: Context, user_id: int) -> DraftsMailbox | None:
     """Return the Drafts mailbox of a user; None if there is none."""
-    asked = select(*picked(Mailbox, ("path", "id"))).where(
+    statement = select(*select_columns(Mailbox, ("path", "id"))).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.DRAFTS
     )
-    return next((Drafts(row.path, row.id) for row in await ctx.read(asked)), None)
+    return next((DraftsMailbox(row.path, row.id) for row in await ctx.read(statement)), None)
 
 
-def as_draft(told: Told, box: Drafts | None) -> Told:
+def record_as_draft(record: MessageRecord, drafts: DraftsMailbox | None) -> MessageRecord:
     """Return the record of a message changed to a draft without envelope."""
-    marks = list(dict.fromkeys([*told.flags, "\\Draft"]))
-    path = box.path if box else told.mailbox
-    return replace(told, mailbox=path, flags=marks, sender=None, recipients=[])
+    marks = list(dict.fromkeys([*record.flags, "\\Draft"]))
+    path = drafts.path if drafts else record.mailbox
+    return replace(record, mailbox=path, flags=marks, sender=None, recipients=[])
 
 
-def _without_copy(user_id: int) -> list[Any]:
+def _without_copy_clauses(user_id: int) -> list[Any]:
     """Return the WHERE clauses for scheduled submissions without a copy in a mailbox."""
     copy = exists().where(
         col(Message.id) == col(Submission.message_id), col(Message.archived_at).is_(None)
     )
     waits = (
-        text(tables.WAITING),
-        col(Submission.state).in_(WAITING),
+        text(tables.IS_UNFINISHED),
+        col(Submission.state).in_(SCHEDULED_STATES),
     )  # the text condition matches the partial index
     return [col(Submission.user_id) == user_id, *waits, ~copy]
 
 
-async def count_without_copy(ctx: Context, user_id: int) -> int:
+async def count_submissions_without_copy(ctx: Context, user_id: int) -> int:
     """Return the number of scheduled submissions without a copy in a mailbox."""
-    asked = select(func.count()).select_from(Submission).where(*_without_copy(user_id))
-    ((many,),) = await ctx.read(asked)
-    return int(many)
+    statement = select(func.count()).select_from(Submission).where(*_without_copy_clauses(user_id))
+    ((submission_count,),) = await ctx.read(statement)
+    return int(submission_count)
 
 
-async def without_copy(
-    ctx: Context, user_id: int, after: Sequence[Any], most: int
-) -> Sequence[Picked]:
+async def read_submissions_without_copy(
+    ctx: Context, user_id: int, position: Sequence[Any], limit: int
+) -> Sequence[ColumnRow]:
     """Read scheduled submissions without a copy after a position, oldest first.
 
     An empty position means from the start.
     """
     age = col(Submission.created_at), col(Submission.id)
-    asked = select(*picked(Submission, {"id", "queue_id", "blob_id", "size", "created_at"}))
-    if after:
-        at, key = after
-        asked = asked.where(tuple_(*age) > (datetime.fromisoformat(at), key))
-    return await ctx.read(asked.where(*_without_copy(user_id)).order_by(*age).limit(most))
+    statement = select(
+        *select_columns(Submission, {"id", "queue_id", "blob_id", "size", "created_at"})
+    )
+    if position:
+        at, key = position
+        statement = statement.where(tuple_(*age) > (datetime.fromisoformat(at), key))
+    return await ctx.read(
+        statement.where(*_without_copy_clauses(user_id)).order_by(*age).limit(limit)
+    )
 
 
-def place_of(row: Picked) -> list[Any]:
+def position_of_submission(submission: ColumnRow) -> list[Any]:
     """Return the position of a submission as JSON values: creation time and ID."""
-    return [row.created_at.isoformat(), row.id]
+    return [submission.created_at.isoformat(), submission.id]
 
 
-def told_of(row: Picked, raw: bytes, box: Drafts | None) -> Told:
+def record_of_queued_draft(
+    submission: ColumnRow, raw_message: bytes, drafts: DraftsMailbox | None
+) -> MessageRecord:
     """Return the message record of a queued message that is exported as a draft."""
-    path = box.path if box else "Drafts"
-    return Told(path, row.created_at, ["\\Seen", "\\Draft"], digest=digest_of(raw))
+    path = drafts.path if drafts else "Drafts"
+    return MessageRecord(
+        path, submission.created_at, ["\\Seen", "\\Draft"], digest=content_digest(raw_message)
+    )

@@ -10,125 +10,151 @@ from typing import Any
 
 from mail.addresses import address_syntax
 from mail.recipients import address_resolution
-from models.auth.application_passwords import AppPassword
-from models.errors import Invalid, NotFound, Unavailable
-from models.runtime.environment import World
+from models.auth.application_passwords import ApplicationPassword
+from models.errors import InvalidInput, NotFound, ServiceUnavailable
+from models.runtime.environment import Environment
 from models.runtime.options import Options
-from models.store.columns import Picked
-from resolvers.addresses.loaders import mains
+from models.store.columns import ColumnRow
+from resolvers.addresses.loaders import load_main_addresses_by_user
 from resolvers.auth.second_factors.totp import PRODUCT
 from resolvers.context import Context
 
 IMAP, POP3, SMTP, ALL = "IMAP", "POP3", "SMTP", "ALL"
-SUBMISSIONS = 465  # implicit TLS (RFC 8314)
-KINDS = {IMAP: "EmailTypeIMAP", POP3: "EmailTypePOP"}
+SUBMISSIONS_PORT = 465  # implicit TLS (RFC 8314)
+ACCOUNT_TYPES = {IMAP: "EmailTypeIMAP", POP3: "EmailTypePOP"}
 
 
-def incoming_protocol(options: Options, scopes: Collection[str], *, path: str) -> str:
+def incoming_protocol(options: Options, scopes: Collection[str], *, scopes_field: str) -> str:
     """Return the protocol that the profile reads mail by: IMAP, or else POP3.
 
     Merganser serves neither: only a server that a setting names is offered. Apple's payload for
     mail must name one. Raises Invalid if none is set, or if the scopes don't allow it and SMTP.
     """
-    offered = [read for read in (IMAP, POP3) if _server_set(options, read)]
-    if not offered:
+    offered_protocols = [read for read in (IMAP, POP3) if _configured_server(options, read)]
+    if not offered_protocols:
         text = "there is no IMAP or POP3 server that a profile could name"
-        raise Invalid(text, constraint="server", path=["generateMobileconfig"])
-    for read in offered:
-        if ALL in scopes or {read, SMTP} <= set(scopes):
-            return read
-    text = f"a profile needs the scopes SMTP and {' or '.join(offered)}"
-    raise Invalid(text, constraint="scope", path=[path])
+        raise InvalidInput(text, constraint="server", path=["generateMobileconfig"])
+    for protocol in offered_protocols:
+        if ALL in scopes or {protocol, SMTP} <= set(scopes):
+            return protocol
+    text = f"a profile needs the scopes SMTP and {' or '.join(offered_protocols)}"
+    raise InvalidInput(text, constraint="scope", path=[scopes_field])
 
 
-def _server_set(options: Options, protocol: str) -> str:
+def _configured_server(options: Options, protocol: str) -> str:
     """Return the host and port of the server that is set; empty if none is."""
     return options.imap_server if protocol == IMAP else options.pop3_server
 
 
-async def address_of(ctx: Context, user: Picked, address: str | None) -> str:
+async def profile_address(ctx: Context, user: ColumnRow, address: str | None) -> str:
     """Return the address to write from: this, or the user's main address.
 
     Raises NotFound if the address is not the user's.
     """
     if address is None:
-        (main,) = await mains(ctx, [user.id])
-        if main is None:
+        (main_address,) = await load_main_addresses_by_user(ctx, [user.id])
+        if main_address is None:
             raise NotFound(user.username, path=["address"])
-        return str(main.shown)
-    shown = address_syntax.checked(address)
-    if await address_resolution.login_of(ctx.world, shown) != user.id:
-        raise NotFound(shown, path=["address"])
-    return shown
+        return str(main_address.shown)
+    displayed = address_syntax.validated_address(address)
+    if await address_resolution.find_sign_in_user(ctx.environment, displayed) != user.id:
+        raise NotFound(displayed, path=["address"])
+    return displayed
 
 
-def _host_and_port(place: str) -> tuple[str, int]:
-    host, _, port = place.rpartition(":")
+def _split_host_and_port(host_and_port: str) -> tuple[str, int]:
+    host, _, port = host_and_port.rpartition(":")
     return host, int(port)
 
 
-async def make(world: World, user: Picked, row: AppPassword, address: str, password: str) -> str:
+async def build_profile(
+    environment: Environment,
+    user: ColumnRow,
+    app_password: ApplicationPassword,
+    address: str,
+    password: str,
+) -> str:
     """Build the profile in base64: a property list, signed if a certificate is set.
 
     Raises Unavailable if the certificate can't be used.
     """
-    listed = plistlib.dumps(_profile(world, user, row, address, password))
-    options = world.options
+    property_list = plistlib.dumps(
+        _profile_payload(environment, user, app_password, address, password)
+    )
+    options = environment.options
     if cert := options.profile_cert:
-        listed = await asyncio.to_thread(_signed, listed, cert, options.profile_key or cert)
-    return base64.b64encode(listed).decode()
+        property_list = await asyncio.to_thread(
+            _sign_profile, property_list, cert, options.profile_key or cert
+        )
+    return base64.b64encode(property_list).decode()
 
 
-def _profile(
-    world: World, user: Picked, row: AppPassword, address: str, password: str
+def _profile_payload(
+    environment: Environment,
+    user: ColumnRow,
+    app_password: ApplicationPassword,
+    address: str,
+    password: str,
 ) -> dict[str, Any]:
     """Return the profile as the dictionary of a property list."""
-    options = world.options
-    read = incoming_protocol(options, row.scopes, path="scopes")
-    incoming, port = _host_and_port(_server_set(options, read))
-    submission = options.smtp_server or f"{options.hostname}:{SUBMISSIONS}"
-    outgoing, port_out = _host_and_port(submission)
-    place = ".".join(reversed(options.hostname.split(".")))
+    options = environment.options
+    protocol = incoming_protocol(options, app_password.scopes, scopes_field="scopes")
+    incoming_host, incoming_port = _split_host_and_port(_configured_server(options, protocol))
+    submission = options.smtp_server or f"{options.hostname}:{SUBMISSIONS_PORT}"
+    outgoing_host, outgoing_port = _split_host_and_port(submission)
+    reversed_hostname = ".".join(reversed(options.hostname.split(".")))
     account = {
-        "EmailAccountDescription": row.description,
+        "EmailAccountDescription": app_password.description,
         "EmailAccountName": user.name or user.username,
-        "EmailAccountType": KINDS[read],
+        "EmailAccountType": ACCOUNT_TYPES[protocol],
         "EmailAddress": address,
         "IncomingMailServerAuthentication": "EmailAuthPassword",
-        "IncomingMailServerHostName": incoming,
-        "IncomingMailServerPortNumber": port,
+        "IncomingMailServerHostName": incoming_host,
+        "IncomingMailServerPortNumber": incoming_port,
         "IncomingMailServerUseSSL": True,
         "IncomingMailServerUsername": user.username,
         "IncomingPassword": password,
         "OutgoingMailServerAuthentication": "EmailAuthPassword",
-        "OutgoingMailServerHostName": outgoing,
-        "OutgoingMailServerPortNumber": port_out,
+        "OutgoingMailServerHostName": outgoing_host,
+        "OutgoingMailServerPortNumber": outgoing_port,
         "OutgoingMailServerUseSSL": True,
         "OutgoingMailServerUsername": user.username,
         "OutgoingPasswordSameAsIncomingPassword": True,
-        **_payload(world, "com.apple.mail.managed", f"{place}.mail.{row.id}", row.description),
+        **_common_payload(
+            environment,
+            "com.apple.mail.managed",
+            f"{reversed_hostname}.mail.{app_password.id}",
+            app_password.description,
+        ),
     }
     return {
         "PayloadContent": [account],
         "PayloadDescription": f"Mail of {address}",
         "PayloadOrganization": PRODUCT,
         "PayloadRemovalDisallowed": False,
-        **_payload(world, "Configuration", f"{place}.profile.{row.id}", row.description),
+        **_common_payload(
+            environment,
+            "Configuration",
+            f"{reversed_hostname}.profile.{app_password.id}",
+            app_password.description,
+        ),
     }
 
 
-def _payload(world: World, kind: str, name: str, shown: str) -> dict[str, Any]:
+def _common_payload(
+    environment: Environment, payload_type: str, identifier: str, display_name: str
+) -> dict[str, Any]:
     """Return the keys that each payload has."""
     return {
-        "PayloadDisplayName": shown,
-        "PayloadIdentifier": name,
-        "PayloadType": kind,
-        "PayloadUUID": str(uuid.UUID(bytes=world.random(16), version=4)).upper(),
+        "PayloadDisplayName": display_name,
+        "PayloadIdentifier": identifier,
+        "PayloadType": payload_type,
+        "PayloadUUID": str(uuid.UUID(bytes=environment.random_bytes(16), version=4)).upper(),
         "PayloadVersion": 1,
     }
 
 
-def _signed(listed: bytes, cert: Path, key: Path) -> bytes:
+def _sign_profile(property_list: bytes, certificate_path: Path, key_path: Path) -> bytes:
     """Return the profile inside a CMS signature (RFC 5652), DER.
 
     Raises Unavailable if certificate or key can't be used.
@@ -138,15 +164,15 @@ def _signed(listed: bytes, cert: Path, key: Path) -> bytes:
     from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415
 
     try:
-        own, *between = x509.load_pem_x509_certificates(cert.read_bytes())
-        private: Any = serialization.load_pem_private_key(key.read_bytes(), password=None)
-        if private.public_key() != own.public_key():
+        certificate, *intermediates = x509.load_pem_x509_certificates(certificate_path.read_bytes())
+        private_key: Any = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+        if private_key.public_key() != certificate.public_key():
             raise ValueError("the key is another certificate's")
-        builder = pkcs7.PKCS7SignatureBuilder().set_data(listed)
-        builder = builder.add_signer(own, private, hashes.SHA256())
-        for each in between:
-            builder = builder.add_certificate(each)
+        builder = pkcs7.PKCS7SignatureBuilder().set_data(property_list)
+        builder = builder.add_signer(certificate, private_key, hashes.SHA256())
+        for intermediate in intermediates:
+            builder = builder.add_certificate(intermediate)
         return builder.sign(serialization.Encoding.DER, [pkcs7.PKCS7Options.Binary])
     except (OSError, ValueError, TypeError) as problem:
         text = "profiles cannot be signed: certificate or key cannot be used"
-        raise Unavailable(text, component="profile") from problem
+        raise ServiceUnavailable(text, component="profile") from problem

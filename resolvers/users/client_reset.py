@@ -6,29 +6,32 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from models.events import journal
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from models.users.tables import User
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
-from resolvers.users.selection import Users, chosen
+from resolvers.users.selection import UserSelector, load_selected_users
 
 
-async def reset(ctx: Context, which: Users) -> list[Picked]:
+async def reset_client_state(ctx: Context, selection: UserSelector) -> list[ColumnRow]:
     """End the connections of these users and invalidate the cursors of their journals.
 
     Returns the users. Credentials stay unchanged.
     """
-    rows = await chosen(ctx, which)
+    rows = await load_selected_users(ctx, selection)
     ids = [row.id for row in rows]
-    async with ctx.write(*ids) as session:
+    async with ctx.write_session(*ids) as session:
         connection = await session.connection()
-        these = update(User).where(col(User.id).in_(ids))
-        await connection.execute(these.values(kicked_at=ctx.world.now()))
-        await journal.restart(session, ids, origin=ctx.origin, at=ctx.world.now())
-        others: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
-        log = [Done("clientStateReset", "User", row.id, row.domain_id) for row in others]
-        await admin_log.note(ctx, session, *log)
-    found = await ctx.load_all(user_loaders.by_ids, ids)
-    return [row for row in found if row is not None]
+        statement = update(User).where(col(User.id).in_(ids))
+        await connection.execute(statement.values(kicked_at=ctx.environment.now()))
+        await journal.force_resync(session, ids, origin=ctx.origin, at=ctx.environment.now())
+        other_users: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
+        log = [
+            NewAdminLogEntry("clientStateReset", "User", row.id, row.domain_id)
+            for row in other_users
+        ]
+        await admin_log.log_changes(ctx, session, *log)
+    reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)
+    return [row for row in reloaded if row is not None]

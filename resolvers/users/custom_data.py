@@ -5,12 +5,12 @@ from typing import Any
 
 import orjson
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-MOST = 1 << 20  # bytes of JSON
+MAX_SIZE = 1 << 20  # bytes of JSON
 
 
-def checked(value: object, path: Sequence[str]) -> dict[str, Any] | None:
+def validate_custom_data(value: object, path: Sequence[str]) -> dict[str, Any] | None:
     """Return the data; None if there is none.
 
     Raises Invalid if it is not an object or has more than 1 MiB.
@@ -18,11 +18,11 @@ def checked(value: object, path: Sequence[str]) -> dict[str, Any] | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise Invalid("free data is a JSON object", constraint="object", path=path)
+        raise InvalidInput("free data is a JSON object", constraint="object", path=path)
     try:
-        small = len(orjson.dumps(value)) <= MOST
+        is_small = len(orjson.dumps(value)) <= MAX_SIZE
     except (TypeError, ValueError, RecursionError):
-        small = False
-    if not small:
-        raise Invalid("free data has at most 1 MiB", constraint="max", path=path)
+        is_small = False
+    if not is_small:
+        raise InvalidInput("free data has at most 1 MiB", constraint="max", path=path)
     return value

@@ -31,20 +31,20 @@ from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
-from models.errors import Conflict, Forbidden, Invalid, NotFound
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, picked, table_of
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import DeletedUser, User
-from resolvers.access import managed_users
+from resolvers.access import is_managed_user
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.admin.task_steps import queue
-from resolvers.auth.authentication import forget
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin.task_steps import insert_tasks
+from resolvers.auth.authentication import drop_credentials
 from resolvers.context import Context
 from resolvers.mailboxes import shares
-from resolvers.users.quota.quota_allocation import effective
-from resolvers.users.selection import Users, chosen
+from resolvers.users.quota.quota_allocation import effective_quota
+from resolvers.users.selection import UserSelector, load_selected_users
 
 KIND = "USER_DELETE"  # of the task that removes the data
 
@@ -53,11 +53,11 @@ KIND = "USER_DELETE"  # of the task that removes the data
 class Deletion:
     """Deleted users with the tasks that remove their data, in the same order."""
 
-    ids: Sequence[int]
-    tasks: Sequence[Picked]
+    user_ids: Sequence[int]
+    tasks: Sequence[ColumnRow]
 
 
-def buried(ctx: Context) -> ColumnElement[bool]:
+def can_decide_on_deleted_sql(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for deleted users that the viewer can restore or delete.
 
     The select must join `DeletedUser` to `User`.
@@ -67,140 +67,166 @@ def buried(ctx: Context) -> ColumnElement[bool]:
         return true()
     if viewer.role is Role.ADMIN:
         return col(User.role) != Role.ROOT
-    if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
-        theirs = col(DeletedUser.domain_id).in_(viewer.administers)
-        return theirs & (col(User.role) == Role.USER)
+    if viewer.role is Role.DOMAIN_ADMIN and viewer.administered_domains:
+        is_in_administered_domain = col(DeletedUser.domain_id).in_(viewer.administered_domains)
+        return is_in_administered_domain & (col(User.role) == Role.USER)
     return false()
 
 
-async def delete(
-    ctx: Context, users: Users, after: datetime | None = None, *, mutation: str = "userDelete"
+async def delete_users(
+    ctx: Context,
+    selection: UserSelector,
+    delete_after: datetime | None = None,
+    *,
+    mutation: str = "userDelete",
 ) -> Deletion:
-    """Delete these users; their data is removed at once, or not before `after`.
+    """Delete these users; their data is removed at once, or not before `delete_after`.
 
     A user that is deleted already, named by id or former username, gets the new time for its task.
     Raises Conflict if that task has begun, Forbidden for the viewer's own account, Invalid for an
     empty selection.
     """
-    if not users.given:
-        raise Invalid("say which accounts", constraint="required", path=["users"])
+    if not selection.is_given:
+        raise InvalidInput("say which accounts", constraint="required", path=["users"])
     try:
-        again, rows = await _named(ctx, users)
+        deleted_ids, rows = await _resolve_selection(ctx, selection)
     except NotFound:  # a concurrent request may have deleted it
-        again, rows = await _named(ctx, users)
+        deleted_ids, rows = await _resolve_selection(ctx, selection)
     if any(row.id == ctx.viewer.user_id for row in rows):
         raise Forbidden("nobody deletes the own account", path=["users"])
-    ids = sorted({*again, *(row.id for row in rows)})
-    streams = {PLATFORM, *ids, *(row.domain_id for row in rows if row.domain_id)}
-    places = select(col(Address.domain_id)).where(col(Address.user_id).in_(ids)).distinct()
-    streams |= {row.domain_id for row in await ctx.read(places) if row.domain_id}
-    streams |= {*await shares.grantees(ctx, ids), *await shares.benefactors(ctx, ids)}
-    after = after if after and after > ctx.world.now() else None
-    async with ctx.write(*streams) as session:
-        tasks = await _schedule(ctx, session, ids, after)
-        late = select(col(User.id), col(User.username), col(DeletedUser.domain_id))
-        late = late.join(DeletedUser, col(DeletedUser.id) == col(User.id))
-        moved = await ctx.read(late.where(col(User.id).in_(tasks)).order_by(col(User.id)))
-        live = select(*picked(User)).where(col(User.id).in_(ids), managed_users(ctx))
-        ending = await ctx.read(live.order_by(col(User.id)))
-        tasks |= await _bury(ctx, session, ending, after)
-        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, list(tasks.values()))
-        what = {"deleteAfter": after}
-        log = [
-            Done(mutation, "User", row.id, row.domain_id, {"username": row.username}, what)
-            for row in [*moved, *ending]
+    ids = sorted({*deleted_ids, *(row.id for row in rows)})
+    stream_ids = {PLATFORM, *ids, *(row.domain_id for row in rows if row.domain_id)}
+    address_domains = select(col(Address.domain_id)).where(col(Address.user_id).in_(ids)).distinct()
+    stream_ids |= {row.domain_id for row in await ctx.read(address_domains) if row.domain_id}
+    stream_ids |= {
+        *await shares.load_grantee_ids(ctx, ids),
+        *await shares.load_sharing_owner_ids(ctx, ids),
+    }
+    delete_after = delete_after if delete_after and delete_after > ctx.environment.now() else None
+    async with ctx.write_session(*stream_ids) as session:
+        tasks = await _reschedule_tasks(ctx, session, ids, delete_after)
+        statement = select(col(User.id), col(User.username), col(DeletedUser.domain_id))
+        statement = statement.join(DeletedUser, col(DeletedUser.id) == col(User.id))
+        rescheduled = await ctx.read(
+            statement.where(col(User.id).in_(tasks)).order_by(col(User.id))
+        )
+        live_statement = select(*select_columns(User)).where(
+            col(User.id).in_(ids), is_managed_user(ctx)
+        )
+        live_users = await ctx.read(live_statement.order_by(col(User.id)))
+        tasks |= await _mark_deleted(ctx, session, live_users, delete_after)
+        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, list(tasks.values()))
+        new_values = {"deleteAfter": delete_after}
+        admin_entries = [
+            NewAdminLogEntry(
+                mutation, "User", row.id, row.domain_id, {"username": row.username}, new_values
+            )
+            for row in [*rescheduled, *live_users]
         ]
-        await admin_log.note(ctx, session, *log)
+        await admin_log.log_changes(ctx, session, *admin_entries)
         ids = [key for key in ids if key in tasks]
-        found = select(*picked(Task)).where(col(Task.id).in_(tasks.values()))
-        made = {row.id: row for row in await ctx.read(found)}
-    forget(ctx.world, *ids)
-    return Deletion(ids, [made[tasks[key]] for key in ids])
+        task_statement = select(*select_columns(Task)).where(col(Task.id).in_(tasks.values()))
+        tasks_by_id = {row.id: row for row in await ctx.read(task_statement)}
+    drop_credentials(ctx.environment, *ids)
+    return Deletion(ids, [tasks_by_id[tasks[key]] for key in ids])
 
 
-async def _named(ctx: Context, users: Users) -> tuple[list[int], list[Picked]]:
+async def _resolve_selection(
+    ctx: Context, selection: UserSelector
+) -> tuple[list[int], list[ColumnRow]]:
     """Resolve the selection to the ids of deleted users and the rows of the others."""
-    again, rest = await _deleted_already(ctx, users)
-    return again, await chosen(ctx, rest) if rest.given else []
+    deleted_ids, rest = await _split_deleted(ctx, selection)
+    return deleted_ids, await load_selected_users(ctx, rest) if rest.is_given else []
 
 
-async def _deleted_already(ctx: Context, users: Users) -> tuple[list[int], Users]:
+async def _split_deleted(ctx: Context, selection: UserSelector) -> tuple[list[int], UserSelector]:
     """Return the ids of named users that are deleted already, and the selection without them."""
-    if not (users.ids or users.usernames):
-        return [], users
-    keys = {username_key(name): name for name in users.usernames}
-    asked = (
+    if not (selection.ids or selection.usernames):
+        return [], selection
+    names_by_key = {username_key(name): name for name in selection.usernames}
+    statement = (
         select(col(DeletedUser.id), col(DeletedUser.username_key))
         .join(User, col(User.id) == col(DeletedUser.id))
         .where(
-            buried(ctx),
-            col(DeletedUser.id).in_(users.ids) | col(DeletedUser.username_key).in_(keys),
+            can_decide_on_deleted_sql(ctx),
+            col(DeletedUser.id).in_(selection.ids)
+            | col(DeletedUser.username_key).in_(names_by_key),
         )
     )
-    taken = select(col(User.username_key)).where(col(User.username_key).in_(keys))
-    live = {row.username_key for row in await ctx.read(taken)} if keys else set[str]()
-    rows = await ctx.read(asked.order_by(col(DeletedUser.deleted_at)))
-    named = {row.username_key: row.id for row in rows if row.username_key in keys}  # the newest
-    named = {key: found for key, found in named.items() if key not in live}
-    again = {row.id for row in rows if row.id in users.ids} | set(named.values())
-    rest = replace(
-        users,
-        ids=tuple(key for key in users.ids if key not in again),
-        usernames=tuple(name for key, name in keys.items() if key not in named),
+    live_statement = select(col(User.username_key)).where(col(User.username_key).in_(names_by_key))
+    live_keys = (
+        {row.username_key for row in await ctx.read(live_statement)} if names_by_key else set[str]()
     )
-    return sorted(again), rest
+    rows = await ctx.read(statement.order_by(col(DeletedUser.deleted_at)))
+    ids_by_key = {
+        row.username_key: row.id for row in rows if row.username_key in names_by_key
+    }  # the newest
+    ids_by_key = {key: found for key, found in ids_by_key.items() if key not in live_keys}
+    deleted_ids = {row.id for row in rows if row.id in selection.ids} | set(ids_by_key.values())
+    rest = replace(
+        selection,
+        ids=tuple(key for key in selection.ids if key not in deleted_ids),
+        usernames=tuple(name for key, name in names_by_key.items() if key not in ids_by_key),
+    )
+    return sorted(deleted_ids), rest
 
 
-async def _schedule(
-    ctx: Context, session: AsyncSession, ids: Sequence[int], after: datetime | None
+async def _reschedule_tasks(
+    ctx: Context, session: AsyncSession, ids: Sequence[int], delete_after: datetime | None
 ) -> dict[int, int]:
     """Change the time of the deletion tasks of deleted users; return task ids by user id.
 
     A user gets a new task if the old one has ended. Raises Conflict if a task with a new time is
     running.
     """
-    asked = (
+    statement = (
         select(col(DeletedUser.id), col(DeletedUser.task_id), col(Task.state))
         .join(User, col(User.id) == col(DeletedUser.id))
         .outerjoin(Task, col(Task.id) == col(DeletedUser.task_id))
-        .where(col(DeletedUser.id).in_(ids), buried(ctx))
+        .where(col(DeletedUser.id).in_(ids), can_decide_on_deleted_sql(ctx))
     )
-    rows = await ctx.read(asked)
+    rows = await ctx.read(statement)
     connection = await session.connection()
-    waiting = update(Task).where(
+    task_update = update(Task).where(
         col(Task.id).in_([row.task_id for row in rows]), col(Task.state) == TaskState.QUEUED
     )
-    put_off = await connection.execute(waiting.values(not_before=after).returning(col(Task.id)))
-    queued = set(put_off.scalars())
-    if after and any(
-        row.state in (TaskState.QUEUED, TaskState.RUNNING) and row.task_id not in queued
+    rescheduled = await connection.execute(
+        task_update.values(not_before=delete_after).returning(col(Task.id))
+    )
+    rescheduled_ids = set(rescheduled.scalars())
+    if delete_after and any(
+        row.state in (TaskState.QUEUED, TaskState.RUNNING) and row.task_id not in rescheduled_ids
         for row in rows
     ):
         raise Conflict("its data is being removed already", path=["deleteAfter"])
-    ended = [row.id for row in rows if row.state not in (TaskState.QUEUED, TaskState.RUNNING)]
-    tasks = {row.id: row.task_id for row in rows} | await _new_tasks(ctx, session, ended, after)
-    for key in ended:
-        this = update(DeletedUser).where(col(DeletedUser.id) == key)
-        await connection.execute(this.values(task_id=tasks[key]))
-    late = update(DeletedUser).where(col(DeletedUser.id).in_(list(tasks)))
-    await connection.execute(late.values(delete_after=after))
+    without_task = [
+        row.id for row in rows if row.state not in (TaskState.QUEUED, TaskState.RUNNING)
+    ]
+    tasks = {row.id: row.task_id for row in rows} | await _queue_deletion_tasks(
+        ctx, session, without_task, delete_after
+    )
+    for key in without_task:
+        statement_of_user = update(DeletedUser).where(col(DeletedUser.id) == key)
+        await connection.execute(statement_of_user.values(task_id=tasks[key]))
+    delete_after_update = update(DeletedUser).where(col(DeletedUser.id).in_(list(tasks)))
+    await connection.execute(delete_after_update.values(delete_after=delete_after))
     return tasks
 
 
-async def _new_tasks(
-    ctx: Context, session: AsyncSession, ids: Sequence[int], after: datetime | None
+async def _queue_deletion_tasks(
+    ctx: Context, session: AsyncSession, ids: Sequence[int], delete_after: datetime | None
 ) -> dict[int, int]:
     """Queue a deletion task for each user; return task ids by user id.
 
     The tasks belong to no user, since they outlive them.
     """
     orders = [{"user": key} for key in ids]
-    made = await queue(ctx, session, KIND, orders, not_before=after)
-    return {key: task.id for key, task in zip(ids, made, strict=True)}
+    tasks = await insert_tasks(ctx, session, KIND, orders, not_before=delete_after)
+    return {key: task.id for key, task in zip(ids, tasks, strict=True)}
 
 
-async def _bury(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], after: datetime | None
+async def _mark_deleted(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], delete_after: datetime | None
 ) -> dict[int, int]:
     """Mark live users, which are locked, as deleted, and store what a restore needs.
 
@@ -208,30 +234,32 @@ async def _bury(
     """
     if not rows:
         return {}
-    now, ids = ctx.world.now(), [row.id for row in rows]
-    tasks = await _new_tasks(ctx, session, ids, after)
-    asked = select(*(getattr(Address, name) for name in Address.model_fields)).where(
+    now, ids = ctx.environment.now(), [row.id for row in rows]
+    tasks = await _queue_deletion_tasks(ctx, session, ids, delete_after)
+    statement = select(*(getattr(Address, name) for name in Address.model_fields)).where(
         col(Address.user_id).in_(ids)
     )
-    theirs: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-    for address in await ctx.read(asked.order_by(col(Address.id))):
-        theirs[address.user_id].append(dict(zip(Address.model_fields, address, strict=True)))
-    kept = [
+    addresses_by_user: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for address in await ctx.read(statement.order_by(col(Address.id))):
+        addresses_by_user[address.user_id].append(
+            dict(zip(Address.model_fields, address, strict=True))
+        )
+    deleted_rows = [
         {
             "id": row.id,
             "username_key": row.username_key,
             "disabled": row.disabled,
             "domain_id": row.domain_id,
-            "addresses": theirs[row.id],
+            "addresses": addresses_by_user[row.id],
             "deleted_at": now,
-            "delete_after": after,
+            "delete_after": delete_after,
             "task_id": tasks[row.id],
         }
         for row in rows
     ]
-    await shares.leave(ctx, session, ids)
+    await shares.end_shares_of_users(ctx, session, ids)
     connection = await session.connection()
-    await connection.execute(insert(DeletedUser), kept)
+    await connection.execute(insert(DeletedUser), deleted_rows)
     await connection.execute(delete_rows(Address).where(col(Address.user_id).in_(ids)))
     await connection.execute(delete_rows(AccessToken).where(col(AccessToken.user_id).in_(ids)))
     await connection.execute(
@@ -247,16 +275,18 @@ async def _bury(
             updated_at=now,
         )
     )
-    freed = [address for addresses in theirs.values() for address in addresses]
-    await count_places(ctx, session, rows, freed, sign=-1)
-    await tell(ctx, session, rows, freed, did="deleted")
+    addresses_to_free = [
+        address for addresses in addresses_by_user.values() for address in addresses
+    ]
+    await update_domain_counters(ctx, session, rows, addresses_to_free, sign=-1)
+    await record_in_domain_journals(ctx, session, rows, addresses_to_free, action="deleted")
     return tasks
 
 
-async def count_places(
+async def update_domain_counters(
     ctx: Context,
     session: AsyncSession,
-    rows: Iterable[Any],
+    users: Iterable[Any],
     addresses: Iterable[Mapping[str, Any]],
     *,
     sign: int,
@@ -265,19 +295,22 @@ async def count_places(
 
     `sign` is 1 to add, -1 to subtract.
     """
-    rows = [row for row in rows if row.domain_id]
-    kept = Counter(address["domain_id"] for address in addresses if address["domain_id"])
-    keys = sorted({*kept, *(row.domain_id for row in rows)})
-    asked = select(col(Domain.id), col(Domain.default_user_quota)).where(col(Domain.id).in_(keys))
-    places = {row.id: row for row in await ctx.read(asked)}
-    given = {
-        key: {"key": key, "users": 0, "addresses": sign * kept[key], "bytes": 0} for key in keys
+    users = [row for row in users if row.domain_id]
+    address_counts = Counter(address["domain_id"] for address in addresses if address["domain_id"])
+    domain_ids = sorted({*address_counts, *(row.domain_id for row in users)})
+    domain_statement = select(col(Domain.id), col(Domain.default_user_quota)).where(
+        col(Domain.id).in_(domain_ids)
+    )
+    domains = {row.id: row for row in await ctx.read(domain_statement)}
+    increments = {
+        key: {"key": key, "users": 0, "addresses": sign * address_counts[key], "bytes": 0}
+        for key in domain_ids
     }
-    for row in rows:
-        quota = effective(ctx.world, places[row.domain_id], row.quota)
-        given[row.domain_id]["users"] += sign
-        given[row.domain_id]["bytes"] += sign * quota
-    table = table_of(Domain)
+    for row in users:
+        quota = effective_quota(ctx.environment, domains[row.domain_id], row.quota)
+        increments[row.domain_id]["users"] += sign
+        increments[row.domain_id]["bytes"] += sign * quota
+    table = core_table(Domain)
     statement = (
         update(table)
         .where(table.c.id == bindparam("key"))
@@ -285,31 +318,31 @@ async def count_places(
             user_count=table.c.user_count + bindparam("users"),
             address_count=table.c.address_count + bindparam("addresses"),
             quota_allocated=table.c.quota_allocated + bindparam("bytes"),
-            updated_at=ctx.world.now(),
+            updated_at=ctx.environment.now(),
         )
     )
-    if given:
-        await (await session.connection()).execute(statement, list(given.values()))
+    if increments:
+        await (await session.connection()).execute(statement, list(increments.values()))
 
 
-async def tell(
+async def record_in_domain_journals(
     ctx: Context,
     session: AsyncSession,
-    rows: Collection[Any],
+    users: Collection[Any],
     addresses: Collection[Mapping[str, Any]],
     *,
-    did: str,
+    action: str,
 ) -> None:
     """Write an action on users and addresses to the journals of their domains.
 
     Those without a domain are in the journal of the platform. `action` is the word for the journal,
     such as `deleted`.
     """
-    told: defaultdict[int, defaultdict[ChangeKind, list[int]]]
-    told = defaultdict(lambda: defaultdict(list))
+    changes: defaultdict[int, defaultdict[ChangeKind, list[int]]]
+    changes = defaultdict(lambda: defaultdict(list))
     for address in addresses:
-        told[address["domain_id"] or PLATFORM][ChangeKind.ADDRESS_CHANGED].append(address["id"])
-    for row in rows:
-        told[row.domain_id or PLATFORM][ChangeKind.USER_CHANGED].append(row.id)
-    entries = {stream: list(kinds.items()) for stream, kinds in told.items()}
-    await ctx.record_all(session, entries, did=did)
+        changes[address["domain_id"] or PLATFORM][ChangeKind.ADDRESS_CHANGED].append(address["id"])
+    for row in users:
+        changes[row.domain_id or PLATFORM][ChangeKind.USER_CHANGED].append(row.id)
+    entries = {stream: list(kinds.items()) for stream, kinds in changes.items()}
+    await ctx.record_changes(session, entries, did=action)

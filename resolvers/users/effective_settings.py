@@ -9,20 +9,22 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from models.users.tables import User
-from resolvers.access import visible_users
+from resolvers.access import is_visible_user
 from resolvers.addresses import loaders as address_loaders
 from resolvers.auth.passwords import password_policy
 from resolvers.context import Context
 from resolvers.users.quota import limits as quota_limits
 
 SERVICES = {"api": "", "imap": "IMAP", "lmtp": "", "pop3": "POP3", "smtp": "SMTP"}
-FORMAT = "parts, each once per tenant by SHA-256; zstd; not encrypted"  # how messages are stored
-LONGEST = 1000  # characters
-COLUMNS = (
+STORAGE_FORMAT = (
+    "parts, each once per tenant by SHA-256; zstd; not encrypted"  # how messages are stored
+)
+MAX_TEMPLATE_LENGTH = 1000  # characters
+USER_COLUMNS = (
     "username",
     "quota",
     "used",
@@ -37,25 +39,27 @@ COLUMNS = (
     "received_until",
     "retention",
 )
-_VARIABLE = re.compile(r"%(\{([^{}]*)\}|.?)", re.DOTALL)
+_TEMPLATE_VARIABLE = re.compile(r"%(\{([^{}]*)\}|.?)", re.DOTALL)
 
 
-async def folders(ctx: Context, user_ids: list[int]) -> list[dict[str, str]]:
+async def load_special_mailbox_paths(ctx: Context, user_ids: list[int]) -> list[dict[str, str]]:
     """Load the paths of the special mailboxes of these users, by use in lower case."""
-    seen = select(col(User.id)).where(col(User.id) == col(Mailbox.user_id), visible_users(ctx))
-    asked = select(col(Mailbox.user_id), col(Mailbox.special_use), col(Mailbox.path)).where(
+    is_visible = select(col(User.id)).where(
+        col(User.id) == col(Mailbox.user_id), is_visible_user(ctx)
+    )
+    statement = select(col(Mailbox.user_id), col(Mailbox.special_use), col(Mailbox.path)).where(
         col(Mailbox.user_id).in_(user_ids),
-        seen.exists(),
+        is_visible.exists(),
         col(Mailbox.special_use).is_not(None),
     )
-    found: defaultdict[int, dict[str, str]] = defaultdict(dict)
-    for row in await ctx.read(asked):
-        found[row.user_id][row.special_use.lower()] = row.path
-    return [found[key] for key in user_ids]
+    paths_by_user: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    for row in await ctx.read(statement):
+        paths_by_user[row.user_id][row.special_use.lower()] = row.path
+    return [paths_by_user[key] for key in user_ids]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SettingsRequest:
     """Which settings to return: of one service, of these names, of the user row only.
 
     And a template.
@@ -67,90 +71,98 @@ class Asked:
     template: str | None = None
 
 
-async def settings(ctx: Context, user: Picked, asked: Asked) -> list[tuple[str, str]]:
+async def load_effective_settings(
+    ctx: Context, user: ColumnRow, request: SettingsRequest
+) -> list[tuple[str, str]]:
     """Return names and values of a user's settings.
 
     Unless `userdb_only`, with mailboxes and limits. With `service`, only what this service needs.
     The filled-in `template` is the value `expand`. Raises Invalid for an unknown service or
     variable.
     """
-    service = asked.service and asked.service.lower()
+    service = request.service and request.service.lower()
     if service is not None and service not in SERVICES:
-        known = ", ".join(SERVICES)
-        raise Invalid(f"a service is one of {known}", constraint="enum", path=["service"])
-    address = await ctx.load(address_loaders.mains, user.id)
-    shown = address.shown if address else None
-    found: dict[str, Any] = {
+        service_names = ", ".join(SERVICES)
+        raise InvalidInput(
+            f"a service is one of {service_names}", constraint="enum", path=["service"]
+        )
+    address = await ctx.load(address_loaders.load_main_addresses_by_user, user.id)
+    displayed = address.shown if address else None
+    setting_values: dict[str, Any] = {
         "user": user.username,
         "uid": user.id,
-        "address": shown or "",
+        "address": displayed or "",
         "home": f"tenants/{user.tenant_id}/users/{user.id}",
-        "mail": FORMAT,
-        "quota/storage": await quota_limits.allowed(ctx, user),
+        "mail": STORAGE_FORMAT,
+        "quota/storage": await quota_limits.load_quota(ctx, user),
         "nologin": user.disabled or user.suspended,
     }
     if service and SERVICES[service]:
-        found["service/enabled"] = SERVICES[service] not in user.disabled_scopes
-    if not asked.userdb_only:
-        found |= await _more(ctx, user, service)
-    chosen = [(name, _text(value)) for name, value in found.items()]
-    chosen = [each for each in chosen if asked.fields is None or each[0] in asked.fields]
-    if asked.template is not None:
-        name, at, domain = (shown or user.username).partition("@")
-        values = {"user": user.username, "local": name, "domain": domain if at else ""}
-        chosen.append(("expand", expanded(asked.template, values)))
-    return chosen
+        setting_values["service/enabled"] = SERVICES[service] not in user.disabled_scopes
+    if not request.userdb_only:
+        setting_values |= await _mailbox_and_limit_settings(ctx, user, service)
+    pairs = [(name, _setting_text(value)) for name, value in setting_values.items()]
+    pairs = [pair for pair in pairs if request.fields is None or pair[0] in request.fields]
+    if request.template is not None:
+        local_part, at, domain = (displayed or user.username).partition("@")
+        values = {"user": user.username, "local": local_part, "domain": domain if at else ""}
+        pairs.append(("expand", fill_in_template(request.template, values)))
+    return pairs
 
 
-async def _more(ctx: Context, user: Picked, service: str | None) -> dict[str, Any]:
-    options, found = ctx.world.options, dict[str, Any]()
+async def _mailbox_and_limit_settings(
+    ctx: Context, user: ColumnRow, service: str | None
+) -> dict[str, Any]:
+    options, values = ctx.environment.options, dict[str, Any]()
     if service in (None, "api", "imap"):
-        found |= {
+        values |= {
             "namespace/inbox/prefix": "",
             "namespace/inbox/separator": "/",
             "namespace/inbox/inbox": True,
         }
-        roles = await ctx.load(folders, user.id)
-        found |= {f"mailbox/{use}": path for use, path in sorted(roles.items())}
-        found["limit/mailboxes"] = options.max_mailboxes
+        paths = await ctx.load(load_special_mailbox_paths, user.id)
+        values |= {f"mailbox/{use}": path for use, path in sorted(paths.items())}
+        values["limit/mailboxes"] = options.max_mailboxes
     if service in (None, "api"):
-        policy = await ctx.load(password_policy.of_users, user.id)
-        found["password/min_length"] = policy.min_length
-        found["password/min_classes"] = policy.min_classes
+        policy = await ctx.load(password_policy.load_policies_of_users, user.id)
+        values["password/min_length"] = policy.min_length
+        values["password/min_classes"] = policy.min_classes
     if service in (None, "api", "smtp"):
-        found["limit/recipients"] = (await quota_limits.recipients(ctx, user)).allowed
-        found["limit/recipients_per_message"] = options.max_recipients
+        values["limit/recipients"] = (await quota_limits.load_recipient_usage(ctx, user)).allowed
+        values["limit/recipients_per_message"] = options.max_recipients
     if service in (None, "lmtp"):
-        found["limit/received"] = quota_limits.received(ctx.world, user).allowed
+        values["limit/received"] = quota_limits.received_usage(ctx.environment, user).allowed
     if service in (None, "api", "lmtp", "smtp"):
-        found["limit/message_size"] = options.message_max
-    found["retention"] = user.retention or 0
-    return found
+        values["limit/message_size"] = options.message_max
+    values["retention"] = user.retention or 0
+    return values
 
 
-def _text(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     """Return a value as text; booleans as yes or no."""
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
-def expanded(template: str, known: dict[str, str]) -> str:
+def fill_in_template(template: str, values: dict[str, str]) -> str:
     """Return the template with %{user}, %{local} and %{domain} filled in; %% is a percent sign.
 
     Raises Invalid for an unknown variable or a template that is too long.
     """
 
-    def value(match: re.Match[str]) -> str:
+    def replace_variable(match: re.Match[str]) -> str:
         name = match[2]
         if match[0] == "%%":
             return "%"
-        if name not in known:
-            raise Invalid(
-                f"a template has {', '.join(f'%{{{each}}}' for each in known)} and %%",
+        if name not in values:
+            raise InvalidInput(
+                f"a template has {', '.join(f'%{{{each}}}' for each in values)} and %%",
                 constraint="template",
                 path=["expand"],
             )
-        return known[name]
+        return values[name]
 
-    if len(template) > LONGEST:
-        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=["expand"])
-    return _VARIABLE.sub(value, template)
+    if len(template) > MAX_TEMPLATE_LENGTH:
+        raise InvalidInput(
+            f"at most {MAX_TEMPLATE_LENGTH} characters", constraint="max", path=["expand"]
+        )
+    return _TEMPLATE_VARIABLE.sub(replace_variable, template)

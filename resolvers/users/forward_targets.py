@@ -3,80 +3,109 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mail.addresses.address_syntax import normal
+from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
-from mail.recipients.batch_resolution import resolve_all
-from models.errors import Invalid
-from models.runtime.secret_box import Sealed
-from models.store.columns import Picked
-from resolvers.addresses.targets import Targets, checked_targets
+from mail.recipients.batch_resolution import resolve_addresses
+from models.errors import InvalidInput
+from models.runtime.secret_box import DecryptionError
+from models.store.columns import ColumnRow
+from resolvers.addresses.targets import ForwardTargets, validate_targets
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
-from resolvers.users.user_locks import Held
+from resolvers.users.user_locks import LockedUsers
 
-TOLD = 10  # in an event of the security log
-LONGEST = 200  # characters
+MAX_LOGGED_TARGETS = 10  # in an event of the security log
+MAX_LOGGED_LENGTH = 200  # characters
 
 
-def checked(ctx: Context, row: Picked, texts: Sequence[str], path: Sequence[str]) -> dict[str, Any]:
+def target_columns(
+    ctx: Context, user: ColumnRow, targets: Sequence[str], path: Sequence[str]
+) -> dict[str, Any]:
     """Return the columns of a user with these targets. Raises Invalid for an unusable target."""
     try:
-        known = forward_targets.opened(ctx.world, row.id, row.relays)
-    except Sealed:  # the key is lost: the caller must send the relay passwords again
-        known = {}
-    found = checked_targets(ctx, texts, known, path)
-    columns: dict[str, Any] = {"targets": list(found.shown)}
-    if dict(found.relays) != known:
-        columns["relays"] = forward_targets.sealed(ctx.world, row.id, found.relays)
+        stored_relays = forward_targets.open_relays(ctx.environment, user.id, user.relays)
+    except DecryptionError:  # the key is lost: the caller must send the relay passwords again
+        stored_relays = {}
+    validated = validate_targets(ctx, targets, stored_relays, path)
+    columns: dict[str, Any] = {"targets": list(validated.shown_targets)}
+    if dict(validated.relays_with_password) != stored_relays:
+        columns["relays"] = forward_targets.seal_relays(
+            ctx.environment, user.id, validated.relays_with_password
+        )
     return columns
 
 
-def new(
-    ctx: Context, key: int, found: Targets, address: str | None, path: Sequence[str]
+def target_columns_of_new_user(
+    ctx: Context, user_id: int, targets: ForwardTargets, address: str | None, path: Sequence[str]
 ) -> dict[str, Any]:
     """Return the target columns of a new user with this main address.
 
     Raises Invalid if the user would forward to the own address.
     """
     if address is not None:
-        own = normal(address)
-        _refuse(found.shown, {one for one in found.shown if normal(one) == own}, path)
-    sealed = forward_targets.sealed(ctx.world, key, found.relays)
-    return {"targets": list(found.shown), "relays": sealed}
+        own_address = normalized_address(address)
+        _raise_if_own_address(
+            targets.shown_targets,
+            {
+                target
+                for target in targets.shown_targets
+                if normalized_address(target) == own_address
+            },
+            path,
+        )
+    encrypted_relays = forward_targets.seal_relays(
+        ctx.environment, user_id, targets.relays_with_password
+    )
+    return {"targets": list(targets.shown_targets), "relays": encrypted_relays}
 
 
-async def set_(ctx: Context, held: Held, texts: Sequence[str], path: Sequence[str]) -> None:
+async def set_forward_targets(
+    ctx: Context, locked_users: LockedUsers, targets: Sequence[str], path: Sequence[str]
+) -> None:
     """Set the targets of locked users and log the change to their security logs.
 
     Raises Invalid if a target is one of the user's own addresses or aliases.
     """
-    made = {row.id: checked(ctx, row, texts, path) for row in held.rows}
-    named = {one for each in made.values() for one in each["targets"] if "://" not in one}
-    owners = await _owners(ctx, named)
+    columns_by_user = {row.id: target_columns(ctx, row, targets, path) for row in locked_users.rows}
+    target_addresses = {
+        target
+        for columns in columns_by_user.values()
+        for target in columns["targets"]
+        if "://" not in target
+    }
+    owner_ids = await _load_owner_ids(ctx, target_addresses)
     events = []
-    for row in held.rows:
-        shown = made[row.id]["targets"]
-        _refuse(shown, {one for one in shown if owners.get(one) == row.id}, path)
-        if held.set(row, **made[row.id]):
-            events.append(_event(row.id, [one for one in shown if one not in row.targets]))
-    await security_log.note_all(ctx, held.session, events)
+    for row in locked_users.rows:
+        displayed = columns_by_user[row.id]["targets"]
+        _raise_if_own_address(
+            displayed, {one for one in displayed if owner_ids.get(one) == row.id}, path
+        )
+        if locked_users.set_columns(row, **columns_by_user[row.id]):
+            events.append(
+                _forwarding_event(row.id, [one for one in displayed if one not in row.targets])
+            )
+    await security_log.log_events(ctx, locked_users.session, events)
 
 
-async def _owners(ctx: Context, named: Collection[str]) -> Mapping[str, int | None]:
+async def _load_owner_ids(ctx: Context, addresses: Collection[str]) -> Mapping[str, int | None]:
     """Load the user ids that these addresses deliver to."""
-    found = await resolve_all(ctx.world, named, ctx.read)
-    return {text: row.user_id for text, row in found.items()}
+    resolutions = await resolve_addresses(ctx.environment, addresses, ctx.read)
+    return {text: row.user_id for text, row in resolutions.items()}
 
 
-def _refuse(shown: Sequence[str], own: Collection[str], path: Sequence[str]) -> None:
+def _raise_if_own_address(
+    targets: Sequence[str], own_addresses: Collection[str], path: Sequence[str]
+) -> None:
     """Raise Invalid if a target is an own address."""
-    for index, one in enumerate(shown):
-        if one in own:
-            words = "an account does not forward to itself"
-            raise Invalid(words, constraint="self", path=path, index=index)
+    for index, target in enumerate(targets):
+        if target in own_addresses:
+            error_text = "an account does not forward to itself"
+            raise InvalidInput(error_text, constraint="self", path=path, index=index)
 
 
-def _event(user_id: int, added: Sequence[str]) -> Event:
-    told = [one[:LONGEST] for one in added[:TOLD]]
-    return Event("forwarding change", user_id, detail={"added": told} if told else {})
+def _forwarding_event(user_id: int, added_targets: Sequence[str]) -> NewSecurityEvent:
+    logged = [target[:MAX_LOGGED_LENGTH] for target in added_targets[:MAX_LOGGED_TARGETS]]
+    return NewSecurityEvent(
+        "forwarding change", user_id, detail={"added": logged} if logged else {}
+    )

@@ -12,23 +12,23 @@ from sqlmodel import col
 from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.errors import Invalid
-from models.store.columns import Picked, picked
-from models.store.keyset_pages import Ask, Page
+from models.errors import InvalidInput
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
-from models.users.search_index import LETTERS, beginning, holding, last_login
+from models.users.search_index import TRIGRAM_LENGTH, contains_part, has_prefix, last_login_column
 from models.users.tables import DeletedUser, User
 from resolvers import pagination
-from resolvers.access import visible_users
+from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.pagination import Form
-from resolvers.sql_text import LONGEST, within
-from resolvers.sql_text import holding as any_holding
-from resolvers.users.selection import masked, tagged, tagged_all
+from resolvers.pagination import PageForm
+from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
+from resolvers.sql_text import any_item_fits_sql as any_holding
+from resolvers.users.selection import has_all_tags_sql, has_any_tag_sql, matches_masks_sql
 
-TERMS = 100  # of one filter
-APART = 50  # domains of an administrator: each is one index scan
+MAX_TAGS_OR_MASKS = 100  # of one filter
+MAX_DOMAIN_SCANS = 50  # domains of an administrator: each is one index scan
 
 
 class UserOrder(StrEnum):
@@ -41,7 +41,7 @@ class UserOrder(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class UserWhere:
+class UserConditions:
     """Conditions on users; all must hold."""
 
     query: str | None = None
@@ -53,194 +53,233 @@ class UserWhere:
     disabled: bool | None = None
     suspended: bool | None = None
     created_after: datetime | None = None
-    forward: str | None = None  # part of a target
+    target_part: str | None = None  # part of a target
 
 
-def place_of(order: UserOrder, row: Any) -> Any:
+def sort_key(order: UserOrder, row: Any) -> Any:
     """Return the sort key of a row, which its cursor has beside the id."""
-    return getattr(row, _KEYS[order])
+    return getattr(row, _SORT_COLUMNS[order])
 
 
-_KEYS = {
+_SORT_COLUMNS = {
     UserOrder.USERNAME: "username_key",
     UserOrder.CREATED: "created_at",
     UserOrder.QUOTA_USED: "used",
     UserOrder.LAST_LOGIN: "last_seen",
 }
-_TYPES = {
+_SORT_KEY_TYPES = {
     UserOrder.USERNAME: str,
     UserOrder.CREATED: datetime,
     UserOrder.QUOTA_USED: int,
     UserOrder.LAST_LOGIN: datetime,
 }
-_FALLING = (UserOrder.QUOTA_USED, UserOrder.LAST_LOGIN)
+_DESCENDING_ORDERS = (UserOrder.QUOTA_USED, UserOrder.LAST_LOGIN)
 
 
-async def pages(
+async def load_user_page(
     ctx: Context,
-    where: UserWhere,
-    ask: Ask,
+    filter: UserConditions,
+    page_request: PageRequest,
     columns: Collection[str],
     order: UserOrder = UserOrder.USERNAME,
-) -> Page[Picked]:
+) -> Page[ColumnRow]:
     """Load a page of users that the viewer sees. Each order has an index.
 
     Raises Invalid for a cursor of another order.
     """
-    if ask.place and not isinstance(ask.place.at, _TYPES[order]):
-        raise Invalid("not a cursor of this list", constraint="cursor", path=["after"])
-    domain_id = await _domain(ctx, where)
-    if where.domain is not None and domain_id is None:
-        return ask.page([])
-    names, seen = {"id", *columns}, last_login(ctx.world.database.dialect)
-    asked: list[ColumnElement[Any]] = [seen]
-    key: Any = seen
+    if page_request.cursor and not isinstance(
+        page_request.cursor.sort_value, _SORT_KEY_TYPES[order]
+    ):
+        raise InvalidInput("not a cursor of this list", constraint="cursor", path=["after"])
+    domain_id = await _load_filter_domain_id(ctx, filter)
+    if filter.domain is not None and domain_id is None:
+        return page_request.page_from_rows([])
+    names, last_login = {"id", *columns}, last_login_column(ctx.environment.database.dialect)
+    extra_columns: list[ColumnElement[Any]] = [last_login]
+    sort_column: Any = last_login
     if order is not UserOrder.LAST_LOGIN:
-        names.add(_KEYS[order])
-        asked, key = [], col(getattr(User, _KEYS[order]))
-    form = Form.of(ask, frozenset(), falling=order in _FALLING)
-    place = (key, col(User.id))
-    narrowed = _narrowed(ctx, where)
-    rows = select(*picked(User, names), *asked)
+        names.add(_SORT_COLUMNS[order])
+        extra_columns, sort_column = [], col(getattr(User, _SORT_COLUMNS[order]))
+    page_form = PageForm.of_page(
+        page_request, frozenset(), is_descending=order in _DESCENDING_ORDERS
+    )
+    sort_columns = (sort_column, col(User.id))
+    conditions = _filter_conditions(ctx, filter)
+    rows = select(*select_columns(User, names), *extra_columns)
     scans = [
-        pagination.form_of_page(rows.where(*part, *narrowed), form, place)
-        for part in _parts(ctx, domain_id)
+        pagination.page_select(rows.where(*part, *conditions), page_form, sort_columns)
+        for part in _index_scan_conditions(ctx, domain_id)
     ]
-    one = scans[0] if len(scans) == 1 else _merged(scans, form, [_KEYS[order], "id"])
-    return pagination.page_of(await ctx.read(one, pagination.parameters(ask, place)), ask)
+    statement = (
+        scans[0]
+        if len(scans) == 1
+        else _merge_scans(scans, page_form, [_SORT_COLUMNS[order], "id"])
+    )
+    return pagination.page_from_rows(
+        await ctx.read(statement, pagination.page_parameters(page_request, sort_columns)),
+        page_request,
+    )
 
 
-def _merged(
-    scans: Sequence[Select[*tuple[Any, ...]]], form: Form, place: Sequence[str]
+def _merge_scans(
+    scans: Sequence[Select[*tuple[Any, ...]]], page_form: PageForm, sort_column_names: Sequence[str]
 ) -> Select[*tuple[Any, ...]]:
     """SQL: one page of several short index scans. An OR over them would be sorted as a whole."""
-    found = union_all(*(select(scan.subquery()) for scan in scans)).subquery()
-    up = form.back is form.falling
-    keys = (found.c[name] if up else found.c[name].desc() for name in place)
-    return select(found).order_by(*keys).limit(pagination.COUNT)
+    union = union_all(*(select(scan.subquery()) for scan in scans)).subquery()
+    is_ascending = page_form.is_backward is page_form.is_descending
+    keys = (union.c[name] if is_ascending else union.c[name].desc() for name in sort_column_names)
+    return select(union).order_by(*keys).limit(pagination.ROW_COUNT_PARAMETER)
 
 
-def _parts(ctx: Context, domain_id: int | None) -> list[list[ColumnElement[bool]]]:
+def _index_scan_conditions(ctx: Context, domain_id: int | None) -> list[list[ColumnElement[bool]]]:
     """The WHERE clauses of the visible users, in parts that have one index each."""
-    viewer, there = ctx.viewer, col(User.deleted_at).is_(None)
-    in_domain = col(User.domain_id)
+    viewer, is_not_deleted = ctx.viewer, col(User.deleted_at).is_(None)
+    domain_column = col(User.domain_id)
     if domain_id is not None:
-        known = viewer.role.includes(Role.ADMIN) or domain_id in viewer.administers
-        return [[there if known else visible_users(ctx), in_domain == domain_id]]
-    if viewer.role is not Role.DOMAIN_ADMIN or not 0 < len(viewer.administers) <= APART:
-        return [[visible_users(ctx)]]
-    elsewhere = or_(in_domain.is_(None), in_domain.not_in(viewer.administers))
-    own = [there, col(User.id) == viewer.user_id, elsewhere]
-    return [*([there, in_domain == key] for key in sorted(viewer.administers)), own]
+        is_administered = (
+            viewer.role.includes(Role.ADMIN) or domain_id in viewer.administered_domains
+        )
+        return [
+            [
+                is_not_deleted if is_administered else is_visible_user(ctx),
+                domain_column == domain_id,
+            ]
+        ]
+    if (
+        viewer.role is not Role.DOMAIN_ADMIN
+        or not 0 < len(viewer.administered_domains) <= MAX_DOMAIN_SCANS
+    ):
+        return [[is_visible_user(ctx)]]
+    is_in_other_domain = or_(
+        domain_column.is_(None), domain_column.not_in(viewer.administered_domains)
+    )
+    is_viewer_elsewhere = [is_not_deleted, col(User.id) == viewer.user_id, is_in_other_domain]
+    return [
+        *([is_not_deleted, domain_column == key] for key in sorted(viewer.administered_domains)),
+        is_viewer_elsewhere,
+    ]
 
 
-async def count(ctx: Context, where: UserWhere) -> int:
+async def count_users(ctx: Context, filter: UserConditions) -> int:
     """Count the users of a list.
 
     The count of all users reads an index only; that of a domain reads its counter.
     """
-    domain_id = await _domain(ctx, where)
-    if where.domain is not None and domain_id is None:
+    domain_id = await _load_filter_domain_id(ctx, filter)
+    if filter.domain is not None and domain_id is None:
         return 0
-    narrowed = _narrowed(ctx, where)
-    asked = select(func.count()).select_from(User).where(visible_users(ctx), *narrowed)
+    conditions = _filter_conditions(ctx, filter)
+    statement = select(func.count()).select_from(User).where(is_visible_user(ctx), *conditions)
     if domain_id is not None:
-        asked = asked.where(col(User.domain_id) == domain_id)
-    if not narrowed and ctx.viewer.role.includes(Role.ADMIN):
-        asked = _of_domain(domain_id) if domain_id else _of_all()
-    (row,) = await ctx.read(asked)
+        statement = statement.where(col(User.domain_id) == domain_id)
+    if not conditions and ctx.viewer.role.includes(Role.ADMIN):
+        statement = _count_of_domain_sql(domain_id) if domain_id else _count_all_sql()
+    (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-async def unfit(ctx: Context, where: UserWhere, keys: Collection[int]) -> set[int]:
+async def ids_not_matching(
+    ctx: Context, filter: UserConditions, user_ids: Collection[int]
+) -> set[int]:
     """Return those of these users that the viewer sees and that do not match the filter."""
-    seen = select(col(User.id)).where(col(User.id).in_(keys), visible_users(ctx))
-    fitting = {row.id for row in await ctx.read(seen.where(*_narrowed(ctx, where)))}
-    return {row.id for row in await ctx.read(seen)} - fitting
+    statement = select(col(User.id)).where(col(User.id).in_(user_ids), is_visible_user(ctx))
+    matching_ids = {
+        row.id for row in await ctx.read(statement.where(*_filter_conditions(ctx, filter)))
+    }
+    return {row.id for row in await ctx.read(statement)} - matching_ids
 
 
-def _of_all() -> Select[int]:
-    every = select(func.count()).select_from(User).scalar_subquery()
-    gone = select(func.count()).select_from(DeletedUser).scalar_subquery()
-    return select(every - gone)
+def _count_all_sql() -> Select[int]:
+    all_users = select(func.count()).select_from(User).scalar_subquery()
+    deleted_users = select(func.count()).select_from(DeletedUser).scalar_subquery()
+    return select(all_users - deleted_users)
 
 
-def _of_domain(domain_id: int) -> Select[int]:
+def _count_of_domain_sql(domain_id: int) -> Select[int]:
     return select(col(Domain.user_count)).where(col(Domain.id) == domain_id)
 
 
-async def _domain(ctx: Context, where: UserWhere) -> int | None:
+async def _load_filter_domain_id(ctx: Context, filter: UserConditions) -> int | None:
     """Load the id of the domain in the filter; None if there is no condition or no such domain."""
-    if where.domain is None:
+    if filter.domain is None:
         return None
-    name = address_syntax.normal_domain(where.domain)
-    asked = select(col(Domain.id)).where(col(Domain.name) == name)
+    name = address_syntax.normalized_domain(filter.domain)
+    statement = select(col(Domain.id)).where(col(Domain.name) == name)
     if not ctx.viewer.role.includes(Role.ADMIN):
-        theirs = select(col(User.domain_id)).where(visible_users(ctx))
-        asked = asked.where(domain_loaders.visible_domains(ctx) | col(Domain.id).in_(theirs))
-    row = next(iter(await ctx.read(asked)), None)
+        domains_of_visible_users = select(col(User.domain_id)).where(is_visible_user(ctx))
+        statement = statement.where(
+            domain_loaders.is_visible_domain(ctx) | col(Domain.id).in_(domains_of_visible_users)
+        )
+    row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
 
 
-def _narrowed(ctx: Context, where: UserWhere) -> list[Any]:
+def _filter_conditions(ctx: Context, filter: UserConditions) -> list[Any]:
     """The conditions of a filter, apart from the domain.
 
     Raises Invalid for a filter that is too long.
     """
-    _check(where)
-    if () in (where.tags, where.required_tags, where.masks, where.roles):
+    _validate_filter(filter)
+    if () in (filter.tags, filter.required_tags, filter.masks, filter.roles):
         return [false()]
-    dialect, found = ctx.world.database.dialect, list[Any]()
-    if where.query:
-        found.append(_named_like(dialect, where.query))
-    if where.forward:
-        some = text("users.targets <> '[]'")  # as in the partial index of users with targets
-        found += [some, any_holding(dialect, col(User.targets), within, [where.forward])]
-    found += [tagged(where.tags)] if where.tags else []
-    found += [tagged_all(where.required_tags)] if where.required_tags else []
-    found += [masked(dialect, where.masks)] if where.masks else []
-    if where.roles:
-        found.append(col(User.role).in_(where.roles))
-        if Role.USER not in where.roles:  # as in the partial index of the other roles
-            found.append(text("users.role <> 'USER'"))
-    for name, wanted in (("disabled", where.disabled), ("suspended", where.suspended)):
-        if wanted is not None:  # as in the partial indexes
-            found.append(text(f"users.{name}" if wanted else f"NOT users.{name}"))
-    if where.created_after is not None:
-        found.append(col(User.created_at) > where.created_after)
-    return found
+    dialect, conditions = ctx.environment.database.dialect, list[Any]()
+    if filter.query:
+        conditions.append(_matches_query_sql(dialect, filter.query))
+    if filter.target_part:
+        has_targets = text("users.targets <> '[]'")  # as in the partial index of users with targets
+        conditions += [
+            has_targets,
+            any_holding(dialect, col(User.targets), contains_text_sql, [filter.target_part]),
+        ]
+    conditions += [has_any_tag_sql(filter.tags)] if filter.tags else []
+    conditions += [has_all_tags_sql(filter.required_tags)] if filter.required_tags else []
+    conditions += [matches_masks_sql(dialect, filter.masks)] if filter.masks else []
+    if filter.roles:
+        conditions.append(col(User.role).in_(filter.roles))
+        if Role.USER not in filter.roles:  # as in the partial index of the other roles
+            conditions.append(text("users.role <> 'USER'"))
+    for name, value in (("disabled", filter.disabled), ("suspended", filter.suspended)):
+        if value is not None:  # as in the partial indexes
+            conditions.append(text(f"users.{name}" if value else f"NOT users.{name}"))
+    if filter.created_after is not None:
+        conditions.append(col(User.created_at) > filter.created_after)
+    return conditions
 
 
-def _check(where: UserWhere) -> None:
+def _validate_filter(filter: UserConditions) -> None:
     """Raise Invalid if the filter has too many or too long terms."""
     for name, terms in (
-        ("tags", where.tags),
-        ("requiredTags", where.required_tags),
-        ("masks", where.masks),
+        ("tags", filter.tags),
+        ("requiredTags", filter.required_tags),
+        ("masks", filter.masks),
     ):
-        if len(terms or ()) > TERMS:
-            raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
-    for name, looked_for in (("query", where.query), ("forward", where.forward)):
-        if len(looked_for or "") > LONGEST:
-            words = f"what is looked for has at most {LONGEST} characters"
-            raise Invalid(words, constraint="max", path=["filter", name])
+        if len(terms or ()) > MAX_TAGS_OR_MASKS:
+            raise InvalidInput(
+                f"at most {MAX_TAGS_OR_MASKS}", constraint="max", path=["filter", name]
+            )
+    for name, search_text in (("query", filter.query), ("forward", filter.target_part)):
+        if len(search_text or "") > MAX_SEARCH_LENGTH:
+            error_text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
+            raise InvalidInput(error_text, constraint="max", path=["filter", name])
 
 
-def _named_like(dialect: str, query: str) -> ColumnElement[bool]:
+def _matches_query_sql(dialect: str, query: str) -> ColumnElement[bool]:
     """SQL: users with this text in username, name or main address; a short text as their beginning.
 
     The text is searched as written, and in the normalized form of usernames: without dots and
     label, the domain in Unicode.
     """
-    forms = dict.fromkeys([query.casefold(), address_syntax.username_key(query)])
-    return or_(*(_like(dialect, form) for form in forms if form))
+    search_forms = dict.fromkeys([query.casefold(), address_syntax.username_key(query)])
+    return or_(*(_matches_text_sql(dialect, form) for form in search_forms if form))
 
 
-def _like(dialect: str, form: str) -> ColumnElement[bool]:
-    if len(form) >= LETTERS:
-        return holding(dialect, form)
-    mains = select(col(Address.user_id)).where(
-        col(Address.main), beginning(dialect, col(Address.local), form)
+def _matches_text_sql(dialect: str, search_text: str) -> ColumnElement[bool]:
+    if len(search_text) >= TRIGRAM_LENGTH:
+        return contains_part(dialect, search_text)
+    by_main_address = select(col(Address.user_id)).where(
+        col(Address.main), has_prefix(dialect, col(Address.local), search_text)
     )
-    named = select(col(User.id)).where(beginning(dialect, col(User.username_key), form))
-    return col(User.id).in_(named.union(mains))
+    by_username = select(col(User.id)).where(
+        has_prefix(dialect, col(User.username_key), search_text)
+    )
+    return col(User.id).in_(by_username.union(by_main_address))

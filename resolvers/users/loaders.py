@@ -10,64 +10,66 @@ from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import number, prepared
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.users.tables import DomainAdmin, User
-from resolvers.access import own, visible_users
+from resolvers.access import is_visible_user, require_user_id
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.pagination import by_keys
+from resolvers.pagination import read_by_keys
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_users_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load users by id, in this order; None for a user that the viewer does not see."""
     if ids == [ctx.viewer.user_id]:
-        return [next(iter(await ctx.find(_oneself())), None)]
-    seen = select(*picked(User)).where(visible_users(ctx))
-    return await by_keys(ctx, seen, col(User.id), ids)
+        return [next(iter(await ctx.read_prepared(_select_viewer())), None)]
+    statement = select(*select_columns(User)).where(is_visible_user(ctx))
+    return await read_by_keys(ctx, statement, col(User.id), ids)
 
 
-@prepared
-def _oneself() -> Select[*tuple[Any, ...]]:
-    return select(*picked(User)).where(col(User.id) == number("viewer"))
+@prepare_cached
+def _select_viewer() -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(User)).where(col(User.id) == integer_parameter("viewer"))
 
 
-async def named(ctx: Context, name: str) -> Picked | None:
+async def find_user_by_name(ctx: Context, name: str) -> ColumnRow | None:
     """Load the user of this username or address; None if the viewer does not see it."""
-    key = await address_resolution.login_of(ctx.world, name)
-    return await ctx.load(by_ids, key) if key else None
+    user_id = await address_resolution.find_sign_in_user(ctx.environment, name)
+    return await ctx.load(load_users_by_id, user_id) if user_id else None
 
 
-async def reached(ctx: Context, key: int | None) -> int:
+async def require_visible_user_id(ctx: Context, user_id: int | None) -> int:
     """Return the id of the user an operation is for: a visible one, or the viewer for None.
 
     Raises NotFound if the viewer does not see the user.
     """
-    if key is None:
-        return own(ctx)
-    if await ctx.load(by_ids, key) is None:
-        raise NotFound(str(key), path=["user"])
-    return key
+    if user_id is None:
+        return require_user_id(ctx)
+    if await ctx.load(load_users_by_id, user_id) is None:
+        raise NotFound(str(user_id), path=["user"])
+    return user_id
 
 
-async def folders_of(ctx: Context, user_id: int, use: SpecialUse) -> int | None:
+async def find_special_mailbox_id(
+    ctx: Context, user_id: int, special_use: SpecialUse
+) -> int | None:
     """Load the id of a user's mailbox with this special use; None if there is none."""
-    asked = select(col(Mailbox.id)).where(
-        col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == use
+    statement = select(col(Mailbox.id)).where(
+        col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == special_use
     )
-    row = next(iter(await ctx.read(asked)), None)
+    row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
 
 
-async def administered(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
+async def load_administered_domains(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the domains that these users administer, by name, as far as the viewer sees them."""
-    charges = (
-        select(*picked(Domain), col(DomainAdmin.user_id).label("admin"))
+    statement = (
+        select(*select_columns(Domain), col(DomainAdmin.user_id).label("admin"))
         .join(DomainAdmin, col(DomainAdmin.domain_id) == col(Domain.id))
-        .where(col(DomainAdmin.user_id).in_(user_ids), domain_loaders.visible_domains(ctx))
+        .where(col(DomainAdmin.user_id).in_(user_ids), domain_loaders.is_visible_domain(ctx))
         .order_by(col(Domain.name))
     )
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(charges):
-        found[row.admin].append(row)
-    return [found[key] for key in user_ids]
+    domains_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    for row in await ctx.read(statement):
+        domains_by_user[row.admin].append(row)
+    return [domains_by_user[key] for key in user_ids]

@@ -8,16 +8,16 @@ from email.utils import parseaddr
 from typing import Any
 
 from mail.storage import openpgp_short_rsa
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from resolvers.context import Context
 
-LONGEST = 128 * 1024  # characters
-BEGIN = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+MAX_LENGTH = 128 * 1024  # characters
+ARMOR_BEGIN = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
 
 @dataclass(frozen=True, slots=True)
-class PublicKey:
+class OpenPgpPublicKey:
     """An OpenPGP public key in ASCII armor, with its properties."""
 
     armored: str
@@ -38,69 +38,71 @@ class PublicKey:
         }
 
 
-async def checked(world: World, text: str, *, path: Sequence[str] = ("pubKey",)) -> PublicKey:
+async def validate_public_key(
+    environment: Environment, armored_key: str, *, path: Sequence[str] = ("pubKey",)
+) -> OpenPgpPublicKey:
     """Return the key if it can encrypt. Raises Invalid if it can't, or is revoked or expired.
 
     Accepts the keys that Sequoia's policy accepts, and RSA from 1,024 bits. A secret key is stored
     without its secret part.
     """
-    if len(text) > LONGEST:
-        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=path)
-    if BEGIN not in text or "\0" in text:
-        raise Invalid("not an armoured OpenPGP public key", constraint="key", path=path)
-    key, problem = await asyncio.to_thread(_read, text, world.now())
+    if len(armored_key) > MAX_LENGTH:
+        raise InvalidInput(f"at most {MAX_LENGTH} characters", constraint="max", path=path)
+    if ARMOR_BEGIN not in armored_key or "\0" in armored_key:
+        raise InvalidInput("not an armoured OpenPGP public key", constraint="key", path=path)
+    key, problem = await asyncio.to_thread(_parse_key, armored_key, environment.now())
     if key is None or "\0" in key.armored or "\0" in f"{key.name}{key.address}":
-        raise Invalid(problem or "no NUL", constraint="key", path=path)
-    if key.expires_at and key.expires_at <= world.now():
-        raise Invalid("the key is over", constraint="expired", path=path)
+        raise InvalidInput(problem or "no NUL", constraint="key", path=path)
+    if key.expires_at and key.expires_at <= environment.now():
+        raise InvalidInput("the key is over", constraint="expired", path=path)
     return key
 
 
-def warn(ctx: Context, key: PublicKey, *, path: Sequence[str]) -> None:
+def warn_if_short(ctx: Context, key: OpenPgpPublicKey, *, path: Sequence[str]) -> None:
     """Add a warning to the payload if the key is too short."""
     if key.is_short:
         text = "the key is accepted, but too short to be secure: RSA needs 2,048 bits"
-        ctx.warn("WEAK_KEY", text, path=path)
+        ctx.add_warning("WEAK_KEY", text, path=path)
 
 
-def _read(text: str, now: datetime) -> tuple[PublicKey | None, str]:
+def _parse_key(armored_key: str, now: datetime) -> tuple[OpenPgpPublicKey | None, str]:
     """Return the key and an empty text, or None and the reason why it can't be used."""
     import pysequoia  # noqa: PLC0415 - few servers need it, and it delays the start
 
     try:
-        cert = pysequoia.Cert.from_bytes(text.encode())
+        cert = pysequoia.Cert.from_bytes(armored_key.encode())
     except (RuntimeError, ValueError):
         return None, "not an armoured OpenPGP public key"
     try:
         if cert.is_revoked:
             return None, "the key is revoked"
         pysequoia.encrypt(b"a trial", recipients=[cert])
-        expires, names = cert.expiration, [str(one) for one in cert.user_ids]
+        expires_at, user_ids = cert.expiration, [str(user_id) for user_id in cert.user_ids]
     except RuntimeError:
-        if short := _short(text, cert, now):
-            return short, ""
+        if short_key := _parse_short_key(armored_key, cert, now):
+            return short_key, ""
         return None, "nothing can be encrypted to this key: it cannot, is over, or is too weak"
-    name, address = parseaddr(names[0]) if names else ("", "")
-    return PublicKey(
+    name, address = parseaddr(user_ids[0]) if user_ids else ("", "")
+    return OpenPgpPublicKey(
         str(cert),  # without a secret key
         cert.fingerprint,
         name or None,
         address or None,
-        expires,
+        expires_at,
     ), ""
 
 
-def _short(text: str, cert: Any, now: datetime) -> PublicKey | None:
+def _parse_short_key(armored_key: str, cert: Any, now: datetime) -> OpenPgpPublicKey | None:
     """Return a key that is too short for Sequoia's policy.
 
     None if mail can't be encrypted to it.
     """
     try:
-        short = openpgp_short_rsa.read(text, now)
+        short = openpgp_short_rsa.parse_encryption_key(armored_key, now)
     except (RuntimeError, ValueError):
         return None
     if short is None:
         return None
     name, address = parseaddr(short.user_id)
-    facts = (short.fingerprint, name or None, address or None, short.expires_at)
-    return PublicKey(str(cert), *facts, is_short=True)
+    properties = (short.fingerprint, name or None, address or None, short.expires_at)
+    return OpenPgpPublicKey(str(cert), *properties, is_short=True)

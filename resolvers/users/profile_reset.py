@@ -2,24 +2,26 @@
 
 from typing import Any
 
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from resolvers.admin import admin_log, key_values
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
-from resolvers.users.selection import Users, chosen
+from resolvers.users.selection import UserSelector, load_selected_users
 
-PREFERENCES = "ui/"  # of the keys of browser clients
+CLIENT_KEY_PREFIX = "ui/"  # of the keys of browser clients
 
 
-async def reset(ctx: Context, which: Users) -> list[Picked]:
+async def reset_profiles(ctx: Context, selection: UserSelector) -> list[ColumnRow]:
     """Delete what browser clients store for these users in key-value stores. Returns the users."""
-    rows = await chosen(ctx, which)
+    rows = await load_selected_users(ctx, selection)
     ids = [row.id for row in rows]
-    async with ctx.write(*ids) as session:
-        await key_values.forget(ctx, session, ids, PREFERENCES)
-        others: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
-        log = [Done("profileReset", "User", row.id, row.domain_id) for row in others]
-        await admin_log.note(ctx, session, *log)
-    found = await ctx.load_all(user_loaders.by_ids, ids)
-    return [row for row in found if row is not None]
+    async with ctx.write_session(*ids) as session:
+        await key_values.delete_entries_of_users(ctx, session, ids, CLIENT_KEY_PREFIX)
+        other_users: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
+        log = [
+            NewAdminLogEntry("profileReset", "User", row.id, row.domain_id) for row in other_users
+        ]
+        await admin_log.log_changes(ctx, session, *log)
+    reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)
+    return [row for row in reloaded if row is not None]

@@ -11,29 +11,37 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import normal, normal_domain, username_key
+from mail.addresses.address_syntax import normalized_address, normalized_domain, username_key
 from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
-from models.domains.tables import Domain, DomainAlias
+from models.domains.tables import AliasDomain, Domain
 from models.errors import Conflict, NotFound
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
-from models.users.search_index import words_of
+from models.users.search_index import search_text
 from models.users.tables import DeletedUser, User
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.auth.authentication import forget
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.auth.authentication import drop_credentials
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
-from resolvers.users.delete import buried, count_places, tell
-from resolvers.users.quota.quota_allocation import effective, room, seat
+from resolvers.users.delete import (
+    can_decide_on_deleted_sql,
+    record_in_domain_journals,
+    update_domain_counters,
+)
+from resolvers.users.quota.quota_allocation import (
+    allocated_after_increase,
+    effective_quota,
+    require_user_slot,
+)
 
-Kept = Mapping[str, Any]  # an address row of a deleted user
+StoredAddress = Mapping[str, Any]  # an address row of a deleted user
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class DeletedUserRef:
     """A reference to a deleted user: its id, or a username or address that it had."""
 
     id: int | None = None
@@ -41,22 +49,22 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoredUser:
     """A restored user, with the addresses it has again and those it has lost."""
 
-    user: Picked
-    recovered: Sequence[str]
-    lost: Sequence[str]
+    user: ColumnRow
+    recovered_addresses: Sequence[str]
+    lost_addresses: Sequence[str]
 
 
-async def find(ctx: Context, by: Named) -> Picked | None:
+async def find_deleted_user(ctx: Context, ref: DeletedUserRef) -> ColumnRow | None:
     """Load the row of a deleted user; None if there is none the viewer can decide on.
 
     Of several users that had a name, returns the one deleted last.
     """
-    asked = (
+    statement = (
         select(
-            *(column for column in picked(DeletedUser)),
+            *(column for column in select_columns(DeletedUser)),
             col(User.username),
             col(User.name),
             col(User.used),
@@ -64,159 +72,180 @@ async def find(ctx: Context, by: Named) -> Picked | None:
             col(User.quota),
         )
         .join(User, col(User.id) == col(DeletedUser.id))
-        .where(buried(ctx))
+        .where(can_decide_on_deleted_sql(ctx))
         .order_by(col(DeletedUser.deleted_at).desc(), col(DeletedUser.id).desc())
     )
-    if by.id is not None:
-        return next(iter(await ctx.read(asked.where(col(DeletedUser.id) == by.id))), None)
-    if "@" in by.name:
-        local, name = normal(by.name)
-        places = await _places(ctx, name)
+    if ref.id is not None:
+        return next(iter(await ctx.read(statement.where(col(DeletedUser.id) == ref.id))), None)
+    if "@" in ref.name:
+        local, name = normalized_address(ref.name)
+        domain_ids = await _domain_ids_of_name(ctx, name)
         # a filter on the JSON text, which is the same in both databases; checked in full below
-        like = cast(col(DeletedUser.addresses), String).contains(f'"{local}"', autoescape=True)
-        for row in await ctx.read(asked.where(like)) if local and places else ():
-            if any(a["local"] == local and a["domain_id"] in places for a in row.addresses):
+        has_local_part = cast(col(DeletedUser.addresses), String).contains(
+            f'"{local}"', autoescape=True
+        )
+        for row in await ctx.read(statement.where(has_local_part)) if local and domain_ids else ():
+            if any(a["local"] == local and a["domain_id"] in domain_ids for a in row.addresses):
                 return row
-    key = col(DeletedUser.username_key) == username_key(by.name)
-    return next(iter(await ctx.read(asked.where(key))), None)
+    has_username = col(DeletedUser.username_key) == username_key(ref.name)
+    return next(iter(await ctx.read(statement.where(has_username))), None)
 
 
-async def _places(ctx: Context, name: str) -> set[int]:
+async def _domain_ids_of_name(ctx: Context, name: str) -> set[int]:
     """Load the ids of the domain of this name and of the domain it is an alias of."""
-    name = normal_domain(name)
-    alias = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
-    asked = select(col(Domain.id)).where(or_(col(Domain.name) == name, col(Domain.id).in_(alias)))
-    return {row.id for row in await ctx.read(asked)}
+    name = normalized_domain(name)
+    alias = select(col(AliasDomain.domain_id)).where(col(AliasDomain.alias) == name)
+    statement = select(col(Domain.id)).where(
+        or_(col(Domain.name) == name, col(Domain.id).in_(alias))
+    )
+    return {row.id for row in await ctx.read(statement)}
 
 
-async def recoverable(ctx: Context, kept: Sequence[Kept]) -> list[Kept]:
+async def recoverable_addresses(
+    ctx: Context, stored_addresses: Sequence[StoredAddress]
+) -> list[StoredAddress]:
     """Return the addresses that are still free, in domains that still exist."""
-    locals_ = [address["local"] for address in kept]
-    asked = select(col(Address.local), col(Address.domain_id))
-    taken = {tuple(row) for row in await ctx.read(asked.where(col(Address.local).in_(locals_)))}
-    places = {address["domain_id"] for address in kept} - {None}
-    there = select(col(Domain.id)).where(col(Domain.id).in_(places))
-    known = {None, *(row.id for row in await ctx.read(there))}
+    local_parts = [address["local"] for address in stored_addresses]
+    statement = select(col(Address.local), col(Address.domain_id))
+    taken_addresses = {
+        tuple(row) for row in await ctx.read(statement.where(col(Address.local).in_(local_parts)))
+    }
+    domain_ids = {address["domain_id"] for address in stored_addresses} - {None}
+    domain_statement = select(col(Domain.id)).where(col(Domain.id).in_(domain_ids))
+    existing_domain_ids = {None, *(row.id for row in await ctx.read(domain_statement))}
     return [
         address
-        for address in kept
-        if address["domain_id"] in known and (address["local"], address["domain_id"]) not in taken
+        for address in stored_addresses
+        if address["domain_id"] in existing_domain_ids
+        and (address["local"], address["domain_id"]) not in taken_addresses
     ]
 
 
-async def restore(ctx: Context, by: Named) -> Restored:
+async def restore_user(ctx: Context, ref: DeletedUserRef) -> RestoredUser:
     """Restore a deleted user while its deletion task waits.
 
     Raises NotFound for an unknown user; Conflict if its data is being removed, its username is
     taken, or it is not deleted; LimitReached if its domain is full. If its domain no longer exists,
     the user has none.
     """
-    row = await find(ctx, by)
+    row = await find_deleted_user(ctx, ref)
     if row is None:
-        await _refuse(ctx, by)
-        raise NotFound(by.name or str(by.id), path=["by"])
-    places = {address["domain_id"] for address in row.addresses} | {row.domain_id}
+        await _raise_if_not_deleted(ctx, ref)
+        raise NotFound(ref.name or str(ref.id), path=["by"])
+    domain_ids = {address["domain_id"] for address in row.addresses} | {row.domain_id}
     try:
-        async with ctx.write(PLATFORM, row.id, *(places - {None})) as session:
-            row = await find(ctx, Named(row.id))
+        async with ctx.write_session(PLATFORM, row.id, *(domain_ids - {None})) as session:
+            row = await find_deleted_user(ctx, DeletedUserRef(row.id))
             if row is None:
                 raise Conflict("it was brought back, or removed, meanwhile", path=["by"])
-            restored = await _bring_back(ctx, session, row)
+            restored = await _restore_in_transaction(ctx, session, row)
     except IntegrityError as clash:  # a concurrent request took the name
         raise Conflict("user name or address is taken", path=["by"]) from clash
-    forget(ctx.world, row.id)
+    drop_credentials(ctx.environment, row.id)
     return restored
 
 
-async def _refuse(ctx: Context, by: Named) -> None:
+async def _raise_if_not_deleted(ctx: Context, ref: DeletedUserRef) -> None:
     """Raise Conflict if the reference is that of a live user."""
-    known = (
-        ctx.load(user_loaders.by_ids, by.id)
-        if by.id is not None
-        else user_loaders.named(ctx, by.name)
+    loading = (
+        ctx.load(user_loaders.load_users_by_id, ref.id)
+        if ref.id is not None
+        else user_loaders.find_user_by_name(ctx, ref.name)
     )
-    if await known:
+    if await loading:
         raise Conflict("this account is not deleted", path=["by"])
 
 
-async def _bring_back(ctx: Context, session: AsyncSession, row: Picked) -> Restored:
+async def _restore_in_transaction(
+    ctx: Context, session: AsyncSession, row: ColumnRow
+) -> RestoredUser:
     """Restore the rows of a deleted user that is locked."""
     connection = await session.connection()
-    await _call_off(ctx, session, row)
-    taken = select(col(User.id)).where(col(User.username_key) == row.username_key)
-    if await ctx.read(taken):
+    await _cancel_deletion_task(ctx, session, row)
+    statement = select(col(User.id)).where(col(User.username_key) == row.username_key)
+    if await ctx.read(statement):
         raise Conflict("the user name is taken", path=["by"])
-    back = await recoverable(ctx, row.addresses)
-    main = _main(ctx, row, back)
-    key = main["domain_id"] if main else row.domain_id
-    domain = await session.get(Domain, key, populate_existing=True) if key else None
-    place = SimpleNamespace(id=row.id, quota=row.quota, domain_id=domain.id if domain else None)
+    addresses = await recoverable_addresses(ctx, row.addresses)
+    main_address = _choose_main_address(ctx, row, addresses)
+    domain_id = main_address["domain_id"] if main_address else row.domain_id
+    domain = await session.get(Domain, domain_id, populate_existing=True) if domain_id else None
+    user_place = SimpleNamespace(
+        id=row.id, quota=row.quota, domain_id=domain.id if domain else None
+    )
     if domain:
-        quota = effective(ctx.world, domain, row.quota)
-        seat(domain, path=["by"])
-        room(domain, quota, unlimited=not quota, path=["by"])
-    await count_places(ctx, session, [place], back, sign=1)
-    now = ctx.world.now()
+        quota = effective_quota(ctx.environment, domain, row.quota)
+        require_user_slot(domain, path=["by"])
+        allocated_after_increase(domain, quota, is_unlimited=not quota, path=["by"])
+    await update_domain_counters(ctx, session, [user_place], addresses, sign=1)
+    now = ctx.environment.now()
     session.add_all(
-        Address.model_validate({**address, "main": address is main, "updated_at": now})
-        for address in back
+        Address.model_validate({**address, "main": address is main_address, "updated_at": now})
+        for address in addresses
     )
     await session.flush()
     await connection.execute(delete_rows(DeletedUser).where(col(DeletedUser.id) == row.id))
-    changed = await connection.execute(
+    result = await connection.execute(
         update(User)
         .where(col(User.id) == row.id)
         .values(
             deleted_at=None,
             disabled=row.disabled,
             username_key=row.username_key,
-            domain_id=place.domain_id,
-            words=words_of(row.username, row.name, main["shown"] if main else None),
+            domain_id=user_place.domain_id,
+            words=search_text(
+                row.username, row.name, main_address["shown"] if main_address else None
+            ),
             updated_at=now,
         )
-        .returning(*picked(User))
+        .returning(*select_columns(User))
     )
-    user: Picked = changed.one()
-    if back:
-        ids = [address["id"] for address in back]
-        await ctx.record(session, row.id, ChangeKind.ADDRESS_CHANGED, ids)
-    await tell(ctx, session, [user], back, did="restored")
-    recovered = [address["shown"] for address in back]
-    lost = [address["shown"] for address in row.addresses if address not in back]
-    after = {"recoveredAddresses": recovered, "lostAddresses": lost}
-    await admin_log.note(
-        ctx, session, Done("userRestore", "User", row.id, place.domain_id, None, after)
+    user: ColumnRow = result.one()
+    if addresses:
+        ids = [address["id"] for address in addresses]
+        await ctx.record_change(session, row.id, ChangeKind.ADDRESS_CHANGED, ids)
+    await record_in_domain_journals(ctx, session, [user], addresses, action="restored")
+    recovered_addresses = [address["shown"] for address in addresses]
+    lost_addresses = [address["shown"] for address in row.addresses if address not in addresses]
+    new_values = {"recoveredAddresses": recovered_addresses, "lostAddresses": lost_addresses}
+    await admin_log.log_changes(
+        ctx,
+        session,
+        NewAdminLogEntry("userRestore", "User", row.id, user_place.domain_id, None, new_values),
     )
-    return Restored(user, recovered, lost)
+    return RestoredUser(user, recovered_addresses, lost_addresses)
 
 
-async def _call_off(ctx: Context, session: AsyncSession, row: Picked) -> None:
+async def _cancel_deletion_task(ctx: Context, session: AsyncSession, row: ColumnRow) -> None:
     """Cancel the waiting deletion task. Raises Conflict if it has begun."""
     if row.task_id is None:
         return
-    now, this = ctx.world.now(), col(Task.id) == row.task_id
-    ended = {"state": TaskState.CANCELLED, "cancelled": True, "finished_at": now}
-    waiting = update(Task).where(this, col(Task.state) == TaskState.QUEUED)
-    if (await (await session.connection()).execute(waiting.values(**ended))).rowcount:
-        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [row.task_id])
+    now, is_this_task = ctx.environment.now(), col(Task.id) == row.task_id
+    cancelled_values = {"state": TaskState.CANCELLED, "cancelled": True, "finished_at": now}
+    statement = update(Task).where(is_this_task, col(Task.state) == TaskState.QUEUED)
+    if (await (await session.connection()).execute(statement.values(**cancelled_values))).rowcount:
+        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [row.task_id])
         return
-    begun = select(col(Task.id)).where(this, col(Task.started_at).is_not(None))
-    if await ctx.read(begun):
+    started_statement = select(col(Task.id)).where(is_this_task, col(Task.started_at).is_not(None))
+    if await ctx.read(started_statement):
         raise Conflict("its data is being removed already", path=["by"])
 
 
-def _main(ctx: Context, row: Picked, back: Sequence[Kept]) -> Kept | None:
+def _choose_main_address(
+    ctx: Context, row: ColumnRow, addresses: Sequence[StoredAddress]
+) -> StoredAddress | None:
     """Choose the main address: the former one, else the first, if possible in the user's domain.
 
     A DOMAIN_ADMIN can't restore a user into a domain of others.
     """
     viewer = ctx.viewer
-    able = [
+    candidates = [
         address
-        for address in back
+        for address in addresses
         if "*" not in address["local"]
         and address["domain_id"]
-        and (viewer.role.includes(Role.ADMIN) or address["domain_id"] in viewer.administers)
+        and (
+            viewer.role.includes(Role.ADMIN) or address["domain_id"] in viewer.administered_domains
+        )
     ]
-    rank = sorted(able, key=lambda a: (not a["main"], a["domain_id"] != row.domain_id))
-    return next(iter(rank), None)
+    ranked = sorted(candidates, key=lambda a: (not a["main"], a["domain_id"] != row.domain_id))
+    return next(iter(ranked), None)

@@ -11,27 +11,27 @@ from sqlmodel import col
 from mail.addresses import address_syntax
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
-from models.errors import Forbidden, Invalid, LimitReached, NotFound, check_limit
-from models.store.columns import Picked, picked
+from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, check_limit
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
-from models.users.search_index import LETTERS, beginning, holding
+from models.users.search_index import TRIGRAM_LENGTH, contains_part, has_prefix
 from models.users.tables import User, UserTag
-from resolvers.access import managed_users, own, visible_users
-from resolvers.context import Context, Needs
+from resolvers.access import is_managed_user, is_visible_user, require_user_id
+from resolvers.context import Context, GuardRule
 
-LONGEST = 128  # characters, as of a username
-_WILD = re.compile(r"[*?]+")
+MAX_MASK_LENGTH = 128  # characters, as of a username
+_WILDCARDS = re.compile(r"[*?]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Users:
+class UserSelector:
     """A selection of users: those that meet any of the conditions.
 
-    A selection that was not `chosen` and has no condition means the viewer. One that was chosen and
-    has none, as with empty lists, means no user. Each id and name must be that of a user.
+    A selection that was not `was_sent` and has no condition means the viewer. One that was chosen
+    and has none, as with empty lists, means no user. Each id and name must be that of a user.
     """
 
-    chosen: bool = False  # the client sent a selection, maybe with empty lists
+    was_sent: bool = False  # the client sent a selection, maybe with empty lists
 
     all: bool = False
     ids: tuple[int, ...] = ()
@@ -41,178 +41,200 @@ class Users:
     tags: tuple[str, ...] = ()
 
     @property
-    def given(self) -> bool:
+    def is_given(self) -> bool:
         """True if the client sent a selection, even of no user."""
         return any(getattr(self, field.name) for field in fields(self))
 
 
-MINE = Users()
+VIEWER_ONLY = UserSelector()
 
 
-async def chosen(
-    ctx: Context, users: Users, *, managed: bool = True, path: str = "users"
-) -> list[Picked]:
+async def load_selected_users(
+    ctx: Context, selection: UserSelector, *, only_managed: bool = True, path: str = "users"
+) -> list[ColumnRow]:
     """Load the rows of the selected users, by id, up to the limit of one mutation.
 
-    With `managed`, only users that the viewer can change. Raises NotFound if a named user is not
-    visible, Forbidden if it can't be changed or if the viewer selects `all` without the role ADMIN,
-    and LimitReached for too many users.
+    With `only_managed`, only users that the viewer can change. Raises NotFound if a named user is
+    not visible, Forbidden if it can't be changed or if the viewer selects `all` without the role
+    ADMIN, and LimitReached for too many users.
     """
-    most = ctx.world.options.bulk
-    if not users.given:
-        users = Users(ids=(own(ctx),))
-    named = await _checked(ctx, users, path)
-    where = [*_conditions(ctx.world.database.dialect, users), col(User.id).in_(named)]
-    seen = visible_users(ctx)
-    free = managed_users(ctx).label("free") if managed else seen.label("free")
-    asked = select(*picked(User), free).where(seen, or_(*where)).order_by(col(User.id))
-    rows: Sequence[Picked] = await ctx.read(asked.limit(most + 1))
-    there = {row.id: row for row in rows}
-    for index, key in enumerate(users.ids):
-        if key not in there and len(rows) <= most:
+    limit = ctx.environment.options.bulk
+    if not selection.is_given:
+        selection = UserSelector(ids=(require_user_id(ctx),))
+    named_ids = await _validate_selection(ctx, selection, path)
+    conditions = [
+        *_selection_conditions(ctx.environment.database.dialect, selection),
+        col(User.id).in_(named_ids),
+    ]
+    is_visible = is_visible_user(ctx)
+    is_allowed = is_managed_user(ctx).label("free") if only_managed else is_visible.label("free")
+    statement = (
+        select(*select_columns(User), is_allowed)
+        .where(is_visible, or_(*conditions))
+        .order_by(col(User.id))
+    )
+    rows: Sequence[ColumnRow] = await ctx.read(statement.limit(limit + 1))
+    rows_by_id = {row.id: row for row in rows}
+    for index, key in enumerate(selection.ids):
+        if key not in rows_by_id and len(rows) <= limit:
             raise NotFound(str(key), path=[path, "ids"], index=index)
-    if len(rows) > most:
+    if len(rows) > limit:
         raise LimitReached(
-            f"at most {most} accounts at once: narrow the selection",
-            limit=most,
+            f"at most {limit} accounts at once: narrow the selection",
+            limit=limit,
             used=len(rows),
             path=[path],
         )
-    picked_ones = {*named, *users.ids}
+    explicit_ids = {*named_ids, *selection.ids}
     for row in rows:
-        if not row.free and (row.id in picked_ones or users.all):
+        if not row.free and (row.id in explicit_ids or selection.all):
             raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
     return [row for row in rows if row.free]
 
 
-async def described(ctx: Context, users: Users, *, path: str = "users") -> ColumnElement[bool]:
+async def selection_condition(
+    ctx: Context, selection: UserSelector, *, path: str = "users"
+) -> ColumnElement[bool]:
     """The WHERE clause for the selected users, without limit, as far as the viewer sees them.
 
     Raises NotFound for an unknown username or address; `all` needs the role ADMIN.
     """
-    if not users.given:
-        users = Users(ids=(own(ctx),))
-    named = await _checked(ctx, users, path)
-    where = [*_conditions(ctx.world.database.dialect, users), col(User.id).in_(named)]
-    return visible_users(ctx) & or_(*where)
+    if not selection.is_given:
+        selection = UserSelector(ids=(require_user_id(ctx),))
+    named_ids = await _validate_selection(ctx, selection, path)
+    conditions = [
+        *_selection_conditions(ctx.environment.database.dialect, selection),
+        col(User.id).in_(named_ids),
+    ]
+    return is_visible_user(ctx) & or_(*conditions)
 
 
-async def _checked(ctx: Context, users: Users, path: str) -> list[int]:
+async def _validate_selection(ctx: Context, selection: UserSelector, path: str) -> list[int]:
     """Check the sizes of a selection; return the ids of its usernames and addresses.
 
     Raises LimitReached, NotFound, or Forbidden for `all` without the role ADMIN.
     """
-    most = ctx.world.options.bulk
-    if users.all:
-        ctx.viewer.require(Needs(role=Role.ADMIN))
+    limit = ctx.environment.options.bulk
+    if selection.all:
+        ctx.viewer.require(GuardRule(role=Role.ADMIN))
     for name in ("ids", "usernames", "masks", "domains", "tags"):
-        text = f"at most {most} at once"
-        check_limit(len(getattr(users, name)), most, text, path=[path, name])
-    return await _named(ctx, users, path)
+        text = f"at most {limit} at once"
+        check_limit(len(getattr(selection, name)), limit, text, path=[path, name])
+    return await _ids_of_names(ctx, selection, path)
 
 
-async def managed_one(ctx: Context, key: int, *, path: str = "user") -> Picked:
+async def load_managed_user(ctx: Context, user_id: int, *, path: str = "user") -> ColumnRow:
     """Load a user that the viewer can change.
 
     Raises NotFound or Forbidden as `load_managed_users` does.
     """
-    (row,) = await managed_all(ctx, [key], path=path)
+    (row,) = await load_managed_users(ctx, [user_id], path=path)
     return row
 
 
-async def managed_all(ctx: Context, keys: Collection[int], *, path: str) -> Sequence[Picked]:
+async def load_managed_users(
+    ctx: Context, user_ids: Collection[int], *, path: str
+) -> Sequence[ColumnRow]:
     """Load users that the viewer can change, by id.
 
     Raises NotFound if the viewer does not see one, Forbidden if one can't be changed.
     """
-    free = managed_users(ctx).label("free")
-    asked = select(*picked(User), free).where(col(User.id).in_(keys), visible_users(ctx))
-    rows: Sequence[Picked] = await ctx.read(asked.order_by(col(User.id)))
-    for key in set(keys) - {row.id for row in rows}:
-        raise NotFound(str(key), path=[path])
+    is_managed = is_managed_user(ctx).label("free")
+    statement = select(*select_columns(User), is_managed).where(
+        col(User.id).in_(user_ids), is_visible_user(ctx)
+    )
+    rows: Sequence[ColumnRow] = await ctx.read(statement.order_by(col(User.id)))
+    for user_id in set(user_ids) - {row.id for row in rows}:
+        raise NotFound(str(user_id), path=[path])
     for row in rows:
         if not row.free:
             raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
     return rows
 
 
-async def _named(ctx: Context, users: Users, path: str) -> list[int]:
+async def _ids_of_names(ctx: Context, selection: UserSelector, path: str) -> list[int]:
     """Return the ids of the selected usernames and addresses.
 
     Raises NotFound for an unknown one.
     """
-    found = []
-    for index, name in enumerate(users.usernames):
-        key = await address_resolution.login_of(ctx.world, name)
-        seen = select(col(User.id)).where(col(User.id) == (key or 0), visible_users(ctx))
-        if key is None or not await ctx.read(seen):
+    user_ids = []
+    for index, name in enumerate(selection.usernames):
+        user_id = await address_resolution.find_sign_in_user(ctx.environment, name)
+        statement = select(col(User.id)).where(col(User.id) == (user_id or 0), is_visible_user(ctx))
+        if user_id is None or not await ctx.read(statement):
             raise NotFound(name, path=[path, "usernames"], index=index)
-        found.append(key)
-    return found
+        user_ids.append(user_id)
+    return user_ids
 
 
-def _conditions(dialect: str, users: Users) -> list[ColumnElement[bool]]:
+def _selection_conditions(dialect: str, selection: UserSelector) -> list[ColumnElement[bool]]:
     """The alternative conditions of a selection, without its names."""
-    found: list[ColumnElement[bool]] = []
-    if users.all:
-        found.append(col(User.id) > 0)
-    if users.ids:
-        found.append(col(User.id).in_(users.ids))
-    if users.masks:
-        found.append(masked(dialect, users.masks))
-    if users.domains:
-        names = [address_syntax.normal_domain(name) for name in users.domains]
+    conditions: list[ColumnElement[bool]] = []
+    if selection.all:
+        conditions.append(col(User.id) > 0)
+    if selection.ids:
+        conditions.append(col(User.id).in_(selection.ids))
+    if selection.masks:
+        conditions.append(matches_masks_sql(dialect, selection.masks))
+    if selection.domains:
+        names = [address_syntax.normalized_domain(name) for name in selection.domains]
         domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
-        found.append(col(User.domain_id).in_(domains))
-    if users.tags:
-        found.append(tagged(users.tags))
-    return found
+        conditions.append(col(User.domain_id).in_(domains))
+    if selection.tags:
+        conditions.append(has_any_tag_sql(selection.tags))
+    return conditions
 
 
-def masked(dialect: str, masks: Sequence[str]) -> ColumnElement[bool]:
+def matches_masks_sql(dialect: str, masks: Sequence[str]) -> ColumnElement[bool]:
     """SQL: users with a normalized username that matches one of these masks with * and ?.
 
     An index finds the fixed beginning of a mask, or else three letters at any place.
     """
-    return or_(*(_fitting(dialect, mask, nth) for nth, mask in enumerate(masks)))
+    return or_(*(_matches_mask_sql(dialect, mask, nth) for nth, mask in enumerate(masks)))
 
 
-def _fitting(dialect: str, mask: str, nth: int) -> ColumnElement[bool]:
+def _matches_mask_sql(dialect: str, mask: str, index: int) -> ColumnElement[bool]:
     """SQL: users with a username that matches a mask.
 
     Raises Invalid if the mask is too long.
     """
-    if len(mask) > LONGEST:
-        text = f"a mask has at most {LONGEST} characters"
-        raise Invalid(text, constraint="max", path=["masks"], index=nth)
-    key: Any = col(User.username_key)
+    if len(mask) > MAX_MASK_LENGTH:
+        pattern = f"a mask has at most {MAX_MASK_LENGTH} characters"
+        raise InvalidInput(pattern, constraint="max", path=["masks"], index=index)
+    username_key: Any = col(User.username_key)
     mask = address_syntax.username_key(mask)
-    text = mask
-    for sign in "/%_":
-        text = text.replace(sign, "/" + sign)
-    fits: ColumnElement[bool] = key.like(text.replace("*", "%").replace("?", "_"), escape="/")
-    first, *others = _WILD.split(mask)
-    if first:
-        return beginning(dialect, key, first) & fits
-    longest = max(others, key=len, default="")
-    return holding(dialect, longest) & fits if len(longest) >= LETTERS else fits
+    pattern = mask
+    for special in "/%_":
+        pattern = pattern.replace(special, "/" + special)
+    matches_pattern: ColumnElement[bool] = username_key.like(
+        pattern.replace("*", "%").replace("?", "_"), escape="/"
+    )
+    prefix, *fixed_parts = _WILDCARDS.split(mask)
+    if prefix:
+        return has_prefix(dialect, username_key, prefix) & matches_pattern
+    longest_part = max(fixed_parts, key=len, default="")
+    return (
+        contains_part(dialect, longest_part) & matches_pattern
+        if len(longest_part) >= TRIGRAM_LENGTH
+        else matches_pattern
+    )
 
 
-def tagged(tags: Sequence[str]) -> ColumnElement[bool]:
+def has_any_tag_sql(tags: Sequence[str]) -> ColumnElement[bool]:
     """SQL: users with any of these tags, in any case."""
     folded = {tag.strip().casefold() for tag in tags}
-    with_one = select(col(UserTag.user_id)).where(col(UserTag.tag).in_(folded))
-    return col(User.id).in_(with_one)
+    user_ids = select(col(UserTag.user_id)).where(col(UserTag.tag).in_(folded))
+    return col(User.id).in_(user_ids)
 
 
-def tagged_all(tags: Sequence[str]) -> ColumnElement[bool]:
+def has_all_tags_sql(tags: Sequence[str]) -> ColumnElement[bool]:
     """SQL: users with all of these tags, in any case."""
     folded = {tag.strip().casefold() for tag in tags}
-    many = func.count(col(UserTag.tag).distinct())
-    with_all = (
+    count = func.count(col(UserTag.tag).distinct())
+    user_ids = (
         select(col(UserTag.user_id))
         .where(col(UserTag.tag).in_(folded))
         .group_by(col(UserTag.user_id))
-        .having(many == len(folded))
+        .having(count == len(folded))
     )
-    return col(User.id).in_(with_all)
+    return col(User.id).in_(user_ids)

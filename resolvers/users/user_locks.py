@@ -14,18 +14,18 @@ from models.domains.tables import Domain
 from models.errors import Conflict
 from models.events import journal
 from models.events.journal import PLATFORM, ChangeKind
-from models.store.columns import Picked, table_of
+from models.store.columns import ColumnRow, core_table
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.auth import authentication
-from resolvers.context import Context, Needs
-from resolvers.users.selection import Users, chosen
-from resolvers.users.validation import camel
+from resolvers.context import Context, GuardRule
+from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.validation import camel_case
 
 # Columns that follow from others or mean nothing to clients.
-SILENT = frozenset(
+UNREPORTED_COLUMNS = frozenset(
     {
         "key_info",
         "password_changed_at",
@@ -39,122 +39,149 @@ SILENT = frozenset(
 
 
 @dataclass
-class Held:
+class LockedUsers:
     """Users that are locked until the transaction ends, with their changes."""
 
     session: AsyncSession
-    rows: Sequence[Picked]
-    domains: Mapping[int, Domain]
-    values: dict[int, dict[str, Any]] = field(default_factory=dict)  # by user id, then column
+    rows: Sequence[ColumnRow]
+    domains_by_id: Mapping[int, Domain]
+    new_values: dict[int, dict[str, Any]] = field(default_factory=dict)  # by user id, then column
     before: dict[int, dict[str, Any]] = field(default_factory=dict)  # of changed values
     after: dict[int, dict[str, Any]] = field(default_factory=dict)
-    ended: set[int] = field(default_factory=set)  # users whose tokens end
+    user_ids_to_sign_out: set[int] = field(default_factory=set)  # users whose tokens end
 
-    def set(self, row: Picked, **values: Any) -> Collection[str]:
+    def set_columns(self, row: ColumnRow, **values: Any) -> Collection[str]:
         """Set columns of a user. Returns the columns with a changed value."""
-        was = {name: getattr(row, name) for name in values}
-        fresh = [name for name in values if was[name] != values[name]]
-        if fresh:
-            self.values.setdefault(row.id, {}).update(values)
-        for name in fresh:
-            self.tell(row, name, was[name], values[name])
-        return fresh
+        old_values = {name: getattr(row, name) for name in values}
+        changed = [name for name in values if old_values[name] != values[name]]
+        if changed:
+            self.new_values.setdefault(row.id, {}).update(values)
+        for name in changed:
+            self.report_change(row, name, old_values[name], values[name])
+        return changed
 
-    def tell(self, row: Picked, name: str, before: Any, after: Any) -> None:
+    def report_change(self, row: ColumnRow, name: str, before: Any, after: Any) -> None:
         """Report a changed value in the journal and the admin log, without storing it."""
         self.before.setdefault(row.id, {})[name] = before
         self.after.setdefault(row.id, {})[name] = after
 
-    def end(self, row: Picked) -> None:
+    def sign_out(self, row: ColumnRow) -> None:
         """End the tokens of this user."""
-        self.ended.add(row.id)
+        self.user_ids_to_sign_out.add(row.id)
 
     @property
-    def changed(self) -> list[Picked]:
+    def changed_users(self) -> list[ColumnRow]:
         """The users with changes."""
-        return [row for row in self.rows if row.id in self.after or row.id in self.ended]
+        return [
+            row for row in self.rows if row.id in self.after or row.id in self.user_ids_to_sign_out
+        ]
 
-    def names(self, row: Picked) -> list[str]:
+    def changed_field_names(self, row: ColumnRow) -> list[str]:
         """Return the changed columns of a user by their names in the schema."""
-        return sorted(camel(name) for name in self.after.get(row.id, {}).keys() - SILENT)
+        return sorted(
+            camel_case(name) for name in self.after.get(row.id, {}).keys() - UNREPORTED_COLUMNS
+        )
 
 
 @asynccontextmanager
-async def changing(
-    ctx: Context, users: Users, mutation: str, *, path: str = "users"
-) -> AsyncGenerator[Held]:
+async def lock_users(
+    ctx: Context, selection: UserSelector, mutation: str, *, path: str = "users"
+) -> AsyncGenerator[LockedUsers]:
     """Lock users for a change. On leaving, store the changes with journal and admin log entries.
 
     Raises Forbidden or NotFound as `load_selected_users` does; users other than the viewer need a
     credential with the scope MASTER. Raises Conflict if a user moves to another domain.
     """
-    rows = await chosen(ctx, users, path=path)
+    rows = await load_selected_users(ctx, selection, path=path)
     if any(row.id != ctx.viewer.user_id for row in rows):
-        ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
-    keys, streams = tuple(row.id for row in rows), {row.domain_id or PLATFORM for row in rows}
-    async with ctx.write(*keys, *streams) as session:
-        rows = await chosen(ctx, Users(ids=keys), path=path) if keys else []
-        if not {row.domain_id or PLATFORM for row in rows} <= streams:
+        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
+    user_ids, domain_streams = (
+        tuple(row.id for row in rows),
+        {row.domain_id or PLATFORM for row in rows},
+    )
+    async with ctx.write_session(*user_ids, *domain_streams) as session:
+        rows = (
+            await load_selected_users(ctx, UserSelector(ids=user_ids), path=path)
+            if user_ids
+            else []
+        )
+        if not {row.domain_id or PLATFORM for row in rows} <= domain_streams:
             raise Conflict("an account has moved to another domain meanwhile", path=[path])
         domains = {
             key: await session.get_one(Domain, key, populate_existing=True)
-            for key in sorted(streams - {PLATFORM})
+            for key in sorted(domain_streams - {PLATFORM})
         }
-        held = Held(session, rows, domains)
-        yield held
+        locked_users = LockedUsers(session, rows, domains)
+        yield locked_users
         await session.flush()
-        await _write(ctx, held)
-        await _told(ctx, held, mutation)
-    authentication.forget(ctx.world, *(row.id for row in held.changed))
+        await _store_values(ctx, locked_users)
+        await _record_changes(ctx, locked_users, mutation)
+    authentication.drop_credentials(
+        ctx.environment, *(row.id for row in locked_users.changed_users)
+    )
 
 
-async def _write(ctx: Context, held: Held) -> None:
+async def _store_values(ctx: Context, locked_users: LockedUsers) -> None:
     """Store the new values. Users with the same values share one statement."""
-    alike: defaultdict[str, list[int]] = defaultdict(list)
-    for row in held.changed:
-        alike[f"{row.id in held.ended} {held.values.get(row.id)}"].append(row.id)
-    connection, now = await held.session.connection(), ctx.world.now()
-    for keys in alike.values():
-        more = {"auth_version": col(User.auth_version) + 1} if keys[0] in held.ended else {}
-        values = {**held.values.get(keys[0], {}), **more, "updated_at": now}
-        table = table_of(User)
-        await connection.execute(update(table).where(table.c.id.in_(keys)).values(values))
-
-
-async def _told(ctx: Context, held: Held, mutation: str) -> None:
-    """Write the changes to the journals and to the admin log."""
-    rows = held.changed
-    told: defaultdict[int, list[Picked]] = defaultdict(list)
-    own = {row.id for row in rows}
-    for row in rows:
-        told[row.id].append(row)
-        told[row.domain_id or PLATFORM].append(row)
-    entries = {
-        stream: ctx.entries(
-            ChangeKind.USER_CHANGED,
-            [row.id for row in theirs],
-            changed=[held.names(row) for row in theirs],
-            **({} if stream in own else {"twice": True}),  # the users' own streams have it too
+    user_ids_by_values: defaultdict[str, list[int]] = defaultdict(list)
+    for row in locked_users.changed_users:
+        user_ids_by_values[
+            f"{row.id in locked_users.user_ids_to_sign_out} {locked_users.new_values.get(row.id)}"
+        ].append(row.id)
+    connection, now = await locked_users.session.connection(), ctx.environment.now()
+    for user_ids in user_ids_by_values.values():
+        version_values = (
+            {"auth_version": col(User.auth_version) + 1}
+            if user_ids[0] in locked_users.user_ids_to_sign_out
+            else {}
         )
-        for stream, theirs in told.items()
+        values = {
+            **locked_users.new_values.get(user_ids[0], {}),
+            **version_values,
+            "updated_at": now,
+        }
+        table = core_table(User)
+        await connection.execute(update(table).where(table.c.id.in_(user_ids)).values(values))
+
+
+async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str) -> None:
+    """Write the changes to the journals and to the admin log."""
+    rows = locked_users.changed_users
+    users_by_stream: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    user_ids = {row.id for row in rows}
+    for row in rows:
+        users_by_stream[row.id].append(row)
+        users_by_stream[row.domain_id or PLATFORM].append(row)
+    entries = {
+        stream: ctx.journal_entries(
+            ChangeKind.USER_CHANGED,
+            [row.id for row in users],
+            changed=[locked_users.changed_field_names(row) for row in users],
+            **({} if stream in user_ids else {"twice": True}),  # the users' own streams have it too
+        )
+        for stream, users in users_by_stream.items()
     }
-    await journal.record_all(held.session, entries, at=ctx.world.now())
-    await admin_log.note(
+    await journal.record_in_user_streams(locked_users.session, entries, at=ctx.environment.now())
+    await admin_log.log_changes(
         ctx,
-        held.session,
+        locked_users.session,
         *(
-            Done(mutation, "User", row.id, row.domain_id, *_facts(held, row))
+            NewAdminLogEntry(
+                mutation, "User", row.id, row.domain_id, *_admin_log_values(locked_users, row)
+            )
             for row in rows
             if row.id != ctx.viewer.user_id
         ),
     )
 
 
-def _facts(held: Held, row: Picked) -> tuple[dict[str, Any], dict[str, Any]]:
+def _admin_log_values(
+    locked_users: LockedUsers, row: ColumnRow
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return old and new values of a user for the admin log; a public key as its properties."""
-    hidden = SILENT - {"key_info"} | {"pub_key"}
-    before, after = held.before.get(row.id, {}), held.after.get(row.id, {})
+    hidden_columns = UNREPORTED_COLUMNS - {"key_info"} | {"pub_key"}
+    before, after = locked_users.before.get(row.id, {}), locked_users.after.get(row.id, {})
     return (
-        {name: value for name, value in before.items() if name not in hidden},
-        {name: value for name, value in after.items() if name not in hidden},
+        {name: value for name, value in before.items() if name not in hidden_columns},
+        {name: value for name, value in after.items() if name not in hidden_columns},
     )

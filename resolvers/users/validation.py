@@ -6,24 +6,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from models.errors import Forbidden, Invalid, Problems
+from models.errors import ErrorCollector, Forbidden, InvalidInput
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import ProtocolScope
-from resolvers.context import Context, Needs
-from resolvers.mailboxes.loaders import seconds
-from resolvers.submission.sender_patterns import checked_pattern
+from resolvers.context import Context, GuardRule
+from resolvers.mailboxes.loaders import retention_seconds
+from resolvers.submission.sender_patterns import normalize_pattern
 from resolvers.users import custom_data
 
-NAME = 255  # characters
-TAG = 128
-LIST = 1000  # items
-NETWORKS = 100
-SPAM_LEVEL = 50
-WHOLE = 1 << 53  # a JSON number is exact below it
-COUNT = 1 << 31
+MAX_NAME_LENGTH = 255  # characters
+MAX_TAG_LENGTH = 128
+MAX_LIST_LENGTH = 1000  # items
+MAX_NETWORKS = 100
+DEFAULT_SPAM_LEVEL = 50
+JSON_INTEGER_LIMIT = 1 << 53  # a JSON number is exact below it
+COUNT_LIMIT = 1 << 31
 
 # Columns that a USER can change of the own row; some need a permission.
-OWN = frozenset(
+OWN_COLUMNS = frozenset(
     {
         *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
         *("meta_data", "spam_level", "tls_enforce_in", "tls_enforce_out"),
@@ -31,13 +31,13 @@ OWN = frozenset(
         *("targets", "encrypt_forwarded", "delimiter_action"),
     }
 )
-BY_USERS = {
+USER_PERMISSION_BY_COLUMN = {
     "spam_level": UserPermission.SPAM_SCORE,
     "tls_enforce_in": UserPermission.TLS_POLICY,
     "tls_enforce_out": UserPermission.TLS_POLICY,
     "delimiter_action": UserPermission.DELIMITER_ACTION,
 }
-BY_ADMINS = {
+ADMIN_PERMISSION_BY_COLUMN = {
     "from_whitelist": AdminPermission.EXTEND_SENDER_ACL,
     "disabled_scopes": AdminPermission.PROTOCOL_ACCESS,
     "webmail_access": AdminPermission.WEBMAIL_ACCESS,
@@ -45,139 +45,151 @@ BY_ADMINS = {
     "spam_level": AdminPermission.SPAM_POLICY,
 }
 
-_ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,4}")
+_CONTROL_OR_SURROGATE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,4}")
 
 
-def checked(given: Mapping[str, Any], problems: Problems, at: Sequence[str] = ()) -> dict[str, Any]:
+def validate_columns(
+    values: Mapping[str, Any], problems: ErrorCollector, path_prefix: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return column values in stored form; None is a cleared value or the default.
 
     Unusable values are left out and added to `problems`, with paths that begin with `path_prefix`.
     """
-    found = {}
-    for name, value in given.items():
-        with problems.caught():
-            check = CHECKS.get(name)
-            found[name] = check(value, [*at, camel(name)]) if check else value
-    return found
+    validated = {}
+    for name, value in values.items():
+        with problems.collecting():
+            check = VALIDATORS.get(name)
+            validated[name] = check(value, [*path_prefix, camel_case(name)]) if check else value
+    return validated
 
 
-def camel(name: str) -> str:
+def camel_case(name: str) -> str:
     """Return a column name as the schema has it, in camel case."""
     first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    return first + "".join(part.capitalize() for part in rest)
 
 
-def allow(ctx: Context, names: Collection[str], at: Sequence[str] = ()) -> None:
+def require_column_permissions(
+    ctx: Context, columns: Collection[str], path_prefix: Sequence[str] = ()
+) -> None:
     """Raise Forbidden if the viewer lacks the permission for one of these columns."""
-    for name in sorted(names):
-        needs = Needs(admin_permission=BY_ADMINS.get(name), user_permission=BY_USERS.get(name))
+    for column in sorted(columns):
+        guard = GuardRule(
+            admin_permission=ADMIN_PERMISSION_BY_COLUMN.get(column),
+            user_permission=USER_PERMISSION_BY_COLUMN.get(column),
+        )
         try:
-            ctx.viewer.require(needs)
+            ctx.viewer.require(guard)
         except Forbidden as refusal:
-            refusal.path = [*at, camel(name)]
+            refusal.path = [*path_prefix, camel_case(column)]
             raise
 
 
-def allow_quota(ctx: Context, quota: int | None, at: Sequence[str] = ()) -> None:
+def require_quota_permission(
+    ctx: Context, quota: int | None, path_prefix: Sequence[str] = ()
+) -> None:
     """Raise Forbidden if the quota is unlimited and the viewer can't give that."""
     unlimited, viewer = AdminPermission.UNLIMITED_QUOTA, ctx.viewer
     if quota == 0 and not (viewer.role.includes(Role.ADMIN) or unlimited in viewer.permissions):
         text = f"to give unlimited storage needs {unlimited}"
-        raise Forbidden(text, requires=unlimited, path=[*at, "quota"])
+        raise Forbidden(text, requires=unlimited, path=[*path_prefix, "quota"])
 
 
-def _name(text: str | None, path: Sequence[str]) -> str | None:
+def _validate_name(text: str | None, path: Sequence[str]) -> str | None:
     if not text:
         return None
     text = unicodedata.normalize("NFC", text)
-    if len(text) > NAME or _ODD.search(text):
-        words = f"at most {NAME} characters, and no control characters"
-        raise Invalid(words, constraint="pattern", path=path)
+    if len(text) > MAX_NAME_LENGTH or _CONTROL_OR_SURROGATE.search(text):
+        error_text = f"at most {MAX_NAME_LENGTH} characters, and no control characters"
+        raise InvalidInput(error_text, constraint="pattern", path=path)
     return text
 
 
-def _language(text: str | None, path: Sequence[str]) -> str | None:
-    if text and not _LANGUAGE.fullmatch(text):
-        words = "a language is written as in de or pt-BR"
-        raise Invalid(words, constraint="pattern", path=path)
+def _validate_language(text: str | None, path: Sequence[str]) -> str | None:
+    if text and not _LANGUAGE_TAG.fullmatch(text):
+        error_text = "a language is written as in de or pt-BR"
+        raise InvalidInput(error_text, constraint="pattern", path=path)
     return text or None
 
 
-def _tags(tags: Sequence[str] | None, path: Sequence[str]) -> list[str]:
-    tags = _short(tags, path)
+def _validate_tags(tags: Sequence[str] | None, path: Sequence[str]) -> list[str]:
+    tags = _require_short_list(tags, path)
     for index, tag in enumerate(tags):
-        if not 0 < len(tag.strip()) <= TAG or _ODD.search(tag):
-            words = f"a tag has 1 to {TAG} characters, none of them a control character"
-            raise Invalid(words, constraint="length", path=path, index=index)
-    spelled = {tag.strip().casefold(): tag.strip() for tag in reversed(tags)}
-    return sorted(spelled.values())
+        if not 0 < len(tag.strip()) <= MAX_TAG_LENGTH or _CONTROL_OR_SURROGATE.search(tag):
+            error_text = (
+                f"a tag has 1 to {MAX_TAG_LENGTH} characters, none of them a control character"
+            )
+            raise InvalidInput(error_text, constraint="length", path=path, index=index)
+    spelling_by_tag = {tag.strip().casefold(): tag.strip() for tag in reversed(tags)}
+    return sorted(spelling_by_tag.values())
 
 
-def _short(items: Sequence[str] | None, path: Sequence[str]) -> Sequence[str]:
-    if len(items or ()) > LIST:
-        raise Invalid(f"at most {LIST} items", constraint="max", path=path)
+def _require_short_list(items: Sequence[str] | None, path: Sequence[str]) -> Sequence[str]:
+    if len(items or ()) > MAX_LIST_LENGTH:
+        raise InvalidInput(f"at most {MAX_LIST_LENGTH} items", constraint="max", path=path)
     return items or ()
 
 
-def _senders(patterns: Sequence[str] | None, path: Sequence[str]) -> list[str]:
-    found = [
-        checked_pattern(text, path, index) for index, text in enumerate(_short(patterns, path))
+def _validate_sender_patterns(patterns: Sequence[str] | None, path: Sequence[str]) -> list[str]:
+    validated = [
+        normalize_pattern(text, path, index)
+        for index, text in enumerate(_require_short_list(patterns, path))
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(validated))
 
 
-def _scopes(scopes: Sequence[ProtocolScope] | None, _path: Sequence[str]) -> list[str]:
+def _stored_scopes(scopes: Sequence[ProtocolScope] | None, _path: Sequence[str]) -> list[str]:
     return sorted({ProtocolScope(scope).value for scope in scopes or ()})
 
 
-def _networks(networks: Sequence[str] | None, path: Sequence[str]) -> list[str]:
-    if len(networks or ()) > NETWORKS:
-        raise Invalid(f"at most {NETWORKS} items", constraint="max", path=path)
+def _validate_networks(networks: Sequence[str] | None, path: Sequence[str]) -> list[str]:
+    if len(networks or ()) > MAX_NETWORKS:
+        raise InvalidInput(f"at most {MAX_NETWORKS} items", constraint="max", path=path)
     return list(dict.fromkeys(networks or ()))
 
 
-def _retention(life: timedelta | None, path: Sequence[str]) -> int | None:
-    return seconds(life, path) if life else None
+def _retention_seconds(retention: timedelta | None, path: Sequence[str]) -> int | None:
+    return retention_seconds(retention, path) if retention else None
 
 
-def spam_level(level: int | None, path: Sequence[str]) -> int:
+def validate_spam_level(level: int | None, path: Sequence[str]) -> int:
     """Return the spam level in stored form; None: the default.
 
     Raises Invalid if it is out of range.
     """
     if level is None:
-        return SPAM_LEVEL
+        return DEFAULT_SPAM_LEVEL
     if not 0 <= level <= 100:  # noqa: PLR2004 - as documented
-        raise Invalid("from 0 to 100", constraint="range", path=path)
+        raise InvalidInput("from 0 to 100", constraint="range", path=path)
     return level
 
 
-def _below(most: int) -> Callable[[int | None, Sequence[str]], int | None]:
+def _integer_below(limit: int) -> Callable[[int | None, Sequence[str]], int | None]:
     """Return a check that a number is not negative and below the limit."""
 
     def check(number: int | None, path: Sequence[str]) -> int | None:
-        if number is not None and not 0 <= number < most:
-            words = f"not negative, and below 2^{most.bit_length() - 1}"
-            raise Invalid(words, constraint="range", path=path)
+        if number is not None and not 0 <= number < limit:
+            error_text = f"not negative, and below 2^{limit.bit_length() - 1}"
+            raise InvalidInput(error_text, constraint="range", path=path)
         return number
 
     return check
 
 
-CHECKS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
-    "name": _name,
-    "language": _language,
-    "tags": _tags,
-    "from_whitelist": _senders,
-    "disabled_scopes": _scopes,
-    "smtp_allowed_networks": _networks,
-    "retention": _retention,
-    "spam_level": spam_level,
-    "quota": _below(WHOLE),
-    "recipients": _below(COUNT),
-    "received_max": _below(COUNT),
-    "forwards": _below(COUNT),
-    "meta_data": custom_data.checked,
-    "internal_data": custom_data.checked,
+VALIDATORS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
+    "name": _validate_name,
+    "language": _validate_language,
+    "tags": _validate_tags,
+    "from_whitelist": _validate_sender_patterns,
+    "disabled_scopes": _stored_scopes,
+    "smtp_allowed_networks": _validate_networks,
+    "retention": _retention_seconds,
+    "spam_level": validate_spam_level,
+    "quota": _integer_below(JSON_INTEGER_LIMIT),
+    "recipients": _integer_below(COUNT_LIMIT),
+    "received_max": _integer_below(COUNT_LIMIT),
+    "forwards": _integer_below(COUNT_LIMIT),
+    "meta_data": custom_data.validate_custom_data,
+    "internal_data": custom_data.validate_custom_data,
 }

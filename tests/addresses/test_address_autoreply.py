@@ -5,51 +5,36 @@ from typing import Any
 import pytest
 
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from tests.autoreply import test_autoreply_delivery
-from tests.autoreply.test_autoreply_delivery import away
 from tests.conftest import Client
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.operations import domain_operations
 from tests.support.operations.address_operations import change, create, delete, made
+from tests.support.operations.autoreply_operations import (
+    AUTOREPLY_ADDRESS,
+    AUTOREPLY_SETTINGS,
+    make_autoreply_address,
+    send_message_to_address,
+    set_autoreply,
+)
 from tests.support.operations.domain_operations import key_of, told
 from tests.support.stores.counter_check import journal, reached, rows
 
 pytestmark = pytest.mark.usefixtures("examined", "ada")
 
-INFO = "info@example.org"
-SAID = {"enabled": True, "text": "We have it."}
 FIELDS = """enabled name subject text html internalText startsAt endsAt addresses interval
   activeNow createdAt"""
 READ = f"query ($by: AddressRef!) {{ address(by: $by) {{ autoreply {{ id {FIELDS} }} }} }}"
 
 
-async def answering(root: Client, address: str = INFO, **more: Any) -> Any:
-    """An address that forwards to dave, and answers."""
-    given = {"targets": ["dave@far.example"], "autoreply": SAID, **more}
-    return await made(root, address, **given)
-
-
-async def stands(client: Client, address: str = INFO) -> Any:
+async def stands(client: Client, address: str = AUTOREPLY_ADDRESS) -> Any:
     found = (await client(READ, by={"address": address}))["address"]
     return found and found["autoreply"]
 
 
-async def write(
-    neighbour: Neighbour,
-    sender: str = "carol@far.example",
-    to: str = INFO,
-    *,
-    reply: str = "250 2.0.0",
-    **head: str,
-) -> None:
-    """A letter, unlike all others."""
-    await test_autoreply_delivery.write(neighbour, sender, to, reply=reply, **head)
-
-
 async def refused(client: Client, **given: Any) -> Any:
-    _, errors = await change(client, INFO, autoreply=given)
+    _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=given)
     return told(errors)
 
 
@@ -57,16 +42,20 @@ async def refused(client: Client, **given: Any) -> Any:
 
 
 async def test_it_is_made_changed_and_forgotten_with_its_address(root: Client) -> None:
-    await answering(root, autoreply={**SAID, "name": "Info", "interval": "P7D"})
+    await make_autoreply_address(
+        root, autoreply={**AUTOREPLY_SETTINGS, "name": "Info", "interval": "P7D"}
+    )
     found = await stands(root)
     assert (found["enabled"], found["text"], found["name"]) == (True, "We have it.", "Info")
     assert (found["interval"], found["activeNow"], found["addresses"]) == ("P7D", True, [])
-    _, errors = await change(root, INFO, autoreply={"html": "<p>We have it.", "interval": None})
+    _, errors = await change(
+        root, AUTOREPLY_ADDRESS, autoreply={"html": "<p>We have it.", "interval": None}
+    )
     assert errors == []
     again = await stands(root)
     assert again == {**found, "html": "<p>We have it.", "interval": "P1D"}
     assert (await root(f'{{ node(id: "{found["id"]}") {{ id }} }}'))["node"] == {"id": found["id"]}
-    _, errors = await change(root, INFO, autoreply=None)
+    _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []
     assert (await stands(root))["createdAt"] is None
     assert (await root(f'{{ node(id: "{found["id"]}") {{ id }} }}'))["node"] is None
@@ -74,7 +63,7 @@ async def test_it_is_made_changed_and_forgotten_with_its_address(root: Client) -
 
 
 async def test_what_never_was_is_empty_and_accounts_have_theirs(root: Client) -> None:
-    await made(root, INFO, targets=["dave@far.example"])
+    await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
     found = await stands(root)
     assert (found["enabled"], found["text"], found["createdAt"]) == (False, "", None)
     assert await stands(root, "ada@example.org") is None
@@ -99,7 +88,7 @@ async def test_what_never_was_is_empty_and_accounts_have_theirs(root: Client) ->
 async def test_what_cannot_be_is_refused_by_field_and_rule(
     root: Client, given: Any, field: str | None, rule: str
 ) -> None:
-    await made(root, INFO, targets=["dave@far.example"])
+    await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
     path = ["autoreply", *([field] if field else [])]
     index = 0 if field == "text" and rule == "required" else None  # by what it has already
     assert await refused(root, **given) == ("VALIDATION", ["set", *path], index, rule)
@@ -111,27 +100,33 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(
 
 async def test_only_what_forwards_answers(root: Client) -> None:
     for given in ({"user": {"username": "ada"}}, {"kind": "DISCARD"}):
-        _, errors = await create(root, INFO, autoreply=SAID, **given)
+        _, errors = await create(root, AUTOREPLY_ADDRESS, autoreply=AUTOREPLY_SETTINGS, **given)
         assert told(errors) == ("VALIDATION", ["autoreply"], None, "exclusive")
-    _, errors = await change(root, "ada@example.org", autoreply=SAID)
+    _, errors = await change(root, "ada@example.org", autoreply=AUTOREPLY_SETTINGS)
     assert told(errors) == ("VALIDATION", ["set", "autoreply"], 0, "exclusive")
-    await answering(root)
-    _, errors = await change(root, INFO, kind="DISCARD")  # drops it, as it drops the targets
+    await make_autoreply_address(root)
+    _, errors = await change(
+        root, AUTOREPLY_ADDRESS, kind="DISCARD"
+    )  # drops it, as it drops the targets
     assert errors == []
     assert await rows(root.world, "SELECT id FROM autoreplies") == []
     assert await rows(root.world, "SELECT id FROM addresses WHERE answers") == []
     _, errors = await change(
-        root, INFO, kind="FORWARD", targets=["dave@far.example"], autoreply=SAID
+        root,
+        AUTOREPLY_ADDRESS,
+        kind="FORWARD",
+        targets=["dave@far.example"],
+        autoreply=AUTOREPLY_SETTINGS,
     )
     assert errors == []
     assert (await stands(root))["activeNow"] is True
 
 
 async def test_a_deleted_address_takes_along_what_it_answers(
-    root: Client, world: World, neighbour: Neighbour
+    root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    found = await answering(root)
-    await write(neighbour)
+    found = await make_autoreply_address(root)
+    await send_message_to_address(neighbour)
     assert len(await rows(world, "SELECT sender FROM autoreply_senders")) == 1
     assert (await delete(root, found))[1] == []
     assert await rows(world, "SELECT id FROM autoreplies") == []
@@ -152,7 +147,9 @@ async def test_many_are_changed_at_once_or_none(root: Client, statements: list[s
         await made(root, f"n{nth}@example.org", targets=["x@y.example"])
     assert await cost(1, "first") == await cost(20, "all")
     assert await cost(1, "second") == await cost(20, "again")
-    _, errors = await change(root, "n0@example.org", "ada@example.org", autoreply=SAID)
+    _, errors = await change(
+        root, "n0@example.org", "ada@example.org", autoreply=AUTOREPLY_SETTINGS
+    )
     assert told(errors) == ("VALIDATION", ["set", "autoreply"], 1, "exclusive")
     assert (await stands(root, "n0@example.org"))["text"] == "again"
 
@@ -165,24 +162,24 @@ async def test_a_list_reads_them_all_at_once(root: Client, statements: list[str]
         assert [one["autoreply"]["text"] for one in found if one["autoreply"]]
         return len([sent for sent in statements if "api_keys" not in sent])
 
-    await answering(root)
+    await make_autoreply_address(root)
     one = await cost()
     for nth in range(19):
-        await answering(root, f"more{nth}@example.org")
+        await make_autoreply_address(root, f"more{nth}@example.org")
     assert await cost() == one
 
 
 async def test_it_is_told_of_and_the_words_stay_out_of_the_log(root: Client) -> None:
     world, home = root.world, await key_of(root.world, "example.org")
-    await answering(root, autoreply={**SAID, "text": "the heron knows"})
+    await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
     for given in ({"text": "the stork knows"}, {"enabled": False}, None):
         last = await reached(world, home)
-        _, errors = await change(root, INFO, autoreply=given)
+        _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=given)
         assert errors == []
         ((kind, _),) = await journal(world, home, last)
         assert kind is ChangeKind.ADDRESS_CHANGED
     last = await reached(world, home)
-    _, errors = await change(root, INFO, autoreply=None)
+    _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []
     assert await journal(world, home, last) == []  # it was so already
     log = await rows(world, "SELECT mutation, before, after FROM admin_log ORDER BY id")
@@ -193,9 +190,9 @@ async def test_it_is_told_of_and_the_words_stay_out_of_the_log(root: Client) -> 
 
 
 async def test_another_user_sees_and_changes_nothing(
-    root: Client, bob: Client, world: World
+    root: Client, bob: Client, world: Environment
 ) -> None:
-    await answering(root)
+    await make_autoreply_address(root)
     key = (await stands(root))["id"]
     await domain_operations.made(root, "other.example")
     elsewhere = await domain_operations.administrator(
@@ -206,11 +203,13 @@ async def test_another_user_sees_and_changes_nothing(
         assert await stands(client) is None
         assert (await client(f'{{ node(id: "{key}") {{ id }} }}'))["node"] is None
         for given in ({"text": "Mine"}, None):
-            _, errors = await change(client, INFO, autoreply=given)
+            _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=given)
             assert errors[0]["code"] == "NOT_FOUND"
-        _, errors = await create(client, "new@example.org", targets=["x@y.example"], autoreply=SAID)
+        _, errors = await create(
+            client, "new@example.org", targets=["x@y.example"], autoreply=AUTOREPLY_SETTINGS
+        )
         assert errors[0]["code"] in {"FORBIDDEN", "NOT_FOUND"}
-    _, errors = await change(bob, "bob@example.org", autoreply=SAID)
+    _, errors = await change(bob, "bob@example.org", autoreply=AUTOREPLY_SETTINGS)
     assert told(errors) == ("FORBIDDEN", ["set", "autoreply"], 0, "DOMAIN_ADMIN")
     assert await rows(world, "SELECT * FROM autoreplies") == before
 
@@ -218,7 +217,7 @@ async def test_another_user_sees_and_changes_nothing(
 # ---------------------------------------------------------------- trying it
 
 
-async def preview(root: Client, address: str = INFO, **given: Any) -> Any:
+async def preview(root: Client, address: str = AUTOREPLY_ADDRESS, **given: Any) -> Any:
     document = """query ($by: AddressRef!, $sender: EmailAddress, $to: EmailAddress) {
       address(by: $by) { autoreply { preview(sender: $sender, to: $to, subject: "Lunch?") {
         silence internal from fromName to subject text } } } }"""
@@ -227,17 +226,19 @@ async def preview(root: Client, address: str = INFO, **given: Any) -> Any:
 
 
 async def test_a_preview_says_what_it_would_answer(root: Client, neighbour: Neighbour) -> None:
-    await answering(root, name="Info", autoreply={**SAID, "internalText": "Ask Bob."})
+    await make_autoreply_address(
+        root, name="Info", autoreply={**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
+    )
     assert await preview(root, sender="carol@far.example") == {
-        "silence": None, "internal": False, "from": INFO, "fromName": "Info",
+        "silence": None, "internal": False, "from": AUTOREPLY_ADDRESS, "fromName": "Info",
         "to": "carol@far.example", "subject": "Auto: Re: Lunch?", "text": "We have it.",
     }  # fmt: skip
     inside = await preview(root, sender="bob@example.org")
     assert (inside["internal"], inside["text"]) == (True, "Ask Bob.")
-    assert (await preview(root, sender=INFO))["silence"] == "OWN"
-    await write(neighbour)
+    assert (await preview(root, sender=AUTOREPLY_ADDRESS))["silence"] == "OWN"
+    await send_message_to_address(neighbour)
     assert (await preview(root, sender="carol@far.example"))["silence"] == "ANSWERED"
-    await answering(root, "*@example.org", allowWildcard=True)
+    await make_autoreply_address(root, "*@example.org", allowWildcard=True)
     nobody = await preview(root, "*@example.org", sender="eve@far.example")
     assert (nobody["silence"], nobody["from"]) == ("OTHER_ADDRESS", None)
     any_ = await preview(root, "*@example.org", sender="eve@far.example", to="any@example.org")
@@ -247,13 +248,15 @@ async def test_a_preview_says_what_it_would_answer(root: Client, neighbour: Neig
 async def test_a_trace_shows_that_it_answers(root: Client, ada: Client) -> None:
     document = """query ($address: String!) { addressTrace(address: $address) {
       stage output record { __typename } } }"""
-    await answering(root)
-    await away(ada)
-    for address in (INFO, "ada@example.org"):
+    await make_autoreply_address(root)
+    await set_autoreply(ada)
+    for address in (AUTOREPLY_ADDRESS, "ada@example.org"):
         last = (await root(document, address=address))["addressTrace"][-1]
         assert last == {
             "stage": "AUTOREPLY", "output": [address], "record": {"__typename": "Autoreply"},
         }  # fmt: skip
-    await change(root, INFO, autoreply={"enabled": False})
-    stages = [step["stage"] for step in (await root(document, address=INFO))["addressTrace"]]
+    await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})
+    stages = [
+        step["stage"] for step in (await root(document, address=AUTOREPLY_ADDRESS))["addressTrace"]
+    ]
     assert stages == ["ADDRESS"]

@@ -194,12 +194,12 @@ async def test_the_way_of_mail_is_told_step_by_step(root: Client, ada: Client) -
     assert await trace(root, "sales@example.org") == [
         ("ADDRESS", "sales@example.org", [], "sal*@example.org", "Address"),
     ]
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         await session.exec(update(User).where(col(User.id) == ada.user.id).values(disabled=True))
     assert (await trace(root, "ada@example.org"))[-1] == (
         "ACCOUNT", "ada@example.org", [], None, "User",
     )  # fmt: skip
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         await session.exec(update(Domain).values(active=False))
     assert await trace(root, "ada@other.example") == [
         ("ADDRESS", "ada@other.example", [], None, None),

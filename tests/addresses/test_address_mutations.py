@@ -12,10 +12,10 @@ from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import NotFound
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.runtime.options import Options
-from models.runtime.secret_box import Vault
-from models.store.columns import picked
+from models.runtime.secret_box import SecretBox
+from models.store.columns import select_columns
 from models.users.roles import AdminPermission, UserPermission
 from resolvers.admin import secret_rotation
 from tests.conftest import Client, Clock, make_client
@@ -28,14 +28,14 @@ from tests.support.stores.counter_check import journal, reached
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def row_of(world: World, address: str) -> Any:
-    this = select(*picked(Address)).where(col(Address.shown) == address)
+async def row_of(world: Environment, address: str) -> Any:
+    this = select(*select_columns(Address)).where(col(Address.shown) == address)
     (row,) = await world.database.read(this)
     return row
 
 
-async def limit(world: World, **values: Any) -> None:
-    async with world.write() as session:
+async def limit(world: Environment, **values: Any) -> None:
+    async with world.write_session() as session:
         await session.exec(update(Domain).values(**values))
 
 
@@ -54,7 +54,7 @@ async def test_an_address_of_a_user_takes_mail_and_is_told_of(root: Client, ada:
         ["a", "b"], {"n": 1}, {"m": 2},
     )  # fmt: skip
     assert (found["publicComment"], found["privateComment"]) == ("Ours", "Mine")
-    to = await address_resolution.recipient(world, "salesteam+x@example.org")
+    to = await address_resolution.load_recipient(world, "salesteam+x@example.org")
     assert to.user_id == ada.user.id
     for key, since in last.items():
         ((kind, _),) = await journal(world, key, since)
@@ -135,7 +135,7 @@ async def test_patterns_take_mail(pattern: str, asked: str, root: Client, ada: C
     found = await made(root, pattern, user={"username": "ada"}, allowWildcard=True)
     assert found["isWildcard"] is True
     assert found["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
-    assert (await address_resolution.recipient(root.world, asked)).user_id == ada.user.id
+    assert (await address_resolution.load_recipient(root.world, asked)).user_id == ada.user.id
     assert (await of(root, pattern))["id"] == found["id"]
     assert await of(root, asked) is None
     assert (await of(root, asked, wild=True))["id"] == found["id"]
@@ -166,7 +166,8 @@ async def test_targets_are_kept_each_once_and_no_password_is_shown(root: Client)
     row = await row_of(root.world, "list@own.example")
     assert "p%2Fw" not in str(dict(row._mapping))  # noqa: SLF001
     assert (
-        forward_targets.whole(root.world, row)[2] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+        forward_targets.secret_targets(root.world, row)[2]
+        == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
 
     # what was shown comes back as it was
@@ -174,7 +175,8 @@ async def test_targets_are_kept_each_once_and_no_password_is_shown(root: Client)
     assert (errors, answer["targets"]) == ([], [shown[2], "x@y.example"])
     row = await row_of(root.world, "list@own.example")
     assert (
-        forward_targets.whole(root.world, row)[0] == "smtps://us%40er:p%2Fw@relay.example.com:465"
+        forward_targets.secret_targets(root.world, row)[0]
+        == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
     _, errors = await change(root, "list@own.example", targets=["smtp://a:***@relay.example.com"])
     assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
@@ -185,13 +187,13 @@ async def test_targets_are_kept_each_once_and_no_password_is_shown(root: Client)
 async def test_a_new_key_seals_relays_anew(root: Client) -> None:
     world = root.world
     await made(root, "list@own.example", targets=["smtp://u:word@relay.example.com"])
-    ((name, key),) = world.vault.keys.items()
-    newer = World(world.database, world.blobs, secret=b"s", now=world.now,
-                  vault=Vault({name: key, "newer": b"n" * 32}))  # fmt: skip
-    assert (await secret_rotation.reseal(newer)).done == 1
+    ((name, key),) = world.secret_box.keys.items()
+    newer = Environment(world.database, world.object_store, signing_secret=b"s", now=world.now,
+                  secret_box=SecretBox({name: key, "newer": b"n" * 32}))  # fmt: skip
+    assert (await secret_rotation.reencrypt_all(newer)).reencrypted_count == 1
     row = await row_of(world, "list@own.example")
     assert row.relays.startswith("newer.")
-    assert forward_targets.whole(newer, row) == ["smtp://u:word@relay.example.com"]
+    assert forward_targets.secret_targets(newer, row) == ["smtp://u:word@relay.example.com"]
     # whoever has lost the key says the password again
     _, errors = await change(root, "list@own.example", targets=row.targets)
     assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
@@ -334,7 +336,7 @@ async def test_a_renamed_main_address_is_found_by_its_new_name(root: Client, ada
     ((answer,), errors) = await change(root, "ada@example.org", **given)
     assert (answer["address"], answer["main"], errors) == ("L.Ada@bücher.example", True, [])
     assert (
-        await address_resolution.recipient(root.world, "lada@bücher.example")
+        await address_resolution.load_recipient(root.world, "lada@bücher.example")
     ).user_id == ada.user.id
     assert await of(root, "ada@example.org") is None
     found = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
@@ -379,14 +381,16 @@ async def test_a_temporary_address_takes_mail_until_it_ends(ada: Client, clock: 
     assert found["expiresAt"] == (clock() + timedelta(days=2)).isoformat().replace("+00:00", "Z")
     other, _ = await temporary(ada)
     assert other["address"] != found["address"]
-    assert (await address_resolution.recipient(ada.world, found["address"])).user_id == ada.user.id
+    assert (
+        await address_resolution.load_recipient(ada.world, found["address"])
+    ).user_id == ada.user.id
     masked, _ = await temporary(ada, validity=None)
     assert masked["expiresAt"] is None
     document = "{ user { temporaryAddressCount temporaryAddresses { nodes { address } } } }"
     assert (await ada(document))["user"]["temporaryAddressCount"] == 3
     clock.tick(days=3)
     with pytest.raises(NotFound):
-        await address_resolution.recipient(ada.world, found["address"])
+        await address_resolution.load_recipient(ada.world, found["address"])
     listed = (await ada(document))["user"]
     assert {one["address"] for one in listed["temporaryAddresses"]["nodes"]} == {
         other["address"], masked["address"],

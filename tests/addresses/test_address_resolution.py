@@ -3,82 +3,36 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 from sqlmodel import col
 
 from mail.addresses import address_syntax
-from mail.addresses.address_syntax import Normal
+from mail.addresses.address_syntax import NormalizedAddress
 from mail.recipients import address_resolution, batch_resolution
-from mail.storage.blobs.object_stores import LocalStore
+from mail.storage.blobs.object_stores import FolderStore
 from models.addresses.tables import Address, AddressKind
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Invalid, NotFound, OverQuota
+from models.domains.tables import Domain
+from models.errors import InvalidInput, NotFound, OverQuota
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.database import Database
 from models.users.tables import User
 from tests.conftest import Client, Clock, make_user, receive
+from tests.support.accounts.address_rows import add_addresses, add_domain
 from tests.support.stores import store_fixtures
 
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LETTERS = "ab"
 
 
-async def add(world: World, *written: str, **more: Any) -> None:
-    """Rows for these addresses; `off:` before one is switched off, `old:` has ended."""
-    domains = await domain_ids(world)
-    user_id = more.pop("user_id", None)
-    async with world.write() as session:
-        for text in written:
-            state, _, address = text.rpartition(":")
-            local, _, domain = address.partition("@")
-            row = Address(
-                id=world.key(),
-                local=local,
-                domain_id=None if domain == "*" else domains[domain],
-                shown=address,
-                user_id=user_id,
-                active=state != "off",
-                expires_at=NOW - timedelta(seconds=1) if state == "old" else None,
-                created_at=NOW,
-                updated_at=NOW,
-                **more,
-            )
-            session.add(row)
-
-
-async def domain_ids(world: World) -> dict[str, int]:
-    rows = await world.database.read(select(col(Domain.id), col(Domain.name)))
-    return {row.name: row.id for row in rows}
-
-
-async def make_domain(world: World, name: str, *aliases: str, **more: Any) -> None:
-    async with world.write() as session:
-        domain = Domain(id=world.key(), name=name, created_at=NOW, updated_at=NOW, **more)
-        session.add(domain)
-        await session.flush()
-        for alias in aliases:
-            row = DomainAlias(
-                id=world.key(),
-                alias=alias.removeprefix("off:"),
-                domain_id=domain.id,
-                active=not alias.startswith("off:"),
-                created_at=NOW,
-            )
-            session.add(row)
-
-
-async def winner(world: World, address: str) -> str | None:
+async def winner(world: Environment, address: str) -> str | None:
     try:
-        return str((await address_resolution.resolve(world, address)).shown)
+        return str((await address_resolution.resolve_address(world, address)).shown)
     except NotFound:
         return None
 
@@ -101,9 +55,9 @@ async def winner(world: World, address: str) -> str | None:
 )
 def test_an_address_is_compared_in_one_form(written: str, local: str, domain: str) -> None:
     first, _, rest = written.rpartition("@")
-    found = address_syntax.normal(written if first else rest + "@")
-    assert found == Normal(local, domain)
-    assert address_syntax.normal("@".join(found)) == found
+    found = address_syntax.normalized_address(written if first else rest + "@")
+    assert found == NormalizedAddress(local, domain)
+    assert address_syntax.normalized_address("@".join(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -117,7 +71,7 @@ def test_an_address_is_compared_in_one_form(written: str, local: str, domain: st
     ],
 )
 def test_a_good_address_is_kept_as_its_owner_writes_it(written: str, kept: str) -> None:
-    assert address_syntax.checked(written) == kept
+    assert address_syntax.validated_address(written) == kept
 
 
 @pytest.mark.parametrize(
@@ -130,8 +84,8 @@ def test_a_good_address_is_kept_as_its_owner_writes_it(written: str, kept: str) 
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(wrong: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        address_syntax.checked(wrong, path="to")
+    with pytest.raises(InvalidInput) as refused:
+        address_syntax.validated_address(wrong, path="to")
     assert refused.value.path == ["to"]
 
 
@@ -143,30 +97,30 @@ likely = some.from_regex(r"[a-zäß.+*]{1,6}@(xn--)?[a-zäßﬁ.\-]{1,9}", fullm
 @settings(max_examples=400)
 def test_checking_an_address_refuses_or_settles_it(text: str) -> None:
     try:
-        once = address_syntax.checked(text)
-    except Invalid:
+        once = address_syntax.validated_address(text)
+    except InvalidInput:
         return
-    assert address_syntax.checked(once) == once
-    assert address_syntax.normal(once) == address_syntax.normal(text)
-    assert address_syntax.ascii_domain(address_syntax.normal(once).domain).isascii()
+    assert address_syntax.validated_address(once) == once
+    assert address_syntax.normalized_address(once) == address_syntax.normalized_address(text)
+    assert address_syntax.ascii_domain(address_syntax.normalized_address(once).domain).isascii()
 
 
 @given(anything)
 def test_user_names_are_refused_or_settled_too(text: str) -> None:
     try:
         once = address_syntax.checked_username(text)
-    except Invalid:
+    except InvalidInput:
         return
     assert address_syntax.checked_username(once) == once
     assert address_syntax.username_key(once) == address_syntax.username_key(text)
 
 
 @pytest.fixture
-async def town(world: World) -> World:
+async def town(world: Environment) -> Environment:
     """Our domain with two more names, one of them off, and another domain that is off."""
-    await make_domain(world, "own.example", "alias.example", "off:gone.example")
-    await make_domain(world, "other.example")
-    await make_domain(world, "closed.example", "close.example", active=False)
+    await add_domain(world, "own.example", "alias.example", "off:gone.example")
+    await add_domain(world, "other.example")
+    await add_domain(world, "closed.example", "close.example", active=False)
     return world
 
 
@@ -191,9 +145,9 @@ DECISIONS = {
 
 
 @pytest.mark.parametrize("case", DECISIONS)
-async def test_the_best_match_decides(town: World, case: str) -> None:
+async def test_the_best_match_decides(town: Environment, case: str) -> None:
     there, expected = DECISIONS[case]
-    await add(town, *there.split())
+    await add_addresses(town, *there.split())
     assert await winner(town, "S.a.l.es+news@OWN.example") == expected
 
 
@@ -211,19 +165,19 @@ async def test_the_best_match_decides(town: World, case: str) -> None:
     ],
 )
 async def test_an_alias_stands_for_its_domain_and_a_stranger_for_none(
-    town: World, there: str, asked: str, expected: str | None
+    town: Environment, there: str, asked: str, expected: str | None
 ) -> None:
-    await add(town, there)
+    await add_addresses(town, there)
     assert await winner(town, asked) == expected
 
 
 @pytest.mark.parametrize(
     "odd", ["", "@", "sales", "@own.example", "+x@own.example", "a\0@own.example", "\ud800@x"]
 )
-async def test_what_is_no_address_is_nobodys(town: World, odd: str) -> None:
-    await add(town, "*@own.example")
+async def test_what_is_no_address_is_nobodys(town: Environment, odd: str) -> None:
+    await add_addresses(town, "*@own.example")
     assert await winner(town, odd) is None
-    assert await address_resolution.login_of(town, odd) is None
+    assert await address_resolution.find_sign_in_user(town, odd) is None
 
 
 @dataclass(frozen=True)
@@ -271,30 +225,32 @@ def expected_of(
 
 
 @pytest.fixture
-async def plain_world(tmp_path: Path, sqlite_template: Path) -> World:
+async def plain_world(tmp_path: Path, sqlite_template: Path) -> Environment:
     database = Database(store_fixtures.copied(sqlite_template, tmp_path))
-    world = World(database, LocalStore(tmp_path / "b"), secret=b"s" * 32, now=Clock())
-    await make_domain(world, "own.example", "alias.example")
-    await make_domain(world, "other.example")
+    world = Environment(
+        database, FolderStore(tmp_path / "b"), signing_secret=b"s" * 32, now=Clock()
+    )
+    await add_domain(world, "own.example", "alias.example")
+    await add_domain(world, "other.example")
     return world
 
 
-async def test_resolution_agrees_with_its_rules_on_random_sets(plain_world: World) -> None:
+async def test_resolution_agrees_with_its_rules_on_random_sets(plain_world: Environment) -> None:
     world = plain_world
     loop = asyncio.get_running_loop()
 
     async def check(there: list[Written], asked: set[tuple[str, str]], delimiters: str) -> None:
         object.__setattr__(world, "options", Options(delimiters=delimiters))
-        async with world.write() as session:
+        async with world.write_session() as session:
             await session.exec(delete(Address))
-        await add(world, *(one.text for one in there))
+        await add_addresses(world, *(one.text for one in there))
         alone, expected = {}, {}
         for local, domain in asked:
             best = expected_of(there, local, domain, delimiters)
             expected[f"{local}@{domain}"] = best and best.rpartition(":")[2]
             alone[f"{local}@{domain}"] = await winner(world, f"{local}@{domain}")
         assert alone == expected
-        together = await batch_resolution.resolve_all(world, list(expected))
+        together = await batch_resolution.resolve_addresses(world, list(expected))
         assert expected == {
             text: row.shown if (row := together.get(text)) is not None and row.active else None
             for text in expected
@@ -338,20 +294,24 @@ async def test_resolution_agrees_with_its_rules_on_random_sets(plain_world: Worl
     ],
 )  # fmt: skip
 async def test_labels_begin_where_the_setting_says(
-    town: World, delimiters: str, there: str, asked: str, expected: str | None
+    town: Environment, delimiters: str, there: str, asked: str, expected: str | None
 ) -> None:
     object.__setattr__(town, "options", Options(delimiters=delimiters))
-    await add(town, *there.split())
+    await add_addresses(town, *there.split())
     assert await winner(town, asked) == expected
 
 
-async def test_many_are_resolved_in_two_statements(town: World, statements: list[str]) -> None:
-    await add(town, "sales@own.example", "*@other.example", "every@*", "off:gone@own.example")
+async def test_many_are_resolved_in_two_statements(
+    town: Environment, statements: list[str]
+) -> None:
+    await add_addresses(
+        town, "sales@own.example", "*@other.example", "every@*", "off:gone@own.example"
+    )
     for many in (1, 20):
         asked = [f"s{n}@other.example" for n in range(many)]
         asked += ["sales+x@alias.example", "every@alias.example", "nobody@own.example", "\0@own"]
         del statements[:]
-        found = await batch_resolution.resolve_all(town, [*asked, "gone@own.example"])
+        found = await batch_resolution.resolve_addresses(town, [*asked, "gone@own.example"])
         assert len(statements) == 2
         assert {found[one].shown for one in asked[:many]} == {"*@other.example"}
         assert [found[one].shown for one in asked[many : many + 2]] == [
@@ -362,19 +322,21 @@ async def test_many_are_resolved_in_two_statements(town: World, statements: list
 
 
 async def test_however_many_patterns_there_are_it_takes_one_statement(
-    town: World, statements: list[str]
+    town: Environment, statements: list[str]
 ) -> None:
     for many in (1, 30):
-        await add(town, *(f"{'s' * many}{n}*@own.example" for n in range(many)))
+        await add_addresses(town, *(f"{'s' * many}{n}*@own.example" for n in range(many)))
         del statements[:]
         await winner(town, "sales@own.example")
         assert len(statements) == 1
 
 
-async def test_one_signs_in_by_name_or_address_but_by_no_pattern(ada: Client, world: World) -> None:
-    await add(world, "*@example.org", "every@*", user_id=ada.user.id)
-    await add(world, "list@example.org", kind=AddressKind.FORWARD)
-    by = {name: await address_resolution.login_of(world, name) for name in (
+async def test_one_signs_in_by_name_or_address_but_by_no_pattern(
+    ada: Client, world: Environment
+) -> None:
+    await add_addresses(world, "*@example.org", "every@*", user_id=ada.user.id)
+    await add_addresses(world, "list@example.org", kind=AddressKind.FORWARD)
+    by = {name: await address_resolution.find_sign_in_user(world, name) for name in (
         "ada", "A.D.A", "ada@example.org", "a.da+x@Example.ORG",
         "any@example.org", "*@example.org", "every@example.org", "list@example.org", "eve", "",
     )}  # fmt: skip
@@ -383,15 +345,15 @@ async def test_one_signs_in_by_name_or_address_but_by_no_pattern(ada: Client, wo
 
 
 async def test_one_signs_in_by_a_second_name_of_the_domain_while_it_counts(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
-    await make_domain(world, "other.example", "also.example", "off:was.example", active=False)
+    await add_domain(world, "other.example", "also.example", "off:was.example", active=False)
     names = ("ada@other.example", "off:off@other.example", "old:late@other.example")
-    await add(world, *names, user_id=ada.user.id)
-    await make_domain(world, "also.example")  # of two places the domain itself is the first
-    await add(world, "bob@also.example", user_id=bob.user.id)
-    await add(world, "bob@other.example", user_id=ada.user.id)
-    by = {name: await address_resolution.login_of(world, name) for name in (
+    await add_addresses(world, *names, user_id=ada.user.id)
+    await add_domain(world, "also.example")  # of two places the domain itself is the first
+    await add_addresses(world, "bob@also.example", user_id=bob.user.id)
+    await add_addresses(world, "bob@other.example", user_id=ada.user.id)
+    by = {name: await address_resolution.find_sign_in_user(world, name) for name in (
         "ada@other.example", "a.da+x@ALSO.example", "ada@was.example", "off@other.example",
         "late@other.example", "bob@also.example", "bob@other.example",
     )}  # fmt: skip
@@ -399,64 +361,72 @@ async def test_one_signs_in_by_a_second_name_of_the_domain_while_it_counts(
     assert list(by.values()) == [hers, hers, None, None, None, his, hers]
 
 
-async def test_a_user_name_may_look_like_an_address_of_somebody_elses_domain(world: World) -> None:
+async def test_a_user_name_may_look_like_an_address_of_somebody_elses_domain(
+    world: Environment,
+) -> None:
     user = await make_user(world, "a.da")
-    async with world.write() as session:
+    async with world.write_session() as session:
         name = {"username": "x.y@far.example", "username_key": "xy@far.example"}
         await session.exec(update(User).values(**name))
-    assert await address_resolution.login_of(world, "xy+label@far.example") == user.id
-    assert await address_resolution.login_of(world, "xy@fa.rexample") is None
+    assert await address_resolution.find_sign_in_user(world, "xy+label@far.example") == user.id
+    assert await address_resolution.find_sign_in_user(world, "xy@fa.rexample") is None
 
 
 async def test_a_disabled_user_is_refused_and_a_suspended_one_receives(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     inbox = (await ada.box()).id
     for values, there in (({"suspended": True}, True), ({"disabled": True}, False)):
-        async with world.write() as session:
+        async with world.write_session() as session:
             await session.exec(update(User).values(**values))
         if there:
-            found = await address_resolution.recipient(world, "Ada+x@example.org")
+            found = await address_resolution.load_recipient(world, "Ada+x@example.org")
             assert (found.user_id, found.mailbox_id) == (ada.user.id, inbox)
             assert found.address == "Ada+x@example.org"
         else:
             with pytest.raises(NotFound):
-                await address_resolution.recipient(world, "ada@example.org")
+                await address_resolution.load_recipient(world, "ada@example.org")
 
 
-async def test_only_a_mailbox_takes_mail_into_an_account(ada: Client, world: World) -> None:
-    await add(world, "list@example.org", kind=AddressKind.DISCARD, user_id=ada.user.id)
+async def test_only_a_mailbox_takes_mail_into_an_account(ada: Client, world: Environment) -> None:
+    await add_addresses(world, "list@example.org", kind=AddressKind.DISCARD, user_id=ada.user.id)
     with pytest.raises(NotFound):
-        await address_resolution.recipient(world, "list@example.org")
+        await address_resolution.load_recipient(world, "list@example.org")
 
 
-async def test_a_full_mailbox_refuses_whosever_limit_it_is(ada: Client, world: World) -> None:
+async def test_a_full_mailbox_refuses_whosever_limit_it_is(ada: Client, world: Environment) -> None:
     used = int((await receive(ada)).uid and (await ada.box()).size)
     for table, values in (
         (User, {"quota": used}),
         (Domain, {"default_user_quota": used}),
     ):
-        async with world.write() as session:
+        async with world.write_session() as session:
             await session.exec(update(table).values(**values))
         with pytest.raises(OverQuota) as full:
-            await address_resolution.recipient(world, "ada@example.org")
+            await address_resolution.load_recipient(world, "ada@example.org")
         assert (full.value.used, full.value.allowed) == (used, used)
-        async with world.write() as session:
+        async with world.write_session() as session:
             await session.exec(update(User).values(quota=None))
             await session.exec(update(Domain).values(default_user_quota=0))
-        assert (await address_resolution.recipient(world, "ada@example.org")).user_id == ada.user.id
-    small = World(
-        world.database, world.blobs, secret=b"s", options=Options(default_quota=used), now=world.now
+        assert (
+            await address_resolution.load_recipient(world, "ada@example.org")
+        ).user_id == ada.user.id
+    small = Environment(
+        world.database,
+        world.object_store,
+        signing_secret=b"s",
+        options=Options(default_quota=used),
+        now=world.now,
     )
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=None))
     with pytest.raises(OverQuota):
-        await address_resolution.recipient(small, "ada@example.org")
+        await address_resolution.load_recipient(small, "ada@example.org")
 
 
-async def test_mail_goes_to_inbox_whatever_its_path(ada: Client, world: World) -> None:
-    async with world.write() as session:
+async def test_mail_goes_to_inbox_whatever_its_path(ada: Client, world: Environment) -> None:
+    async with world.write_session() as session:
         inbox = col(Mailbox.special_use) == SpecialUse.INBOX
         await session.exec(update(Mailbox).where(inbox).values(path="Eingang"))
-    found = await address_resolution.recipient(world, "ada@example.org")
+    found = await address_resolution.load_recipient(world, "ada@example.org")
     assert found.mailbox_id == (await ada.box("Eingang")).id

@@ -11,15 +11,15 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.delivery import recipient_rewrites
-from mail.delivery.listener_backend import Household
-from mail.mime.header_encoding import Named
+from mail.delivery.listener_backend import LocalBackend
+from mail.mime.header_encoding import NamedAddress
 from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
 from models.events.journal import PLATFORM, Change, ChangeKind
 from models.queue.tables import DeliveryState
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
-from models.users.rule_makers import Account
+from models.users.rule_makers import RuleSubject
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import Client, context, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -108,7 +108,9 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.usefixtures("ada")
-async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: World) -> None:
+async def test_what_cannot_be_is_refused_by_field_and_rule(
+    root: Client, world: Environment
+) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
     first = await rule(root, "taken@example.org", ARCHIVE)
     second = await rule(root, "taken@example.org", ARCHIVE, "SENDER")
@@ -118,7 +120,7 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: 
         given = {"match": match, "bccTo": to, "direction": "RECIPIENT"}
         _, errors = await done(root, RULE_CREATE, **given)
         assert told(errors) == wanted, (match, to)
-    missing = global_ids.encode("BccRule", world.key())
+    missing = global_ids.encode("BccRule", world.new_id())
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"ids": [second], "direction": "RECIPIENT"}, ("CONFLICT", ["match"], 0, None)),
         ({"ids": [first, second], "direction": "SENDER"}, ("CONFLICT", ["match"], 1, None)),
@@ -151,7 +153,7 @@ async def test_rules_that_change_together_do_not_meet_each_other(root: Client, a
 
 
 async def test_what_comes_is_copied_by_rules_for_its_recipients(
-    root: Client, ada: Client, bob: Client, world: World
+    root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
     await rule(root, "ada@example.org", ARCHIVE)
@@ -176,7 +178,7 @@ async def test_what_comes_is_copied_by_rules_for_its_recipients(
     await examine(world)
 
 
-async def told_platform(world: World) -> list[tuple[int, str]]:
+async def told_platform(world: Environment) -> list[tuple[int, str]]:
     """What the platform is told of submissions: which, and each state once."""
     asked = select(col(Change.ids), col(Change.facts)).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
@@ -190,7 +192,7 @@ async def taken(far: Server, many: int) -> bool:
 
 
 async def test_a_copy_to_an_account_here_is_put_into_its_inbox(
-    root: Client, ada: Client, bob: Client, world: World
+    root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await rule(root, "ada@example.org", "bob@example.org")
     await rule(root, "bob@example.org", ARCHIVE)  # of a copy no copy is made
@@ -207,7 +209,7 @@ async def test_a_copy_to_an_account_here_is_put_into_its_inbox(
 
 
 async def test_a_copy_that_comes_back_is_not_copied_again(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
     async with listening(Server()) as far, working(world, relay(far)):
@@ -224,7 +226,7 @@ async def test_a_copy_that_comes_back_is_not_copied_again(
 
 
 async def test_nobody_who_has_it_gets_a_copy_and_each_address_one(
-    root: Client, ada: Client, bob: Client, world: World
+    root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", "bob@example.org")
     await come(world, ada.address, bob.address)
@@ -236,7 +238,7 @@ async def test_nobody_who_has_it_gets_a_copy_and_each_address_one(
 
 
 async def test_a_recipient_is_copied_as_it_is_after_a_rewrite(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rewrite(root, "@old.example", "@example.org")
     await rule(root, ada.address, ARCHIVE)
@@ -245,12 +247,12 @@ async def test_a_recipient_is_copied_as_it_is_after_a_rewrite(
 
 
 async def test_what_is_refused_is_not_copied_and_copying_costs_nothing_without_rules(
-    root: Client, ada: Client, world: World, statements: list[str]
+    root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
     async def cost(subject: str) -> int:
-        there = await Household(world).accept(ada.address, "")
+        there = await LocalBackend(world).accept_recipient(ada.address, "")
         del statements[:]
-        await Household(world).deliver(raw_message(subject), [there], "carol@example.com")
+        await LocalBackend(world).deliver(raw_message(subject), [there], "carol@example.com")
         return len(statements)
 
     bare = await cost("Bare")
@@ -260,41 +262,43 @@ async def test_what_is_refused_is_not_copied_and_copying_costs_nothing_without_r
     assert await cost("Third") == bare + 1
     await rule(root, "@example.org", "all@far.example")
     with pytest.raises(NotFound):
-        await Household(world).accept("nobody@example.org", "")
+        await LocalBackend(world).accept_recipient("nobody@example.org", "")
     assert await copied(world) == []
 
 
 async def test_rules_are_asked_in_one_statement_for_all_recipients(
-    root: Client, ada: Client, world: World, statements: list[str]
+    root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
     for n in range(20):
         await rule(root, f"a{n}@example.org", f"copy{n}@far.example")
     for many in (1, 20):
         del statements[:]
-        of = {f"a{n}@example.org": [Account(0, Role.USER)] for n in range(many)}
-        found = await recipient_rewrites.copies(world, BccDirection.RECIPIENT, of, [ada.address])
+        of = {f"a{n}@example.org": [RuleSubject(0, Role.USER)] for n in range(many)}
+        found = await recipient_rewrites.find_bcc_targets(
+            world, BccDirection.RECIPIENT, of, [ada.address]
+        )
         assert len(statements) == 1
-        assert [(copy.address, copy.of) for copy in found] == [
+        assert [(copy.address, copy.original_address) for copy in found] == [
             (f"copy{n}@far.example", f"a{n}@example.org") for n in range(many)
         ]
 
 
 async def test_a_large_message_is_copied_whole(
-    root: Client, ada: Client, world: World, tmp_path: Path
+    root: Client, ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
     raw = raw_message("Large", body="line\r\n" * 100_000)
     file = tmp_path / "large"
     file.write_bytes(raw)
     async with listening(Server()) as far, working(world, relay(far)):
-        there = await Household(world).accept(ada.address, "")
-        await Household(world).deliver(file, [there], "carol@example.com")
+        there = await LocalBackend(world).accept_recipient(ada.address, "")
+        await LocalBackend(world).deliver(file, [there], "carol@example.com")
         await until(lambda: taken(far, 1))
     assert far.mails[0].raw.partition(b"\r\n")[2].rstrip() == raw.rstrip()
 
 
 async def test_where_a_copy_cannot_be_queued_the_sender_tries_again(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
     commits = []
@@ -306,7 +310,7 @@ async def test_where_a_copy_cannot_be_queued_the_sender_tries_again(
             raise OSError(place)
 
     with pytest.raises(OSError, match="commit"):
-        await come(replace(world, fault=fault), ada.address)
+        await come(replace(world, reach_fault_point=fault), ada.address)
     assert (len(await inbox(ada)), await copied(world)) == (1, [])
     await come(world, ada.address)
     assert (len(await inbox(ada)), len(await copied(world))) == (1, 1)
@@ -316,13 +320,15 @@ async def test_where_a_copy_cannot_be_queued_the_sender_tries_again(
 
 
 async def test_what_is_sent_is_copied_and_nobody_is_told(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "ada@example.org", ARCHIVE, "SENDER")
     await rule(root, "@example.org", "carol@example.net", "SENDER")  # she receives it anyway
     since = await reached(world, ada.user.id)
     async with listening(Server()) as far, working(world, relay(far)):
-        key = await send(ada, Named("carol@example.net"), bcc=[Named("eve@example.net")])
+        key = await send(
+            ada, NamedAddress("carol@example.net"), bcc=[NamedAddress("eve@example.net")]
+        )
         await settled(world, key)
         await until(lambda: taken(far, 3))
 
@@ -347,19 +353,19 @@ async def test_what_is_sent_is_copied_and_nobody_is_told(
     node = "query ($id: ID!) { node(id: $id) { id } }"
     assert await ada(node, id=global_ids.encode("Submission", hidden)) == {"node": None}
     with pytest.raises(NotFound):
-        await submission_mutations.cancel(context(ada), [hidden])
+        await submission_mutations.cancel_submissions(context(ada), [hidden])
     await examine(world)
 
 
 async def test_a_copy_counts_against_no_limit_and_its_failure_is_not_told(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     async with (
         listening(Server({"archive": "550 5.1.1 No"})) as far,
         working(world, relay(far)),
     ):
-        key = await send(ada, Named("carol@example.net"))
+        key = await send(ada, NamedAddress("carol@example.net"))
         await settled(world, key)
 
         async def over() -> bool:
@@ -374,13 +380,13 @@ async def test_a_copy_counts_against_no_limit_and_its_failure_is_not_told(
 
 
 async def test_who_takes_a_message_back_takes_its_copies_back(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     key = await send(ada, undo_window=timedelta(minutes=5))
     asked = "SELECT state, copy_of IS NULL FROM submissions"
     assert {row[0] for row in await rows(world, asked)} == {"HELD_FOR_UNDO"}
-    await submission_mutations.cancel(context(ada), [key])
+    await submission_mutations.cancel_submissions(context(ada), [key])
     assert {row[0] for row in await rows(world, asked)} == {"CANCELLED"}
     copy = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
     told_ = [(copy[0][0], "HELD_FOR_UNDO"), (copy[0][0], "CANCELLED")]
@@ -391,7 +397,7 @@ async def test_who_takes_a_message_back_takes_its_copies_back(
 
 
 async def test_mail_between_accounts_here_is_copied_once(
-    root: Client, ada: Client, bob: Client, world: World
+    root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await made(root, "second.example")
     eve = await make_client(world, root.http, "eve")
@@ -399,7 +405,7 @@ async def test_mail_between_accounts_here_is_copied_once(
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     await rule(root, "bob@example.org", eve.address)
     async with listening(Server()) as far, working(world, relay(far)):
-        key = await send(ada, Named(bob.address), Named("carol@example.net"))
+        key = await send(ada, NamedAddress(bob.address), NamedAddress("carol@example.net"))
         await settled(world, key)
 
         async def there() -> bool:
@@ -415,7 +421,7 @@ async def test_mail_between_accounts_here_is_copied_once(
 
 
 async def test_a_domain_admin_has_the_rules_of_the_domains_and_no_others(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await made(root, "far.example")
     await done(root, ALIAS, alias="also.example", domain="example.org")
@@ -455,7 +461,7 @@ async def test_a_domain_admin_has_the_rules_of_the_domains_and_no_others(
 
 
 async def test_a_domain_without_the_permission_shows_no_rule_by_its_id(
-    root: Client, world: World
+    root: Client, world: Environment
 ) -> None:
     admin = await make_domain_admin(world, root.http, "dan", [])
     key = await rule(root, "@example.org", ARCHIVE)
@@ -463,7 +469,7 @@ async def test_a_domain_without_the_permission_shows_no_rule_by_its_id(
 
 
 async def test_changes_are_told_to_the_domain_and_a_domain_ends_with_its_rules(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     home = ada.user.domain_id
     assert home is not None
@@ -482,7 +488,7 @@ async def test_changes_are_told_to_the_domain_and_a_domain_ends_with_its_rules(
 
 
 async def test_there_is_a_most(root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resolvers.addresses.bcc_rules.MOST", 1)
+    monkeypatch.setattr("resolvers.addresses.bcc_rules.MAX_RULES_PER_DOMAIN", 1)
     await rule(root, "@example.org", ARCHIVE)
     given = {"match": ada.address, "bccTo": ARCHIVE, "direction": "SENDER"}
     _, errors = await done(root, RULE_CREATE, **given)

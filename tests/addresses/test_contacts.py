@@ -11,7 +11,7 @@ from mail.maintenance import housekeeping
 from mail.recipients import address_resolution, contacts
 from mail.search import index_worker
 from mail.storage import received_messages
-from models.addresses.tables import Address, Correspondent
+from models.addresses.tables import Address, Contact
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
@@ -48,13 +48,15 @@ async def arrive(client: Client, to: str = "", /, **headers: str) -> None:
 
 
 async def deliver(client: Client, to: str, **headers: str) -> None:
-    letter = await received_messages.read(raw_message(**headers))
-    recipient = await address_resolution.recipient(client.world, to)
-    await received_messages.receive(client.world, letter, recipient, "sender@example.com")
+    letter = await received_messages.read_message(raw_message(**headers))
+    recipient = await address_resolution.load_recipient(client.world, to)
+    await received_messages.store_for_recipient(
+        client.world, letter, recipient, "sender@example.com"
+    )
 
 
 async def index(client: Client) -> None:
-    while await index_worker.index(client.world):
+    while await index_worker.index_next_batch(client.world):
         pass
 
 
@@ -133,7 +135,7 @@ async def test_it_depends_on_the_folder(
     """Of what lies in Sent those it went to; of Junk and drafts nobody."""
     to = {"To": "t@far.example", "Cc": "C <c@far.example>", "Bcc": "b@far.example"}
     box = await ada.box()
-    async with ada.world.write(ada.user.id) as session:
+    async with ada.world.write_session(ada.user.id) as session:
         mine = col(Mailbox.user_id) == ada.user.id
         await session.exec(update(Mailbox).where(mine).values(special_use=None))
         here = update(Mailbox).where(col(Mailbox.id) == box.id)
@@ -156,7 +158,7 @@ async def test_a_draft_is_of_nobody_until_it_is_sent(ada: Client) -> None:
 async def test_who_was_not_heard_of_for_longest_is_forgotten(
     ada: Client, bob: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contacts, "MOST", 3)
+    monkeypatch.setattr(contacts, "MAX_CONTACTS", 3)
     for n in range(5):
         clock.tick(minutes=1)
         await arrive(ada, From=f"a{n}@far.example")
@@ -165,7 +167,7 @@ async def test_who_was_not_heard_of_for_longest_is_forgotten(
     await arrive(ada, From="a2@far.example", Subject="Again")
     assert await known(ada) == ["a2@far.example", "a4@far.example", "a3@far.example"]
     assert await known(bob) == ["b4@far.example", "b3@far.example", "b2@far.example"]
-    many = select(func.count()).select_from(Correspondent)
+    many = select(func.count()).select_from(Contact)
     assert (await ada.world.database.read(many))[0][0] == 6
 
 
@@ -176,7 +178,7 @@ async def test_many_messages_are_noted_in_as_few_statements_as_one(
         for n in range(many):
             await deliver(ada, f"ada+{many}x{n}@example.org", From=f"x{many}y{n}@far.example")
         del statements[:]
-        assert await index_worker.index(ada.world) == many
+        assert await index_worker.index_next_batch(ada.world) == many
         return len(statements)
 
     assert await cost(1) == await cost(20)
@@ -203,7 +205,7 @@ async def test_an_address_says_when_mail_came_to_it_last(
     assert (await of(ada, "ada@example.org"))["lastReceivedAt"] == later
 
     # what was indexed late takes nothing back
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         old = {"indexed": False, "received_at": clock() - timedelta(days=1)}
         await session.exec(update(Message).values(**old))
     await index(ada)
@@ -216,11 +218,11 @@ async def test_a_temporary_address_goes_a_while_after_its_end(
     found, _ = await temporary(ada, validity="P1D")
     kept, _ = await temporary(ada, validity=None)
     clock.tick(days=30)
-    assert (await housekeeping.tidy(ada.world)).addresses == 0
+    assert (await housekeeping.run_round(ada.world)).addresses == 0
     clock.tick(days=2)
     home = await key_of(ada.world, "example.org")
     last = {key: await reached(ada.world, key) for key in (home, ada.user.id)}
-    assert (await housekeeping.tidy(ada.world)).addresses == 1
+    assert (await housekeeping.run_round(ada.world)).addresses == 1
     assert await of(root, found["address"]) is None
     assert await of(root, kept["address"]) is not None
     for key, since in last.items():

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from graph.types import global_ids
-from mail.addresses.address_syntax import Normal
+from mail.addresses.address_syntax import NormalizedAddress
 from mail.delivery import recipient_rewrites
-from mail.mime.header_encoding import Named
+from mail.mime.header_encoding import NamedAddress
 from mail.recipients import address_resolution
 from mail.smtp import lmtp
 from models.errors import NotFound
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import Client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -46,10 +46,10 @@ from tests.support.stores.counter_check import journal, reached, rows
 NODE = "query ($id: ID!) { node(id: $id) { id } }"
 
 
-async def reaches(world: World, address: str) -> int | None:
+async def reaches(world: Environment, address: str) -> int | None:
     """The account that takes mail for an address."""
     try:
-        return (await address_resolution.recipient(world, address)).user_id
+        return (await address_resolution.load_recipient(world, address)).user_id
     except NotFound:
         return None
 
@@ -110,7 +110,9 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.usefixtures("ada")
-async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: World) -> None:
+async def test_what_cannot_be_is_refused_by_field_and_rule(
+    root: Client, world: Environment
+) -> None:
     first = await rewrite(root, "@taken.example", "@example.org")
     second = await rewrite(root, "info@taken.example", "ada@example.org")
     before = await rows(world, "SELECT * FROM recipient_rewrites")
@@ -126,7 +128,7 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: 
     ):
         _, errors = await done(root, REWRITE_UPDATE, **fields)
         assert told(errors) == wanted, fields
-    missing = global_ids.encode("RecipientRewrite", world.key())
+    missing = global_ids.encode("RecipientRewrite", world.new_id())
     for document, more in ((REWRITE_UPDATE, {"active": False}), (REWRITE_DELETE, {})):
         _, errors = await done(root, document, ids=[first, missing], **more)
         assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
@@ -160,24 +162,26 @@ async def test_no_circle_is_made_in_whatever_way(root: Client) -> None:
 def test_a_circle_is_one_that_following_from_any_address_finds(
     drawn: dict[tuple[str, str], tuple[str, str]],
 ) -> None:
-    rules = {Normal(*of): f"{to[0]}@{to[1]}" for of, to in drawn.items() if to[0] or not of[0]}
+    rules = {
+        NormalizedAddress(*of): f"{to[0]}@{to[1]}" for of, to in drawn.items() if to[0] or not of[0]
+    }
 
-    def circles(at: Normal) -> bool:
+    def circles(at: NormalizedAddress) -> bool:
         seen = [at]
-        while target := rules.get(at, rules.get(Normal("", at.domain))):
+        while target := rules.get(at, rules.get(NormalizedAddress("", at.domain))):
             local, _, domain = target.partition("@")
-            at = Normal(local or at.local, domain)
+            at = NormalizedAddress(local or at.local_part, domain)
             if at in seen:
                 return at != seen[-1]
             seen.append(at)
         return False
 
-    starts = [Normal(local, domain) for local in ("x", "y", "other") for domain in "abc"]
-    assert recipient_rewrites.circular(rules) == any(map(circles, starts))
+    starts = [NormalizedAddress(local, domain) for local in ("x", "y", "other") for domain in "abc"]
+    assert recipient_rewrites.has_rewrite_loop(rules) == any(map(circles, starts))
 
 
 async def test_mail_goes_where_the_table_of_decisions_says(
-    root: Client, ada: Client, bob: Client, world: World
+    root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     adas, bobs = ada.user.id, bob.user.id
     await done(root, ALIAS, alias="also.example", domain="example.org")
@@ -203,7 +207,7 @@ async def test_mail_goes_where_the_table_of_decisions_says(
 
 
 async def test_rewriting_costs_a_statement_and_nothing_where_nothing_is_rewritten(
-    root: Client, ada: Client, world: World, statements: list[str]
+    root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
     async def cost(address: str) -> int:
         del statements[:]
@@ -217,7 +221,7 @@ async def test_rewriting_costs_a_statement_and_nothing_where_nothing_is_rewritte
     for many in (1, 20):
         asked = [f"ada{n}@old.example" for n in range(many)]
         del statements[:]
-        found = await recipient_rewrites.rewritten(world, [*asked, ada.address])
+        found = await recipient_rewrites.rewrites_by_address(world, [*asked, ada.address])
         assert len(statements) == 1
         assert {key: one.address for key, one in found.items()} == {
             address: address.replace("old.example", "example.org") for address in asked
@@ -225,10 +229,10 @@ async def test_rewriting_costs_a_statement_and_nothing_where_nothing_is_rewritte
 
 
 async def test_mail_of_our_own_users_is_rewritten_too(
-    root: Client, ada: Client, bob: Client, world: World
+    root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     await rewrite(root, "@old.example", "bob@example.org")
-    key = await send(ada, Named("any@old.example"))
+    key = await send(ada, NamedAddress("any@old.example"))
     async with listening(Server()) as far, working(world, relay(far)):
         await settled(world, key)
     assert (await deliveries(world, key))["any"].last_response == "2.0.0 Delivered here"
@@ -237,7 +241,7 @@ async def test_mail_of_our_own_users_is_rewritten_too(
 
 
 async def test_the_envelope_keeps_what_was_received(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rewrite(root, "info@old.example", ada.address)
     await come(world, "Info@old.example")
@@ -246,7 +250,7 @@ async def test_the_envelope_keeps_what_was_received(
 
 
 async def test_changes_are_told_to_the_domains_at_both_ends(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await made(root, "old.example")
     old, new = await key_of(world, "old.example"), ada.user.domain_id
@@ -258,7 +262,7 @@ async def test_changes_are_told_to_the_domains_at_both_ends(
 
 
 async def test_nobody_but_an_admin_sees_or_changes_any(
-    root: Client, ada: Client, over: Client, world: World
+    root: Client, ada: Client, over: Client, world: Environment
 ) -> None:
     key = await rewrite(root, "@old.example", "@example.org")
     admin = await make_domain_admin(world, root.http, "dora", list(AdminPermission))
@@ -278,7 +282,7 @@ async def test_nobody_but_an_admin_sees_or_changes_any(
 
 
 async def test_a_domain_takes_its_rewrites_and_copies_along(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await rewrite(root, "info@example.org", "ada@example.org")
     await rewrite(root, "@old.example", "@example.org")
@@ -301,7 +305,7 @@ async def test_a_domain_takes_its_rewrites_and_copies_along(
 
 
 async def test_a_rewrite_can_be_switched_off_when_its_domain_has_gone(
-    root: Client, world: World
+    root: Client, world: Environment
 ) -> None:
     await made(root, "brief.example")
     key = await rewrite(root, "@old.example", "@brief.example")
@@ -331,10 +335,10 @@ async def test_of_two_at_once_one_is_made_and_no_circle(root: Client) -> None:
 
 
 async def test_a_neighbour_hears_of_none_of_it(
-    root: Client, ada: Client, world: World, tmp_path: Path
+    root: Client, ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     await rewrite(root, "@old.example", "@example.org")
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "lmtp")
+    listener = await lmtp.start_lmtp_listener(world, "127.0.0.1", 0, spool_folder=tmp_path / "lmtp")
     neighbour = await connect(listener.port)
     assert (await neighbour.say("MAIL FROM:<carol@example.com>")).startswith("250")
     assert await neighbour.say("RCPT TO:<nobody@old.example>") == "550 5.1.1 No such user here"

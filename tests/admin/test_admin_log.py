@@ -12,12 +12,12 @@ from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.admin.admin_log import AdminLogEntry
 from models.domains.tables import Domain
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.support.sample_mutations import CALLS, Call
@@ -34,8 +34,10 @@ LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: Date
     pageInfo { hasNextPage startCursor endCursor } } }"""
 
 
-async def entries(world: World) -> list[Any]:
-    asked = select(*picked(AdminLogEntry)).order_by(col(AdminLogEntry.at), col(AdminLogEntry.id))
+async def entries(world: Environment) -> list[Any]:
+    asked = select(*select_columns(AdminLogEntry)).order_by(
+        col(AdminLogEntry.at), col(AdminLogEntry.id)
+    )
     return list(await world.database.read(asked))
 
 
@@ -46,11 +48,13 @@ async def listed(client: Client, **ask: Any) -> list[Any]:
     return list(page["nodes"])
 
 
-async def write(world: World, *done: Done, viewer: Viewer | None = None, **more: Any) -> None:
+async def write(
+    world: Environment, *done: NewAdminLogEntry, viewer: Viewer | None = None, **more: Any
+) -> None:
     viewer = viewer or Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
     ctx = Context(world, viewer, **more)
-    async with ctx.write() as session:
-        await admin_log.note(ctx, session, *done)
+    async with ctx.write_session() as session:
+        await admin_log.log_changes(ctx, session, *done)
 
 
 # what is written
@@ -113,18 +117,18 @@ async def test_what_one_does_with_ones_own_is_not_administration(ada: Client) ->
 
 async def test_who_acts_as_somebody_is_named(ada: Client, bob: Client) -> None:
     viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}), actor_id=bob.user.id)
-    await write(ada.world, Done("x"), viewer=viewer, client_ip="192.0.2.7")
+    await write(ada.world, NewAdminLogEntry("x"), viewer=viewer, client_ip="192.0.2.7")
     row = (await entries(ada.world))[-1]
     assert (row.actor, row.actor_id, row.ip) == ("bob", bob.user.id, "192.0.2.7")
 
 
 async def test_many_entries_cost_as_many_statements_as_one(
-    world: World, statements: list[str]
+    world: Environment, statements: list[str]
 ) -> None:
     costs = []
     for many in (1, 500):
         del statements[:]
-        await write(world, *(Done("userUpdate", "User", n) for n in range(1, many + 1)))
+        await write(world, *(NewAdminLogEntry("userUpdate", "User", n) for n in range(1, many + 1)))
         costs.append(len(statements))
     assert costs[0] == costs[1]
 
@@ -134,7 +138,7 @@ async def test_many_entries_cost_as_many_statements_as_one(
 
 async def test_pages_meet_both_ways(root: Client, clock: Clock) -> None:
     for n in range(5):
-        await write(root.world, Done(f"step{n}"))
+        await write(root.world, NewAdminLogEntry(f"step{n}"))
         clock.tick(seconds=n % 2)
     names = [f"step{n}" for n in (4, 3, 2, 1, 0)]
     first = (await root(LIST, first=2))["adminLog"]
@@ -155,11 +159,13 @@ async def test_every_condition_narrows(
     clock.tick(days=1)
     start = clock()
     viewer = Viewer(bob.user.id, Role.ADMIN)
-    await write(root.world, Done("userUpdate", "User", ada.user.id))
+    await write(root.world, NewAdminLogEntry("userUpdate", "User", ada.user.id))
     clock.tick(hours=1)
-    await write(root.world, Done("domainUpdate", "Domain", ada.user.domain_id), viewer=viewer)
+    await write(
+        root.world, NewAdminLogEntry("domainUpdate", "Domain", ada.user.domain_id), viewer=viewer
+    )
     clock.tick(hours=1)
-    await write(root.world, Done("userUpdate", "User", bob.user.id), viewer=viewer)
+    await write(root.world, NewAdminLogEntry("userUpdate", "User", bob.user.id), viewer=viewer)
     hour = [(start + timedelta(hours=n)).isoformat() for n in range(3)]
     expected: list[tuple[dict[str, Any], int]] = [
         ({"actor": {"username": "bob"}}, 2),
@@ -191,16 +197,18 @@ async def test_a_domain_administrator_reads_of_the_own_domains_only(
 ) -> None:
     world, at = root.world, root.world.now()
     chief = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)
-    async with world.write() as session:
+    async with world.write_session() as session:
         session.add(Domain(id=7, name="far.example", created_at=at, updated_at=at))
         await session.flush()
         session.add(DomainAdmin(user_id=chief.user.id, domain_id=ada.user.domain_id or 0))
     before = len(await listed(chief))
     await write(
         world,
-        Done("userUpdate", "User", ada.user.id, ada.user.domain_id, after={"name": "Ada"}),
-        Done("userUpdate", "User", 99, 7),
-        Done("settingSet", "Setting"),
+        NewAdminLogEntry(
+            "userUpdate", "User", ada.user.id, ada.user.domain_id, after={"name": "Ada"}
+        ),
+        NewAdminLogEntry("userUpdate", "User", 99, 7),
+        NewAdminLogEntry("settingSet", "Setting"),
     )
     seen = (await listed(chief))[: len(await listed(chief)) - before]
     assert [(node["after"], node["target"]) for node in seen] == [
@@ -224,7 +232,11 @@ async def test_a_domain_administrator_reads_of_the_own_domains_only(
 
 
 async def test_what_is_gone_is_still_named(root: Client) -> None:
-    await write(root.world, Done("userDelete", "User", 99), Done("settingSet", "Setting"))
+    await write(
+        root.world,
+        NewAdminLogEntry("userDelete", "User", 99),
+        NewAdminLogEntry("settingSet", "Setting"),
+    )
     setting, user = await listed(root)
     assert (user["targetId"], user["target"]) == (global_ids.encode("User", 99), None)
     assert (setting["targetId"], setting["target"]) == (None, None)
@@ -240,17 +252,19 @@ async def test_many_entries_and_targets_cost_the_same(
 
     costs = [await cost()]
     for user in (ada, bob) * 10:
-        await write(root.world, Done("userUpdate", "User", user.user.id))
+        await write(root.world, NewAdminLogEntry("userUpdate", "User", user.user.id))
     assert [await cost(), await cost()] == costs * 2
 
 
-async def test_entries_are_kept_for_as_long_as_the_setting_says(world: World, clock: Clock) -> None:
-    await write(world, Done("old"))
+async def test_entries_are_kept_for_as_long_as_the_setting_says(
+    world: Environment, clock: Clock
+) -> None:
+    await write(world, NewAdminLogEntry("old"))
     clock.tick(days=364)
-    await write(world, Done("new"))
-    assert (await housekeeping.tidy(world, sweep=False)).entries == 0
+    await write(world, NewAdminLogEntry("new"))
+    assert (await housekeeping.run_round(world, sweep=False)).entries == 0
     clock.tick(days=1)
-    assert (await housekeeping.tidy(world, sweep=False)).entries == 1
+    assert (await housekeeping.run_round(world, sweep=False)).entries == 1
     assert [row.mutation for row in await entries(world)] == ["new"]
 
 
@@ -270,7 +284,7 @@ async def test_whose_address_it_was_is_believed_from_keys_only(root: Client, ada
     assert (await made(root, **given))["errors"] == []
     assert (await entries(root.world))[-1].ip == "198.51.100.7"
     chief = await make_client(root.world, root.http, "chief", role=Role.DOMAIN_ADMIN)
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         session.add(DomainAdmin(user_id=chief.user.id, domain_id=ada.user.domain_id or 0))
     other = Call(made.name, {**made.input, "address": "zoe@example.org"})
     assert (await other(chief, **given))["errors"] == []

@@ -12,40 +12,31 @@ import pytest
 from sqlalchemy import text
 
 from graph.types import global_ids
-from mail.consistency import verify
+from mail.consistency import check_consistency
 from mail.maintenance import housekeeping
-from mail.storage.blobs.garbage_collector import collect
-from models.runtime.environment import World
+from mail.storage.blobs.garbage_collector import collect_garbage
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from tests.conftest import Client, Clock, make_client, raw_message, receive
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERRORS, id_of, run
+from tests.support.operations.audit_operations import (
+    AUDIT_EXPIRES,
+    AUDIT_FIELDS,
+    AUDIT_PAYLOAD,
+    start_audit,
+)
 from tests.support.operations.bulk_operations import call, inbox
 from tests.support.operations.message_sources import upload
 from tests.support.stores.counter_check import journal, reached, rows
 
-UNTIL = "2035-01-01T00:00:00Z"
-RECORD = """id username start end expires endedAt reason createdBy messageCount size state
-  brokenPosition"""
-MADE = f"audit {{ {RECORD} }}"
 COPY = """position road mailboxPath subject from { address } to { address } size digest hash intro
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
-ONE = f"""query ($id: ID!, $first: Int, $after: String) {{ audit(id: $id) {{ {RECORD}
+ONE = f"""query ($id: ID!, $first: Int, $after: String) {{ audit(id: $id) {{ {AUDIT_FIELDS}
   messages(first: $first, after: $after) {{
     nodes {{ id {COPY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }} }}"""
 pytestmark = pytest.mark.usefixtures("examined")
-
-
-async def begun(over: Client, ada: Client, *, work: bool = True, **given: Any) -> str:
-    done = await run(
-        over, "auditCreate", MADE, user={"id": id_of(ada)}, **{"expires": UNTIL, **given}
-    )
-    assert done["errors"] == []
-    if work:
-        assert await tasks.work(over.world)
-    key: str = done["audit"]["id"]
-    return key
 
 
 async def one(client: Client, key: str, **ask: Any) -> Any:
@@ -74,10 +65,10 @@ async def test_what_is_there_and_what_was_deleted_is_copied(ada: Client, over: C
     for name in ("kept", "deleted"):
         await receive(ada, name)
     await call(ada, "messageDelete", select=inbox("2"))
-    key = await begun(over, ada, work=False, reason="as ordered")
+    key = await start_audit(over, ada, work=False, reason="as ordered")
     before = await one(over, key)
     assert (before["state"], before["messageCount"]) == ("QUEUED", 0)
-    assert await tasks.work(over.world)
+    assert await tasks.run_next_task(over.world)
     found = await one(over, key)
     assert (found["state"], found["messageCount"], found["createdBy"]) == ("SUCCEEDED", 2, "over")
     assert await copied(over, key) == {"kept": "STORED", "deleted": "ARCHIVED"}
@@ -92,9 +83,9 @@ async def test_what_is_there_and_what_was_deleted_is_copied(ada: Client, over: C
 
 
 async def test_what_comes_later_is_copied_by_every_road(
-    ada: Client, bob: Client, over: Client, world: World
+    ada: Client, bob: Client, over: Client, world: Environment
 ) -> None:
-    key = await begun(over, ada)
+    key = await start_audit(over, ada)
     await receive(ada, "by LMTP")
     await receive(bob, "not Ada's")
     await call(ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: uploaded\n\nx\n",
@@ -106,12 +97,12 @@ async def test_what_comes_later_is_copied_by_every_road(
         ("without a copy", {}),
     ):
         if subject == "without a copy":
-            async with world.write() as session:
+            async with world.write_session() as session:
                 await (await session.connection()).execute(text("UPDATE users SET quota = 1"))
         done = await run(ada, "messageSend", "message { id }", subject=subject, to=to,
                          text="x", **more)  # fmt: skip
         assert done["errors"] == []
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
     assert await copied(over, key) == {
         "by LMTP": "RECEIVED", "uploaded": "SAVED", "sent": "SENT", "draft": "SAVED",
@@ -125,13 +116,13 @@ async def test_what_comes_later_is_copied_by_every_road(
 async def test_every_version_of_a_draft_is_copied(ada: Client, over: Client, *, late: bool) -> None:
     """Also where it was saved again before the task came to it."""
     draft = await upload(ada, subject="first", draft=True)
-    key = await begun(over, ada, work=not late)
+    key = await start_audit(over, ada, work=not late)
     for subject in ("second", "third"):
         saved = {"id": draft["message"]["id"]}
         again = await upload(ada, subject=subject, replacePrevious=saved)
         assert again["errors"] == []
     if late:
-        assert await tasks.work(over.world)
+        assert await tasks.run_next_task(over.world)
     assert await copied(over, key) == {"first": "STORED", "second": "SAVED", "third": "SAVED"}
 
 
@@ -151,7 +142,7 @@ async def test_only_what_arrives_in_its_time_is_copied(
     await receive(ada, "old")
     clock.tick(days=2)
     await receive(ada, "new")
-    key = await begun(over, ada, **given)
+    key = await start_audit(over, ada, **given)
     clock.tick(days=1)
     await receive(ada, "later")
     assert set(await copied(over, key)) == wanted
@@ -160,13 +151,13 @@ async def test_only_what_arrives_in_its_time_is_copied(
 async def test_each_audit_has_copies_of_its_own_and_chunks_repeat_nothing(
     ada: Client, over: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.admin.audits.CHUNK", 2)
+    monkeypatch.setattr("resolvers.admin.audits.CHUNK_SIZE", 2)
     for n in range(5):
         await receive(ada, f"{n}")
-    first, second = [await begun(over, ada, work=False) for _ in range(2)]
+    first, second = [await start_audit(over, ada, work=False) for _ in range(2)]
     await receive(ada, "between")
     for _ in range(2):
-        assert await tasks.work(over.world)
+        assert await tasks.run_next_task(over.world)
     for key in (first, second):
         assert len(await copied(over, key)) == 6
     hashes = await rows(over.world, "SELECT DISTINCT hash FROM audit_copies")
@@ -177,27 +168,27 @@ async def test_each_audit_has_copies_of_its_own_and_chunks_repeat_nothing(
 
 
 async def test_copies_outlive_message_archive_and_account(
-    ada: Client, over: Client, root: Client, clock: Clock, world: World
+    ada: Client, over: Client, root: Client, clock: Clock, world: Environment
 ) -> None:
     big = raw_message("big", body="x" * 300_000)
     for raw in (big, raw_message("small"), raw_message("late")):
         await receive(ada, raw)
-    key = await begun(over, ada, work=False)
+    key = await start_audit(over, ada, work=False)
     await call(ada, "messageDelete", select=inbox("1"))
     await call(ada, "messageDelete", select=inbox("2"), permanent=True)
     assert await copied(over, key) == {"small": "STORED"}  # before it goes, whatever the task does
     clock.tick(days=30)
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await rows(world, "SELECT count(*) FROM messages") == [(2,)]  # the audit comes first
-    assert await tasks.work(world)
-    await housekeeping.tidy(world)
+    assert await tasks.run_next_task(world)
+    await housekeeping.run_round(world)
     assert await rows(world, "SELECT count(*) FROM messages") == [(1,)]
     assert (await run(root, "userPurge", "purged", users={"ids": [id_of(ada)]}))["errors"] == []
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     assert await rows(world, "SELECT count(*) FROM messages") == [(0,)]
     clock.tick(days=3)
-    await collect(world, world.blobs)
+    await collect_garbage(world, world.object_store)
     assert set(await copied(over, key)) == {"small", "big", "late"}
     got = await over.http.get(f"/rest/audits/{key}/export.mbox", headers=over.headers)
     assert big in got.content
@@ -206,31 +197,31 @@ async def test_copies_outlive_message_archive_and_account(
 
 
 async def test_what_an_account_leaves_is_copied_before_the_task_comes(
-    ada: Client, over: Client, root: Client, world: World
+    ada: Client, over: Client, root: Client, world: Environment
 ) -> None:
     await receive(ada, "a")
     await receive(ada, "b")
     await call(ada, "messageDelete", select=inbox("1"))
-    key = await begun(over, ada, work=False)
-    async with world.write() as session:  # its task waits for long
+    key = await start_audit(over, ada, work=False)
+    async with world.write_session() as session:  # its task waits for long
         await (await session.connection()).execute(
             text("UPDATE tasks SET not_before = '2034-01-01 00:00:00+00:00'")
         )
     assert (await run(root, "userPurge", "purged", users={"ids": [id_of(ada)]}))["errors"] == []
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     assert await copied(over, key) == {"a": "ARCHIVED", "b": "STORED"}
 
 
 async def test_its_end_takes_the_copies_and_says_so(
-    ada: Client, over: Client, clock: Clock, world: World
+    ada: Client, over: Client, clock: Clock, world: Environment
 ) -> None:
     await receive(ada, "a")
-    key = await begun(over, ada, expires="2030-01-02T00:00:00Z")
+    key = await start_audit(over, ada, expires="2030-01-02T00:00:00Z")
     assert (await one(over, key))["endedAt"] is None
     clock.tick(days=1)
     await receive(ada, "b")
-    done = await housekeeping.tidy(world)
+    done = await housekeeping.run_round(world)
     assert (done.audits, done.copies) == (1, 1)
     found = await one(over, key)
     assert (found["endedAt"], found["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
@@ -240,17 +231,17 @@ async def test_its_end_takes_the_copies_and_says_so(
 
 
 async def test_only_root_ends_one_before_its_time(
-    ada: Client, over: Client, root: Client, world: World
+    ada: Client, over: Client, root: Client, world: Environment
 ) -> None:
     await receive(ada, "a")
-    key = await begun(over, ada)
+    key = await start_audit(over, ada)
     assert [error["code"] for error in (await remove(over, key))["errors"]] == ["FORBIDDEN"]
     missing = global_ids.encode("Audit", 7)
     assert [e["index"] for e in (await remove(root, key, missing))["errors"]] == [1]
     assert (await remove(root, key))["deletedIds"] == [key]
     assert await one(root, key) is None
     await receive(ada, "b")
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     for table in ("audits", "audit_copies", "audit_blobs", "audit_accesses"):
         assert await rows(world, f"SELECT * FROM {table}") == []  # noqa: S608
 
@@ -271,19 +262,19 @@ async def test_only_root_ends_one_before_its_time(
     ],
 )
 async def test_what_was_tampered_with_is_found(
-    ada: Client, over: Client, world: World, change: str, place: int
+    ada: Client, over: Client, world: Environment, change: str, place: int
 ) -> None:
     for name in "abc":
         await receive(ada, name)
-    key = await begun(over, ada)
+    key = await start_audit(over, ada)
     assert (await one(over, key))["messageCount"] == 3
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(text(change))
     document = "query ($id: ID!) { audit(id: $id) { brokenPosition } }"
     assert (await over(document, id=key))["audit"] == {"brokenPosition": place}
-    (finding,) = (await verify(world)).findings
+    (finding,) = (await check_consistency(world)).findings
     assert (finding.subject, finding.found) == ("audits", f"broken at {place}")
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(text("DELETE FROM audits"))
 
 
@@ -292,7 +283,7 @@ async def test_what_was_tampered_with_is_found(
 
 async def test_reading_is_noted_in_the_same_unit(ada: Client, over: Client, root: Client) -> None:
     await receive(ada, "a")
-    key = await begun(over, ada)
+    key = await start_audit(over, ada)
     log = "query ($id: ID!) { audit(id: $id) { accessLog { nodes { actor role action } } } }"
     assert (await root(log, id=key))["audit"]["accessLog"]["nodes"] == []
     (copy,) = (await one(over, key))["messages"]["nodes"]
@@ -312,7 +303,7 @@ async def test_the_export_is_a_mailbox_file(
     sent = [raw_message(f"Letter {n}", body=f"From here\r\n>From there {n}") for n in range(3)]
     for raw in sent:
         await receive(ada, raw)
-    key = await begun(over, ada)
+    key = await start_audit(over, ada)
     url = (await over("query ($id: ID!) { audit(id: $id) { exportUrl } }", id=key))["audit"]
     got = await over.http.get(url["exportUrl"])
     assert (got.status_code, got.headers["content-type"]) == (200, "application/mbox")
@@ -332,7 +323,7 @@ async def test_the_export_is_a_mailbox_file(
     [
         ({"expires": "2029-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
         ({"expires": "2230-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
-        ({"start": UNTIL, "end": UNTIL}, "VALIDATION", ["end"]),
+        ({"start": AUDIT_EXPIRES, "end": AUDIT_EXPIRES}, "VALIDATION", ["end"]),
         ({"reason": "x" * 1001}, "VALIDATION", ["reason"]),
         ({"user": {"id": global_ids.encode("User", 7)}}, "NOT_FOUND", ["user"]),
         ({"user": {"username": "over"}}, "FORBIDDEN_OPERATION", ["user"]),
@@ -343,8 +334,8 @@ async def test_audits_that_cannot_be_are_refused(
     ada: Client, over: Client, given: dict[str, Any], code: str, path: list[str]
 ) -> None:
     await make_client(over.world, over.http, "chiefest", role=Role.ROOT)
-    asked = {"user": {"id": id_of(ada)}, "expires": UNTIL, **given}
-    (error,) = (await run(over, "auditCreate", MADE, **asked))["errors"]
+    asked = {"user": {"id": id_of(ada)}, "expires": AUDIT_EXPIRES, **given}
+    (error,) = (await run(over, "auditCreate", AUDIT_PAYLOAD, **asked))["errors"]
     assert (error["code"], error["path"]) == (code, path)
     assert await rows(over.world, "SELECT id FROM audits") == []
 
@@ -372,7 +363,7 @@ async def everything(client: Client, keys: Mapping[str, str], name: str) -> str:
 
 @pytest.mark.parametrize("who", ["audited", "stranger", "chief", "eve"])
 async def test_nobody_else_learns_anything(
-    ada: Client, bob: Client, over: Client, world: World, who: str
+    ada: Client, bob: Client, over: Client, world: Environment, who: str
 ) -> None:
     eve = await make_client(world, over.http, "eve", role=Role.ADMIN)
     chief = await make_domain_admin(world, over.http, "chief", list(AdminPermission))
@@ -385,7 +376,7 @@ async def test_nobody_else_learns_anything(
                                                       "Task")}  # fmt: skip
     before = await everything(client, nothing, name)
     last = await reached(world, audited.user.id)
-    there = {"Audit": await begun(over, audited)}
+    there = {"Audit": await start_audit(over, audited)}
     there["AuditedMessage"] = (await one(over, there["Audit"]))["messages"]["nodes"][0]["id"]
     for kind, table in (("AuditAccess", "audit_accesses"), ("Task", "tasks")):
         ((key,),) = await rows(world, f"SELECT id FROM {table}")  # noqa: S608
@@ -403,7 +394,7 @@ async def test_an_unaudited_delivery_costs_what_it_did(
     counts: list[list[str]] = []
     for audited in (False, True, True):
         if audited and len(counts) == 1:
-            await begun(over, ada)
+            await start_audit(over, ada)
         del statements[:]
         await receive(ada, f"{len(counts)}")
         counts.append([one for one in statements if "audit" in one and "UPDATE mail" not in one])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from merganser.errors import MISUSED, Trouble
-from merganser.settings.settings import Settings, read, table
+from merganser.errors import EXIT_USAGE, CommandError
+from merganser.settings.settings import Settings, read_settings, settings_table
 from models.runtime.options import Options
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_a_listener_without_host_or_port_is_refused(place: str) -> None:
 
 
 def test_the_printed_table_is_the_documentation() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text() == table() + "\n"
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_table() + "\n"
 
 
 def test_all_the_lower_floors_go_by_can_be_set() -> None:
@@ -40,7 +40,7 @@ def test_all_the_lower_floors_go_by_can_be_set() -> None:
 
 
 def test_a_setting_for_crash_tests_is_not_shown() -> None:
-    assert "MERGANSER_FAULT" not in table()
+    assert "MERGANSER_FAULT" not in settings_table()
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,11 @@ def test_a_misspelt_variable_is_told_with_the_nearest_one(
     monkeypatch: pytest.MonkeyPatch, name: str, near: str
 ) -> None:
     monkeypatch.setenv(name, "x")
-    with pytest.raises(Trouble, match=f"{name} is no setting of ours; did you mean {near}") as told:
-        read()
-    assert told.value.code == MISUSED
+    with pytest.raises(
+        CommandError, match=f"{name} is no setting of ours; did you mean {near}"
+    ) as told:
+        read_settings()
+    assert told.value.exit_code == EXIT_USAGE
 
 
 @pytest.mark.parametrize(
@@ -76,8 +78,8 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable_and_not_the_value
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv(f"MERGANSER_{name}", value)
-    with pytest.raises(Trouble) as told:
-        read()
+    with pytest.raises(CommandError) as told:
+        read_settings()
     assert told.value.message.startswith(f"MERGANSER_{name} is wrong: {words}")
     assert "\n" not in told.value.message
     assert "hunter2" not in told.value.message
@@ -96,7 +98,7 @@ def test_sizes_times_and_names_are_written_as_people_write_them(
         "DEFAULT_DOMAIN": "",
     }.items():
         monkeypatch.setenv(f"MERGANSER_{name}", value)
-    settings = read()
+    settings = read_settings()
     assert (settings.default_quota, settings.message_max) == (3 << 29, 20_000_000)
     assert (settings.undo_window, settings.token_life) == (
         timedelta(seconds=90),
@@ -128,10 +130,12 @@ def test_secrets_are_not_shown() -> None:
 def test_fields_of_spam_filters_are_those_we_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, found in (("none", ()), ("x-spam-FLAG,X-Spam", ("X-Spam-Flag", "X-Spam"))):
         monkeypatch.setenv("MERGANSER_SPAM_HEADERS", text)
-        assert read().options().spam_headers == found
+        assert read_settings().options().spam_headers == found
     monkeypatch.setenv("MERGANSER_SPAM_HEADERS", "X-Spam X-Other")
-    with pytest.raises(Trouble, match="MERGANSER_SPAM_HEADERS is wrong: write some of X-Rspamd"):
-        read()
+    with pytest.raises(
+        CommandError, match="MERGANSER_SPAM_HEADERS is wrong: write some of X-Rspamd"
+    ):
+        read_settings()
 
 
 @pytest.mark.parametrize("origin", ["mail.example.org", "https://mail.example.org/", "ftp://x"])
@@ -139,10 +143,13 @@ def test_an_origin_for_security_keys_that_matches_no_page_is_refused(
     origin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MERGANSER_WEBAUTHN_ORIGINS", f"https://a.example {origin}")
-    with pytest.raises(Trouble, match="without a slash at its end"):
-        read()
+    with pytest.raises(CommandError, match="without a slash at its end"):
+        read_settings()
     monkeypatch.setenv("MERGANSER_WEBAUTHN_ORIGINS", "https://A.example http://localhost:3000")
-    assert read().options().webauthn_origins == ("https://a.example", "http://localhost:3000")
+    assert read_settings().options().webauthn_origins == (
+        "https://a.example",
+        "http://localhost:3000",
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,8 +175,8 @@ def test_scanners_that_cannot_be_are_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"MERGANSER_{name}", value)
-    with pytest.raises(Trouble, match=f"MERGANSER_{name} is wrong"):
-        read()
+    with pytest.raises(CommandError, match=f"MERGANSER_{name} is wrong"):
+        read_settings()
 
 
 def test_scanners_are_set_and_their_password_is_not_shown(
@@ -182,7 +189,7 @@ def test_scanners_are_set_and_their_password_is_not_shown(
         "CLAMD_DOWN": "defer",
     }.items():
         monkeypatch.setenv(f"MERGANSER_{name}", value)
-    options = read().options()
+    options = read_settings().options()
     assert (options.rspamd, options.clamd) == (
         "https://rspamd.example:11333/",
         "unix:/run/clamav/clamd.ctl",
@@ -196,15 +203,15 @@ def test_the_key_of_an_account_elsewhere_is_not_shown(monkeypatch: pytest.Monkey
     monkeypatch.setenv("MERGANSER_ACME_EAB_KEY_ID", "kid-1")
     for wrong in ("hush-hush", "hush" * 10 + "+/", "hush " * 10, "hush" * 300):
         monkeypatch.setenv("MERGANSER_ACME_EAB_HMAC", wrong)
-        with pytest.raises(Trouble, match="MERGANSER_ACME_EAB_HMAC is wrong: ") as said:
-            read()
+        with pytest.raises(CommandError, match="MERGANSER_ACME_EAB_HMAC is wrong: ") as said:
+            read_settings()
         assert "hush" not in str(said.value)
     monkeypatch.setenv("MERGANSER_ACME_EAB_HMAC", "hush" * 10)
-    options = read().options()
+    options = read_settings().options()
     assert options.acme_eab_hmac is not None
     assert options.acme_eab_hmac.get_secret_value() == "hush" * 10
     assert options.acme_eab_key_id == "kid-1"
     assert "hush" not in repr(options)
     monkeypatch.setenv("MERGANSER_ACME_EAB_KEY_ID", "a b")
-    with pytest.raises(Trouble, match="MERGANSER_ACME_EAB_KEY_ID is wrong: "):
-        read()
+    with pytest.raises(CommandError, match="MERGANSER_ACME_EAB_KEY_ID is wrong: "):
+        read_settings()

@@ -11,8 +11,8 @@ from sqlalchemy import insert, select
 from graph.types import global_ids
 from models.admin.key_values import KeyValue
 from models.events.journal import Change
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.admin import tasks
 from tests.conftest import Client, make_client, make_key, make_user
@@ -27,14 +27,14 @@ FOLLOW = """subscription {
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def fill(world: World, owner: int, names: list[str]) -> None:
+async def fill(world: Environment, owner: int, names: list[str]) -> None:
     """Put entries there, past the journal and all limits."""
     given = [
-        {"id": world.key(), "stream_id": owner, "store": "default", "key": name,
+        {"id": world.new_id(), "stream_id": owner, "store": "default", "key": name,
          "level": name[: name.rfind("/") + 1], "value": "x", "version": 1, "size": len(name) + 1}
         for name in names
     ]  # fmt: skip
-    async with world.write(owner) as session:
+    async with world.write_session(owner) as session:
         await (await session.connection()).execute(insert(KeyValue), given)
 
 
@@ -64,7 +64,7 @@ async def test_the_owner_hears_of_the_key_and_the_journal_keeps_no_value(
     nodes = [None, None, {"key": "name", "value": "my word"}, None, None]  # as they are by now
     assert [event["node"] for event in events] == nodes
     assert {event["user"]["username"] for event in events} == {"ada"}
-    told = [row.facts for row in await ada.world.database.read(select(*picked(Change)))]
+    told = [row.facts for row in await ada.world.database.read(select(*select_columns(Change)))]
     assert "my word" not in json.dumps(told)
     assert await reached(bob.world, bob.user.id) == of_bob
 
@@ -133,9 +133,9 @@ async def test_entries_stay_through_the_time_of_grace_and_go_with_the_account(
     back = await root(restore, i={"by": {"username": "ada"}})
     assert back["userRestore"]["errors"] == []
     assert await keys(ada, "a/") == [f"a/{n}" for n in range(5)]
-    monkeypatch.setattr("resolvers.users.purge.CHUNK", 2)
+    monkeypatch.setattr("resolvers.users.purge.CHUNK_ROWS", 2)
     assert (await root(delete, i={"users": users}))["userDelete"]["errors"] == []
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     assert sorted(row[2] for row in await kept(world)) == ["b", "c"]
 
 

@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import insert, text
 
 from models.admin.key_values import KeyValue
-from models.runtime.environment import World
-from models.store.keyset_pages import Ask, Cursor
+from models.runtime.environment import Environment
+from models.store.keyset_pages import Cursor, PageRequest
 from models.users.roles import Role, Scope
 from resolvers.admin import key_values
-from resolvers.admin.key_values import Listing, Namespace
+from resolvers.admin.key_values import KeyValueListing, KeyValueNamespace
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, make_user
 from tests.support.stores.query_plans import Plans, explained
@@ -27,9 +27,9 @@ async def plans(ada: Client) -> AsyncIterator[Plans]:
     for owner, many in owners:
         for n in range(many):
             level = ("", f"a{n % 7}/", f"a{n % 7}/b{n % 11}/")[n % 3]
-            one = {"id": world.key(), "stream_id": owner, "store": "default", "level": level}
+            one = {"id": world.new_id(), "stream_id": owner, "store": "default", "level": level}
             given.append({**one, "key": f"{level}{n}", "value": "x", "version": n, "size": 9})
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(insert(KeyValue), given)
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
@@ -51,7 +51,7 @@ def good(plan: str, *indexes: str) -> None:
     assert not any("TEMP B-TREE" in line or "Sort  (" in line for line in whole), plan
 
 
-def viewers(world: World, ada: int) -> list[Context]:
+def viewers(world: Environment, ada: int) -> list[Context]:
     """Who reads entries: their owner, and an administrator."""
     every = frozenset({Scope.MASTER})
     return [
@@ -61,36 +61,45 @@ def viewers(world: World, ada: int) -> list[Context]:
 
 
 async def test_a_page_is_a_range_of_an_index_both_ways(ada: Client, plans: Plans) -> None:
-    within = Namespace(ada.user.id)
-    asked: list[tuple[Listing, tuple[str, ...]]] = [
-        (Listing(within, recurse=True), (KEY,)),
-        (Listing(within, "a3/", recurse=True), (KEY,)),
-        (Listing(within), (LEVEL,)),
-        (Listing(within, "a3/"), (LEVEL,)),
-        (Listing(within, "a3/b4/2"), (KEY, LEVEL)),  # few either way
+    within = KeyValueNamespace(ada.user.id)
+    asked: list[tuple[KeyValueListing, tuple[str, ...]]] = [
+        (KeyValueListing(within, is_recursive=True), (KEY,)),
+        (KeyValueListing(within, "a3/", is_recursive=True), (KEY,)),
+        (KeyValueListing(within), (LEVEL,)),
+        (KeyValueListing(within, "a3/"), (LEVEL,)),
+        (KeyValueListing(within, "a3/b4/2"), (KEY, LEVEL)),  # few either way
     ]
     for ctx in viewers(ada.world, ada.user.id):
         for listing, indexes in asked:
-            whole = await key_values.page(ctx, listing, Ask("x", 250), {"value"})
+            whole = await key_values.read_entry_page(ctx, listing, PageRequest("x", 250), {"value"})
             row = whole.rows[len(whole.rows) // 2]
             at = Cursor("x", row.key, row.id)
-            for ask in (Ask("x"), Ask("x", back=True), Ask("x", 9, at), Ask("x", 9, at, back=True)):
-                work = key_values.page(ctx, listing, ask, {"value"}, values=False)
+            for ask in (
+                PageRequest("x"),
+                PageRequest("x", is_backward=True),
+                PageRequest("x", 9, at),
+                PageRequest("x", 9, at, is_backward=True),
+            ):
+                work = key_values.read_entry_page(ctx, listing, ask, {"value"}, with_values=False)
                 good(await plans.of(work, "key_values"), *indexes)
 
 
 async def test_entries_are_found_by_their_keys(ada: Client, plans: Plans) -> None:
     for ctx in viewers(ada.world, ada.user.id):
-        within = Namespace(ada.user.id)
-        good(await plans.of(key_values.find(ctx, within, "a1/1"), "key_values"), KEY)
+        within = KeyValueNamespace(ada.user.id)
+        good(await plans.of(key_values.find_entry(ctx, within, "a1/1"), "key_values"), KEY)
         some = [(within, f"a{n % 7}/{n}") for n in range(0, 600, 3)]
-        good(await plans.of(key_values.named(ctx, some), "key_values"), KEY, LEVEL)
-        exact = key_values.page(ctx, Listing(within, "a1/1", exact=True), Ask("x"), {"value"})
+        good(await plans.of(key_values.load_entries_by_key(ctx, some), "key_values"), KEY, LEVEL)
+        exact = key_values.read_entry_page(
+            ctx, KeyValueListing(within, "a1/1", is_exact=True), PageRequest("x"), {"value"}
+        )
         assert KEY in await plans.of(exact, "key_values")
 
 
 async def test_what_is_below_a_key_is_removed_by_a_range(ada: Client, plans: Plans) -> None:
-    (ctx, _), within = viewers(ada.world, ada.user.id), Namespace(ada.user.id)
-    plan = await plans.of(key_values.remove(ctx, within, "a3", recursive=True), "key_values")
+    (ctx, _), within = viewers(ada.world, ada.user.id), KeyValueNamespace(ada.user.id)
+    plan = await plans.of(
+        key_values.delete_entries(ctx, within, "a3", recursive=True), "key_values"
+    )
     good(plan, KEY)
     assert "key>? AND key<?" in plan or "(key)::text >= 'a3/'" in plan, plan

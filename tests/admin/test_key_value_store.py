@@ -8,11 +8,11 @@ import pytest
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.events.journal import PLATFORM
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.admin import key_values
-from resolvers.admin.key_values import Namespace
+from resolvers.admin.key_values import KeyValueNamespace
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -89,9 +89,9 @@ async def test_what_has_ended_is_not_there(ada: Client, clock: Clock) -> None:
 async def test_what_has_ended_is_removed_by_housekeeping(ada: Client, clock: Clock) -> None:
     for key, more in (("for ever", {}), ("long", {"ttl": "P1D"}), ("short", {"ttl": "PT1S"})):
         await put(ada, key, **more)
-    assert (await housekeeping.tidy(ada.world, sweep=False)).key_values == 0
+    assert (await housekeeping.run_round(ada.world, sweep=False)).key_values == 0
     clock.tick(hours=1)
-    assert (await housekeeping.tidy(ada.world, sweep=False)).key_values == 1
+    assert (await housekeeping.run_round(ada.world, sweep=False)).key_values == 1
     assert [row[2] for row in await kept(ada.world)] == ["for ever", "long"]
 
 
@@ -178,12 +178,19 @@ async def test_what_is_no_number_or_leaves_the_range_is_not_added_to(
 async def test_of_many_increments_at_once_none_is_lost(ada: Client, database: Database) -> None:
     """From two processes: each has a store of its own to go through, and its own turns."""
     beside = Database(database.url)
-    worlds = [ada.world, World(beside, ada.world.blobs, secret=b"s" * 32, now=ada.world.now)]
+    worlds = [
+        ada.world,
+        Environment(beside, ada.world.object_store, signing_secret=b"s" * 32, now=ada.world.now),
+    ]
 
     async def one(n: int) -> int:
         viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}))
-        entry = await key_values.increment(
-            Context(worlds[n % 2], viewer), Namespace(ada.user.id), "n", n, create_missing=True
+        entry = await key_values.increment_value(
+            Context(worlds[n % 2], viewer),
+            KeyValueNamespace(ada.user.id),
+            "n",
+            n,
+            create_missing=True,
         )
         return int(entry.value)
 

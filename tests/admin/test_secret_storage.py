@@ -1,51 +1,19 @@
 """No secret lies in the store, the logs or an answer where it does not belong."""
 
-import base64
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
-from sqlmodel import SQLModel
 
-from models.runtime.environment import World
-from resolvers.auth.second_factors import totp
 from tests.conftest import Client, Clock
 from tests.support.accounts.authenticators import SoftKey, code_of, made, signed, totp_on
 from tests.support.accounts.two_factor_operations import ask, codes
 from tests.support.operations.quarantine_operations import set_options
+from tests.support.stores.stored_secrets import encoded_forms, stored_text
 
 GIVEN = "qwmzrtpkvbnhjdfg"
 IMPORTED = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
-
-
-async def stored(world: World) -> str:
-    """All that the store holds: its file and its log, or all rows."""
-    if world.database.dialect == "sqlite":
-        path = Path(str(world.database.engine.url.database))
-        files = [each for each in path.parent.iterdir() if each.name.startswith(path.name)]
-        return "".join(each.read_bytes().decode("latin-1") for each in files)
-    return repr(
-        [
-            list(await world.database.read(select(table)))
-            for table in SQLModel.metadata.sorted_tables
-        ]
-    )
-
-
-def forms(secret: str) -> set[str]:
-    """The secret, and how it may be written elsewhere."""
-    raw = secret.encode()
-    plain = secret.replace("-", "")
-    coded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
-    found = {secret, plain, secret.upper(), raw.hex(), *coded}
-    try:
-        seed = totp.decoded(secret)
-    except Exception:  # noqa: BLE001 - no seed
-        return found
-    return found | {seed.hex(), seed.decode("latin-1"), repr(seed)[2:-1]}
 
 
 @pytest.mark.usefixtures("bob")
@@ -94,7 +62,7 @@ async def test_no_secret_is_left_anywhere(
     answers.append(await ask(root, "twoFactorDisable", user=user, options=reason))
     answers.append(await ada("{ user { twoFactors { method } appPasswords { description } } }"))
 
-    whole = await stored(ada.world)
+    whole = await stored_text(ada.world)
     logs = "\n".join(
         f"{record.getMessage()} {record.__dict__}"
         for record in caplog.records
@@ -104,7 +72,7 @@ async def test_no_secret_is_left_anywhere(
     assert "totp check" in whole  # it is the store that was read
     assert logs
     for secret in secrets:
-        for form in forms(secret):
+        for form in encoded_forms(secret):
             assert form not in whole, "in the store"
             assert form not in logs, "in a log"
             assert form not in told, "in an answer"
@@ -115,27 +83,32 @@ async def test_what_is_sealed_holds_for_its_account_only(ada: Client, bob: Clien
     from sqlalchemy import update
     from sqlmodel import col
 
-    from models.auth.second_factors import TotpSeed
-    from models.runtime.secret_box import Sealed
-    from resolvers.auth.second_factors.second_factor_check import Proof, check
+    from models.auth.second_factors import TotpSecret
+    from models.runtime.secret_box import DecryptionError
+    from resolvers.auth.second_factors.second_factor_check import (
+        SecondFactorProof,
+        check_second_factor,
+    )
     from tests.conftest import context
     from tests.support.accounts.two_factor_operations import all_of, row_of
 
     seed, _ = await totp_on(ada)
     await totp_on(bob)
-    hers = next(r for r in await all_of(ada.world, TotpSeed) if r.user_id == ada.user.id)
-    async with ada.world.write() as session:
-        his = col(TotpSeed.user_id) == bob.user.id
-        await session.exec(update(TotpSeed).where(his).values(seed=hers.seed))
+    hers = next(r for r in await all_of(ada.world, TotpSecret) if r.user_id == ada.user.id)
+    async with ada.world.write_session() as session:
+        his = col(TotpSecret.user_id) == bob.user.id
+        await session.exec(update(TotpSecret).where(his).values(seed=hers.seed))
     user = await row_of(ada.world, bob.user.id)
-    with pytest.raises(Sealed):
-        await check(context(bob), user, Proof(totp=code_of(ada.world, seed, 1)))
+    with pytest.raises(DecryptionError):
+        await check_second_factor(
+            context(bob), user, SecondFactorProof(totp=code_of(ada.world, seed, 1))
+        )
 
 
 async def test_repr_of_what_holds_secrets_tells_none(ada: Client) -> None:
     from resolvers.auth.app_passwords import NewAppPassword
-    from resolvers.auth.second_factors.second_factor_check import Proof
+    from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
 
     assert GIVEN not in repr(NewAppPassword("x", password=GIVEN))
-    assert "123456" not in repr(Proof(totp="123456"))
-    assert ada.world.vault.newest not in repr(ada.world)
+    assert "123456" not in repr(SecondFactorProof(totp="123456"))
+    assert ada.world.secret_box.newest_key_name not in repr(ada.world)

@@ -7,18 +7,18 @@ import pytest
 from sqlalchemy import func, insert, select
 from sqlmodel import col
 
-from mail.consistency.all_checks import verify
+from mail.consistency.all_checks import check_consistency
 from mail.maintenance import housekeeping
 from models.admin.admin_log import AdminLogEntry
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
 from models.events.journal import PLATFORM, Change, ChangeKind, Stream
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.runtime.options import Options
-from models.store.columns import picked
+from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
-from resolvers.admin.setting_definitions import DECLARED, effective
+from resolvers.admin.setting_definitions import DEFINITIONS, apply_stored_values
 from tests.conftest import Client, Clock, make_client, make_key, make_user
 from tests.support.operations.setting_operations import MOST, SET, UNSET, put, refused, stored
 
@@ -36,20 +36,20 @@ HISTORY = """query ($key: String!, $first: Int, $after: String, $last: Int, $bef
 def test_every_setting_has_an_option_and_takes_what_is_in_force() -> None:
     known = {each.name for each in fields(Options)}
     usual = Options()
-    for one in DECLARED.values():
+    for one in DEFINITIONS.values():
         assert one.option in known
-        plain = one.standing(usual)
+        plain = one.json_from_options(usual)
         assert one.parse(plain) == getattr(usual, one.option)
         assert one.name
         assert one.description.endswith(".")
         assert not one.restart_required
-    assert len({one.option for one in DECLARED.values()}) == len(DECLARED)
-    assert list(DECLARED) == sorted(DECLARED)
+    assert len({one.option for one in DEFINITIONS.values()}) == len(DEFINITIONS)
+    assert list(DEFINITIONS) == sorted(DEFINITIONS)
 
 
 async def test_settings_are_listed_by_key_with_their_defaults(root: Client) -> None:
     found = (await root(ALL))["settings"]
-    assert [each["key"] for each in found] == sorted(DECLARED)
+    assert [each["key"] for each in found] == sorted(DEFINITIONS)
     assert not any(each["custom"] for each in found)
     values = {each["key"]: (each["value"], each["type"]) for each in found}
     assert values[MOST] == (400, "number")
@@ -59,7 +59,7 @@ async def test_settings_are_listed_by_key_with_their_defaults(root: Client) -> N
     assert values["domains.default"] == (None, "string")
     for part in ("retention", "RETENTION"):
         found = (await root(ALL, filter=part))["settings"]
-        assert [each["key"] for each in found] == [key for key in DECLARED if "retention" in key]
+        assert [each["key"] for each in found] == [key for key in DEFINITIONS if "retention" in key]
     assert (await root(ALL, filter="%"))["settings"] == []
     answer = await root.raw(ALL, filter="x" * 10_000)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
@@ -100,8 +100,8 @@ async def test_a_value_is_kept_in_one_way_of_writing(
     found = (await root(ONE, key=key))["setting"]
     assert (found["value"], found["custom"]) == (value, True)
     assert await stored(root.world) == {key: value}
-    if key in DECLARED:
-        _, useless = effective(root.world.base, await stored(root.world))
+    if key in DEFINITIONS:
+        _, useless = apply_stored_values(root.world.initial_options, await stored(root.world))
         assert useless == []
 
 
@@ -168,7 +168,7 @@ async def test_there_are_so_many_of_ones_own(root: Client) -> None:
     now = root.world.now()
     rows = [
         {"key": f"custom.n{n}", "value": {"value": n}, "updated_at": now}
-        for n in range(admin_settings.CUSTOMS)
+        for n in range(admin_settings.MAX_CUSTOM_SETTINGS)
     ]
     async with root.world.database.engine.begin() as connection:
         await connection.execute(insert(SettingValue), rows)
@@ -215,7 +215,7 @@ async def test_a_deletion_is_whole_or_nothing(root: Client) -> None:
 # what is counted by it
 
 
-async def allocated(world: World) -> dict[str, int]:
+async def allocated(world: Environment) -> dict[str, int]:
     asked = select(col(Domain.name), col(Domain.quota_allocated))
     return {row.name: row.quota_allocated for row in await world.database.read(asked)}
 
@@ -226,7 +226,7 @@ async def test_another_default_quota_is_counted_in_the_domains(
     world, gib = root.world, 1 << 30
     await make_user(world, "own", quota=5 * gib)
     at = world.now()
-    async with world.write() as session:
+    async with world.write_session() as session:
         row: dict[str, Any] = {"created_at": at, "updated_at": at, "default_user_quota": gib}
         session.add(Domain(id=7, name="far.example", **row))
         session.add(Stream(id=7))
@@ -234,7 +234,7 @@ async def test_another_default_quota_is_counted_in_the_domains(
     for value, total in (("3 GiB", 11 * gib), (0, 5 * gib), ("2 GiB", 9 * gib)):
         await put(root, "quota.default", value)
         assert (await allocated(world))["example.org"] == total
-        report = await verify(world)
+        report = await check_consistency(world)
         assert report.findings == []
     await root(UNSET, keys=["quota.default"])
     assert await allocated(world) == {"example.org": 7 * gib, "far.example": 0}
@@ -276,13 +276,13 @@ async def test_history_tells_who_when_what_and_why(root: Client, ada: Client, cl
     assert (await chief(node, id=key))["node"] == {"__typename": "SettingChange"}
     assert (await ada(node, id=key))["node"] is None
     clock.tick(days=365)
-    assert (await housekeeping.tidy(root.world, sweep=False)).settings == 4
+    assert (await housekeeping.run_round(root.world, sweep=False)).settings == 4
 
 
 async def test_a_change_is_told_in_the_journal_and_in_the_administrative_log(root: Client) -> None:
     await put(root, MOST, 50, reason="spam", sessionId="panel")
     await put(root, "custom.smtpPassword", "hunter2")
-    asked = select(*picked(Change)).where(
+    asked = select(*select_columns(Change)).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SETTING_CHANGED
     )
     rows = await root.world.database.read(asked.order_by(col(Change.last)))
@@ -290,7 +290,7 @@ async def test_a_change_is_told_in_the_journal_and_in_the_administrative_log(roo
         ([MOST], "panel"),
         (["custom.smtpPassword"], None),
     ]
-    entries = select(*picked(AdminLogEntry)).order_by(col(AdminLogEntry.id))
+    entries = select(*select_columns(AdminLogEntry)).order_by(col(AdminLogEntry.id))
     told = [
         (row.mutation, row.before, row.after, row.reason)
         for row in await root.world.database.read(entries)
@@ -321,7 +321,7 @@ async def test_many_settings_cost_no_more_statements_than_few(
 
 
 async def test_nobody_below_an_administrator_sees_or_changes_one(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await put(root, "custom.a", "visible")
     chief = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)

@@ -10,11 +10,11 @@ from sqlalchemy import select, text
 from sqlmodel import col
 
 from models.admin.admin_log import AdminLogEntry
-from models.auth.application_passwords import AppPassword
-from models.auth.security_log import AuthEvent
-from models.errors import Forbidden, LimitReached, NotFound, Refused
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.auth.application_passwords import ApplicationPassword
+from models.auth.security_log import SecurityEvent
+from models.errors import Forbidden, LimitReached, NotFound, RequestError
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.auth import app_passwords
 from resolvers.auth.app_passwords import AppPasswordPatch, AppPasswordScope, NewAppPassword
@@ -36,14 +36,14 @@ async def make(client: Client, **given: Any) -> Any:
     return done
 
 
-async def found(world: World, client: Client, password: str) -> Any:
-    return await app_passwords.matching(world, client.user.id, password)
+async def found(world: Environment, client: Client, password: str) -> Any:
+    return await app_passwords.find_app_password(world, client.user.id, password)
 
 
 async def use(client: Client, row: Any, ip: str = "192.0.2.9") -> bool:
     ctx = Context(client.world, Viewer(), client_ip=ip)
-    async with ctx.write(client.user.id) as session:
-        return await app_passwords.used(ctx, session, row)
+    async with ctx.write_session(client.user.id) as session:
+        return await app_passwords.record_use(ctx, session, row)
 
 
 async def test_a_password_is_made_and_found(ada: Client) -> None:
@@ -64,7 +64,7 @@ async def test_a_password_is_made_and_found(ada: Client) -> None:
 
 async def test_the_store_keeps_no_password(ada: Client) -> None:
     done = await make(ada)
-    (row,) = await all_of(ada.world, AppPassword)
+    (row,) = await all_of(ada.world, ApplicationPassword)
     assert done["password"] not in repr(row)
     assert row.password.startswith("$argon2id$")
     assert len(row.selector) == 5
@@ -77,13 +77,13 @@ async def test_exactly_one_hash_is_checked_whatever_is_typed(
     for n in range(5):
         await make(ada, description=str(n))
     checked: list[bool] = []
-    real = password_hashes.check
+    real = password_hashes.check_password
 
-    async def counted(world: World, stored: str | None, password: str) -> bool:
+    async def counted(world: Environment, stored: str | None, password: str) -> bool:
         checked.append(stored is not None)
         return await real(world, stored, password)
 
-    monkeypatch.setattr(password_hashes, "check", counted)
+    monkeypatch.setattr(password_hashes, "check_password", counted)
     for typed, hit in ((done["password"], True), (GIVEN, False), ("correct horse", False)):
         del checked[:]
         await found(ada.world, ada, typed)
@@ -91,12 +91,12 @@ async def test_exactly_one_hash_is_checked_whatever_is_typed(
 
 
 async def test_it_is_found_by_an_index(ada: Client) -> None:
-    asked = select(col(AppPassword.id)).where(
-        col(AppPassword.user_id) == 7, col(AppPassword.selector) == "abcde"
+    asked = select(col(ApplicationPassword.id)).where(
+        col(ApplicationPassword.user_id) == 7, col(ApplicationPassword.selector) == "abcde"
     )
     engine = ada.world.database.engine
     sql = str(asked.compile(engine, compile_kwargs={"literal_binds": True}))
-    async with ada.world.database.write() as session:
+    async with ada.world.database.write_session() as session:
         connection = await session.connection()
         if ada.world.database.dialect == "sqlite":
             rows = await connection.execute(text(f"EXPLAIN QUERY PLAN {sql}"))
@@ -154,11 +154,11 @@ async def test_no_scope_is_refused(ada: Client) -> None:
 
 
 def test_no_password_is_good_for_master() -> None:
-    assert app_passwords.good_for(["ALL"]) == {Scope(name) for name in SINGLE}
-    assert app_passwords.good_for(["MAIL"]) == {Scope.MAIL, Scope.MAIL_READ}
-    assert app_passwords.good_for(["IMAP"]) == {Scope.IMAP}
+    assert app_passwords.opened_scopes(["ALL"]) == {Scope(name) for name in SINGLE}
+    assert app_passwords.opened_scopes(["MAIL"]) == {Scope.MAIL, Scope.MAIL_READ}
+    assert app_passwords.opened_scopes(["IMAP"]) == {Scope.IMAP}
     names = [each.value for each in AppPasswordScope]
-    assert not {Scope.MASTER, Scope.READ, Scope.SETTINGS} & app_passwords.good_for(names)
+    assert not {Scope.MASTER, Scope.READ, Scope.SETTINGS} & app_passwords.opened_scopes(names)
 
 
 async def test_a_use_is_noted_and_puts_the_end_off(ada: Client, clock: Clock) -> None:
@@ -168,7 +168,7 @@ async def test_a_use_is_noted_and_puts_the_end_off(ada: Client, clock: Clock) ->
     clock.tick(minutes=50)
     row = await found(ada.world, ada, done["password"])
     assert await use(ada, row)
-    (kept,) = await all_of(ada.world, AppPassword)
+    (kept,) = await all_of(ada.world, ApplicationPassword)
     assert (kept.last_used_at, kept.last_used_ip) == (clock(), "192.0.2.9")
     clock.tick(minutes=59)
     assert await found(ada.world, ada, done["password"])
@@ -196,13 +196,13 @@ async def test_the_last_use_is_shown(ada: Client, clock: Clock) -> None:
 
 
 async def test_what_has_ended_is_tidied_away(ada: Client, clock: Clock) -> None:
-    from mail.maintenance.housekeeping import tidy
+    from mail.maintenance.housekeeping import run_round
 
     await make(ada, ttl="PT1H")
     await make(ada)
     clock.tick(hours=1)
-    assert (await tidy(ada.world)).app_passwords == 1
-    assert len(await all_of(ada.world, AppPassword)) == 1
+    assert (await run_round(ada.world)).app_passwords == 1
+    assert len(await all_of(ada.world, ApplicationPassword)) == 1
 
 
 @pytest.mark.parametrize("ttl", ["PT0S", "PT59S", "P3651D", "P999999D"])
@@ -222,10 +222,10 @@ async def test_those_that_end_are_listed_when_asked_for(ada: Client) -> None:
 
 
 async def test_there_is_a_limit(ada: Client, clock: Clock) -> None:
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         session.add_all(
-            AppPassword(
-                id=ada.world.key(),
+            ApplicationPassword(
+                id=ada.world.new_id(),
                 user_id=ada.user.id,
                 description="x",
                 selector=f"{n:05x}",
@@ -240,7 +240,7 @@ async def test_there_is_a_limit(ada: Client, clock: Clock) -> None:
 
     async def tried() -> bool:
         try:
-            await app_passwords.create(context(ada), None, new)
+            await app_passwords.create_app_password(context(ada), None, new)
         except LimitReached as refusal:
             return (refusal.limit, refusal.used) != (50, 50)
         return True
@@ -268,7 +268,7 @@ async def test_a_password_is_changed(ada: Client) -> None:
 async def test_one_that_was_switched_off_since_it_was_found_is_not_used(ada: Client) -> None:
     done = await make(ada)
     row = await found(ada.world, ada, done["password"])
-    await app_passwords.change(context(ada), [row.id], AppPasswordPatch(active=False))
+    await app_passwords.update_app_passwords(context(ada), [row.id], AppPasswordPatch(active=False))
     assert not await use(ada, row)
 
 
@@ -277,7 +277,7 @@ async def test_deleted_ones_stay_legible_in_the_log(ada: Client) -> None:
     key = done["appPassword"]["id"]
     assert (await ask(ada, "appPasswordDelete", "deletedIds", ids=[key]))["deletedIds"] == [key]
     assert await codes(ada, "appPasswordDelete", ids=[key]) == ["NOT_FOUND"]
-    events = {row.action: row.detail for row in await all_of(ada.world, AuthEvent)}
+    events = {row.action: row.detail for row in await all_of(ada.world, SecurityEvent)}
     for action in ("app password create", "app password delete"):
         assert events[action]["description"] == "Old phone"
 
@@ -292,9 +292,9 @@ async def test_others_see_and_change_nothing(ada: Client, bob: Client, root: Cli
     for name, more in (("appPasswordUpdate", {"active": False}), ("appPasswordDelete", {})):
         done = await ask(bob, name, ids=[mine, key], **more)
         assert [(e["code"], e["index"]) for e in done["errors"]] == [("NOT_FOUND", 1)]
-    assert all(row.active for row in await all_of(ada.world, AppPassword))
+    assert all(row.active for row in await all_of(ada.world, ApplicationPassword))
     assert await codes(root, "appPasswordUpdate", ids=[mine, key], active=False) == []
-    assert not any(row.active for row in await all_of(ada.world, AppPassword))
+    assert not any(row.active for row in await all_of(ada.world, ApplicationPassword))
     done = {row.mutation for row in await all_of(ada.world, AdminLogEntry)}
     assert done == {"appPasswordUpdate", "userCreate"}
 
@@ -302,33 +302,36 @@ async def test_others_see_and_change_nothing(ada: Client, bob: Client, root: Cli
 async def test_an_administrator_of_the_domain_needs_the_permission(
     ada: Client, bob: Client
 ) -> None:
-    row, _, _ = await app_passwords.create(context(ada), None, NewAppPassword("Phone"))
+    phone = NewAppPassword("Phone")
+    row = (await app_passwords.create_app_password(context(ada), None, phone)).row
     without, with_ = await admin_of(bob), await admin_of(bob, AdminPermission.APP_PASSWDS)
     other = await admin_of(bob, AdminPermission.APP_PASSWDS, domain="elsewhere.example")
     new, off = NewAppPassword("x"), AppPasswordPatch(active=False)
     with pytest.raises(Forbidden) as refusal:
-        await app_passwords.create(without, ada.user.id, new)
+        await app_passwords.create_app_password(without, ada.user.id, new)
     assert refusal.value.requires == AdminPermission.APP_PASSWDS
     for ctx in (without, other):
-        assert await app_passwords.of_users(ctx, [(ada.user.id, True)]) == [[]]
-        assert await app_passwords.by_ids(ctx, [row.id]) == [None]
+        assert await app_passwords.load_app_passwords_of_users(ctx, [(ada.user.id, True)]) == [[]]
+        assert await app_passwords.load_app_passwords_by_id(ctx, [row.id]) == [None]
         with pytest.raises(NotFound):
-            await app_passwords.change(ctx, [row.id], off)
+            await app_passwords.update_app_passwords(ctx, [row.id], off)
         with pytest.raises(NotFound):
-            await app_passwords.remove(ctx, [row.id])
+            await app_passwords.delete_app_passwords(ctx, [row.id])
     with pytest.raises(NotFound):
-        await app_passwords.create(other, ada.user.id, new)
-    await app_passwords.create(without, None, new)  # one's own
-    await app_passwords.create(with_, ada.user.id, new)
-    assert len((await app_passwords.of_users(with_, [(ada.user.id, True)]))[0]) == 2
-    await app_passwords.change(with_, [row.id], off)
+        await app_passwords.create_app_password(other, ada.user.id, new)
+    await app_passwords.create_app_password(without, None, new)  # one's own
+    await app_passwords.create_app_password(with_, ada.user.id, new)
+    assert (
+        len((await app_passwords.load_app_passwords_of_users(with_, [(ada.user.id, True)]))[0]) == 2
+    )
+    await app_passwords.update_app_passwords(with_, [row.id], off)
     boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
-    his, _, _ = await app_passwords.create(context(boss), None, new)
+    his = (await app_passwords.create_app_password(context(boss), None, new)).row
     for work in (
-        app_passwords.change(with_, [his.id], off),
-        app_passwords.create(with_, boss.user.id, new),
+        app_passwords.update_app_passwords(with_, [his.id], off),
+        app_passwords.create_app_password(with_, boss.user.id, new),
     ):
-        with pytest.raises(Refused):
+        with pytest.raises(RequestError):
             await work
 
 
@@ -339,10 +342,10 @@ async def test_a_user_needs_the_permission(ada: Client) -> None:
     from resolvers.auth import authentication
 
     rest = [one.value for one in UserPermission if one is not UserPermission.APP_PASSWDS]
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         mine = col(User.id) == ada.user.id
         await session.exec(update(User).where(mine).values(permissions=rest))
-    authentication.forget(ada.world, ada.user.id)
+    authentication.drop_credentials(ada.world, ada.user.id)
     assert await codes(ada, "appPasswordCreate", description="x") == ["FORBIDDEN"]
     assert await codes(ada, "appPasswordDelete", ids=[]) == ["FORBIDDEN"]
 
@@ -353,7 +356,7 @@ async def test_an_unknown_user_is_not_found(root: Client) -> None:
 
 
 async def test_generated_ones_use_every_letter_alike(ada: Client) -> None:
-    letters = "".join(app_passwords._made(ada.world) for _ in range(2000))  # noqa: SLF001
+    letters = "".join(app_passwords._generate_password(ada.world) for _ in range(2000))  # noqa: SLF001
     counts = [letters.count(letter) for letter in app_passwords.LETTERS]
     mean = len(letters) / 26
     assert sum((count - mean) ** 2 / mean for count in counts) < 60  # chi², p < 0.0001
@@ -375,5 +378,5 @@ async def test_a_repeated_call_makes_one_and_tells_the_password_once(ada: Client
 
 
 def test_rows_name_no_password() -> None:
-    shown = {column.name for column in table_of(AppPassword).c}
-    assert shown - app_passwords.SHOWN == {"password", "selector"}
+    shown = {column.name for column in core_table(ApplicationPassword).c}
+    assert shown - app_passwords.VISIBLE_COLUMNS == {"password", "selector"}

@@ -12,22 +12,21 @@ from graphql import (
     GraphQLNonNull,
 )
 
-from models.runtime.environment import World
-from tests.schema.test_access_matrix import (
-    CLASSES,
-    FIELDS,
-    OWN,
-    REACHED,
-    REFUSED,
-    ROOTS,
-    SAMPLES,
-    answered,
-    coordinates,
-    credentials,
-    followed,
-    selection,
+from models.runtime.environment import Environment
+from tests.support.schema.access_matrix import (
+    CALLERS_BY_CLASS,
+    DEFAULT_REFUSALS,
+    FIELD_RULES,
+    OBJECT_OWNERS,
+    OBJECT_QUERIES,
+    OPERATION_BY_ROOT_TYPE,
+    field_coordinates,
+    make_credentials,
+    request_verdict,
+    subscription_verdict,
 )
 from tests.support.schema.printed_schema import SDL
+from tests.support.schema.sample_inputs import SCALAR_SAMPLES, sample_selection
 
 ODD = {"ID": "!", "Int": -1, "String": "", "EmailAddress": "a@example.org"}  # what types let pass
 CALLERS = ("nobody", "user", "bare", "smtp", "domain-bare")
@@ -42,7 +41,7 @@ def odd(kind: Any) -> Any:
     if isinstance(kind, GraphQLEnumType):
         return next(iter(kind.values))
     if not isinstance(kind, GraphQLInputObjectType):
-        return ODD.get(kind.name, SAMPLES[kind.name])
+        return ODD.get(kind.name, SCALAR_SAMPLES[kind.name])
     if kind.is_one_of:
         first = next(iter(kind.fields))
         return {first: odd(kind.fields[first].type)}
@@ -59,40 +58,40 @@ def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
     field: GraphQLField = parent.fields[name]
     declared = ", ".join(f"${one}: {value.type}" for one, value in field.args.items())
     handed = ", ".join(f"{one}: ${one}" for one in field.args)
-    asked = f"{name}{f'({handed})' if handed else ''} {selection(field)}"
+    asked = f"{name}{f'({handed})' if handed else ''} {sample_selection(field)}"
     given = {one: odd(value.type) for one, value in field.args.items()}
     head = f"({declared})" if declared else ""
-    if kind in ROOTS:
-        return f"{ROOTS[kind]}{head} {{ {asked} }}", given
-    return f"query{head} {{ {REACHED[kind].replace('FIELD', asked)} }}", given
+    if kind in OPERATION_BY_ROOT_TYPE:
+        return f"{OPERATION_BY_ROOT_TYPE[kind]}{head} {{ {asked} }}", given
+    return f"query{head} {{ {OBJECT_QUERIES[kind].replace('FIELD', asked)} }}", given
 
 
 async def test_authorization_comes_before_checks_of_arguments(
-    world: World, http: httpx.AsyncClient
+    world: Environment, http: httpx.AsyncClient
 ) -> None:
-    shown = await credentials(world, http)
+    shown = await make_credentials(world, http)
     wrong = []
-    for kind, name in coordinates():
+    for kind, name in field_coordinates():
         text, variables = document(kind, name)
         for caller in CALLERS:
-            if caller in CLASSES[FIELDS[f"{kind}.{name}"]]:
+            if caller in CALLERS_BY_CLASS[FIELD_RULES[f"{kind}.{name}"]]:
                 continue
-            asked = text.replace("WHOSE", OWN.get(kind, {}).get(caller, "ada"))
+            asked = text.replace("WHOSE", OBJECT_OWNERS.get(kind, {}).get(caller, "ada"))
             if kind == "Subscription":
-                code = await followed(world, shown[caller], asked, variables)
+                code = await subscription_verdict(world, shown[caller], asked, variables)
             else:
-                code = await answered(http, shown[caller], asked, variables)
-            if code != REFUSED.get(caller, "FORBIDDEN"):
+                code = await request_verdict(http, shown[caller], asked, variables)
+            if code != DEFAULT_REFUSALS.get(caller, "FORBIDDEN"):
                 wrong.append((f"{kind}.{name}", caller, code))
     assert wrong == [], "\n".join(map(str, wrong))
 
 
 @pytest.mark.parametrize("atomic", ["", "@atomic"])
 async def test_a_refusal_is_the_same_in_atomic_requests(
-    world: World, http: httpx.AsyncClient, atomic: str
+    world: Environment, http: httpx.AsyncClient, atomic: str
 ) -> None:
-    shown = await credentials(world, http)
+    shown = await make_credentials(world, http)
     text = f"""mutation {atomic} {{ domainCreate(input: {{name: "", options: {{
       idempotencyKey: "\\n"}}}}) {{ errors {{ code message path }} }} }}"""
-    assert await answered(http, shown["user"], text, {}) == "FORBIDDEN"
-    assert await answered(http, None, text, {}) == "UNAUTHENTICATED"
+    assert await request_verdict(http, shown["user"], text, {}) == "FORBIDDEN"
+    assert await request_verdict(http, None, text, {}) == "UNAUTHENTICATED"

@@ -9,13 +9,13 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.auth.credentials import ApiKey
-from models.auth.security_log import AuthEvent
+from models.auth.security_log import SecurityEvent
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.admin import tasks
-from resolvers.auth.credential_cache import forget
+from resolvers.auth.credential_cache import drop_credentials
 from tests.conftest import Client, Clock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 
@@ -36,7 +36,7 @@ NEW = "correct horse battery staple"
 
 
 @pytest.fixture
-async def chief(world: World, http: Any, ada: Client) -> Client:
+async def chief(world: Environment, http: Any, ada: Client) -> Client:
     assert ada.user.id
     return await make_domain_admin(world, http, "chief", list(AdminPermission))
 
@@ -44,10 +44,10 @@ async def chief(world: World, http: Any, ada: Client) -> Client:
 async def permit(client: Client, *permissions: AdminPermission, **more: Any) -> None:
     """Give an administrator these permissions, and no others."""
     values = {"admin_permissions": [each.value for each in permissions], **more}
-    async with client.world.write(client.user.id) as session:
+    async with client.world.write_session(client.user.id) as session:
         this = update(User).where(col(User.id) == client.user.id)
         await (await session.connection()).execute(this.values(**values))
-    forget(client.world, client.user.id)
+    drop_credentials(client.world, client.user.id)
 
 
 async def made_key(chief: Client, **more: Any) -> Any:
@@ -93,7 +93,7 @@ async def test_a_key_for_another_account_ends_with_its_makers_right(
 
 
 async def test_a_key_for_another_account_is_not_prolonged(
-    chief: Client, over: Client, world: World
+    chief: Client, over: Client, world: Environment
 ) -> None:
     await made_key(chief)
     (row,) = await world.database.read(select(col(ApiKey.id)).where(col(ApiKey.name) == "theirs"))
@@ -129,7 +129,7 @@ async def test_an_application_password_for_another_account_is_bounded(
     assert error["code"] == "AUTHENTICATION_FAILED"
 
 
-async def test_a_temporary_password_only_sets_a_new_password(world: World, http: Any) -> None:
+async def test_a_temporary_password_only_sets_a_new_password(world: Environment, http: Any) -> None:
     ada = await make_client(world, http, "ada", password=OLD)
     chief = await make_domain_admin(world, http, "chief")
     entering = {"username": "ada", "password": OLD, "token": True}
@@ -149,7 +149,7 @@ async def test_a_temporary_password_only_sets_a_new_password(world: World, http:
         assert error["code"] == "FORBIDDEN"
     fresh = {"set": {"password": NEW}, "existingPassword": made["password"]}
     assert (await narrow(UPDATE, input=fresh))["userUpdate"]["errors"] == []
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     assert (await status(narrow, MAIL))["messages"]["totalCount"] == 1  # it tells of the reset
     assert (await ada(ENTER, input={**given, "password": NEW}))["authenticate"]["errors"] == []
@@ -157,10 +157,10 @@ async def test_a_temporary_password_only_sets_a_new_password(world: World, http:
 
 async def told(client: Client) -> list[tuple[str, str]]:
     """The events that others caused, with who did it; a message was written for each."""
-    while await tasks.work(client.world):
+    while await tasks.run_next_task(client.world):
         pass
-    asked = select(col(AuthEvent.action), col(AuthEvent.by)).where(
-        col(AuthEvent.user_id) == client.user.id, col(AuthEvent.by).is_not(None)
+    asked = select(col(SecurityEvent.action), col(SecurityEvent.by)).where(
+        col(SecurityEvent.user_id) == client.user.id, col(SecurityEvent.by).is_not(None)
     )
     events = [(row.action, row.by) for row in await client.world.database.read(asked)]
     letters = select(col(Message.id)).where(

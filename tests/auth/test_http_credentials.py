@@ -6,15 +6,16 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from models.runtime.environment import World
-from models.runtime.idempotency import Replay
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.runtime.idempotency import IdempotentPayload
+from models.store.columns import core_table
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.auth.conftest import MASTER, PASSWORD
 from tests.conftest import Client, make_client, make_key
+from tests.support.accounts.sign_in_environment import MASTER_SCOPES, PASSWORD
+from tests.support.clients.http_requests import VIEWER_QUERY, post_document
 
 AUTHENTICATE = """
 mutation ($name: String!, $password: String!, $scope: Scope! = MASTER, $token: Boolean! = true,
@@ -50,30 +51,19 @@ query ($first: Int, $after: String) {
 }
 """
 
-VIEWER = """
-{ viewer { role scopes readOnly user { username } apiKey { name }
-  token { id current scope protocol ip expiresAt } } }
-"""
-
-
-async def sent(http: httpx.AsyncClient, document: str, bearer: str = "", **more: Any) -> Any:
-    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
-    body = {"query": document, "variables": more}
-    return (await http.post("/graphql", json=body, headers=headers)).json()
-
 
 @pytest.fixture
-async def eve(world: World) -> str:
+async def eve(world: Environment) -> str:
     """The name of somebody who has a password."""
-    boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER))
-    await creation_create.create(
+    boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    await creation_create.create_user(
         boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )
     return "eve"
 
 
 async def entered(http: httpx.AsyncClient, name: str, password: str = PASSWORD, **more: Any) -> Any:
-    answer = await sent(http, AUTHENTICATE, name=name, password=password, **more)
+    answer = await post_document(http, AUTHENTICATE, name=name, password=password, **more)
     assert "errors" not in answer, answer
     return answer["data"]["authenticate"]
 
@@ -88,7 +78,7 @@ async def test_a_password_earns_a_token_that_is_its_user(http: httpx.AsyncClient
         "expiresAt": "2030-01-15T00:00:00Z",
         "errors": [],
     }
-    viewer = (await sent(http, VIEWER, done["token"]))["data"]["viewer"]
+    viewer = (await post_document(http, VIEWER_QUERY, done["token"]))["data"]["viewer"]
     assert (viewer["role"], viewer["scopes"], viewer["apiKey"]) == ("USER", ["MASTER"], None)
     assert viewer["user"] == {"username": eve}
     assert viewer["token"]["current"] is True
@@ -116,15 +106,15 @@ async def test_a_trial_gives_no_token(http: httpx.AsyncClient, eve: str) -> None
 
 
 async def test_a_sign_in_is_never_answered_twice(
-    http: httpx.AsyncClient, eve: str, world: World
+    http: httpx.AsyncClient, eve: str, world: Environment
 ) -> None:
     done = await entered(http, eve, key="k")
     assert [error["path"] for error in done["errors"]] == [["options", "idempotencyKey"]]
-    assert await world.database.read(select(table_of(Replay))) == []
+    assert await world.database.read(select(core_table(IdempotentPayload))) == []
 
 
 async def test_nobody_is_a_viewer_without_anything(http: httpx.AsyncClient) -> None:
-    assert (await sent(http, VIEWER))["data"]["viewer"] == {
+    assert (await post_document(http, VIEWER_QUERY))["data"]["viewer"] == {
         "role": "PUBLIC",
         "scopes": [],
         "readOnly": False,
@@ -136,13 +126,13 @@ async def test_nobody_is_a_viewer_without_anything(http: httpx.AsyncClient) -> N
 
 async def test_a_revoked_token_is_refused(http: httpx.AsyncClient, eve: str) -> None:
     token = (await entered(http, eve))["token"]
-    none = await sent(http, REVOKE)
+    none = await post_document(http, REVOKE)
     assert none["data"]["tokenRevoke"] == {"revoked": 0, "errors": []}
-    wrong = await sent(http, REVOKE, token, ids=["tok_AAAAAAAAAAE"])
+    wrong = await post_document(http, REVOKE, token, ids=["tok_AAAAAAAAAAE"])
     assert [error["index"] for error in wrong["data"]["tokenRevoke"]["errors"]] == [0]
-    assert (await sent(http, REVOKE, token, ids=[]))["data"]["tokenRevoke"]["revoked"] == 0
-    assert (await sent(http, REVOKE, token))["data"]["tokenRevoke"]["revoked"] == 1
-    refused = await sent(http, VIEWER, token)
+    assert (await post_document(http, REVOKE, token, ids=[]))["data"]["tokenRevoke"]["revoked"] == 0
+    assert (await post_document(http, REVOKE, token))["data"]["tokenRevoke"]["revoked"] == 1
+    refused = await post_document(http, VIEWER_QUERY, token)
     assert [error["extensions"]["code"] for error in refused["errors"]] == ["UNAUTHENTICATED"]
 
 
@@ -150,7 +140,7 @@ async def test_a_key_is_made_listed_used_and_deleted(ada: Client, http: httpx.As
     made = (await ada(CREATE, name="backup"))["apiKeyCreate"]
     assert made["errors"] == []
     assert made["apiKey"]["user"] == {"username": "ada"}
-    viewer = (await sent(http, VIEWER, made["secret"]))["data"]["viewer"]
+    viewer = (await post_document(http, VIEWER_QUERY, made["secret"]))["data"]["viewer"]
     assert viewer["apiKey"] == {"name": "backup"}
     keys = (await ada(LIST, first=1))["apiKeys"]
     assert keys["nodes"] == [{"name": "backup", "user": {"username": "ada"}}]
@@ -162,17 +152,17 @@ async def test_a_key_is_made_listed_used_and_deleted(ada: Client, http: httpx.As
     )
     done = (await ada(gone, id=made["apiKey"]["id"]))["apiKeyDelete"]
     assert done == {"deletedIds": [made["apiKey"]["id"]], "errors": []}
-    assert "errors" in await sent(http, VIEWER, made["secret"])
+    assert "errors" in await post_document(http, VIEWER_QUERY, made["secret"])
 
 
-async def test_a_secret_is_shown_once_and_kept_nowhere(ada: Client, world: World) -> None:
+async def test_a_secret_is_shown_once_and_kept_nowhere(ada: Client, world: Environment) -> None:
     first = (await ada(CREATE, name="k", key="once"))["apiKeyCreate"]
     again = (await ada(CREATE, name="k", key="once"))["apiKeyCreate"]
     assert (first["replayed"], again["replayed"]) == (False, True)
     assert first["secret"].startswith("mgk_")
     assert again["secret"] is None
     assert again["apiKey"] == first["apiKey"]
-    kept = await world.database.read(select(table_of(Replay)))
+    kept = await world.database.read(select(core_table(IdempotentPayload)))
     assert first["secret"] not in repr(kept)
 
 
@@ -200,7 +190,7 @@ async def test_listing_keys_costs_the_same_however_many(ada: Client, statements:
     assert await cost() == one
 
 
-async def test_keys_need_the_scope_master(world: World, http: httpx.AsyncClient) -> None:
+async def test_keys_need_the_scope_master(world: Environment, http: httpx.AsyncClient) -> None:
     client = await make_client(world, http, "dan")
     scopes = [Scope.READ]
     client.secret = await make_key(world, "narrow", user_id=client.user.id, scopes=scopes)

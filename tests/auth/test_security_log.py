@@ -13,11 +13,11 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.events.journal import Change, ChangeKind
-from models.runtime.environment import Adopted, World
+from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import authentication, security_log
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, make_key, make_user
 from tests.support.accounts.security_events import events, failed, noted, stranger, told
@@ -55,7 +55,7 @@ async def test_what_differs_is_another_row(ada: Client, other: dict[str, Any]) -
 async def test_a_row_keeps_what_the_last_of_its_events_said(ada: Client, clock: Clock) -> None:
     for name in ("phone", "laptop"):
         ctx = stranger(ada.world, session_id=name)
-        await security_log.noted(ctx, failed(ada.user.id, detail={"client": name}))
+        await security_log.log_event_separately(ctx, failed(ada.user.id, detail={"client": name}))
         clock.tick(minutes=5)
     (row,) = await events(ada.world)
     assert (row.session_id, row.detail) == ("laptop", {"client": "laptop"})
@@ -67,7 +67,7 @@ async def test_failures_from_one_neighbour_of_ipv6_are_one_row_and_successes_are
 ) -> None:
     for n in range(1, 6):
         await noted(ada, failed(ada.user.id), failed(None), ip=f"2001:db8::{n}")
-        await noted(ada, Event("authenticate", ada.user.id), ip=f"2001:db8::{n}")
+        await noted(ada, NewSecurityEvent("authenticate", ada.user.id), ip=f"2001:db8::{n}")
     found = await events(ada.world)
     assert sorted(row.count for row in found) == [1] * 5 + [5, 5]
     assert {row.ip for row in found if row.count == 5} == {"2001:db8::5"}
@@ -104,8 +104,8 @@ async def test_a_failure_that_only_counts_takes_no_lock_of_the_account(
 
 async def test_a_unit_that_is_given_up_leaves_no_event(ada: Client) -> None:
     ctx = stranger(ada.world)
-    async with ctx.together(keep=False), ctx.write(ada.user.id) as session:
-        assert await security_log.note(ctx, session, failed(ada.user.id))
+    async with ctx.combined_transaction(commit=False), ctx.write_session(ada.user.id) as session:
+        assert await security_log.log_event(ctx, session, failed(ada.user.id))
     assert await events(ada.world) == []
     assert await told(ada) == []
 
@@ -120,9 +120,9 @@ async def test_many_events_cost_as_many_statements_as_one(
         del statements[:]
         ctx = Context(root.world, viewer)
         keys = [user.id for user in some]
-        async with ctx.write(*keys) as session:
-            given = [Event("password change", key) for key in [*keys, keys[0]]]
-            made = await security_log.note_all(ctx, session, given)
+        async with ctx.write_session(*keys) as session:
+            given = [NewSecurityEvent("password change", key) for key in [*keys, keys[0]]]
+            made = await security_log.log_events(ctx, session, given)
             assert made[0] == made[-1]
             assert len(set(made)) == len(some)
         costs.append(len(statements))
@@ -131,22 +131,22 @@ async def test_many_events_cost_as_many_statements_as_one(
     assert {row.by for row in await events(root.world)} == {"ada"}
 
 
-async def test_of_an_account_that_is_gone_nothing_is_written(world: World) -> None:
-    await security_log.noted(stranger(world), failed(world.key()))
+async def test_of_an_account_that_is_gone_nothing_is_written(world: Environment) -> None:
+    await security_log.log_event_separately(stranger(world), failed(world.new_id()))
     assert await events(world) == []
 
 
 async def test_a_flood_is_written_in_few_units_and_loses_nothing(
     ada: Client, bob: Client, statements: list[str]
 ) -> None:
-    world, gone = ada.world, ada.world.key()
-    security_log.behind(stranger(world), failed(bob.user.id))
-    await authentication.settle(world)
+    world, gone = ada.world, ada.world.new_id()
+    security_log.log_event_in_background(stranger(world), failed(bob.user.id))
+    await authentication.wait_for_background_tasks(world)
     del statements[:]
     for n in range(30):
         ctx = stranger(world, f"10.0.{n}.1", origin=f"page {n % 2}", reason="why")
-        security_log.behind(ctx, failed([None, ada.user.id, bob.user.id][n % 3]))
-    await authentication.settle(world)
+        security_log.log_event_in_background(ctx, failed([None, ada.user.id, bob.user.id][n % 3]))
+    await authentication.wait_for_background_tasks(world)
     assert len(statements) < 10
     rows = await events(world)
     assert Counter(row.user_id for row in rows) == {None: 10, ada.user.id: 10, bob.user.id: 11}
@@ -159,10 +159,10 @@ async def test_a_flood_is_written_in_few_units_and_loses_nothing(
         ("page 0", "why"),
         ("page 1", "why"),
     }
-    security_log.behind(stranger(world), failed(gone))
-    security_log.behind(stranger(world), failed(None))
-    security_log.behind(stranger(world), failed(None))
-    await authentication.settle(world)
+    security_log.log_event_in_background(stranger(world), failed(gone))
+    security_log.log_event_in_background(stranger(world), failed(None))
+    security_log.log_event_in_background(stranger(world), failed(None))
+    await authentication.wait_for_background_tasks(world)
     rows = await events(world)
     assert [row.count for row in rows if row.ip == "192.0.2.7"] == [1, 2]
     assert gone not in {row.user_id for row in rows}
@@ -170,7 +170,7 @@ async def test_a_flood_is_written_in_few_units_and_loses_nothing(
 
 async def test_events_go_with_their_account(ada: Client, bob: Client) -> None:
     await noted(ada, failed(ada.user.id), failed(bob.user.id), failed(None))
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         await session.exec(delete(User).where(col(User.id) == ada.user.id))
     assert [row.user_id for row in await events(ada.world)] == [bob.user.id, None]
 
@@ -186,16 +186,16 @@ async def test_no_secret_comes_into_the_log(ada: Client) -> None:
 # whose doing it was
 
 
-async def by(world: World, viewer: Viewer, what: Event) -> str | None:
-    await security_log.noted(Context(world, viewer), what)
+async def by(world: Environment, viewer: Viewer, what: NewSecurityEvent) -> str | None:
+    await security_log.log_event_separately(Context(world, viewer), what)
     found = await events(world)
     return None if not found else found[-1].by
 
 
 async def test_whose_doing_it_was_is_told_where_it_was_not_the_users(
-    ada: Client, bob: Client, world: World, clock: Clock
+    ada: Client, bob: Client, world: Environment, clock: Clock
 ) -> None:
-    change = Event("password change", ada.user.id)
+    change = NewSecurityEvent("password change", ada.user.id)
     await make_key(world, "panel", role=Role.ADMIN)
     asked = text("SELECT id FROM api_keys WHERE name = 'panel'")
     async with world.database.engine.connect() as connection:
@@ -203,7 +203,7 @@ async def test_whose_doing_it_was_is_told_where_it_was_not_the_users(
     expected = {
         Viewer(): None,
         Viewer(ada.user.id, Role.USER): None,
-        Viewer(pending_for=ada.user.id): None,
+        Viewer(pending_user_id=ada.user.id): None,
         Viewer(bob.user.id, Role.ADMIN): "bob",
         Viewer(ada.user.id, Role.USER, actor_id=bob.user.id): "bob",
         Viewer(bob.user.id, Role.ADMIN, api_key_id=panel): "bob",
@@ -217,7 +217,7 @@ async def test_whose_doing_it_was_is_told_where_it_was_not_the_users(
         assert await by(world, viewer, change) == name, viewer
     clock.tick(hours=7)
     front = Viewer(0, Role.ADMIN, api_key_id=panel)
-    assert await by(world, front, Event("authenticate", ada.user.id)) is None
+    assert await by(world, front, NewSecurityEvent("authenticate", ada.user.id)) is None
 
 
 # retention
@@ -227,23 +227,28 @@ async def test_events_are_kept_for_as_long_as_the_setting_says(ada: Client, cloc
     await noted(ada, failed(ada.user.id), failed(None))
     clock.tick(days=29)
     await noted(ada, failed(ada.user.id))
-    done = await housekeeping.tidy(ada.world, sweep=False)
+    done = await housekeeping.run_round(ada.world, sweep=False)
     assert (done.events, len(await events(ada.world))) == (0, 3)
     clock.tick(days=1)
-    done = await housekeeping.tidy(ada.world, sweep=False)
+    done = await housekeeping.run_round(ada.world, sweep=False)
     assert (done.events, len(await events(ada.world))) == (2, 1)
 
 
 async def test_nothing_is_written_where_nothing_is_kept(ada: Client, clock: Clock) -> None:
     await noted(ada, failed(ada.user.id))
-    ada.world.adopt(Adopted(replace(ada.world.options, authlog_for=timedelta(0)), 10**6))
+    ada.world.apply_options(
+        CommittedOptions(replace(ada.world.options, authlog_for=timedelta(0)), 10**6)
+    )
     ctx = stranger(ada.world)
-    async with ctx.write(ada.user.id) as session:
-        assert await security_log.note(ctx, session, Event("totp enable", ada.user.id)) == 0
+    async with ctx.write_session(ada.user.id) as session:
+        assert (
+            await security_log.log_event(ctx, session, NewSecurityEvent("totp enable", ada.user.id))
+            == 0
+        )
     await noted(ada, failed(None))
     assert len(await events(ada.world)) == 1
     clock.tick(seconds=1)
-    assert (await housekeeping.tidy(ada.world, sweep=False)).events == 1
+    assert (await housekeeping.run_round(ada.world, sweep=False)).events == 1
 
 
 # live
@@ -267,7 +272,7 @@ async def test_followers_see_events_at_once_and_when_they_count_on(
     await noted(ada, failed(ada.user.id))
     await until(lambda: len(ours.events) == 2)
     assert ours.events[1]["node"] == {**facts, "count": 2}
-    await noted(bob, Event("totp enable", bob.user.id))
+    await noted(bob, NewSecurityEvent("totp enable", bob.user.id))
     await until(lambda: theirs.got)
     assert [one["node"]["action"] for one in theirs.events] == ["totp enable"]
     assert len(ours.events) == 2

@@ -9,13 +9,13 @@ from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.auth.security_log import AuthEvent
+from models.auth.security_log import SecurityEvent
 from models.domains.tables import Domain
-from models.store.keyset_pages import Ask
+from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event, Events, EventWhere
+from resolvers.auth.security_log import NewSecurityEvent, SecurityEventFilter, SecurityEventPage
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, make_client, make_key, make_user
 from tests.support.accounts.security_events import events, failed, noted
@@ -47,7 +47,7 @@ async def chief(ada: Client, root: Client) -> Client:
 
 async def administrator(root: Client, name: str, *domains: int) -> Client:
     made = await make_client(root.world, root.http, name, role=Role.DOMAIN_ADMIN)
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         for key in domains:
             session.add(DomainAdmin(user_id=made.user.id, domain_id=key))
     return made
@@ -58,7 +58,7 @@ async def administrator(root: Client, name: str, *domains: int) -> Client:
 
 async def test_a_user_reads_the_own_log_newest_first_in_pages(ada: Client, clock: Clock) -> None:
     for n in range(5):
-        await noted(ada, Event(f"step {n}", ada.user.id))
+        await noted(ada, NewSecurityEvent(f"step {n}", ada.user.id))
         clock.tick(seconds=1)
     seen, at = [], None
     while True:
@@ -67,7 +67,7 @@ async def test_a_user_reads_the_own_log_newest_first_in_pages(ada: Client, clock
         at = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
             break
-        await noted(ada, Event(f"meanwhile {at}", ada.user.id))
+        await noted(ada, NewSecurityEvent(f"meanwhile {at}", ada.user.id))
         clock.tick(seconds=1)
     assert seen == [f"step {n}" for n in (4, 3, 2, 1, 0)]
     assert len(await events(ada.world)) == 7
@@ -75,7 +75,7 @@ async def test_a_user_reads_the_own_log_newest_first_in_pages(ada: Client, clock
 
 async def test_pages_go_backwards_too(ada: Client, root: Client, clock: Clock) -> None:
     for n in range(5):
-        await noted(ada, Event(f"step {n}", ada.user.id))
+        await noted(ada, NewSecurityEvent(f"step {n}", ada.user.id))
         clock.tick(seconds=n % 2)  # some at one moment
     whole = [node["id"] for node in (await root(LIST))["authLog"]["nodes"]]
     last = (await root(LIST, last=2))["authLog"]
@@ -89,9 +89,9 @@ async def test_every_condition_narrows(ada: Client, root: Client, clock: Clock) 
     given = [
         ("192.0.2.7", failed(ada.user.id)),
         ("192.0.3.7", failed(ada.user.id, protocol="IMAP")),
-        ("2001:db8::7", Event("authenticate", ada.user.id, protocol="API")),
-        ("::ffff:198.51.100.9", Event("totp enable", ada.user.id, result="suspended")),
-        (None, Event("password change", ada.user.id)),
+        ("2001:db8::7", NewSecurityEvent("authenticate", ada.user.id, protocol="API")),
+        ("::ffff:198.51.100.9", NewSecurityEvent("totp enable", ada.user.id, result="suspended")),
+        (None, NewSecurityEvent("password change", ada.user.id)),
     ]
     for ip, what in given:
         await noted(ada, what, ip=ip)
@@ -160,7 +160,7 @@ async def test_nobody_reads_of_others_but_administrators(
     ada: Client, bob: Client, root: Client, chief: Client
 ) -> None:
     other = await administrator(root, "other")
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         at = root.world.now()
         session.add(Domain(id=7, name="far.example", created_at=at, updated_at=at))
         await session.flush()
@@ -229,7 +229,7 @@ async def full(ada: Client, bob: Client, clock: Clock) -> Client:
         ip = f"10.{n % 7}.{n % 251}.{n % 241}"
         rows.append(
             {
-                "id": ada.world.key(),
+                "id": ada.world.new_id(),
                 "user_id": ada.user.id if n % 50 == 0 else (bob.user.id, None)[n % 2],
                 "fold": str(n),
                 "action": "totp enable" if n % 500 == 0 else "authenticate",
@@ -244,7 +244,7 @@ async def full(ada: Client, bob: Client, clock: Clock) -> Client:
         )
     async with ada.world.database.engine.begin() as connection:
         for begin in range(0, MANY, 1000):
-            await connection.execute(insert(AuthEvent), rows[begin : begin + 1000])
+            await connection.execute(insert(SecurityEvent), rows[begin : begin + 1000])
         if ada.world.database.dialect == "postgresql":
             await connection.execute(text("ANALYZE auth_events"))
     return ada
@@ -259,34 +259,36 @@ def plans(full: Client) -> Iterator[Plans]:
 async def test_every_filter_is_answered_by_an_index(full: Client, plans: Plans) -> None:
     day = datetime(2029, 12, 20, tzinfo=UTC)
     wheres = {
-        "created_at": EventWhere(),
-        "action": EventWhere(action="totp enable"),
-        "ip_key": EventWhere(ip="10.3.7.9"),
-        "ip_key ": EventWhere(network="10.3.7.0/29"),
-        "created_at ": EventWhere(since=day, before=day + timedelta(hours=1)),
-        "created_at  ": EventWhere(result="fail"),
-        "created_at   ": EventWhere(protocol="IMAP"),
+        "created_at": SecurityEventFilter(),
+        "action": SecurityEventFilter(action="totp enable"),
+        "ip_key": SecurityEventFilter(ip="10.3.7.9"),
+        "ip_key ": SecurityEventFilter(network="10.3.7.0/29"),
+        "created_at ": SecurityEventFilter(since=day, before=day + timedelta(hours=1)),
+        "created_at  ": SecurityEventFilter(result="fail"),
+        "created_at   ": SecurityEventFilter(protocol="IMAP"),
     }
     viewer = Viewer(0, Role.ADMIN, frozenset({Scope.MASTER}))
     for name, where in wheres.items():
         for user_id in (None, full.user.id):
             ctx = Context(full.world, viewer)
-            asked = Events(Ask("x"), frozenset({"action"}), where, user_id)
-            found = await plans.of(security_log.pages(ctx, [asked]), "auth_events")
+            asked = SecurityEventPage(PageRequest("x"), frozenset({"action"}), where, user_id)
+            found = await plans.of(security_log.load_event_pages(ctx, [asked]), "auth_events")
             assert "Seq Scan" not in found, (name, found)
             assert "ix_auth_events" in found, (name, found)
             if user_id is None:
                 assert f"ix_auth_events_{name.strip()}" in found, (name, found)
-            if where in (EventWhere(), wheres["action"]) and user_id is None:
+            if where in (SecurityEventFilter(), wheres["action"]) and user_id is None:
                 assert "sort" not in found.lower().replace("cursor", ""), found
                 assert "B-TREE" not in found, found
 
 
 async def test_a_users_page_is_read_off_the_index(full: Client, plans: Plans) -> None:
     viewer = Viewer(full.user.id, Role.USER, frozenset({Scope.MASTER}))
-    asked = Events(Ask("x"), frozenset({"action"}), EventWhere(), full.user.id)
+    asked = SecurityEventPage(
+        PageRequest("x"), frozenset({"action"}), SecurityEventFilter(), full.user.id
+    )
     ctx = Context(full.world, viewer)
-    found = await plans.of(security_log.pages(ctx, [asked]), "auth_events")
+    found = await plans.of(security_log.load_event_pages(ctx, [asked]), "auth_events")
     assert "ix_auth_events_user_id" in found, found
     assert "B-TREE" not in found, found
     assert "Sort" not in found, found
@@ -294,7 +296,7 @@ async def test_a_users_page_is_read_off_the_index(full: Client, plans: Plans) ->
 
 async def test_a_count_of_failures_of_one_account(full: Client) -> None:
     many = select(func.count().label("many")).where(
-        col(AuthEvent.user_id) == full.user.id, col(AuthEvent.result) == "fail"
+        col(SecurityEvent.user_id) == full.user.id, col(SecurityEvent.result) == "fail"
     )
     (row,) = await full.world.database.read(many)
     assert (await full(MINE, filter={"result": "fail"}, first=1))["viewer"]["user"]["authLog"][

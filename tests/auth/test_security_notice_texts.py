@@ -13,8 +13,10 @@ def places(text: str) -> set[str | None]:
 
 
 def test_every_language_has_all_sentences() -> None:
-    assert set(security_message_texts.WORDS) == set(quota_warning_texts.WORDS) | {"en"}
-    english = [places(text) for text in astuple(security_message_texts.ENGLISH)]
-    for words in security_message_texts.WORDS.values():
+    assert set(security_message_texts.TEXTS_BY_LANGUAGE) == set(
+        quota_warning_texts.TEXTS_BY_LANGUAGE
+    ) | {"en"}
+    english = [places(text) for text in astuple(security_message_texts.ENGLISH_TEXTS)]
+    for words in security_message_texts.TEXTS_BY_LANGUAGE.values():
         assert all(astuple(words))
         assert [places(text) for text in astuple(words)] == english

@@ -7,19 +7,19 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.auth.security_log import AuthEvent
-from models.errors import Unavailable
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.auth.security_log import SecurityEvent
+from models.errors import ServiceUnavailable
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import Role
 from models.users.tables import User
 from resolvers.auth import authentication, sessions
-from resolvers.auth.credential_cache import memory_of
+from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
-from resolvers.users.selection import Users
-from tests.auth.conftest import Town
+from resolvers.users.selection import UserSelector
 from tests.conftest import Client, Clock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.sign_in_environment import SignInEnvironment
 from tests.support.servers.live_server import PLAIN, House, until
 
 KICK = """
@@ -43,10 +43,10 @@ async def test_ones_own_connections_end_with_the_reason(
 ) -> None:
     socket, stream = await live.follow(ada, PLAIN), await live.stream(ada, PLAIN)
     other = await live.follow(bob, PLAIN)
-    await until(lambda: len(live.endpoint.watch.followers) == 3)
+    await until(lambda: len(live.endpoint.connection_watch.connections) == 3)
     tried = await kick_by(live, ada, reason="Bye", options={"validateOnly": True})
     assert (tried["kicked"], tried["errors"]) == (2, [])
-    assert len(live.endpoint.watch.followers) == 3
+    assert len(live.endpoint.connection_watch.connections) == 3
     done = await kick_by(live, ada, reason="Moving to a new server")
     assert (done["kicked"], done["results"], done["errors"]) == (2, ["ada", "ada"], [])
     await until(lambda: socket.over and stream.over)
@@ -67,12 +67,12 @@ async def kick_by(live: House, client: Client, **given: Any) -> Any:
 
 
 async def test_nobody_ends_connections_of_those_they_do_not_manage(
-    live: House, world: World, http: httpx.AsyncClient, ada: Client, bob: Client
+    live: House, world: Environment, http: httpx.AsyncClient, ada: Client, bob: Client
 ) -> None:
     boss = await make_client(world, http, "boss", role=Role.ADMIN)
     rita = await make_domain_admin(world, http, "rita", domains=())
     mine = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.watch.followers)
+    await until(lambda: live.endpoint.connection_watch.connections)
     them = {"usernames": ["ada"]}
     for client in (bob, rita):
         done = await kick_by(live, client, users=them)
@@ -90,7 +90,7 @@ async def test_a_purge_waits_until_nobody_is_connected(
     purge = """mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
         purged errors { code ... on InUseError { sessions } } } }"""
     socket = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.watch.followers)
+    await until(lambda: live.endpoint.connection_watch.connections)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
         there = Client(http, root.world, root.user, root.secret)
         given = {"users": {"usernames": ["ada"]}}
@@ -99,14 +99,14 @@ async def test_a_purge_waits_until_nobody_is_connected(
         assert await ada("{ viewer { user { username } } }")
         await kick(there, **given)
         await until(lambda: socket.over)
-        await until(lambda: not live.endpoint.watch.followers)
+        await until(lambda: not live.endpoint.connection_watch.connections)
         done = (await there(purge, input=given))["userPurge"]
     assert (len(done["purged"]), done["errors"]) == (1, [])
 
 
 async def test_a_client_reset_ends_connections(live: House, ada: Client) -> None:
     socket = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.watch.followers)
+    await until(lambda: live.endpoint.connection_watch.connections)
     document = "mutation { clientStateReset(input: {}) { errors { code } } }"
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
         done = await Client(http, ada.world, ada.user, ada.secret)(document)
@@ -127,33 +127,39 @@ async def test_a_reason_is_short_and_of_letters(ada: Client, reason: str) -> Non
     assert error["path"] == ["reason"]
 
 
-async def test_tokens_end_along_where_it_is_asked(town: Town) -> None:
-    await town.user("bob")
-    mine, bobs = await town.token("ada"), await town.token("bob")
-    ctx = Context(town.world, await town.viewer(mine))
+async def test_tokens_end_along_where_it_is_asked(sign_in_environment: SignInEnvironment) -> None:
+    await sign_in_environment.add_user("bob")
+    mine, bobs = (
+        await sign_in_environment.create_token("ada"),
+        await sign_in_environment.create_token("bob"),
+    )
+    ctx = Context(sign_in_environment.world, await sign_in_environment.authenticate(mine))
     alone = {"connected": lambda _: False}
-    with pytest.raises(Unavailable):
-        await sessions.kick(ctx, Users(), revoke_tokens=False, **alone)
-    assert not await town.refused(mine)
-    await sessions.kick(ctx, Users(), revoke_tokens=False, connected=lambda _: True)
-    assert not await town.refused(mine)
-    await sessions.kick(ctx, Users(), revoke_tokens=True, **alone)
-    assert (await town.refused(mine), await town.refused(bobs)) == (True, False)
+    with pytest.raises(ServiceUnavailable):
+        await sessions.end_sessions(ctx, UserSelector(), revoke_tokens=False, **alone)
+    assert not await sign_in_environment.is_refused(mine)
+    await sessions.end_sessions(ctx, UserSelector(), revoke_tokens=False, connected=lambda _: True)
+    assert not await sign_in_environment.is_refused(mine)
+    await sessions.end_sessions(ctx, UserSelector(), revoke_tokens=True, **alone)
+    assert (
+        await sign_in_environment.is_refused(mine),
+        await sign_in_environment.is_refused(bobs),
+    ) == (True, False)
 
 
 async def test_connections_of_another_process_end_at_its_next_look(
     live: House, ada: Client, clock: Clock
 ) -> None:
     old = await live.follow(ada, PLAIN)
-    await until(lambda: len(live.endpoint.watch.followers) == 1)
+    await until(lambda: len(live.endpoint.connection_watch.connections) == 1)
     clock.tick(seconds=1)
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         mine = col(User.id) == ada.user.id
         await session.exec(update(User).where(mine).values(kicked_at=clock()))
     clock.tick(seconds=1)
     fresh = await live.follow(ada, PLAIN)
-    await until(lambda: len(live.endpoint.watch.followers) == 2)
-    await live.endpoint.watch.sweep()
+    await until(lambda: len(live.endpoint.connection_watch.connections) == 2)
+    await live.endpoint.connection_watch.check_credentials()
     await until(lambda: old.over)
     assert not fresh.over
     await fresh.leave()
@@ -161,9 +167,9 @@ async def test_connections_of_another_process_end_at_its_next_look(
 
 async def test_a_kick_is_in_the_users_log(live: House, ada: Client, root: Client) -> None:
     follower = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.watch.followers)
+    await until(lambda: live.endpoint.connection_watch.connections)
     await kick_by(live, root, users={"usernames": ["ada"]})
-    rows = await ada.world.database.read(select(table_of(AuthEvent)))
+    rows = await ada.world.database.read(select(core_table(SecurityEvent)))
     assert [(row.action, row.user_id, bool(row.by)) for row in rows] == [
         ("session kick", ada.user.id, True)
     ]
@@ -173,7 +179,7 @@ async def test_a_kick_is_in_the_users_log(live: House, ada: Client, root: Client
 async def test_what_is_remembered_is_flushed(ada: Client, bob: Client, root: Client) -> None:
     for client in (ada, bob, root):
         await client("{ viewer { role } }")
-    assert len(memory_of(ada.world.database).known) == 3
+    assert len(cache_of_database(ada.world.database).credentials) == 3
     done = await root(FLUSH, input={"users": {"usernames": ["ada"]}})
     assert done["authCacheFlush"] == {"entries": 1, "errors": []}
     done = await root(FLUSH, input={})
@@ -181,4 +187,4 @@ async def test_what_is_remembered_is_flushed(ada: Client, bob: Client, root: Cli
     for client in (ada, bob):
         (error,) = (await client(FLUSH, input={}))["authCacheFlush"]["errors"]
         assert error["code"] == "FORBIDDEN"
-    await authentication.settle(ada.world)
+    await authentication.wait_for_background_tasks(ada.world)

@@ -6,87 +6,123 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from models.auth.application_passwords import AppPassword
+from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import ApiKey
 from models.errors import Unauthenticated
 from models.users.tables import User
 from resolvers.auth import access_tokens, api_keys, authentication
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 from resolvers.context import Context, Viewer
 from resolvers.files import signed_urls
-from tests.auth.conftest import PASSWORD, Town
-from tests.auth.test_basic_auth import signed
-from tests.auth.test_credential_scopes import PROGRAM, program
+from tests.support.accounts.sign_in_environment import (
+    APP_PASSWORD,
+    PASSWORD,
+    SignInEnvironment,
+    add_app_password,
+    create_act_as_token,
+    make_admin_context,
+    sign_in_by_basic_auth,
+)
 
 PATH = "/rest/x"
 
 
-def address(town: Town, by: Viewer) -> dict[str, str]:
-    made = signed_urls.sign(town.world, PATH, town.users["ada"], by, now=town.clock())
+def address(sign_in_environment: SignInEnvironment, by: Viewer) -> dict[str, str]:
+    made = signed_urls.sign_path(
+        sign_in_environment.world,
+        PATH,
+        sign_in_environment.users["ada"],
+        by,
+        now=sign_in_environment.clock(),
+    )
     return dict(part.split("=", 1) for part in made.partition("?")[2].split("&"))
 
 
-async def dead(town: Town, query: dict[str, str]) -> bool:
+async def dead(sign_in_environment: SignInEnvironment, query: dict[str, str]) -> bool:
     try:
-        viewer = await signed_urls.viewer(town.world, PATH, query)
+        viewer = await signed_urls.viewer_of_signed_path(sign_in_environment.world, PATH, query)
     except Unauthenticated:
         return True
-    assert (viewer.user_id, viewer.read_only) == (town.users["ada"], True)
+    assert (viewer.user_id, viewer.read_only) == (sign_in_environment.users["ada"], True)
     return False
 
 
-async def test_with_a_token(town: Town) -> None:
-    viewer = await town.viewer(await town.token("ada"))
-    query = address(town, viewer)
-    assert not await dead(town, query)
-    await access_tokens.revoke(Context(town.world, viewer))
-    assert await dead(town, query)
+async def test_with_a_token(sign_in_environment: SignInEnvironment) -> None:
+    viewer = await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
+    query = address(sign_in_environment, viewer)
+    assert not await dead(sign_in_environment, query)
+    await access_tokens.revoke_access_tokens(Context(sign_in_environment.world, viewer))
+    assert await dead(sign_in_environment, query)
 
 
-async def test_with_a_key(town: Town) -> None:
-    row, secret = await api_keys.create_key(town.by("ada"), NewKey("k"))
-    query = address(town, await town.viewer(secret))
-    assert not await dead(town, query)
-    async with town.world.write() as session:
+async def test_with_a_key(sign_in_environment: SignInEnvironment) -> None:
+    row, secret = await api_keys.create_api_key(
+        sign_in_environment.user_context("ada"), NewApiKey("k")
+    )
+    query = address(sign_in_environment, await sign_in_environment.authenticate(secret))
+    assert not await dead(sign_in_environment, query)
+    async with sign_in_environment.world.write_session() as session:
         await session.exec(update(ApiKey).where(col(ApiKey.id) == row.id).values(active=False))
-    assert await dead(town, query)
+    assert await dead(sign_in_environment, query)
 
 
-async def test_with_a_programs_password_and_with_the_accounts(town: Town) -> None:
-    await program(town, ["MAIL"])
-    by_program = address(town, await signed(town, PROGRAM))
-    by_password = address(town, await signed(town, PASSWORD))
-    assert not await dead(town, by_program)
-    assert not await dead(town, by_password)
-    await town.change("ada", auth_version=2)
-    assert await dead(town, by_password)
-    assert not await dead(town, by_program)
-    async with town.world.write() as session:
-        await session.exec(delete(AppPassword))
-    assert await dead(town, by_program)
+async def test_with_a_programs_password_and_with_the_accounts(
+    sign_in_environment: SignInEnvironment,
+) -> None:
+    await add_app_password(sign_in_environment, ["MAIL"])
+    by_program = address(
+        sign_in_environment, await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
+    )
+    by_password = address(
+        sign_in_environment, await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
+    )
+    assert not await dead(sign_in_environment, by_program)
+    assert not await dead(sign_in_environment, by_password)
+    await sign_in_environment.change_user("ada", auth_version=2)
+    assert await dead(sign_in_environment, by_password)
+    assert not await dead(sign_in_environment, by_program)
+    async with sign_in_environment.world.write_session() as session:
+        await session.exec(delete(ApplicationPassword))
+    assert await dead(sign_in_environment, by_program)
 
 
 @pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}, {"auth_version": 2}])
-async def test_with_the_account(town: Town, change: dict[str, Any]) -> None:
-    query = address(town, await town.viewer(await town.token("ada")))
-    await town.change("ada", **change)
-    assert await dead(town, query)
+async def test_with_the_account(
+    sign_in_environment: SignInEnvironment, change: dict[str, Any]
+) -> None:
+    query = address(
+        sign_in_environment,
+        await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
+    )
+    await sign_in_environment.change_user("ada", **change)
+    assert await dead(sign_in_environment, query)
 
 
-async def test_with_the_administrator_who_acts(town: Town) -> None:
+async def test_with_the_administrator_who_acts(sign_in_environment: SignInEnvironment) -> None:
     from models.users.roles import Role
-    from tests.auth.test_impersonation import acted, admin
 
-    query = address(town, await town.viewer(await acted(town, await admin(town))))
-    assert not await dead(town, query)
-    async with town.world.write() as session:
-        boss = col(User.id) == town.users["rex"]
+    query = address(
+        sign_in_environment,
+        await sign_in_environment.authenticate(
+            await create_act_as_token(
+                sign_in_environment, await make_admin_context(sign_in_environment)
+            )
+        ),
+    )
+    assert not await dead(sign_in_environment, query)
+    async with sign_in_environment.world.write_session() as session:
+        boss = col(User.id) == sign_in_environment.users["rex"]
         await session.exec(update(User).where(boss).values(role=Role.USER))
-    assert await dead(town, query)
+    assert await dead(sign_in_environment, query)
 
 
 @pytest.mark.parametrize("by", ["", "t", "b", "t0", "x7", "t7", "v1", "k9223372036854775808", "é"])
-async def test_nobody_names_another_credential(town: Town, by: str) -> None:
-    query = address(town, await town.viewer(await town.token("ada")))
-    assert await dead(town, {**query, "by": by})
-    await authentication.settle(town.world)
+async def test_nobody_names_another_credential(
+    sign_in_environment: SignInEnvironment, by: str
+) -> None:
+    query = address(
+        sign_in_environment,
+        await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
+    )
+    assert await dead(sign_in_environment, {**query, "by": by})
+    await authentication.wait_for_background_tasks(sign_in_environment.world)

@@ -1,11 +1,8 @@
 """Mail that comes in by LMTP is answered by the queue, once to each sender."""
 
 import asyncio
-import email
 from datetime import timedelta
 from email.message import EmailMessage
-from email.policy import default
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +10,29 @@ import pytest
 from sqlalchemy import update
 
 from mail.autoreply import reply_sender
-from mail.delivery.listener_backend import Household
-from mail.maintenance.housekeeping import tidy
-from mail.mime.header_encoding import Named
+from mail.delivery.listener_backend import LocalBackend
+from mail.maintenance.housekeeping import run_round
+from mail.mime.header_encoding import NamedAddress
 from mail.smtp import lmtp
-from mail.storage.message_insert import Placed
+from mail.storage.message_insert import InsertedMessage
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import Usage, User
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import Outgoing
+from resolvers.submission.create import SendRequest
 from tests.conftest import Client, Clock, context, raw_message
 from tests.support.accounts.openpgp_keys import key_of
 from tests.support.accounts.user_operations import run
+from tests.support.mail.parsed_messages import body_text, parse_message
+from tests.support.mail.queued_deliveries import queued_reply_recipients
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_transactions import deliver_message
 from tests.support.mail_servers.queue_worker import inbox, relay, settled, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.operations.autoreply_operations import send_unique_message, set_autoreply
 from tests.support.stores.counter_check import rows
+from tests.support.stores.store_damage import rename_table
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -38,30 +40,16 @@ ADA = "ada@example.org"
 TO = {"To": "Ada <ada@example.org>"}
 
 
-async def away(client: Client, **given: Any) -> Any:
-    given = {"enabled": True, "text": "I am away.", **given}
-    done = await run(client, "autoreplySet", "autoreplies { id }", set=given)
-    assert done["errors"] == []
-    return done
-
-
-async def hand(neighbour: Neighbour, raw: bytes, *to: str, sender: str) -> list[str]:
-    """Deliver a message; the reply for each recipient."""
-    await neighbour.begin(*to, sender=sender)
-    neighbour.send(raw + b"\r\n.\r\n")
-    return [await neighbour.hear() for _ in to]
-
-
 async def sales(ada: Client, *, send_as: bool = True) -> None:
     """Give ada another address."""
     now = ada.world.now()
-    async with ada.world.write(ada.user.id) as session:
+    async with ada.world.write_session(ada.user.id) as session:
         domain = await session.get_one(Domain, ada.user.domain_id)
         domain.address_count += 1
         session.add(domain)
         session.add(
             Address(
-                id=ada.world.key(),
+                id=ada.world.new_id(),
                 local="sales",
                 domain_id=ada.user.domain_id,
                 shown="sales@example.org",
@@ -73,36 +61,7 @@ async def sales(ada: Client, *, send_as: bool = True) -> None:
         )
 
 
-NUMBERS = count(1)
-
-
-async def write(
-    neighbour: Neighbour,
-    sender: str = "carol@example.com",
-    to: str = "ada@example.org",
-    *,
-    reply: str = "250 2.0.0 Delivered",
-    **more: str,
-) -> None:
-    """A letter, unlike all others."""
-    number = next(NUMBERS)
-    head = {"To": to, "Message_ID": f"<{number}@example.com>", **more}
-    subject = head.pop("Subject", f"Letter {number}")
-    raw = raw_message(subject, sender=sender or "carol@example.com", **head)
-    (said,) = await hand(neighbour, raw, to, sender=sender)
-    assert said.startswith(reply)
-
-
-async def queued(world: World) -> list[str]:
-    """To whom answers are in the queue, or were, by their order."""
-    sql = (
-        "SELECT d.recipient FROM deliveries d JOIN submissions s ON s.id = d.submission_id "
-        "WHERE s.envelope_from = '' ORDER BY d.id"
-    )
-    return [row[0] for row in await rows(world, sql)]
-
-
-async def sent(world: World, many: int = 1) -> list[tuple[Any, EmailMessage]]:
+async def sent(world: Environment, many: int = 1) -> list[tuple[Any, EmailMessage]]:
     """The answers as a server of another domain takes them: envelope and message."""
     async with listening(Server()) as there, working(world, relay(there)):
 
@@ -112,10 +71,10 @@ async def sent(world: World, many: int = 1) -> list[tuple[Any, EmailMessage]]:
         await until(come)
         for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
             await settled(world, row[0])
-        return [(mail, parsed(mail.raw)) for mail in there.mails]
+        return [(mail, parse_message(mail.raw)) for mail in there.mails]
 
 
-async def posted(world: World, to: Client) -> None:
+async def posted(world: Environment, to: Client) -> None:
     """Work until somebody here has a letter."""
     async with listening(Server()) as there, working(world, relay(there)):
 
@@ -127,23 +86,11 @@ async def posted(world: World, to: Client) -> None:
             await settled(world, row[0])
 
 
-def parsed(raw: bytes) -> EmailMessage:
-    made = email.message_from_bytes(raw, policy=default)
-    assert isinstance(made, EmailMessage)
-    return made
-
-
-def words(said: EmailMessage, kind: str = "plain") -> str:
-    part = said.get_body((kind,))
-    assert part is not None
-    return str(part.get_content()).strip()
-
-
 async def test_an_answer_is_what_the_standard_asks_for(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await away(ada, html="<p>I am <b>away</b>.</p>", name="Ada")
-    await write(
+    await set_autoreply(ada, html="<p>I am <b>away</b>.</p>", name="Ada")
+    await send_unique_message(
         neighbour,
         to="ada+birds@example.org",
         Subject="Re: Lunch?",
@@ -160,8 +107,8 @@ async def test_an_answer_is_what_the_standard_asks_for(
     assert said["In-Reply-To"] == "<b@example.com>"
     assert said["References"] == "<a@example.com> <b@example.com>"
     assert said["Message-ID"].endswith("@example.org>")
-    assert words(said) == "I am away."
-    assert words(said, "html") == "<p>I am <b>away</b>.</p>"
+    assert body_text(said) == "I am away."
+    assert body_text(said, "html") == "<p>I am <b>away</b>.</p>"
     (letter,) = await inbox(ada)
     assert letter.subject == "Re: Lunch?"
     states = await rows(world, "SELECT state FROM submissions")
@@ -169,34 +116,38 @@ async def test_an_answer_is_what_the_standard_asks_for(
 
 
 async def test_a_sender_has_one_answer_in_the_interval(
-    ada: Client, world: World, neighbour: Neighbour, clock: Clock
+    ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
-    await away(ada, interval="P7D")
+    await set_autoreply(ada, interval="P7D")
     for sender in ("carol@example.com", "Carol+x@EXAMPLE.com", "dave@example.com"):
-        await write(neighbour, sender)
+        await send_unique_message(neighbour, sender)
     clock.tick(days=6, hours=23)
-    await write(neighbour)
-    assert await queued(world) == ["carol@example.com", "dave@example.com"]
+    await send_unique_message(neighbour)
+    assert await queued_reply_recipients(world) == ["carol@example.com", "dave@example.com"]
     clock.tick(hours=1)
-    await write(neighbour)
-    assert await queued(world) == ["carol@example.com", "dave@example.com", "carol@example.com"]
+    await send_unique_message(neighbour)
+    assert await queued_reply_recipients(world) == [
+        "carol@example.com",
+        "dave@example.com",
+        "carol@example.com",
+    ]
 
 
 async def test_the_usual_interval_is_a_setting(
-    ada: Client, root: Client, world: World, neighbour: Neighbour, clock: Clock
+    ada: Client, root: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
-    await away(ada)
+    await set_autoreply(ada)
     done = await run(
         root, "settingSet", "setting { value }", key="autoreply.interval", value="PT2H"
     )
     assert done["errors"] == []
-    await write(neighbour)
+    await send_unique_message(neighbour)
     clock.tick(hours=1, minutes=59)
-    await write(neighbour)
-    assert len(await queued(world)) == 1
+    await send_unique_message(neighbour)
+    assert len(await queued_reply_recipients(world)) == 1
     clock.tick(minutes=1)
-    await write(neighbour)
-    assert len(await queued(world)) == 2
+    await send_unique_message(neighbour)
+    assert len(await queued_reply_recipients(world)) == 2
 
 
 @pytest.mark.parametrize("given", [
@@ -208,40 +159,42 @@ async def test_the_usual_interval_is_a_setting(
     {"startsAt": "2029-12-31T00:00:00Z"},
 ])  # fmt: skip
 async def test_other_words_or_times_are_another_absence(
-    ada: Client, world: World, neighbour: Neighbour, given: dict[str, Any]
+    ada: Client, world: Environment, neighbour: Neighbour, given: dict[str, Any]
 ) -> None:
-    await away(ada)
-    await write(neighbour)
-    await away(ada, name="Ada", interval="P9D")
-    await write(neighbour)
-    assert len(await queued(world)) == 1
-    await away(ada, **given)
-    await write(neighbour)
-    await write(neighbour)
-    assert len(await queued(world)) == 2
+    await set_autoreply(ada)
+    await send_unique_message(neighbour)
+    await set_autoreply(ada, name="Ada", interval="P9D")
+    await send_unique_message(neighbour)
+    assert len(await queued_reply_recipients(world)) == 1
+    await set_autoreply(ada, **given)
+    await send_unique_message(neighbour)
+    await send_unique_message(neighbour)
+    assert len(await queued_reply_recipients(world)) == 2
 
 
 async def test_whoever_switches_it_on_again_is_away_again(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     for many in (1, 2):
-        await away(ada, enabled=False)
-        await write(neighbour)
-        assert len(await queued(world)) == many - 1
-        await away(ada)
-        await write(neighbour)
-        assert len(await queued(world)) == many
+        await set_autoreply(ada, enabled=False)
+        await send_unique_message(neighbour)
+        assert len(await queued_reply_recipients(world)) == many - 1
+        await set_autoreply(ada)
+        await send_unique_message(neighbour)
+        assert len(await queued_reply_recipients(world)) == many
 
 
 async def test_twenty_deliveries_at_once_have_one_answer(
-    ada: Client, world: World, tmp_path: Path
+    ada: Client, world: Environment, tmp_path: Path
 ) -> None:
-    await away(ada)
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    await set_autoreply(ada)
+    listener = await lmtp.start_lmtp_listener(
+        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     neighbours = [await connect(listener.port) for _ in range(20)]
     try:
-        await asyncio.gather(*(write(each) for each in neighbours))
-        assert await queued(world) == ["carol@example.com"]
+        await asyncio.gather(*(send_unique_message(each) for each in neighbours))
+        assert await queued_reply_recipients(world) == ["carol@example.com"]
         assert len(await inbox(ada)) == 20
     finally:
         for each in neighbours:
@@ -250,168 +203,165 @@ async def test_twenty_deliveries_at_once_have_one_answer(
 
 
 async def test_a_repeated_delivery_is_answered_once(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await away(ada)
+    await set_autoreply(ada)
     for _ in range(2):
-        await hand(neighbour, raw_message("x", **TO), ada.address, sender="carol@example.com")
+        await deliver_message(
+            neighbour, raw_message("x", **TO), ada.address, sender="carol@example.com"
+        )
     assert len(await inbox(ada)) == 1
-    assert await queued(world) == ["carol@example.com"]
+    assert await queued_reply_recipients(world) == ["carol@example.com"]
 
 
 async def test_what_a_crash_prevented_the_repeat_brings(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     raw = raw_message("x", **TO)
-    await hand(neighbour, raw, ada.address, sender="carol@example.com")
-    assert await queued(world) == []  # stored, and not answered
-    await away(ada)
-    await hand(neighbour, raw, ada.address, sender="carol@example.com")
+    await deliver_message(neighbour, raw, ada.address, sender="carol@example.com")
+    assert await queued_reply_recipients(world) == []  # stored, and not answered
+    await set_autoreply(ada)
+    await deliver_message(neighbour, raw, ada.address, sender="carol@example.com")
     assert len(await inbox(ada)) == 1
-    assert await queued(world) == ["carol@example.com"]
+    assert await queued_reply_recipients(world) == ["carol@example.com"]
 
 
 async def test_no_more_than_the_daily_number_is_answered(
-    ada: Client, world: World, neighbour: Neighbour, clock: Clock
+    ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
-    await away(ada)
-    await write(neighbour)
-    async with world.write(ada.user.id) as session:
+    await set_autoreply(ada)
+    await send_unique_message(neighbour)
+    async with world.write_session(ada.user.id) as session:
         connection = await session.connection()
-        await connection.execute(update(Usage).values(used=reply_sender.MOST - 1))
-    await write(neighbour, "dave@example.com")
-    await write(neighbour, "eve@example.com")
-    assert await queued(world) == ["carol@example.com", "dave@example.com"]
+        await connection.execute(update(Usage).values(used=reply_sender.MAX_REPLIES_PER_DAY - 1))
+    await send_unique_message(neighbour, "dave@example.com")
+    await send_unique_message(neighbour, "eve@example.com")
+    assert await queued_reply_recipients(world) == ["carol@example.com", "dave@example.com"]
     clock.tick(days=1)
-    await write(neighbour, "eve@example.com")
-    assert (await queued(world))[2:] == ["eve@example.com"]
+    await send_unique_message(neighbour, "eve@example.com")
+    assert (await queued_reply_recipients(world))[2:] == ["eve@example.com"]
 
 
 async def test_mail_of_programs_lists_and_blind_copies_is_not_answered(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await away(ada)
-    await write(neighbour, "")
-    await write(neighbour, "no-reply@example.com")
-    await write(neighbour, Auto_Submitted="auto-replied")
-    await write(neighbour, List_Id="<birds.example.com>")
-    await write(neighbour, X_Spam_Flag="YES")
+    await set_autoreply(ada)
+    await send_unique_message(neighbour, "")
+    await send_unique_message(neighbour, "no-reply@example.com")
+    await send_unique_message(neighbour, Auto_Submitted="auto-replied")
+    await send_unique_message(neighbour, List_Id="<birds.example.com>")
+    await send_unique_message(neighbour, X_Spam_Flag="YES")
     raw = raw_message("x", To="all@example.com")
-    await hand(neighbour, raw, ada.address, sender="carol@example.com")
-    await write(neighbour, "ada@example.org")
-    assert await queued(world) == []
+    await deliver_message(neighbour, raw, ada.address, sender="carol@example.com")
+    await send_unique_message(neighbour, "ada@example.org")
+    assert await queued_reply_recipients(world) == []
     assert len(await inbox(ada)) == 6  # one is spam, and in Junk
 
 
 async def test_any_address_of_the_account_may_stand_in_to_or_cc(
-    ada: Client, root: Client, world: World, neighbour: Neighbour
+    ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await sales(ada)
     alias = await run(root, "domainAliasCreate", "domainAlias { id }", alias="example.net",
                       domain="example.org")  # fmt: skip
     assert alias["errors"] == []
-    await away(ada)
+    await set_autoreply(ada)
     for nth, named in enumerate(("Sales@example.org", "sales+x@example.net", "a.da@example.net")):
         raw = raw_message(f"{nth}", To="all@example.com", Cc=named)
-        await hand(neighbour, raw, ada.address, sender=f"carol{nth}@example.com")
-        assert len(await queued(world)) == nth + 1
+        await deliver_message(neighbour, raw, ada.address, sender=f"carol{nth}@example.com")
+        assert len(await queued_reply_recipients(world)) == nth + 1
     raw = raw_message("other", To="bob@example.org")
-    await hand(neighbour, raw, "sales@example.org", sender="dave@example.com")
-    assert len(await queued(world)) == 3
+    await deliver_message(neighbour, raw, "sales@example.org", sender="dave@example.com")
+    assert len(await queued_reply_recipients(world)) == 3
 
 
 async def test_only_the_addresses_that_are_named_answer(
-    ada: Client, root: Client, world: World, neighbour: Neighbour
+    ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await sales(ada)
-    await away(ada, addresses=["sales@example.org"])
-    await write(neighbour)
-    assert await queued(world) == []
-    await write(neighbour, to="sales+spring@example.org")
+    await set_autoreply(ada, addresses=["sales@example.org"])
+    await send_unique_message(neighbour)
+    assert await queued_reply_recipients(world) == []
+    await send_unique_message(neighbour, to="sales+spring@example.org")
     ((_, said),) = await sent(world)
     assert said["From"].addresses[0].addr_spec == "sales+spring@example.org"
     given = {"oldDomain": "example.org", "newDomain": "example.net"}
     assert (await run(root, "domainRename", "domain { name }", **given))["errors"] == []
-    await write(neighbour, "dave@example.com", to="sales@example.net")
-    assert (await queued(world))[1:] == ["dave@example.com"]
+    await send_unique_message(neighbour, "dave@example.com", to="sales@example.net")
+    assert (await queued_reply_recipients(world))[1:] == ["dave@example.com"]
 
 
 async def test_what_is_not_to_be_sent_as_answers_in_the_main_name(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     await sales(ada, send_as=False)
-    await away(ada)
-    await write(neighbour, to="sales@example.org")
+    await set_autoreply(ada)
+    await send_unique_message(neighbour, to="sales@example.org")
     ((_, said),) = await sent(world)
     assert said["From"].addresses[0].addr_spec == "ada@example.org"
 
 
 async def test_colleagues_are_told_something_else(
-    ada: Client, bob: Client, world: World, neighbour: Neighbour
+    ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await away(ada, html="<p>", internalText="At home, call me.", internalSubject="Home")
-    await write(neighbour, "bob@example.org")
-    await write(neighbour)
+    await set_autoreply(ada, html="<p>", internalText="At home, call me.", internalSubject="Home")
+    await send_unique_message(neighbour, "bob@example.org")
+    await send_unique_message(neighbour)
     ((_, outside),) = await sent(world)
-    assert words(outside) == "I am away."
+    assert body_text(outside) == "I am away."
     (inside,) = await inbox(bob)
     assert (inside.subject, inside.preview) == ("Home", "At home, call me.")
 
 
 async def test_two_who_are_away_answer_each_other_once(
-    ada: Client, bob: Client, world: World, neighbour: Neighbour
+    ada: Client, bob: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await away(ada)
-    await away(bob)
-    await write(neighbour, "bob@example.org")
+    await set_autoreply(ada)
+    await set_autoreply(bob)
+    await send_unique_message(neighbour, "bob@example.org")
     await posted(world, bob)
-    assert await queued(world) == ["bob@example.org"]
+    assert await queued_reply_recipients(world) == ["bob@example.org"]
     assert len(await inbox(ada)) == 1
 
 
 async def test_a_suspended_account_receives_and_does_not_answer(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
-    await away(ada)
-    async with world.write(ada.user.id) as session:
+    await set_autoreply(ada)
+    async with world.write_session(ada.user.id) as session:
         await (await session.connection()).execute(update(User).values(suspended=True))
-    await write(neighbour)
-    assert await queued(world) == []
+    await send_unique_message(neighbour)
+    assert await queued_reply_recipients(world) == []
     assert len(await inbox(ada)) == 1
 
 
 async def test_outside_its_time_nothing_is_answered_and_nothing_asked(
-    ada: Client, world: World, neighbour: Neighbour, clock: Clock, statements: list[str]
+    ada: Client, world: Environment, neighbour: Neighbour, clock: Clock, statements: list[str]
 ) -> None:
-    await write(neighbour)
+    await send_unique_message(neighbour)
     del statements[:]
-    await write(neighbour)
+    await send_unique_message(neighbour)
     usual = len(statements)
     begins, ends = clock() + timedelta(hours=1), clock() + timedelta(hours=2)
-    await away(ada, startsAt=begins.isoformat(), endsAt=ends.isoformat())
+    await set_autoreply(ada, startsAt=begins.isoformat(), endsAt=ends.isoformat())
     for hours in (0, 2):
         clock.tick(hours=hours)
         del statements[:]
-        await write(neighbour)
+        await send_unique_message(neighbour)
         assert len(statements) == usual
-    assert await queued(world) == []
+    assert await queued_reply_recipients(world) == []
     assert not [text for text in statements if "autoreply_senders" in text]
 
 
-async def renamed(world: World, old: str, new: str) -> None:
-    async with world.write() as session:
-        await (await session.connection()).exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
-
-
 async def test_an_answer_that_fails_does_not_undo_the_delivery(
-    ada: Client, world: World, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
+    ada: Client, world: Environment, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await away(ada, text="the heron knows")
-    await renamed(world, "autoreply_senders", "away")
+    await set_autoreply(ada, text="the heron knows")
+    await rename_table(world, "autoreply_senders", "away")
     try:
-        await write(neighbour, "carol@example.com", Subject="a secret")
+        await send_unique_message(neighbour, "carol@example.com", Subject="a secret")
     finally:
-        await renamed(world, "away", "autoreply_senders")
+        await rename_table(world, "away", "autoreply_senders")
     assert len(await inbox(ada)) == 1
     (record,) = [each for each in caplog.records if each.message == "not answered"]
     assert record.exc_text
@@ -420,34 +370,34 @@ async def test_an_answer_that_fails_does_not_undo_the_delivery(
 
 
 async def test_housekeeping_forgets_who_may_be_answered_again(
-    ada: Client, world: World, neighbour: Neighbour, clock: Clock
+    ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
 ) -> None:
-    await away(ada)
-    await write(neighbour)
-    assert (await tidy(world)).autoreply_senders == 0
+    await set_autoreply(ada)
+    await send_unique_message(neighbour)
+    assert (await run_round(world)).autoreply_senders == 0
     clock.tick(days=1)
-    assert (await tidy(world)).autoreply_senders == 1
+    assert (await run_round(world)).autoreply_senders == 1
     assert await rows(world, "SELECT * FROM autoreply_senders") == []
 
 
 async def test_audits_see_what_is_answered(
-    ada: Client, root: Client, world: World, neighbour: Neighbour
+    ada: Client, root: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     given = {"user": {"username": "ada"}, "expires": "2031-01-01T00:00:00Z", "reason": "as ordered"}
     assert (await run(root, "auditCreate", "audit { id }", **given))["errors"] == []
-    await away(ada)
-    await write(neighbour)
+    await set_autoreply(ada)
+    await send_unique_message(neighbour)
     copies = await rows(world, "SELECT road, subject FROM audit_copies ORDER BY position")
     assert [row[0] for row in copies] == ["RECEIVED", "SENT"]
     assert copies[1][1].startswith("Auto: Re: Letter")
 
 
 async def test_mail_of_another_account_here_is_answered(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
-    await away(ada)
-    await submission_create.send(
-        context(bob), Outgoing(to=[Named(ADA)], subject="Lunch?", text="Hi.")
+    await set_autoreply(ada)
+    await submission_create.send_message(
+        context(bob), SendRequest(to=[NamedAddress(ADA)], subject="Lunch?", text="Hi.")
     )
     await posted(world, bob)
     (answer,) = await inbox(bob)
@@ -455,41 +405,45 @@ async def test_mail_of_another_account_here_is_answered(
 
 
 async def test_who_has_all_encrypted_answers_too(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, world: Environment, neighbour: Neighbour
 ) -> None:
     done = await run(ada, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
     assert done["errors"] == []
-    await away(ada)
-    await write(neighbour, Subject="Lunch?")
+    await set_autoreply(ada)
+    await send_unique_message(neighbour, Subject="Lunch?")
     ((_, said),) = await sent(world)
-    assert (said["Subject"], words(said)) == ("Auto: Re: Lunch?", "I am away.")
+    assert (said["Subject"], body_text(said)) == ("Auto: Re: Lunch?", "I am away.")
 
 
 @pytest.mark.parametrize(("fields", "many"), [({}, 1), ({"List_Id": "<a.example.com>"}, 0)])
 async def test_the_header_of_a_large_message_is_read(
-    ada: Client, world: World, tmp_path: Path, fields: dict[str, str], many: int
+    ada: Client, world: Environment, tmp_path: Path, fields: dict[str, str], many: int
 ) -> None:
-    await away(ada)
-    path, house = tmp_path / "letter", Household(world)
+    await set_autoreply(ada)
+    path, house = tmp_path / "letter", LocalBackend(world)
     raw = raw_message("Large", body="x\r\n" * 100_000, **TO, **fields)
     await asyncio.to_thread(path.write_bytes, raw)
-    (placed,) = await house.deliver(path, [await house.accept(ADA, "")], "carol@example.com")
-    assert isinstance(placed, Placed)
-    assert len(await queued(world)) == many
+    (placed,) = await house.deliver(
+        path, [await house.accept_recipient(ADA, "")], "carol@example.com"
+    )
+    assert isinstance(placed, InsertedMessage)
+    assert len(await queued_reply_recipients(world)) == many
 
 
 async def test_while_the_rule_changes_everybody_has_one_answer(
-    ada: Client, world: World, tmp_path: Path
+    ada: Client, world: Environment, tmp_path: Path
 ) -> None:
-    await away(ada)
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    await set_autoreply(ada)
+    listener = await lmtp.start_lmtp_listener(
+        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     neighbours = [await connect(listener.port) for _ in range(8)]
     try:
         senders = [f"s{nth}@example.com" for nth in range(8)]
-        writing = [write(*each) for each in zip(neighbours, senders, strict=True)]
-        setting = [away(ada, text=f"Away {nth}.") for nth in range(2)]
+        writing = [send_unique_message(*each) for each in zip(neighbours, senders, strict=True)]
+        setting = [set_autoreply(ada, text=f"Away {nth}.") for nth in range(2)]
         await asyncio.gather(*writing[:4], setting[0], *writing[4:], setting[1])
-        assert sorted(await queued(world)) == senders
+        assert sorted(await queued_reply_recipients(world)) == senders
     finally:
         for each in neighbours:
             await each.close()

@@ -6,7 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import Client, Clock, make_client, raw_message, receive
 from tests.support.accounts.account_exports import exported, imported
@@ -137,7 +137,7 @@ async def test_addresses_are_the_own_in_any_spelling(ada: Client) -> None:
     assert done["autoreplies"][0]["addresses"] == []
 
 
-async def test_what_is_deleted_is_as_if_never_set(ada: Client, world: World) -> None:
+async def test_what_is_deleted_is_as_if_never_set(ada: Client, world: Environment) -> None:
     await put(ada, enabled=True, text="x")
     for _ in range(2):
         done = await drop(ada)
@@ -149,7 +149,7 @@ async def test_what_is_deleted_is_as_if_never_set(ada: Client, world: World) -> 
 # changes
 
 
-async def test_the_journal_tells_what_is_new(ada: Client, world: World) -> None:
+async def test_the_journal_tells_what_is_new(ada: Client, world: Environment) -> None:
     at = await reached(world, ada.user.id)
     await put(ada, enabled=True, text="x")
     await put(ada, enabled=True, text="x")
@@ -194,7 +194,7 @@ async def test_another_user_sees_and_changes_nothing(ada: Client, bob: Client) -
 
 
 async def test_an_administrator_sets_it_for_the_users_of_the_domain(
-    ada: Client, bob: Client, root: Client, world: World
+    ada: Client, bob: Client, root: Client, world: Environment
 ) -> None:
     boss = await chief(root)
     both = {"ids": [id_of(ada), id_of(bob)]}
@@ -247,7 +247,7 @@ async def test_setting_many_takes_as_many_statements_as_one(
 # trying
 
 
-async def test_a_preview_says_what_would_be_sent(ada: Client, world: World) -> None:
+async def test_a_preview_says_what_would_be_sent(ada: Client, world: Environment) -> None:
     await put(ada, enabled=True, html="<p>I am <b>away</b>.</p>", internalText="Call me.")
     outside = await tried(ada, sender="carol@example.com", subject="Lunch?")
     assert outside == {

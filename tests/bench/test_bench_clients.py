@@ -6,27 +6,29 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from bench import clients
-from bench.servers.compared_servers import Kind
+from bench.servers.compared_servers import DatabaseKind
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
 HELD = select(func.count()).where(col(Message.mailbox_id) == col(Mailbox.id)).scalar_subquery()
 COUNTS = select(col(Mailbox.path), col(Mailbox.total), HELD.label("held"))
 
 
 async def test_each_document_is_measured_in_each_account(tmp_path: Path) -> None:
-    lines = await clients.measured(Kind.SQLITE, tmp_path, many=(1000, 2000), seconds=0.1)
+    lines = await clients.measure_client_documents(
+        DatabaseKind.SQLITE, tmp_path, message_counts=(1000, 2000), seconds=0.1
+    )
     assert [line.name for line in lines] == [
         f"{many} messages: {name}" for many in ("1,000", "2,000") for name in clients.DOCUMENTS
     ]
     assert all(line.ours.count for line in lines)
 
 
-async def test_accounts_that_are_copied_have_right_counters(world: World) -> None:
-    (account,) = await clients.furnish(world, [3000], 1)
+async def test_accounts_that_are_copied_have_right_counters(world: Environment) -> None:
+    (account,) = await clients.create_accounts(world, [3000], 1)
     await clients.analyze(world)
-    assert account.messages == 3000
+    assert account.message_count == 3000
     rows = await world.database.read(COUNTS)
     assert {row.total for row in rows if row.path == "INBOX"} == {1801, 121}
     assert all(row.total == row.held for row in rows)

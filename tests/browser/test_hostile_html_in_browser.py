@@ -19,8 +19,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Error, Page, Route
 
 from graph.types import global_ids
-from mail.mime import sanitize
-from mail.mime.html_content.tokenizer import names
+from mail.mime import sanitize_html
+from mail.mime.html_content.tokenizer import word_set
 from tests.conftest import Client, receive
 from tests.support.clients.browser_driver import PATIENCE, started_browser
 
@@ -60,7 +60,7 @@ LOOK = r"""() => [...document.querySelectorAll('#letters *')].map(each => {
 })"""
 SCRIPTED = re.compile("on|form|xlink|srcdoc|action|ping")
 WEB = {"http:", "https:", "mailto:", "tel:", ""}
-NEVER = names(
+NEVER = word_set(
     "script style iframe frame frameset object embed applet base link meta form input button select"
     " textarea option template slot svg math video audio source track portal dialog marquee"
     " noscript xmp plaintext title head body html picture map area image xss"
@@ -214,7 +214,7 @@ async def test_the_judge_sees_what_is_asked_for(judge: Judge, family: str) -> No
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_nothing_in_a_letter_runs_or_loads(judge: Judge, family: str) -> None:
     letters = [
-        sanitize(vector, remote_images=False, cid_url=lambda _: None).html
+        sanitize_html(vector, allow_remote_images=False, url_for_content_id=lambda _: None).html
         for vector in families()[family]
     ]
     for way in (judge.show, judge.open):
@@ -229,7 +229,7 @@ async def test_with_images_from_elsewhere_nothing_but_images_comes(
     judge: Judge, family: str
 ) -> None:
     letters = [
-        sanitize(vector, remote_images=True, cid_url=lambda _: None).html
+        sanitize_html(vector, allow_remote_images=True, url_for_content_id=lambda _: None).html
         for vector in families()[family]
     ]
     for way in (judge.show, judge.open):
@@ -262,7 +262,9 @@ async def test_by_way_of_a_message_they_do_no_more(ada: Client) -> None:
 @SHARED
 async def test_what_is_nested_beyond_all_bounds_is_shown_as_text(judge: Judge) -> None:
     before = time.process_time()
-    found = sanitize("<div><b>" * 50_000 + "deep", remote_images=True, cid_url=lambda _: None)
+    found = sanitize_html(
+        "<div><b>" * 50_000 + "deep", allow_remote_images=True, url_for_content_id=lambda _: None
+    )
     assert time.process_time() - before < 2
     assert found.too_complex
     (frame, one) = await judge.show([found.html])

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from graph.app import create_app
-from mail.storage.blobs.object_stores import LocalStore
-from models.runtime.environment import World
+from mail.storage.blobs.object_stores import FolderStore
+from models.runtime.environment import Environment
 from models.store.database import Database
 from tests.support.stores import store_fixtures
 
@@ -21,8 +21,8 @@ WEBUI = Path(__file__).parents[2] / "webui"
 @pytest.fixture
 async def http(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     database = Database(store_fixtures.copied(sqlite_template, tmp_path))
-    blobs = LocalStore(tmp_path / "blobs")
-    app = create_app(World(database, blobs, secret=b"s" * 32), spool=tmp_path)
+    blobs = FolderStore(tmp_path / "blobs")
+    app = create_app(Environment(database, blobs, signing_secret=b"s" * 32), spool_folder=tmp_path)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app), base_url="http://test"
     ) as client:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.certificates import acme_accounts, acme_worker
 from tests.conftest import Client
 from tests.support.operations.certificate_operations import NAME, RENEW, put
@@ -22,17 +22,17 @@ ASKS: dict[str, Any] = {
 
 
 async def test_the_account_is_bound_and_nothing_tells_the_key(
-    world: World, root: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    world: Environment, root: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with placed(world, root, tmp_path, **ASKS) as place:
         place.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         one = await place.state()
         assert one["acmeState"].startswith("valid"), one
         directory = place.world.options.acme_directory
-        server = acme_accounts.server(place.world, directory)
+        server = acme_accounts.acme_server(place.world, directory)
         kept = [
             await rows(world, "SELECT * FROM certificates"),
             await rows(world, "SELECT * FROM acme_accounts"),
@@ -54,12 +54,12 @@ async def test_the_account_is_bound_and_nothing_tells_the_key(
     ],
 )  # fmt: skip
 async def test_what_is_missing_or_wrong_is_said_until_it_is_right(  # noqa: PLR0913, PLR0917
-    world: World, root: Client, tmp_path: Path, key_id: str, hmac: str | None, why: str
+    world: Environment, root: Client, tmp_path: Path, key_id: str, hmac: str | None, why: str
 ) -> None:
     async with placed(world, root, tmp_path, **ASKS) as place:
         place.options(acme_eab_key_id=key_id, acme_eab_hmac=SecretStr(hmac) if hmac else None)
         one = (await put(place.root, serverName=NAME, acme=True))["certificate"]
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         state = (await place.state())["acmeState"]
         assert state.startswith("failed, tried again 20"), state
         assert why in state
@@ -67,16 +67,16 @@ async def test_what_is_missing_or_wrong_is_said_until_it_is_right(  # noqa: PLR0
         assert await rows(world, "SELECT url FROM acme_accounts") == [(None,)]
         place.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await place.state())["acmeState"].startswith("valid")
 
 
 async def test_one_that_does_not_ask_is_told_nothing(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with placed(world, root, tmp_path) as place:
         place.options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
         await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await place.state())["acmeState"].startswith("valid")
     assert "newAccount Binding" not in (tmp_path / "pebble" / "log").read_text()

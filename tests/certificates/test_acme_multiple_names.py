@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mail.tls.acme_client import Failure
-from models.runtime.environment import World
+from mail.tls.acme_client import AcmeError
+from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker, certificate_reload, certificates
 from tests.conftest import Client
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
@@ -29,28 +29,28 @@ RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in [NAME, *
 
 
 async def test_all_names_are_proved_found_and_kept_when_it_is_renewed(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with placed(world, root, tmp_path, RECORDS) as place:
         given = ["IMAP.example.org.", "bücher.example", NAME, "imap.example.org", OTHERS[2]]
         made = await put(place.root, serverName=NAME, acme=True, acmeNames=given)
         assert (made["errors"], made["certificate"]["acmeNames"]) == ([], OTHERS)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         one = await place.state()
         assert one["acmeState"].startswith("valid, renewed from "), one
         assert sorted(one["altNames"]) == sorted([NAME, *OTHERS])
         assert await rows(world, "SELECT * FROM acme_challenges") == []
-        ring = certificate_reload.keyring(place.world)
-        await certificate_reload.refresh(place.world, ring)
-        found = [ring.found(name) for name in [NAME, *OTHERS]]
+        ring = certificate_reload.new_keyring(place.world)
+        await certificate_reload.load_changed_certificates(place.world, ring)
+        found = [ring.certificates_for_name(name) for name in [NAME, *OTHERS]]
         assert [len(held) for held in found] == [1] * 4
-        assert ring.found("other.example.org") == []
+        assert ring.certificates_for_name("other.example.org") == []
 
         await put(place.root, serverName=NAME, acme=True, description="Of mail")
-        assert not await acme_worker.step(place.world)  # its schedule stays
+        assert not await acme_worker.process_next_certificate(place.world)  # its schedule stays
         ends = datetime.fromisoformat(one["expiresAt"])
         place.clock.by = ends - datetime.now(UTC) - 29 * DAY
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         two = await place.state()
         assert two["acmeState"].startswith("valid, renewed from "), two
         assert two["fingerprintSha256"] != one["fingerprintSha256"]
@@ -58,31 +58,31 @@ async def test_all_names_are_proved_found_and_kept_when_it_is_renewed(
 
 
 async def test_a_new_name_is_ordered_at_once_and_one_less_with_the_next_renewal(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with placed(world, root, tmp_path, RECORDS) as place:
         await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         more = await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS[:1])
-        assert more["certificate"]["acmeState"] == certificates.TURN
-        assert await acme_worker.step(place.world)
+        assert more["certificate"]["acmeState"] == certificates.STATE_WAITING
+        assert await acme_worker.process_next_certificate(place.world)
         one = await place.state()
         assert sorted(one["altNames"]) == sorted([NAME, OTHERS[0]])
         less = await put(place.root, serverName=NAME, acme=True, acmeNames=[])
         assert less["certificate"]["acmeState"].startswith("valid")
-        assert not await acme_worker.step(place.world)
+        assert not await acme_worker.process_next_certificate(place.world)
         await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await place.state())["altNames"] == [NAME]
 
 
 async def test_one_that_cannot_be_proved_is_named_and_nothing_comes(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     records = RECORDS | {(OTHERS[1], "A"): ["127.0.0.9"], (OTHERS[2], "A"): ["127.0.0.9"]}
     async with placed(world, root, tmp_path, records) as place:
         await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         one = await place.state()
         assert one["acmeState"].startswith("failed, tried again 20"), one
         found = [f" UTC: {name}: connection: " in one["acmeState"] for name in OTHERS[1:]]
@@ -92,48 +92,48 @@ async def test_one_that_cannot_be_proved_is_named_and_nothing_comes(
 
 
 async def test_one_that_the_authority_refuses_is_named(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with placed(world, root, tmp_path, RECORDS, domainBlocklist=[OTHERS[0]]) as place:
         await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS[:1])
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         state = (await place.state())["acmeState"]
         assert "rejectedIdentifier: " in state
         assert OTHERS[0] in state
 
 
-async def test_those_that_dns_does_not_know_are_named(root: Client, world: World) -> None:
+async def test_those_that_dns_does_not_know_are_named(root: Client, world: Environment) -> None:
     await put(root, serverName=NAME, acme=True, acmeNames=OTHERS)
     known = {key: value for key, value in RECORDS.items() if key[0] not in OTHERS[1:]}
     async with answering(Names(known)) as names:
-        assert await acme_worker.step(alone(world, names.port))
+        assert await acme_worker.process_next_certificate(alone(world, names.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     why = "DNS has no address for it: publish A or AAAA"
     assert state.endswith(f" UTC: {OTHERS[1]}: {why}; and not {OTHERS[2]}"), state
 
 
-async def test_why_is_said_however_many_fail(root: Client, world: World) -> None:
+async def test_why_is_said_however_many_fail(root: Client, world: Environment) -> None:
     many = [f"n{nth}.example.org" for nth in range(99)]
     await put(root, serverName=NAME, acme=True, acmeNames=many)
     async with answering(Names({})) as names:
-        assert await acme_worker.step(alone(world, names.port))
+        assert await acme_worker.process_next_certificate(alone(world, names.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     assert f" UTC: {NAME}: DNS has no address for it: publish A or AAAA; and not n0.exam" in state
     assert len(state) < 400
 
 
-async def test_a_hundred_names_are_made(world: World, root: Client, tmp_path: Path) -> None:
+async def test_a_hundred_names_are_made(world: Environment, root: Client, tmp_path: Path) -> None:
     names = [f"n{nth}.example.org" for nth in range(99)]
     records = {(name, "A"): ["127.0.0.1"] for name in [NAME, *names]}
     async with placed(world, root, tmp_path, records) as place:
         await put(place.root, serverName=NAME, acme=True, acmeNames=names)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         one = await place.state()
         assert one["acmeState"].startswith("valid"), one
         assert set(one["altNames"]) == {NAME, *names}
 
 
-async def test_what_names_are_refused(root: Client, world: World) -> None:
+async def test_what_names_are_refused(root: Client, world: Environment) -> None:
     many = [f"n{nth}.example.org" for nth in range(100)]
     long = [NAME, *(f"n{nth}.example.org" for nth in range(99))]
     for names, index, rule in (
@@ -169,35 +169,35 @@ async def test_what_was_sent_is_replaced_at_once_where_a_name_is_missing(
     cert, key = Signer().issue(inside, begin=BEGIN)
     sent = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
     one = (await put(root, **sent, acmeNames=["a.example.org"]))["certificate"]
-    assert (one["acmeState"] == certificates.DISAGREED) is waits
+    assert (one["acmeState"] == certificates.STATE_TERMS_NOT_AGREED) is waits
     off = await put(root, serverName=NAME)
     assert (off["certificate"]["acme"], off["certificate"]["acmeNames"]) == (False, [])
 
 
 async def test_a_change_of_names_stops_the_order_that_goes_on(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with placed(world, root, tmp_path, RECORDS) as place:
         await put(place.root, serverName=NAME, acme=True)
-        going = asyncio.create_task(acme_worker.step(place.world))
+        going = asyncio.create_task(acme_worker.process_next_certificate(place.world))
         async with asyncio.timeout(10):
             while not await rows(world, "SELECT lease FROM certificates WHERE lease IS NOT NULL"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await put(place.root, serverName=NAME, acme=True, acmeNames=OTHERS[:1])
         assert await going
         assert (await place.state())["expiresAt"] is None
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert sorted((await place.state())["altNames"]) == sorted([NAME, OTHERS[0]])
 
 
-async def test_names_may_be_of_other_owners_by_caa(root: Client, world: World) -> None:
+async def test_names_may_be_of_other_owners_by_caa(root: Client, world: Environment) -> None:
     await put(root, serverName=NAME, acme=True, acmeNames=OTHERS)
     caa = {("example.net", "CAA"): ['0 issue "other.example"']}
     async with answering(Names(RECORDS | caa)) as names:
         there = alone(world, names.port)
 
         async def allowed(name: str) -> None:
-            await acme_worker._allowed(there, name, ("ours.example",))  # noqa: SLF001
+            await acme_worker._require_caa_allows(there, name, ("ours.example",))  # noqa: SLF001
 
-        with pytest.raises(Failure, match=r"mail\.example\.net: CAA of example\.net does"):
-            await acme_worker._each([NAME, *OTHERS], allowed)  # noqa: SLF001 - pebble has no names
+        with pytest.raises(AcmeError, match=r"mail\.example\.net: CAA of example\.net does"):
+            await acme_worker._check_each_name([NAME, *OTHERS], allowed)  # noqa: SLF001 - pebble has no names

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mail.tls import acme_client
 from models.events.journal import PLATFORM
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import Client
 from tests.support.operations.certificate_operations import DAY, NAME, RENEW, Signer, pem_of, put
@@ -40,7 +40,7 @@ def moment(text: Any) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-async def times(world: World) -> tuple[datetime, datetime]:
+async def times(world: Environment) -> tuple[datetime, datetime]:
     """When it is renewed, and when the next step is."""
     ((renew, step),) = await rows(world, "SELECT acme_renew_at, acme_next_at FROM certificates")
     return moment(renew), moment(step)
@@ -48,20 +48,20 @@ async def times(world: World) -> tuple[datetime, datetime]:
 
 @asynccontextmanager
 async def advised(
-    world: World, root: Client, folder: Path, said: Said
+    world: Environment, root: Client, folder: Path, said: Said
 ) -> AsyncIterator[tuple[Place, Front]]:
     """A certificate that is issued, of an authority that says this of its renewal."""
     async with placed(world, root, folder) as place, front(place.there) as before:
         before.renewals = said
         place.options(acme_directory=before.directory)
         await put(place.root, serverName=NAME, acme=True)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await place.state())["acmeState"].startswith("valid")
         yield place, before
 
 
 async def test_it_is_renewed_in_the_window_and_said_what_it_replaces(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     start, end = now + 5 * DAY, now + 7 * DAY
@@ -69,26 +69,26 @@ async def test_it_is_renewed_in_the_window_and_said_what_it_replaces(
         place,
         before,
     ):
-        assert await acme_worker.step(place.world)  # the look
+        assert await acme_worker.process_next_certificate(place.world)  # the look
         renew, step = await times(world)
         assert start - HOUR < renew < end + HOUR
         assert 2 * HOUR - timedelta(minutes=2) < step - now < 2 * HOUR + timedelta(minutes=9)
         one = await place.state()
         assert one["acmeState"] == f"valid, renewed on {renew:%Y-%m-%d} as its authority asks"
-        assert not await acme_worker.step(place.world)
+        assert not await acme_worker.process_next_certificate(place.world)
 
         told = len(await journal(world, PLATFORM))
         place.clock.by = 3 * HOUR
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await times(world))[0] == renew  # chance is not tried again
         assert len(await journal(world, PLATFORM)) == told  # nothing shows, nothing is told
         assert len(before.looks) == 2
 
         place.clock.by = renew - datetime.now(UTC) - timedelta(minutes=5)
-        assert await acme_worker.step(place.world)  # a look again
+        assert await acme_worker.process_next_certificate(place.world)  # a look again
         assert (await place.state())["fingerprintSha256"] == one["fingerprintSha256"]
         place.clock.by = renew - datetime.now(UTC) + timedelta(minutes=1)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         two = await place.state()
         assert two["acmeState"].startswith("valid"), two
         assert two["fingerprintSha256"] != one["fingerprintSha256"]
@@ -98,15 +98,17 @@ async def test_it_is_renewed_in_the_window_and_said_what_it_replaces(
 
 
 async def test_a_window_that_has_passed_renews_it_but_not_again_and_again(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     past = datetime.now(UTC) - 20 * DAY
     async with advised(world, root, tmp_path, window(past, past + DAY)) as (place, before):
         one = await place.state()
-        assert await acme_worker.step(place.world)
-        assert not await acme_worker.step(place.world)  # it is new: it serves for a day
+        assert await acme_worker.process_next_certificate(place.world)
+        assert not await acme_worker.process_next_certificate(
+            place.world
+        )  # it is new: it serves for a day
         place.clock.by = 2 * DAY
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         two = await place.state()
         assert two["fingerprintSha256"] != one["fingerprintSha256"]
         assert len(before.orders) == 2
@@ -124,12 +126,12 @@ async def test_a_window_that_has_passed_renews_it_but_not_again_and_again(
     ],
 )
 async def test_how_often_it_is_asked_has_bounds(  # noqa: PLR0913, PLR0917 - a table
-    world: World, root: Client, tmp_path: Path, after: str, least: timedelta, most: timedelta
+    world: Environment, root: Client, tmp_path: Path, after: str, least: timedelta, most: timedelta
 ) -> None:
     now = datetime.now(UTC)
     said = window(now + 40 * DAY, now + 42 * DAY, Retry_After=after)
     async with advised(world, root, tmp_path, said) as (place, _before):
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert least < (await times(world))[1] - datetime.now(UTC) < most
 
 
@@ -151,11 +153,11 @@ NEVER = datetime(2020, 1, 1, tzinfo=UTC)
     ],
 )
 async def test_without_an_answer_our_own_rule_holds(
-    world: World, root: Client, tmp_path: Path, said: Said, caplog: pytest.LogCaptureFixture
+    world: Environment, root: Client, tmp_path: Path, said: Said, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with advised(world, root, tmp_path, said) as (place, before):
         (renew, _), one = await times(world), await place.state()
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert "does not say when" in caplog.text
         assert "broke" not in caplog.text
         after, step = await times(world)
@@ -169,28 +171,28 @@ async def test_without_an_answer_our_own_rule_holds(
 
 
 async def test_what_was_asked_before_holds_where_it_is_earlier(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
         place,
         before,
     ):
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         early = (await times(world))[0]
         before.renewals = Said({}, 503)
         place.clock.by = 7 * HOUR
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await times(world))[0] == early
         ends = moment((await place.state())["expiresAt"])
         before.renewals = window(ends - 2 * HOUR, ends + 900 * DAY)
         place.clock.by = 20 * HOUR
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         late = (await times(world))[0]
         assert ends - 2 * DAY < late < ends  # in time all the same
         before.renewals = Said({}, 503)
         place.clock.by = 50 * HOUR
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await times(world))[0] < ends - 29 * DAY
         assert (await place.state())["acmeState"].startswith("valid, renewed from ")
 
@@ -199,7 +201,7 @@ async def test_what_was_asked_before_holds_where_it_is_earlier(
     "refusal", [Said({}, 409), Said.problem("alreadyReplaced", 409), Said.problem("malformed", 400)]
 )
 async def test_an_order_that_may_not_replace_goes_without(
-    world: World, root: Client, tmp_path: Path, refusal: Said
+    world: Environment, root: Client, tmp_path: Path, refusal: Said
 ) -> None:
     now = datetime.now(UTC)
     async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
@@ -209,13 +211,13 @@ async def test_an_order_that_may_not_replace_goes_without(
         one = await place.state()
         before.instead[ORDERS] = [refusal]
         await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert (await place.state())["fingerprintSha256"] != one["fingerprintSha256"]
         assert ["replaces" in order for order in before.orders] == [False, True, False]
 
 
 async def test_a_limit_is_heeded_and_who_is_concerned_is_said(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
@@ -228,7 +230,7 @@ async def test_a_limit_is_heeded_and_who_is_concerned_is_said(
         limit = Said.problem("rateLimited", 429, subproblems=[part | name])
         before.instead[ORDERS] = [limit]
         await place.root(RENEW, input={"ids": [one["id"]]})
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         state = (await place.state())["acmeState"]
         assert state.endswith(f"rateLimited: As told.; {NAME}: Not here."), state
         assert len(before.orders) == 2
@@ -237,7 +239,7 @@ async def test_a_limit_is_heeded_and_who_is_concerned_is_said(
 
 
 async def test_an_authority_that_is_ours_no_more_is_not_asked(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     async with advised(world, root, tmp_path, window(now + 9 * DAY, now + 10 * DAY)) as (
@@ -246,7 +248,7 @@ async def test_an_authority_that_is_ours_no_more_is_not_asked(
     ):
         renew = (await times(world))[0]
         place.options(acme_directory=place.there.directory)
-        assert await acme_worker.step(place.world)
+        assert await acme_worker.process_next_certificate(place.world)
         assert await times(world) == (renew, renew)
         assert before.looks == []
         cert, key = Signer().issue(begin=datetime.now(UTC) - DAY)

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from bench.servers.ports import free_port
 from models.certificates import Certificate
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import Client
 from tests.support.operations.certificate_operations import DAY, DELETE, NAME, Signer, put, stored
@@ -40,7 +40,7 @@ async def deleted(client: Client, ids: list[str], **more: Any) -> Any:
 
 @asynccontextmanager
 async def issued(
-    world: World, root: Client, folder: Path, names: list[str]
+    world: Environment, root: Client, folder: Path, names: list[str]
 ) -> AsyncIterator[tuple[Place, Front, list[str], list[x509.Certificate]]]:
     """Certificates that are issued for each of these names, and their ids."""
     async with placed(world, root, folder, RECORDS) as place, front(place.there) as before:
@@ -48,7 +48,7 @@ async def issued(
         ids, made = [], []
         for name in names:
             await put(place.root, serverName=name, acme=True)
-            assert await acme_worker.step(place.world)
+            assert await acme_worker.process_next_certificate(place.world)
             ids.append((await place.state(name))["id"])
         for name in names:
             ((chain,),) = await rows(
@@ -70,7 +70,7 @@ async def judged(place: Place, made: x509.Certificate) -> tuple[str, int | None]
 
 @pytest.mark.parametrize(("reason", "code"), CODES)
 async def test_it_is_revoked_with_its_reason_and_gone(
-    world: World, root: Client, tmp_path: Path, reason: str, code: int
+    world: Environment, root: Client, tmp_path: Path, reason: str, code: int
 ) -> None:
     async with issued(world, root, tmp_path, [NAME]) as (place, before, ids, (made,)):
         assert (await judged(place, made))[0] == "Valid"
@@ -88,7 +88,7 @@ async def test_it_is_revoked_with_its_reason_and_gone(
 
 
 async def test_without_a_reason_nothing_is_revoked(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with issued(world, root, tmp_path, [NAME]) as (place, _before, ids, (made,)):
         answer = await deleted(place.root, ids, revoke=None)
@@ -106,7 +106,7 @@ async def test_without_a_reason_nothing_is_revoked(
     ],
 )
 async def test_what_is_not_revoked_is_not_deleted(  # noqa: PLR0913, PLR0917 - a table
-    world: World, root: Client, tmp_path: Path, said: Said, code: str, detail: str
+    world: Environment, root: Client, tmp_path: Path, said: Said, code: str, detail: str
 ) -> None:
     async with issued(world, root, tmp_path, [NAME, OTHER]) as (place, before, ids, made):
         state = await place.state(OTHER)
@@ -122,11 +122,11 @@ async def test_what_is_not_revoked_is_not_deleted(  # noqa: PLR0913, PLR0917 - a
 
 @pytest.mark.parametrize("options", [{}, {"idempotencyKey": "k"}])
 async def test_what_was_revoked_before_another_failed_says_so_and_may_be_sent_again(
-    world: World, root: Client, tmp_path: Path, options: dict[str, str]
+    world: Environment, root: Client, tmp_path: Path, options: dict[str, str]
 ) -> None:
     async with issued(world, root, tmp_path, [NAME, OTHER]) as (place, _before, ids, made):
         other = update(Certificate).where(col(Certificate.server_name) == OTHER)
-        async with world.write() as session:  # of an authority that is no more
+        async with world.write_session() as session:  # of an authority that is no more
             gone = other.values(acme_directory=f"https://localhost:{free_port()}/dir")
             await (await session.connection()).execute(gone)
         answer = await deleted(place.root, ids, revoke="SUPERSEDED", options=options)
@@ -143,7 +143,7 @@ async def test_what_was_revoked_before_another_failed_says_so_and_may_be_sent_ag
 
 
 async def test_what_has_ended_or_never_came_is_only_deleted(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with issued(world, root, tmp_path, [NAME]) as (place, before, ids, (made,)):
         waits = (await put(place.root, serverName=OTHER, acme=True))["certificate"]["id"]
@@ -155,7 +155,7 @@ async def test_what_has_ended_or_never_came_is_only_deleted(
 
 
 async def test_one_that_was_renewed_meanwhile_stays(
-    world: World, root: Client, tmp_path: Path
+    world: Environment, root: Client, tmp_path: Path
 ) -> None:
     async with issued(world, root, tmp_path, [NAME]) as (place, before, ids, (made,)):
         cert, key = Signer().issue()
@@ -170,7 +170,7 @@ async def test_one_that_was_renewed_meanwhile_stays(
         assert (await place.state())["issuer"] == "CN=Test CA"
 
 
-async def test_what_acme_has_not_made_is_not_revoked(root: Client, world: World) -> None:
+async def test_what_acme_has_not_made_is_not_revoked(root: Client, world: Environment) -> None:
     ours = await stored(root)
     (error,) = (await deleted(root, [ours["id"]], revoke="SUPERSEDED"))["errors"]
     assert (error["code"], error["path"]) == ("CONFLICT", ["revoke"])  # nothing is agreed to
@@ -183,7 +183,7 @@ async def test_what_acme_has_not_made_is_not_revoked(root: Client, world: World)
     assert len(await rows(world, "SELECT * FROM certificates")) == 2
 
 
-async def test_there_are_bounds(root: Client, world: World) -> None:
+async def test_there_are_bounds(root: Client, world: Environment) -> None:
     ids = [
         (await put(root, serverName=f"n{nth}.example.org", acme=True))["certificate"]["id"]
         for nth in range(21)

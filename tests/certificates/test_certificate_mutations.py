@@ -14,7 +14,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from models.certificates import AcmeAccount, Certificate
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.admin import secret_rotation
 from resolvers.certificates import acme_accounts, certificates
@@ -46,7 +46,7 @@ async def refused(client: Client, **given: Any) -> tuple[str, list[str], int | N
     return error["code"], error["path"], error["index"], error.get("constraint")
 
 
-async def test_a_certificate_is_set_read_and_deleted(root: Client, world: World) -> None:
+async def test_a_certificate_is_set_read_and_deleted(root: Client, world: Environment) -> None:
     cert, key = Signer().issue([NAME, "*.example.net", "Mail.Example.ORG"])
     given = {"serverName": "MX.example.org.", "cert": cert, "privateKey": key}
     answer = await put(root, **given, description="Of mail")
@@ -91,7 +91,7 @@ async def test_setting_it_again_changes_what_is_said(root: Client) -> None:
     assert (await put(root, serverName=NAME))["certificate"]["acmeState"] is None
 
 
-async def test_a_bundle_is_taken_apart_and_put_in_order(root: Client, world: World) -> None:
+async def test_a_bundle_is_taken_apart_and_put_in_order(root: Client, world: Environment) -> None:
     top = Signer("Top")
     middle = Signer("Middle", top)
     lower = Signer("Lower", middle)
@@ -135,7 +135,7 @@ async def test_a_common_name_counts_where_there_is_no_other(root: Client) -> Non
 
 
 async def test_what_cannot_be_served_is_refused_by_field_and_rule(
-    root: Client, world: World
+    root: Client, world: Environment
 ) -> None:
     cert, key = Signer().issue()
     other, theirs = Signer().issue()
@@ -226,7 +226,7 @@ async def test_lists_are_searched_and_paged(root: Client) -> None:
 
 
 async def test_nobody_below_an_admin_sees_or_changes_anything(
-    root: Client, ada: Client, over: Client, http: httpx.AsyncClient, world: World
+    root: Client, ada: Client, over: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     one = await stored(root)
     clerk = await make_domain_admin(world, http, "clerk", list(AdminPermission))
@@ -251,9 +251,11 @@ async def test_nobody_below_an_admin_sees_or_changes_anything(
     assert (await over(ONE, by={"id": one["id"]}))["certificate"] == one
 
 
-async def test_it_is_journalled_and_logged_without_the_key(root: Client, world: World) -> None:
+async def test_it_is_journalled_and_logged_without_the_key(
+    root: Client, world: Environment
+) -> None:
     one = await stored(root)
-    missing = global_ids.encode("Certificate", world.key())
+    missing = global_ids.encode("Certificate", world.new_id())
     for document in (DELETE, RENEW):
         answer = await root(document, input={"ids": [one["id"], missing]})
         (error,) = next(iter(answer.values()))["errors"]
@@ -269,7 +271,7 @@ async def test_it_is_journalled_and_logged_without_the_key(root: Client, world: 
 
 
 async def test_keys_are_sealed_and_shown_nowhere(
-    root: Client, world: World, caplog: pytest.LogCaptureFixture
+    root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     cert, key = Signer().issue()
@@ -279,9 +281,9 @@ async def test_keys_are_sealed_and_shown_nowhere(
         SET, input={"serverName": NAME, "cert": Signer().issue()[0], "privateKey": key}
     )
     assert wrong["data"]["certificateSet"]["errors"]
-    account = await acme_accounts.account(world, "https://acme.example/dir")
-    assert "PRIVATE" in account.key
-    assert account.key not in repr(account)
+    account = await acme_accounts.load_or_create_account(world, "https://acme.example/dir")
+    assert "PRIVATE" in account.private_key
+    assert account.private_key not in repr(account)
     kept: list[Any] = []
     for table in ("certificates", "acme_accounts", "changes", "admin_log", "replays"):
         kept += await rows(world, f"SELECT * FROM {table}")  # noqa: S608 - ours
@@ -289,16 +291,18 @@ async def test_keys_are_sealed_and_shown_nowhere(
         assert inner[20:60] not in said
         assert "PRIVATE KEY" not in said
     (row,) = await rows(world, "SELECT id, private_key FROM certificates")
-    assert world.vault.open(row[1], certificates.place_of(row[0])).startswith("-----BEGIN PRIV")
-    places = {place.table for place in secret_rotation.PLACES}
+    assert world.secret_box.decrypt(row[1], certificates.encryption_context(row[0])).startswith(
+        "-----BEGIN PRIV"
+    )
+    places = {place.table for place in secret_rotation.ENCRYPTED_COLUMNS}
     assert {Certificate, AcmeAccount} <= places
 
 
-async def test_a_lost_key_is_said_to_be_lost(root: Client, world: World) -> None:
+async def test_a_lost_key_is_said_to_be_lost(root: Client, world: Environment) -> None:
     signer, mine = Signer(), rsa_key()
     cert, key = signer.issue(key=mine)
     await put(root, serverName=NAME, cert=cert, privateKey=key)
-    async with world.write() as session:
+    async with world.write_session() as session:
         gone = update(Certificate).values(private_key="deadbeef.AAAA")
         await (await session.connection()).execute(gone.where(col(Certificate.id) > 0))
     answer = await put(root, serverName=NAME, cert=signer.issue(key=mine)[0])
@@ -307,11 +311,11 @@ async def test_a_lost_key_is_said_to_be_lost(root: Client, world: World) -> None
     assert answer["errors"] == []
 
 
-async def test_what_acme_makes_waits_for_its_terms(root: Client, world: World) -> None:
+async def test_what_acme_makes_waits_for_its_terms(root: Client, world: Environment) -> None:
     answer = await put(root, serverName="Bücher.example", acme=True)
     one = answer["certificate"]
     assert (answer["errors"], one["serverName"]) == ([], "xn--bcher-kva.example")
-    assert one["acmeState"] == certificates.DISAGREED
+    assert one["acmeState"] == certificates.STATE_TERMS_NOT_AGREED
     assert [one[name] for name in ("fingerprint", "expiresAt", "issuer")] == [None] * 3
     assert (await root(ONE, by={"serverName": "bücher.example"}))["certificate"] == one
     answer = (await root(RENEW, input={"ids": [one["id"]]}))["certificateRenew"]
@@ -320,7 +324,7 @@ async def test_what_acme_makes_waits_for_its_terms(root: Client, world: World) -
     assert world.options.acme_terms_agreed is False
 
 
-async def test_a_dry_run_keeps_nothing(root: Client, world: World) -> None:
+async def test_a_dry_run_keeps_nothing(root: Client, world: Environment) -> None:
     cert, key = Signer().issue()
     given = {"serverName": NAME, "cert": cert, "privateKey": key}
     answer = await put(root, **given, options={"validateOnly": True})

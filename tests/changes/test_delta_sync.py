@@ -9,14 +9,13 @@ import httpx
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.events.journal import ChangeKind, Entry, record_each
-from models.runtime.environment import World
+from models.events.journal import ChangeKind, JournalEntry, record_in_streams
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
-from tests.changes.test_change_stream import create
 from tests.conftest import Client, Clock, make_client, make_key, receive
-from tests.mailboxes.test_mailbox_create_delete import put
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
+from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import MADE, cursor
 
 PAGE = """query ($after: Cursor!, $first: Int, $kinds: [ChangeKind!], $user: UserRef) {
@@ -63,7 +62,7 @@ async def test_pages_follow_one_another_to_the_end(ada: Client) -> None:
 
 async def test_kinds_are_chosen_and_the_cursor_moves_on(ada: Client) -> None:
     await receive(ada)
-    await create(ada, "Box")
+    await add_mailboxes(ada, "Box")
     found = await page(ada, cursor(ada, MADE), kinds=["MAILBOX_CREATED"])
     assert [event["path"] for event in found["events"]] == ["Box"]
     found = await page(ada, cursor(ada, MADE), kinds=["SUBMISSION_CHANGED"])
@@ -86,7 +85,7 @@ async def test_what_is_shared_is_heard_and_what_is_not_is_not(ada: Client, bob: 
     box = await team(ada, "Old")
     at = await here(bob)
     await share(ada, bob, *READ)
-    await put(ada, "Team", "New")
+    await append_unread_messages(ada, "Team", "New")
     await receive(ada, "Private")
     found = await page(bob, at)
     kinds = {event["kind"]: event for event in found["events"]}
@@ -98,7 +97,7 @@ async def test_what_is_shared_is_heard_and_what_is_not_is_not(ada: Client, bob: 
         None,
     )
     await share(ada, bob)
-    await put(ada, "Team", "Unheard")
+    await append_unread_messages(ada, "Team", "Unheard")
     (gone,) = (await page(bob, found["cursor"]))["events"]
     assert gone["kind"] == "MAILBOX_DELETED"
 
@@ -124,7 +123,9 @@ async def test_a_cursor_behind_what_is_kept_is_told_so(ada: Client) -> None:
     for number in range(4):
         await receive(ada, f"Number {number}")
     few = replace(ada.world, options=replace(ada.world.options, journal_events=2))
-    assert (await housekeeping.tidy(few)).changes == 4  # a row has all folders of a new account
+    assert (
+        await housekeeping.run_round(few)
+    ).changes == 4  # a row has all folders of a new account
     (event,) = (await page(ada, cursor(ada, MADE + 1)))["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await here(ada)
@@ -136,7 +137,7 @@ async def test_a_cursor_older_than_what_is_kept_is_told_so(ada: Client, clock: C
         await receive(ada, f"Number {number}")
     clock.tick(days=31)
     await receive(ada, "New")
-    assert (await housekeeping.tidy(ada.world)).changes
+    assert (await housekeeping.run_round(ada.world)).changes
     (event,) = (await page(ada, cursor(ada, MADE + 1)))["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await here(ada)
@@ -151,10 +152,10 @@ async def far(client: Client, many: int) -> str:
 
     def write(connection: Any) -> None:
         for _ in range(many // 500):
-            entry = Entry(ChangeKind.THREAD_CHANGED, [owner] * 500)
-            record_each(connection, {owner: [entry]}, at=world.now())
+            entry = JournalEntry(ChangeKind.THREAD_CHANGED, [owner] * 500)
+            record_in_streams(connection, {owner: [entry]}, at=world.now())
 
-    async with world.write(owner) as session:
+    async with world.write_session(owner) as session:
         await (await session.connection()).run_sync(write)
     return at
 
@@ -207,7 +208,7 @@ async def test_an_administrator_hears_another_account(ada: Client, over: Client)
 
 
 async def test_who_may_not_act_as_a_user_hears_nothing_of_them(
-    ada: Client, bob: Client, over: Client, world: World, http: httpx.AsyncClient
+    ada: Client, bob: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     ref, at = {"id": global_ids.encode("User", ada.user.id)}, await here(ada)
     assert await refused(bob, at, user=ref) == "NOT_FOUND"
@@ -223,7 +224,7 @@ async def test_who_may_not_act_as_a_user_hears_nothing_of_them(
     assert (await page(ada, at, user=own))["events"] == []
 
 
-async def test_a_key_of_nobody_names_whom_it_means(ada: Client, world: World) -> None:
+async def test_a_key_of_nobody_names_whom_it_means(ada: Client, world: Environment) -> None:
     secret = await make_key(world, "nobody", role=Role.ADMIN, scopes=[Scope.MASTER])
     nobody, at = Client(ada.http, world, ada.user, secret), await here(ada)
     assert await refused(nobody, at) == "FORBIDDEN"
@@ -266,7 +267,7 @@ def state_of(answer: Any) -> dict[str, Any]:
 
 
 async def test_a_state_and_its_cursor_fit_while_others_write(ada: Client) -> None:
-    await create(ada, "Box")
+    await add_mailboxes(ada, "Box")
     stop = asyncio.Event()
     writers = [asyncio.create_task(writer(ada, seed, stop)) for seed in range(3)]
     seen = list[tuple[dict[str, Any], str]]()

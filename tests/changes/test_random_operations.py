@@ -8,19 +8,19 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from models.errors import Refused
-from models.runtime.environment import World
+from models.errors import RequestError
+from models.runtime.environment import Environment
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rename
-from resolvers.mailboxes.delete import Gone
-from resolvers.mailboxes.loaders import Named, NewMailboxes
-from resolvers.mailboxes.rename import Renamed
+from resolvers.mailboxes.delete import MailboxDeletion
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes.rename import MailboxRename
 from resolvers.messages.bulk import bulk_changes, undo
-from resolvers.messages.bulk.bulk_changes import Order
-from resolvers.messages.bulk.row_changes import Changes
-from resolvers.messages.filters.filter_conditions import Selection
-from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.filters.filter_conditions import MessageSelector
+from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import Client, Clock, context, receive
 from tests.support.stores.counter_check import examine
 
@@ -29,17 +29,17 @@ Step = tuple[str, int, dict[str, Any]]  # what, who, and how
 
 paths = some.sampled_from(PATHS)
 picks = some.one_of(
-    some.fixed_dictionaries({"mailbox": paths.map(lambda path: Named(path=path))}),
+    some.fixed_dictionaries({"mailbox": paths.map(lambda path: MailboxSelector(path=path))}),
     some.fixed_dictionaries(
         {
-            "mailbox": paths.map(lambda path: Named(path=path)),
+            "mailbox": paths.map(lambda path: MailboxSelector(path=path)),
             "uids": some.sampled_from(["1", "1:2", "3:*"]),
         }
     ),
     some.fixed_dictionaries(
         {
-            "where": some.sampled_from(
-                [MessageWhere(), MessageWhere(seen=True), MessageWhere(query="s")]
+            "conditions": some.sampled_from(
+                [MessageConditions(), MessageConditions(seen=True), MessageConditions(query="s")]
             )
         }
     ),
@@ -100,43 +100,51 @@ class Play:
             "rename": self.rename,
             "drop": self.drop,
         }
-        with suppress(Refused):
+        with suppress(RequestError):
             await roads[what](who, **how)
 
-    async def carry_out(self, who: int, order: Order) -> None:
-        done = await bulk_changes.carry_out(context(self.clients[who]), order)
-        if done.undo:
-            self.tokens[who].append(done.undo)
+    async def carry_out(self, who: int, order: BulkRequest) -> None:
+        done = await bulk_changes.apply_bulk_request(context(self.clients[who]), order)
+        if done.undo_token:
+            self.tokens[who].append(done.undo_token)
 
     async def deliver(self, who: int, *, size: int) -> None:
         self.delivered += 1
         await receive(self.clients[who], f"s {self.delivered} " + "x" * size)
 
     async def update(self, who: int, *, select: Any, add: list[str], remove: list[str]) -> None:
-        changes = Changes.of({}, add=add, remove=remove)
-        await self.carry_out(who, Order(Selection(**select), changes))
+        changes = FlagChanges.from_flag_names({}, added=add, removed=remove)
+        await self.carry_out(who, BulkRequest(MessageSelector(**select), changes))
 
     async def move(self, who: int, *, select: Any, to: str) -> None:
-        box = await mailbox_loaders.find(context(self.clients[who]), Named(path=to))
-        await self.carry_out(who, Order(Selection(**select), to=Named(id=box.id)))
+        box = await mailbox_loaders.require_mailbox(
+            context(self.clients[who]), MailboxSelector(path=to)
+        )
+        await self.carry_out(
+            who, BulkRequest(MessageSelector(**select), target_mailbox=MailboxSelector(id=box.id))
+        )
 
     async def delete(self, who: int, *, select: Any, permanent: bool) -> None:
-        await self.carry_out(who, Order(Selection(**select), delete=True, permanent=permanent))
+        await self.carry_out(
+            who, BulkRequest(MessageSelector(**select), is_delete=True, is_permanent=permanent)
+        )
 
     async def undo(self, who: int) -> None:
         if self.tokens[who]:
-            await undo.undo(context(self.clients[who]), self.tokens[who].pop())
+            await undo.undo_by_token(context(self.clients[who]), self.tokens[who].pop())
 
     async def create(self, who: int, *, path: str) -> None:
-        await mailbox_loaders.create(context(self.clients[who]), NewMailboxes([path]))
+        await mailbox_loaders.create_mailboxes(context(self.clients[who]), NewMailboxes([path]))
 
     async def rename(self, who: int, *, path: str, to: str) -> None:
-        asked = Renamed(Named(path=path), to)
-        await rename.rename(context(self.clients[who]), asked)
+        asked = MailboxRename(MailboxSelector(path=path), to)
+        await rename.rename_mailbox(context(self.clients[who]), asked)
 
     async def drop(self, who: int, *, path: str, recursive: bool) -> None:
         ctx = context(self.clients[who])
-        await mailbox_delete.delete(ctx, Gone([Named(path=path)], recursive=recursive))
+        await mailbox_delete.delete_mailboxes(
+            ctx, MailboxDeletion([MailboxSelector(path=path)], is_recursive=recursive)
+        )
 
 
 def wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
@@ -144,7 +152,7 @@ def wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> No
 
 
 async def test_counters_hold_whatever_is_done(
-    ada: Client, bob: Client, world: World, clock: Clock
+    ada: Client, bob: Client, world: Environment, clock: Clock
 ) -> None:
     play, loop = Play(ada, bob), asyncio.get_running_loop()
 
@@ -165,11 +173,11 @@ async def test_counters_hold_whatever_is_done(
     assert play.delivered
 
 
-async def test_both_may_act_at_once(ada: Client, bob: Client, world: World) -> None:
+async def test_both_may_act_at_once(ada: Client, bob: Client, world: Environment) -> None:
     play = Play(ada, bob)
     work: list[Awaitable[None]] = []
     for n in range(40):
-        who, pick = n % 2, {"where": MessageWhere(seen=False)}
+        who, pick = n % 2, {"conditions": MessageConditions(seen=False)}
         work.append(play.step("deliver", who, {"size": n}))
         if n % 5 == 0:
             work.append(play.step("move", who, {"select": pick, "to": "Sent"}))

@@ -6,13 +6,13 @@ from datetime import timedelta
 import pytest
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import Client, context, receive
-from tests.mailboxes.test_mailbox_create_delete import put
-from tests.submission.test_message_submission import send
 from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
+from tests.support.operations.mailbox_operations import append_unread_messages
+from tests.support.operations.send_operations import send_outgoing_message
 from tests.support.servers.live_server import Follower, House, until
 
 COUNTERS = "subscription ($user: UserRef) { counters(user: $user) { path total unseen } }"
@@ -72,15 +72,15 @@ async def test_counters_of_shared_folders_are_told_as_long_as_they_are_shared(
     follower = await live.follow(bob, COUNTERS)
     await until(lambda: follower.got)
     assert "Team" not in counted(follower)
-    await put(ada, "Team", "Unheard")
+    await append_unread_messages(ada, "Team", "Unheard")
     await share(ada, bob, *READ)
     await until(lambda: counted(follower).get("Team") == (2, 2))
-    await put(ada, "Team", "New")
+    await append_unread_messages(ada, "Team", "New")
     await until(lambda: counted(follower)["Team"] == (3, 3))
     await receive(ada, "Private")
     await share(ada, bob)
     many = len(follower.got)
-    await put(ada, "Team", "Unheard too")
+    await append_unread_messages(ada, "Team", "Unheard too")
     await asyncio.sleep(0.2)
     assert len(follower.got) == many
     assert counted(follower)["INBOX"] == (0, 0)
@@ -119,13 +119,13 @@ async def ordered(client: Client) -> str:
 
 @BOTH
 async def test_a_task_is_followed_to_its_end(
-    live: House, ada: Client, world: World, by: str
+    live: House, ada: Client, world: Environment, by: str
 ) -> None:
     key = await ordered(ada)
     follower: Follower = await getattr(live, by)(ada, TASK, id=key)
     await until(lambda: follower.got)
     assert follower.results[0]["state"] == "QUEUED"
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     await until(lambda: follower.over)
     last = follower.results[-1]
     assert (last["state"], last["done"]) == ("SUCCEEDED", 3)
@@ -154,14 +154,14 @@ async def test_a_task_is_followed_by_who_sees_it(
 
 
 async def test_a_task_of_the_platform_is_followed_by_administrators(
-    live: House, ada: Client, over: Client, world: World
+    live: House, ada: Client, over: Client, world: Environment
 ) -> None:
     made = await mutate(over, "quotaRecalculate", "task { id }", users={"all": True})
     key = made["task"]["id"]
     assert await live.refused(ada, TASK, id=key) == "NOT_FOUND"
     follower = await live.follow(over, TASK, id=key)
     await until(lambda: follower.got)
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     await until(lambda: follower.over)
     assert follower.results[-1]["state"] == "SUCCEEDED"
     await follower.leave()
@@ -174,13 +174,13 @@ async def test_a_task_of_the_platform_is_followed_by_administrators(
 async def test_a_submission_is_followed_to_its_end(
     live: House, ada: Client, bob: Client, by: str
 ) -> None:
-    sent = await send(ada, undo_window=timedelta(seconds=30))
+    sent = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert sent.submission
     key = global_ids.encode("Submission", sent.submission.id)
     assert await live.refused(bob, SENDING, id=key) == "NOT_FOUND"
     follower: Follower = await getattr(live, by)(ada, SENDING, id=key)
     await until(lambda: follower.got)
-    await submission_mutations.cancel(context(ada), [sent.submission.id])
+    await submission_mutations.cancel_submissions(context(ada), [sent.submission.id])
     await until(lambda: follower.over)
     assert [one["state"] for one in follower.results] == ["HELD_FOR_UNDO", "CANCELLED"]
     await follower.leave()
@@ -190,15 +190,15 @@ async def test_all_submissions_of_the_viewer_are_followed(
     live: House, ada: Client, bob: Client
 ) -> None:
     follower = await live.follow(ada, SENDING)
-    await until(lambda: ada.world.wakeups.followed)
+    await until(lambda: ada.world.wakeups.followed_streams)
     await asyncio.sleep(0.1)
-    await send(bob)
-    one = await send(ada, undo_window=timedelta(seconds=30))
+    await send_outgoing_message(bob)
+    one = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     await until(lambda: follower.got)
-    other = await send(ada, undo_window=timedelta(seconds=30))
+    other = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert one.submission
     assert other.submission
-    await submission_mutations.cancel(context(ada), [one.submission.id])
+    await submission_mutations.cancel_submissions(context(ada), [one.submission.id])
     await until(lambda: len(follower.got) >= 3)
     got = [
         (global_ids.decode("Submission", each["id"]), each["state"]) for each in follower.results

@@ -12,11 +12,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from merganser.server.event_bus import wakeups
+from merganser.server.event_bus import create_wakeups
 from merganser.settings.settings import Settings
-from models.events.bus import Bus, Heard
+from models.events.bus import EventBus, MessageHandler
 from models.events.bus.local_bus import LocalBus
-from models.events.wakeups import LONGEST, PAUSE, Shared, Wakeups, _messages
+from models.events.wakeups import MAX_MESSAGE_BYTES, SEND_INTERVAL, BusWakeups, Wakeups, _join_lines
 from tests.support.servers.bus_servers import BROKERS
 
 SECRET = b"s" * 32
@@ -32,7 +32,7 @@ class Road:
     start: Callable[[], Any]
 
     def bells(self) -> Wakeups:
-        return wakeups(self.settings, SECRET)
+        return create_wakeups(self.settings, SECRET)
 
 
 @pytest.fixture(params=KINDS)
@@ -78,7 +78,7 @@ async def done(work: Any) -> None:
 async def hearing(bells: Wakeups) -> AsyncGenerator[asyncio.Event]:
     """Bells that hear; the event is set whenever they begin to."""
     joined = asyncio.Event()
-    task = asyncio.create_task(bells.hear(joined.set))
+    task = asyncio.create_task(bells.receive(joined.set))
     async with asyncio.timeout(10):
         await joined.wait()
     joined.clear()
@@ -100,26 +100,26 @@ async def rings(bell: asyncio.Event, seconds: float = 2) -> None:
 async def test_bells_are_heard_in_the_next_process(road: Road) -> None:
     here, there = road.bells(), road.bells()
     recalled: list[int | None] = []
-    here.guard(recalled.append)
+    here.on_credentials_changed(recalled.append)
     async with hearing(here):
         async with hearing(there):
-            with here.listen([7]) as bell, here.listen([8]) as other:
-                there.tell({7: 3})
+            with here.follow([7]) as bell, here.follow([8]) as other:
+                there.announce({7: 3})
                 await rings(bell)
-                there.recall([12])
-                there.recall([None])
-                there.tell({7: 4})
+                there.announce_credentials_changed([12])
+                there.announce_credentials_changed([None])
+                there.announce({7: 4})
                 await rings(bell)
                 assert recalled == [12, None]
                 assert not other.is_set()
-        here.tell({7: 5})  # to a neighbour that is gone
+        here.announce({7: 5})  # to a neighbour that is gone
 
 
 async def test_who_only_tells_need_not_hear(road: Road) -> None:
     here, there = road.bells(), road.bells()
     async with hearing(here):
-        with here.listen([7]) as bell:
-            there.tell({7: 3})
+        with here.follow([7]) as bell:
+            there.announce({7: 3})
             await there.close()
             await rings(bell)
 
@@ -130,17 +130,17 @@ async def test_a_bus_that_was_away_is_heard_again(
     caplog.set_level("INFO", "models.events.wakeups")
     here, there = road.bells(), road.bells()
     async with hearing(here) as joined, hearing(there) as there_joined:
-        with here.listen([7]) as bell:
+        with here.follow([7]) as bell:
             await done(road.stop())
             for number in range(50):  # of which the log is told once
-                there.tell({7: 100 + number})
+                there.announce({7: 100 + number})
                 await asyncio.sleep(0.02)
             await done(road.start())
             async with asyncio.timeout(15):
                 await joined.wait()
                 await there_joined.wait()
-            assert not here.dead
-            there.tell({7: 1000})
+            assert not here.is_disconnected
+            there.announce({7: 1000})
             await rings(bell)
     warnings = [one for one in caplog.records if one.levelname == "WARNING"]
     assert 1 <= len(warnings) <= 4, [one.getMessage() for one in warnings]
@@ -157,8 +157,8 @@ class Counted:
     async def send(self, message: str) -> None:
         self.messages.append(message)
 
-    async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
-        begun()
+    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+        on_connected()
         await asyncio.Event().wait()
 
     async def close(self) -> None:
@@ -166,14 +166,14 @@ class Counted:
 
 
 async def test_many_commits_are_few_messages() -> None:
-    bus: Bus = Counted()
-    bells, began = Shared(bus), monotonic()
+    bus: EventBus = Counted()
+    bells, began = BusWakeups(bus), monotonic()
     for number in range(1000):
-        bells.tell({number % 10: number})
+        bells.announce({number % 10: number})
         await asyncio.sleep(0.0005)
     await bells.close()
     assert isinstance(bus, Counted)
-    assert len(bus.messages) <= (monotonic() - began) / PAUSE + 2
+    assert len(bus.messages) <= (monotonic() - began) / SEND_INTERVAL + 2
     told = [line.split() for message in bus.messages for line in message.split("\n")[1:]]
     last = {int(stream): int(number) for stream, number in told}
     assert last == {number % 10: number for number in range(990, 1000)}
@@ -181,15 +181,15 @@ async def test_many_commits_are_few_messages() -> None:
 
 def test_no_message_is_too_long() -> None:
     lines = [f"{2**62 + number} {number}" for number in range(5000)]
-    messages = list(_messages("name", lines))
-    assert max(map(len, messages)) <= LONGEST
+    messages = list(_join_lines("name", lines))
+    assert max(map(len, messages)) <= MAX_MESSAGE_BYTES
     assert [line for one in messages for line in one.split("\n")[1:]] == lines
 
 
 async def test_what_others_say_on_a_bus_breaks_nothing(tmp_path: Path) -> None:
-    bells, stranger = Shared(LocalBus(tmp_path)), LocalBus(tmp_path)
+    bells, stranger = BusWakeups(LocalBus(tmp_path)), LocalBus(tmp_path)
     async with hearing(bells):
-        with bells.listen([7]) as bell:
+        with bells.follow([7]) as bell:
             for message in ("", "x", "x\n7", "x\n!all", "x\n7 one", "x\n" + "9" * 5000 + " 1"):
                 await stranger.send(message)
             await stranger.send("x\n7 3")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Shell
+from tests.support.clients.command_line import CommandLine
 from tests.support.operations.certificate_operations import DAY, NAME, Signer
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -20,7 +20,7 @@ def written(folder: Path, days: int = 90) -> tuple[Path, Path]:
     return files
 
 
-def test_one_is_set_listed_renewed_and_deleted(shell: Shell, tmp_path: Path) -> None:
+def test_one_is_set_listed_renewed_and_deleted(shell: CommandLine, tmp_path: Path) -> None:
     cert, key = written(tmp_path)
     said = shell("certificate", "set", NAME, "--cert", cert, "--key", key)
     assert (said.code, said.err) == (0, "")
@@ -48,7 +48,7 @@ def test_one_is_set_listed_renewed_and_deleted(shell: Shell, tmp_path: Path) -> 
     ]
 
 
-def test_what_goes_wrong_is_said_in_one_line(shell: Shell, tmp_path: Path) -> None:
+def test_what_goes_wrong_is_said_in_one_line(shell: CommandLine, tmp_path: Path) -> None:
     cert, key = written(tmp_path)
     assert shell("certificate", "set", "own.example", "--cert", cert, "--key", key).code == 0
     for words, text in (
@@ -78,7 +78,7 @@ def test_what_goes_wrong_is_said_in_one_line(shell: Shell, tmp_path: Path) -> No
     [(90, None, ""), (10, "action", f"{NAME} ends on"), (1, "action", f"{NAME} ended on")],
 )
 def test_the_doctor_tells_of_what_ends_soon(
-    shell: Shell, tmp_path: Path, days: int, verdict: str | None, text: str
+    shell: CommandLine, tmp_path: Path, days: int, verdict: str | None, text: str
 ) -> None:
     cert, key = written(tmp_path, days)
     assert shell("certificate", "set", NAME, "--cert", cert, "--key", key).code == 0
@@ -87,10 +87,10 @@ def test_the_doctor_tells_of_what_ends_soon(
     assert all(text in one["found"] for one in checks)
 
 
-def test_the_doctor_looks_at_the_file_too(shell: Shell, tmp_path: Path) -> None:
+def test_the_doctor_looks_at_the_file_too(shell: CommandLine, tmp_path: Path) -> None:
     cert, _ = written(tmp_path, 10)
     for file, verdict in ((cert, "action"), (tmp_path / "none", "action")):
-        shell.set(tls_cert=str(file))
+        shell.set_settings(tls_cert=str(file))
         found = shell("doctor", "--json").json
         (one,) = (each for each in found if each["subject"] == "MERGANSER_TLS_CERT")
         assert one["verdict"] == verdict

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Said, Shell
+from tests.support.clients.command_line import CommandLine, CommandResult
 
 GOOD = "query Good { viewer { role } }"
 BAD = "query Bad {\n  viewer {\n    nothing\n  }\n}"
@@ -17,7 +17,7 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def listed(shell: Shell) -> list[tuple[str, list[str]]]:
+def listed(shell: CommandLine) -> list[tuple[str, list[str]]]:
     found = shell("documents", "list", "--json").json
     assert all(each["added_at"] for each in found)
     return sorted((each["hash"], each["operations"]) for each in found)
@@ -40,7 +40,7 @@ def apollo(*texts: str, **more: Any) -> dict[str, Any]:
     return {"format": "apollo-persisted-query-manifest", "version": 1, "operations": found} | more
 
 
-def test_documents_of_all_kinds_of_files_are_added_once(shell: Shell, files: Path) -> None:
+def test_documents_of_all_kinds_of_files_are_added_once(shell: CommandLine, files: Path) -> None:
     texts = [f"query Q{number} {{ viewer {{ role }} }}" for number in range(4)]
     several = "query A { viewer { role } }\r\nquery B { viewer { scopes } } # ü\n"
     (files / "several.graphql").write_bytes(several.encode())
@@ -61,7 +61,7 @@ def test_documents_of_all_kinds_of_files_are_added_once(shell: Shell, files: Pat
 
 
 def test_a_bad_document_is_named_with_file_and_line_and_nothing_is_added(
-    shell: Shell, files: Path
+    shell: CommandLine, files: Path
 ) -> None:
     manifest = wrote(files / "all.json", {sha(GOOD): GOOD, sha(BAD): BAD})
     given = [
@@ -101,7 +101,7 @@ def test_a_bad_document_is_named_with_file_and_line_and_nothing_is_added(
     ],
 )
 def test_a_name_that_is_not_the_hash_is_told(
-    shell: Shell, files: Path, key: str, words: str
+    shell: CommandLine, files: Path, key: str, words: str
 ) -> None:
     path = wrote(files / "all.json", {key: GOOD})
     said = shell("documents", "add", path)
@@ -124,19 +124,19 @@ def test_a_name_that_is_not_the_hash_is_told(
     ],
 )
 def test_what_is_no_manifest_is_one_sentence(
-    shell: Shell, files: Path, content: Any, words: str
+    shell: CommandLine, files: Path, content: Any, words: str
 ) -> None:
     said = shell("documents", "add", wrote(files / "all.json", content))
     refused(said, words)
 
 
-def refused(said: Said, words: str) -> None:
+def refused(said: CommandResult, words: str) -> None:
     assert said.code in (1, 2)
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert words in said.err
 
 
-def test_files_that_cannot_be_read_are_one_sentence(shell: Shell, files: Path) -> None:
+def test_files_that_cannot_be_read_are_one_sentence(shell: CommandLine, files: Path) -> None:
     refused(shell("documents", "add", files / "nothing.graphql"), "No such file")
     refused(shell("documents", "add", files), "Is a directory")
     (files / "latin.graphql").write_bytes(b"# \xe4\n{ viewer { role } }")
@@ -144,13 +144,15 @@ def test_files_that_cannot_be_read_are_one_sentence(shell: Shell, files: Path) -
     refused(shell("documents", "add"), "Missing argument")
 
 
-def test_characters_that_not_every_store_can_keep_are_refused(shell: Shell, files: Path) -> None:
+def test_characters_that_not_every_store_can_keep_are_refused(
+    shell: CommandLine, files: Path
+) -> None:
     said = shell("documents", "add", wrote(files / "nul.graphql", GOOD + "# \0"))
     assert "must not hold the character NUL" in said.err
     assert listed(shell) == []
 
 
-def test_documents_are_removed_all_or_none(shell: Shell, files: Path) -> None:
+def test_documents_are_removed_all_or_none(shell: CommandLine, files: Path) -> None:
     other = "{ viewer { role } }"
     shell("documents", "add", wrote(files / "a.graphql", GOOD), wrote(files / "b.graphql", other))
     refused(shell("documents", "remove", sha(GOOD), sha("x")), f"there is no document {sha('x')}")
@@ -161,6 +163,6 @@ def test_documents_are_removed_all_or_none(shell: Shell, files: Path) -> None:
     assert listed(shell) == [(sha(other), [])]
 
 
-def test_the_setting_has_two_values(shell: Shell) -> None:
-    shell.set(documents="some")
+def test_the_setting_has_two_values(shell: CommandLine) -> None:
+    shell.set_settings(documents="some")
     refused(shell("serve"), "MERGANSER_DOCUMENTS is wrong: write any or trusted")

@@ -8,10 +8,10 @@ import dns.message
 import dns.rrset
 import pytest
 
-from tests.cli.conftest import Shell
+from tests.support.clients.command_line import CommandLine
 
 
-def test_a_domain_is_made_listed_renamed_and_deleted(ada: Shell) -> None:
+def test_a_domain_is_made_listed_renamed_and_deleted(ada: CommandLine) -> None:
     said = ada("domain", "add", "NEW.example", "--max-users", "2", "--quota", "20 GiB")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("NEW.example is made: dom_")
@@ -49,7 +49,7 @@ def test_a_domain_is_made_listed_renamed_and_deleted(ada: Shell) -> None:
         (("dns", "nowhere.example"), "there is no domain nowhere.example"),
     ],
 )
-def test_a_refusal_is_one_sentence(ada: Shell, words: tuple[str, ...], sentence: str) -> None:
+def test_a_refusal_is_one_sentence(ada: CommandLine, words: tuple[str, ...], sentence: str) -> None:
     said = ada("domain", *words)
     assert said.code in (1, 2)
     assert said.out == ""
@@ -58,15 +58,15 @@ def test_a_refusal_is_one_sentence(ada: Shell, words: tuple[str, ...], sentence:
     assert sentence in said.err
 
 
-def test_dns_is_compared_with_what_it_should_be(ada: Shell) -> None:
-    ada.set(hostname="mx.example.org")
+def test_dns_is_compared_with_what_it_should_be(ada: CommandLine) -> None:
+    ada.set_settings(hostname="mx.example.org")
     said = ada("domain", "dns", "example.org", "--no-check", "--json")
     assert said.code == 0
     values = {(one["type"], one["name"]): one["value"] for one in said.json}
     assert values["MX", "example.org"] == "10 mx.example.org."
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        ada.set(dns_resolver=f"127.0.0.1:{server.getsockname()[1]}")
+        ada.set_settings(dns_resolver=f"127.0.0.1:{server.getsockname()[1]}")
         threading.Thread(target=answer, args=(server, 4), daemon=True).start()
         said = ada("domain", "dns", "example.org", "--json")
     assert said.code == 1  # all but MX is missing
@@ -88,17 +88,17 @@ def answer(server: socket.socket, times: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["localhost:53", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1"])
-def test_a_name_server_is_an_address_and_a_port(ada: Shell, value: str) -> None:
-    ada.set(dns_resolver=value)
+def test_a_name_server_is_an_address_and_a_port(ada: CommandLine, value: str) -> None:
+    ada.set_settings(dns_resolver=value)
     said = ada("domain", "list")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "MERGANSER_DNS_RESOLVER is wrong: write address:port" in said.err
 
 
-def test_a_key_of_arc_is_made_and_said_again(shell: Shell, tmp_path: Path) -> None:
+def test_a_key_of_arc_is_made_and_said_again(shell: CommandLine, tmp_path: Path) -> None:
     said = shell("domain", "arc-key", "example.org")
     assert (said.code, "MERGANSER_ARC_KEYS" in said.err) == (2, True)
-    shell.set(arc_keys=str(tmp_path / "keys"))
+    shell.set_settings(arc_keys=str(tmp_path / "keys"))
     made = shell("domain", "arc-key", "Bücher.example", "--selector", "a1")
     name = "a1._domainkey.xn--bcher-kva.example"
     path = tmp_path / "keys" / f"{name}.pem"
@@ -122,13 +122,13 @@ def test_a_key_of_arc_is_made_and_said_again(shell: Shell, tmp_path: Path) -> No
     assert len(list((tmp_path / "keys").iterdir())) == 1
 
 
-def seals(shell: Shell) -> tuple[str, str]:
+def seals(shell: CommandLine) -> tuple[str, str]:
     """What the doctor says of the keys of ARC."""
     (row,) = [row for row in shell("doctor", "--json").json if row["subject"] == "seals"]
     return row["verdict"], row["found"]
 
 
-def test_keys_are_made_listed_and_rotated(ada: Shell) -> None:
+def test_keys_are_made_listed_and_rotated(ada: CommandLine) -> None:
     made = ada("domain", "dkim-add", "example.org")
     assert made.code == 0, made.err
     head, record = made.out.splitlines()
@@ -148,7 +148,7 @@ def test_keys_are_made_listed_and_rotated(ada: Shell) -> None:
     assert ("RETIRED" in table, "ACTIVE" in table, "PRIVATE" in table) == (True, True, False)
 
 
-def test_a_domain_is_made_with_a_key_or_without(ada: Shell) -> None:
+def test_a_domain_is_made_with_a_key_or_without(ada: CommandLine) -> None:
     made, told, record = ada("domain", "add", "keyed.example").out.splitlines()
     assert made.startswith("keyed.example is made: dom_")
     assert told == "DNS should hold:"

@@ -13,40 +13,47 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from merganser.commands import user_operations
-from merganser.server.environment_factory import opened, owner
-from merganser.settings.settings import read
-from models.connectors import Connector, Protocol, Security
-from models.store.columns import picked
+from merganser.server.environment_factory import open_environment, root_context
+from merganser.settings.settings import read_settings
+from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
+from models.store.columns import select_columns
 from resolvers.connectors import credentials
 from resolvers.connectors import mutations as connector_mutations
-from tests.cli.conftest import Said, Shell
-from tests.cli.test_cli_import import folders, mbox
+from tests.support.clients.command_line import (
+    CommandLine,
+    CommandResult,
+    message_count_by_mailbox,
+    write_mbox,
+)
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "jsonl"])
-def test_an_account_goes_there_and_back(ada: Shell, tmp_path: Path, ending: str) -> None:
-    mbox(tmp_path / "a.mbox", 60)
+def test_an_account_goes_there_and_back(ada: CommandLine, tmp_path: Path, ending: str) -> None:
+    write_mbox(tmp_path / "a.mbox", 60)
     assert ada("import", tmp_path / "a.mbox", "--user", "ada", "--mailbox", "Old/Ä").code == 0
     path = tmp_path / f"ada.{ending}"
     said = ada("export", path, "--user", "ada")
     assert said.code == 0, said.err
-    many = ada.rows("SELECT count(*) FROM messages")[0][0]
+    many = ada.read_rows("SELECT count(*) FROM messages")[0][0]
     assert said.out == f"{many} messages exported, {path.stat().st_size} bytes.\n"
     assert [each.name for each in tmp_path.iterdir() if "part" in each.name] == []
-    before, digests = folders(ada), "SELECT digest, received_at, seen FROM messages ORDER BY 1, 2"
-    mail = ada.rows(digests)
+    before, digests = (
+        message_count_by_mailbox(ada),
+        "SELECT digest, received_at, seen FROM messages ORDER BY 1, 2",
+    )
+    mail = ada.read_rows(digests)
     assert ada("user", "add", "bob", "--address", "bob@example.org", "--no-password").code == 0
     said = ada("import", path, "--user", "bob")
     assert (said.code, said.out) == (0, f"{many} messages imported.\n"), said.err
-    assert sorted(ada.rows(digests)) == sorted(mail * 2)
-    theirs = ada.rows("SELECT path, total FROM mailboxes WHERE total > 0 ORDER BY user_id")
+    assert sorted(ada.read_rows(digests)) == sorted(mail * 2)
+    theirs = ada.read_rows("SELECT path, total FROM mailboxes WHERE total > 0 ORDER BY user_id")
     assert theirs[len(before) :] == theirs[: len(before)]
 
 
-def test_one_mailbox_as_a_file_of_others(ada: Shell, tmp_path: Path) -> None:
-    mbox(tmp_path / "a.mbox", 12)
+def test_one_mailbox_as_a_file_of_others(ada: CommandLine, tmp_path: Path) -> None:
+    write_mbox(tmp_path / "a.mbox", 12)
     ada("import", tmp_path / "a.mbox", "--user", "ada", "--mailbox", "Old")
-    many = folders(ada)["Old"]
+    many = message_count_by_mailbox(ada)["Old"]
     path = tmp_path / "old.file"
     words = ["--user", "ada", "--mailbox", "Old"]
     assert ada("export", path, *words, "--format", "mbox").code == 0
@@ -69,7 +76,7 @@ def test_one_mailbox_as_a_file_of_others(ada: Shell, tmp_path: Path) -> None:
     ],
 )
 def test_an_export_that_cannot_be_is_one_sentence(
-    ada: Shell, tmp_path: Path, words: tuple[str, ...], sentence: str
+    ada: CommandLine, tmp_path: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     (tmp_path / "there.zip").write_bytes(b"mine")
     said = ada("export", tmp_path / words[0], *words[1:])
@@ -83,9 +90,9 @@ def test_an_export_that_cannot_be_is_one_sentence(
 PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of tests
 GIVEN = {
     "name": "far",
-    "protocol": Protocol.IMAP,
+    "protocol": ConnectorProtocol.IMAP,
     "host": "imap.example.net",
-    "security": Security.TLS,
+    "security": ConnectorSecurity.TLS,
     "mechanism": "PLAIN",
     "username": "ada",
 }
@@ -93,9 +100,12 @@ GIVEN = {
 
 def connect(word: str) -> None:
     async def make() -> None:
-        async with opened(read()) as world:
-            await connector_mutations.create(
-                owner(world), await user_operations.found(world, "ada"), GIVEN, word
+        async with open_environment(read_settings()) as world:
+            await connector_mutations.create_connector(
+                root_context(world),
+                await user_operations.user_id_of_name(world, "ada"),
+                GIVEN,
+                word,
             )
 
     asyncio.run(make())
@@ -105,10 +115,12 @@ def words() -> list[tuple[bool, str | None]]:
     """Of each connector whether it is on, and its password."""
 
     async def look() -> list[tuple[bool, str | None]]:
-        async with opened(read()) as world:
-            rows = await world.database.read(select(*picked(Connector)).order_by(col(Connector.id)))
+        async with open_environment(read_settings()) as world:
+            rows = await world.database.read(
+                select(*select_columns(Connector)).order_by(col(Connector.id))
+            )
             return [
-                (row.active, credentials.opened(world, row.id, row.secret).get("password"))
+                (row.active, credentials.open_secret(world, row.id, row.secret).get("password"))
                 for row in rows
             ]
 
@@ -117,9 +129,9 @@ def words() -> list[tuple[bool, str | None]]:
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "jsonl"])
 def test_passwords_of_connectors_go_with_a_passphrase(
-    ada: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+    ada: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    def said(*given: str | Path, stdin: str = PASSPHRASE) -> Said:
+    def said(*given: str | Path, stdin: str = PASSPHRASE) -> CommandResult:
         monkeypatch.setattr("sys.stdin", io.StringIO(f"{stdin}\n"))
         return ada(*given, "--passphrase-stdin")
 
@@ -148,7 +160,7 @@ def test_passwords_of_connectors_go_with_a_passphrase(
     assert f"Skipped password of connector far: no passphrase was given: {off}" in none
     assert words() == [(True, "far-away-word")] * 2 + [(False, None)] * 2
     assert not [
-        row for row in ada.rows('SELECT "order", result FROM tasks') if PASSPHRASE in str(row)
+        row for row in ada.read_rows('SELECT "order", result FROM tasks') if PASSPHRASE in str(row)
     ]
 
 
@@ -163,7 +175,7 @@ def test_passwords_of_connectors_go_with_a_passphrase(
     ],
 )
 def test_a_passphrase_that_cannot_be_is_one_sentence(
-    ada: Shell, tmp_path: Path, given: tuple[str, ...], stdin: str, sentence: str
+    ada: CommandLine, tmp_path: Path, given: tuple[str, ...], stdin: str, sentence: str
 ) -> None:
     ada.monkeypatch.setattr("sys.stdin", io.StringIO(f"{stdin}\n"))
     command, name, *more = given

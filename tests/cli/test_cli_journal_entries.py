@@ -9,14 +9,13 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from merganser.commands.command_line import app
-from merganser.server.environment_factory import opened
+from merganser.commands.command_line import create_command_line
+from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
-from tests.changes.test_journal_entries_of_workers import compared, new
-from tests.cli.conftest import Shell
-from tests.cli.test_cli_import import mbox
+from tests.support.clients.command_line import CommandLine, write_mbox
 from tests.support.operations.certificate_operations import Signer
 from tests.support.stores import store_fixtures
+from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
 from tests.support.stores.store_snapshot import Rows, everything
 
 # commands that change nothing in a store, or do what a server does: its roads are walked elsewhere
@@ -94,17 +93,17 @@ def leaves(group: TyperGroup, *before: str) -> Iterator[str]:
             yield " ".join((*before, name))
 
 
-def rows(shell: Shell) -> Rows:
+def rows(shell: CommandLine) -> Rows:
     async def work() -> Rows:
         settings = Settings(data=shell.data, store=f"sqlite+aiosqlite:///{shell.data}/mail.db")
-        async with opened(settings) as world:
+        async with open_environment(settings) as world:
             return await everything(world)
 
     return store_fixtures.run(work())
 
 
 def test_every_command_writes_or_reads() -> None:
-    whole = get_command(app())
+    whole = get_command(create_command_line())
     assert isinstance(whole, TyperGroup)
     assert {*WRITES} | READS == set(leaves(whole))
     assert not {*WRITES} & READS
@@ -112,9 +111,9 @@ def test_every_command_writes_or_reads() -> None:
 
 @pytest.mark.parametrize("name", WRITES)
 def test_the_journal_tells_exactly_what_a_command_changed(
-    name: str, ada: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, ada: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mbox(tmp_path / "old.mbox", 5)
+    write_mbox(tmp_path / "old.mbox", 5)
     (tmp_path / "good.graphql").write_text(DOCUMENT)
     (tmp_path / "users.csv").write_text("address,passwordDisabled\nbob@example.org,true\n")
     (tmp_path / "mx.pem").write_text("".join(Signer().issue()))
@@ -140,5 +139,5 @@ def test_the_journal_tells_exactly_what_a_command_changed(
     said = ada(*(given.get(word, word) for word in words))
     assert said.code == 0, said.err
     after = rows(ada)
-    compared(before, after)
-    assert bool(new(before, after)) is (name not in SILENT)
+    assert_journal_matches_rows(before, after)
+    assert bool(new_journal_entries(before, after)) is (name not in SILENT)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from merganser.server.environment_factory import opened
+from merganser.server.environment_factory import open_environment
 from merganser.server.store import store_lock
-from merganser.settings.settings import read
-from models.auth.second_factors import TotpSeed
-from models.runtime.secret_box import Vault, new_key
-from resolvers.auth.second_factors.totp import place_of
-from tests.cli.conftest import Said, Shell
+from merganser.settings.settings import read_settings
+from models.auth.second_factors import TotpSecret
+from models.runtime.secret_box import SecretBox, generate_key
+from resolvers.auth.second_factors.totp import secret_box_purpose
+from tests.support.clients.command_line import CommandLine, CommandResult
 from tests.support.servers.forked_process import run_forked
 
 SEEDS = 1203  # more than two rounds
@@ -25,14 +25,14 @@ def sealed(many: int = SEEDS) -> None:
     """So many accounts with a seed, and every third with one that waits."""
 
     async def furnish() -> None:
-        async with opened(read()) as world:
+        async with open_environment(read_settings()) as world:
             from models.events.journal import Stream
             from models.users.tables import User
 
             def text(key: int) -> str:
-                return world.vault.seal(f"SEED{key}", place_of(key))
+                return world.secret_box.encrypt(f"SEED{key}", secret_box_purpose(key))
 
-            async with world.write() as session:
+            async with world.write_session() as session:
                 keys = range(1, many + 1)
                 now = world.now()
                 session.add_all(Stream(id=key) for key in keys)
@@ -49,7 +49,7 @@ def sealed(many: int = SEEDS) -> None:
                 )
                 await session.flush()
                 session.add_all(
-                    TotpSeed(user_id=key, seed=text(key), pending=None if key % 3 else text(key))
+                    TotpSecret(user_id=key, seed=text(key), pending=None if key % 3 else text(key))
                     for key in keys
                 )
 
@@ -62,12 +62,15 @@ def opens() -> int:
     async def count() -> int:
         from sqlalchemy import select
 
-        from models.store.columns import table_of
+        from models.store.columns import core_table
 
-        async with opened(read()) as world:
-            rows = await world.database.read(select(table_of(TotpSeed)))
+        async with open_environment(read_settings()) as world:
+            rows = await world.database.read(select(core_table(TotpSecret)))
             texts = [
-                (world.vault.open(text, place_of(row.user_id)), f"SEED{row.user_id}")
+                (
+                    world.secret_box.decrypt(text, secret_box_purpose(row.user_id)),
+                    f"SEED{row.user_id}",
+                )
                 for row in rows
                 for text in (row.seed, row.pending)
                 if text
@@ -78,11 +81,11 @@ def opens() -> int:
     return asyncio.run(count())
 
 
-def file_of(shell: Shell) -> Path:
+def file_of(shell: CommandLine) -> Path:
     return shell.data / "vault"
 
 
-def names(shell: Shell) -> list[str]:
+def names(shell: CommandLine) -> list[str]:
     return [line.split()[0] for line in file_of(shell).read_text().splitlines()]
 
 
@@ -93,7 +96,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def furnished(shell: Shell, sample: Path) -> Shell:
+def furnished(shell: CommandLine, sample: Path) -> CommandLine:
     if sample.exists():
         shutil.copytree(sample, shell.data, dirs_exist_ok=True)
     else:
@@ -105,7 +108,7 @@ def furnished(shell: Shell, sample: Path) -> Shell:
 ALL = SEEDS + SEEDS // 3
 
 
-def test_all_is_sealed_anew_and_old_keys_go(furnished: Shell) -> None:
+def test_all_is_sealed_anew_and_old_keys_go(furnished: CommandLine) -> None:
     (old,) = names(furnished)
     before = file_of(furnished).read_text()
     said = furnished("keys", "rotate")
@@ -123,7 +126,7 @@ def test_all_is_sealed_anew_and_old_keys_go(furnished: Shell) -> None:
         assert file_of(furnished).read_text().split()[1] not in shown
 
 
-def test_old_keys_may_stay(furnished: Shell) -> None:
+def test_old_keys_may_stay(furnished: CommandLine) -> None:
     (old,) = names(furnished)
     assert furnished("keys", "rotate", "--keep-old").code == 0
     assert names(furnished)[0] == old
@@ -139,7 +142,9 @@ PLACES = ["rotation:1", "rotation:2", "reseal:1", "reseal:2", "reseal:3", "rotat
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_killed_at_any_point_it_loses_nothing_and_goes_on(furnished: Shell, place: str) -> None:
+def test_killed_at_any_point_it_loses_nothing_and_goes_on(
+    furnished: CommandLine, place: str
+) -> None:
     env = {**os.environ, "MERGANSER_FAULT": place}
     killed = run_forked(["keys", "rotate"], env)
     assert killed.returncode == -9, killed.stderr
@@ -150,16 +155,16 @@ def test_killed_at_any_point_it_loses_nothing_and_goes_on(furnished: Shell, plac
     assert opens() == ALL
 
 
-async def test_it_needs_the_servers_stopped(furnished: Shell) -> None:
+async def test_it_needs_the_servers_stopped(furnished: CommandLine) -> None:
     before = file_of(furnished).read_text()
-    async with store_lock.serving(read().store):
+    async with store_lock.lock_as_server(read_settings().store):
         said = await asyncio.to_thread(furnished, "keys", "rotate")
     assert said.code == 1
     assert "stop it, then make other keys" in said.err
     assert file_of(furnished).read_text() == before
 
 
-def test_what_no_key_opens_keeps_its_key_and_is_told_of(furnished: Shell) -> None:
+def test_what_no_key_opens_keeps_its_key_and_is_told_of(furnished: CommandLine) -> None:
     (old,) = names(furnished)
     with sqlite3.connect(furnished.data / "mail.db") as store:
         store.execute("UPDATE totp_seeds SET seed = ? || '.AAAA' WHERE user_id = 7", (old,))
@@ -171,11 +176,11 @@ def test_what_no_key_opens_keeps_its_key_and_is_told_of(furnished: Shell) -> Non
     assert len(names(furnished)) == 2
 
 
-def starts(shell: Shell) -> Said:
+def starts(shell: CommandLine) -> CommandResult:
     return shell("user", "list")
 
 
-def test_without_the_file_nothing_starts(furnished: Shell) -> None:
+def test_without_the_file_nothing_starts(furnished: CommandLine) -> None:
     file_of(furnished).unlink()
     said = starts(furnished)
     assert said.code == 1
@@ -184,9 +189,9 @@ def test_without_the_file_nothing_starts(furnished: Shell) -> None:
     assert "vault" in doctor(furnished)
 
 
-def test_with_another_file_nothing_starts(furnished: Shell) -> None:
+def test_with_another_file_nothing_starts(furnished: CommandLine) -> None:
     (old,) = names(furnished)
-    name, key = new_key()
+    name, key = generate_key()
     for text in (f"{name} {key.hex()}\n", f"{old} {key.hex()}\n"):
         file_of(furnished).write_text(text)
         said = starts(furnished)
@@ -196,7 +201,7 @@ def test_with_another_file_nothing_starts(furnished: Shell) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "name key\n", "name " + "00" * 31, "\xff\xfe"])
-def test_a_file_without_keys_is_said_to_be_none(furnished: Shell, text: str) -> None:
+def test_a_file_without_keys_is_said_to_be_none(furnished: CommandLine, text: str) -> None:
     file_of(furnished).write_text(text)
     said = starts(furnished)
     assert said.code == 1
@@ -205,7 +210,7 @@ def test_a_file_without_keys_is_said_to_be_none(furnished: Shell, text: str) -> 
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_others_may_not_read_it(furnished: Shell, mode: int) -> None:
+def test_others_may_not_read_it(furnished: CommandLine, mode: int) -> None:
     file_of(furnished).chmod(mode)
     said = starts(furnished)
     assert said.code == 1
@@ -216,7 +221,7 @@ def test_others_may_not_read_it(furnished: Shell, mode: int) -> None:
     assert doctor(furnished) == {}
 
 
-def doctor(shell: Shell) -> dict[str, str]:
+def doctor(shell: CommandLine) -> dict[str, str]:
     """What is to be done about the vault."""
     rows = json.loads(shell("doctor", "--json").out)
     return {
@@ -226,31 +231,34 @@ def doctor(shell: Shell) -> dict[str, str]:
     }
 
 
-def test_the_file_may_lie_elsewhere(shell: Shell, tmp_path: Path) -> None:
-    shell.set(vault=str(tmp_path / "keys"))
+def test_the_file_may_lie_elsewhere(shell: CommandLine, tmp_path: Path) -> None:
+    shell.set_settings(vault=str(tmp_path / "keys"))
     assert starts(shell).code == 0
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
     assert not file_of(shell).exists()
     assert shell("keys", "rotate").code == 0
 
 
-def test_two_that_start_at_once_have_one_file(shell: Shell) -> None:
+def test_two_that_start_at_once_have_one_file(shell: CommandLine) -> None:
     async def both() -> set[str]:
-        async with opened(read()) as one, opened(read()) as two:
-            return {one.vault.newest, two.vault.newest}
+        async with (
+            open_environment(read_settings()) as one,
+            open_environment(read_settings()) as two,
+        ):
+            return {one.secret_box.newest_key_name, two.secret_box.newest_key_name}
 
     assert asyncio.run(both()) == set(names(shell))
 
 
 def test_a_file_that_cannot_be_written_stops_the_rotation(
-    furnished: Shell, monkeypatch: pytest.MonkeyPatch
+    furnished: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from merganser.server import key_file
 
     def refused(_path: Path, _text: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(key_file, "replaced", refused)
+    monkeypatch.setattr(key_file, "replace_private_file", refused)
     said = furnished("keys", "rotate")
     assert said.code == 1
     assert "cannot write" in said.err
@@ -258,8 +266,8 @@ def test_a_file_that_cannot_be_written_stops_the_rotation(
 
 
 def test_a_key_tells_itself_to_nobody() -> None:
-    name, key = new_key()
-    made = Vault({name: key})
+    name, key = generate_key()
+    made = SecretBox({name: key})
     assert key.hex() not in repr(made)
     assert str(key) not in repr(made)
-    assert key.hex() not in made.proof(name)
+    assert key.hex() not in made.key_fingerprint(name)

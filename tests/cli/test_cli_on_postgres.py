@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.store.database import Database
-from tests.cli.conftest import Shell
-from tests.cli.test_cli_import import mbox
+from tests.support.clients.command_line import CommandLine, write_mbox
 from tests.support.stores import store_fixtures
 
 pytestmark = pytest.mark.skipif(
@@ -16,22 +15,24 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def shell(bare: Shell, postgres: str) -> Shell:
+def shell(bare: CommandLine, postgres: str) -> CommandLine:
     async def empty() -> None:
         database = Database(postgres)
         await store_fixtures.emptied(database)
         await database.close()
 
     asyncio.run(empty())
-    bare.set(store=postgres)
+    bare.set_settings(store=postgres)
     return bare
 
 
-def test_accounts_demo_import_and_check_work_as_on_sqlite(shell: Shell, tmp_path: Path) -> None:
+def test_accounts_demo_import_and_check_work_as_on_sqlite(
+    shell: CommandLine, tmp_path: Path
+) -> None:
     assert shell("init").code == 0
     assert shell("user", "add", "ada@example.org", "--no-password").code == 0
     assert shell("demo", "--count", "40").code == 0
-    mbox(tmp_path / "a.mbox", 70)
+    write_mbox(tmp_path / "a.mbox", 70)
     words = ("import", tmp_path / "a.mbox", "--user", "ada@example.org")
     assert shell(*words).out == "70 messages imported.\n"
     assert "70 were there already" in shell(*words).out

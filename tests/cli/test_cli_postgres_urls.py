@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.conftest import Shell
+from tests.support.clients.command_line import CommandLine
 
 WRONG = {
     "sslmode=strict": "sslmode must be",
@@ -25,8 +25,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("more", WRONG)
-def test_wrong_parameter_ends_the_start_with_a_sentence(bare: Shell, more: str) -> None:
-    bare.set(store=f"postgresql://ada:secret-password@127.0.0.1:1/mail?{more}")
+def test_wrong_parameter_ends_the_start_with_a_sentence(bare: CommandLine, more: str) -> None:
+    bare.set_settings(store=f"postgresql://ada:secret-password@127.0.0.1:1/mail?{more}")
     said = bare("init")
     assert said.code == 2
     assert WRONG[more] in said.err
@@ -34,14 +34,14 @@ def test_wrong_parameter_ends_the_start_with_a_sentence(bare: Shell, more: str) 
     assert "secret-password" not in said.err
 
 
-def test_missing_certificate_ends_the_start_with_a_sentence(bare: Shell) -> None:
+def test_missing_certificate_ends_the_start_with_a_sentence(bare: CommandLine) -> None:
     for more in ("sslmode=verify-full", "sslmode=require&sslrootcert=/nowhere.pem"):
-        bare.set(store=f"postgres://ada:secret-password@127.0.0.1:1/mail?{more}")
+        bare.set_settings(store=f"postgres://ada:secret-password@127.0.0.1:1/mail?{more}")
         said = bare("init")
         assert said.code == 2
         assert "sslrootcert" in said.err
         assert "Traceback" not in said.err
-    bare.set(store="postgres://ada:secret-password@127.0.0.1:1/mail?sslmode=require")
+    bare.set_settings(store="postgres://ada:secret-password@127.0.0.1:1/mail?sslmode=require")
     said = bare("init")
     assert said.code == 1
     assert "cannot use the store" in said.err

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.cli.conftest import Shell
+from tests.support.clients.command_line import CommandLine
 
 KEY = "submission.maxRecipients"
 
 
-def test_a_setting_is_set_shown_and_unset(shell: Shell) -> None:
+def test_a_setting_is_set_shown_and_unset(shell: CommandLine) -> None:
     assert shell("setting", "get", KEY).out == "400\n"
     assert shell("setting", "set", KEY, "50", "--reason", "spam").out == f"{KEY} is 50\n"
     assert shell("setting", "get", KEY).out == "50\n"
@@ -21,8 +21,8 @@ def test_a_setting_is_set_shown_and_unset(shell: Shell) -> None:
     assert "stored" not in shell("setting", "list").out
 
 
-def test_the_environment_says_the_default(shell: Shell) -> None:
-    shell.set(max_recipients="7")
+def test_the_environment_says_the_default(shell: CommandLine) -> None:
+    shell.set_settings(max_recipients="7")
     assert shell("setting", "get", KEY).out == "7\n"
     shell("setting", "set", KEY, "9")
     assert shell("setting", "get", KEY).out == "9\n"
@@ -40,13 +40,13 @@ def test_the_environment_says_the_default(shell: Shell) -> None:
     ],
 )  # fmt: skip
 def test_values_are_written_as_people_write_them(
-    shell: Shell, key: str, given: str, shown: str
+    shell: CommandLine, key: str, given: str, shown: str
 ) -> None:
     assert shell("setting", "set", key, given).out == f"{key} is {shown}\n"
     assert shell("setting", "get", key).out == f"{shown}\n"
 
 
-def test_ones_own_are_gone_when_unset(shell: Shell) -> None:
+def test_ones_own_are_gone_when_unset(shell: CommandLine) -> None:
     shell("setting", "set", "custom.a", "5")
     assert shell("setting", "unset", "custom.a").out == "custom.a is gone\n"
     said = shell("setting", "get", "custom.a")
@@ -69,14 +69,16 @@ def test_ones_own_are_gone_when_unset(shell: Shell) -> None:
         (("set", "custom.a", "[" * 100_000), "at most 4096 bytes"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(shell: Shell, words: tuple[str, ...], part: str) -> None:
+def test_what_is_wrong_is_one_sentence(
+    shell: CommandLine, words: tuple[str, ...], part: str
+) -> None:
     said = shell("setting", *words)
     assert said.code in (1, 2)
     assert part in said.err
     assert len(said.err.splitlines()) == 1
 
 
-def test_a_stored_value_of_no_use_is_told_and_not_in_force(shell: Shell) -> None:
+def test_a_stored_value_of_no_use_is_told_and_not_in_force(shell: CommandLine) -> None:
     import json
     import sqlite3
 

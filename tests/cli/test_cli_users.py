@@ -7,41 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from merganser.server.environment_factory import opened, owner
-from merganser.settings.settings import read
-from models.errors import AuthenticationFailed, Unauthenticated
-from models.store.keyset_pages import MOST
+from merganser.server.environment_factory import open_environment, root_context
+from merganser.settings.settings import read_settings
+from models.errors import Unauthenticated
+from models.store.keyset_pages import MAX_PAGE_SIZE
 from models.users.roles import Role, Scope
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
-from resolvers.auth.authentication import authenticate, sign_in
-from resolvers.context import Context, Viewer
+from resolvers.auth.api_keys import NewApiKey
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.cli.conftest import Shell
+from tests.support.clients.command_line import CommandLine, authenticate_bearer, can_sign_in
 
 
-def signs_in(name: str, password: str) -> bool:
-    async def tried() -> bool:
-        async with opened(read()) as world:
-            try:
-                return bool(await authenticate(Context(world, Viewer()), name, password))
-            except AuthenticationFailed:
-                return False
-
-    return asyncio.run(tried())
-
-
-def viewer_of(secret: str) -> Viewer:
-    async def asked() -> Viewer:
-        async with opened(read()) as world:
-            return await sign_in(world, {"authorization": f"Bearer {secret}"}, ip=None)
-
-    return asyncio.run(asked())
-
-
-def test_a_user_is_made_listed_and_signs_in(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    shell.set(auto_create_domains="off")
+def test_a_user_is_made_listed_and_signs_in(
+    shell: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.set_settings(auto_create_domains="off")
     words = ("user", "add", "ada@example.org", "--password-stdin", "--quota", "5 GiB")
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
     said = shell(*words)
@@ -54,12 +35,12 @@ def test_a_user_is_made_listed_and_signs_in(shell: Shell, monkeypatch: pytest.Mo
     assert (row["username"], row["address"]) == ("ada@example.org", "ada@example.org")
     assert (row["role"], row["quota"]) == ("ADMIN", 5 << 30)
     assert "ada@example.org" in shell("user", "list").out
-    assert signs_in("ada@example.org", "correct horse")
-    assert not signs_in("ada@example.org", "correct house")
+    assert can_sign_in("ada@example.org", "correct horse")
+    assert not can_sign_in("ada@example.org", "correct house")
 
 
 def test_accounts_of_a_file_are_created_and_refusals_have_their_line(
-    ada: Shell, tmp_path: Path
+    ada: CommandLine, tmp_path: Path
 ) -> None:
     file = tmp_path / "users.csv"
     file.write_text(
@@ -74,7 +55,7 @@ def test_accounts_of_a_file_are_created_and_refusals_have_their_line(
         ["line 3", " address"],
         ["line 4", " password"],
     ]
-    assert signs_in("eve@example.org", "secret")
+    assert can_sign_in("eve@example.org", "secret")
     again = ada("user", "import", str(file), "--format", "CSV")
     assert (again.code, again.out.strip()) == (1, "0 accounts created, 3 refused.")
     file.write_text('{"address": "dan@example.org", "passwordDisabled": true}\n')
@@ -86,16 +67,18 @@ def test_accounts_of_a_file_are_created_and_refusals_have_their_line(
     assert ada("user", "import", str(tmp_path / "none")).code == 1
 
 
-def test_another_password_ends_the_old_one(ada: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_password_ends_the_old_one(
+    ada: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for password in ("first one", "second one"):
         monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
         assert ada("user", "passwd", "ada", "--password-stdin").code == 0
-    assert signs_in("ada@example.org", "second one")
-    assert not signs_in("ada@example.org", "first one")
+    assert can_sign_in("ada@example.org", "second one")
+    assert not can_sign_in("ada@example.org", "first one")
 
 
 def test_passwords_are_as_strong_as_their_domain_wants(
-    ada: Shell, monkeypatch: pytest.MonkeyPatch
+    ada: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with sqlite3.connect(ada.data / "mail.db") as store:
         store.execute("UPDATE domains SET password_min = 12, password_classes = 2")
@@ -137,7 +120,7 @@ def test_passwords_are_as_strong_as_their_domain_wants(
     ],
 )
 def test_a_refusal_is_one_sentence(
-    ada: Shell, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], sentence: str
+    ada: CommandLine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], sentence: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     if words[:3] == ("user", "add", "ada"):
@@ -150,7 +133,7 @@ def test_a_refusal_is_one_sentence(
     assert sentence in said.err
 
 
-def test_a_list_is_narrowed(ada: Shell) -> None:
+def test_a_list_is_narrowed(ada: CommandLine) -> None:
     assert ada("user", "add", "bob@new.example", "--no-password").code == 0
 
     def names(*words: str) -> list[str]:
@@ -163,7 +146,7 @@ def test_a_list_is_narrowed(ada: Shell) -> None:
     assert names("--tag", "x") == []
 
 
-def test_an_account_is_deleted_and_comes_back(ada: Shell) -> None:
+def test_an_account_is_deleted_and_comes_back(ada: CommandLine) -> None:
     said = ada("user", "delete", "A.da@example.org", "--after", "2099-12-24")
     assert (said.code, said.err) == (0, "")
     assert "kept until 2099-12-2" in said.out
@@ -179,14 +162,14 @@ def test_an_account_is_deleted_and_comes_back(ada: Shell) -> None:
     assert said.err.endswith("ada@example.org\n")
 
 
-def test_a_key_is_shown_once_works_and_is_revoked(ada: Shell) -> None:
+def test_a_key_is_shown_once_works_and_is_revoked(ada: CommandLine) -> None:
     said = ada(
         "token", "create", "--name", "backup", "--user", "ada", "--scope", "MAIL_READ",
         "--read-only", "--expires", "30 days",
     )  # fmt: skip
     assert said.code == 0
     secret = said.out.strip()  # and nothing else: it may go into a variable
-    viewer = viewer_of(secret)
+    viewer = authenticate_bearer(secret)
     assert (viewer.role, viewer.scopes, viewer.read_only) == (
         Role.USER,
         frozenset({Scope.MAIL_READ}),
@@ -199,31 +182,31 @@ def test_a_key_is_shown_once_works_and_is_revoked(ada: Shell) -> None:
     assert ada("token", "revoke", row["id"]).code == 0
     assert ada("token", "list", "--json").json == []
     with pytest.raises(Unauthenticated):
-        viewer_of(secret)
+        authenticate_bearer(secret)
 
 
-def test_a_key_of_the_platform_belongs_to_nobody(shell: Shell) -> None:
+def test_a_key_of_the_platform_belongs_to_nobody(shell: CommandLine) -> None:
     secret = shell("token", "create", "--name", "root", "--role", "ROOT").out.strip()
-    viewer = viewer_of(secret)
+    viewer = authenticate_bearer(secret)
     assert (viewer.user_id, viewer.role) == (0, Role.ROOT)
 
 
-def test_lists_are_whole_however_long(shell: Shell) -> None:
+def test_lists_are_whole_however_long(shell: CommandLine) -> None:
     async def fill() -> None:
-        async with opened(read()) as world:
-            for number in range(MOST + 5):
+        async with open_environment(read_settings()) as world:
+            for number in range(MAX_PAGE_SIZE + 5):
                 user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
-                made = await creation_create.create(owner(world), user)
-                await api_keys.create_key(owner(world), NewKey("k", user_id=made.id))
+                made = await creation_create.create_user(root_context(world), user)
+                await api_keys.create_api_key(root_context(world), NewApiKey("k", user_id=made.id))
 
     asyncio.run(fill())
     names = [row["username"] for row in shell("user", "list", "--json").json]
-    assert sorted(names) == sorted(f"u.{number}" for number in range(MOST + 5))
+    assert sorted(names) == sorted(f"u.{number}" for number in range(MAX_PAGE_SIZE + 5))
     owners = [row["user"] for row in shell("token", "list", "--json").json]
     assert sorted(owners) == sorted(names)
 
 
-def test_a_store_that_fails_in_the_middle_is_one_sentence(ada: Shell) -> None:
+def test_a_store_that_fails_in_the_middle_is_one_sentence(ada: CommandLine) -> None:
     with sqlite3.connect(ada.data / "mail.db") as store:
         store.execute("DROP TABLE api_keys")
     store.close()

@@ -9,23 +9,23 @@ from unicodedata import name
 
 import pytest
 
-from merganser.demo import Letter, letters
+from merganser.demo import DemoMessage, generate_messages
 
 NOW = datetime(2025, 7, 1, 12, 0, tzinfo=UTC)
 MAILBOXES = {"INBOX", "Sent", "Drafts", "Junk", "Projects/Kingfisher", "Lists/Python-users"}
 
 
 @pytest.fixture(scope="module")
-def bag() -> list[Letter]:
-    return list(letters(now=NOW))
+def bag() -> list[DemoMessage]:
+    return list(generate_messages(now=NOW))
 
 
 @pytest.fixture(scope="module")
-def parsed(bag: list[Letter]) -> list[EmailMessage]:
-    return [read(letter) for letter in bag if not letter.broken]
+def parsed(bag: list[DemoMessage]) -> list[EmailMessage]:
+    return [read(letter) for letter in bag if not letter.is_malformed]
 
 
-def read(letter: Letter) -> EmailMessage:
+def read(letter: DemoMessage) -> EmailMessage:
     message = message_from_bytes(letter.raw, policy=policy.default)
     assert isinstance(message, EmailMessage)
     return message
@@ -45,49 +45,49 @@ def sizes(part: EmailMessage) -> str:
     return f"{shape(part)} {[len(str(leaf.get_payload())) for leaf in leaves(part)]}"
 
 
-def test_the_same_seed_gives_the_same_bytes(bag: list[Letter]) -> None:
-    assert list(letters(1, 520, now=NOW)) == bag
+def test_the_same_seed_gives_the_same_bytes(bag: list[DemoMessage]) -> None:
+    assert list(generate_messages(1, 520, now=NOW)) == bag
 
 
-def test_another_seed_gives_other_letters(bag: list[Letter]) -> None:
-    first = {letter.raw for letter in bag if not letter.broken}
-    assert not first & {letter.raw for letter in letters(2, now=NOW)}
+def test_another_seed_gives_other_letters(bag: list[DemoMessage]) -> None:
+    first = {letter.raw for letter in bag if not letter.is_malformed}
+    assert not first & {letter.raw for letter in generate_messages(2, now=NOW)}
 
 
 @pytest.mark.parametrize("count", [0, 1, 20, 100, 700])
 def test_as_many_letters_come_as_are_asked_for(count: int) -> None:
-    assert len(list(letters(3, count, now=NOW))) == count
+    assert len(list(generate_messages(3, count, now=NOW))) == count
 
 
 def test_all_letters_are_made_in_three_seconds() -> None:
     start = process_time()
-    weight = sum(len(letter.raw) for letter in letters(4, now=NOW))
+    weight = sum(len(letter.raw) for letter in generate_messages(4, now=NOW))
     assert process_time() - start < 3
     assert 5_000_000 < weight < 40_000_000
 
 
-def test_letters_arrive_in_order_during_the_last_120_days(bag: list[Letter]) -> None:
+def test_letters_arrive_in_order_during_the_last_120_days(bag: list[DemoMessage]) -> None:
     times = [letter.received_at for letter in bag]
     assert times == sorted(times)
     assert NOW - timedelta(days=120) < times[0] < NOW - timedelta(days=100)
     assert NOW - timedelta(minutes=6) < times[-1] < NOW
 
 
-def test_letters_lie_in_the_mailboxes_of_a_busy_account(bag: list[Letter]) -> None:
+def test_letters_lie_in_the_mailboxes_of_a_busy_account(bag: list[DemoMessage]) -> None:
     counts = Counter(letter.mailbox for letter in bag)
     assert set(counts) == MAILBOXES
     assert 0.6 < counts["INBOX"] / len(bag) < 0.8
     assert min(counts.values()) >= 4
-    assert all(letter.draft == (letter.mailbox == "Drafts") for letter in bag)
-    assert 0.7 < sum(letter.seen for letter in bag) / len(bag) < 0.9
-    assert sum(letter.flagged for letter in bag) > 10
-    assert sum(letter.answered for letter in bag) > 10
+    assert all(letter.is_draft == (letter.mailbox == "Drafts") for letter in bag)
+    assert 0.7 < sum(letter.is_seen for letter in bag) / len(bag) < 0.9
+    assert sum(letter.is_flagged for letter in bag) > 10
+    assert sum(letter.is_answered for letter in bag) > 10
 
 
 def test_there_are_more_than_sixty_structures(
-    bag: list[Letter], parsed: list[EmailMessage]
+    bag: list[DemoMessage], parsed: list[EmailMessage]
 ) -> None:
-    assert len({letter.structure for letter in bag if not letter.broken}) >= 60
+    assert len({letter.shape_name for letter in bag if not letter.is_malformed}) >= 60
     trees = {re.sub(r"(?:quoted-printable|base64|7bit|8bit) ", "", shape(m)) for m in parsed}
     assert len(trees) >= 60
 
@@ -96,7 +96,9 @@ def test_there_are_more_than_sixty_structures(
 def test_no_two_letters_are_alike_in_subject_and_structure(seed: int) -> None:
     found = Counter(
         (str(message["subject"]), sizes(message))
-        for message in (read(letter) for letter in letters(seed, now=NOW) if not letter.broken)
+        for message in (
+            read(letter) for letter in generate_messages(seed, now=NOW) if not letter.is_malformed
+        )
     )
     assert [key for key, times in found.items() if times > 1] == []
 
@@ -108,7 +110,9 @@ def test_only_answers_share_a_subject(parsed: list[EmailMessage]) -> None:
     assert all(subject.startswith("Re: ") for subject in shared)
 
 
-def test_bodies_and_fields_use_many_charsets(bag: list[Letter], parsed: list[EmailMessage]) -> None:
+def test_bodies_and_fields_use_many_charsets(
+    bag: list[DemoMessage], parsed: list[EmailMessage]
+) -> None:
     bodies = {str(leaf.get_content_charset()) for message in parsed for leaf in leaves(message)}
     heads = b"\n".join(letter.raw.partition(b"\r\n\r\n")[0] for letter in bag)
     words = {word.lower() for word in re.findall(rb"=\?([\w-]+)\?[BQ]\?", heads)}
@@ -118,13 +122,13 @@ def test_bodies_and_fields_use_many_charsets(bag: list[Letter], parsed: list[Ema
     assert len(re.findall(rb"\?Q\?", heads)) > 20
 
 
-def test_letters_are_in_many_languages(bag: list[Letter]) -> None:
+def test_letters_are_in_many_languages(bag: list[DemoMessage]) -> None:
     languages = Counter(letter.language for letter in bag)
     assert len(languages) >= 20
     assert sum(times for key, times in languages.items() if key != "en") > 100
 
 
-def test_a_text_says_which_language_it_is_in(bag: list[Letter]) -> None:
+def test_a_text_says_which_language_it_is_in(bag: list[DemoMessage]) -> None:
     scripts = {"ru": "CYRILLIC", "el": "GREEK", "he": "HEBREW", "ja": "HIRAGANA", "th": "THAI"}
     for letter in bag:
         if letter.language in scripts:
@@ -132,7 +136,7 @@ def test_a_text_says_which_language_it_is_in(bag: list[Letter]) -> None:
             assert any(name(each, "").startswith(scripts[letter.language]) for each in said)
 
 
-def _said(letter: Letter) -> str:
+def _said(letter: DemoMessage) -> str:
     texts = (leaf for leaf in leaves(read(letter)) if leaf.get_content_maintype() == "text")
     return " ".join(str(leaf.get_content()) for leaf in texts)
 
@@ -168,8 +172,8 @@ def test_the_same_files_come_again_and_again(parsed: list[EmailMessage]) -> None
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_letters_that_are_not_broken_have_no_defects(seed: int) -> None:
-    for letter in letters(seed, now=NOW):
-        if letter.broken:
+    for letter in generate_messages(seed, now=NOW):
+        if letter.is_malformed:
             continue
         assert b"\n" not in letter.raw.replace(b"\r\n", b"")
         assert max(map(len, letter.raw.split(b"\r\n"))) <= 998
@@ -179,22 +183,22 @@ def test_letters_that_are_not_broken_have_no_defects(seed: int) -> None:
                 part.get_payload(decode=True)
             if part.get_content_maintype() == "text":
                 part.get_content(errors="strict")
-            assert part.defects == [], letter.structure
+            assert part.defects == [], letter.shape_name
             faults = [(value, value.defects) for value in part.values() if value.defects]
             # Encoded words in file names are forbidden (RFC 2047 section 5), and everywhere.
-            assert letter.structure == "worded-name" or faults == [], letter.structure
+            assert letter.shape_name == "worded-name" or faults == [], letter.shape_name
 
 
-def test_broken_letters_are_broken_each_in_its_own_way(bag: list[Letter]) -> None:
-    broken = [letter for letter in bag if letter.broken]
+def test_broken_letters_are_broken_each_in_its_own_way(bag: list[DemoMessage]) -> None:
+    broken = [letter for letter in bag if letter.is_malformed]
     assert len(broken) >= 25
-    assert len({letter.structure for letter in broken}) == len(broken)
+    assert len({letter.shape_name for letter in broken}) == len(broken)
     faultless = [letter for letter in broken if letter.raw.isascii() and not _faults(letter)]
     # The standard library does not mind these.
-    assert len(faultless) <= 12, [letter.structure for letter in faultless]
+    assert len(faultless) <= 12, [letter.shape_name for letter in faultless]
 
 
-def _faults(letter: Letter) -> list[object]:
+def _faults(letter: DemoMessage) -> list[object]:
     message = message_from_bytes(letter.raw, policy=policy.compat32)
     return [defect for part in message.walk() for defect in part.defects]
 
@@ -223,12 +227,16 @@ def test_pages_find_the_pictures_they_name(parsed: list[EmailMessage]) -> None:
 
 
 def test_the_owner_writes_under_the_address_that_is_asked_for() -> None:
-    sent = [each for each in letters(now=NOW, owner="me@pond.example") if each.mailbox == "Sent"]
+    sent = [
+        each
+        for each in generate_messages(now=NOW, owner_address="me@pond.example")
+        if each.mailbox == "Sent"
+    ]
     assert sent
     assert {each.envelope_from for each in sent} == {"me@pond.example"}
 
 
-def test_only_reserved_domains_are_named(bag: list[Letter]) -> None:
+def test_only_reserved_domains_are_named(bag: list[DemoMessage]) -> None:
     reserved = re.compile(rb"(?:^|\.)(?:example\.(?:com|org|net)|example|test)\Z")
     texts = [each.raw.replace(b"=\r\n", b"").replace(b"\r\n ", b"") for each in bag]
     written = re.compile(rb"(?:[\w.+-]@|https?://)([A-Za-z][\w.-]*\.[a-z]+)\b")
@@ -237,13 +245,15 @@ def test_only_reserved_domains_are_named(bag: list[Letter]) -> None:
     assert [domain for domain in domains if not reserved.search(domain)] == []
 
 
-def test_invitations_are_written_before_the_event_and_with_the_letter(bag: list[Letter]) -> None:
+def test_invitations_are_written_before_the_event_and_with_the_letter(
+    bag: list[DemoMessage],
+) -> None:
     found = 0
     for letter in bag:
         text = b"".join(
             bytes(part.get_payload(decode=True))
             for part in leaves(read(letter))
-            if not letter.broken and part.get_content_type() == "text/calendar"
+            if not letter.is_malformed and part.get_content_type() == "text/calendar"
         ).decode()
         if text:
             found += 1

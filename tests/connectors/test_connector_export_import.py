@@ -16,21 +16,20 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.secret_encryption import MADE_BY, Lock, Locked
-from mail.network.outbound_http import Gate
-from models.connectors import Connector, ConnectorRun, Protocol, Security
-from models.errors import Invalid
-from models.runtime.environment import World
-from models.store.columns import picked
+from mail.archives.secret_encryption import KEY_DERIVATION, ArchiveCipher, ArchiveDecryptionError
+from mail.network.outbound_http import NetworkPolicy
+from models.connectors import Connector, ConnectorProtocol, ConnectorRun, ConnectorSecurity
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.users.roles import Scope
 from resolvers.admin import tasks
 from resolvers.connectors import credentials
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.options import OptionName
-from resolvers.connectors.transfer import FIELDS
+from resolvers.connectors.transfer import FILE_FIELDS
 from resolvers.transfer import passphrases
-from tests.admin.test_secret_storage import forms, stored
 from tests.conftest import Client, context, make_key
 from tests.support.accounts.account_exports import (
     EXPORT,
@@ -44,6 +43,7 @@ from tests.support.accounts.account_exports import (
 from tests.support.accounts.user_operations import run
 from tests.support.operations.connector_operations import changed
 from tests.support.stores.counter_check import rows
+from tests.support.stores.stored_secrets import encoded_forms, stored_text
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -53,10 +53,10 @@ CLIENT = "secret-of-our-client"
 OFF = "it is switched off until one is set"
 EVERYTHING: dict[str, Any] = {  # and nothing as it is by default
     "name": "Work",
-    "protocol": Protocol.IMAP,
+    "protocol": ConnectorProtocol.IMAP,
     "host": "imap.example.net",
     "port": 1993,
-    "security": Security.STARTTLS,
+    "security": ConnectorSecurity.STARTTLS,
     "mechanism": "LOGIN",
     "username": "ada@example.net",
     "target_domain": "example.org",
@@ -80,9 +80,9 @@ EVERYTHING: dict[str, Any] = {  # and nothing as it is by default
 }
 TOKENS: dict[str, Any] = {
     "name": "Tokens",
-    "protocol": Protocol.IMAP,
+    "protocol": ConnectorProtocol.IMAP,
     "host": "mail.example.com",
-    "security": Security.TLS,
+    "security": ConnectorSecurity.TLS,
     "mechanism": "XOAUTH2",
     "username": "ada",
     "interval": None,
@@ -98,16 +98,16 @@ TOKENS: dict[str, Any] = {
 
 async def furnish(client: Client) -> None:
     for given, word in zip((EVERYTHING, TOKENS), WORDS, strict=True):
-        await connector_mutations.create(context(client), None, given, word)
+        await connector_mutations.create_connector(context(client), None, given, word)
 
 
 async def told(client: Client) -> list[dict[str, Any]]:
     """The connectors of an account, opened: all but keys and times."""
-    asked = select(*picked(Connector)).where(col(Connector.user_id) == client.user.id)
+    asked = select(*select_columns(Connector)).where(col(Connector.user_id) == client.user.id)
     found = []
     for row in await client.world.database.read(asked.order_by(col(Connector.id))):
-        facts = {column: getattr(row, column) for column, _ in FIELDS.values()}
-        secret = credentials.opened(client.world, row.id, row.secret)
+        facts = {column: getattr(row, column) for column, _ in FILE_FIELDS.values()}
+        secret = credentials.open_secret(client.world, row.id, row.secret)
         found.append({**facts, "secret": secret, "due": row.next_run_at is not None})
     return found
 
@@ -154,11 +154,11 @@ async def test_connectors_come_back_whole_with_the_passphrase(
 
 
 def test_the_file_has_every_column_that_one_sets() -> None:
-    columns = {column for column, _ in FIELDS.values()}
+    columns = {column for column, _ in FILE_FIELDS.values()}
     ours = {"id", "user_id", "secret", "bringing", "last_run_at", "last_success_at", "last_error",
             "failures", "next_run_at", "run_id", "lease", "holder", "created_at",
             "updated_at", "once"}  # fmt: skip
-    assert columns | ours == {column.name for column in picked(Connector)}
+    assert columns | ours == {column.name for column in select_columns(Connector)}
     assert not columns & ours
     whole = set(EVERYTHING) | {"oauth", "source_retention", "active"}
     assert whole == columns
@@ -204,15 +204,15 @@ async def test_one_without_a_password_is_switched_on_with_one(ada: Client, bob: 
     ((key,), *_) = await rows(
         bob.world, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
     )
-    with pytest.raises(Invalid, match="it has no password"):
-        await connector_mutations.change(context(bob), [key], {"active": True}, None)
-    await connector_mutations.start(context(bob), [key], trial=False)
-    assert await connector_worker.run_one(bob.world, key, Gate())
+    with pytest.raises(InvalidInput, match="it has no password"):
+        await connector_mutations.update_connectors(context(bob), [key], {"active": True}, None)
+    await connector_mutations.start_runs(context(bob), [key], is_trial=False)
+    assert await connector_worker.run_single_connector(bob.world, key, NetworkPolicy())
     runs = select(col(ConnectorRun.stage), col(ConnectorRun.error))
     assert [tuple(row) for row in await bob.world.database.read(runs)] == [
         ("LOGIN", "it has no password: set one")
     ]
-    await connector_mutations.change(context(bob), [key], {"active": True}, "word")
+    await connector_mutations.update_connectors(context(bob), [key], {"active": True}, "word")
     (first, _) = await told(bob)
     assert (first["active"], first["secret"]["password"]) == (True, "word")
 
@@ -233,15 +233,15 @@ async def test_no_secret_is_left_in_clear_anywhere(
     waiting = 'SELECT CAST("order" AS TEXT) FROM tasks'
     ((order,),) = await rows(ada.world, waiting)
     assert '"passphrase"' in order
-    assert PASSPHRASE not in await stored(ada.world)
+    assert PASSPHRASE not in await stored_text(ada.world)
     content = (await exported(ada, format=kind, passphrase=PASSPHRASE))["content"]
     archive = {"text": base64.b64encode(content).decode()}
     given = {"archive": archive, "encoding": "BASE64", "passphrase": PASSPHRASE}
     given["options"] = {"idempotencyKey": "import"}
     done = await run(root, "accountImport", TASK, user={"username": "bob"}, **given)
     assert done["errors"] == []
-    assert PASSPHRASE not in await stored(ada.world)
-    while await tasks.work(ada.world):
+    assert PASSPHRASE not in await stored_text(ada.world)
+    while await tasks.run_next_task(ada.world):
         pass
     assert (await ended(root, done["task"]["id"]))["result"]["refused"] == []
     assert len(await told(bob)) == 2
@@ -250,11 +250,11 @@ async def test_no_secret_is_left_in_clear_anywhere(
     noted = await rows(ada.world, "SELECT mutation, CAST(after AS TEXT) FROM admin_log ORDER BY id")
     assert [row[0] for row in noted][-2:] == ["accountExport", "accountImport"]
     for secret in (PASSPHRASE, *WORDS, CLIENT):
-        for form in forms(secret):
+        for form in encoded_forms(secret):
             assert form.encode() not in unpacked(content), form
             assert form not in repr(noted)
             assert form not in caplog.text
-            assert form not in await stored(ada.world), form
+            assert form not in await stored_text(ada.world), form
 
 
 async def test_a_passphrase_goes_with_a_task_that_fails_or_is_cancelled(ada: Client) -> None:
@@ -265,7 +265,7 @@ async def test_a_passphrase_goes_with_a_task_that_fails_or_is_cancelled(ada: Cli
     await ada(cancel, ids=[done["export"]["task"]["id"]])
     damaged = {"text": '{"kind": "account", "format": "merganser", "version": 1}\n{"kind": "x"\n'}
     await run(ada, "accountImport", TASK, archive=damaged, passphrase=PASSPHRASE)
-    while await tasks.work(ada.world):
+    while await tasks.run_next_task(ada.world):
         pass
     found = await rows(ada.world, kept)
     assert [state for state, _ in found] == ["CANCELLED", "FAILED"]
@@ -273,12 +273,12 @@ async def test_a_passphrase_goes_with_a_task_that_fails_or_is_cancelled(ada: Cli
 
 
 async def test_of_a_task_whose_vault_has_lost_the_key_nothing_comes(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     await furnish(ada)
     done = await run(ada, "accountExport", EXPORT, passphrase=PASSPHRASE)
-    other = replace(world, vault=type(world.vault).fresh())
-    while await tasks.work(other):
+    other = replace(world, secret_box=type(world.secret_box).with_new_key())
+    while await tasks.run_next_task(other):
         pass
     task = await ended(ada, done["export"]["task"]["id"])
     assert (task["state"], task["error"]) == (
@@ -307,8 +307,8 @@ async def test_a_passphrase_that_cannot_be(ada: Client, given: dict[str, Any], c
         done = await run(ada, "accountImport", TASK, archive=archive, **given)
         assert [error["path"] for error in done["errors"]] == [["passphrase"]]
     assert await rows(ada.world, "SELECT id FROM tasks") == []
-    assert passphrases.checked("ä" * 12) == "ä" * 12
-    assert passphrases.checked("x" * 1024)
+    assert passphrases.validate_passphrase("ä" * 12) == "ä" * 12
+    assert passphrases.validate_passphrase("x" * 1024)
 
 
 async def test_passwords_need_the_scope_of_settings(ada: Client, http: httpx.AsyncClient) -> None:
@@ -421,33 +421,37 @@ async def test_of_too_many_the_first_come(ada: Client, bob: Client) -> None:
     first = record(content)["connectors"][0]
     many = [{**first, "name": f"c{nth}", "username": f"u{nth}"} for nth in range(60)]
     result = (await imported(bob, rewritten(content, connectors=many)))["result"]
-    assert len(await told(bob)) == connector_mutations.MOST
+    assert len(await told(bob)) == connector_mutations.MAX_CONNECTORS
     assert result["refused"][-1] == ["connector c50", "at most 50 connectors"]
-    assert len(result["refused"]) == connector_mutations.MOST + 1
+    assert len(result["refused"]) == connector_mutations.MAX_CONNECTORS + 1
 
 
 async def test_single_imports_are_not_carried(ada: Client) -> None:
-    key = await connector_mutations.create(context(ada), None, {**TOKENS, "active": False}, "word")
+    key = await connector_mutations.create_connector(
+        context(ada), None, {**TOKENS, "active": False}, "word"
+    )
     await changed(ada.world, key, once=True)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     assert record(content)["connectors"] == []
 
 
 def test_a_lock_opens_what_it_has_sealed_and_no_other() -> None:
-    lock = Lock.fresh("Grüße und so")
-    assert lock.record() == {**MADE_BY, "salt": lock.record()["salt"]}
-    sealed = lock.seal("word", b"here")
-    again = Lock.told(lock.record(), "Gru\u0308\u00dfe und so")  # as another keyboard has it
-    assert again.open(sealed, b"here") == "word"
-    assert lock.seal("word", b"here") != sealed
+    lock = ArchiveCipher.for_new_archive("Grüße und so")
+    assert lock.derivation_record() == {**KEY_DERIVATION, "salt": lock.derivation_record()["salt"]}
+    sealed = lock.encrypt("word", b"here")
+    again = ArchiveCipher.from_record(
+        lock.derivation_record(), "Gru\u0308\u00dfe und so"
+    )  # as another keyboard has it
+    assert again.decrypt(sealed, b"here") == "word"
+    assert lock.encrypt("word", b"here") != sealed
     for other, place, text in (
         (again, b"there", sealed),
-        (Lock.told(lock.record(), "Grüße und So"), b"here", sealed),
-        (Lock.fresh("Grüße und so"), b"here", sealed),
+        (ArchiveCipher.from_record(lock.derivation_record(), "Grüße und So"), b"here", sealed),
+        (ArchiveCipher.for_new_archive("Grüße und so"), b"here", sealed),
         (again, b"here", sealed[:-8]),
         (again, b"here", ""),
         (again, b"here", None),
     ):
-        with pytest.raises(Locked):
-            other.open(text, place)
+        with pytest.raises(ArchiveDecryptionError):
+            other.decrypt(text, place)
     assert "key" not in repr(lock)

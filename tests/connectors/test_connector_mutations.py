@@ -11,16 +11,16 @@ from sqlalchemy import select
 
 from bench.servers.ports import free_port
 from graph.types import global_ids
-from mail.network.outbound_http import Gate
+from mail.network.outbound_http import NetworkPolicy
 from models.connectors import Connector
 from models.users.roles import AdminPermission
 from resolvers.connectors import worker as connector_worker
-from resolvers.connectors.worker import Worker
+from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import Client, make_client, raw_message
 from tests.support.accounts import user_operations
 from tests.support.accounts.demo_account import subscribed
 from tests.support.operations.connector_operations import far, server
-from tests.support.servers.dovecot_server import PASSWORD, Dovecot
+from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 
 __all__ = ["far", "server"]
 GIVEN = {"host": "imap.example.net", "username": "ada@example.net", "password": "open sesame"}
@@ -66,8 +66,8 @@ def inward(client: Client) -> None:
 
 async def work(client: Client) -> None:
     """Run what is due."""
-    worker = Worker(client.world, Gate(private=True))
-    await connector_worker.look(worker)
+    worker = ConnectorWorker(client.world, NetworkPolicy(allows_private=True))
+    await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
 
 
@@ -223,16 +223,18 @@ async def _asks_for_the_password(ada: Client, key: str, given: dict[str, Any]) -
 
 
 async def test_an_account_has_so_many(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resolvers.connectors.mutations.MOST", 2)
+    monkeypatch.setattr("resolvers.connectors.mutations.MAX_CONNECTORS", 2)
     await made(ada)
     await made(ada)
     (error,) = (await done(ada, CREATE, **GIVEN))["errors"]
     assert error["code"] == "LIMIT_REACHED"
 
 
-async def test_runs_are_begun_once_followed_and_remembered(ada: Client, far: Dovecot) -> None:
+async def test_runs_are_begun_once_followed_and_remembered(
+    ada: Client, far: DovecotAccount
+) -> None:
     inward(ada)
-    far.save(raw_message("One"))
+    far.save_message(raw_message("One"))
     made_ = await made(
         ada, host="127.0.0.1", port=far.ports["imap"], security="PLAIN", username=far.user,
         password=PASSWORD, active=False,
@@ -271,7 +273,7 @@ async def test_runs_are_begun_once_followed_and_remembered(ada: Client, far: Dov
     assert counted["connectors"]["nodes"] == [{"runs": {"totalCount": 2}, "nextRunAt": None}]
 
 
-async def test_a_check_says_how_far_it_came(ada: Client, far: Dovecot) -> None:
+async def test_a_check_says_how_far_it_came(ada: Client, far: DovecotAccount) -> None:
     given = {
         "protocol": "IMAP", "security": "PLAIN", "host": "127.0.0.1", "port": far.ports["imap"],
         "username": far.user, "password": PASSWORD,
@@ -279,7 +281,7 @@ async def test_a_check_says_how_far_it_came(ada: Client, far: Dovecot) -> None:
     (error,) = (await done(ada, CHECK, **given))["errors"]
     assert error["constraint"] == "private"
     inward(ada)
-    far.save(raw_message("One"), "Work")
+    far.save_message(raw_message("One"), "Work")
     found = await done(ada, CHECK, **given)
     assert (found["errors"], found["ok"]) == ([], True)
     assert set(found["folders"]) >= {"INBOX", "Work"}

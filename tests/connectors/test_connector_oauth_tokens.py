@@ -12,16 +12,16 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from mail.connectors.remote_server import Stage
-from mail.network.outbound_http import Gate
+from mail.connectors.remote_server import ConnectorStage
+from mail.network.outbound_http import NetworkPolicy
 from models.admin.tasks import TaskState
-from models.connectors import Protocol, Security
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from resolvers.connectors import check, credentials
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
-from resolvers.connectors.worker import Worker
+from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import Client, Clock, raw_message
 from tests.support.accounts.key_value_operations import limit
 from tests.support.mail_servers.imap_and_pop3_servers import ImapRemote, Message, PopRemote, open_at
@@ -79,14 +79,14 @@ class Pop(PopRemote):
 
 
 @pytest.fixture(params=[Imap, Pop], ids=["IMAP", "POP3"])
-async def remote(request: pytest.FixtureRequest, world: World) -> AsyncIterator[Any]:
+async def remote(request: pytest.FixtureRequest, world: Environment) -> AsyncIterator[Any]:
     limit(world, connectors_private=True)
     async with open_at(request.param({1: Message(raw_message("One"))})) as one:
         yield one
 
 
 @pytest.fixture
-async def imap(world: World) -> AsyncIterator[Imap]:
+async def imap(world: Environment) -> AsyncIterator[Imap]:
     limit(world, connectors_private=True)
     one = Imap({1: Message(raw_message("One"))})
     async with open_at(one):
@@ -117,7 +117,7 @@ def account(remote: Imap | Pop, tokens: Receiver, mechanism: str = "XOAUTH2") ->
         "protocol": remote.protocol,
         "host": "127.0.0.1",
         "port": remote.port,
-        "security": Security.PLAIN,
+        "security": ConnectorSecurity.PLAIN,
         "username": "ada",
         "mechanism": mechanism,
         "remote_timeout": timedelta(seconds=8),
@@ -132,24 +132,26 @@ def account(remote: Imap | Pop, tokens: Receiver, mechanism: str = "XOAUTH2") ->
 
 async def made(ada: Client, remote: Imap | Pop, tokens: Receiver, *mechanism: str) -> int:
     given = {**account(remote, tokens, *mechanism), "interval": None}
-    return await connector_mutations.create(may(ada), None, given, REFRESH)
+    return await connector_mutations.create_connector(may(ada), None, given, REFRESH)
 
 
-async def ran(world: World, key: int, **gate: Any) -> Any:
+async def ran(world: Environment, key: int, **gate: Any) -> Any:
     """Run it now; the run."""
     await changed(world, key, next_run_at=world.now())
-    worker = Worker(world, Gate(**{"private": True, **gate}))
-    await connector_worker.look(worker)
+    worker = ConnectorWorker(world, NetworkPolicy(**{"allows_private": True, **gate}))
+    await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
     return await newest(world, key)
 
 
-async def kept(world: World, key: int) -> dict[str, Any]:
+async def kept(world: Environment, key: int) -> dict[str, Any]:
     """What is sealed."""
-    return credentials.opened(world, key, (await row_of(world, key)).secret)
+    return credentials.open_secret(world, key, (await row_of(world, key)).secret)
 
 
-async def hidden(world: World, key: int, caplog: pytest.LogCaptureFixture, *more: object) -> None:
+async def hidden(
+    world: Environment, key: int, caplog: pytest.LogCaptureFixture, *more: object
+) -> None:
     """Nothing that is secret is shown."""
     told = f"{await newest(world, key)} {await row_of(world, key)} {more}"
     told += " ".join(str(vars(record)) for record in caplog.records)
@@ -239,7 +241,7 @@ async def test_a_token_that_is_new_or_refused_for_now_is_not_replaced(
 ) -> None:
     remote.judging.good = set()
     key = await made(ada, remote, tokens)
-    later = "[UNAVAILABLE]" if remote.protocol is Protocol.IMAP else "[SYS/TEMP]"
+    later = "[UNAVAILABLE]" if remote.protocol is ConnectorProtocol.IMAP else "[SYS/TEMP]"
     for says in (DENIED, f"{later} try again"):
         remote.judging.says = says
         run = await ran(ada.world, key)
@@ -327,7 +329,7 @@ async def test_a_server_of_tokens_that_is_none_is_told_of(
     tokens.answer = answer
     key = await made(ada, imap, tokens)
     async with asyncio.timeout(5):
-        run = await ran(ada.world, key, whole=0.5)
+        run = await ran(ada.world, key, timeout_seconds=0.5)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN"), run.log
     assert run.error.startswith("the server of tokens: ")
     assert words in run.error
@@ -340,20 +342,20 @@ async def test_tokens_are_not_asked_for_inside(ada: Client, imap: Imap, tokens: 
         return ["127.0.0.1"]
 
     world, key = ada.world, await made(ada, imap, tokens)
-    await changed(world, key, security=Security.TLS)
-    assert "inside" in (await ran(world, key, private=False)).error
+    await changed(world, key, security=ConnectorSecurity.TLS)
+    assert "inside" in (await ran(world, key, allows_private=False)).error
     oauth = {**(await row_of(world, key)).oauth}
     oauth["token_url"] = f"http://login.example.com:{tokens.port}/token"
     await changed(world, key, oauth=oauth)
-    run = await ran(world, key, private=False, resolve=resolve)
+    run = await ran(world, key, allows_private=False, resolve=resolve)
     assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
     assert (tokens.got, imap.sessions) == ([], set())
     limit(world, connectors_private=False)
-    given = {**account(imap, tokens), "host": "mail.example.com", "security": Security.TLS}
+    given = {**account(imap, tokens), "host": "mail.example.com", "security": ConnectorSecurity.TLS}
     for url in (oauth["token_url"], "https://127.0.0.1/", "https://[::1]/", "https://x.internal/"):
         given["oauth"]["token_url"] = url
-        with pytest.raises(Invalid) as refused:
-            await connector_mutations.create(may(ada), None, given, REFRESH)
+        with pytest.raises(InvalidInput) as refused:
+            await connector_mutations.create_connector(may(ada), None, given, REFRESH)
         assert refused.value.path == ["oauth", "tokenUrl"]
 
 
@@ -363,9 +365,9 @@ async def test_another_password_forgets_what_was_got_with_the_last(
     world, key = ada.world, await made(ada, imap, tokens)
     await ran(world, key)
     assert (await kept(world, key))["access"] == "access-1"
-    await connector_mutations.change(may(ada), [key], {"name": "Other"}, None)
+    await connector_mutations.update_connectors(may(ada), [key], {"name": "Other"}, None)
     assert (await kept(world, key))["access"] == "access-1"
-    await connector_mutations.change(may(ada), [key], {}, OTHER)
+    await connector_mutations.update_connectors(may(ada), [key], {}, OTHER)
     assert await kept(world, key) == {"password": OTHER, "client": CLIENT}
     imap.judging.good = {"access-2"}
     assert (await ran(world, key)).state is TaskState.SUCCEEDED
@@ -378,22 +380,22 @@ async def test_another_password_forgets_what_was_got_with_the_last(
 async def test_an_account_is_tried_with_a_token_and_nothing_is_kept(
     ada: Client, remote: Any, tokens: Receiver
 ) -> None:
-    found = await check.check(may(ada), account(remote, tokens), REFRESH)
+    found = await check.check_new_connector(may(ada), account(remote, tokens), REFRESH)
     assert (found.failure, all(one.ok for one in found.stages)) == (None, True)
     assert form(tokens.got[0])["client_secret"] == CLIENT
     assert remote.judging.tried == ["access-1"]
     remote.judging.good = set()
-    found = await check.check(may(ada), account(remote, tokens), REFRESH)
+    found = await check.check_new_connector(may(ada), account(remote, tokens), REFRESH)
     assert found.failure is not None
-    assert [one.stage for one in found.stages if not one.ok] == [Stage.LOGIN]
+    assert [one.stage for one in found.stages if not one.ok] == [ConnectorStage.LOGIN]
     assert "access-" not in f"{found} {found.failure}"
     assert len(tokens.got) == 2
     told = {"error": "invalid_grant", "error_description": f"no {REFRESH}"}
     tokens.answer = http(json.dumps(told).encode(), "400 Bad")
-    found = await check.check(may(ada), account(remote, tokens), REFRESH)
-    assert [(one.stage, one.ok) for one in found.stages] == [(Stage.LOGIN, False)]
+    found = await check.check_new_connector(may(ada), account(remote, tokens), REFRESH)
+    assert [(one.stage, one.ok) for one in found.stages] == [(ConnectorStage.LOGIN, False)]
     assert found.failure is not None
-    assert (found.failure.refused, str(found.failure)) == (True, "the server of tokens: no …")
+    assert (found.failure.is_permanent, str(found.failure)) == (True, "the server of tokens: no …")
     assert len(remote.judging.tried) == 2
 
 
@@ -402,17 +404,17 @@ async def test_one_that_is_stored_is_tried_with_what_is_kept(
 ) -> None:
     world, key = ada.world, await made(ada, remote, tokens)
     for _ in range(2):
-        found = await check.check_stored(may(ada), key)
+        found = await check.check_stored_connector(may(ada), key)
         assert (found.failure, all(one.ok for one in found.stages)) == (None, True)
     assert len(tokens.got) == 1
     remote.judging.good = {"access-2"}
-    assert (await check.check_stored(may(ada), key)).failure is None
+    assert (await check.check_stored_connector(may(ada), key)).failure is None
     assert (await kept(world, key))["access"] == "access-2"
     remote.judging.good = set()
-    found = await check.check_stored(may(ada), key)
-    assert [one.stage for one in found.stages if not one.ok] == [Stage.LOGIN]
-    assert found.stages[0].stage is Stage.RESOLVE
-    await connector_mutations.change(may(ada), [key], {}, OTHER)
+    found = await check.check_stored_connector(may(ada), key)
+    assert [one.stage for one in found.stages if not one.ok] == [ConnectorStage.LOGIN]
+    assert found.stages[0].stage is ConnectorStage.RESOLVE
+    await connector_mutations.update_connectors(may(ada), [key], {}, OTHER)
     tokens.answer = http(b'{"error": "invalid_grant"}', "400 Bad")
-    found = await check.check_stored(may(ada), key)
-    assert [(one.stage, one.ok) for one in found.stages] == [(Stage.LOGIN, False)]
+    found = await check.check_stored_connector(may(ada), key)
+    assert [(one.stage, one.ok) for one in found.stages] == [(ConnectorStage.LOGIN, False)]

@@ -11,20 +11,20 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from models.admin.tasks import TaskState
-from models.connectors import Protocol
+from models.connectors import ConnectorProtocol
 from models.events.journal import Change, ChangeKind
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
-from models.runtime.environment import World
-from models.store.columns import picked, table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table, select_columns
 from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
-from tests.connectors.test_connector_run_interruption import killed
-from tests.mail.scanners.test_scanners import lies, strict
 from tests.support.accounts.key_value_operations import limit
 from tests.support.accounts.openpgp_keys import opened, pair_of, public_of
 from tests.support.accounts.user_operations import run as call
+from tests.support.accounts.user_operations import set_user_columns
+from tests.support.mail.stored_messages import message_special_use
 from tests.support.mail_servers.scanner_servers import clamd_hears, http, report, rude
 from tests.support.operations.connector_operations import (
     again,
@@ -33,13 +33,14 @@ from tests.support.operations.connector_operations import (
     message,
     newest,
     ran,
+    run_connectors_until_killed,
     server,
     stored,
 )
 from tests.support.operations.filter_operations import listed, made
 from tests.support.operations.quarantine_operations import CAROL, held
 from tests.support.operations.sieve_operations import put
-from tests.support.servers.dovecot_server import Dovecot
+from tests.support.servers.dovecot_server import DovecotAccount
 from tests.support.servers.webhook_receiver import Got, Receiver, receiving
 from tests.support.stores.counter_check import rows
 from tests.support.stores.other_processes import taken_for_dead
@@ -67,7 +68,7 @@ class Clamd:
 
 
 @pytest.fixture
-async def spam(world: World) -> AsyncIterator[Receiver]:
+async def spam(world: Environment) -> AsyncIterator[Receiver]:
     """What answers as rspamd does."""
     async with receiving() as one:
         one.answer = report(1.0)
@@ -76,7 +77,7 @@ async def spam(world: World) -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def viruses(world: World) -> AsyncIterator[Clamd]:
+async def viruses(world: Environment) -> AsyncIterator[Clamd]:
     """What answers as clamd does."""
     one = Clamd()
     async with rude(one.way) as port:
@@ -84,7 +85,7 @@ async def viruses(world: World) -> AsyncIterator[Clamd]:
         yield one
 
 
-async def queued(world: World) -> list[Any]:
+async def queued(world: Environment) -> list[Any]:
     """What is to be sent."""
     return list(await world.database.read(select(col(Submission.id))))
 
@@ -98,32 +99,32 @@ async def filed(ada: Client, **action: Any) -> None:
 
 
 async def test_spam_goes_to_junk_and_other_mail_does_not(
-    ada: Client, far: Dovecot, spam: Receiver
+    ada: Client, far: DovecotAccount, spam: Receiver
 ) -> None:
-    far.save(raw_message("Offer"))
+    far.save_message(raw_message("Offer"))
     key = await connector(ada, far, **RETENTION)
     spam.answer = report(10.0)
     run = await ran(ada.world, key)
     assert (run.state, run.imported, run.deleted_remote) == (TaskState.SUCCEEDED, 1, 1), run.log
     spam.answer = report(3.0)
-    far.save(raw_message("Letter"))
+    far.save_message(raw_message("Letter"))
     await again(ada.world, key)
-    assert [await lies(ada, name) for name in ("Offer", "Letter")] == [JUNK, INBOX]
+    assert [await message_special_use(ada, name) for name in ("Offer", "Letter")] == [JUNK, INBOX]
     assert (await message(ada.world, "Offer")).spam["score"] == 10.0
     assert len(spam.got) == 2
 
 
-@pytest.mark.parametrize("protocol", [Protocol.IMAP, Protocol.POP3])
+@pytest.mark.parametrize("protocol", [ConnectorProtocol.IMAP, ConnectorProtocol.POP3])
 async def test_what_is_refused_stays_there_and_is_fetched_no_more(
-    ada: Client, far: Dovecot, spam: Receiver, protocol: Protocol
+    ada: Client, far: DovecotAccount, spam: Receiver, protocol: ConnectorProtocol
 ) -> None:
-    far.save(raw_message("Bad"))
+    far.save_message(raw_message("Bad"))
     spam.answer = report(20.0)
     key = await connector(ada, far, protocol=protocol, **RETENTION)
     for skipped in (1, 0):
         run = await again(ada.world, key)
         assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 0, skipped)
-        assert (run.deleted_remote, far.count(), len(spam.got)) == (0, 1, 1)
+        assert (run.deleted_remote, far.count_messages(), len(spam.got)) == (0, 1, 1)
         assert any("refused: it is spam" in line for line in run.log) is bool(skipped)
     assert await stored(ada.world) == {}
 
@@ -133,26 +134,26 @@ async def test_what_is_refused_stays_there_and_is_fetched_no_more(
     [("reject", (1, [], None)), ("quarantine", (0, ["Win.Test"], None)), ("tag", (0, [], JUNK))],
 )
 async def test_a_virus_is_refused_held_or_told(
-    ada: Client, far: Dovecot, viruses: Clamd, virus: str, ends: tuple[Any, ...]
+    ada: Client, far: DovecotAccount, viruses: Clamd, virus: str, ends: tuple[Any, ...]
 ) -> None:
     limit(ada.world, virus=virus)
     viruses.answer = b"stream: Win.Test FOUND\0"
-    far.save(raw_message("Ill"))
+    far.save_message(raw_message("Ill"))
     key = await connector(ada, far, **RETENTION)
     for _ in range(2):
         run = await again(ada.world, key)
         assert run.state is TaskState.SUCCEEDED, run.log
         found = [row.virus for row in await held(ada.world)]
-        assert (far.count(), found, await lies(ada, "Ill")) == ends
+        assert (far.count_messages(), found, await message_special_use(ada, "Ill")) == ends
         assert viruses.asked == 1
 
 
 async def test_spam_of_a_high_score_is_held_where_that_is_set(
-    ada: Client, far: Dovecot, spam: Receiver
+    ada: Client, far: DovecotAccount, spam: Receiver
 ) -> None:
     limit(ada.world, spam_quarantine=60)
     spam.answer = report(14.0)
-    far.save(raw_message("Offer"))
+    far.save_message(raw_message("Offer"))
     await ran(ada.world, await connector(ada, far))
     (row,) = await held(ada.world)
     assert (row.subject, await stored(ada.world)) == ("Offer", {})
@@ -160,22 +161,24 @@ async def test_spam_of_a_high_score_is_held_where_that_is_set(
 
 @pytest.mark.parametrize("checks", list(product((True, False), repeat=2)))
 async def test_each_scanner_is_asked_where_it_is_to_be(
-    ada: Client, far: Dovecot, spam: Receiver, viruses: Clamd, checks: tuple[bool, bool]
+    ada: Client, far: DovecotAccount, spam: Receiver, viruses: Clamd, checks: tuple[bool, bool]
 ) -> None:
     spam.answer = report(10.0)
-    far.save(raw_message("Offer"))
+    far.save_message(raw_message("Offer"))
     key = await connector(ada, far, spam_check=checks[0], virus_check=checks[1])
     run = await ran(ada.world, key)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
     assert (len(spam.got), viruses.asked) == checks
-    assert await lies(ada, "Offer") is (JUNK if checks[0] else INBOX)
+    assert await message_special_use(ada, "Offer") is (JUNK if checks[0] else INBOX)
 
 
-async def test_other_folders_are_not_sifted(ada: Client, far: Dovecot, spam: Receiver) -> None:
+async def test_other_folders_are_not_sifted(
+    ada: Client, far: DovecotAccount, spam: Receiver
+) -> None:
     spam.answer = report(40.0)
     await put(ada, FILES)
-    far.save(raw_message("Work"), "Work")
-    far.save(raw_message("In"))
+    far.save_message(raw_message("Work"), "Work")
+    far.save_message(raw_message("In"))
     run = await ran(ada.world, await connector(ada, far, apply_filters=True))
     assert (run.imported, run.skipped) == (1, 1)
     assert (await stored(ada.world), len(spam.got)) == ({"Work": ["Work"]}, 1)
@@ -187,31 +190,33 @@ async def test_other_folders_are_not_sifted(ada: Client, far: Dovecot, spam: Rec
 
 @pytest.mark.parametrize("down", ["defer", "accept"])
 async def test_while_a_scanner_is_down_mail_waits_where_that_is_set(
-    ada: Client, far: Dovecot, clock: Clock, viruses: Clamd, down: str
+    ada: Client, far: DovecotAccount, clock: Clock, viruses: Clamd, down: str
 ) -> None:
     limit(ada.world, clamd_down=down)
     viruses.answer = b"no sense"
     for name in ("One", "Two"):
-        far.save(raw_message(name))
+        far.save_message(raw_message(name))
     key = await connector(ada, far, **RETENTION)
     run = await ran(ada.world, key)
     if down == "accept":
-        assert (run.state, run.imported, far.count()) == (TaskState.SUCCEEDED, 2, 0), run.log
+        assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), (
+            run.log
+        )
         return
     assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 0)
     assert "scanner" in run.error
-    assert (await stored(ada.world), far.count()) == ({}, 2)
+    assert (await stored(ada.world), far.count_messages()) == ({}, 2)
     viruses.answer = b"stream: OK\0"
     clock.tick(minutes=1)
     run = await again(ada.world, key)
-    assert (run.state, run.imported, far.count()) == (TaskState.SUCCEEDED, 2, 0), run.log
+    assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), run.log
     assert {path: sorted(names) for path, names in (await stored(ada.world)).items()} == {
         "INBOX": ["One", "Two"]
     }
 
 
 async def test_what_went_well_beside_a_failure_does_not_come_again(
-    ada: Client, far: Dovecot, clock: Clock, spam: Receiver
+    ada: Client, far: DovecotAccount, clock: Clock, spam: Receiver
 ) -> None:
     bad = [True]
 
@@ -222,15 +227,18 @@ async def test_what_went_well_beside_a_failure_does_not_come_again(
     spam.answer = answer
     limit(ada.world, rspamd_down="defer")
     for nth in range(4):
-        far.save(raw_message(f"Nr {nth}"))
+        far.save_message(raw_message(f"Nr {nth}"))
     key = await connector(ada, far, remove_duplicates=False, **RETENTION)
     run = await ran(ada.world, key)
     assert (run.state, run.stage, run.imported, run.skipped) == (TaskState.FAILED, "STORE", 2, 1)
-    assert (far.count(), sorted((await stored(ada.world))["INBOX"])) == (4, ["Nr 0", "Nr 3"])
+    assert (far.count_messages(), sorted((await stored(ada.world))["INBOX"])) == (
+        4,
+        ["Nr 0", "Nr 3"],
+    )
     bad[0] = False
     clock.tick(days=2)  # no receipt tells of them any more
     run = await again(ada.world, key)
-    assert (run.state, run.imported, far.count()) == (TaskState.SUCCEEDED, 1, 1), run.log
+    assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 1, 1), run.log
     assert sorted((await stored(ada.world))["INBOX"]) == ["Nr 0", "Nr 1", "Nr 3"]
 
 
@@ -239,29 +247,29 @@ async def test_what_went_well_beside_a_failure_does_not_come_again(
 
 @pytest.mark.parametrize("spam_check", [True, False])
 async def test_rules_about_senders_are_a_part_of_the_spam_filter(
-    ada: Client, far: Dovecot, *, spam_check: bool
+    ada: Client, far: DovecotAccount, *, spam_check: bool
 ) -> None:
     rule = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK", "patterns": [CAROL]}
     assert (await call(ada, "senderRuleCreate", "rules { id }", **rule))["errors"] == []
     await filed(ada)
-    far.save(raw_message("Hers"))
-    far.save(raw_message("His", From="eve@else.example"))
+    far.save_message(raw_message("Hers"))
+    far.save_message(raw_message("His", From="eve@else.example"))
     key = await connector(ada, far, spam_check=spam_check, apply_filters=True)
     await ran(ada.world, key)
-    found = [await lies(ada, name) for name in ("Hers", "His")]
+    found = [await message_special_use(ada, name) for name in ("Hers", "His")]
     assert found == [JUNK if spam_check else INBOX, INBOX]
 
 
 @pytest.mark.parametrize("apply_filters", [True, False])
 async def test_filters_act_where_they_are_to(
-    ada: Client, far: Dovecot, spam: Receiver, *, apply_filters: bool
+    ada: Client, far: DovecotAccount, spam: Receiver, *, apply_filters: bool
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
     await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "flag": True}, name="a")
     await made(ada, {"subject": "bin"}, {"delete": True}, name="b")
     await made(ada, {"subject": "one"}, {"labels": ["work"], "seen": True}, name="c")
     for name in ("One", "Bin", "Rest"):
-        far.save(raw_message(name))
+        far.save_message(raw_message(name))
     run = await ran(ada.world, await connector(ada, far, apply_filters=apply_filters))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 3), run.log
     one = await message(ada.world, "One")
@@ -286,14 +294,14 @@ async def test_filters_act_where_they_are_to(
     ],
 )
 async def test_a_script_has_its_way(
-    ada: Client, far: Dovecot, script: str, wanted: dict[str, list[str]], skipped: int
+    ada: Client, far: DovecotAccount, script: str, wanted: dict[str, list[str]], skipped: int
 ) -> None:
     await put(ada, script)
-    far.save(raw_message("One"))
+    far.save_message(raw_message("One"))
     key = await connector(ada, far, apply_filters=True, **RETENTION)
     run = await ran(ada.world, key)
     assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 1 - skipped, skipped)
-    assert (await stored(ada.world), far.count()) == (wanted, skipped)
+    assert (await stored(ada.world), far.count_messages()) == (wanted, skipped)
     if "addflag" in script:
         one = await message(ada.world, "One")
         assert (one.flagged, one.keywords) == (True, ["mine"])
@@ -302,15 +310,17 @@ async def test_a_script_has_its_way(
     assert (run.imported, run.skipped) == (0, 0)
 
 
-async def test_a_script_does_not_act_where_it_is_not_to(ada: Client, far: Dovecot) -> None:
+async def test_a_script_does_not_act_where_it_is_not_to(ada: Client, far: DovecotAccount) -> None:
     await put(ada, "discard;")
-    far.save(raw_message("One"))
+    far.save_message(raw_message("One"))
     await ran(ada.world, await connector(ada, far))
     assert await stored(ada.world) == {"INBOX": ["One"]}
 
 
 @pytest.mark.parametrize("by", ["account", "filter", "script"])
-async def test_nothing_that_is_fetched_is_answered(ada: Client, far: Dovecot, by: str) -> None:
+async def test_nothing_that_is_fetched_is_answered(
+    ada: Client, far: DovecotAccount, by: str
+) -> None:
     if by == "account":
         away = {"enabled": True, "text": "I am away."}
         given = {"users": {"usernames": ["ada"]}, "set": away}
@@ -320,22 +330,22 @@ async def test_nothing_that_is_fetched_is_answered(ada: Client, far: Dovecot, by
         await filed(ada, reply={"text": "I am away."})
     else:
         await put(ada, 'require "vacation"; vacation "I am away.";')
-    far.save(raw_message("One", Return_Path=f"<{CAROL}>"))
+    far.save_message(raw_message("One", Return_Path=f"<{CAROL}>"))
     run = await ran(ada.world, await connector(ada, far, apply_filters=True))
     assert (run.imported, await stored(ada.world)) == (1, {"INBOX": ["One"]}), run.log
     assert await queued(ada.world) == []
 
 
 async def test_filters_see_the_recipient_in_the_domain_that_is_set(
-    ada: Client, far: Dovecot
+    ada: Client, far: DovecotAccount
 ) -> None:
     test = 'envelope :is "to" "ada@else.example"'
     await put(ada, f'require ["envelope", "fileinto", "mailbox"]; if {test} '
               '{ fileinto :create "Else"; }')  # fmt: skip
-    far.save(raw_message("One"))
+    far.save_message(raw_message("One"))
     key = await connector(ada, far, apply_filters=True)
     await ran(ada.world, key)
-    far.save(raw_message("Two"))
+    far.save_message(raw_message("Two"))
     await again(ada.world, key, target_domain="else.example")
     assert await stored(ada.world) == {"INBOX": ["One"], "Else": ["Two"]}
 
@@ -343,14 +353,16 @@ async def test_filters_see_the_recipient_in_the_domain_that_is_set(
 # how it lies here
 
 
-async def test_it_lies_here_as_it_lay_there(ada: Client, far: Dovecot) -> None:
+async def test_it_lies_here_as_it_lay_there(ada: Client, far: DovecotAccount) -> None:
     await filed(ada)
     raw = raw_message("One", Return_Path=f"<{CAROL}>")
-    far.save(raw)
-    far.doveadm("flags add", "\\Seen \\Flagged \\Answered \\Draft $Mine", "mailbox", "INBOX", "all")
+    far.save_message(raw)
+    far.run_doveadm(
+        "flags add", "\\Seen \\Flagged \\Answered \\Draft $Mine", "mailbox", "INBOX", "all"
+    )
     key = await connector(ada, far, apply_filters=True)
     await ran(ada.world, key)
-    told = far.doveadm("fetch", "date.received", "mailbox", "INBOX", "all").decode()
+    told = far.run_doveadm("fetch", "date.received", "mailbox", "INBOX", "all").decode()
     one = await message(ada.world, "One")
     assert told.split(maxsplit=1)[1].startswith(f"{one.received_at:%Y-%m-%d %H:%M:%S}")
     assert (one.seen, one.flagged, one.answered, one.draft) == (True, True, True, True)
@@ -361,15 +373,17 @@ async def test_it_lies_here_as_it_lay_there(ada: Client, far: Dovecot) -> None:
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     assert node["source"].encode() == raw
     # And what changes there is followed.
-    far.doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
+    far.run_doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
     await again(ada.world, key)
     one = await message(ada.world, "One")
     assert (one.seen, one.flagged, sorted(one.keywords)) == (True, False, ["$Mine", "work"])
 
 
-async def test_what_is_here_already_is_known_by_its_content(ada: Client, far: Dovecot) -> None:
+async def test_what_is_here_already_is_known_by_its_content(
+    ada: Client, far: DovecotAccount
+) -> None:
     await filed(ada)
-    far.save(raw_message("One"))
+    far.save_message(raw_message("One"))
     first = await connector(ada, far, apply_filters=True)
     assert (await ran(ada.world, first)).imported == 1
     for apply_filters in (True, False):
@@ -380,20 +394,20 @@ async def test_what_is_here_already_is_known_by_its_content(ada: Client, far: Do
 
 @pytest.mark.parametrize("sifted", [True, False])
 async def test_what_came_lately_is_told_as_news_but_no_first_copy(
-    ada: Client, far: Dovecot, *, sifted: bool
+    ada: Client, far: DovecotAccount, *, sifted: bool
 ) -> None:
     script = 'require ["copy", "fileinto", "mailbox"]; fileinto :copy :create "Copies";'
     if sifted:
         await put(ada, script)
     now = ada.world.now()
-    far.save(raw_message("Before"))
-    far.save_at(raw_message("First"), now - timedelta(hours=1))
+    far.save_message(raw_message("Before"))
+    far.save_with_date(raw_message("First"), now - timedelta(hours=1))
     key = await connector(ada, far, apply_filters=True)
     await ran(ada.world, key)
     assert await news(ada) == []
-    far.save_at(raw_message("New"), now - timedelta(hours=1))
-    far.save_at(raw_message("Old"), now - timedelta(days=2))
-    far.save_at(raw_message("Read"), now - timedelta(hours=1), "S")
+    far.save_with_date(raw_message("New"), now - timedelta(hours=1))
+    far.save_with_date(raw_message("Old"), now - timedelta(days=2))
+    far.save_with_date(raw_message("Read"), now - timedelta(hours=1), "S")
     run = await again(ada.world, key)
     assert run.imported == 3, run.log
     assert await news(ada) == ["New"] * (1 + sifted)  # each copy of it
@@ -405,7 +419,7 @@ async def test_what_came_lately_is_told_as_news_but_no_first_copy(
 
 async def news(client: Client) -> list[str]:
     """Subjects of what was told to have been received."""
-    asked = select(*picked(Change)).where(col(Change.stream_id) == client.user.id)
+    asked = select(*select_columns(Change)).where(col(Change.stream_id) == client.user.id)
     found = list[int]()
     for row in await client.world.database.read(asked.order_by(col(Change.last))):
         if row.kind is ChangeKind.MESSAGE_ADDED and row.facts.get("did") == "received":
@@ -414,7 +428,7 @@ async def news(client: Client) -> list[str]:
     return [row.subject for row in await client.world.database.read(named)]
 
 
-async def arrived(world: World, subject: str) -> list[datetime]:
+async def arrived(world: Environment, subject: str) -> list[datetime]:
     """When the messages with this subject arrived."""
     asked = select(col(Message.received_at)).where(col(Message.subject) == subject)
     return [row.received_at for row in await world.database.read(asked)]
@@ -422,12 +436,12 @@ async def arrived(world: World, subject: str) -> list[datetime]:
 
 @pytest.mark.parametrize("switches", [True, False])
 async def test_what_comes_into_an_account_that_encrypts_is_encrypted(
-    ada: Client, far: Dovecot, *, switches: bool
+    ada: Client, far: DovecotAccount, *, switches: bool
 ) -> None:
     pair = pair_of("Ada <ada@example.org>", seconds=400_000_000)
-    await strict(ada, encrypt_messages=True, pub_key=public_of(pair))
-    far.save(raw_message("One", body="A secret."))
-    far.save(raw_message("Two"), "Work")
+    await set_user_columns(ada, encrypt_messages=True, pub_key=public_of(pair))
+    far.save_message(raw_message("One", body="A secret."))
+    far.save_message(raw_message("Two"), "Work")
     checks = dict.fromkeys(("spam_check", "virus_check"), switches)
     run = await ran(ada.world, await connector(ada, far, **checks))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
@@ -445,45 +459,47 @@ async def test_what_comes_into_an_account_that_encrypts_is_encrypted(
 @pytest.mark.parametrize("place", ["sifted", "commit", "fetched"])
 @pytest.mark.parametrize("remove_duplicates", [True, False])
 async def test_a_crash_doubles_nothing_and_loses_nothing(
-    ada: Client, far: Dovecot, place: str, *, remove_duplicates: bool
+    ada: Client, far: DovecotAccount, place: str, *, remove_duplicates: bool
 ) -> None:
     await filed(ada)
     names = [f"Nr {nth}" for nth in range(MANY)]
-    far.save_all([raw_message(name) for name in names])
+    far.save_messages([raw_message(name) for name in names])
     key = await connector(
         ada, far, apply_filters=True, remove_duplicates=remove_duplicates, **RETENTION
     )
-    await killed(ada.world, 5 if place == "commit" else 1, place)
+    await run_connectors_until_killed(ada.world, 5 if place == "commit" else 1, place)
     assert (await newest(ada.world, key)).state is TaskState.RUNNING
     before = len((await stored(ada.world)).get("INBOX", []))
     assert 0 < before < MANY
-    assert far.count() == MANY
+    assert far.count_messages() == MANY
     await taken_for_dead(ada.world)
     run = await ran(ada.world, key)
     assert run.state is TaskState.SUCCEEDED, run.log
     assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
-    assert far.count() == 0
+    assert far.count_messages() == 0
 
 
-async def test_what_came_before_a_crash_is_followed_behind_it(ada: Client, far: Dovecot) -> None:
+async def test_what_came_before_a_crash_is_followed_behind_it(
+    ada: Client, far: DovecotAccount
+) -> None:
     await filed(ada)
     for name in ("One", "Two"):
-        far.save(raw_message(name))
+        far.save_message(raw_message(name))
     key = await connector(ada, far, apply_filters=True)
-    await killed(ada.world, 1, "sifted")
+    await run_connectors_until_killed(ada.world, 1, "sifted")
     await taken_for_dead(ada.world)
     assert (await ran(ada.world, key)).imported == 2
-    far.doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
+    far.run_doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
     await again(ada.world, key)
     assert [(await message(ada.world, name)).flagged for name in ("One", "Two")] == [True, True]
 
 
 async def test_a_full_account_takes_what_fits_and_the_rest_later(
-    ada: Client, far: Dovecot, clock: Clock
+    ada: Client, far: DovecotAccount, clock: Clock
 ) -> None:
     await filed(ada)
     for nth in range(5):
-        far.save(raw_message(f"Nr {nth}", body="x" * 50_000))
+        far.save_message(raw_message(f"Nr {nth}", body="x" * 50_000))
     await room(ada, 170_000)
     key = await connector(ada, far, apply_filters=True, remove_duplicates=False)
     run = await ran(ada.world, key)
@@ -502,6 +518,6 @@ async def letters(client: Client) -> list[str]:
 
 
 async def room(client: Client, quota: int) -> None:
-    async with client.world.write() as session:
-        this = update(table_of(User)).where(col(User.id) == client.user.id)
+    async with client.world.write_session() as session:
+        this = update(core_table(User)).where(col(User.id) == client.user.id)
         await (await session.connection()).execute(this.values(quota=quota))

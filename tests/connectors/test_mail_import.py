@@ -11,8 +11,8 @@ from sqlalchemy import select
 from mail.maintenance import housekeeping
 from models.connectors import Connector
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from resolvers.mailboxes import loaders as mailbox_loaders
 from tests.conftest import Client, Clock, context, raw_message
 from tests.support.accounts.account_exports import exported, place, told
@@ -45,11 +45,13 @@ WAYS = list(itertools.product(["mbox", "zip", "account"], [1, 2, 3]))  # a sourc
 # ---------------------------------------------------------------- archives
 
 
-async def test_an_mbox_is_imported_and_what_is_known_stays_out(ada: Client, world: World) -> None:
+async def test_an_mbox_is_imported_and_what_is_known_stays_out(
+    ada: Client, world: Environment
+) -> None:
     (key,) = await begun(ada, mbox([raw_message("One"), raw_message("Two")]))
     kept = "SELECT user_id FROM import_archives"
     assert await rows(world, kept) == [(ada.user.id,)]
-    await housekeeping.tidy(world)  # it leaves alone what waits
+    await housekeeping.run_round(world)  # it leaves alone what waits
     assert await rows(world, kept) == [(ada.user.id,)]
     await work(world)
     one = await ended(ada, key)
@@ -140,7 +142,7 @@ async def test_folders_that_are_made_are_subscribed_to_where_that_is_wanted(
 
 
 async def boxes(client: Client) -> Any:
-    return await mailbox_loaders.all_of(context(client), client.user.id, {"subscribed"})
+    return await mailbox_loaders.load_all_of_user(context(client), client.user.id, {"subscribed"})
 
 
 async def test_two_imports_at_once_may_make_the_same_folder(ada: Client) -> None:
@@ -211,7 +213,7 @@ async def test_who_was_only_slow_stores_nothing_beside_who_took_over(
         if here == "brought" and not others:
             others.append(asyncio.create_task(take_over()))
 
-    await work(replace(ada.world, fault=fault))
+    await work(replace(ada.world, reach_fault_point=fault))
     await asyncio.gather(*others)
     one = await ended(ada, key)
     assert (one["state"], counted(one)) == ("SUCCEEDED", (10, 10, 0))
@@ -219,7 +221,7 @@ async def test_who_was_only_slow_stores_nothing_beside_who_took_over(
 
 
 @pytest.mark.usefixtures("chunked")
-async def test_its_owner_hears_of_each_unit(ada: Client, world: World) -> None:
+async def test_its_owner_hears_of_each_unit(ada: Client, world: Environment) -> None:
     before = await reached(world, ada.user.id)
     await imported(ada, many())
     told = [kind for kind, _ in await journal(world, ada.user.id, before)]
@@ -227,7 +229,7 @@ async def test_its_owner_hears_of_each_unit(ada: Client, world: World) -> None:
 
 
 @pytest.mark.usefixtures("chunked")
-async def test_what_is_cancelled_keeps_what_has_come(ada: Client, world: World) -> None:
+async def test_what_is_cancelled_keeps_what_has_come(ada: Client, world: Environment) -> None:
     (key,) = await begun(ada, many())
     await crash(world, 1)
     assert (await upon(ada, "connectorCancel", key))["errors"] == []
@@ -239,7 +241,9 @@ async def test_what_is_cancelled_keeps_what_has_come(ada: Client, world: World) 
     assert await rows(world, "SELECT id FROM import_archives") == []
 
 
-async def test_what_is_cancelled_before_it_began_never_does(ada: Client, world: World) -> None:
+async def test_what_is_cancelled_before_it_began_never_does(
+    ada: Client, world: Environment
+) -> None:
     (key,) = await begun(ada, many())
     assert (await upon(ada, "connectorCancel", key))["errors"] == []
     await work(world)
@@ -250,7 +254,7 @@ async def test_what_is_cancelled_before_it_began_never_does(ada: Client, world: 
 
 
 async def test_a_full_account_takes_what_fits_and_says_so(
-    ada: Client, root: Client, world: World
+    ada: Client, root: Client, world: Environment
 ) -> None:
     async def allow(quota: int) -> None:
         done = await run(root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota})
@@ -278,17 +282,17 @@ async def test_an_archive_that_was_cut_off_fails_and_says_so(ada: Client) -> Non
 
 
 async def test_what_has_ended_keeps_its_run_for_thirty_days(
-    ada: Client, clock: Clock, world: World
+    ada: Client, clock: Clock, world: Environment
 ) -> None:
     key = (await imported(ada, many()))["id"]
-    asked = select(*picked(Connector, {"secret", "bringing", "next_run_at", "run_id"}))
+    asked = select(*select_columns(Connector, {"secret", "bringing", "next_run_at", "run_id"}))
     (left,) = await world.database.read(asked)
     assert set(left) == {"", None}
     (waits,) = await begun(ada, many())
     clock.tick(days=29)
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await ended(ada, key)
     clock.tick(days=2)
-    assert (await housekeeping.tidy(world)).imports == 1
+    assert (await housekeeping.run_round(world)).imports == 1
     assert await ended(ada, key) is None
     assert (await ended(ada, waits))["state"] == "QUEUED"

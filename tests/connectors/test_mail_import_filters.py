@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from models.connectors import Connector
-from models.store.columns import picked
+from models.store.columns import select_columns
 from tests.conftest import Client, make_client, raw_message
 from tests.support.accounts.account_exports import codes
 from tests.support.accounts.import_runs import (
@@ -23,7 +23,7 @@ from tests.support.accounts.import_runs import (
 )
 from tests.support.accounts.user_operations import run
 from tests.support.operations.connector_operations import far, server
-from tests.support.servers.dovecot_server import PASSWORD, Dovecot
+from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.stores.counter_check import rows
 from tests.support.stores.other_processes import taken_for_dead
 
@@ -149,7 +149,7 @@ def private(ada: Client) -> None:
     object.__setattr__(ada.world, "options", options)
 
 
-def remote(far: Dovecot, username: str, **more: Any) -> dict[str, Any]:
+def remote(far: DovecotAccount, username: str, **more: Any) -> dict[str, Any]:
     protocol = more.get("protocol", "IMAP")
     return {"remote": {
         "protocol": protocol, "host": "127.0.0.1", "port": far.ports[protocol.lower()],
@@ -160,12 +160,12 @@ def remote(far: Dovecot, username: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.usefixtures("private")
 @pytest.mark.parametrize("protocol", ["IMAP", "POP3"])
 async def test_an_account_elsewhere_is_imported_once(
-    ada: Client, bob: Client, far: Dovecot, protocol: str
+    ada: Client, bob: Client, far: DovecotAccount, protocol: str
 ) -> None:
     name = f"{protocol.lower()}{ada.user.id}"
     for subject in ("Good", "Better", "Unwanted"):
-        far.account(name).save(raw_message(subject))
-    far.account(name).save(raw_message("Best good"), "Deep/er")
+        far.for_user(name).save_message(raw_message(subject))
+    far.for_user(name).save_message(raw_message("Best good"), "Deep/er")
     done = await begin(
         ada,
         remote(far, name, protocol=protocol),
@@ -184,7 +184,7 @@ async def test_an_account_elsewhere_is_imported_once(
         expected["Far/Deep/er"] = ["Best good"]
     assert await held(ada) == expected
     assert await held(bob) == {}
-    (left,) = await ada.world.database.read(select(*picked(Connector)))
+    (left,) = await ada.world.database.read(select(*select_columns(Connector)))
     assert (left.secret, left.bringing, left.next_run_at) == ("", None, None)
     assert await rows(ada.world, "SELECT id FROM connector_folders") == []
     subscribed = await rows(ada.world, "SELECT subscribed FROM mailboxes WHERE path LIKE 'Far/%'")
@@ -195,11 +195,11 @@ async def test_an_account_elsewhere_is_imported_once(
 
 @pytest.mark.usefixtures("private")
 async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
-    ada: Client, far: Dovecot
+    ada: Client, far: DovecotAccount
 ) -> None:
-    ledger = far.account(f"ledger{ada.user.id}")
+    ledger = far.for_user(f"ledger{ada.user.id}")
     for subject, folder in (("In", "INBOX"), ("Out", "INBOX"), ("In, too", "Later")):
-        ledger.save(raw_message(subject), folder)
+        ledger.save_message(raw_message(subject), folder)
     parent = {"specialUse": "INBOX"}
     done = await begin(
         ada, remote(far, f"ledger{ada.user.id}"), filter={"subject": "In"}, parentMailbox=parent
@@ -216,11 +216,11 @@ async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
 
 @pytest.mark.usefixtures("private")
 async def test_a_full_account_takes_what_fits_from_elsewhere(
-    ada: Client, root: Client, far: Dovecot
+    ada: Client, root: Client, far: DovecotAccount
 ) -> None:
     names = [f"{number}" for number in range(8)]
     for name in names:
-        far.account(f"full{ada.user.id}").save(raw_message(name, body="y" * 1000))
+        far.for_user(f"full{ada.user.id}").save_message(raw_message(name, body="y" * 1000))
     for quota, state in ((6000, "FAILED"), (100_000, "SUCCEEDED")):
         done = await run(root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota})
         assert done["errors"] == []
@@ -236,12 +236,12 @@ async def test_a_full_account_takes_what_fits_from_elsewhere(
 
 @pytest.mark.usefixtures("private")
 async def test_signs_of_life_come_between_units(
-    ada: Client, bob: Client, far: Dovecot, monkeypatch: pytest.MonkeyPatch
+    ada: Client, bob: Client, far: DovecotAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.connectors.worker.BEAT", 0.0005)
+    monkeypatch.setattr("resolvers.connectors.worker.PROGRESS_SECONDS", 0.0005)
     names = [f"{number}" for number in range(40)]
     for name in names:
-        far.account(f"beat{ada.user.id}").save(raw_message(name))
+        far.for_user(f"beat{ada.user.id}").save_message(raw_message(name))
     done = await begin(ada, remote(far, f"beat{ada.user.id}"))
     (other,) = await begun(bob, maildir_tar({"": [("S", raw_message(name)) for name in names]}))
     await work(ada.world)
@@ -253,7 +253,7 @@ async def test_signs_of_life_come_between_units(
 
 @pytest.mark.usefixtures("private")
 async def test_accounts_elsewhere_are_for_who_may_have_connectors(
-    ada: Client, far: Dovecot
+    ada: Client, far: DovecotAccount
 ) -> None:
     bare = await make_client(ada.world, ada.http, "bare", permissions=[])
     done = await begin(bare, remote(far, "x"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
@@ -98,7 +98,7 @@ async def test_others_accounts_are_for_who_manages_them(
 
 
 async def test_another_account_is_brought_whole(root: Client, ada: Client, bob: Client) -> None:
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Deep/er"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Deep/er"]))
     await place(ada, raw_message("In"), seen=True, envelope_from="carol@example.com")
     await place(ada, raw_message("Mine"), "Sent")
     key = await place(ada, raw_message("Deep"), "Deep/er", at=ada.world.now() - timedelta(days=9))
@@ -195,7 +195,7 @@ async def test_a_file_that_has_become_another_is_not_gone_on_with(
 
 
 async def test_what_cannot_be_is_refused_before_anything_is_queued(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     good = {"upload": await sent(ada, many())}
     bad = {"upload": await sent(ada, b"\x7fELF\0")}
@@ -225,7 +225,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_queued(
     assert len(await rows(world, "SELECT id FROM uploads")) == 2
 
 
-async def test_tried_is_not_kept_and_repeated_is_done_once(ada: Client, world: World) -> None:
+async def test_tried_is_not_kept_and_repeated_is_done_once(ada: Client, world: Environment) -> None:
     source = {"upload": await sent(ada, many())}
     done = await begin(ada, source, options={"validateOnly": True})
     assert (done["errors"], len(done["runs"])) == ([], 1)

@@ -8,7 +8,7 @@ import pytest
 from graph.types import global_ids
 from mail.authentication import private_keys, signing_keys
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.domains import dkim_rotation
 from tests.conftest import Client, Clock
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -47,7 +47,7 @@ async def listed(client: Client) -> list[tuple[str, str, str]]:
 
 
 async def test_a_domain_comes_with_a_key_that_waits_for_dns(
-    root: Client, world: World, clock: Clock
+    root: Client, world: Environment, clock: Clock
 ) -> None:
     before = await counter_check.reached(world, PLATFORM)
     domain = await create(root)
@@ -67,18 +67,18 @@ async def test_a_domain_comes_with_a_key_that_waits_for_dns(
     log = '{ adminLog(mutation: "domainCreate") { nodes { targetId after } } }'
     (noted,) = (await root(log))["adminLog"]["nodes"]
     assert noted["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
-    assert await signing_keys.signers(world, NEW) == []
+    assert await signing_keys.load_signers(world, NEW) == []
 
     async with asking(dkim_key_operations.published([key])) as there:
         dkim_key_operations.asks(root, there)
         clock.tick(minutes=1)
-        assert await dkim_rotation.step(world) == 1
+        assert await dkim_rotation.process_due_keys(world) == 1
     assert await listed(root) == [(NEW, "dkim", "ACTIVE")]
-    (signer,) = await signing_keys.signers(world, NEW)
-    assert (signer.domain, signer.key.public()) == (NEW, key["publicKey"])
+    (signer,) = await signing_keys.load_signers(world, NEW)
+    assert (signer.domain, signer.key.public_key_text()) == (NEW, key["publicKey"])
 
 
-async def test_without_where_that_is_said(root: Client, world: World) -> None:
+async def test_without_where_that_is_said(root: Client, world: Environment) -> None:
     domain = await create(root, createDkim=False)
     assert domain["dkimKey"] is None
     assert await listed(root) == []
@@ -87,7 +87,7 @@ async def test_without_where_that_is_said(root: Client, world: World) -> None:
 
 
 async def test_a_key_for_all_signs_until_the_own_one_does(
-    root: Client, world: World, clock: Clock
+    root: Client, world: Environment, clock: Clock
 ) -> None:
     every = await dkim_key_operations.key(root, domains=["*"], selector="all")
     domain = await create(root, "bücher.example")
@@ -102,11 +102,11 @@ async def test_a_key_for_all_signs_until_the_own_one_does(
     }
     async with asking(there) as place:
         dkim_key_operations.asks(root, place)
-        (signer,) = await signing_keys.signers(world, "bücher.example")
+        (signer,) = await signing_keys.load_signers(world, "bücher.example")
         assert signer.selector == "all"
         clock.tick(minutes=1)
-        assert await dkim_rotation.step(world) == 1
-        (signer,) = await signing_keys.signers(world, "bücher.example")
+        assert await dkim_rotation.process_due_keys(world) == 1
+        (signer,) = await signing_keys.load_signers(world, "bücher.example")
         assert signer.selector == "dkim"
     names = "query ($by: DomainRef!) { domain(by: $by) { dnsRecords { name } } }"
     found = (await root(names, by={"name": "bücher.example"}))["domain"]["dnsRecords"]
@@ -141,7 +141,7 @@ async def test_a_name_with_no_room_for_a_record_is_told(root: Client) -> None:
 
 
 async def test_whoever_administers_another_domain_does_not_see_it(
-    ada: Client, root: Client, world: World, http: httpx.AsyncClient
+    ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     key = (await create(root))["dkimKey"]
     other = await make_domain_admin(world, http, "dora")
@@ -153,7 +153,7 @@ async def test_whoever_administers_another_domain_does_not_see_it(
     assert await listed(other) == []
 
 
-async def test_it_goes_with_its_domain_which_is_told(root: Client, world: World) -> None:
+async def test_it_goes_with_its_domain_which_is_told(root: Client, world: Environment) -> None:
     domain = await create(root)
     before = await counter_check.reached(world, PLATFORM)
     assert (await done(root, DELETE, domains=[{"name": NEW}]))[1] == []
@@ -163,10 +163,10 @@ async def test_it_goes_with_its_domain_which_is_told(root: Client, world: World)
     assert (ChangeKind.DKIM_CHANGED, keys) in told_
 
 
-async def test_its_private_half_is_sealed(root: Client, world: World) -> None:
+async def test_its_private_half_is_sealed(root: Client, world: Environment) -> None:
     key = (await create(root))["dkimKey"]
     ((stored,),) = await rows(world, "SELECT private FROM dkim_keys")
     assert "PRIVATE KEY" not in stored
-    place = signing_keys.place_of(global_ids.decode("DkimKey", key["id"]))
-    opened = private_keys.read(world.vault.open(stored, place), ours=True)
-    assert opened.public() == key["publicKey"]
+    place = signing_keys.secret_name(global_ids.decode("DkimKey", key["id"]))
+    opened = private_keys.parse_key(world.secret_box.decrypt(stored, place), is_trusted=True)
+    assert opened.public_key_text() == key["publicKey"]

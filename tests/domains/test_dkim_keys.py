@@ -15,7 +15,7 @@ from graph.types import global_ids
 from mail.authentication import private_keys
 from mail.authentication.private_keys import Algorithm
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.admin import secret_rotation
 from resolvers.domains import dkim_rotation
 from tests.conftest import Client, Clock
@@ -71,7 +71,7 @@ def pkcs1(bits: int = 2048) -> str:
     return key.private_bytes(*how).decode()
 
 
-async def test_a_key_is_made_shown_listed_and_deleted(root: Client, world: World) -> None:
+async def test_a_key_is_made_shown_listed_and_deleted(root: Client, world: Environment) -> None:
     home = await key_of(world, "example.org")
     before = [await counter_check.reached(world, stream) for stream in (PLATFORM, home)]
     one = await dkim_key_operations.key(root, selector=" S1.Mail ", description=" Ours ")
@@ -102,15 +102,15 @@ async def test_a_key_is_made_shown_listed_and_deleted(root: Client, world: World
 @pytest.mark.parametrize("how", ["pkcs1", "pkcs8", "ed25519", "raw"])
 async def test_a_key_is_brought_along(root: Client, how: str) -> None:
     seed = bytes(range(32))
-    edwards = private_keys.PrivateKey(Ed25519PrivateKey.from_private_bytes(seed))
+    edwards = private_keys.DkimPrivateKey(Ed25519PrivateKey.from_private_bytes(seed))
     text = {
         "pkcs1": pkcs1(),
-        "pkcs8": private_keys.made(Algorithm.RSA).pem(),
-        "ed25519": edwards.pem(),
+        "pkcs8": private_keys.generate_key(Algorithm.RSA).to_pem(),
+        "ed25519": edwards.to_pem(),
         "raw": base64.b64encode(seed).decode(),
     }[how]
     one = await dkim_key_operations.key(root, privateKey=text)
-    assert one["publicKey"] == private_keys.read(text).public()
+    assert one["publicKey"] == private_keys.parse_key(text).public_key_text()
     if how in ("ed25519", "raw"):
         assert (one["algorithm"], one["keySize"]) == ("ED25519", None)
         assert len(base64.b64decode(one["publicKey"])) == 32
@@ -182,10 +182,10 @@ async def test_a_domain_has_so_many_keys(root: Client) -> None:
 
 
 async def test_no_answer_log_or_row_holds_a_private_key(
-    root: Client, world: World, caplog: pytest.LogCaptureFixture
+    root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    text = private_keys.made(Algorithm.RSA).pem()
+    text = private_keys.generate_key(Algorithm.RSA).to_pem()
     inner = text.splitlines()[3]
     answer = await root.raw(SET, input={"domains": ["example.org"], "privateKey": text})
     assert answer["data"]["dkimKeySet"]["errors"] == []
@@ -197,7 +197,9 @@ async def test_no_answer_log_or_row_holds_a_private_key(
     assert inner not in caplog.text
     fields = await root('{ __type(name: "DkimKey") { fields { name } } }')
     assert "privateKey" not in {one["name"] for one in fields["__type"]["fields"]}
-    assert (await secret_rotation.counted(world, [world.vault.newest]))[world.vault.newest] == 1
+    assert (await secret_rotation.count_values_by_key(world, [world.secret_box.newest_key_name]))[
+        world.secret_box.newest_key_name
+    ] == 1
 
 
 async def test_lists_are_paged_and_narrowed(root: Client) -> None:
@@ -220,7 +222,7 @@ async def test_lists_are_paged_and_narrowed(root: Client) -> None:
 
 
 async def test_an_administrator_of_domains_has_those_alone(
-    root: Client, world: World, http: httpx.AsyncClient, bob: Client
+    root: Client, world: Environment, http: httpx.AsyncClient, bob: Client
 ) -> None:
     await made(root, "far.example")
     theirs = await dkim_key_operations.key(root, domains=["far.example"])
@@ -250,7 +252,7 @@ async def test_an_administrator_of_domains_has_those_alone(
     assert len(await listed(root)) == 3
 
 
-async def test_keys_are_copied_with_their_selectors(root: Client, world: World) -> None:
+async def test_keys_are_copied_with_their_selectors(root: Client, world: Environment) -> None:
     for name in ("a.example", "b.example"):
         await made(root, name)
     (rsa, edwards) = await dkim_key_operations.both(root)
@@ -287,7 +289,7 @@ def show(there: Zone, *keys: Any) -> None:
 
 
 async def test_a_new_key_signs_once_its_record_is_seen(
-    root: Client, world: World, clock: Clock
+    root: Client, world: Environment, clock: Clock
 ) -> None:
     (rsa, edwards) = await dkim_key_operations.both(root)
     there = zone({})
@@ -301,25 +303,27 @@ async def test_a_new_key_signs_once_its_record_is_seen(
         assert {one["state"] for one in new.values()} == {"PENDING"}
         _, errors = await done(root, ROTATE, domains=["example.org"])
         assert told(errors)[0] == "CONFLICT"
-        assert await dkim_rotation.step(world) == 2
-        assert await dkim_rotation.step(world) == 0  # not so soon again
+        assert await dkim_rotation.process_due_keys(world) == 2
+        assert await dkim_rotation.process_due_keys(world) == 0  # not so soon again
         assert (await in_use(root, "example.org"))["id"] == rsa["id"]
         show(there, rsa, edwards, new["RSA"])
         clock.tick(minutes=2)
-        assert await dkim_rotation.step(world) == 2
+        assert await dkim_rotation.process_due_keys(world) == 2
         states = await selectors(root)
         assert states == {"r": "RETIRED", "e": "ACTIVE", "r-20300101": "ACTIVE",
                           "e-20300101": "PENDING"}  # fmt: skip
         assert (await in_use(root, "example.org"))["id"] == new["RSA"]["id"]
         clock.tick(days=13)
-        await dkim_rotation.step(world)
+        await dkim_rotation.process_due_keys(world)
         assert "r" in await selectors(root)
         clock.tick(days=2)
-        await dkim_rotation.step(world)
+        await dkim_rotation.process_due_keys(world)
         assert "r" not in await selectors(root)
 
 
-async def test_it_is_asked_less_and_less_often(root: Client, world: World, clock: Clock) -> None:
+async def test_it_is_asked_less_and_less_often(
+    root: Client, world: Environment, clock: Clock
+) -> None:
     await dkim_key_operations.key(root)
     there = zone({})
     async with asking(there) as place:
@@ -327,14 +331,14 @@ async def test_it_is_asked_less_and_less_often(root: Client, world: World, clock
         await done(root, ROTATE, domains=["example.org"], selector="new")
         asked = 0
         for _ in range(24 * 60):
-            asked += await dkim_rotation.step(world)
+            asked += await dkim_rotation.process_due_keys(world)
             clock.tick(minutes=1)
         assert 25 < asked < 35
         assert len(there.asked) >= asked
 
 
 async def test_a_wrong_or_revoked_record_lets_no_key_sign(
-    root: Client, world: World, clock: Clock
+    root: Client, world: Environment, clock: Clock
 ) -> None:
     old = await dkim_key_operations.key(root)
     answer, _ = await done(root, ROTATE, domains=["example.org"], selector="new")
@@ -344,7 +348,7 @@ async def test_a_wrong_or_revoked_record_lets_no_key_sign(
         async with asking(zone({name: text})) as place:
             dkim_key_operations.asks(root, place)
             assert (await root(STATES))["dkimKeys"]["nodes"][1]["dnsState"] == "DIFFERENT"
-            assert await dkim_rotation.step(world) == 1
+            assert await dkim_rotation.process_due_keys(world) == 1
             clock.tick(hours=1)
     assert (await selectors(root))["new"] == "PENDING"
 
@@ -367,14 +371,14 @@ async def test_a_key_is_let_sign_by_hand_and_so_is_the_old_one_again(root: Clien
 
 
 async def test_the_last_key_is_never_deleted_by_itself(
-    root: Client, world: World, clock: Clock
+    root: Client, world: Environment, clock: Clock
 ) -> None:
     await dkim_key_operations.key(root)
     await dkim_key_operations.key(root, selector="new")
     answer = await listed(root)
     await done(root, REMOVE, ids=[one["id"] for one in answer if one["selector"] == "new"])
     clock.tick(days=30)
-    assert await dkim_rotation.step(world) == 1
+    assert await dkim_rotation.process_due_keys(world) == 1
     assert await selectors(root) == {"dkim": "RETIRED"}
 
 
@@ -459,18 +463,18 @@ async def test_states_are_looked_up_together(root: Client) -> None:
     assert [one["dnsState"] for one in nodes] == ["UNKNOWN", *["OK"] * 9, "MISSING"]
 
 
-async def test_what_is_sealed_is_sealed_anew(root: Client, world: World) -> None:
+async def test_what_is_sealed_is_sealed_anew(root: Client, world: Environment) -> None:
     await dkim_key_operations.both(root)
     before = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
-    fresh = world.vault.fresh()
-    object.__setattr__(world.vault, "keys", {**world.vault.keys, **fresh.keys})
-    came = await secret_rotation.reseal(world)
+    fresh = world.secret_box.with_new_key()
+    object.__setattr__(world.secret_box, "keys", {**world.secret_box.keys, **fresh.keys})
+    came = await secret_rotation.reencrypt_all(world)
     after = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
-    assert (came.done, came.closed) == (2, [])
+    assert (came.reencrypted_count, came.failed_contexts) == (2, [])
     assert not {one[1] for one in before} & {one[1] for one in after}
 
 
-async def test_overlap_is_a_setting(root: Client, world: World, clock: Clock) -> None:
+async def test_overlap_is_a_setting(root: Client, world: Environment, clock: Clock) -> None:
     document = """mutation ($input: SettingSetInput!) { settingSet(input: $input) {
         errors { message } } }"""
     given = {"key": "dkim.overlap", "value": "P1D"}
@@ -479,5 +483,5 @@ async def test_overlap_is_a_setting(root: Client, world: World, clock: Clock) ->
     await dkim_key_operations.key(root)
     await dkim_key_operations.key(root, selector="new")
     clock.tick(days=2)
-    await dkim_rotation.step(world)
+    await dkim_rotation.process_due_keys(world)
     assert await selectors(root) == {"new": "ACTIVE"}

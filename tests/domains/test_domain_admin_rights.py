@@ -7,12 +7,12 @@ from sqlalchemy import delete
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
 from resolvers.context import Context, Viewer
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.loaders import DomainWhere
+from resolvers.domains.loaders import DomainConditions
 from tests.conftest import Client
 from tests.support.operations.domain_operations import (
     ALIAS,
@@ -39,7 +39,9 @@ pytestmark = pytest.mark.usefixtures("counted")
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_domain_admin_knows_nothing_of_other_domains(root: Client, world: World) -> None:
+async def test_a_domain_admin_knows_nothing_of_other_domains(
+    root: Client, world: Environment
+) -> None:
     await made(root, "far.example", tags=["x"])
     await done(root, ALIAS, alias="far-too.example", domain="far.example")
     await live(world, "zoe@far.example")
@@ -97,12 +99,12 @@ async def test_a_domain_admin_knows_nothing_of_other_domains(root: Client, world
 
 
 async def test_lists_inside_a_domain_are_for_those_who_administer_it(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await made(root, "home.example")
     await live(world, "neighbour@home.example")
     admin = await administrator(world, root.http, "adm", "home.example", "example.org")
-    async with world.write() as session:
+    async with world.write_session() as session:
         key = await key_of(world, "home.example")
         await session.exec(delete(DomainAdmin).where(col(DomainAdmin.domain_id) == key))
     inside = """domain { name users { totalCount nodes { username } } addresses { totalCount }
@@ -121,7 +123,7 @@ async def test_lists_inside_a_domain_are_for_those_who_administer_it(
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_domain_admin_changes_what_is_delegated(root: Client, world: World) -> None:
+async def test_a_domain_admin_changes_what_is_delegated(root: Client, world: Environment) -> None:
     with_it = await administrator(world, root.http, "a", "example.org", permissions=["DOMAIN_DESC"])
     without = await administrator(world, root.http, "b", "example.org", permissions=["RATELIMIT"])
     (domain,), errors = await change(with_it, "example.org", description="Ours")
@@ -148,6 +150,6 @@ async def test_a_domain_admin_changes_what_is_delegated(root: Client, world: Wor
 async def test_below_a_domain_admin_nobody_lists_domains(ada: Client, role: Role) -> None:
     viewer = Viewer(ada.user.id, role, frozenset({Scope.MASTER}))
     ctx = Context(ada.world, viewer)
-    assert await domain_loaders.count(ctx, DomainWhere()) == 0
+    assert await domain_loaders.count_domains(ctx, DomainConditions()) == 0
     answer = await ada.raw("{ domains { nodes { id } } }")
     assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}

@@ -7,7 +7,7 @@ import pytest
 from mail.recipients import address_resolution
 from models.errors import NotFound
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.operations.domain_operations import (
     ALIAS,
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("counted")
 
 
 async def test_an_alias_stands_for_its_domain_while_it_is_active(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     given = {"alias": "XN--Bcher-KVA.example", "domain": "Example.ORG"}
     answer, errors = await done(root, ALIAS, **given)
@@ -36,7 +36,9 @@ async def test_an_alias_stands_for_its_domain_while_it_is_active(
         True,
         {"name": "example.org"},
     )
-    assert (await address_resolution.recipient(world, "ada@BÜCHER.example")).user_id == ada.user.id
+    assert (
+        await address_resolution.load_recipient(world, "ada@BÜCHER.example")
+    ).user_id == ada.user.id
     document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id domain { name } } }"
     for by in ({"id": alias["id"]}, {"alias": "bücher.EXAMPLE"}):
         found = (await root(document, by=by))["domainAlias"]
@@ -47,11 +49,11 @@ async def test_an_alias_stands_for_its_domain_while_it_is_active(
     assert (await journal(world, key))[-1] == (ChangeKind.DOMAIN_CHANGED, [key])
     await done(root, ALIAS, alias="off.example", domain="example.org", active=False)
     with pytest.raises(NotFound):
-        await address_resolution.recipient(world, "ada@off.example")
+        await address_resolution.load_recipient(world, "ada@off.example")
     answer, errors = await done(root, UNALIAS, ids=[alias["id"]])
     assert (answer["deletedIds"], errors) == ([alias["id"]], [])
     with pytest.raises(NotFound):
-        await address_resolution.recipient(world, "ada@bücher.example")
+        await address_resolution.load_recipient(world, "ada@bücher.example")
     _, errors = await done(root, UNALIAS, ids=[alias["id"]])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 

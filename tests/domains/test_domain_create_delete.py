@@ -10,17 +10,17 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
-from models.errors import LimitReached, NotFound, Refused
+from models.errors import LimitReached, NotFound, RequestError
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.users.roles import Role
 from models.users.tables import User
 from resolvers.context import Context, Viewer
 from resolvers.users import loaders as user_loaders
 from resolvers.users.quota import limits as quota_limits
-from tests.addresses.test_address_resolution import add
 from tests.conftest import Client, receive
+from tests.support.accounts.address_rows import add_addresses
 from tests.support.accounts.user_operations import id_of, run
 from tests.support.operations.domain_operations import (
     ALIAS,
@@ -171,16 +171,16 @@ async def test_a_domain_and_an_alias_of_one_name_at_once_have_one_winner(root: C
 
 
 async def test_an_admin_makes_domains_on_the_way_unless_that_is_off(
-    root: Client, world: World
+    root: Client, world: Environment
 ) -> None:
     user = await live(world, "eve@new.example")
     domain = await of(root, "new.example")
     assert (domain["maxUsers"], domain["quota"], domain["userCount"]) == (0, 0, 1)
     assert domain["id"] == global_ids.encode("Domain", user.domain_id or 0)
-    closed = World(
+    closed = Environment(
         world.database,
-        world.blobs,
-        secret=b"s",
+        world.object_store,
+        signing_secret=b"s",
         options=Options(argon2_memory=8, argon2_time=1, auto_create_domains=False),
         now=world.now,
     )
@@ -285,7 +285,7 @@ async def test_a_limit_holds_at_and_over_the_edge(
     await made(root, "new.example", **{**UNLIMITED, **limits})
     await live(root.world, "a@new.example")
     await live(root.world, "b@new.example")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestError) as refused:
         await live(root.world, "c@new.example")
     assert (refused.value.code, refused.value.path) == ("LIMIT_REACHED", [path])
     assert (vars(refused.value)["limit"], vars(refused.value)["used"]) == (2, 2)
@@ -305,7 +305,7 @@ async def test_two_at_the_edge_at_once_have_one_winner(
     tries = [live(root.world, f"{name}@new.example") for name in "bcde"]
     won = await asyncio.gather(*tries, return_exceptions=True)
     assert sorted(isinstance(one, User) for one in won) == [False, False, False, True]
-    assert {one.code for one in won if isinstance(one, Refused)} == {"LIMIT_REACHED"}
+    assert {one.code for one in won if isinstance(one, RequestError)} == {"LIMIT_REACHED"}
     domain = await of(root, "new.example")
     assert (domain["userCount"], domain["quotaAllocated"]) == (2, 2 * GIB)
 
@@ -316,48 +316,48 @@ async def test_two_at_the_edge_at_once_have_one_winner(
 async def test_all_roads_have_one_rule_for_storage(
     root: Client, user: int | None, domain: int | None, platform: int
 ) -> None:
-    world = World(
+    world = Environment(
         root.world.database,
-        root.world.blobs,
-        secret=b"s",
+        root.world.object_store,
+        signing_secret=b"s",
         options=Options(
             default_quota=platform, argon2_memory=8, argon2_time=1, auto_create_domains=True
         ),
         now=root.world.now,
     )
     made_ = await live(world, "eve@example.org", quota=user)
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=domain))
         await session.exec(update(User).values(used=1000))
     given = next(one for one in (user, domain, platform) if one is not None)
     ctx = Context(world, Viewer(role=Role.ROOT))
-    (row,) = await user_loaders.by_ids(ctx, [made_.id])
+    (row,) = await user_loaders.load_users_by_id(ctx, [made_.id])
     assert row
-    assert await quota_limits.allowed(ctx, row) == given
+    assert await quota_limits.load_quota(ctx, row) == given
     try:
-        await address_resolution.recipient(world, "eve@example.org")
+        await address_resolution.load_recipient(world, "eve@example.org")
         full = 0
-    except Refused as refused:
+    except RequestError as refused:
         full = vars(refused)["allowed"]
     assert full == given
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(User).values(used=0))
 
 
 async def test_a_message_that_arrives_counts_by_the_same_rule(ada: Client) -> None:
     await receive(ada, "one")
     size = (await ada.box()).size
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=2 * size + 20))
     await receive(ada, "two")
-    with pytest.raises(Refused):
+    with pytest.raises(RequestError):
         await receive(ada, "three")
 
 
 # deleting
 
 
-async def test_a_domain_goes_when_nothing_is_left_in_it(root: Client, world: World) -> None:
+async def test_a_domain_goes_when_nothing_is_left_in_it(root: Client, world: Environment) -> None:
     for name in ("a.example", "b.example"):
         await made(root, name)
     eve = await live(world, "eve@a.example")
@@ -388,13 +388,13 @@ async def test_a_domain_goes_when_nothing_is_left_in_it(root: Client, world: Wor
 
 
 async def test_cascade_takes_addresses_and_tells_their_owners(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await made(root, "old.example")
     key, at = await key_of(world, "old.example"), await reached(world, ada.user.id)
-    await add(world, "ada@old.example", user_id=ada.user.id)
-    await add(world, "list@old.example")
-    async with world.write() as session:
+    await add_addresses(world, "ada@old.example", user_id=ada.user.id)
+    await add_addresses(world, "list@old.example")
+    async with world.write_session() as session:
         await session.exec(update(Domain).where(col(Domain.id) == key).values(address_count=2))
     found = await rows(world, "SELECT id FROM addresses WHERE domain_id = :k", k=key)
     _, errors = await done(root, DELETE, domains=[{"name": "old.example"}])
@@ -405,7 +405,7 @@ async def test_cascade_takes_addresses_and_tells_their_owners(
     assert (kind, (address,) in found) == (ChangeKind.ADDRESS_CHANGED, True)
 
 
-async def test_a_user_and_the_end_of_the_domain_at_once(root: Client, world: World) -> None:
+async def test_a_user_and_the_end_of_the_domain_at_once(root: Client, world: Environment) -> None:
     await made(root, "old.example")
     tries: list[Any] = [
         live(world, "eve@old.example"),

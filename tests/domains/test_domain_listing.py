@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client, receive
 from tests.support.operations.domain_operations import (
     ALIAS,
@@ -95,7 +95,7 @@ async def test_storage_is_kept_as_mail_comes(root: Client, ada: Client) -> None:
 
 
 @pytest.mark.usefixtures("ada", "bob")
-async def test_lists_of_large_domains_go_by_an_index(world: World) -> None:
+async def test_lists_of_large_domains_go_by_an_index(world: Environment) -> None:
     asked = {
         "users": "SELECT id FROM users WHERE domain_id = 7 ORDER BY username_key, id LIMIT 21",
         "addresses": "SELECT id FROM addresses WHERE domain_id = 7 ORDER BY local, id LIMIT 21",

@@ -14,12 +14,12 @@ from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.errors import NotFound
 from models.events.journal import PLATFORM, ChangeKind, Stream
-from models.runtime.environment import World
-from models.store.columns import table_of
-from models.users.search_index import words_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
+from models.users.search_index import search_text
 from models.users.tables import User
-from tests.addresses.test_address_resolution import add
 from tests.conftest import Client, raw_message
+from tests.support.accounts.address_rows import add_addresses
 from tests.support.operations.domain_operations import (
     ALIAS,
     RENAME,
@@ -39,22 +39,22 @@ async def renamed(client: Client, old: str = OLD, new: str = NEW, **more: Any) -
     return await done(client, RENAME, oldDomain=old, newDomain=new, **more)
 
 
-async def called(world: World) -> dict[int, tuple[Any, ...]]:
+async def called(world: Environment) -> dict[int, tuple[Any, ...]]:
     """User name, as shown and as compared, and words of all accounts."""
     found = await rows(world, "SELECT id, username, username_key, words FROM users")
     return {row[0]: row[1:] for row in found}
 
 
 @pytest.fixture
-async def town(root: Client, ada: Client, world: World) -> dict[str, int]:
+async def town(root: Client, ada: Client, world: Environment) -> dict[str, int]:
     """Accounts of the old domain, and one of another that has an address there."""
     await made(root, OLD, **UNLIMITED)
     await done(root, ALIAS, alias="also.example", domain=OLD)
     eve = await live(world, "e.ve@old.example", name="Eve @old.example")
     dan = await live(world, "dan", address="D.an@Old.Example")
-    await add(world, "ada@old.example", "*@old.example", user_id=ada.user.id)
-    await add(world, "list@old.example", kind=AddressKind.FORWARD)
-    async with world.write() as session:
+    await add_addresses(world, "ada@old.example", "*@old.example", user_id=ada.user.id)
+    await add_addresses(world, "list@old.example", kind=AddressKind.FORWARD)
+    async with world.write_session() as session:
         here = col(Domain.name) == OLD
         await session.exec(
             update(Domain).where(here).values(address_count=Domain.address_count + 3)
@@ -63,18 +63,18 @@ async def town(root: Client, ada: Client, world: World) -> dict[str, int]:
 
 
 async def test_names_follow_from_a_domain_in_unicode_too(
-    root: Client, town: dict[str, int], world: World
+    root: Client, town: dict[str, int], world: Environment
 ) -> None:
     assert (await renamed(root, new="bücher.example"))[1] == []
     answer, errors = await renamed(root, old="bücher.example", new="back.example")
     assert (errors, answer["usersUpdated"]) == ([], 2)
     name = "e.ve@back.example"
-    words = words_of(name, "Eve @old.example", name)
+    words = search_text(name, "Eve @old.example", name)
     assert (await called(world))[town["eve"]] == (name, "eve@back.example", words)
 
 
 async def test_all_that_is_called_after_it_follows(
-    root: Client, town: dict[str, int], world: World
+    root: Client, town: dict[str, int], world: Environment
 ) -> None:
     key = await key_of(world, OLD)
     streams = {name: await reached(world, id_) for name, id_ in town.items()}
@@ -87,9 +87,9 @@ async def test_all_that_is_called_after_it_follows(
 
     found = await called(world)
     name = "e.ve@xn--bcher-kva.example"
-    words = words_of(name, "Eve @old.example", "e.ve@bücher.example")
+    words = search_text(name, "Eve @old.example", "e.ve@bücher.example")
     assert found[town["eve"]] == (name, "eve@bücher.example", words)
-    assert found[town["dan"]] == ("dan", "dan", words_of("dan", None, "D.an@bücher.example"))
+    assert found[town["dan"]] == ("dan", "dan", search_text("dan", None, "D.an@bücher.example"))
     assert found[town["ada"]][0] == "ada"
     shown = await rows(world, "SELECT shown FROM addresses WHERE domain_id = :k", k=key)
     assert sorted(one for (one,) in shown) == [
@@ -100,8 +100,11 @@ async def test_all_that_is_called_after_it_follows(
         "list@bücher.example",
     ]
     for login in ("E.ve@bücher.example", "eve@xn--bcher-kva.example", "d.an@also.example", "dan"):
-        assert await address_resolution.login_of(world, login) in (town["eve"], town["dan"]), login
-    assert await address_resolution.login_of(world, "eve@old.example") is None
+        assert await address_resolution.find_sign_in_user(world, login) in (
+            town["eve"],
+            town["dan"],
+        ), login
+    assert await address_resolution.find_sign_in_user(world, "eve@old.example") is None
 
     own = await journal(world, key, at)
     assert own == [
@@ -120,7 +123,7 @@ async def test_all_that_is_called_after_it_follows(
 
 
 async def test_there_and_back_is_as_it_was(
-    root: Client, town: dict[str, int], world: World
+    root: Client, town: dict[str, int], world: Environment
 ) -> None:
     tables = "SELECT id, shown, local FROM addresses ORDER BY id"
     before = await called(world), await rows(world, tables)
@@ -137,7 +140,7 @@ async def test_there_and_back_is_as_it_was(
 
 
 async def test_a_dry_run_lists_all_that_is_in_the_way_and_changes_nothing(
-    root: Client, town: dict[str, int], world: World
+    root: Client, town: dict[str, int], world: Environment
 ) -> None:
     await made(root, NEW, **UNLIMITED)
     await live(world, "E.v.e@new.example", address="other@example.org")
@@ -172,17 +175,17 @@ async def test_a_dry_run_lists_all_that_is_in_the_way_and_changes_nothing(
     assert town
 
 
-async def crowd(world: World, many: int) -> None:
+async def crowd(world: Environment, many: int) -> None:
     """Many accounts of the old domain, each with an address, put there by hand."""
     key, at = await key_of(world, OLD), world.now()
-    keys = [world.key() for _ in range(many)]
+    keys = [world.new_id() for _ in range(many)]
     common: dict[str, Any] = {"created_at": at, "updated_at": at}
     people = [
         User(
             id=user,
             username=f"u{nth}@old.example",
             username_key=f"u{nth}@old.example",
-            words=words_of(f"u{nth}@old.example", None, f"u{nth}@old.example"),
+            words=search_text(f"u{nth}@old.example", None, f"u{nth}@old.example"),
             domain_id=key,
             tenant_id=key,
             **common,
@@ -191,7 +194,7 @@ async def crowd(world: World, many: int) -> None:
     ]
     places = [
         Address(
-            id=world.key(),
+            id=world.new_id(),
             local=f"u{nth}",
             domain_id=key,
             shown=f"u{nth}@old.example",
@@ -201,17 +204,17 @@ async def crowd(world: World, many: int) -> None:
         ).model_dump()
         for nth, user in enumerate(keys)
     ]
-    async with world.write() as session:
+    async with world.write_session() as session:
         connection = await session.connection()
-        await connection.execute(insert(table_of(User)), people)
+        await connection.execute(insert(core_table(User)), people)
         await connection.execute(
-            insert(table_of(Stream)), [{"id": user, "last": 0, "gone": 0} for user in keys]
+            insert(core_table(Stream)), [{"id": user, "last": 0, "gone": 0} for user in keys]
         )
-        await connection.execute(insert(table_of(Address)), places)
+        await connection.execute(insert(core_table(Address)), places)
 
 
 async def test_many_accounts_cost_no_more_statements_than_one(
-    root: Client, world: World, statements: list[str]
+    root: Client, world: Environment, statements: list[str]
 ) -> None:
     await made(root, OLD, **UNLIMITED)
     await live(world, "eve@old.example")
@@ -236,7 +239,7 @@ async def test_many_accounts_cost_no_more_statements_than_one(
     assert await rows(world, asked) == [(0,)]
 
 
-async def test_two_renamings_at_once_have_one_winner(root: Client, world: World) -> None:
+async def test_two_renamings_at_once_have_one_winner(root: Client, world: Environment) -> None:
     await made(root, OLD, **UNLIMITED)
     await made(root, "another.example", **UNLIMITED)
     outcomes = await asyncio.gather(
@@ -250,7 +253,7 @@ async def test_two_renamings_at_once_have_one_winner(root: Client, world: World)
 
 
 async def test_a_user_that_comes_while_it_is_renamed_is_of_one_domain(
-    root: Client, world: World
+    root: Client, world: Environment
 ) -> None:
     await made(root, OLD, **UNLIMITED)
     tries: list[Any] = [live(world, f"u{n}@old.example") for n in range(6)]
@@ -265,7 +268,9 @@ async def test_a_user_that_comes_while_it_is_renamed_is_of_one_domain(
     await examine(world)
 
 
-async def test_mail_that_comes_while_it_is_renamed_is_not_lost(root: Client, world: World) -> None:
+async def test_mail_that_comes_while_it_is_renamed_is_not_lost(
+    root: Client, world: Environment
+) -> None:
     await made(root, OLD, **UNLIMITED)
     eve = await live(world, "eve@old.example")
     taken: list[int] = []
@@ -277,9 +282,9 @@ async def test_mail_that_comes_while_it_is_renamed_is_not_lost(root: Client, wor
         while to is None:
             for name in (OLD, NEW):
                 with contextlib.suppress(NotFound):
-                    to = await address_resolution.recipient(world, f"eve@{name}")
-        letter = await received_messages.read(raw_message(f"number {nth}"))
-        placed = await received_messages.receive(world, letter, to, "carol@example.com")
+                    to = await address_resolution.load_recipient(world, f"eve@{name}")
+        letter = await received_messages.read_message(raw_message(f"number {nth}"))
+        placed = await received_messages.store_for_recipient(world, letter, to, "carol@example.com")
         taken.append(placed.message_id)
 
     async def rename() -> None:

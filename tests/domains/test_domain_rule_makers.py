@@ -8,10 +8,10 @@ from sqlmodel import col
 
 from mail.delivery import pipeline, quarantine
 from mail.inbound import spam_check
-from mail.mime.header_encoding import Named
+from mail.mime.header_encoding import NamedAddress
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from tests.conftest import Client, make_client, raw_message
@@ -33,7 +33,7 @@ SENDER_RULE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(in
 
 
 async def change_role(client: Client, role: Role) -> None:
-    async with client.world.write(client.user.id) as session:
+    async with client.world.write_session(client.user.id) as session:
         connection = await session.connection()
         await connection.execute(
             update(User).where(col(User.id) == client.user.id).values(role=role)
@@ -41,7 +41,7 @@ async def change_role(client: Client, role: Role) -> None:
 
 
 @pytest.fixture
-async def chief(world: World, http: Any) -> Client:
+async def chief(world: Environment, http: Any) -> Client:
     """A DOMAIN_ADMIN of example.org with every permission."""
     return await make_domain_admin(world, http, "chief", list(AdminPermission))
 
@@ -78,7 +78,7 @@ async def test_a_copy_rule_for_a_domain_skips_sent_mail_of_accounts_above(
 ) -> None:
     await rule(chief, WHOLE, SPY, direction="SENDER")
     for client in (over, ada, chief):
-        await send(client, Named("to@far.example"))
+        await send(client, NamedAddress("to@far.example"))
     assert len(await copied(ada.world)) == 2
 
 
@@ -96,7 +96,7 @@ async def test_the_role_of_the_maker_counts_as_it_is_now(
 
 
 async def test_a_rewrite_for_a_domain_skips_accounts_above(
-    over: Client, ada: Client, world: World, http: Any
+    over: Client, ada: Client, world: Environment, http: Any
 ) -> None:
     document = """mutation ($input: RecipientRewriteCreateInput!) {
       recipientRewriteCreate(input: $input) { errors { code path } } }"""
@@ -106,8 +106,8 @@ async def test_a_rewrite_for_a_domain_skips_accounts_above(
     assert answer["errors"] == [{"code": "FORBIDDEN", "path": ["from"]}]
     given = {"from": WHOLE, "to": ada.address}
     assert (await over(document, input=given))["recipientRewriteCreate"]["errors"] == []
-    assert (await address_resolution.recipient(world, top.address)).user_id == top.user.id
-    assert (await address_resolution.recipient(world, over.address)).user_id == ada.user.id
+    assert (await address_resolution.load_recipient(world, top.address)).user_id == top.user.id
+    assert (await address_resolution.load_recipient(world, over.address)).user_id == ada.user.id
 
 
 async def test_a_sender_rule_for_a_domain_skips_accounts_above(
@@ -118,9 +118,11 @@ async def test_a_sender_rule_for_a_domain_skips_accounts_above(
     assert (await chief(SENDER_RULE, input=given))["senderRuleCreate"]["errors"] == []
     world = ada.world
     for client, unwanted in ((over, False), (ada, True), (chief, True)):
-        to = await address_resolution.recipient(world, client.address)
-        letter = await received_messages.read(raw_message(client.user.username))
-        (taken,) = await spam_check.judged(world, letter, "boss@far.example", [to], handed=True)
+        to = await address_resolution.load_recipient(world, client.address)
+        letter = await received_messages.read_message(raw_message(client.user.username))
+        (taken,) = await spam_check.compute_verdicts(
+            world, letter, "boss@far.example", [to], from_trusted_server=True
+        )
         assert taken.verdict.is_spam is unwanted
 
 
@@ -130,8 +132,10 @@ async def test_held_mail_of_accounts_above_is_not_shown(
     document = """{ quarantine { nodes { id subject } } }"""
     world = ada.world
     for client in (over, ada):
-        held = await pipeline.receive(world, raw_message(client.user.username), "carol@far.example")
-        to = await address_resolution.recipient(world, client.address)
-        await quarantine.hold(world, held, to, quarantine.Why(9.0))
+        held = await pipeline.read_incoming(
+            world, raw_message(client.user.username), "carol@far.example"
+        )
+        to = await address_resolution.load_recipient(world, client.address)
+        await quarantine.quarantine_message(world, held, to, quarantine.QuarantineReason(9.0))
     found = (await chief(document))["quarantine"]["nodes"]
     assert [one["subject"] for one in found] == ["ada"]

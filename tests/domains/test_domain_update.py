@@ -7,7 +7,7 @@ import pytest
 from mail.recipients import address_resolution
 from models.errors import NotFound
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.operations.domain_operations import (
     UNLIMITED,
@@ -107,7 +107,7 @@ async def test_an_unlimited_user_keeps_limits_away(root: Client) -> None:
     assert (errors, domain["quotaAllocated"]) == ([], GIB)
 
 
-async def test_what_is_given_out_follows_the_default(root: Client, world: World) -> None:
+async def test_what_is_given_out_follows_the_default(root: Client, world: Environment) -> None:
     await made(root, "new.example", **UNLIMITED)
     for name, quota in (("a", None), ("b", None), ("c", 5 * GIB), ("d", 0)):
         await live(world, f"{name}@new.example", quota=quota)
@@ -138,18 +138,20 @@ async def test_flags_agree_whichever_is_changed(root: Client) -> None:
 
 
 async def test_a_domain_that_is_off_takes_no_mail_and_its_users_sign_in(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await change(root, "example.org", active=False)
     with pytest.raises(NotFound):
-        await address_resolution.recipient(world, "ada@example.org")
-    assert await address_resolution.login_of(world, "A.da@example.org") == ada.user.id
+        await address_resolution.load_recipient(world, "ada@example.org")
+    assert await address_resolution.find_sign_in_user(world, "A.da@example.org") == ada.user.id
     user = "query ($by: UserRef) { user(by: $by) { username } }"
     found = await root(user, by={"address": "ada@example.org"})
     assert found == {"user": {"username": "ada"}}
 
 
-async def test_what_was_changed_is_in_the_log_and_nothing_else(root: Client, world: World) -> None:
+async def test_what_was_changed_is_in_the_log_and_nothing_else(
+    root: Client, world: Environment
+) -> None:
     await made(root, "new.example")
     given = {
         "domains": [{"name": "new.example"}],

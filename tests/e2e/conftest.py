@@ -4,16 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.servers.merganser_process import launched_by
+from bench.servers.merganser_process import use_launcher
 from bench.servers.ports import free_port
 from tests.support.servers.forked_process import fork_subprocess
 from tests.support.servers.merganser_server import Server
 from tests.support.stores import store_fixtures
-
-
-def beside(url: str, name: str) -> str:
-    """A new database on the server of this URL."""
-    return store_fixtures.run(store_fixtures.beside(url, name))
+from tests.support.stores.store_fixtures import create_database
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def forked_servers() -> Iterator[None]:
     """Servers of `bench` are forks, too."""
-    with launched_by(fork_subprocess):
+    with use_launcher(fork_subprocess):
         yield
 
 
@@ -37,7 +33,7 @@ def server(
     """A server with users; those behind bob are each for one test that changes much."""
     store = ""
     if request.param != "sqlite":
-        store = beside(request.getfixturevalue("postgres"), "e2e")
+        store = create_database(request.getfixturevalue("postgres"), "e2e")
     hop = free_port()
     settings = {
         "NEXT_HOP": f"smtp://127.0.0.1:{hop}",

@@ -19,9 +19,9 @@ from graphql import (
 )
 
 from tests.conftest import Client
-from tests.schema.test_access_matrix import sample
 from tests.support.run_scope import ALL
 from tests.support.schema.printed_schema import SDL
+from tests.support.schema.sample_inputs import sample_input
 
 # Reference by a name that the client chooses. Ids and guids are only known after the request.
 # USER, DOMAIN and so on stand for names that are new in each request.
@@ -182,7 +182,7 @@ CASES = EVERY if ALL else varied(EVERY)
 
 def given(case: Case, names: dict[str, str]) -> dict[str, Any]:
     """The input of the mutation with its reference, and with these names."""
-    made: dict[str, Any] = sample(input_of(case.field))
+    made: dict[str, Any] = sample_input(input_of(case.field))
     made |= deepcopy(BESIDE.get(case.field, {}))
     inside: Any = made
     kind = input_of(case.field)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from graphql import build_schema, get_introspection_query, parse
 
-from graph.execution.documents.cost_limits import CEILING, Limits, Ruler
-from graph.execution.documents.document_cache import Documents
-from models.runtime.environment import World
+from graph.execution.documents.cost_limits import MAX_COUNT, OperationLimits, SelectionMeasure
+from graph.execution.documents.document_cache import DocumentCache
+from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.context import Context, Viewer
 from tests.support.servers.small_schema_server import a_world, make_schema
@@ -30,13 +30,15 @@ PAGE = "fragment g on ItemConnection { nodes { name } }"
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[Environment]:
     async with a_world(tmp_path) as world:
         yield world
 
 
 def codes(query: str, name: str | None = None, **limits: Any) -> set[str]:
-    known = Documents(SCHEMA.documents.schema, Limits(**limits)).find(query, name)
+    known = DocumentCache(SCHEMA.documents.schema, OperationLimits(**limits)).find_or_read(
+        query, name
+    )
     return {fault.code for fault in known.faults}
 
 
@@ -142,7 +144,7 @@ def test_the_usual_introspection_is_let_through() -> None:
 def test_measures_stop_at_a_ceiling() -> None:
     document = parse(chain(70, "...f{next} ...f{next}"))
     operation: Any = document.definitions[0]
-    assert Ruler(document).measure(operation.selection_set).fields == CEILING
+    assert SelectionMeasure(document).selection_size(operation.selection_set).fields == MAX_COUNT
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_measures_stop_at_a_ceiling() -> None:
         ("query ($n: Int) { items(first: $n) { nodes { name } } }", {"n": None}, 21),
         ("query ($n: Int) { items(first: $n) { nodes { name } } }", {"n": -9}, 1),
         ("query ($n: Int) { items(first: $n) { nodes { name } } }", {"n": 4.0}, 5),
-        ("query ($n: Int) { items(first: $n) { nodes { name } } }", {"n": float("inf")}, CEILING),
+        ("query ($n: Int) { items(first: $n) { nodes { name } } }", {"n": float("inf")}, MAX_COUNT),
         ("query ($n: Int) { items(first: $n) { nodes { name } } }", {"n": True}, 21),
         ("query ($n: Int) { items(first: $n) { nodes { name } } }", {"n": "9"}, 21),
         ("query ($n: Int = 3) { items(first: $n) { nodes { name } } }", {}, 4),
@@ -185,9 +187,9 @@ def test_measures_stop_at_a_ceiling() -> None:
     ],
 )  # fmt: skip
 def test_prices(query: str, variables: dict[str, Any], price: int) -> None:
-    known = SCHEMA.documents.find(query, None)
+    known = SCHEMA.documents.find_or_read(query, None)
     assert not known.faults
-    assert known.cost(variables) == price
+    assert known.cost_with_variables(variables) == price
 
 
 def test_a_price_with_variables_is_worked_out_fast() -> None:
@@ -196,12 +198,12 @@ def test_a_price_with_variables_is_worked_out_fast() -> None:
       query ($n: Int!) {{ items(first: $n) {{ nodes {{ ...f0 }} }} }}
       {links} fragment f8 on Item {{ others(first: $n) {{ nodes {{ name }} }} }}
     """
-    known = SCHEMA.documents.find(query, None)
+    known = SCHEMA.documents.find_or_read(query, None)
     assert not known.faults
     took = []
     for _ in range(5):
         start = time.process_time()
-        assert known.cost({"n": 10}) == 1 + 10 * (1 + 2**8 * (1 + 10))
+        assert known.cost_with_variables({"n": 10}) == 1 + 10 * (1 + 2**8 * (1 + 10))
         took.append(time.process_time() - start)
     assert min(took) < 0.001
 
@@ -209,12 +211,12 @@ def test_a_price_with_variables_is_worked_out_fast() -> None:
 def test_a_long_chain_of_fragments_is_priced() -> None:
     link = "others(first: $n) { totalCount } ... on Item { ...f{next} }"
     query = chain(39, link).replace("{ item", "query ($n: Int!) { item", 1)
-    known = SCHEMA.documents.find(query, None)
+    known = SCHEMA.documents.find_or_read(query, None)
     assert not known.faults
-    assert known.cost({"n": 10}) == 1 + 39
+    assert known.cost_with_variables({"n": 10}) == 1 + 39
 
 
-async def run(world: World, viewer: Viewer, query: str, **variables: Any) -> Any:
+async def run(world: Environment, viewer: Viewer, query: str, **variables: Any) -> Any:
     return await SCHEMA.execute(query, variables, Context(world, viewer))
 
 
@@ -224,7 +226,7 @@ ITEMS = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
 @pytest.mark.parametrize(
     ("viewer", "maximum"), [(Viewer(), 10_000), (USER, 10_000), (ADMIN, 100_000)]
 )
-async def test_the_budget_is_the_roles(world: World, viewer: Viewer, maximum: int) -> None:
+async def test_the_budget_is_the_roles(world: Environment, viewer: Viewer, maximum: int) -> None:
     result = await run(world, viewer, ITEMS, n=maximum - 1)
     assert result.errors is None
     assert result.extensions == {"cost": {"requested": maximum, "maximum": maximum}}

@@ -13,19 +13,25 @@ from strawberry.types import get_object_definition
 
 from graph.execution import compiled_executor
 from graph.execution.compiled_executor import CompiledExecutor, executor_class
-from graph.execution.operation_execution import Operation, Schema
+from graph.execution.operation_execution import ExecutableSchema, OperationContext
 from graph.execution.plain_executor import PlainExecutor
-from graph.execution.resolver_plans import FALLS, OUTCOMES, REASONS, TALLY, Tally
-from graph.nodes import KINDS
+from graph.execution.resolver_plans import (
+    FALLBACK_REASONS,
+    MAX_CONDITION_OUTCOMES,
+    MAX_FALLBACKS,
+    PLAN_COUNTERS,
+    PlanCounters,
+)
+from graph.nodes import NODE_TYPES
 from graph.schema import schema
-from graph.types.row_mapping import Shape
-from mail.limits.sending_rates import Full, held_up
+from graph.types.row_mapping import NodeView
+from mail.limits.sending_rates import FullRateWindow, record_refusal
 from mail.search import index_worker
 from models.queue.rate_values import RateFrame
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import LimitSource
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Viewer
 from tests.conftest import Client, context, receive
 from tests.support.accounts import authenticators
@@ -84,26 +90,26 @@ class Query:
         return chain(60)
 
 
-class Told(Operation):
+class Told(OperationContext):
     """An operation that hands values to the schema of this test."""
 
     memo_of_test: Any = None
 
 
 @pytest.fixture
-def small() -> Schema:
-    return Schema(query=Query, types=[Cat, Dog])
+def small() -> ExecutableSchema:
+    return ExecutableSchema(query=Query, types=[Cat, Dog])
 
 
 @pytest.fixture
-def tally() -> Tally:
-    for one in TALLY:
+def tally() -> PlanCounters:
+    for one in PLAN_COUNTERS:
         one.clear()
-    return TALLY
+    return PLAN_COUNTERS
 
 
 async def ask(
-    small: Schema, world: World, text: str, *, cats: Any = None, **variables: Any
+    small: ExecutableSchema, world: Environment, text: str, *, cats: Any = None, **variables: Any
 ) -> tuple[Any, list[Any]]:
     context = Told(world, Viewer())
     context.memo_of_test = cats
@@ -113,7 +119,7 @@ async def ask(
 
 
 async def test_a_document_is_compiled_when_it_is_seen_again(
-    small: Schema, world: World, tally: Tally
+    small: ExecutableSchema, world: Environment, tally: PlanCounters
 ) -> None:
     text = "{ cats { name lives } }"
     assert await ask(small, world, text) == (
@@ -130,7 +136,7 @@ async def test_a_document_is_compiled_when_it_is_seen_again(
 
 
 async def test_interfaces_and_unions_are_compiled(
-    small: Schema, world: World, tally: Tally
+    small: ExecutableSchema, world: Environment, tally: PlanCounters
 ) -> None:
     text = """query ($dog: Boolean!) {
       pets { __typename name ... on Dog { good friend { name } } ... on Cat { lives } }
@@ -148,7 +154,7 @@ async def test_interfaces_and_unions_are_compiled(
 
 
 async def test_directives_have_a_plan_for_each_outcome(
-    small: Schema, world: World, tally: Tally
+    small: ExecutableSchema, world: Environment, tally: PlanCounters
 ) -> None:
     names = "abcd"
     fields = " ".join(f"{name}: name @include(if: ${name})" for name in names)
@@ -160,7 +166,7 @@ async def test_directives_have_a_plan_for_each_outcome(
             wanted = {"lives": 9} | {name: "Tom" for name in names if given[name]}
             data, errors = await ask(small, world, text, **given)
             assert (data["cats"][0], list(data["cats"][0]), errors) == (wanted, list(wanted), [])
-    assert tally.compiled == {"cats": OUTCOMES}
+    assert tally.compiled == {"cats": MAX_CONDITION_OUTCOMES}
 
 
 @pytest.mark.parametrize("text", [
@@ -169,7 +175,7 @@ async def test_directives_have_a_plan_for_each_outcome(
     "{ cats { " + " ".join(f"a{n}: name" for n in range(3000)) + " } }",
 ])  # fmt: skip
 async def test_what_python_cannot_nest_is_answered_all_the_same(
-    small: Schema, world: World, text: str
+    small: ExecutableSchema, world: Environment, text: str
 ) -> None:
     document, context = parse(text), Told(world, Viewer())
     Told.memo_of_test = None
@@ -184,7 +190,7 @@ async def test_what_python_cannot_nest_is_answered_all_the_same(
 
 
 async def test_a_value_that_does_not_fit_is_graphql_cores(
-    small: Schema, world: World, tally: Tally
+    small: ExecutableSchema, world: Environment, tally: PlanCounters
 ) -> None:
     text = "{ cats { lives name } }"
     wrong: Any = [Cat(name="Tom", lives=2**40)]
@@ -194,18 +200,18 @@ async def test_a_value_that_does_not_fit_is_graphql_cores(
     for _ in range(2):
         assert await ask(small, world, text, cats=wrong) == first
     assert tally.fell["cats"] > 0
-    assert REASONS["fell", "GraphQLError"] > 0
+    assert FALLBACK_REASONS["fell", "GraphQLError"] > 0
 
 
 async def test_a_plan_that_falls_back_too_often_is_given_up(
-    small: Schema, world: World, tally: Tally
+    small: ExecutableSchema, world: Environment, tally: PlanCounters
 ) -> None:
     text = "{ cats { name lives } }"
     wrong: Any = [Cat(name="Tom", lives=2**40)]
-    for _ in range(FALLS + 20):
+    for _ in range(MAX_FALLBACKS + 20):
         await ask(small, world, text, cats=wrong)
     tried = tally.compiled["cats"]  # the list, its items, and both where they may be null
-    assert tally.fell["cats"] == tried * FALLS
+    assert tally.fell["cats"] == tried * MAX_FALLBACKS
     assert tally.given_up["cats"] == tried
     assert (await ask(small, world, text))[0]["cats"][0] == {"name": "Tom", "lives": 9}
 
@@ -213,19 +219,19 @@ async def test_a_plan_that_falls_back_too_often_is_given_up(
 def test_an_executor_that_is_not_the_known_one_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert executor_class(compiled=True) is CompiledExecutor
-    assert executor_class(compiled=False) is PlainExecutor
+    assert executor_class(is_compiled=True) is CompiledExecutor
+    assert executor_class(is_compiled=False) is PlainExecutor
 
     def complete_value(self: Any, something: Any) -> None:
         """A graphql-core to come."""
 
     monkeypatch.setattr(Executor, "complete_value", complete_value)
     with caplog.at_level(logging.WARNING, compiled_executor.__name__):
-        assert executor_class(compiled=True) is PlainExecutor
+        assert executor_class(is_compiled=True) is PlainExecutor
     assert len(caplog.records) == 1
 
 
-def plain_fields(kind: type[Shape]) -> str:
+def plain_fields(kind: type[NodeView]) -> str:
     """A selection of all plain fields of a type, and of those below."""
     printed = schema.documents.schema.type_map[get_object_definition(kind, strict=True).name]
     assert isinstance(printed, GraphQLObjectType)
@@ -330,10 +336,12 @@ BY_ID = {"AccessToken", "Autoreply", "ComposeRequest", "Thread"}  # no list has 
 
 @pytest.mark.parametrize("name", LISTED)
 async def test_types_of_lists_are_compiled_wholly(
-    name: str, ada: Client, root: Client, tally: Tally
+    name: str, ada: Client, root: Client, tally: PlanCounters
 ) -> None:
     await receive(ada, "Hello")
-    await security_log.noted(context(ada), Event("totp enable", ada.user.id))
+    await security_log.log_event_separately(
+        context(ada), NewSecurityEvent("totp enable", ada.user.id)
+    )
     await (await CALLS["settingSet"](ada, root))(root)
     await (await CALLS["domainAliasCreate"](ada, root))(root)
     await (await CALLS["appPasswordCreate"](ada, root))(ada)
@@ -356,19 +364,21 @@ async def test_types_of_lists_are_compiled_wholly(
         await (await CALLS[f"{way}Create"](ada, root))(root)
     await (await CALLS["rateLimitSet"](ada, root))(root)
     end = ada.world.now() + timedelta(days=1)
-    full = Full(ada.user.id, LimitSource.USER, 1, RateFrame.DAY, end)
-    await held_up(ada.world, ada.user.id, full)
+    full = FullRateWindow(ada.user.id, LimitSource.USER, 1, RateFrame.DAY, end)
+    await record_refusal(ada.world, ada.user.id, full)
     await (await CALLS["certificateSet"](ada, root))(root)
     await (await CALLS["pushChannelSet"](ada, root))(ada)
     await CALLS["quarantineRelease"](ada, root)  # of what stays
     await CALLS["queueHold"](ada, root)
     await (await CALLS["connectorRun"](ada, root))(ada)
-    while await index_worker.index(ada.world):
+    while await index_worker.index_next_batch(ada.world):
         pass
     for one in tally:  # what was done so far is none of lists
         one.clear()
     client = root if name in OF_ADMINS else ada
-    text = "{ " + LISTED[name] % plain_fields(KINDS[name]) + f" }} # {ada.world.database.dialect}"
+    text = (
+        "{ " + LISTED[name] % plain_fields(NODE_TYPES[name]) + f" }} # {ada.world.database.dialect}"
+    )
     first, *answers = [await client(text) for _ in range(3)]
     if name == "ApiKey":  # its own use is noted when it has been used
         for each in (first, *answers):
@@ -383,4 +393,4 @@ async def test_types_of_lists_are_compiled_wholly(
 
 
 def test_every_type_with_rows_is_in_a_list_or_known_not_to_be() -> None:
-    assert {*LISTED, *BY_ID} == set(KINDS)
+    assert {*LISTED, *BY_ID} == set(NODE_TYPES)

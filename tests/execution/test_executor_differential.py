@@ -21,10 +21,10 @@ from strawberry.types.arguments import convert_arguments
 
 from graph.execution import list_steps
 from graph.execution.compiled_executor import CompiledExecutor
-from graph.execution.operation_execution import Operation
-from graph.execution.resolver_binding import Inputs, quicken
+from graph.execution.operation_execution import OperationContext
+from graph.execution.resolver_binding import ArgumentConverters, bind_resolvers
 from graph.schema import schema as real
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.auth import authentication
 from tests.conftest import Client
 from tests.support.accounts.demo_account import demo_client
@@ -63,7 +63,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _lists_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """What dataloaders batch would depend on time if long lists were completed in steps."""
-    monkeypatch.setattr(list_steps, "STEP_SECONDS", math.inf)
+    monkeypatch.setattr(list_steps, "MAX_STEP_CPU_SECONDS", math.inf)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def small() -> Bench:
     """The test's own schema: with resolvers as Strawberry makes them, and as we do."""
     plain, quick = make_schema(), make_schema()
     ours = quick._schema  # noqa: SLF001 - what graphql-core runs
-    quicken(ours.type_map, quick.schema_converter)
+    bind_resolvers(ours.type_map, quick.schema_converter)
     return Bench(plain._schema, lambda _, document: Planned(ours, document))  # noqa: SLF001
 
 
@@ -137,7 +137,7 @@ async def test_what_is_deep_or_wide_is_answered_alike(small: Bench, name: str) -
 
 
 @pytest.fixture
-async def demo(world: World, http: httpx.AsyncClient, tmp_path: Path) -> Client:
+async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
     return await demo_client(world, http, tmp_path)
 
 
@@ -176,10 +176,10 @@ async def test_our_own_documents_are_answered_alike_from_the_store(
             variables = project_documents.values(schema, one, known, Dice(SEED).at(nth, sight))
             answers = []
             for side in sides:
-                viewer = await authentication.sign_in(
+                viewer = await authentication.authenticate_request(
                     client.world, {"authorization": f"Bearer {client.secret}"}
                 )
-                context = Operation(client.world, viewer)
+                context = OperationContext(client.world, viewer)
                 data, errors = await answered(side, context, variables)
                 answers.append((frozen(data), sorted(map(told, errors))))
             assert answers[0] == answers[1], (one.place, variables)
@@ -199,7 +199,7 @@ def _outcome(make: Callable[[], Any]) -> str:
 
 def test_arguments_become_what_strawberry_makes_of_them() -> None:
     schema, converter = real._schema, real.schema_converter  # noqa: SLF001 - graphql-core's
-    inputs, author, seen = Inputs(converter), Author(schema, SEED), 0
+    inputs, author, seen = ArgumentConverters(converter), Author(schema, SEED), 0
     fields = [
         field
         for kind in schema.type_map.values()
@@ -209,7 +209,7 @@ def test_arguments_become_what_strawberry_makes_of_them() -> None:
     assert len(fields) > 30
     for field in fields:
         known = definition(field)
-        ours = inputs.arguments(known)
+        ours = inputs.arguments_converter(known)
         for _ in range(INPUTS):
             given = {}
             for name, argument in field.args.items():

@@ -5,7 +5,7 @@ from typing import cast
 
 import strawberry
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.context import Context, Viewer
 
 Info = strawberry.Info[Context, None]
@@ -24,7 +24,7 @@ class Part:
 
     @strawberry.field
     async def many(self, info: Info) -> list[int]:
-        return await info.context.load_all(doubled, [1, 2])
+        return await info.context.load_many(doubled, [1, 2])
 
     @strawberry.field
     async def broken(self) -> int:
@@ -44,7 +44,7 @@ class Query:
 
 
 async def test_a_field_that_breaks_ends_nothing_beside_it() -> None:
-    context = Context(cast(World, None), Viewer())
+    context = Context(cast(Environment, None), Viewer())
     document = "{ first { one many broken } second { one many } }"
     found = await strawberry.Schema(Query).execute(document, context_value=context)
     assert found.data == {"first": None, "second": {"one": 2, "many": [2, 4]}}

@@ -7,8 +7,8 @@ import pytest
 import strawberry
 
 from graph.execution import list_steps
-from graph.execution.operation_execution import Operation, Schema
-from models.runtime.environment import World
+from graph.execution.operation_execution import ExecutableSchema, OperationContext
+from models.runtime.environment import Environment
 from resolvers.context import Viewer
 from tests.support.servers.loop_step_timer import measure_steps
 
@@ -61,15 +61,15 @@ class Query:
         return [Holder(items=make_items(bad=False), optional=[])]
 
 
-async def run(schema: Schema, world: World, text: str) -> tuple[Any, list[Any]]:
-    found = await schema.execute(text, {}, Operation(world, Viewer()))
+async def run(schema: ExecutableSchema, world: Environment, text: str) -> tuple[Any, list[Any]]:
+    found = await schema.execute(text, {}, OperationContext(world, Viewer()))
     return found.data, [error.formatted for error in found.errors or []]
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Schema:
-    monkeypatch.setattr(list_steps, "STEP_SECONDS", 0.001)
-    return Schema(query=Query, compiled=request.param)
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ExecutableSchema:
+    monkeypatch.setattr(list_steps, "MAX_STEP_CPU_SECONDS", 0.001)
+    return ExecutableSchema(query=Query, compiled=request.param)
 
 
 PLAIN = [{"index": n, "number": n, "below": [{"index": n}]} for n in range(COUNT)]
@@ -78,7 +78,7 @@ FIELDS = "{ index number below { index } }"
 
 @pytest.mark.parametrize("attempt", [1, 3])  # a document is compiled when it is seen again
 async def test_a_long_list_has_all_items_in_order(
-    small: Schema, world: World, attempt: int
+    small: ExecutableSchema, world: Environment, attempt: int
 ) -> None:
     for _ in range(attempt):
         assert await run(small, world, f"{{ items {FIELDS} }}") == ({"items": PLAIN}, [])
@@ -91,14 +91,18 @@ async def test_a_long_list_has_all_items_in_order(
         assert await run(small, world, text) == ({"holders": [{"items": PLAIN}]}, [])
 
 
-async def test_items_with_resolvers_keep_their_order(small: Schema, world: World) -> None:
+async def test_items_with_resolvers_keep_their_order(
+    small: ExecutableSchema, world: Environment
+) -> None:
     for _ in range(2):
         data, errors = await run(small, world, "{ items { index later } }")
         assert not errors
         assert data["items"] == [{"index": n, "later": n} for n in range(COUNT)]
 
 
-async def test_an_error_in_a_long_list_has_its_path(small: Schema, world: World) -> None:
+async def test_an_error_in_a_long_list_has_its_path(
+    small: ExecutableSchema, world: Environment
+) -> None:
     for _ in range(3):
         text = "{ holder(bad: true) { optional { index number } } }"
         data, [error] = await run(small, world, text)
@@ -110,7 +114,7 @@ async def test_an_error_in_a_long_list_has_its_path(small: Schema, world: World)
 
 
 async def test_a_cancelled_operation_leaves_no_coroutine_behind(
-    small: Schema, world: World
+    small: ExecutableSchema, world: Environment
 ) -> None:
     """Coroutines that are never awaited would be warnings, which are errors in tests."""
     for turns in range(1, 30, 4):
@@ -122,7 +126,7 @@ async def test_a_cancelled_operation_leaves_no_coroutine_behind(
             await operation
 
 
-async def test_no_step_is_long(small: Schema, world: World) -> None:
+async def test_no_step_is_long(small: ExecutableSchema, world: Environment) -> None:
     """The lists take over 100 ms where they are completed at once."""
     lists = " ".join(f"list{n}: optional {FIELDS}" for n in range(6))
     (data, _), steps = await measure_steps(run(small, world, f"{{ holder {{ {lists} }} }}"))

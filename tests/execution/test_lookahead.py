@@ -175,9 +175,11 @@ async def test_many_folders_cost_no_more_statements_than_few(
         await ada(FOLDERS)
         return len([sent for sent in statements if "api_keys" not in sent])
 
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Box/0"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Box/0"]))
     few = await cost()
-    await mailbox_loaders.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)]))
+    await mailbox_loaders.create_mailboxes(
+        context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)])
+    )
     assert [await cost(), await cost()] == [few, few]
 
 
@@ -189,7 +191,7 @@ async def test_few_lists_are_read_by_statements_that_are_made_once(
     ada: Client, statements: list[str]
 ) -> None:
     paths = [f"Box {n}" for n in range(6)]
-    await mailbox_loaders.create(context(ada), NewMailboxes(paths))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(paths))
     for many, pages in ((2, 2), (4, 4), (5, 1), (6, 1)):
         parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:many])]
         for _ in range(3):  # read anew, then compiled, then by its plan
@@ -203,7 +205,9 @@ async def test_few_lists_are_read_by_statements_that_are_made_once(
 async def test_lists_below_one_folder_cost_what_those_below_twenty_do(
     ada: Client, statements: list[str]
 ) -> None:
-    await mailbox_loaders.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
+    await mailbox_loaders.create_mailboxes(
+        context(ada), NewMailboxes([f"Box/{n}" for n in range(20)])
+    )
     document = '{ viewer { user { mailboxes(masks: ["%s"]) { messages(first: 2) { %s } } } } }'
 
     async def cost(masks: str) -> int:

@@ -13,11 +13,11 @@ import pytest
 
 from graph.app import create_app
 from graph.schema import schema
-from mail.storage.blobs.object_stores import LocalStore
-from models.runtime.environment import World
-from models.store.byte_cache import Shelf
+from mail.storage.blobs.object_stores import FolderStore
+from models.runtime.environment import Environment
+from models.store.byte_cache import ByteCache
 from tests.conftest import Client, raw_message, receive
-from tests.execution.test_atomic_requests import entries, put
+from tests.support.operations.atomic_operations import entry_field, load_key_values
 
 LARGE = """upload: messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Large",
   to: [{address: "x@y.example"}], attachments: [{content: $text, filename: "x.bin"}]})
@@ -26,7 +26,7 @@ READING = """seen: messageUpdate(input: {select: {mailbox: {path: "INBOX"}}, set
   { messages { seen source } errors { code } }"""
 
 
-class SlowStore(LocalStore):
+class SlowStore(FolderStore):
     """A blob store that lets nothing through before `opened` is set."""
 
     def __init__(self, folder: Path) -> None:
@@ -61,17 +61,17 @@ async def executor(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[None]:
     """Each of the executors, with a short deadline."""
-    schema.use(compiled=request.param)
+    schema.choose_executor(is_compiled=request.param)
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=3.0))
     yield
-    schema.use(compiled=True)
+    schema.choose_executor(is_compiled=True)
 
 
 @asynccontextmanager
-async def slowed(client: Client, world: World, store: LocalStore, spool: Path) -> Any:
+async def slowed(client: Client, world: Environment, store: FolderStore, spool: Path) -> Any:
     """The same client of a server whose blobs are in this store."""
-    slow = replace(world, blobs=store, shelf=Shelf())
-    transport = httpx.ASGITransport(app=create_app(slow, spool=spool))
+    slow = replace(world, object_store=store, byte_cache=ByteCache())
+    transport = httpx.ASGITransport(app=create_app(slow, spool_folder=spool))
     async with httpx.AsyncClient(transport=transport, base_url="http://slow") as http:
         yield replace(client, http=http, world=slow)
 
@@ -85,11 +85,12 @@ def late(answer: Any) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("executor")
 async def test_fields_that_are_done_keep_their_payloads(
-    ada: Client, world: World, tmp_path: Path
+    ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     store = SlowStore(tmp_path / "slow")
-    document = f"mutation ($text: String!) {{ {put('a', by='a')} {LARGE} {put('b', by='b')} }}"
-    text = base64.b64encode(world.random(60_000)).decode()
+    fields = f"{entry_field('a', by='a')} {LARGE} {entry_field('b', by='b')}"
+    document = f"mutation ($text: String!) {{ {fields} }}"
+    text = base64.b64encode(world.random_bytes(60_000)).decode()
     async with slowed(ada, world, store, tmp_path) as client:
         for _ in range(2):  # a document is compiled when it comes again
             answer = await client.raw(document, text=text)
@@ -97,42 +98,44 @@ async def test_fields_that_are_done_keep_their_payloads(
             assert answer["data"] | {"a": None} == {"a": None, "upload": None, "b": None}
             assert late(answer) == {"upload": False, "b": False}
     assert store.asked.is_set()
-    assert await entries(ada) == {"a": "1"}
+    assert await load_key_values(ada) == {"a": "1"}
     found = await ada("{ viewer { user { messages { totalCount } } } }")
     assert found["viewer"]["user"]["messages"]["totalCount"] == 0
     await store.close()
 
 
 @pytest.mark.usefixtures("executor")
-async def test_a_field_that_is_stored_says_so(ada: Client, world: World, tmp_path: Path) -> None:
-    body = base64.encodebytes(world.random(600_000)).decode()
+async def test_a_field_that_is_stored_says_so(
+    ada: Client, world: Environment, tmp_path: Path
+) -> None:
+    body = base64.encodebytes(world.random_bytes(600_000)).decode()
     await receive(ada, raw_message("Large", body=body))
     store = SlowStore(tmp_path / "blobs")
     async with slowed(ada, world, store, tmp_path) as client:
-        answer = await client.raw(f"mutation {{ {READING} {put('b', by='b')} }}")
+        answer = await client.raw(f"mutation {{ {READING} {entry_field('b', by='b')} }}")
     assert store.asked.is_set(), answer
     assert answer["data"] == {"seen": None, "b": None}
     assert late(answer) == {"seen": True, "b": False}
     found = await ada("{ viewer { user { messages { nodes { seen } } } } }")
     assert found["viewer"]["user"]["messages"]["nodes"] == [{"seen": True}]
-    assert await entries(ada) == {}
+    assert await load_key_values(ada) == {}
     await store.close()
 
 
 @pytest.mark.usefixtures("executor")
 async def test_an_atomic_request_says_of_each_field_that_nothing_is_done(
-    ada: Client, world: World, tmp_path: Path
+    ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     store = SlowStore(tmp_path / "slow")
-    fields = f"{put('a', by='a')} ...Two {put('b', by='b')}"
+    fields = f"{entry_field('a', by='a')} ...Two {entry_field('b', by='b')}"
     document = f"""mutation ($text: String!) @atomic {{ {fields} }}
       fragment Two on Mutation {{ {LARGE} }}"""
-    text = base64.b64encode(world.random(60_000)).decode()
+    text = base64.b64encode(world.random_bytes(60_000)).decode()
     async with slowed(ada, world, store, tmp_path) as client:
         answer = await client.raw(document, text=text)
     assert answer["data"] == {"a": None, "upload": None, "b": None}
     assert late(answer) == {"a": False, "upload": False, "b": False}
-    assert await entries(ada) == {}
+    assert await load_key_values(ada) == {}
     await store.close()
 
 
@@ -140,8 +143,10 @@ async def test_an_atomic_request_says_of_each_field_that_nothing_is_done(
 async def test_an_error_of_one_field_leaves_the_payloads_of_others(ada: Client) -> None:
     bad = """broken: mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
-    answer = await ada.raw(f"mutation {{ {put('a', by='a')} {bad} {put('b', by='b')} }}")
+    answer = await ada.raw(
+        f"mutation {{ {entry_field('a', by='a')} {bad} {entry_field('b', by='b')} }}"
+    )
     assert [answer["data"][name]["entry"]["key"] for name in "ab"] == ["a", "b"]
     assert answer["data"]["broken"] is None
     assert [error["path"][0] for error in answer["errors"]] == ["broken"]
-    assert await entries(ada) == {"a": "1", "b": "1"}
+    assert await load_key_values(ada) == {"a": "1", "b": "1"}

@@ -15,17 +15,27 @@ from graphql import build_schema
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from graph.execution.documents.cost_limits import Limits
-from graph.execution.documents.document_cache import KEPT_MAX, TEXT_MAX, Documents, Known
-from graph.execution.documents.documents_by_hash import FRESH, Persisted, Unmet, claim
-from graph.http.graphql_endpoint import Settings
-from graph.http.graphql_request import Question, Rejected
-from merganser.server.environment_factory import owner
-from models.runtime.environment import World
+from graph.execution.documents.cost_limits import OperationLimits
+from graph.execution.documents.document_cache import (
+    MAX_CACHED_LENGTH,
+    MAX_DOCUMENT_LENGTH,
+    DocumentCache,
+    PreparedDocument,
+)
+from graph.execution.documents.documents_by_hash import (
+    RECHECK_AFTER,
+    DocumentsByHash,
+    UnknownDocumentRejected,
+    parse_document_hash,
+)
+from graph.http.graphql_endpoint import EndpointSettings
+from graph.http.graphql_request import GraphqlRequest, RequestRejected
+from merganser.server.environment_factory import root_context
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role
 from resolvers.admin import trusted_documents as documents
-from resolvers.admin.trusted_documents import NewDocument
+from resolvers.admin.trusted_documents import NewTrustedDocument
 from resolvers.context import Context, Viewer
 from tests.conftest import Clock
 from tests.support.servers.small_schema_server import Server, greet, hear, say, serving
@@ -113,8 +123,10 @@ def told(payload: Any) -> Any:
     return code_of(payload["errors"]) if "errors" in payload else payload["data"]
 
 
-async def trust(world: World, *texts: str) -> int:
-    return await documents.add(owner(world), [NewDocument(text) for text in texts])
+async def trust(world: Environment, *texts: str) -> int:
+    return await documents.add_documents(
+        root_context(world), [NewTrustedDocument(text) for text in texts]
+    )
 
 
 Start = Callable[..., Awaitable[Asker]]
@@ -129,21 +141,21 @@ async def database(tmp_path: Path, sqlite_template: Path) -> AsyncIterator[Datab
 
 
 @pytest.fixture
-async def start(world: World) -> AsyncIterator[Start]:
+async def start(world: Environment) -> AsyncIterator[Start]:
     """Starts a server of this world."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
 
         async def started(*, only_trusted: bool = False) -> Asker:
-            find = partial(documents.text_of, world)
-            how = Settings(trusted=find, only_trusted=only_trusted)
+            find = partial(documents.find_document_text, world)
+            how = EndpointSettings(find_trusted_text=find, only_trusted=only_trusted)
             return Asker(await stack.enter_async_context(serving(world, how)), http)
 
         yield started
 
 
 async def test_a_trusted_document_runs_by_its_hash_over_every_transport(
-    start: Start, world: World
+    start: Start, world: Environment
 ) -> None:
     await trust(world, HELLO)
     started = await start()
@@ -166,7 +178,9 @@ async def test_a_client_registers_by_sending_hash_and_text_together(start: Start
             assert await ask.over(later)(by_apollo(text)) == data
 
 
-async def test_variables_and_operation_names_go_with_a_hash(start: Start, world: World) -> None:
+async def test_variables_and_operation_names_go_with_a_hash(
+    start: Start, world: Environment
+) -> None:
     text = "query A($t: String) { echo(text: $t) } query B { hello }"
     await trust(world, text)
     started = await start()
@@ -177,7 +191,7 @@ async def test_variables_and_operation_names_go_with_a_hash(start: Start, world:
 
 
 async def test_where_only_trusted_documents_run_others_are_refused(
-    start: Start, world: World
+    start: Start, world: Environment
 ) -> None:
     await trust(world, HELLO)
     started = await start(only_trusted=True)
@@ -189,7 +203,7 @@ async def test_where_only_trusted_documents_run_others_are_refused(
         assert await ask(by_id(HELLO, query=OTHER)) == INPUT
         assert await ask(by_apollo(OTHER)) == NOT_TRUSTED  # sending it has not registered it
     schema = "{ __schema { queryType { name } } }"
-    for text in (HELLO + " ", schema, "{ hello", "#" * (TEXT_MAX + 1)):
+    for text in (HELLO + " ", schema, "{ hello", "#" * (MAX_DOCUMENT_LENGTH + 1)):
         assert await started({"query": text}) == NOT_TRUSTED
 
 
@@ -212,7 +226,7 @@ async def test_statuses_say_what_was_refused(start: Start) -> None:
 
 
 async def test_by_get_a_mutation_stays_forbidden_and_a_page_is_no_answer(
-    start: Start, world: World
+    start: Start, world: Environment
 ) -> None:
     change = 'mutation { change(text: "x") }'
     await trust(world, change, HELLO)
@@ -224,7 +238,7 @@ async def test_by_get_a_mutation_stays_forbidden_and_a_page_is_no_answer(
         assert answer.json()["data"] == {"hello": "world"}
 
 
-async def test_a_wrong_credential_comes_first(start: Start, world: World) -> None:
+async def test_a_wrong_credential_comes_first(start: Start, world: Environment) -> None:
     await trust(world, HELLO)
     ask = await start(only_trusted=True)
     for members in (by_id(HELLO), by_id(OTHER), {"query": OTHER}):
@@ -255,14 +269,14 @@ async def test_a_wrong_credential_comes_first(start: Start, world: World) -> Non
     ],
 )
 async def test_a_name_that_is_wrong_is_the_clients_mistake(members: dict[str, Any]) -> None:
-    question = Question(
+    question = GraphqlRequest(
         members.get("query", ""),
         extensions=members.get("extensions"),
         document_id=members.get("documentId"),
     )
     for only_trusted in (False, True):
-        with pytest.raises(Rejected) as refused:
-            await persisted({}, only_trusted=only_trusted).resolve(question, asker())
+        with pytest.raises(RequestRejected) as refused:
+            await persisted({}, only_trusted=only_trusted).resolve_document(question, asker())
         assert (refused.value.status, refused.value.code) == (400, INPUT)
 
 
@@ -270,11 +284,11 @@ async def test_a_name_that_is_wrong_is_the_clients_mistake(members: dict[str, An
 @given(some.text() | some.from_regex(r"\A(sha256:)?[0-9a-f]{64}\Z"))
 def test_a_made_up_name_is_a_hash_or_refused(text: str) -> None:
     try:
-        found = claim(Question("", document_id=text))
-    except Rejected:
+        found = parse_document_hash(GraphqlRequest("", document_id=text))
+    except RequestRejected:
         return
     assert found
-    assert found.hash.hex() == text.removeprefix("sha256:")
+    assert found.digest.hex() == text.removeprefix("sha256:")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +313,9 @@ async def test_a_frame_without_a_document_closes_the_socket(
         assert ws.close_code == 4400
 
 
-async def test_an_unknown_document_ends_its_operation_only(start: Start, world: World) -> None:
+async def test_an_unknown_document_ends_its_operation_only(
+    start: Start, world: Environment
+) -> None:
     count = "subscription { count(to: 2) }"
     await trust(world, count)
     ask = await start()
@@ -319,23 +335,23 @@ async def test_an_unknown_document_ends_its_operation_only(start: Start, world: 
 
 
 async def test_a_removed_document_is_forgotten_after_a_while(
-    start: Start, world: World, clock: Clock
+    start: Start, world: Environment, clock: Clock
 ) -> None:
     await trust(world, HELLO)
     ask = await start(only_trusted=True)
     assert await ask(by_id(HELLO)) == {"hello": "world"}
-    await documents.remove(owner(world), [hashlib.sha256(HELLO.encode()).digest()])
-    clock.tick(seconds=FRESH.total_seconds() - 1)
+    await documents.remove_documents(root_context(world), [hashlib.sha256(HELLO.encode()).digest()])
+    clock.tick(seconds=RECHECK_AFTER.total_seconds() - 1)
     assert await ask(by_id(HELLO)) == {"hello": "world"}
     clock.tick(seconds=1)
     for form in (by_id(HELLO), {"query": HELLO}):
         assert await ask(form) == NOT_TRUSTED
     await trust(world, HELLO)
-    clock.tick(seconds=FRESH.total_seconds())
+    clock.tick(seconds=RECHECK_AFTER.total_seconds())
     assert await ask(by_id(HELLO)) == {"hello": "world"}
 
 
-async def test_an_added_document_is_known_at_once(start: Start, world: World) -> None:
+async def test_an_added_document_is_known_at_once(start: Start, world: Environment) -> None:
     ask = (await start(only_trusted=True)).over("get")
     assert await ask(by_id(HELLO)) == NOT_TRUSTED
     await trust(world, HELLO)
@@ -343,7 +359,7 @@ async def test_an_added_document_is_known_at_once(start: Start, world: World) ->
 
 
 async def test_a_document_that_is_known_costs_no_statement(
-    start: Start, world: World, statements: list[str]
+    start: Start, world: Environment, statements: list[str]
 ) -> None:
     await trust(world, HELLO)
     ask = await start(only_trusted=True)
@@ -357,39 +373,44 @@ async def test_a_document_that_is_known_costs_no_statement(
 SCHEMA = build_schema("type Query { hello: String other(a: Int): String }")
 
 
-def persisted(texts: dict[str, str], *, only_trusted: bool = False) -> Persisted:
+def persisted(texts: dict[str, str], *, only_trusted: bool = False) -> DocumentsByHash:
     """Over a store with these texts, by the digits of their hashes; it counts what it is asked."""
 
     async def find(wanted: bytes) -> str | None:
         return texts.get(wanted.hex())
 
-    documents = Documents(SCHEMA, Limits())
+    documents = DocumentCache(SCHEMA, OperationLimits())
 
-    def read(_context: Context, text: str, name: str | None) -> Known:
-        return documents.find(text, name)
+    def read(_context: Context, text: str, name: str | None) -> PreparedDocument:
+        return documents.find_or_read(text, name)
 
-    return Persisted(read, find, Clock(), only_trusted=only_trusted)
+    return DocumentsByHash(read, find, Clock(), only_trusted=only_trusted)
 
 
 def asker(viewer: Viewer = USER) -> Context:
-    return Context(cast("World", None), viewer)  # nothing is read from the world
+    return Context(cast("Environment", None), viewer)  # nothing is read from the world
 
 
-async def send(to: Persisted, text: str, viewer: Viewer = USER) -> None:
-    await to.resolve(Question(text, document_id=sha(text)), asker(viewer))
+async def send(to: DocumentsByHash, text: str, viewer: Viewer = USER) -> None:
+    await to.resolve_document(GraphqlRequest(text, document_id=sha(text)), asker(viewer))
 
 
-async def known(to: Persisted, text: str) -> bool:
+async def known(to: DocumentsByHash, text: str) -> bool:
     try:
-        found = await to.resolve(Question("", document_id=sha(text)), asker())
-    except Unmet:
+        found = await to.resolve_document(GraphqlRequest("", document_id=sha(text)), asker())
+    except UnknownDocumentRejected:
         return False
-    return found.query == text
+    return found.document_text == text
 
 
 async def test_only_a_document_that_is_valid_is_registered() -> None:
     to = persisted({})
-    for text in ("{ hello", "{ nothing }", "{ hello }" + " " * KEPT_MAX, "x" * (TEXT_MAX + 1)):
+    for text in (
+        "{ hello",
+        "{ nothing }",
+        "{ hello }" + " " * MAX_CACHED_LENGTH,
+        "x" * (MAX_DOCUMENT_LENGTH + 1),
+    ):
         await send(to, text)
         assert not await known(to, text)
     await send(to, "{ hello }")
@@ -399,7 +420,7 @@ async def test_only_a_document_that_is_valid_is_registered() -> None:
 async def test_a_flood_of_registrations_displaces_no_trusted_document() -> None:
     to = persisted({sha(HELLO): HELLO})
     assert await known(to, HELLO)
-    to.registered.entries = 50  # of 1,000, which would take a second
+    to.registered.max_entries = 50  # of 1,000, which would take a second
     for number in range(100):
         await send(to, f"{{ other(a: {number}) }}")
     assert (len(to.registered), len(to.trusted)) == (50, 1)
@@ -413,7 +434,7 @@ async def test_what_strangers_register_displaces_nobody_elses() -> None:
     await send(to, "{ hello }")
     for number in range(150):
         await send(to, f"{{ other(a: {number}) }}", STRANGER)
-    assert (len(to.strangers), len(to.registered)) == (100, 1)
+    assert (len(to.registered_by_anonymous), len(to.registered)) == (100, 1)
     assert await known(to, "{ hello }")
     assert await known(to, "{ other(a: 149) }")
 
@@ -422,12 +443,12 @@ async def test_registered_documents_are_bounded_in_bytes() -> None:
     to = persisted({})
     for number in range(100):
         await send(to, f"{{ other(a: {number}) }}" + "#" * 30_000, STRANGER)
-    assert to.strangers.taken <= 1 << 20
-    assert len(to.strangers) < 40
+    assert to.registered_by_anonymous.used_bytes <= 1 << 20
+    assert len(to.registered_by_anonymous) < 40
 
 
 async def test_hashes_that_are_made_up_are_not_kept() -> None:
     to = persisted({})
     for number in range(1_000):
         assert not await known(to, str(number))
-    assert (len(to.trusted), len(to.registered), len(to.strangers)) == (0, 0, 0)
+    assert (len(to.trusted), len(to.registered), len(to.registered_by_anonymous)) == (0, 0, 0)

@@ -8,10 +8,10 @@ from graphql.execution.values import VariableValues, get_variable_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph.execution.variables import coerced, signatures
+from graph.execution.variables import coerce_variables, variable_signatures
 from graph.schema import schema
 from graph.types import global_ids
-from models.errors import Invalid
+from models.errors import InvalidInput
 
 KEYS = st.integers(1, 2**63 - 1)
 ODD = st.one_of(
@@ -25,7 +25,7 @@ ODD = st.one_of(
 @given(st.lists(KEYS))
 def test_many_ids_are_read_at_once(keys: list[int]) -> None:
     texts = [global_ids.encode("Message", key) for key in keys]
-    assert global_ids.decode_each("Message", texts, path="select") == keys
+    assert global_ids.decode_all("Message", texts, path="select") == keys
 
 
 @given(st.lists(KEYS, max_size=3), ODD, st.lists(KEYS, max_size=3))
@@ -36,12 +36,12 @@ def test_what_is_no_id_among_many_is_told_as_it_is_alone(
     texts += [global_ids.encode("Message", key) for key in behind]
     try:
         alone = global_ids.decode("Message", odd)
-    except Invalid:
-        with pytest.raises(Invalid) as refusal:
-            global_ids.decode_each("Message", texts, path="select")
+    except InvalidInput:
+        with pytest.raises(InvalidInput) as refusal:
+            global_ids.decode_all("Message", texts, path="select")
         assert (refusal.value.index, refusal.value.path) == (len(before), ["select"])
     else:
-        assert global_ids.decode_each("Message", texts, path="select") == [*before, alone, *behind]
+        assert global_ids.decode_all("Message", texts, path="select") == [*before, alone, *behind]
 
 
 VALUES = st.recursive(
@@ -103,9 +103,9 @@ def _alike(given: dict[str, Any]) -> None:
     (operation,) = parse(DOCUMENT).definitions
     assert isinstance(operation, OperationDefinitionNode)
     graph = schema._schema  # noqa: SLF001 - as graphql-core has it
-    declared = signatures(graph, operation.variable_definitions or ())
+    declared = variable_signatures(graph, operation.variable_definitions or ())
     assert declared is not None
-    found = coerced(declared, given)
+    found = coerce_variables(declared, given)
     expected = get_variable_values(graph, operation.variable_definitions or (), given)
     if found is None:
         return  # it was left to graphql-core
@@ -121,6 +121,6 @@ def _sources(values: VariableValues) -> dict[str, Any]:
 def test_the_usual_is_not_left_to_others() -> None:
     (operation,) = parse("query ($input: MessageUpdateInput!) { __typename }").definitions
     assert isinstance(operation, OperationDefinitionNode)
-    declared = signatures(schema._schema, operation.variable_definitions or ())  # noqa: SLF001
+    declared = variable_signatures(schema._schema, operation.variable_definitions or ())  # noqa: SLF001
     assert declared is not None
-    assert coerced(declared, {"input": UPDATE}) is not None
+    assert coerce_variables(declared, {"input": UPDATE}) is not None

@@ -12,40 +12,29 @@ import pytest
 from graph.app import create_app
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from mail.storage.blobs.garbage_collector import collect
+from mail.storage.blobs.garbage_collector import collect_garbage
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from resolvers.files import shares
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERRORS, PASSWORD, id_of, run
+from tests.support.operations.file_operations import (
+    FILE_FIELDS,
+    LARGE_CONTENT,
+    SHARE_FIELDS,
+    share_file,
+    store_file,
+    upload_file,
+)
 from tests.support.stores.counter_check import journal, reached, rows
 
-FILE = "file { id filename contentType size hash createdAt url }"
-SHARE = "share { id url mode hasPassword expiresAt lastAccessAt accessCount }"
 LIST = """query ($query: String, $first: Int, $after: String) { viewer { user { files(
   query: $query, first: $first, after: $after
 ) { nodes { id filename shares { id } } totalCount pageInfo { hasNextPage endCursor } } } } }"""
-BIG = bytes(range(256)) * 12_000  # more than stays in memory
 pytestmark = pytest.mark.usefixtures("examined")
-
-
-async def upload(client: Client, text: str = "Ducks.", **given: Any) -> Any:
-    return await run(client, "fileUpload", FILE, **{"content": {"text": text}, **given})
-
-
-async def stored(client: Client, text: str = "Ducks.", **given: Any) -> Any:
-    done = await upload(client, text, **{"filename": "pond.txt", **given})
-    assert done["errors"] == []
-    return done["file"]
-
-
-async def share(client: Client, file: Any, **given: Any) -> Any:
-    done = await run(client, "fileShareCreate", SHARE, file=file["id"], **given)
-    assert done["errors"] == []
-    return done["share"]
 
 
 async def remove(client: Client, name: str, *keys: str) -> Any:
@@ -88,7 +77,7 @@ async def test_text_becomes_a_file(
 ) -> None:
     last = await reached(ada.world, ada.user.id)
     more = {key: value for key, value in given.items() if key != "text"}
-    done = await upload(ada, given["text"], **more)
+    done = await upload_file(ada, given["text"], **more)
     assert done["errors"] == []
     file = done["file"]
     assert (file["contentType"], file["size"]) == (kind, len(content))
@@ -128,22 +117,22 @@ async def test_what_is_no_file_is_refused(
     assert (await page(ada))["totalCount"] == 0
 
 
-@pytest.mark.parametrize("content", [b"small", BIG], ids=["small", "big"])
+@pytest.mark.parametrize("content", [b"small", LARGE_CONTENT], ids=["small", "big"])
 async def test_bytes_that_were_sent_before_become_a_file(ada: Client, content: bytes) -> None:
     sent = await post(ada, "/rest/uploads", content, content_type="image/png",
                       content_disposition='attachment; filename="pond.png"')  # fmt: skip
     given = {"content": {"upload": sent.json()["id"]}}
     for _ in range(2):
-        checked = await run(ada, "fileUpload", FILE, **given, options={"validateOnly": True})
+        checked = await run(ada, "fileUpload", FILE_FIELDS, **given, options={"validateOnly": True})
         assert checked["errors"] == []
-    file = (await run(ada, "fileUpload", FILE, **given))["file"]
+    file = (await run(ada, "fileUpload", FILE_FIELDS, **given))["file"]
     assert (file["filename"], file["contentType"]) == ("pond.png", "image/png")
     assert (await ada.http.get(file["url"])).content == content
-    assert codes(await run(ada, "fileUpload", FILE, **given)) == [("NOT_FOUND", ["content"])]
+    assert codes(await run(ada, "fileUpload", FILE_FIELDS, **given)) == [("NOT_FOUND", ["content"])]
     assert await rows(ada.world, "SELECT id FROM uploads") == []
 
 
-@pytest.mark.parametrize("content", [b"small", BIG], ids=["small", "big"])
+@pytest.mark.parametrize("content", [b"small", LARGE_CONTENT], ids=["small", "big"])
 async def test_a_file_comes_in_one_step(ada: Client, content: bytes) -> None:
     answer = await post(ada, "/rest/files/my%20pond.pdf", content)
     facts = answer.json()
@@ -158,7 +147,9 @@ async def test_a_file_comes_in_one_step(ada: Client, content: bytes) -> None:
     assert (await ada.http.get(path, headers=seen)).status_code == 304
 
 
-async def test_bodies_that_are_none_are_refused(ada: Client, world: World, tmp_path: Path) -> None:
+async def test_bodies_that_are_none_are_refused(
+    ada: Client, world: Environment, tmp_path: Path
+) -> None:
     form = {"content_type": "multipart/form-data; boundary=x"}
     assert (await post(ada, "/rest/files/x", b"--x--", **form)).status_code == 415
     assert (await ada.http.post("/rest/files/x", content=b"x")).status_code == 401
@@ -167,18 +158,18 @@ async def test_bodies_that_are_none_are_refused(ada: Client, world: World, tmp_p
     refused = await ada.http.post("/rest/files/x", content=b"x", headers=reads)
     assert refused.status_code == 403
     small = replace(world, options=replace(world.options, upload_max=9, files_quota=15))
-    app = httpx.ASGITransport(app=create_app(small, spool=tmp_path))
+    app = httpx.ASGITransport(app=create_app(small, spool_folder=tmp_path))
     there = replace(ada, world=small, http=httpx.AsyncClient(transport=app, base_url="http://t"))
     assert (await post(there, "/rest/files/x", b"x" * 10)).status_code == 413
-    (error,) = (await upload(there, "x" * 10))["errors"]
+    (error,) = (await upload_file(there, "x" * 10))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 9, 10)
     assert (await post(there, "/rest/files/x", b"x" * 9)).status_code == 201
     full = await post(there, "/rest/files/x", b"x" * 9)
     extensions = full.json()["errors"][0]["extensions"]
     assert (full.status_code, extensions["limit"], extensions["used"]) == (413, 15, 9)
-    (error,) = (await upload(there, "x" * 9))["errors"]
+    (error,) = (await upload_file(there, "x" * 9))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 15, 9)
-    assert (await upload(there, "x" * 6))["errors"] == []
+    assert (await upload_file(there, "x" * 6))["errors"] == []
 
 
 # lists
@@ -186,7 +177,7 @@ async def test_bodies_that_are_none_are_refused(ada: Client, world: World, tmp_p
 
 async def test_files_are_listed_found_and_deleted(ada: Client, clock: Clock) -> None:
     for name in ("a.txt", "B.TXT", "c.pdf"):
-        await stored(ada, name, filename=name)
+        await store_file(ada, name, filename=name)
         clock.tick(seconds=1)
     answer = await page(ada)
     assert [node["filename"] for node in answer["nodes"]] == ["c.pdf", "B.TXT", "a.txt"]
@@ -195,7 +186,7 @@ async def test_files_are_listed_found_and_deleted(ada: Client, clock: Clock) -> 
     rest = await page(ada, query="txt", first=1, after=half["pageInfo"]["endCursor"])
     assert [node["filename"] for node in half["nodes"] + rest["nodes"]] == ["B.TXT", "a.txt"]
     keys = [node["id"] for node in answer["nodes"]]
-    await share(ada, {"id": keys[0]})
+    await share_file(ada, {"id": keys[0]})
     missing = global_ids.encode("File", 7)
     assert codes(await remove(ada, "fileDelete", keys[0], missing)) == [("NOT_FOUND", ["ids"])]
     assert (await page(ada))["totalCount"] == 3
@@ -210,7 +201,7 @@ async def test_many_files_cost_as_many_statements_as_one(
     counts = []
     for many in (1, 20):
         for n in range(many):
-            await share(ada, await stored(ada, f"{many} {n}"))
+            await share_file(ada, await store_file(ada, f"{many} {n}"))
         del statements[:]
         await page(ada, first=50)
         counts.append(len(statements))
@@ -221,7 +212,7 @@ async def test_many_files_cost_as_many_statements_as_one(
 
 
 async def test_a_link_leads_to_the_file_and_is_counted(ada: Client, clock: Clock) -> None:
-    link = await share(ada, await stored(ada))
+    link = await share_file(ada, await store_file(ada))
     clock.tick(days=50)
     got = await ada.http.get(link["url"])
     assert (got.status_code, got.text) == (200, "Ducks.")
@@ -238,7 +229,7 @@ async def test_a_link_leads_to_the_file_and_is_counted(ada: Client, clock: Clock
     clock.tick(days=100)
     assert (await ada.http.get(link["url"])).status_code == 404
     assert (await ada(document, id=link["id"]))["node"] is None
-    assert (await housekeeping.tidy(ada.world)).shares == 1
+    assert (await housekeeping.run_round(ada.world)).shares == 1
 
 
 @pytest.mark.parametrize(
@@ -255,28 +246,31 @@ async def test_a_link_leads_to_the_file_and_is_counted(ada: Client, clock: Clock
 async def test_links_that_cannot_be_are_refused(
     ada: Client, given: dict[str, Any], path: list[str]
 ) -> None:
-    file = await stored(ada)
-    done = await run(ada, "fileShareCreate", SHARE, **{"file": file["id"], **given})
+    file = await store_file(ada)
+    done = await run(ada, "fileShareCreate", SHARE_FIELDS, **{"file": file["id"], **given})
     assert [error["path"] for error in done["errors"]] == [path]
     assert await rows(ada.world, "SELECT id FROM file_shares") == []
 
 
 @pytest.mark.parametrize("mode", ["LINK", "SHARE_RO", "SHARE_RW"])
 async def test_only_one_kind_of_link_is_written_to(ada: Client, mode: str) -> None:
-    file = await stored(ada)
-    link, writes = await share(ada, file, mode=mode), await share(ada, file, mode="SHARE_RW")
+    file = await store_file(ada)
+    link, writes = (
+        await share_file(ada, file, mode=mode),
+        await share_file(ada, file, mode="SHARE_RW"),
+    )
     put = await ada.http.put(link["url"], content=b"Geese.")
     assert put.status_code == (204 if mode == "SHARE_RW" else 403)
     assert (await ada.http.put(writes["url"], content=b"Swans!")).status_code == 204
     got = await ada.http.get(link["url"])
     assert got.text == ("Ducks." if mode == "SHARE_RO" else "Swans!")
     assert (await ada.http.get(writes["url"])).text == "Swans!"
-    await collect(ada.world, ada.world.blobs)
+    await collect_garbage(ada.world, ada.world.object_store)
     assert (await ada.http.get(link["url"])).text == got.text
 
 
-async def test_writing_heeds_what_was_seen_and_what_fits(ada: Client, world: World) -> None:
-    link = await share(ada, await stored(ada), mode="SHARE_RW")
+async def test_writing_heeds_what_was_seen_and_what_fits(ada: Client, world: Environment) -> None:
+    link = await share_file(ada, await store_file(ada), mode="SHARE_RW")
     etag = (await ada.http.get(link["url"])).headers["etag"]
     seen = {"If-Match": etag}
     put = await ada.http.put(link["url"], content=b"Geese.", headers=seen)
@@ -293,7 +287,7 @@ async def test_writing_heeds_what_was_seen_and_what_fits(ada: Client, world: Wor
 
 
 async def test_a_password_is_asked_for_and_guessing_is_slow(ada: Client, clock: Clock) -> None:
-    link = await share(ada, await stored(ada), password=PASSWORD)
+    link = await share_file(ada, await store_file(ada), password=PASSWORD)
     assert link["hasPassword"] is True
     ((kept,),) = await rows(ada.world, "SELECT password FROM file_shares")
     assert kept.startswith("$argon2id$")
@@ -313,12 +307,12 @@ async def test_a_password_is_asked_for_and_guessing_is_slow(ada: Client, clock: 
     assert (await ada.http.get(link["url"], headers=odd)).status_code == 401
 
 
-async def test_addresses_are_not_guessed_and_not_stored(ada: Client, world: World) -> None:
-    link = await share(ada, await stored(ada))
+async def test_addresses_are_not_guessed_and_not_stored(ada: Client, world: Environment) -> None:
+    link = await share_file(ada, await store_file(ada))
     path = link["url"].partition("/share/")[2]
     key = global_ids.decode("FileShare", link["id"])
-    assert path == shares.token_of(world, key)
-    other = shares.token_of(replace(world, secret=b"x" * 32), key)
+    assert path == shares.create_token(world, key)
+    other = shares.create_token(replace(world, signing_secret=b"x" * 32), key)
     for token in (other, path[:-1], path + "=", path.swapcase(), "x", "%00", "ä", "A" * 5000):
         assert (await ada.http.get(f"/share/{token}")).status_code == 404
     everything = json.dumps([
@@ -329,8 +323,8 @@ async def test_addresses_are_not_guessed_and_not_stored(ada: Client, world: Worl
 
 @pytest.mark.parametrize("end", ["share", "file", "user", "disabled"])
 async def test_a_link_ends_with_what_it_leads_to(ada: Client, root: Client, end: str) -> None:
-    file = await stored(ada)
-    link = await share(ada, file)
+    file = await store_file(ada)
+    link = await share_file(ada, file)
     who: dict[str, Any] = {"users": {"ids": [id_of(ada)]}}
     match end:
         case "share":
@@ -344,7 +338,7 @@ async def test_a_link_ends_with_what_it_leads_to(ada: Client, root: Client, end:
     assert done["errors"] == []
     assert (await ada.http.get(link["url"])).status_code == 404
     if end == "user":
-        assert await tasks.work(ada.world)
+        assert await tasks.run_next_task(ada.world)
         assert await rows(ada.world, "SELECT id FROM files") == []
         assert await rows(ada.world, "SELECT id FROM file_shares") == []
 
@@ -357,10 +351,10 @@ OF_USER = """query ($u: UserRef!) { user(by: $u) { files {
 
 
 async def test_administrators_list_the_files_of_others(
-    ada: Client, root: Client, over: Client, world: World, http: httpx.AsyncClient
+    ada: Client, root: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    file = await stored(ada)
-    link = await share(ada, file)
+    file = await store_file(ada)
+    link = await share_file(ada, file)
     acting = await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
     who = {"id": id_of(ada)}
     for client in (root, over, acting):
@@ -386,23 +380,23 @@ async def test_administrators_list_the_files_of_others(
 
 
 async def test_files_that_one_may_not_see_are_an_error(
-    ada: Client, over: Client, world: World, http: httpx.AsyncClient
+    ada: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     top = await make_client(world, http, "top", role=Role.ROOT)
     bare = await make_domain_admin(world, http, "bare")
     for client, other in ((bare, ada), (over, top)):
-        await stored(other)
+        await store_file(other)
         answer = await client.raw(OF_USER.replace("MORE", ""), u={"id": id_of(other)})
         (error,) = answer["errors"]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", ["user", "files"])
 
 
 async def test_others_see_and_change_nothing(
-    ada: Client, bob: Client, root: Client, world: World, http: httpx.AsyncClient
+    ada: Client, bob: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
-    file = await stored(ada)
+    file = await store_file(ada)
     over = await make_client(world, http, "over", role=Role.ADMIN)
-    link = await share(ada, file)
+    link = await share_file(ada, file)
     document = "query ($id: ID!) { node(id: $id) { id } }"
     for client in (bob, over, await make_domain_admin(world, http, "chief"), root):
         assert (await client(document, id=link["id"]))["node"] is None
@@ -414,10 +408,10 @@ async def test_others_see_and_change_nothing(
         for done in (
             await remove(client, "fileDelete", file["id"]),
             await remove(client, "fileShareDelete", link["id"]),
-            await run(client, "fileShareCreate", SHARE, file=file["id"]),
+            await run(client, "fileShareCreate", SHARE_FIELDS, file=file["id"]),
         ):
             assert [error["code"] for error in done["errors"]] == wanted
-        done = await upload(client, user={"id": id_of(ada)})
+        done = await upload_file(client, user={"id": id_of(ada)})
         assert done["errors"][0]["code"] in ("NOT_FOUND", "FORBIDDEN", "FORBIDDEN_OPERATION")
     assert (await page(ada))["nodes"] == [
         {"id": file["id"], "filename": "pond.txt", "shares": [{"id": link["id"]}]}
@@ -425,13 +419,13 @@ async def test_others_see_and_change_nothing(
 
 
 async def test_files_that_nobody_uses_are_removed(ada: Client, clock: Clock) -> None:
-    unused, used, shared = [await stored(ada, text) for text in ("a", "b", "c")]
-    await share(ada, shared, expiration={"in": "P2000D"})
+    unused, used, shared = [await store_file(ada, text) for text in ("a", "b", "c")]
+    await share_file(ada, shared, expiration={"in": "P2000D"})
     clock.tick(days=300)
     await ada.http.get(f"/rest/files/{used['id']}", headers=ada.headers)
     clock.tick(days=65)
     last = await reached(ada.world, ada.user.id)
-    assert (await housekeeping.tidy(ada.world)).files == 1
+    assert (await housekeeping.run_round(ada.world)).files == 1
     key = global_ids.decode("File", unused["id"])
     assert await journal(ada.world, ada.user.id, last) == [(ChangeKind.FILE_CHANGED, [key])]
     left = {node["id"] for node in (await page(ada))["nodes"]}

@@ -1,30 +1,19 @@
 """Filters that are run on mail that is there, by a task."""
 
-from typing import Any
-
 import pytest
 
 from graph.types import global_ids
-from models.runtime.environment import World
-from resolvers.admin import tasks
+from models.runtime.environment import Environment
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import Client, context, receive
-from tests.filters.test_sieve_delivery import folders
-from tests.messages.bulk.test_message_copies import quota
-from tests.support.accounts.user_operations import run
+from tests.support.accounts.user_operations import run, set_quota
+from tests.support.mail.stored_messages import subjects_by_mailbox
 from tests.support.operations.filter_operations import apply, listed, made
+from tests.support.operations.task_operations import run_task
 from tests.support.stores.counter_check import rows
 
 pytestmark = pytest.mark.usefixtures("examined", "counted")
-
-TASK = "query ($id: ID!) { task(id: $id) { state done total result error } }"
-
-
-async def worked(client: Client, task: Any) -> Any:
-    while await tasks.work(client.world):
-        pass
-    return (await client(TASK, id=task["id"]))["task"]
 
 
 async def put(client: Client, *subjects: str) -> None:
@@ -32,7 +21,7 @@ async def put(client: Client, *subjects: str) -> None:
         await receive(client, subject)
 
 
-async def words(world: World) -> dict[str, list[str]]:
+async def words(world: Environment) -> dict[str, list[str]]:
     """The subjects of messages by their keywords and flags."""
     found: dict[str, list[str]] = {}
     sql = "SELECT subject, keywords, seen, flagged FROM messages ORDER BY id"
@@ -41,8 +30,8 @@ async def words(world: World) -> dict[str, list[str]]:
     return found
 
 
-async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: World) -> None:
-    await mailbox_loaders.create(context(ada), NewMailboxes(["A", "B"]))
+async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: Environment) -> None:
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A", "B"]))
     await put(ada, "one a", "one b", "two", "three", "four")
     keys = [
         (await made(ada, query, action))["id"]
@@ -56,10 +45,10 @@ async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: Worl
     await made(ada, {}, {"delete": True})  # not asked for
     task, errors = await apply(ada, *keys, mailbox={"path": "INBOX"})
     assert (errors, task["kind"], task["state"], task["total"]) == ([], "FILTER_APPLY", "QUEUED", 5)
-    done = await worked(ada, task)
+    done = await run_task(ada, task)
     assert (done["state"], done["done"], done["error"]) == ("SUCCEEDED", 4, None)
     assert done["result"] == {"changed": 4, "left": 0}
-    assert await folders(world, ada) == {
+    assert await subjects_by_mailbox(world, ada) == {
         "A": ["one b"], "B": ["two"], "INBOX": ["two", "four"], "Junk": ["one a"]
     }  # fmt: skip
     marks = await words(world)
@@ -74,8 +63,10 @@ async def test_mail_is_moved_marked_copied_and_archived(ada: Client, world: Worl
     assert counts == [2, 1, 1, 1, 0]
 
 
-async def test_junk_stays_unless_a_filter_says_that_it_is_none(ada: Client, world: World) -> None:
-    await mailbox_loaders.create(context(ada), NewMailboxes(["A"]))
+async def test_junk_stays_unless_a_filter_says_that_it_is_none(
+    ada: Client, world: Environment
+) -> None:
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A"]))
     await put(ada, "one", "two", "three")
     into = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"specialUse": "JUNK"}}
     assert (await run(ada, "messageMove", "movedCount", **into))["errors"] == []
@@ -84,32 +75,40 @@ async def test_junk_stays_unless_a_filter_says_that_it_is_none(ada: Client, worl
     third = await made(ada, {"subject": "three"}, {"spam": False})
     keys = [one["id"] for one in (first, second, third)]
     task, _ = await apply(ada, *keys, mailbox={"specialUse": "JUNK"})
-    await worked(ada, task)
-    assert await folders(world, ada) == {"Junk": ["one"], "A": ["two"], "INBOX": ["three"]}
+    await run_task(ada, task)
+    assert await subjects_by_mailbox(world, ada) == {
+        "Junk": ["one"],
+        "A": ["two"],
+        "INBOX": ["three"],
+    }
 
 
-async def test_copies_need_room_and_the_rest_is_done(ada: Client, world: World) -> None:
+async def test_copies_need_room_and_the_rest_is_done(ada: Client, world: Environment) -> None:
     await put(ada, "one")
     used = (await rows(world, "SELECT used FROM users WHERE username = 'ada'"))[0][0]
     one = await made(ada, {}, {"copyTo": [{"path": "Sent"}], "flag": True})
-    await quota(world, ada.user, used + 1)
+    await set_quota(world, ada.user, used + 1)
     task, _ = await apply(ada, one["id"], mailbox={"path": "INBOX"})
-    assert (await worked(ada, task))["result"] == {"changed": 1, "left": 1}
-    assert await folders(world, ada) == {"INBOX": ["one"]}
+    assert (await run_task(ada, task))["result"] == {"changed": 1, "left": 1}
+    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["one"]}
     assert (await words(world))["one"][1:] == ["flagged"]
-    await quota(world, ada.user, None)
+    await set_quota(world, ada.user, None)
 
 
-async def test_a_task_that_is_cancelled_has_done_what_it_had(ada: Client, world: World) -> None:
+async def test_a_task_that_is_cancelled_has_done_what_it_had(
+    ada: Client, world: Environment
+) -> None:
     await put(ada, *(f"m{nth}" for nth in range(3)))
     one = await made(ada, {}, {"flag": True})
     task, _ = await apply(ada, one["id"], mailbox={"path": "INBOX"})
     assert (await run(ada, "taskCancel", "tasks { state }", ids=[task["id"]]))["errors"] == []
-    assert (await worked(ada, task))["state"] == "CANCELLED"
+    assert (await run_task(ada, task))["state"] == "CANCELLED"
     assert await rows(world, "SELECT id FROM messages WHERE flagged") == []
 
 
-async def test_what_is_not_ours_is_not_touched(ada: Client, bob: Client, world: World) -> None:
+async def test_what_is_not_ours_is_not_touched(
+    ada: Client, bob: Client, world: Environment
+) -> None:
     await put(ada, "hers")
     await put(bob, "his")
     hers, his = await made(ada, {}, {"flag": True}), await made(bob, {}, {"flag": True})

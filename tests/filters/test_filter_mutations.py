@@ -1,6 +1,5 @@
 """Filters: made, changed, listed and deleted, and who may do it."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,24 +13,25 @@ from models.errors import LimitReached
 from models.events.journal import ChangeKind
 from models.filters.tables import Filter
 from models.notifications.webhooks import Webhook
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from models.users.tables import User
 from resolvers.filters import mutations as filter_mutations
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import Client, context, make_client, raw_message, receive
-from tests.support.accounts.user_operations import chief, id_of, run
+from tests.support.accounts.user_operations import chief, run
 from tests.support.accounts.user_operations import create as create_user
 from tests.support.operations.filter_operations import (
     NODE,
     change,
     create,
+    error_codes_and_paths,
     listed,
     looked_at,
     made,
     remove,
+    user_ref,
 )
+from tests.support.operations.mailbox_operations import add_mailboxes
 from tests.support.stores.counter_check import journal, reached, rows
 
 EVERYTHING = {
@@ -53,16 +53,8 @@ NO_TEST = dict.fromkeys(
 )
 
 
-async def folder(client: Client, *paths: str) -> None:
-    await mailbox_loaders.create(context(client), NewMailboxes(list(paths)))
-
-
-def told(errors: Sequence[Any]) -> list[tuple[str, list[str]]]:
-    return [(one["code"], one["path"]) for one in errors]
-
-
 async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
-    await folder(ada, "A")
+    await add_mailboxes(ada, "A")
     one = await made(ada, EVERYTHING, ACTIONS, name=" All ", order=3, metaData={"a": 1})
     query, action = one["query"], one["action"]
     header = {"key": "X-A", "value": "1", "raw": "X-A: 1"}
@@ -83,7 +75,7 @@ async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
     assert (one["name"], one["order"], one["active"], one["metaData"], one["matchCount"]) == (
         "All", 3, True, {"a": 1}, 0
     )  # fmt: skip
-    sieve.compiled(one["sieve"])
+    sieve.compile_script(one["sieve"])
     assert one["sieve"].startswith("# Sieve does not say: it is sent on to https://example.net/")
     assert await ada(NODE, id=one["id"]) == {"filter": one}
     patch = {"query": {"from": None, "size": 5}, "action": {"targets": None, "stop": False}}
@@ -103,7 +95,7 @@ async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
     assert bare["sieve"] == 'require ["imap4flags"];\nremoveflag ["\\\\Seen"];\n'
 
 
-async def test_they_read_to_people_in_their_language(ada: Client, world: World) -> None:
+async def test_they_read_to_people_in_their_language(ada: Client, world: Environment) -> None:
     query = {"from": "bob", "size": -9, "hasAttachment": True, "header": {"key": "X-A"},
              "regex": {"key": "X-B", "pattern": "a|b"}, "all": [{"regex": {"pattern": "c$"}}],
              "any": [{"to": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
@@ -119,7 +111,7 @@ async def test_they_read_to_people_in_their_language(ada: Client, world: World) 
         ["Spam", "yes"], ["Move to", "INBOX"], ["Add labels", "a, b"],
         ["Forward to", "eve@example.net"], ["Reply", "yes"], ["No further filters", "yes"],
     ]  # fmt: skip
-    async with world.write() as session:
+    async with world.write_session() as session:
         these = update(User).where(col(User.id) == ada.user.id)
         await session.exec(these.values(language="de-AT"))
     (after,) = (await listed(ada))["nodes"]
@@ -167,7 +159,7 @@ WRONG_QUERIES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("query", "path"), WRONG_QUERIES)
 async def test_queries_that_cannot_be(ada: Client, query: dict[str, Any], path: str) -> None:
     one, errors = await create(ada, query, {"seen": True})
-    assert (one, told(errors)) == (None, [("VALIDATION", path.split("."))])
+    assert (one, error_codes_and_paths(errors)) == (None, [("VALIDATION", path.split("."))])
     assert (await listed(ada))["totalCount"] == 0
 
 
@@ -203,13 +195,13 @@ async def test_actions_that_cannot_be(
     assert (await listed(ada))["totalCount"] == 0
 
 
-async def test_there_are_only_so_many(ada: Client, world: World) -> None:
+async def test_there_are_only_so_many(ada: Client, world: Environment) -> None:
     for _ in range(2):
         await made(ada, {}, {"seen": True})
     few = context(ada)
-    few.world = replace(world, options=replace(world.options, filters_max=2))
+    few.environment = replace(world, options=replace(world.options, filters_max=2))
     with pytest.raises(LimitReached) as refused:
-        await filter_mutations.create(few, None, {"query": {}, "action": {"seen": True}})
+        await filter_mutations.create_filter(few, None, {"query": {}, "action": {"seen": True}})
     assert (refused.value.limit, refused.value.used) == (2, 2)
     assert (await listed(ada))["totalCount"] == 2
 
@@ -221,7 +213,9 @@ async def test_what_is_too_long_as_a_script_is_refused(ada: Client) -> None:
     assert (one, error["path"], error["constraint"]) == (None, ["query"], "max")
 
 
-async def test_a_relay_keeps_its_password_and_shows_it_to_nobody(ada: Client, world: World) -> None:
+async def test_a_relay_keeps_its_password_and_shows_it_to_nobody(
+    ada: Client, world: Environment
+) -> None:
     relay = "smtps://user:secret-word@relay.example"
     one = await made(ada, {}, {"targets": [relay]})
     shown = ["smtps://user:***@relay.example"]
@@ -248,8 +242,10 @@ async def test_each_new_target_is_an_event(ada: Client) -> None:
     ]  # fmt: skip
 
 
-async def test_a_mailbox_takes_the_filters_that_use_it_along(ada: Client, world: World) -> None:
-    await folder(ada, "A", "A/B", "C")
+async def test_a_mailbox_takes_the_filters_that_use_it_along(
+    ada: Client, world: Environment
+) -> None:
+    await add_mailboxes(ada, "A", "A/B", "C")
     gone = [
         await made(ada, {}, {"mailbox": {"path": "A/B"}}, name="a"),
         await made(ada, {}, {"copyTo": [{"path": "C"}, {"path": "A"}]}, name="b"),
@@ -264,8 +260,8 @@ async def test_a_mailbox_takes_the_filters_that_use_it_along(ada: Client, world:
     assert found == sorted(global_ids.decode("Filter", one["id"]) for one in gone)
 
 
-async def test_others_see_and_change_nothing(ada: Client, bob: Client, world: World) -> None:
-    await folder(ada, "A")
+async def test_others_see_and_change_nothing(ada: Client, bob: Client, world: Environment) -> None:
+    await add_mailboxes(ada, "A")
     one = await made(ada, {"from": "x"}, {"mailbox": {"path": "A"}})
     before = await listed(ada)
     last = await reached(world, ada.user.id)
@@ -275,21 +271,17 @@ async def test_others_see_and_change_nothing(ada: Client, bob: Client, world: Wo
         await change(bob, one["id"], active=False),
         (None, (await remove(bob, one["id"]))["errors"]),
     ):
-        assert told(errors) == [("NOT_FOUND", ["ids"])]
+        assert error_codes_and_paths(errors) == [("NOT_FOUND", ["ids"])]
     (box,) = await rows(world, "SELECT id FROM mailboxes WHERE path = 'A'")
     hers = {"id": global_ids.encode("Mailbox", box[0])}
-    assert told((await create(bob, {}, {"mailbox": hers}))[1]) == [
+    assert error_codes_and_paths((await create(bob, {}, {"mailbox": hers}))[1]) == [
         ("NOT_FOUND", ["action", "mailbox"])
     ]
-    assert told((await create(bob, {}, {"seen": True}, user=id_ref(ada)))[1]) == [
-        ("NOT_FOUND", ["user"])
-    ]
+    assert error_codes_and_paths(
+        (await create(bob, {}, {"seen": True}, user=user_ref(ada)))[1]
+    ) == [("NOT_FOUND", ["user"])]
     assert await listed(ada) == before
     assert await reached(world, ada.user.id) == last
-
-
-def id_ref(client: Client) -> dict[str, str]:
-    return {"id": id_of(client)}
 
 
 OF_USER = (
@@ -306,11 +298,11 @@ async def test_administrators_need_filters_for_those_of_others(ada: Client, root
     for client, seen in ((boss, True), (bare, False), (elsewhere, False), (root, True)):
         found = (await client(NODE, id=one["id"]))["filter"]
         assert (found is not None) is seen
-    assert (await boss(OF_USER, user=id_ref(ada)))["user"]["filters"]["totalCount"] == 1
-    assert (await bare(OF_USER, user=id_ref(ada)))["user"]["filters"]["totalCount"] == 0
-    _, (error,) = await create(bare, {}, {"seen": True}, user=id_ref(ada))
+    assert (await boss(OF_USER, user=user_ref(ada)))["user"]["filters"]["totalCount"] == 1
+    assert (await bare(OF_USER, user=user_ref(ada)))["user"]["filters"]["totalCount"] == 0
+    _, (error,) = await create(bare, {}, {"seen": True}, user=user_ref(ada))
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "FILTERS")
-    theirs = await made(boss, {}, {"seen": True}, user=id_ref(ada), name="boss's")
+    theirs = await made(boss, {}, {"seen": True}, user=user_ref(ada), name="boss's")
     assert theirs["user"] == {"username": "ada"}
     ((after,), errors) = await change(boss, one["id"], name="both's")
     assert (errors, after["name"]) == ([], "both's")
@@ -319,7 +311,7 @@ async def test_administrators_need_filters_for_those_of_others(ada: Client, root
     assert log["after"] == {"name": "both's"}
     document = """query ($filter: FilterListFilter) {
       filters(filter: $filter) { totalCount nodes { name } } }"""
-    asked = {"forward": "EVE@", "user": id_ref(ada)}
+    asked = {"forward": "EVE@", "user": user_ref(ada)}
     assert (await root(document, filter=asked or None))["filters"] == {
         "totalCount": 1, "nodes": [{"name": "both's"}]
     }  # fmt: skip
@@ -329,28 +321,28 @@ async def test_administrators_need_filters_for_those_of_others(ada: Client, root
 
 
 async def test_a_webhook_is_the_users_own(
-    ada: Client, bob: Client, root: Client, world: World
+    ada: Client, bob: Client, root: Client, world: Environment
 ) -> None:
     keys = {}
     for client in (ada, bob):
-        given = {"types": ["limit.*"], "url": "https://h.example/", "user": id_ref(client)}
+        given = {"types": ["limit.*"], "url": "https://h.example/", "user": user_ref(client)}
         keys[client.user.id] = (await run(root, "webhookCreate", "webhook { id }", **given))[
             "webhook"
         ]["id"]
     _, errors = await create(ada, {}, {"webhook": keys[bob.user.id]})
-    assert told(errors) == [("NOT_FOUND", ["action", "webhook"])]
+    assert error_codes_and_paths(errors) == [("NOT_FOUND", ["action", "webhook"])]
     one = await made(ada, {}, {"webhook": keys[ada.user.id]})
     assert one["actionText"] == [["Call webhook", "yes"]]
     assert (await root(NODE, id=one["id"]))["filter"]["action"]["webhook"] == {
         "url": "https://h.example/"
     }
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(Webhook).values(active=False))
     assert len(await world.database.read(select(col(Filter.id)))) == 1
 
 
 async def test_lists_cost_the_same_however_many(
-    ada: Client, root: Client, world: World, statements: list[str]
+    ada: Client, root: Client, world: Environment, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { username filters { totalCount nodes {
       name queryText actionText user { username } action { mailbox { path } copyTo { path } }
@@ -376,7 +368,7 @@ async def test_lists_cost_the_same_however_many(
 
 
 async def test_what_filters_would_do_is_told_before(ada: Client) -> None:
-    await folder(ada, "A")
+    await add_mailboxes(ada, "A")
     await made(ada, {"subject": "hello"}, {"mailbox": {"path": "A"}, "seen": True}, name="a")
     await made(ada, {"from": "nobody"}, {"delete": True}, name="b")
     await made(ada, {}, {"mailbox": {"path": "INBOX"}, "flag": True, "stop": True}, name="c")
@@ -400,7 +392,7 @@ async def test_what_filters_would_do_is_told_before(ada: Client) -> None:
     assert await reached(ada.world, ada.user.id) == before
 
 
-async def test_others_test_nothing_of_ours(ada: Client, bob: Client, world: World) -> None:
+async def test_others_test_nothing_of_ours(ada: Client, bob: Client, world: Environment) -> None:
     await made(ada, {}, {"seen": True})
     await made(bob, {}, {"seen": True})
     await receive(ada)
@@ -408,7 +400,7 @@ async def test_others_test_nothing_of_ours(ada: Client, bob: Client, world: Worl
     document = """query ($m: MessageRef, $u: UserRef, $raw: String) {
       filterTest(message: $m, user: $u, raw: $raw) { matches } }"""
     hers = {"id": global_ids.encode("Message", message[0])}
-    for given in ({"m": hers}, {"u": id_ref(ada), "raw": "x"}):
+    for given in ({"m": hers}, {"u": user_ref(ada), "raw": "x"}):
         answer = await bob.raw(document, **given)
         assert answer["errors"][0]["extensions"]["code"] == "NOT_FOUND"
     for given in ({}, {"m": hers, "raw": "x"}):

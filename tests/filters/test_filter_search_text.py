@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from resolvers.filters import transfer
-from resolvers.filters.search_query import LATER, NO_TEST
+from resolvers.filters.search_query import NO_TEST_MESSAGE, NOT_AT_DELIVERY_MESSAGE
 from tests.conftest import Client, context, raw_message
 from tests.support.operations.filter_operations import TEST, change, create, listed, made
 
@@ -70,23 +70,27 @@ WRONG = [
     ("subject:" + "x" * 256, "syntax", "1 to 255 characters"),
     ("-(" * 7 + "a" + ")" * 7, "syntax", "all, any and not go 5 levels deep"),
     ("a b c d e f g h i j k l m", "max", "at most 100 tests and groups"),
-    ("from:ann mailbox:Work", "unsupported", f"'mailbox:Work' at 10: {LATER}"),
-    ("in:trash", "unsupported", f"'in:trash' at 1: {LATER}"),
-    ("-keyword:news", "unsupported", f"'-keyword:news' at 1: {LATER}"),
-    ("label:news", "unsupported", f"'label:news' at 1: {LATER}"),
-    ("a OR is:seen", "unsupported", f"'is:seen' at 6: {LATER}"),
-    ("uid:1", "unsupported", f"'uid:1' at 1: {LATER}"),
+    ("from:ann mailbox:Work", "unsupported", f"'mailbox:Work' at 10: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("in:trash", "unsupported", f"'in:trash' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("-keyword:news", "unsupported", f"'-keyword:news' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("label:news", "unsupported", f"'label:news' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("a OR is:seen", "unsupported", f"'is:seen' at 6: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("uid:1", "unsupported", f"'uid:1' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
     (
         "(thread:x after:30d)",
         "unsupported",
-        f"'thread:x' at 2: {LATER}; 'after:30d' at 11: {LATER}",
+        f"'thread:x' at 2: {NOT_AT_DELIVERY_MESSAGE}; 'after:30d' at 11: {NOT_AT_DELIVERY_MESSAGE}",
     ),
-    ("mailboxes:(in:a , in:b)", "unsupported", f"'in:a' at 12: {LATER}; 'in:b' at 19: {LATER}"),
-    ("UNSEEN", "unsupported", f"'UNSEEN' at 1: {LATER}"),
-    ("filename:bill", "unsupported", f"'filename:bill' at 1: {NO_TEST}"),
-    ("recipient:bob", "unsupported", f"'recipient:bob' at 1: {NO_TEST}"),
-    ("TEXT duck", "unsupported", f"'TEXT duck' at 1: {NO_TEST}"),
-    ("sentsince:30d", "unsupported", f"'sentsince:30d' at 1: {NO_TEST}"),
+    (
+        "mailboxes:(in:a , in:b)",
+        "unsupported",
+        f"'in:a' at 12: {NOT_AT_DELIVERY_MESSAGE}; 'in:b' at 19: {NOT_AT_DELIVERY_MESSAGE}",
+    ),
+    ("UNSEEN", "unsupported", f"'UNSEEN' at 1: {NOT_AT_DELIVERY_MESSAGE}"),
+    ("filename:bill", "unsupported", f"'filename:bill' at 1: {NO_TEST_MESSAGE}"),
+    ("recipient:bob", "unsupported", f"'recipient:bob' at 1: {NO_TEST_MESSAGE}"),
+    ("TEXT duck", "unsupported", f"'TEXT duck' at 1: {NO_TEST_MESSAGE}"),
+    ("sentsince:30d", "unsupported", f"'sentsince:30d' at 1: {NO_TEST_MESSAGE}"),
 ]
 
 
@@ -106,7 +110,7 @@ async def test_a_term_that_no_filter_can_test_is_named(
 async def test_a_search_text_comes_along_in_an_export(ada: Client, bob: Client) -> None:
     query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"to": "x"}]}
     await made(ada, query, {"seen": True}, name="n")
-    (entry,) = await transfer.exported(context(ada), ada.user.id)
+    (entry,) = await transfer.export_filters(context(ada), ada.user.id)
     assert entry["query"] == query
-    assert await transfer.bring(context(bob), entry, []) == []
+    assert await transfer.import_filter(context(bob), entry, []) == []
     assert await fitting(bob, MAIL) == {"n": True}

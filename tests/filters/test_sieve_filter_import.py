@@ -7,12 +7,19 @@ import pytest
 from graph.types import global_ids
 from mail.sieve import limits
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import Client, raw_message
-from tests.filters.test_filter_mutations import folder, id_ref, told
 from tests.support.accounts.user_operations import chief
-from tests.support.operations.filter_operations import imported, listed, looked_at, made
+from tests.support.operations.filter_operations import (
+    error_codes_and_paths,
+    imported,
+    listed,
+    looked_at,
+    made,
+    user_ref,
+)
+from tests.support.operations.mailbox_operations import add_mailboxes
 from tests.support.stores.counter_check import journal, reached
 
 HEAD = 'require ["fileinto", "imap4flags", "copy", "vacation", "regex", "special-use"];\n'
@@ -30,8 +37,8 @@ def names(payload: Any) -> list[tuple[str, int]]:
     return [(one["name"], one["order"]) for one in payload["filters"]]
 
 
-async def test_a_script_becomes_filters_behind_the_others(ada: Client, world: World) -> None:
-    await folder(ada, "A")
+async def test_a_script_becomes_filters_behind_the_others(ada: Client, world: Environment) -> None:
+    await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="mine", order=4)
     last = await reached(world, ada.user.id)
     payload = await imported(ada, SCRIPT)
@@ -64,7 +71,7 @@ async def test_a_script_becomes_filters_behind_the_others(ada: Client, world: Wo
 
 
 async def test_they_act_on_mail(ada: Client) -> None:
-    await folder(ada, "A")
+    await add_mailboxes(ada, "A")
     script = f'{HEAD}if header :is "subject" "Hello" {{ addflag "x"; fileinto "A"; }}'
     payload = await imported(ada, script)
     assert payload["errors"] == []
@@ -75,7 +82,7 @@ async def test_they_act_on_mail(ada: Client) -> None:
 
 
 async def test_they_stand_in_the_place_of_all_others(ada: Client) -> None:
-    await folder(ada, "A")
+    await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="mine", order=4)
     payload = await imported(ada, SCRIPT, replace=True)
     assert names(payload) == [("Lists", 0), ("Big ones", 1), ("", 2)]
@@ -127,7 +134,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "constraint", "message"), REFUSED)
 async def test_what_no_filter_is_takes_all_of_it_back(
-    ada: Client, world: World, text: str, constraint: str, message: str
+    ada: Client, world: Environment, text: str, constraint: str, message: str
 ) -> None:
     await made(ada, {}, {"seen": True}, name="mine")
     before, last = await listed(ada), await reached(world, ada.user.id)
@@ -150,14 +157,14 @@ async def test_all_mistakes_are_told_at_once(ada: Client) -> None:
     ]  # fmt: skip
     lines = 'if size :over 1 { addflag "\\\\Draft"; stop; }\n' * 30
     many = await imported(ada, f"{HEAD}{lines}")
-    assert len(many["errors"]) == limits.PROBLEMS
+    assert len(many["errors"]) == limits.MAX_PROBLEMS
 
 
 async def test_what_does_not_compile_is_told_as_for_scripts(ada: Client) -> None:
     payload = await imported(ada, 'if true {\n  fileinto "A";\n  nothing;\n}')
     found = [(one["code"], one["line"], one["column"]) for one in payload["errors"]]
     assert found == [("SIEVE_COMPILE", 2, 3), ("SIEVE_COMPILE", 3, 3)]
-    long = await imported(ada, f"# {'x' * limits.SCRIPT}")
+    long = await imported(ada, f"# {'x' * limits.MAX_SCRIPT_BYTES}")
     assert [(one["constraint"], one["path"]) for one in long["errors"]] == [("max", ["content"])]
 
 
@@ -174,35 +181,38 @@ async def test_there_are_only_so_many(ada: Client) -> None:
     assert (payload["errors"], (await listed(ada))["totalCount"]) == ([], 2)
 
 
-async def test_to_try_it_changes_nothing(ada: Client, world: World) -> None:
+async def test_to_try_it_changes_nothing(ada: Client, world: Environment) -> None:
     await made(ada, {}, {"seen": True}, name="mine")
     before, last = await listed(ada), await reached(world, ada.user.id)
     options = {"options": {"validateOnly": True}, "replace": True}
     assert (await imported(ada, "discard;", **options))["errors"] == []
-    assert told((await imported(ada, f'{HEAD}fileinto "A";', **options))["errors"]) == [
-        ("VALIDATION", ["content"])
-    ]
+    assert error_codes_and_paths(
+        (await imported(ada, f'{HEAD}fileinto "A";', **options))["errors"]
+    ) == [("VALIDATION", ["content"])]
     assert (await listed(ada), await reached(world, ada.user.id)) == (before, last)
 
 
-async def test_others_see_and_change_nothing(ada: Client, bob: Client, world: World) -> None:
-    await folder(ada, "A")
+async def test_others_see_and_change_nothing(ada: Client, bob: Client, world: Environment) -> None:
+    await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="hers")
     before, last = await listed(ada), await reached(world, ada.user.id)
-    payload = await imported(bob, "discard;", user=id_ref(ada), replace=True)
-    assert (payload["filters"], told(payload["errors"])) == ([], [("NOT_FOUND", ["user"])])
+    payload = await imported(bob, "discard;", user=user_ref(ada), replace=True)
+    assert (payload["filters"], error_codes_and_paths(payload["errors"])) == (
+        [],
+        [("NOT_FOUND", ["user"])],
+    )
     payload = await imported(bob, f'{HEAD}fileinto "A";', replace=True)
-    assert told(payload["errors"]) == [("VALIDATION", ["content"])]
+    assert error_codes_and_paths(payload["errors"]) == [("VALIDATION", ["content"])]
     assert (await imported(bob, "discard;", replace=True))["errors"] == []
     assert (await listed(ada), await reached(world, ada.user.id)) == (before, last)
 
 
 async def test_administrators_need_filters(ada: Client, root: Client) -> None:
-    await folder(ada, "A")
+    await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="hers")
     boss = await chief(root, AdminPermission.FILTERS, name="boss")
     bare = await chief(root, AdminPermission.LOGIN_AS, name="bare")
-    given = {"user": id_ref(ada), "replace": True}
+    given = {"user": user_ref(ada), "replace": True}
     (error,) = (await imported(bare, "# his\ndiscard;", **given))["errors"]
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "FILTERS")
     for client, script in ((boss, "# boss's\ndiscard;"), (root, SCRIPT)):

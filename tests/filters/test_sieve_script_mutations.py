@@ -6,7 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from models.users.roles import AdminPermission, Role, Scope
-from resolvers.filters.sieve_script_mutations import MOST
+from resolvers.filters.sieve_script_mutations import MAX_SCRIPTS
 from tests.conftest import Client, make_client, make_key, receive
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import run
@@ -94,10 +94,12 @@ async def test_names_are_plain(ada: Client, name: str) -> None:
 async def test_scripts_have_limits(ada: Client) -> None:
     done = await run(ada, "sieveScriptPut", SHOWN, name="a", content="#" * ((64 << 10) + 1))
     assert [(one["constraint"], one["path"]) for one in done["errors"]] == [("max", ["content"])]
-    for number in range(MOST):
+    for number in range(MAX_SCRIPTS):
         await put(ada, "keep;", name=f"{number}", activate=False)
     done = await run(ada, "sieveScriptPut", SHOWN, name="more", content="keep;")
-    assert [(one["code"], one["limit"]) for one in done["errors"]] == [("LIMIT_REACHED", MOST)]
+    assert [(one["code"], one["limit"]) for one in done["errors"]] == [
+        ("LIMIT_REACHED", MAX_SCRIPTS)
+    ]
     assert (await put(ada, "discard;", name="0"))["errors"] == []
 
 

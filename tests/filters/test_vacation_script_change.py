@@ -2,9 +2,9 @@
 
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client, raw_message
-from tests.filters.test_sieve_delivery import queued
+from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.operations.quarantine_operations import CAROL, come
 from tests.support.operations.sieve_operations import put
 
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("examined")
     ],
 )
 async def test_what_is_another_reason_or_handle_is_answered_again(
-    ada: Client, world: World, first: str, then: str, many: int
+    ada: Client, world: Environment, first: str, then: str, many: int
 ) -> None:
     for words in (first, then):
         await put(ada, f'require "vacation"; vacation {words};')
         for _ in range(2):
             await come(world, ada, raw=raw_message("Hello", To=ada.address))
-    assert await queued(world) == [("", CAROL)] * many
+    assert await queued_envelopes(world) == [("", CAROL)] * many

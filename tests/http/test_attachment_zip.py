@@ -15,12 +15,12 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.http import download_urls
-from graph.http.zip_download import LONGEST, distinct
-from mail.files.zip_stream import File, zipped
+from graph.http.zip_download import MAX_NAME_BYTES, distinct_file_names
+from mail.files.zip_stream import ZipMember, stream_zip
 from models.files.blobs import Blob
 from resolvers.messages import content as message_content
 from tests.conftest import Client, context, receive
-from tests.http.test_file_downloads import get, signed
+from tests.support.clients.http_requests import get_path, signed_path
 from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import FILES, RICH
 
@@ -28,7 +28,7 @@ from tests.support.mail.multipart_message import FILES, RICH
 async def fetched(client: Client, raw: bytes) -> zipfile.ZipFile:
     """The zip of a message, as others read it; they find nothing wrong with it."""
     key = (await receive(client, raw)).message_id
-    answer = await get(client, download_urls.zip_path(key))
+    answer = await get_path(client, download_urls.zip_path(key))
     assert answer.status_code == 200
     archive = zipfile.ZipFile(io.BytesIO(answer.content))
     assert archive.testzip() is None
@@ -53,7 +53,7 @@ async def test_all_files_are_in_it_decoded(ada: Client) -> None:
 async def test_it_is_sent_as_a_file_that_nobody_keeps(ada: Client) -> None:
     key = (await receive(ada, RICH)).message_id
     for method in ("GET", "HEAD"):
-        answer = await ada.http.request(method, signed(ada, download_urls.zip_path(key)))
+        answer = await ada.http.request(method, signed_path(ada, download_urls.zip_path(key)))
         assert answer.headers["content-type"] == "application/zip"
         assert answer.headers["content-disposition"] == 'attachment; filename="Rich.zip"'
         assert answer.headers["cache-control"] == "no-store"
@@ -64,17 +64,17 @@ async def test_it_is_sent_as_a_file_that_nobody_keeps(ada: Client) -> None:
 async def test_nobody_else_fetches_it(ada: Client, bob: Client, http: Any) -> None:
     key = (await receive(ada, RICH)).message_id
     path = download_urls.zip_path(key)
-    assert (await get(bob, path)).status_code == 404
+    assert (await get_path(bob, path)).status_code == 404
     assert (await http.get(path)).status_code == 401
     other = (await receive(ada, multipart_message.raw(FILES[:1]))).message_id
-    query = signed(ada, path).partition("?")[2]
+    query = signed_path(ada, path).partition("?")[2]
     assert (await http.get(f"{download_urls.zip_path(other)}?{query}")).status_code == 401
 
 
 async def test_where_nothing_is_attached_there_is_no_zip(ada: Client) -> None:
     key = (await receive(ada, "Nothing")).message_id
-    assert (await get(ada, download_urls.zip_path(key))).status_code == 404
-    assert (await get(ada, download_urls.zip_path(key + 1))).status_code == 404
+    assert (await get_path(ada, download_urls.zip_path(key))).status_code == 404
+    assert (await get_path(ada, download_urls.zip_path(key + 1))).status_code == 404
 
 
 TRICKS = {
@@ -106,12 +106,12 @@ TRICKS = {
 
 @pytest.mark.parametrize(("name", "safe"), TRICKS.items())
 def test_no_name_leads_out_of_the_folder(name: str, safe: str) -> None:
-    assert distinct([name]) == [safe]
+    assert distinct_file_names([name]) == [safe]
 
 
 def test_names_are_told_apart_on_every_system() -> None:
     names = ["a.txt", "A.TXT", "a.txt", "a (2).txt", "ﬁ.txt", "fi.txt", "a", "a"]
-    made = distinct(names)
+    made = distinct_file_names(names)
     assert made[:3] == ["a.txt", "A (2).TXT", "a (3).txt"]
     assert made[6:] == ["a", "a (2)"]
     assert len({unicodedata.normalize("NFKC", name).casefold() for name in made}) == len(names)
@@ -120,16 +120,16 @@ def test_names_are_told_apart_on_every_system() -> None:
 @given(st.lists(st.text(max_size=30) | st.sampled_from(["a", "A", "a (2)", "../a", "con"])))
 @settings(deadline=None)
 def test_whatever_they_are_called_names_are_safe_and_different(names: list[str]) -> None:
-    made = distinct(names)
+    made = distinct_file_names(names)
     assert len({name.casefold() for name in made}) == len(names)
     for name in made:
-        assert 0 < len(name.encode()) <= LONGEST
+        assert 0 < len(name.encode()) <= MAX_NAME_BYTES
         assert not re.search(r'[/\\:*?"<>|\x00-\x1f\x7f]', name)
         assert name.strip(" .") == name
 
 
 def test_ten_thousand_of_one_name_take_no_time() -> None:
-    made = distinct(["a.txt"] * 10_000)
+    made = distinct_file_names(["a.txt"] * 10_000)
     assert len(set(made)) == 10_000
     assert made[-1] == "a (10000).txt"
 
@@ -167,15 +167,15 @@ async def test_it_is_never_held_whole(ada: Client) -> None:
     raw = multipart_message.raw([file("filename=large.bin", multipart_message.noise(12 << 20))])
     key = (await receive(ada, raw)).message_id
     del raw
-    message = await message_content.one(context(ada), key)
+    message = await message_content.load_stored_message(context(ada), key)
     assert message
-    part = message_content.attached(message, 0)
+    part = message_content.attachment_part(message, 0)
     assert part
-    large = File("large.bin", lambda: message.opened(part))
+    large = ZipMember("large.bin", lambda: message.open_part(part))
     size = 0
     tracemalloc.start()
     try:
-        async for piece in zipped([large], ada.world.now()):
+        async for piece in stream_zip([large], ada.world.now()):
             size += len(piece)
         most = tracemalloc.get_traced_memory()[1]
     finally:
@@ -190,9 +190,9 @@ async def test_a_zip_of_which_a_piece_is_damaged_is_refused(ada: Client) -> None
             ada, multipart_message.raw([file("filename=a.pdf", multipart_message.noise(50_000))])
         )
     ).message_id
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         harm = update(Blob).where(col(Blob.size) == 50_000).values(data=b"\0", name=None)
         await (await session.connection()).execute(harm)
-    answer = await get(ada, download_urls.zip_path(key))
+    answer = await get_path(ada, download_urls.zip_path(key))
     assert answer.status_code == 500
     assert answer.json()["errors"][0]["extensions"]["code"] == "DAMAGED"

@@ -6,9 +6,9 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from models.auth.security_log import AuthEvent
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.auth.security_log import SecurityEvent
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import Role, Scope
 from resolvers.auth import authentication
 from tests.conftest import Client, make_key
@@ -22,16 +22,16 @@ mutation ($ip: IPAddress, $session: String) {
 """
 
 
-async def logged(world: World) -> Any:
-    await authentication.settle(world)
-    rows = await world.database.read(select(table_of(AuthEvent)))
+async def logged(world: Environment) -> Any:
+    await authentication.wait_for_background_tasks(world)
+    rows = await world.database.read(select(core_table(SecurityEvent)))
     return rows[-1]
 
 
 @pytest.mark.parametrize("by", ["nobody", "user", "reader", "admin token"])
 @pytest.mark.parametrize("way", ["header", "option"])
 async def test_a_forged_address_is_heard_of_nobody_but_a_front_end(
-    world: World, http: httpx.AsyncClient, ada: Client, by: str, way: str
+    world: Environment, http: httpx.AsyncClient, ada: Client, by: str, way: str
 ) -> None:
     secret = {"user": ada.secret}.get(by, "")
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
@@ -46,7 +46,9 @@ async def test_a_forged_address_is_heard_of_nobody_but_a_front_end(
 
 
 @pytest.mark.parametrize("way", ["header", "option"])
-async def test_a_front_end_is_believed(world: World, http: httpx.AsyncClient, way: str) -> None:
+async def test_a_front_end_is_believed(
+    world: Environment, http: httpx.AsyncClient, way: str
+) -> None:
     secret = await make_key(world, "front", role=Role.ADMIN, scopes=[Scope.MASTER])
     headers = {"Authorization": f"Bearer {secret}"}
     variables: dict[str, Any] = {"ip": FORGED, "session": "s1"} if way == "option" else {}
@@ -59,7 +61,7 @@ async def test_a_front_end_is_believed(world: World, http: httpx.AsyncClient, wa
 
 @pytest.mark.parametrize("odd", ["x", "1.2.3", "9" * 10_000, "192.0.2.1, 192.0.2.2"])
 async def test_what_is_no_address_is_not_believed_of_anybody(
-    world: World, http: httpx.AsyncClient, odd: str
+    world: Environment, http: httpx.AsyncClient, odd: str
 ) -> None:
     secret = await make_key(world, "front", role=Role.ADMIN, scopes=[Scope.MASTER])
     headers = {"Authorization": f"Bearer {secret}", "X-Client-IP": odd}

@@ -11,21 +11,21 @@ from starlette.routing import Route
 
 from graph.http import download_urls, rest_routes
 from graph.types import global_ids
-from mail.storage.blobs.damage_check import check_piece, check_pieces
-from mail.storage.blobs.errors import Corrupt
+from mail.storage.blobs.damage_check import check_blob, check_blobs
+from mail.storage.blobs.errors import CorruptBlob
 from models.files.blobs import Blob
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from resolvers.admin import tasks
-from tests.admin.test_audit import begun
 from tests.conftest import Client, receive
-from tests.files.test_stored_files import BIG, share
-from tests.mail.storage.blobs.test_damaged_blobs import DAMAGES, spoil
 from tests.support.accounts.account_exports import EXPORT, node
 from tests.support.accounts.user_operations import run
 from tests.support.mail import multipart_message
+from tests.support.operations.audit_operations import start_audit
 from tests.support.operations.bulk_operations import call, inbox
+from tests.support.operations.file_operations import LARGE_CONTENT, share_file
 from tests.support.operations.quarantine_operations import hold
+from tests.support.stores.blob_damage import BLOB_DAMAGES, damage_blob
 
 LARGE = multipart_message.noise(3 << 20)  # bytes of an attachment: more than is read at once
 UNREAD = {  # routes that answer GET without stored bytes
@@ -46,8 +46,8 @@ def letter(subject: str) -> bytes:
     )
 
 
-async def objects(world: World) -> list[Any]:
-    asked = select(*picked(Blob)).where(col(Blob.name).is_not(None)).order_by(col(Blob.id))
+async def objects(world: Environment) -> list[Any]:
+    asked = select(*select_columns(Blob)).where(col(Blob.name).is_not(None)).order_by(col(Blob.id))
     return list(await world.database.read(asked))
 
 
@@ -56,36 +56,46 @@ async def paths(ada: Client, over: Client) -> dict[str, tuple[Client, str]]:
     """For each route, who downloads what there."""
     kept = (await receive(ada, letter("Kept"))).message_id
     gone = (await receive(ada, letter("Gone"))).message_id
-    audit = await begun(over, ada)
+    audit = await start_audit(over, ada)
     export = (await run(ada, "accountExport", EXPORT))["export"]["id"]
-    while await tasks.work(ada.world):
+    while await tasks.run_next_task(ada.world):
         pass
     await call(ada, "messageDelete", select=inbox("2"))
-    held = global_ids.named("QuarantineItem", await hold(ada, letter("Held")))
+    held = global_ids.decode_path_id("QuarantineItem", await hold(ada, letter("Held")))
     upload = await ada.http.post(
-        "/rest/files/large.bin", content=BIG, headers={**ada.headers, "content-type": "text/plain"}
+        "/rest/files/large.bin",
+        content=LARGE_CONTENT,
+        headers={**ada.headers, "content-type": "text/plain"},
     )
-    shared = await share(ada, upload.json(), mode="SHARE_RO")
+    shared = await share_file(ada, upload.json(), mode="SHARE_RO")
     message, quarantine = "/rest/messages/{id}", "/rest/quarantine/{id}"
     attachment = str(download_urls.attachment_id(held, 0))
     found = {
-        f"{message}/message.eml": (ada, download_urls.source_path(kept)),
-        f"{message}/attachments/{{attachment}}": (ada, download_urls.attachment_path(kept, 0)),
+        f"{message}/message.eml": (ada, download_urls.message_source_path(kept)),
+        f"{message}/attachments/{{attachment}}": (
+            ada,
+            download_urls.attachment_download_path(kept, 0),
+        ),
         f"{message}/attachments.zip": (ada, download_urls.zip_path(kept)),
-        f"{message}/parts/{{section}}": (ada, download_urls.part_path(kept, "2")),
-        "/rest/archive/{id}/message.eml": (ada, download_urls.archived_path(gone)),
-        f"{quarantine}/message.eml": (ada, download_urls.held_path(held)),
+        f"{message}/parts/{{section}}": (ada, download_urls.mime_part_path(kept, "2")),
+        "/rest/archive/{id}/message.eml": (ada, download_urls.deleted_message_path(gone)),
+        f"{quarantine}/message.eml": (ada, download_urls.quarantined_message_path(held)),
         f"{quarantine}/attachments/{{attachment}}": (
             ada,
-            download_urls.held_path(held, "attachments", attachment),
+            download_urls.quarantined_message_path(held, "attachments", attachment),
         ),
-        f"{quarantine}/parts/{{section}}": (ada, download_urls.held_path(held, "parts", "2")),
+        f"{quarantine}/parts/{{section}}": (
+            ada,
+            download_urls.quarantined_message_path(held, "parts", "2"),
+        ),
         "/rest/files/{name}": (ada, f"/rest/files/{upload.json()['id']}"),
         "/share/{token}": (ada, httpx.URL(shared["url"]).path),
         "/rest/users/{id}/export/{export}": (ada, (await node(ada, export))["url"]),
         "/rest/audits/{id}/export.mbox": (over, f"/rest/audits/{audit}/export.mbox"),
     }
-    served = {one.path for one in rest_routes.routes(ada.world, _nobody) if isinstance(one, Route)}
+    served = {
+        one.path for one in rest_routes.rest_routes(ada.world, _nobody) if isinstance(one, Route)
+    }
     assert set(found) == served - UNREAD, "each route that sends stored bytes is tried here"
     return found
 
@@ -100,14 +110,14 @@ async def get(client: Client, path: str, **headers: str) -> httpx.Response:
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted", "truncated"])
 async def test_each_download_of_damaged_bytes_is_an_error(
-    paths: dict[str, tuple[Client, str]], world: World, damage: str
+    paths: dict[str, tuple[Client, str]], world: Environment, damage: str
 ) -> None:
     if damage != "flipped":  # bytes that were sound just now are not read again, but looked for
         for route, (client, path) in paths.items():
             assert (await get(client, path)).status_code == 200, route
     for row in await objects(world):
-        harm = DAMAGES.get(damage, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
-        await spoil(world.blobs, row.name, harm)
+        harm = BLOB_DAMAGES.get(damage, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+        await damage_blob(world.object_store, row.name, harm)
     for route, (client, path) in paths.items():
         answer = await get(client, path)
         (error,) = answer.json()["errors"]
@@ -121,12 +131,12 @@ async def test_each_download_of_damaged_bytes_is_an_error(
 async def test_a_part_that_is_intact_is_sent(ada: Client) -> None:
     key = (await receive(ada, letter("Text"))).message_id
     for row in await objects(ada.world):
-        await spoil(ada.world.blobs, row.name, DAMAGES["emptied"])
-    answer = await get(ada, download_urls.part_path(key, "1.1"))
+        await damage_blob(ada.world.object_store, row.name, BLOB_DAMAGES["emptied"])
+    answer = await get(ada, download_urls.mime_part_path(key, "1.1"))
     assert (answer.status_code, answer.text) == (200, multipart_message.TEXT)
 
 
-async def test_a_large_piece_is_read_once_and_in_steps(world: World, ada: Client) -> None:
+async def test_a_large_piece_is_read_once_and_in_steps(world: Environment, ada: Client) -> None:
     await receive(
         ada,
         multipart_message.raw(
@@ -136,23 +146,23 @@ async def test_a_large_piece_is_read_once_and_in_steps(world: World, ada: Client
     (row,) = [one for one in await objects(world) if one.size == len(LARGE) * 6]
     tracemalloc.start()
     try:
-        await check_piece(world.blobs, row)
+        await check_blob(world.object_store, row)
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert most < 8 << 20
-    await spoil(world.blobs, row.name, lambda data: bytes(len(data)))
-    await check_piece(world.blobs, row)  # its size is right, and it was read just now
-    await spoil(world.blobs, row.name, lambda data: data[:-1])
-    with pytest.raises(Corrupt):
-        await check_piece(world.blobs, row)
+    await damage_blob(world.object_store, row.name, lambda data: bytes(len(data)))
+    await check_blob(world.object_store, row)  # its size is right, and it was read just now
+    await damage_blob(world.object_store, row.name, lambda data: data[:-1])
+    with pytest.raises(CorruptBlob):
+        await check_blob(world.object_store, row)
 
 
-async def test_pieces_beyond_the_budget_are_looked_for(world: World, ada: Client) -> None:
+async def test_pieces_beyond_the_budget_are_looked_for(world: Environment, ada: Client) -> None:
     await receive(ada, letter("One"))
     rows = await objects(world)
-    assert await check_pieces(world.blobs, rows, budget=0) == 0
-    async with world.write() as session:
+    assert await check_blobs(world.object_store, rows, byte_budget=0) == 0
+    async with world.write_session() as session:
         await session.exec(update(Blob).values(stored_size=1))
-    with pytest.raises(Corrupt):
-        await check_pieces(world.blobs, await objects(world), budget=0)
+    with pytest.raises(CorruptBlob):
+        await check_blobs(world.object_store, await objects(world), byte_budget=0)

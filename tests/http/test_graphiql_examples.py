@@ -14,7 +14,7 @@ from graphql import OperationType, get_operation_ast, parse
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.demo.credentials import ADDRESS
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client, raw_message
 from tests.support.accounts.demo_account import demo_client, subscribed
 
@@ -35,14 +35,14 @@ LOADS = re.compile(
 
 
 @pytest.fixture
-async def demo(world: World, http: httpx.AsyncClient, tmp_path: Path) -> Client:
+async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
     return await demo_client(world, http, tmp_path)
 
 
 async def deliver(demo: Client, subject: str) -> None:
-    letter = await received_messages.read(raw_message(subject))
-    to = await address_resolution.recipient(demo.world, ADDRESS)
-    await received_messages.receive(demo.world, letter, to, "carol@example.com")
+    letter = await received_messages.read_message(raw_message(subject))
+    to = await address_resolution.load_recipient(demo.world, ADDRESS)
+    await received_messages.store_for_recipient(demo.world, letter, to, "carol@example.com")
 
 
 def test_there_are_examples_of_every_kind() -> None:

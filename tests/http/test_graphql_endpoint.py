@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.http.admission_control import Guards, Introspection
-from graph.http.graphql_endpoint import Endpoint, Settings
-from models.runtime.environment import World
+from graph.http.admission_control import AdmissionControl, Introspection
+from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
+from models.runtime.environment import Environment
 from resolvers.context import Context, Viewer
 from tests.support.servers.small_schema_server import (
     Server,
@@ -33,21 +33,23 @@ USER = {"Authorization": "Bearer user"}
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[Environment]:
     async with a_world(tmp_path) as world:
         yield world
 
 
 @pytest.fixture
-async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    endpoint = Endpoint(make_schema(deadline=0.2), world, sign_in, Settings(page=page))
+async def http(world: Environment) -> AsyncIterator[httpx.AsyncClient]:
+    endpoint = GraphqlEndpoint(
+        make_schema(deadline=0.2), world, sign_in, EndpointSettings(page=page)
+    )
     async with client_of(endpoint) as client:
         yield client
 
 
 @pytest.fixture
-async def server(world: World) -> AsyncIterator[Server]:
-    async with serving(world, Settings(receive_timeout=0.3)) as server:
+async def server(world: Environment) -> AsyncIterator[Server]:
+    async with serving(world, EndpointSettings(receive_timeout=0.3)) as server:
         yield server
 
 
@@ -428,7 +430,7 @@ async def test_half_a_surrogate_pair_is_no_bug(http: httpx.AsyncClient) -> None:
     assert json.loads(answer.content)["data"] == {"odd": "half a pair: \ud83d"}
 
 
-async def test_each_operation_loads_afresh(world: World) -> None:
+async def test_each_operation_loads_afresh(world: Environment) -> None:
     schema, context = make_schema(), Context(world, Viewer())
     clock: Any = world.clock.read
     seen = []
@@ -447,11 +449,11 @@ async def test_each_operation_loads_afresh(world: World) -> None:
     ],
 )
 async def test_the_schema_is_shown_to_whom_it_may_be(
-    world: World, who: Introspection, stranger: str | None, user: str | None
+    world: Environment, who: Introspection, stranger: str | None, user: str | None
 ) -> None:
     """Whoever may not look at it gets no suggestions either, on any road."""
-    settings = Settings(guards=Guards(introspection=who))
-    async with client_of(Endpoint(make_schema(), world, sign_in, settings)) as http:
+    settings = EndpointSettings(guards=AdmissionControl(introspection=who))
+    async with client_of(GraphqlEndpoint(make_schema(), world, sign_in, settings)) as http:
         for query in (
             "{ __schema { queryType { name } } }",
             '{ a: __type(name: "Item") { name } }',

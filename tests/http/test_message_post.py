@@ -9,13 +9,19 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from graph.http.upload_body import Limits
+from graph.http.upload_body import UploadLimits
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from tests.conftest import Client, make_key, raw_message
-from tests.files.test_uploads import MIB, app_of, client_of, code, files
+from tests.support.clients.upload_client import (
+    MIB,
+    error_code,
+    file_names,
+    make_upload_app,
+    make_upload_client,
+)
 from tests.support.mail.multipart_message import RICH, noise
 from tests.support.operations.message_sources import source
 from tests.support.servers.http_server import vanishing
@@ -39,16 +45,16 @@ async def inbox(client: Client) -> str:
 
 
 @pytest.fixture
-def small(world: World) -> World:
+def small(world: Environment) -> Environment:
     """A world in which messages have at most 4 MiB."""
     return replace(world, options=replace(world.options, message_max=MOST))
 
 
 @pytest.fixture
-async def carol(small: World, tmp_path: Path) -> AsyncIterator[Client]:
-    transport = httpx.ASGITransport(app=app_of(small, tmp_path / "spool"))
+async def carol(small: Environment, tmp_path: Path) -> AsyncIterator[Client]:
+    transport = httpx.ASGITransport(app=make_upload_app(small, tmp_path / "spool"))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        yield await client_of(small, http, "carol")
+        yield await make_upload_client(small, http, "carol")
 
 
 async def pieces(content: bytes) -> AsyncIterator[bytes]:
@@ -133,26 +139,26 @@ async def test_nobody_posts_into_folders_of_others(ada: Client, bob: Client, roo
         expected = (404, "NOT_FOUND") if name == "boss" else (403, "FORBIDDEN")
         answers.append((await post(key, box, b"a: b"), *expected))
     for answer, status, said in answers:
-        assert (answer.status_code, code(answer)) == (status, said)
+        assert (answer.status_code, error_code(answer)) == (status, said)
     assert await rows(ada.world, "SELECT id FROM messages") == []
 
 
 async def test_what_is_too_large_is_refused_before_it_has_come(
-    carol: Client, world: World, tmp_path: Path
+    carol: Client, world: Environment, tmp_path: Path
 ) -> None:
     box = await inbox(carol)
     raw = b"Subject: x\r\n\r\n" + noise(MOST)
     assert (await post(carol, box, raw[:MOST])).status_code == 201
     for content in (raw, pieces(raw)):
         answer = await post(carol, box, content)
-        assert (answer.status_code, code(answer)) == (413, "TOO_LARGE")
+        assert (answer.status_code, error_code(answer)) == (413, "TOO_LARGE")
 
     async def never() -> AsyncIterator[bytes]:
         raise AssertionError("it was asked for")
         yield b""
 
     async def allow(quota: int | None) -> None:
-        async with world.write() as session:
+        async with world.write_session() as session:
             await session.exec(update(User).values(quota=quota))
 
     await allow(MOST + 10)
@@ -160,10 +166,10 @@ async def test_what_is_too_large_is_refused_before_it_has_come(
         await post(carol, box, never(), content_length="11"),
         await post(carol, box, pieces(b"Subject: xy")),
     ):
-        assert (answer.status_code, code(answer)) == (413, "QUOTA_EXCEEDED")
+        assert (answer.status_code, error_code(answer)) == (413, "QUOTA_EXCEEDED")
     assert (await post(carol, box, b"Subject: x")).status_code == 201
     await allow(None)
-    assert files(tmp_path / "spool") == []
+    assert file_names(tmp_path / "spool") == []
 
 
 async def test_who_vanishes_leaves_nothing(carol: Client, tmp_path: Path) -> None:
@@ -173,14 +179,17 @@ async def test_who_vanishes_leaves_nothing(carol: Client, tmp_path: Path) -> Non
         f"Authorization: {carol.headers['Authorization']}\r\n"
         f"Content-Type: message/rfc822\r\nContent-Length: {MOST}\r\n\r\n"
     )
-    await vanishing(app_of(carol.world, spool), spool, head.encode() + bytes(2 * MIB))
+    await vanishing(make_upload_app(carol.world, spool), spool, head.encode() + bytes(2 * MIB))
     assert await rows(carol.world, "SELECT id FROM messages") == []
 
 
-async def test_without_room_it_is_refused(small: World, tmp_path: Path) -> None:
-    for name, limits in (("carol", Limits(disk_reserve=1 << 60)), ("dave", Limits(budget=MIB))):
-        transport = httpx.ASGITransport(app=app_of(small, tmp_path / name, limits))
+async def test_without_room_it_is_refused(small: Environment, tmp_path: Path) -> None:
+    for name, limits in (
+        ("carol", UploadLimits(disk_reserve=1 << 60)),
+        ("dave", UploadLimits(memory_budget=MIB)),
+    ):
+        transport = httpx.ASGITransport(app=make_upload_app(small, tmp_path / name, limits))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            client = await client_of(small, http, name)
+            client = await make_upload_client(small, http, name)
             answer = await post(client, await inbox(client), bytes(2 * MIB))
-            assert (answer.status_code, code(answer)) == (507, "UNAVAILABLE")
+            assert (answer.status_code, error_code(answer)) == (507, "UNAVAILABLE")

@@ -11,18 +11,18 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.types import global_ids
-from mail.envelope.delivery_jobs import Job, Result, To
-from mail.queue.dsn_writer import report
-from mail.sieve import edited
+from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, JobRecipient
+from mail.queue.dsn_writer import report_from_results
+from mail.sieve import edit_header_block
 from mail.sieve.actions import AddHeader
-from mail.smtp.mx_server import Mx, Rules
-from mail.smtp.smtp_server import Terms
+from mail.smtp.mx_server import MxListener, MxRules
+from mail.smtp.smtp_server import SmtpListenerConfig
 from models.messages.tables import Message
-from models.queue.tables import Delivery, DeliveryState
-from models.runtime.environment import World
+from models.queue.tables import DeliveryState, QueueEntry
+from models.runtime.environment import Environment
 from tests.conftest import Client, Clock
-from tests.mail.delivery.test_address_forwarding import make
 from tests.support.accounts.user_operations import run
+from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import bodies
 from tests.support.mail_servers.smtp_client import connect
@@ -89,8 +89,13 @@ SENDERS = [
 
 
 @pytest.fixture
-async def stranger(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = Mx(world, tmp_path / "spool", Terms(), Rules(network_rate=0, mailbox_rate=0))
+async def stranger(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+    listener = MxListener(
+        world,
+        tmp_path / "spool",
+        SmtpListenerConfig(),
+        MxRules(network_hourly=0, network_hourly_per_account=0),
+    )
     await listener.start(host="127.0.0.1", port=0)
     neighbour = await connect(listener.port)
     yield neighbour
@@ -129,8 +134,8 @@ async def hand(stranger: Neighbour, raw: bytes, to: str, sender: str) -> str:
     return reply
 
 
-async def recipients(world: World) -> set[str]:
-    found = await world.database.read(select(col(Delivery.recipient)))
+async def recipients(world: Environment) -> set[str]:
+    found = await world.database.read(select(col(QueueEntry.recipient)))
     return {row.recipient for row in found}
 
 
@@ -152,7 +157,7 @@ ANSWER = {
 
 
 async def test_an_answer_has_no_field_of_a_stranger(
-    ada: Client, world: World, stranger: Neighbour
+    ada: Client, world: Environment, stranger: Neighbour
 ) -> None:
     given = {"enabled": True, "text": "I am away.", "name": "Ada"}
     assert (await run(ada, "autoreplySet", "autoreplies { id }", set=given))["errors"] == []
@@ -180,7 +185,7 @@ vacation :subject "${s}" :from "${s} <bob@example.org>" "${s}";
 
 
 async def test_a_script_adds_what_it_says_and_no_more(
-    bob: Client, world: World, stranger: Neighbour
+    bob: Client, world: Environment, stranger: Neighbour
 ) -> None:
     await put(bob, SCRIPT)
     for nth, value in enumerate(HARMFUL):
@@ -209,12 +214,12 @@ async def test_a_script_adds_what_it_says_and_no_more(
 
 @pytest.mark.parametrize("header", [b"A: b\r\n", b"A: b", b"A: b\n", b"A: b\r", b"A: b\r\r\n"])
 def test_no_field_is_put_within_the_end_of_a_line(header: bytes) -> None:
-    made = edited(header, [AddHeader("C", "d", last=True)])
+    made = edit_header_block(header, [AddHeader("C", "d", at_end=True)])
     assert made == (header if header[-1:] < b" " else header + b"\r\n") + b"C: d\r\n\r\n"
 
 
 async def test_words_of_a_refusal_are_one_reply(
-    bob: Client, world: World, stranger: Neighbour
+    bob: Client, world: Environment, stranger: Neighbour
 ) -> None:
     await put(
         bob,
@@ -227,9 +232,9 @@ async def test_words_of_a_refusal_are_one_reply(
 
 
 async def test_senders_add_nothing_to_the_fields_on_top(
-    ada: Client, world: World, stranger: Neighbour, caplog: pytest.LogCaptureFixture
+    ada: Client, world: Environment, stranger: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await make(world, "list", "dave@example.com")
+    await add_forwarding_address(world, "list", "dave@example.com")
     given = {"enabled": True, "text": "I am away."}
     assert (await run(ada, "autoreplySet", "autoreplies { id }", set=given))["errors"] == []
     taken = []
@@ -276,14 +281,14 @@ async def test_a_greeting_adds_nothing_to_received(ada: Client, stranger: Neighb
 
 @pytest.mark.parametrize("sender", SENDERS)
 async def test_a_report_has_no_field_of_anybody_else(
-    world: World, clock: Clock, sender: str
+    world: Environment, clock: Clock, sender: str
 ) -> None:
     said = "5.1.1 no\r\nBcc: mallory@example.net\r\n\r\n--x\r\n\x00\u2028\x85 \ud800"
-    to = To(1, "dave\u2028x@example.com", 1, clock())
-    result = Result(DeliveryState.BOUNCED, 550, said, "mx.example.com")
-    job = Job(1, 1, "q", 1, 1, 1, sender, "example.com", clock(), [to])
+    to = JobRecipient(1, "dave\u2028x@example.com", 1, clock())
+    result = DeliveryResult(DeliveryState.BOUNCED, 550, said, "mx.example.com")
+    job = DeliveryJob(1, 1, "q", 1, 1, 1, sender, "example.com", clock(), [to])
     for value in HARMFUL:
-        raw = report(world, job, {1: result}, letter(value, 1))
+        raw = report_from_results(world, job, {1: result}, letter(value, 1))
         names = named(raw)
         assert len(names) == len(set(names))
         assert set(names) <= ANSWER

@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.mailboxes import metadata
 from tests.conftest import Client, receive
-from tests.mailboxes.test_mailbox_create_delete import create, delete
-from tests.mailboxes.test_mailbox_update import mutate
+from tests.support.operations.mailbox_operations import (
+    create_mailboxes,
+    delete_mailboxes,
+    run_mailbox_mutation,
+)
 from tests.support.stores.counter_check import examine, journal, reached, rows
 
 READ = """
@@ -24,12 +27,14 @@ query ($prefix: String, $prepend: Boolean! = false, $key: String! = "/private/co
 
 async def put(client: Client, key: str, value: str, **more: Any) -> Any:
     given = {"mailbox": {"path": "INBOX"}, "key": key, "value": value, **more}
-    return await mutate(client, "mailboxMetadataSet", "entries { key value }", **given)
+    return await run_mailbox_mutation(
+        client, "mailboxMetadataSet", "entries { key value }", **given
+    )
 
 
 async def drop(client: Client, key: str) -> Any:
     given: dict[str, Any] = {"mailbox": {"path": "INBOX"}, "key": key}
-    return await mutate(client, "mailboxMetadataUnset", "keys", **given)
+    return await run_mailbox_mutation(client, "mailboxMetadataUnset", "keys", **given)
 
 
 async def entries(client: Client, **given: Any) -> dict[str, str]:
@@ -78,7 +83,7 @@ async def test_annotations_have_limits(ada: Client, monkeypatch: pytest.MonkeyPa
     (error,) = (await put(ada, "/private/x", "é" * 32_769))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["value"])
     assert (await put(ada, "/private/x", "é" * 32_768))["errors"] == []
-    monkeypatch.setattr(metadata, "MOST", 2)
+    monkeypatch.setattr(metadata, "MAX_ANNOTATIONS", 2)
     assert (await put(ada, "/private/y", "x"))["errors"] == []
     (error,) = (await put(ada, "/private/z", "x"))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["key"])
@@ -86,19 +91,19 @@ async def test_annotations_have_limits(ada: Client, monkeypatch: pytest.MonkeyPa
 
 
 async def test_annotations_go_with_their_folder(ada: Client) -> None:
-    await create(ada, "A")
+    await create_mailboxes(ada, "A")
     assert (await put(ada, "/private/x", "x", mailbox={"path": "A"}))["errors"] == []
-    assert (await delete(ada, "A"))["errors"] == []
+    assert (await delete_mailboxes(ada, "A"))["errors"] == []
     assert await rows(ada.world, "SELECT * FROM mailbox_metadata") == []
 
 
 async def set_state(root: Client, *names: str, path: str = "INBOX", **state: Any) -> Any:
     given = {"users": {"usernames": list(names or ["ada"])}, "mailbox": {"path": path}, **state}
     selection = "mailboxes { guid uidValidity uidNext modseq modifyIndex }"
-    return await mutate(root, "mailboxStateSet", selection, **given)
+    return await run_mailbox_mutation(root, "mailboxStateSet", selection, **given)
 
 
-async def test_numbers_rise_and_never_fall(ada: Client, root: Client, world: World) -> None:
+async def test_numbers_rise_and_never_fall(ada: Client, root: Client, world: Environment) -> None:
     await receive(ada)
     was = await ada.box()
     guid, validity = "0123456789abcdef" * 2, was.uid_validity + 1000
@@ -111,7 +116,7 @@ async def test_numbers_rise_and_never_fall(ada: Client, root: Client, world: Wor
     await receive(ada, "another")
     after = await ada.box()
     assert (after.uid_next, after.modseq) == (5001, 1_000_001)
-    await create(ada, "A")
+    await create_mailboxes(ada, "A")
     assert (await ada.box("A")).uid_validity == validity + 1
     await examine(world)
 
@@ -140,7 +145,7 @@ async def test_numbers_that_are_none(
 
 
 async def test_no_number_is_given_twice(ada: Client, bob: Client, root: Client) -> None:
-    await create(ada, "A")
+    await create_mailboxes(ada, "A")
     newest = (await ada.box("A")).uid_validity
     (error,) = (await set_state(root, uidValidity=newest))["errors"]
     assert (error["code"], error["path"]) == ("CONFLICT", ["uidValidity"])
@@ -149,12 +154,12 @@ async def test_no_number_is_given_twice(ada: Client, bob: Client, root: Client) 
     assert (error["code"], error["path"]) == ("CONFLICT", ["guid"])
     (error,) = (await set_state(root, "ada", "bob", guid="0" * 32))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["guid"])
-    made, errors = await create(ada, "B", guid="f" * 32)
+    made, errors = await create_mailboxes(ada, "B", guid="f" * 32)
     assert (len(made), errors) == (1, [])
     document = "query ($guid: String!) { mailbox(by: {guid: $guid}) { path } }"
     assert await ada(document, guid="f" * 32) == {"mailbox": {"path": "B"}}
     assert await bob(document, guid="f" * 32) == {"mailbox": None}
-    _, (error,) = await create(ada, "C", guid="f" * 32)
+    _, (error,) = await create_mailboxes(ada, "C", guid="f" * 32)
     assert (error["code"], error["path"]) == ("CONFLICT", ["guid"])
 
 

@@ -10,14 +10,17 @@ import pytest
 from sqlalchemy import text
 
 from graph.types import global_ids
-from mail.consistency import verify
+from mail.consistency import check_consistency
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.mailboxes import repair as mailbox_repair
 from tests.conftest import Client, raw_message, receive
-from tests.mailboxes.test_mailbox_create_delete import create, put
-from tests.mailboxes.test_mailbox_update import mutate
+from tests.support.operations.mailbox_operations import (
+    append_unread_messages,
+    create_mailboxes,
+    run_mailbox_mutation,
+)
 from tests.support.stores.counter_check import journal, reached, rows
 
 RESULT = "repaired { mailbox { path total uidNext } findings fixed } task { id kind total }"
@@ -42,14 +45,14 @@ DRIFTS = [  # what is done, and what each finding begins with; whether all of it
 ]  # fmt: skip
 
 
-async def harm(world: World, statement: str) -> None:
+async def harm(world: Environment, statement: str) -> None:
     async with world.database.engine.begin() as connection:
         await connection.execute(text(statement))
 
 
 async def repair(client: Client, *masks: str, **given: Any) -> Any:
     given = {"users": {"usernames": ["ada"]}, "mailboxMasks": list(masks) or ["*"], **given}
-    return await mutate(client, "mailboxRepair", RESULT, **given)
+    return await run_mailbox_mutation(client, "mailboxRepair", RESULT, **given)
 
 
 def rules(answer: Any) -> list[str]:
@@ -73,7 +76,7 @@ async def test_each_kind_of_drift_is_found_and_mended_where_it_can_be(
     if fixed:
         assert (one["mailbox"]["total"], one["mailbox"]["uidNext"]) == (2, 3)
         assert (await repair(root))["repaired"] == []
-        assert (await verify(ada.world)).findings == []
+        assert (await check_consistency(ada.world)).findings == []
     else:
         assert rules(await repair(root)) == found
     assert (await repair(root, users={"usernames": ["bob"]}))["repaired"] == []
@@ -96,7 +99,7 @@ async def test_a_lost_object_is_found_where_bytes_are_looked_at(
 
 
 async def test_a_reference_that_is_missing_is_written_again(
-    ada: Client, root: Client, world: World
+    ada: Client, root: Client, world: Environment
 ) -> None:
     body = "--b\r\nContent-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + "QUJD" * 1000
     raw = raw_message("x", body=f"{body}\r\n--b--", Content_Type="multipart/mixed; boundary=b")
@@ -122,7 +125,7 @@ async def test_what_is_mended_is_told_and_a_trial_mends_nothing(ada: Client, roo
 
 
 async def test_masks_say_which_folders_are_looked_at(ada: Client, root: Client) -> None:
-    await create(ada, "A/B", "C")
+    await create_mailboxes(ada, "A/B", "C")
     await harm(ada.world, "UPDATE mailboxes SET total = 77 WHERE path IN ('A/B', 'C')")
     assert (await repair(root, "A", "%/X"))["repaired"] == []
     (one,) = (await repair(root, "A/*"))["repaired"]
@@ -133,18 +136,18 @@ async def test_masks_say_which_folders_are_looked_at(ada: Client, root: Client) 
 
 
 async def test_many_folders_are_a_tasks_work(
-    ada: Client, bob: Client, root: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    ada: Client, bob: Client, root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await put(ada, "Sent", "one")
-    await put(bob, "Sent", "two")
+    await append_unread_messages(ada, "Sent", "one")
+    await append_unread_messages(bob, "Sent", "two")
     sql = "UPDATE mailboxes SET total = 77 WHERE path = 'Sent'"
     await harm(world, sql)
     await harm(world, "UPDATE messages SET digest = 'x' WHERE subject = 'two'")
-    monkeypatch.setattr(mailbox_repair, "TOGETHER", 3)
+    monkeypatch.setattr(mailbox_repair, "MAX_INLINE_MAILBOXES", 3)
     for users in ({"all": True}, {"usernames": ["ada", "bob"]}):
         task = (await repair(root, users=users))["task"]
         assert (task["kind"], task["total"]) == ("MAILBOX_REPAIR", 10)
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     sql = "SELECT state, done, result FROM tasks WHERE kind = 'MAILBOX_REPAIR' AND done > 0"
     ((state, done, result),) = await rows(world, sql)  # the other one still waits
     result = json.loads(result) if isinstance(result, str) else result

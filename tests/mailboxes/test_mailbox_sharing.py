@@ -7,13 +7,13 @@ import pytest
 
 from graph.types import global_ids
 from models.events.journal import ChangeKind
-from models.mailboxes.shares import MailboxShare, ShareRight, rights_of, written
-from models.runtime.environment import Adopted, World
+from models.mailboxes.shares import MailboxShare, ShareRight, decode_rights, encode_rights
+from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role
 from tests.conftest import Client, make_client
-from tests.mailboxes.test_mailbox_create_delete import create, put
 from tests.support.accounts.shared_mailboxes import READ, box_id, keys, mutate, share, team
 from tests.support.accounts.user_operations import PASSWORD
+from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.stores.counter_check import examine, journal, rows
 
 ROADS = """
@@ -92,10 +92,10 @@ async def test_one_who_looks_up_sees_the_folder_and_no_message(ada: Client, bob:
 async def test_one_who_reads_reads_all_of_the_folder_and_nothing_else(
     ada: Client, bob: Client
 ) -> None:
-    await create(ada, "Team/Secret")
-    await put(ada, "Team", "Plan")
-    await put(ada, "Team/Secret", "Re: Plan")
-    await put(ada, "INBOX", "Plan elsewhere")
+    await create_mailboxes(ada, "Team/Secret")
+    await append_unread_messages(ada, "Team", "Plan")
+    await append_unread_messages(ada, "Team/Secret", "Re: Plan")
+    await append_unread_messages(ada, "INBOX", "Plan elsewhere")
     box = box_id((await ada.box("Team")).id)
     await share(ada, bob, *READ)
     found, shared = await roads(ada, bob)
@@ -141,10 +141,10 @@ async def test_one_who_reads_reads_all_of_the_folder_and_nothing_else(
 
 
 async def test_a_conversation_is_called_by_what_is_shared(ada: Client, bob: Client) -> None:
-    await put(ada, "INBOX", "Plan")
+    await append_unread_messages(ada, "INBOX", "Plan")
     box = await team(ada)
     reply = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"path": "Team"}}
-    await put(ada, "INBOX", "Re: Plan")
+    await append_unread_messages(ada, "INBOX", "Re: Plan")
     move = await mutate(
         ada, "messageMove", "movedCount", select={"filter": {"subject": "Re: Plan"}}, to=reply["to"]
     )
@@ -217,7 +217,7 @@ async def test_who_may_share_and_what(ada: Client, bob: Client) -> None:
 
 
 async def test_whom_nobody_names_outside_of_the_domain(
-    ada: Client, root: Client, world: World
+    ada: Client, root: Client, world: Environment
 ) -> None:
     await team(ada)
     made = await mutate(
@@ -234,7 +234,9 @@ async def test_whom_nobody_names_outside_of_the_domain(
         answer = await mutate(ada, "mailboxShareSet", **given)
         said = [(error["code"], error["path"]) for error in answer["errors"]]
         assert said == [("NOT_FOUND", ["user"])], user
-    world.adopt(Adopted(replace(world.options, share_across_domains=True), world.settled))
+    world.apply_options(
+        CommittedOptions(replace(world.options, share_across_domains=True), world.options_position)
+    )
     given["user"] = far[1]
     assert (await mutate(ada, "mailboxShareSet", **given))["errors"] == []
 
@@ -280,7 +282,7 @@ async def test_shares_end_with_their_folder_and_with_either_account(
 async def test_an_administrator_reads_what_is_shared_and_no_more(ada: Client) -> None:
     boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
     box = await team(ada, "Plan")
-    await put(ada, "INBOX", "Private")
+    await append_unread_messages(ada, "INBOX", "Private")
     await share(ada, boss, *READ)
     asked = """query ($b: ID!) { mailbox(by: {id: $b}) { messages { nodes {
       subject text sourceUrl thread { subject } } } } }"""
@@ -301,7 +303,7 @@ async def test_folders_shared_are_paged_by_owner(ada: Client, bob: Client) -> No
     eve = await make_client(ada.world, ada.http, "eve")
     paths = [f"Team/{n}" for n in range(3)]
     for owner in (ada, eve):
-        await create(owner, *paths)
+        await create_mailboxes(owner, *paths)
         for path in paths:
             await share(owner, bob, "LOOKUP", path=path)
     document = """query ($after: String) { viewer { user {
@@ -323,9 +325,9 @@ async def test_lists_cost_the_same_for_many(
     ada: Client, bob: Client, statements: list[str], many: int
 ) -> None:
     paths = [f"Team/{n}" for n in range(many)]
-    await create(ada, *paths)
+    await create_mailboxes(ada, *paths)
     for path in paths:
-        await put(ada, path, f"Plan {path}")
+        await append_unread_messages(ada, path, f"Plan {path}")
         await share(ada, bob, *READ, path=path)
     document = """{ viewer { user { sharedMailboxes(first: 50) { totalCount nodes {
       path myRights owner { username } acl { grantee { username } user { username } rights }
@@ -339,22 +341,22 @@ async def test_lists_cost_the_same_for_many(
 
 
 async def test_limits_of_sharing(ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resolvers.mailboxes.shares.GRANTEES", 1)
+    monkeypatch.setattr("resolvers.mailboxes.shares.MAX_GRANTEES", 1)
     eve = await make_client(ada.world, ada.http, "eve")
     await team(ada)
     assert await share(ada, bob, *READ) == []
     assert await share(ada, bob, "READ", "SEEN") == []
     assert await share(ada, eve, *READ) == ["LIMIT_REACHED"]
-    monkeypatch.setattr("resolvers.mailboxes.shares.OWNERS", 1)
+    monkeypatch.setattr("resolvers.mailboxes.shares.MAX_OWNERS", 1)
     assert await share(eve, bob, *READ, path="INBOX") == ["LIMIT_REACHED"]
     assert await share(ada, bob, *READ, path="INBOX") == []
 
 
 def test_rights_are_written_and_read() -> None:
     every = frozenset(ShareRight)
-    assert rights_of(written(every)) == every
-    assert rights_of(written([])) == frozenset()
-    assert rights_of(written([ShareRight.POST, ShareRight.POST])) == {ShareRight.POST}
+    assert decode_rights(encode_rights(every)) == every
+    assert decode_rights(encode_rights([])) == frozenset()
+    assert decode_rights(encode_rights([ShareRight.POST, ShareRight.POST])) == {ShareRight.POST}
 
 
 async def test_private_annotations_stay_with_their_owner(ada: Client, bob: Client) -> None:

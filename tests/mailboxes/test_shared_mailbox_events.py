@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from graph.types.scalars import SCALARS, Cursor
-from models.events.journal import ChangeKind, Event, Position
+from models.events.journal import ChangeKind, JournalEvent, StreamPositions
 from resolvers.changes import stream_reader
-from resolvers.changes.stream_reader import Asked, Batch, ResyncReason
+from resolvers.changes.stream_reader import EventBatch, FollowRequest, ResyncReason
 from tests.conftest import Client, context, make_client, receive
-from tests.mailboxes.test_mailbox_create_delete import create, put
 from tests.support.accounts.shared_mailboxes import READ, keys, mutate, share, team
+from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.servers.live_server import NESTED, house, until
 
 FAST = timedelta(0)
@@ -24,10 +24,12 @@ PLACES = ("mailbox", "uid", "fromMailbox", "fromUid")
 class Follower:
     """One who follows by the resolver, batch by batch."""
 
-    def __init__(self, client: Client, since: Position | None = None, **asked: Any) -> None:
+    def __init__(self, client: Client, since: StreamPositions | None = None, **asked: Any) -> None:
         self.ctx = context(client)
-        self.stream = stream_reader.follow(self.ctx, Asked(since, window=FAST, **asked))
-        self.coming: asyncio.Future[Batch] | None = None
+        self.stream = stream_reader.follow_changes(
+            self.ctx, FollowRequest(since, min_interval=FAST, **asked)
+        )
+        self.coming: asyncio.Future[EventBatch] | None = None
 
     async def begin(self) -> "Follower":
         """Listen before anything is done."""
@@ -35,13 +37,13 @@ class Follower:
         await asyncio.sleep(0.05)
         return self
 
-    async def batch(self) -> Batch:
+    async def batch(self) -> EventBatch:
         async with asyncio.timeout(5):
             coming, self.coming = self.coming, None
             return await (coming or anext(self.stream))
 
-    async def events(self, many: int) -> list[Event]:
-        found: list[Event] = []
+    async def events(self, many: int) -> list[JournalEvent]:
+        found: list[JournalEvent] = []
         while len(found) < many:
             found += (await self.batch()).events
         return found
@@ -53,12 +55,12 @@ class Follower:
         return not coming.done()
 
 
-def told(events: Sequence[Event]) -> list[tuple[ChangeKind, set[str]]]:
+def told(events: Sequence[JournalEvent]) -> list[tuple[ChangeKind, set[str]]]:
     return [(event.kind, set(PLACES) & event.facts.keys()) for event in events]
 
 
-async def here(client: Client) -> Position:
-    return await stream_reader.standing(context(client))
+async def here(client: Client) -> StreamPositions:
+    return await stream_reader.load_current_positions(context(client))
 
 
 async def act(client: Client, name: str, **given: Any) -> None:
@@ -70,10 +72,10 @@ async def test_a_grantee_hears_the_folder_and_nothing_else(ada: Client, bob: Cli
     await share(ada, bob, *READ)
     follower = await Follower(bob).begin()
     await receive(ada, "Private")
-    await create(ada, "Private")
-    await put(ada, "Private", "Private too")
+    await create_mailboxes(ada, "Private")
+    await append_unread_messages(ada, "Private", "Private too")
     assert await follower.silent()
-    await put(ada, "Team", "New")
+    await append_unread_messages(ada, "Team", "New")
     (event,) = await follower.events(1)
     assert event.kind is ChangeKind.MESSAGE_ADDED
     assert event.facts["mailbox"] == (await ada.box("Team")).id
@@ -89,15 +91,15 @@ async def test_a_share_is_heard_at_once_and_so_is_its_end(ada: Client, bob: Clie
     await share(ada, bob, *READ)
     (event,) = await follower.events(1)
     assert (event.kind, event.stream_id) == (ChangeKind.MAILBOX_CREATED, bob.user.id)
-    await put(ada, "Team", "New")
+    await append_unread_messages(ada, "Team", "New")
     assert told(await follower.events(1)) == [(ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})]
     await share(ada, bob)
     assert told(await follower.events(1)) == [(ChangeKind.MAILBOX_DELETED, set())]
-    await put(ada, "Team", "Unheard")
+    await append_unread_messages(ada, "Team", "Unheard")
     assert await follower.silent()
     await share(ada, bob, *READ)
     assert told(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
-    await put(ada, "Team", "Heard")
+    await append_unread_messages(ada, "Team", "Heard")
     (event,) = await follower.events(1)
     assert event.kind is ChangeKind.MESSAGE_ADDED
     assert event.facts["uid"] == 4
@@ -107,14 +109,14 @@ async def test_rights_are_judged_when_a_batch_is_made(ada: Client, bob: Client) 
     await team(ada, "Old")
     await share(ada, bob, *READ)
     since = await here(bob)
-    await put(ada, "Team", "New")
+    await append_unread_messages(ada, "Team", "New")
     await share(ada, bob, "LOOKUP")
     events = await Follower(bob, since).events(1)
     assert {event.kind for event in events} == {ChangeKind.MAILBOX_UPDATED}
     since = await here(bob)
-    await put(ada, "Team", "Newer")
+    await append_unread_messages(ada, "Team", "Newer")
     await share(ada, bob, *READ)
-    await put(ada, "Team", "Newest")
+    await append_unread_messages(ada, "Team", "Newest")
     events = await Follower(bob, since).events(2)
     (event,) = (event for event in events if event.kind is ChangeKind.MESSAGE_ADDED)
     assert event.facts["uid"] == 4  # not what came before it was theirs to read
@@ -124,7 +126,7 @@ async def test_nothing_is_lost_between_a_share_and_the_next_visit(ada: Client, b
     since = await here(bob)
     await team(ada, "Before")
     await share(ada, bob, *READ)
-    await put(ada, "Team", "After")
+    await append_unread_messages(ada, "Team", "After")
     follower = Follower(bob, since)
     kinds = {event.kind for event in await follower.events(2)}
     assert kinds == {ChangeKind.MAILBOX_CREATED, ChangeKind.MESSAGE_ADDED}
@@ -133,7 +135,7 @@ async def test_nothing_is_lost_between_a_share_and_the_next_visit(ada: Client, b
 
 async def test_what_leaves_is_gone_and_what_comes_is_new(ada: Client, bob: Client) -> None:
     await team(ada, "One", "Two")
-    await create(ada, "Other")
+    await create_mailboxes(ada, "Other")
     await share(ada, bob, *READ)
     follower = await Follower(bob).begin()
     key = (await keys(ada, "Team"))[0]
@@ -162,7 +164,7 @@ async def test_one_who_looks_up_hears_of_folders_alone(ada: Client, bob: Client)
     await team(ada)
     await share(ada, bob, "LOOKUP")
     follower = await Follower(bob).begin()
-    await put(ada, "Team", "New")
+    await append_unread_messages(ada, "Team", "New")
     assert await follower.silent()
     await act(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
     (event,) = await follower.events(1)
@@ -171,17 +173,17 @@ async def test_one_who_looks_up_hears_of_folders_alone(ada: Client, bob: Client)
 
 async def test_kinds_and_folders_are_those_that_are_told(ada: Client, bob: Client) -> None:
     await team(ada, "One")
-    await create(ada, "Other")
+    await create_mailboxes(ada, "Other")
     await share(ada, bob, *READ)
     box = (await ada.box("Team")).id
     since = await here(bob)
     await act(ada, "messageMove", select={"mailbox": {"path": "Team"}}, to={"path": "Other"})
-    only = {"kinds": {ChangeKind.MESSAGE_DELETED}, "mailboxes": {box}}
+    only = {"kinds": {ChangeKind.MESSAGE_DELETED}, "mailbox_ids": {box}}
     assert told(await Follower(bob, since, **only).events(1)) == [
         (ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})
     ]
     other = {(await ada.box("Other")).id}
-    assert await Follower(bob, since, mailboxes=other).silent()
+    assert await Follower(bob, since, mailbox_ids=other).silent()
 
 
 async def test_a_cursor_of_revoked_streams_goes_on(ada: Client, bob: Client) -> None:
@@ -192,10 +194,10 @@ async def test_a_cursor_of_revoked_streams_goes_on(ada: Client, bob: Client) -> 
     await share(ada, bob)
     batch = await Follower(bob, since).batch()
     assert batch.position.keys() == {bob.user.id}
-    assert batch.resync is None
+    assert batch.resync_reason is None
     far = {**since, ada.user.id: since[ada.user.id] + 99}
     await share(ada, bob, *READ)
-    assert (await Follower(bob, far).batch()).resync is ResyncReason.CURSOR_UNKNOWN
+    assert (await Follower(bob, far).batch()).resync_reason is ResyncReason.CURSOR_UNKNOWN
 
 
 async def test_cursors_name_all_that_is_heard(ada: Client, bob: Client) -> None:
@@ -230,7 +232,7 @@ async def test_live_roads_hear_what_is_shared(
             (event,) = one.events
             assert (event["kind"], event["mailbox"]["path"]) == ("MAILBOX_CREATED", "Team")
         await receive(ada, "Private")
-        await put(ada, "Team", "New")
+        await append_unread_messages(ada, "Team", "New")
         for one in hearing[:2]:
             await until(lambda one=one: len(one.events) == 2)
             event = one.events[1]
@@ -238,7 +240,7 @@ async def test_live_roads_hear_what_is_shared(
             assert event["message"]["subject"] == "New"
             assert event["message"]["mailbox"] == {"path": "Team"}
         await share(ada, bob)
-        await put(ada, "Team", "Unheard")
+        await append_unread_messages(ada, "Team", "Unheard")
         await receive(bob, "Own")
         for one in hearing[:2]:
             await until(lambda one=one: len(one.events) == 4)

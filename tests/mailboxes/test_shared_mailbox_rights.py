@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from models.admin.tasks import Task
-from models.runtime.environment import Adopted
+from models.runtime.environment import CommittedOptions
 from resolvers.admin import tasks
 from tests.conftest import Client, make_client, raw_message
-from tests.mailboxes.test_mailbox_create_delete import create, put
 from tests.support.accounts.shared_mailboxes import READ, box_id, keys, mutate, share, team
+from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.stores.counter_check import examine, rows
 
 OTHERS = {"flagged": True}
@@ -65,7 +65,7 @@ ACTS = (
 
 @pytest.mark.parametrize("act", ACTS)
 async def test_each_act_takes_its_right(ada: Client, bob: Client, act: str) -> None:
-    await create(ada, "Other")
+    await create_mailboxes(ada, "Other")
     await team(ada, "One", "Two")
     given, right = (await acts(ada))[act]
     name = given.pop("name")
@@ -147,7 +147,7 @@ async def test_how_full_an_account_is_stays_with_its_owner(
     ada: Client, bob: Client, root: Client
 ) -> None:
     box = await team(ada, "One")
-    await put(bob, "INBOX", "Mine")
+    await append_unread_messages(bob, "INBOX", "Mine")
     users = {"usernames": ["ada"]}
     await mutate(root, "userUpdate", "users { id }", users=users, set={"quota": 500})
     await share(ada, bob, "READ", "INSERT")
@@ -160,7 +160,7 @@ async def test_how_full_an_account_is_stays_with_its_owner(
         kind = name[0].upper() + name[1:]
         document = f"mutation ($i: {kind}Input!) {{ {name}(input: $i) {{ {asked} }} }}"
         if name == "messageCopy":
-            await put(bob, "INBOX", *(f"Mine {n}" for n in range(3)))
+            await append_unread_messages(bob, "INBOX", *(f"Mine {n}" for n in range(3)))
         (error,) = (await bob(document, i=given))[name]["errors"]
         assert error == {"code": "QUOTA_EXCEEDED", "used": 0, "allowed": 0}
 
@@ -189,7 +189,7 @@ async def test_between_accounts_messages_are_given(ada: Client, bob: Client) -> 
 
 async def test_messages_of_several_accounts_go_one_at_a_time(ada: Client, bob: Client) -> None:
     await team(ada, "One")
-    await put(bob, "INBOX", "Mine")
+    await append_unread_messages(bob, "INBOX", "Mine")
     await share(ada, bob, "READ", "SEEN")
     both = [*(await keys(ada, "Team")), *(await keys(bob, "INBOX"))]
     given = {"select": {"ids": both}, "set": {"seen": True}}
@@ -199,7 +199,7 @@ async def test_messages_of_several_accounts_go_one_at_a_time(ada: Client, bob: C
 async def test_a_task_does_what_the_grantee_may_then(ada: Client, bob: Client) -> None:
     box = await team(ada, "One", "Two", "Three")
     world = ada.world
-    world.adopt(Adopted(replace(world.options, bulk=2), world.settled))
+    world.apply_options(CommittedOptions(replace(world.options, bulk=2), world.options_position))
     await share(ada, bob, "READ", "SEEN", "WRITE")
     select = {"mailbox": {"id": box}}
     asked = "task { id state user { username } }"
@@ -208,7 +208,7 @@ async def test_a_task_does_what_the_grantee_may_then(ada: Client, bob: Client) -
         assert done["task"]["user"] == {"username": "bob"}
         if "flagged" in changes:
             await share(ada, bob, "READ", "SEEN")
-        while await tasks.work(world):
+        while await tasks.run_next_task(world):
             pass
     asked = "SELECT count(*) FROM messages WHERE seen"
     assert await rows(world, asked) == [(3,)]

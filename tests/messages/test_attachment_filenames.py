@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from models.messages.tables import Message
-from models.store.columns import table_of
+from models.store.columns import core_table
 from tests.conftest import Client, receive
 
 ASKED = """{ viewer { user { messages { nodes { attachmentsUrl attachments { filename url }
@@ -89,8 +89,8 @@ async def test_names_that_were_stored_before_are_plain_too(ada: Client) -> None:
     files = [{**row.attachments[0], "filename": evil}]
     tree = row.structure.replace(b'"x.txt"', orjson.dumps(evil))
     assert tree != row.structure
-    async with world.write() as session:
-        this = update(table_of(Message)).values(attachments=files, structure=tree)
+    async with world.write_session() as session:
+        this = update(core_table(Message)).values(attachments=files, structure=tree)
         await (await session.connection()).execute(this)
     await check(ada, "gpj.exe")
 

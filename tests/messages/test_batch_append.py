@@ -10,12 +10,12 @@ from sqlmodel import col
 
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
-from mail.storage.message_insert import Placed, Way
+from mail.storage.message_insert import InsertedMessage, InsertKind
 from models.errors import NotFound, OverQuota
 from models.events.journal import Change, ChangeKind
-from models.messages.tables import Message, Thread, ThreadRef
-from models.runtime.environment import Adopted, World
-from models.store.prepared_statements import TOGETHER
+from models.messages.tables import Message, Thread, ThreadKey
+from models.runtime.environment import CommittedOptions, Environment
+from models.store.prepared_statements import MAX_ROWS_PER_INSERT
 from models.users.tables import User
 from tests.conftest import Client, raw_message, receive
 
@@ -28,31 +28,36 @@ def mail(name: str, *parents: str, body: str = "Hi.") -> bytes:
 
 
 async def put(
-    ada: Client, raws: Sequence[bytes], way: Way = Way.PUT_IN, **more: Any
-) -> list[Placed]:
+    ada: Client, raws: Sequence[bytes], way: InsertKind = InsertKind.ADDED_BY_USER, **more: Any
+) -> list[InsertedMessage]:
     """Store these together in INBOX, or in the folder that is named."""
-    to = await address_resolution.recipient(ada.world, ada.address)
-    letters = [await received_messages.read(raw) for raw in raws]
-    spot = message_insert.Place(
+    to = await address_resolution.load_recipient(ada.world, ada.address)
+    letters = [await received_messages.read_message(raw) for raw in raws]
+    spot = message_insert.MessagePlacement(
         ada.user.id, more.pop("mailbox_id", to.mailbox_id), ada.world.now(), **more
     )
 
-    def unit(turn: Any, kept: Sequence[Any]) -> list[Placed]:
-        items = [(letter, safe, spot) for letter, safe in zip(letters, kept, strict=True)]
+    def unit(turn: Any, kept: Sequence[Any]) -> list[InsertedMessage]:
+        items = [
+            message_insert.InsertItem(letter, safe, spot)
+            for letter, safe in zip(letters, kept, strict=True)
+        ]
         try:
-            return message_insert.place_many(turn, items, way=way)
+            return message_insert.insert_messages(turn, items, kind=way)
         except OverQuota:  # the unit goes on: what is written by now stays
             return []
 
-    return await received_messages.with_all(ada.world, to.tenant_id, letters, unit, ada.user.id)
+    return await received_messages.apply_with_all_blobs(
+        ada.world, to.tenant_id, letters, unit, ada.user.id
+    )
 
 
-async def rows(world: World) -> list[Any]:
+async def rows(world: Environment) -> list[Any]:
     return list(await world.database.read(select(Message.__table__).order_by(col(Message.uid))))  # type: ignore[attr-defined]
 
 
-async def test_uids_counters_and_one_entry_of_the_journal(ada: Client, world: World) -> None:
-    many = 2 * TOGETHER + 5  # more than one statement takes
+async def test_uids_counters_and_one_entry_of_the_journal(ada: Client, world: Environment) -> None:
+    many = 2 * MAX_ROWS_PER_INSERT + 5  # more than one statement takes
     raws = [mail(str(nth), body=f"Number {nth}") for nth in range(many)]
     placed = await put(ada, raws, keywords=["$Told"])
     found = await rows(world)
@@ -73,10 +78,12 @@ async def test_uids_counters_and_one_entry_of_the_journal(ada: Client, world: Wo
 
 async def test_twins_share_their_bytes(ada: Client) -> None:
     one, other, third = await put(ada, [mail("a"), mail("b"), mail("a")])
-    assert one.root_blob_id == third.root_blob_id != other.root_blob_id
+    assert one.layout_blob_id == third.layout_blob_id != other.layout_blob_id
 
 
-async def test_a_conversation_of_some_is_found_by_the_others(ada: Client, world: World) -> None:
+async def test_a_conversation_of_some_is_found_by_the_others(
+    ada: Client, world: Environment
+) -> None:
     await receive(ada, mail("root"))
     await put(ada, [mail("b", "a"), mail("c", "b"), mail("d", "root"), mail("e")])
     first, b, c, d, e = [row.thread_id for row in await rows(world)]
@@ -88,7 +95,7 @@ async def test_a_conversation_of_some_is_found_by_the_others(ada: Client, world:
 
 
 async def test_what_joins_conversations_is_found_by_those_behind_it(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     """Of two that are there already, and of two that begin among these."""
     for raw in (mail("one"), mail("two")):
@@ -98,13 +105,13 @@ async def test_what_joins_conversations_is_found_by_those_behind_it(
     assert len({row.thread_id for row in await rows(world)}) == 1
     left = await world.database.read(select(col(Thread.id)))
     assert len(left) == 1
-    led = await world.database.read(select(col(ThreadRef.thread_id)))
+    led = await world.database.read(select(col(ThreadKey.thread_id)))
     assert {row.thread_id for row in led} == {left[0].id}
 
 
 @pytest.mark.parametrize("parents", [(), ("one", "two")])
 async def test_where_all_have_no_room_none_goes_in(
-    ada: Client, world: World, parents: Sequence[str]
+    ada: Client, world: Environment, parents: Sequence[str]
 ) -> None:
     """Whether or not they are stored one after the other."""
     for parent in ("one", "two"):
@@ -112,28 +119,28 @@ async def test_where_all_have_no_room_none_goes_in(
     there = await rows(world)
     raws = [mail("a"), mail("b", *parents), mail("c")]
     room = sum(row.size for row in there) + sum(map(len, raws)) - 1
-    world.adopt(Adopted(replace(world.options, default_quota=room), 1))
+    world.apply_options(CommittedOptions(replace(world.options, default_quota=room), 1))
     assert await put(ada, raws) == []
     assert await rows(world) == there
     assert len(await put(ada, raws[:2])) == 2
-    world.adopt(Adopted(world.base, 2))  # as its domain has it counted
+    world.apply_options(CommittedOptions(world.initial_options, 2))  # as its domain has it counted
 
 
-async def test_a_folder_that_is_gone_takes_none(ada: Client, world: World) -> None:
+async def test_a_folder_that_is_gone_takes_none(ada: Client, world: Environment) -> None:
     with pytest.raises(NotFound):
         await put(ada, [mail("a"), mail("b")], mailbox_id=1)
     assert await rows(world) == []
 
 
-async def test_what_comes_together_is_counted_in_the_hour(ada: Client, world: World) -> None:
+async def test_what_comes_together_is_counted_in_the_hour(ada: Client, world: Environment) -> None:
     """The mark is told of where it is among those that come."""
-    async with world.database.write() as session:
+    async with world.database.write_session() as session:
         most = update(User).where(col(User.id) == ada.user.id).values(received_max=4)
         await (await session.connection()).execute(most)
     asked = select(Change.__table__).where(col(Change.kind) == ChangeKind.LIMIT_REACHED)  # type: ignore[attr-defined]
-    await put(ada, [mail("a"), mail("b")], Way.RECEIVED)
+    await put(ada, [mail("a"), mail("b")], InsertKind.RECEIVED)
     assert await world.database.read(asked) == []
-    await put(ada, [mail("c"), mail("d"), mail("e")], Way.RECEIVED)
+    await put(ada, [mail("c"), mail("d"), mail("e")], InsertKind.RECEIVED)
     (told,) = await world.database.read(asked)
     assert (told.facts["limit"], told.facts["used"], told.facts["allowed"]) == ("RECEIVED", 5, 4)
     (user,) = await world.database.read(select(col(User.received)))
@@ -146,5 +153,5 @@ async def test_many_take_as_many_statements_as_one(ada: Client, statements: list
     await put(ada, [mail("one")])
     alone = len(statements)
     del statements[:]
-    await put(ada, [mail(str(nth), body=str(nth)) for nth in range(TOGETHER)])
+    await put(ada, [mail(str(nth), body=str(nth)) for nth in range(MAX_ROWS_PER_INSERT)])
     assert len(statements) == alone

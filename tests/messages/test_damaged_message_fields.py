@@ -14,18 +14,18 @@ from graph.schema import schema
 from graph.types import global_ids
 from mail.search import index_worker
 from models.files.blobs import Blob
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from tests.conftest import Client, receive
-from tests.filters.test_filter_apply import worked
-from tests.mail.storage.blobs.test_damaged_blobs import spoil
 from tests.support.accounts.demo_account import subscribed
 from tests.support.mail import multipart_message
 from tests.support.operations.bulk_operations import call, inbox
 from tests.support.operations.filter_operations import apply, made
 from tests.support.operations.quarantine_operations import hold
+from tests.support.operations.task_operations import run_task
 from tests.support.sample_mutations import CALLS, Call
 from tests.support.schema.printed_schema import SDL
+from tests.support.stores.blob_damage import damage_blob
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "flipped": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
@@ -86,15 +86,15 @@ ABOVE = {  # by type: where an object of it is found
 }
 
 
-async def damage_all(world: World, damage: Callable[[bytes], bytes | None]) -> set[str]:
+async def damage_all(world: Environment, damage: Callable[[bytes], bytes | None]) -> set[str]:
     """Damage every stored piece, objects and rows; return the digests."""
-    for name in [found.name async for found in world.blobs.list()]:
-        await spoil(world.blobs, name, damage)
-    rows = await world.database.read(select(*picked(Blob)))
+    for name in [found.name async for found in world.object_store.list()]:
+        await damage_blob(world.object_store, name, damage)
+    rows = await world.database.read(select(*select_columns(Blob)))
     for row in rows:
         if row.name is not None:
             continue
-        async with world.write() as session:
+        async with world.write_session() as session:
             change = update(Blob).where(col(Blob.id) == row.id).values(data=damage(row.data) or b"")
             await (await session.connection()).execute(change)
     return {row.digest for row in rows}
@@ -103,9 +103,9 @@ async def damage_all(world: World, damage: Callable[[bytes], bytes | None]) -> s
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
 async def either(request: pytest.FixtureRequest, ada: Client) -> AsyncIterator[Client]:
     """Ada, by each of the executors."""
-    schema.use(compiled=request.param)
+    schema.choose_executor(is_compiled=request.param)
     yield ada
-    schema.use(compiled=True)
+    schema.choose_executor(is_compiled=True)
 
 
 class Log:
@@ -269,7 +269,7 @@ async def test_the_fields_of_one_request_share_a_line(ada: Client, log: Log) -> 
 
 async def test_a_snippet_of_a_search_is_an_error(ada: Client, log: Log) -> None:
     await stored(ada)
-    while await index_worker.index(ada.world):
+    while await index_worker.index_next_batch(ada.world):
         pass
     await damage_all(ada.world, DAMAGES["flipped"])
     log()
@@ -300,7 +300,7 @@ async def test_a_task_ends_at_the_first_damaged_bytes(ada: Client, log: Log) -> 
     call = Call("accountImport", {"archive": {"upload": await uploaded(ada, mbox)}}, "task { id }")
     task = (await call(ada))["task"]
     await damage_all(ada.world, DAMAGES["flipped"])
-    assert (await worked(ada, task))["state"] == "FAILED"
+    assert (await run_task(ada, task))["state"] == "FAILED"
     assert [line["kind"] for line in log()] == ["ACCOUNT_IMPORT"]
 
 
@@ -309,7 +309,7 @@ async def test_filters_pass_over_a_damaged_message(ada: Client, log: Log) -> Non
     await receive(ada, multipart_message.raw(FILES))
     task, _ = await apply(ada, key, mailbox={"path": "INBOX"})
     await damage_all(ada.world, DAMAGES["flipped"])
-    done = await worked(ada, task)
+    done = await run_task(ada, task)
     assert (done["state"], done["result"]) == ("SUCCEEDED", {"changed": 0, "left": 0})
     (line,) = log()
     assert line["message"] == "filters were not applied to a damaged message"

@@ -10,15 +10,15 @@ from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.search import index_worker
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rename
-from resolvers.mailboxes.delete import Gone
-from resolvers.mailboxes.loaders import Named, NewMailboxes
-from resolvers.mailboxes.rename import Renamed
+from resolvers.mailboxes.delete import MailboxDeletion
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes.rename import MailboxRename
 from tests.conftest import Client, Clock, context, make_client, receive
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import change, id_of, run
@@ -45,13 +45,13 @@ async def gone(ada: Client, clock: Clock) -> Client:
     """Ada, who has deleted a, b and c, one a minute; b from a folder that is renamed since."""
     for letter in "abc":
         await receive(ada, letter)
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Keep/Here"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Keep/Here"]))
     move = {"select": inbox("2"), "to": {"path": "Keep/Here"}}
     assert (await call(ada, "messageMove", **move))["errors"] == []
     for select in (inbox("1"), {"mailbox": {"path": "Keep/Here"}}, inbox("3")):
         assert (await call(ada, "messageDelete", select=select))["deletedCount"] == 1
         clock.tick(minutes=1)
-    await rename.rename(context(ada), Renamed(Named(path="Keep"), "Kept"))
+    await rename.rename_mailbox(context(ada), MailboxRename(MailboxSelector(path="Keep"), "Kept"))
     return ada
 
 
@@ -105,7 +105,7 @@ async def test_they_are_found_by_filters(
     for _ in range(2):  # not in the text index, and in it
         answer = await page(gone, filter=condition or None)
         assert (letters(answer), answer["totalCount"]) == (wanted, len(wanted))
-        await index_worker.index(gone.world)
+        await index_worker.index_next_batch(gone.world)
 
 
 async def test_drafts_and_what_is_to_be_purged_are_not_there(gone: Client, clock: Clock) -> None:
@@ -124,12 +124,12 @@ async def test_drafts_and_what_is_to_be_purged_are_not_there(gone: Client, clock
     assert (letters(answer), answer["totalCount"]) == ("", 0)
     done = await run(gone, "archivedMessageRestore", BACK, ids=keys)
     assert [error["code"] for error in done["errors"]] == ["NOT_FOUND"]
-    await housekeeping.tidy(gone.world)
+    await housekeeping.run_round(gone.world)
     assert await rows(gone.world, "SELECT id FROM messages") == []
 
 
 async def test_they_come_back_to_where_they_were(gone: Client) -> None:
-    await index_worker.index(gone.world)
+    await index_worker.index_next_batch(gone.world)
     last = await reached(gone.world, gone.user.id)
     done = await back(gone, "b", "a")
     assert done["errors"] == []
@@ -148,7 +148,9 @@ async def test_they_come_back_to_where_they_were(gone: Client) -> None:
 
 async def test_they_come_into_a_folder_or_into_inbox(gone: Client) -> None:
     assert (await back(gone, "c", mailbox={"path": "Kept"}))["errors"] == []
-    await mailbox_delete.delete(context(gone), Gone([Named(path="Kept/Here")]))
+    await mailbox_delete.delete_mailboxes(
+        context(gone), MailboxDeletion([MailboxSelector(path="Kept/Here")])
+    )
     assert (await back(gone, "b"))["restored"][0]["mailbox"] == {"path": "INBOX"}
     assert await places(gone) == {"b": "INBOX", "c": "Kept"}
     (error,) = (await back(gone, "a", mailbox={"path": "Nowhere"}))["errors"]
@@ -158,15 +160,19 @@ async def test_they_come_into_a_folder_or_into_inbox(gone: Client) -> None:
 async def test_a_folder_that_is_deleted_and_made_again_is_known_by_its_path(ada: Client) -> None:
     await receive(ada, "a")
     for _ in range(2):
-        await mailbox_loaders.create(context(ada), NewMailboxes(["Keep"]))
+        await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Keep"]))
         select: dict[str, Any] = {"all": True}
         await call(ada, "messageMove", select=select, to={"path": "Keep"})
-        await mailbox_delete.delete(context(ada), Gone([Named(path="Keep")]))
-        await mailbox_loaders.create(context(ada), NewMailboxes(["Keep"]))
+        await mailbox_delete.delete_mailboxes(
+            context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
+        )
+        await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Keep"]))
         assert (await page(ada))["nodes"][0]["mailbox"] is None
         assert (await back(ada, "a"))["restored"][0]["mailbox"] == {"path": "Keep"}
         await call(ada, "messageMove", select=select, to={"path": "INBOX"})
-        await mailbox_delete.delete(context(ada), Gone([Named(path="Keep")]))
+        await mailbox_delete.delete_mailboxes(
+            context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
+        )
 
 
 async def test_the_mark_deleted_is_taken_off(ada: Client) -> None:
@@ -177,21 +183,21 @@ async def test_the_mark_deleted_is_taken_off(ada: Client) -> None:
     assert (await back(ada, "a"))["restored"][0]["message"]["flags"] == ["x"]
 
 
-async def test_all_come_back_or_none(gone: Client, world: World) -> None:
+async def test_all_come_back_or_none(gone: Client, world: Environment) -> None:
     keys = [node["id"] for node in (await page(gone))["nodes"]]
     missing = global_ids.encode("ArchivedMessage", 7)
     done = await run(gone, "archivedMessageRestore", BACK, ids=[keys[0], missing])
     assert [(e["code"], e["path"], e["index"]) for e in done["errors"]] == [
         ("NOT_FOUND", ["ids"], 1)
     ]
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = 400"))
     done = await back(gone, "a", "b", "c")
     assert [error["code"] for error in done["errors"]] == ["QUOTA_EXCEEDED"]
     assert await nodes(gone) == []
     assert letters(await page(gone)) == "cba"
     assert (await back(gone, "a"))["errors"] == []
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
 
 
@@ -213,7 +219,7 @@ async def test_what_was_deleted_in_a_time_comes_back(gone: Client) -> None:
         "kind": "ARCHIVE_RESTORE", "state": "QUEUED", "total": 2, "user": {"username": "ada"},
     }  # fmt: skip
     assert await nodes(gone) == []
-    assert await tasks.work(gone.world)
+    assert await tasks.run_next_task(gone.world)
     assert await places(gone) == {"b": "Kept/Here", "c": "INBOX"}
     assert await rows(gone.world, "SELECT state, done FROM tasks") == [("SUCCEEDED", 2)]
 
@@ -231,23 +237,23 @@ async def test_it_comes_into_one_new_folder(gone: Client, language: str, path: s
     for letter in ("c", "b"):
         start = "2030-01-01T00:02:00Z" if letter == "c" else TIMES["start"]
         assert (await span(gone, start=start, place="NEW_MAILBOX"))["errors"] == []
-        assert await tasks.work(gone.world)
+        assert await tasks.run_next_task(gone.world)
     assert await places(gone) == {"b": path, "c": path}
 
 
 async def test_chunks_go_on_until_nothing_fits(
-    gone: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    gone: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.messages.deleted_messages.CHUNK", 1)
-    async with world.write() as session:
+    monkeypatch.setattr("resolvers.messages.deleted_messages.MESSAGES_PER_STEP", 1)
+    async with world.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = 300"))
     assert (await span(gone))["errors"] == []
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     ((state, done, error),) = await rows(world, "SELECT state, done, error FROM tasks")
     assert (state, done) == ("FAILED", 1)
     assert "of 300 bytes are in use" in error
     assert await places(gone) == {"b": "Kept/Here"}
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
 
 
@@ -263,7 +269,7 @@ async def test_a_time_has_a_beginning_and_an_end(gone: Client) -> None:
 
 
 async def test_others_see_and_change_nothing(
-    gone: Client, bob: Client, world: World, http: httpx.AsyncClient
+    gone: Client, bob: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     key = (await page(gone))["nodes"][0]["id"]
     strangers = [bob, await make_domain_admin(world, http, "unlicensed")]
@@ -283,7 +289,7 @@ async def test_others_see_and_change_nothing(
 
 
 async def test_administrators_see_records_and_have_them_restored(
-    gone: Client, world: World, http: httpx.AsyncClient, root: Client
+    gone: Client, world: Environment, http: httpx.AsyncClient, root: Client
 ) -> None:
     permissions = [AdminPermission.LOGIN_AS]
     chief = await make_domain_admin(world, http, "chief", permissions)
@@ -299,7 +305,7 @@ async def test_administrators_see_records_and_have_them_restored(
         path = f"/rest/archive/{key}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 403
     assert (await span(chief, user={"id": id_of(gone)}))["errors"] == []
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     assert await places(gone) == {"b": "Kept/Here", "c": "INBOX"}
     (entry,) = (await root('{ adminLog(mutation: "archiveRestore") { nodes { actor } } }'))[
         "adminLog"
@@ -325,7 +331,7 @@ async def test_the_bytes_are_there_by_a_signed_address(gone: Client, clock: Cloc
 
 
 async def test_many_lists_are_one_statement_by_its_index(
-    gone: Client, world: World, http: httpx.AsyncClient, statements: list[str]
+    gone: Client, world: Environment, http: httpx.AsyncClient, statements: list[str]
 ) -> None:
     over = await make_client(world, http, "over", role=Role.ADMIN)
     document = "{ users(first: 50) { nodes { archivedMessages { nodes { id size } } } } }"

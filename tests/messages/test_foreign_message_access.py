@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.types.global_ids import encode
-from models.auth.security_log import AuthEvent
-from models.runtime.environment import World
+from models.auth.security_log import SecurityEvent
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from tests.conftest import Client, make_client, receive
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -47,7 +47,7 @@ async def read_by(client: Client, letter: str, field: str) -> Any:
     return [await client.raw(document, id=letter) for document in asked]
 
 
-async def administrators(world: World, http: httpx.AsyncClient) -> list[Client]:
+async def administrators(world: Environment, http: httpx.AsyncClient) -> list[Client]:
     """Those who see Ada's mail as records."""
     permissions = [AdminPermission.LOGIN_AS]
     return [
@@ -56,7 +56,7 @@ async def administrators(world: World, http: httpx.AsyncClient) -> list[Client]:
     ]
 
 
-async def strangers(world: World, http: httpx.AsyncClient) -> list[Client]:
+async def strangers(world: Environment, http: httpx.AsyncClient) -> list[Client]:
     """Those who see nothing of it."""
     await make_client(world, http, "eve")
     elsewhere = await make_client(world, http, "dan", role=Role.ADMIN)
@@ -72,7 +72,7 @@ async def strangers(world: World, http: httpx.AsyncClient) -> list[Client]:
 
 
 async def test_administrators_see_folders_and_messages_as_records(
-    world: World, http: httpx.AsyncClient, letter: str
+    world: Environment, http: httpx.AsyncClient, letter: str
 ) -> None:
     for client in await administrators(world, http):
         for _ in range(2):
@@ -88,7 +88,7 @@ async def test_administrators_see_folders_and_messages_as_records(
 
 @pytest.mark.parametrize("field", CONTENTS)
 async def test_nobody_but_root_reads_what_is_in_them(
-    world: World, http: httpx.AsyncClient, letter: str, field: str
+    world: Environment, http: httpx.AsyncClient, letter: str, field: str
 ) -> None:
     for client in await administrators(world, http):
         for answer in await read_by(client, letter, field):
@@ -99,7 +99,7 @@ async def test_nobody_but_root_reads_what_is_in_them(
 
 
 async def test_ones_own_are_read_beside_others(
-    world: World, http: httpx.AsyncClient, letter: str
+    world: Environment, http: httpx.AsyncClient, letter: str
 ) -> None:
     over, _ = await administrators(world, http)
     own = encode("Message", (await receive(over, "To myself")).message_id)
@@ -110,7 +110,9 @@ async def test_ones_own_are_read_beside_others(
     assert [error["path"] for error in answer["errors"]] == [["nodes", 1, "text"]]
 
 
-async def test_strangers_see_nothing(world: World, http: httpx.AsyncClient, letter: str) -> None:
+async def test_strangers_see_nothing(
+    world: Environment, http: httpx.AsyncClient, letter: str
+) -> None:
     for client in await strangers(world, http):
         for field in ("id", "subject", "text"):
             answers = await read_by(client, letter, field)
@@ -124,10 +126,10 @@ async def test_strangers_see_nothing(world: World, http: httpx.AsyncClient, lett
         assert (await http.get(path, headers=client.headers)).status_code == 404
 
 
-async def events(world: World) -> list[Any]:
+async def events(world: Environment) -> list[Any]:
     """What the security log has of mail that was read."""
-    asked = select(col(AuthEvent.user_id), col(AuthEvent.by), col(AuthEvent.count))
-    return list(await world.database.read(asked.where(col(AuthEvent.action) == "read mail")))
+    asked = select(col(SecurityEvent.user_id), col(SecurityEvent.by), col(SecurityEvent.count))
+    return list(await world.database.read(asked.where(col(SecurityEvent.action) == "read mail")))
 
 
 @pytest.mark.parametrize("field", CONTENTS)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from models.admin.tasks import TaskState
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client, raw_message
 from tests.support.accounts.account_exports import exported, place
 from tests.support.accounts.account_exports import imported as brought
@@ -19,7 +19,7 @@ from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.operations.bulk_operations import call
 from tests.support.operations.connector_operations import connector, far, ran, server
 from tests.support.run_scope import ALL
-from tests.support.servers.dovecot_server import Dovecot
+from tests.support.servers.dovecot_server import DovecotAccount
 
 __all__ = ["far", "server"]
 
@@ -149,28 +149,28 @@ def some(way: str) -> dict[str, bytes]:
     return {name: raw for nth, (name, raw) in numbered if nth < len(DATES) or nth % 3 == third}
 
 
-async def by_lmtp(ada: Client, neighbour: Neighbour, _far: Dovecot) -> None:
+async def by_lmtp(ada: Client, neighbour: Neighbour, _far: DovecotAccount) -> None:
     for raw in some("LMTP").values():
         await neighbour.begin(ada.address)
         neighbour.send(raw + b".\r\n")
         assert (await neighbour.hear()).startswith("250")
 
 
-async def by_upload(ada: Client, _neighbour: Neighbour, _far: Dovecot) -> None:
+async def by_upload(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
     for raw in some("upload").values():
         given = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
         assert (await call(ada, "messageUpload", **given))["errors"] == []
 
 
-async def by_import(ada: Client, _neighbour: Neighbour, _far: Dovecot) -> None:
+async def by_import(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
     letters = some("import")
     one = await imported(ada, eml_zip({f"{name}.eml": raw for name, raw in letters.items()}))
     assert (one["state"], int(one["imported"])) == ("SUCCEEDED", len(letters)), one["log"]
 
 
-async def by_connector(ada: Client, _neighbour: Neighbour, far: Dovecot) -> None:
+async def by_connector(ada: Client, _neighbour: Neighbour, far: DovecotAccount) -> None:
     letters = list(some("connector").values())
-    far.save_all(letters)
+    far.save_messages(letters)
     run = await ran(ada.world, await connector(ada, far))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(letters)), run.log
 
@@ -194,7 +194,7 @@ async def listed(client: Client, shown: str = PLAIN, **variables: Any) -> list[M
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_messages_with_any_header_value_are_stored_and_listed(
-    way: str, ada: Client, neighbour: Neighbour, far: Dovecot
+    way: str, ada: Client, neighbour: Neighbour, far: DovecotAccount
 ) -> None:
     await WAYS[way](ada, neighbour, far)
     for shown in (PLAIN, SHOWN):
@@ -247,13 +247,15 @@ async def test_arrivals_at_the_ends_of_the_calendar_are_listed_in_order(
             assert found == (["then", "now"] if first else ["now", "then"])
 
 
-async def test_a_store_that_holds_infinite_dates_is_readable(ada: Client, world: World) -> None:
+async def test_a_store_that_holds_infinite_dates_is_readable(
+    ada: Client, world: Environment
+) -> None:
     if world.database.dialect != "postgresql":
         pytest.skip("SQLite has no infinite dates")
     for subject in ("past", "future"):
         given = {"mailbox": {"path": "INBOX"}, "raw": f"Subject: {subject}\n\nx\n"}
         assert (await call(ada, "messageUpload", **given))["errors"] == []
-    async with world.write() as session:
+    async with world.write_session() as session:
         for subject, value in (("past", "-infinity"), ("future", "infinity")):
             this = f"UPDATE messages SET date = '{value}' WHERE subject = '{subject}'"  # noqa: S608
             await (await session.connection()).execute(text(this))

@@ -98,7 +98,7 @@ async def test_what_no_label_can_be_is_refused(
 
 
 async def test_an_account_has_so_many_labels(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resolvers.messages.labels.MOST", 2)
+    monkeypatch.setattr("resolvers.messages.labels.MAX_LABELS", 2)
     for keyword in ("a", "b", "a"):
         assert (await put(ada, keyword, name="x"))["errors"] == []
     (error,) = (await put(ada, "c"))["errors"]

@@ -13,9 +13,9 @@ from sqlmodel import col
 
 from graph.schema import schema as made
 from graph.types import global_ids
-from mail.storage.blobs.object_stores import LocalStore
-from models.runtime.environment import World
-from models.store.columns import picked
+from mail.storage.blobs.object_stores import FolderStore
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.store.database import Database
 from models.users.roles import Scope
 from models.users.tables import User
@@ -45,8 +45,8 @@ MESSAGES = [
 
 
 async def _fill(url: str, folder: Path) -> None:
-    blobs = LocalStore(folder / "blobs")
-    world = World(Database(url), blobs, secret=b"s" * 32, options=CHEAP, now=Clock())
+    blobs = FolderStore(folder / "blobs")
+    world = Environment(Database(url), blobs, signing_secret=b"s" * 32, options=CHEAP, now=Clock())
     async with httpx.AsyncClient() as http:
         for nth in range(OTHERS + 1):
             client = await make_client(world, http, f"user{nth}" if nth else "ada")
@@ -92,7 +92,7 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
         if statistics == "none":
             await connection.execute(text("DELETE FROM sqlite_stat1"))
     if statistics == "bounded":
-        await database.refresh_statistics()
+        await database.refresh_planner_statistics()
     await database.close()
     database = store_fixtures.warmed(Database(request.getfixturevalue(f"{store}_filled")))
     yield database
@@ -100,8 +100,8 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def ada(world: World, http: httpx.AsyncClient) -> Client:
-    asked = select(*picked(User)).where(col(User.username) == "ada")
+async def ada(world: Environment, http: httpx.AsyncClient) -> Client:
+    asked = select(*select_columns(User)).where(col(User.username) == "ada")
     (row,) = await world.database.read(asked)
     secret = await make_key(world, uuid4().hex, user_id=row.id, scopes=[Scope.MASTER])
     return Client(http, world, User(**row._asdict()), secret)

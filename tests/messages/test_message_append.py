@@ -9,9 +9,9 @@ from sqlalchemy import update
 
 from graph.types import global_ids
 from models.errors import LimitReached
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
-from resolvers.mailboxes.loaders import Named
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import upload
 from tests.conftest import Client, Clock, context, raw_message
 from tests.support.operations.bulk_operations import call, keys
@@ -75,22 +75,22 @@ async def test_what_is_no_message_is_refused(
 
 
 async def test_too_large_a_message_is_refused_and_one_that_does_not_fit(
-    post: Client, world: World
+    post: Client, world: Environment
 ) -> None:
     raw = raw_message("Up").decode()
     small = replace(world, options=replace(world.options, message_max=len(raw) - 1))
     ctx = context(replace(post, world=small))
     with pytest.raises(LimitReached) as refused:
-        await upload.store(ctx, upload.NewMessage(Named(path="INBOX"), raw))
+        await upload.store_message(ctx, upload.NewMessage(MailboxSelector(path="INBOX"), raw))
     assert (refused.value.limit, refused.value.used) == (len(raw) - 1, len(raw))
     ((used,),) = await rows(world, "SELECT used FROM users")
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw) - 1))
     answer = await call(post, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
     assert [(e["code"], e["used"]) for e in answer["errors"]] == [("QUOTA_EXCEEDED", used)]
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw)))
     answer = await call(post, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
     assert answer["errors"] == []
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(User).values(quota=None))

@@ -10,9 +10,9 @@ import pytest
 
 from graph.types import global_ids
 from mail.delivery import local_delivery
-from mail.delivery.listener_backend import Household
-from mail.envelope.delivery_jobs import Job, To
-from mail.storage.message_insert import Placed
+from mail.delivery.listener_backend import LocalBackend
+from mail.envelope.delivery_jobs import DeliveryJob, JobRecipient
+from mail.storage.message_insert import InsertedMessage
 from models.queue.tables import DeliveryState
 from models.users.roles import Role
 from tests.conftest import Client, make_client, raw_message, receive
@@ -323,10 +323,10 @@ async def test_a_hundred_thousand_nested_tags_are_shown_as_text_at_once(ada: Cli
 
 async def arrive(client: Client, raw: bytes) -> str:
     """Deliver as a neighbour does, and give the id."""
-    house = Household(client.world)
-    to = await house.accept(client.address, "carol@example.com")
+    house = LocalBackend(client.world)
+    to = await house.accept_recipient(client.address, "carol@example.com")
     (placed,) = await house.deliver(raw, [to], "carol@example.com")
-    assert isinstance(placed, Placed)
+    assert isinstance(placed, InsertedMessage)
     return global_ids.encode("Message", placed.message_id)
 
 
@@ -357,10 +357,12 @@ async def test_what_a_user_writes_on_top_is_no_statement(ada: Client, bob: Clien
     limit(world, authserv_ids=("mx.example.org",))
     saved = await upload(ada, raw=(STAMPED + raw_message("Saved")).decode())
     assert not saved["errors"]
-    to = To(1, ada.address, 1, world.now() + timedelta(days=1))
-    job = Job(1, 2, "q", bob.user.id, 4, 5, bob.address, "example.org", world.now(), [to])
+    to = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=1))
+    job = DeliveryJob(1, 2, "q", bob.user.id, 4, 5, bob.address, "example.org", world.now(), [to])
     (result,) = (
-        await local_delivery.deliver(world, job, STAMPED + raw_message("Sent here"))
+        await local_delivery.deliver_to_local_recipients(
+            world, job, STAMPED + raw_message("Sent here")
+        )
     ).values()
     assert result.state is DeliveryState.DELIVERED
     listed = await ada("{ messages { nodes { subject verification { dmarc } } } }")

@@ -8,9 +8,9 @@ import pytest
 from graph.types import global_ids
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
-from resolvers.mailboxes.loaders import Named, NewMailboxes, create
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, create_mailboxes
 from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
 from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
@@ -134,12 +134,14 @@ async def test_a_list_costs_the_same_however_long(ada: Client, statements: list[
     async def put(path: str, many: int) -> None:
         for n in range(many):
             raw = raw_message(f"{path} {n} e", body=str(n)).decode()
-            await upload.store(context(ada), NewMessage(Named(path=path), raw, seen=False))
+            await upload.store_message(
+                context(ada), NewMessage(MailboxSelector(path=path), raw, is_seen=False)
+            )
 
-    await create(context(ada), NewMailboxes(["Box/in it"]))
+    await create_mailboxes(context(ada), NewMailboxes(["Box/in it"]))
     await put("Box", 1)
     one = await cost()
-    await create(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
+    await create_mailboxes(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
     for n in range(20):
         await put(f"Box/{n}", 1)
     await put("Box", 19)
@@ -224,7 +226,7 @@ async def test_reading_marks_as_seen_only_when_asked(ada: Client) -> None:
     assert (await ada.box()).unseen == 0
 
 
-async def test_a_credential_for_reading_marks_nothing(ada: Client, world: World) -> None:
+async def test_a_credential_for_reading_marks_nothing(ada: Client, world: Environment) -> None:
     key = global_ids.encode("Message", (await receive(ada)).message_id)
     for name, more in (
         ("only", {"read_only": True, "scopes": [Scope.MASTER]}),
@@ -275,7 +277,9 @@ async def test_all_there_is_in_a_message(ada: Client) -> None:
     assert message["guid"] == f"{placed.message_id:032x}"
 
 
-async def test_mail_of_two_accounts_is_never_mixed(ada: Client, world: World, clock: Clock) -> None:
+async def test_mail_of_two_accounts_is_never_mixed(
+    ada: Client, world: Environment, clock: Clock
+) -> None:
     dora = await make_client(world, ada.http, "dora")
     for n in range(3):
         await receive(ada, f"ada {n}")
@@ -290,9 +294,9 @@ async def test_mail_of_two_accounts_is_never_mixed(ada: Client, world: World, cl
 
 
 async def test_the_envelope_has_recipients_as_given_and_as_compared(ada: Client) -> None:
-    letter = await received_messages.read(raw_message("Pond news"))
-    to = await address_resolution.recipient(ada.world, "A.da+news@Example.org")
-    placed = await received_messages.receive(ada.world, letter, to, "carol@example.com")
+    letter = await received_messages.read_message(raw_message("Pond news"))
+    to = await address_resolution.load_recipient(ada.world, "A.da+news@Example.org")
+    placed = await received_messages.store_for_recipient(ada.world, letter, to, "carol@example.com")
     key = global_ids.encode("Message", placed.message_id)
     document = """query ($id: ID!) { message(by: {id: $id}) {
         envelope { from rcpt { value formatted } } } }"""

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from tests.conftest import Client, make_client, receive
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture
-async def acting(world: World, http: httpx.AsyncClient) -> Client:
+async def acting(world: Environment, http: httpx.AsyncClient) -> Client:
     return await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
 
 
@@ -46,7 +46,7 @@ async def inbox_of(client: Client) -> str:
     return global_ids.encode("Mailbox", (await client.box()).id)
 
 
-async def admin_log(world: World) -> list[tuple[Any, ...]]:
+async def admin_log(world: Environment) -> list[tuple[Any, ...]]:
     return await rows(world, LOG)
 
 
@@ -55,7 +55,7 @@ def codes(answer: Any) -> list[tuple[Any, ...]]:
 
 
 async def test_a_folder_and_a_message_are_found_by_id_and_uid(
-    ada: Client, bob: Client, managers: list[Client], world: World, http: httpx.AsyncClient
+    ada: Client, bob: Client, managers: list[Client], world: Environment, http: httpx.AsyncClient
 ) -> None:
     box, (first, _) = await inbox_of(ada), await keys(ada)
     by_id = {"uid": {"mailbox": {"id": box}, "uid": 1}}
@@ -79,7 +79,7 @@ async def test_a_folder_and_a_message_are_found_by_id_and_uid(
 
 @pytest.mark.parametrize("which", range(3))
 async def test_a_message_is_marked_as_seen_by_its_manager(
-    ada: Client, managers: list[Client], world: World, which: int
+    ada: Client, managers: list[Client], world: Environment, which: int
 ) -> None:
     first, _ = await keys(ada)
     answer = await managers[which](MESSAGE, by={"id": first}, seen=True)
@@ -89,7 +89,7 @@ async def test_a_message_is_marked_as_seen_by_its_manager(
 
 
 async def test_messages_of_several_accounts_are_changed_by_id(
-    ada: Client, bob: Client, managers: list[Client], world: World
+    ada: Client, bob: Client, managers: list[Client], world: Environment
 ) -> None:
     over, *_ = managers
     await receive(bob, "c")
@@ -121,7 +121,7 @@ async def test_a_folder_named_by_its_id_leads_to_its_owner(
 
 
 async def test_what_one_does_not_manage_is_not_found(
-    ada: Client, bob: Client, managers: list[Client], world: World, http: httpx.AsyncClient
+    ada: Client, bob: Client, managers: list[Client], world: Environment, http: httpx.AsyncClient
 ) -> None:
     top = await make_client(world, http, "top", role=Role.ROOT)
     await receive(top, "t")
@@ -155,7 +155,7 @@ async def test_in_a_shared_folder_the_rights_of_the_share_apply(
 
 
 async def test_deleted_messages_come_back_to_each_account(
-    ada: Client, bob: Client, managers: list[Client], world: World
+    ada: Client, bob: Client, managers: list[Client], world: Environment
 ) -> None:
     await receive(bob, "c")
     asked = "{ viewer { user { archivedMessages { nodes { id } } } } }"
@@ -181,7 +181,7 @@ async def test_deleted_messages_come_back_to_each_account(
 
 @pytest.mark.parametrize("which", range(3))
 async def test_a_message_is_forwarded_for_its_owner_who_is_told(
-    ada: Client, managers: list[Client], world: World, which: int
+    ada: Client, managers: list[Client], world: Environment, which: int
 ) -> None:
     ref = {"uid": {"mailbox": {"id": await inbox_of(ada)}, "uid": 1}}
     client = managers[which]
@@ -193,14 +193,14 @@ async def test_a_message_is_forwarded_for_its_owner_who_is_told(
     log = "{ viewer { user { authLog { nodes { action detail } } } } }"
     events = (await ada(log))["viewer"]["user"]["authLog"]["nodes"]
     assert {"action": "message forward", "detail": {"to": ["d@example.net"]}} in events
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     subjects = [node["subject"] for node in await nodes(ada)]
     assert "Your account was changed by an administrator" in subjects
     assert "$Forwarded" in (await nodes(ada))[0]["flags"]
 
 
 async def test_a_user_forwards_without_a_message_of_the_administrator(
-    ada: Client, managers: list[Client], world: World
+    ada: Client, managers: list[Client], world: Environment
 ) -> None:
     first, _ = await keys(ada)
     to = {"message": {"id": first}, "addresses": ["d@example.net"]}
@@ -212,7 +212,7 @@ async def test_a_user_forwards_without_a_message_of_the_administrator(
 
 
 async def test_a_written_message_is_put_into_other_accounts(
-    ada: Client, bob: Client, managers: list[Client], world: World
+    ada: Client, bob: Client, managers: list[Client], world: Environment
 ) -> None:
     given = {"mailbox": {"path": "Drafts"}, "draft": True, "subject": "hi", "text": "x",
              "to": [{"address": "d@example.net"}, {"address": "d@"}]}  # fmt: skip
@@ -233,7 +233,7 @@ async def test_a_written_message_is_put_into_other_accounts(
 
 
 async def test_a_draft_of_another_account_is_replaced(
-    ada: Client, bob: Client, managers: list[Client], world: World
+    ada: Client, bob: Client, managers: list[Client], world: Environment
 ) -> None:
     place = {"mailbox": {"path": "Drafts"}, "draft": True, "text": "x"}
     shown = "messages { id } previousDeleted"

@@ -13,22 +13,22 @@ from sqlalchemy import update
 
 from graph.types import global_ids
 from mail.delivery import local_delivery
-from mail.delivery.listener_backend import Household
-from mail.envelope.delivery_jobs import Job, To
-from mail.mime.header_encoding import Named
+from mail.delivery.listener_backend import LocalBackend
+from mail.envelope.delivery_jobs import DeliveryJob, JobRecipient
+from mail.mime.header_encoding import NamedAddress
 from mail.recipients import address_resolution
 from mail.search import index_worker
-from mail.storage.blobs.compression import digest_of
-from mail.storage.message_content import gathered
-from models.errors import Unavailable
+from mail.storage.blobs.compression import content_digest
+from mail.storage.message_content import read_all
+from models.errors import ServiceUnavailable
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes.loaders import NewMailboxes
-from resolvers.mailboxes.loaders import create as make
+from resolvers.mailboxes.loaders import create_mailboxes as make
 from resolvers.messages import content
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import Outgoing
+from resolvers.submission.create import SendRequest
 from tests.conftest import Client, Clock, context, raw_message
 from tests.support.accounts.account_rows import letter
 from tests.support.accounts.openpgp_keys import opened, pair_of, public_of
@@ -79,14 +79,14 @@ async def eve(ada: Client, clock: Clock) -> Owner:
 
 
 async def source(client: Client, message: int) -> bytes:
-    stored = await content.one(context(client), message)
+    stored = await content.load_stored_message(context(client), message)
     assert stored is not None
-    return await gathered(stored.whole())
+    return await read_all(stored.stream_raw())
 
 
-async def deliver(world: World, raw: bytes | Path, *to: Client) -> list[Any]:
-    house = Household(world)
-    there = [await house.accept(client.address, "carol@example.com") for client in to]
+async def deliver(world: Environment, raw: bytes | Path, *to: Client) -> list[Any]:
+    house = LocalBackend(world)
+    there = [await house.accept_recipient(client.address, "carol@example.com") for client in to]
     return list(await house.deliver(raw, there, "carol@example.com"))
 
 
@@ -156,7 +156,7 @@ async def test_what_is_encrypted_already_stays_as_it_is(eve: Owner, kind: str) -
 
 
 async def test_of_several_each_has_it_as_he_asks_for_it(
-    eve: Owner, bob: Client, world: World
+    eve: Owner, bob: Client, world: Environment
 ) -> None:
     pair = pair_of("Bob")
     assert (await change(bob, pubKey=public_of(pair)))[1] == []
@@ -170,19 +170,19 @@ async def test_of_several_each_has_it_as_he_asks_for_it(
     assert await eve.opened(ours.message_id) == inner(LARGE)
 
 
-async def test_a_repeat_is_known_though_its_bytes_differ(eve: Owner, world: World) -> None:
+async def test_a_repeat_is_known_though_its_bytes_differ(eve: Owner, world: Environment) -> None:
     (first,) = await deliver(world, PLAIN, eve.client)
     (second,) = await deliver(world, PLAIN, eve.client)
     assert (first.message_id, await count(eve.client)) == (second.message_id, 1)
 
 
 async def test_it_takes_no_further_statement(
-    eve: Owner, bob: Client, world: World, statements: list[str]
+    eve: Owner, bob: Client, world: Environment, statements: list[str]
 ) -> None:
     async def cost(client: Client) -> int:
-        await address_resolution.recipient(world, client.address)
+        await address_resolution.load_recipient(world, client.address)
         del statements[:]
-        await address_resolution.recipient(world, client.address)
+        await address_resolution.load_recipient(world, client.address)
         return len(statements)
 
     assert await cost(eve.client) == await cost(bob) > 0
@@ -209,26 +209,30 @@ async def test_nothing_is_stored_once_the_key_is_over(
 @pytest.mark.parametrize("key", [None, "-----BEGIN PGP PUBLIC KEY BLOCK-----", ""])
 async def test_nothing_is_stored_without_a_sound_key(eve: Owner, key: str | None) -> None:
     world = eve.client.world
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(User).values(pub_key=key))
     (outcome,) = await deliver(world, PLAIN, eve.client)
-    assert isinstance(outcome, Unavailable)
-    to = To(1, eve.client.address, 1, world.now() + timedelta(days=5))
-    job = Job(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
-    assert (await local_delivery.deliver(world, job, PLAIN))[1].code == 451
+    assert isinstance(outcome, ServiceUnavailable)
+    to = JobRecipient(1, eve.client.address, 1, world.now() + timedelta(days=5))
+    job = DeliveryJob(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
+    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN))[
+        1
+    ].reply_code == 451
     answer = await call(eve.client, "messageUpload", mailbox={"path": "INBOX"}, raw=PLAIN.decode())
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
-    with pytest.raises(Unavailable):
-        await submission_create.send(
-            context(eve.client), Outgoing(to=[], subject="x", upload_only=True)
+    with pytest.raises(ServiceUnavailable):
+        await submission_create.send_message(
+            context(eve.client), SendRequest(to=[], subject="x", upload_only=True)
         )
     assert await count(eve.client) == 0
 
 
-async def test_mail_among_ourselves_is_encrypted(eve: Owner, world: World) -> None:
-    to = To(1, eve.client.address, 1, world.now() + timedelta(days=5))
-    job = Job(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
-    assert (await local_delivery.deliver(world, job, PLAIN))[1].code == 250
+async def test_mail_among_ourselves_is_encrypted(eve: Owner, world: Environment) -> None:
+    to = JobRecipient(1, eve.client.address, 1, world.now() + timedelta(days=5))
+    job = DeliveryJob(1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [to])
+    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN))[
+        1
+    ].reply_code == 250
     ((key,),) = await rows(world, "SELECT id FROM messages")
     assert await eve.opened(key) == inner(PLAIN)
 
@@ -272,15 +276,15 @@ async def test_the_copy_in_sent_is_encrypted_and_what_goes_out_is_not(eve: Owner
     assert (await change(eve.client, encryptMessages=False))[1] == []
     given = {"mailboxes": [{"specialUse": "SENT"}], "set": {"encryptMessages": True}}
     assert (await run(eve.client, "mailboxUpdate", "task { id }", **given))["errors"] == []
-    to = [Named("carol@example.net")]
-    outgoing = Outgoing(to=to, subject="Hi", text=WORDS)
-    sent = await submission_create.send(context(eve.client), outgoing)
+    to = [NamedAddress("carol@example.net")]
+    outgoing = SendRequest(to=to, subject="Hi", text=WORDS)
+    sent = await submission_create.send_message(context(eve.client), outgoing)
     assert sent.submission is not None
     assert sent.message is not None
     assert WORDS.encode() in await eve.opened(sent.message.id)
     assert await blob_of(eve.client.world, sent.submission.id) != sent.message.blob_id
-    draft = Outgoing(to=to, subject="Hi", text=WORDS, is_draft=True)
-    kept = await submission_create.send(context(eve.client), draft)
+    draft = SendRequest(to=to, subject="Hi", text=WORDS, is_draft=True)
+    kept = await submission_create.send_message(context(eve.client), draft)
     assert kept.message is not None
     assert WORDS.encode() in await source(eve.client, kept.message.id)
 
@@ -289,7 +293,7 @@ async def test_what_another_puts_into_a_folder_is_encrypted_to_its_owner(
     eve: Owner, bob: Client
 ) -> None:
     assert (await change(eve.client, encryptMessages=False))[1] == []
-    await make(context(eve.client), NewMailboxes(["Team"], encrypt=True))
+    await make(context(eve.client), NewMailboxes(["Team"], encrypt_messages=True))
     assert await share(eve.client, bob, "LOOKUP", "READ", "INSERT", "CREATE") == []
     box = {"id": box_id((await eve.client.box("Team")).id)}
     answer = await call(bob, "messageUpload", mailbox=box, raw=PLAIN.decode())
@@ -306,7 +310,7 @@ async def test_what_another_puts_into_a_folder_is_encrypted_to_its_owner(
 async def test_a_search_finds_words_of_the_header_alone(eve: Owner, bob: Client) -> None:
     raw = raw_message("Pond", body=WORDS)
     await deliver(eve.client.world, raw, eve.client, bob)
-    await index_worker.index(eve.client.world)
+    await index_worker.index_next_batch(eve.client.world)
     assert await found(eve.client, query="pond") == ["Pond"]
     assert await found(eve.client, query="herons") == []
     assert await found(bob, query="herons") == ["Pond"]
@@ -316,7 +320,7 @@ async def test_a_search_finds_words_of_the_header_alone(eve: Owner, bob: Client)
         u=eve.client.user.id,
     )
     ((preview, encrypted, digest),) = shown
-    assert (preview, bool(encrypted), digest == digest_of(raw)) == ("", True, False)
+    assert (preview, bool(encrypted), digest == content_digest(raw)) == ("", True, False)
 
 
 # settings

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from mail.mime import body_html, body_text, split
-from models.runtime.environment import World
+from mail.mime import body_html, body_text, parse_structure
+from models.runtime.environment import Environment
 from tests.conftest import Client, receive
 from tests.support.accounts.user_operations import run
 from tests.support.mail_servers.queue_worker import relay, until, working
@@ -59,7 +59,7 @@ async def test_the_body_of_a_draft_is_what_was_given(ada: Client, files: list[An
 
 @pytest.mark.parametrize("given", [{}, {"html": True}, {"attachments": [FILE]}])
 async def test_recipients_and_the_copy_in_sent_have_the_same_text(
-    ada: Client, world: World, given: dict[str, Any]
+    ada: Client, world: Environment, given: dict[str, Any]
 ) -> None:
     copies = []
     async with listening(Server()) as there, working(world, relay(there)):
@@ -78,9 +78,9 @@ async def test_recipients_and_the_copy_in_sent_have_the_same_text(
     assert copies == list(map(plain, TEXTS))
     for nth, text in enumerate(TEXTS):
         raw = raws[f"n{nth}"]
-        assert body_text(raw, split(raw)) == plain(text), repr(text)
+        assert body_text(raw, parse_structure(raw)) == plain(text), repr(text)
         if "html" in given:
-            assert body_html(raw, split(raw)) == [plain(page(text))], repr(text)
+            assert body_html(raw, parse_structure(raw)) == [plain(page(text))], repr(text)
 
 
 async def test_other_texts_of_an_account_come_back_unchanged(ada: Client) -> None:
@@ -99,5 +99,5 @@ async def test_a_received_text_has_its_own_line_breaks(ada: Client, text: str) -
     part = b"--x\r\nContent-Type: text/plain\r\n\r\n" + wire + b"\r\n--x--\r\n"
     raw = b"Content-Type: multipart/mixed; boundary=x\r\n\r\n" + part
     placed = await receive(ada, raw)
-    assert body_text(raw, split(raw)) == plain(text)
+    assert body_text(raw, parse_structure(raw)) == plain(text)
     assert placed.message_id

@@ -7,11 +7,11 @@ import pytest
 
 from graph.types import global_ids
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
-from tests.changes.test_change_stream_scopes import opened
+from resolvers.auth.security_log import NewSecurityEvent
 from tests.conftest import Client, context
+from tests.support.clients.change_followers import open_subscription
 from tests.support.operations.push_receivers import come
 from tests.support.servers.live_server import Follower, House, cursor, house, note, until
 
@@ -21,7 +21,7 @@ AT = "{ viewer { user { cursor } } }"
 
 
 @pytest.fixture
-async def live(world: World, tmp_path: Path) -> Any:
+async def live(world: Environment, tmp_path: Path) -> Any:
     async with house(world, tmp_path) as live:
         yield live
 
@@ -40,8 +40,8 @@ async def position(client: Client) -> str:
 async def test_new_mail_is_shown_to_its_owner_alone(
     live: House, ada: Client, bob: Client, by: str
 ) -> None:
-    mine = await opened(live, by, ada, FOLLOW)
-    his = await opened(live, by, bob, FOLLOW)
+    mine = await open_subscription(live, by, ada, FOLLOW)
+    his = await open_subscription(live, by, bob, FOLLOW)
     await come(ada, "Spam", into="Junk")
     placed = await come(ada, "Hello")
     await until(lambda: mine.got)
@@ -99,7 +99,9 @@ async def test_limits_sign_ins_and_mail_that_could_not_be_sent(live: House, ada:
         ("key value set", "success"),
         ("password change", "success"),
     ):
-        await security_log.noted(context(ada), Event(action, user, result, protocol="IMAP"))
+        await security_log.log_event_separately(
+            context(ada), NewSecurityEvent(action, user, result, protocol="IMAP")
+        )
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
     follower = await live.follow(ada, FOLLOW, after=at)

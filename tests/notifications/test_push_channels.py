@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from graph.types import global_ids
-from models.runtime.environment import World
-from models.runtime.secret_box import Vault
+from models.runtime.environment import Environment
+from models.runtime.secret_box import SecretBox
 from models.users.roles import AdminPermission, UserPermission
 from resolvers.admin import secret_rotation
 from tests.conftest import Client, Clock, make_client
@@ -45,7 +45,7 @@ PUBLIC = "{ pushPublicKey }"
 
 
 @pytest.fixture
-async def receiver(world: World) -> AsyncIterator[Receiver]:
+async def receiver(world: Environment) -> AsyncIterator[Receiver]:
     async with receiving() as one:
         loose(world, pushover_url=f"http://127.0.0.1:{one.port}/1/messages.json")
         yield one
@@ -79,14 +79,14 @@ async def test_mail_that_comes_is_told_by_pushover(
     [("mailto:ops@example.org", "mailto:ops@example.org"), ("", "mailto:postmaster@mx")],
 )
 async def test_a_browser_can_read_what_it_is_sent_and_knows_who_sends(
-    ada: Client, world: World, clock: Clock, contact: str, told: str
+    ada: Client, world: Environment, clock: Clock, contact: str, told: str
 ) -> None:
     loose(world, push_contact=contact, hostname="mx")
     async with receiving(server_tls()) as service:
         browser = Browser(service.port)
         await made(ada, kind="WEB_PUSH", endpoint=browser.subscription)
         placed = await come(ada, "Grüße", From="Bob <bob@example.net>")
-        await pump(worker_of(world, trust=trust()))
+        await pump(worker_of(world, trusted_context=trust()))
     (got,) = service.got
     assert browser.read(got) == {
         "title": "Bob", "body": "Grüße", "count": 1,
@@ -339,7 +339,7 @@ async def test_one_of_each_kind_and_it_is_changed_in_parts(ada: Client, receiver
 
 
 async def test_secrets_lie_sealed_are_never_shown_and_are_sealed_anew(
-    ada: Client, world: World, receiver: Receiver, root: Client
+    ada: Client, world: Environment, receiver: Receiver, root: Client
 ) -> None:
     given = http(receiver, token="tk_SECRET", users={"usernames": ["ada"]})  # noqa: S106
     payload = await set_(root, **given)
@@ -350,11 +350,11 @@ async def test_secrets_lie_sealed_are_never_shown_and_are_sealed_anew(
     for secret in ("SECRET", f"{receiver.port}/topic"):
         assert secret not in rows
         assert secret not in str(payload)
-    other = Vault({**world.vault.keys, "newer": b"n" * 32})
-    object.__setattr__(world, "vault", other)
-    came = await secret_rotation.reseal(world)
-    assert (came.done, came.closed) == (3, [])
-    object.__setattr__(world, "vault", Vault({"newer": b"n" * 32}))
+    other = SecretBox({**world.secret_box.keys, "newer": b"n" * 32})
+    object.__setattr__(world, "secret_box", other)
+    came = await secret_rotation.reencrypt_all(world)
+    assert (came.reencrypted_count, came.failed_contexts) == (3, [])
+    object.__setattr__(world, "secret_box", SecretBox({"newer": b"n" * 32}))
     await come(ada, "Hello")
     await pump(worker_of(world))
     assert len(receiver.got) == 2
@@ -400,7 +400,7 @@ async def test_administrators_set_many_and_their_users_hear_of_it(
 
 
 async def test_permissions_of_users_and_of_those_in_charge(
-    ada: Client, world: World, receiver: Receiver
+    ada: Client, world: Environment, receiver: Receiver
 ) -> None:
     bare_ = await make_client(world, ada.http, "bare", permissions=[])
     asked = """mutation { pushChannelSet(input: {}) { errors { ... on ForbiddenError {
@@ -421,7 +421,7 @@ async def test_permissions_of_users_and_of_those_in_charge(
 
 
 async def test_listing_costs_the_same_however_many(
-    ada: Client, root: Client, world: World, receiver: Receiver, statements: list[str]
+    ada: Client, root: Client, world: Environment, receiver: Receiver, statements: list[str]
 ) -> None:
     text = """{ users(first: 50) { nodes { username pushChannels { kind user { username }
       mailboxes { path } } } } }"""

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from graph.types import global_ids
-from mail.network.outbound_http import Gate
-from models.runtime.environment import World
+from mail.network.outbound_http import NetworkPolicy
+from models.runtime.environment import Environment
 from resolvers.notifications import push_events, push_worker
-from resolvers.notifications.push_worker import BURST
+from resolvers.notifications.push_worker import MAX_PUSHES_PER_WINDOW
 from tests.conftest import Client, Clock
 from tests.support.mail_servers.dns_zone_server import asking, zone
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
@@ -36,7 +36,7 @@ GONE = b"HTTP/1.1 %d Gone\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-async def receiver(world: World) -> AsyncIterator[Receiver]:
+async def receiver(world: Environment) -> AsyncIterator[Receiver]:
     async with receiving() as one:
         loose(world, pushover_url=f"http://127.0.0.1:{one.port}/1/messages.json")
         yield one
@@ -101,7 +101,7 @@ async def test_a_service_that_says_it_is_gone_switches_off(
         await made(ada, **{"kind": kind, **given})
         before = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
         await come(ada)
-        await pump(worker_of(ada.world, trust=trust()))
+        await pump(worker_of(ada.world, trusted_context=trust()))
         assert len(receiver.got) + len(browsers.got) == 1
     one = await channel(ada)
     assert (one["active"], one["lastError"]) == (active, f"status {status}")
@@ -124,7 +124,7 @@ async def test_a_slow_one_holds_nobody_up(
         await made(bob, **http(receiver))
         for client in (ada, bob):
             await come(client, "Hello")
-        task = asyncio.create_task(pump(worker_of(ada.world, whole=1.0)))
+        task = asyncio.create_task(pump(worker_of(ada.world, timeout_seconds=1.0)))
         async with asyncio.timeout(10):
             await slow.wait(1)
             await receiver.wait(1)
@@ -156,10 +156,10 @@ async def test_a_crash_between_the_push_and_its_note_loses_nothing(
         if place == "pushed":
             raise Crash
 
-    dying = worker_of(replace(world, fault=fault))
-    object.__setattr__(dying.world, "options", world.options)
-    await push_worker.look(dying)
-    (serving,) = dying.busy.values()
+    dying = worker_of(replace(world, reach_fault_point=fault))
+    object.__setattr__(dying.environment, "options", world.options)
+    await push_worker.start_pushes(dying)
+    (serving,) = dying.served.values()
     with contextlib.suppress(Crash):
         await serving.task
     assert texts(receiver) == ["Once"]
@@ -252,7 +252,7 @@ async def test_hosts_of_pushes_are_looked_up_at_the_name_server_of_the_settings(
         loose(world, push_private=private, dns_resolver=place)
         await made(ada, kind="HTTP", endpoint=f"http://push.example.net:{receiver.port}/topic")
         await come(ada, "Hello")
-        worker = asyncio.create_task(push_worker.run(world, global_ids.encode))
+        worker = asyncio.create_task(push_worker.run_worker(world, global_ids.encode))
         try:
             async with asyncio.timeout(60):
                 if private:
@@ -271,7 +271,7 @@ async def test_the_worker_looks_when_a_bell_rings_and_asks_little(
     ada: Client, bob: Client, receiver: Receiver, statements: list[str]
 ) -> None:
     world = ada.world
-    worker = asyncio.create_task(push_worker.run(world, global_ids.encode, Gate()))
+    worker = asyncio.create_task(push_worker.run_worker(world, global_ids.encode, NetworkPolicy()))
     try:
         await made(ada, **http(receiver))
         await until(lambda: any("FROM push_channels" in one for one in statements))
@@ -315,7 +315,7 @@ async def test_a_storm_is_a_few_pushes(ada: Client, receiver: Receiver, clock: C
         clock.tick(seconds=1)
     clock.tick(seconds=60)
     await pump(worker)
-    assert len(receiver.got) <= 2 * BURST
+    assert len(receiver.got) <= 2 * MAX_PUSHES_PER_WINDOW
     singles = [text for text in texts(receiver) if text.startswith("No.")]
     counted = [int(text.split()[0]) for text in texts(receiver) if text not in singles]
     assert len(singles) + sum(counted) == 60
@@ -324,7 +324,7 @@ async def test_a_storm_is_a_few_pushes(ada: Client, receiver: Receiver, clock: C
 async def test_what_is_too_much_at_once_is_told_in_turns(
     ada: Client, bob: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push_events, "CHANGES", 3)
+    monkeypatch.setattr(push_events, "MAX_CHANGES", 3)
     for client in (ada, bob):
         await made(client, **http(receiver, title=client.user.username))
         for n in range(4):

@@ -12,13 +12,19 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from graph.notifications.webhooks import worded
-from mail.network.outbound_http import Gate, Target, Unsent, inward, post
+from graph.notifications.webhooks import delivery_body
+from mail.network.outbound_http import (
+    HttpRequestFailed,
+    HttpTarget,
+    NetworkPolicy,
+    is_private_address,
+    post,
+)
 from models.notifications.webhooks import WebhookDelivery, WebhookLane
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.notifications import webhook_worker
-from resolvers.notifications.webhook_feed import feed
-from resolvers.notifications.webhook_worker import ATTEMPTS, PATIENCE
+from resolvers.notifications.webhook_feed import create_deliveries
+from resolvers.notifications.webhook_worker import FAILURES_BEFORE_PAUSE, MAX_ATTEMPTS
 from tests.conftest import Client, Clock, receive
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
 from tests.support.servers.webhook_receiver import (
@@ -37,7 +43,7 @@ FAILED = b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-async def receiver(world: World) -> AsyncIterator[Receiver]:
+async def receiver(world: Environment) -> AsyncIterator[Receiver]:
     let_inward(world)
     async with receiving() as one:
         yield one
@@ -87,7 +93,7 @@ async def test_what_never_goes_is_given_up_and_what_is_behind_it_goes_on(
     key, _ = await made(root, receiver.url, "message.received")
     await receive(ada, "Poison")
     worker = worker_of(ada.world)
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         await pump(worker)
         clock.tick(hours=1)
     clock.tick(hours=20)
@@ -106,12 +112,12 @@ async def test_one_that_fails_for_all_rests_and_is_tried_by_one(
     receiver.answer = FAILED
     key, _ = await made(root, receiver.url, "message.received")
     worker = worker_of(ada.world)
-    for _ in range(PATIENCE):
+    for _ in range(FAILURES_BEFORE_PAUSE):
         await receive(ada)
         await pump(worker)
         clock.tick(minutes=30)
     tried = len(receiver.got)
-    assert (await log_of(root, key))["failures"] == tried == PATIENCE
+    assert (await log_of(root, key))["failures"] == tried == FAILURES_BEFORE_PAUSE
     await receive(bob)
     await pump(worker)
     assert len(receiver.got) == tried + 1  # of two lanes that were due
@@ -199,7 +205,7 @@ async def test_a_slow_one_holds_nobody_up(ada: Client, root: Client, receiver: R
         slow.answer = drip
         key, _ = await made(root, slow.url, "message.received")
         await made(root, receiver.url, "message.received")
-        worker = worker_of(ada.world, whole=4.0)
+        worker = worker_of(ada.world, timeout_seconds=4.0)
         for n in range(5):
             await receive(ada, f"No. {n}")
         begun = asyncio.get_running_loop().time()
@@ -247,8 +253,8 @@ async def test_a_crash_between_the_post_and_its_note_loses_nothing(
         if place == "posted":
             raise Crash
 
-    dying = worker_of(replace(world, fault=fault))
-    let_inward(dying.world)
+    dying = worker_of(replace(world, reach_fault_point=fault))
+    let_inward(dying.environment)
     with contextlib.suppress(Crash):
         await pump(dying)
     assert len(receiver.got) == 1
@@ -268,7 +274,7 @@ async def test_a_crash_before_the_journal_is_read_loses_nothing(
     await made(root, receiver.url, "message.received")
     for n in range(3):
         await receive(ada, f"No. {n}")  # and nobody works
-    run = asyncio.create_task(webhook_worker.run(ada.world, worded))
+    run = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
     async with asyncio.timeout(5):
         await receiver.wait(3)
         await receive(ada, "Live")
@@ -282,7 +288,7 @@ async def test_a_crash_before_the_journal_is_read_loses_nothing(
 async def test_a_worker_without_webhooks_asks_nothing_and_hears_of_the_first(
     ada: Client, root: Client, receiver: Receiver, statements: list[str]
 ) -> None:
-    run = asyncio.create_task(webhook_worker.run(ada.world, worded))
+    run = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
     async with asyncio.timeout(30):  # until the first look is complete
         seen = -1
         while not statements or len(statements) > seen:
@@ -342,7 +348,7 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(
 async def test_what_is_deleted_waits_no_more(ada: Client, root: Client, receiver: Receiver) -> None:
     key, _ = await made(root, receiver.url, "message.received")
     await receive(ada)
-    await feed(ada.world)
+    await create_deliveries(ada.world)
     deletion = "mutation ($id: ID!) { webhookDelete(input: {ids: [$id]}) { deletedIds } }"
     assert (await root(deletion, id=key))["webhookDelete"]["deletedIds"] == [key]
     for table in (WebhookDelivery, WebhookLane):
@@ -353,7 +359,7 @@ async def test_what_is_deleted_waits_no_more(ada: Client, root: Client, receiver
 
 
 async def test_nothing_is_posted_inward(
-    ada: Client, root: Client, world: World, caplog: pytest.LogCaptureFixture
+    ada: Client, root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with receiving() as hidden:
         found: list[tuple[str, int]] = []
@@ -377,7 +383,7 @@ async def test_nothing_is_posted_inward(
 
 
 async def test_the_address_that_was_judged_is_the_one_that_is_called(
-    ada: Client, root: Client, receiver: Receiver, world: World
+    ada: Client, root: Client, receiver: Receiver, world: Environment
 ) -> None:
     answers = [["127.0.0.1"], ["127.0.0.9"]]
 
@@ -398,16 +404,16 @@ async def test_a_certificate_is_checked_by_the_name() -> None:
         return ["127.0.0.1"]
 
     async with receiving(server_tls()) as one:
-        gate = Gate(private=True, trust=trust(), resolve=resolve)
-        right = Target(True, "mx1.example.net", one.port, "/")
+        gate = NetworkPolicy(allows_private=True, trusted_context=trust(), resolve=resolve)
+        right = HttpTarget(True, "mx1.example.net", one.port, "/")
         assert await post(right, {}, b"{}", gate) == 200
-        with pytest.raises(Unsent, match="TLS"):
+        with pytest.raises(HttpRequestFailed, match="TLS"):
             await post(replace(right, host="other.example.com"), {}, b"{}", gate)
-        strict = replace(gate, trust=ssl.create_default_context())
-        with pytest.raises(Unsent, match="TLS"):
+        strict = replace(gate, trusted_context=ssl.create_default_context())
+        with pytest.raises(HttpRequestFailed, match="TLS"):
             await post(right, {}, b"{}", strict)
-        with pytest.raises(Unsent, match="inside"):
-            await post(right, {}, b"{}", replace(gate, private=False))
+        with pytest.raises(HttpRequestFailed, match="inside"):
+            await post(right, {}, b"{}", replace(gate, allows_private=False))
 
 
 @pytest.mark.parametrize(
@@ -425,28 +431,31 @@ async def test_a_certificate_is_checked_by_the_name() -> None:
     ],
 )  # fmt: skip
 def test_what_is_inside(address: str, inside: bool) -> None:
-    assert inward(address) is inside
+    assert is_private_address(address) is inside
 
 
 async def test_a_wait_grows_and_has_chance_in_it() -> None:
-    for attempts in range(1, ATTEMPTS + 3):
-        least, most = webhook_worker.pause(attempts, 0.0), webhook_worker.pause(attempts, 1.0)
+    for attempts in range(1, MAX_ATTEMPTS + 3):
+        least, most = (
+            webhook_worker.retry_delay(attempts, 0.0),
+            webhook_worker.retry_delay(attempts, 1.0),
+        )
         assert timedelta(0) < least < most <= timedelta(hours=5)
-    assert webhook_worker.pause(5, 0.5) > 10 * webhook_worker.pause(1, 0.5)
+    assert webhook_worker.retry_delay(5, 0.5) > 10 * webhook_worker.retry_delay(1, 0.5)
 
 
 async def test_reading_the_journal_costs_the_same_for_many(
     ada: Client, bob: Client, root: Client, receiver: Receiver, statements: list[str]
 ) -> None:
     await made(root, receiver.url, "message.received")
-    await feed(ada.world)
+    await create_deliveries(ada.world)
     costs = []
     for many in (1, 20):
         for n in range(many):
             await receive(ada, f"{many} {n}")
             await receive(bob, f"{many} {n}")
         del statements[:]
-        await feed(ada.world)
+        await create_deliveries(ada.world)
         costs.append(len(statements))
     assert costs[0] == costs[1]
     rows = await ada.world.database.read(select(col(WebhookDelivery.id)))

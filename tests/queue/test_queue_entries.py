@@ -10,18 +10,18 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from mail.maintenance import restore_mark
-from mail.mime.header_encoding import Named
+from mail.mime.header_encoding import NamedAddress
 from mail.queue import bulk_updates, recipient_leases
-from mail.queue.enqueue import Handed, Sender, hand_in
+from mail.queue.enqueue import NewSubmission, SubmissionOwner, enqueue
 from models.admin.admin_log import AdminLogEntry
 from models.files.blobs import SubmissionBlob
-from models.runtime.environment import World
-from models.store.keyset_pages import Ask
+from models.runtime.environment import Environment
+from models.store.keyset_pages import PageRequest
 from models.submission.tables import Submission
 from resolvers.admin import tasks
 from resolvers.queue import loaders as queue_loaders
-from resolvers.queue.loaders import OLDEST, EntryWhere, QueueName
-from resolvers.users.selection import Users
+from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
+from resolvers.users.selection import UserSelector
 from tests.conftest import Client, Clock, context
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import mutate
@@ -60,27 +60,29 @@ async def listed(client: Client, **given: Any) -> list[Any]:
     return list((await client(QUEUE, **given))["queue"]["nodes"])
 
 
-async def queue_id(world: World, key: int) -> str:
+async def queue_id(world: Environment, key: int) -> str:
     (row,) = await world.database.read(
         select(col(Submission.queue_id)).where(col(Submission.id) == key)
     )
     return str(row.queue_id)
 
 
-async def platforms(world: World, like: int, sender: str = "") -> int:
+async def platforms(world: Environment, like: int, sender: str = "") -> int:
     """Something the platform sends by itself, with the bytes of another submission."""
     (row,) = await world.database.read(
         select(col(Submission.blob_id), col(Submission.tenant_id), col(Submission.size)).where(
             col(Submission.id) == like
         )
     )
-    handed = Handed(
+    handed = NewSubmission(
         sender, ["eve@example.net"], row.size, row.blob_id, [row.blob_id], None, world.now()
     )
-    return await world.apply(lambda turn: hand_in(turn, Sender(None, row.tenant_id), handed), 0)
+    return await world.run_transaction(
+        lambda turn: enqueue(turn, SubmissionOwner(None, row.tenant_id), handed), 0
+    )
 
 
-async def noted(world: World) -> list[int | None]:
+async def noted(world: Environment) -> list[int | None]:
     """The entries whose removal is in the administrators' log."""
     asked = select(col(AdminLogEntry.target_id)).where(col(AdminLogEntry.mutation) == "queueDelete")
     return [
@@ -89,11 +91,11 @@ async def noted(world: World) -> list[int | None]:
 
 
 async def task_done(client: Client) -> None:
-    while await tasks.work(client.world):
+    while await tasks.run_next_task(client.world):
         pass
 
 
-async def deferred(client: Client, *to: Named) -> int:
+async def deferred(client: Client, *to: NamedAddress) -> int:
     """A message that was tried once."""
     async with listening(Server(dict(LATER))) as there, working(client.world, relay(there)):
         key = await send(client, *to)
@@ -130,7 +132,9 @@ async def test_each_sees_the_own_and_administrators_more(
     assert (await ada(NODE, id=theirs["id"]))["node"] is None
 
 
-async def test_where_an_entry_stands(ada: Client, over: Client, world: World, clock: Clock) -> None:
+async def test_where_an_entry_stands(
+    ada: Client, over: Client, world: Environment, clock: Clock
+) -> None:
     key = await deferred(ada)
     (one,) = await listed(ada)
     assert (one["queueName"], one["lastError"]) == ("DEFERRED", "450 4.2.1 Later")
@@ -143,10 +147,12 @@ async def test_where_an_entry_stands(ada: Client, over: Client, world: World, cl
     assert (one["queueName"], one["nextAttemptAt"]) == ("HOLD", None)
     assert {to["nextAttemptAt"] for to in one["recipients"]} == {None}
     clock.tick(days=6)
-    assert (await recipient_leases.claim(world, PACE)).many == 0
+    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
     gone = await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=False)
     assert gone["entries"] == [{"queueName": "DEFERRED"}]
-    assert (await recipient_leases.claim(world, PACE)).many == 2  # held for days, and no older
+    assert (
+        await recipient_leases.claim_due_jobs(world, PACE)
+    ).recipient_count == 2  # held for days, and no older
     assert {row.expires_at for row in (await deliveries(world, key)).values()} == {
         world.now() + timedelta(days=5)
     }
@@ -158,24 +164,24 @@ async def test_where_an_entry_stands(ada: Client, over: Client, world: World, cl
 
 
 async def test_what_is_held_while_it_is_sent_is_not_tried_again(
-    ada: Client, over: Client, world: World, clock: Clock
+    ada: Client, over: Client, world: Environment, clock: Clock
 ) -> None:
     key = await send(ada)
-    (job,) = (await recipient_leases.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
     name = await queue_id(world, key)
     await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=True)
-    await recipient_leases.hand_back(world, [job])
-    assert (await recipient_leases.claim(world, PACE)).many == 0
+    await recipient_leases.release_unattempted(world, [job])
+    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
     clock.tick(days=1)
-    assert (await recipient_leases.claim(world, PACE)).many == 0
+    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
     await mutate(over, "queueHold", "entries { queueName }", queueIds=[name], hold=False)
-    assert (await recipient_leases.claim(world, PACE)).many == 2
+    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
 
 
 async def test_lists_are_filtered_and_paged(ada: Client, over: Client, clock: Clock) -> None:
     names = []
     for nth in range(5):
-        key = await send(ada, Named(f"n{nth}@example{nth % 2}.net"))
+        key = await send(ada, NamedAddress(f"n{nth}@example{nth % 2}.net"))
         names.append(await queue_id(ada.world, key))
         clock.tick(seconds=1)
     begun = await platforms(ada.world, key)
@@ -213,23 +219,28 @@ async def test_listing_costs_the_same_however_many(
 
 
 async def test_lists_and_claims_are_by_indexes_of_what_waits(
-    ada: Client, over: Client, world: World
+    ada: Client, over: Client, world: Environment
 ) -> None:
     await deferred(ada)
     for client in (ada, over):
-        ctx, ask = context(client), Ask(OLDEST, 20)
+        ctx, ask = context(client), PageRequest(CURSOR_KIND, 20)
         with explained(world) as plans:
-            for where in (EntryWhere(), EntryWhere(users=Users(ids=(ada.user.id,)))):
+            for where in (
+                QueueEntryConditions(),
+                QueueEntryConditions(user_selection=UserSelector(ids=(ada.user.id,))),
+            ):
                 plan = await plans.of(
-                    queue_loaders.page(ctx, where, ask, {"id"}), "submissions", asking="ORDER BY"
+                    queue_loaders.read_entry_page(ctx, where, ask, {"id"}),
+                    "submissions",
+                    asking="ORDER BY",
                 )
                 if world.database.dialect == "sqlite":
                     assert "INDEX submissions_waiting" in plan
                     assert "SCAN submissions\n" not in plan
-                    assert where.users.given or "TEMP B-TREE" not in plan
+                    assert where.user_selection.is_given or "TEMP B-TREE" not in plan
             for name in QueueName:
                 plan = await plans.of(
-                    queue_loaders.page(ctx, EntryWhere(name), ask, {"id"}),
+                    queue_loaders.read_entry_page(ctx, QueueEntryConditions(name), ask, {"id"}),
                     "submissions",
                     asking="ORDER BY",
                 )
@@ -237,7 +248,7 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
                     assert "SCAN deliveries\n" not in f"{plan}\n"
     with explained(world) as plans:
         for plan in await plans.those(
-            recipient_leases.claim(world, PACE), lambda sent: "SELECT" in sent
+            recipient_leases.claim_due_jobs(world, PACE), lambda sent: "SELECT" in sent
         ):
             if world.database.dialect == "sqlite":
                 assert "SCAN deliveries\n" not in f"{plan}\n"
@@ -248,7 +259,7 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
 async def test_what_is_tried_again_is_found_whether_it_is_little_or_much(
     ada: Client, bob: Client, over: Client, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(queue_loaders, "FEW", few)
+    monkeypatch.setattr(queue_loaders, "MAX_DEFERRED_IDS", few)
     keys = [await deferred(client) for client in (ada, bob, ada)]
     for client in (ada, bob):
         await send(client)
@@ -262,10 +273,15 @@ async def test_what_is_tried_again_is_found_whether_it_is_little_or_much(
     assert [one["queueId"] for one in first["nodes"] + rest["nodes"]] == tried
 
 
-async def test_those_tried_again_are_looked_up_by_their_index(over: Client, world: World) -> None:
+async def test_those_tried_again_are_looked_up_by_their_index(
+    over: Client, world: Environment
+) -> None:
     with explained(world) as plans:
-        looked = queue_loaders.page(
-            context(over), EntryWhere(QueueName.DEFERRED), Ask(OLDEST, 20), {"id"}
+        looked = queue_loaders.read_entry_page(
+            context(over),
+            QueueEntryConditions(QueueName.DEFERRED),
+            PageRequest(CURSOR_KIND, 20),
+            {"id"},
         )
         plan, _ = await plans.all_of(looked, "deliveries", asking="LIMIT")
         if world.database.dialect == "sqlite":
@@ -276,7 +292,7 @@ async def test_those_tried_again_are_looked_up_by_their_index(over: Client, worl
 
 
 async def test_a_user_removes_the_own_and_nothing_else(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
     keys = [await send(ada), await send(bob)]
     keys.append(await platforms(world, keys[0]))
@@ -325,9 +341,9 @@ async def test_it_is_said_in_one_way_which(over: Client, given: Any) -> None:
         assert [e["path"] for e in refused["errors"]] == [["queueIds"]]
 
 
-async def test_what_is_being_sent_stays(ada: Client, over: Client, world: World) -> None:
+async def test_what_is_being_sent_stays(ada: Client, over: Client, world: Environment) -> None:
     key = await send(ada)
-    assert (await recipient_leases.claim(world, PACE)).many == 2
+    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
     name = await queue_id(world, key)
     done = await mutate(over, "queueDelete", "deletedCount", queueIds=[name])
     assert (done["deletedCount"], done["errors"]) == (0, [])
@@ -335,7 +351,7 @@ async def test_what_is_being_sent_stays(ada: Client, over: Client, world: World)
 
 
 async def test_who_sent_it_hears_of_it(
-    ada: Client, bob: Client, over: Client, world: World
+    ada: Client, bob: Client, over: Client, world: Environment
 ) -> None:
     key, other = await deferred(ada), await send(bob)
     name = await queue_id(world, key)
@@ -354,7 +370,7 @@ async def test_who_sent_it_hears_of_it(
 
 
 async def test_administrators_remove_whatever_there_is_and_it_is_noted(
-    ada: Client, bob: Client, over: Client, world: World, http: httpx.AsyncClient
+    ada: Client, bob: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     keys = [await send(ada), await send(bob)]
     keys.append(await platforms(world, keys[0]))
@@ -372,10 +388,10 @@ async def test_administrators_remove_whatever_there_is_and_it_is_noted(
 
 
 async def test_much_is_the_work_of_a_task(
-    ada: Client, over: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    ada: Client, over: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_options(world, bulk=2)
-    monkeypatch.setattr(bulk_updates, "MOST", 2)
+    monkeypatch.setattr(bulk_updates, "MAX_SUBMISSIONS", 2)
     keys = [await send(ada) for _ in range(5)]
     done = await mutate(over, "queueDelete", "deletedCount task { kind total }", all=True)
     assert (done["deletedCount"], done["task"]) == (0, {"kind": "QUEUE_DELETE", "total": 5})
@@ -388,14 +404,14 @@ async def test_much_is_the_work_of_a_task(
 
 
 async def test_a_flush_tries_at_once_what_waits_for_another_try(
-    ada: Client, over: Client, world: World, clock: Clock
+    ada: Client, over: Client, world: Environment, clock: Clock
 ) -> None:
     key = await deferred(ada)
     later = await send(ada, send_time=clock() + timedelta(hours=1))
-    assert (await recipient_leases.claim(world, PACE)).many == 0
+    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
     done = await mutate(over, "queueFlush", "scheduledCount task { id }", all=True)
     assert (done["scheduledCount"], done["task"], done["errors"]) == (2, None, [])
-    (job,) = (await recipient_leases.claim(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
     assert (job.submission_id, job.recipients[0].attempts) == (key, 2)
     assert await state(world, later) == "SCHEDULED"
     again = await mutate(over, "queueFlush", "scheduledCount", all=True)
@@ -403,7 +419,7 @@ async def test_a_flush_tries_at_once_what_waits_for_another_try(
 
 
 async def test_flushing_and_holding_are_for_administrators(
-    ada: Client, world: World, http: httpx.AsyncClient
+    ada: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     key = await send(ada)
     name = await queue_id(world, key)
@@ -422,7 +438,7 @@ async def test_flushing_and_holding_are_for_administrators(
 
 
 async def test_arrivals_and_attempts_are_followed_in_order(
-    live: House, ada: Client, over: Client, world: World, clock: Clock
+    live: House, ada: Client, over: Client, world: Environment, clock: Clock
 ) -> None:
     follower = await live.follow(over, CHANGES)
     held = await live.follow(over, CHANGES, filter={"queueName": "HOLD"})
@@ -455,21 +471,21 @@ async def test_arrivals_and_attempts_are_followed_in_order(
 
 
 async def test_entries_are_followed_after_a_restore_of_the_database(
-    live: House, ada: Client, over: Client, world: World
+    live: House, ada: Client, over: Client, world: Environment
 ) -> None:
     follower = await live.follow(over, CHANGES)
     async with asyncio.timeout(10):
         while not follower.results:  # it tells of what comes once it listens
             await send(ada)
             await asyncio.sleep(0.05)
-    await restore_mark.restored(world)
+    await restore_mark.begin_after_consistent_restore(world)
     name = await queue_id(world, await send(ada))
     await until(lambda: name in {one["queueId"] for one in follower.results}, 20)
     await follower.leave()
 
 
 async def test_no_entry_is_missed_however_many_come(
-    live: House, ada: Client, bob: Client, over: Client, world: World
+    live: House, ada: Client, bob: Client, over: Client, world: Environment
 ) -> None:
     follower = await live.follow(over, CHANGES)
     async with asyncio.timeout(10):

@@ -6,9 +6,9 @@ import pytest
 
 from graph.types import global_ids
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
-from resolvers.auth.authentication import settle
+from resolvers.auth.authentication import wait_for_background_tasks
 from tests.conftest import Client, Clock, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import send
@@ -78,7 +78,7 @@ async def held(client: Client, **more: Any) -> list[tuple[Any, ...]]:
 async def hold_up(client: Client) -> None:
     while await send(client, "a@example.net") == []:
         pass
-    await settle(client.world)
+    await wait_for_background_tasks(client.world)
 
 
 async def test_rates_are_set_changed_listed_and_taken_away(
@@ -367,7 +367,7 @@ async def test_only_administrators_of_the_domain_may_with_the_permission(
     assert await listed(near) == [("ada", 9, "HOUR")]
 
 
-async def _stored(world: World) -> Any:
+async def _stored(world: Environment) -> Any:
     limits = await rows(world, "SELECT id, value FROM rate_limits ORDER BY id")
     windows = await rows(world, "SELECT id, used FROM rate_windows ORDER BY id")
     return limits, windows, await rows(world, "SELECT id, source FROM rate_holds")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.routing import route_tests
 from tests.conftest import Client
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
@@ -33,7 +33,7 @@ async def hop(root: Client, port: int) -> str:
     return str(made["transport"]["id"])
 
 
-async def test_a_way_is_tried_up_to_the_recipient(root: Client, world: World) -> None:
+async def test_a_way_is_tried_up_to_the_recipient(root: Client, world: Environment) -> None:
     async with listening(Server(replies={"eve": "550 5.1.1 Nobody"})) as there:
         ways: list[dict[str, Any]] = [
             {"relayHost": await way(root, there.port)},
@@ -89,6 +89,6 @@ async def test_what_cannot_be_tried_is_refused(root: Client, ada: Client) -> Non
 
 
 async def test_so_many_are_tried_at_once(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(route_tests, "AT_ONCE", 0)
+    monkeypatch.setattr(route_tests, "MAX_CONCURRENT_TESTS", 0)
     _, errors = await done(root, TEST, recipient="carol@far.example")
     assert told(errors)[0] == "RATE_LIMITED"

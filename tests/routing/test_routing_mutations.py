@@ -12,8 +12,8 @@ from mail.routing import password_contexts
 from models.admin.admin_log import AdminLogEntry
 from models.events.journal import PLATFORM, ChangeKind
 from models.routing.tables import RelayHost
-from models.runtime.environment import World
-from models.runtime.secret_box import Vault, new_key
+from models.runtime.environment import Environment
+from models.runtime.secret_box import SecretBox, generate_key
 from resolvers.admin import secret_rotation
 from tests.conftest import Client
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -76,7 +76,9 @@ async def refused(client: Client, kind: str, **given: Any) -> tuple[Any, ...]:
     return told(errors)
 
 
-async def test_relay_hosts_are_made_changed_listed_and_deleted(root: Client, world: World) -> None:
+async def test_relay_hosts_are_made_changed_listed_and_deleted(
+    root: Client, world: Environment
+) -> None:
     one = await create(
         root, "relayHost", host=" Smtp.Relay.EXAMPLE:587 ", username="us", password=SECRET
     )
@@ -174,7 +176,9 @@ WRONG: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
 ]  # fmt: skip
 
 
-async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: World) -> None:
+async def test_what_cannot_be_is_refused_by_field_and_rule(
+    root: Client, world: Environment
+) -> None:
     for kind, given, (path, rule) in WRONG:
         assert await refused(root, kind, **given) == ("VALIDATION", path, None, rule), (kind, given)
     for table in TABLES:
@@ -209,7 +213,7 @@ async def test_what_can_be_is_kept_in_one_way_of_writing(root: Client) -> None:
         assert errors == []
 
 
-async def test_a_destination_has_one_way_and_one_policy(root: Client, world: World) -> None:
+async def test_a_destination_has_one_way_and_one_policy(root: Client, world: Environment) -> None:
     for kind in ("transport", "tlsPolicy"):
         first = await create(root, kind)
         second = await create(root, kind, destination=".far.example")
@@ -224,7 +228,7 @@ async def test_a_destination_has_one_way_and_one_policy(root: Client, world: Wor
                 assert told(errors)[:2] == ("CONFLICT", ["destination"])
             found, errors = await change(root, kind, first["id"], destination="far.example")
             assert (errors, found[0]["destination"]) == ([], "far.example")
-        missing = global_ids.encode(kind[0].upper() + kind[1:], world.key())
+        missing = global_ids.encode(kind[0].upper() + kind[1:], world.new_id())
         for document, more in (("Update", {"active": False}), ("Delete", {})):
             both = {"ids": [first["id"], missing], **more}
             _, errors = await done(root, _mutation(kind, document), **both)
@@ -249,16 +253,18 @@ async def test_levels_and_parameters_stay_together(root: Client) -> None:
     assert found[0]["updatedAt"] is not None
 
 
-async def sealed(world: World, key: str) -> str | None:
+async def sealed(world: Environment, key: str) -> str | None:
     asked = select(col(RelayHost.secret)).where(
         col(RelayHost.id) == global_ids.decode("RelayHost", key)
     )
     (row,) = await world.database.read(asked)
-    place = password_contexts.place_of_relay(global_ids.decode("RelayHost", key))
-    return world.vault.open(row.secret, place) if row.secret else None
+    place = password_contexts.relay_host_context(global_ids.decode("RelayHost", key))
+    return world.secret_box.decrypt(row.secret, place) if row.secret else None
 
 
-async def test_a_password_is_sealed_and_told_to_no_other_server(root: Client, world: World) -> None:
+async def test_a_password_is_sealed_and_told_to_no_other_server(
+    root: Client, world: Environment
+) -> None:
     access = {"username": "us", "password": SECRET}
     one, two = [await create(root, "relayHost", **access) for _ in range(2)]
     assert await sealed(world, one["id"]) == SECRET
@@ -289,18 +295,22 @@ async def test_a_password_is_sealed_and_told_to_no_other_server(root: Client, wo
     assert SECRET not in stored
 
 
-async def test_passwords_are_sealed_anew_with_the_newest_key(root: Client, world: World) -> None:
+async def test_passwords_are_sealed_anew_with_the_newest_key(
+    root: Client, world: Environment
+) -> None:
     one = await create(root, "relayHost", username="us", password=SECRET)
     await create(root, "transport", username="us", password=SECRET)
-    name, key = new_key()
-    object.__setattr__(world, "vault", Vault({**world.vault.keys, name: key}))
-    came = await secret_rotation.reseal(world)
-    assert (came.done, came.closed) == (2, [])
+    name, key = generate_key()
+    object.__setattr__(world, "secret_box", SecretBox({**world.secret_box.keys, name: key}))
+    came = await secret_rotation.reencrypt_all(world)
+    assert (came.reencrypted_count, came.failed_contexts) == (2, [])
     assert await sealed(world, one["id"]) == SECRET
 
 
 @pytest.mark.usefixtures("ada")
-async def test_domains_name_a_relay_host_and_lose_it_with_it(root: Client, world: World) -> None:
+async def test_domains_name_a_relay_host_and_lose_it_with_it(
+    root: Client, world: Environment
+) -> None:
     one = await create(root, "relayHost")
     document = "{ domains { nodes { name relayHost { host } } } }"
     await made(root, "new.example", relayHost=one["id"])
@@ -315,7 +325,7 @@ async def test_domains_name_a_relay_host_and_lose_it_with_it(root: Client, world
     for name in ("new.example",):
         _, errors = await done(root, UPDATE, domains=[{"name": name}], set={"relayHost": None})
         assert errors == []
-    missing = global_ids.encode("RelayHost", world.key())
+    missing = global_ids.encode("RelayHost", world.new_id())
     for wrong, code in (
         (missing, "NOT_FOUND"),
         ("nonsense", "VALIDATION"),
@@ -372,7 +382,7 @@ async def test_a_list_costs_the_same_however_long(root: Client, statements: list
 
 
 async def test_nobody_else_sees_or_changes_anything(
-    root: Client, ada: Client, http: httpx.AsyncClient, world: World
+    root: Client, ada: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     made_ = {kind: (await create(root, kind))["id"] for kind in KINDS}
     await done(

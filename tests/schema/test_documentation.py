@@ -25,11 +25,11 @@ from graphql import (
 from bench.servers.ports import free_port
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from merganser.commands.command_line import app
-from merganser.demo.credentials import ADDRESS, NAME
+from merganser.commands.command_line import create_command_line
+from merganser.demo.credentials import ADDRESS, USERNAME
 from merganser.server import environment_factory
 from merganser.settings.settings import Settings
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
@@ -89,7 +89,7 @@ def of_kind(*kinds: OperationType) -> list[Block]:
 
 
 @pytest.fixture
-async def demo(world: World, http: httpx.AsyncClient, tmp_path: Path) -> Client:
+async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
     return await demo_client(world, http, tmp_path)
 
 
@@ -124,7 +124,7 @@ async def given(client: Client, block: Block) -> dict[str, Any]:
 
 async def test_queries_and_mutations_run_on_the_demo_account(demo: Client) -> None:
     other = NewUser("bob", address=f"bob@{ADDRESS.partition('@')[2]}", password_disabled=True)
-    await creation_create.create(environment_factory.owner(demo.world), other)
+    await creation_create.create_user(environment_factory.root_context(demo.world), other)
     admin = await make_client(demo.world, demo.http, "chief", role=Role.ADMIN)
     for block in of_kind(OperationType.QUERY, OperationType.MUTATION):
         name = operation(block).name
@@ -143,9 +143,9 @@ async def test_subscriptions_tell_of_a_delivery(demo: Client, block: Block) -> N
     async with asyncio.timeout(10):
         coming = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.2)  # until it listens
-        letter = await received_messages.read(raw_message("Out of the blue"))
-        to = await address_resolution.recipient(demo.world, ADDRESS)
-        await received_messages.receive(demo.world, letter, to, "carol@example.com")
+        letter = await received_messages.read_message(raw_message("Out of the blue"))
+        to = await address_resolution.load_recipient(demo.world, ADDRESS)
+        await received_messages.store_for_recipient(demo.world, letter, to, "carol@example.com")
         result = await coming
     assert not result.errors
     (told,) = result.data.values()
@@ -179,7 +179,7 @@ async def test_commands_that_are_marked_succeed_beside_a_server(
     for usual, setting in USUAL.items():
         text = text.replace(usual, f"127.0.0.1:{getattr(house, setting)}")
     path = f"{programs}:{os.environ['PATH']}"
-    env = {**house.env, "PATH": path, "KEY": house.secrets[NAME]}
+    env = {**house.env, "PATH": path, "KEY": house.secrets[USERNAME]}
     process = await asyncio.create_subprocess_exec(
         "bash", "-euc", text, cwd=ROOT, env=env,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -244,7 +244,11 @@ def commands(block: Block) -> list[list[str]]:
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_all_commands_of_ours_exist(block: Block) -> None:
-    known = {each.name for each in app().registered_commands + app().registered_groups}
+    known = {
+        each.name
+        for each in create_command_line().registered_commands
+        + create_command_line().registered_groups
+    }
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands(block):
         if words[0] == "make":

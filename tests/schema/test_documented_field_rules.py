@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from graphql import GraphQLInputObjectType
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 from resolvers.auth import app_passwords
 from resolvers.auth.app_passwords import NewAppPassword
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -35,10 +35,10 @@ def test_the_description_of_a_field_tells_its_rule(field: str) -> None:
 
 def test_the_rules_are_those_that_are_described() -> None:
     for seconds, life in ((1, 1), (36_500 * 86_400, 36_500 * 86_400), (0, None)):
-        assert mailbox_loaders.seconds(timedelta(seconds=seconds)) == life
+        assert mailbox_loaders.retention_seconds(timedelta(seconds=seconds)) == life
     for wrong in (timedelta(milliseconds=999), timedelta(days=36_501)):
-        with pytest.raises(Invalid):
-            mailbox_loaders.seconds(wrong)
+        with pytest.raises(InvalidInput):
+            mailbox_loaders.retention_seconds(wrong)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,10 @@ async def test_weak_passwords_are_those_that_are_described(
 ) -> None:
     new = NewAppPassword(description="Phone", password=password)
     if not is_weak:
-        assert (await app_passwords.create(context(ada), None, new))[1] == password
+        assert (
+            await app_passwords.create_app_password(context(ada), None, new)
+        ).password == password
         return
-    with pytest.raises(Invalid) as refusal:
-        await app_passwords.create(context(ada), None, new)
+    with pytest.raises(InvalidInput) as refusal:
+        await app_passwords.create_app_password(context(ada), None, new)
     assert refusal.value.constraint == "weak"

@@ -14,9 +14,9 @@ from graphql import (
 )
 from sqlmodel import select
 
-from graph.types.input_conditions import Conditions
+from graph.types.input_conditions import ConditionsInput
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import Client, Clock
 from tests.support.differential.random_values import definition
@@ -26,7 +26,7 @@ from tests.support.lists.list_rows import fill
 INPUTS = {
     name: kind
     for name, kind in schema.type_map.items()
-    if is_input_object_type(kind) and issubclass(definition(kind).origin, Conditions)
+    if is_input_object_type(kind) and issubclass(definition(kind).origin, ConditionsInput)
 }
 TEXTS = 2  # members with a text that are tried at each place
 NAMES = ("Filter", "Selection", "Match")
@@ -72,7 +72,7 @@ async def test_an_input_without_conditions_is_refused(filled: list[Client], root
 def _members(place: Place, kind: str) -> list[tuple[str, Any]]:
     """Return the list members of the input at a place, or its texts, with an empty value."""
     fields = INPUTS[place.input].fields
-    kept = definition(INPUTS[place.input]).origin.texts_may_be_empty
+    kept = definition(INPUTS[place.input]).origin.fields_with_empty_texts
     return [
         (name, [] if kind == "list" else "")
         for name, one in fields.items()
@@ -141,7 +141,7 @@ def _some(value: Any) -> bool:
     return bool(value) and value != "0"
 
 
-async def _stored(world: World) -> list[Any]:
+async def _stored(world: Environment) -> list[Any]:
     """Return all messages and accounts, with what mutations change of them."""
     asked: Any = select(Message.id, Message.mailbox_id, Message.seen, Message.archived_at)
     accounts: Any = select(User.id, User.role, User.disabled, User.deleted_at)

@@ -6,7 +6,7 @@ import pytest
 from graphql import is_input_object_type
 from strawberry.utils.str_converters import to_camel_case
 
-from graph.types.input_conditions import Restrictions
+from graph.types.input_conditions import RestrictionsInput
 from tests.conftest import Client
 from tests.support.accounts.user_operations import run
 from tests.support.differential.random_values import definition
@@ -53,8 +53,8 @@ async def test_an_empty_restriction_is_refused(
 def test_every_restriction_has_a_case() -> None:
     tried = {path[-1] for _, _, path in CASES}
     for kind in schema.type_map.values():
-        if is_input_object_type(kind) and issubclass(definition(kind).origin, Restrictions):
-            fields = definition(kind).origin.restrictions
+        if is_input_object_type(kind) and issubclass(definition(kind).origin, RestrictionsInput):
+            fields = definition(kind).origin.restriction_fields
             assert {to_camel_case(one.rstrip("_")) for one in fields} <= tried
 
 

@@ -13,62 +13,16 @@ from sqlmodel import SQLModel
 
 from models.events import journal
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.auth import authentication
 from tests.conftest import Client, make_key
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.sample_mutations import CALLS, Call, Calls
 from tests.support.schema.printed_schema import SDL
+from tests.support.stores.journal_comparison import JOURNALED_TABLES, PART_TABLES
 from tests.support.stores.store_snapshot import Rows, changed, everything
 
-# what each table's rows are called in the journal, and which columns it does not tell of:
-# they follow from other changes (counters), or are nothing a client sees
-TOLD = {
-    "mailboxes": ("MAILBOX_", {"uid_next", "modseq", "modify_index", "total", "unseen", "size"}),
-    "messages": ("MESSAGE_", {"indexed"}),
-    "addresses": ("ADDRESS_CHANGED", {"last_received_at"}),
-    "files": ("FILE_CHANGED", {"used_at"}),
-    "submissions": ("SUBMISSION_CHANGED", set[str]()),
-    "tasks": ("TASK_CHANGED", set[str]()),
-    "auth_events": ("SECURITY_EVENT", set[str]()),
-    "setting_changes": ("SETTING_CHANGED", set[str]()),
-    "key_values": ("KEY_VALUE_CHANGED", set[str]()),
-    "compose_requests": ("COMPOSE_REQUESTED", set[str]()),
-    "connectors": ("CONNECTOR_CHANGED", {"lease", "holder"}),
-    "dkim_keys": ("DKIM_CHANGED", {"looks", "due_at"}),
-    "certificates": ("CERTIFICATE_CHANGED", {"lease", "holder"}),
-    "filters": ("FILTER_CHANGED", {"match_count"}),
-    "identities": ("IDENTITY_CHANGED", set[str]()),
-    "labels": ("LABEL_CHANGED", set[str]()),
-    "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),
-    "quarantine_items": ("QUARANTINE_CHANGED", set[str]()),
-    "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
-    "sieve_scripts": ("SIEVE_CHANGED", set[str]()),
-    "relay_hosts": ("RELAY_HOST_CHANGED", set[str]()),
-    "transports": ("TRANSPORT_CHANGED", set[str]()),
-    "tls_policies": ("TLS_POLICY_CHANGED", {"updated_at"}),
-    "forwarding_hosts": ("FORWARDING_HOST_CHANGED", set[str]()),
-    "sender_rules": ("SENDER_RULE_CHANGED", set[str]()),
-    "users": (
-        "USER_CHANGED",
-        {
-            "used",
-            "message_count",
-            "uid_validity",
-            "last_login_at",
-            "updated_at",
-            "password",
-            "kicked_at",
-        },
-    ),
-}
-# tables whose rows are told of as those of another
-PARTS = {
-    "mailboxes": ["mailbox_metadata", "mailbox_shares"],
-    "users": ["rate_limits", "rate_windows"],
-    "certificates": ["certificate_names"],
-}
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
     "access_tokens", "acme_accounts", "acme_challenges", "admin_log", "api_keys", "app_passwords",
     "audit_accesses", "audit_blobs", "audit_copies", "audits", "autoreply_senders", "bcc_rules",
@@ -109,8 +63,8 @@ def test_every_mutation_has_its_call() -> None:
 
 def test_every_table_is_told_of_or_said_to_be_silent() -> None:
     tables = {table.name for table in SQLModel.metadata.sorted_tables}
-    parts = {part for found in PARTS.values() for part in found}
-    assert tables == {*TOLD, *SILENT, *parts}
+    parts = {part for found in PART_TABLES.values() for part in found}
+    assert tables == {*JOURNALED_TABLES, *SILENT, *parts}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -151,10 +105,10 @@ def assert_journal_tells_what_changed(
     made: Call, client: Client, done: Mapping[str, Any], before: Rows, after: Rows
 ) -> None:
     entries = [row for key, row in after["changes"].items() if key not in before["changes"]]
-    for table, (kind, ignored) in TOLD.items():
+    for table, (kind, ignored) in JOURNALED_TABLES.items():
         told = {key for row in entries if row["kind"].startswith(kind) for key in row["ids"]}
         nudged = {client.user.id} if made.nudges and table == "users" else set()
-        parts = [changed(before, after, part, set()) for part in PARTS.get(table, ())]
+        parts = [changed(before, after, part, set()) for part in PART_TABLES.get(table, ())]
         if table == "submissions":
             parts.append(submissions_of(before, after))
         assert told == changed(before, after, table, ignored).union(nudged, *parts), table
@@ -282,7 +236,7 @@ async def test_atomic_keeps_all_fields_or_none(name: str, ada: Client, root: Cli
     made, client = await prepared(name, ada, root)
     beside, fails = BESIDE[client.user.id != 0]
     await client("{ viewer { role } }")  # that its key is used is noted by now
-    await authentication.settle(ada.world)
+    await authentication.wait_for_background_tasks(ada.world)
     before = await everything(ada.world)
     done = await Calls([beside, made, fails])(client)
     if name in ALONE:
@@ -326,7 +280,7 @@ def codes(done: Any) -> list[str]:
 
 
 @contextmanager
-def commits(world: World) -> Iterator[list[Any]]:
+def commits(world: Environment) -> Iterator[list[Any]]:
     """What the store commits of sessions, meanwhile."""
     found: list[Any] = []
 
@@ -419,7 +373,7 @@ async def test_a_credential_for_sending_reads_no_mail_by_any_way(name: str, ada:
 
 
 def test_every_kind_of_change_is_used_or_a_resync() -> None:
-    told = {kind for kind, _ in TOLD.values()}
+    told = {kind for kind, _ in JOURNALED_TABLES.values()}
     rest = {kind for kind in ChangeKind if not any(kind.startswith(begin) for begin in told)}
     assert rest == {
         ChangeKind.DOMAIN_CHANGED,

@@ -1,4 +1,4 @@
-"""Imports between the modules of the product."""
+"""Imports between the modules of the product, and between test files."""
 
 import ast
 from collections.abc import Iterable, Mapping
@@ -76,6 +76,21 @@ def is_graphql_type(node: ast.stmt) -> bool:
     return any(ast.unparse(each).startswith("strawberry.") for each in decorators)
 
 
+def is_test_file(module: str) -> bool:
+    """True for a test file and for the conftest of a folder, but not for `tests.conftest`."""
+    name = module.rpartition(".")[2]
+    return module != "tests.conftest" and (name == "conftest" or name.startswith("test_"))
+
+
+def imported_test_files(trees: Mapping[str, ast.Module]) -> set[tuple[str, str]]:
+    """Importer and imported module of each import of a test file."""
+    return {
+        (importer, module)
+        for importer, modules in import_graph(trees).items()
+        for module in filter(is_test_file, modules)
+    }
+
+
 def test_only_graphql_types_import_each_other_in_a_circle() -> None:
     paths = [path for layer in LAYERS for path in (ROOT / layer).rglob("*.py")]
     trees = {module_name(path): ast.parse(path.read_text()) for path in paths}
@@ -89,3 +104,30 @@ def test_only_graphql_types_import_each_other_in_a_circle() -> None:
 def test_import_circles_are_strongly_connected_components() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d", "f"}, "f": set[str]()}
     assert import_circles({**graph, "g": {"a"}}) == {frozenset("abc"), frozenset("de")}
+
+
+def test_no_module_imports_a_test_file() -> None:
+    paths = [path for folder in ("tests", "bench") for path in (ROOT / folder).rglob("*.py")]
+    trees = {module_name(path): ast.parse(path.read_text()) for path in paths}
+    assert module_name(Path(__file__)) in filter(is_test_file, trees)
+    imports = sorted(imported_test_files(trees))
+    assert not imports, "move what is shared to tests/support/"
+
+
+def test_every_form_of_import_of_a_test_file_is_found() -> None:
+    sources = {
+        "tests.conftest": "from tests.support import clients",
+        "tests.support.clients": "from tests.conftest import Clock",
+        "tests.area.conftest": "import tests.support.clients",
+        "tests.area.test_names": "from tests.area.conftest import Place",
+        "tests.area.test_module": "from tests.area import test_names",
+        "tests.area.test_dotted": "import tests.area.test_names as names",
+        "tests.area.test_local": "def load(): from tests.area.test_names import NAME",
+    }
+    trees = {module: ast.parse(source) for module, source in sources.items()}
+    assert imported_test_files(trees) == {
+        ("tests.area.test_names", "tests.area.conftest"),
+        ("tests.area.test_module", "tests.area.test_names"),
+        ("tests.area.test_dotted", "tests.area.test_names"),
+        ("tests.area.test_local", "tests.area.test_names"),
+    }

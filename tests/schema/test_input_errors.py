@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from models.errors import Conflict, Invalid, Problems, Several
-from models.runtime.environment import World
+from models.errors import Conflict, ErrorCollector, InvalidInput, MultipleErrors
+from models.runtime.environment import Environment
 from tests.conftest import Client, make_client
 from tests.support.accounts.openpgp_keys import SIGNS_ONLY
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
-from tests.users.test_user_create_permissions import TABLES
+from tests.support.stores.row_counts import USER_TABLES
 
 SHORT = "pa55wd"  # too short for a password
 LATE = "2001-01-01T00:00:00Z"
@@ -175,8 +175,9 @@ async def refusals(client: Client, form: Form, *names: str, **options: Any) -> l
     return [(error["path"], error["constraint"]) for error in errors]
 
 
-async def everything(world: World) -> list[Any]:
-    asked = (f"SELECT count(*) FROM {table}" for table in (*TABLES, "api_keys", "app_passwords"))  # noqa: S608 - our own names
+async def everything(world: Environment) -> list[Any]:
+    tables = (*USER_TABLES, "api_keys", "app_passwords")
+    asked = (f"SELECT count(*) FROM {table}" for table in tables)  # noqa: S608 - our own names
     users = await rows(world, "SELECT * FROM users ORDER BY id")
     domains = await rows(world, "SELECT * FROM domains ORDER BY id")
     return [users, domains, *[await rows(world, sql) for sql in asked]]
@@ -247,33 +248,33 @@ async def test_what_a_role_may_not_do_is_told_before_what_is_wrong(
     assert answer["userUpdate"]["errors"] == [{"code": "FORBIDDEN", "path": ["set", "quota"]}]
 
 
-def wrong(*path: str, rule: str = "pattern") -> Invalid:
-    return Invalid("wrong", constraint=rule, path=path)
+def wrong(*path: str, rule: str = "pattern") -> InvalidInput:
+    return InvalidInput("wrong", constraint=rule, path=path)
 
 
 def test_the_first_problem_of_a_field_counts_and_one_is_itself() -> None:
-    problems = Problems()
-    for refusal in (wrong("b"), wrong("b", rule="max"), Several([wrong("b"), wrong("b")])):
-        with problems.caught():
+    problems = ErrorCollector()
+    for refusal in (wrong("b"), wrong("b", rule="max"), MultipleErrors([wrong("b"), wrong("b")])):
+        with problems.collecting():
             raise refusal
-    with pytest.raises(Invalid) as refused:
-        problems.settle()
+    with pytest.raises(InvalidInput) as refused:
+        problems.raise_collected()
     assert refused.value.constraint == "pattern"
 
 
 def test_problems_come_in_the_order_of_fields_and_of_positions() -> None:
-    problems = Problems()
+    problems = ErrorCollector()
     for place in ("b", "a.10.x", "a.9.y", "a"):
-        with problems.caught():
+        with problems.collecting():
             raise wrong(*place.split("."))
-    with pytest.raises(Several) as refused:
-        problems.settle()
-    assert [".".join(one.path) for one in refused.value.each] == ["a", "a.9.y", "a.10.x", "b"]
+    with pytest.raises(MultipleErrors) as refused:
+        problems.raise_collected()
+    assert [".".join(one.path) for one in refused.value.all_errors] == ["a", "a.9.y", "a.10.x", "b"]
 
 
 def test_what_is_no_problem_of_a_field_is_told_at_once() -> None:
-    problems = Problems()
-    problems.settle()
-    with pytest.raises(Conflict), problems.caught():
+    problems = ErrorCollector()
+    problems.raise_collected()
+    with pytest.raises(Conflict), problems.collecting():
         raise Conflict("taken", path=["name"])
-    problems.settle()
+    problems.raise_collected()

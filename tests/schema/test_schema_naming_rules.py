@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from graphql import build_schema, parse, print_schema
 
-from graph.execution.documents.cost_limits import Cost, cost_of
+from graph.execution.documents.cost_limits import Cost, cost_directive
 from graph.schema import schema
 from tests.support.schema.naming_rules import RULES, Rule, own
 from tests.support.schema.printed_schema import SDL
@@ -382,7 +382,9 @@ def test_what_costs_more_than_usual_says_so() -> None:
         }
         for kind in own(made._schema):  # noqa: SLF001
             for name, field in getattr(kind, "fields", {}).items():
-                costly = hasattr(field, "args") and cost_of(field) is not None
+                costly = hasattr(field, "args") and cost_directive(field) is not None
                 assert costly is ("cost" in printed[kind.name, name]), f"{kind.name}.{name}"
     assert "dear: String! @cost(perItem: false, weight: 500)" in small.as_str()
-    assert cost_of(small._schema.query_type.fields["chosen"]) == Cost(weight=2, per_item=True)  # type: ignore[union-attr]  # noqa: SLF001
+    query_type = small._schema.query_type  # noqa: SLF001
+    assert query_type is not None
+    assert cost_directive(query_type.fields["chosen"]) == Cost(weight=2, per_item=True)

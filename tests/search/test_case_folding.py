@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import func, literal, select, text
 
-from models.runtime.environment import World
-from models.store.text_folding import PIECE, fold_text
-from resolvers.mailboxes.loaders import NewMailboxes, create
+from models.runtime.environment import Environment
+from models.store.text_folding import PART_LENGTH, fold_text
+from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from tests.conftest import Client, context, receive
-from tests.search.test_text_search import subjects
+from tests.support.operations.search_operations import search_subjects
 
 RAW = """From: =?utf-8?q?J=C3=B6rg_M=C3=BCller-Stra=C3=9Fe?= <jorg@example.net>
 To: =?utf-8?q?=CE=9F=CE=94=CE=A5=CE=A3=CE=A3=CE=95=CE=A5=CE=A3?= <odysseus@example.net>
@@ -58,14 +58,16 @@ def conditions() -> Iterator[str]:
 
 async def test_case_and_accents_count_in_no_condition(ada: Client) -> None:
     await receive(ada, LETTER)
-    missed = [query for query in conditions() if await subjects(ada, query) != ["Crème brûlée"]]
+    missed = [
+        query for query in conditions() if await search_subjects(ada, query) != ["Crème brûlée"]
+    ]
     assert missed == []
-    assert await subjects(ada, "from:moller") == []
-    assert await subjects(ada, "from:\u0301") == []
+    assert await search_subjects(ada, "from:moller") == []
+    assert await search_subjects(ada, "from:\u0301") == []
 
 
 async def test_folders_are_found_in_any_case_unless_one_is_called_so(ada: Client) -> None:
-    await create(context(ada), NewMailboxes(["Bücher/Neu", "Work", "WORK"]))
+    await create_mailboxes(context(ada), NewMailboxes(["Bücher/Neu", "Work", "WORK"]))
     boxes = (await ada("{ viewer { user { mailboxes { id path } } } }"))["viewer"]["user"]
     keys = {box["path"]: box["id"] for box in boxes["mailboxes"]}
     for name in ("Bücher/Neu", "Work", "WORK"):
@@ -80,7 +82,7 @@ async def test_folders_are_found_in_any_case_unless_one_is_called_so(ada: Client
         ("mask:w%", {"Work", "WORK"}),
         ('mailbox:"inbox"', set()),
     ):
-        assert set(await subjects(ada, query)) == expected, query
+        assert set(await search_subjects(ada, query)) == expected, query
 
 
 async def move(client: Client, from_id: str, to_id: str) -> None:
@@ -92,7 +94,7 @@ async def move(client: Client, from_id: str, to_id: str) -> None:
     assert done["messageMove"]["errors"] == []
 
 
-async def test_the_store_folds_as_the_program_does(world: World) -> None:
+async def test_the_store_folds_as_the_program_does(world: Environment) -> None:
     """Each character that Unicode assigns, alone and beside a letter that it may combine with."""
     known = [
         chr(code)
@@ -111,5 +113,5 @@ async def test_the_store_folds_as_the_program_does(world: World) -> None:
 
 @pytest.mark.parametrize("blank", [" ", "x"])
 def test_a_long_text_is_folded_in_pieces(blank: str) -> None:
-    whole = f"Müller{blank}" * (PIECE // 2)
-    assert fold_text(whole) == f"muller{blank}" * (PIECE // 2)
+    whole = f"Müller{blank}" * (PART_LENGTH // 2)
+    assert fold_text(whole) == f"muller{blank}" * (PART_LENGTH // 2)

@@ -13,17 +13,21 @@ from sqlmodel import col
 from graph.schema import schema
 from graph.types import global_ids
 from mail.search import index_worker
-from models.errors import Invalid
+from models.errors import InvalidInput
 from models.messages.tables import Message
-from models.runtime.environment import World
-from models.store.keyset_pages import Ask
-from resolvers.mailboxes.loaders import Named, NewMailboxes, create
+from models.runtime.environment import Environment
+from models.store.keyset_pages import PageRequest
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, create_mailboxes
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages import upload
-from resolvers.messages.bulk.flags import change
-from resolvers.messages.bulk.row_changes import Changes, archive, chosen
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.messages.loaders import Listing
+from resolvers.messages.bulk.flags import change_flags
+from resolvers.messages.bulk.row_changes import (
+    FlagChanges,
+    archive_messages,
+    load_rows_in_transaction,
+)
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.loaders import MessageListing
 from resolvers.messages.upload import NewMessage
 from tests.conftest import Client, Clock, context, raw_message, receive
 from tests.support.mail import multipart_message
@@ -36,10 +40,10 @@ pytestmark = pytest.mark.usefixtures("counted")
 @pytest.fixture
 async def post(ada: Client, clock: Clock) -> Client:
     """Four messages: old and seen in Work, large with a file, an answer, and plain."""
-    await create(context(ada), NewMailboxes(["Work"]))
+    await create_mailboxes(context(ada), NewMailboxes(["Work"]))
     old = raw_message("Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>')
-    new = NewMessage(Named(path="Work"), old.decode(), flagged=True)
-    await upload.store(context(ada), new)
+    new = NewMessage(MailboxSelector(path="Work"), old.decode(), is_flagged=True)
+    await upload.store_message(context(ada), new)
     clock.tick(days=10)
     await receive(ada, multipart_message.raw(multipart_message.FILES[6:7], subject="ÄRGER 100%_"))
     clock.tick(hours=1)
@@ -48,10 +52,10 @@ async def post(ada: Client, clock: Clock) -> Client:
     clock.tick(hours=1)
     answer = raw_message("Re: Question", body="yes", In_Reply_To=reference)
     await receive(ada, answer + b"x" * 3000)
-    async with context(ada).write(ada.user.id) as session:
-        found_ = await chosen(session, [first.message_id])
-        changes = Changes.of({"answered": True}, add=["$Label1", "Grün"])
-        await change(context(ada), session, found_, changes)
+    async with context(ada).write_session(ada.user.id) as session:
+        found_ = await load_rows_in_transaction(session, [first.message_id])
+        changes = FlagChanges.from_flag_names({"answered": True}, added=["$Label1", "Grün"])
+        await change_flags(context(ada), session, found_, changes)
     return ada
 
 
@@ -257,7 +261,7 @@ async def test_a_page_of_each_folder_takes_a_large_filter_too(
 ) -> None:
     # The default of 10 s is too short for 45 mailboxes on a busy machine.
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=60.0))
-    await create(context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
+    await create_mailboxes(context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
     await receive(ada)
     document = """query ($filter: MessageFilter) { viewer { user { mailboxes {
         messages(filter: $filter) { nodes { subject } totalCount } } } } }"""
@@ -269,27 +273,29 @@ async def test_a_page_of_each_folder_takes_a_large_filter_too(
 # search
 
 
-async def test_what_is_gone_is_not_found(ada: Client, world: World) -> None:
+async def test_what_is_gone_is_not_found(ada: Client, world: Environment) -> None:
     key = (await receive(ada, "duck")).message_id
-    await index_worker.index(world)
-    async with context(ada).write(ada.user.id) as session:
-        found_ = await chosen(session, [key])
+    await index_worker.index_next_batch(world)
+    async with context(ada).write_session(ada.user.id) as session:
+        found_ = await load_rows_in_transaction(session, [key])
         box = await ada.box()
-        await archive(context(ada), session, found_, {box.id: box.path})
+        await archive_messages(context(ada), session, found_, {box.id: box.path})
     assert await found(ada, query="duck") == []
 
 
-async def test_a_damaged_message_does_not_hold_up_the_index(ada: Client, world: World) -> None:
+async def test_a_damaged_message_does_not_hold_up_the_index(
+    ada: Client, world: Environment
+) -> None:
     await receive(ada, "first")
     await receive(ada, "second")
     first = update(Message).where(col(Message.subject) == "first")
     ((blob_id,),) = await rows(world, "SELECT blob_id FROM messages WHERE subject = 'first'")
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(first.values(blob_id=7))
-    assert await index_worker.index(world) == 2
+    assert await index_worker.index_next_batch(world) == 2
     assert await found(ada, query="first") == ["first"]
     assert await found(ada, query="second") == ["second"]
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(first.values(blob_id=blob_id))
 
 
@@ -298,20 +304,22 @@ odd = some.text(
 )
 
 
-async def test_no_search_breaks_anything(ada: Client, bob: Client, world: World) -> None:
+async def test_no_search_breaks_anything(ada: Client, bob: Client, world: Environment) -> None:
     await receive(ada, "a b ab")
     await receive(bob, "a b ab")
-    await index_worker.index(world)
+    await index_worker.index_next_batch(world)
     await receive(ada, "b a ba")
     loop = asyncio.get_running_loop()
     ctx = context(ada)
 
     async def search(query: str) -> None:
-        where = MessageWhere(query=query)
-        key = Listing(ada.user.id, Ask("received-"), frozenset({"user_id"}), where=where)
+        where = MessageConditions(query=query)
+        key = MessageListing(
+            ada.user.id, PageRequest("received-"), frozenset({"user_id"}), conditions=where
+        )
         try:
-            (answer,) = await message_loaders.pages(ctx, [key])
-        except Invalid:
+            (answer,) = await message_loaders.load_pages(ctx, [key])
+        except InvalidInput:
             return
         assert {row.user_id for row in answer.rows} <= {ada.user.id}
 

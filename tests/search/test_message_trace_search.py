@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from mail.delivery.listener_backend import Household
+from mail.delivery.listener_backend import LocalBackend
 from mail.storage import message_trace, received_messages
-from models.messages.message_trace import LogComponent, MessageStep
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.messages.message_trace import DeliveryTraceStep, LogComponent
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -45,8 +45,8 @@ async def events(client: Client, **ask: Any) -> list[str]:
 
 async def come(client: Client, sender: str = CAROL, subject: str = "Hello") -> None:
     """A message comes in by LMTP."""
-    house = Household(client.world)
-    accepted = await house.accept(client.address, sender)
+    house = LocalBackend(client.world)
+    accepted = await house.accept_recipient(client.address, sender)
     await house.deliver(raw_message(subject), [accepted], sender)
 
 
@@ -130,7 +130,7 @@ async def test_a_range_of_time_and_pages(ada: Client, over: Client, clock: Clock
 
 
 async def test_a_domain_admin_sees_what_they_may(
-    ada: Client, over: Client, world: World, root: Client
+    ada: Client, over: Client, world: Environment, root: Client
 ) -> None:
     bare = await make_domain_admin(world, root.http, "bare")
     acting = await make_domain_admin(world, root.http, "acting", [AdminPermission.LOGIN_AS])
@@ -183,7 +183,7 @@ async def test_a_bad_filter_is_refused(over: Client, given: dict[str, str], word
 
 
 async def test_only_an_admin_searches_by_time_alone(
-    ada: Client, over: Client, world: World, root: Client, clock: Clock
+    ada: Client, over: Client, world: Environment, root: Client, clock: Clock
 ) -> None:
     await come(ada, subject="early")
     clock.tick(seconds=3600)
@@ -213,11 +213,11 @@ async def test_addresses_are_shown_as_given(ada: Client, over: Client) -> None:
 async def test_long_addresses_are_stored_and_found(ada: Client, over: Client) -> None:
     """No address is too long for the indexes of PostgreSQL."""
     long = f"{'ü' * 900}@{'ö' * 900}.example"
-    way = message_trace.Way("long", long)
+    way = message_trace.TraceRecorder("long", long)
     for address in (long, "ö" * 1000, "x@" + "\0" * 900 + "ö" * 900):
-        way.say(ada.world, "accepted", (address, None))
-    way.write(ada.world, await received_messages.read(raw_message("Hello")))
-    await message_trace.settle(ada.world)
+        way.record_step(ada.world, "accepted", (address, None))
+    way.schedule_write(ada.world, await received_messages.read_message(raw_message("Hello")))
+    await message_trace.flush(ada.world)
     assert len(await rows(ada.world, "SELECT id FROM message_steps")) == 3
     assert len((await page(over, sender="ü" * 900 + "@x.example"))["nodes"]) == 3
 
@@ -227,7 +227,7 @@ async def test_many_lists_and_links_take_as_many_statements_as_one(
 ) -> None:
     for _ in range(20):
         await come(ada)
-    await message_trace.settle(ada.world)
+    await message_trace.flush(ada.world)
 
     async def sent(lists: int, first: int) -> int:
         fields = " ".join(
@@ -247,12 +247,12 @@ async def test_many_lists_and_links_take_as_many_statements_as_one(
     assert await sent(20, 3) == few
 
 
-async def fill(world: World, *, analyze: bool) -> datetime:
+async def fill(world: Environment, *, analyze: bool) -> datetime:
     """Store steps of messages, one each second; the time of the first."""
     at = world.now()
     steps = [
         {
-            "id": world.key(), "at": at + timedelta(seconds=nth), "queue_id": f"q{nth}",
+            "id": world.new_id(), "at": at + timedelta(seconds=nth), "queue_id": f"q{nth}",
             "component": LogComponent.MTA, "event": "accepted", "domain_id": nth % 3,
             "sender_compared": f"s{nth % 50}@s{nth % 7}.example",
             "sender_domain": f"s{nth % 7}.example",
@@ -261,18 +261,18 @@ async def fill(world: World, *, analyze: bool) -> datetime:
         }
         for nth in range(MANY)
     ]  # fmt: skip
-    async with world.write() as session:
+    async with world.write_session() as session:
         connection = await session.connection()
-        await connection.execute(insert(table_of(MessageStep)), steps)
+        await connection.execute(insert(core_table(DeliveryTraceStep)), steps)
         if analyze:
             await connection.execute(text("ANALYZE"))
-    await message_trace.settle(world)
+    await message_trace.flush(world)
     return at
 
 
 @pytest.mark.parametrize("analyze", [False, True])
 async def test_each_filter_has_an_index(
-    over: Client, world: World, root: Client, analyze: bool
+    over: Client, world: Environment, root: Client, analyze: bool
 ) -> None:
     """A page is read from one index in its order, however many steps there are."""
     if not analyze and world.database.dialect == "postgresql":

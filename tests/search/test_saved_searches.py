@@ -8,7 +8,7 @@ import pytest
 
 from graph.types import global_ids
 from models.events.journal import ChangeKind
-from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches
 from tests.conftest import Client, Clock, context, receive
 from tests.support.operations.bulk_operations import call, inbox
@@ -101,7 +101,7 @@ async def test_what_cannot_be_asked_is_not_kept(
 async def test_an_account_keeps_so_many_and_so_much(
     ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saved_searches, "MOST", 2)
+    monkeypatch.setattr(saved_searches, "MAX_SAVED_SEARCHES", 2)
     for name in ("a", "b", "A"):
         assert (await put(ada, name, query="x"))["errors"] == []
     (error,) = (await put(ada, "c", query="x"))["errors"]
@@ -168,7 +168,9 @@ async def test_many_changes_are_counted_once(post: Client, statements: list[str]
     (made,) = (await put(post, "Unread", query="is:unread"))["savedSearches"]
     key = global_ids.decode("SavedSearch", made["id"])
     window = timedelta(seconds=2)
-    found = saved_searches.follow(context(post), key, lambda _: MessageWhere(seen=False), window)
+    found = saved_searches.follow_saved_search(
+        context(post), key, lambda _: MessageConditions(seen=False), window
+    )
     async with asyncio.timeout(20):
         _, now = await anext(found)
         assert now == (3, 3)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from resolvers.search.query_parser import LONGEST, read
-from resolvers.search.query_printer import written
+from resolvers.search.query_parser import MAX_QUERY_LENGTH, parse_search_query
+from resolvers.search.query_printer import query_from_fields
 
 NOW = datetime(2030, 1, 31, 12, 30, tzinfo=UTC)
 
@@ -113,8 +113,10 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
 
 def test_a_text_says_what_a_filter_says() -> None:
     for text, fields in TEXTS:
-        assert read(text, NOW) == (read(text, NOW).__class__(fields, [])), text
-        assert read(written(fields, NOW), NOW).fields == fields, text
+        assert parse_search_query(text, NOW) == (
+            parse_search_query(text, NOW).__class__(fields, [])
+        ), text
+        assert parse_search_query(query_from_fields(fields, NOW), NOW).fields == fields, text
 
 
 WRONG = [
@@ -145,13 +147,13 @@ WRONG = [
     ("-(" * 20 + "a" + ")" * 20, "brackets go 8 levels deep"),
     ("or:(" * 20 + "a" + ")" * 20, "brackets go 8 levels deep"),
     ("a " * 300, "at most 250 terms"),
-    ("x" * (LONGEST + 1), f"a search has at most {LONGEST} characters"),
+    ("x" * (MAX_QUERY_LENGTH + 1), f"a search has at most {MAX_QUERY_LENGTH} characters"),
 ]
 
 
 @pytest.mark.parametrize(("text", "problem"), WRONG)
 def test_what_is_not_understood_is_told_with_its_place(text: str, problem: str) -> None:
-    found = read(text, NOW)
+    found = parse_search_query(text, NOW)
     assert problem in str(found.problems[0])
 
 
@@ -162,9 +164,9 @@ def test_what_is_not_understood_is_told_with_its_place(text: str, problem: str) 
     | some.lists(some.sampled_from([text for text, _ in TEXTS]), max_size=4).map(" ".join)
 )
 def test_no_text_breaks_it_and_what_is_read_is_written_as_the_same(text: str) -> None:
-    found = read(text, NOW)
+    found = parse_search_query(text, NOW)
     if not found.problems:
-        again = read(written(found.fields, NOW), NOW)
+        again = parse_search_query(query_from_fields(found.fields, NOW), NOW)
         assert (again.fields, again.problems) == (found.fields, [])
 
 
@@ -226,9 +228,9 @@ filters = some.recursive(
 @settings(max_examples=400, deadline=None)
 @given(filters)
 def test_a_filter_that_is_written_is_read_as_itself(fields: dict[str, Any]) -> None:
-    text = written(fields, NOW)
-    found = read(text, NOW)
-    if len(text) <= LONGEST and not any(
+    text = query_from_fields(fields, NOW)
+    found = parse_search_query(text, NOW)
+    if len(text) <= MAX_QUERY_LENGTH and not any(
         "levels deep" in problem.message for problem in found.problems
     ):
         assert (found.fields, found.problems) == (fields, []), text

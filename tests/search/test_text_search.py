@@ -7,19 +7,12 @@ import pytest
 
 from graph.types import global_ids
 from mail.search import index_worker
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role
-from resolvers.mailboxes.loaders import NewMailboxes, create
+from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
+from tests.support.operations.search_operations import SEARCH_QUERY, search_subjects
 
-SEARCH = """
-query ($users: UserSelection, $query: String, $filter: MessageFilter, $first: Int,
-       $after: String, $last: Int, $before: String, $orderBy: MessageOrder! = RECEIVED_DESC) {
-  messages(users: $users, query: $query, filter: $filter, orderBy: $orderBy, first: $first,
-           after: $after, last: $last, before: $before) {
-    nodes { subject snippet marked: snippet(marked: true) } totalCount
-    pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }
-"""
 RECORDS = """
 query ($users: UserSelection, $query: String, $first: Int, $after: String, $before: String,
        $last: Int) {
@@ -39,15 +32,9 @@ mutation ($select: MessageSelection!) {
 """
 
 
-async def subjects(client: Client, query: str, **more: Any) -> list[str]:
-    found = (await client(SEARCH, query=query, **more))["messages"]
-    assert found["totalCount"] == len(found["nodes"])
-    return [node["subject"] for node in found["nodes"]]
-
-
 @pytest.fixture
-async def post(ada: Client, bob: Client, clock: Clock, world: World) -> Client:
-    await create(context(ada), NewMailboxes(["Work"]))
+async def post(ada: Client, bob: Client, clock: Clock, world: Environment) -> Client:
+    await create_mailboxes(context(ada), NewMailboxes(["Work"]))
     for subject, body in (
         ("Bill", "You owe us nothing. " * 3),
         ("Lunch", "The bill is on me, <b>dear</b> Ann & Bob. The duck was good."),
@@ -56,7 +43,7 @@ async def post(ada: Client, bob: Client, clock: Clock, world: World) -> Client:
         await receive(ada, raw_message(subject, body=body))
         clock.tick(hours=1)
     await receive(bob, raw_message("Secret", body="the bill of a duck"))
-    await index_worker.index(world)
+    await index_worker.index_next_batch(world)
     return ada
 
 
@@ -75,9 +62,9 @@ async def test_a_search_is_a_text(post: Client, bob: Client) -> None:
         ("MAILBOX INBOX UID 2:*", ["Duck", "Lunch"]),
         ("is:unread has:attachment", []),
     ):
-        assert await subjects(post, query) == expected, query
-    assert await subjects(post, "bill", filter={"subject": "lun"}) == ["Lunch"]
-    assert await subjects(bob, "bill") == ["Secret"]
+        assert await search_subjects(post, query) == expected, query
+    assert await search_subjects(post, "bill", filter={"subject": "lun"}) == ["Lunch"]
+    assert await search_subjects(bob, "bill") == ["Secret"]
 
 
 PROBLEMS = """
@@ -184,15 +171,15 @@ async def test_a_problem_of_a_search_names_no_key_of_the_database(post: Client) 
     ],
 )  # fmt: skip
 async def test_query_of_a_filter_has_the_language_of_a_search(post: Client, text: str) -> None:
-    expected = await subjects(post, text)
-    assert await subjects(post, "", filter={"query": text}) == expected
-    rest = await subjects(post, "", filter={"not": {"query": text}})
+    expected = await search_subjects(post, text)
+    assert await search_subjects(post, "", filter={"query": text}) == expected
+    rest = await search_subjects(post, "", filter={"not": {"query": text}})
     assert sorted([*expected, *rest]) == ["Bill", "Duck", "Lunch"]
     answer = await post(SET_FLAG, select={"filter": {"query": text}})
     assert answer["messageUpdate"]["updatedCount"] == len(expected)
     parsed = (await post(PARSE, filter={"query": text}))["searchParse"]
-    assert await subjects(post, parsed["text"]) == expected
-    assert await subjects(post, "", filter=parsed["filter"]) == expected
+    assert await search_subjects(post, parsed["text"]) == expected
+    assert await search_subjects(post, "", filter=parsed["filter"]) == expected
 
 
 @pytest.mark.parametrize("text", ["subject:bill from:", "ALL", "in:", "(from:bill", "NOT"])
@@ -203,7 +190,7 @@ async def test_query_of_a_filter_is_refused_unless_all_of_it_is_valid(
     (error,) = answer["messageUpdate"]["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["filter", "query"])
     assert answer["messageUpdate"]["updatedCount"] == 0
-    assert len(await subjects(post, "is:flagged")) == 0
+    assert len(await search_subjects(post, "is:flagged")) == 0
 
 
 async def test_both_forms_are_told(post: Client) -> None:
@@ -249,19 +236,21 @@ async def test_both_forms_are_told(post: Client) -> None:
 
 
 async def test_what_was_searched_for_is_shown(post: Client) -> None:
-    (lunch, bill) = (await post(SEARCH, query='"the bill" OR owe OR ann'))["messages"]["nodes"]
+    (lunch, bill) = (await post(SEARCH_QUERY, query='"the bill" OR owe OR ann'))["messages"][
+        "nodes"
+    ]
     assert lunch["snippet"].startswith("The bill is on me, <b>dear</b> Ann & Bob.")
     assert lunch["marked"] == (
         "<mark>The</mark> <mark>bill</mark> is on me, &lt;b&gt;dear&lt;/b&gt; <mark>Ann</mark> "
         "&amp; Bob. <mark>The</mark> duck was good."
     )
     assert bill["marked"].startswith("You <mark>owe</mark> us nothing.")
-    (duck, *_) = (await post(SEARCH, query="subject:duck"))["messages"]["nodes"]
+    (duck, *_) = (await post(SEARCH_QUERY, query="subject:duck"))["messages"]["nodes"]
     assert duck["snippet"] == duck["marked"] == "Nothing to see."
     body = "filler " * 100 + "Grüße an 北京大学 " + "filler " * 100
     plain = "text/plain; charset=utf-8"
     await receive(post, raw_message("Far", body=body, Content_Type=plain))
-    (far,) = (await post(SEARCH, query="grusse 京大"))["messages"]["nodes"]
+    (far,) = (await post(SEARCH_QUERY, query="grusse 京大"))["messages"]["nodes"]
     assert "<mark>Grüße</mark> an 北<mark>京大</mark>学 filler" in far["marked"]
     assert far["snippet"].startswith("…filler")
     assert far["snippet"].endswith("…")
@@ -292,21 +281,23 @@ async def test_the_most_relevant_come_first(post: Client, clock: Clock) -> None:
     await receive(post, raw_message("Last", body="x " * 500 + " bill"))
     await receive(post, raw_message("Person", From="Bill <bill@example.com>", body="-"))
     asked: dict[str, Any] = {"query": "bill", "orderBy": "RELEVANCE"}
-    assert await subjects(post, **asked) == ["Bill", "Person", "Lunch", "Last"]
-    page = (await post(SEARCH, first=2, **asked))["messages"]
+    assert await search_subjects(post, **asked) == ["Bill", "Person", "Lunch", "Last"]
+    page = (await post(SEARCH_QUERY, first=2, **asked))["messages"]
     assert page["pageInfo"]["hasNextPage"]
-    rest = (await post(SEARCH, after=page["pageInfo"]["endCursor"], **asked))["messages"]
+    rest = (await post(SEARCH_QUERY, after=page["pageInfo"]["endCursor"], **asked))["messages"]
     assert [node["subject"] for node in rest["nodes"]] == ["Lunch", "Last"]
     assert rest["pageInfo"]["hasPreviousPage"]
     assert not rest["pageInfo"]["hasNextPage"]
-    back = (await post(SEARCH, last=1, before=rest["pageInfo"]["startCursor"], **asked))["messages"]
+    back = (await post(SEARCH_QUERY, last=1, before=rest["pageInfo"]["startCursor"], **asked))[
+        "messages"
+    ]
     assert [node["subject"] for node in back["nodes"]] == ["Person"]
-    answer = await post.raw(SEARCH, query="is:unread", orderBy="RELEVANCE")
+    answer = await post.raw(SEARCH_QUERY, query="is:unread", orderBy="RELEVANCE")
     assert answer["errors"][0]["message"] == "the order RELEVANCE is for searches with words"
 
 
 async def test_administrators_find_records_in_many_accounts(
-    post: Client, bob: Client, world: World, http: httpx.AsyncClient
+    post: Client, bob: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     admin = await make_client(world, http, "adam", role=Role.ADMIN)
     users = {"usernames": [post.user.username, bob.user.username]}
@@ -321,7 +312,7 @@ async def test_administrators_find_records_in_many_accounts(
         RECORDS, users=users, query="bill", last=1, before=one["pageInfo"]["endCursor"]
     )
     assert [node["user"]["username"] for node in back["messages"]["nodes"]] == ["bob"]
-    refused = await admin.raw(SEARCH, users=users, query="bill")
+    refused = await admin.raw(SEARCH_QUERY, users=users, query="bill")
     assert refused["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     read = await admin.raw(RECORDS, users=users, query="body:bill")
     assert read["errors"][0]["extensions"]["code"] == "FORBIDDEN"
@@ -333,7 +324,7 @@ async def test_administrators_find_records_in_many_accounts(
 
 @pytest.mark.usefixtures("post")
 async def test_many_accounts_take_as_many_statements_as_two(
-    world: World, http: httpx.AsyncClient, statements: list[str]
+    world: Environment, http: httpx.AsyncClient, statements: list[str]
 ) -> None:
     admin = await make_client(world, http, "adam", role=Role.ADMIN)
     for nth in range(18):

@@ -9,30 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 
 from mail.search import index_worker, tokenizer
-from models.runtime.environment import World
-from models.store.keyset_pages import Ask
+from models.runtime.environment import Environment
+from models.store.keyset_pages import PageRequest
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.messages.loaders import Listing
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.loaders import MessageListing
 from tests.conftest import Client, context, raw_message, receive
 from tests.support.mail import multipart_message
+from tests.support.mail.charset_samples import MESSAGE_TEXT_BY_SUBJECT
 from tests.support.operations.message_pages import found
 
-LETTERS = {
-    "Grüße aus Köln": "Die Straße ist gesperrt.",
-    "Lunch": "Quack! The duck_pond freezes; ducks-and-geese leave.",
-    "会议通知": "明天下午三点在北京大学开会。",
-    "お知らせ": "東京タワーでお待ちしております。 東京 tower",
-    "Ελληνικά": "Καλημέρα κόσμε",
-    "O'Reilly (AND) NOT": 'owner:u1u "quoted" words* ^x NEAR(a b) a:b <-> c & d | !e \\ %',
-    "Emoji": "Party 🎉 with 👩\u200d👩\u200d👧 and 👍🏽 in 🇩🇪 ❤\ufe0f ™",
-    "שלום": "שָׁלוֹם עֲלֵיכֶם",
-    "Arabic": "أهلاً وسهلاً بكم في المكتبـة",
-    "Hindi": "हिन्दी भाषा",
-    "Thai": "หนังสือพิมพ์ไทย",
-    "Marks": "nai\u0308ve re\u0301sume\u0301 Zürich co\u00adoperate \ufb01ne \uff26\uff35ll",
-    "Long": "the end " * 300 + "the needle " + "filler " * 3,
-}
 SEARCHES: list[tuple[str, list[str]]] = [
     ("duck", ["Lunch"]),
     ("DUCK quack", ["Lunch"]),
@@ -110,7 +96,7 @@ SEARCHES: list[tuple[str, list[str]]] = [
     ("ubersicht.log", ["Rich"]),
     ("übersicht", ["Rich"]),
 ]
-EVERYBODY = sorted([*LETTERS, "Hidden", "Rich"])
+EVERYBODY = sorted([*MESSAGE_TEXT_BY_SUBJECT, "Hidden", "Rich"])
 NESTED: list[tuple[dict[str, Any], list[str]]] = [
     ({"not": {"query": "duck"}}, [one for one in EVERYBODY if one != "Lunch"]),
     ({"query": "-duck"}, [one for one in EVERYBODY if one != "Lunch"]),
@@ -126,23 +112,23 @@ NESTED: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-async def _letters(ada: Client, bob: Client, world: World, known: str) -> None:
-    for nth, (subject, body) in enumerate(LETTERS.items()):
+async def _letters(ada: Client, bob: Client, world: Environment, known: str) -> None:
+    for nth, (subject, body) in enumerate(MESSAGE_TEXT_BY_SUBJECT.items()):
         raw = raw_message("", body=body, Content_Type="text/plain; charset=utf-8")
         await receive(ada, raw.replace(b"Date:", f"Subject: {subject}\r\nDate:".encode(), 1))
-        if known == "half" and nth == len(LETTERS) // 2:
-            assert await index_worker.index(world)
+        if known == "half" and nth == len(MESSAGE_TEXT_BY_SUBJECT) // 2:
+            assert await index_worker.index_next_batch(world)
     await receive(ada, raw_message("Hidden", body="-", Bcc="Zoe <zoe@hidden.example>"))
     await receive(ada, multipart_message.RICH)
     await receive(bob, raw_message("Secret", body="duck quack köln 北京 🎉 zoe"))
     if known == "all":
-        assert await index_worker.index(world) == len(LETTERS) + 3
-        assert await index_worker.index(world) == 0
+        assert await index_worker.index_next_batch(world) == len(MESSAGE_TEXT_BY_SUBJECT) + 3
+        assert await index_worker.index_next_batch(world) == 0
 
 
 @pytest.mark.parametrize("known", ["none", "half", "all"])
 async def test_mail_is_found_by_its_words(
-    ada: Client, bob: Client, world: World, known: str
+    ada: Client, bob: Client, world: Environment, known: str
 ) -> None:
     """Behind the delivery by reading it, then by the index: they always agree."""
     await _letters(ada, bob, world, known)
@@ -157,7 +143,7 @@ async def test_mail_is_found_by_its_words(
     assert await found(bob, query="duck") == ["Secret"]
 
 
-async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: World) -> None:
+async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: Environment) -> None:
     words = " ".join(f"w{n}" for n in range(20_000))
     await receive(ada, raw_message("Early", body=f"early late {words} latest"))
     await receive(ada, raw_message("Huge", body="x " * world.options.search_text + "beyond"))
@@ -167,7 +153,7 @@ async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: World) -
         assert await found(ada, query="w19999 latest") == ["Early"]
         assert await found(ada, query='"w19999 latest"') == []
         assert await found(ada, query="beyond") == []
-        await index_worker.index(world)
+        await index_worker.index_next_batch(world)
 
 
 @given(some.lists(some.tuples(some.integers(0, 140), some.sampled_from(" \n.-_")), max_size=12))
@@ -177,7 +163,7 @@ async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: World) -
 def test_long_words_are_cut_wherever_they_stand(words: list[tuple[int, str]]) -> None:
     text = "".join("Duck"[: n % 5] + "x" * (n - min(n, n % 5)) + blank for n, blank in words)
     plain = "".join(letter if letter.isalnum() else " " for letter in text.lower())
-    assert tokenizer.words(text) == [word[:64] for word in plain.split()]
+    assert tokenizer.split_words(text) == [word[:64] for word in plain.split()]
 
 
 # a slow filter, which says the same
@@ -255,7 +241,7 @@ def _spelled(query: list[tuple[str, str, str]]) -> str:
     )
 
 
-async def test_all_searches_say_what_a_slow_filter_says(ada: Client, world: World) -> None:
+async def test_all_searches_say_what_a_slow_filter_says(ada: Client, world: Environment) -> None:
     dice = random.Random(7)  # noqa: S311
     texts: dict[str, str] = {}
     for nth in range(24):
@@ -266,17 +252,19 @@ async def test_all_searches_say_what_a_slow_filter_says(ada: Client, world: Worl
         plain = "text/plain; charset=utf-8"
         await receive(ada, raw_message(f"N{nth}", body=body, Content_Type=plain))
         if nth == 12:
-            await index_worker.index(world)
+            await index_worker.index_next_batch(world)
     runs = {subject: _runs(body) for subject, body in texts.items()}
     ctx = context(ada)
     several = 0
     for _ in range(150):
         query = _query(dice)
-        where = MessageWhere(query=_spelled(query))
-        key = Listing(ada.user.id, Ask("received-", 100), frozenset({"subject"}), where=where)
-        (page,) = await message_loaders.pages(ctx, [key])
+        where = MessageConditions(query=_spelled(query))
+        key = MessageListing(
+            ada.user.id, PageRequest("received-", 100), frozenset({"subject"}), conditions=where
+        )
+        (page,) = await message_loaders.load_pages(ctx, [key])
         expected = {subject for subject, one in runs.items() if _slowly(one, query)}
         assert {row.subject for row in page.rows} == expected, where.query
         several += 0 < len(expected) < len(runs)
-        ctx.forget()
+        ctx.clear_loaded()
     assert several > 60  # the texts and searches meet often enough to tell

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import insert, select, update
 
-from mail.search.tokenizer import indexed, words_of
+from mail.search.tokenizer import index_values, message_words
 from models.messages.tables import Message
 from models.search import text_index
-from models.store.columns import picked
+from models.store.columns import select_columns
 from tests.conftest import Client, Clock, raw_message, receive
 
 MANY = 1700
@@ -44,7 +44,7 @@ class Letter(NamedTuple):
 async def letters(ada: Client, clock: Clock) -> list[Letter]:
     """Many messages, the oldest first: keys in no order of time, and many at the same time."""
     await receive(ada, raw_message("Like", body="most tenth"))
-    (like,) = await ada.world.database.read(select(*picked(Message)))
+    (like,) = await ada.world.database.read(select(*select_columns(Message)))
     dice = random.Random(3)  # noqa: S311
     begin, dialect = clock(), ada.world.database.dialect
     rows, words, made = [], [], []
@@ -52,23 +52,23 @@ async def letters(ada: Client, clock: Clock) -> list[Letter]:
         minute = 500 if nth % 4 == 0 else dice.randrange(900)
         said = {word for word, part in (("most", 0.8), ("tenth", 0.1)) if dice.random() < part}
         said |= {"some"} if nth % 340 == 7 else set()
-        own: dict[str, Any] = {"id": ada.world.key(), "uid": nth + 2, "subject": f"N{nth}"}
+        own: dict[str, Any] = {"id": ada.world.new_id(), "uid": nth + 2, "subject": f"N{nth}"}
         own |= {"listed_at": begin + timedelta(minutes=minute), "indexed": nth >= WAITING}
         own |= {"seen": dice.random() < 0.9, "flagged": minute < 3}
         rows.append({**dict(zip(like._fields, like, strict=True)), **own})
         if own["indexed"]:
-            found = indexed(dialect, ada.user.id, words_of(" ".join(said)))
+            found = index_values(dialect, ada.user.id, message_words(" ".join(said)))
             words.append({"id": own["id"], **found})
         else:
             said = {"most", "tenth"}
         at, key, subject = (own[name] for name in ("listed_at", "id", "subject"))
         made.append(Letter(at, key, subject, said, own["seen"], own["flagged"]))
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         connection = await session.connection()
         away = update(Message).values(archived_at=begin, mailbox_id=None, indexed=True)
         await connection.execute(away)
         await connection.execute(insert(Message), rows)
-        await connection.execute(text_index.insert(dialect), words)
+        await connection.execute(text_index.insert_statement(dialect), words)
     return sorted(made)
 
 

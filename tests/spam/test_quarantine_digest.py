@@ -12,13 +12,13 @@ from sqlalchemy import delete
 from sqlmodel import col
 
 from mail.delivery import quarantine
-from mail.delivery.quarantine import Why
+from mail.delivery.quarantine import QuarantineReason
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
 from resolvers.admin import tasks
-from resolvers.spam.quarantine_digest import NAMED
-from resolvers.spam.quarantine_digest_texts import WORDS, Words
+from resolvers.spam.quarantine_digest import MAX_LISTED_MESSAGES
+from resolvers.spam.quarantine_digest_texts import TEXTS_BY_LANGUAGE, DigestTexts
 from tests.conftest import Client, Clock, raw_message
 from tests.support.accounts.quota_accounts import bounded, change, fill
 from tests.support.operations.bulk_operations import DELETE
@@ -30,11 +30,11 @@ INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def work(world: World) -> int:
+async def work(world: Environment) -> int:
     """Look who is to be written to, and do all that is waiting; how many tasks that were."""
-    await quarantine.announce(world)
+    await quarantine.schedule_notifications(world)
     done = 0
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         done += 1
     return done
 
@@ -65,7 +65,9 @@ async def test_a_letter_tells_of_what_is_held(ada: Client, clock: Clock) -> None
     set_options(world, quarantine_url="https://mail.example.org/held")
     await hold(ada, raw_message("Cheap\tpills \u202e!", From="Carol\u200b C. <carol@x.example>"))
     clock.tick(hours=2)
-    await hold(ada, raw_message("", From=""), Why(1.0, (), "Eicar"), sender="b@x.example")
+    await hold(
+        ada, raw_message("", From=""), QuarantineReason(1.0, (), "Eicar"), sender="b@x.example"
+    )
     clock.tick(hours=21)
     assert await work(world) == 0
     clock.tick(hours=1)
@@ -138,14 +140,14 @@ async def test_nobody_waits_until_it_is_gone(ada: Client, clock: Clock) -> None:
 
 
 async def test_of_many_some_are_named(ada: Client, clock: Clock) -> None:
-    for nth in range(NAMED + 2):
+    for nth in range(MAX_LISTED_MESSAGES + 2):
         await hold(ada, f"Offer {nth:03}")
         clock.tick(seconds=1)
     clock.tick(days=1)
     await work(ada.world)
     (letter,) = await letters(ada)
-    assert letter["Subject"] == f"Messages held for you: {NAMED + 2}"
-    assert text(letter).count("Offer") == NAMED
+    assert letter["Subject"] == f"Messages held for you: {MAX_LISTED_MESSAGES + 2}"
+    assert text(letter).count("Offer") == MAX_LISTED_MESSAGES
     assert "\nNot shown here: 2 more.\n" in text(letter)
     assert "Offer 001" not in text(letter)
     assert all(row.notified for row in await held(ada.world))
@@ -167,13 +169,13 @@ async def test_what_was_let_in_or_deleted_meanwhile_is_not_told_of(
     for client in (ada, bob):
         await hold(client, "a")
     clock.tick(days=1)
-    assert await quarantine.announce(world) == 2
-    assert await quarantine.announce(world) == 0  # both are being written to
-    async with world.write(ada.user.id) as session:
+    assert await quarantine.schedule_notifications(world) == 2
+    assert await quarantine.schedule_notifications(world) == 0  # both are being written to
+    async with world.write_session(ada.user.id) as session:
         mine = delete(QuarantineItem).where(col(QuarantineItem.user_id) == ada.user.id)
         await (await session.connection()).execute(mine)
     await often(bob, "NEVER")
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     assert (await letters(ada), await letters(bob)) == ([], [])
 
@@ -186,7 +188,7 @@ async def test_a_letter_goes_into_a_full_mailbox_and_to_nobody_who_is_closed(
         await hold(client, "a")
     await bounded(ada, quota=3000)
     await fill(ada, 3000)
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     clock.tick(days=1)
     before = len(await letters(ada))
@@ -195,31 +197,31 @@ async def test_a_letter_goes_into_a_full_mailbox_and_to_nobody_who_is_closed(
     await hold(bob, "b")
     await change(world, bob, disabled=True)
     clock.tick(days=1)
-    assert await quarantine.announce(world) == 0
+    assert await quarantine.schedule_notifications(world) == 0
 
 
-@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
 async def test_it_is_written_in_the_language_of_its_reader(
     language: str, ada: Client, clock: Clock
 ) -> None:
     await change(ada.world, ada, language=language)
-    await hold(ada, "a", Why(1.0, (), "Eicar"))
+    await hold(ada, "a", QuarantineReason(1.0, (), "Eicar"))
     clock.tick(days=1)
     await work(ada.world)
     (letter,) = await letters(ada)
-    words = WORDS[language]
+    words = TEXTS_BY_LANGUAGE[language]
     assert letter["Subject"] == words.subject.format(many=1)
     assert words.virus in text(letter)
     assert words.advice in text(letter)
 
 
-@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
 def test_the_sentences_of_all_languages_have_the_same_places(language: str) -> None:
-    def places(words: Words) -> list[set[str | None]]:
+    def places(words: DigestTexts) -> list[set[str | None]]:
         texts = (getattr(words, name) for name in words.__dataclass_fields__)
         return [{place for _, place, _, _ in Formatter().parse(text)} - {None} for text in texts]
 
-    assert places(WORDS[language]) == places(WORDS["en"])
+    assert places(TEXTS_BY_LANGUAGE[language]) == places(TEXTS_BY_LANGUAGE["en"])
 
 
 async def test_a_deleted_letter_is_not_written_again(ada: Client, clock: Clock) -> None:

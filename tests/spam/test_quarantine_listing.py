@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy import text as sql
 
-from mail.delivery.quarantine import Why
-from mail.spam.scan_result import Symbol
+from mail.delivery.quarantine import QuarantineReason
+from mail.spam.scan_result import SpamScanSymbol
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
-from models.store.columns import table_of
+from models.store.columns import core_table
 from tests.conftest import Client, Clock, make_user, raw_message
 from tests.support.operations.quarantine_operations import LIST, held, hold, listed
 from tests.support.stores.query_plans import explained
@@ -21,19 +21,19 @@ pytestmark = pytest.mark.usefixtures("examined")
 async def test_lists_are_read_in_the_order_of_an_index(
     ada: Client, bob: Client, root: Client, clock: Clock
 ) -> None:
-    world, table = ada.world, table_of(QuarantineItem)
+    world, table = ada.world, core_table(QuarantineItem)
     await hold(ada)
     (row,) = await held(world)
     given = [
-        {**row._asdict(), "id": world.key(), "user_id": owner, "notified": nth % 100 > 0,
+        {**row._asdict(), "id": world.new_id(), "user_id": owner, "notified": nth % 100 > 0,
          "created_at": clock() + timedelta(seconds=nth)}
         for nth in range(1500) for owner in (ada.user.id, bob.user.id)
     ]  # fmt: skip
     needs = [{"item_id": one["id"], "blob_id": row.blob_id} for one in given]
-    async with world.write() as session:
+    async with world.write_session() as session:
         connection = await session.connection()
         await connection.execute(insert(table), given)
-        await connection.execute(insert(table_of(QuarantineBlob)), needs)
+        await connection.execute(insert(core_table(QuarantineBlob)), needs)
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
             await connection.execute(sql("ANALYZE quarantine_items"))
@@ -57,9 +57,9 @@ async def test_lists_are_read_in_the_order_of_an_index(
 async def test_lists_are_narrowed_and_come_newest_first(ada: Client, clock: Clock) -> None:
     for nth, (subject, why) in enumerate(
         (
-            ("Cheap Pills", Why(20.0, [Symbol("FUZZY_HASH", 20.0)])),
-            ("Größe", Why(6.0)),
-            ("Invoice", Why(0.5, (), "Eicar-Test")),
+            ("Cheap Pills", QuarantineReason(20.0, [SpamScanSymbol("FUZZY_HASH", 20.0)])),
+            ("Größe", QuarantineReason(6.0)),
+            ("Invoice", QuarantineReason(0.5, (), "Eicar-Test")),
         )
     ):
         await hold(ada, raw_message(subject), why, sender=f"x{nth}@far.example")

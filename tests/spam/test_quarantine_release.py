@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from graph.types import global_ids
-from mail.delivery.quarantine import Why
+from mail.delivery.quarantine import QuarantineReason
 from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
 from models.users.roles import AdminPermission
@@ -106,7 +106,7 @@ async def test_a_virus_is_let_in_by_an_administrator_alone(
     ada: Client, over: Client, http: httpx.AsyncClient
 ) -> None:
     chief = await make_domain_admin(ada.world, http, "chief", [AdminPermission.QUARANTINE])
-    key = await hold(ada, "Bill", Why(0.0, (), "Eicar-Test"))
+    key = await hold(ada, "Bill", QuarantineReason(0.0, (), "Eicar-Test"))
     _, errors = await done(ada, RELEASE, ids=[key])
     assert told(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
     assert await inbox(ada) == []
@@ -165,8 +165,8 @@ async def test_it_goes_with_its_account(ada: Client, root: Client, clock: Clock)
     assert (await Call("userDelete", given)(root))["errors"] == []
     assert await listed(root) == []
     clock.tick(days=90)
-    await housekeeping.tidy(world)
-    while await tasks.work(world):
+    await housekeeping.run_round(world)
+    while await tasks.run_next_task(world):
         pass
     assert await held(world) == []
     assert await rows(world, "SELECT * FROM quarantine_blobs") == []

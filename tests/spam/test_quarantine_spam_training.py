@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.delivery.quarantine import Why
+from mail.delivery.quarantine import QuarantineReason
 from mail.scanners import training_worker
-from models.runtime.environment import World
-from models.spam.training import Lesson
+from models.runtime.environment import Environment
+from models.spam.training import TrainingMessage
 from models.users.roles import AdminPermission
 from tests.conftest import Client, Clock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture
-async def teacher(world: World) -> AsyncIterator[Receiver]:
+async def teacher(world: Environment) -> AsyncIterator[Receiver]:
     """A server that learns as rspamd does."""
     async with receiving() as receiver:
         receiver.answer = answered(b'{"success":true}')
@@ -32,8 +32,8 @@ async def teacher(world: World) -> AsyncIterator[Receiver]:
         yield receiver
 
 
-async def lessons(world: World) -> list[bool]:
-    return [row.spam for row in await world.database.read(select(col(Lesson.spam)))]
+async def lessons(world: Environment) -> list[bool]:
+    return [row.spam for row in await world.database.read(select(col(TrainingMessage.spam)))]
 
 
 async def test_what_is_let_in_is_learned_as_good_mail(ada: Client, teacher: Receiver) -> None:
@@ -44,7 +44,7 @@ async def test_what_is_let_in_is_learned_as_good_mail(ada: Client, teacher: Rece
     _, errors = await done(ada, RELEASE, ids=[key])
     assert errors == []
     assert not teacher.got  # nobody has waited for it
-    assert await training_worker.teach(ada.world)
+    assert await training_worker.train_batch(ada.world)
     ((path, learned),) = [(each.path, each.raw) for each in teacher.got]
     assert (path, learned.endswith(raw)) == ("/learnham", True)
 
@@ -66,11 +66,11 @@ async def test_a_filter_that_is_down_holds_up_no_release(
     teacher.answer = answered(b"", "503 Busy")
     _, errors = await done(ada, RELEASE, ids=[await hold(ada, "Bill")])
     assert (errors, await inbox(ada)) == ([], ["Bill"])
-    assert not await training_worker.teach(ada.world)
+    assert not await training_worker.train_batch(ada.world)
     assert await lessons(ada.world) == [False]
     teacher.answer = answered(b'{"success":true}')
     clock.tick(minutes=1)
-    assert await training_worker.teach(ada.world)
+    assert await training_worker.train_batch(ada.world)
     assert (teacher.got[-1].path, await lessons(ada.world)) == ("/learnham", [])
 
 
@@ -79,7 +79,10 @@ async def test_nobody_teaches_with_what_is_anothers_nor_with_a_virus(
     ada: Client, bob: Client, http: httpx.AsyncClient
 ) -> None:
     chief = await make_domain_admin(ada.world, http, "chief", [AdminPermission.QUARANTINE])
-    hers, virus = await hold(ada, "Hers"), await hold(ada, "Virus", Why(0.0, (), "Eicar"))
+    hers, virus = (
+        await hold(ada, "Hers"),
+        await hold(ada, "Virus", QuarantineReason(0.0, (), "Eicar")),
+    )
     _, errors = await done(bob, RELEASE, ids=[hers])
     assert (told(errors)[0], await lessons(ada.world)) == ("NOT_FOUND", [])
     assert (await done(chief, RELEASE, ids=[virus]))[1] == []

@@ -8,14 +8,16 @@ import pytest
 
 from graph.types import global_ids
 from mail.smtp import lmtp
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import Client, raw_message
-from tests.mail.delivery.test_address_forwarding import make
-from tests.mail.scanners.test_scanners import lies, send, strict
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.key_value_operations import limit
+from tests.support.accounts.user_operations import set_user_columns
+from tests.support.mail.forwarding_addresses import add_forwarding_address
+from tests.support.mail.stored_messages import message_special_use
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
 from tests.support.mail_servers.scanner_servers import clamd_says, rude
 from tests.support.operations.domain_operations import done, told
 from tests.support.operations.quarantine_operations import RELEASE, SPAM, held, inbox
@@ -27,8 +29,10 @@ RULE = """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $i
 
 
 @pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+async def neighbour(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+    listener = await lmtp.start_lmtp_listener(
+        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     neighbour = await connect(listener.port)
     async with rude(clamd_says(f"stream: {NAME} FOUND\0".encode())) as port:
         limit(world, clamd=f"127.0.0.1:{port}", virus="quarantine")
@@ -42,10 +46,10 @@ async def test_it_is_held_for_all_and_let_in_by_an_administrator_alone(
 ) -> None:
     world = ada.world
     chief = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
-    await strict(bob, spam_level=100)
+    await set_user_columns(bob, spam_level=100)
     both = (ada.address, bob.address)
-    assert await send(neighbour, raw_message("Ill"), *both) == ["250 2.0.0"] * 2
-    assert [await lies(one, "Ill") for one in (ada, bob)] == [None, None]
+    assert await deliver_for_reply_codes(neighbour, raw_message("Ill"), *both) == ["250 2.0.0"] * 2
+    assert [await message_special_use(one, "Ill") for one in (ada, bob)] == [None, None]
     rows = await held(world)
     assert {(row.user_id, row.virus) for row in rows} == {
         (ada.user.id, NAME),
@@ -67,7 +71,9 @@ async def test_no_rule_about_the_sender_lets_it_past(
 ) -> None:
     rule = {"scope": {"global": True}, "action": "ALLOW", "patterns": ["*@example.com"]}
     assert (await root(RULE, input=rule))["senderRuleCreate"]["errors"] == []
-    assert await send(neighbour, raw_message("Ill"), ada.address) == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(neighbour, raw_message("Ill"), ada.address) == [
+        "250 2.0.0"
+    ]
     assert (await inbox(ada), [row.virus for row in await held(ada.world)]) == ([], [NAME])
 
 
@@ -78,19 +84,25 @@ async def test_what_is_to_be_refused_is_so_whatever_its_score(
     ada: Client, neighbour: Neighbour, virus: str, reply: str, many: int
 ) -> None:
     limit(ada.world, virus=virus, spam_quarantine=50)
-    assert await send(neighbour, raw_message("Ill", **SPAM), ada.address) == [reply]
+    assert await deliver_for_reply_codes(neighbour, raw_message("Ill", **SPAM), ada.address) == [
+        reply
+    ]
     assert len(await held(ada.world)) == many
 
 
 async def test_what_is_too_large_to_be_held_is_refused(ada: Client, neighbour: Neighbour) -> None:
     limit(ada.world, quarantine_max=500)
     large = raw_message("Large", body="x" * 500)
-    assert await send(neighbour, large, ada.address) == ["550 5.7.1"]
-    assert await send(neighbour, raw_message("Small"), ada.address) == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(neighbour, large, ada.address) == ["550 5.7.1"]
+    assert await deliver_for_reply_codes(neighbour, raw_message("Small"), ada.address) == [
+        "250 2.0.0"
+    ]
     assert [row.subject for row in await held(ada.world)] == ["Small"]
 
 
 async def test_an_address_that_forwards_sends_none_on(ada: Client, neighbour: Neighbour) -> None:
-    await make(ada.world, "list", "dave@far.example")
-    assert await send(neighbour, raw_message("On"), "list@example.org") == ["550 5.7.1"]
+    await add_forwarding_address(ada.world, "list", "dave@far.example")
+    assert await deliver_for_reply_codes(neighbour, raw_message("On"), "list@example.org") == [
+        "550 5.7.1"
+    ]
     assert await held(ada.world) == []

@@ -9,16 +9,16 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from graph.types import global_ids
-from mail.consistency import verify
+from mail.consistency import check_consistency
 from mail.delivery import pipeline, quarantine
-from mail.delivery.quarantine import Why
+from mail.delivery.quarantine import QuarantineReason
 from mail.maintenance import housekeeping
-from mail.recipients.address_resolution import recipient
-from mail.spam.scan_result import Symbol
+from mail.recipients.address_resolution import load_recipient
+from mail.spam.scan_result import SpamScanSymbol
 from models.errors import LimitReached, NotFound
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
-from models.store.columns import table_of
+from models.store.columns import core_table
 from models.users.roles import AdminPermission, Scope
 from models.users.tables import User
 from resolvers.admin import tasks
@@ -94,7 +94,7 @@ async def test_spam_of_a_high_score_is_held_where_that_is_set(ada: Client, bob: 
 async def test_what_is_no_spam_for_somebody_is_not_held(ada: Client, bob: Client) -> None:
     world = ada.world
     set_options(world, spam_quarantine=50)
-    async with world.write() as session:
+    async with world.write_session() as session:
         this = update(User).where(col(User.id) == bob.user.id)
         await session.exec(this.values(spam_level=100))
     rule = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "patterns": [CAROL]}
@@ -162,14 +162,16 @@ async def test_what_is_held_counts_among_what_comes_in_an_hour(ada: Client, cloc
     await hold(ada, "a")
     await hold(ada, "b")
     with pytest.raises(Exception, match="too much mail"):
-        await recipient(world, ada.address)
+        await load_recipient(world, ada.address)
     clock.tick(hours=1)
-    assert (await recipient(world, ada.address)).user_id == ada.user.id
+    assert (await load_recipient(world, ada.address)).user_id == ada.user.id
 
 
 async def test_odd_words_are_kept_within_bounds(ada: Client) -> None:
-    many = [Symbol("S\0" * 200, 1.0, "d\ud800" * 900)] * 300
-    await hold(ada, raw_message("=?utf-8?q?Nul=00l?="), Why(1e3, many, "Eicar\0" + "x" * 500))
+    many = [SpamScanSymbol("S\0" * 200, 1.0, "d\ud800" * 900)] * 300
+    await hold(
+        ada, raw_message("=?utf-8?q?Nul=00l?="), QuarantineReason(1e3, many, "Eicar\0" + "x" * 500)
+    )
     (row,) = await held(ada.world)
     assert (len(row.symbols), len(row.virus) <= 128) == (200, True)
     assert all(len(each["name"]) <= 128 for each in row.symbols)
@@ -177,7 +179,7 @@ async def test_odd_words_are_kept_within_bounds(ada: Client) -> None:
     (item,) = (await ada(LIST))["quarantine"]["nodes"]
     assert (item["virus"], item["score"]) == (True, 1000.0)
     for wild in (math.nan, math.inf, -math.inf):
-        await hold(ada, f"{wild}", Why(wild, [Symbol("WILD", wild)]))
+        await hold(ada, f"{wild}", QuarantineReason(wild, [SpamScanSymbol("WILD", wild)]))
     nodes = (await ada(LIST))["quarantine"]["nodes"]
     assert {node["subject"]: node["score"] for node in nodes[:3]} == {
         "nan": 0.0, "inf": 1e9, "-inf": -1e9,
@@ -186,12 +188,12 @@ async def test_odd_words_are_kept_within_bounds(ada: Client) -> None:
 
 
 async def test_who_has_gone_meanwhile_is_not_found(ada: Client, over: Client) -> None:
-    mail = await pipeline.receive(ada.world, raw_message("Late"), CAROL)
-    to = await recipient(ada.world, ada.address)
+    mail = await pipeline.read_incoming(ada.world, raw_message("Late"), CAROL)
+    to = await load_recipient(ada.world, ada.address)
     given = {"users": {"usernames": ["ada"]}}
     assert (await Call("userDelete", given)(over))["errors"] == []
     with pytest.raises(NotFound):
-        await quarantine.hold(ada.world, mail, to, WHY)
+        await quarantine.quarantine_message(ada.world, mail, to, WHY)
     assert await held(ada.world) == []
 
 
@@ -255,7 +257,7 @@ async def test_a_credential_for_mail_does_not_reach_it(
 
 
 async def test_administrators_see_what_is_held_where_they_are_in_charge(
-    ada: Client, root: Client, over: Client, http: httpx.AsyncClient, world: World
+    ada: Client, root: Client, over: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
     bare = await make_domain_admin(world, http, "bare")
@@ -283,7 +285,7 @@ async def test_administrators_see_what_is_held_where_they_are_in_charge(
 
 
 async def test_who_looks_into_anothers_is_in_that_ones_security_log(
-    ada: Client, root: Client, http: httpx.AsyncClient, world: World
+    ada: Client, root: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
     key = await hold(ada, mixed())
@@ -347,19 +349,19 @@ async def test_a_text_is_safe_and_has_an_end(ada: Client) -> None:
     assert len((await ada(LOOK, id=key))["node"]["text"]) == 65_536
 
 
-async def test_what_is_held_keeps_its_bytes(ada: Client, clock: Clock, world: World) -> None:
+async def test_what_is_held_keeps_its_bytes(ada: Client, clock: Clock, world: Environment) -> None:
     key = await hold(ada, mixed())
     clock.tick(days=29)
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert (await ada(LOOK, id=key))["node"]["text"] == "Look at this."
     clock.tick(days=1)
     since = await reached(world, ada.user.id)
-    assert (await housekeeping.tidy(world)).held == 1
+    assert (await housekeeping.run_round(world)).held == 1
     assert await listed(ada) == []
     ((kind, keys), *_) = await journal(world, ada.user.id, since)
     assert (kind, keys) == (KIND, [global_ids.decode("QuarantineItem", key)])
     clock.tick(days=2)
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await rows(world, "SELECT id FROM blobs") == [
         (row[0],) for row in await rows(world, "SELECT DISTINCT blob_id FROM message_blobs")
     ]
@@ -370,18 +372,18 @@ async def test_the_verifier_looks_at_what_is_held(ada: Client, bob: Client) -> N
     world = ada.world
     for client in (ada, bob):
         await hold(client, mixed())
-    assert (await verify(world)).findings == []
+    assert (await check_consistency(world)).findings == []
     first, second = await held(world)
-    async with world.write() as session:
+    async with world.write_session() as session:
         connection = await session.connection()
-        table = table_of(QuarantineBlob)
+        table = core_table(QuarantineBlob)
         whole = table.c.blob_id == first.blob_id
         await connection.execute(delete(table).where(whole, table.c.item_id == first.id))
         await connection.execute(delete(table).where(~whole, table.c.item_id == second.id))
-        items = table_of(QuarantineItem)
+        items = core_table(QuarantineItem)
         wrong = update(items).where(items.c.id == second.id)
         await connection.execute(wrong.values(size=items.c.size + 1))
-    found = {(one.rule, one.object) for one in (await verify(world)).findings}
+    found = {(one.rule, one.object) for one in (await check_consistency(world)).findings}
     assert found == {
         ("root_reference", f"quarantine_items/{first.id}"),
         ("piece_references", f"quarantine_items/{second.id}"),
@@ -395,7 +397,7 @@ async def test_the_verifier_looks_at_what_is_held(ada: Client, bob: Client) -> N
 async def test_audits_have_what_is_held(ada: Client, root: Client) -> None:
     made = await (await CALLS["auditCreate"](ada, root))(root)
     assert made["errors"] == []
-    while await tasks.work(ada.world):
+    while await tasks.run_next_task(ada.world):
         pass
     key = await hold(ada, mixed())
     _, errors = await done(ada, DELETE, ids=[key])

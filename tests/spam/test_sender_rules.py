@@ -8,27 +8,37 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from graph.types import global_ids
-from mail.spam.sender_rules import rules_of
+from mail.spam.sender_rules import load_matching_rules
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
-from models.spam.sender_rules import EVERYBODY, SenderAction, SenderRule, of_domain, of_user
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.spam.sender_rules import (
+    PLATFORM_PLACE,
+    SenderAction,
+    SenderRule,
+    place_of_domain,
+    place_of_user,
+)
+from models.store.columns import core_table
 from models.users.roles import AdminPermission, Scope
 from resolvers.auth import authentication
-from tests.changes.test_change_stream_scopes import OF_DOMAINS, opened
-from tests.changes.test_change_stream_scopes import told as heard
 from tests.conftest import Client, make_key, make_user
-from tests.mail.spam.test_spam_verdict import To
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.clients.change_followers import (
+    DOMAIN_CHANGES_SUBSCRIPTION,
+    open_subscription,
+    received_events,
+)
 from tests.support.operations.domain_operations import DELETE, ERRORS, done, key_of, made, told
+from tests.support.operations.spam_operations import (
+    SENDER_RULE_CREATE,
+    SenderRuleRecipient,
+    create_sender_rules,
+)
 from tests.support.sample_mutations import Call
 from tests.support.servers.live_server import House, until
 from tests.support.stores.counter_check import journal, reached
 from tests.support.stores.query_plans import explained
 
-SHOWN = "id action pattern comment createdAt scope { user { username } tag domain { name } global }"
-CREATE = f"""mutation ($input: SenderRuleCreateInput!) {{
-  senderRuleCreate(input: $input) {{ rules {{ {SHOWN} }} journalCursor {ERRORS} }} }}"""
 REMOVE = f"""mutation ($input: IdsInput!) {{
   senderRuleDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 LIST = """query ($filter: SenderRuleFilter, $first: Int, $after: String, $last: Int,
@@ -41,27 +51,17 @@ EVERYBODYS = {"global": True}
 KIND = ChangeKind.SENDER_RULE_CHANGED
 
 
-async def put(
-    client: Client, scope: Any, *patterns: str, action: str = "BLOCK", **more: Any
-) -> Any:
-    """Make rules; what they are."""
-    given = {"scope": scope, "action": action, "patterns": patterns, **more}
-    answer, errors = await done(client, CREATE, **given)
-    assert errors == []
-    return answer["rules"]
-
-
 async def refused(client: Client, **given: Any) -> tuple[Any, ...]:
     """The one error of a call that makes nothing."""
     usual = {"scope": MINE, "action": "ALLOW", "patterns": ["shop.example"]}
     before = await rows(client.world)
-    answer, errors = await done(client, CREATE, **{**usual, **given})
+    answer, errors = await done(client, SENDER_RULE_CREATE, **{**usual, **given})
     assert (answer["rules"], await rows(client.world)) == ([], before)
     return told(errors)
 
 
-async def rows(world: World) -> list[Any]:
-    table = table_of(SenderRule)
+async def rows(world: Environment) -> list[Any]:
+    table = core_table(SenderRule)
     async with world.database.engine.connect() as connection:
         return list((await connection.execute(select(table).order_by(table.c.id))).all())
 
@@ -74,10 +74,10 @@ async def listed(client: Client, **filter: Any) -> str:
     return " ".join(found)
 
 
-async def test_a_user_makes_and_deletes_rules_of_the_own(ada: Client, world: World) -> None:
+async def test_a_user_makes_and_deletes_rules_of_the_own(ada: Client, world: Environment) -> None:
     since = await reached(world, ada.user.id)
     given = ["*@Shop.example", "News@Other.example", "shop.example", "*.far.example"]
-    made = await put(ada, MINE, *given, action="ALLOW", comment=" friends ")
+    made = await create_sender_rules(ada, MINE, *given, action="ALLOW", comment=" friends ")
     assert [one["pattern"] for one in made] == [
         "shop.example", "news@other.example", "*.far.example",
     ]  # fmt: skip
@@ -99,22 +99,22 @@ async def test_a_user_makes_and_deletes_rules_of_the_own(ada: Client, world: Wor
     assert await listed(ada) == "news@other.example"
 
 
-async def test_the_other_action_turns_a_rule_that_is_there(ada: Client, world: World) -> None:
-    (first,) = await put(ada, MINE, "shop.example", action="ALLOW", comment="old")
+async def test_the_other_action_turns_a_rule_that_is_there(ada: Client, world: Environment) -> None:
+    (first,) = await create_sender_rules(ada, MINE, "shop.example", action="ALLOW", comment="old")
     since = await reached(world, ada.user.id)
-    (same,) = await put(ada, MINE, "@SHOP.example", action="ALLOW")
+    (same,) = await create_sender_rules(ada, MINE, "@SHOP.example", action="ALLOW")
     assert same == first
     assert await journal(world, ada.user.id, since) == []
-    turned, fresh = await put(ada, MINE, "shop.example", "new.example")
+    turned, fresh = await create_sender_rules(ada, MINE, "shop.example", "new.example")
     assert turned == {**first, "action": "BLOCK"}
     assert fresh["comment"] is None
     assert len(await rows(world)) == 2
     keys = [global_ids.decode("SenderRule", one["id"]) for one in (fresh, turned)]
     assert await journal(world, ada.user.id, since) == [(KIND, keys)]
-    (said,) = await put(ada, MINE, "shop.example", comment="new")
-    (unsaid,) = await put(ada, MINE, "shop.example", comment=None)
+    (said,) = await create_sender_rules(ada, MINE, "shop.example", comment="new")
+    (unsaid,) = await create_sender_rules(ada, MINE, "shop.example", comment=None)
     assert (said["comment"], unsaid["comment"]) == ("new", None)
-    (others,) = await put(ada, MINE, "*.shop.example", action="ALLOW")
+    (others,) = await create_sender_rules(ada, MINE, "*.shop.example", action="ALLOW")
     assert others["id"] != first["id"]
 
 
@@ -142,21 +142,21 @@ async def test_the_other_action_turns_a_rule_that_is_there(ada: Client, world: W
 async def test_what_a_user_may_not_say_is_refused(
     ada: Client, given: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    await put(ada, MINE, "shop.example")
+    await create_sender_rules(ada, MINE, "shop.example")
     assert await refused(ada, **given) == refusal
 
 
 async def test_who_lost_the_permission_keeps_the_rules_and_changes_none(
     ada: Client, root: Client
 ) -> None:
-    (rule,) = await put(ada, MINE, "shop.example")
+    (rule,) = await create_sender_rules(ada, MINE, "shop.example")
     document = """mutation ($input: UserPermissionsSetInput!) {
       userPermissionsSet(input: $input) { errors { message } } }"""
     given = {"users": {"usernames": ["ada"]}, "permissions": ["APP_PASSWDS"]}
     assert (await root(document, input=given))["userPermissionsSet"]["errors"] == []
     assert await listed(ada) == "shop.example"
     for call, more in (
-        (CREATE, {"scope": MINE, "action": "ALLOW", "patterns": ["shop.example"]}),
+        (SENDER_RULE_CREATE, {"scope": MINE, "action": "ALLOW", "patterns": ["shop.example"]}),
         (REMOVE, {"ids": [rule["id"]]}),
     ):
         answer = next(iter((await ada(call, input=more)).values()))
@@ -165,20 +165,20 @@ async def test_who_lost_the_permission_keeps_the_rules_and_changes_none(
 
 
 async def test_another_user_sees_and_changes_nothing(ada: Client, bob: Client) -> None:
-    (rule,) = await put(ada, MINE, "shop.example")
+    (rule,) = await create_sender_rules(ada, MINE, "shop.example")
     before = await rows(ada.world)
     assert await listed(bob) == ""
     assert await listed(bob, user=MINE["user"]) == ""
     assert await bob(NODE, id=rule["id"]) == {"node": None}
     _, errors = await done(bob, REMOVE, ids=[rule["id"]])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
-    await put(bob, {"user": {"username": "bob"}}, "shop.example", action="ALLOW")
+    await create_sender_rules(bob, {"user": {"username": "bob"}}, "shop.example", action="ALLOW")
     assert await listed(bob, user={"username": "bob"}) == "shop.example"
     assert [row for row in await rows(ada.world) if row.user_id == ada.user.id] == before
 
 
 async def test_an_administrator_of_a_domain_rules_there_alone(
-    ada: Client, root: Client, http: httpx.AsyncClient, world: World
+    ada: Client, root: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     await made(root, "far.example")
     far = {"address": "far@far.example"}
@@ -186,18 +186,18 @@ async def test_an_administrator_of_a_domain_rules_there_alone(
     assert made_so["errors"] == []
     every = list(AdminPermission)
     chief = await make_domain_admin(world, http, "chief", every)
-    await put(root, {"domain": "far.example"}, "far.test")
-    await put(root, {"user": far}, "fars.test")
-    await put(root, {"tag": "VIP"}, "tags.test")
-    await put(root, EVERYBODYS, "every.test")
+    await create_sender_rules(root, {"domain": "far.example"}, "far.test")
+    await create_sender_rules(root, {"user": far}, "fars.test")
+    await create_sender_rules(root, {"tag": "VIP"}, "tags.test")
+    await create_sender_rules(root, EVERYBODYS, "every.test")
     since = await reached(world, await key_of(world, "example.org"))
-    (ours,) = await put(chief, {"domain": "Example.ORG"}, "ours.test")
+    (ours,) = await create_sender_rules(chief, {"domain": "Example.ORG"}, "ours.test")
     assert ours["scope"] == {
         "user": None, "tag": None, "domain": {"name": "example.org"}, "global": False,
     }  # fmt: skip
     key = global_ids.decode("SenderRule", ours["id"])
     assert await journal(world, await key_of(world, "example.org"), since) == [(KIND, [key])]
-    (adas,) = await put(chief, MINE, "adas.test")
+    (adas,) = await create_sender_rules(chief, MINE, "adas.test")
     assert adas["scope"]["user"] == {"username": "ada"}
     assert await listed(chief) == "adas.test ours.test"
     assert await listed(chief, domain="far.example") == ""
@@ -220,10 +220,10 @@ async def test_an_administrator_of_a_domain_rules_there_alone(
 
 
 async def test_what_is_for_a_tag_is_seen_where_accounts_have_it_and_changed_by_an_admin(
-    ada: Client, root: Client, over: Client, http: httpx.AsyncClient, world: World
+    ada: Client, root: Client, over: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", list(AdminPermission))
-    (rule,) = await put(over, {"tag": " Größe "}, "tags.test")
+    (rule,) = await create_sender_rules(over, {"tag": " Größe "}, "tags.test")
     assert rule["scope"]["tag"] == "grösse"
     assert await journal(world, PLATFORM, await reached(world, PLATFORM) - 1) == [
         (KIND, [global_ids.decode("SenderRule", rule["id"])])
@@ -236,8 +236,8 @@ async def test_what_is_for_a_tag_is_seen_where_accounts_have_it_and_changed_by_a
     assert (await listed(chief), await listed(ada)) == ("tags.test", "")
     _, errors = await done(chief, REMOVE, ids=[rule["id"]])
     assert told(errors)[::3] == ("FORBIDDEN", "ADMIN")
-    to = To(ada.user.id, None, ["GRÖSSE"])
-    ((match,),) = await rules_of(world, [to], "x@tags.test", "")
+    to = SenderRuleRecipient(ada.user.id, None, ["GRÖSSE"])
+    ((match,),) = await load_matching_rules(world, [to], "x@tags.test", "")
     assert global_ids.encode("SenderRule", match.id) == rule["id"]
     _, errors = await done(over, REMOVE, ids=[rule["id"]])
     assert errors == []
@@ -248,12 +248,12 @@ async def test_what_is_for_a_tag_is_seen_where_accounts_have_it_and_changed_by_a
 
 @pytest.mark.usefixtures("ada")
 async def test_without_the_permission_rules_of_accounts_are_not_seen(
-    http: httpx.AsyncClient, world: World
+    http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", [AdminPermission.SPAM_POLICY])
     bare = await make_domain_admin(world, http, "bare")
-    (adas,) = await put(chief, MINE, "adas.test")
-    (ours,) = await put(chief, {"domain": "example.org"}, "ours.test")
+    (adas,) = await create_sender_rules(chief, MINE, "adas.test")
+    (ours,) = await create_sender_rules(chief, {"domain": "example.org"}, "ours.test")
     assert (await listed(chief), await listed(bare)) == ("adas.test ours.test", "ours.test")
     assert await bare(NODE, id=adas["id"]) == {"node": None}
     own = {"user": {"username": "bare"}}
@@ -264,11 +264,11 @@ async def test_without_the_permission_rules_of_accounts_are_not_seen(
 
 
 async def test_rules_of_whom_stands_higher_are_seen_and_left(
-    over: Client, http: httpx.AsyncClient, world: World
+    over: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", list(AdminPermission))
     scope = {"user": {"username": "over"}}
-    (rule,) = await put(over, scope, "overs.test")
+    (rule,) = await create_sender_rules(over, scope, "overs.test")
     assert await listed(chief) == "overs.test"
     assert (await refused(chief, scope=scope))[::3] == ("FORBIDDEN", "ADMIN")
     _, errors = await done(chief, REMOVE, ids=[rule["id"]])
@@ -278,16 +278,16 @@ async def test_rules_of_whom_stands_higher_are_seen_and_left(
 
 @pytest.mark.usefixtures("ada")
 async def test_a_credential_for_settings_changes_the_own_rules_alone(
-    http: httpx.AsyncClient, world: World
+    http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", list(AdminPermission))
-    (adas,) = await put(chief, MINE, "adas.test")
-    (ours,) = await put(chief, {"domain": "example.org"}, "ours.test")
+    (adas,) = await create_sender_rules(chief, MINE, "adas.test")
+    (ours,) = await create_sender_rules(chief, {"domain": "example.org"}, "ours.test")
     secret = await make_key(
         world, "few", user_id=chief.user.id, role=chief.user.role, scopes=[Scope.SETTINGS]
     )
     few = Client(http, world, chief.user, secret)
-    await put(few, {"user": {"username": "chief"}}, "own.test")
+    await create_sender_rules(few, {"user": {"username": "chief"}}, "own.test")
     for scope in (MINE, {"domain": "example.org"}):
         assert (await refused(few, scope=scope))[::3] == ("FORBIDDEN", "MASTER")
     for rule in (adas, ours):
@@ -297,8 +297,8 @@ async def test_a_credential_for_settings_changes_the_own_rules_alone(
 
 async def test_rules_are_listed_by_pattern_and_narrowed(ada: Client) -> None:
     blocked = ["b.example", "*.z.example", "x@a.example"]
-    await put(ada, MINE, *blocked, comment="Newsletters")
-    await put(ada, MINE, "a.example", "ü.example", action="ALLOW")
+    await create_sender_rules(ada, MINE, *blocked, comment="Newsletters")
+    await create_sender_rules(ada, MINE, "a.example", "ü.example", action="ALLOW")
     assert await listed(ada) == "*.z.example a.example b.example x@a.example ü.example"
     assert await listed(ada, action="ALLOW") == "a.example ü.example"
     assert await listed(ada, query="A.EXAMPLE") == "a.example x@a.example"
@@ -335,15 +335,15 @@ async def test_domains_list_their_rules_at_the_price_of_one(
         await root(DOMAINS)
         return len([sent for sent in statements if "api_keys" not in sent])
 
-    await put(root, {"domain": "example.org"}, "a.test", "b.test")
-    await put(root, {"domain": "example.org"}, "c.test", action="ALLOW")
-    await put(ada, MINE, "d.test")
+    await create_sender_rules(root, {"domain": "example.org"}, "a.test", "b.test")
+    await create_sender_rules(root, {"domain": "example.org"}, "c.test", action="ALLOW")
+    await create_sender_rules(ada, MINE, "d.test")
     one = await cost()
     for n in range(20):
         await made(root, f"n{n}.example")
-        await put(root, {"domain": f"n{n}.example"}, f"{n}.test", f"{n}.example")
+        await create_sender_rules(root, {"domain": f"n{n}.example"}, f"{n}.test", f"{n}.example")
     assert [await cost(), await cost()] == [one, one]
-    await authentication.settle(ada.world)
+    await authentication.wait_for_background_tasks(ada.world)
 
     async def of(name: str, **ask: Any) -> Any:
         nodes = (await root(DOMAINS, **ask))["domains"]["nodes"]
@@ -364,63 +364,65 @@ LISTING = """{ senderRules(first: 250) { totalCount nodes { pattern scope {
 
 
 async def test_many_rules_cost_no_more_statements_than_one(
-    root: Client, ada: Client, world: World, statements: list[str]
+    root: Client, ada: Client, world: Environment, statements: list[str]
 ) -> None:
     async def cost() -> int:
         del statements[:]
         await root(LISTING)
         return len([sent for sent in statements if "api_keys" not in sent])
 
-    await put(ada, MINE, "a.test")
-    await put(root, {"domain": "example.org"}, "a.test")
+    await create_sender_rules(ada, MINE, "a.test")
+    await create_sender_rules(root, {"domain": "example.org"}, "a.test")
     few = await cost()
     for n in range(20):
         await make_user(world, f"n{n}")
-        await put(root, {"user": {"username": f"n{n}"}}, "a.test", "b.test")
+        await create_sender_rules(root, {"user": {"username": f"n{n}"}}, "a.test", "b.test")
         await made(root, f"n{n}.example")
-        await put(root, {"domain": f"n{n}.example"}, "a.test")
+        await create_sender_rules(root, {"domain": f"n{n}.example"}, "a.test")
     assert [await cost(), await cost()] == [few, few]
 
 
-async def fill(world: World, place: str, many: int, **columns: Any) -> None:
+async def fill(world: Environment, place: str, many: int, **columns: Any) -> None:
     """So many rules there, past all of our own checks."""
     at, action = world.now(), SenderAction.BLOCK
     given = [
         {
-            "id": world.key(), "place": place, "pattern": f"{n}.full.test", "action": action,
+            "id": world.new_id(), "place": place, "pattern": f"{n}.full.test", "action": action,
             "created_at": at, **columns,
         }
         for n in range(many)
     ]  # fmt: skip
-    async with world.write() as session:
-        await (await session.connection()).execute(insert(table_of(SenderRule)), given)
+    async with world.write_session() as session:
+        await (await session.connection()).execute(insert(core_table(SenderRule)), given)
 
 
-async def test_a_place_has_room_for_so_many(ada: Client, root: Client, world: World) -> None:
+async def test_a_place_has_room_for_so_many(ada: Client, root: Client, world: Environment) -> None:
     home = await key_of(world, "example.org")
-    await fill(world, of_user(ada.user.id), 999, user_id=ada.user.id)
-    await fill(world, of_domain(home), 1000, domain_id=home)
-    await fill(world, EVERYBODY, 1001)
+    await fill(world, place_of_user(ada.user.id), 999, user_id=ada.user.id)
+    await fill(world, place_of_domain(home), 1000, domain_id=home)
+    await fill(world, PLATFORM_PLACE, 1001)
     answer, errors = await done(
-        ada, CREATE, scope=MINE, action="BLOCK", patterns=["a.test", "b.test"]
+        ada, SENDER_RULE_CREATE, scope=MINE, action="BLOCK", patterns=["a.test", "b.test"]
     )
     (error,) = errors
     assert (answer["rules"], error["code"], error["path"]) == ([], "LIMIT_REACHED", ["patterns"])
     assert (error["limit"], error["used"]) == (1000, 999)
-    await put(ada, MINE, "a.test", "0.full.test", action="ALLOW")
-    await put(ada, MINE, "1.full.test", action="ALLOW")  # one more fits none, and is none more
+    await create_sender_rules(ada, MINE, "a.test", "0.full.test", action="ALLOW")
+    await create_sender_rules(
+        ada, MINE, "1.full.test", action="ALLOW"
+    )  # one more fits none, and is none more
     assert (await refused(ada, patterns=["b.test"]))[0] == "LIMIT_REACHED"
     assert (await refused(root, scope={"domain": "example.org"}))[0] == "LIMIT_REACHED"
-    await put(root, EVERYBODYS, "a.test")
+    await create_sender_rules(root, EVERYBODYS, "a.test")
 
 
 async def test_lists_are_read_in_the_order_of_an_index(
-    ada: Client, root: Client, world: World
+    ada: Client, root: Client, world: Environment
 ) -> None:
     home = await key_of(world, "example.org")
-    await fill(world, of_user(ada.user.id), 900, user_id=ada.user.id)
-    await fill(world, of_domain(home), 900, domain_id=home)
-    await fill(world, EVERYBODY, 3000)
+    await fill(world, place_of_user(ada.user.id), 900, user_id=ada.user.id)
+    await fill(world, place_of_domain(home), 900, domain_id=home)
+    await fill(world, PLATFORM_PLACE, 3000)
     if world.database.dialect == "postgresql":
         async with world.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE sender_rules"))
@@ -445,20 +447,20 @@ async def test_lists_are_read_in_the_order_of_an_index(
 
 async def test_rules_go_with_whom_they_are_of(ada: Client, root: Client) -> None:
     await made(root, "far.example")
-    await put(root, {"domain": "far.example"}, "a.test")
-    await put(ada, MINE, "b.test")
-    await put(root, EVERYBODYS, "c.test")
+    await create_sender_rules(root, {"domain": "far.example"}, "a.test")
+    await create_sender_rules(ada, MINE, "b.test")
+    await create_sender_rules(root, EVERYBODYS, "c.test")
     _, errors = await done(root, DELETE, domains=[{"name": "far.example"}])
     assert errors == []
     assert await listed(root) == "b.test c.test"
 
 
 async def test_many_at_once_make_one_rule_of_one_pattern(
-    ada: Client, http: httpx.AsyncClient, world: World
+    ada: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", list(AdminPermission))
     calls = [
-        put(who, MINE, "shop.example", f"{n}.test", action=action)
+        create_sender_rules(who, MINE, "shop.example", f"{n}.test", action=action)
         for n in range(5)
         for who, action in ((ada, "ALLOW"), (chief, "BLOCK"))
     ]
@@ -469,7 +471,7 @@ async def test_many_at_once_make_one_rule_of_one_pattern(
 
 async def test_a_follower_hears_of_rules(ada: Client) -> None:
     since = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
-    (rule,) = await put(ada, MINE, "shop.example")
+    (rule,) = await create_sender_rules(ada, MINE, "shop.example")
     document = """query ($after: Cursor!) { changes(after: $after) { events {
       kind ... on AccountChange { nodeId node { ... on SenderRule { pattern } } } } } }"""
     events = (await ada(document, after=since))["changes"]["events"]
@@ -482,30 +484,36 @@ async def test_a_follower_hears_of_rules(ada: Client) -> None:
 
 
 async def test_administrators_hear_of_the_rules_of_domains(
-    live: House, root: Client, over: Client, http: httpx.AsyncClient, world: World
+    live: House, root: Client, over: Client, http: httpx.AsyncClient, world: Environment
 ) -> None:
     chief = await make_domain_admin(world, http, "chief", list(AdminPermission))
-    wide = await opened(live, "follow", over, OF_DOMAINS)
-    narrow = await opened(live, "follow", chief, OF_DOMAINS)
-    await put(chief, {"user": {"username": "chief"}}, "own.test")  # in the account's own stream
-    (tags,) = await put(root, {"tag": "vip"}, "a.test")
-    (ours,) = await put(root, {"domain": "example.org"}, "b.test")
-    await until(lambda: len(heard(wide)) == 2 and heard(narrow))
-    assert [one["nodeId"] for one in heard(narrow)] == [ours["id"]]
-    assert {one["nodeId"] for one in heard(wide)} == {tags["id"], ours["id"]}
-    assert {one["kind"] for one in heard(wide)} == {KIND}
+    wide = await open_subscription(live, "follow", over, DOMAIN_CHANGES_SUBSCRIPTION)
+    narrow = await open_subscription(live, "follow", chief, DOMAIN_CHANGES_SUBSCRIPTION)
+    await create_sender_rules(
+        chief, {"user": {"username": "chief"}}, "own.test"
+    )  # in the account's own stream
+    (tags,) = await create_sender_rules(root, {"tag": "vip"}, "a.test")
+    (ours,) = await create_sender_rules(root, {"domain": "example.org"}, "b.test")
+    await until(lambda: len(received_events(wide)) == 2 and received_events(narrow))
+    assert [one["nodeId"] for one in received_events(narrow)] == [ours["id"]]
+    assert {one["nodeId"] for one in received_events(wide)} == {tags["id"], ours["id"]}
+    assert {one["kind"] for one in received_events(wide)} == {KIND}
     for one in (wide, narrow):
         await one.leave()
 
 
 async def test_a_rule_made_by_the_api_is_one_that_deliveries_find(
-    ada: Client, root: Client, world: World
+    ada: Client, root: Client, world: Environment
 ) -> None:
     home = await key_of(world, "example.org")
-    (mine,) = await put(ada, MINE, "News@Shop.example")
-    (ours,) = await put(root, {"domain": "example.org"}, "*@*.example", action="ALLOW")
-    (every,) = await put(root, EVERYBODYS, "shop.example")
-    (found,) = await rules_of(world, [To(ada.user.id, home)], "news+1@SHOP.example", "")
+    (mine,) = await create_sender_rules(ada, MINE, "News@Shop.example")
+    (ours,) = await create_sender_rules(
+        root, {"domain": "example.org"}, "*@*.example", action="ALLOW"
+    )
+    (every,) = await create_sender_rules(root, EVERYBODYS, "shop.example")
+    (found,) = await load_matching_rules(
+        world, [SenderRuleRecipient(ada.user.id, home)], "news+1@SHOP.example", ""
+    )
     keys = [global_ids.encode("SenderRule", match.id) for match in found]
     assert keys == [mine["id"], ours["id"], every["id"]]
     assert [match.rank for match in found] == [0, 2, 3]

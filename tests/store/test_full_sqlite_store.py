@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, literal, select, text
 from mail.smtp import lmtp
 from merganser.server import http_server
 from merganser.settings.settings import Settings
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.store.outage_log import OUTAGES
 from models.store.outages import DiskFull
@@ -48,7 +48,7 @@ async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Datab
 async def insert(database: Database, number: int, *, nested: bool) -> None:
     """A unit that writes a row, in a savepoint of its own or not."""
     given = {"x": f"{number}".ljust(SIZE, "x")}
-    async with database.write() as session:
+    async with database.write_session() as session:
         connection = await session.connection()
         if nested:
             async with session.begin_nested():
@@ -63,7 +63,7 @@ async def apply(database: Database, number: int) -> None:
     def work(connection: Connection) -> None:
         connection.execute(INSERT, {"x": f"{number}".ljust(SIZE, "x")})
 
-    await database.apply(work)
+    await database.run_transaction(work)
 
 
 @pytest.mark.parametrize("way", ["unit", "nested", "function"])
@@ -90,13 +90,18 @@ async def test_units_that_find_no_room_say_that_the_disk_is_full(
     assert row.many == UNITS - len(failures), "what was acknowledged is stored, nothing else"
 
 
-async def test_the_reserve_of_the_disk_is_a_setting(world: World, tmp_path: Path) -> None:
+async def test_the_reserve_of_the_disk_is_a_setting(world: Environment, tmp_path: Path) -> None:
     reserved = replace(world, options=replace(world.options, disk_reserve=1 << 62))
-    listener = await lmtp.listen(reserved, "127.0.0.1", 0, spool=tmp_path / "spool")
+    listener = await lmtp.start_lmtp_listener(
+        reserved, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     try:
         client = await connect(listener.port)
         assert (await client.say("MAIL FROM:<carol@example.net> SIZE=100")).startswith("452 4.3.1")
         await client.close()
     finally:
         await listener.close(1)
-    assert http_server.uploads(Settings(disk_reserve=1 << 62), 1).disk_reserve == 1 << 62
+    assert (
+        http_server.upload_limits_of_process(Settings(disk_reserve=1 << 62), 1).disk_reserve
+        == 1 << 62
+    )

@@ -11,9 +11,9 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from merganser.server.store.alembic_commands import config
-from merganser.server.store.migration import last, upgrade
-from merganser.server.store.migration_scripts import SCRIPTS
+from merganser.server.store.alembic_commands import alembic_config
+from merganser.server.store.migration import last_revision, upgrade
+from merganser.server.store.migration_scripts import MIGRATIONS_FOLDER
 from models.store.database import Database
 from tests.support.stores import store_fixtures
 
@@ -32,11 +32,11 @@ async def bare(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 def _check(connection: Connection) -> None:
-    command.check(config(connection))
+    command.check(alembic_config(connection))
 
 
 def _down(connection: Connection) -> None:
-    command.downgrade(config(connection), "base")
+    command.downgrade(alembic_config(connection), "base")
 
 
 async def test_migrations_make_the_tables_of_the_models_and_do_nothing_twice(
@@ -58,7 +58,7 @@ async def test_migrations_go_down_and_up_again(bare: Database) -> None:
 
 async def test_a_store_of_the_first_tables_keeps_its_rows(bare: Database) -> None:
     def first(connection: Connection) -> None:
-        command.upgrade(config(connection), "0001")
+        command.upgrade(alembic_config(connection), "0001")
 
     async with bare.engine.begin() as connection:
         await connection.run_sync(first)
@@ -80,7 +80,7 @@ async def test_unfinished_uploads_begin_again_on_postgresql(bare: Database) -> N
     """Their bytes are in a file of one server, and not in parts."""
 
     def before(connection: Connection) -> None:
-        command.upgrade(config(connection), "0056")
+        command.upgrade(alembic_config(connection), "0056")
 
     async with bare.engine.begin() as connection:
         await connection.run_sync(before)
@@ -98,7 +98,7 @@ async def test_unfinished_uploads_begin_again_on_postgresql(bare: Database) -> N
 
 
 def test_files_are_named_by_their_revisions() -> None:
-    scripts = ScriptDirectory(str(SCRIPTS))
+    scripts = ScriptDirectory(str(MIGRATIONS_FOLDER))
     for script in scripts.walk_revisions():
         assert Path(script.path).name.startswith(f"v{script.revision}_")
-    assert scripts.get_heads() == [last()]
+    assert scripts.get_heads() == [last_revision()]

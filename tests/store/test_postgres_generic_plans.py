@@ -7,7 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import event, text
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.store.postgres.reader import PostgresReaders
 from tests.conftest import Client, make_client, receive
@@ -35,7 +35,7 @@ async def database(postgres: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def full(world: World, http: httpx.AsyncClient) -> Client:
+async def full(world: Environment, http: httpx.AsyncClient) -> Client:
     """An account among others, whose statistics are up to date."""
     clients = [await make_client(world, http, f"user{nth}") for nth in range(OTHERS + 1)]
     for nth, client in enumerate(clients):
@@ -50,7 +50,7 @@ async def _plan(database: Database, sql: str, values: Any) -> str:
     """The plan of a prepared select, in a session of those that run it, after several runs."""
     readers: Any = database._readers  # noqa: SLF001 - whose sessions are set up in their own way
     assert isinstance(readers, PostgresReaders)
-    driver = readers._near._free[0].driver  # noqa: SLF001
+    driver = readers._quick_reads._idle[0].driver  # noqa: SLF001
     given = ", ".join(str(one) if isinstance(one, int) else f"'{one}'" for one in values)
     await driver.execute(f"PREPARE page AS {sql}")
     for _ in range(RUNS):

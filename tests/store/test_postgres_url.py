@@ -16,11 +16,11 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import text
 
 from merganser.server.store import store_lock
-from merganser.settings.settings import driven
+from merganser.settings.settings import database_url_with_driver
 from models.events.bus.postgres_bus import PostgresBus
 from models.store.database import Database
-from models.store.outages import StoreUnavailable
-from models.store.postgres.address import AddressError, parse_postgres_address
+from models.store.outages import StorageUnavailable
+from models.store.postgres.address import PostgresAddressError, parse_postgres_address
 from models.store.postgres.connection import PostgresConnector
 from tests.support.servers.postgres_proxy import Proxy
 from tests.support.stores import store_fixtures
@@ -73,10 +73,10 @@ async def tls(postgres: str, tmp_path: Path) -> AsyncIterator[tuple[Proxy, Path]
 
 
 async def asked(url: str) -> bool:
-    database = Database(driven(url))
+    database = Database(database_url_with_driver(url))
     try:
         await database.ping()
-        await database.probe()
+        await database.check_writable()
     finally:
         await database.close()
     return True
@@ -101,10 +101,10 @@ async def test_tls_is_used_by_every_kind_of_connection(tls: tuple[Proxy, Path], 
     assert await asked(url)
     used = proxy.hurried
     assert used >= 2  # connections for reading and for writing
-    bus = PostgresBus(driven(url))
+    bus = PostgresBus(database_url_with_driver(url))
     await bus.send("hello")
     await bus.close()
-    async with store_lock.serving(driven(url)):
+    async with store_lock.lock_as_server(database_url_with_driver(url)):
         pass
     assert proxy.hurried == used + 2
 
@@ -119,16 +119,16 @@ async def test_certificate_of_another_is_refused(tls: tuple[Proxy, Path], tmp_pa
         "sslmode=require&channel_binding=require",
         "sslrootcert=system",
     ):
-        with pytest.raises(StoreUnavailable) as failure:
+        with pytest.raises(StorageUnavailable) as failure:
             await asked(f"{proxy.url}?{more}")
         assert isinstance(failure.value.__cause__, ssl.SSLCertVerificationError), more
     named = proxy.url.replace("127.0.0.1", "localhost")  # the certificate names the number
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StorageUnavailable):
         await asked(f"{named}?sslmode=verify-full&sslrootcert={ca}")
     assert await asked(f"{named}?sslmode=verify-ca&sslrootcert={ca}")
     moved = proxy.url.replace("127.0.0.1", "mail.example")
     assert await asked(f"{moved}?hostaddr=127.0.0.1&sslmode=verify-ca&sslrootcert={ca}")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StorageUnavailable):
         await asked(f"{moved}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={ca}")
 
 
@@ -137,7 +137,7 @@ async def test_require_is_refused_without_tls(postgres: str) -> None:
     proxy = Proxy(postgres)
     await proxy.start()
     try:
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StorageUnavailable):
             await asked(f"{proxy.url}?sslmode=require")
         assert await asked(f"{proxy.url}?sslmode=prefer")
         assert await asked(f"{proxy.url}?sslmode=disable")
@@ -156,7 +156,7 @@ async def test_next_host_is_tried(postgres: str) -> None:
         assert await asked(f"{url}?target_session_attrs=primary&load_balance_hosts=random")
         assert await asked(f"{url}?target_session_attrs=prefer-standby")
         assert time.monotonic() - began < 60
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StorageUnavailable):
             await asked(f"{url}?target_session_attrs=standby")
     finally:
         await proxy.cut()
@@ -180,7 +180,7 @@ async def test_options_and_names_reach_the_server(
     monkeypatch.setenv("PGHOST", folder)
     assert await asked(f"postgresql://postgres@{parts.path}")
     connector = PostgresConnector(f"{postgres}&requirepeer=nobody-of-this-name")
-    with pytest.raises(AddressError, match="requirepeer"):
+    with pytest.raises(PostgresAddressError, match="requirepeer"):
         await connector.connect()
 
 

@@ -11,8 +11,8 @@ from sqlmodel import SQLModel, col
 from models.files.blobs import Blob
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import Turn, World
-from models.store.columns import table_of
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import core_table
 from models.store.key_collision import KeyCollision, is_key_collision
 from models.users.tables import User
 from tests.conftest import Client, receive
@@ -33,18 +33,18 @@ class CollidingKeys:
         return self.usual()
 
 
-def colliding(world: World, taken: Iterable[int] = ()) -> CollidingKeys:
-    keys = CollidingKeys(world.key, list(taken))
-    object.__setattr__(world, "key", keys)
+def colliding(world: Environment, taken: Iterable[int] = ()) -> CollidingKeys:
+    keys = CollidingKeys(world.new_id, list(taken))
+    object.__setattr__(world, "new_id", keys)
     return keys
 
 
-async def newest(world: World, table: type[SQLModel]) -> int:
-    key = table_of(table).c.id
+async def newest(world: Environment, table: type[SQLModel]) -> int:
+    key = core_table(table).c.id
     return int((await world.database.read(select(key).order_by(key.desc()).limit(1)))[0].id)
 
 
-async def test_a_mutation_whose_key_is_taken_runs_again(ada: Client, world: World) -> None:
+async def test_a_mutation_whose_key_is_taken_runs_again(ada: Client, world: Environment) -> None:
     keys = colliding(world, [await newest(world, Mailbox)])
     done = await ada(
         """mutation { mailboxCreate(input: {paths: ["Taken"]}) {
@@ -68,7 +68,7 @@ async def test_an_account_whose_key_is_taken_is_not_a_conflict(root: Client, ada
     assert [one["code"] for one in again] == ["CONFLICT"]
 
 
-async def test_an_atomic_request_runs_again_as_a_whole(ada: Client, world: World) -> None:
+async def test_an_atomic_request_runs_again_as_a_whole(ada: Client, world: Environment) -> None:
     colliding(world, [await newest(world, Mailbox)])
     done = await ada(
         """mutation @atomic {
@@ -78,7 +78,7 @@ async def test_an_atomic_request_runs_again_as_a_whole(ada: Client, world: World
     assert done == {"a": {"errors": []}, "b": {"errors": []}}
 
 
-async def test_a_delivery_whose_key_is_taken_is_stored(ada: Client, world: World) -> None:
+async def test_a_delivery_whose_key_is_taken_is_stored(ada: Client, world: Environment) -> None:
     await receive(ada, "First")
     for table in (Message, Blob):
         keys = colliding(world)
@@ -90,28 +90,28 @@ async def test_a_delivery_whose_key_is_taken_is_stored(ada: Client, world: World
 
 
 @pytest.mark.usefixtures("ada")
-async def test_only_generated_keys_count(world: World) -> None:
-    def twice(turn: Turn, **changed: Any) -> None:
-        row = turn.connection.execute(select(table_of(User))).mappings().first()
+async def test_only_generated_keys_count(world: Environment) -> None:
+    def twice(turn: DatabaseTransaction, **changed: Any) -> None:
+        row = turn.connection.execute(select(core_table(User))).mappings().first()
         assert row is not None
-        turn.connection.execute(insert(table_of(User)), {**row, **changed})
+        turn.connection.execute(insert(core_table(User)), {**row, **changed})
 
     tried = list[int]()
 
-    def same_key(turn: Turn) -> None:
+    def same_key(turn: DatabaseTransaction) -> None:
         tried.append(1)
         twice(turn, username="other", username_key="other")
 
-    def same_name(turn: Turn) -> None:
+    def same_name(turn: DatabaseTransaction) -> None:
         tried.append(1)
-        twice(turn, id=world.key())
+        twice(turn, id=world.new_id())
 
     with pytest.raises(KeyCollision) as collided:
-        await world.apply(same_key)
+        await world.run_transaction(same_key)
     assert is_key_collision(collided.value)
     assert len(tried) == 3
     tried.clear()
     with pytest.raises(Exception, match=r"(?i)unique") as conflict:
-        await world.apply(same_name)
+        await world.run_transaction(same_name)
     assert not is_key_collision(conflict.value)
     assert len(tried) == 1

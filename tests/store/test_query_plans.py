@@ -12,18 +12,18 @@ from sqlalchemy import insert, select, text
 from sqlmodel import col
 
 from graph.types import global_ids
-from mail.archives.archive_writer import ExportFormat, State
+from mail.archives.archive_writer import ArchiveState, ExportFormat
 from mail.maintenance import snooze_worker
 from mail.recipients import address_resolution
 from mail.search import index_worker
-from mail.storage.blobs.object_stores import LocalStore
+from mail.storage.blobs.object_stores import FolderStore
 from models.messages.tables import Message
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.store.database import Database
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers.mailboxes.loaders import NewMailboxes, create
+from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from resolvers.messages import computed_fields
 from resolvers.messages import loaders as message_loaders
 from resolvers.search import index_query
@@ -40,11 +40,11 @@ DAY = 86_400
 
 async def _fill(url: str, folder: Path) -> None:
     """Two accounts with a large folder each, nearly all of it seen and indexed."""
-    blobs, clock = LocalStore(folder / "blobs"), Clock()
-    world = World(Database(url), blobs, secret=b"s" * 32, options=CHEAP, now=clock)
+    blobs, clock = FolderStore(folder / "blobs"), Clock()
+    world = Environment(Database(url), blobs, signing_secret=b"s" * 32, options=CHEAP, now=clock)
     async with httpx.AsyncClient() as http:
         ada, bob = [await make_client(world, http, name) for name in ("ada", "bob")]
-    await create(context(ada), NewMailboxes(["Other"]))
+    await create_mailboxes(context(ada), NewMailboxes(["Other"]))
     for client in (ada, bob):
         await receive(client, "Hello duck")
         await _copy(client, clock)
@@ -103,47 +103,47 @@ def clock() -> Clock:
     return clock
 
 
-async def _known(world: World, http: httpx.AsyncClient, name: str) -> Client:
-    asked = select(*picked(User)).where(col(User.username) == name)
+async def _known(world: Environment, http: httpx.AsyncClient, name: str) -> Client:
+    asked = select(*select_columns(User)).where(col(User.username) == name)
     (row,) = await world.database.read(asked)
     secret = await make_key(world, f"{name}-later", user_id=row.id, scopes=[Scope.MASTER])
     return Client(http, world, User(**row._asdict()), secret)
 
 
 @pytest.fixture
-async def full(world: World, http: httpx.AsyncClient) -> Client:
+async def full(world: Environment, http: httpx.AsyncClient) -> Client:
     return await _known(world, http, "ada")
 
 
 @pytest.fixture
-async def bob(world: World, http: httpx.AsyncClient) -> Client:
+async def bob(world: Environment, http: httpx.AsyncClient) -> Client:
     return await _known(world, http, "bob")
 
 
 async def _copy(client: Client, clock: Clock) -> None:
     """The message of a client, many times."""
     world, user_id = client.world, client.user.id
-    asked = select(*picked(Message)).where(col(Message.user_id) == user_id)
+    asked = select(*select_columns(Message)).where(col(Message.user_id) == user_id)
     (row,) = await world.database.read(asked)
     given = []
     for n in range(2, MANY):
         clock.tick(seconds=60)
-        own = {"id": world.key(), "uid": n, "listed_at": clock(), "seen": n % 100 > 0}
+        own = {"id": world.new_id(), "uid": n, "listed_at": clock(), "seen": n % 100 > 0}
         if n % 20 == 1:
             own["snoozed_until"] = clock() + timedelta(days=30)
         given.append({**dict(zip(row._fields, row, strict=True)), **own, "subject": f"Number {n}"})
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(insert(Message), given)
-    while await index_worker.index(world):
+    while await index_worker.index_next_batch(world):
         pass
 
 
-async def _crowd(world: World, like: User) -> None:
+async def _crowd(world: Environment, like: User) -> None:
     given = [
-        {**like.model_dump(), "id": world.key(), "username": f"n{n}", "username_key": f"n{n}"}
+        {**like.model_dump(), "id": world.new_id(), "username": f"n{n}", "username_key": f"n{n}"}
         for n in range(3000)
     ]
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(insert(User), given)
 
 
@@ -226,7 +226,7 @@ async def test_labels_are_counted_by_what_has_keywords(full: Client, plans: Plan
 
 
 async def test_what_is_due_is_found_by_its_end(full: Client, plans: Plans) -> None:
-    plan = await plans.of(snooze_worker.wake(full.world), "messages")
+    plan = await plans.of(snooze_worker.return_due_messages(full.world), "messages")
     assert "messages_to_wake" in plan, plan
 
 
@@ -265,14 +265,16 @@ async def test_a_word_that_most_messages_have_is_looked_for_among_the_newest(
 
 async def test_what_waits_to_be_indexed_is_found_by_its_owner(full: Client, plans: Plans) -> None:
     for owners in ([full.user.id], [full.user.id, full.user.id + 1]):
-        plan = await plans.of(index_query.waiting_of(context(full), owners), "messages")
+        plan = await plans.of(
+            index_query.load_unindexed_messages(context(full), owners), "messages"
+        )
         assert "messages_waiting" in plan or "messages_to_index" in plan, plan
 
 
 async def test_the_indexer_finds_what_waits_without_reading_the_rest(
     full: Client, plans: Plans
 ) -> None:
-    plan = await plans.of(index_worker.index(full.world), "messages")
+    plan = await plans.of(index_worker.index_next_batch(full.world), "messages")
     assert "messages_to_index" in plan, plan
     assert not sorts(plan), plan
 
@@ -286,7 +288,7 @@ async def test_a_message_is_found_by_its_uid_and_by_its_id(full: Client, plans: 
     assert "PRIMARY KEY" in plan or "pk_messages" in plan, plan
     box = {"mailbox": {"path": "INBOX"}, "uid": 7}
     plan = await plans.of(
-        message_loaders.by_uid(context(full), (await full.box()).id, 7), "messages"
+        message_loaders.find_message_id_by_uid(context(full), (await full.box()).id, 7), "messages"
     )
     assert "messages_by_uid" in plan, plan
     assert (await full(document, ref={"uid": box}))["message"]["subject"] == "Number 7"
@@ -300,7 +302,7 @@ async def test_numbers_in_a_folder_are_counted_in_its_index(full: Client, plans:
     asked = select(col(Message.id)).where(col(Message.user_id) == full.user.id)
     rows = await full.world.database.read(asked.order_by(col(Message.uid)).limit(20))
     plan = await plans.of(
-        computed_fields.positions(context(full), [row.id for row in rows]), "messages"
+        computed_fields.load_sequence_numbers(context(full), [row.id for row in rows]), "messages"
     )
     assert "messages_by_uid" in plan, plan
     assert "SCAN" not in plan, plan
@@ -309,12 +311,12 @@ async def test_numbers_in_a_folder_are_counted_in_its_index(full: Client, plans:
 
 @pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
 async def test_a_name_is_looked_up_by_index(full: Client, plans: Plans, name: str) -> None:
-    await address_resolution.login_of(full.world, name)
+    await address_resolution.find_sign_in_user(full.world, name)
     assert plans.sent
     for statement, _ in list(plans.sent):
         table = statement.split("FROM ")[1].split()[0]
         if table in ("users", "addresses"):
-            plan = await plans.of(address_resolution.login_of(full.world, name), table)
+            plan = await plans.of(address_resolution.find_sign_in_user(full.world, name), table)
             assert "SCAN" not in plan, plan
             assert "Seq Scan on users" not in plan, plan
 
@@ -371,13 +373,15 @@ async def test_what_is_shared_is_found_by_index_and_costs_nobody_else(
 
 async def test_an_export_goes_through_an_account_by_its_age(full: Client, plans: Plans) -> None:
     ctx = context(full)
-    place: export_writer.After = None
+    place: export_writer.ExportPosition = None
     for _ in range(3):
-        work = export_writer.cut(ctx, ExportFormat.JSON, State(), None, place)
+        work = export_writer.write_next_chunk(ctx, ExportFormat.JSON, ArchiveState(), None, place)
         plan = await plans.of(work, "messages", asking="LIMIT")
         assert "messages_of_user" in plan
         assert "TEMP B-TREE" not in plan
         assert "Sort" not in plan.partition("JOIN")[0]
-        cut = await export_writer.cut(ctx, ExportFormat.JSON, State(), None, place)
+        cut = await export_writer.write_next_chunk(
+            ctx, ExportFormat.JSON, ArchiveState(), None, place
+        )
         assert cut is not None
-        place = cut.after
+        place = cut.next_position

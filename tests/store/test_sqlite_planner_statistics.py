@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from mail.maintenance import housekeeping
-from merganser.server.environment_factory import opened
+from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
-from models.store.database import Database, Readers
+from models.store.database import Database, SqliteReaders
 from resolvers.admin import tasks
 from tests.conftest import Client, receive
 from tests.support.accounts.large_account import fill
@@ -37,7 +37,7 @@ async def full(ada: Client) -> Client:
 
 async def _plan(client: Client) -> str:
     database: Any = client.world.database  # which reads texts, too
-    for _ in range(Readers.THREADS + 1):  # each connection looks for changes when it reads
+    for _ in range(SqliteReaders.THREADS + 1):  # each connection looks for changes when it reads
         await database.read(text(SELECT), {"user": client.user.id})
     # with a text of its own: an EXPLAIN that was prepared before is not prepared again
     asked = text(f"EXPLAIN QUERY PLAN {SELECT} -- {next(NUMBERS)}")
@@ -48,7 +48,7 @@ async def _plan(client: Client) -> str:
 async def test_open_connections_use_new_statistics(full: Client) -> None:
     assert "ix_messages_user_id" in await _plan(full)
     for _ in range(2):  # the second time there is a table of statistics already
-        await full.world.database.refresh_statistics()
+        await full.world.database.refresh_planner_statistics()
         assert "ix_messages_thread_id" in await _plan(full)
         async with full.world.database.engine.begin() as connection:
             await connection.execute(text("DELETE FROM sqlite_stat1"))
@@ -58,21 +58,21 @@ async def test_open_connections_use_new_statistics(full: Client) -> None:
 
 
 async def test_small_tables_keep_no_statistics(full: Client) -> None:
-    await full.world.database.refresh_statistics()
+    await full.world.database.refresh_planner_statistics()
     known = {table for (table,) in await rows(full.world, KNOWN)}
     assert "messages" in known
     assert not known & {"users", "mailboxes", "api_keys"}
 
 
 async def test_housekeeping_refreshes_the_statistics(full: Client) -> None:
-    await housekeeping.tidy(full.world)
+    await housekeeping.run_round(full.world)
     assert ("messages",) in await rows(full.world, KNOWN)
 
 
 async def test_a_task_refreshes_the_statistics(full: Client) -> None:
     answer = await call(full, "messageUpdate", select={"all": True}, set={"flagged": True})
     assert answer["task"]
-    while await tasks.work(full.world):
+    while await tasks.run_next_task(full.world):
         pass
     assert ("messages",) in await rows(full.world, KNOWN)
 
@@ -88,5 +88,5 @@ async def test_opening_a_store_refreshes_the_statistics(
             text(f"INSERT INTO streams (id, last, gone) {many} SELECT 100 + v, 0, 0 FROM n")  # noqa: S608
         )
     await database.close()
-    async with opened(Settings(data=tmp_path, store=url), migrate=True) as world:
+    async with open_environment(Settings(data=tmp_path, store=url), migrate=True) as world:
         assert ("streams",) in await rows(world, KNOWN)

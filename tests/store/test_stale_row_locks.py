@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from mail.smtp.lmtp import Lmtp
-from models.runtime.environment import World
+from mail.smtp.lmtp import LmtpListener
+from models.runtime.environment import Environment
 from models.store.database import Database
-from models.store.outages import StreamBusy, unavailable
+from models.store.outages import StreamBusy, storage_failure
 from models.store.postgres.connection import PostgresConnector
-from models.store.postgres.limits import SESSION
+from models.store.postgres.limits import SESSION_SETTINGS
 from tests.conftest import Client, make_user, raw_message
 from tests.support.mail_servers.lmtp_client import connect
 from tests.support.stores import store_fixtures
@@ -62,7 +62,7 @@ async def deliver(port: int, address: str, subject: str) -> tuple[str, float]:
 
 
 async def test_locked_account_delays_no_other_account(
-    ada: Client, bob: Client, listener: Lmtp, postgres: str
+    ada: Client, bob: Client, listener: LmtpListener, postgres: str
 ) -> None:
     async with held(postgres, ada.user.id):
         to_ada = [
@@ -80,7 +80,7 @@ async def test_locked_account_delays_no_other_account(
 
 
 async def test_many_locked_accounts_leave_connections_for_others(
-    world: World, bob: Client, listener: Lmtp, postgres: str
+    world: Environment, bob: Client, listener: LmtpListener, postgres: str
 ) -> None:
     users = [await make_user(world, f"user{n}") for n in range(6)]
     names = [f"{user.username}@example.org" for user in users]
@@ -99,34 +99,34 @@ async def test_many_locked_accounts_leave_connections_for_others(
 
 
 async def test_unit_on_locked_account_raises_stream_busy(
-    world: World, ada: Client, postgres: str
+    world: Environment, ada: Client, postgres: str
 ) -> None:
     async with held(postgres, ada.user.id):
         with pytest.raises(StreamBusy):
-            async with world.write(ada.user.id):
+            async with world.write_session(ada.user.id):
                 pass
         with pytest.raises(StreamBusy):
-            await world.apply(lambda turn: turn.reached, ada.user.id)
-    async with world.write(ada.user.id):
+            await world.run_transaction(lambda turn: turn.recorded_positions, ada.user.id)
+    async with world.write_session(ada.user.id):
         pass
 
 
 async def test_every_connection_has_the_limits_of_the_product(database: Database) -> None:
     connection = await PostgresConnector(database.url).connect()
     try:
-        for name, value in SESSION.items():
+        for name, value in SESSION_SETTINGS.items():
             told = await connection.fetchval(f"SELECT current_setting('{name}')")
             assert told in {value, "0"}, name  # 0: TCP settings of a Unix socket
     finally:
         await connection.close()
-    for engine in (database.engine, database._readers._reading):  # type: ignore[union-attr]  # noqa: SLF001
+    for engine in (database.engine, database._readers._read_engine):  # type: ignore[union-attr]  # noqa: SLF001
         async with engine.connect() as made:
             assert (await made.execute(text("SHOW lock_timeout"))).scalar() == "4s"
             shown = await made.execute(text("SHOW idle_in_transaction_session_timeout"))
             assert shown.scalar() == "10s"
 
 
-async def test_transaction_of_a_vanished_client_ends(world: World, ada: Client) -> None:
+async def test_transaction_of_a_vanished_client_ends(world: Environment, ada: Client) -> None:
     mark = "&" if "?" in world.database.url else "?"
     options = "options=-c%20idle_in_transaction_session_timeout%3D500ms"
     other = Database(f"{world.database.url}{mark}{options}")
@@ -134,17 +134,17 @@ async def test_transaction_of_a_vanished_client_ends(world: World, ada: Client) 
     try:
         asked = text("SELECT 1 FROM streams WHERE id = :key FOR UPDATE")
         await connection.execute(asked, {"key": ada.user.id})
-        async with asyncio.timeout(BUSY), world.write(ada.user.id):
+        async with asyncio.timeout(BUSY), world.write_session(ada.user.id):
             pass  # the server has ended the transaction, since its client says nothing
     finally:
         with pytest.raises(DBAPIError) as ended:
             await connection.close()
         await other.close()
-    assert unavailable(ended.value) is not None
+    assert storage_failure(ended.value) is not None
 
 
 async def test_ready_means_that_the_store_can_be_written(
-    world: World, http: httpx.AsyncClient, postgres: str
+    world: Environment, http: httpx.AsyncClient, postgres: str
 ) -> None:
     assert (await http.get("/health/ready")).status_code == 200
     connection = await asyncpg.connect(postgres.replace("+asyncpg", ""))

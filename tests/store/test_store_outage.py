@@ -13,14 +13,14 @@ import httpx
 import pytest
 from sqlalchemy import literal, make_url, select, text
 
-from mail.smtp.lmtp import Lmtp
-from mail.storage.blobs.object_stores import ObjectStore
+from mail.smtp.lmtp import LmtpListener
+from mail.storage.blobs.object_stores import BucketStore
 from merganser.server.observability.logs import OutageFilter
 from models.events.journal import ChangeKind
 from models.store.database import Database
 from models.store.outage_log import OUTAGES
-from models.store.outages import StoreUnavailable
-from models.store.prepared_statements import Prepared, fetched
+from models.store.outages import StorageUnavailable
+from models.store.prepared_statements import PreparedStatement, fetch_rows
 from tests.conftest import Client, receive
 from tests.support.mail_servers.lmtp_client import connect
 from tests.support.servers.live_server import House, note, until
@@ -98,7 +98,7 @@ async def test_bytes_over_http_answer_503(road: Proxy, ada: Client) -> None:
 
 @POSTGRES
 async def test_neighbours_are_told_to_try_later(
-    road: Proxy, ada: Client, listener: Lmtp, caplog: pytest.LogCaptureFixture
+    road: Proxy, ada: Client, listener: LmtpListener, caplog: pytest.LogCaptureFixture
 ) -> None:
     neighbour = await connect(listener.port)
     await neighbour.begin(ada.address)
@@ -122,7 +122,7 @@ async def test_subscription_goes_on_after_an_outage(road: Proxy, ada: Client, li
     for one in followers:
         await until(lambda one=one: len(one.events) == 1, PATIENCE)
     await road.cut()
-    ada.world.wakeups.ring(ada.user.id, 10**6)  # they look, and find no store
+    ada.world.wakeups.wake_followers(ada.user.id, 10**6)  # they look, and find no store
     await asyncio.sleep(1)
     await road.start()
     await note(ada, ChangeKind.MAILBOX_UPDATED, [2])
@@ -138,7 +138,7 @@ async def test_log_has_one_line_for_an_outage_and_one_for_its_end(
     await road.cut()
     caplog.clear()
     for _ in range(20):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StorageUnavailable):
             await ada.world.database.ping()
         await ada.raw(MUTATION)
     await road.start()
@@ -160,17 +160,17 @@ async def test_connection_whose_end_is_announced_is_unavailable(
     road: Proxy, database: Database
 ) -> None:
     """PostgreSQL says that it ends a connection before it closes it."""
-    asked = Prepared(select(literal(1)))
-    await database.apply(lambda connection: fetched(connection, asked, {}))
+    asked = PreparedStatement(select(literal(1)))
+    await database.run_transaction(lambda connection: fetch_rows(connection, asked, {}))
     road.announce_end()
     await asyncio.sleep(0.1)
-    with pytest.raises(StoreUnavailable):
-        await database.apply(lambda connection: fetched(connection, asked, {}))
+    with pytest.raises(StorageUnavailable):
+        await database.run_transaction(lambda connection: fetch_rows(connection, asked, {}))
     await road.cut()
-    with pytest.raises(StoreUnavailable):
-        await database.probe()
+    with pytest.raises(StorageUnavailable):
+        await database.check_writable()
     await road.start()
-    await database.probe()
+    await database.check_writable()
 
 
 @SQLITE
@@ -180,8 +180,8 @@ async def test_locked_sqlite_store_is_unavailable(database: Database, ada: Clien
     try:
         extensions = told(await ada.raw(MUTATION))
         assert (extensions["code"], extensions["retryAfter"]) == ("UNAVAILABLE", "PT5S")
-        with pytest.raises(StoreUnavailable):
-            await database.probe()
+        with pytest.raises(StorageUnavailable):
+            await database.check_writable()
     finally:
         other.close()
     await ada(MUTATION)
@@ -191,7 +191,7 @@ async def test_locked_sqlite_store_is_unavailable(database: Database, ada: Clien
 async def test_bugs_are_no_outages(database: Database) -> None:
     with pytest.raises(Exception, match="no such table") as bug:
         await database.read(text("SELECT * FROM nowhere"))  # type: ignore[arg-type]
-    assert not isinstance(bug.value, StoreUnavailable)
+    assert not isinstance(bug.value, StorageUnavailable)
 
 
 async def test_object_storage_that_refuses_is_unavailable() -> None:
@@ -204,15 +204,15 @@ async def test_object_storage_that_refuses_is_unavailable() -> None:
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     keys = "access_key_id=a&secret_access_key=b&region=us-east-1"
-    store = ObjectStore(
+    store = BucketStore(
         "s3://bucket",
         dict(parse_qsl(f"endpoint=http://127.0.0.1:{port}&{keys}")),
     )
     for work in (store.put("00/a", b"a"), store.get("00/a"), store.get_range("00/a", 0, 1)):
-        with pytest.raises(StoreUnavailable) as failure:
+        with pytest.raises(StorageUnavailable) as failure:
             await work
         assert failure.value.component == "blobs"
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StorageUnavailable):
         _ = [one async for one in store.list()]
     server.close()
     OUTAGES._open.clear()  # noqa: SLF001 - the next test has another store
@@ -223,10 +223,10 @@ def test_log_leaves_out_tracebacks_of_outages_only() -> None:
     handler.addFilter(OutageFilter())
     log = logging.getLogger("tests.outage")
     log.addHandler(handler)
-    for problem in (StoreUnavailable(), ValueError("a bug")):
+    for problem in (StorageUnavailable(), ValueError("a bug")):
         try:
             raise problem
-        except (StoreUnavailable, ValueError):
+        except (StorageUnavailable, ValueError):
             log.exception("it broke")
     log.removeHandler(handler)
     assert stream.getvalue().count("it broke") == 1

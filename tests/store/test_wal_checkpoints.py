@@ -26,7 +26,7 @@ async def written(database: Database, statement: str) -> None:
     def unit(connection: Connection) -> None:
         connection.execute(text(statement))
 
-    await database.apply(unit)
+    await database.run_transaction(unit)
 
 
 async def test_it_comes_into_the_file_while_others_go_on(tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ async def test_it_comes_into_the_file_while_others_go_on(tmp_path: Path) -> None
             while in_file(file) < FEW:
                 await written(database, "INSERT INTO ducks VALUES ('Anas')")
                 many += 1
-                async with database.write() as session:  # units of either kind
+                async with database.write_session() as session:  # units of either kind
                     await (await session.connection()).execute(text("DELETE FROM ducks WHERE 0"))
-                await asyncio.sleep(wal_checkpoints.EVERY / 20)
+                await asyncio.sleep(wal_checkpoints.INTERVAL / 20)
         log = await asyncio.to_thread(Path(f"{file}-wal").stat)
         assert log.st_size < 4000 * 4096  # no commit has done it
     finally:
@@ -59,12 +59,12 @@ async def test_a_store_that_cannot_be_reached_holds_up_nobody(tmp_path: Path) ->
         held.execute("SELECT count(*) FROM ducks").fetchone()  # who reads holds the log where it is
         for _ in range(10):
             await written(database, "INSERT INTO ducks VALUES ('Anas')")
-            await asyncio.sleep(wal_checkpoints.EVERY / 4)
+            await asyncio.sleep(wal_checkpoints.INTERVAL / 4)
         assert in_file(file) < 10
         held.execute("COMMIT")
         async with asyncio.timeout(20):
             while in_file(file) < 10:
-                await asyncio.sleep(wal_checkpoints.EVERY)
+                await asyncio.sleep(wal_checkpoints.INTERVAL)
                 await written(database, "DELETE FROM ducks WHERE 0")
     finally:
         held.close()

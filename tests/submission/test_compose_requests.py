@@ -10,14 +10,14 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.runtime import leases
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from models.users.roles import AdminPermission, Scope
 from resolvers.submission import compose_requests
 from tests.conftest import Client, Clock, make_key, raw_message, receive
-from tests.files.test_stored_files import stored
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import id_of, run
+from tests.support.operations.file_operations import store_file
 from tests.support.servers.live_server import House, until
 from tests.support.stores.other_processes import taken_for_dead
 
@@ -36,11 +36,11 @@ def codes(done: Any) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in done["errors"]]
 
 
-async def listeners(world: World) -> int:
+async def listeners(world: Environment) -> int:
     return len(await world.database.read(select(col(ComposeListener.id))))
 
 
-async def there(world: World, many: int) -> None:
+async def there(world: Environment, many: int) -> None:
     async def some() -> bool:
         return await listeners(world) == many
 
@@ -53,12 +53,12 @@ async def there(world: World, many: int) -> None:
 
 @pytest.mark.parametrize("by", ["follow", "stream"])
 async def test_every_client_of_the_user_opens_it(
-    live: House, ada: Client, bob: Client, world: World, by: str
+    live: House, ada: Client, bob: Client, world: Environment, by: str
 ) -> None:
     hear = getattr(live, by)
     one, two, other = [await hear(each, FOLLOW) for each in (ada, ada, bob)]
     await there(world, 3)
-    file = await stored(ada)
+    file = await store_file(ada)
     done = await ask(
         ada,
         to=[{"name": "Carol", "address": "carol@example.net"}],
@@ -81,8 +81,8 @@ async def test_every_client_of_the_user_opens_it(
     assert codes(await ask(ada, subject="x")) == [("USER_OFFLINE", [])]
 
 
-async def test_where_nobody_listens_nothing_is_kept(ada: Client, world: World) -> None:
-    file = await stored(ada)
+async def test_where_nobody_listens_nothing_is_kept(ada: Client, world: Environment) -> None:
+    file = await store_file(ada)
     links = [{"file": file["id"], "mode": "LINK"}]
     assert codes(await ask(ada, subject="x", fileAttachments=links)) == [("USER_OFFLINE", [])]
     assert not await world.database.read(select(col(ComposeRequest.id)))
@@ -91,7 +91,7 @@ async def test_where_nobody_listens_nothing_is_kept(ada: Client, world: World) -
 
 
 async def test_a_client_that_comes_back_misses_nothing(
-    live: House, ada: Client, world: World, clock: Clock
+    live: House, ada: Client, world: Environment, clock: Clock
 ) -> None:
     first, left = await live.follow(ada, FOLLOW), await live.follow(ada, FOLLOW)
     await there(world, 2)
@@ -107,31 +107,31 @@ async def test_a_client_that_comes_back_misses_nothing(
     late = await live.follow(ada, FOLLOW, after=told["id"])
     await there(world, 3)  # no clock ends what listens
     assert late.got == []
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert not await world.database.read(select(col(ComposeRequest.id)))
     for each in (first, again, late):
         await each.leave()
 
 
 async def test_a_client_whose_server_died_is_not_counted(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     holder = await leases.ensure_registered(world)
-    async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
+    async with world.write_session() as session:
+        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
     assert (await ask(ada, subject="x"))["delivered"] == 1
     clock.tick(hours=2)
     assert (await ask(ada, subject="x"))["delivered"] == 1
     await taken_for_dead(world)
     assert codes(await ask(ada, subject="x")) == [("USER_OFFLINE", [])]
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await listeners(world) == 0
 
 
-async def test_an_answer_is_asked_for_with_its_quote(ada: Client, world: World) -> None:
+async def test_an_answer_is_asked_for_with_its_quote(ada: Client, world: Environment) -> None:
     holder = await leases.ensure_registered(world)
-    async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
+    async with world.write_session() as session:
+        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
     placed = await receive(ada, raw_message("Ponds"))
     key = global_ids.encode("Message", placed.message_id)
     reference = {"message": {"id": key}, "action": "REPLY", "quote": "BELOW"}
@@ -154,19 +154,19 @@ async def test_an_answer_is_asked_for_with_its_quote(ada: Client, world: World) 
     ],
 )
 async def test_what_no_message_could_have_is_refused(
-    ada: Client, world: World, given: dict[str, Any], path: list[str]
+    ada: Client, world: Environment, given: dict[str, Any], path: list[str]
 ) -> None:
     holder = await leases.ensure_registered(world)
-    async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
+    async with world.write_session() as session:
+        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
     assert codes(await ask(ada, **given)) == [("VALIDATION", path)]
 
 
-async def test_there_are_so_many_at_a_time(ada: Client, world: World, clock: Clock) -> None:
+async def test_there_are_so_many_at_a_time(ada: Client, world: Environment, clock: Clock) -> None:
     holder = await leases.ensure_registered(world)
-    async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
-    for _ in range(compose_requests.WAITING):
+    async with world.write_session() as session:
+        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
+    for _ in range(compose_requests.MAX_OPEN_REQUESTS):
         assert (await ask(ada, subject="x"))["errors"] == []
     assert codes(await ask(ada, subject="x")) == [("LIMIT_REACHED", [])]
     clock.tick(minutes=11)
@@ -174,11 +174,11 @@ async def test_there_are_so_many_at_a_time(ada: Client, world: World, clock: Clo
 
 
 async def test_others_are_asked_by_those_who_may_act_as_them(
-    ada: Client, bob: Client, over: Client, world: World
+    ada: Client, bob: Client, over: Client, world: Environment
 ) -> None:
     holder = await leases.ensure_registered(world)
-    async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
+    async with world.write_session() as session:
+        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
     user = {"id": id_of(ada)}
     assert codes(await ask(bob, user=user, subject="x")) == [("NOT_FOUND", ["user"])]
     done = await ask(over, user=user, subject="x")
@@ -193,12 +193,12 @@ async def test_others_are_asked_by_those_who_may_act_as_them(
 
 
 async def test_files_and_identities_of_others_are_none(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
     holder = await leases.ensure_registered(world)
-    async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=bob.user.id, holder=holder))
-    file = await stored(ada)
+    async with world.write_session() as session:
+        session.add(ComposeListener(id=world.new_id(), user_id=bob.user.id, holder=holder))
+    file = await store_file(ada)
     for mode in ("ATTACH", "LINK", "SHARE_RW"):
         done = await ask(bob, fileAttachments=[{"file": file["id"], "mode": mode}])
         assert codes(done) == [("NOT_FOUND", ["fileAttachments", "0", "file"])]
@@ -207,7 +207,7 @@ async def test_files_and_identities_of_others_are_none(
     assert codes(await ask(bob, identity=identity["id"])) == [("NOT_FOUND", ["identity"])]
 
 
-async def test_it_needs_the_scope_for_sending(ada: Client, world: World) -> None:
+async def test_it_needs_the_scope_for_sending(ada: Client, world: Environment) -> None:
     scopes = [Scope.MAIL]
     secret = await make_key(world, "reader", user_id=ada.user.id, role=ada.user.role, scopes=scopes)
     reader = Client(ada.http, world, ada.user, secret)

@@ -12,7 +12,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from tests.conftest import Client, Clock, make_key, raw_message, receive
@@ -46,7 +46,7 @@ def codes(done: Any) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in done["errors"]]
 
 
-async def test_a_draft_becomes_what_is_sent(ada: Client, world: World, clock: Clock) -> None:
+async def test_a_draft_becomes_what_is_sent(ada: Client, world: Environment, clock: Clock) -> None:
     made = await draft(ada, bcc=[{"address": "dave@example.net"}])
     clock.tick(hours=2)
     before = await reached(world, ada.user.id)
@@ -75,20 +75,20 @@ async def test_a_draft_becomes_what_is_sent(ada: Client, world: World, clock: Cl
     assert told[:2] == [ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED]
 
 
-async def test_what_is_no_draft_is_not_sent(ada: Client, bob: Client, world: World) -> None:
+async def test_what_is_no_draft_is_not_sent(ada: Client, bob: Client, world: Environment) -> None:
     placed = await receive(ada, raw_message("Hello"))
     got = {"id": global_ids.encode("Message", placed.message_id)}
     assert codes(await submit(ada, got)) == [("CONFLICT", ["message"])]
     made = await draft(ada)
     assert codes(await submit(bob, made)) == [("NOT_FOUND", ["message"])]
-    gone = {"id": global_ids.encode("Message", world.key())}
+    gone = {"id": global_ids.encode("Message", world.new_id())}
     assert codes(await submit(ada, gone)) == [("NOT_FOUND", ["message"])]
     assert (await submit(ada, made))["errors"] == []
     assert codes(await submit(ada, made)) == [("CONFLICT", ["message"])]
     assert len(await bodies(world)) == 1
 
 
-async def test_of_two_at_once_one_goes(ada: Client, world: World) -> None:
+async def test_of_two_at_once_one_goes(ada: Client, world: Environment) -> None:
     made = await draft(ada)
     done = await asyncio.gather(*(submit(ada, made) for _ in range(4)))
     assert sorted(codes(one) for one in done) == [[], *[[("CONFLICT", ["message"])]] * 3]
@@ -97,7 +97,7 @@ async def test_of_two_at_once_one_goes(ada: Client, world: World) -> None:
 
 @pytest.mark.parametrize("name", ["From", "Sender"])
 async def test_a_draft_with_anothers_name_is_not_sent(
-    ada: Client, bob: Client, world: World, name: str
+    ada: Client, bob: Client, world: Environment, name: str
 ) -> None:
     assert bob.user
     lines = {
@@ -123,7 +123,7 @@ async def test_a_draft_with_anothers_name_is_not_sent(
         "From: ada@example.org\nTo: c@-x.example\n\nHi.\n",
     ],
 )
-async def test_what_cannot_go_stays_a_draft(ada: Client, world: World, raw: str) -> None:
+async def test_what_cannot_go_stays_a_draft(ada: Client, world: Environment, raw: str) -> None:
     made = await draft(ada, raw=raw)
     done = await submit(ada, made)
     assert [code for code, _ in codes(done)] == ["VALIDATION"]
@@ -133,7 +133,7 @@ async def test_what_cannot_go_stays_a_draft(ada: Client, world: World, raw: str)
                       by={"id": made["id"]}))["message"] == {"draft": True}  # fmt: skip
 
 
-async def test_undone_it_is_a_draft_again(ada: Client, world: World, clock: Clock) -> None:
+async def test_undone_it_is_a_draft_again(ada: Client, world: Environment, clock: Clock) -> None:
     made = await draft(ada, mailbox={"specialUse": "DRAFTS"})
     done = await submit(ada, made, undoWindow="PT30S")
     assert done["submission"]["state"] == "HELD_FOR_UNDO"
@@ -158,8 +158,8 @@ async def test_it_goes_later(ada: Client) -> None:
     assert done["message"]["date"] == "2030-01-02T00:00:00Z"
 
 
-async def test_limits_hold_exactly(ada: Client, world: World) -> None:
-    async with world.database.write() as session:
+async def test_limits_hold_exactly(ada: Client, world: Environment) -> None:
+    async with world.database.write_session() as session:
         this = update(User).where(col(User.id) == ada.user.id)
         await (await session.connection()).execute(this.values(recipients=2))
     many = await draft(ada, to=[{"address": f"{n}@example.net"} for n in range(3)])
@@ -170,9 +170,9 @@ async def test_limits_hold_exactly(ada: Client, world: World) -> None:
     assert len(await bodies(world)) == 1
 
 
-async def test_without_a_folder_sent_it_stays_where_it_is(ada: Client, world: World) -> None:
+async def test_without_a_folder_sent_it_stays_where_it_is(ada: Client, world: Environment) -> None:
     made = await draft(ada)
-    async with world.database.write() as session:
+    async with world.database.write_session() as session:
         these = update(Mailbox).where(col(Mailbox.user_id) == ada.user.id)
         these = these.where(col(Mailbox.path) == "Sent")
         await (await session.connection()).execute(these.values(special_use=None))
@@ -181,7 +181,7 @@ async def test_without_a_folder_sent_it_stays_where_it_is(ada: Client, world: Wo
     assert (done["message"]["draft"], len(await bodies(world))) == (False, 1)
 
 
-async def test_its_files_go_with_it(ada: Client, world: World) -> None:
+async def test_its_files_go_with_it(ada: Client, world: Environment) -> None:
     file = (await run(ada, "fileUpload", "file { id }", content={"text": "1;2"}, filename="a.csv"))[
         "file"
     ]
@@ -210,7 +210,7 @@ async def test_the_message_it_answers_is_marked(ada: Client) -> None:
 
 
 async def test_administrators_send_for_users_and_it_is_written_down(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
     secret = await make_key(world, "backend", role=Role.ROOT, scopes=[Scope.MASTER])
     root = replace(ada, secret=secret)

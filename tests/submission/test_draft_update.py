@@ -14,13 +14,13 @@ from graph.http import download_urls
 from graph.types import global_ids
 from mail.search import index_worker
 from mail.storage import draft_replacement, received_messages
-from mail.storage.blobs.garbage_collector import collect
-from mail.storage.blobs.object_stores import LocalStore
-from mail.storage.draft_replacement import Earlier
-from mail.storage.message_insert import Place
-from models.errors import Conflict, Stale
+from mail.storage.blobs.garbage_collector import collect_garbage
+from mail.storage.blobs.object_stores import FolderStore
+from mail.storage.draft_replacement import EarlierDraft
+from mail.storage.message_insert import MessagePlacement
+from models.errors import Conflict, StaleObject
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
@@ -60,7 +60,7 @@ async def found(client: Client, query: str) -> list[str]:
 
 
 async def test_a_draft_keeps_its_id_and_all_that_is_not_said_anew(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     draft = await saved(ada, subject="Ducks", to=[{"address": "carol@example.net"}])
     await ada(MARK, id=draft["id"])
@@ -130,16 +130,16 @@ async def test_files_stay_unless_others_are_given(
     assert [data for *_, data in await files(ada, answer)] == [contents[name] for name in names]
 
 
-async def test_large_files_stay_without_being_stored_again(ada: Client, world: World) -> None:
+async def test_large_files_stay_without_being_stored_again(ada: Client, world: Environment) -> None:
     content = noise(300_000)
     key = await put(ada, content, content_disposition="attachment; filename=large.bin")
     draft = await saved(ada, attachments=[{"upload": key}])
-    stored = [name async for name in world.blobs.list()]
+    stored = [name async for name in world.object_store.list()]
     for text in ("one", "two"):
         answer = await again(ada, draft, text=text)
         ((name, _, _, data),) = await files(ada, answer)
         assert (name, data) == ("large.bin", content)
-    assert [name async for name in world.blobs.list()] == stored
+    assert [name async for name in world.object_store.list()] == stored
     emptied = await again(ada, draft, attachments=[])
     assert await files(ada, emptied) == []
     refers = await rows(world, "SELECT blob_id FROM message_blobs")
@@ -163,7 +163,7 @@ async def test_what_is_answered_stays_and_its_files_come_once(ada: Client) -> No
 
 
 async def test_a_draft_changes_its_conversation_with_what_it_answers(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     draft = await saved(ada, subject="Plans")
     key = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
@@ -177,9 +177,9 @@ async def test_a_draft_changes_its_conversation_with_what_it_answers(
     assert apart["thread"]["messageCount"] == 1
 
 
-async def test_a_draft_may_change_its_folder(ada: Client, world: World) -> None:
+async def test_a_draft_may_change_its_folder(ada: Client, world: Environment) -> None:
     draft = await saved(ada)
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Later"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Later"]))
     before = await reached(world, ada.user.id)
     answer = await again(ada, draft, mailbox={"path": "Later"}, unseen=True)
     assert answer["message"]["mailbox"] == {"path": "Later"}
@@ -190,23 +190,23 @@ async def test_a_draft_may_change_its_folder(ada: Client, world: World) -> None:
         assert f'"{name}"' in str(facts).replace("'", '"')
 
 
-async def test_words_that_are_gone_are_not_found(ada: Client, world: World) -> None:
+async def test_words_that_are_gone_are_not_found(ada: Client, world: Environment) -> None:
     draft = await saved(ada, subject="Ducks", text="quack quack", attachments=[file("pond.txt")])
     for indexed in (True, False, True):
         if indexed:
-            await index_worker.index(world)
+            await index_worker.index_next_batch(world)
         assert await found(ada, "quack" if indexed else "ducks") == [draft["id"]]
     await again(ada, draft, subject="Geese", text="honk")
     for query in ("ducks", "quack"):
         assert await found(ada, query) == []
     assert await found(ada, "geese") == [draft["id"]]
-    assert await index_worker.index(world) == 1
+    assert await index_worker.index_next_batch(world) == 1
     for query, keys in (("quack", []), ("ducks", []), ("honk", [draft["id"]])):
         assert await found(ada, query) == keys, query
     assert await found(ada, "pond") == [draft["id"]]
 
 
-class Late(LocalStore):
+class Late(FolderStore):
     """A store whose reads wait until something has happened."""
 
     def __init__(self, folder: Path) -> None:
@@ -220,12 +220,12 @@ class Late(LocalStore):
 
 
 async def test_a_draft_saved_while_it_is_indexed_is_indexed_as_it_is(
-    ada: Client, world: World, tmp_path: Path
+    ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     text = base64.encodebytes(noise(400_000)).decode()
     draft = await saved(ada, text=None, raw=f"Subject: Ducks\n\n{text}")
     late = Late(tmp_path / "blobs")
-    work = asyncio.create_task(index_worker.index(replace(world, blobs=late)))
+    work = asyncio.create_task(index_worker.index_next_batch(replace(world, object_store=late)))
     async with asyncio.timeout(10):
         await late.asked.wait()
     assert (await again(ada, draft, subject="Geese"))["errors"] == []
@@ -235,10 +235,10 @@ async def test_a_draft_saved_while_it_is_indexed_is_indexed_as_it_is(
     for _ in range(2):
         assert await found(ada, "geese") == [draft["id"]]
         assert await found(ada, "ducks") == []
-        await index_worker.index(world)
+        await index_worker.index_next_batch(world)
 
 
-async def test_two_who_save_at_once_end_with_one_of_both(ada: Client, world: World) -> None:
+async def test_two_who_save_at_once_end_with_one_of_both(ada: Client, world: Environment) -> None:
     draft = await saved(ada, attachments=[A])
     given = [{"subject": "One", "attachments": [B]}, {"subject": "Two", "attachments": [C]}]
     answers = await asyncio.gather(*(again(ada, draft, **each) for each in given))
@@ -254,29 +254,30 @@ async def test_two_who_save_at_once_end_with_one_of_both(ada: Client, world: Wor
 
 
 async def test_what_has_changed_or_gone_meanwhile_is_not_replaced(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     draft = await saved(ada)
     key = global_ids.decode("Message", draft["id"])
     ((digest,),) = await rows(world, "SELECT digest FROM messages")
-    letter = await received_messages.read(raw_message("Mine"))
-    kept = await received_messages.stored(world, ada.user.tenant_id, letter)
-    to = Place(ada.user.id, (await ada.box("Drafts")).id, world.now())
+    letter = await received_messages.read_message(raw_message("Mine"))
+    kept = await received_messages.store_blobs(world, ada.user.tenant_id, letter)
+    to = MessagePlacement(ada.user.id, (await ada.box("Drafts")).id, world.now())
 
-    async def tried(earlier: Earlier) -> None:
-        await world.apply(
-            lambda turn: draft_replacement.replace(turn, letter, kept, to, earlier), ada.user.id
+    async def tried(earlier: EarlierDraft) -> None:
+        await world.run_transaction(
+            lambda turn: draft_replacement.replace_message(turn, letter, kept, to, earlier),
+            ada.user.id,
         )
 
     before = await rows(world, "SELECT * FROM messages")
-    with pytest.raises(Stale) as stale:
-        await tried(Earlier(key, "other", {}))
+    with pytest.raises(StaleObject) as stale:
+        await tried(EarlierDraft(key, "other", {}))
     assert (stale.value.current_modseq, stale.value.path) == (draft["modseq"], ["replacePrevious"])
     assert await rows(world, "SELECT * FROM messages") == before
     gone = "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { deletedCount } }"
     await ada(gone, id=draft["id"])
     with pytest.raises(Conflict):
-        await tried(Earlier(key, digest, {}))
+        await tried(EarlierDraft(key, digest, {}))
     answer = await again(ada, draft)
     assert [error["code"] for error in answer["errors"]] == ["NOT_FOUND"]
 
@@ -307,7 +308,7 @@ async def test_only_ones_own_drafts_are_replaced(ada: Client, bob: Client) -> No
     assert [error["path"] for error in whole["errors"]] == [["keepAttachments"]]
 
 
-async def test_only_the_difference_is_counted(ada: Client, world: World) -> None:
+async def test_only_the_difference_is_counted(ada: Client, world: Environment) -> None:
     def whole(size: int, letter: str) -> dict[str, str | None]:
         head = "Subject: x\r\n\r\n"
         return {"text": None, "raw": head + letter * (size - len(head))}
@@ -315,7 +316,7 @@ async def test_only_the_difference_is_counted(ada: Client, world: World) -> None
     draft = await saved(ada, **whole(1000, "w"))
 
     async def allow(quota: int | None) -> None:
-        async with world.write() as session:
+        async with world.write_session() as session:
             await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=quota))
 
     await allow(1010)
@@ -347,10 +348,10 @@ async def test_a_draft_costs_the_same_however_often_it_was_saved(
     assert await cost() == first
 
 
-async def test_what_a_draft_was_is_collected(ada: Client, world: World, clock: Clock) -> None:
+async def test_what_a_draft_was_is_collected(ada: Client, world: Environment, clock: Clock) -> None:
     draft = await saved(ada, attachments=[file("big.bin", noise(20_000))])
     await again(ada, draft, attachments=[])
     clock.tick(days=2)
-    await collect(world, world.blobs, sweep=True)
+    await collect_garbage(world, world.object_store, list_objects=True)
     assert len(await rows(world, "SELECT id FROM blobs")) == 1
     assert await found(ada, "more") == [draft["id"]]

@@ -12,17 +12,18 @@ from graph.types import global_ids
 from models.messages.tables import Message
 from models.users.tables import User
 from tests.conftest import Client, raw_message
-from tests.mail.delivery.test_address_forwarding import TOOK, arrived, make, open_to_all, say
-from tests.submission.test_message_forward import FORWARD, refusals
 from tests.support.accounts.shared_mailboxes import mutate, share, team
 from tests.support.accounts.user_operations import change
+from tests.support.mail.forwarding_addresses import add_forwarding_address, allow_private_targets
 from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import relay, settled, working
+from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
+from tests.support.mail_servers.queue_worker import relay, settled, wait_for_messages, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.domain_operations import done
 from tests.support.operations.filter_operations import made
 from tests.support.operations.filter_operations import remove as filter_removed
 from tests.support.operations.quarantine_operations import RELEASE, hold
+from tests.support.operations.send_operations import MESSAGE_FORWARD, forward_errors
 from tests.support.servers.webhook_receiver import Receiver, receiving
 from tests.support.stores.counter_check import rows
 
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 async def again(client: Client, key: str, **more: Any) -> Any:
     given = {"message": {"id": key}, **more}
-    return (await client(FORWARD, input=given))["messageForward"]
+    return (await client(MESSAGE_FORWARD, input=given))["messageForward"]
 
 
 async def targets(client: Client, *to: str, **more: Any) -> None:
@@ -41,7 +42,10 @@ async def targets(client: Client, *to: str, **more: Any) -> None:
 
 async def put(client: Client, neighbour: Neighbour, raw: bytes | None = None) -> str:
     """The id of a message that a neighbour has brought."""
-    assert await say(neighbour, raw or raw_message("Onward"), client.address) == TOOK
+    assert (
+        await send_transaction(neighbour, raw or raw_message("Onward"), client.address)
+        == ACCEPTED_REPLIES
+    )
     return await newest(client)
 
 
@@ -111,14 +115,14 @@ async def test_what_says_too_much_or_too_little_is_refused(
         ({"target": -1}, ("VALIDATION", ["target"], None)),
         ({"addresses": []}, ("VALIDATION", ["addresses"], None)),
     ):
-        assert refusals(await again(ada, key, **more)) == [refusal]
+        assert forward_errors(await again(ada, key, **more)) == [refusal]
     assert await mine(ada) == []
 
 
 @asynccontextmanager
 async def outside(ada: Client) -> AsyncGenerator[tuple[Server, Receiver]]:
     """A relay that wants a password, a page, and a worker that goes to both."""
-    world = open_to_all(ada.world)
+    world = allow_private_targets(ada.world)
     server = Server()
     server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
     async with (
@@ -146,7 +150,7 @@ async def test_a_relay_and_a_page_get_it_with_the_password_that_is_not_shown(
         asked = "SELECT id FROM submissions WHERE user_id IS NOT NULL"
         ((submission,),) = await rows(ada.world, asked)
         await settled(ada.world, submission)
-        await arrived(there, 2)  # the first is the one that went as it came
+        await wait_for_messages(there, 2)  # the first is the one that went as it came
     assert await mine(ada) == [
         (ada.address, f"smtps://us:***@{host}"),
         (ada.address, page.url),
@@ -174,8 +178,8 @@ async def test_a_password_that_is_not_known_any_more_is_told(
     key = await put(ada, neighbour)
     assert shown(await again(ada, key))[0] == ("1", "relay", "smtps://us:***@relay.example")
     await filter_removed(ada, rule["id"])
-    assert refusals(await again(ada, key)) == [("CONFLICT", ["message"], None)]
-    assert refusals(await again(ada, key, target=1)) == [("CONFLICT", ["target"], None)]
+    assert forward_errors(await again(ada, key)) == [("CONFLICT", ["message"], None)]
+    assert forward_errors(await again(ada, key, target=1)) == [("CONFLICT", ["target"], None)]
     assert shown(await again(ada, key, target=2)) == [("2", "mail", DAVE)]
     await targets(ada, given)  # whose it is now does not matter
     assert len(shown(await again(ada, key))) == 2
@@ -188,13 +192,13 @@ async def test_whoever_reads_it_too_does_not_use_its_owners_targets(
     await team(ada)
     assert await share(ada, bob, "READ") == []
     key = await put(ada, neighbour)
-    assert refusals(await again(bob, key)) == [("NOT_FOUND", ["message"], None)]
+    assert forward_errors(await again(bob, key)) == [("NOT_FOUND", ["message"], None)]
     moved = await mutate(
         ada, "messageMove", "movedCount", select={"ids": [key]}, to={"path": "Team"}
     )
     assert moved["errors"] == []
     for more in ({}, {"target": 1}, {"target": 9}):
-        assert refusals(await again(bob, key, **more)) == [
+        assert forward_errors(await again(bob, key, **more)) == [
             ("FORBIDDEN_OPERATION", ["message"], None)
         ]
     assert (await listed(ada, key), await listed(bob, key)) == ([("1", "mail", DAVE)], [])
@@ -222,11 +226,11 @@ async def test_what_is_to_be_encrypted_does_not_go_out_as_it_is(
 ) -> None:
     await targets(ada, DAVE)
     key = await put(ada, neighbour)
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         await session.exec(update(User).values(encrypt_forwarded=True))
-    assert refusals(await again(ada, key)) == [("CONFLICT", ["message"], None)]
+    assert forward_errors(await again(ada, key)) == [("CONFLICT", ["message"], None)]
     assert shown(await again(ada, key, addresses=[DAVE])) == [("1", "mail", DAVE)]
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         await session.exec(update(Message).values(encrypted=True))
     assert shown(await again(ada, key)) == [("1", "mail", DAVE)]
 
@@ -247,8 +251,11 @@ async def test_an_address_that_is_ones_own_by_now_is_left_out(
 async def test_what_another_address_forwards_to_is_no_target_of_the_account(
     ada: Client, neighbour: Neighbour
 ) -> None:
-    await make(ada.world, "list", ada.address, DAVE)
-    assert await say(neighbour, raw_message("List"), "list@example.org") == TOOK
+    await add_forwarding_address(ada.world, "list", ada.address, DAVE)
+    assert (
+        await send_transaction(neighbour, raw_message("List"), "list@example.org")
+        == ACCEPTED_REPLIES
+    )
     assert shown(await again(ada, await newest(ada))) == []
 
 
@@ -286,7 +293,7 @@ async def test_a_repeat_after_a_crash_is_noted_once(ada: Client, neighbour: Neig
     await targets(ada, DAVE)
     raw = raw_message("Again")
     for _ in range(2):
-        assert await say(neighbour, raw, ada.address) == TOOK
+        assert await send_transaction(neighbour, raw, ada.address) == ACCEPTED_REPLIES
     assert shown(await again(ada, await newest(ada))) == [("1", "mail", DAVE)]
 
 

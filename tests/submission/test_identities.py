@@ -7,13 +7,13 @@ import pytest
 from graph.types import global_ids
 from models.addresses.tables import AddressKind
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from resolvers.submission.identity_mutations import MOST
-from tests.addresses.test_address_resolution import make_domain
+from resolvers.submission.identity_mutations import MAX_IDENTITIES
 from tests.conftest import Client, context, make_user
+from tests.support.accounts.address_rows import add_domain
 from tests.support.accounts.identity_operations import (
     NODE,
     SHORT,
@@ -34,7 +34,9 @@ from tests.support.stores.counter_check import journal, reached
 FORWARD = AddressKind.FORWARD
 
 
-async def test_each_sender_is_there_once_and_one_is_the_default(ada: Client, world: World) -> None:
+async def test_each_sender_is_there_once_and_one_is_the_default(
+    ada: Client, world: Environment
+) -> None:
     mine = {"user_id": ada.user.id}
     key = await address(world, "a.lovelace@example.org", name="Countess", **mine)
     others: list[tuple[str, dict[str, Any]]] = [
@@ -68,7 +70,7 @@ async def test_each_sender_is_there_once_and_one_is_the_default(ada: Client, wor
 
 
 async def test_an_implied_one_keeps_its_id_when_something_is_said_of_it(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     await address(world, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
     await whitelist(ada, "ada.l@example.com")
@@ -89,7 +91,7 @@ async def test_an_implied_one_keeps_its_id_when_something_is_said_of_it(
 
 
 async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Out"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Out"]))
     said = {
         "name": "Ada", "replyTo": "A.da@example.net", "default": True,
         "bcc": ["x@example.net", "X@example.net", "y@xn--bcher-kva.example"],
@@ -139,7 +141,9 @@ async def test_the_chosen_one_is_the_default_as_long_as_it_may_be_sent_as(ada: C
     assert await default() == ["ada@example.org"]
 
 
-async def test_one_follows_its_address_and_comes_back_with_it(ada: Client, world: World) -> None:
+async def test_one_follows_its_address_and_comes_back_with_it(
+    ada: Client, world: Environment
+) -> None:
     mine = {"user_id": ada.user.id}
     key = await address(world, "late@example.org", **mine)
     one = await made(ada, "late@example.org", name="Late")
@@ -160,9 +164,9 @@ async def test_one_follows_its_address_and_comes_back_with_it(ada: Client, world
 
 
 async def test_one_may_be_made_of_any_address_that_may_be_sent_as(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
-    await make_domain(world, "own.example", "also.example")
+    await add_domain(world, "own.example", "also.example")
     await address(world, "*@own.example", user_id=ada.user.id)
     await address(world, "team@own.example", kind=FORWARD, targets=["ada@example.org"])
     await whitelist(ada, "*@example.net")
@@ -230,10 +234,14 @@ async def test_anothers_folder_takes_no_copies(ada: Client, bob: Client) -> None
 
 async def test_there_are_not_too_many_and_lost_ones_make_room(ada: Client) -> None:
     await whitelist(ada, "*@example.net")
-    for n in range(MOST):
+    for n in range(MAX_IDENTITIES):
         await made(ada, f"a{n}@example.net")
     _, (error,) = await create(ada, ada.address)
-    assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", MOST, MOST)
+    assert (error["code"], error["limit"], error["used"]) == (
+        "LIMIT_REACHED",
+        MAX_IDENTITIES,
+        MAX_IDENTITIES,
+    )
     await whitelist(ada, "a1@example.net")
     await made(ada, ada.address)
     assert set(await known(ada)) == {"a1@example.net", ada.address}
@@ -241,7 +249,7 @@ async def test_there_are_not_too_many_and_lost_ones_make_room(ada: Client) -> No
     assert len(await known(ada)) == 2
 
 
-async def test_pages_go_on_where_the_last_one_ended(ada: Client, world: World) -> None:
+async def test_pages_go_on_where_the_last_one_ended(ada: Client, world: Environment) -> None:
     for n in range(7):
         await address(world, f"{'äbC'[n % 3]}{n}@example.org", user_id=ada.user.id)
     for n in range(4):
@@ -317,7 +325,7 @@ async def test_another_user_sees_and_changes_nothing(ada: Client, bob: Client) -
 
 
 async def test_administrators_say_it_of_others_within_their_charge(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     bare = await chief(root)
     whole = await chief(root, AdminPermission.BCC_MAPS, name="whole")

@@ -8,8 +8,8 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail.compose import text_templates
-from models.errors import Invalid
-from models.runtime.environment import Adopted, World
+from models.errors import InvalidInput
+from models.runtime.environment import CommittedOptions, Environment
 from models.users.tables import User
 from tests.conftest import Client
 from tests.support.accounts.user_operations import run
@@ -33,7 +33,7 @@ def to(whom: str, **values: Any) -> dict[str, Any]:
     return {"to": [{"address": f"{whom}@example.net"}], "values": values}
 
 
-async def test_each_has_a_message_of_their_own(ada: Client, world: World) -> None:
+async def test_each_has_a_message_of_their_own(ada: Client, world: Environment) -> None:
     done = await send(
         ada,
         subject="Hello {{name}}",
@@ -58,7 +58,7 @@ async def test_each_has_a_message_of_their_own(ada: Client, world: World) -> Non
     assert len(set(ids)) == 2
 
 
-async def test_all_are_sent_or_none(ada: Client, world: World) -> None:
+async def test_all_are_sent_or_none(ada: Client, world: Environment) -> None:
     done = await send(ada, subject="x", text="{{a}}", merge=[to("carol", a=1), to("dave")])
     assert codes(done) == [("VALIDATION", ["merge", "1", "text"])]
     bad = [to("carol"), {"to": [{"address": "half@"}]}, {"to": []}]
@@ -70,8 +70,8 @@ async def test_all_are_sent_or_none(ada: Client, world: World) -> None:
     assert await bodies(world) == []
 
 
-async def test_recipients_are_counted_exactly(ada: Client, world: World) -> None:
-    async with world.database.write() as session:
+async def test_recipients_are_counted_exactly(ada: Client, world: Environment) -> None:
+    async with world.database.write_session() as session:
         this = update(User).where(col(User.id) == ada.user.id)
         await (await session.connection()).execute(this.values(recipients=3))
     four = [to(name) for name in "abcd"]
@@ -106,7 +106,7 @@ async def run_undo(client: Client, done: Any) -> Any:
     ],
 )
 async def test_what_cannot_be_merged_is_refused(
-    ada: Client, world: World, given: dict[str, Any], path: list[str]
+    ada: Client, world: Environment, given: dict[str, Any], path: list[str]
 ) -> None:
     done = await send(ada, **{"text": "x", **given})
     assert codes(done) == [("VALIDATION", path)]
@@ -119,25 +119,30 @@ async def test_without_values_braces_are_braces(ada: Client) -> None:
 
 
 def test_a_value_is_no_template_and_bounded() -> None:
-    assert text_templates.filled("{{a}}", {"a": "{{b}}", "b": "c"}, "text", most=100) == "{{b}}"
-    with pytest.raises(Invalid):
-        text_templates.filled("{{a}}" * 11, {"a": "x" * 10}, "text", most=100)
+    assert (
+        text_templates.fill_placeholders("{{a}}", {"a": "{{b}}", "b": "c"}, "text", max_length=100)
+        == "{{b}}"
+    )
+    with pytest.raises(InvalidInput):
+        text_templates.fill_placeholders("{{a}}" * 11, {"a": "x" * 10}, "text", max_length=100)
 
 
 async def test_copies_that_have_room_are_kept_and_the_others_told_of(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     size = (await send(ada, text="x" * 500, to=[{"address": "carol@example.net"}]))["messages"]
     assert len(size) == 1
     (user,) = await world.database.read(select(col(User.used)).where(col(User.id) == ada.user.id))
-    world.adopt(Adopted(replace(world.options, default_quota=3 * user.used + 100), 1))
+    world.apply_options(
+        CommittedOptions(replace(world.options, default_quota=3 * user.used + 100), 1)
+    )
     done = await send(ada, text="x" * 500, merge=[to(name) for name in ("carol", "dave", "erin")])
     assert done["errors"] == []
     assert [each["to"][0]["address"][:4] for each in done["messages"]] == ["caro", "dave"]
     assert len(done["submissions"]) == 3
     assert [warning["code"] for warning in done["warnings"]] == ["NOT_SAVED_TO_SENT"]
     assert len(await bodies(world)) == 4
-    world.adopt(Adopted(world.base, 2))  # as the domain has it counted
+    world.apply_options(CommittedOptions(world.initial_options, 2))  # as the domain has it counted
 
 
 async def test_a_merge_takes_as_few_statements_as_one(ada: Client, statements: list[Any]) -> None:

@@ -7,25 +7,22 @@ from sqlalchemy import update
 
 from graph.types import global_ids
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Scope
 from models.users.tables import User
 from tests.conftest import Client, make_key, raw_message, receive
 from tests.support.mail_servers.queue_worker import inbox, relay, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.bulk_operations import keys, nodes
+from tests.support.operations.send_operations import MESSAGE_FORWARD, forward_errors
 from tests.support.stores.counter_check import journal, reached, rows
 
-FORWARD = """
-mutation ($input: MessageForwardInput!) { messageForward(input: $input) {
-  queueId forwarded { seq type value } replayed errors { code path index } } }
-"""
 pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def forward(client: Client, key: str, *to: str, **more: Any) -> Any:
     given = {"message": {"id": key}, "addresses": list(to), **more}
-    return (await client(FORWARD, input=given))["messageForward"]
+    return (await client(MESSAGE_FORWARD, input=given))["messageForward"]
 
 
 async def put(client: Client, raw: bytes) -> str:
@@ -33,12 +30,9 @@ async def put(client: Client, raw: bytes) -> str:
     return global_ids.encode("Message", (await receive(client, raw)).message_id)
 
 
-def refusals(answer: Any) -> list[tuple[Any, ...]]:
-    assert (answer["queueId"], answer["forwarded"]) == (None, [])
-    return [(e["code"], e["path"], e["index"]) for e in answer["errors"]]
-
-
-async def test_a_message_goes_on_byte_for_byte(ada: Client, bob: Client, world: World) -> None:
+async def test_a_message_goes_on_byte_for_byte(
+    ada: Client, bob: Client, world: Environment
+) -> None:
     raw = raw_message("kept", body="\r\n".join(["as it is. "] * 9), X_Odd="  spaced  ")
     key = await put(ada, raw)
     last = await reached(world, ada.user.id)
@@ -66,7 +60,9 @@ async def test_a_message_goes_on_byte_for_byte(ada: Client, bob: Client, world: 
     assert kinds == {ChangeKind.SUBMISSION_CHANGED, ChangeKind.MESSAGE_UPDATED}
 
 
-async def test_what_is_deleted_meanwhile_goes_out_all_the_same(ada: Client, world: World) -> None:
+async def test_what_is_deleted_meanwhile_goes_out_all_the_same(
+    ada: Client, world: Environment
+) -> None:
     key = await put(ada, raw_message("gone"))
     await forward(ada, key, "carol@example.net")
     document = """mutation ($input: MessageDeleteInput!) {
@@ -90,27 +86,27 @@ async def test_what_is_deleted_meanwhile_goes_out_all_the_same(ada: Client, worl
     ],
 )
 async def test_wrong_addresses_are_refused(
-    ada: Client, world: World, to: list[str], refusal: tuple[Any, ...]
+    ada: Client, world: Environment, to: list[str], refusal: tuple[Any, ...]
 ) -> None:
     key = await put(ada, raw_message("a"))
-    assert refusals(await forward(ada, key, *to)) == [refusal]
+    assert forward_errors(await forward(ada, key, *to)) == [refusal]
     assert await rows(world, "SELECT count(*) FROM submissions") == [(0,)]
     assert (await nodes(ada))[0]["flags"] == []
 
 
 async def test_only_what_is_ones_own_and_no_draft_goes_on(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
     theirs = await put(bob, raw_message("b"))
     for client, key in ((ada, theirs), (ada, global_ids.encode("Message", 7))):
-        assert refusals(await forward(client, key, "carol@example.net")) == [
+        assert forward_errors(await forward(client, key, "carol@example.net")) == [
             ("NOT_FOUND", ["message"], None)
         ]
     document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
         message { id } } }"""
     given = {"mailbox": {"path": "Drafts"}, "draft": True, "subject": "d", "text": "x"}
     draft = (await ada(document, input=given))["messageUpload"]["message"]["id"]
-    assert refusals(await forward(ada, draft, "carol@example.net")) == [
+    assert forward_errors(await forward(ada, draft, "carol@example.net")) == [
         ("CONFLICT", ["message"], None)
     ]
     assert await rows(world, "SELECT count(*) FROM submissions") == [(0,)]
@@ -124,19 +120,21 @@ async def test_what_goes_in_circles_is_held(ada: Client) -> None:
         assert [(e["code"], e["path"]) for e in answer["errors"]] == code
 
 
-async def test_recipients_count_as_of_all_that_is_sent(ada: Client, world: World) -> None:
+async def test_recipients_count_as_of_all_that_is_sent(ada: Client, world: Environment) -> None:
     key = await put(ada, raw_message("a"))
-    async with world.write(ada.user.id) as session:
+    async with world.write_session(ada.user.id) as session:
         await session.exec(update(User).values(recipients=2))
     assert (await forward(ada, key, "c@example.net", "d@example.net"))["errors"] == []
     answer = await forward(ada, key, "e@example.net")
     assert [e["code"] for e in answer["errors"]] == ["RATE_LIMITED"]
-    async with world.write(ada.user.id) as session:
+    async with world.write_session(ada.user.id) as session:
         await session.exec(update(User).values(recipients=None))
     assert len(await rows(world, "SELECT id FROM submissions")) == 1
 
 
-async def test_one_key_forwards_once_and_a_trial_not_at_all(ada: Client, world: World) -> None:
+async def test_one_key_forwards_once_and_a_trial_not_at_all(
+    ada: Client, world: Environment
+) -> None:
     key = await put(ada, raw_message("a"))
     trial = await forward(ada, key, "c@example.net", options={"validateOnly": True})
     assert trial["errors"] == []
@@ -146,7 +144,7 @@ async def test_one_key_forwards_once_and_a_trial_not_at_all(ada: Client, world: 
     assert await rows(world, "SELECT count(*) FROM submissions") == [(1,)]
 
 
-async def test_forwarding_needs_its_scope(ada: Client, world: World) -> None:
+async def test_forwarding_needs_its_scope(ada: Client, world: Environment) -> None:
     await receive(ada)
     (key,) = await keys(ada)
     scopes = [Scope.MAIL]

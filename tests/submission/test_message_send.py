@@ -12,7 +12,7 @@ from graph.submission.types import SubmissionMutation, SubmissionQuery
 from graph.types import global_ids
 from graph.types.errors import MutationError
 from graph.types.scalars import SCALARS
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Scope
 from tests.conftest import Client, context, raw_message, receive
 from tests.support.mail_servers.queue_worker import inbox, relay, settled, working
@@ -47,7 +47,7 @@ def schema() -> strawberry.Schema:
     return strawberry.Schema(
         query=SubmissionQuery,
         mutation=SubmissionMutation,
-        types=list(MutationError.types.values()),
+        types=list(MutationError.types_by_error.values()),
         config=StrawberryConfig(scalar_map=SCALARS),
     )
 
@@ -61,7 +61,7 @@ async def ask(schema: strawberry.Schema, client: Client, document: str, **variab
 
 
 async def test_a_message_goes_from_graphql_to_the_neighbour(
-    schema: strawberry.Schema, ada: Client, bob: Client, world: World
+    schema: strawberry.Schema, ada: Client, bob: Client, world: Environment
 ) -> None:
     content = base64.b64encode(b"1;2").decode()
     given = {
@@ -138,7 +138,9 @@ async def test_refusals_are_data(
     assert [(e["__typename"], e["code"], e["path"]) for e in sent["errors"]] == [error]
 
 
-async def test_one_key_sends_once(schema: strawberry.Schema, ada: Client, world: World) -> None:
+async def test_one_key_sends_once(
+    schema: strawberry.Schema, ada: Client, world: Environment
+) -> None:
     given = {**HELLO, "options": {"idempotencyKey": "k"}}
     first = await ask(schema, ada, SEND, input=given)
     again = await ask(schema, ada, SEND, input=given)

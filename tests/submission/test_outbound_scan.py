@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import func, select
 
 from graph.types import global_ids
-from mail.envelope.dsn_parameters import USUAL
-from mail.smtp.submission_server import Writer
-from models.errors import Forbidden, Unavailable
+from mail.envelope.dsn_parameters import DEFAULT_REPORTS
+from mail.smtp.submission_server import SmtpSubmitter
+from models.errors import Forbidden, ServiceUnavailable
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
-from resolvers.submission.smtp_submission import Clerk
+from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import Client, raw_message, receive
 from tests.support.accounts.key_value_operations import limit
 from tests.support.accounts.user_operations import run
@@ -26,7 +26,7 @@ HELLO: dict[str, Any] = {"to": [{"address": "carol@example.net"}], "subject": "H
 
 
 @pytest.fixture
-async def filter_(world: World) -> AsyncIterator[Receiver]:
+async def filter_(world: Environment) -> AsyncIterator[Receiver]:
     """A server that answers as rspamd does."""
     async with receiving() as receiver:
         limit(world, rspamd=f"http://127.0.0.1:{receiver.port}", sent_scan="spam")
@@ -38,7 +38,7 @@ async def send(client: Client, **more: Any) -> dict[str, Any]:
     return answer
 
 
-async def stored(world: World) -> tuple[int, int]:
+async def stored(world: Environment) -> tuple[int, int]:
     """How many submissions and messages there are."""
     counts = []
     for table in (Submission, Message):
@@ -120,15 +120,15 @@ async def test_while_it_is_down_mail_goes_or_waits(ada: Client, filter_: Receive
 
 
 async def test_submission_by_smtp_is_looked_into_as_well(ada: Client, filter_: Receiver) -> None:
-    clerk, user = Clerk(ada.world), ada.user
-    writer = Writer(user.id, user.username, user.auth_version, "192.0.2.7")
+    clerk, user = SmtpSubmissionService(ada.world), ada.user
+    writer = SmtpSubmitter(user.id, user.username, user.auth_version, "192.0.2.7")
     letter = raw_message("Offer", From=f"Ada <{ada.address}>")
     filter_.answer = report(20.0)
     with pytest.raises(Forbidden):
-        await clerk.submit(writer, letter, ada.address, [("carol@example.net", USUAL)])
+        await clerk.submit(writer, letter, ada.address, [("carol@example.net", DEFAULT_REPORTS)])
     limit(ada.world, rspamd_down="defer")
     filter_.answer = http(b"{}")
-    with pytest.raises(Unavailable):
-        await clerk.submit(writer, letter, ada.address, [("carol@example.net", USUAL)])
+    with pytest.raises(ServiceUnavailable):
+        await clerk.submit(writer, letter, ada.address, [("carol@example.net", DEFAULT_REPORTS)])
     assert await stored(ada.world) == (0, 0)
     assert filter_.got[0].headers["ip"] == "192.0.2.7"

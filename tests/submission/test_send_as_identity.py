@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Scope
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
@@ -31,7 +31,7 @@ async def recipients(answer: Any) -> list[str]:
 @pytest.fixture
 async def countess(ada: Client) -> Any:
     """An identity with all there can be, which is not the default."""
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Letters"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Letters"]))
     key = await address(ada.world, "a.lovelace@example.org", user_id=ada.user.id)
     one = await made(
         ada, "a.lovelace@example.org", name="Countess", replyTo="desk@example.net",
@@ -90,7 +90,7 @@ async def test_the_default_is_used_when_none_is_named(ada: Client, countess: Any
     assert (await sent(ada))["message"]["from"] == {"name": "Ada", "address": ada.address}
 
 
-async def test_a_name_goes_with_each_sender_of_ones_own(ada: Client, world: World) -> None:
+async def test_a_name_goes_with_each_sender_of_ones_own(ada: Client, world: Environment) -> None:
     await address(world, "desk@example.org", user_id=ada.user.id, name="The desk")
     await address(world, "*@example.org", user_id=ada.user.id, name="Anybody")
     await whitelist(ada, "a@example.com", "*@example.net")
@@ -105,7 +105,7 @@ async def test_a_name_goes_with_each_sender_of_ones_own(ada: Client, world: Worl
 
 
 async def test_one_that_may_be_sent_as_no_longer_is_not_used(
-    ada: Client, bob: Client, world: World, countess: Any
+    ada: Client, bob: Client, world: Environment, countess: Any
 ) -> None:
     assert (await change(ada, countess["id"], default=True))[1] == []
     key = global_ids.decode("Identity", countess["id"])

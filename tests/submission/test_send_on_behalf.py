@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import Client
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -32,7 +32,7 @@ async def seen(client: Client, done: Any) -> list[Any]:
 
 
 async def test_the_answer_names_the_recipients(
-    ada: Client, root: Client, world: World, http: httpx.AsyncClient
+    ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     ours = await make_domain_admin(world, http, "dora", [AdminPermission.LOGIN_AS])
     both = [{"recipient": CAROL}, {"recipient": DAVE}]
@@ -64,7 +64,7 @@ async def test_a_draft_that_is_submitted_names_them_too(ada: Client, root: Clien
 
 
 async def test_others_neither_send_nor_see(
-    bob: Client, root: Client, world: World, http: httpx.AsyncClient
+    bob: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     await made(root, "else.example")
     await live(world, "eve@else.example")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Scope
 from tests.conftest import Client, make_key, raw_message, receive
 from tests.support.accounts.openpgp_keys import opened, pair_of, public_of
@@ -38,7 +38,7 @@ def parsed(raw: bytes) -> Any:
 # whole messages
 
 
-async def test_a_whole_message_goes_to_whom_it_names(ada: Client, world: World) -> None:
+async def test_a_whole_message_goes_to_whom_it_names(ada: Client, world: Environment) -> None:
     async with listening(Server()) as there, working(world, relay(there)):
         done = await send(ada, raw=RAW, metaData={"campaign": 7})
         assert done["errors"] == []
@@ -71,7 +71,7 @@ async def test_a_whole_message_goes_to_whom_it_names(ada: Client, world: World) 
     ],
 )
 async def test_a_whole_message_that_may_not_go_does_not(
-    ada: Client, bob: Client, world: World, raw: str, code: str
+    ada: Client, bob: Client, world: Environment, raw: str, code: str
 ) -> None:
     assert bob.user
     assert [one for one, _ in codes(await send(ada, raw=raw))] == [code]
@@ -128,7 +128,7 @@ async def test_an_answer_quotes_line_by_line(ada: Client) -> None:
     assert plain["message"]["text"].strip() == "Yes."
 
 
-async def test_what_is_quoted_as_html_is_safe(ada: Client, world: World) -> None:
+async def test_what_is_quoted_as_html_is_safe(ada: Client, world: Environment) -> None:
     to = await reference(ada, HTML, "REPLY", quote="BELOW")
     done = await send(ada, html="<body><p>Yes.</p></body>", reference=to)
     assert done["errors"] == []
@@ -152,7 +152,7 @@ async def test_a_forward_says_whose_it_was(ada: Client) -> None:
 
 
 @pytest.mark.parametrize("body", ["Hi there.", "Grüße", "x" * 2000])
-async def test_a_message_goes_along_whole(ada: Client, world: World, body: str) -> None:
+async def test_a_message_goes_along_whole(ada: Client, world: Environment, body: str) -> None:
     raw = raw_message("Ponds: a/b", body=body)
     to = await reference(ada, raw, "FORWARD", includeMessage=True)
     done = await send(ada, **TO, text="FYI", reference=to)
@@ -170,7 +170,7 @@ async def test_a_message_goes_along_whole(ada: Client, world: World, body: str) 
         assert inner.get_content().strip() == body
 
 
-async def test_who_may_only_send_quotes_nothing(ada: Client, world: World) -> None:
+async def test_who_may_only_send_quotes_nothing(ada: Client, world: Environment) -> None:
     to = await reference(ada, raw_message("Ponds"), "REPLY")
     scopes = [Scope.SUBMIT]
     secret = await make_key(world, "sender", user_id=ada.user.id, role=ada.user.role, scopes=scopes)
@@ -194,7 +194,7 @@ async def test_others_messages_are_not_quoted(ada: Client, bob: Client) -> None:
 
 
 async def test_it_is_encrypted_to_all_whose_keys_are_known(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
     mine, theirs = pair_of("Ada <ada@example.org>"), pair_of("Bob <bob@example.org>")
     to = {"to": [{"address": bob.address}], "subject": "x", "text": "A secret.", "encrypt": True}

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client, Clock
-from tests.files.test_stored_files import stored
 from tests.support.accounts.user_operations import run
 from tests.support.mail_servers.queue_worker import bodies
+from tests.support.operations.file_operations import store_file
 from tests.support.stores.counter_check import rows
 
 SENT = "submission { id } message { text html attachments { filename } } warnings { code }"
@@ -27,9 +27,11 @@ def codes(done: Any) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in done["errors"]]
 
 
-async def test_a_file_is_attached_and_its_bytes_are_kept_once(ada: Client, world: World) -> None:
+async def test_a_file_is_attached_and_its_bytes_are_kept_once(
+    ada: Client, world: Environment
+) -> None:
     text = "quack " * 2000
-    file = await stored(ada, text)
+    file = await store_file(ada, text)
     before = await rows(world, "SELECT count(*), sum(stored_size) FROM blobs")
     for _ in range(3):
         done = await send(ada, {"file": file["id"]})
@@ -48,7 +50,7 @@ async def test_links_stand_below_the_text(
     ada: Client, bob: Client, clock: Clock, mode: str
 ) -> None:
     assert bob.user
-    file = await stored(ada, filename="a & b <c>.txt")
+    file = await store_file(ada, filename="a & b <c>.txt")
     given = {"file": file["id"], "mode": mode, "sharePassword": "open sesame"}
     done = await send(ada, {**given, "shareExpiration": {"in": "P2D"}})
     assert done["errors"] == []
@@ -68,7 +70,7 @@ async def test_links_stand_below_the_text(
 
 
 async def test_a_link_ends_after_a_hundred_days_without_access(ada: Client) -> None:
-    file = await stored(ada)
+    file = await store_file(ada)
     assert (await send(ada, {"file": file["id"], "mode": "LINK"}))["errors"] == []
     shown = await ada("{ viewer { user { files { nodes { shares { expiresAt } } } } } }")
     assert shown["viewer"]["user"]["files"]["nodes"] == [
@@ -76,8 +78,8 @@ async def test_a_link_ends_after_a_hundred_days_without_access(ada: Client) -> N
     ]
 
 
-async def test_nothing_is_shared_where_nothing_is_sent(ada: Client, world: World) -> None:
-    file = await stored(ada)
+async def test_nothing_is_shared_where_nothing_is_sent(ada: Client, world: Environment) -> None:
+    file = await store_file(ada)
     link = {"file": file["id"], "mode": "LINK"}
     assert codes(await send(ada, link, to=[{"address": "half@"}])) == [("VALIDATION", ["to"])]
     tried = await send(ada, link, options={"validateOnly": True})
@@ -86,7 +88,7 @@ async def test_nothing_is_shared_where_nothing_is_sent(ada: Client, world: World
 
 
 async def test_what_cannot_be_given_is_refused(ada: Client, bob: Client) -> None:
-    file = await stored(ada)
+    file = await store_file(ada)
     path = ["fileAttachments", "0"]
     theirs = await send(bob, {"file": file["id"]})
     assert codes(theirs) == [("NOT_FOUND", [*path, "file"])]

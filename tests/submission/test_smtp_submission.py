@@ -16,25 +16,29 @@ from sqlalchemy import func, select, update
 from sqlmodel import col
 
 from mail.queue import message_body as body
-from mail.smtp.smtp_server import Terms
-from mail.smtp.submission_server import Submission as Listener
-from mail.tls.server_tls import Certificate
-from models.auth.security_log import AuthEvent
+from mail.smtp.smtp_server import SmtpListenerConfig
+from mail.smtp.submission_server import SubmissionListener as Listener
+from mail.tls.server_tls import CertificateFiles
+from models.auth.security_log import SecurityEvent
 from models.messages.tables import Message
-from models.queue.tables import Delivery
-from models.runtime.environment import World
+from models.queue.tables import QueueEntry
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
 from resolvers.auth import authentication
 from resolvers.auth.passwords import password_hashes
-from resolvers.submission.smtp_submission import Clerk
+from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import Client, Clock, make_user
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.smtp_client import Authority, connect, secured, wrapped
-
-PASSWORD = "correct horse battery"  # noqa: S105 - a test's
-TO = "carol@example.net"
-HELLO = b"From: Ada <ada@example.org>\r\nTo: carol@example.net\r\nSubject: Hi\r\n\r\nHello\r\n"
+from tests.support.mail_servers.submission_client import (
+    PASSWORD,
+    RECIPIENT,
+    SHORT_MESSAGE,
+    auth_plain_response,
+    sign_in_by_auth_plain,
+    submit_message,
+)
 
 
 @pytest.fixture
@@ -43,14 +47,16 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-async def user(world: World) -> User:
+async def user(world: Environment) -> User:
     return await make_user(world, "ada", password=PASSWORD)
 
 
 @pytest.fixture
-async def listener(world: World, tmp_path: Path, authority: Authority) -> AsyncIterator[Listener]:
-    terms = Terms(certificate=Certificate(authority.issue()))
-    made = Listener(world, tmp_path / "spool", terms, Clerk(world))
+async def listener(
+    world: Environment, tmp_path: Path, authority: Authority
+) -> AsyncIterator[Listener]:
+    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    made = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
     await made.start(host="127.0.0.1", port=0)
     yield made
     await made.close(1)
@@ -65,40 +71,24 @@ async def client(listener: Listener, authority: Authority) -> AsyncIterator[Neig
     await neighbour.close()
 
 
-def plain(name: str = "ada", password: str = PASSWORD, wanted: str = "") -> str:
-    return base64.b64encode(f"{wanted}\0{name}\0{password}".encode()).decode()
-
-
-async def sign_in(client: Neighbour, **shown: str) -> None:
-    assert (await client.say(f"AUTH PLAIN {plain(**shown)}")).startswith("235 2.7.0")
-
-
-async def submit(
-    client: Neighbour, raw: bytes = HELLO, *to: str, sender: str = "ada@example.org"
-) -> str:
-    await client.begin(*(to or (TO,)), sender=sender)
-    client.send(raw + b".\r\n")
-    return await client.hear()
-
-
-async def change(world: World, **columns: Any) -> None:
-    async with world.write() as session:
+async def change(world: Environment, **columns: Any) -> None:
+    async with world.write_session() as session:
         mine = col(User.username) == "ada"
         await session.exec(update(User).where(mine).values(**columns))
 
 
-async def many(world: World, table: Any) -> int:
+async def many(world: Environment, table: Any) -> int:
     (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
 
 
-async def queued(world: World) -> tuple[list[str], bytes]:
+async def queued(world: Environment) -> tuple[list[str], bytes]:
     """The recipients of the only message in the queue, and its bytes."""
     (row,) = await world.database.read(select(col(Submission.id), col(Submission.blob_id)))
-    named = select(col(Delivery.recipient)).order_by(col(Delivery.id))
+    named = select(col(QueueEntry.recipient)).order_by(col(QueueEntry.id))
     job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
     to = [one.recipient for one in await world.database.read(named)]
-    return to, await body.message(world, job)
+    return to, await body.read_message(world, job)
 
 
 # ---------------------------------------------------------------- signing in
@@ -110,7 +100,7 @@ async def test_nothing_is_said_before_tls(listener: Listener) -> None:
     offers = await client.say("EHLO x")
     assert "STARTTLS" in offers
     assert "AUTH" not in offers
-    assert (await client.say(f"AUTH PLAIN {plain()}")).startswith("538 5.7.11")
+    assert (await client.say(f"AUTH PLAIN {auth_plain_response()}")).startswith("538 5.7.11")
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
     await client.close()
 
@@ -120,9 +110,9 @@ async def test_nothing_is_taken_before_signing_in(client: Neighbour) -> None:
     assert "250 AUTH PLAIN LOGIN" in await client.say("EHLO x")
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
     assert (await client.say("AUTH CRAM-MD5")).startswith("504 5.5.4")
-    await sign_in(client)
+    await sign_in_by_auth_plain(client)
     assert "AUTH" not in await client.say("EHLO x")
-    assert (await client.say(f"AUTH PLAIN {plain()}")).startswith("503 5.5.1")
+    assert (await client.say(f"AUTH PLAIN {auth_plain_response()}")).startswith("503 5.5.1")
     assert (await client.say("MAIL FROM:<ada@example.org> AUTH=<>")).startswith("250")
 
 
@@ -136,13 +126,15 @@ async def test_ways_to_sign_in(listener: Listener, authority: Authority) -> None
         return replies[-1]
 
     name, password = (base64.b64encode(each.encode()).decode() for each in ("ada", PASSWORD))
-    assert (await say("AUTH PLAIN", plain())).startswith("235")
-    assert (await say(f"AUTH PLAIN {plain('Ada@Example.ORG', wanted='Ada@Example.ORG')}"))[0] == "2"
+    assert (await say("AUTH PLAIN", auth_plain_response())).startswith("235")
+    assert (
+        await say(f"AUTH PLAIN {auth_plain_response('Ada@Example.ORG', wanted='Ada@Example.ORG')}")
+    )[0] == "2"
     assert (await say("AUTH LOGIN", name, password)).startswith("235")
     assert (await say(f"AUTH LOGIN {name}", password)).startswith("235")
     assert (await say("AUTH PLAIN", "*")).startswith("501 5.7.0")
     assert (await say("AUTH LOGIN", name, "*")).startswith("501 5.7.0")
-    for shown in ("!", "=", "YQ==", "/w==", plain(wanted="bob")):
+    for shown in ("!", "=", "YQ==", "/w==", auth_plain_response(wanted="bob")):
         assert (await say(f"AUTH PLAIN {shown}")).startswith("501 5.5.2"), shown
 
 
@@ -151,7 +143,9 @@ async def test_failures_are_alike_and_throttled(listener: Listener, authority: A
     async def tries(name: str, password: str) -> list[str]:
         client = await connect(listener.port)
         await secured(client, authority.client())
-        replies = [await client.say(f"AUTH PLAIN {plain(name, password)}") for _ in range(3)]
+        replies = [
+            await client.say(f"AUTH PLAIN {auth_plain_response(name, password)}") for _ in range(3)
+        ]
         assert (await client.ended()).startswith(b"421 4.7.0")
         await client.close()
         return replies
@@ -175,7 +169,7 @@ async def test_odd_names_and_passwords_are_wrong_and_no_more(
         first, last = (base64.b64encode(each.encode()).decode() for each in shown)
         assert (await client.say(f"AUTH LOGIN {first or '='}")).startswith("334")
         assert await client.say(last or "=") == "535 5.7.8 That does not sign anybody in"
-    await sign_in(client)
+    await sign_in_by_auth_plain(client)
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
     assert PASSWORD not in caplog.text
 
@@ -192,17 +186,17 @@ async def test_odd_names_and_passwords_are_wrong_and_no_more(
 )
 @pytest.mark.usefixtures("user")
 async def test_who_may_not_sign_in(
-    world: World, client: Neighbour, columns: dict[str, Any]
+    world: Environment, client: Neighbour, columns: dict[str, Any]
 ) -> None:
     await change(world, **columns)
-    reply = await client.say(f"AUTH PLAIN {plain()}")
+    reply = await client.say(f"AUTH PLAIN {auth_plain_response()}")
     assert reply == "535 5.7.8 That does not sign anybody in"
 
 
 @pytest.mark.usefixtures("user")
-async def test_networks_that_are_allowed(world: World, client: Neighbour) -> None:
+async def test_networks_that_are_allowed(world: Environment, client: Neighbour) -> None:
     await change(world, smtp_allowed_networks=["192.0.2.0/24", "127.0.0.0/8"])
-    await sign_in(client)
+    await sign_in_by_auth_plain(client)
 
 
 async def test_passwords_of_programs(ada: Client, client: Neighbour) -> None:
@@ -212,12 +206,16 @@ async def test_passwords_of_programs(ada: Client, client: Neighbour) -> None:
     for scope in ("SMTP", "IMAP"):
         given = {"description": scope, "scopes": [scope]}
         texts[scope] = (await ada(made, input=given))["appPasswordCreate"]["password"]
-    assert (await client.say(f"AUTH PLAIN {plain(password=texts['IMAP'])}")).startswith("535")
-    await sign_in(client, password=texts["SMTP"])
-    await authentication.settle(ada.world)  # failures are noted behind the answer
+    assert (
+        await client.say(f"AUTH PLAIN {auth_plain_response(password=texts['IMAP'])}")
+    ).startswith("535")
+    await sign_in_by_auth_plain(client, password=texts["SMTP"])
+    await authentication.wait_for_background_tasks(
+        ada.world
+    )  # failures are noted behind the answer
     rows = await ada.world.database.read(
-        select(col(AuthEvent.protocol), col(AuthEvent.result)).where(
-            col(AuthEvent.action) == "authenticate"
+        select(col(SecurityEvent.protocol), col(SecurityEvent.result)).where(
+            col(SecurityEvent.action) == "authenticate"
         )
     )
     assert {(row.protocol, row.result) for row in rows} == {("SMTP", "success"), ("SMTP", "fail")}
@@ -226,9 +224,9 @@ async def test_passwords_of_programs(ada: Client, client: Neighbour) -> None:
 @pytest.mark.parametrize("columns", [{"suspended": True}, {"auth_version": 2}])
 @pytest.mark.usefixtures("user")
 async def test_a_session_ends_with_what_it_was_signed_in_by(
-    world: World, client: Neighbour, columns: dict[str, Any]
+    world: Environment, client: Neighbour, columns: dict[str, Any]
 ) -> None:
-    await sign_in(client)
+    await sign_in_by_auth_plain(client)
     await change(world, **columns)
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("421 4.7.0")
 
@@ -256,7 +254,7 @@ async def program(
     smtp = await asyncio.to_thread(begin)
 
     async def send() -> None:
-        await asyncio.to_thread(smtp.sendmail, "ada@example.org", [TO], HELLO)
+        await asyncio.to_thread(smtp.sendmail, "ada@example.org", [RECIPIENT], SHORT_MESSAGE)
 
     yield send
     await asyncio.to_thread(smtp.close)
@@ -265,7 +263,7 @@ async def program(
 async def test_a_new_password_ends_only_sessions_of_the_password(
     ada: Client, over: Client, listener: Listener, authority: Authority
 ) -> None:
-    await change(ada.world, password=await password_hashes.make(ada.world, PASSWORD))
+    await change(ada.world, password=await password_hashes.hash_password(ada.world, PASSWORD))
     made = (await ada(APP, input={"description": "Phone", "scopes": ["SMTP"]}))["appPasswordCreate"]
     own = program(listener, authority, PASSWORD)
     async with own as by_password, program(listener, authority, made["password"]) as by_app:
@@ -308,19 +306,19 @@ async def test_a_session_ends_with_its_application_password(
 
 
 @pytest.mark.usefixtures("user")
-async def test_results_in_our_name_are_removed(world: World, client: Neighbour) -> None:
-    await sign_in(client)
+async def test_results_in_our_name_are_removed(world: Environment, client: Neighbour) -> None:
+    await sign_in_by_auth_plain(client)
     claims = b"Authentication-Results: MX.example.org 1; dkim=pass\r\n"
-    await submit(client, claims + HELLO.replace(b"Subject", claims + b"Subject", 1))
+    await submit_message(client, claims + SHORT_MESSAGE.replace(b"Subject", claims + b"Subject", 1))
     assert b"authentication-results" not in (await queued(world))[1].lower()
 
 
 @pytest.mark.usefixtures("user")
 async def test_an_ordinary_program_sends(
-    world: World, listener: Listener, authority: Authority
+    world: Environment, listener: Listener, authority: Authority
 ) -> None:
     message = EmailMessage()
-    message["From"], message["To"], message["Bcc"] = "ada@example.org", TO, "bob@example.net"
+    message["From"], message["To"], message["Bcc"] = "ada@example.org", RECIPIENT, "bob@example.net"
     message["Subject"] = "Hi"
     message.set_content("Hello\n")
 
@@ -333,7 +331,7 @@ async def test_an_ordinary_program_sends(
 
     await asyncio.to_thread(work)
     to, raw = await queued(world)
-    assert to == [TO, "bob@example.net"]
+    assert to == [RECIPIENT, "bob@example.net"]
     head = raw.partition(b"\r\n\r\n")[0].decode()
     assert head.startswith("Received: by mx.example.org with ESMTPSA (TLSv1.3")
     assert "127.0.0.1" not in head
@@ -343,15 +341,15 @@ async def test_an_ordinary_program_sends(
 
 @pytest.mark.usefixtures("user")
 async def test_over_tls_from_the_first_byte(
-    world: World, tmp_path: Path, authority: Authority
+    world: Environment, tmp_path: Path, authority: Authority
 ) -> None:
-    terms = Terms(certificate=Certificate(authority.issue()), wrapped=True)
-    listener = Listener(world, tmp_path / "spool", terms, Clerk(world))
+    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()), implicit_tls=True)
+    listener = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
     await listener.start(host="127.0.0.1", port=0)
     client = await wrapped(listener.port, authority.client())
     assert "STARTTLS" not in await client.say("EHLO x")
-    await sign_in(client)
-    reply = await submit(client)
+    await sign_in_by_auth_plain(client)
+    reply = await submit_message(client)
     (row,) = await world.database.read(select(col(Submission.queue_id)))
     assert reply == f"250 2.0.0 Queued as {row.queue_id}"
     await client.close()
@@ -359,20 +357,20 @@ async def test_over_tls_from_the_first_byte(
 
 
 @pytest.mark.usefixtures("user")
-async def test_what_is_there_stays(world: World, client: Neighbour) -> None:
-    await sign_in(client)
+async def test_what_is_there_stays(world: Environment, client: Neighbour) -> None:
+    await sign_in_by_auth_plain(client)
     own = b"Date: Mon, 31 Dec 2029 10:00:00 +0100\r\nMessage-ID: <a@b>\r\n"
-    assert (await submit(client, own + HELLO)).startswith("250")
+    assert (await submit_message(client, own + SHORT_MESSAGE)).startswith("250")
     _, raw = await queued(world)
-    assert raw.endswith(own + HELLO)
+    assert raw.endswith(own + SHORT_MESSAGE)
 
 
 @pytest.mark.usefixtures("user")
-async def test_what_cannot_be_read_is_replaced(world: World, client: Neighbour) -> None:
-    await sign_in(client)
+async def test_what_cannot_be_read_is_replaced(world: Environment, client: Neighbour) -> None:
+    await sign_in_by_auth_plain(client)
     odd = b"Date: yesterday\r\n\tor so\r\nMessage-ID: none\r\n \r\n"
-    body = HELLO.replace(b"Hello\r\n", b"a\nb\rc\r\n..\r\n")
-    assert (await submit(client, odd + body)).startswith("250")
+    body = SHORT_MESSAGE.replace(b"Hello\r\n", b"a\nb\rc\r\n..\r\n")
+    assert (await submit_message(client, odd + body)).startswith("250")
     _, raw = await queued(world)
     assert b"yesterday" not in raw
     assert b"or so" not in raw
@@ -384,14 +382,16 @@ async def test_what_cannot_be_read_is_replaced(world: World, client: Neighbour) 
     "sender", ["bob@example.org", "ada@elsewhere.example", "carol@example.net", "ada@example.org.x"]
 )
 @pytest.mark.usefixtures("user", "bob")
-async def test_nobody_sends_as_somebody_else(world: World, client: Neighbour, sender: str) -> None:
-    await sign_in(client)
+async def test_nobody_sends_as_somebody_else(
+    world: Environment, client: Neighbour, sender: str
+) -> None:
+    await sign_in_by_auth_plain(client)
     reply = await client.say(f"MAIL FROM:<{sender}>")
     assert reply == f"553 5.7.1 you may not send as {sender}"
-    forged = HELLO.replace(b"ada@example.org", sender.encode())
-    assert (await submit(client, forged)).startswith("550 5.7.1")
-    assert (await submit(client, forged, sender="")).startswith("550 5.7.1")
-    assert (await submit(client, b"Sender: " + sender.encode() + b"\r\n" + HELLO))[
+    forged = SHORT_MESSAGE.replace(b"ada@example.org", sender.encode())
+    assert (await submit_message(client, forged)).startswith("550 5.7.1")
+    assert (await submit_message(client, forged, sender="")).startswith("550 5.7.1")
+    assert (await submit_message(client, b"Sender: " + sender.encode() + b"\r\n" + SHORT_MESSAGE))[
         :9
     ] == "550 5.7.1"
     assert await many(world, Submission) == 0
@@ -419,39 +419,45 @@ FORGED = [
 
 @pytest.mark.parametrize("raw", FORGED)
 @pytest.mark.usefixtures("user")
-async def test_nobody_writes_as_somebody_else(world: World, client: Neighbour, raw: bytes) -> None:
-    await sign_in(client)
-    reply = await submit(client, raw)
+async def test_nobody_writes_as_somebody_else(
+    world: Environment, client: Neighbour, raw: bytes
+) -> None:
+    await sign_in_by_auth_plain(client)
+    reply = await submit_message(client, raw)
     assert reply[:9] in {"550 5.7.1", "554 5.6.0"}, reply
     assert await many(world, Submission) == 0
 
 
 @pytest.mark.usefixtures("user")
 async def test_a_header_without_end_is_refused(client: Neighbour) -> None:
-    await sign_in(client)
+    await sign_in_by_auth_plain(client)
     raw = b"From: ada@example.org\r\n" + b"X: y\r\n" * 60_000 + b"\r\nHi\r\n"
-    assert (await submit(client, raw)).startswith("554 5.6.0")
+    assert (await submit_message(client, raw)).startswith("554 5.6.0")
 
 
 @pytest.mark.usefixtures("user")
-async def test_so_many_recipients_a_day(world: World, client: Neighbour, clock: Clock) -> None:
+async def test_so_many_recipients_a_day(
+    world: Environment, client: Neighbour, clock: Clock
+) -> None:
     await change(world, recipients=2)
-    await sign_in(client)
-    assert (await submit(client, HELLO, TO, "bob@example.net")).startswith("250")
+    await sign_in_by_auth_plain(client)
+    assert (await submit_message(client, SHORT_MESSAGE, RECIPIENT, "bob@example.net")).startswith(
+        "250"
+    )
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("450 4.7.1")
     clock.tick(days=1)
-    assert (await submit(client)).startswith("250")
-    assert (await submit(client)).startswith("250")
+    assert (await submit_message(client)).startswith("250")
+    assert (await submit_message(client)).startswith("250")
 
 
 @pytest.mark.usefixtures("user")
 async def test_so_many_recipients_of_a_message(
-    world: World, listener: Listener, authority: Authority
+    world: Environment, listener: Listener, authority: Authority
 ) -> None:
     object.__setattr__(world, "options", replace(world.options, max_recipients=2))
     client = await connect(listener.port)
     await secured(client, authority.client())
-    await sign_in(client)
+    await sign_in_by_auth_plain(client)
     await client.say("MAIL FROM:<ada@example.org>")
     assert (await client.say("RCPT TO:<a b>")).startswith("553 5.1.3")
     assert (await client.say("RCPT TO:<x>")).startswith("553 5.1.3")
@@ -462,18 +468,18 @@ async def test_so_many_recipients_of_a_message(
 
 
 @pytest.mark.usefixtures("user")
-async def test_a_copy_is_kept_where_it_is_wanted(world: World, client: Neighbour) -> None:
-    await sign_in(client)
-    assert (await submit(client)).startswith("250")
+async def test_a_copy_is_kept_where_it_is_wanted(world: Environment, client: Neighbour) -> None:
+    await sign_in_by_auth_plain(client)
+    assert (await submit_message(client)).startswith("250")
     assert await many(world, Message) == 0
     await change(world, upload_sent_messages=True)
-    assert (await submit(client)).startswith("250")
+    assert (await submit_message(client)).startswith("250")
     (row,) = await world.database.read(
         select(col(Message.subject), col(Message.seen), col(Message.envelope_to))
     )
-    assert (row.subject, row.seen, row.envelope_to) == ("Hi", True, [TO])
+    assert (row.subject, row.seen, row.envelope_to) == ("Hi", True, [RECIPIENT])
     await change(world, quota=1)
-    assert (await submit(client)).startswith("250")  # it goes out all the same
+    assert (await submit_message(client)).startswith("250")  # it goes out all the same
     assert await many(world, Message) == 1
     assert await many(world, Submission) == 3
     await change(world, quota=None)
@@ -485,7 +491,7 @@ async def test_no_password_is_in_the_log(
 ) -> None:
     caplog.set_level("DEBUG")
     other = "not my secret"
-    await client.say(f"AUTH PLAIN {plain('ada', other)}")
-    await sign_in(client)
-    for text in (PASSWORD, other, plain()):
+    await client.say(f"AUTH PLAIN {auth_plain_response('ada', other)}")
+    await sign_in_by_auth_plain(client)
+    for text in (PASSWORD, other, auth_plain_response()):
         assert text not in caplog.text

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from tests.conftest import Client, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -26,7 +26,7 @@ async def sent(client: Client) -> dict[str, Any]:
 
 
 async def test_administrators_see_submissions_of_the_accounts_they_manage(
-    ada: Client, root: Client, over: Client, world: World, http: httpx.AsyncClient
+    ada: Client, root: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     one = await sent(ada)
     assert one["recipients"] == [{"recipient": "carol@example.net", "state": "PENDING"}]
@@ -39,7 +39,7 @@ async def test_administrators_see_submissions_of_the_accounts_they_manage(
 
 @pytest.mark.parametrize("field", ["submissions { nodes { id } }", "exports { id }"])
 async def test_a_list_that_one_may_not_see_is_an_error(
-    field: str, ada: Client, over: Client, world: World, http: httpx.AsyncClient
+    field: str, ada: Client, over: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     one = await sent(ada)
     top = await make_client(world, http, "top", role=Role.ROOT)
@@ -53,7 +53,7 @@ async def test_a_list_that_one_may_not_see_is_an_error(
 
 
 async def test_a_domain_administrator_sees_no_other_domain(
-    ada: Client, root: Client, world: World, http: httpx.AsyncClient
+    ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     one = await sent(ada)
     await run(root, "domainCreate", "domain { id }", name="example.net")

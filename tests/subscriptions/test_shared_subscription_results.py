@@ -11,18 +11,18 @@ from typing import Any
 import orjson
 import pytest
 
-from graph.http.graphql_request import Question
+from graph.http.graphql_request import GraphqlRequest
 from graph.schema import schema
 from graph.subscriptions import result_stream, shared_subscriptions
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.changes import stream_reader
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.messages.bulk import bulk_changes
-from resolvers.messages.bulk.bulk_changes import Order
-from resolvers.messages.bulk.row_changes import Changes
-from resolvers.messages.filters.filter_conditions import Selection
-from resolvers.messages.filters.message_filter import MessageWhere
+from resolvers.messages.bulk.bulk_changes import BulkRequest
+from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.filters.filter_conditions import MessageSelector
+from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import Client, context, receive
 from tests.support.servers.live_server import (
     MADE,
@@ -39,10 +39,10 @@ from tests.support.servers.live_server import (
 
 async def lone(client: Client, query: str, events: dict[str, Any]) -> None:
     """Follow as somebody who shares with nobody, from the first event of all."""
-    asked = Question(query, {"after": cursor(client, 0)})
-    async with aclosing(result_stream.stream(schema, asked, context(client))) as told:
+    asked = GraphqlRequest(query, {"after": cursor(client, 0)})
+    async with aclosing(result_stream.stream_results(schema, asked, context(client))) as told:
         async for one in told:
-            data = orjson.loads(one.text)["data"]
+            data = orjson.loads(one.json_text)["data"]
             events.update((place(each), each) for each in next(iter(data.values()))["events"])
 
 
@@ -56,7 +56,7 @@ def facts(event: Any) -> Any:
 
 
 async def test_what_is_shared_is_what_one_gets_alone(
-    world: World,
+    world: Environment,
     tmp_path: Path,
     ada: Client,
     monkeypatch: pytest.MonkeyPatch,
@@ -72,7 +72,9 @@ async def _compare(live: House, ada: Client, monkeypatch: pytest.MonkeyPatch) ->
     seed = secrets.randbelow(10**6)
     print("seed", seed)  # noqa: T201 - shown where it fails
     dice = random.Random(seed)  # noqa: S311 - the same dice for the same seed
-    monkeypatch.setattr(shared_subscriptions, "TURN", 2)  # others act in the middle of a telling
+    monkeypatch.setattr(
+        shared_subscriptions, "MEMBERS_PER_STEP", 2
+    )  # others act in the middle of a telling
     queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
     followers: list[tuple[str, Follower, str]] = []  # the last says where it began
     alone: dict[str, dict[str, Any]] = {name: {} for name in queries}
@@ -130,15 +132,18 @@ def _at(each: Follower) -> str:
 
 
 async def _reached(client: Client) -> int:
-    return (await stream_reader.standing(context(client)))[client.user.id]
+    return (await stream_reader.load_current_positions(context(client)))[client.user.id]
 
 
 async def _change(client: Client, dice: random.Random, number: int) -> None:
     kind = dice.randrange(3)
     if kind == 0:
-        await mailbox_loaders.create(context(client), NewMailboxes([f"Box {number}"]))
+        await mailbox_loaders.create_mailboxes(context(client), NewMailboxes([f"Box {number}"]))
     elif kind == 1:
         await receive(client, f"Letter {number}")
     else:
-        order = Order(Selection(where=MessageWhere()), Changes.of({"flagged": dice.random() < 0.5}))
-        await bulk_changes.carry_out(context(client), order)
+        order = BulkRequest(
+            MessageSelector(conditions=MessageConditions()),
+            FlagChanges.from_flag_names({"flagged": dice.random() < 0.5}),
+        )
+        await bulk_changes.apply_bulk_request(context(client), order)

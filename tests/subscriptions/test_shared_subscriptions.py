@@ -11,13 +11,13 @@ import graphql.execution
 import orjson
 import pytest
 
-from graph.http.graphql_request import Question, encode
+from graph.http.graphql_request import GraphqlRequest, encode_json
 from graph.schema import schema
 from graph.subscriptions import result_stream
 from merganser.settings.settings import Settings
 from models.auth.credentials import ApiKey
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
@@ -61,7 +61,7 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 async def create(client: Client, *paths: str) -> None:
-    await mailbox_loaders.create(context(client), NewMailboxes(paths))
+    await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(paths))
 
 
 async def test_one_event_is_executed_and_written_once_for_all(
@@ -74,10 +74,10 @@ async def test_one_event_is_executed_and_written_once_for_all(
     texts: list[bytes] = []
 
     def write(data: object) -> bytes:
-        texts.append(encode(data))
+        texts.append(encode_json(data))
         return texts[-1]
 
-    monkeypatch.setattr(result_stream, "encode", write)
+    monkeypatch.setattr(result_stream, "encode_json", write)
     await create(ada, "Clients")
     everybody = sockets + streams
     await until(lambda: all(each.got for each in everybody))
@@ -102,7 +102,7 @@ async def test_the_last_one_gone_ends_the_group(live: House, ada: Client) -> Non
     await until(lambda: not live.groups)
     await one.leave()
     await until(lambda: len(asyncio.all_tasks()) == before)
-    assert not ada.world.wakeups.followed
+    assert not ada.world.wakeups.followed_streams
 
 
 async def test_an_id_that_is_used_again_hears_nothing_of_the_former(
@@ -157,7 +157,7 @@ async def test_nobody_shares_with_other_rights(
     assert sorted(len(group.members) for group in live.groups) == [1, 1, 1, 2]
     for group in live.groups:
         viewer = group.context.viewer
-        assert (viewer.token_id, viewer.api_key_id, viewer.ends_at) == (None, None, None)
+        assert (viewer.token_id, viewer.api_key_id, viewer.expires_at) == (None, None, None)
     await create(ada, "Hers")
     await until(lambda: all(each.got for each in followers[:4]))
     await create(bob, "His")
@@ -204,7 +204,7 @@ async def test_a_newcomer_does_not_wait_for_the_end_of_a_long_window(
     await create(ada, "One")
     await until(lambda: first.got)  # and its window runs
     second = await live.follow(ada, query)
-    await until(lambda: any(group.waiting for group in live.groups) or live.seats == 2)
+    await until(lambda: any(group.catching_up for group in live.groups) or live.seats == 2)
     await create(ada, "Two")
     await until(lambda: second.got)
     assert (len(first.got), len(second.events)) == (1, 1)
@@ -214,19 +214,19 @@ async def test_a_newcomer_does_not_wait_for_the_end_of_a_long_window(
 
 
 def test_where_to_go_on_is_no_part_of_what_is_asked() -> None:
-    ctx = Context(cast("World", None), Viewer(7, Role.USER, frozenset({Scope.MASTER})))
+    ctx = Context(cast("Environment", None), Viewer(7, Role.USER, frozenset({Scope.MASTER})))
     spaced = PLAIN.replace("after: $after", "after: $ after # $after\n")
     choosing = PLAIN.replace("($a", "($x: Boolean!, $a").replace("kind", "kind @skip(if: $x)")
     for query, variables in ((PLAIN, "{}"), (spaced, "{}"), (choosing, '{"x":true}')):
         given = {"after": "1.7.3", **({"x": True} if query is choosing else {})}
-        asked = Question(query, given)
-        known = result_stream.subscribed(schema, asked, ctx)
+        asked = GraphqlRequest(query, given)
+        known = result_stream.find_subscription(schema, asked, ctx)
         assert known
-        opened = result_stream.begun(schema, known, asked, ctx)
+        opened = result_stream.check_subscription(schema, known, asked, ctx)
         assert not isinstance(opened, list)
-        how = result_stream.sharing(opened, asked)
+        how = result_stream.subscription_sharing(opened, asked)
         assert how
-        assert (how.variables, how.after) == (variables, {7: 3})
+        assert (how.variables_json, how.after_positions) == (variables, {7: 3})
 
 
 async def test_a_credential_that_ends_takes_its_own_seat_only(
@@ -261,11 +261,11 @@ async def test_a_revoked_credential_takes_its_own_seat_only(live: House, ada: Cl
     await until(lambda: live.seats == 2)
     (key,) = [
         follower.viewer.api_key_id
-        for follower in live.endpoint.watch.followers
+        for follower in live.endpoint.connection_watch.connections
         if follower.viewer.api_key_id
         and (await _name(ada.world, follower.viewer.api_key_id)) == "other"
     ]
-    await live.endpoint.watch.end(lambda viewer: viewer.api_key_id == key)
+    await live.endpoint.connection_watch.disconnect_viewers(lambda viewer: viewer.api_key_id == key)
     await until(lambda: revoked.over)
     await create(ada, "After")
     await until(lambda: lasting.got)
@@ -273,8 +273,8 @@ async def test_a_revoked_credential_takes_its_own_seat_only(live: House, ada: Cl
     await lasting.leave()
 
 
-async def _name(world: World, key: int) -> str:
-    async with world.write() as session:
+async def _name(world: Environment, key: int) -> str:
+    async with world.write_session() as session:
         found = await session.get(ApiKey, key)
         assert found
         return found.name
@@ -287,7 +287,7 @@ async def test_an_error_in_one_event_is_masked_and_the_stream_goes_on(
 
     followers = [await live.follow(ada, NESTED) for _ in range(3)]
     await until(lambda: live.seats == 3)
-    shown = change_types.MailboxChange.of
+    shown = change_types.MailboxChange.from_event
 
     inside: Any = "the password is hunter2"
 
@@ -296,7 +296,7 @@ async def test_an_error_in_one_event_is_masked_and_the_stream_goes_on(
         made.kind = inside
         return made
 
-    monkeypatch.setattr(change_types.MailboxChange, "of", broken)
+    monkeypatch.setattr(change_types.MailboxChange, "from_event", broken)
     await create(ada, "Broken")
     await until(lambda: all(each.got for each in followers))
     monkeypatch.undo()
@@ -391,7 +391,7 @@ async def test_who_is_too_far_behind_is_told_so_once(live: House, ada: Client) -
 
 @pytest.mark.parametrize("by_socket", [True, False])
 async def test_who_takes_nothing_for_long_is_cut_off(
-    world: World, tmp_path: Path, ada: Client, by_socket: bool
+    world: Environment, tmp_path: Path, ada: Client, by_socket: bool
 ) -> None:
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
     settings = Settings(write_timeout=timedelta(milliseconds=500))
@@ -400,7 +400,7 @@ async def test_who_takes_nothing_for_long_is_cut_off(
             await slow.ask(ada, query, by_socket=by_socket)
             await until(lambda: live.seats == 1)
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000)
-            await until(lambda: not live.endpoint.watch.followers)
+            await until(lambda: not live.endpoint.connection_watch.connections)
             await until(lambda: not live.groups)
 
 

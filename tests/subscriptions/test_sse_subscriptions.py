@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.http.graphql_endpoint import Settings
-from models.runtime.environment import World
+from graph.http.graphql_endpoint import EndpointSettings
+from models.runtime.environment import Environment
 from tests.support.servers.small_schema_server import Server, a_world, serving
 
 EVENTS = {"Accept": "text/event-stream"}
@@ -19,14 +19,16 @@ COMPLETE = ("complete", None)
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[Environment]:
     async with a_world(tmp_path) as world:
         yield world
 
 
 @pytest.fixture
-async def server(world: World) -> AsyncIterator[Server]:
-    async with serving(world, Settings(heartbeat=0.1, sweep=0.05)) as server:
+async def server(world: Environment) -> AsyncIterator[Server]:
+    async with serving(
+        world, EndpointSettings(heartbeat=0.1, credential_check_interval=0.05)
+    ) as server:
         yield server
 
 
@@ -167,9 +169,9 @@ async def test_a_stream_ends_with_its_credential(http: httpx.AsyncClient, server
 async def test_who_hangs_up_is_forgotten(http: httpx.AsyncClient, server: Server) -> None:
     async with stream(http, server, "subscription { forever }") as answer:
         await anext(events(answer))
-        assert len(server.endpoint.watch.followers) == 1
+        assert len(server.endpoint.connection_watch.connections) == 1
     async with asyncio.timeout(5):
-        while server.endpoint.watch.followers:  # noqa: ASYNC110 - the server rings no bell
+        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server rings no bell
             await asyncio.sleep(0.01)
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import httpx
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
-from tests.changes.test_change_stream import create
 from tests.conftest import Client, make_client, make_key, receive
-from tests.mailboxes.test_mailbox_create_delete import put
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
+from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import MADE, PLAIN, House, cursor, until
 
 Event = dict[str, Any]
@@ -77,7 +76,7 @@ async def test_each_change_is_an_event_with_its_cursor(live: House, ada: Client)
         assert reader.answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reader.answer.headers["x-content-type-options"] == "nosniff"
         assert reader.at == cursor(ada, MADE)
-        await create(ada, "Box")
+        await add_mailboxes(ada, "Box")
         placed = await receive(ada, "Hello")
         await until(lambda: len(reader.events) == 2)
     made, added = reader.events
@@ -117,13 +116,13 @@ async def test_it_tells_what_the_subscription_tells(live: House, ada: Client, bo
         await until(lambda: live.seats == 2)
         # one after the other: where both streams grow at once, either may be heard first
         await receive(ada, "Private")
-        await put(ada, "Team", "New")
+        await append_unread_messages(ada, "Team", "New")
         await until(lambda: len(reader.events) == 1 == len(follower.events))
         await receive(bob, "Own")
         await until(lambda: len(reader.events) == 2 == len(follower.events))
         await share(ada, bob)
         await until(lambda: len(reader.events) == 3 == len(follower.events))
-        await put(ada, "Team", "Unheard")
+        await append_unread_messages(ada, "Team", "Unheard")
         await receive(bob, "Last")
         await until(lambda: len(reader.events) == 4 == len(follower.events))
     plain = [(event["kind"], event["cursor"]) for event in reader.events]
@@ -132,7 +131,7 @@ async def test_it_tells_what_the_subscription_tells(live: House, ada: Client, bo
 
 
 async def test_others_are_read_by_their_administrators(
-    live: House, ada: Client, bob: Client, world: World, http: httpx.AsyncClient
+    live: House, ada: Client, bob: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     weak = await make_domain_admin(world, http, "weak")
     strong = await make_domain_admin(world, http, "strong", [AdminPermission.LOGIN_AS])
@@ -147,7 +146,7 @@ async def test_others_are_read_by_their_administrators(
 
 
 async def test_bad_requests_are_refused_by_their_status(
-    live: House, ada: Client, world: World, http: httpx.AsyncClient
+    live: House, ada: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     async with updates(live, ada, Last_Event_ID="x") as reader:
         assert reader.answer.status_code == 400
@@ -182,8 +181,8 @@ async def test_it_ends_with_its_credential_and_leaves_nothing(live: House, ada: 
     (last,) = reader.events
     assert (last[""], last["extensions"]["code"]) == ("error", "UNAUTHENTICATED")
     guards = live.endpoint.guards
-    await until(lambda: not live.groups and not guards.followers.here)
-    assert not live.endpoint.watch.followers
+    await until(lambda: not live.groups and not guards.stream_limiter.in_use_count)
+    assert not live.endpoint.connection_watch.connections
 
 
 async def test_those_of_one_account_are_read_together(live: House, ada: Client) -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
 
-from graph.http.graphql_endpoint import Settings
+from graph.http.graphql_endpoint import EndpointSettings
 from tests.support.servers.small_schema_server import (
     Server,
     a_world,
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")  # one server for all of t
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     folder = tmp_path_factory.mktemp("frames")
-    async with a_world(folder) as world, serving(world, Settings(init_timeout=2)) as server:
+    async with a_world(folder) as world, serving(world, EndpointSettings(init_timeout=2)) as server:
         yield server
 
 
@@ -211,5 +211,5 @@ async def test_a_socket_is_closed_in_good_order(server: Server, ws: ClientConnec
     await ws.close(1000)
     assert ws.close_code == 1000
     async with asyncio.timeout(5):
-        while server.endpoint.watch.followers:  # noqa: ASYNC110 - the server rings no bell
+        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server rings no bell
             await asyncio.sleep(0.01)

@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from graph.http.graphql_endpoint import Settings
-from models.runtime.environment import World
+from graph.http.graphql_endpoint import EndpointSettings
+from models.runtime.environment import Environment
 from resolvers.context import Viewer
 from tests.support.servers.small_schema_server import (
     Server,
@@ -28,14 +28,16 @@ USER = {"Authorization": "Bearer user"}
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[Environment]:
     async with a_world(tmp_path) as world:
         yield world
 
 
 @pytest.fixture
-async def server(world: World) -> AsyncIterator[Server]:
-    settings = Settings(init_timeout=0.3, operations_max=4, origins=("https://mail.example.org",))
+async def server(world: Environment) -> AsyncIterator[Server]:
+    settings = EndpointSettings(
+        init_timeout=0.3, max_operations_per_socket=4, allowed_origins=("https://mail.example.org",)
+    )
     async with serving(world, settings, deadline=0.3) as server:
         yield server
 
@@ -256,7 +258,7 @@ async def test_that_a_peer_vanishes_in_the_middle_is_no_bug(
         await hear(ws)
         ws.transport.abort()
     async with asyncio.timeout(5):
-        while server.endpoint.watch.followers:  # noqa: ASYNC110 - the server rings no bell
+        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server rings no bell
             await asyncio.sleep(0.01)
     assert not caplog.records
 
@@ -358,8 +360,8 @@ async def follow(server: Server, token: str) -> ClientConnection:
     return ws
 
 
-async def test_a_socket_ends_with_its_credential(world: World) -> None:
-    async with serving(world, Settings(sweep=0.05)) as server:
+async def test_a_socket_ends_with_its_credential(world: Environment) -> None:
+    async with serving(world, EndpointSettings(credential_check_interval=0.05)) as server:
         brief, lasting = await follow(server, "brief"), await follow(server, "user")
         server.clock.tick(seconds=59)
         await asyncio.sleep(0.15)
@@ -370,15 +372,15 @@ async def test_a_socket_ends_with_its_credential(world: World) -> None:
         await lasting.close()
 
 
-async def test_nothing_new_begins_on_a_credential_that_has_ended(world: World) -> None:
-    async with serving(world, Settings()) as server:
+async def test_nothing_new_begins_on_a_credential_that_has_ended(world: Environment) -> None:
+    async with serving(world, EndpointSettings()) as server:
         ws = await follow(server, "brief")
         server.clock.tick(minutes=2)
         await subscribe(ws, "{ hello }", id="3")
         await ended(ws)
 
 
-async def test_a_revoked_credential_ends_its_sockets(world: World) -> None:
+async def test_a_revoked_credential_ends_its_sockets(world: Environment) -> None:
     revoked: set[int | None] = set()
     asked: list[int | None] = []
 
@@ -386,50 +388,54 @@ async def test_a_revoked_credential_ends_its_sockets(world: World) -> None:
         asked.append(viewer.token_id)
         return viewer.token_id in revoked
 
-    async with serving(world, Settings(ended=is_ended)) as server:
+    async with serving(world, EndpointSettings(has_credential_ended=is_ended)) as server:
         one, same, other = [await follow(server, who) for who in ("user", "user", "other")]
         stranger = await server.connect()
         await greet(stranger)
-        await server.endpoint.watch.sweep()
+        await server.endpoint.connection_watch.check_credentials()
         assert sorted(asked, key=str) == [1, 2]  # once each, and nobody asks about strangers
         revoked.add(1)
-        await server.endpoint.watch.sweep()
+        await server.endpoint.connection_watch.check_credentials()
         await ended(one)
         await ended(same)
         assert other.close_code is None
-        await server.endpoint.watch.end(lambda viewer: viewer.user_id == 8)
+        await server.endpoint.connection_watch.disconnect_viewers(
+            lambda viewer: viewer.user_id == 8
+        )
         await ended(other)
         await stranger.close()
 
 
 async def test_the_sweep_outlives_a_store_that_is_away(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def is_ended(_viewer: Viewer) -> bool:
         if not caplog.records:
             raise ConnectionError("no store")
         return True
 
-    async with serving(world, Settings(ended=is_ended, sweep=0.05)) as server:
+    async with serving(
+        world, EndpointSettings(has_credential_ended=is_ended, credential_check_interval=0.05)
+    ) as server:
         await ended(await follow(server, "user"))
     assert len(caplog.records) == 1
 
 
 async def test_a_peer_who_does_not_read_holds_up_nobody(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graph.subscriptions.websocket.PARTING", 0.1)
+    monkeypatch.setattr("graph.subscriptions.websocket.DISCONNECT_SECONDS", 0.1)
     flood = "subscription { flood }"
-    async with serving(world, Settings()) as server, server.deaf(flood):
+    async with serving(world, EndpointSettings()) as server, server.deaf(flood):
         assert await server.still() < 1000
         async with asyncio.timeout(1):
-            await server.endpoint.watch.end(lambda _viewer: True)
+            await server.endpoint.connection_watch.disconnect_viewers(lambda _viewer: True)
 
 
 async def test_who_has_gone_is_forgotten(server: Server) -> None:
     ws = await follow(server, "user")
-    assert len(server.endpoint.watch.followers) == 1
+    assert len(server.endpoint.connection_watch.connections) == 1
     ws.transport.abort()
     async with asyncio.timeout(5):
-        while server.endpoint.watch.followers:  # noqa: ASYNC110 - the server rings no bell
+        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server rings no bell
             await asyncio.sleep(0.01)

@@ -1,30 +1,31 @@
 """Access of each caller to the data of others (access_matrix.toml), on a running server."""
 
 import os
-import tomllib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.support import item_selection
+from tests.support.schema.access_matrix import ACCESS_MATRIX
 from tests.support.schema.printed_schema import SDL
 from tests.support.stores import store_fixtures
 from tests.support.targets import target_mutations, target_queries, target_subscriptions
 from tests.support.targets.target_accounts import CALLERS, CELLS, RELATIONS, Server, furnished
 from tests.support.targets.target_queries import ALLOWED, REFUSED
 
-FILE = tomllib.loads(
-    (Path(__file__).parents[1] / "support" / "schema" / "access_matrix.toml").read_text()
-)
 CLASSES = {
     name: {caller: allowed.split() for caller, allowed in of.items()}
-    for name, of in FILE["target-classes"].items()
+    for name, of in ACCESS_MATRIX["target-classes"].items()
 }
 CHANGES, READS = (
-    {name: decision for decisions in FILE[part].values() for name, decision in decisions.items()}
+    {
+        name: decision
+        for decisions in ACCESS_MATRIX[part].values()
+        for name, decision in decisions.items()
+    }
     for part in ("targets", "reads")
 )
 STREAMS = [name for name in READS if name.startswith("Subscription.")]
@@ -37,7 +38,7 @@ Try = tuple[str, str, str]  # operation, caller, relation
 
 
 @pytest.fixture
-async def server(world: World, tmp_path: Path) -> AsyncIterator[Server]:
+async def server(world: Environment, tmp_path: Path) -> AsyncIterator[Server]:
     async with furnished(world, tmp_path) as made:
         yield made
 
@@ -82,7 +83,7 @@ async def answer_of(server: Server, name: str, caller: str, relation: str) -> st
     if name in STREAMS:
         return await target_subscriptions.follow(server, name, caller, target)
     if name in READS:
-        text, variables = target_queries.document(name, target, FILE["records"])
+        text, variables = target_queries.document(name, target, ACCESS_MATRIX["records"])
         answer = await server.post(caller, text, variables)
         return target_queries.verdict(name, target, answer.json(), answer.text)
     given = target_mutations.variables(name, target, server.uploads.get(caller, ""))
@@ -102,7 +103,7 @@ async def compare(server: Server, tries: Iterable[Try]) -> None:
 
 
 def untargeted(kind: str) -> set[str]:
-    return set(FILE["untargeted"][kind].split())
+    return set(ACCESS_MATRIX["untargeted"][kind].split())
 
 
 def test_every_mutation_has_its_decision() -> None:
@@ -112,7 +113,7 @@ def test_every_mutation_has_its_decision() -> None:
 
 def test_every_way_to_read_has_its_decision() -> None:
     """A new root field, field of an account or kind of node is in the table, or left out of it."""
-    expected = {f"{kind} contents" for kind in FILE["records"] if kind != "User"}
+    expected = {f"{kind} contents" for kind in ACCESS_MATRIX["records"] if kind != "User"}
     for kind in ("Query", "Subscription"):
         parent: Any = SDL.type_map[kind]
         expected |= {f"{kind}.{name}" for name in parent.fields if name not in untargeted(kind)}
@@ -122,21 +123,25 @@ def test_every_way_to_read_has_its_decision() -> None:
         f"Query.{name}" for name in target_queries.QUERIES if " " in name
     }  # other arguments
     user: Any = SDL.type_map["User"]
-    shown = {*target_queries.plain_fields("User"), *FILE["records"]["User"].split()}
+    shown = {*target_queries.plain_fields("User"), *ACCESS_MATRIX["records"]["User"].split()}
     expected |= {f"User.{name}" for name in user.fields if name not in shown}
     node: Any = SDL.type_map["Node"]
     expected |= {f"node {kind.name}" for kind in SDL.get_possible_types(node)}
     assert expected == set(READS)
-    for kind, names in FILE["records"].items():
+    for kind, names in ACCESS_MATRIX["records"].items():
         assert set(names.split()) <= set(getattr(SDL.type_map[kind], "fields", ()))
 
 
 def test_all_classes_are_used() -> None:
     assert {*CHANGES.values(), *READS.values()} == set(CLASSES)
-    assert set(FILE["targets"]) == set(FILE["reads"]) == set(FILE["touches"])
+    assert (
+        set(ACCESS_MATRIX["targets"])
+        == set(ACCESS_MATRIX["reads"])
+        == set(ACCESS_MATRIX["touches"])
+    )
     for allowed in CLASSES.values():
         assert set(allowed) <= set(CALLERS)
-        assert set().union(*allowed.values()) <= set(RELATIONS) == set(FILE["relations"])
+        assert set().union(*allowed.values()) <= set(RELATIONS) == set(ACCESS_MATRIX["relations"])
 
 
 def test_each_border_is_tried_on_one_of_the_stores() -> None:
@@ -147,13 +152,13 @@ def test_each_border_is_tried_on_one_of_the_stores() -> None:
             assert sorted(tried) == sorted(names)
 
 
-async def test_borders_of_whose_data_is_changed(server: Server, world: World) -> None:
+async def test_borders_of_whose_data_is_changed(server: Server, world: Environment) -> None:
     await compare(
         server, (one for name in share(CHANGES, world.database.dialect) for one in borders(name))
     )
 
 
-async def test_borders_of_whose_data_is_read(server: Server, world: World) -> None:
+async def test_borders_of_whose_data_is_read(server: Server, world: Environment) -> None:
     await compare(
         server, (one for name in share(QUERIES, world.database.dialect) for one in borders(name))
     )

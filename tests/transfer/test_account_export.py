@@ -12,7 +12,7 @@ import pytest
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.admin import tasks
 from resolvers.auth import authentication
@@ -101,7 +101,7 @@ async def test_labels_come_along_and_what_is_snoozed_is_in_the_inbox(
 async def test_identities_come_along_as_far_as_they_may_be_sent_as(
     ada: Client, bob: Client
 ) -> None:
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Letters"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Letters"]))
     for client in (ada, bob):
         await whitelist(client, "*@example.net")
     said = {
@@ -123,7 +123,7 @@ async def test_identities_come_along_as_far_as_they_may_be_sent_as(
 
 
 async def test_filters_come_along_without_passwords(ada: Client, bob: Client) -> None:
-    await mailbox_loaders.create(context(ada), NewMailboxes(["Lists"]))
+    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Lists"]))
     where = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "labels": ["x"]}
     query = {"from": "a", "any": [{"size": 5}, {"not": [{"header": {"key": "X"}}]}]}
     one = await filter_operations.made(
@@ -251,7 +251,9 @@ async def test_listing_costs_the_same_however_many(
     document = "{ users { nodes { exports { id state url task { done } user { username } } } } }"
 
     async def cost() -> int:
-        await authentication.settle(ada.world)  # uses of keys are noted behind the answers
+        await authentication.wait_for_background_tasks(
+            ada.world
+        )  # uses of keys are noted behind the answers
         del statements[:]
         await root(document)
         return len(statements)
@@ -282,7 +284,7 @@ async def test_what_is_audited_is_copied_as_it_comes_in(
 
 
 async def test_nobody_else_sees_or_fetches_it(
-    ada: Client, bob: Client, root: Client, world: World, http: httpx.AsyncClient
+    ada: Client, bob: Client, root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     await receive(ada, "Private")
     export = await exported(ada)
@@ -310,11 +312,11 @@ async def test_nobody_else_sees_or_fetches_it(
     assert (await http.get(path, headers=ada.headers)).status_code == 200
 
 
-async def test_root_may_and_is_noted(ada: Client, root: Client, world: World) -> None:
+async def test_root_may_and_is_noted(ada: Client, root: Client, world: Environment) -> None:
     await receive(ada, "Private")
     done = await run(root, "accountExport", EXPORT, user={"username": "ada"})
     assert done["errors"] == []
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     assert await rows(world, "SELECT mutation FROM admin_log ORDER BY id DESC LIMIT 1") == [
         ("accountExport",)
@@ -329,7 +331,7 @@ async def test_root_may_and_is_noted(ada: Client, root: Client, world: World) ->
 
 
 async def test_a_credential_for_mail_has_no_settings(
-    ada: Client, bob: Client, world: World, clock: Clock
+    ada: Client, bob: Client, world: Environment, clock: Clock
 ) -> None:
     await furnish(ada, clock)
     whole = await exported(ada)
@@ -357,7 +359,7 @@ async def test_few_are_made_at_once_and_few_are_kept(ada: Client) -> None:
     for _ in range(2):
         assert (await run(ada, "accountExport", EXPORT))["errors"] == []
     assert codes(await run(ada, "accountExport", EXPORT))[0][0] == "LIMIT_REACHED"
-    while await tasks.work(ada.world):
+    while await tasks.run_next_task(ada.world):
         pass
     first = (await listed(ada))[-1]
     for _ in range(4):
@@ -366,7 +368,9 @@ async def test_few_are_made_at_once_and_few_are_kept(ada: Client) -> None:
     assert await node(ada, first) is None
 
 
-async def test_it_ends_and_takes_its_bytes_along(ada: Client, world: World, clock: Clock) -> None:
+async def test_it_ends_and_takes_its_bytes_along(
+    ada: Client, world: Environment, clock: Clock
+) -> None:
     await place(ada, raw_message("x", body="y" * 500))
     export = await exported(ada)
     used = (await row_of(world, ada)).used
@@ -374,18 +378,18 @@ async def test_it_ends_and_takes_its_bytes_along(ada: Client, world: World, cloc
     assert await node(ada, export["id"]) is None
     assert (await ada.http.get(export["url"])).status_code in (401, 404)
     pieces = await rows(world, "SELECT blob_id FROM export_pieces")
-    tidied = await housekeeping.tidy(world)
+    tidied = await housekeeping.run_round(world)
     assert tidied.exports == 1
     assert tidied.blobs >= len(pieces) > 0
     assert await rows(world, "SELECT id FROM export_pieces") == []
     assert (await row_of(world, ada)).used == used
 
 
-async def test_an_export_is_cancelled(ada: Client, world: World) -> None:
+async def test_an_export_is_cancelled(ada: Client, world: Environment) -> None:
     await receive(ada)
     done = await run(ada, "accountExport", EXPORT)
     given = {"ids": [done["export"]["task"]["id"]]}
     assert (await run(ada, "taskCancel", "tasks { state }", **given))["errors"] == []
-    assert not await tasks.work(world)
+    assert not await tasks.run_next_task(world)
     found = await node(ada, done["export"]["id"])
     assert (found["state"], found["url"], found["size"]) == ("CANCELLED", None, None)

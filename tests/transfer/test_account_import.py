@@ -12,7 +12,7 @@ import pytest
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from tests.conftest import Client, Clock, raw_message
 from tests.support.accounts.account_exports import (
@@ -44,7 +44,7 @@ class Crashed(Exception):
 WAYS = list(itertools.product(FULL, [1, 2, 4]) if ALL else zip(FULL, itertools.cycle([1, 2, 4])))
 
 
-async def crash(world: World, place: str, nth: int) -> None:
+async def crash(world: Environment, place: str, nth: int) -> None:
     """Work on a task until it is at a place for the nth time, which its worker does not survive."""
     seen = 0
 
@@ -55,7 +55,7 @@ async def crash(world: World, place: str, nth: int) -> None:
             raise Crashed
 
     with pytest.raises(Crashed):
-        await tasks.work(replace(world, fault=fault))
+        await tasks.run_next_task(replace(world, reach_fault_point=fault))
 
 
 @pytest.mark.usefixtures("chunked")
@@ -68,7 +68,7 @@ async def test_what_crashed_goes_on_without_loss_or_repeat(
     done = await run(ada, "accountExport", EXPORT, format=kind)
     await crash(ada.world, "exported", nth)
     await taken_for_dead(ada.world)
-    assert await tasks.work(ada.world)
+    assert await tasks.run_next_task(ada.world)
     found = await node(ada, done["export"]["id"])
     content = (await ada.http.get(found["url"])).content
     archive = {"text": base64.b64encode(content).decode()}
@@ -76,7 +76,7 @@ async def test_what_crashed_goes_on_without_loss_or_repeat(
     done = await run(bob, "accountImport", TASK, **given)
     await crash(ada.world, "imported", nth)
     await taken_for_dead(ada.world)
-    assert await tasks.work(ada.world)
+    assert await tasks.run_next_task(ada.world)
     task = await ended(bob, done["task"]["id"])
     assert task["state"] == "SUCCEEDED"
     assert (await told(bob)) == (await told(ada))
@@ -95,16 +95,16 @@ async def test_an_import_that_is_cancelled_keeps_what_came(ada: Client, bob: Cli
     given = {"ids": [done["task"]["id"]]}
     assert (await run(bob, "taskCancel", "tasks { state }", **given))["errors"] == []
     await taken_for_dead(ada.world)
-    assert await tasks.work(ada.world)
+    assert await tasks.run_next_task(ada.world)
     task = await ended(bob, done["task"]["id"])
     assert (task["state"], task["result"]["stored"]) == ("CANCELLED", 4)
     assert len((await told(bob))["mail"]) == 4
-    await housekeeping.tidy(ada.world)
+    await housekeeping.run_round(ada.world)
     assert await rows(ada.world, "SELECT id FROM import_archives") == []
 
 
 async def test_a_full_account_takes_what_fits_and_says_so(
-    ada: Client, bob: Client, root: Client, world: World
+    ada: Client, bob: Client, root: Client, world: Environment
 ) -> None:
     for number in range(10):
         await place(ada, raw_message(f"{number}", body="y" * 1000))
@@ -121,7 +121,7 @@ async def test_a_full_account_takes_what_fits_and_says_so(
     assert (await run(root, "userUpdate", users=bobs, set={"quota": 100_000}))["errors"] == []
     task = await imported(bob, export["content"])
     assert (task["result"]["stored"], task["result"]["known"]) == (10 - stored, stored)
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await rows(world, "SELECT id FROM import_archives") == []
 
 
@@ -244,16 +244,16 @@ async def test_a_path_is_for_root_and_below_the_folder(
         assert codes(done) == [("NOT_FOUND", ["path"])], path
     done = await run(root, "accountImport", TASK, **given)
     assert done["errors"] == []
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     assert (await ended(ada, done["task"]["id"]))["result"]["stored"] == 1
     done = await run(root, "accountImport", TASK, **given)
     (folder / "sub" / "a.mbox").unlink()
     (folder / "sub" / "a.mbox").symlink_to(outside)  # since it was looked at
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     assert (await ended(ada, done["task"]["id"]))["state"] == "FAILED"
 
 
-async def test_an_upload_is_brought_in_and_gone(ada: Client, world: World) -> None:
+async def test_an_upload_is_brought_in_and_gone(ada: Client, world: Environment) -> None:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n\n" * 300
     sent = await ada.http.post("/rest/uploads", content=mbox, headers=ada.headers)
     given = {"archive": {"upload": sent.json()["id"]}, "skipKnown": False}
@@ -263,6 +263,6 @@ async def test_an_upload_is_brought_in_and_gone(ada: Client, world: World) -> No
     assert done["errors"] == []
     assert await rows(world, "SELECT id FROM uploads") == []
     assert codes(await run(ada, "accountImport", TASK, **given)) == [("NOT_FOUND", ["archive"])]
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     assert (await ended(ada, done["task"]["id"]))["result"]["stored"] == 300
     assert await rows(world, "SELECT id FROM import_archives") == []

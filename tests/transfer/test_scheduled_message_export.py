@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from models.files.blobs import Blob
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import Client, receive
@@ -33,7 +33,7 @@ async def nodes(client: Client) -> list[Any]:
 
 @pytest.mark.parametrize("kind", FULL)
 async def test_what_is_to_go_later_comes_back_as_a_draft(
-    ada: Client, bob: Client, world: World, kind: str
+    ada: Client, bob: Client, world: Environment, kind: str
 ) -> None:
     await run(ada, "messageSend", "submission { id }", **LATER, sendTime="2030-02-01T00:00:00Z")
     await run(ada, "messageSend", "submission { id }", **{**LATER, "subject": "Now"})
@@ -59,7 +59,7 @@ async def test_the_record_says_to_whom_and_when(ada: Client) -> None:
 
 
 async def quota(client: Client, size: int | None) -> None:
-    async with client.world.write(client.user.id) as session:
+    async with client.world.write_session(client.user.id) as session:
         row = update(User).where(col(User.id) == client.user.id)
         await session.exec(row.values(quota=size))
 
@@ -85,7 +85,7 @@ async def gone(client: Client, subject: str) -> None:
 @pytest.mark.usefixtures("chunked")
 @pytest.mark.parametrize("kind", FULL)
 async def test_what_has_no_copy_comes_back_as_a_draft_too(
-    ada: Client, bob: Client, world: World, kind: str
+    ada: Client, bob: Client, world: Environment, kind: str
 ) -> None:
     await receive(ada, "a")
     many = [f"Later {nth}" for nth in range(4)]
@@ -137,7 +137,7 @@ def subjects(content: bytes) -> list[str]:
     return [str(message_from_bytes(raw)["Subject"]) for raw in raws]
 
 
-async def test_what_lies_damaged_in_the_queue_is_told(ada: Client, world: World) -> None:
+async def test_what_lies_damaged_in_the_queue_is_told(ada: Client, world: Environment) -> None:
     for subject in ("Later", "Whole"):
         await scheduled(ada, subject)
     asked = select(col(Submission.blob_id), col(Blob.data), col(Submission.queue_id)).join_from(
@@ -152,6 +152,6 @@ async def test_what_lies_damaged_in_the_queue_is_told(ada: Client, world: World)
     assert [one[0] for one in task["result"]["refused"]] == [f"submission {row.queue_id}"]
 
 
-async def lies(world: World, blob_id: int, data: bytes) -> None:
-    async with world.write() as session:
+async def lies(world: Environment, blob_id: int, data: bytes) -> None:
+    async with world.write_session() as session:
         await session.exec(update(Blob).where(col(Blob.id) == blob_id).values(data=data))

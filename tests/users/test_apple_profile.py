@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from models.errors import Invalid, NotFound, Unavailable
+from models.errors import InvalidInput, NotFound, ServiceUnavailable
 from models.runtime.options import Options
 from resolvers.auth import app_passwords
 from resolvers.auth.app_passwords import AppPasswordScope, NewAppPassword
@@ -32,9 +32,9 @@ async def profile(client: Client, options: Options = BESIDE, **given: Any) -> tu
     """The bytes of a new profile, and the password in it."""
     ctx = Context(replace(client.world, options=options), context(client).viewer)
     new = NewAppPassword(**{"description": "Phone", "profile": True, **given})
-    _, password, made = await app_passwords.create(ctx, None, new)
-    assert made
-    return base64.b64decode(made), password
+    created = await app_passwords.create_app_password(ctx, None, new)
+    assert created.profile
+    return base64.b64decode(created.profile), created.password
 
 
 async def test_a_profile_holds_the_account(ada: Client) -> None:
@@ -88,7 +88,7 @@ async def test_imap_is_preferred(
 
 @pytest.mark.parametrize("scopes", [[IMAP], [SMTP], [IMAP, POP3], [AppPasswordScope.MAIL]])
 async def test_mail_must_be_read_and_sent(ada: Client, scopes: list[AppPasswordScope]) -> None:
-    with pytest.raises(Invalid) as refusal:
+    with pytest.raises(InvalidInput) as refusal:
         await profile(ada, scopes=scopes)
     assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "scope")
 
@@ -105,7 +105,7 @@ async def test_no_server_is_named_that_nobody_runs(ada: Client) -> None:
     (account,) = plistlib.loads(raw)["PayloadContent"]
     assert account["EmailAccountType"] == "EmailTypePOP"
     assert account["IncomingMailServerHostName"] == "pop.example.org"
-    with pytest.raises(Invalid) as refusal:
+    with pytest.raises(InvalidInput) as refusal:
         await profile(ada, replace(CHEAP, pop3_server="pop.example.org:995"), scopes=[IMAP, SMTP])
     assert refusal.value.constraint == "scope"
 
@@ -119,7 +119,7 @@ async def test_the_address_is_the_users(ada: Client, bob: Client) -> None:
             await profile(ada, address=other)
         assert refusal.value.path == ["address"]
     for bad in ("ada", "x" * 10_000, "a@b@c"):
-        with pytest.raises(Invalid):
+        with pytest.raises(InvalidInput):
             await profile(ada, address=bad)
 
 
@@ -196,6 +196,8 @@ async def test_a_certificate_that_cannot_be_used_makes_no_password(
     (tmp_path / "other").mkdir()
     _, other = certificate(tmp_path / "other")
     for first, second in ((tmp_path / "none", key), (empty, key), (cert, empty), (cert, other)):
-        with pytest.raises(Unavailable):
+        with pytest.raises(ServiceUnavailable):
             await profile(ada, replace(BESIDE, profile_cert=first, profile_key=second))
-    assert await app_passwords.of_users(context(ada), [(ada.user.id, True)]) == [[]]
+    assert await app_passwords.load_app_passwords_of_users(context(ada), [(ada.user.id, True)]) == [
+        []
+    ]

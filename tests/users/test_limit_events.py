@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import update
 
 from mail.delivery import local_delivery
-from mail.envelope.delivery_jobs import Job, To
+from mail.envelope.delivery_jobs import DeliveryJob, JobRecipient
 from mail.smtp import lmtp
 from models.domains.tables import Domain
 from models.errors import OverQuota
-from models.runtime.environment import Adopted, World
-from resolvers.auth.authentication import settle
+from models.runtime.environment import CommittedOptions, Environment
+from resolvers.auth.authentication import wait_for_background_tasks
 from tests.conftest import Client, Clock, receive
 from tests.support.accounts.quota_accounts import (
     QUOTA,
@@ -233,19 +233,23 @@ async def test_neighbours_and_our_own_queue_are_answered_as_before(
     world = ada.world
     await bounded(ada, quota=QUOTA)
     await fill(ada, 9_000)
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    listener = await lmtp.start_lmtp_listener(
+        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     neighbour = await connect(listener.port)
     for n in range(3):
         await neighbour.begin(ada.address)
         neighbour.send(weighing(2_000, f"{n}") + b".\r\n")
         assert (await neighbour.hear()).startswith("452 4.2.2")
     assert (await told(ada))[1:] == [storage("WARNING", 9_000, refused=True)]
-    to = To(1, ada.address, 1, world.now() + timedelta(days=5))
+    to = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=5))
     sender = "bob@example.org"
-    job = Job(1, 2, "q", 3, 4, 5, sender, "example.org", world.now(), [to])
+    job = DeliveryJob(1, 2, "q", 3, 4, 5, sender, "example.org", world.now(), [to])
     for n in range(2):
-        results = await local_delivery.deliver(world, job, weighing(2_000, f"own {n}"))
-        assert results[1].code == 452
+        results = await local_delivery.deliver_to_local_recipients(
+            world, job, weighing(2_000, f"own {n}")
+        )
+        assert results[1].reply_code == 452
     assert len(await told(ada)) == 2
     await bounded(ada, received_max=1, quota=1 << 30)
     assert await neighbour.say(f"MAIL FROM:<{sender}>") == "250 2.1.0 For whom"
@@ -306,22 +310,22 @@ async def test_messages_that_may_not_be_sent_are_told_of_once(
     await bounded(ada, recipients=2)
     assert await send(ada, "a@example.net", "b@example.net") == []
     assert await send(ada, "c@example.net", options={"validateOnly": True}) == ["RATE_LIMITED"]
-    await settle(ada.world)
+    await wait_for_background_tasks(ada.world)
     hit = ("RECIPIENTS", "FULL", 2, 2, False)
     assert await told(ada) == [hit]  # a trial leaves nothing
     assert await send(ada, "c@example.net", options=options) == ["RATE_LIMITED"]
-    await settle(ada.world)
+    await wait_for_background_tasks(ada.world)
     assert await told(ada) == [hit, ("RECIPIENTS", "FULL", 2, 2, True)]
     for _ in range(3):
         asked = len(statements)
         assert await send(ada, "c@example.net") == ["RATE_LIMITED"]
-        await settle(ada.world)
+        await wait_for_background_tasks(ada.world)
         assert all("api_keys" in s or s.startswith("SELECT") for s in statements[asked:])
     assert len(await told(ada)) == 2
     clock.tick(days=1)
     assert await send(ada, "a@example.net", "b@example.net") == []
     await send(ada, "c@example.net")
-    await settle(ada.world)
+    await wait_for_background_tasks(ada.world)
     assert len(await told(ada)) == 4
 
 
@@ -329,7 +333,7 @@ async def test_messages_that_may_not_be_sent_are_told_of_once(
 async def test_of_many_messages_at_once_each_refusal_counts_for_one(ada: Client) -> None:
     await bounded(ada, recipients=3)
     answers = await asyncio.gather(*(send(ada, f"{n}@example.net") for n in range(8)))
-    await settle(ada.world)
+    await wait_for_background_tasks(ada.world)
     assert sum(errors == [] for errors in answers) == 3
     assert await told(ada) == [
         ("RECIPIENTS", "FULL", 3, 3, False),
@@ -370,7 +374,7 @@ LIMITS = """{ users(first: 50) { nodes { username limits { quota { allowed used 
 
 
 async def test_limits_say_who_set_them_and_how_far_they_are_used_up(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     async def shown() -> Any:
         (node,) = (await root(LIMITS))["users"]["nodes"]
@@ -381,7 +385,7 @@ async def test_limits_say_who_set_them_and_how_far_they_are_used_up(
     assert found["quota"] == {"allowed": 1 << 30, "used": 0, **usual}
     assert found["received"] == {"used": 0, "resetsAt": None, **usual}
     assert found["recipients"] == {"used": 0, "resetsAt": None, **usual}
-    async with world.write() as session:
+    async with world.write_session() as session:
         given = {"default_user_quota": QUOTA, "quota_allocated": QUOTA}
         await (await session.connection()).execute(update(Domain).values(**given))
     await fill(ada, 9_500)
@@ -410,7 +414,7 @@ async def test_limits_of_twenty_cost_the_statements_of_one(
 
 async def test_marks_that_are_off_leave_only_what_is_full(ada: Client) -> None:
     options = replace(ada.world.options, limit_warning=0, limit_critical=0)
-    ada.world.adopt(Adopted(options, 10**6))
+    ada.world.apply_options(CommittedOptions(options, 10**6))
     await bounded(ada, quota=QUOTA)
     await fill(ada, 9_900)
     with suppress(OverQuota):

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from mail.text.languages import closest
+from mail.text.languages import text_in_language
 from models.admin.tasks import Task
 from models.errors import OverQuota
-from models.runtime.environment import Adopted, World
+from models.runtime.environment import CommittedOptions, Environment
 from resolvers.admin import tasks
-from resolvers.users.quota.quota_warning_texts import WORDS, Words
+from resolvers.users.quota.quota_warning_texts import TEXTS_BY_LANGUAGE, QuotaWarningTexts
 from tests.conftest import Client, Clock
 from tests.support.accounts.quota_accounts import (
     QUOTA,
@@ -34,10 +34,10 @@ INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50) { nodes { source } } } } } }"""
 
 
-async def work(world: World) -> int:
+async def work(world: Environment) -> int:
     """Do all that is waiting; how many tasks that were."""
     done = 0
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         done += 1
     return done
 
@@ -171,12 +171,12 @@ async def test_what_is_below_the_mark_when_the_worker_comes_is_not_written_of(ad
 
 
 async def test_a_worker_that_dies_behind_the_letter_writes_no_second(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     await bounded(ada, quota=QUOTA)
     await fill(ada, 8_100)
     await work(world)
-    async with world.write() as session:  # as it was right before the end
+    async with world.write_session() as session:  # as it was right before the end
         again = update(Task).values(state="RUNNING", finished_at=None)
         await (await session.connection()).execute(again)
     clock.tick(seconds=61)
@@ -194,7 +194,9 @@ async def test_two_workers_write_one_letter(ada: Client) -> None:
 
 
 async def test_nobody_is_written_to_where_letters_are_off(ada: Client) -> None:
-    ada.world.adopt(Adopted(replace(ada.world.options, limit_letters=False), 10**6))
+    ada.world.apply_options(
+        CommittedOptions(replace(ada.world.options, limit_letters=False), 10**6)
+    )
     await bounded(ada, quota=QUOTA)
     await fill(ada, 9_600)
     assert await told(ada) == [storage("CRITICAL", 9_600)]
@@ -216,7 +218,7 @@ async def test_an_account_that_has_gone_is_not_written_to(ada: Client, root: Cli
 
 
 async def test_an_account_without_an_address_is_written_to_by_its_name(ada: Client) -> None:
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         connection = await session.connection()
         await connection.exec_driver_sql("UPDATE addresses SET main = false")
     await bounded(ada, quota=QUOTA)
@@ -247,16 +249,22 @@ async def test_a_letter_is_in_the_language_of_the_account(
     assert number in letter.get_content()
 
 
-@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
 def test_every_language_says_the_same(language: str) -> None:
-    words: Words | None = closest(language, WORDS)
+    words: QuotaWarningTexts | None = text_in_language(language, TEXTS_BY_LANGUAGE)
     assert words is not None
 
     def named(text: str) -> set[str | None]:
         return {name for _, name, _, _ in Formatter().parse(text) if name}
 
-    assert named(words.nearly) == {"percent"}
-    assert named(words.use) == {"address", "used", "allowed"}
-    for text in (words.full, words.soon, words.now, words.refused, words.advice):
+    assert named(words.nearly_full_subject) == {"percent"}
+    assert named(words.usage_text) == {"address", "used", "allowed"}
+    for text in (
+        words.full_subject,
+        words.nearly_full_text,
+        words.full_text,
+        words.message_refused_text,
+        words.advice,
+    ):
         assert named(text) == set()
         assert text == text.strip() != ""

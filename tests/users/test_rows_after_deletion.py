@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlmodel import SQLModel, col
 
 from models.addresses.rewrites import RecipientRewrite
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.admin import tasks
@@ -66,7 +66,7 @@ def words(value: Any) -> Iterator[str]:
         yield str(value).casefold()
 
 
-async def places_of(world: World, numbers: set[int], texts: set[str]) -> set[str]:
+async def places_of(world: Environment, numbers: set[int], texts: set[str]) -> set[str]:
     """The columns, as table.column, in which these numbers and texts occur."""
     found = set[str]()
     sought = {str(number) for number in numbers}
@@ -80,12 +80,12 @@ async def places_of(world: World, numbers: set[int], texts: set[str]) -> set[str
 
 
 @pytest.fixture
-async def far(world: World) -> Specimens:
+async def far(world: Environment) -> Specimens:
     """An account of a domain that nobody else is in, with one object of each kind."""
     new = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
-    await creation_create.create(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), new)
+    await creation_create.create_user(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), new)
     await make_user(world, "sharer")
-    asked = select(*picked(User)).where(col(User.username).in_(["faraway", "sharer"]))
+    asked = select(*select_columns(User)).where(col(User.username).in_(["faraway", "sharer"]))
     users = {row.username: row for row in await world.database.read(asked)}
     made = await furnish(world, users["faraway"], "faraway@far.example", users["sharer"])
     for domain in ("far.example", "markfaraway.example"):
@@ -94,7 +94,7 @@ async def far(world: World) -> Specimens:
 
 
 async def test_no_row_names_a_domain_that_was_deleted(
-    root: Client, over: Client, far: Specimens, world: World
+    root: Client, over: Client, far: Specimens, world: Environment
 ) -> None:
     home = (await rows(world, f"SELECT domain_id FROM users WHERE id = {over.user.id}"))[0][0]  # noqa: S608
     gone = far.keys["Domain"]
@@ -105,7 +105,7 @@ async def test_no_row_names_a_domain_that_was_deleted(
     assert {"recipient_rewrites.domain", "api_keys.domains", "domain_aliases.alias"} <= found
     done = await run(root, "domainDelete", "deletedIds", **given)
     assert done["errors"] == []
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     assert await places_of(world, {gone}, NAMES) <= set(HISTORY) | {"tasks.order"}
     kept = await rows(
@@ -115,11 +115,11 @@ async def test_no_row_names_a_domain_that_was_deleted(
 
 
 async def test_no_row_names_an_account_that_was_purged(
-    root: Client, far: Specimens, world: World
+    root: Client, far: Specimens, world: Environment
 ) -> None:
     who = {"users": {"usernames": ["faraway"]}}
     assert (await run(root, "userDelete", "deletedIds", **who))["errors"] == []
-    while await tasks.work(world):
+    while await tasks.run_next_task(world):
         pass
     found = await places_of(world, {far.user.id}, {"faraway@far.example"})
     assert found <= {*HISTORY}

@@ -8,11 +8,11 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from models.events.journal import PLATFORM, Change, ChangeKind
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role
 from models.users.tables import Usage, UsageKind, User
-from resolvers.auth.authentication import settle
+from resolvers.auth.authentication import wait_for_background_tasks
 from tests.conftest import Client, Clock, make_client, make_user, receive
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import accepted, bounded, send, told
@@ -29,7 +29,7 @@ async def reset(client: Client, *who: Client | int, **given: Any) -> tuple[Any, 
     return answer["users"], answer["errors"]
 
 
-async def counters(world: World) -> Any:
+async def counters(world: Environment) -> Any:
     """All that is counted, by account."""
     sent = await rows(world, "SELECT user_id, kind, used FROM usages ORDER BY user_id")
     came = await rows(world, "SELECT id, received, received_until FROM users ORDER BY id")
@@ -43,7 +43,7 @@ async def used(client: Client) -> Client:
     await send(client, "a@example.net", "b@example.net")
     assert await accepted(client) == "RateLimited"
     assert await send(client, "c@example.net") == ["RATE_LIMITED"]
-    await settle(client.world)
+    await wait_for_background_tasks(client.world)
     assert len(await told(client)) == 4
     return client
 
@@ -68,7 +68,7 @@ async def test_counters_begin_anew(
     assert [found[name] == NONE for name in ("recipients", "received")] == [n == 0 for n in left]
     assert (await accepted(busy) is None) is (left[1] == 0)
     assert (await send(busy, "c@example.net") == []) is (left[0] == 0)
-    await settle(busy.world)
+    await wait_for_background_tasks(busy.world)
 
 
 async def test_what_is_used_up_anew_is_told_anew(busy: Client, root: Client) -> None:
@@ -77,7 +77,7 @@ async def test_what_is_used_up_anew_is_told_anew(busy: Client, root: Client) -> 
     await send(busy, "a@example.net", "b@example.net")
     await accepted(busy)
     await send(busy, "c@example.net")
-    await settle(busy.world)
+    await wait_for_background_tasks(busy.world)
     assert len(await told(busy)) == 8
 
 
@@ -90,7 +90,7 @@ async def test_another_limit_lets_refusals_be_told_anew_too(busy: Client, root: 
     assert (await accepted(busy), await send(busy, "b@example.net")) == (
         "RateLimited", ["RATE_LIMITED"]
     )  # fmt: skip
-    await settle(busy.world)
+    await wait_for_background_tasks(busy.world)
     assert [(limit, refused) for limit, _, _, _, refused in (await told(busy))[4:]] == [
         ("RECEIVED", False), ("RECIPIENTS", False), ("RECEIVED", True), ("RECIPIENTS", True)
     ]  # fmt: skip
@@ -101,7 +101,7 @@ async def test_account_domain_and_log_are_told(busy: Client, root: Client) -> No
     before = {key: await reached(world, key) for key in (busy.user.id, domain, PLATFORM)}
     options = {"reason": "a campaign"}
     assert (await reset(root, busy, options=options))[1] == []
-    table = table_of(Change)
+    table = core_table(Change)
     for stream, last in before.items():
         asked = table.select().where(table.c.stream_id == stream, table.c.last > last)
         found = [
@@ -142,7 +142,7 @@ async def test_many_cost_the_statements_of_one(root: Client, statements: list[st
     until = world.now().replace(hour=1)
 
     async def count() -> None:
-        async with world.write() as session:
+        async with world.write_session() as session:
             connection = await session.connection()
             given = {"kind": UsageKind.RECIPIENTS, "used": 7, "until": until}
             await connection.execute(insert(Usage), [{"user_id": key, **given} for key in made])

@@ -14,8 +14,8 @@ from sqlmodel import col
 from graph.types import global_ids
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from models.errors import NotFound, Refused
-from models.runtime.environment import World
+from models.errors import NotFound, RequestError
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.admin import tasks
@@ -26,8 +26,8 @@ from resolvers.users import restore as user_restore
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.users.quota import quota_recalculation
-from resolvers.users.restore import Named
-from resolvers.users.selection import Users
+from resolvers.users.restore import DeletedUserRef
+from resolvers.users.selection import UserSelector
 from tests.conftest import Client, make_user, raw_message, receive
 from tests.support.stores.counter_check import examine, rows
 
@@ -42,8 +42,8 @@ async def recalculate(client: Client, **users: Any) -> Any:
     return (await client(RECALCULATE, input={"users": users}))["quotaRecalculate"]
 
 
-async def spoil(world: World, *keys: int) -> None:
-    async with world.write() as session:
+async def spoil(world: Environment, *keys: int) -> None:
+    async with world.write_session() as session:
         wrong = update(User).where(col(User.id).in_(keys)).values(used=7, message_count=70)
         await (await session.connection()).execute(wrong)
 
@@ -67,12 +67,12 @@ async def test_a_wrong_count_is_put_right(root: Client, ada: Client, bob: Client
 async def test_all_are_counted_by_a_task(
     root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.users.quota.quota_recalculation.TOGETHER", 2)
+    monkeypatch.setattr("resolvers.users.quota.quota_recalculation.MAX_USERS", 2)
     people = [(await make_user(ada.world, f"n{n}")).id for n in range(4)]
     await receive(ada, "Hello")
     await spoil(ada.world, ada.user.id, *people[:2])
     task = (await recalculate(root, all=True))["task"]["id"]
-    assert await tasks.work(ada.world)
+    assert await tasks.run_next_task(ada.world)
     seen = "query ($id: ID!) { task(id: $id) { state done total result } }"
     assert (await root(seen, id=task))["task"] == {
         "state": "SUCCEEDED",
@@ -84,7 +84,7 @@ async def test_all_are_counted_by_a_task(
     await spoil(ada.world, *people)
     named = {"ids": [global_ids.encode("User", key) for key in people]}
     assert (await recalculate(root, **named))["task"]
-    assert await tasks.work(ada.world)
+    assert await tasks.run_next_task(ada.world)
     await examine(ada.world)
 
 
@@ -120,49 +120,51 @@ FROM domains d LEFT JOIN domain_totals t ON t.domain_id = d.id GROUP BY d.id
 class Play:
     """Accounts of some domains that come and go."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Environment) -> None:
         self.world = world
         self.ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
         self.done = 0
 
     async def step(self, what: str, who: int, where: int) -> None:
-        with suppress(Refused):
+        with suppress(RequestError):
             await getattr(self, what)(f"u{who}", f"d{where}.example")
             self.done += 1
         for used, messages, *summed in await rows(self.world, TOTALS):
             assert [used, messages] == summed
 
     async def _id(self, name: str) -> int:
-        row = await users.named(self.ctx.fresh(), name)
+        row = await users.find_user_by_name(self.ctx.fresh_copy(), name)
         return row.id if row else 0
 
     async def create(self, name: str, domain: str) -> None:
         new = NewUser(username=name, address=f"{name}@{domain}", password_disabled=True)
-        await creation_create.create(self.ctx, new)
+        await creation_create.create_user(self.ctx, new)
 
     async def deliver(self, name: str, domain: str) -> None:
         for place in (domain, "d0.example"):
             with suppress(NotFound):
-                to = await address_resolution.recipient(self.world, f"{name}@{place}")
-                letter = await received_messages.read(raw_message(f"{self.done}"))
-                await received_messages.receive(self.world, letter, to, "carol@example.com")
+                to = await address_resolution.load_recipient(self.world, f"{name}@{place}")
+                letter = await received_messages.read_message(raw_message(f"{self.done}"))
+                await received_messages.store_for_recipient(
+                    self.world, letter, to, "carol@example.com"
+                )
 
     async def delete(self, name: str, _domain: str) -> None:
         later = self.world.now() + timedelta(days=1)
-        await user_delete.delete(self.ctx, Users(usernames=(name,)), later)
+        await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)), later)
 
     async def restore(self, name: str, _domain: str) -> None:
-        await user_restore.restore(self.ctx, Named(name=name))
+        await user_restore.restore_user(self.ctx, DeletedUserRef(name=name))
 
     async def purge(self, name: str, _domain: str) -> None:
-        await user_delete.delete(self.ctx, Users(usernames=(name,)))
-        assert await tasks.work(self.world)
+        await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)))
+        assert await tasks.run_next_task(self.world)
 
     async def move(self, name: str, domain: str) -> None:
         """Into another domain, with the counters that whoever moves people brings along."""
         sql = "SELECT id FROM domains WHERE name = :name"
         found, key = await rows(self.world, sql, name=domain), await self._id(name)
-        async with self.world.write() as session:
+        async with self.world.write_session() as session:
             connection = await session.connection()
             for sign in (-1, 1):
                 count = text(
@@ -177,10 +179,10 @@ class Play:
                     await connection.execute(moved.values(domain_id=found[0][0]))
 
     async def recount(self, name: str, _domain: str) -> None:
-        await quota_recalculation.recalculate(self.ctx, Users(usernames=(name,)))
+        await quota_recalculation.recalculate_quotas(self.ctx, UserSelector(usernames=(name,)))
 
 
-async def test_domains_add_up_whatever_happens(world: World) -> None:
+async def test_domains_add_up_whatever_happens(world: Environment) -> None:
     play, loop = Play(world), asyncio.get_running_loop()
 
     async def run(listed: list[tuple[str, int, int]]) -> None:

@@ -11,14 +11,15 @@ import pysequoia
 import pytest
 
 from graph.types import global_ids
-from mail.mailboxes.special_use_names import NAMES, names_in
-from models.errors import Forbidden, Invalid, LimitReached, NotFound
+from mail.mailboxes.special_use_names import NAMES_BY_LANGUAGE, special_use_names
+from models.errors import Forbidden, InvalidInput, LimitReached, NotFound
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import Client, make_client, make_user
+from tests.support.accounts.domain_admins import domain_admin_context
 from tests.support.accounts.openpgp_keys import RSA_1024, SIGNS_ONLY, key_of
 from tests.support.accounts.user_operations import (
     CREATE,
@@ -30,8 +31,9 @@ from tests.support.accounts.user_operations import (
     run,
     signs_in,
 )
+from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import rows
-from tests.users.test_user_create_permissions import admin_of, of_domain, sizes
+from tests.support.stores.row_counts import user_table_row_counts
 
 CRYPT = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"
 pytestmark = pytest.mark.usefixtures("examined")
@@ -138,14 +140,14 @@ async def test_what_is_not_said_is_as_usual(root: Client) -> None:
 async def test_what_cannot_be_is_refused_by_field_and_rule(
     root: Client, wrong: dict[str, Any], refusal: tuple[str, str]
 ) -> None:
-    before = await sizes(root.world)
+    before = await user_table_row_counts(root.world)
     user, (error,) = await create(root, **wrong)
     assert user is None
     assert (error["code"], error["path"], error["constraint"]) == (
         "VALIDATION", [refusal[0]], refusal[1],
     )  # fmt: skip
     assert "correct horse" not in error["message"]
-    assert await sizes(root.world) == before
+    assert await user_table_row_counts(root.world) == before
 
 
 @pytest.mark.parametrize("quota", [-1, 2**63, "-1", 2**53, 1.5, "much"])
@@ -154,11 +156,11 @@ async def test_what_is_no_size_is_refused_by_name(root: Client, quota: Any) -> N
     (error,) = answer["errors"]
     assert error["extensions"]["code"] == "BAD_USER_INPUT"
     assert "quota" in error["message"]
-    ctx = await admin_of(root, administers=())
+    ctx = await domain_admin_context(root, administers=())
     for number in (-1, 2**53, 2**63):
         new = NewUser(address="eve@example.org", password_disabled=True, quota=number)
-        with pytest.raises(Invalid) as refused:
-            await creation_create.create(ctx, new)
+        with pytest.raises(InvalidInput) as refused:
+            await creation_create.create_user(ctx, new)
         assert (refused.value.path, refused.value.constraint) == (["quota"], "range")
 
 
@@ -249,11 +251,12 @@ async def test_of_two_creations_of_one_name_exactly_one_wins(root: Client) -> No
 
 
 async def test_of_many_at_once_a_domain_takes_as_many_as_it_may(root: Client, ada: Client) -> None:
-    await of_domain(root.world, max_users=3)
-    ctx = await admin_of(ada)
+    await set_domain_columns(root.world, max_users=3)
+    ctx = await domain_admin_context(ada)
     names = (NewUser(address=f"n{n}@example.org", password_disabled=True) for n in range(6))
     made = await asyncio.gather(
-        *(creation_create.create(ctx.fresh(), new) for new in names), return_exceptions=True
+        *(creation_create.create_user(ctx.fresh_copy(), new) for new in names),
+        return_exceptions=True,
     )
     assert [type(one) for one in made].count(LimitReached) == 4
     assert len([one for one in made if not isinstance(one, Exception)]) == 2
@@ -261,7 +264,7 @@ async def test_of_many_at_once_a_domain_takes_as_many_as_it_may(root: Client, ad
 
 @pytest.mark.usefixtures("ada")
 async def test_a_domain_has_so_many_addresses(root: Client) -> None:
-    await of_domain(root.world, max_addresses=2)
+    await set_domain_columns(root.world, max_addresses=2)
     assert (await create(root))[1] == []
     user, (error,) = await create(root, address="dan@example.org")
     assert (user, error["limit"], error["used"], error["path"]) == (None, 2, 2, ["address"])
@@ -273,25 +276,25 @@ async def test_special_folders_are_called_as_in_the_language(
 ) -> None:
     _, errors = await create(root, language=language, mailboxes={"sent": "Mine"})
     assert errors == []
-    named = names_in(language) | {SpecialUse.INBOX: "INBOX", SpecialUse.SENT: "Mine"}
+    named = special_use_names(language) | {SpecialUse.INBOX: "INBOX", SpecialUse.SENT: "Mine"}
     found = dict(await rows(root.world, "SELECT special_use, path FROM mailboxes"))
     assert found == named
-    assert names_in("xx") == names_in("en")
-    assert names_in("zh_TW") == names_in("zh-Hant-HK") != names_in("zh")
+    assert special_use_names("xx") == special_use_names("en")
+    assert special_use_names("zh_TW") == special_use_names("zh-Hant-HK") != special_use_names("zh")
 
 
 def test_names_of_folders_are_paths_and_differ() -> None:
-    for language, names in NAMES.items():
+    for language, names in NAMES_BY_LANGUAGE.items():
         assert len({*names, "INBOX"}) == 5, language
         assert not [name for name in names if "/" in name or name != name.strip()]
-    assert len(NAMES) >= 40
+    assert len(NAMES_BY_LANGUAGE) >= 40
 
 
 async def test_a_dry_run_and_a_call_repeated_make_as_many_as_they_should(root: Client) -> None:
-    before = await sizes(root.world)
+    before = await user_table_row_counts(root.world)
     tried, errors = await create(root, options={"validateOnly": True}, pubKey=key_of("E"))
     assert (tried is not None, errors) == (True, [])
-    assert await sizes(root.world) == before
+    assert await user_table_row_counts(root.world) == before
 
 
 # Who may make whom.
@@ -390,13 +393,13 @@ async def test_what_an_administrator_made_is_logged_without_secrets(root: Client
 async def test_nobody_else_makes_accounts(ada: Client) -> None:
     answer = await ada(CREATE, input={"address": "eve@example.org", "passwordDisabled": True})
     assert answer["userCreate"]["errors"][0]["requires"] == "DOMAIN_ADMIN"
-    ctx = await admin_of(ada)
+    ctx = await domain_admin_context(ada)
     above = NewUser(address="e@example.org", password_disabled=True, role=Role.ROOT)
     with pytest.raises(Forbidden):
-        await creation_create.create(ctx, above)
+        await creation_create.create_user(ctx, above)
     outside = NewUser(address="e@nowhere.example", password_disabled=True)
     with pytest.raises(NotFound):
-        await creation_create.create(ctx, outside)
+        await creation_create.create_user(ctx, outside)
 
 
 # Messages to begin with.
@@ -465,10 +468,10 @@ async def test_a_message_that_cannot_be_keeps_nobody_out(root: Client, hello: Pa
 async def test_a_domain_and_its_first_accounts_begin_in_one_unit(root: Client, hello: Path) -> None:
     welcoming(root, hello)
     ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    async with ctx.together():
+    async with ctx.combined_transaction():
         for name in "ab":
             new = NewUser(address=f"{name}@new.example", password_disabled=True)
-            assert (await creation_create.create(ctx, new)).message_count == 2
+            assert (await creation_create.create_user(ctx, new)).message_count == 2
 
 
 async def test_a_new_folder_has_the_life_of_the_account(root: Client) -> None:

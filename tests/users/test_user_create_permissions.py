@@ -3,20 +3,21 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from graph.types import global_ids
-from models.domains.tables import Domain, DomainAlias
+from models.domains.tables import AliasDomain
 from models.errors import Forbidden, NotFound
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
-from models.users.roles import AdminPermission, Role, Scope
-from resolvers.context import Context, Viewer
+from models.runtime.environment import Environment
+from models.users.roles import AdminPermission, Role
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation import insert
 from resolvers.users.creation.create import NewUser
 from tests.conftest import Client, make_user
+from tests.support.accounts.domain_admins import domain_admin_context
+from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import journal, rows
+from tests.support.stores.row_counts import user_table_row_counts
 
 CREATE = """
 mutation ($input: UserCreateInput!) {
@@ -36,38 +37,12 @@ mutation ($input: UserCreateInput!) {
 }
 """
 GOOD = {"address": "eve@new.example", "password": "correct horse"}
-TABLES = ("users", "mailboxes", "addresses", "domains", "streams", "changes", "replays")
 pytestmark = pytest.mark.usefixtures("counted")
 
 
 async def create(client: Client, **given: Any) -> tuple[Any, list[Any]]:
     answer = (await client(CREATE, input={**GOOD, **given}))["userCreate"]
     return answer["user"], answer["errors"]
-
-
-async def sizes(world: World) -> list[int]:
-    asked = (f"SELECT count(*) FROM {table}" for table in TABLES)  # noqa: S608 - our own names
-    return [(await rows(world, sql))[0][0] for sql in asked]
-
-
-async def of_domain(world: World, **values: Any) -> None:
-    async with world.write() as session:
-        await session.exec(update(Domain).values(**values))
-
-
-async def admin_of(
-    client: Client, *permissions: AdminPermission, administers: tuple[str, ...] = ("example.org",)
-) -> Context:
-    """What an operation of a DOMAIN_ADMIN of these domains is handed."""
-    named = {name: key for key, name in await rows(client.world, "SELECT id, name FROM domains")}
-    viewer = Viewer(
-        client.user.id,
-        Role.DOMAIN_ADMIN,
-        frozenset({Scope.MASTER}),
-        frozenset(permissions),
-        frozenset(named[name] for name in administers),
-    )
-    return Context(client.world, viewer)
 
 
 async def test_an_account_has_what_was_asked_for(root: Client) -> None:
@@ -150,35 +125,35 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(
     root: Client, ada: Client, wrong: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     assert ada.user.domain_id
-    row = DomainAlias(
+    row = AliasDomain(
         id=1, alias="alias.example", domain_id=ada.user.domain_id, created_at=root.world.now()
     )
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         session.add(row)
-    before = await sizes(root.world)
+    before = await user_table_row_counts(root.world)
     user, (error,) = await create(root, **wrong)
     assert user is None
     assert (error["code"], error["path"], error.get("constraint")) == refusal
-    assert await sizes(root.world) == before
+    assert await user_table_row_counts(root.world) == before
 
 
 async def test_a_dry_run_and_a_failure_in_the_middle_leave_nothing(
-    root: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await sizes(world)
+    before = await user_table_row_counts(world)
     tried, errors = await create(root, options={"validateOnly": True})
     assert (tried is not None, errors) == (True, [])
-    assert await sizes(world) == before
-    monkeypatch.setattr(insert, "_address", None)  # as if our own code broke
+    assert await user_table_row_counts(world) == before
+    monkeypatch.setattr(insert, "_address_row", None)  # as if our own code broke
     answer = await root.raw(CREATE, input=GOOD)
     assert answer["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
-    assert await sizes(world) == before
+    assert await user_table_row_counts(world) == before
 
 
 async def test_nobody_makes_an_account_above_his_own(ada: Client) -> None:
-    ctx = await admin_of(ada)
+    ctx = await domain_admin_context(ada)
     with pytest.raises(Forbidden) as refused:
-        await creation_create.create(
+        await creation_create.create_user(
             ctx, NewUser(address="eve@example.org", password_disabled=True, role=Role.ADMIN)
         )
     assert (refused.value.path, refused.value.requires) == (["role"], "ADMIN")
@@ -186,28 +161,28 @@ async def test_nobody_makes_an_account_above_his_own(ada: Client) -> None:
     assert answer["userCreate"]["errors"][0]["requires"] == "DOMAIN_ADMIN"
 
 
-async def test_an_admin_makes_accounts_in_his_domains_only(ada: Client, world: World) -> None:
+async def test_an_admin_makes_accounts_in_his_domains_only(ada: Client, world: Environment) -> None:
     await make_user(
         world,
         "far",
     )
-    ctx = await admin_of(ada)
-    made = await creation_create.create(
+    ctx = await domain_admin_context(ada)
+    made = await creation_create.create_user(
         ctx, NewUser(address="eve@example.org", password_disabled=True)
     )
     assert made.domain_id == ada.user.domain_id
     with pytest.raises(NotFound) as refused:
-        await creation_create.create(
+        await creation_create.create_user(
             ctx, NewUser(address="eve@unknown.example", password_disabled=True)
         )
     assert refused.value.path == ["address"]
     with pytest.raises(Forbidden):
-        await creation_create.create(
+        await creation_create.create_user(
             ctx, NewUser(username="x", empty_address=True, password_disabled=True)
         )
-    nobodys = await admin_of(ada, administers=())
+    nobodys = await domain_admin_context(ada, administers=())
     with pytest.raises(NotFound):
-        await creation_create.create(
+        await creation_create.create_user(
             nobodys, NewUser(address="dan@example.org", password_disabled=True)
         )
 
@@ -215,10 +190,10 @@ async def test_an_admin_makes_accounts_in_his_domains_only(ada: Client, world: W
 async def test_unlimited_storage_is_given_by_permission(ada: Client) -> None:
     new = NewUser(address="eve@example.org", password_disabled=True, quota=0)
     with pytest.raises(Forbidden) as refused:
-        await creation_create.create(await admin_of(ada), new)
+        await creation_create.create_user(await domain_admin_context(ada), new)
     assert (refused.value.path, refused.value.requires) == (["quota"], "UNLIMITED_QUOTA")
-    may = await admin_of(ada, AdminPermission.UNLIMITED_QUOTA)
-    assert (await creation_create.create(may, new)).quota == 0
+    may = await domain_admin_context(ada, AdminPermission.UNLIMITED_QUOTA)
+    assert (await creation_create.create_user(may, new)).quota == 0
 
 
 @pytest.mark.usefixtures("ada")
@@ -243,17 +218,17 @@ async def test_a_domain_has_limits(
     root: Client, limits: dict[str, int], given: dict[str, Any], refusal: Any
 ) -> None:
     plain = {"default_user_quota": None, "max_users": 0, "max_user_quota": 0, "quota": 0}
-    await of_domain(root.world, **limits)
+    await set_domain_columns(root.world, **limits)
     user, errors = await create(root, address="eve@example.org", **given)
     if refusal is None:
         assert errors == []
     else:
         assert [{"code": "LIMIT_REACHED", "index": None, **refusal}] == errors
         assert user is None
-    await of_domain(root.world, **plain, quota_allocated=await allocated(root.world))
+    await set_domain_columns(root.world, **plain, quota_allocated=await allocated(root.world))
 
 
-async def allocated(world: World) -> int:
+async def allocated(world: Environment) -> int:
     """What the limits of a test, which come and go, make of the sum."""
     ((total,),) = await rows(world, "SELECT sum(coalesce(quota, 1073741824)) FROM users")
     return int(total)
@@ -261,7 +236,7 @@ async def allocated(world: World) -> int:
 
 @pytest.mark.usefixtures("ada")
 async def test_a_full_domain_counts_the_new_one(root: Client) -> None:
-    await of_domain(root.world, max_users=2)
+    await set_domain_columns(root.world, max_users=2)
     assert (await create(root, address="eve@example.org"))[1] == []
     _, (error,) = await create(root, address="dan@example.org")
     assert (error["limit"], error["used"]) == (2, 2)

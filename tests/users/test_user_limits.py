@@ -14,10 +14,10 @@ from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import RateLimited
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.changes import stream_reader
-from resolvers.changes.stream_reader import Asked, ResyncReason
+from resolvers.changes.stream_reader import FollowRequest, ResyncReason
 from tests.conftest import Client, Clock, context, make_client, receive
 from tests.support.accounts.user_operations import costs_of_users
 from tests.support.stores.counter_check import rows
@@ -35,8 +35,8 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def change(world: World, table: type[Any], **values: Any) -> None:
-    async with world.write() as session:
+async def change(world: Environment, table: type[Any], **values: Any) -> None:
+    async with world.write_session() as session:
         await (await session.connection()).execute(update(table).values(**values))
 
 
@@ -50,7 +50,7 @@ async def limits(client: Client) -> Any:
     return (await client(LIMITS))["user"]["limits"]
 
 
-async def test_limits_are_told_with_what_is_used(ada: Client, world: World) -> None:
+async def test_limits_are_told_with_what_is_used(ada: Client, world: Environment) -> None:
     await receive(ada, "Hello")
     user = (await ada(LIMITS))["user"]
     ((used,),) = await rows(world, "SELECT used FROM users")
@@ -70,7 +70,7 @@ async def test_limits_are_told_with_what_is_used(ada: Client, world: World) -> N
 
 
 async def test_recipients_are_counted_for_a_day_from_the_first(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     await change(world, User, recipients=3)
     assert await send(ada, "a@example.net", "b@example.net") == []
@@ -89,18 +89,18 @@ async def test_recipients_are_counted_for_a_day_from_the_first(
     assert await send(ada, "e@example.net") == []
     assert (await limits(ada))["recipients"]["used"] == 1
     clock.tick(days=1)
-    assert (await housekeeping.tidy(world)).usages == 1
+    assert (await housekeeping.run_round(world)).usages == 1
     assert await rows(world, "SELECT count(*) FROM usages") == [(0,)]
 
 
-async def test_no_limit_is_zero(ada: Client, world: World) -> None:
+async def test_no_limit_is_zero(ada: Client, world: Environment) -> None:
     await change(world, User, recipients=0)
     for n in range(3):
         assert await send(ada, f"{n}@example.net") == []
     assert (await limits(ada))["recipients"]["used"] == 3
 
 
-async def test_of_many_at_once_no_more_are_sent_than_may(ada: Client, world: World) -> None:
+async def test_of_many_at_once_no_more_are_sent_than_may(ada: Client, world: Environment) -> None:
     await change(world, User, recipients=3)
     answers = await asyncio.gather(*(send(ada, f"{n}@example.net") for n in range(8)))
     assert sum(errors == [] for errors in answers) == 3
@@ -109,7 +109,7 @@ async def test_of_many_at_once_no_more_are_sent_than_may(ada: Client, world: Wor
 
 
 async def test_what_comes_is_put_off_beyond_its_limit(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     await change(world, User, received_max=2)
     await receive(ada, "One")
@@ -117,7 +117,7 @@ async def test_what_comes_is_put_off_beyond_its_limit(
     await receive(ada, "Two")
     assert (await limits(ada))["received"] == {"allowed": 2, "used": 2, "ttl": "PT3000S"}
     with pytest.raises(RateLimited) as refused:
-        await address_resolution.recipient(world, ada.address)
+        await address_resolution.load_recipient(world, ada.address)
     assert refused.value.retry_after == timedelta(minutes=50)
     clock.tick(minutes=50)
     await receive(ada, "Three")
@@ -128,13 +128,13 @@ async def test_what_comes_is_put_off_beyond_its_limit(
 
 
 async def test_temporary_addresses_are_those_with_an_end(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     now = clock()
-    async with world.write() as session:
+    async with world.write_session() as session:
         for n, days in enumerate((-1, 1, 2)):
             address = Address(
-                id=world.key(),
+                id=world.new_id(),
                 local=f"t{n}",
                 domain_id=ada.user.domain_id,
                 shown=f"t{n}@example.org",
@@ -169,7 +169,7 @@ NEW = "query ($by: UserRef) { user(by: $by) { maxNewQuota } }"
 )
 @pytest.mark.usefixtures("bob")
 async def test_most_that_could_be_given(
-    root: Client, ada: Client, world: World, given: dict[str, int], most: int | None
+    root: Client, ada: Client, world: Environment, given: dict[str, int], most: int | None
 ) -> None:
     await change(world, Domain, **{"quota": 0, **given})
     found = await root(NEW, by={"username": "ada"})
@@ -192,7 +192,7 @@ async def told(client: Client, **given: Any) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_service_is_told_what_it_needs(root: Client, world: World) -> None:
+async def test_a_service_is_told_what_it_needs(root: Client, world: Environment) -> None:
     found = await told(root)
     assert found["user"] == "ada"
     assert found["quota/storage"] == str(1 << 30)
@@ -248,23 +248,25 @@ mutation ($input: ClientStateResetInput!) { clientStateReset(input: $input) {
 """
 
 
-async def test_clients_start_afresh(root: Client, ada: Client, bob: Client, world: World) -> None:
+async def test_clients_start_afresh(
+    root: Client, ada: Client, bob: Client, world: Environment
+) -> None:
     await receive(ada, "Hello")
     ((last,),) = await rows(world, "SELECT last FROM streams WHERE id = :k", k=ada.user.id)
-    live = stream_reader.follow(context(ada), Asked(window=timedelta(0)))
+    live = stream_reader.follow_changes(context(ada), FollowRequest(min_interval=timedelta(0)))
     waiting = asyncio.ensure_future(anext(live))
     await asyncio.sleep(0.05)
     answer = (await ada(RESET, input={}))["clientStateReset"]
     assert answer == {"users": [{"username": "ada"}], "errors": []}
     async with asyncio.timeout(5):
         batch = await waiting
-        assert batch.resync is ResyncReason.CURSOR_EXPIRED
+        assert batch.resync_reason is ResyncReason.CURSOR_EXPIRED
         (event,) = (await anext(live)).events
         assert (event.kind, event.object_id) == (ChangeKind.USER_CHANGED, ada.user.id)
         await live.aclose()
         for number in (0, last - 1, last):
-            stale = stream_reader.follow(context(ada), Asked({ada.user.id: number}))
-            assert (await anext(stale)).resync is ResyncReason.CURSOR_EXPIRED
+            stale = stream_reader.follow_changes(context(ada), FollowRequest({ada.user.id: number}))
+            assert (await anext(stale)).resync_reason is ResyncReason.CURSOR_EXPIRED
             await stale.aclose()
     ((kicked, untouched),) = await rows(
         world,
@@ -281,7 +283,7 @@ async def test_clients_start_afresh(root: Client, ada: Client, bob: Client, worl
     assert refused["errors"][0]["code"] == "NOT_FOUND"
     await change(world, User, permissions=[])
     eve = await make_client(world, root.http, "eve")
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(User).where(col(User.id) == eve.user.id).values(permissions=[]))
     refused = (await eve(RESET, input={}))["clientStateReset"]
     assert refused["errors"][0]["requires"] == "CLIENT_RESET"

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -33,11 +33,11 @@ query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: St
 pytestmark = pytest.mark.usefixtures("counted")
 
 
-async def far(world: World) -> int:
+async def far(world: Environment) -> int:
     """An account of another domain."""
     admin = Context(world, Viewer(role=Role.ROOT))
     new = NewUser(address="eve@new.example", password_disabled=True)
-    return (await creation_create.create(admin, new)).id
+    return (await creation_create.create_user(admin, new)).id
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def crowd(root: Client) -> Client:
         ("carl", {"tags": ["X", "Y"]}),
     )
     for name, more in people:
-        await creation_create.create(
+        await creation_create.create_user(
             admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **more)
         )
     await far(root.world)
@@ -143,7 +143,7 @@ async def test_pages_meet_without_gap_both_ways(crowd: Client) -> None:
 async def test_each_order_pages_both_ways_with_ties_and_without_gap(
     crowd: Client, order: str, expected: list[str]
 ) -> None:
-    async with crowd.world.write() as session:
+    async with crowd.world.write_session() as session:
         connection = await session.connection()
         for name, used, login in (
             ("carl", 9, None),
@@ -170,7 +170,7 @@ async def test_each_order_pages_both_ways_with_ties_and_without_gap(
         assert (seen, back) == (expected, expected)
     other = await crowd.raw(LIST, first=1, after=page["pageInfo"]["startCursor"])
     assert other["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
-    async with crowd.world.write() as session:
+    async with crowd.world.write_session() as session:
         await (await session.connection()).execute(update(User).values(used=0))
 
 
@@ -283,7 +283,7 @@ async def test_a_user_finds_nothing_of_others_by_any_id(ada: Client, bob: Client
 
 
 async def test_a_domain_is_seen_from_inside_and_by_admins(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await far(world)
     sql = "SELECT id FROM domains WHERE name = :name"
@@ -301,7 +301,7 @@ async def test_the_list_of_users_is_for_admins(ada: Client) -> None:
     assert (answer["data"], answer["errors"][0]["extensions"]) == (None, {"code": "FORBIDDEN"})
 
 
-async def test_internal_data_is_hidden_from_its_user(root: Client, world: World) -> None:
+async def test_internal_data_is_hidden_from_its_user(root: Client, world: Environment) -> None:
     eve = await make_client(world, root.http, "eve", internal_data={"debt": 7})
     document = "query ($by: UserRef) { user(by: $by) { username internalData } }"
     answer = await eve.raw(document)
@@ -311,14 +311,18 @@ async def test_internal_data_is_hidden_from_its_user(root: Client, world: World)
     assert seen["user"]["internalData"] == {"debt": 7}
 
 
-async def test_a_domain_admin_sees_the_users_of_his_domains(ada: Client, world: World) -> None:
+async def test_a_domain_admin_sees_the_users_of_his_domains(
+    ada: Client, world: Environment
+) -> None:
     foreign, inside = await far(world), await make_user(world, "inside")
     assert ada.user.domain_id
     viewer = Viewer(
         ada.user.id,
         Role.DOMAIN_ADMIN,
         frozenset({Scope.MASTER}),
-        administers=frozenset({ada.user.domain_id}),
+        administered_domains=frozenset({ada.user.domain_id}),
     )
-    found = await user_loaders.by_ids(Context(world, viewer), [ada.user.id, foreign, inside.id])
+    found = await user_loaders.load_users_by_id(
+        Context(world, viewer), [ada.user.id, foreign, inside.id]
+    )
     assert [row and row.username for row in found] == ["ada", None, "inside"]

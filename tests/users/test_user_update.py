@@ -10,8 +10,8 @@ from graph.types import global_ids
 from models.events.journal import PLATFORM, ChangeKind
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import Usage, UsageKind
-from tests.auth.passwords.test_legacy_hashes import KNOWN
 from tests.conftest import Client, make_client, make_key, make_user
+from tests.support.accounts.legacy_password_hashes import LEGACY_HASHES
 from tests.support.accounts.openpgp_keys import SIGNS_ONLY, key_of
 from tests.support.accounts.user_operations import (
     NEW,
@@ -24,8 +24,8 @@ from tests.support.accounts.user_operations import (
     row_of,
     run,
 )
+from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import examine, reached, rows
-from tests.users.test_user_create_permissions import of_domain
 
 GIB = 1 << 30
 pytestmark = pytest.mark.usefixtures("examined")
@@ -93,7 +93,7 @@ async def test_many_are_changed_at_once_or_none(root: Client, statements: list[s
     assert allocated == 150
     ((many,),) = await rows(root.world, "SELECT count(*) FROM user_tags")
     assert many == 60
-    await of_domain(root.world, quota=200)
+    await set_domain_columns(root.world, quota=200)
     before = await rows(root.world, "SELECT id, quota, name FROM users ORDER BY id")
     users, (error,) = await change(root, *keys, quota=7, name="X")
     assert (users, error["code"], error["path"]) == ([], "LIMIT_REACHED", ["set", "quota"])
@@ -176,17 +176,17 @@ async def test_quotas_obey_the_domain_and_never_drift(
 
     assert await given("3 GiB", ada) == 3 * GIB
     assert await given(None, ada) == GIB
-    await of_domain(root.world, quota=4 * GIB, max_user_quota=3 * GIB)
+    await set_domain_columns(root.world, quota=4 * GIB, max_user_quota=3 * GIB)
     assert await given(3 * GIB, ada) == 3 * GIB  # at the edge
     assert await given(GIB + 1, bob) == (4 * GIB, 4 * GIB)
     assert await given(3 * GIB + 1, ada) == (3 * GIB, 3 * GIB + 1)
     assert await given(0, ada) == (3 * GIB, 0)
     assert await given(2 * GIB, ada, bob) == 2 * GIB
     assert await given(2 * GIB + 1, ada, bob) == (4 * GIB, 4 * GIB)
-    await of_domain(root.world, quota=GIB, max_user_quota=0)  # less than is given away
+    await set_domain_columns(root.world, quota=GIB, max_user_quota=0)  # less than is given away
     assert await given(GIB, ada) == GIB  # but less than before
     assert await given(GIB + 1, ada) == (GIB, 3 * GIB)
-    await of_domain(root.world, quota=0)
+    await set_domain_columns(root.world, quota=0)
     assert await given(0, ada) == 0
     many = [asyncio.create_task(given(n * 1000, ada if n % 2 else bob)) for n in range(1, 9)]
     await asyncio.gather(*many)
@@ -196,7 +196,7 @@ async def test_changing_a_limit_begins_to_count_afresh(
     root: Client, ada: Client, bob: Client
 ) -> None:
     until = root.world.now() + timedelta(hours=1)
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         for who in (ada, bob):
             kind = UsageKind.RECIPIENTS  # all others are counted in the account's row
             session.add(Usage(user_id=who.user.id, kind=kind, used=3, until=until))
@@ -254,7 +254,7 @@ async def test_a_user_changes_some_things_and_no_others(ada: Client) -> None:
         users, (error,) = await change(ada, name="X", **{name: value})
         assert (users, error["code"], error["requires"]) == ([], "FORBIDDEN", "DOMAIN_ADMIN"), name
         assert error["path"] == ["set", name]
-    _, (error,) = await change(ada, password=KNOWN[0][1], hashedPassword=True)
+    _, (error,) = await change(ada, password=LEGACY_HASHES[0][1], hashedPassword=True)
     assert error["requires"] == "DOMAIN_ADMIN"
     assert await row_of(ada.world, ada) == before
     assert (await run(ada, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=[]))[

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from mail.addresses.address_syntax import username_key
-from mail.recipients.address_resolution import login_of
+from mail.recipients.address_resolution import find_sign_in_user
 from models.errors import Conflict
-from models.runtime.environment import World
-from models.store.keyset_pages import Ask
+from models.runtime.environment import Environment
+from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.users import delete as user_delete
@@ -19,9 +19,9 @@ from resolvers.users import loaders as user_loaders
 from resolvers.users import restore as user_restore
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from resolvers.users.listing import UserWhere
-from resolvers.users.restore import Named
-from resolvers.users.selection import Users, chosen
+from resolvers.users.listing import UserConditions
+from resolvers.users.restore import DeletedUserRef
+from resolvers.users.selection import UserSelector, load_selected_users
 from tests.conftest import Client
 
 NAMES = {  # user name, and address
@@ -57,34 +57,38 @@ def spellings(draw: some.DrawFn) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def people(world: World) -> dict[str, int]:
+async def people(world: Environment) -> dict[str, int]:
     ctx = Context(world, Viewer(role=Role.ROOT))
     return {
         who: (
-            await creation_create.create(ctx, NewUser(name, address=at, password_disabled=True))
+            await creation_create.create_user(
+                ctx, NewUser(name, address=at, password_disabled=True)
+            )
         ).id
         for who, (name, at) in NAMES.items()
     }
 
 
 async def test_however_it_is_spelled_it_is_one_account(
-    world: World, root: Client, people: dict[str, int]
+    world: Environment, root: Client, people: dict[str, int]
 ) -> None:
     loop = asyncio.get_running_loop()
     ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
 
     async def tried(who: str, name: str) -> None:
-        assert await login_of(world, name) == people[who]
-        found = await user_loaders.named(ctx.fresh(), name)
+        assert await find_sign_in_user(world, name) == people[who]
+        found = await user_loaders.find_user_by_name(ctx.fresh_copy(), name)
         assert found is not None
         assert found.id == people[who]
-        (row,) = await chosen(ctx.fresh(), Users(usernames=(name,)))
+        (row,) = await load_selected_users(ctx.fresh_copy(), UserSelector(usernames=(name,)))
         assert row.id == people[who]
         if "+" not in name:
-            page = await user_listing.pages(ctx, UserWhere(query=name.strip()), Ask("x"), {"id"})
+            page = await user_listing.load_user_page(
+                ctx, UserConditions(query=name.strip()), PageRequest("x"), {"id"}
+            )
             assert [row.id for row in page.rows] == [people[who]]
         with pytest.raises(Conflict):
-            await creation_create.create(ctx, NewUser(NAMES[who][0], empty_address=True,
+            await creation_create.create_user(ctx, NewUser(NAMES[who][0], empty_address=True,
                                             password_disabled=True))  # fmt: skip
         document = "query ($by: UserRef!) { user(by: $by) { username } }"
         assert await root(document, by={"username": name}) == {"user": {"username": NAMES[who][0]}}
@@ -106,15 +110,19 @@ def test_a_key_is_its_own_key(spelled: tuple[str, str]) -> None:
 
 
 async def test_masks_and_the_deleted_go_by_the_same_form(
-    world: World, people: dict[str, int]
+    world: Environment, people: dict[str, int]
 ) -> None:
     ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     for mask in ("B.ob@*", "*@XN--bcher-kva.*", "bo?@bücher.example"):
-        page = await user_listing.pages(ctx, UserWhere(masks=(mask,)), Ask("x"), {"id"})
+        page = await user_listing.load_user_page(
+            ctx, UserConditions(masks=(mask,)), PageRequest("x"), {"id"}
+        )
         assert [row.id for row in page.rows] == [people["bob"]], mask
-        assert [row.id for row in await chosen(ctx, Users(masks=(mask,)))] == [people["bob"]]
-    await user_delete.delete(ctx, Users(usernames=("BOB@xn--bcher-kva.example",)))
+        assert [row.id for row in await load_selected_users(ctx, UserSelector(masks=(mask,)))] == [
+            people["bob"]
+        ]
+    await user_delete.delete_users(ctx, UserSelector(usernames=("BOB@xn--bcher-kva.example",)))
     for name in ("b.o.b@Bücher.example", "bob+x@xn--bcher-kva.example", "OTHER.bob@example.org."):
-        found = await user_restore.find(ctx, Named(name=name))
+        found = await user_restore.find_deleted_user(ctx, DeletedUserRef(name=name))
         assert found is not None, name
         assert found.id == people["bob"], name

@@ -18,9 +18,10 @@ from resolvers.users.creation import bulk_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import Client
 from tests.support.accounts.user_operations import chief, create, run, signs_in
+from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
-from tests.users.test_user_create_permissions import of_domain, sizes
+from tests.support.stores.row_counts import user_table_row_counts
 
 CRYPT = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # of "secret"
 SLOW = "$pbkdf2-sha256$i=2000000$c2FsdA$VawEblbjCJ/sFpHCJUS2BflBhSFt3gRl5oudV8INrLw"
@@ -69,7 +70,7 @@ async def test_accounts_are_created_in_the_order_of_the_input(root: Client) -> N
 async def test_each_refusal_has_the_index_of_its_account_and_nothing_is_stored(
     root: Client,
 ) -> None:
-    before = await sizes(root.world)
+    before = await user_table_row_counts(root.world)
     done = await create_all(
         root,
         hashed("one@example.org"),
@@ -87,29 +88,29 @@ async def test_each_refusal_has_the_index_of_its_account_and_nothing_is_stored(
         ("VALIDATION", 3, ["users", "3", "tags", "1"]),
         ("NOT_FOUND", 4, ["users", "4", "administers", "0"]),
     ]
-    assert await sizes(root.world) == before
+    assert await user_table_row_counts(root.world) == before
 
 
 @pytest.mark.usefixtures("ada")
 async def test_a_domain_takes_no_more_than_it_may(root: Client) -> None:
-    await of_domain(root.world, max_users=3)
+    await set_domain_columns(root.world, max_users=3)
     boss = await chief(root)  # the second
-    before = await sizes(root.world)
+    before = await user_table_row_counts(root.world)
     done = await create_all(boss, *(hashed(f"n{nth}@example.org") for nth in range(3)))
     assert [(one["code"], one["index"], one["limit"]) for one in done["errors"]] == [
         ("LIMIT_REACHED", 1, 3),
         ("LIMIT_REACHED", 2, 3),
     ]
-    assert await sizes(root.world) == before
+    assert await user_table_row_counts(root.world) == before
     assert (await create_all(boss, hashed("n0@example.org")))["errors"] == []
 
 
 @pytest.mark.usefixtures("ada")
 async def test_a_call_has_a_limit_of_accounts_and_of_passwords_to_hash(root: Client) -> None:
-    many = [hashed(f"n{nth}@example.org") for nth in range(bulk_create.MOST + 1)]
+    many = [hashed(f"n{nth}@example.org") for nth in range(bulk_create.MAX_USERS + 1)]
     plain = [
         {"address": f"p{nth}@example.org", "password": "correct horse"}
-        for nth in range(bulk_create.PASSWORDS + 1)
+        for nth in range(bulk_create.MAX_PASSWORDS + 1)
     ]
     for users in ([], many, plain):
         (error,) = (await create_all(root, *users))["errors"]
@@ -131,7 +132,7 @@ async def test_an_account_without_room_is_refused_before_its_password_is_hashed(
     before = cpu_time()
     assert (await create(root, address="room@example.org"))[1] == []
     one = cpu_time() - before
-    await of_domain(root.world, max_users=1)
+    await set_domain_columns(root.world, max_users=1)
     before = cpu_time()
     for wrong, code in (
         ({"address": "eve@example.org"}, "LIMIT_REACHED"),
@@ -149,14 +150,16 @@ async def test_an_account_without_room_is_refused_before_its_password_is_hashed(
 async def test_an_imported_hash_is_not_tried(root: Client) -> None:
     """A comparison with this hash takes about a second: ten imports must take less than three."""
     begun = time.process_time()
-    foreign_hashes.verify("secret", SLOW)
+    foreign_hashes.verify_foreign_hash("secret", SLOW)
     one = time.process_time() - begun
     ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    policy = password_policy.of(root.world, None)
+    policy = password_policy.policy_of_domain(root.world, None)
     begun = time.monotonic()
     for _ in range(10):
-        new = NewPassword(SLOW, hashed=True)
-        assert (await new_passwords.checked(ctx, new, policy)).text == SLOW
+        new = NewPassword(SLOW, is_hash=True)
+        assert (
+            await new_passwords.validate_new_password(ctx, new, policy)
+        ).password_or_hash == SLOW
     assert time.monotonic() - begun < 3 * one
 
 
@@ -170,7 +173,8 @@ async def test_of_two_lists_with_a_name_in_common_one_is_stored(root: Client) ->
     ]
     await create(root, address="x@example.org")
     made = await asyncio.gather(
-        *(bulk_create.create(ctx.fresh(), news) for news in lists), return_exceptions=True
+        *(bulk_create.create_users(ctx.fresh_copy(), news) for news in lists),
+        return_exceptions=True,
     )
     assert sorted(isinstance(one, Conflict) for one in made) == [False, True]
     assert await rows(root.world, "SELECT count(*) FROM users") == [(3,)]

@@ -53,7 +53,7 @@ async def begin(client: Client, content: bytes, **more: Any) -> Any:
 async def finished(client: Client, content: bytes, **more: Any) -> Any:
     done = await begin(client, content, **more)
     assert done["errors"] == []
-    while await tasks.work(client.world):
+    while await tasks.run_next_task(client.world):
         pass
     return (await client(RESULT, id=done["task"]["id"]))["task"]
 
@@ -165,7 +165,7 @@ async def test_a_damaged_file_fails_where_it_is_damaged(boss: Client) -> None:
 async def test_after_a_crash_it_goes_on_and_creates_each_account_once(
     boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_create, "CHUNK", 3)  # a small one, so that there are several
+    monkeypatch.setattr(file_create, "CHUNK_USERS", 3)  # a small one, so that there are several
     world = boss.world
     done = await begin(boss, numbered(*range(10)))
 
@@ -174,13 +174,13 @@ async def test_after_a_crash_it_goes_on_and_creates_each_account_once(
             raise Crashed
 
     left = iter((2, 1, 0))
-    object.__setattr__(world, "fault", fail)
+    object.__setattr__(world, "reach_fault_point", fail)
     with pytest.raises(Crashed):
-        await tasks.work(world)
+        await tasks.run_next_task(world)
     assert await rows(world, "SELECT count(*) FROM users") == [(1 + 2 * 3,)]
-    object.__setattr__(world, "fault", lambda _: None)
+    object.__setattr__(world, "reach_fault_point", lambda _: None)
     await taken_for_dead(world)
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     task = (await boss(RESULT, id=done["task"]["id"]))["task"]
     assert (task["state"], task["done"], task["total"]) == ("SUCCEEDED", 10, 10)
     assert task["result"]["created"] == 10
@@ -205,11 +205,11 @@ async def test_a_domain_admin_creates_accounts_in_its_domains(root: Client) -> N
 
 async def test_who_lost_the_role_creates_no_more_accounts(root: Client, boss: Client) -> None:
     done = await begin(boss, numbered(1))
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         await (await session.connection()).execute(
             text("UPDATE users SET role = 'USER' WHERE id = :key"), {"key": boss.user.id}
         )
-    assert await tasks.work(root.world)
+    assert await tasks.run_next_task(root.world)
     task = (await root(RESULT, id=done["task"]["id"]))["task"]
     assert (task["state"], task["done"]) == ("FAILED", 0)
     assert "may no longer create accounts" in task["error"]

@@ -27,16 +27,16 @@ from graphql import (
 from graphql.language import Visitor, visit
 from strawberry.schema_directive import Location
 
-from graph.execution.documents.overlap_limits import Comparisons
-from graph.execution.strawberry_definitions import origin
+from graph.execution.documents.overlap_limits import OverlapCounter
+from graph.execution.strawberry_definitions import strawberry_definition
 from models.users.roles import Role
 
-CEILING = 10**12  # 800 fragments that double would make a number of 240 digits
-LEVELS = 80  # nested selections and spreads, far more than a depth of 16 needs
-PAGE = 20
-SIZES = ("first", "last", "ids")
-WHOLE_SCHEMA = 3000  # charged again for each alias in it
-ONE_TYPE = 20
+MAX_COUNT = 10**12  # 800 fragments that double would make a number of 240 digits
+MAX_FOLLOWED_LEVELS = 80  # nested selections and spreads, far more than a depth of 16 needs
+DEFAULT_PAGE_SIZE = 20
+SIZE_ARGUMENTS = ("first", "last", "ids")
+INTROSPECTION_COST = 3000  # charged again for each alias in it
+TYPE_INTROSPECTION_COST = 20
 
 
 @strawberry.schema_directive(
@@ -50,7 +50,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class OperationLimits:
     """The highest values of one document and operation."""
 
     depth: int = 16  # nested fields
@@ -60,16 +60,16 @@ class Limits:
     directives: int = 100
     comparisons: int = 8_000  # pairs of fields and fragments: see overlap_limits
     members: int = 500  # of literal objects in the document: errors show them in full
-    cost: int = 10_000
-    cost_of_admins: int = 100_000
+    max_cost: int = 10_000
+    max_cost_of_admins: int = 100_000
     deadline: float = 10.0  # seconds
 
-    def budget(self, role: Role) -> int:
+    def max_cost_of_role(self, role: Role) -> int:
         """Return the highest cost of one operation for a role."""
-        return self.cost_of_admins if role.includes(Role.DOMAIN_ADMIN) else self.cost
+        return self.max_cost_of_admins if role.includes(Role.DOMAIN_ADMIN) else self.max_cost
 
 
-class Size(NamedTuple):
+class SelectionSize(NamedTuple):
     """The size of a selection set with its fragments expanded.
 
     `root_fields` is the number of fields on the first level.
@@ -77,20 +77,20 @@ class Size(NamedTuple):
 
     depth: int = 0
     fields: int = 0
-    top: int = 0
+    root_fields: int = 0
     aliases: int = 0
     directives: int = 0
 
-    def beside(self, other: "Size") -> "Size":
+    def combined_with(self, other: "SelectionSize") -> "SelectionSize":
         """Return the size of both selections in one selection set."""
-        sums = (min(a + b, CEILING) for a, b in zip(self[1:], other[1:], strict=True))
-        return Size(max(self.depth, other.depth), *sums)
+        sums = (min(a + b, MAX_COUNT) for a, b in zip(self[1:], other[1:], strict=True))
+        return SelectionSize(max(self.depth, other.depth), *sums)
 
 
-TOO_DEEP = Size(depth=CEILING)
+TOO_DEEP_SIZE = SelectionSize(depth=MAX_COUNT)
 
 
-class Ruler:
+class SelectionMeasure:
     """The measurement of the selections of one document. Each fragment is measured once."""
 
     def __init__(self, document: DocumentNode) -> None:
@@ -99,56 +99,56 @@ class Ruler:
             for node in document.definitions
             if isinstance(node, FragmentDefinitionNode)
         }
-        self._memo: dict[str, Size] = {}
+        self._size_by_fragment: dict[str, SelectionSize] = {}
 
-    def measure(self, selection: SelectionSetNode | None, level: int = 0) -> Size:
+    def selection_size(self, selection: SelectionSetNode | None, level: int = 0) -> SelectionSize:
         """Return the size of a selection set. Unknown fragments and cycles count nothing."""
         if selection is None:
-            return Size()
-        if level > LEVELS:
-            return TOO_DEEP
-        total = Size()
+            return SelectionSize()
+        if level > MAX_FOLLOWED_LEVELS:
+            return TOO_DEEP_SIZE
+        total = SelectionSize()
         for node in selection.selections:
-            total = total.beside(self._measure_one(node, level + 1))
+            total = total.combined_with(self._node_size(node, level + 1))
         return total
 
-    def _measure_one(self, node: SelectionNode, level: int) -> Size:
-        bare = Size(directives=len(node.directives or ()))
+    def _node_size(self, node: SelectionNode, level: int) -> SelectionSize:
+        bare = SelectionSize(directives=len(node.directives or ()))
         match node:
             case FieldNode():
-                return bare.beside(self._field(node, level))
+                return bare.combined_with(self._field_size(node, level))
             case FragmentSpreadNode():
-                return bare.beside(self._fragment(node.name.value, level))
+                return bare.combined_with(self._fragment_size(node.name.value, level))
             case InlineFragmentNode():
-                return bare.beside(self.measure(node.selection_set, level))
+                return bare.combined_with(self.selection_size(node.selection_set, level))
             case _:
                 return bare
 
-    def _field(self, node: FieldNode, level: int) -> Size:
-        name, below = node.name.value, self.measure(node.selection_set, level)
-        free = name.startswith("__") and below.depth < CEILING  # limited by graphql-core
+    def _field_size(self, node: FieldNode, level: int) -> SelectionSize:
+        name, below = node.name.value, self.selection_size(node.selection_set, level)
+        free = name.startswith("__") and below.depth < MAX_COUNT  # limited by graphql-core
         return below._replace(
             depth=0 if free else below.depth + 1,
             fields=below.fields + (name != "__typename"),
-            top=1,
+            root_fields=1,
             aliases=below.aliases + (node.alias is not None),
         )
 
-    def _fragment(self, name: str, level: int) -> Size:
-        if name not in self._memo:
-            self._memo[name] = Size()  # before descending: a cycle ends here
+    def _fragment_size(self, name: str, level: int) -> SelectionSize:
+        if name not in self._size_by_fragment:
+            self._size_by_fragment[name] = SelectionSize()  # before descending: a cycle ends here
             if node := self.fragments.get(name):
-                self._memo[name] = self.measure(node.selection_set, level)
-        return self._memo[name]
+                self._size_by_fragment[name] = self.selection_size(node.selection_set, level)
+        return self._size_by_fragment[name]
 
 
-def _members(document: DocumentNode) -> int:
-    found = _Members()
+def _count_object_members(document: DocumentNode) -> int:
+    found = _ObjectMemberCounter()
     visit(document, found)
     return found.count
 
 
-class _Members(Visitor):
+class _ObjectMemberCounter(Visitor):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
@@ -157,53 +157,65 @@ class _Members(Visitor):
         self.count += 1
 
 
-def excesses(document: DocumentNode, ruler: Ruler, limits: Limits) -> Iterator[str]:
+def exceeded_limits(
+    document: DocumentNode, measure: SelectionMeasure, limits: OperationLimits
+) -> Iterator[str]:
     """Yield a text for each limit that a document exceeds.
 
     All definitions count, since validation reads them all.
     """
-    total = Size()
+    total = SelectionSize()
     for node in document.definitions:
         if isinstance(node, OperationDefinitionNode | FragmentDefinitionNode):
-            size = ruler.measure(node.selection_set)
-            own = Size(directives=len(node.directives or ()))
+            size = measure.selection_size(node.selection_set)
+            own = SelectionSize(directives=len(node.directives or ()))
             root = isinstance(node, OperationDefinitionNode)
-            total = Size(*map(max, total, size.beside(own)._replace(top=size.top if root else 0)))
-    for what, count, most in (
+            total = SelectionSize(
+                *map(
+                    max,
+                    total,
+                    size.combined_with(own)._replace(root_fields=size.root_fields if root else 0),
+                )
+            )
+    for limit_name, count, limit in (
         ("levels", total.depth, limits.depth),
         ("aliases", total.aliases, limits.aliases),
         ("fields", total.fields, limits.fields),
-        ("root fields", total.top, limits.root_fields),
+        ("root fields", total.root_fields, limits.root_fields),
         ("directives", total.directives, limits.directives),
-        ("members of objects", _members(document), limits.members),
+        ("members of objects", _count_object_members(document), limits.members),
     ):
-        if count > most:
-            yield f"{what}: {most} allowed, more asked for"
-    if Comparisons(ruler.fragments, limits.comparisons).exceed(document):
+        if count > limit:
+            yield f"{limit_name}: {limit} allowed, more asked for"
+    if OverlapCounter(measure.fragments, limits.comparisons).exceeds_limit(document):
         yield "fields and fragments beside each other: fewer allowed"
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
+class PageSize:
     """The number of objects that a field returns, given by literals or variables."""
 
-    known: int | None
+    largest_literal: int | None
     variables: tuple[str, ...]
     default: int
 
-    def count(self, values: Mapping[str, object]) -> int:
+    def object_count(self, variable_values: Mapping[str, object]) -> int:
         """Return the number of objects with these variables."""
-        found = [] if self.known is None else [self.known]
-        found += [n for name in self.variables if (n := _count(values.get(name))) is not None]
+        found = [] if self.largest_literal is None else [self.largest_literal]
+        found += [
+            n
+            for name in self.variables
+            if (n := _object_count(variable_values.get(name))) is not None
+        ]
         return max(found, default=self.default)
 
 
-def _count(value: object) -> int | None:
+def _object_count(value: object) -> int | None:
     match value:
         case bool():
             return None
         case int() | float():
-            return int(min(max(value, 0), CEILING))
+            return int(min(max(value, 0), MAX_COUNT))
         case list():
             return len(value)
         case _:
@@ -211,170 +223,199 @@ def _count(value: object) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Price:
+class CostFormula:
     """The cost of a selection as a formula of the variables.
 
     It is `fixed_cost`, and for each of `parts` the number of objects times the sum of the cost
     per object and the cost of its selection.
     """
 
-    fixed: int = 0
-    parts: tuple[tuple[Pages, int, "Price"], ...] = ()
+    fixed_cost: int = 0
+    parts: tuple["CostPart", ...] = ()
 
-    def total(self, values: Mapping[str, object], memo: dict[int, int] | None = None) -> int:
+    def total_cost(
+        self, variable_values: Mapping[str, object], totals_by_id: dict[int, int] | None = None
+    ) -> int:
         """Return the cost with these variables. Each shared part is computed once."""
         if not self.parts:
-            return self.fixed
-        memo = {} if memo is None else memo
-        if id(self) not in memo:
+            return self.fixed_cost
+        totals_by_id = {} if totals_by_id is None else totals_by_id
+        if id(self) not in totals_by_id:
             sums = (
-                pages.count(values) * (each + below.total(values, memo))
-                for pages, each, below in self.parts
+                part.page_size.object_count(variable_values)
+                * (part.cost_per_object + part.formula.total_cost(variable_values, totals_by_id))
+                for part in self.parts
             )
-            memo[id(self)] = min(self.fixed + sum(sums), CEILING)
-        return memo[id(self)]
+            totals_by_id[id(self)] = min(self.fixed_cost + sum(sums), MAX_COUNT)
+        return totals_by_id[id(self)]
 
-    def times(self, pages: Pages, each: int = 0) -> "Price":
+    def multiplied_by(self, page_size: PageSize, cost_per_object: int = 0) -> "CostFormula":
         """Return the cost of a page of objects, each with this cost and a cost per object."""
-        if pages.variables or self.parts:
-            return Price(0, ((pages, each, self),))
-        return Price(min(pages.count({}) * (each + self.fixed), CEILING))
+        if page_size.variables or self.parts:
+            return CostFormula(0, (CostPart(page_size, cost_per_object, self),))
+        return CostFormula(
+            min(page_size.object_count({}) * (cost_per_object + self.fixed_cost), MAX_COUNT)
+        )
 
-    def and_(self, other: "Price") -> "Price":
+    def plus(self, other: "CostFormula") -> "CostFormula":
         """Return the sum of both costs.
 
         Several parts become one part, since nested fragments would double their number.
         """
         if len(other.parts) > 1:
-            return Price(self.fixed, (*self.parts, (ONCE, 0, other)))
-        return Price(min(self.fixed + other.fixed, CEILING), self.parts + other.parts)
+            return CostFormula(self.fixed_cost, (*self.parts, CostPart(ONE_OBJECT, 0, other)))
+        return CostFormula(
+            min(self.fixed_cost + other.fixed_cost, MAX_COUNT), self.parts + other.parts
+        )
 
 
-ONCE = Pages(1, (), 1)
-FREE = Price()
+class CostPart(NamedTuple):
+    """The cost of a page: a number of objects, each with this cost and that of a selection."""
+
+    page_size: PageSize
+    cost_per_object: int
+    formula: CostFormula
 
 
-class Tariff(NamedTuple):
+ONE_OBJECT = PageSize(1, (), 1)
+NO_COST = CostFormula()
+
+
+class SelectionCost(NamedTuple):
     """The cost of a selection: charged once, and charged per object of a connection's page."""
 
-    once: Price = FREE
-    each: Price = FREE
+    cost_once: CostFormula = NO_COST
+    cost_per_item: CostFormula = NO_COST
 
-    def and_(self, other: "Tariff") -> "Tariff":
+    def plus(self, other: "SelectionCost") -> "SelectionCost":
         """Return the cost of both selections in one selection set."""
-        return Tariff(self.once.and_(other.once), self.each.and_(other.each))
+        return SelectionCost(
+            self.cost_once.plus(other.cost_once), self.cost_per_item.plus(other.cost_per_item)
+        )
 
     @property
-    def whole(self) -> Price:
-        return self.once.and_(self.each)
+    def cost_of_one_page_item(self) -> CostFormula:
+        return self.cost_once.plus(self.cost_per_item)
 
 
-class Clerk:
+class CostEstimator:
     """The computation of the cost of a valid document's operations. Each fragment counts once."""
 
-    def __init__(self, schema: GraphQLSchema, ruler: Ruler) -> None:
+    def __init__(self, schema: GraphQLSchema, measure: SelectionMeasure) -> None:
         self.schema = schema
-        self.ruler = ruler
-        self._memo: dict[str, Tariff] = {}
+        self.measure = measure
+        self._cost_by_fragment: dict[str, SelectionCost] = {}
 
-    def price(self, operation: OperationDefinitionNode) -> Price:
+    def operation_cost(self, operation: OperationDefinitionNode) -> CostFormula:
         """Return the cost of an operation as a formula of its variables."""
         root = self.schema.get_root_type(operation.operation)
-        return self._selection(operation.selection_set, root).whole
+        return self._selection_cost(operation.selection_set, root).cost_of_one_page_item
 
-    def _selection(
+    def _selection_cost(
         self, selection: SelectionSetNode | None, parent: GraphQLNamedType | None
-    ) -> Tariff:
-        total = Tariff()
+    ) -> SelectionCost:
+        total = SelectionCost()
         for node in selection.selections if selection else ():
-            total = total.and_(self._one(node, parent))
+            total = total.plus(self._node_cost(node, parent))
         return total
 
-    def _one(self, node: SelectionNode, parent: GraphQLNamedType | None) -> Tariff:
+    def _node_cost(self, node: SelectionNode, parent: GraphQLNamedType | None) -> SelectionCost:
         match node:
             case FieldNode() if node.name.value.startswith("__"):
-                return Tariff(self._introspection(node))
+                return SelectionCost(self._introspection_cost(node))
             case FieldNode():
-                price = self._field(node, parent)
+                price = self._field_cost(node, parent)
                 wrapped = _is_connection(parent) and node.name.value in ("edges", "nodes")
-                return Tariff(each=price) if wrapped else Tariff(once=price)
+                return (
+                    SelectionCost(cost_per_item=price)
+                    if wrapped
+                    else SelectionCost(cost_once=price)
+                )
             case FragmentSpreadNode():
-                return self._fragment(node.name.value)
+                return self._fragment_cost(node.name.value)
             case InlineFragmentNode():
                 condition = node.type_condition
                 inner = self.schema.get_type(condition.name.value) if condition else parent
-                return self._selection(node.selection_set, inner)
+                return self._selection_cost(node.selection_set, inner)
             case _:
-                return Tariff()
+                return SelectionCost()
 
-    def _fragment(self, name: str) -> Tariff:
-        if name not in self._memo:
-            fragment = self.ruler.fragments[name]
+    def _fragment_cost(self, name: str) -> SelectionCost:
+        if name not in self._cost_by_fragment:
+            fragment = self.measure.fragments[name]
             parent = self.schema.get_type(fragment.type_condition.name.value)
-            self._memo[name] = self._selection(fragment.selection_set, parent)
-        return self._memo[name]
+            self._cost_by_fragment[name] = self._selection_cost(fragment.selection_set, parent)
+        return self._cost_by_fragment[name]
 
-    def _introspection(self, node: FieldNode) -> Price:
-        weight = {"__schema": WHOLE_SCHEMA, "__type": ONE_TYPE}.get(node.name.value, 0)
-        aliases = self.ruler.measure(node.selection_set).aliases
-        return Price(weight * (1 + aliases))
+    def _introspection_cost(self, node: FieldNode) -> CostFormula:
+        weight = {"__schema": INTROSPECTION_COST, "__type": TYPE_INTROSPECTION_COST}.get(
+            node.name.value, 0
+        )
+        aliases = self.measure.selection_size(node.selection_set).aliases
+        return CostFormula(weight * (1 + aliases))
 
-    def _field(self, node: FieldNode, parent: GraphQLNamedType | None) -> Price:
+    def _field_cost(self, node: FieldNode, parent: GraphQLNamedType | None) -> CostFormula:
         name: str = node.name.value
         definition: GraphQLField = getattr(parent, "fields", {})[name]
         kind = get_named_type(definition.type)
-        below = self._selection(node.selection_set, kind)
+        below = self._selection_cost(node.selection_set, kind)
         envelope = _is_connection(parent) and name in ("edges", "pageInfo")
-        cost = cost_of(definition)
+        cost = cost_directive(definition)
         weight = cost.weight if cost else int(is_composite_type(kind) and not envelope)
         each = weight if cost and cost.per_item else 0
-        pages = _pages(node, definition, kind)
+        pages = _page_size(node, definition, kind)
         if pages is None:
-            return Price(weight).and_(below.whole)
-        price = below.each.times(pages, each).and_(below.once)
+            return CostFormula(weight).plus(below.cost_of_one_page_item)
+        price = below.cost_per_item.multiplied_by(pages, each).plus(below.cost_once)
         if not _is_connection(kind):
-            price = below.whole.times(pages, each)
-        return price if each else Price(weight).and_(price)
+            price = below.cost_of_one_page_item.multiplied_by(pages, each)
+        return price if each else CostFormula(weight).plus(price)
 
 
-def _is_connection(kind: GraphQLNamedType | None) -> bool:
-    return kind is not None and kind.name.endswith("Connection")
+def _is_connection(named_type: GraphQLNamedType | None) -> bool:
+    return named_type is not None and named_type.name.endswith("Connection")
 
 
-def cost_of(definition: GraphQLField) -> Cost | None:
+def cost_directive(definition: GraphQLField) -> Cost | None:
     """Return the `@cost` directive of a field; None if it has none."""
-    field = origin(definition)
+    field = strawberry_definition(definition)
     found = (d for d in getattr(field, "directives", ()) if isinstance(d, Cost))
     return next(found, None)
 
 
-def _pages(node: FieldNode, definition: GraphQLField, kind: GraphQLNamedType) -> Pages | None:
+def _page_size(
+    node: FieldNode, definition: GraphQLField, named_type: GraphQLNamedType
+) -> PageSize | None:
     """Return the number of objects of a field; None if it isn't a list with a size."""
-    names = [name for name in SIZES if name in definition.args]
-    if not names and not _is_connection(kind):
+    names = [name for name in SIZE_ARGUMENTS if name in definition.args]
+    if not names and not _is_connection(named_type):
         return None
-    given = {a.name.value: a.value for a in node.arguments or () if a.name.value in names}
-    literals = [n for value in given.values() if (n := _literal(value)) is not None]
-    variables = tuple(v.name.value for v in given.values() if isinstance(v, VariableNode))
-    usual = [n for name in names if (n := _count(definition.args[name].default_value)) is not None]
-    default = max(usual, default=1 if names == ["ids"] else PAGE)
-    return Pages(max(literals, default=None), variables, default)
+    argument_values = {a.name.value: a.value for a in node.arguments or () if a.name.value in names}
+    literals = [
+        n for value in argument_values.values() if (n := _count_of_literal(value)) is not None
+    ]
+    variables = tuple(v.name.value for v in argument_values.values() if isinstance(v, VariableNode))
+    usual = [
+        n for name in names if (n := _object_count(definition.args[name].default_value)) is not None
+    ]
+    default = max(usual, default=1 if names == ["ids"] else DEFAULT_PAGE_SIZE)
+    return PageSize(max(literals, default=None), variables, default)
 
 
-def _literal(value: ValueNode | None) -> int | None:
+def _count_of_literal(value: ValueNode | None) -> int | None:
     match value:
         case IntValueNode():
-            return _count(int(value.value[:20]))  # a longer text is no Int and slow to parse
+            return _object_count(int(value.value[:20]))  # a longer text is no Int and slow to parse
         case ListValueNode():
             return len(value.values)
         case _:
             return None
 
 
-def defaults(operation: OperationDefinitionNode) -> dict[str, Any]:
+def default_variable_counts(operation: OperationDefinitionNode) -> dict[str, Any]:
     """Return the object counts of default values, by the names of the variables."""
     return {
         node.variable.name.value: count
         for node in operation.variable_definitions or ()
-        if (count := _literal(node.default_value)) is not None
+        if (count := _count_of_literal(node.default_value)) is not None
     }

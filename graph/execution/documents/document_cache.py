@@ -32,46 +32,48 @@ from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRul
 from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from graph.execution.documents.cost_limits import (
-    FREE,
-    Clerk,
-    Limits,
-    Price,
-    Ruler,
-    defaults,
-    excesses,
+    NO_COST,
+    CostEstimator,
+    CostFormula,
+    OperationLimits,
+    SelectionMeasure,
+    default_variable_counts,
+    exceeded_limits,
 )
-from graph.execution.documents.literal_rule import LiteralRule
-from graph.execution.documents.required_scopes import needed
-from graph.execution.resolver_plans import Book
+from graph.execution.documents.literal_rule import LocatedLiteralRule
+from graph.execution.documents.required_scopes import required_scopes
+from graph.execution.resolver_plans import PlanCache
 from models.observability import metrics
 from models.users.roles import Scope
 
 Value = TypeVar("Value")
 
 KNOWN_RULES = tuple(
-    LiteralRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules
+    LocatedLiteralRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules
 )
 RULES = (*KNOWN_RULES, MaybeNullValidationRule, OneOfInputValidationRule)
-ERRORS_MAX = 10  # of one document
-MESSAGE_MAX = 400  # characters; graphql-core shows whole objects in some
-TEXT_MAX = 100_000  # characters of a document
-TOKENS_MAX = 5_000
-COMMENTS_MAX = 1_000
-KEPT_MAX = 32_000  # characters; longer documents are read again each time
-PLACE = "User", "cursor"
-ATOMIC = "atomic"
-NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
-LOOKUPS = metrics.counter(
+MAX_ERRORS = 10  # of one document
+MAX_MESSAGE_LENGTH = 400  # characters; graphql-core shows whole objects in some
+MAX_DOCUMENT_LENGTH = 100_000  # characters of a document
+MAX_TOKENS = 5_000
+MAX_COMMENTS = 1_000
+MAX_CACHED_LENGTH = 32_000  # characters; longer documents are read again each time
+CURSOR_FIELD = "User", "cursor"
+ATOMIC_DIRECTIVE = "atomic"
+NUL_ERROR = "A text must not hold the character NUL: neither mail nor every store can."
+DOCUMENT_LOOKUPS = metrics.counter(
     "merganser_document_lookups",
     "Looks into the cache of documents: hit; bad, known as refused; miss, read anew.",
     "result",
 )
-EVICTIONS = metrics.counter("merganser_document_evictions", "Documents that made room for others.")
-TOKEN = 700  # measured
-PLAN = 600  # measured, for each plan
+DOCUMENT_EVICTIONS = metrics.counter(
+    "merganser_document_evictions", "Documents that made room for others."
+)
+BYTES_PER_PARSED_TOKEN = 700  # measured
+BYTES_PER_COMPILED_TOKEN = 600  # measured, for each plan
 
 
-class Fault(NamedTuple):
+class DocumentFault(NamedTuple):
     """An error of a document. Unlike a GraphQLError it has no reference to the document.
 
     `code` is the error code for clients.
@@ -80,47 +82,49 @@ class Fault(NamedTuple):
     message: str
     code: str
     locations: tuple[SourceLocation, ...] = ()
-    more: Mapping[str, Any] = {}  # without the code
+    extensions: Mapping[str, Any] = {}  # without the code
 
-    def error(self) -> GraphQLError:
+    def to_error(self) -> GraphQLError:
         """Create the GraphQL error of one response."""
-        made = GraphQLError(self.message, extensions={"code": self.code, **self.more})
-        made.locations = list(self.locations) or None
-        return made
+        error = GraphQLError(self.message, extensions={"code": self.code, **self.extensions})
+        error.locations = list(self.locations) or None
+        return error
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PreparedDocument:
     """A parsed document with one operation and the facts that its execution needs.
 
     A refused document has `faults` and an empty query.
     """
 
     document: DocumentNode
-    faults: tuple[Fault, ...] = ()
-    kind: OperationType = OperationType.QUERY
-    name: str | None = None
-    price: Price = FREE
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
-    fields: frozenset[str] = frozenset()
-    introspects: bool = False
+    faults: tuple[DocumentFault, ...] = ()
+    operation_type: OperationType = OperationType.QUERY
+    operation_name: str | None = None
+    cost_formula: CostFormula = NO_COST
+    default_variable_counts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of the variables that count
+    root_fields: frozenset[str] = frozenset()
+    is_introspection: bool = False
     scopes: frozenset[Scope] = frozenset()  # required by the types of its fields
-    placed: bool = False
-    book: Book | None = None  # None if the document is refused
-    atomic: bool = False  # all fields run in one transaction
+    reads_user_cursor: bool = False
+    plan_cache: PlanCache | None = None  # None if the document is refused
+    is_atomic: bool = False  # all fields run in one transaction
 
-    def cost(self, variables: Mapping[str, object] | None) -> int:
+    def cost_with_variables(self, variables: Mapping[str, object] | None) -> int:
         """Return the cost of the operation with these variables."""
-        return self.price.total({**self.defaults, **(variables or {})})
+        return self.cost_formula.total_cost({**self.default_variable_counts, **(variables or {})})
 
 
-class Shelf(Generic[Value]):
+class SizedLruCache(Generic[Value]):
     """A cache of the last used values with limits on their number and their bytes."""
 
-    def __init__(self, *, entries: int, room: int) -> None:
-        self.entries = entries
-        self.room = room
-        self.taken = 0
+    def __init__(self, *, max_entries: int, max_bytes: int) -> None:
+        self.max_entries = max_entries
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -136,156 +140,186 @@ class Shelf(Generic[Value]):
         self._values.move_to_end(key)
         return found[0]
 
-    def take(self, key: Hashable) -> tuple[Value, int] | None:
+    def pop_with_size(self, key: Hashable) -> tuple[Value, int] | None:
         """Remove `key` and return its value and size; None if it is not cached."""
         found = self._values.pop(key, None)
-        self.taken -= found[1] if found else 0
+        self.used_bytes -= found[1] if found else 0
         return found
 
     def put(self, key: Hashable, value: Value, *, size: int) -> None:
         """Add a value of `size` bytes and remove the least recently used values."""
-        if size > self.room or key in self._values:
+        if size > self.max_bytes or key in self._values:
             return
         self._values[key] = value, size
-        self.taken += size
-        while self.taken > self.room or len(self._values) > self.entries:
-            _, (_, gone) = self._values.popitem(last=False)
-            self.taken -= gone
-            EVICTIONS.add()
+        self.used_bytes += size
+        while self.used_bytes > self.max_bytes or len(self._values) > self.max_entries:
+            _, (_, evicted_size) = self._values.popitem(last=False)
+            self.used_bytes -= evicted_size
+            DOCUMENT_EVICTIONS.add()
 
 
-class Documents:
+class DocumentCache:
     """The cached documents of one schema.
 
     Refused documents and documents that were used once have separate caches, so that a flood of
     them doesn't displace documents in use.
     """
 
-    def __init__(self, schema: GraphQLSchema, limits: Limits, *, compiles: bool = True) -> None:
+    def __init__(
+        self, schema: GraphQLSchema, limits: OperationLimits, *, can_compile: bool = True
+    ) -> None:
         self.schema = schema
         self.limits = limits
-        self.compiles = compiles
-        self.once: Shelf[Known] = Shelf(entries=500, room=32 << 20)
-        self.good: Shelf[Known] = Shelf(entries=1_000, room=64 << 20)
-        self.bad: Shelf[Known] = Shelf(entries=200, room=1 << 20)
+        self.can_compile = can_compile
+        self.used_once: SizedLruCache[PreparedDocument] = SizedLruCache(
+            max_entries=500, max_bytes=32 << 20
+        )
+        self.used_again: SizedLruCache[PreparedDocument] = SizedLruCache(
+            max_entries=1_000, max_bytes=64 << 20
+        )
+        self.refused: SizedLruCache[PreparedDocument] = SizedLruCache(
+            max_entries=200, max_bytes=1 << 20
+        )
 
-    def find(self, text: str, name: str | None) -> Known:
+    def find_or_read(self, text: str, operation_name: str | None) -> PreparedDocument:
         """Return a prepared document with its operation, from the cache or read from the text.
 
         Without a name the document must have a single operation. A document that can't be run has
         faults.
         """
-        key = text, name
-        known = self.good.get(key) or self.bad.get(key)
-        if known is None and (again := self.once.take(key)):
-            known, size = again
-            self.good.put(key, known, size=size)
-        LOOKUPS.add("miss" if known is None else "bad" if known.faults else "hit")
-        if known is None:
-            known = self._read(text, name)
-            self._keep(key, known)
-        return known
+        key = text, operation_name
+        cached = self.used_again.get(key) or self.refused.get(key)
+        if cached is None and (used_once := self.used_once.pop_with_size(key)):
+            cached, size = used_once
+            self.used_again.put(key, cached, size=size)
+        DOCUMENT_LOOKUPS.add("miss" if cached is None else "bad" if cached.faults else "hit")
+        if cached is None:
+            cached = self._prepare(text, operation_name)
+            self._store(key, cached)
+        return cached
 
-    def has(self, text: str, name: str | None) -> bool:
+    def is_cached(self, text: str, operation_name: str | None) -> bool:
         """True if the document is cached."""
-        key = text, name
-        return key in self.good or key in self.once or key in self.bad
+        key = text, operation_name
+        return key in self.used_again or key in self.used_once or key in self.refused
 
-    def _keep(self, key: tuple[str, str | None], known: Known) -> None:
+    def _store(self, key: tuple[str, str | None], prepared: PreparedDocument) -> None:
         text, name = key
-        if len(text) + len(name or "") > KEPT_MAX:
+        if len(text) + len(name or "") > MAX_CACHED_LENGTH:
             return
         size = len(text.encode()) + len(name or "")
-        if known.faults:
-            size += sum(len(fault.message.encode()) for fault in known.faults)
-            self.bad.put(key, known, size=size)
+        if prepared.faults:
+            size += sum(len(fault.message.encode()) for fault in prepared.faults)
+            self.refused.put(key, prepared, size=size)
         else:
-            each = TOKEN + PLAN * (known.book.outcomes if known.book else 0)
-            self.once.put(key, known, size=size + each * _tokens(known.document))
+            each = BYTES_PER_PARSED_TOKEN + BYTES_PER_COMPILED_TOKEN * (
+                prepared.plan_cache.max_outcomes if prepared.plan_cache else 0
+            )
+            self.used_once.put(key, prepared, size=size + each * _token_count(prepared.document))
 
-    def _read(self, text: str, name: str | None) -> Known:
-        if len(text) > TEXT_MAX:
-            message = f"A document has at most {TEXT_MAX} characters."
-            return _refused(name, Fault(message, "TOO_LARGE"))
+    def _prepare(self, text: str, operation_name: str | None) -> PreparedDocument:
+        if len(text) > MAX_DOCUMENT_LENGTH:
+            message = f"A document has at most {MAX_DOCUMENT_LENGTH} characters."
+            return _refused_document(operation_name, DocumentFault(message, "TOO_LARGE"))
         try:
             document = parse(
-                text, max_tokens=TOKENS_MAX, max_comments=COMMENTS_MAX, max_source_length=TEXT_MAX
+                text,
+                max_tokens=MAX_TOKENS,
+                max_comments=MAX_COMMENTS,
+                max_source_length=MAX_DOCUMENT_LENGTH,
             )
         except GraphQLSyntaxError as error:
-            return _refused(name, _fault(error, "GRAPHQL_PARSE_FAILED"))
-        operation = _operation(document, name)
-        if isinstance(operation, Fault):
-            return _refused(name, operation)
-        ruler = Ruler(document)
-        if found := list(excesses(document, ruler, self.limits)):
+            return _refused_document(
+                operation_name, _fault_from_error(error, "GRAPHQL_PARSE_FAILED")
+            )
+        operation = _select_operation(document, operation_name)
+        if isinstance(operation, DocumentFault):
+            return _refused_document(operation_name, operation)
+        ruler = SelectionMeasure(document)
+        if found := list(exceeded_limits(document, ruler, self.limits)):
             message = f"The document is too large. {'; '.join(found)}."
-            return _refused(name, Fault(message, "QUERY_TOO_COMPLEX"))
-        if faults := self._faults(document):
-            return _refused(name, *faults)
-        return Known(
+            return _refused_document(operation_name, DocumentFault(message, "QUERY_TOO_COMPLEX"))
+        if faults := self._validation_faults(document):
+            return _refused_document(operation_name, *faults)
+        return PreparedDocument(
             document,
-            kind=operation.operation,
-            name=operation.name.value if operation.name else None,
-            price=Clerk(self.schema, ruler).price(operation),
-            defaults=defaults(operation),
-            fields=_fields(document, operation),
-            introspects=_introspects(document),
-            scopes=needed(self.schema, document, operation),
-            placed=PLACE[1] in text and _placed(self.schema, document),
-            book=Book.of(self.schema, document, operation, compiles=self.compiles),
-            atomic=any(each.name.value == ATOMIC for each in operation.directives or ()),
+            operation_type=operation.operation,
+            operation_name=operation.name.value if operation.name else None,
+            cost_formula=CostEstimator(self.schema, ruler).operation_cost(operation),
+            default_variable_counts=default_variable_counts(operation),
+            root_fields=_root_field_names(document, operation),
+            is_introspection=_has_introspection(document),
+            scopes=required_scopes(self.schema, document, operation),
+            reads_user_cursor=CURSOR_FIELD[1] in text and _reads_user_cursor(self.schema, document),
+            plan_cache=PlanCache.from_document(
+                self.schema, document, operation, can_compile=self.can_compile
+            ),
+            is_atomic=any(
+                each.name.value == ATOMIC_DIRECTIVE for each in operation.directives or ()
+            ),
         )
 
-    def _faults(self, document: DocumentNode) -> list[Fault]:
-        if has_nul(_literals(document)):
-            return [Fault(NO_NUL, "BAD_USER_INPUT")]
+    def _validation_faults(self, document: DocumentNode) -> list[DocumentFault]:
+        if has_nul(_string_literals(document)):
+            return [DocumentFault(NUL_ERROR, "BAD_USER_INPUT")]
         try:
-            errors = validate(self.schema, document, RULES, max_errors=ERRORS_MAX)
-        except IndexError:  # graphql-core's suggestions fail at letters such as "İ"
-            return [Fault("An unknown name.", "GRAPHQL_VALIDATION_FAILED")]
-        return [_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors]
+            errors = validate(self.schema, document, RULES, max_errors=MAX_ERRORS)
+        except IndexError:  # graphql-core's suggestions fail at characters such as "İ"
+            return [DocumentFault("An unknown name.", "GRAPHQL_VALIDATION_FAILED")]
+        return [_fault_from_error(error, "GRAPHQL_VALIDATION_FAILED") for error in errors]
 
 
-def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode | Fault:
+def _select_operation(
+    document: DocumentNode, operation_name: str | None
+) -> OperationDefinitionNode | DocumentFault:
     all_ = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-    named = [node for node in all_ if name is None or (node.name and node.name.value == name)]
-    if named and (len(named) == 1 or name is not None):  # validation refuses duplicate names
-        return named[0]
-    if named:
+    matching_nodes = [
+        node
+        for node in all_
+        if operation_name is None or (node.name and node.name.value == operation_name)
+    ]
+    if matching_nodes and (
+        len(matching_nodes) == 1 or operation_name is not None
+    ):  # validation refuses duplicate names
+        return matching_nodes[0]
+    if matching_nodes:
         message = "The document has several operations: operationName must say which to run."
-    elif name is not None:
-        message = f'Unknown operation named "{name[:100]}".'
+    elif operation_name is not None:
+        message = f'Unknown operation named "{operation_name[:100]}".'
     else:
         message = "The document has no operation."
-    return Fault(message, "BAD_USER_INPUT")
+    return DocumentFault(message, "BAD_USER_INPUT")
 
 
-def _fault(error: GraphQLError, code: str) -> Fault:
+def _fault_from_error(error: GraphQLError, code: str) -> DocumentFault:
     message = error.message
-    if len(message) > MESSAGE_MAX:
-        message = f"{message[:MESSAGE_MAX]}…"
-    place = (error.extensions or {}).get("path")
-    more = {"path": place} if place else {}
-    return Fault(message, code, tuple(error.locations or ()), more)
+    if len(message) > MAX_MESSAGE_LENGTH:
+        message = f"{message[:MAX_MESSAGE_LENGTH]}…"
+    path = (error.extensions or {}).get("path")
+    extensions = {"path": path} if path else {}
+    return DocumentFault(message, code, tuple(error.locations or ()), extensions)
 
 
-def refused(name: str | None, error: GraphQLError) -> Known:
+def refused_document(operation_name: str | None, error: GraphQLError) -> PreparedDocument:
     """Return a document that is refused with an error before it is read."""
     extensions = dict(error.extensions or {})
-    return _refused(name, Fault(error.message, str(extensions.pop("code")), more=extensions))
+    return _refused_document(
+        operation_name,
+        DocumentFault(error.message, str(extensions.pop("code")), extensions=extensions),
+    )
 
 
-def _refused(name: str | None, *faults: Fault) -> Known:
+def _refused_document(operation_name: str | None, *faults: DocumentFault) -> PreparedDocument:
     """Return an empty query with faults: Strawberry needs a document before the check."""
     empty = OperationDefinitionNode(
         operation=OperationType.QUERY,
-        name=None if name is None else NameNode(value=name),
+        name=None if operation_name is None else NameNode(value=operation_name),
         selection_set=SelectionSetNode(selections=()),
     )
-    return Known(DocumentNode(definitions=(empty,)), faults)
+    return PreparedDocument(DocumentNode(definitions=(empty,)), faults)
 
 
-def _tokens(document: DocumentNode) -> int:
+def _token_count(document: DocumentNode) -> int:
     token = document.loc.start_token if document.loc else None
     count = 0
     while token is not None:
@@ -293,7 +327,7 @@ def _tokens(document: DocumentNode) -> int:
     return count
 
 
-def _fields(document: DocumentNode, operation: OperationDefinitionNode) -> frozenset[str]:
+def _root_field_names(document: DocumentNode, operation: OperationDefinitionNode) -> frozenset[str]:
     """Return the names of an operation's root fields, including those in fragments."""
     fragments = {
         node.name.value: node.selection_set
@@ -301,7 +335,7 @@ def _fields(document: DocumentNode, operation: OperationDefinitionNode) -> froze
         if isinstance(node, FragmentDefinitionNode)
     }
     found: set[str] = set()
-    seen: set[str] = set()
+    seen_fragments: set[str] = set()
     waiting = [operation.selection_set]
     while waiting:
         for node in waiting.pop().selections:
@@ -309,23 +343,23 @@ def _fields(document: DocumentNode, operation: OperationDefinitionNode) -> froze
                 found.add(node.name.value)
             elif isinstance(node, InlineFragmentNode):
                 waiting.append(node.selection_set)
-            elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
-                seen.add(node.name.value)
+            elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen_fragments:
+                seen_fragments.add(node.name.value)
                 waiting.append(fragments[node.name.value])
     return frozenset(found - {"__typename"})
 
 
-def _introspects(document: DocumentNode) -> bool:
-    found = _Introspection()
+def _has_introspection(document: DocumentNode) -> bool:
+    found = _IntrospectionFinder()
     visit(document, found)
-    return found.seen
+    return found.is_found
 
 
-def _placed(schema: GraphQLSchema, document: DocumentNode) -> bool:
-    types, found = TypeInfo(schema), _Place()
+def _reads_user_cursor(schema: GraphQLSchema, document: DocumentNode) -> bool:
+    types, found = TypeInfo(schema), _CursorFieldFinder()
     found.types = types
     visit(document, TypeInfoVisitor(types, found))
-    return found.seen
+    return found.is_found
 
 
 def has_nul(value: object) -> bool:
@@ -345,13 +379,13 @@ def has_nul(value: object) -> bool:
     return False
 
 
-def _literals(document: DocumentNode) -> list[object]:
-    found = _Texts()
+def _string_literals(document: DocumentNode) -> list[object]:
+    found = _StringLiteralFinder()
     visit(document, found)
     return found.texts
 
 
-class _Texts(Visitor):
+class _StringLiteralFinder(Visitor):
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[object] = []
@@ -360,20 +394,20 @@ class _Texts(Visitor):
         self.texts.append(node.value)
 
 
-class _Place(Visitor):
+class _CursorFieldFinder(Visitor):
     types: TypeInfo
-    seen = False
+    is_found = False
 
     def enter_field(self, node: FieldNode, *_: Any) -> None:
         kind = self.types.get_parent_type()
-        self.seen |= kind is not None and (kind.name, node.name.value) == PLACE
+        self.is_found |= kind is not None and (kind.name, node.name.value) == CURSOR_FIELD
 
 
-class _Introspection(Visitor):
-    seen = False
+class _IntrospectionFinder(Visitor):
+    is_found = False
 
     def enter_field(self, node: FieldNode, *_: Any) -> Any:
         if node.name.value in ("__schema", "__type"):
-            self.seen = True
+            self.is_found = True
             return BREAK
         return None

@@ -5,42 +5,46 @@ from typing import NamedTuple
 from graphql import GraphQLSyntaxError, OperationDefinitionNode, parse
 
 from graph.execution.documents.document_cache import (
-    COMMENTS_MAX,
-    TEXT_MAX,
-    TOKENS_MAX,
-    Documents,
-    Fault,
+    MAX_COMMENTS,
+    MAX_DOCUMENT_LENGTH,
+    MAX_TOKENS,
+    DocumentCache,
+    DocumentFault,
 )
 
 
-class Judged(NamedTuple):
+class DocumentVerdict(NamedTuple):
     """The operation names of a document and its faults. A valid document has no faults."""
 
-    operations: tuple[str, ...]
-    faults: tuple[Fault, ...]
+    operation_names: tuple[str, ...]
+    faults: tuple[DocumentFault, ...]
 
 
-def judge(documents: Documents, text: str) -> Judged:
+def validate_document(documents: DocumentCache, text: str) -> DocumentVerdict:
     """Validate a document and each of its operations."""
     if "\0" in text:  # graphql-core refuses it in strings only, PostgreSQL everywhere
-        return Judged((), (Fault("A document must not hold the character NUL.", "BAD_USER_INPUT"),))
-    names = _names(text)
-    found = [fault for name in names for fault in documents.find(text, name).faults]
-    once = tuple(fault for nth, fault in enumerate(found) if fault not in found[:nth])
-    return Judged(tuple(name for name in names if name), once)
+        return DocumentVerdict(
+            (), (DocumentFault("A document must not hold the character NUL.", "BAD_USER_INPUT"),)
+        )
+    names = _operation_names(text)
+    all_faults = [fault for name in names for fault in documents.find_or_read(text, name).faults]
+    distinct_faults = tuple(
+        fault for nth, fault in enumerate(all_faults) if fault not in all_faults[:nth]
+    )
+    return DocumentVerdict(tuple(name for name in names if name), distinct_faults)
 
 
-def _names(text: str) -> list[str | None]:
+def _operation_names(text: str) -> list[str | None]:
     """Return the names of the operations; [None] if the document has none or can't be parsed."""
-    if len(text) > TEXT_MAX:
+    if len(text) > MAX_DOCUMENT_LENGTH:
         return [None]
     try:
         document = parse(
             text,
             no_location=True,
-            max_tokens=TOKENS_MAX,
-            max_comments=COMMENTS_MAX,
-            max_source_length=TEXT_MAX,
+            max_tokens=MAX_TOKENS,
+            max_comments=MAX_COMMENTS,
+            max_source_length=MAX_DOCUMENT_LENGTH,
         )
     except GraphQLSyntaxError:
         return [None]

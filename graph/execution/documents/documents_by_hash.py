@@ -13,156 +13,187 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from graph.execution.documents.document_cache import KEPT_MAX, TEXT_MAX, Known, Shelf
-from graph.http.graphql_request import Question, Rejected, bad
+from graph.execution.documents.document_cache import (
+    MAX_CACHED_LENGTH,
+    MAX_DOCUMENT_LENGTH,
+    PreparedDocument,
+    SizedLruCache,
+)
+from graph.http.graphql_request import GraphqlRequest, RequestRejected, bad_request
 from models.users.roles import Role
 from resolvers.admin.trusted_documents import hash_of
 from resolvers.context import Context
 
-Find = Callable[[bytes], Awaitable[str | None]]
-Read = Callable[[Context, str, str | None], Known]  # context, text, operation name
+FindTrustedText = Callable[[bytes], Awaitable[str | None]]
+PrepareDocument = Callable[
+    [Context, str, str | None], PreparedDocument
+]  # context, text, operation name
 
-HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
-PREFIX = "sha256:"
-VERSION = 1  # of Apollo's protocol
-FRESH = timedelta(seconds=1)  # a removed document stays trusted at most this long
+SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+DOCUMENT_ID_PREFIX = "sha256:"
+PERSISTED_QUERY_VERSION = 1  # of Apollo's protocol
+RECHECK_AFTER = timedelta(seconds=1)  # a removed document stays trusted at most this long
 
 
-class Unmet(Rejected):
+class UnknownDocumentRejected(RequestRejected):
     """A well-formed request for a document that is unknown or not trusted."""
 
 
-class Claim(NamedTuple):
+class DocumentHash(NamedTuple):
     """The document hash of a request; `is_apollo` if it was sent as Apollo's persisted query."""
 
-    hash: bytes
-    apollo: bool
+    digest: bytes
+    is_apollo: bool
 
 
-def claim(asked: Question) -> Claim | None:
+def parse_document_hash(request: GraphqlRequest) -> DocumentHash | None:
     """Return the document hash of a request; None without one.
 
     Raises Rejected if the hash is malformed or if the request has two different hashes.
     """
-    by_apollo = _of_apollo((asked.extensions or {}).get("persistedQuery"))
-    if asked.document_id is None:
-        return Claim(by_apollo, apollo=True) if by_apollo else None
-    found = asked.document_id.removeprefix(PREFIX)
-    if not HEX.fullmatch(found):
-        raise bad(f"documentId must be {PREFIX} and 64 hexadecimal digits in lower case.")
-    if by_apollo and by_apollo.hex() != found:
-        raise bad("documentId and persistedQuery name two documents.")
-    return Claim(bytes.fromhex(found), apollo=False)
+    by_apollo = _parse_persisted_query((request.extensions or {}).get("persistedQuery"))
+    if request.document_id is None:
+        return DocumentHash(by_apollo, is_apollo=True) if by_apollo else None
+    hex_digest = request.document_id.removeprefix(DOCUMENT_ID_PREFIX)
+    if not SHA256_HEX.fullmatch(hex_digest):
+        raise bad_request(
+            f"documentId must be {DOCUMENT_ID_PREFIX} and 64 hexadecimal digits in lower case."
+        )
+    if by_apollo and by_apollo.hex() != hex_digest:
+        raise bad_request("documentId and persistedQuery name two documents.")
+    return DocumentHash(bytes.fromhex(hex_digest), is_apollo=False)
 
 
-def _of_apollo(found: object) -> bytes | None:
-    if found is None:
+def _parse_persisted_query(persisted_query: object) -> bytes | None:
+    if persisted_query is None:
         return None
-    members = found if isinstance(found, dict) else {}
+    members = persisted_query if isinstance(persisted_query, dict) else {}
     version, text = members.get("version"), members.get("sha256Hash")
-    known = type(version) is int and version == VERSION  # True equals 1 too
-    if known and isinstance(text, str) and HEX.fullmatch(text):
+    is_known_version = (
+        type(version) is int and version == PERSISTED_QUERY_VERSION
+    )  # True equals 1 too
+    if is_known_version and isinstance(text, str) and SHA256_HEX.fullmatch(text):
         return bytes.fromhex(text)
-    raise bad("persistedQuery must have version 1, and in sha256Hash 64 digits in lower case.")
+    raise bad_request(
+        "persistedQuery must have version 1, and in sha256Hash 64 digits in lower case."
+    )
 
 
 @dataclass(slots=True)
-class Kept:
+class CachedTrustedDocument:
     """A document with its state in the database at a time."""
 
     text: str
-    trusted: bool
-    at: datetime
+    is_trusted: bool
+    checked_at: datetime
 
 
-class Persisted:
+class DocumentsByHash:
     """The texts of documents by hash. Registered documents can't displace trusted ones."""
 
     def __init__(
         self,
-        read: Read,
-        find: Find | None,
-        now: Callable[[], datetime],
+        prepare_document: PrepareDocument,
+        find_trusted_text: FindTrustedText | None,
+        current_time: Callable[[], datetime],
         *,
         only_trusted: bool = False,
     ) -> None:
-        self.read = read
-        self.find = find
-        self.now = now
+        self.prepare_document = prepare_document
+        self.find_trusted_text = find_trusted_text
+        self.current_time = current_time
         self.only_trusted = only_trusted
-        self.trusted: Shelf[Kept] = Shelf(entries=10_000, room=32 << 20)
-        self.registered: Shelf[str] = Shelf(entries=1_000, room=8 << 20)
-        self.strangers: Shelf[str] = Shelf(entries=100, room=1 << 20)
+        self.trusted: SizedLruCache[CachedTrustedDocument] = SizedLruCache(
+            max_entries=10_000, max_bytes=32 << 20
+        )
+        self.registered: SizedLruCache[str] = SizedLruCache(max_entries=1_000, max_bytes=8 << 20)
+        self.registered_by_anonymous: SizedLruCache[str] = SizedLruCache(
+            max_entries=100, max_bytes=1 << 20
+        )
 
-    async def resolve(self, asked: Question, context: Context) -> Question:
+    async def resolve_document(self, request: GraphqlRequest, context: Context) -> GraphqlRequest:
         """Return the request with the text of its document.
 
         Raises Rejected if the hash doesn't belong to the text, UnknownDocumentRejected if no
         document has this hash, or if only trusted documents are allowed and this one is not
         trusted.
         """
-        claimed = claim(asked)
+        claimed = parse_document_hash(request)
         if self.only_trusted:
-            return await self._trusted_only(asked, claimed)
+            return await self._require_trusted(request, claimed)
         if claimed is None:
-            return asked
-        if asked.query:
-            self._register(asked, claimed.hash, context)
-            return asked
-        text = self._registered(claimed.hash) or await self._trusted(claimed.hash)
+            return request
+        if request.document_text:
+            self._register_text(request, claimed.digest, context)
+            return request
+        text = self._find_registered_text(claimed.digest) or await self._find_trusted_text(
+            claimed.digest
+        )
         if text is None:
-            raise _unknown(claimed)
-        return replace(asked, query=text)
+            raise _unknown_document_error(claimed)
+        return replace(request, document_text=text)
 
-    async def _trusted_only(self, asked: Question, claimed: Claim | None) -> Question:
+    async def _require_trusted(
+        self, request: GraphqlRequest, document_hash: DocumentHash | None
+    ) -> GraphqlRequest:
         text = None
-        if not asked.query and claimed:
-            text = await self._trusted(claimed.hash)
-        elif len(asked.query) <= TEXT_MAX:
-            found = hash_of(asked.query)
-            _compare(found, claimed)
-            text = await self._trusted(found)
+        if not request.document_text and document_hash:
+            text = await self._find_trusted_text(document_hash.digest)
+        elif len(request.document_text) <= MAX_DOCUMENT_LENGTH:
+            found = hash_of(request.document_text)
+            _check_hash(found, document_hash)
+            text = await self._find_trusted_text(found)
         if text is None:
             message = "This server runs registered documents only, and this is none of them."
-            raise Unmet(403, "DOCUMENT_NOT_TRUSTED", message)
-        return replace(asked, query=text)
+            raise UnknownDocumentRejected(403, "DOCUMENT_NOT_TRUSTED", message)
+        return replace(request, document_text=text)
 
-    async def _trusted(self, wanted: bytes) -> str | None:
+    async def _find_trusted_text(self, digest: bytes) -> str | None:
         """Return the text of a trusted document, or None; cached for a second.
 
         Unknown hashes are not cached, since anonymous clients could fill the cache with them.
         """
-        kept, now = self.trusted.get(wanted), self.now()
-        if kept is None or not kept.at <= now < kept.at + FRESH:
-            text = await self.find(wanted) if self.find else None
-            if kept is None and text is not None:
-                kept = Kept(text, trusted=True, at=now)
-                self.trusted.put(wanted, kept, size=len(text.encode()))
-            elif kept is not None:
-                kept.trusted, kept.at = text is not None, now  # the hash fixes the text
-        return kept.text if kept is not None and kept.trusted else None
+        cached, now = self.trusted.get(digest), self.current_time()
+        if cached is None or not cached.checked_at <= now < cached.checked_at + RECHECK_AFTER:
+            text = await self.find_trusted_text(digest) if self.find_trusted_text else None
+            if cached is None and text is not None:
+                cached = CachedTrustedDocument(text, is_trusted=True, checked_at=now)
+                self.trusted.put(digest, cached, size=len(text.encode()))
+            elif cached is not None:
+                cached.is_trusted, cached.checked_at = (
+                    text is not None,
+                    now,
+                )  # the hash fixes the text
+        return cached.text if cached is not None and cached.is_trusted else None
 
-    def _registered(self, wanted: bytes) -> str | None:
-        return self.registered.get(wanted) or self.strangers.get(wanted)
+    def _find_registered_text(self, digest: bytes) -> str | None:
+        return self.registered.get(digest) or self.registered_by_anonymous.get(digest)
 
-    def _register(self, asked: Question, wanted: bytes, context: Context) -> None:
+    def _register_text(self, request: GraphqlRequest, digest: bytes, context: Context) -> None:
         """Register a valid document under its hash. Raises Rejected if the hash is wrong."""
-        text = asked.query
-        if len(text) > TEXT_MAX or self._registered(wanted) == text:
+        text = request.document_text
+        if len(text) > MAX_DOCUMENT_LENGTH or self._find_registered_text(digest) == text:
             return  # too long to be run, or registered already
-        _compare(hash_of(text), Claim(wanted, apollo=True))
-        if len(text) > KEPT_MAX or self.read(context, text, asked.operation_name).faults:
+        _check_hash(hash_of(text), DocumentHash(digest, is_apollo=True))
+        if (
+            len(text) > MAX_CACHED_LENGTH
+            or self.prepare_document(context, text, request.operation_name).faults
+        ):
             return
-        shelf = self.strangers if context.viewer.role is Role.PUBLIC else self.registered
-        shelf.put(wanted, text, size=len(text.encode()))
+        shelf = (
+            self.registered_by_anonymous if context.viewer.role is Role.PUBLIC else self.registered
+        )
+        shelf.put(digest, text, size=len(text.encode()))
 
 
-def _compare(found: bytes, claimed: Claim | None) -> None:
-    if claimed and claimed.hash != found:
-        raise bad("The hash is not the SHA-256 of the query in UTF-8.")
+def _check_hash(digest: bytes, document_hash: DocumentHash | None) -> None:
+    if document_hash and document_hash.digest != digest:
+        raise bad_request("The hash is not the SHA-256 of the query in UTF-8.")
 
 
-def _unknown(claimed: Claim) -> Unmet:
-    if claimed.apollo:  # the message is part of the protocol: some clients compare it
-        return Unmet(200, "PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
-    return Unmet(400, "PERSISTED_QUERY_NOT_FOUND", "No document of this documentId is known.")
+def _unknown_document_error(document_hash: DocumentHash) -> UnknownDocumentRejected:
+    if document_hash.is_apollo:  # the message is part of the protocol: some clients compare it
+        return UnknownDocumentRejected(200, "PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
+    return UnknownDocumentRejected(
+        400, "PERSISTED_QUERY_NOT_FOUND", "No document of this documentId is known."
+    )

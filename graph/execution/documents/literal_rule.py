@@ -18,7 +18,7 @@ from graphql.language import SKIP
 from graphql.utilities.validate_input_value import validate_input_literal
 
 
-class LiteralRule(ValuesOfCorrectTypeRule):
+class LocatedLiteralRule(ValuesOfCorrectTypeRule):
     """ValuesOfCorrectTypeRule that adds location and path to errors of scalars.
 
     A scalar that raises GraphQLError has no node, so graphql-core reports its error without a
@@ -27,27 +27,27 @@ class LiteralRule(ValuesOfCorrectTypeRule):
 
     def __init__(self, context: Any) -> None:
         super().__init__(context)
-        self._fields: list[str] = []
-        self._owner = ""  # whose value is visited
+        self._field_path: list[str] = []
+        self._argument_or_variable = ""  # whose value is visited
 
     def enter_field(self, node: FieldNode, *_args: Any) -> VisitorAction:
         """Add the response name of a field to the path."""
-        self._fields.append((node.alias or node.name).value)
+        self._field_path.append((node.alias or node.name).value)
         return None
 
     def leave_field(self, _node: FieldNode, *_args: Any) -> VisitorAction:
         """Remove a field from the path."""
-        self._fields.pop()
+        self._field_path.pop()
         return None
 
     def enter_argument(self, node: ArgumentNode, *_args: Any) -> VisitorAction:
         """Remember the name of the argument."""
-        self._owner = node.name.value
+        self._argument_or_variable = node.name.value
         return None
 
     def enter_variable_definition(self, node: VariableDefinitionNode, *_args: Any) -> VisitorAction:
         """Remember the name of the variable, which can have a default."""
-        self._owner = f"${node.variable.name.value}"
+        self._argument_or_variable = f"${node.variable.name.value}"
         return None
 
     def is_valid_value_node(
@@ -57,9 +57,11 @@ class LiteralRule(ValuesOfCorrectTypeRule):
 
         def report(error: GraphQLError, path: list[str | int]) -> None:
             if not error.nodes:
-                place = [*self._fields, self._owner, *map(str, path)]
-                extensions = {**(error.extensions or {}), "path": place}
-                error = GraphQLError(error.message, _member(node, path), extensions=extensions)
+                input_path = [*self._field_path, self._argument_or_variable, *map(str, path)]
+                extensions = {**(error.extensions or {}), "path": input_path}
+                error = GraphQLError(
+                    error.message, _literal_at_path(node, path), extensions=extensions
+                )
             self.report_error(error)
 
         if input_type:
@@ -68,7 +70,7 @@ class LiteralRule(ValuesOfCorrectTypeRule):
         return SKIP
 
 
-def _member(node: ValueNode, path: list[str | int]) -> ValueNode:
+def _literal_at_path(node: ValueNode, path: list[str | int]) -> ValueNode:
     """Return the literal at a path inside another literal."""
     for part in path:
         if isinstance(node, ObjectValueNode):

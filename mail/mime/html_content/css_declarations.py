@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from mail.mime.html_content.tokenizer import names
+from mail.mime.html_content.tokenizer import word_set
 
-_PROPERTIES = names(
+_PROPERTIES = word_set(
     "background-color border border-bottom border-bottom-color border-bottom-style"
     " border-bottom-width border-collapse border-color border-left border-left-color"
     " border-left-style border-left-width border-radius border-right border-right-color"
@@ -25,34 +25,34 @@ _VALUE = re.compile(
 )
 _OVERLAY = re.compile(r"(?:^|[\s(,*/+])-\s*[\d.]")  # negative lengths move things over other things
 _URL = re.compile(r"url\(\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE)
-_LONGEST = 16 << 10
+_MAX_STYLE_LENGTH = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
+class SafeStyle:
     """The allowed declarations of a style attribute."""
 
     text: str
-    urls: int  # number of remote URLs in the original attribute
+    remote_urls: int  # number of remote URLs in the original attribute
 
 
-def safe_style(value: str) -> Style:
+def filter_style(value: str) -> SafeStyle:
     """Keep the declarations that can't load, cover or run anything."""
-    value = value[:_LONGEST]
+    value = value[:_MAX_STYLE_LENGTH]
     kept: list[str] = []
-    for declaration in _declarations(value):
+    for declaration in _split_declarations(value):
         name, colon, setting = declaration.partition(":")
         name, setting = name.strip().lower(), setting.strip()
-        if colon and name in _PROPERTIES and _is_safe(setting):
+        if colon and name in _PROPERTIES and _is_safe_value(setting):
             kept.append(f"{name}:{setting}")
-    return Style(";".join(kept), len(_URL.findall(value)))
+    return SafeStyle(";".join(kept), len(_URL.findall(value)))
 
 
-def _is_safe(setting: str) -> bool:
-    return bool(_VALUE.fullmatch(setting)) and not _OVERLAY.search(setting)
+def _is_safe_value(property_value: str) -> bool:
+    return bool(_VALUE.fullmatch(property_value)) and not _OVERLAY.search(property_value)
 
 
-def _declarations(value: str) -> list[str]:
+def _split_declarations(value: str) -> list[str]:
     """Split a style attribute at semicolons outside of quotes and brackets."""
     if not any(mark in value for mark in "\"'("):
         return value.split(";")

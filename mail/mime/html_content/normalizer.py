@@ -9,133 +9,139 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from mail.mime.html_content.tokenizer import names, tokens
+from mail.mime.html_content.tokenizer import tokenize, word_set
 
-MOST_DEPTH = 500
-_MOST_ATTRIBUTES = 64
-_REACH = 8  # innermost open elements that are searched for an unclosed sibling
+MAX_HTML_DEPTH = 500
+_MAX_ATTRIBUTES = 64
+_SIBLING_SEARCH_DEPTH = 8  # innermost open elements that are searched for an unclosed sibling
 
 _ATTRIBUTE = re.compile(r"([^\s=/\"'<>]++)(?:\s*+=\s*+(\"[^\"]*+\"|'[^']*+'|[^\s>]*+))?")
-_EMPTY = frozenset(("br", "col", "hr", "img", "wbr"))
-_ROWS = frozenset(("tbody", "thead", "tfoot"))
-_IN_TABLE = {
-    "td": _ROWS | {"tr"},
-    "th": _ROWS | {"tr"},
-    "tr": _ROWS,
+_VOID_TAGS = frozenset(("br", "col", "hr", "img", "wbr"))
+_ROW_GROUPS = frozenset(("tbody", "thead", "tfoot"))
+_TABLE_PART_PARENTS = {
+    "td": _ROW_GROUPS | {"tr"},
+    "th": _ROW_GROUPS | {"tr"},
+    "tr": _ROW_GROUPS,
     "tbody": frozenset[str](),
     "thead": frozenset[str](),
     "tfoot": frozenset[str](),
     "caption": frozenset[str](),
     "colgroup": frozenset[str](),
 }  # tags that can stay open between the table and each part
-_ENDED_BY = {
+_CLOSES_SIBLINGS = {
     "p": frozenset(("p",)),
     "li": frozenset(("li",)),
     "dt": frozenset(("dt", "dd")),
     "dd": frozenset(("dt", "dd")),
     "a": frozenset(("a",)),
 }
-_INLINE = names("p a abbr b big cite code em font i s small span strike strong sub sup tt u")
+_INLINE_TAGS = word_set(
+    "p a abbr b big cite code em font i s small span strike strong sub sup tt u"
+)
 
 
-class TooDeep(Exception):
+class HtmlTooDeepError(Exception):
     """The HTML has more than 500 open elements at once."""
 
 
 @dataclass(slots=True)
-class _Writing:
+class _HtmlWriter:
     """The output, the open elements, and how often each tag is open in each table."""
 
-    out: list[str] = field(default_factory=list)
-    stack: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
+    open_tags: list[str] = field(default_factory=list)
     tables: list[tuple[int, Counter[str]]] = field(default_factory=lambda: [(0, Counter())])
 
-    def push(self, name: str) -> None:
+    def push_tag(self, name: str) -> None:
         """Add an open element. Raises HtmlTooDeepError at a depth of 500."""
-        if len(self.stack) >= MOST_DEPTH:
-            raise TooDeep
-        self.stack.append(name)
+        if len(self.open_tags) >= MAX_HTML_DEPTH:
+            raise HtmlTooDeepError
+        self.open_tags.append(name)
         if name == "table":
-            self.tables.append((len(self.stack), Counter()))
+            self.tables.append((len(self.open_tags), Counter()))
         else:
             self.tables[-1][1][name] += 1
 
-    def pop(self) -> str:
+    def close_innermost(self) -> str:
         """Close the innermost element and return its tag."""
-        name = self.stack.pop()
+        name = self.open_tags.pop()
         if name == "table":
             self.tables.pop()
         else:
             self.tables[-1][1][name] -= 1
-        self.out.append(f"</{name}>")
+        self.output.append(f"</{name}>")
         return name
 
 
-def canonical(html: str, allowed: frozenset[str]) -> str:
+def normalize_html(html: str, allowed_tags: frozenset[str]) -> str:
     """Rewrite HTML with balanced tags of the allowed names.
 
     Raises HtmlTooDeepError beyond a depth of 500.
     """
-    writing = _Writing()
-    for text, name, attributes in tokens(html):
+    writing = _HtmlWriter()
+    for text, name, attributes in tokenize(html):
         if text:
-            writing.out.append(text.replace(">", "&gt;"))
+            writing.output.append(text.replace(">", "&gt;"))
         if name[:1] == "/":
-            _close(writing, name[1:])
-        elif name in allowed:
-            _open(writing, name, attributes)
-    while writing.stack:
-        writing.pop()
-    return "".join(writing.out)
+            _close_element(writing, name[1:])
+        elif name in allowed_tags:
+            _open_element(writing, name, attributes)
+    while writing.open_tags:
+        writing.close_innermost()
+    return "".join(writing.output)
 
 
-def _open(writing: _Writing, name: str, attributes: str) -> None:
+def _open_element(writing: _HtmlWriter, tag: str, attributes: str) -> None:
     """Write a start tag and close the elements that it ends."""
-    if name in _IN_TABLE and not _make_room(writing, name):
+    if tag in _TABLE_PART_PARENTS and not _close_before_table_part(writing, tag):
         return  # a cell without a table is no element
-    if name in _ENDED_BY:
-        _end_neighbour(writing, _ENDED_BY[name])
-    written = _attributes(attributes) if attributes else ""
-    writing.out.append(f"<{name}{written}>")
-    if name not in _EMPTY:
-        writing.push(name)
+    if tag in _CLOSES_SIBLINGS:
+        _close_unclosed_sibling(writing, _CLOSES_SIBLINGS[tag])
+    written = _normalized_attributes(attributes) if attributes else ""
+    writing.output.append(f"<{tag}{written}>")
+    if tag not in _VOID_TAGS:
+        writing.push_tag(tag)
 
 
-def _close(writing: _Writing, name: str) -> None:
+def _close_element(writing: _HtmlWriter, tag: str) -> None:
     """Close the innermost element with a tag, if it is open in the innermost table."""
     floor, counts = writing.tables[-1]
-    if name == "table":
-        while floor and writing.pop() != "table":
+    if tag == "table":
+        while floor and writing.close_innermost() != "table":
             pass
-    elif counts[name]:
-        while writing.pop() != name:
+    elif counts[tag]:
+        while writing.close_innermost() != tag:
             pass
 
 
-def _make_room(writing: _Writing, name: str) -> bool:
+def _close_before_table_part(writing: _HtmlWriter, tag: str) -> bool:
     """Close the elements that a part of a table ends. Returns False without a table."""
     floor = writing.tables[-1][0]
     if not floor:
         return False
-    around = _IN_TABLE[name]
-    while len(writing.stack) > floor and writing.stack[-1] not in around:
-        writing.pop()
+    around = _TABLE_PART_PARENTS[tag]
+    while len(writing.open_tags) > floor and writing.open_tags[-1] not in around:
+        writing.close_innermost()
     return True
 
 
-def _end_neighbour(writing: _Writing, names: frozenset[str]) -> None:
+def _close_unclosed_sibling(writing: _HtmlWriter, sibling_tags: frozenset[str]) -> None:
     """Close an open sibling, if only inline elements are open inside of it."""
     floor = writing.tables[-1][0]
-    for place in range(len(writing.stack) - 1, max(floor, len(writing.stack) - _REACH) - 1, -1):
-        if writing.stack[place] in names:
-            while len(writing.stack) > place:
-                writing.pop()
+    for place in range(
+        len(writing.open_tags) - 1,
+        max(floor, len(writing.open_tags) - _SIBLING_SEARCH_DEPTH) - 1,
+        -1,
+    ):
+        if writing.open_tags[place] in sibling_tags:
+            while len(writing.open_tags) > place:
+                writing.close_innermost()
             return
-        if writing.stack[place] not in _INLINE:
+        if writing.open_tags[place] not in _INLINE_TAGS:
             return
 
 
-def _attributes(text: str) -> str:
+def _normalized_attributes(text: str) -> str:
     """Return at most 64 attributes in lower case with quoted, escaped values."""
     out: list[str] = []
     for found in _ATTRIBUTE.finditer(text):
@@ -144,6 +150,6 @@ def _attributes(text: str) -> str:
             value = value[1:-1]
         value = entities.unescape(value) if "&" in value else value
         out.append(f' {name}="{entities.escape(value)}"')
-        if len(out) == _MOST_ATTRIBUTES:
+        if len(out) == _MAX_ATTRIBUTES:
             break
     return "".join(out)

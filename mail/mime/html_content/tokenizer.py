@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _TEXT_AND_TAG = re.compile(
     r"([^<]*+)(?:<(/?[a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+'|))*+)>)?", re.DOTALL
 )
-_ENDS = {
+_END_TAGS = {
     name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE)
     for name in (
         "script",
@@ -24,16 +25,22 @@ _ENDS = {
     )
 }
 
-Token = tuple[str, str, str]  # text, name and attributes of the tag after it; a closing tag is "/p"
+
+class HtmlToken(NamedTuple):
+    """A tag with the text before it. At the end of the HTML there can be a text without a tag."""
+
+    text: str  # not unescaped
+    tag: str = ""  # in lower case; of a closing tag "/p"
+    attributes: str = ""
 
 
-def names(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
     """Return the set of the words of a text."""
     return frozenset(text.split())
 
 
-def tokens(html: str) -> Iterator[Token]:
-    """Yield each tag with the text before it, which is not unescaped. Names are lower case.
+def tokenize(html: str) -> Iterator[HtmlToken]:
+    """Yield each tag with the text before it.
 
     Skips comments, declarations and the content of scripts, styles and drawings. A comment without
     end hides the rest.
@@ -44,35 +51,35 @@ def tokens(html: str) -> Iterator[Token]:
         at = found.end()
         if attributes is not None:
             name = name.lower()
-            yield text, name, attributes
-            if name in _ENDS:
-                at = _after(html, name, at)
+            yield HtmlToken(text, name, attributes)
+            if name in _END_TAGS:
+                at = _find_closing_tag(html, name, at)
             continue
         if text:
-            yield text, "", ""
+            yield HtmlToken(text)
         if at == len(html):
             return
         following = html[at + 1 : at + 2]
         if following.isascii() and following.isalpha():
             # A tag without an end. Searching again after it would take quadratic time.
-            yield html[at:].replace("<", "&lt;"), "", ""
+            yield HtmlToken(html[at:].replace("<", "&lt;"))
             return
         if following in ("/", "!", "?"):
-            at = _markup_end(html, at)
+            at = _find_markup_end(html, at)
             if at < 0:
                 return
         else:
-            yield "&lt;", "", ""
+            yield HtmlToken("&lt;")
             at += 1
 
 
-def _after(html: str, name: str, at: int) -> int:
+def _find_closing_tag(html: str, tag: str, start: int) -> int:
     """Return the offset of the closing tag of an element with skipped content."""
-    end = _ENDS[name].search(html, at)
+    end = _END_TAGS[tag].search(html, start)
     return end.start() if end else len(html)
 
 
-def _markup_end(html: str, start: int) -> int:
+def _find_markup_end(html: str, start: int) -> int:
     """Return the offset after a comment or declaration, -1 if it has no end."""
     if html.startswith("<!--", start):
         end = html.find("-->", start + 2)

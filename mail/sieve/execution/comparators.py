@@ -11,25 +11,25 @@ OCTET, CASEMAP, NUMERIC = "i;octet", "i;ascii-casemap", "i;ascii-numeric"
 PLAIN = "vnd.merganser.plain"  # an extension of this server, for :is and :contains
 COMPARATORS = (OCTET, CASEMAP, NUMERIC, PLAIN)
 RELATIONS = ("gt", "ge", "lt", "le", "eq", "ne")
-_SLOWER = 32  # cost of a search with question marks, relative to one without
+_QUESTION_MARK_COST = 32  # cost of a search with question marks, relative to one without
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
 
-Matched = tuple[str, ...]  # the whole text, then the text of each wildcard
+MatchGroups = tuple[str, ...]  # the whole text, then the text of each wildcard
 
 
-def folded(text: str) -> str:
+def ascii_casemap_key(text: str) -> str:
     """Return the key of i;ascii-casemap (RFC 4790, section 9.2), of the same length."""
     if text.isascii():
         return text.upper()
     return text.encode("utf-8", "surrogatepass").upper().decode("utf-8", "surrogatepass")
 
 
-def same(text: str) -> str:
+def octet_key(text: str) -> str:
     """Return the key of i;octet: the text itself."""
     return text
 
 
-def plain(text: str) -> str:
+def plain_key(text: str) -> str:
     """Return the key of vnd.merganser.plain: case folded, white space collapsed.
 
     The key can be shorter or longer than the text.
@@ -39,17 +39,17 @@ def plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def numeric(text: str) -> str:
+def numeric_key(text: str) -> str:
     """Return the sort key of i;ascii-numeric (RFC 4790, section 9.1). Other text is last."""
     found = _DIGITS.match(text)
     digits = found[0].lstrip("0") if found else ""
     return f"{len(digits):09}{digits}" if found else "~"
 
 
-def related(relation: str, text: str, key: str, comparator: str) -> bool:
+def satisfies_relation(relation: str, value: str, reference: str, comparator: str) -> bool:
     """True if a value has a relation to another, in the order of a comparator."""
-    order = _ORDERS[comparator]
-    one, other = order(text), order(key)
+    order = _ORDER_KEYS[comparator]
+    one, other = order(value), order(reference)
     sign = (one > other) - (one < other)
     return {
         "gt": sign > 0,
@@ -61,39 +61,43 @@ def related(relation: str, text: str, key: str, comparator: str) -> bool:
     }[relation]
 
 
-_ORDERS = {OCTET: same, CASEMAP: folded, NUMERIC: numeric}
-FOLDS = {OCTET: same, CASEMAP: folded, PLAIN: plain}  # comparators that test equality
+_ORDER_KEYS = {OCTET: octet_key, CASEMAP: ascii_casemap_key, NUMERIC: numeric_key}
+EQUALITY_KEYS = {
+    OCTET: octet_key,
+    CASEMAP: ascii_casemap_key,
+    PLAIN: plain_key,
+}  # comparators that test equality
 
 
 @dataclass(frozen=True, slots=True)
-class Wild:
+class WildcardPattern:
     """A pattern of :matches. Its cost is at most the text length times `cost_per_character`."""
 
     segments: tuple["_Segment", ...]  # the parts between the asterisks
-    width: int
+    cost_per_character: int
 
-    def match(self, text: str, compared: str) -> Matched | None:
+    def match(self, text: str, folded_text: str) -> MatchGroups | None:
         """Return the text and the part of each wildcard, or None.
 
         An asterisk matches as little as possible. `folded_text` is the key of the text, with the
         same length.
         """
         first, *between = self.segments
-        if not first.fits(compared, 0) or (not between and len(text) != first.length):
+        if not first.matches_at(folded_text, 0) or (not between and len(text) != first.length):
             return None
-        found, end = [text, *first.taken(text, 0)], first.length
+        found, end = [text, *first.question_mark_texts(text, 0)], first.length
         last = between.pop() if between else None
         for segment in between:
-            at = segment.found_in(compared, end)
+            at = segment.find_in(folded_text, end)
             if at < 0:
                 return None
-            found += [text[end:at], *segment.taken(text, at)]
+            found += [text[end:at], *segment.question_mark_texts(text, at)]
             end = at + segment.length
         if last is not None:
             at = len(text) - last.length
-            if at < end or not last.fits(compared, at):
+            if at < end or not last.matches_at(folded_text, at):
                 return None
-            found += [text[end:at], *last.taken(text, at)]
+            found += [text[end:at], *last.question_mark_texts(text, at)]
         return tuple(found)
 
 
@@ -102,29 +106,29 @@ class _Segment:
     """A part of a pattern without asterisks: literal runs and question marks."""
 
     runs: tuple[tuple[int, str], ...]  # offset and text
-    marks: tuple[int, ...]
+    question_marks: tuple[int, ...]
     length: int
 
-    def fits(self, text: str, at: int) -> bool:
-        if at + self.length > len(text):
+    def matches_at(self, text: str, start: int) -> bool:
+        if start + self.length > len(text):
             return False
-        return all(text.startswith(run, at + offset) for offset, run in self.runs)
+        return all(text.startswith(run, start + offset) for offset, run in self.runs)
 
-    def found_in(self, text: str, start: int) -> int:
+    def find_in(self, text: str, start: int) -> int:
         """Return the first offset from `start` on where the segment matches, else -1."""
         if not self.runs:
             return start if start + self.length <= len(text) else -1
         offset, run = self.runs[0]
         at = text.find(run, start + offset)
-        while at >= 0 and not self.fits(text, at - offset):
+        while at >= 0 and not self.matches_at(text, at - offset):
             at = text.find(run, at + 1)
         return at - offset if at >= 0 else -1
 
-    def taken(self, text: str, at: int) -> Iterable[str]:
-        return (text[at + mark] for mark in self.marks)
+    def question_mark_texts(self, text: str, offset: int) -> Iterable[str]:
+        return (text[offset + mark] for mark in self.question_marks)
 
 
-def wild(pattern: str) -> Wild:
+def parse_wildcards(pattern: str) -> WildcardPattern:
     """Parse a pattern of :matches. A backslash makes the next character literal."""
     parts: list[list[str | None]] = [[]]
     signs = iter(pattern)
@@ -135,22 +139,22 @@ def wild(pattern: str) -> Wild:
             parts[-1].append(None)
         else:
             parts[-1].append(next(signs, sign) if sign == "\\" else sign)
-    segments = tuple(_segment(part) for part in parts)
-    slowest = max((len(one.runs) for one in segments if one.marks), default=0)
-    return Wild(segments, 1 + _SLOWER * slowest)
+    segments = tuple(_segment_from_characters(part) for part in parts)
+    slowest = max((len(one.runs) for one in segments if one.question_marks), default=0)
+    return WildcardPattern(segments, 1 + _QUESTION_MARK_COST * slowest)
 
 
-def _segment(part: Sequence[str | None]) -> _Segment:
-    marks = tuple(at for at, sign in enumerate(part) if sign is None)
+def _segment_from_characters(characters: Sequence[str | None]) -> _Segment:
+    marks = tuple(at for at, sign in enumerate(characters) if sign is None)
     runs: list[tuple[int, str]] = []
     start = 0
-    for mark in (*marks, len(part)):
+    for mark in (*marks, len(characters)):
         if mark > start:
-            runs.append((start, "".join(sign or "" for sign in part[start:mark])))
+            runs.append((start, "".join(sign or "" for sign in characters[start:mark])))
         start = mark + 1
-    return _Segment(tuple(runs), marks, len(part))
+    return _Segment(tuple(runs), marks, len(characters))
 
 
-def cost(length: int, width: int = 1) -> int:
+def comparison_steps(length: int, cost_per_character: int = 1) -> int:
     """Return the steps that a comparison with a text of this length counts."""
-    return 1 + length * width // limits.PER_STEP
+    return 1 + length * cost_per_character // limits.CHARACTERS_PER_STEP

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
-from mail.mime import Header
+from mail.mime import DecodedField
 from mail.runtime import inline_or_thread
 from mail.sieve import limits
 from mail.sieve.actions import (
@@ -17,30 +17,30 @@ from mail.sieve.actions import (
     Edit,
     FileInto,
     Keep,
-    Plan,
     Redirect,
     Reject,
-    Remembered,
-    Traced,
-    Vacation,
+    ScriptTraceStep,
+    SievePlan,
+    TrackedDuplicate,
+    VacationReply,
 )
-from mail.sieve.errors import RunError
+from mail.sieve.errors import SieveRunError
 from mail.sieve.execution import comparators
-from mail.sieve.execution.flag_names import spelled
-from mail.sieve.execution.signatures import Call, Program
-from mail.sieve.execution.string_templates import Match, String, Variable
-from mail.sieve.message import Envelope, Message, Piece
+from mail.sieve.execution.flag_names import canonical_flags
+from mail.sieve.execution.signatures import SieveCall, SieveProgram
+from mail.sieve.execution.string_templates import MatchReference, SieveString, VariableReference
+from mail.sieve.message import SieveEnvelope, SieveMessage, SievePart
 
 _INBOX = "INBOX"
-_AGAINST_REJECT = (Keep, FileInto, Redirect, Reject, Vacation)  # RFC 5429, section 2.4
+_EXCLUDED_BY_REJECT = (Keep, FileInto, Redirect, Reject, VacationReply)  # RFC 5429, section 2.4
 
 
-def _no_script(_location: str, _name: str) -> Program | None:
+def _no_script(_location: str, _name: str) -> SieveProgram | None:
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class SieveEnvironment:
     """The data that a script can read in addition to the message."""
 
     now: datetime  # with a zone
@@ -56,141 +56,163 @@ class Circumstances:
     virus: int | None = (
         None  # 1 (no virus) to 5 (certain); None: not scanned (RFC 5235, section 3.3)
     )
-    script: Callable[[str, str], Program | None] = (
+    script: Callable[[str, str], SieveProgram | None] = (
         _no_script  # an included script by location and name
     )
     traced: bool = True  # record a step for each test and action
     # Texts by comparator and original text, shared by all scripts that run on the message.
-    folded: dict[tuple[str, str], str] = field(default_factory=dict, compare=False, repr=False)
+    folded_texts: dict[tuple[str, str], str] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
-class Stop(Exception):
+class StopScript(Exception):
     """The script stops."""
 
 
-class Return(Exception):
+class ReturnFromScript(Exception):
     """An included script returns."""
 
 
-class Break(Exception):
+class BreakLoop(Exception):
     """A loop ends: the loop of this name, or the innermost one for ""."""
 
-    def __init__(self, loop: str) -> None:
-        self.loop = loop
-        super().__init__(loop)
+    def __init__(self, loop_name: str) -> None:
+        self.loop_name = loop_name
+        super().__init__(loop_name)
 
 
-def run(
-    program: Program, message: Message, envelope: Envelope, circumstances: Circumstances
-) -> Plan:
+def run_script(
+    program: SieveProgram,
+    message: SieveMessage,
+    envelope: SieveEnvelope,
+    environment: SieveEnvironment,
+) -> SievePlan:
     """Run a script on a message and return its plan.
 
     The result depends on nothing but the arguments. Raises SieveRunError; the message must then be
     kept as if there were no script.
     """
-    running = Run(program, message, envelope, circumstances)
-    with suppress(Stop, Return):
+    running = ScriptRun(program, message, envelope, environment)
+    with suppress(StopScript, ReturnFromScript):
         running.execute(program.calls)
-    return running.plan()
+    return running.build_plan()
 
 
-class Tests:
+class SieveTests:
     """Evaluates the first test of several programs on one message."""
 
-    def __init__(self, message: Message, envelope: Envelope, circumstances: Circumstances) -> None:
-        self._run = Run(Program((), frozenset()), message, envelope, circumstances)
+    def __init__(
+        self, message: SieveMessage, envelope: SieveEnvelope, environment: SieveEnvironment
+    ) -> None:
+        self._run = ScriptRun(SieveProgram((), frozenset()), message, envelope, environment)
 
-    def holds(self, program: Program) -> tuple[bool, int]:
+    def evaluate_first(self, program: SieveProgram) -> tuple[bool, int]:
         """Return the result of a program's first test, and the steps it took.
 
         Raises SieveRunError.
         """
         run = self._run
         run.program, run.steps = program, 0
-        return run.test(program.calls[0].tests[0]), run.steps
+        return run.evaluate(program.calls[0].tests[0]), run.steps
 
 
-class Run:
+class ScriptRun:
     """The state of a running script. Commands and tests read and change it."""
 
     def __init__(
-        self, program: Program, message: Message, envelope: Envelope, circumstances: Circumstances
+        self,
+        program: SieveProgram,
+        message: SieveMessage,
+        envelope: SieveEnvelope,
+        environment: SieveEnvironment,
     ) -> None:
-        self.message, self.envelope, self.circumstances = message, envelope, circumstances
+        self.message, self.envelope, self.environment = message, envelope, environment
         self.program = program
-        self.fields: list[Header] | None = None  # None: not edited
-        self.by_name: dict[str, list[Header]] | None = None  # in lower case; None: not built yet
-        self.read: dict[str, list[str]] = {}  # by name as the script writes it
-        self.addressed: dict[str, Sequence[str]] = {}  # by raw field
+        self.edited_fields: list[DecodedField] | None = None  # None: not edited
+        self.fields_by_name: dict[str, list[DecodedField]] | None = (
+            None  # in lower case; None: not built yet
+        )
+        self.values_by_name: dict[str, list[str]] = {}  # by name as the script writes it
+        self.addresses_by_raw_field: dict[str, Sequence[str]] = {}  # by raw field
         self.actions: list[Action] = []
         self.edits: list[Edit] = []
-        self.remembered: list[Remembered] = []
-        self.asked: set[str] = set()
-        self.trace: list[Traced] = []
+        self.tracked_duplicates: list[TrackedDuplicate] = []
+        self.checked_duplicate_keys: set[str] = set()
+        self.trace: list[ScriptTraceStep] = []
         self.variables: dict[str, str] = {}
-        self.shared: dict[str, str] = {}  # shared by included scripts (RFC 6609)
+        self.global_variables: dict[str, str] = {}  # shared by included scripts (RFC 6609)
         self.global_names: set[str] = set()  # names declared by the `global` command
-        self.matches: tuple[str, ...] = ()
+        self.match_variables: tuple[str, ...] = ()
         self.flags: tuple[str, ...] = ()
-        self.keeps = True  # the implicit keep
+        self.has_implicit_keep = True  # the implicit keep
         self.steps = 0
-        self.script = ""  # of the included script that runs, else ""
-        self.within: tuple[tuple[str, str], ...] = ()  # location and name of the scripts around it
-        self.included: set[tuple[str, str]] = set()
-        self.piece: Piece | None = None  # of the innermost foreverypart
-        self.has_answered = False  # also if no reply was due
+        self.script_name = ""  # of the included script that runs, else ""
+        self.include_stack: tuple[
+            tuple[str, str], ...
+        ] = ()  # location and name of the scripts around it
+        self.included_scripts: set[tuple[str, str]] = set()
+        self.current_part: SievePart | None = None  # of the innermost foreverypart
+        self.has_run_vacation = False  # also if no reply was due
 
-    def execute(self, calls: Iterable[Call]) -> None:
+    def execute(self, calls: Iterable[SieveCall]) -> None:
         """Execute commands one after another."""
         for call in calls:
-            self.spend(call)
-            call.signature.run(self, call)
+            self.count_steps(call)
+            call.signature.execute(self, call)
 
-    def include(self, which: tuple[str, str], program: Program) -> None:
+    def run_included(self, script_key: tuple[str, str], program: SieveProgram) -> None:
         """Run an included script, which has its own variables (RFC 6609, section 3.4).
 
         `script_key` is its location and name.
         """
-        self.included.add(which)
-        outer = (self.program, self.variables, self.global_names, self.matches)
-        script, within, piece = self.script, self.within, self.piece
-        self.piece = None
-        self.program, self.variables, self.global_names, self.matches = program, {}, set(), ()
-        self.script, self.within = which[1], (*within, which)
-        with suppress(Return):
+        self.included_scripts.add(script_key)
+        outer_state = (self.program, self.variables, self.global_names, self.match_variables)
+        script, include_stack, piece = self.script_name, self.include_stack, self.current_part
+        self.current_part = None
+        self.program, self.variables, self.global_names, self.match_variables = (
+            program,
+            {},
+            set(),
+            (),
+        )
+        self.script_name, self.include_stack = script_key[1], (*include_stack, script_key)
+        with suppress(ReturnFromScript):
             self.execute(program.calls)
-        self.program, self.variables, self.global_names, self.matches = outer
-        self.script, self.within, self.piece = script, within, piece
+        self.program, self.variables, self.global_names, self.match_variables = outer_state
+        self.script_name, self.include_stack, self.current_part = script, include_stack, piece
 
-    def test(self, call: Call) -> bool:
+    def evaluate(self, call: SieveCall) -> bool:
         """Evaluate a test and return its result."""
-        self.spend(call)
-        result = bool(call.signature.run(self, call))
-        if self.circumstances.traced:
-            self.note(call, "true" if result else "false")
+        self.count_steps(call)
+        result = bool(call.signature.execute(self, call))
+        if self.environment.traced:
+            self.add_trace_step(call, "true" if result else "false")
         return result
 
-    def spend(self, call: Call, steps: int = 1) -> None:
+    def count_steps(self, call: SieveCall, steps: int = 1) -> None:
         """Count steps. Raises SieveRunError beyond the limit, and NotBrief on the event loop."""
-        inline_or_thread.check()
+        inline_or_thread.check_time_limit()
         self.steps += steps
-        if self.steps > limits.STEPS:
-            raise self.failed(call, "the script takes too long")
+        if self.steps > limits.MAX_STEPS:
+            raise self.error_at(call, "the script takes too long")
 
-    def failed(self, call: Call, message: str) -> RunError:
+    def error_at(self, call: SieveCall, message: str) -> SieveRunError:
         """Return the error at the position of a call, with the trace."""
-        error = RunError(*call.place, message, script=self.script)
+        error = SieveRunError(*call.position, message, script=self.script_name)
         error.trace = tuple(self.trace)
         return error
 
-    def note(self, call: Call, text: str) -> None:
+    def add_trace_step(self, call: SieveCall, text: str) -> None:
         """Add a step to the trace, if there is one."""
-        if not self.circumstances.traced:
+        if not self.environment.traced:
             return
         text = f"{call.name}: {text}"
-        self.trace.append(Traced(call.place, text[: limits.TRACED], self.script))
+        self.trace.append(
+            ScriptTraceStep(call.position, text[: limits.MAX_TRACED_LENGTH], self.script_name)
+        )
 
-    def string(self, call: Call, value: String) -> str:
+    def expand_string(self, call: SieveCall, value: SieveString) -> str:
         """Return a string with its variables replaced.
 
         Raises SieveRunError if it becomes longer than MAX_EXPANDED_LENGTH.
@@ -200,127 +222,137 @@ class Run:
         out: list[str] = []
         length = 0
         for piece in value.pieces:
-            if isinstance(piece, Variable):
-                text = self.variable(piece.name)
-            elif isinstance(piece, Match):
-                text = self.matches[piece.number] if piece.number < len(self.matches) else ""
+            if isinstance(piece, VariableReference):
+                text = self.variable_value(piece.name)
+            elif isinstance(piece, MatchReference):
+                text = (
+                    self.match_variables[piece.number]
+                    if piece.number < len(self.match_variables)
+                    else ""
+                )
             else:
                 text = piece
             length += len(text)
-            if length > limits.EXPANDED:
-                raise self.failed(call, "a string grows too long with its variables")
+            if length > limits.MAX_EXPANDED_LENGTH:
+                raise self.error_at(call, "a string grows too long with its variables")
             out.append(text)
-        self.spend(call, length // 1000)
+        self.count_steps(call, length // 1000)
         return "".join(out)
 
-    def text(self, call: Call, name: str) -> str:
+    def string_argument(self, call: SieveCall, name: str) -> str:
         """Return an argument with its variables replaced, "" if it is missing."""
-        return self.string(call, call.string(name))
+        return self.expand_string(call, call.string_argument(name))
 
-    def texts(self, call: Call, name: str) -> list[str]:
+    def strings_argument(self, call: SieveCall, name: str) -> list[str]:
         """Return the strings of an argument with their variables replaced."""
-        known: list[str] | None = call.worked.get(name)
+        known: list[str] | None = call.cache.get(name)
         if known is None:
-            values = call.strings(name)
-            known = [self.string(call, value) for value in values]
+            values = call.strings_argument(name)
+            known = [self.expand_string(call, value) for value in values]
             if all(isinstance(value, str) for value in values):
-                call.worked[name] = known
+                call.cache[name] = known
         return known
 
-    def folded(self, comparator: str, text: str) -> str:
+    def comparison_key(self, comparator: str, text: str) -> str:
         """Return the key of a text for a comparator. Keys are cached."""
-        known, key = self.circumstances.folded, (comparator, text)
+        known, key = self.environment.folded_texts, (comparator, text)
         found = known.get(key)
         if found is None:
-            found = comparators.FOLDS[comparator](text)
-            if len(known) < limits.FOLDED:
+            found = comparators.EQUALITY_KEYS[comparator](text)
+            if len(known) < limits.MAX_CACHED_KEYS:
                 known[key] = found
         return found
 
-    def variable(self, name: str) -> str:
+    def variable_value(self, name: str) -> str:
         """Return the value of a variable, "" if it was never set."""
         bare = name.removeprefix("global.")
         shared = bare != name or bare in self.global_names
-        return (self.shared if shared else self.variables).get(bare, "")
+        return (self.global_variables if shared else self.variables).get(bare, "")
 
-    def set_variable(self, call: Call, name: str, value: str) -> None:
+    def set_variable(self, call: SieveCall, name: str, value: str) -> None:
         """Set a variable. A long value is cut (RFC 5229, section 3)."""
         bare = name.removeprefix("global.")
-        values = self.shared if bare != name or bare in self.global_names else self.variables
-        values[bare] = value[: limits.VARIABLE]
-        if len(self.shared) + len(self.variables) > limits.VARIABLES:
-            raise self.failed(call, f"at most {limits.VARIABLES} variables")
+        values = (
+            self.global_variables if bare != name or bare in self.global_names else self.variables
+        )
+        values[bare] = value[: limits.MAX_VARIABLE_LENGTH]
+        if len(self.global_variables) + len(self.variables) > limits.MAX_VARIABLES:
+            raise self.error_at(call, f"at most {limits.MAX_VARIABLES} variables")
 
-    def headers(self, name: str) -> list[Header]:
+    def fields_named(self, name: str) -> list[DecodedField]:
         """Return the fields with a name, ignoring case, in order."""
-        if self.by_name is None:
-            self.by_name = {}
+        if self.fields_by_name is None:
+            self.fields_by_name = {}
             for one in self.all_fields():
-                self.by_name.setdefault(one.key.lower(), []).append(one)
-        return self.by_name.get(name.lower(), [])
+                self.fields_by_name.setdefault(one.key.lower(), []).append(one)
+        return self.fields_by_name.get(name.lower(), [])
 
-    def said(self, name: str) -> list[str]:
+    def values_of_field(self, name: str) -> list[str]:
         """Return the values of the fields with a name, ignoring case, in order."""
-        found = self.read.get(name)
+        found = self.values_by_name.get(name)
         if found is None:
-            found = self.read[name] = [one.value for one in self.headers(name)]
+            found = self.values_by_name[name] = [one.value for one in self.fields_named(name)]
         return found
 
-    def all_fields(self) -> Sequence[Header]:
+    def all_fields(self) -> Sequence[DecodedField]:
         """Return the header fields with the edits of the script."""
-        return self.message.fields if self.fields is None else self.fields
+        return self.message.fields if self.edited_fields is None else self.edited_fields
 
-    def edit(self, call: Call, edit: Edit, fields: list[Header]) -> None:
+    def add_edit(self, call: SieveCall, edit: Edit, fields: list[DecodedField]) -> None:
         """Add an edit to the plan; `fields` is the header after the edit."""
-        self.spend(call, len(fields) // 200)
+        self.count_steps(call, len(fields) // 200)
         self.edits.append(edit)
-        if len(self.edits) > limits.EDITS:
-            raise self.failed(call, f"at most {limits.EDITS} changes of the header")
-        self.fields, self.by_name, self.read = fields, None, {}
+        if len(self.edits) > limits.MAX_EDITS:
+            raise self.error_at(call, f"at most {limits.MAX_EDITS} changes of the header")
+        self.edited_fields, self.fields_by_name, self.values_by_name = fields, None, {}
 
-    def act(self, call: Call, action: Action) -> None:
+    def add_action(self, call: SieveCall, action: Action) -> None:
         """Add an action to the plan; actions that store in the same mailbox are merged.
 
         Raises SieveRunError if the action excludes another or a limit is exceeded.
         """
         if isinstance(action, Keep | FileInto):
-            places = [_place(one) for one in self.actions]
-            if _place(action) in places:
-                at = places.index(_place(action))
-                self.actions[at] = _joined(self.actions[at], action)
+            target_mailboxes = [_target_mailbox(one) for one in self.actions]
+            if _target_mailbox(action) in target_mailboxes:
+                at = target_mailboxes.index(_target_mailbox(action))
+                self.actions[at] = _merge_store_actions(self.actions[at], action)
                 return
         elif isinstance(action, Discard) and action in self.actions:
             return
         elif isinstance(action, Redirect):
-            there = [one.address.lower() for one in self.actions if isinstance(one, Redirect)]
-            if action.address.lower() in there:
+            redirect_addresses = [
+                one.address.lower() for one in self.actions if isinstance(one, Redirect)
+            ]
+            if action.address.lower() in redirect_addresses:
                 return
-            if len(there) >= limits.REDIRECTS:
-                raise self.failed(call, f"at most {limits.REDIRECTS} redirects")
+            if len(redirect_addresses) >= limits.MAX_REDIRECTS:
+                raise self.error_at(call, f"at most {limits.MAX_REDIRECTS} redirects")
         both = [*self.actions, action]
         rejects = any(isinstance(one, Reject) for one in both)
-        if rejects and sum(isinstance(one, _AGAINST_REJECT) for one in both) > 1:
-            raise self.failed(call, "what is rejected is neither stored, sent on nor answered")
+        if rejects and sum(isinstance(one, _EXCLUDED_BY_REJECT) for one in both) > 1:
+            raise self.error_at(call, "what is rejected is neither stored, sent on nor answered")
         self.actions.append(action)
-        if len(self.actions) > limits.ACTIONS:
-            raise self.failed(call, f"at most {limits.ACTIONS} actions")
+        if len(self.actions) > limits.MAX_ACTIONS:
+            raise self.error_at(call, f"at most {limits.MAX_ACTIONS} actions")
 
-    def plan(self) -> Plan:
+    def build_plan(self) -> SievePlan:
         """Return the plan. The implicit keep is the last action, if it was not cancelled."""
         actions = list(self.actions)
-        if self.keeps and not any(_place(one) == _INBOX for one in actions):
-            actions.append(Keep(spelled(self.flags), implicit=True, edits=len(self.edits)))
-        return Plan(
+        if self.has_implicit_keep and not any(_target_mailbox(one) == _INBOX for one in actions):
+            actions.append(
+                Keep(canonical_flags(self.flags), is_implicit=True, edit_count=len(self.edits))
+            )
+        return SievePlan(
             tuple(actions),
             tuple(self.edits),
-            tuple(self.remembered),
-            frozenset(self.asked),
+            tuple(self.tracked_duplicates),
+            frozenset(self.checked_duplicate_keys),
             tuple(self.trace),
             self.steps,
         )
 
 
-def _place(action: Action) -> str | None:
+def _target_mailbox(action: Action) -> str | None:
     """Return the mailbox that an action stores in, None if it stores nothing."""
     if isinstance(action, Keep):
         return _INBOX
@@ -330,16 +362,19 @@ def _place(action: Action) -> str | None:
     return mailbox if action.special_use is None else f"{action.special_use} {mailbox}"
 
 
-def _joined(earlier: Action, later: Keep | FileInto) -> Keep | FileInto:
+def _merge_store_actions(earlier: Action, later: Keep | FileInto) -> Keep | FileInto:
     """Merge two actions that store in the same mailbox; the later one decides the flags."""
     if isinstance(earlier, FileInto) and isinstance(later, FileInto):
-        create, copy = earlier.create or later.create, earlier.copy and later.copy
+        create, copy = (
+            earlier.create_mailbox or later.create_mailbox,
+            earlier.keeps_implicit_keep and later.keeps_implicit_keep,
+        )
         return FileInto(
             later.mailbox,
             later.flags,
-            create=create,
-            copy=copy,
+            create_mailbox=create,
+            keeps_implicit_keep=copy,
             special_use=later.special_use,
-            edits=later.edits,
+            edit_count=later.edit_count,
         )
     return later

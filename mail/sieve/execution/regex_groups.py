@@ -8,36 +8,38 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mail.sieve.execution.comparators import Matched
-from mail.text.bounded_regex import BEGIN, END, Expression, Signs
+from mail.sieve.execution.comparators import MatchGroups
+from mail.text.bounded_regex import BEGIN, END, BoundedRegex, CharacterSet
 
-PER_STEP = 200  # visited states that count as one step of a script
-_LOOKS = 4096  # visited states between two calls of `count_steps`
+STATES_PER_STEP = 200  # visited states that count as one step of a script
+_STATES_PER_COUNT = 4096  # visited states between two calls of `count_steps`
 
-_Places = tuple[int, ...]  # start and end of the match and of each group; -1: not matched
-_Thread = tuple[int, _Places]  # a state, and the offsets on the way to it
+_GroupOffsets = tuple[int, ...]  # start and end of the match and of each group; -1: not matched
+_Path = tuple[int, _GroupOffsets]  # a state, and the offsets on the way to it
 
 
 @dataclass(frozen=True, slots=True)
-class Regex:
+class GroupRegex:
     """A compiled pattern."""
 
-    expression: Expression
-    fold: bool  # also for non-ASCII letters
+    expression: BoundedRegex
+    ignore_case: bool  # also for non-ASCII letters
 
 
 @lru_cache(64)
-def compiled(pattern: str, *, fold: bool) -> Regex:
+def compile_regex(pattern: str, *, ignore_case: bool) -> GroupRegex:
     """Compile a pattern. Raises Invalid if it is invalid or too expensive."""
-    return Regex(Expression(pattern, slashes=False), fold)
+    return GroupRegex(BoundedRegex(pattern, allow_slashes=False), ignore_case)
 
 
-def match(regex: Regex, text: str, spend: Callable[[int], None]) -> Matched | None:
+def match_groups(
+    regex: GroupRegex, text: str, count_steps: Callable[[int], None]
+) -> MatchGroups | None:
     """Return the text of the match and of each group, "" for an unused group.
 
     `count_steps` is called with the number of steps and may raise. Returns None without a match.
     """
-    best = places(regex, text, spend)
+    best = group_offsets(regex, text, count_steps)
     if best is None:
         return None
     return tuple(
@@ -46,46 +48,48 @@ def match(regex: Regex, text: str, spend: Callable[[int], None]) -> Matched | No
     )
 
 
-def places(regex: Regex, text: str, spend: Callable[[int], None]) -> _Places | None:
+def group_offsets(
+    regex: GroupRegex, text: str, count_steps: Callable[[int], None]
+) -> _GroupOffsets | None:
     """Return start and end of the match and of each group, -1 for an unused group.
 
     Returns None without a match.
     """
-    search = _Search(regex, text)
-    threads: list[_Thread] = []
-    blank = (-1,) * (2 * regex.expression.groups + 2)
-    best: _Places | None = None
-    looked, weight = 0, 1 + regex.expression.groups // 8
+    search = _RegexSearch(regex, text)
+    threads: list[_Path] = []
+    blank = (-1,) * (2 * regex.expression.group_count + 2)
+    best: _GroupOffsets | None = None
+    visited, weight = 0, 1 + regex.expression.group_count // 8
     for at in range(len(text) + 1):
         if best is None:
-            threads.append((regex.expression.start, (at, *blank[1:])))
+            threads.append((regex.expression.first_state, (at, *blank[1:])))
         if not threads:
             break
-        reached = search.closed(threads, at)
-        looked += 1 + len(reached) * weight
-        if looked >= _LOOKS:
-            spend(looked // PER_STEP)
-            looked = 0
-        ended = [places for state, places in reached if state == regex.expression.last]
-        if ended and (best is None or ended[0][0] <= best[0]):
-            best = (ended[0][0], at, *ended[0][2:])
-        threads = search.stepped(reached, at, best) if at < len(text) else []
-    spend(looked // PER_STEP)
+        reached = search.reachable_paths(threads, at)
+        visited += 1 + len(reached) * weight
+        if visited >= _STATES_PER_COUNT:
+            count_steps(visited // STATES_PER_STEP)
+            visited = 0
+        complete = [places for state, places in reached if state == regex.expression.last_state]
+        if complete and (best is None or complete[0][0] <= best[0]):
+            best = (complete[0][0], at, *complete[0][2:])
+        threads = search.paths_after(reached, at, best) if at < len(text) else []
+    count_steps(visited // STATES_PER_STEP)
     return best
 
 
-class _Search:
+class _RegexSearch:
     """The search for a pattern in one text."""
 
-    def __init__(self, regex: Regex, text: str) -> None:
-        self.states, self.fold, self.text = regex.expression.states, regex.fold, text
-        self.fits: dict[tuple[int, str], bool] = {}
+    def __init__(self, regex: GroupRegex, text: str) -> None:
+        self.states, self.fold, self.text = regex.expression.states, regex.ignore_case, text
+        self.cached_matches: dict[tuple[int, str], bool] = {}
 
-    def closed(self, begun: Iterable[_Thread], at: int) -> list[_Thread]:
+    def reachable_paths(self, paths: Iterable[_Path], offset: int) -> list[_Path]:
         """Return the paths that need no character, with the preferred path to each state."""
         seen: set[int] = set()
-        found: list[_Thread] = []
-        for one in begun:
+        found: list[_Path] = []
+        for one in paths:
             left = [one]
             while left:
                 number, places = left.pop()
@@ -93,34 +97,38 @@ class _Search:
                     continue
                 seen.add(number)
                 state = self.states[number]
-                if state.edge is not None:
-                    places = (*places[: state.edge], at, *places[state.edge + 1 :])
+                if state.group_edge is not None:
+                    places = (*places[: state.group_edge], offset, *places[state.group_edge + 1 :])
                 found.append((number, places))
-                free = state.takes is None
-                free = free or (state.takes == BEGIN and at == 0)
-                free = free or (state.takes == END and at == len(self.text))
+                free = state.condition is None
+                free = free or (state.condition == BEGIN and offset == 0)
+                free = free or (state.condition == END and offset == len(self.text))
                 if free:
-                    left.extend((way, places) for way in reversed(state.ways))
+                    left.extend((way, places) for way in reversed(state.next_states))
         return found
 
-    def stepped(self, reached: Iterable[_Thread], at: int, best: _Places | None) -> list[_Thread]:
+    def paths_after(
+        self, paths: Iterable[_Path], offset: int, best: _GroupOffsets | None
+    ) -> list[_Path]:
         """Return the paths after the next character.
 
         Paths that begin after the best match are dropped.
         """
-        sign = self.text[at]
+        sign = self.text[offset]
         return [
             (way, places)
-            for number, places in reached
-            if (best is None or places[0] <= best[0]) and self.takes(number, sign)
-            for way in self.states[number].ways
+            for number, places in paths
+            if (best is None or places[0] <= best[0]) and self.state_matches(number, sign)
+            for way in self.states[number].next_states
         ]
 
-    def takes(self, number: int, sign: str) -> bool:
+    def state_matches(self, number: int, character: str) -> bool:
         """True if a state matches a character. Results are cached."""
-        known = self.fits.get((number, sign))
+        known = self.cached_matches.get((number, character))
         if known is None:
-            takes = self.states[number].takes
-            known = isinstance(takes, Signs) and takes.fit(sign, fold=self.fold)
-            self.fits[number, sign] = known
+            takes = self.states[number].condition
+            known = isinstance(takes, CharacterSet) and takes.matches(
+                character, ignore_case=self.fold
+            )
+            self.cached_matches[number, character] = known
         return known

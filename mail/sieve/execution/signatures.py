@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from mail.sieve.execution.string_templates import String
-from mail.sieve.source_position import Place
+from mail.sieve.execution.string_templates import SieveString
+from mail.sieve.source_position import SourcePosition
 
 
-class Kind(Enum):
+class ArgumentType(Enum):
     """The type of an argument. The values are used in error messages."""
 
     STRING = "a string"
@@ -17,7 +17,7 @@ class Kind(Enum):
     NUMBER = "a number"
 
 
-class Tests(Enum):
+class TestCount(Enum):
     """How many tests a command or test contains."""
 
     NONE = auto()
@@ -26,97 +26,101 @@ class Tests(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class TagOption:
     """A tag. A call has at most one tag of a group."""
 
     name: str
-    value: Kind | None = None  # of the argument after the tag
+    value_type: ArgumentType | None = None  # of the argument after the tag
     group: str = ""  # "": no group
     extension: str | tuple[str, ...] | None = None  # required extensions; of several, all
-    constant: bool = False  # its string can't contain variables
+    is_constant: bool = False  # its string can't contain variables
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class PositionalArgument:
     """An argument without a tag."""
 
     name: str
-    kind: Kind = Kind.STRING
-    optional: bool = False
-    constant: bool = False
+    argument_type: ArgumentType = ArgumentType.STRING
+    is_optional: bool = False
+    is_constant: bool = False
 
 
-Value = String | tuple[String, ...] | int | bool
+ArgumentValue = SieveString | tuple[SieveString, ...] | int | bool
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SieveCall:
     """A compiled command or test. Tags are listed by name and by group."""
 
-    signature: "Signature"
-    place: Place
-    values: Mapping[str, Value] = field(default_factory=dict)
-    tests: tuple["Call", ...] = ()
-    blocks: tuple[tuple["Call", ...], ...] = ()  # of `if`: one for each test, then that of else
+    signature: "CallSignature"
+    position: SourcePosition
+    arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
+    tests: tuple["SieveCall", ...] = ()
+    blocks: tuple[
+        tuple["SieveCall", ...], ...
+    ] = ()  # of `if`: one for each test, then that of else
     # Values computed of arguments without variables; they are the same in each run.
-    worked: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """The name of the command or test."""
         return self.signature.name
 
-    def has(self, name: str) -> bool:
+    def has_argument(self, name: str) -> bool:
         """True if the argument or tag is present."""
-        return name in self.values
+        return name in self.arguments
 
-    def string(self, name: str) -> String:
+    def string_argument(self, name: str) -> SieveString:
         """Return a string argument, "" if it is missing. Raises TypeError for another type."""
-        value = self.values.get(name, "")
+        value = self.arguments.get(name, "")
         if isinstance(value, int | tuple):
             raise TypeError(name)
         return value
 
-    def strings(self, name: str) -> tuple[String, ...]:
+    def strings_argument(self, name: str) -> tuple[SieveString, ...]:
         """Return a string list, () if it is missing. Raises TypeError for another type."""
-        value = self.values.get(name, ())
+        value = self.arguments.get(name, ())
         if not isinstance(value, tuple):
             raise TypeError(name)
         return value
 
-    def number(self, name: str, default: int = 0) -> int:
+    def number_argument(self, name: str, default: int = 0) -> int:
         """Return a number argument or the default. Raises TypeError for another type."""
-        value = self.values.get(name, default)
+        value = self.arguments.get(name, default)
         if not isinstance(value, int):
             raise TypeError(name)
         return value
 
-    def chosen(self, group: str, default: str) -> str:
+    def chosen_tag(self, group: str, default: str) -> str:
         """Return the tag of a group that is present, or the default."""
-        value = self.values.get(group, default)
+        value = self.arguments.get(group, default)
         if not isinstance(value, str):
             raise TypeError(group)
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class CallSignature:
     """The arguments of a command or test, and the function that executes it."""
 
     name: str
-    run: Callable[[Any, Call], bool | None]  # Any: interpreter.Run, which is built on this module
-    given: tuple[Given, ...] = ()
-    options: tuple[Option, ...] = ()
+    execute: Callable[
+        [Any, SieveCall], bool | None
+    ]  # Any: interpreter.Run, which is built on this module
+    positional: tuple[PositionalArgument, ...] = ()
+    options: tuple[TagOption, ...] = ()
     extension: str | tuple[str, ...] | None = None  # required extensions; of several, all
-    tests: Tests = Tests.NONE
-    block: bool = False
-    check: Callable[[Call], str | None] | None = (
+    test_count: TestCount = TestCount.NONE
+    has_block: bool = False
+    find_problem: Callable[[SieveCall], str | None] | None = (
         None  # returns what is wrong with the arguments, or None
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Include:
+class IncludedScript:
     """A script that another one includes (RFC 6609)."""
 
     location: str  # "personal" or "global"
@@ -124,31 +128,35 @@ class Include:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class SieveProgram:
     """A compiled script."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[SieveCall, ...]
     extensions: frozenset[str]  # enabled extensions
-    includes: tuple[Include, ...] = ()
+    includes: tuple[IncludedScript, ...] = ()
 
 
-MATCH = (
-    Option("is", group="match"),
-    Option("contains", group="match"),
-    Option("matches", group="match"),
-    Option("regex", group="match", extension="regex"),
-    Option("value", Kind.STRING, group="match", extension="relational", constant=True),
-    Option("count", Kind.STRING, group="match", extension="relational", constant=True),
-    Option("comparator", Kind.STRING, constant=True),
+MATCH_OPTIONS = (
+    TagOption("is", group="match"),
+    TagOption("contains", group="match"),
+    TagOption("matches", group="match"),
+    TagOption("regex", group="match", extension="regex"),
+    TagOption(
+        "value", ArgumentType.STRING, group="match", extension="relational", is_constant=True
+    ),
+    TagOption(
+        "count", ArgumentType.STRING, group="match", extension="relational", is_constant=True
+    ),
+    TagOption("comparator", ArgumentType.STRING, is_constant=True),
 )
-INDEX = (
-    Option("index", Kind.NUMBER, extension="index"),
-    Option("last", extension="index"),
+INDEX_OPTIONS = (
+    TagOption("index", ArgumentType.NUMBER, extension="index"),
+    TagOption("last", extension="index"),
 )
-ADDRESS_PART = (
-    Option("all", group="part"),
-    Option("localpart", group="part"),
-    Option("domain", group="part"),
-    Option("user", group="part", extension="subaddress"),
-    Option("detail", group="part", extension="subaddress"),
+ADDRESS_PART_OPTIONS = (
+    TagOption("all", group="part"),
+    TagOption("localpart", group="part"),
+    TagOption("domain", group="part"),
+    TagOption("user", group="part", extension="subaddress"),
+    TagOption("detail", group="part", extension="subaddress"),
 )

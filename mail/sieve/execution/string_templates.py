@@ -21,7 +21,7 @@ _SURROGATES = range(0xD800, 0xE000)
 
 
 @dataclass(frozen=True, slots=True)
-class Variable:
+class VariableReference:
     """A reference to a variable; the name is in lower case.
 
     Variables of the namespace `global` (RFC 6609) have "global." before their name.
@@ -31,30 +31,30 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class MatchReference:
     """A reference to the text of a wildcard or group; 0 is the whole match."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class StringTemplate:
     """A string with references to variables."""
 
-    pieces: tuple[str | Variable | Match, ...]
+    pieces: tuple[str | VariableReference | MatchReference, ...]
 
 
-String = str | Template
+SieveString = str | StringTemplate
 
 
-def unencoded(text: str) -> str:
+def decode_characters(text: str) -> str:
     """Replace ${hex:} and ${unicode:} by their characters.
 
     Raises ValueError if a number is no character or the bytes are no UTF-8.
     """
     if "${" not in text:
         return text
-    raw = b"".join(_decoded(text))
+    raw = b"".join(_decoded_pieces(text))
     try:
         found = raw.decode()
     except UnicodeDecodeError as problem:
@@ -64,39 +64,41 @@ def unencoded(text: str) -> str:
     return found
 
 
-def template(text: str, *, has_globals: bool) -> String:
+def parse_template(text: str, *, allow_globals: bool) -> SieveString:
     """Parse the references to variables in a text.
 
     Text that only looks like a reference is not changed. Raises ValueError for an unknown namespace
     or a number that is too large.
     """
-    pieces: list[str | Variable | Match] = []
+    pieces: list[str | VariableReference | MatchReference] = []
     end = 0
     for found in _REFERENCE.finditer(text):
         if found.start() > end:
             pieces.append(text[end : found.start()])
-        pieces.append(_referred(found[1].lower(), found[2].lower(), has_globals=has_globals))
+        pieces.append(
+            _parse_reference(found[1].lower(), found[2].lower(), allow_globals=allow_globals)
+        )
         end = found.end()
     if not pieces:
         return text
     if end < len(text):
         pieces.append(text[end:])
-    return Template(tuple(pieces))
+    return StringTemplate(tuple(pieces))
 
 
-def variable_name(text: str, *, has_globals: bool) -> str:
+def parse_variable_name(text: str, *, allow_globals: bool) -> str:
     """Return the name of a variable that can be set, in lower case.
 
     Raises ValueError if it is invalid.
     """
     name = text.lower()
-    bare = name.removeprefix(_GLOBAL) if has_globals else name
+    bare = name.removeprefix(_GLOBAL) if allow_globals else name
     if not _NAME.fullmatch(bare):
         raise ValueError(f'"{text[:40]}" is no name of a variable')
     return name
 
 
-def _decoded(text: str) -> list[bytes]:
+def _decoded_pieces(text: str) -> list[bytes]:
     out: list[bytes] = []
     end = 0
     for found in _ENCODED.finditer(text):
@@ -114,12 +116,17 @@ def _decoded(text: str) -> list[bytes]:
     return out
 
 
-def _referred(namespace: str, name: str, *, has_globals: bool) -> Variable | Match:
-    if namespace and not (has_globals and namespace == _GLOBAL and not name.isdigit()):
+def _parse_reference(
+    namespace: str, name: str, *, allow_globals: bool
+) -> VariableReference | MatchReference:
+    if namespace and not (allow_globals and namespace == _GLOBAL and not name.isdigit()):
         raise ValueError(f'there is no namespace "{namespace[:40]}" of variables')
     if not name.isdigit():
-        return Variable(namespace + name)
+        return VariableReference(namespace + name)
     digits = name.lstrip("0") or "0"
-    if len(digits) > len(str(limits.MATCHES)) or int(digits) >= limits.MATCHES:
-        raise ValueError(f"numbered variables go up to {limits.MATCHES - 1}")
-    return Match(int(digits))
+    if (
+        len(digits) > len(str(limits.MAX_MATCH_VARIABLES))
+        or int(digits) >= limits.MAX_MATCH_VARIABLES
+    ):
+        raise ValueError(f"numbered variables go up to {limits.MAX_MATCH_VARIABLES - 1}")
+    return MatchReference(int(digits))

@@ -5,158 +5,176 @@ from typing import TypeVar
 
 from mail.sieve import limits
 from mail.sieve.execution import comparators, regex_groups
-from mail.sieve.execution.comparators import CASEMAP, NUMERIC, PLAIN, Matched
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import Call
-from models.errors import Invalid
+from mail.sieve.execution.comparators import CASEMAP, NUMERIC, PLAIN, MatchGroups
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import SieveCall
+from models.errors import InvalidInput
 
 _Value = TypeVar("_Value")
-_STATES_PER_STEP = 25  # states of a compiled expression that count as one step
-_Found = Callable[[str], Matched | None]
+_COMPILED_STATES_PER_STEP = 25  # states of a compiled expression that count as one step
+_KeyFinder = Callable[[str], MatchGroups | None]
 
 
-def matched(
-    run: Run, call: Call, values: Iterable[str], keys: Sequence[str], *, sets: bool = True
+def any_value_matches(
+    run: ScriptRun,
+    call: SieveCall,
+    values: Iterable[str],
+    keys: Sequence[str],
+    *,
+    set_match_variables: bool = True,
 ) -> bool:
     """True if one of the values matches one of the keys of a test.
 
     For :count the number of values is compared. With `set_match_variables` a match of wildcards
     sets the numbered variables (RFC 5229, section 3.2).
     """
-    kind, comparator = _how(call)
-    if kind == "count":
+    match_type, comparator = _match_type_and_comparator(call)
+    if match_type == "count":
         values = [str(sum(1 for _ in values))]
-    if kind in ("is", "contains") and comparator != NUMERIC:
-        return _found(run, call, values, keys)
-    prepared = [_prepared(run, call, kind, comparator, key) for key in keys]
+    if match_type in ("is", "contains") and comparator != NUMERIC:
+        return _any_value_equals_or_contains(run, call, values, keys)
+    prepared = [_key_finder(run, call, match_type, comparator, key) for key in keys]
     for value in values:
         for key, find in zip(keys, prepared, strict=True):
-            run.spend(call, comparators.cost(len(value) + len(key)))
+            run.count_steps(call, comparators.comparison_steps(len(value) + len(key)))
             found = find(value)
             if found is not None:
-                if sets and kind in ("matches", "regex") and "variables" in run.program.extensions:
-                    run.matches = found[: limits.MATCHES]
+                if (
+                    set_match_variables
+                    and match_type in ("matches", "regex")
+                    and "variables" in run.program.extensions
+                ):
+                    run.match_variables = found[: limits.MAX_MATCH_VARIABLES]
                 return True
     return False
 
 
-def _how(call: Call) -> tuple[str, str]:
+def _match_type_and_comparator(call: SieveCall) -> tuple[str, str]:
     """Return the match type and the comparator of a test."""
-    found: tuple[str, str] | None = call.worked.get("how")
+    found: tuple[str, str] | None = call.cache.get("how")
     if found is None:
-        found = call.chosen("match", "is"), call.chosen("comparator", CASEMAP)
-        call.worked["how"] = found
+        found = call.chosen_tag("match", "is"), call.chosen_tag("comparator", CASEMAP)
+        call.cache["how"] = found
     return found
 
 
-def _found(run: Run, call: Call, values: Iterable[str], keys: Sequence[str]) -> bool:
+def _any_value_equals_or_contains(
+    run: ScriptRun, call: SieveCall, values: Iterable[str], keys: Sequence[str]
+) -> bool:
     """True if one of the values equals one of the keys, or contains it for :contains."""
-    kind, comparator = _how(call)
+    kind, comparator = _match_type_and_comparator(call)
     within = kind != "is"
-    fold = comparators.FOLDS[comparator]
-    if keys is call.worked.get("keys"):
-        needles = call.worked.get("needles")
+    fold = comparators.EQUALITY_KEYS[comparator]
+    if keys is call.cache.get("keys"):
+        needles = call.cache.get("needles")
         if needles is None:
-            needles = call.worked["needles"] = [fold(key) for key in keys]
+            needles = call.cache["needles"] = [fold(key) for key in keys]
     else:
         needles = [fold(key) for key in keys]
     longest = max(map(len, needles), default=0)
     for value in values:
-        run.spend(call, len(needles) * comparators.cost(len(value) + longest))
-        text = run.folded(comparator, value)
+        run.count_steps(call, len(needles) * comparators.comparison_steps(len(value) + longest))
+        text = run.comparison_key(comparator, value)
         if any(needle in text for needle in needles) if within else text in needles:
             return True
     return False
 
 
-def _prepared(run: Run, call: Call, kind: str, comparator: str, key: str) -> _Found:
+def _key_finder(
+    run: ScriptRun, call: SieveCall, match_type: str, comparator: str, key: str
+) -> _KeyFinder:
     """Return a function that matches a value with a key."""
-    if kind in ("value", "count"):
-        relation = call.chosen(kind, "eq").lower()
-        return lambda value: _if(value, comparators.related(relation, value, key, comparator))
+    if match_type in ("value", "count"):
+        relation = call.chosen_tag(match_type, "eq").lower()
+        return lambda value: _groups_if(
+            value, comparators.satisfies_relation(relation, value, key, comparator)
+        )
     if comparator == NUMERIC:
-        number = comparators.numeric(key)
-        return lambda value: _if(value, comparators.numeric(value) == number)
-    if kind == "regex":
-        return _searched(run, call, key, fold=comparator == CASEMAP)
-    if kind == "matches":
-        return _wild(run, call, key, comparator)
-    raise LookupError(kind)
+        number = comparators.numeric_key(key)
+        return lambda value: _groups_if(value, comparators.numeric_key(value) == number)
+    if match_type == "regex":
+        return _regex_finder(run, call, key, ignore_case=comparator == CASEMAP)
+    if match_type == "matches":
+        return _wildcard_finder(run, call, key, comparator)
+    raise LookupError(match_type)
 
 
-def _if(value: str, fits: bool) -> Matched | None:
-    return (value,) if fits else None
+def _groups_if(value: str, matches: bool) -> MatchGroups | None:
+    return (value,) if matches else None
 
 
-def _wild(run: Run, call: Call, key: str, comparator: str) -> _Found:
-    run.spend(call, comparators.cost(len(key), 8))
-    known = call.worked.setdefault("wild", {})
-    pattern: comparators.Wild | None = known.get(key)
+def _wildcard_finder(run: ScriptRun, call: SieveCall, key: str, comparator: str) -> _KeyFinder:
+    run.count_steps(call, comparators.comparison_steps(len(key), 8))
+    known = call.cache.setdefault("wild", {})
+    pattern: comparators.WildcardPattern | None = known.get(key)
     if pattern is None:
-        pattern = comparators.wild(comparators.FOLDS[comparator](key))
-        if key in call.strings("keys"):  # and not a key with variables
+        pattern = comparators.parse_wildcards(comparators.EQUALITY_KEYS[comparator](key))
+        if key in call.strings_argument("keys"):  # and not a key with variables
             known[key] = pattern
 
-    def find(value: str) -> Matched | None:
-        run.spend(call, comparators.cost(len(value), pattern.width))
-        return pattern.match(value, run.folded(comparator, value))
+    def find(value: str) -> MatchGroups | None:
+        run.count_steps(call, comparators.comparison_steps(len(value), pattern.cost_per_character))
+        return pattern.match(value, run.comparison_key(comparator, value))
 
     return find
 
 
-def _searched(run: Run, call: Call, key: str, *, fold: bool) -> _Found:
+def _regex_finder(run: ScriptRun, call: SieveCall, key: str, *, ignore_case: bool) -> _KeyFinder:
     try:
-        pattern = regex_groups.compiled(key, fold=fold)
-    except Invalid as problem:
-        raise run.failed(call, f"a regular expression cannot be read: {problem}") from problem
-    run.spend(call, len(pattern.expression.states) // _STATES_PER_STEP)
+        pattern = regex_groups.compile_regex(key, ignore_case=ignore_case)
+    except InvalidInput as problem:
+        raise run.error_at(call, f"a regular expression cannot be read: {problem}") from problem
+    run.count_steps(call, len(pattern.expression.states) // _COMPILED_STATES_PER_STEP)
 
-    def find(value: str) -> Matched | None:
-        return regex_groups.match(pattern, value, lambda steps: run.spend(call, steps))
+    def find(value: str) -> MatchGroups | None:
+        return regex_groups.match_groups(pattern, value, lambda steps: run.count_steps(call, steps))
 
     return find
 
 
-def indexed(call: Call, values: Sequence[_Value]) -> Sequence[_Value]:
+def values_at_index(call: SieveCall, values: Sequence[_Value]) -> Sequence[_Value]:
     """Return the value that :index and :last select, or all (RFC 5260, section 6)."""
-    if not call.has("index"):
+    if not call.has_argument("index"):
         return values
-    nth = call.number("index")
-    if call.has("last"):
+    nth = call.number_argument("index")
+    if call.has_argument("last"):
         return values[-nth:][:1] if nth <= len(values) else ()
     return values[nth - 1 : nth]
 
 
-def _unreadable(key: str) -> str | None:
+def _regex_problem(key: str) -> str | None:
     try:
-        regex_groups.compiled(key, fold=True)
-    except Invalid as problem:
+        regex_groups.compile_regex(key, ignore_case=True)
+    except InvalidInput as problem:
         return f"a regular expression cannot be read: {problem}"
     return None
 
 
-def _unfit(comparator: str, kind: str) -> str | None:
-    if comparator == NUMERIC and kind in ("contains", "matches", "regex"):
-        return f"{NUMERIC} compares numbers, and looks for none with :{kind}"
-    if comparator == PLAIN and kind not in ("is", "contains"):
+def _comparator_problem(comparator: str, match_type: str) -> str | None:
+    if comparator == NUMERIC and match_type in ("contains", "matches", "regex"):
+        return f"{NUMERIC} compares numbers, and looks for none with :{match_type}"
+    if comparator == PLAIN and match_type not in ("is", "contains"):
         return f"{PLAIN} compares with :is and :contains"
     return None
 
 
-def check(call: Call) -> str | None:
+def match_tags_problem(call: SieveCall) -> str | None:
     """Return the problem with the tags for comparison and index, None if nothing is."""
-    kind = call.chosen("match", "is")
-    comparator = call.chosen("comparator", CASEMAP)
-    if problem := _unfit(comparator, kind):
+    kind = call.chosen_tag("match", "is")
+    comparator = call.chosen_tag("comparator", CASEMAP)
+    if problem := _comparator_problem(comparator, kind):
         return problem
-    if kind in ("value", "count") and call.chosen(kind, "eq").lower() not in comparators.RELATIONS:
+    if (
+        kind in ("value", "count")
+        and call.chosen_tag(kind, "eq").lower() not in comparators.RELATIONS
+    ):
         return f"behind :{kind} stands one of {', '.join(comparators.RELATIONS)}"
     if kind == "regex":
-        for key in call.strings("keys") or call.strings("list"):
-            if isinstance(key, str) and (problem := _unreadable(key)):
+        for key in call.strings_argument("keys") or call.strings_argument("list"):
+            if isinstance(key, str) and (problem := _regex_problem(key)):
                 return problem
-    if call.has("last") and not call.has("index"):
+    if call.has_argument("last") and not call.has_argument("index"):
         return ":last says from where :index counts"
-    if call.has("index") and call.number("index") < 1:
+    if call.has_argument("index") and call.number_argument("index") < 1:
         return ":index begins with 1"
     return None

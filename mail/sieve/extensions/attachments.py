@@ -1,11 +1,13 @@
 """The test `hasattachment`, an extension of this server."""
 
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import Call, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import CallSignature, SieveCall
 
 
-def _hasattachment(run: Run, _call: Call) -> bool:
+def _evaluate_hasattachment(run: ScriptRun, _call: SieveCall) -> bool:
     return run.message.has_attachment
 
 
-TESTS = (Signature("hasattachment", _hasattachment, extension="vnd.merganser.attachments"),)
+TESTS = (
+    CallSignature("hasattachment", _evaluate_hasattachment, extension="vnd.merganser.attachments"),
+)

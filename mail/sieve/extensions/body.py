@@ -4,41 +4,50 @@ import re
 from collections.abc import Iterable
 
 from mail.sieve.execution import comparators, value_matching
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Option, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
 
-_TYPE = re.compile(r"(?:[^\s/]+(?:/[^\s/]+)?)?")
+_CONTENT_TYPE = re.compile(r"(?:[^\s/]+(?:/[^\s/]+)?)?")
 
 
-def _body(run: Run, call: Call) -> bool:
-    keys = run.texts(call, "keys")
+def _evaluate_body(run: ScriptRun, call: SieveCall) -> bool:
+    keys = run.strings_argument(call, "keys")
     found: Iterable[str]
-    transform = call.chosen("transform", "text")
+    transform = call.chosen_tag("transform", "text")
     if transform == "raw":
-        run.spend(call, comparators.cost(run.message.size))
+        run.count_steps(call, comparators.comparison_steps(run.message.size))
         found = [run.message.raw_body()]
     elif transform == "content":
-        kinds = [kind.lower() for kind in run.texts(call, "content")]
-        run.spend(call, comparators.cost(run.message.size))
-        found = run.message.contents([kind for kind in kinds if _TYPE.fullmatch(kind)])
+        kinds = [kind.lower() for kind in run.strings_argument(call, "content")]
+        run.count_steps(call, comparators.comparison_steps(run.message.size))
+        found = run.message.contents_of_types(
+            [kind for kind in kinds if _CONTENT_TYPE.fullmatch(kind)]
+        )
     else:
         found = run.message.texts
     # Section 6: wildcards of `body` don't set the match variables.
-    return value_matching.matched(run, call, found, keys, sets=False)
+    return value_matching.any_value_matches(run, call, found, keys, set_match_variables=False)
 
 
 TESTS = (
-    Signature(
+    CallSignature(
         "body",
-        _body,
-        (Given("keys", Kind.STRINGS),),
+        _evaluate_body,
+        (PositionalArgument("keys", ArgumentType.STRINGS),),
         (
-            *MATCH,
-            Option("raw", group="transform"),
-            Option("text", group="transform"),
-            Option("content", Kind.STRINGS, group="transform"),
+            *MATCH_OPTIONS,
+            TagOption("raw", group="transform"),
+            TagOption("text", group="transform"),
+            TagOption("content", ArgumentType.STRINGS, group="transform"),
         ),
         extension="body",
-        check=value_matching.check,
+        find_problem=value_matching.match_tags_problem,
     ),
 )

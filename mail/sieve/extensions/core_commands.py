@@ -3,262 +3,286 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from mail.addresses.address_syntax import checked
-from mail.mime import MailAddress, addresses, encoded_words
+from mail.addresses.address_syntax import validated_address
+from mail.mime import ParsedAddress, encoded_words, parse_address_list
 from mail.sieve.actions import Discard, Keep, Redirect
 from mail.sieve.execution import comparators, value_matching
-from mail.sieve.execution.interpreter import Run, Stop
+from mail.sieve.execution.interpreter import ScriptRun, StopScript
 from mail.sieve.execution.signatures import (
-    ADDRESS_PART,
-    INDEX,
-    MATCH,
-    Call,
-    Given,
-    Kind,
-    Option,
-    Signature,
-    Tests,
+    ADDRESS_PART_OPTIONS,
+    INDEX_OPTIONS,
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+    TestCount,
 )
-from mail.sieve.execution.string_templates import String
-from mail.sieve.extensions.imap4flags import FLAGS, flags_of
-from mail.sieve.extensions.mime import ASPECTS, MIME, aspects_of, check_mime, fields_of
-from models.errors import Invalid
+from mail.sieve.execution.string_templates import SieveString
+from mail.sieve.extensions.imap4flags import FLAGS_OPTION, flags_to_store
+from mail.sieve.extensions.mime import (
+    ASPECT_OPTIONS,
+    MIME_OPTIONS,
+    aspects_of_field,
+    fields_of_message_or_part,
+    mime_tags_problem,
+)
+from models.errors import InvalidInput
 
 FIELD_NAME = re.compile(r"[!-9;-~]+", re.ASCII)
-_WITH_ADDRESSES = frozenset(
+_ADDRESS_FIELDS = frozenset(
     """
     apparently-to bcc cc delivered-to disposition-notification-to envelope-to errors-to from
     mail-followup-to mail-reply-to reply-to resent-bcc resent-cc resent-from resent-reply-to
     resent-sender resent-to return-path return-receipt-to sender to x-original-to
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
-_PARTS_OF_ENVELOPE = ("from", "to")
-_DETAIL = "+"  # between user and detail (RFC 5233)
+_ENVELOPE_PARTS = ("from", "to")
+_SUBADDRESS_SEPARATOR = "+"  # between user and detail (RFC 5233)
 
 
-def _if(run: Run, call: Call) -> None:
+def _execute_if(run: ScriptRun, call: SieveCall) -> None:
     for nth, block in enumerate(call.blocks):
-        if nth == len(call.tests) or run.test(call.tests[nth]):
+        if nth == len(call.tests) or run.evaluate(call.tests[nth]):
             run.execute(block)
             return
 
 
-def _nothing(_run: Run, _call: Call) -> None:
+def _execute_nothing(_run: ScriptRun, _call: SieveCall) -> None:
     return
 
 
-def _stop(run: Run, call: Call) -> None:
-    run.note(call, "the end")
-    raise Stop
+def _execute_stop(run: ScriptRun, call: SieveCall) -> None:
+    run.add_trace_step(call, "the end")
+    raise StopScript
 
 
-def _keep(run: Run, call: Call) -> None:
-    flags = flags_of(run, call)
-    run.note(call, f"inbox {' '.join(flags)}".strip())
-    run.act(call, Keep(flags, edits=len(run.edits)))
-    run.keeps = False
+def _execute_keep(run: ScriptRun, call: SieveCall) -> None:
+    flags = flags_to_store(run, call)
+    run.add_trace_step(call, f"inbox {' '.join(flags)}".strip())
+    run.add_action(call, Keep(flags, edit_count=len(run.edits)))
+    run.has_implicit_keep = False
 
 
-def _discard(run: Run, call: Call) -> None:
-    run.note(call, "no implicit keep")
-    run.act(call, Discard())
-    run.keeps = False
+def _execute_discard(run: ScriptRun, call: SieveCall) -> None:
+    run.add_trace_step(call, "no implicit keep")
+    run.add_action(call, Discard())
+    run.has_implicit_keep = False
 
 
-def _redirect(run: Run, call: Call) -> None:
-    copy = call.has("copy")
-    text = run.text(call, "address")
-    problem = wrong_address(text)
+def _execute_redirect(run: ScriptRun, call: SieveCall) -> None:
+    copy = call.has_argument("copy")
+    text = run.string_argument(call, "address")
+    problem = recipient_problem(text)
     if problem:
-        raise run.failed(call, problem)
-    run.note(call, text)
-    run.act(call, Redirect(text, copy, len(run.edits)))
-    run.keeps = run.keeps and copy
+        raise run.error_at(call, problem)
+    run.add_trace_step(call, text)
+    run.add_action(call, Redirect(text, copy, len(run.edits)))
+    run.has_implicit_keep = run.has_implicit_keep and copy
 
 
-def _true(_run: Run, _call: Call) -> bool:
+def _evaluate_true(_run: ScriptRun, _call: SieveCall) -> bool:
     return True
 
 
-def _false(_run: Run, _call: Call) -> bool:
+def _evaluate_false(_run: ScriptRun, _call: SieveCall) -> bool:
     return False
 
 
-def _not(run: Run, call: Call) -> bool:
-    return not run.test(call.tests[0])
+def _evaluate_not(run: ScriptRun, call: SieveCall) -> bool:
+    return not run.evaluate(call.tests[0])
 
 
-def _allof(run: Run, call: Call) -> bool:
-    return all(run.test(one) for one in call.tests)
+def _evaluate_allof(run: ScriptRun, call: SieveCall) -> bool:
+    return all(run.evaluate(one) for one in call.tests)
 
 
-def _anyof(run: Run, call: Call) -> bool:
-    return any(run.test(one) for one in call.tests)
+def _evaluate_anyof(run: ScriptRun, call: SieveCall) -> bool:
+    return any(run.evaluate(one) for one in call.tests)
 
 
-def _exists(run: Run, call: Call) -> bool:
-    return all(fields_of(run, call, name) for name in run.texts(call, "names"))
+def _evaluate_exists(run: ScriptRun, call: SieveCall) -> bool:
+    return all(
+        fields_of_message_or_part(run, call, name) for name in run.strings_argument(call, "names")
+    )
 
 
-def _size(run: Run, call: Call) -> bool:
-    limit = call.number("limit")
-    over = call.chosen("relation", "over") == "over"
+def _evaluate_size(run: ScriptRun, call: SieveCall) -> bool:
+    limit = call.number_argument("limit")
+    over = call.chosen_tag("relation", "over") == "over"
     return run.message.size > limit if over else run.message.size < limit
 
 
-def _header(run: Run, call: Call) -> bool:
-    names = run.texts(call, "names")
-    if call.has("mime") or call.has("index"):
+def _evaluate_header(run: ScriptRun, call: SieveCall) -> bool:
+    names = run.strings_argument(call, "names")
+    if call.has_argument("mime") or call.has_argument("index"):
         found = [
             value
             for name in names
-            for one in value_matching.indexed(call, fields_of(run, call, name))
-            for value in aspects_of(run, call, one)
+            for one in value_matching.values_at_index(
+                call, fields_of_message_or_part(run, call, name)
+            )
+            for value in aspects_of_field(run, call, one)
         ]
     else:
-        found = [value for name in names for value in run.said(name)]
-    return value_matching.matched(run, call, found, run.texts(call, "keys"))
+        found = [value for name in names for value in run.values_of_field(name)]
+    return value_matching.any_value_matches(run, call, found, run.strings_argument(call, "keys"))
 
 
-def _address(run: Run, call: Call) -> bool:
+def _evaluate_address(run: ScriptRun, call: SieveCall) -> bool:
     found: list[str] = []
-    for name in run.texts(call, "names"):
-        if name.lower() not in _WITH_ADDRESSES:
-            raise run.failed(call, f'"{name}" is no field with addresses')
-        for field in value_matching.indexed(call, fields_of(run, call, name)):
-            run.spend(call, comparators.cost(len(field.raw), 16))
-            found += _addressed(run, field.raw)
-    part = call.chosen("part", "all")
-    return value_matching.matched(run, call, parts_of(found, part), run.texts(call, "keys"))
+    for name in run.strings_argument(call, "names"):
+        if name.lower() not in _ADDRESS_FIELDS:
+            raise run.error_at(call, f'"{name}" is no field with addresses')
+        for field in value_matching.values_at_index(
+            call, fields_of_message_or_part(run, call, name)
+        ):
+            run.count_steps(call, comparators.comparison_steps(len(field.raw), 16))
+            found += _addresses_of_field(run, field.raw)
+    part = call.chosen_tag("part", "all")
+    return value_matching.any_value_matches(
+        run, call, address_parts(found, part), run.strings_argument(call, "keys")
+    )
 
 
-def _addressed(run: Run, raw: str) -> Sequence[str]:
+def _addresses_of_field(run: ScriptRun, raw_field: str) -> Sequence[str]:
     """Return the addresses of a raw field. Each field is parsed once per run."""
-    found = run.addressed.get(raw)
+    found = run.addresses_by_raw_field.get(raw_field)
     if found is None:
-        found = [one.address for one in addresses_of(raw) if one.address]
-        run.addressed[raw] = found
+        found = [one.address for one in parse_field_addresses(raw_field) if one.address]
+        run.addresses_by_raw_field[raw_field] = found
     return found
 
 
-def _envelope(run: Run, call: Call) -> bool:
+def _evaluate_envelope(run: ScriptRun, call: SieveCall) -> bool:
     found: list[str] = []
-    part = call.chosen("part", "all")
-    for name in run.texts(call, "parts"):
-        if name.lower() not in _PARTS_OF_ENVELOPE:
-            raise run.failed(call, f'"{name}" is no part of an envelope')
+    part = call.chosen_tag("part", "all")
+    for name in run.strings_argument(call, "parts"):
+        if name.lower() not in _ENVELOPE_PARTS:
+            raise run.error_at(call, f'"{name}" is no part of an envelope')
         is_sender = name.lower() == "from"
         text = run.envelope.sender if is_sender else run.envelope.recipient
-        found += parts_of([text], part) if text else [""]
-    return value_matching.matched(run, call, found, run.texts(call, "keys"))
+        found += address_parts([text], part) if text else [""]
+    return value_matching.any_value_matches(run, call, found, run.strings_argument(call, "keys"))
 
 
-def addresses_of(raw: str) -> list[MailAddress]:
+def parse_field_addresses(raw_field: str) -> list[ParsedAddress]:
     """Return the addresses of a raw header field."""
-    return addresses(encoded_words.unfolded(raw.partition(":")[2]))
+    return parse_address_list(encoded_words.unfold_value(raw_field.partition(":")[2]))
 
 
-def parts_of(found: Iterable[str], part: str) -> list[str]:
+def address_parts(addresses: Iterable[str], part: str) -> list[str]:
     """Return a part of each address that has it (RFC 5228, section 2.7.4; RFC 5233)."""
     if part == "all":
-        return list(found)
+        return list(addresses)
     parts: list[str] = []
-    for address in found:
+    for address in addresses:
         local, at, domain = address.rpartition("@")
         if not at:
             local, domain = address, ""
-        user, divider, detail = local.partition(_DETAIL)
+        user, divider, detail = local.partition(_SUBADDRESS_SEPARATOR)
         if part != "detail" or divider:
             one = {"localpart": local, "domain": domain, "user": user, "detail": detail}[part]
             parts.append(one)
     return parts
 
 
-def wrong_address(text: str) -> str | None:
+def recipient_problem(address: str) -> str | None:
     """Return the problem with the address of a recipient, None if it is valid."""
     try:
-        checked(text)
-    except Invalid:
-        return f'"{text[:100]}" is no mail address'
-    return None if text == text.strip() else "blanks stand around an address"
+        validated_address(address)
+    except InvalidInput:
+        return f'"{address[:100]}" is no mail address'
+    return None if address == address.strip() else "blanks stand around an address"
 
 
-def constants(strings: Sequence[String]) -> Iterable[str]:
+def strings_without_variables(strings: Sequence[SieveString]) -> Iterable[str]:
     """Yield the strings that contain no variables."""
     return (one for one in strings if isinstance(one, str))
 
 
-def _check_names(call: Call) -> str | None:
-    for name in constants(call.strings("names")):
+def _field_names_problem(call: SieveCall) -> str | None:
+    for name in strings_without_variables(call.strings_argument("names")):
         if not FIELD_NAME.fullmatch(name):
             return f'"{name[:100]}" is no name of a field'
-        if call.name == "address" and name.lower() not in _WITH_ADDRESSES:
+        if call.name == "address" and name.lower() not in _ADDRESS_FIELDS:
             return f'"{name[:100]}" is no field with addresses'
-    return check_mime(call) or value_matching.check(call)
+    return mime_tags_problem(call) or value_matching.match_tags_problem(call)
 
 
-def _check_envelope(call: Call) -> str | None:
-    for name in constants(call.strings("parts")):
-        if name.lower() not in _PARTS_OF_ENVELOPE:
+def _envelope_problem(call: SieveCall) -> str | None:
+    for name in strings_without_variables(call.strings_argument("parts")):
+        if name.lower() not in _ENVELOPE_PARTS:
             return f'"{name[:100]}" is no part of an envelope: there are "from" and "to"'
-    return value_matching.check(call)
+    return value_matching.match_tags_problem(call)
 
 
-def _check_redirect(call: Call) -> str | None:
-    address = call.string("address")
-    return wrong_address(address) if isinstance(address, str) else None
+def _redirect_problem(call: SieveCall) -> str | None:
+    address = call.string_argument("address")
+    return recipient_problem(address) if isinstance(address, str) else None
 
 
-def _check_size(call: Call) -> str | None:
-    return None if call.has("relation") else ":over or :under is missing"
+def _size_problem(call: SieveCall) -> str | None:
+    return None if call.has_argument("relation") else ":over or :under is missing"
 
 
-_NAMES = Given("names", Kind.STRINGS)
-_KEYS = Given("keys", Kind.STRINGS)
+_NAMES = PositionalArgument("names", ArgumentType.STRINGS)
+_KEYS = PositionalArgument("keys", ArgumentType.STRINGS)
 COMMANDS = (
-    Signature("if", _if, tests=Tests.ONE, block=True),
-    Signature("stop", _stop),
-    Signature("require", _nothing, given=(Given("capabilities", Kind.STRINGS, constant=True),)),
-    Signature("keep", _keep, options=(FLAGS,)),
-    Signature("discard", _discard),
-    Signature(
+    CallSignature("if", _execute_if, test_count=TestCount.ONE, has_block=True),
+    CallSignature("stop", _execute_stop),
+    CallSignature(
+        "require",
+        _execute_nothing,
+        positional=(PositionalArgument("capabilities", ArgumentType.STRINGS, is_constant=True),),
+    ),
+    CallSignature("keep", _execute_keep, options=(FLAGS_OPTION,)),
+    CallSignature("discard", _execute_discard),
+    CallSignature(
         "redirect",
-        _redirect,
-        (Given("address"),),
-        (Option("copy", extension="copy"),),
-        check=_check_redirect,
+        _execute_redirect,
+        (PositionalArgument("address"),),
+        (TagOption("copy", extension="copy"),),
+        find_problem=_redirect_problem,
     ),
 )
 TESTS = (
-    Signature("true", _true),
-    Signature("false", _false),
-    Signature("not", _not, tests=Tests.ONE),
-    Signature("allof", _allof, tests=Tests.MANY),
-    Signature("anyof", _anyof, tests=Tests.MANY),
-    Signature("exists", _exists, (_NAMES,), MIME, check=_check_names),
-    Signature(
+    CallSignature("true", _evaluate_true),
+    CallSignature("false", _evaluate_false),
+    CallSignature("not", _evaluate_not, test_count=TestCount.ONE),
+    CallSignature("allof", _evaluate_allof, test_count=TestCount.MANY),
+    CallSignature("anyof", _evaluate_anyof, test_count=TestCount.MANY),
+    CallSignature(
+        "exists", _evaluate_exists, (_NAMES,), MIME_OPTIONS, find_problem=_field_names_problem
+    ),
+    CallSignature(
         "size",
-        _size,
-        (Given("limit", Kind.NUMBER),),
-        (Option("over", group="relation"), Option("under", group="relation")),
-        check=_check_size,
+        _evaluate_size,
+        (PositionalArgument("limit", ArgumentType.NUMBER),),
+        (TagOption("over", group="relation"), TagOption("under", group="relation")),
+        find_problem=_size_problem,
     ),
-    Signature(
-        "header", _header, (_NAMES, _KEYS), (*MATCH, *INDEX, *MIME, *ASPECTS), check=_check_names
-    ),
-    Signature(
-        "address",
-        _address,
+    CallSignature(
+        "header",
+        _evaluate_header,
         (_NAMES, _KEYS),
-        (*MATCH, *INDEX, *ADDRESS_PART, *MIME),
-        check=_check_names,
+        (*MATCH_OPTIONS, *INDEX_OPTIONS, *MIME_OPTIONS, *ASPECT_OPTIONS),
+        find_problem=_field_names_problem,
     ),
-    Signature(
+    CallSignature(
+        "address",
+        _evaluate_address,
+        (_NAMES, _KEYS),
+        (*MATCH_OPTIONS, *INDEX_OPTIONS, *ADDRESS_PART_OPTIONS, *MIME_OPTIONS),
+        find_problem=_field_names_problem,
+    ),
+    CallSignature(
         "envelope",
-        _envelope,
-        (Given("parts", Kind.STRINGS), _KEYS),
-        (*MATCH, *ADDRESS_PART),
+        _evaluate_envelope,
+        (PositionalArgument("parts", ArgumentType.STRINGS), _KEYS),
+        (*MATCH_OPTIONS, *ADDRESS_PART_OPTIONS),
         extension="envelope",
-        check=_check_envelope,
+        find_problem=_envelope_problem,
     ),
 )

@@ -3,24 +3,32 @@
 import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 
-from mail.mime import date_of
+from mail.mime import parse_date
 from mail.sieve.execution import comparators, value_matching
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import INDEX, MATCH, Call, Given, Kind, Option, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    INDEX_OPTIONS,
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
 from mail.sieve.extensions.core_commands import FIELD_NAME
 
 _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)", re.ASCII)
 _OFFSET_AT_END = re.compile(r"[+-]\d{4}(?=\s*(?:\([^()]*\)\s*)*\Z)", re.ASCII)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_JULIAN = date(1858, 11, 17).toordinal()  # modified Julian day 0
-_PARTS = (
+_JULIAN_DAY_ZERO = date(1858, 11, 17).toordinal()  # modified Julian day 0
+_DATE_PARTS = (
     "year", "month", "day", "date", "julian", "hour", "minute", "second", "time", "iso8601",
     "std11", "zone", "weekday",
 )  # fmt: skip
 
 
-def part_of(at: datetime, part: str) -> str:
+def date_part(at: datetime, part: str) -> str:
     """Return a part of a date as text (RFC 5260, section 4.2)."""
     zone = at.strftime("%z")[:5]
     clock = f"{at.hour:02}:{at.minute:02}:{at.second:02}"
@@ -30,7 +38,7 @@ def part_of(at: datetime, part: str) -> str:
         "month": f"{at.month:02}",
         "day": f"{at.day:02}",
         "date": day,
-        "julian": str(at.toordinal() - _JULIAN),
+        "julian": str(at.toordinal() - _JULIAN_DAY_ZERO),
         "hour": f"{at.hour:02}",
         "minute": f"{at.minute:02}",
         "second": f"{at.second:02}",
@@ -43,48 +51,52 @@ def part_of(at: datetime, part: str) -> str:
     }[part]
 
 
-def _currentdate(run: Run, call: Call) -> bool:
-    at = _placed(run, call, run.circumstances.now, None)
-    return _compared(run, call, [at])
+def _evaluate_currentdate(run: ScriptRun, call: SieveCall) -> bool:
+    at = _in_requested_zone(run, call, run.environment.now, None)
+    return _any_date_matches(run, call, [at])
 
 
-def _date(run: Run, call: Call) -> bool:
-    fields = value_matching.indexed(call, run.headers(run.text(call, "name")))
+def _evaluate_date(run: ScriptRun, call: SieveCall) -> bool:
+    fields = value_matching.values_at_index(
+        call, run.fields_named(run.string_argument(call, "name"))
+    )
     found: list[datetime] = []
     for field in fields[:1]:
-        run.spend(call, comparators.cost(len(field.value)))
+        run.count_steps(call, comparators.comparison_steps(len(field.value)))
         text = field.value.rpartition(";")[2].strip()
-        at = date_of(text)
+        at = parse_date(text)
         if at is not None:
-            found.append(_placed(run, call, at, text))
-    return _compared(run, call, found)
+            found.append(_in_requested_zone(run, call, at, text))
+    return _any_date_matches(run, call, found)
 
 
-def _compared(run: Run, call: Call, found: list[datetime]) -> bool:
+def _any_date_matches(run: ScriptRun, call: SieveCall, dates: list[datetime]) -> bool:
     """Compare the requested part of the dates with the keys. Raises SieveRunError."""
-    part = run.text(call, "part").lower()
-    if part not in _PARTS:
-        raise run.failed(call, f'"{part[:40]}" is no part of a date')
-    return value_matching.matched(
-        run, call, [part_of(at, part) for at in found], run.texts(call, "keys")
+    part = run.string_argument(call, "part").lower()
+    if part not in _DATE_PARTS:
+        raise run.error_at(call, f'"{part[:40]}" is no part of a date')
+    return value_matching.any_value_matches(
+        run, call, [date_part(at, part) for at in dates], run.strings_argument(call, "keys")
     )
 
 
-def _placed(run: Run, call: Call, at: datetime, text: str | None) -> datetime:
+def _in_requested_zone(
+    run: ScriptRun, call: SieveCall, date_time: datetime, date_text: str | None
+) -> datetime:
     """Convert a date to the requested time zone, by default that of the account."""
-    zone: tzinfo = run.circumstances.zone
-    if call.has("zone"):
-        zone = _zone(run.text(call, "zone")) or zone
-    elif call.has("originalzone") and text is not None:
-        offset = _OFFSET_AT_END.search(text)
-        zone = (_zone(offset[0]) if offset else None) or UTC
+    zone: tzinfo = run.environment.zone
+    if call.has_argument("zone"):
+        zone = _parse_zone(run.string_argument(call, "zone")) or zone
+    elif call.has_argument("originalzone") and date_text is not None:
+        offset = _OFFSET_AT_END.search(date_text)
+        zone = (_parse_zone(offset[0]) if offset else None) or UTC
     try:
-        return at.astimezone(zone)
+        return date_time.astimezone(zone)
     except OverflowError:  # the year is out of range
-        return at
+        return date_time
 
 
-def _zone(text: str) -> tzinfo | None:
+def _parse_zone(text: str) -> tzinfo | None:
     found = _OFFSET.fullmatch(text)
     if found is None:
         return None
@@ -95,30 +107,35 @@ def _zone(text: str) -> tzinfo | None:
     return timezone(-offset if sign == "-" else offset)
 
 
-def _check(call: Call) -> str | None:
-    zone, part, name = (call.string(one) for one in ("zone", "part", "name"))
-    if call.has("zone") and isinstance(zone, str) and _zone(zone) is None:
+def _date_test_problem(call: SieveCall) -> str | None:
+    zone, part, name = (call.string_argument(one) for one in ("zone", "part", "name"))
+    if call.has_argument("zone") and isinstance(zone, str) and _parse_zone(zone) is None:
         return f'"{zone[:40]}" is no zone such as "+0100"'
-    if isinstance(part, str) and part.lower() not in _PARTS:
-        return f'"{part[:40]}" is no part of a date: there are {", ".join(_PARTS)}'
-    if call.has("name") and isinstance(name, str) and not FIELD_NAME.fullmatch(name):
+    if isinstance(part, str) and part.lower() not in _DATE_PARTS:
+        return f'"{part[:40]}" is no part of a date: there are {", ".join(_DATE_PARTS)}'
+    if call.has_argument("name") and isinstance(name, str) and not FIELD_NAME.fullmatch(name):
         return f'"{name[:100]}" is no name of a field'
-    return value_matching.check(call)
+    return value_matching.match_tags_problem(call)
 
 
-_PART = Given("part")
-_KEYS = Given("keys", Kind.STRINGS)
-_ZONE = Option("zone", Kind.STRING, group="place")
+_PART = PositionalArgument("part")
+_KEYS = PositionalArgument("keys", ArgumentType.STRINGS)
+_ZONE = TagOption("zone", ArgumentType.STRING, group="place")
 TESTS = (
-    Signature(
+    CallSignature(
         "date",
-        _date,
-        (Given("name"), _PART, _KEYS),
-        (*MATCH, *INDEX, _ZONE, Option("originalzone", group="place")),
+        _evaluate_date,
+        (PositionalArgument("name"), _PART, _KEYS),
+        (*MATCH_OPTIONS, *INDEX_OPTIONS, _ZONE, TagOption("originalzone", group="place")),
         extension="date",
-        check=_check,
+        find_problem=_date_test_problem,
     ),
-    Signature(
-        "currentdate", _currentdate, (_PART, _KEYS), (*MATCH, _ZONE), extension="date", check=_check
+    CallSignature(
+        "currentdate",
+        _evaluate_currentdate,
+        (_PART, _KEYS),
+        (*MATCH_OPTIONS, _ZONE),
+        extension="date",
+        find_problem=_date_test_problem,
     ),
 )

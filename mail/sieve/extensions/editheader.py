@@ -3,13 +3,21 @@
 import re
 from collections.abc import Iterable
 
-from mail.mime import Header
-from mail.mime.header_encoding import unstructured
+from mail.mime import DecodedField
+from mail.mime.header_encoding import unstructured_field
 from mail.sieve import limits
 from mail.sieve.actions import AddHeader, DeleteHeader, Edit
 from mail.sieve.execution import value_matching
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import INDEX, MATCH, Call, Given, Kind, Option, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    INDEX_OPTIONS,
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
 from mail.sieve.extensions.core_commands import FIELD_NAME
 
 _FIELD = re.compile(  # the same fields as in mail.mime.header_fields, with line ends
@@ -19,97 +27,101 @@ _FIELD = re.compile(  # the same fields as in mail.mime.header_fields, with line
 _BLANK_LINE = re.compile(rb"(?:\A|(?>\r{0,2}\n|\r))(\r{0,2}\n|\r)\Z")  # after a complete line end
 # Scripts must not forge the trace or the authentication results (sections 4 and 6).
 _PROTECTED = frozenset({"received", "auto-submitted", "return-path", "authentication-results"})
-_TYPED = ("content-", "mime-version")  # a change would alter how the body is read
+_PROTECTED_PREFIXES = ("content-", "mime-version")  # a change would alter how the body is read
 
 
-def _addheader(run: Run, call: Call) -> None:
-    name = run.text(call, "name")
-    if not FIELD_NAME.fullmatch(name) or len(name) > limits.TRACED:
-        raise run.failed(call, f'"{name[:100]}" is no name of a field')
-    value = " ".join(run.text(call, "value").split())
-    if len(value) > limits.FIELD:
-        raise run.failed(call, f"a field has at most {limits.FIELD} characters")
+def _execute_addheader(run: ScriptRun, call: SieveCall) -> None:
+    name = run.string_argument(call, "name")
+    if not FIELD_NAME.fullmatch(name) or len(name) > limits.MAX_TRACED_LENGTH:
+        raise run.error_at(call, f'"{name[:100]}" is no name of a field')
+    value = " ".join(run.string_argument(call, "value").split())
+    if len(value) > limits.MAX_FIELD_LENGTH:
+        raise run.error_at(call, f"a field has at most {limits.MAX_FIELD_LENGTH} characters")
     if _is_protected(name):
-        run.note(call, f"{name} stays as it is")
+        run.add_trace_step(call, f"{name} stays as it is")
         return
-    is_last = call.has("last")
-    run.note(call, f"{name}: {value}")
-    field = Header(name, value, f"{name}: {value}")
+    is_last = call.has_argument("last")
+    run.add_trace_step(call, f"{name}: {value}")
+    field = DecodedField(name, value, f"{name}: {value}")
     fields = [*run.all_fields(), field] if is_last else [field, *run.all_fields()]
-    run.edit(call, AddHeader(name, value, is_last), fields)
+    run.add_edit(call, AddHeader(name, value, is_last), fields)
 
 
-def _deleteheader(run: Run, call: Call) -> None:
-    name = run.text(call, "name")
+def _execute_deleteheader(run: ScriptRun, call: SieveCall) -> None:
+    name = run.string_argument(call, "name")
     if not FIELD_NAME.fullmatch(name):
-        raise run.failed(call, f'"{name[:100]}" is no name of a field')
+        raise run.error_at(call, f'"{name[:100]}" is no name of a field')
     if _is_protected(name):
-        run.note(call, f"{name} stays as it is")
+        run.add_trace_step(call, f"{name} stays as it is")
         return
-    wanted = value_matching.indexed(call, run.headers(name))
-    keys = run.texts(call, "keys")
-    gone = [
+    wanted = value_matching.values_at_index(call, run.fields_named(name))
+    keys = run.strings_argument(call, "keys")
+    deleted = [
         field
         for field in wanted
-        if not call.has("keys")
-        or value_matching.matched(run, call, [field.value], keys, sets=False)
+        if not call.has_argument("keys")
+        or value_matching.any_value_matches(
+            run, call, [field.value], keys, set_match_variables=False
+        )
     ]
-    run.note(call, f"{len(gone)} of {name}")
-    for field in gone:
+    run.add_trace_step(call, f"{len(deleted)} of {name}")
+    for field in deleted:
         fields = list(run.all_fields())
         at = next(place for place, one in enumerate(fields) if one is field)
-        run.edit(call, DeleteHeader(at), [*fields[:at], *fields[at + 1 :]])
+        run.add_edit(call, DeleteHeader(at), [*fields[:at], *fields[at + 1 :]])
 
 
-def edited(header: bytes, edits: Iterable[Edit]) -> bytes:
+def edit_header_block(header_block: bytes, edits: Iterable[Edit]) -> bytes:
     """Return a header block after the edits, with the blank line at its end.
 
     Other fields stay byte for byte. A block without a blank line gets one.
     """
-    blank = _BLANK_LINE.search(header)
-    end = blank.start(1) if blank else len(header)
-    starts = [found.start() for found in _FIELD.finditer(header, 0, end)]
-    before = header[: starts[0]] if starts else header[:end]
+    blank = _BLANK_LINE.search(header_block)
+    end = blank.start(1) if blank else len(header_block)
+    starts = [found.start() for found in _FIELD.finditer(header_block, 0, end)]
+    before = header_block[: starts[0]] if starts else header_block[:end]
     # Damaged lines are part of the field before them.
-    fields = [header[start:until] for start, until in zip(starts, [*starts[1:], end], strict=False)]
+    fields = [
+        header_block[start:until] for start, until in zip(starts, [*starts[1:], end], strict=False)
+    ]
     if blank is None and fields and not fields[-1].endswith((b"\r", b"\n")):
         fields[-1] += b"\r\n"
     for edit in edits:
         if isinstance(edit, DeleteHeader):
             del fields[edit.position]
         else:
-            field = unstructured(edit.name, edit.value)
-            fields.insert(len(fields) if edit.last else 0, field)
+            field = unstructured_field(edit.name, edit.value)
+            fields.insert(len(fields) if edit.at_end else 0, field)
     return before + b"".join(fields) + (blank[1] if blank else b"\r\n")
 
 
 def _is_protected(name: str) -> bool:
-    return name.lower() in _PROTECTED or name.lower().startswith(_TYPED)
+    return name.lower() in _PROTECTED or name.lower().startswith(_PROTECTED_PREFIXES)
 
 
-def _check(call: Call) -> str | None:
-    name = call.string("name")
+def _editheader_problem(call: SieveCall) -> str | None:
+    name = call.string_argument("name")
     if isinstance(name, str) and not FIELD_NAME.fullmatch(name):
         return f'"{name[:100]}" is no name of a field'
-    return value_matching.check(call) if call.name == "deleteheader" else None
+    return value_matching.match_tags_problem(call) if call.name == "deleteheader" else None
 
 
-_NAME = Given("name")
+_NAME = PositionalArgument("name")
 COMMANDS = (
-    Signature(
+    CallSignature(
         "addheader",
-        _addheader,
-        (_NAME, Given("value")),
-        (Option("last"),),
+        _execute_addheader,
+        (_NAME, PositionalArgument("value")),
+        (TagOption("last"),),
         extension="editheader",
-        check=_check,
+        find_problem=_editheader_problem,
     ),
-    Signature(
+    CallSignature(
         "deleteheader",
-        _deleteheader,
-        (_NAME, Given("keys", Kind.STRINGS, optional=True)),
-        (*MATCH, *(Option(one.name, one.value) for one in INDEX)),
+        _execute_deleteheader,
+        (_NAME, PositionalArgument("keys", ArgumentType.STRINGS, is_optional=True)),
+        (*MATCH_OPTIONS, *(TagOption(one.name, one.value_type) for one in INDEX_OPTIONS)),
         extension="editheader",
-        check=_check,
+        find_problem=_editheader_problem,
     ),
 )

@@ -5,19 +5,30 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from mail.sieve import limits
-from mail.sieve.actions import Notify
+from mail.sieve.actions import MailNotification
 from mail.sieve.execution import value_matching
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Option, Signature
-from mail.sieve.extensions.core_commands import FIELD_NAME, constants, wrong_address
-from mail.sieve.extensions.mailboxes import COPIED, check_mailboxes, copied
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
+from mail.sieve.extensions.core_commands import (
+    FIELD_NAME,
+    recipient_problem,
+    strings_without_variables,
+)
+from mail.sieve.extensions.mailboxes import FCC_OPTIONS, fcc_copy, mailbox_arguments_problem
 
 _SCHEME = "mailto:"
-_USUAL = "2"  # normal
-_MOST_FIELDS = 16
+_DEFAULT_IMPORTANCE = "2"  # normal
+_MAX_FIELDS = 16
 _ENCODED = re.compile(r"(?:[^%]|%[0-9a-f]{2})*+", re.IGNORECASE | re.DOTALL)
 # RFC 5436, section 2.7: these fields are generated; values of the URI are ignored.
-_OURS = frozenset(
+_IGNORED_FIELDS = frozenset(
     """
     auto-submitted bcc cc content-transfer-encoding content-type date from message-id
     mime-version received reply-to resent-bcc resent-cc resent-date resent-from resent-to
@@ -27,25 +38,25 @@ _OURS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Mailto:
+class MailtoUri:
     """The recipients, header fields and body of a mailto URI (RFC 6068)."""
 
-    to: tuple[str, ...]
-    fields: tuple[tuple[str, str], ...]  # name in lower case, value
+    recipients: tuple[str, ...]
+    header_fields: tuple[tuple[str, str], ...]  # name in lower case, value
     body: str
 
 
-def mailto(uri: str) -> Mailto:
+def parse_mailto(uri: str) -> MailtoUri:
     """Parse a mailto URI.
 
     Raises ValueError if it is invalid, has no recipients or exceeds a limit.
     """
     if uri[: len(_SCHEME)].lower() != _SCHEME:
         raise ValueError(f"notifications go to {_SCHEME} alone")
-    if len(uri) > limits.FIELD or not _ENCODED.fullmatch(uri):
+    if len(uri) > limits.MAX_FIELD_LENGTH or not _ENCODED.fullmatch(uri):
         raise ValueError(f'"{uri[:100]}" is no URI')
     people, _, rest = uri[len(_SCHEME) :].partition("?")
-    pairs = [_pair(word) for word in rest.split("&")] if rest else []
+    pairs = [_parse_uri_field(word) for word in rest.split("&")] if rest else []
     listed = [value for name, value in pairs if name == "to"]
     to = [unquote(one) for one in people.split(",") if one]
     to += [one.strip() for one in ",".join(listed).split(",") if one.strip()]
@@ -53,118 +64,140 @@ def mailto(uri: str) -> Mailto:
     fields = [
         (name, " ".join(value.split()))
         for name, value in pairs
-        if name != "body" and name not in _OURS
+        if name != "body" and name not in _IGNORED_FIELDS
     ]
-    if not to or len(to) > limits.REDIRECTS or len(fields) > _MOST_FIELDS:
-        raise ValueError(f"a notification goes to 1 to {limits.REDIRECTS} addresses")
+    if not to or len(to) > limits.MAX_REDIRECTS or len(fields) > _MAX_FIELDS:
+        raise ValueError(f"a notification goes to 1 to {limits.MAX_REDIRECTS} addresses")
     for address in to:
-        if problem := wrong_address(address):
+        if problem := recipient_problem(address):
             raise ValueError(problem)
-    return Mailto(tuple(to), tuple(fields), bodies[-1] if bodies else "")
+    return MailtoUri(tuple(to), tuple(fields), bodies[-1] if bodies else "")
 
 
-def _pair(word: str) -> tuple[str, str]:
+def _parse_uri_field(field_text: str) -> tuple[str, str]:
     """Return name, in lower case, and value of a field of a URI. Raises ValueError."""
-    name, equals, value = (unquote(one) for one in word.partition("="))
+    name, equals, value = (unquote(one) for one in field_text.partition("="))
     if not equals or not FIELD_NAME.fullmatch(name):
-        raise ValueError(f'"{word[:100]}" is no part of a URI')
+        raise ValueError(f'"{field_text[:100]}" is no part of a URI')
     return name.lower(), value
 
 
-def _notify(run: Run, call: Call) -> None:
-    method = run.text(call, "method")
+def _execute_notify(run: ScriptRun, call: SieveCall) -> None:
+    method = run.string_argument(call, "method")
     try:
-        found = mailto(method)
+        found = parse_mailto(method)
     except ValueError as problem:
-        raise run.failed(call, str(problem)) from problem
-    importance = run.text(call, "importance") if call.has("importance") else _USUAL
+        raise run.error_at(call, str(problem)) from problem
+    importance = (
+        run.string_argument(call, "importance")
+        if call.has_argument("importance")
+        else _DEFAULT_IMPORTANCE
+    )
     if importance not in ("1", "2", "3"):
-        raise run.failed(call, ':importance is "1", "2" or "3"')
-    from_ = run.text(call, "from") if call.has("from") else None
-    if from_ is not None and (wrong := wrong_address(from_)):
-        raise run.failed(call, wrong)
-    told = {to.lower() for one in run.actions if isinstance(one, Notify) for to in one.to}
-    to = tuple(one for one in dict.fromkeys(found.to) if one.lower() not in told)
-    if len(told) + len(to) > limits.REDIRECTS:
-        raise run.failed(call, f"at most {limits.REDIRECTS} are notified")
-    run.note(call, method if to else "all are told already")
+        raise run.error_at(call, ':importance is "1", "2" or "3"')
+    from_ = run.string_argument(call, "from") if call.has_argument("from") else None
+    if from_ is not None and (wrong := recipient_problem(from_)):
+        raise run.error_at(call, wrong)
+    notified = {
+        to.lower()
+        for one in run.actions
+        if isinstance(one, MailNotification)
+        for to in one.recipients
+    }
+    to = tuple(one for one in dict.fromkeys(found.recipients) if one.lower() not in notified)
+    if len(notified) + len(to) > limits.MAX_REDIRECTS:
+        raise run.error_at(call, f"at most {limits.MAX_REDIRECTS} are notified")
+    run.add_trace_step(call, method if to else "all are told already")
     if not to:
         return
-    run.act(
+    run.add_action(
         call,
-        Notify(
+        MailNotification(
             method=method,
-            to=to,
-            fields=found.fields,
+            recipients=to,
+            header_fields=found.header_fields,
             body=found.body,
-            message=run.text(call, "message"),
+            message=run.string_argument(call, "message"),
             importance=int(importance),
             from_=from_,
-            options=tuple(run.texts(call, "options")),
-            fcc=copied(run, call),
+            options=tuple(run.strings_argument(call, "options")),
+            fcc=fcc_copy(run, call),
         ),
     )
 
 
-def _valid(run: Run, call: Call) -> bool:
+def _evaluate_valid_notify_method(run: ScriptRun, call: SieveCall) -> bool:
     try:
-        for uri in run.texts(call, "uris"):
-            mailto(uri)
+        for uri in run.strings_argument(call, "uris"):
+            parse_mailto(uri)
     except ValueError:
         return False
     return True
 
 
-def _capability(run: Run, call: Call) -> bool:
+def _evaluate_notify_method_capability(run: ScriptRun, call: SieveCall) -> bool:
     """Evaluate a capability. `online` is always "maybe": mail may be read later."""
     try:
-        mailto(run.text(call, "uri"))
+        parse_mailto(run.string_argument(call, "uri"))
     except ValueError:
         return False
-    if run.text(call, "capability").lower() != "online":
+    if run.string_argument(call, "capability").lower() != "online":
         return False
-    return value_matching.matched(run, call, ["maybe"], run.texts(call, "keys"))
+    return value_matching.any_value_matches(
+        run, call, ["maybe"], run.strings_argument(call, "keys")
+    )
 
 
-def _check(call: Call) -> str | None:
-    importance = call.string("importance")
-    if call.has("importance") and isinstance(importance, str) and importance not in "123":
+def _notify_problem(call: SieveCall) -> str | None:
+    importance = call.string_argument("importance")
+    if call.has_argument("importance") and isinstance(importance, str) and importance not in "123":
         return ':importance is "1", "2" or "3"'
     try:
-        for uri in constants([call.string("method")]):
-            mailto(uri)
+        for uri in strings_without_variables([call.string_argument("method")]):
+            parse_mailto(uri)
     except ValueError as problem:
         return str(problem)
-    for text in constants([call.string("from")] if call.has("from") else []):
-        if wrong := wrong_address(text):
+    for text in strings_without_variables(
+        [call.string_argument("from")] if call.has_argument("from") else []
+    ):
+        if wrong := recipient_problem(text):
             return wrong
-    return check_mailboxes(call)
+    return mailbox_arguments_problem(call)
 
 
 COMMANDS = (
-    Signature(
+    CallSignature(
         "notify",
-        _notify,
-        (Given("method"),),
+        _execute_notify,
+        (PositionalArgument("method"),),
         (
-            Option("from", Kind.STRING),
-            Option("importance", Kind.STRING),
-            Option("options", Kind.STRINGS),
-            Option("message", Kind.STRING),
-            *COPIED,
+            TagOption("from", ArgumentType.STRING),
+            TagOption("importance", ArgumentType.STRING),
+            TagOption("options", ArgumentType.STRINGS),
+            TagOption("message", ArgumentType.STRING),
+            *FCC_OPTIONS,
         ),
         extension="enotify",
-        check=_check,
+        find_problem=_notify_problem,
     ),
 )
 TESTS = (
-    Signature("valid_notify_method", _valid, (Given("uris", Kind.STRINGS),), extension="enotify"),
-    Signature(
-        "notify_method_capability",
-        _capability,
-        (Given("uri"), Given("capability"), Given("keys", Kind.STRINGS)),
-        MATCH,
+    CallSignature(
+        "valid_notify_method",
+        _evaluate_valid_notify_method,
+        (PositionalArgument("uris", ArgumentType.STRINGS),),
         extension="enotify",
-        check=value_matching.check,
+    ),
+    CallSignature(
+        "notify_method_capability",
+        _evaluate_notify_method_capability,
+        (
+            PositionalArgument("uri"),
+            PositionalArgument("capability"),
+            PositionalArgument("keys", ArgumentType.STRINGS),
+        ),
+        MATCH_OPTIONS,
+        extension="enotify",
+        find_problem=value_matching.match_tags_problem,
     ),
 )

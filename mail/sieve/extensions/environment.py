@@ -1,57 +1,71 @@
 """The tests `environment` (RFC 5183), `spamtest` and `virustest` (RFC 5235)."""
 
 from mail.sieve.execution import value_matching
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Option, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
 
 
-def _environment(run: Run, call: Call) -> bool:
-    value = run.circumstances.items.get(run.text(call, "item").lower())
+def _evaluate_environment(run: ScriptRun, call: SieveCall) -> bool:
+    value = run.environment.items.get(run.string_argument(call, "item").lower())
     # An unknown item matches nothing, not even "" (section 4).
     found = [] if value is None else [value]
-    return value is not None and value_matching.matched(run, call, found, run.texts(call, "keys"))
+    return value is not None and value_matching.any_value_matches(
+        run, call, found, run.strings_argument(call, "keys")
+    )
 
 
-def _spamtest(run: Run, call: Call) -> bool:
-    percent = run.circumstances.spam
-    if call.has("percent"):
+def _evaluate_spamtest(run: ScriptRun, call: SieveCall) -> bool:
+    percent = run.environment.spam
+    if call.has_argument("percent"):
         text = "0" if percent is None else str(min(max(round(percent), 0), 100))
     else:  # from 1 to 10; 0: not scanned
         text = "0" if percent is None else str(1 + min(max(int(percent * 9 / 100), 0), 9))
-    return _scored(run, call, text, is_known=percent is not None)
+    return _score_matches(run, call, text, is_known=percent is not None)
 
 
-def _virustest(run: Run, call: Call) -> bool:
-    level = run.circumstances.virus
+def _evaluate_virustest(run: ScriptRun, call: SieveCall) -> bool:
+    level = run.environment.virus
     text = "0" if level is None else str(min(max(level, 1), 5))
-    return _scored(run, call, text, is_known=level is not None)
+    return _score_matches(run, call, text, is_known=level is not None)
 
 
-def _scored(run: Run, call: Call, text: str, *, is_known: bool) -> bool:
-    counts = call.chosen("match", "is") == "count"  # the number of scores: 0 or 1
+def _score_matches(run: ScriptRun, call: SieveCall, text: str, *, is_known: bool) -> bool:
+    counts = call.chosen_tag("match", "is") == "count"  # the number of scores: 0 or 1
     found = [text] if is_known or not counts else []
-    return value_matching.matched(run, call, found, [run.text(call, "score")])
+    return value_matching.any_value_matches(run, call, found, [run.string_argument(call, "score")])
 
 
-_SCORE = (Given("score"),)
+_SCORE = (PositionalArgument("score"),)
 TESTS = (
-    Signature(
+    CallSignature(
         "environment",
-        _environment,
-        (Given("item"), Given("keys", Kind.STRINGS)),
-        MATCH,
+        _evaluate_environment,
+        (PositionalArgument("item"), PositionalArgument("keys", ArgumentType.STRINGS)),
+        MATCH_OPTIONS,
         extension="environment",
-        check=value_matching.check,
+        find_problem=value_matching.match_tags_problem,
     ),
-    Signature(
+    CallSignature(
         "spamtest",
-        _spamtest,
+        _evaluate_spamtest,
         _SCORE,
-        (*MATCH, Option("percent", extension="spamtestplus")),
+        (*MATCH_OPTIONS, TagOption("percent", extension="spamtestplus")),
         extension="spamtest",
-        check=value_matching.check,
+        find_problem=value_matching.match_tags_problem,
     ),
-    Signature(
-        "virustest", _virustest, _SCORE, MATCH, extension="virustest", check=value_matching.check
+    CallSignature(
+        "virustest",
+        _evaluate_virustest,
+        _SCORE,
+        MATCH_OPTIONS,
+        extension="virustest",
+        find_problem=value_matching.match_tags_problem,
     ),
 )

@@ -1,24 +1,31 @@
 """The test `ihave` and the command `error` (RFC 5463)."""
 
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import Call, Given, Kind, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+)
 
 
-def _ihave(run: Run, call: Call) -> bool:
+def _evaluate_ihave(run: ScriptRun, call: SieveCall) -> bool:
     # The compiler enabled the extensions that exist.
-    return set(call.strings("capabilities")) <= run.program.extensions
+    return set(call.strings_argument("capabilities")) <= run.program.extensions
 
 
-def _error(run: Run, call: Call) -> None:
-    raise run.failed(call, f"the script says: {run.text(call, 'message')[:500]}")
+def _execute_error(run: ScriptRun, call: SieveCall) -> None:
+    raise run.error_at(call, f"the script says: {run.string_argument(call, 'message')[:500]}")
 
 
-COMMANDS = (Signature("error", _error, (Given("message"),), extension="ihave"),)
+COMMANDS = (
+    CallSignature("error", _execute_error, (PositionalArgument("message"),), extension="ihave"),
+)
 TESTS = (
-    Signature(
+    CallSignature(
         "ihave",
-        _ihave,
-        (Given("capabilities", Kind.STRINGS, constant=True),),
+        _evaluate_ihave,
+        (PositionalArgument("capabilities", ArgumentType.STRINGS, is_constant=True),),
         extension="ihave",
     ),
 )

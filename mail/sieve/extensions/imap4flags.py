@@ -1,104 +1,123 @@
 """The flag commands and `hasflag` (RFC 5232)."""
 
 from mail.sieve.execution import value_matching
-from mail.sieve.execution.flag_names import known, spelled
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Option, Signature
-from mail.sieve.execution.string_templates import variable_name
+from mail.sieve.execution.flag_names import canonical_flags, parse_flags
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
+from mail.sieve.execution.string_templates import parse_variable_name
 
 
-def flags_of(run: Run, call: Call) -> tuple[str, ...]:
+def flags_to_store(run: ScriptRun, call: SieveCall) -> tuple[str, ...]:
     """Return the flags for an action that stores: its :flags, or those set before."""
-    return spelled(known(run.texts(call, "flags")) if call.has("flags") else run.flags)
+    return canonical_flags(
+        parse_flags(run.strings_argument(call, "flags"))
+        if call.has_argument("flags")
+        else run.flags
+    )
 
 
-def _current(run: Run, call: Call, name: str) -> tuple[str, ...]:
+def _current_flags(run: ScriptRun, call: SieveCall, variable: str) -> tuple[str, ...]:
     """Return the flags of the variable if the command has one, else of the run."""
-    return known([run.variable(name)]) if call.has("variable") else run.flags
+    return (
+        parse_flags([run.variable_value(variable)]) if call.has_argument("variable") else run.flags
+    )
 
 
-def _store(run: Run, call: Call, name: str, flags: tuple[str, ...]) -> None:
+def _store_flags(run: ScriptRun, call: SieveCall, variable: str, flags: tuple[str, ...]) -> None:
     """Set the flags of the variable if the command has one, else of the run."""
-    run.note(call, " ".join(flags))
-    if call.has("variable"):
-        run.set_variable(call, name, " ".join(flags))
+    run.add_trace_step(call, " ".join(flags))
+    if call.has_argument("variable"):
+        run.set_variable(call, variable, " ".join(flags))
     else:
         run.flags = flags
 
 
-def _given(run: Run, call: Call) -> tuple[str, tuple[str, ...]]:
+def _variable_and_flags(run: ScriptRun, call: SieveCall) -> tuple[str, tuple[str, ...]]:
     """Return the name of the command's variable, "" if none, and its flags.
 
     Raises SieveRunError if the name is invalid.
     """
-    name = run.text(call, "variable") if call.has("variable") else ""
-    if call.has("variable"):
+    name = run.string_argument(call, "variable") if call.has_argument("variable") else ""
+    if call.has_argument("variable"):
         try:
-            name = variable_name(name, has_globals="include" in run.program.extensions)
+            name = parse_variable_name(name, allow_globals="include" in run.program.extensions)
         except ValueError as problem:
-            raise run.failed(call, str(problem)) from problem
-    texts = run.texts(call, "list")
-    run.spend(call, sum(map(len, texts)) // 256)
-    return name, known(texts)
+            raise run.error_at(call, str(problem)) from problem
+    texts = run.strings_argument(call, "list")
+    run.count_steps(call, sum(map(len, texts)) // 256)
+    return name, parse_flags(texts)
 
 
-def _setflag(run: Run, call: Call) -> None:
-    name, flags = _given(run, call)
-    _store(run, call, name, flags)
+def _execute_setflag(run: ScriptRun, call: SieveCall) -> None:
+    name, flags = _variable_and_flags(run, call)
+    _store_flags(run, call, name, flags)
 
 
-def _addflag(run: Run, call: Call) -> None:
-    name, flags = _given(run, call)
-    _store(run, call, name, known([*_current(run, call, name), *flags]))
+def _execute_addflag(run: ScriptRun, call: SieveCall) -> None:
+    name, flags = _variable_and_flags(run, call)
+    _store_flags(run, call, name, parse_flags([*_current_flags(run, call, name), *flags]))
 
 
-def _removeflag(run: Run, call: Call) -> None:
-    name, flags = _given(run, call)
+def _execute_removeflag(run: ScriptRun, call: SieveCall) -> None:
+    name, flags = _variable_and_flags(run, call)
     gone = {flag.lower() for flag in flags}
-    _store(
+    _store_flags(
         run,
         call,
         name,
-        tuple(flag for flag in _current(run, call, name) if flag.lower() not in gone),
+        tuple(flag for flag in _current_flags(run, call, name) if flag.lower() not in gone),
     )
 
 
-def _hasflag(run: Run, call: Call) -> bool:
+def _evaluate_hasflag(run: ScriptRun, call: SieveCall) -> bool:
     there: list[str] = []
-    if call.has("variables"):
-        for name in run.texts(call, "variables"):
-            there += known([run.variable(name.lower())])
+    if call.has_argument("variables"):
+        for name in run.strings_argument(call, "variables"):
+            there += parse_flags([run.variable_value(name.lower())])
     else:
         there += run.flags
-    keys = run.texts(call, "list")
-    if call.chosen("match", "is") in ("is", "contains", "matches"):
+    keys = run.strings_argument(call, "list")
+    if call.chosen_tag("match", "is") in ("is", "contains", "matches"):
         keys = [word for key in keys for word in key.split()]
-    return value_matching.matched(run, call, there, keys)
+    return value_matching.any_value_matches(run, call, there, keys)
 
 
-def _check(call: Call) -> str | None:
-    if call.has("variable") and isinstance(name := call.string("variable"), str):
+def _variable_problem(call: SieveCall) -> str | None:
+    if call.has_argument("variable") and isinstance(name := call.string_argument("variable"), str):
         try:
-            variable_name(name, has_globals=True)
+            parse_variable_name(name, allow_globals=True)
         except ValueError as problem:
             return str(problem)
     return None
 
 
-FLAGS = Option("flags", Kind.STRINGS, extension="imap4flags")
-_LIST = Given("list", Kind.STRINGS)
-_VARIABLE = Given("variable", optional=True)
+FLAGS_OPTION = TagOption("flags", ArgumentType.STRINGS, extension="imap4flags")
+_LIST = PositionalArgument("list", ArgumentType.STRINGS)
+_VARIABLE = PositionalArgument("variable", is_optional=True)
 COMMANDS = tuple(
-    Signature(name, work, (_VARIABLE, _LIST), extension="imap4flags", check=_check)
-    for name, work in (("setflag", _setflag), ("addflag", _addflag), ("removeflag", _removeflag))
+    CallSignature(
+        name, work, (_VARIABLE, _LIST), extension="imap4flags", find_problem=_variable_problem
+    )
+    for name, work in (
+        ("setflag", _execute_setflag),
+        ("addflag", _execute_addflag),
+        ("removeflag", _execute_removeflag),
+    )
 )
 TESTS = (
-    Signature(
+    CallSignature(
         "hasflag",
-        _hasflag,
-        (Given("variables", Kind.STRINGS, optional=True), _LIST),
-        MATCH,
+        _evaluate_hasflag,
+        (PositionalArgument("variables", ArgumentType.STRINGS, is_optional=True), _LIST),
+        MATCH_OPTIONS,
         extension="imap4flags",
-        check=value_matching.check,
+        find_problem=value_matching.match_tags_problem,
     ),
 )

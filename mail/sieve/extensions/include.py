@@ -1,82 +1,88 @@
 """The commands `include`, `return` and `global` (RFC 6609)."""
 
 from mail.sieve import limits
-from mail.sieve.execution.interpreter import Return, Run
-from mail.sieve.execution.signatures import Call, Given, Kind, Option, Signature
-from mail.sieve.execution.string_templates import variable_name
+from mail.sieve.execution.interpreter import ReturnFromScript, ScriptRun
+from mail.sieve.execution.signatures import (
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
+from mail.sieve.execution.string_templates import parse_variable_name
 
-_LONGEST_NAME = 512
+_MAX_NAME_LENGTH = 512
 
 
-def include_of(call: Call) -> tuple[str, str]:
+def script_key(call: SieveCall) -> tuple[str, str]:
     """Return location and name of the script that a call includes."""
-    return call.chosen("location", "personal"), call.chosen("script", "")
+    return call.chosen_tag("location", "personal"), call.chosen_tag("script", "")
 
 
-def _include(run: Run, call: Call) -> None:
-    which = include_of(call)
-    if which in run.within:
-        raise run.failed(call, f'"{which[1]}" includes itself')
-    if len(run.within) >= limits.NESTING:
-        raise run.failed(call, f"at most {limits.NESTING} scripts in each other")
-    if call.has("once") and which in run.included:
-        run.note(call, f"{which[1]} was there")
+def _execute_include(run: ScriptRun, call: SieveCall) -> None:
+    which = script_key(call)
+    if which in run.include_stack:
+        raise run.error_at(call, f'"{which[1]}" includes itself')
+    if len(run.include_stack) >= limits.MAX_NESTING:
+        raise run.error_at(call, f"at most {limits.MAX_NESTING} scripts in each other")
+    if call.has_argument("once") and which in run.included_scripts:
+        run.add_trace_step(call, f"{which[1]} was there")
         return
-    program = run.circumstances.script(*which)
+    program = run.environment.script(*which)
     if program is None:
-        if not call.has("optional"):
-            raise run.failed(call, f'there is no script "{which[1]}" that compiles')
-        run.note(call, f"{which[1]} is not there")
+        if not call.has_argument("optional"):
+            raise run.error_at(call, f'there is no script "{which[1]}" that compiles')
+        run.add_trace_step(call, f"{which[1]} is not there")
         return
-    run.note(call, which[1])
-    run.include(which, program)
+    run.add_trace_step(call, which[1])
+    run.run_included(which, program)
 
 
-def _return(run: Run, call: Call) -> None:
-    run.note(call, "to where it was included")
-    raise Return
+def _execute_return(run: ScriptRun, call: SieveCall) -> None:
+    run.add_trace_step(call, "to where it was included")
+    raise ReturnFromScript
 
 
-def _global(run: Run, call: Call) -> None:
-    for name in call.strings("names"):
+def _execute_global(run: ScriptRun, call: SieveCall) -> None:
+    for name in call.strings_argument("names"):
         run.global_names.add(str(name).lower())
 
 
-def _check_name(call: Call) -> str | None:
-    name = call.chosen("script", "")
-    odd = not name.isprintable() or "/" in name or len(name) > _LONGEST_NAME
+def _script_name_problem(call: SieveCall) -> str | None:
+    name = call.chosen_tag("script", "")
+    odd = not name.isprintable() or "/" in name or len(name) > _MAX_NAME_LENGTH
     return f'"{name[:100]}" is no name of a script' if odd or not name else None
 
 
-def _check_global(call: Call) -> str | None:
+def _global_names_problem(call: SieveCall) -> str | None:
     try:
-        for name in call.strings("names"):
-            variable_name(str(name), has_globals=False)
+        for name in call.strings_argument("names"):
+            parse_variable_name(str(name), allow_globals=False)
     except ValueError as problem:
         return str(problem)
     return None
 
 
 COMMANDS = (
-    Signature(
+    CallSignature(
         "include",
-        _include,
-        (Given("script", constant=True),),
+        _execute_include,
+        (PositionalArgument("script", is_constant=True),),
         (
-            Option("personal", group="location"),
-            Option("global", group="location"),
-            Option("once"),
-            Option("optional"),
+            TagOption("personal", group="location"),
+            TagOption("global", group="location"),
+            TagOption("once"),
+            TagOption("optional"),
         ),
         extension="include",
-        check=_check_name,
+        find_problem=_script_name_problem,
     ),
-    Signature("return", _return, extension="include"),
-    Signature(
+    CallSignature("return", _execute_return, extension="include"),
+    CallSignature(
         "global",
-        _global,
-        (Given("names", Kind.STRINGS, constant=True),),
+        _execute_global,
+        (PositionalArgument("names", ArgumentType.STRINGS, is_constant=True),),
         extension=("include", "variables"),
-        check=_check_global,
+        find_problem=_global_names_problem,
     ),
 )

@@ -3,84 +3,94 @@
 RFC 5228, RFC 3894, RFC 5490, RFC 8579 and RFC 8580.
 """
 
-from mail.mailboxes.paths import checked_path, spelled
-from mail.sieve.actions import Copy, FileInto
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import Call, Given, Kind, Option, Signature
-from mail.sieve.extensions.core_commands import constants
-from mail.sieve.extensions.imap4flags import FLAGS, flags_of
-from models.errors import Invalid
+from mail.mailboxes.paths import canonical_path, validate_path
+from mail.sieve.actions import FccCopy, FileInto
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
+from mail.sieve.extensions.core_commands import strings_without_variables
+from mail.sieve.extensions.imap4flags import FLAGS_OPTION, flags_to_store
+from models.errors import InvalidInput
 
-SPECIAL_USE = Option("specialuse", Kind.STRING, extension="special-use")
-CREATE = Option("create", extension="mailbox")
-COPIED = (  # how an action that sends stores its copy (RFC 8580)
-    Option("fcc", Kind.STRING, extension="fcc"),
-    Option("flags", Kind.STRINGS, extension=("fcc", "imap4flags")),
-    Option("create", extension=("fcc", "mailbox")),
-    Option("specialuse", Kind.STRING, extension=("fcc", "special-use")),
+SPECIAL_USE_OPTION = TagOption("specialuse", ArgumentType.STRING, extension="special-use")
+CREATE_OPTION = TagOption("create", extension="mailbox")
+FCC_OPTIONS = (  # how an action that sends stores its copy (RFC 8580)
+    TagOption("fcc", ArgumentType.STRING, extension="fcc"),
+    TagOption("flags", ArgumentType.STRINGS, extension=("fcc", "imap4flags")),
+    TagOption("create", extension=("fcc", "mailbox")),
+    TagOption("specialuse", ArgumentType.STRING, extension=("fcc", "special-use")),
 )
 
 
-def _fileinto(run: Run, call: Call) -> None:
+def _execute_fileinto(run: ScriptRun, call: SieveCall) -> None:
     action = FileInto(
-        mailbox_of(run, call, "mailbox"),
-        flags_of(run, call),
-        create=call.has("create"),
-        copy=call.has("copy"),
-        special_use=_use(run, call),
-        edits=len(run.edits),
+        mailbox_argument(run, call, "mailbox"),
+        flags_to_store(run, call),
+        create_mailbox=call.has_argument("create"),
+        keeps_implicit_keep=call.has_argument("copy"),
+        special_use=_special_use_argument(run, call),
+        edit_count=len(run.edits),
     )
-    run.note(call, f"{action.mailbox} {' '.join(action.flags)}".strip())
-    run.act(call, action)
-    run.keeps = run.keeps and action.copy
+    run.add_trace_step(call, f"{action.mailbox} {' '.join(action.flags)}".strip())
+    run.add_action(call, action)
+    run.has_implicit_keep = run.has_implicit_keep and action.keeps_implicit_keep
 
 
-def copied(run: Run, call: Call) -> Copy | None:
+def fcc_copy(run: ScriptRun, call: SieveCall) -> FccCopy | None:
     """Return where an action stores a copy of what it sends, None if it has no :fcc."""
-    if not call.has("fcc"):
+    if not call.has_argument("fcc"):
         return None
-    flags = flags_of(run, call) if call.has("flags") else ()
-    mailbox = mailbox_of(run, call, "fcc")
-    return Copy(mailbox, flags, call.has("create"), _use(run, call))
+    flags = flags_to_store(run, call) if call.has_argument("flags") else ()
+    mailbox = mailbox_argument(run, call, "fcc")
+    return FccCopy(mailbox, flags, call.has_argument("create"), _special_use_argument(run, call))
 
 
-def mailbox_of(run: Run, call: Call, name: str) -> str:
+def mailbox_argument(run: ScriptRun, call: SieveCall, name: str) -> str:
     """Return a mailbox argument in canonical form. Raises SieveRunError if it is invalid."""
-    text = run.text(call, name)
-    run.spend(call, len(text) // 16)
-    problem = wrong_mailbox(text)
+    text = run.string_argument(call, name)
+    run.count_steps(call, len(text) // 16)
+    problem = mailbox_problem(text)
     if problem:
-        raise run.failed(call, problem)
-    return spelled(text)
+        raise run.error_at(call, problem)
+    return canonical_path(text)
 
 
-def wrong_mailbox(text: str) -> str | None:
+def mailbox_problem(path: str) -> str | None:
     """Return the problem with the path of a mailbox, None if it is valid."""
     try:
-        checked_path(text)
-    except Invalid as problem:
-        return f'"{text[:100]}" is no mailbox: {problem}'
+        validate_path(path)
+    except InvalidInput as problem:
+        return f'"{path[:100]}" is no mailbox: {problem}'
     return None
 
 
-def check_mailboxes(call: Call) -> str | None:
+def mailbox_arguments_problem(call: SieveCall) -> str | None:
     """Return the problem with the mailboxes of a call, None if nothing is.
 
     Strings with variables are checked at run time.
     """
     for name in ("mailbox", "fcc"):
-        text = call.string(name) if call.has(name) else None
-        if isinstance(text, str) and (problem := wrong_mailbox(text)):
+        text = call.string_argument(name) if call.has_argument(name) else None
+        if isinstance(text, str) and (problem := mailbox_problem(text)):
             return problem
-    if not call.has("mailbox") and not call.has("fcc"):
-        stray = [one.name for one in COPIED if call.has(one.name)]
+    if not call.has_argument("mailbox") and not call.has_argument("fcc"):
+        stray = [one.name for one in FCC_OPTIONS if call.has_argument(one.name)]
         if stray:
             return f":{stray[0]} says of :fcc how the copy is stored"
-    use = call.string("specialuse")
-    return wrong_use(use) if call.has("specialuse") and isinstance(use, str) else None
+    use = call.string_argument("specialuse")
+    return (
+        special_use_problem(use)
+        if call.has_argument("specialuse") and isinstance(use, str)
+        else None
+    )
 
 
-def wrong_use(text: str) -> str | None:
+def special_use_problem(text: str) -> str | None:
     """Return the problem with a special use, None if it is valid."""
     bare = text.removeprefix("\\")
     if bare == text or not bare.isascii() or not bare.isalpha():
@@ -88,56 +98,67 @@ def wrong_use(text: str) -> str | None:
     return None
 
 
-def _use(run: Run, call: Call) -> str | None:
-    if not call.has("specialuse"):
+def _special_use_argument(run: ScriptRun, call: SieveCall) -> str | None:
+    if not call.has_argument("specialuse"):
         return None
-    text = run.text(call, "specialuse")
-    problem = wrong_use(text)
+    text = run.string_argument(call, "specialuse")
+    problem = special_use_problem(text)
     if problem:
-        raise run.failed(call, problem)
+        raise run.error_at(call, problem)
     return text
 
 
-def _mailboxexists(run: Run, call: Call) -> bool:
-    there = run.circumstances.mailboxes
-    return all(spelled(name) in there for name in run.texts(call, "mailboxes"))
+def _evaluate_mailboxexists(run: ScriptRun, call: SieveCall) -> bool:
+    there = run.environment.mailboxes
+    return all(canonical_path(name) in there for name in run.strings_argument(call, "mailboxes"))
 
 
-def _specialuse_exists(run: Run, call: Call) -> bool:
-    there = run.circumstances.special_uses
-    if call.has("mailbox"):
-        found = {one.lower() for one in there.get(spelled(run.text(call, "mailbox")), ())}
+def _evaluate_specialuse_exists(run: ScriptRun, call: SieveCall) -> bool:
+    there = run.environment.special_uses
+    if call.has_argument("mailbox"):
+        found = {
+            one.lower()
+            for one in there.get(canonical_path(run.string_argument(call, "mailbox")), ())
+        }
     else:
         found = {one.lower() for uses in there.values() for one in uses}
-    return all(use.lower() in found for use in run.texts(call, "uses"))
+    return all(use.lower() in found for use in run.strings_argument(call, "uses"))
 
 
-def _check_uses(call: Call) -> str | None:
-    return next(filter(None, map(wrong_use, constants(call.strings("uses")))), None)
+def _special_uses_problem(call: SieveCall) -> str | None:
+    return next(
+        filter(
+            None, map(special_use_problem, strings_without_variables(call.strings_argument("uses")))
+        ),
+        None,
+    )
 
 
 COMMANDS = (
-    Signature(
+    CallSignature(
         "fileinto",
-        _fileinto,
-        (Given("mailbox"),),
-        (Option("copy", extension="copy"), CREATE, FLAGS, SPECIAL_USE),
+        _execute_fileinto,
+        (PositionalArgument("mailbox"),),
+        (TagOption("copy", extension="copy"), CREATE_OPTION, FLAGS_OPTION, SPECIAL_USE_OPTION),
         extension="fileinto",
-        check=check_mailboxes,
+        find_problem=mailbox_arguments_problem,
     ),
 )
 TESTS = (
-    Signature(
+    CallSignature(
         "mailboxexists",
-        _mailboxexists,
-        (Given("mailboxes", Kind.STRINGS),),
+        _evaluate_mailboxexists,
+        (PositionalArgument("mailboxes", ArgumentType.STRINGS),),
         extension="mailbox",
     ),
-    Signature(
+    CallSignature(
         "specialuse_exists",
-        _specialuse_exists,
-        (Given("mailbox", optional=True), Given("uses", Kind.STRINGS)),
+        _evaluate_specialuse_exists,
+        (
+            PositionalArgument("mailbox", is_optional=True),
+            PositionalArgument("uses", ArgumentType.STRINGS),
+        ),
         extension="special-use",
-        check=_check_uses,
+        find_problem=_special_uses_problem,
     ),
 )

@@ -1,48 +1,69 @@
 """Tests of annotations of mailboxes and of the server (RFC 5490, RFC 5464)."""
 
-from mail.mailboxes.paths import spelled
+from mail.mailboxes.paths import canonical_path
 from mail.sieve.execution import value_matching
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+)
 
 
-def _value(run: Run, call: Call, name: str) -> str | None:
+def _annotation_value(run: ScriptRun, call: SieveCall, name: str) -> str | None:
     """Return the value of an annotation, None if it is not set."""
-    mailbox = spelled(run.text(call, "mailbox")) if call.has("mailbox") else ""
-    return run.circumstances.metadata.get((mailbox, name.lower()))
+    mailbox = (
+        canonical_path(run.string_argument(call, "mailbox")) if call.has_argument("mailbox") else ""
+    )
+    return run.environment.metadata.get((mailbox, name.lower()))
 
 
-def _metadata(run: Run, call: Call) -> bool:
-    value = _value(run, call, run.text(call, "annotation"))
-    return value is not None and value_matching.matched(run, call, [value], run.texts(call, "keys"))
+def _evaluate_metadata(run: ScriptRun, call: SieveCall) -> bool:
+    value = _annotation_value(run, call, run.string_argument(call, "annotation"))
+    return value is not None and value_matching.any_value_matches(
+        run, call, [value], run.strings_argument(call, "keys")
+    )
 
 
-def _metadataexists(run: Run, call: Call) -> bool:
-    return all(_value(run, call, name) is not None for name in run.texts(call, "annotations"))
+def _evaluate_metadataexists(run: ScriptRun, call: SieveCall) -> bool:
+    return all(
+        _annotation_value(run, call, name) is not None
+        for name in run.strings_argument(call, "annotations")
+    )
 
 
-_MAILBOX, _ANNOTATION = Given("mailbox"), Given("annotation")
-_ANNOTATIONS = Given("annotations", Kind.STRINGS)
-_KEYS = Given("keys", Kind.STRINGS)
+_MAILBOX, _ANNOTATION = PositionalArgument("mailbox"), PositionalArgument("annotation")
+_ANNOTATIONS = PositionalArgument("annotations", ArgumentType.STRINGS)
+_KEYS = PositionalArgument("keys", ArgumentType.STRINGS)
 TESTS = (
-    Signature(
+    CallSignature(
         "metadata",
-        _metadata,
+        _evaluate_metadata,
         (_MAILBOX, _ANNOTATION, _KEYS),
-        MATCH,
+        MATCH_OPTIONS,
         extension="mboxmetadata",
-        check=value_matching.check,
+        find_problem=value_matching.match_tags_problem,
     ),
-    Signature(
-        "metadataexists", _metadataexists, (_MAILBOX, _ANNOTATIONS), extension="mboxmetadata"
+    CallSignature(
+        "metadataexists",
+        _evaluate_metadataexists,
+        (_MAILBOX, _ANNOTATIONS),
+        extension="mboxmetadata",
     ),
-    Signature(
+    CallSignature(
         "servermetadata",
-        _metadata,
+        _evaluate_metadata,
         (_ANNOTATION, _KEYS),
-        MATCH,
+        MATCH_OPTIONS,
         extension="servermetadata",
-        check=value_matching.check,
+        find_problem=value_matching.match_tags_problem,
     ),
-    Signature("servermetadataexists", _metadataexists, (_ANNOTATIONS,), extension="servermetadata"),
+    CallSignature(
+        "servermetadataexists",
+        _evaluate_metadataexists,
+        (_ANNOTATIONS,),
+        extension="servermetadata",
+    ),
 )

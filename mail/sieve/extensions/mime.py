@@ -2,148 +2,156 @@
 
 from collections.abc import Iterator, Sequence
 
-from mail.mime import Header, encoded_words
-from mail.mime.header_parameters import parameters
+from mail.mime import DecodedField, encoded_words
+from mail.mime.header_parameters import parse_parameters
 from mail.sieve import limits
 from mail.sieve.execution import comparators
-from mail.sieve.execution.interpreter import Break, Run
-from mail.sieve.execution.signatures import Call, Given, Kind, Option, Signature
-from mail.sieve.execution.string_templates import variable_name
-from mail.sieve.extensions.variables import MODIFIERS, modified
-from mail.sieve.message import Piece
-
-MIME = (
-    Option("mime", extension="mime"),
-    Option("anychild", extension="mime"),
+from mail.sieve.execution.interpreter import BreakLoop, ScriptRun
+from mail.sieve.execution.signatures import (
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
 )
-ASPECTS = (
-    Option("type", group="aspect", extension="mime"),
-    Option("subtype", group="aspect", extension="mime"),
-    Option("contenttype", group="aspect", extension="mime"),
-    Option("param", Kind.STRINGS, group="aspect", extension="mime"),
+from mail.sieve.execution.string_templates import parse_variable_name
+from mail.sieve.extensions.variables import MODIFIER_OPTIONS, apply_modifiers
+from mail.sieve.message import SievePart
+
+MIME_OPTIONS = (
+    TagOption("mime", extension="mime"),
+    TagOption("anychild", extension="mime"),
+)
+ASPECT_OPTIONS = (
+    TagOption("type", group="aspect", extension="mime"),
+    TagOption("subtype", group="aspect", extension="mime"),
+    TagOption("contenttype", group="aspect", extension="mime"),
+    TagOption("param", ArgumentType.STRINGS, group="aspect", extension="mime"),
 )
 
 
-def fields_of(run: Run, call: Call, name: str) -> Sequence[Header]:
+def fields_of_message_or_part(run: ScriptRun, call: SieveCall, name: str) -> Sequence[DecodedField]:
     """Return the fields with a name: of the message, or with :mime of the current part.
 
     With :anychild the fields of all parts inside of it are added.
     """
-    if not call.has("mime"):
-        return run.headers(name)
-    piece = run.piece or run.message.piece
-    if not call.has("anychild"):
-        return _own(run, call, piece, name)
-    found: list[Header] = []
-    for one in (piece, *_below(piece)):
-        run.spend(call)
-        found += _own(run, call, one, name)
+    if not call.has_argument("mime"):
+        return run.fields_named(name)
+    piece = run.current_part or run.message.root_part
+    if not call.has_argument("anychild"):
+        return _fields_of_part(run, call, piece, name)
+    found: list[DecodedField] = []
+    for one in (piece, *_descendants(piece)):
+        run.count_steps(call)
+        found += _fields_of_part(run, call, one, name)
     return found
 
 
-def aspects_of(run: Run, call: Call, field: Header) -> list[str]:
+def aspects_of_field(run: ScriptRun, call: SieveCall, field: DecodedField) -> list[str]:
     """Return the texts of a field to compare: its value, or what :type, :param etc. select."""
-    aspect = call.chosen("aspect", "")
+    aspect = call.chosen_tag("aspect", "")
     if not aspect:
         return [field.value]
-    run.spend(call, comparators.cost(len(field.raw), 16))
+    run.count_steps(call, comparators.comparison_steps(len(field.raw), 16))
     word, found = "", dict[str, str]()
     if field.key.lower() in ("content-type", "content-disposition"):
-        word, found = parameters(encoded_words.unfolded(field.raw.partition(":")[2]))
+        word, found = parse_parameters(encoded_words.unfold_value(field.raw.partition(":")[2]))
     if aspect == "param":
-        return [found.get(name.lower(), "") for name in run.texts(call, "param")]
+        return [found.get(name.lower(), "") for name in run.strings_argument(call, "param")]
     kind, _, subtype = word.partition("/")
     return [{"type": kind, "subtype": subtype, "contenttype": word}[aspect]]
 
 
-def check_mime(call: Call) -> str | None:
+def mime_tags_problem(call: SieveCall) -> str | None:
     """Return the problem with the tags of :mime, None if nothing is."""
-    if call.has("mime"):
+    if call.has_argument("mime"):
         return None
-    if call.has("aspect") or call.has("anychild"):
-        tag = call.chosen("aspect", "anychild")
+    if call.has_argument("aspect") or call.has_argument("anychild"):
+        tag = call.chosen_tag("aspect", "anychild")
         return f":{tag} stands with :mime"
     return None
 
 
-def _own(run: Run, call: Call, piece: Piece, name: str) -> Sequence[Header]:
-    if piece is run.message.piece:  # with the edits of the script
-        return run.headers(name)
-    run.spend(call, len(piece.fields) // 200)
-    return [one for one in piece.fields if one.key.lower() == name.lower()]
+def _fields_of_part(
+    run: ScriptRun, call: SieveCall, part: SievePart, name: str
+) -> Sequence[DecodedField]:
+    if part is run.message.root_part:  # with the edits of the script
+        return run.fields_named(name)
+    run.count_steps(call, len(part.fields) // 200)
+    return [one for one in part.fields if one.key.lower() == name.lower()]
 
 
-def _below(piece: Piece) -> Iterator[Piece]:
+def _descendants(part: SievePart) -> Iterator[SievePart]:
     """Yield the parts inside of a part, in order, at all levels."""
-    waiting = list(reversed(piece.pieces))
+    waiting = list(reversed(part.parts))
     while waiting:
         one = waiting.pop()
         yield one
-        waiting += reversed(one.pieces)
+        waiting += reversed(one.parts)
 
 
-def _foreverypart(run: Run, call: Call) -> None:
-    outer = run.piece
-    root = run.message.piece
-    name = run.text(call, "name").lower()
+def _execute_foreverypart(run: ScriptRun, call: SieveCall) -> None:
+    outer = run.current_part
+    root = run.message.root_part
+    name = run.string_argument(call, "name").lower()
     try:
-        for piece in (root, *_below(root)) if outer is None else tuple(_below(outer)):
-            run.spend(call)
-            run.piece = piece
+        for piece in (root, *_descendants(root)) if outer is None else tuple(_descendants(outer)):
+            run.count_steps(call)
+            run.current_part = piece
             run.execute(call.blocks[0])
-    except Break as end:
-        if end.loop and end.loop != name:
+    except BreakLoop as end:
+        if end.loop_name and end.loop_name != name:
             raise
     finally:
-        run.piece = outer
+        run.current_part = outer
 
 
-def _break(run: Run, call: Call) -> None:
-    run.note(call, "the end of the loop")
-    raise Break(run.text(call, "name").lower())
+def _execute_break(run: ScriptRun, call: SieveCall) -> None:
+    run.add_trace_step(call, "the end of the loop")
+    raise BreakLoop(run.string_argument(call, "name").lower())
 
 
-def _extracttext(run: Run, call: Call) -> None:
-    piece = run.piece or run.message.piece
-    run.spend(call, comparators.cost(min(piece.size, limits.PIECE), 8))
+def _execute_extracttext(run: ScriptRun, call: SieveCall) -> None:
+    piece = run.current_part or run.message.root_part
+    run.count_steps(call, comparators.comparison_steps(min(piece.size, limits.MAX_PART_BYTES), 8))
     text = piece.text()
-    first = call.number("first", len(text))
-    name = call.chosen("variable", "")
-    value = modified(call, text[:first])
+    first = call.number_argument("first", len(text))
+    name = call.chosen_tag("variable", "")
+    value = apply_modifiers(call, text[:first])
     run.set_variable(call, name.lower(), value)
-    run.note(call, f'{name} is "{value}"')
+    run.add_trace_step(call, f'{name} is "{value}"')
 
 
-def _check_variable(call: Call) -> str | None:
+def _variable_problem(call: SieveCall) -> str | None:
     try:
-        variable_name(call.chosen("variable", ""), has_globals=True)
+        parse_variable_name(call.chosen_tag("variable", ""), allow_globals=True)
     except ValueError as problem:
         return str(problem)
     return None
 
 
 COMMANDS = (
-    Signature(
+    CallSignature(
         "foreverypart",
-        _foreverypart,
+        _execute_foreverypart,
         (),
-        (Option("name", Kind.STRING, constant=True),),
+        (TagOption("name", ArgumentType.STRING, is_constant=True),),
         extension="foreverypart",
-        block=True,
+        has_block=True,
     ),
-    Signature(
+    CallSignature(
         "break",
-        _break,
+        _execute_break,
         (),
-        (Option("name", Kind.STRING, constant=True),),
+        (TagOption("name", ArgumentType.STRING, is_constant=True),),
         extension="foreverypart",
     ),
-    Signature(
+    CallSignature(
         "extracttext",
-        _extracttext,
-        (Given("variable", constant=True),),
-        (Option("first", Kind.NUMBER), *MODIFIERS),
+        _execute_extracttext,
+        (PositionalArgument("variable", is_constant=True),),
+        (TagOption("first", ArgumentType.NUMBER), *MODIFIER_OPTIONS),
         extension=("extracttext", "variables"),
-        check=_check_variable,
+        find_problem=_variable_problem,
     ),
 )

@@ -1,17 +1,18 @@
 """The commands `reject` and `ereject` (RFC 5429)."""
 
 from mail.sieve.actions import Reject
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import Call, Given, Signature
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import CallSignature, PositionalArgument, SieveCall
 
 
-def _reject(run: Run, call: Call) -> None:
-    reason = run.text(call, "reason")
-    run.note(call, reason)
-    run.act(call, Reject(reason, extended=call.name == "ereject"))
-    run.keeps = False
+def _execute_reject(run: ScriptRun, call: SieveCall) -> None:
+    reason = run.string_argument(call, "reason")
+    run.add_trace_step(call, reason)
+    run.add_action(call, Reject(reason, is_ereject=call.name == "ereject"))
+    run.has_implicit_keep = False
 
 
 COMMANDS = tuple(
-    Signature(name, _reject, (Given("reason"),), extension=name) for name in ("reject", "ereject")
+    CallSignature(name, _execute_reject, (PositionalArgument("reason"),), extension=name)
+    for name in ("reject", "ereject")
 )

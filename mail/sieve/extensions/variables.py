@@ -6,13 +6,20 @@ from urllib.parse import quote
 
 from mail.sieve import limits
 from mail.sieve.execution import comparators, value_matching
-from mail.sieve.execution.interpreter import Run
-from mail.sieve.execution.signatures import MATCH, Call, Given, Kind, Option, Signature
-from mail.sieve.execution.string_templates import variable_name
+from mail.sieve.execution.interpreter import ScriptRun
+from mail.sieve.execution.signatures import (
+    MATCH_OPTIONS,
+    ArgumentType,
+    CallSignature,
+    PositionalArgument,
+    SieveCall,
+    TagOption,
+)
+from mail.sieve.execution.string_templates import parse_variable_name
 
 # Precedence of the modifiers; a call has at most one of each precedence
 # (RFC 5229, section 4.1; RFC 5435, section 6).
-_SORTS = {
+_MODIFIER_PRECEDENCE = {
     "lower": 40,
     "upper": 40,
     "lowerfirst": 30,
@@ -24,82 +31,85 @@ _SORTS = {
 }
 
 
-_WILD = re.compile(r"[*?\\]")
-_MEANT = re.compile(r"[\\^$.\[\]|()?*+{}]")
+_WILDCARD_CHARACTERS = re.compile(r"[*?\\]")
+_REGEX_CHARACTERS = re.compile(r"[\\^$.\[\]|()?*+{}]")
 
 
-def _lower(text: str) -> str:
+def _ascii_lower(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
-_CHANGES: dict[str, Callable[[str], str]] = {
-    "lower": _lower,
-    "upper": comparators.folded,
-    "lowerfirst": lambda text: _lower(text[:1]) + text[1:],
-    "upperfirst": lambda text: comparators.folded(text[:1]) + text[1:],
-    "quotewildcard": lambda text: _WILD.sub(r"\\\g<0>", text),
-    "quoteregex": lambda text: _MEANT.sub(r"\\\g<0>", text),
+_MODIFIER_FUNCTIONS: dict[str, Callable[[str], str]] = {
+    "lower": _ascii_lower,
+    "upper": comparators.ascii_casemap_key,
+    "lowerfirst": lambda text: _ascii_lower(text[:1]) + text[1:],
+    "upperfirst": lambda text: comparators.ascii_casemap_key(text[:1]) + text[1:],
+    "quotewildcard": lambda text: _WILDCARD_CHARACTERS.sub(r"\\\g<0>", text),
+    "quoteregex": lambda text: _REGEX_CHARACTERS.sub(r"\\\g<0>", text),
     "encodeurl": lambda text: quote(text.encode("utf-8", "surrogatepass"), safe="-._~"),
     "length": lambda text: str(len(text)),
 }
 
 
-def modified(call: Call, value: str) -> str:
+def apply_modifiers(call: SieveCall, value: str) -> str:
     """Apply the modifiers of a call to a value, the highest precedence first."""
-    value = value[: limits.EXPANDED]
-    for name in sorted(_SORTS, key=lambda name: -_SORTS[name]):
-        if call.has(name):
-            value = _CHANGES[name](value)
+    value = value[: limits.MAX_EXPANDED_LENGTH]
+    for name in sorted(_MODIFIER_PRECEDENCE, key=lambda name: -_MODIFIER_PRECEDENCE[name]):
+        if call.has_argument(name):
+            value = _MODIFIER_FUNCTIONS[name](value)
     return value
 
 
-def _set(run: Run, call: Call) -> None:
-    value = modified(call, run.text(call, "value"))
-    name = call.chosen("name", "")
+def _execute_set(run: ScriptRun, call: SieveCall) -> None:
+    value = apply_modifiers(call, run.string_argument(call, "value"))
+    name = call.chosen_tag("name", "")
     run.set_variable(call, name.lower(), value)
-    run.note(call, f'{name} is "{value}"')
+    run.add_trace_step(call, f'{name} is "{value}"')
 
 
-def _string(run: Run, call: Call) -> bool:
-    source = run.texts(call, "source")
-    if call.chosen("match", "is") == "count":
+def _evaluate_string(run: ScriptRun, call: SieveCall) -> bool:
+    source = run.strings_argument(call, "source")
+    if call.chosen_tag("match", "is") == "count":
         source = [one for one in source if one]
-    return value_matching.matched(run, call, source, run.texts(call, "keys"))
+    return value_matching.any_value_matches(run, call, source, run.strings_argument(call, "keys"))
 
 
-def _check_set(call: Call) -> str | None:
+def _set_problem(call: SieveCall) -> str | None:
     try:
-        variable_name(call.chosen("name", ""), has_globals=True)
+        parse_variable_name(call.chosen_tag("name", ""), allow_globals=True)
     except ValueError as problem:
         return str(problem)
     return None
 
 
-MODIFIERS = tuple(
-    Option(
+MODIFIER_OPTIONS = tuple(
+    TagOption(
         name,
         group=f"modifier {sort}",
         extension={"encodeurl": "enotify", "quoteregex": "regex"}.get(name),
     )
-    for name, sort in _SORTS.items()
+    for name, sort in _MODIFIER_PRECEDENCE.items()
 )
 COMMANDS = (
-    Signature(
+    CallSignature(
         "set",
-        _set,
-        (Given("name", constant=True), Given("value")),
-        MODIFIERS,
+        _execute_set,
+        (PositionalArgument("name", is_constant=True), PositionalArgument("value")),
+        MODIFIER_OPTIONS,
         extension="variables",
-        check=_check_set,
+        find_problem=_set_problem,
     ),
 )
 TESTS = (
-    Signature(
+    CallSignature(
         "string",
-        _string,
-        (Given("source", Kind.STRINGS), Given("keys", Kind.STRINGS)),
-        MATCH,
+        _evaluate_string,
+        (
+            PositionalArgument("source", ArgumentType.STRINGS),
+            PositionalArgument("keys", ArgumentType.STRINGS),
+        ),
+        MATCH_OPTIONS,
         extension="variables",
-        check=value_matching.check,
+        find_problem=value_matching.match_tags_problem,
     ),
 )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from mail.sieve import limits
-from mail.sieve.errors import Problem, SieveError
-from mail.sieve.source_position import START, Place
+from mail.sieve.errors import ScriptProblem, SieveError
+from mail.sieve.source_position import SCRIPT_START, SourcePosition
 
-_MOST = (1 << 63) - 1
+_MAX_NUMBER = (1 << 63) - 1
 _QUANTIFIERS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _TOKEN = re.compile(
     r"(?P<space>[ \t\r\n]++|\#[^\r\n]*+|/\*(?:[^*]|\*(?!/))*+\*/)"
@@ -25,10 +25,10 @@ _TOKEN = re.compile(
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _LAST_LINE = re.compile(r"^\.\r?(?:\n|\Z)", re.MULTILINE)
 _STUFFED = re.compile(r"^\.\.", re.MULTILINE)
-_ODD = re.compile("[\0\ud800-\udfff]")
+_INVALID_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
-class Kind(Enum):
+class TokenType(Enum):
     """The type of a token."""
 
     NAME = auto()
@@ -40,84 +40,90 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class SieveToken:
     """A token. Names and tags are in lower case; the text of a number is its value."""
 
-    kind: Kind
+    token_type: TokenType
     text: str
-    place: Place
+    position: SourcePosition
 
 
-def tokens(script: str | bytes) -> Iterator[Token]:
+def tokenize(script: str | bytes) -> Iterator[SieveToken]:
     """Yield the tokens of a UTF-8 script; the last one is an END. Raises SieveError."""
-    text = _decoded(script)
+    text = _decode_script(script)
     starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
-    def place(at: int) -> Place:
-        line = bisect_right(starts, at)
-        return Place(line, at - starts[line - 1] + 1)
+    def position_at(offset: int) -> SourcePosition:
+        line = bisect_right(starts, offset)
+        return SourcePosition(line, offset - starts[line - 1] + 1)
 
-    odd = _ODD.search(text)
+    odd = _INVALID_CHARACTER.search(text)
     if odd:
-        raise wrong(place(odd.start()), "no text holds a NUL or half a character")
+        raise syntax_error(position_at(odd.start()), "no text holds a NUL or half a character")
     at, end = 0, len(text)
     while at < end:
         found = _TOKEN.match(text, at)
         if found is None:
-            raise wrong(place(at), _unread(text, at))
+            raise syntax_error(position_at(at), _invalid_token_problem(text, at))
         start, at = at, found.end()
         if found["lines"] is not None:
             last = _LAST_LINE.search(text, at)
             if last is None:
-                raise wrong(place(start), "text: has no line with a dot alone at its end")
-            yield Token(Kind.TEXT, _STUFFED.sub(".", text[at : last.start()]), place(start))
+                raise syntax_error(
+                    position_at(start), "text: has no line with a dot alone at its end"
+                )
+            yield SieveToken(
+                TokenType.TEXT, _STUFFED.sub(".", text[at : last.start()]), position_at(start)
+            )
             at = last.end()
         elif found["space"] is None:
-            yield _token(found, place(start))
-    yield Token(Kind.END, "", place(end))
+            yield _token_from_match(found, position_at(start))
+    yield SieveToken(TokenType.END, "", position_at(end))
 
 
-def wrong(place: Place, message: str) -> SieveError:
+def syntax_error(position: SourcePosition, message: str) -> SieveError:
     """Return the error for a single problem."""
-    return SieveError([Problem(*place, message)])
+    return SieveError([ScriptProblem(*position, message)])
 
 
-def _decoded(script: str | bytes) -> str:
+def _decode_script(script: str | bytes) -> str:
     raw = script if isinstance(script, bytes) else script.encode("utf-8", "surrogatepass")
-    if len(raw) > limits.SCRIPT:
-        raise wrong(START, f"a script has at most {limits.SCRIPT} bytes")
+    if len(raw) > limits.MAX_SCRIPT_BYTES:
+        raise syntax_error(SCRIPT_START, f"a script has at most {limits.MAX_SCRIPT_BYTES} bytes")
     if isinstance(script, str):
         return script
     try:
         return raw.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as problem:
         before = raw[: problem.start].decode().split("\n")
-        raise wrong(Place(len(before), len(before[-1]) + 1), "a script is in UTF-8") from problem
+        raise syntax_error(
+            SourcePosition(len(before), len(before[-1]) + 1), "a script is in UTF-8"
+        ) from problem
 
 
-def _token(found: re.Match[str], place: Place) -> Token:
-    if found["name"] is not None:
-        return Token(Kind.NAME, found["name"].lower(), place)
-    if found["tag"] is not None:
-        return Token(Kind.TAG, found["tag"].lower(), place)
-    if found["quoted"] is not None:
-        return Token(Kind.TEXT, _ESCAPE.sub(r"\1", found["quoted"]), place)
-    if found["sign"] is not None:
-        return Token(Kind.SIGN, found["sign"], place)
-    digits = found["digits"].lstrip("0") or "0"
-    value = _MOST + 1
-    if len(digits) <= len(str(_MOST)):  # more would take long to read
-        value = int(digits) * _QUANTIFIERS[found["quantifier"].lower()]
-    if value > _MOST:
-        raise wrong(place, "a number is less than 2 to the 63")
-    return Token(Kind.NUMBER, str(value), place)
+def _token_from_match(match: re.Match[str], position: SourcePosition) -> SieveToken:
+    if match["name"] is not None:
+        return SieveToken(TokenType.NAME, match["name"].lower(), position)
+    if match["tag"] is not None:
+        return SieveToken(TokenType.TAG, match["tag"].lower(), position)
+    if match["quoted"] is not None:
+        return SieveToken(TokenType.TEXT, _ESCAPE.sub(r"\1", match["quoted"]), position)
+    if match["sign"] is not None:
+        return SieveToken(TokenType.SIGN, match["sign"], position)
+    digits = match["digits"].lstrip("0") or "0"
+    value = _MAX_NUMBER + 1
+    if len(digits) <= len(str(_MAX_NUMBER)):  # more would take long to read
+        value = int(digits) * _QUANTIFIERS[match["quantifier"].lower()]
+    if value > _MAX_NUMBER:
+        raise syntax_error(position, "a number is less than 2 to the 63")
+    return SieveToken(TokenType.NUMBER, str(value), position)
 
 
-def _unread(text: str, at: int) -> str:
-    if text.startswith("/*", at):
+def _invalid_token_problem(text: str, offset: int) -> str:
+    if text.startswith("/*", offset):
         return "a comment has no end"
-    if text[at] == '"':
+    if text[offset] == '"':
         return "a string has no end"
-    if text[at].isdecimal():
+    if text[offset].isdecimal():
         return "a number has digits, then K, M or G or nothing"
-    return f"{text[at]!r} begins nothing"
+    return f"{text[offset]!r} begins nothing"

@@ -5,17 +5,26 @@ The names and arguments of commands are checked by the compiler.
 
 from mail.sieve import limits
 from mail.sieve.errors import SieveError
-from mail.sieve.source_position import Place
-from mail.sieve.syntax.lexer import Kind, Token, tokens, wrong
-from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
+from mail.sieve.source_position import SourcePosition
+from mail.sieve.syntax.lexer import SieveToken, TokenType, syntax_error, tokenize
+from mail.sieve.syntax.syntax_tree import (
+    Argument,
+    CommandNode,
+    NumberNode,
+    StringListNode,
+    StringNode,
+    TagNode,
+    TestNode,
+    Tree,
+)
 
 
-def parse(script: str | bytes) -> Tree:
+def parse_script(script: str | bytes) -> Tree:
     """Parse a UTF-8 script. Raises SieveError with the first problem."""
     parser = _Parser(script)
-    found = parser.commands(0)
-    if parser.next.kind is not Kind.END:
-        raise parser.unexpected("a command")
+    found = parser.parse_commands(0)
+    if parser.next_token.token_type is not TokenType.END:
+        raise parser.unexpected_token("a command")
     return found
 
 
@@ -23,99 +32,103 @@ class _Parser:
     """Parses tokens from the first to the last. Its methods raise SieveError."""
 
     def __init__(self, script: str | bytes) -> None:
-        self._tokens = tokens(script)
-        self.next = next(self._tokens)
+        self._tokens = tokenize(script)
+        self.next_token = next(self._tokens)
 
-    def take(self) -> Token:
-        token = self.next
-        if token.kind is not Kind.END:
-            self.next = next(self._tokens)
+    def read_token(self) -> SieveToken:
+        token = self.next_token
+        if token.token_type is not TokenType.END:
+            self.next_token = next(self._tokens)
         return token
 
-    def is_sign(self, sign: str) -> bool:
-        return self.next.kind is Kind.SIGN and self.next.text == sign
+    def next_is_sign(self, sign: str) -> bool:
+        return self.next_token.token_type is TokenType.SIGN and self.next_token.text == sign
 
-    def expect(self, sign: str) -> None:
-        if not self.is_sign(sign):
-            raise self.unexpected(sign)
-        self.take()
+    def read_sign(self, sign: str) -> None:
+        if not self.next_is_sign(sign):
+            raise self.unexpected_token(sign)
+        self.read_token()
 
-    def unexpected(self, wanted: str) -> SieveError:
-        shown = {Kind.TEXT: "a string", Kind.END: "the end", Kind.TAG: f":{self.next.text}"}
-        found = shown.get(self.next.kind, self.next.text)
-        return wrong(self.next.place, f"{wanted} should stand here, not {found}")
+    def unexpected_token(self, expected: str) -> SieveError:
+        shown = {
+            TokenType.TEXT: "a string",
+            TokenType.END: "the end",
+            TokenType.TAG: f":{self.next_token.text}",
+        }
+        found = shown.get(self.next_token.token_type, self.next_token.text)
+        return syntax_error(self.next_token.position, f"{expected} should stand here, not {found}")
 
-    def commands(self, depth: int) -> Tree:
-        found: list[Command] = []
-        while self.next.kind is Kind.NAME:
-            found.append(self.command(depth))
+    def parse_commands(self, depth: int) -> Tree:
+        found: list[CommandNode] = []
+        while self.next_token.token_type is TokenType.NAME:
+            found.append(self.parse_command(depth))
         return tuple(found)
 
-    def command(self, depth: int) -> Command:
-        name = self.take()
-        arguments, tests = self.arguments(0)
+    def parse_command(self, depth: int) -> CommandNode:
+        name = self.read_token()
+        arguments, tests = self.parse_arguments(0)
         block = None
-        if self.is_sign("{"):
-            if depth == limits.NESTING:
-                raise self.too_deep(name.place)
-            self.take()
-            block = self.commands(depth + 1)
-            self.expect("}")
-        elif self.is_sign(";"):
-            self.take()
+        if self.next_is_sign("{"):
+            if depth == limits.MAX_NESTING:
+                raise self.too_deep_error(name.position)
+            self.read_token()
+            block = self.parse_commands(depth + 1)
+            self.read_sign("}")
+        elif self.next_is_sign(";"):
+            self.read_token()
         else:
-            raise self.unexpected("; or {")
-        return Command(name.text, arguments, tests, block, name.place)
+            raise self.unexpected_token("; or {")
+        return CommandNode(name.text, arguments, tests, block, name.position)
 
-    def arguments(self, depth: int) -> tuple[tuple[Argument, ...], tuple[Test, ...]]:
+    def parse_arguments(self, depth: int) -> tuple[tuple[Argument, ...], tuple[TestNode, ...]]:
         found: list[Argument] = []
-        while (argument := self.argument()) is not None:
+        while (argument := self.parse_argument()) is not None:
             found.append(argument)
-        if self.next.kind is Kind.NAME:
-            return tuple(found), (self.test(depth),)
-        if not self.is_sign("("):
+        if self.next_token.token_type is TokenType.NAME:
+            return tuple(found), (self.parse_test(depth),)
+        if not self.next_is_sign("("):
             return tuple(found), ()
-        self.take()
-        tests = [self.test(depth)]
-        while self.is_sign(","):
-            self.take()
-            tests.append(self.test(depth))
-        self.expect(")")
+        self.read_token()
+        tests = [self.parse_test(depth)]
+        while self.next_is_sign(","):
+            self.read_token()
+            tests.append(self.parse_test(depth))
+        self.read_sign(")")
         return tuple(found), tuple(tests)
 
-    def argument(self) -> Argument | None:
-        place = self.next.place
-        if self.next.kind is Kind.TEXT:
-            return Text(self.take().text, place)
-        if self.next.kind is Kind.NUMBER:
-            return Number(int(self.take().text), place)
-        if self.next.kind is Kind.TAG:
-            return Tag(self.take().text, place)
-        return self.strings(place) if self.is_sign("[") else None
+    def parse_argument(self) -> Argument | None:
+        place = self.next_token.position
+        if self.next_token.token_type is TokenType.TEXT:
+            return StringNode(self.read_token().text, place)
+        if self.next_token.token_type is TokenType.NUMBER:
+            return NumberNode(int(self.read_token().text), place)
+        if self.next_token.token_type is TokenType.TAG:
+            return TagNode(self.read_token().text, place)
+        return self.parse_string_list(place) if self.next_is_sign("[") else None
 
-    def strings(self, place: Place) -> Texts:
-        self.take()
-        found = [self.string()]
-        while self.is_sign(","):
-            self.take()
-            found.append(self.string())
-        self.expect("]")
-        return Texts(tuple(found), place)
+    def parse_string_list(self, position: SourcePosition) -> StringListNode:
+        self.read_token()
+        found = [self.parse_string()]
+        while self.next_is_sign(","):
+            self.read_token()
+            found.append(self.parse_string())
+        self.read_sign("]")
+        return StringListNode(tuple(found), position)
 
-    def string(self) -> Text:
-        if self.next.kind is not Kind.TEXT:
-            raise self.unexpected("a string")
-        place = self.next.place
-        return Text(self.take().text, place)
+    def parse_string(self) -> StringNode:
+        if self.next_token.token_type is not TokenType.TEXT:
+            raise self.unexpected_token("a string")
+        place = self.next_token.position
+        return StringNode(self.read_token().text, place)
 
-    def test(self, depth: int) -> Test:
-        if self.next.kind is not Kind.NAME:
-            raise self.unexpected("a test")
-        name = self.take()
-        if depth == limits.NESTING:
-            raise self.too_deep(name.place)
-        arguments, tests = self.arguments(depth + 1)
-        return Test(name.text, arguments, tests, name.place)
+    def parse_test(self, depth: int) -> TestNode:
+        if self.next_token.token_type is not TokenType.NAME:
+            raise self.unexpected_token("a test")
+        name = self.read_token()
+        if depth == limits.MAX_NESTING:
+            raise self.too_deep_error(name.position)
+        arguments, tests = self.parse_arguments(depth + 1)
+        return TestNode(name.text, arguments, tests, name.position)
 
-    def too_deep(self, place: Place) -> SieveError:
-        return wrong(place, f"at most {limits.NESTING} may stand in each other")
+    def too_deep_error(self, position: SourcePosition) -> SieveError:
+        return syntax_error(position, f"at most {limits.MAX_NESTING} may stand in each other")

@@ -8,68 +8,68 @@ are unquoted and contain no NUL. Positions don't count when nodes are compared.
 
 from dataclasses import dataclass, field
 
-from mail.sieve.source_position import START, Place
+from mail.sieve.source_position import SCRIPT_START, SourcePosition
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class StringNode:
     """A string."""
 
     value: str
-    place: Place = field(default=START, compare=False, repr=False)
+    position: SourcePosition = field(default=SCRIPT_START, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class StringListNode:
     """A list of strings, never empty."""
 
-    values: tuple[Text, ...]
-    place: Place = field(default=START, compare=False, repr=False)
+    values: tuple[StringNode, ...]
+    position: SourcePosition = field(default=SCRIPT_START, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class NumberNode:
     """A number with its quantifier (K, M, G) applied; not negative."""
 
     value: int
-    place: Place = field(default=START, compare=False, repr=False)
+    position: SourcePosition = field(default=SCRIPT_START, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Tag:
+class TagNode:
     """A tag, such as "contains". The next argument can belong to it."""
 
     name: str
-    place: Place = field(default=START, compare=False, repr=False)
+    position: SourcePosition = field(default=SCRIPT_START, compare=False, repr=False)
 
 
-Argument = Text | Texts | Number | Tag
+Argument = StringNode | StringListNode | NumberNode | TagNode
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class TestNode:
     """A test with its arguments, then its inner tests."""
 
     name: str
     arguments: tuple[Argument, ...] = ()
-    tests: tuple["Test", ...] = ()
-    place: Place = field(default=START, compare=False, repr=False)
+    tests: tuple["TestNode", ...] = ()
+    position: SourcePosition = field(default=SCRIPT_START, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class CommandNode:
     """A command; `block` is None if it ends with a semicolon."""
 
     name: str
     arguments: tuple[Argument, ...] = ()
-    tests: tuple[Test, ...] = ()
-    block: tuple["Command", ...] | None = None
-    place: Place = field(default=START, compare=False, repr=False)
+    tests: tuple[TestNode, ...] = ()
+    block: tuple["CommandNode", ...] | None = None
+    position: SourcePosition = field(default=SCRIPT_START, compare=False, repr=False)
 
 
-Tree = tuple[Command, ...]
+Tree = tuple[CommandNode, ...]
 
 
-def texts(*values: str) -> Texts:
+def string_list(*values: str) -> StringListNode:
     """Return a list of strings, for code that builds trees."""
-    return Texts(tuple(Text(value) for value in values))
+    return StringListNode(tuple(StringNode(value) for value in values))

@@ -8,54 +8,56 @@ from typing import Any
 
 import zstandard
 
-from mail.storage.blobs.compression import expand, verify
-from mail.storage.blobs.errors import Corrupt
+from mail.storage.blobs.compression import decompress, verify_digest
+from mail.storage.blobs.errors import CorruptBlob
 from models.files.blobs import Blob
-from models.store.columns import Picked, picked
-from models.store.object_store import Store
+from models.store.columns import ColumnRow, select_columns
+from models.store.object_store import ObjectStoreProtocol
 
-COLUMNS = tuple(picked(Blob, ("id", "digest", "size", "stored_size", "codec", "name", "data")))
-STEP = 256 * 1024  # most bytes that `stream` yields at once
-WHOLE = 1024 * 1024  # uncompressed bytes; a blob up to this size is always read as a whole
-LARGE = 64 * 1024  # bytes; from this size on a thread decompresses
-AHEAD = (
+COLUMNS = tuple(
+    select_columns(Blob, ("id", "digest", "size", "stored_size", "codec", "name", "data"))
+)
+MAX_CHUNK_SIZE = 256 * 1024  # most bytes that `stream` yields at once
+MAX_WHOLE_READ = 1024 * 1024  # uncompressed bytes; a blob up to this size is always read as a whole
+THREAD_THRESHOLD = 64 * 1024  # bytes; from this size on a thread decompresses
+READ_AHEAD = (
     1024 * 1024
 )  # compressed bytes in memory: more than one step needs, see _decompressed_chunks
 
 
-async def read(store: Store, blob: Picked) -> bytes:
+async def read(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
     """Read and verify the content of a blob. Raises CorruptBlob if it is lost or damaged."""
-    packed = blob.data if blob.name is None else await _object(store, blob)
-    if blob.size < LARGE:
-        return _content(blob, packed)
-    return await asyncio.to_thread(_content, blob, packed)
+    packed = blob.data if blob.name is None else await _get_object(store, blob)
+    if blob.size < THREAD_THRESHOLD:
+        return _verified_content(blob, packed)
+    return await asyncio.to_thread(_verified_content, blob, packed)
 
 
-async def _object(store: Store, blob: Picked) -> bytes:
+async def _get_object(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
     try:
         return await store.get(blob.name)
     except KeyError as problem:
-        raise _lost(blob) from problem
+        raise _lost_object_error(blob) from problem
 
 
-def _content(blob: Picked, packed: bytes) -> bytes:
+def _verified_content(blob: ColumnRow, stored_bytes: bytes) -> bytes:
     try:
-        return verify(blob.digest, expand(blob.codec, packed, blob.size))
-    except Corrupt as problem:
-        raise _damaged(blob, problem) from problem
+        return verify_digest(blob.digest, decompress(blob.codec, stored_bytes, blob.size))
+    except CorruptBlob as problem:
+        raise _damaged_blob_error(blob, problem) from problem
 
 
-def _lost(blob: Picked) -> Corrupt:
-    return Corrupt(f"The object {blob.name} of {blob.digest} is lost")
+def _lost_object_error(blob: ColumnRow) -> CorruptBlob:
+    return CorruptBlob(f"The object {blob.name} of {blob.digest} is lost")
 
 
-def _damaged(blob: Picked, reason: object) -> Corrupt:
+def _damaged_blob_error(blob: ColumnRow, reason: object) -> CorruptBlob:
     place = "row" if blob.name is None else f"object {blob.name}"
-    return Corrupt(f"The {place} of {blob.digest} is damaged: {reason}")
+    return CorruptBlob(f"The {place} of {blob.digest} is damaged: {reason}")
 
 
-async def stream(
-    store: Store, blob: Picked, start: int = 0, end: int | None = None
+async def stream_content(
+    store: ObjectStoreProtocol, blob: ColumnRow, start: int = 0, end: int | None = None
 ) -> AsyncGenerator[bytes]:
     """Yield the content from `start` to `end`, at most 256 KiB at once.
 
@@ -63,30 +65,34 @@ async def stream(
     MiB is not verified, since the digest covers the whole content.
     """
     end = blob.size if end is None else min(end, blob.size)
-    if blob.size <= WHOLE:
+    if blob.size <= MAX_WHOLE_READ:
         content = await read(store, blob)
-        for at in range(start, end, STEP):
-            yield content[at : min(at + STEP, end)]
+        for at in range(start, end, MAX_CHUNK_SIZE):
+            yield content[at : min(at + MAX_CHUNK_SIZE, end)]
         return
-    part = _part(store, blob, start, end)
-    async with aclosing(_verified(blob, part) if end - start == blob.size else part) as steps:
+    chunks = _stream_range(store, blob, start, end)
+    async with aclosing(
+        _verified_chunks(blob, chunks) if end - start == blob.size else chunks
+    ) as steps:
         async for step in steps:
             yield step
 
 
-async def _part(store: Store, blob: Picked, start: int, end: int) -> AsyncGenerator[bytes]:
+async def _stream_range(
+    store: ObjectStoreProtocol, blob: ColumnRow, start: int, end: int
+) -> AsyncGenerator[bytes]:
     """Yield a range of the content without verifying the digest."""
     if blob.codec == "raw":
-        packed = _packed(store, blob, start, end)
+        packed = _stream_stored_bytes(store, blob, start, end)
         async with aclosing(packed):
             async for chunk in packed:
-                for at in range(0, len(chunk), STEP):
-                    yield chunk[at : at + STEP]
+                for at in range(0, len(chunk), MAX_CHUNK_SIZE):
+                    yield chunk[at : at + MAX_CHUNK_SIZE]
         return
     if blob.codec != "zstd":
-        raise _damaged(blob, f"there is no codec {blob.codec!r}")
+        raise _damaged_blob_error(blob, f"there is no codec {blob.codec!r}")
     reached = 0
-    async with aclosing(_expanded(store, blob)) as steps:
+    async with aclosing(_decompressed_chunks(store, blob)) as steps:
         async for step in steps:
             reached += len(step)
             wanted = step[max(0, start - reached + len(step)) :]
@@ -94,24 +100,26 @@ async def _part(store: Store, blob: Picked, start: int, end: int) -> AsyncGenera
                 yield wanted[: len(wanted) - max(0, reached - end)]
             if reached >= end:
                 return
-    raise Corrupt(f"The content of {blob.digest} ends too soon")
+    raise CorruptBlob(f"The content of {blob.digest} ends too soon")
 
 
-async def _verified(blob: Picked, steps: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def _verified_chunks(blob: ColumnRow, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """Yield the chunks of a whole blob; the last one only after the digest is verified."""
     digest, held = hashlib.sha256(), b""
-    async with aclosing(steps):
-        async for step in steps:
+    async with aclosing(chunks):
+        async for step in chunks:
             if held:
                 yield held
             digest.update(step)
             held = step
     if digest.hexdigest() != blob.digest:
-        raise Corrupt(f"The content of {blob.digest} has another digest")
+        raise CorruptBlob(f"The content of {blob.digest} has another digest")
     yield held
 
 
-async def _packed(store: Store, blob: Picked, start: int, end: int) -> AsyncGenerator[bytes]:
+async def _stream_stored_bytes(
+    store: ObjectStoreProtocol, blob: ColumnRow, start: int, end: int
+) -> AsyncGenerator[bytes]:
     """Yield the stored bytes of a blob, compressed or not, from `start` to `end`."""
     if blob.name is None:
         yield blob.data[start:end]
@@ -120,10 +128,10 @@ async def _packed(store: Store, blob: Picked, start: int, end: int) -> AsyncGene
         async for chunk in store.stream(blob.name, start, end):
             yield chunk
     except KeyError as problem:
-        raise _lost(blob) from problem
+        raise _lost_object_error(blob) from problem
 
 
-class _Ahead:
+class _ReadAheadBuffer:
     """A buffer of compressed bytes for a synchronous reader."""
 
     def __init__(self, source: AsyncIterator[bytes], digest: str) -> None:
@@ -134,7 +142,7 @@ class _Ahead:
 
     async def fill(self) -> None:
         """Wait until the buffer holds enough for one step, or the source has ended."""
-        while not self._ended and len(self._bytes) < AHEAD:
+        while not self._ended and len(self._bytes) < READ_AHEAD:
             chunk = await anext(self._source, None)
             self._ended = chunk is None
             self._bytes += chunk or b""
@@ -142,30 +150,36 @@ class _Ahead:
     def read(self, size: int) -> bytes:
         """Remove and return at most `size` bytes of the buffer."""
         if not self._bytes and not self._ended:
-            raise Corrupt(f"The frame of {self._digest} needs more input for a step than it can")
+            raise CorruptBlob(
+                f"The frame of {self._digest} needs more input for a step than it can"
+            )
         taken = bytes(self._bytes[:size])
         del self._bytes[:size]
         return taken
 
 
-async def _expanded(store: Store, blob: Picked) -> AsyncGenerator[bytes]:
+async def _decompressed_chunks(
+    store: ObjectStoreProtocol, blob: ColumnRow
+) -> AsyncGenerator[bytes]:
     """Yield the whole content of a compressed blob in chunks.
 
     A step is two blocks of zstd, each at most 128 KiB compressed or not, so a step never needs
     READ_AHEAD bytes. However small a frame is, at most one step of it is decompressed at once.
     """
-    async with aclosing(_packed(store, blob, 0, blob.stored_size)) as packed:
-        ahead = _Ahead(packed, blob.digest)
+    async with aclosing(_stream_stored_bytes(store, blob, 0, blob.stored_size)) as packed:
+        ahead = _ReadAheadBuffer(packed, blob.digest)
         source: Any = ahead  # the library calls only the `read` method of a file
         reader = zstandard.ZstdDecompressor().stream_reader(source)
         left = blob.size
         try:
             while left:
                 await ahead.fill()
-                step = reader.read(min(STEP, left))
+                step = reader.read(min(MAX_CHUNK_SIZE, left))
                 if not step:
                     return
                 left -= len(step)
                 yield step
         except zstandard.ZstdError as problem:
-            raise Corrupt(f"The frame of {blob.digest} cannot be expanded: {problem}") from problem
+            raise CorruptBlob(
+                f"The frame of {blob.digest} cannot be expanded: {problem}"
+            ) from problem

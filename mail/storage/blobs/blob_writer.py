@@ -9,23 +9,31 @@ from sqlalchemy import LargeBinary, Select, String, bindparam, insert, select, u
 from sqlmodel import col
 
 from mail.storage.blobs.compression import compress
-from mail.storage.blobs.message_layout import Filed, Piece
+from mail.storage.blobs.message_layout import ContentFile, NewBlob
 from mail.storage.blobs.object_stores import object_name
 from models.files.blobs import Blob, MessageBlob
-from models.runtime.environment import Turn, World
-from models.store.columns import insert_or, table_of
-from models.store.prepared_statements import Prepared, Sent, among, number, prepared
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import core_table, insert_with_conflict
+from models.store.prepared_statements import (
+    PreparedStatement,
+    StatementWithValues,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
 
-INLINE_ROOT = 256 * 1024  # compressed bytes; most reads then need no object store
-INLINE = 4 * 1024
-LARGE = 64 * 1024  # bytes; from this size on a thread compresses
+MAX_INLINE_LAYOUT = 256 * 1024  # compressed bytes; most reads then need no object store
+MAX_INLINE_BLOB = 4 * 1024
+THREAD_THRESHOLD = 64 * 1024  # bytes; from this size on a thread compresses
 
-_REFERRED = Prepared(insert(MessageBlob).inline())
-_REPLACE = Prepared(
-    update(table_of(Blob))
-    .where(col(Blob.id) == number("key"), col(Blob.name) == bindparam("old", type_=String))
+_INSERT_REFERENCE = PreparedStatement(insert(MessageBlob).inline())
+_REPLACE_BYTES = PreparedStatement(
+    update(core_table(Blob))
+    .where(
+        col(Blob.id) == integer_parameter("key"), col(Blob.name) == bindparam("old", type_=String)
+    )
     .values(
-        stored_size=number("stored_size"),
+        stored_size=integer_parameter("stored_size"),
         codec=bindparam("codec", type_=String),
         name=bindparam("name", type_=String),
         data=bindparam("data", type_=LargeBinary),
@@ -34,21 +42,22 @@ _REPLACE = Prepared(
 )
 
 
-@prepared
-def _known(dialect: str, *, held: bool) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def _select_stored_blobs(dialect: str, *, for_update: bool) -> Select[*tuple[Any, ...]]:
     columns = (Blob.id, Blob.digest, Blob.name, Blob.stored_size, Blob.damaged_at)
     asked = select(*map(col, columns)).where(
-        col(Blob.tenant_id) == number("tenant"), among(dialect, col(Blob.digest), "digests", String)
+        col(Blob.tenant_id) == integer_parameter("tenant"),
+        is_in_parameter(dialect, col(Blob.digest), "digests", String),
     )
-    return asked.with_for_update(read=True, key_share=True) if held else asked
+    return asked.with_for_update(read=True, key_share=True) if for_update else asked
 
 
-class Gone(Exception):
+class BlobRowDeleted(Exception):
     """The row of a blob was deleted after its lookup: store the blobs of the message again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredMessageBlobs:
     """The stored blobs of a message, and the rows to insert for them.
 
     A blob of `known_digests` was stored before and has no new row. `damaged_objects` holds
@@ -56,48 +65,48 @@ class Kept:
     marked as damaged. Their rows get the bytes of this message.
     """
 
-    root: str
-    rows: Sequence[Mapping[str, Any]]
-    known: Sequence[str]
+    layout_digest: str
+    new_rows: Sequence[Mapping[str, Any]]
+    known_digests: Sequence[str]
     tenant_id: int
-    damaged: frozenset[str] = frozenset()
+    damaged_objects: frozenset[str] = frozenset()
 
     @property
-    def digests(self) -> Iterable[str]:
+    def all_digests(self) -> Iterable[str]:
         """The digests of all blobs, each once."""
-        return dict.fromkeys([*self.known, *(row["digest"] for row in self.rows)])
+        return dict.fromkeys([*self.known_digests, *(row["digest"] for row in self.new_rows)])
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class StoredPartBlobs:
     """The stored blobs of the parts of a message; the fields are those of StoredMessageBlobs."""
 
-    rows: Sequence[Mapping[str, Any]]
-    known: Sequence[str]
-    damaged: frozenset[str]
+    new_rows: Sequence[Mapping[str, Any]]
+    known_digests: Sequence[str]
+    damaged_objects: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredBefore:
+class ExistingBlobs:
     """The blobs that a tenant already has.
 
     The bytes of `intact_digests` can be used; `damaged_objects` are the names of the objects of
     the others.
     """
 
-    known: Sequence[str] = ()
-    damaged: frozenset[str] = field(default_factory=frozenset)
+    intact_digests: Sequence[str] = ()
+    damaged_objects: frozenset[str] = field(default_factory=frozenset)
 
 
-async def keep(  # noqa: PLR0913 - the blobs and how to store them
-    world: World,
+async def store_message_blobs(  # noqa: PLR0913 - the blobs and how to store them
+    environment: Environment,
     tenant_id: int,
-    root: Piece,
-    pieces: Sequence[Piece],
+    layout_blob: NewBlob,
+    part_blobs: Sequence[NewBlob],
     *,
-    again: bool = False,
-    once: dict[int, asyncio.Future[Pieces]] | None = None,
-) -> Kept:
+    store_again: bool = False,
+    part_blobs_by_tenant: dict[int, asyncio.Future[StoredPartBlobs]] | None = None,
+) -> StoredMessageBlobs:
     """Store the blobs of a message for a tenant. A blob that the tenant has is not stored again.
 
     The object of an existing blob must have the size in its row; otherwise the blob is stored
@@ -105,151 +114,189 @@ async def keep(  # noqa: PLR0913 - the blobs and how to store them
     differ only in their layout share `part_blobs_by_tenant`, so that their part blobs are
     stored once.
     """
-    once = {} if once is None else once
-    if again or tenant_id not in once:
-        once[tenant_id] = asyncio.ensure_future(
-            _pieces(world, tenant_id, pieces, INLINE, again=again)
+    part_blobs_by_tenant = {} if part_blobs_by_tenant is None else part_blobs_by_tenant
+    if store_again or tenant_id not in part_blobs_by_tenant:
+        part_blobs_by_tenant[tenant_id] = asyncio.ensure_future(
+            _store_blobs(
+                environment, tenant_id, part_blobs, MAX_INLINE_BLOB, store_again=store_again
+            )
         )
-    cut = await asyncio.shield(once[tenant_id])
-    top = await _pieces(world, tenant_id, [root], INLINE_ROOT, again=again)
-    rows, known = [*top.rows, *cut.rows], [*top.known, *cut.known]
-    return Kept(root.digest, rows, known, tenant_id, top.damaged | cut.damaged)
+    cut = await asyncio.shield(part_blobs_by_tenant[tenant_id])
+    top = await _store_blobs(
+        environment, tenant_id, [layout_blob], MAX_INLINE_LAYOUT, store_again=store_again
+    )
+    rows, known = [*top.new_rows, *cut.new_rows], [*top.known_digests, *cut.known_digests]
+    return StoredMessageBlobs(
+        layout_blob.digest, rows, known, tenant_id, top.damaged_objects | cut.damaged_objects
+    )
 
 
-def keep_small(
-    world: World, tenant_id: int, root: Piece, pieces: Sequence[Piece]
-) -> "asyncio.Future[Kept] | None":
+def store_small_message(
+    environment: Environment, tenant_id: int, layout_blob: NewBlob, part_blobs: Sequence[NewBlob]
+) -> "asyncio.Future[StoredMessageBlobs] | None":
     """Compress a message without part blobs and return a future that is done.
 
     Most messages are small and need no wait. Returns None for a large message, or one with part
     blobs.
     """
-    content = root.content
-    if pieces or isinstance(content, Filed) or len(content) >= LARGE:
+    content = layout_blob.content
+    if part_blobs or isinstance(content, ContentFile) or len(content) >= THREAD_THRESHOLD:
         return None
     codec, data = compress(content)
-    row = _row(world, tenant_id, root, (codec, data, len(data), None))
-    done: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-    done.set_result(Kept(root.digest, [row], (), tenant_id))
+    stored = _BlobStorage(codec, data, len(data), None)
+    row = _blob_row(environment, tenant_id, layout_blob, stored)
+    done: asyncio.Future[StoredMessageBlobs] = asyncio.get_running_loop().create_future()
+    done.set_result(StoredMessageBlobs(layout_blob.digest, [row], (), tenant_id))
     return done
 
 
-async def _pieces(
-    world: World, tenant_id: int, pieces: Sequence[Piece], inline: int, *, again: bool
-) -> Pieces:
-    large = [piece.digest for piece in pieces if piece.size > inline]
-    before = await find_stored(world, tenant_id, large) if large else StoredBefore()
-    known = () if again else before.known
-    new = [piece for piece in pieces if piece.digest not in known]
-    rows = [await _stored(world, tenant_id, piece, inline) for piece in new]
-    return Pieces(rows, known, before.damaged)
+async def _store_blobs(
+    environment: Environment,
+    tenant_id: int,
+    blobs: Sequence[NewBlob],
+    max_inline: int,
+    *,
+    store_again: bool,
+) -> StoredPartBlobs:
+    large = [piece.digest for piece in blobs if piece.size > max_inline]
+    before = await find_existing_blobs(environment, tenant_id, large) if large else ExistingBlobs()
+    known = () if store_again else before.intact_digests
+    new = [piece for piece in blobs if piece.digest not in known]
+    rows = [await _store_blob(environment, tenant_id, piece, max_inline) for piece in new]
+    return StoredPartBlobs(rows, known, before.damaged_objects)
 
 
-async def find_stored(world: World, tenant_id: int, digests: Sequence[str]) -> StoredBefore:
+async def find_existing_blobs(
+    environment: Environment, tenant_id: int, digests: Sequence[str]
+) -> ExistingBlobs:
     """Look up which blobs a tenant has, and check that their objects exist with their size.
 
     This takes one statement, and one stat or HEAD request for each row that names an object.
     """
     given = {"tenant": tenant_id, "digests": digests}
-    rows = await world.database.find(_known(world.database.dialect, held=False), given)
-    intact = await asyncio.gather(*(_is_intact(world, row) for row in rows))
+    rows = await environment.database.read_prepared(
+        _select_stored_blobs(environment.database.dialect, for_update=False), given
+    )
+    intact = await asyncio.gather(*(_is_intact(environment, row) for row in rows))
     known = [row.digest for row, good in zip(rows, intact, strict=True) if good]
     damaged = (row.name for row, good in zip(rows, intact, strict=True) if not good)
-    return StoredBefore(known, frozenset(damaged))
+    return ExistingBlobs(known, frozenset(damaged))
 
 
-async def _is_intact(world: World, row: Any) -> bool:
+async def _is_intact(environment: Environment, row: Any) -> bool:
     if row.name is None:
         return True
-    return row.damaged_at is None and await world.blobs.size(row.name) == row.stored_size
+    return (
+        row.damaged_at is None and await environment.object_store.size(row.name) == row.stored_size
+    )
 
 
-async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:
+async def _store_blob(
+    environment: Environment, tenant_id: int, blob: NewBlob, max_inline: int
+) -> dict[str, Any]:
     """Store the bytes of a blob, in an object if they are too large for a row; return the row."""
-    codec, data = await _packed(piece)
-    size = data.stored if isinstance(data, Filed) else len(data)
-    name = None if size <= inline else object_name(piece.digest, world.key())
-    if isinstance(data, Filed):
+    codec, data = await _compress(blob)
+    size = data.stored_size if isinstance(data, ContentFile) else len(data)
+    name = None if size <= max_inline else object_name(blob.digest, environment.new_id())
+    if isinstance(data, ContentFile):
         if name:
-            await world.blobs.put_file(name, data.path)
+            await environment.object_store.put_file(name, data.path)
         else:
             data = await asyncio.to_thread(data.path.read_bytes)
     elif name:
-        await world.blobs.put(name, data)
-    return _row(world, tenant_id, piece, (codec, None if name else data, size, name))
+        await environment.object_store.put(name, data)
+    stored = _BlobStorage(codec, None if name else data, size, name)
+    return _blob_row(environment, tenant_id, blob, stored)
 
 
-def _row(
-    world: World, tenant_id: int, piece: Piece, lies: tuple[str, Any, int, str | None]
+@dataclass(frozen=True, slots=True)
+class _BlobStorage:
+    """How the bytes of a blob are stored: in its row or in an object."""
+
+    codec: str
+    row_data: Any  # None: in an object
+    stored_size: int  # bytes
+    object_name: str | None  # None: in the row
+
+
+def _blob_row(
+    environment: Environment, tenant_id: int, blob: NewBlob, storage: _BlobStorage
 ) -> dict[str, Any]:
-    """The values of the row of a blob.
-
-    `storage` is the codec, the data of the row or None, the stored size and the object name or
-    None.
-    """
-    codec, data, size, name = lies
+    """The values of the row of a blob."""
     return {
         "tenant_id": tenant_id,
-        "digest": piece.digest,
-        "size": piece.size,
-        "stored_size": size,
-        "codec": codec,
-        "name": name,
-        "data": data,
-        "created_at": world.now(),
+        "digest": blob.digest,
+        "size": blob.size,
+        "stored_size": storage.stored_size,
+        "codec": storage.codec,
+        "name": storage.object_name,
+        "data": storage.row_data,
+        "created_at": environment.now(),
     }
 
 
-async def _packed(piece: Piece) -> tuple[str, bytes | Filed]:
+async def _compress(blob: NewBlob) -> tuple[str, bytes | ContentFile]:
     """The codec and the bytes or file to store."""
-    content = piece.content
-    if isinstance(content, Filed):
+    content = blob.content
+    if isinstance(content, ContentFile):
         return content.codec, content
-    if len(content) < LARGE:
+    if len(content) < THREAD_THRESHOLD:
         return compress(content)
     return await asyncio.to_thread(compress, content)
 
 
-def blob_ids(turn: Turn, *kept: Kept) -> dict[str, int]:
+def insert_blob_rows(
+    transaction: DatabaseTransaction, *stored_messages: StoredMessageBlobs
+) -> dict[str, int]:
     """Insert the rows of the blobs and return the ids of all blobs by digest.
 
     All messages belong to one tenant. An existing row of a blob is used. It gets the new bytes
     if its object is damaged, or if the new bytes are stored in the row. Raises BlobRowDeleted
     if a row of `known_digests` was deleted.
     """
-    dialect, tenant_id = turn.connection.dialect.name, kept[0].tenant_id
+    dialect, tenant_id = transaction.connection.dialect.name, stored_messages[0].tenant_id
     found = dict[str, int]()
-    if known := sorted({digest for one in kept for digest in one.known}):
-        asked = _known(dialect, held=True)
-        found = {row.digest: row.id for row in turn.fetched(asked, tenant=tenant_id, digests=known)}
+    if known := sorted({digest for one in stored_messages for digest in one.known_digests}):
+        asked = _select_stored_blobs(dialect, for_update=True)
+        found = {
+            row.digest: row.id
+            for row in transaction.fetch_rows(asked, tenant=tenant_id, digests=known)
+        }
         if len(found) < len(known):
-            raise Gone
-    new = {row["digest"]: row for one in kept for row in one.rows if row["digest"] not in found}
+            raise BlobRowDeleted
+    new = {
+        row["digest"]: row
+        for one in stored_messages
+        for row in one.new_rows
+        if row["digest"] not in found
+    }
     # each transaction makes its own keys: equal keys would collide, and the upsert ignores that; in
     # one order, so that two transactions never wait for each other
-    rows = [{**new[digest], "id": turn.world.key()} for digest in sorted(new)]
-    damaged = frozenset[str]().union(*(one.damaged for one in kept))
-    replaced: list[Sent] = []
-    for key, digest, name in turn.fetched_all(_upsert(dialect), rows).raw:
+    rows = [{**new[digest], "id": transaction.environment.new_id()} for digest in sorted(new)]
+    damaged = frozenset[str]().union(*(one.damaged_objects for one in stored_messages))
+    replaced: list[StatementWithValues] = []
+    for key, digest, name in transaction.fetch_rows_of_each(_upsert_blob(dialect), rows).raw:
         found[digest] = key
         row = new[digest]
         if name is not None and name != row["name"] and (row["name"] is None or name in damaged):
             lies = {field: row[field] for field in ("stored_size", "codec", "name", "data")}
-            replaced.append((_REPLACE, {"key": key, "old": name, **lies}))
+            replaced.append((_REPLACE_BYTES, {"key": key, "old": name, **lies}))
     if replaced:
-        turn.send(replaced)
+        transaction.execute_statements(replaced)
     return found
 
 
-@prepared
-def _upsert(dialect: str) -> Any:
-    new = insert_or(dialect, Blob)
+@prepare_cached
+def _upsert_blob(dialect: str) -> Any:
+    new = insert_with_conflict(dialect, Blob)
     return new.on_conflict_do_update(
         index_elements=["tenant_id", "digest"],
         set_={"created_at": new.excluded.created_at},  # the garbage collector sees a recent use
     ).returning(col(Blob.id), col(Blob.digest), col(Blob.name))
 
 
-def referred(message_id: int, ids: Sequence[int]) -> list[Sent]:
+def reference_statements(message_id: int, blob_ids: Sequence[int]) -> list[StatementWithValues]:
     """The statements that insert a reference row for each blob of a message."""
-    return [(_REFERRED, {"message_id": message_id, "blob_id": blob_id}) for blob_id in ids]
+    return [
+        (_INSERT_REFERENCE, {"message_id": message_id, "blob_id": blob_id}) for blob_id in blob_ids
+    ]

@@ -6,31 +6,31 @@ from pathlib import Path
 
 import zstandard
 
-from mail.storage.blobs.errors import Corrupt
+from mail.storage.blobs.errors import CorruptBlob
 
-LEVEL = 3  # 9 takes five times as long and saves little
+ZSTD_LEVEL = 3  # 9 takes five times as long and saves little
 
 
-class _Contexts(threading.local):
+class _ZstdContexts(threading.local):
     """The zstd contexts of a thread: costly to create, and not safe to share between threads."""
 
     def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         self.decompressor = zstandard.ZstdDecompressor()
 
 
-_CONTEXTS = _Contexts()
+_ZSTD = _ZstdContexts()
 
 
-def digest_of(content: bytes) -> str:
+def content_digest(content: bytes) -> str:
     """The SHA-256 of `content` in lower-case hex."""
     return hashlib.sha256(content).hexdigest()
 
 
-def verify(digest: str, content: bytes) -> bytes:
+def verify_digest(digest: str, content: bytes) -> bytes:
     """Return `content`. Raises CorruptBlob if its digest is not `digest`."""
-    if digest_of(content) != digest:
-        raise Corrupt(f"The content of {digest} has another digest")
+    if content_digest(content) != digest:
+        raise CorruptBlob(f"The content of {digest} has another digest")
     return content
 
 
@@ -39,7 +39,7 @@ def compress(data: bytes) -> tuple[str, bytes]:
 
     Large data belongs into a thread.
     """
-    packed = _CONTEXTS.compressor.compress(data)
+    packed = _ZSTD.compressor.compress(data)
     return ("zstd", packed) if len(packed) < len(data) else ("raw", data)
 
 
@@ -47,35 +47,35 @@ def compress_file(path: Path) -> tuple[str, Path]:
     """Compress a file and return the codec and the file to store. The other file is removed."""
     packed, size = path.with_name(f"{path.name}.zst"), path.stat().st_size
     with path.open("rb") as source, packed.open("wb") as target:
-        _CONTEXTS.compressor.copy_stream(source, target, size=size)
+        _ZSTD.compressor.copy_stream(source, target, size=size)
     small = packed.stat().st_size < size
     (path if small else packed).unlink()
     return ("zstd", packed) if small else ("raw", path)
 
 
-def expand(codec: str, data: bytes, size: int) -> bytes:
+def decompress(codec: str, stored_bytes: bytes, size: int) -> bytes:
     """Undo `compress`. Raises CorruptBlob unless the content has exactly `size` bytes.
 
     Never allocates more than `size` bytes, even if the frame claims a larger size.
     """
     match codec:
         case "raw":
-            content = data
+            content = stored_bytes
         case "zstd":
-            content = _expand_zstd(data, size)
+            content = _decompress_zstd(stored_bytes, size)
         case _:
-            raise Corrupt(f"There is no codec {codec!r}")
+            raise CorruptBlob(f"There is no codec {codec!r}")
     if len(content) != size:
-        raise Corrupt(f"{len(content)} bytes came out instead of {size}")
+        raise CorruptBlob(f"{len(content)} bytes came out instead of {size}")
     return content
 
 
-def _expand_zstd(data: bytes, size: int) -> bytes:
+def _decompress_zstd(data: bytes, size: int) -> bytes:
     try:
         # zstandard trusts the size in the frame more than the limit it is given.
         claimed = zstandard.frame_content_size(data)
         if claimed != size:
-            raise Corrupt(f"The frame claims {claimed} bytes instead of {size}")
-        return _CONTEXTS.decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
+            raise CorruptBlob(f"The frame claims {claimed} bytes instead of {size}")
+        return _ZSTD.decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as problem:
-        raise Corrupt(f"The frame cannot be expanded: {problem}") from problem
+        raise CorruptBlob(f"The frame cannot be expanded: {problem}") from problem

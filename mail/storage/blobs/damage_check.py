@@ -13,14 +13,14 @@ from contextlib import aclosing
 from weakref import WeakKeyDictionary
 
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.errors import Corrupt
-from models.store.columns import Picked
-from models.store.object_store import Store
+from mail.storage.blobs.errors import CorruptBlob
+from models.store.columns import ColumnRow
+from models.store.object_store import ObjectStoreProtocol
 
-KNOWN_FOR = 3600.0  # seconds
-MOST_KNOWN = 10_000  # objects of one store
-BUDGET = 64 << 20  # bytes of the blobs of one download that are read before it begins
-AT_ONCE = 16  # size requests at the same time
+INTACT_SECONDS = 3600.0  # seconds
+MAX_INTACT_OBJECTS = 10_000  # objects of one store
+MAX_VERIFIED_BYTES = 64 << 20  # bytes of the blobs of one download that are read before it begins
+CONCURRENT_SIZE_CHECKS = 16  # size requests at the same time
 
 
 class IntactObjects:
@@ -32,47 +32,51 @@ class IntactObjects:
     def add(self, name: str) -> None:
         """Record that an object was verified now."""
         self._until.pop(name, None)
-        self._until[name] = time.monotonic() + KNOWN_FOR
-        if len(self._until) > MOST_KNOWN:
+        self._until[name] = time.monotonic() + INTACT_SECONDS
+        if len(self._until) > MAX_INTACT_OBJECTS:
             self._until.popitem(last=False)
 
     def __contains__(self, name: str) -> bool:
         return self._until.get(name, 0.0) > time.monotonic()
 
 
-_INTACT: WeakKeyDictionary[Store, IntactObjects] = WeakKeyDictionary()
+_INTACT_BY_STORE: WeakKeyDictionary[ObjectStoreProtocol, IntactObjects] = WeakKeyDictionary()
 
 
-async def check_piece(store: Store, blob: Picked) -> None:
+async def check_blob(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
     """Raise CorruptBlob if a blob is lost or damaged. Holds at most 1 MiB of it in memory."""
-    intact = _INTACT.setdefault(store, IntactObjects())
+    intact = _INTACT_BY_STORE.setdefault(store, IntactObjects())
     if blob.name in intact and await store.size(blob.name) == blob.stored_size:
         return
-    async with aclosing(blob_reader.stream(store, blob)) as steps:
+    async with aclosing(blob_reader.stream_content(store, blob)) as steps:
         async for _ in steps:
             await asyncio.sleep(0)  # let other requests run
     if blob.name is not None:
         intact.add(blob.name)
 
 
-async def check_pieces(store: Store, blobs: Iterable[Picked], budget: int = BUDGET) -> int:
+async def check_blobs(
+    store: ObjectStoreProtocol, blobs: Iterable[ColumnRow], byte_budget: int = MAX_VERIFIED_BYTES
+) -> int:
     """Raise CorruptBlob if one of the blobs is lost or damaged; return the rest of the budget.
 
     Blobs up to the budget are read and verified. Of the others only the size of the object is
     compared.
     """
-    unread: list[Picked] = []
+    unread: list[ColumnRow] = []
     for blob in blobs:
-        if blob.size <= budget:
-            await check_piece(store, blob)
-            budget -= blob.size
+        if blob.size <= byte_budget:
+            await check_blob(store, blob)
+            byte_budget -= blob.size
         elif blob.name is not None:
             unread.append(blob)
-    for at in range(0, len(unread), AT_ONCE):
-        await asyncio.gather(*(_check_size(store, blob) for blob in unread[at : at + AT_ONCE]))
-    return budget
+    for at in range(0, len(unread), CONCURRENT_SIZE_CHECKS):
+        await asyncio.gather(
+            *(_check_size(store, blob) for blob in unread[at : at + CONCURRENT_SIZE_CHECKS])
+        )
+    return byte_budget
 
 
-async def _check_size(store: Store, blob: Picked) -> None:
+async def _check_size(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
     if await store.size(blob.name) != blob.stored_size:
-        raise Corrupt(f"The object {blob.name} of {blob.digest} is lost, or has another size")
+        raise CorruptBlob(f"The object {blob.name} of {blob.digest} is lost, or has another size")

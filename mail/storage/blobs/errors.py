@@ -1,11 +1,11 @@
 """Errors of stored blobs."""
 
 
-class Corrupt(Exception):
+class CorruptBlob(Exception):
     """Stored bytes were changed or lost. Never shown to a client: a postmaster must look."""
 
 
-class Hole(Exception):
+class BytesInBlob(Exception):
     """The requested bytes are not in the message layout, but in the blob with this digest."""
 
     def __init__(self, digest: str) -> None:

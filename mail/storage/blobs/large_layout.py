@@ -4,43 +4,53 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.errors import Corrupt
-from mail.storage.blobs.memory_limit import ByteRoom
-from mail.storage.blobs.message_layout import Gap, Literal, Skeleton, open_skeleton, read_layout
-from models.store.columns import Picked
-from models.store.object_store import Store
+from mail.storage.blobs.errors import CorruptBlob
+from mail.storage.blobs.memory_limit import MemoryLimit
+from mail.storage.blobs.message_layout import (
+    BlobSpan,
+    LiteralSpan,
+    MessageLayout,
+    parse_layout,
+    parse_layout_entries,
+)
+from models.store.columns import ColumnRow
+from models.store.object_store import ObjectStoreProtocol
 
-HELD = blob_reader.WHOLE  # bytes; a larger layout is read when its bytes are needed
-HEAD = 64 * 1024  # bytes that hold the entries of nearly every layout
-COPIES = 4  # compressed, decompressed, decoded and normalized bytes of one message
-READING = ByteRoom(128 << 20)  # bytes of large messages that one process reads at the same time
+MAX_LAYOUT_IN_MEMORY = (
+    blob_reader.MAX_WHOLE_READ
+)  # bytes; a larger layout is read when its bytes are needed
+ENTRIES_READ_SIZE = 64 * 1024  # bytes that hold the entries of nearly every layout
+COPIES_PER_READ = 4  # compressed, decompressed, decoded and normalized bytes of one message
+READ_MEMORY = MemoryLimit(
+    128 << 20
+)  # bytes of large messages that one process reads at the same time
 
 
-class Outline(Skeleton):
+class LazyMessageLayout(MessageLayout):
     """A message layout without its bytes in memory. `blob` is the row of the layout."""
 
-    def __init__(self, entries: list[Literal | Gap], blob: Picked) -> None:
+    def __init__(self, entries: list[LiteralSpan | BlobSpan], blob: ColumnRow) -> None:
         super().__init__(b"", entries)
         self.blob = blob
 
-    def literal(self, entry: Literal, start: int, end: int) -> bytes:
+    def literal_bytes(self, span: LiteralSpan, start: int, end: int) -> bytes:
         """Raise RuntimeError: the bytes need `StoredMessage.examine` or `stream_raw`."""
-        raise RuntimeError(f"The bytes {start} to {end} of {entry} are not in memory")
+        raise RuntimeError(f"The bytes {start} to {end} of {span} are not in memory")
 
-    async def load(self, store: Store) -> Skeleton:
+    async def load(self, store: ObjectStoreProtocol) -> MessageLayout:
         """Read and verify the whole layout. Hold READ_MEMORY while the result is used."""
-        return open_skeleton(await blob_reader.read(store, self.blob))
+        return parse_layout(await blob_reader.read(store, self.blob))
 
 
-async def read_outline(store: Store, blob: Picked) -> Skeleton:
+async def read_large_layout(store: ObjectStoreProtocol, blob: ColumnRow) -> MessageLayout:
     """Read the entries of a large layout; the whole layout if they exceed ENTRIES_READ_SIZE."""
-    head = blob_reader.stream(store, blob, 0, HEAD)
+    head = blob_reader.stream_content(store, blob, 0, ENTRIES_READ_SIZE)
     async with aclosing(head):
         start = b"".join([chunk async for chunk in head])
     try:
-        return Outline(read_layout(start, blob.size), blob)
-    except Corrupt:
-        return open_skeleton(await blob_reader.read(store, blob))
+        return LazyMessageLayout(parse_layout_entries(start, blob.size), blob)
+    except CorruptBlob:
+        return parse_layout(await blob_reader.read(store, blob))
 
 
 class LiteralReader:
@@ -50,27 +60,29 @@ class LiteralReader:
     bytes.
     """
 
-    def __init__(self, store: Store, outline: Outline, start: int, end: int) -> None:
+    def __init__(
+        self, store: ObjectStoreProtocol, layout: LazyMessageLayout, start: int, end: int
+    ) -> None:
         spans = [
-            (entry.offset + max(start, entry.start) - entry.start,
-             entry.offset + min(end, entry.end) - entry.start)
-            for entry in outline.entries(start, end)
-            if isinstance(entry, Literal)
+            (entry.layout_offset + max(start, entry.start) - entry.start,
+             entry.layout_offset + min(end, entry.end) - entry.start)
+            for entry in layout.spans_between(start, end)
+            if isinstance(entry, LiteralSpan)
         ]  # fmt: skip
         first, last = (spans[0][0], spans[-1][1]) if spans else (0, 0)
         self._skip = 0
-        if start <= 0 and end >= len(outline):  # the whole layout is read and verified
-            self._skip, first, last = first, 0, outline.blob.size
-        self.stream = blob_reader.stream(store, outline.blob, first, last)
+        if start <= 0 and end >= len(layout):  # the whole layout is read and verified
+            self._skip, first, last = first, 0, layout.blob.size
+        self.stream = blob_reader.stream_content(store, layout.blob, first, last)
         self._rest = b""
 
-    async def take(self, count: int) -> AsyncGenerator[bytes]:
+    async def read_exactly(self, count: int) -> AsyncGenerator[bytes]:
         """Yield the next `count` bytes in chunks. Raises CorruptBlob if the layout ends before."""
         while count:
             while not self._rest or self._skip:
                 chunk = self._rest or await anext(self.stream, b"")
                 if not chunk:
-                    raise Corrupt("The skeleton ends too soon")
+                    raise CorruptBlob("The skeleton ends too soon")
                 self._rest = chunk[self._skip :]
                 self._skip -= len(chunk) - len(self._rest)
             found, self._rest = self._rest[:count], self._rest[count:]

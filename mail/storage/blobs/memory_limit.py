@@ -6,47 +6,47 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
-class ByteRoom:
+class MemoryLimit:
     """A number of bytes that concurrent readers share, in the order of their requests.
 
     A request for more than all bytes waits until no other reader holds any.
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self.free = size
+        self.total_bytes = size
+        self.free_bytes = size
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def take(self, count: int) -> AsyncGenerator[None]:
+    async def reserve(self, byte_count: int) -> AsyncGenerator[None]:
         """Reserve bytes in the context. A reader must not nest two reservations."""
-        count = min(count, self.size)
-        await self._acquire(count)
+        byte_count = min(byte_count, self.total_bytes)
+        await self._acquire(byte_count)
         try:
             yield
         finally:
-            self._release(count)
+            self._release(byte_count)
 
     async def _acquire(self, count: int) -> None:
-        if not self._waiting and count <= self.free:
-            self.free -= count
+        if not self._waiting and count <= self.free_bytes:
+            self.free_bytes -= count
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((count, turn))
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, granted))
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if granted.done() and not granted.cancelled():
                 self._release(count)
             else:
-                self._waiting.remove((count, turn))
+                self._waiting.remove((count, granted))
                 self._release(0)
             raise
 
     def _release(self, count: int) -> None:
-        self.free += count
-        while self._waiting and self._waiting[0][0] <= self.free:
+        self.free_bytes += count
+        while self._waiting and self._waiting[0][0] <= self.free_bytes:
             granted, turn = self._waiting.popleft()
             if not turn.done():
-                self.free -= granted
+                self.free_bytes -= granted
                 turn.set_result(None)

@@ -27,27 +27,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mail.mime import base64_lines
-from mail.mime.base64_lines import Wrapping
-from mail.storage.blobs.compression import compress_file, verify
-from mail.storage.blobs.errors import Corrupt, Hole
+from mail.mime.base64_lines import LineWrapping
+from mail.storage.blobs.compression import compress_file, verify_digest
+from mail.storage.blobs.errors import BytesInBlob, CorruptBlob
 
 MAGIC = b"MSK\x01"
 LITERAL, VERBATIM, BASE64 = 0, 1, 2
 LINE_ENDS = (b"", b"\n", b"\r\n")
-DIGEST = 32  # bytes
-NUMBER = 9  # bytes of the longest LEB128 number
-BITS, MORE = 0x7F, 0x80  # of each byte of a number; the highest bit says that one follows
+DIGEST_SIZE = 32  # bytes
+MAX_NUMBER_SIZE = 9  # bytes of the longest LEB128 number
+LEB128_VALUE_BITS, LEB128_MORE_BIT = (
+    0x7F,
+    0x80,
+)  # of each byte of a number; the highest bit says that one follows
 SMALLEST_BASE64 = 1024  # encoded bytes; a part up to this size stays in the layout
 SMALLEST_VERBATIM = 64 * 1024
-STEP = 256 * 1024  # most bytes that `rebuild_message` yields at once
-LARGE = 256 * 1024  # bytes; from this size on digests are computed in a thread
-FILED = 1024 * 1024  # bytes; a larger content can be in a file
+MAX_CHUNK_SIZE = 256 * 1024  # most bytes that `rebuild_message` yields at once
+THREAD_THRESHOLD = 256 * 1024  # bytes; from this size on digests are computed in a thread
+FILE_THRESHOLD = 1024 * 1024  # bytes; a larger content can be in a file
 
-Fetch = Callable[[str], Awaitable[bytes]]
+FetchContent = Callable[[str], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class EncodedBody:
     """The offsets of the encoded body of a MIME part, and its transfer encoding."""
 
     start: int
@@ -56,7 +59,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class BlobSpan:
     """A span of the raw message that is rebuilt from the content of a blob.
 
     The span is the content in base64 with the line ends of `wrapping`, or the content itself if
@@ -66,56 +69,62 @@ class Gap:
     start: int
     end: int
     digest: str
-    size: int
-    wrapping: Wrapping | None = None
+    content_size: int
+    wrapping: LineWrapping | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Filed:
+class ContentFile:
     """A file with the content of a blob, compressed as it will be stored."""
 
     path: Path
     codec: str
-    size: int  # of the content
-    stored: int  # of the file
+    content_size: int  # of the content
+    stored_size: int  # of the file
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class NewBlob:
     """The content of a blob that is to be stored."""
 
     digest: str
-    content: bytes | Filed
+    content: bytes | ContentFile
 
     @property
     def size(self) -> int:
         """Bytes of the uncompressed content."""
-        return self.content.size if isinstance(self.content, Filed) else len(self.content)
+        return (
+            self.content.content_size
+            if isinstance(self.content, ContentFile)
+            else len(self.content)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class SplitMessage:
     """A message split into its layout and blobs.
 
     `spans` has one entry for each part that was offered, in that order: None if the part stayed
     in the layout.
     """
 
-    skeleton: bytes
-    pieces: list[Piece]
-    gaps: list[Gap | None]
+    layout_bytes: bytes
+    blobs: list[NewBlob]
+    spans: list[BlobSpan | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Literal:
+class LiteralSpan:
     """A span of the raw message with its bytes in the layout, from `layout_offset` on."""
 
     start: int
     end: int
-    offset: int
+    layout_offset: int
 
 
-def pack(raw: bytes, cuts: Sequence[Cut], beside: Path | None = None) -> Packed:
+def split_message(
+    raw: bytes, bodies: Sequence[EncodedBody], base_path: Path | None = None
+) -> SplitMessage:
     """Split a message into its layout and blobs; belongs into a thread or helper process.
 
     With `base_path`, contents over 1 MiB are written to files with names that begin with that
@@ -125,50 +134,55 @@ def pack(raw: bytes, cuts: Sequence[Cut], beside: Path | None = None) -> Packed:
     it has another encoding, or if encoding it again would give another text. A body that
     overlaps an earlier one or exceeds the message stays in the layout.
     """
-    gaps: list[Gap | None] = [None] * len(cuts)
-    pieces: dict[str, Piece] = {}
+    gaps: list[BlobSpan | None] = [None] * len(bodies)
+    pieces: dict[str, NewBlob] = {}
     reached = 0
-    for index in sorted(range(len(cuts)), key=lambda index: cuts[index].start):
-        cut = cuts[index]
+    for index in sorted(range(len(bodies)), key=lambda index: bodies[index].start):
+        cut = bodies[index]
         if not reached <= cut.start <= cut.end <= len(raw):
             continue
-        if found := _cut_out(raw, cut, beside):
+        if found := _extract_blob(raw, cut, base_path):
             gaps[index], piece = found
             pieces.setdefault(piece.digest, piece)
             reached = cut.end
     holes = sorted((gap for gap in gaps if gap), key=lambda gap: gap.start)
-    return Packed(_skeleton(raw, holes), list(pieces.values()), gaps)
+    return SplitMessage(_layout_bytes(raw, holes), list(pieces.values()), gaps)
 
 
-def _cut_out(raw: bytes, cut: Cut, beside: Path | None) -> tuple[Gap, Piece] | None:
+def _extract_blob(
+    raw: bytes, body: EncodedBody, base_path: Path | None
+) -> tuple[BlobSpan, NewBlob] | None:
     """The span and the blob of an encoded body; None if the body stays in the layout."""
-    size = cut.end - cut.start
-    files = beside if size > FILED else None
-    if cut.encoding.strip().lower() == "base64" and size > SMALLEST_BASE64:
-        start, end = base64_lines.trimmed(raw, cut.start, cut.end)
+    size = body.end - body.start
+    files = base_path if size > FILE_THRESHOLD else None
+    if body.encoding.strip().lower() == "base64" and size > SMALLEST_BASE64:
+        start, end = base64_lines.range_without_whitespace(raw, body.start, body.end)
         if start < end:
-            wrapping = base64_lines.wrapping_of(raw, start, end)
-            with suppress(base64_lines.Irregular):
-                piece = _piece(base64_lines.decoded(raw, start, end, wrapping), files)
-                return Gap(start, end, piece.digest, piece.size, wrapping), piece
+            wrapping = base64_lines.detect_wrapping(raw, start, end)
+            with suppress(base64_lines.IrregularBase64):
+                piece = _new_blob(base64_lines.decode_chunks(raw, start, end, wrapping), files)
+                return BlobSpan(start, end, piece.digest, piece.size, wrapping), piece
     if size > SMALLEST_VERBATIM:
-        steps = (raw[at : min(at + STEP, cut.end)] for at in range(cut.start, cut.end, STEP))
-        piece = _piece(steps, files)
-        return Gap(cut.start, cut.end, piece.digest, size), piece
+        steps = (
+            raw[at : min(at + MAX_CHUNK_SIZE, body.end)]
+            for at in range(body.start, body.end, MAX_CHUNK_SIZE)
+        )
+        piece = _new_blob(steps, files)
+        return BlobSpan(body.start, body.end, piece.digest, size), piece
     return None
 
 
-def _piece(content: Iterator[bytes], beside: Path | None) -> Piece:
+def _new_blob(content: Iterator[bytes], base_path: Path | None) -> NewBlob:
     """Hash the content and collect it in memory.
 
     With `base_path`, it is collected in a compressed file.
     """
     digest = hashlib.sha256()
-    if beside is None:
+    if base_path is None:
         whole = b"".join(content)
         digest.update(whole)
-        return Piece(digest.hexdigest(), whole)
-    size, fresh = 0, beside.with_name(f"{beside.name}.new")
+        return NewBlob(digest.hexdigest(), whole)
+    size, fresh = 0, base_path.with_name(f"{base_path.name}.new")
     try:
         with fresh.open("wb") as file:
             for step in content:
@@ -177,86 +191,91 @@ def _piece(content: Iterator[bytes], beside: Path | None) -> Piece:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-    place = beside.with_name(f"{beside.name}.{digest.hexdigest()}")
+    place = base_path.with_name(f"{base_path.name}.{digest.hexdigest()}")
     codec, stored = compress_file(fresh.rename(place))
-    return Piece(digest.hexdigest(), Filed(stored, codec, size, stored.stat().st_size))
+    return NewBlob(digest.hexdigest(), ContentFile(stored, codec, size, stored.stat().st_size))
 
 
-def _skeleton(raw: bytes, holes: Sequence[Gap]) -> bytes:
+def _layout_bytes(raw: bytes, blob_spans: Sequence[BlobSpan]) -> bytes:
     entries: list[bytes] = []
     literals: list[bytes] = []
     reached = 0
-    for start, end, hole in [*((h.start, h.end, h) for h in holes), (len(raw), len(raw), None)]:
+    for start, end, hole in [
+        *((h.start, h.end, h) for h in blob_spans),
+        (len(raw), len(raw), None),
+    ]:
         if start > reached:
-            entries.append(bytes([LITERAL]) + _number(start - reached))
+            entries.append(bytes([LITERAL]) + _encode_number(start - reached))
             literals.append(raw[reached:start])
         if hole:
-            entries.append(_hole(hole))
+            entries.append(_encode_blob_span(hole))
         reached = end
-    return b"".join([MAGIC, _number(len(entries)), *entries, *literals])
+    return b"".join([MAGIC, _encode_number(len(entries)), *entries, *literals])
 
 
-def prefixed(container: bytes, prefix: bytes) -> bytes:
+def prepend_to_layout(layout_bytes: bytes, prefix: bytes) -> bytes:
     """The layout of a message with `prefix` before it. Raises CorruptBlob for a wrong layout."""
-    reader = _Reader(container, len(MAGIC))
-    count = reader.count()
-    size, reached = 0, reader.at
+    reader = _LayoutReader(layout_bytes, len(MAGIC))
+    count = reader.read_entry_count()
+    size, reached = 0, reader.position
     for nth in range(count):
-        more, filling = _entry(reader)
+        more, filling = _parse_entry(reader)
         if nth == 0 and filling is None:
-            size, reached = more, reader.at
-    entries = container[reached : reader.at]
+            size, reached = more, reader.position
+    entries = layout_bytes[reached : reader.position]
     count += not size
-    first = bytes([LITERAL]) + _number(len(prefix) + size)
-    return b"".join([MAGIC, _number(count), first, entries, prefix, container[reader.at :]])
+    first = bytes([LITERAL]) + _encode_number(len(prefix) + size)
+    return b"".join(
+        [MAGIC, _encode_number(count), first, entries, prefix, layout_bytes[reader.position :]]
+    )
 
 
-def _hole(gap: Gap) -> bytes:
-    place = _number(gap.size) + bytes.fromhex(gap.digest)
-    if gap.wrapping is None:
+def _encode_blob_span(blob_span: BlobSpan) -> bytes:
+    place = _encode_number(blob_span.content_size) + bytes.fromhex(blob_span.digest)
+    if blob_span.wrapping is None:
         return bytes([VERBATIM]) + place
-    line_end = LINE_ENDS.index(gap.wrapping.eol)
-    return bytes([BASE64]) + place + _number(gap.wrapping.width) + bytes([line_end])
+    line_end = LINE_ENDS.index(blob_span.wrapping.eol)
+    return bytes([BASE64]) + place + _encode_number(blob_span.wrapping.width) + bytes([line_end])
 
 
-def _number(value: int) -> bytes:
+def _encode_number(value: int) -> bytes:
     """Encode an unsigned LEB128 number."""
     out = bytearray()
-    while value > BITS:
-        out.append(value & BITS | MORE)
+    while value > LEB128_VALUE_BITS:
+        out.append(value & LEB128_VALUE_BITS | LEB128_MORE_BIT)
         value >>= 7
     out.append(value)
     return bytes(out)
 
 
-class Skeleton:
+class MessageLayout:
     """The layout of a message, addressed by offsets of the raw message."""
 
-    def __init__(self, container: bytes, entries: Sequence[Literal | Gap]) -> None:
-        self._container = container
+    def __init__(self, layout_bytes: bytes, entries: Sequence[LiteralSpan | BlobSpan]) -> None:
+        self._layout_bytes = layout_bytes
         self._entries = entries
         self._starts = [entry.start for entry in entries]
-        self.holes = tuple(entry for entry in entries if isinstance(entry, Gap))
+        self.blob_spans = tuple(entry for entry in entries if isinstance(entry, BlobSpan))
 
     def __len__(self) -> int:
         """The length of the raw message in bytes."""
         return self._entries[-1].end if self._entries else 0
 
     @property
-    def held(self) -> int:
+    def memory_size(self) -> int:
         """Bytes of the layout that are in memory."""
-        return len(self._container)
+        return len(self._layout_bytes)
 
     def slice(self, start: int, end: int) -> bytes:
         """The bytes of the raw message, fewer at its end. Raises BytesInBlob within a blob span."""
         found = b""
-        for entry in self.entries(start, end):
-            if isinstance(entry, Gap):
-                raise Hole(entry.digest)
-            found = self.literal(entry, max(start, entry.start), min(end, entry.end))
+        for entry in self.spans_between(start, end):
+            if isinstance(entry, BlobSpan):
+                raise BytesInBlob(entry.digest)
+            found = self.literal_bytes(entry, max(start, entry.start), min(end, entry.end))
         return found  # of one entry: literals are never neighbours
 
-    def entries(self, start: int, end: int) -> Iterator[Literal | Gap]:
+    def spans_between(self, start: int, end: int) -> Iterator[LiteralSpan | BlobSpan]:
         """Yield the spans of the raw message that overlap `start` to `end`, in order."""
         first = max(0, bisect_right(self._starts, start) - 1)
         for entry in self._entries[first:]:
@@ -265,119 +284,121 @@ class Skeleton:
             if max(start, entry.start) < min(end, entry.end):
                 yield entry
 
-    def literal(self, entry: Literal, start: int, end: int) -> bytes:
+    def literal_bytes(self, span: LiteralSpan, start: int, end: int) -> bytes:
         """The bytes of a literal span, by offsets of the raw message."""
-        shift = entry.offset - entry.start
-        return self._container[start + shift : end + shift]
+        shift = span.layout_offset - span.start
+        return self._layout_bytes[start + shift : end + shift]
 
 
-def open_skeleton(container: bytes) -> Skeleton:
+def parse_layout(layout_bytes: bytes) -> MessageLayout:
     """Parse a layout. Raises CorruptBlob unless `split_message` could have written it."""
-    return Skeleton(container, read_layout(container, len(container)))
+    return MessageLayout(layout_bytes, parse_layout_entries(layout_bytes, len(layout_bytes)))
 
 
-def read_layout(head: bytes, size: int) -> list[Literal | Gap]:
+def parse_layout_entries(head: bytes, layout_size: int) -> list[LiteralSpan | BlobSpan]:
     """Parse the entries of a layout of `layout_size` bytes from its first bytes.
 
     Raises CorruptBlob if they are wrong or exceed `head`.
     """
     if not head.startswith(MAGIC):
-        raise Corrupt("The skeleton does not begin as one of version 1")
-    reader = _Reader(head, len(MAGIC))
-    recipe = [_entry(reader) for _ in range(reader.count())]
-    entries: list[Literal | Gap] = []
-    start, offset = 0, reader.at
+        raise CorruptBlob("The skeleton does not begin as one of version 1")
+    reader = _LayoutReader(head, len(MAGIC))
+    recipe = [_parse_entry(reader) for _ in range(reader.read_entry_count())]
+    entries: list[LiteralSpan | BlobSpan] = []
+    start, offset = 0, reader.position
     for length, gap in recipe:
-        if gap is None and entries and isinstance(entries[-1], Literal):
-            raise Corrupt("The skeleton has two literals side by side")
-        end = start + _raw_length(length, gap)
+        if gap is None and entries and isinstance(entries[-1], LiteralSpan):
+            raise CorruptBlob("The skeleton has two literals side by side")
+        end = start + _span_length(length, gap)
         if gap:
-            entries.append(Gap(start, end, gap.digest, length, gap.wrapping))
+            entries.append(BlobSpan(start, end, gap.digest, length, gap.wrapping))
         else:
-            entries.append(Literal(start, end, offset))
+            entries.append(LiteralSpan(start, end, offset))
             offset += length
         start = end
-    if offset != size:
-        raise Corrupt("The literals do not end with the skeleton")
+    if offset != layout_size:
+        raise CorruptBlob("The literals do not end with the skeleton")
     return entries
 
 
 @dataclass(frozen=True, slots=True)
-class _Filling:
+class _SpanContent:
     """The blob of an entry of the layout, and its base64 line format."""
 
     digest: str
-    wrapping: Wrapping | None
+    wrapping: LineWrapping | None
 
 
-def _raw_length(size: int, filling: _Filling | None) -> int:
+def _span_length(content_size: int, content: _SpanContent | None) -> int:
     """The length of an entry in bytes of the raw message."""
-    if filling is None or filling.wrapping is None:
-        return size
-    return base64_lines.text_length(size, filling.wrapping)
+    if content is None or content.wrapping is None:
+        return content_size
+    return base64_lines.encoded_length(content_size, content.wrapping)
 
 
-def _entry(reader: "_Reader") -> tuple[int, _Filling | None]:
+def _parse_entry(reader: "_LayoutReader") -> tuple[int, _SpanContent | None]:
     """Parse one entry: the length, and the blob content or None for a literal."""
-    kind, size = reader.byte(), reader.number()
+    kind, size = reader.read_byte(), reader.read_number()
     if not size:
-        raise Corrupt("An entry of the skeleton is empty")
+        raise CorruptBlob("An entry of the skeleton is empty")
     match kind:
         case 0:
             return size, None
         case 1:
-            return size, _Filling(reader.digest(), None)
+            return size, _SpanContent(reader.read_digest(), None)
         case 2:
-            return size, _Filling(reader.digest(), _wrapping(reader.number(), reader.byte()))
-    raise Corrupt(f"The skeleton has an entry of kind {kind}")
+            return size, _SpanContent(
+                reader.read_digest(), _parse_wrapping(reader.read_number(), reader.read_byte())
+            )
+    raise CorruptBlob(f"The skeleton has an entry of kind {kind}")
 
 
-def _wrapping(width: int, line_end: int) -> Wrapping:
+def _parse_wrapping(width: int, line_end: int) -> LineWrapping:
     if line_end >= len(LINE_ENDS) or bool(width) != bool(line_end):
-        raise Corrupt(f"Lines of {width} cannot end with {line_end}")
-    return Wrapping(width, LINE_ENDS[line_end])
+        raise CorruptBlob(f"Lines of {width} cannot end with {line_end}")
+    return LineWrapping(width, LINE_ENDS[line_end])
 
 
-class _Reader:
+class _LayoutReader:
     """A read position in the bytes of a layout. Its methods raise CorruptBlob at the end."""
 
-    def __init__(self, container: bytes, at: int) -> None:
-        self._container = container
-        self.at = at
+    def __init__(self, layout_bytes: bytes, position: int) -> None:
+        self._layout_bytes = layout_bytes
+        self.position = position
 
-    def take(self, size: int) -> bytes:
-        found = self._container[self.at : self.at + size]
+    def read_bytes(self, size: int) -> bytes:
+        found = self._layout_bytes[self.position : self.position + size]
         if len(found) != size:
-            raise Corrupt("The skeleton ends inside its recipe")
-        self.at += size
+            raise CorruptBlob("The skeleton ends inside its recipe")
+        self.position += size
         return found
 
-    def byte(self) -> int:
-        return self.take(1)[0]
+    def read_byte(self) -> int:
+        return self.read_bytes(1)[0]
 
-    def digest(self) -> str:
-        return self.take(DIGEST).hex()
+    def read_digest(self) -> str:
+        return self.read_bytes(DIGEST_SIZE).hex()
 
-    def number(self) -> int:
+    def read_number(self) -> int:
         value = 0
-        for place in range(NUMBER):
-            byte = self.byte()
-            value |= (byte & BITS) << 7 * place
-            if byte < MORE:
+        for place in range(MAX_NUMBER_SIZE):
+            byte = self.read_byte()
+            value |= (byte & LEB128_VALUE_BITS) << 7 * place
+            if byte < LEB128_MORE_BIT:
                 if not byte and place:
                     break  # a shorter form would do
                 return value
-        raise Corrupt("A number of the skeleton is not in its shortest form, or too large")
+        raise CorruptBlob("A number of the skeleton is not in its shortest form, or too large")
 
-    def count(self) -> int:
-        value = self.number()
-        if value > len(self._container):
-            raise Corrupt("The skeleton claims more entries than it has bytes")
+    def read_entry_count(self) -> int:
+        value = self.read_number()
+        if value > len(self._layout_bytes):
+            raise CorruptBlob("The skeleton claims more entries than it has bytes")
         return value
 
 
-async def rebuild(
-    skeleton: Skeleton, fetch: Fetch, *, start: int = 0, end: int | None = None
+async def rebuild_message(
+    layout: MessageLayout, fetch_content: FetchContent, *, start: int = 0, end: int | None = None
 ) -> AsyncGenerator[bytes]:
     """Yield the raw message from `start` to `end`, at most 256 KiB at once.
 
@@ -385,29 +406,33 @@ async def rebuild(
     one at a time, so that at most one is in memory. Raises CorruptBlob if a content doesn't
     match its digest.
     """
-    end = len(skeleton) if end is None else min(end, len(skeleton))
-    for entry in skeleton.entries(start, end):
+    end = len(layout) if end is None else min(end, len(layout))
+    for entry in layout.spans_between(start, end):
         first, last = max(start, entry.start), min(end, entry.end)
-        content = await _content(entry, fetch) if isinstance(entry, Gap) else b""
-        for at in range(first, last, STEP):
-            to = min(at + STEP, last)
-            if isinstance(entry, Gap):
-                yield _filled(entry, content, at - entry.start, to - entry.start)
+        content = (
+            await _fetch_verified_content(entry, fetch_content)
+            if isinstance(entry, BlobSpan)
+            else b""
+        )
+        for at in range(first, last, MAX_CHUNK_SIZE):
+            to = min(at + MAX_CHUNK_SIZE, last)
+            if isinstance(entry, BlobSpan):
+                yield _blob_span_bytes(entry, content, at - entry.start, to - entry.start)
             else:
-                yield skeleton.literal(entry, at, to)
+                yield layout.literal_bytes(entry, at, to)
 
 
-async def _content(gap: Gap, fetch: Fetch) -> bytes:
-    content = await fetch(gap.digest)
-    if len(content) != gap.size:
-        raise Corrupt(f"The content of {gap.digest} has another size")
-    if gap.size < LARGE:
-        return verify(gap.digest, content)
-    return await asyncio.to_thread(verify, gap.digest, content)
+async def _fetch_verified_content(blob_span: BlobSpan, fetch_content: FetchContent) -> bytes:
+    content = await fetch_content(blob_span.digest)
+    if len(content) != blob_span.content_size:
+        raise CorruptBlob(f"The content of {blob_span.digest} has another size")
+    if blob_span.content_size < THREAD_THRESHOLD:
+        return verify_digest(blob_span.digest, content)
+    return await asyncio.to_thread(verify_digest, blob_span.digest, content)
 
 
-def _filled(gap: Gap, content: bytes, start: int, end: int) -> bytes:
+def _blob_span_bytes(blob_span: BlobSpan, content: bytes, start: int, end: int) -> bytes:
     """The bytes of a blob span, by offsets in the span."""
-    if gap.wrapping is None:
+    if blob_span.wrapping is None:
         return content[start:end]
-    return base64_lines.encode(content, gap.wrapping, start, end)
+    return base64_lines.encode(content, blob_span.wrapping, start, end)

@@ -18,33 +18,35 @@ import obstore
 import obstore.store
 from obstore.exceptions import BaseError, GenericError
 
-from mail.storage.blobs.errors import Corrupt
-from models.store.object_store import Store, Stored
+from mail.storage.blobs.errors import CorruptBlob
+from models.store.object_store import ObjectStoreProtocol, StoredObject
 from models.store.outage_log import OUTAGES
-from models.store.outages import NO_SPACE, Component, DiskFull, StoreUnavailable
+from models.store.outages import NO_SPACE_ERRNOS, DiskFull, StorageComponent, StorageUnavailable
 
-NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
-MARK = "00/merganser.mark"  # names the owner of the objects: merganser/server/store/common_facts.py
+OBJECT_NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
+OWNER_MARK = (
+    "00/merganser.mark"  # names the owner of the objects: merganser/server/store/common_facts.py
+)
 SHARDS = frozenset(f"{number:02x}" for number in range(256))
-PART = ".part-"  # prefix of the names of unfinished files
-CHUNK = 1024 * 1024  # most bytes that `stream` yields at once
-THREADS = 8  # they mostly wait for the disk
-DAY = 24 * 3600  # seconds; no put takes that long
-PAGE = 1000  # names in one answer to `list`
-REQUEST = 4 * CHUNK  # bytes of one request of a stream: few requests, little memory
-RETRIES: Any = {
+PART_PREFIX = ".part-"  # prefix of the names of unfinished files
+CHUNK_SIZE = 1024 * 1024  # most bytes that `stream` yields at once
+THREAD_COUNT = 8  # they mostly wait for the disk
+PART_MAX_AGE = 24 * 3600  # seconds; no put takes that long
+LIST_PAGE_SIZE = 1000  # names in one answer to `list`
+RANGE_REQUEST_SIZE = 4 * CHUNK_SIZE  # bytes of one request of a stream: few requests, little memory
+RETRY_CONFIG: Any = {
     "max_retries": 4,
     "retry_timeout": timedelta(seconds=20),
 }  # after that it is an outage
 # Options of the HTTP client. The library panics if they are given with those of the store.
-CLIENT = frozenset({
+CLIENT_OPTIONS = frozenset({
     "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type",
     "http1_only", "http2_keep_alive_interval", "http2_keep_alive_timeout",
     "http2_keep_alive_while_idle", "http2_max_frame_size", "http2_only", "pool_idle_timeout",
     "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
     "randomize_addresses", "timeout", "user_agent",
 })  # fmt: skip
-UPLOADS = 4  # parts of 5 MiB that are sent at the same time
+CONCURRENT_UPLOADS = 4  # parts of 5 MiB that are sent at the same time
 
 Result = TypeVar("Result")
 
@@ -58,7 +60,7 @@ def object_name(digest: str, key: int) -> str:
     return f"{digest[:2]}/{digest}.{key:x}"
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str) -> ObjectStoreProtocol:
     """Open the object store at a URL: a path or file:/// is a folder, all else goes to obstore.
 
     Settings of obstore can follow as a query, as in s3://bucket/prefix?endpoint=https://host.
@@ -67,16 +69,16 @@ def open_store(url: str) -> Store:
     """
     parts = urlsplit(url)
     if "://" not in url:
-        return LocalStore(Path(url))
+        return FolderStore(Path(url))
     if parts.scheme != "file":
         plain = parts._replace(query="").geturl()
-        return ObjectStore(plain, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query))))
+        return BucketStore(plain, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query))))
     if parts.netloc:
         raise ValueError("A file URL names an absolute path: file:///path")
-    return LocalStore(Path(unquote(parts.path)))
+    return FolderStore(Path(unquote(parts.path)))
 
 
-class LocalStore:
+class FolderStore:
     """An object store in a local folder, with 256 subfolders by the first two digits of the name.
 
     obstore's LocalStore writes and renames, but syncs nothing.
@@ -85,32 +87,32 @@ class LocalStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        _sync(folder.absolute().parent)
-        self._threads = ThreadPoolExecutor(THREADS, "blobs")
+        _sync_folder(folder.absolute().parent)
+        self._threads = ThreadPoolExecutor(THREAD_COUNT, "blobs")
 
     async def put(self, name: str, data: bytes) -> None:
         """Store `data`."""
 
-        def fill(part: IO[bytes]) -> None:
+        def write_content(part: IO[bytes]) -> None:
             part.write(data)
 
-        with _failures:
-            await self._run(self._put, name, fill)
+        with _outage_guard:
+            await self._run_in_thread(self._write_object, name, write_content)
 
     async def put_file(self, name: str, path: Path) -> None:
         """Store the content of a file without reading all of it into memory."""
 
-        def fill(part: IO[bytes]) -> None:
+        def write_content(part: IO[bytes]) -> None:
             with path.open("rb") as source:
-                shutil.copyfileobj(source, part, CHUNK)
+                shutil.copyfileobj(source, part, CHUNK_SIZE)
 
-        with _failures:
-            await self._run(self._put, name, fill)
+        with _outage_guard:
+            await self._run_in_thread(self._write_object, name, write_content)
 
     async def get(self, name: str) -> bytes:
         """Return the whole object. Raises KeyError if it does not exist."""
         try:
-            return await self._run(self._place(name).read_bytes)
+            return await self._run_in_thread(self._path(name).read_bytes)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
 
@@ -121,14 +123,14 @@ class LocalStore:
         `end`.
         """
         try:
-            return await self._run(self._range, name, start, end)
+            return await self._run_in_thread(self._read_range, name, start, end)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
 
     async def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if it does not exist."""
         try:
-            return (await self._run(self._place(name).stat)).st_size
+            return (await self._run_in_thread(self._path(name).stat)).st_size
         except FileNotFoundError:
             return None
 
@@ -138,69 +140,71 @@ class LocalStore:
         Raises as `get_range`.
         """
         try:
-            file = await self._run(_opened, self._place(name), start)
+            file = await self._run_in_thread(_open_at, self._path(name), start)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
         try:
-            for at in range(start, end, CHUNK):
-                wanted = min(CHUNK, end - at)
-                yield _whole(await self._run(file.read, wanted), wanted, name)
+            for at in range(start, end, CHUNK_SIZE):
+                wanted = min(CHUNK_SIZE, end - at)
+                yield _require_size(await self._run_in_thread(file.read, wanted), wanted, name)
         finally:
             file.close()
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects. A missing object is no error."""
-        places = [self._place(name) for name in names]
-        await self._run(_unlink, places)
+        places = [self._path(name) for name in names]
+        await self._run_in_thread(_remove_files, places)
 
-    async def list(self) -> AsyncIterator[Stored]:
+    async def list(self) -> AsyncIterator[StoredObject]:
         """Yield all objects, and the remains of writes that were interrupted over a day ago."""
-        for shard in await self._run(self._shards):
-            for stored in await self._run(self._listed, shard):
+        for shard in await self._run_in_thread(self._existing_shards):
+            for stored in await self._run_in_thread(self._list_shard, shard):
                 yield stored
 
     async def close(self) -> None:
         """Wait for running calls and stop the threads."""
         await asyncio.to_thread(self._threads.shutdown)
 
-    async def _run(self, work: Callable[..., Result], *given: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+    async def _run_in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _place(self, name: str) -> Path:
-        return self.folder / _checked(name)
+    def _path(self, name: str) -> Path:
+        return self.folder / _validated_name(name)
 
-    def _put(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
+    def _write_object(self, name: str, write_content: Callable[[IO[bytes]], None]) -> None:
         """Write an object to a temporary file, sync it and rename it."""
-        place = self._place(name)
+        place = self._path(name)
         if not place.parent.is_dir():
             place.parent.mkdir(exist_ok=True)
-            _sync(self.folder)
-        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=PART, delete=False) as part:
+            _sync_folder(self.folder)
+        with tempfile.NamedTemporaryFile(
+            dir=place.parent, prefix=PART_PREFIX, delete=False
+        ) as part:
             try:
-                fill(part)
+                write_content(part)
                 part.flush()
                 os.fsync(part.fileno())
                 Path(part.name).rename(place)  # whole or not at all
             except BaseException:
                 Path(part.name).unlink(missing_ok=True)
                 raise
-        _sync(place.parent)
+        _sync_folder(place.parent)
 
-    def _range(self, name: str, start: int, end: int) -> bytes:
-        with _opened(self._place(name), start) as file:
-            return _whole(file.read(end - start), end - start, name)
+    def _read_range(self, name: str, start: int, end: int) -> bytes:
+        with _open_at(self._path(name), start) as file:
+            return _require_size(file.read(end - start), end - start, name)
 
-    def _shards(self) -> Sequence[str]:
+    def _existing_shards(self) -> Sequence[str]:
         """The names of the existing subfolders: each of the 256 costs a thread switch."""
         try:
             return sorted(SHARDS.intersection(place.name for place in self.folder.iterdir()))
         except FileNotFoundError:
             return []
 
-    def _listed(self, shard: str) -> Sequence[Stored]:
-        found: list[Stored] = []
+    def _list_shard(self, shard: str) -> Sequence[StoredObject]:
+        found: list[StoredObject] = []
         young = (
-            time.time() - DAY
+            time.time() - PART_MAX_AGE
         )  # by the clock of the file system, not the clock of the environment
         try:
             entries = os.scandir(self.folder / shard)
@@ -210,15 +214,15 @@ class LocalStore:
             for entry in entries:
                 with suppress(FileNotFoundError):  # removed since
                     facts = entry.stat()
-                    if f"{shard}/{entry.name}" == MARK:
+                    if f"{shard}/{entry.name}" == OWNER_MARK:
                         continue
-                    if facts.st_mtime < young or not entry.name.startswith(PART):
+                    if facts.st_mtime < young or not entry.name.startswith(PART_PREFIX):
                         modified = datetime.fromtimestamp(facts.st_mtime, UTC)
-                        found.append(Stored(f"{shard}/{entry.name}", modified, facts.st_size))
+                        found.append(StoredObject(f"{shard}/{entry.name}", modified, facts.st_size))
         return found
 
 
-class ObjectStore:
+class BucketStore:
     """An object store in an S3 bucket, or in another service that obstore knows.
 
     Interrupted uploads stay invisible in a bucket: a lifecycle rule of the bucket must remove
@@ -226,23 +230,27 @@ class ObjectStore:
     """
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
-        self._store = _opened_store(url, options or {})
+        self._store = _open_with_options(url, options or {})
 
     async def put(self, name: str, data: bytes) -> None:
         """Store `data`."""
-        with _failures:
-            await self._store.put_async(_checked(name), data, max_concurrency=UPLOADS)
+        with _outage_guard:
+            await self._store.put_async(
+                _validated_name(name), data, max_concurrency=CONCURRENT_UPLOADS
+            )
 
     async def put_file(self, name: str, path: Path) -> None:
         """Store the content of a file without reading all of it into memory."""
-        with _failures:
-            await self._store.put_async(_checked(name), path, max_concurrency=UPLOADS)
+        with _outage_guard:
+            await self._store.put_async(
+                _validated_name(name), path, max_concurrency=CONCURRENT_UPLOADS
+            )
 
     async def get(self, name: str) -> bytes:
         """Return the whole object. Raises KeyError if it does not exist."""
         try:
-            with _failures:
-                found = await self._store.get_async(_checked(name))
+            with _outage_guard:
+                found = await self._store.get_async(_validated_name(name))
                 return bytes(await found.bytes_async())
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
@@ -256,26 +264,26 @@ class ObjectStore:
         if start == end:
             return b""  # HTTP can't request an empty range
         try:
-            with _failures:
-                found = await self._range(_checked(name), start, end)
+            with _outage_guard:
+                found = await self._get_range(_validated_name(name), start, end)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
-        return _whole(bytes(found), end - start, name)
+        return _require_size(bytes(found), end - start, name)
 
-    async def _range(self, name: str, start: int, end: int) -> Any:
+    async def _get_range(self, name: str, start: int, end: int) -> Any:
         try:
             return await self._store.get_range_async(name, start=start, end=end)
         except GenericError:
             # The error is the same for a range beyond the end and for other failures.
             if (await self._store.head_async(name))["size"] <= start:
-                raise Corrupt(f"The object {name} ends too soon") from None
+                raise CorruptBlob(f"The object {name} ends too soon") from None
             raise
 
     async def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if it does not exist."""
         try:
-            with _failures:
-                return int((await self._store.head_async(_checked(name)))["size"])
+            with _outage_guard:
+                return int((await self._store.head_async(_validated_name(name)))["size"])
         except FileNotFoundError:
             return None
 
@@ -287,15 +295,15 @@ class ObjectStore:
         Each request reads one range, since a request must end in 30 s, however slow the
         client reads.
         """
-        for at in range(start, end, REQUEST):
-            found = await self.get_range(name, at, min(at + REQUEST, end))
-            for offset in range(0, len(found), CHUNK):
-                yield found[offset : offset + CHUNK]
+        for at in range(start, end, RANGE_REQUEST_SIZE):
+            found = await self.get_range(name, at, min(at + RANGE_REQUEST_SIZE, end))
+            for offset in range(0, len(found), CHUNK_SIZE):
+                yield found[offset : offset + CHUNK_SIZE]
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects. A missing object is no error."""
-        checked = [_checked(name) for name in names]
-        with _failures:
+        checked = [_validated_name(name) for name in names]
+        with _outage_guard:
             try:
                 await self._store.delete_async(checked)
             except FileNotFoundError:  # some services stop at a missing object
@@ -303,47 +311,47 @@ class ObjectStore:
                     with suppress(FileNotFoundError):
                         await self._store.delete_async(name)
 
-    async def list(self) -> AsyncIterator[Stored]:
+    async def list(self) -> AsyncIterator[StoredObject]:
         """Yield all objects."""
-        pages = aiter(self._store.list(chunk_size=PAGE))
+        pages = aiter(self._store.list(chunk_size=LIST_PAGE_SIZE))
         while True:
-            with _failures:
+            with _outage_guard:
                 page = await anext(pages, None)
             if page is None:
                 return
             for facts in page:
-                if facts["path"] != MARK:
-                    yield Stored(facts["path"], facts["last_modified"], facts["size"])
+                if facts["path"] != OWNER_MARK:
+                    yield StoredObject(facts["path"], facts["last_modified"], facts["size"])
 
     async def close(self) -> None:
         """Do nothing: obstore closes its connections."""
 
 
-def _opened_store(url: str, options: Mapping[str, str]) -> Any:
+def _open_with_options(url: str, options: Mapping[str, str]) -> Any:
     """Open a store with options. Raises ValueError that names a wrong option."""
     try:
-        return _from_url(url, options)
+        return _open_url(url, options)
     except BaseError as problem:
         for name, value in options.items():
             try:
-                _from_url(url, {name: value})
+                _open_url(url, {name: value})
             except BaseError as wrong:
                 reason = next(iter(str(wrong).splitlines()), "")
                 raise ValueError(f"the option {name!r} is wrong: {reason}") from problem
         raise
 
 
-def _from_url(url: str, options: Mapping[str, str]) -> Any:
-    config = {name: value for name, value in options.items() if name not in CLIENT}
-    client: dict[str, Any] = {name: options[name] for name in CLIENT.intersection(options)}
+def _open_url(url: str, options: Mapping[str, str]) -> Any:
+    config = {name: value for name, value in options.items() if name not in CLIENT_OPTIONS}
+    client: dict[str, Any] = {name: options[name] for name in CLIENT_OPTIONS.intersection(options)}
     if options.get("endpoint", "").startswith("http://"):
         client["allow_http"] = True  # the operator has chosen plain HTTP
     given: dict[str, Any] = {"config": config} if config else {}
     given |= {"client_options": client} if client else {}
-    return obstore.store.from_url(url, retry_config=RETRIES, **given)
+    return obstore.store.from_url(url, retry_config=RETRY_CONFIG, **given)
 
 
-class _Failures:
+class _OutageGuard:
     """Raises StoreUnavailable for failures of the object storage and a full disk, and counts them.
 
     A missing object is no failure.
@@ -356,54 +364,54 @@ class _Failures:
     ) -> None:
         if problem is None:
             if not OUTAGES.is_quiet:
-                OUTAGES.note_success(Component.BLOBS)
-        elif (failure := _failure(problem)) is not None:
+                OUTAGES.note_success(StorageComponent.BLOBS)
+        elif (failure := _outage_from(problem)) is not None:
             failure.__cause__ = problem
             failure.is_noted = True
             OUTAGES.note_failure(failure)
             raise failure from problem
 
 
-_failures = _Failures()  # it has no state
+_outage_guard = _OutageGuard()  # it has no state
 
 
-def _failure(problem: BaseException) -> StoreUnavailable | None:
+def _outage_from(problem: BaseException) -> StorageUnavailable | None:
     """The outage that an exception means, or None."""
     if isinstance(problem, BaseError) and not isinstance(problem, FileNotFoundError):
-        return StoreUnavailable(
-            "the object storage does not answer, try again later", component=Component.BLOBS
+        return StorageUnavailable(
+            "the object storage does not answer, try again later", component=StorageComponent.BLOBS
         )
-    if isinstance(problem, OSError) and problem.errno in NO_SPACE:
-        return DiskFull(Component.BLOBS)
+    if isinstance(problem, OSError) and problem.errno in NO_SPACE_ERRNOS:
+        return DiskFull(StorageComponent.BLOBS)
     return None
 
 
-def _checked(name: str) -> str:
+def _validated_name(name: str) -> str:
     """Return the name. Raises ValueError if it is no object name."""
-    if not NAME.fullmatch(name):
+    if not OBJECT_NAME.fullmatch(name):
         raise ValueError(f"{name!r} does not name an object")
     return name
 
 
-def _whole(data: bytes, wanted: int, name: str) -> bytes:
+def _require_size(data: bytes, expected_size: int, name: str) -> bytes:
     """Return the data. Raises CorruptBlob if it has not the expected size."""
-    if len(data) != wanted:
-        raise Corrupt(f"The object {name} ends too soon")
+    if len(data) != expected_size:
+        raise CorruptBlob(f"The object {name} ends too soon")
     return data
 
 
-def _opened(place: Path, start: int) -> IO[bytes]:
-    file = place.open("rb")
+def _open_at(path: Path, start: int) -> IO[bytes]:
+    file = path.open("rb")
     file.seek(start)
     return file
 
 
-def _unlink(places: Sequence[Path]) -> None:
-    for place in places:
+def _remove_files(paths: Sequence[Path]) -> None:
+    for place in paths:
         place.unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)  # the name is in the folder, not in the file

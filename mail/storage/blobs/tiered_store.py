@@ -3,52 +3,52 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
-from models.files.blobs import COLD
-from models.store.object_store import Store, Stored
+from models.files.blobs import COLD_SUFFIX
+from models.store.object_store import ObjectStoreProtocol, StoredObject
 
 
-class Tiers:
+class TieredStore:
     """An object store that keeps objects with a name that ends with COLD in the cold store."""
 
-    def __init__(self, hot: Store, cold: Store) -> None:
+    def __init__(self, hot: ObjectStoreProtocol, cold: ObjectStoreProtocol) -> None:
         self.hot = hot
         self.cold = cold
 
-    def _of(self, name: str) -> Store:
-        return self.cold if name.endswith(COLD) else self.hot
+    def _store_for(self, name: str) -> ObjectStoreProtocol:
+        return self.cold if name.endswith(COLD_SUFFIX) else self.hot
 
     async def put(self, name: str, data: bytes) -> None:
         """Store `data`."""
-        await self._of(name).put(name, data)
+        await self._store_for(name).put(name, data)
 
     async def put_file(self, name: str, path: Path) -> None:
         """Store the content of a file without reading all of it into memory."""
-        await self._of(name).put_file(name, path)
+        await self._store_for(name).put_file(name, path)
 
     async def get(self, name: str) -> bytes:
         """Return the whole object. Raises KeyError if it does not exist."""
-        return await self._of(name).get(name)
+        return await self._store_for(name).get(name)
 
     async def get_range(self, name: str, start: int, end: int) -> bytes:
         """Return the bytes from `start` up to, but without, `end`."""
-        return await self._of(name).get_range(name, start, end)
+        return await self._store_for(name).get_range(name, start, end)
 
     async def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if it does not exist."""
-        return await self._of(name).size(name)
+        return await self._store_for(name).size(name)
 
     def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """Yield the bytes from `start` up to `end` in chunks of at most 1 MiB."""
-        return self._of(name).stream(name, start, end)
+        return self._store_for(name).stream(name, start, end)
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects. A missing object is no error."""
         for store in (self.hot, self.cold):
-            theirs = [name for name in names if self._of(name) is store]
+            theirs = [name for name in names if self._store_for(name) is store]
             if theirs:
                 await store.delete(theirs)
 
-    async def list(self) -> AsyncIterator[Stored]:
+    async def list(self) -> AsyncIterator[StoredObject]:
         """Yield the objects of both stores, and the remains of interrupted writes."""
         for store in (self.hot, self.cold):
             async for stored in store.list():

@@ -20,25 +20,29 @@ import orjson
 
 from models.observability import metrics
 from models.store.outage_log import OUTAGES
-from models.store.outages import unavailable
+from models.store.outages import storage_failure
 
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName", "color_message"}
+_RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "taskName",
+    "color_message",
+}
 
-PIECE = select.PIPE_BUF  # bytes that a writable pipe takes at once
-HELD = 1 << 20
-AGAIN = 0.1  # seconds until buffered lines are tried again
-PARTING = 2.0  # seconds to write buffered lines at the end of the process
+MAX_ATOMIC_WRITE = select.PIPE_BUF  # bytes that a writable pipe takes at once
+MAX_BUFFERED_BYTES = 1 << 20
+RETRY_DELAY = 0.1  # seconds until buffered lines are tried again
+CLOSE_TIMEOUT = 2.0  # seconds to write buffered lines at the end of the process
 
-LOST = metrics.counter("merganser_log_lines_lost", "Lines nobody read in time.")
+LINES_LOST = metrics.counter("merganser_log_lines_lost", "Lines nobody read in time.")
 
 
-def facts_of(record: logging.LogRecord) -> Mapping[str, Any]:
+def extra_fields(record: logging.LogRecord) -> Mapping[str, Any]:
     """The fields that `extra` added to a record. Hot paths pass one dictionary as `facts`."""
     attributes = vars(record)
     if "facts" in attributes:
         facts: Mapping[str, Any] = attributes["facts"]
         return facts
-    return {key: value for key, value in attributes.items() if key not in _USUAL}
+    return {key: value for key, value in attributes.items() if key not in _RECORD_ATTRIBUTES}
 
 
 class OutageFilter(logging.Filter):
@@ -51,19 +55,19 @@ class OutageFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return True if the record is to be written; count it otherwise."""
         problem = record.exc_info[1] if record.exc_info else None
-        failure = unavailable(problem) if problem else None
+        failure = storage_failure(problem) if problem else None
         if failure is None:
             return True
-        OUTAGES.note_record(failure)
+        OUTAGES.note_suppressed_record(failure)
         return False
 
 
-class JsonLines(logging.Formatter):
+class JsonLogFormatter(logging.Formatter):
     """Formats a record as one line with a JSON object."""
 
-    def __init__(self, worker: str | None = None) -> None:
+    def __init__(self, process_name: str | None = None) -> None:
         super().__init__()
-        self._more = {"worker": worker} if worker else {}
+        self._common_fields = {"worker": process_name} if process_name else {}
 
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
         line = {
@@ -71,8 +75,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "from": record.name,
             "event": record.getMessage(),
-            **self._more,
-            **facts_of(record),
+            **self._common_fields,
+            **extra_fields(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -82,34 +86,34 @@ class JsonLines(logging.Formatter):
             return json.dumps(line, default=str, separators=(",", ":"))
 
 
-class TextLines(logging.Formatter):
+class TextLogFormatter(logging.Formatter):
     """Formats a record as one line: time, level, event, fields. Unprintable text is escaped."""
 
-    def __init__(self, worker: str | None = None) -> None:
+    def __init__(self, process_name: str | None = None) -> None:
         super().__init__()
-        self._mark = f"[{worker}] " if worker else ""
+        self._process_prefix = f"[{process_name}] " if process_name else ""
 
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
         at = datetime.fromtimestamp(record.created).astimezone()
-        event = _plain(record.getMessage())
-        parts = [f"{at:%H:%M:%S}", f"{self._mark}{record.levelname.lower():7}", event]
-        parts += [f"{name}={_shown(value)}" for name, value in facts_of(record).items()]
+        event = _escape_unprintable(record.getMessage())
+        parts = [f"{at:%H:%M:%S}", f"{self._process_prefix}{record.levelname.lower():7}", event]
+        parts += [f"{name}={_field_text(value)}" for name, value in extra_fields(record).items()]
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def _plain(text: str) -> str:
+def _escape_unprintable(text: str) -> str:
     return text if text.isprintable() else json.dumps(text)
 
 
-def _shown(value: object) -> str:
+def _field_text(value: object) -> str:
     if isinstance(value, list):
-        return ",".join(map(_shown, value))
+        return ",".join(map(_field_text, value))
     text = str(value)
     return text if text.isprintable() and " " not in text and text else json.dumps(text)
 
 
-class Outlet(logging.Handler):
+class NonblockingLogHandler(logging.Handler):
     """A log handler that writes to a file descriptor without blocking.
 
     Lines that can't be written are buffered up to a limit, then lost. `logging` calls `emit` with
@@ -121,10 +125,10 @@ class Outlet(logging.Handler):
         self._fd = fd
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
-        self._held: deque[bytes] = deque()
-        self._size = 0
-        self._lost = 0
-        self._due = False
+        self._buffered_lines: deque[bytes] = deque()
+        self._buffered_bytes = 0
+        self._lost_line_count = 0
+        self._is_retry_scheduled = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line after the buffered ones, or buffer it."""
@@ -133,80 +137,91 @@ class Outlet(logging.Handler):
         except Exception:  # noqa: BLE001 - as the handlers of `logging` do
             self.handleError(record)
             return
-        if self._held:
-            self._drain()
-        rest = line if self._held else self._write(line)
-        if not rest:
+        if self._buffered_lines:
+            self._write_buffered()
+        unwritten = line if self._buffered_lines else self._write_available(line)
+        if not unwritten:
             return
-        if len(rest) == len(line) and self._size + len(rest) > HELD:
-            self._lost += 1
-            LOST.add()
+        if (
+            len(unwritten) == len(line)
+            and self._buffered_bytes + len(unwritten) > MAX_BUFFERED_BYTES
+        ):
+            self._lost_line_count += 1
+            LINES_LOST.add()
             return
-        self._held.append(rest)
-        self._size += len(rest)
-        self._look_again()
+        self._buffered_lines.append(unwritten)
+        self._buffered_bytes += len(unwritten)
+        self._schedule_retry()
 
-    def _write(self, line: bytes, patience: float = 0) -> bytes:
+    def _write_available(self, line: bytes, timeout: float = 0) -> bytes:
         """Write what the descriptor takes within `timeout` seconds, and return the rest."""
         try:
-            while line and self._poll.poll(patience * 1000):
-                line = line[os.write(self._fd, line[:PIECE]) :]
+            while line and self._poll.poll(timeout * 1000):
+                line = line[os.write(self._fd, line[:MAX_ATOMIC_WRITE]) :]
         except BlockingIOError:
             return line
         except OSError:  # the reader is gone or the disk is full, so it can't be logged
-            LOST.add()
+            LINES_LOST.add()
             return b""
         return line
 
-    def _drain(self, until: float = 0) -> None:
+    def _write_buffered(self, deadline: float = 0) -> None:
         """Write buffered lines without blocking, or until a deadline of the monotonic clock."""
-        while self._held:
-            patience = max(0.0, until - time.monotonic()) if until else 0
-            rest = self._write(self._held[0], patience)
-            self._size -= len(self._held[0]) - len(rest)
-            if rest:
-                self._held[0] = rest
+        while self._buffered_lines:
+            patience = max(0.0, deadline - time.monotonic()) if deadline else 0
+            unwritten = self._write_available(self._buffered_lines[0], patience)
+            self._buffered_bytes -= len(self._buffered_lines[0]) - len(unwritten)
+            if unwritten:
+                self._buffered_lines[0] = unwritten
                 return
-            self._held.popleft()
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            facts = {"levelno": logging.WARNING, "levelname": "WARNING", "facts": {"lost": lost}}
+            self._buffered_lines.popleft()
+        if self._lost_line_count:
+            lost_count, self._lost_line_count = self._lost_line_count, 0
+            facts = {
+                "levelno": logging.WARNING,
+                "levelname": "WARNING",
+                "facts": {"lost": lost_count},
+            }
             event = {"name": __name__, "msg": "lines of the log were lost", **facts}
             self.emit(logging.makeLogRecord(event))
 
-    def _look_again(self) -> None:
+    def _schedule_retry(self) -> None:
         """Schedule a retry on the event loop. Without a loop, the next line retries."""
-        if not self._due:
+        if not self._is_retry_scheduled:
             with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().call_later(AGAIN, self._resume)
-                self._due = True
+                asyncio.get_running_loop().call_later(RETRY_DELAY, self._retry)
+                self._is_retry_scheduled = True
 
-    def _resume(self) -> None:
-        self._due = False
+    def _retry(self) -> None:
+        self._is_retry_scheduled = False
         with self.lock or contextlib.nullcontext():
-            self._drain()
-            if self._held:
-                self._look_again()
+            self._write_buffered()
+            if self._buffered_lines:
+                self._schedule_retry()
 
     def close(self) -> None:
         """Write the buffered lines that are read within CLOSE_TIMEOUT."""
         with self.lock or contextlib.nullcontext():
-            self._drain(time.monotonic() + PARTING)
+            self._write_buffered(time.monotonic() + CLOSE_TIMEOUT)
         super().close()
 
 
-def set_up(level: str, form: str = "auto", worker: str | None = None) -> None:
+def configure_logging(
+    level: str, log_format: str = "auto", process_name: str | None = None
+) -> None:
     """Send all logs of the process to stderr.
 
     The format is `json`, `text` or `auto`: text if stderr is a terminal. `process_name` is set if
     the server has several processes.
     """
-    is_for_people = form == "text" or (
-        form == "auto" and sys.stderr is not None and sys.stderr.isatty()
+    is_for_people = log_format == "text" or (
+        log_format == "auto" and sys.stderr is not None and sys.stderr.isatty()
     )
-    handler = _handler()
+    handler = _create_stderr_handler()
     handler.addFilter(OutageFilter())
-    handler.setFormatter(TextLines(worker) if is_for_people else JsonLines(worker))
+    handler.setFormatter(
+        TextLogFormatter(process_name) if is_for_people else JsonLogFormatter(process_name)
+    )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # no format prints these, and computing them takes time
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -217,9 +232,9 @@ def set_up(level: str, form: str = "auto", worker: str | None = None) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def _handler() -> logging.Handler:
+def _create_stderr_handler() -> logging.Handler:
     """Create the handler for stderr, or one that drops records if there is no stderr."""
     try:
-        return Outlet(sys.stderr.fileno())
+        return NonblockingLogHandler(sys.stderr.fileno())
     except (AttributeError, OSError):  # stderr is missing or has no descriptor, so it can't block
         return logging.StreamHandler() if sys.stderr else logging.NullHandler()

@@ -4,29 +4,31 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from merganser.server.processes.shared_metrics import Board, Ship
+from merganser.server.processes.shared_metrics import FleetMetrics, ProcessStatusBoard
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ProcessRole:
     """What one process does, with the sockets and memory that the first process prepared."""
 
-    listens: bool = True
-    works: bool = True  # those that only one process runs
-    http: Sequence[socket.socket] = ()  # if empty, the process binds its own
-    lmtp: Sequence[socket.socket] = ()
-    smtp: Mapping[str, Sequence[socket.socket]] = field(default_factory=dict)  # by setting name
-    index: int = 0
-    many: int = 1
-    board: Board | None = None
-    ship: Ship | None = None  # None if there is one process
-    parent: int | None = None  # descriptor that closes when the first process ends
-    server: str = ""  # empty if this process is the whole server
+    accepts_connections: bool = True
+    runs_workers: bool = True  # those that only one process runs
+    http_sockets: Sequence[socket.socket] = ()  # if empty, the process binds its own
+    lmtp_sockets: Sequence[socket.socket] = ()
+    smtp_sockets: Mapping[str, Sequence[socket.socket]] = field(
+        default_factory=dict
+    )  # by setting name
+    process_index: int = 0
+    listening_process_count: int = 1
+    status_board: ProcessStatusBoard | None = None
+    fleet_metrics: FleetMetrics | None = None  # None if there is one process
+    parent_pipe: int | None = None  # descriptor that closes when the first process ends
+    server_id: str = ""  # empty if this process is the whole server
 
-    def up(self) -> None:
+    def mark_up(self) -> None:
         """Mark this process as up in the memory that all processes share."""
-        if self.board is not None:
-            self.board.mark(self.index, up=True)
+        if self.status_board is not None:
+            self.status_board.set_up(self.process_index, up=True)
 
 
-ALONE = Part()
+WHOLE_SERVER = ProcessRole()

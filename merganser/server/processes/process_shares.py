@@ -6,7 +6,7 @@ from merganser.settings.settings import Settings
 
 # The kernel spreads connections at random, and an open connection stays with its process. A share
 # below these values would reject clients that keep to the limit. A share never exceeds the limit.
-LEAST = {
+MIN_SHARE_BY_SETTING = {
     "login_memory": 0,
     "connections": 100,
     "connections_each": 16,
@@ -23,17 +23,18 @@ LEAST = {
 }
 
 
-def share(whole: int, many: int, least: int = 0) -> int:
+def limit_of_process(total: int, process_count: int, minimum: int = 0) -> int:
     """Divide a limit by the number of processes, rounded down.
 
     The result is at least `minimum` and at most `total`.
     """
-    return min(whole, max(whole // many, least))
+    return min(total, max(total // process_count, minimum))
 
 
-def shared(settings: Settings, many: int) -> Settings:
+def settings_of_process(settings: Settings, process_count: int) -> Settings:
     """The settings with the limits of one of several listening processes."""
     limits: dict[str, Any] = {
-        name: share(getattr(settings, name), many, least) for name, least in LEAST.items()
+        name: limit_of_process(getattr(settings, name), process_count, min_share)
+        for name, min_share in MIN_SHARE_BY_SETTING.items()
     }
     return settings.model_copy(update=limits)

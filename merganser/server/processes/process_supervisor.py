@@ -16,100 +16,113 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-from merganser.errors import MISUSED, WRONG, Trouble
+from merganser.errors import EXIT_FAILURE, EXIT_USAGE, CommandError
 from merganser.server import lifecycle, sockets
-from merganser.server.environment_factory import make_folder, url_of
+from merganser.server.environment_factory import checked_database_url, create_data_folders
 from merganser.server.observability import logs
-from merganser.server.processes.process_roles import Part
-from merganser.server.processes.process_shares import shared
-from merganser.server.processes.shared_metrics import Board, Ship, Slates
-from merganser.server.server_identity import server_identity
+from merganser.server.processes.process_roles import ProcessRole
+from merganser.server.processes.process_shares import settings_of_process
+from merganser.server.processes.shared_metrics import (
+    FleetMetrics,
+    ProcessStatusBoard,
+    SharedMetricsMemory,
+)
+from merganser.server.server_identity import hold_server_id
 from merganser.server.store import store_lock
 from merganser.settings.settings import Settings
 
 log = logging.getLogger("merganser")
 
-WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-BACKGROUND = "background"
-YOUNG = 5.0  # seconds; after a shorter life the next start is delayed
-PAUSE = 1.0  # seconds; doubled each time
-LONGEST = 30.0  # seconds
-STUCK = 90.0  # seconds, after the time for draining
+HANDLED_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+BACKGROUND_NAME = "background"
+MIN_LIFETIME = 5.0  # seconds; after a shorter life the next start is delayed
+MIN_RESTART_DELAY = 1.0  # seconds; doubled each time
+MAX_RESTART_DELAY = 30.0  # seconds
+STOP_TIMEOUT = 90.0  # seconds, after the time for draining
 
 
 @dataclass
-class Worker:
+class SupervisedProcess:
     """A process of the server, with its sockets and the time of its next start."""
 
     name: str
     index: int
     sockets: dict[str, list[socket.socket]] = field(default_factory=dict)
     pid: int = 0
-    begun: float = 0.0
-    due: float | None = None  # by the monotonic clock
-    pause: float = PAUSE
+    started_at: float = 0.0
+    restart_at: float | None = None  # by the monotonic clock
+    restart_delay: float = MIN_RESTART_DELAY
 
 
-def run(settings: Settings, many: int) -> None:
+def run_processes(settings: Settings, listening_process_count: int) -> None:
     """Run the server with this number of listening processes until SIGTERM or SIGINT.
 
     Raises CommandError if the server can't start, or with the exit code of a failed process.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise Trouble("several workers need SO_REUSEPORT: use Linux, or one worker", code=MISUSED)
-    url_of(settings)
-    make_folder(settings)
+        raise CommandError(
+            "several workers need SO_REUSEPORT: use Linux, or one worker", exit_code=EXIT_USAGE
+        )
+    checked_database_url(settings)
+    create_data_folders(settings)
     with ExitStack() as stack:
-        stack.enter_context(store_lock.held(settings.store))
-        signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        server = stack.enter_context(server_identity(settings.data))
-        First(settings, many, server).run()
+        stack.enter_context(store_lock.lock_sqlite_as_server(settings.store))
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        server_id = stack.enter_context(hold_server_id(settings.data))
+        ProcessSupervisor(settings, listening_process_count, server_id).run()
 
 
-class First:
+class ProcessSupervisor:
     """The first process, which starts, watches and stops all others."""
 
-    def __init__(self, settings: Settings, many: int, server: str) -> None:
-        self._server = server
-        self._settings = shared(settings, many)
-        self._many = many
-        names = [str(number) for number in range(1, many + 1)]
-        self._workers = [Worker(name, index) for index, name in enumerate([*names, BACKGROUND])]
-        self._board, self._slates = Board(len(self._workers)), Slates(len(self._workers))
-        self._alive, self._parent = -1, -1  # both ends of a pipe that is never written to
-        self._complete = False  # each process was up once
-        self._asked = 0  # counted, since the second one stops at once
-        self._give_up = float("inf")
-        self._code = 0
+    def __init__(self, settings: Settings, listening_process_count: int, server_id: str) -> None:
+        self._server_id = server_id
+        self._settings = settings_of_process(settings, listening_process_count)
+        self._listening_process_count = listening_process_count
+        names = [str(number) for number in range(1, listening_process_count + 1)]
+        self._processes = [
+            SupervisedProcess(name, index) for index, name in enumerate([*names, BACKGROUND_NAME])
+        ]
+        self._status_board, self._metrics_memory = (
+            ProcessStatusBoard(len(self._processes)),
+            SharedMetricsMemory(len(self._processes)),
+        )
+        self._alive_pipe, self._parent_pipe = -1, -1  # both ends of a pipe that is never written to
+        self._all_were_up = False  # each process was up once
+        self._stop_request_count = 0  # counted, since the second one stops at once
+        self._kill_at = float("inf")
+        self._exit_code = 0
 
     def run(self) -> None:
         """Start all processes, and watch them until the last one has ended."""
-        code = self._wait_for(
-            _fork(lambda: uvloop.run(lifecycle.prepare(self._settings, self._server)))
+        code = self._wait_for_process(
+            fork_process(
+                lambda: uvloop.run(lifecycle.prepare_database(self._settings, self._server_id))
+            )
         )
-        if code or self._asked:
-            raise Trouble("", code=code)
-        self._bind()
-        self._parent, self._alive = os.pipe()
-        for process in self._workers:
-            self._begin(process)
-        while any(process.pid for process in self._workers):
-            self._look()
-        if self._code:
-            raise Trouble("", code=self._code)
+        if code or self._stop_request_count:
+            raise CommandError("", exit_code=code)
+        self._bind_sockets()
+        self._parent_pipe, self._alive_pipe = os.pipe()
+        for process in self._processes:
+            self._start_process(process)
+        while any(process.pid for process in self._processes):
+            self._handle_next_event()
+        if self._exit_code:
+            raise CommandError("", exit_code=self._exit_code)
 
-    def _wait_for(self, pid: int) -> int:
+    def _wait_for_process(self, pid: int) -> int:
         """Wait for the end of a process and return its exit code. A signal to stop kills it."""
         while True:
-            signal_info = signal.sigtimedwait(WATCHED, 1)
+            signal_info = signal.sigtimedwait(HANDLED_SIGNALS, 1)
             if signal_info and signal_info.si_signo != signal.SIGCHLD:
-                self._asked += 1
+                self._stop_request_count += 1
                 os.kill(pid, signal.SIGKILL)  # a migration is one transaction
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                return 0 if self._asked else os.waitstatus_to_exitcode(status)
+            ended_pid, status = os.waitpid(pid, os.WNOHANG)
+            if ended_pid:
+                return 0 if self._stop_request_count else os.waitstatus_to_exitcode(status)
 
-    def _bind(self) -> None:
+    def _bind_sockets(self) -> None:
         """Bind sockets for each listening process. Raises CommandError if an address is in use."""
         settings = self._settings
         for name, setting in sockets.listen_addresses(settings).items():
@@ -117,139 +130,162 @@ class First:
                 name, setting
             ):  # not shared, so it fails if the address is in use
                 bound_socket.close()
-            options = {"patience": settings.write_timeout} if name == "HTTP" else {}
-            for process in self._workers:
-                if process.name != BACKGROUND:
+            options = {"unread_timeout": settings.write_timeout} if name == "HTTP" else {}
+            for process in self._processes:
+                if process.name != BACKGROUND_NAME:
                     process.sockets[name] = sockets.bind_sockets(
-                        name, setting, shared=True, **options
+                        name, setting, is_shared=True, **options
                     )
 
-    def _begin(self, process: Worker) -> None:
-        process.begun, process.due = time.monotonic(), None
+    def _start_process(self, process: SupervisedProcess) -> None:
+        process.started_at, process.restart_at = time.monotonic(), None
         for bound_socket in (
-            bound_socket for bound in process.sockets.values() for bound_socket in bound
+            bound_socket
+            for bound_sockets in process.sockets.values()
+            for bound_socket in bound_sockets
         ):
             with suppress(OSError):
                 bound_socket.listen(sockets.BACKLOG)  # it may have been shut down
-        process.pid = _fork(lambda: self._be(process))
+        process.pid = fork_process(lambda: self._run_process(process))
 
-    def _be(self, process: Worker) -> None:
+    def _run_process(self, process: SupervisedProcess) -> None:
         """Run the role of this process, after the fork."""
         os.setpgid(0, 0)  # Ctrl-C is for the first process
-        os.close(self._alive)
-        for other_process in self._workers:
+        os.close(self._alive_pipe)
+        for other_process in self._processes:
             if other_process is not process:
-                _close(other_process)
+                _close_sockets(other_process)
         settings = self._settings
-        logs.set_up(settings.log_level, settings.log_format, process.name)
-        listens = process.name != BACKGROUND
-        names = [each.name for each in self._workers]
-        part = Part(
-            listens=listens,
-            works=not listens,
-            http=process.sockets.get("HTTP", ()),
-            lmtp=process.sockets.get("LMTP", ()),
-            smtp=process.sockets,
-            index=process.index,
-            many=self._many,
-            board=self._board,
-            ship=Ship(self._slates, self._board, names, process.index),
-            parent=self._parent,
-            server=self._server,
+        logs.configure_logging(settings.log_level, settings.log_format, process.name)
+        listens = process.name != BACKGROUND_NAME
+        names = [each.name for each in self._processes]
+        part = ProcessRole(
+            accepts_connections=listens,
+            runs_workers=not listens,
+            http_sockets=process.sockets.get("HTTP", ()),
+            lmtp_sockets=process.sockets.get("LMTP", ()),
+            smtp_sockets=process.sockets,
+            process_index=process.index,
+            listening_process_count=self._listening_process_count,
+            status_board=self._status_board,
+            fleet_metrics=FleetMetrics(
+                self._metrics_memory, self._status_board, names, process.index
+            ),
+            parent_pipe=self._parent_pipe,
+            server_id=self._server_id,
         )
-        uvloop.run(lifecycle.serve(settings, part=part))
+        uvloop.run(lifecycle.serve(settings, process_role=part))
 
-    def _look(self) -> None:
+    def _handle_next_event(self) -> None:
         """Wait for a signal, an ended process or a due restart, and handle it."""
         now = time.monotonic()
-        due = [process.due - now for process in self._workers if process.due is not None]
-        signal_info = signal.sigtimedwait(WATCHED, max(0.0, min([1.0, *due])))
+        due = [
+            process.restart_at - now
+            for process in self._processes
+            if process.restart_at is not None
+        ]
+        signal_info = signal.sigtimedwait(HANDLED_SIGNALS, max(0.0, min([1.0, *due])))
         if signal_info and signal_info.si_signo != signal.SIGCHLD:
-            self._stop(signal.Signals(signal_info.si_signo))
-        for process in self._workers:
+            self._stop_processes(signal.Signals(signal_info.si_signo))
+        for process in self._processes:
             if process.pid:
                 pid, status = os.waitpid(process.pid, os.WNOHANG)
                 if pid:
-                    self._ended(process, os.waitstatus_to_exitcode(status))
+                    self._handle_process_end(process, os.waitstatus_to_exitcode(status))
         now = time.monotonic()
-        for process in self._workers:
-            if process.due is not None and process.due <= now and not self._asked:
-                self._begin(process)
-        self._complete = self._complete or self._board.all_up
-        if now > self._give_up:
+        for process in self._processes:
+            if (
+                process.restart_at is not None
+                and process.restart_at <= now
+                and not self._stop_request_count
+            ):
+                self._start_process(process)
+        self._all_were_up = self._all_were_up or self._status_board.all_up
+        if now > self._kill_at:
             log.error("processes did not end in time")
-            self._signal(signal.SIGKILL, self._workers)
-            self._give_up, self._code = float("inf"), WRONG
+            self._send_signal(signal.SIGKILL, self._processes)
+            self._kill_at, self._exit_code = float("inf"), EXIT_FAILURE
 
-    def _ended(self, process: Worker, code: int) -> None:
+    def _handle_process_end(self, process: SupervisedProcess, exit_code: int) -> None:
         """Schedule the restart of an ended process, unless the server stops.
 
         A process that fails before all were up once stops the server.
         """
-        was_up, process.pid = self._board.is_up(process.index), 0
-        self._board.mark(process.index, up=False)
-        if self._asked:
-            self._code = self._code or abs(code)
-            self._end_background()
+        was_up, process.pid = self._status_board.is_up(process.index), 0
+        self._status_board.set_up(process.index, up=False)
+        if self._stop_request_count:
+            self._exit_code = self._exit_code or abs(exit_code)
+            self._stop_background_if_last()
             return
-        facts = {"which": process.name, "code": code}
-        if not self._complete and not was_up and code > 0:
+        facts = {"which": process.name, "code": exit_code}
+        if not self._all_were_up and not was_up and exit_code > 0:
             log.error("a process could not begin, so the server stops", extra=facts)
-            self._code = code
-            self._stop(signal.SIGTERM)
+            self._exit_code = exit_code
+            self._stop_processes(signal.SIGTERM)
             return
-        lived = time.monotonic() - process.begun
-        if lived < YOUNG:
-            pause, process.pause = process.pause, min(process.pause * 2, LONGEST)
+        lived = time.monotonic() - process.started_at
+        if lived < MIN_LIFETIME:
+            pause, process.restart_delay = (
+                process.restart_delay,
+                min(process.restart_delay * 2, MAX_RESTART_DELAY),
+            )
             for bound_socket in (
-                bound_socket for bound in process.sockets.values() for bound_socket in bound
+                bound_socket
+                for bound_sockets in process.sockets.values()
+                for bound_socket in bound_sockets
             ):
                 with suppress(OSError):
                     bound_socket.shutdown(
                         socket.SHUT_RDWR
                     )  # so that clients connect to the other processes
         else:
-            pause, process.pause = 0.0, PAUSE
-        process.due = time.monotonic() + pause
+            pause, process.restart_delay = 0.0, MIN_RESTART_DELAY
+        process.restart_at = time.monotonic() + pause
         log.error("a process ended, another takes its place", extra={**facts, "pause": pause})
 
-    def _stop(self, signal_number: signal.Signals) -> None:
+    def _stop_processes(self, signal_number: signal.Signals) -> None:
         """Stop the listening processes, then the background process.
 
         A second signal is passed on as it is, so that they stop without waiting.
         """
-        self._asked += 1
-        for process in self._workers:
-            process.due = None
-            _close(process)
-        if self._asked == 1:
+        self._stop_request_count += 1
+        for process in self._processes:
+            process.restart_at = None
+            _close_sockets(process)
+        if self._stop_request_count == 1:
             log.info("stopping", extra={"signal": signal_number.name})
-            self._give_up = time.monotonic() + self._settings.drain.total_seconds() + STUCK
+            self._kill_at = time.monotonic() + self._settings.drain.total_seconds() + STOP_TIMEOUT
             signal_number = signal.SIGTERM
-        self._signal(
+        self._send_signal(
             signal_number,
-            [bound_socket for bound_socket in self._workers if bound_socket.name != BACKGROUND],
+            [
+                bound_socket
+                for bound_socket in self._processes
+                if bound_socket.name != BACKGROUND_NAME
+            ],
         )
-        self._end_background()
+        self._stop_background_if_last()
 
-    def _end_background(self) -> None:
-        *listening, background = self._workers
+    def _stop_background_if_last(self) -> None:
+        *listening, background = self._processes
         if not any(process.pid for process in listening):
-            self._signal(signal.SIGTERM, [background])
+            self._send_signal(signal.SIGTERM, [background])
 
-    def _signal(self, signal_number: signal.Signals, processes: Sequence[Worker]) -> None:
+    def _send_signal(
+        self, signal_number: signal.Signals, processes: Sequence[SupervisedProcess]
+    ) -> None:
         for process in processes:
             if process.pid:
                 os.kill(process.pid, signal_number)
 
 
-def _close(process: Worker) -> None:
-    for bound in process.sockets.values():
-        for bound_socket in bound:
+def _close_sockets(process: SupervisedProcess) -> None:
+    for listening_sockets in process.sockets.values():
+        for bound_socket in listening_sockets:
             bound_socket.close()
 
 
-def _fork(work: Callable[[], None]) -> int:
+def fork_process(function: Callable[[], None]) -> int:
     """Run a function in a new process, which ends after it, and return its process ID.
 
     The exit code is that of a CommandError, or 1 after another exception.
@@ -257,13 +293,13 @@ def _fork(work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    code = WRONG
+    code = EXIT_FAILURE
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-        work()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        function()
         code = 0
-    except Trouble as trouble:
-        code = trouble.code
+    except CommandError as trouble:
+        code = trouble.exit_code
         os.write(2, f"merganser: {trouble.message}\n".encode())
     except BaseException:  # noqa: BLE001 - the process ends here, so the error must be reported
         os.write(2, traceback.format_exc().encode())

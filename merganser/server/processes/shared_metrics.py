@@ -9,39 +9,46 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graph.http.metrics import counted
-from models.observability.metrics import Across, Family, Kind, Point
-from models.observability.metrics_merge import WORKER, carried, merged, packed, unpacked
+from graph.http.metrics import own_metric_families
+from models.observability.metrics import MetricFamily, MetricKind, MetricPoint, ProcessAggregation
+from models.observability.metrics_merge import (
+    WORKER_LABEL,
+    ProcessFamilies,
+    add_earlier_counts,
+    deserialize_families,
+    merge_families,
+    serialize_families,
+)
 
 log = logging.getLogger(__name__)
 
-ROOM = 4 << 20  # bytes per process; the kernel allocates only written pages
-EVERY = 1.0  # seconds
-FRESH = 5.0  # seconds; a process whose metrics are older counts as down
-HEAD = struct.Struct("<dII")  # time, length, CRC
-SIDE = HEAD.size + ROOM
-TRIES = 3  # a copy is overwritten after two writes, so a slow reader must read again
-BLANK = 2
+MAX_METRICS_SIZE = 4 << 20  # bytes per process; the kernel allocates only written pages
+WRITE_INTERVAL = 1.0  # seconds
+MAX_AGE = 5.0  # seconds; a process whose metrics are older counts as down
+RECORD_HEADER = struct.Struct("<dII")  # time, length, CRC
+RECORD_SIZE = RECORD_HEADER.size + MAX_METRICS_SIZE
+READ_ATTEMPTS = 3  # a copy is overwritten after two writes, so a slow reader must read again
+NEVER_WRITTEN = 2
 
 
-class Board:
+class ProcessStatusBoard:
     """Which processes are up, in memory that all of them share."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._marks = mmap.mmap(-1, size)
+        self._up_flags = mmap.mmap(-1, size)
 
-    def mark(self, index: int, *, up: bool) -> None:
+    def set_up(self, index: int, *, up: bool) -> None:
         """Store whether a process is up."""
-        self._marks[index] = int(up)
+        self._up_flags[index] = int(up)
 
     def is_up(self, index: int) -> bool:
         """True if the process is up."""
-        return bool(self._marks[index])
+        return bool(self._up_flags[index])
 
     def up_count(self, processes: int) -> int:
         """The number of the first `processes` processes that are up."""
-        return sum(self._marks[:processes])
+        return sum(self._up_flags[:processes])
 
     @property
     def size(self) -> int:
@@ -51,100 +58,121 @@ class Board:
     @property
     def all_up(self) -> bool:
         """True if all processes are up."""
-        return all(self._marks[: self._size])
+        return all(self._up_flags[: self._size])
 
 
-class Slates:
+class SharedMetricsMemory:
     """The serialized metrics of each process, in memory that all processes share.
 
     There are two copies per process: one can be read while the other one is written.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._memory = mmap.mmap(-1, size * (1 + 2 * SIDE))
-        self._memory[:size] = bytes([BLANK]) * size  # the copy to read
+    def __init__(self, process_count: int) -> None:
+        self._process_count = process_count
+        self._memory = mmap.mmap(-1, process_count * (1 + 2 * RECORD_SIZE))
+        self._memory[:process_count] = bytes([NEVER_WRITTEN]) * process_count  # the copy to read
 
-    def write(self, index: int, text: bytes) -> None:
+    def write(self, index: int, serialized: bytes) -> None:
         """Replace the metrics of a process. Raises ValueError if they are too large."""
-        if len(text) > ROOM:
+        if len(serialized) > MAX_METRICS_SIZE:
             raise ValueError("more than a slate holds")
-        side = int(self._memory[index] == 0)
-        at = self._place(index, side)
-        HEAD.pack_into(self._memory, at, time.monotonic(), len(text), zlib.crc32(text))
-        self._memory[at + HEAD.size : at + HEAD.size + len(text)] = text
-        self._memory[index] = side
+        copy = int(self._memory[index] == 0)
+        offset = self._record_offset(index, copy)
+        RECORD_HEADER.pack_into(
+            self._memory, offset, time.monotonic(), len(serialized), zlib.crc32(serialized)
+        )
+        self._memory[
+            offset + RECORD_HEADER.size : offset + RECORD_HEADER.size + len(serialized)
+        ] = serialized
+        self._memory[index] = copy
 
-    def read(self, index: int) -> tuple[float, bytes] | None:
+    def read_with_age(self, index: int) -> tuple[float, bytes] | None:
         """Return the age in seconds and the metrics of a process; None if none are valid."""
-        for _ in range(TRIES):
-            side = self._memory[index]
-            if side == BLANK:
+        for _ in range(READ_ATTEMPTS):
+            copy = self._memory[index]
+            if copy == NEVER_WRITTEN:
                 break
-            at = self._place(index, side)
-            when, length, crc = HEAD.unpack_from(self._memory, at)
-            text = self._memory[at + HEAD.size : at + HEAD.size + min(length, ROOM)]
-            if zlib.crc32(text) == crc:
-                return time.monotonic() - when, text
+            offset = self._record_offset(index, copy)
+            written_at, length, crc = RECORD_HEADER.unpack_from(self._memory, offset)
+            serialized = self._memory[
+                offset + RECORD_HEADER.size : offset
+                + RECORD_HEADER.size
+                + min(length, MAX_METRICS_SIZE)
+            ]
+            if zlib.crc32(serialized) == crc:
+                return time.monotonic() - written_at, serialized
         return None
 
-    def _place(self, index: int, side: int) -> int:
-        return self._size + (2 * index + side) * SIDE
+    def _record_offset(self, index: int, copy: int) -> int:
+        return self._process_count + (2 * index + copy) * RECORD_SIZE
 
 
 @dataclass
-class Ship:
+class FleetMetrics:
     """Shares the metrics of this process with the others, and merges those of all processes.
 
     Counters begin at the values of the former process with this index, so they never decrease.
     """
 
-    slates: Slates
-    board: Board
-    names: Sequence[str]
-    index: int
-    _before: list[Family] = field(init=False)
+    memory: SharedMetricsMemory
+    status_board: ProcessStatusBoard
+    process_names: Sequence[str]
+    process_index: int
+    _earlier_families: list[MetricFamily] = field(init=False)
 
     def __post_init__(self) -> None:
-        earlier_record = self.slates.read(self.index)
-        self._before = unpacked(earlier_record[1]) if earlier_record else []
+        earlier_record = self.memory.read_with_age(self.process_index)
+        self._earlier_families = deserialize_families(earlier_record[1]) if earlier_record else []
 
     @property
     def name(self) -> str:
         """The name of this process."""
-        return self.names[self.index]
+        return self.process_names[self.process_index]
 
     async def run(self) -> None:
         """Write the metrics of this process every second, and once more at the end."""
         try:
             while True:
                 self.note()
-                await asyncio.sleep(EVERY)
+                await asyncio.sleep(WRITE_INTERVAL)
         finally:
             self.note()
 
     def note(self) -> None:
         """Write the current metrics of this process for the others. Logs errors."""
         try:
-            self.slates.write(self.index, packed(carried(self._before, counted())))
+            self.memory.write(
+                self.process_index,
+                serialize_families(
+                    add_earlier_counts(self._earlier_families, own_metric_families())
+                ),
+            )
         except (
             Exception
         ):  # must not stop a process that answers requests; the process shows as down
             log.exception("metrics could not be noted")
 
-    def families(self) -> list[Family]:
+    def families(self) -> list[MetricFamily]:
         """The merged metrics of all processes, and a gauge that shows which are up."""
-        process_families = [self._of(index, name) for index, name in enumerate(self.names)]
-        points = [Point((name,), int(up)) for name, up, _ in process_families]
+        process_families = [
+            self._families_of_process(index, name) for index, name in enumerate(self.process_names)
+        ]
+        points = [MetricPoint((one.name,), int(one.is_up)) for one in process_families]
         help_text = "1 for each process that is up and tells its numbers."
-        up = Family(
-            "merganser_worker_up", Kind.GAUGE, help_text, (WORKER,), points, across=Across.SAME
+        up = MetricFamily(
+            "merganser_worker_up",
+            MetricKind.GAUGE,
+            help_text,
+            (WORKER_LABEL,),
+            points,
+            aggregation=ProcessAggregation.SAME,
         )
-        return [up, *merged(process_families)]
+        return [up, *merge_families(process_families)]
 
-    def _of(self, index: int, name: str) -> tuple[str, bool, list[Family]]:
-        record = self.slates.read(index)
+    def _families_of_process(self, index: int, name: str) -> ProcessFamilies:
+        record = self.memory.read_with_age(index)
         if record is None:
-            return name, False, []
+            return ProcessFamilies(name, is_up=False, families=[])
         age, text = record
-        return name, age < FRESH and self.board.is_up(index), unpacked(text)
+        is_up = age < MAX_AGE and self.status_board.is_up(index)
+        return ProcessFamilies(name, is_up, deserialize_families(text))

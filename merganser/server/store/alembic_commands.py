@@ -6,34 +6,34 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from merganser.errors import Trouble
-from merganser.server.store.migration_scripts import SCRIPTS
+from merganser.errors import CommandError
+from merganser.server.store.migration_scripts import MIGRATIONS_FOLDER
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade_to_head(connection: Connection) -> None:
     """Run the missing migrations."""
-    command.upgrade(config(connection), "head")
+    command.upgrade(alembic_config(connection), "head")
 
 
-def lacking(connection: Connection) -> list[str]:
+def missing_revisions(connection: Connection) -> list[str]:
     """The revisions that the database lacks, oldest first.
 
     Raises CommandError if the database has a revision of a newer version.
     """
-    scripts = ScriptDirectory.from_config(config(connection))
+    scripts = ScriptDirectory.from_config(alembic_config(connection))
     current_heads = set(MigrationContext.configure(connection).get_current_heads())
     revisions = [script.revision for script in scripts.walk_revisions()]
     if unknown_heads := current_heads.difference(revisions):
         newer = ", ".join(sorted(unknown_heads))
-        raise Trouble(f"the store was made by a newer merganser ({newer}): use that one")
+        raise CommandError(f"the store was made by a newer merganser ({newer}): use that one")
     newest = next(
         (at for at, revision in enumerate(revisions) if revision in current_heads), len(revisions)
     )
     return revisions[:newest][::-1]
 
 
-def config(connection: Connection) -> Config:
+def alembic_config(connection: Connection) -> Config:
     """Alembic's configuration, with the connection that migrations/env.py uses."""
     alembic_options = Config(attributes={"connection": connection})
-    alembic_options.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    alembic_options.set_main_option("script_location", str(MIGRATIONS_FOLDER).replace("%", "%%"))
     return alembic_options

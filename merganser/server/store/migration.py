@@ -2,11 +2,11 @@
 
 from sqlalchemy import Connection, inspect, text
 
-from merganser.server.store.migration_scripts import SCRIPTS
+from merganser.server.store.migration_scripts import MIGRATIONS_FOLDER
 from models.store.database import Database
-from models.store.postgres.limits import UNLIMITED
+from models.store.postgres.limits import UNLIMITED_STATEMENTS
 
-TURN = 0x6D657267  # a PostgreSQL advisory lock, for servers that start at the same time
+MIGRATION_LOCK = 0x6D657267  # a PostgreSQL advisory lock, for servers that start at the same time
 
 
 async def upgrade(database: Database) -> None:
@@ -18,35 +18,35 @@ async def upgrade(database: Database) -> None:
     engine = database.engine.execution_options(merganser_write=True)
     async with engine.begin() as connection:
         if database.dialect == "postgresql":
-            for statement in UNLIMITED:  # a migration, or the wait for it, can take long
+            for statement in UNLIMITED_STATEMENTS:  # a migration, or the wait for it, can take long
                 await connection.execute(text(statement))
-            await connection.execute(text(f"SELECT pg_advisory_xact_lock({TURN})"))
-        await connection.run_sync(_upgrade)
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        await connection.run_sync(_upgrade_connection)
 
 
-async def lacking(database: Database) -> list[str]:
+async def load_missing_revisions(database: Database) -> list[str]:
     """Load the missing revisions, oldest first. Raises CommandError as `upgrade`."""
     async with database.engine.connect() as connection:
-        return await connection.run_sync(_lacking)
+        return await connection.run_sync(_missing_revisions)
 
 
-def _upgrade(connection: Connection) -> None:
-    if _lacking(connection):
+def _upgrade_connection(connection: Connection) -> None:
+    if _missing_revisions(connection):
         from merganser.server.store import alembic_commands  # noqa: PLC0415 - slow to load, and seldom needed
 
-        alembic_commands.upgrade(connection)
+        alembic_commands.upgrade_to_head(connection)
 
 
-def last() -> str:
+def last_revision() -> str:
     """The last revision, from the names of the files: `v0001_….py` is 0001."""
-    return max(path.name[1:5] for path in (SCRIPTS / "versions").glob("v*.py"))
+    return max(path.name[1:5] for path in (MIGRATIONS_FOLDER / "versions").glob("v*.py"))
 
 
-def _lacking(connection: Connection) -> list[str]:
+def _missing_revisions(connection: Connection) -> list[str]:
     if inspect(connection).has_table("alembic_version"):
         versions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
-        if list(versions) == [last()]:
+        if list(versions) == [last_revision()]:
             return []
     from merganser.server.store import alembic_commands  # noqa: PLC0415 - slow to load, and seldom needed
 
-    return alembic_commands.lacking(connection)
+    return alembic_commands.missing_revisions(connection)

@@ -2,5 +2,7 @@
 
 from pathlib import Path
 
-_PACKED = Path(__file__).parents[2] / "migrations"  # a checkout has it at the top
-SCRIPTS = _PACKED if _PACKED.is_dir() else Path(__file__).parents[3] / "migrations"
+_FOLDER_IN_WHEEL = Path(__file__).parents[2] / "migrations"  # a checkout has it at the top
+MIGRATIONS_FOLDER = (
+    _FOLDER_IN_WHEEL if _FOLDER_IN_WHEEL.is_dir() else Path(__file__).parents[3] / "migrations"
+)

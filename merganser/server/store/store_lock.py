@@ -9,41 +9,43 @@ from pathlib import Path
 from sqlalchemy import make_url, text
 from sqlalchemy.pool import NullPool
 
-from merganser.errors import Trouble
+from merganser.errors import CommandError
 from models.store.postgres.address import is_postgres
 
-SERVED = 0x6D657268  # a PostgreSQL advisory lock; each database has its own
+SERVER_LOCK = 0x6D657268  # a PostgreSQL advisory lock; each database has its own
 
 
 @asynccontextmanager
-async def serving(store: str) -> AsyncGenerator[None]:
+async def lock_as_server(store: str) -> AsyncGenerator[None]:
     """Lock the database as a server.
 
     Raises CommandError if it is being repaired, or is an SQLite database with another server.
     """
-    if lock_of(store) is None:
-        async with _advisory(store, shared=True) as has_lock:
+    if sqlite_lock_path(store) is None:
+        async with _try_server_lock(store, is_shared=True) as has_lock:
             if not has_lock:
-                raise Trouble("this store is being repaired: wait until `merganser check` is done")
+                raise CommandError(
+                    "this store is being repaired: wait until `merganser check` is done"
+                )
             yield
         return
-    with held(store):
+    with lock_sqlite_as_server(store):
         yield
 
 
 @contextmanager
-def held(store: str) -> Generator[None]:
+def lock_sqlite_as_server(store: str) -> Generator[None]:
     """Lock an SQLite database as its server; do nothing for PostgreSQL.
 
     Forks hold the lock until the last one has ended. Raises CommandError if it is locked.
     """
-    path = lock_of(store)
+    path = sqlite_lock_path(store)
     if path is None:
         yield
         return
-    with _Flock(path) as holder_pid:
+    with _FileLock(path) as holder_pid:
         if holder_pid:
-            raise Trouble(
+            raise CommandError(
                 f"another merganser uses this store (pid {holder_pid}): stop it, "
                 "or set MERGANSER_STORE"
             )
@@ -51,41 +53,45 @@ def held(store: str) -> Generator[None]:
 
 
 @asynccontextmanager
-async def repairing(store: str, then: str = "repair") -> AsyncGenerator[None]:
+async def lock_for_repair(store: str, purpose: str = "repair") -> AsyncGenerator[None]:
     """Lock the database exclusively. Raises CommandError with the purpose if a server runs."""
-    path = lock_of(store)
+    path = sqlite_lock_path(store)
     if path is None:
-        async with _advisory(store, shared=False) as has_lock:
+        async with _try_server_lock(store, is_shared=False) as has_lock:
             if not has_lock:
-                raise Trouble(f"a merganser serves this store: stop all of them, then {then}")
+                raise CommandError(
+                    f"a merganser serves this store: stop all of them, then {purpose}"
+                )
             yield
         return
-    with _Flock(path) as holder_pid:
+    with _FileLock(path) as holder_pid:
         if holder_pid:
-            raise Trouble(f"a merganser serves this store (pid {holder_pid}): stop it, then {then}")
+            raise CommandError(
+                f"a merganser serves this store (pid {holder_pid}): stop it, then {purpose}"
+            )
         yield
 
 
-def lock_of(store: str) -> Path | None:
+def sqlite_lock_path(store: str) -> Path | None:
     """The lock file of an SQLite database; None for PostgreSQL."""
     return None if is_postgres(store) else Path(f"{make_url(store).database}.lock")
 
 
-def holder_of(store: str) -> str | None:
+def sqlite_server_pid(store: str) -> str | None:
     """The process ID of the server of an SQLite database; None if no server runs."""
-    path = lock_of(store)
+    path = sqlite_lock_path(store)
     if path is None or not path.exists():
         return None
-    with _Flock(path, keep=False) as holder_pid:
+    with _FileLock(path, writes_pid=False) as holder_pid:
         return holder_pid
 
 
-class _Flock:
+class _FileLock:
     """A file lock for a `with` block. Entering returns the process ID of another holder, if any."""
 
-    def __init__(self, path: Path, *, keep: bool = True) -> None:
+    def __init__(self, path: Path, *, writes_pid: bool = True) -> None:
         self._path = path
-        self._keep = keep
+        self._writes_pid = writes_pid
 
     def __enter__(self) -> str | None:
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -93,7 +99,7 @@ class _Flock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return os.read(self._handle, 20).decode().strip() or "unknown"
-        if self._keep:
+        if self._writes_pid:
             os.truncate(self._handle, 0)
             os.write(self._handle, f"{os.getpid()}\n".encode())
         return None
@@ -105,14 +111,16 @@ class _Flock:
 
 
 @asynccontextmanager
-async def _advisory(store: str, *, shared: bool) -> AsyncGenerator[bool]:
+async def _try_server_lock(store: str, *, is_shared: bool) -> AsyncGenerator[bool]:
     """Try to take the advisory lock of a PostgreSQL database; yields whether it was taken."""
     from models.store.postgres.connection import postgres_engine  # noqa: PLC0415 - needs asyncpg
 
     engine = postgres_engine(store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    how = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
+    function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"
     try:
         async with engine.connect() as connection:
-            yield bool((await connection.execute(text(f"SELECT {how}({SERVED})"))).scalar())
+            yield bool(
+                (await connection.execute(text(f"SELECT {function}({SERVER_LOCK})"))).scalar()
+            )
     finally:
         await engine.dispose()

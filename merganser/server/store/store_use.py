@@ -9,63 +9,75 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from merganser.errors import Trouble
+from merganser.errors import CommandError
 from merganser.server.store import store_lock
 from merganser.settings.settings import Settings
 from models.runtime import leases
-from models.runtime.environment import World
-from models.runtime.leases import StoreReserved
+from models.runtime.environment import Environment
+from models.runtime.leases import DatabaseReserved
 
 
 @asynccontextmanager
-async def used_by_server(environment: World, *, waits: bool = True) -> AsyncGenerator[None]:
+async def use_beside_servers(
+    environment: Environment, *, waits_for_exclusive_use: bool = True
+) -> AsyncGenerator[None]:
     """Register this process, of a server or of a command that can run beside servers.
 
     Raises CommandError if a command uses the database exclusively. By default first waits until
     that command has ended, or has no heartbeats.
     """
-    ends = _patience(environment) if waits else 0.0
+    deadline = _heartbeat_deadline(environment) if waits_for_exclusive_use else 0.0
     while True:
         try:
             await leases.ensure_registered(environment)
             break
-        except StoreReserved as reserved:
-            if time.monotonic() >= ends:
-                raise Trouble(str(reserved)) from reserved
-            await leases.end_dead(environment)
-            await asyncio.sleep(environment.process.beat)
-    async with leases.registered(environment):
+        except DatabaseReserved as reserved:
+            if time.monotonic() >= deadline:
+                raise CommandError(str(reserved)) from reserved
+            await leases.delete_dead_processes(environment)
+            await asyncio.sleep(environment.process.heartbeat_seconds)
+    async with leases.registered_process(environment):
         yield
 
 
 @asynccontextmanager
-async def used_alone(environment: World, settings: Settings, purpose: str) -> AsyncGenerator[None]:
+async def use_exclusively(
+    environment: Environment, settings: Settings, purpose: str
+) -> AsyncGenerator[None]:
     """Use the database exclusively for a command.
 
     Waits until processes without heartbeats count as dead. Raises CommandError with the purpose
     if another process is alive.
     """
-    async with store_lock.repairing(settings.store, purpose):
-        if store_lock.lock_of(settings.store) is not None:
-            await leases.end_exclusive(environment)  # the file lock proves that they ended
+    async with store_lock.lock_for_repair(settings.store, purpose):
+        if store_lock.sqlite_lock_path(settings.store) is not None:
+            await leases.delete_exclusive_processes(
+                environment
+            )  # the file lock proves that they ended
         process = environment.process
-        process.name, process.exclusive = purpose, purpose
-        async with leases.registered(environment):
+        process.name, process.exclusive_purpose = purpose, purpose
+        async with leases.registered_process(environment):
             await leases.ensure_registered(environment)
-            ends = _patience(environment)
-            first = {row.id: row.beats for row in await leases.other_processes(environment)}
-            while others := await leases.other_processes(environment):
-                alive = [row for row in others if row.beats != first.get(row.id)]
-                if alive or time.monotonic() >= ends:
-                    named = ", ".join(f"{row.host} (pid {row.pid})" for row in alive or others)
-                    raise Trouble(
-                        f"a merganser uses this store at {named}: stop it, then {purpose}"
+            deadline = _heartbeat_deadline(environment)
+            first_heartbeats = {
+                row.id: row.beats for row in await leases.load_other_processes(environment)
+            }
+            while other_processes := await leases.load_other_processes(environment):
+                live_processes = [
+                    row for row in other_processes if row.beats != first_heartbeats.get(row.id)
+                ]
+                if live_processes or time.monotonic() >= deadline:
+                    holders = ", ".join(
+                        f"{row.host} (pid {row.pid})" for row in live_processes or other_processes
                     )
-                await leases.end_dead(environment)
-                await asyncio.sleep(process.beat / 5)
+                    raise CommandError(
+                        f"a merganser uses this store at {holders}: stop it, then {purpose}"
+                    )
+                await leases.delete_dead_processes(environment)
+                await asyncio.sleep(process.heartbeat_seconds / 5)
             yield
 
 
-def _patience(environment: World) -> float:
+def _heartbeat_deadline(environment: Environment) -> float:
     """The time of the monotonic clock after which a process without heartbeats is dead."""
-    return time.monotonic() + 4 * environment.process.dead_after
+    return time.monotonic() + 4 * environment.process.dead_after_seconds

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Protocol
 
-Heard = Callable[[str], None]
+MessageHandler = Callable[[str], None]
 
 
-class Bus(Protocol):
+class EventBus(Protocol):
     """A transport of short messages. Messages can be lost, and can return to their sender.
 
     A bus does not reconnect: failures raise, and the caller tries again.
@@ -17,7 +17,7 @@ class Bus(Protocol):
     async def send(self, message: str) -> None:
         """Send a message to all processes that receive."""
 
-    async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
+    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
         """Pass messages to `on_message` until the bus breaks.
 
         From the call of `on_connected` on, no message is missed.

@@ -7,10 +7,10 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from models.events.bus import Heard
+from models.events.bus import MessageHandler
 
-LOOK = 1  # seconds; two pings without a reply end the connection
-PATIENCE = 2  # seconds
+PING_INTERVAL = 1  # seconds; two pings without a reply end the connection
+TIMEOUT = 2  # seconds
 
 
 class NatsBus:
@@ -22,13 +22,13 @@ class NatsBus:
         self._url, self._subject = url, subject
         self._out: Client | None = None
 
-    async def _connected(self) -> Client:
+    async def _connect(self) -> Client:
         # Without automatic reconnects: after a break followers must read, and need to know of it.
         return await nats.connect(
             self._url,
             allow_reconnect=False,
-            connect_timeout=PATIENCE,
-            ping_interval=LOOK,
+            connect_timeout=TIMEOUT,
+            ping_interval=PING_INTERVAL,
             error_cb=_ignore_error,
         )
 
@@ -36,24 +36,24 @@ class NatsBus:
         """Publish a message to all subscribers."""
         client, self._out = self._out, None
         if client is None or not client.is_connected:
-            client = await self._connected()
+            client = await self._connect()
         await client.publish(self._subject, message.encode())
-        await client.flush(PATIENCE)
+        await client.flush(TIMEOUT)
         self._out = client  # a client that failed is not used again
 
-    async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
+    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
         """Receive until the connection breaks."""
-        client = await self._connected()
+        client = await self._connect()
         try:
 
             async def handle_message(message: Msg) -> None:
-                heard(message.data.decode())
+                on_message(message.data.decode())
 
             await client.subscribe(self._subject, cb=handle_message)
-            await client.flush(PATIENCE)
-            begun()
+            await client.flush(TIMEOUT)
+            on_connected()
             while client.is_connected:  # noqa: ASYNC110 - only some ends are events
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(PING_INTERVAL)
         finally:
             await client.close()
 

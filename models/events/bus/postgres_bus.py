@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy.pool import NullPool
 
-from models.events.bus import Heard
+from models.events.bus import MessageHandler
 from models.store.postgres.connection import postgres_engine
-from models.store.postgres.reader import Held
+from models.store.postgres.reader import DriverConnection
 
 CHANNEL = "merganser"
-LOOK = 10.0  # seconds
-PATIENCE = 5.0  # seconds
+PING_INTERVAL = 10.0  # seconds
+PING_TIMEOUT = 5.0  # seconds
 
 
 class PostgresBus:
@@ -25,55 +25,57 @@ class PostgresBus:
 
     def __init__(self, url: str) -> None:
         self._engine = postgres_engine(url, poolclass=NullPool)
-        self._held: Held | None = None
-        self._turn = asyncio.Lock()
+        self._connection: DriverConnection | None = None
+        self._lock = asyncio.Lock()
 
-    async def _driver(self) -> Any:
+    async def _connect(self) -> Any:
         """Return the connection of the driver; open it if there is none."""
-        if self._held is None:
+        if self._connection is None:
             made = await self._engine.raw_connection()
-            self._held = Held(made.driver_connection, made)
+            self._connection = DriverConnection(made.driver_connection, made)
             made.detach()
-        return self._held.driver
+        return self._connection.driver
 
-    async def _do(self, statement: str, *values: str) -> None:
+    async def _execute(self, statement: str, *values: str) -> None:
         """Execute a statement, and drop the connection if that fails."""
-        async with self._turn:
-            driver = await self._driver()
+        async with self._lock:
+            driver = await self._connect()
             try:
                 await driver.fetch(statement, *values)
             except BaseException:
-                self._held = None
+                self._connection = None
                 driver.terminate()
                 raise
 
     async def send(self, message: str) -> None:
         """Notify all listening processes."""
-        await self._do("SELECT pg_notify($1, $2)", CHANNEL, message)
+        await self._execute("SELECT pg_notify($1, $2)", CHANNEL, message)
 
-    async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
+    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
         """Listen until the connection ends."""
         ended = asyncio.Event()
-        async with self._turn:
-            driver = await self._driver()
+        async with self._lock:
+            driver = await self._connect()
             driver.add_termination_listener(lambda _driver: ended.set())
-            await driver.add_listener(CHANNEL, lambda _driver, _pid, _channel, text: heard(text))
-        begun()
+            await driver.add_listener(
+                CHANNEL, lambda _driver, _pid, _channel, text: on_message(text)
+            )
+        on_connected()
         try:
             while not ended.is_set() and not driver.is_closed():
                 try:
-                    async with asyncio.timeout(LOOK):
+                    async with asyncio.timeout(PING_INTERVAL):
                         await ended.wait()
                 except TimeoutError:
-                    async with asyncio.timeout(PATIENCE):
-                        await self._do("SELECT ''")
+                    async with asyncio.timeout(PING_TIMEOUT):
+                        await self._execute("SELECT ''")
         finally:
-            if self._held is not None and self._held.driver is driver:
-                self._held = None
+            if self._connection is not None and self._connection.driver is driver:
+                self._connection = None
             driver.terminate()
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._held is not None:
-            await self._held.driver.close()
+        if self._connection is not None:
+            await self._connection.driver.close()
         await self._engine.dispose()

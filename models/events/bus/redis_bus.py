@@ -7,10 +7,10 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from models.events.bus import Heard
+from models.events.bus import MessageHandler
 
-LOOK = 10.0  # seconds
-PATIENCE = 5.0  # seconds
+PING_INTERVAL = 10.0  # seconds
+TIMEOUT = 5.0  # seconds
 
 
 class RedisBus:
@@ -23,8 +23,8 @@ class RedisBus:
         self._redis = Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=PATIENCE,
-            socket_timeout=PATIENCE,
+            socket_connect_timeout=TIMEOUT,
+            socket_timeout=TIMEOUT,
         )
         self._channel = channel
 
@@ -32,13 +32,13 @@ class RedisBus:
         """Publish a message to all subscribers."""
         await self._redis.publish(self._channel, message)
 
-    async def hear(self, heard: Heard, begun: Callable[[], None]) -> None:
+    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
         """Receive until the connection breaks."""
         async with self._redis.pubsub() as subscribed:
             await subscribed.subscribe(self._channel)
             silent = False
             while True:
-                message = await subscribed.get_message(timeout=LOOK)
+                message = await subscribed.get_message(timeout=PING_INTERVAL)
                 if message is None:
                     if silent:
                         raise TimeoutError
@@ -47,9 +47,9 @@ class RedisBus:
                     continue
                 silent = False
                 if message["type"] == "subscribe":
-                    begun()
+                    on_connected()
                 elif message["type"] == "message":
-                    heard(message["data"].decode())
+                    on_message(message["data"].decode())
 
     async def close(self) -> None:
         """Close all connections."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
-PORT = 5432
+DEFAULT_PORT = 5432
 SOCKET_FOLDERS = ("/run/postgresql", "/var/run/postgresql", "/tmp")  # noqa: S108 - libpq's own
 SESSION_KINDS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 # environment variable of libpq -> parameter
-VARIABLES = {
+ENVIRONMENT_PARAMETERS = {
     "PGHOST": "host",
     "PGHOSTADDR": "hostaddr",
     "PGPORT": "port",
@@ -53,14 +53,14 @@ VARIABLES = {
     "PGLOADBALANCEHOSTS": "load_balance_hosts",
 }
 
-Check = Callable[[str], bool]
+ValueCheck = Callable[[str], bool]
 
 
-class AddressError(ValueError):
+class PostgresAddressError(ValueError):
     """An address of PostgreSQL that can't be used. The message names the parameter."""
 
 
-def _is_one_of(*values: str) -> Check:
+def _is_one_of(*values: str) -> ValueCheck:
     return lambda value: value in values
 
 
@@ -72,22 +72,22 @@ def _is_any(_value: str) -> bool:
     return True
 
 
-SWITCH = _is_one_of("0", "1")
+IS_SWITCH = _is_one_of("0", "1")
 # parameter -> check of its value, and the allowed values for messages
-TEXTS = (
+TEXT_PARAMETERS = (
     "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "servicefile",
     "options", "application_name", "fallback_application_name", "sslcert", "sslkey", "sslpassword",
     "sslrootcert", "sslcrl", "sslcrldir", "sslkeylogfile", "requirepeer", "krbsrvname",
 )  # fmt: skip
-NUMBERS = (
+NUMBER_PARAMETERS = (
     "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count",
     "tcp_user_timeout",
 )  # fmt: skip
-PARAMETERS: Mapping[str, tuple[Check, str]] = {
-    **dict.fromkeys(TEXTS, (_is_any, "any text")),
-    **dict.fromkeys(NUMBERS, (_is_number, "a whole number")),
-    **dict.fromkeys(("keepalives", "sslcompression", "sslsni"), (SWITCH, "0 or 1")),
-    "requiressl": (SWITCH, "0 or 1"),
+PARAMETERS: Mapping[str, tuple[ValueCheck, str]] = {
+    **dict.fromkeys(TEXT_PARAMETERS, (_is_any, "any text")),
+    **dict.fromkeys(NUMBER_PARAMETERS, (_is_number, "a whole number")),
+    **dict.fromkeys(("keepalives", "sslcompression", "sslsni"), (IS_SWITCH, "0 or 1")),
+    "requiressl": (IS_SWITCH, "0 or 1"),
     "ssl": (_is_one_of("true"), "true; write sslmode instead"),
     "sslmode": (_is_one_of(*SSL_MODES), ", ".join(SSL_MODES)),
     "sslnegotiation": (_is_one_of("postgres", "direct"), "postgres or direct"),
@@ -142,7 +142,7 @@ class PostgresAddress:
         """Return the value of a parameter, or `default` if it is absent or empty."""
         return self.parameters.get(name) or default
 
-    def number(self, name: str, default: int) -> int:
+    def get_number(self, name: str, default: int) -> int:
         """Return the value of a parameter that is a number."""
         return int(self.get(name, str(default)))
 
@@ -160,7 +160,7 @@ class PostgresAddress:
         return self.get("sslmode", fallback)
 
     @property
-    def text(self) -> str:
+    def public_text(self) -> str:
         """The address for people, without any secret."""
         user = f"{self.get('user')}@" if self.get("user") else ""
         hosts = ",".join(f"{host.name}:{host.port}" for host in self.hosts)
@@ -182,7 +182,11 @@ def parse_postgres_address(
     """
     environment = os.environ if environment is None else environment
     given = _uri_parameters(url)
-    defaults = {name: environment[key] for key, name in VARIABLES.items() if environment.get(key)}
+    defaults = {
+        name: environment[key]
+        for key, name in ENVIRONMENT_PARAMETERS.items()
+        if environment.get(key)
+    }
     if "host" in given or "hostaddr" in given:  # a host of the environment has its own address
         for name in ("host", "hostaddr"):
             defaults.pop(name, None)
@@ -190,57 +194,59 @@ def parse_postgres_address(
     of_service = _service_parameters(service, {**defaults, **given}, environment) if service else {}
     found = {**defaults, **of_service, **given}
     for name, value in found.items():
-        _check(name, value)
-    address = PostgresAddress(_hosts(found), found)
-    _check_tls(address)
+        _check_parameter(name, value)
+    address = PostgresAddress(_hosts_from_parameters(found), found)
+    _check_tls_parameters(address)
     return address
 
 
-def _check_tls(address: PostgresAddress) -> None:
+def _check_tls_parameters(address: PostgresAddress) -> None:
     """Check that the parameters of TLS fit together. Raises PostgresAddressError."""
     given = address.get("sslmode")
     if address.get("sslrootcert") == "system" and given not in {"", "verify-full"}:
-        raise AddressError("sslrootcert=system needs sslmode=verify-full")
+        raise PostgresAddressError("sslrootcert=system needs sslmode=verify-full")
     if address.get("channel_binding") == "require" and given in {"disable", "allow", "prefer"}:
-        raise AddressError("channel_binding=require needs sslmode=require or stricter")
+        raise PostgresAddressError("channel_binding=require needs sslmode=require or stricter")
     weak = {"disable", "allow", "prefer"}
     if address.get("sslnegotiation") == "direct" and address.sslmode in weak:
-        raise AddressError("sslnegotiation=direct needs sslmode=require or stricter")
+        raise PostgresAddressError("sslnegotiation=direct needs sslmode=require or stricter")
 
 
-def _check(name: str, value: str) -> None:
+def _check_parameter(name: str, value: str) -> None:
     if name not in PARAMETERS:
-        raise AddressError(f"the connection parameter {name!r} is unknown or can't be used")
+        raise PostgresAddressError(f"the connection parameter {name!r} is unknown or can't be used")
     is_usable, words = PARAMETERS[name]
     if value and not is_usable(value):
-        raise AddressError(f"the connection parameter {name} must be {words}")
+        raise PostgresAddressError(f"the connection parameter {name} must be {words}")
 
 
 def _uri_parameters(url: str) -> dict[str, str]:
     """Return the parameters of a URI, by their names in libpq."""
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in SCHEMES:
-        raise AddressError("write postgresql://user:password@host/database")
+        raise PostgresAddressError("write postgresql://user:password@host/database")
     rest, _, query = rest.partition("?")
     place, _, database = rest.partition("/")
     user_part, at, host_part = place.rpartition("@")
     found: dict[str, str] = {}
     if at:
         user, colon, password = user_part.partition(":")
-        found |= {"user": _decoded(user, "user")} if user else {}
-        found |= {"password": _decoded(password, "password")} if colon and password else {}
+        found |= {"user": _percent_decode(user, "user")} if user else {}
+        found |= {"password": _percent_decode(password, "password")} if colon and password else {}
     if database:
-        found["dbname"] = _decoded(database, "dbname")
+        found["dbname"] = _percent_decode(database, "dbname")
     if host_part:
         found |= _host_parameters(host_part)
     for pair in query.split("&") if query else ():
         name, mark, value = pair.partition("=")
-        name = _decoded(name, "name")
+        name = _percent_decode(name, "name")
         if not mark:
-            raise AddressError(f"the connection parameter {name!r} has no value: write {name}=…")
+            raise PostgresAddressError(
+                f"the connection parameter {name!r} has no value: write {name}=…"
+            )
         if value or name not in found:
             name = "dbname" if name == "database" else name
-            found[name] = _decoded(value, name)
+            found[name] = _percent_decode(value, name)
     return found
 
 
@@ -250,75 +256,77 @@ def _host_parameters(text: str) -> dict[str, str]:
     for part in text.split(","):
         matched = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?", part)
         if matched is None:
-            raise AddressError("a host or port in the address can't be read: write host:port")
+            raise PostgresAddressError(
+                "a host or port in the address can't be read: write host:port"
+            )
         name, port = matched.groups()
         if name.startswith("["):
             name = name[1:-1]
-        names.append(_decoded(name, "host"))
+        names.append(_percent_decode(name, "host"))
         ports.append(port or "")
     found = {"host": ",".join(names)} if any(names) else {}
     return found | ({"port": ",".join(ports)} if any(ports) else {})
 
 
-def _decoded(text: str, name: str) -> str:
+def _percent_decode(text: str, name: str) -> str:
     """Decode a percent-encoded part.
 
     Raises PostgresAddressError if it is not UTF-8, has a NUL or a bad escape.
     """
     if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise AddressError(
+        raise PostgresAddressError(
             f"the {name} has a % that begins no escape: write %25 for a percent sign"
         )
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise AddressError(f"the {name} is not UTF-8 after percent-decoding") from None
+        raise PostgresAddressError(f"the {name} is not UTF-8 after percent-decoding") from None
     if "\0" in decoded:
-        raise AddressError(f"the {name} must not have %00")
+        raise PostgresAddressError(f"the {name} must not have %00")
     return decoded
 
 
-def _hosts(found: Mapping[str, str]) -> tuple[PostgresHost, ...]:
-    names = found["host"].split(",") if found.get("host") else []
-    addresses = found["hostaddr"].split(",") if found.get("hostaddr") else []
+def _hosts_from_parameters(parameters: Mapping[str, str]) -> tuple[PostgresHost, ...]:
+    names = parameters["host"].split(",") if parameters.get("host") else []
+    addresses = parameters["hostaddr"].split(",") if parameters.get("hostaddr") else []
     if names and addresses and len(names) != len(addresses):
-        raise AddressError("host and hostaddr must name the same number of servers")
+        raise PostgresAddressError("host and hostaddr must name the same number of servers")
     if not names and not addresses:
         names = [next((one for one in SOCKET_FOLDERS if Path(one).is_dir()), "localhost")]
     many = max(len(names), len(addresses))
-    ports = [_port(text) for text in (found.get("port") or "").split(",")]
+    ports = [_parse_port(text) for text in (parameters.get("port") or "").split(",")]
     if len(ports) == 1:
         ports *= many
     if len(ports) != many:
-        raise AddressError(f"port must be one number, or one for each of the {many} hosts")
+        raise PostgresAddressError(f"port must be one number, or one for each of the {many} hosts")
     names = [name.strip() or "localhost" for name in names] or addresses
     addresses = addresses or [""] * many
     places = zip(names, ports, addresses, strict=True)
     return tuple(PostgresHost(name, port, address.strip()) for name, port, address in places)
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     text = text.strip()
     if not text:
-        return PORT
+        return DEFAULT_PORT
     if not text.isdecimal() or not 0 < int(text) < 1 << 16:
-        raise AddressError("port must be a number from 1 to 65535")
+        raise PostgresAddressError("port must be a number from 1 to 65535")
     return int(text)
 
 
 def _service_parameters(
-    service: str, known: Mapping[str, str], environment: Mapping[str, str]
+    service_name: str, parameters: Mapping[str, str], environment: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the parameters of a section of the service file."""
     home = environment.get("HOME")
     folder = environment.get("PGSYSCONFDIR")
-    own = known.get("servicefile") or (f"{home}/.pg_service.conf" if home else "")
+    own = parameters.get("servicefile") or (f"{home}/.pg_service.conf" if home else "")
     for path in filter(None, (own, f"{folder}/pg_service.conf" if folder else "")):
         parser = configparser.ConfigParser(interpolation=None)
         try:
             read = parser.read(path)
         except (configparser.Error, UnicodeDecodeError):
-            raise AddressError(f"the service file {path} can't be read") from None
-        if read and service in parser:
-            return dict(parser[service])
-    raise AddressError(f"no service file defines the service {service!r}")
+            raise PostgresAddressError(f"the service file {path} can't be read") from None
+        if read and service_name in parser:
+            return dict(parser[service_name])
+    raise PostgresAddressError(f"no service file defines the service {service_name!r}")

@@ -13,12 +13,18 @@ from urllib.parse import urlencode
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from models.store.outages import StoreUnavailable
-from models.store.postgres.address import AddressError, PostgresHost, parse_postgres_address
-from models.store.postgres.limits import CONNECT_TIMEOUT, KEEPALIVE, NEWER, SESSION, USER_TIMEOUT
-from models.store.postgres.tls import NamedContext, tls_of
+from models.store.outages import StorageUnavailable
+from models.store.postgres.address import PostgresAddressError, PostgresHost, parse_postgres_address
+from models.store.postgres.limits import (
+    CONNECT_TIMEOUT,
+    CONNECTION_CHECK_VERSION,
+    SESSION_SETTINGS,
+    TCP_KEEPALIVE,
+    TCP_USER_TIMEOUT_MS,
+)
+from models.store.postgres.tls import NamedContext, tls_context_for_host
 
-FAILURES = (
+CONNECTION_ERRORS = (
     OSError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -31,11 +37,13 @@ class PostgresConnector:
 
     def __init__(self, url: str) -> None:
         self.address = parse_postgres_address(url)
-        self._tls = [tls_of(self.address, host) for host in self.address.hosts]
+        self._tls = [tls_context_for_host(self.address, host) for host in self.address.hosts]
         options = self.address.get("options")
-        self._session = {name: value for name, value in SESSION.items() if name not in options}
+        self._session_settings = {
+            name: value for name, value in SESSION_SETTINGS.items() if name not in options
+        }
 
-    async def connect(self, *_given: Any, **_more: Any) -> Any:
+    async def connect(self, *_args: Any, **_kwargs: Any) -> Any:
         """Open a connection to the first host that can be used.
 
         Raises StorageUnavailable, caused by the last failure, if there is none.
@@ -48,28 +56,30 @@ class PostgresConnector:
         for attributes in ("standby", "any") if wanted == "prefer-standby" else (wanted,):
             for host, tls in places:
                 try:
-                    connection = await self._open(host, tls, attributes)
-                    await self._prepare(connection, host)
-                except AddressError:
+                    connection = await self._open_connection(host, tls, attributes)
+                    await self._configure_connection(connection, host)
+                except PostgresAddressError:
                     raise
-                except FAILURES as problem:
+                except CONNECTION_ERRORS as problem:
                     failure = problem
                     continue
                 return connection
-        raise StoreUnavailable("no connection to the store, try again later") from failure
+        raise StorageUnavailable("no connection to the store, try again later") from failure
 
-    async def _open(self, host: PostgresHost, tls: NamedContext | None, attributes: str) -> Any:
-        timeout = self.address.number("connect_timeout", CONNECT_TIMEOUT)
+    async def _open_connection(
+        self, host: PostgresHost, tls: NamedContext | None, attributes: str
+    ) -> Any:
+        timeout = self.address.get_number("connect_timeout", CONNECT_TIMEOUT)
         how: dict[str, Any] = {"ssl": False if tls is None else tls}
         if tls is not None and self.address.sslmode in {"allow", "prefer"}:
-            how = {"dsn": self._advisory_dsn(), "ssl": None}
+            how = {"dsn": self._optional_tls_dsn(), "ssl": None}
         names = ("user", "password", "passfile", "krbsrvname", "gsslib")
         known = {name: self.address.get(name) for name in names if self.address.get(name)}
         return await asyncpg.connect(
             host=host.address or host.name,
             port=host.port,
             database=self.address.get("dbname") or None,
-            server_settings=self._startup(),
+            server_settings=self._startup_settings(),
             target_session_attrs=attributes,
             direct_tls=self.address.get("sslnegotiation") == "direct",
             timeout=max(timeout, 2) if timeout > 0 else None,  # libpq: 0 means no limit
@@ -77,7 +87,7 @@ class PostgresConnector:
             **how,
         )
 
-    def _advisory_dsn(self) -> str:
+    def _optional_tls_dsn(self) -> str:
         """Return a DSN with the TLS parameters that the driver must retry without."""
         names = (
             "sslcert", "sslkey", "sslpassword", "ssl_min_protocol_version",
@@ -86,22 +96,22 @@ class PostgresConnector:
         given = {name: self.address.get(name) for name in names if self.address.get(name)}
         return f"postgresql://?{urlencode({'sslmode': self.address.sslmode, **given})}"
 
-    def _startup(self) -> dict[str, str]:
+    def _startup_settings(self) -> dict[str, str]:
         fallback = self.address.get("fallback_application_name", "merganser")
         startup = {"application_name": self.address.get("application_name", fallback)}
         if options := self.address.get("options"):
             startup["options"] = options
         return startup
 
-    async def _prepare(self, connection: Any, host: PostgresHost) -> None:
+    async def _configure_connection(self, connection: Any, host: PostgresHost) -> None:
         try:
             handle = connection._transport.get_extra_info("socket")  # noqa: SLF001
             if host.is_socket:
                 self._check_peer(handle)
             else:
-                self._keep_alive(handle.fileno())
-            settings = dict(self._session)
-            if connection.get_server_version().major < NEWER:
+                self._set_keepalive(handle.fileno())
+            settings = dict(self._session_settings)
+            if connection.get_server_version().major < CONNECTION_CHECK_VERSION:
                 settings.pop("client_connection_check_interval", None)
             statements = [f"SET {name} = '{value}'" for name, value in settings.items()]
             await connection.execute("; ".join(statements))
@@ -117,13 +127,17 @@ class PostgresConnector:
                 raw = copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
             found = pwd.getpwuid(struct.unpack("3i", raw)[1]).pw_name
             if found != name:
-                raise AddressError(f"requirepeer: the server runs as {found}, not as {name}")
+                raise PostgresAddressError(
+                    f"requirepeer: the server runs as {found}, not as {name}"
+                )
 
-    def _keep_alive(self, handle: int) -> None:
+    def _set_keepalive(self, handle: int) -> None:
         """Let the kernel notice that the server's machine has vanished."""
         if self.address.get("keepalives", "1") == "0":
             return
-        options = {name: self.address.number(name, 0) or value for name, value in KEEPALIVE.items()}
+        options = {
+            name: self.address.get_number(name, 0) or value for name, value in TCP_KEEPALIVE.items()
+        }
         with socket.socket(fileno=os.dup(handle)) as copy, suppress(OSError):
             copy.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for key, name in (
@@ -134,15 +148,15 @@ class PostgresConnector:
                 if hasattr(socket, key):
                     copy.setsockopt(socket.IPPROTO_TCP, getattr(socket, key), options[name])
             if hasattr(socket, "TCP_USER_TIMEOUT"):
-                timeout = self.address.number("tcp_user_timeout", 0) or USER_TIMEOUT
+                timeout = self.address.get_number("tcp_user_timeout", 0) or TCP_USER_TIMEOUT_MS
                 copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
 
 
-def postgres_engine(url: str, **more: Any) -> AsyncEngine:
+def postgres_engine(url: str, **options: Any) -> AsyncEngine:
     """Create an engine that opens its connections with a PostgresConnector.
 
     Raises PostgresAddressError if the address can't be used.
     """
     connect: Callable[..., Any] = PostgresConnector(url).connect
     given: Mapping[str, Any] = {"async_creator_fn": connect}
-    return create_async_engine("postgresql+asyncpg://", connect_args=given, **more)
+    return create_async_engine("postgresql+asyncpg://", connect_args=given, **options)

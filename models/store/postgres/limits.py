@@ -4,7 +4,7 @@ CONNECT_TIMEOUT = 5  # seconds to connect to one host, unless `connect_timeout` 
 # PostgreSQL ends a connection whose peer has vanished. A transaction takes milliseconds, so a
 # transaction that waits for its client for 10 s has lost it. `lock_timeout` is below the 5 s
 # after which LMTP answers 451.
-SESSION = {
+SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "4s",
     "tcp_keepalives_idle": "10",
@@ -14,7 +14,12 @@ SESSION = {
     "client_connection_check_interval": "5s",
 }
 # The first statements of a transaction that may take or wait longer, such as a migration.
-UNLIMITED = ("SET LOCAL lock_timeout = 0", "SET LOCAL idle_in_transaction_session_timeout = 0")
-USER_TIMEOUT = 15_000  # until unacknowledged data ends the connection on our side
-NEWER = 14  # the first major version of PostgreSQL with `client_connection_check_interval`
-KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 3, "keepalives_count": 3}
+UNLIMITED_STATEMENTS = (
+    "SET LOCAL lock_timeout = 0",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",
+)
+TCP_USER_TIMEOUT_MS = 15_000  # until unacknowledged data ends the connection on our side
+CONNECTION_CHECK_VERSION = (
+    14  # the first major version of PostgreSQL with `client_connection_check_interval`
+)
+TCP_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 3, "keepalives_count": 3}

@@ -10,13 +10,13 @@ from sqlalchemy import Row as CoreRow
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from models.store.dependent_selects import Outcome, Step, Steps, told_later
-from models.store.prepared_statements import Driven, Prepared, Rows
+from models.store.dependent_selects import Result, SelectStep, SelectSteps, run_steps_async
+from models.store.prepared_statements import CompiledStatement, LazyRows, PreparedStatement
 
 Columns = TypeVarTuple("Columns")
 
-RESTED = 1.0  # seconds after which a connection may have ended without a message
-TOGETHER = 4  # selects of a kind that the driver runs at once
+CHECK_AFTER_IDLE = 1.0  # seconds after which a connection may have ended without a message
+CONNECTIONS_PER_POOL = 4  # selects of a kind that the driver runs at once
 
 
 class PostgresReaders:
@@ -26,118 +26,120 @@ class PostgresReaders:
     transactions, which checks its connections.
     """
 
-    def __init__(self, reading: AsyncEngine, safe: AsyncEngine) -> None:
-        self._reading, self._safe = reading, safe
-        self.engine = reading.sync_engine
+    def __init__(self, read_engine: AsyncEngine, checked_engine: AsyncEngine) -> None:
+        self._read_engine, self._checked_engine = read_engine, checked_engine
+        self.engine = read_engine.sync_engine
         # separate, so that slow searches do not take the connections of quick reads
-        self._near, self._far = Direct(reading), Direct(reading)
+        self._quick_reads, self._searches = DriverPool(read_engine), DriverPool(read_engine)
 
     async def read(
-        self, statement: Select[*Columns], given: Mapping[str, Any] | None
+        self, statement: Select[*Columns], parameters: Mapping[str, Any] | None
     ) -> Sequence[CoreRow[*Columns]]:
         """Return the rows of any select."""
         try:
-            async with self._reading.connect() as connection:
-                return (await connection.execute(statement, given)).all()
+            async with self._read_engine.connect() as connection:
+                return (await connection.execute(statement, parameters)).all()
         except DBAPIError as problem:
             if not problem.connection_invalidated:
                 raise
-            return await self._again(statement, given)
+            return await self._read_checked(statement, parameters)
 
-    async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
+    async def read_prepared(
+        self, statement: PreparedStatement, parameters: Mapping[str, Any]
+    ) -> Sequence[Any]:
         """Return the few rows of a prepared select, which always uses the same index."""
-        return await self._direct(self._near, statement, given)
+        return await self._read_by_driver(self._quick_reads, statement, parameters)
 
-    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+    async def run_select_steps(self, steps: SelectSteps[Result]) -> Result:
         """Run dependent selects, each with a plan for its values, and return their result."""
-        return await told_later(steps, self._step)
+        return await run_steps_async(steps, self._read_step)
 
-    async def _step(self, step: Step) -> Sequence[Any]:
+    async def _read_step(self, step: SelectStep) -> Sequence[Any]:
         statement, given = step
-        if isinstance(statement, Prepared):
-            return await self._direct(self._far, statement, given)
+        if isinstance(statement, PreparedStatement):
+            return await self._read_by_driver(self._searches, statement, given)
         return await self.read(statement, given)
 
-    async def _direct(
-        self, direct: "Direct", statement: Prepared, given: Mapping[str, Any]
+    async def _read_by_driver(
+        self, pool: "DriverPool", statement: PreparedStatement, parameters: Mapping[str, Any]
     ) -> Sequence[Any]:
-        driven, values = statement.ready(self.engine, given)
+        driven, values = statement.compile_with_values(self.engine, parameters)
         try:
-            return Rows(driven, await direct.rows(driven, values))
+            return LazyRows(driven, await pool.fetch(driven, values))
         except Exception:  # noqa: BLE001 - the second try raises it as usual
-            return await self._again(statement.made, given)
+            return await self._read_checked(statement.statement, parameters)
 
-    async def _again(
-        self, statement: Select[*Columns], given: Mapping[str, Any] | None
+    async def _read_checked(
+        self, statement: Select[*Columns], parameters: Mapping[str, Any] | None
     ) -> Sequence[CoreRow[*Columns]]:
-        async with self._safe.connect() as connection:
-            return (await connection.execute(statement, given)).all()
+        async with self._checked_engine.connect() as connection:
+            return (await connection.execute(statement, parameters)).all()
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._near.close()
-        await self._far.close()
-        await self._reading.dispose()
+        await self._quick_reads.close()
+        await self._searches.close()
+        await self._read_engine.dispose()
 
 
-def look_first(engine: Engine) -> None:
+def check_idle_connections(engine: Engine) -> None:
     """Let no transaction begin on a connection that has ended.
 
     A ping of the database takes three round trips. So only idle connections are pinged; the driver
     knows whether a connection that was just in use has ended.
     """
 
-    def returned(_driver: Any, record: Any) -> None:
+    def note_checkin(_driver: Any, record: Any) -> None:
         record.info["idle_since"] = time.monotonic()
 
-    def taken(driver: Any, record: Any, _proxy: Any) -> None:
+    def check_connection(driver: Any, record: Any, _proxy: Any) -> None:
         idle_since = record.info.get("idle_since")
         try:
             if driver.driver_connection.is_closed():
                 raise DisconnectionError
-            if idle_since is not None and time.monotonic() - idle_since > RESTED:
+            if idle_since is not None and time.monotonic() - idle_since > CHECK_AFTER_IDLE:
                 engine.dialect.do_ping(driver)
         except engine.dialect.loaded_dbapi.Error as ended:
             raise DisconnectionError from ended
 
-    event.listen(engine, "checkin", returned)
-    event.listen(engine, "checkout", taken)
+    event.listen(engine, "checkin", note_checkin)
+    event.listen(engine, "checkout", check_connection)
 
 
-class Held(NamedTuple):
+class DriverConnection(NamedTuple):
     """A connection of the driver, and the SQLAlchemy connection around it."""
 
     driver: Any
-    made: PoolProxiedConnection
+    pooled: PoolProxiedConnection
 
 
-class Direct:
+class DriverPool:
     """A few connections of an engine that the driver uses without SQLAlchemy."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._free: list[Held] = []
-        self._room = asyncio.Semaphore(TOGETHER)
+        self._idle: list[DriverConnection] = []
+        self._slots = asyncio.Semaphore(CONNECTIONS_PER_POOL)
 
-    async def rows(self, driven: Driven, values: Sequence[Any]) -> list[Any]:
+    async def fetch(self, compiled: CompiledStatement, values: Sequence[Any]) -> list[Any]:
         """Return the driver's rows. A connection is not used again after a failure."""
-        async with self._room:
-            held = self._free.pop() if self._free else await self._opened()
+        async with self._slots:
+            held = self._idle.pop() if self._idle else await self._open_connection()
             try:
-                found: list[Any] = await held.driver.fetch(driven.sql, *values)
+                found: list[Any] = await held.driver.fetch(compiled.sql, *values)
             except BaseException:
                 held.driver.terminate()
                 raise
-            self._free.append(held)
+            self._idle.append(held)
             return found
 
-    async def _opened(self) -> "Held":
+    async def _open_connection(self) -> "DriverConnection":
         made = await self._engine.raw_connection()
-        held = Held(made.driver_connection, made)
+        held = DriverConnection(made.driver_connection, made)
         made.detach()
         return held
 
     async def close(self) -> None:
         """Close the idle connections."""
-        while self._free:
-            await self._free.pop().driver.close()
+        while self._idle:
+            await self._idle.pop().driver.close()

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 
 from models.store.outages import StreamBusy
 
-INSIDE = 2  # transactions with a connection: one holds the lock, the next one waits for it
-PROBES = 3  # transactions with a connection for streams whose lock was not free in time
-WAIT = 5.0  # that a transaction waits for a place
+MAX_PER_STREAM = 2  # transactions with a connection: one holds the lock, the next one waits for it
+MAX_PROBES = 3  # transactions with a connection for streams whose lock was not free in time
+WAIT_SECONDS = 5.0  # that a transaction waits for a place
 
 
 @dataclass
-class Lane:
+class StreamQueue:
     """The transactions of one stream."""
 
-    inside: int = 0
+    active_count: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
     is_stuck: bool = False  # its lock was not free in time: one transaction at a time tries
 
@@ -30,10 +30,10 @@ class StreamGate:
     """The queues of all streams that have transactions now."""
 
     def __init__(self) -> None:
-        self._lanes: dict[int, Lane] = {}
+        self._queues: dict[int, StreamQueue] = {}
 
     @asynccontextmanager
-    async def enter(self, streams: Collection[int]) -> AsyncGenerator[None]:
+    async def enter(self, stream_ids: Collection[int]) -> AsyncGenerator[None]:
         """Take a place in the queue of each stream.
 
         Places are taken in the order of the ids, as row locks are, so there is no deadlock. Raises
@@ -42,65 +42,67 @@ class StreamGate:
         taken: list[int] = []
         is_busy = is_free = False
         try:
-            for stream in sorted(set(streams)):
-                await self._take(stream)
+            for stream in sorted(set(stream_ids)):
+                await self._take_place(stream)
                 taken.append(stream)
             yield
         except StreamBusy:
-            is_busy = len(taken) == 1 == len(set(streams))  # else it is unknown which one
+            is_busy = len(taken) == 1 == len(set(stream_ids))  # else it is unknown which one
             raise
         else:
             is_free = True
         finally:
             for stream in taken:
-                self._leave(stream, is_busy=is_busy, is_free=is_free)
+                self._release_place(stream, is_busy=is_busy, is_free=is_free)
 
-    async def _take(self, stream: int) -> None:
-        lane = self._lanes.setdefault(stream, Lane())
-        places = 1 if lane.is_stuck else INSIDE
-        if lane.inside >= places or lane.waiting:
-            await self._wait(stream, lane)
-        elif lane.is_stuck and self._probes() >= PROBES:
+    async def _take_place(self, stream_id: int) -> None:
+        lane = self._queues.setdefault(stream_id, StreamQueue())
+        places = 1 if lane.is_stuck else MAX_PER_STREAM
+        if lane.active_count >= places or lane.waiting:
+            await self._wait_for_place(stream_id, lane)
+        elif lane.is_stuck and self._count_probes() >= MAX_PROBES:
             raise StreamBusy
         else:
-            lane.inside += 1
+            lane.active_count += 1
 
-    def _probes(self) -> int:
+    def _count_probes(self) -> int:
         """Count the transactions with a connection for stuck streams."""
-        return sum(lane.inside for lane in self._lanes.values() if lane.is_stuck)
+        return sum(lane.active_count for lane in self._queues.values() if lane.is_stuck)
 
-    async def _wait(self, stream: int, lane: Lane) -> None:
+    async def _wait_for_place(self, stream_id: int, queue: StreamQueue) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        lane.waiting.append(place)
+        queue.waiting.append(place)
         try:
-            async with asyncio.timeout(WAIT):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await place
         except BaseException as problem:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self._leave(stream, is_busy=False)  # the place was assigned at the same moment
-            elif place in lane.waiting:
-                lane.waiting.remove(place)
-                self._forget(stream, lane)
+                self._release_place(
+                    stream_id, is_busy=False
+                )  # the place was assigned at the same moment
+            elif place in queue.waiting:
+                queue.waiting.remove(place)
+                self._drop_if_unused(stream_id, queue)
             if isinstance(problem, TimeoutError):
                 raise StreamBusy from None
             raise
 
-    def _leave(self, stream: int, *, is_busy: bool, is_free: bool = False) -> None:
-        lane = self._lanes[stream]
-        lane.inside -= 1
+    def _release_place(self, stream_id: int, *, is_busy: bool, is_free: bool = False) -> None:
+        lane = self._queues[stream_id]
+        lane.active_count -= 1
         lane.is_stuck = is_busy or (lane.is_stuck and not is_free)
         while lane.waiting and is_busy:
             place = lane.waiting.popleft()
             if not place.done():
                 place.set_exception(StreamBusy())
-        places = 1 if lane.is_stuck else INSIDE
-        while lane.waiting and lane.inside < places:
+        places = 1 if lane.is_stuck else MAX_PER_STREAM
+        while lane.waiting and lane.active_count < places:
             place = lane.waiting.popleft()
             if not place.done():
-                lane.inside += 1
+                lane.active_count += 1
                 place.set_result(None)
-        self._forget(stream, lane)
+        self._drop_if_unused(stream_id, lane)
 
-    def _forget(self, stream: int, lane: Lane) -> None:
-        if not (lane.inside or lane.waiting or lane.is_stuck):
-            self._lanes.pop(stream, None)
+    def _drop_if_unused(self, stream_id: int, queue: StreamQueue) -> None:
+        if not (queue.active_count or queue.waiting or queue.is_stuck):
+            self._queues.pop(stream_id, None)

@@ -4,9 +4,9 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from models.store.postgres.address import AddressError, PostgresAddress, PostgresHost
+from models.store.postgres.address import PostgresAddress, PostgresAddressError, PostgresHost
 
-FOLDER = ".postgresql"  # below the home directory, as in libpq
+DEFAULT_FILES_FOLDER = ".postgresql"  # below the home directory, as in libpq
 
 
 class NamedContext(ssl.SSLContext):
@@ -27,7 +27,7 @@ class NamedContext(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs)
 
 
-def tls_of(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
+def tls_context_for_host(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
     """Create the TLS context for a host, or None if it is reached without TLS.
 
     Raises PostgresAddressError if a file of the address can't be used.
@@ -39,9 +39,9 @@ def tls_of(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
     context.check_hostname = mode == "verify-full"
     context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_NONE
     if mode in {"require", "verify-ca", "verify-full"}:
-        _load_roots(context, address, mode)
+        _load_trusted_certificates(context, address, mode)
     _load_client_certificate(context, address)
-    _set_versions(context, address)
+    _set_tls_versions(context, address)
     context.set_alpn_protocols(["postgresql"])
     context.server_name = host.name if host.address else None
     context.sends_name = address.get("sslsni", "1") == "1"
@@ -50,70 +50,70 @@ def tls_of(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
     return context
 
 
-def _load_roots(context: NamedContext, address: PostgresAddress, mode: str) -> None:
+def _load_trusted_certificates(context: NamedContext, address: PostgresAddress, mode: str) -> None:
     """Load the trusted certificates. `require` verifies only if there is a file of them."""
-    given, own = address.get("sslrootcert"), _own("root.crt")
+    given, own = address.get("sslrootcert"), _default_file("root.crt")
     if given == "system" or (not given and address.get("channel_binding") == "require"):
         context.load_default_certs()
     elif given or own:
-        _load(context, "sslrootcert", given or str(own))
+        _load_certificate_file(context, "sslrootcert", given or str(own))
         context.verify_mode = ssl.CERT_REQUIRED
     elif mode != "require":
-        raise AddressError(
+        raise PostgresAddressError(
             f"sslmode={mode} needs certificates to trust: set sslrootcert to a file, or to system"
         )
-    revoked, folder = address.get("sslcrl") or _own("root.crl"), address.get("sslcrldir")
+    revoked, folder = address.get("sslcrl") or _default_file("root.crl"), address.get("sslcrldir")
     if context.verify_mode is ssl.CERT_REQUIRED and (revoked or folder):
         if revoked:
-            _load(context, "sslcrl", str(revoked))
+            _load_certificate_file(context, "sslcrl", str(revoked))
         if folder:
             context.load_verify_locations(capath=folder)
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
-def _load(context: NamedContext, name: str, path: str) -> None:
+def _load_certificate_file(context: NamedContext, parameter_name: str, path: str) -> None:
     try:
         context.load_verify_locations(cafile=path)
     except (OSError, ssl.SSLError) as problem:
-        raise _unusable(name, path, problem) from None
+        raise _file_error(parameter_name, path, problem) from None
 
 
 def _load_client_certificate(context: NamedContext, address: PostgresAddress) -> None:
     if address.get("sslcertmode") == "disable":
         return
-    certificate = address.get("sslcert") or _own("postgresql.crt")
-    key = address.get("sslkey") or _own("postgresql.key")
+    certificate = address.get("sslcert") or _default_file("postgresql.crt")
+    key = address.get("sslkey") or _default_file("postgresql.key")
     if certificate:
         try:
             context.load_cert_chain(
                 certificate, key or None, password=lambda: address.get("sslpassword")
             )
         except (OSError, ssl.SSLError) as problem:
-            raise _unusable("sslcert or sslkey", str(certificate), problem) from None
+            raise _file_error("sslcert or sslkey", str(certificate), problem) from None
 
 
-def _set_versions(context: NamedContext, address: PostgresAddress) -> None:
+def _set_tls_versions(context: NamedContext, address: PostgresAddress) -> None:
     least = address.get("ssl_min_protocol_version", "TLSv1.2")
-    context.minimum_version = _version(least)
+    context.minimum_version = _parse_tls_version(least)
     if most := address.get("ssl_max_protocol_version"):
-        context.maximum_version = _version(most)
+        context.maximum_version = _parse_tls_version(most)
         if context.maximum_version < context.minimum_version:
-            raise AddressError("ssl_max_protocol_version is below ssl_min_protocol_version")
+            raise PostgresAddressError("ssl_max_protocol_version is below ssl_min_protocol_version")
 
 
-def _version(name: str) -> ssl.TLSVersion:
+def _parse_tls_version(name: str) -> ssl.TLSVersion:
     return ssl.TLSVersion[name.replace(".", "_")]
 
 
-def _own(name: str) -> Path | None:
+def _default_file(name: str) -> Path | None:
     """Return libpq's default file in the home directory, if it exists."""
     try:
-        path = Path.home() / FOLDER / name
+        path = Path.home() / DEFAULT_FILES_FOLDER / name
     except RuntimeError:
         return None
     return path if path.is_file() else None
 
 
-def _unusable(name: str, path: str, problem: Exception) -> AddressError:
+def _file_error(parameter_name: str, path: str, problem: Exception) -> PostgresAddressError:
     reason = getattr(problem, "strerror", None) or type(problem).__name__
-    return AddressError(f"the file {path} of {name} can't be used: {reason}")
+    return PostgresAddressError(f"the file {path} of {parameter_name} can't be used: {reason}")

@@ -15,26 +15,26 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.store import cancel_safety
 from models.store.committed_transactions import COMMITTED
-from models.store.outages import StoreUnavailable, unavailable
-from models.store.sqlite.wal_checkpoints import Checkpoints
-from models.store.sqlite.write_lock import StoreTurn
+from models.store.outages import StorageUnavailable, storage_failure
+from models.store.sqlite.wal_checkpoints import CheckpointThread
+from models.store.sqlite.write_lock import WriteLock
 
-MOST = 32  # transactions in a group
-LONGEST = 0.005  # time that a group stays open, which delays its callers
+MAX_GROUP_SIZE = 32  # transactions in a group
+MAX_GROUP_SECONDS = 0.005  # time that a group stays open, which delays its callers
 
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
 
 @dataclass
-class Group:
+class CommitGroup:
     """Transactions that share one transaction of SQLite, and so one write to the disk."""
 
     connection: AsyncConnection
-    began: float = field(default_factory=time.monotonic)
-    units: int = 0
-    saved: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    began_at: float = field(default_factory=time.monotonic)
+    transaction_count: int = 0
+    committed: asyncio.Future[None] = field(default_factory=asyncio.Future)
     # why SQLite rolled the transaction back before its commit
-    failure: StoreUnavailable | None = None
+    failure: StorageUnavailable | None = None
 
 
 class GroupCommit:
@@ -44,62 +44,66 @@ class GroupCommit:
     caller continues before its changes are on the disk.
     """
 
-    def __init__(self, engine: AsyncEngine, store: StoreTurn, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, engine: AsyncEngine, write_lock: WriteLock, checkpoints: CheckpointThread
+    ) -> None:
         self._engine = engine.execution_options(merganser_write=True)
         self._checkpoints = checkpoints
-        self.store = store
-        self._turn = asyncio.Lock()
+        self.write_lock = write_lock
+        self._lock = asyncio.Lock()
         self._waiting = 0
-        self._group: Group | None = None
+        self._open_group: CommitGroup | None = None
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[AsyncSession]:
+    async def write_session(self) -> AsyncGenerator[AsyncSession]:
         """Open a session in a savepoint, and wait until its group is committed."""
-        await self._take_turn()
-        with cancel_safety.unit():  # from here on it ends normally, even if it is cancelled
+        await self._acquire_lock()
+        with (
+            cancel_safety.delay_cancellation()
+        ):  # from here on it ends normally, even if it is cancelled
             try:
-                group = self._group = self._group or await self._begun()
+                group = self._open_group = self._open_group or await self._begin_group()
                 try:
                     async with self._savepoint(group) as session:
                         yield session
                 finally:
-                    if self._ends(group):
-                        await self._save(group)
+                    if self._is_group_full(group):
+                        await self._commit_group(group)
             finally:
-                self._turn.release()
-            await cancel_safety.to_the_end(group.saved)
+                self._lock.release()
+            await cancel_safety.await_to_end(group.committed)
             session.info[COMMITTED] = True
 
-    async def _begun(self) -> Group:
-        await self.store.wait()
+    async def _begin_group(self) -> CommitGroup:
+        await self.write_lock.acquire()
         try:
-            return Group(await self._engine.connect())
+            return CommitGroup(await self._engine.connect())
         except BaseException:
-            self.store.give()
+            self.write_lock.release()
             raise
 
     @asynccontextmanager
-    async def alone(self) -> AsyncGenerator[None]:
+    async def exclusive(self) -> AsyncGenerator[None]:
         """Hold the lock without an open group, for a writer with its own connection."""
-        async with self._turn:
-            if self._group:
-                await self._save(self._group)
+        async with self._lock:
+            if self._open_group:
+                await self._commit_group(self._open_group)
             yield
 
-    async def _take_turn(self) -> None:
+    async def _acquire_lock(self) -> None:
         self._waiting += 1
         try:
-            await self._turn.acquire()
+            await self._lock.acquire()
         except asyncio.CancelledError:
-            if self._group and self._waiting == 1 and not self._turn.locked():
-                await self._save(self._group)  # it was kept open for this caller alone
+            if self._open_group and self._waiting == 1 and not self._lock.locked():
+                await self._commit_group(self._open_group)  # it was kept open for this caller alone
             raise
         finally:
             self._waiting -= 1
 
     @asynccontextmanager
-    async def _savepoint(self, group: Group) -> AsyncGenerator[AsyncSession]:
-        group.units += 1
+    async def _savepoint(self, group: CommitGroup) -> AsyncGenerator[AsyncSession]:
+        group.transaction_count += 1
         try:
             async with AsyncSession(
                 group.connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
@@ -117,30 +121,35 @@ class GroupCommit:
                 raise group.failure from group.failure.__cause__
             raise
 
-    def _ends(self, group: Group) -> bool:
-        old = time.monotonic() - group.began > LONGEST
-        return group.failure is not None or not self._waiting or group.units >= MOST or old
+    def _is_group_full(self, group: CommitGroup) -> bool:
+        old = time.monotonic() - group.began_at > MAX_GROUP_SECONDS
+        return (
+            group.failure is not None
+            or not self._waiting
+            or group.transaction_count >= MAX_GROUP_SIZE
+            or old
+        )
 
-    async def _save(self, group: Group) -> None:
-        self._group = None
+    async def _commit_group(self, group: CommitGroup) -> None:
+        self._open_group = None
         try:
             if group.failure is not None:
                 raise group.failure
             await group.connection.commit()
         except Exception as problem:  # noqa: BLE001 - each transaction of the group raises it
-            group.saved.set_exception(problem)
-            group.saved.exception()  # marks it as retrieved, if no caller waits
+            group.committed.set_exception(problem)
+            group.committed.exception()  # marks it as retrieved, if no caller waits
         else:
-            group.saved.set_result(None)
-            self._checkpoints.committed()
+            group.committed.set_result(None)
+            self._checkpoints.start_if_due()
         finally:
             try:
                 await group.connection.close()
             finally:
-                self.store.give()
+                self.write_lock.release()
 
 
-async def _note_lost_transaction(group: Group, problem: Exception) -> None:
+async def _note_lost_transaction(group: CommitGroup, problem: Exception) -> None:
     """Note why SQLite rolled the transaction of a group back, if it did.
 
     It does so when the disk is full, or fails: https://www.sqlite.org/lang_transaction.html After a
@@ -150,74 +159,79 @@ async def _note_lost_transaction(group: Group, problem: Exception) -> None:
     driver: Any = (await group.connection.get_raw_connection()).driver_connection
     if driver.in_transaction:
         return
-    failure = unavailable(problem)
+    failure = storage_failure(problem)
     if failure is None:
         if not group.connection.in_transaction():
             return
-        failure = StoreUnavailable()
+        failure = StorageUnavailable()
     group.failure = failure
     if failure is not problem:
         failure.__cause__ = problem
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WriteJob:
     """A synchronous transaction that waits for the writer's thread."""
 
     work: Callable[[Connection], Any]
-    outcome: asyncio.Future[Any]
+    result: asyncio.Future[Any]
 
 
-class Batches:
+class WriteQueue:
     """Runs functions of a connection in the writer's thread, several in one transaction."""
 
-    def __init__(self, engine: Engine, turns: GroupCommit, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, engine: Engine, group_commit: GroupCommit, checkpoints: CheckpointThread
+    ) -> None:
         self.engine = engine
         self._checkpoints = checkpoints
-        self._turns = turns
+        self._group_commit = group_commit
         self._thread = ThreadPoolExecutor(1, "writer")
-        self._waiting: deque[Job] = deque()
+        self._waiting_jobs: deque[WriteJob] = deque()
         self._running: asyncio.Task[None] | None = None
         # To take it from the pool and return it would cost as much as a small transaction.
         self._connection: Connection | None = None
 
-    async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
+    async def run_transaction(self, work: Callable[[Connection], Result]) -> Result:
         """Run a function in a transaction, and return its result after the commit."""
-        job = Job(work, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
+        job = WriteJob(work, asyncio.get_running_loop().create_future())
+        self._waiting_jobs.append(job)
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
-        outcome: Outcome = await job.outcome
+            self._running = asyncio.create_task(self._run_jobs())
+        outcome: Result = await job.result
         return outcome
 
-    async def _run(self) -> None:
+    async def _run_jobs(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            async with self._turns.alone():
-                jobs = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        while self._waiting_jobs:
+            async with self._group_commit.exclusive():
+                jobs = [
+                    self._waiting_jobs.popleft()
+                    for _ in range(min(MAX_GROUP_SIZE, len(self._waiting_jobs)))
+                ]
                 try:
-                    done = await loop.run_in_executor(self._thread, self._commit, jobs)
+                    done = await loop.run_in_executor(self._thread, self._commit_locked, jobs)
                 except Exception as broken:  # noqa: BLE001 - each transaction of the group raises it
                     done = [(None, broken)] * len(jobs)
-            self._waiting.extendleft(
+            self._waiting_jobs.extendleft(
                 reversed(jobs[len(done) :])
             )  # those for which there was no time
             for job, (value, problem) in zip(jobs, done, strict=False):
-                if job.outcome.done():
+                if job.result.done():
                     continue  # the caller was cancelled; the work is done nevertheless
                 if problem:
-                    job.outcome.set_exception(problem)
+                    job.result.set_exception(problem)
                 else:
-                    job.outcome.set_result(value)
+                    job.result.set_result(value)
 
-    def _commit(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
-        self._turns.store.take()
+    def _commit_locked(self, jobs: list[WriteJob]) -> list[tuple[Any, Exception | None]]:
+        self._group_commit.write_lock.acquire_blocking()
         try:
-            return self._committed(jobs)
+            return self._commit_jobs(jobs)
         finally:
-            self._turns.store.give()
+            self._group_commit.write_lock.release()
 
-    def _committed(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
+    def _commit_jobs(self, jobs: list[WriteJob]) -> list[tuple[Any, Exception | None]]:
         if self._connection is None:
             self._connection = self.engine.connect()
         connection, done = self._connection, list[tuple[Any, Exception | None]]()
@@ -229,15 +243,15 @@ class Batches:
             else:
                 began = time.monotonic()
                 for job in jobs:
-                    done.append(_apart(connection, job))
-                    if time.monotonic() - began > LONGEST:
+                    done.append(_run_in_savepoint(connection, job))
+                    if time.monotonic() - began > MAX_GROUP_SECONDS:
                         break
             driver.execute("COMMIT")
         except BaseException:
             if driver.in_transaction:  # SQLite has rolled it back if the disk is full
                 driver.execute("ROLLBACK")
             raise
-        self._checkpoints.committed()
+        self._checkpoints.start_if_due()
         return done
 
     async def close(self) -> None:
@@ -248,10 +262,10 @@ class Batches:
             self._connection.close()
         self._checkpoints.close()
         self.engine.dispose()
-        self._turns.store.close()
+        self._group_commit.write_lock.close()
 
 
-def _apart(connection: Connection, job: Job) -> tuple[Any, Exception | None]:
+def _run_in_savepoint(connection: Connection, job: WriteJob) -> tuple[Any, Exception | None]:
     """Run one of several jobs; roll it back if it fails. Return its result or its error."""
     driver: Any = connection.connection.driver_connection  # SQLAlchemy takes as long as the job
     driver.execute("SAVEPOINT unit")

@@ -7,10 +7,10 @@ Then there is no savepoint to roll back to, and that error would hide the first 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from models.store.outages import StoreUnavailable, unavailable
+from models.store.outages import StorageUnavailable, storage_failure
 
-LOST = "no such savepoint"
-FAILURE = "merganser_failure"  # in the `info` of a connection
+LOST_SAVEPOINT_MESSAGE = "no such savepoint"
+FAILURE_KEY = "merganser_failure"  # in the `info` of a connection
 
 
 def raise_first_failure(engine: Engine) -> None:
@@ -21,9 +21,9 @@ def raise_first_failure(engine: Engine) -> None:
         if context.connection is None:
             return
         info, problem = context.connection.info, context.original_exception
-        if LOST in str(problem):
-            failure: StoreUnavailable = info.get(FAILURE) or StoreUnavailable()
+        if LOST_SAVEPOINT_MESSAGE in str(problem):
+            failure: StorageUnavailable = info.get(FAILURE_KEY) or StorageUnavailable()
             raise failure from failure.__cause__ or problem
-        if failed := unavailable(problem):
+        if failed := storage_failure(problem):
             failed.__cause__ = problem
-            info[FAILURE] = failed
+            info[FAILURE_KEY] = failed

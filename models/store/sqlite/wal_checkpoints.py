@@ -15,28 +15,28 @@ from sqlalchemy.exc import DBAPIError
 
 log = logging.getLogger(__name__)
 
-EVERY = 0.25  # seconds between two checkpoints, while there are commits
+INTERVAL = 0.25  # seconds between two checkpoints, while there are commits
 
 
-class Checkpoints:
+class CheckpointThread:
     """The thread that runs the checkpoints of one database."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._connection: PoolProxiedConnection | None = None
-        self._doing: Future[None] | None = None
-        self._last = time.monotonic()
+        self._running: Future[None] | None = None
+        self._started_at = time.monotonic()
 
-    def committed(self) -> None:
+    def start_if_due(self) -> None:
         """Start a checkpoint after a commit if one is due. Any writer's thread calls it."""
         now = time.monotonic()
-        if now - self._last < EVERY or (self._doing and not self._doing.done()):
+        if now - self._started_at < INTERVAL or (self._running and not self._running.done()):
             return
-        self._last = now
-        self._doing = self._thread.submit(self._do)
+        self._started_at = now
+        self._running = self._thread.submit(self._run_checkpoint)
 
-    def _do(self) -> None:
+    def _run_checkpoint(self) -> None:
         try:
             if self._connection is None:
                 self._connection = self._engine.raw_connection()

@@ -7,7 +7,7 @@ import os
 from models.store import cancel_safety
 
 
-class StoreTurn:
+class WriteLock:
     """A lock on a file beside the database. Its release wakes a waiting process.
 
     SQLite alone sleeps and checks again, up to a tenth of a second each time, so an unlucky writer
@@ -21,25 +21,25 @@ class StoreTurn:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._handle = os.open(f"{database}.turn", flags, 0o600)
 
-    def take(self) -> None:
+    def acquire_blocking(self) -> None:
         """Wait for the lock; for threads."""
         if self._handle >= 0:
             fcntl.flock(self._handle, fcntl.LOCK_EX)
 
-    def _taken(self) -> bool:
+    def _try_acquire(self) -> bool:
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
-    async def wait(self) -> None:
+    async def acquire(self) -> None:
         """Wait for the lock, in a thread only if another process has it."""
-        if self._handle >= 0 and not self._taken():
+        if self._handle >= 0 and not self._try_acquire():
             loop = asyncio.get_running_loop()
-            await cancel_safety.to_the_end(loop.run_in_executor(None, self.take))
+            await cancel_safety.await_to_end(loop.run_in_executor(None, self.acquire_blocking))
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Release the lock."""
         if self._handle >= 0:
             fcntl.flock(self._handle, fcntl.LOCK_UN)

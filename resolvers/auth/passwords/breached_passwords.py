@@ -9,59 +9,59 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from models.runtime.environment import World
-from resolvers.auth.passwords.common_passwords import COMMONEST
+from models.runtime.environment import Environment
+from resolvers.auth.passwords.common_passwords import COMMON_PASSWORDS
 
 log = logging.getLogger(__name__)
 
-PREFIX = 5  # hex digits of the SHA-1 that the range service receives
-PATIENCE = 2.0  # seconds
-LONGEST = 4 << 20  # bytes
-_HASH = re.compile(rb"[0-9A-Fa-f]{40}(:\d+)?\s*")
+HASH_PREFIX_LENGTH = 5  # hex digits of the SHA-1 that the range service receives
+RANGE_TIMEOUT = 2.0  # seconds
+MAX_RESPONSE_SIZE = 4 << 20  # bytes
+_HASH_LINE = re.compile(rb"[0-9A-Fa-f]{40}(:\d+)?\s*")
 
 
-async def known(world: World, password: str) -> bool:
+async def is_breached(environment: Environment, password: str) -> bool:
     """True if a list or the range service knows the password.
 
     False if the service does not respond or the list can't be read. Must not be called inside a
     transaction.
     """
-    if password.casefold() in COMMONEST:
+    if password.casefold() in COMMON_PASSWORDS:
         return True
-    listed, service = world.options.breached_list, world.options.breached_range
-    if listed is not None and await asyncio.to_thread(_listed, listed, password):
+    list_path, range_url = environment.options.breached_list, environment.options.breached_range
+    if list_path is not None and await asyncio.to_thread(_is_in_list, list_path, password):
         return True
-    if not service:
+    if not range_url:
         return False
-    asked = asyncio.to_thread(_asked, service, password)
+    query = asyncio.to_thread(_query_range_service, range_url, password)
     try:
-        return await asyncio.wait_for(asked, PATIENCE)
+        return await asyncio.wait_for(query, RANGE_TIMEOUT)
     except (TimeoutError, OSError, ValueError, http.client.HTTPException) as problem:
         log.warning("the range service does not answer", extra={"problem": repr(problem)})
         return False
 
 
-def _sha1(password: str) -> str:
+def _sha1_hex(password: str) -> str:
     return hashlib.sha1(password.encode(), usedforsecurity=False).hexdigest().upper()
 
 
-def _listed(path: Path, password: str) -> bool:
+def _is_in_list(path: Path, password: str) -> bool:
     """True if the sorted file of passwords or hashes has this password."""
     try:
         with path.open("rb") as file:
-            first = file.readline(1024)
-            if not first:
+            first_line = file.readline(1024)
+            if not first_line:
                 return False
-            hashed = bool(_HASH.fullmatch(first))
-            wanted = _sha1(password) if hashed else password
+            has_hashes = bool(_HASH_LINE.fullmatch(first_line))
+            searched_line = _sha1_hex(password) if has_hashes else password
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
-                return _holds(lines, wanted.encode(), hashed=hashed)
+                return _has_line(lines, searched_line.encode(), has_hashes=has_hashes)
     except (OSError, ValueError):
         log.exception("the list of known passwords cannot be read")
         return False
 
 
-def _holds(lines: mmap.mmap, wanted: bytes, *, hashed: bool) -> bool:
+def _has_line(lines: mmap.mmap, searched_line: bytes, *, has_hashes: bool) -> bool:
     """True if the sorted lines contain this one: a binary search. Text after a hash is ignored."""
     low, high = 0, len(lines)
     while low < high:
@@ -70,41 +70,43 @@ def _holds(lines: mmap.mmap, wanted: bytes, *, hashed: bool) -> bool:
         end = lines.find(b"\n", middle, high)
         end = high if end < 0 else end
         line = lines[start:end].rstrip(b"\r")
-        if hashed:
-            line = line[: len(wanted)].upper()
-        if line == wanted:
+        if has_hashes:
+            line = line[: len(searched_line)].upper()
+        if line == searched_line:
             return True
-        if line < wanted:
+        if line < searched_line:
             low = end + 1
         else:
             high = start
     return False
 
 
-def _asked(service: str, password: str) -> bool:
+def _query_range_service(range_url: str, password: str) -> bool:
     """True if the range service lists the password. It responds with lines `SUFFIX:COUNT`.
 
     Raises OSError, ValueError or HTTPException if the request fails.
     """
-    digest = _sha1(password)
-    there = urlsplit(service)
-    make = http.client.HTTPSConnection if there.scheme == "https" else http.client.HTTPConnection
-    connection = make(there.netloc, timeout=PATIENCE)
+    digest = _sha1_hex(password)
+    url = urlsplit(range_url)
+    connection_class = (
+        http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    )
+    connection = connection_class(url.netloc, timeout=RANGE_TIMEOUT)
     try:
         # Padding hides the prefix from an eavesdropper who sees the length of the response.
         headers = {"Add-Padding": "true", "User-Agent": "Merganser"}
-        connection.request("GET", f"{there.path}/{digest[:PREFIX]}", headers=headers)
-        with connection.getresponse() as answer:
-            if answer.status != http.client.OK:
-                raise ValueError(f"status {answer.status}")
-            lines = answer.read(LONGEST).decode("ascii", "replace").splitlines()
+        connection.request("GET", f"{url.path}/{digest[:HASH_PREFIX_LENGTH]}", headers=headers)
+        with connection.getresponse() as response:
+            if response.status != http.client.OK:
+                raise ValueError(f"status {response.status}")
+            lines = response.read(MAX_RESPONSE_SIZE).decode("ascii", "replace").splitlines()
     finally:
         connection.close()
-    counts = dict(_counted(line) for line in lines)
-    return counts.get(digest[PREFIX:], 0) > 0
+    counts = dict(_parse_range_line(line) for line in lines)
+    return counts.get(digest[HASH_PREFIX_LENGTH:], 0) > 0
 
 
-def _counted(line: str) -> tuple[str, int]:
+def _parse_range_line(line: str) -> tuple[str, int]:
     """Parse a line into hash suffix and count; the count is 0 if it is malformed."""
     suffix, _, count = line.strip().partition(":")
     return suffix.upper(), int(count) if count.isdecimal() else 0

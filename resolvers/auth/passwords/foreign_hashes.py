@@ -17,10 +17,10 @@ from argon2 import Type
 from argon2.exceptions import Argon2Error, VerifyMismatchError
 from argon2.low_level import verify_secret
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-LONGEST = 512  # characters
-MOST = {
+MAX_LENGTH = 512  # characters
+MAX_COSTS = {
     "PBKDF2": 2_000_000,  # iterations
     "bcrypt": 14,  # its cost, 2^n rounds
     "crypt": 1_000_000,  # rounds
@@ -28,87 +28,98 @@ MOST = {
     "time": 1 << 20,  # KiB, times passes
     "lanes": 16,
 }
-BCRYPT = 72  # bytes of a password that bcrypt uses
-BCRYPT_LEAST = 4
-BCRYPT_SALT, BCRYPT_SALT_ENDS = 22, ".Oeu"  # characters; last ones that leave no extra bits
-SHA_LEAST = 1000  # of SHA-256 and SHA-512 crypt
-LANE_MEMORY = 8  # KiB that each lane of Argon2 needs at least
-TYPES = {"argon2d": Type.D, "argon2i": Type.I, "argon2id": Type.ID}
+BCRYPT_MAX_BYTES = 72  # bytes of a password that bcrypt uses
+BCRYPT_MIN_COST = 4
+BCRYPT_SALT_LENGTH, BCRYPT_SALT_LAST_CHARACTERS = (
+    22,
+    ".Oeu",
+)  # characters; last ones that leave no extra bits
+SHA_MIN_ROUNDS = 1000  # of SHA-256 and SHA-512 crypt
+ARGON2_LANE_MEMORY = 8  # KiB that each lane of Argon2 needs at least
+ARGON2_TYPES = {"argon2d": Type.D, "argon2i": Type.I, "argon2id": Type.ID}
 
 _B64 = "A-Za-z0-9./+"
-_PBKDF2 = re.compile(
+_PBKDF2_PATTERN = re.compile(
     rf"\$pbkdf2-(?P<digest>sha1|sha256|sha512)\$(?:i=)?(?P<cost>\d{{1,9}})(?:,l=\d{{1,3}})?"
     rf"\$(?P<salt>[{_B64}]{{2,128}})\$(?P<hash>[{_B64}]{{22,86}})"
 )
-_BCRYPT = re.compile(r"\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}")
-_MD5 = re.compile(r"\$1\$[./A-Za-z0-9]{0,8}\$[./A-Za-z0-9]{22}")
-_SHA = re.compile(
+_BCRYPT_PATTERN = re.compile(r"\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}")
+_MD5_PATTERN = re.compile(r"\$1\$[./A-Za-z0-9]{0,8}\$[./A-Za-z0-9]{22}")
+_SHA_PATTERN = re.compile(
     r"\$(?:5\$(?:rounds=(?P<cost>\d{1,9})\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{43}"
     r"|6\$(?:rounds=(?P<cost6>\d{1,9})\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{86})"
 )
-_DES = re.compile(r"[./0-9A-Za-z]{13}")
-_ARGON2 = re.compile(
+_DES_PATTERN = re.compile(r"[./0-9A-Za-z]{13}")
+_ARGON2_PATTERN = re.compile(
     r"\$argon2(?:d|i|id)\$(?:v=(?:16|19)\$)?m=(?P<memory>\d{1,9}),t=(?P<time>\d{1,9}),"
     r"p=(?P<lanes>\d{1,4})\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{6,172}"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class HashFormat:
     """A format of password hashes, with its check of a password."""
 
-    form: re.Pattern[str]
-    costs: Callable[[re.Match[str]], bool]  # the cost is within `MAX_COSTS`
+    pattern: re.Pattern[str]
+    is_affordable: Callable[[re.Match[str]], bool]  # the cost is within `MAX_COSTS`
     verify: Callable[[bytes, str], bool]
     is_usable: Callable[[re.Match[str]], bool]  # `verify` can read it; computes no hash
-    native: bool = True  # `verify` releases the interpreter's lock
+    releases_gil: bool = True  # `verify` releases the interpreter's lock
 
 
-def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
+def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("password",)) -> str:
     """Return the hash, trimmed, if passwords can be compared with it.
 
     Raises Invalid if its format is unknown, or if a comparison would cost too much. Computes no
     hash: the check takes less than a millisecond.
     """
-    stored = stored.strip()
-    for known in FORMATS:
-        match = known.form.fullmatch(stored) if len(stored) <= LONGEST else None
+    password_hash = password_hash.strip()
+    for hash_format in FORMATS:
+        match = (
+            hash_format.pattern.fullmatch(password_hash)
+            if len(password_hash) <= MAX_LENGTH
+            else None
+        )
         if match is None:
             continue
-        if not known.costs(match):
+        if not hash_format.is_affordable(match):
             text = "to check a password against this hash would cost too much"
-            raise Invalid(text, constraint="cost", path=path)
-        if not known.is_usable(match):
-            raise unknown(path)
-        return stored
-    raise unknown(path)
+            raise InvalidInput(text, constraint="cost", path=path)
+        if not hash_format.is_usable(match):
+            raise unknown_hash_format(path)
+        return password_hash
+    raise unknown_hash_format(path)
 
 
-def unknown(path: Sequence[str]) -> Invalid:
+def unknown_hash_format(path: Sequence[str]) -> InvalidInput:
     """Return the error for a hash that can't be checked."""
     text = "not a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
-    return Invalid(text, constraint="hash", path=path)
+    return InvalidInput(text, constraint="hash", path=path)
 
 
-def verify(password: str, stored: str) -> bool:
+def verify_foreign_hash(password: str, password_hash: str) -> bool:
     """True if this is the password of the hash. Raises ValueError for an unknown format."""
-    for known in FORMATS:
-        if known.form.fullmatch(stored):
-            return known.verify(password.encode(), stored)
+    for hash_format in FORMATS:
+        if hash_format.pattern.fullmatch(password_hash):
+            return hash_format.verify(password.encode(), password_hash)
     raise ValueError("a hash of no known form")
 
 
-def is_native(stored: str) -> bool:
+def releases_gil(password_hash: str) -> bool:
     """True if a password can be checked without holding the interpreter's lock."""
-    return any(known.native for known in FORMATS if known.form.fullmatch(stored))
+    return any(
+        hash_format.releases_gil
+        for hash_format in FORMATS
+        if hash_format.pattern.fullmatch(password_hash)
+    )
 
 
-def foreign(stored: str) -> bool:
+def is_foreign_hash(password_hash: str) -> bool:
     """True if the hash is of another kind than this server creates."""
-    return not stored.startswith("$argon2id$")
+    return not password_hash.startswith("$argon2id$")
 
 
-def _bytes(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     """Decode unpadded base64 with `+` or `.` as the 62nd digit.
 
     Raises ValueError.
@@ -120,58 +131,68 @@ def _bytes(text: str) -> bytes:
         raise ValueError("not base64") from problem
 
 
-def _pbkdf2(password: bytes, stored: str) -> bool:
-    parts = _PBKDF2.fullmatch(stored)
+def _verify_pbkdf2(password: bytes, password_hash: str) -> bool:
+    parts = _PBKDF2_PATTERN.fullmatch(password_hash)
     if parts is None:
         raise ValueError("not PBKDF2")
-    kept, salt = _bytes(parts["hash"]), _bytes(parts["salt"])
-    made = hashlib.pbkdf2_hmac(parts["digest"], password, salt, int(parts["cost"]), len(kept))
-    return hmac.compare_digest(made, kept)
+    expected, salt = _decode_base64(parts["hash"]), _decode_base64(parts["salt"])
+    computed = hashlib.pbkdf2_hmac(
+        parts["digest"], password, salt, int(parts["cost"]), len(expected)
+    )
+    return hmac.compare_digest(computed, expected)
 
 
-def _bcrypt(password: bytes, stored: str) -> bool:
+def _verify_bcrypt(password: bytes, password_hash: str) -> bool:
     import bcrypt  # noqa: PLC0415 - few servers need it, and it delays the start
 
-    return bcrypt.checkpw(password[:BCRYPT], stored.encode())
+    return bcrypt.checkpw(password[:BCRYPT_MAX_BYTES], password_hash.encode())
 
 
-def _crypt(name: str) -> Callable[[bytes, str], bool]:
+def _passlib_verifier(scheme: str) -> Callable[[bytes, str], bool]:
     """Return a verify function for a crypt scheme of passlib."""
 
     def verify(password: bytes, stored: str) -> bool:
         from passlib import hash as hashes  # noqa: PLC0415 - delays the start
 
-        return bool(getattr(hashes, name).verify(password, stored))
+        return bool(getattr(hashes, scheme).verify(password, stored))
 
     return verify
 
 
-def _sha(password: bytes, stored: str) -> bool:
-    return _crypt("sha256_crypt" if stored.startswith("$5$") else "sha512_crypt")(password, stored)
+def _verify_sha_crypt(password: bytes, password_hash: str) -> bool:
+    return _passlib_verifier("sha256_crypt" if password_hash.startswith("$5$") else "sha512_crypt")(
+        password, password_hash
+    )
 
 
-def _argon2(password: bytes, stored: str) -> bool:
+def _verify_argon2(password: bytes, password_hash: str) -> bool:
     try:
-        return verify_secret(stored.encode(), password, TYPES[stored.split("$")[1]])
+        return verify_secret(
+            password_hash.encode(), password, ARGON2_TYPES[password_hash.split("$")[1]]
+        )
     except VerifyMismatchError:
         return False
 
 
-def _argon2_affordable(match: re.Match[str]) -> bool:
+def _is_argon2_affordable(match: re.Match[str]) -> bool:
     memory, time, lanes = (int(match[name]) for name in ("memory", "time", "lanes"))
-    return memory <= MOST["memory"] and memory * time <= MOST["time"] and lanes <= MOST["lanes"]
+    return (
+        memory <= MAX_COSTS["memory"]
+        and memory * time <= MAX_COSTS["time"]
+        and lanes <= MAX_COSTS["lanes"]
+    )
 
 
 def _is_argon2_usable(match: re.Match[str]) -> bool:
     """True if libargon2 can decode the hash: verified with the least memory and one pass."""
     memory, time, lanes = (int(match[name]) for name in ("memory", "time", "lanes"))
-    least = LANE_MEMORY * lanes
-    if lanes < 1 or time < 1 or memory < least:
+    min_memory = ARGON2_LANE_MEMORY * lanes
+    if lanes < 1 or time < 1 or memory < min_memory:
         return False
     start, end = match.start("memory") - len("m="), match.end("lanes")
-    cheap = f"{match.string[:start]}m={least},t=1,p={lanes}{match.string[end:]}"
+    cheap_hash = f"{match.string[:start]}m={min_memory},t=1,p={lanes}{match.string[end:]}"
     try:
-        _argon2(b"", cheap)
+        _verify_argon2(b"", cheap_hash)
     except Argon2Error:
         return False
     return True
@@ -179,42 +200,50 @@ def _is_argon2_usable(match: re.Match[str]) -> bool:
 
 def _is_pbkdf2_usable(match: re.Match[str]) -> bool:
     try:
-        return bool(_bytes(match["hash"]) and _bytes(match["salt"]))
+        return bool(_decode_base64(match["hash"]) and _decode_base64(match["salt"]))
     except ValueError:
         return False
 
 
 def _is_bcrypt_usable(match: re.Match[str]) -> bool:
     """True if the cost is one of bcrypt's, and the salt is 16 bytes with no bits left over."""
-    salt_end = match.start() + len("$2b$00$") + BCRYPT_SALT
-    return int(match["cost"]) >= BCRYPT_LEAST and match.string[salt_end - 1] in BCRYPT_SALT_ENDS
+    salt_end = match.start() + len("$2b$00$") + BCRYPT_SALT_LENGTH
+    return (
+        int(match["cost"]) >= BCRYPT_MIN_COST
+        and match.string[salt_end - 1] in BCRYPT_SALT_LAST_CHARACTERS
+    )
 
 
 def _is_sha_usable(match: re.Match[str]) -> bool:
     rounds = match["cost"] or match["cost6"]
-    return rounds is None or (not rounds.startswith("0") and int(rounds) >= SHA_LEAST)
+    return rounds is None or (not rounds.startswith("0") and int(rounds) >= SHA_MIN_ROUNDS)
 
 
-def _any(_match: re.Match[str]) -> bool:
+def _always(_match: re.Match[str]) -> bool:
     return True
 
 
 FORMATS = (
-    Format(_ARGON2, _argon2_affordable, _argon2, _is_argon2_usable),
-    Format(
-        _PBKDF2,
-        lambda match: 0 < int(match["cost"]) <= MOST["PBKDF2"],
-        _pbkdf2,
+    HashFormat(_ARGON2_PATTERN, _is_argon2_affordable, _verify_argon2, _is_argon2_usable),
+    HashFormat(
+        _PBKDF2_PATTERN,
+        lambda match: 0 < int(match["cost"]) <= MAX_COSTS["PBKDF2"],
+        _verify_pbkdf2,
         _is_pbkdf2_usable,
     ),
-    Format(_BCRYPT, lambda match: int(match["cost"]) <= MOST["bcrypt"], _bcrypt, _is_bcrypt_usable),
-    Format(
-        _SHA,
-        lambda match: int(match["cost"] or match["cost6"] or 0) <= MOST["crypt"],
-        _sha,
-        _is_sha_usable,
-        native=False,
+    HashFormat(
+        _BCRYPT_PATTERN,
+        lambda match: int(match["cost"]) <= MAX_COSTS["bcrypt"],
+        _verify_bcrypt,
+        _is_bcrypt_usable,
     ),
-    Format(_MD5, _any, _crypt("md5_crypt"), _any, native=False),
-    Format(_DES, _any, _crypt("des_crypt"), _any, native=False),
+    HashFormat(
+        _SHA_PATTERN,
+        lambda match: int(match["cost"] or match["cost6"] or 0) <= MAX_COSTS["crypt"],
+        _verify_sha_crypt,
+        _is_sha_usable,
+        releases_gil=False,
+    ),
+    HashFormat(_MD5_PATTERN, _always, _passlib_verifier("md5_crypt"), _always, releases_gil=False),
+    HashFormat(_DES_PATTERN, _always, _passlib_verifier("des_crypt"), _always, releases_gil=False),
 )

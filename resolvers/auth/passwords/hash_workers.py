@@ -25,60 +25,60 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
 from models.errors import RateLimited
-from models.runtime.helper_process import Apart
+from models.runtime.helper_process import HelperProcesses
 from resolvers.auth.passwords import foreign_hashes
 
-WAITING = 16  # for each process; more would wait for seconds and are refused
-NICE = 5  # a third of the CPU weight: a flood must not starve other work
-PROMPT_SHARE = 0.25  # of a core
-PROMPT_SAVED = 2.0  # seconds of CPU time that the thread can accumulate while few sign in
-PROMPT_WAITING = 2  # hashes of the thread at once
-LONGEST_WAIT = 5.0  # seconds until a hash is expected to end; a longer wait is refused
-LATEST_END = 8.0  # seconds for an accepted hash: an operation times out after 10
-FIRST_GUESS = 0.2  # seconds of a hash, until one was measured
-BUSY = "too many are signing in"
+MAX_WAITING_PER_PROCESS = 16  # for each process; more would wait for seconds and are refused
+PROCESS_NICENESS = 5  # a third of the CPU weight: a flood must not starve other work
+THREAD_CPU_SHARE = 0.25  # of a core
+MAX_SAVED_CPU_SECONDS = 2.0  # seconds of CPU time that the thread can accumulate while few sign in
+MAX_THREAD_HASHES = 2  # hashes of the thread at once
+MAX_EXPECTED_WAIT = 5.0  # seconds until a hash is expected to end; a longer wait is refused
+HASH_TIMEOUT = 8.0  # seconds for an accepted hash: an operation times out after 10
+INITIAL_HASH_SECONDS = 0.2  # seconds of a hash, until one was measured
+BUSY_TEXT = "too many are signing in"
 
 Arguments = ParamSpec("Arguments")
 HashResult = TypeVar("HashResult")
 
 
 @dataclass(frozen=True, slots=True)
-class TimedOutcome(Generic[HashResult]):
+class TimedHashResult(Generic[HashResult]):
     """The result of a job, with the elapsed seconds and the CPU seconds it took."""
 
-    outcome: HashResult
+    result: HashResult
     elapsed: float
     cpu: float
 
 
-class Places:
+class NonBlockingLimit:
     """A limit on concurrent use that refuses instead of waiting."""
 
-    def __init__(self, most: int) -> None:
-        self.most = self.free = most
+    def __init__(self, limit: int) -> None:
+        self.limit = self.free_count = limit
 
     @contextmanager
-    def one(self) -> Generator[None]:
+    def slot(self) -> Generator[None]:
         """Take a place for the block. Raises RateLimited if all are in use."""
-        if self.free <= 0:
-            raise RateLimited(BUSY, retry_after=timedelta(seconds=2))
-        self.free -= 1
+        if self.free_count <= 0:
+            raise RateLimited(BUSY_TEXT, retry_after=timedelta(seconds=2))
+        self.free_count -= 1
         try:
             yield
         finally:
-            self.free += 1
+            self.free_count += 1
 
 
 class HashQueue:
     """The thread or the processes that hash, with the jobs that have not ended."""
 
-    def __init__(self, workers: Apart | ThreadPoolExecutor, size: int) -> None:
-        self.workers, self.size = workers, size
-        self.elapsed = self.cpu = FIRST_GUESS  # moving averages of the seconds of a hash
-        self._jobs: list[Future[TimedOutcome[Any]]] = []
+    def __init__(self, workers: HelperProcesses | ThreadPoolExecutor, worker_count: int) -> None:
+        self.workers, self.size = workers, worker_count
+        self.elapsed = self.cpu = INITIAL_HASH_SECONDS  # moving averages of the seconds of a hash
+        self._jobs: list[Future[TimedHashResult[Any]]] = []
         self._progress_at = 0.0  # when a job last ended, or the first of these was submitted
 
-    def unfinished(self) -> int:
+    def count_unfinished(self) -> int:
         """Count the jobs that have not ended, and update the averages from the others."""
         ended = [job for job in self._jobs if job.done()]
         for job in ended:
@@ -89,123 +89,143 @@ class HashQueue:
                 self.cpu = (self.cpu + job.result().cpu) / 2
         return len(self._jobs)
 
-    def wait(self) -> float:
+    def expected_wait(self) -> float:
         """Return the expected seconds until a new job ends; 0 if no other is waiting."""
-        waiting = self.unfinished()
-        if not waiting:
+        unfinished_count = self.count_unfinished()
+        if not unfinished_count:
             return 0.0
-        first = max(self.elapsed, time.monotonic() - self._progress_at)
-        return first + waiting * self.elapsed / self.size
+        seconds_of_first = max(self.elapsed, time.monotonic() - self._progress_at)
+        return seconds_of_first + unfinished_count * self.elapsed / self.size
 
     async def run(
-        self, work: Callable[Arguments, HashResult], *args: Arguments.args, **more: Arguments.kwargs
+        self,
+        function: Callable[Arguments, HashResult],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
     ) -> HashResult:
         """Run a job and return its result. Raises RateLimited if it does not end in time."""
-        if not self.unfinished():
+        if not self.count_unfinished():
             self._progress_at = time.monotonic()
-        timed: Callable[[], TimedOutcome[HashResult]] = partial(
-            _timed, partial(work, *args, **more)
+        timed: Callable[[], TimedHashResult[HashResult]] = partial(
+            _run_timed, partial(function, *args, **kwargs)
         )
         job = self.workers.submit(timed)
         self._jobs.append(job)
         try:
-            async with asyncio.timeout(LATEST_END):
-                return (await asyncio.wrap_future(job)).outcome
+            async with asyncio.timeout(HASH_TIMEOUT):
+                return (await asyncio.wrap_future(job)).result
         except TimeoutError:
-            raise self.refusal() from None
+            raise self.rate_limited() from None
 
-    def refusal(self) -> RateLimited:
+    def rate_limited(self) -> RateLimited:
         """Return the error for a hash that would wait too long."""
-        return RateLimited(BUSY, retry_after=timedelta(seconds=max(2, math.ceil(self.wait()))))
+        return RateLimited(
+            BUSY_TEXT, retry_after=timedelta(seconds=max(2, math.ceil(self.expected_wait())))
+        )
 
 
-class Pool:
+class HashWorkerPool:
     """The thread and the processes that hash, with the limits on sign-ins and waiting jobs."""
 
     def __init__(self, processes: int) -> None:
-        size = processes + WAITING * processes
-        self.processes = Apart(processes, nice=NICE)
-        self.prompt = HashQueue(ThreadPoolExecutor(1, "hash"), 1)
-        self.background = HashQueue(self.processes, processes)
-        self.waiting = Places(size)
-        self.signing_in = Places(size)  # taken before the user is looked up
-        self._saved = PROMPT_SAVED
+        size = processes + MAX_WAITING_PER_PROCESS * processes
+        self.processes = HelperProcesses(processes, nice=PROCESS_NICENESS)
+        self.thread_queue = HashQueue(ThreadPoolExecutor(1, "hash"), 1)
+        self.process_queue = HashQueue(self.processes, processes)
+        self.job_limit = NonBlockingLimit(size)
+        self.sign_in_limit = NonBlockingLimit(size)  # taken before the user is looked up
+        self._saved_cpu_seconds = MAX_SAVED_CPU_SECONDS
         self._saved_at = time.monotonic()
 
     @contextmanager
-    def admit(self) -> Generator[None]:
+    def sign_in_slot(self) -> Generator[None]:
         """Take a place for a sign-in for the block.
 
         Raises RateLimited if none is free or a hash would wait too long.
         """
-        with self.signing_in.one():
-            self._queue()
+        with self.sign_in_limit.slot():
+            self._choose_queue()
             yield
 
     async def run(
         self,
-        native: bool,
-        work: Callable[Arguments, HashResult],
+        releases_gil: bool,
+        function: Callable[Arguments, HashResult],
         *args: Arguments.args,
-        **more: Arguments.kwargs,
+        **kwargs: Arguments.kwargs,
     ) -> HashResult:
         """Run a job and return its result. Raises RateLimited if too many are waiting.
 
         `releases_gil` is True if the job does not hold the interpreter's lock.
         """
-        with self.waiting.one():
-            queue = self._queue(native=native)
-            if queue is self.prompt:
-                self._saved -= queue.cpu
+        with self.job_limit.slot():
+            queue = self._choose_queue(releases_gil=releases_gil)
+            if queue is self.thread_queue:
+                self._saved_cpu_seconds -= queue.cpu
             try:
-                return await queue.run(work, *args, **more)
+                return await queue.run(function, *args, **kwargs)
             except BrokenProcessPool:  # a process was killed; new ones have been started
-                return await queue.run(work, *args, **more)
+                return await queue.run(function, *args, **kwargs)
 
-    def _queue(self, *, native: bool = True) -> HashQueue:
+    def _choose_queue(self, *, releases_gil: bool = True) -> HashQueue:
         """Return the queue for the next job. Raises RateLimited if it would wait too long."""
         now = time.monotonic()
-        self._saved = min(PROMPT_SAVED, self._saved + (now - self._saved_at) * PROMPT_SHARE)
+        self._saved_cpu_seconds = min(
+            MAX_SAVED_CPU_SECONDS,
+            self._saved_cpu_seconds + (now - self._saved_at) * THREAD_CPU_SHARE,
+        )
         self._saved_at = now
-        few = native and self.prompt.unfinished() < PROMPT_WAITING and self._saved > 0
-        if few and self.prompt.wait() <= LONGEST_WAIT:
-            return self.prompt
-        if self.background.wait() > LONGEST_WAIT:
-            raise self.background.refusal()
-        return self.background
+        can_use_thread = (
+            releases_gil
+            and self.thread_queue.count_unfinished() < MAX_THREAD_HASHES
+            and self._saved_cpu_seconds > 0
+        )
+        if can_use_thread and self.thread_queue.expected_wait() <= MAX_EXPECTED_WAIT:
+            return self.thread_queue
+        if self.process_queue.expected_wait() > MAX_EXPECTED_WAIT:
+            raise self.process_queue.rate_limited()
+        return self.process_queue
 
 
-def _timed(work: Callable[[], HashResult]) -> TimedOutcome[HashResult]:
+def _run_timed(job: Callable[[], HashResult]) -> TimedHashResult[HashResult]:
     """Run a job and measure it."""
-    began, used = time.monotonic(), time.thread_time()
-    outcome = work()
-    return TimedOutcome(outcome, time.monotonic() - began, time.thread_time() - used)
+    begun_at, cpu_at_begin = time.monotonic(), time.thread_time()
+    outcome = job()
+    return TimedHashResult(outcome, time.monotonic() - begun_at, time.thread_time() - cpu_at_begin)
 
 
-def make(ready: PasswordHasher, password: str) -> str:
+def hash_password(hasher: PasswordHasher, password: str) -> str:
     """Return the hash of a password in PHC form."""
-    return ready.hash(password)
+    return hasher.hash(password)
 
 
-def verify(ready: PasswordHasher, stored: str | None, written: str, typed: str) -> bool:
+def verify_password(
+    hasher: PasswordHasher, password_hash: str | None, normalized_password: str, typed_password: str
+) -> bool:
     """True if this is the password of the stored hash.
 
     Imported hashes are compared with the password in its normalized and its typed form. Takes as
     long if there is no stored hash.
     """
-    if stored is not None and foreign_hashes.foreign(stored):
-        return any(foreign_hashes.verify(form, stored) for form in dict.fromkeys((written, typed)))
+    if password_hash is not None and foreign_hashes.is_foreign_hash(password_hash):
+        return any(
+            foreign_hashes.verify_foreign_hash(form, password_hash)
+            for form in dict.fromkeys((normalized_password, typed_password))
+        )
     try:
-        return ready.verify(stored or _nobodys(ready), written) and stored is not None
+        return (
+            hasher.verify(password_hash or _unmatchable_hash(hasher), normalized_password)
+            and password_hash is not None
+        )
     except VerifyMismatchError:
         return False
 
 
-def _nobodys(ready: PasswordHasher) -> str:
+def _unmatchable_hash(hasher: PasswordHasher) -> str:
     """Return a hash that no password has, to compare with if there is no stored hash."""
     salt, digest = (
         base64.b64encode(bytes(size)).decode().rstrip("=")
-        for size in (ready.salt_len, ready.hash_len)
+        for size in (hasher.salt_len, hasher.hash_len)
     )
-    cost = f"m={ready.memory_cost},t={ready.time_cost},p={ready.parallelism}"
+    cost = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
     return f"$argon2id$v=19${cost}${salt}${digest}"

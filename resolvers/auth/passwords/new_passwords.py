@@ -5,73 +5,107 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from resolvers.auth.passwords import breached_passwords, foreign_hashes, password_hashes
-from resolvers.auth.passwords.password_policy import KINDS, PasswordPolicy, classes
+from resolvers.auth.passwords.password_policy import (
+    CHARACTER_CLASS_COUNT,
+    EffectivePasswordPolicy,
+    count_character_classes,
+)
 from resolvers.context import Context
 
 # no two characters look alike
-LETTERS = "23456789abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
-LENGTH, GROUP = 12, 4  # characters; between two hyphens
+GENERATED_CHARACTERS = "23456789abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
+GENERATED_LENGTH, GROUP_LENGTH = 12, 4  # characters; between two hyphens
 # Few chosen passwords have this form; only those cost a second hash at a sign-in.
-GENERATED = re.compile(r"[A-Za-z0-9]{12}|[A-Za-z0-9]{4}(-[A-Za-z0-9]{4}){2,}(-[A-Za-z0-9]{1,3})?")
+GENERATED_PATTERN = re.compile(
+    r"[A-Za-z0-9]{12}|[A-Za-z0-9]{4}(-[A-Za-z0-9]{4}){2,}(-[A-Za-z0-9]{1,3})?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class NewPassword:
     """A password to set, or its hash."""
 
-    text: str = field(repr=False)
-    hashed: bool = False
+    password_or_hash: str = field(repr=False)
+    is_hash: bool = False
     allow_unsafe: bool = True  # False: refuse passwords on a list of breached ones
 
 
-async def checked(
-    ctx: Context, new: NewPassword, policy: PasswordPolicy, at: Sequence[str] = ()
+async def validate_new_password(
+    ctx: Context,
+    new_password: NewPassword,
+    policy: EffectivePasswordPolicy,
+    path_prefix: Sequence[str] = (),
 ) -> NewPassword:
     """Validate a new password or hash and return it.
 
     Raises Invalid if it is too weak, breached, or a hash of an unknown format. Must not be called
     inside a transaction.
     """
-    path = [*at, "password"]
-    if new.hashed:
-        if not new.allow_unsafe:
+    path = [*path_prefix, "password"]
+    if new_password.is_hash:
+        if not new_password.allow_unsafe:
             text = "nobody can tell of a hash whether its password is known"
-            raise Invalid(text, constraint="exclusive", path=[*at, "allowUnsafe"])
-        return replace(new, text=foreign_hashes.checked(new.text, path=path))
-    policy.check(new.text, path)
-    if not new.allow_unsafe and await breached_passwords.known(ctx.world, new.text):
+            raise InvalidInput(text, constraint="exclusive", path=[*path_prefix, "allowUnsafe"])
+        return replace(
+            new_password,
+            password_or_hash=foreign_hashes.validate_foreign_hash(
+                new_password.password_or_hash, path=path
+            ),
+        )
+    policy.require_strong(new_password.password_or_hash, path)
+    if not new_password.allow_unsafe and await breached_passwords.is_breached(
+        ctx.environment, new_password.password_or_hash
+    ):
         text = "others have found this password out: take another"
-        raise Invalid(text, constraint="breached", path=path)
-    return new
+        raise InvalidInput(text, constraint="breached", path=path)
+    return new_password
 
 
-async def stored(ctx: Context, new: NewPassword) -> str:
+async def hash_new_password(ctx: Context, new_password: NewPassword) -> str:
     """Return the hash to store of a validated password. Must not be called inside a transaction."""
-    return new.text if new.hashed else await password_hashes.make(ctx.world, new.text)
+    return (
+        new_password.password_or_hash
+        if new_password.is_hash
+        else await password_hashes.hash_password(ctx.environment, new_password.password_or_hash)
+    )
 
 
-def generated(world: World, policy: PasswordPolicy) -> str:
+def generate_password(environment: Environment, policy: EffectivePasswordPolicy) -> str:
     """Return a random password that meets the policy and matches `GENERATED_PATTERN`.
 
     It has twelve letters and digits; more, with hyphens, if the policy needs it.
     """
-    plain = policy.min_length <= LENGTH and policy.min_classes < KINDS
-    grouped = (many for many in count(LENGTH) if many + (many - 1) // GROUP >= policy.min_length)
-    many = LENGTH if plain else next(grouped)
+    is_ungrouped = (
+        policy.min_length <= GENERATED_LENGTH and policy.min_classes < CHARACTER_CLASS_COUNT
+    )
+    grouped_lengths = (
+        many
+        for many in count(GENERATED_LENGTH)
+        if many + (many - 1) // GROUP_LENGTH >= policy.min_length
+    )
+    length = GENERATED_LENGTH if is_ungrouped else next(grouped_lengths)
     while True:
-        signs = _signs(world, many)
-        groups = (signs[start : start + GROUP] for start in range(0, many, GROUP))
-        found = signs if plain else "-".join(groups)
-        if classes(found) >= policy.min_classes:
-            return found
+        characters = _random_characters(environment, length)
+        groups = (
+            characters[start : start + GROUP_LENGTH] for start in range(0, length, GROUP_LENGTH)
+        )
+        password = characters if is_ungrouped else "-".join(groups)
+        if count_character_classes(password) >= policy.min_classes:
+            return password
 
 
-def _signs(world: World, many: int) -> str:
-    most = 256 - 256 % len(LETTERS)  # above it, some characters would be more likely
-    found = ""
-    while len(found) < many:
-        found += "".join(LETTERS[one % len(LETTERS)] for one in world.random(many) if one < most)
-    return found[:many]
+def _random_characters(environment: Environment, count: int) -> str:
+    unbiased_limit = 256 - 256 % len(
+        GENERATED_CHARACTERS
+    )  # above it, some characters would be more likely
+    characters = ""
+    while len(characters) < count:
+        characters += "".join(
+            GENERATED_CHARACTERS[byte % len(GENERATED_CHARACTERS)]
+            for byte in environment.random_bytes(count)
+            if byte < unbiased_limit
+        )
+    return characters[:count]

@@ -3,13 +3,19 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from models.runtime.environment import World
-from resolvers.auth.credential_cache import LONGEST, MOST, KeptChecks, Memory, is_recent
+from models.runtime.environment import Environment
+from resolvers.auth.credential_cache import (
+    MAX_AGE,
+    MAX_ENTRIES,
+    CachedPasswordChecks,
+    CredentialCache,
+    is_recent,
+)
 from resolvers.auth.passwords import password_hashes
 
 
 @dataclass
-class PasswordChecks:
+class CachingPasswordCheck:
     """Cached password checks of one sign-in.
 
     A hash is not computed again if the last successful sign-in with this name and password computed
@@ -17,34 +23,36 @@ class PasswordChecks:
     deleted password is refused at once.
     """
 
-    memory: Memory
+    cache: CredentialCache
     digest: str  # of name and password
     now: datetime
     results: dict[str, bool] = field(default_factory=dict)
     has_hashed: bool = False
 
-    async def check(self, world: World, stored: str | None, password: str) -> bool:
+    async def check(
+        self, environment: Environment, password_hash: str | None, password: str
+    ) -> bool:
         """True if this is the password of the stored hash, from the cache or by a new check."""
-        key = self.memory.keyed(f"{stored}\0{password}")
-        result = self._kept().get(key)
+        key = self.cache.password_digest(f"{password_hash}\0{password}")
+        result = self._cached_results().get(key)
         if result is None:
-            result = await password_hashes.check(world, stored, password)
+            result = await password_hashes.check_password(environment, password_hash, password)
             self.has_hashed = True
         self.results[key] = result
         return result
 
-    def keep(self) -> None:
+    def store_results(self) -> None:
         """Cache the results after a successful sign-in. Results cached before keep their age."""
         if not self.has_hashed:
             return
-        kept = self.memory.password_checks
-        kept.pop(self.digest, None)
-        if len(kept) >= MOST:
-            del kept[next(iter(kept))]
-        kept[self.digest] = KeptChecks(self.results, self.now)
+        cached = self.cache.password_checks
+        cached.pop(self.digest, None)
+        if len(cached) >= MAX_ENTRIES:
+            del cached[next(iter(cached))]
+        cached[self.digest] = CachedPasswordChecks(self.results, self.now)
 
-    def _kept(self) -> dict[str, bool]:
-        kept = self.memory.password_checks.get(self.digest)
-        if kept is None or not is_recent(kept, self.now, LONGEST):
+    def _cached_results(self) -> dict[str, bool]:
+        cached = self.cache.password_checks.get(self.digest)
+        if cached is None or not is_recent(cached, self.now, MAX_AGE):
             return {}
-        return kept.results
+        return cached.results

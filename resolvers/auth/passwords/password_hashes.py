@@ -11,95 +11,110 @@ from functools import cache
 
 from argon2 import PasswordHasher
 
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from resolvers.auth.passwords import foreign_hashes, hash_workers
-from resolvers.auth.passwords.hash_workers import Pool
+from resolvers.auth.passwords.hash_workers import HashWorkerPool
 
-Check = Callable[[World, str | None, str], Awaitable[bool]]  # as `check_password` below
+PasswordCheck = Callable[
+    [Environment, str | None, str], Awaitable[bool]
+]  # as `check_password` below
 
-LONGEST = 256  # characters
-LANES = 1  # more lanes would start threads beside the processes, for the same work
+MAX_LENGTH = 256  # characters
+ARGON2_LANES = 1  # more lanes would start threads beside the processes, for the same work
 
 
-def checked(password: str, *, path: Sequence[str] = ("password",), least: int = 1) -> str:
+def validate_password(
+    password: str, *, path: Sequence[str] = ("password",), min_length: int = 1
+) -> str:
     """Return the password in normalized form. Raises Invalid if it is malformed or too short."""
     if not password:
-        raise Invalid("a password cannot be empty", constraint="min", path=path)
-    if len(password) > LONGEST:
-        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=path)
-    if not acceptable(password):
-        raise Invalid("no NUL, and whole characters only", constraint="pattern", path=path)
-    if len(written := _written(password)) < least:
-        raise Invalid(f"at least {least} characters", constraint="min", path=path)
-    return written
+        raise InvalidInput("a password cannot be empty", constraint="min", path=path)
+    if len(password) > MAX_LENGTH:
+        raise InvalidInput(f"at most {MAX_LENGTH} characters", constraint="max", path=path)
+    if not is_possible_password(password):
+        raise InvalidInput("no NUL, and whole characters only", constraint="pattern", path=path)
+    if len(normalized := _normalize(password)) < min_length:
+        raise InvalidInput(f"at least {min_length} characters", constraint="min", path=path)
+    return normalized
 
 
-def acceptable(password: str) -> bool:
+def is_possible_password(password: str) -> bool:
     """True if the text can be a password: 1 to 256 characters, no NUL, no lone surrogate."""
-    half = any("\ud800" <= letter <= "\udfff" for letter in password)
-    return 0 < len(password) <= LONGEST and "\0" not in password and not half
+    has_lone_surrogate = any("\ud800" <= character <= "\udfff" for character in password)
+    return 0 < len(password) <= MAX_LENGTH and "\0" not in password and not has_lone_surrogate
 
 
-async def make(world: World, password: str) -> str:
+async def hash_password(environment: Environment, password: str) -> str:
     """Return the hash of a password in PHC form. Must not be called inside a transaction.
 
     Raises Invalid if it can't be a password, RateLimited if the workers are busy.
     """
-    return await pool_of(world).run(True, hash_workers.make, _hasher(world), checked(password))
+    return await worker_pool(environment).run(
+        True, hash_workers.hash_password, _hasher(environment), validate_password(password)
+    )
 
 
-async def check(world: World, stored: str | None, password: str) -> bool:
+async def check_password(
+    environment: Environment, password_hash: str | None, password: str
+) -> bool:
     """True if this is the password of the stored hash. Takes as long if there is no stored hash.
 
     Raises RateLimited if the workers are busy. Must not be called inside a transaction.
     """
-    if not acceptable(password):
+    if not is_possible_password(password):
         return False
-    written = _written(password)
-    native, hasher = stored is None or foreign_hashes.is_native(stored), _hasher(world)
-    return await pool_of(world).run(native, hash_workers.verify, hasher, stored, written, password)
+    normalized = _normalize(password)
+    releases_gil, hasher = (
+        password_hash is None or foreign_hashes.releases_gil(password_hash),
+        _hasher(environment),
+    )
+    return await worker_pool(environment).run(
+        releases_gil, hash_workers.verify_password, hasher, password_hash, normalized, password
+    )
 
 
-def admitted(world: World) -> AbstractContextManager[None]:
+def sign_in_slot(environment: Environment) -> AbstractContextManager[None]:
     """Take a place for a sign-in.
 
     Raises RateLimited if too many sign in or a hash would wait too long. Take it before the user is
     looked up: so a flood costs only its refusals.
     """
-    return pool_of(world).admit()
+    return worker_pool(environment).sign_in_slot()
 
 
-async def close(world: World) -> None:
+async def close_workers(environment: Environment) -> None:
     """End the hash processes."""
-    await pool_of(world).processes.close()
+    await worker_pool(environment).processes.close()
 
 
-def outdated(world: World, stored: str) -> bool:
+def is_outdated(environment: Environment, password_hash: str) -> bool:
     """True if the hash is imported or was made with other costs than the settings have now."""
-    return foreign_hashes.foreign(stored) or _hasher(world).check_needs_rehash(stored)
+    return foreign_hashes.is_foreign_hash(password_hash) or _hasher(environment).check_needs_rehash(
+        password_hash
+    )
 
 
-def _written(password: str) -> str:
+def _normalize(password: str) -> str:
     return unicodedata.normalize("NFC", password)  # RFC 8265, section 4.2
 
 
-def _hasher(world: World) -> PasswordHasher:
-    memory = world.options.argon2_memory
-    return PasswordHasher(world.options.argon2_time, memory, LANES)
+def _hasher(environment: Environment) -> PasswordHasher:
+    memory = environment.options.argon2_memory
+    return PasswordHasher(environment.options.argon2_time, memory, ARGON2_LANES)
 
 
-def pool_of(world: World) -> Pool:
+def worker_pool(environment: Environment) -> HashWorkerPool:
     """Return the workers: a thread, and a process for each core but one as far as memory allows.
 
     There is at least one process. One core is left for other work during a flood.
     """
-    options = world.options
-    fit = options.login_memory // (options.argon2_memory << 10) - 1
-    return _pool(max(1, min(fit, (os.cpu_count() or 1) - 1)))
+    options = environment.options
+    processes_in_memory = options.login_memory // (options.argon2_memory << 10) - 1
+    return _create_pool(max(1, min(processes_in_memory, (os.cpu_count() or 1) - 1)))
 
 
 @cache
-def _pool(processes: int) -> Pool:
+def _create_pool(processes: int) -> HashWorkerPool:
     """Create the pool once per server process, since it bounds memory and cores."""
-    return Pool(processes)
+    return HashWorkerPool(processes)

@@ -10,19 +10,19 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import checked_domain
 from models.domains.tables import Domain
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from models.users.tables import User
-from resolvers.access import visible_users
+from resolvers.access import is_visible_user
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 
-KINDS = 4  # lower case, upper case, digits, others
+CHARACTER_CLASS_COUNT = 4  # lower case, upper case, digits, others
 
 
 @dataclass(frozen=True, slots=True)
-class PasswordPolicy:
+class EffectivePasswordPolicy:
     """The policy in force, with the domain's own values; None is inherited from the platform.
 
     It does not apply to imported hashes or to existing passwords.
@@ -33,48 +33,56 @@ class PasswordPolicy:
     own_min_length: int | None = None
     own_min_classes: int | None = None
 
-    def check(self, password: str, path: Sequence[str]) -> None:
+    def require_strong(self, password: str, path: Sequence[str]) -> None:
         """Raise Invalid if the text can't be a password, or is too short or has too few classes."""
-        written = password_hashes.checked(password, path=path, least=self.min_length)
-        if classes(written) < self.min_classes:
+        normalized = password_hashes.validate_password(
+            password, path=path, min_length=self.min_length
+        )
+        if count_character_classes(normalized) < self.min_classes:
             text = f"lower case, upper case, digits, others: at least {self.min_classes} of these"
-            raise Invalid(text, constraint="classes", path=path)
+            raise InvalidInput(text, constraint="classes", path=path)
 
 
-def classes(password: str) -> int:
+def count_character_classes(password: str) -> int:
     """Count the classes of characters in a password."""
     return len({(sign.islower(), sign.isupper(), sign.isdecimal()) for sign in password})
 
 
-def of(world: World, domain: Any) -> PasswordPolicy:
+def policy_of_domain(environment: Environment, domain: Any) -> EffectivePasswordPolicy:
     """Return the policy of users of this domain; None: of users without a domain."""
-    options = world.options
-    length, kinds = (domain.password_min, domain.password_classes) if domain else (None, None)
-    return PasswordPolicy(
-        options.password_min if length is None else length,
-        options.password_classes if kinds is None else kinds,
-        length,
-        kinds,
+    options = environment.options
+    own_min_length, own_min_classes = (
+        (domain.password_min, domain.password_classes) if domain else (None, None)
+    )
+    return EffectivePasswordPolicy(
+        options.password_min if own_min_length is None else own_min_length,
+        options.password_classes if own_min_classes is None else own_min_classes,
+        own_min_length,
+        own_min_classes,
     )
 
 
-async def of_users(ctx: Context, keys: list[int]) -> list[PasswordPolicy]:
+async def load_policies_of_users(
+    ctx: Context, user_ids: list[int]
+) -> list[EffectivePasswordPolicy]:
     """Load the policies of users, in this order; the platform's for a user that is not visible."""
-    asked = (
+    statement = (
         select(col(User.id), col(Domain.password_min), col(Domain.password_classes))
         .outerjoin(Domain, col(Domain.id) == col(User.domain_id))
-        .where(col(User.id).in_(keys), visible_users(ctx))
+        .where(col(User.id).in_(user_ids), is_visible_user(ctx))
     )
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [of(ctx.world, found.get(key)) for key in keys]
+    rows = {row.id: row for row in await ctx.read(statement)}
+    return [policy_of_domain(ctx.environment, rows.get(user_id)) for user_id in user_ids]
 
 
-async def of_address(ctx: Context, address: str) -> PasswordPolicy:
+async def load_policy_of_address(ctx: Context, address: str) -> EffectivePasswordPolicy:
     """Load the policy for a new user with this address.
 
     Returns the platform's if the viewer administers no domain of the address.
     """
     domain = None
-    with suppress(Invalid):
-        domain = await domain_loaders.named(ctx, checked_domain(address.rpartition("@")[2]))
-    return of(ctx.world, domain)
+    with suppress(InvalidInput):
+        domain = await domain_loaders.find_administered_domain(
+            ctx, checked_domain(address.rpartition("@")[2])
+        )
+    return policy_of_domain(ctx.environment, domain)

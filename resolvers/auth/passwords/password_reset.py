@@ -2,16 +2,16 @@
 
 from datetime import datetime, timedelta
 
-from models.errors import Forbidden, Invalid
+from models.errors import Forbidden, InvalidInput
 from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
-from resolvers.users.selection import Users
-from resolvers.users.user_locks import changing
+from resolvers.users.selection import UserSelector
+from resolvers.users.user_locks import lock_users
 
-VALID = timedelta(hours=24)
-LATEST = timedelta(days=365)  # until a temporary password becomes valid
+TEMPORARY_LIFETIME = timedelta(hours=24)
+MAX_START_DELAY = timedelta(days=365)  # until a temporary password becomes valid
 
 
 async def reset_password(ctx: Context, user_id: int, valid_after: datetime | None) -> str:
@@ -21,25 +21,29 @@ async def reset_password(ctx: Context, user_id: int, valid_after: datetime | Non
     password. The user's tokens and sessions end. Second factors stay. Raises Forbidden for the
     viewer's own account, Invalid if `valid_after` is too late.
     """
-    now = ctx.world.now()
-    if valid_after and valid_after > now + LATEST:
-        text = f"at most {LATEST.days} days from now"
-        raise Invalid(text, constraint="max", path=["validAfter"])
+    now = ctx.environment.now()
+    if valid_after and valid_after > now + MAX_START_DELAY:
+        text = f"at most {MAX_START_DELAY.days} days from now"
+        raise InvalidInput(text, constraint="max", path=["validAfter"])
     if user_id == ctx.viewer.user_id:
         raise Forbidden("your own password you change by userUpdate", path=["user"])
-    begin = max(now, valid_after or now)
-    policy = await ctx.load(password_policy.of_users, user_id)
-    password = new_passwords.generated(ctx.world, policy)
-    stored = await password_hashes.make(ctx.world, password)
-    async with changing(ctx, Users(ids=(user_id,)), "passwordReset", path="user") as held:
-        for row in held.rows:
-            held.set(
-                row,
-                temporary_password=stored,
-                temporary_from=begin,
-                temporary_until=begin + VALID,
+    valid_from = max(now, valid_after or now)
+    policy = await ctx.load(password_policy.load_policies_of_users, user_id)
+    password = new_passwords.generate_password(ctx.environment, policy)
+    password_hash = await password_hashes.hash_password(ctx.environment, password)
+    async with lock_users(
+        ctx, UserSelector(ids=(user_id,)), "passwordReset", path="user"
+    ) as locked_users:
+        for user in locked_users.rows:
+            locked_users.set_columns(
+                user,
+                temporary_password=password_hash,
+                temporary_from=valid_from,
+                temporary_until=valid_from + TEMPORARY_LIFETIME,
                 require_password_change=True,
             )
-            held.end(row)
-            await security_log.note(ctx, held.session, Event("password reset", row.id))
+            locked_users.sign_out(user)
+            await security_log.log_event(
+                ctx, locked_users.session, NewSecurityEvent("password reset", user.id)
+            )
     return password

@@ -9,10 +9,10 @@ from typing import Any
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import AuthenticationFailed
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from resolvers.auth import security_log, throttles
 from resolvers.auth.second_factors import recovery_codes, totp, webauthn
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 
 
@@ -25,7 +25,7 @@ class TwoFactorMethod(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class SecondFactorProof:
     """What a client sends to prove a second factor."""
 
     totp: str | None = field(default=None, repr=False)  # a TOTP code or a recovery code
@@ -33,13 +33,13 @@ class Proof:
     webauthn: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
-    def given(self) -> bool:
+    def is_given(self) -> bool:
         """True if the client sent a proof."""
         return self.totp is not None or self.webauthn is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ValidProof:
     """A right proof, which must still be used up.
 
     `use_up` returns False if a concurrent request has used it.
@@ -47,75 +47,93 @@ class Found:
 
     method: TwoFactorMethod
     action: str
-    spend: Callable[[AsyncSession], Awaitable[bool]]
+    use_up: Callable[[AsyncSession], Awaitable[bool]]
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-def enabled(user: Picked) -> list[TwoFactorMethod]:
+def enabled_methods(user: ColumnRow) -> list[TwoFactorMethod]:
     """Return the factors in the column `second_factors` of a user row that are on."""
     return [method for method in TwoFactorMethod if method in user.second_factors]
 
 
-async def check(ctx: Context, user: Picked, proof: Proof) -> TwoFactorMethod:
+async def check_second_factor(
+    ctx: Context, user: ColumnRow, proof: SecondFactorProof
+) -> TwoFactorMethod:
     """Check a proof and use it up; return the factor it proves.
 
     A recovery code counts as the first factor that is on. Must not be called inside a transaction
     that has written. Raises AuthenticationFailed if the proof fits no factor that is on, and
     RateLimited after too many failures; a counted failure stays counted.
     """
-    limits = {f"factor:{user.id}": throttles.by_name(ctx.world.options)}
-    await throttles.check(ctx, limits)
-    found = await _found(ctx, user, proof)
-    if found is None:
+    limits = {f"factor:{user.id}": throttles.limit_of_name(ctx.environment.options)}
+    await throttles.require_not_throttled(ctx, limits)
+    valid_proof = await _verify_proof(ctx, user, proof)
+    if valid_proof is None:
         try:
-            await throttles.count(ctx.world, limits)
+            await throttles.count_failure(ctx.environment, limits)
         finally:
             action = "totp check" if proof.totp is not None else "webauthn check"
-            async with ctx.write(user.id) as session:
-                await security_log.note(ctx, session, Event(action, user.id, "fail"))
+            async with ctx.write_session(user.id) as session:
+                await security_log.log_event(
+                    ctx, session, NewSecurityEvent(action, user.id, "fail")
+                )
         raise AuthenticationFailed("the second factor is wrong")
-    async with ctx.write(user.id) as session:
+    async with ctx.write_session(user.id) as session:
         # Checked again now that the user is locked: of many concurrent guesses, the right one is
         # refused if the others have used up the limit.
-        await throttles.check(ctx, limits)
-        if not await found.spend(session):
+        await throttles.require_not_throttled(ctx, limits)
+        if not await valid_proof.use_up(session):
             raise AuthenticationFailed("the second factor is wrong")  # a concurrent request used it
         for key in limits:
-            await throttles.clear(ctx, key)
-        await security_log.note(ctx, session, Event(found.action, user.id, detail=found.detail))
-    return found.method
+            await throttles.delete_failures(ctx, key)
+        await security_log.log_event(
+            ctx, session, NewSecurityEvent(valid_proof.action, user.id, detail=valid_proof.detail)
+        )
+    return valid_proof.method
 
 
-async def _found(ctx: Context, user: Picked, proof: Proof) -> Found | None:
+async def _verify_proof(
+    ctx: Context, user: ColumnRow, proof: SecondFactorProof
+) -> ValidProof | None:
     """Return the valid proof of a factor that is on; None if the proof is wrong."""
-    on = enabled(user)
+    methods = enabled_methods(user)
     if proof.totp is not None:
-        return await _code(ctx, user.id, proof.totp, on)
-    if proof.webauthn is not None and TwoFactorMethod.WEBAUTHN in on:
-        made = await webauthn.asserted(ctx, user.id, proof.webauthn)
-        if made is not None:
-            spend = partial(_signed, ctx, made)
-            detail = {"key": made.name}
-            return Found(TwoFactorMethod.WEBAUTHN, "webauthn check", spend, detail)
+        return await _verify_code(ctx, user.id, proof.totp, methods)
+    if proof.webauthn is not None and TwoFactorMethod.WEBAUTHN in methods:
+        assertion = await webauthn.verify_assertion(ctx, user.id, proof.webauthn)
+        if assertion is not None:
+            use_up = partial(_use_up_assertion, ctx, assertion)
+            detail = {"key": assertion.name}
+            return ValidProof(TwoFactorMethod.WEBAUTHN, "webauthn check", use_up, detail)
     return None
 
 
-async def _code(ctx: Context, user_id: int, code: str, on: list[TwoFactorMethod]) -> Found | None:
+async def _verify_code(
+    ctx: Context, user_id: int, code: str, methods: list[TwoFactorMethod]
+) -> ValidProof | None:
     """Return the valid proof of a TOTP or recovery code; None if the code is wrong."""
-    if TwoFactorMethod.TOTP in on:
-        step = await totp.step_for(ctx, user_id, code)
+    if TwoFactorMethod.TOTP in methods:
+        step = await totp.find_unused_step(ctx, user_id, code)
         if step is not None:
-            spend = partial(totp.spend, user_id=user_id, step=step)
-            return Found(TwoFactorMethod.TOTP, "totp check", spend)
-    normal = recovery_codes.written(code)
-    if on and normal and await recovery_codes.there(ctx, user_id, normal):
-        return Found(on[0], "recovery code check", partial(_recovered, ctx, user_id, normal))
+            use_up = partial(totp.use_totp_step, user_id=user_id, step=step)
+            return ValidProof(TwoFactorMethod.TOTP, "totp check", use_up)
+    normalized = recovery_codes.normalize_recovery_code(code)
+    if methods and normalized and await recovery_codes.is_unused_code(ctx, user_id, normalized):
+        return ValidProof(
+            methods[0],
+            "recovery code check",
+            partial(_use_up_recovery_code, ctx, user_id, normalized),
+        )
     return None
 
 
-async def _signed(ctx: Context, made: webauthn.Asserted, session: AsyncSession) -> bool:
-    return await webauthn.spend(ctx.world, session, made)
+async def _use_up_assertion(
+    ctx: Context, assertion: webauthn.VerifiedAssertion, session: AsyncSession
+) -> bool:
+    return await webauthn.use_assertion(ctx.environment, session, assertion)
 
 
-async def _recovered(ctx: Context, user_id: int, code: str, session: AsyncSession) -> bool:
-    return await recovery_codes.spend(ctx.world, session, user_id, code)
+async def _use_up_recovery_code(
+    ctx: Context, user_id: int, code: str, session: AsyncSession
+) -> bool:
+    return await recovery_codes.use_recovery_code(ctx.environment, session, user_id, code)

@@ -12,139 +12,156 @@ from sqlalchemy import Select, delete, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth.second_factors import TotpSeed
-from models.errors import AuthenticationFailed, Conflict, Invalid
-from models.runtime.environment import World
-from models.store.columns import Picked, insert_or, picked
+from models.auth.second_factors import TotpSecret
+from models.errors import AuthenticationFailed, Conflict, InvalidInput
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from resolvers.context import Context
 
-STEP = 30  # seconds
-DIGITS = 6
-SIZE = 20  # bytes (RFC 4226, section 4: 160 bits)
-SIZES = range(8, 129)  # bytes
-LONGEST = 64  # characters of a label or an issuer: both must fit into one QR code
-PENDING = timedelta(hours=6)  # in which a new secret must be proved
+STEP_SECONDS = 30  # seconds
+CODE_DIGITS = 6
+SECRET_SIZE = 20  # bytes (RFC 4226, section 4: 160 bits)
+IMPORTED_SECRET_SIZES = range(8, 129)  # bytes
+MAX_LABEL_LENGTH = 64  # characters of a label or an issuer: both must fit into one QR code
+PENDING_LIFETIME = timedelta(hours=6)  # in which a new secret must be proved
 PRODUCT = "Merganser"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class NewTotpSecret:
     """A new TOTP secret, in the three forms that authenticators accept."""
 
-    seed: str = field(repr=False)  # base32
+    secret: str = field(repr=False)  # base32
     url: str = field(repr=False)  # otpauth:
-    picture: str = field(repr=False)  # data URL of a PNG: the QR code of `url`
+    qr_code: str = field(repr=False)  # data URL of a PNG: the QR code of `url`
 
 
-def code_at(seed: bytes, step: int) -> str:
+def code_at(secret: bytes, step: int) -> str:
     """Return the code of a time step: HOTP (RFC 4226, section 5.3) of its number."""
-    digest = hmac.digest(seed, step.to_bytes(8, "big"), hashlib.sha1)
+    digest = hmac.digest(secret, step.to_bytes(8, "big"), hashlib.sha1)
     start = digest[-1] & 0xF
     number = int.from_bytes(digest[start : start + 4], "big") & 0x7FFF_FFFF
-    return f"{number % 10**DIGITS:0{DIGITS}}"
+    return f"{number % 10**CODE_DIGITS:0{CODE_DIGITS}}"
 
 
-def step_of(at: datetime) -> int:
+def step_at(time: datetime) -> int:
     """Return the number of the time step that contains this time."""
-    return int(at.timestamp()) // STEP
+    return int(time.timestamp()) // STEP_SECONDS
 
 
-def fitting(world: World, seed: bytes, code: str) -> int | None:
+def find_step_of_code(environment: Environment, secret: bytes, code: str) -> int | None:
     """Return the time step that this is the code of, within the tolerance of the clock; else None.
 
     If it is the code of several steps, returns the last.
     """
-    here, found, skew = step_of(world.now()), None, world.options.totp_steps
-    for step in range(here - skew, here + skew + 1):
-        if hmac.compare_digest(code_at(seed, step), code):
-            found = step
-    return found
+    current_step, matching_step, skew = (
+        step_at(environment.now()),
+        None,
+        environment.options.totp_steps,
+    )
+    for step in range(current_step - skew, current_step + skew + 1):
+        if hmac.compare_digest(code_at(secret, step), code):
+            matching_step = step
+    return matching_step
 
 
-def written(code: str) -> str | None:
+def normalize_totp_code(code: str) -> str | None:
     """Return a typed code without spaces as six digits; None if it has another form."""
-    code = "".join(code.split()) if len(code) <= LONGEST else ""
-    return code if len(code) == DIGITS and code.isascii() and code.isdigit() else None
+    code = "".join(code.split()) if len(code) <= MAX_LABEL_LENGTH else ""
+    return code if len(code) == CODE_DIGITS and code.isascii() and code.isdigit() else None
 
 
-def decoded(text: str) -> bytes:
+def decode_secret(text: str) -> bytes:
     """Decode a typed secret from base32 in any case, with or without spaces and hyphens.
 
     Raises Invalid if it is not base32 or has a wrong length.
     """
-    plain = "".join(text.split()).replace("-", "").rstrip("=").upper()
+    normalized = "".join(text.split()).replace("-", "").rstrip("=").upper()
     try:
-        seed = base64.b32decode(plain + "=" * (-len(plain) % 8))
+        secret = base64.b32decode(normalized + "=" * (-len(normalized) % 8))
     except (binascii.Error, ValueError) as problem:
-        raise Invalid("a seed is base32", constraint="base32", path=["seed"]) from problem
-    if len(seed) not in SIZES:
-        text = f"a seed has {SIZES[0]} to {SIZES[-1]} bytes"
-        raise Invalid(text, constraint="length", path=["seed"])
-    return seed
+        raise InvalidInput("a seed is base32", constraint="base32", path=["seed"]) from problem
+    if len(secret) not in IMPORTED_SECRET_SIZES:
+        text = f"a seed has {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes"
+        raise InvalidInput(text, constraint="length", path=["seed"])
+    return secret
 
 
-def place_of(user_id: int) -> str:
+def secret_box_purpose(user_id: int) -> str:
     """Return the purpose that the secret box binds a user's TOTP secrets to."""
     return f"totp:{user_id}"
 
 
-def _base32(seed: bytes) -> str:
-    return base64.b32encode(seed).decode().rstrip("=")
+def _base32_from_secret(secret: bytes) -> str:
+    return base64.b32encode(secret).decode().rstrip("=")
 
 
-async def setup(
-    ctx: Context, session: AsyncSession, user: Picked, label: str | None, issuer: str | None
-) -> Shown:
+async def create_pending_secret(
+    ctx: Context, session: AsyncSession, user: ColumnRow, label: str | None, issuer: str | None
+) -> NewTotpSecret:
     """Create a pending secret in place of an older one. It must be proved within six hours."""
-    names = [_name(label, "label") or user.username, _name(issuer, "issuer") or PRODUCT]
-    seed = ctx.world.random(SIZE)
-    sealed = ctx.world.vault.seal(_base32(seed), place_of(user.id))
-    await _keep(session, user.id, pending=sealed, pending_at=ctx.world.now())
-    return _shown(seed, *names)
+    names = [
+        _validate_label(label, "label") or user.username,
+        _validate_label(issuer, "issuer") or PRODUCT,
+    ]
+    secret = ctx.environment.random_bytes(SECRET_SIZE)
+    encrypted = ctx.environment.secret_box.encrypt(
+        _base32_from_secret(secret), secret_box_purpose(user.id)
+    )
+    await _upsert_totp_row(session, user.id, pending=encrypted, pending_at=ctx.environment.now())
+    return _show_secret(secret, *names)
 
 
-def _name(text: str | None, path: str) -> str | None:
+def _validate_label(text: str | None, field: str) -> str | None:
     """Return a label or issuer. Raises Invalid if it is too long or has a colon."""
-    if text and (len(text) > LONGEST or not text.isprintable() or ":" in text):
-        raise Invalid(
-            f"at most {LONGEST} printable characters, without a colon",
+    if text and (len(text) > MAX_LABEL_LENGTH or not text.isprintable() or ":" in text):
+        raise InvalidInput(
+            f"at most {MAX_LABEL_LENGTH} printable characters, without a colon",
             constraint="pattern",
-            path=[path],
+            path=[field],
         )
     return text
 
 
-def _shown(seed: bytes, label: str, issuer: str) -> Shown:
+def _show_secret(secret: bytes, label: str, issuer: str) -> NewTotpSecret:
     """Return a secret as base32, URL and QR code."""
     import pyotp  # noqa: PLC0415 - only set-ups need both
     import segno  # noqa: PLC0415
 
-    text = _base32(seed)
+    text = _base32_from_secret(secret)
     url = pyotp.TOTP(text).provisioning_uri(name=label, issuer_name=issuer)
-    return Shown(text, url, segno.make(url, micro=False).png_data_uri(scale=4))
+    return NewTotpSecret(text, url, segno.make(url, micro=False).png_data_uri(scale=4))
 
 
-async def _keep(session: AsyncSession, user_id: int, **values: object) -> None:
+async def _upsert_totp_row(session: AsyncSession, user_id: int, **values: object) -> None:
     connection = await session.connection()
-    new = insert_or(connection.dialect.name, TotpSeed).values(user_id=user_id, **values)
-    await connection.execute(new.on_conflict_do_update(index_elements=["user_id"], set_=values))
+    insert = insert_with_conflict(connection.dialect.name, TotpSecret).values(
+        user_id=user_id, **values
+    )
+    await connection.execute(insert.on_conflict_do_update(index_elements=["user_id"], set_=values))
 
 
-async def enable(ctx: Context, session: AsyncSession, user_id: int, code: str) -> None:
+async def enable_pending_secret(
+    ctx: Context, session: AsyncSession, user_id: int, code: str
+) -> None:
     """Put the pending secret into use; its code is used up.
 
     Raises Conflict if no secret is pending or it has expired, AuthenticationFailed for a wrong
     code.
     """
-    world, now = ctx.world, ctx.world.now()
-    row = (await (await session.connection()).execute(_row(user_id))).first()
-    if row is None or row.pending is None or row.pending_at + PENDING <= now:
+    environment, now = ctx.environment, ctx.environment.now()
+    row = (await (await session.connection()).execute(_select_totp_row(user_id))).first()
+    if row is None or row.pending is None or row.pending_at + PENDING_LIFETIME <= now:
         raise Conflict("no new seed waits to be proved: set one up first", path=["token"])
-    digits = written(code)
-    step = fitting(world, _opened(world, row.pending, user_id), digits) if digits else None
+    digits = normalize_totp_code(code)
+    step = (
+        find_step_of_code(environment, _decrypt_secret(environment, row.pending, user_id), digits)
+        if digits
+        else None
+    )
     if step is None:
         raise AuthenticationFailed("the code is wrong")
-    await _keep(
+    await _upsert_totp_row(
         session,
         user_id,
         seed=row.pending,
@@ -155,54 +172,62 @@ async def enable(ctx: Context, session: AsyncSession, user_id: int, code: str) -
     )
 
 
-async def bring(ctx: Context, session: AsyncSession, user_id: int, seed: bytes) -> None:
+async def enable_imported_secret(
+    ctx: Context, session: AsyncSession, user_id: int, secret: bytes
+) -> None:
     """Put a secret into use that an authenticator of the user already has."""
-    sealed = ctx.world.vault.seal(_base32(seed), place_of(user_id))
-    await _keep(
+    encrypted = ctx.environment.secret_box.encrypt(
+        _base32_from_secret(secret), secret_box_purpose(user_id)
+    )
+    await _upsert_totp_row(
         session,
         user_id,
-        seed=sealed,
+        seed=encrypted,
         pending=None,
         pending_at=None,
         last_step=None,
-        enabled_at=ctx.world.now(),
+        enabled_at=ctx.environment.now(),
     )
 
 
-async def forget(session: AsyncSession, user_id: int) -> None:
+async def delete_totp_secrets(session: AsyncSession, user_id: int) -> None:
     """Delete the user's TOTP secrets."""
     connection = await session.connection()
-    await connection.execute(delete(TotpSeed).where(col(TotpSeed.user_id) == user_id))
+    await connection.execute(delete(TotpSecret).where(col(TotpSecret.user_id) == user_id))
 
 
-def _row(user_id: int) -> Select[*tuple[Any, ...]]:
-    return select(*picked(TotpSeed)).where(col(TotpSeed.user_id) == user_id)
+def _select_totp_row(user_id: int) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(TotpSecret)).where(col(TotpSecret.user_id) == user_id)
 
 
-def _opened(world: World, sealed: str, user_id: int) -> bytes:
-    return decoded(world.vault.open(sealed, place_of(user_id)))
+def _decrypt_secret(environment: Environment, encrypted: str, user_id: int) -> bytes:
+    return decode_secret(environment.secret_box.decrypt(encrypted, secret_box_purpose(user_id)))
 
 
-async def step_for(ctx: Context, user_id: int, code: str) -> int | None:
+async def find_unused_step(ctx: Context, user_id: int, code: str) -> int | None:
     """Return the time step of an unused code of the user's secret; None if the code is wrong."""
-    rows = await ctx.read(_row(user_id))
-    digits = written(code)
+    rows = await ctx.read(_select_totp_row(user_id))
+    digits = normalize_totp_code(code)
     if not rows or rows[0].seed is None or digits is None:
         return None
-    step = fitting(ctx.world, _opened(ctx.world, rows[0].seed, user_id), digits)
-    last = rows[0].last_step
-    return step if step is not None and (last is None or last < step) else None
+    step = find_step_of_code(
+        ctx.environment, _decrypt_secret(ctx.environment, rows[0].seed, user_id), digits
+    )
+    last_used_step = rows[0].last_step
+    return step if step is not None and (last_used_step is None or last_used_step < step) else None
 
 
-async def spend(session: AsyncSession, user_id: int, step: int) -> bool:
+async def use_totp_step(session: AsyncSession, user_id: int, step: int) -> bool:
     """Use up the code of this time step and all earlier ones.
 
     Returns False if it was used already.
     """
-    last = col(TotpSeed.last_step)
-    taken = await (await session.connection()).execute(
-        update(TotpSeed)
-        .where(col(TotpSeed.user_id) == user_id, or_(last.is_(None), last < step))
+    last_used_step = col(TotpSecret.last_step)
+    result = await (await session.connection()).execute(
+        update(TotpSecret)
+        .where(
+            col(TotpSecret.user_id) == user_id, or_(last_used_step.is_(None), last_used_step < step)
+        )
         .values(last_step=step)
     )
-    return taken.rowcount == 1
+    return result.rowcount == 1

@@ -19,27 +19,33 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.second_factors import WebauthnChallenge, WebauthnKey
-from models.errors import AuthenticationFailed, Conflict, Invalid, LimitReached, Unavailable
-from models.runtime.environment import Turn, World
+from models.errors import (
+    AuthenticationFailed,
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    ServiceUnavailable,
+)
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
-from resolvers.access import overseen_users
+from resolvers.access import is_overseen_user
 from resolvers.auth.second_factors.totp import PRODUCT
 from resolvers.context import Context
-from resolvers.pagination import by_keys
+from resolvers.pagination import read_by_keys
 
 log = logging.getLogger(__name__)
 
 Verified = TypeVar("Verified")
 
-CHALLENGE = 64  # bytes
-GOOD_FOR = timedelta(hours=1)
-WAITING = 10  # of a user; the oldest are deleted
-MOST = 20  # of a user
-LONGEST = 128  # characters of a name
-PART = 32_768  # characters of one member of a response
-NO_ANSWER = "this is no answer to a challenge of ours"
+CHALLENGE_SIZE = 64  # bytes
+CHALLENGE_LIFETIME = timedelta(hours=1)
+MAX_CHALLENGES = 10  # of a user; the oldest are deleted
+MAX_KEYS = 20  # of a user
+MAX_NAME_LENGTH = 128  # characters of a name
+MAX_MEMBER_LENGTH = 32_768  # characters of one member of a response
+INVALID_RESPONSE_TEXT = "this is no answer to a challenge of ours"
 TRANSPORTS = frozenset({"ble", "cable", "hybrid", "internal", "nfc", "smart-card", "usb"})
 
 
@@ -51,7 +57,7 @@ class Ceremony(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
+class RelyingParty:
     """The relying party: its id and the origins of the pages that can use its keys."""
 
     id: str
@@ -59,7 +65,7 @@ class Party:
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class VerifiedRegistration:
     """A security key that was just created, verified but not stored."""
 
     challenge: str  # base64url, as the next two
@@ -70,171 +76,193 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
-class Asserted:
+class VerifiedAssertion:
     """A valid signature of a stored key, with its signature counters."""
 
     challenge: str
     key_id: int
     name: str
-    before: int
-    count: int
+    stored_sign_count: int
+    new_sign_count: int
 
 
-def party(options: Options) -> Party:
+def relying_party(options: Options) -> RelyingParty:
     """Return the relying party from the settings, by default from the public URL.
 
     The headers of a request are never used. Raises Unavailable if no public URL is set.
     """
-    public = urlsplit(options.public_url)
+    public_url = urlsplit(options.public_url)
     origins = list(options.webauthn_origins)
-    if not origins and public.hostname:
-        origins = [f"{public.scheme}://{public.netloc}".lower()]
-    name = options.webauthn_id or public.hostname
-    if not name or not origins:
+    if not origins and public_url.hostname:
+        origins = [f"{public_url.scheme}://{public_url.netloc}".lower()]
+    host = options.webauthn_id or public_url.hostname
+    if not host or not origins:
         text = "security keys need an address: set MERGANSER_PUBLIC_URL"
-        raise Unavailable(text, component="webauthn")
-    return Party(name, origins)
+        raise ServiceUnavailable(text, component="webauthn")
+    return RelyingParty(host, origins)
 
 
-async def challenge(ctx: Context, user: Picked, ceremony: Ceremony) -> dict[str, Any]:
+async def create_challenge(ctx: Context, user: ColumnRow, ceremony: Ceremony) -> dict[str, Any]:
     """Create a challenge: the JSON options for `create` or `get` of `navigator.credentials`.
 
     Raises Conflict to authenticate a user without a key, LimitReached to register too many keys.
     """
-    party_, world, now = party(ctx.world.options), ctx.world, ctx.world.now()
-    keys = await ctx.read(_keys_of([user.id]))
+    rp, environment, now = (
+        relying_party(ctx.environment.options),
+        ctx.environment,
+        ctx.environment.now(),
+    )
+    keys = await ctx.read(_select_keys_of_users([user.id]))
     if ceremony is Ceremony.AUTHENTICATION and not keys:
         raise Conflict("no security key is registered", path=["ceremony"])
     if ceremony is Ceremony.REGISTRATION:
-        _room(len(keys))
-    text = _base64url(world.random(CHALLENGE))
-    registers = ceremony is Ceremony.REGISTRATION
-    mine = col(WebauthnChallenge.user_id) == user.id
-    newest = select(col(WebauthnChallenge.id)).where(mine)
-    newest = newest.where(col(WebauthnChallenge.created_at) > now - GOOD_FOR)
-    newest = newest.order_by(col(WebauthnChallenge.id).desc()).limit(WAITING - 1)
-    async with ctx.write(user.id) as session:
+        _require_below_limit(len(keys))
+    challenge_text = _encode_base64url(environment.random_bytes(CHALLENGE_SIZE))
+    is_registration = ceremony is Ceremony.REGISTRATION
+    is_of_user = col(WebauthnChallenge.user_id) == user.id
+    newest = select(col(WebauthnChallenge.id)).where(is_of_user)
+    newest = newest.where(col(WebauthnChallenge.created_at) > now - CHALLENGE_LIFETIME)
+    newest = newest.order_by(col(WebauthnChallenge.id).desc()).limit(MAX_CHALLENGES - 1)
+    async with ctx.write_session(user.id) as session:
         connection = await session.connection()
-        kept = list((await connection.execute(newest)).scalars())
-        old = delete(WebauthnChallenge).where(mine, col(WebauthnChallenge.id).not_in(kept))
-        await connection.execute(old)
+        newest_ids = list((await connection.execute(newest)).scalars())
+        statement = delete(WebauthnChallenge).where(
+            is_of_user, col(WebauthnChallenge.id).not_in(newest_ids)
+        )
+        await connection.execute(statement)
         session.add(
             WebauthnChallenge(
-                id=world.key(),
+                id=environment.new_id(),
                 user_id=user.id,
-                challenge=text,
-                registers=registers,
+                challenge=challenge_text,
+                registers=is_registration,
                 created_at=now,
             )
         )
-    if registers:
-        make = partial(_creation, party_, user, text, keys)
+    if is_registration:
+        build_options = partial(_registration_options, rp, user, challenge_text, keys)
     else:
-        make = partial(_request, party_, text, keys)
-    return await asyncio.to_thread(make)  # the library is slow to load
+        build_options = partial(_authentication_options, rp, challenge_text, keys)
+    return await asyncio.to_thread(build_options)  # the library is slow to load
 
 
-def _creation(party_: Party, user: Picked, text: str, keys: Sequence[Picked]) -> dict[str, Any]:
+def _registration_options(
+    rp: RelyingParty, user: ColumnRow, challenge_text: str, keys: Sequence[ColumnRow]
+) -> dict[str, Any]:
     from webauthn import generate_registration_options, options_to_json  # noqa: PLC0415
     from webauthn.helpers import structs  # noqa: PLC0415
 
     options = generate_registration_options(
-        rp_id=party_.id,
+        rp_id=rp.id,
         rp_name=PRODUCT,
         user_name=user.username,
-        user_id=_handle(user.id),
+        user_id=_user_handle(user.id),
         user_display_name=user.name or user.username,
-        challenge=_bytes(text),
-        exclude_credentials=_descriptors(keys),
+        challenge=_decode_base64url(challenge_text),
+        exclude_credentials=_credential_descriptors(keys),
         authenticator_selection=structs.AuthenticatorSelectionCriteria(
             user_verification=structs.UserVerificationRequirement.PREFERRED
         ),
     )
-    made: dict[str, Any] = json.loads(options_to_json(options))
-    return made
+    result: dict[str, Any] = json.loads(options_to_json(options))
+    return result
 
 
-def _request(party_: Party, text: str, keys: Sequence[Picked]) -> dict[str, Any]:
+def _authentication_options(
+    rp: RelyingParty, challenge_text: str, keys: Sequence[ColumnRow]
+) -> dict[str, Any]:
     from webauthn import generate_authentication_options, options_to_json  # noqa: PLC0415
 
     options = generate_authentication_options(
-        rp_id=party_.id, challenge=_bytes(text), allow_credentials=_descriptors(keys)
+        rp_id=rp.id,
+        challenge=_decode_base64url(challenge_text),
+        allow_credentials=_credential_descriptors(keys),
     )
-    made: dict[str, Any] = json.loads(options_to_json(options))
-    return made
+    result: dict[str, Any] = json.loads(options_to_json(options))
+    return result
 
 
-def _descriptors(keys: Sequence[Picked]) -> list[Any]:
+def _credential_descriptors(keys: Sequence[ColumnRow]) -> list[Any]:
     from webauthn.helpers import structs  # noqa: PLC0415
 
     return [
         structs.PublicKeyCredentialDescriptor(
-            id=_bytes(key.credential_id),
-            transports=[structs.AuthenticatorTransport(each) for each in key.transports],
+            id=_decode_base64url(key.credential_id),
+            transports=[structs.AuthenticatorTransport(transport) for transport in key.transports],
         )
         for key in keys
     ]
 
 
-def _handle(user_id: int) -> bytes:
+def _user_handle(user_id: int) -> bytes:
     """Return the user handle of a key. It says nothing about the person."""
     return str(user_id).encode()
 
 
-async def registered(ctx: Context, user_id: int, response: Mapping[str, Any]) -> Registered:
+async def verify_registration(
+    ctx: Context, user_id: int, response: Mapping[str, Any]
+) -> VerifiedRegistration:
     """Verify the response to a registration challenge and return the new key.
 
     Raises AuthenticationFailed if the response is wrong; its challenge is deleted. Must not be
     called inside a transaction that has written.
     """
-    party_ = party(ctx.world.options)
-    expected = await _expected(ctx, user_id, response, registers=True)
+    rp = relying_party(ctx.environment.options)
+    challenge_text = await _load_challenge(ctx, user_id, response, is_registration=True)
 
-    def verify() -> Registered:
+    def verify() -> VerifiedRegistration:
         from webauthn import verify_registration_response  # noqa: PLC0415
 
-        made = verify_registration_response(
+        result = verify_registration_response(
             credential=dict(response),
-            expected_challenge=_bytes(expected),
-            expected_rp_id=party_.id,
-            expected_origin=party_.origins,
+            expected_challenge=_decode_base64url(challenge_text),
+            expected_rp_id=rp.id,
+            expected_origin=rp.origins,
         )
-        offered = response["response"].get("transports") or []
-        return Registered(
-            str(expected),
-            _base64url(made.credential_id),
-            _base64url(made.credential_public_key),
-            made.sign_count,
-            sorted(TRANSPORTS.intersection(each for each in offered if isinstance(each, str))),
+        offered_transports = response["response"].get("transports") or []
+        return VerifiedRegistration(
+            str(challenge_text),
+            _encode_base64url(result.credential_id),
+            _encode_base64url(result.credential_public_key),
+            result.sign_count,
+            sorted(
+                TRANSPORTS.intersection(
+                    each for each in offered_transports if isinstance(each, str)
+                )
+            ),
         )
 
-    made = await _tried(ctx.world, expected, verify) if expected else None
-    if made is None:
-        raise AuthenticationFailed(NO_ANSWER)
-    return made
+    verified = (
+        await _verify_or_delete_challenge(ctx.environment, challenge_text, verify)
+        if challenge_text
+        else None
+    )
+    if verified is None:
+        raise AuthenticationFailed(INVALID_RESPONSE_TEXT)
+    return verified
 
 
-async def keep(
-    ctx: Context, session: AsyncSession, user_id: int, name: str, made: Registered
+async def store_key(
+    ctx: Context, session: AsyncSession, user_id: int, name: str, registration: VerifiedRegistration
 ) -> WebauthnKey:
     """Store a new key and delete its challenge.
 
     Raises Conflict if the key is registered already, LimitReached if the user has too many keys,
     and AuthenticationFailed if the challenge was used.
     """
-    if not await _consumed(session, made.challenge):
-        raise AuthenticationFailed(NO_ANSWER)  # a concurrent request used it
-    theirs = select(col(WebauthnKey.id)).where(col(WebauthnKey.user_id) == user_id)
-    _room(len((await (await session.connection()).execute(theirs)).all()))
+    if not await _delete_challenge(session, registration.challenge):
+        raise AuthenticationFailed(INVALID_RESPONSE_TEXT)  # a concurrent request used it
+    statement = select(col(WebauthnKey.id)).where(col(WebauthnKey.user_id) == user_id)
+    _require_below_limit(len((await (await session.connection()).execute(statement)).all()))
     row = WebauthnKey(
-        id=ctx.world.key(),
+        id=ctx.environment.new_id(),
         user_id=user_id,
         name=name,
-        credential_id=made.credential_id,
-        public_key=made.public_key,
-        sign_count=made.sign_count,
-        transports=made.transports,
-        created_at=ctx.world.now(),
+        credential_id=registration.credential_id,
+        public_key=registration.public_key,
+        sign_count=registration.sign_count,
+        transports=registration.transports,
+        created_at=ctx.environment.now(),
     )
     try:
         async with session.begin_nested():
@@ -244,188 +272,212 @@ async def keep(
     return row
 
 
-def named(name: str) -> str:
+def validate_key_name(name: str) -> str:
     """Return the name of a key, trimmed.
 
     Raises Invalid if it is empty, too long or not printable.
     """
     name = name.strip()
-    if not 0 < len(name) <= LONGEST or not name.isprintable():
-        text = f"a name has 1 to {LONGEST} printable characters"
-        raise Invalid(text, constraint="pattern", path=["name"])
+    if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+        text = f"a name has 1 to {MAX_NAME_LENGTH} printable characters"
+        raise InvalidInput(text, constraint="pattern", path=["name"])
     return name
 
 
-def _room(used: int) -> None:
+def _require_below_limit(used_count: int) -> None:
     """Raise LimitReached if the user has the highest number of keys."""
-    if used >= MOST:
-        raise LimitReached(f"at most {MOST} security keys", limit=MOST, used=used)
+    if used_count >= MAX_KEYS:
+        raise LimitReached(f"at most {MAX_KEYS} security keys", limit=MAX_KEYS, used=used_count)
 
 
-async def asserted(ctx: Context, user_id: int, response: Mapping[str, Any]) -> Asserted | None:
+async def verify_assertion(
+    ctx: Context, user_id: int, response: Mapping[str, Any]
+) -> VerifiedAssertion | None:
     """Verify the response to an authentication challenge; None if it is wrong.
 
     The challenge of a wrong response is deleted. Must not be called inside a transaction that has
     written.
     """
-    party_ = party(ctx.world.options)
-    expected = await _expected(ctx, user_id, response, registers=False)
-    asked = select(*picked(WebauthnKey)).where(
+    rp = relying_party(ctx.environment.options)
+    challenge_text = await _load_challenge(ctx, user_id, response, is_registration=False)
+    statement = select(*select_columns(WebauthnKey)).where(
         col(WebauthnKey.user_id) == user_id,
-        col(WebauthnKey.credential_id) == _unpadded(response.get("id")),
+        col(WebauthnKey.credential_id) == _normalize_base64url(response.get("id")),
     )
-    key = next(iter(await ctx.read(asked)), None)
-    if expected is None:
+    key = next(iter(await ctx.read(statement)), None)
+    if challenge_text is None:
         return None
 
-    def verify() -> Asserted:
+    def verify() -> VerifiedAssertion:
         from webauthn import verify_authentication_response  # noqa: PLC0415
 
         if key is None:
             raise ValueError("no key of the account")
-        made = verify_authentication_response(
+        result = verify_authentication_response(
             credential=dict(response),
-            expected_challenge=_bytes(expected),
-            expected_rp_id=party_.id,
-            expected_origin=party_.origins,
-            credential_public_key=_bytes(key.public_key),
+            expected_challenge=_decode_base64url(challenge_text),
+            expected_rp_id=rp.id,
+            expected_origin=rp.origins,
+            credential_public_key=_decode_base64url(key.public_key),
             credential_current_sign_count=key.sign_count,
         )
         handle = response["response"].get("userHandle")
-        if handle and _bytes(handle) != _handle(user_id):
+        if handle and _decode_base64url(handle) != _user_handle(user_id):
             raise ValueError("the key is another account's")
-        return Asserted(expected, key.id, key.name, key.sign_count, made.new_sign_count)
+        return VerifiedAssertion(
+            challenge_text, key.id, key.name, key.sign_count, result.new_sign_count
+        )
 
-    return await _tried(ctx.world, expected, verify)
+    return await _verify_or_delete_challenge(ctx.environment, challenge_text, verify)
 
 
-async def spend(world: World, session: AsyncSession, made: Asserted) -> bool:
+async def use_assertion(
+    environment: Environment, session: AsyncSession, assertion: VerifiedAssertion
+) -> bool:
     """Delete the challenge and store the signature counter.
 
     Returns False if a concurrent request used the challenge or the counter.
     """
-    if not await _consumed(session, made.challenge):
+    if not await _delete_challenge(session, assertion.challenge):
         return False
-    kept = await (await session.connection()).execute(
+    result = await (await session.connection()).execute(
         update(WebauthnKey)
-        .where(col(WebauthnKey.id) == made.key_id, col(WebauthnKey.sign_count) == made.before)
-        .values(sign_count=made.count, last_used_at=world.now())
+        .where(
+            col(WebauthnKey.id) == assertion.key_id,
+            col(WebauthnKey.sign_count) == assertion.stored_sign_count,
+        )
+        .values(sign_count=assertion.new_sign_count, last_used_at=environment.now())
     )
-    return kept.rowcount == 1
+    return result.rowcount == 1
 
 
-async def _expected(
-    ctx: Context, user_id: int, response: Mapping[str, Any], *, registers: bool
+async def _load_challenge(
+    ctx: Context, user_id: int, response: Mapping[str, Any], *, is_registration: bool
 ) -> str | None:
     """Load the challenge that a response answers.
 
     Returns None if it is unknown, expired or of another purpose.
     """
-    asked = select(col(WebauthnChallenge.challenge)).where(
-        col(WebauthnChallenge.challenge) == (_answered(response) or ""),
+    statement = select(col(WebauthnChallenge.challenge)).where(
+        col(WebauthnChallenge.challenge) == (_challenge_of_response(response) or ""),
         col(WebauthnChallenge.user_id) == user_id,
-        col(WebauthnChallenge.registers).is_(registers),
-        col(WebauthnChallenge.created_at) > ctx.world.now() - GOOD_FOR,
+        col(WebauthnChallenge.registers).is_(is_registration),
+        col(WebauthnChallenge.created_at) > ctx.environment.now() - CHALLENGE_LIFETIME,
     )
-    return next((str(row.challenge) for row in await ctx.read(asked)), None)
+    return next((str(row.challenge) for row in await ctx.read(statement)), None)
 
 
-async def _consumed(session: AsyncSession, text: str) -> bool:
+async def _delete_challenge(session: AsyncSession, challenge_text: str) -> bool:
     """Delete a challenge. Returns False if it was deleted already."""
-    gone = await (await session.connection()).execute(_removal(text))
-    return gone.rowcount == 1
+    result = await (await session.connection()).execute(_delete_challenge_sql(challenge_text))
+    return result.rowcount == 1
 
 
-def _removal(text: str) -> Delete:
-    return delete(WebauthnChallenge).where(col(WebauthnChallenge.challenge) == text)
+def _delete_challenge_sql(challenge_text: str) -> Delete:
+    return delete(WebauthnChallenge).where(col(WebauthnChallenge.challenge) == challenge_text)
 
 
-def _answered(response: Mapping[str, Any]) -> str | None:
+def _challenge_of_response(response: Mapping[str, Any]) -> str | None:
     """Return the challenge that the client data of a response names; None if malformed.
 
     Raises Invalid if a member is longer than any authenticator sends.
     """
-    inner = response.get("response")
-    parts = [*response.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
-    if any(isinstance(part, str) and len(part) > PART for part in parts):
-        raise Invalid("longer than any answer of a key", constraint="max", path=["response"])
+    authenticator_response = response.get("response")
+    members = [
+        *response.values(),
+        *(authenticator_response.values() if isinstance(authenticator_response, Mapping) else ()),
+    ]
+    if any(isinstance(part, str) and len(part) > MAX_MEMBER_LENGTH for part in members):
+        raise InvalidInput("longer than any answer of a key", constraint="max", path=["response"])
     try:
-        data = json.loads(_bytes(inner["clientDataJSON"])) if isinstance(inner, Mapping) else None
-        return _unpadded(data["challenge"]) if isinstance(data, dict) else None
+        client_data = (
+            json.loads(_decode_base64url(authenticator_response["clientDataJSON"]))
+            if isinstance(authenticator_response, Mapping)
+            else None
+        )
+        return (
+            _normalize_base64url(client_data["challenge"])
+            if isinstance(client_data, dict)
+            else None
+        )
     except (ValueError, KeyError, RecursionError):
         return None
 
 
-def _unpadded(text: object) -> str:
+def _normalize_base64url(value: object) -> str:
     """Return base64url without padding; empty if the value is not base64url."""
     try:
-        return _base64url(_bytes(text))
+        return _encode_base64url(_decode_base64url(value))
     except ValueError:
         return ""
 
 
-async def _tried(world: World, text: str, verify: Callable[[], Verified]) -> Verified | None:
+async def _verify_or_delete_challenge(
+    environment: Environment, challenge_text: str, verify: Callable[[], Verified]
+) -> Verified | None:
     """Return what `verify` returns; None if it raises, and the challenge is deleted."""
     try:
         return await asyncio.to_thread(verify)
     except Exception as problem:  # noqa: BLE001 - untrusted bytes can raise any error
         log.info("a security key was refused", extra={"why": type(problem).__name__})
 
-    def unit(turn: Turn) -> None:
-        turn.connection.execute(_removal(text))
+    def delete_in_transaction(transaction: DatabaseTransaction) -> None:
+        transaction.connection.execute(_delete_challenge_sql(challenge_text))
 
-    await world.apply(unit)
+    await environment.run_transaction(delete_in_transaction)
     return None
 
 
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+def _encode_base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _bytes(text: object) -> bytes:
+def _decode_base64url(value: object) -> bytes:
     """Decode base64url with or without padding. Raises ValueError."""
-    if not isinstance(text, str) or not text.isascii():
+    if not isinstance(value, str) or not value.isascii():
         raise ValueError("not base64url")
     try:
-        return base64.urlsafe_b64decode(text + "===")
+        return base64.urlsafe_b64decode(value + "===")
     except binascii.Error as problem:
         raise ValueError("not base64url") from problem
 
 
-def _keys_of(user_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
-    asked = select(*picked(WebauthnKey)).where(col(WebauthnKey.user_id).in_(user_ids))
-    return asked.order_by(col(WebauthnKey.id))
+def _select_keys_of_users(user_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    statement = select(*select_columns(WebauthnKey)).where(col(WebauthnKey.user_id).in_(user_ids))
+    return statement.order_by(col(WebauthnKey.id))
 
 
-def _visible(ctx: Context) -> Any:
-    return col(WebauthnKey.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
+def _is_visible_sql(ctx: Context) -> Any:
+    return col(WebauthnKey.user_id).in_(select(col(User.id)).where(is_overseen_user(ctx)))
 
 
-async def of_users(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
+async def load_keys_of_users(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the keys of these users, oldest first; none for users that the viewer can't oversee."""
-    found: dict[int, list[Picked]] = {key: [] for key in user_ids}
-    for row in await ctx.read(_keys_of(user_ids).where(_visible(ctx))):
-        found[row.user_id].append(row)
-    return [found[key] for key in user_ids]
+    keys_by_user: dict[int, list[ColumnRow]] = {key: [] for key in user_ids}
+    for row in await ctx.read(_select_keys_of_users(user_ids).where(_is_visible_sql(ctx))):
+        keys_by_user[row.user_id].append(row)
+    return [keys_by_user[key] for key in user_ids]
 
 
-async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+async def load_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load keys by id, in this order; None for a key that the viewer does not see."""
-    seen = select(*picked(WebauthnKey)).where(_visible(ctx))
-    return await by_keys(ctx, seen, col(WebauthnKey.id), ids)
+    statement = select(*select_columns(WebauthnKey)).where(_is_visible_sql(ctx))
+    return await read_by_keys(ctx, statement, col(WebauthnKey.id), ids)
 
 
-async def removed(session: AsyncSession, user_id: int, ids: Sequence[int] | None = None) -> int:
+async def delete_keys(session: AsyncSession, user_id: int, ids: Sequence[int] | None = None) -> int:
     """Delete these keys of the user, or all; return the number left.
 
     The last one takes the user's challenges with it.
     """
     connection = await session.connection()
-    mine = col(WebauthnKey.user_id) == user_id
-    which = mine if ids is None else mine & col(WebauthnKey.id).in_(ids)
-    await connection.execute(delete(WebauthnKey).where(which))
-    rows = (await connection.execute(select(col(WebauthnKey.id)).where(mine))).all()
+    is_of_user = col(WebauthnKey.user_id) == user_id
+    condition = is_of_user if ids is None else is_of_user & col(WebauthnKey.id).in_(ids)
+    await connection.execute(delete(WebauthnKey).where(condition))
+    rows = (await connection.execute(select(col(WebauthnKey.id)).where(is_of_user))).all()
     if not rows:
-        gone = delete(WebauthnChallenge).where(col(WebauthnChallenge.user_id) == user_id)
-        await connection.execute(gone)
+        delete_challenges = delete(WebauthnChallenge).where(
+            col(WebauthnChallenge.user_id) == user_id
+        )
+        await connection.execute(delete_challenges)
     return len(rows)

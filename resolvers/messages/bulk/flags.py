@@ -10,235 +10,302 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.scanners import training_worker
-from mail.storage.message_flags import SYSTEM_FLAGS, flags, named_flags
-from models.errors import Invalid
+from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags, imap_flags_from_values
+from models.errors import InvalidInput
 from models.events.journal import ChangeKind
 from models.messages.tables import Message
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked, table_of
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import (
-    Sent,
-    among,
-    chosen,
-    number,
-    prepared,
-    read_of,
-    values_of,
+    StatementWithValues,
+    column_values,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+    raw_values,
+    rows_at,
 )
 from resolvers.context import Context
-from resolvers.messages.bulk.row_changes import STATE, Changes, Tally, by_user, counted
+from resolvers.messages.bulk.row_changes import (
+    STATE_COLUMNS,
+    CounterDelta,
+    FlagChanges,
+    counter_statement,
+    group_rows_by_user,
+)
 
-KEYWORDS = 64  # per message
-TIMES = ("expires", "snoozed_until")
-UNREAD = {
+MAX_KEYWORDS = 64  # per message
+TIME_COLUMNS = ("expires", "snoozed_until")
+UNUSED_COLUMNS = {
     "thread_id",
     "modseq",
     "size",
     "archived_at",
 }  # of STATE_COLUMNS, not needed for flag changes
 
-States = Mapping[str, Any]  # by column
+MessageColumnValues = Mapping[str, Any]  # by column
 
 
-class After(NamedTuple):
+class FlagsAfter(NamedTuple):
     """The flags and keywords of a message after a change, and the difference from before."""
 
-    flags: list[str]  # flags and keywords with their IMAP names
+    flag_names: list[str]  # flags and keywords with their IMAP names
     keywords: list[str]
-    reworded: bool
-    differs: bool
-    unseen: int  # added to the unseen counter
+    changes_keywords: bool
+    is_different: bool
+    unseen_change: int  # added to the unseen counter
 
 
-class Some(NamedTuple):
+class MessagesWithFlags(NamedTuple):
     """Messages of one account, and the flags of each after the change."""
 
-    rows: Sequence[Picked]
-    after: Sequence[After]
+    rows: Sequence[ColumnRow]
+    flags_after: Sequence[FlagsAfter]
 
 
-@prepared
-def asked(dialect: str) -> Select[*tuple[Any, ...]]:
+@prepare_cached
+def flag_rows_query(dialect: str) -> Select[*tuple[Any, ...]]:
     """Build the select of the messages with these `ids` of the account `user`, by ID."""
-    theirs = col(Message.user_id) == number("user"), col(Message.archived_at).is_(None)
-    rows = select(*picked(Message, STATE - UNREAD)).where(*theirs)
-    return rows.where(among(dialect, col(Message.id), "ids")).order_by(col(Message.id))
+    conditions = (
+        col(Message.user_id) == integer_parameter("user"),
+        col(Message.archived_at).is_(None),
+    )
+    rows = select(*select_columns(Message, STATE_COLUMNS - UNUSED_COLUMNS)).where(*conditions)
+    return rows.where(is_in_parameter(dialect, col(Message.id), "ids")).order_by(col(Message.id))
 
 
-async def change(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], changes: Changes
+async def change_flags(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], changes: FlagChanges
 ) -> list[int]:
     """Change flags, keywords and values. Returns the IDs of the messages that changed."""
-    return await ctx.world.join(session, lambda turn: changed(ctx, turn, rows, changes))
+    return await ctx.environment.run_in_session(
+        session, lambda transaction: change_flags_in_transaction(ctx, transaction, rows, changes)
+    )
 
 
-def changed(
+def change_flags_in_transaction(
     ctx: Context,
-    turn: Turn,
-    rows: Sequence[Picked],
-    changes: Changes,
+    transaction: DatabaseTransaction,
+    rows: Sequence[ColumnRow],
+    changes: FlagChanges,
     *,
-    also: Sequence[Sent] = (),
+    extra_statements: Sequence[StatementWithValues] = (),
 ) -> list[int]:
     """Change flags like `change_flags`, in a transaction that locks the accounts.
 
     `extra_statements` are sent with its own statements.
     """
-    after = _after_each(rows, changes)
-    works, ids = list(also), []
-    for owner, places in _others(rows, after).items():
-        some = Some(chosen(rows, places), [after[place] for place in places])
-        works += _works(ctx, turn, owner, some, changes)
-        _set_keywords(turn, some)
-        ids += values_of(some.rows, "id")
-    turn.send(works)
-    training_worker.marked(turn, ids, [*changes.add, *(changes.replace or ())])
+    after = _flags_after_each(rows, changes)
+    statements, ids = list(extra_statements), []
+    for owner, indexes in _places_of_changed_rows(rows, after).items():
+        changed_messages = MessagesWithFlags(
+            rows_at(rows, indexes), [after[index] for index in indexes]
+        )
+        statements += _change_statements(ctx, transaction, owner, changed_messages, changes)
+        _set_keywords(transaction, changed_messages)
+        ids += raw_values(changed_messages.rows, "id")
+    transaction.execute_statements(statements)
+    training_worker.enqueue_for_keywords(transaction, ids, [*changes.add, *(changes.replace or ())])
     return ids
 
 
-def _others(rows: Sequence[Picked], after: Sequence[After]) -> dict[int, list[int]]:
+def _places_of_changed_rows(
+    rows: Sequence[ColumnRow], flags_after: Sequence[FlagsAfter]
+) -> dict[int, list[int]]:
     """Return the row numbers of messages that change, by user ID."""
     found: defaultdict[int, list[int]] = defaultdict(list)
-    for place, (owner, to) in enumerate(zip(values_of(rows, "user_id"), after, strict=True)):
-        if to.differs:
-            found[owner].append(place)
+    for index, (owner, new_flags) in enumerate(
+        zip(raw_values(rows, "user_id"), flags_after, strict=True)
+    ):
+        if new_flags.is_different:
+            found[owner].append(index)
     return found
 
 
-def _after_each(rows: Sequence[Picked], changes: Changes) -> list[After]:
+def _flags_after_each(rows: Sequence[ColumnRow], changes: FlagChanges) -> list[FlagsAfter]:
     """Compute the flags of each message after the change, once for messages with equal flags."""
-    states = _states(rows)
-    known = {state: place for place, state in enumerate(states)}
-    after = {state: _after(rows[place], changes) for state, place in known.items()}
+    states = _flag_states(rows)
+    index_by_state = {state: index for index, state in enumerate(states)}
+    after = {state: _flags_after(rows[index], changes) for state, index in index_by_state.items()}
     return [after[state] for state in states]
 
 
-def _states(rows: Sequence[Picked]) -> list[tuple[Any, ...]]:
+def _flag_states(rows: Sequence[ColumnRow]) -> list[tuple[Any, ...]]:
     """Return the flags and keywords of each message as a hashable value."""
-    words = [one if isinstance(one, str) else tuple(one) for one in values_of(rows, "keywords")]
-    return list(zip(*(values_of(rows, name) for name in SYSTEM_FLAGS), words, strict=True))
+    keywords = [one if isinstance(one, str) else tuple(one) for one in raw_values(rows, "keywords")]
+    return list(zip(*(raw_values(rows, name) for name in SYSTEM_FLAGS), keywords, strict=True))
 
 
-def names_of(rows: Sequence[Picked]) -> list[list[str]]:
+def flag_names_of_rows(rows: Sequence[ColumnRow]) -> list[list[str]]:
     """Return the flags and keywords of each message, with their IMAP names."""
-    states = _states(rows)
-    known = {state: place for place, state in enumerate(states)}
-    named = {state: flags(rows[place]) for state, place in known.items()}
-    return [named[state] for state in states]
+    states = _flag_states(rows)
+    index_by_state = {state: index for index, state in enumerate(states)}
+    names_by_state = {state: imap_flags(rows[index]) for state, index in index_by_state.items()}
+    return [names_by_state[state] for state in states]
 
 
-def was(rows: Sequence[Picked]) -> list[list[Any]]:
+def undo_values(rows: Sequence[ColumnRow]) -> list[list[Any]]:
     """Return what an undo needs of each message: ID, mailbox, flags, expiry and snooze."""
     columns = [
-        values_of(rows, "id"),
-        values_of(rows, "mailbox_id"),
-        names_of(rows),
-        *([at and at.isoformat() for at in read_of(rows, name)] for name in TIMES),
-        values_of(rows, "snoozed_from"),
+        raw_values(rows, "id"),
+        raw_values(rows, "mailbox_id"),
+        flag_names_of_rows(rows),
+        *([at and at.isoformat() for at in column_values(rows, name)] for name in TIME_COLUMNS),
+        raw_values(rows, "snoozed_from"),
     ]
     return [list(one) for one in zip(*columns, strict=True)]
 
 
-def _after(row: Picked, changes: Changes) -> After:
-    system = {name: changes.flags.get(name, getattr(row, name)) for name in SYSTEM_FLAGS}
-    keywords = list(row.keywords if changes.replace is None else changes.replace)
+def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
+    system = {name: changes.flags.get(name, getattr(message, name)) for name in SYSTEM_FLAGS}
+    keywords = list(message.keywords if changes.replace is None else changes.replace)
     keywords += [name for name in changes.add if name not in keywords]
     keywords = [name for name in keywords if name not in changes.remove]
-    if len(keywords) > KEYWORDS:
-        raise Invalid(
-            f"a message has at most {KEYWORDS} keywords", constraint="max", path=["set", "addFlags"]
+    if len(keywords) > MAX_KEYWORDS:
+        raise InvalidInput(
+            f"a message has at most {MAX_KEYWORDS} keywords",
+            constraint="max",
+            path=["set", "addFlags"],
         )
-    reworded = keywords != row.keywords
-    differs = any(getattr(row, name) != value for name, value in system.items())
-    return After(
-        named_flags(*system.values(), keywords),
+    reworded = keywords != message.keywords
+    differs = any(getattr(message, name) != value for name, value in system.items())
+    return FlagsAfter(
+        imap_flags_from_values(*system.values(), keywords),
         keywords,
         reworded,
         differs or reworded or bool(changes.values),
-        int(row.seen) - int(system["seen"]),
+        int(message.seen) - int(system["seen"]),
     )
 
 
-def _works(ctx: Context, turn: Turn, owner: int, some: Some, changes: Changes) -> list[Sent]:
+def _change_statements(
+    ctx: Context,
+    transaction: DatabaseTransaction,
+    owner_id: int,
+    messages: MessagesWithFlags,
+    changes: FlagChanges,
+) -> list[StatementWithValues]:
     """Return the statements that update these messages of one account, and the journal."""
-    rows, after = some
-    last, told = _told(ctx, turn, owner, rows, [to.flags for to in after])
-    unseen = Counter[int]()
-    for mailbox, to in zip(values_of(rows, "mailbox_id"), after, strict=True):
-        if mailbox is not None:
-            unseen[mailbox] += to.unseen
-    dialect = turn.world.database.dialect
-    values = {**changes.flags, **(changes.values or {})}
-    given = {"ids": values_of(rows, "id"), "last": last}
-    given |= {f"its_{name}": value for name, value in values.items()}
-    works = [*told, (_update(dialect, frozenset(values)), given)]
-    tallies = {mailbox: Tally(unseen=more) for mailbox, more in unseen.items()}
-    return [*works, counted(dialect, last, tallies)] if tallies else works
-
-
-def _told(
-    ctx: Context, turn: Turn, owner: int, rows: Sequence[Picked], named: list[list[str]]
-) -> tuple[int, list[Sent]]:
-    """Return the new MODSEQ of these messages of one account, and the journal statements."""
-    entries = ctx.entries(
-        ChangeKind.MESSAGE_UPDATED,
-        values_of(rows, "id"),
-        mailbox=values_of(rows, "mailbox_id"),
-        uid=values_of(rows, "uid"),
-        flags=named,
+    rows, after = messages
+    last, journal_statements = _modseq_and_journal_statements(
+        ctx, transaction, owner_id, rows, [new_flags.flag_names for new_flags in after]
     )
-    return turn.told(owner, entries, at=ctx.world.now())
+    unseen = Counter[int]()
+    for mailbox, new_flags in zip(raw_values(rows, "mailbox_id"), after, strict=True):
+        if mailbox is not None:
+            unseen[mailbox] += new_flags.unseen_change
+    dialect = transaction.environment.database.dialect
+    values = {**changes.flags, **(changes.values or {})}
+    parameters = {"ids": raw_values(rows, "id"), "last": last}
+    parameters |= {f"its_{name}": value for name, value in values.items()}
+    statements = [*journal_statements, (_update_query(dialect, frozenset(values)), parameters)]
+    tallies = {
+        mailbox: CounterDelta(unseen=unseen_delta) for mailbox, unseen_delta in unseen.items()
+    }
+    return [*statements, counter_statement(dialect, last, tallies)] if tallies else statements
 
 
-@prepared
-def _update(dialect: str, names: frozenset[str]) -> Update:
-    table = table_of(Message)
-    its = {name: bindparam(f"its_{name}", type_=table.c[name].type) for name in sorted(names)}
-    these = update(table).where(among(dialect, table.c.id, "ids"))
-    return these.values(modseq=number("last"), **its)
+def _modseq_and_journal_statements(
+    ctx: Context,
+    transaction: DatabaseTransaction,
+    owner_id: int,
+    rows: Sequence[ColumnRow],
+    flag_names: list[list[str]],
+) -> tuple[int, list[StatementWithValues]]:
+    """Return the new MODSEQ of these messages of one account, and the journal statements."""
+    entries = ctx.journal_entries(
+        ChangeKind.MESSAGE_UPDATED,
+        raw_values(rows, "id"),
+        mailbox=raw_values(rows, "mailbox_id"),
+        uid=raw_values(rows, "uid"),
+        flags=flag_names,
+    )
+    return transaction.entry_statements(owner_id, entries, at=ctx.environment.now())
 
 
-def _set_keywords(turn: Turn, some: Some) -> None:
-    table = table_of(Message)
-    pairs = zip(values_of(some.rows, "id"), some.after, strict=True)
-    given = [{"key": key, "words": to.keywords} for key, to in pairs if to.reworded]
-    if given:
-        words = bindparam("words", type_=table.c.keywords.type)
-        statement = update(table).where(table.c.id == bindparam("key")).values(keywords=words)
-        turn.connection.execute(statement, given)
+@prepare_cached
+def _update_query(dialect: str, column_names: frozenset[str]) -> Update:
+    table = core_table(Message)
+    column_parameters = {
+        name: bindparam(f"its_{name}", type_=table.c[name].type) for name in sorted(column_names)
+    }
+    statement = update(table).where(is_in_parameter(dialect, table.c.id, "ids"))
+    return statement.values(modseq=integer_parameter("last"), **column_parameters)
 
 
-async def restate(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], states: Mapping[int, States]
+def _set_keywords(transaction: DatabaseTransaction, messages: MessagesWithFlags) -> None:
+    table = core_table(Message)
+    pairs = zip(raw_values(messages.rows, "id"), messages.flags_after, strict=True)
+    parameters = [
+        {"key": key, "words": new_flags.keywords}
+        for key, new_flags in pairs
+        if new_flags.changes_keywords
+    ]
+    if parameters:
+        keywords = bindparam("words", type_=table.c.keywords.type)
+        statement = update(table).where(table.c.id == bindparam("key")).values(keywords=keywords)
+        transaction.connection.execute(statement, parameters)
+
+
+async def set_columns_of_each(
+    ctx: Context,
+    session: AsyncSession,
+    rows: Sequence[ColumnRow],
+    values_by_message_id: Mapping[int, MessageColumnValues],
 ) -> None:
     """Set columns of each message to its own values: flags, keywords and others.
 
     All messages get the same columns, which their rows contain.
     """
-    others = [
+    other_rows = [
         row
         for row in rows
-        if any(getattr(row, name) != value for name, value in states[row.id].items())
+        if any(getattr(row, name) != value for name, value in values_by_message_id[row.id].items())
     ]
-    for theirs in by_user(others).values():
-        await ctx.world.join(session, partial(_restate, ctx, rows=theirs, states=states))
+    for user_rows in group_rows_by_user(other_rows).values():
+        await ctx.environment.run_in_session(
+            session,
+            partial(
+                _set_columns_in_transaction,
+                ctx,
+                rows=user_rows,
+                values_by_message_id=values_by_message_id,
+            ),
+        )
 
 
-def _restate(
-    ctx: Context, turn: Turn, rows: Sequence[Picked], states: Mapping[int, States]
+def _set_columns_in_transaction(
+    ctx: Context,
+    transaction: DatabaseTransaction,
+    rows: Sequence[ColumnRow],
+    values_by_message_id: Mapping[int, MessageColumnValues],
 ) -> None:
-    table = table_of(Message)
-    named = [flags(states[row.id]) for row in rows]
-    last, told = _told(ctx, turn, rows[0].user_id, rows, named)
-    names = sorted(states[rows[0].id])
-    its = {name: bindparam(f"its_{name}", type_=table.c[name].type) for name in names}
-    statement = update(table).where(table.c.id == bindparam("key")).values(modseq=last, **its)
-    given = [
-        {"key": row.id, **{f"its_{name}": states[row.id][name] for name in names}} for row in rows
+    table = core_table(Message)
+    flag_names = [imap_flags(values_by_message_id[row.id]) for row in rows]
+    last, journal_statements = _modseq_and_journal_statements(
+        ctx, transaction, rows[0].user_id, rows, flag_names
+    )
+    names = sorted(values_by_message_id[rows[0].id])
+    column_parameters = {name: bindparam(f"its_{name}", type_=table.c[name].type) for name in names}
+    statement = (
+        update(table).where(table.c.id == bindparam("key")).values(modseq=last, **column_parameters)
+    )
+    parameters = [
+        {"key": row.id, **{f"its_{name}": values_by_message_id[row.id][name] for name in names}}
+        for row in rows
     ]
-    turn.connection.execute(statement, given)
-    tallies: defaultdict[int, Tally] = defaultdict(Tally)
+    transaction.connection.execute(statement, parameters)
+    tallies: defaultdict[int, CounterDelta] = defaultdict(CounterDelta)
     for row in rows:
         if row.mailbox_id is not None:
-            tallies[row.mailbox_id].unseen += int(row.seen) - int(states[row.id]["seen"])
-    turn.send([*told, counted(turn.world.database.dialect, last, tallies)] if tallies else told)
+            tallies[row.mailbox_id].unseen += int(row.seen) - int(
+                values_by_message_id[row.id]["seen"]
+            )
+    transaction.execute_statements(
+        [
+            *journal_statements,
+            counter_statement(transaction.environment.database.dialect, last, tallies),
+        ]
+        if tallies
+        else journal_statements
+    )

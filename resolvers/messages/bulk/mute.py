@@ -8,23 +8,27 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.events.journal import ChangeKind
 from models.messages.tables import Thread
-from models.store.columns import picked
-from resolvers.access import own, visible
+from models.store.columns import select_columns
+from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
 
 
-async def mute(ctx: Context, session: AsyncSession, wanted: Mapping[int, bool]) -> None:
+async def set_muted(
+    ctx: Context, session: AsyncSession, muted_by_thread_id: Mapping[int, bool]
+) -> None:
     """Mute or unmute these threads of the viewer. Threads that no longer exist are ignored."""
-    if not wanted:
+    if not muted_by_thread_id:
         return
-    asked = select(*picked(Thread, {"id", "muted"})).where(
-        visible(ctx, Thread), col(Thread.id).in_(wanted)
+    query = select(*select_columns(Thread, {"id", "muted"})).where(
+        is_visible(ctx, Thread), col(Thread.id).in_(muted_by_thread_id)
     )
-    rows = await ctx.read(asked)
-    changed = [row.id for row in rows if row.muted is not wanted[row.id]]
+    rows = await ctx.read(query)
+    changed = [row.id for row in rows if row.muted is not muted_by_thread_id[row.id]]
     for on in (True, False):
-        if ids := [key for key in changed if wanted[key] is on]:
+        if ids := [key for key in changed if muted_by_thread_id[key] is on]:
             statement = update(Thread).where(col(Thread.id).in_(ids)).values(muted=on)
             await (await session.connection()).execute(statement)
     if changed:
-        await ctx.record(session, own(ctx), ChangeKind.THREAD_CHANGED, sorted(changed))
+        await ctx.record_change(
+            session, require_user_id(ctx), ChangeKind.THREAD_CHANGED, sorted(changed)
+        )

@@ -5,97 +5,104 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.errors import Conflict, Forbidden, Invalid
+from models.errors import Conflict, Forbidden, InvalidInput
 from models.mailboxes.shares import Rights, ShareRight
 from models.messages.tables import Message
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
-from resolvers.access import own, shared
+from resolvers.access import is_shared, require_user_id
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.loaders import Named, find
-from resolvers.mailboxes.rights import NONE
-from resolvers.messages.bulk.row_changes import Changes
-from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox
+from resolvers.mailboxes.rights import NO_RIGHTS
+from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.filters.filter_conditions import MessageSelector
 
-TO, SELECT = ["to"], ["select"]
+TARGET_PATH, SELECTOR_PATH = ["to"], ["select"]
 
 
-async def owner_of(ctx: Context, selection: Selection) -> int:
+async def load_owner_id(ctx: Context, selector: MessageSelector) -> int:
     """Return the owner of the selected messages, which can be a user that shares them.
 
     Raises InvalidInput if they belong to several accounts.
     """
-    if selection.ids is not None:
+    if selector.ids is not None:
         statement = select(col(Message.user_id)).where(
-            col(Message.id).in_(selection.ids), shared(ctx, Message)
+            col(Message.id).in_(selector.ids), is_shared(ctx, Message)
         )
         owners = {row.user_id for row in await ctx.read(statement.distinct())}
-        mine = select(col(Message.id)).where(
-            col(Message.id).in_(selection.ids), col(Message.user_id) == own(ctx)
+        query = select(col(Message.id)).where(
+            col(Message.id).in_(selector.ids), col(Message.user_id) == require_user_id(ctx)
         )
-        if owners and await ctx.read(mine.limit(1)):
-            owners.add(own(ctx))
+        if owners and await ctx.read(query.limit(1)):
+            owners.add(require_user_id(ctx))
         if len(owners) > 1:
             text = "they are of several accounts: one at a time"
-            raise Invalid(text, constraint="exclusive", path=[*SELECT, "ids"])
-        return owners.pop() if owners else own(ctx)
-    key = folder_of(selection)
-    mailbox = await ctx.load(mailbox_loaders.shared_by_ids, key) if key is not None else None
-    return int(mailbox.user_id) if mailbox else own(ctx)
+            raise InvalidInput(text, constraint="exclusive", path=[*SELECTOR_PATH, "ids"])
+        return owners.pop() if owners else require_user_id(ctx)
+    key = mailbox_id_of_selector(selector)
+    mailbox = await ctx.load(mailbox_loaders.load_shared_by_ids, key) if key is not None else None
+    return int(mailbox.user_id) if mailbox else require_user_id(ctx)
 
 
-def folder_of(selection: Selection) -> int | None:
+def mailbox_id_of_selector(selector: MessageSelector) -> int | None:
     """Return the mailbox ID in a selector, or None."""
-    name = selection.mailbox if selection.where is None else selection.where.mailbox
+    name = selector.mailbox if selector.conditions is None else selector.conditions.mailbox
     return name.id if name is not None else None
 
 
-async def target(ctx: Context, to: Named, owner: int) -> tuple[Picked, Picked | None]:
+async def load_target_and_owner(
+    ctx: Context, target_mailbox: MailboxSelector, owner_id: int
+) -> tuple[ColumnRow, ColumnRow | None]:
     """Return the target mailbox, and its owner if that is another account.
 
     A path or special use selects a mailbox of the viewer, an ID also a shared one. Raises NotFound,
     Forbidden, or Conflict if the accounts share no storage.
     """
-    mailbox = await find(ctx, to, ShareRight.INSERT, path=TO)
-    if mailbox.user_id == owner:
+    mailbox = await require_mailbox(
+        ctx, target_mailbox, ShareRight.INSERT, path_in_input=TARGET_PATH
+    )
+    if mailbox.user_id == owner_id:
         return mailbox, None
-    statement = select(*picked(User)).where(col(User.id).in_([mailbox.user_id, owner]))
+    statement = select(*select_columns(User)).where(col(User.id).in_([mailbox.user_id, owner_id]))
     rows = {row.id: row for row in await ctx.read(statement)}
-    if rows[mailbox.user_id].tenant_id != rows[owner].tenant_id:
+    if rows[mailbox.user_id].tenant_id != rows[owner_id].tenant_id:
         text = "accounts of different domains share no storage: nothing goes from one to the other"
-        raise Conflict(text, path=TO)
+        raise Conflict(text, path=TARGET_PATH)
     return mailbox, rows[mailbox.user_id]
 
 
-def for_changes(changes: Changes | None) -> Rights:
+def rights_for_changes(changes: FlagChanges | None) -> Rights:
     r"""Return the rights that changes need: SEEN for \Seen, DELETE for \Deleted, else WRITE."""
-    if changes is None or changes.nothing:
-        return NONE
+    if changes is None or changes.is_empty:
+        return NO_RIGHTS
     flags = set(changes.flags)
-    needed = {ShareRight.SEEN} if "seen" in flags else set[ShareRight]()
+    rights = {ShareRight.SEEN} if "seen" in flags else set[ShareRight]()
     if "deleted" in flags:
-        needed.add(ShareRight.DELETE)
+        rights.add(ShareRight.DELETE)
     if flags - {"seen", "deleted"} or changes.add or changes.remove or changes.values:
-        needed.add(ShareRight.WRITE)
-    return frozenset(needed | ({ShareRight.WRITE} if changes.replace is not None else set()))
+        rights.add(ShareRight.WRITE)
+    return frozenset(rights | ({ShareRight.WRITE} if changes.replace is not None else set()))
 
 
-async def lacking(
-    ctx: Context, boxes: Sequence[int], needed: Rights
+async def load_missing_rights(
+    ctx: Context, mailbox_ids: Sequence[int], needed: Rights
 ) -> dict[int, list[ShareRight]]:
     """Return the rights that the viewer lacks, by mailbox ID, for mailboxes of others."""
-    has = await mailbox_rights.of_boxes(ctx, boxes)
+    has = await mailbox_rights.load_rights_in_shared_mailboxes(ctx, mailbox_ids)
     missing = {
-        mailbox: mailbox_rights.ordered(needed - has.get(mailbox, NONE)) for mailbox in boxes
+        mailbox: mailbox_rights.sorted_rights(needed - has.get(mailbox, NO_RIGHTS))
+        for mailbox in mailbox_ids
     }
     return {mailbox: rights for mailbox, rights in missing.items() if rights}
 
 
-async def require(ctx: Context, boxes: Sequence[int], needed: Rights, path: Sequence[str]) -> None:
+async def require_rights(
+    ctx: Context, mailbox_ids: Sequence[int], needed: Rights, input_path: Sequence[str]
+) -> None:
     """Raise Forbidden if the viewer lacks a right in one of these mailboxes of others."""
-    missing = await lacking(ctx, boxes, needed)
+    missing = await load_missing_rights(ctx, mailbox_ids, needed)
     for rights in missing.values():
         text = f"this needs the right {rights[0]} in the folder"
-        raise Forbidden(text, requires=rights[0], path=path)
+        raise Forbidden(text, requires=rights[0], path=input_path)

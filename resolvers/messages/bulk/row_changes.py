@@ -19,19 +19,27 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.limits import user_limits
 from mail.scanners import training_worker
 from mail.storage import audit_copies
-from mail.storage.message_flags import SYSTEM_FLAGS, flags
+from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
 from mail.storage.message_insert import take_quota
-from mail.storage.thread_assignment import ended
-from models.errors import Invalid, NotFound
+from mail.storage.thread_assignment import delete_empty_threads
+from models.errors import InvalidInput, NotFound
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.store.columns import Instant, Picked, picked, table_of
-from models.store.prepared_statements import Sent, among, fetched, listed, number, prepared, send
+from models.store.columns import ColumnRow, UtcDateTime, core_table, select_columns
+from models.store.prepared_statements import (
+    StatementWithValues,
+    execute_statements,
+    fetch_rows,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+    rows_from_parameter,
+)
 from models.users.tables import User
 from resolvers.context import Context
 
-STATE = frozenset(
+STATE_COLUMNS = frozenset(
     {
         "id",
         "user_id",
@@ -48,12 +56,12 @@ STATE = frozenset(
     }
     | set(SYSTEM_FLAGS)
 )
-LONGEST = 128  # characters
-_SYSTEM = {f"\\{name.capitalize()}": name for name in SYSTEM_FLAGS}
+MAX_KEYWORD_LENGTH = 128  # characters
+_COLUMN_BY_FLAG = {f"\\{name.capitalize()}": name for name in SYSTEM_FLAGS}
 
 
 @dataclass(slots=True)
-class Tally:
+class CounterDelta:
     """The change of a mailbox's counters."""
 
     total: int = 0
@@ -62,7 +70,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class FlagChanges:
     """Changes of messages. None, and flags that are missing, change nothing."""
 
     flags: Mapping[str, bool]  # system flags by column name
@@ -73,137 +81,171 @@ class Changes:
     snooze: str | None = None  # ISO 8601; "" ends the snooze
 
     @classmethod
-    def of(
+    def from_flag_names(
         cls,
         flags: Mapping[str, bool],
         *,
-        add: Sequence[str] = (),
-        remove: Sequence[str] = (),
-        replaced: Sequence[str] | None = None,
-        values: Mapping[str, Any] | None = None,
-    ) -> "Changes":
+        added: Sequence[str] = (),
+        removed: Sequence[str] = (),
+        replacement: Sequence[str] | None = None,
+        column_values: Mapping[str, Any] | None = None,
+    ) -> "FlagChanges":
         r"""Build changes from IMAP names, which contain flags such as `\Seen` and keywords.
 
         Raises InvalidInput.
         """
         system = dict(flags)
-        for path, names, on in (("addFlags", add, True), ("removeFlags", remove, False)):
-            system |= {_SYSTEM[name]: on for name in _checked(names, path) if name in _SYSTEM}
-        if replaced is not None:
-            named = {_SYSTEM[name] for name in _checked(replaced, "flags") if name in _SYSTEM}
-            system |= {name: name in named for name in SYSTEM_FLAGS}
+        for path, names, on in (("addFlags", added, True), ("removeFlags", removed, False)):
+            system |= {
+                _COLUMN_BY_FLAG[name]: on
+                for name in _validated_flag_names(names, path)
+                if name in _COLUMN_BY_FLAG
+            }
+        if replacement is not None:
+            columns = {
+                _COLUMN_BY_FLAG[name]
+                for name in _validated_flag_names(replacement, "flags")
+                if name in _COLUMN_BY_FLAG
+            }
+            system |= {name: name in columns for name in SYSTEM_FLAGS}
         return cls(
             system,
-            _keywords(add, "addFlags"),
-            _keywords(remove, "removeFlags"),
-            None if replaced is None else _keywords(replaced, "flags"),
-            values,
+            _validated_keywords(added, "addFlags"),
+            _validated_keywords(removed, "removeFlags"),
+            None if replacement is None else _validated_keywords(replacement, "flags"),
+            column_values,
         )
 
     @property
-    def touched(self) -> list[str]:
+    def touched_flag_names(self) -> list[str]:
         """The IMAP names of the flags and keywords that are set or removed."""
-        system = [name for name, column in _SYSTEM.items() if column in self.flags]
+        system = [name for name, column in _COLUMN_BY_FLAG.items() if column in self.flags]
         return [*system, *self.add, *self.remove]
 
     @property
-    def left(self) -> list[str]:
+    def set_flag_names(self) -> list[str]:
         """The IMAP names of the changed flags and keywords that are set afterwards."""
-        system = [name for name, column in _SYSTEM.items() if self.flags.get(column)]
+        system = [name for name, column in _COLUMN_BY_FLAG.items() if self.flags.get(column)]
         return [*system, *self.add, *(self.replace or ())]
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """True if nothing changes."""
         sets = self.replace is not None or self.snooze is not None
         return not (sets or self.flags or self.add or self.remove or self.values)
 
 
-def _keywords(names: Sequence[str], path: str) -> list[str]:
-    return list(dict.fromkeys(name for name in _checked(names, path) if name not in _SYSTEM))
+def _validated_keywords(names: Sequence[str], input_field: str) -> list[str]:
+    return list(
+        dict.fromkeys(
+            name
+            for name in _validated_flag_names(names, input_field)
+            if name not in _COLUMN_BY_FLAG
+        )
+    )
 
 
-def keyword_of(name: str) -> str:
+def validate_keyword(name: str) -> str:
     """Return the keyword. Raises InvalidInput if it is malformed or a system flag."""
-    if name[:1] == "\\" or not _word(name):
-        raise Invalid("not a keyword", constraint="pattern", path=["keyword"])
+    if name[:1] == "\\" or not _is_keyword(name):
+        raise InvalidInput("not a keyword", constraint="pattern", path=["keyword"])
     return name
 
 
-def is_flag(name: str) -> bool:
+def is_flag_or_keyword(name: str) -> bool:
     """True if this is a flag that messages can have here, or a keyword."""
     spelled = f"\\{name[1:].capitalize()}" if name[:1] == "\\" else name
-    return spelled in _SYSTEM or (name[:1] != "\\" and _word(name))
+    return spelled in _COLUMN_BY_FLAG or (name[:1] != "\\" and _is_keyword(name))
 
 
-def _word(name: str) -> bool:
-    return 0 < len(name) <= LONGEST and not any(c in '(){%*"\\]' or c < "!" for c in name)
+def _is_keyword(name: str) -> bool:
+    return 0 < len(name) <= MAX_KEYWORD_LENGTH and not any(
+        c in '(){%*"\\]' or c < "!" for c in name
+    )
 
 
-def _checked(names: Sequence[str], path: str) -> list[str]:
+def _validated_flag_names(names: Sequence[str], input_field: str) -> list[str]:
     """Return the names with canonical spelling of flags. Raises InvalidInput for other texts."""
     found = []
     for index, given in enumerate(names):
         name = f"\\{given[1:].capitalize()}" if given[:1] == "\\" else given
-        if name not in _SYSTEM and not _word(name):
-            raise Invalid(
-                "not a flag or keyword", constraint="pattern", path=["set", path], index=index
+        if name not in _COLUMN_BY_FLAG and not _is_keyword(name):
+            raise InvalidInput(
+                "not a flag or keyword",
+                constraint="pattern",
+                path=["set", input_field],
+                index=index,
             )
         found.append(name)
     return found
 
 
-async def chosen(
-    session: AsyncSession, ids: Sequence[int], *, also: frozenset[str] = frozenset()
-) -> Sequence[Picked]:
+async def load_rows_in_transaction(
+    session: AsyncSession,
+    message_ids: Sequence[int],
+    *,
+    extra_columns: frozenset[str] = frozenset(),
+) -> Sequence[ColumnRow]:
     """Load these messages inside the transaction, by ID, with STATE_COLUMNS and `extra_columns`."""
     connection = await session.connection()
-    asked = _chosen(connection.dialect.name, STATE | also)
-    return await connection.run_sync(fetched, asked, {"ids": list(ids)})
+    statement = _rows_by_id_query(connection.dialect.name, STATE_COLUMNS | extra_columns)
+    return await connection.run_sync(fetch_rows, statement, {"ids": list(message_ids)})
 
 
-@prepared
-def _chosen(dialect: str, columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
-    rows = select(*picked(Message, columns)).order_by(col(Message.id))
-    return rows.where(among(dialect, col(Message.id), "ids"))
+@prepare_cached
+def _rows_by_id_query(dialect: str, columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    rows = select(*select_columns(Message, columns)).order_by(col(Message.id))
+    return rows.where(is_in_parameter(dialect, col(Message.id), "ids"))
 
 
-async def count(session: AsyncSession, last: int, tallies: Mapping[int, Tally]) -> None:
+async def apply_counter_deltas(
+    session: AsyncSession, modseq: int, delta_by_mailbox: Mapping[int, CounterDelta]
+) -> None:
     """Add to the counters of mailboxes, and set their MODSEQ."""
-    if tallies:
-        await (await session.connection()).run_sync(_count, last, tallies)
+    if delta_by_mailbox:
+        await (await session.connection()).run_sync(
+            _apply_counter_deltas_sync, modseq, delta_by_mailbox
+        )
 
 
-def _count(connection: Connection, last: int, tallies: Mapping[int, Tally]) -> None:
-    send(connection, [counted(connection.dialect.name, last, tallies)])
+def _apply_counter_deltas_sync(
+    connection: Connection, modseq: int, delta_by_mailbox: Mapping[int, CounterDelta]
+) -> None:
+    execute_statements(
+        connection, [counter_statement(connection.dialect.name, modseq, delta_by_mailbox)]
+    )
 
 
-def counted(dialect: str, last: int, tallies: Mapping[int, Tally]) -> Sent:
+def counter_statement(
+    dialect: str, modseq: int, delta_by_mailbox: Mapping[int, CounterDelta]
+) -> StatementWithValues:
     """Build the statement that adds to the counters of mailboxes and sets their MODSEQ."""
-    mailboxes = [[key, one.total, one.unseen, one.size] for key, one in sorted(tallies.items())]
-    return _counters(dialect), {"last": last, "boxes": mailboxes}
+    mailboxes = [
+        [key, one.total, one.unseen, one.size] for key, one in sorted(delta_by_mailbox.items())
+    ]
+    return _counter_update_query(dialect), {"last": modseq, "boxes": mailboxes}
 
 
-@prepared
-def _counters(dialect: str) -> Update:
-    table = table_of(Mailbox)
+@prepare_cached
+def _counter_update_query(dialect: str) -> Update:
+    table = core_table(Mailbox)
     names = ("total", "unseen", "size")
-    more = listed(dialect, "boxes", ("key", *names))
-    values = {name: table.c[name] + more.c[name] for name in names}
-    at = {name: number("last") for name in ("modseq", "modify_index")}
-    return update(table).where(table.c.id == more.c.key).values(**values, **at)
+    delta_rows = rows_from_parameter(dialect, "boxes", ("key", *names))
+    values = {name: table.c[name] + delta_rows.c[name] for name in names}
+    at = {name: integer_parameter("last") for name in ("modseq", "modify_index")}
+    return update(table).where(table.c.id == delta_rows.c.key).values(**values, **at)
 
 
-def by_user(rows: Iterable[Picked]) -> dict[int, list[Picked]]:
+def group_rows_by_user(rows: Iterable[ColumnRow]) -> dict[int, list[ColumnRow]]:
     """Group rows by user ID."""
-    theirs: defaultdict[int, list[Picked]] = defaultdict(list)
+    rows_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        theirs[row.user_id].append(row)
-    return dict(theirs)
+        rows_by_user[row.user_id].append(row)
+    return dict(rows_by_user)
 
 
-def _tallies(rows: Iterable[Picked], sign: int) -> dict[int, Tally]:
-    tallies: defaultdict[int, Tally] = defaultdict(Tally)
+def _deltas_by_mailbox(rows: Iterable[ColumnRow], sign: int) -> dict[int, CounterDelta]:
+    tallies: defaultdict[int, CounterDelta] = defaultdict(CounterDelta)
     for row in rows:
         if row.mailbox_id is not None:
             tally = tallies[row.mailbox_id]
@@ -213,8 +255,8 @@ def _tallies(rows: Iterable[Picked], sign: int) -> dict[int, Tally]:
     return dict(tallies)
 
 
-async def move(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked
+async def move_messages(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], target: ColumnRow
 ) -> dict[int, tuple[int, int]]:
     """Move messages of one account into its mailbox, in the order of their UIDs.
 
@@ -222,83 +264,86 @@ async def move(
     NotFound.
     """
     moved = sorted(
-        (row for row in rows if row.mailbox_id != to.id), key=lambda r: (r.mailbox_id or 0, r.uid)
+        (row for row in rows if row.mailbox_id != target.id),
+        key=lambda r: (r.mailbox_id or 0, r.uid),
     )
     if not moved:
         return {row.id: (row.uid, row.uid) for row in rows}
-    uids = await numbers(session, to, len(moved))
-    last = await ctx.record(
+    uids = await reserve_uids(session, target, len(moved))
+    last = await ctx.record_change(
         session,
-        to.user_id,
+        target.user_id,
         ChangeKind.MESSAGE_MOVED,
         [row.id for row in moved],
-        mailbox=to.id,
+        mailbox=target.id,
         uid=list(uids),
         fromMailbox=[row.mailbox_id for row in moved],
         fromUid=[row.uid for row in moved],
-        flags=[flags(row) for row in moved],
+        flags=[imap_flags(row) for row in moved],
     )
-    await _put(ctx, session, zip(moved, uids, strict=True), (to, last))
-    tallies = _tallies(moved, -1)
-    tallies[to.id] = arriving(moved)
-    await count(session, last, tallies)
-    await training_worker.moved(ctx.world, session, moved, to)
+    await _write_placement(ctx, session, zip(moved, uids, strict=True), (target, last))
+    tallies = _deltas_by_mailbox(moved, -1)
+    tallies[target.id] = arrival_delta(moved)
+    await apply_counter_deltas(session, last, tallies)
+    await training_worker.enqueue_for_moved(ctx.environment, session, moved, target)
     new = {row.id: uid for row, uid in zip(moved, uids, strict=True)}
     return {row.id: (row.uid, new.get(row.id, row.uid)) for row in rows}
 
 
-def arriving(rows: Sequence[Picked]) -> Tally:
+def arrival_delta(rows: Sequence[ColumnRow]) -> CounterDelta:
     """Return what these messages add to the counters of their new mailbox."""
     unseen = sum(not row.seen for row in rows)
-    return Tally(len(rows), unseen, sum(row.size for row in rows))
+    return CounterDelta(len(rows), unseen, sum(row.size for row in rows))
 
 
-async def numbers(session: AsyncSession, to: Picked, many: int) -> range:
+async def reserve_uids(session: AsyncSession, mailbox: ColumnRow, count: int) -> range:
     """Reserve the next UIDs of a mailbox. Raises NotFound if it was deleted."""
-    taken = await (await session.connection()).execute(
+    result = await (await session.connection()).execute(
         update(Mailbox)
-        .where(col(Mailbox.id) == to.id)
-        .values(uid_next=Mailbox.uid_next + many)
+        .where(col(Mailbox.id) == mailbox.id)
+        .values(uid_next=Mailbox.uid_next + count)
         .returning(col(Mailbox.uid_next))
     )
-    end = taken.scalar_one_or_none()
-    if end is None:
-        raise NotFound(str(to.id), path=["to"])
-    return range(end - many, end)
+    uid_end = result.scalar_one_or_none()
+    if uid_end is None:
+        raise NotFound(str(mailbox.id), path=["to"])
+    return range(uid_end - count, uid_end)
 
 
-async def _put(
+async def _write_placement(
     ctx: Context,
     session: AsyncSession,
-    numbered: Iterable[tuple[Picked, int]],
-    there: tuple[Picked, int],
+    rows_and_uids: Iterable[tuple[ColumnRow, int]],
+    mailbox_and_modseq: tuple[ColumnRow, int],
 ) -> None:
-    to, last = there
-    at = ctx.world.now()
+    to, last = mailbox_and_modseq
+    at = ctx.environment.now()
     connection = await session.connection()
-    given = {
-        "rows": [[row.id, uid] for row, uid in numbered],
+    parameters = {
+        "rows": [[row.id, uid] for row, uid in rows_and_uids],
         "box": to.id,
         "last": last,
         "at": at,
         "ends": at + timedelta(seconds=to.retention) if to.retention else None,
     }
-    await connection.run_sync(send, [(_placed(connection.dialect.name), given)])
+    await connection.run_sync(
+        execute_statements, [(_placement_update_query(connection.dialect.name), parameters)]
+    )
 
 
-@prepared
-def _placed(dialect: str) -> Update:
-    table = table_of(Message)
-    new = listed(dialect, "rows", ("key", "number"))
+@prepare_cached
+def _placement_update_query(dialect: str) -> Update:
+    table = core_table(Message)
+    new = rows_from_parameter(dialect, "rows", ("key", "number"))
     return (
         update(table)
         .where(table.c.id == new.c.key)
         .values(
-            mailbox_id=number("box"),
+            mailbox_id=integer_parameter("box"),
             uid=new.c.number,
-            modseq=number("last"),
-            saved_at=bindparam("at", type_=Instant),
-            expires=bindparam("ends", type_=Instant),
+            modseq=integer_parameter("last"),
+            saved_at=bindparam("at", type_=UtcDateTime),
+            expires=bindparam("ends", type_=UtcDateTime),
             snoozed_until=null(),
             snoozed_from=null(),
             archived_at=null(),
@@ -309,20 +354,25 @@ def _placed(dialect: str) -> Update:
     )
 
 
-async def archive(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], paths: Mapping[int, str]
+async def archive_messages(
+    ctx: Context,
+    session: AsyncSession,
+    rows: Sequence[ColumnRow],
+    path_by_mailbox: Mapping[int, str],
 ) -> None:
     """Move messages from their mailboxes to the archive of deleted messages.
 
     Drafts are kept for the undo window, other messages for the retention of the archive.
     """
-    at = ctx.world.now()
-    options = ctx.world.options
-    for user_id, theirs in by_user(rows).items():
-        last = await _taken_out(ctx, session, ChangeKind.MESSAGE_ARCHIVED, theirs)
+    at = ctx.environment.now()
+    options = ctx.environment.options
+    for user_id, user_rows in group_rows_by_user(rows).items():
+        last = await _record_removal_from_mailboxes(
+            ctx, session, ChangeKind.MESSAGE_ARCHIVED, user_rows
+        )
         for row_kind, keep in ((False, options.archive_for), (True, options.undo_window)):
             groups: defaultdict[int, list[int]] = defaultdict(list)
-            for row in theirs:
+            for row in user_rows:
                 if row.draft is row_kind:
                     groups[row.mailbox_id].append(row.id)
             for mailbox_id, ids in groups.items():
@@ -330,48 +380,59 @@ async def archive(
                     "mailbox_id": None,
                     "modseq": last,
                     "archived_at": at,
-                    "archived_from": paths[mailbox_id],
+                    "archived_from": path_by_mailbox[mailbox_id],
                     "archived_mailbox_id": mailbox_id,
                     "purge_at": at + keep,
                 }
-                await _by_thousands(session, ids, values)
-        await _free(session, user_id, theirs)
+                await _update_in_chunks(session, ids, values)
+        await _release_quota(session, user_id, user_rows)
 
 
-async def _by_thousands(
-    session: AsyncSession, ids: Sequence[int], values: Mapping[str, Any]
+async def _update_in_chunks(
+    session: AsyncSession, message_ids: Sequence[int], column_values: Mapping[str, Any]
 ) -> None:
-    await (await session.connection()).run_sync(_update, ids, values)
+    await (await session.connection()).run_sync(_update_in_chunks_sync, message_ids, column_values)
 
 
-def _update(connection: Connection, ids: Sequence[int], values: Mapping[str, Any]) -> None:
-    for start in range(0, len(ids), 1000):
-        part = col(Message.id).in_(ids[start : start + 1000])
-        connection.execute(update(Message).where(part).values(**values))
+def _update_in_chunks_sync(
+    connection: Connection, message_ids: Sequence[int], column_values: Mapping[str, Any]
+) -> None:
+    for start in range(0, len(message_ids), 1000):
+        part = col(Message.id).in_(message_ids[start : start + 1000])
+        connection.execute(update(Message).where(part).values(**column_values))
 
 
-async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
+async def delete_permanently(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]
+) -> None:
     """Delete messages permanently."""
     connection = await session.connection()
-    for user_id, theirs in by_user(rows).items():
-        await leaving(ctx, session, user_id, [row.id for row in theirs])
-        await _taken_out(ctx, session, ChangeKind.MESSAGE_DELETED, theirs)
-        for start in range(0, len(theirs), 1000):
-            ids = [row.id for row in theirs[start : start + 1000]]
+    for user_id, user_rows in group_rows_by_user(rows).items():
+        await copy_to_audits(ctx, session, user_id, [row.id for row in user_rows])
+        await _record_removal_from_mailboxes(ctx, session, ChangeKind.MESSAGE_DELETED, user_rows)
+        for start in range(0, len(user_rows), 1000):
+            ids = [row.id for row in user_rows[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
-        await connection.execute(ended({row.thread_id for row in theirs}))
-        await _free(session, user_id, theirs)
+        await connection.execute(delete_empty_threads({row.thread_id for row in user_rows}))
+        await _release_quota(session, user_id, user_rows)
 
 
-async def leaving(ctx: Context, session: AsyncSession, user_id: int, ids: Sequence[int]) -> None:
+async def copy_to_audits(
+    ctx: Context, session: AsyncSession, user_id: int, message_ids: Sequence[int]
+) -> None:
     """Copy messages to running audits before they are deleted permanently."""
-    await ctx.world.join(session, lambda turn: audit_copies.leaving(turn, user_id, ids))
+    await ctx.environment.run_in_session(
+        session,
+        lambda transaction: audit_copies.copy_messages_before_removal(
+            transaction, user_id, message_ids
+        ),
+    )
 
 
-async def _taken_out(
-    ctx: Context, session: AsyncSession, kind: ChangeKind, rows: Sequence[Picked]
+async def _record_removal_from_mailboxes(
+    ctx: Context, session: AsyncSession, kind: ChangeKind, rows: Sequence[ColumnRow]
 ) -> int:
-    last = await ctx.record(
+    last = await ctx.record_change(
         session,
         rows[0].user_id,
         kind,
@@ -379,33 +440,37 @@ async def _taken_out(
         mailbox=[row.mailbox_id for row in rows],
         uid=[row.uid for row in rows],
     )
-    await count(session, last, _tallies(rows, -1))
+    await apply_counter_deltas(session, last, _deltas_by_mailbox(rows, -1))
     return last
 
 
-async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked) -> None:
+async def restore_messages(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], target: ColumnRow
+) -> None:
     """Restore archived messages of one account into its mailbox. Raises OverQuota or NotFound."""
-    user_id, size = to.user_id, sum(row.size for row in rows)
-    take = partial(take_quota, user_id=user_id, size=size, many=len(rows))
-    taken = await ctx.world.join(session, take)
+    user_id, size = target.user_id, sum(row.size for row in rows)
+    take = partial(take_quota, user_id=user_id, byte_count=size, message_count=len(rows))
+    first_uids = await ctx.environment.run_in_session(session, take)
     ordered = sorted(rows, key=lambda row: row.id)
-    uids = await numbers(session, to, len(ordered))
-    last = await ctx.record(
+    uids = await reserve_uids(session, target, len(ordered))
+    last = await ctx.record_change(
         session,
         user_id,
         ChangeKind.MESSAGE_RESTORED,
         [row.id for row in ordered],
-        mailbox=to.id,
+        mailbox=target.id,
         uid=list(uids),
-        flags=[flags(row) for row in ordered],
+        flags=[imap_flags(row) for row in ordered],
     )
-    await _put(ctx, session, zip(ordered, uids, strict=True), (to, last))
-    await count(session, last, {to.id: arriving(ordered)})
-    tell = partial(user_limits.stored, user_id=user_id, taken=taken, more=size)
-    await ctx.world.join(session, tell)
+    await _write_placement(ctx, session, zip(ordered, uids, strict=True), (target, last))
+    await apply_counter_deltas(session, last, {target.id: arrival_delta(ordered)})
+    tell = partial(
+        user_limits.report_storage_usage, user_id=user_id, usage=first_uids, added_bytes=size
+    )
+    await ctx.environment.run_in_session(session, tell)
 
 
-async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> None:
+async def _release_quota(session: AsyncSession, user_id: int, rows: Sequence[ColumnRow]) -> None:
     """Subtract these messages from the user's quota usage and message count."""
     size = sum(row.size for row in rows)
     less = {"used": User.used - size, "message_count": User.message_count - len(rows)}
@@ -413,12 +478,12 @@ async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> 
     await (await session.connection()).execute(statement)
 
 
-def flagged(names: Collection[str]) -> dict[str, Any]:
+def columns_from_flag_names(names: Collection[str]) -> dict[str, Any]:
     """Return the column values for these IMAP names of flags and keywords."""
-    system = {column: name in names for name, column in _SYSTEM.items()}
-    return {**system, "keywords": [name for name in names if name not in _SYSTEM]}
+    system = {column: name in names for name, column in _COLUMN_BY_FLAG.items()}
+    return {**system, "keywords": [name for name in names if name not in _COLUMN_BY_FLAG]}
 
 
-def when(text: str | None) -> datetime | None:
+def parse_stored_time(text: str | None) -> datetime | None:
     """Parse a time that `flags.undo_values` stored. None stays None."""
     return datetime.fromisoformat(text) if text else None

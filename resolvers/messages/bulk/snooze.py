@@ -13,102 +13,106 @@ from sqlalchemy import update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.mailboxes.special_use_names import snoozed_in
-from mail.storage.message_flags import flags
-from models.errors import Forbidden, Invalid, LimitReached
+from mail.mailboxes.special_use_names import snoozed_mailbox_name
+from mail.storage.message_flags import imap_flags
+from models.errors import Forbidden, InvalidInput, LimitReached
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.special_mailboxes import SpecialMailbox, ensure_special_mailbox
 from resolvers.messages.bulk import flags as bulk_flags
 from resolvers.messages.bulk import row_changes
-from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.bulk.row_changes import FlagChanges
 
-PATH = ("set", "snoozedUntil")
-FARTHEST = timedelta(days=3660)
-HOME = frozenset({"id", "user_id", "path", "retention"})
-SNOOZED = SpecialMailbox(SpecialUse.SNOOZED, snoozed_in)
+INPUT_PATH = ("set", "snoozedUntil")
+MAX_SNOOZE = timedelta(days=3660)
+MAILBOX_COLUMNS = frozenset({"id", "user_id", "path", "retention"})
+SNOOZED_MAILBOX = SpecialMailbox(SpecialUse.SNOOZED, snoozed_mailbox_name)
 
 
-def check(ctx: Context, changes: Changes | None, *, moving: bool) -> None:
+def validate_snooze(ctx: Context, changes: FlagChanges | None, *, is_move: bool) -> None:
     """Raise InvalidInput if the time is past or too late, or the request also moves messages."""
     if changes is None or changes.snooze is None:
         return
-    if moving:
+    if is_move:
         text = "what is moved is not snoozed: one of the two"
-        raise Invalid(text, constraint="exclusive", path=PATH)
+        raise InvalidInput(text, constraint="exclusive", path=INPUT_PATH)
     if changes.snooze:
-        until, now = datetime.fromisoformat(changes.snooze), ctx.world.now()
+        until, now = datetime.fromisoformat(changes.snooze), ctx.environment.now()
         if until <= now:
-            raise Invalid("it is over", constraint="min", path=PATH)
-        if until > now + FARTHEST:
-            raise Invalid("at most ten years", constraint="max", path=PATH)
+            raise InvalidInput("it is over", constraint="min", path=INPUT_PATH)
+        if until > now + MAX_SNOOZE:
+            raise InvalidInput("at most ten years", constraint="max", path=INPUT_PATH)
 
 
-def check_owner(changes: Changes | None) -> None:
+def require_no_snooze(changes: FlagChanges | None) -> None:
     """Raise Forbidden if the changes snooze, since only owners can snooze."""
     if changes is not None and changes.snooze is not None:
-        raise Forbidden("messages are for their owner to snooze", path=PATH)
+        raise Forbidden("messages are for their owner to snooze", path=INPUT_PATH)
 
 
-async def apply(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], changes: Changes | None
+async def apply_snooze(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], changes: FlagChanges | None
 ) -> None:
     """Apply the snooze of the changes to these messages, inside the caller's transaction."""
     if changes is None or changes.snooze is None:
         return
-    now = await row_changes.chosen(session, [row.id for row in rows])
-    for user_id, theirs in row_changes.by_user(now).items():
+    now = await row_changes.load_rows_in_transaction(session, [row.id for row in rows])
+    for user_id, user_rows in row_changes.group_rows_by_user(now).items():
         if changes.snooze:
             until = datetime.fromisoformat(changes.snooze)
-            await _put_off(ctx, session, user_id, theirs, until)
+            await _snooze_messages(ctx, session, user_id, user_rows, until)
         else:
-            await _bring_back(ctx, session, user_id, theirs)
+            await _end_snooze(ctx, session, user_id, user_rows)
 
 
-async def _put_off(
-    ctx: Context, session: AsyncSession, user_id: int, rows: Sequence[Picked], until: datetime
+async def _snooze_messages(
+    ctx: Context, session: AsyncSession, user_id: int, rows: Sequence[ColumnRow], until: datetime
 ) -> None:
-    folder = await _folder(ctx, user_id)
-    fresh = [row for row in rows if row.mailbox_id != folder.id]
-    if fresh:
-        await row_changes.move(ctx, session, fresh, folder)
+    folder = await _ensure_snoozed_mailbox(ctx, user_id)
+    newly_snoozed = [row for row in rows if row.mailbox_id != folder.id]
+    if newly_snoozed:
+        await row_changes.move_messages(ctx, session, newly_snoozed, folder)
     homes: defaultdict[int, list[int]] = defaultdict(list)
-    for row in fresh:
+    for row in newly_snoozed:
         homes[row.mailbox_id].append(row.id)
     connection = await session.connection()
-    for home, ids in homes.items():
-        values = {"snoozed_until": until, "snoozed_from": home}
+    for home_mailbox_id, ids in homes.items():
+        values = {"snoozed_until": until, "snoozed_from": home_mailbox_id}
         await connection.execute(update(Message).where(col(Message.id).in_(ids)).values(values))
-    there = [row for row in rows if row.mailbox_id == folder.id]
-    states = {row.id: row_changes.flagged(flags(row)) | {"snoozed_until": until} for row in there}
-    await bulk_flags.restate(ctx, session, there, states)
+    already_snoozed = [row for row in rows if row.mailbox_id == folder.id]
+    states = {
+        row.id: row_changes.columns_from_flag_names(imap_flags(row)) | {"snoozed_until": until}
+        for row in already_snoozed
+    }
+    await bulk_flags.set_columns_of_each(ctx, session, already_snoozed, states)
 
 
-async def _bring_back(
-    ctx: Context, session: AsyncSession, user_id: int, rows: Sequence[Picked]
+async def _end_snooze(
+    ctx: Context, session: AsyncSession, user_id: int, rows: Sequence[ColumnRow]
 ) -> None:
     """Move the snoozed ones of these messages to the mailboxes they came from, else to INBOX."""
     snoozed = [row for row in rows if row.snoozed_until is not None]
     if not snoozed:
         return
     mailboxes = {
-        mailbox.id: mailbox for mailbox in await mailbox_loaders.all_of(ctx, user_id, HOME)
+        mailbox.id: mailbox
+        for mailbox in await mailbox_loaders.load_all_of_user(ctx, user_id, MAILBOX_COLUMNS)
     }
     inbox = next(mailbox for mailbox in mailboxes.values() if mailbox.path == "INBOX")
-    homes: defaultdict[int, list[Picked]] = defaultdict(list)
+    homes: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in snoozed:
         homes[mailboxes.get(row.snoozed_from, inbox).id].append(row)
-    for home, theirs in homes.items():
-        await row_changes.move(ctx, session, theirs, mailboxes[home])
+    for home_mailbox, mailbox_rows in homes.items():
+        await row_changes.move_messages(ctx, session, mailbox_rows, mailboxes[home_mailbox])
 
 
-async def _folder(ctx: Context, user_id: int) -> Picked:
+async def _ensure_snoozed_mailbox(ctx: Context, user_id: int) -> ColumnRow:
     """Return the account's mailbox for snoozed messages; create it if there is none."""
     try:
-        return await ensure_special_mailbox(ctx, user_id, SNOOZED)
+        return await ensure_special_mailbox(ctx, user_id, SNOOZED_MAILBOX)
     except LimitReached as full:
-        full.path = list(PATH)
+        full.path = list(INPUT_PATH)
         raise

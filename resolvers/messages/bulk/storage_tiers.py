@@ -10,96 +10,127 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage.blobs import tier_move
-from mail.storage.blobs.tiered_store import Tiers
+from mail.storage.blobs.tiered_store import TieredStore
 from models.admin.tasks import Task
-from models.errors import NotFound, Unavailable
+from models.errors import NotFound, ServiceUnavailable
 from models.events.journal import PLATFORM, ChangeKind
 from models.files.blobs import Blob, StorageTier
 from models.messages.tables import Message
-from resolvers.admin.task_steps import Plan, Step, part, past, queue
+from resolvers.admin.task_steps import (
+    TaskStepPlan,
+    TaskStepResult,
+    insert_tasks,
+    next_ids,
+    result_after_ids,
+)
 from resolvers.context import Context
 from resolvers.messages.bulk import owners
-from resolvers.messages.filters.filter_conditions import Selection
+from resolvers.messages.filters.filter_conditions import MessageSelector
 
-KIND = "MESSAGE_TIER_MOVE"
+TASK_KIND = "MESSAGE_TIER_MOVE"
 MUTATION = "messageTierMove"
-TOGETHER = 100  # a request with more is run as a task
-CHUNK = 200  # per task step
+MAX_INLINE_MESSAGES = 100  # a request with more is run as a task
+MESSAGES_PER_STEP = 200  # per task step
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class TierMoveOutcome:
     """The number of moved messages, or the task that moves them."""
 
-    moved: int = 0
+    moved_count: int = 0
     task: Task | None = None
 
 
-async def move(ctx: Context, asked: Selection, tier: StorageTier) -> Done:
+async def move_to_tier(
+    ctx: Context, selector: MessageSelector, tier: StorageTier
+) -> TierMoveOutcome:
     """Move the bodies of these messages to a tier.
 
     Messages that are already there are not counted. A body that other messages share moves for them
     too. Raises Unavailable if there is no cold store, Forbidden or NotFound.
     """
-    if not isinstance(ctx.world.blobs, Tiers):
-        raise Unavailable("there is one store only: see MERGANSER_COLD_BLOBS", component="blobs")
-    whose = await owners.whose(ctx, asked.users)
-    asked = await asked.looked(ctx, whose.ids)
-    theirs = [col(Message.user_id).in_(whose.ids), col(Message.archived_at).is_(None)]
-    found = asked.condition(ctx, theirs)
-    await _check(ctx, asked, found)
+    if not isinstance(ctx.environment.object_store, TieredStore):
+        raise ServiceUnavailable(
+            "there is one store only: see MERGANSER_COLD_BLOBS", component="blobs"
+        )
+    accounts = await owners.load_bulk_accounts(ctx, selector.users)
+    selector = await selector.with_filter_sql(ctx, accounts.user_ids)
+    conditions = [col(Message.user_id).in_(accounts.user_ids), col(Message.archived_at).is_(None)]
+    found = selector.build_conditions(ctx, conditions)
+    await _require_selected_ids(ctx, selector, found)
     cold = tier is StorageTier.COLD
-    place = (col(Message.user_id), col(Message.id))
+    order_columns = (col(Message.user_id), col(Message.id))
     rows = await ctx.read(
-        select(*place).where(*found, tier_move.needs_move(cold=cold)).order_by(*place)
+        select(*order_columns)
+        .where(*found, tier_move.needs_move(cold=cold))
+        .order_by(*order_columns)
     )
-    ids, many = [row.id for row in rows], Counter(row.user_id for row in rows)
+    ids, count_by_user = [row.id for row in rows], Counter(row.user_id for row in rows)
     if not rows:
-        return Done()
+        return TierMoveOutcome()
     late = (
-        len(ids) > TOGETHER or ctx.writing
+        len(ids) > MAX_INLINE_MESSAGES or ctx.is_writing
     )  # the object store is not awaited inside a database transaction
-    moved = [] if late or ctx.trial else await tier_move.bring(ctx.world, ids, cold=cold)
-    ctx.world.fault("tier")
-    async with ctx.write(PLATFORM) as session:
-        await owners.log(ctx, session, whose, MUTATION, many)
+    moved = (
+        []
+        if late or ctx.is_dry_run
+        else await tier_move.copy_to_tier(ctx.environment, ids, cold=cold)
+    )
+    ctx.environment.reach_fault_point("tier")
+    async with ctx.write_session(PLATFORM) as session:
+        await owners.log_bulk_change(ctx, session, accounts, MUTATION, count_by_user)
         if late:
-            (task,) = await queue(ctx, session, KIND, [{"ids": ids, "cold": cold}], total=len(ids))
-            await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
-            return Done(task=task)
-        await ctx.world.join(session, lambda turn: tier_move.name(turn, moved))
-    return Done(len(ids))
+            (task,) = await insert_tasks(
+                ctx, session, TASK_KIND, [{"ids": ids, "cold": cold}], total=len(ids)
+            )
+            await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+            return TierMoveOutcome(task=task)
+        await ctx.environment.run_in_session(
+            session, lambda transaction: tier_move.name_moved_blobs(transaction, moved)
+        )
+    return TierMoveOutcome(len(ids))
 
 
-async def _check(ctx: Context, asked: Selection, found: Sequence[Any]) -> None:
+async def _require_selected_ids(
+    ctx: Context, selector: MessageSelector, conditions: Sequence[Any]
+) -> None:
     """Raise NotFound if a message given by ID does not exist."""
-    if asked.ids is not None:
-        there = {row.id for row in await ctx.read(select(col(Message.id)).where(*found))}
-        for index, key in enumerate(asked.ids):
-            if key not in there:
+    if selector.ids is not None:
+        found_ids = {row.id for row in await ctx.read(select(col(Message.id)).where(*conditions))}
+        for index, key in enumerate(selector.ids):
+            if key not in found_ids:
                 raise NotFound(str(key), path=["select", "ids"], index=index)
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def copy_next_blobs(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Copy the next bodies to their new tier."""
-    ids = part(order, checkpoint, CHUNK)
-    return Plan(ids=ids, made=await tier_move.bring(ctx.world, ids, cold=order["cold"]))
+    ids = next_ids(task_order, checkpoint, MESSAGES_PER_STEP)
+    return TaskStepPlan(
+        ids=ids,
+        prepared=await tier_move.copy_to_tier(ctx.environment, ids, cold=task_order["cold"]),
+    )
 
 
-async def step(
+async def switch_copied_blobs(
     ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    task_order: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: Plan,
-) -> Step:
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Update the rows of the copied bodies to their new tier."""
-    await ctx.world.join(session, lambda turn: tier_move.name(turn, held.made))
-    return past(held.ids, order, checkpoint, len(held.ids))
+    await ctx.environment.run_in_session(
+        session, lambda transaction: tier_move.name_moved_blobs(transaction, task_plan.prepared)
+    )
+    return result_after_ids(task_plan.ids, task_order, checkpoint, len(task_plan.ids))
 
 
-async def of_blobs(ctx: Context, ids: list[int]) -> list[StorageTier]:
+async def load_storage_tiers(ctx: Context, blob_ids: list[int]) -> list[StorageTier]:
     """Load the storage tiers of these blobs, in this order."""
-    statement = select(col(Blob.id)).where(col(Blob.id).in_(ids), tier_move.lies(cold=True))
+    statement = select(col(Blob.id)).where(
+        col(Blob.id).in_(blob_ids), tier_move.is_in_tier(cold=True)
+    )
     cold = {row.id for row in await ctx.read(statement)}
-    return [StorageTier.COLD if key in cold else StorageTier.HOT for key in ids]
+    return [StorageTier.COLD if key in cold else StorageTier.HOT for key in blob_ids]

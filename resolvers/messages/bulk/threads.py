@@ -6,61 +6,67 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.errors import Invalid, all_found
+from models.errors import InvalidInput, require_all_found
 from models.messages.tables import Message, Thread
-from models.store.columns import Picked, picked
+from models.store.columns import ColumnRow, select_columns
 from models.store.query_hints import without_index
-from resolvers.access import own, visible
+from resolvers.access import is_visible, require_user_id
 from resolvers.context import Context
 from resolvers.messages.bulk import bulk_changes
-from resolvers.messages.bulk.bulk_changes import Done, Order
-from resolvers.messages.bulk.mute import mute
-from resolvers.messages.bulk.row_changes import Changes
-from resolvers.messages.filters.filter_conditions import Selection
-from resolvers.messages.loaders import here
+from resolvers.messages.bulk.bulk_changes import BulkOutcome, BulkRequest
+from resolvers.messages.bulk.mute import set_muted
+from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.filters.filter_conditions import MessageSelector
+from resolvers.messages.loaders import is_not_deleted_sql
 
-IDS = 250  # per request
+MAX_THREADS = 250  # per request
 
 
 @dataclass(frozen=True, slots=True)
-class ThreadOrder:
+class ThreadChangeRequest:
     """Changes of threads: of their messages in mailboxes, and of the mute state."""
 
-    ids: Sequence[int]
-    changes: Changes | None = None
-    muted: bool | None = None
+    thread_ids: Sequence[int]
+    changes: FlagChanges | None = None
+    is_muted: bool | None = None
 
 
-async def carry_out(ctx: Context, order: ThreadOrder) -> Done:
+async def change_threads(ctx: Context, request: ThreadChangeRequest) -> BulkOutcome:
     """Change threads: all or none in one transaction.
 
     If they have many messages, a task changes them, without undo. Raises InvalidInput, and NotFound
     with its index for a thread without visible messages.
     """
-    changes = None if order.changes is None or order.changes.nothing else order.changes
-    if changes is None and order.muted is None:
-        raise Invalid("say what to change", constraint="required", path=["set"])
-    user_id = own(ctx)
-    async with ctx.write(user_id) as session:
-        rows = await _rows(ctx, order.ids)
+    changes = None if request.changes is None or request.changes.is_empty else request.changes
+    if changes is None and request.is_muted is None:
+        raise InvalidInput("say what to change", constraint="required", path=["set"])
+    user_id = require_user_id(ctx)
+    async with ctx.write_session(user_id) as session:
+        rows = await _require_threads(ctx, request.thread_ids)
         statement = select(col(Message.id)).where(
-            without_index(visible(ctx, Message)), here(), col(Message.thread_id).in_(order.ids)
+            without_index(is_visible(ctx, Message)),
+            is_not_deleted_sql(),
+            col(Message.thread_id).in_(request.thread_ids),
         )
         ids = [row.id for row in await ctx.read(statement.order_by(col(Message.id)))]
-        was: dict[int, bool] = {}
-        if order.muted is not None:
-            was = {row.id: row.muted for row in rows}
-            await mute(ctx, session, dict.fromkeys(was, order.muted))
-        later = changes is not None and len(ids) > ctx.world.options.bulk
-        what = Order(Selection(ids=ids), changes, later=later, muted=was)
-        return await bulk_changes.carry_out(ctx, what)
+        muted_before: dict[int, bool] = {}
+        if request.is_muted is not None:
+            muted_before = {row.id: row.muted for row in rows}
+            await set_muted(ctx, session, dict.fromkeys(muted_before, request.is_muted))
+        later = changes is not None and len(ids) > ctx.environment.options.bulk
+        request_of_messages = BulkRequest(
+            MessageSelector(ids=ids), changes, always_as_task=later, muted_before=muted_before
+        )
+        return await bulk_changes.apply_bulk_request(ctx, request_of_messages)
 
 
-async def _rows(ctx: Context, ids: Sequence[int]) -> Sequence[Picked]:
-    some = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id), here())
-    statement = select(*picked(Thread)).where(
-        visible(ctx, Thread), col(Thread.id).in_(ids), some.exists()
+async def _require_threads(ctx: Context, thread_ids: Sequence[int]) -> Sequence[ColumnRow]:
+    message_query = select(col(Message.id)).where(
+        col(Message.thread_id) == col(Thread.id), is_not_deleted_sql()
+    )
+    statement = select(*select_columns(Thread)).where(
+        is_visible(ctx, Thread), col(Thread.id).in_(thread_ids), message_query.exists()
     )
     rows = {row.id: row for row in await ctx.read(statement)}
-    all_found(ids, rows)
+    require_all_found(thread_ids, rows)
     return list(rows.values())

@@ -12,144 +12,162 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.message_flags import flags
-from models.admin.tasks import Undo
-from models.errors import Conflict, NotFound, Problems
+from mail.storage.message_flags import imap_flags
+from models.admin.tasks import UndoRecord
+from models.errors import Conflict, ErrorCollector, NotFound
 from models.mailboxes.tables import Mailbox
-from models.store.columns import Picked, picked
-from models.store.prepared_statements import Prepared, values_of
-from models.store.prepared_statements import Sent as Work
-from resolvers.access import own, visible
-from resolvers.auth.authentication import digest_of
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import PreparedStatement, StatementWithValues, raw_values
+from resolvers.access import is_visible, require_user_id
+from resolvers.auth.authentication import secret_digest
 from resolvers.context import Context
-from resolvers.mailboxes.owners import holding
+from resolvers.mailboxes.owners import lock_owners
 from resolvers.messages.bulk import flags as bulk_flags
 from resolvers.messages.bulk import mute, row_changes
-from resolvers.messages.bulk.row_changes import Changes
+from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.submission import create as submission_create
 from resolvers.submission import drafts
 from resolvers.submission import mutations as submission_mutations
-from resolvers.submission.create import Outgoing, Sent, Shown
-from resolvers.submission.drafts import Back, Order
-from resolvers.users.selection import Users
+from resolvers.submission.create import SendRequest, SentMessage, SentRowSelection
+from resolvers.submission.drafts import DraftSendRequest, RestoredDraft
+from resolvers.users.selection import UserSelector
 
-SEND = "MESSAGE_SEND"
+SEND_KIND = "MESSAGE_SEND"
 
-_NOTE = Prepared(insert(Undo).inline())
+_INSERT_UNDO = PreparedStatement(insert(UndoRecord).inline())
 
 
 @dataclass(frozen=True, slots=True)
-class Was:
+class StateBeforeChange:
     """The state of messages and threads before a change."""
 
-    kind: str
-    changes: Changes
-    rows: Sequence[Picked]
-    muted: Mapping[int, bool] = field(default_factory=dict)
-    to: Mapping[int, int] | None = None  # target mailbox of each account
+    task_kind: str
+    changes: FlagChanges
+    rows: Sequence[ColumnRow]
+    muted_by_thread_id: Mapping[int, bool] = field(default_factory=dict)
+    target_by_user: Mapping[int, int] | None = None  # target mailbox of each account
 
 
-async def remember(ctx: Context, session: AsyncSession, was: Was) -> tuple[str, datetime]:
+async def store_undo(
+    ctx: Context, session: AsyncSession, state: StateBeforeChange
+) -> tuple[str, datetime]:
     """Store the state before a change. Returns the undo token and its expiry."""
-    before = _before(was)
-    if "meta_data" in (was.changes.values or {}):
-        also = frozenset({"meta_data"})
-        kept = await row_changes.chosen(session, [row.id for row in was.rows], also=also)
-        before["meta"] = {str(row.id): row.meta_data for row in kept}
-    row, token = _token(ctx, before)
-    await (await session.connection()).execute(insert(Undo), row)
+    before = _stored_state(state)
+    if "meta_data" in (state.changes.values or {}):
+        extra_columns = frozenset({"meta_data"})
+        meta_rows = await row_changes.load_rows_in_transaction(
+            session, [row.id for row in state.rows], extra_columns=extra_columns
+        )
+        before["meta"] = {str(row.id): row.meta_data for row in meta_rows}
+    row, token = _new_token_and_row(ctx, before)
+    await (await session.connection()).execute(insert(UndoRecord), row)
     return token, row["expires_at"]
 
 
-def noted(ctx: Context, was: Was) -> tuple[str, datetime, Work]:
-    """Return an undo token, its expiry and the statement that stores it.
+@dataclass(frozen=True, slots=True)
+class PreparedUndo:
+    """An undo token, its expiry and the statement that stores it."""
+
+    token: str
+    expires_at: datetime
+    insert_statement: StatementWithValues
+
+
+def prepare_undo(ctx: Context, state: StateBeforeChange) -> PreparedUndo:
+    """Return an undo that is not stored yet.
 
     For changes of flags in one synchronous transaction, which don't touch `meta_data`.
     """
-    row, token = _token(ctx, _before(was))
-    return token, row["expires_at"], (_NOTE, row)
+    row, token = _new_token_and_row(ctx, _stored_state(state))
+    return PreparedUndo(token, row["expires_at"], (_INSERT_UNDO, row))
 
 
-async def send(
-    ctx: Context, outgoing: Outgoing, problems: Problems, shown: Shown
-) -> tuple[list[Sent], tuple[str, datetime] | None]:
+async def send_with_undo(
+    ctx: Context, outgoing: SendRequest, problems: ErrorCollector, form: SentRowSelection
+) -> tuple[list[SentMessage], tuple[str, datetime] | None]:
     """Send messages. If they are held, also return a token that takes them back, and its expiry."""
     if not outgoing.undo_window:
-        return await submission_create.send_all(ctx, outgoing, problems, shown), None
-    async with ctx.together():
-        sent = await submission_create.send_all(ctx, outgoing, problems)
-        held = [one.submission for one in sent if one.submission]
-        token = await of_held(ctx, held)
-    return sent, token
+        return await submission_create.send_messages(ctx, outgoing, problems, form), None
+    async with ctx.combined_transaction():
+        sent_messages = await submission_create.send_messages(ctx, outgoing, problems)
+        held_submissions = [one.submission for one in sent_messages if one.submission]
+        token = await create_undo_of_held(ctx, held_submissions)
+    return sent_messages, token
 
 
-async def submit(ctx: Context, order: Order) -> tuple[Sent, tuple[str, datetime] | None]:
+async def submit_draft_with_undo(
+    ctx: Context, request: DraftSendRequest
+) -> tuple[SentMessage, tuple[str, datetime] | None]:
     """Send a draft.
 
     If it is held, also return a token that makes it a draft again, and its expiry.
     """
-    if not order.undo_window:
-        sent, _ = await drafts.submit(ctx, order)
-        return sent, None
-    async with ctx.together():
-        sent, was = await drafts.submit(ctx, order)
-        held = [sent.submission] if sent.submission else []
-        token = await of_held(ctx, held, draft=was)
-    return sent, token
+    if not request.undo_window:
+        sent_message, _ = await drafts.submit_draft(ctx, request)
+        return sent_message, None
+    async with ctx.combined_transaction():
+        sent_message, restorable_draft = await drafts.submit_draft(ctx, request)
+        held_submissions = [sent_message.submission] if sent_message.submission else []
+        token = await create_undo_of_held(ctx, held_submissions, draft=restorable_draft)
+    return sent_message, token
 
 
-async def of_held(ctx: Context, held: Sequence[Picked], **more: Any) -> tuple[str, datetime] | None:
+async def create_undo_of_held(
+    ctx: Context, submissions: Sequence[ColumnRow], **extra_values: Any
+) -> tuple[str, datetime] | None:
     """Store an undo token for held submissions, in the transaction that holds them.
 
     `extra_values` are stored with it. Returns None if the submissions are not held.
     """
-    until = held[0].undo_until if held else None
+    until = submissions[0].undo_until if submissions else None
     if until is None:
         return None
-    row, token = _token(ctx, {"kind": SEND, "submissions": [one.id for one in held], **more})
+    row, token = _new_token_and_row(
+        ctx, {"kind": SEND_KIND, "submissions": [one.id for one in submissions], **extra_values}
+    )
     row["expires_at"] = until
-    async with ctx.write(row["user_id"]) as session:
-        await (await session.connection()).execute(insert(Undo), row)
+    async with ctx.write_session(row["user_id"]) as session:
+        await (await session.connection()).execute(insert(UndoRecord), row)
     return token, until
 
 
-def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _new_token_and_row(ctx: Context, stored_state: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the row of a new undo token, and the token."""
-    token = urlsafe_b64encode(ctx.world.random(24)).decode()
+    token = urlsafe_b64encode(ctx.environment.random_bytes(24)).decode()
     row = {
-        "id": ctx.world.key(),
-        "user_id": own(ctx),
-        "digest": digest_of(token),
-        "before": before,
-        "expires_at": ctx.world.now() + ctx.world.options.undo_window,
+        "id": ctx.environment.new_id(),
+        "user_id": require_user_id(ctx),
+        "digest": secret_digest(token),
+        "before": stored_state,
+        "expires_at": ctx.environment.now() + ctx.environment.options.undo_window,
     }
     return row, token
 
 
-def _before(was: Was) -> dict[str, Any]:
+def _stored_state(state: StateBeforeChange) -> dict[str, Any]:
     """Return the stored form of the state before a change.
 
     `flags` is None if all flags change; `left` lists those that are set afterwards.
     """
-    changes, rows = was.changes, was.rows
+    changes, rows = state.changes, state.rows
     values = changes.values or {}
-    kind = was.kind if changes.snooze is None else "MESSAGE_MOVE"  # snoozing moves messages
+    kind = state.task_kind if changes.snooze is None else "MESSAGE_MOVE"  # snoozing moves messages
     before: dict[str, Any] = {
         "kind": kind,
-        "owners": sorted(set(values_of(rows, "user_id"))),
-        "messages": bulk_flags.was(rows),
-        "flags": None if changes.replace is not None else changes.touched,
-        "left": changes.left,
+        "owners": sorted(set(raw_values(rows, "user_id"))),
+        "messages": bulk_flags.undo_values(rows),
+        "flags": None if changes.replace is not None else changes.touched_flag_names,
+        "left": changes.set_flag_names,
         "expires": kind != "MESSAGE_UPDATE" or "expires" in values,
     }
-    if was.to is not None and kind == "MESSAGE_MOVE":
-        before["to"] = list(was.to.items())
-    if was.muted:
-        before["muted"] = list(was.muted.items())
+    if state.target_by_user is not None and kind == "MESSAGE_MOVE":
+        before["to"] = list(state.target_by_user.items())
+    if state.muted_by_thread_id:
+        before["muted"] = list(state.muted_by_thread_id.items())
     return before
 
 
-async def undo(ctx: Context, token: str) -> int:
+async def undo_by_token(ctx: Context, token: str) -> int:
     """Undo the change of this token. Returns the number of messages that were reverted.
 
     Later changes stay: of a message that was moved on or restored, and of a flag that was set or
@@ -157,123 +175,153 @@ async def undo(ctx: Context, token: str) -> int:
     longer exists. Changes of others' messages need the permission again. Raises NotFound,
     Forbidden, or Conflict if a held message is already being sent.
     """
-    user_id = own(ctx)
-    mine = (
-        col(Undo.digest) == digest_of(token),
-        visible(ctx, Undo),
-        col(Undo.expires_at) > ctx.world.now(),
+    user_id = require_user_id(ctx)
+    is_this_undo = (
+        col(UndoRecord.digest) == secret_digest(token),
+        is_visible(ctx, UndoRecord),
+        col(UndoRecord.expires_at) > ctx.environment.now(),
     )
-    known = next(iter(await ctx.read(select(col(Undo.before)).where(*mine))), None)
-    if known and known.before["kind"] == SEND:
-        return await _unsend(ctx, mine, await drafts.taken_back(ctx, known.before))
-    owners = known.before.get("owners", [user_id]) if known else [user_id]
-    async with holding(ctx, Users(ids=tuple(owners)), "undo", path="token") as held:
-        return await _take_back(ctx, held.session, await _used(held.session, mine))
+    stored_state = next(
+        iter(await ctx.read(select(col(UndoRecord.before)).where(*is_this_undo))), None
+    )
+    if stored_state and stored_state.before["kind"] == SEND_KIND:
+        return await _cancel_submissions(
+            ctx, is_this_undo, await drafts.prepare_draft_restoration(ctx, stored_state.before)
+        )
+    owners = stored_state.before.get("owners", [user_id]) if stored_state else [user_id]
+    async with lock_owners(
+        ctx, UserSelector(ids=tuple(owners)), "undo", path="token"
+    ) as locked_owners:
+        return await _revert_changes(
+            ctx, locked_owners.session, await _consume_token(locked_owners.session, is_this_undo)
+        )
 
 
-async def _used(session: AsyncSession, mine: Sequence[Any]) -> dict[str, Any]:
+async def _consume_token(session: AsyncSession, conditions: Sequence[Any]) -> dict[str, Any]:
     """Delete the token and return its stored state. Raises NotFound."""
-    kept = (await session.exec(instances(Undo).where(*mine))).first()
-    if kept is None:
+    record = (await session.exec(instances(UndoRecord).where(*conditions))).first()
+    if record is None:
         raise NotFound("undo token", path=["token"])
-    await session.delete(kept)
+    await session.delete(record)
     await session.flush()
-    return kept.before
+    return record.before
 
 
-async def _unsend(ctx: Context, mine: Sequence[Any], back: Back | None) -> int:
+async def _cancel_submissions(
+    ctx: Context, conditions: Sequence[Any], draft_state: RestoredDraft | None
+) -> int:
     """Cancel held messages. Their copies become drafts; a former draft is restored."""
-    async with ctx.write(own(ctx)) as session:
-        before = await _used(session, mine)
+    async with ctx.write_session(require_user_id(ctx)) as session:
+        before = await _consume_token(session, conditions)
         # tokens from before mail merge have one submission
-        held = before.get("submissions") or [before["submission"]]
+        submission_ids = before.get("submissions") or [before["submission"]]
         try:
-            await submission_mutations.cancel(ctx, held, drafts=back is None)
+            await submission_mutations.cancel_submissions(
+                ctx, submission_ids, make_drafts=draft_state is None
+            )
         except Conflict as late:
             raise Conflict(late.message, path=["token"]) from late
-        if back:
-            await drafts.bring_back(ctx, session, back)
-    return len(held)
+        if draft_state:
+            await drafts.restore_draft(ctx, session, draft_state)
+    return len(submission_ids)
 
 
-async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]) -> int:
+async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dict[str, Any]) -> int:
     """Revert what the change did, and leave later changes. Returns the number of messages."""
-    was = {one[0]: one[1:] for one in before["messages"]}
-    await mute.mute(ctx, session, dict(before.get("muted", ())))
-    moved = before["kind"] != "MESSAGE_UPDATE"
-    if moved:
-        there = await row_changes.chosen(session, list(was))
-        was = {row.id: was[row.id] for row in there if _stayed(row, before)}
-        await _bring_back(ctx, session, before["kind"], {key: one[0] for key, one in was.items()})
-    meta = before.get("meta")
-    also = frozenset() if meta is None else frozenset({"meta_data"})
+    state_by_id = {one[0]: one[1:] for one in stored_state["messages"]}
+    await mute.set_muted(ctx, session, dict(stored_state.get("muted", ())))
+    is_move = stored_state["kind"] != "MESSAGE_UPDATE"
+    if is_move:
+        current_rows = await row_changes.load_rows_in_transaction(session, list(state_by_id))
+        state_by_id = {
+            row.id: state_by_id[row.id]
+            for row in current_rows
+            if _is_where_change_left_it(row, stored_state)
+        }
+        await _return_to_mailboxes(
+            ctx, session, stored_state["kind"], {key: one[0] for key, one in state_by_id.items()}
+        )
+    meta = stored_state.get("meta")
+    extra_columns = frozenset() if meta is None else frozenset({"meta_data"})
     rows = [
         row
-        for row in await row_changes.chosen(session, list(was), also=also)
+        for row in await row_changes.load_rows_in_transaction(
+            session, list(state_by_id), extra_columns=extra_columns
+        )
         if row.mailbox_id is not None
     ]
     states = {}
     for row in rows:
         # tokens from before snoozing end with the expiry
-        home, named, expires, *snoozed = was[row.id]
+        home_mailbox_id, flag_names, expires, *snoozed = state_by_id[row.id]
         until, origin = snoozed or (None, None)
-        states[row.id] = row_changes.flagged(_as_before(flags(row), named, before))
-        if before["expires"]:
-            states[row.id]["expires"] = row_changes.when(expires)
-        if moved:  # a returned message is snoozed again
-            there = row.mailbox_id == home
-            states[row.id]["snoozed_until"] = row_changes.when(until) if there else None
-            states[row.id]["snoozed_from"] = origin if there else None
+        states[row.id] = row_changes.columns_from_flag_names(
+            _reverted_flag_names(imap_flags(row), flag_names, stored_state)
+        )
+        if stored_state["expires"]:
+            states[row.id]["expires"] = row_changes.parse_stored_time(expires)
+        if is_move:  # a returned message is snoozed again
+            is_at_home = row.mailbox_id == home_mailbox_id
+            states[row.id]["snoozed_until"] = (
+                row_changes.parse_stored_time(until) if is_at_home else None
+            )
+            states[row.id]["snoozed_from"] = origin if is_at_home else None
         if meta is not None:
             states[row.id]["meta_data"] = meta[str(row.id)]
-    await bulk_flags.restate(ctx, session, rows, states)
+    await bulk_flags.set_columns_of_each(ctx, session, rows, states)
     return len(rows)
 
 
-def _stayed(row: Picked, before: Mapping[str, Any]) -> bool:
+def _is_where_change_left_it(row: ColumnRow, stored_state: Mapping[str, Any]) -> bool:
     """True if a message is still where the change put it. After a snooze it can be anywhere."""
-    if before["kind"] != "MESSAGE_MOVE":
+    if stored_state["kind"] != "MESSAGE_MOVE":
         return row.mailbox_id is None
-    if "to" not in before:
+    if "to" not in stored_state:
         return row.mailbox_id is not None
-    return bool(row.mailbox_id == dict(before["to"]).get(row.user_id))
+    return bool(row.mailbox_id == dict(stored_state["to"]).get(row.user_id))
 
 
-def _as_before(now: list[str], was: list[str], before: Mapping[str, Any]) -> list[str]:
+def _reverted_flag_names(
+    current: list[str], previous: list[str], stored_state: Mapping[str, Any]
+) -> list[str]:
     """Return the flags with those reverted that are still as the change left them."""
-    left = before.get("left", now)  # missing in tokens of earlier versions
-    touched = [*was, *left] if before["flags"] is None else before["flags"]
-    back = {name for name in touched if (name in now) == (name in left)}
-    return [n for n in now if n not in back] + [n for n in was if n in back]
+    left = stored_state.get("left", current)  # missing in tokens of earlier versions
+    touched = [*previous, *left] if stored_state["flags"] is None else stored_state["flags"]
+    back = {name for name in touched if (name in current) == (name in left)}
+    return [n for n in current if n not in back] + [n for n in previous if n in back]
 
 
-async def _bring_back(
-    ctx: Context, session: AsyncSession, kind: str, homes: Mapping[int, int]
+async def _return_to_mailboxes(
+    ctx: Context, session: AsyncSession, task_kind: str, mailbox_by_message: Mapping[int, int]
 ) -> None:
     """Return deleted or moved messages to their former mailboxes, else to INBOX."""
-    rows = await row_changes.chosen(session, list(homes))
-    mailboxes, inboxes = await _homes(session, rows, homes)
-    deleted = kind != "MESSAGE_MOVE"
-    back: defaultdict[int, list[Picked]] = defaultdict(list)
+    rows = await row_changes.load_rows_in_transaction(session, list(mailbox_by_message))
+    mailboxes, inboxes = await _load_homes_and_inboxes(session, rows, mailbox_by_message)
+    deleted = task_kind != "MESSAGE_MOVE"
+    back: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        home = mailboxes.get(homes[row.id], inboxes[row.user_id])
-        if (row.mailbox_id is None) is deleted and row.mailbox_id != home.id:
-            back[home.id].append(row)
-    for theirs in back.values():
-        home = mailboxes.get(homes[theirs[0].id], inboxes[theirs[0].user_id])
+        home_mailbox = mailboxes.get(mailbox_by_message[row.id], inboxes[row.user_id])
+        if (row.mailbox_id is None) is deleted and row.mailbox_id != home_mailbox.id:
+            back[home_mailbox.id].append(row)
+    for mailbox_rows in back.values():
+        home_mailbox = mailboxes.get(
+            mailbox_by_message[mailbox_rows[0].id], inboxes[mailbox_rows[0].user_id]
+        )
         if deleted:
-            await row_changes.restore(ctx, session, theirs, home)
+            await row_changes.restore_messages(ctx, session, mailbox_rows, home_mailbox)
         else:
-            await row_changes.move(ctx, session, theirs, home)
+            await row_changes.move_messages(ctx, session, mailbox_rows, home_mailbox)
 
 
-async def _homes(
-    session: AsyncSession, rows: Sequence[Picked], homes: Mapping[int, int]
-) -> tuple[dict[int, Picked], dict[int, Picked]]:
+async def _load_homes_and_inboxes(
+    session: AsyncSession, rows: Sequence[ColumnRow], mailbox_by_message: Mapping[int, int]
+) -> tuple[dict[int, ColumnRow], dict[int, ColumnRow]]:
     """Return the former mailboxes that still exist by ID, and INBOX by user ID."""
-    keys, users = sorted(set(homes.values())), sorted({row.user_id for row in rows})
-    wanted = col(Mailbox.id).in_(keys) | (col(Mailbox.path) == "INBOX")
-    statement = select(*picked(Mailbox)).where(col(Mailbox.user_id).in_(users), wanted)
+    keys, users = sorted(set(mailbox_by_message.values())), sorted({row.user_id for row in rows})
+    is_home_or_inbox = col(Mailbox.id).in_(keys) | (col(Mailbox.path) == "INBOX")
+    statement = select(*select_columns(Mailbox)).where(
+        col(Mailbox.user_id).in_(users), is_home_or_inbox
+    )
     found = (await (await session.connection()).execute(statement)).all()
     inboxes = {row.user_id: row for row in found if row.path == "INBOX"}
     return {row.id: row for row in found}, inboxes

@@ -27,42 +27,55 @@ from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
-from mail.search.tokenizer import Every, Some, Sought
-from mail.storage.blobs.tier_move import lies
-from models.errors import Invalid
+from mail.search.tokenizer import AllOf, AnyOf, SearchExpression
+from mail.storage.blobs.tier_move import is_in_tier
+from models.errors import InvalidInput
 from models.files.blobs import Blob, StorageTier
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
-from models.store.columns import table_of
+from models.store.columns import core_table
 from models.store.query_hints import without_index
 from models.store.text_folding import fold_text
 from models.submission.tables import Submission
 from resolvers.context import Context
-from resolvers.mailboxes.loaders import Named
-from resolvers.messages.filters.filter_lookups import READ, Looked, Place, looked, parts
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.messages.filters.sequence_sets import is_small_set, number_set
-from resolvers.search.index_query import matching, narrows, sought_by
-from resolvers.sql_text import within
-from resolvers.users.selection import MINE, Users
+from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.messages.filters.filter_lookups import (
+    READ_FIELDS,
+    FilterLookups,
+    FilterScope,
+    iterate_parts,
+    load_lookups,
+)
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.filters.sequence_sets import is_in_set_sql, is_small_set
+from resolvers.search.index_query import expression_from_query, matches_words_sql, requires_words
+from resolvers.sql_text import contains_text_sql
+from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-TERMS = 250  # per filter; SQLite allows expressions of at most 1000 levels
-TOO_MANY = f"a filter has at most {TERMS} terms"
-GUIDS = 1000
-GUID = re.compile("[0-9a-fA-F]{32}")
-LARGEST = (1 << 63) - 1  # of a 64-bit ID
-UNSEARCHED = (SpecialUse.JUNK, SpecialUse.TRASH)
-FILE = ("filename", "content_type")  # the keys of a stored attachment
-FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
-MARKS = (*FLAGS, "forwarded", "snoozed", "submission_states", "has_attachment", "tier")
-PEOPLE = {
+MAX_TERMS = 250  # per filter; SQLite allows expressions of at most 1000 levels
+TOO_MANY_TERMS_MESSAGE = f"a filter has at most {MAX_TERMS} terms"
+MAX_GUIDS = 1000
+GUID_PATTERN = re.compile("[0-9a-fA-F]{32}")
+MAX_MESSAGE_ID = (1 << 63) - 1  # of a 64-bit ID
+UNSEARCHED_SPECIAL_USES = (SpecialUse.JUNK, SpecialUse.TRASH)
+ATTACHMENT_KEYS = ("filename", "content_type")  # the keys of a stored attachment
+FLAG_COLUMNS = ("seen", "flagged", "answered", "draft", "deleted")
+VALUELESS_FIELDS = (
+    *FLAG_COLUMNS,
+    "forwarded",
+    "snoozed",
+    "submission_states",
+    "has_attachment",
+    "tier",
+)
+RECIPIENT_COLUMNS = {
     "to": (Message.to, Message.cc),
     "to_only": (Message.to,),
     "cc": (Message.cc,),
     "bcc": (Message.bcc,),
     "recipient": (Message.to, Message.cc, Message.bcc, Message.envelope_to),
 }
-TIMES = {
+TIME_COLUMNS = {
     "received": col(Message.listed_at),
     "sent": col(Message.date),
     "saved": col(Message.saved_at),
@@ -72,236 +85,322 @@ _NOT = custom_op[Any]("NOT")  # as in the index of unseen messages: SQLite compa
 
 
 @dataclass(frozen=True, slots=True)
-class Narrowed:
+class FilterSql:
     """A filter as SQL over messages of the accounts it was made for. Several lists can use it.
 
     `index_matches` is what the search index finds by `search_words`, which all messages must have.
     It is None if there are none.
     """
 
-    seen: Looked
-    words: Sought | None
-    found: ColumnElement[bool] | None
-    rest: Sequence[ColumnElement[bool]]
-    by_key: bool = False  # a UID set or a thread finds the rows
+    lookups: FilterLookups
+    search_words: SearchExpression | None
+    index_matches: ColumnElement[bool] | None
+    conditions: Sequence[ColumnElement[bool]]
+    uses_key_index: bool = False  # a UID set or a thread finds the rows
 
-    def with_terms(
-        self, ctx: Context, terms: Sequence[ColumnElement[bool]]
+    def combine_with(
+        self, ctx: Context, other_conditions: Sequence[ColumnElement[bool]]
     ) -> list[ColumnElement[bool]]:
         """Combine other conditions with those of the filter; the search index is asked first."""
-        if self.found is None:
-            return [*self.rest, without_index(*terms)] if self.by_key else [*terms, *self.rest]
-        others = [*terms, *self.rest]
-        if ctx.world.database.dialect != "sqlite":
-            return [*others, self.found]
+        if self.index_matches is None:
+            return (
+                [*self.conditions, without_index(*other_conditions)]
+                if self.uses_key_index
+                else [*other_conditions, *self.conditions]
+            )
+        all_conditions = [*other_conditions, *self.conditions]
+        if ctx.environment.database.dialect != "sqlite":
+            return [*all_conditions, self.index_matches]
         # A CASE hides columns from the planner: SQLite would otherwise scan a whole mailbox,
         # and test for each message whether the index found it.
-        return [self.found, case((and_(*others), 1), else_=0) == 1]
+        return [self.index_matches, case((and_(*all_conditions), 1), else_=0) == 1]
 
 
-async def looked_at(ctx: Context, place: Place) -> Looked:
+async def load_lookups_of_scope(ctx: Context, scope: FilterScope) -> FilterLookups:
     """Look up what the filter of this scope needs before its statement."""
-    (seen,) = (
-        await looked(ctx, [place], lambda where, seen: conditions(ctx, where, seen))
+    (lookups,) = (
+        await load_lookups(
+            ctx, [scope], lambda conditions, lookups: build_conditions(ctx, conditions, lookups)
+        )
     ).values()
-    return seen
+    return lookups
 
 
-async def narrowed(ctx: Context, places: list[Place]) -> list[Narrowed]:
+async def load_filter_sql(ctx: Context, scopes: list[FilterScope]) -> list[FilterSql]:
     """Build the filters of these scopes as SQL. Equal filters are built once."""
-    seen = await looked(ctx, places, lambda where, seen: conditions(ctx, where, seen))
-    made = {key: _narrowed(ctx, key[0], one) for key, one in seen.items()}
-    return [made[place.where, place.archived] for place in places]
+    lookups = await load_lookups(
+        ctx, scopes, lambda conditions, lookups: build_conditions(ctx, conditions, lookups)
+    )
+    sql_by_filter = {key: _build_filter_sql(ctx, key[0], one) for key, one in lookups.items()}
+    return [sql_by_filter[scope.conditions, scope.is_deleted] for scope in scopes]
 
 
-def _narrowed(ctx: Context, where: MessageWhere, seen: Looked) -> Narrowed:
-    words, rest = divided(where)
-    if words is None or not narrows(words):
-        by_key = where.thread_id is not None or is_small_set(where.uids or "*")
-        return Narrowed(seen, None, None, conditions(ctx, where, seen), by_key)
-    found = matching(ctx, seen.waiting, words)
-    return Narrowed(seen, words, found, conditions(ctx, rest, seen))
+def _build_filter_sql(
+    ctx: Context, message_conditions: MessageConditions, lookups: FilterLookups
+) -> FilterSql:
+    search_words, other_conditions = split_search_words(message_conditions)
+    if search_words is None or not requires_words(search_words):
+        by_key = message_conditions.thread_id is not None or is_small_set(
+            message_conditions.uids or "*"
+        )
+        return FilterSql(
+            lookups, None, None, build_conditions(ctx, message_conditions, lookups), by_key
+        )
+    found = matches_words_sql(ctx, lookups.unindexed, search_words)
+    return FilterSql(lookups, search_words, found, build_conditions(ctx, other_conditions, lookups))
 
 
-def conditions(ctx: Context, where: MessageWhere, seen: Looked) -> list[ColumnElement[bool]]:
+def build_conditions(
+    ctx: Context, message_conditions: MessageConditions, lookups: FilterLookups
+) -> list[ColumnElement[bool]]:
     """Build the SQL of a filter over messages of the accounts in `lookups`.
 
     Raises InvalidInput for wrong values or too many conditions.
     """
-    return list(_Terms(ctx, seen).of(where))
+    return list(_ConditionBuilder(ctx, lookups).build(message_conditions))
 
 
-def check_values(where: MessageWhere) -> None:
+def validate_values(message_conditions: MessageConditions) -> None:
     """Raise InvalidInput if `build_conditions` would refuse a value or their number."""
-    many = 0
-    for one in parts(where):
+    value_count = 0
+    for one in iterate_parts(message_conditions):
         if one.query:
-            sought_by(one.query)
+            expression_from_query(one.query)
         for name in ("uids", "seqs"):
             if given := getattr(one, name):
-                number_set(given, col(Message.uid), _highest_uid, name=name)
+                is_in_set_sql(given, col(Message.uid), _highest_uid_sql, input_name=name)
         for nth, text in enumerate(one.guids or ()):
-            _guid(text, nth)
-        many += 1 + sum(getattr(one, name) is not None for name in MessageWhere.__slots__)
-    if many > TERMS:
-        raise Invalid(TOO_MANY, constraint="max", path=["filter"])
+            _message_id_from_guid(text, nth)
+        value_count += 1 + sum(
+            getattr(one, name) is not None for name in MessageConditions.__slots__
+        )
+    if value_count > MAX_TERMS:
+        raise InvalidInput(TOO_MANY_TERMS_MESSAGE, constraint="max", path=["filter"])
 
 
-def words_of(where: MessageWhere) -> Sought | None:
+def index_only_words(message_conditions: MessageConditions) -> SearchExpression | None:
     """Return the search words of a filter that the index alone can answer, else None."""
-    list(parts(where))  # checks the limits
-    words, rest = divided(where)
-    return words if words is not None and narrows(words) and rest.everything else None
+    list(iterate_parts(message_conditions))  # checks the limits
+    search_words, rest = split_search_words(message_conditions)
+    return (
+        search_words
+        if search_words is not None and requires_words(search_words) and rest.is_empty
+        else None
+    )
 
 
-def has_no_values(where: MessageWhere) -> bool:
+def has_only_flags(message_conditions: MessageConditions) -> bool:
     """True if the filter tests only flags, so that its SQL is always the same."""
-    unmarked: dict[str, Any] = {**dict.fromkeys((*MARKS, "every", "some", "none"))}
-    return all(one.everything or replace(one, **unmarked).everything for one in parts(where))
+    unmarked: dict[str, Any] = {**dict.fromkeys((*VALUELESS_FIELDS, "every", "some", "none"))}
+    return all(
+        one.is_empty or replace(one, **unmarked).is_empty
+        for one in iterate_parts(message_conditions)
+    )
 
 
-def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:
+def split_search_words(
+    message_conditions: MessageConditions,
+) -> tuple[SearchExpression | None, MessageConditions]:
     """Split a filter into the search words all its messages have, and the other conditions."""
-    words: list[Sought] = [sought_by(where.query)] if where.query else []
+    expressions: list[SearchExpression] = (
+        [expression_from_query(message_conditions.query)] if message_conditions.query else []
+    )
     every = []
-    for one in where.every or ():
-        theirs, rest = divided(one)
-        words += [theirs] if theirs else []
-        every += [] if rest.everything else [rest]
-    some = [divided(one) for one in where.some or ()]
-    kept = where.some
-    if some and all(theirs and narrows(theirs) for theirs, _ in some):
-        words.append(Some(tuple(theirs for theirs, _ in some if theirs)))
-        kept = None if all(rest.everything for _, rest in some) else where.some
-    kept_every = tuple(every) or (None if where.every else where.every)
-    rest = replace(where, query=None, every=kept_every, some=kept)
-    return (Every(tuple(words)) if len(words) > 1 else words[0] if words else None), rest
+    for one in message_conditions.every or ():
+        inner_words, rest = split_search_words(one)
+        expressions += [inner_words] if inner_words else []
+        every += [] if rest.is_empty else [rest]
+    some = [split_search_words(one) for one in message_conditions.some or ()]
+    remaining = message_conditions.some
+    if some and all(inner_words and requires_words(inner_words) for inner_words, _ in some):
+        expressions.append(AnyOf(tuple(inner_words for inner_words, _ in some if inner_words)))
+        remaining = None if all(rest.is_empty for _, rest in some) else message_conditions.some
+    kept_every = tuple(every) or (None if message_conditions.every else message_conditions.every)
+    rest = replace(message_conditions, query=None, every=kept_every, some=remaining)
+    return (
+        AllOf(tuple(expressions))
+        if len(expressions) > 1
+        else expressions[0]
+        if expressions
+        else None
+    ), rest
 
 
 @dataclass(slots=True)
-class _Terms:
+class _ConditionBuilder:
     """Builds the SQL of a filter, and counts its terms."""
 
     ctx: Context
-    seen: Looked
-    many: int = field(default=0, init=False)  # conditions built so far
+    lookups: FilterLookups
+    term_count: int = field(default=0, init=False)  # conditions built so far
 
-    def of(self, where: MessageWhere) -> list[ColumnElement[bool]]:
-        terms = [*self._words(where), *_texts(where), *_marks(where), *_ranges(where)]
-        terms += self._places(where)
-        if where.attachment:
-            terms.append(self._attachment(*where.attachment))
-        self.many += len(terms) + 1
-        if self.many > TERMS:
-            raise Invalid(TOO_MANY, constraint="max", path=["filter"])
-        return [*self._groups(where), *terms]
+    def build(self, message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
+        terms = [
+            *self._word_conditions(message_conditions),
+            *_text_conditions(message_conditions),
+            *_flag_conditions(message_conditions),
+            *_range_conditions(message_conditions),
+        ]
+        terms += self._mailbox_conditions(message_conditions)
+        if message_conditions.attachment:
+            terms.append(self._has_attachment(*message_conditions.attachment))
+        self.term_count += len(terms) + 1
+        if self.term_count > MAX_TERMS:
+            raise InvalidInput(TOO_MANY_TERMS_MESSAGE, constraint="max", path=["filter"])
+        return [*self._group_conditions(message_conditions), *terms]
 
-    def _groups(self, where: MessageWhere) -> list[ColumnElement[bool]]:
-        terms = [self._all(one) for one in where.every or ()]
-        if where.every == ():
+    def _group_conditions(self, message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
+        terms = [self._all_hold(one) for one in message_conditions.every or ()]
+        if message_conditions.every == ():
             terms.append(false())
-        if where.some is not None:
-            terms.append(or_(false(), *(self._all(one) for one in where.some)))
-        if where.none is not None:  # a NULL condition counts as not fulfilled
-            terms.append(func.coalesce(self._all(where.none), false()).is_(false()))
-        return terms
-
-    def _all(self, where: MessageWhere) -> ColumnElement[bool]:
-        return and_(true(), *self.of(where))
-
-    def _words(self, where: MessageWhere) -> list[ColumnElement[bool]]:
-        terms: list[ColumnElement[bool]] = []
-        if where.query:
-            terms.append(matching(self.ctx, self.seen.waiting, sought_by(where.query)))
-        for name in READ:
-            asked = getattr(where, name)
-            if asked is not None:
-                terms.append(col(Message.id).in_(self.seen.found[name, asked]))
-        return terms
-
-    def _places(self, where: MessageWhere) -> list[ColumnElement[bool]]:
-        terms: list[ColumnElement[bool]] = []
-        archived = self.seen.archived
-        mailbox = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
-        if where.mailbox:
-            terms.append(mailbox.in_(self._mailbox(where.mailbox)))
-        if where.mailboxes is not None:
+        if message_conditions.some is not None:
+            terms.append(or_(false(), *(self._all_hold(one) for one in message_conditions.some)))
+        if message_conditions.none is not None:  # a NULL condition counts as not fulfilled
             terms.append(
-                or_(false(), *(mailbox.in_(self._mailbox(name)) for name in where.mailboxes))
+                func.coalesce(self._all_hold(message_conditions.none), false()).is_(false())
             )
-        if where.mailbox_masks is not None:
-            keys = {key for mask in where.mailbox_masks for key in self.seen.boxes[mask]}
-            terms.append(mailbox.in_(keys))
-        if where.searchable is not None:
-            hidden = self._theirs().where(col(Mailbox.special_use).in_(UNSEARCHED))
-            terms.append(mailbox.not_in(hidden) if where.searchable else mailbox.in_(hidden))
-        if where.thread_id is not None:
-            terms.append(col(Message.thread_id) == where.thread_id)
-        if where.uids is not None:
-            terms.append(number_set(where.uids, col(Message.uid), _highest_uid, name="uids"))
-        if where.seqs is not None and where.mailbox:
-            terms.append(self._at(where.seqs, where.mailbox))
         return terms
 
-    def _theirs(self) -> Select[int]:
-        return select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(self.seen.waiting.owners))
+    def _all_hold(self, message_conditions: MessageConditions) -> ColumnElement[bool]:
+        return and_(true(), *self.build(message_conditions))
 
-    def _mailbox(self, name: Named) -> Select[int]:
-        if name.id is not None:
-            return self._theirs().where(col(Mailbox.id) == name.id)
-        if name.path is not None:
-            return self._called(name.path)
-        return self._theirs().where(col(Mailbox.special_use) == name.special_use)
+    def _word_conditions(self, message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
+        terms: list[ColumnElement[bool]] = []
+        if message_conditions.query:
+            terms.append(
+                matches_words_sql(
+                    self.ctx,
+                    self.lookups.unindexed,
+                    expression_from_query(message_conditions.query),
+                )
+            )
+        for name in READ_FIELDS:
+            value = getattr(message_conditions, name)
+            if value is not None:
+                terms.append(
+                    col(Message.id).in_(self.lookups.message_ids_by_condition[name, value])
+                )
+        return terms
 
-    def _called(self, path: str) -> Select[int]:
+    def _mailbox_conditions(
+        self, message_conditions: MessageConditions
+    ) -> list[ColumnElement[bool]]:
+        terms: list[ColumnElement[bool]] = []
+        archived = self.lookups.is_deleted
+        mailbox = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
+        if message_conditions.mailbox:
+            terms.append(mailbox.in_(self._mailbox_ids(message_conditions.mailbox)))
+        if message_conditions.mailboxes is not None:
+            terms.append(
+                or_(
+                    false(),
+                    *(
+                        mailbox.in_(self._mailbox_ids(name))
+                        for name in message_conditions.mailboxes
+                    ),
+                )
+            )
+        if message_conditions.mailbox_masks is not None:
+            keys = {
+                key
+                for mask in message_conditions.mailbox_masks
+                for key in self.lookups.mailbox_ids_by_mask[mask]
+            }
+            terms.append(mailbox.in_(keys))
+        if message_conditions.searchable is not None:
+            hidden = self._mailboxes_of_owners().where(
+                col(Mailbox.special_use).in_(UNSEARCHED_SPECIAL_USES)
+            )
+            terms.append(
+                mailbox.not_in(hidden) if message_conditions.searchable else mailbox.in_(hidden)
+            )
+        if message_conditions.thread_id is not None:
+            terms.append(col(Message.thread_id) == message_conditions.thread_id)
+        if message_conditions.uids is not None:
+            terms.append(
+                is_in_set_sql(
+                    message_conditions.uids, col(Message.uid), _highest_uid_sql, input_name="uids"
+                )
+            )
+        if message_conditions.seqs is not None and message_conditions.mailbox:
+            terms.append(
+                self._is_at_sequence_numbers(message_conditions.seqs, message_conditions.mailbox)
+            )
+        return terms
+
+    def _mailboxes_of_owners(self) -> Select[int]:
+        return select(col(Mailbox.id)).where(
+            col(Mailbox.user_id).in_(self.lookups.unindexed.user_ids)
+        )
+
+    def _mailbox_ids(self, selector: MailboxSelector) -> Select[int]:
+        if selector.id is not None:
+            return self._mailboxes_of_owners().where(col(Mailbox.id) == selector.id)
+        if selector.path is not None:
+            return self._mailbox_ids_by_path(selector.path)
+        return self._mailboxes_of_owners().where(col(Mailbox.special_use) == selector.special_use)
+
+    def _mailbox_ids_by_path(self, path: str) -> Select[int]:
         """Select the mailbox with this path.
 
         If an account has none, its mailboxes with the same folded path are selected.
         """
-        exact = table_of(Mailbox).alias("exact")
-        there = exists(select(1).where(
+        exact = core_table(Mailbox).alias("exact")
+        exists_at_path = exists(select(1).where(
             exact.c.user_id == col(Mailbox.user_id), exact.c.path == path,
         ))  # fmt: skip
-        return self._theirs().where(
+        return self._mailboxes_of_owners().where(
             or_(
                 col(Mailbox.path) == path,
-                and_(not_(there), func.fold_text(col(Mailbox.path)) == fold_text(path)),
+                and_(not_(exists_at_path), func.fold_text(col(Mailbox.path)) == fold_text(path)),
             )
         )
 
-    def _at(self, given: str, name: Named) -> ColumnElement[bool]:
+    def _is_at_sequence_numbers(
+        self, number_set_text: str, selector: MailboxSelector
+    ) -> ColumnElement[bool]:
         """Build the condition on sequence numbers in a mailbox, counted from 1."""
-        rows = table_of(Message).alias("placed")
-        place = func.row_number().over(partition_by=rows.c.mailbox_id, order_by=rows.c.uid)
+        rows = core_table(Message).alias("placed")
+        sequence_number = func.row_number().over(
+            partition_by=rows.c.mailbox_id, order_by=rows.c.uid
+        )
         many = func.count().over(partition_by=rows.c.mailbox_id)
-        placed = (
-            select(rows.c.id, place.label("place"), many.label("many"))
-            .where(rows.c.mailbox_id.in_(self._mailbox(name)))
+        numbered = (
+            select(rows.c.id, sequence_number.label("place"), many.label("many"))
+            .where(rows.c.mailbox_id.in_(self._mailbox_ids(selector)))
             .subquery()
         )
-        chosen = number_set(given, placed.c.place, lambda: placed.c.many, name="seqs")
-        return col(Message.id).in_(select(placed.c.id).where(chosen))
+        chosen = is_in_set_sql(
+            number_set_text, numbered.c.place, lambda: numbered.c.many, input_name="seqs"
+        )
+        return col(Message.id).in_(select(numbered.c.id).where(chosen))
 
-    def _attachment(self, filename: str | None, kind: str | None) -> ColumnElement[bool]:
+    def _has_attachment(
+        self, filename: str | None, content_type: str | None
+    ) -> ColumnElement[bool]:
         """Build the condition that an attachment's name and type contain these texts."""
         files: Any = col(Message.attachments)
-        if self.ctx.world.database.dialect == "sqlite":
+        if self.ctx.environment.database.dialect == "sqlite":
             each = func.json_each(files).table_valued("value", name="file")
-            value = [func.json_extract(each.c.value, f"$.{key}") for key in FILE]
+            value = [func.json_extract(each.c.value, f"$.{key}") for key in ATTACHMENT_KEYS]
         else:
             each = func.jsonb_array_elements(files).table_valued(
                 column("value", postgresql.JSONB), name="file"
             )
-            value = [each.c.value[key].as_string() for key in FILE]
-        asked = [
-            within(func.coalesce(known, "", type_=String), part)
-            for known, part in zip(value, (filename, kind), strict=True)
+            value = [each.c.value[key].as_string() for key in ATTACHMENT_KEYS]
+        patterns = [
+            contains_text_sql(func.coalesce(column_value, "", type_=String), part)
+            for column_value, part in zip(value, (filename, content_type), strict=True)
             if part
         ]
-        return exists(select(1).select_from(each).where(*asked)) if asked else files_there()
+        return (
+            exists(select(1).select_from(each).where(*patterns))
+            if patterns
+            else has_attachments_sql()
+        )
 
 
-def people(*columns: Any) -> ColumnElement[str]:
+def people_text_sql(*columns: Any) -> ColumnElement[str]:
     """Build one SQL text of all people in these columns. A missing name is not the text "null"."""
     listed: list[Any] = [
         func.replace(cast(col(column), String), "[null,", "[", type_=String) for column in columns
@@ -312,98 +411,118 @@ def people(*columns: Any) -> ColumnElement[str]:
     return whole
 
 
-def _texts(where: MessageWhere) -> list[ColumnElement[bool]]:
+def _text_conditions(message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
     terms: list[ColumnElement[bool]] = []
-    if where.from_:
+    if message_conditions.from_:
         name, address = col(Message.from_name), col(Message.from_address)
         sender = func.coalesce(name, "") + " " + func.coalesce(address, "")
-        terms.append(within(sender, where.from_))
-    for field_, columns in PEOPLE.items():
-        if asked := getattr(where, field_):
-            terms.append(within(people(*columns), _written(asked)))
-    if where.subject:
-        terms.append(within(col(Message.subject), where.subject))
-    if where.list_id:
-        known: Any = col(Message.mailing_list)
-        terms.append(within(func.coalesce(known["id"].as_string(), ""), where.list_id))
-    if where.message_id:
-        terms.append(col(Message.message_id) == where.message_id)
-    if where.guids is not None:
+        terms.append(contains_text_sql(sender, message_conditions.from_))
+    for field_, columns in RECIPIENT_COLUMNS.items():
+        if value := getattr(message_conditions, field_):
+            terms.append(contains_text_sql(people_text_sql(*columns), _json_text(value)))
+    if message_conditions.subject:
+        terms.append(contains_text_sql(col(Message.subject), message_conditions.subject))
+    if message_conditions.list_id:
+        stored_value: Any = col(Message.mailing_list)
         terms.append(
-            col(Message.id).in_([_guid(text, nth) for nth, text in enumerate(where.guids)])
+            contains_text_sql(
+                func.coalesce(stored_value["id"].as_string(), ""), message_conditions.list_id
+            )
+        )
+    if message_conditions.message_id:
+        terms.append(col(Message.message_id) == message_conditions.message_id)
+    if message_conditions.guids is not None:
+        terms.append(
+            col(Message.id).in_(
+                [
+                    _message_id_from_guid(text, nth)
+                    for nth, text in enumerate(message_conditions.guids)
+                ]
+            )
         )
     return terms
 
 
-def _guid(text: str, nth: int) -> int:
+def _message_id_from_guid(text: str, index: int) -> int:
     """Return the message ID that a GUID encodes. Raises InvalidInput."""
-    if nth >= GUIDS:
-        raise Invalid(f"at most {GUIDS} guids", constraint="max", path=["filter", "guids"])
-    if not GUID.fullmatch(text):
-        words = "a guid has 32 hex digits"
-        raise Invalid(words, constraint="pattern", path=["filter", "guids"], index=nth)
-    return min(int(text, 16), LARGEST)
+    if index >= MAX_GUIDS:
+        raise InvalidInput(f"at most {MAX_GUIDS} guids", constraint="max", path=["filter", "guids"])
+    if not GUID_PATTERN.fullmatch(text):
+        error_text = "a guid has 32 hex digits"
+        raise InvalidInput(error_text, constraint="pattern", path=["filter", "guids"], index=index)
+    return min(int(text, 16), MAX_MESSAGE_ID)
 
 
-def _written(part: str) -> str:
+def _json_text(text: str) -> str:
     """Return the text in its form inside a JSON string."""
-    return json.dumps(part, ensure_ascii=False)[1:-1]
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def _marks(where: MessageWhere) -> list[Any]:
+def _flag_conditions(message_conditions: MessageConditions) -> list[Any]:
     terms: list[Any] = []
-    for name in FLAGS:
-        value = getattr(where, name)
+    for name in FLAG_COLUMNS:
+        value = getattr(message_conditions, name)
         if value is not None:
             flag: Any = col(getattr(Message, name))
             terms.append(flag.is_(True) if value else UnaryExpression(flag, operator=_NOT))
-    words = cast(col(Message.keywords), String)
-    if where.keyword:
-        terms.append(within(words, f'"{_written(where.keyword)}"'))
-    if where.forwarded is not None:
-        forwarded = func.lower(words).contains('"$forwarded"', autoescape=True)
-        terms.append(forwarded if where.forwarded else not_(forwarded))
-    if where.snoozed is not None:
+    keywords = cast(col(Message.keywords), String)
+    if message_conditions.keyword:
+        terms.append(contains_text_sql(keywords, f'"{_json_text(message_conditions.keyword)}"'))
+    if message_conditions.forwarded is not None:
+        forwarded = func.lower(keywords).contains('"$forwarded"', autoescape=True)
+        terms.append(forwarded if message_conditions.forwarded else not_(forwarded))
+    if message_conditions.snoozed is not None:
         until = col(Message.snoozed_until)
-        terms.append(until.is_not(None) if where.snoozed else until.is_(None))
-    if where.submission_states is not None:
-        sent = select(col(Submission.id)).where(
+        terms.append(until.is_not(None) if message_conditions.snoozed else until.is_(None))
+    if message_conditions.submission_states is not None:
+        sent_submissions = select(col(Submission.id)).where(
             col(Submission.message_id) == col(Message.id),
-            col(Submission.state).in_(where.submission_states),
+            col(Submission.state).in_(message_conditions.submission_states),
         )
-        terms.append(sent.correlate(Message).exists())
-    if where.tier is not None:
-        mine = col(Blob.id) == col(Message.blob_id)
-        far = select(col(Blob.id)).where(mine, lies(cold=True)).correlate(Message).exists()
-        terms.append(far if where.tier is StorageTier.COLD else not_(far))
-    if where.has_attachment is not None:
-        terms.append(files_there() if where.has_attachment else not_(files_there()))
+        terms.append(sent_submissions.correlate(Message).exists())
+    if message_conditions.tier is not None:
+        is_blob_of_message = col(Blob.id) == col(Message.blob_id)
+        cold_blobs = (
+            select(col(Blob.id))
+            .where(is_blob_of_message, is_in_tier(cold=True))
+            .correlate(Message)
+            .exists()
+        )
+        terms.append(
+            cold_blobs if message_conditions.tier is StorageTier.COLD else not_(cold_blobs)
+        )
+    if message_conditions.has_attachment is not None:
+        terms.append(
+            has_attachments_sql()
+            if message_conditions.has_attachment
+            else not_(has_attachments_sql())
+        )
     return terms
 
 
-def files_there() -> ColumnElement[bool]:
+def has_attachments_sql() -> ColumnElement[bool]:
     """Build the condition that a message has attachments."""
     return col(Message.attachment_count) > 0
 
 
-def _ranges(where: MessageWhere) -> list[ColumnElement[bool]]:
+def _range_conditions(message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
     terms: list[ColumnElement[bool]] = []
-    for name, moment in TIMES.items():
-        if since := getattr(where, f"{name}_since", None):
+    for name, moment in TIME_COLUMNS.items():
+        if since := getattr(message_conditions, f"{name}_since", None):
             terms.append(moment >= since)
-        if before := getattr(where, f"{name}_before"):
+        if before := getattr(message_conditions, f"{name}_before"):
             terms.append(moment < before)
-    if where.larger is not None:
-        terms.append(col(Message.size) > where.larger)
-    if where.smaller is not None:
-        terms.append(col(Message.size) < where.smaller)
-    if where.modified_since is not None:
-        terms.append(col(Message.modseq) > where.modified_since)
+    if message_conditions.larger is not None:
+        terms.append(col(Message.size) > message_conditions.larger)
+    if message_conditions.smaller is not None:
+        terms.append(col(Message.size) < message_conditions.smaller)
+    if message_conditions.modified_since is not None:
+        terms.append(col(Message.modseq) > message_conditions.modified_since)
     return terms
 
 
-def _highest_uid() -> Any:
-    other = table_of(Message).alias("other")
+def _highest_uid_sql() -> Any:
+    other = core_table(Message).alias("other")
     return (
         select(func.max(other.c.uid))
         .where(other.c.mailbox_id == col(Message.mailbox_id))
@@ -413,41 +532,43 @@ def _highest_uid() -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class MessageSelector:
     """Messages of accounts, by exactly one of IDs, mailbox and conditions.
 
     UIDs narrow a mailbox. The mailbox is that of each account.
     """
 
     ids: Sequence[int] | None = None
-    mailbox: Named | None = None
+    mailbox: MailboxSelector | None = None
     uids: str | None = None
-    where: MessageWhere | None = None
-    users: Users = MINE
-    narrowed: Narrowed | None = None
+    conditions: MessageConditions | None = None
+    users: UserSelector = VIEWER_ONLY
+    filter_sql: FilterSql | None = None
 
-    async def looked(self, ctx: Context, owners: Sequence[int]) -> "Selection":
+    async def with_filter_sql(self, ctx: Context, owner_ids: Sequence[int]) -> "MessageSelector":
         """Return the selector with the SQL of its filter.
 
         Raises InvalidInput unless one way is used.
         """
-        given = sum(part is not None for part in (self.ids, self.mailbox, self.where))
+        given = sum(part is not None for part in (self.ids, self.mailbox, self.conditions))
         if given != 1 or (self.uids is not None and self.mailbox is None):
-            raise Invalid(
+            raise InvalidInput(
                 "select by ids, by mailbox (with uids or whole), or by filter: by one of them",
                 constraint="exclusive",
                 path=["select"],
             )
-        if self.ids is not None or not owners:
+        if self.ids is not None or not owner_ids:
             return self
-        where = self.where or MessageWhere(mailbox=self.mailbox, uids=self.uids)
-        found, *_ = await narrowed(ctx, [Place(where, owner) for owner in owners])
-        return replace(self, narrowed=found)
+        conditions = self.conditions or MessageConditions(mailbox=self.mailbox, uids=self.uids)
+        found, *_ = await load_filter_sql(
+            ctx, [FilterScope(conditions, owner) for owner in owner_ids]
+        )
+        return replace(self, filter_sql=found)
 
-    def condition(
-        self, ctx: Context, terms: Sequence[ColumnElement[bool]]
+    def build_conditions(
+        self, ctx: Context, other_conditions: Sequence[ColumnElement[bool]]
     ) -> list[ColumnElement[bool]]:
         """Build the SQL of the selection, combined with these conditions."""
-        if self.narrowed is None:
-            return [*terms, col(Message.id).in_(self.ids or ())]
-        return self.narrowed.with_terms(ctx, terms)
+        if self.filter_sql is None:
+            return [*other_conditions, col(Message.id).in_(self.ids or ())]
+        return self.filter_sql.combine_with(ctx, other_conditions)

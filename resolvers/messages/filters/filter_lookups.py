@@ -14,230 +14,273 @@ from sqlmodel import col
 
 from mail import mime
 from mail.mailboxes import paths
-from mail.mime import Part, Source
-from mail.search.index_worker import BATCH, body_of
+from mail.mime import ByteSource, ParsedPart
+from mail.search.index_worker import BATCH_SIZE, body_text
 from mail.storage import message_content
-from mail.storage.blobs.errors import Corrupt, Hole
-from mail.storage.message_content import Stored
-from models.errors import Invalid, LimitReached
+from mail.storage.blobs.errors import BytesInBlob, CorruptBlob
+from mail.storage.message_content import StoredMessage
+from models.errors import InvalidInput, LimitReached
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.store.columns import picked
+from models.store.columns import select_columns
 from models.store.text_folding import fold_text
 from models.users.roles import Role
-from resolvers.access import administered, records
+from resolvers.access import is_visible_record, sees_administered_records
 from resolvers.context import Context
-from resolvers.messages.content_access import readable_boxes, refusal, witnessed
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.search.index_query import Waiting, waiting_of
+from resolvers.messages.content_access import (
+    content_refusal,
+    load_readable_mailbox_ids,
+    log_content_read,
+)
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.search.index_query import UnindexedMessages, load_unindexed_messages
 
-MOST = 2000  # messages that are read for one filter
-READ = ("text", "body", "header")  # conditions that need the message to be read
+MAX_READ_MESSAGES = 2000  # messages that are read for one filter
+READ_FIELDS = ("text", "body", "header")  # conditions that need the message to be read
 
-Leaf = tuple[str, Any]  # one of READ_FIELDS, and its value
+ReadCondition = tuple[str, Any]  # one of READ_FIELDS, and its value
 
 
-class Place(NamedTuple):
+class FilterScope(NamedTuple):
     """The scope of a filter: an account, or one of its mailboxes or threads."""
 
-    where: MessageWhere
+    conditions: MessageConditions
     user_id: int
     mailbox_id: int | None = None
     thread_id: int | None = None
-    archived: bool = False  # searches deleted messages, by the mailboxes they were in
+    is_deleted: bool = False  # searches deleted messages, by the mailboxes they were in
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class FilterLookups:
     """The results of the lookups of a filter."""
 
-    waiting: Waiting
-    archived: bool = False
-    found: Mapping[Leaf, Sequence[int]] = field(default_factory=dict)  # messages
-    boxes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # folders by masks
+    unindexed: UnindexedMessages
+    is_deleted: bool = False
+    message_ids_by_condition: Mapping[ReadCondition, Sequence[int]] = field(
+        default_factory=dict
+    )  # messages
+    mailbox_ids_by_mask: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # folders by masks
 
 
-DEPTH = 8  # levels of and, or and not
-FILTERS = 250  # in a filter
+MAX_DEPTH = 8  # levels of and, or and not
+MAX_PARTS = 250  # in a filter
 
-Terms = Callable[[MessageWhere, Looked], list[ColumnElement[bool]]]
+ConditionsFunction = Callable[[MessageConditions, FilterLookups], list[ColumnElement[bool]]]
 
 
-def parts(where: MessageWhere) -> Iterator[MessageWhere]:
+def iterate_parts(conditions: MessageConditions) -> Iterator[MessageConditions]:
     """Yield the filter and all filters in it.
 
     Raises InvalidInput if they are too many or too deep.
     """
-    waiting = [(where, 0)]
+    waiting = [(conditions, 0)]
     for many, (one, depth) in enumerate(waiting, 1):
-        if depth > DEPTH:
-            words = f"and, or and not go {DEPTH} levels deep"
-            raise Invalid(words, constraint="depth", path=["filter"])
-        if many > FILTERS:
-            words = f"a filter has at most {FILTERS} parts"
-            raise Invalid(words, constraint="max", path=["filter"])
+        if depth > MAX_DEPTH:
+            error_text = f"and, or and not go {MAX_DEPTH} levels deep"
+            raise InvalidInput(error_text, constraint="depth", path=["filter"])
+        if many > MAX_PARTS:
+            error_text = f"a filter has at most {MAX_PARTS} parts"
+            raise InvalidInput(error_text, constraint="max", path=["filter"])
         yield one
         below = (*(one.every or ()), *(one.some or ()), *((one.none,) if one.none else ()))
         waiting += ((part, depth + 1) for part in below)
 
 
-def _leaves(where: MessageWhere) -> set[Leaf]:
+def _read_conditions(conditions: MessageConditions) -> set[ReadCondition]:
     return {
-        (name, asked)
-        for one in parts(where)
-        for name in READ
-        if (asked := getattr(one, name)) is not None
+        (name, value)
+        for one in iterate_parts(conditions)
+        for name in READ_FIELDS
+        if (value := getattr(one, name)) is not None
     }
 
 
-async def looked(
-    ctx: Context, places: Sequence[Place], terms: Terms
-) -> dict[tuple[MessageWhere, bool], Looked]:
+async def load_lookups(
+    ctx: Context, scopes: Sequence[FilterScope], build_conditions: ConditionsFunction
+) -> dict[tuple[MessageConditions, bool], FilterLookups]:
     """Load the lookups of these filters, in a fixed number of statements per filter.
 
     `build_conditions` builds the SQL of the other conditions. Raises LimitReached if too many
     messages would have to be read: other conditions must narrow them.
     """
-    alike: defaultdict[tuple[MessageWhere, bool], list[Place]] = defaultdict(list)
-    for place in places:
-        alike[place.where, place.archived].append(place)
-    return {key: await _looked(ctx, key[0], group, terms) for key, group in alike.items()}
+    scopes_by_filter: defaultdict[tuple[MessageConditions, bool], list[FilterScope]] = defaultdict(
+        list
+    )
+    for scope in scopes:
+        scopes_by_filter[scope.conditions, scope.is_deleted].append(scope)
+    return {
+        key: await _load_lookups_of_filter(ctx, key[0], group, build_conditions)
+        for key, group in scopes_by_filter.items()
+    }
 
 
-async def _looked(
-    ctx: Context, where: MessageWhere, places: Sequence[Place], terms: Terms
-) -> Looked:
-    filters = list(parts(where))
-    owners = sorted({place.user_id for place in places})
+async def _load_lookups_of_filter(
+    ctx: Context,
+    conditions: MessageConditions,
+    scopes: Sequence[FilterScope],
+    build_conditions: ConditionsFunction,
+) -> FilterLookups:
+    filters = list(iterate_parts(conditions))
+    owners = sorted({scope.user_id for scope in scopes})
     by_words = any(one.query for one in filters)
-    waiting = await waiting_of(ctx, owners) if by_words else Waiting(owners)
-    seen = Looked(waiting, places[0].archived)
+    waiting = await load_unindexed_messages(ctx, owners) if by_words else UnindexedMessages(owners)
+    lookups = FilterLookups(waiting, scopes[0].is_deleted)
     masks = {mask for one in filters for mask in one.mailbox_masks or ()}
     if masks:
-        seen = replace(seen, boxes=await _boxes(ctx, owners, masks))
-    leaves = _leaves(where)
+        lookups = replace(
+            lookups, mailbox_ids_by_mask=await _mailbox_ids_by_mask(ctx, owners, masks)
+        )
+    leaves = _read_conditions(conditions)
     if leaves:
-        await _opened(ctx, places)
-        there = [*_there(ctx, places, owners), *terms(_of_columns(where), seen)]
-        seen = replace(seen, found=await _read(ctx, there, leaves))
-    return seen
+        await _require_readable(ctx, scopes)
+        sql_conditions = [
+            *_scope_conditions(ctx, scopes, owners),
+            *build_conditions(_without_read_conditions(conditions), lookups),
+        ]
+        lookups = replace(
+            lookups,
+            message_ids_by_condition=await _read_matching_messages(ctx, sql_conditions, leaves),
+        )
+    return lookups
 
 
-async def _opened(ctx: Context, places: Sequence[Place]) -> None:
+async def _require_readable(ctx: Context, scopes: Sequence[FilterScope]) -> None:
     """Raise Forbidden if the viewer can't read the texts the filter asks for.
 
     Reads by ROOT are logged.
     """
-    foreign = {place for place in places if place.user_id != ctx.viewer.user_id}
-    if not foreign or not administered(ctx):  # only shared messages can be found
+    foreign = {scope for scope in scopes if scope.user_id != ctx.viewer.user_id}
+    if not foreign or not sees_administered_records(ctx):  # only shared messages can be found
         return
-    mailboxes = await readable_boxes(ctx, {place.mailbox_id for place in foreign})
-    closed = {place.user_id for place in foreign if place.mailbox_id not in mailboxes}
-    if closed and ctx.viewer.role is not Role.ROOT:
-        raise refusal()
-    await witnessed(ctx, closed)
+    mailboxes = await load_readable_mailbox_ids(ctx, {scope.mailbox_id for scope in foreign})
+    refused_user_ids = {scope.user_id for scope in foreign if scope.mailbox_id not in mailboxes}
+    if refused_user_ids and ctx.viewer.role is not Role.ROOT:
+        raise content_refusal()
+    await log_content_read(ctx, refused_user_ids)
 
 
-def _there(
-    ctx: Context, places: Sequence[Place], owners: Sequence[int]
+def _scope_conditions(
+    ctx: Context, scopes: Sequence[FilterScope], owner_ids: Sequence[int]
 ) -> list[ColumnElement[bool]]:
-    found = [records(ctx, Message), col(Message.user_id).in_(owners)]
+    found = [is_visible_record(ctx, Message), col(Message.user_id).in_(owner_ids)]
     for name in ("mailbox_id", "thread_id"):
-        keys = {getattr(place, name) for place in places}
+        keys = {getattr(scope, name) for scope in scopes}
         if None not in keys:
             found.append(col(getattr(Message, name)).in_(keys))
-    gone = col(Message.archived_at)
-    return [*found, gone.is_not(None) if places[0].archived else gone.is_(None)]
+    archived_at = col(Message.archived_at)
+    return [*found, archived_at.is_not(None) if scopes[0].is_deleted else archived_at.is_(None)]
 
 
-async def _boxes(ctx: Context, owners: Sequence[int], masks: Iterable[str]) -> dict[str, list[int]]:
-    statement = select(*picked(Mailbox, {"id", "path"}))
-    rows = await ctx.read(statement.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
-    fits = {mask: paths.compiled(mask).fullmatch for mask in masks}
+async def _mailbox_ids_by_mask(
+    ctx: Context, owner_ids: Sequence[int], masks: Iterable[str]
+) -> dict[str, list[int]]:
+    statement = select(*select_columns(Mailbox, {"id", "path"}))
+    rows = await ctx.read(
+        statement.where(is_visible_record(ctx, Mailbox), col(Mailbox.user_id).in_(owner_ids))
+    )
+    fits = {mask: paths.compile_mask(mask).fullmatch for mask in masks}
     folded = [(row.id, fold_text(row.path)) for row in rows]
     return {mask: [key for key, path in folded if fit(path)] for mask, fit in fits.items()}
 
 
-def _of_columns(where: MessageWhere) -> MessageWhere:
+def _without_read_conditions(conditions: MessageConditions) -> MessageConditions:
     """Return a wider filter, without the conditions that need a message to be read."""
     return replace(
-        where,
+        conditions,
         text=None,
         body=None,
         header=None,
-        every=None if where.every is None else tuple(map(_of_columns, where.every)),
-        some=where.some if not any(map(_leaves, where.some or ())) else None,
-        none=where.none if where.none and not _leaves(where.none) else None,
+        every=None
+        if conditions.every is None
+        else tuple(map(_without_read_conditions, conditions.every)),
+        some=conditions.some if not any(map(_read_conditions, conditions.some or ())) else None,
+        none=conditions.none if conditions.none and not _read_conditions(conditions.none) else None,
     )
 
 
-async def _read(
-    ctx: Context, there: Sequence[ColumnElement[bool]], leaves: Iterable[Leaf]
-) -> dict[Leaf, list[int]]:
+async def _read_matching_messages(
+    ctx: Context,
+    message_conditions: Sequence[ColumnElement[bool]],
+    read_conditions: Iterable[ReadCondition],
+) -> dict[ReadCondition, list[int]]:
     """Find the messages that fulfill each condition by reading them. Raises LimitReached."""
-    statement = select(*picked(Message, {"id", "blob_id", "structure"})).where(*there)
-    rows = await ctx.read(statement.limit(MOST + 1))
-    if len(rows) > MOST:
+    statement = select(*select_columns(Message, {"id", "blob_id", "structure"})).where(
+        *message_conditions
+    )
+    rows = await ctx.read(statement.limit(MAX_READ_MESSAGES + 1))
+    if len(rows) > MAX_READ_MESSAGES:
         raise LimitReached(
-            f"text, body and header are looked for in at most {MOST} messages: "
+            f"text, body and header are looked for in at most {MAX_READ_MESSAGES} messages: "
             "say more of them, such as a folder or when they came, or search by words",
-            limit=MOST,
+            limit=MAX_READ_MESSAGES,
             used=len(rows),
             path=["filter"],
         )
-    found: dict[Leaf, list[int]] = {leaf: [] for leaf in leaves}
-    for start in range(0, len(rows), BATCH):
-        some = rows[start : start + BATCH]
-        stored = await message_content.sources(ctx.world, some, ctx.read, charge=ctx.charge)
-        held = await message_content.examine_each(stored, partial(_held, stored, found))
-        for message, ones in zip(stored, held, strict=True):
-            for leaf in ones:
+    found: dict[ReadCondition, list[int]] = {leaf: [] for leaf in read_conditions}
+    for start in range(0, len(rows), BATCH_SIZE):
+        some = rows[start : start + BATCH_SIZE]
+        stored = await message_content.open_messages(
+            ctx.environment, some, ctx.read, count_bytes_read=ctx.charge_bytes
+        )
+        examined = await message_content.examine_messages(
+            stored, partial(_fulfilled_conditions, stored, found)
+        )
+        for message, results in zip(stored, examined, strict=True):
+            for leaf in results:
                 found[leaf].append(message.row.id)
     return found
 
 
-def _held(
-    stored: Sequence[Stored], leaves: Iterable[Leaf], nth: int, source: Source | None
-) -> list[Leaf]:
+def _fulfilled_conditions(
+    messages: Sequence[StoredMessage],
+    read_conditions: Iterable[ReadCondition],
+    index: int,
+    source: ByteSource | None,
+) -> list[ReadCondition]:
     """Return the conditions that a message fulfills. A damaged message fulfills none."""
     if source is None:
         return []
-    read = _Texts(source, stored[nth].structure)
-    return [leaf for leaf in leaves if read.holds(leaf)]
+    read = _MessageTexts(source, messages[index].structure)
+    return [leaf for leaf in read_conditions if read.fulfills(leaf)]
 
 
 @dataclass
-class _Texts:
+class _MessageTexts:
     """The text and header fields of a message, parsed once for all conditions."""
 
-    source: Source
-    structure: Part
+    source: ByteSource
+    structure: ParsedPart
 
-    def holds(self, leaf: Leaf) -> bool:
+    def fulfills(self, read_condition: ReadCondition) -> bool:
         """True if the message fulfills the condition. A damaged message does not."""
-        name, statement = leaf
+        name, statement = read_condition
         try:
             if name == "header":
                 return self._has_header(*statement)
-            within = fold_text(statement) in self._body
-            return within or (name == "text" and fold_text(statement) in self._head)
-        except (Corrupt, Hole):  # damage was logged where it was read
+            within = fold_text(statement) in self._folded_body
+            return within or (name == "text" and fold_text(statement) in self._folded_header)
+        except (CorruptBlob, BytesInBlob):  # damage was logged where it was read
             return False
 
-    def _has_header(self, name: str, part: str | None) -> bool:
-        values = [field.value for field in self._fields if field.key.casefold() == name.casefold()]
+    def _has_header(self, name: str, value_part: str | None) -> bool:
+        values = [
+            field.value for field in self._header_fields if field.key.casefold() == name.casefold()
+        ]
         return bool(values) and (
-            part is None or any(fold_text(part) in fold_text(value) for value in values)
+            value_part is None or any(fold_text(value_part) in fold_text(value) for value in values)
         )
 
     @cached_property
-    def _body(self) -> str:
-        return fold_text(body_of(self.source, self.structure))
+    def _folded_body(self) -> str:
+        return fold_text(body_text(self.source, self.structure))
 
     @cached_property
-    def _fields(self) -> Sequence[mime.Header]:
-        return mime.headers(self.source, self.structure)
+    def _header_fields(self) -> Sequence[mime.DecodedField]:
+        return mime.decoded_fields(self.source, self.structure)
 
     @cached_property
-    def _head(self) -> str:
-        return fold_text("\n".join(f"{field.key}: {field.value}" for field in self._fields))
+    def _folded_header(self) -> str:
+        return fold_text("\n".join(f"{field.key}: {field.value}" for field in self._header_fields))

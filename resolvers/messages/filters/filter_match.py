@@ -9,25 +9,25 @@ from functools import cached_property
 from typing import Any
 
 from mail import mime
-from mail.archives.source_message import Found
+from mail.archives.source_message import SourceMessage
 from mail.mailboxes import paths
-from mail.mime import Header, MailAddress
-from mail.search.tokenizer import Places, words_of
+from mail.mime import DecodedField, ParsedAddress
+from mail.search.tokenizer import WordPositions, message_words
 from mail.storage.message_flags import SYSTEM_FLAGS
-from mail.storage.message_insert import Letter
-from mail.storage.received_messages import SMALL
-from models.errors import Invalid
+from mail.storage.message_insert import StorableMessage
+from mail.storage.received_messages import THREAD_THRESHOLD
+from models.errors import InvalidInput
 from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
 from models.store.text_folding import fold_text
 from models.submission.tables import SubmissionState
-from resolvers.mailboxes.loaders import Named
-from resolvers.messages.filters.filter_lookups import parts
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.search.index_query import sought_by
-from resolvers.sql_text import LONGEST
+from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.messages.filters.filter_lookups import iterate_parts
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.search.index_query import expression_from_query
+from resolvers.sql_text import MAX_SEARCH_LENGTH
 
-STORED = {  # fields of stored messages only, with their API names
+STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
     "searchable": "searchable",
     "thread_id": "thread",
     "uids": "uids",
@@ -41,74 +41,88 @@ STORED = {  # fields of stored messages only, with their API names
     "snoozed": "snoozed",
     "submission_states": "submissionStates",
 }
-TEXTS = (
+TEXT_FIELDS = (
     *("text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject", "list_id"),
     *("message_id", "keyword"),
 )
-TIMES = ("received_since", "received_before", "sent_since", "sent_before")
-TIMES_STORED = ("saved_since", "saved_before", "expires_before")
-FORWARDED = "$forwarded"
+TIME_FIELDS = ("received_since", "received_before", "sent_since", "sent_before")
+STORED_TIME_FIELDS = ("saved_since", "saved_before", "expires_before")
+FORWARDED_KEYWORD = "$forwarded"
 
 
-def check(where: MessageWhere) -> None:
+def validate_for_unstored(conditions: MessageConditions) -> None:
     """Raise InvalidInput if a filter is too large, or needs what only stored messages have."""
-    list(parts(where))  # checks the limits
-    for path, index, one in _places(where, ("filter",), None):
-        for name in _named(one):
-            if len(getattr(one, name) or "") > LONGEST:
-                words = f"what is looked for has at most {LONGEST} characters"
-                raise Invalid(words, constraint="max", path=["filter"])
-        if one.query is not None:
-            sought_by(one.query)
-        for name in _unsupported(one):
-            words = "this is known of stored messages alone, and these are not stored yet"
-            raise Invalid(words, constraint="unsupported", path=[*path, name], index=index)
+    list(iterate_parts(conditions))  # checks the limits
+    for part in _parts_with_input_paths(conditions, ("filter",), None):
+        for name in _text_fields_with_value(part.conditions):
+            if len(getattr(part.conditions, name) or "") > MAX_SEARCH_LENGTH:
+                error_text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
+                raise InvalidInput(error_text, constraint="max", path=["filter"])
+        if part.conditions.query is not None:
+            expression_from_query(part.conditions.query)
+        for name in _unsupported_fields(part.conditions):
+            error_text = "this is known of stored messages alone, and these are not stored yet"
+            raise InvalidInput(
+                error_text,
+                constraint="unsupported",
+                path=[*part.input_path, name],
+                index=part.index,
+            )
 
 
-def _named(one: MessageWhere) -> Iterator[str]:
-    return (name for name in TEXTS if getattr(one, name))
+def _text_fields_with_value(conditions: MessageConditions) -> Iterator[str]:
+    return (name for name in TEXT_FIELDS if getattr(conditions, name))
 
 
-def _unsupported(one: MessageWhere) -> Iterator[str]:
-    for name, shown in STORED.items():
-        if getattr(one, name) is not None:
-            yield shown
-    if one.mailbox and one.mailbox.path is None:
+def _unsupported_fields(conditions: MessageConditions) -> Iterator[str]:
+    for name, input_name in STORED_ONLY_FIELDS.items():
+        if getattr(conditions, name) is not None:
+            yield input_name
+    if conditions.mailbox and conditions.mailbox.path is None:
         yield "mailbox"
-    if any(name.path is None for name in one.mailboxes or ()):
+    if any(name.path is None for name in conditions.mailboxes or ()):
         yield "mailboxes"
 
 
-def _places(
-    where: MessageWhere, path: Sequence[str], index: int | None
-) -> Iterator[tuple[Sequence[str], int | None, MessageWhere]]:
-    """Yield the filter and those in it, each with its path and index in the input."""
-    yield path, index, where
-    for name, some in (("and", where.every), ("or", where.some)):
+@dataclass(frozen=True, slots=True)
+class ConditionsAtPath:
+    """A filter, with its path and index in the input."""
+
+    input_path: Sequence[str]
+    index: int | None
+    conditions: MessageConditions
+
+
+def _parts_with_input_paths(
+    conditions: MessageConditions, input_path: Sequence[str], index: int | None
+) -> Iterator[ConditionsAtPath]:
+    """Yield the filter and those in it."""
+    yield ConditionsAtPath(input_path, index, conditions)
+    for name, some in (("and", conditions.every), ("or", conditions.some)):
         for nth, one in enumerate(some or ()):
-            yield from _places(one, (*path, name), nth)
-    if where.none:
-        yield from _places(where.none, (*path, "not"), None)
+            yield from _parts_with_input_paths(one, (*input_path, name), nth)
+    if conditions.none:
+        yield from _parts_with_input_paths(conditions.none, (*input_path, "not"), None)
 
 
-def plain(where: MessageWhere) -> dict[str, Any]:
+def json_from_conditions(conditions: MessageConditions) -> dict[str, Any]:
     """Convert a filter to JSON values."""
     return {
-        field.name: _plain(value)
-        for field in fields(where)
-        if (value := getattr(where, field.name)) is not None
+        field.name: _json_value(value)
+        for field in fields(conditions)
+        if (value := getattr(conditions, field.name)) is not None
     }
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     match value:
-        case MessageWhere():
-            return plain(value)
-        case Named():
-            named = {field.name: getattr(value, field.name) for field in fields(value)}
-            return {name: _plain(part) for name, part in named.items() if part is not None}
+        case MessageConditions():
+            return json_from_conditions(value)
+        case MailboxSelector():
+            values = {field.name: getattr(value, field.name) for field in fields(value)}
+            return {name: _json_value(part) for name, part in values.items() if part is not None}
         case tuple():
-            return [_plain(one) for one in value]
+            return [_json_value(one) for one in value]
         case datetime():
             return value.isoformat()
         case StrEnum():
@@ -117,115 +131,128 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def where_of(given: Mapping[str, Any]) -> MessageWhere:
+def conditions_from_json(values: Mapping[str, Any]) -> MessageConditions:
     """Rebuild a filter from the values of `json_from_conditions`."""
-    made: dict[str, Any] = {}
-    for name, value in given.items():
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
         if name in ("every", "some"):
-            made[name] = tuple(where_of(one) for one in value)
+            fields[name] = tuple(conditions_from_json(one) for one in value)
         elif name == "none":
-            made[name] = where_of(value)
+            fields[name] = conditions_from_json(value)
         elif name == "mailbox":
-            made[name] = _name_of(value)
+            fields[name] = _selector_from_json(value)
         elif name == "mailboxes":
-            made[name] = tuple(_name_of(one) for one in value)
-        elif name in (*TIMES, *TIMES_STORED):
-            made[name] = datetime.fromisoformat(value)
+            fields[name] = tuple(_selector_from_json(one) for one in value)
+        elif name in (*TIME_FIELDS, *STORED_TIME_FIELDS):
+            fields[name] = datetime.fromisoformat(value)
         elif name == "tier":
-            made[name] = StorageTier(value)
+            fields[name] = StorageTier(value)
         elif name == "submission_states":
-            made[name] = tuple(map(SubmissionState, value))
+            fields[name] = tuple(map(SubmissionState, value))
         else:
-            made[name] = tuple(value) if isinstance(value, list) else value
-    return MessageWhere(**made)
+            fields[name] = tuple(value) if isinstance(value, list) else value
+    return MessageConditions(**fields)
 
 
-def _name_of(given: Mapping[str, Any]) -> Named:
-    use = given.get("special_use")
-    values: dict[str, Any] = {**given, "special_use": SpecialUse(use) if use else None}
-    return Named(**values)
+def _selector_from_json(json_values: Mapping[str, Any]) -> MailboxSelector:
+    use = json_values.get("special_use")
+    values: dict[str, Any] = {**json_values, "special_use": SpecialUse(use) if use else None}
+    return MailboxSelector(**values)
 
 
-async def fits(where: MessageWhere, found: Found, letter: Letter, now: datetime) -> bool:
+async def matches(
+    conditions: MessageConditions,
+    fetched_message: SourceMessage,
+    parsed_message: StorableMessage,
+    now: datetime,
+) -> bool:
     """Return True if a fetched and parsed message matches the filter.
 
     Mailboxes are those of the source. A message without an arrival date arrives `now`.
     """
-    message = _Message(found, letter, now)
-    if letter.size < SMALL:
-        return message.fits(where)
-    return await asyncio.to_thread(message.fits, where)
+    message = _UnstoredMessage(fetched_message, parsed_message, now)
+    if parsed_message.size < THREAD_THRESHOLD:
+        return message.matches(conditions)
+    return await asyncio.to_thread(message.matches, conditions)
 
 
 @dataclass
-class _Message:
+class _UnstoredMessage:
     """A message that is not stored, with its texts parsed once for all conditions."""
 
-    found: Found
-    letter: Letter
+    fetched_message: SourceMessage
+    parsed_message: StorableMessage
     now: datetime
 
-    def fits(self, where: MessageWhere) -> bool:
+    def matches(self, conditions: MessageConditions) -> bool:
         """True if all conditions hold. A condition on a missing value does not hold."""
         return (
-            (where.every is None or (bool(where.every) and all(map(self.fits, where.every))))
-            and (where.some is None or any(map(self.fits, where.some)))
-            and (where.none is None or not self.fits(where.none))
-            and all(self._tests(where))
+            (
+                conditions.every is None
+                or (bool(conditions.every) and all(map(self.matches, conditions.every)))
+            )
+            and (conditions.some is None or any(map(self.matches, conditions.some)))
+            and (conditions.none is None or not self.matches(conditions.none))
+            and all(self._results(conditions))
         )
 
-    def _tests(self, where: MessageWhere) -> Iterator[bool]:
-        yield from self._marks(where)
-        yield from self._ranges(where)
-        yield from self._places(where)
-        yield from self._people(where)
-        yield from self._texts(where)
-        if where.attachment:
-            yield self._has_file(*where.attachment)
+    def _results(self, conditions: MessageConditions) -> Iterator[bool]:
+        yield from self._flag_results(conditions)
+        yield from self._range_results(conditions)
+        yield from self._mailbox_results(conditions)
+        yield from self._people_results(conditions)
+        yield from self._text_results(conditions)
+        if conditions.attachment:
+            yield self._has_attachment(*conditions.attachment)
 
-    def _marks(self, where: MessageWhere) -> Iterator[bool]:
+    def _flag_results(self, conditions: MessageConditions) -> Iterator[bool]:
         for name in SYSTEM_FLAGS:
-            if (asked := getattr(where, name)) is not None:
-                yield (f"\\{name}" in self._flags) is asked
-        if where.keyword:
-            yield not where.keyword.startswith("\\") and fold_text(where.keyword) in map(
-                fold_text, self._flags
+            if (value := getattr(conditions, name)) is not None:
+                yield (f"\\{name}" in self._folded_flags) is value
+        if conditions.keyword:
+            yield not conditions.keyword.startswith("\\") and fold_text(conditions.keyword) in map(
+                fold_text, self._folded_flags
             )
-        if where.forwarded is not None:
-            yield (FORWARDED in self._flags) is where.forwarded
-        if where.has_attachment is not None:
-            yield (self.letter.facts.attachment_count > 0) is where.has_attachment
+        if conditions.forwarded is not None:
+            yield (FORWARDED_KEYWORD in self._folded_flags) is conditions.forwarded
+        if conditions.has_attachment is not None:
+            yield (self.parsed_message.facts.attachment_count > 0) is conditions.has_attachment
 
-    def _ranges(self, where: MessageWhere) -> Iterator[bool]:
-        received, sent = self.found.received_at or self.now, self.letter.facts.date
-        if where.received_since:
-            yield received >= where.received_since
-        if where.received_before:
-            yield received < where.received_before
-        if where.sent_since:
-            yield sent is not None and sent >= where.sent_since
-        if where.sent_before:
-            yield sent is not None and sent < where.sent_before
-        if where.larger is not None:
-            yield self.letter.size > where.larger
-        if where.smaller is not None:
-            yield self.letter.size < where.smaller
+    def _range_results(self, conditions: MessageConditions) -> Iterator[bool]:
+        received, sent_at = (
+            self.fetched_message.received_at or self.now,
+            self.parsed_message.facts.date,
+        )
+        if conditions.received_since:
+            yield received >= conditions.received_since
+        if conditions.received_before:
+            yield received < conditions.received_before
+        if conditions.sent_since:
+            yield sent_at is not None and sent_at >= conditions.sent_since
+        if conditions.sent_before:
+            yield sent_at is not None and sent_at < conditions.sent_before
+        if conditions.larger is not None:
+            yield self.parsed_message.size > conditions.larger
+        if conditions.smaller is not None:
+            yield self.parsed_message.size < conditions.smaller
 
-    def _places(self, where: MessageWhere) -> Iterator[bool]:
-        folder = fold_text(paths.spelled(self.found.folder))
-        if where.mailbox:
-            yield folder == fold_text(where.mailbox.path or "")
-        if where.mailboxes is not None:
-            yield any(folder == fold_text(name.path or "") for name in where.mailboxes)
-        if where.mailbox_masks is not None:
-            yield any(paths.compiled(mask).fullmatch(folder) for mask in where.mailbox_masks)
+    def _mailbox_results(self, conditions: MessageConditions) -> Iterator[bool]:
+        folder = fold_text(paths.canonical_path(self.fetched_message.folder))
+        if conditions.mailbox:
+            yield folder == fold_text(conditions.mailbox.path or "")
+        if conditions.mailboxes is not None:
+            yield any(folder == fold_text(name.path or "") for name in conditions.mailboxes)
+        if conditions.mailbox_masks is not None:
+            yield any(
+                paths.compile_mask(mask).fullmatch(folder) for mask in conditions.mailbox_masks
+            )
 
-    def _people(self, where: MessageWhere) -> Iterator[bool]:
-        facts = self.letter.facts
-        told = self.found.told
-        envelope = told.recipients if told else ()
-        if where.from_:
-            yield _holds(where.from_, _written(facts.from_[:1]))
+    def _people_results(self, conditions: MessageConditions) -> Iterator[bool]:
+        facts = self.parsed_message.facts
+        record = self.fetched_message.record
+        envelope = record.recipients if record else ()
+        if conditions.from_:
+            yield _any_text_contains(conditions.from_, _names_and_addresses(facts.from_[:1]))
         for name, people in (
             ("to", [*facts.to, *facts.cc]),
             ("to_only", facts.to),
@@ -233,76 +260,81 @@ class _Message:
             ("bcc", facts.bcc),
             ("recipient", [*facts.to, *facts.cc, *facts.bcc]),
         ):
-            if asked := getattr(where, name):
-                others = envelope if name == "recipient" else ()
-                yield _holds(asked, [*_written(people), *others])
+            if value := getattr(conditions, name):
+                envelope_addresses = envelope if name == "recipient" else ()
+                yield _any_text_contains(
+                    value, [*_names_and_addresses(people), *envelope_addresses]
+                )
 
-    def _texts(self, where: MessageWhere) -> Iterator[bool]:
-        facts = self.letter.facts
-        if where.subject:
-            yield _holds(where.subject, [facts.subject])
-        if where.list_id:
-            yield _holds(where.list_id, [facts.list_id or ""])
-        if where.message_id:
-            yield facts.message_id == where.message_id
-        if where.query is not None:
-            yield self._words.holds(sought_by(where.query))
-        if where.header:
-            yield self._has_header(*where.header)
-        if where.body is not None:
-            yield fold_text(where.body) in self._body
-        if where.text is not None:
-            asked = fold_text(where.text)
-            yield asked in self._body or asked in self._head
+    def _text_results(self, conditions: MessageConditions) -> Iterator[bool]:
+        facts = self.parsed_message.facts
+        if conditions.subject:
+            yield _any_text_contains(conditions.subject, [facts.subject])
+        if conditions.list_id:
+            yield _any_text_contains(conditions.list_id, [facts.list_id or ""])
+        if conditions.message_id:
+            yield facts.message_id == conditions.message_id
+        if conditions.query is not None:
+            yield self._word_positions.matches(expression_from_query(conditions.query))
+        if conditions.header:
+            yield self._has_header(*conditions.header)
+        if conditions.body is not None:
+            yield fold_text(conditions.body) in self._folded_body
+        if conditions.text is not None:
+            folded_text = fold_text(conditions.text)
+            yield folded_text in self._folded_body or folded_text in self._folded_header
 
-    def _has_header(self, name: str, part: str | None) -> bool:
-        known = [each.value for each in self._headers if each.key.casefold() == name.casefold()]
-        return bool(known) and (
-            part is None or any(fold_text(part) in fold_text(value) for value in known)
+    def _has_header(self, name: str, value_part: str | None) -> bool:
+        header_values = [
+            each.value for each in self._header_fields if each.key.casefold() == name.casefold()
+        ]
+        return bool(header_values) and (
+            value_part is None
+            or any(fold_text(value_part) in fold_text(value) for value in header_values)
         )
 
-    def _has_file(self, filename: str | None, kind: str | None) -> bool:
-        if not filename and not kind:
-            return self.letter.facts.attachment_count > 0
+    def _has_attachment(self, filename: str | None, content_type: str | None) -> bool:
+        if not filename and not content_type:
+            return self.parsed_message.facts.attachment_count > 0
         return any(
-            _holds(filename or "", [file.filename or ""])
-            and _holds(kind or "", [file.content_type])
-            for file in self.letter.facts.attachments
+            _any_text_contains(filename or "", [file.filename or ""])
+            and _any_text_contains(content_type or "", [file.content_type])
+            for file in self.parsed_message.facts.attachments
         )
 
     @cached_property
-    def _flags(self) -> frozenset[str]:
-        return frozenset(flag.casefold() for flag in self.found.flags)
+    def _folded_flags(self) -> frozenset[str]:
+        return frozenset(flag.casefold() for flag in self.fetched_message.flags)
 
     @cached_property
-    def _words(self) -> Places:
-        return Places(words_of(self.letter.facts.search_text))
+    def _word_positions(self) -> WordPositions:
+        return WordPositions(message_words(self.parsed_message.facts.search_text))
 
     @cached_property
-    def _headers(self) -> Sequence[Header]:
-        return mime.headers(self._raw, self.letter.facts.structure)
+    def _header_fields(self) -> Sequence[DecodedField]:
+        return mime.decoded_fields(self._raw_bytes, self.parsed_message.facts.structure)
 
     @cached_property
-    def _head(self) -> str:
-        return fold_text("\n".join(f"{each.key}: {each.value}" for each in self._headers))
+    def _folded_header(self) -> str:
+        return fold_text("\n".join(f"{each.key}: {each.value}" for each in self._header_fields))
 
     @cached_property
-    def _body(self) -> str:
-        return fold_text(mime.body_text(self._raw, self.letter.facts.structure) or "")
+    def _folded_body(self) -> str:
+        return fold_text(mime.body_text(self._raw_bytes, self.parsed_message.facts.structure) or "")
 
     @property
-    def _raw(self) -> bytes:
-        return self.found.raw or b""
+    def _raw_bytes(self) -> bytes:
+        return self.fetched_message.raw or b""
 
 
-def _written(people: Iterable[MailAddress]) -> list[str]:
+def _names_and_addresses(people: Iterable[ParsedAddress]) -> list[str]:
     return [f"{each.name or ''} {each.address}" for each in people]
 
 
-def _holds(part: str, texts: Iterable[str]) -> bool:
+def _any_text_contains(part: str, texts: Iterable[str]) -> bool:
     """True if one of the texts contains this part, like `texts.within` in SQL.
 
     An empty part is in each text; a part of invisible characters alone is in none.
     """
-    asked = fold_text(part)
-    return bool(asked or not part) and any(asked in fold_text(text) for text in texts)
+    folded_part = fold_text(part)
+    return bool(folded_part or not part) and any(folded_part in fold_text(text) for text in texts)

@@ -5,16 +5,16 @@ from datetime import datetime
 
 from models.files.blobs import StorageTier
 from models.submission.tables import SubmissionState
-from resolvers.mailboxes.loaders import Named
+from resolvers.mailboxes.loaders import MailboxSelector
 
 
 @dataclass(frozen=True, slots=True)
-class MessageWhere:
+class MessageConditions:
     """Conditions that must all hold. None tests nothing; an empty list holds for no message."""
 
-    every: tuple["MessageWhere", ...] | None = None
-    some: tuple["MessageWhere", ...] | None = None
-    none: "MessageWhere | None" = None
+    every: tuple["MessageConditions", ...] | None = None
+    some: tuple["MessageConditions", ...] | None = None
+    none: "MessageConditions | None" = None
     query: str | None = None
     text: str | None = None
     body: str | None = None
@@ -28,8 +28,8 @@ class MessageWhere:
     list_id: str | None = None
     header: tuple[str, str | None] | None = None  # name, and a part of its value
     message_id: str | None = None
-    mailbox: Named | None = None
-    mailboxes: tuple[Named, ...] | None = None
+    mailbox: MailboxSelector | None = None
+    mailboxes: tuple[MailboxSelector, ...] | None = None
     mailbox_masks: tuple[str, ...] | None = None  # with * and %
     searchable: bool | None = None
     thread_id: int | None = None
@@ -62,9 +62,9 @@ class MessageWhere:
     )
 
     @property
-    def everything(self) -> bool:
+    def is_empty(self) -> bool:
         """True if there are no conditions, so that all messages match."""
         return self == _ANY
 
 
-_ANY = MessageWhere()
+_ANY = MessageConditions()

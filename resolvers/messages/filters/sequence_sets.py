@@ -5,55 +5,57 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, or_
 
-from models.errors import Invalid
+from models.errors import InvalidInput
 
-PARTS = 1000  # per set
-RANGES = 250  # per set, after joining adjacent ranges
-LONGEST = 10  # digits of a number
-HIGHEST = 1 << 32  # above all UIDs (RFC 9051, section 2.3.1.1)
-SMALL = 1000  # numbers
+MAX_PARTS = 1000  # per set
+MAX_RANGES = 250  # per set, after joining adjacent ranges
+MAX_DIGITS = 10  # digits of a number
+UID_LIMIT = 1 << 32  # above all UIDs (RFC 9051, section 2.3.1.1)
+MAX_SMALL_SET = 1000  # numbers
 
 
-def number_set(
-    given: str, number: Any, highest: Callable[[], Any], *, name: str
+def is_in_set_sql(
+    set_text: str, number: Any, highest_number: Callable[[], Any], *, input_name: str
 ) -> ColumnElement[bool]:
     """Build the condition that the number is in the set.
 
     `highest_number` returns the SQL for "*". Raises InvalidInput if the set is malformed or has too
     many parts.
     """
-    parts = [part.strip() for part in given.split(",", PARTS)]
-    if len(parts) > PARTS:
-        raise Invalid(f"a set has at most {PARTS} parts", constraint="max", path=[name])
+    parts = [part.strip() for part in set_text.split(",", MAX_PARTS)]
+    if len(parts) > MAX_PARTS:
+        raise InvalidInput(
+            f"a set has at most {MAX_PARTS} parts", constraint="max", path=[input_name]
+        )
     ranges: list[tuple[int, int]] = []
     open_: list[int] = []  # the starts of ranges that end with "*"
     for part in parts:
         low, colon, high = part.partition(":")
-        ends = [_end(end, name) for end in ((low, high) if colon else (low,))]
-        known = [end for end in ends if end is not None]
+        ends = [_parse_number(end, input_name) for end in ((low, high) if colon else (low,))]
+        known_ends = [end for end in ends if end is not None]
         if None in ends:
-            open_ += known or [HIGHEST]
+            open_ += known_ends or [UID_LIMIT]
         else:
-            ranges.append((min(known), max(known)))
-    terms = _between(ranges, number, name)
+            ranges.append((min(known_ends), max(known_ends)))
+    terms = _ranges_sql(ranges, number, input_name)
     if open_:  # "9:*" includes the highest number even if it is below 9
-        terms += [number >= min(open_), number == highest()]
+        terms += [number >= min(open_), number == highest_number()]
     return or_(*terms)
 
 
-def is_small_set(given: str) -> bool:
+def is_small_set(set_text: str) -> bool:
     """True if the set has few numbers, so that an index lookup of each finds the rows."""
     many = 0
-    for part in given.split(",", PARTS):
+    for part in set_text.split(",", MAX_PARTS):
         ends = [end.strip() for end in part.split(":", 1)]
-        if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST for end in ends):
+        if not all(end.isascii() and end.isdigit() and len(end) <= MAX_DIGITS for end in ends):
             return False
         many += abs(int(ends[-1]) - int(ends[0])) + 1
-    return many <= SMALL
+    return many <= MAX_SMALL_SET
 
 
-def _between(
-    ranges: list[tuple[int, int]], number: ColumnElement[int], name: str
+def _ranges_sql(
+    ranges: list[tuple[int, int]], number: ColumnElement[int], input_name: str
 ) -> list[ColumnElement[bool]]:
     """Build the SQL of ranges: adjacent ranges are joined, single numbers become a list."""
     joined: list[tuple[int, int]] = []
@@ -64,18 +66,23 @@ def _between(
             joined.append((low, high))
     single = [low for low, high in joined if low == high]
     wide = [one for one in joined if one[0] != one[1]]
-    if len(wide) > RANGES:
-        text = f"a set has at most {RANGES} ranges"
-        raise Invalid(text, constraint="max", path=[name])
+    if len(wide) > MAX_RANGES:
+        text = f"a set has at most {MAX_RANGES} ranges"
+        raise InvalidInput(text, constraint="max", path=[input_name])
     terms: list[ColumnElement[bool]] = [number.between(low, high) for low, high in wide]
     return [*terms, number.in_(single)] if single else terms
 
 
-def _end(given: str, name: str) -> int | None:
+def _parse_number(number_text: str, input_name: str) -> int | None:
     """Return the number, or None for "*". Raises InvalidInput."""
-    if given == "*":
+    if number_text == "*":
         return None
-    if given.isascii() and given.isdigit() and len(given) <= LONGEST and 0 < int(given) < HIGHEST:
-        return int(given)
+    if (
+        number_text.isascii()
+        and number_text.isdigit()
+        and len(number_text) <= MAX_DIGITS
+        and 0 < int(number_text) < UID_LIMIT
+    ):
+        return int(number_text)
     text = 'a set of numbers is like "1,3:15,40:*"'
-    raise Invalid(text, constraint="pattern", path=[name])
+    raise InvalidInput(text, constraint="pattern", path=[input_name])

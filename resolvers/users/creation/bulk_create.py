@@ -6,104 +6,112 @@ from typing import Protocol
 
 from sqlalchemy.exc import IntegrityError
 
-from models.errors import Conflict, Invalid, Problems, Refused, Several
+from models.errors import Conflict, ErrorCollector, InvalidInput, MultipleErrors, RequestError
 from models.users.tables import User
 from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation import insert
 from resolvers.users.creation.create import CheckedUser, NewUser
-from resolvers.users.creation.insert import NotAdmitted, PreparedUser
+from resolvers.users.creation.insert import NewUsersRefused, PreparedUser
 
-MOST = 250  # of one call
-PASSWORDS = 20  # passwords to hash in one call: each takes a part of a second
-HASHED_AT_ONCE = 4
-PATH = "users"
+MAX_USERS = 250  # of one call
+MAX_PASSWORDS = 20  # passwords to hash in one call: each takes a part of a second
+CONCURRENT_HASHES = 4
+INPUT_PATH = "users"
 
 
-async def create(
-    ctx: Context, news: Sequence[NewUser], known: Mapping[int, Refused] | None = None
+async def create_users(
+    ctx: Context,
+    new_users: Sequence[NewUser],
+    known_errors: Mapping[int, RequestError] | None = None,
 ) -> list[User]:
     """Create all of these users in one transaction, in this order.
 
-    Raises Several with all errors: each has the index of its user. `known` are errors found before,
-    by index.
+    Raises Several with all errors: each has the index of its user. `known_errors` are errors found
+    before, by index.
     """
-    known = known or {}
-    rest = {nth: new for nth, new in enumerate(news) if nth not in known}
-    accounts, refused = await check(ctx, rest, {})
-    refused |= _each(known)
-    prepared = {nth: one.prepared for nth, one in accounts.items()}
-    refused |= _each(await insert.check(ctx, prepared))
-    _settle(refused)
-    prepared = await complete(ctx, accounts)
+    known_errors = known_errors or {}
+    valid_candidates = {nth: new for nth, new in enumerate(new_users) if nth not in known_errors}
+    checked_users, errors = await check_users(ctx, valid_candidates, {})
+    errors |= _error_lists(known_errors)
+    prepared = {nth: one.prepared for nth, one in checked_users.items()}
+    errors |= _error_lists(await insert.find_errors(ctx, prepared))
+    _raise_errors(errors)
+    prepared = await complete_users(ctx, checked_users)
     try:
-        await insert.store(
-            ctx, prepared, mutation="usersCreate", within=lambda nth: [PATH, str(nth)]
+        await insert.store_users(
+            ctx, prepared, mutation="usersCreate", path_of=lambda nth: [INPUT_PATH, str(nth)]
         )
-    except NotAdmitted as found:
-        _settle(_each(found.refusals))
+    except NewUsersRefused as found:
+        _raise_errors(_error_lists(found.errors))
     except IntegrityError as clash:  # a concurrent request took it
-        raise Conflict("a user name was taken meanwhile", path=[PATH]) from clash
-    return [one.user for one in prepared.values()]
+        raise Conflict("a user name was taken meanwhile", path=[INPUT_PATH]) from clash
+    return [user.user for user in prepared.values()]
 
 
-async def check(
-    ctx: Context, news: Mapping[int, NewUser], problems: Mapping[int, Problems]
-) -> tuple[dict[int, CheckedUser], dict[int, list[Refused]]]:
+async def check_users(
+    ctx: Context, new_users: Mapping[int, NewUser], problems: Mapping[int, ErrorCollector]
+) -> tuple[dict[int, CheckedUser], dict[int, list[RequestError]]]:
     """Validate the fields of each user.
 
     Returns the valid users, and the errors of the others, by key.
     """
-    accounts, refused = dict[int, CheckedUser](), dict[int, list[Refused]]()
-    for key, new in news.items():
-        warned = len(ctx.warnings)
+    checked_users, errors = dict[int, CheckedUser](), dict[int, list[RequestError]]()
+    for index, new_user in new_users.items():
+        warning_count = len(ctx.warnings)
         try:
-            accounts[key] = await creation_create.check(ctx, new, problems.get(key, Problems()))
-        except Refused as refusal:
-            refused[key] = refusal.each
-        for one in ctx.warnings[warned:]:
-            one.path[:0] = [PATH, str(key)]
-    return accounts, refused
+            checked_users[index] = await creation_create.check_user(
+                ctx, new_user, problems.get(index, ErrorCollector())
+            )
+        except RequestError as refusal:
+            errors[index] = refusal.all_errors
+        for warning in ctx.warnings[warning_count:]:
+            warning.path[:0] = [INPUT_PATH, str(index)]
+    return checked_users, errors
 
 
-async def complete(ctx: Context, accounts: Mapping[int, CheckedUser]) -> dict[int, PreparedUser]:
+async def complete_users(
+    ctx: Context, checked_users: Mapping[int, CheckedUser]
+) -> dict[int, PreparedUser]:
     """Hash the passwords of checked users, a few at a time; return them in the same order."""
-    done, keys = dict[int, PreparedUser](), list(accounts)
-    for start in range(0, len(keys), HASHED_AT_ONCE):
-        part = keys[start : start + HASHED_AT_ONCE]
-        made = await asyncio.gather(*(creation_create.complete(ctx, accounts[key]) for key in part))
-        done |= zip(part, made, strict=True)
-    return done
+    prepared, indexes = dict[int, PreparedUser](), list(checked_users)
+    for start in range(0, len(indexes), CONCURRENT_HASHES):
+        part = indexes[start : start + CONCURRENT_HASHES]
+        part_prepared = await asyncio.gather(
+            *(creation_create.complete_user(ctx, checked_users[key]) for key in part)
+        )
+        prepared |= zip(part, part_prepared, strict=True)
+    return prepared
 
 
-class GivenUser(Protocol):
+class CountedNewUser(Protocol):
     """The fields of a new user that count towards the limits of a call."""
 
     password: str | None
     hashed_password: bool
 
 
-def check_count(news: Sequence[GivenUser]) -> None:
+def check_count(new_users: Sequence[CountedNewUser]) -> None:
     """Raise Invalid for too many users, or too many passwords to hash, in one call."""
-    if not 0 < len(news) <= MOST:
-        raise Invalid(f"1 to {MOST} accounts", constraint="max", path=[PATH])
-    hashed = sum(bool(new.password) and not new.hashed_password for new in news)
-    if hashed > PASSWORDS:
-        text = f"at most {PASSWORDS} accounts with a password that is not hashed"
-        raise Invalid(text, constraint="max", path=[PATH])
+    if not 0 < len(new_users) <= MAX_USERS:
+        raise InvalidInput(f"1 to {MAX_USERS} accounts", constraint="max", path=[INPUT_PATH])
+    hash_count = sum(bool(new.password) and not new.hashed_password for new in new_users)
+    if hash_count > MAX_PASSWORDS:
+        text = f"at most {MAX_PASSWORDS} accounts with a password that is not hashed"
+        raise InvalidInput(text, constraint="max", path=[INPUT_PATH])
 
 
-def _each(refusals: Mapping[int, Refused]) -> dict[int, list[Refused]]:
-    return {key: refusal.each for key, refusal in refusals.items()}
+def _error_lists(errors: Mapping[int, RequestError]) -> dict[int, list[RequestError]]:
+    return {key: refusal.all_errors for key, refusal in errors.items()}
 
 
-def _settle(refused: Mapping[int, Sequence[Refused]]) -> None:
+def _raise_errors(errors: Mapping[int, Sequence[RequestError]]) -> None:
     """Raise the errors in the order of the users, with paths inside the list."""
-    found = []
-    for nth, refusals in sorted(refused.items()):
-        for one in refusals:
-            inner = [] if one.index is None else [str(one.index)]
-            one.path, one.index = [PATH, str(nth), *one.path, *inner], nth
-            found.append(one)
-    if found:
-        raise found[0] if len(found) == 1 else Several(found)
+    all_errors = []
+    for index, refusals in sorted(errors.items()):
+        for error in refusals:
+            inner_path = [] if error.index is None else [str(error.index)]
+            error.path, error.index = [INPUT_PATH, str(index), *error.path, *inner_path], index
+            all_errors.append(error)
+    if all_errors:
+        raise all_errors[0] if len(all_errors) == 1 else MultipleErrors(all_errors)

@@ -8,26 +8,36 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from mail.addresses import address_syntax
-from mail.mailboxes.paths import checked_path
-from mail.mailboxes.special_use_names import names_in
+from mail.mailboxes.paths import validate_path
+from mail.mailboxes.special_use_names import special_use_names
 from mail.text import confusables
-from models.errors import Conflict, Forbidden, Invalid, Problems
+from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, UserPermission
-from models.users.search_index import words_of
+from models.users.search_index import search_text
 from models.users.tables import DelimiterAction, ProtocolScope, User
-from resolvers.addresses.targets import checked_targets
+from resolvers.addresses.targets import validate_targets
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context
 from resolvers.submission import sender_patterns
 from resolvers.users import forward_targets, openpgp_keys
 from resolvers.users.creation import insert, welcome_messages
-from resolvers.users.creation.insert import NotAdmitted, PreparedUser
-from resolvers.users.roles import check_charge, domains_there, values_of
-from resolvers.users.validation import SPAM_LEVEL, allow, allow_quota, camel, checked
+from resolvers.users.creation.insert import NewUsersRefused, PreparedUser
+from resolvers.users.roles import (
+    check_domain_admin_fields,
+    require_administered_domains,
+    stored_permissions,
+)
+from resolvers.users.validation import (
+    DEFAULT_SPAM_LEVEL,
+    camel_case,
+    require_column_permissions,
+    require_quota_permission,
+    validate_columns,
+)
 
-FACTS = (  # columns that are stored as given, once they are validated
+VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validated
     "name",
     "disabled",
     "suspended",
@@ -107,138 +117,156 @@ class CheckedUser:
     password: NewPassword | None
 
 
-async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -> User:
+async def create_user(
+    ctx: Context, new_user: NewUser, problems: ErrorCollector | None = None
+) -> User:
     """Create a user with mailboxes and main address, in one transaction.
 
     Raises all errors of the fields together with the `problems` found before. All checks that can
     fail come before the password is hashed.
     """
-    account = await check(ctx, new, problems or Problems())
-    for refusal in (await insert.check(ctx, {0: account.prepared})).values():
-        raise refusal
-    prepared = await complete(ctx, account)
+    checked_user = await check_user(ctx, new_user, problems or ErrorCollector())
+    for error in (await insert.find_errors(ctx, {0: checked_user.prepared})).values():
+        raise error
+    prepared = await complete_user(ctx, checked_user)
     try:
-        await insert.store(ctx, {0: prepared}, mutation="userCreate")
-    except NotAdmitted as refused:
-        raise refused.refusals[0] from None
+        await insert.store_users(ctx, {0: prepared}, mutation="userCreate")
+    except NewUsersRefused as refused:
+        raise refused.errors[0] from None
     except IntegrityError as clash:  # a concurrent request took it
         raise Conflict("the user name is taken", path=["username"]) from clash
     return prepared.user
 
 
-async def check(ctx: Context, new: NewUser, problems: Problems) -> CheckedUser:
+async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) -> CheckedUser:
     """Validate all fields of a new user. Raises all errors, with the `problems` found before."""
-    _allowed(ctx, new)
-    username, address = _names(ctx, new, problems)
-    facts = checked({name: getattr(new, name) for name in FACTS}, problems)
-    paths = _paths(new, facts, problems)
-    _check_role(new, problems)
-    pub_key = await _key(ctx, new, problems)
-    password = await _password(ctx, new, address, problems)
-    key = ctx.world.key()
+    _require_role(ctx, new_user)
+    username, address = _username_and_address(ctx, new_user, problems)
+    values = validate_columns(
+        {name: getattr(new_user, name) for name in VALIDATED_COLUMNS}, problems
+    )
+    paths = _special_mailbox_paths(new_user, values, problems)
+    _check_role(new_user, problems)
+    pub_key = await _public_key_columns(ctx, new_user, problems)
+    password = await _validate_password(ctx, new_user, address, problems)
+    user_id = ctx.environment.new_id()
     forwarding: dict[str, Any] = {}
-    with problems.caught():
-        to = checked_targets(ctx, new.targets, {}, ["targets"])
-        forwarding = forward_targets.new(ctx, key, to, address, ["targets"])
-    problems.settle()
-    await _check_rights(ctx, new, facts)
-    user = _row(ctx, new, {"id": key, "username": username, **facts, **pub_key, **forwarding})
-    user.words = words_of(username, user.name, address)
-    known = address_syntax.normal(address) if address else None
+    with problems.collecting():
+        forward_target_set = validate_targets(ctx, new_user.targets, {}, ["targets"])
+        forwarding = forward_targets.target_columns_of_new_user(
+            ctx, user_id, forward_target_set, address, ["targets"]
+        )
+    problems.raise_collected()
+    await _require_permissions(ctx, new_user, values)
+    user = _user_row(
+        ctx, new_user, {"id": user_id, "username": username, **values, **pub_key, **forwarding}
+    )
+    user.words = search_text(username, user.name, address)
+    normalized_address = address_syntax.normalized_address(address) if address else None
     prepared = PreparedUser(
         user,
         address,
-        known.local if known else "",
-        known.domain if known else None,
+        normalized_address.local_part if normalized_address else "",
+        normalized_address.domain if normalized_address else None,
         paths,
-        frozenset(new.administers),
-        new.add_tags_to_address,
+        frozenset(new_user.administers),
+        new_user.add_tags_to_address,
     )
     return CheckedUser(prepared, password)
 
 
-async def complete(ctx: Context, account: CheckedUser) -> PreparedUser:
+async def complete_user(ctx: Context, checked_user: CheckedUser) -> PreparedUser:
     """Hash the password of a checked user, and build its welcome messages."""
-    prepared, user = account.prepared, account.prepared.user
-    if account.password:
-        user.password = await new_passwords.stored(ctx, account.password)
+    prepared, user = checked_user.prepared, checked_user.prepared.user
+    if checked_user.password:
+        user.password = await new_passwords.hash_new_password(ctx, checked_user.password)
         user.password_changed_at = user.created_at
     if prepared.address:
-        words = {"name": user.name or "", "username": user.username, "address": prepared.address}
-        prepared.welcome = await welcome_messages.letters(ctx.world, words)
+        variables = {
+            "name": user.name or "",
+            "username": user.username,
+            "address": prepared.address,
+        }
+        prepared.welcome = await welcome_messages.build_welcome_messages(ctx.environment, variables)
     return prepared
 
 
-def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
+def _user_row(ctx: Context, new_user: NewUser, values: dict[str, Any]) -> User:
     """Return the row of a new user, without password hash and search words."""
     return User(
-        username_key=address_syntax.username_key(facts["username"]),
-        role=new.role,
-        tenant_id=facts["id"],
-        admin_permissions=values_of(new.admin_permissions),
-        permissions=values_of(UserPermission if new.permissions is None else new.permissions),
-        require_password_change=new.require_password_change,
-        created_at=ctx.world.now(),
-        updated_at=ctx.world.now(),
-        **facts,
+        username_key=address_syntax.username_key(values["username"]),
+        role=new_user.role,
+        tenant_id=values["id"],
+        admin_permissions=stored_permissions(new_user.admin_permissions),
+        permissions=stored_permissions(
+            UserPermission if new_user.permissions is None else new_user.permissions
+        ),
+        require_password_change=new_user.require_password_change,
+        created_at=ctx.environment.now(),
+        updated_at=ctx.environment.now(),
+        **values,
     )
 
 
-def _wired(address: str) -> str:
+def _username_from_address(address: str) -> str:
     """Return an address as a username: its domain in ASCII (IDNA)."""
     local, at, domain = address.rpartition("@")
     return local + at + address_syntax.ascii_domain(domain)
 
 
-def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | None]:
+def _username_and_address(
+    ctx: Context, new_user: NewUser, problems: ErrorCollector
+) -> tuple[str, str | None]:
     """Return username and main address in stored form: each can come from the other."""
-    username, address = new.username, None
-    with problems.caught():
-        address = _address(ctx, new)
-        username = username or _wired(address or "")
-    made_of_it = address is None and new.address is None and not new.empty_address
-    if username is not None and not made_of_it:
-        with problems.caught():
+    username, address = new_user.username, None
+    with problems.collecting():
+        address = _main_address(ctx, new_user)
+        username = username or _username_from_address(address or "")
+    is_from_address = address is None and new_user.address is None and not new_user.empty_address
+    if username is not None and not is_from_address:
+        with problems.collecting():
             username = address_syntax.checked_username(username)
     return username or "", address
 
 
-def _address(ctx: Context, new: NewUser) -> str | None:
+def _main_address(ctx: Context, new_user: NewUser) -> str | None:
     """Return the validated main address; None if the user has none. Raises Invalid."""
-    if new.empty_address:
+    if new_user.empty_address:
         return None
-    address = new.address or new.username or ""
-    if "@" not in address and new.address is None and ctx.world.options.default_domain:
-        address = f"{address}@{ctx.world.options.default_domain}"
+    address = new_user.address or new_user.username or ""
+    if "@" not in address and new_user.address is None and ctx.environment.options.default_domain:
+        address = f"{address}@{ctx.environment.options.default_domain}"
     if "@" not in address:
-        raise Invalid(
+        raise InvalidInput(
             "an account has an address, unless emptyAddress says it has none",
             constraint="required",
             path=["address"],
         )
     if "*" in address or "+" in address.rpartition("@")[0]:
-        raise Invalid(
+        raise InvalidInput(
             "a main address has neither * nor a label", constraint="pattern", path=["address"]
         )
-    address = address_syntax.checked(address)
-    confusables.refuse_address(address)
+    address = address_syntax.validated_address(address)
+    confusables.refuse_confusable_address(address)
     return address
 
 
-def _check_role(new: NewUser, problems: Problems) -> None:
-    with problems.caught():
-        if new.role is Role.PUBLIC:
-            raise Invalid("PUBLIC is who has no account", constraint="enum", path=["role"])
-    with problems.caught():
-        check_charge(new.role, new.administers, new.admin_permissions)
+def _check_role(new_user: NewUser, problems: ErrorCollector) -> None:
+    with problems.collecting():
+        if new_user.role is Role.PUBLIC:
+            raise InvalidInput("PUBLIC is who has no account", constraint="enum", path=["role"])
+    with problems.collecting():
+        check_domain_admin_fields(new_user.role, new_user.administers, new_user.admin_permissions)
 
 
-def _allowed(ctx: Context, new: NewUser) -> None:
+def _require_role(ctx: Context, new_user: NewUser) -> None:
     """Raise Forbidden if the viewer can't give this role, or create a user without a domain."""
     viewer = ctx.viewer
-    if not viewer.role.includes(new.role):
-        raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
-    if new.empty_address and not viewer.role.includes(Role.ADMIN):
+    if not viewer.role.includes(new_user.role):
+        raise Forbidden(
+            f"to make a {new_user.role} needs that role", requires=new_user.role, path=["role"]
+        )
+    if new_user.empty_address and not viewer.role.includes(Role.ADMIN):
         raise Forbidden(
             "only an ADMIN makes accounts without a domain",
             requires=Role.ADMIN,
@@ -246,83 +274,93 @@ def _allowed(ctx: Context, new: NewUser) -> None:
         )
 
 
-async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
+async def _require_permissions(ctx: Context, new_user: NewUser, values: Mapping[str, Any]) -> None:
     """Raise Forbidden if the new user has rights or settings that the viewer can't give."""
     viewer = ctx.viewer
-    usual = {
+    defaults = {
         "from_whitelist": [],
         "disabled_scopes": [],
         "smtp_allowed_networks": [],
         "webmail_access": True,
-        "spam_level": SPAM_LEVEL,
+        "spam_level": DEFAULT_SPAM_LEVEL,
     }
-    allow(ctx, [name for name, value in usual.items() if facts[name] != value])
-    allow_quota(ctx, facts["quota"])
-    await sender_patterns.reach(ctx, facts["from_whitelist"], ["fromWhitelist"])
-    await domains_there(ctx, new.administers)
-    for permission in sorted(set(new.admin_permissions) - viewer.permissions):
+    require_column_permissions(
+        ctx, [name for name, value in defaults.items() if values[name] != value]
+    )
+    require_quota_permission(ctx, values["quota"])
+    await sender_patterns.check_pattern_rights(ctx, values["from_whitelist"], ["fromWhitelist"])
+    await require_administered_domains(ctx, new_user.administers)
+    for permission in sorted(set(new_user.admin_permissions) - viewer.permissions):
         if not viewer.role.includes(Role.ADMIN):
             text = "nobody delegates what was not delegated to him"
             raise Forbidden(text, requires=permission, path=["adminPermissions"])
 
 
-async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]:
+async def _public_key_columns(
+    ctx: Context, new_user: NewUser, problems: ErrorCollector
+) -> dict[str, Any]:
     """Return the columns of the public key.
 
     Adds a problem, or a warning if nothing needs the key.
     """
-    with problems.caught():
-        if new.pub_key:
+    with problems.collecting():
+        if new_user.pub_key:
             try:
-                key = await openpgp_keys.checked(ctx.world, new.pub_key)
-            except Invalid as unusable:
-                if new.encrypt_messages or new.encrypt_forwarded:
+                key = await openpgp_keys.validate_public_key(ctx.environment, new_user.pub_key)
+            except InvalidInput as unusable:
+                if new_user.encrypt_messages or new_user.encrypt_forwarded:
                     raise
                 text = f"the key is not stored: {unusable.message}"
-                ctx.warn("KEY_NOT_STORED", text, path=["pubKey"])
+                ctx.add_warning("KEY_NOT_STORED", text, path=["pubKey"])
                 return {}
-            openpgp_keys.warn(ctx, key, path=["pubKey"])
+            openpgp_keys.warn_if_short(ctx, key, path=["pubKey"])
             return {"pub_key": key.armored, "key_info": key.info}
         for name in ("encrypt_messages", "encrypt_forwarded"):
-            if getattr(new, name):
+            if getattr(new_user, name):
                 text = "this takes an OpenPGP key of the account"
-                raise Invalid(text, constraint="required", path=[camel(name)])
+                raise InvalidInput(text, constraint="required", path=[camel_case(name)])
     return {}
 
 
-async def _password(
-    ctx: Context, new: NewUser, address: str | None, problems: Problems
+async def _validate_password(
+    ctx: Context, new_user: NewUser, address: str | None, problems: ErrorCollector
 ) -> NewPassword | None:
     """Return the validated password.
 
     None if the user has none. Adds a problem if it is unusable.
     """
-    with problems.caught():
-        if not new.password and not new.password_disabled:
-            raise Invalid(
+    with problems.collecting():
+        if not new_user.password and not new_user.password_disabled:
+            raise InvalidInput(
                 "give a password, or passwordDisabled", constraint="required", path=["password"]
             )
-        if new.password and new.password_disabled:
-            raise Invalid(
+        if new_user.password and new_user.password_disabled:
+            raise InvalidInput(
                 "passwordDisabled means: no password", constraint="exclusive", path=["password"]
             )
-        if new.password:
-            given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
-            where = address or new.address or new.username or ""
-            policy = await password_policy.of_address(ctx, "" if given.hashed else where)
-            return await new_passwords.checked(ctx, given, policy)
+        if new_user.password:
+            new_password = NewPassword(
+                new_user.password, new_user.hashed_password, new_user.allow_unsafe
+            )
+            address_text = address or new_user.address or new_user.username or ""
+            policy = await password_policy.load_policy_of_address(
+                ctx, "" if new_password.is_hash else address_text
+            )
+            return await new_passwords.validate_new_password(ctx, new_password, policy)
     return None
 
 
-def _paths(new: NewUser, facts: Mapping[str, Any], problems: Problems) -> dict[SpecialUse, str]:
+def _special_mailbox_paths(
+    new_user: NewUser, values: Mapping[str, Any], problems: ErrorCollector
+) -> dict[SpecialUse, str]:
     """Return the paths of the special mailboxes: given names, else those of the language."""
-    paths = {SpecialUse.INBOX: "INBOX", **names_in(facts.get("language"))}
-    names = Problems()
-    for use, name in new.mailboxes.items():
-        with names.caught():
-            paths[use] = checked_path(name, path_in=["mailboxes", use.lower()])
-    with problems.caught():
-        names.settle()
-        if "language" in facts and len(set(paths.values())) < len(paths):
-            raise Invalid("two folders of one name", constraint="unique", path=["mailboxes"])
+    paths = {SpecialUse.INBOX: "INBOX", **special_use_names(values.get("language"))}
+    path_problems = ErrorCollector()
+    for use, name in new_user.mailboxes.items():
+        with path_problems.collecting():
+            paths[use] = validate_path(name, input_path=["mailboxes", use.lower()])
+    with problems.collecting():
+        path_problems.raise_collected()
+        if "language" in values and len(set(paths.values())) < len(paths):
+            raise InvalidInput("two folders of one name", constraint="unique", path=["mailboxes"])
     return paths

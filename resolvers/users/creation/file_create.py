@@ -13,29 +13,29 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.blobs.blob_writer import blob_ids
+from mail.storage.blobs.blob_writer import insert_blob_rows
 from models.admin.tasks import Task
-from models.errors import Invalid, Problems, RateLimited, Refused, found
+from models.errors import ErrorCollector, InvalidInput, RateLimited, RequestError, require_found
 from models.events.journal import ChangeKind
-from models.runtime.environment import Turn
-from models.store.columns import Picked, picked, table_of
+from models.runtime.environment import DatabaseTransaction
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.transfer import ImportArchive
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DomainAdmin, User
-from resolvers.access import own
+from resolvers.access import require_user_id
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
-from resolvers.admin.task_steps import Plan, Planner, Step, queue
+from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepPlanner, TaskStepResult, insert_tasks
 from resolvers.auth import credential_status
 from resolvers.context import Context, Viewer
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.loaders import Named
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.files import uploads
-from resolvers.files.stored_files import raw, tenant_of
-from resolvers.files.uploads import Received
+from resolvers.files.stored_files import describe_uncompressed_object, read_tenant_id
+from resolvers.files.uploads import ReceivedFile
 from resolvers.transfer import imports
-from resolvers.transfer.exports import check_running
+from resolvers.transfer.exports import require_few_running_tasks
 from resolvers.users.creation import bulk_create, user_records
 from resolvers.users.creation import insert as creation_insert
 from resolvers.users.creation.create import NewUser
@@ -44,256 +44,277 @@ from resolvers.users.creation.user_records import UserRecord
 
 KIND = "USERS_CREATE"
 MUTATION = "usersCreateFromFile"
-RUNNING = 2  # of a user
-CHUNK = 100  # of one transaction
-HEAD = 64 * 1024  # bytes
-TOLD = 1000  # errors or warnings in the result
-FILE = ["file"]
-TRIES = 2  # if a concurrent transaction took a name
+MAX_UNFINISHED_TASKS = 2  # of a user
+CHUNK_USERS = 100  # of one transaction
+HEAD_SIZE = 64 * 1024  # bytes
+MAX_LISTED = 1000  # errors or warnings in the result
+FILE_PATH = ["file"]
+MAX_TRIES = 2  # if a concurrent transaction took a name
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BatchResult:
     """The result of some records."""
 
-    created: int
-    refused: list[dict[str, Any]]  # one item for each error: line, code, path, message
+    created_count: int
+    errors: list[dict[str, Any]]  # one item for each error: line, code, path, message
     warnings: list[dict[str, Any]]  # code, message
 
 
-async def create(ctx: Context, upload_id: int, form: UserFileFormat | None) -> Task:
+async def queue_file_create(
+    ctx: Context, upload_id: int, file_format: UserFileFormat | None
+) -> Task:
     """Queue a task that creates the users of an upload, and moves the upload to the task.
 
     Raises Invalid if the header of a CSV file has an unknown column, LimitReached if two such tasks
     of the viewer are unfinished, NotFound if the viewer has no such upload.
     """
-    owner = own(ctx)
-    upload: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=FILE)
-    head = await uploads.read_head(ctx, upload, HEAD)
-    form = form or user_records.detect_format(head)
-    user_records.check_head(head, form)
-    received = Received(b"", upload.size, upload.digest, filename=upload.filename or "users")
-    kept = await raw(ctx.world, await tenant_of(ctx, owner), received, upload.blob_name)
-    viewer, key = ctx.viewer, ctx.world.key()
+    owner_id = require_user_id(ctx)
+    upload: ColumnRow = require_found(
+        await ctx.load(uploads.load_uploads_by_id, upload_id), str(upload_id), path=FILE_PATH
+    )
+    head = await uploads.read_head(ctx, upload, HEAD_SIZE)
+    file_format = file_format or user_records.detect_format(head)
+    user_records.check_head(head, file_format)
+    file = ReceivedFile(b"", upload.size, upload.digest, filename=upload.filename or "users")
+    stored_file = await describe_uncompressed_object(
+        ctx.environment, await read_tenant_id(ctx, owner_id), file, upload.blob_name
+    )
+    viewer, archive_id = ctx.viewer, ctx.environment.new_id()
     order = {
-        "archive": key,
-        "format": form,
+        "archive": archive_id,
+        "format": file_format,
         "role": viewer.role,
-        "administers": sorted(viewer.administers),
+        "administers": sorted(viewer.administered_domains),
         "permissions": sorted(viewer.permissions),
     }
-    async with ctx.write(owner) as session:
-        await check_running(ctx, owner, KIND, RUNNING)
-        (task,) = await queue(ctx, session, KIND, [order], user_id=owner)
+    async with ctx.write_session(owner_id) as session:
+        await require_few_running_tasks(ctx, owner_id, KIND, MAX_UNFINISHED_TASKS)
+        (task,) = await insert_tasks(ctx, session, KIND, [order], user_id=owner_id)
 
-        def store(turn: Turn) -> None:
-            imports.take_over(turn, owner, upload_id, FILE)
+        def take_over_upload(transaction: DatabaseTransaction) -> None:
+            imports.delete_upload_row(transaction, owner_id, upload_id, FILE_PATH)
             row = {
-                "id": key,
-                "user_id": owner,
+                "id": archive_id,
+                "user_id": owner_id,
                 "task_id": task.id,
-                "filename": received.filename,
-                "size": received.size,
-                "blob_id": blob_ids(turn, kept)[kept.root],
-                "created_at": turn.world.now(),
+                "filename": file.filename,
+                "size": file.size,
+                "blob_id": insert_blob_rows(transaction, stored_file)[stored_file.layout_digest],
+                "created_at": transaction.environment.now(),
             }
-            turn.connection.execute(insert(table_of(ImportArchive)), row)
+            transaction.connection.execute(insert(core_table(ImportArchive)), row)
 
-        await ctx.world.join(session, store)
-        await ctx.record(session, owner, ChangeKind.TASK_CHANGED, [task.id])
-        after = {"file": received.filename}
-        await admin_log.note(ctx, session, Done(MUTATION, "Task", task.id, None, None, after))
+        await ctx.environment.run_in_session(session, take_over_upload)
+        await ctx.record_change(session, owner_id, ChangeKind.TASK_CHANGED, [task.id])
+        new_values = {"file": file.filename}
+        await admin_log.log_changes(
+            ctx, session, NewAdminLogEntry(MUTATION, "Task", task.id, None, None, new_values)
+        )
     return task
 
 
-async def outcomes(
-    ctx: Context, path: Path, head: bytes, form: UserFileFormat | None
-) -> AsyncGenerator[Outcome]:
+async def create_from_local_file(
+    ctx: Context, path: Path, head: bytes, file_format: UserFileFormat | None
+) -> AsyncGenerator[BatchResult]:
     """Create the users of a local file, part by part; yield the result of each part."""
-    form = form or user_records.detect_format(head)
-    user_records.check_head(head, form)
-    with closing(user_records.read(path, form)) as records:
-        while part := await asyncio.to_thread(list[UserRecord], islice(records, CHUNK)):
-            yield await (await Batch.of(ctx, part)).store()
+    file_format = file_format or user_records.detect_format(head)
+    user_records.check_head(head, file_format)
+    with closing(user_records.read_records(path, file_format)) as records:
+        while chunk := await asyncio.to_thread(list[UserRecord], islice(records, CHUNK_USERS)):
+            yield await (await UserBatch.prepare(ctx, chunk)).store()
 
 
 @asynccontextmanager
-async def begun(
+async def open_planner(
     ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
-) -> AsyncGenerator[Planner]:
+) -> AsyncGenerator[TaskStepPlanner]:
     """Keep the file open for a run of the task.
 
     Yield the planner, placed after the finished records.
     """
-    form = UserFileFormat(order["format"])
-    async with imports.lying(ctx, None, col(ImportArchive.id) == order["archive"]) as path:
-        total = None if checkpoint else await asyncio.to_thread(_count, path, form)
-        with closing(user_records.read(path, form)) as records:
-            done = checkpoint.get("at", 0)
-            await asyncio.to_thread(_skip, records, done)
+    file_format = UserFileFormat(order["format"])
+    async with imports.open_archive_file(
+        ctx, None, col(ImportArchive.id) == order["archive"]
+    ) as path:
+        total = None if checkpoint else await asyncio.to_thread(_count_records, path, file_format)
+        with closing(user_records.read_records(path, file_format)) as records:
+            finished_count = checkpoint.get("at", 0)
+            await asyncio.to_thread(_skip_records, records, finished_count)
 
-            async def plan(ctx: Context, order: dict[str, Any], _: dict[str, Any]) -> Plan:
-                part = await asyncio.to_thread(list[UserRecord], islice(records, CHUNK))
-                asking = ctx.as_another(await _viewer(ctx, order))
-                batch = await Batch.of(asking, part)
+            async def plan_batch(
+                ctx: Context, order: dict[str, Any], _: dict[str, Any]
+            ) -> TaskStepPlan:
+                chunk = await asyncio.to_thread(list[UserRecord], islice(records, CHUNK_USERS))
+                requester_ctx = ctx.copy_for_viewer(await _requesting_viewer(ctx, order))
+                batch = await UserBatch.prepare(requester_ctx, chunk)
                 batch.total = total
-                return Plan(await creation_insert.streams(ctx, batch.prepared.values()), made=batch)
+                return TaskStepPlan(
+                    await creation_insert.stream_ids_to_lock(ctx, batch.prepared.values()),
+                    prepared=batch,
+                )
 
-            yield plan
+            yield plan_batch
 
 
-def _count(path: Path, form: UserFileFormat) -> int:
-    with closing(user_records.read(path, form)) as records:
+def _count_records(path: Path, file_format: UserFileFormat) -> int:
+    with closing(user_records.read_records(path, file_format)) as records:
         return sum(1 for _ in records)
 
 
-def _skip(records: Iterable[UserRecord], count: int) -> None:
+def _skip_records(records: Iterable[UserRecord], count: int) -> None:
     for _ in islice(records, count):
         pass
 
 
-async def _viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
+async def _requesting_viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
     """Return the viewer of the requester, with its present rights, but no more than when it asked.
 
     Raises Invalid if the requester can no longer create users.
     """
-    asked = select(*picked(User)).where(
-        col(User.id) == ctx.viewer.user_id, credential_status.open_users()
+    statement = select(*select_columns(User)).where(
+        col(User.id) == ctx.viewer.user_id, credential_status.is_user_enabled_sql()
     )
-    row = next(iter(await ctx.read(asked)), None)
+    row = next(iter(await ctx.read(statement)), None)
     role = Role(order["role"])
     if row is None or not row.role.includes(role):
         text = "the account that asked for this may no longer create accounts"
-        raise Invalid(text, constraint="role", path=FILE)
-    charges = await ctx.read(
+        raise InvalidInput(text, constraint="role", path=FILE_PATH)
+    domain_rows = await ctx.read(
         select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == row.id)
     )
-    administers, permissions = set(order["administers"]), set(order["permissions"])
+    domain_ids, permissions = set(order["administers"]), set(order["permissions"])
     if row.role is Role.DOMAIN_ADMIN:
-        administers &= {one.domain_id for one in charges}
+        domain_ids &= {domain_row.domain_id for domain_row in domain_rows}
         permissions &= set(row.admin_permissions)
     return Viewer(
         row.id,
         role,
         frozenset({Scope.MASTER}),
-        frozenset(map(_permission, permissions)),
-        frozenset(administers),
+        frozenset(map(_parse_permission, permissions)),
+        frozenset(domain_ids),
     )
 
 
-def _permission(name: str) -> AdminPermission | UserPermission:
-    known = AdminPermission.__members__
-    return AdminPermission(name) if name in known else UserPermission(name)
+def _parse_permission(name: str) -> AdminPermission | UserPermission:
+    admin_permissions = AdminPermission.__members__
+    return AdminPermission(name) if name in admin_permissions else UserPermission(name)
 
 
 @dataclass(slots=True)
-class Batch:
+class UserBatch:
     """Some records of a file, validated and with hashed passwords, ready to be stored."""
 
     ctx: Context
     lines: dict[int, int]  # line numbers by index in the chunk
     prepared: dict[int, PreparedUser]
-    refused: dict[int, list[Refused]]
+    errors: dict[int, list[RequestError]]
     total: int | None = None
 
     @classmethod
-    async def of(cls, ctx: Context, records: Sequence[UserRecord]) -> "Batch":
+    async def prepare(cls, ctx: Context, records: Sequence[UserRecord]) -> "UserBatch":
         """Validate records and hash their passwords. Stores nothing."""
-        refused, news, problems = dict[int, list[Refused]](), dict[int, NewUser](), {}
-        for nth, record in enumerate(records):
+        errors, new_users, problems = dict[int, list[RequestError]](), dict[int, NewUser](), {}
+        for index, record in enumerate(records):
             if record.problem:
-                refused[nth] = [record.problem]
+                errors[index] = [record.problem]
                 continue
-            problems[nth] = Problems()
+            problems[index] = ErrorCollector()
             try:
-                news[nth] = await _new_user(ctx, record, problems[nth])
-            except Refused as refusal:
-                refused[nth] = refusal.each
-        accounts, wrong = await bulk_create.check(ctx, news, problems)
-        refused |= wrong
-        prepared = {nth: one.prepared for nth, one in accounts.items()}
-        for nth, collision in (await creation_insert.check(ctx, prepared)).items():
-            refused[nth] = collision.each
-            accounts.pop(nth)
-        prepared = await _complete(ctx, accounts)
-        return cls(ctx, {nth: one.line for nth, one in enumerate(records)}, prepared, refused)
+                new_users[index] = await _user_from_record(ctx, record, problems[index])
+            except RequestError as refusal:
+                errors[index] = refusal.all_errors
+        checked_users, more_errors = await bulk_create.check_users(ctx, new_users, problems)
+        errors |= more_errors
+        prepared = {nth: item.prepared for nth, item in checked_users.items()}
+        for index, collision in (await creation_insert.find_errors(ctx, prepared)).items():
+            errors[index] = collision.all_errors
+            checked_users.pop(index)
+        prepared = await _complete_when_idle(ctx, checked_users)
+        return cls(ctx, {nth: one.line for nth, one in enumerate(records)}, prepared, errors)
 
-    async def store(self) -> Outcome:
+    async def store(self) -> BatchResult:
         """Store the users that can be stored, in one transaction or savepoint.
 
         Raises IntegrityError if names collide at each try.
         """
-        for left in reversed(range(TRIES)):
+        for tries_left in reversed(range(MAX_TRIES)):
             try:
-                late = await creation_insert.store(
-                    self.ctx, self.prepared, mutation=MUTATION, partly=True
+                store_errors = await creation_insert.store_users(
+                    self.ctx, self.prepared, mutation=MUTATION, allow_partial=True
                 )
                 break
             except IntegrityError:  # a concurrent transaction took a name: the next try finds it
-                if not left:
+                if not tries_left:
                     raise
-        refused = {**self.refused, **{nth: one.each for nth, one in late.items()}}
-        told = [
+        errors = {**self.errors, **{nth: one.all_errors for nth, one in store_errors.items()}}
+        listed_errors = [
             {
                 "line": self.lines[nth],
-                "code": one.code,
-                "path": one.path,
-                "message": one.message,
+                "code": error.code,
+                "path": error.path,
+                "message": error.message,
             }
-            for nth, refusals in sorted(refused.items())
-            for one in refusals
+            for nth, refusals in sorted(errors.items())
+            for error in refusals
         ]
-        warned = [{"code": one.code, "message": one.message} for one in self.ctx.warnings]
+        listed_warnings = [{"code": one.code, "message": one.message} for one in self.ctx.warnings]
         self.ctx.warnings.clear()
-        return Outcome(len(self.lines) - len(refused), told, warned)
+        return BatchResult(len(self.lines) - len(errors), listed_errors, listed_warnings)
 
 
-async def _new_user(ctx: Context, record: UserRecord, problems: Problems) -> NewUser:
+async def _user_from_record(ctx: Context, record: UserRecord, problems: ErrorCollector) -> NewUser:
     """Return the new user of a record, with the ids of its domains. Raises NotFound."""
-    new, charges = user_records.new_user(record, problems)
-    if charges:
-        refs = [Named(name=name) for name in charges]
-        rows = await domain_loaders.chosen(ctx, refs, path="administers")
-        new = replace(new, administers=[row.id for row in rows])
-    return new
+    new_user, domain_names = user_records.user_from_record(record, problems)
+    if domain_names:
+        domain_refs = [DomainIdOrName(name=name) for name in domain_names]
+        rows = await domain_loaders.load_referenced_domains(ctx, domain_refs, path="administers")
+        new_user = replace(new_user, administers=[row.id for row in rows])
+    return new_user
 
 
-async def _complete(ctx: Context, accounts: Mapping[int, Any]) -> dict[int, PreparedUser]:
+async def _complete_when_idle(
+    ctx: Context, checked_users: Mapping[int, Any]
+) -> dict[int, PreparedUser]:
     """Hash passwords; wait if sign-ins keep all workers busy."""
     while True:
         try:
-            return await bulk_create.complete(ctx, accounts)
+            return await bulk_create.complete_users(ctx, checked_users)
         except RateLimited as busy:
             await asyncio.sleep(busy.retry_after.total_seconds())
 
 
-async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
+async def plan_nothing(
+    _ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Return an empty plan: `open_planner` yields the planner."""
-    return Plan()
+    return TaskStepPlan()
 
 
-async def step(
+async def store_batch(
     ctx: Context,
     session: AsyncSession,
     order: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: Plan,
-) -> Step:
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Store the users of one batch; return the task step with the total counts."""
-    batch: Batch = held.made
-    before: dict[str, Any] = {"at": 0, "created": 0, "refused": 0, "errors": [], "warnings": []}
-    before |= checkpoint
+    batch: UserBatch = task_plan.prepared
+    previous: dict[str, Any] = {"at": 0, "created": 0, "refused": 0, "errors": [], "warnings": []}
+    previous |= checkpoint
     if not batch.lines:
-        await imports.forget(session, order)
-        return Step(before)
-    batch.ctx = ctx.as_another(batch.ctx.viewer)
-    outcome = await batch.store()
-    ctx.world.fault("users stored")
-    note = {
-        "at": before["at"] + len(batch.lines),
-        "created": before["created"] + outcome.created,
-        "refused": before["refused"] + len(batch.lines) - outcome.created,
-        "errors": [*before["errors"], *outcome.refused][:TOLD],
-        "warnings": [*before["warnings"], *outcome.warnings][:TOLD],
+        await imports.delete_archive(session, order)
+        return TaskStepResult(previous)
+    batch.ctx = ctx.copy_for_viewer(batch.ctx.viewer)
+    result = await batch.store()
+    ctx.environment.reach_fault_point("users stored")
+    checkpoint_after = {
+        "at": previous["at"] + len(batch.lines),
+        "created": previous["created"] + result.created_count,
+        "refused": previous["refused"] + len(batch.lines) - result.created_count,
+        "errors": [*previous["errors"], *result.errors][:MAX_LISTED],
+        "warnings": [*previous["warnings"], *result.warnings][:MAX_LISTED],
     }
-    return Step(note, done=len(batch.lines), more=True, total=batch.total)
+    return TaskStepResult(
+        checkpoint_after, done_count=len(batch.lines), has_more=True, total=batch.total
+    )

@@ -13,28 +13,32 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.mailboxes.paths import with_parents
+from mail.mailboxes.paths import missing_paths_with_parents
 from mail.text import confusables
 from models.addresses.tables import Address
-from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
+from models.domains.tables import AliasDomain, Domain
+from models.errors import Conflict, InvalidInput, LimitReached, NotFound, RequestError
 from models.events import journal
-from models.events.journal import PLATFORM, ChangeKind, Entry, Stream
+from models.events.journal import PLATFORM, ChangeKind, JournalEntry, Stream
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.store.columns import picked
+from models.store.columns import select_columns
 from models.users.roles import Role
 from models.users.tables import DomainAdmin, User, UserTag
 from resolvers.admin import admin_log
-from resolvers.admin.admin_log import Done
+from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.mailboxes.loaders import new_mailbox
+from resolvers.mailboxes.loaders import build_mailbox
 from resolvers.users.creation import welcome_messages
-from resolvers.users.creation.welcome_messages import Welcome
-from resolvers.users.quota.quota_allocation import effective, give, seat
+from resolvers.users.creation.welcome_messages import WelcomeMessage
+from resolvers.users.quota.quota_allocation import (
+    effective_quota,
+    reallocate_quotas,
+    require_user_slot,
+)
 
-MONTH = 30 * 86_400  # seconds
-PARAMETERS = 1000  # in one SELECT
+MAX_TRASH_RETENTION = 30 * 86_400  # seconds
+MAX_NAMES = 1000  # in one SELECT
 
 
 @dataclass(slots=True)
@@ -48,43 +52,48 @@ class PreparedUser:
     paths: Mapping[SpecialUse, str]
     administers: frozenset[int]  # domain ids
     tag_address: bool  # the address has the tags of the user
-    welcome: list[Welcome] = field(default_factory=list)
+    welcome: list[WelcomeMessage] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Admission:
+class UserAdmission:
     """The names and counters that new users can collide with.
 
     Each admitted user is counted, so the order of users matters.
     """
 
     ctx: Context
-    domains: Mapping[str, Domain | Refused]  # by name
+    domains: Mapping[str, Domain | RequestError]  # by name
     usernames: set[str]  # keys of those that exist
     addresses: set[tuple[int, str]]  # domain id and local part of those that exist
 
-    def admit(self, one: PreparedUser) -> None:
+    def admit(self, user: PreparedUser) -> None:
         """Count a user in. Raises Conflict, LimitReached or NotFound if it can't be stored."""
-        domain = self._domain(one)
-        if one.user.username_key in self.usernames:
+        domain = self._domain_with_room(user)
+        if user.user.username_key in self.usernames:
             raise Conflict("the user name is taken", path=["username"])
         if domain is not None:
-            place = (domain.id, one.local_part)
-            if place in self.addresses:
+            domain_and_local_part = (domain.id, user.local_part)
+            if domain_and_local_part in self.addresses:
                 raise Conflict("the address is taken", path=["address"])
-            seat(domain, path=["address"])
-            give(self.ctx.world, domain, [], [effective(self.ctx.world, domain, one.user.quota)])
+            require_user_slot(domain, path=["address"])
+            reallocate_quotas(
+                self.ctx.environment,
+                domain,
+                [],
+                [effective_quota(self.ctx.environment, domain, user.user.quota)],
+            )
             domain.user_count += 1
             domain.address_count += 1
-            self.addresses.add(place)
-            one.user.domain_id = one.user.tenant_id = domain.id
-        self.usernames.add(one.user.username_key)
+            self.addresses.add(domain_and_local_part)
+            user.user.domain_id = user.user.tenant_id = domain.id
+        self.usernames.add(user.user.username_key)
 
-    def _domain(self, one: PreparedUser) -> Domain | None:
-        if one.domain_name is None:
+    def _domain_with_room(self, user: PreparedUser) -> Domain | None:
+        if user.domain_name is None:
             return None
-        domain = self.domains[one.domain_name]
-        if isinstance(domain, Refused):
+        domain = self.domains[user.domain_name]
+        if isinstance(domain, RequestError):
             raise domain
         if domain.max_addresses and domain.address_count >= domain.max_addresses:
             raise LimitReached(
@@ -97,241 +106,256 @@ class Admission:
 
     def admit_all(
         self, prepared: Mapping[int, PreparedUser]
-    ) -> tuple[dict[int, PreparedUser], dict[int, Refused]]:
+    ) -> tuple[dict[int, PreparedUser], dict[int, RequestError]]:
         """Return the users that can be stored, and the errors of the others, by the same keys."""
-        admitted, refused = dict[int, PreparedUser](), dict[int, Refused]()
-        for key, one in prepared.items():
+        admitted, errors = dict[int, PreparedUser](), dict[int, RequestError]()
+        for key, user in prepared.items():
             try:
-                self.admit(one)
-            except Refused as refusal:
-                refused[key] = refusal
+                self.admit(user)
+            except RequestError as refusal:
+                errors[key] = refusal
             else:
-                admitted[key] = one
-        return admitted, refused
+                admitted[key] = user
+        return admitted, errors
 
 
-class NotAdmitted(Exception):
+class NewUsersRefused(Exception):
     """Some users can't be stored; `errors` has the reasons, by the keys of the caller."""
 
-    def __init__(self, refusals: Mapping[int, Refused]) -> None:
+    def __init__(self, errors: Mapping[int, RequestError]) -> None:
         super().__init__("accounts are refused")
-        self.refusals = refusals
+        self.errors = errors
 
 
-async def check(ctx: Context, prepared: Mapping[int, PreparedUser]) -> dict[int, Refused]:
+async def find_errors(
+    ctx: Context, prepared: Mapping[int, PreparedUser]
+) -> dict[int, RequestError]:
     """Return the errors of users that can't be stored at present, by the same keys.
 
     Stores nothing.
     """
-    names = {one.domain_name for one in prepared.values() if one.domain_name}
-    found = {row.name: Domain(**row._asdict()) for row in await _domain_rows(ctx, names)}
-    known = await _resolve_domains(ctx, names, found)
-    _, refused = (await _admission(ctx, prepared.values(), known)).admit_all(prepared)
-    return refused
+    domain_names = {one.domain_name for one in prepared.values() if one.domain_name}
+    domains = {
+        row.name: Domain(**row._asdict()) for row in await _load_domain_rows(ctx, domain_names)
+    }
+    usable_domains = await _resolve_domains(ctx, domain_names, domains)
+    _, errors = (await _load_admission(ctx, prepared.values(), usable_domains)).admit_all(prepared)
+    return errors
 
 
-async def store(
+async def store_users(
     ctx: Context,
     prepared: Mapping[int, PreparedUser],
     *,
     mutation: str,
-    partly: bool = False,
-    within: Callable[[int], Sequence[str]] = lambda _: (),
-) -> dict[int, Refused]:
+    allow_partial: bool = False,
+    path_of: Callable[[int], Sequence[str]] = lambda _: (),
+) -> dict[int, RequestError]:
     """Store users in one transaction; return the errors of those not stored, by the same keys.
 
-    Raises NewUsersRefused if there are errors, unless `partly`: then no user is stored. The admin
-    log has one entry for each user, with the name of the `mutation`. `path_of` returns the input
-    path of a user, for warnings.
+    Raises NewUsersRefused if there are errors, unless `allow_partial`: then no user is stored. The
+    admin log has one entry for each user, with the name of the `mutation`. `path_of` returns the
+    input path of a user, for warnings.
     """
     if not prepared:
         return {}
-    names = {one.domain_name for one in prepared.values() if one.domain_name}
-    async with ctx.write(*await streams(ctx, prepared.values())) as session:
-        found = await _held_domains(ctx, session, names)
-        known = await _resolve_domains(ctx, names, found)
-        admission = await _admission(ctx, prepared.values(), known)
-        admitted, refused = admission.admit_all(prepared)
-        if refused and not partly:
-            raise NotAdmitted(refused)
-        for name, domain in known.items():
-            if name not in found and isinstance(domain, Domain) and domain.user_count:
-                await domain_loaders.added(ctx, session, domain)
-                first = next(key for key, one in admitted.items() if one.domain_name == name)
-                domain_loaders.warn_created(ctx, name, path=[*within(first), "address"])
-        await _insert(ctx, session, list(admitted.values()))
-        done = (_done(mutation, one.user) for one in admitted.values())
-        await admin_log.note(ctx, session, *done)
-    return refused
+    domain_names = {one.domain_name for one in prepared.values() if one.domain_name}
+    async with ctx.write_session(*await stream_ids_to_lock(ctx, prepared.values())) as session:
+        locked_domains = await _lock_domains(ctx, session, domain_names)
+        usable_domains = await _resolve_domains(ctx, domain_names, locked_domains)
+        admission = await _load_admission(ctx, prepared.values(), usable_domains)
+        admitted, errors = admission.admit_all(prepared)
+        if errors and not allow_partial:
+            raise NewUsersRefused(errors)
+        for name, domain in usable_domains.items():
+            if name not in locked_domains and isinstance(domain, Domain) and domain.user_count:
+                await domain_loaders.insert_domain(ctx, session, domain)
+                first_key = next(key for key, one in admitted.items() if one.domain_name == name)
+                domain_loaders.warn_domain_created(ctx, name, path=[*path_of(first_key), "address"])
+        await _insert_users(ctx, session, list(admitted.values()))
+        admin_entries = (_admin_log_entry(mutation, one.user) for one in admitted.values())
+        await admin_log.log_changes(ctx, session, *admin_entries)
+    return errors
 
 
-async def streams(ctx: Context, prepared: Iterable[PreparedUser]) -> list[int]:
+async def stream_ids_to_lock(ctx: Context, prepared: Iterable[PreparedUser]) -> list[int]:
     """Return the ids of the streams to lock for a transaction that stores these users."""
     prepared = list(prepared)
-    names = {one.domain_name for one in prepared if one.domain_name}
-    rows = await _domain_rows(ctx, names)
-    keys = [row.id for row in rows]
-    if len(rows) < len(names) or any(one.domain_name is None for one in prepared):
-        keys.append(PLATFORM)
-    return keys
+    domain_names = {one.domain_name for one in prepared if one.domain_name}
+    rows = await _load_domain_rows(ctx, domain_names)
+    stream_ids = [row.id for row in rows]
+    if len(rows) < len(domain_names) or any(one.domain_name is None for one in prepared):
+        stream_ids.append(PLATFORM)
+    return stream_ids
 
 
-async def _held_domains(
+async def _lock_domains(
     ctx: Context, session: AsyncSession, names: Iterable[str]
 ) -> dict[str, Domain]:
     """Lock the streams of the domains with these names; return the domains by name."""
-    keys = [row.id for row in await _domain_rows(ctx, names)]
-    await journal.lock(session, sorted(keys))  # also domains created since the transaction began
-    asked = instances(Domain).where(col(Domain.id).in_(keys), col(Domain.name).in_(names))
-    again = asked.execution_options(populate_existing=True)
-    return {one.name: one for one in (await session.exec(again)).all()}
+    domain_ids = [row.id for row in await _load_domain_rows(ctx, names)]
+    await journal.lock_streams(
+        session, sorted(domain_ids)
+    )  # also domains created since the transaction began
+    statement = instances(Domain).where(col(Domain.id).in_(domain_ids), col(Domain.name).in_(names))
+    fresh_statement = statement.execution_options(populate_existing=True)
+    return {one.name: one for one in (await session.exec(fresh_statement)).all()}
 
 
-async def _domain_rows(ctx: Context, names: Iterable[str]) -> Sequence[Any]:
+async def _load_domain_rows(ctx: Context, names: Iterable[str]) -> Sequence[Any]:
     if not (names := list(names)):
         return []
-    return await ctx.read(select(*picked(Domain)).where(col(Domain.name).in_(names)))
+    return await ctx.read(select(*select_columns(Domain)).where(col(Domain.name).in_(names)))
 
 
 async def _resolve_domains(
-    ctx: Context, names: Iterable[str], found: Mapping[str, Domain]
-) -> dict[str, Domain | Refused]:
+    ctx: Context, names: Iterable[str], domains: Mapping[str, Domain]
+) -> dict[str, Domain | RequestError]:
     """Return the domain of each name that the viewer can use, or the error.
 
     A missing domain is created if the viewer may create it.
     """
     if not (names := list(names)):
         return {}
-    viewer, free = ctx.viewer, ctx.viewer.role.includes(Role.ADMIN)
-    asked = select(col(DomainAlias.alias), col(DomainAlias.domain_id))
+    viewer, is_admin = ctx.viewer, ctx.viewer.role.includes(Role.ADMIN)
+    statement = select(col(AliasDomain.alias), col(AliasDomain.domain_id))
     aliases = {
         row.alias: row.domain_id
-        for row in await ctx.read(asked.where(col(DomainAlias.alias).in_(names)))
+        for row in await ctx.read(statement.where(col(AliasDomain.alias).in_(names)))
     }
-    known: dict[str, Domain | Refused] = {}
+    result: dict[str, Domain | RequestError] = {}
     for name in names:
-        domain = found.get(name)
-        if name in aliases and (free or aliases[name] in viewer.administers):
-            known[name] = Conflict(f"{name} is an alias of another domain", path=["address"])
-        elif domain is not None and (free or domain.id in viewer.administers):
-            known[name] = domain
-        elif domain is None and domain_loaders.may_create(ctx):
+        domain = domains.get(name)
+        if name in aliases and (is_admin or aliases[name] in viewer.administered_domains):
+            result[name] = Conflict(f"{name} is an alias of another domain", path=["address"])
+        elif domain is not None and (is_admin or domain.id in viewer.administered_domains):
+            result[name] = domain
+        elif domain is None and domain_loaders.may_create_domains(ctx):
             try:
-                confusables.refuse_domain(name, path="address")
-                known[name] = domain_loaders.new(ctx, name)
-            except Invalid as refusal:
-                known[name] = refusal
+                confusables.refuse_confusable_domain(name, path="address")
+                result[name] = domain_loaders.new_domain(ctx, name)
+            except InvalidInput as refusal:
+                result[name] = refusal
         else:
-            missing = domain is None and name not in aliases
-            known[name] = (
-                domain_loaders.unknown(ctx, name, path=["address"])
-                if missing
+            is_unknown = domain is None and name not in aliases
+            result[name] = (
+                domain_loaders.unknown_domain_error(ctx, name, path=["address"])
+                if is_unknown
                 else NotFound(name, path=["address"])
             )
-    return known
+    return result
 
 
-async def _admission(
-    ctx: Context, prepared: Iterable[PreparedUser], known: Mapping[str, Domain | Refused]
-) -> Admission:
+async def _load_admission(
+    ctx: Context, prepared: Iterable[PreparedUser], domains: Mapping[str, Domain | RequestError]
+) -> UserAdmission:
     """Load the existing names and addresses that these users could collide with."""
-    keys, locals_ = set[str](), dict[int, set[str]]()
-    for one in prepared:
-        keys.add(one.user.username_key)
-        domain = known[one.domain_name] if one.domain_name else None
+    username_keys, local_parts_by_domain = set[str](), dict[int, set[str]]()
+    for user in prepared:
+        username_keys.add(user.user.username_key)
+        domain = domains[user.domain_name] if user.domain_name else None
         if isinstance(domain, Domain):
-            locals_.setdefault(domain.id, set()).add(one.local_part)
+            local_parts_by_domain.setdefault(domain.id, set()).add(user.local_part)
     usernames = {
         row.username_key
-        for part in _parts(keys)
+        for part in _chunks_of_names(username_keys)
         for row in await ctx.read(
             select(col(User.username_key)).where(col(User.username_key).in_(part))
         )
     }
-    taken = {
+    addresses = {
         (domain_id, row.local)
-        for domain_id, local_parts in locals_.items()
-        for part in _parts(local_parts)
+        for domain_id, local_parts in local_parts_by_domain.items()
+        for part in _chunks_of_names(local_parts)
         for row in await ctx.read(
             select(col(Address.local)).where(
                 col(Address.domain_id) == domain_id, col(Address.local).in_(part)
             )
         )
     }
-    return Admission(ctx, known, usernames, taken)
+    return UserAdmission(ctx, domains, usernames, addresses)
 
 
-def _parts(names: Iterable[str]) -> list[list[str]]:
+def _chunks_of_names(names: Iterable[str]) -> list[list[str]]:
     names = sorted(names)
-    return [names[start : start + PARAMETERS] for start in range(0, len(names), PARAMETERS)]
+    return [names[start : start + MAX_NAMES] for start in range(0, len(names), MAX_NAMES)]
 
 
-async def _insert(ctx: Context, session: AsyncSession, prepared: Sequence[PreparedUser]) -> None:
+async def _insert_users(
+    ctx: Context, session: AsyncSession, prepared: Sequence[PreparedUser]
+) -> None:
     """Insert the rows of admitted users and their journal entries."""
-    for one in prepared:
-        session.add_all([one.user, Stream(id=one.user.id)])
+    for new_user in prepared:
+        session.add_all([new_user.user, Stream(id=new_user.user.id)])
     await session.flush()  # the rows below refer to these
-    entries: dict[int, list[Entry]] = {}
-    boxes = dict[int, list[Mailbox]]()
-    for one in prepared:
-        user = one.user
-        entries[user.id] = []
-        session.add_all(UserTag(tag=tag.casefold(), user_id=user.id) for tag in user.tags)
+    entries: dict[int, list[JournalEntry]] = {}
+    mailboxes_by_user = dict[int, list[Mailbox]]()
+    for new_user in prepared:
+        row = new_user.user
+        entries[row.id] = []
+        session.add_all(UserTag(tag=tag.casefold(), user_id=row.id) for tag in row.tags)
         session.add_all(
-            DomainAdmin(user_id=user.id, domain_id=key) for key in sorted(one.administers)
+            DomainAdmin(user_id=row.id, domain_id=key) for key in sorted(new_user.administers)
         )
-        if one.address:
-            address = _address(ctx, one)
+        if new_user.address:
+            address = _address_row(ctx, new_user)
             session.add(address)
             kind = ChangeKind.ADDRESS_CHANGED
-            entries[user.id] += ctx.entries(kind, [address.id], did="created")
-        boxes[user.id] = _folders(ctx, user, one.paths)
-        session.add_all(boxes[user.id])
-        entries[user.id] += ctx.entries(
+            entries[row.id] += ctx.journal_entries(kind, [address.id], did="created")
+        mailboxes_by_user[row.id] = _special_mailboxes(ctx, row, new_user.paths)
+        session.add_all(mailboxes_by_user[row.id])
+        entries[row.id] += ctx.journal_entries(
             ChangeKind.MAILBOX_CREATED,
-            [box.id for box in boxes[user.id]],
-            path=[box.path for box in boxes[user.id]],
+            [box.id for box in mailboxes_by_user[row.id]],
+            path=[box.path for box in mailboxes_by_user[row.id]],
         )
     await session.flush()
-    await journal.record_all(session, entries, at=ctx.world.now())
-    for one in prepared:
-        if one.welcome:
-            await welcome_messages.put(ctx, session, one.user, boxes[one.user.id], one.welcome)
-            await session.refresh(one.user)
-    told: dict[int, list[int]] = {}
-    for one in prepared:
-        told.setdefault(one.user.domain_id or PLATFORM, []).append(one.user.id)
-    changed = {
-        stream: ctx.entries(ChangeKind.USER_CHANGED, ids, did="created")
-        for stream, ids in told.items()
+    await journal.record_in_user_streams(session, entries, at=ctx.environment.now())
+    for new_user in prepared:
+        if new_user.welcome:
+            await welcome_messages.store_welcome_messages(
+                ctx, session, new_user.user, mailboxes_by_user[new_user.user.id], new_user.welcome
+            )
+            await session.refresh(new_user.user)
+    user_ids_by_stream: dict[int, list[int]] = {}
+    for new_user in prepared:
+        user_ids_by_stream.setdefault(new_user.user.domain_id or PLATFORM, []).append(
+            new_user.user.id
+        )
+    user_entries = {
+        stream: ctx.journal_entries(ChangeKind.USER_CHANGED, ids, did="created")
+        for stream, ids in user_ids_by_stream.items()
     }
-    await journal.record_all(session, changed, at=ctx.world.now())
+    await journal.record_in_user_streams(session, user_entries, at=ctx.environment.now())
 
 
-def _address(ctx: Context, one: PreparedUser) -> Address:
-    at = ctx.world.now()
+def _address_row(ctx: Context, user: PreparedUser) -> Address:
+    now = ctx.environment.now()
     return Address(
-        id=ctx.world.key(),
-        local=one.local_part,
-        domain_id=one.user.domain_id,
-        shown=one.address or "",
-        user_id=one.user.id,
+        id=ctx.environment.new_id(),
+        local=user.local_part,
+        domain_id=user.user.domain_id,
+        shown=user.address or "",
+        user_id=user.user.id,
         main=True,
-        tags=one.user.tags if one.tag_address else [],
-        created_at=at,
-        updated_at=at,
+        tags=user.user.tags if user.tag_address else [],
+        created_at=now,
+        updated_at=now,
     )
 
 
-def _folders(ctx: Context, user: User, paths: Mapping[SpecialUse, str]) -> list[Mailbox]:
-    uses = {path: use for use, path in paths.items()}
-    boxes = [new_mailbox(ctx, user, path, uses.get(path)) for path in with_parents(uses)]
-    for box in boxes:
+def _special_mailboxes(ctx: Context, user: User, paths: Mapping[SpecialUse, str]) -> list[Mailbox]:
+    use_by_path = {path: use for use, path in paths.items()}
+    mailboxes = [
+        build_mailbox(ctx, user, path, use_by_path.get(path))
+        for path in missing_paths_with_parents(use_by_path)
+    ]
+    for box in mailboxes:
         if box.special_use in {SpecialUse.TRASH, SpecialUse.JUNK}:
-            box.retention = min(MONTH, box.retention or MONTH)
-    return boxes
+            box.retention = min(MAX_TRASH_RETENTION, box.retention or MAX_TRASH_RETENTION)
+    return mailboxes
 
 
-def _done(mutation: str, user: User) -> Done:
-    after = {"username": user.username, "role": user.role}
-    return Done(mutation, "User", user.id, user.domain_id, None, after)
+def _admin_log_entry(mutation: str, user: User) -> NewAdminLogEntry:
+    new_values = {"username": user.username, "role": user.role}
+    return NewAdminLogEntry(mutation, "User", user.id, user.domain_id, None, new_values)

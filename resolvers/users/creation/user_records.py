@@ -16,21 +16,21 @@ from typing import Any
 import orjson
 
 from models import quantities
-from models.errors import Invalid, Problems
+from models.errors import ErrorCollector, InvalidInput
 from models.mailboxes.tables import SpecialUse
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import DelimiterAction, ProtocolScope
 from resolvers.users.creation.create import NewUser
-from resolvers.users.validation import camel
+from resolvers.users.validation import camel_case
 
-LONGEST = 1 << 20  # characters
+MAX_RECORD_LENGTH = 1 << 20  # characters
 MAILBOXES = "mailboxes"
 ADMINISTERS = "administers"  # column with domain names
-YES, NO = {"true", "yes", "1"}, {"false", "no", "0"}
-NAMED_USES = ("sent", "junk", "drafts", "trash", "archive")
+TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
+NAMEABLE_SPECIAL_USES = ("sent", "junk", "drafts", "trash", "archive")
 
-csv.field_size_limit(LONGEST)
+csv.field_size_limit(MAX_RECORD_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class UserRecord:
 
     line: int  # first line, from 1
     fields: dict[str, Any] = field(default_factory=dict)
-    problem: Invalid | None = None  # the record can't be read
+    problem: InvalidInput | None = None  # the record can't be read
 
 
 def detect_format(head: bytes) -> UserFileFormat:
@@ -48,117 +48,123 @@ def detect_format(head: bytes) -> UserFileFormat:
     return UserFileFormat.JSON_LINES if is_json else UserFileFormat.CSV
 
 
-def read(path: Path, form: UserFileFormat) -> Generator[UserRecord]:
+def read_records(path: Path, file_format: UserFileFormat) -> Generator[UserRecord]:
     """Yield the records of a file in order. Raises Invalid if the file is not in this format."""
     with path.open(
-        encoding="utf-8-sig", newline="" if form is UserFileFormat.CSV else None
+        encoding="utf-8-sig", newline="" if file_format is UserFileFormat.CSV else None
     ) as file:
         try:
-            yield from _read_csv(file) if form is UserFileFormat.CSV else _read_json(file)
+            yield from _read_csv(file) if file_format is UserFileFormat.CSV else _read_json(file)
         except UnicodeDecodeError as problem:
-            raise Invalid(
+            raise InvalidInput(
                 "the file is not UTF-8", constraint="encoding", path=["file"]
             ) from problem
 
 
 def _read_json(lines: Iterator[str]) -> Generator[UserRecord]:
-    for number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            value = orjson.loads(line) if len(line) <= LONGEST else None
+            value = orjson.loads(line) if len(line) <= MAX_RECORD_LENGTH else None
         except orjson.JSONDecodeError:
             value = None
         if isinstance(value, dict):
-            yield UserRecord(number, value)
+            yield UserRecord(line_number, value)
         else:
-            text = f"not a JSON object of at most {LONGEST} characters"
-            yield UserRecord(number, problem=Invalid(text, constraint="json"))
+            text = f"not a JSON object of at most {MAX_RECORD_LENGTH} characters"
+            yield UserRecord(line_number, problem=InvalidInput(text, constraint="json"))
 
 
 def _read_csv(lines: Iterator[str]) -> Generator[UserRecord]:
     rows = csv.reader(lines, strict=True)
-    begins = 1
+    first_line = 1
     try:
         header = [name.strip() for name in next(rows, [])]
         _check_header(header)
         while True:
-            begins = rows.line_num + 1
+            first_line = rows.line_num + 1
             row = next(rows, None)
             if row is None:
                 return
             if not any(row):
                 continue
             if len(row) > len(header):
-                problem = Invalid("more cells than the header has", constraint="max")
-                yield UserRecord(begins, problem=problem)
+                problem = InvalidInput("more cells than the header has", constraint="max")
+                yield UserRecord(first_line, problem=problem)
             else:
                 cells = zip(header, row, strict=False)
-                yield UserRecord(begins, {name: cell for name, cell in cells if cell})
+                yield UserRecord(first_line, {name: cell for name, cell in cells if cell})
     except csv.Error as problem:
-        text = f"line {begins}: {problem}"
-        raise Invalid(text, constraint="csv", path=["file"]) from problem
+        text = f"line {first_line}: {problem}"
+        raise InvalidInput(text, constraint="csv", path=["file"]) from problem
 
 
-def check_head(head: bytes, form: UserFileFormat) -> None:
+def check_head(head: bytes, file_format: UserFileFormat) -> None:
     """Raise Invalid if the first bytes of a CSV file have no header, or unknown columns."""
-    if form is UserFileFormat.CSV:
-        first = head.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").splitlines()[:1]
-        _check_header([name.strip() for name in next(csv.reader(first), [])])
+    if file_format is UserFileFormat.CSV:
+        first_line = head.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").splitlines()[:1]
+        _check_header([name.strip() for name in next(csv.reader(first_line), [])])
 
 
 def _check_header(header: list[str]) -> None:
-    known = READERS.keys() | {f"{MAILBOXES}.{name}" for name in NAMED_USES} | {ADMINISTERS}
-    wrong = [name for name in header if name not in known]
-    if not header or wrong:
-        text = f"unknown columns: {', '.join(wrong)}" if wrong else "the file has no header"
-        raise Invalid(text[:500], constraint="columns", path=["file"])
+    known_columns = (
+        PARSERS.keys() | {f"{MAILBOXES}.{name}" for name in NAMEABLE_SPECIAL_USES} | {ADMINISTERS}
+    )
+    unknown_columns = [name for name in header if name not in known_columns]
+    if not header or unknown_columns:
+        text = (
+            f"unknown columns: {', '.join(unknown_columns)}"
+            if unknown_columns
+            else "the file has no header"
+        )
+        raise InvalidInput(text[:500], constraint="columns", path=["file"])
     if len(set(header)) < len(header):
-        raise Invalid("two columns of one name", constraint="columns", path=["file"])
+        raise InvalidInput("two columns of one name", constraint="columns", path=["file"])
 
 
-def new_user(record: UserRecord, problems: Problems) -> tuple[NewUser, list[str]]:
+def user_from_record(record: UserRecord, problems: ErrorCollector) -> tuple[NewUser, list[str]]:
     """Return the new user of a record, and the names of the domains it administers.
 
     Adds fields that can't be read to `problems`.
     """
-    given, charges, boxes = dict[str, Any](), list[str](), dict[SpecialUse, str]()
+    values, domain_names, mailbox_paths = dict[str, Any](), list[str](), dict[SpecialUse, str]()
     for name, value in record.fields.items():
         if value is None:
             continue
-        with problems.caught():
+        with problems.collecting():
             try:
                 if name == ADMINISTERS:
-                    charges = _texts(value)
+                    domain_names = _parse_texts(value)
                 elif name == MAILBOXES or name.startswith(f"{MAILBOXES}."):
-                    boxes |= _mailboxes(name, value)
-                elif name in READERS:
-                    attribute, reader = READERS[name]
-                    given[attribute] = reader(value)
+                    mailbox_paths |= _parse_mailbox_paths(name, value)
+                elif name in PARSERS:
+                    attribute, reader = PARSERS[name]
+                    values[attribute] = reader(value)
                 else:
-                    raise Invalid("no such field", constraint="field", path=[name])
+                    raise InvalidInput("no such field", constraint="field", path=[name])
             except (ValueError, TypeError, KeyError) as problem:
                 text = str(problem) or "not a value of this field"
-                raise Invalid(text, constraint="type", path=name.split(".")) from problem
-    return NewUser(**given, mailboxes=boxes), charges
+                raise InvalidInput(text, constraint="type", path=name.split(".")) from problem
+    return NewUser(**values, mailboxes=mailbox_paths), domain_names
 
 
-def _text(value: Any) -> str:
+def _parse_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("text is expected")
     return value
 
 
-def _flag(value: Any) -> bool:
+def _parse_flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    text = _text(value).strip().lower()
-    if text not in YES | NO:
+    text = _parse_text(value).strip().lower()
+    if text not in TRUE_WORDS | FALSE_WORDS:
         raise ValueError("true or false is expected")
-    return text in YES
+    return text in TRUE_WORDS
 
 
-def _number(value: Any) -> int:
+def _parse_number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError("a whole number is expected")
     try:
@@ -167,76 +173,78 @@ def _number(value: Any) -> int:
         raise ValueError("a whole number is expected") from None
 
 
-def _texts(value: Any) -> list[str]:
+def _parse_texts(value: Any) -> list[str]:
     if isinstance(value, str):
         text = value.strip()
         if not text.startswith("["):
             return [part.strip() for part in text.split(";") if part.strip()]
         value = orjson.loads(text)
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise TypeError("a list of texts is expected")
     return value
 
 
-def _free(value: Any) -> Any:
+def _parse_json(value: Any) -> Any:
     return orjson.loads(value) if isinstance(value, str) else value
 
 
-def _choice(kind: type[StrEnum]) -> Callable[[Any], StrEnum]:
-    def choose(value: Any) -> StrEnum:
+def _enum_parser(enum_type: type[StrEnum]) -> Callable[[Any], StrEnum]:
+    def parse(value: Any) -> StrEnum:
         try:
-            return kind(_text(value).strip().upper())
+            return enum_type(_parse_text(value).strip().upper())
         except ValueError:
-            raise ValueError(f"one of {', '.join(kind)} is expected") from None
+            raise ValueError(f"one of {', '.join(enum_type)} is expected") from None
 
-    return choose
-
-
-def _choices(kind: type[StrEnum]) -> Callable[[Any], list[StrEnum]]:
-    choose = _choice(kind)
-    return lambda value: [choose(one) for one in _texts(value)]
+    return parse
 
 
-def _networks(value: Any) -> list[str]:
+def _enum_list_parser(enum_type: type[StrEnum]) -> Callable[[Any], list[StrEnum]]:
+    parse = _enum_parser(enum_type)
+    return lambda value: [parse(one) for one in _parse_texts(value)]
+
+
+def _parse_networks(value: Any) -> list[str]:
     try:
-        return [str(ipaddress.ip_network(one, strict=False)) for one in _texts(value)]
+        return [str(ipaddress.ip_network(network, strict=False)) for network in _parse_texts(value)]
     except ValueError:
         raise ValueError("networks such as 192.0.2.0/24 are expected") from None
 
 
-def _mailboxes(name: str, value: Any) -> dict[SpecialUse, str]:
-    given = value if name == MAILBOXES else {name.partition(".")[2]: value}
-    if not isinstance(given, dict) or not given.keys() <= set(NAMED_USES):
-        raise TypeError(f"names of {', '.join(NAMED_USES)} are expected")
-    return {SpecialUse[use.upper()]: _text(path) for use, path in given.items() if path}
-
-
-def _reader(name: str) -> Callable[[Any], Any]:
-    special: dict[str, Callable[[Any], Any]] = {
-        "role": _choice(Role),
-        "admin_permissions": _choices(AdminPermission),
-        "permissions": _choices(UserPermission),
-        "delimiter_action": _choice(DelimiterAction),
-        "disabled_scopes": _choices(ProtocolScope),
-        "smtp_allowed_networks": _networks,
-        "quota": quantities.size,
-        "retention": quantities.duration,
-        "meta_data": _free,
-        "internal_data": _free,
+def _parse_mailbox_paths(name: str, value: Any) -> dict[SpecialUse, str]:
+    paths_by_use = value if name == MAILBOXES else {name.partition(".")[2]: value}
+    if not isinstance(paths_by_use, dict) or not paths_by_use.keys() <= set(NAMEABLE_SPECIAL_USES):
+        raise TypeError(f"names of {', '.join(NAMEABLE_SPECIAL_USES)} are expected")
+    return {
+        SpecialUse[use.upper()]: _parse_text(path) for use, path in paths_by_use.items() if path
     }
-    if name in special:
-        return special[name]
+
+
+def _parser_of_field(name: str) -> Callable[[Any], Any]:
+    special_parsers: dict[str, Callable[[Any], Any]] = {
+        "role": _enum_parser(Role),
+        "admin_permissions": _enum_list_parser(AdminPermission),
+        "permissions": _enum_list_parser(UserPermission),
+        "delimiter_action": _enum_parser(DelimiterAction),
+        "disabled_scopes": _enum_list_parser(ProtocolScope),
+        "smtp_allowed_networks": _parse_networks,
+        "quota": quantities.parse_size,
+        "retention": quantities.parse_duration,
+        "meta_data": _parse_json,
+        "internal_data": _parse_json,
+    }
+    if name in special_parsers:
+        return special_parsers[name]
     if name in {"tags", "targets", "from_whitelist"}:
-        return _texts
+        return _parse_texts
     if name in {"spam_level", "recipients", "forwards", "received_max"}:
-        return _number
+        return _parse_number
     if isinstance(NewUser.__dataclass_fields__[name].default, bool):
-        return _flag
-    return _text
+        return _parse_flag
+    return _parse_text
 
 
-READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {  # by name in the file
-    camel(name): (name, _reader(name))
+PARSERS: dict[str, tuple[str, Callable[[Any], Any]]] = {  # by name in the file
+    camel_case(name): (name, _parser_of_field(name))
     for name in NewUser.__dataclass_fields__
     if name not in {MAILBOXES, ADMINISTERS}
 }

@@ -22,144 +22,173 @@ from typing import Any
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.compose import message_builder
-from mail.compose.message_builder import Attachment, Draft
-from mail.mime.header_encoding import Named
-from mail.storage.message_insert import Letter, Place, place
-from mail.storage.received_messages import read, stored
-from models.errors import Refused
+from mail.compose.message_builder import MessageDraft, OutgoingFile
+from mail.mime.header_encoding import NamedAddress
+from mail.storage.message_insert import MessagePlacement, StorableMessage, insert_message
+from mail.storage.received_messages import read_message, store_blobs
+from models.errors import RequestError
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
-MOST = 50  # templates
-LARGEST = 1 << 20  # bytes of one file
-_WORD = re.compile(r"\[(NAME|FNAME|LNAME|USERNAME|EMAIL|DOMAIN)\]")
+MAX_TEMPLATES = 50  # templates
+MAX_FILE_SIZE = 1 << 20  # bytes of one file
+_VARIABLE = re.compile(r"\[(NAME|FNAME|LNAME|USERNAME|EMAIL|DOMAIN)\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class WelcomeTemplate:
     """A welcome message as the folder has it, with unfilled variables."""
 
     name: str
-    said: Mapping[str, Any]
+    properties: Mapping[str, Any]
     html: str | None
     text: str | None
-    files: Sequence[Attachment]
+    attachments: Sequence[OutgoingFile]
 
 
 @dataclass(frozen=True, slots=True)
-class Welcome:
+class WelcomeMessage:
     """A welcome message for one user, with the mailbox it belongs in."""
 
-    letter: Letter
+    message: StorableMessage
     mailbox: str  # path, or special use
     seen: bool
     flagged: bool
 
 
-async def letters(world: World, facts: Mapping[str, str]) -> list[Welcome]:
+async def build_welcome_messages(
+    environment: Environment, variables: Mapping[str, str]
+) -> list[WelcomeMessage]:
     """Build the welcome messages for a user with this `name`, `username` and `address`.
 
     An unusable template is left out and logged.
     """
-    folder = world.options.welcome
+    folder = environment.options.welcome
     if folder is None:
         return []
-    found = []
-    for template in await asyncio.to_thread(_templates, folder):
+    messages = []
+    for template in await asyncio.to_thread(_load_templates, folder):
         try:
-            found.append(await _written(world, template, facts))
-        except (Refused, TypeError, ValueError, AttributeError):
+            messages.append(await _build_message(environment, template, variables))
+        except (RequestError, TypeError, ValueError, AttributeError):
             log.exception("a welcome message cannot be made", extra={"template": template.name})
-    return found
+    return messages
 
 
-async def put(
-    ctx: Context, session: AsyncSession, user: User, boxes: Sequence[Mailbox], news: list[Welcome]
+async def store_welcome_messages(
+    ctx: Context,
+    session: AsyncSession,
+    user: User,
+    mailboxes: Sequence[Mailbox],
+    messages: list[WelcomeMessage],
 ) -> None:
     """Store the messages in the mailboxes of a new user, in the transaction that creates it.
 
     A message that can't be stored is left out and logged.
     """
-    names = {box.path: box for box in boxes}
-    names |= {box.special_use: box for box in boxes if box.special_use}
-    for one in news:
-        box = names.get(one.mailbox) or names[SpecialUse.INBOX]
-        there = Place(user.id, box.id, ctx.world.now(), seen=one.seen, flagged=one.flagged)
+    mailboxes_by_name = {box.path: box for box in mailboxes}
+    mailboxes_by_name |= {box.special_use: box for box in mailboxes if box.special_use}
+    for message in messages:
+        mailbox = mailboxes_by_name.get(message.mailbox) or mailboxes_by_name[SpecialUse.INBOX]
+        placement = MessagePlacement(
+            user.id, mailbox.id, ctx.environment.now(), seen=message.seen, flagged=message.flagged
+        )
         try:
             # The tenant is not known before: the domain can be as new as the user.
-            kept = await stored(ctx.world, user.tenant_id, one.letter)
+            stored_message = await store_blobs(ctx.environment, user.tenant_id, message.message)
             async with session.begin_nested():
-                await ctx.world.join(
-                    session, partial(place, letter=one.letter, kept=kept, to=there)
+                await ctx.environment.run_in_session(
+                    session,
+                    partial(
+                        insert_message,
+                        message=message.message,
+                        stored_blobs=stored_message,
+                        placement=placement,
+                    ),
                 )
         except Exception:  # a missing welcome message is no reason to refuse a user
             log.exception("a welcome message is left out")
 
 
-def _templates(folder: Path) -> list[Template]:
+def _load_templates(folder: Path) -> list[WelcomeTemplate]:
     """Load all templates of the folder, sorted by name."""
-    found = []
+    templates = []
     try:
-        for file in sorted(folder.glob("*.json"))[:MOST]:
+        for file in sorted(folder.glob("*.json"))[:MAX_TEMPLATES]:
             try:
-                found.append(_template(file))
+                templates.append(_load_template(file))
             except (OSError, ValueError, TypeError, AttributeError):
                 log.exception("a welcome message cannot be read", extra={"template": file.name})
     except OSError:
         log.exception("the folder of welcome messages cannot be read")
-    return found
+    return templates
 
 
-def _template(file: Path) -> Template:
-    said = json.loads(_read(file))
-    if not isinstance(said, dict):
+def _load_template(json_path: Path) -> WelcomeTemplate:
+    properties = json.loads(_read_limited(json_path))
+    if not isinstance(properties, dict):
         raise TypeError("a template is a JSON object")
-    texts = {kind: file.with_suffix(f".{kind}") for kind in ("html", "txt")}
-    bodies = {kind: _read(path).decode() for kind, path in texts.items() if path.is_file()}
-    files = []
-    for name in said.get("attachments", ()):
-        path = file.parent / Path(str(name)).name  # only files of this folder
-        files.append(Attachment(_read(path), path.name, mimetypes.guess_type(path.name)[0]))
-    return Template(file.name, said, bodies.get("html"), bodies.get("txt"), tuple(files))
+    body_paths = {kind: json_path.with_suffix(f".{kind}") for kind in ("html", "txt")}
+    bodies = {
+        kind: _read_limited(path).decode() for kind, path in body_paths.items() if path.is_file()
+    }
+    attachments = []
+    for name in properties.get("attachments", ()):
+        path = json_path.parent / Path(str(name)).name  # only files of this folder
+        attachments.append(
+            OutgoingFile(_read_limited(path), path.name, mimetypes.guess_type(path.name)[0])
+        )
+    return WelcomeTemplate(
+        json_path.name, properties, bodies.get("html"), bodies.get("txt"), tuple(attachments)
+    )
 
 
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path.name} is larger than {LARGEST} bytes")
+def _read_limited(path: Path) -> bytes:
+    if path.stat().st_size > MAX_FILE_SIZE:
+        raise ValueError(f"{path.name} is larger than {MAX_FILE_SIZE} bytes")
     return path.read_bytes()
 
 
-async def _written(world: World, template: Template, facts: Mapping[str, str]) -> Welcome:
-    said, domain = template.said, facts["address"].rpartition("@")[2]
-    first, _, last = facts["name"].partition(" ")
-    words = {
-        "NAME": facts["name"],
-        "FNAME": first,
-        "LNAME": last,
-        "USERNAME": facts["username"],
-        "EMAIL": facts["address"],
+async def _build_message(
+    environment: Environment, template: WelcomeTemplate, user_facts: Mapping[str, str]
+) -> WelcomeMessage:
+    properties, domain = template.properties, user_facts["address"].rpartition("@")[2]
+    first_name, _, last_name = user_facts["name"].partition(" ")
+    variables = {
+        "NAME": user_facts["name"],
+        "FNAME": first_name,
+        "LNAME": last_name,
+        "USERNAME": user_facts["username"],
+        "EMAIL": user_facts["address"],
         "DOMAIN": domain,
     }
-    sender = _filled(str(said.get("from") or "postmaster@[DOMAIN]"), words)
+    sender = _fill_in(str(properties.get("from") or "postmaster@[DOMAIN]"), variables)
     name, address = parseaddr(sender)
-    draft = Draft(
-        from_=Named(message_builder.address(address, "from"), name or None),
-        date=world.now(),
-        message_id=message_builder.message_id(world.random(16), domain),
-        to=[Named(facts["address"], facts["name"] or None)],
-        subject=_filled(str(said.get("subject") or "Welcome"), words),
-        text=None if template.text is None else _filled(template.text, words),
-        html=None if template.html is None else _filled(template.html, words, escape),
-        attachments=template.files,
+    draft = MessageDraft(
+        from_=NamedAddress(message_builder.validate_address(address, "from"), name or None),
+        date=environment.now(),
+        message_id=message_builder.new_message_id(environment.random_bytes(16), domain),
+        to=[NamedAddress(user_facts["address"], user_facts["name"] or None)],
+        subject=_fill_in(str(properties.get("subject") or "Welcome"), variables),
+        text=None if template.text is None else _fill_in(template.text, variables),
+        html=None if template.html is None else _fill_in(template.html, variables, escape),
+        attachments=template.attachments,
     )
-    raw = await asyncio.to_thread(message_builder.build, draft)
-    where = str(said.get("mailbox") or SpecialUse.INBOX)
-    return Welcome(await read(raw), where, bool(said.get("seen")), bool(said.get("flagged")))
+    message_bytes = await asyncio.to_thread(message_builder.build_message, draft)
+    mailbox = str(properties.get("mailbox") or SpecialUse.INBOX)
+    return WelcomeMessage(
+        await read_message(message_bytes),
+        mailbox,
+        bool(properties.get("seen")),
+        bool(properties.get("flagged")),
+    )
 
 
-def _filled(text: str, words: Mapping[str, str], write: Callable[[str], str] = str) -> str:
-    return _WORD.sub(lambda match: write(words[match[1]]), text)
+def _fill_in(
+    text: str, variables: Mapping[str, str], escape_value: Callable[[str], str] = str
+) -> str:
+    return _VARIABLE.sub(lambda match: escape_value(variables[match[1]]), text)

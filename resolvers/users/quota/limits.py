@@ -9,42 +9,50 @@ from typing import Any
 from sqlalchemy import bindparam, case, select
 from sqlmodel import col
 
-from mail.limits.user_limits import Reached, level, refused, still, tell
+from mail.limits.user_limits import (
+    ReachedLimit,
+    is_already_reported,
+    journal_limit,
+    report_refusal,
+    usage_level,
+)
 from models.errors import RateLimited
-from models.runtime.environment import Turn, World
-from models.store.columns import Instant, Picked, insert_or, picked
-from models.store.prepared_statements import Prepared, number, prepared
+from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow, UtcDateTime, insert_with_conflict, select_columns
+from models.store.prepared_statements import PreparedStatement, integer_parameter, prepare_cached
 from models.users.tables import LimitKind, LimitSource, Usage, UsageKind, UsageLevel, User
-from resolvers.access import visible_users
-from resolvers.auth.credential_cache import memory_of
+from resolvers.access import is_visible_user
+from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.queue import rate_limits
-from resolvers.users.quota.quota_allocation import effective
+from resolvers.users.quota.quota_allocation import effective_quota
 
 DAY = timedelta(days=1)
-_RUNNING = Prepared(
-    select(*picked(Usage)).where(
-        col(Usage.user_id) == number("user"),
+_SELECT_RUNNING_USAGE = PreparedStatement(
+    select(*select_columns(Usage)).where(
+        col(Usage.user_id) == integer_parameter("user"),
         col(Usage.kind) == UsageKind.RECIPIENTS,
-        col(Usage.until) > bindparam("now", type_=Instant),
+        col(Usage.until) > bindparam("now", type_=UtcDateTime),
     )
 )
-_LIMIT = Prepared(select(col(User.recipients)).where(col(User.id) == number("user")))
+_SELECT_RECIPIENT_LIMIT = PreparedStatement(
+    select(col(User.recipients)).where(col(User.id) == integer_parameter("user"))
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
-    """Storage of a user in bytes; `allowed` 0 is unlimited."""
+class StorageUsage:
+    """Storage of a user in bytes; `allowed_bytes` 0 is unlimited."""
 
-    allowed: int
-    used: int
+    allowed_bytes: int
+    used_bytes: int
     source: LimitSource
     level: UsageLevel
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class UsageWindow:
     """A counter in a time window, with its limit; `allowed` 0 is unlimited."""
 
     allowed: int
@@ -55,164 +63,204 @@ class Window:
     resets_at: datetime | None = None
 
 
-async def storage(ctx: Context, user: Picked) -> Storage:
+async def load_storage_usage(ctx: Context, user: ColumnRow) -> StorageUsage:
     """Return quota and storage in use, where the quota comes from, and the warning level."""
-    allowed, source = await _allowed(ctx, user)
+    allowed, source = await _load_quota_with_source(ctx, user)
     used = max(user.used, 0)
-    return Storage(allowed, used, source, level(ctx.world.options, used, allowed))
+    return StorageUsage(allowed, used, source, usage_level(ctx.environment.options, used, allowed))
 
 
-async def allowed(ctx: Context, user: Picked) -> int:
+async def load_quota(ctx: Context, user: ColumnRow) -> int:
     """Return the quota in bytes: the user's own, else the domain's, else the platform's."""
-    found, _ = await _allowed(ctx, user)
-    return found
+    quota, _ = await _load_quota_with_source(ctx, user)
+    return quota
 
 
-async def _allowed(ctx: Context, user: Picked) -> tuple[int, LimitSource]:
+async def _load_quota_with_source(ctx: Context, user: ColumnRow) -> tuple[int, LimitSource]:
     """Return the quota in bytes, and whether user, domain or platform sets it."""
     if user.quota is not None:
         return int(user.quota), LimitSource.USER  # the domain need not be read
-    domain = await ctx.load(domain_loaders.by_ids, user.domain_id) if user.domain_id else None
-    of_domain = domain is not None and domain.default_user_quota is not None
-    source = LimitSource.DOMAIN if of_domain else LimitSource.PLATFORM
-    return effective(ctx.world, domain, None), source
+    domain = (
+        await ctx.load(domain_loaders.load_domains_by_id, user.domain_id)
+        if user.domain_id
+        else None
+    )
+    is_set_by_domain = domain is not None and domain.default_user_quota is not None
+    source = LimitSource.DOMAIN if is_set_by_domain else LimitSource.PLATFORM
+    return effective_quota(ctx.environment, domain, None), source
 
 
-async def most(ctx: Context, user: Picked) -> int | None:
+async def load_max_quota(ctx: Context, user: ColumnRow) -> int | None:
     """Return the highest quota that this user can be given within the domain; None for no limit."""
-    domain = await ctx.load(domain_loaders.by_ids, user.domain_id) if user.domain_id else None
+    domain = (
+        await ctx.load(domain_loaders.load_domains_by_id, user.domain_id)
+        if user.domain_id
+        else None
+    )
     if domain is None:
         return None
     limits = [domain.max_user_quota] if domain.max_user_quota else []
     if domain.quota:
-        own = await allowed(ctx, user)
-        limits.append(max(0, domain.quota - domain.quota_allocated + own))
+        current_quota = await load_quota(ctx, user)
+        limits.append(max(0, domain.quota - domain.quota_allocated + current_quota))
     return min(limits, default=None)
 
 
-async def usages(ctx: Context, keys: list[tuple[int, UsageKind]]) -> list[Picked | None]:
+async def load_open_usages(
+    ctx: Context, keys: list[tuple[int, UsageKind]]
+) -> list[ColumnRow | None]:
     """Load the open counters by (user id, kind), in this order; None if no window is open."""
-    seen = select(col(User.id)).where(col(User.id) == col(Usage.user_id), visible_users(ctx))
-    asked = select(*picked(Usage)).where(
-        col(Usage.user_id).in_({user_id for user_id, _ in keys}),
-        seen.exists(),
-        col(Usage.until) > ctx.world.now(),
+    is_visible = select(col(User.id)).where(
+        col(User.id) == col(Usage.user_id), is_visible_user(ctx)
     )
-    found = {(row.user_id, row.kind): row for row in await ctx.read(asked)}
-    return [found.get(key) for key in keys]
+    statement = select(*select_columns(Usage)).where(
+        col(Usage.user_id).in_({user_id for user_id, _ in keys}),
+        is_visible.exists(),
+        col(Usage.until) > ctx.environment.now(),
+    )
+    rows = {(row.user_id, row.kind): row for row in await ctx.read(statement)}
+    return [rows.get(key) for key in keys]
 
 
-async def recipients(ctx: Context, user: Picked) -> Window:
+async def load_recipient_usage(ctx: Context, user: ColumnRow) -> UsageWindow:
     """Load the count of addresses written to, in 24 hours from the first."""
-    row = await ctx.load(usages, (user.id, UsageKind.RECIPIENTS))
+    row = await ctx.load(load_open_usages, (user.id, UsageKind.RECIPIENTS))
     used, until = (row.used, row.until) if row else (0, None)
-    return _window(ctx.world, user.recipients, ctx.world.options.recipients_daily, (used, until))
+    return _usage_window(
+        ctx.environment, user.recipients, ctx.environment.options.recipients_daily, (used, until)
+    )
 
 
-async def sent_on(ctx: Context, user: Picked) -> Window:
+async def load_forward_usage(ctx: Context, user: ColumnRow) -> UsageWindow:
     """Load the count of messages forwarded to targets, in 24 hours from the first."""
-    row = await ctx.load(usages, (user.id, UsageKind.FORWARDS))
+    row = await ctx.load(load_open_usages, (user.id, UsageKind.FORWARDS))
     used, until = (row.used, row.until) if row else (0, None)
-    return _window(ctx.world, user.forwards, ctx.world.options.forwards_daily, (used, until))
+    return _usage_window(
+        ctx.environment, user.forwards, ctx.environment.options.forwards_daily, (used, until)
+    )
 
 
-def received(world: World, user: Picked) -> Window:
+def received_usage(environment: Environment, user: ColumnRow) -> UsageWindow:
     """Return the count of received messages, in an hour from the first."""
-    count = (user.received, user.received_until)
-    return _window(world, user.received_max, world.options.received_hourly, count)
+    used_and_end = (user.received, user.received_until)
+    return _usage_window(
+        environment, user.received_max, environment.options.received_hourly, used_and_end
+    )
 
 
-def forwards(world: World, address: Picked) -> Window:
+def forward_usage_of_address(environment: Environment, address: ColumnRow) -> UsageWindow:
     """Return the count of messages that an address has forwarded, in 24 hours from the first."""
-    count = (address.forwarded, address.forwarded_until)
-    return _window(world, address.forwards_max, world.options.forwards_daily, count)
+    used_and_end = (address.forwarded, address.forwarded_until)
+    return _usage_window(
+        environment, address.forwards_max, environment.options.forwards_daily, used_and_end
+    )
 
 
-def _window(world: World, own: int | None, usual: int, count: tuple[int, Any]) -> Window:
+def _usage_window(
+    environment: Environment,
+    own_limit: int | None,
+    default_limit: int,
+    used_and_end: tuple[int, Any],
+) -> UsageWindow:
     """Return a counter with its own limit, or else the default of the platform."""
-    source = LimitSource.PLATFORM if own is None else LimitSource.USER
-    limit = usual if own is None else own
-    now, (used, until) = world.now(), count
+    source = LimitSource.PLATFORM if own_limit is None else LimitSource.USER
+    limit = default_limit if own_limit is None else own_limit
+    now, (used, until) = environment.now(), used_and_end
     if until is None or until <= now:
-        return Window(limit, source)
-    return Window(limit, source, used, level(world.options, used, limit), until - now, until)
+        return UsageWindow(limit, source)
+    return UsageWindow(
+        limit, source, used, usage_level(environment.options, used, limit), until - now, until
+    )
 
 
-async def may_write(ctx: Context, user: Picked) -> None:
+async def require_can_write(ctx: Context, user: ColumnRow) -> None:
     """Raise RateLimited if the user has reached a limit of sending.
 
     Call it before a message is built.
     """
-    await rate_limits.may_send(ctx, user.id)
-    if not (limit := _limit(ctx.world, user.recipients)):
+    await rate_limits.require_below_rate(ctx, user.id)
+    if not (limit := _recipient_limit(ctx.environment, user.recipients)):
         return
-    given = {"user": user.id, "now": ctx.world.now()}
-    row = next(iter(await ctx.find(_RUNNING, **given)), None)
+    parameters = {"user": user.id, "now": ctx.environment.now()}
+    row = next(iter(await ctx.read_prepared(_SELECT_RUNNING_USAGE, **parameters)), None)
     if row and row.used >= limit:
-        raise _too_many(ctx, limit, row, row.used)
+        raise _rate_limited(ctx, limit, row, row.used)
 
 
-@prepared
-def _more(dialect: str) -> Any:
+@prepare_cached
+def _add_usage_sql(dialect: str) -> Any:
     """SQL: add to `used` in the window that is open at `now`, or open a new one."""
-    new = insert_or(dialect, Usage)
-    running = col(Usage.until) > bindparam("now", type_=Instant)
-    again = {
-        "used": case((running, Usage.used + new.excluded.used), else_=new.excluded.used),
-        "until": case((running, col(Usage.until)), else_=new.excluded.until),
+    insert = insert_with_conflict(dialect, Usage)
+    is_open = col(Usage.until) > bindparam("now", type_=UtcDateTime)
+    changed = {
+        "used": case((is_open, Usage.used + insert.excluded.used), else_=insert.excluded.used),
+        "until": case((is_open, col(Usage.until)), else_=insert.excluded.until),
     }
-    put = new.on_conflict_do_update(index_elements=["user_id", "kind"], set_=again)
-    return put.returning(*picked(Usage))
+    upsert = insert.on_conflict_do_update(index_elements=["user_id", "kind"], set_=changed)
+    return upsert.returning(*select_columns(Usage))
 
 
-class Overrun(RateLimited):
+class RecipientLimitExceeded(RateLimited):
     """More recipients than the limit allows."""
 
-    def __init__(self, limit: int, row: Picked, used: int) -> None:
+    def __init__(self, limit: int, row: ColumnRow, used_before: int) -> None:
         super().__init__("", retry_after=DAY)
-        self.limit, self.row, self.used = limit, row, used
+        self.limit, self.row, self.used_before = limit, row, used_before
 
 
 @contextmanager
-def refusing(ctx: Context) -> Generator[None]:
+def raise_rate_limited(ctx: Context) -> Generator[None]:
     """Convert exceeded limits of a transaction to RateLimited.
 
     A transaction can run in a thread, so it raises errors without a context.
     """
     try:
         yield
-    except rate_limits.Exceeded as over:
-        raise rate_limits.refusal(ctx, over) from None
-    except Overrun as over:
-        raise _too_many(ctx, over.limit, over.row, over.used) from None
+    except rate_limits.SendingRateExceeded as over:
+        raise rate_limits.rate_limited_error(ctx, over) from None
+    except RecipientLimitExceeded as over:
+        raise _rate_limited(ctx, over.limit, over.row, over.used_before) from None
 
 
-def count_recipients(turn: Turn, user_id: int, many: int) -> None:
+def count_recipients(transaction: DatabaseTransaction, user_id: int, count: int) -> None:
     """Count recipients in the transaction that queues them, inside `raise_rate_limited`.
 
     Raises RecipientLimitExceeded beyond the limit. A user who just reaches it gets a message.
     """
-    now = turn.world.now()
-    given = {"user_id": user_id, "kind": UsageKind.RECIPIENTS, "used": many, "until": now + DAY}
-    (row,) = turn.fetched(_more(turn.connection.dialect.name), **given, told_until=None, now=now)
-    own = turn.fetched(_LIMIT, user=user_id)
-    limit = _limit(turn.world, own[0].recipients if own else None)
+    now = transaction.environment.now()
+    parameters = {
+        "user_id": user_id,
+        "kind": UsageKind.RECIPIENTS,
+        "used": count,
+        "until": now + DAY,
+    }
+    (row,) = transaction.fetch_rows(
+        _add_usage_sql(transaction.connection.dialect.name), **parameters, told_until=None, now=now
+    )
+    limit_rows = transaction.fetch_rows(_SELECT_RECIPIENT_LIMIT, user=user_id)
+    limit = _recipient_limit(
+        transaction.environment, limit_rows[0].recipients if limit_rows else None
+    )
     if limit and row.used > limit:
-        raise Overrun(limit, row, row.used - many)
+        raise RecipientLimitExceeded(limit, row, row.used - count)
     if limit and row.used == limit:
-        tell(turn, user_id, Reached(LimitKind.RECIPIENTS, row.used, limit, row.until))
+        journal_limit(
+            transaction, user_id, ReachedLimit(LimitKind.RECIPIENTS, row.used, limit, row.until)
+        )
 
 
-def _limit(world: World, own: int | None) -> int:
-    return world.options.recipients_daily if own is None else own
+def _recipient_limit(environment: Environment, own_limit: int | None) -> int:
+    return environment.options.recipients_daily if own_limit is None else own_limit
 
 
-def _too_many(ctx: Context, limit: int, row: Picked, used: int) -> RateLimited:
+def _rate_limited(ctx: Context, limit: int, row: ColumnRow, used_before: int) -> RateLimited:
     """Return the error; the user gets a message about the first one of a window."""
-    now = ctx.world.now()
-    if not (ctx.trial or still(ctx.world, row.told_until)):
-        reached = Reached(LimitKind.RECIPIENTS, used, limit, row.until, refused=True)
+    now = ctx.environment.now()
+    if not (ctx.is_dry_run or is_already_reported(ctx.environment, row.told_until)):
+        reached = ReachedLimit(LimitKind.RECIPIENTS, used_before, limit, row.until, is_refusal=True)
         # in the background: the error rolls the open transaction back
-        memory_of(ctx.world.database).behind(refused(ctx.world, row.user_id, reached))
-    words = f"{limit} recipients in 24 hours are all: {max(limit - used, 0)} are left"
-    return RateLimited(words, retry_after=row.until - now)
+        cache_of_database(ctx.environment.database).run_in_background(
+            report_refusal(ctx.environment, row.user_id, reached)
+        )
+    message = f"{limit} recipients in 24 hours are all: {max(limit - used_before, 0)} are left"
+    return RateLimited(message, retry_after=row.until - now)

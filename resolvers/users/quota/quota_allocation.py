@@ -6,19 +6,19 @@ from typing import Any
 
 from models.domains.tables import Domain
 from models.errors import LimitReached
-from models.runtime.environment import World
-from models.store.columns import Picked
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 
 
-def effective(world: World, domain: Any, quota: int | None) -> int:
+def effective_quota(environment: Environment, domain: Any, quota: int | None) -> int:
     """Return the quota of a user of this domain, or of none, in bytes; 0 is unlimited."""
     if quota is not None:
         return quota
     inherited = None if domain is None else domain.default_user_quota
-    return world.options.default_quota if inherited is None else int(inherited)
+    return environment.options.default_quota if inherited is None else int(inherited)
 
 
-def seat(domain: Domain, *, path: Sequence[str]) -> None:
+def require_user_slot(domain: Domain, *, path: Sequence[str]) -> None:
     """Raise LimitReached if the domain, which must be locked, has its highest number of users."""
     if domain.max_users and domain.user_count >= domain.max_users:
         raise LimitReached(
@@ -29,14 +29,16 @@ def seat(domain: Domain, *, path: Sequence[str]) -> None:
         )
 
 
-def room(domain: Domain, more: int, *, unlimited: bool, path: Sequence[str]) -> int:
+def allocated_after_increase(
+    domain: Domain, increase: int, *, is_unlimited: bool, path: Sequence[str]
+) -> int:
     """Return the bytes a domain has allocated after an increase.
 
     Raises LimitReached if they exceed its quota, or if a user of a limited domain would be
     unlimited. A decrease is never refused.
     """
-    allocated = domain.quota_allocated + more
-    if domain.quota and ((more > 0 and allocated > domain.quota) or unlimited):
+    allocated = domain.quota_allocated + increase
+    if domain.quota and ((increase > 0 and allocated > domain.quota) or is_unlimited):
         raise LimitReached(
             "more storage than the domain has left",
             limit=domain.quota,
@@ -46,11 +48,11 @@ def room(domain: Domain, more: int, *, unlimited: bool, path: Sequence[str]) -> 
     return allocated
 
 
-def give(
-    world: World,
+def reallocate_quotas(
+    environment: Environment,
     domain: Domain,
-    before: Iterable[int],
-    after: Iterable[int],
+    old_quotas: Iterable[int],
+    new_quotas: Iterable[int],
     *,
     path: Sequence[str] = ("quota",),
 ) -> None:
@@ -59,25 +61,27 @@ def give(
     Raises LimitReached if the domain or a user would exceed a limit. A decrease of the sum is never
     refused.
     """
-    before, after = list(before), list(after)
-    most = domain.max_user_quota
-    for quota in after if most else ():
-        if quota > most or not quota:
+    old_quotas, new_quotas = list(old_quotas), list(new_quotas)
+    max_user_quota = domain.max_user_quota
+    for quota in new_quotas if max_user_quota else ():
+        if quota > max_user_quota or not quota:
             raise LimitReached(
                 "more storage than a user of the domain may have",
-                limit=most,
+                limit=max_user_quota,
                 used=quota,
                 path=path,
             )
-    more = sum(after) - sum(before)
-    domain.quota_allocated = room(domain, more, unlimited=not all(after), path=path)
-    domain.updated_at = world.now()
+    increase = sum(new_quotas) - sum(old_quotas)
+    domain.quota_allocated = allocated_after_increase(
+        domain, increase, is_unlimited=not all(new_quotas), path=path
+    )
+    domain.updated_at = environment.now()
 
 
-def regive(
-    world: World,
+def reallocate_quota_of_users(
+    environment: Environment,
     domains: Mapping[int, Domain],
-    rows: Iterable[Picked],
+    users: Iterable[ColumnRow],
     quota: int | None,
     *,
     path: Sequence[str],
@@ -86,11 +90,17 @@ def regive(
 
     Raises LimitReached as `reallocate_quotas` does.
     """
-    theirs: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in rows:
+    users_by_domain: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    for row in users:
         if row.domain_id:
-            theirs[row.domain_id].append(row)
-    for key, members in theirs.items():
+            users_by_domain[row.domain_id].append(row)
+    for key, members in users_by_domain.items():
         domain = domains[key]
-        was = [effective(world, domain, row.quota) for row in members]
-        give(world, domain, was, [effective(world, domain, quota)] * len(members), path=path)
+        old_quotas = [effective_quota(environment, domain, row.quota) for row in members]
+        reallocate_quotas(
+            environment,
+            domain,
+            old_quotas,
+            [effective_quota(environment, domain, quota)] * len(members),
+            path=path,
+        )

@@ -12,115 +12,137 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.admin.tasks import Task
 from models.events.journal import PLATFORM, ChangeKind
 from models.messages.tables import Message
-from models.store.columns import picked, table_of
+from models.store.columns import core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers.admin.task_steps import Plan, Step, queue
-from resolvers.context import Context, Needs
-from resolvers.users.selection import Users, chosen
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
+from resolvers.context import Context, GuardRule
+from resolvers.users.selection import UserSelector, load_selected_users
 
 KIND = "QUOTA_RECALCULATE"
-TOGETHER = 100  # of one transaction; more need a task
+MAX_USERS = 100  # of one transaction; more need a task
 
 
 @dataclass(frozen=True, slots=True)
-class Recounted:
+class QuotaCount:
+    """The storage in use of a user, in bytes, before and after a recalculation."""
+
+    user_id: int
+    bytes_before: int
+    bytes_now: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRecalculation:
     """The result of a recalculation, or the task that does it."""
 
-    counts: Sequence[tuple[int, int, int]] = ()  # id, bytes before, bytes now
+    counts: Sequence[QuotaCount] = ()
     task: Task | None = None
 
 
-async def recalculate(ctx: Context, users: Users) -> Recounted:
+async def recalculate_quotas(ctx: Context, selection: UserSelector) -> QuotaRecalculation:
     """Count the bytes these users store: at once for up to 100 users, else in a task.
 
     Each user is locked during the count, so that the sum is exact. `all` needs the role ADMIN.
     """
-    if users.all:
-        ctx.viewer.require(Needs(role=Role.ADMIN))
-        return Recounted(task=await _task(ctx, None))
-    ids = [row.id for row in await chosen(ctx, users, managed=False)]
-    if len(ids) > TOGETHER:
-        return Recounted(task=await _task(ctx, ids))
-    held = await _held(ctx, ids)
-    async with ctx.write(*held.streams) as session:
-        return Recounted(await recount(ctx, session, ids))
+    if selection.all:
+        ctx.viewer.require(GuardRule(role=Role.ADMIN))
+        return QuotaRecalculation(task=await _queue_recalculation(ctx, None))
+    ids = [row.id for row in await load_selected_users(ctx, selection, only_managed=False)]
+    if len(ids) > MAX_USERS:
+        return QuotaRecalculation(task=await _queue_recalculation(ctx, ids))
+    task_plan = await _plan_recalculation(ctx, ids)
+    async with ctx.write_session(*task_plan.stream_ids) as session:
+        return QuotaRecalculation(await recount_locked_users(ctx, session, ids))
 
 
-async def _task(ctx: Context, ids: Sequence[int] | None) -> Task:
+async def _queue_recalculation(ctx: Context, ids: Sequence[int] | None) -> Task:
     total = len(ids) if ids is not None else None
     if ids is None:
         ((total,),) = await ctx.read(select(func.count()).select_from(User))
-    async with ctx.write(PLATFORM) as session:
-        (task,) = await queue(ctx, session, KIND, [{"ids": ids}], total=total)
-        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+    async with ctx.write_session(PLATFORM) as session:
+        (task,) = await insert_tasks(ctx, session, KIND, [{"ids": ids}], total=total)
+        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
     return task
 
 
-async def _held(ctx: Context, ids: Sequence[int]) -> Plan:
+async def _plan_recalculation(ctx: Context, ids: Sequence[int]) -> TaskStepPlan:
     """Plan the transaction: it locks the users and the streams of their domains."""
-    asked = select(col(User.domain_id)).where(col(User.id).in_(ids)).distinct()
-    places = [row.domain_id or PLATFORM for row in await ctx.read(asked)]
-    return Plan([*ids, *places], ids)
+    statement = select(col(User.domain_id)).where(col(User.id).in_(ids)).distinct()
+    domain_streams = [row.domain_id or PLATFORM for row in await ctx.read(statement)]
+    return TaskStepPlan([*ids, *domain_streams], ids)
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def plan_next_users(
+    ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Plan the recalculation of the next users, by id."""
     after, ids = checkpoint.get("after", 0), order["ids"]
     if ids is not None:
-        return await _held(ctx, [key for key in ids if key > after][:TOGETHER])
-    asked = select(col(User.id)).where(col(User.id) > after).order_by(col(User.id)).limit(TOGETHER)
-    return await _held(ctx, [row.id for row in await ctx.read(asked)])
+        return await _plan_recalculation(ctx, [key for key in ids if key > after][:MAX_USERS])
+    statement = (
+        select(col(User.id)).where(col(User.id) > after).order_by(col(User.id)).limit(MAX_USERS)
+    )
+    return await _plan_recalculation(ctx, [row.id for row in await ctx.read(statement)])
 
 
-async def step(
+async def recalculate_chunk(
     ctx: Context,
     session: AsyncSession,
     _order: dict[str, Any],
     checkpoint: dict[str, Any],
-    held: Plan,
-) -> Step:
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Recalculate the users of one transaction; return the task step."""
-    counts = await recount(ctx, session, held.ids)
-    wrong = checkpoint.get("corrected", 0) + sum(before != now for _, before, now in counts)
-    after = held.ids[-1] if held.ids else checkpoint.get("after", 0)
-    left = {"after": after, "corrected": wrong}
-    return Step(left, done=len(held.ids), more=len(held.ids) == TOGETHER)
+    counts = await recount_locked_users(ctx, session, task_plan.ids)
+    corrected_count = checkpoint.get("corrected", 0) + sum(
+        count.bytes_before != count.bytes_now for count in counts
+    )
+    last_id = task_plan.ids[-1] if task_plan.ids else checkpoint.get("after", 0)
+    next_checkpoint = {"after": last_id, "corrected": corrected_count}
+    return TaskStepResult(
+        next_checkpoint, done_count=len(task_plan.ids), has_more=len(task_plan.ids) == MAX_USERS
+    )
 
 
-async def recount(
+async def recount_locked_users(
     ctx: Context, session: AsyncSession, ids: Collection[int]
-) -> list[tuple[int, int, int]]:
-    """Count the messages of users, which are locked, and correct their counters.
-
-    Returns id, old bytes and new bytes of each user.
-    """
-    asked = (
+) -> list[QuotaCount]:
+    """Count the messages of users, which are locked, and correct their counters."""
+    sums_statement = (
         select(col(Message.user_id), func.sum(col(Message.size)), func.count())
         .where(col(Message.user_id).in_(ids), col(Message.archived_at).is_(None))
         .group_by(col(Message.user_id))
     )
-    stored = {key: (int(size), many) for key, size, many in await ctx.read(asked)}
+    stored = {
+        key: (int(size), message_count)
+        for key, size, message_count in await ctx.read(sums_statement)
+    }
     names = {"id", "domain_id", "used", "message_count"}
     rows = await ctx.read(
-        select(*picked(User, names)).where(col(User.id).in_(ids)).order_by(col(User.id))
+        select(*select_columns(User, names)).where(col(User.id).in_(ids)).order_by(col(User.id))
     )
-    wrong = [row for row in rows if (row.used, row.message_count) != stored.get(row.id, (0, 0))]
-    table = table_of(User)
+    incorrect_rows = [
+        row for row in rows if (row.used, row.message_count) != stored.get(row.id, (0, 0))
+    ]
+    table = core_table(User)
     statement = (
         update(table)
         .where(table.c.id == bindparam("key"))
         .values(used=bindparam("size"), message_count=bindparam("many"))
     )
-    given = [
+    corrections = [
         dict(zip(("key", "size", "many"), (row.id, *stored.get(row.id, (0, 0))), strict=True))
-        for row in wrong
+        for row in incorrect_rows
     ]
-    if given:
-        await (await session.connection()).execute(statement, given)
-    told: defaultdict[int, list[int]] = defaultdict(list)
-    for row in wrong:
-        told[row.domain_id or PLATFORM].append(row.id)
+    if corrections:
+        await (await session.connection()).execute(statement, corrections)
+    incorrect_ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
+    for row in incorrect_rows:
+        incorrect_ids_by_stream[row.domain_id or PLATFORM].append(row.id)
     kind = ChangeKind.USER_CHANGED
-    await ctx.record_all(session, {stream: [(kind, theirs)] for stream, theirs in told.items()})
-    return [(row.id, row.used, stored.get(row.id, (0, 0))[0]) for row in rows]
+    await ctx.record_changes(
+        session,
+        {stream: [(kind, user_ids)] for stream, user_ids in incorrect_ids_by_stream.items()},
+    )
+    return [QuotaCount(row.id, row.used, stored.get(row.id, (0, 0))[0]) for row in rows]

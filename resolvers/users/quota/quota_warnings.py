@@ -10,122 +10,153 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.compose import message_builder
-from mail.compose.message_builder import Draft, HeaderLine
-from mail.limits.user_limits import ALLOWED, LETTER, level
-from mail.mime.header_encoding import Named
-from mail.storage.blobs.blob_writer import Kept
-from mail.storage.message_insert import Letter, Place, Way, place
-from mail.storage.received_messages import read, stored
-from mail.text.languages import closest
+from mail.compose.message_builder import CustomHeader, MessageDraft
+from mail.limits.user_limits import LIMIT_LETTER_TASK, STORAGE_QUOTA, usage_level
+from mail.mime.header_encoding import NamedAddress
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_insert import (
+    InsertKind,
+    MessagePlacement,
+    StorableMessage,
+    insert_message,
+)
+from mail.storage.received_messages import read_message, store_blobs
+from mail.text.languages import text_in_language
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.quantities import rounded
-from models.runtime.environment import World
-from models.store.columns import Picked
+from models.quantities import format_size
+from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 from models.users.tables import UsageLevel, User
-from resolvers.access import own
-from resolvers.admin.task_steps import Plan, Step
+from resolvers.access import require_user_id
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
 from resolvers.context import Context
-from resolvers.users.quota.quota_warning_texts import ENGLISH, WORDS
+from resolvers.users.quota.quota_warning_texts import ENGLISH_TEXTS, TEXTS_BY_LANGUAGE
 
 log = logging.getLogger(__name__)
 
-KIND = LETTER
-ABOVE = list(UsageLevel)  # from the lowest
+KIND = LIMIT_LETTER_TASK
+LEVELS = list(UsageLevel)  # from the lowest
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class StoredNotice:
     """A message with stored bytes, and its place in a mailbox."""
 
-    letter: Letter
-    kept: Kept
-    place: Place
+    message: StorableMessage
+    stored_message: StoredMessageBlobs
+    placement: MessagePlacement
 
 
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+async def plan_warning(
+    ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
+) -> TaskStepPlan:
     """Build the message, unless it was built, or storage is below the level again.
 
     If storage has passed the next level, only the message about that one is sent.
     """
-    row = None if checkpoint else await account_written_to(ctx)
+    row = None if checkpoint else await load_message_recipient(ctx)
     if row is None:
-        return Plan()
-    now, told = level(ctx.world.options, row.used, row.allowed), UsageLevel(order["level"])
-    if now is not told and not (order["refused"] and ABOVE.index(now) > ABOVE.index(told)):
-        return Plan()
-    draft = _draft(ctx.world, row, refused=order["refused"], full=now is UsageLevel.FULL)
-    letter = await read(message_builder.build(draft))
-    kept = await stored(ctx.world, row.tenant_id, letter)
-    to = [person.address for person in draft.to]
-    there = Place(row.id, row.box, ctx.world.now(), envelope_from="", envelope_to=to)
-    return Plan(made=Ready(letter, kept, there))
+        return TaskStepPlan()
+    current_level, reported_level = (
+        usage_level(ctx.environment.options, row.used, row.allowed),
+        UsageLevel(order["level"]),
+    )
+    if current_level is not reported_level and not (
+        order["refused"] and LEVELS.index(current_level) > LEVELS.index(reported_level)
+    ):
+        return TaskStepPlan()
+    draft = _build_draft(
+        ctx.environment,
+        row,
+        was_message_refused=order["refused"],
+        is_full=current_level is UsageLevel.FULL,
+    )
+    message = await read_message(message_builder.build_message(draft))
+    stored_message = await store_blobs(ctx.environment, row.tenant_id, message)
+    recipients = [person.address for person in draft.to]
+    placement = MessagePlacement(
+        row.id, row.box, ctx.environment.now(), envelope_from="", envelope_to=recipients
+    )
+    return TaskStepPlan(prepared=StoredNotice(message, stored_message, placement))
 
 
-async def step(
-    ctx: Context, session: AsyncSession, _order: dict[str, Any], _: dict[str, Any], held: Plan
-) -> Step:
+async def insert_notice(
+    ctx: Context,
+    session: AsyncSession,
+    _order: dict[str, Any],
+    _: dict[str, Any],
+    task_plan: TaskStepPlan,
+) -> TaskStepResult:
     """Insert the message into the INBOX, even if the mailbox is full."""
-    if held.made is None:
-        return Step({})
-    ready: Ready = held.made
-    put = partial(place, letter=ready.letter, kept=ready.kept, to=ready.place, way=Way.NOTICE)
+    if task_plan.prepared is None:
+        return TaskStepResult({})
+    notice: StoredNotice = task_plan.prepared
+    insert = partial(
+        insert_message,
+        message=notice.message,
+        stored_blobs=notice.stored_message,
+        placement=notice.placement,
+        kind=InsertKind.QUOTA_NOTICE,
+    )
     try:
         async with session.begin_nested():
-            await ctx.world.join(session, put)
+            await ctx.environment.run_in_session(session, insert)
     except NotFound:  # the user or its INBOX was deleted
-        log.warning("no INBOX for a letter", extra={"user": ready.place.user_id})
-        return Step({})
-    return Step({"written": True}, done=1)
+        log.warning("no INBOX for a letter", extra={"user": notice.placement.user_id})
+        return TaskStepResult({})
+    return TaskStepResult({"written": True}, done_count=1)
 
 
-async def account_written_to(ctx: Context) -> Picked | None:
+async def load_message_recipient(ctx: Context) -> ColumnRow | None:
     """Load the user of the task with its INBOX; None if it was deleted."""
-    asked = (
+    statement = (
         select(
             *(getattr(User, name) for name in ("id", "tenant_id", "username", "name", "language")),
             col(User.used),
-            ALLOWED.label("allowed"),
+            STORAGE_QUOTA.label("allowed"),
             col(Mailbox.id).label("box"),
             col(Address.shown),
         )
         .join(Mailbox, col(Mailbox.user_id) == col(User.id))
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
         .where(
-            col(User.id) == own(ctx),
+            col(User.id) == require_user_id(ctx),
             col(User.deleted_at).is_(None),
             col(Mailbox.special_use) == SpecialUse.INBOX,
         )
     )
-    rows = await ctx.read(asked, {"platform": ctx.world.options.default_quota})
+    rows = await ctx.read(statement, {"platform": ctx.environment.options.default_quota})
     return next(iter(rows), None)
 
 
-def _draft(world: World, row: Picked, *, refused: bool, full: bool) -> Draft:
-    words = closest(row.language, WORDS) or ENGLISH
+def _build_draft(
+    environment: Environment, row: ColumnRow, *, was_message_refused: bool, is_full: bool
+) -> MessageDraft:
+    texts = text_in_language(row.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
     name = row.shown or row.username
-    address = name if "@" in name else f"{name}@{world.options.hostname}"
+    address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
-    facts = {
+    variables = {
         "percent": row.used * 100 // row.allowed,
         "address": address,
-        "used": rounded(row.used).replace(".", words.point),
-        "allowed": rounded(row.allowed).replace(".", words.point),
+        "used": format_size(row.used).replace(".", texts.decimal_separator),
+        "allowed": format_size(row.allowed).replace(".", texts.decimal_separator),
     }
-    subject = words.full if full or refused else words.nearly
-    said = [
-        *([words.refused] if refused else []),
-        words.use,
-        words.now if full or refused else words.soon,
-        words.advice,
+    subject = texts.full_subject if is_full or was_message_refused else texts.nearly_full_subject
+    sentences = [
+        *([texts.message_refused_text] if was_message_refused else []),
+        texts.usage_text,
+        texts.full_text if is_full or was_message_refused else texts.nearly_full_text,
+        texts.advice,
     ]
-    return Draft(
-        from_=Named(f"postmaster@{domain}", "Postmaster"),
-        date=world.now(),
-        message_id=message_builder.message_id(world.random(16), domain),
-        to=[Named(address, row.name)],
-        subject=subject.format(**facts),
-        text="\n\n".join(sentence.format(**facts) for sentence in said) + "\n",
-        headers=[HeaderLine("Auto-Submitted", "auto-generated")],  # RFC 3834, section 5
+    return MessageDraft(
+        from_=NamedAddress(f"postmaster@{domain}", "Postmaster"),
+        date=environment.now(),
+        message_id=message_builder.new_message_id(environment.random_bytes(16), domain),
+        to=[NamedAddress(address, row.name)],
+        subject=subject.format(**variables),
+        text="\n\n".join(sentence.format(**variables) for sentence in sentences) + "\n",
+        headers=[CustomHeader("Auto-Submitted", "auto-generated")],  # RFC 3834, section 5
     )

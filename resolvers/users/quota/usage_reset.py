@@ -6,44 +6,50 @@ from collections.abc import Collection
 from sqlalchemy import delete
 from sqlmodel import col
 
-from models.store.columns import Picked
+from models.store.columns import ColumnRow
 from models.users.tables import Usage, UsageKind
-from resolvers.access import require_charge
+from resolvers.access import require_administered_domain
 from resolvers.context import Context
-from resolvers.users.selection import Users
-from resolvers.users.user_locks import Held, changing
+from resolvers.users.selection import UserSelector
+from resolvers.users.user_locks import LockedUsers, lock_users
 
-NONE_CAME = {"received": 0, "received_until": None, "received_told_until": None}
+RESET_RECEIVED = {"received": 0, "received_until": None, "received_told_until": None}
 
 
-async def reset(ctx: Context, users: Users, kinds: Collection[UsageKind]) -> list[int]:
+async def reset_usage(
+    ctx: Context, selection: UserSelector, kinds: Collection[UsageKind]
+) -> list[int]:
     """Reset these counters of users; return the user ids.
 
     A DOMAIN_ADMIN can do so for users of administered domains only. Raises Forbidden otherwise.
     """
-    now = ctx.world.now()
-    async with changing(ctx, users, "usageReset") as held:
-        require_charge(ctx, held.rows, ["users"])
-        were: defaultdict[int, dict[str, int]] = defaultdict(dict)
-        for gone in await forget(held, [row.id for row in held.rows], kinds):
-            if gone.until > now:
-                were[gone.user_id][gone.kind.lower()] = gone.used
-        for row in held.rows:
+    now = ctx.environment.now()
+    async with lock_users(ctx, selection, "usageReset") as locked_users:
+        require_administered_domain(ctx, locked_users.rows, ["users"])
+        old_counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        for deleted in await delete_usage(
+            locked_users, [row.id for row in locked_users.rows], kinds
+        ):
+            if deleted.until > now:
+                old_counts[deleted.user_id][deleted.kind.lower()] = deleted.used
+        for row in locked_users.rows:
             if UsageKind.RECEIVED in kinds and row.received_until and row.received_until > now:
-                were[row.id]["received"] = row.received
-                held.values.setdefault(row.id, {}).update(NONE_CAME)
-            if row.id in were:
-                held.tell(row, "limits", were[row.id], dict.fromkeys(were[row.id], 0))
-    return [row.id for row in held.rows]
+                old_counts[row.id]["received"] = row.received
+                locked_users.new_values.setdefault(row.id, {}).update(RESET_RECEIVED)
+            if row.id in old_counts:
+                locked_users.report_change(
+                    row, "limits", old_counts[row.id], dict.fromkeys(old_counts[row.id], 0)
+                )
+    return [row.id for row in locked_users.rows]
 
 
-async def forget(
-    held: Held, ids: Collection[int], kinds: Collection[UsageKind]
-) -> Collection[Picked]:
+async def delete_usage(
+    locked_users: LockedUsers, user_ids: Collection[int], kinds: Collection[UsageKind]
+) -> Collection[ColumnRow]:
     """Delete counters of locked users; return the deleted rows."""
-    theirs = col(Usage.user_id).in_(ids) & col(Usage.kind).in_(kinds)
+    condition = col(Usage.user_id).in_(user_ids) & col(Usage.kind).in_(kinds)
     columns = (col(Usage.user_id), col(Usage.kind), col(Usage.used), col(Usage.until))
-    gone = await (await held.session.connection()).execute(
-        delete(Usage).where(theirs).returning(*columns)
+    result = await (await locked_users.session.connection()).execute(
+        delete(Usage).where(condition).returning(*columns)
     )
-    return gone.all()
+    return result.all()

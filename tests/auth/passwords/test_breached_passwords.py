@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.auth.passwords import breached_passwords
 
 BAD = "Tr0ub4dor&3 of all"
@@ -21,18 +21,18 @@ def sha1(password: str) -> str:
     return hashlib.sha1(password.encode(), usedforsecurity=False).hexdigest().upper()
 
 
-def with_options(world: World, **options: Any) -> World:
+def with_options(world: Environment, **options: Any) -> Environment:
     return replace(world, options=replace(world.options, **options))
 
 
-async def test_the_commonest_are_known_by_heart(world: World) -> None:
+async def test_the_commonest_are_known_by_heart(world: Environment) -> None:
     for password in ("password123", "Passw0rd!", "12345678", "QWERTYUIOP"):
-        assert await breached_passwords.known(world, password)
-    assert not await breached_passwords.known(world, BAD)
+        assert await breached_passwords.is_breached(world, password)
+    assert not await breached_passwords.is_breached(world, BAD)
 
 
 @pytest.mark.parametrize("kind", ["hashes", "counted", "lower", "words", "crlf"])
-async def test_a_file_is_looked_up_by_halves(world: World, tmp_path: Path, kind: str) -> None:
+async def test_a_file_is_looked_up_by_halves(world: Environment, tmp_path: Path, kind: str) -> None:
     words = [f"{BAD} {nth}" for nth in range(257)]
     lines = words if kind in {"words", "crlf"} else [sha1(word) for word in words]
     if kind == "lower":
@@ -46,19 +46,19 @@ async def test_a_file_is_looked_up_by_halves(world: World, tmp_path: Path, kind:
         file.write_bytes((end.join(lines) + closing).encode())
         asked = with_options(world, breached_list=file)
         for word in words:
-            assert await breached_passwords.known(asked, word), (word, closing)
+            assert await breached_passwords.is_breached(asked, word), (word, closing)
         for other in (BAD, "", "\uffff", f"{BAD} 2577", words[0][:-1]):
-            assert not await breached_passwords.known(asked, other)
+            assert not await breached_passwords.is_breached(asked, other)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\n\n\n", b"\xff\xfe"])
 async def test_a_file_that_cannot_be_read_knows_nothing(
-    world: World, tmp_path: Path, content: bytes | None
+    world: Environment, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "known"
     if content is not None:
         file.write_bytes(content)
-    assert not await breached_passwords.known(with_options(world, breached_list=file), BAD)
+    assert not await breached_passwords.is_breached(with_options(world, breached_list=file), BAD)
 
 
 class Service(BaseHTTPRequestHandler):
@@ -94,26 +94,26 @@ def service() -> Iterator[tuple[type[Service], str]]:
     server.server_close()
 
 
-async def test_a_service_learns_five_digits(world: World, service: Any) -> None:
+async def test_a_service_learns_five_digits(world: Environment, service: Any) -> None:
     handler, url = service
     digest = sha1(BAD)
     handler.answer = f"{'0' * 35}:7\r\n{digest[5:]}:3\r\n"
     asked = with_options(world, breached_range=url)
-    assert await breached_passwords.known(asked, BAD)
+    assert await breached_passwords.is_breached(asked, BAD)
     assert handler.asked == [f"/range/{digest[:5]}"]
     handler.answer = f"{digest[5:]}:0\r\nnonsense\r\n"  # padding
-    assert not await breached_passwords.known(asked, BAD)
+    assert not await breached_passwords.is_breached(asked, BAD)
 
 
 @pytest.mark.parametrize("how", ["down", "slow", "broken", "away"])
 async def test_a_service_that_does_not_answer_is_passed_over(
-    world: World, service: Any, how: str, monkeypatch: pytest.MonkeyPatch
+    world: Environment, service: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler, url = service
-    monkeypatch.setattr(breached_passwords, "PATIENCE", 0.3)
+    monkeypatch.setattr(breached_passwords, "RANGE_TIMEOUT", 0.3)
     handler.answer = f"{sha1(BAD)[5:]}:3"
     if how == "down":
         url = "http://127.0.0.1:1/range"
     handler.pause = 1.0 if how == "slow" else 0.0
     handler.status = {"broken": 503, "away": 302}.get(how, 200)
-    assert not await breached_passwords.known(with_options(world, breached_range=url), BAD)
+    assert not await breached_passwords.is_breached(with_options(world, breached_range=url), BAD)

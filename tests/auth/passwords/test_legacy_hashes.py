@@ -6,54 +6,31 @@ import time
 
 import pytest
 
-from models.errors import AuthenticationFailed, Invalid
+from models.errors import AuthenticationFailed, InvalidInput
 from resolvers.auth.passwords import foreign_hashes, password_hashes
-from tests.auth.conftest import Town
-
-SHA1 = "$pbkdf2-sha1$i=2$c2FsdA$6mwBTcctb4zNHtkqzh1B8NjeiVc"  # RFC 6070
-SHA512 = (
-    "$pbkdf2-sha512$i=1$c2FsdA$hn9wzxreAs/zdSWZo6U9xK80x6ZpgVrl1RNVThyM8lLALUcKKFoFAbrZmb/pQ8CPBQI1"
-    "19aLHaVeY/c7YKV/zg"
+from tests.support.accounts.legacy_password_hashes import (
+    LEGACY_HASHES,
+    PBKDF2_SHA1,
+    PBKDF2_SHA256,
+    SHA512_CRYPT,
 )
-SHA256 = "$pbkdf2-sha256$i=1$c2FsdA$VawEblbjCJ/sFpHCJUS2BflBhSFt3gRl5oudV8INrLw"  # RFC 7914
-CRYPT6 = (
-    "$6$abcdefgh$ltjgWl6579NluT/Vi1nwEvcil.G5Nbc4NiXZaNGStk8PSwGfQv72N2CKPPrVACtLtip/cZ/1GM/O6IND4"
-    "WQhG."
-)
-KNOWN = [  # of RFCs, of OpenSSL, of libxcrypt, of Openwall and of the reference of Argon2
-    ("password", SHA1),
-    ("password", SHA1.replace("i=2", "2")),
-    ("passwd", SHA256),
-    ("password", SHA512),
-    ("password", SHA512.replace("+", ".")),
-    ("U*U", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"),
-    ("U*U", "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"),
-    ("secret", "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"),
-    ("secret", "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"),
-    ("secret", "$5$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM."),
-    ("secret", CRYPT6),
-    ("secret", "abNANd1rDfiNc"),
-    ("password", "$argon2i$m=256,t=2,p=1$c29tZXNhbHQ$/U3YPXYsSb3q9XxHvc0MLxur+GP960kN9j7emXX8zwY"),
-    (
-        "password",
-        "$argon2i$v=19$m=256,t=2,p=1$c29tZXNhbHQ$iekCn0Y3spW+sCcFanM2xBT63UP2sghkUoHLIUpWRS8",
-    ),
-    (
-        "password",
-        "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4",
-    ),
-    ("pässword", "$argon2d$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg"),
-]
+from tests.support.accounts.sign_in_environment import SignInEnvironment
 
 
-@pytest.mark.parametrize(("password", "stored"), KNOWN)
-async def test_known_answers(town: Town, password: str, stored: str) -> None:
-    assert foreign_hashes.checked(f" {stored}\n") == stored
-    assert await password_hashes.check(town.world, stored, password)
-    assert not await password_hashes.check(town.world, stored, f"x{password}")
-    assert not await password_hashes.check(town.world, stored, f"{password[:-1]}x")
+@pytest.mark.parametrize(("password", "stored"), LEGACY_HASHES)
+async def test_known_answers(
+    sign_in_environment: SignInEnvironment, password: str, stored: str
+) -> None:
+    assert foreign_hashes.validate_foreign_hash(f" {stored}\n") == stored
+    assert await password_hashes.check_password(sign_in_environment.world, stored, password)
+    assert not await password_hashes.check_password(
+        sign_in_environment.world, stored, f"x{password}"
+    )
+    assert not await password_hashes.check_password(
+        sign_in_environment.world, stored, f"{password[:-1]}x"
+    )
     if not stored.startswith("$argon2id$"):
-        assert password_hashes.outdated(town.world, stored)
+        assert password_hashes.is_outdated(sign_in_environment.world, stored)
 
 
 @pytest.mark.parametrize(
@@ -87,21 +64,21 @@ async def test_known_answers(town: Town, password: str, stored: str) -> None:
     ],
 )
 def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        foreign_hashes.checked(stored, path=["set", "password"])
+    with pytest.raises(InvalidInput) as refused:
+        foreign_hashes.validate_foreign_hash(stored, path=["set", "password"])
     assert (refused.value.constraint, refused.value.path) == ("hash", ["set", "password"])
     with pytest.raises(ValueError, match="no known form"):
-        foreign_hashes.verify("secret", "nobody's")
+        foreign_hashes.verify_foreign_hash("secret", "nobody's")
 
 
 @pytest.mark.parametrize(
     "stored",
     [
-        SHA1.replace("i=2$", "i=2000001$"),
-        SHA1.replace("i=2$", "i=0$"),
+        PBKDF2_SHA1.replace("i=2$", "i=2000001$"),
+        PBKDF2_SHA1.replace("i=2$", "i=0$"),
         "$2b$15$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
         "$2b$99$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
-        CRYPT6.replace("$6$", "$6$rounds=1000001$"),
+        SHA512_CRYPT.replace("$6$", "$6$rounds=1000001$"),
         "$argon2id$v=19$m=262145,t=1,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
         "$argon2id$v=19$m=65536,t=17,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
         "$argon2id$v=19$m=999999999,t=999999999,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
@@ -109,8 +86,8 @@ def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
     ],
 )
 def test_what_would_cost_too_much_is_refused_and_not_tried(stored: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        foreign_hashes.checked(stored)
+    with pytest.raises(InvalidInput) as refused:
+        foreign_hashes.validate_foreign_hash(stored)
     assert refused.value.constraint == "cost"
 
 
@@ -118,51 +95,55 @@ def test_what_would_cost_too_much_is_refused_and_not_tried(stored: str) -> None:
     "stored",
     [
         "$2b$14$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
-        CRYPT6.replace("$6$", "$6$rounds=1000000$"),
-        SHA256.replace("i=1$", "i=2000000$"),
+        SHA512_CRYPT.replace("$6$", "$6$rounds=1000000$"),
+        PBKDF2_SHA256.replace("i=1$", "i=2000000$"),
         "$argon2id$v=19$m=65536,t=16,p=1$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
     ],
 )
 def test_an_expensive_hash_is_checked_without_a_trial(stored: str) -> None:
     """Each of these takes from half a second to several seconds to compare a password with."""
     before = time.process_time()
-    assert [foreign_hashes.checked(stored) for _ in range(10)] == [stored] * 10
+    assert [foreign_hashes.validate_foreign_hash(stored) for _ in range(10)] == [stored] * 10
     assert time.process_time() - before < 0.1
 
 
-@pytest.mark.parametrize(("password", "stored"), KNOWN[1:4] + KNOWN[7:13])
+@pytest.mark.parametrize(("password", "stored"), LEGACY_HASHES[1:4] + LEGACY_HASHES[7:13])
 async def test_the_first_sign_in_makes_it_one_of_ours(
-    town: Town, password: str, stored: str
+    sign_in_environment: SignInEnvironment, password: str, stored: str
 ) -> None:
-    await town.change("ada", password=stored)
+    await sign_in_environment.change_user("ada", password=stored)
     with pytest.raises(AuthenticationFailed):
-        await town.enter("ada", f"x{password}")
-    assert (await town.row("ada")).password == stored
-    await town.enter("ada", password)
-    fresh = (await town.row("ada")).password
+        await sign_in_environment.sign_in("ada", f"x{password}")
+    assert (await sign_in_environment.load_user_row("ada")).password == stored
+    await sign_in_environment.sign_in("ada", password)
+    fresh = (await sign_in_environment.load_user_row("ada")).password
     assert fresh.startswith("$argon2id$v=19$m=8,t=1,p=1$")
-    await town.enter("ada", password)
-    assert (await town.row("ada")).password == fresh
+    await sign_in_environment.sign_in("ada", password)
+    assert (await sign_in_environment.load_user_row("ada")).password == fresh
 
 
-async def test_bcrypt_looks_at_so_many_bytes_and_we_at_all(town: Town) -> None:
+async def test_bcrypt_looks_at_so_many_bytes_and_we_at_all(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     import bcrypt
 
     long = "ü" * 50
     stored = bcrypt.hashpw(long.encode()[:72], bcrypt.gensalt(4)).decode()
-    assert await password_hashes.check(town.world, stored, long)
-    await town.change("ada", password=stored)
-    await town.enter("ada", long)
+    assert await password_hashes.check_password(sign_in_environment.world, stored, long)
+    await sign_in_environment.change_user("ada", password=stored)
+    await sign_in_environment.sign_in("ada", long)
     with pytest.raises(AuthenticationFailed):
-        await town.enter("ada", f"{long}x")  # now of ours
+        await sign_in_environment.sign_in("ada", f"{long}x")  # now of ours
 
 
-async def test_a_password_hashed_as_it_was_typed_is_known_again(town: Town) -> None:
+async def test_a_password_hashed_as_it_was_typed_is_known_again(
+    sign_in_environment: SignInEnvironment,
+) -> None:
     import bcrypt
 
     typed = "Gru\u0308ße sehr"  # not as we write it
     stored = bcrypt.hashpw(typed.encode(), bcrypt.gensalt(4)).decode()
-    assert await password_hashes.check(town.world, stored, typed)
+    assert await password_hashes.check_password(sign_in_environment.world, stored, typed)
 
 
 def test_nobody_waits_at_the_start_for_what_few_need() -> None:

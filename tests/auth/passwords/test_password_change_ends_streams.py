@@ -8,7 +8,7 @@ import pytest
 
 from resolvers.auth import authentication
 from tests.conftest import Client
-from tests.schema.test_access_matrix import token_of
+from tests.support.accounts.access_tokens import make_access_token
 from tests.support.servers.live_server import PLAIN, House, until
 
 UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
@@ -30,7 +30,7 @@ async def credentials_of(client: Client) -> dict[str, Client]:
     return {
         "key": client,
         "app password": replace(client, secret=f"Basic {basic}"),
-        "token": replace(client, secret=await token_of(client.world, client.user)),
+        "token": replace(client, secret=await make_access_token(client.world, client.user)),
     }
 
 
@@ -39,17 +39,17 @@ async def test_only_streams_of_tokens_end_with_the_password(
 ) -> None:
     clients = await credentials_of(ada)
     basic = {"authorization": clients.pop("app password").secret}
-    program = await authentication.sign_in(ada.world, basic)
+    program = await authentication.authenticate_request(ada.world, basic)
     sockets = {name: await live.follow(client, PLAIN) for name, client in clients.items()}
-    await until(lambda: len(live.endpoint.watch.followers) == len(clients))
+    await until(lambda: len(live.endpoint.connection_watch.connections) == len(clients))
     await set_password(over)
-    await live.endpoint.watch.sweep()
+    await live.endpoint.connection_watch.check_credentials()
     token = sockets["token"]
     await until(lambda: token.ws and token.ws.close_code)
     assert token.ws
     assert token.ws.close_code == 4403
     assert not sockets["key"].over
-    assert not await authentication.ended(ada.world, program)
+    assert not await authentication.has_credential_ended(ada.world, program)
     await sockets["key"].leave()
 
 
@@ -58,23 +58,23 @@ async def test_a_key_ends_with_its_account(
     live: House, ada: Client, over: Client, change: dict[str, Any]
 ) -> None:
     socket = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.watch.followers)
+    await until(lambda: live.endpoint.connection_watch.connections)
     given = {"users": {"usernames": ["ada"]}, "set": change}
     assert (await over(UPDATE, input=given))["userUpdate"]["errors"] == []
-    await live.endpoint.watch.sweep()
+    await live.endpoint.connection_watch.check_credentials()
     await until(lambda: socket.ws and socket.ws.close_code)
     assert socket.ws
     assert socket.ws.close_code == 4403
 
 
 async def test_a_token_that_sets_the_password_keeps_its_streams(ada: Client) -> None:
-    secrets = [await token_of(ada.world, ada.user) for _ in range(2)]
+    secrets = [await make_access_token(ada.world, ada.user) for _ in range(2)]
     mine = replace(ada, secret=secrets[0])
     viewer, other = [
-        await authentication.sign_in(ada.world, {"authorization": f"Bearer {secret}"})
+        await authentication.authenticate_request(ada.world, {"authorization": f"Bearer {secret}"})
         for secret in secrets
     ]
     given = {"set": {"password": "correct horse battery"}}
     assert (await mine(UPDATE, input=given))["userUpdate"]["errors"] == []
-    assert not await authentication.ended(ada.world, viewer)
-    assert await authentication.ended(ada.world, other)
+    assert not await authentication.has_credential_ended(ada.world, viewer)
+    assert await authentication.has_credential_ended(ada.world, other)

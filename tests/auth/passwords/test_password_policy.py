@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.auth.passwords import new_passwords, password_policy
-from resolvers.auth.passwords.password_policy import PasswordPolicy
+from resolvers.auth.passwords.password_policy import EffectivePasswordPolicy
 from resolvers.context import Context, Viewer
-from tests.auth.passwords.test_legacy_hashes import KNOWN
 from tests.conftest import Client, make_client, make_user
+from tests.support.accounts.legacy_password_hashes import LEGACY_HASHES
 from tests.support.accounts.user_operations import (
     PASSWORD,
     change,
@@ -128,12 +128,12 @@ async def test_a_policy_that_is_none_is_refused(
 def test_length_and_kinds_are_counted_in_characters(
     password: str, length: int, classes: int, rule: str | None
 ) -> None:
-    policy = PasswordPolicy(length, classes)
+    policy = EffectivePasswordPolicy(length, classes)
     if rule is None:
-        policy.check(password, ["password"])
+        policy.require_strong(password, ["password"])
         return
-    with pytest.raises(Invalid) as refused:
-        policy.check(password, ["password"])
+    with pytest.raises(InvalidInput) as refused:
+        policy.require_strong(password, ["password"])
     assert (refused.value.constraint, refused.value.path) == (rule, ["password"])
     assert not password or password not in refused.value.message
 
@@ -176,15 +176,17 @@ async def test_elsewhere_the_platforms_holds(root: Client) -> None:
 
 async def test_hashes_go_by_and_nobody_is_locked_out(root: Client, eve: Client) -> None:
     imported, errors = await create(
-        root, address="old@example.org", password=KNOWN[0][1], hashedPassword=True
+        root, address="old@example.org", password=LEGACY_HASHES[0][1], hashedPassword=True
     )
     assert errors == []
     assert await tighten(root, {"minLength": 40, "minClasses": 4}) == []
     key = global_ids.decode("User", imported["id"])
-    assert (await change(root, key, password=KNOWN[0][1], hashedPassword=True))[1] == []
-    assert await signs_in(root.world, "old@example.org", KNOWN[0][0])  # and has another hash by it
+    assert (await change(root, key, password=LEGACY_HASHES[0][1], hashedPassword=True))[1] == []
+    assert await signs_in(
+        root.world, "old@example.org", LEGACY_HASHES[0][0]
+    )  # and has another hash by it
     assert (await row_of(root.world, key)).password.startswith("$argon2id$")
-    assert await signs_in(root.world, "old@example.org", KNOWN[0][0])
+    assert await signs_in(root.world, "old@example.org", LEGACY_HASHES[0][0])
     assert await signs_in(root.world, "eve", PASSWORD)
     assert (await change(eve, name="Eve"))[1] == []
     _, (error,) = await change(eve, password=PASSWORD, existingPassword=PASSWORD)
@@ -197,19 +199,19 @@ async def test_a_temporary_password_fulfils_it(root: Client, eve: Client) -> Non
         assert await tighten(root, policy) == []
         made = (await run(root, "passwordReset", "password", user={"username": "eve"}))["password"]
         assert len(made) == length
-        PasswordPolicy(length, policy["minClasses"]).check(made, ["password"])
+        EffectivePasswordPolicy(length, policy["minClasses"]).require_strong(made, ["password"])
         assert await signs_in(eve.world, "eve", made)
 
 
-def test_generated_ones_fulfil_every_policy(world: World) -> None:
+def test_generated_ones_fulfil_every_policy(world: Environment) -> None:
     for length in (1, 12, 13, 14, 15, 20, 255, 256):
         for classes in range(1, 5):
-            policy = PasswordPolicy(length, classes)
-            made = {new_passwords.generated(world, policy) for _ in range(20)}
+            policy = EffectivePasswordPolicy(length, classes)
+            made = {new_passwords.generate_password(world, policy) for _ in range(20)}
             assert len(made) == 20
             for one in made:
-                policy.check(one, ["password"])
-                assert new_passwords.GENERATED.fullmatch(one)
+                policy.require_strong(one, ["password"])
+                assert new_passwords.GENERATED_PATTERN.fullmatch(one)
                 assert one.isalnum() is (length <= 12 and classes < 4)
 
 
@@ -232,7 +234,9 @@ async def test_others_neither_see_nor_change_it(root: Client, ada: Client) -> No
     assert error["code"] == "NOT_FOUND"  # and not a word of what passwords are there
     ctx = Context(root.world, Viewer(boss.user.id, Role.DOMAIN_ADMIN))
     (far,) = await rows(root.world, "SELECT id FROM users WHERE username LIKE 'far%'")
-    assert await password_policy.of_users(ctx, [far[0]]) == [PasswordPolicy(8, 1)]
+    assert await password_policy.load_policies_of_users(ctx, [far[0]]) == [
+        EffectivePasswordPolicy(8, 1)
+    ]
 
 
 async def test_of_many_accounts_and_domains_it_costs_one_statement(

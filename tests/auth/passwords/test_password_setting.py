@@ -145,7 +145,7 @@ async def test_who_is_switched_off_is_out_at_once(root: Client, eve: Client, how
 async def test_a_token_of_somebody_else_s_change_is_not_kept(root: Client, eve: Client) -> None:
     this = await token_client(eve)
     assert (await change(root, eve, password=NEW))[1] == []
-    async with root.world.write() as session:
+    async with root.world.write_session() as session:
         await session.exec(update(AccessToken).values(last_used_at=root.world.now()))
     found = await rows(root.world, "SELECT auth_version FROM access_tokens")
     assert found == [(1,)]

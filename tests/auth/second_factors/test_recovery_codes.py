@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 from models.auth.second_factors import RecoveryCode
-from models.auth.security_log import AuthEvent
+from models.auth.security_log import SecurityEvent
 from models.errors import AuthenticationFailed
 from resolvers.auth.second_factors import mutations as second_factors_mutations
-from resolvers.auth.second_factors.second_factor_check import Proof, check
+from resolvers.auth.second_factors.second_factor_check import SecondFactorProof, check_second_factor
 from tests.conftest import Client, Clock, context
 from tests.support.accounts.authenticators import code_of, key_on, signed, totp_on
 from tests.support.accounts.two_factor_operations import all_of, ask, codes, row_of, waiting
@@ -34,7 +34,7 @@ async def test_a_code_works_once_however_it_is_typed(ada: Client) -> None:
     typed = f"  {second.upper().replace('-', ' ')} "
     assert await codes(ada, "totpCheck", token=typed) == []
     assert (await ada(LEFT))["user"]["recoveryCodesLeft"] == 8
-    events = [row.action for row in await all_of(ada.world, AuthEvent)]
+    events = [row.action for row in await all_of(ada.world, SecurityEvent)]
     assert "recovery code check" in events
 
 
@@ -44,7 +44,7 @@ async def test_of_one_code_shown_many_times_at_once_one_counts(ada: Client) -> N
 
     async def tried() -> bool:
         try:
-            await check(context(ada), user, Proof(totp=code))
+            await check_second_factor(context(ada), user, SecondFactorProof(totp=code))
         except AuthenticationFailed:
             return False
         return True
@@ -55,7 +55,10 @@ async def test_of_one_code_shown_many_times_at_once_one_counts(ada: Client) -> N
 async def test_a_code_completes_a_sign_in(ada: Client) -> None:
     _, (code, *_) = await totp_on(ada)
     ctx = await waiting(ada)
-    assert await second_factors_mutations.prove(ctx, None, Proof(totp=code)) == ada.user.id
+    assert (
+        await second_factors_mutations.prove_second_factor(ctx, None, SecondFactorProof(totp=code))
+        == ada.user.id
+    )
 
 
 async def test_a_code_is_its_owners(ada: Client, bob: Client) -> None:

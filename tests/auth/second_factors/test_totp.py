@@ -11,20 +11,24 @@ import pyotp
 import pytest
 
 from models.admin.admin_log import AdminLogEntry
-from models.auth.second_factors import TotpSeed
-from models.auth.security_log import AuthEvent
+from models.auth.second_factors import TotpSecret
+from models.auth.security_log import SecurityEvent
 from models.errors import (
     AuthenticationFailed,
     Forbidden,
     NotFound,
     RateLimited,
-    Refused,
+    RequestError,
     Unauthenticated,
 )
 from models.users.roles import Role
 from resolvers.auth.second_factors import mutations as second_factors_mutations
 from resolvers.auth.second_factors import totp
-from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod, check
+from resolvers.auth.second_factors.second_factor_check import (
+    SecondFactorProof,
+    TwoFactorMethod,
+    check_second_factor,
+)
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, context, make_client, make_user
 from tests.support.accounts.authenticators import code_of, seed_of, totp_on
@@ -48,7 +52,7 @@ async def test_a_setup_shows_the_seed_in_three_forms(ada: Client) -> None:
     url = urlsplit(shown["otpauthUrl"])
     assert (url.scheme, url.netloc, unquote(url.path)) == ("otpauth", "totp", "/Pond & Co:Ada L")
     assert parse_qs(url.query) == {"secret": [shown["seed"]], "issuer": ["Pond & Co"]}
-    assert len(base64.b32decode(shown["seed"])) == totp.SIZE
+    assert len(base64.b32decode(shown["seed"])) == totp.SECRET_SIZE
     kind, _, picture = shown["qrCode"].partition(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(picture).startswith(b"\x89PNG")
@@ -70,9 +74,9 @@ async def test_a_bad_name_is_refused(ada: Client, name: str, text: str) -> None:
 
 async def test_a_seed_is_sealed_in_the_store(ada: Client) -> None:
     seed = await seed_of(ada)
-    (row,) = await all_of(ada.world, TotpSeed)
+    (row,) = await all_of(ada.world, TotpSecret)
     assert seed not in row.pending
-    assert ada.world.vault.open(row.pending, f"totp:{ada.user.id}") == seed
+    assert ada.world.secret_box.decrypt(row.pending, f"totp:{ada.user.id}") == seed
 
 
 async def test_a_factor_is_on_once_the_seed_is_proved(ada: Client) -> None:
@@ -181,7 +185,7 @@ async def test_of_one_code_shown_many_times_at_once_one_counts(ada: Client, cloc
 
     async def tried() -> Any:
         try:
-            return await check(context(ada), user, Proof(totp=code))
+            return await check_second_factor(context(ada), user, SecondFactorProof(totp=code))
         except AuthenticationFailed:
             return None
 
@@ -209,15 +213,15 @@ async def test_of_guesses_made_at_once_no_more_count_than_of_others(
     clock.tick(minutes=5)
     user = await row_of(ada.world, ada.user.id)
 
-    async def tried() -> type[Refused]:
-        with pytest.raises(Refused) as refusal:
-            await check(context(ada), user, Proof(totp="000000"))
+    async def tried() -> type[RequestError]:
+        with pytest.raises(RequestError) as refusal:
+            await check_second_factor(context(ada), user, SecondFactorProof(totp="000000"))
         return type(refusal.value)
 
     came = await asyncio.gather(*(tried() for _ in range(30)))
     assert came.count(AuthenticationFailed) <= 12
     with pytest.raises(RateLimited):
-        await check(context(ada), user, Proof(totp="000000"))
+        await check_second_factor(context(ada), user, SecondFactorProof(totp="000000"))
 
 
 @pytest.mark.parametrize("code", ["", "0", "x" * 10_000, "-00001", "1e5   ", "٠" * 6])
@@ -244,11 +248,15 @@ async def test_a_sign_in_that_waits_is_complete_with_a_code(ada: Client, clock: 
     clock.tick(minutes=5)
     ctx = await waiting(ada)
     with pytest.raises(AuthenticationFailed):
-        await second_factors_mutations.prove(ctx, None, Proof(totp="000000"))
+        await second_factors_mutations.prove_second_factor(
+            ctx, None, SecondFactorProof(totp="000000")
+        )
     (token,) = await all_of(ada.world, AccessToken)
     assert token.pending
     assert (
-        await second_factors_mutations.prove(ctx, None, Proof(totp=code_of(ada.world, seed)))
+        await second_factors_mutations.prove_second_factor(
+            ctx, None, SecondFactorProof(totp=code_of(ada.world, seed))
+        )
         == ada.user.id
     )
     (token,) = await all_of(ada.world, AccessToken)
@@ -261,9 +269,13 @@ async def test_a_sign_in_that_waits_is_nobody_elses(ada: Client, bob: Client) ->
     ctx = await waiting(bob)
     for key in (ada.user.id, 7):
         with pytest.raises(NotFound):
-            await second_factors_mutations.prove(ctx, key, Proof(totp=code_of(ada.world, seed, 1)))
+            await second_factors_mutations.prove_second_factor(
+                ctx, key, SecondFactorProof(totp=code_of(ada.world, seed, 1))
+            )
     with pytest.raises(AuthenticationFailed):
-        await second_factors_mutations.prove(ctx, None, Proof(totp=code_of(ada.world, seed, 1)))
+        await second_factors_mutations.prove_second_factor(
+            ctx, None, SecondFactorProof(totp=code_of(ada.world, seed, 1))
+        )
 
 
 async def test_strangers_learn_nothing(ada: Client) -> None:
@@ -271,7 +283,9 @@ async def test_strangers_learn_nothing(ada: Client) -> None:
     ctx = Context(ada.world, Viewer())
     for key in (None, ada.user.id, 7):
         with pytest.raises(Unauthenticated):
-            await second_factors_mutations.prove(ctx, key, Proof(totp="000000"))
+            await second_factors_mutations.prove_second_factor(
+                ctx, key, SecondFactorProof(totp="000000")
+            )
     for user in ({"username": "ada"}, {"username": "nobody"}, {"address": "ada@example.org"}):
         text = 'mutation ($u: UserRef) { totpCheck(input: {user: $u, token: "1"}) { valid } }'
         asked = {"query": text, "variables": {"u": user}}
@@ -292,7 +306,7 @@ async def test_the_own_factor_is_turned_off_with_a_proof_and_no_other_way(ada: C
     assert (await row_of(ada.world, ada.user.id)).second_factors == ["TOTP"]
     done = await ask(ada, "totpDisable", USER, proof={"totp": recovery[0]})
     assert done["user"]["enabled2fa"] == []
-    assert await all_of(ada.world, TotpSeed) == []
+    assert await all_of(ada.world, TotpSecret) == []
     assert await codes(ada, "totpDisable") == ["CONFLICT"]
     assert await codes(ada, "totpCheck", token=code_of(ada.world, seed, 1)) == ["CONFLICT"]
 
@@ -312,10 +326,10 @@ async def test_an_administrator_says_why(ada: Client, root: Client) -> None:
         assert (entry.before, entry.after) == ({"enabled2fa": ["TOTP"]}, {"enabled2fa": []})
         assert entry.reason == "lost his phone"
         ada.world.clock.read.tick(minutes=5)  # type: ignore[attr-defined]
-    events = {(row.action, row.result) for row in await all_of(ada.world, AuthEvent)}
+    events = {(row.action, row.result) for row in await all_of(ada.world, SecurityEvent)}
     assert {("totp setup", "success"), ("totp enable", "success")} <= events
     assert {("totp disable", "success"), ("2fa disable", "success")} <= events
-    by = {row.by for row in await all_of(ada.world, AuthEvent) if row.action == "totp disable"}
+    by = {row.by for row in await all_of(ada.world, SecurityEvent) if row.action == "totp disable"}
     assert by != {None}
 
 
@@ -351,19 +365,24 @@ async def test_others_see_and_change_nothing(ada: Client, bob: Client) -> None:
     await make_user(ada.world, "zoe")
     other = await admin_of(bob, domain="elsewhere.example")
     for work in (
-        second_factors_mutations.totp_setup(other, ada.user.id, None, None),
-        second_factors_mutations.totp_disable(other, ada.user.id, Proof()),
-        second_factors_mutations.disable_all(other, ada.user.id, Proof()),
-        second_factors_mutations.custom_enable(other, ada.user.id),
-        second_factors_mutations.prove(other, ada.user.id, Proof(totp="000000")),
-        second_factors_mutations.webauthn_challenge(other, ada.user.id, None),
+        second_factors_mutations.set_up_totp(other, ada.user.id, None, None),
+        second_factors_mutations.disable_totp(other, ada.user.id, SecondFactorProof()),
+        second_factors_mutations.disable_all_factors(other, ada.user.id, SecondFactorProof()),
+        second_factors_mutations.enable_custom_factor(other, ada.user.id),
+        second_factors_mutations.prove_second_factor(
+            other, ada.user.id, SecondFactorProof(totp="000000")
+        ),
+        second_factors_mutations.create_webauthn_challenge(other, ada.user.id, None),
     ):
         with pytest.raises(NotFound):
             await work
-    assert await second_factors_mutations.standing(other, [ada.user.id]) == [[]]
+    assert await second_factors_mutations.load_enabled_factors(other, [ada.user.id]) == [[]]
     theirs = await admin_of(bob)
     theirs.reason = "lost"
-    assert await second_factors_mutations.disable_all(theirs, ada.user.id, Proof()) == ada.user.id
+    assert (
+        await second_factors_mutations.disable_all_factors(theirs, ada.user.id, SecondFactorProof())
+        == ada.user.id
+    )
 
 
 async def test_an_administrator_of_a_domain_touches_no_administrator(
@@ -374,7 +393,7 @@ async def test_an_administrator_of_a_domain_touches_no_administrator(
     ctx = await admin_of(bob)
     ctx.reason = "because"
     with pytest.raises(Forbidden):
-        await second_factors_mutations.disable_all(ctx, boss.user.id, Proof())
+        await second_factors_mutations.disable_all_factors(ctx, boss.user.id, SecondFactorProof())
     assert (await row_of(ada.world, boss.user.id)).second_factors == ["TOTP"]
 
 
@@ -461,8 +480,8 @@ async def test_two_proofs_of_one_seed_at_once_turn_it_on_once(ada: Client) -> No
 
     async def tried() -> bool:
         try:
-            await second_factors_mutations.totp_enable(context(ada), None, code)
-        except Refused:
+            await second_factors_mutations.enable_totp(context(ada), None, code)
+        except RequestError:
             return False
         return True
 
@@ -472,11 +491,11 @@ async def test_two_proofs_of_one_seed_at_once_turn_it_on_once(ada: Client) -> No
 
 
 async def test_seeds_nobody_proved_are_tidied_away(ada: Client, bob: Client, clock: Clock) -> None:
-    from mail.maintenance.housekeeping import tidy
+    from mail.maintenance.housekeeping import run_round
 
     await seed_of(ada)
     await totp_on(bob)
     clock.tick(hours=6)
-    assert (await tidy(ada.world)).seeds == 1
-    (left,) = await all_of(ada.world, TotpSeed)
+    assert (await run_round(ada.world)).seeds == 1
+    (left,) = await all_of(ada.world, TotpSecret)
     assert left.user_id == bob.user.id

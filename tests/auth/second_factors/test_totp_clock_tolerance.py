@@ -33,7 +33,7 @@ async def test_how_wrong_a_clock_may_be_is_set_while_we_run(
     clock.tick(minutes=5)  # and the failures that were counted are forgotten
     ahead = clock() - timedelta(minutes=5)
     for steps in spent[-10:]:
-        token = totp.code_at(totp.decoded(seed), totp.step_of(ahead) + steps)
+        token = totp.code_at(totp.decode_secret(seed), totp.step_at(ahead) + steps)
         assert await codes(ada, "totpCheck", token=token) == ["AUTHENTICATION_FAILED"]
 
 

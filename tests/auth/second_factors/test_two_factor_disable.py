@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.accounts.authenticators import totp_on
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def test_an_administrator_turns_all_factors_off(
-    ada: Client, bob: Client, root: Client, world: World
+    ada: Client, bob: Client, root: Client, world: Environment
 ) -> None:
     await totp_on(ada)
     _, errors = await change(root, ada, bob, name="X", disable2fa=True, options=WHY)

@@ -8,12 +8,22 @@ import pytest
 
 from models.auth.credentials import AccessToken
 from models.auth.second_factors import WebauthnChallenge, WebauthnKey
-from models.auth.security_log import AuthEvent
-from models.errors import AuthenticationFailed, Forbidden, NotFound, Unauthenticated, Unavailable
+from models.auth.security_log import SecurityEvent
+from models.errors import (
+    AuthenticationFailed,
+    Forbidden,
+    NotFound,
+    ServiceUnavailable,
+    Unauthenticated,
+)
 from models.runtime.options import Options
 from resolvers.auth.second_factors import mutations as second_factors_mutations
 from resolvers.auth.second_factors import webauthn
-from resolvers.auth.second_factors.second_factor_check import Proof, TwoFactorMethod, check
+from resolvers.auth.second_factors.second_factor_check import (
+    SecondFactorProof,
+    TwoFactorMethod,
+    check_second_factor,
+)
 from resolvers.auth.second_factors.webauthn import Ceremony
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, context
@@ -87,8 +97,8 @@ async def _codes(client: Client) -> list[str]:
     """New recovery codes, without a proof."""
     from resolvers.auth.second_factors import recovery_codes
 
-    async with client.world.write(client.user.id) as session:
-        return await recovery_codes.renew(client.world, session, client.user.id)
+    async with client.world.write_session(client.user.id) as session:
+        return await recovery_codes.replace_recovery_codes(client.world, session, client.user.id)
 
 
 async def test_the_first_key_ends_other_sign_ins_and_a_second_none(ada: Client) -> None:
@@ -136,7 +146,7 @@ async def test_an_assertion_that_is_not_right_is_refused(ada: Client, what: str)
     key = await key_on(ada)
     response = await signed(ada, key, **WRONG.get(what, {"handle": "7"}))
     assert await codes(ada, "webauthnCheck", response=response) == FAILED
-    events = {(row.action, row.result) for row in await all_of(ada.world, AuthEvent)}
+    events = {(row.action, row.result) for row in await all_of(ada.world, SecurityEvent)}
     assert ("webauthn check", "fail") in events
 
 
@@ -178,7 +188,7 @@ async def test_of_one_answer_given_many_times_at_once_one_counts(ada: Client) ->
 
     async def tried() -> Any:
         try:
-            return await check(context(ada), user, Proof(webauthn=answer))
+            return await check_second_factor(context(ada), user, SecondFactorProof(webauthn=answer))
         except AuthenticationFailed:
             return None
 
@@ -288,24 +298,24 @@ async def test_an_answer_has_its_bounds(ada: Client) -> None:
 
 async def test_keys_and_challenges_are_bounded(ada: Client, clock: Clock) -> None:
     first = await challenged(ada, "REGISTRATION")
-    for _ in range(webauthn.WAITING + 3):
+    for _ in range(webauthn.MAX_CHALLENGES + 3):
         last = await challenged(ada, "REGISTRATION")
-    assert len(await all_of(ada.world, WebauthnChallenge)) == webauthn.WAITING
+    assert len(await all_of(ada.world, WebauthnChallenge)) == webauthn.MAX_CHALLENGES
     given = {"name": "x", "response": SoftKey().create(first)}
     assert await codes(ada, "webauthnRegister", **given) == FAILED
     given = {"name": "x", "response": SoftKey().create(last)}
     assert await codes(ada, "webauthnRegister", **given) == []
-    async with ada.world.write() as session:
+    async with ada.world.write_session() as session:
         session.add_all(
             WebauthnKey(
-                id=ada.world.key(),
+                id=ada.world.new_id(),
                 user_id=ada.user.id,
                 name=str(n),
                 credential_id=str(n),
                 public_key="",
                 created_at=clock(),
             )
-            for n in range(webauthn.MOST - 1)
+            for n in range(webauthn.MAX_KEYS - 1)
         )
     done = await ask(ada, "webauthnChallenge", ceremony="REGISTRATION")
     assert [error["code"] for error in done["errors"]] == ["LIMIT_REACHED"]
@@ -322,10 +332,12 @@ async def test_a_sign_in_that_waits_is_complete_with_a_key(ada: Client) -> None:
     key = await key_on(ada)
     ctx = await waiting(ada)
     with pytest.raises(Forbidden):
-        await second_factors_mutations.webauthn_challenge(ctx, None, Ceremony.REGISTRATION)
-    options = await second_factors_mutations.webauthn_challenge(ctx, None, None)
+        await second_factors_mutations.create_webauthn_challenge(ctx, None, Ceremony.REGISTRATION)
+    options = await second_factors_mutations.create_webauthn_challenge(ctx, None, None)
     assert (
-        await second_factors_mutations.prove(ctx, None, Proof(webauthn=key.get(options)))
+        await second_factors_mutations.prove_second_factor(
+            ctx, None, SecondFactorProof(webauthn=key.get(options))
+        )
         == ada.user.id
     )
     (token,) = await all_of(ada.world, AccessToken)
@@ -337,7 +349,7 @@ async def test_strangers_get_no_challenge_whomever_they_name(ada: Client, bob: C
     nobody = Context(ada.world, Viewer())
     for key in (None, ada.user.id, bob.user.id, 7):
         with pytest.raises(Unauthenticated):
-            await second_factors_mutations.webauthn_challenge(nobody, key, None)
+            await second_factors_mutations.create_webauthn_challenge(nobody, key, None)
     text = "mutation ($u: UserRef) { webauthnChallenge(input: {user: $u}) { challenge } }"
     answers = []
     for user in ({"username": "ada"}, {"username": "bob"}, {"username": "nobody"}, None):
@@ -348,7 +360,7 @@ async def test_strangers_get_no_challenge_whomever_they_name(ada: Client, bob: C
     ctx = await waiting(bob)
     for key in (ada.user.id, 7):
         with pytest.raises(NotFound):
-            await second_factors_mutations.webauthn_challenge(ctx, key, None)
+            await second_factors_mutations.create_webauthn_challenge(ctx, key, None)
     assert len(await all_of(ada.world, WebauthnChallenge)) == 0
 
 
@@ -391,8 +403,8 @@ async def test_others_see_no_key(ada: Client, bob: Client, root: Client) -> None
     assert (await bob(text, id=key.global_id))["node"] is None
     assert await codes(bob, "webauthnDelete", ids=[key.global_id]) == ["NOT_FOUND"]
     other, theirs = await admin_of(bob, domain="elsewhere.example"), await admin_of(bob)
-    assert await webauthn.of_users(other, [ada.user.id]) == [[]]
-    assert len((await webauthn.of_users(theirs, [ada.user.id]))[0]) == 1
+    assert await webauthn.load_keys_of_users(other, [ada.user.id]) == [[]]
+    assert len((await webauthn.load_keys_of_users(theirs, [ada.user.id]))[0]) == 1
 
 
 # ---------------------------------------------------------------- who relies on them
@@ -420,15 +432,15 @@ async def test_others_see_no_key(ada: Client, bob: Client, root: Client) -> None
     ],
 )
 def test_the_party_is_what_is_set(options: Options, party: tuple[str, list[str]]) -> None:
-    found = webauthn.party(options)
+    found = webauthn.relying_party(options)
     assert (found.id, found.origins) == party
 
 
 async def test_without_an_address_there_are_no_ceremonies(ada: Client) -> None:
     world = replace(ada.world, options=Options(hostname="mx.example.org"))
     ctx = Context(world, context(ada).viewer)
-    with pytest.raises(Unavailable, match="MERGANSER_PUBLIC_URL"):
-        await second_factors_mutations.webauthn_challenge(ctx, None, None)
+    with pytest.raises(ServiceUnavailable, match="MERGANSER_PUBLIC_URL"):
+        await second_factors_mutations.create_webauthn_challenge(ctx, None, None)
 
 
 async def test_the_host_of_a_request_is_not_believed(ada: Client) -> None:
@@ -440,11 +452,11 @@ async def test_the_host_of_a_request_is_not_believed(ada: Client) -> None:
 
 
 async def test_old_challenges_are_tidied_away(ada: Client, clock: Clock) -> None:
-    from mail.maintenance.housekeeping import tidy
+    from mail.maintenance.housekeeping import run_round
 
     await challenged(ada, "REGISTRATION")
     clock.tick(hours=6)
-    assert (await tidy(ada.world)).challenges == 1
+    assert (await run_round(ada.world)).challenges == 1
 
 
 async def test_many_accounts_cost_no_more_statements_than_one(

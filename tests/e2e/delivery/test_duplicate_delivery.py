@@ -14,20 +14,29 @@ from sqlalchemy import update
 
 from models.events.journal import Stream
 from models.store.database import Database
-from tests.e2e.conftest import beside
-from tests.e2e.recovery.test_clock_changes import LIMIT, Site, site
+from tests.support.servers.clock_controlled_servers import (
+    TEST_TIME_LIMIT,
+    ClockControlledServers,
+    run_clock_controlled_servers,
+)
 from tests.support.stores import store_fixtures
+from tests.support.stores.store_fixtures import create_database
 
 RELAYED = "SELECT id FROM deliveries WHERE state = 'RELAYED'"
 BUSY = 2.0  # seconds between the answer and the end of the server
 
 
 @pytest.fixture(params=store_fixtures.STORES)
-async def here(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Site]:
+async def here(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncGenerator[ClockControlledServers]:
     url = None
     if request.param == "postgres":
-        url = beside(request.getfixturevalue("postgres"), "copies")
-    async with asyncio.timeout(LIMIT), site(tmp_path, url, [0], fake=False) as made:
+        url = create_database(request.getfixturevalue("postgres"), "copies")
+    async with (
+        asyncio.timeout(TEST_TIME_LIMIT),
+        run_clock_controlled_servers(tmp_path, url, [0], fake=False) as made,
+    ):
         yield made
 
 
@@ -41,35 +50,37 @@ async def busy(database: Database) -> AsyncGenerator[None]:
 
 
 async def test_a_server_that_dies_before_the_answer_is_stored_sends_a_second_copy(
-    here: Site,
+    here: ClockControlledServers,
 ) -> None:
     """The second copy is counted, and comes although no server died within a second."""
     (to,) = await here.send("d0.example")
-    await here.until_asked(to)
+    await here.wait_until_received(to)
     async with busy(here.cluster.database):
         here.far.open.set()
-        await here.until_came()
+        await here.wait_until_delivered()
         answered_at = time.monotonic()
         await asyncio.sleep(BUSY)
         await here.cluster.kill(0)
         assert time.monotonic() - answered_at > 1
     await here.cluster.start(0)
-    while here.far.came[to] < 2:  # noqa: ASYNC110 - nobody rings
+    while here.far.received[to] < 2:  # noqa: ASYNC110 - nobody rings
         await asyncio.sleep(0.02)
     await asyncio.sleep(BUSY)
-    assert here.far.came[to] == 2
-    log = (here.cluster.servers[0].folder / "server.log").read_text()
+    assert here.far.received[to] == 2
+    log = (here.cluster.servers[0].data_folder / "server.log").read_text()
     assert log.count("mail may arrive twice") == 1
 
 
-async def test_an_answer_that_waits_for_the_store_is_no_second_copy(here: Site) -> None:
+async def test_an_answer_that_waits_for_the_store_is_no_second_copy(
+    here: ClockControlledServers,
+) -> None:
     (to,) = await here.send("d0.example")
-    await here.until_asked(to)
+    await here.wait_until_received(to)
     async with busy(here.cluster.database):
         here.far.open.set()
-        await here.until_came()
+        await here.wait_until_delivered()
         await asyncio.sleep(3 * BUSY)  # longer than a unit of work waits for the store
-    await here.until_asked(*await here.send("d1.example"))  # the server looks at the queue
-    while len(await here.cluster.rows(RELAYED)) < 2:  # noqa: ASYNC110 - rows
+    await here.wait_until_received(*await here.send("d1.example"))  # the server looks at the queue
+    while len(await here.cluster.select_rows(RELAYED)) < 2:  # noqa: ASYNC110 - rows
         await asyncio.sleep(0.1)
-    assert dict(here.far.came) == dict.fromkeys(here.sent, 1)
+    assert dict(here.far.received) == dict.fromkeys(here.sent, 1)

@@ -14,14 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.load.lmtp_client import connected
-from bench.load.message_generator import Writer
-from bench.load.sample_account import TAKER, make_user
-from bench.servers.merganser_process import Server, stop
-from merganser.server.environment_factory import opened, owner
+from bench.load.lmtp_client import connect
+from bench.load.message_generator import MessageGenerator
+from bench.load.sample_account import RECEIVER_ADDRESS, create_user
+from bench.servers.merganser_process import MerganserServer, stop_process
+from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewKey
+from resolvers.auth.api_keys import NewApiKey
 from tests.support.run_scope import CI
 
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,writev"
@@ -104,21 +104,23 @@ def strace() -> str:
 
 async def traced(strace: str, folder: Path) -> list[str]:
     """The trace of a server that got a message with a large file, and a piece of an upload."""
-    server, log = Server(folder), folder / "trace"
-    async with opened(Settings(data=folder), migrate=True) as world:
-        user = await make_user(world, TAKER)
-        _, secret = await api_keys.create_key(owner(world), NewKey("piece", user_id=user.id))
+    server, log = MerganserServer(folder), folder / "trace"
+    async with open_environment(Settings(data=folder), migrate=True) as world:
+        user = await create_user(world, RECEIVER_ADDRESS)
+        _, secret = await api_keys.create_api_key(
+            root_context(world), NewApiKey("piece", user_id=user.id)
+        )
     before = (strace, "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(log))
-    process = await server.start(before=before)
+    process = await server.start(command_prefix=before)
     try:
-        neighbour = await connected(server.lmtp)
-        raw = Writer().letter(1, attached=os.urandom(FILE))
-        assert (await neighbour.deliver(TAKER, raw)).startswith("250 2.0.0 Delivered")
+        neighbour = await connect(server.lmtp_port)
+        raw = MessageGenerator().make_message(1, attachment=os.urandom(FILE))
+        assert (await neighbour.deliver(RECEIVER_ADDRESS, raw)).startswith("250 2.0.0 Delivered")
         await neighbour.close()
-        await _piece(server.http, secret)
+        await _piece(server.http_port, secret)
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # strace hands on no signal of its own accord
-        await stop(process)
+        await stop_process(process)
     return log.read_text(errors="replace").splitlines()
 
 

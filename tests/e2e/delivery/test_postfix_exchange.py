@@ -12,20 +12,20 @@ import dkim
 import pytest
 
 from bench.servers.ports import free_port
-from mail.envelope.dsn_parameters import USUAL
-from mail.mime.header_encoding import Named
-from mail.smtp.lmtp import Lmtp
-from mail.smtp.mx_server import Mx
-from mail.smtp.smtp_server import Terms
-from mail.smtp.submission_server import Writer
-from mail.tls.server_tls import Certificate
+from mail.envelope.dsn_parameters import DEFAULT_REPORTS
+from mail.mime.header_encoding import NamedAddress
+from mail.smtp.lmtp import LmtpListener
+from mail.smtp.mx_server import MxListener
+from mail.smtp.smtp_server import SmtpListenerConfig
+from mail.smtp.submission_server import SmtpSubmitter
+from mail.tls.server_tls import CertificateFiles
 from models.queue.tables import DeliveryState
-from models.runtime.environment import World
-from resolvers.submission.smtp_submission import Clerk
+from models.runtime.environment import Environment
+from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import Client, Clock, raw_message
-from tests.mail.delivery.test_trace_headers import stored
 from tests.support.accounts.user_operations import run
 from tests.support.mail.signed_messages import pair, signed
+from tests.support.mail.stored_messages import stored_messages_by_path
 from tests.support.mail_servers.queue_worker import (
     bodies,
     deliveries,
@@ -97,9 +97,9 @@ def holds(raw: bytes) -> bool:
 # ---------------------------------------------------------------- our queue hands mail to it
 
 
-async def test_it_takes_mail_over_tls_as_it_was_stored(ada: Client, world: World) -> None:
+async def test_it_takes_mail_over_tls_as_it_was_stored(ada: Client, world: Environment) -> None:
     async with neighbour() as there, working(world, way(there, "?tls=required")):
-        key = await send(ada, Named("dave@example.net"))
+        key = await send(ada, NamedAddress("dave@example.net"))
         (mail,) = await taken(there)
         rows = await settled(world, key)
         (raw,) = await bodies(world)
@@ -109,9 +109,13 @@ async def test_it_takes_mail_over_tls_as_it_was_stored(ada: Client, world: World
     assert (rows["dave"].state, rows["dave"].last_code) == (DeliveryState.RELAYED, 250)
 
 
-async def test_eight_bits_and_utf8_addresses_pass(ada: Client, world: World) -> None:
+async def test_eight_bits_and_utf8_addresses_pass(ada: Client, world: Environment) -> None:
     async with neighbour() as there, working(world, way(there)):
-        await send(ada, Named("dave@example.net", "Dävid"), Named("jürgen@example.net", "Jürgen"))
+        await send(
+            ada,
+            NamedAddress("dave@example.net", "Dävid"),
+            NamedAddress("jürgen@example.net", "Jürgen"),
+        )
         mails = await taken(there, 2)
         (raw,) = await bodies(world)
     assert {mail.to for mail in mails} == {"dave@example.net", "jürgen@example.net"}
@@ -120,21 +124,23 @@ async def test_eight_bits_and_utf8_addresses_pass(ada: Client, world: World) -> 
     assert "SMTPUTF8" in there.log or "UTF8SMTP" in mails[0].received
 
 
-async def test_a_large_message_arrives_byte_for_byte(ada: Client, world: World) -> None:
+async def test_a_large_message_arrives_byte_for_byte(ada: Client, world: Environment) -> None:
     raw = raw_message("Large", body="Grüße, in Zeilen.\r\n.\r\n..\r\n" * 250_000, From=ada.address)
-    writer = Writer(ada.user.id, "ada", ada.user.auth_version, None)
+    writer = SmtpSubmitter(ada.user.id, "ada", ada.user.auth_version, None)
     async with neighbour() as there, working(world, way(there)):
-        await Clerk(world).submit(writer, raw, ada.address, [("dave@example.net", USUAL)])
+        await SmtpSubmissionService(world).submit(
+            writer, raw, ada.address, [("dave@example.net", DEFAULT_REPORTS)]
+        )
         (mail,) = await taken(there)
         (queued,) = await bodies(world)
     assert len(raw) > 5 << 20
     assert mail.raw == queued == raw
 
 
-async def test_many_recipients_have_one_message_each(ada: Client, world: World) -> None:
+async def test_many_recipients_have_one_message_each(ada: Client, world: Environment) -> None:
     to = [f"n{nth:03}@example.net" for nth in range(150)]
     async with neighbour() as there, working(world, way(there)):
-        key = await send(ada, *map(Named, to))
+        key = await send(ada, *map(NamedAddress, to))
         mails = await taken(there, 150)
         rows = await settled(world, key)
     assert sorted(mail.to for mail in mails) == to
@@ -143,11 +149,11 @@ async def test_many_recipients_have_one_message_each(ada: Client, world: World) 
 
 
 async def test_who_is_refused_is_told_of_and_the_others_are_served(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     refused = {"nobody@example.net": "550 5.1.1 Nobody is here by that name"}
     async with neighbour(refused=refused) as there, working(world, way(there)):
-        key = await send(ada, Named("dave@example.net"), Named("nobody@example.net"))
+        key = await send(ada, NamedAddress("dave@example.net"), NamedAddress("nobody@example.net"))
         (mail,) = await taken(there)
         rows = await settled(world, key)
 
@@ -160,7 +166,9 @@ async def test_who_is_refused_is_told_of_and_the_others_are_served(
         DeliveryState.RELAYED, DeliveryState.BOUNCED
     )  # fmt: skip
     assert (rows["nobody"].last_code, "5.1.1" in rows["nobody"].last_response) == (550, True)
-    ((_, source),) = [(row, raw) for row, raw in (await stored(ada)).values() if not row.seen]
+    ((_, source),) = [
+        (row, raw) for row, raw in (await stored_messages_by_path(ada)).values() if not row.seen
+    ]
     report = message_from_bytes(source, policy=policy.SMTP)
     assert report.get_content_type() == "multipart/report"
     status = next(part for part in report.walk() if part.get_content_subtype() == "delivery-status")
@@ -170,14 +178,14 @@ async def test_who_is_refused_is_told_of_and_the_others_are_served(
     assert "Nobody is here by that name" in fields["Diagnostic-Code"]
 
 
-async def test_who_is_put_off_is_tried_again(ada: Client, world: World, clock: Clock) -> None:
+async def test_who_is_put_off_is_tried_again(ada: Client, world: Environment, clock: Clock) -> None:
     asked = Policy({"dave": ["defer_if_permit Greylisted: come again"]})
     async with (
         asked.listening(),
         neighbour(policy=asked.port) as there,
         working(world, way(there)),
     ):
-        key = await send(ada, Named("dave@example.net"), Named("erin@example.net"))
+        key = await send(ada, NamedAddress("dave@example.net"), NamedAddress("erin@example.net"))
         rows = await settled(world, key)
         assert (rows["dave"].state, rows["dave"].last_code) == (DeliveryState.DEFERRED, 450)
         assert "Greylisted: come again" in rows["dave"].last_response
@@ -194,12 +202,12 @@ async def test_who_is_put_off_is_tried_again(ada: Client, world: World, clock: C
     assert asked.asked.count("dave") == 2
 
 
-async def test_what_it_does_not_take_whole_comes_back(ada: Client, world: World) -> None:
+async def test_what_it_does_not_take_whole_comes_back(ada: Client, world: Environment) -> None:
     async with (
         neighbour(more={"message_size_limit": "2000"}) as there,
         working(world, way(there)),
     ):
-        key = await send(ada, Named("dave@example.net"), html="<p>" + "x" * 4000)
+        key = await send(ada, NamedAddress("dave@example.net"), html="<p>" + "x" * 4000)
         rows = await settled(world, key)
     assert (rows["dave"].state, rows["dave"].last_code) == (DeliveryState.BOUNCED, 552)
     assert there.mails() == []
@@ -209,16 +217,16 @@ async def test_what_it_does_not_take_whole_comes_back(ada: Client, world: World)
 
 
 @pytest.fixture
-async def mx(world: World, tmp_path: Path) -> AsyncIterator[Mx]:
-    terms = Terms(certificate=Certificate(Authority(tmp_path).issue()))
-    made = Mx(world, tmp_path / "spool-mx", terms)
+async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
+    terms = SmtpListenerConfig(certificates=CertificateFiles(Authority(tmp_path).issue()))
+    made = MxListener(world, tmp_path / "spool-mx", terms)
     await made.start(host="127.0.0.1", port=0)
     yield made
     await made.close(1)
 
 
 @pytest.fixture(params=["smtp", "lmtp"])
-def door(request: pytest.FixtureRequest, mx: Mx, listener: Lmtp) -> dict[str, str]:
+def door(request: pytest.FixtureRequest, mx: MxListener, listener: LmtpListener) -> dict[str, str]:
     """The way to us for it, by one of our doors."""
     if request.param == "smtp":
         return {"example.org": f"smtp:[127.0.0.1]:{mx.port}"}
@@ -248,7 +256,7 @@ async def has_come(who: Client, many: int = 1) -> list[Any]:
 
 async def in_inbox(who: Client) -> bytes:
     """The bytes of the message in the INBOX."""
-    return (await stored(who))["INBOX"][1]
+    return (await stored_messages_by_path(who))["INBOX"][1]
 
 
 @pytest.mark.parametrize("name", LETTERS)
@@ -294,9 +302,9 @@ async def test_its_report_of_whom_we_refuse_reaches_the_sender(
 
 
 async def test_it_comes_again_where_we_put_it_off(
-    ada: Client, world: World, clock: Clock, door: dict[str, str]
+    ada: Client, world: Environment, clock: Clock, door: dict[str, str]
 ) -> None:
-    async with world.write() as session:
+    async with world.write_session() as session:
         user = await session.get_one(type(ada.user), ada.user.id)
         user.received_max, user.received = 1, 1
         user.received_until = clock().replace(hour=1)
@@ -312,13 +320,15 @@ async def test_it_comes_again_where_we_put_it_off(
 # ---------------------------------------------------------------- there and back
 
 
-async def test_mail_goes_out_and_its_report_comes_back(ada: Client, world: World, mx: Mx) -> None:
+async def test_mail_goes_out_and_its_report_comes_back(
+    ada: Client, world: Environment, mx: MxListener
+) -> None:
     """It has taken the mail, and its next hop refuses it: the report comes back to us by SMTP."""
     hop = f"smtp:[127.0.0.1]:{mx.port}"
     routes = {"example.org": hop, "nowhere.example": hop}  # where we take nothing
     more = {"relay_domains": "example.org nowhere.example"}
     async with neighbour(routes=routes, more=more) as there, working(world, way(there)):
-        key = await send(ada, Named("zoe@nowhere.example"))
+        key = await send(ada, NamedAddress("zoe@nowhere.example"))
         rows = await settled(world, key)
         assert rows["zoe"].state is DeliveryState.RELAYED
         (row,) = await has_come(ada)
@@ -328,7 +338,9 @@ async def test_mail_goes_out_and_its_report_comes_back(ada: Client, world: World
     assert name.encode() in await in_inbox(ada)
 
 
-async def test_what_we_forward_goes_on_as_it_was_signed(ada: Client, world: World, mx: Mx) -> None:
+async def test_what_we_forward_goes_on_as_it_was_signed(
+    ada: Client, world: Environment, mx: MxListener
+) -> None:
     """From Postfix to us, and on to Postfix, by the account's targets."""
     given = {"targets": ["dave@example.net"]}
     assert (await run(ada, "userUpdate", set=given))["errors"] == []

@@ -22,10 +22,10 @@ from starlette.applications import Starlette
 from graph.app import create_app
 from graph.schema import schema
 from graph.types import global_ids
-from mail.consistency import verify
-from mail.storage.blobs.object_stores import LocalStore
+from mail.consistency import check_consistency
+from mail.storage.blobs.object_stores import FolderStore
 from models.events.journal import Stream
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
@@ -117,7 +117,7 @@ class Ears(logging.Handler):
 class Town:
     """A store with two accounts and their mail, and an app over it."""
 
-    world: World
+    world: Environment
     app: Starlette
     known: Known
     people: dict[str, dict[str, str]]
@@ -130,9 +130,9 @@ class Town:
         database = Database(url)
         if database.dialect != "sqlite":
             await store_fixtures.emptied(database)
-        blobs = LocalStore(folder / "blobs")
-        world = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=Clock())
-        app = create_app(world, spool=folder / "spool")
+        blobs = FolderStore(folder / "blobs")
+        world = Environment(database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=Clock())
+        app = create_app(world, spool_folder=folder / "spool")
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
         ada, bob = [await make_client(world, http, name) for name in ("ada", "bob")]
         placed = [await receive(client, f"News {n}") for client in (ada, bob) for n in range(3)]
@@ -164,8 +164,8 @@ class Town:
         return cls(world, app, Known(tuple(names), (mine["cursor"],), tuple(words)), people)
 
     async def close(self) -> None:
-        await authentication.settle(self.world)
-        await self.world.blobs.close()
+        await authentication.wait_for_background_tasks(self.world)
+        await self.world.object_store.close()
         await self.world.database.close()
 
     async def counted(self) -> int:
@@ -217,9 +217,9 @@ class Town:
     async def whole(self) -> None:
         """Nothing that was asked has broken anything, nor left half of anything."""
         async with asyncio.timeout(60):
-            while await tasks.work(self.world):
+            while await tasks.run_next_task(self.world):
                 pass
-        report = (await verify(self.world)).as_json()
+        report = (await check_consistency(self.world)).to_json()
         assert report["whole"], report["findings"]
         assert not self.ears.heard, self.ears.heard
 

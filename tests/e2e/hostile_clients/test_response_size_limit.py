@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import beside
 from tests.support.servers.merganser_server import Server
+from tests.support.stores.store_fixtures import create_database
 
 MIB = 1 << 20
 LINE = b"A line of a text that is long, and says nothing new.\r\n"
@@ -31,7 +31,7 @@ def large(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server that takes large messages, with one of both executors, or with PostgreSQL."""
     settings = {"MESSAGE_MAX": "35 MiB"}
     if request.param == "postgres":
-        url = beside(request.getfixturevalue("postgres"), "large")
+        url = create_database(request.getfixturevalue("postgres"), "large")
         server = Server(tmp_path, url, more=settings)
     else:
         server = Server(tmp_path, more={**settings, "COMPILED_EXECUTOR": request.param})

@@ -18,13 +18,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as older
 
 from graph.app import create_app
-from merganser.errors import Trouble
+from merganser.errors import CommandError
 from merganser.server import http_server
 from merganser.server.observability import otlp
-from merganser.server.shutdown import Ending
+from merganser.server.shutdown import GracefulShutdown
 from merganser.settings.settings import Settings
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.support.servers.merganser_server import OTHER, PASSWORD, ROOT, START, Server
+from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
 from tests.support.servers.otlp_collector import Collector, collecting
 
 COLLECTOR = "http://127.0.0.1:4318"
@@ -36,7 +37,6 @@ SECRET = "Xylophones and quinces"  # noqa: S105 - in what is sent; nowhere in wh
 LOGIN = (
     "mutation SignIn($i: AuthenticateInput!) { authenticate(input: $i) { token errors { code } } }"
 )
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 @dataclass
@@ -64,8 +64,8 @@ class Watched(Server):
         given = {"Authorization": f"Bearer {KEY}", "Accept": NEW, "Via": "1.1 proxy", **headers}
         return httpx.get(f"{self.url}/metrics", headers=given, timeout=15)
 
-    def numbers(self) -> Samples:
-        return read(self.scrape().text)
+    def numbers(self) -> MetricSamples:
+        return parse_metrics(self.scrape().text)
 
     def ask(self, document: str, who: str | None = "ada", **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.secrets[who]}"} if who else {}
@@ -76,18 +76,6 @@ class Watched(Server):
     def told(self, **facts: Any) -> list[dict[str, Any]]:
         """Lines of the log with these facts."""
         return [line for line in self.logged() if facts.items() <= line.items()]
-
-
-def read(text: str, parse: Callable[[str], Any] = openmetrics) -> Samples:
-    return {
-        (one.name, tuple(sorted(one.labels.items()))): one.value
-        for family in parse(text)
-        for one in family.samples
-    }
-
-
-def of(found: Samples, name: str, **labels: str) -> float:
-    return found.get((name, tuple(sorted(labels.items()))), 0)
 
 
 def until(done: Callable[[], Any], seconds: float = 10) -> Any:
@@ -146,11 +134,11 @@ def test_both_formats_are_read_by_a_real_parser(house: Watched) -> None:
     new, old = house.scrape(), house.scrape(Accept="*/*")
     assert new.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert old.headers["content-type"].startswith("text/plain; version=0.0.4")
-    first, second = read(new.text), read(old.text, older)
+    first, second = parse_metrics(new.text), parse_metrics(old.text, older)
     assert first.keys() <= second.keys() | {key for key in first if "_http_" in key[0]}
-    assert of(first, "merganser_store_up") == 1
-    assert of(first, "process_resident_memory_bytes") > 10 << 20
-    assert of(first, "process_start_time_seconds") == pytest.approx(time.time(), abs=600)
+    assert metric_value(first, "merganser_store_up") == 1
+    assert metric_value(first, "process_resident_memory_bytes") > 10 << 20
+    assert metric_value(first, "process_start_time_seconds") == pytest.approx(time.time(), abs=600)
     (build,) = [key for key in first if key[0] == "merganser_build_info"]
     assert ("store", "sqlite") in build[1]
 
@@ -165,7 +153,7 @@ def test_operations_are_counted_by_name_with_codes_and_cost(house: Watched) -> N
     after = house.numbers()
 
     def more(name: str, **labels: str) -> float:
-        return of(after, name, **labels) - of(before, name, **labels)
+        return metric_value(after, name, **labels) - metric_value(before, name, **labels)
 
     seconds = "merganser_operation_seconds_count"
     assert more(seconds, operation="Who", kind="query") == 3
@@ -207,9 +195,9 @@ async def test_a_flood_of_names_makes_no_flood_of_numbers(house: Watched) -> Non
     labels = {dict(key[1]).get("operation", "") for key in found}
     assert 0 < len([label for label in labels if label.startswith("Flood")]) <= 50
     count = "merganser_operation_seconds_count"
-    assert of(found, count, operation="other", kind="query") >= 70
+    assert metric_value(found, count, operation="other", kind="query") >= 70
     house.ask("query AfterTheFlood { viewer { role } }")
-    assert of(house.numbers(), count, operation="AfterTheFlood", kind="query") == 1
+    assert metric_value(house.numbers(), count, operation="AfterTheFlood", kind="query") == 1
 
 
 def test_an_operation_is_one_line_of_the_log(house: Watched) -> None:
@@ -244,7 +232,7 @@ def test_an_operation_is_traced_where_its_caller_traces(
     assert whole.facts["merganser.cost"] > 0
     parts = [span for span in collector.trace(TRACE) if span.parent_id == whole.span_id]
     names = {part.name for part in parts}
-    assert "load users.loaders.by_ids" in names
+    assert "load users.loaders.load_users_by_id" in names
     assert names & {"store read", "store find"}
     assert all(whole.began <= part.began <= part.ended <= whole.ended for part in parts)
     assert len(collector.trace(TRACE)) == len(parts) + 1
@@ -297,17 +285,24 @@ async def test_mail_that_comes_and_those_who_listen_are_counted(house: Watched) 
         assert "250" in await house.deliver(raw, "ada@example.org")
         await socket.batch()
         during = house.numbers()
-        assert of(during, "merganser_sockets") == of(during, "merganser_subscriptions") == 1
+        assert (
+            metric_value(during, "merganser_sockets")
+            == metric_value(during, "merganser_subscriptions")
+            == 1
+        )
     neighbour = await house.neighbour()
     assert "250" in await neighbour.say("MAIL FROM:<>")
     assert "550" in await neighbour.say("RCPT TO:<nobody@example.org>")
     await neighbour.close()
-    until(lambda: of(house.numbers(), "merganser_sockets") == 0)
+    until(lambda: metric_value(house.numbers(), "merganser_sockets") == 0)
     after = house.numbers()
-    delivered = of(after, "merganser_lmtp_recipients_total", outcome="delivered")
-    assert delivered - of(before, "merganser_lmtp_recipients_total", outcome="delivered") == 1
-    assert of(after, "merganser_lmtp_recipients_total", outcome="refused") == 1
-    assert of(after, "merganser_change_lag_seconds_count") >= 1
+    delivered = metric_value(after, "merganser_lmtp_recipients_total", outcome="delivered")
+    assert (
+        delivered - metric_value(before, "merganser_lmtp_recipients_total", outcome="delivered")
+        == 1
+    )
+    assert metric_value(after, "merganser_lmtp_recipients_total", outcome="refused") == 1
+    assert metric_value(after, "merganser_change_lag_seconds_count") >= 1
     (line,) = house.told(operation="Listen")
     assert (line["kind"], line["status"]) == ("subscription", "ok")
     assert line["events"] >= 1
@@ -331,7 +326,7 @@ def test_no_secret_and_no_mail_is_told_anywhere(house: Watched, collector: Colle
         assert secret.encode() not in everything
     assert b"ada@example.org" not in everything
     assert b"127.0.0.1" not in b"".join(collector.raw)
-    assert of(house.numbers(), "merganser_sign_ins_total", result="failed") >= 1
+    assert metric_value(house.numbers(), "merganser_sign_ins_total", result="failed") >= 1
 
 
 def ready(server: Watched) -> tuple[int, list[str]]:
@@ -398,12 +393,12 @@ def test_told_to_stop_it_is_not_ready_but_answers_until_it_is_told_again(house: 
     assert house.ended() == 0
 
 
-async def test_the_time_to_drain_ends(world: World, tmp_path: Path) -> None:
-    app = create_app(world, spool=tmp_path)
-    web = http_server.web(app, Settings())
-    ending = Ending(0.1, web=web)
-    ending.signalled(signal.SIGINT)
-    assert ending.asked
+async def test_the_time_to_drain_ends(world: Environment, tmp_path: Path) -> None:
+    app = create_app(world, spool_folder=tmp_path)
+    web = http_server.create_http_server(app, Settings())
+    ending = GracefulShutdown(0.1, http_server=web)
+    ending.handle_signal(signal.SIGINT)
+    assert ending.is_requested
     assert not web.should_exit
     await asyncio.sleep(0.3)
     assert web.should_exit
@@ -414,12 +409,12 @@ def test_without_the_packages_a_collector_is_refused_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as if it were not there
-    assert otlp.signals(Settings()) == []
+    assert otlp.enabled_signals(Settings()) == []
     words = "MERGANSER_OTLP is set, but it needs OpenTelemetry: pip install 'merganser.telemetry.'"
-    with pytest.raises(Trouble, match=words):
-        otlp.signals(Settings(otlp=COLLECTOR))
+    with pytest.raises(CommandError, match=words):
+        otlp.enabled_signals(Settings(otlp=COLLECTOR))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", COLLECTOR)
-    assert otlp.signals(Settings()) == []  # it may be meant for others
+    assert otlp.enabled_signals(Settings()) == []  # it may be meant for others
 
 
 @pytest.mark.parametrize(
@@ -437,4 +432,4 @@ def test_the_usual_variables_say_what_is_sent(
 ) -> None:
     for name, text in environment.items():
         monkeypatch.setenv(f"OTEL_{name}", text)
-    assert otlp.signals(Settings()) == asked
+    assert otlp.enabled_signals(Settings()) == asked

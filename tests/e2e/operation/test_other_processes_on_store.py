@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.servers.ports import free_port
-from merganser.commands.user_operations import found
-from merganser.server.environment_factory import on_behalf
+from merganser.commands.user_operations import user_id_of_name
+from merganser.server.environment_factory import user_context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import raw_message
+from tests.support.clients.change_followers import CHANGES_SUBSCRIPTION
 from tests.support.servers.merganser_server import OTHER, PASSWORD, Client, Server, Socket
 
 STORES = ["sqlite"]  # the road there is the same whatever the store
-FOLLOW = """
-subscription ($after: Cursor) { changes(after: $after) { events {
-  kind at cursor ... on MessageChange { message { subject } } ... on MailboxChange { path }
-} } }
-"""
 SIGN_IN = """
 mutation ($username: String!, $password: String!) {
   authenticate(input: {username: $username, password: $password, token: true}) {
@@ -40,7 +36,7 @@ ALL = """
 async def following(server: Server, name: str) -> AsyncGenerator[Socket]:
     """A socket that waits for the bell, having found nothing in the journal."""
     async with server.client(name) as client, server.socket(server.secrets[name]) as socket:
-        await socket.subscribe(FOLLOW, after=await client.cursor())
+        await socket.subscribe(CHANGES_SUBSCRIPTION, after=await client.cursor())
         assert await socket.silent()
         yield socket
 
@@ -60,10 +56,10 @@ def _age(event: Any) -> float:
 async def test_another_process_s_change_is_heard_within_a_second(server: Server) -> None:
     async with following(server, "ada") as ada, following(server, "bob") as bob:
         async with server.world() as world:
-            mine = on_behalf(world, await found(world, "ada"))
+            mine = user_context(world, await user_id_of_name(world, "ada"))
             for path in ("One", "Two", "Three"):
                 slow = server.hindered()
-                await mailbox_loaders.create(mine, NewMailboxes([path]))
+                await mailbox_loaders.create_mailboxes(mine, NewMailboxes([path]))
                 (event,) = await ada.events(1)
                 assert _age(event) < 1 + server.hindered() - slow
                 assert (event["kind"], event["path"]) == ("MAILBOX_CREATED", path)
@@ -153,7 +149,7 @@ async def test_a_restart_keeps_everything_and_the_stream_goes_on(server: Server)
         before = await _furnished(fay, server)
         token = signed["authenticate"]["token"]
     async with server.socket(server.secrets["fay"]) as listener:
-        await listener.subscribe(FOLLOW)
+        await listener.subscribe(CHANGES_SUBSCRIPTION)
         await asyncio.to_thread(server.stop)  # whoever listens does not hold it up
         assert await listener.closed() in {1001, 1012}
     with_it_down = await asyncio.to_thread(server.command, "user", "list", "--json")
@@ -161,6 +157,6 @@ async def test_a_restart_keeps_everything_and_the_stream_goes_on(server: Server)
     await asyncio.to_thread(server.start)
     async with server.client("fay") as fay, server.socket(token) as socket:
         assert await fay(ALL) == before
-        await socket.subscribe(FOLLOW, after=before["viewer"]["user"]["cursor"])
+        await socket.subscribe(CHANGES_SUBSCRIPTION, after=before["viewer"]["user"]["cursor"])
         await server.deliver(raw_message("After"), "fay@example.org")
         assert (await socket.events(1))[0]["message"]["subject"] == "After"

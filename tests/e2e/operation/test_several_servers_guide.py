@@ -27,14 +27,11 @@ from websockets.typing import Subprotocol
 
 from bench.servers.ports import free_port
 from tests.conftest import raw_message
-from tests.mail.storage.blobs.test_blob_store import s3
 from tests.support.mail_servers.lmtp_client import connect as connect_lmtp
 from tests.support.operations.certificate_operations import Signer
 from tests.support.run_scope import CI
 from tests.support.servers.merganser_server import ROOT
 from tests.support.stores import store_fixtures
-
-__all__ = ["s3"]
 
 PAGE = ROOT / "docs/several-servers.md"
 START = 120.0  # seconds for a server or the balancer to be ready, on a busy machine
@@ -119,7 +116,7 @@ def site(
     """Both servers and the balancer, started in the order of the page."""
     if not CI and shutil.which("haproxy") is None:
         pytest.skip("haproxy is not installed")
-    bucket = request.getfixturevalue("s3")
+    bucket = request.getfixturevalue("s3_server")
     httpx.put(f"{bucket}/mail").raise_for_status()
     store = store_fixtures.run(store_fixtures.beside(postgres, "several")).replace("+asyncpg", "")
     folder = tmp_path_factory.mktemp("several")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from merganser.server.environment_factory import owner
+from merganser.server.environment_factory import root_context
 from resolvers.admin import trusted_documents
-from resolvers.admin.trusted_documents import NewDocument
+from resolvers.admin.trusted_documents import NewTrustedDocument
 from tests.support.servers.merganser_server import Server
 
 QUERY = "query Who { viewer { user { username } } }"
@@ -35,8 +35,8 @@ async def test_a_server_of_trusted_documents_runs_what_is_added_beside_it(
     async with strict.client("ada") as ada, strict.socket(strict.secrets["ada"]) as socket:
         assert (await ada.raw(QUERY))["errors"][0]["extensions"]["code"] == "DOCUMENT_NOT_TRUSTED"
         async with strict.world() as beside:  # as the command opens it
-            new = [NewDocument(text) for text in (QUERY, FOLLOW)]
-            assert await trusted_documents.add(owner(beside), new) == 2
+            new = [NewTrustedDocument(text) for text in (QUERY, FOLLOW)]
+            assert await trusted_documents.add_documents(root_context(beside), new) == 2
         me = {"viewer": {"user": {"username": "ada"}}}
         assert (await ada.post(named(QUERY))).json()["data"] == me
         assert (await ada.http.get("/graphql", params=named(QUERY))).json()["data"] == me

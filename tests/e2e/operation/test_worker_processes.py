@@ -12,14 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.servers.bus_servers import Bus, Notify, Sockets
+from bench.servers.bus_servers import InterruptibleBus, PostgresNotifyBus, SocketBus
 from tests.conftest import raw_message
-from tests.e2e.conftest import beside
-from tests.e2e.operation.test_observability import Samples, of, read
-from tests.e2e.operation.test_other_processes_on_store import FOLLOW
+from tests.support.clients.change_followers import CHANGES_SUBSCRIPTION
 from tests.support.servers.bus_servers import BROKERS
 from tests.support.servers.merganser_server import Server, Socket, is_complete
+from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
 from tests.support.stores import store_fixtures
+from tests.support.stores.store_fixtures import create_database
 
 WORKERS = 2
 SOON = 3.0  # seconds in which all processes have heard, on a machine that does other things too
@@ -37,7 +37,7 @@ class Fleet:
     """A server of several processes, and its bus."""
 
     server: Server
-    bus: Bus
+    bus: InterruptibleBus
     names: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
     @property
@@ -106,10 +106,10 @@ def fleet(
 ) -> Iterator[Fleet]:
     store, more = "", {}
     folder = tmp_path_factory.mktemp("fleet")
-    bus: Bus = Sockets(folder / "var")
+    bus: InterruptibleBus = SocketBus(folder / "var")
     if request.param.startswith("postgres"):
-        store = beside(request.getfixturevalue("postgres"), "fleet")
-        bus = Notify(store)
+        store = create_database(request.getfixturevalue("postgres"), "fleet")
+        bus = PostgresNotifyBus(store)
     if KINDS[request.param] in BROKERS:
         broker = BROKERS[KINDS[request.param]](folder)
         broker.start()
@@ -152,7 +152,7 @@ async def test_what_comes_in_at_one_worker_is_heard_at_all(fleet: Fleet) -> None
     names = [f"News {number}" for number in range(12)]
     async with fleet.sockets("ada") as sockets:
         for socket in sockets.values():
-            await socket.subscribe(FOLLOW)
+            await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
         for name in names:  # each over a connection of its own: some here, some there
             begun = time.monotonic()
@@ -171,7 +171,7 @@ async def test_many_who_write_at_once_are_all_heard(fleet: Fleet) -> None:
 
     async with fleet.sockets("fay") as sockets:
         for socket in sockets.values():
-            await socket.subscribe(FOLLOW)
+            await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
         answers = await asyncio.gather(*map(write, names))
         assert {one[:19] for one in answers} == {"250 2.0.0 Delivered"}
@@ -183,7 +183,7 @@ async def test_many_who_write_at_once_are_all_heard(fleet: Fleet) -> None:
 async def test_who_is_kicked_at_one_worker_is_gone_from_all(fleet: Fleet) -> None:
     async with fleet.sockets("bob") as sockets, fleet.server.client("bob") as bob:
         for socket in sockets.values():
-            await socket.subscribe(FOLLOW)
+            await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
         done = await bob(KICK)
         assert done["sessionKick"]["errors"] == []
@@ -203,13 +203,13 @@ async def test_nothing_is_lost_while_the_bus_is_away(fleet: Fleet) -> None:
     names = [f"Letter {number}" for number in range(30)]
     async with fleet.sockets("dora") as sockets:
         for socket in sockets.values():
-            await socket.subscribe(FOLLOW)
+            await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.silent()
         for number, name in enumerate(names):
             if number == 10:
-                await fleet.bus.cut()
+                await fleet.bus.interrupt()
             if number == 20:
-                await fleet.bus.mend()
+                await fleet.bus.restore()
             await fleet.server.deliver(raw_message(name), "dora@example.org")
             await asyncio.sleep(0.05)
         for socket in sockets.values():
@@ -223,7 +223,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_clients_go_on(fleet: 
     async with fleet.server.client("eve") as eve, fleet.sockets("eve") as sockets:
         cursor = await eve.cursor()
         for socket in sockets.values():
-            await socket.subscribe(FOLLOW, after=cursor)
+            await socket.subscribe(CHANGES_SUBSCRIPTION, after=cursor)
         before = fleet.pids
         os.kill(before[0], signal.SIGKILL)
         await until(lambda: len(fleet.pids) == len(before) and before[0] not in fleet.pids)
@@ -233,20 +233,20 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_clients_go_on(fleet: 
     await until(lambda: ready(fleet))
     async with fleet.sockets("eve") as sockets:
         for socket in sockets.values():
-            await socket.subscribe(FOLLOW, after=cursor)
+            await socket.subscribe(CHANGES_SUBSCRIPTION, after=cursor)
             assert await subjects(socket, 5) == names
 
 
-def numbers(fleet: Fleet) -> Samples:
+def numbers(fleet: Fleet) -> MetricSamples:
     """What whoever is asked tells of all, over a connection of its own."""
     headers = {
         "Authorization": f"Bearer {fleet.server.secrets['root']}",
         "Accept": "application/openmetrics-text",
     }
-    return read(httpx.get(f"{fleet.server.url}/metrics", headers=headers, timeout=15).text)
+    return parse_metrics(httpx.get(f"{fleet.server.url}/metrics", headers=headers, timeout=15).text)
 
 
-def up(found: Samples) -> dict[str, float]:
+def up(found: MetricSamples) -> dict[str, float]:
     return {
         dict(labels)["worker"]: value
         for (name, labels), value in found.items()
@@ -260,7 +260,7 @@ async def _delivered(fleet: Fleet) -> float:
     while before != now:
         before = now
         await asyncio.sleep(2 * NOTED)
-        now = of(await asyncio.to_thread(numbers, fleet), DELIVERED, outcome="delivered")
+        now = metric_value(await asyncio.to_thread(numbers, fleet), DELIVERED, outcome="delivered")
     return now
 
 
@@ -274,27 +274,27 @@ async def test_whoever_is_asked_tells_what_all_have_counted(fleet: Fleet) -> Non
             for _ in range(many):
                 await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
                 assert [(await socket.hear())["type"] for _ in range(2)] == ["next", "complete"]
-            await socket.subscribe(FOLLOW)
+            await socket.subscribe(CHANGES_SUBSCRIPTION)
         for number in range(8):
             await fleet.server.deliver(raw_message(f"Counted {number}"), "fay@example.org")
 
         async def told() -> bool:
             found = await asyncio.to_thread(numbers, fleet)
-            more = of(found, DELIVERED, outcome="delivered")
+            more = metric_value(found, DELIVERED, outcome="delivered")
             return (
-                of(found, seconds, operation=name, kind="query") == WORKERS * many
+                metric_value(found, seconds, operation=name, kind="query") == WORKERS * many
                 and more - earlier == 8
-                and of(found, "merganser_subscriptions") == WORKERS
+                and metric_value(found, "merganser_subscriptions") == WORKERS
             )
 
         await until(told)
         for _ in range(6):  # here or there
             found = await asyncio.to_thread(numbers, fleet)
-            assert of(found, seconds, operation=name, kind="query") == WORKERS * many
+            assert metric_value(found, seconds, operation=name, kind="query") == WORKERS * many
             assert up(found) == {"1": 1, "2": 1, "background": 1}
     start = {labels for name, labels in found if name == "process_start_time_seconds"}
     assert {dict(labels)["worker"] for labels in start} == {"1", "2", "background"}
-    begun = [of(found, "process_start_time_seconds", **dict(labels)) for labels in start]
+    begun = [metric_value(found, "process_start_time_seconds", **dict(labels)) for labels in start]
     assert all(abs(time.time() - each) < 600 for each in begun)
 
 
@@ -304,7 +304,7 @@ async def test_what_is_counted_does_not_go_down_with_a_worker(fleet: Fleet) -> N
 
     async def counted(many: int) -> bool:
         found = await asyncio.to_thread(numbers, fleet)
-        return of(found, seconds, operation=name, kind="query") == many
+        return metric_value(found, seconds, operation=name, kind="query") == many
 
     async with fleet.sockets("eve") as sockets:
         for socket in sockets.values():
@@ -320,7 +320,7 @@ async def test_what_is_counted_does_not_go_down_with_a_worker(fleet: Fleet) -> N
             async def told() -> bool:
                 with suppress(httpx.TransportError):  # its connections end with it
                     found = await asyncio.to_thread(numbers, fleet)
-                    assert of(found, seconds, operation=name, kind="query") == WORKERS
+                    assert metric_value(found, seconds, operation=name, kind="query") == WORKERS
                     return up(found) == {"1": 1, "2": 1, "background": 0}
                 return False
 

@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.maintenance.restore_mark import BEHIND, EVERY, read_mark
-from models.events.incarnation import MARK
+from mail.maintenance.restore_mark import CHANGES_LOST, CHECK_INTERVAL, read_mark
+from models.events.incarnation import MARK_OBJECT_NAME
 from models.events.journal import Stream
 from models.users.tables import User
 from tests.support.accounts.account_rows import letter
@@ -81,7 +81,7 @@ async def marked(server: Server) -> None:
 async def begun_anew(server: Server) -> None:
     """Wait until a server that runs has begun a new incarnation."""
     async with asyncio.timeout(PATIENCE):
-        while BEHIND not in server.log:  # noqa: ASYNC110 - a log has no event
+        while CHANGES_LOST not in server.log:  # noqa: ASYNC110 - a log has no event
             await asyncio.sleep(0.05)
 
 
@@ -260,7 +260,7 @@ def test_objects_without_a_mark_begin_a_new_incarnation(alone: Server) -> None:
 
     seen = store_fixtures.run(live())
     alone.stop()
-    (var(alone) / "blobs" / MARK).unlink()
+    (var(alone) / "blobs" / MARK_OBJECT_NAME).unlink()
     alone.start()
     store_fixtures.run(told(alone, seen, seen))
 
@@ -472,7 +472,7 @@ def test_a_failover_under_a_running_server(
         store_fixtures.run(begun_anew(on_postgres))
         store_fixtures.run(told(on_postgres, seen, seen))
     else:
-        time.sleep(2 * EVERY + 1)  # until it has looked at the database
+        time.sleep(2 * CHECK_INTERVAL + 1)  # until it has looked at the database
         store_fixtures.run(untold(on_postgres, seen))
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import beside
 from tests.support.servers.merganser_server import Server
 from tests.support.stores import store_fixtures
+from tests.support.stores.store_fixtures import create_database
 
 SEND = """mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "Once.",
   sendTime: "2036-01-01T00:00:00Z", options: {idempotencyKey: "once"}}) { replayed
@@ -21,7 +21,9 @@ SENT = """{ viewer { user { messages(first: 9) { totalCount }
 async def test_a_call_whose_answer_was_lost_has_it_when_it_is_repeated(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = "" if store == "sqlite" else beside(request.getfixturevalue("postgres"), "repeats")
+    url = (
+        "" if store == "sqlite" else create_database(request.getfixturevalue("postgres"), "repeats")
+    )
     server = Server(tmp_path, url, more={"FAULT": "answer:1"})
     server.make("ada")
     server.start()

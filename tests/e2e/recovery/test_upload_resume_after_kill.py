@@ -36,7 +36,7 @@ async def _add(
     headers = {
         "Tus-Resumable": "1.0.0",
         "Upload-Offset": str(offset),
-        "Content-Type": tus.KIND,
+        "Content-Type": tus.OFFSET_MEDIA_TYPE,
         "Content-Length": str(len(rest)),
     }
     body = _pieces(rest, len(rest) if stuck is None else stuck)

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from mail.addresses import srs
-from models.errors import Invalid
-from models.runtime.environment import World
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from tests.conftest import Clock
 
 US, THEM = "example.org", "other.example"
@@ -25,27 +25,27 @@ def local(address: str) -> str:
 @given(words, hosts, some.sampled_from([str.upper, str.lower, str]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_bounce_finds_back_also_where_letters_were_folded(
-    world: World, name: str, home: str, fold: Any
+    world: Environment, name: str, home: str, fold: Any
 ) -> None:
-    if srs.is_ours(name):
+    if srs.is_srs(name):
         return
-    sent = srs.rewritten(world, f"{name}@{home}", US)
+    sent = srs.rewrite_sender(world, f"{name}@{home}", US)
     assert sent.endswith(f"@{US}")
-    assert srs.is_ours(local(sent))
-    assert srs.origin(world, fold(local(sent))).lower() == f"{name}@{home}"
+    assert srs.is_srs(local(sent))
+    assert srs.original_sender(world, fold(local(sent))).lower() == f"{name}@{home}"
 
 
-def test_it_goes_back_over_the_first_who_sent_it_on(world: World) -> None:
-    first = srs.rewritten(world, "carol@example.com", THEM)
-    second = srs.rewritten(world, first, US)
+def test_it_goes_back_over_the_first_who_sent_it_on(world: Environment) -> None:
+    first = srs.rewrite_sender(world, "carol@example.com", THEM)
+    second = srs.rewrite_sender(world, first, US)
     assert second.startswith("SRS1=")
-    assert srs.origin(world, local(second)) == first
-    third = srs.rewritten(world, second.replace(US, "third.example"), US)
-    assert srs.origin(world, local(third)) == first  # not over the one between
+    assert srs.original_sender(world, local(second)) == first
+    third = srs.rewrite_sender(world, second.replace(US, "third.example"), US)
+    assert srs.original_sender(world, local(third)) == first  # not over the one between
 
 
-def test_nobody_stays_nobody(world: World) -> None:
-    assert srs.rewritten(world, "", US) == ""
+def test_nobody_stays_nobody(world: Environment) -> None:
+    assert srs.rewrite_sender(world, "", US) == ""
 
 
 @pytest.mark.parametrize(
@@ -59,17 +59,17 @@ def test_nobody_stays_nobody(world: World) -> None:
         "",
     ],
 )
-def test_what_we_have_not_written_is_refused(world: World, name: str) -> None:
-    with pytest.raises(Invalid):
-        srs.origin(world, name)
+def test_what_we_have_not_written_is_refused(world: Environment, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        srs.original_sender(world, name)
 
 
-def test_another_name_or_day_is_refused(world: World, clock: Clock) -> None:
-    ours = local(srs.rewritten(world, "carol@example.com", US))
-    with pytest.raises(Invalid):
-        srs.origin(world, re.sub("carol$", "dave", ours))
+def test_another_name_or_day_is_refused(world: Environment, clock: Clock) -> None:
+    ours = local(srs.rewrite_sender(world, "carol@example.com", US))
+    with pytest.raises(InvalidInput):
+        srs.original_sender(world, re.sub("carol$", "dave", ours))
     clock.tick(days=20)
-    assert srs.origin(world, ours) == "carol@example.com"
+    assert srs.original_sender(world, ours) == "carol@example.com"
     clock.tick(days=2)
-    with pytest.raises(Invalid):
-        srs.origin(world, ours)
+    with pytest.raises(InvalidInput):
+        srs.original_sender(world, ours)

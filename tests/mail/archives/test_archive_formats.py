@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from mail.archives import archive_writer, json_lines, mbox_format, zip_format
-from mail.archives.archive_reader import RATIO, SPARE
-from mail.archives.archive_writer import ExportFormat, State
-from mail.archives.json_lines import Outgoing, Told
-from mail.archives.mail_sources import messages, source
-from mail.archives.source_message import Found, Unusable
-from mail.archives.zip_format import Broken
-from mail.mailboxes.paths import checked_path
-from models.errors import Invalid
+from mail.archives.archive_reader import MAX_COMPRESSION_RATIO, RATIO_ALLOWANCE
+from mail.archives.archive_writer import ArchiveState, ExportFormat
+from mail.archives.json_lines import ExportedMessage, MessageRecord
+from mail.archives.mail_sources import open_source, read_messages
+from mail.archives.source_message import SourceMessage, UnusableMessageError
+from mail.archives.zip_format import DamagedArchiveError
+from mail.mailboxes.paths import validate_path
+from models.errors import InvalidInput
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 MOST = 1 << 20
@@ -56,18 +56,18 @@ def folders(draw: Any) -> str:
     if depth > 3:
         path = "/".join([path] * (depth // 3))[:20_000]
     try:
-        return checked_path(path)
-    except Invalid:
+        return validate_path(path)
+    except InvalidInput:
         return "INBOX"
 
 
 @some.composite
-def letters_out(draw: Any) -> Outgoing:
+def letters_out(draw: Any) -> ExportedMessage:
     raw = draw(raws)
     flags = draw(some.lists(some.sampled_from(
         ["\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft", "$Forwarded", "wörk", "a"]
     ), unique=True))  # fmt: skip
-    told = Told(
+    told = MessageRecord(
         draw(folders()),
         draw(moments),
         flags,
@@ -77,22 +77,24 @@ def letters_out(draw: Any) -> Outgoing:
         draw(some.lists(some.emails(), max_size=2)),
         hashlib.sha256(raw).hexdigest(),
     )
-    return Outgoing(raw, told, draw(some.integers(1, 1 << 62)), 0)
+    return ExportedMessage(raw, told, draw(some.integers(1, 1 << 62)), 0)
 
 
-def whole(kind: ExportFormat, bag: list[Outgoing], together: int = 3) -> bytes:
+def whole(kind: ExportFormat, bag: list[ExportedMessage], together: int = 3) -> bytes:
     """The archive of these, written chunk by chunk, the state of each through a checkpoint."""
-    state = State()
-    boxes = [{"path": each.told.mailbox} for each in bag]
-    chunks = [archive_writer.begun(kind, state, {"mailboxes": boxes, "messages": len(bag)}, NOW)]
+    state = ArchiveState()
+    boxes = [{"path": each.record.mailbox} for each in bag]
+    chunks = [
+        archive_writer.start_archive(kind, state, {"mailboxes": boxes, "messages": len(bag)}, NOW)
+    ]
     for at in range(0, len(bag), together):
-        state = State(**state.plain())
+        state = ArchiveState(**state.checkpoint())
         named = [
-            Outgoing(each.raw, each.told, each.mailbox_id, at + nth)
+            ExportedMessage(each.raw, each.record, each.mailbox_id, at + nth)
             for nth, each in enumerate(bag[at : at + together], 1)
         ]
-        chunks.append(archive_writer.put(kind, state, named, NOW))
-    last, end = archive_writer.ended(kind, state)
+        chunks.append(archive_writer.write_messages(kind, state, named, NOW))
+    last, end = archive_writer.finish_archive(kind, state)
     data = b"".join(each.data for each in chunks)
     directory = b"".join(each.directory for each in chunks)
     assert (state.offset, state.directory) == (len(data), len(directory))
@@ -110,15 +112,17 @@ def files(content: bytes, kind: ExportFormat) -> dict[str, bytes]:
         return {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
 
 
-def read(content: bytes, after: str | None = None, most: int = MOST) -> list[Found]:
+def read(content: bytes, after: str | None = None, most: int = MOST) -> list[SourceMessage]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        return list(messages(source(Path(file.name), most), after))
+        return list(read_messages(open_source(Path(file.name), most), after))
 
 
-def letter(raw: bytes) -> Outgoing:
-    return Outgoing(raw, Told("INBOX", NOW, digest=hashlib.sha256(raw).hexdigest()), 7, 0)
+def letter(raw: bytes) -> ExportedMessage:
+    return ExportedMessage(
+        raw, MessageRecord("INBOX", NOW, digest=hashlib.sha256(raw).hexdigest()), 7, 0
+    )
 
 
 def packed(*entries: tuple[str, bytes]) -> bytes:
@@ -150,17 +154,17 @@ def info(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
 @given(some.lists(letters_out(), max_size=8), some.sampled_from(FULL))
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_an_archive_is_told_comes_back_and_every_byte(
-    bag: list[Outgoing], kind: ExportFormat
+    bag: list[ExportedMessage], kind: ExportFormat
 ) -> None:
     content = whole(kind, bag)
     found = read(content)
     assert [each.raw for each in found] == [each.raw for each in bag]
-    assert [each.told for each in found] == [each.told for each in bag]
-    assert [each.folder for each in found] == [each.told.mailbox for each in bag]
+    assert [each.record for each in found] == [each.record for each in bag]
+    assert [each.folder for each in found] == [each.record.mailbox for each in bag]
     for done, each in enumerate(found, 1):  # at each of its messages it is gone on with
-        rest = read(content, each.after)
-        assert [(one.raw, one.after) for one in rest] == [
-            (one.raw, one.after) for one in found[done:]
+        rest = read(content, each.checkpoint)
+        assert [(one.raw, one.checkpoint) for one in rest] == [
+            (one.raw, one.checkpoint) for one in found[done:]
         ]
 
 
@@ -168,19 +172,19 @@ def test_what_an_archive_is_told_comes_back_and_every_byte(
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_an_mbox_of_ours_gives_back_every_byte(bag: list[bytes], at: datetime) -> None:
     at = at.replace(microsecond=0)
-    content = b"".join(mbox_format.entry(raw, "a@example.org", at) for raw in bag)
+    content = b"".join(mbox_format.mbox_entry(raw, "a@example.org", at) for raw in bag)
     found = read(content) if bag else []
     assert [each.raw for each in found] == bag
     assert {each.received_at for each in found} <= {at}
     for done, each in enumerate(found, 1):
-        assert [one.raw for one in read(content, each.after)] == bag[done:]
+        assert [one.raw for one in read(content, each.checkpoint)] == bag[done:]
 
 
 @given(some.lists(letters_out(), min_size=1, max_size=6), some.sampled_from(FULL[:2]))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_other_programs_read_what_we_write(bag: list[Outgoing], kind: ExportFormat) -> None:
+def test_other_programs_read_what_we_write(bag: list[ExportedMessage], kind: ExportFormat) -> None:
     there = files(whole(kind, bag), kind)
-    mail = [raw for name, raw in there.items() if not name.startswith(json_lines.FOLDER)]
+    mail = [raw for name, raw in there.items() if not name.startswith(json_lines.RECORDS_FOLDER)]
     assert mail == [each.raw for each in bag]
     for name in there:
         assert not name.startswith("/")
@@ -190,7 +194,7 @@ def test_other_programs_read_what_we_write(bag: list[Outgoing], kind: ExportForm
 
 def test_other_programs_read_our_mailbox_file(tmp_path: Path) -> None:
     raw = b"Subject: x\n\nFrom here\n>From there\n"
-    (tmp_path / "a").write_bytes(mbox_format.entry(raw, "a@b.example", NOW) * 2)
+    (tmp_path / "a").write_bytes(mbox_format.mbox_entry(raw, "a@b.example", NOW) * 2)
     with closing(mailbox.mbox(tmp_path / "a")) as box:
         one, two = box
     assert one["Subject"] == two["Subject"] == "x"
@@ -246,32 +250,32 @@ def test_a_bomb_goes_off_nowhere() -> None:
     one = packed(("a.eml", bytes(50 << 20)))
     assert [each.reason for each in read(one)] == ["larger than MERGANSER_MESSAGE_MAX"]
     many = packed(*((f"{n}.eml", b"Subject: x\n\n" + bytes(1 << 20)) for n in range(300)))
-    assert len(many) * RATIO + SPARE < 300 << 20
-    with pytest.raises(Broken, match="100 times its size"):
+    assert len(many) * MAX_COMPRESSION_RATIO + RATIO_ALLOWANCE < 300 << 20
+    with pytest.raises(DamagedArchiveError, match="100 times its size"):
         read(many, most=2 << 20)
 
 
 def test_entries_that_share_their_bytes_are_refused() -> None:
-    local, told = zip_format.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
-    content = local + told * 2 + zip_format.end(2, 2 * len(told), len(local))
-    with pytest.raises(Broken, match="lie in each other"):
+    local, told = zip_format.zip_entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
+    content = local + told * 2 + zip_format.end_of_directory(2, 2 * len(told), len(local))
+    with pytest.raises(DamagedArchiveError, match="lie in each other"):
         read(content)
 
 
 def test_claims_of_sizes_are_not_believed() -> None:
-    local, told = zip_format.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
+    local, told = zip_format.zip_entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
     for at in (20, 24):  # packed, and not
         huge = told[:at] + struct.pack("<I", (10 << 30) & 0xFFFFFFFE) + told[at + 4 :]
-        content = local + huge + zip_format.end(1, len(huge), len(local))
+        content = local + huge + zip_format.end_of_directory(1, len(huge), len(local))
         try:
             (found,) = read(content)
-        except (Broken, Unusable):
+        except (DamagedArchiveError, UnusableMessageError):
             continue
         assert found.raw is None
     entry = bytearray(tarred(info("cur/a")))
     entry[124:136] = b"\x80" + (10 << 30).to_bytes(11, "big")
     entry[148:156] = b"%06o\0 " % (sum(entry[:148]) + 8 * 32 + sum(entry[156:512]))
-    with pytest.raises(Unusable, match="cut off"):
+    with pytest.raises(UnusableMessageError, match="cut off"):
         read(bytes(entry))
 
 
@@ -281,7 +285,7 @@ def test_an_archive_that_was_cut_off_says_so(kind: ExportFormat) -> None:
     assert len(read(content)) == 5
     step = 97
     for cut in range(512, len(content) - (1024 if kind is ExportFormat.MAILDIR_TAR else 1), step):
-        with pytest.raises((Broken, Unusable)):
+        with pytest.raises((DamagedArchiveError, UnusableMessageError)):
             read(content[:cut])
 
 
@@ -294,9 +298,11 @@ def test_damage_is_told_or_does_no_harm(kind: ExportFormat, data: Any) -> None:
         content[data.draw(some.integers(0, len(content) - 1))] = data.draw(some.integers(0, 255))
     try:
         found = read(bytes(content))
-    except (Broken, Unusable):
+    except (DamagedArchiveError, UnusableMessageError):
         return
-    assert {each.raw for each in found if each.told and each.told.digest} <= {b.raw for b in bag}
+    assert {each.raw for each in found if each.record and each.record.digest} <= {
+        b.raw for b in bag
+    }
 
 
 @given(some.binary(max_size=3000))
@@ -305,21 +311,23 @@ def test_anything_else_is_no_archive(content: bytes) -> None:
     for begin in (b"", b"PK\x03\x04", b"{", b"PK\x05\x06"):
         try:
             read(begin + content)
-        except (Broken, Unusable):
+        except (DamagedArchiveError, UnusableMessageError):
             continue
 
 
 def test_a_directory_of_more_than_there_is_is_refused() -> None:
-    local, told = zip_format.entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
-    with pytest.raises(Unusable, match="outside"):
-        read(local + told + zip_format.end(1, 1 << 30, len(local)))
-    far = local + told + zip_format.end(70_000, len(told), len(local))  # a number of its own field
+    local, told = zip_format.zip_entry("a.eml", b"Subject: x\n\nx\n", NOW, 0)
+    with pytest.raises(UnusableMessageError, match="outside"):
+        read(local + told + zip_format.end_of_directory(1, 1 << 30, len(local)))
+    far = (
+        local + told + zip_format.end_of_directory(70_000, len(told), len(local))
+    )  # a number of its own field
     assert len(read(far)) == 1
 
 
 def test_far_places_are_written_in_wide_fields() -> None:
-    _, told = zip_format.entry("a.eml", b"x", NOW, 5 << 30)
-    end = zip_format.end(1, len(told), 5 << 30)
+    _, told = zip_format.zip_entry("a.eml", b"x", NOW, 5 << 30)
+    end = zip_format.end_of_directory(1, len(told), 5 << 30)
     assert zip_format.END64 in end
     assert struct.pack("<Q", 5 << 30) in told
 
@@ -336,20 +344,20 @@ def test_far_places_are_written_in_wide_fields() -> None:
     ],
 )
 def test_a_record_that_is_none_is_told_of(record: dict[str, Any], reason: str) -> None:
-    account = json_lines.line({"kind": "account", "format": "merganser", "version": 1})
-    line = json_lines.line({"kind": "message", "source": "eA==", **record})
-    (found,) = read(account + line + json_lines.line({"kind": "end"}))
+    account = json_lines.json_line({"kind": "account", "format": "merganser", "version": 1})
+    line = json_lines.json_line({"kind": "message", "source": "eA==", **record})
+    (found,) = read(account + line + json_lines.json_line({"kind": "end"}))
     assert found.raw is None
     assert found.reason.startswith(reason)
 
 
 def test_an_archive_of_another_version_is_refused() -> None:
     for version in (2, None, "1"):
-        line = json_lines.line({"kind": "account", "format": "merganser", "version": version})
-        with pytest.raises(Unusable, match="another format"):
+        line = json_lines.json_line({"kind": "account", "format": "merganser", "version": version})
+        with pytest.raises(UnusableMessageError, match="another format"):
             read(line)
 
 
 def test_what_is_compressed_as_a_whole_says_what_to_do() -> None:
-    with pytest.raises(Unusable, match="unpack it"):
+    with pytest.raises(UnusableMessageError, match="unpack it"):
         read(b"\x1f\x8b\x08" + bytes(500))

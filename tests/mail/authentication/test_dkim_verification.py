@@ -10,17 +10,17 @@ import pytest
 
 from mail.authentication.body_canonicalization import relaxed_body, simple_body
 from mail.authentication.dkim import (
-    MOST,
-    Message,
-    Result,
-    Verdict,
+    MAX_SIGNATURES,
+    AuthResult,
+    DkimResult,
+    SignedMessage,
     header_digest,
-    read,
-    verified,
+    parse_signature,
+    verify_signatures,
 )
-from mail.authentication.dns_queries import SECONDS, Names
-from mail.authentication.header_fields import tags
-from mail.authentication.public_keys import NoKey, PublicKey, Weak, parsed
+from mail.authentication.dns_queries import TOTAL_TIMEOUT, MessageDns
+from mail.authentication.header_fields import parse_tags
+from mail.authentication.public_keys import DkimPublicKey, KeyNotFound, WeakKey, parse_record
 from tests.support.mail.signed_messages import LETTER, edwards, pair, signed
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 
@@ -69,14 +69,16 @@ KEYS = {
 OURS = "s._domainkey.far.example"
 
 
-async def check(raw: bytes, texts: Mapping[str, str] | Zone, now: int = NOW) -> list[Verdict]:
+async def check(raw: bytes, texts: Mapping[str, str] | Zone, now: int = NOW) -> list[DkimResult]:
     there = texts if isinstance(texts, Zone) else zone(texts)
-    seconds = 0.3 if there.silent else SECONDS
+    seconds = 0.3 if there.silent else TOTAL_TIMEOUT
     async with asking(there) as place:
-        return await verified(Names(place, seconds=seconds), Message.of(raw), now, "far.example")
+        return await verify_signatures(
+            MessageDns(place, timeout=seconds), SignedMessage.from_bytes(raw), now, "far.example"
+        )
 
 
-async def result(raw: bytes, record: str | None = None) -> Result:
+async def result(raw: bytes, record: str | None = None) -> AuthResult:
     (found,) = await check(raw, {OURS: record or pair()[1]})
     return found.result
 
@@ -85,12 +87,12 @@ async def test_the_example_of_rfc_8463() -> None:
     raw = RFC_8463.replace(b"\n", b"\r\n")
     found = await check(raw, KEYS)
     assert [(each.result, each.algorithm, each.selector) for each in found] == [
-        (Result.PASS, "ed25519-sha256", "brisbane"),
-        (Result.PASS, "rsa-sha256", "test"),
+        (AuthResult.PASS, "ed25519-sha256", "brisbane"),
+        (AuthResult.PASS, "rsa-sha256", "test"),
     ]
     for changed in (raw.replace(b"lost", b"won"), raw.replace(b"ready?", b"late?")):
-        assert {each.result for each in await check(changed, KEYS)} == {Result.FAIL}
-    assert {each.result for each in await check(RFC_8463, KEYS)} == {Result.PASS}  # LF alone
+        assert {each.result for each in await check(changed, KEYS)} == {AuthResult.FAIL}
+    assert {each.result for each in await check(RFC_8463, KEYS)} == {AuthResult.PASS}  # LF alone
 
 
 @pytest.mark.parametrize(
@@ -122,12 +124,16 @@ async def test_messages_that_another_program_signs_and_changed_ones() -> None:
             raw = LETTER[: LETTER.index(b"\r\n\r\n") + 4] + body
             forms = dice.choices([b"relaxed", b"simple"], k=2)
             whole = dkim.sign(raw, b"s", b"far.example", pem, canonicalize=tuple(forms)) + raw
-            (own,) = await verified(Names(place), Message.of(whole), NOW, "")
-            assert own.result is Result.PASS
+            (own,) = await verify_signatures(
+                MessageDns(place), SignedMessage.from_bytes(whole), NOW, ""
+            )
+            assert own.result is AuthResult.PASS
             changed = bytearray(whole)
             changed[dice.randrange(len(whole))] ^= 1 << dice.randrange(6)
-            own_view = await verified(Names(place), Message.of(bytes(changed)), NOW, "")
-            ours = any(each.result is Result.PASS for each in own_view)
+            own_view = await verify_signatures(
+                MessageDns(place), SignedMessage.from_bytes(bytes(changed)), NOW, ""
+            )
+            ours = any(each.result is AuthResult.PASS for each in own_view)
             assert ours == _theirs(bytes(changed), record), bytes(changed)
             passed += ours
     assert passed < 30  # few changes do not matter
@@ -145,43 +151,43 @@ def _theirs(raw: bytes, record: str) -> bool:
 
 async def test_what_is_added_to_a_signed_message_shows() -> None:
     raw = signed()
-    assert await result(raw) is Result.PASS
-    assert await result(b"X-Spam: no\r\n" + raw) is Result.PASS
+    assert await result(raw) is AuthResult.PASS
+    assert await result(b"X-Spam: no\r\n" + raw) is AuthResult.PASS
     assert await result(
         raw.replace(b"From: Carol", b"From: Eve <eve@x.example>\r\nFrom: Carol")
-    ) is (Result.FAIL)
-    assert await result(raw + b"More.\r\n") is Result.FAIL
+    ) is (AuthResult.FAIL)
+    assert await result(raw + b"More.\r\n") is AuthResult.FAIL
 
 
 async def test_a_length_that_leaves_out_the_end_is_not_heard() -> None:
     raw = signed(length=True)
     assert b"l=" in raw
-    assert await result(raw) is Result.PASS
-    assert await result(raw + b"<a href=https://evil.example>\r\n") is Result.FAIL
+    assert await result(raw) is AuthResult.PASS
+    assert await result(raw + b"<a href=https://evil.example>\r\n") is AuthResult.FAIL
 
 
 @pytest.mark.parametrize(
     ("record", "wanted"),
     [
-        ("v=DKIM1; p=", Result.PERMERROR),
-        ("v=DKIM2; p=AAAA", Result.PERMERROR),
-        ("v=DKIM1; k=rsa; h=sha1; p={p}", Result.PERMERROR),
-        ("v=DKIM1; h=sha1:sha256; s=email; p={p}", Result.PASS),
-        ("v=DKIM1; s=tlsrpt; p={p}", Result.PERMERROR),
-        ("k=rsa; p={p}; unknown=1", Result.PASS),
-        ("p={p}", Result.PASS),
-        ("k=rsa; v=DKIM1; p={p}", Result.PERMERROR),
-        ("v=DKIM1; k=ed25519; p={p}", Result.PERMERROR),
-        ("v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=", Result.FAIL),
-        ("v=DKIM1; p=!!!", Result.PERMERROR),
-        ("v=DKIM1; p={p}; p={p}", Result.PERMERROR),
-        ("no record", Result.PERMERROR),
-        ("\udcff;;;", Result.PERMERROR),
-        ("v=DKIM1; p=" + "A" * 60_000, Result.PERMERROR),
-        (";" * 9000, Result.PERMERROR),
+        ("v=DKIM1; p=", AuthResult.PERMERROR),
+        ("v=DKIM2; p=AAAA", AuthResult.PERMERROR),
+        ("v=DKIM1; k=rsa; h=sha1; p={p}", AuthResult.PERMERROR),
+        ("v=DKIM1; h=sha1:sha256; s=email; p={p}", AuthResult.PASS),
+        ("v=DKIM1; s=tlsrpt; p={p}", AuthResult.PERMERROR),
+        ("k=rsa; p={p}; unknown=1", AuthResult.PASS),
+        ("p={p}", AuthResult.PASS),
+        ("k=rsa; v=DKIM1; p={p}", AuthResult.PERMERROR),
+        ("v=DKIM1; k=ed25519; p={p}", AuthResult.PERMERROR),
+        ("v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=", AuthResult.FAIL),
+        ("v=DKIM1; p=!!!", AuthResult.PERMERROR),
+        ("v=DKIM1; p={p}; p={p}", AuthResult.PERMERROR),
+        ("no record", AuthResult.PERMERROR),
+        ("\udcff;;;", AuthResult.PERMERROR),
+        ("v=DKIM1; p=" + "A" * 60_000, AuthResult.PERMERROR),
+        (";" * 9000, AuthResult.PERMERROR),
     ],
 )
-async def test_records_of_keys(record: str, wanted: Result) -> None:
+async def test_records_of_keys(record: str, wanted: AuthResult) -> None:
     key = pair()[1].partition("p=")[2]
     assert await result(signed(), record.replace("{p}", key)) is wanted
 
@@ -191,15 +197,15 @@ def test_keys_that_prove_nothing() -> None:
         "v=DKIM1; p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
         "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAuwIDAQAB"
     )
-    with pytest.raises((Weak, NoKey)):
-        parsed(short)
+    with pytest.raises((WeakKey, KeyNotFound)):
+        parse_record(short)
     long = base64.b64encode(_der(16_384, 65537)).decode()
-    with pytest.raises((Weak, NoKey)):
-        parsed(f"v=DKIM1; p={long}")
+    with pytest.raises((WeakKey, KeyNotFound)):
+        parse_record(f"v=DKIM1; p={long}")
     slow = base64.b64encode(_der(2048, (1 << 2000) + 1)).decode()
-    with pytest.raises((Weak, NoKey)):
-        parsed(f"v=DKIM1; p={slow}")
-    assert isinstance(parsed(pair(1024)[1]), PublicKey)
+    with pytest.raises((WeakKey, KeyNotFound)):
+        parse_record(f"v=DKIM1; p={slow}")
+    assert isinstance(parse_record(pair(1024)[1]), DkimPublicKey)
 
 
 def _der(bits: int, exponent: int) -> bytes:
@@ -220,9 +226,9 @@ def _length(size: int) -> bytes:
 async def test_a_key_of_few_bits_is_not_accepted() -> None:
     pem, record = pair(1024)
     raw = dkim.sign(LETTER, b"s", b"far.example", pem) + LETTER
-    assert await result(raw, record) is Result.PASS
+    assert await result(raw, record) is AuthResult.PASS
     old = signed().replace(b"rsa-sha256", b"rsa-sha1")
-    assert await result(old) is Result.POLICY
+    assert await result(old) is AuthResult.POLICY
 
 
 async def test_a_signature_holds_for_its_time_and_its_domain() -> None:
@@ -230,16 +236,16 @@ async def test_a_signature_holds_for_its_time_and_its_domain() -> None:
     given = re.search(rb"t=(\d+);", raw)
     assert given
     ending = raw.replace(given[0], given[0] + b" x=%d;" % (NOW - 1))
-    assert await result(ending) is Result.FAIL
-    assert await result(raw.replace(given[0], given[0] + b" x=5;")) is Result.PERMERROR
+    assert await result(ending) is AuthResult.FAIL
+    assert await result(raw.replace(given[0], given[0] + b" x=5;")) is AuthResult.PERMERROR
     assert await result(raw.replace(b"d=far.example", b"d=far.example; i=@other.example")) is (
-        Result.PERMERROR
+        AuthResult.PERMERROR
     )
     strict = pair()[1].replace("v=DKIM1;", "v=DKIM1; t=s;")
-    assert await result(raw, strict) is Result.PASS
+    assert await result(raw, strict) is AuthResult.PASS
     below = signed(identity=b"@news.far.example")
-    assert await result(below) is Result.PASS
-    assert await result(below, strict) is Result.PERMERROR
+    assert await result(below) is AuthResult.PASS
+    assert await result(below, strict) is AuthResult.PERMERROR
 
 
 async def test_edwards_keys() -> None:
@@ -247,13 +253,13 @@ async def test_edwards_keys() -> None:
     key, record = edwards()
     raw = signed().replace(b"a=rsa-sha256", b"a=ed25519-sha256")
     bare = re.sub(rb"b=[A-Za-z0-9+/=\s]+\r\n(?=From)", b"b=AA==\r\n", raw, count=1)
-    message = Message.of(bare)
-    own = read(message.fields[0], tags(message.fields[0].value))
+    message = SignedMessage.from_bytes(bare)
+    own = parse_signature(message.fields[0], parse_tags(message.fields[0].value))
     proof = base64.b64encode(key.sign(header_digest(message, own)))
     whole = bare.replace(b"b=AA==", b"b=" + proof)
-    assert await result(whole, record) is Result.PASS
-    assert await result(whole.replace(b"Hello", b"Hullo"), record) is Result.FAIL
-    assert await result(whole) is Result.FAIL  # the key there is of RSA
+    assert await result(whole, record) is AuthResult.PASS
+    assert await result(whole.replace(b"Hello", b"Hullo"), record) is AuthResult.FAIL
+    assert await result(whole) is AuthResult.FAIL  # the key there is of RSA
 
 
 async def test_dns_that_does_not_answer_is_no_verdict() -> None:
@@ -261,9 +267,9 @@ async def test_dns_that_does_not_answer_is_no_verdict() -> None:
         there = zone({}, A={"far.example": "192.0.2.1"})
         getattr(there, trouble).add(OURS)
         (found,) = await check(signed(), there)
-        assert found.result is Result.TEMPERROR
+        assert found.result is AuthResult.TEMPERROR
     (found,) = await check(signed(), {})
-    assert found.result is Result.PERMERROR
+    assert found.result is AuthResult.PERMERROR
 
 
 async def test_a_hundred_signatures_are_ten() -> None:
@@ -271,8 +277,8 @@ async def test_a_hundred_signatures_are_ten() -> None:
     raw = b"".join(one.replace(b"s=s;", b"s=s%d;" % n) for n in range(100)) + LETTER
     there = zone({f"s{n}._domainkey.far.example": pair()[1] for n in range(100)})
     found = await check(raw, there)
-    assert len(found) == MOST
-    assert len(there.asked) == MOST
+    assert len(found) == MAX_SIGNATURES
+    assert len(there.asked) == MAX_SIGNATURES
 
 
 @pytest.mark.parametrize(
@@ -293,7 +299,7 @@ async def test_a_hundred_signatures_are_ten() -> None:
 async def test_a_signature_that_is_none_is_an_error_of_its_own(field: bytes) -> None:
     raw = b"DKIM-Signature: " + field + b"\r\n" + signed()
     found = await check(raw, {OURS: pair()[1]})
-    assert sorted(each.result for each in found) == [Result.PASS, Result.PERMERROR]
+    assert sorted(each.result for each in found) == [AuthResult.PASS, AuthResult.PERMERROR]
 
 
 @pytest.mark.parametrize(
@@ -302,21 +308,21 @@ async def test_a_signature_that_is_none_is_an_error_of_its_own(field: bytes) -> 
      b"A: b\rFrom: c\r\n\r\n", b"DKIM-Signature: v=1\r\nno field\r\n\r\nbody", b"\r" * 99],
 )  # fmt: skip
 async def test_any_bytes_are_looked_at(raw: bytes) -> None:
-    assert all(each.result is not Result.PASS for each in await check(raw, {}))
+    assert all(each.result is not AuthResult.PASS for each in await check(raw, {}))
 
 
 async def test_a_large_hostile_body_takes_no_time_beyond_its_size() -> None:
     """Blanks, line ends, and blanks between letters: none is looked at byte by byte."""
     for body in (b" " * 8_000_000, b"\r\n" * 4_000_000, b"a \t" * 2_000_000, b"\r" * 4_000_000):
         raw = signed()[:-4] + body + b"x\r\n"
-        assert await result(raw) is Result.FAIL
+        assert await result(raw) is AuthResult.FAIL
 
 
 async def test_a_large_hostile_header_takes_no_time_beyond_its_size() -> None:
     for head, wanted in (
-        (b"a:\r\n" * 250_000, Result.PERMERROR),
-        (b"A: " + b" \t" * 600_000 + b"\r\n", Result.PERMERROR),
-        (b"A: " + b" \t" * 400_000 + b"\r\n", Result.PASS),
-        (b"A: b\r\n" * 9000, Result.PASS),
+        (b"a:\r\n" * 250_000, AuthResult.PERMERROR),
+        (b"A: " + b" \t" * 600_000 + b"\r\n", AuthResult.PERMERROR),
+        (b"A: " + b" \t" * 400_000 + b"\r\n", AuthResult.PASS),
+        (b"A: b\r\n" * 9000, AuthResult.PASS),
     ):
         assert await result(head + signed()) is wanted

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mail.authentication import without_own_results
-from models.runtime.environment import World
+from mail.authentication import remove_own_results
+from models.runtime.environment import Environment
 from tests.conftest import Client, raw_message
 from tests.support.accounts.import_runs import eml_zip, imported, mbox
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.operations.bulk_operations import call
 from tests.support.operations.connector_operations import connector, far, ran, server
-from tests.support.servers.dovecot_server import Dovecot
+from tests.support.servers.dovecot_server import DovecotAccount
 
 __all__ = ["far", "server"]
 
@@ -89,8 +89,8 @@ async def test_imports(ada: Client) -> None:
     await check(ada, 2)
 
 
-async def test_connectors(ada: Client, far: Dovecot) -> None:
-    far.save(LETTER)
+async def test_connectors(ada: Client, far: DovecotAccount) -> None:
+    far.save_message(LETTER)
     run = await ran(ada.world, await connector(ada, far))
     assert run.imported == 1, run.log
     await check(ada)
@@ -110,7 +110,7 @@ async def test_submitted_messages(ada: Client) -> None:
 
 @pytest.mark.parametrize("in_file", [False, True])
 async def test_results_of_a_trusted_server_stay_above_the_border(
-    world: World, tmp_path: Path, *, in_file: bool
+    world: Environment, tmp_path: Path, *, in_file: bool
 ) -> None:
     options = replace(world.options, authserv_ids=("front.example.org",))
     ours = b"Authentication-Results: Front.example.org; spf=pass\r\n"
@@ -126,5 +126,5 @@ async def test_results_of_a_trusted_server_stay_above_the_border(
         if in_file:
             source = tmp_path / "letter"
             source.write_bytes(given)
-        found = await without_own_results(options, source, from_trusted_server=trusted)
+        found = await remove_own_results(options, source, from_trusted_server=trusted)
         assert (found.read_bytes() if isinstance(found, Path) else found) == kept

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from mail.authentication import spf
-from mail.authentication.dkim import Result
-from mail.authentication.dns_queries import Names
-from mail.authentication.spf import Spf
+from mail.authentication.dkim import AuthResult
+from mail.authentication.dns_queries import MessageDns
+from mail.authentication.spf import SpfResult
 from tests.support.mail_servers.dns_zone_server import Zone, asking, quoted, zone
 
 VECTORS = Path(__file__).with_name("vectors") / "rfc7208-tests.yml"
@@ -46,9 +46,9 @@ def _text(kind: str, value: Any) -> str:
     return f"{value.rstrip('.')}." if kind in ("PTR", "CNAME") else str(value)
 
 
-async def check(there: Zone, ip: str, sender: str, helo: str = "mx.far.example") -> Spf:
+async def check(there: Zone, ip: str, sender: str, helo: str = "mx.far.example") -> SpfResult:
     async with asking(there) as place:
-        return await spf.checked(Names(place, most=100), ip, helo, sender)
+        return await spf.check_sender(MessageDns(place, max_queries=100), ip, helo, sender)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each["description"])
@@ -66,30 +66,34 @@ async def test_the_vectors_of_the_rfc(scenario: dict[str, Any]) -> None:
 
 async def test_it_says_which_name_was_judged() -> None:
     there = zone({"far.example": "v=spf1 ip4:192.0.2.0/24 -all", "mx.far.example": "v=spf1 a -all"})
-    assert await check(there, CLIENT, "carol@FAR.example") == Spf(Result.PASS, "far.example")
-    assert await check(there, "198.51.100.1", "c@far.example") == Spf(Result.FAIL, "far.example")
-    assert (await check(there, f"::ffff:{CLIENT}", "c@far.example")).result is Result.PASS
+    assert await check(there, CLIENT, "carol@FAR.example") == SpfResult(
+        AuthResult.PASS, "far.example"
+    )
+    assert await check(there, "198.51.100.1", "c@far.example") == SpfResult(
+        AuthResult.FAIL, "far.example"
+    )
+    assert (await check(there, f"::ffff:{CLIENT}", "c@far.example")).result is AuthResult.PASS
     found = await check(there, CLIENT, "")
-    assert (found.domain, found.helo, found.result) == ("mx.far.example", True, Result.FAIL)
+    assert (found.domain, found.is_helo, found.result) == ("mx.far.example", True, AuthResult.FAIL)
 
 
 @pytest.mark.parametrize(
     "helo", ["[192.0.2.1]", "localhost", "", "a" * 300, "..", "\x00\xff", "a b"]
 )
 async def test_a_name_that_is_none_has_no_record(helo: str) -> None:
-    assert (await check(zone({}), CLIENT, "", helo)).result is Result.NONE
+    assert (await check(zone({}), CLIENT, "", helo)).result is AuthResult.NONE
 
 
 async def test_includes_without_end_come_to_one() -> None:
     there = zone({f"i{n}.example": f"v=spf1 include:i{n + 1}.example -all" for n in range(50)})
-    assert (await check(there, CLIENT, "c@i0.example")).result is Result.PERMERROR
-    assert len(there.asked) <= spf.LOOKUPS + 1
+    assert (await check(there, CLIENT, "c@i0.example")).result is AuthResult.PERMERROR
+    assert len(there.asked) <= spf.MAX_LOOKUP_TERMS + 1
     there = zone({"a.example": "v=spf1 include:a.example redirect=a.example"})
-    assert (await check(there, CLIENT, "c@a.example")).result is Result.PERMERROR
+    assert (await check(there, CLIENT, "c@a.example")).result is AuthResult.PERMERROR
     many = " ".join(f"a:h{n}.example" for n in range(400))
     there = zone({"a.example": f"v=spf1 {many} -all"})
-    assert (await check(there, CLIENT, "c@a.example")).result is Result.PERMERROR
-    assert len(there.asked) <= spf.VOIDS + 2
+    assert (await check(there, CLIENT, "c@a.example")).result is AuthResult.PERMERROR
+    assert len(there.asked) <= spf.MAX_VOID_LOOKUPS + 2
 
 
 async def test_the_budget_of_a_message_holds() -> None:
@@ -100,8 +104,8 @@ async def test_the_budget_of_a_message_holds() -> None:
         for at in range(10):
             there.records[f"h{n}x{at}.example", "A"] = ["198.51.100.1"]
     async with asking(there) as place:
-        found = await spf.checked(Names(place), CLIENT, "mx", "c@a.example")
-    assert found.result is Result.PERMERROR
+        found = await spf.check_sender(MessageDns(place), CLIENT, "mx", "c@a.example")
+    assert found.result is AuthResult.PERMERROR
     assert len(there.asked) == 20
 
 
@@ -109,11 +113,14 @@ async def test_a_server_that_is_silent_or_in_circles_is_no_verdict() -> None:
     there = zone({"a.example": "v=spf1 a:slow.example -all"})
     there.silent.add("slow.example")
     async with asking(there) as place:
-        found = await spf.checked(Names(place, seconds=0.3), CLIENT, "mx", "c@a.example")
-    assert found.result is Result.TEMPERROR
+        found = await spf.check_sender(MessageDns(place, timeout=0.3), CLIENT, "mx", "c@a.example")
+    assert found.result is AuthResult.TEMPERROR
     circle = {"c.example": "d.example.", "d.example": "c.example."}
     there = zone({"a.example": "v=spf1 a:c.example -all"}, CNAME=circle)
-    assert (await check(there, CLIENT, "c@a.example")).result in (Result.TEMPERROR, Result.FAIL)
+    assert (await check(there, CLIENT, "c@a.example")).result in (
+        AuthResult.TEMPERROR,
+        AuthResult.FAIL,
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,4 +144,4 @@ async def test_a_server_that_is_silent_or_in_circles_is_no_verdict() -> None:
 async def test_no_record_breaks_it(record: str) -> None:
     there = Zone({("a.example", "TXT"): [quoted(record.encode("latin-1"))]})
     for sender in ("c@a.example", "\xff\x00" * 40 + "@a.example", "." * 300 + "@a.example"):
-        assert isinstance((await check(there, CLIENT, sender)).result, Result)
+        assert isinstance((await check(there, CLIENT, sender)).result, AuthResult)

@@ -5,7 +5,7 @@ from email.policy import default
 
 import pytest
 
-from mail.mime.header_encoding import Named, addressed
+from mail.mime.header_encoding import NamedAddress, address_field
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from mail.mime.header_encoding import Named, addressed
     ],
 )
 def test_an_address_is_one_address(address: str, shown: str) -> None:
-    field = addressed("To", [Named(address), Named("eve@example.org", "Eve")])
+    field = address_field("To", [NamedAddress(address), NamedAddress("eve@example.org", "Eve")])
     assert field == f"To: {shown}, Eve <eve@example.org>\r\n".encode()
     read = message_from_bytes(field + b"\r\n", policy=default)["To"]
     assert [each.domain for each in read.addresses] == [shown.rpartition("@")[2], "example.org"]

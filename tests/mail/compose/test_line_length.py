@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.compose.line_length import LONGEST, mended, too_long
-from mail.envelope.dsn_parameters import USUAL
-from mail.smtp.submission_server import Writer
+from mail.compose.line_length import MAX_LINE_BYTES, has_long_line, shorten_lines
+from mail.envelope.dsn_parameters import DEFAULT_REPORTS
+from mail.smtp.submission_server import SmtpSubmitter
 from models.queue.tables import DeliveryState
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
-from resolvers.submission.smtp_submission import Clerk
+from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import Client
 from tests.support.mail_servers.queue_worker import relay, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
@@ -62,51 +62,51 @@ def multipart(*parts: bytes, kind: str = "mixed") -> bytes:
     ],
 )
 def test_long_lines_are_encoded_and_mean_the_same(raw: bytes) -> None:
-    assert too_long(raw)
-    found = mended(raw)
-    assert lengths(found) <= LONGEST
+    assert has_long_line(raw)
+    found = shorten_lines(raw)
+    assert lengths(found) <= MAX_LINE_BYTES
     assert content(found) == content(raw)
     assert found.startswith(HEAD)
-    assert mended(found) == found
+    assert shorten_lines(found) == found
 
 
 @pytest.mark.parametrize(
     "raw",
     [
-        HEAD + text(body=b"x" * LONGEST),
+        HEAD + text(body=b"x" * MAX_LINE_BYTES),
         HEAD + multipart(text(), text("7bit"), kind="signed; protocol=x"),
         HEAD + b"Content-Type: multipart/mixed\r\n\r\n" + LONG.encode(),
     ],
 )
 def test_what_is_short_or_signed_stays_byte_for_byte(raw: bytes) -> None:
-    assert mended(raw) == raw
+    assert shorten_lines(raw) == raw
 
 
 def test_long_fields_are_folded_at_spaces() -> None:
     names = ", ".join(f"person{n}@example.org" for n in range(200))
     raw = HEAD + f"To: {names}\r\n\r\nHi\r\n".encode()
-    found = mended(raw)
-    assert lengths(found) <= LONGEST
+    found = shorten_lines(raw)
+    assert lengths(found) <= MAX_LINE_BYTES
     assert email.message_from_bytes(found, policy=policy.default)["To"] == names
     hard = HEAD + b"X-Long: " + b"x" * 2000 + b"\r\n\r\nHi\r\n"
-    assert email.message_from_bytes(mended(hard))["X-Long"].strip() == "x" * 2000
+    assert email.message_from_bytes(shorten_lines(hard))["X-Long"].strip() == "x" * 2000
 
 
 @pytest.mark.parametrize("more", [0, 2 << 20])
-async def test_what_leaves_has_no_long_lines(ada: Client, world: World, more: int) -> None:
+async def test_what_leaves_has_no_long_lines(ada: Client, world: Environment, more: int) -> None:
     body = LONG.encode() + b"\r\n" + (b"line " * 100 + b"\r\n") * (more // 500)
     raw = HEAD.replace(b"a@", b"ada@") + b"To: carol@example.net\r\n" + text(body=body)
     async with listening(Server()) as there, working(world, relay(there)):
         row = await world.database.read(
             select(col(User.auth_version)).where(col(User.id) == ada.user.id)
         )
-        writer = Writer(ada.user.id, "ada", row[0].auth_version, None)
-        queue_id = await Clerk(world).submit(
-            writer, raw, "ada@example.org", [("carol@example.net", USUAL)]
+        writer = SmtpSubmitter(ada.user.id, "ada", row[0].auth_version, None)
+        queue_id = await SmtpSubmissionService(world).submit(
+            writer, raw, "ada@example.org", [("carol@example.net", DEFAULT_REPORTS)]
         )
         asked = select(col(Submission.id)).where(col(Submission.queue_id) == queue_id)
         rows = await settled(world, (await world.database.read(asked))[0].id)
     assert {row.state for row in rows.values()} == {DeliveryState.RELAYED}
     (mail,) = there.mails
-    assert lengths(mail.raw) <= LONGEST
+    assert lengths(mail.raw) <= MAX_LINE_BYTES
     assert content(mail.raw) == content(raw)

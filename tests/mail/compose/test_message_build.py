@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 
 from mail import mime
 from mail.compose.message_builder import (
-    Attachment,
-    Disposition,
-    Draft,
-    HeaderLine,
+    AttachmentDisposition,
+    CustomHeader,
+    MessageDraft,
+    OutgoingFile,
     Priority,
-    build,
-    fitting,
-    message_id,
+    build_message,
+    new_message_id,
+    sanitize_attachment,
     without_bcc,
 )
-from mail.mime.header_encoding import Named
-from models.errors import Invalid, LimitReached, Several
+from mail.mime.header_encoding import NamedAddress
+from models.errors import InvalidInput, LimitReached, MultipleErrors
 
-ADA = Named("ada@example.org", "Ada")
-BOB = Named("bob@example.com")
-PLAIN = Draft(
+ADA = NamedAddress("ada@example.org", "Ada")
+BOB = NamedAddress("bob@example.com")
+PLAIN = MessageDraft(
     from_=ADA,
     date=datetime(2030, 1, 1, 12, tzinfo=UTC),
     message_id="<1@example.org>",
@@ -55,7 +55,7 @@ def types(raw: bytes) -> list[str]:
 
 
 def test_a_plain_message_has_what_it_needs_and_no_more() -> None:
-    raw = build(PLAIN)
+    raw = build_message(PLAIN)
     assert raw == (
         b"From: Ada <ada@example.org>\r\nTo: bob@example.com\r\nSubject: Hello\r\n"
         b"Date: Tue, 01 Jan 2030 12:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"
@@ -65,7 +65,7 @@ def test_a_plain_message_has_what_it_needs_and_no_more() -> None:
 
 
 def test_text_is_made_from_html() -> None:
-    raw = build(replace(PLAIN, text=None, html="<p>Grüße &amp; <b>Küsse</b></p>"))
+    raw = build_message(replace(PLAIN, text=None, html="<p>Grüße &amp; <b>Küsse</b></p>"))
     assert types(raw) == ["multipart/alternative", "text/plain", "text/html"]
     body = parsed(raw).get_body(("plain",))
     assert body is not None
@@ -78,18 +78,18 @@ async def test_files_and_images_lie_where_they_belong() -> None:
         PLAIN,
         html='<img src="cid:logo"><p>Hi</p>',
         attachments=[
-            Attachment(PIXEL, "logo.gif", "image/gif", "logo"),
-            Attachment(b"a;b", "Übersicht für Käthe, letzte Fassung.csv", "text/csv"),
-            Attachment(b"x", "x.bin", cid="other", disposition=Disposition.ATTACHMENT),
+            OutgoingFile(PIXEL, "logo.gif", "image/gif", "logo"),
+            OutgoingFile(b"a;b", "Übersicht für Käthe, letzte Fassung.csv", "text/csv"),
+            OutgoingFile(b"x", "x.bin", cid="other", disposition=AttachmentDisposition.ATTACHMENT),
         ],
     )
-    raw = build(draft)
+    raw = build_message(draft)
     assert types(raw) == [
         "multipart/mixed",
         *("multipart/alternative", "text/plain", "multipart/related", "text/html", "image/gif"),
         *("text/csv", "application/octet-stream"),
     ]
-    found = (await mime.read(raw)).attachments
+    found = (await mime.read_message_facts(raw)).attachments
     assert [(each.filename, each.related) for each in found] == [
         ("logo.gif", True),
         ("Übersicht für Käthe, letzte Fassung.csv", False),
@@ -103,7 +103,7 @@ def test_images_given_as_data_become_parts_with_their_names() -> None:
         f'<img alt="a" src="data:image/gif;base64,{code}" data-filename="dot.gif">'
         f"<IMG SRC='data:image/gif;base64,{code}'><img src='data:image/gif;base64,!'>"
     )
-    message = parsed(build(replace(PLAIN, html=html)))
+    message = parsed(build_message(replace(PLAIN, html=html)))
     (image,) = [part for part in message.walk() if part.get_content_type() == "image/gif"]
     assert (image.get_content(), image.get_filename()) == (PIXEL, "dot.gif")
     body = message.get_body(("html",))
@@ -114,11 +114,11 @@ def test_images_given_as_data_become_parts_with_their_names() -> None:
 
 
 def test_bcc_is_kept_and_can_be_stripped() -> None:
-    many = [Named(f"secret{n}@example.net", "Sécret, Very") for n in range(20)]
-    raw = build(replace(PLAIN, bcc=many))
+    many = [NamedAddress(f"secret{n}@example.net", "Sécret, Very") for n in range(20)]
+    raw = build_message(replace(PLAIN, bcc=many))
     assert b"secret19@" in raw
     stripped = without_bcc(raw)
-    assert stripped == build(PLAIN)
+    assert stripped == build_message(PLAIN)
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
@@ -135,17 +135,17 @@ def test_a_message_without_body_loses_its_bcc_too() -> None:
 
 
 def test_smtputf8_only_where_a_local_part_needs_it() -> None:
-    idn = build(replace(PLAIN, to=[Named("bob@bücher.example", "Bücher")]))
+    idn = build_message(replace(PLAIN, to=[NamedAddress("bob@bücher.example", "Bücher")]))
     assert idn.isascii()
     assert b"bob@xn--bcher-kva.example" in idn
-    utf8 = build(replace(PLAIN, to=[Named("jörg@bücher.example")]))
+    utf8 = build_message(replace(PLAIN, to=[NamedAddress("jörg@bücher.example")]))
     assert "To: jörg@bücher.example\r\n".encode() in utf8
 
 
 def test_long_fields_are_folded_and_read_back() -> None:
-    people = [Named(f"somebody{n}@example.net", f'Some "Body", {n}') for n in range(100)]
+    people = [NamedAddress(f"somebody{n}@example.net", f'Some "Body", {n}') for n in range(100)]
     subject = "A very long subject " * 20 + "x" * 300 + " ünd mehr 🦆" * 10
-    raw = build(replace(PLAIN, to=people, subject=subject, references=["<a@b>"] * 40))
+    raw = build_message(replace(PLAIN, to=people, subject=subject, references=["<a@b>"] * 40))
     assert max(map(len, lines(raw))) <= 78
     message = parsed(raw)
     assert [(a.addr_spec, a.display_name) for a in message["To"].addresses] == people
@@ -157,12 +157,14 @@ def test_long_fields_are_folded_and_read_back() -> None:
     subject=st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=300),
 )
 async def test_any_name_and_subject_come_back(name: str, subject: str) -> None:
-    raw = build(replace(PLAIN, from_=Named("ada@example.org", name), subject=subject))
+    raw = build_message(
+        replace(PLAIN, from_=NamedAddress("ada@example.org", name), subject=subject)
+    )
     assert max(map(len, lines(raw))) < 998
     assert [line.split(b":")[0] for line in lines(raw) if line[:1] not in b" \t"] == [
-        line.split(b":")[0] for line in lines(build(PLAIN))
+        line.split(b":")[0] for line in lines(build_message(PLAIN))
     ]
-    facts = await mime.read(raw)
+    facts = await mime.read_message_facts(raw)
     assert (facts.from_[0].name or "").split() == name.split()
     assert facts.subject.split() == subject.split()
 
@@ -178,42 +180,45 @@ async def test_any_name_and_subject_come_back(name: str, subject: str) -> None:
         ({"text": "\udfff"}, ["text"]),
         ({"text": "x" * (1 << 20) + "x"}, ["text"]),
         ({"html": "x" * (1 << 20) + "x"}, ["html"]),
-        ({"from_": Named("ada@example.org", "A\nB")}, ["from"]),
-        ({"from_": Named("ada@example.org", "A" * 256)}, ["from"]),
-        ({"to": [BOB, Named("bob@example.com\r\nRCPT TO:<eve@example.net>")]}, ["to"]),
-        ({"cc": [Named("bob@example.com\x07")]}, ["cc"]),
-        ({"bcc": [Named("not an address")]}, ["bcc"]),
-        ({"reply_to": [Named("<bob@example.com>")]}, ["replyTo"]),
-        ({"headers": [HeaderLine("X-A", "1"), HeaderLine("From", "x")]}, ["headers", "1", "key"]),
-        ({"headers": [HeaderLine("X A", "1")]}, ["headers", "0", "key"]),
-        ({"headers": [HeaderLine("X-A", "1\n2")]}, ["headers", "0", "value"]),
-        ({"headers": [HeaderLine("X-A", "x" * 102401)]}, ["headers", "0", "value"]),
-        ({"headers": [HeaderLine("X-A", "1")] * 101}, ["headers"]),
-        ({"attachments": [Attachment(b"", "a\nb")]}, ["attachments", "0", "filename"]),
-        ({"attachments": [Attachment(b"", "\ud800")]}, ["attachments"]),
-        ({"attachments": [Attachment(b"", None, "x")]}, ["attachments", "0", "contentType"]),
-        ({"attachments": [Attachment(b"", cid="a>b")]}, ["attachments", "0", "cid"]),
-        ({"attachments": [Attachment(b"123")], "most": 2}, ["attachments"]),
-        ({"attachments": [Attachment(b"")] * 251}, ["attachments"]),
+        ({"from_": NamedAddress("ada@example.org", "A\nB")}, ["from"]),
+        ({"from_": NamedAddress("ada@example.org", "A" * 256)}, ["from"]),
+        ({"to": [BOB, NamedAddress("bob@example.com\r\nRCPT TO:<eve@example.net>")]}, ["to"]),
+        ({"cc": [NamedAddress("bob@example.com\x07")]}, ["cc"]),
+        ({"bcc": [NamedAddress("not an address")]}, ["bcc"]),
+        ({"reply_to": [NamedAddress("<bob@example.com>")]}, ["replyTo"]),
+        (
+            {"headers": [CustomHeader("X-A", "1"), CustomHeader("From", "x")]},
+            ["headers", "1", "key"],
+        ),
+        ({"headers": [CustomHeader("X A", "1")]}, ["headers", "0", "key"]),
+        ({"headers": [CustomHeader("X-A", "1\n2")]}, ["headers", "0", "value"]),
+        ({"headers": [CustomHeader("X-A", "x" * 102401)]}, ["headers", "0", "value"]),
+        ({"headers": [CustomHeader("X-A", "1")] * 101}, ["headers"]),
+        ({"attachments": [OutgoingFile(b"", "a\nb")]}, ["attachments", "0", "filename"]),
+        ({"attachments": [OutgoingFile(b"", "\ud800")]}, ["attachments"]),
+        ({"attachments": [OutgoingFile(b"", None, "x")]}, ["attachments", "0", "contentType"]),
+        ({"attachments": [OutgoingFile(b"", cid="a>b")]}, ["attachments", "0", "cid"]),
+        ({"attachments": [OutgoingFile(b"123")], "most": 2}, ["attachments"]),
+        ({"attachments": [OutgoingFile(b"")] * 251}, ["attachments"]),
         ({"most": 100}, ["attachments"]),
     ],
 )
 def test_what_cannot_be_written_is_refused_by_name(
     change: dict[str, object], path: list[str]
 ) -> None:
-    kind = LimitReached if "most" in change else Invalid
+    kind = LimitReached if "most" in change else InvalidInput
     with pytest.raises(kind) as refused:
-        build(replace(PLAIN, **change))  # type: ignore[arg-type]
+        build_message(replace(PLAIN, **change))  # type: ignore[arg-type]
     assert refused.value.path == path
 
 
 def test_all_that_cannot_be_written_is_told_at_once() -> None:
-    files = [Attachment(b"", "a\nb", "x", "a>b"), Attachment(b"", cid="a>b")]
-    headers = [HeaderLine("Bcc", "a\nb"), HeaderLine("X-A", "\n")]
+    files = [OutgoingFile(b"", "a\nb", "x", "a>b"), OutgoingFile(b"", cid="a>b")]
+    headers = [CustomHeader("Bcc", "a\nb"), CustomHeader("X-A", "\n")]
     wrong = replace(PLAIN, text="\0", html="\ud800", attachments=files, headers=headers)
-    with pytest.raises(Several) as refused:
-        build(wrong)
-    assert [".".join(one.path) for one in refused.value.each] == [
+    with pytest.raises(MultipleErrors) as refused:
+        build_message(wrong)
+    assert [".".join(one.path) for one in refused.value.all_errors] == [
         "attachments.0.cid",
         "attachments.0.contentType",
         "attachments.0.filename",
@@ -234,55 +239,62 @@ def test_all_that_cannot_be_written_is_told_at_once() -> None:
     ],
 )
 def test_fields_of_servers_and_of_ours_are_refused(key: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        build(replace(PLAIN, headers=[HeaderLine(key, "x")]))
+    with pytest.raises(InvalidInput) as refused:
+        build_message(replace(PLAIN, headers=[CustomHeader(key, "x")]))
     assert (refused.value.constraint, refused.value.path) == ("reserved", ["headers", "0", "key"])
 
 
 def test_own_fields_and_priority_are_written() -> None:
-    headers = [HeaderLine("X-Campaign", "Frühling 🌱"), HeaderLine("List-Id", "<a.example.org>")]
-    message = parsed(build(replace(PLAIN, headers=headers, priority=Priority.HIGH)))
+    headers = [
+        CustomHeader("X-Campaign", "Frühling 🌱"),
+        CustomHeader("List-Id", "<a.example.org>"),
+    ]
+    message = parsed(build_message(replace(PLAIN, headers=headers, priority=Priority.HIGH)))
     assert (message["X-Campaign"], message["List-Id"]) == ("Frühling 🌱", "<a.example.org>")
     assert (message["X-Priority"], message["Importance"]) == ("1", "high")
 
 
 def test_references_keep_the_first_and_the_nearest() -> None:
     ids = [f"<{n}@example.org>" for n in range(80)]
-    message = parsed(build(replace(PLAIN, in_reply_to=ids[-1], references=["<b ad>", *ids])))
+    message = parsed(
+        build_message(replace(PLAIN, in_reply_to=ids[-1], references=["<b ad>", *ids]))
+    )
     kept = str(message["References"]).split()
     assert (len(kept), kept[0], kept[1], kept[-1]) == (50, ids[0], ids[31], ids[79])
     assert message["In-Reply-To"] == ids[-1]
 
 
 def test_a_message_id_is_of_the_random_bytes_and_the_domain() -> None:
-    assert message_id(b"\x01\xff", "bücher.example") == "<01ff@xn--bcher-kva.example>"
+    assert new_message_id(b"\x01\xff", "bücher.example") == "<01ff@xn--bcher-kva.example>"
 
 
 @pytest.mark.parametrize(
     ("odd", "written"),
     [
-        (Attachment(b"", "a\r\nb\tc\0" + "n" * 300), Attachment(b"", "ab c" + "n" * 251)),
-        (Attachment(b"", "", "x", "a>b", charset="a b"), Attachment(b"")),
-        (Attachment(b"", "a", "image/png", "a@b", charset="utf-8"),
-         Attachment(b"", "a", "image/png", "a@b")),
-        (Attachment(b"", "a", "text/csv", charset='x"; y'), Attachment(b"", "a", "text/csv")),
-        *[(Attachment(b"", "ü", "text/csv", charset="KOI8-R"),) * 2],
+        (OutgoingFile(b"", "a\r\nb\tc\0" + "n" * 300), OutgoingFile(b"", "ab c" + "n" * 251)),
+        (OutgoingFile(b"", "", "x", "a>b", charset="a b"), OutgoingFile(b"")),
+        (OutgoingFile(b"", "a", "image/png", "a@b", charset="utf-8"),
+         OutgoingFile(b"", "a", "image/png", "a@b")),
+        (OutgoingFile(b"", "a", "text/csv", charset='x"; y'), OutgoingFile(b"", "a", "text/csv")),
+        *[(OutgoingFile(b"", "ü", "text/csv", charset="KOI8-R"),) * 2],
     ],
 )  # fmt: skip
 def test_files_of_others_messages_can_always_be_written(
-    odd: Attachment, written: Attachment
+    odd: OutgoingFile, written: OutgoingFile
 ) -> None:
-    made = fitting(odd)
+    made = sanitize_attachment(odd)
     assert made == written
-    (part,) = parsed(build(replace(PLAIN, attachments=[made]))).iter_attachments()
+    (part,) = parsed(build_message(replace(PLAIN, attachments=[made]))).iter_attachments()
     assert part.get_filename() == written.filename
     assert part.get_content_charset() == (written.charset and written.charset.lower())
 
 
 def test_an_attached_message_is_a_file_like_any_other() -> None:
-    draft = replace(PLAIN, attachments=[Attachment(build(PLAIN), "a.eml", "message/rfc822")])
-    (part,) = parsed(build(draft)).iter_attachments()
+    draft = replace(
+        PLAIN, attachments=[OutgoingFile(build_message(PLAIN), "a.eml", "message/rfc822")]
+    )
+    (part,) = parsed(build_message(draft)).iter_attachments()
     assert (part.get_content_type(), part.get_content()) == (
         "application/octet-stream",
-        build(PLAIN),
+        build_message(PLAIN),
     )

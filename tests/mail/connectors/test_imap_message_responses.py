@@ -5,10 +5,15 @@ from datetime import datetime
 
 import pytest
 
-from mail.connectors.imap_client import FOLDERS
-from mail.connectors.remote_server import Failure, Head, Listed, Stage
-from mail.connectors.session_thread import Session
-from models.connectors import Security
+from mail.connectors.imap_client import MAX_MAILBOXES
+from mail.connectors.remote_server import (
+    ConnectorStage,
+    ListedMailbox,
+    RemoteFailure,
+    RemoteMessage,
+)
+from mail.connectors.session_thread import ThreadedSession
+from models.connectors import ConnectorSecurity
 from tests.support.mail_servers.imap_and_pop3_servers import (
     GONE,
     INBOX,
@@ -29,9 +34,9 @@ from tests.support.mail_servers.imap_and_pop3_servers import (
 # ---------------------------------------------------------------- folders
 
 
-async def folders_of(*lines: bytes) -> list[Listed]:
+async def folders_of(*lines: bytes) -> list[ListedMailbox]:
     async with signed_in(three(folders=list(lines))) as there:
-        return await there.do(there.remote.folders)
+        return await there.run(there.remote.list_mailboxes)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +69,10 @@ async def folders_of(*lines: bytes) -> list[Listed]:
 async def test_names_of_folders(line: bytes, raw: bytes, levels: list[str]) -> None:
     remote = three(folders=[line])
     async with signed_in(remote) as there:
-        (found,) = await there.do(there.remote.folders)
-        assert (found.raw, found.levels) == (raw, levels)
-        assert await there.do(there.remote.subscribed) == {raw}
-        await there.do(lambda: there.remote.open(found, write=False))
+        (found,) = await there.run(there.remote.list_mailboxes)
+        assert (found.raw_name, found.levels) == (raw, levels)
+        assert await there.run(there.remote.list_subscribed) == {raw}
+        await there.run(lambda: there.remote.open_mailbox(found, writable=False))
     (asked,) = [line.partition(b" ")[2] for line in remote.heard if b"EXAMINE" in line]
     quoted = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     literal = b"EXAMINE {%d}\r\n%s\r\n" % (len(raw), raw)
@@ -84,24 +89,30 @@ async def test_which_folders_there_are() -> None:
         b'() "/" "twice"',
         b'() "/" ""',
     )
-    assert [(one.raw, one.use) for one in found] == [(b"Gesendet", "\\sent"), (b"twice", None)]
+    assert [(one.raw_name, one.special_use) for one in found] == [
+        (b"Gesendet", "\\sent"),
+        (b"twice", None),
+    ]
 
 
 @pytest.mark.parametrize("line", [b"", b"a b", b'() "/"', b'(\\x "/" a', b'() "/" a b', b"1 2 3"])
 async def test_a_list_that_is_none(line: bytes) -> None:
     problem = await failure(three(folders=[line]))
-    assert problem.stage is Stage.LIST
+    assert problem.stage is ConnectorStage.LIST
 
 
 async def test_five_thousand_folders() -> None:
     found = await folders_of(*(b'() "/" "Folder %d"' % number for number in range(5000)))
-    assert len({one.raw for one in found}) == 5000
+    assert len({one.raw_name for one in found}) == 5000
 
 
 async def test_more_folders_than_anybody_has() -> None:
-    lines = [b'() "/" "Folder %d"' % number for number in range(FOLDERS + 1)]
+    lines = [b'() "/" "Folder %d"' % number for number in range(MAX_MAILBOXES + 1)]
     problem = await failure(three(folders=lines))
-    assert (problem.stage, problem.message) == (Stage.LIST, f"more than {FOLDERS} folders")
+    assert (problem.stage, problem.message) == (
+        ConnectorStage.LIST,
+        f"more than {MAX_MAILBOXES} folders",
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +138,7 @@ async def test_more_folders_than_anybody_has() -> None:
 )
 async def test_a_folder_is_opened(said: bytes, validity: int, modseq: int) -> None:
     async with signed_in(three(faults={"EXAMINE": said + b"<tag> OK\r\n"})) as there:
-        found = await there.do(lambda: there.remote.open(INBOX, write=False))
+        found = await there.run(lambda: there.remote.open_mailbox(INBOX, writable=False))
         assert found == (validity, modseq, 3)
 
 
@@ -139,27 +150,34 @@ async def test_a_folder_is_opened(said: bytes, validity: int, modseq: int) -> No
 async def test_no_uidvalidity(validity: bytes) -> None:
     said = b"* 3 EXISTS\r\n* OK " + validity + b" ok\r\n<tag> OK\r\n"
     problem = await failure(three(faults={"SELECT": said}))
-    assert (problem.stage, problem.message) == (Stage.FETCH, "the server names no UIDVALIDITY")
+    assert (problem.stage, problem.message) == (
+        ConnectorStage.FETCH,
+        "the server names no UIDVALIDITY",
+    )
 
 
 async def test_numbered_anew_in_between() -> None:
     remote = three()
     async with signed_in(remote) as there:
-        assert (await there.do(lambda: there.remote.open(INBOX, write=False))).validity == 7
+        assert (
+            await there.run(lambda: there.remote.open_mailbox(INBOX, writable=False))
+        ).uid_validity == 7
         remote.validity = 8
-        assert (await there.do(lambda: there.remote.open(INBOX, write=False))).validity == 8
+        assert (
+            await there.run(lambda: there.remote.open_mailbox(INBOX, writable=False))
+        ).uid_validity == 8
 
 
 async def test_numbered_anew_while_it_is_open() -> None:
     said = b"* OK [UIDVALIDITY 8] surprise\r\n<usual>"
     problem = await failure(three(faults={"UID FETCH": said}))
-    assert (problem.stage, "anew" in problem.message) == (Stage.FETCH, True)
+    assert (problem.stage, "anew" in problem.message) == (ConnectorStage.FETCH, True)
 
 
 async def test_what_can_only_be_read() -> None:
     said = b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7]\r\n<tag> OK [READ-ONLY] hands off\r\n"
     problem = await failure(three(faults={"SELECT": said}))
-    assert (problem.stage, "only be read" in problem.message) == (Stage.FETCH, True)
+    assert (problem.stage, "only be read" in problem.message) == (ConnectorStage.FETCH, True)
 
 
 # ---------------------------------------------------------------- numbers of messages
@@ -179,7 +197,7 @@ async def test_what_can_only_be_read() -> None:
 )
 async def test_numbers(said: bytes, marks: list[str]) -> None:
     async with signed_in(three(faults={"UID SEARCH": said + b"<tag> OK\r\n"})) as there:
-        assert await there.do((await opened(there)).marks) == marks
+        assert await there.run((await opened(there)).list_message_ids) == marks
 
 
 @pytest.mark.parametrize(
@@ -187,17 +205,17 @@ async def test_numbers(said: bytes, marks: list[str]) -> None:
     [b"", b"* SEARCH\r\n", b"* SEARCH 1 x\r\n", b"* SEARCH -1\r\n", b"* SEARCH {3}\r\n1 2\r\n"],
 )
 async def test_numbers_that_are_none(said: bytes) -> None:
-    async def marks(there: Session) -> None:
-        await there.do((await opened(there)).marks)
+    async def marks(there: ThreadedSession) -> None:
+        await there.run((await opened(there)).list_message_ids)
 
     problem = await failure(three(faults={"UID SEARCH": said + b"<tag> OK\r\n"}), marks)
-    assert problem.stage is Stage.FETCH
+    assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_as_many_as_large_folders_have() -> None:
     many = b"* SEARCH" + b"".join(b" %d" % uid for uid in range(1, 300_001)) + b"\r\n<tag> OK\r\n"
     async with signed_in(three(faults={"UID SEARCH": many})) as there:
-        assert len(await there.do((await opened(there)).marks)) == 300_000
+        assert len(await there.run((await opened(there)).list_message_ids)) == 300_000
 
 
 # ---------------------------------------------------------------- what is told of messages
@@ -226,8 +244,8 @@ async def test_what_is_told(
 ) -> None:
     said = b"* 1 FETCH (" + told + b")\r\n<tag> OK\r\n"
     async with signed_in(three(faults={"UID FETCH": said})) as there:
-        (one,) = await there.do((await opened(there)).heads, ["3"])
-        assert one == Head("3", size, frozenset(flags), received_at)
+        (one,) = await there.run((await opened(there)).fetch_metadata, ["3"])
+        assert one == RemoteMessage("3", size, frozenset(flags), received_at)
 
 
 async def test_what_comes_unasked_is_of_others() -> None:
@@ -243,9 +261,9 @@ async def test_what_comes_unasked_is_of_others() -> None:
             b"* 1 FETCH (UID 3 FLAGS (\\Seen))\r\n* 1 FETCH (UID 3 RFC822.SIZE 4)\r\n"
             b"* 4 FETCH (FLAGS ())\r\n<tag> OK\r\n"
         )
-        expected = Head("3", 4, frozenset({"\\Seen"}), None)
-        assert await there.do(found.heads, ["3", "5"]) == [expected]
-        assert await there.do(found.flags, ["3", "5"]) == {"3": frozenset({"\\Seen"})}
+        expected = RemoteMessage("3", 4, frozenset({"\\Seen"}), None)
+        assert await there.run(found.fetch_metadata, ["3", "5"]) == [expected]
+        assert await there.run(found.fetch_flags, ["3", "5"]) == {"3": frozenset({"\\Seen"})}
         remote.faults["UID FETCH"] = said
         assert set(await got(there, 3, 5, 8)) == {"3", "5", "8"}
 
@@ -290,7 +308,7 @@ async def test_a_size_that_is_a_lie(size: bytes) -> None:
         ImapRemote({uid: Message(raw, size=size) for uid in range(1, 9)})
     ) as there:
         found = await opened(there)
-        heads = await there.do(found.heads, [str(uid) for uid in range(1, 9)])
+        heads = await there.run(found.fetch_metadata, [str(uid) for uid in range(1, 9)])
         assert {one.size for one in heads} == {int(size)}
         assert await got(there, *range(1, 9)) == {str(uid): raw for uid in range(1, 9)}
 
@@ -305,7 +323,7 @@ async def test_a_message_larger_than_any_may_be_is_left_out() -> None:
 async def test_a_literal_that_cannot_be_one(size: int) -> None:
     fault = Fault(b"* 1 FETCH (UID 3 BODY[] {%d}\r\nFrom:" % size)
     problem = await failure(three(faults={"UID FETCH": fault}), lambda there: got(there, 3))
-    assert (problem.stage, f"{size} bytes" in problem.message) == (Stage.FETCH, True)
+    assert (problem.stage, f"{size} bytes" in problem.message) == (ConnectorStage.FETCH, True)
 
 
 @pytest.mark.parametrize("given", [b"{100}", b"{5}", b"{0}", b"{-1}", b"{x}", b"{}"])
@@ -313,17 +331,17 @@ async def test_a_literal_of_a_wrong_size(given: bytes) -> None:
     fault = Fault(b"* 1 FETCH (UID 3 BODY[] " + given + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n")
     remote = three(faults={"UID FETCH": fault})
     problem = await failure(remote, lambda there: got(there, 3), timeout=SHORT)
-    assert problem.stage is Stage.FETCH
+    assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_what_came_before_the_end_is_there() -> None:
     fault = Fault(b"* 1 FETCH (UID 3 BODY[] {1}\r\na)\r\n* 2 FETCH (UID 5 BODY[] {9}\r\nab", GONE)
     seen: list[tuple[str, bytes]] = []
 
-    async def fetch(there: Session) -> None:
+    async def fetch(there: ThreadedSession) -> None:
         await opened(there)
-        async for some in there.bodies([head(3), head(5)]):
-            seen.extend((one.mark, raw) for one, raw in some)
+        async for some in there.stream_messages([head(3), head(5)]):
+            seen.extend((one.message_id, raw) for one, raw in some)
 
     problem = await failure(three(faults={"UID FETCH": fault}), fetch)
     assert problem.message == "the server has ended the connection"
@@ -347,7 +365,7 @@ async def test_who_gives_nothing_at_all() -> None:
     remote = ImapRemote({uid: Message() for uid in range(1, 50)})
     remote.faults["UID FETCH"] = b"<tag> NO I am tired\r\n"
     problem = await failure(remote, lambda there: got(there, *range(1, 50)))
-    assert (problem.stage, "none of these" in problem.message) == (Stage.FETCH, True)
+    assert (problem.stage, "none of these" in problem.message) == (ConnectorStage.FETCH, True)
     assert sum(b"UID FETCH" in line for line in remote.heard) < 20
 
 
@@ -359,7 +377,7 @@ async def test_with_uidplus_only_ours_are_deleted() -> None:
     remote.messages[8].flags = b"\\Deleted"
     async with signed_in(remote) as there:
         found = await opened(there, write=True)
-        await there.do(found.delete, ["3", "5"])
+        await there.run(found.delete_messages, ["3", "5"])
     assert set(remote.messages) == {8}
     assert not any(line.endswith(b" EXPUNGE\r\n") for line in remote.heard)
 
@@ -370,7 +388,7 @@ async def test_without_uidplus_nothing_of_others_is_deleted(others: bytes, left:
     remote.messages[8].flags = others
     async with signed_in(remote) as there:
         found = await opened(there, write=True)
-        await there.do(found.delete, ["3", "5"])
+        await there.run(found.delete_messages, ["3", "5"])
     assert set(remote.messages) == left
     assert b"\\Deleted" in remote.messages.get(3, Message(flags=b"\\Deleted")).flags
 
@@ -379,7 +397,7 @@ async def test_without_uidplus_nothing_goes_where_nothing_is_marked() -> None:
     remote = three(capabilities=b"IMAP4rev1", faults={"UID SEARCH": b"* SEARCH\r\n<tag> OK\r\n"})
     async with signed_in(remote) as there:
         found = await opened(there, write=True)
-        await there.do(found.delete, ["3"])
+        await there.run(found.delete_messages, ["3"])
     assert set(remote.messages) == {3, 5, 8}
 
 
@@ -396,24 +414,24 @@ async def test_without_uidplus_nothing_goes_where_nothing_is_marked() -> None:
         (b"+ idling\r\n", False),
     ],
 )
-@pytest.mark.parametrize("security", [Security.PLAIN, Security.TLS])
-async def test_waiting(said: bytes, heard: bool, security: Security) -> None:
+@pytest.mark.parametrize("security", [ConnectorSecurity.PLAIN, ConnectorSecurity.TLS])
+async def test_waiting(said: bytes, heard: bool, security: ConnectorSecurity) -> None:
     rest = b"STS\r\n" if said.endswith(b"EXI") else b""
     remote = three(faults={"IDLE": said, "DONE": rest + b"<tag> OK idled\r\n"})
     async with signed_in(remote, security=security) as there:
         found = await opened(there)
-        assert await there.do(found.wait, 0.2) is (heard or bool(rest))
-        assert await there.do(found.marks) == ["3", "5", "8"]
+        assert await there.run(found.wait_for_changes, 0.2) is (heard or bool(rest))
+        assert await there.run(found.list_message_ids) == ["3", "5", "8"]
 
 
 async def test_waiting_goes_on_for_longer_than_a_silence() -> None:
     async with signed_in(three(), timeout=0.2) as there:
         began = time.monotonic()
-        assert not await there.do((await opened(there)).wait, 0.6)
+        assert not await there.run((await opened(there)).wait_for_changes, 0.6)
         assert time.monotonic() - began > 0.5
 
 
 async def test_no_waiting_where_it_is_not_offered() -> None:
     async with signed_in(three(capabilities=b"IMAP4rev1")) as there:
-        with pytest.raises(Failure, match="no IDLE"):
-            await there.do((await opened(there)).wait, 1)
+        with pytest.raises(RemoteFailure, match="no IDLE"):
+            await there.run((await opened(there)).wait_for_changes, 1)

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 from mail.connectors import imap_client, imap_protocol
-from mail.connectors.imap_client import Imap
-from mail.connectors.remote_server import Failure, Stage
-from mail.connectors.session_thread import Session
-from mail.connectors.socket_stream import Line
-from models.connectors import Security
+from mail.connectors.imap_client import ImapSession
+from mail.connectors.remote_server import ConnectorStage, RemoteFailure
+from mail.connectors.session_thread import ThreadedSession
+from mail.connectors.socket_stream import RemoteConnection
+from models.connectors import ConnectorSecurity
 from tests.support.mail_servers.imap_and_pop3_servers import (
     GONE,
     HANG_UP,
@@ -45,9 +45,9 @@ async def test_messages_come_with_flags_and_dates() -> None:
     remote.messages[5].flags = b"\\Seen $Forwarded"
     async with signed_in(remote) as there:
         found = await opened(there)
-        assert await there.do(found.marks) == ["3", "5", "8"]
-        heads = await there.do(found.heads, ["3", "5", "7"])
-        assert [one.mark for one in heads] == ["3", "5"]
+        assert await there.run(found.list_message_ids) == ["3", "5", "8"]
+        heads = await there.run(found.fetch_metadata, ["3", "5", "7"])
+        assert [one.message_id for one in heads] == ["3", "5"]
         assert heads[1].flags == {"\\Seen", "$Forwarded"}
         assert heads[1].received_at == datetime(2026, 7, 17, 0, 44, 25, tzinfo=UTC)
         assert heads[0].size == len(remote.messages[3].raw)
@@ -58,20 +58,20 @@ async def test_messages_come_with_flags_and_dates() -> None:
 
 
 async def test_many_messages_come_in_several_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imap_client, "BODIES", 2)
-    monkeypatch.setattr(imap_client, "HEADS", 2)
+    monkeypatch.setattr(imap_client, "MAX_FETCHED_MESSAGES", 2)
+    monkeypatch.setattr(imap_client, "METADATA_BATCH_SIZE", 2)
     remote = three()
     async with signed_in(remote) as there:
         assert len(await got(there, 3, 5, 8)) == 3
         found = await opened(there)
-        assert len(await there.do(found.heads, ["3", "5", "8"])) == 3
-        assert await there.do(found.flags, ["3", "5", "8"]) == dict.fromkeys(
+        assert len(await there.run(found.fetch_metadata, ["3", "5", "8"])) == 3
+        assert await there.run(found.fetch_flags, ["3", "5", "8"]) == dict.fromkeys(
             ("3", "5", "8"), frozenset[str]()
         )
 
 
-@pytest.mark.parametrize("security", [Security.TLS, Security.STARTTLS])
-async def test_tls(security: Security) -> None:
+@pytest.mark.parametrize("security", [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS])
+async def test_tls(security: ConnectorSecurity) -> None:
     remote = three(capabilities=b"IMAP4rev1 STARTTLS")
     async with signed_in(remote, security=security) as there:
         assert len(await got(there, 3, 5, 8)) == 3
@@ -120,29 +120,29 @@ async def test_all_flags_where_changes_cannot_be_told() -> None:
     remote = three(faults={"UID FETCH": b"<tag> BAD what is CHANGEDSINCE\r\n"})
     async with signed_in(remote) as there:
         found = await opened(there)
-        with pytest.raises(Failure):
-            await there.do(found.changed, 5)
+        with pytest.raises(RemoteFailure):
+            await there.run(found.fetch_changed_flags, 5)
         del remote.faults["UID FETCH"]
-        assert set(await there.do(found.changed, 5)) == {"3", "5", "8"}
+        assert set(await there.run(found.fetch_changed_flags, 5)) == {"3", "5", "8"}
     assert sum(b"CHANGEDSINCE" in line for line in remote.heard) == 2
 
 
 # ---------------------------------------------------------------- silence and hanging up
 
 STEPS = {
-    "GREETING": Stage.GREETING,
-    "CAPABILITY": Stage.GREETING,
-    "LOGIN": Stage.LOGIN,
-    "ENABLE": Stage.LOGIN,
-    "SELECT": Stage.FETCH,
-    "LIST": Stage.LIST,
-    "LSUB": Stage.LIST,
-    "UID SEARCH": Stage.FETCH,
-    "UID FETCH": Stage.FETCH,
-    "IDLE": Stage.LISTEN,
-    "DONE": Stage.LISTEN,
-    "UID STORE": Stage.DELETE,
-    "UID EXPUNGE": Stage.DELETE,
+    "GREETING": ConnectorStage.GREETING,
+    "CAPABILITY": ConnectorStage.GREETING,
+    "LOGIN": ConnectorStage.LOGIN,
+    "ENABLE": ConnectorStage.LOGIN,
+    "SELECT": ConnectorStage.FETCH,
+    "LIST": ConnectorStage.LIST,
+    "LSUB": ConnectorStage.LIST,
+    "UID SEARCH": ConnectorStage.FETCH,
+    "UID FETCH": ConnectorStage.FETCH,
+    "IDLE": ConnectorStage.LISTEN,
+    "DONE": ConnectorStage.LISTEN,
+    "UID STORE": ConnectorStage.DELETE,
+    "UID EXPUNGE": ConnectorStage.DELETE,
 }
 DOES = {
     "silence": SILENCE,
@@ -172,7 +172,7 @@ async def test_whatever_goes_wrong_at_each_step(step: str, does: str) -> None:
         assert problem.message == "no answer within 0.5 seconds"
     if does == "bye":
         assert problem.message == "the server has ended the connection: be\ufffd gone"
-    assert not problem.refused
+    assert not problem.is_permanent
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ async def test_nobody_listens() -> None:
     remote = three()
     async with open_at(remote):
         pass
-    line = Line(account(remote), ["127.0.0.1"])
-    with pytest.raises(Failure, match="nobody listens there") as problem:
-        await asyncio.to_thread(Imap(line, LARGEST).sign_in)
-    assert problem.value.stage is Stage.CONNECT
+    line = RemoteConnection(account(remote), ["127.0.0.1"])
+    with pytest.raises(RemoteFailure, match="nobody listens there") as problem:
+        await asyncio.to_thread(ImapSession(line, LARGEST).sign_in)
+    assert problem.value.stage is ConnectorStage.CONNECT
 
 
 # ---------------------------------------------------------------- TLS
@@ -198,16 +198,16 @@ async def test_nobody_listens() -> None:
 
 async def test_no_starttls_offered() -> None:
     remote = three()
-    problem = await failure(remote, security=Security.STARTTLS)
-    assert (problem.stage, problem.message) == (Stage.TLS, "the server offers no STARTTLS")
+    problem = await failure(remote, security=ConnectorSecurity.STARTTLS)
+    assert (problem.stage, problem.message) == (ConnectorStage.TLS, "the server offers no STARTTLS")
     assert not any(b"LOGIN" in line for line in remote.heard)
 
 
 async def test_starttls_refused() -> None:
     remote = three(capabilities=b"IMAP4rev1 STARTTLS")
     remote.faults["STARTTLS"] = b"<tag> NO not now\r\n"
-    problem = await failure(remote, security=Security.STARTTLS)
-    assert (problem.stage, problem.message) == (Stage.TLS, "not now")
+    problem = await failure(remote, security=ConnectorSecurity.STARTTLS)
+    assert (problem.stage, problem.message) == (ConnectorStage.TLS, "not now")
     assert not any(b"LOGIN" in line for line in remote.heard)
 
 
@@ -216,38 +216,41 @@ async def test_what_is_said_before_tls_is_forgotten(before: bytes) -> None:
     remote = three(capabilities=b"IMAP4rev1 STARTTLS")
     evil = b"* CAPABILITY IMAP4rev1 EVIL\r\n* LIST () NIL evil\r\n"
     remote.faults["STARTTLS"] = before + b"<tag> OK go on\r\n" + evil
-    async with signed_in(remote, security=Security.STARTTLS) as there:
+    async with signed_in(remote, security=ConnectorSecurity.STARTTLS) as there:
         assert there.remote.capabilities == {"IMAP4REV1", "STARTTLS"}
-        assert [one.raw for one in await there.do(there.remote.folders)] == [b"INBOX"]
+        assert [one.raw_name for one in await there.run(there.remote.list_mailboxes)] == [b"INBOX"]
 
 
-@pytest.mark.parametrize("security", list(Security))
-async def test_who_lets_anybody_in_is_not_trusted(security: Security) -> None:
+@pytest.mark.parametrize("security", list(ConnectorSecurity))
+async def test_who_lets_anybody_in_is_not_trusted(security: ConnectorSecurity) -> None:
     remote = three(faults={"GREETING": b"* PREAUTH come in\r\n"})
     problem = await failure(remote, security=security)
-    assert (problem.stage, "anybody" in problem.message) == (Stage.GREETING, True)
+    assert (problem.stage, "anybody" in problem.message) == (ConnectorStage.GREETING, True)
 
 
 async def test_a_certificate_for_another_name() -> None:
-    problem = await failure(three(), security=Security.TLS, host="mx2.example.net")
-    assert problem.stage is Stage.TLS
+    problem = await failure(three(), security=ConnectorSecurity.TLS, host="mx2.example.net")
+    assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: Hostname mismatch" in problem.message
 
 
 async def test_a_certificate_of_nobody() -> None:
-    problem = await failure(three(), security=Security.TLS, ours=False)
-    assert problem.stage is Stage.TLS
+    problem = await failure(three(), security=ConnectorSecurity.TLS, ours=False)
+    assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: self-signed certificate" in problem.message
 
 
 async def test_no_tls_where_there_should_be() -> None:
     remote = three()
     async with open_at(remote):
-        there = Imap(Line(account(remote, security=Security.TLS), ["127.0.0.1"]), LARGEST)
-        with pytest.raises(Failure) as problem:
+        there = ImapSession(
+            RemoteConnection(account(remote, security=ConnectorSecurity.TLS), ["127.0.0.1"]),
+            LARGEST,
+        )
+        with pytest.raises(RemoteFailure) as problem:
             await asyncio.to_thread(there.sign_in)
         there.close()
-    assert problem.value.stage is Stage.TLS
+    assert problem.value.stage is ConnectorStage.TLS
     assert problem.value.message == "TLS failed: wrong version number"
 
 
@@ -269,8 +272,8 @@ async def test_refused_and_no_password_is_shown(mechanism: str, said: bytes) -> 
     name = "LOGIN" if mechanism == "LOGIN" else "AUTHENTICATE"
     remote = three(faults={name: b"<tag> NO [AUTHENTICATIONFAILED] " + said + b"\r\n"})
     problem = await failure(remote, mechanism=mechanism)
-    assert problem.stage is Stage.LOGIN
-    assert problem.refused
+    assert problem.stage is ConnectorStage.LOGIN
+    assert problem.is_permanent
     low = problem.message.lower()
     assert not any(word in low for word in ("sesam", "opens", "c2vzyw", "agfubm")), low
 
@@ -289,21 +292,21 @@ async def test_a_password_that_is_shown_later_is_hidden_too() -> None:
 async def test_whoever_has_no_time_has_not_refused() -> None:
     remote = three(faults={"LOGIN": b"<tag> NO [UNAVAILABLE] later\r\n"})
     problem = await failure(remote)
-    assert problem.stage is Stage.LOGIN
-    assert not problem.refused
+    assert problem.stage is ConnectorStage.LOGIN
+    assert not problem.is_permanent
 
 
 async def test_no_password_where_none_is_taken() -> None:
     remote = three(capabilities=b"IMAP4rev1 LOGINDISABLED")
     problem = await failure(remote)
-    assert (problem.stage, "no password" in problem.message) == (Stage.LOGIN, True)
+    assert (problem.stage, "no password" in problem.message) == (ConnectorStage.LOGIN, True)
     assert not any(b"LOGIN" in line for line in remote.heard)
 
 
 async def test_a_server_that_asks_without_an_end() -> None:
     remote = three(faults={"AUTHENTICATE": Fault(b"+ more\r\n" * 100)})
     problem = await failure(remote, mechanism="XOAUTH2")
-    assert (problem.stage, "without an end" in problem.message) == (Stage.LOGIN, True)
+    assert (problem.stage, "without an end" in problem.message) == (ConnectorStage.LOGIN, True)
 
 
 # ---------------------------------------------------------------- without an end
@@ -326,20 +329,20 @@ ENDLESS = {
 @pytest.mark.parametrize("step", ["LOGIN", "LIST", "UID SEARCH", "UID FETCH", "IDLE"])
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_without_an_end(step: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imap_protocol, "BUDGET", 1 << 16)
-    monkeypatch.setattr(imap_protocol, "LONGEST", 1 << 16)
-    monkeypatch.setattr(imap_client, "LONGEST", 1 << 16)
-    monkeypatch.setattr(imap_client, "FOLDERS", 500)
-    monkeypatch.setattr(imap_client, "SEARCHED", 1 << 18)
+    monkeypatch.setattr(imap_protocol, "MAX_UNREQUESTED_BYTES", 1 << 16)
+    monkeypatch.setattr(imap_protocol, "MAX_LINE_SIZE", 1 << 16)
+    monkeypatch.setattr(imap_client, "MAX_LINE_SIZE", 1 << 16)
+    monkeypatch.setattr(imap_client, "MAX_MAILBOXES", 500)
+    monkeypatch.setattr(imap_client, "MAX_SEARCH_LINE", 1 << 18)
     prefix = {"UID SEARCH": b"* SEARCH "}.get(step, b"* OK ") if what.startswith("a line") else b""
     remote = three(faults={step: Fault(prefix + ENDLESS[what], ever=True)})
 
-    async def all_of_it(there: Session) -> None:
-        await there.do(there.remote.folders)
+    async def all_of_it(there: ThreadedSession) -> None:
+        await there.run(there.remote.list_mailboxes)
         found = await opened(there)
-        await there.do(found.marks)
+        await there.run(found.list_message_ids)
         await got(there, 3, 5)
-        await there.do(found.wait, 60)
+        await there.run(found.wait_for_changes, 60)
 
     tracemalloc.start()
     try:
@@ -355,25 +358,25 @@ CUTS = {"GREETING": b"", "LOGIN": b"LOGIN", "UID SEARCH": b"SEARCH", "UID FETCH"
 
 
 @pytest.mark.parametrize("step", [*CUTS, "IDLE", "TLS"])
-@pytest.mark.parametrize("security", [Security.PLAIN, Security.TLS])
-async def test_cut_from_another_thread(step: str, security: Security) -> None:
+@pytest.mark.parametrize("security", [ConnectorSecurity.PLAIN, ConnectorSecurity.TLS])
+async def test_cut_from_another_thread(step: str, security: ConnectorSecurity) -> None:
     remote = three(faults={step: SILENCE} if step in CUTS else {})
-    async with open_at(remote, tls=security is Security.TLS and step != "TLS"):
+    async with open_at(remote, tls=security is ConnectorSecurity.TLS and step != "TLS"):
         if step == "TLS":
             remote.faults["GREETING"] = SILENCE  # and so nothing of TLS
         known = account(remote, security=security, timeout=600)
-        line = Line(known, ["127.0.0.1"], trust())
-        there = Imap(line, LARGEST)
+        line = RemoteConnection(known, ["127.0.0.1"], trust())
+        there = ImapSession(line, LARGEST)
         reached = threading.Event()
 
         def work() -> None:
             try:
                 there.sign_in()
-                there.open(INBOX, write=False)
-                there.marks()
-                list(there.bodies([head(3)]))
+                there.open_mailbox(INBOX, writable=False)
+                there.list_message_ids()
+                list(there.fetch_messages([head(3)]))
                 reached.set()
-                there.wait(600)
+                there.wait_for_changes(600)
             finally:
                 there.close()
 
@@ -384,9 +387,9 @@ async def test_cut_from_another_thread(step: str, security: Security) -> None:
             await remote.until(b"IDLE")
         else:
             await remote.until_connected()
-        line.cut()
+        line.abort()
         began = time.monotonic()
-        with pytest.raises(Failure, match="the run was ended"):
+        with pytest.raises(RemoteFailure, match="the run was ended"):
             await running
         assert time.monotonic() - began < 2
         assert reached.is_set() is (step == "IDLE")
@@ -394,18 +397,18 @@ async def test_cut_from_another_thread(step: str, security: Security) -> None:
 
 async def test_cut_while_it_waits_for_its_pace() -> None:
     remote = ImapRemote({3: Message(b"x" * 50_000)})
-    async with signed_in(remote, rate=10_000, timeout=60) as there:
+    async with signed_in(remote, bytes_per_second=10_000, timeout=60) as there:
         await opened(there)
         fetched = asyncio.create_task(got(there, 3))
         await remote.until(b"FETCH")
-        there.line.cut()
-        with pytest.raises(Failure, match="the run was ended"):
+        there.connection.abort()
+        with pytest.raises(RemoteFailure, match="the run was ended"):
             await asyncio.wait_for(fetched, 2)
 
 
 async def test_its_pace() -> None:
     remote = ImapRemote({3: Message(b"x" * 50_000)})
-    async with signed_in(remote, rate=50_000, timeout=60) as there:
+    async with signed_in(remote, bytes_per_second=50_000, timeout=60) as there:
         await opened(there)
         began = time.monotonic()
         assert await got(there, 3) == {"3": b"x" * 50_000}
@@ -416,9 +419,9 @@ async def test_whoever_stops_listening_ends_the_session() -> None:
     remote = ImapRemote({uid: Message(b"x" * LARGEST) for uid in range(1, 90)})
     async with signed_in(remote) as there:
         await opened(there)
-        coming = there.bodies([head(uid) for uid in range(1, 90)])
+        coming = there.stream_messages([head(uid) for uid in range(1, 90)])
         async for _ in coming:
             break
         await coming.aclose()
-        with pytest.raises(Failure, match="the run was ended"):
+        with pytest.raises(RemoteFailure, match="the run was ended"):
             await got(there, 1)

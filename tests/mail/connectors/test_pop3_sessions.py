@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from mail.connectors import pop3_client
-from mail.connectors.pop3_client import INBOX, Pop
-from mail.connectors.remote_server import Failure, Stage
-from mail.connectors.session_thread import Session
-from mail.connectors.socket_stream import Line
-from models.connectors import Security
+from mail.connectors.pop3_client import INBOX, Pop3Session
+from mail.connectors.remote_server import ConnectorStage, RemoteFailure
+from mail.connectors.session_thread import ThreadedSession
+from mail.connectors.socket_stream import RemoteConnection
+from models.connectors import ConnectorSecurity
 from tests.support.mail_servers.imap_and_pop3_servers import (
     GONE,
     HANG_UP,
@@ -38,39 +38,41 @@ def two(**more: Any) -> PopRemote:
     return PopRemote({1: Message(), 2: Message(MESSAGE + b"..\r\n.dots\r\n")}, **more)
 
 
-async def opened(there: Session) -> list[str]:
+async def opened(there: ThreadedSession) -> list[str]:
     """What marks there are."""
-    await there.do(lambda: there.remote.open(INBOX, write=True))
-    return await there.do(there.remote.marks)
+    await there.run(lambda: there.remote.open_mailbox(INBOX, writable=True))
+    return await there.run(there.remote.list_message_ids)
 
 
-async def got(there: Session, *marks: str) -> dict[str, bytes]:
+async def got(there: ThreadedSession, *marks: str) -> dict[str, bytes]:
     heads = [head(mark) for mark in marks]
-    return {one.mark: raw async for some in there.bodies(heads) for one, raw in some}
+    return {one.message_id: raw async for some in there.stream_messages(heads) for one, raw in some}
 
 
-async def everything(there: Session) -> None:
+async def everything(there: ThreadedSession) -> None:
     marks = await opened(there)
     await got(there, *marks)
-    await there.do(there.remote.delete, marks[:1])
+    await there.run(there.remote.delete_messages, marks[:1])
 
 
-async def failed(remote: PopRemote, **more: Any) -> Failure:
+async def failed(remote: PopRemote, **more: Any) -> RemoteFailure:
     return await failure(remote, everything, **more)
 
 
 # ---------------------------------------------------------------- what is right
 
 
-@pytest.mark.parametrize("security", list(Security))
-async def test_messages(security: Security) -> None:
+@pytest.mark.parametrize("security", list(ConnectorSecurity))
+async def test_messages(security: ConnectorSecurity) -> None:
     remote = two()
     async with signed_in(remote, security=security) as there:
-        assert await there.do(there.remote.folders) == [INBOX]
-        assert await there.do(there.remote.subscribed) == {b"INBOX"}
+        assert await there.run(there.remote.list_mailboxes) == [INBOX]
+        assert await there.run(there.remote.list_subscribed) == {b"INBOX"}
         assert await opened(there) == ["uidl-1", "uidl-2"]
-        heads = await there.do(there.remote.heads, ["uidl-2", "gone"])
-        assert [(one.mark, one.size) for one in heads] == [("uidl-2", len(remote.messages[2].raw))]
+        heads = await there.run(there.remote.fetch_metadata, ["uidl-2", "gone"])
+        assert [(one.message_id, one.size) for one in heads] == [
+            ("uidl-2", len(remote.messages[2].raw))
+        ]
         assert await got(there, "uidl-1", "uidl-2", "gone") == {
             "uidl-1": MESSAGE,
             "uidl-2": MESSAGE + b"..\r\n.dots\r\n",
@@ -124,15 +126,15 @@ async def test_whatever_a_message_is(raw: bytes) -> None:
 # ---------------------------------------------------------------- silence and hanging up
 
 STEPS = {
-    "GREETING": Stage.GREETING,
-    "CAPA": Stage.GREETING,
-    "USER": Stage.LOGIN,
-    "PASS": Stage.LOGIN,
-    "LIST": Stage.LIST,
-    "UIDL": Stage.LIST,
-    "RETR": Stage.FETCH,
-    "DELE": Stage.DELETE,
-    "QUIT": Stage.DELETE,
+    "GREETING": ConnectorStage.GREETING,
+    "CAPA": ConnectorStage.GREETING,
+    "USER": ConnectorStage.LOGIN,
+    "PASS": ConnectorStage.LOGIN,
+    "LIST": ConnectorStage.LIST,
+    "UIDL": ConnectorStage.LIST,
+    "RETR": ConnectorStage.FETCH,
+    "DELE": ConnectorStage.DELETE,
+    "QUIT": ConnectorStage.DELETE,
 }
 DOES = {
     "silence": SILENCE,
@@ -154,7 +156,7 @@ async def test_whatever_goes_wrong_at_each_step(step: str, does: str) -> None:
     assert time.monotonic() - began < PATIENCE
     if does == "silence":
         assert problem.message == "no answer within 0.5 seconds"
-    assert not problem.refused
+    assert not problem.is_permanent
 
 
 @pytest.mark.parametrize("step", ["GREETING", "USER", "PASS", "LIST", "UIDL", "DELE", "QUIT"])
@@ -169,12 +171,12 @@ async def test_a_message_that_ends_early(then: Fault) -> None:
     problem = await failed(
         two(faults={"RETR": Fault(b"+OK\r\nFrom: a\r\n\r\nTe", then.then)}), timeout=SHORT
     )
-    assert problem.stage is Stage.FETCH
+    assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_a_list_that_ends_early() -> None:
     problem = await failed(two(faults={"UIDL": Fault(b"+OK\r\n1 a\r\n", GONE)}))
-    assert problem.stage is Stage.LIST
+    assert problem.stage is ConnectorStage.LIST
 
 
 # ---------------------------------------------------------------- TLS and signing in
@@ -183,26 +185,26 @@ async def test_a_list_that_ends_early() -> None:
 @pytest.mark.parametrize("said", [b"-ERR no TLS here\r\n", b"hello\r\n"])
 async def test_no_starttls(said: bytes) -> None:
     remote = two(faults={"STLS": said})
-    problem = await failed(remote, security=Security.STARTTLS)
-    assert problem.stage is Stage.TLS
+    problem = await failed(remote, security=ConnectorSecurity.STARTTLS)
+    assert problem.stage is ConnectorStage.TLS
     assert remote.heard == [b"STLS\r\n"]
 
 
 async def test_what_is_said_before_tls_is_forgotten() -> None:
     evil = b"+OK\r\nEVIL\r\n.\r\n+OK in\r\n+OK in\r\n"
     remote = two(faults={"STLS": b"+OK go on\r\n" + evil})
-    async with signed_in(remote, security=Security.STARTTLS) as there:
+    async with signed_in(remote, security=ConnectorSecurity.STARTTLS) as there:
         assert there.remote.capabilities == {"TOP", "UIDL", "USER", "STLS"}
         assert len(await opened(there)) == 2
 
 
-@pytest.mark.parametrize("security", [Security.TLS, Security.STARTTLS])
-async def test_certificates(security: Security) -> None:
+@pytest.mark.parametrize("security", [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS])
+async def test_certificates(security: ConnectorSecurity) -> None:
     problem = await failed(two(), security=security, host="mx2.example.net")
-    assert problem.stage is Stage.TLS
+    assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: Hostname mismatch" in problem.message
     problem = await failed(two(), security=security, ours=False)
-    assert problem.stage is Stage.TLS
+    assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: self-signed" in problem.message
 
 
@@ -210,28 +212,28 @@ async def test_certificates(security: Security) -> None:
 async def test_refused_and_no_password_is_shown(step: str) -> None:
     remote = two(faults={step: b"-ERR [AUTH] not " + SECRET.upper().encode() + b"\r\n"})
     problem = await failed(remote)
-    assert (problem.stage, problem.message) == (Stage.LOGIN, "[AUTH] not …")
-    assert problem.refused
+    assert (problem.stage, problem.message) == (ConnectorStage.LOGIN, "[AUTH] not …")
+    assert problem.is_permanent
 
 
 async def test_a_token_that_is_refused_by_one_more_question() -> None:
     remote = two(faults={"SASL": b"+ eyJzdGF0dXMiOiI0MDAifQ==\r\n", "": b"-ERR bad token\r\n"})
     problem = await failed(remote, mechanism="XOAUTH2")
-    assert (problem.stage, problem.message) == (Stage.LOGIN, "bad token")
-    assert problem.refused
+    assert (problem.stage, problem.message) == (ConnectorStage.LOGIN, "bad token")
+    assert problem.is_permanent
 
 
 @pytest.mark.parametrize("said", [b"[SYS/TEMP] ill", b"[IN-USE] busy", b"[LOGIN-DELAY] wait"])
 async def test_whoever_has_no_time_has_not_refused(said: bytes) -> None:
     problem = await failed(two(faults={"PASS": b"-ERR " + said + b"\r\n"}))
-    assert problem.stage is Stage.LOGIN
-    assert not problem.refused
+    assert problem.stage is ConnectorStage.LOGIN
+    assert not problem.is_permanent
 
 
 async def test_no_command_is_hidden_in_a_password() -> None:
     remote = two()
     problem = await failed(remote, secret="one\r\nDELE 1")  # noqa: S106 - a test's
-    assert problem.stage is Stage.LOGIN
+    assert problem.stage is ConnectorStage.LOGIN
     assert not any(b"DELE" in line for line in remote.heard)
 
 
@@ -240,7 +242,7 @@ async def test_no_command_is_hidden_in_a_password() -> None:
 
 async def test_no_uidl() -> None:
     problem = await failed(two(faults={"UIDL": b"-ERR what?\r\n"}))
-    assert problem.stage is Stage.LIST
+    assert problem.stage is ConnectorStage.LIST
     assert problem.message == "the server cannot tell messages apart (UIDL): what?"
 
 
@@ -252,7 +254,7 @@ async def test_a_uidl_of_two_messages() -> None:
         assert len(set(marks)) == 3
         assert sorted((await got(there, *marks)).values()) == [b"1\r\n", b"2\r\n", b"3\r\n"]
         assert await opened(there) == marks
-        await there.do(there.remote.delete, marks[1:2])
+        await there.run(there.remote.delete_messages, marks[1:2])
     assert set(remote.messages) == {1, 3}
 
 
@@ -275,7 +277,7 @@ async def test_ids_of_strange_signs_and_any_length() -> None:
 )
 async def test_a_uidl_that_is_none(said: bytes) -> None:
     problem = await failed(two(faults={"UIDL": b"+OK\r\n" + said + b".\r\n"}))
-    assert problem.stage is Stage.LIST
+    assert problem.stage is ConnectorStage.LIST
 
 
 @pytest.mark.parametrize(
@@ -283,7 +285,7 @@ async def test_a_uidl_that_is_none(said: bytes) -> None:
 )
 async def test_a_list_that_is_none(said: bytes) -> None:
     problem = await failed(two(faults={"LIST": b"+OK\r\n" + said + b"\r\n.\r\n"}))
-    assert (problem.stage, "no messages" in problem.message) == (Stage.LIST, True)
+    assert (problem.stage, "no messages" in problem.message) == (ConnectorStage.LIST, True)
 
 
 async def test_a_message_of_another_size_than_was_said() -> None:
@@ -323,8 +325,8 @@ ENDLESS = {
 @pytest.mark.parametrize("step", ["GREETING", "CAPA", "LIST", "UIDL", "RETR"])
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_without_an_end(step: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pop3_client, "LONGEST", 1 << 17)
-    monkeypatch.setattr(pop3_client, "MESSAGES", 10_000)
+    monkeypatch.setattr(pop3_client, "MAX_LINE_SIZE", 1 << 17)
+    monkeypatch.setattr(pop3_client, "MAX_MESSAGES", 10_000)
     remote = two(faults={step: Fault(b"+OK " + ENDLESS[what], ever=True)})
     tracemalloc.start()
     try:
@@ -341,7 +343,7 @@ async def test_deleted_at_the_end() -> None:
     remote = two()
     async with signed_in(remote) as there:
         await opened(there)
-        await there.do(there.remote.delete, ["uidl-2", "gone"])
+        await there.run(there.remote.delete_messages, ["uidl-2", "gone"])
         assert len(remote.messages) == 2
     assert set(remote.messages) == {1}
 
@@ -351,7 +353,7 @@ async def test_nothing_is_deleted_where_the_run_fails() -> None:
 
     async def run() -> None:
         async with signed_in(remote) as there:
-            await there.do(there.remote.delete, await opened(there))
+            await there.run(there.remote.delete_messages, await opened(there))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -363,31 +365,35 @@ CUTS = {"GREETING": b"", "PASS": b"PASS", "RETR": b"RETR"}
 
 
 @pytest.mark.parametrize("step", CUTS)
-@pytest.mark.parametrize("security", [Security.PLAIN, Security.TLS])
-async def test_cut_from_another_thread(step: str, security: Security) -> None:
+@pytest.mark.parametrize("security", [ConnectorSecurity.PLAIN, ConnectorSecurity.TLS])
+async def test_cut_from_another_thread(step: str, security: ConnectorSecurity) -> None:
     remote = two(faults={step: SILENCE})
-    async with open_at(remote, tls=security is Security.TLS):
-        line = Line(account(remote, security=security, timeout=600), ["127.0.0.1"], trust())
-        there = Pop(line, LARGEST)
+    async with open_at(remote, tls=security is ConnectorSecurity.TLS):
+        line = RemoteConnection(
+            account(remote, security=security, timeout=600), ["127.0.0.1"], trust()
+        )
+        there = Pop3Session(line, LARGEST)
 
         def work() -> None:
             try:
                 there.sign_in()
-                there.open(INBOX, write=False)
-                list(there.bodies([head(mark) for mark in there.marks()]))
+                there.open_mailbox(INBOX, writable=False)
+                list(there.fetch_messages([head(mark) for mark in there.list_message_ids()]))
             finally:
                 there.close()
 
         running = asyncio.create_task(asyncio.to_thread(work))
         await (remote.until(CUTS[step]) if CUTS[step] else remote.until_connected())
-        line.cut()
-        with pytest.raises(Failure, match="the run was ended"):
+        line.abort()
+        with pytest.raises(RemoteFailure, match="the run was ended"):
             await asyncio.wait_for(running, 2)
 
 
 async def test_its_pace() -> None:
     raw = (b"x" * 998 + b"\r\n") * 50
-    async with signed_in(PopRemote({1: Message(raw)}), rate=50_000, timeout=60) as there:
+    async with signed_in(
+        PopRemote({1: Message(raw)}), bytes_per_second=50_000, timeout=60
+    ) as there:
         marks = await opened(there)
         began = time.monotonic()
         assert await got(there, *marks) == {"uidl-1": raw}

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from mail.connectors.mailbox_mapping import Rules, mapped, remote
-from mail.connectors.remote_server import Listed
+from mail.connectors.mailbox_mapping import MappingRules, map_mailboxes, remote_path
+from mail.connectors.remote_server import ListedMailbox
 from mail.mailboxes import paths
-from mail.sieve.execution.regex_groups import compiled
-from mail.text.bounded_regex import Expression
+from mail.sieve.execution.regex_groups import compile_regex
+from mail.text.bounded_regex import BoundedRegex
 from models.mailboxes.tables import SpecialUse
 
 HERE = {
@@ -20,24 +20,27 @@ HERE = {
 }
 
 
-def listed(*levels: str, use: str | None = None) -> Listed:
-    return Listed("/".join(levels).encode("utf-8", "replace"), list(levels), use)
+def listed(*levels: str, use: str | None = None) -> ListedMailbox:
+    return ListedMailbox("/".join(levels).encode("utf-8", "replace"), list(levels), use)
 
 
-def path(*levels: str, use: str | None = None, how: Rules | None = None) -> str:
-    (found,) = mapped([listed(*levels, use=use)], how or Rules(), HERE)
-    assert paths.checked_path(found.path) == found.path
-    return found.path
+def path(*levels: str, use: str | None = None, how: MappingRules | None = None) -> str:
+    (found,) = map_mailboxes([listed(*levels, use=use)], how or MappingRules(), HERE)
+    assert paths.validate_path(found.local_path) == found.local_path
+    return found.local_path
 
 
-def names(how: Rules, *there: str) -> list[str]:
+def names(how: MappingRules, *there: str) -> list[str]:
     return [
-        remote(one.listed) for one in mapped([listed(*one.split("/")) for one in there], how, {})
+        remote_path(one.remote_mailbox)
+        for one in map_mailboxes([listed(*one.split("/")) for one in there], how, {})
     ]
 
 
-def rewrites(*pairs: tuple[str, str]) -> Rules:
-    return Rules(rewrites=[(compiled(pattern, fold=True), new) for pattern, new in pairs])
+def rewrites(*pairs: tuple[str, str]) -> MappingRules:
+    return MappingRules(
+        rewrites=[(compile_regex(pattern, ignore_case=True), new) for pattern, new in pairs]
+    )
 
 
 # ---------------------------------------------------------------- roles
@@ -70,24 +73,29 @@ def test_roles(levels: list[str], use: str | None, expected: str) -> None:
 
 
 def test_no_roles() -> None:
-    assert path("Sent", use="\\sent", how=Rules(roles=False)) == "Sent"
-    assert path("Sent", use="\\sent", how=Rules(below="Old")) == "Old/Sent"
+    assert path("Sent", use="\\sent", how=MappingRules(maps_special_use=False)) == "Sent"
+    assert path("Sent", use="\\sent", how=MappingRules(parent_path="Old")) == "Old/Sent"
 
 
 @pytest.mark.parametrize("use", ["\\all", "\\flagged"])
 def test_what_is_in_others_too_is_left_out(use: str) -> None:
-    assert mapped([listed("[Gmail]", "All", use=use)], Rules(), HERE) == []
+    assert map_mailboxes([listed("[Gmail]", "All", use=use)], MappingRules(), HERE) == []
 
 
 def test_the_inbox_comes_first_and_nothing_passes_for_it() -> None:
-    assert names(Rules(), "a", "b", "Inbox", "\u0131nbox") == ["Inbox", "a", "b", "\u0131nbox"]
+    assert names(MappingRules(), "a", "b", "Inbox", "\u0131nbox") == [
+        "Inbox",
+        "a",
+        "b",
+        "\u0131nbox",
+    ]
     assert path("\u0131nbox") != "INBOX"
 
 
 def test_two_that_go_to_one() -> None:
     there = [listed("Sent"), listed("Gesendet"), listed("x", use="\\sent"), listed("a/b"),
              listed("a_b")]  # fmt: skip
-    found = [one.path for one in mapped(there, Rules(), HERE)]
+    found = [one.local_path for one in map_mailboxes(there, MappingRules(), HERE)]
     assert found == ["Gesendet"] * 3 + ["a_b"] * 2
 
 
@@ -96,13 +104,13 @@ def test_two_that_go_to_one() -> None:
 
 def test_exclude_and_include() -> None:
     there = ("INBOX", "a/Old", "b/Older", "c")
-    assert names(Rules(exclude=Expression("/old$", slashes=False)), *there) == [
+    assert names(MappingRules(exclude=BoundedRegex("/old$", allow_slashes=False)), *there) == [
         "INBOX",
         "b/Older",
         "c",
     ]
-    assert names(Rules(include=Expression("old")), *there) == ["a/Old", "b/Older"]
-    both = Rules(include=Expression("old"), exclude=Expression("^a"))
+    assert names(MappingRules(include=BoundedRegex("old")), *there) == ["a/Old", "b/Older"]
+    both = MappingRules(include=BoundedRegex("old"), exclude=BoundedRegex("^a"))
     assert names(both, *there) == ["b/Older"]
 
 
@@ -126,24 +134,31 @@ def test_exclude_and_include() -> None:
 )
 def test_masks(mask: str, expected: Sequence[str]) -> None:
     there = ["INBOX", "a", "a/b", "a/b/c", "ab"]
-    assert names(Rules(masks_in=[mask]), *there) == expected
-    assert names(Rules(masks_out=[mask]), *there) == [one for one in there if one not in expected]
+    assert names(MappingRules(include_masks=[mask]), *there) == expected
+    assert names(MappingRules(exclude_masks=[mask]), *there) == [
+        one for one in there if one not in expected
+    ]
 
 
 def test_several_masks() -> None:
     there = ["INBOX", "a", "b", "Entwürfe", "[x].y"]
-    assert names(Rules(masks_in=["a", "ENTWU\u0308RFE", "[X].*"]), *there) == [
+    assert names(MappingRules(include_masks=["a", "ENTWU\u0308RFE", "[X].*"]), *there) == [
         "a",
         "Entwürfe",
         "[x].y",
     ]
-    assert names(Rules(masks_in=["?"], masks_out=["b"]), *there) == ["a"]
+    assert names(MappingRules(include_masks=["?"], exclude_masks=["b"]), *there) == ["a"]
 
 
 def test_no_mask_takes_long() -> None:
     began = time.monotonic()
     name = "a" * 20_000
-    assert names(Rules(masks_in=["*a" * 200 + "*b", "*" * 900 + "b", "?*" * 300 + "b"]), name) == []
+    assert (
+        names(
+            MappingRules(include_masks=["*a" * 200 + "*b", "*" * 900 + "b", "?*" * 300 + "b"]), name
+        )
+        == []
+    )
     assert time.monotonic() - began < 5
 
 
@@ -180,7 +195,10 @@ def test_a_rewrite_of_what_is_too_long_is_none() -> None:
 
 def test_a_rewrite_makes_nothing_that_passes_for_others() -> None:
     assert path("a", how=rewrites(("a", "\u0406NBOX"))) == "\u0406NBOX (2)"
-    assert path("a", how=Rules(rewrites=rewrites(("a", "")).rewrites, below="Old")) == "Old"
+    assert (
+        path("a", how=MappingRules(rewrites=rewrites(("a", "")).rewrites, parent_path="Old"))
+        == "Old"
+    )
 
 
 # ---------------------------------------------------------------- unsafe names
@@ -207,15 +225,15 @@ def test_unsafe_names(levels: list[str], expected: str) -> None:
 
 
 def test_nothing_climbs_out() -> None:
-    assert path("..", "..", "x", how=Rules(below="Old")) == "Old/../../x"
-    assert path("../../x", how=Rules(below="Old")) == "Old/.._.._x"
+    assert path("..", "..", "x", how=MappingRules(parent_path="Old")) == "Old/../../x"
+    assert path("../../x", how=MappingRules(parent_path="Old")) == "Old/.._.._x"
 
 
 def test_long_and_deep_names() -> None:
     assert path("ä" * 5000) == "ä" * 255
     assert path("x" * 254 + "  yy") == "x" * 254
     deep = path(*(str(number) for number in range(1000)))
-    assert deep.split("/") == [str(number) for number in range(paths.LEVELS)]
-    below = path(*["x"] * 1000, how=Rules(below="Old/Mail")).split("/")
-    assert (below[:3], len(below)) == (["Old", "Mail", "x"], paths.LEVELS)
-    assert mapped([listed()], Rules(), HERE) == []
+    assert deep.split("/") == [str(number) for number in range(paths.MAX_LEVELS)]
+    below = path(*["x"] * 1000, how=MappingRules(parent_path="Old/Mail")).split("/")
+    assert (below[:3], len(below)) == (["Old", "Mail", "x"], paths.MAX_LEVELS)
+    assert map_mailboxes([listed()], MappingRules(), HERE) == []

@@ -1,7 +1,6 @@
 """Addresses that forward, and those whose mail is dropped: to real servers on loopback."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,88 +8,41 @@ from sqlalchemy import func, select, update
 from sqlmodel import col
 
 from mail.addresses import srs
-from mail.mime.header_encoding import Named
+from mail.mime.header_encoding import NamedAddress
 from mail.recipients import recipient_routes
-from models.addresses.tables import Address, AddressKind
-from models.domains.tables import Domain
 from models.events.journal import PLATFORM, Change, ChangeKind
 from models.events.wakeups import QUEUE
-from models.queue.tables import Delivery, DeliveryState
-from models.runtime.environment import Adopted, World
+from models.queue.tables import DeliveryState, QueueEntry
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
+from tests.support.mail.forwarding_addresses import add_forwarding_address, allow_private_targets
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
-from tests.support.mail_servers.queue_worker import inbox, relay, send, until, working
+from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
+from tests.support.mail_servers.queue_worker import (
+    inbox,
+    relay,
+    send,
+    until,
+    wait_for_messages,
+    working,
+)
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.servers.webhook_receiver import receiving
+from tests.support.stores.row_counts import row_count
 
 LIST = "list@example.org"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def make(world: World, name: str, *targets: str, **more: Any) -> int:
-    """An address of example.org that is no account's; its key."""
-    (domain,) = {row.domain_id for row in await world.database.read(_DOMAINS)}
-    kind = AddressKind.FORWARD if targets else AddressKind.DISCARD
-    address = Address(
-        id=world.key(),
-        local=name,
-        domain_id=domain,
-        shown=f"{name}@example.org",
-        kind=kind,
-        targets=list(targets),
-        created_at=world.now(),
-        updated_at=world.now(),
-        **more,
-    )
-    key = address.id
-    async with world.write() as session:
-        session.add(address)
-        more_of_it = {"address_count": Domain.address_count + 1}
-        await session.exec(update(Domain).where(col(Domain.id) == domain).values(**more_of_it))
-    return key
-
-
-_DOMAINS = select(col(Address.domain_id)).where(col(Address.domain_id).is_not(None)).distinct()
-
-
-async def say(neighbour: Neighbour, raw: bytes, *to: str, sender: str = "carol@far.example") -> Any:
-    """The codes of RCPT, and where any was taken those of the message."""
-    codes = [(await neighbour.say(f"MAIL FROM:<{sender}>"))[:9]]
-    assert codes == ["250 2.1.0"]
-    rcpt = [(await neighbour.say(f"RCPT TO:<{each}>"))[:9] for each in to]
-    taken = [code for code in rcpt if code.startswith("250")]
-    if not taken:
-        await neighbour.say("RSET")
-        return rcpt, []
-    await neighbour.say("DATA")
-    neighbour.send(raw + b".\r\n")
-    return rcpt, [(await neighbour.hear())[:9] for _ in taken]
-
-
-async def count(world: World, table: Any) -> int:
-    (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
-    return int(row.many)
-
-
-async def arrived(server: Server, many: int = 1) -> None:
-    async def there() -> bool:
-        return len(server.mails) >= many
-
-    await until(there)
-
-
-TOOK = (["250 2.1.5"], ["250 2.0.0"])
-
-
 async def test_mail_is_sent_on_with_a_sender_of_ours(ada: Client, neighbour: Neighbour) -> None:
     world = ada.world
-    await make(world, "list", "dave@far.example", "eve@far.example")
+    await add_forwarding_address(world, "list", "dave@far.example", "eve@far.example")
     raw = raw_message("Onward")
     async with listening(Server()) as there, working(world, relay(there)):
-        assert await say(neighbour, raw, LIST) == TOOK
-        await arrived(there)
+        assert await send_transaction(neighbour, raw, LIST) == ACCEPTED_REPLIES
+        await wait_for_messages(there)
     told = select(func.count().label("many")).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
@@ -100,38 +52,45 @@ async def test_mail_is_sent_on_with_a_sender_of_ours(ada: Client, neighbour: Nei
     assert mail.raw == b"Delivered-To: list@example.org\r\n" + raw
     local, _, domain = mail.sender.rpartition("@")
     assert domain == "example.org"
-    assert srs.origin(world, local) == "carol@far.example"
+    assert srs.original_sender(world, local) == "carol@far.example"
     assert not await inbox(ada)
 
 
 async def test_accounts_here_have_it_at_once_and_each_once(
     ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
-    await make(ada.world, "both", ada.address, bob.address)
-    await make(ada.world, "list", "both@example.org", ada.address, "list@example.org")
-    rcpt, codes = await say(neighbour, raw_message("All"), LIST, ada.address, "both@example.org")
+    await add_forwarding_address(ada.world, "both", ada.address, bob.address)
+    await add_forwarding_address(
+        ada.world, "list", "both@example.org", ada.address, "list@example.org"
+    )
+    rcpt, codes = await send_transaction(
+        neighbour, raw_message("All"), LIST, ada.address, "both@example.org"
+    )
     assert rcpt == ["250 2.1.5"] * 3
     assert codes == ["250 2.0.0"] * 3
     for client in (ada, bob):
         assert [row.subject for row in await inbox(client)] == ["All"]
-    assert await count(ada.world, Submission) == 0
+    assert await row_count(ada.world, Submission) == 0
 
 
 async def test_what_is_dropped_is_taken_and_gone(ada: Client, neighbour: Neighbour) -> None:
-    await make(ada.world, "hole")
-    assert await say(neighbour, raw_message("Lost"), "hole@example.org") == TOOK
+    await add_forwarding_address(ada.world, "hole")
+    assert (
+        await send_transaction(neighbour, raw_message("Lost"), "hole@example.org")
+        == ACCEPTED_REPLIES
+    )
     assert not await inbox(ada)
-    assert await count(ada.world, Submission) == 0
+    assert await row_count(ada.world, Submission) == 0
 
 
 async def test_a_repeat_is_not_sent_on_again(ada: Client, neighbour: Neighbour) -> None:
-    await make(ada.world, "list", "dave@far.example")
+    await add_forwarding_address(ada.world, "list", "dave@far.example")
     for raw in (raw_message("One"), raw_message("One"), raw_message("Two")):
-        assert await say(neighbour, raw, LIST) == TOOK
-    assert await count(ada.world, Submission) == 2
+        assert await send_transaction(neighbour, raw, LIST) == ACCEPTED_REPLIES
+    assert await row_count(ada.world, Submission) == 2
     ours = await connect_many(neighbour, raw_message("At once"), 5)
     assert ours == ["250 2.0.0"] * 5
-    assert await count(ada.world, Submission) == 3
+    assert await row_count(ada.world, Submission) == 3
 
 
 async def connect_many(neighbour: Neighbour, raw: bytes, many: int) -> list[str]:
@@ -140,7 +99,7 @@ async def connect_many(neighbour: Neighbour, raw: bytes, many: int) -> list[str]
 
     async def one() -> str:
         other = await connect(port)
-        _, (code,) = await say(other, raw, LIST)
+        _, (code,) = await send_transaction(other, raw, LIST)
         await other.close()
         return str(code)
 
@@ -148,55 +107,59 @@ async def connect_many(neighbour: Neighbour, raw: bytes, many: int) -> list[str]
 
 
 async def test_a_day_has_a_limit(ada: Client, neighbour: Neighbour, clock: Clock) -> None:
-    await make(ada.world, "list", "dave@far.example", "eve@far.example", forwards_max=3)
-    assert await say(neighbour, raw_message("1"), LIST) == TOOK  # two of three
-    assert await say(neighbour, raw_message("2"), LIST) == TOOK
-    assert await say(neighbour, raw_message("3"), LIST) == (["450 4.2.1"], [])
+    await add_forwarding_address(
+        ada.world, "list", "dave@far.example", "eve@far.example", forwards_max=3
+    )
+    assert (
+        await send_transaction(neighbour, raw_message("1"), LIST) == ACCEPTED_REPLIES
+    )  # two of three
+    assert await send_transaction(neighbour, raw_message("2"), LIST) == ACCEPTED_REPLIES
+    assert await send_transaction(neighbour, raw_message("3"), LIST) == (["450 4.2.1"], [])
     clock.tick(days=1, seconds=1)
-    assert await say(neighbour, raw_message("3"), LIST) == TOOK
-    assert await count(ada.world, Delivery) == 6
+    assert await send_transaction(neighbour, raw_message("3"), LIST) == ACCEPTED_REPLIES
+    assert await row_count(ada.world, QueueEntry) == 6
 
 
 async def test_what_goes_in_circles_is_refused(ada: Client, neighbour: Neighbour) -> None:
-    await make(ada.world, "list", "dave@far.example")
+    await add_forwarding_address(ada.world, "list", "dave@far.example")
     seen = b"Delivered-To: list@example.org\r\n" + raw_message("Again")
-    assert await say(neighbour, seen, LIST) == (["250 2.1.5"], ["554 5.4.6"])
+    assert await send_transaction(neighbour, seen, LIST) == (["250 2.1.5"], ["554 5.4.6"])
     hops = b"Received: from a by b\r\n" * 30 + raw_message("Far")
-    assert await say(neighbour, hops, LIST, ada.address) == (
+    assert await send_transaction(neighbour, hops, LIST, ada.address) == (
         ["250 2.1.5", "250 2.1.5"],
         ["554 5.4.6", "250 2.0.0"],
     )
-    assert await count(ada.world, Submission) == 0
+    assert await row_count(ada.world, Submission) == 0
 
 
 async def test_one_without_room_holds_up_nobody(
     ada: Client, bob: Client, neighbour: Neighbour, clock: Clock
 ) -> None:
     world = ada.world
-    await make(world, "list", ada.address, bob.address)
+    await add_forwarding_address(world, "list", ada.address, bob.address)
     await quota(world, bob, 1)
-    assert await say(neighbour, raw_message("Room"), LIST) == TOOK
+    assert await send_transaction(neighbour, raw_message("Room"), LIST) == ACCEPTED_REPLIES
     assert [row.subject for row in await inbox(ada)] == ["Room"]
     assert not await inbox(bob)
     async with listening(Server()) as there, working(world, relay(there)):
         await until(deferred_of(world))
         await quota(world, bob, bob.user.quota)
         clock.tick(minutes=10)
-        world.wakeups.tell({QUEUE: world.key()})
+        world.wakeups.announce({QUEUE: world.new_id()})
         await until(lambda: has_mail(bob))
     assert [row.subject for row in await inbox(bob)] == ["Room"]
     assert len(await inbox(ada)) == 1
 
 
-async def quota(world: World, client: Client, allowed: int | None) -> None:
-    async with world.write() as session:
+async def quota(world: Environment, client: Client, allowed: int | None) -> None:
+    async with world.write_session() as session:
         this = update(User).where(col(User.id) == client.user.id)
         await session.exec(this.values(quota=allowed))
 
 
-def deferred_of(world: World) -> Any:
+def deferred_of(world: Environment) -> Any:
     async def deferred() -> bool:
-        rows = await world.database.read(select(col(Delivery.last_code)))
+        rows = await world.database.read(select(col(QueueEntry.last_code)))
         return [row.last_code for row in rows] == [452]
 
     return deferred
@@ -209,56 +172,64 @@ async def has_mail(client: Client) -> bool:
 async def test_a_failure_is_told_to_the_first_sender(ada: Client, neighbour: Neighbour) -> None:
     """By us, where the queue gives up, and by others, whose bounces find back."""
     world = ada.world
-    await make(world, "list", "dave@far.example")
+    await add_forwarding_address(world, "list", "dave@far.example")
     refusing = Server(replies={"dave": "550 5.1.1 Nobody"})
     async with listening(refusing) as there, working(world, relay(there)):
-        assert await say(neighbour, raw_message("Lost"), LIST) == TOOK
-        await arrived(there)
+        assert await send_transaction(neighbour, raw_message("Lost"), LIST) == ACCEPTED_REPLIES
+        await wait_for_messages(there)
         (report,) = there.mails
         assert (report.sender, report.to) == ("<>", ["carol@far.example"])
         assert b"550 5.1.1 Nobody" in report.raw
-        back = srs.rewritten(world, "carol@far.example", "example.org")
-        assert await say(neighbour, raw_message("Bounce"), back, sender="") == TOOK
-        await arrived(there, 2)
+        back = srs.rewrite_sender(world, "carol@far.example", "example.org")
+        assert (
+            await send_transaction(neighbour, raw_message("Bounce"), back, sender="")
+            == ACCEPTED_REPLIES
+        )
+        await wait_for_messages(there, 2)
         assert (there.mails[1].sender, there.mails[1].to) == ("<>", ["carol@far.example"])
-    assert await say(neighbour, raw_message("Spam"), back) == (["550 5.1.1"], [])
+    assert await send_transaction(neighbour, raw_message("Spam"), back) == (["550 5.1.1"], [])
     forged = back.replace("carol", "mallory")
-    assert await say(neighbour, raw_message("Spam"), forged, sender="") == (["550 5.1.1"], [])
+    assert await send_transaction(neighbour, raw_message("Spam"), forged, sender="") == (
+        ["550 5.1.1"],
+        [],
+    )
 
 
 async def test_what_we_send_ourselves_goes_the_same_way(ada: Client, bob: Client) -> None:
     world = ada.world
-    await make(world, "list", bob.address, "dave@far.example")
+    await add_forwarding_address(world, "list", bob.address, "dave@far.example")
     async with listening(Server()) as there, working(world, relay(there)):
-        await send(ada, Named(LIST))
-        await arrived(there)
+        await send(ada, NamedAddress(LIST))
+        await wait_for_messages(there)
         await until(lambda: has_mail(bob))
     assert there.mails[0].to == ["dave@far.example"]
     assert b"Return-Path" not in there.mails[0].raw
     local = there.mails[0].sender.rpartition("@")[0]
-    assert srs.origin(world, local) == ada.address
+    assert srs.original_sender(world, local) == ada.address
 
 
 async def test_resolution_takes_few_statements(
     ada: Client, bob: Client, statements: list[str]
 ) -> None:
     world = ada.world
-    await make(world, "list", ada.address, bob.address)
+    await add_forwarding_address(world, "list", ada.address, bob.address)
     del statements[:]
-    taken = await recipient_routes.accept(world, ada.address, "")
-    assert [person.to.user_id for person in taken.people] == [ada.user.id]
+    taken = await recipient_routes.accept_recipient(world, ada.address, "")
+    assert [person.recipient.user_id for person in taken.accounts] == [ada.user.id]
     assert len(statements) == 2
-    await recipient_routes.accept(world, LIST, "")
+    await recipient_routes.accept_recipient(world, LIST, "")
     assert len(statements) == 2 + 1 + 2 + 2  # hers, the list, all its targets, two accounts
 
 
 async def test_a_relay_gets_it_for_the_address_itself(ada: Client, neighbour: Neighbour) -> None:
-    world = open_to_all(ada.world)
+    world = allow_private_targets(ada.world)
     raw = raw_message("Relayed")
     async with listening(Server()) as there, working(world, relay(there)):
-        await make(world, "list", f"smtp://127.0.0.1:{there.port}", "dave@far.example")
-        assert await say(neighbour, raw, LIST) == TOOK
-        await arrived(there, 2)
+        await add_forwarding_address(
+            world, "list", f"smtp://127.0.0.1:{there.port}", "dave@far.example"
+        )
+        assert await send_transaction(neighbour, raw, LIST) == ACCEPTED_REPLIES
+        await wait_for_messages(there, 2)
     by_sender = {mail.sender: mail for mail in there.mails}
     mail = by_sender.pop("carol@far.example")
     assert mail.to == [LIST]
@@ -267,15 +238,15 @@ async def test_a_relay_gets_it_for_the_address_itself(ada: Client, neighbour: Ne
 
 
 async def test_a_page_gets_it_as_a_body(ada: Client, neighbour: Neighbour) -> None:
-    world = open_to_all(ada.world)
+    world = allow_private_targets(ada.world)
     raw = raw_message("Posted")
     async with (
         receiving() as page,
         listening(Server()) as there,
         working(world, relay(there)),
     ):
-        await make(world, "list", page.url)
-        assert await say(neighbour, raw, LIST) == TOOK
+        await add_forwarding_address(world, "list", page.url)
+        assert await send_transaction(neighbour, raw, LIST) == ACCEPTED_REPLIES
         async with asyncio.timeout(10):
             await page.came.wait()
     (got,) = page.got
@@ -292,20 +263,14 @@ async def test_what_is_inside_is_not_reached(
 ) -> None:
     world = ada.world
     async with listening(Server()) as there, working(world, relay(there)):
-        await make(world, "list", target.format(there.port))
-        assert await say(neighbour, raw_message("In"), LIST) == TOOK
+        await add_forwarding_address(world, "list", target.format(there.port))
+        assert await send_transaction(neighbour, raw_message("In"), LIST) == ACCEPTED_REPLIES
 
         async def tried() -> bool:
-            rows = await world.database.read(select(col(Delivery.last_response)))
+            rows = await world.database.read(select(col(QueueEntry.last_response)))
             return bool(rows[0].last_response)
 
         await until(tried)
-        (row,) = await world.database.read(select(col(Delivery.last_code), col(Delivery.state)))
+        (row,) = await world.database.read(select(col(QueueEntry.last_code), col(QueueEntry.state)))
     assert (row.last_code, row.state) == (451, DeliveryState.DEFERRED)
     assert not there.sessions
-
-
-def open_to_all(world: World) -> World:
-    """The same world, in which our own networks may be forwarded to."""
-    world.adopt(Adopted(replace(world.options, forwards_private=True), 1))
-    return world

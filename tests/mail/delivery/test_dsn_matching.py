@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.mime.header_encoding import Named
-from mail.smtp.mx_server import Mx
-from mail.smtp.smtp_server import Terms
+from mail.mime.header_encoding import NamedAddress
+from mail.smtp.mx_server import MxListener
+from mail.smtp.smtp_server import SmtpListenerConfig
 from models.events.journal import Change, ChangeKind
-from models.queue.tables import Delivery
-from models.runtime.environment import World
+from models.queue.tables import QueueEntry
+from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
 from tests.conftest import Client
 from tests.support.mail_servers.dsn_servers import Reporter, fate, report, status
@@ -38,15 +38,15 @@ Comes = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-async def mx(world: World, tmp_path: Path) -> AsyncIterator[Mx]:
-    listener = Mx(world, tmp_path / "spool", Terms())
+async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
+    listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     yield listener
     await listener.close(1)
 
 
 @pytest.fixture
-async def comes(mx: Mx) -> AsyncIterator[Comes]:
+async def comes(mx: MxListener) -> AsyncIterator[Comes]:
     """Hands a message over, as another server does."""
     neighbour: Neighbour = await connect(mx.port)
 
@@ -59,7 +59,7 @@ async def comes(mx: Mx) -> AsyncIterator[Comes]:
     await neighbour.close()
 
 
-async def sent(ada: Client, world: World, *to: Named) -> tuple[int, str]:
+async def sent(ada: Client, world: Environment, *to: NamedAddress) -> tuple[int, str]:
     """A message that another server has; its key, and the id of the envelope."""
     elsewhere = Reporter()
     async with listening(elsewhere), working(world, relay(elsewhere)):
@@ -69,14 +69,14 @@ async def sent(ada: Client, world: World, *to: Named) -> tuple[int, str]:
     return key, elsewhere.envid()
 
 
-async def header_id(world: World, key: int) -> str:
+async def header_id(world: Environment, key: int) -> str:
     (row,) = await world.database.read(
         select(col(Submission.header_id)).where(col(Submission.id) == key)
     )
     return str(row.header_id)
 
 
-async def journal(world: World, user_id: int) -> list[str]:
+async def journal(world: Environment, user_id: int) -> list[str]:
     """What was told of submissions of the account."""
     asked = select(col(Change.facts)).where(
         col(Change.stream_id) == user_id, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
@@ -86,7 +86,7 @@ async def journal(world: World, user_id: int) -> list[str]:
 
 
 async def test_a_failure_with_the_proof_is_written_where_the_report_is_stored(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
     told = status(fate("carol@example.net"), envid=envid)
@@ -128,7 +128,7 @@ async def test_a_failure_with_the_proof_is_written_where_the_report_is_stored(
 
 
 async def test_an_envelope_id_that_a_relay_has_folded_is_known(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
     told = status(
@@ -140,7 +140,7 @@ async def test_an_envelope_id_that_a_relay_has_folded_is_known(
 
 
 async def test_without_the_proof_it_is_told_as_unproven(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, _ = await sent(ada, world)
     returned = f"Message-ID: {await header_id(world, key)}"
@@ -150,9 +150,9 @@ async def test_without_the_proof_it_is_told_as_unproven(
 
 
 async def test_the_proof_of_one_domain_is_none_for_another(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
-    to = [Named("carol@example.net"), Named("eve@example.com")]
+    to = [NamedAddress("carol@example.net"), NamedAddress("eve@example.com")]
     key, envid = await sent(ada, world, *to)  # that of the last envelope
     told = status(fate("carol@example.net"), fate("eve@example.com"), envid=envid)
     await comes(report(told, "Subject: none"))
@@ -161,7 +161,7 @@ async def test_the_proof_of_one_domain_is_none_for_another(
 
 
 async def test_delays_and_deliveries_are_told_and_go_no_way_back(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
 
@@ -184,7 +184,7 @@ async def test_delays_and_deliveries_are_told_and_go_no_way_back(
 
 
 async def test_what_is_proven_goes_before_what_is_not(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
     returned = f"Message-ID: {await header_id(world, key)}"
@@ -198,7 +198,7 @@ async def test_what_is_proven_goes_before_what_is_not(
     assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
 
 
-async def test_a_repeat_says_nothing_new(ada: Client, world: World, comes: Comes) -> None:
+async def test_a_repeat_says_nothing_new(ada: Client, world: Environment, comes: Comes) -> None:
     _, envid = await sent(ada, world)
     told = status(fate("carol@example.net"), envid=envid)
     await comes(report(told, "Subject: none"))
@@ -211,13 +211,13 @@ async def test_a_repeat_says_nothing_new(ada: Client, world: World, comes: Comes
 # ---------------------------------------------------------------- forged, or of no use
 
 
-async def unchanged(world: World, key: int) -> bool:
+async def unchanged(world: Environment, key: int) -> bool:
     rows = (await deliveries(world, key)).values()
     return {(row.state, row.reported_at) for row in rows} == {(State.RELAYED, None)}
 
 
 async def test_another_account_changes_nothing(
-    ada: Client, bob: Client, world: World, comes: Comes
+    ada: Client, bob: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
     returned = f"Message-ID: {await header_id(world, key)}"
@@ -228,7 +228,7 @@ async def test_another_account_changes_nothing(
 
 
 async def test_what_is_not_about_it_changes_nothing(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
     queue_id, _, proof = envid.partition(".")
@@ -251,10 +251,10 @@ async def test_what_is_not_about_it_changes_nothing(
 
 
 async def test_it_has_to_come_to_the_sender_of_the_envelope(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
-    async with world.write(ada.user.id) as session:
+    async with world.write_session(ada.user.id) as session:
         this = update(Submission).where(col(Submission.id) == key)
         await session.exec(this.values(envelope_from="sales@example.org"))
     await comes(report(status(fate("carol@example.net"), envid=envid)))
@@ -262,25 +262,25 @@ async def test_it_has_to_come_to_the_sender_of_the_envelope(
 
 
 async def test_what_waits_here_or_has_ended_here_is_known_better(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
     for before in (State.PENDING, State.DEFERRED, State.BOUNCED, State.EXPIRED, State.CANCELLED):
-        async with world.write(ada.user.id) as session:
-            these = update(Delivery).where(col(Delivery.submission_id) == key)
+        async with world.write_session(ada.user.id) as session:
+            these = update(QueueEntry).where(col(QueueEntry.submission_id) == key)
             await session.exec(these.values(state=before))
         for action in ("failed", "delivered", "delayed"):
             told = status(fate("carol@example.net", action), envid=envid)
             await comes(report(told, f"Subject: {before} {action}"))
         rows = (await deliveries(world, key)).values()
         assert {(row.state, row.reported_at) for row in rows} == {(before, None)}
-    async with world.write(ada.user.id) as session:
-        these = update(Delivery).where(col(Delivery.submission_id) == key)
+    async with world.write_session(ada.user.id) as session:
+        these = update(QueueEntry).where(col(QueueEntry.submission_id) == key)
         await session.exec(these.values(state=State.RELAYED))
 
 
 async def test_a_filter_that_drops_reports_drops_no_news(
-    ada: Client, world: World, comes: Comes
+    ada: Client, world: Environment, comes: Comes
 ) -> None:
     key, envid = await sent(ada, world)
     document = """
@@ -297,7 +297,7 @@ async def test_a_filter_that_drops_reports_drops_no_news(
 
 
 async def test_the_trace_of_a_message_tells_of_it(
-    ada: Client, root: Client, world: World, comes: Comes
+    ada: Client, root: Client, world: Environment, comes: Comes
 ) -> None:
     _, envid = await sent(ada, world)
     await comes(report(status(fate("carol@example.net"), envid=envid)))

@@ -5,11 +5,11 @@ import hashlib
 from sqlalchemy import select
 from sqlmodel import col
 
-from bench.load.lmtp_client import stuffed
+from bench.load.lmtp_client import dot_stuff
 from graph.types import global_ids
-from mail.smtp.lmtp import Lmtp
+from mail.smtp.lmtp import LmtpListener
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.mail.hostile_messages import attached, letters
 from tests.support.mail.trace_header_lines import below
@@ -27,7 +27,7 @@ READ = """query ($id: ID!) { node(id: $id) { ... on Message {
 
 async def say(neighbour: Neighbour, raw: bytes, to: str) -> str:
     await neighbour.begin(to)
-    neighbour.send(stuffed(raw))
+    neighbour.send(dot_stuff(raw))
     return await neighbour.hear()
 
 
@@ -37,7 +37,7 @@ def test_there_are_enough_and_all_differ() -> None:
 
 
 async def test_all_are_taken_stored_as_they_came_and_can_be_read(
-    ada: Client, neighbour: Neighbour, world: World
+    ada: Client, neighbour: Neighbour, world: Environment
 ) -> None:
     replies = {name: await say(neighbour, raw, ada.address) for name, raw in LETTERS.items()}
     assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
@@ -55,10 +55,10 @@ async def test_all_are_taken_stored_as_they_came_and_can_be_read(
 
 
 async def test_a_large_letter_leaves_nothing_in_the_spool(
-    ada: Client, listener: Lmtp, neighbour: Neighbour, world: World
+    ada: Client, listener: LmtpListener, neighbour: Neighbour, world: Environment
 ) -> None:
     content = hashlib.shake_128(b"large").digest(3_000_000)
     for raw in (attached(b"x.bin", content), attached(b"y.bin", bytes(3_000_000))):
         assert (await say(neighbour, raw, ada.address)).startswith("250")
-    assert list(listener.spool.iterdir()) == []
+    assert list(listener.spool_folder.iterdir()) == []
     await examine(world)

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import delete, func, select, text, update
 from sqlmodel import col
 
-from mail.smtp.lmtp import Lmtp
+from mail.smtp.lmtp import LmtpListener
 from models.addresses.tables import Address
 from models.files.blobs import Blob
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import Client, Clock, make_user, raw_message
 from tests.support.mail.trace_header_lines import top
@@ -32,24 +32,24 @@ async def send(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
     return [(await neighbour.hear())[:9] for _ in to]
 
 
-async def stored(world: World) -> Sequence[Any]:
+async def stored(world: Environment) -> Sequence[Any]:
     rows = select(col(Message.user_id), col(Message.subject), col(Message.size))
     return await world.database.read(rows.order_by(col(Message.id)))
 
 
-async def change(world: World, client: Client, **columns: object) -> None:
-    async with world.write() as session:
+async def change(world: Environment, client: Client, **columns: object) -> None:
+    async with world.write_session() as session:
         await session.exec(update(User).where(col(User.id) == client.user.id).values(**columns))
 
 
-async def rename(world: World, column: str, name: str) -> None:
+async def rename(world: Environment, column: str, name: str) -> None:
     statement = text(f"ALTER TABLE messages RENAME COLUMN {column} TO {name}")
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).execute(statement)
 
 
 async def test_each_recipient_has_the_message(
-    world: World, ada: Client, bob: Client, neighbour: Neighbour
+    world: Environment, ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
     raw = raw_message("Both of you")
     codes = await send(neighbour, raw, ada.address, bob.address)
@@ -61,7 +61,7 @@ async def test_each_recipient_has_the_message(
 
 
 async def test_whoever_is_named_twice_has_it_once_and_two_replies(
-    world: World, ada: Client, neighbour: Neighbour
+    world: Environment, ada: Client, neighbour: Neighbour
 ) -> None:
     twice = (ada.address, "A.da+news@example.org", ada.address)
     assert await send(neighbour, raw_message(), *twice) == ["250 2.0.0"] * 3
@@ -69,7 +69,7 @@ async def test_whoever_is_named_twice_has_it_once_and_two_replies(
 
 
 async def test_a_repeat_after_a_lost_reply_is_stored_once(
-    world: World, ada: Client, neighbour: Neighbour, clock: Clock
+    world: Environment, ada: Client, neighbour: Neighbour, clock: Clock
 ) -> None:
     for _ in range(2):
         assert await send(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
@@ -80,7 +80,7 @@ async def test_a_repeat_after_a_lost_reply_is_stored_once(
 
 
 async def test_two_messages_with_one_message_id_both_arrive(
-    world: World, ada: Client, neighbour: Neighbour
+    world: Environment, ada: Client, neighbour: Neighbour
 ) -> None:
     for body in ("one", "two"):
         raw = raw_message(body=body, Message_ID="<same@example.com>")
@@ -89,16 +89,16 @@ async def test_two_messages_with_one_message_id_both_arrive(
 
 
 async def test_a_large_message_arrives_through_the_spool(
-    world: World, ada: Client, neighbour: Neighbour, listener: Lmtp
+    world: Environment, ada: Client, neighbour: Neighbour, listener: LmtpListener
 ) -> None:
     raw = raw_message("Large", body="Line of text\r\n" * 200_000)
     assert await send(neighbour, raw, ada.address) == ["250 2.0.0"]
     assert await stored(world) == [(ada.user.id, "Large", len(top(ada.address, FAR) + raw))]
-    assert not await asyncio.to_thread(lambda: list(listener.spool.iterdir()))
+    assert not await asyncio.to_thread(lambda: list(listener.spool_folder.iterdir()))
 
 
 async def test_who_may_not_receive_is_refused_before_the_message_comes(
-    world: World, ada: Client, bob: Client, neighbour: Neighbour
+    world: Environment, ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
     await change(world, ada, disabled=True)
     await change(world, bob, quota=100, used=100)
@@ -114,32 +114,38 @@ async def test_who_may_not_receive_is_refused_before_the_message_comes(
         assert (await neighbour.say(f"RCPT TO:<{address}>")).startswith(reply)
 
 
-async def test_the_largest_message_always_fits_the_budget(world: World, tmp_path: Path) -> None:
+async def test_the_largest_message_always_fits_the_budget(
+    world: Environment, tmp_path: Path
+) -> None:
     for largest in (1 << 20, 1 << 30):
         options = replace(world.options, message_max=largest)
-        limits = Lmtp(replace(world, options=options), tmp_path / "spool").limits
-        assert limits.message_max == largest <= limits.budget
+        limits = LmtpListener(replace(world, options=options), tmp_path / "spool").limits
+        assert limits.max_message_size == largest <= limits.byte_budget
 
 
-async def test_several_processes_take_together_what_one_would(world: World, tmp_path: Path) -> None:
-    whole = Lmtp(world, tmp_path / "spool").limits
-    share = Lmtp(world, tmp_path / "spool", share=4)
-    assert (share.limits.connections, share.limits.budget) == (
-        whole.connections // 4,
-        whole.budget // 4,
+async def test_several_processes_take_together_what_one_would(
+    world: Environment, tmp_path: Path
+) -> None:
+    whole = LmtpListener(world, tmp_path / "spool").limits
+    share = LmtpListener(world, tmp_path / "spool", process_count=4)
+    assert (share.limits.max_connections, share.limits.byte_budget) == (
+        whole.max_connections // 4,
+        whole.byte_budget // 4,
     )
-    assert share.budget.limit == whole.budget // 4
-    least = Lmtp(world, tmp_path / "spool", share=100).limits
-    assert (least.connections, least.budget) == (20, world.options.message_max)
+    assert share.byte_budget.limit == whole.byte_budget // 4
+    least = LmtpListener(world, tmp_path / "spool", process_count=100).limits
+    assert (least.max_connections, least.byte_budget) == (20, world.options.message_max)
 
 
-async def test_a_suspended_user_receives(world: World, ada: Client, neighbour: Neighbour) -> None:
+async def test_a_suspended_user_receives(
+    world: Environment, ada: Client, neighbour: Neighbour
+) -> None:
     await change(world, ada, suspended=True)
     assert await send(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
 
 
 async def test_a_message_that_does_not_fit_one_mailbox_still_goes_to_the_other(
-    world: World, ada: Client, bob: Client, neighbour: Neighbour
+    world: Environment, ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
     await change(world, ada, quota=100)
     codes = await send(neighbour, raw_message(), ada.address, bob.address)
@@ -148,11 +154,11 @@ async def test_a_message_that_does_not_fit_one_mailbox_still_goes_to_the_other(
 
 
 async def test_a_user_deleted_after_rcpt_is_unknown(
-    world: World, neighbour: Neighbour, ada: Client
+    world: Environment, neighbour: Neighbour, ada: Client
 ) -> None:
     eve = await make_user(world, "eve")
     await neighbour.begin("eve@example.org", ada.address)
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(delete(Address).where(col(Address.user_id) == eve.id))
         await session.exec(delete(Mailbox).where(col(Mailbox.user_id) == eve.id))
         await session.exec(delete(User).where(col(User.id) == eve.id))
@@ -161,7 +167,7 @@ async def test_a_user_deleted_after_rcpt_is_unknown(
 
 
 async def test_a_client_that_vanishes_inside_data_leaves_no_rows_and_no_blobs(
-    world: World, ada: Client, listener: Lmtp
+    world: Environment, ada: Client, listener: LmtpListener
 ) -> None:
     neighbour = await connect(listener.port)
     await neighbour.begin(ada.address)
@@ -174,7 +180,7 @@ async def test_a_client_that_vanishes_inside_data_leaves_no_rows_and_no_blobs(
 
 
 async def test_a_store_that_fails_is_one_line_in_the_log_without_the_mail(
-    world: World, ada: Client, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
+    world: Environment, ada: Client, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
     await rename(world, "subject", "away")
     assert await send(neighbour, raw_message("Top secret"), ada.address) == ["451 4.3.0"]

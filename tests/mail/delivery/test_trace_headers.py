@@ -6,37 +6,33 @@ import hashlib
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from sqlalchemy import func, select
-from sqlmodel import col
 
 from mail.delivery import subaddress_mailbox
-from mail.delivery.listener_backend import Household
-from mail.envelope.local_recipient import Recipient
-from mail.recipients.address_resolution import recipient
+from mail.delivery.listener_backend import LocalBackend
+from mail.envelope.local_recipient import LocalRecipient
+from mail.recipients.address_resolution import load_recipient
 from mail.storage import delivery_headers
-from mail.storage.blobs.message_layout import open_skeleton, pack, prefixed
-from mail.storage.message_content import gathered, sources
-from mail.storage.received_messages import read
+from mail.storage.blobs.message_layout import parse_layout, prepend_to_layout, split_message
+from mail.storage.received_messages import read_message
 from models.events.journal import ChangeKind
 from models.files.blobs import Blob
-from models.mailboxes.tables import Mailbox
-from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import DelimiterAction
 from tests.conftest import Client, raw_message
-from tests.mail.delivery.test_address_forwarding import make
-from tests.mail.inbound.test_junk_mailbox import FLAG, come
 from tests.support.accounts.openpgp_keys import key_of
 from tests.support.accounts.user_operations import change
+from tests.support.mail.forwarding_addresses import add_forwarding_address
+from tests.support.mail.inbound_messages import SPAM_FLAG_HEADER, deliver_to_users
+from tests.support.mail.stored_messages import stored_messages_by_path
 from tests.support.stores.counter_check import journal, reached, rows
 
 CAROL = "carol@example.com"
-ADA = Recipient(1, 1, 1, 1, "ada@example.org")
+ADA = LocalRecipient(1, 1, 1, 1, "ada@example.org")
 BEFORE = (
     b"Return-Path: <carol@example.com>\r\n"
     b"Delivered-To: ada@example.org\r\n"
@@ -63,85 +59,76 @@ ODD = [
 ]
 
 
-async def come_to(world: World, address: str, raw: bytes) -> None:
-    house = Household(world)
-    (outcome,) = await house.deliver(raw, [await house.accept(address, CAROL)], CAROL)
+async def come_to(world: Environment, address: str, raw: bytes) -> None:
+    house = LocalBackend(world)
+    (outcome,) = await house.deliver(raw, [await house.accept_recipient(address, CAROL)], CAROL)
     assert not isinstance(outcome, BaseException), outcome
-
-
-async def stored(client: Client) -> dict[str, tuple[Any, bytes]]:
-    """The messages of an account, row and bytes, by path."""
-    asked = (
-        select(*Message.__table__.c, col(Mailbox.path))  # type: ignore[attr-defined]
-        .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
-        .where(col(Message.user_id) == client.user.id)
-    )
-    found = await client.world.database.read(asked)
-    opened = await sources(client.world, found)
-    return {
-        row.path: (row, await gathered(one.whole())) for row, one in zip(found, opened, strict=True)
-    }
 
 
 @given(some.binary(max_size=200), some.binary(min_size=1, max_size=50))
 def test_a_skeleton_grows_at_its_beginning(raw: bytes, prefix: bytes) -> None:
-    skeleton = open_skeleton(prefixed(pack(raw, []).skeleton, prefix))
+    skeleton = parse_layout(prepend_to_layout(split_message(raw, []).layout_bytes, prefix))
     assert skeleton.slice(0, len(skeleton)) == prefix + raw
     assert len(skeleton) == len(prefix + raw)
 
 
 @pytest.mark.parametrize("raw", ODD)
 async def test_the_letter_is_what_reading_it_anew_gives(raw: bytes, tmp_path: Path) -> None:
-    letter, whole = await read(raw), BEFORE + raw
+    letter, whole = await read_message(raw), BEFORE + raw
     (tmp_path / "raw").write_bytes(raw)
     for source in (raw, tmp_path / "raw"):
         with ExitStack() as files:
-            made = await delivery_headers.stamped(source, letter, ADA, CAROL, files)
-        fresh = await read(whole)
-        assert made.structure == fresh.structure
-        assert (made.root, made.size) == (fresh.root, fresh.size)
+            made = await delivery_headers.add_delivery_headers(source, letter, ADA, CAROL, files)
+        fresh = await read_message(whole)
+        assert made.structure_json == fresh.structure_json
+        assert (made.layout_blob, made.size) == (fresh.layout_blob, fresh.size)
         assert made.digest == hashlib.sha256(whole).hexdigest()
         assert made.facts.header_size == fresh.facts.header_size
-        assert list(made.pieces) == list(fresh.pieces)
-        assert made.came == letter.digest
+        assert list(made.part_blobs) == list(fresh.part_blobs)
+        assert made.received_digest == letter.digest
 
 
 def test_no_field_is_made_up_by_a_sender() -> None:
-    found = delivery_headers.fields(ADA, "a\r\nBcc: x@far.example\0\ud800@far.example")
+    found = delivery_headers.delivery_header_fields(
+        ADA, "a\r\nBcc: x@far.example\0\ud800@far.example"
+    )
     assert found.count(b"\r\n") == 3
     assert b"\r\nBcc" not in found
 
 
 @pytest.mark.usefixtures("examined")
 async def test_each_has_his_own_before_the_same_pieces(
-    ada: Client, bob: Client, world: World
+    ada: Client, bob: Client, world: Environment
 ) -> None:
-    await make(world, "list", ada.address)
-    house = Household(world)
-    there = [await house.accept(one, CAROL) for one in ("list@example.org", "B.ob+x@example.org")]
+    await add_forwarding_address(world, "list", ada.address)
+    house = LocalBackend(world)
+    there = [
+        await house.accept_recipient(one, CAROL)
+        for one in ("list@example.org", "B.ob+x@example.org")
+    ]
     assert len(await house.deliver(MIXED, there, CAROL)) == 2
-    ((row, whole),) = (await stored(ada)).values()
+    ((row, whole),) = (await stored_messages_by_path(ada)).values()
     before = BEFORE.replace(b"Rcpt: ada", b"Rcpt: list")
     assert whole == before + MIXED
     assert (row.size, row.digest) == (len(whole), hashlib.sha256(whole).hexdigest())
-    ((_, theirs),) = (await stored(bob)).values()
+    ((_, theirs),) = (await stored_messages_by_path(bob)).values()
     assert theirs == BEFORE.replace(b"ada", b"B.ob+x") + MIXED
     many = select(func.count().label("many")).select_from(Blob)
     assert (await world.database.read(many))[0].many == 3  # two roots, one attachment
     again = await house.deliver(MIXED, there, CAROL)
     assert next(one.message_id for one in again) == row.id  # type: ignore[attr-defined]
-    assert len(await stored(ada)) == 1
+    assert len(await stored_messages_by_path(ada)) == 1
 
 
 @pytest.mark.usefixtures("examined")
-async def test_what_is_encrypted_has_the_fields_outside(ada: Client, world: World) -> None:
+async def test_what_is_encrypted_has_the_fields_outside(ada: Client, world: Environment) -> None:
     key = key_of("Ada <ada@example.org>")
     assert (await change(ada, pubKey=key, encryptMessages=True))[1] == []
-    await come(world, ada, raw=raw_message("Sealed", body="hidden"))
-    ((row, whole),) = (await stored(ada)).values()
+    await deliver_to_users(world, ada, raw=raw_message("Sealed", body="hidden"))
+    ((row, whole),) = (await stored_messages_by_path(ada)).values()
     assert whole.startswith(BEFORE)
     assert (b"hidden" in whole, row.encrypted) == (False, True)
-    await come(world, ada, raw=raw_message("Sealed", body="hidden"))
+    await deliver_to_users(world, ada, raw=raw_message("Sealed", body="hidden"))
     assert len(await rows(world, "SELECT id FROM messages")) == 1
 
 
@@ -168,15 +155,15 @@ async def test_labels_are_what_is_cut_off(
     assert (await change(root, ada, bob, delimiterAction="SUBJECT"))[1] == []
     world = ada.world
     object.__setattr__(world, "options", replace(world.options, delimiters=delimiters))
-    assert (await recipient(world, address)).label == label
+    assert (await load_recipient(world, address)).label == label
 
 
 @pytest.mark.usefixtures("examined")
-async def test_a_label_stands_before_the_subject(ada: Client, world: World) -> None:
+async def test_a_label_stands_before_the_subject(ada: Client, world: Environment) -> None:
     assert (await change(ada, delimiterAction="SUBJECT"))[1] == []
     raw = b"To: x\r\nSubject: Long\r\n subject\r\nsubject: second\r\nX: y\r\n\r\nSubject: body\r\n"
     await come_to(world, "ada+Caf\u00e9@example.org", raw)
-    ((row, whole),) = (await stored(ada)).values()
+    ((row, whole),) = (await stored_messages_by_path(ada)).values()
     assert row.subject == "[Caf\u00e9] second"
     assert whole.endswith(b"\r\nX: y\r\n\r\nSubject: body\r\n")
     assert whole.lower().count(b"subject") == 2
@@ -188,7 +175,7 @@ async def test_a_label_stands_before_the_subject(ada: Client, world: World) -> N
 
 @pytest.mark.usefixtures("examined")
 async def test_a_label_names_a_folder(
-    ada: Client, bob: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    ada: Client, bob: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await change(ada, delimiterAction="SUBFOLDER"))[1] == []
     last = await reached(world, ada.user.id)
@@ -199,13 +186,13 @@ async def test_a_label_names_a_folder(
     assert kinds == [
         ChangeKind.MAILBOX_CREATED, ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_ADDED,
     ]  # fmt: skip
-    assert list(await stored(bob)) == ["INBOX"]
+    assert list(await stored_messages_by_path(bob)) == ["INBOX"]
     found = "SELECT m.path, m.total FROM mailboxes m WHERE m.path LIKE 'INBOX/%'"
     assert await rows(world, found) == [("INBOX/news", 2)]
-    monkeypatch.setattr(subaddress_mailbox, "MOST", 2)
-    spam = raw_message("spam", **FLAG)
-    house = Household(world)
-    await house.deliver(spam, [await house.accept("ada+spam@example.org", CAROL)], CAROL)
+    monkeypatch.setattr(subaddress_mailbox, "MAX_MAILBOXES", 2)
+    spam = raw_message("spam", **SPAM_FLAG_HEADER)
+    house = LocalBackend(world)
+    await house.deliver(spam, [await house.accept_recipient("ada+spam@example.org", CAROL)], CAROL)
     for label in ("two", "three", "a/b", ".", "x" * 40):
         await come_to(world, f"ada+{label}@example.org", raw_message(label))
     there = await rows(world, found + " ORDER BY m.path")
@@ -217,7 +204,7 @@ async def test_a_label_names_a_folder(
 
 
 @pytest.mark.usefixtures("examined")
-async def test_a_folder_is_made_once_by_many_at_once(ada: Client, world: World) -> None:
+async def test_a_folder_is_made_once_by_many_at_once(ada: Client, world: Environment) -> None:
     assert (await change(ada, delimiterAction="SUBFOLDER"))[1] == []
     await asyncio.gather(
         *(come_to(world, "ada+many@example.org", raw_message(f"n{nth}")) for nth in range(8))

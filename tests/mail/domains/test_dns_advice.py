@@ -4,22 +4,32 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from mail.domains.dns_advice import UNSET, DnsState, Judged, Ours, advise
+from mail.domains.dns_advice import (
+    NOT_CONFIGURED,
+    DnsState,
+    DomainDnsFacts,
+    RecordCheck,
+    advise_records,
+)
 
 HOST = "mx.example.org"
 
 
-def judge(type_: str, begin: str, *, backup: bool = False) -> Callable[[Sequence[str]], Judged]:
-    ours = Ours("example.org", HOST, backup)
-    (one,) = (each for each in advise(ours) if each.type == type_ and each.value.startswith(begin))
-    assert one.judge
-    return one.judge
+def judge(
+    type_: str, begin: str, *, backup: bool = False
+) -> Callable[[Sequence[str]], RecordCheck]:
+    ours = DomainDnsFacts("example.org", HOST, backup)
+    (one,) = (
+        each for each in advise_records(ours) if each.type == type_ and each.value.startswith(begin)
+    )
+    assert one.check_published
+    return one.check_published
 
 
 def test_everything_is_named_whether_there_is_a_key_or_not() -> None:
-    advised = advise(Ours("bücher.example", "MX.example.org"))
+    advised = advise_records(DomainDnsFacts("bücher.example", "MX.example.org"))
     said = {(one.type, one.name): one.value for one in advised}
-    unset = {key for key, value in said.items() if value.startswith(UNSET)}
+    unset = {key for key, value in said.items() if value.startswith(NOT_CONFIGURED)}
     assert unset == {
         ("TXT", "dkim._domainkey.xn--bcher-kva.example"),
         ("TXT", "_mta-sts.xn--bcher-kva.example"),
@@ -38,15 +48,19 @@ def test_everything_is_named_whether_there_is_a_key_or_not() -> None:
         ("TXT", "_smtp._tls.xn--bcher-kva.example"): "v=TLSRPTv1; "
         "rua=mailto:postmaster@xn--bcher-kva.example",
     }
-    assert all((one.judge is None) is one.value.startswith(UNSET) for one in advised)
+    assert all(
+        (one.check_published is None) is one.value.startswith(NOT_CONFIGURED) for one in advised
+    )
 
 
 def test_what_we_advise_is_right() -> None:
     for backup in (False, True):
-        for one in advise(Ours("example.org", HOST, backup, spki="ab" * 32)):
-            if one.judge:
-                assert one.judge([one.value]) == Judged(DnsState.OK, (one.value,))
-                assert one.judge([]) == Judged(DnsState.MISSING)
+        for one in advise_records(
+            DomainDnsFacts("example.org", HOST, backup, spki_sha256="ab" * 32)
+        ):
+            if one.check_published:
+                assert one.check_published([one.value]) == RecordCheck(DnsState.OK, (one.value,))
+                assert one.check_published([]) == RecordCheck(DnsState.MISSING)
 
 
 @pytest.mark.parametrize(
@@ -64,17 +78,22 @@ def test_what_we_advise_is_right() -> None:
 )
 def test_a_record_of_dane_names_the_key_that_is_shown(found: list[str], wanted: str) -> None:
     (one,) = (
-        each for each in advise(Ours("example.org", HOST, spki="ab" * 32)) if each.type == "TLSA"
+        each
+        for each in advise_records(DomainDnsFacts("example.org", HOST, spki_sha256="ab" * 32))
+        if each.type == "TLSA"
     )
     assert (one.name, one.value) == (f"_25._tcp.{HOST}", f"3 1 1 {'ab' * 32}")
-    assert one.judge
-    assert one.judge(found).state == wanted
+    assert one.check_published
+    assert one.check_published(found).state == wanted
 
 
 def test_a_machine_without_a_name_is_told_so() -> None:
-    values = {one.type: one.value for one in reversed(advise(Ours("example.org", "localhost")))}
-    assert values["MX"].startswith(UNSET)
-    assert values["TXT"].startswith(UNSET)
+    values = {
+        one.type: one.value
+        for one in reversed(advise_records(DomainDnsFacts("example.org", "localhost")))
+    }
+    assert values["MX"].startswith(NOT_CONFIGURED)
+    assert values["TXT"].startswith(NOT_CONFIGURED)
     assert "MERGANSER_HOSTNAME" in values["MX"]
 
 
@@ -151,25 +170,28 @@ def test_reports_of_failed_encryption_go_to_somebody(found: list[str], state: st
 
 
 def test_a_policy_is_advised_where_there_is_one() -> None:
-    ours = Ours("example.org", HOST, mta_sts="enforce")
-    found = {one.name: one for one in advise(ours) if "mta-sts" in one.name}
+    ours = DomainDnsFacts("example.org", HOST, mta_sts_mode="enforce")
+    found = {one.name: one for one in advise_records(ours) if "mta-sts" in one.name}
     text, host = found["_mta-sts.example.org"], found["mta-sts.example.org"]
-    assert (text.judge and text.judge([text.value, "other"])) == Judged(
+    assert (text.check_published and text.check_published([text.value, "other"])) == RecordCheck(
         DnsState.OK, (text.value, "other")
     )
-    assert (host.value, host.judge and host.judge([host.value]).state) == (f"{HOST}.", "OK")
+    assert (host.value, host.check_published and host.check_published([host.value]).state) == (
+        f"{HOST}.",
+        "OK",
+    )
     for wrong in (["v=STSv1; id=1;"], [text.value] * 2, ["v=STSv1"]):
-        assert text.judge
-        assert text.judge(wrong).state == "DIFFERENT"
-    testing = Ours("example.org", HOST, mta_sts="testing")
-    assert text.value not in {one.value for one in advise(testing)}  # it is to be read anew
+        assert text.check_published
+        assert text.check_published(wrong).state == "DIFFERENT"
+    testing = DomainDnsFacts("example.org", HOST, mta_sts_mode="testing")
+    assert text.value not in {one.value for one in advise_records(testing)}  # it is to be read anew
     for none in (
-        Ours("example.org", HOST, backup=True, mta_sts="enforce"),
-        Ours("example.org", "localhost", mta_sts="enforce"),
+        DomainDnsFacts("example.org", HOST, is_backup_mx=True, mta_sts_mode="enforce"),
+        DomainDnsFacts("example.org", "localhost", mta_sts_mode="enforce"),
     ):
-        values = [one.value for one in advise(none) if "mta-sts" in one.name]
+        values = [one.value for one in advise_records(none) if "mta-sts" in one.name]
         assert len(values) == 2
-        assert all(value.startswith(UNSET) for value in values)
+        assert all(value.startswith(NOT_CONFIGURED) for value in values)
 
 
 def test_what_is_shown_has_an_end() -> None:

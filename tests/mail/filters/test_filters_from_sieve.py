@@ -1,5 +1,6 @@
 """Scripts that become filters: what is written comes back, and what people's scripts say."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -8,31 +9,45 @@ from hypothesis import strategies as some
 
 from mail import sieve
 from mail.filters import filter_compiler
-from mail.filters.filter_compiler import GROUPS, Looked, Names, Rule, decided
-from mail.filters.filter_result import Target
-from mail.filters.sieve_import import Reading, read
-from mail.filters.sieve_to_actions import Folder
-from mail.mime import split
-from mail.sieve import Circumstances, Envelope, FileInto, Keep, Letter, Redirect, SieveError
-from tests.mail.filters.test_filters_to_sieve import NOW
+from mail.filters.filter_compiler import (
+    GROUP_NAMES,
+    CompiledFilter,
+    FilterTestMessage,
+    ScriptNames,
+    filter_result,
+)
+from mail.filters.filter_result import FilterTarget
+from mail.filters.sieve_import import SieveImport, import_script
+from mail.filters.sieve_to_actions import MailboxName
+from mail.mime import parse_structure
+from mail.sieve import (
+    FileInto,
+    Keep,
+    ParsedSieveMessage,
+    Redirect,
+    SieveEnvelope,
+    SieveEnvironment,
+    SieveError,
+)
 from tests.support.mail.random_sieve_scripts import SCRIPTS, SOUPS
 
 BOXES = {1: "Lists", 2: "Lists/A b", 3: "Größe"}
 DAY = 86_400
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HEAD = """require ["fileinto", "copy", "imap4flags", "body", "regex", "vacation", "mailbox",
   "special-use", "vnd.merganser.attachments", "comparator-i;ascii-numeric", "relational",
   "variables", "envelope", "date", "reject", "subaddress", "index", "mime"];"""  # one line each
 LINES = HEAD.count("\n") + 1
 
 
-def reading(text: str, *, most: int = 400) -> Reading:
-    return read(f"{HEAD}\n{text}", interval=DAY, most=most)
+def reading(text: str, *, most: int = 400) -> SieveImport:
+    return import_script(f"{HEAD}\n{text}", reply_interval=DAY, max_filters=most)
 
 
 def forms(text: str) -> list[tuple[str, Any, Any]]:
     """What is read where nothing is wrong: names, queries, and actions with paths."""
     found = reading(text)
-    assert found.faults == []
+    assert found.errors == []
     return [(one.name, one.query, plain(one.action)) for one in found.filters]
 
 
@@ -40,8 +55,8 @@ def plain(action: Any) -> Any:
     """An action with folders by their paths; those that are named by their use in brackets."""
 
     def path(value: Any) -> Any:
-        if isinstance(value, Folder):
-            return f"<{value.use}>" if value.use else value.path
+        if isinstance(value, MailboxName):
+            return f"<{value.special_use}>" if value.special_use else value.path
         return [path(one) for one in value] if isinstance(value, list) else value
 
     return {name: path(value) for name, value in action.items()}
@@ -134,9 +149,11 @@ def actions(draw: Any) -> dict[str, Any]:
 @settings(max_examples=150, deadline=None)
 @given(queries, actions().filter(bool))
 def test_what_a_filter_is_as_sieve_reads_back_as_the_filter(query: Any, action: Any) -> None:
-    script = sieve.printed(filter_compiler.tree(1, query, action, Names(BOXES, 7200)))
-    (found,) = (whole := read(script, interval=7200, most=1)).filters
-    assert (whole.faults, whole.warnings) == ([], [])
+    script = sieve.print_script(
+        filter_compiler.script_from_filter(1, query, action, ScriptNames(BOXES, 7200))
+    )
+    (found,) = (whole := import_script(script, reply_interval=7200, max_filters=1)).filters
+    assert (whole.errors, whole.warnings) == ([], [])
     boxes = {path: key for key, path in BOXES.items()}
     back = plain(found.action)
     if "mailbox" in back:
@@ -151,18 +168,22 @@ def test_what_a_filter_is_as_sieve_reads_back_as_the_filter(query: Any, action: 
     some.recursive(
         leaves,
         lambda inner: some.fixed_dictionaries(
-            {name: some.lists(inner, min_size=1, max_size=2) for name in GROUPS}
+            {name: some.lists(inner, min_size=1, max_size=2) for name in GROUP_NAMES}
         ),
         max_leaves=8,
     )
 )
 @example({"all": [{"all": [{}], "any": [{}, {}], "not": [{}]}], "any": [{}, {"from": "0"}]})
 def test_what_reads_as_less_means_the_same(query: Any) -> None:
-    names = Names({})
-    first = sieve.printed(filter_compiler.tree(1, query, {"delete": True}, names))
-    (once,) = read(first, interval=DAY, most=1).filters
-    again = sieve.printed(filter_compiler.tree(1, once.query, {"delete": True}, names))
-    (twice,) = read(again, interval=DAY, most=1).filters
+    names = ScriptNames({})
+    first = sieve.print_script(
+        filter_compiler.script_from_filter(1, query, {"delete": True}, names)
+    )
+    (once,) = import_script(first, reply_interval=DAY, max_filters=1).filters
+    again = sieve.print_script(
+        filter_compiler.script_from_filter(1, once.query, {"delete": True}, names)
+    )
+    (twice,) = import_script(again, reply_interval=DAY, max_filters=1).filters
     assert twice.query == once.query
 
 
@@ -241,10 +262,12 @@ ADDRESSES: list[tuple[str, str, bool]] = [
 def test_tests_of_addresses_say_the_same_of_fields(test: str, field: str, fits: bool) -> None:
     raw = f"{field}\r\n\r\n".encode()
     script = f"{HEAD}\nif address {test} {{ discard; }}"
-    letter = Letter(raw, split(raw))
-    plan = sieve.run(sieve.compiled(script), letter, Envelope("", ""), Circumstances(NOW))
+    letter = ParsedSieveMessage(raw, parse_structure(raw))
+    plan = sieve.run_script(
+        sieve.compile_script(script), letter, SieveEnvelope("", ""), SieveEnvironment(NOW)
+    )
     assert any(isinstance(one, sieve.Discard) for one in plan.actions) is fits
-    assert Looked(letter).fits(query_of(f"address {test}"))[0] is fits
+    assert FilterTestMessage(letter).evaluate(query_of(f"address {test}"))[0] is fits
 
 
 ACTIONS: list[tuple[str, Any]] = [
@@ -345,20 +368,20 @@ FAULTS = [
 
 @pytest.mark.parametrize(("text", "column", "words"), FAULTS)
 def test_what_no_filter_can_say_is_told_with_its_place(text: str, column: int, words: str) -> None:
-    (fault,) = reading(text.replace("\\n", "\n")).faults
+    (fault,) = reading(text.replace("\\n", "\n")).errors
     assert (fault.line, fault.column) == (LINES + 1, column)
     assert words in fault.message
 
 
 def test_all_faults_are_told_up_to_a_number() -> None:
     found = reading('if anyof (envelope "to" "a", size :over 1, currentdate "year" "1") { keep; }')
-    assert [one.column for one in found.faults] == [11, 44]
+    assert [one.column for one in found.errors] == [11, 44]
     many = reading('redirect "a@b.example"; set "a" "b";\n' * 30)
-    assert [one.line for one in many.faults] == list(range(LINES + 1, LINES + 21))
+    assert [one.line for one in many.errors] == list(range(LINES + 1, LINES + 21))
     with pytest.raises(SieveError) as refused:
         reading("if {")
     assert refused.value.line == LINES + 1
-    (fault,) = reading("if size :over 1 { discard; stop; }\n" * 3, most=2).faults
+    (fault,) = reading("if size :over 1 { discard; stop; }\n" * 3, most=2).errors
     assert (fault.line, fault.message) == (LINES + 3, "a script becomes at most 2 filters")
 
 
@@ -390,13 +413,13 @@ ALIKE = [
 @pytest.mark.parametrize("text", ALIKE)
 def test_where_they_do_the_same_nothing_is_told(text: str) -> None:
     found = reading(text)
-    assert (found.faults, found.warnings) == ([], [])
+    assert (found.errors, found.warnings) == ([], [])
 
 
 @pytest.mark.parametrize(("text", "words"), WARNINGS)
 def test_what_filters_do_otherwise_is_told(text: str, words: str) -> None:
     found = reading(text)
-    assert found.faults == []
+    assert found.errors == []
     (warning,) = found.warnings
     assert words in warning.message
 
@@ -451,8 +474,8 @@ chains = some.builds(
 @given(some.lists(chains | commands_, min_size=1, max_size=3).map("\n".join))
 def test_without_a_warning_filters_do_what_the_script_does(text: str) -> None:
     found = reading(text)
-    assert all("cannot store" in one.message for one in found.faults)
-    if found.faults or found.warnings:
+    assert all("cannot store" in one.message for one in found.errors)
+    if found.errors or found.warnings:
         return
     boxes = {"A": 1, "B": 2, "C": 3}
     rules = []
@@ -461,35 +484,39 @@ def test_without_a_warning_filters_do_what_the_script_does(text: str) -> None:
         if "mailbox" in action:
             action["mailbox"] = boxes[action["mailbox"]]
         action["copyTo"] = [boxes[path] for path in action.get("copyTo", ())]
-        targets = [Target(nth, to, to) for to in action.get("targets", ())]
-        rules.append(Rule(nth, one.query, action, targets))
-    program = sieve.compiled(f"{HEAD}\n{text}")
+        targets = [FilterTarget(nth, to, to) for to in action.get("targets", ())]
+        rules.append(CompiledFilter(nth, one.query, action, targets))
+    program = sieve.compile_script(f"{HEAD}\n{text}")
     for raw in LETTERS:
-        letter = Letter(raw, split(raw))
-        plan = sieve.run(program, letter, Envelope("", ""), Circumstances(NOW))
+        letter = ParsedSieveMessage(raw, parse_structure(raw))
+        plan = sieve.run_script(program, letter, SieveEnvelope("", ""), SieveEnvironment(NOW))
         stored = {0 if isinstance(one, Keep) else boxes[one.mailbox]
                   for one in plan.actions if isinstance(one, Keep | FileInto)}  # fmt: skip
-        decision = decided(rules, Looked(letter))
-        ours = set() if decision.delete else {decision.mailbox_id or 0, *decision.copies}
+        decision = filter_result(rules, FilterTestMessage(letter))
+        ours = (
+            set() if decision.is_deleted else {decision.mailbox_id or 0, *decision.copy_mailbox_ids}
+        )
         assert ours == stored
         sent = {one.address for one in plan.actions if isinstance(one, Redirect)}
-        assert {to.shown for to in decision.targets} == sent
+        assert {to.public_url for to in decision.targets} == sent
         for done in plan.actions:
             if isinstance(done, Keep | FileInto):
-                own = [*decision.labels, *(["\\Seen"] if decision.seen else [])]
+                own = [*decision.added_keywords, *(["\\Seen"] if decision.is_seen else [])]
                 assert set(own) == set(done.flags)
 
 
 @settings(max_examples=200, deadline=None)
-@given(SCRIPTS.map(sieve.printed) | SOUPS)
+@given(SCRIPTS.map(sieve.print_script) | SOUPS)
 def test_any_script_is_read_or_told_of(text: str) -> None:
     try:
-        found = read(text, interval=DAY, most=400)
+        found = import_script(text, reply_interval=DAY, max_filters=400)
     except SieveError:
         return
-    if found.faults:
+    if found.errors:
         return
     for one in found.filters:
         action = {**one.action, "mailbox": 1, "copyTo": [2]}
-        script = sieve.printed(filter_compiler.tree(1, one.query, action, Names(BOXES)))
-        assert sieve.compiled(script)
+        script = sieve.print_script(
+            filter_compiler.script_from_filter(1, one.query, action, ScriptNames(BOXES))
+        )
+        assert sieve.compile_script(script)

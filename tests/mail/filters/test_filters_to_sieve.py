@@ -11,14 +11,21 @@ from hypothesis import strategies as some
 
 from mail import sieve
 from mail.filters import filter_compiler
-from mail.filters.filter_compiler import Looked, Names, Rule, condition, decided, followed
-from mail.filters.filter_result import Reply, Target
-from mail.mime import split
-from mail.sieve import Circumstances, Envelope, Letter
+from mail.filters.filter_compiler import (
+    CompiledFilter,
+    FilterTestMessage,
+    ScriptNames,
+    evaluate_filters,
+    filter_result,
+    sieve_test_from_query,
+)
+from mail.filters.filter_result import FilterReplyContent, FilterTarget
+from mail.mime import parse_structure
+from mail.sieve import ParsedSieveMessage, SieveEnvelope, SieveEnvironment
 from tests.support.mail.sieve_runs import told
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-NAMES = Names({1: "Lists", 2: "Lists/A b", 3: "Größe"}, 7200)
+NAMES = ScriptNames({1: "Lists", 2: "Lists/A b", 3: "Größe"}, 7200)
 RAW = b"""\
 From: =?utf-8?q?J=C3=BCrgen?= <JUERGEN@example.org>
 Sender: robot@example.net
@@ -40,8 +47,8 @@ x
 """
 
 
-def looked(raw: bytes = RAW) -> Looked:
-    return Looked(Letter(raw, split(raw)))
+def looked(raw: bytes = RAW) -> FilterTestMessage:
+    return FilterTestMessage(ParsedSieveMessage(raw, parse_structure(raw)))
 
 
 QUERIES: list[tuple[dict[str, Any], bool]] = [
@@ -91,11 +98,11 @@ QUERIES: list[tuple[dict[str, Any], bool]] = [
 
 @pytest.mark.parametrize(("query", "holds"), QUERIES)
 def test_queries(query: dict[str, Any], holds: bool) -> None:
-    assert looked().fits(query)[0] is holds
+    assert looked().evaluate(query)[0] is holds
 
 
 def test_files_count_both_ways() -> None:
-    assert [looked(FILE).fits({"hasAttachment": want})[0] for want in (True, False)] == [
+    assert [looked(FILE).evaluate({"hasAttachment": want})[0] for want in (True, False)] == [
         True,
         False,
     ]
@@ -103,19 +110,22 @@ def test_files_count_both_ways() -> None:
 
 def test_what_takes_too_long_does_not_fit_and_ends() -> None:
     many = looked(b"To: a@example.org\n" * 6000 + b"Subject: b\n\nx")
-    assert many.fits({"to": "b@"}) == (False, sieve.limits.STEPS)
-    rules = [Rule(nth, {"to": "b@"}, {"flag": True}) for nth in range(100)]
-    assert len(followed(rules, many)) == filter_compiler.STEPS // sieve.limits.STEPS + 1
-    assert many.fits({"subject": "b"})[0]
+    assert many.evaluate({"to": "b@"}) == (False, sieve.limits.MAX_STEPS)
+    rules = [CompiledFilter(nth, {"to": "b@"}, {"flag": True}) for nth in range(100)]
+    assert (
+        len(evaluate_filters(rules, many))
+        == filter_compiler.MAX_STEPS // sieve.limits.MAX_STEPS + 1
+    )
+    assert many.evaluate({"subject": "b"})[0]
     slow = looked(b"Subject: " + b"a" * 200_000 + b"\n\nx")
     wide = {"key": "subject", "pattern": "(a|b|ab){20}(a?b){20}$"}
-    assert slow.fits({"regex": wide}) == (False, sieve.limits.STEPS)
+    assert slow.evaluate({"regex": wide}) == (False, sieve.limits.MAX_STEPS)
     long = {"any": [{"subject": f"{nth:0255}"} for nth in range(99)]}
-    rules = [Rule(nth, long, {"flag": True}) for nth in range(400)]
-    assert len(followed(rules, looked())) < 20
+    rules = [CompiledFilter(nth, long, {"flag": True}) for nth in range(400)]
+    assert len(evaluate_filters(rules, looked())) < 20
 
 
-class Counting(Letter):
+class Counting(ParsedSieveMessage):
     """Counts how often its texts are decoded."""
 
     decoded = 0
@@ -126,10 +136,10 @@ class Counting(Letter):
 
 
 def test_texts_are_decoded_once_for_all_filters() -> None:
-    letter = Counting(RAW, split(RAW))
-    seen = Looked(letter)
+    letter = Counting(RAW, parse_structure(RAW))
+    seen = FilterTestMessage(letter)
     for nth in range(50):
-        assert not seen.fits({"text": f"word {nth}"})[0]
+        assert not seen.evaluate({"text": f"word {nth}"})[0]
     assert letter.decoded == 1
 
 
@@ -155,12 +165,12 @@ LEAF: some.SearchStrategy[dict[str, Any]] = some.fixed_dictionaries({}, optional
 def _nested(inner: some.SearchStrategy[dict[str, Any]]) -> some.SearchStrategy[dict[str, Any]]:
     listed = some.lists(inner, max_size=3)
     return some.fixed_dictionaries(
-        {}, optional={**PLAIN, **dict.fromkeys(filter_compiler.GROUPS, listed)}
+        {}, optional={**PLAIN, **dict.fromkeys(filter_compiler.GROUP_NAMES, listed)}
     )
 
 
 QUERY = some.recursive(LEAF, _nested, max_leaves=6).filter(
-    lambda one: filter_compiler.depth(one) <= 5
+    lambda one: filter_compiler.nesting_depth(one) <= 5
 )
 REPLY = some.fixed_dictionaries(
     {"subject": some.sampled_from(WORDS[:3]), "text": some.sampled_from(["", "Hi", "a\n--b--"]),
@@ -188,14 +198,14 @@ ACTION = some.fixed_dictionaries(
 def test_a_filter_reads_as_a_script_that_does_the_same(
     query: dict[str, Any], action: dict[str, Any]
 ) -> None:
-    tree = filter_compiler.tree(5, query, action, NAMES)
-    script = sieve.printed(tree)
-    assert sieve.parse(script) == tree
-    envelope = Envelope("eve@example.net", "ada@example.org")
-    circumstances = Circumstances(NOW, addresses=["ada@example.org"])
-    message = Letter(RAW, split(RAW))
-    plan = sieve.run(sieve.compiled(script), message, envelope, circumstances)
-    fits = looked().fits(query)[0]
+    tree = filter_compiler.script_from_filter(5, query, action, NAMES)
+    script = sieve.print_script(tree)
+    assert sieve.parse_script(script) == tree
+    envelope = SieveEnvelope("eve@example.net", "ada@example.org")
+    circumstances = SieveEnvironment(NOW, addresses=["ada@example.org"])
+    message = ParsedSieveMessage(RAW, parse_structure(RAW))
+    plan = sieve.run_script(sieve.compile_script(script), message, envelope, circumstances)
+    fits = looked().evaluate(query)[0]
     assert set(told(plan)) == set(_expected(action) if fits else ["keep"])
 
 
@@ -204,7 +214,7 @@ def _expected(action: Mapping[str, Any]) -> list[str]:
     named = {"\\Seen": action.get("seen"), "\\Flagged": action.get("flag")}
     flags = [*(flag for flag, said in named.items() if said), *action.get("labels", ())]
     words = "".join(f" {one}" for one in flags if one not in action.get("removeLabels", ()))
-    path = {**NAMES.mailboxes, 4: "INBOX"}
+    path = {**NAMES.mailbox_paths, 4: "INBOX"}
     copies = [path[box] for box in action.get("copyTo", ()) if not action.get("delete")]
     place = _stored(action, path)
     done = [f"to {to} :copy" for to in action.get("targets", ()) if "@" in to]
@@ -231,7 +241,9 @@ def _stored(action: Mapping[str, Any], path: Mapping[int, str]) -> str:
 
 def test_an_answer_is_a_vacation_of_its_own() -> None:
     action = {"reply": {"subject": "Gone", "text": "Later", "html": ""}, "stop": True}
-    assert sieve.printed(filter_compiler.tree(5, {"from": "eve"}, action, NAMES)) == (
+    assert sieve.print_script(
+        filter_compiler.script_from_filter(5, {"from": "eve"}, action, NAMES)
+    ) == (
         'require ["comparator-vnd.merganser.plain", "vacation-seconds"];\n'
         'if header :contains :comparator "vnd.merganser.plain" ["from", "sender"] "eve" {\n'
         '    vacation :seconds 7200 :handle "filter:5" :subject "Gone" "Later";\n'
@@ -242,18 +254,20 @@ def test_an_answer_is_a_vacation_of_its_own() -> None:
 
 def test_the_deepest_query_is_a_script_still() -> None:
     query: dict[str, Any] = {"from": "a", "to": "b"}
-    for _ in range(filter_compiler.NESTED):
+    for _ in range(filter_compiler.MAX_DEPTH):
         query = {"from": "a", "any": [query, {"to": "b", "subject": "c"}], "not": [query]}
-    assert filter_compiler.depth(query) == filter_compiler.NESTED
-    sieve.compiled(sieve.printed(filter_compiler.tree(5, query, {"mailbox": 1}, NAMES)))
+    assert filter_compiler.nesting_depth(query) == filter_compiler.MAX_DEPTH
+    sieve.compile_script(
+        sieve.print_script(filter_compiler.script_from_filter(5, query, {"mailbox": 1}, NAMES))
+    )
 
 
 # ---------------------------------------------------------------- several of them
 
 
-def _reference(rules: Sequence[Rule], fit: Sequence[bool]) -> dict[str, Any]:
+def _reference(rules: Sequence[CompiledFilter], fit: Sequence[bool]) -> dict[str, Any]:
     """What `decided` says, the slow way: a question at a time."""
-    heard: list[Rule] = []
+    heard: list[CompiledFilter] = []
     for rule, fits in zip(rules, fit, strict=True):
         if fits:
             heard.append(rule)
@@ -262,28 +276,28 @@ def _reference(rules: Sequence[Rule], fit: Sequence[bool]) -> dict[str, Any]:
 
     removed = _all_of(heard, "removeLabels")
     return {
-        "delete": _first(heard, "delete") is True,
-        "spam": _first(heard, "spam"),
+        "is_deleted": _first(heard, "delete") is True,
+        "is_spam": _first(heard, "spam"),
         "mailbox_id": _first(heard, "mailbox"),
-        "copies": () if _first(heard, "delete") else _all_of(heard, "copyTo"),
-        "seen": _first(heard, "seen") is True,
-        "flagged": _first(heard, "flag") is True,
-        "labels": [one for one in _all_of(heard, "labels") if one not in removed],
-        "removed": removed,
+        "copy_mailbox_ids": () if _first(heard, "delete") else _all_of(heard, "copyTo"),
+        "is_seen": _first(heard, "seen") is True,
+        "is_flagged": _first(heard, "flag") is True,
+        "added_keywords": [one for one in _all_of(heard, "labels") if one not in removed],
+        "removed_keywords": removed,
         "targets": _all_of(heard, "targets"),
-        "replies": [rule.id for rule in heard if "reply" in rule.action],
-        "webhooks": list(
+        "replies": [rule.filter_id for rule in heard if "reply" in rule.action],
+        "webhook_ids": list(
             dict.fromkeys(rule.action["webhook"] for rule in heard if "webhook" in rule.action)
         ),
-        "matched": [rule.id for rule in heard],
+        "matched_filter_ids": [rule.filter_id for rule in heard],
     }
 
 
-def _first(heard: Sequence[Rule], name: str) -> Any:
+def _first(heard: Sequence[CompiledFilter], name: str) -> Any:
     return next((rule.action[name] for rule in heard if name in rule.action), None)
 
 
-def _all_of(heard: Sequence[Rule], name: str) -> list[Any]:
+def _all_of(heard: Sequence[CompiledFilter], name: str) -> list[Any]:
     found: list[Any] = []
     for rule in heard:
         for one in rule.action.get(name, []):
@@ -298,51 +312,57 @@ def test_together_they_decide_as_the_slow_way_does(
     chosen: list[tuple[tuple[dict[str, Any], bool], dict[str, Any]]],
 ) -> None:
     rules = [
-        Rule(nth, query, action, [Target(nth, to, to) for to in action.get("targets", ())])
+        CompiledFilter(
+            nth, query, action, [FilterTarget(nth, to, to) for to in action.get("targets", ())]
+        )
         for nth, ((query, _), action) in enumerate(chosen)
     ]
-    found = decided(rules, looked())
+    found = filter_result(rules, looked())
     expected = _reference(rules, [fits for (_, fits), _ in chosen])
     names = {name: getattr(found, name) for name in expected}
-    names["targets"] = [to.whole for to in found.targets]
+    names["targets"] = [to.secret_url for to in found.targets]
     names["replies"] = [reply.filter_id for reply in found.replies]
     assert names == expected
 
 
 def test_what_is_hidden_by_something_before_it_does_not_act() -> None:
     rules = [
-        Rule(1, {}, {"mailbox": 1, "seen": True}),
-        Rule(2, {"from": "nobody"}, {"delete": True}),
-        Rule(3, {}, {"spam": True, "seen": False, "mailbox": 2, "stop": True}),
-        Rule(4, {}, {"delete": True}),
+        CompiledFilter(1, {}, {"mailbox": 1, "seen": True}),
+        CompiledFilter(2, {"from": "nobody"}, {"delete": True}),
+        CompiledFilter(3, {}, {"spam": True, "seen": False, "mailbox": 2, "stop": True}),
+        CompiledFilter(4, {}, {"delete": True}),
     ]
-    found = followed(rules, looked(), throughout=True)
-    assert [(one.fits, one.acts) for one in found] == [
+    found = evaluate_filters(rules, looked(), after_stop=True)
+    assert [(one.matches, one.effective_actions) for one in found] == [
         (True, ("seen",)),
         (False, ()),
         (True, ("spam", "stop")),
         (True, ()),
     ]
-    assert decided(rules, looked()).delete is False
-    assert decided(rules, looked()).spam is True
-    assert decided(rules, looked()).matched == [1, 3]
+    assert filter_result(rules, looked()).is_deleted is False
+    assert filter_result(rules, looked()).is_spam is True
+    assert filter_result(rules, looked()).matched_filter_ids == [1, 3]
 
 
 def test_more_places_than_a_message_may_have_are_left_out() -> None:
-    rules = [Rule(nth, {}, {"copyTo": list(range(nth * 9, nth * 9 + 9))}) for nth in range(9)]
-    assert decided(rules, looked()).copies == list(range(filter_compiler.PLACES))
+    rules = [
+        CompiledFilter(nth, {}, {"copyTo": list(range(nth * 9, nth * 9 + 9))}) for nth in range(9)
+    ]
+    assert filter_result(rules, looked()).copy_mailbox_ids == list(
+        range(filter_compiler.MAX_PLACES)
+    )
 
 
 def test_answers_have_what_the_form_says() -> None:
-    rules = [Rule(1, {}, {"reply": {"subject": "", "text": "a", "html": "<b>"}})]
-    assert decided(rules, looked()).replies == [Reply(1, "", "a", "<b>")]
+    rules = [CompiledFilter(1, {}, {"reply": {"subject": "", "text": "a", "html": "<b>"}})]
+    assert filter_result(rules, looked()).replies == [FilterReplyContent(1, "", "a", "<b>")]
 
 
 def test_an_entity_keeps_its_parts_apart() -> None:
     chance = random.Random(1)  # noqa: S311
     for _ in range(20):
         text = "\r\n".join(chance.choice(["--=_alternative", "=", "x"]) for _ in range(9))
-        raw = filter_compiler.entity(text, f"<p>{text}</p>").encode()
-        parts = split(b"MIME-Version: 1.0\r\n" + raw).parts
+        raw = filter_compiler.reply_body(text, f"<p>{text}</p>").encode()
+        parts = parse_structure(b"MIME-Version: 1.0\r\n" + raw).parts
         assert [part.content_type for part in parts] == ["text/plain", "text/html"]
-    assert condition({"size": 1}).name == "size"
+    assert sieve_test_from_query({"size": 1}).name == "size"

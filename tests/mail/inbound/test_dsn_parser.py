@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 from flufl.bounce import all_failures
 
-from mail.envelope.delivery_jobs import Action, Result
-from mail.envelope.dsn_parameters import Wish
+from mail.envelope.delivery_jobs import DeliveryResult, DsnAction
+from mail.envelope.dsn_parameters import DsnRequest
 from mail.inbound import dsn_parser
-from mail.inbound.dsn_parser import Report
-from mail.queue.dsn_writer import About, Told, written
+from mail.inbound.dsn_parser import ReceivedDsn
+from mail.queue.dsn_writer import ReportedMessage, ReportedRecipient, build_report
 from mail.storage import received_messages
 from models.queue.tables import DeliveryState
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.support.mail_servers.dsn_servers import fate, report, status
 
 VECTORS = Path(__file__).with_name("vectors") / "reports"
 
 
-async def found(raw: bytes | Path, sender: str = "") -> Report | None:
-    return await dsn_parser.found(raw, await received_messages.read(raw), sender)
+async def found(raw: bytes | Path, sender: str = "") -> ReceivedDsn | None:
+    return await dsn_parser.find_dsn(raw, await received_messages.read_message(raw), sender)
 
 
-async def sure(raw: bytes | Path) -> Report:
+async def sure(raw: bytes | Path) -> ReceivedDsn:
     made = await found(raw)
     assert made is not None
     return made
@@ -99,10 +99,13 @@ async def test_reports_of_a_real_postfix_are_read(
     name: str, action: str, code: int, text: str, now: str
 ) -> None:
     made = await sure(VECTORS / f"postfix-{name}.eml")
-    assert (made.by, made.message_id) == ("mx.neighbour.example", "<one@example.org>")
+    assert (made.reporting_mta, made.original_message_id) == (
+        "mx.neighbour.example",
+        "<one@example.org>",
+    )
     assert made.envid == "0123456789abcdef0123.aaaabbbbccccdddd"
-    (one,) = made.fates
-    assert (one.action, one.code, one.text) == (Action(action), code, text)
+    (one,) = made.recipient_results
+    assert (one.action, one.reply_code, one.reply_text) == (DsnAction(action), code, text)
     assert one.addresses == ("First+@example.com", now)
     assert one.orcpt == "rfc822;first+@example.com"
 
@@ -110,11 +113,15 @@ async def test_reports_of_a_real_postfix_are_read(
 @pytest.mark.parametrize(("raw", "by"), [(EXCHANGE, "DB7PR"), (GMAIL, "googlemail.example")])
 async def test_reports_of_others_are_read(raw: bytes, by: str) -> None:
     made = await sure(raw)
-    assert made.by.startswith(by)
-    assert made.message_id == "<1@example.org>"
-    (one,) = made.fates
-    assert (one.action, one.addresses, one.code) == (Action.FAILED, ("gone@example.net",), 550)
-    assert one.text.startswith("5.1.1")
+    assert made.reporting_mta.startswith(by)
+    assert made.original_message_id == "<1@example.org>"
+    (one,) = made.recipient_results
+    assert (one.action, one.addresses, one.reply_code) == (
+        DsnAction.FAILED,
+        ("gone@example.net",),
+        550,
+    )
+    assert one.reply_text.startswith("5.1.1")
 
 
 async def test_what_is_no_report_is_mail() -> None:
@@ -136,7 +143,7 @@ async def test_what_is_told_beyond_ascii_is_read() -> None:
         "Final-Recipient: X400; /S=gone/\nAction: failed\nStatus: 5.1.1",
     )
     made = await sure(report(told, kind="message/global-delivery-status"))
-    assert [one.addresses for one in made.fates] == [
+    assert [one.addresses for one in made.recipient_results] == [
         ("jörg@bücher.example",),
         ("aöb@example.net",),
     ]
@@ -155,8 +162,8 @@ async def test_what_is_told_beyond_ascii_is_read() -> None:
     ],
 )
 async def test_what_was_said_is_taken_apart(group: str, code: int, text: str) -> None:
-    (one,) = (await sure(report(status(group)))).fates
-    assert (one.code, one.text) == (code, text)
+    (one,) = (await sure(report(status(group)))).recipient_results
+    assert (one.reply_code, one.reply_text) == (code, text)
 
 
 @pytest.mark.parametrize(
@@ -186,15 +193,15 @@ async def test_what_is_damaged_is_mail(told: str) -> None:
 async def test_what_stands_in_one_group_is_read_all_the_same() -> None:
     told = "Reporting-MTA: dns; mx.example.net\n" + fate("a@b.example")
     made = await sure(report(told))
-    assert made.by == "mx.example.net"
-    assert made.fates[0].addresses == ("a@b.example",)
+    assert made.reporting_mta == "mx.example.net"
+    assert made.recipient_results[0].addresses == ("a@b.example",)
     crowded = status("\n\n\n", fate("a@b.example"), "X: y", fate("c@b.example"))
-    assert len((await sure(report(crowded))).fates) == 2
+    assert len((await sure(report(crowded))).recipient_results) == 2
 
 
 async def test_ten_thousand_recipients_are_too_many() -> None:
     made = await sure(report(status(*(fate(f"a{n}@b.example") for n in range(4000)))))
-    assert len(made.fates) == dsn_parser.RECIPIENTS
+    assert len(made.recipient_results) == dsn_parser.MAX_RECIPIENTS
     assert await found(report(status(*(fate(f"a{n}@b.example") for n in range(10_000))))) is None
 
 
@@ -223,49 +230,54 @@ async def test_what_is_made_to_take_long_does_not() -> None:
 
 async def test_the_header_that_came_back_may_be_encoded_or_not_there() -> None:
     told = status(fate("a@b.example"))
-    assert (await sure(report(told, "Subject: none"))).message_id is None
-    assert (await sure(report(told, ""))).message_id is None
+    assert (await sure(report(told, "Subject: none"))).original_message_id is None
+    assert (await sure(report(told, ""))).original_message_id is None
     quoted = report(told, "Content-X: 1").replace(
         b"text/rfc822-headers\r\n\r\nContent-X: 1",
         b"text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
         b"Message-ID: <a=3D1@example.org>",
     )
-    assert (await sure(quoted)).message_id == "<a=1@example.org>"
+    assert (await sure(quoted)).original_message_id == "<a=1@example.org>"
 
 
 async def test_a_large_report_is_read_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "report.eml"
     text = "Message-ID: <1@example.org>\n\n" + "x" * 70 + "\n" * 3_000_000
     file.write_bytes(report(status(fate("a@b.example")), text, back="message/rfc822"))
-    assert (await sure(file)).message_id == "<1@example.org>"
+    assert (await sure(file)).original_message_id == "<1@example.org>"
 
 
 # ---------------------------------------------------------------- ours
 
 
-def ours(world: World, *names: str, action: Action = Action.FAILED) -> bytes:
-    about = About("ada@example.org", world.now(), "q", Wish(envid="q.proof"))
-    failed = action is Action.FAILED
+def ours(world: Environment, *names: str, action: DsnAction = DsnAction.FAILED) -> bytes:
+    about = ReportedMessage("ada@example.org", world.now(), "q", DsnRequest(envid="q.proof"))
+    failed = action is DsnAction.FAILED
     state = DeliveryState.BOUNCED if failed else DeliveryState.DEFERRED
-    said = Result(state, 550 if failed else 450, "No", "mx.example.net")
-    told = [Told(f"{name}@example.net", action, said, f"rfc822;{name}@b.example") for name in names]
-    return written(world, about, told, b"Message-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nText")
+    said = DeliveryResult(state, 550 if failed else 450, "No", "mx.example.net")
+    told = [
+        ReportedRecipient(f"{name}@example.net", action, said, f"rfc822;{name}@b.example")
+        for name in names
+    ]
+    return build_report(
+        world, about, told, b"Message-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nText"
+    )
 
 
-async def test_ours_are_read_by_ourselves(world: World) -> None:
+async def test_ours_are_read_by_ourselves(world: Environment) -> None:
     made = await sure(ours(world, "gone", "away"))
-    assert (made.by, made.envid, made.message_id) == (
+    assert (made.reporting_mta, made.envid, made.original_message_id) == (
         "mx.example.org",
         "q.proof",
         "<1@example.org>",
     )
-    assert [one.addresses for one in made.fates] == [
+    assert [one.addresses for one in made.recipient_results] == [
         ("gone@b.example", "gone@example.net"),
         ("away@b.example", "away@example.net"),
     ]
 
 
-def test_ours_are_read_by_other_programs(world: World) -> None:
+def test_ours_are_read_by_other_programs(world: Environment) -> None:
     def failures(raw: bytes) -> set[bytes]:
         message: Any = email.message_from_bytes(raw, policy=policy.compat32)
         lasting, failed = all_failures(message)

@@ -8,23 +8,26 @@ from typing import Any
 
 import pytest
 
-from mail.authentication.forwarding_hosts import forwarder_of
-from mail.authentication.sender_networks import networks
-from mail.envelope.client import Client as Peer
-from mail.inbound.sender_verification import Forged
-from mail.smtp.mx_server import Mx, Rules
-from mail.smtp.smtp_server import Terms
+from mail.authentication.forwarding_hosts import find_forwarder
+from mail.authentication.sender_networks import find_networks
+from mail.envelope.client import SmtpClientInfo as Peer
+from mail.inbound.sender_verification import RejectedByDmarc
+from mail.smtp.mx_server import MxListener, MxRules
+from mail.smtp.smtp_server import SmtpListenerConfig
 from mail.spam.greylist import Greylist
-from mail.spam.verdict import Reason
-from models.errors import Invalid, Unavailable
-from models.runtime.environment import Adopted, World
+from mail.spam.verdict import VerdictReason
+from models.errors import InvalidInput, ServiceUnavailable
+from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import Client, raw_message
-from tests.mail.delivery.test_mx_delivery import rcpt
-from tests.mail.inbound.test_sender_verification import come, options, shown
+from tests.support.mail.inbound_authentication import (
+    deliver_from_peer,
+    message_verification,
+    use_dns_zone,
+)
 from tests.support.mail.signed_messages import LETTER
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 from tests.support.mail_servers.scanner_servers import report, rude, says
-from tests.support.mail_servers.smtp_client import connect
+from tests.support.mail_servers.smtp_client import connect, send_rcpt
 from tests.support.operations.domain_operations import done
 
 CREATE = """mutation ($input: ForwardingHostCreateInput!) { forwardingHostCreate(input: $input) {
@@ -53,63 +56,63 @@ async def trust(root: Client, name: str, **more: Any) -> list[str]:
 async def test_it_is_not_refused_for_what_its_sender_publishes(
     ada: Client, root: Client, there: Zone
 ) -> None:
-    options(ada.world, there, dmarc_policy="reject")
-    with pytest.raises(Forged):
-        await come(ada, LETTER, HOP)
+    use_dns_zone(ada.world, there, dmarc_policy="reject")
+    with pytest.raises(RejectedByDmarc):
+        await deliver_from_peer(ada, LETTER, HOP)
     assert await trust(root, "198.51.100.0/24", filterSpam=True) == ["198.51.100.0/24"]
-    found = await shown(ada, await come(ada, LETTER, HOP))
+    found = await message_verification(ada, await deliver_from_peer(ada, LETTER, HOP))
     assert found["specialUse"] == "INBOX"
     assert (found["spf"], found["dmarc"]) == (None, "fail")  # what was found is told all the same
-    with pytest.raises(Forged):
-        await come(ada, LETTER + b"x\r\n", Peer("198.51.101.7", "mx.hop.example"))
+    with pytest.raises(RejectedByDmarc):
+        await deliver_from_peer(ada, LETTER + b"x\r\n", Peer("198.51.101.7", "mx.hop.example"))
     _, errors = await done(root, DELETE, hosts=["198.51.100.0/24"])
     assert errors == []
-    with pytest.raises(Forged):  # at once
-        await come(ada, LETTER + b"y\r\n", HOP)
+    with pytest.raises(RejectedByDmarc):  # at once
+        await deliver_from_peer(ada, LETTER + b"y\r\n", HOP)
 
 
 @pytest.mark.parametrize(("filtered", "folder"), [(True, "JUNK"), (False, "INBOX")])
 async def test_its_spam_is_filtered_or_not(
     ada: Client, root: Client, there: Zone, filtered: bool, folder: str
 ) -> None:
-    await trust(root, HOP.ip or "", filterSpam=filtered)
+    await trust(root, HOP.ip_address or "", filterSpam=filtered)
     async with rude(says(report(12.0, action="add header"))) as port:
-        options(ada.world, there, rspamd=f"http://127.0.0.1:{port}")
-        found = await shown(ada, await come(ada, LETTER, HOP))
+        use_dns_zone(ada.world, there, rspamd=f"http://127.0.0.1:{port}")
+        found = await message_verification(ada, await deliver_from_peer(ada, LETTER, HOP))
     assert found["specialUse"] == folder
 
 
 async def test_what_would_be_refused_comes_in(ada: Client, root: Client, there: Zone) -> None:
     async with rude(says(report(99.0, action="reject"))) as port:
-        options(ada.world, there, rspamd=f"http://127.0.0.1:{port}")
+        use_dns_zone(ada.world, there, rspamd=f"http://127.0.0.1:{port}")
         with pytest.raises(Exception, match="spam"):
-            await come(ada, LETTER, Peer("192.0.2.1", "mx.far.example"))
-        await trust(root, HOP.ip or "")
-        found = await shown(ada, await come(ada, LETTER, HOP))
+            await deliver_from_peer(ada, LETTER, Peer("192.0.2.1", "mx.far.example"))
+        await trust(root, HOP.ip_address or "")
+        found = await message_verification(ada, await deliver_from_peer(ada, LETTER, HOP))
     assert found["specialUse"] == "INBOX"
 
 
 async def test_the_recipients_own_rules_count(ada: Client, root: Client, there: Zone) -> None:
-    options(ada.world, there)
-    await trust(root, HOP.ip or "")
+    use_dns_zone(ada.world, there)
+    await trust(root, HOP.ip_address or "")
     block = """mutation { senderRuleCreate(input: {scope: {user: {username: "ada"}}, action: BLOCK,
       patterns: ["far.example"]}) { errors { message } } }"""
     assert (await ada(block))["senderRuleCreate"]["errors"] == []
-    found = await shown(ada, await come(ada, LETTER, HOP))
+    found = await message_verification(ada, await deliver_from_peer(ada, LETTER, HOP))
     assert found["specialUse"] == "JUNK"
-    assert Reason.RULE == "RULE"
+    assert VerdictReason.RULE == "RULE"
 
 
 async def test_it_is_not_put_off(ada: Client, root: Client, tmp_path: Path) -> None:
     world = ada.world
-    rules = Rules(greylist=Greylist(world, timedelta(minutes=5), timedelta(days=30)))
-    listener = Mx(world, tmp_path / "spool", Terms(), rules)
+    rules = MxRules(greylist=Greylist(world, timedelta(minutes=5), timedelta(days=30)))
+    listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
     client = await connect(listener.port)
-    assert (await rcpt(client, ada.address)).startswith("451 4.7.1")
+    assert (await send_rcpt(client, ada.address)).startswith("451 4.7.1")
     await trust(root, "127.0.0.1")
-    assert (await rcpt(client, ada.address)).startswith("250")
-    assert (await rcpt(client, "nobody@example.org")).startswith("550")
+    assert (await send_rcpt(client, ada.address)).startswith("250")
+    assert (await send_rcpt(client, "nobody@example.org")).startswith("550")
     await client.begin(ada.address)
     client.send(raw_message() + b".\r\n")
     assert (await client.hear()).startswith("250")
@@ -117,7 +120,7 @@ async def test_it_is_not_put_off(ada: Client, root: Client, tmp_path: Path) -> N
     await listener.close(1)
 
 
-async def test_the_narrowest_network_decides(root: Client, world: World) -> None:
+async def test_the_narrowest_network_decides(root: Client, world: Environment) -> None:
     await trust(root, "203.0.113.0/24", filterSpam=True)
     await trust(root, "203.0.113.9")
     await trust(root, "2001:db8::/32")
@@ -127,11 +130,11 @@ async def test_the_narrowest_network_decides(root: Client, world: World) -> None
         ("::ffff:203.0.113.8", "203.0.113.0/24"),
         ("2001:db8:1::5", "2001:db8::/32"),
     ):
-        found = await forwarder_of(world, ip)
+        found = await find_forwarder(world, ip)
         assert found is not None, ip
         assert (found.host, found.filter_spam) == (host, host == "203.0.113.0/24")
     for other in ("203.0.114.1", "2001:db9::1", "nonsense", "", None):
-        assert await forwarder_of(world, other) is None
+        assert await find_forwarder(world, other) is None
 
 
 NAMES: dict[str, tuple[dict[str, str], list[str]]] = {
@@ -158,7 +161,7 @@ async def test_a_name_is_what_dns_says_it_sends_from(name: str) -> None:
         MX={"more.example": "10 mx.spf.example.", "bare.example": "10 mx.spf.example."},
     )
     async with asking(made) as place:
-        assert await networks(place, name) == wanted
+        assert await find_networks(place, name) == wanted
 
 
 async def test_names_that_cannot_be_are_refused() -> None:
@@ -185,18 +188,20 @@ async def test_names_that_cannot_be_are_refused() -> None:
             ("null.example", "unknown"),
             ("none.example", "unknown"),
         ):
-            with pytest.raises(Invalid) as refused:
-                await networks(place, name)
+            with pytest.raises(InvalidInput) as refused:
+                await find_networks(place, name)
             assert (refused.value.constraint, refused.value.path) == (rule, ["hostname"]), name
-        with pytest.raises(Unavailable):
-            await networks(place, "broken.example")
+        with pytest.raises(ServiceUnavailable):
+            await find_networks(place, "broken.example")
         assert len(made.asked) < 100
 
 
-async def test_a_name_is_looked_up_at_once(root: Client, world: World) -> None:
+async def test_a_name_is_looked_up_at_once(root: Client, world: Environment) -> None:
     made = zone({"hop.example": "v=spf1 ip4:192.0.2.0/28 ip4:192.0.2.77 -all"})
     async with asking(made) as place:
-        world.adopt(Adopted(replace(world.options, dns_resolver=place), world.settled + 1))
+        world.apply_options(
+            CommittedOptions(replace(world.options, dns_resolver=place), world.options_position + 1)
+        )
         answer, errors = await done(root, CREATE, hostname="Hop.Example")
         assert errors == []
         assert answer["hosts"] == [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mail.limits.user_limits import level
+from mail.limits.user_limits import usage_level
 from models.runtime.options import Options
 from models.users.tables import UsageLevel
 
@@ -30,4 +30,4 @@ from models.users.tables import UsageLevel
 )
 def test_levels(used: int, allowed: int, marks: tuple[int, int], found: str) -> None:
     options = Options(limit_warning=marks[0], limit_critical=marks[1])
-    assert level(options, used, allowed) is UsageLevel(found)
+    assert usage_level(options, used, allowed) is UsageLevel(found)

@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from mail.smtp import lmtp
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
 from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
@@ -43,7 +43,7 @@ async def deliver_at_once(ada: Client, port: int, number: int, **headers: str) -
     return Counter(replies)
 
 
-async def count_rows(world: World, table: Any) -> int:
+async def count_rows(world: Environment, table: Any) -> int:
     (row,) = await world.database.read(select(func.count().label("number")).select_from(table))
     return int(row.number)
 
@@ -56,7 +56,9 @@ async def test_deliveries_at_once_stop_at_the_limit(
     if held:
         set_options(world, spam_quarantine=75)
     await bounded(ada, received_max=LIMIT)
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    listener = await lmtp.start_lmtp_listener(
+        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     headers = SPAM if held else {}
     table = QuarantineItem.__table__ if held else Message.__table__  # type: ignore[attr-defined]
     replies = await deliver_at_once(ada, listener.port, SESSIONS, **headers)
@@ -75,7 +77,9 @@ async def test_deliveries_at_once_stop_at_the_limit(
 
 async def test_the_platform_limit_holds_for_deliveries_at_once(ada: Client, tmp_path: Path) -> None:
     set_options(ada.world, received_hourly=2)
-    listener = await lmtp.listen(ada.world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    listener = await lmtp.start_lmtp_listener(
+        ada.world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    )
     assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 2, REFUSED: 3}
     await bounded(ada, received_max=0)  # unlimited
     assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 5}

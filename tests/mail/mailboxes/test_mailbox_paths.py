@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from mail.mailboxes import paths
-from models.errors import Invalid
+from models.errors import InvalidInput
 
 SIGNS = some.text("aB/%*.é", max_size=12)
 
@@ -27,8 +27,8 @@ SIGNS = some.text("aB/%*.é", max_size=12)
     ],
 )
 def test_a_name_that_passes_for_that_of_a_special_folder_is_refused(wrong: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        paths.checked_path(wrong, path_in=["newPath"])
+    with pytest.raises(InvalidInput) as refused:
+        paths.validate_path(wrong, input_path=["newPath"])
     assert (refused.value.constraint, refused.value.path) == ("lookalike", ["newPath"])
 
 
@@ -40,13 +40,13 @@ def test_a_name_that_passes_for_that_of_a_special_folder_is_refused(wrong: str) 
     ],
 )  # fmt: skip
 def test_other_names_may_be_of_any_script(fine: str) -> None:
-    assert paths.checked_path(fine) in (fine, "INBOX")
+    assert paths.validate_path(fine) in (fine, "INBOX")
 
 
 @pytest.mark.parametrize("odd", ["A\x00", "A\x85B", "A\u2028B", "A\ud800B", "A\x7f"])
 def test_what_ends_a_line_or_is_no_character_is_refused(odd: str) -> None:
-    with pytest.raises(Invalid, match="control"):
-        paths.checked_path(odd)
+    with pytest.raises(InvalidInput, match="control"):
+        paths.validate_path(odd)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_ends_a_line_or_is_no_character_is_refused(odd: str) -> None:
     ],
 )  # fmt: skip
 def test_imap_writes_paths_in_ascii(path: str, written: str) -> None:
-    assert paths.utf7(path) == written
+    assert paths.modified_utf7(path) == written
 
 
 def read(written: str) -> str:
@@ -73,7 +73,7 @@ def read(written: str) -> str:
 
 @given(some.text(some.characters(codec="utf-8")))
 def test_what_imap_writes_is_read_again(path: str) -> None:
-    written = paths.utf7(path)
+    written = paths.modified_utf7(path)
     assert (written.isascii(), read(written)) == (True, path)
 
 
@@ -89,24 +89,24 @@ def fits(mask: str, path: str) -> bool:
 
 @given(SIGNS, some.text("aB/.é", max_size=12))
 def test_a_mask_fits_what_it_says(mask: str, path: str) -> None:
-    found = re.match(paths.pattern([mask]), path) is not None
-    assert found is fits(paths.spelled(mask), path)
+    found = re.match(paths.masks_pattern([mask]), path) is not None
+    assert found is fits(paths.canonical_path(mask), path)
 
 
 def test_no_mask_takes_long() -> None:
-    level = "a" * paths.LONGEST
-    path = "/".join([level] * paths.LEVELS)
+    level = "a" * paths.MAX_LEVEL_LENGTH
+    path = "/".join([level] * paths.MAX_LEVELS)
     masks = ["*a%a%a%a%b", "*a" * 300 + "b", "%a" * 300, "*/%a%b/*a%b*b", "%/" * 300 + "b"]
     took = []
     for _ in range(3):  # what else the process does now and then, such as tidying its memory
         begun = time.process_time()
-        assert re.match(paths.pattern(masks), path) is None
+        assert re.match(paths.masks_pattern(masks), path) is None
         took.append(time.process_time() - begun)
     assert min(took) < 1
 
 
 def test_masks_have_limits() -> None:
-    with pytest.raises(Invalid):
-        paths.pattern(["x"] * (paths.MASKS + 1))
-    with pytest.raises(Invalid):
-        paths.pattern(["x" * (paths.LONGEST_MASK + 1)])
+    with pytest.raises(InvalidInput):
+        paths.masks_pattern(["x"] * (paths.MAX_MASKS + 1))
+    with pytest.raises(InvalidInput):
+        paths.masks_pattern(["x" * (paths.MAX_MASK_LENGTH + 1)])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mail.authentication import authors
-from mail.mime import addresses
+from mail.authentication import author_domains
+from mail.mime import parse_address_list
 from tests.conftest import Client, raw_message, receive
 
 PEOPLE = "{ name address }"
@@ -51,15 +51,15 @@ REFUSED = [
 
 @pytest.mark.parametrize("text", ALLOWED)
 def test_an_allowed_address_is_read(text: str) -> None:
-    assert [(one.name, one.address) for one in addresses(text)] == [ALLOWED[text]]
+    assert [(one.name, one.address) for one in parse_address_list(text)] == [ALLOWED[text]]
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_text_that_is_no_address_is_a_name(text: str) -> None:
-    found = addresses(text)
+    found = parse_address_list(text)
     assert [one.address for one in found] in ([""], ["", ""])
     assert " ".join(one.name or "" for one in found)[:1] == text[:1]
-    several = addresses(f"x@a.example, {text}, y@a.example")
+    several = parse_address_list(f"x@a.example, {text}, y@a.example")
     assert [one.address for one in several if one.address] == ["x@a.example", "y@a.example"]
 
 
@@ -81,5 +81,5 @@ async def test_every_address_header_returns_null_and_the_text(ada: Client) -> No
 
 def test_dmarc_judges_every_domain_of_text_that_is_no_address() -> None:
     head = b"From: ceo@bank.example:a@evil.example\r\n"
-    assert authors(head) == ["bank.example", "evil.example"]
-    assert authors(b"From: ceo@bank.example\r\n") == ["bank.example"]
+    assert author_domains(head) == ["bank.example", "evil.example"]
+    assert author_domains(b"From: ceo@bank.example\r\n") == ["bank.example"]

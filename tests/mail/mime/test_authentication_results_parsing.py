@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.mime import believed, facts
+from mail.mime import read_facts, trusted_results
 
 OURS = "Authentication-Results: mx.example.org;\r\n\t"
 BORDER = "Received: from far.example by mx.example.org; Tue, 01 Jan 2030 10:00:00 +0000\r\n"
@@ -17,8 +17,10 @@ REST = "From: a@news.bank.example\r\nSubject: x\r\n\r\nHi\r\n"
 
 
 def verdict(head: str, *, hops: int = 1, ids: tuple[str, ...] = ("mx.example.org",)) -> Any:
-    found = facts((head + REST).encode())
-    return believed(found.stamps, ids, hops, found.from_[0].address.partition("@")[2])
+    found = read_facts((head + REST).encode())
+    return trusted_results(
+        found.authentication_results, ids, hops, found.from_[0].address.partition("@")[2]
+    )
 
 
 def test_what_the_border_found_out_is_told() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.mime import CalendarEvent, MailAddress, events
-from mail.mime.calendar_events import MOST_ATTENDEES, MOST_EVENTS, unfolded
+from mail.mime import ParsedAddress, ParsedCalendarEvent, parse_events
+from mail.mime.calendar_events import MAX_ATTENDEES, MAX_EVENTS, unfold_lines
 
 OUTLOOK = r"""BEGIN:VCALENDAR
 METHOD:REQUEST
@@ -52,16 +52,16 @@ def at(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type,misc]
 
 
-def one(*lines: str, method: str | None = None) -> CalendarEvent:
+def one(*lines: str, method: str | None = None) -> ParsedCalendarEvent:
     inner = "\r\n".join(("UID:1", *lines))
     text = f"BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n{inner}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
-    (event,) = events(text, method)
+    (event,) = parse_events(text, method)
     return event
 
 
 def test_an_invitation_says_what_where_when_and_who() -> None:
-    (event,) = events(OUTLOOK)
-    assert event == CalendarEvent(
+    (event,) = parse_events(OUTLOOK)
+    assert event == ParsedCalendarEvent(
         "REQUEST",
         "040000008200E00074C5",
         "Lamps, oil; and wicks\nfor all",
@@ -69,8 +69,11 @@ def test_an_invitation_says_what_where_when_and_who() -> None:
         at(2030, 7, 1, 9, 30),
         all_day=False,
         location="The tower",
-        organizer=MailAddress("Nora Lindqvist", "nora@example.com"),
-        attendees=(MailAddress("Ada; L.", "ada@example.org"), MailAddress(None, "bob@example.org")),
+        organizer=ParsedAddress("Nora Lindqvist", "nora@example.com"),
+        attendees=(
+            ParsedAddress("Ada; L.", "ada@example.org"),
+            ParsedAddress(None, "bob@example.org"),
+        ),
     )
 
 
@@ -87,7 +90,7 @@ def test_an_invitation_says_what_where_when_and_who() -> None:
 def test_a_zone_that_only_the_calendar_knows_has_summer_and_winter(
     local: str, instant: datetime
 ) -> None:
-    (event,) = events(OUTLOOK.replace("20300701T100000", local))
+    (event,) = parse_events(OUTLOOK.replace("20300701T100000", local))
     assert event.starts_at == instant
 
 
@@ -147,14 +150,14 @@ def test_the_method_is_that_of_the_calendar_or_of_its_part(
     written: str, told: str | None, method: str
 ) -> None:
     text = f"BEGIN:VCALENDAR\r\n{written}BEGIN:VEVENT\r\nUID:1\r\nEND:VEVENT\r\nEND:VCALENDAR"
-    (event,) = events(text, told)
+    (event,) = parse_events(text, told)
     assert event.method == method
 
 
 def test_long_lines_are_put_together_also_within_a_character() -> None:
     folded = b"SUMMARY:Gr\xc3\r\n \xbc\xc3\r\n\t\x9fe"
-    assert unfolded(folded).decode() == "SUMMARY:Grüße"
-    assert one(unfolded(folded).decode()).summary == "Grüße"
+    assert unfold_lines(folded).decode() == "SUMMARY:Grüße"
+    assert one(unfold_lines(folded).decode()).summary == "Grüße"
 
 
 ENDLESS = {
@@ -176,15 +179,15 @@ ENDLESS = {
 def test_no_calendar_takes_long_or_becomes_much(kind: str) -> None:
     text = ENDLESS[kind]
     before = time.process_time()
-    found = events(unfolded(text.encode()).decode())
+    found = parse_events(unfold_lines(text.encode()).decode())
     assert time.process_time() - before < 2
-    assert len(found) <= MOST_EVENTS
-    assert all(len(event.attendees) <= MOST_ATTENDEES for event in found)
+    assert len(found) <= MAX_EVENTS
+    assert all(len(event.attendees) <= MAX_ATTENDEES for event in found)
 
 
 def test_a_rule_that_never_ends_is_no_zone() -> None:
     text = OUTLOOK.replace("FREQ=YEARLY;INTERVAL=1;BYDAY=-1SU;BYMONTH=10", "FREQ=SECONDLY")
-    (event,) = events(text)
+    (event,) = parse_events(text)
     assert event.starts_at is None
     assert event.summary
 
@@ -199,6 +202,6 @@ WORDS = (
 @given(st.lists(st.sampled_from([*WORDS.split(), "\r\n", "\r\n ", "\0", "é"]), max_size=60))
 @settings(max_examples=500, deadline=None)
 def test_whatever_it_is_it_is_read(words: list[str]) -> None:
-    events("BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n" + "".join(words))
-    events(OUTLOOK.replace("20300701T100000", "".join(words)))
-    events(OUTLOOK.replace("16010101T030000", "".join(words)))
+    parse_events("BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n" + "".join(words))
+    parse_events(OUTLOOK.replace("20300701T100000", "".join(words)))
+    parse_events(OUTLOOK.replace("16010101T030000", "".join(words)))

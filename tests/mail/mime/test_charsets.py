@@ -1,24 +1,14 @@
 """Charset labels: every text codec of Python, and the WHATWG Encoding Standard."""
 
 import base64
-import codecs
 import encodings
-import pkgutil
 from urllib.parse import quote_from_bytes
 
 import pytest
 
-from mail.mime import body_text, facts, split
+from mail.mime import body_text, parse_structure, read_facts
+from tests.support.mail.charset_samples import CHARSET_CODECS, text_in_codec
 
-NOT_CHARSETS = {
-    "aliases", "charmap", "idna", "mbcs", "oem", "punycode", "raw_unicode_escape", "undefined",
-    "unicode_escape",
-}  # fmt: skip
-LETTERS = (
-    "Straße Ærø žluťoučký őűŐŰ ğışİ Ţţăîâ ŵŷ ĉĝ āēģķ þð "
-    "Ελληνικά Українська ґєї Русский қазақ тоҷикӣ עברית العربية گچپژ ไทย "
-    "日本語かなカナ 한국어 简体中文 繁體中文 ﺍﺏﺕ ٹڈ"
-)
 WHATWG = {  # labels of https://encoding.spec.whatwg.org/#names-and-labels, by Python's codec
     "utf_8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8",
     "cp866": "866 cp866 csibm866 ibm866",
@@ -69,24 +59,6 @@ WHATWG = {  # labels of https://encoding.spec.whatwg.org/#names-and-labels, by P
     "utf_16_le": "csunicode iso-10646-ucs-2 ucs-2 unicode unicodefeff utf-16 utf-16le",
 }
 LABELS = [(label, name) for name, labels in WHATWG.items() for label in labels.split()]
-CODECS = [
-    module.name
-    for module in pkgutil.iter_modules(encodings.__path__)
-    if module.name not in NOT_CHARSETS and codecs.lookup(module.name)._is_text_encoding  # noqa: SLF001
-]
-
-
-def sample(codec: str) -> str:
-    """The letters that a codec has."""
-    found = ""
-    # Python's big5 has kana and Cyrillic at other places than the standard, which has HKSCS there.
-    for letter in LETTERS if codec != "big5" else "繁體中文 廣東話":
-        try:
-            if letter.encode(codec).decode(codec) == letter:
-                found += letter
-        except UnicodeEncodeError:
-            continue
-    return " ".join(found.split())
 
 
 def read(label: str, codec: str, text: str) -> set[str | None]:
@@ -105,20 +77,22 @@ def read(label: str, codec: str, text: str) -> set[str | None]:
         + b"\r\n--x\r\nContent-Type: application/pdf\r\n"
         + f"Content-Disposition: attachment; filename*={named}\r\n\r\nx\r\n--x--\r\n".encode()
     )
-    found = facts(raw)
+    found = read_facts(raw)
     (file,) = found.attachments
-    words = facts(head.replace(b"Subject: ", b"Subject: (") + b"\r\n").subject.removeprefix("(")
-    q_only = facts(f"Subject: =?{label}?q?{q_word}?=\r\n\r\n".encode()).subject
-    return {found.subject, words, q_only, body_text(raw, split(raw)), file.filename}
+    words = read_facts(head.replace(b"Subject: ", b"Subject: (") + b"\r\n").subject.removeprefix(
+        "("
+    )
+    q_only = read_facts(f"Subject: =?{label}?q?{q_word}?=\r\n\r\n".encode()).subject
+    return {found.subject, words, q_only, body_text(raw, parse_structure(raw)), file.filename}
 
 
 def test_the_standard_has_so_many_labels() -> None:
     assert len(LABELS) == len(dict(LABELS)) == 221
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", CHARSET_CODECS)
 def test_every_codec_of_python_is_decoded_by_its_name(codec: str) -> None:
-    text = sample(codec)
+    text = text_in_codec(codec)
     assert len(text) > 4
     for label in {codec, codec.replace("_", "-"), codec.upper()}:
         assert read(label, codec, text) == {text}, label
@@ -127,14 +101,14 @@ def test_every_codec_of_python_is_decoded_by_its_name(codec: str) -> None:
 @pytest.mark.parametrize("alias", sorted(encodings.aliases.aliases))
 def test_every_alias_of_python_is_decoded(alias: str) -> None:
     codec = encodings.aliases.aliases[alias]
-    if codec in CODECS:
-        text = sample(codec)
+    if codec in CHARSET_CODECS:
+        text = text_in_codec(codec)
         assert read(alias.replace("_", "-"), codec, text) == {text}
 
 
 @pytest.mark.parametrize(("label", "codec"), LABELS)
 def test_every_label_of_the_web_is_decoded(label: str, codec: str) -> None:
-    text = sample(codec)
+    text = text_in_codec(codec)
     assert len(text) > 4
     for written in {label, label.upper()}:
         assert read(written, codec, text) == {text}, written
@@ -147,4 +121,4 @@ def test_a_codec_that_is_no_charset_is_not_used(name: str) -> None:
     for text in ("xn--bcher-kva", r"\u00fc", "uryyb", "6869", "Ã¼"):
         body = text.encode()
         subject = f"Subject: =?{name}?B?{base64.b64encode(body).decode()}?=\r\n\r\n"
-        assert facts(subject.encode()).subject == text
+        assert read_facts(subject.encode()).subject == text

@@ -4,8 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mail.mime import addresses, base_subject, date_of, decode_words, message_ids
-from mail.mime.header_parameters import filename_of, parameters
+from mail.mime import (
+    base_subject,
+    decode_encoded_words,
+    parse_address_list,
+    parse_date,
+    parse_message_ids,
+)
+from mail.mime.header_parameters import first_filename, parse_parameters
 
 
 @pytest.mark.parametrize(
@@ -21,7 +27,7 @@ from mail.mime.header_parameters import filename_of, parameters
     ],
 )
 def test_encoded_words_are_decoded(value: str, expected: str) -> None:
-    assert decode_words(value) == expected
+    assert decode_encoded_words(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,7 +51,7 @@ def test_encoded_words_are_decoded(value: str, expected: str) -> None:
 def test_addresses_are_read_as_people_write_them(
     value: str, expected: list[tuple[str | None, str]]
 ) -> None:
-    assert [(each.name, each.address) for each in addresses(value)] == expected
+    assert [(each.name, each.address) for each in parse_address_list(value)] == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,7 @@ def test_addresses_are_read_as_people_write_them(
     ],
 )
 def test_file_names_are_decoded(value: str, expected: str) -> None:
-    assert filename_of(parameters(value)[1].get("filename")) == expected
+    assert first_filename(parse_parameters(value)[1].get("filename")) == expected
 
 
 @pytest.mark.parametrize(
@@ -78,13 +84,13 @@ def test_file_names_are_decoded(value: str, expected: str) -> None:
     ],
 )
 def test_dates_are_read_in_utc(value: str, expected: datetime | None) -> None:
-    assert date_of(value) == expected
+    assert parse_date(value) == expected
 
 
 def test_message_ids_are_found_in_and_out_of_brackets() -> None:
-    assert message_ids("<a@b>\t<c @d> junk") == ["<a@b>", "<c@d>"]
-    assert message_ids("a@b") == ["<a@b>"]
-    assert message_ids("your message of Tuesday") == []
+    assert parse_message_ids("<a@b>\t<c @d> junk") == ["<a@b>", "<c@d>"]
+    assert parse_message_ids("a@b") == ["<a@b>"]
+    assert parse_message_ids("your message of Tuesday") == []
 
 
 @pytest.mark.parametrize(

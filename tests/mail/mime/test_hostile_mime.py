@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail.mime import (
-    Part,
-    addresses,
+    ParsedPart,
     body_html,
     body_text,
-    bodystructure,
-    content,
-    facts,
-    headers,
-    part_json,
-    part_of,
-    split,
-    text_of,
-    walk,
+    decoded_content,
+    decoded_fields,
+    imap_bodystructure,
+    json_from_part,
+    parse_address_list,
+    parse_structure,
+    part_from_json,
+    part_text,
+    read_facts,
+    walk_parts,
 )
-from mail.mime.parser import MOST_DEPTH, MOST_PARTS
+from mail.mime.parser import MAX_PART_DEPTH, MAX_PARTS
 
 
 def nested_messages(count: int) -> bytes:
@@ -99,9 +99,9 @@ TORTURES: dict[str, Callable[[], bytes]] = {
 def test_hostile_mail_is_read_in_a_moment(name: str) -> None:
     raw = TORTURES[name]()
     start = time.process_time()
-    found = facts(raw)
+    found = read_facts(raw)
     body_html(raw, found.structure)
-    assert bodystructure(raw, found.structure).isascii()
+    assert imap_bodystructure(raw, found.structure).isascii()
     assert time.process_time() - start < 8  # quadratic ones take minutes
     assert_sound(raw, found.structure)
     found.search_text.encode()
@@ -110,49 +110,49 @@ def test_hostile_mail_is_read_in_a_moment(name: str) -> None:
 
 def test_nesting_is_read_to_a_hundred_levels_and_the_rest_is_one_part() -> None:
     for raw in (nested_messages(300), nested_multiparts(1000)):
-        parts = list(walk(split(raw)))
-        assert len(parts) == MOST_DEPTH
+        parts = list(walk_parts(parse_structure(raw)))
+        assert len(parts) == MAX_PART_DEPTH
         assert parts[0].truncated
         assert parts[-1].truncated
-        assert parts[-1].body_end == len(raw) or b"innermost" in content(raw, parts[-1])
+        assert parts[-1].body_end == len(raw) or b"innermost" in decoded_content(raw, parts[-1])
 
 
 def test_nesting_below_the_cap_is_read_whole() -> None:
     raw = nested_multiparts(50)
-    parts = list(walk(split(raw)))
+    parts = list(walk_parts(parse_structure(raw)))
     assert len(parts) == 51
     assert not parts[0].truncated
-    assert content(raw, parts[-1]) == b"the innermost"
+    assert decoded_content(raw, parts[-1]) == b"the innermost"
 
 
 def test_parts_beyond_ten_thousand_are_one() -> None:
-    root = split(many_parts(100_000))
-    assert len(root.parts) == MOST_PARTS
+    root = parse_structure(many_parts(100_000))
+    assert len(root.parts) == MAX_PARTS
     assert root.truncated
     assert root.parts[-1].content_type == "application/octet-stream"
     assert root.parts[-1].size > 89_000 * 7
 
 
 def test_a_header_beyond_a_mebibyte_leaves_one_opaque_part() -> None:
-    found = facts(TORTURES["2 MiB of header"]())
+    found = read_facts(TORTURES["2 MiB of header"]())
     assert found.subject == "hi"
     assert found.structure.truncated
     assert found.structure.content_type == "application/octet-stream"
 
 
 def test_all_of_5000_recipients_are_there() -> None:
-    to = facts(TORTURES["5,000 recipients"]()).to
+    to = read_facts(TORTURES["5,000 recipients"]()).to
     assert len(to) == 5000
     assert to[4999].name == "Nr. 4999"
 
 
 def test_at_most_ten_thousand_addresses_of_a_header_are_read() -> None:
-    assert len(addresses("a@example.com, " * 20_000)) == 10_000
+    assert len(parse_address_list("a@example.com, " * 20_000)) == 10_000
 
 
 def test_a_tree_of_the_greatest_depth_goes_through_json_and_back() -> None:
-    root = split(nested_multiparts(1000))
-    assert part_json(part_of(part_json(root))) == part_json(root)
+    root = parse_structure(nested_multiparts(1000))
+    assert json_from_part(part_from_json(json_from_part(root))) == json_from_part(root)
 
 
 @pytest.mark.parametrize("length", range(7))
@@ -163,7 +163,7 @@ def test_a_list_footer_behind_base64_is_dropped_with_the_padding(length: int) ->
         + base64.encodebytes(body)
         + b"_______________\r\nlist mailing list\r\n"
     )
-    found = content(raw, split(raw))
+    found = decoded_content(raw, parse_structure(raw))
     assert found.startswith(body)
     if len(body) % 3:
         assert found == body
@@ -184,7 +184,7 @@ def test_a_list_footer_behind_base64_is_dropped_with_the_padding(length: int) ->
 )
 def test_bad_base64_gives_what_can_be_read(body: bytes, expected: bytes) -> None:
     raw = b"Content-Transfer-Encoding: base64\n\n" + body
-    assert content(raw, split(raw)) == expected
+    assert decoded_content(raw, parse_structure(raw)) == expected
 
 
 FRAGMENTS = st.lists(
@@ -208,18 +208,18 @@ FRAGMENTS = st.lists(
 @given(st.one_of(st.binary(max_size=400), FRAGMENTS))
 @settings(max_examples=1500, deadline=None)
 def test_whatever_the_bytes_nothing_raises_and_offsets_are_sound(raw: bytes) -> None:
-    found = facts(raw)
+    found = read_facts(raw)
     root = found.structure
     assert_sound(raw, root)
-    assert part_of(part_json(root)) == root
+    assert part_from_json(json_from_part(root)) == root
     body_html(raw, root)
-    assert bodystructure(raw, root).isprintable()
+    assert imap_bodystructure(raw, root).isprintable()
     (body_text(raw, root) or "").encode()
     found.search_text.encode()
-    for part in walk(root):
-        headers(raw, part)
-        content(raw, part)
-        text_of(raw, part).encode()
+    for part in walk_parts(root):
+        decoded_fields(raw, part)
+        decoded_content(raw, part)
+        part_text(raw, part).encode()
 
 
 def test_a_boundary_inside_an_attached_header_ends_all_that_is_open() -> None:
@@ -227,17 +227,17 @@ def test_a_boundary_inside_an_attached_header_ends_all_that_is_open() -> None:
         b"Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n"
         b"Content-Type: message/rfc822\r\n\r\nSubject: cut off\r\n--x--"
     )
-    root = split(raw)
+    root = parse_structure(raw)
     assert_sound(raw, root)
     assert root.parts[0].parts[0].size == 0
 
 
-def assert_sound(raw: bytes, root: Part) -> None:
+def assert_sound(raw: bytes, root: ParsedPart) -> None:
     """Children lie inside their parents, in order, and each section is there once."""
     assert root.header_start == 0
     assert root.body_end == len(raw)
     sections: set[str] = set()
-    for part in walk(root):
+    for part in walk_parts(root):
         assert part.header_start <= part.body_start <= part.body_end <= len(raw)
         assert part.section not in sections
         sections.add(part.section)
@@ -264,6 +264,6 @@ def test_large_contents_are_measured_as_they_are_decoded(encoding: str) -> None:
             encoding.encode(),
             body,
         )
-        (found,) = facts(raw).attachments
-        whole = content(raw, split(raw))
+        (found,) = read_facts(raw).attachments
+        whole = decoded_content(raw, parse_structure(raw))
         assert (found.size, found.hash) == (len(whole), hashlib.sha256(whole).hexdigest())

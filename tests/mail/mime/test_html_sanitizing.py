@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.mime import Safe, html_to_text, sanitize
+from mail.mime import SanitizedHtml, html_to_text, sanitize_html
 
 
-def safe(html: str, *, remote_images: bool = False) -> Safe:
-    return sanitize(
+def safe(html: str, *, remote_images: bool = False) -> SanitizedHtml:
+    return sanitize_html(
         html,
-        remote_images=remote_images,
-        cid_url=lambda cid: f"/files/{cid}" if cid == "a" else None,
+        allow_remote_images=remote_images,
+        url_for_content_id=lambda cid: f"/files/{cid}" if cid == "a" else None,
     )
 
 
@@ -77,13 +77,13 @@ def test_links_open_elsewhere_and_tell_nothing() -> None:
 )
 def test_remote_images_are_blocked_and_counted(html: str) -> None:
     found = safe(html)
-    assert found.blocked == 1
+    assert found.blocked_images == 1
     assert "//x" not in found.html
 
 
 def test_remote_images_are_shown_when_wanted() -> None:
     found = safe("<img src=http://x/a.png srcset='https://x/b.png 2x'>", remote_images=True)
-    assert found == Safe(
+    assert found == SanitizedHtml(
         '<img src="http://x/a.png" srcset="https://x/b.png 2x">', 0, too_complex=False
     )
 

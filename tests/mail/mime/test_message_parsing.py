@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from mail.mime import (
-    Whole,
+    MemorySource,
     body_html,
     body_text,
     close_readers,
-    content,
-    facts,
-    find,
-    headers,
-    read,
-    split,
-    text_of,
-    walk,
+    decoded_content,
+    decoded_fields,
+    find_part,
+    parse_structure,
+    part_text,
+    read_facts,
+    read_message_facts,
+    walk_parts,
 )
 
 ALTERNATIVE = b"""\
@@ -100,11 +100,13 @@ def plain(header: bytes, body: bytes) -> bytes:
 
 def text(header: bytes, body: bytes) -> str:
     raw = plain(header, body)
-    return text_of(raw, split(raw))
+    return part_text(raw, parse_structure(raw))
 
 
 def test_sections_are_numbered_as_imap_numbers_them() -> None:
-    assert [(part.section, part.content_type) for part in walk(split(ALTERNATIVE))] == [
+    assert [
+        (part.section, part.content_type) for part in walk_parts(parse_structure(ALTERNATIVE))
+    ] == [
         ("", "multipart/mixed"),
         ("1", "multipart/related"),
         ("1.1", "multipart/alternative"),
@@ -117,16 +119,16 @@ def test_sections_are_numbered_as_imap_numbers_them() -> None:
         ("3.1", "text/plain"),
         ("3.2", "image/gif"),
     ]
-    assert [part.section for part in walk(split(b"Subject: x\r\n\r\nx"))] == ["1"]
+    assert [part.section for part in walk_parts(parse_structure(b"Subject: x\r\n\r\nx"))] == ["1"]
 
 
 def test_a_single_part_inside_a_message_has_a_number_of_its_own() -> None:
     raw = b"Content-Type: message/rfc822\n\nContent-Type: message/rfc822\n\nSubject: x\n\ny"
-    assert [part.section for part in walk(split(raw))] == ["1", "1.1", "1.1.1"]
+    assert [part.section for part in walk_parts(parse_structure(raw))] == ["1", "1.1", "1.1.1"]
 
 
 def test_the_facts_of_a_message_are_read() -> None:
-    found = facts(ALTERNATIVE)
+    found = read_facts(ALTERNATIVE)
     assert found.subject == "Re: [team] Café menu"
     assert found.base_subject == "café menu"
     assert [(each.name, each.address) for each in found.from_] == [("Jörg", "joerg@bücher.example")]
@@ -146,7 +148,7 @@ def test_the_facts_of_a_message_are_read() -> None:
 
 
 def test_attachments_are_files_and_an_attached_message_is_one() -> None:
-    found = facts(ALTERNATIVE)
+    found = read_facts(ALTERNATIVE)
     assert [(each.part, each.filename, each.related) for each in found.attachments] == [
         ("1.2", "logo.png", True),
         ("2", "Ü.pdf", False),
@@ -158,17 +160,17 @@ def test_attachments_are_files_and_an_attached_message_is_one() -> None:
 
 
 def test_words_for_the_index_come_from_everywhere() -> None:
-    words = facts(ALTERNATIVE).search_text
+    words = read_facts(ALTERNATIVE).search_text
     for word in ("Café", "Jörg", "joerg@", "d@example.com", "quoted", "Ü.pdf"):
         assert word in words
     assert "inner text" not in words
-    assert len(facts(b"\n\n" + "ä".encode() * 900_000).search_text.encode()) <= 256 << 10
+    assert len(read_facts(b"\n\n" + "ä".encode() * 900_000).search_text.encode()) <= 256 << 10
 
 
 def test_an_answer_shares_keys_with_what_it_answers_unless_the_subject_is_new() -> None:
-    first = facts(b"Message-ID: <first@example.com>\nSubject: [team] caf\xc3\xa9 menu\n\n")
-    answer = facts(ALTERNATIVE)
-    other = facts(ALTERNATIVE.replace(b"menu", b"bill"))
+    first = read_facts(b"Message-ID: <first@example.com>\nSubject: [team] caf\xc3\xa9 menu\n\n")
+    answer = read_facts(ALTERNATIVE)
+    other = read_facts(ALTERNATIVE.replace(b"menu", b"bill"))
     assert first.thread_keys[0] in answer.thread_keys
     assert first.thread_keys[0] != answer.thread_keys[0]
     assert not set(answer.thread_keys) & set(other.thread_keys)
@@ -176,7 +178,7 @@ def test_an_answer_shares_keys_with_what_it_answers_unless_the_subject_is_new() 
 
 def test_outlook_conversations_share_the_head_of_their_index() -> None:
     one, two, other = (
-        facts(b"Thread-Index: " + index + b"\n\n").thread_keys
+        read_facts(b"Thread-Index: " + index + b"\n\n").thread_keys
         for index in (b"A" * 22 + b"xyz", b"A" * 22 + b"other", b"B" * 22)
     )
     assert one == two != other
@@ -187,13 +189,13 @@ def test_text_and_html_outside_an_alternative_stand_for_each_other() -> None:
         b"Content-Type: multipart/mixed; boundary=x\n\n--x\n\na < b\nc\n\nd\n--x\n"
         b"Content-Type: text/html\n\n<p>one<p>two\n--x--\n"
     )
-    root = split(raw)
+    root = parse_structure(raw)
     assert body_html(raw, root) == ["<p>a &lt; b<br/>\nc</p>\n<p>d</p>", "<p>one<p>two"]
     assert body_text(raw, root) == "a < b\nc\n\nd\none\n\ntwo"
 
 
 def test_in_an_alternative_each_form_stands_for_itself() -> None:
-    root = split(ALTERNATIVE)
+    root = parse_structure(ALTERNATIVE)
     assert body_html(ALTERNATIVE, root) == ["<p>Hello <b>HTML</b></p>"]
     assert (body_text(ALTERNATIVE, root) or "").startswith("Hello\n> quoted")
 
@@ -201,19 +203,22 @@ def test_in_an_alternative_each_form_stands_for_itself() -> None:
 def test_an_alternative_of_one_form_has_the_other_too() -> None:
     part = b"\n--x\nContent-Type: text/html\n\n<b>hi\n--x--"
     raw = b"Content-Type: multipart/alternative; boundary=x\n" + part
-    assert body_text(raw, split(raw)) == "hi"
-    assert facts(raw).preview == "hi"
+    assert body_text(raw, parse_structure(raw)) == "hi"
+    assert read_facts(raw).preview == "hi"
 
 
 def test_a_message_is_read_from_a_source_as_from_memory() -> None:
-    root = split(ALTERNATIVE)
-    source = Whole(ALTERNATIVE)
+    root = parse_structure(ALTERNATIVE)
+    source = MemorySource(ALTERNATIVE)
     assert len(source) == len(ALTERNATIVE)
     assert body_text(source, root) == body_text(ALTERNATIVE, root)
-    pdf = find(root, "2")
+    pdf = find_part(root, "2")
     assert pdf is not None
-    assert content(source, pdf) == b"%PDF"
-    assert [each.key for each in headers(source, pdf)] == ["Content-Type", "Content-Disposition"]
+    assert decoded_content(source, pdf) == b"%PDF"
+    assert [each.key for each in decoded_fields(source, pdf)] == [
+        "Content-Type",
+        "Content-Disposition",
+    ]
 
 
 def test_an_attached_text_is_no_body_and_an_invitation_is_a_file() -> None:
@@ -222,14 +227,16 @@ def test_an_attached_text_is_no_body_and_an_invitation_is_a_file() -> None:
         b"Content-Disposition: attachment; filename=log.txt\n\nlog\n--x\n"
         b"Content-Type: text/calendar; method=REQUEST\n\nBEGIN:VCALENDAR\n--x--\n"
     )
-    found = facts(raw)
+    found = read_facts(raw)
     assert [each.content_type for each in found.attachments] == ["text/plain", "text/calendar"]
     assert body_text(raw, found.structure) == "body"
 
 
 def test_headers_keep_their_order_and_their_folds() -> None:
     raw = b"A: one\r\n two\r\nB: =?utf-8?b?w6Q=?=\r\na: \xc3\xa4\r\n\r\n"
-    assert [(each.key, each.value, each.raw) for each in headers(raw, split(raw))] == [
+    assert [
+        (each.key, each.value, each.raw) for each in decoded_fields(raw, parse_structure(raw))
+    ] == [
         ("A", "one two", "A: one\n two"),
         ("B", "ä", "B: =?utf-8?b?w6Q=?="),
         ("a", "ä", "a: ä"),
@@ -239,8 +246,8 @@ def test_headers_keep_their_order_and_their_folds() -> None:
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n", b"\r", b"\r\r\n"])
 def test_any_line_end_will_do(line_end: bytes) -> None:
     raw = ALTERNATIVE.replace(b"\r\n", line_end)
-    assert len(list(walk(split(raw)))) == 11
-    assert facts(raw).subject == "Re: [team] Café menu"
+    assert len(list(walk_parts(parse_structure(raw)))) == 11
+    assert read_facts(raw).subject == "Re: [team] Café menu"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +262,7 @@ def test_any_line_end_will_do(line_end: bytes) -> None:
     ],
 )
 def test_damaged_header_blocks_still_lead_to_the_body(raw: bytes, body: bytes) -> None:
-    assert content(raw, split(raw)) == body
+    assert decoded_content(raw, parse_structure(raw)) == body
 
 
 @pytest.mark.parametrize(
@@ -268,23 +275,25 @@ def test_damaged_header_blocks_still_lead_to_the_body(raw: bytes, body: bytes) -
     ],
 )  # fmt: skip
 def test_sloppy_boundaries_still_delimit(raw: bytes) -> None:
-    assert [content(raw, part) for part in split(raw).parts] == [b"a", b"b"]
+    assert [decoded_content(raw, part) for part in parse_structure(raw).parts] == [b"a", b"b"]
 
 
 def test_a_line_that_only_begins_like_a_boundary_is_content() -> None:
     raw = b"Content-Type: multipart/mixed; boundary=x\n\n--x\n\na\n--xy\n ---x\n--x--"
-    assert [content(raw, part) for part in split(raw).parts] == [b"a\n--xy\n ---x"]
+    assert [decoded_content(raw, part) for part in parse_structure(raw).parts] == [
+        b"a\n--xy\n ---x"
+    ]
 
 
 def test_a_multipart_without_boundary_shows_its_text() -> None:
     raw = b"Content-Type: multipart/mixed\n\nhello"
-    assert facts(raw).preview == "hello"
-    assert facts(raw).attachments == []
+    assert read_facts(raw).preview == "hello"
+    assert read_facts(raw).attachments == []
 
 
 def test_parts_of_a_digest_are_messages() -> None:
     raw = b"Content-Type: multipart/digest; boundary=x\n\n--x\n\nSubject: inner\n\nhi\n--x--"
-    assert facts(raw).attachments[0].filename == "inner.eml"
+    assert read_facts(raw).attachments[0].filename == "inner.eml"
 
 
 @pytest.mark.parametrize(
@@ -337,14 +346,14 @@ def test_flowed_lines_are_joined() -> None:
 )
 def test_transfer_encodings_are_undone(encoding: bytes, body: bytes, expected: bytes) -> None:
     raw = plain(b"Content-Transfer-Encoding: " + encoding, body)
-    assert content(raw, split(raw)) == expected
+    assert decoded_content(raw, parse_structure(raw)) == expected
 
 
 def test_a_preview_ends_at_a_word() -> None:
-    found = facts(b"Content-Type: text/plain\n\n" + b"seven77 " * 100).preview
+    found = read_facts(b"Content-Type: text/plain\n\n" + b"seven77 " * 100).preview
     assert len(found) <= 255
     assert found.endswith("seven77…")
-    assert len(facts(b"\n" + b"x" * 1000).preview) == 255
+    assert len(read_facts(b"\n" + b"x" * 1000).preview) == 255
 
 
 @pytest.mark.parametrize(
@@ -358,20 +367,20 @@ def test_a_preview_ends_at_a_word() -> None:
     ],
 )
 def test_encrypted_mail_is_known_by_its_type(header: bytes, expected: bool) -> None:
-    assert facts(header + b"\n\n").encrypted is expected
+    assert read_facts(header + b"\n\n").encrypted is expected
 
 
 def test_automatic_mail_says_so() -> None:
-    assert facts(b"Auto-Submitted: auto-replied; x=y\n\n").auto_submitted
-    assert not facts(b"Auto-Submitted: no\n\n").auto_submitted
+    assert read_facts(b"Auto-Submitted: auto-replied; x=y\n\n").auto_submitted
+    assert not read_facts(b"Auto-Submitted: no\n\n").auto_submitted
 
 
 async def test_mail_of_every_size_reads_alike(tmp_path: Path) -> None:
     for size in (100, 100 << 10, 2 << 20):
         raw = plain(b"Subject: hi", b"x" * size)
         (tmp_path / "mail").write_bytes(raw)
-        assert await read(raw) == facts(raw)
-        assert await read(tmp_path / "mail") == facts(raw)
+        assert await read_message_facts(raw) == read_facts(raw)
+        assert await read_message_facts(tmp_path / "mail") == read_facts(raw)
     await close_readers()
 
 
@@ -380,17 +389,17 @@ async def test_the_deepest_message_comes_back_from_the_other_process() -> None:
         b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(200)
     )
     raw = opening + b"\n" + b"x" * (2 << 20)
-    assert await read(raw) == facts(raw)
+    assert await read_message_facts(raw) == read_facts(raw)
     await close_readers()
 
 
 async def test_a_killed_reader_costs_no_message() -> None:
     raw = plain(b"Subject: hi", b"x" * (2 << 20))
-    await read(raw)
+    await read_message_facts(raw)
     reader = multiprocessing.active_children()[0]
     reader.kill()
     for _ in range(2):  # the first may meet the dead process, the second a new one
-        assert (await read(raw)).subject == "hi"
+        assert (await read_message_facts(raw)).subject == "hi"
     await close_readers()
 
 
@@ -398,10 +407,10 @@ async def test_a_large_message_holds_nobody_up() -> None:
     raw = plain(
         b"Content-Type: multipart/mixed; boundary=x", b"--x\r\n\r\n" + b"y\n--z\n" * 2_000_000
     )
-    await read(plain(b"Subject: warm", b"x" * (2 << 20)))
+    await read_message_facts(plain(b"Subject: warm", b"x" * (2 << 20)))
     longest = 0.0
     loop = asyncio.get_running_loop()
-    reading = asyncio.create_task(read(raw))
+    reading = asyncio.create_task(read_message_facts(raw))
     while not reading.done():
         before = loop.time()
         await asyncio.sleep(0.001)

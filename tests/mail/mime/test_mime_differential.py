@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.mime import content, facts, split, walk
-from mail.mime.header_parameters import plain_filename
+from mail.mime import decoded_content, parse_structure, read_facts, walk_parts
+from mail.mime.header_parameters import safe_filename
 from tests.support.run_scope import CI
 
 WORDS = st.text(
@@ -50,18 +50,18 @@ def test_mail_of_the_standard_library_reads_as_it_was_written(
 ) -> None:
     raw = built(subject, people, text, files)
     theirs = email.message_from_bytes(raw, policy=SMTP)
-    found = facts(raw)
+    found = read_facts(raw)
     # As it was written: the library puts blanks between encoded words when it reads names.
     assert found.subject == subject
     assert [(each.name, each.address) for each in (*found.from_, *found.to, *found.cc)] == [
         (name, f"{local}@example.com") for name, local in people
     ]
     assert [each.filename for each in found.attachments] == [
-        plain_filename(part.get_filename() or "") for part in theirs.iter_attachments()
+        safe_filename(part.get_filename() or "") for part in theirs.iter_attachments()
     ]
-    assert [content(raw, part) for part in walk(found.structure) if not part.parts] == [
-        part.get_payload(decode=True) for part in theirs.walk() if not part.is_multipart()
-    ]
+    assert [
+        decoded_content(raw, part) for part in walk_parts(found.structure) if not part.parts
+    ] == [part.get_payload(decode=True) for part in theirs.walk() if not part.is_multipart()]
     assert [each.size for each in found.attachments] == [len(body) for _, body in files]
 
 
@@ -85,7 +85,7 @@ def test_the_mail_that_python_is_tested_with_is_there() -> None:
 @pytest.mark.parametrize("path", list(python_mail()), ids=lambda path: path.name)
 def test_the_mail_that_python_is_tested_with_has_the_same_parts(path: Path) -> None:
     raw = path.read_bytes()
-    ours = list(walk(split(raw)))
+    ours = list(walk_parts(parse_structure(raw)))
     if path.name in WE_READ_MORE:
         assert len(ours) == WE_READ_MORE[path.name]
         return
@@ -93,11 +93,11 @@ def test_the_mail_that_python_is_tested_with_has_the_same_parts(path: Path) -> N
     assert [part.content_type for part in ours] == [part.get_content_type() for part in theirs]
     for our, their in zip(ours, theirs, strict=True):
         assert (
-            our.filename == plain_filename(their.get_filename() or "")
+            our.filename == safe_filename(their.get_filename() or "")
             or our.content_type == "message/external-body"
         )
         if our.content_type.partition("/")[0] not in ("multipart", "message"):
-            assert content(raw, our) == their.get_payload(decode=True)
+            assert decoded_content(raw, our) == their.get_payload(decode=True)
 
 
 def their_parts(message: Message) -> Iterator[Message]:

@@ -4,19 +4,21 @@ import asyncio
 
 import pytest
 
-from mail.network.outbound_http import Gate, Target, Unsent, ask
+from mail.network.outbound_http import HttpRequestFailed, HttpTarget, NetworkPolicy, post_and_read
 from tests.support.mail_servers.scanner_servers import Rude, endless, rude, says, silent
 
-GATE = Gate(private=True, whole=5.0)
+GATE = NetworkPolicy(allows_private=True, timeout_seconds=5.0)
 MOST = 10
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-async def asked(way: Rude, most: int = MOST, gate: Gate = GATE) -> tuple[int, bytes]:
+async def asked(way: Rude, most: int = MOST, gate: NetworkPolicy = GATE) -> tuple[int, bytes]:
     """What is heard of a server that answers this way."""
     async with rude(way) as port:
-        return await ask(Target(False, "127.0.0.1", port, "/"), {}, b"x=1", gate, most)
+        return await post_and_read(
+            HttpTarget(False, "127.0.0.1", port, "/"), {}, b"x=1", gate, most
+        )
 
 
 def and_waits(*answers: bytes) -> Rude:
@@ -84,7 +86,7 @@ async def test_a_body_of_no_length_ends_with_the_connection(version: bytes, body
     ],
 )
 async def test_a_body_that_is_none_is_told_of(way: Rude, words: str) -> None:
-    with pytest.raises(Unsent, match=words):
+    with pytest.raises(HttpRequestFailed, match=words):
         await asked(way)
 
 
@@ -92,8 +94,8 @@ async def test_a_body_that_is_none_is_told_of(way: Rude, words: str) -> None:
     "way", [silent, and_waits(OK), and_waits(OK + b"Content-Length: 4\r\n\r\nbod")]
 )
 async def test_a_body_that_does_not_come_is_not_waited_for_long(way: Rude) -> None:
-    gate = Gate(private=True, whole=0.2)
-    with pytest.raises(Unsent, match=r"no answer within 0\.2 seconds"):
+    gate = NetworkPolicy(allows_private=True, timeout_seconds=0.2)
+    with pytest.raises(HttpRequestFailed, match=r"no answer within 0\.2 seconds"):
         await asked(way, gate=gate)
 
 

@@ -6,9 +6,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from graph.notifications.webhooks import worded
-from mail.network.outbound_http import Gate, Target, Unsent, inward, post
-from models.runtime.environment import Adopted, World
+from graph.notifications.webhooks import delivery_body
+from mail.network.outbound_http import (
+    HttpRequestFailed,
+    HttpTarget,
+    NetworkPolicy,
+    is_private_address,
+    post,
+)
+from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications import webhook_worker
 from tests.conftest import Client, receive
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
@@ -45,59 +51,62 @@ def test_every_special_range_of_ipv4_is_refused_in_each_form(text: str) -> None:
     network = IPv4Network(text)
     middle = network.network_address + network.num_addresses // 2
     for address in (network.network_address, middle, network.broadcast_address):
-        assert inward(str(address))
+        assert is_private_address(str(address))
         for form in forms(address):
-            assert inward(form), form
+            assert is_private_address(form), form
         teredo = IPv6Address(0x20010000 << 96 | int(address) ^ 0xFFFFFFFF)
-        assert inward(str(teredo))
+        assert is_private_address(str(teredo))
 
 
 @pytest.mark.parametrize("text", IPV6.split())
 def test_every_special_range_of_ipv6_is_refused(text: str) -> None:
     network = IPv6Network(text)
-    assert inward(str(network.network_address))
-    assert inward(str(network.broadcast_address))
-    assert inward(f"{network.broadcast_address}%eth0")
+    assert is_private_address(str(network.network_address))
+    assert is_private_address(str(network.broadcast_address))
+    assert is_private_address(f"{network.broadcast_address}%eth0")
 
 
 def test_public_addresses_are_allowed() -> None:
     for text in PUBLIC4:
-        assert not inward(text), text
+        assert not is_private_address(text), text
         for form in forms(IPv4Address(text)):
-            assert not inward(form), form
+            assert not is_private_address(form), form
     for text in PUBLIC6:
-        assert not inward(text), text
+        assert not is_private_address(text), text
 
 
 def names(address: str) -> Zone:
     return zone({}, A={"hooks.example.net": address}, AAAA={"six.example.net": "2606:4700::1111"})
 
 
-async def test_hosts_are_looked_up_at_the_name_server_of_the_settings(world: World) -> None:
+async def test_hosts_are_looked_up_at_the_name_server_of_the_settings(world: Environment) -> None:
     async with receiving() as one, asking(names("127.0.0.1")) as place:
         options = replace(world.options, dns_resolver=place)
-        target = Target(False, "hooks.example.net", one.port, "/")
-        assert await post(target, {}, b"{}", Gate.of(options, private=True)) == 200
-        with pytest.raises(Unsent, match="the host is inside"):
-            await post(target, {}, b"{}", Gate.of(options))
-        gate = Gate.of(options)
-        assert await gate.allowed("six.example.net", 443) == ["2606:4700::1111"]
-        assert await gate.allowed("1.1.1.1", 443) == ["1.1.1.1"]
-        with pytest.raises(Unsent, match="not known"):
-            await gate.allowed("nowhere.example.net", 443)
+        target = HttpTarget(False, "hooks.example.net", one.port, "/")
+        assert (
+            await post(target, {}, b"{}", NetworkPolicy.from_options(options, allows_private=True))
+            == 200
+        )
+        with pytest.raises(HttpRequestFailed, match="the host is inside"):
+            await post(target, {}, b"{}", NetworkPolicy.from_options(options))
+        gate = NetworkPolicy.from_options(options)
+        assert await gate.resolve_allowed("six.example.net", 443) == ["2606:4700::1111"]
+        assert await gate.resolve_allowed("1.1.1.1", 443) == ["1.1.1.1"]
+        with pytest.raises(HttpRequestFailed, match="not known"):
+            await gate.resolve_allowed("nowhere.example.net", 443)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.0.0.8"])
 async def test_webhooks_ask_the_name_server_of_the_settings(
-    ada: Client, root: Client, world: World, address: str
+    ada: Client, root: Client, world: Environment, address: str
 ) -> None:
     there = names(address)
     async with receiving() as hidden, asking(there) as place:
         options = replace(world.options, dns_resolver=place)
-        world.adopt(Adopted(options, world.settled))
+        world.apply_options(CommittedOptions(options, world.options_position))
         key, _ = await made(root, f"http://hooks.example.net:{hidden.port}/x", "message.received")
         await receive(ada)
-        task = asyncio.create_task(webhook_worker.run(world, worded))
+        task = asyncio.create_task(webhook_worker.run_worker(world, delivery_body))
         try:
 
             async def tried() -> bool:

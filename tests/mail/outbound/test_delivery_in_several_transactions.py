@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP
 
-from mail.mime.header_encoding import Named
-from mail.routing.mx_hosts import Route
-from models.runtime.environment import World
+from mail.mime.header_encoding import NamedAddress
+from mail.routing.mx_hosts import OutboundSettings
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.mail_servers.queue_worker import (
     PACE,
@@ -23,8 +23,8 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
 
-MANY = [Named(f"n{nth}@example.net") for nth in range(130)]
-LARGE = replace(PACE, claim=200)
+MANY = [NamedAddress(f"n{nth}@example.net") for nth in range(130)]
+LARGE = replace(PACE, claim_size=200)
 
 
 class Shut(asyncio.Protocol):
@@ -60,7 +60,7 @@ def everybody(*servers: Server) -> list[str]:
 
 
 async def test_what_one_server_has_taken_is_not_handed_to_the_next(
-    ada: Client, world: World, caplog: pytest.LogCaptureFixture
+    ada: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = OneEach(shut=True), Server()
     names = Names(
@@ -74,7 +74,7 @@ async def test_what_one_server_has_taken_is_not_handed_to_the_next(
         listening(first),
         listening(second, "127.0.0.2", first.port),
         answering(names),
-        working(world, Route(resolver=names.resolver, port=first.port), LARGE),
+        working(world, OutboundSettings(make_resolver=names.resolver, mx_port=first.port), LARGE),
     ):
         rows = await settled(world, await send(ada, *MANY))
     assert {(row.state, row.attempts, row.lease) for row in rows.values()} == {
@@ -85,7 +85,7 @@ async def test_what_one_server_has_taken_is_not_handed_to_the_next(
     assert "a lease was lost" not in caplog.text
 
 
-async def test_what_nobody_has_taken_yet_is_put_off_alone(ada: Client, world: World) -> None:
+async def test_what_nobody_has_taken_yet_is_put_off_alone(ada: Client, world: Environment) -> None:
     async with (
         listening(OneEach(shut=True)) as there,
         working(world, relay(there), LARGE),
@@ -98,11 +98,13 @@ async def test_what_nobody_has_taken_yet_is_put_off_alone(ada: Client, world: Wo
     )
 
 
-async def test_a_server_may_take_one_message_of_each_connection(ada: Client, world: World) -> None:
-    many = [Named(f"n{nth}@example.net") for nth in range(250)]
+async def test_a_server_may_take_one_message_of_each_connection(
+    ada: Client, world: Environment
+) -> None:
+    many = [NamedAddress(f"n{nth}@example.net") for nth in range(250)]
     async with (
         listening(OneEach()) as there,
-        working(world, relay(there), replace(PACE, claim=300)),
+        working(world, relay(there), replace(PACE, claim_size=300)),
     ):
         rows = await settled(world, await send(ada, *many))
     assert {row.state for row in rows.values()} == {State.RELAYED}
@@ -110,7 +112,9 @@ async def test_a_server_may_take_one_message_of_each_connection(ada: Client, wor
     assert there.sessions == 3
 
 
-async def test_nobody_of_the_first_hundred_is_no_reason_to_stop(ada: Client, world: World) -> None:
+async def test_nobody_of_the_first_hundred_is_no_reason_to_stop(
+    ada: Client, world: Environment
+) -> None:
     replies = {f"n{nth}": "550 5.1.1 No" for nth in range(100)}
     async with (
         listening(Server(replies=replies)) as there,
@@ -183,7 +187,7 @@ class Offering(Server):
     ],
 )
 async def test_who_offers_dsn_and_does_not_know_it_is_asked_again_without(
-    ada: Client, world: World, *, forgets: tuple[str, ...], asked: list[str], together: bool
+    ada: Client, world: Environment, *, forgets: tuple[str, ...], asked: list[str], together: bool
 ) -> None:
     async with (
         listening(Offering(forgets=forgets, together=together)) as there,
@@ -201,7 +205,7 @@ async def test_who_offers_dsn_and_does_not_know_it_is_asked_again_without(
 
 
 async def test_who_is_refused_for_the_address_is_refused_and_the_others_get_it_once(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     replies = {"carol": "501 5.1.3 No such form"}
     async with listening(Offering(replies=replies)) as there, working(world, relay(there)):
@@ -213,7 +217,7 @@ async def test_who_is_refused_for_the_address_is_refused_and_the_others_get_it_o
 
 @pytest.mark.parametrize("forgets", [(), ("RCPT",)])
 async def test_who_asked_for_a_report_has_one_from_whoever_can(
-    ada: Client, world: World, forgets: tuple[str, ...]
+    ada: Client, world: Environment, forgets: tuple[str, ...]
 ) -> None:
     """Of those whom it took without the parameters the report is ours."""
     async with listening(Offering(forgets=forgets)) as there, working(world, relay(there)):

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from mail.maintenance import housekeeping
-from mail.maintenance.housekeeping import Tidied
-from mail.mime.header_encoding import Named
+from mail.maintenance.housekeeping import HousekeepingResult
+from mail.mime.header_encoding import NamedAddress
 from mail.outbound import destination_pacing
 from mail.queue import bulk_updates as many
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
 from tests.conftest import Client, Clock
 from tests.support.mail_servers.misbehaving_smtp_server import QUICK, Bad
@@ -28,23 +28,23 @@ from tests.support.mail_servers.queue_worker import (
     working,
 )
 
-CAROL = Named("carol@example.net")
+CAROL = NamedAddress("carol@example.net")
 
 
 @pytest.fixture
 def long_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is down is left alone for longer than a test lasts."""
-    monkeypatch.setattr(destination_pacing, "FIRST", 250.0)
+    monkeypatch.setattr(destination_pacing, "FIRST_PAUSE", 250.0)
 
 
-async def put_off(world: World, key: int) -> Any:
+async def put_off(world: Environment, key: int) -> Any:
     """The delivery to carol, once nobody holds it and it waits for another time."""
     await until(lambda: is_now(world, key, "carol", State.DEFERRED))
     return (await deliveries(world, key))["carol"]
 
 
 async def test_who_is_down_is_left_alone_for_a_while(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     there = Bad("GREETING", "421 4.3.2 Later")
     async with there.listening() as route, working(world, route, QUICK):
@@ -64,7 +64,7 @@ async def test_who_is_down_is_left_alone_for_a_while(
 
 @pytest.mark.usefixtures("long_down")
 async def test_what_is_not_tried_is_no_attempt_and_is_put_off_for_longer_the_older_it_is(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     there = Bad("GREETING", "421 4.3.2 Later")
     async with there.listening() as route, working(world, route, QUICK):
@@ -74,7 +74,7 @@ async def test_what_is_not_tried_is_no_attempt_and_is_put_off_for_longer_the_old
         row = await put_off(world, key)
         assert (row.attempts, row.last_code, row.last_response, row.mx) == (0, None, None, None)
         assert row.turn_at is None
-        assert 200 < (row.next_at - clock()).total_seconds() <= destination_pacing.FIRST
+        assert 200 < (row.next_at - clock()).total_seconds() <= destination_pacing.FIRST_PAUSE
         assert await state(world, key) is SubmissionState.SENDING
 
         clock.tick(hours=2)
@@ -86,14 +86,14 @@ async def test_what_is_not_tried_is_no_attempt_and_is_put_off_for_longer_the_old
     assert there.connections == 1
 
 
-async def waits_till(world: World, key: int, at: datetime) -> bool:
+async def waits_till(world: Environment, key: int, at: datetime) -> bool:
     row = (await deliveries(world, key))["carol"]
     return bool(row.next_at == at and row.lease is None)
 
 
 @pytest.mark.usefixtures("long_down")
 async def test_what_was_said_last_stands_while_a_place_is_down(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     there, options = (
         Bad("RCPT", "450 4.2.1 Not now"),
@@ -112,7 +112,7 @@ async def test_what_was_said_last_stands_while_a_place_is_down(
     assert there.connections == 2
 
 
-async def moved(world: World, key: int, at: datetime) -> bool:
+async def moved(world: Environment, key: int, at: datetime) -> bool:
     row = (await deliveries(world, key))["carol"]
     return bool(row.next_at and row.next_at != at and row.lease is None)
 
@@ -120,7 +120,7 @@ async def moved(world: World, key: int, at: datetime) -> bool:
 @pytest.mark.usefixtures("long_down")
 @pytest.mark.parametrize("what", ["delay", "end"])
 async def test_delay_and_end_come_in_their_time_though_nobody_is_asked(
-    ada: Client, world: World, clock: Clock, what: str
+    ada: Client, world: Environment, clock: Clock, what: str
 ) -> None:
     there = Bad("GREETING", "421 4.3.2 Later")
     async with there.listening() as route:
@@ -148,7 +148,9 @@ async def reported(ada: Client, many: int) -> bool:
     return len(await inbox(ada)) >= many
 
 
-async def test_a_place_gets_so_many_in_a_minute(ada: Client, world: World, clock: Clock) -> None:
+async def test_a_place_gets_so_many_in_a_minute(
+    ada: Client, world: Environment, clock: Clock
+) -> None:
     options = replace(world.options, send_per_minute=6)
     there = Bad()
     async with there.listening() as route, working(replace(world, options=options), route, QUICK):
@@ -162,7 +164,7 @@ async def test_a_place_gets_so_many_in_a_minute(ada: Client, world: World, clock
 
 
 async def test_all_processes_share_the_turns_of_a_place(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     options = replace(world.options, send_per_minute=6)
     one, other = (replace(world, options=options) for _ in range(2))
@@ -176,7 +178,7 @@ async def test_all_processes_share_the_turns_of_a_place(
     assert there.taken == 1
 
 
-async def rest(world: World, keys: list[int], now: datetime, *, over: int) -> bool:
+async def rest(world: Environment, keys: list[int], now: datetime, *, over: int) -> bool:
     """Whether so many of these have been taken, and all others put off."""
     rows = [(await deliveries(world, key))["carol"] for key in keys]
     late = [row.next_at is not None and row.next_at > now for row in rows]
@@ -185,22 +187,29 @@ async def rest(world: World, keys: list[int], now: datetime, *, over: int) -> bo
     return free and sum(taken) == over and sum(late) == len(keys) - over
 
 
-async def test_turns_are_given_one_after_another_and_forgotten(world: World, clock: Clock) -> None:
-    assert [await destination_pacing.turn(world, "there", 60) for _ in range(4)] == [0, 1, 2, 3]
+async def test_turns_are_given_one_after_another_and_forgotten(
+    world: Environment, clock: Clock
+) -> None:
+    assert [await destination_pacing.reserve_slot(world, "there", 60) for _ in range(4)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     clock.tick(seconds=1)
     assert (
-        await destination_pacing.turn(world, "there", 60) == 1
+        await destination_pacing.reserve_slot(world, "there", 60) == 1
     )  # those that were put off come again
-    assert await destination_pacing.turn(world, "elsewhere", 60) == 0
-    assert await housekeeping.tidy(world) == Tidied()
+    assert await destination_pacing.reserve_slot(world, "elsewhere", 60) == 0
+    assert await housekeeping.run_round(world) == HousekeepingResult()
     clock.tick(seconds=10)
-    assert (await housekeeping.tidy(world)).turns == 2
-    assert await destination_pacing.turn(world, "there", 60) == 0
+    assert (await housekeeping.run_round(world)).turns == 2
+    assert await destination_pacing.reserve_slot(world, "there", 60) == 0
 
 
 @pytest.mark.usefixtures("long_down")
 async def test_what_is_hurried_is_tried_once_for_all_where_a_place_is_down(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     there = Bad("GREETING", "421 4.3.2 Later")
     async with there.listening() as route, working(world, route, QUICK):
@@ -225,5 +234,5 @@ async def test_what_is_hurried_is_tried_once_for_all_where_a_place_is_down(
 
 
 async def hurried(ada: Client, keys: list[int]) -> None:
-    async with ada.world.write(ada.user.id) as session:
-        await ada.world.join(session, lambda turn: many.hurry(turn, keys))
+    async with ada.world.write_session(ada.user.id) as session:
+        await ada.world.run_in_session(session, lambda turn: many.flush_deferred(turn, keys))

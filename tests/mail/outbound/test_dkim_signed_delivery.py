@@ -16,13 +16,13 @@ from sqlmodel import col
 
 from bench.servers.ports import HOST, free_port
 from graph.types import global_ids
-from mail.authentication.dkim import Result
-from mail.compose.message_builder import Attachment
-from mail.mime.header_encoding import Named
+from mail.authentication.dkim import AuthResult
+from mail.compose.message_builder import OutgoingFile
+from mail.mime.header_encoding import NamedAddress
 from models.domains.dkim_keys import DkimKey
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import Outgoing
+from resolvers.submission.create import SendRequest
 from tests.conftest import Client, Clock, context, raw_message
 from tests.support.accounts.user_operations import run
 from tests.support.mail_servers.dns_zone_server import asking, zone
@@ -34,7 +34,10 @@ from tests.support.operations.domain_operations import made as domain_made
 from tests.support.operations.message_sources import upload
 from tests.support.operations.rewrite_and_bcc_operations import come
 
-PASSED = ("example.org", "rsa-sha256", Result.PASS), ("example.org", "ed25519-sha256", Result.PASS)
+PASSED = (
+    ("example.org", "rsa-sha256", AuthResult.PASS),
+    ("example.org", "ed25519-sha256", AuthResult.PASS),
+)
 CONF = """
 options {{
     filters = "dkim";
@@ -84,10 +87,10 @@ async def by_rspamd(place: str, folder: Path) -> AsyncIterator[str]:
         await asyncio.wait_for(process.wait(), 20)
 
 
-async def sent(client: Client, server: Server, *to: Named, **more: Any) -> bytes:
+async def sent(client: Client, server: Server, *to: NamedAddress, **more: Any) -> bytes:
     """A message, as a server got it."""
     async with working(client.world, relay(server)):
-        key = await send(client, *(to or [Named("carol@example.net")]), **more)
+        key = await send(client, *(to or [NamedAddress("carol@example.net")]), **more)
         await settled(client.world, key)
     return server.mails[-1].raw
 
@@ -97,7 +100,7 @@ async def test_two_signatures_pass_wherever_they_are_checked(
 ) -> None:
     keys = await dkim_key_operations.both(root)
     async with listening(Server()) as server:
-        raw = await sent(ada, server, bcc=[Named("dave@example.net")])
+        raw = await sent(ada, server, bcc=[NamedAddress("dave@example.net")])
     assert raw.startswith(b"DKIM-Signature: v=1; a=rsa-sha256;")
     assert b"dave" not in raw
     records = dkim_key_operations.texts(keys)
@@ -141,9 +144,9 @@ async def test_a_large_message_is_signed_in_pieces(ada: Client, root: Client, cl
 
 async def large(ada: Client, text: str) -> int:
 
-    file = Attachment(bytes(range(256)) * 8000)
-    outgoing = Outgoing(to=[Named("carol@example.net")], text=text, attachments=[file])
-    done = await submission_create.send(context(ada), outgoing)
+    file = OutgoingFile(bytes(range(256)) * 8000)
+    outgoing = SendRequest(to=[NamedAddress("carol@example.net")], text=text, attachments=[file])
+    done = await submission_create.send_message(context(ada), outgoing)
     assert done.submission is not None
     return int(done.submission.id)
 
@@ -154,7 +157,7 @@ async def test_signatures_of_each_attempt_are_by_the_key_in_force(
     (old, _) = await dkim_key_operations.both(root)
     async with listening(Server(after_dot=["451 4.7.1 Later"])) as server:
         async with working(ada.world, relay(server)):
-            key = await send(ada, Named("carol@example.net"))
+            key = await send(ada, NamedAddress("carol@example.net"))
             await settled(ada.world, key)
             new = await dkim_key_operations.key(root, selector="new")
             clock.tick(hours=1)
@@ -184,7 +187,7 @@ async def test_a_key_for_all_signs_where_its_record_is_published(ada: Client, ro
         async with asking(zone({"example.org": "nothing"})) as place:
             dkim_key_operations.asks(ada, place)
             assert b"DKIM-Signature" not in await sent(ada, server)
-        ada.world.shelf.remove(("dkim record", "any._domainkey.example.org"))
+        ada.world.byte_cache.remove(("dkim record", "any._domainkey.example.org"))
         async with asking(zone(records)) as place:
             dkim_key_operations.asks(ada, place)
             raw = await sent(ada, server)
@@ -237,7 +240,7 @@ async def test_what_one_of_us_wrote_is_signed_when_it_is_sent_on(ada: Client, ro
     keys = await dkim_key_operations.both(root)
     await team(root)
     async with listening(Server()) as server, working(ada.world, relay(server)):
-        await settled(ada.world, await send(ada, Named("team@example.org")))
+        await settled(ada.world, await send(ada, NamedAddress("team@example.org")))
         async with asyncio.timeout(10):
             while not server.mails:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)
@@ -246,10 +249,10 @@ async def test_what_one_of_us_wrote_is_signed_when_it_is_sent_on(ada: Client, ro
 
 
 async def test_a_key_that_cannot_be_opened_holds_nothing_up(
-    ada: Client, root: Client, world: World, caplog: pytest.LogCaptureFixture
+    ada: Client, root: Client, world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     await dkim_key_operations.key(root)
-    async with world.write() as session:
+    async with world.write_session() as session:
         await session.exec(update(DkimKey).values(private="gone." + col(DkimKey.private)))
     async with listening(Server()) as server:
         raw = await sent(ada, server)

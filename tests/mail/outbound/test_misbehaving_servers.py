@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from mail.mime.header_encoding import Named
-from models.runtime.environment import World
+from mail.mime.header_encoding import NamedAddress
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.mail_servers.misbehaving_smtp_server import QUICK, Bad
 from tests.support.mail_servers.queue_worker import State, send, settled, working
 
 STEPS = ("GREETING", "EHLO", "MAIL", "RCPT", "DATA", "DOT")
-CAROL = Named("carol@example.net")
+CAROL = NamedAddress("carol@example.net")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ CAROL = Named("carol@example.net")
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("together", [False, True], ids=["in turn", "together"])
 async def test_whatever_it_does_the_mail_waits_and_nothing_hangs(
-    ada: Client, world: World, *, together: bool, step: str, what: str
+    ada: Client, world: Environment, *, together: bool, step: str, what: str
 ) -> None:
     bad = Bad(step, what, together=together)
     async with bad.listening() as route, working(world, route, QUICK):
@@ -37,7 +37,9 @@ async def test_whatever_it_does_the_mail_waits_and_nothing_hangs(
     assert (row.final_dot_at is not None) is (step == "DOT" and what != "999 x")
 
 
-async def test_a_connection_that_died_meanwhile_costs_no_attempt(ada: Client, world: World) -> None:
+async def test_a_connection_that_died_meanwhile_costs_no_attempt(
+    ada: Client, world: Environment
+) -> None:
     there = Bad()
     async with there.listening() as route, working(world, route, QUICK):
         await settled(world, await send(ada, CAROL))
@@ -47,7 +49,9 @@ async def test_a_connection_that_died_meanwhile_costs_no_attempt(ada: Client, wo
     assert (there.connections, there.taken) == (2, 2)
 
 
-async def test_connections_are_used_again_up_to_their_number(ada: Client, world: World) -> None:
+async def test_connections_are_used_again_up_to_their_number(
+    ada: Client, world: Environment
+) -> None:
     options = replace(world.options, send_connection_messages=3)
     there = Bad()
     async with there.listening() as route, working(replace(world, options=options), route, QUICK):
@@ -57,7 +61,9 @@ async def test_connections_are_used_again_up_to_their_number(ada: Client, world:
     assert there.said.count("QUIT") == 3
 
 
-async def test_what_was_refused_is_taken_back_before_the_next(ada: Client, world: World) -> None:
+async def test_what_was_refused_is_taken_back_before_the_next(
+    ada: Client, world: Environment
+) -> None:
     there = Bad("RCPT", "550 5.1.1 No", 1)
     async with there.listening() as route, working(world, route, QUICK):
         await settled(world, await send(ada, CAROL))
@@ -68,7 +74,7 @@ async def test_what_was_refused_is_taken_back_before_the_next(ada: Client, world
     ]  # fmt: skip
 
 
-async def test_commands_go_together_where_that_is_offered(ada: Client, world: World) -> None:
+async def test_commands_go_together_where_that_is_offered(ada: Client, world: Environment) -> None:
     """Whoever is refused, and whatever: the next message begins anew."""
     there = Bad(together=True)
     refusals = [("MAIL", "450 4.0.0 No"), ("RCPT", "550 5.1.1 No"), ("DATA", "451 4.0.0 No")]

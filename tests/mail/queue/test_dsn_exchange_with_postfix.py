@@ -9,14 +9,14 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from bench.servers.ports import free_port
-from mail.mime.header_encoding import Named
-from mail.routing.mx_hosts import Route, next_hop
-from mail.smtp.mx_server import Mx
-from mail.smtp.smtp_server import Terms
-from models.queue.tables import Delivery
-from models.runtime.environment import World
+from mail.mime.header_encoding import NamedAddress
+from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
+from mail.smtp.mx_server import MxListener
+from mail.smtp.smtp_server import SmtpListenerConfig
+from models.queue.tables import QueueEntry
+from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
-from resolvers.submission.create import Outgoing
+from resolvers.submission.create import SendRequest
 from tests.conftest import Client, context
 from tests.support.mail_servers.queue_worker import State, deliveries, inbox, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
@@ -24,26 +24,26 @@ from tests.support.servers.postfix_server import postfix
 
 
 @pytest.fixture
-async def mx(world: World, tmp_path: Path) -> AsyncIterator[Mx]:
-    listener = Mx(world, tmp_path / "spool", Terms())
+async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
+    listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     yield listener
     await listener.close(1)
 
 
 async def test_what_postfix_reports_is_tied_to_what_was_sent(
-    ada: Client, world: World, mx: Mx
+    ada: Client, world: Environment, mx: MxListener
 ) -> None:
     replies = {"gone": "550 5.1.1 Nobody", "slow": "450 4.2.1 Busy"}
-    names = [Named(f"{name}@far.example") for name in ("gone", "slow", "good")]
+    names = [NamedAddress(f"{name}@far.example") for name in ("gone", "slow", "good")]
     async with listening(Server(replies)) as far:
         ports = {"far.example": far.port, "example.org": mx.port}
         routes = {name: f"smtp:[127.0.0.1]:{port}" for name, port in ports.items()}
         more = {"relay_domains": "far.example example.org", "delay_warning_time": "1s"}
         with postfix(free_port(), routes=routes, more=more) as there:
-            outgoing = Outgoing(to=names, subject="Hi", text="Hi", request_dsn=True)
+            outgoing = SendRequest(to=names, subject="Hi", text="Hi", request_dsn=True)
             async with working(world, through(there.port)):
-                sent = await submission_create.send(context(ada), outgoing)
+                sent = await submission_create.send_message(context(ada), outgoing)
                 assert sent.submission is not None
                 key = int(sent.submission.id)
                 async with asyncio.timeout(60):
@@ -65,12 +65,12 @@ async def test_what_postfix_reports_is_tied_to_what_was_sent(
     ]
 
 
-def through(port: int) -> Route:
-    return Route(next_hop(f"smtp://127.0.0.1:{port}?tls=never"))
+def through(port: int) -> OutboundSettings:
+    return OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{port}?tls=never"))
 
 
-async def reported(world: World, key: int) -> bool:
+async def reported(world: Environment, key: int) -> bool:
     """Whether a report has come of each recipient."""
-    asked = select(col(Delivery.reported_at)).where(col(Delivery.submission_id) == key)
+    asked = select(col(QueueEntry.reported_at)).where(col(QueueEntry.submission_id) == key)
     rows = await world.database.read(asked)
     return all(row.reported_at is not None for row in rows)

@@ -1,9 +1,6 @@
 """What others ask to be told of: how they say it, where it goes, and who is told (RFC 3461)."""
 
-import email
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from email import policy
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +9,39 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail.envelope.dsn_parameters import (
-    ALL,
-    USUAL,
-    On,
-    Unfit,
-    Wish,
-    of_message,
-    of_recipient,
-    xtext,
+    ALL_REPORTS,
+    DEFAULT_REPORTS,
+    DsnRequest,
+    InvalidDsnParameter,
+    NotifyCondition,
+    encode_xtext,
+    pop_mail_parameters,
+    pop_rcpt_parameters,
 )
-from mail.mime.header_encoding import Named
-from mail.smtp.mx_server import Mx
-from mail.smtp.smtp_server import Terms
-from mail.smtp.submission_server import Submission as Listener
-from mail.tls.server_tls import Certificate
-from models.queue.tables import Delivery, DeliveryState
-from models.runtime.environment import World
+from mail.mime.header_encoding import NamedAddress
+from mail.smtp.smtp_server import SmtpListenerConfig
+from mail.smtp.submission_server import SubmissionListener as Listener
+from mail.tls.server_tls import CertificateFiles
+from models.queue.tables import DeliveryState, QueueEntry
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
-from resolvers.submission.smtp_submission import Clerk
+from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import Client, make_user, raw_message
-from tests.mail.delivery.test_address_forwarding import make
-from tests.mail.inbound.test_sender_verification import options
-from tests.mail.queue.test_dsn_write import newest
-from tests.submission.test_smtp_submission import PASSWORD, sign_in
+from tests.support.mail.dsn_messages import DSN_SENDER, NOTIFY_ALL
+from tests.support.mail.forwarding_addresses import add_forwarding_address
+from tests.support.mail.inbound_authentication import use_dns_zone
+from tests.support.mail.queued_deliveries import only_queued_dsn, queued_dsn_requests
+from tests.support.mail.stored_messages import newest_inbox_message
 from tests.support.mail_servers.dns_zone_server import asking, zone
 from tests.support.mail_servers.dsn_servers import Reporter
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.memory_listeners import KINDS, opened
+from tests.support.mail_servers.mx_session import open_mx_session
 from tests.support.mail_servers.queue_worker import bodies, inbox, relay, send, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.mail_servers.smtp_client import Authority, connect, secured
-
-FROM = "carol@example.net"
-WANTS = "NOTIFY=SUCCESS,FAILURE,DELAY"
-
+from tests.support.mail_servers.submission_client import PASSWORD, sign_in_by_auth_plain
 
 # ---------------------------------------------------------------- how it is said
 
@@ -100,13 +95,13 @@ async def test_mail_and_rcpt_say_it(tmp_path: Path, kind: str) -> None:
     async with opened(kind, tmp_path) as door:
         for said, reply in MAIL:
             client = await door.enter()
-            answer = await client.say(f"MAIL FROM:<{FROM}> {said}")
+            answer = await client.say(f"MAIL FROM:<{DSN_SENDER}> {said}")
             assert (said, answer[:9]) == (said, reply)
             assert await client.say("NOOP") == "250 2.0.0 Fine"
             await client.close()
         for said, reply in RCPT:
             client = await door.enter()
-            assert (await client.say(f"MAIL FROM:<{FROM}>")).startswith("250")
+            assert (await client.say(f"MAIL FROM:<{DSN_SENDER}>")).startswith("250")
             answer = await client.say(f"RCPT TO:<ada@example.org> {said}")
             assert (said, answer[:9]) == (said, reply)
             assert await client.say("NOOP") == "250 2.0.0 Fine"
@@ -116,7 +111,7 @@ async def test_mail_and_rcpt_say_it(tmp_path: Path, kind: str) -> None:
 async def test_addresses_beyond_ascii_are_said_by_whom_may(tmp_path: Path) -> None:
     async with opened("mx", tmp_path) as door:
         client = await door.enter()
-        await client.say(f"MAIL FROM:<{FROM}> SMTPUTF8")
+        await client.say(f"MAIL FROM:<{DSN_SENDER}> SMTPUTF8")
         said = "RCPT TO:<ada@example.org> ORCPT=utf-8;jörg@example.org"
         assert (await client.say(said)).startswith("250 2.1.5")
         await client.close()
@@ -124,23 +119,30 @@ async def test_addresses_beyond_ascii_are_said_by_whom_may(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["a", "a+b=c", "A B", "\\x{F6}", "~!", '"a b"@c', "\x7f"])
 def test_xtext_is_read_as_it_was_written(text: str) -> None:
-    written = xtext(text)
+    written = encode_xtext(text)
     assert written.isascii()
     assert not set(written) & set(" =\r\n\x7f")
     if text.isprintable():
-        assert of_message({"ENVID": written}).envid == text
-        found = of_recipient({"ORCPT": f"rfc822;{written}"}, USUAL, utf8=False)
+        assert pop_mail_parameters({"ENVID": written}).envid == text
+        found = pop_rcpt_parameters(
+            {"ORCPT": f"rfc822;{written}"}, DEFAULT_REPORTS, allows_utf8=False
+        )
         assert found.orcpt == f"rfc822;{text}"
     else:
-        with pytest.raises(Unfit):
-            of_message({"ENVID": written})
+        with pytest.raises(InvalidDsnParameter):
+            pop_mail_parameters({"ENVID": written})
 
 
 def test_what_is_wanted_where_nothing_was_said() -> None:
-    assert [USUAL.wants(on) for on in On] == [False, True, True]
-    assert [Wish(frozenset()).wants(on) for on in On] == [False] * 3
-    assert [ALL.wants(on) for on in On] == [True] * 3
-    assert Wish(frozenset({On.SUCCESS})).without(On.SUCCESS).notify == "NEVER"
+    assert [DEFAULT_REPORTS.is_report_wanted(on) for on in NotifyCondition] == [False, True, True]
+    assert [DsnRequest(frozenset()).is_report_wanted(on) for on in NotifyCondition] == [False] * 3
+    assert [ALL_REPORTS.is_report_wanted(on) for on in NotifyCondition] == [True] * 3
+    assert (
+        DsnRequest(frozenset({NotifyCondition.SUCCESS}))
+        .without_condition(NotifyCondition.SUCCESS)
+        .notify_value
+        == "NEVER"
+    )
 
 
 # ---------------------------------------------------------------- by submission
@@ -153,16 +155,16 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 async def submitting(
-    world: World, tmp_path: Path, authority: Authority
+    world: Environment, tmp_path: Path, authority: Authority
 ) -> AsyncIterator[Neighbour]:
     """Somebody who has signed in."""
     await make_user(world, "ada", password=PASSWORD)
-    terms = Terms(certificate=Certificate(authority.issue()))
-    made = Listener(world, tmp_path / "spool", terms, Clerk(world))
+    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    made = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
     await made.start(host="127.0.0.1", port=0)
     client = await connect(made.port)
     await secured(client, authority.client())
-    await sign_in(client)
+    await sign_in_by_auth_plain(client)
     yield client
     await client.close()
     await made.close(1)
@@ -178,7 +180,7 @@ async def hand_in(client: Neighbour, mail: str, *rcpt: str, sender: str = "ada@e
     return await client.hear()
 
 
-async def columns(world: World) -> tuple[Any, list[Any]]:
+async def columns(world: Environment) -> tuple[Any, list[Any]]:
     """What the queue knows of the only submission."""
     (row,) = await world.database.read(
         select(
@@ -188,12 +190,14 @@ async def columns(world: World) -> tuple[Any, list[Any]]:
             col(Submission.user_id),
         )
     )
-    asked = select(col(Delivery.recipient), col(Delivery.notify), col(Delivery.orcpt))
-    return row, [tuple(one) for one in await world.database.read(asked.order_by(col(Delivery.id)))]
+    asked = select(col(QueueEntry.recipient), col(QueueEntry.notify), col(QueueEntry.orcpt))
+    return row, [
+        tuple(one) for one in await world.database.read(asked.order_by(col(QueueEntry.id)))
+    ]
 
 
 async def test_what_a_program_asks_for_comes_to_the_queue_and_goes_on(
-    submitting: Neighbour, world: World
+    submitting: Neighbour, world: Environment
 ) -> None:
     reply = await hand_in(
         submitting,
@@ -228,10 +232,10 @@ async def took(server: Server, many: int = 1) -> bool:
 
 
 async def test_what_a_program_sends_for_nobody_asks_for_nothing(
-    submitting: Neighbour, world: World
+    submitting: Neighbour, world: Environment
 ) -> None:
     assert (
-        await hand_in(submitting, "ENVID=1", f"<dave@example.net> {WANTS}", sender="")
+        await hand_in(submitting, "ENVID=1", f"<dave@example.net> {NOTIFY_ALL}", sender="")
     ).startswith("250")
     _, deliveries = await columns(world)
     assert deliveries == [("dave@example.net", "NEVER", None)]
@@ -241,57 +245,30 @@ async def test_what_a_program_sends_for_nobody_asks_for_nothing(
 
 
 @pytest.fixture
-async def client(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     """Another server, by SMTP, from where example.net sends."""
     there = zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
     async with asking(there):
-        options(world, there)
-        async with entered(world, tmp_path) as neighbour:
+        use_dns_zone(world, there)
+        async with open_mx_session(world, tmp_path) as neighbour:
             yield neighbour
-
-
-@asynccontextmanager
-async def entered(world: World, tmp_path: Path) -> AsyncGenerator[Neighbour]:
-    listener = Mx(world, tmp_path / "spool-mx", Terms())
-    await listener.start(host="127.0.0.1", port=0)
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
-
-
-async def queue(world: World) -> list[tuple[str | None, ...]]:
-    """Sender, recipient and wish of all that waits."""
-    asked = select(
-        col(Submission.envelope_from), col(Delivery.recipient), col(Delivery.notify)
-    ).join(Submission, col(Submission.id) == col(Delivery.submission_id))
-    return [tuple(row) for row in await world.database.read(asked.order_by(col(Delivery.id)))]
-
-
-async def told(world: World) -> tuple[Any, list[Any], str]:
-    """The only report that waits: of the message, of recipients, and its subject."""
-    (raw,) = await bodies(world)
-    message = email.message_from_bytes(raw, policy=policy.default)
-    status: Any = list(message.iter_parts())[1]
-    about, *rows = status.get_payload()
-    return about, rows, str(message["Subject"])
 
 
 @pytest.mark.usefixtures("bob", "examined")
 async def test_a_sender_elsewhere_is_told_what_has_come(
-    client: Neighbour, ada: Client, world: World
+    client: Neighbour, ada: Client, world: Environment
 ) -> None:
     for _ in range(2):  # a repeat is known
         reply = await hand_in(
             client,
             "ENVID=No+2B1 RET=FULL",
-            f"<ada@example.org> {WANTS} ORCPT=rfc822;first@example.com",
+            f"<ada@example.org> {NOTIFY_ALL} ORCPT=rfc822;first@example.com",
             "<bob@example.org>",
-            sender=FROM,
+            sender=DSN_SENDER,
         )
         assert reply.startswith("250")
-    assert await queue(world) == [("", FROM, "NEVER")]
-    about, (row,), subject = await told(world)
+    assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
+    about, (row,), subject = await only_queued_dsn(world)
     assert subject == "Your message was delivered"
     assert (about["Original-Envelope-Id"], about["Reporting-MTA"]) == (
         "No+1",
@@ -305,28 +282,36 @@ async def test_a_sender_elsewhere_is_told_what_has_come(
 
 @pytest.mark.usefixtures("ada", "examined")
 @pytest.mark.parametrize(
-    ("sender", "wish"), [("", WANTS), (FROM, ""), (FROM, "NOTIFY=FAILURE"), (FROM, "NOTIFY=NEVER")]
+    ("sender", "wish"),
+    [
+        ("", NOTIFY_ALL),
+        (DSN_SENDER, ""),
+        (DSN_SENDER, "NOTIFY=FAILURE"),
+        (DSN_SENDER, "NOTIFY=NEVER"),
+    ],
 )
-async def test_nobody_else_is(client: Neighbour, world: World, sender: str, wish: str) -> None:
+async def test_nobody_else_is(
+    client: Neighbour, world: Environment, sender: str, wish: str
+) -> None:
     reply = await hand_in(client, "", f"<ada@example.org> {wish}".rstrip(), sender=sender)
     assert reply.startswith("250")
-    assert await queue(world) == []
+    assert await queued_dsn_requests(world) == []
 
 
 @pytest.mark.usefixtures("ada", "examined")
-async def test_by_lmtp_as_well(neighbour: Neighbour, world: World) -> None:
-    assert (await hand_in(neighbour, "", f"<ada@example.org> {WANTS}", sender=FROM)).startswith(
-        "250"
-    )
-    assert await queue(world) == [("", FROM, "NEVER")]
+async def test_by_lmtp_as_well(neighbour: Neighbour, world: Environment) -> None:
+    assert (
+        await hand_in(neighbour, "", f"<ada@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
+    ).startswith("250")
+    assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
 
 
 @pytest.mark.usefixtures("examined")
 async def test_an_address_that_forwards_to_one_passes_it_on(
-    client: Neighbour, ada: Client, world: World
+    client: Neighbour, ada: Client, world: Environment
 ) -> None:
-    await make(world, "list", "dave@far.example")
-    await hand_in(client, "ENVID=1 RET=FULL", f"<list@example.org> {WANTS}", sender=FROM)
+    await add_forwarding_address(world, "list", "dave@far.example")
+    await hand_in(client, "ENVID=1 RET=FULL", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
     row, deliveries = await columns(world)
     assert (row.envid, row.ret, row.user_id) == ("1", "FULL", None)
     assert deliveries == [("dave@far.example", "DELAY,FAILURE,SUCCESS", "rfc822;list@example.org")]
@@ -334,7 +319,7 @@ async def test_an_address_that_forwards_to_one_passes_it_on(
     elsewhere = Server()  # without DSN: then our queue tells
     async with listening(elsewhere), working(world, relay(elsewhere)):
         await until(lambda: took(elsewhere, 2))
-    (report,) = [mail for mail in elsewhere.mails if mail.to == [FROM]]
+    (report,) = [mail for mail in elsewhere.mails if mail.to == [DSN_SENDER]]
     assert b"Action: relayed" in report.raw
     assert b"Original-Recipient: rfc822;list@example.org" in report.raw
     assert b"Original-Envelope-Id: 1" in report.raw
@@ -342,14 +327,14 @@ async def test_an_address_that_forwards_to_one_passes_it_on(
 
 @pytest.mark.usefixtures("examined")
 async def test_one_that_forwards_to_several_is_the_end_of_it(
-    client: Neighbour, ada: Client, world: World
+    client: Neighbour, ada: Client, world: Environment
 ) -> None:
-    await make(world, "list", "dave@far.example", ada.address)
-    await hand_in(client, "ENVID=1", f"<list@example.org> {WANTS}", sender=FROM)
-    waiting = await queue(world)
+    await add_forwarding_address(world, "list", "dave@far.example", ada.address)
+    await hand_in(client, "ENVID=1", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
+    waiting = await queued_dsn_requests(world)
     assert [(to, notify) for _, to, notify in waiting] == [
         ("dave@far.example", "DELAY,FAILURE"),
-        (FROM, "NEVER"),
+        (DSN_SENDER, "NEVER"),
     ]
     raw = (await bodies(world))[1]
     assert b"Action: expanded" in raw
@@ -357,26 +342,30 @@ async def test_one_that_forwards_to_several_is_the_end_of_it(
 
 @pytest.mark.usefixtures("examined")
 async def test_what_an_account_forwards_has_come_and_never_stays_never(
-    client: Neighbour, ada: Client, world: World
+    client: Neighbour, ada: Client, world: Environment
 ) -> None:
-    async with world.write(ada.user.id) as session:
+    async with world.write_session(ada.user.id) as session:
         mine = update(User).where(col(User.id) == ada.user.id)
         await session.exec(mine.values(targets=["dave@far.example"]))
-    await hand_in(client, "", "<ada@example.org> NOTIFY=NEVER", sender=FROM)
-    await hand_in(client, "", f"<ada@example.org> {WANTS}", sender=f"x{FROM}")
-    waiting = [(to, notify) for _, to, notify in await queue(world)]
+    await hand_in(client, "", "<ada@example.org> NOTIFY=NEVER", sender=DSN_SENDER)
+    await hand_in(client, "", f"<ada@example.org> {NOTIFY_ALL}", sender=f"x{DSN_SENDER}")
+    waiting = [(to, notify) for _, to, notify in await queued_dsn_requests(world)]
     assert waiting == [
         ("dave@far.example", "NEVER"),
         ("dave@far.example", "DELAY,FAILURE"),
-        (f"x{FROM}", "NEVER"),
+        (f"x{DSN_SENDER}", "NEVER"),
     ]
 
 
 @pytest.mark.usefixtures("examined")
-async def test_who_may_be_another_is_not_told(client: Neighbour, ada: Client, world: World) -> None:
-    reply = await hand_in(client, "", f"<{ada.address}> {WANTS}", sender="carol@unsure.example")
+async def test_who_may_be_another_is_not_told(
+    client: Neighbour, ada: Client, world: Environment
+) -> None:
+    reply = await hand_in(
+        client, "", f"<{ada.address}> {NOTIFY_ALL}", sender="carol@unsure.example"
+    )
     assert reply.startswith("250")
-    assert await queue(world) == []
+    assert await queued_dsn_requests(world) == []
     assert len(await inbox(ada)) == 1
 
 
@@ -384,17 +373,17 @@ async def test_who_may_be_another_is_not_told(client: Neighbour, ada: Client, wo
 
 
 async def test_a_user_here_hears_from_the_one_an_address_here_forwards_to(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
     """The report of a failure behind a forward comes back, and is tied to what was sent."""
-    await make(world, "list", "gone@far.example")
+    await add_forwarding_address(world, "list", "gone@far.example")
     refusing = Server({"gone": "550 5.1.1 Gone"})
     async with listening(refusing), working(world, relay(refusing)):
-        key = await send(ada, Named("list@example.org"))
+        key = await send(ada, NamedAddress("list@example.org"))
 
         async def bounced() -> bool:
-            asked = select(col(Delivery.state), col(Delivery.report_proven)).where(
-                col(Delivery.submission_id) == key
+            asked = select(col(QueueEntry.state), col(QueueEntry.report_proven)).where(
+                col(QueueEntry.submission_id) == key
             )
             (row,) = await world.database.read(asked)
             return tuple(row) == (DeliveryState.BOUNCED, True)
@@ -402,4 +391,4 @@ async def test_a_user_here_hears_from_the_one_an_address_here_forwards_to(
         await until(bounced)
     (letter,) = await inbox(ada)
     assert letter.subject == "Your message could not be delivered"
-    assert b"Original-Recipient: rfc822;list@example.org" in await newest(ada)
+    assert b"Original-Recipient: rfc822;list@example.org" in await newest_inbox_message(ada)

@@ -8,15 +8,15 @@ import pytest
 from sqlalchemy import insert, select
 from sqlmodel import SQLModel, col
 
-from mail.limits.rate_counter import Rates
-from mail.mime.header_encoding import Named
+from mail.limits.rate_counter import HourlyCounter
+from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
-from models.queue.tables import Delivery
+from models.queue.tables import QueueEntry
 from models.runtime import clock_steps, leases
-from models.runtime.clock_steps import WAITS, Wait, is_ahead, shorten_waits
-from models.runtime.environment import Turn, World
+from models.runtime.clock_steps import WAIT_COLUMNS, WaitColumn, is_waiting, shorten_waits
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.server_processes import ServerClock
-from models.store.columns import table_of
+from models.store.columns import core_table
 from tests.conftest import Client, Clock
 from tests.support.mail_servers.queue_worker import PACE, State, is_now, relay, send, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
@@ -28,27 +28,27 @@ BACKOFF = timedelta(minutes=10)  # longer than the first pauses of a retry
 
 
 @asynccontextmanager
-async def deferred(ada: Client, world: World) -> AsyncGenerator[tuple[int, Server]]:
+async def deferred(ada: Client, world: Environment) -> AsyncGenerator[tuple[int, Server]]:
     """A recipient that was put off once, and whose server takes it from now on."""
     async with listening(Server({"carol": "451 4.3.0 Later"})) as there:
         async with working(world, relay(there)):
-            key = await send(ada, Named("carol@example.net"))
+            key = await send(ada, NamedAddress("carol@example.net"))
             await until(lambda: is_now(world, key, "carol", State.DEFERRED))
         there.replies.clear()
         yield key, there
 
 
-async def retried(world: World, key: int, there: Server) -> None:
+async def retried(world: Environment, key: int, there: Server) -> None:
     async with working(world, relay(there)):
         await until(lambda: is_now(world, key, "carol", State.RELAYED))
 
 
 async def test_a_retry_comes_in_time_though_the_clock_was_set_back_while_the_server_ran(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     clock.time += HOUR
     server = another_process(world)
-    async with leases.registered(server), deferred(ada, server) as (key, there):
+    async with leases.registered_process(server), deferred(ada, server) as (key, there):
         await leases.send_heartbeat(server)
         clock.time -= HOUR
         await beat_twice(server)
@@ -56,17 +56,17 @@ async def test_a_retry_comes_in_time_though_the_clock_was_set_back_while_the_ser
         await retried(server, key, there)
 
 
-async def beat_twice(server: World) -> None:
+async def beat_twice(server: Environment) -> None:
     """Send the heartbeat that notes a step of the clock, and the one that follows it."""
     await leases.send_heartbeat(server)
     await leases.send_heartbeat(server)
 
 
 async def test_a_retry_that_is_committed_after_a_heartbeat_follows_the_clock_too(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     server = another_process(world)
-    server.process.beat = HOUR.total_seconds()  # the test sends the heartbeats
+    server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
     clock.time += HOUR
     await leases.send_heartbeat(server)
@@ -82,7 +82,7 @@ async def test_a_retry_that_is_committed_after_a_heartbeat_follows_the_clock_too
 
 @pytest.mark.parametrize("boot", ["the same boot", "another boot"])
 async def test_a_retry_comes_in_time_though_the_clock_was_set_back_before_a_restart(
-    ada: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch, boot: str
+    ada: Client, world: Environment, clock: Clock, monkeypatch: pytest.MonkeyPatch, boot: str
 ) -> None:
     clock.time += HOUR
     before = another_process(world)
@@ -91,20 +91,20 @@ async def test_a_retry_comes_in_time_though_the_clock_was_set_back_before_a_rest
         if boot == "another boot":
             monkeypatch.setattr(clock_steps, "boot_id", lambda: boot)
         after = another_process(world)
-        after.process.server = before.process.server
+        after.process.server_id = before.process.server_id
         await leases.ensure_registered(after)
         clock.time += BACKOFF
         await retried(after, key, there)
 
 
 async def test_a_retry_of_a_server_that_ended_does_not_wait_for_its_clock(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     ahead, heir = another_process(world, ahead=HOUR), another_process(world, name="heir")
-    async with leases.registered(heir), deferred(ada, ahead) as (key, there):
+    async with leases.registered_process(heir), deferred(ada, ahead) as (key, there):
 
         async def forgotten() -> bool:
-            return await clocks(world) == {heir.process.server}
+            return await clocks(world) == {heir.process.server_id}
 
         await until(forgotten)
         clock.time += BACKOFF
@@ -112,10 +112,10 @@ async def test_a_retry_of_a_server_that_ended_does_not_wait_for_its_clock(
 
 
 async def test_a_retry_comes_in_time_though_the_clock_was_ahead_between_two_heartbeats(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     server = another_process(world)
-    server.process.beat = HOUR.total_seconds()  # the test sends the heartbeats
+    server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
     await leases.send_heartbeat(server)
     clock.time += HOUR
@@ -124,17 +124,17 @@ async def test_a_retry_comes_in_time_though_the_clock_was_ahead_between_two_hear
         await beat_twice(server)
         clock.time += BACKOFF
         await retried(server, key, there)
-        assert server.process.was_ahead is None
+        assert server.process.clock_ahead_before_step is None
 
 
 async def test_clocks_of_several_servers_that_are_set_back_shorten_waits_once(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     servers = [another_process(world, name=name) for name in ("one", "two")]
     servers.append(another_process(world, name="three"))
-    servers[2].process.server = servers[1].process.server  # a second process of a server
+    servers[2].process.server_id = servers[1].process.server_id  # a second process of a server
     for server in servers:
-        server.process.beat = HOUR.total_seconds()  # the test sends the heartbeats
+        server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
         await leases.ensure_registered(server)
     clock.time += HOUR
     for server in servers[1:]:
@@ -148,12 +148,12 @@ async def test_clocks_of_several_servers_that_are_set_back_shorten_waits_once(
         assert abs(moved - HOUR) < timedelta(seconds=30)
 
 
-async def clocks(world: World) -> set[str]:
+async def clocks(world: Environment) -> set[str]:
     return {row.server for row in await world.database.read(select(col(ServerClock.server)))}
 
 
 async def test_a_small_or_a_forward_step_changes_no_wait(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     server = another_process(world)
     async with deferred(ada, server) as (key, _there):
@@ -165,28 +165,30 @@ async def test_a_small_or_a_forward_step_changes_no_wait(
         assert await next_attempt(world, key) == planned
 
 
-async def next_attempt(world: World, key: int) -> datetime:
-    asked = select(col(Delivery.next_at)).where(col(Delivery.submission_id) == key)
+async def next_attempt(world: Environment, key: int) -> datetime:
+    asked = select(col(QueueEntry.next_at)).where(col(QueueEntry.submission_id) == key)
     (row,) = await world.database.read(asked)
     planned: datetime = row.next_at
     return planned
 
 
 async def test_a_scheduled_message_is_sent_at_its_time_of_day(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: Environment, clock: Clock
 ) -> None:
     server, at = another_process(world), clock.time + 3 * HOUR
     await leases.ensure_registered(server)
-    key = await send(ada, Named("carol@example.net"), send_time=at)
+    key = await send(ada, NamedAddress("carol@example.net"), send_time=at)
     clock.time -= HOUR
     await beat_twice(server)
     assert await next_attempt(world, key) == at
-    assert (await recipient_leases.claim(server, PACE)).jobs == []
+    assert (await recipient_leases.claim_due_jobs(server, PACE)).jobs == []
 
 
-@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: str(wait.column))
-async def test_every_wait_is_shortened_to_the_microsecond(world: World, wait: Wait) -> None:
-    now, table = world.now(), table_of(wait.table)
+@pytest.mark.parametrize("wait", WAIT_COLUMNS, ids=lambda wait: str(wait.column))
+async def test_every_wait_is_shortened_to_the_microsecond(
+    world: Environment, wait: WaitColumn
+) -> None:
+    now, table = world.now(), core_table(wait.table)
     ends = now + 2 * HOUR + timedelta(milliseconds=345)
     row = sample_row(wait.table) | {wait.column.key: ends}
     if table.name == "submissions":
@@ -199,7 +201,9 @@ async def test_every_wait_is_shortened_to_the_microsecond(world: World, wait: Wa
         else:
             await connection.exec_driver_sql("SET session_replication_role = replica")
         await connection.execute(insert(table), row)
-        await connection.run_sync(lambda sync: shorten_waits(Turn(sync, world), HOUR))
+        await connection.run_sync(
+            lambda sync: shorten_waits(DatabaseTransaction(sync, world), HOUR)
+        )
         found = (await connection.execute(select(table.c[wait.column.key]))).scalars().all()
         await connection.rollback()
     assert ends - HOUR in found
@@ -223,7 +227,7 @@ ENDS = ("until", "expires", "due", "next", "retry", "not_", "release", "purge", 
 
 
 def test_every_end_of_a_time_is_a_wait_or_is_meant_to_be_a_time_of_day() -> None:
-    known = {f"{table_of(wait.table).name}.{wait.column.key}" for wait in WAITS}
+    known = {f"{core_table(wait.table).name}.{wait.column.key}" for wait in WAIT_COLUMNS}
     found = {
         f"{table.name}.{column.name}"
         for table in SQLModel.metadata.tables.values()
@@ -237,14 +241,14 @@ def test_every_end_of_a_time_is_a_wait_or_is_meant_to_be_a_time_of_day() -> None
 def test_a_wait_that_is_further_ahead_than_it_can_be_is_over() -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     ends = [now, now + timedelta(seconds=1), now + HOUR, now + 2 * HOUR]
-    assert [is_ahead(end, now, HOUR) for end in ends] == [False, True, True, False]
+    assert [is_waiting(end, now, HOUR) for end in ends] == [False, True, True, False]
 
 
 def test_a_limit_in_memory_does_not_outlast_a_clock_that_is_set_back(clock: Clock) -> None:
-    rates = Rates(1, clock)
-    rates.add("network")
-    assert rates.full("network")
+    rates = HourlyCounter(1, clock)
+    rates.count_event("network")
+    assert rates.is_limit_reached("network")
     clock.time -= timedelta(minutes=1)
-    assert not rates.full("network")
-    rates.add("network")
-    assert rates.full("network")
+    assert not rates.is_limit_reached("network")
+    rates.count_event("network")
+    assert rates.is_limit_reached("network")

@@ -10,16 +10,16 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.delivery.listener_backend import Household
-from mail.mime.header_encoding import Named
+from mail.delivery.listener_backend import LocalBackend
+from mail.mime.header_encoding import NamedAddress
 from mail.recipients import recipient_routes
-from mail.routing.mx_hosts import Route
-from mail.smtp.mx_server import Mx
-from mail.smtp.smtp_server import Terms
+from mail.routing.mx_hosts import OutboundSettings
+from mail.smtp.mx_server import MxListener
+from mail.smtp.smtp_server import SmtpListenerConfig
 from models.domains.tables import Domain
 from models.errors import NotFound
-from models.queue.tables import Delivery
-from models.runtime.environment import Adopted, World
+from models.queue.tables import QueueEntry
+from models.runtime.environment import CommittedOptions, Environment
 from models.submission.tables import Submission
 from tests.conftest import Client, raw_message
 from tests.support.mail_servers.queue_worker import State, inbox, ring, send, settled, working
@@ -34,9 +34,11 @@ OURS = "mx2.held.example"
 pytestmark = pytest.mark.usefixtures("examined")
 
 
-async def hold(world: World, root: Client, **flags: bool) -> None:
+async def hold(world: Environment, root: Client, **flags: bool) -> None:
     """We are the second server of a domain."""
-    world.adopt(Adopted(replace(world.options, hostname=OURS), world.settled + 1))
+    world.apply_options(
+        CommittedOptions(replace(world.options, hostname=OURS), world.options_position + 1)
+    )
     await made(root, HELD, backupMx=True, **UNLIMITED, **flags)
 
 
@@ -48,7 +50,7 @@ async def address(root: Client, text: str, user: Client | None = None, **more: A
 
 
 @asynccontextmanager
-async def primary(*, first: bool = True) -> AsyncIterator[tuple[Server, Route]]:
+async def primary(*, first: bool = True) -> AsyncIterator[tuple[Server, OutboundSettings]]:
     """The first server of the domain, and how it is found; without it we are the only one."""
     servers = [f"20 {OURS}."] + (["10 mx1.held.example."] if first else [])
     names = Names(
@@ -60,12 +62,12 @@ async def primary(*, first: bool = True) -> AsyncIterator[tuple[Server, Route]]:
         }
     )
     async with answering(names), listening(Server()) as there:
-        yield there, Route(resolver=names.resolver, port=there.port)
+        yield there, OutboundSettings(make_resolver=names.resolver, mx_port=there.port)
 
 
-async def arrive(world: World, folder: Path, raw: bytes, *to: str) -> str:
+async def arrive(world: Environment, folder: Path, raw: bytes, *to: str) -> str:
     """Mail comes by SMTP; the last reply."""
-    listener = Mx(world, folder / "spool", Terms())
+    listener = MxListener(world, folder / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     try:
         client = await connect(listener.port)
@@ -78,20 +80,20 @@ async def arrive(world: World, folder: Path, raw: bytes, *to: str) -> str:
     return reply
 
 
-async def queued(world: World) -> list[int]:
+async def queued(world: Environment) -> list[int]:
     asked = select(col(Submission.id)).order_by(col(Submission.id))
     return [row.id for row in await world.database.read(asked)]
 
 
-async def takes(world: World, address: str) -> str:
+async def takes(world: Environment, address: str) -> str:
     """What becomes of mail for an address."""
     try:
-        taken = await recipient_routes.accept(world, address, "carol@example.net")
+        taken = await recipient_routes.accept_recipient(world, address, "carol@example.net")
     except NotFound:
         return "refused"
-    if taken.leaves:
+    if taken.is_relayed_unchanged:
         return "goes on"
-    return "stays" if taken.people else "elsewhere"
+    return "stays" if taken.accounts else "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ async def takes(world: World, address: str) -> str:
     ],
 )
 async def test_what_goes_on_is_said_by_the_domain(
-    flags: dict[str, bool], becomes: tuple[str, str], root: Client, ada: Client, world: World
+    flags: dict[str, bool], becomes: tuple[str, str], root: Client, ada: Client, world: Environment
 ) -> None:
     known, unknown = becomes
     await hold(world, root, **flags)
@@ -118,14 +120,14 @@ async def test_what_goes_on_is_said_by_the_domain(
     assert await takes(world, f"e\0ve@{HELD}") == "refused"
     assert await takes(world, "eve@example.org") == "refused"
     assert await takes(world, ada.address) == "stays"
-    async with world.write() as session:
+    async with world.write_session() as session:
         this = update(Domain).where(col(Domain.name) == HELD).values(active=False)
         await session.exec(this)
     assert await takes(world, f"eve@{HELD}") == "refused"
 
 
 async def test_it_goes_to_the_better_servers_as_it_came(
-    root: Client, ada: Client, world: World, tmp_path: Path
+    root: Client, ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     await hold(world, root, relayAllRecipients=True)
     raw = raw_message("Held")
@@ -147,12 +149,12 @@ async def test_it_goes_to_the_better_servers_as_it_came(
 
 
 async def test_users_here_write_to_those_who_are_there(
-    root: Client, ada: Client, bob: Client, world: World
+    root: Client, ada: Client, bob: Client, world: Environment
 ) -> None:
     flags = {"relayAllRecipients": True, "relayUnknownOnly": True}
     await hold(world, root, **flags)
     await address(root, f"bob@{HELD}", bob)
-    key = await send(ada, Named(f"bob@{HELD}"), Named(f"eve@{HELD}"))
+    key = await send(ada, NamedAddress(f"bob@{HELD}"), NamedAddress(f"eve@{HELD}"))
     async with primary() as (there, route), working(world, route):
         rows = await settled(world, key)
     assert {name: row.state for name, row in rows.items()} == dict.fromkeys(
@@ -164,21 +166,21 @@ async def test_users_here_write_to_those_who_are_there(
 
 
 async def test_it_waits_for_a_server_that_is_away_and_comes_back_where_there_is_none(
-    root: Client, ada: Client, world: World
+    root: Client, ada: Client, world: Environment
 ) -> None:
     await hold(world, root, relayAllRecipients=True)
-    key = await send(ada, Named(f"eve@{HELD}"))
+    key = await send(ada, NamedAddress(f"eve@{HELD}"))
     async with primary() as (there, route):
-        async with working(world, replace(route, port=1)):
+        async with working(world, replace(route, mx_port=1)):
             rows = await settled(world, key)
         assert (rows["eve"].state, there.mails) == (State.DEFERRED, [])
-        async with world.write() as session:
-            await session.exec(update(Delivery).values(next_at=world.now(), last_code=None))
+        async with world.write_session() as session:
+            await session.exec(update(QueueEntry).values(next_at=world.now(), last_code=None))
         async with working(world, route):
             ring(world)
             rows = await settled(world, key)
         assert rows["eve"].state is State.DELIVERED
-    key = await send(ada, Named(f"eve@{HELD}"))
+    key = await send(ada, NamedAddress(f"eve@{HELD}"))
     async with primary(first=False) as (there, route), working(world, route):
         rows = await settled(world, key)
     assert (rows["eve"].state, rows["eve"].last_code) == (State.BOUNCED, 550)
@@ -186,19 +188,26 @@ async def test_it_waits_for_a_server_that_is_away_and_comes_back_where_there_is_
     assert there.mails == []
 
 
-async def test_what_goes_in_circles_is_refused(root: Client, ada: Client, world: World) -> None:
+async def test_what_goes_in_circles_is_refused(
+    root: Client, ada: Client, world: Environment
+) -> None:
     await hold(world, root, relayAllRecipients=True)
-    household, hop = Household(world), b"Received: from a by b; Tue, 6 Jan 2026 10:00:00 +0000\r\n"
-    taken = await household.accept(f"eve@{HELD}", "carol@example.net")
+    household, hop = (
+        LocalBackend(world),
+        b"Received: from a by b; Tue, 6 Jan 2026 10:00:00 +0000\r\n",
+    )
+    taken = await household.accept_recipient(f"eve@{HELD}", "carol@example.net")
     raw = raw_message("Round")
     for many, wanted in ((29, False), (30, True)):
         (outcome,) = await household.deliver(hop * many + raw, [taken], "carol@example.net")
-        assert isinstance(outcome, recipient_routes.Loop) is wanted
+        assert isinstance(outcome, recipient_routes.MailLoop) is wanted
     assert len(await queued(world)) == 1
     assert await inbox(ada) == []
 
 
-async def test_second_names_targets_and_rewrites_lead_there(root: Client, world: World) -> None:
+async def test_second_names_targets_and_rewrites_lead_there(
+    root: Client, world: Environment
+) -> None:
     await hold(world, root, relayAllRecipients=True)
     alias = """mutation { domainAliasCreate(input: {
       alias: "second.example", domain: "held.example"}) { errors { message } } }"""
@@ -207,9 +216,9 @@ async def test_second_names_targets_and_rewrites_lead_there(root: Client, world:
       from: "old@example.org", to: "new@held.example"}) { errors { message } } }"""
     assert (await root(rewrite))["recipientRewriteCreate"]["errors"] == []
     await address(root, "list@example.org", targets=[f"far@{HELD}"])
-    household = Household(world)
+    household = LocalBackend(world)
     for to in ("eve@second.example", "old@example.org", "list@example.org"):
-        taken = await household.accept(to, "carol@example.net")
+        taken = await household.accept_recipient(to, "carol@example.net")
         raw = raw_message(to)
         (outcome,) = await household.deliver(raw, [taken], "carol@example.net")
         assert not isinstance(outcome, BaseException)
@@ -226,7 +235,7 @@ async def test_second_names_targets_and_rewrites_lead_there(root: Client, world:
     assert senders[f"far@{HELD}"].startswith("SRS0=")  # that is forwarded, in our name
 
 
-async def test_a_trace_says_so(root: Client, ada: Client, world: World) -> None:
+async def test_a_trace_says_so(root: Client, ada: Client, world: Environment) -> None:
     await hold(world, root, relayAllRecipients=True, relayUnknownOnly=True)
     await address(root, f"ada@{HELD}", ada)
     document = "query ($a: String!) { addressTrace(address: $a) { stage output } }"

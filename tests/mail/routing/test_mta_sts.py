@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from mail.mime.header_encoding import Named
-from mail.network.dns_resolver import validating
+from mail.mime.header_encoding import NamedAddress
+from mail.network.dns_resolver import enable_dnssec
 from mail.routing import mta_sts
-from mail.routing.mx_hosts import Route, Unroutable
-from mail.routing.route_selection import Asked, ways
-from models.errors import Invalid
-from models.routing.mta_sts import StsMode
-from models.runtime.environment import World
+from mail.routing.mx_hosts import OutboundSettings, Unroutable
+from mail.routing.route_selection import RouteRequest, select_route
+from models.errors import InvalidInput
+from models.routing.mta_sts import MtaStsMode
+from models.runtime.environment import Environment
 from tests.conftest import Client, Clock
 from tests.support.mail.tls_certificates import Pair, made, shown, trusting
 from tests.support.mail_servers.queue_worker import State, send, settled, working
@@ -26,7 +26,7 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, answering, l
 
 MX = "mx1.example.net"
 PAGE = "version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\nmax_age: {age}\r\n"
-ASKED = Asked("ada@example.org", "carol@example.net", "example.net")
+ASKED = RouteRequest("ada@example.org", "carol@example.net", "example.net")
 
 
 @dataclass
@@ -78,13 +78,13 @@ class Far:
         return shown(self.folder, made(*(names or ("mta-sts.example.net",)), by=self.authority))
 
     @property
-    def route(self) -> Route:
-        return Route(
-            resolver=self.names.resolver,
-            port=self.server.port,
-            trust=trusting(self.authority),
-            policy_port=self.publisher.port,
-            inward=True,
+    def route(self) -> OutboundSettings:
+        return OutboundSettings(
+            make_resolver=self.names.resolver,
+            mx_port=self.server.port,
+            trusted_context=trusting(self.authority),
+            mta_sts_port=self.publisher.port,
+            allows_private_sts_hosts=True,
         )
 
 
@@ -95,20 +95,20 @@ async def far(tmp_path: Path) -> AsyncGenerator[Far]:
         yield there
 
 
-async def told(world: World, route: Route) -> str:
+async def told(world: Environment, route: OutboundSettings) -> str:
     """What the way says of the policy."""
-    way = await ways(world, route, ASKED)
-    (line,) = [line for line in way.trail if line.startswith("MTA-STS of")]
+    way = await select_route(world, route, ASKED)
+    (line,) = [line for line in way.route_log if line.startswith("MTA-STS of")]
     return line.removeprefix("MTA-STS of example.net: ")
 
 
-async def came(ada: Client, world: World, route: Route) -> tuple[State, Any]:
+async def came(ada: Client, world: Environment, route: OutboundSettings) -> tuple[State, Any]:
     async with working(world, route):
-        row = (await settled(world, await send(ada, Named("carol@example.net"))))["carol"]
+        row = (await settled(world, await send(ada, NamedAddress("carol@example.net"))))["carol"]
     return row.state, row.tls if row.state is State.DELIVERED else row.last_response
 
 
-async def test_what_is_enforced_is_kept_to(ada: Client, world: World, far: Far) -> None:
+async def test_what_is_enforced_is_kept_to(ada: Client, world: Environment, far: Far) -> None:
     async with far.publisher.publishing(far.context()):
         state, tls = await came(ada, world, far.route)
         assert (state, tls.endswith("(MTA-STS)")) == (State.DELIVERED, True)
@@ -124,18 +124,22 @@ async def test_what_is_enforced_is_kept_to(ada: Client, world: World, far: Far) 
     assert [mail.encrypted for mail in far.server.mails] == [True]
 
 
-async def test_servers_it_does_not_name_get_nothing(ada: Client, world: World, far: Far) -> None:
+async def test_servers_it_does_not_name_get_nothing(
+    ada: Client, world: Environment, far: Far
+) -> None:
     far.names.records["example.net", "MX"] = [f"20 {MX}.", "10 evil.example."]
     far.names.records["evil.example", "A"] = ["127.0.0.1"]
     async with far.publisher.publishing(far.context()):
-        way = await ways(world, far.route, ASKED)
-        assert [each.name for each in way.servers] == [MX]
+        way = await select_route(world, far.route, ASKED)
+        assert [each.name for each in way.next_hops] == [MX]
         del far.names.records["example.net", "MX"][0]
         state, text = await came(ada, world, far.route)
     assert (state, text) == (State.DEFERRED, "4.7.5 MTA-STS does not name evil.example")
 
 
-async def test_it_holds_while_its_domain_says_nothing(world: World, far: Far, clock: Clock) -> None:
+async def test_it_holds_while_its_domain_says_nothing(
+    world: Environment, far: Far, clock: Clock
+) -> None:
     async with far.publisher.publishing(far.context()):
         assert await told(world, far.route) == "its policy 1, read just now (enforce)"
         assert await told(world, far.route) == "its policy 1 (enforce)"
@@ -164,7 +168,9 @@ async def test_it_holds_while_its_domain_says_nothing(world: World, far: Far, cl
         assert await told(world, far.route) == "its policy 5, read just now (enforce)"
 
 
-async def test_a_policy_is_read_again_before_it_ends(world: World, far: Far, clock: Clock) -> None:
+async def test_a_policy_is_read_again_before_it_ends(
+    world: Environment, far: Far, clock: Clock
+) -> None:
     async with far.publisher.publishing(far.context()):
         await told(world, far.route)
         clock.tick(days=2)
@@ -176,7 +182,7 @@ async def test_a_policy_is_read_again_before_it_ends(world: World, far: Far, clo
 @pytest.mark.parametrize(
     ("page", "head", "names"),
     [
-        ("x" * (mta_sts.LARGEST + 1), "HTTP/1.1 200 OK", ()),
+        ("x" * (mta_sts.MAX_POLICY_BYTES + 1), "HTTP/1.1 200 OK", ()),
         ("version: STSv2\nmode: enforce\nmx: a.example\nmax_age: 1", "HTTP/1.1 200 OK", ()),
         (PAGE.format(mode="enforce", mx=MX, age=1), "HTTP/1.1 404 Gone", ()),
         (PAGE.format(mode="enforce", mx=MX, age=1), "HTTP/1.1 200 OK", ("example.net",)),
@@ -185,28 +191,28 @@ async def test_a_policy_is_read_again_before_it_ends(world: World, far: Far, clo
     ids=["large", "version", "missing", "certificate", "garbage"],
 )
 async def test_what_is_no_policy_asks_for_nothing(
-    world: World, far: Far, page: str, head: str, names: tuple[str, ...]
+    world: Environment, far: Far, page: str, head: str, names: tuple[str, ...]
 ) -> None:
     far.publisher.page, far.publisher.head = page, head
     async with far.publisher.publishing(far.context(*names)):
         assert (await told(world, far.route)).startswith("its policy could not be read")
 
 
-async def test_our_own_networks_are_not_asked(world: World, far: Far) -> None:
+async def test_our_own_networks_are_not_asked(world: Environment, far: Far) -> None:
     async with far.publisher.publishing(far.context()):
-        outward = replace(far.route, inward=False)
+        outward = replace(far.route, allows_private_sts_hosts=False)
         assert await told(world, outward) == "its policy could not be read: the host is inside"
     assert far.publisher.asked == []
 
 
-async def test_dane_comes_first(ada: Client, world: World, far: Far) -> None:
+async def test_dane_comes_first(ada: Client, world: Environment, far: Far) -> None:
     own = made("elsewhere.example")
     far.show(own)
     record = f"_{far.server.port}._tcp.{MX}", "TLSA"
     far.names.records[record] = [f"3 1 1 {own.digest()}"]
     async with far.publisher.publishing(far.context()):
         route = replace(
-            far.route, validates=True, resolver=lambda: validating(far.names.resolver())
+            far.route, trusts_dnssec=True, make_resolver=lambda: enable_dnssec(far.names.resolver())
         )
         state, tls = await came(ada, world, route)
     assert (state, tls.endswith("(DANE)")) == (State.DELIVERED, True)
@@ -215,7 +221,7 @@ async def test_dane_comes_first(ada: Client, world: World, far: Far) -> None:
 
 @pytest.mark.parametrize("mode", ["testing", "none"])
 async def test_what_is_not_enforced_keeps_nothing_back(
-    ada: Client, world: World, far: Far, mode: str
+    ada: Client, world: Environment, far: Far, mode: str
 ) -> None:
     far.publisher.page = PAGE.format(mode=mode, mx="other.example", age=600)
     far.server.features = {}
@@ -223,23 +229,23 @@ async def test_what_is_not_enforced_keeps_nothing_back(
         assert await came(ada, world, far.route) == (State.DELIVERED, None)
 
 
-async def test_no_server_left_is_unroutable_for_now(world: World, far: Far) -> None:
+async def test_no_server_left_is_unroutable_for_now(world: Environment, far: Far) -> None:
     far.publisher.page = PAGE.format(mode="enforce", mx="other.example", age=600)
     async with far.publisher.publishing(far.context()):
         with pytest.raises(Unroutable) as problem:
-            await ways(world, far.route, ASKED)
-    assert (problem.value.code, problem.value.text[:5]) == (451, "4.7.5")
+            await select_route(world, far.route, ASKED)
+    assert (problem.value.reply_code, problem.value.reply_text[:5]) == (451, "4.7.5")
 
 
 def test_a_policy_is_read() -> None:
     mx = "mx: Mail.Example.com\nmx: *.example.net"
     text = f"version: STSv1\nmode: enforce\n{mx}\nmax_age: 9999999999\nfuture: x"
-    found = mta_sts.read(text.encode())
-    assert (found.mode, found.max_age) == (StsMode.ENFORCE, mta_sts.LONGEST)
-    assert found.names("mail.example.com")
-    assert found.names("MX.example.net.")
+    found = mta_sts.parse_policy(text.encode())
+    assert (found.mode, found.max_age) == (MtaStsMode.ENFORCE, mta_sts.MAX_POLICY_AGE)
+    assert found.is_listed("mail.example.com")
+    assert found.is_listed("MX.example.net.")
     for name in ("example.net", "a.b.example.net", "mail.example.com.evil.example"):
-        assert not found.names(name)
+        assert not found.is_listed(name)
 
 
 @pytest.mark.parametrize(
@@ -256,5 +262,5 @@ def test_a_policy_is_read() -> None:
     ],
 )
 def test_what_is_no_policy_is_refused(text: str) -> None:
-    with pytest.raises(Invalid):
-        mta_sts.read(text.encode())
+    with pytest.raises(InvalidInput):
+        mta_sts.parse_policy(text.encode())

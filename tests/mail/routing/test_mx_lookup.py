@@ -2,10 +2,10 @@
 
 import pytest
 
-from mail.routing.mx_hosts import Host, Route, Tls, Unroutable, next_hop
-from mail.routing.route_selection import Asked, ways
-from models.errors import Invalid
-from models.runtime.environment import World
+from mail.routing.mx_hosts import NextHop, OutboundSettings, TlsLevel, Unroutable, parse_next_hop
+from mail.routing.route_selection import RouteRequest, select_route
+from models.errors import InvalidInput
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.mail_servers.queue_worker import State, send, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import (
@@ -17,12 +17,14 @@ from tests.support.mail_servers.smtp_and_dns_servers import (
 )
 
 
-async def servers(world: World, route: Route, domain: str) -> list[Host]:
+async def servers(world: Environment, route: OutboundSettings, domain: str) -> list[NextHop]:
     """The servers that mail for a domain goes to."""
-    return (await ways(world, route, Asked("", f"carol@{domain}", domain))).servers
+    return (await select_route(world, route, RouteRequest("", f"carol@{domain}", domain))).next_hops
 
 
-async def test_the_servers_of_a_domain_are_tried_in_their_order(ada: Client, world: World) -> None:
+async def test_the_servers_of_a_domain_are_tried_in_their_order(
+    ada: Client, world: Environment
+) -> None:
     names = Names(
         {
             ("example.net", "MX"): ["10 dead.example.net.", "20 mx1.example.net.", "5 nix."],
@@ -32,7 +34,7 @@ async def test_the_servers_of_a_domain_are_tried_in_their_order(ada: Client, wor
     )
     server = Server(features={"tls_context": server_tls()})
     async with answering(names), listening(server) as there:
-        route = Route(resolver=names.resolver, port=there.port)
+        route = OutboundSettings(make_resolver=names.resolver, mx_port=there.port)
         assert [host.name for host in await servers(world, route, "example.net")] == [
             "dead.example.net",
             "mx1.example.net",
@@ -59,7 +61,7 @@ async def test_the_servers_of_a_domain_are_tried_in_their_order(ada: Client, wor
     ],
 )
 async def test_domains_without_servers_are_told_apart(
-    world: World, domain: str, code: int, text: str
+    world: Environment, domain: str, code: int, text: str
 ) -> None:
     names = Names(
         {
@@ -73,11 +75,11 @@ async def test_domains_without_servers_are_told_apart(
     )
     async with answering(names):
         with pytest.raises(Unroutable) as problem:
-            await servers(world, Route(resolver=names.resolver), domain)
-    assert (problem.value.code, problem.value.text[: len(text)]) == (code, text)
+            await servers(world, OutboundSettings(make_resolver=names.resolver), domain)
+    assert (problem.value.reply_code, problem.value.reply_text[: len(text)]) == (code, text)
 
 
-async def test_a_domain_without_mx_is_its_own_server(world: World) -> None:
+async def test_a_domain_without_mx_is_its_own_server(world: Environment) -> None:
     names = Names(
         {
             ("xn--bcher-kva.example", "A"): ["192.0.2.1"],
@@ -85,7 +87,9 @@ async def test_a_domain_without_mx_is_its_own_server(world: World) -> None:
         }
     )
     async with answering(names):
-        found = await servers(world, Route(resolver=names.resolver), "bücher.example")
+        found = await servers(
+            world, OutboundSettings(make_resolver=names.resolver), "bücher.example"
+        )
     assert [(host.name, host.address, host.port) for host in found] == [
         ("xn--bcher-kva.example", "192.0.2.1", 25),
         ("xn--bcher-kva.example", "2001:db8::1", 25),
@@ -94,11 +98,17 @@ async def test_a_domain_without_mx_is_its_own_server(world: World) -> None:
 
 @pytest.mark.parametrize("text", ["", "http://x", "smtp://", "smtp://x:99999", "x?tls=maybe"])
 def test_a_next_hop_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(Invalid):
-        next_hop(text)
+    with pytest.raises(InvalidInput):
+        parse_next_hop(text)
 
 
 def test_a_next_hop_may_be_short() -> None:
-    assert (next_hop("relay").port, next_hop("relay").tls) == (25, Tls.OPPORTUNISTIC)
-    assert (next_hop("smtps://relay").port, next_hop("smtps://relay").tls) == (465, Tls.WRAPPED)
-    assert "secret" not in repr(next_hop("smtp://us:secret@relay"))
+    assert (parse_next_hop("relay").port, parse_next_hop("relay").tls_level) == (
+        25,
+        TlsLevel.OPPORTUNISTIC,
+    )
+    assert (parse_next_hop("smtps://relay").port, parse_next_hop("smtps://relay").tls_level) == (
+        465,
+        TlsLevel.WRAPPED,
+    )
+    assert "secret" not in repr(parse_next_hop("smtp://us:secret@relay"))

@@ -7,11 +7,11 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from mail.mime.header_encoding import Named
-from mail.outbound.route_test import probe
-from mail.routing.mx_hosts import Route, Unroutable
-from mail.routing.route_selection import Asked, ways
-from models.runtime.environment import Adopted, World
+from mail.mime.header_encoding import NamedAddress
+from mail.outbound.route_test import run_route_test
+from mail.routing.mx_hosts import OutboundSettings, Unroutable
+from mail.routing.route_selection import RouteRequest, select_route
+from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import Client
 from tests.support.mail_servers.queue_worker import State, send, settled, working
 from tests.support.mail_servers.route_rows import exchanged, transport
@@ -30,35 +30,40 @@ INSIDE = [
 
 
 @pytest.fixture(autouse=True)
-def as_usual(world: World) -> None:
+def as_usual(world: Environment) -> None:
     """The setting is as it is where nobody touches it."""
     allowed(world, private=False)
 
 
-def allowed(world: World, *, private: bool) -> None:
+def allowed(world: Environment, *, private: bool) -> None:
     options = replace(world.options, mx_private=private)
-    world.adopt(Adopted(options, world.settled + 1))
+    world.apply_options(CommittedOptions(options, world.options_position + 1))
 
 
-async def way(world: World, names: Names, domain: str = "example.net") -> tuple[list[str], Any]:
+async def way(
+    world: Environment, names: Names, domain: str = "example.net"
+) -> tuple[list[str], Any]:
     """The addresses that would be connected to, and what is told of them."""
     trail: list[str] = []
     async with answering(names):
-        route, asked = Route(resolver=names.resolver), Asked(SENDER, f"carol@{domain}", domain)
-        found = await ways(world, route, asked, trail)
-    return [each.address for each in found.servers], trail
+        route, asked = (
+            OutboundSettings(make_resolver=names.resolver),
+            RouteRequest(SENDER, f"carol@{domain}", domain),
+        )
+        found = await select_route(world, route, asked, trail)
+    return [each.address for each in found.next_hops], trail
 
 
-async def refused(world: World, names: Names, domain: str = "example.net") -> str:
+async def refused(world: Environment, names: Names, domain: str = "example.net") -> str:
     with pytest.raises(Unroutable) as problem:
         await way(world, names, domain)
-    return f"{problem.value.code} {problem.value.text}"
+    return f"{problem.value.reply_code} {problem.value.reply_text}"
 
 
 @pytest.mark.parametrize(("kind", "address"), INSIDE)
 @pytest.mark.parametrize("by_mx", [True, False])
 async def test_an_address_inside_is_none(
-    world: World, kind: str, address: str, *, by_mx: bool
+    world: Environment, kind: str, address: str, *, by_mx: bool
 ) -> None:
     name = MX if by_mx else "example.net"
     records = {(name, kind): [address]} | ({("example.net", "MX"): [f"10 {MX}."]} if by_mx else {})
@@ -69,7 +74,7 @@ async def test_an_address_inside_is_none(
     assert "left out" not in "".join(trail)
 
 
-async def test_of_several_only_public_ones_are_tried(world: World) -> None:
+async def test_of_several_only_public_ones_are_tried(world: Environment) -> None:
     names = Names(
         {
             ("example.net", "MX"): ["10 in.example.net.", f"20 {MX}.", "30 gone.example.net."],
@@ -87,7 +92,7 @@ async def test_of_several_only_public_ones_are_tried(world: World) -> None:
 
 
 @pytest.mark.parametrize("silent", [MX, "mx2.example.net"])
-async def test_what_dns_does_not_say_may_be_public(world: World, silent: str) -> None:
+async def test_what_dns_does_not_say_may_be_public(world: Environment, silent: str) -> None:
     """One server is inside; of another, or of its other addresses, nothing is known now."""
     names = Halved(
         {
@@ -114,25 +119,27 @@ class Halved(Names):
         super().datagram_received(data, addr)
 
 
-async def test_mail_to_such_a_domain_comes_back(ada: Client, world: World) -> None:
+async def test_mail_to_such_a_domain_comes_back(ada: Client, world: Environment) -> None:
     async with answering(exchanged("example.net", MX)) as names, listening(Server()) as there:
-        route = Route(resolver=names.resolver, port=there.port)
+        route = OutboundSettings(make_resolver=names.resolver, mx_port=there.port)
         async with working(world, route):
-            rows = await settled(world, await send(ada, Named(FAR)))
+            rows = await settled(world, await send(ada, NamedAddress(FAR)))
             assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 550)
             assert rows["carol"].last_response == f"5.4.4 {MX} has private addresses only"
             assert there.sessions == 0
             allowed(world, private=True)
-            rows = await settled(world, await send(ada, Named(FAR)))
+            rows = await settled(world, await send(ada, NamedAddress(FAR)))
             assert rows["carol"].state is State.DELIVERED
     assert len(there.mails) == 1
 
 
 @pytest.mark.usefixtures("ada")
-async def test_a_try_says_why(world: World) -> None:
+async def test_a_try_says_why(world: Environment) -> None:
     async with answering(exchanged("example.net", MX)) as names, listening(Server()) as there:
-        probed = await probe(world, Route(resolver=names.resolver, port=there.port), SENDER, FAR)
-    assert (probed.ok, probed.log, there.sessions) == (
+        probed = await run_route_test(
+            world, OutboundSettings(make_resolver=names.resolver, mx_port=there.port), SENDER, FAR
+        )
+    assert (probed.is_accepted, probed.log_lines, there.sessions) == (
         False,
         [
             f"{MX} (127.0.0.1): left out, it is inside, and MERGANSER_MX_PRIVATE is off",
@@ -142,18 +149,24 @@ async def test_a_try_says_why(world: World) -> None:
     )
 
 
-async def test_what_an_administrator_has_named_may_be_inside(ada: Client, world: World) -> None:
+async def test_what_an_administrator_has_named_may_be_inside(
+    ada: Client, world: Environment
+) -> None:
     names = exchanged("far.example", "mx1.far.example")
     async with answering(names), listening(Server()) as there:
         await transport(world, FAR, f"[127.0.0.1]:{there.port}")
         await transport(world, "dave@example.net", f"far.example:{there.port}", lookup_mx=True)
-        async with working(world, Route(resolver=names.resolver)):
-            rows = await settled(world, await send(ada, Named(FAR), Named("dave@example.net")))
+        async with working(world, OutboundSettings(make_resolver=names.resolver)):
+            rows = await settled(
+                world, await send(ada, NamedAddress(FAR), NamedAddress("dave@example.net"))
+            )
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert sorted(mail.to[0] for mail in there.mails) == [FAR, "dave@example.net"]
 
 
-async def test_a_domain_that_we_are_a_backup_of_may_be_inside(root: Client, world: World) -> None:
+async def test_a_domain_that_we_are_a_backup_of_may_be_inside(
+    root: Client, world: Environment
+) -> None:
     """But no other name of it: who may give it one need be no ADMIN."""
     await made(root, "held.example", backupMx=True, relayAllRecipients=True, **UNLIMITED)
     document = f"""mutation ($input: DomainAliasCreateInput!) {{

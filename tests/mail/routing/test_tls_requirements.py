@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from dns.asyncresolver import Resolver
 
-from mail.mime.header_encoding import Named
-from mail.network.dns_resolver import validating
-from mail.routing.mx_hosts import Route
+from mail.mime.header_encoding import NamedAddress
+from mail.network.dns_resolver import enable_dnssec
+from mail.routing.mx_hosts import OutboundSettings
 from models.routing.tables import TlsPolicyLevel
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client, Clock
 from tests.support.mail.tls_certificates import Pair, made, shown, trusting
 from tests.support.mail_servers.queue_worker import (
@@ -48,16 +48,16 @@ class Far:
     def name(self, port: int, *records: str) -> None:
         self.names.records[f"_{port}._tcp.{MX}", "TLSA"] = list(records)
 
-    def route(self, *, validates: bool = False) -> Route:
+    def route(self, *, validates: bool = False) -> OutboundSettings:
         def resolver() -> Resolver:
             asking = self.names.resolver()
-            return validating(asking) if validates else asking
+            return enable_dnssec(asking) if validates else asking
 
-        return Route(
-            resolver=resolver,
-            port=self.server.port,
-            trust=trusting(self.authority),
-            validates=validates,
+        return OutboundSettings(
+            make_resolver=resolver,
+            mx_port=self.server.port,
+            trusted_context=trusting(self.authority),
+            trusts_dnssec=validates,
         )
 
 
@@ -66,10 +66,10 @@ def far(tmp_path: Path) -> Far:
     return Far(tmp_path)
 
 
-async def came(ada: Client, world: World, route: Route) -> tuple[State, str]:
+async def came(ada: Client, world: Environment, route: OutboundSettings) -> tuple[State, str]:
     """What became of a message, and by what TLS, or why not."""
     async with working(world, route):
-        row = (await settled(world, await send(ada, Named("carol@example.net"))))["carol"]
+        row = (await settled(world, await send(ada, NamedAddress("carol@example.net"))))["carol"]
     return row.state, row.tls if row.state is State.DELIVERED else row.last_response
 
 
@@ -105,7 +105,7 @@ async def came(ada: Client, world: World, route: Route) -> tuple[State, str]:
 )
 async def test_a_policy_is_kept_to(  # noqa: PLR0913, PLR0917 - a case
     ada: Client,
-    world: World,
+    world: Environment,
     far: Far,
     level: TlsPolicyLevel,
     parameters: str | None,
@@ -138,7 +138,7 @@ async def test_a_policy_is_kept_to(  # noqa: PLR0913, PLR0917 - a case
 
 @pytest.mark.parametrize("what", ["certificate", "key", "sha1"])
 async def test_fingerprints_are_of_certificates_or_keys(
-    ada: Client, world: World, far: Far, what: str
+    ada: Client, world: Environment, far: Far, what: str
 ) -> None:
     stranger = made("elsewhere.example", days=-5)
     far.show(stranger)
@@ -155,11 +155,11 @@ async def test_fingerprints_are_of_certificates_or_keys(
 
 
 async def test_what_waits_for_tls_in_vain_comes_back_as_5_7(
-    ada: Client, world: World, far: Far, clock: Clock
+    ada: Client, world: Environment, far: Far, clock: Clock
 ) -> None:
     await policy(world, "example.net", Level.ENCRYPT)
     async with answering(far.names), listening(far.server), working(world, far.route()):
-        key = await send(ada, Named("carol@example.net"))
+        key = await send(ada, NamedAddress("carol@example.net"))
         await settled(world, key)
         clock.tick(days=6)
         ring(world)
@@ -176,7 +176,7 @@ async def test_what_waits_for_tls_in_vain_comes_back_as_5_7(
 
 
 async def test_dane_checks_the_certificate_that_dns_names(
-    ada: Client, world: World, far: Far
+    ada: Client, world: Environment, far: Far
 ) -> None:
     stranger = made("elsewhere.example", days=-5)  # of usage 3 neither name nor time are looked at
     far.show(stranger)
@@ -199,7 +199,7 @@ async def test_dane_checks_the_certificate_that_dns_names(
 
 
 async def test_dane_goes_by_an_authority_of_the_domains_own(
-    ada: Client, world: World, far: Far
+    ada: Client, world: Environment, far: Far
 ) -> None:
     root = made("root", authority=True)
     between = made("between", by=root, authority=True)
@@ -223,7 +223,7 @@ async def test_dane_goes_by_an_authority_of_the_domains_own(
             assert told.endswith("(DANE)") if good else told.startswith("4.7.5 TLS failed:")
 
 
-async def test_dane_never_falls_back_to_clear(ada: Client, world: World, far: Far) -> None:
+async def test_dane_never_falls_back_to_clear(ada: Client, world: Environment, far: Far) -> None:
     async with answering(far.names), listening(far.server):
         for record in (f"3 1 1 {far.own.digest()}", "0 0 1 " + "00" * 32, "3 9 1 " + "00" * 32):
             far.name(far.server.port, record)
@@ -240,7 +240,7 @@ async def test_dane_never_falls_back_to_clear(ada: Client, world: World, far: Fa
 
 @pytest.mark.parametrize("gap", ["example.net", MX, "TLSA", "resolver"])
 async def test_what_is_not_signed_all_the_way_is_no_dane(
-    ada: Client, world: World, far: Far, gap: str
+    ada: Client, world: Environment, far: Far, gap: str
 ) -> None:
     far.show(made("elsewhere.example"))
     async with answering(far.names), listening(far.server):
@@ -253,7 +253,7 @@ async def test_what_is_not_signed_all_the_way_is_no_dane(
 
 
 async def test_the_next_server_may_keep_to_the_policy(
-    ada: Client, world: World, tmp_path: Path
+    ada: Client, world: Environment, tmp_path: Path
 ) -> None:
     authority = made("authority", authority=True)
     good = made("mx2.example.net", by=authority)
@@ -262,14 +262,16 @@ async def test_the_next_server_may_keep_to_the_policy(
     await policy(world, "example.net", Level.SECURE, "match=.example.net")
     async with answering(names), listening(clear):
         strict = Server(features={"tls_context": shown(tmp_path, good)})
-        route = Route(resolver=names.resolver, port=clear.port, trust=trusting(authority))
+        route = OutboundSettings(
+            make_resolver=names.resolver, mx_port=clear.port, trusted_context=trusting(authority)
+        )
         async with listening(strict, "127.0.0.2", clear.port):
             state, told = await came(ada, world, route)
     assert (state, told.endswith("(policy)")) == (State.DELIVERED, True)
     assert (len(clear.mails), len(strict.mails)) == (0, 1)
 
 
-async def test_an_old_protocol_is_not_spoken(ada: Client, world: World, far: Far) -> None:
+async def test_an_old_protocol_is_not_spoken(ada: Client, world: Environment, far: Far) -> None:
     context = shown(far.folder, far.own)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     far.server.features = {"tls_context": context}

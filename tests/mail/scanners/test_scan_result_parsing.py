@@ -10,10 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from mail.scanners import clamd, rspamd
-from mail.scanners.body_stream import STEP, body_of
-from mail.scanners.circuit_breaker import Down, TooLarge
-from mail.spam.scan_result import MOST, Scan
-from mail.spam.verdict import FLAGGED, REFUSED, Known, Limits, Reason, decided, filtered, scored_by
+from mail.scanners.body_stream import PIECE_SIZE, scan_body
+from mail.scanners.circuit_breaker import MessageTooLargeForScanner, ScannerUnavailable
+from mail.spam.scan_result import MAX_SYMBOLS, ScanResult
+from mail.spam.verdict import (
+    FLAGGED_SCORE,
+    REFUSED_SCORE,
+    SpamFacts,
+    SpamThresholds,
+    VerdictReason,
+    compute_verdict,
+    score_from_scan,
+    verdict_after_filter,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,37 +30,44 @@ from mail.spam.verdict import FLAGGED, REFUSED, Known, Limits, Reason, decided, 
     [(-3, 0), (0, 0), (4, 25), (7.99, 49), (8, 50), (11.5, 62), (15, 75), (20, 100), (900, 100)],
 )
 def test_points_are_a_score_between_the_thresholds(points: float, score: int) -> None:
-    assert scored_by(Scan(("rspamd",), points, 15.0), Limits()) == score
+    assert score_from_scan(ScanResult(("rspamd",), points, 15.0), SpamThresholds()) == score
 
 
 @given(points=some.floats(-1e6, 1e6), junk=some.floats(0.001, 1e4), more=some.floats(0, 1e4))
 def test_thresholds_are_marks_whatever_they_are(points: float, junk: float, more: float) -> None:
-    limits = Limits(junk, junk + more)
-    scan = Scan(("rspamd",), points, 15.0)
-    score = scored_by(scan, limits)
+    limits = SpamThresholds(junk, junk + more)
+    scan = ScanResult(("rspamd",), points, 15.0)
+    score = score_from_scan(scan, limits)
     assert 0 <= score <= 100
-    assert (score >= FLAGGED) == (points >= limits.junk)
-    assert (score >= REFUSED) == (points >= limits.reject)
-    verdict = decided(Known(scan=scan), [], 50, limits)
-    assert verdict.refused == (points >= limits.reject)
-    assert verdict.is_spam == (points >= limits.junk)
+    assert (score >= FLAGGED_SCORE) == (points >= limits.junk_points)
+    assert (score >= REFUSED_SCORE) == (points >= limits.reject_points)
+    verdict = compute_verdict(SpamFacts(scan_result=scan), [], 50, limits)
+    assert verdict.is_refused == (points >= limits.reject_points)
+    assert verdict.is_spam == (points >= limits.junk_points)
 
 
 def test_a_filter_may_refuse_whatever_the_points_are() -> None:
-    forced = Scan(("rspamd",), 1.0, 15.0, action="reject")
-    assert decided(Known(scan=forced), [], 50).refused
-    assert not decided(Known(scan=forced), [], 100).refused
-    assert not decided(
-        Known(scan=Scan(("rspamd",), 8.0, 15.0, action="add header")), [], 50
-    ).refused
-    usual = Scan(("rspamd",), 20.0, 15.0, action="reject")  # thresholds are the recipient's
-    assert not decided(Known(scan=usual), [], 50, Limits(30.0, 40.0)).refused
+    forced = ScanResult(("rspamd",), 1.0, 15.0, action="reject")
+    assert compute_verdict(SpamFacts(scan_result=forced), [], 50).is_refused
+    assert not compute_verdict(SpamFacts(scan_result=forced), [], 100).is_refused
+    assert not compute_verdict(
+        SpamFacts(scan_result=ScanResult(("rspamd",), 8.0, 15.0, action="add header")), [], 50
+    ).is_refused
+    usual = ScanResult(("rspamd",), 20.0, 15.0, action="reject")  # thresholds are the recipient's
+    assert not compute_verdict(
+        SpamFacts(scan_result=usual), [], 50, SpamThresholds(30.0, 40.0)
+    ).is_refused
 
 
 def test_no_filter_takes_a_virus_out_of_junk() -> None:
-    ill = decided(Known(scan=Scan(("clamd",), virus="X")), [], 100, Limits(viruses=False))
-    assert (ill.is_spam, ill.refused, ill.reason) == (True, False, Reason.VIRUS)
-    assert filtered(ill, says=False) == ill
+    ill = compute_verdict(
+        SpamFacts(scan_result=ScanResult(("clamd",), virus_name="X")),
+        [],
+        100,
+        SpamThresholds(refuse_viruses=False),
+    )
+    assert (ill.is_spam, ill.is_refused, ill.reason) == (True, False, VerdictReason.VIRUS)
+    assert verdict_after_filter(ill, filter_spam=False) == ill
 
 
 NUMBERS = some.integers() | some.floats() | some.text() | some.none() | some.booleans()
@@ -76,10 +92,10 @@ REPORTS = some.fixed_dictionaries(
 @given(some.binary())
 def test_no_answer_of_a_filter_breaks_us(raw: bytes) -> None:
     try:
-        found = rspamd.read(raw)
-    except Down:
+        found = rspamd.parse_response(raw)
+    except ScannerUnavailable:
         return
-    orjson.dumps(found.stored())
+    orjson.dumps(found.record())
 
 
 @given(REPORTS)
@@ -89,18 +105,18 @@ def test_a_report_is_read_whatever_is_in_it(said: dict[str, Any]) -> None:
     except TypeError:  # surrogates, or too large
         return
     try:
-        found = rspamd.read(raw)
-    except Down:
+        found = rspamd.parse_response(raw)
+    except ScannerUnavailable:
         return
-    assert orjson.loads(orjson.dumps(found.stored())) == found.stored()
-    assert len(found.symbols) <= MOST
+    assert orjson.loads(orjson.dumps(found.record())) == found.record()
+    assert len(found.symbols) <= MAX_SYMBOLS
     assert all(len(each.name) <= 200 for each in found.symbols)
 
 
 @given(some.text())
 def test_no_answer_of_a_virus_scanner_breaks_us(text: str) -> None:
-    with contextlib.suppress(Down, TooLarge):
-        assert clamd.read(text) is None
+    with contextlib.suppress(ScannerUnavailable, MessageTooLargeForScanner):
+        assert clamd.parse_response(text) is None
 
 
 @pytest.mark.parametrize(
@@ -113,13 +129,13 @@ def test_no_answer_of_a_virus_scanner_breaks_us(text: str) -> None:
     ],
 )
 def test_a_virus_has_a_name(answer: str, virus: str | None) -> None:
-    assert clamd.read(answer) == virus
+    assert clamd.parse_response(answer) == virus
 
 
 async def test_a_body_is_the_message_from_wherever_it_comes(tmp_path: Path) -> None:
     raw = bytes(range(256)) * 3000
     (tmp_path / "raw").write_bytes(raw)
     for source in (raw, tmp_path / "raw"):
-        pieces = [piece async for piece in body_of(source, len(raw)).pieces()]
+        pieces = [piece async for piece in scan_body(source, len(raw)).open_pieces()]
         assert b"".join(pieces) == raw
-        assert max(map(len, pieces)) <= STEP
+        assert max(map(len, pieces)) <= PIECE_SIZE

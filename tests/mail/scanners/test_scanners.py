@@ -7,24 +7,25 @@ from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlmodel import col
 
-from mail.delivery.pipeline import deliver, receive
-from mail.envelope.client import Client as Remote
-from mail.recipients.recipient_routes import accept
-from mail.scanners.body_stream import STEP
-from mail.scanners.circuit_breaker import FAILURES, SCANS, SHUT, breaker_of
-from models.mailboxes.tables import Mailbox, SpecialUse
-from models.messages.tables import Message
-from models.runtime.environment import World
+from mail.delivery.pipeline import deliver, read_incoming
+from mail.envelope.client import SmtpClientInfo as Remote
+from mail.recipients.recipient_routes import accept_recipient
+from mail.scanners.body_stream import PIECE_SIZE
+from mail.scanners.circuit_breaker import MAX_FAILURES, OPEN_FOR, SCANS, breaker_of_scanner
+from models.mailboxes.tables import SpecialUse
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
-from models.users.tables import User
 from tests.conftest import Client, Clock, raw_message
-from tests.mail.delivery.test_address_forwarding import make
 from tests.support.accounts.key_value_operations import limit
 from tests.support.accounts.openpgp_keys import pair_of, public_of
+from tests.support.accounts.user_operations import set_user_columns
+from tests.support.mail.forwarding_addresses import add_forwarding_address
+from tests.support.mail.stored_messages import message_special_use
 from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
 from tests.support.mail_servers.scanner_servers import (
     Rude,
     clamd_hears,
@@ -36,42 +37,19 @@ from tests.support.mail_servers.scanner_servers import (
     says,
     silent,
 )
+from tests.support.operations.spam_operations import SPAM_VERDICT_QUERY
 from tests.support.servers.webhook_receiver import Got, Receiver, receiving
 
 pytestmark = pytest.mark.usefixtures("examined")
-SPAM = """query ($id: ID!) { message(by: {id: $id}) {
-spam { score requiredScore action virus symbols { name score description } } } }"""
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 
 
 @pytest.fixture
-async def filter_(world: World) -> AsyncIterator[Receiver]:
+async def filter_(world: Environment) -> AsyncIterator[Receiver]:
     """A server that answers as rspamd does."""
     async with receiving() as receiver:
         limit(world, rspamd=f"http://127.0.0.1:{receiver.port}")
         yield receiver
-
-
-async def send(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
-    """The beginning of the reply for each recipient."""
-    await neighbour.begin(*to)
-    neighbour.send(raw + b".\r\n")
-    return [(await neighbour.hear())[:9] for _ in to]
-
-
-async def lies(client: Client, subject: str) -> SpecialUse | None:
-    asked = (
-        select(col(Mailbox.special_use))
-        .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
-        .where(col(Message.user_id) == client.user.id, col(Message.subject) == subject)
-    )
-    rows = await client.world.database.read(asked)
-    return SpecialUse(rows[0].special_use) if rows else None
-
-
-async def strict(client: Client, **columns: object) -> None:
-    async with client.world.write() as session:
-        await session.exec(update(User).where(col(User.id) == client.user.id).values(**columns))
 
 
 async def test_points_decide_for_each_recipient_by_his_thresholds(
@@ -95,9 +73,12 @@ async def test_points_decide_for_each_recipient_by_his_thresholds(
     ):
         filter_.answer = report(points)
         subject = f"Points {points}"
-        told = await send(neighbour, raw_message(subject), *both)
+        told = await deliver_for_reply_codes(neighbour, raw_message(subject), *both)
         assert [each[:3] for each in told] == replies, points
-        assert [await lies(ada, subject), await lies(bob, subject)] == places, points
+        assert [
+            await message_special_use(ada, subject),
+            await message_special_use(bob, subject),
+        ] == places, points
     assert told == ["550 5.7.1"] * 2
     assert len(filter_.got) == 7  # once for all recipients
 
@@ -106,7 +87,7 @@ async def test_who_wants_all_gets_all_and_a_rule_that_allows_is_heard(
     ada: Client, bob: Client, filter_: Receiver, neighbour: Neighbour
 ) -> None:
     filter_.answer = report(40.0)
-    await strict(ada, spam_level=100)
+    await set_user_columns(ada, spam_level=100)
     made = await bob(
         """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
         errors { message } } }""",
@@ -117,38 +98,44 @@ async def test_who_wants_all_gets_all_and_a_rule_that_allows_is_heard(
         },
     )
     assert made["senderRuleCreate"]["errors"] == []
-    told = await send(neighbour, raw_message("Much"), ada.address, bob.address)
+    told = await deliver_for_reply_codes(neighbour, raw_message("Much"), ada.address, bob.address)
     assert told == ["250 2.0.0"] * 2
-    assert [await lies(ada, "Much"), await lies(bob, "Much")] == [INBOX, INBOX]
+    assert [await message_special_use(ada, "Much"), await message_special_use(bob, "Much")] == [
+        INBOX,
+        INBOX,
+    ]
 
 
 async def test_what_was_found_is_kept_with_the_message_and_for_its_owner_alone(
     ada: Client, bob: Client, filter_: Receiver, neighbour: Neighbour
 ) -> None:
     filter_.answer = report(2.5, action="no action")
-    await send(neighbour, raw_message("Kept"), ada.address)
+    await deliver_for_reply_codes(neighbour, raw_message("Kept"), ada.address)
     listed = await ada("query { messages(first: 5) { nodes { id spam { score } } } }")
     ((node),) = listed["messages"]["nodes"]
     assert node["spam"] == {"score": 2.5}
-    assert (await ada(SPAM, id=node["id"]))["message"]["spam"] == {
+    assert (await ada(SPAM_VERDICT_QUERY, id=node["id"]))["message"]["spam"] == {
         "score": 2.5,
         "requiredScore": 15.0,
         "action": "no action",
         "virus": None,
         "symbols": [{"name": "OFFER", "score": 2.5, "description": "An offer"}],
     }
-    assert (await bob(SPAM, id=node["id"]))["message"] is None
+    assert (await bob(SPAM_VERDICT_QUERY, id=node["id"]))["message"] is None
 
 
 async def test_the_filter_is_told_what_is_known_of_the_way(
     ada: Client, bob: Client, filter_: Receiver
 ) -> None:
-    world, raw = ada.world, raw_message("Way", body="x" * (STEP + 10))
+    world, raw = ada.world, raw_message("Way", body="x" * (PIECE_SIZE + 10))
     limit(world, rspamd_password=SecretStr("hush"))
     filter_.answer = report(0.0)
-    mail = await receive(world, raw, "carol@far.example")
-    mail.client = Remote("192.0.2.7", "mx.far.example\r\nPassword: x", authenticated="carol")
-    taken = [await accept(world, each, mail.sender) for each in (ada.address, bob.address)]
+    mail = await read_incoming(world, raw, "carol@far.example")
+    mail.client = Remote("192.0.2.7", "mx.far.example\r\nPassword: x", username="carol")
+    taken = [
+        await accept_recipient(world, each, mail.envelope_sender)
+        for each in (ada.address, bob.address)
+    ]
     await deliver(world, mail, taken)
     (got,) = filter_.got
     assert (got.path, got.raw) == ("/checkv2", raw)
@@ -168,7 +155,7 @@ async def test_a_large_message_flows_from_its_file(
 ) -> None:
     filter_.answer = report(0.0)
     raw = raw_message("Large", body="\r\n".join(["y" * 900] * 3000))
-    assert await send(neighbour, raw, ada.address) == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(neighbour, raw, ada.address) == ["250 2.0.0"]
     assert filter_.got[0].raw == raw
 
 
@@ -177,10 +164,12 @@ async def test_what_is_too_large_is_not_judged(
 ) -> None:
     limit(ada.world, rspamd_max=1000, rspamd_down="defer")
     filter_.answer = report(40.0)
-    before = SCANS.of("rspamd", "too_large")
-    assert await send(neighbour, raw_message("Big", body="x" * 900), ada.address) == ["250 2.0.0"]
+    before = SCANS.value("rspamd", "too_large")
+    assert await deliver_for_reply_codes(
+        neighbour, raw_message("Big", body="x" * 900), ada.address
+    ) == ["250 2.0.0"]
     assert not filter_.got
-    assert SCANS.of("rspamd", "too_large") == before + 1
+    assert SCANS.value("rspamd", "too_large") == before + 1
 
 
 BAD: dict[str, Rude] = {
@@ -213,13 +202,17 @@ async def test_a_filter_that_answers_badly_loses_no_mail(
 ) -> None:
     async with rude(way) as port:
         limit(ada.world, rspamd=f"http://127.0.0.1:{port}", rspamd_timeout=timedelta(seconds=1))
-        before = SCANS.of("rspamd", "failed")
-        assert await send(neighbour, raw_message("Taken"), ada.address) == ["250 2.0.0"]
-        assert await lies(ada, "Taken") is INBOX
+        before = SCANS.value("rspamd", "failed")
+        assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
+            "250 2.0.0"
+        ]
+        assert await message_special_use(ada, "Taken") is INBOX
         limit(ada.world, rspamd_down="defer")
-        assert await send(neighbour, raw_message("Later"), ada.address) == ["451 4.3.0"]
-        assert await lies(ada, "Later") is None
-        assert SCANS.of("rspamd", "failed") == before + 2
+        assert await deliver_for_reply_codes(neighbour, raw_message("Later"), ada.address) == [
+            "451 4.3.0"
+        ]
+        assert await message_special_use(ada, "Later") is None
+        assert SCANS.value("rspamd", "failed") == before + 2
 
 
 VIRUS_BAD: dict[str, Rude] = {
@@ -239,12 +232,19 @@ async def test_a_virus_scanner_that_answers_badly_loses_no_mail(
 ) -> None:
     async with rude(way) as port:
         limit(ada.world, clamd=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1))
-        before = SCANS.of("clamd", "failed")
-        assert await send(neighbour, raw_message("Taken"), ada.address) == ["250 2.0.0"]
+        before = SCANS.value("clamd", "failed")
+        assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
+            "250 2.0.0"
+        ]
         limit(ada.world, clamd_down="defer")
-        assert await send(neighbour, raw_message("Later"), ada.address) == ["451 4.3.0"]
-        assert [await lies(ada, each) for each in ("Taken", "Later")] == [INBOX, None]
-        assert SCANS.of("clamd", "failed") == before + 2
+        assert await deliver_for_reply_codes(neighbour, raw_message("Later"), ada.address) == [
+            "451 4.3.0"
+        ]
+        assert [await message_special_use(ada, each) for each in ("Taken", "Later")] == [
+            INBOX,
+            None,
+        ]
+        assert SCANS.value("clamd", "failed") == before + 2
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,9 @@ async def test_nobody_listens_and_mail_comes_all_the_same(
     judge: str, searcher: str, ada: Client, neighbour: Neighbour
 ) -> None:
     limit(ada.world, rspamd=judge, clamd=searcher)
-    assert await send(neighbour, raw_message("Taken"), ada.address) == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
+        "250 2.0.0"
+    ]
 
 
 async def test_one_that_fails_is_left_alone_for_a_while_and_told_of_once(
@@ -280,20 +282,22 @@ async def test_one_that_fails_is_left_alone_for_a_while_and_told_of_once(
     async def come(many: int) -> None:
         for nth in range(many):
             subject = f"Number {len(asked)} {nth} {clock.time}"
-            assert await send(neighbour, raw_message(subject), ada.address) == ["250 2.0.0"]
+            assert await deliver_for_reply_codes(neighbour, raw_message(subject), ada.address) == [
+                "250 2.0.0"
+            ]
 
     async with rude(way) as port:
         limit(ada.world, rspamd=f"http://127.0.0.1:{port}")
         caplog.set_level(logging.INFO, "mail.scanners")
-        await come(FAILURES + 5)
-        assert len(asked) == FAILURES
-        clock.tick(seconds=SHUT.total_seconds())
+        await come(MAX_FAILURES + 5)
+        assert len(asked) == MAX_FAILURES
+        clock.tick(seconds=OPEN_FOR.total_seconds())
         await come(3)  # one goes through, and finds it as before
-        assert len(asked) == FAILURES + 1
-        clock.tick(seconds=SHUT.total_seconds())
+        assert len(asked) == MAX_FAILURES + 1
+        clock.tick(seconds=OPEN_FOR.total_seconds())
         good = True
         await come(3)
-        assert len(asked) == FAILURES + 4
+        assert len(asked) == MAX_FAILURES + 4
     told = [record.getMessage() for record in caplog.records]
     assert told == ["a scanner does not answer", "a scanner answers again"]
 
@@ -318,21 +322,28 @@ async def test_both_are_asked_at_the_same_time(ada: Client, neighbour: Neighbour
             rspamd_down="defer", clamd_down="defer",
         )  # fmt: skip
         async with asyncio.timeout(10):
-            assert await send(neighbour, raw_message("Met"), ada.address) == ["250 2.0.0"]
+            assert await deliver_for_reply_codes(neighbour, raw_message("Met"), ada.address) == [
+                "250 2.0.0"
+            ]
 
 
 async def test_a_virus_is_refused_or_goes_to_junk(
     ada: Client, bob: Client, neighbour: Neighbour
 ) -> None:
-    await strict(bob, spam_level=100)
+    await set_user_columns(bob, spam_level=100)
     both = (ada.address, bob.address)
     async with rude(clamd_says(b"stream: Win.Test FOUND\0")) as port:
         limit(ada.world, clamd=f"127.0.0.1:{port}")
-        assert await send(neighbour, raw_message("Ill"), *both) == ["550 5.7.1"] * 2
+        assert (
+            await deliver_for_reply_codes(neighbour, raw_message("Ill"), *both) == ["550 5.7.1"] * 2
+        )
         limit(ada.world, virus="tag")
-        assert await send(neighbour, raw_message("Tagged"), *both) == ["250 2.0.0"] * 2
-    assert [await lies(one, "Ill") for one in (ada, bob)] == [None, None]
-    assert [await lies(one, "Tagged") for one in (ada, bob)] == [JUNK, JUNK]
+        assert (
+            await deliver_for_reply_codes(neighbour, raw_message("Tagged"), *both)
+            == ["250 2.0.0"] * 2
+        )
+    assert [await message_special_use(one, "Ill") for one in (ada, bob)] == [None, None]
+    assert [await message_special_use(one, "Tagged") for one in (ada, bob)] == [JUNK, JUNK]
     listed = await ada("query { messages(first: 5) { nodes { spam { virus score } } } }")
     assert listed["messages"]["nodes"] == [{"spam": {"virus": "Win.Test", "score": 0.0}}]
 
@@ -348,26 +359,30 @@ async def test_a_scanner_that_takes_no_more_has_not_looked(
     async with rude(way) as port:
         limit(ada.world, clamd=f"127.0.0.1:{port}", clamd_down="defer")
         raw = raw_message("Much", body="\r\n".join(["y" * 900] * 8000))
-        for _ in range(FAILURES + 1):  # and it stays asked
-            before = SCANS.of("clamd", "too_large")
-            assert await send(neighbour, raw, ada.address) == ["250 2.0.0"]
-            assert SCANS.of("clamd", "too_large") == before + 1
-        assert breaker_of(ada.world.database, "clamd", f"127.0.0.1:{port}").until is None
+        for _ in range(MAX_FAILURES + 1):  # and it stays asked
+            before = SCANS.value("clamd", "too_large")
+            assert await deliver_for_reply_codes(neighbour, raw, ada.address) == ["250 2.0.0"]
+            assert SCANS.value("clamd", "too_large") == before + 1
+        assert (
+            breaker_of_scanner(ada.world.database, "clamd", f"127.0.0.1:{port}").open_until is None
+        )
 
 
 async def test_what_is_refused_is_not_sent_on_either(
     ada: Client, filter_: Receiver, neighbour: Neighbour
 ) -> None:
     world = ada.world
-    await make(world, "list", ada.address)
-    await make(world, "away", "someone@far.example")
+    await add_forwarding_address(world, "list", ada.address)
+    await add_forwarding_address(world, "away", "someone@far.example")
     to = ("list@example.org", "away@example.org")
     filter_.answer = report(15.0)
-    assert await send(neighbour, raw_message("Bad"), *to) == ["550 5.7.1"] * 2
+    assert await deliver_for_reply_codes(neighbour, raw_message("Bad"), *to) == ["550 5.7.1"] * 2
     assert not await world.database.read(select(col(Submission.id)))
     filter_.answer = report(14.0)
-    assert await send(neighbour, raw_message("Doubtful"), *to) == ["250 2.0.0"] * 2
-    assert await lies(ada, "Doubtful") is JUNK
+    assert (
+        await deliver_for_reply_codes(neighbour, raw_message("Doubtful"), *to) == ["250 2.0.0"] * 2
+    )
+    assert await message_special_use(ada, "Doubtful") is JUNK
     assert len(await world.database.read(select(col(Submission.id)))) == 1
 
 
@@ -375,12 +390,14 @@ async def test_what_is_encrypted_on_arrival_has_its_report(
     ada: Client, filter_: Receiver, neighbour: Neighbour
 ) -> None:
     filter_.answer = report(3.0)
-    await strict(
+    await set_user_columns(
         ada,
         encrypt_messages=True,
         pub_key=public_of(pair_of("Ada <ada@example.org>", seconds=400_000_000)),
     )
-    assert await send(neighbour, raw_message("Sealed"), ada.address) == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(neighbour, raw_message("Sealed"), ada.address) == [
+        "250 2.0.0"
+    ]
     listed = await ada("query { messages(first: 5) { nodes { encrypted spam { score } } } }")
     assert listed["messages"]["nodes"] == [{"encrypted": True, "spam": {"score": 3.0}}]
 
@@ -392,7 +409,7 @@ async def test_without_scanners_a_delivery_costs_no_statement_more(
 
     async def cost(subject: str) -> int:
         del statements[:]
-        await send(neighbour, raw_message(subject), ada.address)
+        await deliver_for_reply_codes(neighbour, raw_message(subject), ada.address)
         return len(statements)
 
     with_it = await cost("With")

@@ -5,31 +5,32 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import select
-from sqlmodel import col
 
 from mail.scanners import training_worker
 from models.addresses.tables import Address, AddressKind
-from models.runtime.environment import World
-from models.spam.training import Lesson
+from models.runtime.environment import Environment
 from tests.conftest import Client, Clock, raw_message, receive
-from tests.mail.delivery.test_address_forwarding import make
-from tests.mail.scanners.test_scanners import send
 from tests.support.accounts.key_value_operations import limit
+from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
 from tests.support.mail_servers.scanner_servers import http
+from tests.support.operations.spam_operations import (
+    MESSAGE_MOVE,
+    message_id_by_subject,
+    move_message_by_subject,
+    stored_training_verdicts,
+)
 from tests.support.servers.webhook_receiver import Receiver, receiving
 
 pytestmark = pytest.mark.usefixtures("examined")
-MOVE = """mutation ($input: MessageMoveInput!) { messageMove(input: $input) {
-movedCount errors { message } } }"""
 FLAG = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
 messages { id } errors { message } } }"""
 LEARNED = http(b'{"success":true}')
 
 
 @pytest.fixture
-async def teacher(world: World) -> AsyncIterator[Receiver]:
+async def teacher(world: Environment) -> AsyncIterator[Receiver]:
     """A server that learns as rspamd does."""
     async with receiving() as receiver:
         receiver.answer = LEARNED
@@ -37,35 +38,19 @@ async def teacher(world: World) -> AsyncIterator[Receiver]:
         yield receiver
 
 
-async def ids_of(client: Client) -> dict[str, str]:
-    listed = await client("query { messages(first: 50) { nodes { id subject } } }")
-    return {node["subject"]: node["id"] for node in listed["messages"]["nodes"]}
-
-
-async def move(client: Client, subject: str, **to: Any) -> None:
-    ids = [(await ids_of(client))[subject]]
-    moved = await client(MOVE, input={"select": {"ids": ids}, "to": to})
-    assert moved["messageMove"]["errors"] == []
-
-
-async def lessons(world: World) -> list[bool]:
-    rows = await world.database.read(select(col(Lesson.spam)).order_by(col(Lesson.message_id)))
-    return [row.spam for row in rows]
-
-
 async def test_what_is_moved_into_junk_and_out_of_it_is_learned(
     ada: Client, teacher: Receiver
 ) -> None:
     raw = raw_message("Offer")
     await receive(ada, raw)
-    await move(ada, "Offer", specialUse="JUNK")
+    await move_message_by_subject(ada, "Offer", specialUse="JUNK")
     assert not teacher.got  # nobody has waited for it
-    assert await training_worker.teach(ada.world)
+    assert await training_worker.train_batch(ada.world)
     assert [(each.path, each.raw) for each in teacher.got] == [("/learnspam", raw)]
-    await move(ada, "Offer", path="INBOX")
-    assert await training_worker.teach(ada.world)
+    await move_message_by_subject(ada, "Offer", path="INBOX")
+    assert await training_worker.train_batch(ada.world)
     assert teacher.got[1].path == "/learnham"
-    assert not await training_worker.teach(ada.world)
+    assert not await training_worker.train_batch(ada.world)
     assert len(teacher.got) == 2
 
 
@@ -73,28 +58,28 @@ async def test_what_is_moved_into_junk_and_out_of_it_is_learned(
 async def test_other_moves_say_nothing(ada: Client) -> None:
     for subject in ("One", "Two"):
         await receive(ada, subject)
-    await move(ada, "One", specialUse="SENT")
-    await move(ada, "Two", specialUse="JUNK")
-    await training_worker.teach(ada.world)
-    await move(ada, "Two", specialUse="TRASH")
-    assert await lessons(ada.world) == []
+    await move_message_by_subject(ada, "One", specialUse="SENT")
+    await move_message_by_subject(ada, "Two", specialUse="JUNK")
+    await training_worker.train_batch(ada.world)
+    await move_message_by_subject(ada, "Two", specialUse="TRASH")
+    assert await stored_training_verdicts(ada.world) == []
     limit(ada.world, rspamd_learn="")
-    await move(ada, "One", specialUse="JUNK")
-    assert await lessons(ada.world) == []
+    await move_message_by_subject(ada, "One", specialUse="JUNK")
+    assert await stored_training_verdicts(ada.world) == []
 
 
 async def test_the_last_word_counts(ada: Client, teacher: Receiver) -> None:
     await receive(ada, "Wavering")
-    await move(ada, "Wavering", specialUse="JUNK")
-    await move(ada, "Wavering", path="INBOX")
-    assert await lessons(ada.world) == [False]
-    await training_worker.teach(ada.world)
+    await move_message_by_subject(ada, "Wavering", specialUse="JUNK")
+    await move_message_by_subject(ada, "Wavering", path="INBOX")
+    assert await stored_training_verdicts(ada.world) == [False]
+    await training_worker.train_batch(ada.world)
     assert [each.path for each in teacher.got] == ["/learnham"]
 
 
 async def test_who_changes_his_mind_meanwhile_is_heard(ada: Client, teacher: Receiver) -> None:
     await receive(ada, "Wavering")
-    await move(ada, "Wavering", specialUse="JUNK")
+    await move_message_by_subject(ada, "Wavering", specialUse="JUNK")
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(_got: Any, writer: asyncio.StreamWriter) -> None:
@@ -104,13 +89,13 @@ async def test_who_changes_his_mind_meanwhile_is_heard(ada: Client, teacher: Rec
         await writer.drain()
 
     teacher.answer = wait
-    lesson = asyncio.create_task(training_worker.teach(ada.world))
+    lesson = asyncio.create_task(training_worker.train_batch(ada.world))
     await asked.wait()
-    await move(ada, "Wavering", path="INBOX")
+    await move_message_by_subject(ada, "Wavering", path="INBOX")
     go_on.set()
     assert await lesson
-    assert await lessons(ada.world) == [False]
-    await training_worker.teach(ada.world)
+    assert await stored_training_verdicts(ada.world) == [False]
+    await training_worker.train_batch(ada.world)
     assert [each.path for each in teacher.got] == ["/learnspam", "/learnham"]
 
 
@@ -127,40 +112,40 @@ async def test_keywords_teach(
     ada: Client, teacher: Receiver, keywords: list[str], path: str | None
 ) -> None:
     await receive(ada, "Marked")
-    ids = list((await ids_of(ada)).values())
+    ids = list((await message_id_by_subject(ada)).values())
     changed = await ada(FLAG, input={"select": {"ids": ids}, "set": {"addFlags": keywords}})
     assert changed["messageUpdate"]["errors"] == []
-    assert await training_worker.teach(ada.world) is (path is not None)
+    assert await training_worker.train_batch(ada.world) is (path is not None)
     assert [each.path for each in teacher.got] == ([f"/{path}"] if path else [])
 
 
 @pytest.mark.usefixtures("teacher")
 async def test_another_teaches_nothing_with_what_is_not_his(ada: Client, bob: Client) -> None:
     await receive(ada, "Hers")
-    ids = list((await ids_of(ada)).values())
-    moved = await bob(MOVE, input={"select": {"ids": ids}, "to": {"specialUse": "JUNK"}})
+    ids = list((await message_id_by_subject(ada)).values())
+    moved = await bob(MESSAGE_MOVE, input={"select": {"ids": ids}, "to": {"specialUse": "JUNK"}})
     assert [each["message"] for each in moved["messageMove"]["errors"]] == ["no such object"]
     marked = await bob(FLAG, input={"select": {"ids": ids}, "set": {"addFlags": ["$Junk"]}})
     assert [each["message"] for each in marked["messageUpdate"]["errors"]] == ["no such object"]
-    assert await lessons(ada.world) == []
+    assert await stored_training_verdicts(ada.world) == []
 
 
 async def test_a_filter_that_does_not_answer_is_asked_again(
     ada: Client, teacher: Receiver, clock: Clock
 ) -> None:
     await receive(ada, "Later")
-    await move(ada, "Later", specialUse="JUNK")
+    await move_message_by_subject(ada, "Later", specialUse="JUNK")
     teacher.answer = http(b"", "503 Busy")
     for pause in (60, 120, 240):
-        assert not await training_worker.teach(ada.world)
+        assert not await training_worker.train_batch(ada.world)
         many = len(teacher.got)
         clock.tick(seconds=pause - 1)
-        assert not await training_worker.teach(ada.world)
+        assert not await training_worker.train_batch(ada.world)
         assert len(teacher.got) == many
         clock.tick(seconds=1)
     teacher.answer = LEARNED
-    assert await training_worker.teach(ada.world)
-    assert await lessons(ada.world) == []
+    assert await training_worker.train_batch(ada.world)
+    assert await stored_training_verdicts(ada.world) == []
 
 
 async def test_it_is_given_up_at_last_and_what_is_refused_is_not_asked_again(
@@ -168,54 +153,54 @@ async def test_it_is_given_up_at_last_and_what_is_refused_is_not_asked_again(
 ) -> None:
     for subject in ("Refused", "Lost"):
         await receive(ada, subject)
-    await move(ada, "Refused", specialUse="JUNK")
+    await move_message_by_subject(ada, "Refused", specialUse="JUNK")
     teacher.answer = http(b'{"error":"all learn conditions denied"}', "404 Not found")
-    assert await training_worker.teach(ada.world)
-    assert await lessons(ada.world) == []
-    await move(ada, "Lost", specialUse="JUNK")
+    assert await training_worker.train_batch(ada.world)
+    assert await stored_training_verdicts(ada.world) == []
+    await move_message_by_subject(ada, "Lost", specialUse="JUNK")
     teacher.answer = http(b"", "500 Broken")
-    for _ in range(training_worker.ATTEMPTS):
-        assert await lessons(ada.world) == [True]
-        assert not await training_worker.teach(ada.world)
-        clock.tick(seconds=training_worker.LONGEST.total_seconds())
-    assert await lessons(ada.world) == []
+    for _ in range(training_worker.MAX_ATTEMPTS):
+        assert await stored_training_verdicts(ada.world) == [True]
+        assert not await training_worker.train_batch(ada.world)
+        clock.tick(seconds=training_worker.MAX_RETRY_DELAY.total_seconds())
+    assert await stored_training_verdicts(ada.world) == []
 
 
 async def test_what_goes_before_it_is_learned_is_forgotten(ada: Client, teacher: Receiver) -> None:
     await receive(ada, "Gone")
-    await move(ada, "Gone", specialUse="JUNK")
-    ids = list((await ids_of(ada)).values())
+    await move_message_by_subject(ada, "Gone", specialUse="JUNK")
+    ids = list((await message_id_by_subject(ada)).values())
     gone = await ada(
         """mutation ($input: MessageDeleteInput!) { messageDelete(input: $input) {
         errors { message } } }""",
         input={"select": {"ids": ids}, "permanent": True},
     )
     assert gone["messageDelete"]["errors"] == []
-    assert await lessons(ada.world) == []
-    assert not await training_worker.teach(ada.world)
+    assert await stored_training_verdicts(ada.world) == []
+    assert not await training_worker.train_batch(ada.world)
     assert not teacher.got
 
 
 async def test_what_is_encrypted_teaches_nothing(ada: Client, teacher: Receiver) -> None:
     kind = "application/pkcs7-mime; smime-type=enveloped-data; name=smime.p7m"
     await receive(ada, raw_message("Sealed", body="AAAA", Content_Type=kind, MIME_Version="1.0"))
-    await move(ada, "Sealed", specialUse="JUNK")
-    assert await training_worker.teach(ada.world)
+    await move_message_by_subject(ada, "Sealed", specialUse="JUNK")
+    assert await training_worker.train_batch(ada.world)
     assert not teacher.got
-    assert await lessons(ada.world) == []
+    assert await stored_training_verdicts(ada.world) == []
 
 
 async def test_the_worker_hears_the_bell(ada: Client, teacher: Receiver) -> None:
-    worker = asyncio.create_task(training_worker.run(ada.world))
+    worker = asyncio.create_task(training_worker.run_worker(ada.world))
     try:
         await receive(ada, "Offer")
-        await move(ada, "Offer", specialUse="JUNK")
+        await move_message_by_subject(ada, "Offer", specialUse="JUNK")
         async with asyncio.timeout(10):
             await teacher.wait(1)
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-    await training_worker.teach(ada.world)
+    await training_worker.train_batch(ada.world)
 
 
 @pytest.mark.usefixtures("teacher")
@@ -223,21 +208,23 @@ async def test_a_move_costs_the_same_for_many(ada: Client, statements: list[str]
     async def cost(many: int) -> int:
         for nth in range(many):
             await receive(ada, f"Of {many}: {nth}")
-        found = await ids_of(ada)
+        found = await message_id_by_subject(ada)
         ids = [key for subject, key in found.items() if subject.startswith(f"Of {many}:")]
         del statements[:]
-        moved = await ada(MOVE, input={"select": {"ids": ids}, "to": {"specialUse": "JUNK"}})
+        moved = await ada(
+            MESSAGE_MOVE, input={"select": {"ids": ids}, "to": {"specialUse": "JUNK"}}
+        )
         assert int(moved["messageMove"]["movedCount"]) == many
         return len(statements)
 
     await cost(2)  # what is looked up once, is
     assert await cost(1) == await cost(20)
-    assert len(await lessons(ada.world)) == 23
+    assert len(await stored_training_verdicts(ada.world)) == 23
 
 
-async def learning_address(world: World, name: str, kind: AddressKind) -> None:
-    key = await make(world, name)
-    async with world.write() as session:
+async def learning_address(world: Environment, name: str, kind: AddressKind) -> None:
+    key = await add_forwarding_address(world, name)
+    async with world.write_session() as session:
         address = await session.get_one(Address, key)
         address.kind = kind
 
@@ -248,17 +235,17 @@ async def test_addresses_learn_what_comes_to_them(
     await learning_address(ada.world, "spam", AddressKind.LEARN_SPAM)
     await learning_address(ada.world, "ham", AddressKind.LEARN_HAM)
     raw = raw_message("Report")
-    told = await send(neighbour, raw, "spam@example.org", ada.address)
+    told = await deliver_for_reply_codes(neighbour, raw, "spam@example.org", ada.address)
     assert told == ["250 2.0.0"] * 2
     assert [(each.path, each.raw) for each in teacher.got] == [("/learnspam", raw)]
-    assert list(await ids_of(ada)) == ["Report"]
+    assert list(await message_id_by_subject(ada)) == ["Report"]
     parts = [raw_message("First"), raw_message("Second")]
     body = b"".join(
         b"--b\r\nContent-Type: message/rfc822\r\n\r\n" + part + b"\r\n" for part in parts
     )
     kind = 'multipart/mixed; boundary="b"'
     whole = raw_message("Two", body="", Content_Type=kind, MIME_Version="1.0") + body + b"--b--\r\n"
-    assert await send(neighbour, whole, "ham@example.org") == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(neighbour, whole, "ham@example.org") == ["250 2.0.0"]
     assert [(each.path, each.raw) for each in teacher.got[1:]] == [
         ("/learnham", part) for part in parts
     ]
@@ -268,12 +255,12 @@ async def test_an_address_whose_filter_is_down_takes_it_later(
     ada: Client, teacher: Receiver, neighbour: Neighbour
 ) -> None:
     await learning_address(ada.world, "spam", AddressKind.LEARN_SPAM)
-    await make(ada.world, "abuse", "spam@example.org")
+    await add_forwarding_address(ada.world, "abuse", "spam@example.org")
     teacher.answer = http(b"", "500 Broken")
     raw = raw_message("Report")
-    assert await send(neighbour, raw, "spam@example.org") == ["451 4.3.0"]
+    assert await deliver_for_reply_codes(neighbour, raw, "spam@example.org") == ["451 4.3.0"]
     teacher.answer = LEARNED
-    assert await send(neighbour, raw, "abuse@example.org") == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(neighbour, raw, "abuse@example.org") == ["250 2.0.0"]
     limit(ada.world, rspamd_learn="")
     await neighbour.say("MAIL FROM:<carol@example.net>")
     assert (await neighbour.say("RCPT TO:<spam@example.org>"))[:9] == "550 5.1.1"

@@ -15,14 +15,14 @@ from mail.sieve import (
     Discard,
     FileInto,
     Keep,
-    Notify,
-    Plan,
+    MailNotification,
     Redirect,
     Reject,
-    RunError,
     SieveError,
-    Vacation,
-    printed,
+    SievePlan,
+    SieveRunError,
+    VacationReply,
+    print_script,
 )
 from tests.support.mail.random_sieve_scripts import Writer
 from tests.support.mail.sieve_runs import ENVELOPE, run
@@ -151,11 +151,11 @@ def ours(script: str) -> list[Act] | str:
         return told(run(script, LETTER, addresses={"bob@example.com"}, mailboxes={"INBOX"}))
     except SieveError as error:
         return f"does not compile: {error}"
-    except RunError as error:
+    except SieveRunError as error:
         return f"fails: {error}"
 
 
-def told(plan: Plan) -> list[Act]:
+def told(plan: SievePlan) -> list[Act]:
     found: list[Act] = []
     for action in plan.actions:
         match action:
@@ -167,10 +167,10 @@ def told(plan: Plan) -> list[Act]:
                 found.append(("send", action.address))
             case Reject():
                 found.append(("reject", action.reason))
-            case Vacation():
-                found.append(("answer", str(action.seconds)))
-            case Notify():
-                found.append(("notify", *action.to))
+            case VacationReply():
+                found.append(("answer", str(action.interval_seconds)))
+            case MailNotification():
+                found.append(("notify", *action.recipients))
             case Discard():
                 found.append(("discard",))
     return found
@@ -193,7 +193,7 @@ def test_random_scripts_do_the_same(pigeonhole: Pigeonhole) -> None:
     seen: Counter[str] = Counter()
     for seed in range(CASES):
         writer = Writer(seed, without=WITHOUT, leave_out=LEFT_OUT, extensions=EXTENSIONS)
-        script = printed(writer.script())
+        script = print_script(writer.script())
         if CRASHES.search(script):
             continue
         theirs, mine = pigeonhole.run(script), ours(script)

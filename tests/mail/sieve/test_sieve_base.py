@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mail.sieve import Envelope, RunError, Vacation, limits
+from mail.sieve import SieveEnvelope, SieveRunError, VacationReply, limits
 from tests.support.mail.sieve_runs import ENVELOPE, LETTER, acts, is_true, run
 
 ACTIONS = [
@@ -147,7 +147,7 @@ def test_numbers(text: str, relation: str, key: str, holds: bool) -> None:
 
 
 def test_a_bounce_has_an_empty_sender() -> None:
-    bounce = Envelope("", "bob@example.com")
+    bounce = SieveEnvelope("", "bob@example.com")
     for part in ("", ":localpart", ":domain"):
         assert is_true(f'envelope {part} :is "from" ""', "envelope", envelope=bounce)
 
@@ -256,7 +256,7 @@ def test_what_is_not_there_is_stepped_around(script: str, done: list[str]) -> No
 
 
 def test_a_script_can_give_up() -> None:
-    with pytest.raises(RunError, match="the script says: no copy") as error:
+    with pytest.raises(SieveRunError, match="the script says: no copy") as error:
         run('require "ihave"; if true { error "no copy"; }')
     assert [one.text for one in error.value.trace] == ["true: true"]
 
@@ -283,9 +283,9 @@ def test_seconds_between_answers() -> None:
     assert done[0].startswith("answer ada@example.org 0 ")
 
 
-def vacation(tags: str) -> Vacation:
+def vacation(tags: str) -> VacationReply:
     (found, _) = run(AWAY.format(tags), addresses=OWN).actions
-    assert isinstance(found, Vacation)
+    assert isinstance(found, VacationReply)
     return found
 
 
@@ -295,7 +295,7 @@ def test_answers_that_differ_have_other_handles() -> None:
     assert vacation(":days 3").handle == vacation("").handle
     assert vacation(':handle "x"').handle == "x"
     named = vacation(':mime :from "Bob <bob@example.com>"')
-    assert (named.mime, named.from_) == (True, "Bob <bob@example.com>")
+    assert (named.is_mime, named.from_) == (True, "Bob <bob@example.com>")
 
 
 @pytest.mark.parametrize(
@@ -336,9 +336,9 @@ FAILS = [
     ('fileinto "${none}";', "no mailbox"),
     ('redirect "${none}";', "no mail address"),
     ('redirect "a@b.cd\n";', "blanks stand around"),
-    ("".join(f'redirect "a{n}@b.cd";' for n in range(limits.REDIRECTS + 1)), "redirects"),
-    ("".join(f'fileinto "a{n}";' for n in range(limits.ACTIONS + 1)), "actions"),
-    ("".join(f'set "a{n}" "b";' for n in range(limits.VARIABLES + 1)), "variables"),
+    ("".join(f'redirect "a{n}@b.cd";' for n in range(limits.MAX_REDIRECTS + 1)), "redirects"),
+    ("".join(f'fileinto "a{n}";' for n in range(limits.MAX_ACTIONS + 1)), "actions"),
+    ("".join(f'set "a{n}" "b";' for n in range(limits.MAX_VARIABLES + 1)), "variables"),
     ('if address "${none}" "x" { }', "no field with addresses"),
     ('if envelope "${none}" "x" { }', "no part of an envelope"),
     ('setflag "${none}" "x";', "no name of a variable"),
@@ -351,14 +351,14 @@ def test_what_ends_a_run(script: str, why: str) -> None:
     needed = ", ".join(f'"{name}"' for name in names)
     # The address is only known to be none when the script runs.
     script = script.replace('redirect "a@b.cd\n"', 'set "x" "a@b.cd\n"; redirect "${x}"')
-    with pytest.raises(RunError, match=why) as error:
+    with pytest.raises(SieveRunError, match=why) as error:
         run(f"require [{needed}];\n{script}", addresses=OWN)
     assert error.value.line >= 2
 
 
 def test_the_trace_says_what_was_done_and_where() -> None:
     script = 'require "fileinto";\nif not header "x-number" ["8"] {\n    fileinto "A";\n}'
-    assert [(*one.place, one.text) for one in run(script).trace] == [
+    assert [(*one.position, one.text) for one in run(script).trace] == [
         (2, 8, "header: false"),
         (2, 4, "not: true"),
         (3, 5, "fileinto: A"),

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mail.mime import headers, split
+from mail.mime import decoded_fields, parse_structure
 from mail.sieve import (
     AddHeader,
-    Copy,
     DeleteHeader,
+    FccCopy,
     FileInto,
     Keep,
-    Notify,
-    Program,
-    RunError,
-    Vacation,
-    compiled,
-    edited,
+    MailNotification,
+    SieveProgram,
+    SieveRunError,
+    VacationReply,
+    compile_script,
+    edit_header_block,
     limits,
 )
 from tests.support.mail.sieve_runs import LETTER, acts, is_true, problems, run, told
@@ -138,13 +138,13 @@ def test_hostile_expressions(pattern: str) -> None:
     script = f'require "regex"; if header :regex "x-number" "{pattern}" {{ discard; }}'
     try:
         assert acts(script, raw)
-    except RunError as error:
+    except SieveRunError as error:
         assert error.message == "the script takes too long"  # noqa: PT017 - either is well
 
 
 def test_an_expression_that_is_made_is_checked_as_it_runs() -> None:
     script = 'set "v" "("; if header :regex "subject" "${v}" { }'
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(SieveRunError, match="cannot be read"):
         run(f'require ["regex", "variables"]; {script}')
 
 
@@ -152,20 +152,20 @@ NEW = b"Message-ID: <1@x>\nSubject: x\n\nbody\n"
 
 
 def asked(script: str, raw: bytes = NEW) -> frozenset[str]:
-    return run(f'require ["duplicate", "variables"]; {script}', raw).asked
+    return run(f'require ["duplicate", "variables"]; {script}', raw).checked_duplicate_keys
 
 
 def test_duplicates() -> None:
     script = 'require "duplicate"; if duplicate { discard; }'
     first = run(script, NEW)
     assert told(first) == ["keep"]
-    (kept,) = first.remembered
-    assert first.asked == {kept.key}
+    (kept,) = first.tracked_duplicates
+    assert first.checked_duplicate_keys == {kept.key}
     assert kept.seconds == 7 * 86400
     again = run(script, NEW, seen={kept.key})
-    assert (told(again), again.remembered) == (["discard"], ())
-    assert again.asked == {kept.key}
-    assert run(script, LETTER).asked == set()  # it has no Message-ID
+    assert (told(again), again.tracked_duplicates) == (["discard"], ())
+    assert again.checked_duplicate_keys == {kept.key}
+    assert run(script, LETTER).checked_duplicate_keys == set()  # it has no Message-ID
 
 
 def test_what_duplicates_are_told_by() -> None:
@@ -177,7 +177,9 @@ def test_what_duplicates_are_told_by() -> None:
     assert asked('if duplicate :header "subject" { }') != asked('if duplicate :uniqueid "x" { }')
     assert asked('if duplicate :header "x-none" { }') == set()
     assert len(asked("if anyof (duplicate, duplicate) { }")) == 1
-    seconds = run('require "duplicate"; if duplicate :seconds 60 { }', NEW).remembered[0].seconds
+    seconds = (
+        run('require "duplicate"; if duplicate :seconds 60 { }', NEW).tracked_duplicates[0].seconds
+    )
     assert seconds == 60
 
 
@@ -185,21 +187,23 @@ def test_last_keeps_what_was_seen_for_longer() -> None:
     (key,) = asked("if duplicate { }")
     script = 'require "duplicate"; if duplicate :last :seconds 60 { discard; }'
     plan = run(script, NEW, seen={key})
-    assert (told(plan), [one.seconds for one in plan.remembered]) == (["discard"], [60])
+    assert (told(plan), [one.seconds for one in plan.tracked_duplicates]) == (["discard"], [60])
 
 
 def test_one_run_asks_for_few_ids() -> None:
-    many = "".join(f'if duplicate :uniqueid "{n}" {{ }}' for n in range(limits.KEPT_IDS + 1))
-    with pytest.raises(RunError, match="ids are asked for"):
+    many = "".join(
+        f'if duplicate :uniqueid "{n}" {{ }}' for n in range(limits.MAX_DUPLICATE_TESTS + 1)
+    )
+    with pytest.raises(SieveRunError, match="ids are asked for"):
         asked(many)
 
 
 def including(script: str, **others: str) -> list[str]:
     """What a script does that may include others, by their names."""
     names = 'require ["include", "variables", "fileinto", "imap4flags"];'
-    programs = {name: compiled(names + text) for name, text in others.items()}
+    programs = {name: compile_script(names + text) for name, text in others.items()}
 
-    def find(location: str, name: str) -> Program | None:
+    def find(location: str, name: str) -> SieveProgram | None:
         return programs.get(name if location == "personal" else f"global_{name}")
 
     return acts(names + script, script=find)
@@ -251,13 +255,13 @@ FAILING = [
 
 @pytest.mark.parametrize(("script", "others", "why"), FAILING)
 def test_scripts_that_do_not_end(script: str, others: dict[str, str], why: str) -> None:
-    with pytest.raises(RunError, match=why):
+    with pytest.raises(SieveRunError, match=why):
         including(script, **others)
 
 
 def test_a_program_says_what_it_includes() -> None:
     script = 'require "include"; include "a"; if true { include :global "b"; } include "a";'
-    found = [(one.location, one.name) for one in compiled(script).includes]
+    found = [(one.location, one.name) for one in compile_script(script).includes]
     assert found == [("personal", "a"), ("global", "b")]
 
 
@@ -275,25 +279,25 @@ def test_what_is_edited_is_what_is_tested() -> None:
     )
     assert plan.edits == (
         AddHeader("X-New", "gr\u00fcn"),
-        AddHeader("X-Many", "four", last=True),
+        AddHeader("X-Many", "four", at_end=True),
         DeleteHeader(9),
         DeleteHeader(6),
     )
     stored = [one for one in plan.actions if isinstance(one, FileInto)]
-    assert [(one.mailbox, one.edits) for one in stored] == [("Before", 0), ("After", 4)]
+    assert [(one.mailbox, one.edit_count) for one in stored] == [("Before", 0), ("After", 4)]
 
 
 def test_edits_are_made_in_the_header_alone() -> None:
     script = f'{EDIT} addheader "X-New" "gr\u00fcn"; deleteheader :matches "x-many" "t*"; keep;'
     plan = run(script)
     end = LETTER.index(b"\n\n") + 2
-    header = edited(LETTER[:end], plan.edits)
+    header = edit_header_block(LETTER[:end], plan.edits)
     assert header == b"X-New: =?utf-8?B?Z3LDvG4=?=\r\n" + LETTER[:end].replace(
         b"X-Many: two\nX-Many: three\n", b""
     )
-    assert plan.actions == (Keep(edits=3),)
-    assert edited(LETTER[:end], []) == LETTER[:end]
-    last = edited(b"A: b\r\n\r\n", [AddHeader("C", "d", last=True), DeleteHeader(0)])
+    assert plan.actions == (Keep(edit_count=3),)
+    assert edit_header_block(LETTER[:end], []) == LETTER[:end]
+    last = edit_header_block(b"A: b\r\n\r\n", [AddHeader("C", "d", at_end=True), DeleteHeader(0)])
     assert last == b"C: d\r\n\r\n"
 
 
@@ -307,13 +311,13 @@ BLOCKS = some.lists(
 @given(BLOCKS, some.data())
 def test_places_are_those_of_the_reader(block: bytes, data: some.DataObject) -> None:
     block = b"X: y\r\n" + block + b"\r\n\r\nbody"
-    part = split(block)
+    part = parse_structure(block)
     header = block[: part.body_start]
-    before = headers(block, part)
+    before = decoded_fields(block, part)
     at = data.draw(some.integers(0, len(before) - 1))
-    after = edited(header, [DeleteHeader(at)]) + b"\r\n\r\nbody"
+    after = edit_header_block(header, [DeleteHeader(at)]) + b"\r\n\r\nbody"
     left = [one.key for one in before[:at] + before[at + 1 :]]
-    assert [one.key for one in headers(after, split(after))][: len(left)] == left
+    assert [one.key for one in decoded_fields(after, parse_structure(after))][: len(left)] == left
 
 
 @pytest.mark.parametrize("name", ["Received", "auto-submitted", "Content-Type", "MIME-Version"])
@@ -325,11 +329,11 @@ def test_what_is_not_for_scripts_stays(name: str) -> None:
 def test_no_header_is_smuggled_in() -> None:
     plan = run(f'{EDIT} addheader "X-A" "b\r\nX-C: d\n\nbody";')
     assert plan.edits == (AddHeader("X-A", "b X-C: d body"),)
-    assert edited(b"\r\n", plan.edits) == b"X-A: b X-C: d body\r\n\r\n"
-    with pytest.raises(RunError, match="no name of a field"):
+    assert edit_header_block(b"\r\n", plan.edits) == b"X-A: b X-C: d body\r\n\r\n"
+    with pytest.raises(SieveRunError, match="no name of a field"):
         run(f'{EDIT} set "v" "X-A: b\r\nX"; addheader "${{v}}" "c";')
-    with pytest.raises(RunError, match="changes of the header"):
-        run(EDIT + 'addheader "X" "y";' * (limits.EDITS + 1))
+    with pytest.raises(SieveRunError, match="changes of the header"):
+        run(EDIT + 'addheader "X" "y";' * (limits.MAX_EDITS + 1))
 
 
 SURROUNDINGS = [
@@ -400,9 +404,9 @@ def test_nobody_has_looked() -> None:
 NOTIFY = 'require ["enotify", "variables", "fileinto", "fcc", "mailbox", "imap4flags"];'
 
 
-def notified(script: str) -> Notify:
+def notified(script: str) -> MailNotification:
     (found, _) = run(NOTIFY + script).actions
-    assert isinstance(found, Notify)
+    assert isinstance(found, MailNotification)
     return found
 
 
@@ -411,7 +415,7 @@ def test_notifications() -> None:
     found = notified(
         f'notify :importance "1" :from "me@x.yz" :options "a=b" :message "hi" "{uri}";'
     )
-    assert found == Notify(
+    assert found == MailNotification(
         uri, ("a@b.cd", "e@f.gh", "i+j@k.lm"), (("subject", "x y"), ("x-a", "b")), "z", "hi", 1,
         "me@x.yz", ("a=b",),
     )  # fmt: skip
@@ -425,7 +429,7 @@ def test_methods() -> None:
     for bad in ("xmpp:a@b.cd", "mailto:", "mailto:a", "mailto:a@b.cd?%zz=a", "mailto:a@b.cd?x"):
         assert not is_true(f'valid_notify_method ["mailto:a@b.cd", "{bad}"]', "enotify")
         assert problems(f'require "enotify"; notify "{bad}";')
-        with pytest.raises(RunError):
+        with pytest.raises(SieveRunError):
             run(f'{NOTIFY} set "v" "{bad}"; notify "${{v}}";')
     maybe = 'notify_method_capability "mailto:a@b.cd" "Online" ["yes", "MAYBE"]'
     assert is_true(maybe, "enotify")
@@ -435,19 +439,19 @@ def test_methods() -> None:
 
 
 def test_few_are_notified() -> None:
-    many = "".join(f'notify "mailto:a{n}@b.cd";' for n in range(limits.REDIRECTS + 1))
-    with pytest.raises(RunError, match="are notified"):
+    many = "".join(f'notify "mailto:a{n}@b.cd";' for n in range(limits.MAX_REDIRECTS + 1))
+    with pytest.raises(SieveRunError, match="are notified"):
         run(NOTIFY + many)
 
 
 def test_copies_of_what_is_sent() -> None:
     found = notified('notify :fcc "Sent" :create :flags ["\\\\seen", "a b"] "mailto:a@b.cd";')
-    assert found.fcc == Copy("Sent", ("\\Seen", "a", "b"), create=True)
+    assert found.fcc == FccCopy("Sent", ("\\Seen", "a", "b"), create_mailbox=True)
     script = """require ["vacation", "fcc", "special-use"];
         vacation :fcc "Sent" :specialuse "\\\\Sent" "x";"""
     (answer, _) = run(script, addresses={"bob@example.com"}).actions
-    assert isinstance(answer, Vacation)
-    assert answer.fcc == Copy("Sent", special_use="\\Sent")
+    assert isinstance(answer, VacationReply)
+    assert answer.fcc == FccCopy("Sent", special_use="\\Sent")
 
 
 USES = {"Spam": ["\\Junk"], "Sent": ["\\Sent", "\\Important"]}

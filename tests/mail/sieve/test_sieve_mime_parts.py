@@ -2,7 +2,7 @@
 
 import pytest
 
-from mail.sieve import RunError
+from mail.sieve import SieveRunError
 from tests.support.mail.sieve_runs import acts, problems
 
 NEEDED = 'require ["foreverypart", "mime", "extracttext", "variables", "fileinto", "relational"];\n'
@@ -136,7 +136,7 @@ def test_only_the_beginning_of_a_large_part_is_read() -> None:
 
 def test_many_parts_end_a_run() -> None:
     raw = b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * 6_000
-    with pytest.raises(RunError, match="takes too long"):
+    with pytest.raises(SieveRunError, match="takes too long"):
         acts(f"{NEEDED} foreverypart {{ }}", raw)
 
 

@@ -11,19 +11,27 @@ from hypothesis import strategies as some
 
 from mail.sieve import (
     EXTENSIONS,
-    Problem,
-    Program,
+    ScriptProblem,
     SieveError,
-    checked,
-    compiled,
+    SieveProgram,
+    compile_script,
+    compile_tree,
     limits,
-    parse,
-    printed,
+    parse_script,
+    print_script,
 )
-from mail.sieve.execution.signatures import Call
-from mail.sieve.source_position import Place
-from mail.sieve.syntax.syntax_tree import Command, Number, Tag, Text, Texts, Tree, texts
-from mail.sieve.syntax.syntax_tree import Test as Condition
+from mail.sieve.execution.signatures import SieveCall
+from mail.sieve.source_position import SourcePosition
+from mail.sieve.syntax.syntax_tree import (
+    CommandNode,
+    NumberNode,
+    StringListNode,
+    StringNode,
+    TagNode,
+    Tree,
+    string_list,
+)
+from mail.sieve.syntax.syntax_tree import TestNode as Condition
 from tests.support.mail.random_sieve_scripts import SCRIPTS, SOUPS, TREES
 from tests.support.mail.sieve_runs import problems
 
@@ -31,27 +39,34 @@ from tests.support.mail.sieve_runs import problems
 @given(TREES)
 @settings(max_examples=60, deadline=None)
 def test_a_tree_is_printed_as_a_script_that_reads_as_the_tree(tree: Tree) -> None:
-    assert parse(printed(tree)) == tree
-    assert parse(printed(tree).encode()) == tree
+    assert parse_script(print_script(tree)) == tree
+    assert parse_script(print_script(tree).encode()) == tree
 
 
 def test_a_tree_can_be_built_by_code() -> None:
     tree = (
-        Command("require", (texts("fileinto", "copy"),)),
-        Command(
+        CommandNode("require", (string_list("fileinto", "copy"),)),
+        CommandNode(
             "if",
-            tests=(Condition("header", (Tag("contains"), Text("Subject"), texts("a", 'b"\\'))),),
-            block=(Command("fileinto", (Tag("copy"), Text("A"))), Command("stop")),
+            tests=(
+                Condition(
+                    "header", (TagNode("contains"), StringNode("Subject"), string_list("a", 'b"\\'))
+                ),
+            ),
+            block=(
+                CommandNode("fileinto", (TagNode("copy"), StringNode("A"))),
+                CommandNode("stop"),
+            ),
         ),
     )
-    assert printed(tree) == (
+    assert print_script(tree) == (
         'require ["fileinto", "copy"];\n'
         'if header :contains "Subject" ["a", "b\\"\\\\"] {\n'
         '    fileinto :copy "A";\n'
         "    stop;\n"
         "}\n"
     )
-    assert checked(tree).extensions >= {"fileinto", "copy"}
+    assert compile_tree(tree).extensions >= {"fileinto", "copy"}
 
 
 def test_what_is_read() -> None:
@@ -63,21 +78,28 @@ def test_what_is_read() -> None:
 x
 .
 ;"""
-    x = Condition("x", (Tag("y"), Number(1)))
-    assert parse(script) == (
-        Command(
+    x = Condition("x", (TagNode("y"), NumberNode(1)))
+    assert parse_script(script) == (
+        CommandNode(
             "keep",
-            (Tag("over"), Text('a"\\b'), Texts((Text("x"), Text("y"))), Number(2048), Number(3)),
+            (
+                TagNode("over"),
+                StringNode('a"\\b'),
+                StringListNode((StringNode("x"), StringNode("y"))),
+                NumberNode(2048),
+                NumberNode(3),
+            ),
             (Condition("not", (), (Condition("anyof", (), (Condition("true"), x)),)),),
-            (Command("stop"),),
+            (CommandNode("stop"),),
         ),
-        Command("discard", (Text(".\n.a\nx\n"),)),
-    )  # fmt: skip
+        CommandNode("discard", (StringNode(".\n.a\nx\n"),)),
+    )
     places = [
-        command.place for command in parse("stop;\n  keep;\n\u00e4"[:-1] + "/*\u00e4*/ stop;")
+        command.position
+        for command in parse_script("stop;\n  keep;\n\u00e4"[:-1] + "/*\u00e4*/ stop;")
     ]
-    assert places == [Place(1, 1), Place(2, 3), Place(3, 7)]
-    assert parse("\ufeff".encode() + b"stop;") == (Command("stop"),)
+    assert places == [SourcePosition(1, 1), SourcePosition(2, 3), SourcePosition(3, 7)]
+    assert parse_script("\ufeff".encode() + b"stop;") == (CommandNode("stop"),)
 
 
 BROKEN = [
@@ -103,8 +125,8 @@ BROKEN = [
     (b"keep;\n \xff", "2:2 a script is in UTF-8"),
     ("if true { " * 16, "1:151 at most 15 may stand in each other"),
     ("if " + "not " * 16, "1:64 at most 15 may stand in each other"),
-    ("#" * (limits.SCRIPT + 1), "1:1 a script has at most 65536 bytes"),
-    ("\u00e4" * (limits.SCRIPT // 2 + 1), "1:1 a script has at most 65536 bytes"),
+    ("#" * (limits.MAX_SCRIPT_BYTES + 1), "1:1 a script has at most 65536 bytes"),
+    ("\u00e4" * (limits.MAX_SCRIPT_BYTES // 2 + 1), "1:1 a script has at most 65536 bytes"),
 ]
 
 
@@ -216,7 +238,7 @@ def test_all_problems_are_told_up_to_a_limit() -> None:
         "4:1",
         "5:1",
     ]
-    assert len(problems("keep 1;\n" * 500)) == limits.PROBLEMS
+    assert len(problems("keep 1;\n" * 500)) == limits.MAX_PROBLEMS
     assert len(problems("a;" * 500)) == 1  # what is not known is told of once
 
 
@@ -229,9 +251,9 @@ def test_no_script_does_more_than_not_compile(script: str | bytes) -> None:
         assert problem.message
 
 
-def _found(script: str | bytes) -> Sequence[Problem]:
+def _found(script: str | bytes) -> Sequence[ScriptProblem]:
     try:
-        compiled(script)
+        compile_script(script)
     except SieveError as error:
         return error.problems
     return ()
@@ -240,21 +262,21 @@ def _found(script: str | bytes) -> Sequence[Problem]:
 @given(SCRIPTS)
 @settings(max_examples=60, deadline=None)
 def test_a_script_that_is_printed_means_the_same(tree: Tree) -> None:
-    again = parse(printed(tree))
+    again = parse_script(print_script(tree))
     assert again == tree
     with suppress(SieveError):
-        assert _shape(checked(again)) == _shape(checked(tree))
+        assert _shape(compile_tree(again)) == _shape(compile_tree(tree))
 
 
-def _shape(program: Program) -> object:
+def _shape(program: SieveProgram) -> object:
     """A program without the places of its commands."""
     return program.extensions, [_shape_of(call) for call in program.calls]
 
 
-def _shape_of(call: Call) -> object:
+def _shape_of(call: SieveCall) -> object:
     tests = [_shape_of(one) for one in call.tests]
     blocks = [[_shape_of(one) for one in block] for block in call.blocks]
-    return call.name, call.values, tests, blocks
+    return call.name, call.arguments, tests, blocks
 
 
 def test_the_documents_name_every_extension_and_their_scripts_compile() -> None:

@@ -67,7 +67,7 @@ NOBODY = [
 @pytest.mark.parametrize("kind", KINDS)
 async def test_addresses_that_are_nobodys(tmp_path: Path, kind: str) -> None:
     """None is taken; by submission those alone that somebody elsewhere may have."""
-    async with opened(kind, tmp_path, mistakes=1_000) as door:
+    async with opened(kind, tmp_path, max_mistakes=1_000) as door:
         client = await door.enter()
         for address in NOBODY:
             await client.say("RSET")

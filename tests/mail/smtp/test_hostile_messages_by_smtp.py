@@ -11,28 +11,28 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from bench.load.lmtp_client import stuffed
+from bench.load.lmtp_client import dot_stuff
 from graph.types import global_ids
 from mail.queue import message_body
-from mail.smtp.mx_server import Mx, Rules
-from mail.smtp.smtp_server import Terms
-from mail.smtp.submission_server import Submission as Listener
-from mail.tls.server_tls import Certificate
+from mail.smtp.mx_server import MxListener, MxRules
+from mail.smtp.smtp_server import SmtpListenerConfig
+from mail.smtp.submission_server import SubmissionListener as Listener
+from mail.tls.server_tls import CertificateFiles
 from models.messages.tables import Message
-from models.queue.tables import Delivery
-from models.runtime.environment import World
+from models.queue.tables import QueueEntry
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
-from resolvers.submission.smtp_submission import Clerk
+from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import Client, make_user
-from tests.mail.delivery.test_address_forwarding import make
-from tests.mail.smtp.test_smtp_smuggling import ENDS, FORGED
-from tests.submission.test_smtp_submission import PASSWORD, sign_in
+from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.hostile_messages import letters
+from tests.support.mail.smuggled_messages import FALSE_END_SEQUENCES, SMUGGLED_TRANSACTION
 from tests.support.mail.trace_header_lines import bare, below
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import relay, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.mail_servers.smtp_client import Authority, connect, secured
+from tests.support.mail_servers.submission_client import PASSWORD, sign_in_by_auth_plain
 from tests.support.run_scope import ALL
 from tests.support.stores.counter_check import examine
 
@@ -58,40 +58,45 @@ LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 @pytest.fixture
-async def mx(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     """A connection with a listener that takes any number."""
-    listener = Mx(world, tmp_path / "spool", Terms(), Rules(network_rate=0, mailbox_rate=0))
+    listener = MxListener(
+        world,
+        tmp_path / "spool",
+        SmtpListenerConfig(),
+        MxRules(network_hourly=0, network_hourly_per_account=0),
+    )
     await listener.start(host="127.0.0.1", port=0)
     neighbour = await connect(listener.port)
     yield neighbour
     await neighbour.close()
     await listener.close(5)
-    assert list(listener.spool.iterdir()) == []
-    assert listener.budget.used == 0
+    assert list(listener.spool_folder.iterdir()) == []
+    assert listener.byte_budget.used == 0
 
 
 @pytest.fixture
-async def submission(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def submission(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     """A connection over which ada has signed in."""
     await make_user(world, "ada", password=PASSWORD, recipients=100_000)
     authority = Authority(tmp_path)
-    terms = Terms(certificate=Certificate(authority.issue()))
-    listener = Listener(world, tmp_path / "spool", terms, Clerk(world))
+    terms = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    listener = Listener(world, tmp_path / "spool", terms, SmtpSubmissionService(world))
     await listener.start(host="127.0.0.1", port=0)
     neighbour = await connect(listener.port)
     await secured(neighbour, authority.client())
-    await sign_in(neighbour)
+    await sign_in_by_auth_plain(neighbour)
     yield neighbour
     await neighbour.close()
     await listener.close(5)
-    assert list(listener.spool.iterdir()) == []
-    assert listener.budget.used == 0
+    assert list(listener.spool_folder.iterdir()) == []
+    assert listener.byte_budget.used == 0
 
 
 async def say(client: Neighbour, raw: bytes, sender: str, to: str) -> str:
     """Send it with its whole envelope at once."""
     envelope = f"MAIL FROM:<{sender}>\r\nRCPT TO:<{to}>\r\nDATA\r\n"
-    client.send(envelope.encode() + stuffed(raw))
+    client.send(envelope.encode() + dot_stuff(raw))
     assert [(await client.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
     return await client.hear()
 
@@ -101,7 +106,7 @@ def digest(raw: bytes) -> str:
 
 
 async def test_strangers_letters_are_all_taken_and_stored_as_they_came(
-    ada: Client, mx: Neighbour, world: World
+    ada: Client, mx: Neighbour, world: Environment
 ) -> None:
     sender = "carol@example.com"
     replies = {name: await say(mx, raw, sender, ada.address) for name, raw in STRANGERS.items()}
@@ -125,18 +130,18 @@ def handed_in(raw: bytes) -> bytes:
     return FROM.sub(rb"\1ada@example.org", raw, count=1)
 
 
-async def queued(world: World) -> dict[str, bytes]:
+async def queued(world: Environment) -> dict[str, bytes]:
     """The messages of the queue, by their ids there."""
     columns = col(Submission.id), col(Submission.blob_id), col(Submission.queue_id)
     found = {}
     for row in await world.database.read(select(*columns)):
         job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-        found[str(row.queue_id)] = await message_body.message(world, job)
+        found[str(row.queue_id)] = await message_body.read_message(world, job)
     return found
 
 
 async def test_of_letters_that_are_handed_in_each_is_queued_whole_or_refused(
-    submission: Neighbour, world: World
+    submission: Neighbour, world: Environment
 ) -> None:
     """Lines end in CRLF then, and the header may be put right; the body is as it was."""
     said = {}
@@ -156,7 +161,7 @@ async def test_of_letters_that_are_handed_in_each_is_queued_whole_or_refused(
     await examine(world)
 
 
-async def one_each(world: World, many: int, to: str) -> None:
+async def one_each(world: Environment, many: int, to: str) -> None:
     """So many messages come to a server elsewhere, and nobody could read more in them."""
     async with listening(Server()) as there, working(world, relay(there)):
 
@@ -164,7 +169,7 @@ async def one_each(world: World, many: int, to: str) -> None:
             return len(there.mails) >= many
 
         await until(come)
-        states = select(col(Delivery.state)).distinct()
+        states = select(col(QueueEntry.state)).distinct()
 
         async def done() -> bool:
             return [row.state for row in await world.database.read(states)] == ["RELAYED"]
@@ -177,21 +182,23 @@ async def one_each(world: World, many: int, to: str) -> None:
         assert not re.search(rb"\0|(?<!\r)\n|\r(?!\n)", mail.raw)
 
 
-async def test_what_is_sent_on_is_one_message(ada: Client, mx: Neighbour, world: World) -> None:
-    await make(world, "list", "dave@far.example")
-    for end in ENDS:
-        raw = b"Subject: x\r\n\r\nHello" + end + FORGED
+async def test_what_is_sent_on_is_one_message(
+    ada: Client, mx: Neighbour, world: Environment
+) -> None:
+    await add_forwarding_address(world, "list", "dave@far.example")
+    for end in FALSE_END_SEQUENCES:
+        raw = b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
         mx.send(b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n")
         assert [(await mx.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
         mx.send(raw + b".\r\n")
         assert (await mx.hear()).startswith("250 2.0.0"), end
-    await one_each(ada.world, len(ENDS), "dave@far.example")
+    await one_each(ada.world, len(FALSE_END_SEQUENCES), "dave@far.example")
 
 
-async def test_what_is_handed_in_is_one_message(submission: Neighbour, world: World) -> None:
+async def test_what_is_handed_in_is_one_message(submission: Neighbour, world: Environment) -> None:
     taken = 0
-    for end in ENDS:
-        raw = b"From: ada@example.org\r\n\r\nHello" + end + FORGED
+    for end in FALSE_END_SEQUENCES:
+        raw = b"From: ada@example.org\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
         await submission.begin("dave@far.example", sender="ada@example.org")
         submission.send(raw + b".\r\n")
         reply = await submission.hear()

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from mail.smtp.connection_limits import Limits
-from mail.smtp.lmtp import Lmtp
-from mail.smtp.spool_file import MEMORY
+from mail.smtp.connection_limits import SessionLimits
+from mail.smtp.lmtp import LmtpListener
+from mail.smtp.spool_file import MAX_IN_MEMORY
 from models.errors import Forbidden, OverQuota
 from models.runtime.options import MIB
 from tests.support.mail_servers.empty_store_listeners import listeners
 from tests.support.mail_servers.lmtp_client import Memory, Neighbour, connect, until
 
-Open = Callable[..., Awaitable[Lmtp]]
+Open = Callable[..., Awaitable[LmtpListener]]
 FULL = OverQuota(used=1, allowed=1)
 
 
@@ -33,30 +33,32 @@ async def listening(tmp_path: Path, post: Memory) -> AsyncIterator[Open]:
     """Opens a listener with the limits that are given."""
     async with listeners(tmp_path) as there:
 
-        async def begin(fault: Callable[[str], None] = lambda _place: None, **limits: Any) -> Lmtp:
-            world, most = there.world(fault=fault), replace(Limits(), **limits)
-            return await there.begun(Lmtp(world, tmp_path / "spool", most, post))
+        async def begin(
+            fault: Callable[[str], None] = lambda _place: None, **limits: Any
+        ) -> LmtpListener:
+            world, most = there.world(reach_fault_point=fault), replace(SessionLimits(), **limits)
+            return await there.begun(LmtpListener(world, tmp_path / "spool", most, post))
 
         yield begin
 
 
 @pytest.fixture
-async def lmtp(listening: Open) -> Lmtp:
+async def lmtp(listening: Open) -> LmtpListener:
     return await listening()
 
 
 @pytest.fixture
-async def client(lmtp: Lmtp) -> AsyncIterator[Neighbour]:
+async def client(lmtp: LmtpListener) -> AsyncIterator[Neighbour]:
     neighbour = await connect(lmtp.port)
     yield neighbour
     await neighbour.close()
 
 
-def spooled(lmtp: Lmtp) -> list[Path]:
-    return list(lmtp.spool.iterdir())
+def spooled(lmtp: LmtpListener) -> list[Path]:
+    return list(lmtp.spool_folder.iterdir())
 
 
-async def test_lhlo_says_what_we_can_do_and_no_version(lmtp: Lmtp) -> None:
+async def test_lhlo_says_what_we_can_do_and_no_version(lmtp: LmtpListener) -> None:
     client = await connect(lmtp.port, greet=False)
     assert await client.hear() == "220 mx.example.org LMTP"
     assert (await client.say("LHLO mx.example.net")).splitlines() == [
@@ -170,7 +172,7 @@ async def test_mail_is_taken_by_its_path_and_parameters(
     assert (await client.say(f"MAIL FROM:{path}")).startswith(reply)
 
 
-async def test_nobody_may_begin_without_lhlo(lmtp: Lmtp) -> None:
+async def test_nobody_may_begin_without_lhlo(lmtp: LmtpListener) -> None:
     client = await connect(lmtp.port, greet=False)
     await client.hear()
     assert (await client.say("MAIL FROM:<>")).startswith("503 5.5.1")
@@ -202,22 +204,22 @@ async def test_a_message_may_be_empty(client: Neighbour, post: Memory) -> None:
 
 
 async def test_a_large_message_is_spooled_and_its_file_removed(
-    client: Neighbour, lmtp: Lmtp, post: Memory
+    client: Neighbour, lmtp: LmtpListener, post: Memory
 ) -> None:
-    raw = b"".join(b"%070d\r\n" % line for line in range(5 * MEMORY // 72))
+    raw = b"".join(b"%070d\r\n" % line for line in range(5 * MAX_IN_MEMORY // 72))
     await client.begin("ada@example.org")
     client.send(raw + b".\r\n")
     assert (await client.hear()).startswith("250")
     assert post.letters[0].raw == raw
     assert post.letters[0].spooled
     assert not spooled(lmtp)
-    assert lmtp.budget.used == 0
+    assert lmtp.byte_budget.used == 0
 
 
 async def test_what_is_wrong_with_a_message_is_said_to_each_recipient(
     listening: Open, post: Memory
 ) -> None:
-    lmtp = await listening(message_max=3 * MIB)
+    lmtp = await listening(max_message_size=3 * MIB)
     client = await connect(lmtp.port)
     for raw, reply in (
         (b"x\r\n" * (MIB + 1), "552 5.3.4 Message too large"),
@@ -230,12 +232,12 @@ async def test_what_is_wrong_with_a_message_is_said_to_each_recipient(
     assert (await client.say("Hello\r\n.")).startswith("250")
     assert [letter.raw for letter in post.letters] == [b"Hello\r\n"]
     assert not spooled(lmtp)
-    assert lmtp.budget.used == 0
+    assert lmtp.byte_budget.used == 0
     await client.close()
 
 
 async def test_a_message_may_be_as_large_as_announced(listening: Open, post: Memory) -> None:
-    lmtp = await listening(message_max=1000)
+    lmtp = await listening(max_message_size=1000)
     client = await connect(lmtp.port)
     for size, code in ((1000, "250"), (1001, "552")):
         await client.begin("ada@example.org")
@@ -246,7 +248,7 @@ async def test_a_message_may_be_as_large_as_announced(listening: Open, post: Mem
 
 
 async def test_bytes_in_flight_are_bounded_over_all_sessions(listening: Open, post: Memory) -> None:
-    lmtp = await listening(budget=1000)
+    lmtp = await listening(byte_budget=1000)
     first, second = await connect(lmtp.port), await connect(lmtp.port)
     post.open.clear()
     await first.begin("ada@example.org")
@@ -273,7 +275,7 @@ async def test_a_disk_without_room_is_said_before_the_message_comes(listening: O
 
 
 async def test_one_message_has_so_many_recipients_and_no_more(listening: Open) -> None:
-    client = await connect((await listening(recipients=2)).port)
+    client = await connect((await listening(max_recipients=2)).port)
     await client.say("MAIL FROM:<>")
     replies = [await client.say("RCPT TO:<ada@example.org>") for _ in range(3)]
     assert [reply[:9] for reply in replies] == ["250 2.1.5", "250 2.1.5", "452 4.5.3"]
@@ -281,7 +283,7 @@ async def test_one_message_has_so_many_recipients_and_no_more(listening: Open) -
 
 
 async def test_whoever_makes_too_many_mistakes_is_hung_up_on(listening: Open) -> None:
-    client = await connect((await listening(mistakes=2)).port)
+    client = await connect((await listening(max_mistakes=2)).port)
     client.send(b"FOO\r\n" * 5)
     replies = (await client.ended()).decode().splitlines()
     assert [reply[:9] for reply in replies] == ["500 5.5.1"] * 3 + ["421 4.7.0"]
@@ -289,7 +291,7 @@ async def test_whoever_makes_too_many_mistakes_is_hung_up_on(listening: Open) ->
 
 
 async def test_unknown_recipients_are_no_mistakes(listening: Open) -> None:
-    client = await connect((await listening(mistakes=2)).port)
+    client = await connect((await listening(max_mistakes=2)).port)
     await client.say("MAIL FROM:<>")
     for _ in range(5):
         assert (await client.say("RCPT TO:<nobody@example.org>")).startswith("550")
@@ -297,7 +299,7 @@ async def test_unknown_recipients_are_no_mistakes(listening: Open) -> None:
 
 
 async def test_one_connection_too_many_is_told_so(listening: Open) -> None:
-    lmtp = await listening(connections=1)
+    lmtp = await listening(max_connections=1)
     first = await connect(lmtp.port)
     second = await connect(lmtp.port, greet=False)
     assert (await second.ended()).startswith(b"421 4.3.2 Too many connections")
@@ -312,7 +314,7 @@ async def test_one_connection_too_many_is_told_so(listening: Open) -> None:
 
 @pytest.mark.parametrize("place", ["command", "data"])
 async def test_silence_ends_a_session(listening: Open, post: Memory, place: str) -> None:
-    lmtp = await listening(timeout=0.2)
+    lmtp = await listening(command_timeout=0.2)
     client = await connect(lmtp.port)
     if place == "data":
         await client.begin("ada@example.org")
@@ -321,18 +323,18 @@ async def test_silence_ends_a_session(listening: Open, post: Memory, place: str)
     await client.close()
     assert not post.letters
     assert not spooled(lmtp)
-    assert lmtp.budget.used == 0
+    assert lmtp.byte_budget.used == 0
 
 
 @pytest.mark.parametrize("abruptly", [True, False])
 async def test_a_client_that_vanishes_inside_data_leaves_nothing(
-    lmtp: Lmtp, post: Memory, caplog: pytest.LogCaptureFixture, *, abruptly: bool
+    lmtp: LmtpListener, post: Memory, caplog: pytest.LogCaptureFixture, *, abruptly: bool
 ) -> None:
     caplog.set_level(logging.DEBUG, "mail.smtp.session")
     client = await connect(lmtp.port)
     await client.begin("ada@example.org")
-    client.send(b"Subject: secret\r\n" * (3 * MEMORY // 17))
-    await until(lambda: lmtp.budget.used > 2 * MEMORY)
+    client.send(b"Subject: secret\r\n" * (3 * MAX_IN_MEMORY // 17))
+    await until(lambda: lmtp.byte_budget.used > 2 * MAX_IN_MEMORY)
     assert spooled(lmtp)
     if abruptly:
         client.reset()
@@ -343,7 +345,7 @@ async def test_a_client_that_vanishes_inside_data_leaves_nothing(
     await until(lambda: not lmtp.sessions)
     assert not post.letters
     assert not spooled(lmtp)
-    assert lmtp.budget.used == 0
+    assert lmtp.byte_budget.used == 0
     assert [record.getMessage() for record in caplog.records] == ["session ended inside DATA"]
 
 
@@ -360,7 +362,7 @@ async def test_a_half_closed_client_still_hears_what_came_of_its_mail(
 
 
 async def test_a_delivery_goes_on_when_the_client_has_gone(
-    client: Neighbour, lmtp: Lmtp, post: Memory
+    client: Neighbour, lmtp: LmtpListener, post: Memory
 ) -> None:
     post.open.clear()
     await client.begin("ada@example.org")
@@ -369,7 +371,7 @@ async def test_a_delivery_goes_on_when_the_client_has_gone(
     client.reset()
     await until(lambda: not lmtp.sessions)
     post.open.set()
-    await until(lambda: not lmtp.budget.used)
+    await until(lambda: not lmtp.byte_budget.used)
     assert len(post.letters) == 1
 
 
@@ -387,7 +389,9 @@ async def test_nothing_is_acknowledged_before_the_post_has_it(
     assert (await client.hear()).startswith("250")
 
 
-async def test_closing_lets_data_end_and_dismisses_the_idle(lmtp: Lmtp, post: Memory) -> None:
+async def test_closing_lets_data_end_and_dismisses_the_idle(
+    lmtp: LmtpListener, post: Memory
+) -> None:
     idle, busy = await connect(lmtp.port), await connect(lmtp.port)
     await busy.begin("ada@example.org")
     closing = asyncio.create_task(lmtp.close(10))
@@ -404,7 +408,7 @@ async def test_closing_lets_data_end_and_dismisses_the_idle(lmtp: Lmtp, post: Me
     await busy.close()
 
 
-async def test_closing_does_not_wait_for_ever(lmtp: Lmtp, post: Memory) -> None:
+async def test_closing_does_not_wait_for_ever(lmtp: LmtpListener, post: Memory) -> None:
     client = await connect(lmtp.port)
     await client.begin("ada@example.org")
     client.send(b"Hello\r\n" * 300_000)
@@ -459,7 +463,7 @@ async def test_a_fault_inside_data_ends_the_session(
     await client.close()
 
 
-async def test_the_standard_library_can_send_to_us(lmtp: Lmtp, post: Memory) -> None:
+async def test_the_standard_library_can_send_to_us(lmtp: LmtpListener, post: Memory) -> None:
     def send() -> None:
         with smtplib.LMTP("127.0.0.1", lmtp.port) as client:
             client.sendmail("carol@example.net", "ada@example.org", b".dot\r\n\r\nHello\r\n")

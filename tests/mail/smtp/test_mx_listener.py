@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from mail.delivery.listener_backend import Arrived
-from mail.recipients.recipient_routes import Taken
-from mail.smtp.connection_limits import Limits
-from mail.smtp.mx_server import Mx, Rules
-from mail.smtp.smtp_server import Terms
-from mail.tls.server_tls import Certificate
-from models.errors import Forbidden, NotFound, OverQuota, Unavailable
+from mail.delivery.listener_backend import SmtpArrival
+from mail.recipients.recipient_routes import AcceptedRecipient
+from mail.smtp.connection_limits import SessionLimits
+from mail.smtp.mx_server import MxListener, MxRules
+from mail.smtp.smtp_server import SmtpListenerConfig
+from mail.tls.server_tls import CertificateFiles
+from models.errors import Forbidden, NotFound, OverQuota, ServiceUnavailable
 from models.runtime.options import MIB
 from tests.conftest import Clock
 from tests.support.mail_servers.empty_store_listeners import listeners
@@ -25,35 +25,39 @@ from tests.support.mail_servers.lmtp_client import Memory, Neighbour, until
 from tests.support.mail_servers.smtp_client import Authority, connect, secured, wrapped
 
 FULL = OverQuota(used=1, allowed=1)
-Open = Callable[..., Awaitable[Mx]]
+Open = Callable[..., Awaitable[MxListener]]
 
 
 @dataclass
 class Doorway(Memory):
     """A post in memory that says who handed the mail in, and what was put off."""
 
-    arrived: list[Arrived] = field(default_factory=list)
+    arrived: list[SmtpArrival] = field(default_factory=list)
     put_off: list[str] = field(default_factory=list)
     broken: Exception | None = None
     asked: int = 0  # recipients
 
-    async def accept(self, address: str, sender: str) -> Taken:
+    async def accept_recipient(self, address: str, sender: str) -> AcceptedRecipient:
         self.asked += 1
-        return await super().accept(address, sender)
+        return await super().accept_recipient(address, sender)
 
     async def deliver(
         self,
         source: bytes | Path,
-        taken: Sequence[Taken],
+        taken: Sequence[AcceptedRecipient],
         sender: str,
-        arrived: Arrived | None = None,
+        arrived: SmtpArrival | None = None,
     ) -> Sequence[object]:
         assert arrived is not None
         self.arrived.append(arrived)
         return await super().deliver(source, taken, sender, arrived)
 
-    async def later(
-        self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
+    async def enqueue_for_retry(
+        self,
+        source: bytes | Path,
+        taken: Sequence[AcceptedRecipient],
+        sender: str,
+        arrived: SmtpArrival,
     ) -> None:
         if self.broken:
             raise self.broken
@@ -77,26 +81,30 @@ async def listening(
     """Opens a listener on these terms."""
     async with listeners(tmp_path) as there:
 
-        async def begin(rules: Rules | None = None, *, tls: bool = True, **given: Any) -> Mx:
-            names = {name: given.pop(name) for name in list(given) if hasattr(Limits(), name)}
-            terms = Terms(
-                limits=replace(Limits(), **names),
-                certificate=Certificate(authority.issue()) if tls else None,
+        async def begin(
+            rules: MxRules | None = None, *, tls: bool = True, **given: Any
+        ) -> MxListener:
+            names = {
+                name: given.pop(name) for name in list(given) if hasattr(SessionLimits(), name)
+            }
+            terms = SmtpListenerConfig(
+                limits=replace(SessionLimits(), **names),
+                certificates=CertificateFiles(authority.issue()) if tls else None,
                 **given,
             )
             world = there.world(now=clock)
-            return await there.begun(Mx(world, tmp_path / "spool", terms, rules, post))
+            return await there.begun(MxListener(world, tmp_path / "spool", terms, rules, post))
 
         yield begin
 
 
 @pytest.fixture
-async def mx(listening: Open) -> Mx:
+async def mx(listening: Open) -> MxListener:
     return await listening()
 
 
 @pytest.fixture
-async def client(mx: Mx) -> AsyncIterator[Neighbour]:
+async def client(mx: MxListener) -> AsyncIterator[Neighbour]:
     neighbour = await connect(mx.port)
     yield neighbour
     await neighbour.close()
@@ -108,7 +116,7 @@ async def send(client: Neighbour, raw: bytes, *to: str, more: str = "") -> str:
     return await client.hear()
 
 
-async def test_ehlo_says_what_we_can_do(mx: Mx) -> None:
+async def test_ehlo_says_what_we_can_do(mx: MxListener) -> None:
     client = await connect(mx.port, greet=False)
     assert await client.hear() == "220 mx.example.org ESMTP"
     offers = ["PIPELINING", f"SIZE {64 * MIB}", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
@@ -134,11 +142,11 @@ async def test_a_message_is_given_our_field_and_its_client_is_known(
         f"\tby mx.example.org with ESMTP\r\n\tid {key}; Tue, 01 Jan 2030 00:00:00 +0000\r\n"
         "Subject: Hi\r\n\r\nHello\r\n"
     )
-    assert (arrived.client.ip, arrived.client.helo) == ("127.0.0.1", "mx.example.net")
-    assert (arrived.client.tls, arrived.client.authenticated) == (None, None)
+    assert (arrived.client.ip_address, arrived.client.helo_name) == ("127.0.0.1", "mx.example.net")
+    assert (arrived.client.tls_description, arrived.client.username) == (None, None)
     again = await send(client, b"Subject: Hi\r\n\r\nHello\r\n", "ada@example.org")
     assert again.startswith("250 ")
-    assert post.arrived[1].digest == arrived.digest  # our own field does not count
+    assert post.arrived[1].content_digest == arrived.content_digest  # our own field does not count
 
 
 @pytest.mark.parametrize(
@@ -153,21 +161,21 @@ async def test_received_names_the_protocol(
     assert f"with {protocol}\r\n".encode() in post.letters[0].raw
 
 
-async def test_starttls(mx: Mx, authority: Authority, post: Doorway) -> None:
+async def test_starttls(mx: MxListener, authority: Authority, post: Doorway) -> None:
     client = await connect(mx.port)
     await secured(client, authority.client())
     assert "STARTTLS" not in await client.say("EHLO mx.example.net")
     assert (await client.say("STARTTLS")).startswith("503 5.5.1")
     await send(client, b"Subject: Hi\r\n" * 30_000 + b"\r\nHello\r\n", "ada@example.org")
     assert b"with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n" in post.letters[0].raw
-    assert post.arrived[0].client.tls == "TLSv1.3 TLS_AES_256_GCM_SHA384"
+    assert post.arrived[0].client.tls_description == "TLSv1.3 TLS_AES_256_GCM_SHA384"
     assert (await client.say("QUIT")).startswith("221")
     assert await client.ended() == b""
     await client.close()
 
 
 async def test_an_ordinary_client_sends_over_tls(
-    mx: Mx, authority: Authority, post: Doorway
+    mx: MxListener, authority: Authority, post: Doorway
 ) -> None:
     def work() -> Any:
         with smtplib.SMTP("127.0.0.1", mx.port, timeout=10) as smtp:
@@ -185,14 +193,14 @@ async def test_an_ordinary_client_sends_over_tls(
 async def test_tls_from_the_first_byte(
     listening: Open, authority: Authority, post: Doorway
 ) -> None:
-    mx = await listening(wrapped=True)
+    mx = await listening(implicit_tls=True)
     client = await wrapped(mx.port, authority.client())
     assert (await send(client, b"\r\nHello\r\n", "ada@example.org")).startswith("250")
-    assert post.arrived[0].client.tls
+    assert post.arrived[0].client.tls_description
     await client.close()
 
 
-async def test_a_new_certificate_is_in_force_at_once(mx: Mx, authority: Authority) -> None:
+async def test_a_new_certificate_is_in_force_at_once(mx: MxListener, authority: Authority) -> None:
     authority.issue("other.example.org")
     client = await connect(mx.port)
     await secured(client, authority.client(), "other.example.org")
@@ -203,7 +211,7 @@ async def test_a_new_certificate_is_in_force_at_once(mx: Mx, authority: Authorit
     await again.close()
 
 
-async def test_no_tls_where_the_client_talks_on(mx: Mx) -> None:
+async def test_no_tls_where_the_client_talks_on(mx: MxListener) -> None:
     client = await connect(mx.port)
     assert (await client.say("STARTTLS")).startswith("220")
     client.send(b"EHLO mallory\r\nMAIL FROM:<m@example.net>\r\n")
@@ -221,7 +229,7 @@ async def test_without_a_certificate_there_is_no_tls(listening: Open) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_old_tls_is_not_spoken(mx: Mx, authority: Authority) -> None:
+async def test_old_tls_is_not_spoken(mx: MxListener, authority: Authority) -> None:
     context = authority.client()
     context.minimum_version = ssl.TLSVersion.TLSv1
     context.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -245,7 +253,9 @@ async def test_where_nobody_has_it_it_is_refused(client: Neighbour, post: Doorwa
     assert not post.put_off
 
 
-@pytest.mark.parametrize("refusal", [FULL, Forbidden("no"), NotFound("bob"), Unavailable("no")])
+@pytest.mark.parametrize(
+    "refusal", [FULL, Forbidden("no"), NotFound("bob"), ServiceUnavailable("no")]
+)
 async def test_where_some_have_it_the_queue_has_it_for_the_others(
     client: Neighbour, post: Doorway, refusal: Exception
 ) -> None:
@@ -293,7 +303,7 @@ async def test_a_message_does_not_go_on_with_our_field(
 async def test_ten_thousand_recipients(
     listening: Open, post: Doorway, name: bytes, asked: int
 ) -> None:
-    mx = await listening(commands=2000, strangers=50)
+    mx = await listening(max_commands=2000, max_unknown_recipients=50)
     client = await connect(mx.port)
     client.send(b"MAIL FROM:<c@example.net>\r\n" + (name + b"\r\n") * 10_000)
     with suppress(ConnectionError):  # it is hung up while it still talks
@@ -305,7 +315,7 @@ async def test_ten_thousand_recipients(
 
 
 async def test_too_many_commands_end_a_session(listening: Open) -> None:
-    mx = await listening(commands=10)
+    mx = await listening(max_commands=10)
     client = await connect(mx.port)
     client.send(b"NOOP\r\n" * 9)
     assert (await client.ended()).endswith(b"421 4.7.0 Too many commands, come back for more\r\n")
@@ -313,7 +323,7 @@ async def test_too_many_commands_end_a_session(listening: Open) -> None:
 
 
 async def test_slow_clients_are_let_go(listening: Open) -> None:
-    slow = await listening(timeout=0.2)
+    slow = await listening(command_timeout=0.2)
     client = await connect(slow.port, greet=False)
     assert b"421 4.4.2" in await client.ended()
     begun = await connect(slow.port)
@@ -324,7 +334,7 @@ async def test_slow_clients_are_let_go(listening: Open) -> None:
         await each.close()
 
 
-@pytest.mark.parametrize("limit", ["lifetime", "message_timeout"])
+@pytest.mark.parametrize("limit", ["session_timeout", "message_timeout"])
 async def test_a_drop_now_and_then_keeps_no_session_open(listening: Open, limit: str) -> None:
     mx = await listening(**{limit: 0.6})
     client = await connect(mx.port)
@@ -335,7 +345,7 @@ async def test_a_drop_now_and_then_keeps_no_session_open(listening: Open, limit:
                 client.send(b"x\r\n")
             await asyncio.sleep(0.05)
     await client.close()
-    assert mx.budget.used == 0
+    assert mx.byte_budget.used == 0
 
 
 async def test_a_hello_that_is_no_name(client: Neighbour) -> None:
@@ -353,7 +363,7 @@ async def test_auth_is_not_offered(client: Neighbour) -> None:
 
 
 async def test_connections_of_a_network_are_limited(listening: Open) -> None:
-    mx = await listening(each=2)
+    mx = await listening(max_connections_per_network=2)
     first, second = await connect(mx.port), await connect(mx.port)
     third = await connect(mx.port, greet=False)
     assert (await third.hear()).startswith("421 4.7.0")
@@ -364,7 +374,7 @@ async def test_connections_of_a_network_are_limited(listening: Open) -> None:
     for each in (first, second, third, fourth):
         await each.close()
     await until(lambda: not mx.sessions)
-    assert mx.crowd.here == 0
+    assert mx.connection_limiter.in_use_count == 0
 
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -385,13 +395,13 @@ BALANCED = [
 async def test_a_balancer_says_who_it_is(
     listening: Open, post: Doorway, head: bytes, ip: str
 ) -> None:
-    mx = await listening(proxies=("127.0.0.0/8",))
+    mx = await listening(proxy_networks=("127.0.0.0/8",))
     client = await connect(mx.port, greet=False)
     client.send(head + b"EHLO x\r\n")
     assert (await client.hear()).startswith("220")
     assert (await client.hear()).startswith("250-")
     await send(client, b"\r\nHello\r\n", "ada@example.org")
-    assert post.arrived[0].client.ip == ip
+    assert post.arrived[0].client.ip_address == ip
     await client.close()
 
 
@@ -408,14 +418,14 @@ async def test_a_balancer_says_who_it_is(
     ],
 )
 async def test_a_balancer_that_does_not_say_it_well(listening: Open, head: bytes) -> None:
-    mx = await listening(proxies=("127.0.0.0/8",))
+    mx = await listening(proxy_networks=("127.0.0.0/8",))
     client = await connect(mx.port, greet=False)
     client.send(head)
     assert await client.ended() == b""
     await client.close()
 
 
-async def test_only_a_balancer_may_say_who_it_is(mx: Mx) -> None:
+async def test_only_a_balancer_may_say_who_it_is(mx: MxListener) -> None:
     client = await connect(mx.port, greet=False)
     client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 25\r\n")
     assert (await client.hear()).startswith("220")
@@ -424,21 +434,21 @@ async def test_only_a_balancer_may_say_who_it_is(mx: Mx) -> None:
 
 
 async def test_a_balancer_before_tls(listening: Open, authority: Authority, post: Doorway) -> None:
-    mx = await listening(proxies=("127.0.0.0/8",), wrapped=True)
+    mx = await listening(proxy_networks=("127.0.0.0/8",), implicit_tls=True)
     client = await connect(mx.port, greet=False)
     client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 465\r\n")
     await client.writer.start_tls(authority.client(), server_hostname="mx.example.org")
     assert (await client.hear()).startswith("220")
     await client.say("EHLO x")
     await send(client, b"\r\nHello\r\n", "ada@example.org")
-    assert post.arrived[0].client.ip == "192.0.2.7"
+    assert post.arrived[0].client.ip_address == "192.0.2.7"
     await client.close()
 
 
 async def test_so_much_a_network_may_send_in_an_hour(
     listening: Open, post: Doorway, clock: Clock
 ) -> None:
-    mx = await listening(Rules(network_rate=3, mailbox_rate=2))
+    mx = await listening(MxRules(network_hourly=3, network_hourly_per_account=2))
     client = await connect(mx.port)
     for _ in range(2):
         assert (await send(client, b"\r\nHi\r\n", "ada@example.org")).startswith("250")
@@ -456,7 +466,7 @@ async def test_so_much_a_network_may_send_in_an_hour(
 
 
 async def test_what_is_refused_does_not_count(listening: Open, post: Doorway) -> None:
-    mx = await listening(Rules(network_rate=1))
+    mx = await listening(MxRules(network_hourly=1))
     post.refuse = {"ada": FULL}
     client = await connect(mx.port)
     for _ in range(3):
@@ -467,14 +477,14 @@ async def test_what_is_refused_does_not_count(listening: Open, post: Doorway) ->
 async def test_a_recipient_that_takes_too_long_is_put_off(
     listening: Open, post: Doorway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mx = await listening(Rules(patience=0.1))
+    mx = await listening(MxRules(recipient_timeout=0.1))
     waits = asyncio.Event()
 
-    async def accept(_address: str, _sender: str) -> Taken:
+    async def accept(_address: str, _sender: str) -> AcceptedRecipient:
         await waits.wait()
         raise NotFound("nobody")
 
-    monkeypatch.setattr(post, "accept", accept)
+    monkeypatch.setattr(post, "accept_recipient", accept)
     client = await connect(mx.port)
     await client.say("MAIL FROM:<c@example.net>")
     assert (await client.say("RCPT TO:<ada@example.org>")).startswith("451 4.3.0")

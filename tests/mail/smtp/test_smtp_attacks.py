@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mail.smtp.line_protocol import COMMAND_MAX
+from mail.smtp.line_protocol import MAX_COMMAND_LINE
 from tests.support.mail_servers.lmtp_client import Neighbour, until
 from tests.support.mail_servers.memory_listeners import KINDS, SECRET, Door, opened
 from tests.support.mail_servers.smtp_client import secured
@@ -46,7 +46,7 @@ async def codes(client: Neighbour, raw: bytes, many: int) -> list[str]:
 
 async def gone(door: Door) -> None:
     await until(lambda: not door.listener.sessions)
-    assert door.listener.budget.used == 0
+    assert door.listener.byte_budget.used == 0
 
 
 # ---------------------------------------------------------------- much in one packet
@@ -196,7 +196,7 @@ def b64(text: str | bytes) -> str:
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Door]:
-    async with opened("submission", tmp_path, mistakes=100) as made:
+    async with opened("submission", tmp_path, max_mistakes=100) as made:
         yield made
 
 
@@ -311,7 +311,7 @@ def has(kind: str, place: str) -> bool:
 async def test_slow_clients_are_let_go_and_others_are_served(
     tmp_path: Path, kind: str, place: str
 ) -> None:
-    limit = {"message_timeout": 0.5} if place == "data" else {"timeout": 0.5}
+    limit = {"message_timeout": 0.5} if place == "data" else {"command_timeout": 0.5}
     async with opened(kind, tmp_path, **limit) as door:
         slow = [await dribbling(door, place) for _ in range(10)]
         other = await door.enter()
@@ -335,7 +335,7 @@ async def test_slow_clients_are_let_go_and_others_are_served(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_client_that_does_not_listen_is_let_go(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path, timeout=0.5) as door:
+    async with opened(kind, tmp_path, command_timeout=0.5) as door:
         deaf = socket.socket()
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.setblocking(False)
@@ -354,7 +354,7 @@ async def test_a_client_that_does_not_listen_is_let_go(tmp_path: Path, kind: str
 @pytest.mark.parametrize("kind", KINDS)
 async def test_connections_are_counted(tmp_path: Path, kind: str) -> None:
     each = 100 if kind == "lmtp" else 5
-    async with opened(kind, tmp_path, connections=8, each=each) as door:
+    async with opened(kind, tmp_path, max_connections=8, max_connections_per_network=each) as door:
         most = 8 if kind == "lmtp" else 5
         there = [await door.arrive() for _ in range(most)]
         for _ in range(20):
@@ -378,7 +378,7 @@ async def test_ten_thousand_recipients_and_the_session_lives(tmp_path: Path) -> 
     for kind in KINDS:
         (tmp_path / kind).mkdir()
         async with opened(kind, tmp_path / kind) as door:
-            most = door.listener.limits.recipients
+            most = door.listener.limits.max_recipients
             client = await door.enter()
             client.send(MAIL + RCPT * 10_000 + b"DATA\r\nHello\r\n.\r\n")
             assert (await client.hear()).startswith("250 2.1.0")
@@ -405,7 +405,7 @@ async def test_ten_thousand_mistakes_end_a_session(
             while piece := await client.reader.read(4096):
                 said += piece
     replies = said.splitlines()
-    assert len(replies) <= door.listener.limits.mistakes + 2
+    assert len(replies) <= door.listener.limits.max_mistakes + 2
     await gone(door)
 
 
@@ -417,8 +417,8 @@ async def test_lines_that_are_too_long(door: Door, client: Neighbour) -> None:
         b"\xff": "500 ",
     }
     for verb, reply in short.items():
-        assert (await client.say(verb.ljust(COMMAND_MAX - 2, b"x"))).startswith(reply), verb
-        for size in (COMMAND_MAX - 1, COMMAND_MAX, 100_000, 3_000_000):
+        assert (await client.say(verb.ljust(MAX_COMMAND_LINE - 2, b"x"))).startswith(reply), verb
+        for size in (MAX_COMMAND_LINE - 1, MAX_COMMAND_LINE, 100_000, 3_000_000):
             said = await client.say(verb.ljust(size, b"x"))
             assert said == "500 5.5.2 Line too long", (verb, size)
     assert await client.say("NOOP") == "250 2.0.0 Fine"
@@ -430,7 +430,7 @@ async def test_a_line_without_end_takes_no_memory(door: Door, client: Neighbour)
         client.send(b"x" * 100_000)
         await client.writer.drain()
     (session,) = door.listener.sessions
-    assert len(session._wire._kept) < 400_000  # type: ignore[attr-defined]  # noqa: SLF001
+    assert len(session._command_reader._buffer) < 400_000  # type: ignore[attr-defined]  # noqa: SLF001
     client.send(b"\r\n")
     assert (await client.hear()).startswith("500 5.5.2 Line too long")
     assert await client.say("NOOP") == "250 2.0.0 Fine"

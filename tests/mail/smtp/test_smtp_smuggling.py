@@ -8,54 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mail.smtp.spool_file import Body
+from mail.smtp.spool_file import DataParser
+from tests.support.mail.smuggled_messages import FALSE_END_SEQUENCES, SMUGGLED_TRANSACTION
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.memory_listeners import KINDS, SECRET, Door, opened
 from tests.support.mail_servers.smtp_client import secured
 
-# What some server takes for the end of a message (CVE-2023-51764, -51765, -51766, and others)
-ENDS = [
-    b"\n.\n",
-    b"\n.\r",
-    b"\n.\r\n",
-    b"\n\n.\r\n",
-    b"\n.\n\n",
-    b"\r.\r",
-    b"\r.\n",
-    b"\r.\r\n",
-    b"\r\r.\r\r",
-    b"\r\n.\n",
-    b"\r\n.\r",
-    b"\r\n.\r\r\n",
-    b"\r\n\r.\r\n",
-    b"\r\n\n.\r\n",
-    b"\r\r\n.\r\r\n",
-    b"\r\n\0.\r\n",
-    b"\r\n.\0\r\n",
-    b"\r\n.\r\0\n",
-    b"\r\0\n.\r\n",
-    b"\r\n. \r\n",
-    b"\r\n.\t\r\n",
-    b"\r\n .\r\n",
-    b"\r\n..\r\n",
-    b"\r\n...\r\n",
-    b"\r\n.\x1a\r\n",
-    b"\r\n\x0b.\r\n",
-    b"\x0c.\x0c",
-    b"\x1a",
-    b"\x04",
-    b"\xff\xf4\xff\xfd\x06",
-    "\u2028.\u2028".encode(),
-    "\x85.\x85".encode(),
-    b"\x85.\x85",
-    b"\r\n\xc0\xae\r\n",
-    "\r\n\uff0e\r\n".encode(),
-]
 TOP = re.compile(rb"(Received: [^\r\n]+(\r\n\t[^\r\n]+)*\r\n)?")
-FORGED = (
-    b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n"
-    b"From: admin@example.org\r\n\r\nForged\r\n"
-)
 
 
 @pytest.fixture(params=KINDS)
@@ -87,8 +46,8 @@ async def in_step(client: Neighbour) -> None:
 
 async def test_nothing_else_ends_a_message(door: Door) -> None:
     client = await door.enter()
-    for end in ENDS:
-        raw = b"Subject: x\r\n\r\nHello" + end + FORGED
+    for end in FALSE_END_SEQUENCES:
+        raw = b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
         await client.begin("ada@example.org")
         client.send(raw + b".\r\n")
         assert (await client.hear()).startswith("250 2.0.0"), end
@@ -115,17 +74,17 @@ async def test_a_message_that_was_cut_anywhere_ends_where_it_ends(door: Door) ->
     await client.close()
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", FALSE_END_SEQUENCES)
 def test_it_is_so_for_each_byte_alone(end: bytes) -> None:
-    raw, body, found = b"Subject: x\r\n\r\nHello" + end + FORGED, Body(), b""
+    raw, body, found = b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION, DataParser(), b""
     for at in range(len(raw)):
         added, rest = body.feed(raw[at : at + 1])
         found += added
-        assert (body.ended, rest) == (False, b"")
+        assert (body.has_ended, rest) == (False, b"")
     for last in (b".", b"\r", b"\n"):
         added, rest = body.feed(last)
         found += added
-    assert (body.ended, rest, found) == (True, b"", meant(raw))
+    assert (body.has_ended, rest, found) == (True, b"", meant(raw))
 
 
 @pytest.mark.parametrize("line", [b"NOOP", b"", b"NO\rOP", b"MAIL FROM:<a@b.example>", b"x" * 99])
@@ -175,14 +134,14 @@ async def test_what_stands_behind_the_end_is_a_command(door: Door) -> None:
 
 
 async def test_a_message_without_end_is_none(door: Door) -> None:
-    for end in ENDS:
+    for end in FALSE_END_SEQUENCES:
         client = await door.enter()
         await client.begin("ada@example.org")
         client.send(b"Subject: x\r\n\r\nHello" + end)
         await client.writer.drain()
         await client.close()
     async with asyncio.timeout(60):
-        await asyncio.gather(*(each.gone for each in list(door.listener.sessions)))
+        await asyncio.gather(*(each.closed for each in list(door.listener.sessions)))
     assert door.post.letters == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mail.storage import openpgp_encryption, openpgp_short_rsa
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.support.accounts.openpgp_keys import RSA_1024, SIGNS_ONLY, key_of
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -48,7 +48,7 @@ def gpg(tmp_path: Path) -> Gpg:
     ],
 )
 async def test_gnupg_decrypts_what_is_encrypted_to_a_short_key(
-    gpg: Gpg, world: World, words: tuple[str, str, str], bits: int
+    gpg: Gpg, world: Environment, words: tuple[str, str, str], bits: int
 ) -> None:
     gpg("--quick-gen-key", "Eve <eve@example.org>", *words)
     if words[1] == "default":
@@ -57,14 +57,14 @@ async def test_gnupg_decrypts_what_is_encrypted_to_a_short_key(
         if sum(line.startswith("fpr") for line in ring) == 1:
             gpg("--quick-add-key", finger, words[0], "encr", words[2])
     armored = gpg("--armor", "--export", "eve@example.org").decode()
-    key = openpgp_short_rsa.read(armored, datetime.now(UTC))
+    key = openpgp_short_rsa.parse_encryption_key(armored, datetime.now(UTC))
     assert key is not None
-    assert (key.bits, key.user_id) == (bits, "Eve <eve@example.org>")
+    assert (key.bit_length, key.user_id) == (bits, "Eve <eve@example.org>")
     assert (key.expires_at is None) == (words[2] == "0")
     for content in (b"", b"Hello\r\n", bytes(range(256)) * 1000):
         assert gpg("--decrypt", given=openpgp_short_rsa.encrypt(content, key)) == content
     raw = b"Subject: Hi\r\nContent-Type: text/plain\r\n\r\nSecret\r\n"
-    made = await openpgp_encryption.to_all(world, raw, [armored])
+    made = await openpgp_encryption.encrypt_to_keys(world, raw, [armored])
     inner = made[made.index(b"-----BEGIN PGP MESSAGE") : made.index(b"\r\n--=_", 400)]
     assert b"Secret" not in made
     assert b"Secret" in gpg("--decrypt", given=inner)
@@ -72,7 +72,7 @@ async def test_gnupg_decrypts_what_is_encrypted_to_a_short_key(
 
 def test_other_keys_are_not_read_as_short() -> None:
     for armored in (SIGNS_ONLY, key_of("Eve <eve@example.org>")):
-        assert openpgp_short_rsa.read(armored, NOW) is None
+        assert openpgp_short_rsa.parse_encryption_key(armored, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,15 @@ def test_other_keys_are_not_read_as_short() -> None:
 )
 def test_a_key_without_a_valid_signature_is_not_used(place: int, expected: str | None) -> None:
     """A bit differs in the subkey, in its signature, or in the primary key, which remains else."""
-    original = openpgp_short_rsa.read(RSA_1024, NOW)
+    original = openpgp_short_rsa.parse_encryption_key(RSA_1024, NOW)
     assert original is not None
     assert original.key_id.hex() == "cb1e4887ec0d9762"
     head, body, tail = _divided(RSA_1024)
     damaged = bytearray(body)
     damaged[place] ^= 1
-    found = openpgp_short_rsa.read(head + base64.encodebytes(bytes(damaged)).decode() + tail, NOW)
+    found = openpgp_short_rsa.parse_encryption_key(
+        head + base64.encodebytes(bytes(damaged)).decode() + tail, NOW
+    )
     assert (found and found.key_id.hex()) == expected
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mail.text import confusables
-from models.errors import Invalid
+from models.errors import InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,8 @@ from models.errors import Invalid
     ],
 )  # fmt: skip
 def test_names_of_one_script_are_fine(address: str) -> None:
-    confusables.refuse_address(address)
-    confusables.refuse_domain(address.rpartition("@")[2])
+    confusables.refuse_confusable_address(address)
+    confusables.refuse_confusable_domain(address.rpartition("@")[2])
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def test_names_of_one_script_are_fine(address: str) -> None:
 )
 def test_names_that_pass_for_others_are_refused(address: str) -> None:
     def refuse() -> None:
-        confusables.refuse_address(address, path="alias")
-        confusables.refuse_domain(address.rpartition("@")[2], path="alias")
+        confusables.refuse_confusable_address(address, path="alias")
+        confusables.refuse_confusable_domain(address.rpartition("@")[2], path="alias")
 
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(InvalidInput) as refused:
         refuse()
     assert (refused.value.constraint, refused.value.path) == ("lookalike", ["alias"])

@@ -28,9 +28,11 @@ async def test_a_failure_that_is_kept_keeps_no_connection_open(refused: str) -> 
     key = pem_of_key(ec.generate_private_key(ec.SECP256R1()))
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        with pytest.raises(acme_client.Failure) as kept:
-            async with acme_client.connect(acme_client.Server(f"{base}/dir"), key) as client:
-                await asyncio.to_thread(client.enter, None, "")
+        with pytest.raises(acme_client.AcmeError) as kept:
+            async with acme_client.connect_acme(
+                acme_client.AcmeServer(f"{base}/dir"), key
+            ) as client:
+                await asyncio.to_thread(client.open_account, None, "")
         async with asyncio.timeout(30):
             await closed.wait()
     assert kept.value

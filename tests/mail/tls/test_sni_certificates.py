@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from mail.smtp.connection_limits import Limits
-from mail.smtp.mx_server import Mx, Rules
-from mail.smtp.smtp_server import Smtp, Terms
+from mail.smtp.connection_limits import SessionLimits
+from mail.smtp.mx_server import MxListener, MxRules
+from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig
 from mail.tls import server_tls
-from mail.tls.server_tls import Certificate, loaded
-from mail.tls.sni_certificates import CONTEXTS, Keyring
-from merganser.errors import Trouble
+from mail.tls.server_tls import CertificateFiles, context_from_pem
+from mail.tls.sni_certificates import MAX_CONTEXTS, SniCertificates
+from merganser.errors import CommandError
 from merganser.server import smtp_listeners
 from merganser.settings.settings import Settings
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.certificates import certificate_reload
-from resolvers.certificates.certificates import spki_served
+from resolvers.certificates.certificates import find_served_spki
 from tests.conftest import Client, Clock
 from tests.support.mail_servers.queue_worker import until
 from tests.support.mail_servers.smtp_client import Authority, connect
@@ -47,8 +47,8 @@ ANY.verify_mode = ssl.CERT_NONE
 class Shown:
     """A listener, and what it shows."""
 
-    listener: Smtp
-    ring: Keyring
+    listener: SmtpListener
+    ring: SniCertificates
 
     async def to(self, name: str | None, context: ssl.SSLContext = ANY) -> str:
         """SHA-256 of the certificate that a client of this name is shown, as we write it."""
@@ -75,13 +75,18 @@ def replace_hostname() -> ssl.SSLContext:
 
 @asynccontextmanager
 async def showing(
-    world: World, folder: Path, file: Certificate | None = None, **more: Any
+    world: Environment, folder: Path, file: CertificateFiles | None = None, **more: Any
 ) -> AsyncIterator[Shown]:
     """A listener that shows what is stored, and follows it."""
-    ring = certificate_reload.keyring(world, file)
-    await certificate_reload.refresh(world, ring)
-    following = asyncio.create_task(certificate_reload.follow(world, ring))
-    listener = Mx(world, folder / "spool", Terms(Limits(), certificate=ring, **more), Rules(0, 0))
+    ring = certificate_reload.new_keyring(world, file)
+    await certificate_reload.load_changed_certificates(world, ring)
+    following = asyncio.create_task(certificate_reload.follow_certificates(world, ring))
+    listener = MxListener(
+        world,
+        folder / "spool",
+        SmtpListenerConfig(SessionLimits(), certificates=ring, **more),
+        MxRules(0, 0),
+    )
     await listener.start(host="127.0.0.1", port=0)
     try:
         yield Shown(listener, ring)
@@ -90,7 +95,9 @@ async def showing(
         await listener.close(1)
 
 
-async def test_each_name_has_its_certificate(root: Client, world: World, tmp_path: Path) -> None:
+async def test_each_name_has_its_certificate(
+    root: Client, world: Environment, tmp_path: Path
+) -> None:
     mine = (await stored(root, NAME))["fingerprintSha256"]
     shop = await stored(root, "shop.example", names=["shop.example", "*.shop.example", "b.example"])
     exact = (await stored(root, "a.shop.example"))["fingerprintSha256"]
@@ -112,7 +119,7 @@ async def test_each_name_has_its_certificate(root: Client, world: World, tmp_pat
 
 
 async def test_of_several_that_which_is_valid_longest(
-    root: Client, world: World, clock: Clock, tmp_path: Path
+    root: Client, world: Environment, clock: Clock, tmp_path: Path
 ) -> None:
     names = ["a.example", "b.example"]
     await stored(root, "short.example", names=names, days=60)
@@ -125,10 +132,10 @@ async def test_of_several_that_which_is_valid_longest(
 
 
 async def test_the_file_is_for_whoever_asks_for_what_is_not_stored(
-    root: Client, world: World, tmp_path: Path
+    root: Client, world: Environment, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
-    file = Certificate(authority.issue("file.example"))
+    file = CertificateFiles(authority.issue("file.example"))
     one = (await stored(root, NAME))["fingerprintSha256"]
     async with showing(world, tmp_path, file) as shown:
         assert await shown.to(NAME) == one
@@ -139,7 +146,9 @@ async def test_the_file_is_for_whoever_asks_for_what_is_not_stored(
         assert await shown.to("nobody.example") != of_file
 
 
-async def test_it_changes_without_a_restart(root: Client, world: World, tmp_path: Path) -> None:
+async def test_it_changes_without_a_restart(
+    root: Client, world: Environment, tmp_path: Path
+) -> None:
     async with showing(world, tmp_path) as shown:
         neighbour = await connect(shown.listener.port, greet=False)
         await neighbour.hear()
@@ -148,7 +157,7 @@ async def test_it_changes_without_a_restart(root: Client, world: World, tmp_path
         first = await stored(root)
 
         async def is_shown(wanted: str) -> bool:
-            return shown.ring.ready and await shown.to(NAME) == wanted
+            return shown.ring.is_ready and await shown.to(NAME) == wanted
 
         await until(lambda: is_shown(first["fingerprintSha256"]))
         assert "STARTTLS" in await neighbour.say("EHLO x")  # also where one is connected already
@@ -159,31 +168,31 @@ async def test_it_changes_without_a_restart(root: Client, world: World, tmp_path
         await root(DELETE, input={"ids": [first["id"]]})
 
         async def gone() -> bool:
-            return not shown.ring.ready
+            return not shown.ring.is_ready
 
         await until(gone)
-        assert shown.ring.chosen(NAME) is None
+        assert shown.ring.context_for_name(NAME) is None
 
 
 async def test_what_another_process_stores_is_found(
-    root: Client, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Client, world: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificate_reload, "LOOK", 0.05)
+    monkeypatch.setattr(certificate_reload, "POLL_SECONDS", 0.05)
     other = replace(world, wakeups=type(world.wakeups)())  # whose bells we do not hear
     async with showing(other, tmp_path) as shown:
         one = await stored(root)
 
         async def there() -> bool:
-            return shown.ring.ready
+            return shown.ring.is_ready
 
         await until(there)
         assert await shown.to(NAME) == one["fingerprintSha256"]
 
 
 async def test_tls_from_the_first_byte_waits_for_a_certificate(
-    root: Client, world: World, tmp_path: Path
+    root: Client, world: Environment, tmp_path: Path
 ) -> None:
-    async with showing(world, tmp_path, wrapped=True) as shown:
+    async with showing(world, tmp_path, implicit_tls=True) as shown:
         port = shown.listener.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await reader.read() == b""
@@ -193,7 +202,7 @@ async def test_tls_from_the_first_byte_waits_for_a_certificate(
         assert (await put(root, serverName=NAME, cert=cert, privateKey=key))["errors"] == []
 
         async def there() -> bool:
-            return shown.ring.ready
+            return shown.ring.is_ready
 
         await until(there)
         reader, writer = await asyncio.open_connection(
@@ -204,13 +213,13 @@ async def test_tls_from_the_first_byte_waits_for_a_certificate(
 
 
 async def test_one_that_cannot_be_opened_is_passed_over(
-    root: Client, world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    root: Client, world: Environment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["a.example"]
     good = (await stored(root, "good.example", names=names, days=60))["fingerprintSha256"]
     await stored(root, "lost.example", names=names, days=80)
     lost = "UPDATE certificates SET private_key = 'x.AAAA' WHERE server_name = 'lost.example'"
-    async with world.write() as session:
+    async with world.write_session() as session:
         await (await session.connection()).exec_driver_sql(lost)
     async with showing(world, tmp_path) as shown:
         assert await shown.to("a.example") == good
@@ -219,22 +228,22 @@ async def test_one_that_cannot_be_opened_is_passed_over(
 
 
 async def test_contexts_are_kept_within_bounds(
-    root: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert CONTEXTS >= 100
-    monkeypatch.setattr("mail.tls.sni_certificates.CONTEXTS", 2)
+    assert MAX_CONTEXTS >= 100
+    monkeypatch.setattr("mail.tls.sni_certificates.MAX_CONTEXTS", 2)
     for name in ("a.example", "b.example", "c.example"):
         await stored(root, name)
-    ring = certificate_reload.keyring(world)
-    await certificate_reload.refresh(world, ring)
-    first = ring.chosen("a.example")
-    assert first is ring.chosen("a.example")
+    ring = certificate_reload.new_keyring(world)
+    await certificate_reload.load_changed_certificates(world, ring)
+    first = ring.context_for_name("a.example")
+    assert first is ring.context_for_name("a.example")
     for name in ("b.example", "c.example"):
-        assert ring.chosen(name) is not None
-    assert ring.chosen("a.example") is not first  # made anew
+        assert ring.context_for_name(name) is not None
+    assert ring.context_for_name("a.example") is not first  # made anew
 
 
-async def test_sessions_are_resumed(root: Client, world: World, tmp_path: Path) -> None:
+async def test_sessions_are_resumed(root: Client, world: Environment, tmp_path: Path) -> None:
     await stored(root)
     async with showing(world, tmp_path) as shown:
         context = replace_hostname()
@@ -262,38 +271,42 @@ def test_keys_reach_openssl_without_a_file_that_stays(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     cert, key = Signer().issue(key=rsa_key())
-    assert loaded(cert, key)
+    assert context_from_pem(cert, key)
     monkeypatch.delattr("os.memfd_create")
-    with server_tls._written(cert, key) as (path, password):  # noqa: SLF001 - what lies there meanwhile
+    with server_tls._temporary_pem_file(cert, key) as (path, password):  # noqa: SLF001 - what lies there meanwhile
         seen = Path(path).read_text()
         assert Path(path).stat().st_mode & 0o077 == 0
         assert password is not None
     assert "ENCRYPTED" in seen
     assert "BEGIN PRIVATE KEY" not in seen
-    assert loaded(cert, key)
+    assert context_from_pem(cert, key)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_submission_needs_a_certificate_or_one_on_its_way(root: Client, world: World) -> None:
+async def test_submission_needs_a_certificate_or_one_on_its_way(
+    root: Client, world: Environment
+) -> None:
     settings = Settings(submission="127.0.0.1:587")
-    with pytest.raises(Trouble, match="MERGANSER_SUBMISSION takes a certificate"):
-        await smtp_listeners.required(settings, world)
-    await smtp_listeners.required(Settings(smtp="127.0.0.1:25"), world)
+    with pytest.raises(CommandError, match="MERGANSER_SUBMISSION takes a certificate"):
+        await smtp_listeners.check_certificate_available(settings, world)
+    await smtp_listeners.check_certificate_available(Settings(smtp="127.0.0.1:25"), world)
     await put(root, serverName=NAME, acme=True)
-    await smtp_listeners.required(settings, world)
+    await smtp_listeners.check_certificate_available(settings, world)
 
 
-async def test_tlsa_tells_of_what_is_shown(root: Client, world: World, tmp_path: Path) -> None:
-    assert await spki_served(world, NAME) is None
+async def test_tlsa_tells_of_what_is_shown(
+    root: Client, world: Environment, tmp_path: Path
+) -> None:
+    assert await find_served_spki(world, NAME) is None
     file = Authority(tmp_path).issue()
     with_file = replace(world, options=replace(world.options, tls_cert=file))
-    of_file = await spki_served(with_file, NAME)
+    of_file = await find_served_spki(with_file, NAME)
     assert of_file is not None
     await stored(root, "other.example")
-    other = await spki_served(world, NAME)
+    other = await find_served_spki(world, NAME)
     assert other not in (None, of_file)
-    assert await spki_served(with_file, NAME) == of_file
+    assert await find_served_spki(with_file, NAME) == of_file
     await stored(root, "wild.example", names=["*.example.org"])
-    wild = await spki_served(with_file, NAME)
+    wild = await find_served_spki(with_file, NAME)
     await stored(root, NAME)
-    assert len({other, of_file, wild, await spki_served(with_file, NAME)}) == 4
+    assert len({other, of_file, wild, await find_served_spki(with_file, NAME)}) == 4

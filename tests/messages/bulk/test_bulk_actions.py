@@ -10,7 +10,7 @@ from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import Client, Clock, receive
 from tests.support.operations.bulk_operations import call, inbox, keys, nodes, places, take_back
@@ -235,18 +235,18 @@ async def test_what_two_clients_move_at_once_ends_in_one_place(post: Client) -> 
 
 
 async def test_what_ends_goes_to_the_archive_when_its_time_has_come(
-    post: Client, world: World, clock: Clock
+    post: Client, world: Environment, clock: Clock
 ) -> None:
     for uids, end in (("1:2", "2030-01-01T01:00:00Z"), ("2", None), ("3", "2020-01-01T00:00:00Z")):
         await call(post, "messageUpdate", select=inbox(uids), set={"expires": end})
     await call(post, "messageCopy", select=inbox("1"), to={"path": "Brief"})
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await places(post) == {"a": "Brief", "b": "INBOX"}
     clock.tick(hours=1)
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert sorted(node["mailbox"]["path"] for node in await nodes(post)) == ["Brief", "INBOX"]
     clock.tick(days=1)
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await places(post) == {"b": "INBOX"}
     archived = await rows(world, "SELECT subject FROM messages WHERE mailbox_id IS NULL ORDER BY 1")
     assert archived == [("a",), ("a",), ("c",)]
@@ -264,7 +264,7 @@ async def test_a_target_that_is_not_there_is_refused(post: Client) -> None:
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["to"])]
 
 
-async def test_deleted_messages_wait_in_the_archive(post: Client, world: World) -> None:
+async def test_deleted_messages_wait_in_the_archive(post: Client, world: Environment) -> None:
     (a, b, _) = await keys(post)
     await call(post, "messageUpdate", select={"ids": [b]}, set={"draft": True})
     last = await reached(world, post.user.id)
@@ -283,7 +283,7 @@ async def test_deleted_messages_wait_in_the_archive(post: Client, world: World) 
     assert again["errors"][0]["code"] == "NOT_FOUND"
 
 
-async def test_what_is_deleted_for_good_leaves_nothing(post: Client, world: World) -> None:
+async def test_what_is_deleted_for_good_leaves_nothing(post: Client, world: Environment) -> None:
     last = await reached(world, post.user.id)
     answer = await call(post, "messageDelete", select={"all": True}, permanent=True)
     assert (answer["deletedCount"], answer["undo"]) == (3, None)
@@ -352,11 +352,13 @@ async def test_what_lost_its_folder_comes_back_to_inbox(post: Client) -> None:
     assert (await places(post))["a"] == "INBOX"
 
 
-async def test_an_undo_that_does_not_fit_can_be_tried_again(post: Client, world: World) -> None:
+async def test_an_undo_that_does_not_fit_can_be_tried_again(
+    post: Client, world: Environment
+) -> None:
     answer = await call(post, "messageDelete", select=inbox("1:2"))
     ((used,),) = await rows(world, "SELECT used FROM users")
     for quota, expected in ((used, [("QUOTA_EXCEEDED", used, used)]), (None, [])):
-        async with world.write() as session:
+        async with world.write_session() as session:
             await session.exec(update(User).values(quota=quota))
         undone = await take_back(post, answer)
         errors = [(e["code"], e["used"], e["allowed"]) for e in undone["errors"]]
@@ -377,12 +379,12 @@ async def test_a_token_is_good_once_for_its_owner_and_for_ten_minutes(
     assert sorted(await places(post)) == ["a", "c"]
 
 
-async def test_what_is_gone_for_good_stays_so(post: Client, world: World) -> None:
+async def test_what_is_gone_for_good_stays_so(post: Client, world: Environment) -> None:
     answer = await call(post, "messageDelete", select=inbox("1:2"))
-    async with world.write() as session:
+    async with world.write_session() as session:
         gone = update(Message).where(Message.uid == 1)  # type: ignore[arg-type]
         await session.exec(gone.values(purge_at=world.now()))
-    await housekeeping.tidy(world)
+    await housekeeping.run_round(world)
     assert await take_back(post, answer) == {"restoredCount": 1, "errors": []}
     assert sorted(await places(post)) == ["b", "c"]
 

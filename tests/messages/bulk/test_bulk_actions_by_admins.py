@@ -11,11 +11,11 @@ import pytest
 from graph.app import create_app
 from graph.types import global_ids
 from models.events.journal import PLATFORM, ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.admin import tasks
-from resolvers.mailboxes.loaders import NewMailboxes, create
+from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from tests.conftest import Client, context, make_client, raw_message, receive
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.bulk_operations import call, inbox, nodes, of, places, take_back
@@ -31,23 +31,23 @@ async def both(ada: Client, bob: Client) -> list[Client]:
     for client in (ada, bob):
         for letter in "ab":
             await receive(client, letter)
-        await create(context(client), NewMailboxes(["Keep"]))
+        await create_mailboxes(context(client), NewMailboxes(["Keep"]))
     return [ada, bob]
 
 
 @pytest.fixture
-async def boss(world: World, http: httpx.AsyncClient) -> Client:
+async def boss(world: Environment, http: httpx.AsyncClient) -> Client:
     return await make_client(world, http, "boss", role=Role.ADMIN)
 
 
 def few(client: Client, spool: Path, *, bulk: int = 2) -> Client:
     """The same client, of a world where so many messages are many."""
     small = replace(client.world, options=replace(client.world.options, bulk=bulk))
-    transport = httpx.ASGITransport(app=create_app(small, spool=spool))
+    transport = httpx.ASGITransport(app=create_app(small, spool_folder=spool))
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
-async def logged(world: World) -> list[tuple[Any, ...]]:
+async def logged(world: Environment) -> list[tuple[Any, ...]]:
     of_mail = "mutation LIKE 'message%' OR mutation = 'undo'"
     sql = f"SELECT mutation, target_id FROM admin_log WHERE {of_mail} ORDER BY 1, 2"  # noqa: S608
     return await rows(world, sql)
@@ -70,7 +70,7 @@ async def flags(client: Client) -> list[list[str]]:
     ],
 )
 async def test_one_change_is_made_in_the_mail_of_many(
-    both: list[Client], boss: Client, world: World, users: dict[str, Any]
+    both: list[Client], boss: Client, world: Environment, users: dict[str, Any]
 ) -> None:
     before = [await reached(world, client.user.id) for client in both]
     given = {"select": {**inbox("2:*"), "users": users}, "set": {"addFlags": ["x"]}}
@@ -106,7 +106,7 @@ async def test_a_folder_is_that_of_each(both: list[Client], boss: Client) -> Non
 
 async def test_who_has_mail_to_move_needs_the_folder(both: list[Client], root: Client) -> None:
     ada, bob = both
-    await create(context(bob), NewMailboxes(["Only"]))
+    await create_mailboxes(context(bob), NewMailboxes(["Only"]))
     given = {"to": {"path": "Only"}}
     answer = await call(root, "messageMove", select={**inbox("1"), "users": of(*both)}, **given)
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["to"])]
@@ -126,7 +126,7 @@ async def test_much_of_many_is_a_task_of_the_platform(
     document = "query ($id: ID!) { task(id: $id) { state done user { id } } }"
     assert (await both[0](document, id=task["id"]))["task"] is None
     last = await reached(world, PLATFORM)
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     assert (await boss(document, id=task["id"]))["task"] == {
         "state": "SUCCEEDED", "done": 4, "user": None,
     }  # fmt: skip
@@ -138,7 +138,7 @@ async def test_much_of_many_is_a_task_of_the_platform(
 
 
 async def test_only_who_is_in_charge_reaches_the_mail_of_others(
-    both: list[Client], world: World, http: httpx.AsyncClient
+    both: list[Client], world: Environment, http: httpx.AsyncClient
 ) -> None:
     ada, bob = both
     plain = await make_domain_admin(world, http, "plain")
@@ -164,13 +164,13 @@ async def test_only_who_is_in_charge_reaches_the_mail_of_others(
 
 
 async def test_who_may_no_more_does_not_take_back(
-    both: list[Client], world: World, http: httpx.AsyncClient
+    both: list[Client], world: Environment, http: httpx.AsyncClient
 ) -> None:
     acting = await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
     answer = await call(acting, "messageDelete", select={**ALL, "users": of(*both)})
     assert (answer["deletedCount"], answer["errors"]) == (4, [])
     assert [e["code"] for e in (await take_back(both[0], answer))["errors"]] == ["NOT_FOUND"]
-    async with world.write(both[1].user.id) as session:
+    async with world.write_session(both[1].user.id) as session:
         (await session.get_one(User, both[1].user.id)).role = Role.DOMAIN_ADMIN
     (error,) = (await take_back(acting, answer))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN", ["token"])
@@ -203,7 +203,7 @@ async def test_nobody_is_selected_by_a_mask_that_fits_nobody(root: Client, ada: 
 
 
 async def test_a_message_is_put_into_many_accounts_or_none(
-    both: list[Client], boss: Client, world: World, http: httpx.AsyncClient
+    both: list[Client], boss: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     far = await make_client(world, http, "far")
     given: dict[str, Any] = {"raw": "Subject: news\n\nAll.\n", "mailbox": {"path": "Keep"}}
@@ -223,7 +223,7 @@ async def test_a_message_is_put_into_many_accounts_or_none(
 
 
 async def test_mail_moves_to_another_account_in_one_unit(
-    both: list[Client], root: Client, world: World
+    both: list[Client], root: Client, world: Environment
 ) -> None:
     ada, bob = both
     answer_ = f"<{'0' * 16}@example.com>"
@@ -247,7 +247,7 @@ async def test_mail_moves_to_another_account_in_one_unit(
 
 
 async def test_what_two_take_at_once_comes_to_one_account(
-    both: list[Client], root: Client, world: World, http: httpx.AsyncClient
+    both: list[Client], root: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     ada, bob = both
     carl = await make_client(world, http, "carl")
@@ -280,12 +280,12 @@ async def test_a_task_carries_mail_to_another_account(
     select = {"users": of(bob), **ALL}
     task = (await call(few(boss, tmp_path, bulk=1), "messageMove", select=select, **given))["task"]
     assert task["total"] == 2
-    assert await tasks.work(boss.world)
+    assert await tasks.run_next_task(boss.world)
     assert (await places(ada), sorted((await places(bob)).values())) == ({}, ["Keep", "Keep"])
 
 
 async def test_nobody_takes_mail_from_others(
-    both: list[Client], boss: Client, world: World, http: httpx.AsyncClient
+    both: list[Client], boss: Client, world: Environment, http: httpx.AsyncClient
 ) -> None:
     _, bob = both
     far = await make_client(world, http, "far")

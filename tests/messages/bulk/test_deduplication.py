@@ -8,7 +8,7 @@ import pytest
 from graph.types import global_ids
 from models.events.journal import ChangeKind
 from resolvers.admin import tasks
-from resolvers.mailboxes.loaders import NewMailboxes, create
+from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from resolvers.messages.bulk import bulk_changes
 from tests.conftest import Client, Clock, context, few_of, raw_message, receive
 from tests.support.operations.bulk_operations import call, inbox, nodes, of, take_back
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("examined")
 @pytest.fixture
 async def doubled(ada: Client, clock: Clock) -> Client:
     """INBOX has a, a, b, a, and one with the Message-ID of b; Keep has one a; two have no id."""
-    await create(context(ada), NewMailboxes(["Keep"]))
+    await create_mailboxes(context(ada), NewMailboxes(["Keep"]))
     other = raw_message("c", Message_ID="<b@example.com>")
     b = raw_message("b", Message_ID="<b@example.com>")
     bare = [b"Subject: d\r\n\r\nx\r\n", b"Subject: e\r\n\r\nx\r\n"]
@@ -90,8 +90,8 @@ async def test_a_task_never_takes_the_last_of_its_kind(
     answer = await call(few_of(doubled, tmp_path), "messageDeduplicate", select=HERE)
     assert (answer["task"]["kind"], answer["task"]["total"]) == ("MESSAGE_DEDUPLICATE", 5)
     await call(doubled, "messageDelete", select=inbox("1"), permanent=True)
-    monkeypatch.setattr(bulk_changes, "CHUNK", 2)
-    assert await tasks.work(doubled.world)
+    monkeypatch.setattr(bulk_changes, "MESSAGES_PER_STEP", 2)
+    assert await tasks.run_next_task(doubled.world)
     assert [one for one in await there(doubled) if one[:2] == ("INBOX", "a")] == [("INBOX", "a", 2)]
 
 
@@ -110,7 +110,7 @@ async def test_an_administrator_clears_up_for_many(
 
 
 async def test_a_folder_goes_with_the_last_of_its_messages(doubled: Client) -> None:
-    await create(context(doubled), NewMailboxes(["A/B/C"]))
+    await create_mailboxes(context(doubled), NewMailboxes(["A/B/C"]))
     for path in ("A/B", "A/B/C", "Sent"):
         await call(doubled, "messageCopy", select=inbox("1"), to={"path": path})
     before = await paths(doubled)
@@ -147,10 +147,10 @@ async def test_a_task_deletes_the_folders_it_has_emptied(doubled: Client, tmp_pa
     client, select = few_of(doubled, tmp_path), {"mailbox": {"path": "Keep"}}
     given = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
     assert (await call(client, "messageDelete", **given))["task"]["total"] == 8
-    assert await tasks.work(doubled.world)
+    assert await tasks.run_next_task(doubled.world)
     assert "Keep" not in await paths(doubled)
-    await create(context(doubled), NewMailboxes(["Keep"]))
+    await create_mailboxes(context(doubled), NewMailboxes(["Keep"]))
     answer = await call(client, "messageDelete", **given, **{"async": True})
     assert answer["task"]["total"] == 0
-    assert await tasks.work(doubled.world)
+    assert await tasks.run_next_task(doubled.world)
     assert "Keep" not in await paths(doubled)

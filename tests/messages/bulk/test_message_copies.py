@@ -10,11 +10,12 @@ from mail.search import index_worker
 from mail.storage.blobs import garbage_collector
 from models.admin.tasks import Task
 from models.events.journal import ChangeKind
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.admin import tasks
 from resolvers.messages.bulk import bulk_changes
 from tests.conftest import Client, Clock, raw_message, receive
+from tests.support.accounts.user_operations import set_quota
 from tests.support.operations.bulk_operations import call, inbox, keys, nodes, places
 from tests.support.stores.counter_check import journal, reached, rows
 
@@ -26,12 +27,7 @@ async def lots(client: Client) -> list[tuple[Any, ...]]:
     return await rows(client.world, f"SELECT {columns} FROM messages ORDER BY 1, 2, 3")  # noqa: S608
 
 
-async def quota(world: World, user: User, quota: int | None) -> None:
-    async with world.write(user.id) as session:
-        await session.exec(update(User).where(User.id == user.id).values(quota=quota))  # type: ignore[arg-type]
-
-
-async def used(world: World, user: User) -> int:
+async def used(world: Environment, user: User) -> int:
     ((found,),) = await rows(world, f"SELECT used FROM users WHERE id = {user.id}")  # noqa: S608
     return int(found)
 
@@ -63,7 +59,7 @@ async def test_a_copy_is_the_same_message_with_an_id_and_a_uid_of_its_own(post: 
 
 
 async def test_bodies_are_shared_and_stay_as_long_as_one_needs_them(
-    post: Client, world: World, clock: Clock
+    post: Client, world: Environment, clock: Clock
 ) -> None:
     await receive(post, raw_message("long", body="0123456789" * 60_000))
     blobs = await rows(world, "SELECT count(*) FROM blobs")
@@ -73,17 +69,17 @@ async def test_bodies_are_shared_and_stay_as_long_as_one_needs_them(
     assert await rows(world, "SELECT count(*) FROM blobs") == blobs
     await call(post, "messageDelete", select={"mailbox": {"path": "INBOX"}}, permanent=True)
     clock.tick(days=2)
-    await garbage_collector.collect(world, world.blobs)
+    await garbage_collector.collect_garbage(world, world.object_store)
     document = "query ($id: ID!) { message(by: {id: $id}) { text } }"
     text = (await post(document, id=key))["message"]["text"]
     assert len(text.strip()) == 600_000
 
 
-async def test_a_copy_is_found_by_its_words(post: Client, world: World) -> None:
+async def test_a_copy_is_found_by_its_words(post: Client, world: Environment) -> None:
     await call(post, "messageCopy", select=inbox("1"), to={"path": "Keep"})
     document = """{ messages(filter: {query: "a", mailbox: {path: "Keep"}}) { totalCount } }"""
     assert (await post(document))["messages"]["totalCount"] == 1
-    while await index_worker.index(world):
+    while await index_worker.index_next_batch(world):
         pass
     assert (await post(document))["messages"]["totalCount"] == 1
 
@@ -96,11 +92,11 @@ async def test_a_folder_is_copied_into_itself_once(post: Client) -> None:
 
 
 async def test_what_does_not_fit_is_not_copied_at_all(
-    post: Client, few: Client, world: World
+    post: Client, few: Client, world: Environment
 ) -> None:
     use = await used(world, post.user)
     for client, room in ((post, 1), (few, use - 1)):
-        await quota(world, post.user, use + room)
+        await set_quota(world, post.user, use + room)
         given = {"select": {"all": True}, "to": {"path": "Keep"}}
         answer = await call(client, "messageCopy", **given)
         assert [(e["code"], e["used"], e["allowed"]) for e in answer["errors"]] == [
@@ -108,40 +104,40 @@ async def test_what_does_not_fit_is_not_copied_at_all(
         ]
         assert (answer["copiedCount"], answer["task"]) == (0, None)
     assert len(await lots(post)) == 3
-    await quota(world, post.user, 2 * use)
+    await set_quota(world, post.user, 2 * use)
     assert (await call(post, "messageCopy", **given))["copiedCount"] == 3
     assert await used(world, post.user) == 2 * use
-    await quota(world, post.user, None)
+    await set_quota(world, post.user, None)
 
 
 async def test_a_task_copies_each_once_and_stops_where_there_is_no_more_room(
-    post: Client, few: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    post: Client, few: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"path": "INBOX"}}
     assert (await call(few, "messageCopy", **given))["task"]["total"] == 3
-    assert await tasks.work(world)
+    assert await tasks.run_next_task(world)
     assert len(await lots(post)) == 6
     assert (await call(few, "messageCopy", **given))["task"]["total"] == 6
     use = await used(world, post.user)
-    await quota(world, post.user, use + use // 3)
-    monkeypatch.setattr(bulk_changes, "CHUNK", 1)
-    assert await tasks.work(world)
+    await set_quota(world, post.user, use + use // 3)
+    monkeypatch.setattr(bulk_changes, "MESSAGES_PER_STEP", 1)
+    assert await tasks.run_next_task(world)
     assert len(await lots(post)) == 8
     columns = "state, done, total, error"
     found = await rows(world, f"SELECT {columns} FROM tasks ORDER BY created_at, id")  # noqa: S608
     assert found[0] == ("SUCCEEDED", 3, 3, None)
     assert found[1][:3] == ("FAILED", 2, 6)
     assert "bytes are in use" in found[1][3]
-    await quota(world, post.user, None)
+    await set_quota(world, post.user, None)
 
 
 async def test_a_cancelled_task_keeps_what_it_has_copied(
-    post: Client, few: Client, world: World, monkeypatch: pytest.MonkeyPatch
+    post: Client, few: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"select": inbox("1:*"), "to": {"path": "Keep"}}
     task = (await call(few, "messageCopy", **given))["task"]["id"]
-    monkeypatch.setattr(bulk_changes, "CHUNK", 1)
-    work_on = bulk_changes.work_on
+    monkeypatch.setattr(bulk_changes, "MESSAGES_PER_STEP", 1)
+    work_on = bulk_changes.apply_task_chunk
 
     async def stopped(*given: Any) -> int:
         done = await work_on(*given)
@@ -149,8 +145,8 @@ async def test_a_cancelled_task_keeps_what_it_has_copied(
         await given[1].exec(these.values(cancelled=True))
         return int(done)
 
-    monkeypatch.setattr(bulk_changes, "work_on", stopped)
-    assert await tasks.work(world)
+    monkeypatch.setattr(bulk_changes, "apply_task_chunk", stopped)
+    assert await tasks.run_next_task(world)
     assert await rows(world, "SELECT state, done, total FROM tasks") == [("CANCELLED", 1, 3)]
     assert len(await lots(post)) == 4
 

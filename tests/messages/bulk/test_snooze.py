@@ -48,10 +48,10 @@ async def test_what_is_snoozed_is_out_of_sight_and_comes_back_on_top_unread(
     assert (away["total"], away["unseen"]) == (2, 0)
 
     clock.tick(hours=32, minutes=59)
-    assert await snooze_worker.wake(post.world) == 0
+    assert await snooze_worker.return_due_messages(post.world) == 0
     clock.tick(minutes=1)
     last = await reached(post.world, post.user.id)
-    assert await snooze_worker.wake(post.world) == 2
+    assert await snooze_worker.return_due_messages(post.world) == 2
     back = (await folder(post))["messages"]["nodes"]
     assert [node["subject"] for node in back] == ["b", "a", "c"]
     for node in back[:2]:
@@ -61,13 +61,13 @@ async def test_what_is_snoozed_is_out_of_sight_and_comes_back_on_top_unread(
         assert node["savedAt"] == "2030-01-02T09:00:03Z"
     listed = [global_ids.decode("Message", before[subject]["id"]) for subject in "ab"]
     assert await journal(post.world, post.user.id, last) == [(ChangeKind.MESSAGE_MOVED, listed)]
-    assert await snooze_worker.wake(post.world) == 0
+    assert await snooze_worker.return_due_messages(post.world) == 0
 
 
 async def test_new_mail_stands_before_what_came_back_earlier(post: Client, clock: Clock) -> None:
     await snooze(post)
     clock.tick(days=2)
-    await snooze_worker.wake(post.world)
+    await snooze_worker.return_due_messages(post.world)
     clock.tick(seconds=1)
     await receive(post, "d")
     nodes = (await folder(post))["messages"]["nodes"]
@@ -90,7 +90,7 @@ async def test_a_conversation_keeps_its_order(ada: Client, clock: Clock) -> None
         await connection.execute(delete(Thread).where(col(Thread.id) != thread))
     await snooze(ada)
     clock.tick(days=2)
-    await snooze_worker.wake(ada.world)
+    await snooze_worker.return_due_messages(ada.world)
     document = "query ($id: ID!) { thread(id: $id) { messages(first: 1) { nodes { subject } } } }"
     found = (await ada(document, id=global_ids.encode("Thread", thread)))["thread"]["messages"][
         "nodes"
@@ -109,7 +109,7 @@ async def test_it_goes_back_to_where_it_was_or_to_inbox(post: Client, clock: Clo
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { errors { code } } }"""
     )
     clock.tick(days=2)
-    assert await snooze_worker.wake(post.world) == 3
+    assert await snooze_worker.return_due_messages(post.world) == 3
     assert await places(post) == {"a": "INBOX", "b": "Brief", "c": "INBOX"}
     (brief,) = (await folder(post, "Brief"))["messages"]["nodes"]
     assert brief["expires"] == "2030-01-04T00:00:03Z"  # a day, as the folder says
@@ -142,9 +142,9 @@ async def test_the_time_can_be_changed(post: Client, clock: Clock) -> None:
     assert (await take_back(post, answer))["restoredCount"] == 1
     await call(post, "messageUpdate", select=select, set={"snoozedUntil": later})
     clock.tick(days=3)
-    assert await snooze_worker.wake(post.world) == 0
+    assert await snooze_worker.return_due_messages(post.world) == 0
     clock.tick(days=2)
-    assert await snooze_worker.wake(post.world) == 1
+    assert await snooze_worker.return_due_messages(post.world) == 1
 
 
 @pytest.mark.parametrize("name", ["messageMove", "messageDelete"])
@@ -158,7 +158,7 @@ async def test_who_moves_or_deletes_it_ends_it(post: Client, clock: Clock, name:
     assert (undone["restoredCount"], (await places(post))["a"]) == (1, "Snoozed")
     await call(post, name, select={"mailbox": {"specialUse": "SNOOZED"}}, **more)
     clock.tick(days=2)
-    await snooze_worker.wake(post.world)
+    await snooze_worker.return_due_messages(post.world)
     assert (await places(post)).get("a") == ("Keep" if more else None)
     assert await rows(post.world, "SELECT id FROM messages WHERE snoozed_until IS NOT NULL") == []
 
@@ -188,7 +188,7 @@ async def test_an_undo_brings_it_back(post: Client, clock: Clock) -> None:
     nodes = (await folder(post))["messages"]["nodes"]
     assert [(n["subject"], n["snoozedUntil"]) for n in nodes] == [(s, None) for s in "cba"]
     clock.tick(days=2)
-    assert await snooze_worker.wake(post.world) == 0
+    assert await snooze_worker.return_due_messages(post.world) == 0
 
 
 async def test_many_are_snoozed_by_a_task(post: Client, clock: Clock) -> None:
@@ -196,11 +196,11 @@ async def test_many_are_snoozed_by_a_task(post: Client, clock: Clock) -> None:
         post, "messageUpdate", select=inbox("1:3"), set={"snoozedUntil": NINE}, **{"async": True}
     )
     assert answer["task"]["state"] == "QUEUED"
-    while await tasks.work(post.world):
+    while await tasks.run_next_task(post.world):
         pass
     assert set((await places(post)).values()) == {"Snoozed"}
     clock.tick(days=2)
-    assert await snooze_worker.wake(post.world) == 3
+    assert await snooze_worker.return_due_messages(post.world) == 3
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ async def test_a_time_that_is_none_is_refused(post: Client, until: str, constrai
 
 
 async def test_the_folder_takes_another_name_where_its_own_is_taken(post: Client) -> None:
-    await mailbox_loaders.create(context(post), NewMailboxes(["Snoozed"]))
+    await mailbox_loaders.create_mailboxes(context(post), NewMailboxes(["Snoozed"]))
     await snooze(post)
     assert (await places(post))["a"] == "Snoozed 2"
 
@@ -249,7 +249,7 @@ async def test_another_user_sees_and_wakes_nothing(post: Client, bob: Client, cl
     await receive(bob, "z")
     await snooze(bob)
     clock.tick(days=2)
-    assert await snooze_worker.wake(post.world) == 2
+    assert await snooze_worker.return_due_messages(post.world) == 2
     assert (await places(post), await places(bob)) == (
         {"a": "INBOX", "b": "INBOX", "c": "INBOX"}, {"z": "INBOX"},
     )  # fmt: skip
@@ -259,7 +259,7 @@ async def test_two_workers_bring_each_back_once(post: Client, clock: Clock) -> N
     await snooze(post, "1:3")
     clock.tick(days=2)
     last = await reached(post.world, post.user.id)
-    done = await asyncio.gather(*(snooze_worker.wake(post.world) for _ in range(3)))
+    done = await asyncio.gather(*(snooze_worker.return_due_messages(post.world) for _ in range(3)))
     assert sum(done) == 3
     assert await reached(post.world, post.user.id) == last + 3
 
@@ -269,8 +269,8 @@ async def test_the_worker_brings_back_what_came_due_while_none_ran(
 ) -> None:
     await snooze(post)
     clock.tick(days=2)
-    with post.world.wakeups.listen([post.user.id]) as bell:
-        worker = asyncio.create_task(snooze_worker.run(post.world))
+    with post.world.wakeups.follow([post.user.id]) as bell:
+        worker = asyncio.create_task(snooze_worker.run_forever(post.world))
         async with asyncio.timeout(5):
             await bell.wait()
     worker.cancel()

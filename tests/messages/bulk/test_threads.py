@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graph.execution.resolver_plans import TALLY
+from graph.execution.resolver_plans import PLAN_COUNTERS
 from graph.types import global_ids
 from mail.maintenance import snooze_worker
 from mail.storage import thread_assignment
@@ -113,7 +113,7 @@ async def test_a_conversation_is_snoozed_and_comes_back_whole(talk: Client, cloc
     assert answer["errors"] == []
     assert [node["mailbox"]["path"] for node in await nodes(talk)] == [*["Snoozed"] * 3, "INBOX"]
     clock.tick(days=2)
-    await snooze_worker.wake(talk.world)
+    await snooze_worker.return_due_messages(talk.world)
     assert [node["subject"] for node in await nodes(talk)] == ["Other", "Pond", "Pond", "Pond"]
 
 
@@ -124,7 +124,7 @@ async def test_what_is_much_is_done_by_a_task(talk: Client) -> None:
     answer = await update(talk, thread, set={"flagged": True}, muted=True)
     assert (answer["task"], answer["undo"]) == ({"state": "QUEUED", "total": 3}, None)
     assert answer["threads"][0]["muted"] is True
-    while await tasks.work(talk.world):
+    while await tasks.run_next_task(talk.world):
         pass
     assert [node["flags"] for node in (await nodes(talk))[:3]] == [["\\Flagged"]] * 3
 
@@ -214,7 +214,7 @@ async def test_a_late_parent_makes_one_conversation_of_two(ada: Client, clock: C
 async def test_a_large_conversation_is_not_merged(
     ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_assignment, "MOST", 2)
+    monkeypatch.setattr(thread_assignment, "MAX_MERGED_MESSAGES", 2)
     for raw in (mail("a"), mail("b", "a"), mail("leaf", "middle")):
         await receive(ada, raw)
     await receive(ada, mail("middle", "a"))
@@ -247,7 +247,7 @@ async def test_the_id_of_a_conversation_is_read_with_the_message(
     talk: Client, statements: list[str]
 ) -> None:
     whole = await nodes(talk)
-    TALLY.fell.clear()
+    PLAN_COUNTERS.fell.clear()
     for document in (KEYS % "", KEYS % "thread { __typename id }"):
         for _ in range(3):  # read anew, then compiled, then by its plan
             del statements[:]
@@ -258,4 +258,4 @@ async def test_the_id_of_a_conversation_is_read_with_the_message(
             for one in page:
                 found = {"__typename": "Thread", "id": one["threadId"]}
                 assert one.get("thread", found) == found
-    assert not TALLY.fell
+    assert not PLAN_COUNTERS.fell

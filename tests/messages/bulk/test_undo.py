@@ -6,26 +6,19 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.admin.tasks import Undo
-from models.queue.tables import Delivery, DeliveryState
-from models.runtime.environment import World
+from models.admin.tasks import UndoRecord
+from models.queue.tables import DeliveryState, QueueEntry
+from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import Client, Clock, context
 from tests.support.operations.bulk_operations import call, keys, places, take_back
+from tests.support.operations.send_operations import send_with_undo_window
 
-SEND = """mutation ($window: Duration, $later: DateTime, $options: MutationOptions) { messageSend(
-  input: {to: [{address: "carol@example.com"}], text: "Hi.", undoWindow: $window, sendTime: $later,
-  options: $options}) { submission { id state undoUntil } message { id } undo { token expiresAt }
-  errors { code } } }"""
 STATE = "query ($by: SubmissionRef!) { submission(by: $by) { state } }"
 
 
 pytestmark = pytest.mark.usefixtures("counted")
-
-
-async def send(client: Client, **given: Any) -> Any:
-    return (await client(SEND, **given))["messageSend"]
 
 
 async def state(client: Client, sent: Any) -> str:
@@ -41,7 +34,7 @@ def codes(done: Any) -> list[str]:
 
 
 async def test_a_message_that_is_held_is_taken_back(ada: Client) -> None:
-    sent = await send(ada, window="PT30S")
+    sent = await send_with_undo_window(ada, window="PT30S")
     assert sent["submission"]["state"] == "HELD_FOR_UNDO"
     assert sent["undo"]["expiresAt"] == sent["submission"]["undoUntil"]
     back = await take_back(ada, sent)
@@ -51,16 +44,18 @@ async def test_a_message_that_is_held_is_taken_back(ada: Client) -> None:
     assert codes(await take_back(ada, sent)) == ["NOT_FOUND"]  # once
 
 
-async def test_what_goes_at_once_or_is_only_tried_has_no_token(ada: Client, world: World) -> None:
-    assert (await send(ada))["undo"] is None
-    assert (await send(ada, window="PT0S"))["undo"] is None
-    tried = await send(ada, window="PT30S", options={"validateOnly": True})
+async def test_what_goes_at_once_or_is_only_tried_has_no_token(
+    ada: Client, world: Environment
+) -> None:
+    assert (await send_with_undo_window(ada))["undo"] is None
+    assert (await send_with_undo_window(ada, window="PT0S"))["undo"] is None
+    tried = await send_with_undo_window(ada, window="PT30S", options={"validateOnly": True})
     assert (codes(tried), tried["undo"]) == ([], None)
-    assert not await world.database.read(select(col(Undo.id)))
+    assert not await world.database.read(select(col(UndoRecord.id)))
 
 
 async def test_a_message_for_later_is_taken_back_while_it_may(ada: Client, clock: Clock) -> None:
-    sent = await send(ada, window="PT30S", later="2031-01-01T00:00:00Z")
+    sent = await send_with_undo_window(ada, window="PT30S", later="2031-01-01T00:00:00Z")
     assert sent["submission"]["state"] == "SCHEDULED"
     clock.tick(seconds=31)
     assert codes(await take_back(ada, sent)) == ["NOT_FOUND"]
@@ -68,22 +63,24 @@ async def test_a_message_for_later_is_taken_back_while_it_may(ada: Client, clock
 
 
 async def test_nobody_else_takes_a_message_back(ada: Client, bob: Client) -> None:
-    sent = await send(ada, window="PT30S")
+    sent = await send_with_undo_window(ada, window="PT30S")
     assert codes(await take_back(bob, sent)) == ["NOT_FOUND"]
     assert await state(ada, sent) == "HELD_FOR_UNDO"
     assert codes(await take_back(ada, sent)) == []
 
 
 async def test_what_was_taken_back_already_or_is_on_its_way_is_too_late(
-    ada: Client, world: World
+    ada: Client, world: Environment
 ) -> None:
-    sent = await send(ada, window="PT30S")
-    (row,) = await submission_create.by_queue_ids(context(ada), [await _queue_id(ada, sent)])
+    sent = await send_with_undo_window(ada, window="PT30S")
+    (row,) = await submission_create.load_submissions_by_queue_id(
+        context(ada), [await _queue_id(ada, sent)]
+    )
     assert row
-    await submission_mutations.cancel(context(ada), [row.id])
+    await submission_mutations.cancel_submissions(context(ada), [row.id])
     late = await take_back(ada, sent)
     assert (codes(late), late["errors"][0]["path"]) == (["CONFLICT"], ["token"])
-    ended = await world.database.read(select(col(Delivery.state)))
+    ended = await world.database.read(select(col(QueueEntry.state)))
     assert [one.state for one in ended] == [DeliveryState.CANCELLED]
 
 
@@ -95,8 +92,8 @@ async def _queue_id(client: Client, sent: Any) -> str:
 
 async def test_a_send_that_is_repeated_has_its_first_token(ada: Client) -> None:
     once = {"idempotencyKey": "once"}
-    first = await send(ada, window="PT30S", options=once)
-    again = await send(ada, window="PT30S", options=once)
+    first = await send_with_undo_window(ada, window="PT30S", options=once)
+    again = await send_with_undo_window(ada, window="PT30S", options=once)
     assert again == first
     assert codes(await take_back(ada, again)) == []
     assert await state(ada, first) == "CANCELLED"

@@ -8,19 +8,19 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.storage import message_flags, message_insert, received_messages
-from mail.storage.message_content import gathered
-from mail.storage.message_insert import Place
-from models.mailboxes.tables import Mailbox, MailboxEntry
+from mail.storage.message_content import read_all
+from mail.storage.message_insert import MessagePlacement
+from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.messages.tables import Message
-from models.store.columns import picked
+from models.store.columns import select_columns
 from resolvers.admin import key_values, tasks
-from resolvers.admin.key_values import Namespace, NewValue
+from resolvers.admin.key_values import KeyValueNamespace, NewKeyValue
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import metadata
-from resolvers.mailboxes.loaders import Named, NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.messages import content as message_content
 from resolvers.messages.bulk import flags, row_changes
-from resolvers.transfer.export_writer import SETTINGS
+from resolvers.transfer.export_writer import SETTING_COLUMNS
 from tests.conftest import Client, Clock, context, raw_message
 from tests.support.accounts.openpgp_keys import key_of
 from tests.support.accounts.user_operations import row_of, run
@@ -43,22 +43,29 @@ HOSTILE = [
 async def place(client: Client, raw: bytes, path: str = "INBOX", **more: Any) -> int:
     """Store these very bytes; the key."""
     box, world = await client.box(path), client.world
-    letter = await received_messages.read(raw)
+    letter = await received_messages.read_message(raw)
     (tenant,) = {row[0] for row in await rows(world, "SELECT tenant_id FROM users WHERE id = :u",
                                              u=client.user.id)}  # fmt: skip
-    kept = await received_messages.stored(world, tenant, letter)
-    to = Place(client.user.id, box.id, more.pop("at", world.now()), **more)
+    kept = await received_messages.store_blobs(world, tenant, letter)
+    to = MessagePlacement(client.user.id, box.id, more.pop("at", world.now()), **more)
     return (
-        await world.apply(lambda turn: message_insert.place(turn, letter, kept, to), client.user.id)
+        await world.run_transaction(
+            lambda turn: message_insert.insert_message(turn, letter, kept, to), client.user.id
+        )
     ).message_id
 
 
 async def flag(client: Client, key: int, *names: str, **values: Any) -> None:
     ctx = context(client)
-    async with ctx.write(client.user.id) as session:
-        found = await row_changes.chosen(session, [key], also=frozenset({"meta_data"}))
-        await flags.change(
-            ctx, session, found, row_changes.Changes.of({}, add=names, values=values)
+    async with ctx.write_session(client.user.id) as session:
+        found = await row_changes.load_rows_in_transaction(
+            session, [key], extra_columns=frozenset({"meta_data"})
+        )
+        await flags.change_flags(
+            ctx,
+            session,
+            found,
+            row_changes.FlagChanges.from_flag_names({}, added=names, column_values=values),
         )
 
 
@@ -67,14 +74,14 @@ async def furnish(client: Client, clock: Clock) -> None:
     ctx = context(client)
     deep = "/".join(["Tief"] * 128)
     for path in ("Archive/2019/Über .. uns", "a.b/c\\d:e", "日本語", deep, "Empty"):
-        await mailbox_loaders.create(ctx, NewMailboxes([path]))
-    await mailbox_loaders.create(
+        await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([path]))
+    await mailbox_loaders.create_mailboxes(
         ctx,
-        NewMailboxes(["Kept"], hidden=True, retention=timedelta(days=9), subscribe=False),
+        NewMailboxes(["Kept"], is_hidden=True, retention=timedelta(days=9), is_subscribed=False),
     )
     await run(client, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
-    await mailbox_loaders.create(ctx, NewMailboxes(["Sealed"], encrypt=True))
-    await metadata.put(ctx, Named(path="日本語"), ("/private/comment", "読む"))
+    await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["Sealed"], encrypt_messages=True))
+    await metadata.set_annotation(ctx, MailboxSelector(path="日本語"), ("/private/comment", "読む"))
     for nth, raw in enumerate(HOSTILE):
         clock.tick(seconds=61, microseconds=7)
         key = await place(client, raw, seen=bool(nth % 2), envelope_from="carol@example.com")
@@ -91,25 +98,29 @@ async def furnish(client: Client, clock: Clock) -> None:
     for name, active in (("lists", False), ("main", True)):
         script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
         await run(client, "sieveScriptPut", "scripts { name }", **script)
-    value = NewValue("dark", timedelta(days=5))
-    await key_values.put(context(client), Namespace(client.user.id), "ui/theme", value)
+    value = NewKeyValue("dark", timedelta(days=5))
+    await key_values.set_value(
+        context(client), KeyValueNamespace(client.user.id), "ui/theme", value
+    )
 
 
 async def told(client: Client) -> Any:
     """All there is of an account, but keys and places."""
     ctx = context(client)
-    boxes = await ctx.read(select(*picked(Mailbox)).where(col(Mailbox.user_id) == client.user.id))
-    notes = await ctx.read(select(*picked(MailboxEntry)))
+    boxes = await ctx.read(
+        select(*select_columns(Mailbox)).where(col(Mailbox.user_id) == client.user.id)
+    )
+    notes = await ctx.read(select(*select_columns(MailboxAnnotation)))
     named = {box.id: box.path for box in boxes}
     mine = col(Message.user_id) == client.user.id, col(Message.mailbox_id).is_not(None)
-    found = await ctx.read(select(*picked(Message)).where(*mine))
+    found = await ctx.read(select(*select_columns(Message)).where(*mine))
     mail = []
     for row in found:
-        stored = await message_content.one(ctx, row.id)
+        stored = await message_content.load_stored_message(ctx, row.id)
         assert stored is not None
-        raw = await gathered(stored.whole())
+        raw = await read_all(stored.stream_raw())
         facts = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
-        mail.append((named[row.mailbox_id], raw, sorted(message_flags.flags(row)), facts))
+        mail.append((named[row.mailbox_id], raw, sorted(message_flags.imap_flags(row)), facts))
     user = await row_of(client.world, client)
     values = await rows(client.world, "SELECT store, key, value FROM key_values "
                         "WHERE stream_id = :u", u=client.user.id)  # fmt: skip
@@ -120,7 +131,7 @@ async def told(client: Client) -> Any:
         "notes": sorted((named[n.mailbox_id], n.key, n.value) for n in notes
                         if n.mailbox_id in named),
         "mail": sorted(mail, key=repr),
-        "settings": {name: getattr(user, name) for name in SETTINGS},
+        "settings": {name: getattr(user, name) for name in SETTING_COLUMNS},
         "values": sorted(values),
         "scripts": await rows(client.world, "SELECT name, content, active FROM sieve_scripts "
                               "WHERE user_id = :u ORDER BY name", u=client.user.id),
@@ -134,7 +145,7 @@ async def exported(client: Client, **given: Any) -> Any:
     done = await run(client, "accountExport", EXPORT, **given)
     assert done["errors"] == []
     assert done["export"]["url"] is None
-    while await tasks.work(client.world):
+    while await tasks.run_next_task(client.world):
         pass
     key = done["export"]["id"]
     found = await node(client, key)
@@ -159,7 +170,7 @@ async def imported(client: Client, content: bytes, **given: Any) -> Any:
     archive = {"text": base64.b64encode(content).decode()}
     done = await run(client, "accountImport", TASK, archive=archive, encoding="BASE64", **given)
     assert done["errors"] == []
-    while await tasks.work(client.world):
+    while await tasks.run_next_task(client.world):
         pass
     return await ended(client, done["task"]["id"])
 

@@ -4,13 +4,13 @@ import base64
 import random
 from dataclasses import dataclass
 
-from mail.envelope.local_recipient import Recipient
+from mail.envelope.local_recipient import LocalRecipient
 from mail.storage import message_insert, received_messages
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.events.journal import Stream
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 
 
@@ -18,40 +18,42 @@ from models.users.tables import User
 class Home:
     """An account of example.org with two folders."""
 
-    world: World
+    world: Environment
     user_id: int
     domain_id: int
     inbox: int
     notes: int
     address: str
 
-    async def receive(self, raw: bytes) -> message_insert.Placed:
+    async def receive(self, raw: bytes) -> message_insert.InsertedMessage:
         """Deliver a message, as if it came by LMTP."""
-        letter = await received_messages.read(raw)
-        to = Recipient(self.user_id, self.domain_id, self.inbox, 0, self.address)
-        return await received_messages.receive(self.world, letter, to, "carol@example.com")
+        letter = await received_messages.read_message(raw)
+        to = LocalRecipient(self.user_id, self.domain_id, self.inbox, 0, self.address)
+        return await received_messages.store_for_recipient(
+            self.world, letter, to, "carol@example.com"
+        )
 
     async def keep(self, retention: int, *, folder: int | None = None) -> None:
         """Let new messages in a folder live so many seconds."""
-        async with self.world.write(self.user_id) as session:
+        async with self.world.write_session(self.user_id) as session:
             box = await session.get_one(Mailbox, folder or self.inbox)
             box.retention = retention
 
 
-async def domain_of(world: World, name: str = "example.org") -> Domain:
+async def domain_of(world: Environment, name: str = "example.org") -> Domain:
     """A domain without users."""
     now = world.now()
-    domain = Domain(id=world.key(), name=name, created_at=now, updated_at=now)
-    async with world.write() as session:
+    domain = Domain(id=world.new_id(), name=name, created_at=now, updated_at=now)
+    async with world.write_session() as session:
         session.add_all([domain, Stream(id=domain.id)])
     return domain
 
 
-async def home_of(world: World, domain: Domain, name: str) -> Home:
+async def home_of(world: Environment, domain: Domain, name: str) -> Home:
     """An account with an address, INBOX and Notes, counted in its domain."""
-    now, key, address = world.now(), world.key(), f"{name}@{domain.name}"
-    inbox, notes = world.key(), world.key()
-    async with world.write(domain.id) as session:
+    now, key, address = world.now(), world.new_id(), f"{name}@{domain.name}"
+    inbox, notes = world.new_id(), world.new_id()
+    async with world.write_session(domain.id) as session:
         there = await session.get_one(Domain, domain.id)
         there.user_count += 1
         there.address_count += 1
@@ -83,7 +85,7 @@ async def home_of(world: World, domain: Domain, name: str) -> Home:
             )
         session.add(
             Address(
-                id=world.key(),
+                id=world.new_id(),
                 local=name,
                 domain_id=domain.id,
                 shown=address,

@@ -11,7 +11,7 @@ import cbor2
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.auth.second_factors import totp
 from tests.conftest import Client
 
@@ -34,10 +34,12 @@ CHALLENGE = document("webauthnChallenge", "challenge")
 REGISTER = document("webauthnRegister", "webauthnKey { id name } recoveryCodes user { enabled2fa }")
 
 
-def code_of(world: World, seed: str, steps: int = 0) -> str:
+def code_of(world: Environment, seed: str, steps: int = 0) -> str:
     """What an authenticator shows, so many steps from now."""
-    raw = totp.decoded(seed)
-    return totp.code_at(raw, totp.step_of(world.now() + timedelta(seconds=steps * totp.STEP)))
+    raw = totp.decode_secret(seed)
+    return totp.code_at(
+        raw, totp.step_at(world.now() + timedelta(seconds=steps * totp.STEP_SECONDS))
+    )
 
 
 async def seed_of(client: Client) -> str:

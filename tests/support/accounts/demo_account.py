@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 from sqlmodel import select
 
-from graph.execution.operation_execution import Operation
+from graph.execution.operation_execution import OperationContext
 from graph.schema import schema
-from merganser.demo.account import furnish
-from merganser.demo.credentials import NAME, read_account
-from models.runtime.environment import World
+from merganser.demo.account import ensure_demo_account
+from merganser.demo.credentials import USERNAME, read_account
+from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.auth import authentication
 from tests.conftest import Client, raw_message
@@ -34,7 +34,7 @@ def serving(folder: Path) -> Generator[Server]:
     account = read_account(folder / "var")
     assert account
     assert account.key
-    server.secrets[NAME] = account.key
+    server.secrets[USERNAME] = account.key
     server.make("ada", "bob")
     server.start()
     try:
@@ -51,20 +51,20 @@ def send(server: Server, to: str, raw: bytes, sender: str = "carol@example.com")
         client.sendmail(sender, to, raw)
 
 
-async def demo_client(world: World, http: httpx.AsyncClient, folder: Path) -> Client:
+async def demo_client(world: Environment, http: httpx.AsyncClient, folder: Path) -> Client:
     """A client of the demo account, made as `merganser demo` does, with some letters."""
-    account = await furnish(world, folder, LETTERS // 3, lambda _done, _total: None)
+    account = await ensure_demo_account(world, folder, LETTERS // 3, lambda _done, _total: None)
     assert account.key
-    async with world.write() as session:
-        user = (await session.exec(select(User).where(User.username == NAME))).one()
+    async with world.write_session() as session:
+        user = (await session.exec(select(User).where(User.username == USERNAME))).one()
     return Client(http, world, user, account.key)
 
 
 async def subscribed(client: Client, document: str) -> AsyncGenerator[Any]:
     """The results of a subscription of this client."""
-    viewer = await authentication.sign_in(
+    viewer = await authentication.authenticate_request(
         client.world, {"authorization": f"Bearer {client.secret}"}
     )
-    context = Operation(client.world, viewer)
+    context = OperationContext(client.world, viewer)
     async for result in await schema.stream(document, context_value=context):
         yield result

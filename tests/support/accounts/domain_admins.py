@@ -8,14 +8,16 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.domains.tables import Domain
-from models.runtime.environment import World
-from models.users.roles import AdminPermission, Role
+from models.runtime.environment import Environment
+from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
+from resolvers.context import Context, Viewer
 from tests.conftest import Client, make_client
+from tests.support.stores.counter_check import rows
 
 
 async def make_domain_admin(
-    world: World,
+    world: Environment,
     http: httpx.AsyncClient,
     name: str,
     permissions: Sequence[AdminPermission] = (),
@@ -28,8 +30,23 @@ async def make_domain_admin(
     there = select(col(Domain.id)).where(col(Domain.name).in_(domains))
     ids = [row.id for row in await world.database.read(there)]
     assert len(ids) == len(domains)
-    async with world.write(client.user.id) as session:
+    async with world.write_session(client.user.id) as session:
         session.add_all(DomainAdmin(user_id=client.user.id, domain_id=key) for key in ids)
         user = await session.get_one(User, client.user.id)
         user.admin_permissions = [permission.value for permission in permissions]
     return client
+
+
+async def domain_admin_context(
+    client: Client, *permissions: AdminPermission, administers: tuple[str, ...] = ("example.org",)
+) -> Context:
+    """The context of a request by a DOMAIN_ADMIN of these domains."""
+    named = {name: key for key, name in await rows(client.world, "SELECT id, name FROM domains")}
+    viewer = Viewer(
+        client.user.id,
+        Role.DOMAIN_ADMIN,
+        frozenset({Scope.MASTER}),
+        frozenset(permissions),
+        frozenset(named[name] for name in administers),
+    )
+    return Context(client.world, viewer)

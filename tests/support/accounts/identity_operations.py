@@ -7,7 +7,7 @@ from sqlmodel import col
 
 from models.addresses.tables import Address
 from models.domains.tables import Domain
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import Client
 from tests.support.accounts.user_operations import ERRORS
@@ -64,11 +64,11 @@ async def made(client: Client, address: str, **given: Any) -> Any:
     return one
 
 
-async def address(world: World, shown: str, **more: Any) -> int:
+async def address(world: Environment, shown: str, **more: Any) -> int:
     """A row for an address, or a pattern, of a domain that is there; its key."""
     local, _, name = shown.partition("@")
     (domain,) = await world.database.read(select(col(Domain.id)).where(col(Domain.name) == name))
-    key, now = world.key(), world.now()
+    key, now = world.new_id(), world.now()
     row = Address(
         id=key,
         local=local.replace(".", "").lower(),
@@ -78,18 +78,18 @@ async def address(world: World, shown: str, **more: Any) -> int:
         updated_at=now,
         **more,
     )
-    async with world.write() as session:
+    async with world.write_session() as session:
         session.add(row)
     return key
 
 
-async def readdress(world: World, key: int, **values: Any) -> None:
-    async with world.write() as session:
+async def readdress(world: Environment, key: int, **values: Any) -> None:
+    async with world.write_session() as session:
         await session.exec(update(Address).where(col(Address.id) == key).values(**values))
 
 
 async def whitelist(client: Client, *patterns: str) -> None:
-    async with client.world.write() as session:
+    async with client.world.write_session() as session:
         this = update(User).where(col(User.id) == client.user.id)
         await session.exec(this.values(from_whitelist=list(patterns)))
 

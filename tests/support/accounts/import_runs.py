@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.network.outbound_http import Gate
+from mail.network.outbound_http import NetworkPolicy
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.connectors import worker as connector_worker
-from resolvers.connectors.worker import Worker
+from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import Client, raw_message
 from tests.support.accounts.user_operations import ERRORS, run
 
@@ -96,18 +96,18 @@ async def begun(client: Client, content: bytes, **given: Any) -> list[str]:
     return [one["id"] for one in done["runs"]]
 
 
-async def work(world: World) -> None:
+async def work(world: Environment) -> None:
     """Run what is due, until nothing is."""
-    worker = Worker(world, Gate(private=True))
+    worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
     while True:
-        await connector_worker.look(worker)
+        await connector_worker.start_due_runs(worker)
         if not worker.running:
             return
         for task in list(worker.running):
             await task
 
 
-async def crash(world: World, nth: int, place: str = "brought") -> None:
+async def crash(world: Environment, nth: int, place: str = "brought") -> None:
     """Run what is due until its nth unit is stored, which its worker does not survive."""
     seen = 0
 
@@ -118,7 +118,7 @@ async def crash(world: World, nth: int, place: str = "brought") -> None:
             raise Crashed
 
     with pytest.raises(Crashed):
-        await work(replace(world, fault=fault))
+        await work(replace(world, reach_fault_point=fault))
 
 
 async def upon(client: Client, mutation: str, key: str) -> Any:

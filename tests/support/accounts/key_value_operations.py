@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from models.runtime.environment import Adopted, World
+from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import Client
 from tests.support.stores.counter_check import rows
 
@@ -68,12 +68,12 @@ async def keys(client: Client, prefix: str | None = None, **more: Any) -> list[s
     return [node["key"] for node in page["nodes"]]
 
 
-async def kept(world: World) -> list[tuple[Any, ...]]:
+async def kept(world: Environment) -> list[tuple[Any, ...]]:
     """All rows there are, with what is told of them."""
     asked = "SELECT stream_id, store, key, value, version, size FROM key_values"
     return sorted(await rows(world, asked))
 
 
-def limit(world: World, **options: Any) -> None:
+def limit(world: Environment, **options: Any) -> None:
     """Let these options be in force."""
-    world.adopt(Adopted(replace(world.options, **options), world.settled))
+    world.apply_options(CommittedOptions(replace(world.options, **options), world.options_position))

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 from sqlalchemy import text
 
-from models.runtime.environment import World
-from models.store.database import READING
+from models.runtime.environment import Environment
+from models.store.database import POSTGRES_READ_SETTINGS
 from tests.conftest import Client
 from tests.support.stores.query_plans import recorded_statements
 
@@ -50,7 +50,7 @@ async def fill(client: Client, many: int, *, base: int) -> None:
 class Effort:
     """The selects that were sent, and how many rows each has read."""
 
-    world: World
+    world: Environment
     sent: list[tuple[str, Any]] = field(default_factory=list)
 
     async def of(self, work: Awaitable[Any]) -> dict[str, int]:
@@ -69,7 +69,7 @@ class Effort:
         if self.world.database.dialect == "sqlite":
             return await self._sqlite_rows(sql, given)
         async with self.world.database.engine.connect() as connection:
-            for setting in READING:
+            for setting in POSTGRES_READ_SETTINGS:
                 await connection.exec_driver_sql(f"SET LOCAL {setting}")
             explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}"
             ((plan,),) = await connection.exec_driver_sql(explain, given)
@@ -101,7 +101,7 @@ def _read(plan: dict[str, Any]) -> int:
 
 
 @contextmanager
-def measured(world: World) -> Iterator[Effort]:
+def measured(world: Environment) -> Iterator[Effort]:
     """Record the statements that are sent to the store, to count the rows they read."""
     effort = Effort(world)
     with recorded_statements(world, effort.sent):

@@ -9,8 +9,8 @@ from mail.recipients import address_resolution
 from models.domains.tables import Domain
 from models.errors import OverQuota, RateLimited
 from models.events.journal import Change, ChangeKind
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.tables import User
 from tests.conftest import Client, raw_message, receive
 from tests.support.stores.counter_check import rows
@@ -19,8 +19,8 @@ QUOTA = 10_000  # bytes
 Told = tuple[str, str, int, int, bool]  # limit, level, used, allowed, refused
 
 
-async def change(world: World, client: Client, **values: Any) -> None:
-    async with world.write(client.user.id) as session:
+async def change(world: Environment, client: Client, **values: Any) -> None:
+    async with world.write_session(client.user.id) as session:
         this = update(User).where(col(User.id) == client.user.id)
         await (await session.connection()).execute(this.values(**values))
 
@@ -28,7 +28,7 @@ async def change(world: World, client: Client, **values: Any) -> None:
 async def bounded(client: Client, **limits: int) -> Client:
     """The same client, with such limits, and in a domain that counts with them."""
     await change(client.world, client, **limits)
-    async with client.world.write() as session:
+    async with client.world.write_session() as session:
         theirs = select(func.coalesce(func.sum(func.coalesce(col(User.quota), 1 << 30)), 0))
         theirs = theirs.where(col(User.domain_id) == col(Domain.id))
         counted = update(Domain).values(quota_allocated=theirs.scalar_subquery())
@@ -44,12 +44,12 @@ def weighing(size: int, name: str = "x") -> bytes:
 
 async def fill(client: Client, *sizes: int) -> None:
     for size in sizes:
-        await receive(client, weighing(size, f"{client.world.key()}"))
+        await receive(client, weighing(size, f"{client.world.new_id()}"))
 
 
 async def told(client: Client) -> list[Told]:
     """What the account's journal tells of its limits."""
-    table = table_of(Change)
+    table = core_table(Change)
     asked = table.select().where(
         table.c.stream_id == client.user.id, table.c.kind == ChangeKind.LIMIT_REACHED
     )
@@ -57,7 +57,7 @@ async def told(client: Client) -> list[Told]:
     return [(f["limit"], f["level"], f["used"], f["allowed"], f["refused"]) for f in facts]
 
 
-async def letters(world: World) -> int:
+async def letters(world: Environment) -> int:
     """How many letters are to be written."""
     ((many,),) = await rows(world, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_LETTER'")
     return int(many)
@@ -70,7 +70,7 @@ def storage(at: str, used: int, *, refused: bool = False) -> Told:
 async def accepted(client: Client) -> str | None:
     """The refusal of a recipient, by name."""
     try:
-        await address_resolution.recipient(client.world, client.address)
+        await address_resolution.load_recipient(client.world, client.address)
     except (OverQuota, RateLimited) as refusal:
         return type(refusal).__name__
     return None

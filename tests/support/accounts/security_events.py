@@ -5,26 +5,30 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEvent
+from models.auth.security_log import SecurityEvent
 from models.events.journal import Change, ChangeKind
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from resolvers.auth import security_log
-from resolvers.auth.security_log import Event
+from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, Viewer
 from tests.conftest import Client
 
 
-def stranger(world: World, ip: str | None = "192.0.2.7", **more: Any) -> Context:
+def stranger(world: Environment, ip: str | None = "192.0.2.7", **more: Any) -> Context:
     return Context(world, Viewer(), client_ip=ip, **more)
 
 
-def failed(user_id: int | None, **more: Any) -> Event:
-    return Event("authenticate", user_id, **{"result": "fail", "protocol": "API", **more})
+def failed(user_id: int | None, **more: Any) -> NewSecurityEvent:
+    return NewSecurityEvent(
+        "authenticate", user_id, **{"result": "fail", "protocol": "API", **more}
+    )
 
 
-async def events(world: World) -> list[Any]:
-    asked = select(*picked(AuthEvent)).order_by(col(AuthEvent.created_at), col(AuthEvent.id))
+async def events(world: Environment) -> list[Any]:
+    asked = select(*select_columns(SecurityEvent)).order_by(
+        col(SecurityEvent.created_at), col(SecurityEvent.id)
+    )
     return list(await world.database.read(asked))
 
 
@@ -37,6 +41,6 @@ async def told(client: Client) -> list[int]:
     return [key for row in rows for key in row.ids]
 
 
-async def noted(client: Client, *given: Event, ip: str | None = "192.0.2.7") -> None:
+async def noted(client: Client, *given: NewSecurityEvent, ip: str | None = "192.0.2.7") -> None:
     for each in given:
-        await security_log.noted(stranger(client.world, ip), each)
+        await security_log.log_event_separately(stranger(client.world, ip), each)

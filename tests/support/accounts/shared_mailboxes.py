@@ -4,8 +4,8 @@ from typing import Any
 
 from graph.types import global_ids
 from tests.conftest import Client
-from tests.mailboxes.test_mailbox_create_delete import put
 from tests.support.accounts.user_operations import ERRORS
+from tests.support.operations.mailbox_operations import append_unread_messages
 
 READ = ["READ"]
 ACL = "mailboxes { path acl { grantee { username } rights } }"
@@ -35,7 +35,7 @@ async def share(
 async def team(owner: Client, *subjects: str) -> str:
     """The id of a folder with messages, that is made for it."""
     await mutate(owner, "mailboxCreate", paths=["Team"])
-    await put(owner, "Team", *subjects)
+    await append_unread_messages(owner, "Team", *subjects)
     return box_id((await owner.box("Team")).id)
 
 

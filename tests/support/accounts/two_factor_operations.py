@@ -9,8 +9,8 @@ from sqlmodel import SQLModel, col
 
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.context import Context, Viewer
@@ -30,14 +30,14 @@ async def codes(client: Client, name: str, /, **given: Any) -> list[str]:
     return [error["code"] for error in (await ask(client, name, **given))["errors"]]
 
 
-async def row_of(world: World, user_id: int) -> Any:
-    asked = select(table_of(User)).where(col(User.id) == user_id)
+async def row_of(world: Environment, user_id: int) -> Any:
+    asked = select(core_table(User)).where(col(User.id) == user_id)
     (row,) = await world.database.read(asked)
     return row
 
 
-async def all_of(world: World, table: type[SQLModel]) -> list[Any]:
-    rows = table_of(table)
+async def all_of(world: Environment, table: type[SQLModel]) -> list[Any]:
+    rows = core_table(table)
     return list(await world.database.read(select(rows).order_by(*rows.primary_key)))
 
 
@@ -46,10 +46,10 @@ async def token_of(client: Client, name: str = "one", *, pending: bool = False) 
     world, now = client.world, client.world.now()
     secret = f"mgt_{name}".ljust(47, "t")
     row = await row_of(world, client.user.id)
-    async with world.write() as session:
+    async with world.write_session() as session:
         session.add(
             AccessToken(
-                id=world.key(),
+                id=world.new_id(),
                 user_id=client.user.id,
                 digest=hashlib.sha256(secret.encode()).hexdigest(),
                 auth_version=row.auth_version,
@@ -67,7 +67,7 @@ async def waiting(client: Client) -> Context:
     await token_of(client, "waits", pending=True)
     asked = select(col(AccessToken.id)).where(col(AccessToken.pending))
     (row,) = await client.world.database.read(asked)
-    viewer = Viewer(token_id=row.id, pending_for=client.user.id)
+    viewer = Viewer(token_id=row.id, pending_user_id=client.user.id)
     return Context(client.world, viewer, client_ip="192.0.2.7")
 
 

@@ -2,15 +2,18 @@
 
 from typing import Any
 
+from sqlalchemy import update
+from sqlmodel import col
+
 from graph.types import global_ids
 from models.errors import AuthenticationFailed
 from models.events.journal import Change
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.auth.authentication import authenticate
-from resolvers.auth.sign_in import Attempt
+from resolvers.auth.sign_in import SignInRequest
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, make_client, make_user
 
@@ -65,9 +68,9 @@ def id_of(who: Client | int) -> str:
     return str(global_ids.encode("User", who if isinstance(who, int) else who.user.id))
 
 
-async def row_of(world: World, who: Client | int) -> Any:
+async def row_of(world: Environment, who: Client | int) -> Any:
     key = who if isinstance(who, int) else who.user.id
-    table = table_of(User)
+    table = core_table(User)
     (row,) = await world.database.read(table.select().where(table.c.id == key))
     return row
 
@@ -83,18 +86,18 @@ async def chief(
     return await make_client(root.world, root.http, name, role=Role.DOMAIN_ADMIN, **more)
 
 
-async def signs_in(world: World, name: str, password: str) -> str | None:
+async def signs_in(world: Environment, name: str, password: str) -> str | None:
     """A token, or None where the password is wrong."""
     ctx = Context(world, Viewer(scopes=frozenset({Scope.MASTER})))
     try:
-        return (await authenticate(ctx, name, password, Attempt(token=True))).token
+        return (await authenticate(ctx, name, password, SignInRequest(token=True))).token
     except AuthenticationFailed:
         return None
 
 
-async def events(world: World, stream: int, after: int) -> list[tuple[Any, Any, Any]]:
+async def events(world: Environment, stream: int, after: int) -> list[tuple[Any, Any, Any]]:
     """Kind, ids and changed fields of what happened in a stream."""
-    table = table_of(Change)
+    table = core_table(Change)
     asked = table.select().where(table.c.stream_id == stream, table.c.last > after)
     found = await world.database.read(asked.order_by(table.c.last))
     return [(row.kind, list(row.ids), row.facts.get("changed")) for row in found]
@@ -113,3 +116,15 @@ async def costs_of_users(client: Client, document: str, statements: list[str]) -
     for n in range(20):
         await make_user(client.world, f"n{n}")
     return [*costs, await cost(), await cost()]
+
+
+async def set_user_columns(client: Client, **columns: object) -> None:
+    """Change columns in the row of a user."""
+    async with client.world.write_session() as session:
+        await session.exec(update(User).where(col(User.id) == client.user.id).values(**columns))
+
+
+async def set_quota(world: Environment, user: User, quota: int | None) -> None:
+    """Set the quota of a user in bytes; None for no quota."""
+    async with world.write_session(user.id) as session:
+        await session.exec(update(User).where(User.id == user.id).values(quota=quota))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from strawberry.tools import create_type
 from strawberry.types.field import StrawberryField
 
 from graph.types.connections import Connection
-from graph.types.object_views import Made, View, Viewed, same
+from graph.types.object_views import DerivedField, NestedViewField, View, return_unchanged
 from graph.types.row_mapping import link
 from graph.types.scalars import SCALARS, URL, BigInt, ByteSize
 from tests.support.differential.generated_results import Play, leaf_of, leaves_by_ids
@@ -145,9 +145,9 @@ class Pair(View):
     first: str | None
     second: str
 
-    made: ClassVar[dict[str, Made]] = {
-        "first": Made((), lambda pair: pair[0]),
-        "second": Made((), lambda pair: pair[1] or ""),
+    derived_fields: ClassVar[dict[str, DerivedField]] = {
+        "first": DerivedField((), lambda pair: pair[0]),
+        "second": DerivedField((), lambda pair: pair[1] or ""),
     }
 
 
@@ -166,13 +166,13 @@ class Seen(View, Node):
     leaves: list[Leaf]
     to: Leaf | None = link("leaf_id", leaves_by_ids, leaf_of, description="A leaf.")
 
-    made: ClassVar[dict[str, Made | Viewed]] = {
-        "id": Made(("id",), "seen_{}".format),
-        "length": Made(("word",), len),
-        "one": Viewed(("one",), same, Pair),
-        "must": Viewed(("one",), same, Pair),
-        "many": Viewed(("many",), same, Pair, many=True),
-        "some": Viewed(("many",), lambda pairs: pairs or None, Pair, many=True),
+    derived_fields: ClassVar[dict[str, DerivedField | NestedViewField]] = {
+        "id": DerivedField(("id",), "seen_{}".format),
+        "length": DerivedField(("word",), len),
+        "one": NestedViewField(("one",), return_unchanged, Pair),
+        "must": NestedViewField(("one",), return_unchanged, Pair),
+        "many": NestedViewField(("many",), return_unchanged, Pair, is_list=True),
+        "some": NestedViewField(("many",), lambda pairs: pairs or None, Pair, is_list=True),
     }
 
     @strawberry.field

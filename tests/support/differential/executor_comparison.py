@@ -38,7 +38,7 @@ from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as Stock
 
 from graph.execution.compiled_executor import CompiledExecutor
-from graph.execution.resolver_plans import Book
+from graph.execution.resolver_plans import PlanCache
 from tests.support.differential.generated_results import Play
 from tests.support.differential.random_documents import Author
 from tests.support.differential.random_values import Dice
@@ -147,8 +147,10 @@ class Planned:
         assert operation
         self.schema = schema
         self.executor = executor
-        self.book = Book.of(schema, document, operation, compiles=True)
-        self.book.plans(VariableValues({}, {}))  # the first sight of a document is not compiled
+        self.book = PlanCache.from_document(schema, document, operation, can_compile=True)
+        self.book.plans_for_variables(
+            VariableValues({}, {})
+        )  # the first sight of a document is not compiled
 
     def begin(self, context: Any, variables: dict[str, Any]) -> Executor[Any] | list[Any]:
         book = self.book
@@ -160,9 +162,9 @@ class Planned:
         )
         if isinstance(values, list):
             return values
-        plans = book.plans(values)
+        plans = book.plans_for_variables(values)
         if plans:
-            context.memo = plans.memo
+            context.memo = plans.selection_cache
         return self.executor(
             self.schema,
             book.definitions,

@@ -5,7 +5,7 @@ from typing import Any
 from graphql import GraphQLError, OperationType, is_leaf_type, located_error
 
 from graph.execution.compiled_executor import CompiledExecutor
-from graph.execution.resolver_plans import Plans
+from graph.execution.resolver_plans import OperationPlans
 
 
 class Unordered(CompiledExecutor):
@@ -64,24 +64,26 @@ class Forgetful(CompiledExecutor):
 class Stubborn(CompiledExecutor):
     """The plans of other variables: what was skipped once is skipped always."""
 
-    first: dict[int, tuple[Any, Plans]] = {}  # noqa: RUF012 - a test's
+    first: dict[int, tuple[Any, OperationPlans]] = {}  # noqa: RUF012 - a test's
 
-    def __init__(self, *given: Any, plans: Plans | None = None, **more: Any) -> None:
+    def __init__(self, *given: Any, plans: OperationPlans | None = None, **more: Any) -> None:
         super().__init__(*given, plans=plans, **more)
         _, known = self.first.setdefault(id(self.operation), (self.operation, self.plans))
         self.plans = known
-        self._relevant_sub_fields = known.collected
+        self._relevant_sub_fields = known.collected_subfields
 
 
 class Hasty(CompiledExecutor):
     """What a function cannot complete is null."""
 
     def complete_value(self, return_type: Any, details: Any, *rest: Any) -> Any:
-        plan = self.plans.value(return_type, details) if details[0].node.selection_set else None
+        plan = (
+            self.plans.value_plan(return_type, details) if details[0].node.selection_set else None
+        )
         if plan is None:
             return super().complete_value(return_type, details, *rest)
         try:
-            return plan.complete(rest[2], self.answer)
+            return plan.complete(rest[2], self.response_budget)
         except Exception:  # noqa: BLE001 - the fault
             return None
 

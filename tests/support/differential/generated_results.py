@@ -17,7 +17,7 @@ from graphql import (
     lexicographic_sort_schema,
 )
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from resolvers.context import Context, Viewer
 from tests.support.differential.random_values import ERRORS, Dice, Maker, definition, is_link
 from tests.support.differential.row_views import source
@@ -37,7 +37,7 @@ class Play(Context):
         wrong: float,
         most: int,
     ) -> None:
-        super().__init__(cast(World, None), Viewer())
+        super().__init__(cast(Environment, None), Viewer())
         self.maker = Maker(schema, fragments, wrong, most, source)
         self.dice = Dice(seed)
         self.calls: list[tuple[tuple[str | int, ...], str]] = []

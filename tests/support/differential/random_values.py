@@ -43,7 +43,7 @@ from graphql import (
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 
 from graph.types.object_views import View
-from models.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound, ServiceUnavailable
 
 Item = TypeVar("Item")
 
@@ -177,10 +177,10 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: GraphQLError("odd", extensions={"code": "ODD", "more": {"b": 1, "a": [2]}}),
     lambda: GraphQLError("elsewhere", path=["not", "here", 1]),
     lambda: NotFound("msg_1", path=["select", "ids"], index=3),
-    lambda: Invalid("no good", constraint="pattern", path=["set"]),
+    lambda: InvalidInput("no good", constraint="pattern", path=["set"]),
     lambda: Forbidden("never", requires="ROOT"),
     lambda: Conflict("there already"),
-    lambda: Unavailable("later"),
+    lambda: ServiceUnavailable("later"),
 ]
 ODD: list[Callable[[Any], Any]] = [
     lambda _: None,

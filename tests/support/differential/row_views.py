@@ -9,10 +9,10 @@ import orjson
 from graphql import FieldNode, GraphQLObjectType, get_nullable_type
 
 from graph.messages.mime_parts import MailAddress
-from graph.types.connections import Connection, Edge, Paged, PageInfo, Placed
+from graph.types.connections import Connection, ConnectionSource, Edge, EdgeSource, PageInfo
 from graph.types.object_views import View
-from mail.mime.mime_tree import part_json
-from mail.mime.parser import opened
+from mail.mime.mime_tree import json_from_part
+from mail.mime.parser import parse_structure_and_fields
 from models.store.keyset_pages import Cursor, Page
 from models.users.roles import Scope
 from tests.support.differential.random_values import EMPTY, Dice, definition, text
@@ -31,7 +31,7 @@ LETTER = (
 
 @cache
 def structure() -> bytes:
-    return orjson.dumps(part_json(opened(LETTER)[0]))
+    return orjson.dumps(json_from_part(parse_structure_and_fields(LETTER)[0]))
 
 
 def pair(dice: Dice) -> Any:
@@ -149,7 +149,7 @@ def source(
         return paged(maker, kind, selected, dice)
     if cls is Edge:
         item = _inner(kind, "node")
-        return Placed(dice.pick(PLACES), 7, maker.value(item, selected.get("node", ()), dice))
+        return EdgeSource(dice.pick(PLACES), 7, maker.value(item, selected.get("node", ()), dice))
     fields = {
         definition(field).python_name: Plain(field.type, selected[name])
         for name, field in kind.fields.items()
@@ -160,7 +160,7 @@ def source(
 
 def paged(
     maker: Any, kind: GraphQLObjectType, selected: Mapping[str, Sequence[FieldNode]], dice: Dice
-) -> Paged:
+) -> ConnectionSource:
     """A page of as many items as rows, or, where odd things may be, of others."""
     nodes = list(selected.get("nodes", ()))
     nodes += maker.selected(selected.get("edges", ())).get("node", ())
@@ -179,7 +179,7 @@ def paged(
     async def total() -> int:
         return dice.below(9)
 
-    return Paged(page, items, place, total)
+    return ConnectionSource(page, items, place, total)
 
 
 def _inner(kind: GraphQLObjectType, name: str) -> Any:

@@ -10,34 +10,34 @@ from sqlmodel import SQLModel, col
 
 from mail.search import index_worker
 from models.addresses.rewrites import BccRule, RecipientRewrite
-from models.addresses.tables import Address, Correspondent
+from models.addresses.tables import Address, Contact
 from models.admin.admin_log import AdminLogEntry
 from models.admin.audits import Audit, AuditAccess, AuditCopy
 from models.admin.key_values import KeyValue
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task
 from models.auth.credentials import ApiKey
-from models.auth.security_log import AuthEvent
+from models.auth.security_log import SecurityEvent
 from models.certificates import Certificate
 from models.connectors import Connector, ConnectorRun
 from models.domains.dkim_keys import DkimKey
-from models.domains.tables import Domain, DomainAlias
+from models.domains.tables import AliasDomain, Domain
 from models.events.journal import ChangeKind
 from models.files.tables import File
 from models.filters.sieve_scripts import SieveScript
 from models.filters.tables import Filter
-from models.mailboxes.shares import ALL, MailboxShare, written
-from models.messages.message_trace import MessageStep
+from models.mailboxes.shares import ALL_RIGHTS, MailboxShare, encode_rights
+from models.messages.message_trace import DeliveryTraceStep
 from models.messages.tables import Message
 from models.notifications.webhooks import Webhook, WebhookDelivery
 from models.queue.rate_limits import RateHold, RateLimit
-from models.queue.tables import Delivery
+from models.queue.tables import QueueEntry
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.search.saved_searches import SavedSearch
 from models.spam.quarantine import QuarantineItem
-from models.spam.sender_rules import SenderRule, of_domain
-from models.store.columns import Instant, table_of
+from models.spam.sender_rules import SenderRule, place_of_domain
+from models.store.columns import UtcDateTime, core_table
 from models.submission.tables import Submission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
@@ -55,7 +55,7 @@ def placeholder(column: Column[Any], nth: int) -> Any:
     if enums := getattr(kind, "enum_class", None):
         return next(iter(enums))
     values: dict[Any, Any] = {
-        Instant: START + timedelta(minutes=nth),
+        UtcDateTime: START + timedelta(minutes=nth),
         JSON: [],
         LargeBinary: b"",
         Float: float(nth),
@@ -65,28 +65,28 @@ def placeholder(column: Column[Any], nth: int) -> Any:
     return known[0] if known else f"{column.name}{nth}"
 
 
-def _row(world: World, table: Table, nth: int, given: dict[str, Any]) -> dict[str, Any]:
+def _row(world: Environment, table: Table, nth: int, given: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for column in table_of(table).c:
+    for column in core_table(table).c:
         if column.name in given:
             value = given[column.name]
             row[column.name] = value(nth) if callable(value) else value
         elif column.name == "id":
-            row["id"] = world.key()
+            row["id"] = world.new_id()
         elif column.default is None and not column.nullable:
             row[column.name] = placeholder(column, nth)
     return row
 
 
-async def add(world: World, table: Table, many: int = MANY, **given: Any) -> list[int]:
+async def add(world: Environment, table: Table, many: int = MANY, **given: Any) -> list[int]:
     """Insert rows with these values, or values made by functions of the row's number."""
     rows = [_row(world, table, nth, given) for nth in range(many)]
-    async with world.write() as session:
-        await (await session.connection()).execute(insert(table_of(table)), rows)
+    async with world.write_session() as session:
+        await (await session.connection()).execute(insert(core_table(table)), rows)
     return [row.get("id", 0) for row in rows]
 
 
-async def _domain_id(world: World, name: str) -> int:
+async def _domain_id(world: Environment, name: str) -> int:
     (row,) = await world.database.read(select(col(Domain.id)).where(col(Domain.name) == name))
     return int(row.id)
 
@@ -94,12 +94,12 @@ async def _domain_id(world: World, name: str) -> int:
 async def fill(ada: Client, bob: Client, clock: Clock) -> None:
     """Give ada, bob, their domain and the platform rows for every list."""
     await _mail(ada, bob, clock)
-    assert await index_worker.index(ada.world)
+    assert await index_worker.index_next_batch(ada.world)
     await receive(ada, raw_message("Waits", body="word1 is not in the index yet"))
     await _of_users(ada.world, [ada.user.id, bob.user.id])
     await add(
         ada.world,
-        MessageStep,
+        DeliveryTraceStep,
         at=lambda n: START + timedelta(minutes=n),
         compared="ada@example.org",
         recipient_domain="example.org",
@@ -115,7 +115,7 @@ async def _mail(ada: Client, bob: Client, clock: Clock) -> None:
     """Deliver letters and one conversation; keep some elsewhere, and archive some."""
     first = hashlib.sha256(b"Letter 0word0 0").hexdigest()[:16]
     for client in (ada, bob):
-        await mailbox_loaders.create(context(client), NewMailboxes(["Keep", "More"]))
+        await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(["Keep", "More"]))
         keep = await client.box("Keep")
         for nth in range(MANY):
             await receive(client, raw_message(f"Letter {nth}", body=f"word{nth % 3} {nth}"))
@@ -140,13 +140,13 @@ async def _mail(ada: Client, bob: Client, clock: Clock) -> None:
             await _change(client.world, [key], mailbox_id=None, **gone)
 
 
-async def _change(world: World, ids: Sequence[int], **values: Any) -> None:
-    async with world.write() as session:
-        changed = update(table_of(Message)).where(col(Message.id).in_(ids))
+async def _change(world: Environment, ids: Sequence[int], **values: Any) -> None:
+    async with world.write_session() as session:
+        changed = update(core_table(Message)).where(col(Message.id).in_(ids))
         await (await session.connection()).execute(changed.values(**values))
 
 
-async def _of_users(world: World, users: Sequence[int]) -> None:
+async def _of_users(world: Environment, users: Sequence[int]) -> None:
     """Add rows to the lists of accounts."""
     domain = await _domain_id(world, "example.org")
     known = select(col(Message.blob_id), col(Message.structure), col(Message.size)).limit(1)
@@ -155,7 +155,7 @@ async def _of_users(world: World, users: Sequence[int]) -> None:
         of: dict[str, Any] = {"user_id": user, "blob_id": letter.blob_id}
         await add(
             world,
-            AuthEvent,
+            SecurityEvent,
             action=lambda n: ["LOGIN", "LOGOUT"][n % 2],
             result="SUCCESS",
             fold=lambda n, user=user: f"{user} {n}",
@@ -194,7 +194,7 @@ async def _of_users(world: World, users: Sequence[int]) -> None:
             digest="",
             **of,
         )
-        await add(world, Correspondent, key=lambda n: f"address{n}", **of)
+        await add(world, Contact, key=lambda n: f"address{n}", **of)
         await add(world, KeyValue, stream_id=user, store="default", value='"1"', level="")
         for key in (await add(world, Connector, host="imap.example.com", **of))[:2]:
             await add(world, ConnectorRun, connector_id=key, **of)
@@ -224,7 +224,7 @@ async def _of_users(world: World, users: Sequence[int]) -> None:
         for key in sent:
             await add(
                 world,
-                Delivery,
+                QueueEntry,
                 1,
                 submission_id=key,
                 recipient="eve@example.com",
@@ -243,7 +243,7 @@ async def _shares(ada: Client, bob: Client) -> None:
     """Let ada and bob share folders with each other."""
     for owner, other in ((ada, bob), (bob, ada)):
         paths = [f"Shared {nth}" for nth in range(MANY)]
-        await mailbox_loaders.create(context(owner), NewMailboxes(paths))
+        await mailbox_loaders.create_mailboxes(context(owner), NewMailboxes(paths))
         keys = [(await owner.box(path)).id for path in paths]
         await add(
             owner.world,
@@ -251,12 +251,12 @@ async def _shares(ada: Client, bob: Client) -> None:
             mailbox_id=keys.__getitem__,
             user_id=other.user.id,
             owner_id=owner.user.id,
-            rights=written(ALL),
+            rights=encode_rights(ALL_RIGHTS),
             since=0,
         )
 
 
-async def _of_platform(world: World, user: int) -> None:
+async def _of_platform(world: Environment, user: int) -> None:
     """Add rows to the lists of domains and of the platform."""
     domain = await _domain_id(world, "example.org")
     other = (await add(world, Domain, 2, name=lambda n: f"d{n}.example"))[0]
@@ -265,13 +265,13 @@ async def _of_platform(world: World, user: int) -> None:
         await add(
             world,
             SenderRule,
-            place=of_domain(key),
+            place=place_of_domain(key),
             pattern=lambda n: f"p{n}.example",
             domain_id=key,
         )
         await add(world, BccRule, local=lambda n: f"l{n}", domain_id=key)
         await add(
-            world, DomainAlias, alias=lambda n, key=key: f"alias{n}d{key}.example", domain_id=key
+            world, AliasDomain, alias=lambda n, key=key: f"alias{n}d{key}.example", domain_id=key
         )
     await add(world, Domain, name=lambda n: f"more{n}.example")
     for table in (

@@ -6,38 +6,48 @@ from random import Random
 from hypothesis import strategies as some
 
 from mail.sieve import EXTENSIONS
-from mail.sieve.execution.signatures import Kind, Option, Signature
+from mail.sieve.execution.signatures import ArgumentType, CallSignature, TagOption
 from mail.sieve.registry import COMMANDS, TESTS
-from mail.sieve.syntax.syntax_tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
+from mail.sieve.syntax.syntax_tree import (
+    Argument,
+    CommandNode,
+    NumberNode,
+    StringListNode,
+    StringNode,
+    TagNode,
+    TestNode,
+    Tree,
+)
 
 NAMES = some.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "text")
 TEXT = some.builds(
-    Text, some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+    StringNode, some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 )
 ARGUMENTS = some.lists(
     TEXT
-    | some.builds(Texts, some.lists(TEXT, min_size=1, max_size=3).map(tuple))
-    | some.builds(Number, some.integers(0, 2**63 - 1))
-    | some.builds(Tag, NAMES),
+    | some.builds(StringListNode, some.lists(TEXT, min_size=1, max_size=3).map(tuple))
+    | some.builds(NumberNode, some.integers(0, 2**63 - 1))
+    | some.builds(TagNode, NAMES),
     max_size=4,
 ).map(tuple)
 
 
-def _test_of(inner: some.SearchStrategy[Test]) -> some.SearchStrategy[Test]:
-    return some.builds(Test, NAMES, ARGUMENTS, some.lists(inner, max_size=3).map(tuple))
+def _test_of(inner: some.SearchStrategy[TestNode]) -> some.SearchStrategy[TestNode]:
+    return some.builds(TestNode, NAMES, ARGUMENTS, some.lists(inner, max_size=3).map(tuple))
 
 
-TREE_TESTS = some.recursive(some.builds(Test, NAMES, ARGUMENTS), _test_of, max_leaves=5)
+TREE_TESTS = some.recursive(some.builds(TestNode, NAMES, ARGUMENTS), _test_of, max_leaves=5)
 
 
-def _command_of(inner: some.SearchStrategy[Command]) -> some.SearchStrategy[Command]:
+def _command_of(inner: some.SearchStrategy[CommandNode]) -> some.SearchStrategy[CommandNode]:
     blocks = some.none() | some.lists(inner, max_size=3).map(tuple)
     tests = some.lists(TREE_TESTS, max_size=2).map(tuple)
-    return some.builds(Command, NAMES, ARGUMENTS, tests, blocks)
+    return some.builds(CommandNode, NAMES, ARGUMENTS, tests, blocks)
 
 
 TREES = some.lists(
-    some.recursive(some.builds(Command, NAMES, ARGUMENTS), _command_of, max_leaves=6), max_size=4
+    some.recursive(some.builds(CommandNode, NAMES, ARGUMENTS), _command_of, max_leaves=6),
+    max_size=4,
 ).map(tuple)
 
 _TAGS = sorted(
@@ -145,40 +155,40 @@ class Writer:
         self.plain += [one for one in self.plain if one.name in ("fileinto", "redirect")] * 2
 
     def script(self) -> Tree:
-        required = Texts(tuple(Text(name) for name in self.extensions))
-        return (Command("require", (required,)), *self.block(0))
+        required = StringListNode(tuple(StringNode(name) for name in self.extensions))
+        return (CommandNode("require", (required,)), *self.block(0))
 
     def block(self, depth: int) -> Tree:
-        found: list[Command] = []
+        found: list[CommandNode] = []
         for _ in range(self.chance.randint(1, 5 - depth)):
             if depth == 2 or self.chance.random() < 0.6:
                 signature = self.chance.choice(self.plain)
-                found.append(Command(signature.name, self.arguments(signature)))
+                found.append(CommandNode(signature.name, self.arguments(signature)))
                 continue
             if "foreverypart" in self.extensions and self.chance.random() < 0.3:
-                loop = (*self.block(depth + 1), Command("extracttext", (Text("v"),)))
-                leave = Command("if", (), (self.test(2),), (Command("break"),))
-                found.append(Command("foreverypart", (), (), (leave, *loop)))
+                loop = (*self.block(depth + 1), CommandNode("extracttext", (StringNode("v"),)))
+                leave = CommandNode("if", (), (self.test(2),), (CommandNode("break"),))
+                found.append(CommandNode("foreverypart", (), (), (leave, *loop)))
                 continue
-            found.append(Command("if", (), (self.test(0),), self.block(depth + 1)))
+            found.append(CommandNode("if", (), (self.test(0),), self.block(depth + 1)))
             if self.chance.random() < 0.4:
-                found.append(Command("elsif", (), (self.test(0),), self.block(depth + 1)))
+                found.append(CommandNode("elsif", (), (self.test(0),), self.block(depth + 1)))
             if self.chance.random() < 0.5:
-                found.append(Command("else", (), (), self.block(depth + 1)))
+                found.append(CommandNode("else", (), (), self.block(depth + 1)))
         return tuple(found)
 
-    def test(self, depth: int) -> Test:
+    def test(self, depth: int) -> TestNode:
         if depth == 3 or self.chance.random() < 0.6:
             signature = self.chance.choice(self.tests)
-            return Test(signature.name, self.arguments(signature))
+            return TestNode(signature.name, self.arguments(signature))
         name = self.chance.choice(_WRAPS)
         many = 1 if name == "not" else self.chance.randint(1, 3)
-        return Test(name, (), tuple(self.test(depth + 1) for _ in range(many)))
+        return TestNode(name, (), tuple(self.test(depth + 1) for _ in range(many)))
 
-    def chosen(self, signature: Signature) -> dict[str, Option]:
+    def chosen(self, signature: CallSignature) -> dict[str, TagOption]:
         """Tags of a call by their groups, with what they need."""
         able = {option.name: option for option in signature.options if self.has(option)}
-        chosen: dict[str, Option] = {}
+        chosen: dict[str, TagOption] = {}
         for option in self.chance.sample(
             [*able.values()], min(len(able), self.chance.choice([0, 1, 1, 2, 3]))
         ):
@@ -198,39 +208,39 @@ class Writer:
             chosen["comparator"] = able["comparator"]
         return chosen
 
-    def arguments(self, signature: Signature) -> tuple[Argument, ...]:
+    def arguments(self, signature: CallSignature) -> tuple[Argument, ...]:
         chosen = self.chosen(signature)
         kind = chosen["match"].name if "match" in chosen else "is"
         out: list[Argument] = []
         for option in chosen.values():
-            out.append(Tag(option.name))
-            if option.value:
+            out.append(TagNode(option.name))
+            if option.value_type:
                 name = "count" if option.group == "match" else option.name
-                out.append(self.value(option.value, signature.name, name, kind))
+                out.append(self.value(option.value_type, signature.name, name, kind))
         self.last = set(chosen)
         full = self.chance.random() < 0.5
         out += [
-            self.value(given.kind, signature.name, given.name, kind)
-            for given in signature.given
-            if full or not given.optional
+            self.value(given.argument_type, signature.name, given.name, kind)
+            for given in signature.positional
+            if full or not given.is_optional
         ]
         return tuple(out)
 
-    def has(self, what: Option | Signature) -> bool:
+    def has(self, what: TagOption | CallSignature) -> bool:
         """Whether scripts may use this."""
         needed = what.extension or ()
         needed = (needed,) if isinstance(needed, str) else needed
         return what.name not in self.leave_out and set(needed) <= set(self.extensions)
 
-    def value(self, wanted: Kind, owner: str, name: str, kind: str) -> Argument:
+    def value(self, wanted: ArgumentType, owner: str, name: str, kind: str) -> Argument:
         """An argument by its name; `kind` is how it is compared."""
-        if wanted is Kind.NUMBER:
-            return Number(self.chance.choice(_NUMBERS) + (name == "index"))
+        if wanted is ArgumentType.NUMBER:
+            return NumberNode(self.chance.choice(_NUMBERS) + (name == "index"))
         samples = self.special(owner, name, kind) or _SAMPLES.get(name, KEYS)
-        if wanted is Kind.STRING or self.chance.random() < 0.5:
-            return Text(self.chance.choice(samples))
+        if wanted is ArgumentType.STRING or self.chance.random() < 0.5:
+            return StringNode(self.chance.choice(samples))
         many = self.chance.randint(1, 3)
-        return Texts(tuple(Text(self.chance.choice(samples)) for _ in range(many)))
+        return StringListNode(tuple(StringNode(self.chance.choice(samples)) for _ in range(many)))
 
     def special(self, owner: str, name: str, kind: str) -> Sequence[str]:
         """What an argument is where its name alone does not say."""

@@ -4,23 +4,23 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from mail import sieve
-from mail.mime import split
+from mail.mime import parse_structure
 from mail.sieve import (
-    Circumstances,
     Discard,
-    Envelope,
     FileInto,
     Keep,
-    Letter,
-    Notify,
-    Plan,
+    MailNotification,
+    ParsedSieveMessage,
     Redirect,
     Reject,
-    Vacation,
+    SieveEnvelope,
+    SieveEnvironment,
+    SievePlan,
+    VacationReply,
 )
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone(timedelta(hours=2)))
-ENVELOPE = Envelope("ada@example.org", "bob+news@example.com")
+ENVELOPE = SieveEnvelope("ada@example.org", "bob+news@example.com")
 LETTER = b"""\
 Received: from a by b; Wed, 04 Mar 2026 01:00:00 +0000
 Received: from c by d; Tue, 03 Mar 2026 23:30:00 -0300
@@ -69,13 +69,15 @@ def run(
     script: str,
     raw: bytes = LETTER,
     /,
-    envelope: Envelope = ENVELOPE,
+    envelope: SieveEnvelope = ENVELOPE,
     now: datetime = NOW,
     **known: Any,
-) -> Plan:
+) -> SievePlan:
     """The plan of a script for a message."""
-    letter = Letter(raw, split(raw))
-    return sieve.run(sieve.compiled(script), letter, envelope, Circumstances(now, **known))
+    letter = ParsedSieveMessage(raw, parse_structure(raw))
+    return sieve.run_script(
+        sieve.compile_script(script), letter, envelope, SieveEnvironment(now, **known)
+    )
 
 
 def acts(script: str, raw: bytes = LETTER, /, **known: Any) -> list[str]:
@@ -83,7 +85,7 @@ def acts(script: str, raw: bytes = LETTER, /, **known: Any) -> list[str]:
     return told(run(script, raw, **known))
 
 
-def told(plan: Plan) -> list[str]:
+def told(plan: SievePlan) -> list[str]:
     return [_told(one) for one in plan.actions]
 
 
@@ -92,26 +94,32 @@ def _told(action: sieve.Action) -> str:
         case Keep():
             words = ["keep", *action.flags]
         case FileInto():
-            extras = [":create"] * action.create + [":copy"] * action.copy
+            extras = [":create"] * action.create_mailbox + [":copy"] * action.keeps_implicit_keep
             extras += [action.special_use] if action.special_use else []
             words = ["into", action.mailbox, *extras, *action.flags]
         case Redirect():
-            words = ["to", action.address, *[":copy"] * action.copy]
+            words = ["to", action.address, *[":copy"] * action.keeps_implicit_keep]
         case Discard():
             words = ["discard"]
         case Reject():
-            words = ["ereject" if action.extended else "reject", action.reason]
-        case Vacation():
-            words = ["answer", action.to, str(action.seconds), action.subject, action.reason]
-        case Notify():
-            words = ["notify", *action.to, action.message]
+            words = ["ereject" if action.is_ereject else "reject", action.reason]
+        case VacationReply():
+            words = [
+                "answer",
+                action.recipient,
+                str(action.interval_seconds),
+                action.subject,
+                action.reason,
+            ]
+        case MailNotification():
+            words = ["notify", *action.recipients, action.message]
     return " ".join(words)
 
 
 def problems(script: str | bytes) -> list[str]:
     """What is wrong with a script: line, column and message of each; [] where it compiles."""
     try:
-        sieve.compiled(script)
+        sieve.compile_script(script)
     except sieve.SieveError as error:
         return [f"{one.line}:{one.column} {one.message}" for one in error.problems]
     return []

@@ -27,7 +27,7 @@ def pair(bits: int = 2048, exponent: int = 65537) -> tuple[bytes, str]:
     """A key of RSA as PEM, and its record."""
     key = generate_private_key(exponent, bits)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    return pem, arc_seal.record(key)
+    return pem, arc_seal.dns_record(key)
 
 
 @cache

@@ -11,7 +11,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from mail.authentication.dns_queries import shared
+from mail.authentication.dns_queries import shared_resolver
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
 
 CHAIN = 10  # aliases that the server follows
@@ -74,6 +74,6 @@ def zone(texts: Mapping[str, str], **others: Mapping[str, str]) -> Zone:
 @asynccontextmanager
 async def asking(there: Zone) -> AsyncGenerator[str]:
     """Where the server is asked, while it answers."""
-    shared.cache_clear()  # another server may have had this port
+    shared_resolver.cache_clear()  # another server may have had this port
     async with answering(there):
         yield f"127.0.0.1:{there.port}"

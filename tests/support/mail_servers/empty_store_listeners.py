@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mail.smtp.listener import Listener
-from mail.storage.blobs.object_stores import LocalStore
-from models.runtime.environment import World
+from mail.smtp.listener import SmtpFamilyListener
+from mail.storage.blobs.object_stores import FolderStore
+from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.database import Database
 
-Kind = TypeVar("Kind", bound=Listener)
+Kind = TypeVar("Kind", bound=SmtpFamilyListener)
 
 
 @dataclass
@@ -21,13 +21,13 @@ class Listeners:
 
     database: Database
     folder: Path
-    opened: list[Listener] = field(default_factory=list)
+    opened: list[SmtpFamilyListener] = field(default_factory=list)
 
-    def world(self, **more: Any) -> World:
+    def world(self, **more: Any) -> Environment:
         """A world around the store."""
         options = Options(hostname="mx.example.org")
-        blobs = LocalStore(self.folder / "blobs")
-        return World(self.database, blobs, b"secret", options=options, **more)
+        blobs = FolderStore(self.folder / "blobs")
+        return Environment(self.database, blobs, b"secret", options=options, **more)
 
     async def begun(self, listener: Kind) -> Kind:
         """The listener, once it listens."""

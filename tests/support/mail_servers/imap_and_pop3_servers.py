@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from mail.connectors.imap_client import Imap
-from mail.connectors.remote_server import Failure, Head, Listed, Server
-from mail.connectors.session_thread import Session, session
-from mail.network.outbound_http import Gate
-from models.connectors import Protocol, Security
+from mail.connectors.imap_client import ImapSession
+from mail.connectors.remote_server import ListedMailbox, RemoteFailure, RemoteMessage, RemoteServer
+from mail.connectors.session_thread import ThreadedSession, open_session
+from mail.network.outbound_http import NetworkPolicy
+from models.connectors import ConnectorProtocol, ConnectorSecurity
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
 
 SECRET = 'sesame "\\ opens'  # noqa: S105 - a test's
@@ -64,7 +64,7 @@ class Remote:
     port: int = 0
     sessions: set[asyncio.Task[None]] = field(default_factory=set)
 
-    protocol = Protocol.IMAP
+    protocol = ConnectorProtocol.IMAP
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -238,7 +238,7 @@ class PopRemote(Remote):
     capabilities: bytes = b"TOP\r\nUIDL\r\nUSER\r\nSTLS\r\n"
     marked: set[int] = field(default_factory=set)
 
-    protocol = Protocol.POP3
+    protocol = ConnectorProtocol.POP3
 
     def greeting(self) -> bytes:
         return b"+OK here\r\n"
@@ -320,10 +320,17 @@ async def _here(_host: str, _port: int) -> list[str]:
     return ["127.0.0.1"]
 
 
-def account(remote: Remote, **more: Any) -> Server:
+def account(remote: Remote, **more: Any) -> RemoteServer:
     """How it is reached: without TLS, where nothing else is said."""
-    usual = Server(
-        remote.protocol, "127.0.0.1", remote.port, Security.PLAIN, "LOGIN", "anna", SECRET, PATIENCE
+    usual = RemoteServer(
+        remote.protocol,
+        "127.0.0.1",
+        remote.port,
+        ConnectorSecurity.PLAIN,
+        "LOGIN",
+        "anna",
+        SECRET,
+        PATIENCE,
     )
     return replace(usual, **more)
 
@@ -331,24 +338,24 @@ def account(remote: Remote, **more: Any) -> Server:
 @asynccontextmanager
 async def signed_in(
     remote: Remote, *, largest: int = LARGEST, ours: bool = True, **more: Any
-) -> AsyncGenerator[Session]:
+) -> AsyncGenerator[ThreadedSession]:
     """A session, with a server that listens; without `ours` its certificate is not trusted."""
-    async with open_at(remote, tls=more.get("security") is Security.TLS):
-        gate = Gate(private=True, resolve=_here)
+    async with open_at(remote, tls=more.get("security") is ConnectorSecurity.TLS):
+        gate = NetworkPolicy(allows_private=True, resolve=_here)
         known = trust() if ours else None
         async with (
             asyncio.timeout(2 * SOON),
-            session(account(remote, **more), gate, largest, known) as there,
+            open_session(account(remote, **more), gate, largest, known) as there,
         ):
             yield there
 
 
-INBOX = Listed(b"INBOX", ["INBOX"], None)
-Work = Callable[[Session], Awaitable[Any]]
+INBOX = ListedMailbox(b"INBOX", ["INBOX"], None)
+Work = Callable[[ThreadedSession], Awaitable[Any]]
 
 
-def head(mark: object, size: int = 10) -> Head:
-    return Head(str(mark), size, frozenset(), None)
+def head(mark: object, size: int = 10) -> RemoteMessage:
+    return RemoteMessage(str(mark), size, frozenset(), None)
 
 
 def three(**more: Any) -> ImapRemote:
@@ -356,35 +363,35 @@ def three(**more: Any) -> ImapRemote:
     return ImapRemote(messages, **more)
 
 
-async def opened(there: Session, *, write: bool = False) -> Imap:
+async def opened(there: ThreadedSession, *, write: bool = False) -> ImapSession:
     remote = there.remote
-    assert isinstance(remote, Imap)
-    await there.do(lambda: remote.open(INBOX, write=write))
+    assert isinstance(remote, ImapSession)
+    await there.run(lambda: remote.open_mailbox(INBOX, writable=write))
     return remote
 
 
-async def got(there: Session, *uids: int) -> dict[str, bytes]:
+async def got(there: ThreadedSession, *uids: int) -> dict[str, bytes]:
     """What these messages of the INBOX are."""
     await opened(there)
     heads = [head(uid) for uid in uids]
-    return {one.mark: raw async for some in there.bodies(heads) for one, raw in some}
+    return {one.message_id: raw async for some in there.stream_messages(heads) for one, raw in some}
 
 
-async def everything(there: Session) -> None:
+async def everything(there: ThreadedSession) -> None:
     """Each command there is."""
     remote = await opened(there, write=True)
-    await there.do(remote.folders)
-    await there.do(remote.subscribed)
-    await there.do(remote.marks)
-    await there.do(remote.heads, ["3", "5"])
-    await there.do(remote.changed, 5)
-    await there.do(remote.wait, 0.01)
-    await there.do(remote.delete, ["3"])
+    await there.run(remote.list_mailboxes)
+    await there.run(remote.list_subscribed)
+    await there.run(remote.list_message_ids)
+    await there.run(remote.fetch_metadata, ["3", "5"])
+    await there.run(remote.fetch_changed_flags, 5)
+    await there.run(remote.wait_for_changes, 0.01)
+    await there.run(remote.delete_messages, ["3"])
 
 
-async def failure(remote: Remote, work: Work = everything, **more: Any) -> Failure:
+async def failure(remote: Remote, work: Work = everything, **more: Any) -> RemoteFailure:
     """How it fails: in words for people, without the password."""
-    with pytest.raises(Failure) as problem:
+    with pytest.raises(RemoteFailure) as problem:
         async with signed_in(remote, **more) as there:
             await work(there)
     shown = problem.value.message

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail.delivery.listener_backend import Arrived
-from mail.envelope.local_recipient import Recipient
-from mail.recipients.recipient_routes import Person, Taken
+from mail.delivery.listener_backend import SmtpArrival
+from mail.envelope.local_recipient import LocalRecipient
+from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from models.errors import NotFound
 
 PATIENCE = 60  # seconds; a torturous letter takes some on a busy machine
@@ -98,21 +98,23 @@ class Memory:
     def __post_init__(self) -> None:
         self.open.set()
 
-    async def accept(self, address: str, sender: str) -> Taken:
+    async def accept_recipient(self, address: str, sender: str) -> AcceptedRecipient:
         name, _, domain = address.partition("@")
         if error := self.refuse.get(f"RCPT {name}"):
             raise error
         if name not in self.users or domain not in {"example.org", "bücher.example"}:
             raise NotFound(address)
         key = self.users[name]
-        return Taken(address, [Person(Recipient(key, 1, key * 10, key * 100, address))])
+        return AcceptedRecipient(
+            address, [AcceptedAccount(LocalRecipient(key, 1, key * 10, key * 100, address))]
+        )
 
     async def deliver(
         self,
         source: bytes | Path,
-        taken: Sequence[Taken],
+        taken: Sequence[AcceptedRecipient],
         sender: str,
-        arrived: Arrived | None = None,
+        arrived: SmtpArrival | None = None,
     ) -> Sequence[object]:
         self.reached.set()
         await self.open.wait()

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mail.delivery.listener_backend import Arrived
-from mail.envelope.dsn_parameters import Wish
-from mail.recipients.recipient_routes import Taken
-from mail.smtp.connection_limits import Limits
-from mail.smtp.listener import Listener
-from mail.smtp.lmtp import Lmtp
-from mail.smtp.mx_server import Mx, Rules
-from mail.smtp.smtp_server import Terms
-from mail.smtp.submission_server import Submission, Writer
-from mail.storage.blobs.object_stores import LocalStore
-from mail.tls.server_tls import Certificate
+from mail.delivery.listener_backend import SmtpArrival
+from mail.envelope.dsn_parameters import DsnRequest
+from mail.recipients.recipient_routes import AcceptedRecipient
+from mail.smtp.connection_limits import SessionLimits
+from mail.smtp.listener import SmtpFamilyListener
+from mail.smtp.lmtp import LmtpListener
+from mail.smtp.mx_server import MxListener, MxRules
+from mail.smtp.smtp_server import SmtpListenerConfig
+from mail.smtp.submission_server import SmtpSubmitter, SubmissionListener
+from mail.storage.blobs.object_stores import FolderStore
+from mail.tls.server_tls import CertificateFiles
 from models.errors import AuthenticationFailed, Forbidden
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.database import Database
 from tests.support.mail_servers.lmtp_client import Letter, Memory, Neighbour
@@ -37,27 +37,35 @@ class Post(Memory):
     asked: list[str] = field(default_factory=list)  # for recipients
     tried: list[tuple[str, str]] = field(default_factory=list)  # names and passwords
 
-    async def accept(self, address: str, sender: str) -> Taken:
+    async def accept_recipient(self, address: str, sender: str) -> AcceptedRecipient:
         self.asked.append(address)
-        return await super().accept(address, sender)
+        return await super().accept_recipient(address, sender)
 
-    async def later(
-        self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
+    async def enqueue_for_retry(
+        self,
+        source: bytes | Path,
+        taken: Sequence[AcceptedRecipient],
+        sender: str,
+        arrived: SmtpArrival,
     ) -> None:
         raise AssertionError("nobody is refused at the end")
 
-    async def sign_in(self, name: str, password: str, ip: str | None) -> Writer:
+    async def sign_in(self, name: str, password: str, ip: str | None) -> SmtpSubmitter:
         self.tried.append((name, password))
         if (name, password) != ("ada", "secret"):
             raise AuthenticationFailed
-        return Writer(1, name, 1, ip)
+        return SmtpSubmitter(1, name, 1, ip)
 
-    async def may_send(self, writer: Writer, sender: str) -> None:
+    async def check_sender(self, writer: SmtpSubmitter, sender: str) -> None:
         if sender != "carol@example.net":
             raise Forbidden("you may not send as that")
 
     async def submit(
-        self, writer: Writer, source: bytes | Path, sender: str, to: Sequence[tuple[str, Wish]]
+        self,
+        writer: SmtpSubmitter,
+        source: bytes | Path,
+        sender: str,
+        to: Sequence[tuple[str, DsnRequest]],
     ) -> str:
         raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
         self.letters.append(
@@ -71,7 +79,7 @@ class Door:
     """A listener and its post."""
 
     kind: str
-    listener: Listener
+    listener: SmtpFamilyListener
     post: Post
     authority: Authority
 
@@ -102,17 +110,21 @@ async def opened(kind: str, folder: Path, **limits: Any) -> AsyncIterator[Door]:
     authority, post = Authority(folder), Post()
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
     options = Options(hostname="mx.example.org")
-    world = World(database, LocalStore(folder / "blobs"), b"secret", options=options)
-    each = limits.pop("each", Terms().each)
-    within = replace(Limits(), **limits)
-    terms = Terms(within, each=each, certificate=Certificate(authority.issue()))
-    listener: Listener
+    world = Environment(database, FolderStore(folder / "blobs"), b"secret", options=options)
+    each = limits.pop(
+        "max_connections_per_network", SmtpListenerConfig().max_connections_per_network
+    )
+    within = replace(SessionLimits(), **limits)
+    terms = SmtpListenerConfig(
+        within, max_connections_per_network=each, certificates=CertificateFiles(authority.issue())
+    )
+    listener: SmtpFamilyListener
     if kind == "lmtp":
-        listener = Lmtp(world, folder / "spool", within, post)
+        listener = LmtpListener(world, folder / "spool", within, post)
     elif kind == "mx":
-        listener = Mx(world, folder / "spool", terms, Rules(0, 0), post)
+        listener = MxListener(world, folder / "spool", terms, MxRules(0, 0), post)
     else:
-        listener = Submission(world, folder / "spool", terms, post)
+        listener = SubmissionListener(world, folder / "spool", terms, post)
     await listener.start(host="127.0.0.1", port=0)
     try:
         yield Door(kind, listener, post, authority)

@@ -5,10 +5,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from mail.routing.mx_hosts import Route, next_hop
+from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
 from tests.support.mail_servers.queue_worker import PACE
 
-QUICK = replace(PACE, connect=1.0, greeting=1.5, answer=1.0, envelope=1.5, final=1.0)
+QUICK = replace(
+    PACE,
+    connect_timeout=1.0,
+    greeting_timeout=1.5,
+    reply_timeout=1.0,
+    envelope_timeout=1.5,
+    final_reply_timeout=1.0,
+)
 USUAL = {"EHLO": "250-there\r\n250 SIZE 1000000", "DATA": "354 Go on", "QUIT": "221 Bye"}
 
 
@@ -61,11 +68,11 @@ class Bad:
             await reader.read()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[Route]:
+    async def listening(self) -> AsyncGenerator[OutboundSettings]:
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
-            yield Route(next_hop(f"smtp://127.0.0.1:{self.port}"))
+            yield OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{self.port}"))
         finally:
             server.close()
 

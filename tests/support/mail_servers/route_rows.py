@@ -3,7 +3,7 @@
 from typing import Any
 
 from models.routing.tables import TlsPolicy, TlsPolicyLevel, Transport
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.support.mail_servers.smtp_and_dns_servers import Names
 
 
@@ -15,29 +15,29 @@ def exchanged(domain: str, *servers: str, **more: Any) -> Names:
     return Names(records | more.pop("records", {}), **more)
 
 
-async def transport(world: World, destination: str, next_hop: str, **more: Any) -> None:
+async def transport(world: Environment, destination: str, next_hop: str, **more: Any) -> None:
     """A transport in the store."""
     row = Transport(
-        id=world.key(),
+        id=world.new_id(),
         destination=destination,
         next_hop=next_hop,
         created_at=world.now(),
         **more,
     )
-    async with world.write() as session:
+    async with world.write_session() as session:
         session.add(row)
 
 
 async def policy(
-    world: World, destination: str, level: TlsPolicyLevel, parameters: str | None = None
+    world: Environment, destination: str, level: TlsPolicyLevel, parameters: str | None = None
 ) -> None:
     """A TLS policy in the store."""
     row = TlsPolicy(
-        id=world.key(),
+        id=world.new_id(),
         destination=destination,
         policy=level,
         parameters=parameters,
         created_at=world.now(),
     )
-    async with world.write() as session:
+    async with world.write_session() as session:
         session.add(row)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.servers.bus_servers import Broker, redis
+from bench.servers.bus_servers import BrokerProcess, redis_broker
 from bench.servers.ports import HOST, free_port
 from tests.support.servers import bus_servers
 
@@ -152,10 +152,10 @@ def program(name: str) -> str:
     return bus_servers.program(name, "httptools")
 
 
-def rspamd(folder: Path) -> tuple[Broker, Broker, str]:
+def rspamd(folder: Path) -> tuple[BrokerProcess, BrokerProcess, str]:
     """rspamd with its own rules, but for those that ask others; where it learns; its Redis."""
     words = program("rspamd")
-    store = redis(program("redis-server"), folder)
+    store = redis_broker(program("redis-server"), folder)
     port, learns = free_port(), free_port()
     local = folder / "local" / "local.d"
     local.mkdir(parents=True)
@@ -170,11 +170,11 @@ def rspamd(folder: Path) -> tuple[Broker, Broker, str]:
     places = [f"--var={name}={folder}" for name in ("RUNDIR", "DBDIR", "LOGDIR")]
     command = (words, "-i", "-f", "-c", str(folder / "rspamd.conf"), *places)
     where = f"--var=LOCAL_CONFDIR={folder / 'local'}"
-    made = Broker((*command, where), port, f"http://{HOST}:{port}", folder, PATIENCE, True)
+    made = BrokerProcess((*command, where), port, f"http://{HOST}:{port}", folder, PATIENCE, True)
     return made, store, f"http://{HOST}:{learns}"
 
 
-def clamd(folder: Path) -> Broker:
+def clamd(folder: Path) -> BrokerProcess:
     """clamd that knows one signature, of the file that all agree to call a virus."""
     port = free_port()
     (folder / "db").mkdir()
@@ -182,4 +182,4 @@ def clamd(folder: Path) -> Broker:
     conf = CLAMD.format(port=port, host=HOST, folder=folder)
     (folder / "clamd.conf").write_text(conf)
     command = (program("clamd"), "-c", str(folder / "clamd.conf"))
-    return Broker(command, port, f"{HOST}:{port}", folder, PATIENCE)
+    return BrokerProcess(command, port, f"{HOST}:{port}", folder, PATIENCE)

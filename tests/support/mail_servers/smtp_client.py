@@ -88,3 +88,11 @@ async def secured(neighbour: Neighbour, context: ssl.SSLContext, host: str = NAM
     assert (await neighbour.say("STARTTLS")).startswith("220 ")
     await neighbour.writer.start_tls(context, server_hostname=host)
     assert (await neighbour.say("EHLO mx.example.net")).startswith("250-")
+
+
+async def send_rcpt(client: Neighbour, to: str, sender: str = "carol@example.net") -> str:
+    """The reply to RCPT; the transaction is reset."""
+    assert (await client.say(f"MAIL FROM:<{sender}>")).startswith("250")
+    reply = await client.say(f"RCPT TO:<{to}>")
+    await client.say("RSET")
+    return reply

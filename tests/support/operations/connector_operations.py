@@ -1,6 +1,6 @@
 """Connectors of a test, run on the spot, and what comes of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,25 +10,25 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.network.outbound_http import Gate
-from models.connectors import Connector, ConnectorRun, Protocol, Security
+from mail.network.outbound_http import NetworkPolicy
+from models.connectors import Connector, ConnectorProtocol, ConnectorRun, ConnectorSecurity
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.users.roles import UserPermission
 from resolvers.connectors import credentials
 from resolvers.connectors import worker as connector_worker
-from resolvers.connectors.worker import Worker
+from resolvers.connectors.worker import ConnectorWorker
 from resolvers.context import Context
 from tests.conftest import Client, context
-from tests.support.servers.dovecot_server import PASSWORD, Dovecot, dovecot
+from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, dovecot
 
 NAMES = iter(range(1_000_000))
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Dovecot]:
+def server() -> Iterator[DovecotAccount]:
     """A Dovecot for all tests of a process."""
     with TemporaryDirectory() as name:  # pytest shuts its own folder to whom Dovecot runs as
         folder = Path(name)
@@ -38,15 +38,15 @@ def server() -> Iterator[Dovecot]:
 
 
 @pytest.fixture
-def far(server: Dovecot) -> Dovecot:
+def far(server: DovecotAccount) -> DovecotAccount:
     """The same, with an account of the test's own."""
-    return server.account(f"ada{next(NAMES)}")
+    return server.for_user(f"ada{next(NAMES)}")
 
 
-async def connector(client: Client, far: Dovecot, **more: Any) -> int:
+async def connector(client: Client, far: DovecotAccount, **more: Any) -> int:
     """A connector that is due; its key."""
-    world, key = client.world, client.world.key()
-    protocol = more.get("protocol", Protocol.IMAP)
+    world, key = client.world, client.world.new_id()
+    protocol = more.get("protocol", ConnectorProtocol.IMAP)
     secret = {"password": more.pop("password", PASSWORD)}
     row = Connector(**{
         "id": key,
@@ -54,56 +54,56 @@ async def connector(client: Client, far: Dovecot, **more: Any) -> int:
         "name": "far",
         "protocol": protocol,
         "host": "127.0.0.1",
-        "port": far.ports["imap" if protocol is Protocol.IMAP else "pop3"],
-        "security": Security.PLAIN,
+        "port": far.ports["imap" if protocol is ConnectorProtocol.IMAP else "pop3"],
+        "security": ConnectorSecurity.PLAIN,
         "mechanism": "PLAIN",
         "username": far.user,
-        "secret": credentials.sealed(world, key, secret),
+        "secret": credentials.seal_secret(world, key, secret),
         "remote_timeout": 10,
         "created_at": world.now(),
         "next_run_at": world.now(),
         **more,
     })  # fmt: skip
-    async with world.write() as session:
+    async with world.write_session() as session:
         session.add(row)
     return key
 
 
-async def ran(world: World, key: int) -> Any:
+async def ran(world: Environment, key: int) -> Any:
     """Run what is due; the newest run of the connector."""
-    worker = Worker(world, Gate(private=True))
-    await connector_worker.look(worker)
+    worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
+    await connector_worker.start_due_runs(worker)
     for task in list(worker.running):
         await task
     return await newest(world, key)
 
 
-async def newest(world: World, key: int) -> Any:
+async def newest(world: Environment, key: int) -> Any:
     """The newest run of a connector."""
-    asked = select(*picked(ConnectorRun)).where(col(ConnectorRun.connector_id) == key)
+    asked = select(*select_columns(ConnectorRun)).where(col(ConnectorRun.connector_id) == key)
     return (await world.database.read(asked.order_by(col(ConnectorRun.id).desc())))[0]
 
 
-async def again(world: World, key: int, **values: Any) -> Any:
+async def again(world: Environment, key: int, **values: Any) -> Any:
     """Run it once more, with these values."""
     await changed(world, key, next_run_at=world.now(), **values)
     return await ran(world, key)
 
 
-async def changed(world: World, key: int, **values: Any) -> None:
+async def changed(world: Environment, key: int, **values: Any) -> None:
     """Change the row of a connector."""
-    async with world.write() as session:
+    async with world.write_session() as session:
         this = update(Connector).where(col(Connector.id) == key)
         await (await session.connection()).execute(this.values(values))
 
 
-async def row_of(world: World, key: int) -> Any:
+async def row_of(world: Environment, key: int) -> Any:
     """The row of a connector."""
-    asked = select(*picked(Connector)).where(col(Connector.id) == key)
+    asked = select(*select_columns(Connector)).where(col(Connector.id) == key)
     return (await world.database.read(asked))[0]
 
 
-async def stored(world: World) -> dict[str, list[str]]:
+async def stored(world: Environment) -> dict[str, list[str]]:
     """Subjects by folder, in the order they came."""
     asked = (
         select(col(Mailbox.path), col(Message.subject))
@@ -116,17 +116,17 @@ async def stored(world: World) -> dict[str, list[str]]:
     return found
 
 
-async def message(world: World, subject: str) -> Any:
+async def message(world: Environment, subject: str) -> Any:
     """The one message with this subject."""
-    asked = select(*picked(Message)).where(col(Message.subject) == subject)
+    asked = select(*select_columns(Message)).where(col(Message.subject) == subject)
     (row,) = await world.database.read(asked)
     return row
 
 
-async def trial(world: World, user_id: int, key: int) -> None:
+async def trial(world: Environment, user_id: int, key: int) -> None:
     """Have the next run be a trial."""
-    run = world.key()
-    async with world.write() as session:
+    run = world.new_id()
+    async with world.write_session() as session:
         session.add(
             ConnectorRun(
                 id=run, connector_id=key, user_id=user_id, trial=True, created_at=world.now()
@@ -140,3 +140,33 @@ def may(client: Client) -> Context:
     ctx = context(client)
     permissions = frozenset({UserPermission.SYNCJOBS})
     return replace(ctx, viewer=replace(ctx.viewer, permissions=permissions))
+
+
+class ProcessKilled(BaseException):
+    """The process ends here."""
+
+
+def fault_at_nth_pass(times: int, place: str = "fetched") -> Callable[[str], None]:
+    """A fault handler that ends the process when a fault point is passed for the nth time."""
+    left = [times]
+
+    def fault(at: str) -> None:
+        if at == place:
+            left[0] -= 1
+            if not left[0]:
+                raise ProcessKilled
+
+    return fault
+
+
+async def run_connectors_until_killed(
+    world: Environment, times: int, place: str = "fetched"
+) -> None:
+    """Start the due connector runs, whose process ends at the nth pass of a fault point."""
+    object.__setattr__(world, "reach_fault_point", fault_at_nth_pass(times, place))
+    worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
+    await connector_worker.start_due_runs(worker)
+    for task in list(worker.running):
+        with pytest.raises(ProcessKilled):
+            await task
+    object.__setattr__(world, "reach_fault_point", lambda _: None)

@@ -7,8 +7,8 @@ from typing import Any
 
 import dkim
 
-from mail.authentication.dkim import Message, Result, verified
-from mail.authentication.dns_queries import Names
+from mail.authentication.dkim import AuthResult, SignedMessage, verify_signatures
+from mail.authentication.dns_queries import MessageDns
 from tests.conftest import Client
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 from tests.support.operations.domain_operations import ERRORS
@@ -67,10 +67,12 @@ def asks(client: Client, place: str) -> None:
     object.__setattr__(client.world, "options", options)
 
 
-async def by_us(raw: bytes, records: dict[str, str], now: int) -> list[tuple[str, str, Result]]:
+async def by_us(raw: bytes, records: dict[str, str], now: int) -> list[tuple[str, str, AuthResult]]:
     """What our verifier says: domain, algorithm, result of each signature, the topmost first."""
     async with asking(zone(records)) as place:
-        found = await verified(Names(place), Message.of(raw), now, "example.org")
+        found = await verify_signatures(
+            MessageDns(place), SignedMessage.from_bytes(raw), now, "example.org"
+        )
     return [(one.domain, one.algorithm, one.result) for one in found]
 
 

@@ -6,7 +6,8 @@ import httpx
 from sqlalchemy import update
 from sqlmodel import col
 
-from models.runtime.environment import World
+from models.domains.tables import Domain
+from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
 from resolvers.context import Context, Viewer
@@ -72,24 +73,24 @@ async def of(client: Client, name: str) -> Any:
     return (await client(DOMAIN, by={"name": name}))["domain"]
 
 
-async def live(world: World, name: str, /, **more: Any) -> User:
+async def live(world: Environment, name: str, /, **more: Any) -> User:
     """A user of any domain."""
     new = NewUser(name, address=more.pop("address", name), password_disabled=True, **more)
-    return await creation_create.create(Context(world, Viewer(role=Role.ROOT)), new)
+    return await creation_create.create_user(Context(world, Viewer(role=Role.ROOT)), new)
 
 
-async def key_of(world: World, name: str) -> int:
+async def key_of(world: Environment, name: str) -> int:
     """The id of a domain."""
     ((key,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=name)
     return int(key)
 
 
 async def administrator(
-    world: World, http: httpx.AsyncClient, name: str, *of_: str, permissions: Any = ()
+    world: Environment, http: httpx.AsyncClient, name: str, *of_: str, permissions: Any = ()
 ) -> Client:
     """A DOMAIN_ADMIN, who lives in the first of the domains that are administered."""
     user = await live(world, f"{name}@{of_[0]}", role=Role.DOMAIN_ADMIN)
-    async with world.write() as session:
+    async with world.write_session() as session:
         given = [AdminPermission(permission).value for permission in permissions]
         await session.exec(
             update(User).where(col(User.id) == user.id).values(admin_permissions=given)
@@ -118,3 +119,9 @@ async def names(client: Client, **condition: Any) -> list[str]:
     page = (await client(LIST, filter=condition or None))["domains"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["name"] for node in page["nodes"]]
+
+
+async def set_domain_columns(world: Environment, **values: Any) -> None:
+    """Change columns in the rows of all domains."""
+    async with world.write_session() as session:
+        await session.exec(update(Domain).values(**values))

@@ -1,9 +1,10 @@
 """What tests of filters share: documents, and those who use them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.conftest import Client
-from tests.support.accounts.user_operations import ERRORS
+from tests.support.accounts.user_operations import ERRORS, id_of
 
 QUERY = "from to subject listId text hasAttachment size query header { key value raw } "
 QUERY += "regex { key pattern }"
@@ -73,3 +74,13 @@ async def looked_at(client: Client, **given: Any) -> Any:
 async def apply(client: Client, *ids: str, **select: Any) -> tuple[Any, Any]:
     answer = (await client(APPLY, input={"ids": ids, "select": select}))["filterApply"]
     return answer["task"], answer["errors"]
+
+
+def error_codes_and_paths(errors: Sequence[Any]) -> list[tuple[str, list[str]]]:
+    """The code and path of each error."""
+    return [(one["code"], one["path"]) for one in errors]
+
+
+def user_ref(client: Client) -> dict[str, str]:
+    """The reference to a user by id."""
+    return {"id": id_of(client)}

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from graph.types import global_ids
-from mail.network.outbound_http import Gate
+from mail.network.outbound_http import NetworkPolicy
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
-from models.runtime.environment import Adopted, World
-from resolvers.notifications.push_worker import Worker, look
+from models.runtime.environment import CommittedOptions, Environment
+from resolvers.notifications.push_worker import PushWorker, start_pushes
 from tests.conftest import Client, raw_message
 from tests.support.servers.webhook_receiver import Got, Receiver
 
@@ -28,24 +28,24 @@ LIST = """{ viewer { user { pushChannels { id kind active lastError lastPushAt
   mailboxes { path } } } } }"""
 
 
-def loose(world: World, **more: Any) -> None:
+def loose(world: Environment, **more: Any) -> None:
     """Let pushes go to this machine."""
     options = replace(world.options, **{"push_private": True, **more})
-    world.adopt(Adopted(options, world.settled))
+    world.apply_options(CommittedOptions(options, world.options_position))
 
 
-def worker_of(world: World, **gate: Any) -> Worker:
+def worker_of(world: Environment, **gate: Any) -> PushWorker:
     """A worker, as a process has one."""
-    return Worker(world, global_ids.encode, Gate(**gate))
+    return PushWorker(world, global_ids.encode, NetworkPolicy(**gate))
 
 
-async def pump(worker: Worker) -> None:
+async def pump(worker: PushWorker) -> None:
     """Look, and push until nothing is under way."""
     while True:
-        await look(worker)
-        if not worker.busy and not worker.behind:
+        await start_pushes(worker)
+        if not worker.served and not worker.has_more:
             return
-        await asyncio.gather(*(each.task for each in worker.busy.values()))
+        await asyncio.gather(*(each.task for each in worker.served.values()))
 
 
 async def set_(client: Client, **given: Any) -> Any:
@@ -69,19 +69,21 @@ async def channel(client: Client) -> Any:
 
 async def come(
     client: Client, subject: str = "Hello", *, into: str = "INBOX", **headers: str
-) -> message_insert.Placed:
+) -> message_insert.InsertedMessage:
     """Deliver a message from outside, into a folder as a filter would."""
-    letter = await received_messages.read(raw_message(subject, **headers))
-    to = await address_resolution.recipient(client.world, client.address)
+    letter = await received_messages.read_message(raw_message(subject, **headers))
+    to = await address_resolution.load_recipient(client.world, client.address)
     sender = "carol@example.com"
-    there = message_insert.Place(
+    there = message_insert.MessagePlacement(
         to.user_id,
         (await client.box(into)).id,
         client.world.now(),
         envelope_from=sender,
         envelope_to=[to.address],
     )
-    return await received_messages.receive(client.world, letter, to, sender, into=there)
+    return await received_messages.store_for_recipient(
+        client.world, letter, to, sender, placement=there
+    )
 
 
 def http(receiver: Receiver, **more: Any) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from sqlalchemy import select
 
 from graph.types import global_ids
 from mail.delivery import pipeline, quarantine
-from mail.delivery.listener_backend import Household
-from mail.delivery.quarantine import Why
+from mail.delivery.listener_backend import LocalBackend
+from mail.delivery.quarantine import QuarantineReason
 from mail.recipients import address_resolution
-from mail.spam.scan_result import Symbol
+from mail.spam.scan_result import SpamScanSymbol
 from models.events.journal import ChangeKind
-from models.runtime.environment import Adopted, World
+from models.runtime.environment import CommittedOptions, Environment
 from models.spam.quarantine import QuarantineItem
-from models.store.columns import Picked, table_of
+from models.store.columns import ColumnRow, core_table
 from tests.conftest import Client, raw_message
 from tests.support.operations.domain_operations import ERRORS
 from tests.support.sample_mutations.mutation_call import Call
@@ -44,12 +44,14 @@ INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50) { nodes { subject source } } } } } }"""
 CAROL = "carol@example.com"
 SPAM = {"X_Rspamd_Action": "reject"}  # a score of 75
-WHY = Why(14.5, (Symbol("BAYES_SPAM", 5.1, "Looks like spam"), Symbol("R_BAD", 9.4)))
+WHY = QuarantineReason(
+    14.5, (SpamScanSymbol("BAYES_SPAM", 5.1, "Looks like spam"), SpamScanSymbol("R_BAD", 9.4))
+)
 
 
-async def held(world: World) -> list[Picked]:
+async def held(world: Environment) -> list[ColumnRow]:
     """All that is held, in the order of keys."""
-    table = table_of(QuarantineItem)
+    table = core_table(QuarantineItem)
     async with world.database.engine.connect() as connection:
         return list((await connection.execute(select(table).order_by(table.c.id))).all())
 
@@ -57,28 +59,30 @@ async def held(world: World) -> list[Picked]:
 async def hold(
     client: Client,
     raw: bytes | str = "Offer",
-    why: Why = WHY,
+    why: QuarantineReason = WHY,
     sender: str = CAROL,
     address: str = "",
 ) -> str:
     """Hold a message; its id. A text is its subject, and it is for the client's usual address."""
     message = raw_message(raw) if isinstance(raw, str) else raw
-    mail = await pipeline.receive(client.world, message, sender)
-    to = await address_resolution.recipient(client.world, address or client.address)
-    await quarantine.hold(client.world, mail, to, why)
+    mail = await pipeline.read_incoming(client.world, message, sender)
+    to = await address_resolution.load_recipient(client.world, address or client.address)
+    await quarantine.quarantine_message(client.world, mail, to, why)
     return global_ids.encode("QuarantineItem", (await held(client.world))[-1].id)
 
 
-async def come(world: World, *to: Client, raw: bytes, sender: str = CAROL) -> list[Any]:
+async def come(world: Environment, *to: Client, raw: bytes, sender: str = CAROL) -> list[Any]:
     """What became of a message that a neighbour brought."""
-    house = Household(world)
-    there = [await house.accept(client.address, sender) for client in to]
+    house = LocalBackend(world)
+    there = [await house.accept_recipient(client.address, sender) for client in to]
     return list(await house.deliver(raw, there, sender))
 
 
-def set_options(world: World, **given: Any) -> None:
+def set_options(world: Environment, **given: Any) -> None:
     """Let other options be in force."""
-    world.adopt(Adopted(replace(world.options, **given), world.settled + 1))
+    world.apply_options(
+        CommittedOptions(replace(world.options, **given), world.options_position + 1)
+    )
 
 
 async def listed(client: Client, **filter: Any) -> list[str]:

@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.delivery.listener_backend import Household
-from models.queue.tables import Delivery
-from models.runtime.environment import World
+from mail.delivery.listener_backend import LocalBackend
+from models.queue.tables import QueueEntry
+from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from tests.conftest import Client, raw_message
 from tests.support.operations.domain_operations import ERRORS, done
@@ -53,20 +53,22 @@ async def rewrite(client: Client, of: str, to: str, **more: Any) -> str:
     return str(answer["recipientRewrite"]["id"])
 
 
-async def come(world: World, *to: str, raw: bytes = b"", sender: str = "carol@example.com") -> None:
+async def come(
+    world: Environment, *to: str, raw: bytes = b"", sender: str = "carol@example.com"
+) -> None:
     """Mail comes in, as LMTP hands it on."""
-    household = Household(world)
-    there = [await household.accept(address, sender) for address in to]
+    household = LocalBackend(world)
+    there = [await household.accept_recipient(address, sender) for address in to]
     outcomes = await household.deliver(raw or raw_message("Hello"), there, sender)
     assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
 
-async def copied(world: World) -> list[tuple[str, str]]:
+async def copied(world: Environment) -> list[tuple[str, str]]:
     """Who gets copies, and the senders of their envelopes."""
     asked = (
-        select(col(Delivery.recipient), col(Submission.envelope_from))
-        .join(Submission, col(Submission.id) == col(Delivery.submission_id))
+        select(col(QueueEntry.recipient), col(Submission.envelope_from))
+        .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
         .where(col(Submission.copy_of).is_not(None))
-        .order_by(col(Delivery.recipient))
+        .order_by(col(QueueEntry.recipient))
     )
     return [(row.recipient, row.envelope_from) for row in await world.database.read(asked)]

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.admin.settings import SettingValue
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from tests.conftest import Client
@@ -36,10 +36,10 @@ async def refused(client: Client, key: str, value: Any) -> Any:
     return error
 
 
-async def stored(world: World) -> dict[str, Any]:
+async def stored(world: Environment) -> dict[str, Any]:
     asked = select(col(SettingValue.key), col(SettingValue.value))
     return {row.key: row.value["value"] for row in await world.database.read(asked)}
 
 
-def operator(world: World) -> Context:
+def operator(world: Environment) -> Context:
     return Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))

@@ -83,10 +83,10 @@ async def recovery_codes_create(ada: Client, _root: Client) -> Call:
 @call
 async def session_kick(ada: Client, _root: Client) -> Call:
     now, world = ada.world.now(), ada.world
-    async with world.write(ada.user.id) as session:
+    async with world.write_session(ada.user.id) as session:
         session.add(
             AccessToken(
-                id=world.key(),
+                id=world.new_id(),
                 user_id=ada.user.id,
                 digest="x",
                 auth_version=1,

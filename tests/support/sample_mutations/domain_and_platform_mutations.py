@@ -139,8 +139,8 @@ async def setting_set(_ada: Client, _root: Client) -> Call:
 
 @call
 async def task_cancel(ada: Client, _root: Client) -> Call:
-    key = ada.world.key()
-    async with ada.world.write() as session:
+    key = ada.world.new_id()
+    async with ada.world.write_session() as session:
         session.add(
             Task(
                 id=key,

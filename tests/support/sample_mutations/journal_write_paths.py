@@ -22,7 +22,7 @@ from mail.smtp import lmtp
 from models.admin.key_values import KeyValue
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.admin import tasks
 from resolvers.certificates import acme_worker
@@ -42,7 +42,7 @@ from tests.support.operations.sieve_operations import put
 from tests.support.sample_mutations import CALLS, Call
 from tests.support.sample_mutations.dkim_mutations import RAW
 from tests.support.servers import webhook_receiver
-from tests.support.servers.dovecot_server import Dovecot
+from tests.support.servers.dovecot_server import DovecotAccount
 
 DAY = timedelta(days=1)
 LETTERS = 3  # in each account
@@ -61,7 +61,7 @@ class Stage:
     monkeypatch: pytest.MonkeyPatch
 
     @property
-    def world(self) -> World:
+    def world(self) -> Environment:
         return self.ada.world
 
 
@@ -101,7 +101,7 @@ def road(
 
 async def change(stage: Stage, table: Any, values: dict[str, Any], *where: Any) -> None:
     """Change rows behind everybody's back."""
-    async with stage.world.write(stage.ada.user.id, stage.bob.user.id) as session:
+    async with stage.world.write_session(stage.ada.user.id, stage.bob.user.id) as session:
         await (await session.connection()).execute(update(table).where(*where).values(**values))
 
 
@@ -109,7 +109,9 @@ async def change(stage: Stage, table: Any, values: dict[str, Any], *where: Any) 
 
 
 async def _letter(stage: Stage, raw: bytes, *to: str) -> Work:
-    listener = await lmtp.listen(stage.world, "127.0.0.1", 0, spool=stage.folder / "lmtp")
+    listener = await lmtp.start_lmtp_listener(
+        stage.world, "127.0.0.1", 0, spool_folder=stage.folder / "lmtp"
+    )
     stage.stack.push_async_callback(listener.close, 1)
     neighbour = await connect(listener.port)
     stage.stack.push_async_callback(neighbour.close)
@@ -263,23 +265,23 @@ async def _queue(stage: Stage, replies: dict[str, str]) -> Work:
     return work
 
 
-@road("mail.outbound.worker.run")
+@road("mail.outbound.worker.run_until_stopped")
 async def a_message_is_sent(stage: Stage) -> Work:
     return await _queue(stage, {})
 
 
-@road("mail.outbound.worker.run")
+@road("mail.outbound.worker.run_until_stopped")
 async def a_message_is_sent_and_copied_by_a_rule(stage: Stage) -> Work:
     await rule(stage.root, stage.ada.address, "archive@far.example", "SENDER")
     return await _queue(stage, {})
 
 
-@road("mail.outbound.worker.run")
+@road("mail.outbound.worker.run_until_stopped")
 async def a_message_is_deferred(stage: Stage) -> Work:
     return await _queue(stage, {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"})
 
 
-@road("mail.outbound.worker.run")
+@road("mail.outbound.worker.run_until_stopped")
 async def a_message_bounces(stage: Stage) -> Work:
     return await _queue(stage, {"carol": "550 5.1.1 No such user"})
 
@@ -288,10 +290,10 @@ async def a_message_bounces(stage: Stage) -> Work:
 
 
 async def _tidy(stage: Stage) -> Work:
-    return lambda: housekeeping.tidy(stage.world)
+    return lambda: housekeeping.run_round(stage.world)
 
 
-@road("mail.maintenance.housekeeping.run")
+@road("mail.maintenance.housekeeping.run_until_stopped")
 async def messages_expire(stage: Stage) -> Work:
     soon = {"expires": stage.clock() + timedelta(seconds=1)}
     await change(stage, Message, soon, col(Message.uid) < LETTERS)
@@ -304,7 +306,7 @@ async def _deleted(stage: Stage) -> None:
     assert (await Call("messageDelete", given)(stage.ada))["errors"] == []
 
 
-@road("mail.maintenance.housekeeping.run", "messages", told=False)
+@road("mail.maintenance.housekeeping.run_until_stopped", "messages", told=False)
 async def the_archive_is_purged(stage: Stage) -> Work:
     await _deleted(stage)  # gone from the folders, and told of, when they were archived
     stage.clock.tick(days=40)
@@ -312,7 +314,7 @@ async def the_archive_is_purged(stage: Stage) -> Work:
 
 
 @road(
-    "mail.maintenance.housekeeping.run",
+    "mail.maintenance.housekeeping.run_until_stopped",
     "auth_events",
     "setting_changes",
     "tasks",
@@ -328,7 +330,7 @@ async def the_journal_and_the_logs_are_trimmed(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.maintenance.housekeeping.run", "key_values", told=False)
+@road("mail.maintenance.housekeeping.run_until_stopped", "key_values", told=False)
 async def values_expire(stage: Stage) -> Work:
     made = await CALLS["keyValueSet"](stage.ada, stage.root)
     assert (await made(stage.ada))["errors"] == []
@@ -336,7 +338,7 @@ async def values_expire(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.maintenance.housekeeping.run")
+@road("mail.maintenance.housekeeping.run_until_stopped")
 async def files_that_nobody_used_go(stage: Stage) -> Work:
     made = await CALLS["fileUpload"](stage.ada, stage.root)
     assert (await made(stage.ada))["errors"] == []
@@ -344,7 +346,7 @@ async def files_that_nobody_used_go(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.maintenance.housekeeping.run")
+@road("mail.maintenance.housekeeping.run_until_stopped")
 async def what_nobody_let_in_goes_and_letters_are_due(stage: Stage) -> Work:
     await hold(stage.ada)
     stage.clock.tick(days=28)
@@ -353,7 +355,7 @@ async def what_nobody_let_in_goes_and_letters_are_due(stage: Stage) -> Work:
     return await _tidy(stage)
 
 
-@road("mail.maintenance.snooze_worker.run")
+@road("mail.maintenance.snooze_worker.run_forever")
 async def snoozed_messages_come_back(stage: Stage) -> Work:
     given = {
         "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
@@ -361,13 +363,13 @@ async def snoozed_messages_come_back(stage: Stage) -> Work:
     }
     assert (await Call("messageUpdate", given)(stage.ada))["errors"] == []
     stage.clock.tick(days=2)
-    return lambda: snooze_worker.wake(stage.world)
+    return lambda: snooze_worker.return_due_messages(stage.world)
 
 
 @road("mail.search.index_worker.run", told=False)
 async def words_are_indexed(stage: Stage) -> Work:
     async def work() -> None:
-        while await index_worker.index(stage.world):
+        while await index_worker.index_next_batch(stage.world):
             pass
 
     return work
@@ -379,7 +381,7 @@ async def what_was_miscounted_is_repaired(stage: Stage) -> Work:
     await change(stage, Mailbox, wrong, col(Mailbox.path) == "INBOX")
 
     async def work() -> None:
-        report = await consistency.verify(stage.world, repair=True)
+        report = await consistency.check_consistency(stage.world, repair=True)
         assert report.findings
 
     return work
@@ -387,18 +389,18 @@ async def what_was_miscounted_is_repaired(stage: Stage) -> Work:
 
 @road("the command line", whole=["mailboxes"])
 async def messages_out_of_place_are_repaired(stage: Stage) -> Work:
-    async with stage.world.write(stage.ada.user.id) as session:
+    async with stage.world.write_session(stage.ada.user.id) as session:
         these = update(Message).where(col(Message.user_id) == stage.ada.user.id)
         await (await session.connection()).execute(these.values(modseq=10**6))
 
     async def work() -> None:
-        report = await consistency.verify(stage.world, repair=True)
+        report = await consistency.check_consistency(stage.world, repair=True)
         assert report.findings
 
     return work
 
 
-@road("resolvers.notifications.push_worker.run", told=False)
+@road("resolvers.notifications.push_worker.run_worker", told=False)
 async def new_mail_is_pushed(stage: Stage) -> Work:
     push_receivers.loose(stage.world)
     there = await stage.stack.enter_async_context(webhook_receiver.receiving())
@@ -413,7 +415,7 @@ async def new_mail_is_pushed(stage: Stage) -> Work:
     return work
 
 
-@road("mail.scanners.training_worker.run", told=False)
+@road("mail.scanners.training_worker.run_worker", told=False)
 async def a_move_is_learned(stage: Stage) -> Work:
     there = await stage.stack.enter_async_context(webhook_receiver.receiving())
     limit(stage.world, rspamd_learn=f"http://127.0.0.1:{there.port}")
@@ -424,18 +426,18 @@ async def a_move_is_learned(stage: Stage) -> Work:
     assert (await Call("messageMove", given)(stage.ada))["errors"] == []
 
     async def work() -> None:
-        assert await training_worker.teach(stage.world)
+        assert await training_worker.train_batch(stage.world)
         assert len(there.got) == 2
 
     return work
 
 
-@road("resolvers.notifications.webhook_worker.run", told=False)
+@road("resolvers.notifications.webhook_worker.run_worker", told=False)
 async def a_webhook_is_posted(stage: Stage) -> Work:
     return await _post(stage, webhook_receiver.OK)
 
 
-@road("resolvers.notifications.webhook_worker.run", told=False)
+@road("resolvers.notifications.webhook_worker.run_worker", told=False)
 async def a_webhook_is_switched_off(stage: Stage) -> Work:
     return await _post(stage, b"HTTP/1.1 410 Gone\r\n\r\n")
 
@@ -459,9 +461,9 @@ async def _post(stage: Stage, answer: bytes) -> Work:
 # tasks
 
 
-async def _works(world: World) -> None:
-    assert await tasks.work(world)
-    while await tasks.work(world):
+async def _works(world: Environment) -> None:
+    assert await tasks.run_next_task(world)
+    while await tasks.run_next_task(world):
         pass
 
 
@@ -472,7 +474,7 @@ def queued(kind: str, name: str, told: bool = True, **more: Any) -> None:
         made = await CALLS[name](stage.ada, stage.root)
         made = replace(made, input={**made.input, **more})
         client = made.by or (stage.root if made.by_root else stage.ada)
-        while await tasks.work(client.world):
+        while await tasks.run_next_task(client.world):
             pass
         assert (await made(client))["errors"] == []
         return lambda: _works(client.world)
@@ -543,19 +545,19 @@ async def a_message_tells_of_a_reset_password(stage: Stage) -> Work:
 async def a_letter_tells_of_what_is_held(stage: Stage) -> Work:
     await hold(stage.ada)
     stage.clock.tick(days=1)
-    assert await quarantine.announce(stage.world) == 1
+    assert await quarantine.schedule_notifications(stage.world) == 1
     return lambda: _works(stage.world)
 
 
-@road("resolvers.connectors.worker.run")
+@road("resolvers.connectors.worker.run_worker")
 async def mail_is_fetched_from_elsewhere(stage: Stage) -> Work:
     remote = await stage.stack.enter_async_context(open_at(three()))
-    far = Dovecot(stage.folder, {"imap": remote.port})
+    far = DovecotAccount(stage.folder, {"imap": remote.port})
     key = await connector_operations.connector(stage.ada, far, password=SECRET)
     return lambda: connector_operations.ran(stage.world, key)
 
 
-@road("resolvers.domains.dkim_rotation.run")
+@road("resolvers.domains.dkim_rotation.run_worker")
 async def a_new_key_signs_and_an_old_one_goes(stage: Stage) -> Work:
     given = {"domains": ["example.org"], "privateKey": RAW}
     for selector in ("old", "dkim"):
@@ -570,12 +572,12 @@ async def a_new_key_signs_and_an_old_one_goes(stage: Stage) -> Work:
     dkim_key_operations.asks(stage.root, place)
 
     async def work() -> None:
-        assert await dkim_rotation.step(stage.world) == 2
+        assert await dkim_rotation.process_due_keys(stage.world) == 2
 
     return work
 
 
-@road("resolvers.certificates.acme_worker.run")
+@road("resolvers.certificates.acme_worker.run_worker")
 async def a_certificate_is_not_issued(stage: Stage) -> Work:
     names = await stage.stack.enter_async_context(answering(Names({})))
     set_options(stage.world, acme_terms_agreed=True, dns_resolver=f"127.0.0.1:{names.port}")
@@ -583,7 +585,7 @@ async def a_certificate_is_not_issued(stage: Stage) -> Work:
     assert (await made(stage.root))["errors"] == []
 
     async def work() -> None:
-        assert await acme_worker.step(stage.world)
+        assert await acme_worker.process_next_certificate(stage.world)
 
     return work
 
@@ -613,7 +615,7 @@ async def the_index_is_filled(stage: Stage) -> Work:
 
 @road("MESSAGE_TIER_MOVE")
 async def bytes_move_to_the_other_tier(stage: Stage) -> Work:
-    stage.monkeypatch.setattr("resolvers.messages.bulk.storage_tiers.TOGETHER", 0)
+    stage.monkeypatch.setattr("resolvers.messages.bulk.storage_tiers.MAX_INLINE_MESSAGES", 0)
     made = await CALLS["messageTierMove"](stage.ada, stage.root)
     assert made.by
     client = made.by
@@ -642,6 +644,6 @@ async def doubles_are_deleted(stage: Stage) -> Work:
 def _few(stage: Stage, bulk: int) -> Client:
     """Ada, where more messages than this are a task's work."""
     world = replace(stage.world, options=replace(stage.world.options, bulk=bulk))
-    transport = httpx.ASGITransport(app=create_app(world, spool=stage.folder / "few"))
+    transport = httpx.ASGITransport(app=create_app(world, spool_folder=stage.folder / "few"))
     http = httpx.AsyncClient(transport=transport, base_url="http://test")
     return Client(http, world, stage.ada.user, stage.ada.secret)

@@ -6,8 +6,8 @@ import httpx
 
 from graph.app import create_app
 from graph.types import global_ids
-from mail.storage.blobs.object_stores import LocalStore
-from mail.storage.blobs.tiered_store import Tiers
+from mail.storage.blobs.object_stores import FolderStore
+from mail.storage.blobs.tiered_store import TieredStore
 from models.runtime import leases
 from models.submission.compose_requests import ComposeListener
 from models.users.roles import Role
@@ -149,11 +149,11 @@ async def message_forward(ada: Client, _root: Client) -> Call:
 
 @call
 async def message_tier_move(ada: Client, _root: Client) -> Call:
-    hot = ada.world.blobs
-    assert isinstance(hot, LocalStore)
+    hot = ada.world.object_store
+    assert isinstance(hot, FolderStore)
     folder = hot.folder.parent
-    world = replace(ada.world, blobs=Tiers(hot, LocalStore(folder / "cold")))
-    transport = httpx.ASGITransport(app=create_app(world, spool=folder))
+    world = replace(ada.world, object_store=TieredStore(hot, FolderStore(folder / "cold")))
+    transport = httpx.ASGITransport(app=create_app(world, spool_folder=folder))
     http = httpx.AsyncClient(transport=transport, base_url="http://test")
     boss = await make_client(world, http, "boss", role=Role.ADMIN)
     given = {"select": {"users": {"usernames": ["ada"]}, "ids": [await _message(ada)]}}
@@ -209,8 +209,8 @@ async def message_submit(ada: Client, _root: Client) -> Call:
 async def compose_request(ada: Client, _root: Client) -> Call:
     world = ada.world
     holder = await leases.ensure_registered(world)
-    async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
+    async with world.write_session() as session:
+        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
     return Call("composeRequest", {"subject": "Hello"}, "delivered request { subject }")
 
 

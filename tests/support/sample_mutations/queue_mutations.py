@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import col
 
-from models.queue.tables import Delivery, DeliveryState
+from models.queue.tables import DeliveryState, QueueEntry
 from tests.conftest import Client
 from tests.support.sample_mutations import mailbox_and_message_mutations
 from tests.support.sample_mutations.mutation_call import Call, call
@@ -30,8 +30,8 @@ async def queue_delete(ada: Client, root: Client) -> Call:
 @call
 async def queue_flush(ada: Client, root: Client) -> Call:
     given = {"queueIds": [(await waiting(ada, root))["queueId"]]}
-    async with ada.world.write(ada.user.id) as session:
-        tried = update(Delivery).where(col(Delivery.user_id) == ada.user.id)
+    async with ada.world.write_session(ada.user.id) as session:
+        tried = update(QueueEntry).where(col(QueueEntry.user_id) == ada.user.id)
         values = {"state": DeliveryState.DEFERRED, "attempts": 1}
         await (await session.connection()).execute(tried.values(**values))
     return Call("queueFlush", given, "scheduledCount task { kind }", by_root=True)

@@ -13,7 +13,7 @@ import pytest
 from bench.servers.ports import free_port
 from graph.app import create_app
 from mail.tls import acme_client
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
 from tests.support.operations.certificate_operations import NAME, ONE
@@ -37,7 +37,7 @@ class Ahead:
 class Place:
     """A platform that an authority can reach."""
 
-    world: World
+    world: Environment
     root: Client
     clock: Ahead
     there: Pebble
@@ -50,7 +50,7 @@ class Place:
         object.__setattr__(self.world, "options", replace(self.world.options, **values))
 
 
-def ready(world: World, there: Pebble, names: int) -> World:
+def ready(world: Environment, there: Pebble, names: int) -> Environment:
     options = replace(
         world.options,
         acme_directory=there.directory,
@@ -66,13 +66,13 @@ def ready(world: World, there: Pebble, names: int) -> World:
 async def _short_pauses() -> AsyncIterator[None]:
     """Let it be asked often whether it goes on: an authority on loopback takes milliseconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(acme_client, "PAUSE", 0.02)
+        patch.setattr(acme_client, "POLL_PAUSE", 0.02)
         yield
 
 
 @asynccontextmanager
 async def placed(
-    world: World,
+    world: Environment,
     root: Client,
     folder: Path,
     records: Mapping[Any, list[str]] = RECORDS,
@@ -93,16 +93,16 @@ async def placed(
             ):
                 # the app that answers shares the store alone: as another process does
                 ours = ready(world, there, names.port)
-                app = create_app(ours, spool=folder / "ours")
+                app = create_app(ours, spool_folder=folder / "ours")
                 transport = httpx.ASGITransport(app=app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                     client = Client(http, ours, root.user, root.secret)
                     assert isinstance(ours.clock.read, Ahead)
                     yield Place(ours, client, ours.clock.read, there)
-                await app.end()
+                await app.end_subscriptions()
 
 
-def alone(world: World, names: int, **values: Any) -> World:
+def alone(world: Environment, names: int, **values: Any) -> Environment:
     """A platform whose authority does not answer."""
     usual: dict[str, Any] = {
         "acme_directory": f"https://localhost:{free_port()}/dir",

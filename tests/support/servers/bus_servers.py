@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.servers import bus_servers
-from bench.servers.bus_servers import Broker
+from bench.servers.bus_servers import BrokerProcess
 from tests.support.run_scope import CI
 
 
@@ -22,12 +22,12 @@ def program(name: str, client: str) -> str:
     return found
 
 
-def redis(folder: Path) -> Broker:
-    return bus_servers.redis(program("redis-server", "redis"), folder)
+def redis(folder: Path) -> BrokerProcess:
+    return bus_servers.redis_broker(program("redis-server", "redis"), folder)
 
 
-def nats(folder: Path) -> Broker:
-    return bus_servers.nats(program("nats-server", "nats"), folder)
+def nats(folder: Path) -> BrokerProcess:
+    return bus_servers.nats_broker(program("nats-server", "nats"), folder)
 
 
 BROKERS = {"redis": redis, "nats": nats}

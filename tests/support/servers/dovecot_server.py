@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from bench.servers import dovecot_server
-from bench.servers.dovecot_server import PASSWORD, Dovecot
+from bench.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.run_scope import CI
 
-__all__ = ["PASSWORD", "Dovecot", "dovecot", "needed"]
+__all__ = ["PASSWORD", "DovecotAccount", "dovecot", "needed"]
 
 SERVERS = Path("/usr/lib/dovecot")
 
@@ -26,8 +26,8 @@ def needed() -> None:
 
 
 @contextmanager
-def dovecot(folder: Path, **more: Any) -> Iterator[Dovecot]:
+def dovecot(folder: Path, **more: Any) -> Iterator[DovecotAccount]:
     """Run it where it is installed; `more` is as `bench.dovecot` has it."""
     needed()
-    with dovecot_server.dovecot(folder, **more) as made:
+    with dovecot_server.run_dovecot(folder, **more) as made:
         yield made

@@ -155,7 +155,7 @@ class ForkedSubprocess(asyncio.subprocess.Process):
 async def fork_subprocess(
     words: Sequence[str], env: Mapping[str, str], log: Path
 ) -> asyncio.subprocess.Process:
-    """Start a command in a session of its own, as `bench.server.spawned` does."""
+    """Start a command in a session of its own, as `bench.servers.merganser_process.spawn` does."""
     return ForkedSubprocess(
         await asyncio.to_thread(ForkedProcess, words, env, Streams(log), session=True)
     )

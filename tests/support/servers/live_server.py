@@ -17,14 +17,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from graph.app import create_app
-from graph.http.graphql_endpoint import Endpoint
-from graph.subscriptions.shared_subscriptions import Group
+from graph.http.graphql_endpoint import GraphqlEndpoint
+from graph.subscriptions.shared_subscriptions import SubscriptionGroup
 from graph.types.scalars import SCALARS, Cursor
 from merganser.server import sockets
 from merganser.settings.settings import Settings
 from models.events import journal
-from models.events.journal import ChangeKind, Entry
-from models.runtime.environment import World
+from models.events.journal import ChangeKind, JournalEntry
+from models.runtime.environment import Environment
 from tests.conftest import Client
 from tests.support.servers.http_server import Quiet
 
@@ -56,9 +56,9 @@ async def until(true: Any, seconds: float = 5) -> None:
 async def note(client: Client, kind: ChangeKind, ids: list[int], **facts: Any) -> int:
     """Write an entry to the journal of an account; the number of its last event."""
     world = client.world
-    async with world.write(client.user.id) as session:
-        entry = Entry(kind, ids, facts)
-        return await journal.record(session, client.user.id, entry, at=world.now())
+    async with world.write_session(client.user.id) as session:
+        entry = JournalEntry(kind, ids, facts)
+        return await journal.record_entry(session, client.user.id, entry, at=world.now())
 
 
 @dataclass
@@ -104,12 +104,12 @@ class Follower:
 class House:
     """The server."""
 
-    endpoint: Endpoint
+    endpoint: GraphqlEndpoint
     port: int
 
     @property
-    def groups(self) -> list[Group]:
-        return list(self.endpoint.groups.groups.values())
+    def groups(self) -> list[SubscriptionGroup]:
+        return list(self.endpoint.subscription_groups.groups_by_key.values())
 
     @property
     def seats(self) -> int:
@@ -186,14 +186,14 @@ async def _events(
 
 @contextlib.asynccontextmanager
 async def house(
-    world: World, spool: Path, settings: Settings | None = None
+    world: Environment, spool: Path, settings: Settings | None = None
 ) -> AsyncGenerator[House]:
     """The whole app on a port, as `merganser serve` listens."""
-    app = create_app(world, spool=spool)
+    app = create_app(world, spool_folder=spool)
     (endpoint,) = (
         route.endpoint
         for route in app.routes
-        if isinstance(route, Route) and isinstance(route.endpoint, Endpoint)
+        if isinstance(route, Route) and isinstance(route.endpoint, GraphqlEndpoint)
     )
     config = uvicorn.Config(
         app,
@@ -205,7 +205,7 @@ async def house(
     )
     server = Quiet(config)
     patience = (settings or Settings()).write_timeout
-    bound = sockets.bind_sockets("HTTP", "127.0.0.1:0", patience=patience)
+    bound = sockets.bind_sockets("HTTP", "127.0.0.1:0", unread_timeout=patience)
     running = asyncio.create_task(server.serve(bound))
     await until(lambda: server.started)
     try:
@@ -213,7 +213,7 @@ async def house(
     finally:
         server.should_exit = True
         await running
-        await app.end()
+        await app.end_subscriptions()
 
 
 class Slow:

@@ -21,10 +21,10 @@ from websockets.typing import Subprotocol
 
 from bench.servers.ports import free_port
 from merganser.commands import user_operations
-from merganser.commands.user_operations import Key
-from merganser.server.environment_factory import opened
+from merganser.commands.user_operations import ApiKeyRequest
+from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
 from tests.support.mail_servers.lmtp_client import Neighbour
@@ -175,11 +175,11 @@ class Server:
         return Said(done.returncode, done.stdout, done.stderr)
 
     @asynccontextmanager
-    async def world(self) -> AsyncGenerator[World]:
+    async def world(self) -> AsyncGenerator[Environment]:
         """The same store, opened by this process as by a command."""
         env = {name.removeprefix("MERGANSER_").lower(): each for name, each in self.env.items()}
         settings = Settings(**{k: v for k, v in env.items() if k in Settings.model_fields})  # type: ignore[arg-type]
-        async with opened(settings, migrate=True) as world:
+        async with open_environment(settings, migrate=True) as world:
             yield world
 
     def make(self, *names: str) -> None:
@@ -189,12 +189,14 @@ class Server:
             async with self.world() as world:
                 for name in names:
                     address = f"{name}@example.org"
-                    await user_operations.add(
+                    await user_operations.create_user(
                         world, NewUser(name, address=address, password=PASSWORD)
                     )
-                    _, self.secrets[name] = await user_operations.make_key(world, Key(name, name))
-                _, self.secrets["root"] = await user_operations.make_key(
-                    world, Key("root", role=Role.ROOT)
+                    _, self.secrets[name] = await user_operations.create_api_key(
+                        world, ApiKeyRequest(name, name)
+                    )
+                _, self.secrets["root"] = await user_operations.create_api_key(
+                    world, ApiKeyRequest("root", role=Role.ROOT)
                 )
 
         store_fixtures.run(work())

@@ -20,20 +20,20 @@ from starlette.routing import Route, WebSocketRoute
 from strawberry.schema.config import StrawberryConfig
 from websockets.asyncio.client import ClientConnection, connect
 
-from graph.execution.documents.cost_limits import Cost, Limits
-from graph.execution.operation_execution import Schema
-from graph.http.graphql_endpoint import Endpoint, Settings
-from mail.storage.blobs.object_stores import LocalStore
+from graph.execution.documents.cost_limits import Cost, OperationLimits
+from graph.execution.operation_execution import ExecutableSchema
+from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
+from mail.storage.blobs.object_stores import FolderStore
 from models.errors import (
     Conflict,
     Forbidden,
-    Invalid,
+    InvalidInput,
     NotFound,
     RateLimited,
-    Refused,
+    RequestError,
     Unauthenticated,
 )
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role
 from resolvers.context import Context, Viewer
@@ -48,17 +48,17 @@ VIEWERS = {
     "Bearer other": Viewer(8, Role.USER, token_id=2),
     "Bearer admin": Viewer(9, Role.ADMIN, token_id=3),
     "Bearer reader": Viewer(7, Role.USER, read_only=True, token_id=4),
-    "Bearer brief": Viewer(7, Role.USER, token_id=5, ends_at=BRIEF),
+    "Bearer brief": Viewer(7, Role.USER, token_id=5, expires_at=BRIEF),
     "Bearer key": Viewer(0, Role.ADMIN, api_key_id=6),
 }
-REFUSALS: dict[str, Refused] = {
+REFUSALS: dict[str, RequestError] = {
     "unauthenticated": Unauthenticated(),
     "forbidden": Forbidden("never"),
     "missing": NotFound("x"),
-    "id": Invalid("no id", constraint="id"),
-    "cursor": Invalid("no cursor", constraint="cursor"),
-    "page": Invalid("no page", constraint="page"),
-    "pattern": Invalid("no pattern", constraint="pattern"),
+    "id": InvalidInput("no id", constraint="id"),
+    "cursor": InvalidInput("no cursor", constraint="cursor"),
+    "page": InvalidInput("no page", constraint="page"),
+    "pattern": InvalidInput("no pattern", constraint="pattern"),
     "conflict": Conflict("there already"),
     "limited": RateLimited("slowly", retry_after=timedelta(seconds=7)),
 }
@@ -77,7 +77,7 @@ def even(value: Any) -> Even:
 
 async def clocks(ctx: Context, keys: list[str]) -> list[str]:
     """A loader of something that changes: the time."""
-    return [f"{ctx.world.now():%H:%M}" for _ in keys]
+    return [f"{ctx.environment.now():%H:%M}" for _ in keys]
 
 
 @strawberry.type
@@ -196,7 +196,7 @@ class Subscription:
     @strawberry.subscription
     async def items(self, info: Info) -> AsyncGenerator[Item, None]:
         """Its clock goes on by an hour between two events."""
-        clock: Any = info.context.world.clock.read
+        clock: Any = info.context.environment.clock.read
         for _ in range(3):
             yield Item()
             clock.tick(hours=1)
@@ -214,7 +214,7 @@ class Subscription:
     @strawberry.subscription
     async def flood(self, info: Info) -> AsyncGenerator[str, None]:
         """The clock counts how often it went on."""
-        while info.context.world.now():
+        while info.context.environment.now():
             yield "x" * 100_000
 
     @strawberry.subscription
@@ -223,12 +223,12 @@ class Subscription:
         yield 1
 
 
-def make_schema(**limits: Any) -> Schema:
-    return Schema(
+def make_schema(**limits: Any) -> ExecutableSchema:
+    return ExecutableSchema(
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        limits=Limits(**limits),
+        limits=OperationLimits(**limits),
         config=StrawberryConfig(
             sort_schema=True,
             scalar_map={Even: strawberry.scalar(name="Even", serialize=even, parse_value=even)},
@@ -268,14 +268,14 @@ async def page(_request: Request) -> Response:
 
 
 @asynccontextmanager
-async def a_world(folder: Path) -> AsyncGenerator[World]:
+async def a_world(folder: Path) -> AsyncGenerator[Environment]:
     """A world whose store nobody opens."""
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
-    yield World(database, LocalStore(folder), b"secret", now=Clock())
+    yield Environment(database, FolderStore(folder), b"secret", now=Clock())
     await database.close()
 
 
-def app_of(endpoint: Endpoint) -> Starlette:
+def app_of(endpoint: GraphqlEndpoint) -> Starlette:
     return Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
 
 
@@ -283,7 +283,7 @@ def app_of(endpoint: Endpoint) -> Starlette:
 class Server:
     """The endpoint on a real port."""
 
-    endpoint: Endpoint
+    endpoint: GraphqlEndpoint
     port: int
     clock: Clock
 
@@ -345,8 +345,10 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(world: World, settings: Settings, **limits: Any) -> AsyncGenerator[Server]:
-    endpoint = Endpoint(make_schema(**limits), world, sign_in, settings)
+async def serving(
+    world: Environment, settings: EndpointSettings, **limits: Any
+) -> AsyncGenerator[Server]:
+    endpoint = GraphqlEndpoint(make_schema(**limits), world, sign_in, settings)
     config = uvicorn.Config(
         app_of(endpoint),
         ws="websockets-sansio",
@@ -368,7 +370,7 @@ async def serving(world: World, settings: Settings, **limits: Any) -> AsyncGener
 
 
 @asynccontextmanager
-async def client_of(endpoint: Endpoint) -> AsyncGenerator[httpx.AsyncClient]:
+async def client_of(endpoint: GraphqlEndpoint) -> AsyncGenerator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=app_of(endpoint))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graph.notifications.webhooks import worded
-from mail.network.outbound_http import Gate
-from models.runtime.environment import Adopted, World
-from resolvers.notifications.webhook_feed import feed
-from resolvers.notifications.webhook_worker import Worker, look
+from graph.notifications.webhooks import delivery_body
+from mail.network.outbound_http import NetworkPolicy
+from models.runtime.environment import CommittedOptions, Environment
+from resolvers.notifications.webhook_feed import create_deliveries
+from resolvers.notifications.webhook_worker import WebhookWorker, start_lanes
 from tests.conftest import Client
 
 
@@ -104,21 +104,23 @@ async def receiving(secure: ssl.SSLContext | None = None) -> AsyncIterator[Recei
         server.close()
 
 
-def inward(world: World) -> None:
+def inward(world: Environment) -> None:
     """Let webhooks be posted to this machine."""
-    world.adopt(Adopted(replace(world.options, webhooks_private=True), world.settled))
+    world.apply_options(
+        CommittedOptions(replace(world.options, webhooks_private=True), world.options_position)
+    )
 
 
-def worker_of(world: World, **gate: Any) -> Worker:
+def worker_of(world: Environment, **gate: Any) -> WebhookWorker:
     """A worker, as a process has one."""
-    return Worker(world, worded, Gate(**gate))
+    return WebhookWorker(world, delivery_body, NetworkPolicy(**gate))
 
 
-async def pump(worker: Worker) -> None:
+async def pump(worker: WebhookWorker) -> None:
     """Read the journal, and post until nothing is due."""
-    await feed(worker.world)
+    await create_deliveries(worker.environment)
     while True:
-        await look(worker)
+        await start_lanes(worker)
         if not worker.lanes:
             return
         await asyncio.gather(*worker.lanes.values())

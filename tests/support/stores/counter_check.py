@@ -4,10 +4,10 @@ from typing import Any
 
 from sqlalchemy import text
 
-from mail.consistency import verify
+from mail.consistency import check_consistency
 from models.events.journal import Change, ChangeKind
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 from tests.support.run_scope import CI
 
 FOLDERS = """
@@ -28,13 +28,13 @@ FROM domains d
 """
 
 
-async def rows(world: World, sql: str, **given: Any) -> list[tuple[Any, ...]]:
+async def rows(world: Environment, sql: str, **given: Any) -> list[tuple[Any, ...]]:
     """The rows of a select, past all of our own code."""
     async with world.database.engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(text(sql), given)]
 
 
-async def recount(world: World) -> None:
+async def recount(world: Environment) -> None:
     """Counters are what is there to count."""
     for _, total, unseen, size, *counted, uids, modseqs in await rows(world, FOLDERS):
         assert [total, unseen, size] == [int(one) for one in counted]
@@ -45,23 +45,25 @@ async def recount(world: World) -> None:
         assert [users, addresses] == counted
 
 
-async def examine(world: World) -> None:
+async def examine(world: Environment) -> None:
     """Counters are what is there to count; in CI the verifier finds nothing wrong either."""
     await recount(world)
     if CI:
-        assert (await verify(world)).findings == []
+        assert (await check_consistency(world)).findings == []
 
 
-async def journal(world: World, stream: int, after: int = 0) -> list[tuple[ChangeKind, list[int]]]:
+async def journal(
+    world: Environment, stream: int, after: int = 0
+) -> list[tuple[ChangeKind, list[int]]]:
     """The rows of a stream: of which kind, and about what."""
-    table = table_of(Change)
+    table = core_table(Change)
     asked = table.select().where(table.c.stream_id == stream, table.c.last > after)
     async with world.database.engine.connect() as connection:
         found = await connection.execute(asked.order_by(table.c.last))
         return [(row.kind, row.ids) for row in found]
 
 
-async def reached(world: World, stream: int) -> int:
+async def reached(world: Environment, stream: int) -> int:
     """The newest number of a stream."""
     ((last,),) = await rows(world, "SELECT last FROM streams WHERE id = :id", id=stream)
     return int(last)

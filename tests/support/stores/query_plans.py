@@ -7,15 +7,15 @@ from typing import Any
 
 from sqlalchemy import event
 
-from models.runtime.environment import World
-from models.store.database import READING
+from models.runtime.environment import Environment
+from models.store.database import POSTGRES_READ_SETTINGS
 
 
 @dataclass
 class Plans:
     """The plans of the selects that were sent last, as the store tells them."""
 
-    world: World
+    world: Environment
     sent: list[tuple[str, Any]] = field(default_factory=list)
 
     async def of(self, work: Awaitable[Any], table: str, *, asking: str = "") -> str:
@@ -38,14 +38,14 @@ class Plans:
         sqlite = self.world.database.dialect == "sqlite"
         explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
         async with self.world.database.engine.connect() as connection:
-            for setting in () if sqlite else READING:
+            for setting in () if sqlite else POSTGRES_READ_SETTINGS:
                 await connection.exec_driver_sql(f"SET LOCAL {setting}")
             found = await connection.exec_driver_sql(explain + statement, given)
             return "\n".join(str(row[-1]) for row in found)
 
 
 @contextmanager
-def recorded_statements(world: World, sent: list[tuple[str, Any]]) -> Iterator[None]:
+def recorded_statements(world: Environment, sent: list[tuple[str, Any]]) -> Iterator[None]:
     """Append each statement that is sent to the store, with its parameters."""
 
     def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
@@ -59,7 +59,7 @@ def recorded_statements(world: World, sent: list[tuple[str, Any]]) -> Iterator[N
 
 
 @contextmanager
-def explained(world: World) -> Iterator[Plans]:
+def explained(world: Environment) -> Iterator[Plans]:
     """Record the statements that are sent to the store, to explain their plans."""
     plans = Plans(world)
     with recorded_statements(world, plans.sent):

@@ -6,8 +6,8 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import DateTime, create_engine, insert
 
-from models.runtime.environment import World
-from models.store.columns import table_of
+from models.runtime.environment import Environment
+from models.store.columns import core_table
 
 _SAMPLES = {
     "AutoString": "x", "String": "x", "Boolean": False, "BigInteger": 7, "Integer": 7,
@@ -22,7 +22,7 @@ def is_instant(column: Any) -> bool:
 
 def sample_row(table: Any) -> dict[str, Any]:
     """Values of the columns that can't be null."""
-    return {column.name: _sample(column) for column in table_of(table).c if not column.nullable}
+    return {column.name: _sample(column) for column in core_table(table).c if not column.nullable}
 
 
 def _sample(column: Any) -> Any:
@@ -33,9 +33,9 @@ def _sample(column: Any) -> Any:
     return _SAMPLES[type(column.type).__name__]
 
 
-async def insert_unchecked(world: World, table: Any, row: dict[str, Any]) -> None:
+async def insert_unchecked(world: Environment, table: Any, row: dict[str, Any]) -> None:
     """Store a row though the rows that it refers to don't exist."""
-    url, new = world.database.engine.url, insert(table_of(table))
+    url, new = world.database.engine.url, insert(core_table(table))
     if world.database.dialect == "sqlite":
         engine = create_engine(url.set(drivername="sqlite"))  # which checks no foreign keys
         with engine.begin() as connection:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from models.runtime.environment import Environment
+
 
 @dataclass(frozen=True)
 class Harm:
@@ -179,3 +181,9 @@ HARMS = [
         "blobs.message_size",
     ),
 ]
+
+
+async def rename_table(world: Environment, old: str, new: str) -> None:
+    """Rename a table."""
+    async with world.write_session() as session:
+        await (await session.connection()).exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from sqlmodel import SQLModel
 
 from merganser.server.store.migration import upgrade
-from models.search.text_index import TABLE
+from models.search.text_index import TABLE_NAME
 from models.store.database import Database
 
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ async def beside(url: str, name: str, *, copied: bool = False) -> str:
 
 def _with_writers(database: Database) -> list[Engine]:
     """Its engines, and what SQLAlchemy copies of them for other options."""
-    group = database._group  # noqa: SLF001
+    group = database._group_commit  # noqa: SLF001
     return [*database.engines, *([group._engine.sync_engine] if group else [])]  # noqa: SLF001
 
 
@@ -110,7 +110,7 @@ async def can_be_emptied(url: str) -> None:
     A TRUNCATE makes a file anew for each table and index. Foreign keys are not checked
     meanwhile: all tables are emptied, and prepared rows were checked when they were made.
     """
-    tables = [TABLE, *(known.name for known in reversed(SQLModel.metadata.sorted_tables))]
+    tables = [TABLE_NAME, *(known.name for known in reversed(SQLModel.metadata.sorted_tables))]
     database = Database(url)
     async with database.engine.begin() as connection:
         names = ", ".join(f"'{name}'" for name in tables)
@@ -142,7 +142,7 @@ async def keep_rows(url: str, schema: str) -> None:
     database = Database(url)
     async with database.engine.begin() as connection:
         await connection.execute(text(f'CREATE SCHEMA "{schema}"'))
-        for name in [TABLE, *(table.name for table in SQLModel.metadata.sorted_tables)]:
+        for name in [TABLE_NAME, *(table.name for table in SQLModel.metadata.sorted_tables)]:
             if await connection.scalar(text(f'SELECT EXISTS (TABLE "{name}")')):
                 copy = f'CREATE TABLE "{schema}"."{name}" AS TABLE "{name}"'
                 await connection.execute(text(copy))
@@ -161,3 +161,8 @@ def warmed(database: Database) -> Database:
     for engine, known in zip(_with_writers(database), [*first, first[0]], strict=False):
         engine.dialect, engine._compiled_cache = known.dialect, known._compiled_cache  # noqa: SLF001
     return database
+
+
+def create_database(url: str, name: str) -> str:
+    """Create an empty database on the server of this URL and return its URL."""
+    return run(beside(url, name))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, Table, literal_column, select, union_all
 from sqlmodel import SQLModel
 
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 
 Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 USES = {("api_keys", "last_used_at"), ("api_keys", "last_used_ip")}  # noted behind the answer
@@ -21,7 +21,7 @@ class TableRead(NamedTuple):
     key: list[str]
 
 
-async def everything(world: World) -> Rows:
+async def everything(world: Environment) -> Rows:
     """All rows of the store, by table and key."""
     database = world.database
     if database.dialect == "sqlite":

@@ -10,17 +10,17 @@ from sqlalchemy import select
 
 from graph.types import global_ids
 from mail.search import index_worker
-from models.runtime.environment import World
-from models.store.columns import picked
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.context import Context, Viewer
 from resolvers.users import delete as user_delete
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from resolvers.users.selection import Users
+from resolvers.users.selection import UserSelector
 from tests.conftest import make_client, make_key, make_user
-from tests.schema.test_access_matrix import token_of
+from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.servers.live_server import House, house
 from tests.support.targets.target_objects import LATER, Specimens, furnish
@@ -71,7 +71,7 @@ class Server:
         return await self.http.post("/graphql", json=body, headers=headers)
 
 
-async def _bury(world: World, specimens: dict[str, Specimens]) -> None:
+async def _bury(world: Environment, specimens: dict[str, Specimens]) -> None:
     """Delete an account beside each target, of the same role and domain."""
     root = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     for name in ("bob", "over", "top", "faraway"):
@@ -83,8 +83,8 @@ async def _bury(world: World, specimens: dict[str, Specimens]) -> None:
             role=target.user.role,
             password_disabled=True,
         )
-        gone = await creation_create.create(root, new)
-        await user_delete.delete(root, Users(ids=(gone.id,)), LATER)
+        gone = await creation_create.create_user(root, new)
+        await user_delete.delete_users(root, UserSelector(ids=(gone.id,)), LATER)
         target.texts["deleted"] = str(global_ids.encode("User", gone.id))
 
 
@@ -112,7 +112,7 @@ async def _sign(server: Server) -> None:
 
 
 @contextlib.asynccontextmanager
-async def furnished(world: World, folder: Path) -> AsyncGenerator[Server]:
+async def furnished(world: Environment, folder: Path) -> AsyncGenerator[Server]:
     """Serve a world whose accounts have one object of each kind."""
     async with (
         house(world, folder) as running,
@@ -124,23 +124,23 @@ async def furnished(world: World, folder: Path) -> AsyncGenerator[Server]:
         ada = await make_user(world, "ada")
         root = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
         far = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
-        await creation_create.create(root, far)
+        await creation_create.create_user(root, far)
         for name, role in (("bob", Role.USER), ("top", Role.ROOT), ("sharer", Role.USER)):
             await make_user(world, name, role=role)
-        users = await world.database.read(select(*picked(User)))
+        users = await world.database.read(select(*select_columns(User)))
         named = {row.username: row for row in users}
         specimens = {}
         for name in ("ada", "bob", "bare", "every", "over", "top", "faraway"):
             domain = "far.example" if name == "faraway" else "example.org"
             specimens[name] = await furnish(world, named[name], f"{name}@{domain}", named["sharer"])
         await _bury(world, specimens)
-        while await index_worker.index(world):
+        while await index_worker.index_next_batch(world):
             pass
         secrets = {
-            "user": await token_of(world, ada),
-            "domain-bare": await token_of(world, bare.user),
-            "domain-admin": await token_of(world, every.user),
-            "admin": await token_of(world, over.user),
+            "user": await make_access_token(world, ada),
+            "domain-bare": await make_access_token(world, bare.user),
+            "domain-admin": await make_access_token(world, every.user),
+            "admin": await make_access_token(world, over.user),
             "root-key": await make_key(world, "root-key", role=Role.ROOT),
         }
         server = Server(running, http, secrets, specimens, await _uploads(http, secrets))

@@ -5,8 +5,8 @@ from typing import Any
 
 from graphql import get_named_type
 
-from tests.schema.test_access_matrix import sample
 from tests.support.schema.printed_schema import SDL
+from tests.support.schema.sample_inputs import sample_input
 from tests.support.targets.target_objects import Specimens
 from tests.support.targets.target_queries import ALLOWED, REFUSED
 
@@ -165,7 +165,7 @@ def variables(name: str, target: Specimens, upload: str) -> dict[str, Any]:
     """An input that names this target. The server only validates it."""
     plain = name.partition(" ")[0]
     kind = _input_type(plain)
-    given = {**sample(kind), **GIVEN.get(name, {}), **OBJECTS.get(name, {})}
+    given = {**sample_input(kind), **GIVEN.get(name, {}), **OBJECTS.get(name, {})}
     given["options"] = {"validateOnly": True, "reason": "a trial"}
     user = {"username": target.user.username}
     match PLACES.get(plain):

@@ -13,45 +13,45 @@ from graph.types.scalars import SCALARS, Cursor
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from models.addresses.rewrites import BccRule, RecipientRewrite
-from models.addresses.tables import Address, Correspondent
+from models.addresses.tables import Address, Contact
 from models.admin.admin_log import AdminLogEntry
 from models.admin.audits import Audit, AuditAccess, AuditCopy
 from models.admin.key_values import KeyValue
 from models.admin.settings import SettingChange
-from models.admin.tasks import Task, Undo
-from models.auth.application_passwords import AppPassword
+from models.admin.tasks import Task, UndoRecord
+from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import AccessToken, ApiKey
 from models.auth.second_factors import RecoveryCode, WebauthnKey
-from models.auth.security_log import AuthEvent
+from models.auth.security_log import SecurityEvent
 from models.autoreply import Autoreply
 from models.certificates import Certificate
 from models.connectors import Connector, ConnectorRun
-from models.domains.tables import Domain, DomainAlias
+from models.domains.tables import AliasDomain, Domain
 from models.files.tables import File, FileShare
 from models.filters.sieve_scripts import SieveScript
 from models.filters.tables import Filter
-from models.mailboxes.shares import ALL, MailboxShare, written
-from models.mailboxes.tables import Mailbox, Subscription
+from models.mailboxes.shares import ALL_RIGHTS, MailboxShare, encode_rights
+from models.mailboxes.tables import Mailbox, MailboxSubscription
 from models.messages.labels import Label
-from models.messages.message_trace import MessageStep
+from models.messages.message_trace import DeliveryTraceStep
 from models.messages.tables import Message
 from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import Webhook, WebhookDelivery
 from models.queue.rate_limits import RateHold, RateLimit
-from models.queue.tables import Delivery, DeliveryState
+from models.queue.tables import DeliveryState, QueueEntry
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.search.saved_searches import SavedSearch
 from models.spam.quarantine import QuarantineItem
-from models.spam.sender_rules import SenderRule, of_user
-from models.store.columns import Picked, picked, table_of
+from models.spam.sender_rules import SenderRule, place_of_user
+from models.store.columns import ColumnRow, core_table, select_columns
 from models.submission.compose_requests import ComposeRequest
 from models.submission.identities import Identity
 from models.submission.tables import Submission
 from models.transfer import Export
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers.auth.credential_status import digest_of
+from resolvers.auth.credential_status import secret_digest
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
@@ -66,8 +66,8 @@ Table = type[SQLModel]
 class Specimens:
     """The objects of one account, by the kind of their ids."""
 
-    world: World
-    user: Picked
+    world: Environment
+    user: ColumnRow
     address: str
     keys: dict[str, int] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -101,24 +101,26 @@ class Specimens:
     async def add(self, kind: str, table: Table, /, **given: Any) -> int:
         """Insert a row; its texts are the mark, its owner the account."""
         row: dict[str, Any] = {}
-        for column in table_of(table).c:
+        for column in core_table(table).c:
             if column.name in given:
                 row[column.name] = given[column.name]
             elif column.name == "user_id":
                 row["user_id"] = self.user.id
             elif column.name == "id":
-                row["id"] = self.world.key()
+                row["id"] = self.world.new_id()
             elif column.default is None and not column.nullable:
                 value = placeholder(column, 0)
                 row[column.name] = self.mark if type(value) is str else value
-        async with self.world.write() as session:
-            await (await session.connection()).execute(insert(table_of(table)), row)
+        async with self.world.write_session() as session:
+            await (await session.connection()).execute(insert(core_table(table)), row)
         if kind:
             self.keys[kind] = row["id"]
         return int(row.get("id", 0))
 
 
-async def furnish(world: World, user: Picked, address: str, sharer: Picked) -> Specimens:
+async def furnish(
+    world: Environment, user: ColumnRow, address: str, sharer: ColumnRow
+) -> Specimens:
     """Make one object of each kind for this account. `sharer` shares a folder with it."""
     made = Specimens(world, user, address, {"User": user.id})
     await _mail(made)
@@ -136,22 +138,26 @@ async def _mail(made: Specimens) -> None:
     """A folder, a message, a draft, an archived one, a held one, files and searches."""
     world, user = made.world, made.user
     own = Context(world, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
-    await mailbox_loaders.create(own, NewMailboxes([made.mark]))
-    box = await mailbox_loaders.find(own, mailbox_loaders.Named(path=made.mark))
+    await mailbox_loaders.create_mailboxes(own, NewMailboxes([made.mark]))
+    box = await mailbox_loaders.require_mailbox(
+        own, mailbox_loaders.MailboxSelector(path=made.mark)
+    )
     made.keys["Mailbox"] = box.id
-    to = await address_resolution.recipient(world, made.address)
+    to = await address_resolution.load_recipient(world, made.address)
     stored: list[int] = []
     for place in ("kept", "draft", "archived"):
         sender = made.address if place == "draft" else "Carol <carol@example.com>"
         text = f"{made.mark} text {place}"
         raw = raw_message(f"{made.mark} {place}", body=text, From=sender)
-        placed = await received_messages.receive(
-            world, await received_messages.read(raw), to, "carol@example.com"
+        placed = await received_messages.store_for_recipient(
+            world, await received_messages.read_message(raw), to, "carol@example.com"
         )
         stored.append(placed.message_id)
     kept, draft, archived = stored
     made.keys |= {"Message": kept, "ArchivedMessage": archived}
-    (first,) = await world.database.read(select(*picked(Message)).where(col(Message.id) == kept))
+    (first,) = await world.database.read(
+        select(*select_columns(Message)).where(col(Message.id) == kept)
+    )
     made.texts["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
     made.texts["uid"] = str(first.uid)
     made.texts["draft"] = str(global_ids.encode("Message", draft))
@@ -179,7 +185,7 @@ async def _mail(made: Specimens) -> None:
     )
     await made.add(
         "AddressRegisterEntry",
-        Correspondent,
+        Contact,
         key=f"{made.mark}@example.com",
         address=f"{made.mark}@example.com",
         called=made.mark,
@@ -190,7 +196,7 @@ async def _mail(made: Specimens) -> None:
     await made.add("FileShare", FileShare, file_id=file)
     await made.add("SavedSearch", SavedSearch, filter={"seen": False})
     await made.add("Label", Label)
-    await made.add("", Subscription, path=f"{made.mark}/gone")
+    await made.add("", MailboxSubscription, path=f"{made.mark}/gone")
     await made.add("Audit", Audit, username=made.mark, copied=True, expires=LATER, end=BEFORE)
     audit = {"audit_id": made.keys["Audit"]}
     await made.add("AuditAccess", AuditAccess, **audit, action="list")
@@ -199,23 +205,25 @@ async def _mail(made: Specimens) -> None:
     await made.add("AccountExport", Export, task_id=task, expires_at=LATER, format="JSON")
     made.texts["undo"] = f"undo {made.mark}"
     before = {"kind": "MESSAGE_UPDATE", "messages": {}}
-    await made.add("", Undo, digest=digest_of(made.texts["undo"]), expires_at=LATER, before=before)
+    await made.add(
+        "", UndoRecord, digest=secret_digest(made.texts["undo"]), expires_at=LATER, before=before
+    )
 
 
 async def _change(made: Specimens, key: int, **values: Any) -> None:
-    async with made.world.write(made.user.id) as session:
-        changed = update(table_of(Message)).where(col(Message.id) == key).values(**values)
+    async with made.world.write_session(made.user.id) as session:
+        changed = update(core_table(Message)).where(col(Message.id) == key).values(**values)
         await (await session.connection()).execute(changed)
 
 
-async def _sharing(made: Specimens, sharer: Picked) -> None:
+async def _sharing(made: Specimens, sharer: ColumnRow) -> None:
     """A folder of another account that is shared with this one."""
     own = Context(made.world, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER})))
     path = f"{made.mark} shared"
-    await mailbox_loaders.create(own, NewMailboxes([path]))
+    await mailbox_loaders.create_mailboxes(own, NewMailboxes([path]))
     box = select(col(Mailbox.id)).where(col(Mailbox.path) == path)
     (row,) = await made.world.database.read(box)
-    rights = {"rights": written(ALL), "since": 0, "owner_id": sharer.id}
+    rights = {"rights": encode_rights(ALL_RIGHTS), "since": 0, "owner_id": sharer.id}
     await made.add("", MailboxShare, mailbox_id=row.id, **rights)
 
 
@@ -256,7 +264,7 @@ async def _rules(made: Specimens) -> None:
         expires_at=LATER,
     )
     await made.add(
-        "SenderRule", SenderRule, place=of_user(made.user.id), pattern=f"{made.mark}.example"
+        "SenderRule", SenderRule, place=place_of_user(made.user.id), pattern=f"{made.mark}.example"
     )
     await made.add(
         "BccRule",
@@ -269,7 +277,7 @@ async def _rules(made: Specimens) -> None:
 
 async def _credentials(made: Specimens) -> None:
     owner = {"user_id": made.user.id}
-    await made.add("AppPassword", AppPassword)
+    await made.add("AppPassword", ApplicationPassword)
     await made.add("ApiKey", ApiKey, role=made.user.role, **owner)
     await made.add("AccessToken", AccessToken, auth_version=1, expires_at=LATER)
     identifier = base64.urlsafe_b64encode(made.mark.encode()).decode().rstrip("=")
@@ -277,7 +285,7 @@ async def _credentials(made: Specimens) -> None:
     await made.add("", RecoveryCode)
     await made.add(
         "AuthEvent",
-        AuthEvent,
+        SecurityEvent,
         action="authenticate",
         result="fail",
         detail={"text": made.mark},
@@ -302,7 +310,7 @@ async def _sending(made: Specimens) -> None:
     made.texts["queueId"] = made.mark
     await made.add(
         "",
-        Delivery,
+        QueueEntry,
         submission_id=sent,
         recipient=f"{made.mark}@example.com",
         domain="example.com",
@@ -313,7 +321,7 @@ async def _sending(made: Specimens) -> None:
     )
     await made.add(
         "",
-        MessageStep,
+        DeliveryTraceStep,
         at=made.world.now(),
         detail=made.mark,
         submission_id=sent,
@@ -354,8 +362,8 @@ async def _account(made: Specimens) -> None:
             "expires_at": None,
         },
     }
-    async with made.world.write(made.user.id) as session:
-        changed = update(table_of(User)).where(col(User.id) == made.user.id).values(**values)
+    async with made.world.write_session(made.user.id) as session:
+        changed = update(core_table(User)).where(col(User.id) == made.user.id).values(**values)
         await (await session.connection()).execute(changed)
 
 
@@ -364,10 +372,10 @@ async def _domain(made: Specimens) -> None:
     domain = made.user.domain_id
     assert domain is not None
     made.keys["Domain"] = domain
-    async with made.world.write() as session:
-        limited = update(table_of(Domain)).where(col(Domain.id) == domain)
+    async with made.world.write_session() as session:
+        limited = update(core_table(Domain)).where(col(Domain.id) == domain)
         await (await session.connection()).execute(limited.values(max_user_quota=10**15))
-    await made.add("DomainAlias", DomainAlias, alias=f"{made.mark}.example", domain_id=domain)
+    await made.add("DomainAlias", AliasDomain, alias=f"{made.mark}.example", domain_id=domain)
 
 
 async def _platform(made: Specimens) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphql import GraphQLField, get_named_type, is_leaf_type
 
-from tests.schema.test_access_matrix import guarded
+from tests.support.schema.access_matrix import is_guarded
 from tests.support.schema.printed_schema import SDL
 from tests.support.targets.target_objects import Specimens
 
@@ -131,7 +131,7 @@ def plain_fields(kind: str) -> Iterator[str]:
 
 def is_plain(field: GraphQLField) -> bool:
     """True if the field is a value, takes no arguments, and is not guarded."""
-    return is_leaf_type(get_named_type(field.type)) and not field.args and not guarded(field)
+    return is_leaf_type(get_named_type(field.type)) and not field.args and not is_guarded(field)
 
 
 def selection(field: GraphQLField) -> str:

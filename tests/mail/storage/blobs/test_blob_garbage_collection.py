@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from sqlmodel import SQLModel, col, select
 
-from mail.storage.blobs.compression import digest_of
-from mail.storage.blobs.garbage_collector import REFERENCES, Collected, collect
-from mail.storage.blobs.object_stores import LocalStore, object_name
+from mail.storage.blobs.compression import content_digest
+from mail.storage.blobs.garbage_collector import (
+    REFERENCE_COLUMNS,
+    CollectedGarbage,
+    collect_garbage,
+)
+from mail.storage.blobs.object_stores import FolderStore, object_name
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
 from models.messages.tables import Message, Thread
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.store.database import Database
 from models.submission.tables import Submission
 from models.users.tables import User
@@ -26,21 +30,21 @@ OLD, YOUNG = timedelta(hours=25), timedelta(hours=23)
 class Place:
     """A store with rows and one with objects, and ways to fill them."""
 
-    world: World
-    store: LocalStore
+    world: Environment
+    store: FolderStore
     user_id: int
 
     async def blob(self, content: bytes, age: timedelta, *, inline: bool = False) -> Blob:
         """A blob that nothing refers to; without an object when `inline`."""
-        key = self.world.key()
+        key = self.world.new_id()
         blob = Blob(
             id=key,
             tenant_id=1,
-            digest=digest_of(content),
+            digest=content_digest(content),
             size=len(content),
             stored_size=len(content),
             codec="raw",
-            name=None if inline else object_name(digest_of(content), key),
+            name=None if inline else object_name(content_digest(content), key),
             data=content if inline else None,
             created_at=self.world.now() - age,
         )
@@ -56,7 +60,7 @@ class Place:
         return name
 
     async def add(self, *rows: SQLModel) -> None:
-        async with self.world.write() as session:
+        async with self.world.write_session() as session:
             for row in rows:
                 session.add(row)
                 await session.flush()
@@ -68,9 +72,9 @@ class Place:
 
     async def message(self, blob: Blob) -> Message:
         now = self.world.now()
-        thread = Thread(id=self.world.key(), user_id=self.user_id, created_at=now)
+        thread = Thread(id=self.world.new_id(), user_id=self.user_id, created_at=now)
         message = Message(
-            id=self.world.key(),
+            id=self.world.new_id(),
             user_id=self.user_id,
             uid=1,
             modseq=1,
@@ -89,7 +93,7 @@ class Place:
 
     async def submission(self, blob: Blob) -> Submission:
         submission = Submission(
-            id=self.world.key(),
+            id=self.world.new_id(),
             user_id=self.user_id,
             tenant_id=0,
             queue_id="1",
@@ -105,7 +109,7 @@ class Place:
     def upload(self, name: str) -> Upload:
         now = self.world.now()
         return Upload(
-            id=self.world.key(),
+            id=self.world.new_id(),
             user_id=self.user_id,
             size=1,
             digest="",
@@ -118,11 +122,11 @@ class Place:
 
 @pytest.fixture
 async def place(database: Database, tmp_path: Path) -> AsyncIterator[Place]:
-    store = LocalStore(tmp_path / "blobs")
+    store = FolderStore(tmp_path / "blobs")
     now = datetime.now(UTC)  # as the files are dated by it
-    world = World(database, blobs=store, secret=bytes(32), now=lambda: now)
+    world = Environment(database, object_store=store, signing_secret=bytes(32), now=lambda: now)
     user = User(
-        id=world.key(),
+        id=world.new_id(),
         username="ada",
         username_key="ada",
         tenant_id=1,
@@ -138,16 +142,18 @@ async def place(database: Database, tmp_path: Path) -> AsyncIterator[Place]:
 async def test_what_nothing_needs_goes_with_its_object(place: Place) -> None:
     await place.blob(b"in the store", OLD)
     await place.blob(b"in the row", OLD, inline=True)
-    assert await collect(place.world, place.store) == Collected(2, 1, 22)
+    assert await collect_garbage(place.world, place.store) == CollectedGarbage(2, 1, 22)
     assert await place.left() == (set(), set())
 
 
 async def test_what_is_young_stays(place: Place) -> None:
     blob = await place.blob(b"young", YOUNG)
     name = await place.object(object_name("ab" * 32, 1), b"of a unit under way", YOUNG)
-    assert await collect(place.world, place.store) == Collected()
+    assert await collect_garbage(place.world, place.store) == CollectedGarbage()
     assert await place.left() == ({blob.id}, {blob.name, name})
-    assert await collect(place.world, place.store, grace=timedelta(hours=22)) == Collected(1, 2, 24)
+    assert await collect_garbage(
+        place.world, place.store, grace_period=timedelta(hours=22)
+    ) == CollectedGarbage(1, 2, 24)
 
 
 async def test_what_messages_and_submissions_need_stays(place: Place) -> None:
@@ -159,7 +165,7 @@ async def test_what_messages_and_submissions_need_stays(place: Place) -> None:
         SubmissionBlob(submission_id=submission.id, blob_id=blobs[3].id),
     )
     before = await place.left()
-    assert await collect(place.world, place.store) == Collected()
+    assert await collect_garbage(place.world, place.store) == CollectedGarbage()
     assert await place.left() == before
 
 
@@ -170,34 +176,34 @@ def test_every_foreign_key_to_a_blob_counts() -> None:
         for column in table.columns
         if any(key.target_fullname == "blobs.id" for key in column.foreign_keys)
     }
-    references: Any = REFERENCES
+    references: Any = REFERENCE_COLUMNS
     assert {f"{column.table.name}.{column.key}" for column in references} == keys
 
 
 async def test_objects_that_no_row_names_go_and_uploads_stay(place: Place) -> None:
-    digest = digest_of(b"abc")
+    digest = content_digest(b"abc")
     blob = await place.blob(b"abc", OLD)
     await place.message(blob)
     uploaded = await place.object(object_name(digest, 1), b"abc", OLD)
     await place.object(object_name(digest, 2), b"abc", OLD)
     await place.object("ab/.part-left", b"abc", OLD)
     await place.add(place.upload(uploaded))
-    assert await collect(place.world, place.store, sweep=False) == Collected()
-    assert await collect(place.world, place.store) == Collected(0, 2, 6)
+    assert await collect_garbage(place.world, place.store, list_objects=False) == CollectedGarbage()
+    assert await collect_garbage(place.world, place.store) == CollectedGarbage(0, 2, 6)
     assert await place.left() == ({blob.id}, {blob.name, uploaded})
 
 
 async def test_more_than_a_round_goes_in_several(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mail.storage.blobs.garbage_collector.ROUND", 3)
+    monkeypatch.setattr("mail.storage.blobs.garbage_collector.BATCH_SIZE", 3)
     kept = [await place.blob(bytes([index]), OLD) for index in range(4)]
     for blob in kept:
         await place.message(blob)
     for index in range(7):
         await place.blob(bytes([100 + index]), OLD)
         await place.object(object_name("cd" * 32, index), b"x", OLD)
-    assert await collect(place.world, place.store) == Collected(7, 14, 14)
+    assert await collect_garbage(place.world, place.store) == CollectedGarbage(7, 14, 14)
     assert await place.left() == ({blob.id for blob in kept}, {blob.name for blob in kept})
 
 
@@ -205,10 +211,10 @@ async def test_a_blob_that_a_delivery_takes_up_meanwhile_stays(place: Place) -> 
     needed = await place.blob(b"needed", OLD)
     blob = await place.blob(b"taken up", OLD)
     message = await place.message(needed)
-    async with place.world.write() as session:
+    async with place.world.write_session() as session:
         session.add(MessageBlob(message_id=message.id, blob_id=blob.id))
         await session.flush()
-        collecting = asyncio.create_task(collect(place.world, place.store))
+        collecting = asyncio.create_task(collect_garbage(place.world, place.store))
         await asyncio.sleep(0.2)
-    assert await asyncio.wait_for(collecting, 10) == Collected()
+    assert await asyncio.wait_for(collecting, 10) == CollectedGarbage()
     assert await place.store.get(str(blob.name)) == b"taken up"

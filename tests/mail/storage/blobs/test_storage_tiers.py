@@ -11,19 +11,19 @@ import httpx
 import pytest
 
 from graph.app import create_app
-from mail.consistency import verify
-from mail.storage.blobs.garbage_collector import collect
-from mail.storage.blobs.object_stores import LocalStore
-from mail.storage.blobs.tiered_store import Tiers
+from mail.consistency import check_consistency
+from mail.storage.blobs.garbage_collector import collect_garbage
+from mail.storage.blobs.object_stores import FolderStore
+from mail.storage.blobs.tiered_store import TieredStore
 from models.events.journal import ChangeKind
 from models.files.blobs import StorageTier
-from models.runtime.environment import World
+from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.admin import tasks
 from resolvers.messages.bulk import storage_tiers
-from resolvers.messages.filters.filter_conditions import Selection
-from resolvers.messages.filters.message_filter import MessageWhere
-from resolvers.users.selection import Users
+from resolvers.messages.filters.filter_conditions import MessageSelector
+from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.users.selection import UserSelector
 from tests.conftest import Client, Clock, context, make_client, raw_message, receive
 from tests.support.operations.bulk_operations import call, inbox, of
 from tests.support.stores.counter_check import examine, journal, reached, rows
@@ -37,17 +37,17 @@ TIERS = """query ($filter: MessageFilter) { messages(filter: $filter, orderBy: R
 class House:
     """A world with a hot and a cold store, a user of it, and who keeps it."""
 
-    world: World
+    world: Environment
     post: Client
     boss: Client
     cold: Path
 
 
 @pytest.fixture
-async def house(world: World, tmp_path: Path, clock: Clock) -> AsyncIterator[House]:
-    cold = LocalStore(tmp_path / "cold")
-    world = replace(world, blobs=Tiers(world.blobs, cold))
-    transport = httpx.ASGITransport(app=create_app(world, spool=tmp_path))
+async def house(world: Environment, tmp_path: Path, clock: Clock) -> AsyncIterator[House]:
+    cold = FolderStore(tmp_path / "cold")
+    world = replace(world, object_store=TieredStore(world.object_store, cold))
+    transport = httpx.ASGITransport(app=create_app(world, spool_folder=tmp_path))
     http = httpx.AsyncClient(transport=transport, base_url="http://tiers")
     post = await make_client(world, http, "ada")
     for subject in ("a", "b"):
@@ -106,9 +106,9 @@ async def test_the_collector_removes_what_was_left_behind(
     await move(house, ALL)
     assert objects(tmp_path / "blobs") == 1
     clock.tick(days=800_000 // 1_000)  # past the files, which have the date of today
-    await collect(house.world, house.world.blobs, grace=timedelta(0))
+    await collect_garbage(house.world, house.world.object_store, grace_period=timedelta(0))
     assert (objects(tmp_path / "blobs"), objects(house.cold)) == (0, 3)
-    assert (await verify(house.world)).findings == []
+    assert (await check_consistency(house.world)).findings == []
     assert {tier for _, tier in await lying(house)} == {"COLD"}
 
 
@@ -128,26 +128,28 @@ async def test_a_crash_between_the_stores_loses_nothing(house: House) -> None:
         if place == "tier":
             raise KeyboardInterrupt
 
-    ailing = replace(house.world, fault=crash)
+    ailing = replace(house.world, reach_fault_point=crash)
     boss = replace(house.boss, world=ailing)
-    select = Selection(where=MessageWhere(), users=Users(ids=(house.post.user.id,)))
+    select = MessageSelector(
+        conditions=MessageConditions(), users=UserSelector(ids=(house.post.user.id,))
+    )
     with pytest.raises(KeyboardInterrupt):
-        await storage_tiers.move(context(boss), select, StorageTier.COLD)
+        await storage_tiers.move_to_tier(context(boss), select, StorageTier.COLD)
     assert objects(house.cold) == 3
     assert {tier for _, tier in await lying(house)} == {"HOT"}
-    assert (await verify(house.world)).findings == []
+    assert (await check_consistency(house.world)).findings == []
     assert (await move(house, ALL))["movedCount"] == 3
 
 
 async def test_many_are_a_task(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_tiers, "TOGETHER", 2)
-    monkeypatch.setattr(storage_tiers, "CHUNK", 1)
+    monkeypatch.setattr(storage_tiers, "MAX_INLINE_MESSAGES", 2)
+    monkeypatch.setattr(storage_tiers, "MESSAGES_PER_STEP", 1)
     answer = await move(house, ALL)
     assert (answer["movedCount"], answer["task"]["total"]) == (0, 3)
     assert answer["task"]["kind"] == "MESSAGE_TIER_MOVE"
     assert objects(house.cold) == 0
     await call(house.post, "messageDelete", select=inbox("1"), permanent=True)
-    assert await tasks.work(house.world)
+    assert await tasks.run_next_task(house.world)
     assert await lying(house) == [("b", "COLD"), ("long", "COLD")]
 
 

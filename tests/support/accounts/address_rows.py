@@ -1,0 +1,61 @@
+"""Rows of domains and addresses, written without a request."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from models.addresses.tables import Address
+from models.domains.tables import AliasDomain, Domain
+from models.runtime.environment import Environment
+
+CREATED_AT = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+async def add_addresses(world: Environment, *written: str, **more: Any) -> None:
+    """Add a row for each address; `off:` before an address makes it inactive, `old:` expired."""
+    domains = await domain_id_by_name(world)
+    user_id = more.pop("user_id", None)
+    async with world.write_session() as session:
+        for text in written:
+            state, _, address = text.rpartition(":")
+            local, _, domain = address.partition("@")
+            row = Address(
+                id=world.new_id(),
+                local=local,
+                domain_id=None if domain == "*" else domains[domain],
+                shown=address,
+                user_id=user_id,
+                active=state != "off",
+                expires_at=CREATED_AT - timedelta(seconds=1) if state == "old" else None,
+                created_at=CREATED_AT,
+                updated_at=CREATED_AT,
+                **more,
+            )
+            session.add(row)
+
+
+async def domain_id_by_name(world: Environment) -> dict[str, int]:
+    """The ids of all domains by name."""
+    rows = await world.database.read(select(col(Domain.id), col(Domain.name)))
+    return {row.name: row.id for row in rows}
+
+
+async def add_domain(world: Environment, name: str, *aliases: str, **more: Any) -> None:
+    """Add a domain and its aliases; `off:` before an alias makes it inactive."""
+    async with world.write_session() as session:
+        domain = Domain(
+            id=world.new_id(), name=name, created_at=CREATED_AT, updated_at=CREATED_AT, **more
+        )
+        session.add(domain)
+        await session.flush()
+        for alias in aliases:
+            row = AliasDomain(
+                id=world.new_id(),
+                alias=alias.removeprefix("off:"),
+                domain_id=domain.id,
+                active=not alias.startswith("off:"),
+                created_at=CREATED_AT,
+            )
+            session.add(row)

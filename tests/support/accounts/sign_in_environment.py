@@ -1,0 +1,201 @@
+"""A store whose users sign in, and the credentials with which they do."""
+
+import base64
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from models.auth.application_passwords import ApplicationPassword
+from models.domains.tables import Domain
+from models.errors import AuthenticationFailed, Unauthenticated
+from models.events.journal import Stream
+from models.runtime.environment import Environment
+from models.store.columns import core_table
+from models.users.roles import AdminPermission, Role, Scope
+from models.users.tables import DomainAdmin, User
+from resolvers.auth import act_as, app_passwords, authentication
+from resolvers.auth.authentication import AuthenticatedUser
+from resolvers.auth.passwords import password_hashes
+from resolvers.auth.sign_in import SignInRequest
+from resolvers.context import Context, Viewer
+from tests.conftest import Clock
+
+PASSWORD = "correct horse battery"  # noqa: S105 - a test's
+MASTER_SCOPES = frozenset({Scope.MASTER})
+TOKEN_REQUEST = SignInRequest(token=True)
+APP_PASSWORD = "qwkzjvhxpbmfytrn"  # noqa: S105 - a test's
+
+
+@dataclass
+class SignInEnvironment:
+    """A store with a domain whose users sign in by password, and its clock."""
+
+    world: Environment
+    clock: Clock
+    domain_id: int = 0
+    users: dict[str, int] = field(default_factory=dict)
+
+    async def add_user(self, name: str, **facts: Any) -> int:
+        """Add a user with these column values and return its id."""
+        key = self.world.new_id()
+        now = self.clock()
+        stored = await password_hashes.hash_password(self.world, PASSWORD)
+        row = {"password": stored, "tenant_id": self.domain_id, "created_at": now, **facts}
+        async with self.world.write_session() as session:
+            session.add(Stream(id=key))
+            session.add(User(id=key, username=name, username_key=name, updated_at=now, **row))
+        self.users[name] = key
+        return key
+
+    async def change_user(self, name: str, **facts: Any) -> None:
+        """Change columns of a user without a wake-up, as another process does."""
+        async with self.world.write_session() as session:
+            is_user = col(User.id) == self.users[name]
+            await session.exec(update(User).where(is_user).values(**facts))
+
+    async def load_user_row(self, name: str) -> Any:
+        """Load the row of a user."""
+        query = select(core_table(User)).where(col(User.id) == self.users[name])
+        (row,) = await self.world.database.read(query)
+        return row
+
+    def user_context(
+        self, name: str, role: Role = Role.USER, scopes: frozenset[Scope] = MASTER_SCOPES
+    ) -> Context:
+        """The context of a request by a user."""
+        return Context(self.world, Viewer(self.users[name], role, scopes))
+
+    async def sign_in(
+        self,
+        name: str,
+        password: str = PASSWORD,
+        attempt: SignInRequest | None = None,
+        ip: str | None = "192.0.2.1",
+    ) -> AuthenticatedUser:
+        """Sign a user in by password."""
+        ctx = Context(self.world, Viewer(), client_ip=ip)
+        return await authentication.authenticate(ctx, name, password, attempt)
+
+    async def create_token(self, name: str, **more: Any) -> str:
+        """Sign a user in and return the secret of a new token."""
+        done = await self.sign_in(name, attempt=replace(TOKEN_REQUEST, **more))
+        assert done.token
+        return done.token
+
+    async def authenticate(self, secret: str, **more: Any) -> Viewer:
+        """Authenticate a request with this bearer token."""
+        headers = {"authorization": f"Bearer {secret}"}
+        return await authentication.authenticate_request(
+            self.world, headers, ip="192.0.2.1", **more
+        )
+
+    async def is_refused(self, secret: str) -> bool:
+        """True if a request with this bearer token is refused."""
+        try:
+            await self.authenticate(secret)
+        except Unauthenticated:
+            return True
+        return False
+
+
+async def fail_sign_ins(
+    sign_in_environment: SignInEnvironment, name: str, times: int, ip: str | None = None
+) -> None:
+    """Try to sign in with a wrong password, several times."""
+    for _ in range(times):
+        with pytest.raises(AuthenticationFailed):
+            await sign_in_environment.sign_in(name, "wrong", ip=ip)
+
+
+async def sign_in_by_token(
+    sign_in_environment: SignInEnvironment, name: str
+) -> tuple[Context, str]:
+    """Sign in for a token; return the context of a request with it, and the token."""
+    token = await sign_in_environment.create_token(name)
+    return Context(sign_in_environment.world, await sign_in_environment.authenticate(token)), token
+
+
+async def make_domain_admin_context(
+    sign_in_environment: SignInEnvironment, name: str = "dora", **more: Any
+) -> Context:
+    """Add a DOMAIN_ADMIN of example.org and return the context of a request by that user."""
+    permissions = [AdminPermission.LOGIN_AS.value]
+    key = await sign_in_environment.add_user(
+        name, role=Role.DOMAIN_ADMIN, admin_permissions=permissions, **more
+    )
+    async with sign_in_environment.world.write_session() as session:
+        session.add(DomainAdmin(user_id=key, domain_id=sign_in_environment.domain_id))
+    return Context(
+        sign_in_environment.world,
+        await sign_in_environment.authenticate(await sign_in_environment.create_token(name)),
+    )
+
+
+async def add_other_domain(sign_in_environment: SignInEnvironment) -> int:
+    """Add the domain other.example and return its id."""
+    key = sign_in_environment.world.new_id()
+    async with sign_in_environment.world.write_session() as session:
+        session.add(
+            Domain(
+                id=key,
+                name="other.example",
+                created_at=sign_in_environment.clock(),
+                updated_at=sign_in_environment.clock(),
+            )
+        )
+    return key
+
+
+def basic_auth_header(name: str, password: str) -> dict[str, str]:
+    """The Authorization header of HTTP Basic authentication (RFC 7617)."""
+    return {"authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+async def sign_in_by_basic_auth(
+    sign_in_environment: SignInEnvironment, password: str, name: str = "ada"
+) -> Viewer:
+    """Authenticate a request by HTTP Basic authentication."""
+    return await authentication.authenticate_request(
+        sign_in_environment.world, basic_auth_header(name, password), ip="192.0.2.1"
+    )
+
+
+async def add_app_password(
+    sign_in_environment: SignInEnvironment, scopes: list[str], **more: Any
+) -> int:
+    """Add an app password of ada with these scopes and return its id."""
+    key, now = sign_in_environment.world.new_id(), sign_in_environment.clock()
+    row = ApplicationPassword(
+        id=key,
+        user_id=sign_in_environment.users["ada"],
+        description="Phone",
+        selector=app_passwords.password_selector(APP_PASSWORD),
+        password=await password_hashes.hash_password(sign_in_environment.world, APP_PASSWORD),
+        scopes=scopes,
+        created_at=now,
+        **more,
+    )
+    async with sign_in_environment.world.write_session() as session:
+        session.add(row)
+    return key
+
+
+async def create_act_as_token(
+    sign_in_environment: SignInEnvironment, ctx: Context, name: str = "ada", **more: Any
+) -> str:
+    """Create a token by which the caller acts as another user."""
+    done = await act_as.create_act_as_token(ctx, sign_in_environment.users[name], **more)
+    assert done.token
+    return done.token
+
+
+async def make_admin_context(sign_in_environment: SignInEnvironment) -> Context:
+    """Add the administrator rex and return the context of a request by that user."""
+    await sign_in_environment.add_user("rex", role=Role.ADMIN)
+    return Context(
+        sign_in_environment.world,
+        await sign_in_environment.authenticate(await sign_in_environment.create_token("rex")),
+    )

@@ -1,0 +1,36 @@
+"""Subscriptions to changes, and the events that they receive."""
+
+import asyncio
+from typing import Any
+
+from tests.conftest import Client
+from tests.support.servers.live_server import Follower, House, until
+
+CHANGES_SUBSCRIPTION = """
+subscription ($after: Cursor) { changes(after: $after) { events {
+  kind at cursor ... on MessageChange { message { subject } } ... on MailboxChange { path }
+} } }
+"""
+CHANGE_BATCH_FIELDS = """{ cursor hasMore events { __typename kind cursor origin
+  ... on MessageChange { uid message { subject } } ... on MailboxChange { path }
+  ... on AccountChange { nodeId node { ... on User { username } ... on Domain { name } } } } }"""
+DOMAIN_CHANGES_SUBSCRIPTION = f"""subscription ($domain: String, $after: Cursor) {{
+  domainChanges(domain: $domain, after: $after) {CHANGE_BATCH_FIELDS} }}"""
+
+
+def received_events(follower: Follower) -> list[Any]:
+    """The events that a follower has received, of any change field."""
+    return [event for batch in follower.results for event in batch["events"]]
+
+
+async def open_subscription(
+    live: House, by: str, client: Client, query: str, **variables: Any
+) -> Follower:
+    """Open a subscription and wait until it listens."""
+    before = sum(map(len, client.world.wakeups._events.values()))  # noqa: SLF001 - the number of listeners
+    follower: Follower = await getattr(live, by)(client, query, **variables)
+    await until(
+        lambda: sum(map(len, client.world.wakeups._events.values())) > before or follower.over  # noqa: SLF001
+    )
+    await asyncio.sleep(0.05)  # until the subscription has read its position in the journal
+    return follower

@@ -1,0 +1,35 @@
+"""HTTP requests for GraphQL documents and files."""
+
+from typing import Any
+
+import httpx
+
+from resolvers.context import Viewer
+from resolvers.files import signed_urls
+from tests.conftest import Client
+
+VIEWER_QUERY = """
+{ viewer { role scopes readOnly user { username } apiKey { name }
+  token { id current scope protocol ip expiresAt } } }
+"""
+
+
+async def post_document(
+    http: httpx.AsyncClient, document: str, bearer: str = "", **more: Any
+) -> Any:
+    """Post a GraphQL document, with a bearer token if one is given, and return the response."""
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+    body = {"query": document, "variables": more}
+    return (await http.post("/graphql", json=body, headers=headers)).json()
+
+
+async def get_path(client: Client, path: str, **headers: str) -> httpx.Response:
+    """Request a path with the credential of the client."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await client.http.get(path, headers={**client.headers, **named})
+
+
+def signed_path(client: Client, path: str) -> str:
+    """The signed URL of a path, for this user."""
+    by = Viewer(client.user.id, auth_version=1)
+    return signed_urls.sign_path(client.world, path, client.user.id, by, now=client.world.now())

@@ -1,0 +1,50 @@
+"""Addresses and accounts that forward their mail."""
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from models.addresses.tables import Address, AddressKind
+from models.domains.tables import Domain
+from models.runtime.environment import CommittedOptions, Environment
+from tests.conftest import Client
+from tests.support.accounts.user_operations import change
+
+FORWARD_TARGET = "dave@far.example"
+_DOMAIN_IDS = select(col(Address.domain_id)).where(col(Address.domain_id).is_not(None)).distinct()
+
+
+async def set_account_forwarding(client: Client, *targets: str, **more: Any) -> None:
+    """Set the forwarding targets of the main address of a user."""
+    assert (await change(client, targets=list(targets), **more))[1] == []
+
+
+async def add_forwarding_address(world: Environment, name: str, *targets: str, **more: Any) -> int:
+    """Add an address of example.org without a user, and return its id."""
+    (domain,) = {row.domain_id for row in await world.database.read(_DOMAIN_IDS)}
+    kind = AddressKind.FORWARD if targets else AddressKind.DISCARD
+    address = Address(
+        id=world.new_id(),
+        local=name,
+        domain_id=domain,
+        shown=f"{name}@example.org",
+        kind=kind,
+        targets=list(targets),
+        created_at=world.now(),
+        updated_at=world.now(),
+        **more,
+    )
+    key = address.id
+    async with world.write_session() as session:
+        session.add(address)
+        counters = {"address_count": Domain.address_count + 1}
+        await session.exec(update(Domain).where(col(Domain.id) == domain).values(**counters))
+    return key
+
+
+def allow_private_targets(world: Environment) -> Environment:
+    """Allow forwarding to hosts in private networks."""
+    world.apply_options(CommittedOptions(replace(world.options, forwards_private=True), 1))
+    return world

@@ -1,0 +1,18 @@
+"""Messages delivered by the backend of the listeners."""
+
+from mail.delivery.listener_backend import LocalBackend
+from models.runtime.environment import Environment
+from tests.conftest import Client
+
+OUTSIDE_SENDER = "carol@example.com"
+SPAM_FLAG_HEADER = {"X_Spam_Flag": "YES"}
+
+
+async def deliver_to_users(
+    world: Environment, *to: Client, raw: bytes, sender: str = OUTSIDE_SENDER
+) -> None:
+    """Deliver a message to users by the backend of the listeners."""
+    backend = LocalBackend(world)
+    recipients = [await backend.accept_recipient(client.address, sender) for client in to]
+    outcomes = await backend.deliver(raw, recipients, sender)
+    assert not [each for each in outcomes if isinstance(each, BaseException)]

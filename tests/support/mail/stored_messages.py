@@ -1,0 +1,72 @@
+"""Reading stored messages, their mailboxes and flags."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.storage.message_content import open_messages, read_all
+from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.tables import Message
+from models.runtime.environment import Environment
+from resolvers.messages import content
+from tests.conftest import Client, context
+from tests.support.stores.counter_check import rows
+
+
+async def message_special_use(client: Client, subject: str) -> SpecialUse | None:
+    """The special use of the mailbox of the message with this subject; None if there is none."""
+    query = (
+        select(col(Mailbox.special_use))
+        .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
+        .where(col(Message.user_id) == client.user.id, col(Message.subject) == subject)
+    )
+    found = await client.world.database.read(query)
+    return SpecialUse(found[0].special_use) if found else None
+
+
+async def newest_inbox_message(ada: Client) -> bytes:
+    """The newest message of the INBOX, byte for byte."""
+    query = select(col(Message.id)).where(col(Message.mailbox_id) == (await ada.box()).id)
+    found = await ada.world.database.read(query.order_by(col(Message.id)))
+    stored = await content.load_stored_message(context(ada), found[-1].id)
+    assert stored is not None
+    return stored.layout.slice(0, stored.size)
+
+
+async def stored_messages_by_path(client: Client) -> dict[str, tuple[Any, bytes]]:
+    """The messages of a user, row and bytes, by the path of the mailbox."""
+    query = (
+        select(*Message.__table__.c, col(Mailbox.path))  # type: ignore[attr-defined]
+        .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
+        .where(col(Message.user_id) == client.user.id)
+    )
+    found = await client.world.database.read(query)
+    opened = await open_messages(client.world, found)
+    return {
+        row.path: (row, await read_all(one.stream_raw()))
+        for row, one in zip(found, opened, strict=True)
+    }
+
+
+async def subjects_by_mailbox(world: Environment, client: Client) -> dict[str, list[str]]:
+    """The subjects of the messages of a user by the path of the mailbox."""
+    sql = (
+        "SELECT b.path, m.subject, m.user_id FROM messages m "
+        "JOIN mailboxes b ON b.id = m.mailbox_id ORDER BY m.id"
+    )
+    found: dict[str, list[str]] = {}
+    for path, subject, owner in await rows(world, sql):
+        if owner == client.user.id:
+            found.setdefault(path, []).append(subject)
+    return found
+
+
+async def message_flags(client: Client, path: str = "INBOX") -> list[list[str]]:
+    """The flags of each message of a mailbox, sorted."""
+    found = await client(
+        "query ($path: String!) { mailbox(by: {path: $path}) { messages(first: 9) "
+        "{ nodes { flags } } } }",
+        path=path,
+    )
+    return [sorted(node["flags"]) for node in found["mailbox"]["messages"]["nodes"]]

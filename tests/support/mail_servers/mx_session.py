@@ -1,0 +1,22 @@
+"""A session with an MX listener."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from mail.smtp.mx_server import MxListener
+from mail.smtp.smtp_server import SmtpListenerConfig
+from models.runtime.environment import Environment
+from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.smtp_client import connect
+
+
+@asynccontextmanager
+async def open_mx_session(world: Environment, tmp_path: Path) -> AsyncGenerator[Neighbour]:
+    """Start an MX listener and open a session with it."""
+    listener = MxListener(world, tmp_path / "spool-mx", SmtpListenerConfig())
+    await listener.start(host="127.0.0.1", port=0)
+    neighbour = await connect(listener.port)
+    yield neighbour
+    await neighbour.close()
+    await listener.close(1)

@@ -1,0 +1,30 @@
+"""A client that signs in and submits messages by SMTP."""
+
+import base64
+
+from tests.support.mail_servers.lmtp_client import Neighbour
+
+PASSWORD = "correct horse battery"  # noqa: S105 - a test's
+RECIPIENT = "carol@example.net"
+SHORT_MESSAGE = (
+    b"From: Ada <ada@example.org>\r\nTo: carol@example.net\r\nSubject: Hi\r\n\r\nHello\r\n"
+)
+
+
+def auth_plain_response(name: str = "ada", password: str = PASSWORD, wanted: str = "") -> str:
+    """The initial response of AUTH PLAIN (RFC 4616)."""
+    return base64.b64encode(f"{wanted}\0{name}\0{password}".encode()).decode()
+
+
+async def sign_in_by_auth_plain(client: Neighbour, **shown: str) -> None:
+    """Sign in by AUTH PLAIN (RFC 4616)."""
+    assert (await client.say(f"AUTH PLAIN {auth_plain_response(**shown)}")).startswith("235 2.7.0")
+
+
+async def submit_message(
+    client: Neighbour, raw: bytes = SHORT_MESSAGE, *to: str, sender: str = "ada@example.org"
+) -> str:
+    """Submit a message and return the reply to its end."""
+    await client.begin(*(to or (RECIPIENT,)), sender=sender)
+    client.send(raw + b".\r\n")
+    return await client.hear()

@@ -1,0 +1,91 @@
+"""Creating, changing and listing mailboxes."""
+
+from dataclasses import replace
+from typing import Any
+
+from resolvers.context import Context, Viewer
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.messages import upload
+from resolvers.messages.upload import NewMessage
+from tests.conftest import Client, context, raw_message
+
+MUTATION_ERRORS = "errors { code message path index }"
+MAILBOX_ERRORS = "errors { __typename code path index ... on ValidationError { constraint } }"
+MAILBOX_CREATE = f"""
+mutation ($input: MailboxCreateInput!) {{
+  mailboxCreate(input: $input) {{
+    mailboxes {{ id path name specialUse subscribed hidden retention parent {{ path }} }}
+    journalCursor replayed {MAILBOX_ERRORS}
+  }}
+}}
+"""
+MAILBOX_RENAME = f"""
+mutation ($mailbox: MailboxRef!, $to: String!) {{
+  mailboxRename(input: {{mailbox: $mailbox, newPath: $to}}) {{
+    mailboxes {{ path }} {MAILBOX_ERRORS}
+  }}
+}}
+"""
+MAILBOX_DELETE = f"""
+mutation ($input: MailboxDeleteInput!) {{
+  mailboxDelete(input: $input) {{ deletedIds {MAILBOX_ERRORS} }}
+}}
+"""
+MAILBOX_PATHS = (
+    "query ($all: Boolean! = false) { viewer { user { mailboxes(showHidden: $all) { path } } } }"
+)
+DEFAULT_MAILBOXES = ["INBOX", "Drafts", "Junk", "Sent", "Trash"]
+
+
+async def add_mailboxes(client: Client, *paths: str) -> None:
+    """Create mailboxes without a request."""
+    await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(paths))
+
+
+async def run_mailbox_mutation(
+    client: Client, name: str, selection: str = "mailboxes { path }", **given: Any
+) -> Any:
+    """Run a mutation of mailboxes and return its payload."""
+    kind = {"mailboxUnsubscribe": "mailboxSubscribe"}.get(name, name)
+    kind = kind[0].upper() + kind[1:] + "Input"
+    payload = f"{{ {selection} {MUTATION_ERRORS} }}"
+    document = f"mutation ($input: {kind}!) {{ {name}(input: $input) {payload} }}"
+    return (await client(document, input=given))[name]
+
+
+async def create_mailboxes(client: Client, *paths: str, **more: Any) -> tuple[list[Any], list[Any]]:
+    """Create mailboxes by mutation; return the mailboxes and the errors."""
+    answer = (await client(MAILBOX_CREATE, input={"paths": list(paths), **more}))["mailboxCreate"]
+    return answer["mailboxes"], answer["errors"]
+
+
+async def rename_mailbox(client: Client, mailbox: str | dict[str, Any], to: str) -> Any:
+    """Rename a mailbox and return the payload."""
+    ref = {"path": mailbox} if isinstance(mailbox, str) else mailbox
+    return (await client(MAILBOX_RENAME, mailbox=ref, to=to))["mailboxRename"]
+
+
+async def delete_mailboxes(client: Client, *paths: str, **more: Any) -> Any:
+    """Delete mailboxes and return the payload."""
+    refs = [{"path": path} for path in paths]
+    return (await client(MAILBOX_DELETE, input={"mailboxes": refs, **more}))["mailboxDelete"]
+
+
+async def list_mailbox_paths(client: Client, **more: bool) -> list[str]:
+    """List the paths of the mailboxes of the signed-in user."""
+    user = (await client(MAILBOX_PATHS, **more))["viewer"]["user"]
+    return [box["path"] for box in user["mailboxes"]]
+
+
+async def append_unread_messages(client: Client, path: str, *subjects: str) -> None:
+    """Store an unread message for each subject in a mailbox."""
+    for subject in subjects:
+        new = NewMessage(MailboxSelector(path=path), raw_message(subject).decode(), is_seen=False)
+        assert await upload.store_message(context(client), new)
+
+
+def context_with_options(client: Client, **options: Any) -> Context:
+    """The context of a request in the same store with other options."""
+    world = replace(client.world, options=replace(client.world.options, **options))
+    return Context(world, Viewer(client.user.id, client.user.role, context(client).viewer.scopes))

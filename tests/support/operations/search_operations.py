@@ -1,0 +1,21 @@
+"""Searching messages by text."""
+
+from typing import Any
+
+from tests.conftest import Client
+
+SEARCH_QUERY = """
+query ($users: UserSelection, $query: String, $filter: MessageFilter, $first: Int,
+       $after: String, $last: Int, $before: String, $orderBy: MessageOrder! = RECEIVED_DESC) {
+  messages(users: $users, query: $query, filter: $filter, orderBy: $orderBy, first: $first,
+           after: $after, last: $last, before: $before) {
+    nodes { subject snippet marked: snippet(marked: true) } totalCount
+    pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }
+"""
+
+
+async def search_subjects(client: Client, query: str, **more: Any) -> list[str]:
+    """Search messages and return their subjects."""
+    found = (await client(SEARCH_QUERY, query=query, **more))["messages"]
+    assert found["totalCount"] == len(found["nodes"])
+    return [node["subject"] for node in found["nodes"]]

@@ -1,0 +1,39 @@
+"""Sending and forwarding messages."""
+
+from dataclasses import replace
+from typing import Any
+
+from mail.mime.header_encoding import NamedAddress
+from resolvers.submission import create as submission_create
+from resolvers.submission.create import SendRequest, SentMessage
+from tests.conftest import Client, context
+
+MESSAGE_FORWARD = """
+mutation ($input: MessageForwardInput!) { messageForward(input: $input) {
+  queueId forwarded { seq type value } replayed errors { code path index } } }
+"""
+OUTSIDE_RECIPIENT = NamedAddress("carol@example.net", "Carol")
+SHORT_MESSAGE = SendRequest(to=[OUTSIDE_RECIPIENT], subject="Hello", text="Hi there.")
+SEND_WITH_UNDO = """mutation ($window: Duration, $later: DateTime, $options: MutationOptions) {
+  messageSend(input: {to: [{address: "carol@example.com"}], text: "Hi.", undoWindow: $window,
+  sendTime: $later, options: $options}) {
+    submission { id state undoUntil } message { id } undo { token expiresAt }
+    errors { code } } }"""
+
+
+def forward_errors(answer: Any) -> list[tuple[Any, ...]]:
+    """Code, path and index of each error of a messageForward that sent nothing."""
+    assert (answer["queueId"], answer["forwarded"]) == (None, [])
+    return [(e["code"], e["path"], e["index"]) for e in answer["errors"]]
+
+
+async def send_outgoing_message(
+    client: Client, outgoing: SendRequest = SHORT_MESSAGE, **changes: Any
+) -> SentMessage:
+    """Send a message with these changes, without a request."""
+    return await submission_create.send_message(context(client), replace(outgoing, **changes))
+
+
+async def send_with_undo_window(client: Client, **given: Any) -> Any:
+    """Send a message that can be undone and return the payload."""
+    return (await client(SEND_WITH_UNDO, **given))["messageSend"]

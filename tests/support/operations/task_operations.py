@@ -1,0 +1,15 @@
+"""Running tasks."""
+
+from typing import Any
+
+from resolvers.admin import tasks
+from tests.conftest import Client
+
+TASK_QUERY = "query ($id: ID!) { task(id: $id) { state done total result error } }"
+
+
+async def run_task(client: Client, task: Any) -> Any:
+    """Run all due tasks and return the state of this task."""
+    while await tasks.run_next_task(client.world):
+        pass
+    return (await client(TASK_QUERY, id=task["id"]))["task"]

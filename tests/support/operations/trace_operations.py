@@ -1,0 +1,26 @@
+"""Reading the trace of a message."""
+
+from typing import Any
+
+from tests.conftest import Client
+
+MESSAGE_TRACE_QUERY = """query ($queueId: String, $messageId: String, $address: String) {
+  messageTrace(queueId: $queueId, messageId: $messageId, address: $address) {
+    at queueId component event detail address } }"""
+
+
+async def trace_steps(client: Client, **given: Any) -> list[tuple[Any, ...]]:
+    """Component, event, address and detail of each step of a message trace."""
+    found = (await client(MESSAGE_TRACE_QUERY, **given))["messageTrace"]
+    names = ("component", "event", "address", "detail")
+    return [tuple(one[name] for name in names) for one in found]
+
+
+async def trace_events(client: Client, **given: Any) -> list[str]:
+    """The events of a message trace."""
+    return [event for _, event, _, _ in await trace_steps(client, **given)]
+
+
+def message_id_header(raw: bytes) -> str:
+    """The Message-ID of a message."""
+    return raw.partition(b"Message-ID: ")[2].partition(b"\r\n")[0].decode()

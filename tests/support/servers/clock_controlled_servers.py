@@ -1,0 +1,190 @@
+"""Servers of one store, each with a clock that a test can set."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from aiosmtpd.smtp import Envelope
+
+from bench.cluster_soak import (
+    LATER,
+    DeferringMailServer,
+    ServerGroup,
+    clock_ahead,
+    create_data_folder,
+)
+from bench.load.http_client import BenchmarkTarget, request_json
+from bench.send_soak import SEND_MUTATION, CountingMailServer, create_account
+from bench.servers.merganser_process import MerganserServer
+from bench.servers.ports import HOST
+from merganser.server.environment_factory import open_environment, root_context
+from merganser.settings.settings import Settings
+from models.store.database import Database
+from models.users.roles import Role
+from resolvers.auth import api_keys
+from resolvers.auth.api_keys import NewApiKey
+
+UNFINISHED_DELIVERIES = """
+             SELECT recipient, state, attempts, next_at, turn_at, lease, holder, last_response
+             FROM deliveries WHERE state <> 'RELAYED'"""
+HOUR = 3600  # seconds
+TEST_TIME_LIMIT = 400.0  # seconds for a test, on a busy machine
+STEP_TIME_LIMIT = 60.0  # seconds for a step of a test
+
+
+@dataclass
+class DeferringServer(DeferringMailServer):
+    """A mail server that records complete messages and defers each recipient at LATER once."""
+
+    received_recipients: list[str] = field(default_factory=list)  # recipients of complete messages
+    deferred: set[str] = field(default_factory=set)
+    defers_always: bool = False  # recipients at LATER are deferred at each attempt
+
+    async def handle_DATA(  # noqa: N802
+        self, server: Any, session: Any, envelope: Envelope
+    ) -> str:
+        (to,) = envelope.rcpt_tos
+        self.received_recipients.append(to)
+        if to.endswith(LATER) and (self.defers_always or to not in self.deferred):
+            self.deferred.add(to)
+            return "451 4.3.0 Later"
+        await self.open.wait()
+        return await CountingMailServer.handle_DATA(self, server, session, envelope)
+
+
+@dataclass
+class ClockControlledServers:
+    """Servers of one store whose clocks can be set, and the server that receives their mail."""
+
+    cluster: ServerGroup
+    far: DeferringServer
+    clocks: list[Path]
+    skews: list[int]  # seconds by which the clocks are ahead
+    root: str  # an API key
+    sent: set[str] = field(default_factory=set)  # recipients
+    messages: int = 0
+
+    async def set_clocks(self, seconds: int) -> None:
+        """Set all clocks to the right time, plus their skew, plus these seconds."""
+        for clock, skew in zip(self.clocks, self.skews, strict=True):
+            new = clock.with_suffix(".new")
+            new.write_text(f"{skew + seconds:+d}s")
+            new.replace(clock)  # a server that reads meanwhile finds no empty file
+        for nth, skew in enumerate(self.skews):
+            await self._wait_for_clock(nth, skew + seconds)
+
+    async def _wait_for_clock(self, nth: int, seconds: int) -> None:
+        """Wait until the clock of a running server is ahead by these seconds."""
+        async with asyncio.timeout(STEP_TIME_LIMIT), httpx.AsyncClient() as client:
+            while nth in self.cluster.running:
+                url = f"http://{HOST}:{self.cluster.servers[nth].http_port}/health"
+                date = parsedate_to_datetime((await client.get(url)).headers["date"])
+                if abs((date - datetime.now(UTC)).total_seconds() - seconds) < HOUR / 60:
+                    return
+                await asyncio.sleep(0.1)
+
+    async def send(self, *domains: str, by: int = 0) -> list[str]:
+        """Send a message to a recipient at each domain; return the recipients."""
+        self.messages += 1
+        key = f"m{self.messages}"
+        recipients = [f"{key}@{domain}" for domain in domains]
+        given = {
+            "to": [{"address": each} for each in recipients],
+            "text": "Hello.",
+            "options": {"idempotencyKey": key},
+        }
+        await self.run_mutation("messageSend", SEND_MUTATION, given, (self.cluster.secret, by))
+        self.sent.update(recipients)
+        return recipients
+
+    async def run_mutation(
+        self, name: str, document: str, given: dict[str, Any], where: tuple[str, int]
+    ) -> None:
+        """Run a mutation with the secret and at the server of `where`."""
+        secret, nth = where
+        target, done = BenchmarkTarget(self.cluster.servers[nth].http_port, 0, secret), None
+        body = {"query": document, "variables": {"input": given}}
+        async with asyncio.timeout(STEP_TIME_LIMIT):
+            while done is None:
+                with suppress(RuntimeError):  # the deadline of a request, on a busy machine
+                    done = (await request_json(target, "/graphql", body))["data"][name]
+        assert done["errors"] == []
+
+    async def wait_until_received(self, *recipients: str) -> None:
+        """Wait until the complete messages for these recipients are received, answered or not."""
+        async with asyncio.timeout(STEP_TIME_LIMIT):
+            while not set(recipients) <= set(self.far.received_recipients):  # noqa: ASYNC110 - nobody rings
+                await asyncio.sleep(0.02)
+
+    async def wait_until_delivered(self) -> None:
+        """Wait until every message that was sent is accepted."""
+        try:
+            async with asyncio.timeout(STEP_TIME_LIMIT):
+                while set(self.far.received) != self.sent:  # noqa: ASYNC110 - nobody rings
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            waiting = await self.cluster.select_rows(UNFINISHED_DELIVERIES)
+            missing = self.sent - set(self.far.received)
+            raise TimeoutError(f"missing: {missing}, waiting: {waiting}") from None
+
+    async def kill_all(self) -> None:
+        """Kill every running server."""
+        for nth in list(self.cluster.running):
+            await self.cluster.kill(nth)
+
+
+def clock_file_environment(file: Path) -> dict[str, str]:
+    """The environment of a process whose time of day this file changes."""
+    return {
+        **{name: text for name, text in clock_ahead(1).items() if name != "FAKETIME"},
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",  # seconds until the file is read again
+    }
+
+
+@asynccontextmanager
+async def run_clock_controlled_servers(
+    folder: Path, url: str | None, skews: list[int], *, fake: bool = True
+) -> AsyncGenerator[ClockControlledServers]:
+    """Run servers of one store with clocks that are ahead by these seconds.
+
+    Without `fake` clocks the servers are forked, which takes less time.
+    """
+    far, first = DeferringServer(), folder / "server"
+    far.open.clear()
+    blobs = str(folder / "blobs")
+    settings = Settings(data=first, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
+    secret = await create_account(settings)
+    async with open_environment(settings) as world:
+        _, root = await api_keys.create_api_key(
+            root_context(world), NewApiKey("root", role=Role.ROOT)
+        )
+    clocks = [folder / f"clock{nth}" for nth in range(len(skews))]
+    servers = []
+    for nth, clock in enumerate(clocks):
+        own = first if nth == 0 else folder / f"server{nth}"
+        if nth:
+            create_data_folder(own, first)
+        more = {
+            **(clock_file_environment(clock) if fake else {}),
+            "MERGANSER_BLOBS": blobs,
+            "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never",
+            "MERGANSER_QUEUE_BACKOFF": "8s 1h",
+        }
+        servers.append(MerganserServer(own, url, extra_environment=more))
+    cluster = ServerGroup(servers, Database(settings.store), secret, far)
+    async with far.run_server():
+        servers_with_clocks = ClockControlledServers(cluster, far, clocks, skews, root)
+        try:
+            await servers_with_clocks.set_clocks(0)
+            for nth in range(len(skews)):
+                await cluster.start(nth)
+            yield servers_with_clocks
+        finally:
+            await cluster.end()

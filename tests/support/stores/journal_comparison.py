@@ -1,0 +1,88 @@
+"""The journal compared with the rows that changed."""
+
+from collections.abc import Collection
+from typing import Any
+
+from tests.support.stores.store_snapshot import Rows, changed
+
+DELIVERY_COUNTERS = {  # columns that change with each delivery, without a journal entry
+    "users": {"received", "received_until", "storage_level"},
+    "addresses": {"forwarded", "forwarded_until"},
+}
+# The kind of journal entry for the rows of each table, and the columns whose changes are not
+# journaled: they follow from other changes (counters), or clients can't see them.
+JOURNALED_TABLES = {
+    "mailboxes": ("MAILBOX_", {"uid_next", "modseq", "modify_index", "total", "unseen", "size"}),
+    "messages": ("MESSAGE_", {"indexed"}),
+    "addresses": ("ADDRESS_CHANGED", {"last_received_at"}),
+    "files": ("FILE_CHANGED", {"used_at"}),
+    "submissions": ("SUBMISSION_CHANGED", set[str]()),
+    "tasks": ("TASK_CHANGED", set[str]()),
+    "auth_events": ("SECURITY_EVENT", set[str]()),
+    "setting_changes": ("SETTING_CHANGED", set[str]()),
+    "key_values": ("KEY_VALUE_CHANGED", set[str]()),
+    "compose_requests": ("COMPOSE_REQUESTED", set[str]()),
+    "connectors": ("CONNECTOR_CHANGED", {"lease", "holder"}),
+    "dkim_keys": ("DKIM_CHANGED", {"looks", "due_at"}),
+    "certificates": ("CERTIFICATE_CHANGED", {"lease", "holder"}),
+    "filters": ("FILTER_CHANGED", {"match_count"}),
+    "identities": ("IDENTITY_CHANGED", set[str]()),
+    "labels": ("LABEL_CHANGED", set[str]()),
+    "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),
+    "quarantine_items": ("QUARANTINE_CHANGED", set[str]()),
+    "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
+    "sieve_scripts": ("SIEVE_CHANGED", set[str]()),
+    "relay_hosts": ("RELAY_HOST_CHANGED", set[str]()),
+    "transports": ("TRANSPORT_CHANGED", set[str]()),
+    "tls_policies": ("TLS_POLICY_CHANGED", {"updated_at"}),
+    "forwarding_hosts": ("FORWARDING_HOST_CHANGED", set[str]()),
+    "sender_rules": ("SENDER_RULE_CHANGED", set[str]()),
+    "users": (
+        "USER_CHANGED",
+        {
+            "used",
+            "message_count",
+            "uid_validity",
+            "last_login_at",
+            "updated_at",
+            "password",
+            "kicked_at",
+        },
+    ),
+}
+# Tables whose rows are journaled as rows of another table.
+PART_TABLES = {
+    "mailboxes": ["mailbox_metadata", "mailbox_shares"],
+    "users": ["rate_limits", "rate_windows"],
+    "certificates": ["certificate_names"],
+}
+
+
+def new_journal_entries(before: Rows, after: Rows) -> list[dict[str, Any]]:
+    """The journal entries of `after` that are not in `before`."""
+    return [row for key, row in after["changes"].items() if key not in before["changes"]]
+
+
+def assert_journal_matches_rows(
+    before: Rows, after: Rows, goes: Collection[str] = (), whole: Collection[str] = ()
+) -> None:
+    """Check that the journal names exactly the rows that changed.
+
+    Rows of the tables `goes` can be deleted without an entry. In the tables `whole` the change
+    of any column needs an entry.
+    """
+    entries = new_journal_entries(before, after)
+    for table, (kind, usual) in JOURNALED_TABLES.items():
+        ignored = set() if table in whole else usual | DELIVERY_COUNTERS.get(table, set())
+        journaled = {key for row in entries if row["kind"].startswith(kind) for key in row["ids"]}
+        parts = [changed(before, after, part, set()) for part in PART_TABLES.get(table, ())]
+        differs = changed(before, after, table, ignored).union(*parts)
+        if table in goes:
+            gone = {key[0] for key in before[table].keys() - after[table].keys()}
+            assert journaled <= differs, table
+            differs -= gone - journaled
+        assert journaled == differs, table
+    for (stream,), row in after["streams"].items():
+        since = before["streams"].get((stream,), {"last": 0})["last"]
+        counted = sum(len(one["ids"]) for one in entries if one["stream_id"] == stream)
+        assert row["last"] - since == counted, stream

@@ -1,0 +1,22 @@
+"""Numbers of rows in tables."""
+
+from typing import Any
+
+from sqlalchemy import func, select
+
+from models.runtime.environment import Environment
+from tests.support.stores.counter_check import rows
+
+USER_TABLES = ("users", "mailboxes", "addresses", "domains", "streams", "changes", "replays")
+
+
+async def row_count(world: Environment, table: Any) -> int:
+    """Count the rows of a table."""
+    (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
+    return int(row.many)
+
+
+async def user_table_row_counts(world: Environment) -> list[int]:
+    """Count the rows of each table that creating a user changes."""
+    asked = (f"SELECT count(*) FROM {table}" for table in USER_TABLES)  # noqa: S608 - our own names
+    return [(await rows(world, sql))[0][0] for sql in asked]
